@@ -1,0 +1,2 @@
+"""Course helpers: real training code for taking PyTorch beyond one GPU. Importing this package imports nothing heavy."""
+
