@@ -1,0 +1,125 @@
+"""The one plotting style of the course, and pictures that answer a slider.
+
+A lesson draws with `new()`, shows with `show(figure, alt)`, and lets the reader play with `explorer(draw, …)`.
+Figures never touch pyplot's global state: nothing stays open, and a cell that fails leaves nothing behind.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLORS = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "yellow": "#F0E442",
+    "black": "#000000",
+    "grey": "#7F7F7F",
+}
+"""Colours that colour-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a grey."""
+
+CYCLE = [COLORS[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black")]
+
+
+def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figure, Axes]:
+    """Return a figure of `width` × `height` inches and its axes (an array of axes with `ncols=` or `nrows=`)."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    axes = figure.subplots(**subplots)
+    for axis in axes.flat if hasattr(axes, "flat") else [axes]:
+        axis.set_prop_cycle(color=CYCLE)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.title.set_fontsize(11)
+        axis.title.set_fontweight("bold")
+    return figure, axes
+
+
+def to_html(figure: Figure | str, alt: str) -> str:
+    """Return the figure as an `<img>` with its text alternative; SVG or HTML text is passed through, labelled with it."""
+    label = html.escape(alt, quote=True)
+    if isinstance(figure, str):
+        return f'<div role="img" aria-label="{label}">{figure}</div>'
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
+
+
+class Picture:
+    """A figure as a notebook shows it: an image with a text alternative, or that text where no image can show."""
+
+    def __init__(self, figure: Figure | str, alt: str) -> None:
+        self.alt = alt
+        self._html = to_html(figure, alt)
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+    def __repr__(self) -> str:
+        return f"[picture: {self.alt}]"
+
+
+def show(figure: Figure | str, alt: str) -> None:
+    """Display a figure, or SVG text, under the cell. `alt` says in words what a reader sees in it."""
+    from IPython.display import display
+
+    display(Picture(figure, alt))
+
+
+def explorer(
+    draw: Callable[..., Figure | str], *, alt: str | Callable[..., str], **controls: tuple | list | bool | Any
+) -> Any:
+    """Return a widget that draws `draw(**values)` again whenever a control moves.
+
+    A control is `(low, high, start)` for a slider (whole steps when all three are whole numbers; a fourth number is
+    the step), a list for a choice, a truth value for a tick box, or any ipywidget. The keyboard reaches all of them:
+    Tab to a control, arrow keys to move it. `alt` is the text alternative, or a function of the same values.
+
+    A value that cannot be drawn (`ValueError`) is answered with its sentence in place of the picture.
+    """
+    import ipywidgets as widgets
+
+    boxes = {name: _control(name, spec) for name, spec in controls.items()}
+    picture = widgets.HTML()
+
+    def redraw(_change: Any = None) -> None:
+        values = {name: box.value for name, box in boxes.items()}
+        try:
+            figure = draw(**values)
+        except ValueError as error:
+            picture.value = f"<p><b>Not possible:</b> {html.escape(str(error))}</p>"
+            return
+        picture.value = to_html(figure, alt(**values) if callable(alt) else alt)
+
+    for box in boxes.values():
+        box.observe(redraw, names="value")
+    redraw()
+    return widgets.VBox([*boxes.values(), picture])
+
+
+def _control(name: str, spec: Any) -> Any:
+    import ipywidgets as widgets
+
+    look = {
+        "description": name.replace("_", " "),
+        "style": {"description_width": "11em"},
+        "layout": widgets.Layout(width="36em", max_width="100%"),
+    }
+    if isinstance(spec, widgets.Widget):
+        return spec
+    if isinstance(spec, bool):
+        return widgets.Checkbox(value=spec, **look)
+    if isinstance(spec, list):
+        return widgets.Dropdown(options=spec, value=spec[0], **look)
+    low, high, start, *step = spec
+    whole = all(isinstance(number, int) for number in spec)
+    kind = widgets.IntSlider if whole else widgets.FloatSlider
+    step = step[0] if step else 1 if whole else (high - low) / 50
+    return kind(min=low, max=high, value=start, step=step, continuous_update=True, **look)
