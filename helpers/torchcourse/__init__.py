@@ -1,2 +1,1 @@
-"""Course helpers: real training code for taking PyTorch beyond one GPU. Importing this package imports nothing heavy."""
-
+"""Real training code for taking PyTorch beyond one GPU, used by the lessons. Importing this imports nothing heavy."""

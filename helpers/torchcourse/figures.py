@@ -42,7 +42,7 @@ def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figur
 
 
 def to_html(figure: Figure | str, alt: str) -> str:
-    """Return the figure as an `<img>` with its text alternative; SVG or HTML text is passed through, labelled with it."""
+    """Return the figure as an `<img>` with its text alternative; SVG or HTML text passes through, labelled with it."""
     label = html.escape(alt, quote=True)
     if isinstance(figure, str):
         return f'<div role="img" aria-label="{label}">{figure}</div>'

@@ -1,0 +1,30 @@
+"""What nbgrader's generate step does differently here: stubs that keep the learner's frame, and a stamp at the end."""
+
+import re
+
+from nbconvert.preprocessors import Preprocessor
+from nbformat.notebooknode import NotebookNode
+from nbgrader.preprocessors import ClearSolutions
+
+from torchcourse.authoring.stamp import stamp
+
+
+class ClearSolutionLines(ClearSolutions):
+    """Cut out solution regions as nbgrader does, and turn `answer = 3  ### SOLUTION` into `answer = ...`."""
+
+    def _replace_solution_region(self, cell: NotebookNode, language: str) -> bool:
+        replaced = super()._replace_solution_region(cell, language)
+        if cell.cell_type != "code":
+            return replaced
+        stub = re.sub(r"^(\s*[^=\n]+?) = .*### SOLUTION$", r"\1 = ...", cell.source, flags=re.MULTILINE)
+        replaced = replaced or stub != cell.source
+        cell.source = stub
+        return replaced
+
+
+class Stamp(Preprocessor):
+    """Sign the release notebook last of all, when its text is final."""
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        source = nb.metadata.get("torchcourse", {}).get("generated_from", "")
+        return stamp(nb, source), resources

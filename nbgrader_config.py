@@ -1,0 +1,69 @@
+"""nbgrader for this course: lessons in solutions/ are released to notebooks/, and its known faults are mended.
+
+Used by `make build` and `make grade`, and by nbgrader's own commands when they are run in this folder. The reasons
+for each mended fault stand in `torchcourse.classroom.preprocessors`.
+"""
+
+from nbgrader.preprocessors import (
+    AssignLatePenalties,
+    CheckCellMetadata,
+    ClearHiddenTests,
+    ClearMarkScheme,
+    ClearOutput,
+    ComputeChecksums,
+    Execute,
+    IgnorePattern,
+    LimitOutput,
+    LockCells,
+    OverwriteCells,
+    OverwriteKernelspec,
+    SaveCells,
+)
+from torchcourse.authoring.preprocessors import ClearSolutionLines, Stamp
+from torchcourse.classroom.preprocessors import CapOutput, ForgetDuplicates, SaveClampedGrades, StderrIsNoError
+
+c = get_config()  # noqa: F821 (nbgrader provides it)
+
+c.CourseDirectory.course_id = "torchcourse"
+c.CourseDirectory.source_directory = "solutions"
+c.CourseDirectory.release_directory = "notebooks"
+# Everything in a source folder that is no notebook would be copied into the release: the lesson sources too.
+c.CourseDirectory.ignore = ["*.py", "*.pyc", "*.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"]
+
+c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("Write your code here, then run this cell again.")'}
+c.ClearSolutions.text_stub = "*Write your answer here.*"
+
+c.GenerateAssignment.preprocessors = [
+    LockCells,
+    ClearSolutionLines,
+    ClearOutput,
+    CheckCellMetadata,
+    ComputeChecksums,
+    SaveCells,
+    ClearHiddenTests,
+    ClearMarkScheme,
+    ComputeChecksums,
+    CheckCellMetadata,
+    Stamp,
+]
+
+c.OverwriteCells.add_missing_cells = True
+c.Execute.timeout = 300
+
+c.Autograde.sanitize_preprocessors = [
+    ClearOutput,
+    ForgetDuplicates,
+    OverwriteKernelspec,
+    OverwriteCells,
+    CheckCellMetadata,
+]
+c.Autograde.autograde_preprocessors = [
+    Execute,
+    IgnorePattern,
+    StderrIsNoError,
+    CapOutput,
+    LimitOutput,
+    SaveClampedGrades,
+    AssignLatePenalties,
+    CheckCellMetadata,
+]
