@@ -19,8 +19,15 @@ from nbgrader.preprocessors import (
     OverwriteKernelspec,
     SaveCells,
 )
+
 from torchcourse.authoring.preprocessors import ClearSolutionLines, Stamp
-from torchcourse.classroom.preprocessors import CapOutput, ForgetDuplicates, SaveClampedGrades, StderrIsNoError
+from torchcourse.classroom.preprocessors import (
+    CapOutput,
+    ForgetDuplicates,
+    RecoverMetadata,
+    SaveClampedGrades,
+    StderrIsNoError,
+)
 
 c = get_config()  # noqa: F821 (nbgrader provides it)
 
@@ -52,6 +59,7 @@ c.Execute.timeout = 300
 
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,
+    RecoverMetadata,
     ForgetDuplicates,
     OverwriteKernelspec,
     OverwriteCells,

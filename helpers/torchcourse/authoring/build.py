@@ -52,14 +52,14 @@ def render(root: Path = ROOT) -> dict[str, str]:
 
 
 def _solutions(root: Path) -> dict[str, str]:
-    from torchcourse.quiz import bank, notebook
-
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     repository = project["tool"]["torchcourse"]["repository"]
     lessons = [path.relative_to(root).as_posix() for path in sorted((root / "solutions").glob("*/*.py"))]
     sources = {path: (root / path).read_text(encoding="utf-8") for path in lessons}
     origins = {path: Origin(path, repository) for path in lessons}
     for path in sorted((root / "quizzes").glob("*.yaml")):
+        from torchcourse.quiz import bank, notebook
+
         quiz = f"solutions/{path.stem}/quiz.py"
         sources[quiz] = notebook.quiz_source(bank.load(path))
         origins[quiz] = Origin(quiz, repository)

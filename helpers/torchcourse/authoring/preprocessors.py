@@ -2,9 +2,8 @@
 
 import re
 
-from nbconvert.preprocessors import Preprocessor
 from nbformat.notebooknode import NotebookNode
-from nbgrader.preprocessors import ClearSolutions
+from nbgrader.preprocessors import ClearSolutions, NbGraderPreprocessor
 
 from torchcourse.authoring.stamp import stamp
 
@@ -22,7 +21,7 @@ class ClearSolutionLines(ClearSolutions):
         return replaced
 
 
-class Stamp(Preprocessor):
+class Stamp(NbGraderPreprocessor):
     """Sign the release notebook last of all, when its text is final."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:

@@ -1,9 +1,29 @@
 """Mends for what nbgrader 0.9 gets wrong when it grades: one class a fault, each used by nbgrader_config.py."""
 
-from nbconvert.preprocessors import Preprocessor
 from nbformat.notebooknode import NotebookNode
 from nbgrader import utils
+from nbgrader.api import Gradebook, SourceCell
 from nbgrader.preprocessors import NbGraderPreprocessor, SaveAutoGrades
+
+
+class RecoverMetadata(NbGraderPreprocessor):
+    """Give a cell that lost its nbgrader metadata its role back, by its cell id.
+
+    Some editors keep the ids of cells but drop what they do not know about them. Unmended, such work is graded as if
+    it had never been handed in, or ends in an error. The build makes each marked cell's id its grade id.
+    """
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        place = resources["nbgrader"]
+        with Gradebook(place["db_url"]) as book:
+            source = book.find_notebook(place["notebook"], place["assignment"])
+            points = {cell.name: cell.max_score for cell in source.grade_cells}
+            solutions = {cell.name for cell in source.solution_cells}
+            known = {cell.name: cell for cell in source.source_cells}
+            for cell in nb.cells:
+                if cell.get("id") in known and "nbgrader" not in cell.metadata:
+                    cell.metadata["nbgrader"] = _role(known[cell.id], points, solutions)
+        return nb, resources
 
 
 class ForgetDuplicates(NbGraderPreprocessor):
@@ -24,7 +44,7 @@ class ForgetDuplicates(NbGraderPreprocessor):
         return nb, resources
 
 
-class StderrIsNoError(Preprocessor):
+class StderrIsNoError(NbGraderPreprocessor):
     """Count a warning on stderr as output. Unmended, any line on stderr in a check cell makes its score zero."""
 
     def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
@@ -35,7 +55,7 @@ class StderrIsNoError(Preprocessor):
         return cell, resources
 
 
-class CapOutput(Preprocessor):
+class CapOutput(NbGraderPreprocessor):
     """Cut each text output to 100,000 characters. nbgrader limits the number of lines but not their length."""
 
     limit = 100_000
@@ -61,6 +81,15 @@ class SaveClampedGrades(SaveAutoGrades):
                 if output.output_type == "execute_result":
                     output.data["text/plain"] = f"{_clamped(output.data.get('text/plain', ''), points):g}"
         return super().preprocess_cell(cell, resources, index)
+
+
+def _role(source: SourceCell, points: dict[str, float], solutions: set[str]) -> NotebookNode:
+    role = NotebookNode(grade_id=source.name, schema_version=3, cell_type=source.cell_type, task=False)
+    role.locked, role.checksum = source.locked, source.checksum
+    role.grade, role.solution = source.name in points, source.name in solutions
+    if role.grade:
+        role.points = points[source.name]
+    return role
 
 
 def _clamped(text: str, points: float) -> float:

@@ -1,0 +1,107 @@
+"""The whole course as files: built from its sources, complete, and without a solution in what learners get."""
+
+import ast
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from torchcourse.authoring.build import ROOT, render
+
+RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+LESSONS = sorted({path.parent.name for path in RELEASES})
+
+
+def marked_cells(path: Path) -> dict[str, nbformat.NotebookNode]:
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.metadata.nbgrader.grade_id: cell for cell in cells if "nbgrader" in cell.metadata}
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def secret_lines(path: Path) -> set[str]:
+    """The lines of a solution notebook that no learner may see, short ones left out: they occur by chance."""
+    release = set(lines("\n".join(cell.source for cell in nbformat.read(released(path), as_version=4).cells)))
+    secrets: set[str] = set()
+    for cell in marked_cells(path).values():
+        regions = re.findall(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n(.*?)### END", cell.source, flags=re.DOTALL)
+        regions += re.findall(r"^.*### SOLUTION$", cell.source, flags=re.MULTILINE)
+        if cell.cell_type == "markdown":
+            regions.append(cell.source)
+        secrets |= {line for region in regions for line in lines(region) if len(line) >= 25}
+    return secrets - (release if not secrets else set())
+
+
+def released(solution: Path) -> Path:
+    return ROOT / "notebooks" / solution.relative_to(ROOT / "solutions")
+
+
+def test_there_are_notebooks():
+    assert {"00_start_here", "01_data_parallelism"} <= set(LESSONS)
+
+
+def test_committed_notebooks_equal_a_fresh_build():
+    fresh = render()
+    on_disk = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in ("solutions", "notebooks")
+        for path in (ROOT / folder).glob("*/*.ipynb")
+    }
+    assert sorted(on_disk) == sorted(fresh)
+    assert [path for path in fresh if on_disk[path] != fresh[path]] == []
+
+
+def test_the_release_holds_notebooks_only():
+    files = [
+        path for path in (ROOT / "notebooks").rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts
+    ]
+    assert [path for path in files if path.suffix != ".ipynb"] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_release_has_no_output_and_no_secret(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    assert [cell for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
+    for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME", "misconception"):
+        assert marker not in text
+    secrets = secret_lines(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    shown = {line for cell in notebook["cells"] for line in lines("".join(cell["source"]))}
+    assert secrets & shown == set()
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_line_of_a_stub_comes_from_its_solution(path):
+    solutions = marked_cells(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    for grade_id, cell in marked_cells(path).items():
+        if cell.cell_type != "code" or not cell.metadata.nbgrader.solution:
+            continue
+        ast.parse(cell.source)
+        known = set(lines(solutions[grade_id].source))
+        extra = [line for line in lines(cell.source) if line not in known]
+        assert [line for line in extra if not re.search(r"= \.\.\.$|^raise NotImplementedError\(", line)] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_code_cells_are_short(path):
+    cells = nbformat.read(path, as_version=4).cells
+    long = {cell.id: cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code"}
+    assert {name: count for name, count in long.items() if count > 40} == {}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_grade_ids_are_unique_in_a_lesson(lesson):
+    ids = Counter(name for path in (ROOT / "solutions" / lesson).glob("*.ipynb") for name in marked_cells(path))
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_local_links_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    assert [target for target in targets if not (path.parent / target).exists()] == []
