@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import small_course
 from torchcourse.authoring.build import ROOT, render
 
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
@@ -24,21 +25,23 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+SECRET = re.compile(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END|^.*### SOLUTION$", re.DOTALL | re.MULTILINE)
+
+
 def secret_lines(path: Path) -> set[str]:
-    """The lines of a solution notebook that no learner may see, short ones left out: they occur by chance."""
-    release = set(lines("\n".join(cell.source for cell in nbformat.read(released(path), as_version=4).cells)))
+    """The lines of a solution notebook that no learner may see.
+
+    Short lines, which occur by chance, and lines that the lesson itself shows elsewhere are none.
+    """
     secrets: set[str] = set()
-    for cell in marked_cells(path).values():
-        regions = re.findall(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n(.*?)### END", cell.source, flags=re.DOTALL)
-        regions += re.findall(r"^.*### SOLUTION$", cell.source, flags=re.MULTILINE)
-        if cell.cell_type == "markdown":
-            regions.append(cell.source)
-        secrets |= {line for region in regions for line in lines(region) if len(line) >= 25}
-    return secrets - (release if not secrets else set())
-
-
-def released(solution: Path) -> Path:
-    return ROOT / "notebooks" / solution.relative_to(ROOT / "solutions")
+    shown: set[str] = set()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and "nbgrader" in cell.metadata:
+            secrets |= set(lines(cell.source))
+            continue
+        secrets |= {line for region in SECRET.findall(cell.source) for line in lines(region)}
+        shown |= set(lines(SECRET.sub("", cell.source)))
+    return {line for line in secrets - shown if len(line) >= 25}
 
 
 def test_there_are_notebooks():
@@ -71,6 +74,7 @@ def test_a_release_has_no_output_and_no_secret(path):
     for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME", "misconception"):
         assert marker not in text
     secrets = secret_lines(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    assert secrets
     shown = {line for cell in notebook["cells"] for line in lines("".join(cell["source"]))}
     assert secrets & shown == set()
 
@@ -105,3 +109,12 @@ def test_local_links_lead_somewhere(path):
     text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
     assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_search_for_secrets_finds_them(tmp_path):
+    root = small_course.make(tmp_path)
+    solution = root / "solution.ipynb"
+    solution.write_text(render(root)["solutions/01_small/1_lesson.ipynb"], encoding="utf-8")
+    found = secret_lines(solution)
+    assert 'assert double(-1) == -2, "hidden words"' in found
+    assert "Because the model answer says so." in found
