@@ -25,7 +25,7 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-SECRET = re.compile(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END|^.*### SOLUTION$", re.DOTALL | re.MULTILINE)
+SECRET = re.compile(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END|^[^\n]*### SOLUTION$", re.DOTALL | re.MULTILINE)
 
 
 def secret_lines(path: Path) -> set[str]:
