@@ -1,0 +1,15 @@
+"""Parallel training from a notebook: start ranks, take them apart, put them together."""
+
+from torchcourse.parallel import _start
+
+_start.warm_up()  # before anything that imports torch: the rank server imports it at the same time
+
+from torchcourse.parallel.ranks import (  # noqa: E402
+    RankError,
+    RankTimeout,
+    default_world_size,
+    device,
+    run_ranks,
+)
+
+__all__ = ["RankError", "RankTimeout", "default_world_size", "device", "run_ranks"]
