@@ -1,0 +1,12 @@
+# Every target is a command of course.py. PYTHON names another Python, ARGS passes options on: make test ARGS="-k ranks"
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: lab test build grade bench gpu-check help
+lab: ; @$(PYTHON) course.py lab $(ARGS)
+test: ; @$(PYTHON) course.py test $(ARGS)
+build: ; @$(PYTHON) course.py build $(ARGS)
+grade: ; @$(PYTHON) course.py grade $(ARGS)
+bench: ; @$(PYTHON) course.py bench $(ARGS)
+gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)
+help: ; @$(PYTHON) course.py help
