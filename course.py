@@ -543,24 +543,32 @@ def free_port(asked: int | None, first: int = 8888, count: int = 100) -> int:
 
 def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
     """Start JupyterLab in the learner's folder, at the first lesson. It keeps its own token authentication."""
-    lesson = "/tree/" + FIRST_LESSON if (work / FIRST_LESSON).exists() else ""
-    command = [python, "-m", "jupyterlab", f"--ServerApp.root_dir={work}", f"--ServerApp.port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{lesson}", "--Application.log_level=WARN"]
-    # Nothing is fetched from the network: no news, no search for updates, no catalogue of extensions.
-    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    if not browser:
-        command.append("--no-browser")
-    if not WINDOWS and os.geteuid() == 0:
-        command.append("--allow-root")
-    environment = clean_environment(python) | {"TORCHCOURSE_WORK": str(work), "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = lab_command(python, work, port) + ([] if browser else ["--no-browser"])
+    environment = clean_environment(python) | lab_variables(work)
     print(f"Starting JupyterLab on port {port}. Your work is in {work}. Ctrl-C in this window stops it.", flush=True)
     if WINDOWS:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to answer
         return run(command, environment)
     # In place of this process: signals, the terminal and the exit status are then the server's own.
     os.chdir(ROOT)
-    os.execve(python, [str(part) for part in command], environment)
+    os.execve(python, command, environment)
+
+
+def lab_command(python: Path, work: Path, port: int) -> list[str]:
+    lesson = "/tree/" + FIRST_LESSON if (work / FIRST_LESSON).exists() else ""
+    command = [str(python), "-m", "jupyterlab", f"--ServerApp.root_dir={work}", f"--ServerApp.port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{lesson}", "--Application.log_level=WARN"]
+    # Nothing is fetched from the network: no news, no search for updates, no catalogue of extensions.
+    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if not WINDOWS and os.geteuid() == 0:
+        command.append("--allow-root")
+    return command
+
+
+def lab_variables(work: Path) -> dict[str, str]:
+    """Where the lessons keep the journal, and kernels from this environment before those of the user's home."""
+    return {"TORCHCOURSE_WORK": str(work), "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
 # ------------------------------------------------------------------------------------------- the browser for tests
