@@ -1,0 +1,94 @@
+"""What the cards and pages say around a question, in English and in Korean, and which of the two is shown now."""
+
+from torchcourse.quiz import journal
+
+LANGUAGES = {"en": "EN", "ko": "한국어"}
+
+_chosen: str | None = None
+
+
+def current() -> str:
+    """Return the language last chosen, `en` or `ko`; it is kept in the journal."""
+    global _chosen
+    if _chosen is None:
+        choices = [entry.get("value") for entry in journal.read() if entry["kind"] == "language"]
+        _chosen = choices[-1] if choices and choices[-1] in LANGUAGES else "en"
+    return _chosen
+
+
+def choose(language: str) -> None:
+    """Show everything in this language from now on."""
+    global _chosen
+    if language not in LANGUAGES:
+        raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
+    if language != current():
+        _chosen = language
+        journal.record("language", value=language)
+
+
+def say(name: str, language: str | None = None, **values: object) -> str:
+    """Return one of the sentences below in the language, with its gaps filled."""
+    english, korean = SENTENCES[name]
+    return (korean if (language or current()) == "ko" else english).format(**values)
+
+
+SENTENCES: dict[str, tuple[str, str]] = {
+    # What kind of answer a question takes.
+    "kind_one": ("Choose one", "하나를 고르세요"),
+    "kind_several": ("Choose all that apply", "해당하는 것을 모두 고르세요"),
+    "kind_number": ("Type a number", "숫자를 입력하세요"),
+    "kind_text": ("Type a word or two", "한두 단어를 입력하세요"),
+    "kind_order": ("Type the letters in order", "순서대로 글자를 입력하세요"),
+    "kind_open": ("Write a few sentences", "몇 문장으로 쓰세요"),
+    "points": ("{points} points", "{points}점"),
+    "point": ("1 point", "1점"),
+    "question": ("Question {number}", "문제 {number}"),
+    "again": ("The same idea, asked differently", "같은 내용을 다르게 묻는 문제"),
+    # Answering.
+    "your_answer": ("Your answer", "내 답"),
+    "how_sure": ("How sure are you?", "얼마나 확신하나요?"),
+    "sure_1": ("Guessing", "찍음"),
+    "sure_2": ("Fairly sure", "꽤 확신"),
+    "sure_3": ("Certain", "확실함"),
+    "check": ("Check", "확인"),
+    "compare": ("Compare with the model answer", "모범 답안과 비교"),
+    "first": (
+        "Answer and say how sure you are; then the button works.",
+        "답과 확신의 정도를 고르면 버튼을 누를 수 있습니다.",
+    ),
+    "to_grade": ("For the grade, type in the cell below:", "채점을 받으려면 아래 셀에 입력하세요:"),
+    "to_grade_open": ("For the grade, write your answer in the cell below.", "채점을 받으려면 아래 셀에 답을 쓰세요."),
+    # Feedback.
+    "right": ("Right.", "맞았습니다."),
+    "partly": ("Partly right: {percent} % of the points.", "부분적으로 맞았습니다. 점수의 {percent}%입니다."),
+    "wrong": ("Not right yet.", "아직 맞지 않습니다."),
+    "kept": ("Your answer is kept. Your teacher grades it.", "답을 저장했습니다. 채점은 선생님이 합니다."),
+    "chosen_right": ("belongs to the answer", "정답에 해당"),
+    "chosen_wrong": ("does not", "해당하지 않음"),
+    "missing_1": ("One more belongs to the answer.", "정답이 하나 더 있습니다."),
+    "missing": ("{count} more belong to the answer.", "정답이 {count}개 더 있습니다."),
+    "whole": ("Show the whole answer", "전체 해설 보기"),
+    "answer_is": ("The answer: {answer}", "정답: {answer}"),
+    "what_thought": (
+        "Before you read why: what made you choose this? It is kept for your review.",
+        "해설을 보기 전에, 왜 그렇게 골랐는지 적어 두세요. 복습할 때 쓰입니다.",
+    ),
+    "because": ("I thought that …", "이렇게 생각했다 …"),
+    "show_why": ("Keep it and show why", "저장하고 해설 보기"),
+    "your_reasoning": ("Your reasoning", "내 생각"),
+    "retry": ("Change your answer and check again, if you like.", "답을 바꾸어 다시 확인해도 됩니다."),
+    # Open questions.
+    "model_answer": ("Model answer", "모범 답안"),
+    "self_check": ("Tick what your answer says.", "내 답에 들어 있는 것에 표시하세요."),
+    "traps": ("Tick what you thought too.", "나도 그렇게 생각했다면 표시하세요."),
+    "done": ("Done", "완료"),
+    "said": ("Your answer says {count} of {total} points.", "내 답은 {total}가지 중 {count}가지를 담고 있습니다."),
+    # A typed answer in the quiz notebook.
+    "not_answered": (
+        "Not answered yet. Replace the dots in the cell above.",
+        "아직 답하지 않았습니다. 위 셀의 점 세 개를 답으로 바꾸세요.",
+    ),
+    "received": ("Kept: {answer}. It is graded when you hand in.", "저장됨: {answer}. 제출하면 채점됩니다."),
+    "graded": ("Graded: {score} of {points}.", "채점 결과: {points}점 중 {score}점."),
+    "not_understood": ("Not understood yet. {reason}", "아직 이해할 수 없는 답입니다. {reason}"),
+}  # fmt: skip
