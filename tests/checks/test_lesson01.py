@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import lesson01 as check
-from torchcourse.parallel import averaging
+from torchcourse.parallel import averaging, data_parallel
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,9 @@ def mean_by_gathering(model):
         parameter.grad.copy_(torch.stack(everyone).mean(dim=0))
 
 
-@pytest.mark.parametrize("answer", [averaging.average_gradients, mean_with_avg, mean_in_one_message, mean_by_gathering])
+@pytest.mark.parametrize(
+    "answer", [data_parallel.average_gradients, mean_with_avg, mean_in_one_message, mean_by_gathering]
+)
 def test_average_gradients_accepts(answer):
     accepted(check.average_gradients(answer))
 
@@ -172,7 +174,7 @@ def trained_by_the_package(model, batches, lr):
     averaging.copy_from_rank_0(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     for images, labels in batches:
-        averaging.step(model, optimizer, images, labels)
+        averaging.step(model, optimizer, averaging.shard(images), averaging.shard(labels))
 
 
 def trained_without_an_optimizer(model, batches, lr):
@@ -206,7 +208,7 @@ def test_train_together_accepts(answer):
 
 
 def loop(
-    *, begin=averaging.copy_from_rank_0, cut=averaging.shard, clear=True, after=averaging.average_gradients, scale=1
+    *, begin=averaging.copy_from_rank_0, cut=averaging.shard, clear=True, after=data_parallel.average_gradients, scale=1
 ):
     """A training loop, right unless an argument makes it wrong."""
 
@@ -295,7 +297,7 @@ def weighted_after_gathering(model, samples):
         dist.all_reduce(parameter.grad)
 
 
-@pytest.mark.parametrize("answer", [averaging.average_gradients, weighted_by_the_sum, weighted_after_gathering])
+@pytest.mark.parametrize("answer", [weighted_by_the_sum, weighted_after_gathering])
 def test_average_uneven_accepts(answer):
     accepted(check.average_uneven(answer))
 

@@ -1,83 +1,60 @@
-"""Data parallelism (데이터 병렬화) in its plainest form, as lesson 01 builds it by hand.
+"""A data-parallel training step as lesson 01 builds it, with nothing hidden: same start, own part, averaged gradients.
 
-Every rank holds the whole model, works on its own part of each batch, and averages the gradients before each step:
+    copy_from_rank_0(model)                                        # all ranks start from the same weights
+    for images, labels in batches:                                 # whole batches, the same on all ranks
+        step(model, optimizer, shard(images), shard(labels))       # own gradients, averaged, one step
 
-    copy_from_rank_0(model)                            # all ranks start from the same weights
-    for images, labels in batches:
-        step(model, optimizer, images, labels)         # own part, own gradients, averaged, one step
-
-These functions speak to the process group that `run_ranks` or `torchrun` sets up. Without one they are a single
-process: the whole batch is its part, and there is nobody to average with.
+After each step all ranks hold the weights that one process would have after the whole batch. Every function needs the
+process group that `run_ranks` or `torchrun` sets up; outside a rank it raises a RuntimeError that says so.
 """
-
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from torchcourse.parallel.collectives import rank_and_world_size
+from torchcourse.parallel.data_parallel import average_gradients, global_mean_loss
+
 
 def copy_from_rank_0(model: nn.Module) -> None:
-    """Overwrite all parameters and buffers of `model` on every rank by those of rank 0."""
-    if _world_size() > 1:
-        for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
+    """Overwrite all parameters and buffers of `model` by those of rank 0."""
+    rank_and_world_size()
+    for tensor in model.state_dict().values():
+        dist.broadcast(tensor, src=0)
 
 
 def shard(batch: torch.Tensor) -> torch.Tensor:
     """Return this rank's part (샤드) of `batch`, cut along the first dimension. Parts differ by at most one sample."""
-    return batch.tensor_split(_world_size())[dist.get_rank() if _world_size() > 1 else 0]
-
-
-def average_gradients(model: nn.Module, samples: int | None = None) -> None:
-    """Replace each gradient by its mean over all ranks, in place; parameters without a gradient are left alone.
-
-    Args:
-        model: the same on all ranks, after `backward()`.
-        samples: how many samples this rank's mean loss was taken over. With it, each rank counts by its samples, which
-            is right for parts of any size; without it, all ranks count the same.
-
-    Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 3, https://arxiv.org/abs/1706.02677 (the loss
-    of a worker is to be normalised by the size of the whole batch).
-    """
-    if _world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    weight = 1 / _world_size()
-    if samples is not None and gradients:
-        total = torch.tensor(float(samples), dtype=torch.float64, device=gradients[0].device)
-        dist.all_reduce(total)
-        weight = samples / total.item()
-    for gradient in gradients:
-        gradient.mul_(weight)
-        dist.all_reduce(gradient)
+    rank, world_size = rank_and_world_size()
+    return batch.tensor_split(world_size)[rank]
 
 
 def step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = F.cross_entropy,
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Take one training step on a batch that all ranks share out among themselves.
+    """Train one step: each rank computes its own samples, and all ranks take the step of all samples together.
 
     Args:
-        images, labels: the whole batch, the same on all ranks, with at least one sample for each rank.
-        loss_fn: a loss that is a mean over samples.
+        images, labels: this rank's own samples, [n, …] and [n]; n may differ from rank to rank.
 
     Returns:
-        This rank's loss, a scalar, over its own part.
+        The mean cross-entropy of this rank's samples, a scalar.
     """
-    part = shard(images)
-    loss = loss_fn(model(part), shard(labels))
+    losses = F.cross_entropy(model(images), labels, reduction="none")
     optimizer.zero_grad()
-    loss.backward()
-    average_gradients(model, samples=len(part))
+    global_mean_loss(losses).backward()
+    average_gradients(model)
     optimizer.step()
-    return loss.detach()
+    return losses.detach().mean()
 
 
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+def average_weights(model: nn.Module) -> None:
+    """Replace each parameter by its mean over the ranks: what data parallelism does *not* do, to compare with.
+
+    After each SGD step it gives the same weights as averaged gradients; with other optimizers it does not.
+    """
+    _, world_size = rank_and_world_size()
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.data)
+        parameter.data /= world_size
