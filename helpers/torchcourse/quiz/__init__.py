@@ -3,9 +3,10 @@
 from typing import Any
 
 from torchcourse.quiz import journal
+from torchcourse.quiz.card import card
 from torchcourse.quiz.graded import received
 
-__all__ = ["bank", "journal", "notebook", "received"]
+__all__ = ["bank", "card", "journal", "notebook", "received"]
 
 
 def __getattr__(name: str) -> Any:
