@@ -543,6 +543,7 @@ def free_port(asked: int | None, first: int = 8888, count: int = 100) -> int:
 
 def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
     """Start JupyterLab in the learner's folder, at the first lesson. It keeps its own token authentication."""
+    work.mkdir(exist_ok=True)
     command = lab_command(python, work, port) + ([] if browser else ["--no-browser"])
     environment = clean_environment(python) | lab_variables(work)
     print(f"Starting JupyterLab on port {port}. Your work is in {work}. Ctrl-C in this window stops it.", flush=True)
@@ -558,17 +559,25 @@ def lab_command(python: Path, work: Path, port: int) -> list[str]:
     lesson = "/tree/" + FIRST_LESSON if (work / FIRST_LESSON).exists() else ""
     command = [str(python), "-m", "jupyterlab", f"--ServerApp.root_dir={work}", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{lesson}", "--Application.log_level=WARN"]
-    # Nothing is fetched from the network: no news, no search for updates, no catalogue of extensions.
-    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command.append("--LabApp.extension_manager=readonly")  # no catalogue of extensions is fetched from the network
+    command += [f"--ServerApp.jpserver_extensions={module}=False" for module in NBGRADER_PAGES]
     if not WINDOWS and os.geteuid() == 0:
         command.append("--allow-root")
     return command
 
 
 def lab_variables(work: Path) -> dict[str, str]:
-    """Where the lessons keep the journal, and kernels from this environment before those of the user's home."""
-    return {"TORCHCOURSE_WORK": str(work), "JUPYTER_PREFER_ENV_PATH": "1"}
+    """Where the lessons keep the journal, kernels from this environment before those of the home folder, settings."""
+    settings = work / ".jupyter"
+    (settings / "labconfig").mkdir(parents=True, exist_ok=True)
+    write_atomically(settings / "labconfig" / "page_config.json", json.dumps({"disabledExtensions": LEFT_OUT}))
+    path = os.pathsep.join(filter(None, [str(settings), os.environ.get("JUPYTER_CONFIG_PATH")]))
+    return {"TORCHCOURSE_WORK": str(work), "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_CONFIG_PATH": path}
+
+
+# What a learner's JupyterLab leaves out: news from the network, and nbgrader's pages, which are for teachers.
+LEFT_OUT = {"@jupyterlab/apputils-extension:announcements": True, "@jupyter/nbgrader": True}
+NBGRADER_PAGES = [f"nbgrader.server_extensions.{page}" for page in ("formgrader", "assignment_list", "course_list")]
 
 
 # ------------------------------------------------------------------------------------------- the browser for tests

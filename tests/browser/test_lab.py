@@ -1,0 +1,83 @@
+"""The course's JupyterLab works in a browser: cells run, widgets answer, and nothing of it needs the network."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from playwright.sync_api import expect
+
+WIDGET = """\
+import ipywidgets as widgets
+button, name, answer = widgets.Button(description="Greet"), widgets.Text(placeholder="your name"), widgets.Label()
+button.on_click(lambda _: setattr(answer, "value", f"Hello, {name.value}"))
+widgets.VBox([name, button, answer])"""
+
+
+def test_cells_run_and_widgets_answer(lab):
+    lab.write("widgets.ipynb", ["# A title", "print(6 * 7)", WIDGET])
+    notebook = lab.open("widgets.ipynb")
+    notebook.run_all()
+    assert notebook.output(1) == "42"
+    card = notebook.cell(2)
+    notebook.fill("your name", "Ada", within=card)
+    notebook.click("Greet", within=card)
+    expect(card).to_contain_text("Hello, Ada")
+    assert notebook.screenshot("widgets").stat().st_size > 10_000
+    assert notebook.screenshot("widgets-whole", whole=True).exists()
+    notebook.assert_no_errors()
+
+
+def test_run_all_stops_at_an_error_and_goes_on_after_it_is_mended(lab):
+    lab.write("error.ipynb", ["print('before')", "raise NotImplementedError('write me')", "print('after')"])
+    notebook = lab.open("error.ipynb")
+    notebook.run_all()
+    assert "write me" in notebook.output(1)
+    assert notebook.output(2) == ""
+    notebook.edit(1, "print('mended')")
+    notebook.run_cell(1)
+    notebook.run_cell(2)
+    assert (notebook.output(1), notebook.output(2)) == ("mended", "after")
+
+
+def test_the_page_needs_no_network_and_asks_nothing(lab):
+    lab.write("quiet.ipynb", ["1 + 1"])
+    notebook = lab.open("quiet.ipynb")
+    asked = []
+    notebook.page.on("request", lambda request: asked.append(request.url))
+    notebook.page.reload()
+    notebook.page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+    notebook.wait_idle()
+    notebook.page.wait_for_timeout(2000)
+    assert asked
+    local = (lab.url, lab.url.replace("http", "ws"), "data:", "blob:")
+    assert [url for url in asked if not url.startswith(local)] == []
+    assert notebook.page.locator(".jp-Dialog").count() == 0
+    assert notebook.page.locator(".Toastify__toast").count() == 0
+    notebook.assert_no_errors()
+
+
+def test_the_server_refuses_a_visitor_without_the_token(lab):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{lab.url}/api/contents", timeout=30)
+    assert refused.value.code == 403
+
+
+def test_a_console_error_is_noticed(lab):
+    lab.write("noisy.ipynb", ["from IPython.display import HTML", "HTML('<script>console.error(\"broken\")</script>')"])
+    notebook = lab.open("noisy.ipynb")
+    notebook.run_all()
+    with pytest.raises(AssertionError, match="broken"):
+        notebook.assert_no_errors()
+
+
+def test_lessons_are_opened_as_a_learner_finds_them(lab):
+    lessons = sorted(lab.folder.glob("*/1_*.ipynb"))
+    if not lessons:
+        pytest.skip("there is no lesson yet")
+    path = lessons[0].relative_to(lab.folder).as_posix()
+    title = json.loads(lessons[0].read_text(encoding="utf-8"))["cells"][0]["source"][0].lstrip("# ").strip()
+    notebook = lab.open(path)
+    expect(notebook.cell(0)).to_contain_text(title)
+    notebook.screenshot("lesson", whole=True)
+    notebook.assert_no_errors()
