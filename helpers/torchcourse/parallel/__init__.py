@@ -4,12 +4,7 @@ from torchcourse.parallel import _start
 
 _start.warm_up()  # before anything that imports torch: the rank server imports it at the same time
 
-from torchcourse.parallel.ranks import (  # noqa: E402
-    RankError,
-    RankTimeout,
-    default_world_size,
-    device,
-    run_ranks,
-)
+from torchcourse.parallel._group import default_world_size, device  # noqa: E402
+from torchcourse.parallel.ranks import RankError, RankTimeout, run_ranks  # noqa: E402
 
 __all__ = ["RankError", "RankTimeout", "default_world_size", "device", "run_ranks"]

@@ -1,14 +1,52 @@
 """Pickling between the notebook and its ranks: functions of a cell by value, tensors as CPU copies, clear refusals."""
 
+import functools
 import io
+import socket
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 
-def dumps(obj: Any) -> bytes:
-    """Pickle with cloudpickle; tensors become CPU copies that hold only their own elements."""
+def dumps_call(function: Any, args: tuple[Any, ...]) -> bytes:
+    """Pickle what the ranks shall run.
+
+    Raises:
+        TypeError: with a sentence that names the part that cannot be sent.
+    """
+    arguments = {f"argument {index}": arg for index, arg in enumerate(args, 1)}
+    return _dumps_or_explain(
+        (function, args),
+        {getattr(function, "__name__", "the function"): function, **arguments},
+        "Each rank is a process of its own: make the object inside the function that runs there.",
+    )
+
+
+def dumps_result(result: Any) -> bytes:
+    """Pickle what a rank returns.
+
+    Raises:
+        TypeError: with a sentence that names the part that cannot be sent.
+    """
+    advice = "Return tensors, numbers, text, or lists and dictionaries of them."
+    return _dumps_or_explain(result, {"the result": result}, advice)
+
+
+def _dumps_or_explain(obj: Any, named: dict[str, Any], advice: str) -> bytes:
+    try:
+        return _dumps(obj)
+    except Exception as error:
+        raise TypeError(_explain(named, error, advice)) from None
+
+
+def _dumps(obj: Any) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer).dump(obj)
     return buffer.getvalue()
@@ -16,20 +54,149 @@ def dumps(obj: Any) -> bytes:
 
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is torch.Tensor and not obj.is_sparse and not obj.is_quantized:
-            plain = _own_cpu_copy(obj)
-            if plain is not obj:
-                return _as_is, (plain,)
+        if isinstance(obj, torch.Tensor):
+            if type(obj).__name__ == "DTensor":
+                raise _Refused(
+                    obj,
+                    "is a DTensor, one rank's piece of a tensor that exists only while the ranks do. "
+                    "Use .to_local() for the piece or .full_tensor() for the whole.",
+                )
+            copy = _cpu_copy(obj)
+            if copy is not obj:
+                return _same, (copy,)
+        if isinstance(obj, DistributedDataParallel):
+            raise _Refused(
+                obj,
+                "is a model wrapped in DistributedDataParallel, which lives only inside the ranks. "
+                "Use its .module, or .module.state_dict().",
+            )
+        if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
+            raise TypeError("cloudpickle would send a file's text in its place")
         return super().reducer_override(obj)
 
 
-def _own_cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
-    if not tensor.is_leaf:  # the graph stays behind
+class _Refused(TypeError):
+    """An object that would not work on the other side, and what to do about it."""
+
+    def __init__(self, obj: Any, advice: str) -> None:
+        super().__init__(advice)
+        self.obj, self.advice = obj, advice
+
+
+def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself where it is fit to travel."""
+    here = tensor.device.type in ("cpu", "meta")
+    if type(tensor) is torch.nn.Parameter:
+        return tensor if here else torch.nn.Parameter(tensor.cpu(), tensor.requires_grad)
+    if type(tensor) is not torch.Tensor:
+        return tensor
+    if not tensor.is_leaf:
         tensor = tensor.detach()
-    if tensor.device.type == "cuda":
+    if not here:
         return tensor.cpu()
+    if tensor.layout is torch.strided and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
+        return tensor.clone()  # a view: pickle would send everything that it is a view of
     return tensor
 
 
-def _as_is(obj: Any) -> Any:
+def _same(obj: Any) -> Any:
     return obj
+
+
+@dataclass
+class _Name:
+    """How the learner calls an object: `train_data[0].file`, which train() uses,"""
+
+    path: str
+    before: str = ""
+    after: str = ""
+
+    def __add__(self, step: str) -> "_Name":
+        return _Name(self.path + step, self.before, self.after)
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.path}{self.after}"
+
+
+def _explain(named: dict[str, Any], error: Exception, advice: str) -> str:
+    """One sentence about the smallest part that fails to pickle."""
+    name, part, error = _culprit(_Name(""), named, error, set(), ((_Name(n), obj) for n, obj in named.items()))
+    if isinstance(error, _Refused):
+        return f"{name} {error.advice}"
+    return f"{name} cannot be sent between the notebook and its ranks: it is {_describe(part)}. {advice}"
+
+
+def _culprit(
+    name: _Name, obj: Any, error: Exception, seen: set[int], parts: Iterator[tuple[_Name, Any]]
+) -> tuple[_Name, Any, Exception]:
+    seen.add(id(obj))
+    if not (isinstance(error, _Refused) and error.obj is obj):
+        for part_name, part in parts:
+            if id(part) not in seen:
+                try:
+                    _dumps(part)
+                except Exception as part_error:
+                    return _culprit(part_name, part, part_error, seen, _parts(part_name, part))
+    return name, obj, error
+
+
+def _parts(name: _Name, obj: Any) -> Iterator[tuple[_Name, Any]]:
+    """What an object is made of, each part with its name."""
+    if isinstance(obj, dict):
+        yield from ((name + f"[{key!r}]", value) for key, value in obj.items())
+    elif isinstance(obj, list | tuple):
+        yield from ((name + f"[{index}]", value) for index, value in enumerate(obj))
+    elif isinstance(obj, set | frozenset):
+        yield from ((_Name(name.path, f"an element of {name.before}", name.after), value) for value in obj)
+    elif isinstance(obj, functools.partial):
+        yield _Name(getattr(obj.func, "__name__", "the function")), obj.func
+        yield from ((_Name(f"argument {index} of functools.partial"), arg) for index, arg in enumerate(obj.args, 1))
+        yield from ((_Name(key, "`", "` of functools.partial"), arg) for key, arg in obj.keywords.items())
+    elif isinstance(obj, types.MethodType):
+        yield _Name("self", "`", f"` of {obj.__func__.__name__}()"), obj.__self__
+        yield _Name(obj.__func__.__name__), obj.__func__
+    elif isinstance(obj, types.FunctionType):
+        for variable, value in variables_of(obj).items():
+            yield _Name(variable, "`", f"`, which {obj.__name__}() uses,"), value
+        for value in [*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()]:
+            yield _Name(f"a default value of {obj.__name__}()"), value
+    elif hasattr(obj, "__dict__"):
+        yield from ((name + f".{key}", value) for key, value in vars(obj).items())
+
+
+def variables_of(function: types.FunctionType) -> dict[str, Any]:
+    """The variables from outside that a function uses: of enclosing functions and of its module or notebook."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    found = {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
+    names = {name: None for code in _codes(function.__code__) for name in code.co_names}
+    return found | {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """The code of a function and of the functions, classes and comprehensions written inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
+
+
+def _is_empty(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+def _describe(obj: Any) -> str:
+    for kinds, words in (
+        (io.IOBase, "an open file"),
+        (types.GeneratorType, "a generator"),
+        (types.CoroutineType, "a coroutine"),
+        (type(threading.Lock()) | type(threading.RLock()), "a lock"),
+        (threading.Thread, "a thread"),
+        (socket.socket, "a network connection"),
+    ):
+        if isinstance(obj, kinds):
+            return f"{words} ({type(obj).__name__})"
+    return f"an object of type {type(obj).__name__}"

@@ -1,13 +1,14 @@
 """The rank server: a small process that imports PyTorch once and then forks ranks on request.
 
-It runs as a script of its own and starts with an empty slate: no CUDA context, no OpenMP pool, nothing of the notebook.
-That is what makes forking safe here and unsafe in the kernel. It is not `multiprocessing`'s forkserver: that one belongs
-to everybody in the notebook (a DataLoader may use it), and it runs the `__main__` script again in every child.
+It runs as a script of its own and starts with an empty slate: no CUDA context, no OpenMP pool, nothing of the
+notebook. That is what makes forking safe here and unsafe in the kernel. It is not `multiprocessing`'s forkserver: that
+one belongs to everybody in the notebook (a DataLoader may use it) and runs the `__main__` script again in every child.
 
 Command line: the file descriptor of the control socket, and `sys.path` as JSON. On the socket the server says READY;
 after that each received byte carries four file descriptors for one rank: its connection, its output, its stacks and its
-status pipe. The status pipe gets two numbers: the process id and, at the end, the exit code. When the socket closes or
-the notebook's process is gone, the server ends and takes all ranks with it.
+status pipe. The status pipe gets two numbers: the process id (or minus the errno, if the system refuses the fork) and,
+at the end, the exit code. When the socket closes or the notebook's process is gone, the server ends and takes all ranks
+with it.
 """
 
 import contextlib
@@ -44,6 +45,7 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
     notebook = os.getppid()
     signal.signal(signal.SIGALRM, lambda *_: os.getppid() == notebook or _stop())
     signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)  # a timer, because it also asks during the long imports
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a rank that is only just starting has no stack to show yet
     sys.path[:] = path
     for module in PRELOAD:
         with contextlib.suppress(Exception):  # a rank that needs it meets the same error, and can report it
@@ -70,13 +72,17 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
 
 def _fork(fds: list[int], unused: list[int]) -> None:
     *rank_fds, status_fd = fds
-    pid = os.fork()
-    if pid == 0:
-        _become_rank(rank_fds, unused=[*unused, status_fd, *_status_pipes.values()])
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _become_rank(rank_fds, unused=[*unused, status_fd, *_status_pipes.values()])
+        _status_pipes[pid] = status_fd
+        _report(status_fd, pid)
+    except OSError as error:
+        _report(status_fd, -error.errno)
+        os.close(status_fd)
     for fd in rank_fds:
         os.close(fd)
-    _status_pipes[pid] = status_fd
-    _report(status_fd, pid)
 
 
 def _become_rank(rank_fds: list[int], unused: list[int]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Starting the processes of the ranks: forked by the rank server, or spawned where forking is not possible (Windows)."""
+"""Starting the processes of the ranks: forked by the rank server, or spawned where nothing can fork (Windows)."""
 
 import atexit
 import contextlib
@@ -13,9 +13,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Listener
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,7 @@ from torchcourse.parallel._server import NUMBER, READY
 # Set in the rank server and in every rank: there, importing the package must not start another server.
 IN_RANK = "TORCHCOURSE_IN_RANK"
 _START_LIMIT = 300.0  # seconds; importing PyTorch takes 2 to 10, and on a crowded machine many times that
+_SERVER_GONE = "The process that starts the ranks ended unexpectedly. Run this again: it starts a new one."
 
 
 @dataclass
@@ -40,13 +42,23 @@ class RankProcess:
 
     def kill(self) -> None:
         """End the rank and whatever it has started, for example DataLoader workers."""
-        with contextlib.suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
-            if hasattr(os, "killpg"):
-                os.killpg(self.pid, signal.SIGKILL)
-            else:
-                family = psutil.Process(self.pid)
-                for process in [*family.children(recursive=True), family]:
+        if sys.platform == "win32":
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank = psutil.Process(self.pid)
+                for process in [*rank.children(recursive=True), rank]:
                     process.kill()
+            return
+        for kill in (os.kill, os.killpg):  # a rank that has only just been forked leads no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self.pid, signal.SIGKILL)
+
+    def show_stack(self) -> bool:
+        """Ask the rank to write where it is to its stacks channel; False where that is not possible (Windows)."""
+        if not hasattr(signal, "SIGUSR1"):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+        return True
 
     def close(self) -> None:
         for channel in (self.connection, self.output, self.stacks, self.status):
@@ -58,18 +70,17 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
-def start(world_size: int, method: str) -> list[RankProcess]:
+def start(world_size: int) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
 
     Raises:
-        OSError: the system has no room for so many processes or files.
+        OSError: the system has no room for so many processes or open files.
         RuntimeError: the rank server did not start.
     """
     ranks: list[RankProcess] = []
-    start_one = _spawn if method == "spawn" else _server().fork
     try:
-        for rank in range(world_size):
-            ranks.append(start_one(rank))
+        for process in _spawn(world_size) if start_method() == "spawn" else _server().fork(world_size):
+            ranks.append(process)
     except BaseException:
         for process in ranks:
             process.kill()
@@ -79,10 +90,10 @@ def start(world_size: int, method: str) -> list[RankProcess]:
 
 
 def warm_up() -> None:
-    """Start the rank server in the background, if this process is one that may start ranks. Never waits, never raises."""
+    """Start the rank server in the background, if this process is one that may start ranks. Never waits or raises."""
     if start_method() == "forkserver" and IN_RANK not in os.environ and multiprocessing.parent_process() is None:
         with contextlib.suppress(OSError):
-            _server(wait=False)
+            _server()
 
 
 class _Server:
@@ -99,7 +110,7 @@ class _Server:
                 # -P: the folder of the script holds this package's modules, which must not become top-level names
                 [sys.executable, "-P", str(script), str(theirs.fileno()), json.dumps(sys.path)],
                 pass_fds=[theirs.fileno()],
-                env={"OMP_NUM_THREADS": "1", **os.environ, IN_RANK: "1"},  # one thread a rank, as torchrun sets it
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -110,27 +121,11 @@ class _Server:
     def alive(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def fork(self, rank: int) -> RankProcess:
+    def fork(self, world_size: int) -> Iterator[RankProcess]:
         with self._lock:
             self._wait_until_ready()
-            connection, their_connection = multiprocessing.Pipe()
-            pipes = [os.pipe() for _ in range(3)]
-            theirs = [their_connection.fileno(), *(write for _, write in pipes)]
-            try:
-                socket.send_fds(self._control, [b"F"], theirs)
-            except OSError as error:
-                raise RuntimeError(_SERVER_GONE) from error
-            finally:
-                their_connection.close()
-                for _, write in pipes:
-                    os.close(write)
-        pid = os.read(pipes[2][0], NUMBER.size)
-        for read, _ in pipes:
-            os.set_blocking(read, False)
-        channels = [open(read, "rb", buffering=0) for read, _ in pipes]
-        if not pid:
-            raise RuntimeError(_SERVER_GONE)
-        return RankProcess(rank, NUMBER.unpack(pid)[0], connection, *channels)
+            for rank in range(world_size):
+                yield self._fork(rank)
 
     def stop(self) -> None:
         """Close the control socket, which ends the server. In a forked copy of the notebook this does nothing."""
@@ -145,18 +140,44 @@ class _Server:
         readable, _, _ = select.select([self._control], [], [], _START_LIMIT)
         if not readable:
             self._process.kill()
-            raise RuntimeError(f"The ranks' starter process did not import PyTorch within {_START_LIMIT:.0f} s.")
+            raise RuntimeError(f"The process that starts the ranks did not import PyTorch within {_START_LIMIT:.0f} s.")
         if self._control.recv(1) != READY:
             raise RuntimeError(_SERVER_GONE)
         self._ready = True
 
+    def _fork(self, rank: int) -> RankProcess:
+        with contextlib.ExitStack() as ours:
+            connection, their_connection = multiprocessing.Pipe()
+            ours.callback(connection.close)
+            channels, theirs = [], [their_connection.fileno()]
+            with their_connection, contextlib.ExitStack() as sent:
+                for _ in ("output", "stacks", "status"):
+                    read_fd, write_fd = os.pipe()
+                    channels.append(ours.enter_context(io.FileIO(read_fd)))
+                    sent.callback(os.close, write_fd)
+                    theirs.append(write_fd)
+                try:
+                    socket.send_fds(self._control, [b"F"], theirs)
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    raise RuntimeError(_SERVER_GONE) from error
+            answer = channels[-1].read(NUMBER.size)
+            if len(answer) < NUMBER.size:
+                raise RuntimeError(_SERVER_GONE)
+            (pid,) = NUMBER.unpack(answer)
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid))
+            for channel in channels:
+                os.set_blocking(channel.fileno(), False)
+            ours.pop_all()
+        return RankProcess(rank, pid, connection, *channels)
 
-_SERVER_GONE = "The process that starts the ranks ended unexpectedly. Run the cell again: it starts a new one."
+
 _current: _Server | None = None
 _current_lock = threading.Lock()
 
 
-def _server(wait: bool = True) -> _Server:
+def _server() -> _Server:
+    """The server of this process, a new one if there is none or it has died."""
     global _current
     with _current_lock:
         if _current is None or not _current.alive():
@@ -164,42 +185,63 @@ def _server(wait: bool = True) -> _Server:
         return _current
 
 
-def _spawn(rank: int) -> RankProcess:
-    """Start a fresh interpreter. Everything here also exists on Windows: sockets can be waited for, pipes there cannot."""
+def _environment() -> dict[str, str]:
+    return {"OMP_NUM_THREADS": "1", **os.environ, IN_RANK: "1"}  # one thread a rank, as torchrun sets it
+
+
+def _spawn(world_size: int) -> Iterator[RankProcess]:
+    """Start fresh interpreters, by means that Windows has too: there, sockets can be waited for and pipes cannot."""
     key = os.urandom(32)
-    with Listener(("127.0.0.1", 0), authkey=key) as listener:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "torchcourse.parallel._worker"],
-            env={
-                "OMP_NUM_THREADS": "1",
-                **os.environ,
-                IN_RANK: "1",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,  # becomes the stacks channel
-            start_new_session=True,
-        )
-        with process.stdin as stdin:
-            stdin.write(pickle.dumps((listener.address, key)))
-        connection = listener.accept()
-    output = _pump(lambda: process.stdout.read1(65536))
-    stacks = _pump(lambda: process.stderr.read1(65536))
-    status = _pump(lambda: NUMBER.pack(process.wait()), once=True)
-    return RankProcess(rank, process.pid, connection, output, stacks, status)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as undo:
+        processes = []
+        for rank in range(world_size):
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from torchcourse.parallel import _worker; _worker.spawned()"],
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # becomes the stacks channel
+                start_new_session=True,
+            )
+            undo.callback(process.kill)
+            processes.append(process)
+            with process.stdin as stdin:
+                stdin.write(pickle.dumps((listener.getsockname(), key, rank)))
+        connections = _accept(listener, processes, key)
+        undo.pop_all()
+    for rank, process in enumerate(processes):
+        output = _pump(iter(partial(process.stdout.read1, 65536), b""))
+        stacks = _pump(iter(partial(process.stderr.read1, 65536), b""))
+        status = _pump(NUMBER.pack(ended.wait()) for ended in [process])
+        yield RankProcess(rank, process.pid, connections[rank], output, stacks, status)
 
 
-def _pump(read: Callable[[], bytes], once: bool = False) -> io.RawIOBase:
-    """Copy what `read` returns into a socket until it returns nothing, in a thread."""
+def _accept(listener: socket.socket, processes: list[subprocess.Popen], key: bytes) -> dict[int, Connection]:
+    """Wait for all ranks to call back; each shows the key first, since anybody on this machine can connect."""
+    connections: dict[int, Connection] = {}
+    listener.settimeout(0.2)
+    while len(connections) < len(processes):
+        for rank, process in enumerate(processes):
+            if rank not in connections and process.poll() is not None:
+                said = process.stderr.read().decode(errors="replace").strip()
+                raise RuntimeError(f"rank {rank} ended while it was starting (exit code {process.returncode}).\n{said}")
+        with contextlib.suppress(TimeoutError):
+            caller, _ = listener.accept()
+            caller.setblocking(True)
+            connection = Connection(caller.detach())
+            if connection.recv_bytes(len(key)) == key:
+                connections[pickle.loads(connection.recv_bytes())] = connection
+    return connections
+
+
+def _pump(chunks: Iterable[bytes]) -> io.RawIOBase:
+    """Copy chunks into a socket as they come, in a thread, and close it after the last."""
     ours, theirs = socket.socketpair()
 
     def copy() -> None:
         with theirs, contextlib.suppress(OSError):
-            while data := read():
-                theirs.sendall(data)
-                if once:
-                    break
+            for chunk in chunks:
+                theirs.sendall(chunk)
 
     threading.Thread(target=copy, daemon=True).start()
     with ours:

@@ -10,18 +10,19 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
 from dataclasses import dataclass
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from typing import NoReturn
 
 import cloudpickle
 import torch
 import torch.distributed as dist
 
-from torchcourse.parallel import _pickling, _report
+from torchcourse.parallel import _group, _pickling, _report
 
 # Seconds that a finished rank stays for the others. Long enough for data on its way to arrive; short enough that a rank
 # which waits in a collective for a finished one gets "Connection closed by peer" soon.
@@ -57,6 +58,17 @@ def main(connection_fd: int, output_fd: int, stacks_fd: int) -> NoReturn:
     _run(Connection(connection_fd), output_fd, stacks_fd)
 
 
+def spawned() -> NoReturn:
+    """Run as a rank in a fresh interpreter: standard input says where the notebook listens."""
+    address, key, rank = pickle.loads(sys.stdin.buffer.read())
+    connection = Connection(socket.create_connection(address).detach())
+    connection.send_bytes(key)
+    connection.send_bytes(pickle.dumps(rank))
+    stacks_fd = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _run(connection, 1, stacks_fd)
+
+
 def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     job: Job = pickle.loads(connection.recv_bytes())
     payload = connection.recv_bytes()
@@ -65,10 +77,12 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     try:
         _redirect(output_fd, stacks_fd)
         _prepare(job)
-        join_process_group()
+        _group.join()
         function, args = cloudpickle.loads(payload)
         del payload
-        result = _pickling.dumps(function(*args))
+        result = _pickling.dumps_result(function(*args))
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # other ranks may still need what the GPU is about to send
     except BaseException as error:
         _flush()
         connection.send_bytes(pickle.dumps(describe(error)))
@@ -83,30 +97,19 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     os._exit(0)  # no interpreter teardown: gloo's threads sometimes abort in it, after all work is done
 
 
-def join_process_group() -> None:
-    """Initialise `torch.distributed` from the environment: NCCL if each rank has a GPU of its own, else gloo on the CPU."""
-    if torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]):
-        local_device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(local_device)
-        # NCCL for GPU tensors; gloo besides it, for the odd CPU tensor, as torch's own default has it.
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=local_device)
-    else:
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo")
-
-
 def describe(error: BaseException) -> Failure:
+    """What the notebook is told about an error."""
     return Failure(type(error).__name__, str(error), _report.traceback_of(error), time.monotonic())
 
 
 def _redirect(output_fd: int, stacks_fd: int) -> None:
     """Send all output, that of C libraries too, to the notebook line by line; say where this rank is on SIGUSR1."""
-    faulthandler.enable(stacks_fd)
+    faulthandler.enable(stacks_fd, all_threads=False)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=stacks_fd, all_threads=False)
     for fd in (1, 2):
         os.dup2(output_fd, fd)
-    sys.stdin = open(os.devnull)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = _Lines(1), _Lines(2)
     with contextlib.suppress(Exception):  # C's stdout is a pipe here, and would keep its lines until the end
         libc = ctypes.CDLL(None)
@@ -123,10 +126,10 @@ def _flush() -> None:
 
 
 class _Lines(io.TextIOWrapper):
-    """A text stream that hands on whole lines, so that threads and DataLoader workers do not tear each other's lines."""
+    """A text stream that hands on whole lines: threads and DataLoader workers do not tear each other's lines."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(open(fd, "wb", buffering=0, closefd=False), "utf-8", "backslashreplace", write_through=True)
+        super().__init__(io.FileIO(fd, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
         self._begun: dict[int, str] = {}  # thread -> its line so far
         self._renew_lock()
         if hasattr(os, "register_at_fork"):
@@ -200,15 +203,3 @@ def _watch(connection: Connection, released: threading.Event) -> None:
         if hasattr(os, "killpg"):
             os.killpg(0, signal.SIGKILL)  # takes the DataLoader workers along
         os._exit(1)
-
-
-def _spawned() -> NoReturn:
-    """Run as a rank in a fresh interpreter: standard input says where the notebook listens."""
-    address, key = pickle.loads(sys.stdin.buffer.read())
-    stacks_fd = os.dup(2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    _run(Client(address, authkey=key), 1, stacks_fd)
-
-
-if __name__ == "__main__":
-    _spawned()
