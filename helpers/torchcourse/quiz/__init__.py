@@ -5,8 +5,24 @@ from typing import Any
 from torchcourse.quiz import journal
 from torchcourse.quiz.card import card
 from torchcourse.quiz.graded import received
+from torchcourse.quiz.predict import outcome, predict
+from torchcourse.quiz.progress import progress
+from torchcourse.quiz.retrospective import retrospective
+from torchcourse.quiz.review import recall, review
 
-__all__ = ["bank", "card", "journal", "notebook", "received"]
+__all__ = [
+    "bank",
+    "card",
+    "journal",
+    "notebook",
+    "outcome",
+    "predict",
+    "progress",
+    "recall",
+    "received",
+    "retrospective",
+    "review",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,7 @@ def to_markdown(text: str) -> str:
         if kind == "code":
             parts.append(f"```python\n{body}\n```")
         else:
-            parts.append(_inline(" ".join(body.split()), _escape_markdown, lambda code: f"`{code}`"))
+            parts.append(_inline(" ".join(body.split()), _escape_markdown, lambda code: f"`{code}`", _stars))
     return "\n\n".join(parts)
 
 
@@ -76,18 +76,31 @@ def _blocks(text: str) -> list[tuple[str, str]]:
     return blocks
 
 
-def _inline(text: str, plain: Callable[[str], str], code: Callable[[str], str]) -> str:
+def _inline(
+    text: str,
+    plain: Callable[[str], str],
+    code: Callable[[str], str],
+    emphasis: Callable[[str, str, str, str], str] = lambda tag, inner, _before, _after: f"<{tag}>{inner}</{tag}>",
+) -> str:
     result, end = [], 0
     for match in _INLINE.finditer(text):
+        before, after = text[: match.start()], text[match.end() :]
         result.append(plain(text[end : match.start()]))
         end = match.end()
         if match["code"]:
             result.append(code(match["code"]))
         else:
-            # As tags also in Markdown: stars before a Korean particle are not always read as emphasis there.
             tag = "strong" if match["strong"] else "em"
-            result.append(f"<{tag}>{_inline(match[tag], plain, code)}</{tag}>")
+            result.append(emphasis(tag, _inline(match[tag], plain, code, emphasis), before[-1:], after[:1]))
     return "".join([*result, plain(text[end:])])
+
+
+def _stars(tag: str, inner: str, before: str, after: str) -> str:
+    """Return emphasis in Markdown: with stars, or with tags where stars between a sign and a letter would be shown."""
+    opens = inner[0].isalnum() or not before.isalnum()
+    closes = inner[-1].isalnum() or not after.isalnum()
+    stars = "**" if tag == "strong" else "*"
+    return f"{stars}{inner}{stars}" if opens and closes else f"<{tag}>{inner}</{tag}>"
 
 
 def _entity(match: re.Match) -> str:

@@ -27,6 +27,11 @@ def escape(text: str) -> str:
     return html.escape(text)
 
 
+def block(text: str) -> str:
+    """Return a text in the little Markdown as paragraphs."""
+    return markup.to_html(text)
+
+
 def label(text: str) -> str:
     """Return a text of a bank for the label of a tick box."""
     return markup.to_label(text)

@@ -1,7 +1,7 @@
-"""The card as an ipywidget, for version 7.7 and later. What it says comes from `render`, what it does from `Card`.
+"""The card and the prediction as ipywidgets, for version 7.7 and later.
 
-Everything is a native control, so the Tab key, Space and Enter reach all of it. The answer, the confidence and the
-reasoning survive a change of language.
+What is said comes from `render`, what is done from `Card` and `Prediction`. Everything is a native control, so the Tab
+key, Space and Enter reach all of it. The answer, the confidence and the reasoning survive a change of language.
 """
 
 import functools
@@ -11,6 +11,7 @@ import ipywidgets as widgets
 
 from torchcourse.quiz import answers, render, words
 from torchcourse.quiz.card import SURE, Card
+from torchcourse.quiz.predict import Prediction
 from torchcourse.quiz.verdict import Verdict
 
 
@@ -229,6 +230,39 @@ class CardWidget:
         ):
             for box, text in zip(boxes, texts, strict=False):
                 box.description = render.label(text[language])
+
+
+class PredictionWidget:
+    """The choices of one prediction; `box` is the widget to show. A click is kept at once."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.prediction = prediction
+        self.choices = [_tick_box("tc-one") for _ in prediction.choices]
+        for letter, text, box in zip(answers.LETTERS, prediction.choices, self.choices, strict=False):
+            box.description = f"<b>{letter}</b>&nbsp; {render.label(text)}"
+            box.value = text == prediction.kept
+        self.kept = widgets.HTML()
+        question = widgets.HTML(f'<div class="tc-question">{render.block(prediction.question)}</div>')
+        label = widgets.HTML(f'<span class="tc-meta">{words.say("predict")}</span>')
+        self.box = widgets.VBox([widgets.HTML(render.STYLE), label, question, *self.choices, self.kept])
+        self.box.add_class("tc-card")
+        self._refresh()
+        for place, box in enumerate(self.choices):
+            box.observe(functools.partial(self._chose, place), names="value")
+
+    def _chose(self, place: int, change: dict[str, Any]) -> None:
+        if change["new"]:
+            for other, box in enumerate(self.choices):
+                if other != place:
+                    box.value = False
+            self.prediction.choose(self.prediction.choices[place])
+        self._refresh()
+
+    def _refresh(self) -> None:
+        for box in self.choices:
+            (box.add_class if box.value else box.remove_class)("tc-chosen")
+        chosen = any(box.value for box in self.choices)
+        self.kept.value = f'<span class="tc-meta" role="status">{words.say("prediction_kept") if chosen else ""}</span>'
 
 
 def _tick_box(look: str) -> widgets.Checkbox:

@@ -26,7 +26,7 @@ def choose(language: str) -> None:
         journal.record("language", value=language)
 
 
-def say(name: str, language: str | None = None, **values: object) -> str:
+def say(name: str, /, language: str | None = None, **values: object) -> str:
     """Return one of the sentences below in the language, with its gaps filled."""
     english, korean = SENTENCES[name]
     return (korean if (language or current()) == "ko" else english).format(**values)
@@ -88,6 +88,68 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "traps": ("Tick what you thought too.", "나도 그렇게 생각했다면 표시하세요."),
     "done": ("Done", "완료"),
     "said": ("Your answer says {count} of {total} points.", "내 답은 {total}가지 중 {count}가지를 담고 있습니다."),
+    # Predictions.
+    "predict": ("Predict before you run: what will come out?", "실행하기 전에 예측해 보세요. 결과는 어떨까요?"),
+    "prediction_kept": ("Kept. Now run on and see.", "저장했습니다. 이제 실행해 확인하세요."),
+    "predicted": ("You predicted: {choice}.", "예측: {choice}."),
+    "no_prediction": (
+        "You made no prediction this time. Try one before you run: it makes the outcome stick.",
+        "이번에는 예측하지 않았습니다. 실행하기 전에 예측해 보면 결과가 더 잘 기억됩니다.",
+    ),
+    "came_true": ("So it came.", "예측대로 되었습니다."),
+    "came_different": ("It came out differently.", "결과는 달랐습니다."),
+    "outcome": ("Outcome", "결과"),
+    # Review.
+    "due_1": ("One review is due.", "복습할 문제가 하나 있습니다."),
+    "due": ("{count} reviews are due.", "복습할 문제가 {count}개 있습니다."),
+    "nothing_due": (
+        "Nothing is due today. The next review is on {day}.",
+        "오늘 복습할 문제가 없습니다. 다음 복습은 {day}입니다.",
+    ),
+    "nothing_yet": (
+        "Nothing to review yet: answer a quiz question first, and it comes back here when it is time.",
+        "아직 복습할 것이 없습니다. 퀴즈를 풀면 때가 되었을 때 여기에 다시 나옵니다.",
+    ),
+    "recall": ("Before you begin: what do you still know?", "시작하기 전에, 아직 기억하고 있나요?"),
+    "nothing_to_recall": ("Nothing to recall today. Read on.", "오늘은 되짚을 것이 없습니다. 계속 읽으세요."),
+    # Progress and the daily page.
+    "progress": ("Your progress", "나의 진도"),
+    "lesson": ("Lesson", "단원"),
+    "exercises": ("Exercises", "연습문제"),
+    "quiz": ("Quiz", "퀴즈"),
+    "open_ideas": ("Open misconceptions", "남은 오해"),
+    "reviews": ("Reviews due", "복습할 문제"),
+    "not_begun": ("not begun", "시작 전"),
+    "nothing_done": (
+        "Nothing recorded yet. Check an exercise or answer a quiz question, and it shows here.",
+        "아직 기록이 없습니다. 연습문제를 확인하거나 퀴즈를 풀면 여기에 나타납니다.",
+    ),
+    "kept_in": ("Your record: {path}", "기록이 저장되는 곳: {path}"),
+    "page_title": ("Daily retrospective", "일일 회고"),
+    "page_progress": ("Progress today", "일일 진도 현황"),
+    "page_learned": ("What I learned", "배운 것"),
+    "page_wrong": ("Wrong answers", "오답"),
+    "page_questions": ("Open questions", "궁금한 점"),
+    "page_references": ("References", "참고자료"),
+    "page_plan": ("To do", "할 일 및 계획"),
+    "passed": ("Exercises passed: {names}", "통과한 연습문제: {names}"),
+    "answered_right": ("Questions answered rightly: {count}", "맞힌 문제: {count}개"),
+    "surprise": (
+        "I predicted “{predicted}”; it came out differently: {text}",
+        "예측은 ‘{predicted}’, 결과는 달랐다: {text}",
+    ),
+    "my_answer": ("My answer: {answer}", "내 답: {answer}"),
+    "my_reasoning": ("My reasoning: {text}", "내 생각: {text}"),
+    "correction": ("Correction: {text}", "바로잡기: {text}"),
+    "later_right": ("Answered rightly afterwards", "다시 풀어 맞힘"),
+    "think_again": ("“{idea}” Why is that not so?", "‘{idea}’ 왜 그렇지 않을까?"),
+    "review_on": ("Review on {day}: {count}", "{day} 복습: {count}개"),
+    "finish": ("Finish the exercise {name}", "연습문제 {name} 끝내기"),
+    "page_kept": ("Kept in {path}", "저장한 곳: {path}"),
+    "page_not_kept": (
+        "Not kept: {path} cannot be written ({reason}).",
+        "저장하지 못함: {path}에 쓸 수 없습니다 ({reason}).",
+    ),
     # A typed answer in the quiz notebook.
     "not_answered": (
         "Not answered yet. Replace the dots in the cell above.",
