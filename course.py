@@ -296,7 +296,7 @@ def pip_status(log: str, megabytes: float, installed: int) -> str:
         return f"unpacking package {min(installed + 1, total)} of {total}"
     loaded = f" · {megabytes:.0f} MB so far" if megabytes >= 1 else ""
     happened = re.findall(
-        r"^(?:Collecting ([\w.-]+)|\s*Downloading (?:\S+/)?(\w[\w.]*)-\d\S* \((.+)\))", log, re.MULTILINE
+        r"^(?:Collecting ([\w.-]+)|\s*Downloading (?:\S+/)?(\w[\w.-]*?)-\d\S* \((.+)\))", log, re.MULTILINE
     )
     if not happened:
         return loaded.removeprefix(" · ")
