@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 import small_course
+import yaml
 from torchcourse.authoring.build import ROOT, render
 
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
@@ -71,12 +72,33 @@ def test_a_release_has_no_output_and_no_secret(path):
     text = path.read_text(encoding="utf-8")
     notebook = json.loads(text)
     assert [cell for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
-    for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME", "misconception"):
+    for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
         assert marker not in text
     secrets = secret_lines(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
     assert secrets
     shown = {line for cell in notebook["cells"] for line in lines("".join(cell["source"]))}
     assert secrets & shown == set()
+
+
+def feedback(part, inside: bool = False) -> list[str]:
+    """The English words of a bank that tell an answer: reasons, misconceptions, model answers, rubrics."""
+    if isinstance(part, str):
+        return [part] if inside else []
+    if isinstance(part, list):
+        return [text for item in part for text in feedback(item, inside)]
+    if isinstance(part, dict):
+        tells = ("why", "misconceptions", "model_answer", "rubric", "self_check", "mistakes")
+        return [text for key, item in part.items() if key != "ko" for text in feedback(item, inside or key in tells)]
+    return []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "quizzes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_quiz_release_holds_no_feedback(path):
+    telling = [text.strip() for text in feedback(yaml.safe_load(path.read_text(encoding="utf-8"))) if len(text) > 30]
+    assert len(telling) > 20
+    release = nbformat.read(ROOT / "notebooks" / path.stem / "quiz.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in release.cells)
+    assert [words for words in telling if words in text] == []
 
 
 @pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
