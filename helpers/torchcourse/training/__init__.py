@@ -1,0 +1,10 @@
+"""Training: the loop, its checkpoints, metrics and TensorBoard log, the same in one process and on many ranks."""
+
+from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.history import History
+from torchcourse.training.loaders import make_loader
+from torchcourse.training.metrics import accuracy
+from torchcourse.training.monitor import read_scalars
+from torchcourse.training.trainer import Trainer
+
+__all__ = ["CheckpointError", "History", "Trainer", "accuracy", "make_loader", "read_scalars"]

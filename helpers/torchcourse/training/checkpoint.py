@@ -1,0 +1,278 @@
+"""Checkpoints (체크포인트): files from which training goes on, or a trained model is used.
+
+    save(state, path)                 # all or nothing, and sealed with a checksum
+    state = load(path)                # refuses a file that has changed since
+    load_weights(model, state["model"])
+
+A crash during `save` leaves the file that was there before: the new one is written beside it, forced to the disk, and
+only then takes its name. Neither `torch.load` nor the zip format that it reads notices a flipped bit, so the file ends
+in the SHA-256 of its content, as a zip comment: any program that reads PyTorch files still reads it.
+
+`optimizer_state` and `random_state` turn an optimizer and the random number generators into what a checkpoint can hold.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import struct
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read, or belongs to something else. The message says which, and what to try."""
+
+
+def save(state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Write `state` to `path`, so that at every moment either the old or the new file is there, whole.
+
+    Args:
+        state: tensors, numbers, strings and None, in dicts, lists and tuples; tensors are stored as CPU tensors.
+        path: the file; its folder is made if needed.
+
+    Raises:
+        TypeError: for a value of another kind, which `load` would refuse.
+        CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
+    """
+    path = Path(path)
+    state = _plain(state, "state")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            hashed = _HashedFile(file)
+            torch.save(state, hashed)
+            _seal(file, hashed.sha256.hexdigest())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or error
+        kept = f"; the {path.name} from before is unharmed" if path.exists() else ""
+        raise CheckpointError(f"{path} could not be saved ({reason}){kept}. Is the disk full or read-only?") from error
+
+
+def load(path: str | os.PathLike) -> dict[str, Any]:
+    """Return what `save` wrote to `path`, with all tensors on the CPU.
+
+    The file is read with `weights_only=True`: it can hold data, but no program that runs while it is read.
+
+    Raises:
+        CheckpointError: if there is no such file, or it is not as it was saved.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            _verify(file, path)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Copy weights into a model, if they all fit.
+
+    Raises:
+        CheckpointError: if they belong to another architecture; names what is missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    problems = []
+    if missing := [name for name in own if name not in weights]:
+        problems.append(f"it lacks {_list(missing)}")
+    if unexpected := [name for name in weights if name not in own]:
+        problems.append(f"it has {_list(unexpected)}, which the model lacks")
+    reshaped = [
+        f"{name} {list(weights[name].shape)} where the model has {list(own[name].shape)}"
+        for name in own
+        if isinstance(own[name], torch.Tensor) and name in weights and weights[name].shape != own[name].shape
+    ]
+    if reshaped:
+        problems.append(f"it has {_list(reshaped)}")
+    if problems:
+        raise CheckpointError(
+            f"The checkpoint belongs to another architecture: {'; '.join(problems)}. "
+            "Build the model exactly as it was built for training."
+        )
+    model.load_state_dict(weights)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the optimizer's state with parameters called by name.
+
+    PyTorch counts them instead, and a model whose parameters come in another order would silently get the wrong state.
+
+    Raises:
+        ValueError: if the optimizer holds a tensor that is no parameter of the model.
+    """
+    names = _parameter_names(model, optimizer)
+    groups = [
+        {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        | {"params": [names[parameter] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    state = {names[parameter]: dict(values) for parameter, values in optimizer.state.items()}
+    return {"class": type(optimizer).__name__, "state": state, "groups": groups}
+
+
+def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Give an optimizer the state that `optimizer_state` returned, parameter by parameter.
+
+    Raises:
+        CheckpointError: if it was saved by another kind of optimizer, or for other parameters.
+    """
+    if saved["class"] != type(optimizer).__name__:
+        raise CheckpointError(
+            f"The checkpoint was trained with {saved['class']}, but the optimizer is {type(optimizer).__name__}."
+        )
+    names = _parameter_names(model, optimizer)
+    own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
+        raise CheckpointError(
+            f"The optimizer's {len(own)} parameter group(s) hold other parameters than the {len(saved['groups'])} in "
+            "the checkpoint. Build the groups as they were built for training."
+        )
+    numbers = {name: number for number, name in enumerate(name for group in own for name in group)}
+    groups = []
+    for group, ours, theirs in zip(optimizer.param_groups, own, saved["groups"], strict=True):
+        extra = {"param_names": group["param_names"]} if "param_names" in group else {}
+        groups.append({**theirs, **extra, "params": [numbers[name] for name in ours]})
+    state = {numbers[name]: values for name, values in saved["state"].items()}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
+    """Return the state of every random number generator (난수 생성기) that this process trains with.
+
+    Args:
+        generator: a loader's own generator, if it has one.
+    """
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "loader": generator.get_state() if generator is not None else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
+    """Put all random number generators back to where `random_state` found them."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    if state["loader"] is not None and generator is not None:
+        generator.set_state(state["loader"])
+
+
+_SEAL = b"sha256:"
+_SEAL_LENGTH = len(_SEAL) + 64
+_CHUNK = 1 << 20
+
+
+class _HashedFile:
+    """A file for `torch.save` to write to, front to back, which computes the SHA-256 on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _seal(file: BinaryIO, digest: str) -> None:
+    """Append the digest as the comment of the zip file, whose last field is the comment's length, here 0."""
+    comment = _SEAL + digest.encode()
+    file.seek(-2, os.SEEK_END)
+    file.write(struct.pack("<H", len(comment)) + comment)
+
+
+def _verify(file: BinaryIO, path: Path) -> None:
+    end = file.seek(0, os.SEEK_END)
+    body = max(0, end - _SEAL_LENGTH - 2)
+    file.seek(body)
+    tail = file.read()
+    length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
+    if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
+        raise CheckpointError(
+            f"{path} is no whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy that "
+            "broke off, or a full disk), or another program wrote it. Use another copy."
+        )
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    while body > 0:
+        chunk = file.read(min(_CHUNK, body))
+        sha256.update(chunk)
+        body -= len(chunk)
+    sha256.update(b"\0\0")  # the length of the comment, before there was one
+    if sha256.hexdigest().encode() != digest:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not the one that was stored when it was saved, so at least one bit has "
+            "changed. Use another copy."
+        )
+    file.seek(0)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return a copy that `load` can read: CPU tensors, plain numbers and strings, in plain containers."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    if isinstance(value, dict):
+        container = type(value) if type(value) in (OrderedDict, Counter) else dict
+        return container({key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()})
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+    raise TypeError(
+        f"A checkpoint cannot hold {where}, which is a {type(value).__name__}: only tensors, numbers, strings and "
+        "containers of them can be read back safely."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the folder's new entry to the disk: without it, a power cut could undo the renaming."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter not in names:
+                raise ValueError(
+                    f"The optimizer trains a tensor of shape {list(parameter.shape)}, no parameter of the model. "
+                    "Was a layer replaced, or the model copied, after the optimizer was made? Make the optimizer last."
+                )
+    return names
+
+
+def _list(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

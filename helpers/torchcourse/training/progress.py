@@ -1,0 +1,103 @@
+"""How a running fit shows itself, and how it is stopped without losing anything."""
+
+import importlib.util
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from torchcourse.training.history import describe
+
+
+class Progress:
+    """One line that moves: a widget in a notebook, a bar in a terminal, elsewhere a line of text an epoch.
+
+    Nothing goes to stderr, which nbgrader would take for a failure.
+
+    Args:
+        shown: False for silence, as on all ranks but the first.
+        epochs: the epochs at the end of this fit.
+        steps: the steps that are left, or None if unknown.
+    """
+
+    def __init__(self, shown: bool, epochs: int, steps: int | None) -> None:
+        self.epochs = epochs
+        self._bar = _bar(steps) if shown else None
+        self._lines = shown and self._bar is None
+        # Looked up once: this runs after every step.
+        self.step = self._bar.update if self._bar is not None else _nothing
+
+    def epoch_begins(self, epoch: int) -> None:
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+
+    def epoch_ends(self, row: dict[str, Any]) -> None:
+        if self._bar is not None:
+            shown = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr", "seconds")}
+            self._bar.set_postfix_str(describe(shown))
+        elif self._lines:
+            rest = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr")}
+            print(f"epoch {row['epoch']}/{self.epochs}  {describe(rest)}", flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class GentleStop:
+    """While active, the first Ctrl-C (or Jupyter's stop button) only sets `requested`; a second one interrupts at once.
+
+    So a step is never cut in the middle, where some weights would be new and some old.
+    """
+
+    def __init__(self, active: bool = True) -> None:
+        self.requested = False
+        # Python allows signal handlers in the main thread only; elsewhere Ctrl-C does not arrive anyway.
+        self._active = active and threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Self:
+        if self._active:
+            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def _bar(steps: int | None) -> Any:
+    """Return a tqdm bar, or None where only lines of text look right."""
+    look = {"total": steps, "unit": "step", "mininterval": 0.2}
+    if _in_notebook():
+        if importlib.util.find_spec("ipywidgets") is None:
+            return None
+        from tqdm.notebook import tqdm
+    elif sys.stdout.isatty():
+        from tqdm import tqdm
+
+        look["dynamic_ncols"] = True
+    else:
+        return None
+    return tqdm(file=sys.stdout, **look)
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,164 @@
+"""Mistakes found at the first step or before it, each with a sentence of what is wrong and what to try."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchcourse.training import _ranks
+from torchcourse.training.loaders import length
+from torchcourse.training.metrics import Metric
+
+if TYPE_CHECKING:
+    from torchcourse.training.trainer import Trainer
+
+
+def check_arguments(trainer: "Trainer") -> None:
+    """Raise ValueError for an argument of the Trainer that makes no sense."""
+    if trainer.precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision has to be 'fp32', 'bf16' or 'fp16', but is {trainer.precision!r}.")
+    if trainer.precision == "fp16" and trainer.device.type != "cuda":
+        raise ValueError(
+            f"precision='fp16' needs an NVIDIA GPU, and this runs on the {trainer.device.type}. Use 'bf16' or 'fp32'."
+        )
+    if trainer.mode not in ("min", "max"):
+        raise ValueError(f"mode has to be 'min' or 'max', but is {trainer.mode!r}.")
+    if trainer.mode == "min" and "accuracy" in trainer.monitor:
+        raise ValueError(f"monitor={trainer.monitor!r} with mode='min' would keep the worst epoch. Use mode='max'.")
+    for name, value in (("accumulate", trainer.accumulate), ("log_every", trainer.log_every)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
+    if trainer.clip_norm is not None and not trainer.clip_norm > 0:
+        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {trainer.clip_norm!r}.")
+    for name in ("loss", "lr", "epoch", "step", "seconds", "gradient_norm"):
+        if name in trainer.metrics:
+            raise ValueError(f"A metric cannot be called {name!r}: the history has a column of that name already.")
+    if getattr(trainer.loss_fn, "reduction", "mean") == "sum":
+        raise ValueError(
+            "The loss function adds up over the batch (reduction='sum'), so its gradient would grow with the batch and "
+            "shrink with the number of ranks. Use reduction='mean'."
+        )
+
+
+def check_checkpoint_dir(folder: Path | None) -> None:
+    """Raise ValueError for a Trainer that has no checkpoints."""
+    if folder is None:
+        raise ValueError("This Trainer keeps no checkpoints: give it a checkpoint_dir.")
+
+
+def check_loaders(train_loader: Iterable, val_loader: Iterable | None = None) -> None:
+    """Raise ValueError for loaders without a batch, or shares that are unequal. Every rank has to call it."""
+    shares = _ranks.gather((length(train_loader), length(getattr(train_loader, "sampler", ()))))
+    batches = [share[0] for share in shares]
+    if not any(batches) and None not in batches:
+        raise ValueError("The loader has no batch. Is the data set empty, or smaller than a batch with drop_last=True?")
+    if any(share != shares[0] for share in shares):
+        raise ValueError(
+            f"The ranks' training loaders are unequal (batches: {batches}, samples: {[share[1] for share in shares]}). "
+            "A rank that runs out early lets the others wait for ever, and one with smaller batches counts too much. "
+            "make_loader(dataset, batch_size) deals equally."
+        )
+    if val_loader is not None and not any(_ranks.gather(length(val_loader) != 0)):
+        raise ValueError("val_loader has no batch. Is the data set empty?")
+
+
+def check_first_batch(
+    loader: Iterable, inputs: Any, targets: torch.Tensor, loss: torch.Tensor, loss_fn: Callable
+) -> None:
+    """Raise ValueError for a first step that nothing can be learnt from. Every rank has to call it."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "The loss does not depend on any parameter that can learn. Is the whole model frozen, or the output "
+            "detached or computed under torch.no_grad()?"
+        )
+    sampler = getattr(loader, "sampler", None)
+    if _ranks.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
+        return
+    mine = _fingerprint(inputs) + _fingerprint(targets)
+    if all(other == mine for other in _ranks.gather(mine)):
+        raise ValueError(
+            f"All {_ranks.world_size()} ranks got the same first batch: each would compute the same gradient, and all "
+            "but one would be of no use. Use make_loader(dataset, batch_size), which gives each rank its own share."
+        )
+
+
+def check_metrics(metrics: dict[str, Metric], values: list[Any], samples: int) -> None:
+    """Raise ValueError for a metric whose mean over an epoch would have no meaning."""
+    for name, value in zip(metrics, values, strict=True):
+        number = isinstance(value, bool | int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+        if not number and not (isinstance(value, torch.Tensor) and len(value) == samples):
+            raise ValueError(
+                f"The metric {name!r} returned {shapes(value)} for {samples} samples. It has to return one value a "
+                f"sample (a tensor with {samples} rows), or the batch's mean as one number."
+            )
+
+
+def split(batch: Any) -> tuple[Any, torch.Tensor]:
+    """Return a batch's inputs and targets.
+
+    Raises:
+        ValueError: for a batch that is no such pair.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
+        return batch
+    parts = f"{len(batch)} parts" if isinstance(batch, tuple | list | dict) else "one piece"
+    raise ValueError(
+        f"The loader yields a {type(batch).__name__} of {parts}, but the Trainer needs pairs (inputs, targets), where "
+        "targets is a tensor with one row a sample. Change what the data set returns, or give the loader a collate_fn."
+    )
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return tensors, in whatever containers, on the device."""
+    if hasattr(value, "to"):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_device(item, device) for item in value]
+    return value
+
+
+def about_inputs(inputs: Any) -> str:
+    """Return a note for an error that the model raised."""
+    return f"The Trainer called the model with a batch of {shapes(inputs)}."
+
+
+def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueError:
+    """Return an error that says what the loss function was given."""
+    reason = str(error).strip().partition("\n")[0]
+    return ValueError(
+        f"The loss function cannot compare outputs of {shapes(outputs)} with targets of {shapes(targets)}: {reason} "
+        "Make the model's last layer, the targets and the loss function fit each other."
+    )
+
+
+@contextlib.contextmanager
+def broadcasting_refused() -> Iterator[None]:
+    """Make PyTorch's warning about unequal shapes in a loss an error: broadcasting would compare every pair."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size")
+        yield
+
+
+def shapes(value: Any) -> str:
+    """Return "shape [64, 10]", or the shapes of all tensors in a container."""
+    if isinstance(value, torch.Tensor):
+        return f"shape {list(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {shapes(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(shapes(item) for item in value) + ")"
+    return type(value).__name__
+
+
+def _fingerprint(value: Any) -> list[float]:
+    """Return a sum for each tensor in a container: enough to tell two batches apart."""
+    if isinstance(value, torch.Tensor):
+        weights = torch.arange(1, value.numel() + 1, device=value.device, dtype=torch.float64)
+        return [(value.reshape(-1).double() * weights).sum().item()]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else []
+    return [number for item in items for number in _fingerprint(item)]
