@@ -90,14 +90,12 @@ class DistributedDataParallel(nn.Module):
 
     def __init__(self, module: nn.Module, bucket_mb: float = 25.0) -> None:
         super().__init__()
-        rank_and_world_size()
+        copy_from_rank_0(module)
         self.module = module
         self.buckets = fill_buckets([p for p in module.parameters() if p.requires_grad], bucket_mb)
         self._sync = True
         self._in_backward = False
         self._launched = 0
-        for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor.detach(), src=0)
         for bucket in self.buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(partial(self._on_gradient, bucket))
@@ -206,6 +204,17 @@ def fill_buckets(parameters: Sequence[nn.Parameter], bucket_mb: float) -> list[B
         groups[-1].append(parameter)
         size += _bytes(parameter)
     return [Bucket(group) for group in groups]
+
+
+def copy_from_rank_0(model: nn.Module) -> None:
+    """Overwrite the parameters and buffers of all ranks with those of rank 0: the same start.
+
+    Raises:
+        RuntimeError: outside a rank.
+    """
+    rank_and_world_size()
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
 
 
 def largest_difference(ours: Iterable[torch.Tensor], reference: Iterable[torch.Tensor]) -> float:
