@@ -104,17 +104,22 @@ def verdict_html(verdict: Verdict, question: Question, language: str) -> str:
 
 
 def feedback_html(verdict: Verdict, question: Question, language: str, reasoning: str = "") -> str:
-    """Return the feedback for the very choice made, with the whole answer folded below it."""
+    """Return the feedback for the very choice made, with what else there is to say folded below it."""
     parts = [verdict_html(verdict, question, language)]
     if reasoning:
         parts.append(
             f'<p class="tc-meta" style="margin-top:.6em">{words.say("your_reasoning", language)}: '
             f"{html.escape(reasoning)}</p>"
         )
-    parts += [_remark_html(remark, question, language) for remark in verdict.remarks]
+    made = sorted(verdict.remarks, key=lambda remark: remark.right)
+    parts += [_remark_html(remark, question, language) for remark in made]
     if verdict.score is not None and question.kind != "open":
-        whole = "".join(_remark_html(remark, question, language) for remark in explanation(question))
-        parts.append(f"<details><summary>{words.say('whole', language)}</summary>{whole}</details>")
+        shown = {(remark.right, remark.label) for remark in made}
+        rest = [remark for remark in explanation(question) if (remark.right, remark.label) not in shown]
+        if rest and not (verdict.right and question.kind not in ("one", "several")):
+            title = words.say("rest" if question.kind in ("one", "several") else "solution", language)
+            body = "".join(_remark_html(remark, question, language) for remark in rest)
+            parts.append(f"<details><summary>{title}</summary>{body}</details>")
     return f'<div class="tc-feedback" lang="{language}">{"".join(parts)}</div>'
 
 
@@ -174,21 +179,26 @@ def grade_html(question: Question, number: int, answer: str | float | None, lang
 
 def _remark_html(remark: Remark, question: Question, language: str) -> str:
     look = "right" if remark.right else "wrong"
-    head = _remark_head(remark, question, language, markup.to_inline)
-    head = f"<p><b>{head}</b></p>" if head else ""
-    return f'<div class="tc-remark tc-{look}">{head}{markup.to_html(remark.why[language])}</div>'
+    if question.kind in ("one", "several"):
+        head = f"{remark.label} · {html.escape(_belongs(remark, question, language))}"
+    else:
+        head = _remark_head(remark, question, language, markup.to_inline)
+    return f'<div class="tc-remark tc-{look}"><p><b>{head}</b></p>{markup.to_html(remark.why[language])}</div>'
 
 
 def _remark_head(remark: Remark, question: Question, language: str, form: Callable[[str], str]) -> str:
     """Name the part that a remark is about: the choice with what it is, the answer, or the line of thought."""
-    if question.kind in ("one", "several"):
-        what = words.say("chosen_right" if remark.right else "chosen_wrong", language)
-        return f"{remark.label}  {form(remark.text[language])} ({what})"
+    if remark.text is not None and remark.label:
+        return f"{remark.label}  {form(remark.text[language])} ({_belongs(remark, question, language)})"
     if remark.text is not None:
         return form(remark.text[language])
     if remark.right:
         return words.say("answer_is", language, answer=form(f"`{remark.label}`"))
     return form(f"`{remark.label}`")
+
+
+def _belongs(remark: Remark, question: Question, language: str) -> str:
+    return words.say(f"{question.kind}_{'right' if remark.right else 'wrong'}", language)
 
 
 def _points(question: Question, number: int | None, language: str) -> Iterable[str]:

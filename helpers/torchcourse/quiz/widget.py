@@ -213,7 +213,7 @@ class CardWidget:
                 box.description = label
         if self.typed:
             self.typed.placeholder = say(f"kind_{self.question.kind}")
-        self.sure_label.value = f"<span>{say('how_sure')}&nbsp;</span>"
+        self.sure_label.value = say("how_sure")
         value = self.sure.value
         self.sure.options = [(say(f"sure_{sure}"), sure) for sure in SURE]
         self.sure.value = value
