@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torchcourse.figures import COLORS
-
 GIB = 2**30
 RANK_MEMORY = 0.5 * GIB
 """What a rank of a lesson needs at most, in bytes: its own memory, a small model and a part of MNIST."""
@@ -56,9 +54,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         rows = "".join(_row(finding) for finding in self.findings)
-        head = "".join(
-            f'<th scope="col" style="text-align:left">{word}</th>' for word in ("", "Found", "What it means for you")
-        )
+        words = ("", "Looked for", "Found", "What it means for you")
+        head = "".join(f'<th scope="col" style="text-align:left">{word}</th>' for word in words)
         caption = f'<caption style="text-align:left"><b>{html.escape(self.verdict)}</b></caption>'
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
@@ -302,12 +299,14 @@ def ranks_failed(world_size: int, error: Exception) -> Finding:
 
 
 def _row(finding: Finding) -> str:
+    from torchcourse.figures import COLORS  # not above: ranks import this module, and can do without matplotlib
+
     colour = {"good": COLORS["green"], "fine without": COLORS["grey"], "missing": COLORS["vermillion"]}[finding.state]
-    word = {"good": "ok", "fine without": "no need", "missing": "missing"}[finding.state]
+    word = {"good": "ok", "fine without": "not needed", "missing": "missing"}[finding.state]
     remedy = f"<br><b>Do this:</b> {html.escape(finding.remedy)}" if finding.remedy else ""
     left = 'style="text-align:left;white-space:normal"'
     return (
-        f'<tr><th scope="row" {left}><span style="color:{colour}" aria-label="{finding.state}">{word}</span> '
-        f"{html.escape(finding.name)}</th><td {left}>{html.escape(finding.found)}</td>"
+        f'<tr><td style="color:{colour};text-align:left"><b>{word}</b></td>'
+        f'<th scope="row" {left}>{html.escape(finding.name)}</th><td {left}>{html.escape(finding.found)}</td>'
         f"<td {left}>{html.escape(finding.meaning)}{remedy}</td></tr>"
     )

@@ -20,7 +20,7 @@ def my_share(learner: Share) -> str:
         indices = [100 + 3 * position for position in reversed(range(count))]
         shares = [learner(list(indices), rank, world_size) for rank in range(world_size)]
         _judge_shares(indices, shares, f"With {count} indices over {world_size} ranks")
-    return f"Right: every index once and equal shares, checked on {len(cases)} pairs of sizes and ranks."
+    return f"Every index once and fair shares, checked on {len(cases)} pairs of sizes and ranks."
 
 
 def _judge_shares(indices: list[int], shares: list[Any], where: str) -> None:
@@ -72,7 +72,7 @@ def accuracy_of(learner: Callable[[torch.Tensor, torch.Tensor], float]) -> str:
         right = torch.rand(samples, generator=generator) < 0.7
         logits[right, labels[right]] = logits[right].max(dim=1).values + 1.0
         _judge_accuracy(learner(logits.clone(), labels.clone()), logits, labels)
-    return f"Right: the share of right answers, checked on {len(shapes)} batches."
+    return f"The part of right answers, checked on {len(shapes)} batches."
 
 
 def _judge_accuracy(answer: Any, logits: torch.Tensor, labels: torch.Tensor) -> None:
@@ -126,7 +126,7 @@ def training_step(learner: Callable[..., float]) -> str:
         if not torch.allclose(weights, expected[step], atol=1e-6):
             _judge_step(step, weights, expected, piled_up, log, model.weight.grad)
         _judge_loss(loss, before)
-    return "Right: three steps, and the weights are those of the reference after each."
+    return "Three steps, and the weights are those of the reference after each."
 
 
 def _watched_model() -> tuple[nn.Linear, torch.optim.Optimizer, list[str]]:
@@ -228,7 +228,7 @@ def evidence(learner: tuple[int, int]) -> str:
         )
     if batch != BROKEN_BATCH:
         raise Wrong("other_batch", "The error names an input size, which counts pixels. How many images is that?")
-    return f"Right: rank {BROKEN_RANK} had a batch of {BROKEN_BATCH} images. The other rank was only waiting."
+    return f"Rank {BROKEN_RANK} had a batch of {BROKEN_BATCH} images. The other rank was only waiting."
 
 
 @check
@@ -252,7 +252,7 @@ def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
                 "Which number in the shape is not the same for every batch?",
             ) from None
         _judge_mean(answers, images, f"With {count} images over {world_size} ranks")
-    return f"Right: the same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
+    return f"The same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
 
 
 def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
