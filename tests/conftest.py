@@ -1,4 +1,8 @@
-"""What all tests share: nothing is written into the learner's own folder, and GPU tests wait for a GPU."""
+"""What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +24,13 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The package as others install it, built from this repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
+    built = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return next(folder.glob("*.whl"))

@@ -113,7 +113,7 @@ def test_arguments_reach_pytest(project, monkeypatch):
     monkeypatch.setattr(course, "run", lambda command, environment: ran.append((command, environment)) or 0)
     assert course.main(["test", "--", "-k", "ranks"]) == 0
     command, environment = ran[0]
-    assert command[-2:] == ["-k", "ranks"]
+    assert command[1:] == ["-m", "pytest", "--durations=15", "-k", "ranks"]
     assert environment["TORCHCOURSE_CHROMIUM"] == "/usr/bin/chromium"
 
 
