@@ -318,9 +318,9 @@ def _place_rules(first: Question, bank: Bank) -> Iterator[tuple[str, str]]:
         if total != first.points:
             yield "rubric", f"its points add up to {total}, but the question has {first.points}."
     for variant in first.variants:
-        extra = sorted({"source", "points", "variants"} & variant.model_fields_set)
+        extra = sorted({"source", "points", "rubric", "variants"} & variant.model_fields_set)
         if extra:
-            yield f"variants, {variant.id}", f"a variant takes {' and '.join(extra)} from its question; leave out."
+            yield f"variants, {variant.id}", f"a variant has no {' and no '.join(extra)} of its own; leave it out."
 
 
 def _question_rules(question: Question, stripped: bool) -> Iterator[tuple[str, str]]:

@@ -108,5 +108,5 @@ def _entity(match: re.Match) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    escaped = re.sub(r"[\\`*_\[\]$~|#]|^[-+](?=\s)", r"\\\g<0>", html.escape(text, quote=False))
-    return re.sub(r"^(\d+)(?=[.)]\s)", r"\1\\", escaped)
+    escaped = re.sub(r"[\\`*_\[\]$~|#]|^[-+]", r"\\\g<0>", html.escape(text, quote=False))
+    return re.sub(r"^(\d+)(?=[.)])", r"\1\\", escaped)

@@ -1,0 +1,129 @@
+"""What a typed answer means, and what it earns."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchcourse.quiz import answers
+from torchcourse.quiz.answers import AnswerError, read, score
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "meant"),
+    [
+        ("several", "AC", "AC"),
+        ("several", "ca", "AC"),
+        ("several", "A,C", "AC"),
+        ("several", " a c ", "AC"),
+        ("several", "(A) & (C)", "AC"),
+        ("several", ["A", "C"], "AC"),
+        ("several", {"C", "A"}, "AC"),
+        ("several", "AAC", "AC"),
+        ("several", "ＡＣ", "AC"),
+        ("one", "b", "B"),
+        ("one", "B.", "B"),
+        ("one", ("B",), "B"),
+        ("order", "c-a-b", "CAB"),
+        ("order", "C > A > B", "CAB"),
+        ("number", 4, 4.0),
+        ("number", "4", 4.0),
+        ("number", "1/4", 0.25),
+        ("number", "1e-3", 0.001),
+        ("number", " -2.5 ", -2.5),
+        ("number", np.float32(0.5), 0.5),
+        ("text", " map_location ", "map_location"),
+        ("text", 8, "8"),
+        ("open", "Because.", "Because."),
+        *[(kind, nothing, None) for kind in answers.KINDS for nothing in (..., None, "")],
+        ("several", "  ", None),
+        ("open", "  \n", None),
+        ("several", [], None),
+    ],
+)
+def test_an_answer_with_one_meaning_is_understood(kind, typed, meant) -> None:
+    letters = "ABC" if kind == "order" else "ABCDE"
+    assert read(kind, typed, letters) == meant
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "said"),
+    [
+        ("several", "AF", "no choice F"),
+        ("several", "A1", "no choice 1"),
+        ("several", 3, "between quotes"),
+        ("several", ["A", 2], "between quotes"),
+        ("several", ["AB", "C"], "between quotes"),
+        ("one", "AB", "one letter"),
+        ("one", True, "between quotes"),
+        ("order", "AB", "each letter from A to E once"),
+        ("order", "ABCDEE", "each letter from A to E once"),
+        ("number", "a lot", "not read as a number"),
+        ("number", "0,5", "with a point"),
+        ("number", True, "not True"),
+        ("number", "1/0", "not read as a number"),
+        ("number", float("nan"), "finite"),
+        ("number", object(), "not read as a number"),
+    ],
+)
+def test_an_answer_without_a_clear_meaning_gets_a_sentence(kind, typed, said) -> None:
+    with pytest.raises(AnswerError, match=said):
+        read(kind, typed, "ABCDE")
+
+
+@pytest.mark.parametrize(
+    ("answer", "share"),
+    [("ACE", 1), ("AC", 2 / 3), ("A", 1 / 3), ("ACD", 2 / 3 - 1 / 2), ("ABCDE", 0), ("BD", 0), ("D", 0), (None, 0)],
+)
+def test_several_choices_of_a_b_c_d_e_with_the_key_a_c_e(answer, share) -> None:
+    assert score("several", answer, "ACE", "ABCDE") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("count", range(2, 7))
+def test_ticking_everything_or_nothing_or_at_random_earns_nothing(count: int) -> None:
+    letters = answers.LETTERS[:count]
+    subsets = ["".join(part) for size in range(count + 1) for part in itertools.combinations(letters, size)]
+    for key in subsets[1:-1]:
+        assert score("several", letters, key, letters) == 0
+        assert score("several", None, key, letters) == 0
+        assert score("several", key, key, letters) == 1
+        assert all(score("several", other, key, letters) < 1 for other in subsets[1:] if other != key)
+        right, wrong = set(key), set(letters) - set(key)
+        gain = [len(right & {*part}) / len(right) - len(wrong & {*part}) / len(wrong) for part in subsets]
+        assert sum(gain) == pytest.approx(0), "blind ticking gains nothing before the cut at 0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "key", "tolerance", "share"),
+    [
+        ("one", "B", "B", 0, 1),
+        ("one", "A", "B", 0, 0),
+        ("number", 4.0, 4.0, 0, 1),
+        ("number", 0.1 + 0.2, 0.3, 0, 1),
+        ("number", 4.3, 4, 0.3, 1),
+        ("number", 4.31, 4, 0.3, 0),
+        ("number", 9.5367e-7, 9.537e-7, 0.6e-7, 1),
+        ("number", 1e-6, 9.537e-7, 0.4e-7, 0),
+        ("text", "All-Reduce()", ["all_reduce"], 0, 1),
+        ("text", "ＤＤＰ", ["ddp"], 0, 1),
+        ("text", "기울기 평균", ["기울기평균"], 0, 1),
+        ("text", "reduce", ["all_reduce"], 0, 0),
+        ("order", "ABC", "ABC", 0, 1),
+        ("order", "BAC", "ABC", 0, 1 / 3),
+        ("order", "CBA", "ABC", 0, 0),
+    ],
+)
+def test_the_other_kinds(kind, answer, key, tolerance, share) -> None:
+    assert score(kind, answer, key, "ABC", tolerance) == pytest.approx(share)
+
+
+@given(st.sampled_from(answers.KINDS), st.none() | st.booleans() | st.text() | st.floats() | st.lists(st.text()))
+def test_whatever_is_typed_is_read_or_refused_with_a_sentence(kind, typed) -> None:
+    sentence, meant = "", None
+    try:
+        meant = read(kind, typed, "ABCDE")
+    except AnswerError as error:
+        sentence = str(error)
+    assert sentence.endswith(".") if sentence else meant is None or isinstance(meant, str | float)
