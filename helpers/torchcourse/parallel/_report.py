@@ -25,7 +25,10 @@ def stack_of(dump: bytes) -> str:
 
     Empty if the dump holds no frame.
     """
-    found = re.findall(r'^  File "(.+)", line (\d+) in (.+)$', dump.decode("utf-8", "backslashreplace"), re.MULTILINE)
+    found: list[tuple[str, str, str]] = []
+    for thread in dump.decode("utf-8", "backslashreplace").split("\n\n"):
+        found = re.findall(r'^  File "(.+)", line (\d+) in (.+)$', thread, re.MULTILINE) or found
+    # The main thread comes last. Frames come innermost first.
     frames = [traceback.FrameSummary(file, int(line), name) for file, line, name in reversed(found)]
     return name_cells("".join(traceback.StackSummary.from_list(_relevant(frames)).format())).rstrip()
 
@@ -57,7 +60,10 @@ class LinePrinter:
         """Print the lines that `data` completes, and with `final` also what it leaves incomplete."""
         if rank not in self._decoders:
             self._decoders[rank] = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        text = self._begun.pop(rank, "") + self._decoders[rank].decode(data, final)
+        new = self._decoders[rank].decode(data, final)
+        if not new and not final:
+            return
+        text = self._begun.pop(rank, "") + new
         *lines, rest = text.split("\n")
         if rest and (final or len(rest) > _LONGEST_LINE):
             lines.append(rest)

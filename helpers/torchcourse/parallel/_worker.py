@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import io
 import linecache
 import multiprocessing
@@ -106,7 +107,7 @@ def _redirect(output_fd: int, stacks_fd: int) -> None:
     """Send all output, that of C libraries too, to the notebook line by line; say where this rank is on SIGUSR1."""
     faulthandler.enable(stacks_fd, all_threads=False)
     if hasattr(faulthandler, "register"):
-        faulthandler.register(signal.SIGUSR1, file=stacks_fd, all_threads=False)
+        faulthandler.register(signal.SIGUSR1, file=stacks_fd)  # all threads: any may get it
     for fd in (1, 2):
         os.dup2(output_fd, fd)
     sys.stdin = open(os.devnull)  # noqa: SIM115
@@ -184,6 +185,7 @@ def _prepare(job: Job) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     os.chdir(job.folder)
     sys.path[:] = job.path
+    importlib.invalidate_caches()  # a module may have been written since the server looked
     sys.argv[:] = job.argv
     for name, text in job.sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)

@@ -137,7 +137,7 @@ def run_ranks(
 _VICTIM = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connectFullMesh failed")
 _SETTLE = 0.2  # seconds for the other ranks to report too, after a failure
 _SETTLE_VICTIM = 2.0  # the same while only victims have reported
-_STACKS = 0.5  # seconds for the ranks to write their stacks
+_STACKS = 1.0  # seconds for the ranks to write their stacks
 _TEARDOWN = 5.0  # seconds for finished ranks to flush and end
 _MEGABYTES_A_RANK = {"forkserver": 100, "spawn": 400, "gpu": 1000}  # of main memory, before your own data
 
