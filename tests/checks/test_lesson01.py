@@ -126,6 +126,11 @@ def frozen_forgotten(model):
         parameter.grad /= dist.get_world_size()
 
 
+def result_expected_back(model):
+    for parameter in own(model):
+        parameter.grad = dist.all_reduce(parameter.grad) / dist.get_world_size()
+
+
 def gradients_cleared(model):
     mean_with_avg(model)
     model.zero_grad()
@@ -154,6 +159,7 @@ def largest(model):
         (halved, "two_ranks_only"),
         (weights_averaged, "weights_changed"),
         (frozen_forgotten, "no_gradient"),
+        (result_expected_back, "nothing_returned"),
         (gradients_cleared, "gradient_lost"),
         (largest, "wrong_value"),
     ],

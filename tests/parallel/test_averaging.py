@@ -90,7 +90,7 @@ def shared_out(sizes, reduce):
     [
         ([3, 3], torch.mean, "right"),
         ([2, 2, 2], torch.mean, "right"),
-        ([4, 2], torch.mean, "off: parts of 2 and of 4 samples"),
+        ([4, 2], torch.mean, "off: 2 samples count as much as 4"),
         ([4, 2], torch.sum, "1/2 of the right gradient"),
         ([1, 2, 3], torch.sum, "1/3 of the right gradient"),
     ],

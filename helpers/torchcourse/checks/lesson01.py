@@ -28,7 +28,7 @@ Tensors = list[torch.Tensor]
 def average_gradients(learner: Callable) -> str:
     """Compare with the mean over two and over three ranks, one parameter being frozen."""
     for world_size in (2, 3):
-        seen = _on_ranks(_call_with_gradients, learner, world_size=world_size)
+        seen = _with_gradients(learner, [()] * world_size)
         own = [one.before for one in seen]
         mean = [sum(rows) / world_size for rows in zip(*own, strict=True)]
         _refuse_lost_or_moved(seen)
@@ -101,7 +101,7 @@ def train_together(learner: Callable) -> str:
 def average_uneven(learner: Callable) -> str:
     """Compare with the mean over samples, for parts of different sizes on two and on three ranks."""
     for samples in ([3, 1], [5, 5], [6, 2, 1]):
-        seen = _on_ranks(_call_with_samples, learner, samples, world_size=len(samples))
+        seen = _with_gradients(learner, [(count,) for count in samples])
         own, total = [one.before for one in seen], sum(samples)
         weighted = [_scaled(rows, n) for n, rows in zip(samples, own, strict=True)]
         added = [sum(rows) for rows in zip(*weighted, strict=True)]
@@ -191,23 +191,24 @@ class Gradients:
     moved: bool
 
 
-def _call_with_gradients(learner: Callable, *arguments: Any) -> Gradients:
-    """Call `learner(model, …)` on a small model whose gradients differ from rank to rank; its last bias is frozen."""
+def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> Gradients:
+    """Call `learner(model, …)` on a small model whose weights and gradients differ from rank to rank.
+
+    Args:
+        arguments: for each rank, what the learner gets besides the model.
+        frozen: whether the model has a parameter without a gradient.
+    """
     torch.manual_seed(dist.get_rank())
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(device())
-    model[1].bias.requires_grad_(False)
+    model[1].bias.requires_grad_(not frozen)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     generator = torch.Generator().manual_seed(dist.get_rank())
     for parameter in trained:
         parameter.grad = torch.randn(parameter.shape, generator=generator).to(device())
     before, weights = [_copy(p.grad) for p in trained], [_copy(p) for p in model.parameters()]
-    learner(model, *arguments)
+    learner(model, *arguments[dist.get_rank()])
     after = [None if p.grad is None else _copy(p.grad) for p in trained]
     return Gradients(before, after, moved=not _same([_copy(p) for p in model.parameters()], weights))
-
-
-def _call_with_samples(learner: Callable, samples: list[int]) -> Gradients:
-    return _call_with_gradients(learner, samples[dist.get_rank()])
 
 
 _COUNTS = (0, 1, 3)
@@ -270,13 +271,27 @@ def _on_ranks(function: Callable, *arguments: Any, world_size: int) -> list[Any]
             f"After {TIME_LIMIT:g} s the ranks still waited for one another. A collective ends only when all ranks "
             "call it, equally often: is one of yours inside an if, or in a loop of different length?",
         ) from None
+
+
+def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[Gradients]:
+    """Call the learner on one rank for each of `arguments`, and explain a `None` that it trips over."""
+    try:
+        return _on_ranks(_call_with_gradients, learner, arguments, True, world_size=len(arguments))
     except RankError as error:
-        if error.kind in ("TypeError", "AttributeError") and "None" in error.message:
-            raise Wrong(
-                "no_gradient",
-                "Your code met a parameter whose .grad is None: a frozen parameter has no gradient. Leave it alone.",
-            ) from None
-        raise
+        if error.kind not in ("TypeError", "AttributeError") or "None" not in error.message:
+            raise
+    try:
+        _on_ranks(_call_with_gradients, learner, arguments, False, world_size=len(arguments))
+    except RankError:
+        raise Wrong(
+            "nothing_returned",
+            "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: "
+            "they write into the tensor that you give them.",
+        ) from None
+    raise Wrong(
+        "no_gradient",
+        "Your code met a parameter whose .grad is None: a frozen parameter has no gradient. Leave it alone.",
+    )
 
 
 def _same(ours: Sequence[torch.Tensor | None], other: Sequence[torch.Tensor], tolerance: float = 1e-5) -> bool:

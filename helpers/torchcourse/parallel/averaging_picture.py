@@ -22,7 +22,7 @@ def bars(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> Figu
         whole: the gradient of the whole batch, [P].
     """
     mean = gradients.mean(dim=0)
-    names = [f"rank {rank}: {size}" for rank, size in enumerate(sizes)] + ["plain mean", "whole batch"]
+    names = [f"rank {rank} ({size})" for rank, size in enumerate(sizes)] + ["plain mean", "whole batch"]
     values = [*gradients[:, WEIGHT].tolist(), mean[WEIGHT].item(), whole[WEIGHT].item()]
     colours = [figures.COLORS["sky"]] * len(sizes) + [figures.COLORS["orange"], figures.COLORS["black"]]
     figure, axes = figures.new(height=1.5 + 0.26 * len(names))
@@ -31,7 +31,7 @@ def bars(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> Figu
     axes.axvline(0, color=figures.COLORS["grey"], linewidth=0.8)
     axes.invert_yaxis()
     axes.set(xlabel="gradient for one weight, the bias of output 0", title=finding(sizes, gradients, whole))
-    axes.set_ylabel("rank: its samples")
+    axes.set_ylabel("rank (samples)")
     return figure
 
 
@@ -40,11 +40,10 @@ def finding(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> s
     ranks, mean = len(sizes), gradients.mean(dim=0)
     off = _distance(mean, whole)
     if off < 1e-9:
-        return f"The plain mean is right (off by {off:.0e})"
+        return f"The plain mean is right (distance {off:.0e})"
     if _distance(ranks * mean, whole) < 1e-9:
-        return f"The plain mean is 1/{ranks} of the right gradient: these are sums, only add them"
-    heaviest, lightest = max(sizes), min(sizes)
-    return f"The plain mean is {off:.0%} off: parts of {lightest} and of {heaviest} samples count the same"
+        return f"Sum loss: the plain mean is 1/{ranks} of the right gradient"
+    return f"Plain mean {off:.0%} off: {min(sizes)} samples count as much as {max(sizes)}"
 
 
 def describe(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> str:
