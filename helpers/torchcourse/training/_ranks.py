@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def rank() -> int:
@@ -21,14 +23,32 @@ def device() -> torch.device:
         from torchcourse import parallel
 
         return parallel.device()
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
-    """Add up a tensor over all ranks, in place; every rank gets the sum."""
-    if world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return the model as training calls it: on several ranks, one that averages gradients over them."""
+    if world_size() == 1 or hasattr(model, "no_sync"):
+        return model
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside the wrappers of torch.compile and of data parallelism."""
+    if hasattr(model, "_orig_mod"):
+        return unwrap(model._orig_mod)
+    if hasattr(model, "no_sync") or isinstance(model, nn.DataParallel):
+        return unwrap(model.module)
+    return model
+
+
+def sum_over_ranks(numbers: list[list[float]], device: torch.device) -> list[list[float]]:
+    """Add up a table of numbers over all ranks; every rank gets the sums."""
+    if world_size() == 1:
+        return numbers
+    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.tolist()
 
 
 def gather(value: Any) -> list[Any]:
@@ -53,7 +73,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def broadcast_buffers(model: torch.nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every rank rank 0's buffers, such as BatchNorm's running mean."""
     if world_size() > 1:
         for buffer in model.buffers():

@@ -1,14 +1,17 @@
 """Metrics, and means that stay right when batches are uneven or spread over ranks."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from torchcourse.training import _ranks
 
-Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor | float]
-"""`metric(outputs, targets)`: one value a sample (a tensor of shape [N] or [N, ...]), or their mean as one number."""
+Metric = Callable[[Any, torch.Tensor], torch.Tensor | float]
+"""`metric(outputs, targets)`: one value a sample (a tensor of shape [N] or [N, ...]), or their mean as one number.
+
+It may be given several batches at once."""
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -22,36 +25,51 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 class Averages:
-    """Means of several values over many batches.
+    """Means of the loss and of metrics over many batches.
 
     The mean of batch means is wrong when batches differ in size, and the last is often small. So this keeps sums and
-    counts. A value given for each sample counts as often as it has elements; a batch mean counts as often as the batch
-    has samples. Sums and counts are added up over ranks before they are divided.
+    counts. The mean of a batch counts as often as the batch has samples; of values for each sample, every one counts.
+    Sums and counts are added up over the ranks before they are divided.
 
-    `add` only keeps tensors and never waits for the device. `flush` does the work for all batches since the last one.
+    `add` is quick, and never waits for the device. `flush` does the work for all batches since the last one.
     """
 
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self.names = list(names)
-        self.device = device
-        self.totals = torch.zeros(len(self.names), 2, dtype=torch.float64)  # a sum and a count for each name
-        self.pending: list[tuple] = []
+    def __init__(self, metrics: Mapping[str, Metric], device: torch.device) -> None:
+        self.metrics, self.device = metrics, device
+        self.names = ["loss", *metrics]
+        self.losses: list[tuple[int, torch.Tensor]] = []  # samples and mean loss of each batch since the last flush
+        self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
+        self._held = 0  # numbers in these outputs
+        self._parts: list[list[tuple[torch.Tensor, int]]] = [
+            [] for _ in metrics
+        ]  # sums and counts since the last flush
+        self._totals = [[0.0, 0.0] for _ in self.names]  # sum and count from the beginning, over all ranks
 
-    def add(self, samples: int, *values: torch.Tensor | float) -> None:
-        """Keep one batch: how many samples it has, and a value for each name."""
-        self.pending.append((samples, *values))
+    def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
+        """Take in a batch: outputs [N, ...], targets [N, ...] and the mean loss."""
+        self.losses.append((targets.shape[0], loss.detach()))
+        if isinstance(outputs, torch.Tensor):
+            self._batches.append((outputs.detach(), targets))
+            self._held += outputs.numel()
+            if self._held > _HOLD:
+                self._apply_metrics()
+        else:
+            self._batches.append((outputs, targets))
+            self._apply_metrics()
 
     def flush(self) -> dict[str, float]:
         """Return the means since the last flush, over all ranks; every rank has to call it. Waits for the device."""
-        fresh = torch.zeros(len(self.names), 2, dtype=torch.float64, device=self.device)
-        if self.pending:
-            samples, *columns = zip(*self.pending, strict=True)
-            for row, column in enumerate(columns):
-                fresh[row, 0], fresh[row, 1] = _sum_and_count(samples, column, self.device)
-            self.pending = []
-        fresh = _ranks.sum_over_ranks(fresh).cpu()
-        self.totals += fresh
-        return self._divide(fresh)
+        self._apply_metrics()
+        sums = [_sum_and_count(parts) for parts in self._parts]
+        samples = [count for count, _ in self.losses]
+        losses = torch.stack([loss for _, loss in self.losses]).tolist() if samples else []
+        sums.insert(0, [sum(count * loss for count, loss in zip(samples, losses, strict=True)), sum(samples)])
+        sums = _ranks.sum_over_ranks(sums, self.device)
+        for total, fresh in zip(self._totals, sums, strict=True):
+            total[0] += fresh[0]
+            total[1] += fresh[1]
+        self.losses, self._parts = [], [[] for _ in self.metrics]
+        return self._means(sums)
 
     def means(self) -> dict[str, float]:
         """Return the means of all batches so far, over all ranks; every rank has to call it.
@@ -60,27 +78,50 @@ class Averages:
             ValueError: if no rank has had a batch.
         """
         self.flush()
-        if self.totals[0, 1] == 0:
+        if self._totals[0][1] == 0:
             raise ValueError("The loader did not yield a single batch: there is nothing to average.")
-        return self._divide(self.totals)
+        return self._means(self._totals)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to go on within an epoch."""
-        return {"totals": self.totals, "pending": self.pending}
+        return {"losses": self.losses, "batches": self._batches, "parts": self._parts, "totals": self._totals}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.totals, self.pending = state["totals"], state["pending"]
+        """Take over what `state` returned. Tensors may be on another device by now."""
+        self.losses, self._totals = state["losses"], state["totals"]
+        self._batches, self._parts = state["batches"], state["parts"]
+        self._held = sum(outputs.numel() for outputs, _ in self._batches)
 
-    def _divide(self, sums: torch.Tensor) -> dict[str, float]:
-        return dict(zip(self.names, (sums[:, 0] / sums[:, 1]).tolist(), strict=True))
+    @torch.no_grad()
+    def _apply_metrics(self) -> None:
+        for outputs, targets in _joined(self._batches):
+            for parts, metric in zip(self._parts, self.metrics.values(), strict=True):
+                values = metric(outputs, targets)
+                if isinstance(values, torch.Tensor) and values.dim() > 0:
+                    parts.append((values.sum(dtype=torch.float64), values.numel()))
+                else:
+                    parts.append((torch.as_tensor(values).double() * len(targets), len(targets)))
+        self._batches, self._held = [], 0
+
+    def _means(self, sums: list[list[float]]) -> dict[str, float]:
+        means = [total / count if count else math.nan for total, count in sums]
+        return dict(zip(self.names, means, strict=True))
 
 
-def _sum_and_count(
-    samples: Sequence[int], values: Sequence[torch.Tensor | float], device: torch.device
-) -> tuple[torch.Tensor, int]:
-    tensors = [torch.as_tensor(value, device=device) for value in values]
-    if tensors[0].dim() > 0:
-        every = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        return every.sum(dtype=torch.float64), every.numel()
-    weights = torch.tensor(samples, dtype=torch.float64, device=device)
-    return torch.stack(tensors).double() @ weights, sum(samples)
+# A metric on one small batch costs about as much as on fifty: so outputs are kept until there are this many numbers.
+_HOLD = 2**16
+
+
+def _joined(batches: list[tuple[Any, torch.Tensor]]) -> list[tuple[Any, torch.Tensor]]:
+    """Make one batch of many, if their samples have the same shape."""
+    if len(batches) < 2:
+        return batches
+    outputs, targets = zip(*batches, strict=True)
+    try:
+        return [(torch.cat(outputs), torch.cat(targets))]
+    except RuntimeError:  # sequences of unequal lengths, for example
+        return batches
+
+
+def _sum_and_count(parts: list[tuple[torch.Tensor, int]]) -> list[float]:
+    return [sum(total.item() for total, _ in parts), sum(count for _, count in parts)]

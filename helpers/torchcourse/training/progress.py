@@ -4,6 +4,7 @@ import importlib.util
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -71,6 +72,19 @@ class GentleStop:
     ) -> None:
         if self._active:
             signal.signal(signal.SIGINT, self._before)
+
+    def until(self, items: Iterator) -> Iterator:
+        """Yield items until a stop is requested. Ctrl-C ends a loader's workers too: then their failure is no error."""
+        while not self.requested:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except Exception:
+                if self.requested:
+                    return
+                raise
+            yield item
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

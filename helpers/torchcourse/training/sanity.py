@@ -2,15 +2,13 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from torchcourse.training import _ranks
 from torchcourse.training.loaders import length
-from torchcourse.training.metrics import Metric
 
 if TYPE_CHECKING:
     from torchcourse.training.trainer import Trainer
@@ -43,30 +41,39 @@ def check_arguments(trainer: "Trainer") -> None:
         )
 
 
-def check_checkpoint_dir(folder: Path | None) -> None:
+def check_checkpoint_dir(trainer: "Trainer") -> None:
     """Raise ValueError for a Trainer that has no checkpoints."""
-    if folder is None:
+    if trainer.checkpoint_dir is None:
         raise ValueError("This Trainer keeps no checkpoints: give it a checkpoint_dir.")
 
 
-def check_loaders(train_loader: Iterable, val_loader: Iterable | None = None) -> None:
-    """Raise ValueError for loaders without a batch, or shares that are unequal. Every rank has to call it."""
-    shares = _ranks.gather((length(train_loader), length(getattr(train_loader, "sampler", ()))))
-    batches = [share[0] for share in shares]
-    if not any(batches) and None not in batches:
-        raise ValueError("The loader has no batch. Is the data set empty, or smaller than a batch with drop_last=True?")
-    if any(share != shares[0] for share in shares):
+def check_fit(
+    trainer: "Trainer", train_loader: Iterable, epochs: int, val_loader: Iterable | None, resume: bool
+) -> None:
+    """Raise ValueError for a fit that cannot work. Every rank has to call it."""
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs has to be a whole number from 1 on, but is {epochs!r}.")
+    if resume:
+        check_checkpoint_dir(trainer)
+    names = trainer.averages.names
+    if val_loader is not None:
+        names = names + [f"val_{name}" for name in names]
+    if trainer.monitor not in names and (val_loader is not None or trainer.monitor.removeprefix("val_") not in names):
+        raise ValueError(f"monitor={trainer.monitor!r} is not among the values of this fit: {', '.join(names)}.")
+    shares = _ranks.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
+    batches, samples = zip(*shares, strict=True)
+    if set(batches) == {0} or (val_loader is not None and set(_ranks.gather(length(val_loader))) == {0}):
+        raise ValueError("A loader has no batch. Is the data set empty, or smaller than a batch with drop_last=True?")
+    if len(set(shares)) > 1:
         raise ValueError(
-            f"The ranks' training loaders are unequal (batches: {batches}, samples: {[share[1] for share in shares]}). "
-            "A rank that runs out early lets the others wait for ever, and one with smaller batches counts too much. "
+            f"The ranks' training loaders are unequal: they have {list(batches)} batches of {list(samples)} samples. A "
+            "rank that runs out early lets the others wait for ever, and one with smaller batches counts too much. "
             "make_loader(dataset, batch_size) deals equally."
         )
-    if val_loader is not None and not any(_ranks.gather(length(val_loader) != 0)):
-        raise ValueError("val_loader has no batch. Is the data set empty?")
 
 
 def check_first_batch(
-    loader: Iterable, inputs: Any, targets: torch.Tensor, loss: torch.Tensor, loss_fn: Callable
+    trainer: "Trainer", loader: Iterable, inputs: Any, outputs: Any, targets: torch.Tensor, loss: torch.Tensor
 ) -> None:
     """Raise ValueError for a first step that nothing can be learnt from. Every rank has to call it."""
     if not loss.requires_grad:
@@ -74,6 +81,15 @@ def check_first_batch(
             "The loss does not depend on any parameter that can learn. Is the whole model frozen, or the output "
             "detached or computed under torch.no_grad()?"
         )
+    for name, metric in trainer.metrics.items():
+        with torch.no_grad():
+            value = metric(outputs, targets)
+        one = isinstance(value, bool | int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+        if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
+            raise ValueError(
+                f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return a tensor "
+                "with one row a sample, or the batch's mean as one number."
+            )
     sampler = getattr(loader, "sampler", None)
     if _ranks.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
         return
@@ -85,41 +101,36 @@ def check_first_batch(
         )
 
 
-def check_metrics(metrics: dict[str, Metric], values: list[Any], samples: int) -> None:
-    """Raise ValueError for a metric whose mean over an epoch would have no meaning."""
-    for name, value in zip(metrics, values, strict=True):
-        number = isinstance(value, bool | int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
-        if not number and not (isinstance(value, torch.Tensor) and len(value) == samples):
-            raise ValueError(
-                f"The metric {name!r} returned {shapes(value)} for {samples} samples. It has to return one value a "
-                f"sample (a tensor with {samples} rows), or the batch's mean as one number."
-            )
-
-
-def split(batch: Any) -> tuple[Any, torch.Tensor]:
-    """Return a batch's inputs and targets.
+def samples(batch: Any) -> int:
+    """Return how many samples a batch has.
 
     Raises:
-        ValueError: for a batch that is no such pair.
+        ValueError: for a batch that is no pair (inputs, targets).
     """
-    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
-        return batch
-    parts = f"{len(batch)} parts" if isinstance(batch, tuple | list | dict) else "one piece"
+    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].shape:
+        return batch[1].shape[0]
+    parts = f" with {len(batch)} parts" if isinstance(batch, tuple | list | dict) else ""
     raise ValueError(
-        f"The loader yields a {type(batch).__name__} of {parts}, but the Trainer needs pairs (inputs, targets), where "
+        f"The loader yields a {type(batch).__name__}{parts}, but the Trainer needs pairs (inputs, targets), where "
         "targets is a tensor with one row a sample. Change what the data set returns, or give the loader a collate_fn."
     )
 
 
-def to_device(value: Any, device: torch.device) -> Any:
-    """Return tensors, in whatever containers, on the device."""
-    if hasattr(value, "to"):
-        return value.to(device, non_blocking=True)
+def receive(batch: Any, device: torch.device) -> tuple[Any, torch.Tensor]:
+    """Return a batch's inputs and targets, on the device. Raises ValueError as `samples` does."""
+    samples(batch)
+    inputs, targets = batch
+    return _to_device(inputs, device), _to_device(targets, device)
+
+
+def _to_device(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value if value.device == device else value.to(device, non_blocking=True)
     if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [to_device(item, device) for item in value]
-    return value
+        return {key: _to_device(item, device) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return [_to_device(item, device) for item in value]
+    return value.to(device) if hasattr(value, "to") else value
 
 
 def about_inputs(inputs: Any) -> str:

@@ -13,17 +13,16 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from torchcourse.training import _ranks, checkpoint, sanity
+from torchcourse.training import _ranks, checkpoint, sanity, snapshot
 from torchcourse.training.history import History
 from torchcourse.training.loaders import length, set_epoch, windows
 from torchcourse.training.metrics import Averages, Metric, accuracy
@@ -94,18 +93,19 @@ class Trainer:
         self.log_dir, self.log_every = log_dir, log_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.monitor, self.mode, self.progress = monitor, mode, progress
-        self.device = torch.device(device) if device is not None else _ranks.device()
+        self.device = _ranks.device() if device is None else torch.device(device)
         sanity.check_arguments(self)
-        self.model = _unwrapped(model).to(self.device)
-        self.replica = _wrapped(model, self.device)
+        self.model = _ranks.unwrap(model).to(self.device)
+        self.replica = _ranks.wrap(model, self.device)
+        self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
         checkpoint.optimizer_state(self.model, optimizer)  # raises if the two do not belong together
+        self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
         dtype = PRECISIONS[precision]
         self.autocast = torch.autocast(self.device.type, dtype) if dtype else _NOTHING
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self._plateau = isinstance(scheduler, ReduceLROnPlateau)
         self.position = Position()
         self.history = History()
-        self.averages = Averages(["loss", *self.metrics], self.device)
+        self.averages = Averages(self.metrics, self.device)
 
     def fit(
         self, train_loader: Iterable, epochs: int, val_loader: Iterable | None = None, resume: bool = False
@@ -126,17 +126,16 @@ class Trainer:
             FloatingPointError: when the loss is no longer a finite number; names the step.
             CheckpointError: when resuming from a file that is damaged or belongs to another model.
         """
-        sanity.check_loaders(train_loader, val_loader)
-        watched = self._watched(val_loader)
-        self._generator = getattr(train_loader, "generator", None)
+        sanity.check_fit(self, train_loader, epochs, val_loader, resume)
         self._unchecked = True
+        self._generator = getattr(train_loader, "generator", None)
+        self._begin_epoch()
         if resume:
             self._resume()
-        else:
-            self._begin_epoch()
         last_epoch = epochs if resume else self.position.epoch + epochs
         writes = _ranks.rank() == 0
         with (
+            sanity.broadcasting_refused(),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
             Progress(self.progress and writes, last_epoch, self._steps_left(train_loader, last_epoch)) as bar,
             GentleStop(active=_ranks.world_size() == 1) as stop,
@@ -149,7 +148,7 @@ class Trainer:
                     row |= {f"val_{name}": value for name, value in self._evaluate(val_loader, stop).items()}
                 if not stop.requested:
                     row |= {"lr": self._rate(), "seconds": time.perf_counter() - start}
-                    self._finish_epoch(row, watched, board, bar)
+                    self._finish_epoch(row, board, bar)
         if stop.requested:
             self._finish_early()
         return self.history
@@ -160,9 +159,8 @@ class Trainer:
         Raises:
             ValueError: for a loader without batches, or batches that do not fit the model.
         """
-        sanity.check_loaders(loader)
-        self._unchecked = True
-        return self._evaluate(loader, GentleStop(active=False))
+        with sanity.broadcasting_refused():
+            return self._evaluate(loader, GentleStop(active=False))
 
     def restore(self, name: Literal["best", "last"] = "best") -> None:
         """Put the weights of `best.pt` or `last.pt` into the model.
@@ -171,7 +169,7 @@ class Trainer:
             CheckpointError: if the file is missing, damaged or of another model.
             ValueError: without a checkpoint_dir.
         """
-        sanity.check_checkpoint_dir(self.checkpoint_dir)
+        sanity.check_checkpoint_dir(self)
         checkpoint.load_weights(self.model, checkpoint.load(self.checkpoint_dir / f"{name}.pt")["model"])
 
     def _train(self, loader: Iterable, board: Monitor, bar: Progress, stop: GentleStop) -> dict[str, Any]:
@@ -179,38 +177,39 @@ class Trainer:
         set_epoch(loader, self.position.epoch)
         self._random_at_epoch = checkpoint.random_state(self._generator)
         batches = iter(loader)
-        if self.position.batch:  # of an epoch that was interrupted: go past the batches that it has had
+        if self.position.batch:  # of an epoch that was stopped: go past the batches that it has had
             deque(islice(batches, self.position.batch), maxlen=0)
             checkpoint.set_random_state(self._random_at_batch, self._generator)
         self.replica.train()
-        for window in windows(batches, self.accumulate):
-            self._step(loader, [sanity.split(batch) for batch in window])
+        for window in stop.until(windows(batches, self.accumulate)):
+            self._step(loader, window)
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)
-            if stop.requested:
-                return {}
+        if stop.requested:
+            return {}
         self._log(board)
         return {"epoch": self.position.epoch + 1, "step": self.position.step} | self.averages.means()
 
-    def _step(self, loader: Iterable, window: list[tuple[Any, torch.Tensor]]) -> None:
+    def _step(self, loader: Iterable, window: list) -> None:
         """Take one optimizer step on a window of batches.
 
         Each batch counts by its share of the samples. So the gradient is that of one big batch, even where the last
         batch or the last window is smaller.
         """
         self.optimizer.zero_grad()
-        samples = sum(len(targets) for _, targets in window)
-        for number, batch in enumerate(window, start=1):
-            inputs, targets = sanity.to_device(batch, self.device)
+        samples = sum(sanity.samples(batch) for batch in window)
+        for batch in window:
+            inputs, targets = sanity.receive(batch, self.device)
             # Ranks average gradients in the last backward pass of a step; before it they need not talk.
-            with self.replica.no_sync() if number < len(window) and self.replica is not self.model else _NOTHING:
+            with _NOTHING if batch is window[-1] else self._no_sync():
                 outputs, loss = self._forward(self.replica, inputs, targets)
                 if self._unchecked:
-                    sanity.check_first_batch(loader, inputs, targets, loss, self.loss_fn)
-                share = loss if len(window) == 1 else loss * (len(targets) / samples)
+                    sanity.check_first_batch(self, loader, inputs, outputs, targets, loss)
+                    self._unchecked = False
+                share = loss if len(window) == 1 else loss * (targets.shape[0] / samples)
                 self.scaler.scale(share).backward()
-            self._record(self.averages, outputs, targets, loss.detach())
+            self.averages.add(outputs, targets, loss)
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -219,8 +218,8 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # A step whose gradients overflowed was left out and the scale lowered: then the schedule waits too.
-        if self.scheduler and not self._plateau and self.scaler.get_scale() >= scale:
-            self.scheduler.step()
+        if self._each_step is not None and self.scaler.get_scale() >= scale:
+            self._each_step.step()
         self.position.step += 1
         self.position.batch += len(window)
 
@@ -233,46 +232,35 @@ class Trainer:
                 error.add_note(sanity.about_inputs(inputs))
                 raise
             try:
-                with sanity.broadcasting_refused() if self._unchecked else _NOTHING:
-                    loss = self.loss_fn(outputs, targets)
+                loss = self.loss_fn(outputs, targets)
             except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
                 raise sanity.about_loss(error, outputs, targets) from error
         return outputs, loss if loss.dim() == 0 else loss.mean()
 
-    def _record(self, averages: Averages, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
-        with torch.no_grad():
-            values = [metric(outputs, targets) for metric in self.metrics.values()]
-        if self._unchecked:
-            sanity.check_metrics(self.metrics, values, len(targets))
-            self._unchecked = False
-        averages.add(len(targets), loss, *values)
-
     def _evaluate(self, loader: Iterable, stop: GentleStop) -> dict[str, float]:
-        averages = Averages(self.averages.names, self.device)
+        averages = Averages(self.metrics, self.device)
         _ranks.broadcast_buffers(self.model)
         was_training = self.model.training
-        # The model and not its replica, whose forward pass would wait for ranks that have had their last batch.
         self.model.eval()
         try:
             with torch.inference_mode():
-                for batch in loader:
-                    inputs, targets = sanity.to_device(sanity.split(batch), self.device)
+                for batch in stop.until(iter(loader)):
+                    inputs, targets = sanity.receive(batch, self.device)
+                    # The model and not its replica, which would wait for ranks that have had their last batch.
                     outputs, loss = self._forward(self.model, inputs, targets)
-                    self._record(averages, outputs, targets, loss)
-                    if stop.requested:
-                        break
+                    averages.add(outputs, targets, loss)
         finally:
             self.model.train(was_training)
         return averages.means()
 
     def _log(self, board: Monitor) -> None:
         """Report the means since the last time. Only here does the loop wait for the device."""
-        batches = self.averages.pending
-        if not batches:
+        losses = self.averages.losses
+        if not losses:
             return
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
-            self._refuse(batches)
+            self._refuse(losses)
         self.position.logged = self.position.step
         row = means | {"lr": self._rate()}
         if self.clip_norm is not None:
@@ -280,156 +268,76 @@ class Trainer:
         self.history.steps.append({"step": self.position.step} | row)
         board.scalars(self.position.step, {f"{name}/train": value for name, value in row.items()})
 
-    def _finish_epoch(self, row: dict[str, Any], watched: str, board: Monitor, bar: Progress) -> None:
-        """After the last batch of an epoch: report, adapt the learning rate, keep the best and the last state."""
+    def _finish_epoch(self, row: dict[str, Any], board: Monitor, bar: Progress) -> None:
+        """Report an epoch, adapt the learning rate, keep the best and the last state."""
         self.position.epoch += 1
         self._begin_epoch()
         self.history.rows.append(row)
         board.scalars(row["step"], {f"{name[4:]}/val": row[name] for name in row if name.startswith("val_")})
         bar.epoch_ends(row)
-        value, best = row[watched], self.position.best
-        if self._plateau:
-            self.scheduler.step(value)
-        if not math.isnan(value) and (best is None or (value < best if self.mode == "min" else value > best)):
-            self.position.best, self.history.best = value, row
-            self._save("best")
-        self._save("last")
+        watched = row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(watched)
+        best = self.position.best
+        better = math.isfinite(watched) and (best is None or (watched < best if self.mode == "min" else watched > best))
+        if better:
+            self.position.best, self.history.best = watched, row
+        self._save("best", "last") if better else self._save("last")
 
     def _finish_early(self) -> None:
         """After the stop button: keep what was trained."""
-        place = f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}."
-        if self.averages.pending and not math.isfinite(self.averages.pending[-1][1]):
-            self._refuse(self.averages.pending)
-        if self.checkpoint_dir is None:
-            print(f"{place} The weights are in the model; a Trainer with a checkpoint_dir could go on from here.")
-        else:
-            self._save("last")
-            print(f"{place} Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here.")
+        if self.averages.losses and not math.isfinite(self.averages.losses[-1][1]):
+            self._refuse(self.averages.losses)
+        self._save("last")
+        kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
+        if self.checkpoint_dir is not None:
+            kept = f"Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here."
+        print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}")
 
-    def _refuse(self, batches: list[tuple]) -> None:
-        """Raise the error for a loss that is no number, with the first step that had one."""
-        bad = [number for number, (_, loss, *_) in enumerate(batches) if not math.isfinite(loss)]
-        steps = [self.position.logged + number // self.accumulate + 1 for number in bad]
-        step = min(step for steps in _ranks.gather(steps) for step in steps)
+    def _refuse(self, losses: list[tuple[int, torch.Tensor]]) -> None:
+        """Raise the error for a loss that is no number, naming the first step that had one."""
+        bad = [number // self.accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
+        step = min(number for numbers in _ranks.gather(bad) for number in numbers) + self.position.logged + 1
         raise FloatingPointError(
             f"The loss became nan or infinite at step {step} (epoch {self.position.epoch + 1}), so training stopped. "
-            "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0 or nan in the data. "
-            "Checkpoints hold the state of the last whole epoch."
+            "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
+            "checkpoints are from before this epoch."
         )
 
-    def _save(self, name: str) -> None:
+    def _save(self, *names: str) -> None:
         if self.checkpoint_dir is None:
             return
-        now = checkpoint.random_state(self._generator)
-        random = _ranks.gather({"epoch": self._random_at_epoch if self.position.batch else now, "batch": now})
+        state = snapshot.take(self, self._random_at_epoch, self._generator)
         if _ranks.rank() == 0:
-            state = {
-                "format": 1,
-                "model": self.model.state_dict(),
-                "optimizer": checkpoint.optimizer_state(self.model, self.optimizer),
-                "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
-                "scaler": self.scaler.state_dict(),
-                "position": asdict(self.position),
-                "history": asdict(self.history),
-                "averages": self.averages.state(),
-                "random": random,
-            }
-            checkpoint.save(state, self.checkpoint_dir / f"{name}.pt")
+            for name in names:
+                checkpoint.save(state, self.checkpoint_dir / f"{name}.pt")
         _ranks.barrier()
 
     def _resume(self) -> None:
-        """Take over the state of `last.pt`, or of `best.pt` if that one is damaged."""
-        sanity.check_checkpoint_dir(self.checkpoint_dir)
-        # Rank 0 reads and tells the others: on several machines they may not see the same disk.
-        state = _ranks.from_rank_0(self._read() if _ranks.rank() == 0 else None)
-        if isinstance(state, Exception):
-            raise state
+        state = snapshot.read(self.checkpoint_dir)
         if state is None:
+            if _ranks.rank() == 0:
+                print(f"There is no checkpoint in {self.checkpoint_dir} yet: training begins at the first epoch.")
             return
-        checkpoint.load_weights(self.model, state["model"])
-        checkpoint.load_optimizer_state(self.model, self.optimizer, state["optimizer"])
-        if (self.scheduler is None) != (state["scheduler"] is None):
-            raise checkpoint.CheckpointError(
-                "Either the checkpoint or the Trainer has a learning rate scheduler, and the other has none. Give the "
-                "Trainer what the run began with."
-            )
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        self.position = Position(**state["position"])
-        self.history = History(**state["history"])
-        self.averages.load_state(state["averages"])
-        if len(state["random"]) == _ranks.world_size():
-            random = state["random"][_ranks.rank()]
+        snapshot.put_back(self, state)
+        random = snapshot.random_of_this_rank(state) or {}
+        if random:
             checkpoint.set_random_state(random["epoch"], self._generator)
-            self._random_at_batch = random["batch"]
-
-    def _read(self) -> dict[str, Any] | checkpoint.CheckpointError | None:
-        """Return the newest state that can be read, None if there is none yet, or the error that keeps us from it."""
-        problems = []
-        for path in (self.checkpoint_dir / "last.pt", self.checkpoint_dir / "best.pt"):
-            if not path.exists():
-                continue
-            try:
-                state = checkpoint.load(path)
-            except checkpoint.CheckpointError as error:
-                problems.append(error)
-                continue
-            if problems:
-                print(f"{problems[0]} Going on from {path}, of epoch {state['position']['epoch']}, instead.")
-            if len(state["random"]) != _ranks.world_size():
-                print(
-                    f"{path} was saved by {len(state['random'])} rank(s), and now there are {_ranks.world_size()}: the "
-                    "run goes on, with other random numbers."
-                )
-            return state
-        if not problems:
-            print(f"There is no checkpoint in {self.checkpoint_dir} yet: training begins at the first epoch.")
-            return None
-        return checkpoint.CheckpointError(" ".join(str(problem) for problem in problems))
+        self._random_at_batch = random.get("batch")
 
     def _begin_epoch(self) -> None:
         self.position.batch, self.position.logged = 0, self.position.step
-        self.averages = Averages(self.averages.names, self.device)
+        self.averages = Averages(self.metrics, self.device)
 
     def _rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def _watched(self, val_loader: Iterable | None) -> str:
-        """Return the column of the history that says which epoch is best."""
-        columns = self.averages.names + ([f"val_{name}" for name in self.averages.names] if val_loader else [])
-        watched = self.monitor if val_loader else self.monitor.removeprefix("val_")
-        if watched not in columns:
-            raise ValueError(f"monitor={self.monitor!r} is not among the values of this fit: {', '.join(columns)}.")
-        return watched
 
     def _steps_left(self, loader: Iterable, last_epoch: int) -> int | None:
         batches = length(loader)
         if batches is None:
             return None
-        epochs = last_epoch - self.position.epoch
-        return epochs * math.ceil(batches / self.accumulate) - math.ceil(self.position.batch / self.accumulate)
+        done = math.ceil(self.position.batch / self.accumulate)
+        return (last_epoch - self.position.epoch) * math.ceil(batches / self.accumulate) - done
 
 
 _NOTHING = contextlib.nullcontext()
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside torch.compile's and data parallelism's wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(getattr(model, "module", None), nn.Module) and (
-            hasattr(model, "no_sync") or isinstance(model, nn.DataParallel)
-        ):
-            model = model.module
-        else:
-            return model
-
-
-def _wrapped(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model as training calls it: on several ranks, one that averages gradients over them."""
-    if _ranks.world_size() == 1 or hasattr(model, "no_sync"):
-        return model
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

@@ -1,0 +1,107 @@
+"""The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on as if never stopped."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from torchcourse.training import _ranks, checkpoint
+from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.history import History
+
+if TYPE_CHECKING:
+    from torchcourse.training.trainer import Trainer
+
+FORMAT = 1
+
+
+def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
+    """Return the state of training. Every rank has to call it, since each has random numbers of its own.
+
+    Within an epoch it takes two states of the random numbers to go on exactly: the one before the loader began, with
+    which it deals the same batches again, and the present one, from which dropout goes on.
+
+    Args:
+        trainer: between two steps.
+        random_at_epoch: the random state at which the epoch under way began.
+        generator: the loader's own, if it has one.
+    """
+    now = checkpoint.random_state(generator)
+    return {
+        "format": FORMAT,
+        "model": trainer.model.state_dict(),
+        "optimizer": checkpoint.optimizer_state(trainer.model, trainer.optimizer),
+        "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "position": asdict(trainer.position),
+        "history": asdict(trainer.history),
+        "averages": trainer.averages.state(),
+        "random": _ranks.gather({"epoch": random_at_epoch if trainer.position.batch else now, "batch": now}),
+    }
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return what `last.pt` holds, or `best.pt` if that one is damaged; None if there is neither.
+
+    Every rank has to call it: rank 0 reads and tells the others, which on other machines may not see the same disk.
+
+    Raises:
+        CheckpointError: if none of the files can be read.
+    """
+    state = _ranks.from_rank_0(_read(folder) if _ranks.rank() == 0 else None)
+    if isinstance(state, CheckpointError):
+        raise state
+    return state
+
+
+def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """Give a Trainer everything that was saved but the random numbers, which come last (`random_of_this_rank`).
+
+    Raises:
+        CheckpointError: if the Trainer was built otherwise than the one that saved.
+    """
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            "The checkpoint was not written by this version of the Trainer, so it cannot go on from it."
+        )
+    if (trainer.scheduler is None) != (state["scheduler"] is None):
+        raise CheckpointError(
+            f"The checkpoint was saved {'without' if state['scheduler'] is None else 'with'} a learning rate "
+            "scheduler. Give the Trainer what the run began with."
+        )
+    checkpoint.load_weights(trainer.model, state["model"])
+    checkpoint.load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer"])
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    if trainer.scaler.is_enabled() and state["scaler"]:
+        trainer.scaler.load_state_dict(state["scaler"])
+    trainer.position = type(trainer.position)(**state["position"])
+    trainer.history = History(**state["history"])
+    trainer.averages.load_state(state["averages"])
+
+
+def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
+    """Return this rank's random states, or None if the checkpoint was saved by another number of ranks."""
+    return state["random"][_ranks.rank()] if len(state["random"]) == _ranks.world_size() else None
+
+
+def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
+    problems = []
+    for path in (folder / "last.pt", folder / "best.pt"):
+        if not path.exists():
+            continue
+        try:
+            state = checkpoint.load(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            print(f"{problems[0]} Going on from {path} (epoch {state['position']['epoch']}) instead.")
+        if len(state["random"]) != _ranks.world_size():
+            print(
+                f"{path} was saved by {len(state['random'])} rank(s), and now there are {_ranks.world_size()}: "
+                "training goes on, but with other random numbers."
+            )
+        return state
+    return CheckpointError(" ".join(problems)) if problems else None
