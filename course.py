@@ -577,7 +577,10 @@ def lab_variables(work: Path) -> dict[str, str]:
 
 # What a learner's JupyterLab leaves out: news from the network, and nbgrader's pages, which are for teachers.
 LEFT_OUT = {"@jupyterlab/apputils-extension:announcements": True, "@jupyter/nbgrader": True}
-NBGRADER_PAGES = [f"nbgrader.server_extensions.{page}" for page in ("formgrader", "assignment_list", "course_list")]
+NBGRADER_PAGES = [
+    f"nbgrader.server_extensions.{page}"
+    for page in ("formgrader", "assignment_list", "course_list", "validate_assignment")
+]
 
 
 # ------------------------------------------------------------------------------------------- the browser for tests
