@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Averaging: what is averaged, and when it is right
 #
-# **50 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 00
+# **60 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 00
 #
 # The study log behind this course says: *split the data, give each GPU a part, then average the results*. That sentence
 # is the idea of **data parallelism** (데이터 병렬화). One word in it is wrong, and the rest is right under four
@@ -63,7 +63,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %%
 def who_am_i():
     part = averaging.shard(torch.arange(8))
-    print(f"process {os.getpid()}, rank {dist.get_rank()} of {dist.get_world_size()}, on {device()}: {part.tolist()}")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    print(f"process {os.getpid()}, rank {rank} of {world_size}, on {device()}: {part.tolist()}")
     return part.sum().item()
 
 
@@ -73,7 +74,7 @@ run_ranks(who_am_i)
 # The same code ran in two processes, with two process ids. Each took its own part, called a **shard** (샤드), and
 # returned its own sum.
 #
-# The ranks share no memory. What a rank changes stays in that rank, and only what it returns comes back to you:
+# Now let each rank append its number to a list of the notebook.
 
 # %%
 seen = []
@@ -84,7 +85,18 @@ def remember():
     return seen
 
 
-print("in the ranks:", run_ranks(remember), "   in the notebook:", seen)
+predict(
+    "01-1.memory",
+    "After `run_ranks(remember)`: what is in `seen`, here in the notebook?",
+    ["both numbers: [0, 1]", "the number of the rank that came last", "nothing"],
+)
+
+# %%
+print("returned by the ranks:", run_ranks(remember), "   in the notebook:", seen)
+outcome("01-1.memory", f"In the notebook the list is {seen}: each rank filled a copy of its own.", right="nothing")
+
+# %% [markdown]
+# The ranks share no memory. They get copies of what your function uses, and only what it *returns* comes back.
 
 # %% [markdown]
 # ## 2 · The gradient of a whole batch
@@ -138,12 +150,13 @@ for dtype in (torch.float32, torch.float64):
     whole = gradient(model, x, y)
     first, second = gradient(model, x[:32], y[:32]), gradient(model, x[32:], y[32:])
     off = distance((first + second) / 2, whole)
-    print(f"{dtype}:  half to half {distance(first, second):.2f},  mean of the halves to the whole batch {off:.0e}")
+    halves = distance(first, second)
+    print(f"{dtype}:  half to half {halves:.2f},  mean of the halves to the whole batch {off:.0e}")
 
 # %%
 outcome(
     "01-1.mean",
-    f"The mean is {off:.0e} away: equal, but for rounding, though the two halves are {distance(first, second):.0%} apart.",
+    f"The mean is {off:.0e} away: rounding. Yet the two halves are {halves:.0%} apart.",
     right="it is equal, but for rounding",
 )
 
@@ -178,7 +191,7 @@ outcome(
 
 
 # %%
-samples = 48
+samples, model = 48, plain_cnn()
 table = torch.stack([gradient(model, images[[i]], labels[[i]]) for i in range(samples)])
 print(f"a gradient of {table.shape[1]:,} numbers for each of {table.shape[0]} digits")
 
@@ -279,7 +292,8 @@ checked
 #
 # A collective ends when *all* ranks have called it. Is yours inside `if dist.get_rank() == 0:`?
 # </details>
-#
+
+# %% [markdown]
 # From here on the notebook uses the package's own `data_parallel.average_gradients`, so that later cells work even while
 # yours does not.
 
@@ -373,20 +387,18 @@ for (name, values), shape, size in zip(distances.items(), "os", (11, 6), strict=
     axes.plot(values, CANDIDATES, shape, markersize=size, label=name)
 axes.set(xscale="log", xlim=(1e-17, 10), ylim=(-0.5, 3.5))
 axes.set_xlabel("distance from one process (1 = as long as its whole way)")
-axes.set_title(
-    f"Adam: weights averaged at each step {distances['Adam'][2]:.0%} off, gradients {distances['Adam'][3]:.0e}"
-)
+averaged_weights, averaged_gradients = distances["Adam"][2:]
+axes.set_title(f"Adam: weights averaged at each step {averaged_weights:.0%} off, gradients {averaged_gradients:.0e}")
 axes.grid(axis="x", alpha=0.3)
 axes.legend(loc="lower left")
-figures.show(
-    figure, "Four candidates on a log axis. " + "; ".join(f"{name}: {values}" for name, values in distances.items())
-)
+values = "; ".join(f"{name}: {values}" for name, values in distances.items())
+figures.show(figure, f"Distances of the four candidates on a log axis. {values}")
 
 # %%
 outcome(
     "01-1.what",
-    f"Gradients: {distances['SGD'][3]:.0e} with SGD and {distances['Adam'][3]:.0e} with Adam. "
-    f"Weights after each step: {distances['SGD'][2]:.0e} with SGD, but {distances['Adam'][2]:.0%} off with Adam.",
+    f"Gradients: {distances['SGD'][3]:.0e} with SGD, {averaged_gradients:.0e} with Adam. "
+    f"Weights after each step: {distances['SGD'][2]:.0e} with SGD, but {averaged_weights:.0%} with Adam.",
     right="only 4",
 )
 
@@ -450,9 +462,7 @@ for values, label in zip((gaps, way, copied), names, strict=True):
     axes.text(30, values[30] + 0.15, label, color=line.get_color(), ha="right")
 axes.set(xlabel="step", ylabel="length in weight space", ylim=(-0.3, 1.2 * gaps[0]))
 axes.set_title(f"The ranks move by {way[-1]:.1f}, and the gap stays {gaps[-1]:.2f}")
-figures.show(
-    figure, f"Gap over 40 steps: flat at {gaps[0]:.2f} from own seeds, flat at 0 where rank 0 was copied first."
-)
+figures.show(figure, f"Over 40 steps the gap is flat: at {gaps[0]:.2f} from own seeds, at 0 after copying rank 0.")
 
 # %%
 outcome(
@@ -474,7 +484,8 @@ outcome(
 #
 # ●●○ · 12 minutes · good for: a whole data-parallel training, which you can test against one process.
 #
-# The function runs on every rank. The ranks get models with *different* weights, and the *same* whole batches.
+# The function runs on every rank. The ranks get models with *different* weights, and the *same* whole batches. Use
+# `data_parallel.average_gradients`, or your own.
 
 
 # %% exercise: train_together
@@ -617,7 +628,7 @@ cases = {
 print(f"{'condition broken':22}{'2 ranks: distance, length':>30}{'4 ranks: distance, length':>30}")
 for name, changes in cases.items():
     found = [run_ranks(partial(plain_mean, **changes.get(n, changes)), world_size=n)[0] for n in (2, 4)]
-    print(f"{name:22}", *(f"{off:22.1g}, {length:5.2f}" for off, length in found))
+    print(f"{name:22}", *(f"{off:22.2g}, {length:5.2f}" for off, length in found))
     if name.startswith("3"):
         uneven = found[0][0]
 
@@ -657,7 +668,8 @@ def dropout_mask(seed_per_rank):
 for seed_per_rank in (False, True):
     first, second = run_ranks(dropout_mask, seed_per_rank, world_size=2)
     same = sum(a == b for a, b in zip(first, second, strict=True))
-    print(f"{first}\n{second}   {same} of 40 places alike, {'a seed for each rank' if seed_per_rank else 'one seed'}\n")
+    print("A seed for each rank" if seed_per_rank else "The same seed", f": {same} of 40 places alike")
+    print(f"{first}\n{second}")
 
 # %% [markdown]
 # So: copy the weights from rank 0, then give every rank a seed of its own for whatever is drawn afterwards.
@@ -728,7 +740,7 @@ checked
 
 # %%
 def colleague(steps=60, sampler=None):
-    """Train on real digits; keep the losses, the numbers of the samples that were used, and the test accuracy."""
+    """Train on real digits; log the losses, the numbers of the samples used, and the test accuracy."""
     model = plain_cnn(seed=0).float().to(device())  # one seed on all ranks: all start from the same weights
     digits = TensorDataset(*mnist()[:], torch.arange(4000))  # image, label, number of the sample
     sampler = sampler and sampler(digits)
@@ -770,7 +782,8 @@ predict(
 
 # %%
 for rank, log in enumerate(run):
-    print(f"rank {rank}: losses", *(f"{loss:.6f}" for loss in log["losses"][:4]), "  samples", log["samples"][:6], "…")
+    losses = " ".join(f"{loss:.6f}" for loss in log["losses"][:4])
+    print(f"rank {rank}: losses {losses} …   samples {log['samples'][:6]} …")
 used = run[0]["samples"] + run[1]["samples"]
 print(f"{len(used)} samples computed, {len(set(used))} of them different")
 
@@ -781,7 +794,7 @@ print(f"largest difference between the losses of one rank and of two: {apart}")
 # %%
 outcome(
     "01-1.lab",
-    f"All is not well: {len(used)} samples were computed, but only {len(set(used))} different ones, each on both ranks.",
+    f"All is not well: of {len(used):,} samples computed only {len(set(used)):,} are different.",
     right="that cannot be told from these three facts",
 )
 
@@ -802,10 +815,11 @@ outcome(
 
 # %% exercise: samples_of_rank
 def samples_of_rank(total: int, epoch: int, rank: int, world_size: int) -> list[int]:
-    """Return the numbers, from 0 to total − 1, of the samples that this rank uses in this epoch, in mixed order.
+    """Return the numbers (0 to total − 1) of this rank's samples in this epoch, in mixed order.
 
-    In one epoch no sample is used twice, all ranks get equally many, and fewer than `world_size` samples are left out.
-    Every epoch is mixed anew. Each rank has a global random generator in a state of its own: do not rely on it.
+    In one epoch no sample is used twice, all ranks get equally many, and fewer than `world_size`
+    samples are left out. Every epoch is mixed anew. The global random generators of the ranks are in
+    different states: do not rely on them.
     """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(epoch)
@@ -837,8 +851,10 @@ checked
 #
 # The seed may depend on everything that all ranks know: not on the rank, but on …?
 # </details>
-#
-# The repaired run, with PyTorch's own `DistributedSampler` (the third notebook opens it up):
+
+# %% [markdown]
+# The repaired run, here with PyTorch's own `DistributedSampler` (the third notebook opens it up). Once your function passes,
+# put it in: `sampler=lambda digits: samples_of_rank(len(digits), 0, dist.get_rank(), dist.get_world_size())`.
 
 # %%
 repaired = run_ranks(partial(colleague, sampler=DistributedSampler), world_size=2)
@@ -849,21 +865,20 @@ left.plot(alone["accuracy"], "k--", linewidth=1, label="1 rank, script")
 left.plot(repaired[0]["accuracy"], label="2 ranks, repaired")
 left.set(xlabel="step", ylabel="test accuracy", title=f"The script's 2 ranks and 1 rank differ by {apart:g}")
 left.legend(loc="lower right", fontsize=8)
-right.bar_label(right.bar(["script", "repaired"], [len(set(numbers)) for numbers in used], width=0.5), fmt="{:,.0f}")
+different = [len(set(numbers)) for numbers in used]
+right.bar_label(right.bar(["script", "repaired"], different, width=0.5), fmt="{:,.0f}")
 right.set(ylabel="different samples", title=f"of {len(used[0]):,} computed", ylim=(0, 1.15 * len(used[0])))
-figures.show(
-    figure,
-    f"Left: accuracy curves; the script's two coincide. Right: different samples used, {[len(set(n)) for n in used]}.",
-)
+figures.show(figure, f"Left: test accuracy; the script's two curves coincide. Right: different samples, {different}.")
 
 # %% [markdown]
 # The accuracies end close together: on an easy task, half the data hides well. That is why you look at sample numbers, not at curves.
-# A cheap guard for real trainings: on the first step, gather one fingerprint of each rank's batch and refuse equal ones.
+# A cheap guard for real trainings: at the first step gather a fingerprint of each rank's batch, say `x.sum().item()` by
+# `dist.all_gather_object`, and stop if two are equal.
 
 # %% [markdown]
 # ## 8 · Scale up
 #
-# A training that shall run on several machines lives in a file, not in a cell. This one is in the package. Nothing in it knows
+# A training for several machines lives in a file, not in a cell. This one is in the package. Nothing in it knows
 # how many ranks there are, or whether they have GPUs:
 
 # %%
@@ -892,7 +907,7 @@ for n, on_ranks in results.items():
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m torchcourse.parallel.train_digits
 # ```
 #
-# It prints the length of the weights once more. Compare.
+# Each prints the length of the weights: compare it with the lines above.
 
 # %% [markdown]
 # ## 9 · What the log said
