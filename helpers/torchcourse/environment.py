@@ -304,9 +304,10 @@ def _row(finding: Finding) -> str:
     colour = {"good": COLORS["green"], "fine without": COLORS["grey"], "missing": COLORS["vermillion"]}[finding.state]
     word = {"good": "ok", "fine without": "not needed", "missing": "missing"}[finding.state]
     remedy = f"<br><b>Do this:</b> {html.escape(finding.remedy)}" if finding.remedy else ""
-    left = 'style="text-align:left;white-space:normal"'
+    short, long = (f'style="text-align:left;white-space:{space}"' for space in ("nowrap", "normal"))
     return (
-        f'<tr><td style="color:{colour};text-align:left"><b>{word}</b></td>'
-        f'<th scope="row" {left}>{html.escape(finding.name)}</th><td {left}>{html.escape(finding.found)}</td>'
-        f"<td {left}>{html.escape(finding.meaning)}{remedy}</td></tr>"
+        f'<tr><td {short}><b style="color:{colour}">{word}</b></td>'
+        f'<th scope="row" {short}>{html.escape(finding.name)}</th>'
+        f"<td {long}>{html.escape(finding.found)}</td>"
+        f"<td {long}>{html.escape(finding.meaning)}{remedy}</td></tr>"
     )

@@ -420,7 +420,7 @@ checked
 # questions as a **card** (문제 카드). Choose, say how sure you are, then check. Try a wrong answer too: the card asks what you thought.
 
 # %%
-card("00_start_here", "what-a-rank-is")
+card("00_start_here", "what-a-rank-is", grade_line=False)
 
 # %% [markdown]
 # Where did your answer go? Into your **journal** (학습 기록), together with your predictions and the answers of all checks. It is a
@@ -461,9 +461,12 @@ retrospective(language="ko")  # or "en"
 # | **Esc**, then **0** **0** | *restart*: stop everything, forget all variables; the text stays |
 # | **Ctrl+S** | save |
 #
-# (Colab has keys of its own; **Ctrl+M**, then **H** lists them.) Try an interrupt now: make a new cell below (**Esc**, **B**), type
-# `import time; run_ranks(time.sleep, 50)`, run it, and press **Esc**, **I**, **I**. Both ranks stop within a second, and you are shown where each
-# of them was. When a cell behaves strangely: restart, then *Run → Run All Above Selected Cell*.
+# (Colab has keys of its own; **Ctrl+M**, then **H** lists them.)
+#
+# Try an interrupt now. Make a new cell below (**Esc**, **B**, **Enter**), type
+# `import time; run_ranks(lambda: time.sleep(50))`, run it, then press **Esc**, **I**, **I**. Both ranks stop within a second or two,
+# and you are shown at which line each of them was. And when a cell behaves strangely: restart, then
+# *Run → Run All Above Selected Cell*.
 
 # %% [markdown]
 # ## Scale up

@@ -248,7 +248,7 @@ def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
                 raise
             raise Wrong(
                 "still_stumbles",
-                f"With {count} images over {world_size} ranks, rank {error.rank} still stops: {error.message} "
+                f"With {count} images over {world_size} ranks, rank {error.rank} still stops: {error.message}. "
                 "Which number in the shape is not the same for every batch?",
             ) from None
         _judge_mean(answers, images, f"With {count} images over {world_size} ranks")
