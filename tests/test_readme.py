@@ -21,4 +21,4 @@ def test_every_notebook_is_in_the_lesson_table_and_no_other():
 
 def test_every_make_command_exists():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z][\w-]*)", README)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", README, re.MULTILINE)) <= targets
