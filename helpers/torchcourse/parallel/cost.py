@@ -106,15 +106,18 @@ def fit_alpha_beta(sizes: Sequence[int], seconds: Sequence[float], world_size: i
     """
     if len(set(sizes)) < 2:
         raise ValueError("Two unknowns need all-reduces of at least two sizes.")
-    measured = torch.tensor(seconds, dtype=torch.float64)
-    per_message = torch.full_like(measured, 2 * (world_size - 1)) / measured
-    per_byte = torch.tensor([ring_bytes(size, world_size) for size in sizes], dtype=torch.float64) / measured
-    ones = torch.ones_like(measured)
-    alpha, beta = torch.linalg.lstsq(torch.stack([per_message, per_byte], dim=1), ones).solution.tolist()
+    # Each measurement, divided by its time, says: α · messages + β · sent = 1. The sums solve that for all of them.
+    messages = [2 * (world_size - 1) / time_taken for time_taken in seconds]
+    sent = [ring_bytes(size, world_size) / time_taken for size, time_taken in zip(sizes, seconds, strict=True)]
+    mm, ss = sum(m * m for m in messages), sum(s * s for s in sent)
+    ms = sum(m * s for m, s in zip(messages, sent, strict=True))
+    determinant = mm * ss - ms * ms
+    alpha = (sum(messages) * ss - sum(sent) * ms) / determinant
+    beta = (sum(sent) * mm - sum(messages) * ms) / determinant
     if alpha < 0:
-        return 0.0, (per_byte.sum() / per_byte.square().sum()).item()
+        return 0.0, sum(sent) / ss
     if beta < 0:
-        return (per_message.sum() / per_message.square().sum()).item(), 0.0
+        return sum(messages) / mm, 0.0
     return alpha, beta
 
 
