@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse.checks import lesson01_ddp as check
-from torchcourse.parallel import collectives, data_parallel
+from torchcourse.parallel import RankTimeout, collectives, data_parallel
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +187,30 @@ def test_ring_all_reduce_refuses(answer, symptom):
 def test_ring_all_reduce_sees_a_hang(monkeypatch):
     monkeypatch.setattr(check, "TIME_LIMIT", 3.0)
     refused(check.ring_all_reduce(everybody_sends_first), "hang")
+
+
+def test_a_hang_names_each_ranks_line_of_the_cell(monkeypatch):
+    stacks = """rank 0 was here:
+  File "/course/checks/lesson01_ddp.py", line 5, in _ring
+    learner(tensor)
+  Cell In[7], line 4, in ring_all_reduce
+    dist.send(chunks[0], right)
+  Cell In[6], line 2, in inner
+    work.wait()
+rank 1 was here:
+  File "/course/checks/lesson01_ddp.py", line 5, in _ring
+    learner(tensor)
+rank 2 was here:
+  Cell In[7], line 9, in ring_all_reduce
+    dist.recv(arrived, left)"""
+
+    def hang(*_, **__):
+        raise RankTimeout(0, "TimeoutError", "ranks 0, 1, 2 had not finished", stacks)
+
+    monkeypatch.setattr(check, "run_ranks", hang)
+    message = check.ring_all_reduce(ring).message
+    assert "Rank 0 waits in line 4: dist.send(chunks[0], right)\nRank 2 waits in line 9" in message
+    assert "Rank 1" not in message
 
 
 # fill_buckets

@@ -7,6 +7,7 @@ keeps its symptom. In the notebook's order: `ring_all_reduce`, `fill_buckets`, `
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -712,11 +713,11 @@ def _close(ours: Sequence[float], other: Sequence[float]) -> bool:
 def _on_ranks(function: Callable, *arguments: Any, world_size: int) -> list[Any]:
     try:
         return run_ranks(function, *arguments, world_size=world_size, timeout=TIME_LIMIT)
-    except RankTimeout:
+    except RankTimeout as error:
         raise Wrong(
             "hang",
             f"After {TIME_LIMIT:g} s the {world_size} ranks still waited for one another. Either all send while nobody "
-            "receives, or a collective is called by some ranks only.",
+            f"receives, or a collective is called by some ranks only.{_places(error.traceback)}",
         ) from None
     except RankError as error:
         if error.kind in ("TypeError", "AttributeError") and "None" in error.message:
@@ -738,6 +739,12 @@ def _on_ranks(function: Callable, *arguments: Any, world_size: int) -> list[Any]
                 "died of it. The same call must have tensors of the same length on all ranks that meet in it.",
             ) from None
         raise
+
+
+def _places(stacks: str) -> str:
+    """Say for each rank at which line of the learner's cell it waits, where the stacks show cells."""
+    found = re.findall(r"rank (\d+) was here:\n(?:(?!rank).*\n)*?  Cell In\[\d+\], line (\d+), .*\n +(.*)", stacks)
+    return "".join(f"\nRank {rank} waits in line {line}: {code}" for rank, line, code in found)
 
 
 def _by_input(function: Callable, learner: Callable, inputs: Sequence, *, world_size: int) -> Iterator[tuple]:
