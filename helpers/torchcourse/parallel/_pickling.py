@@ -1,5 +1,6 @@
 """Pickling between the notebook and its ranks: functions of a cell by value, tensors as CPU copies, clear refusals."""
 
+import dis
 import functools
 import io
 import socket
@@ -168,7 +169,8 @@ def variables_of(function: types.FunctionType) -> dict[str, Any]:
     """The variables from outside that a function uses: of enclosing functions and of its module or notebook."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     found = {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
-    names = {name: None for code in _codes(function.__code__) for name in code.co_names}
+    instructions = (step for code in _codes(function.__code__) for step in dis.get_instructions(code))
+    names = {step.argval: None for step in instructions if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return found | {name: function.__globals__[name] for name in names if name in function.__globals__}
 
 

@@ -12,6 +12,7 @@ with it.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -21,6 +22,7 @@ import socket
 import struct
 import sys
 import types
+import weakref
 from typing import NoReturn
 
 READY = b"R"
@@ -50,6 +52,9 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
     for module in PRELOAD:
         with contextlib.suppress(Exception):  # a rank that needs it meets the same error, and can report it
             importlib.import_module(module)
+    gc.freeze()  # what is here now stays in memory that all ranks share
+    for finalizer in list(weakref.finalize._registry):
+        finalizer.atexit = False  # nor need a rank unregister torch's operators one by one when it ends
 
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)

@@ -186,7 +186,12 @@ def _server() -> _Server:
 
 
 def _environment() -> dict[str, str]:
-    return {"OMP_NUM_THREADS": "1", **os.environ, IN_RANK: "1"}  # one thread a rank, as torchrun sets it
+    return {
+        "OMP_NUM_THREADS": "1",  # one thread a rank, as torchrun sets it
+        "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS else ends a fork of a process that has loaded frameworks
+        **os.environ,
+        IN_RANK: "1",
+    }
 
 
 def _spawn(world_size: int) -> Iterator[RankProcess]:

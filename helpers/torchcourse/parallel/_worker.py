@@ -179,6 +179,7 @@ def _prepare(job: Job) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(job.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the notebook holds the store, rank 0 makes none
+            "USE_LIBUV": "0" if sys.platform == "win32" else "1",
         }
     )
     if sys.platform in ("linux", "darwin"):  # all ranks are here: odd host names and firewalls play no part

@@ -17,6 +17,7 @@ import pickle
 import selectors
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,8 @@ class RankError(RuntimeError):
 
     def __str__(self) -> str:
         headline = f"rank {self.rank}: {self.message if self.kind == 'ProcessDied' else f'{self.kind}: {self.message}'}"
-        return "\n".join(part for part in (headline, self.note, self.traceback) if part)
+        traceback = self.traceback.removesuffix(f"{self.kind}: {self.message}".rstrip()).rstrip()  # the headline has it
+        return "\n".join(part for part in (headline, self.note, traceback) if part)
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows: the rank's traceback without the launcher's own."""
@@ -106,7 +108,8 @@ def run_ranks(
         return _run_in_place(fn, args, env)
     payload = _pickling.dumps_call(fn, args)
     _check_memory(world_size, len(payload))
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    libuv = sys.platform != "win32"  # which PyTorch for Windows is built without
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=libuv)
     job = Job(
         rank=0,
         world_size=world_size,
@@ -299,7 +302,7 @@ class _Call:
         if not self._root_causes() and returned:
             notes.append(
                 f"It was waiting for a rank that takes part no more: {_ranks(returned)} had already returned. "
-                "Does every rank call the same collectives (집합 통신)?"
+                "Does every rank call the same collectives (집합 통신), with tensors of the same shape?"
             )
         alike = [
             rank for rank, other in others.items() if (other.kind, other.message) == (failure.kind, failure.message)
@@ -307,7 +310,9 @@ class _Call:
         if alike:
             notes.append(f"({_ranks(alike)} failed in the same way.)")
         for rank in sorted(others.keys() - alike):
-            notes.append(f"(rank {rank} failed too: {others[rank].kind}: {others[rank].message})")
+            notes.append(
+                f"(rank {rank} failed too: {others[rank].kind}: {textwrap.shorten(others[rank].message, 200)})"
+            )
         return "\n".join(notes)
 
     def _raise_timeout(self, timeout: float) -> NoReturn:
