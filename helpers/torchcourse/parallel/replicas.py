@@ -1,8 +1,8 @@
 """DataParallel, the legacy way: one process, which copies the model to every device for each forward pass.
 
 PyTorch recommends DistributedDataParallel instead, also on one machine. `DataParallel` here shows by hand what
-`torch.nn.DataParallel` does. Where there are two or more GPUs, `measure_devices` measures torch's own beside DDP; without
-them, `torchcourse.parallel.timeline` models both.
+`torch.nn.DataParallel` does. Where there are two or more GPUs, `measure_devices` measures torch's own beside DDP;
+without them, `torchcourse.parallel.timeline` models both.
 """
 
 import time

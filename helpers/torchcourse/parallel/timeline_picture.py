@@ -188,7 +188,10 @@ def _finding(old: Timeline, new: Timeline) -> str:
 
 def _in_one_line(speedup: float, share: float) -> str:
     """Both findings: how much faster DDP is, and the memory of GPU 0 under DataParallel over that of another GPU."""
-    memory = f"{share - 1:.0%} more than" if share < 2 else f"{share:.1f} times as much as"
+    if share >= 2:
+        memory = f"{share:.1f} times as much as"
+    else:
+        memory = f"{abs(share - 1):.0%} {'more' if share >= 1 else 'less'} than"
     return f"DDP is {speedup:.1f}× as fast; in DataParallel GPU 0 holds {memory} the others"
 
 
