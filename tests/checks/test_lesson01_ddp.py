@@ -635,6 +635,10 @@ def test_a_stub_is_not_done_yet(name):
     assert getattr(check, name)(todo).state == "not done"
 
 
+def test_the_exercises_count_for_lesson_01():
+    assert check.fill_buckets(fill).exercise == "lesson01.fill_buckets"
+
+
 def test_a_learners_error_is_told_in_one_sentence():
     def misspelt(tensor):
         dist.isent(tensor, 0)

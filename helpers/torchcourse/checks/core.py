@@ -73,7 +73,7 @@ def check(body: Callable[[Any], str]) -> Callable[..., Checked]:
 
     @functools.wraps(body)
     def run(learner: Any, points: float = 1) -> Checked:
-        lesson = body.__module__.rpartition(".")[2]
+        lesson = body.__module__.rpartition(".")[2].partition("_")[0]  # `lesson01_ddp` is a part of `lesson01`
         exercise = f"{lesson}.{body.__name__}"
         state, message, symptom = _judge(body, learner)
         journal.record("check", exercise=exercise, state=state, symptom=symptom, message=message)
