@@ -77,6 +77,12 @@ def main(arguments: list[str]) -> int:
     except Problem as problem:
         print(problem, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"{error.strerror}: {error.filename} (does it belong to another user, or is the disk full?)",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)
         return 130
@@ -236,7 +242,10 @@ def install(python: Path, extras: list[str], create: bool) -> None:
     course = f".[{','.join(extras)}]"
     steps.append(("The course and its packages", [*pip, "--no-build-isolation", "-e", course]))
 
-    print(f"Setting up the course in {VENV} (once; this takes some minutes).")
+    if create:
+        print(f"Setting up the course in {VENV} (once; this takes some minutes).")
+    else:
+        print(f"Bringing the environment in {VENV} up to date: the list of its packages has changed.")
     (VENV / "tmp").mkdir(exist_ok=True)
     for number, (title, command) in enumerate(steps, start=1):
         log = VENV / "setup.log"

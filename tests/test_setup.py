@@ -131,6 +131,15 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     assert "Stopped" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(project, monkeypatch, capsys):
+    monkeypatch.setattr(course, "prepare", lambda extras: Path(sys.executable))
+    (project / "work").write_text("a file where the folder should be")
+    assert course.main(["lab"]) == 1
+    said = capsys.readouterr().err
+    assert str(project / "work") in said
+    assert said.count("\n") == 1
+
+
 # -------------------------------------------------------------------------------------------- when it installs, and how
 
 
