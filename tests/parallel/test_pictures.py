@@ -23,7 +23,6 @@ from torchcourse.parallel.memory_picture import (
     draw_zero,
     zero_picture,
 )
-from torchcourse.parallel.replicas import Use
 from torchcourse.parallel.ring_picture import describe_ring, draw_ring, ring_picture
 from torchcourse.parallel.scaling_picture import draw_alpha_beta, draw_scaling
 from torchcourse.parallel.timeline import Span
@@ -35,7 +34,6 @@ from torchcourse.parallel.timeline_picture import (
     describe_dataparallel,
     draw_buckets,
     draw_dataparallel,
-    draw_measured_devices,
 )
 from torchcourse.parallel.trace_picture import describe_trace, draw_trace, overlap, read_trace, show_trace
 
@@ -119,14 +117,6 @@ def test_time_lines_say_that_they_are_modelled() -> None:
     for figure in (draw_dataparallel(2, 100, 128, 10, SMALL), draw_buckets(25, 8, 200, 10)):
         assert labelled(figure)
         assert "modelled" in figure.axes[0].get_xlabel()
-
-
-def test_measured_devices_are_drawn_with_the_same_finding() -> None:
-    uses = {"DataParallel": Use(150.0, (9.0, 6.0, 6.0)), "DDP": Use(100.0, (7.0, 7.0, 7.0))}
-    figure = draw_measured_devices(uses)
-    assert title(figure) == "DDP is 1.5× as fast; in DataParallel GPU 0 holds 50% more than the others"
-    assert "measured" in figure.axes[0].get_xlabel()
-    assert len(colors(figure)) == 6
 
 
 def test_buckets_title_and_best_size() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.parallel.data_parallel import largest_difference
-from torchcourse.parallel.replicas import DataParallel, Use, measure_devices
+from torchcourse.parallel.replicas import DataParallel
 
 
 def model() -> nn.Module:
@@ -54,18 +54,3 @@ def test_batchnorm_counts_only_the_first_share() -> None:
 def test_no_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="list of devices"):
         DataParallel(model(), [])
-
-
-@pytest.mark.skipif(torch.cuda.device_count() >= 2, reason="this machine can measure")
-def test_measuring_without_gpus_points_to_the_model() -> None:
-    with pytest.raises(RuntimeError, match=r"the machine has [01]\. .*dataparallel_picture"):
-        measure_devices(model, torch.randn(4, 8), torch.zeros(4).long())
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_measured_on_gpus() -> None:
-    uses = measure_devices(model, torch.randn(64, 8), torch.zeros(64).long())
-    for use in uses.values():
-        assert isinstance(use, Use)
-        assert len(use.memory_gb) == torch.cuda.device_count()
-        assert all(memory > 0 for memory in use.memory_gb)

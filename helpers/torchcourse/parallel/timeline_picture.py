@@ -1,6 +1,5 @@
-"""DataParallel beside DistributedDataParallel, modelled or measured, and what the size of a bucket does."""
+"""DataParallel beside DistributedDataParallel, and what the size of a bucket does: time lines from the cost model."""
 
-from collections.abc import Mapping
 from functools import cache
 
 import ipywidgets as widgets
@@ -9,7 +8,6 @@ from matplotlib.figure import Figure
 
 from torchcourse.figures import COLORS, explorer
 from torchcourse.parallel._canvas import bars, canvas, headline, legend, values
-from torchcourse.parallel.replicas import Use
 from torchcourse.parallel.timeline import (
     Timeline,
     Workload,
@@ -99,26 +97,6 @@ def describe_dataparallel(
     )
 
 
-def draw_measured_devices(uses: Mapping[str, Use]) -> Figure:
-    """Draw what `measure_devices` found: a bar for the memory of each GPU, with the time of a step above the bars."""
-    old, new = uses["DataParallel"], uses["DDP"]
-    gpus = len(old.memory_gb)
-    figure, axis = canvas(8.0, 1.9 + 0.4 * gpus, left=0.75, right=0.3, bottom=0.6, top=0.4)
-    rectangles, colors, rows = [], [], []
-    for first_row, (name, use), color in zip((0, gpus + 1.2), uses.items(), ("orange", "blue"), strict=True):
-        axis.text(0, first_row - 0.65, f"{name}: {use.step_ms:.0f} ms a step", fontweight="bold")
-        for gpu, memory in enumerate(use.memory_gb):
-            rectangles.append((0, first_row + gpu - 0.4, memory, 0.78))
-            colors.append(COLORS[color])
-            rows.append(first_row + gpu)
-    bars(axis, rectangles, colors)
-    axis.set(xlim=(0, 1.05 * max(*old.memory_gb, *new.memory_gb)), ylim=(rows[-1] + 0.6, -1.3))
-    axis.set_yticks(rows, [f"GPU {gpu}" for gpu in range(gpus)] * 2)
-    axis.set_xlabel("memory (GB), measured")
-    headline(figure, _in_one_line(old.step_ms / new.step_ms, old.memory_gb[0] / max(old.memory_gb[1:])))
-    return figure
-
-
 def bucket_picture() -> widgets.VBox:
     """Return the overlap of communication and computation as an explorer, with a slider for the bucket size."""
     return explorer(
@@ -183,16 +161,9 @@ def _both(devices: int, model_MB: float, batch: int, GB_per_second: float, outpu
 
 
 def _finding(old: Timeline, new: Timeline) -> str:
-    return _in_one_line(old.step_ms / new.step_ms, old.memory[0].total / old.memory[1].total)
-
-
-def _in_one_line(speedup: float, share: float) -> str:
-    """Both findings: how much faster DDP is, and the memory of GPU 0 under DataParallel over that of another GPU."""
-    if share >= 2:
-        memory = f"{share:.1f} times as much as"
-    else:
-        memory = f"{abs(share - 1):.0%} {'more' if share >= 1 else 'less'} than"
-    return f"DDP is {speedup:.1f}× as fast; in DataParallel GPU 0 holds {memory} the others"
+    share = old.memory[0].total / old.memory[1].total
+    memory = f"{share - 1:.0%} more than" if share < 2 else f"{share:.1f} times as much as"
+    return f"DDP is {old.step_ms / new.step_ms:.1f}× as fast; in DataParallel GPU 0 holds {memory} the others"
 
 
 def _largest(line: Timeline) -> float:
