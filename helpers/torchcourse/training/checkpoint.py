@@ -157,12 +157,14 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     Args:
         generator: a loader's own generator, if it has one.
     """
-    kind, keys, *rest = np.random.get_state()
+    # Both hold 624 numbers of state, which as a tensor are saved a hundred times faster than as Python numbers.
+    version, python_keys, python_rest = random.getstate()
+    kind, numpy_keys, *numpy_rest = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), *rest),
+        "python": (version, torch.tensor(python_keys), python_rest),
+        "numpy": (kind, torch.from_numpy(numpy_keys.astype(np.int64)), *numpy_rest),
         "loader": generator.get_state() if generator is not None else None,
     }
 
@@ -170,8 +172,10 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
 def set_random_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
     """Put all random number generators back to where `random_state` found them."""
     torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    version, python_keys, python_rest = state["python"]
+    random.setstate((version, tuple(python_keys.tolist()), python_rest))
+    kind, numpy_keys, *numpy_rest = state["numpy"]
+    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *numpy_rest))
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
     if state["loader"] is not None and generator is not None:

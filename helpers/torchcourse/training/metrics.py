@@ -40,10 +40,9 @@ class Averages:
         self.losses: list[tuple[int, torch.Tensor]] = []  # samples and mean loss of each batch since the last flush
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
         self._held = 0  # numbers in these outputs
-        self._parts: list[list[tuple[torch.Tensor, int]]] = [
-            [] for _ in metrics
-        ]  # sums and counts since the last flush
-        self._totals = [[0.0, 0.0] for _ in self.names]  # sum and count from the beginning, over all ranks
+        # For each metric, sums and counts since the last flush; for each name, those of all flushes, over all ranks.
+        self._parts: list[list[tuple[torch.Tensor, int]]] = [[] for _ in metrics]
+        self._totals = [[0.0, 0.0] for _ in self.names]
 
     def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
         """Take in a batch: outputs [N, ...], targets [N, ...] and the mean loss."""
@@ -87,9 +86,13 @@ class Averages:
         return {"losses": self.losses, "batches": self._batches, "parts": self._parts, "totals": self._totals}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned. Tensors may be on another device by now."""
-        self.losses, self._totals = state["losses"], state["totals"]
-        self._batches, self._parts = state["batches"], state["parts"]
+        """Take over what `state` returned in one process, or at the end of an epoch."""
+        self._totals = state["totals"]
+        if _ranks.rank() > 0:  # the rest will be added up over the ranks, so it is rank 0's alone
+            return
+        self.losses = [(samples, loss.to(self.device)) for samples, loss in state["losses"]]
+        self._batches = [(outputs.to(self.device), targets.to(self.device)) for outputs, targets in state["batches"]]
+        self._parts = state["parts"]
         self._held = sum(outputs.numel() for outputs, _ in self._batches)
 
     @torch.no_grad()

@@ -17,6 +17,9 @@ class Monitor:
     Args:
         log_dir: the run's folder, or None.
         first_step: values that an earlier, longer run left in this folder from this step on are hidden.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, first_step: int = 0) -> None:
@@ -24,7 +27,12 @@ class Monitor:
         if log_dir is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
 
-            self._writer = SummaryWriter(log_dir, purge_step=first_step)
+            try:
+                self._writer = SummaryWriter(log_dir, purge_step=first_step, flush_secs=10)
+            except OSError as error:
+                raise OSError(
+                    f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose another log_dir."
+                ) from error
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one value for each tag, such as "loss/train", at an optimizer step."""

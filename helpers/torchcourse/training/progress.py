@@ -34,12 +34,11 @@ class Progress:
             self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
 
     def epoch_ends(self, row: dict[str, Any]) -> None:
+        shown = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr", "seconds")}
         if self._bar is not None:
-            shown = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr", "seconds")}
             self._bar.set_postfix_str(describe(shown))
         elif self._lines:
-            rest = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr")}
-            print(f"epoch {row['epoch']}/{self.epochs}  {describe(rest)}", flush=True)
+            print(f"epoch {row['epoch']}/{self.epochs}  {describe(shown)}  ({row['seconds']:.1f} s)", flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -28,6 +28,7 @@ def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.G
         generator: the loader's own, if it has one.
     """
     now = checkpoint.random_state(generator)
+    random = {"epoch": random_at_epoch, "batch": now} if trainer.position.batch else {"epoch": now, "batch": None}
     return {
         "format": FORMAT,
         "model": trainer.model.state_dict(),
@@ -37,7 +38,7 @@ def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.G
         "position": asdict(trainer.position),
         "history": asdict(trainer.history),
         "averages": trainer.averages.state(),
-        "random": _ranks.gather({"epoch": random_at_epoch if trainer.position.batch else now, "batch": now}),
+        "random": _ranks.gather(random),
     }
 
 

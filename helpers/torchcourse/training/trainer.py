@@ -131,7 +131,7 @@ class Trainer:
         self._generator = getattr(train_loader, "generator", None)
         self._begin_epoch()
         if resume:
-            self._resume()
+            self._resume(epochs)
         last_epoch = epochs if resume else self.position.epoch + epochs
         writes = _ranks.rank() == 0
         with (
@@ -179,7 +179,8 @@ class Trainer:
         batches = iter(loader)
         if self.position.batch:  # of an epoch that was stopped: go past the batches that it has had
             deque(islice(batches, self.position.batch), maxlen=0)
-            checkpoint.set_random_state(self._random_at_batch, self._generator)
+            if self._random_at_batch is not None:
+                checkpoint.set_random_state(self._random_at_batch, self._generator)
         self.replica.train()
         for window in stop.until(windows(batches, self.accumulate)):
             self._step(loader, window)
@@ -251,7 +252,7 @@ class Trainer:
                     averages.add(outputs, targets, loss)
         finally:
             self.model.train(was_training)
-        return averages.means()
+        return {} if stop.requested else averages.means()
 
     def _log(self, board: Monitor) -> None:
         """Report the means since the last time. Only here does the loop wait for the device."""
@@ -313,17 +314,19 @@ class Trainer:
                 checkpoint.save(state, self.checkpoint_dir / f"{name}.pt")
         _ranks.barrier()
 
-    def _resume(self) -> None:
+    def _resume(self, epochs: int) -> None:
         state = snapshot.read(self.checkpoint_dir)
         if state is None:
             if _ranks.rank() == 0:
                 print(f"There is no checkpoint in {self.checkpoint_dir} yet: training begins at the first epoch.")
             return
         snapshot.put_back(self, state)
-        random = snapshot.random_of_this_rank(state) or {}
-        if random:
+        random = snapshot.random_of_this_rank(state)
+        self._random_at_batch = random and random["batch"]
+        if random is not None:
             checkpoint.set_random_state(random["epoch"], self._generator)
-        self._random_at_batch = random.get("batch")
+        if self.position.epoch >= epochs and _ranks.rank() == 0:
+            print(f"The checkpoint has had {self.position.epoch} epochs already: nothing is left to train.")
 
     def _begin_epoch(self) -> None:
         self.position.batch, self.position.logged = 0, self.position.step

@@ -1,0 +1,206 @@
+"""A checkpoint is whole or refused, survives a crash while it is written, and brings everything back by name."""
+
+import errno
+import os
+import random
+import subprocess
+import sys
+from collections import Counter, OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torchcourse.models import mlp
+from torchcourse.training import CheckpointError, checkpoint
+
+
+def test_everything_comes_back_as_it_was(tmp_path):
+    state = {
+        "tensor": torch.randn(3, 4),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "numbers": [1, 2.5, True, None, float("inf")],
+        "text": "한국어",
+        "nested": {"tuple": (1, (2, "three")), 7: "integer key"},
+        "counter": Counter({3: 1}),
+        "ordered": OrderedDict(b=1, a=2),
+        "numpy": np.float64(0.5),
+    }
+    checkpoint.save(state, tmp_path / "new folder" / "a.pt")
+    loaded = checkpoint.load(tmp_path / "new folder" / "a.pt")
+    assert torch.equal(loaded.pop("tensor"), state.pop("tensor"))
+    assert torch.equal(loaded.pop("half"), state.pop("half"))
+    assert loaded == state
+    assert isinstance(loaded["counter"], Counter)
+    assert type(loaded["numpy"]) is float
+
+
+def test_any_program_that_reads_pytorch_files_reads_it(tmp_path):
+    checkpoint.save({"weight": torch.arange(5)}, tmp_path / "a.pt")
+    for memory_mapped in (False, True):
+        loaded = torch.load(tmp_path / "a.pt", weights_only=True, mmap=memory_mapped)
+        assert torch.equal(loaded["weight"], torch.arange(5))
+
+
+def test_what_could_not_be_read_back_is_refused_when_saving_and_named(tmp_path):
+    checkpoint.save({"epoch": 1}, tmp_path / "a.pt")
+    with pytest.raises(TypeError, match=r"state\['scheduler'\]\['rule'\], which is a function"):
+        checkpoint.save({"scheduler": {"rule": lambda epoch: 0.1}}, tmp_path / "a.pt")
+    assert checkpoint.load(tmp_path / "a.pt") == {"epoch": 1}
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save({"weight": torch.randn(100)}, path)
+    whole = path.read_bytes()
+    for length in [0, 1, 30, len(whole) // 2, len(whole) - 74, len(whole) - 73, len(whole) - 71, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="checksum at its end is missing"):
+            checkpoint.load(path)
+
+
+def test_a_single_flipped_bit_is_found_wherever_it_is(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save({"weight": torch.randn(50)}, path)
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"a\.pt (is damaged|is no whole checkpoint)"):
+            checkpoint.load(path)
+
+
+def test_files_of_other_kinds_get_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        checkpoint.load(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.load(tmp_path)
+    (tmp_path / "page.pt").write_text("<html>404 Not Found</html>")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "plain.pt")
+    for name in ("page.pt", "plain.pt"):
+        with pytest.raises(CheckpointError, match="or another program wrote it"):
+            checkpoint.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
+    checkpoint.save({"epoch": 1}, tmp_path / "last.pt")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*the last\.pt from before is unharmed"):
+        checkpoint.save({"epoch": 2}, tmp_path / "last.pt")
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "last.pt") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+SAVE_UNTIL_KILLED = """
+import os, random, signal, sys, time, torch
+from torchcourse.training import checkpoint
+torch.set_num_threads(1)
+weights = {str(i): torch.full((200_000,), float(i)) for i in range(5)}
+chance = random.Random(0)
+for _ in range(5):
+    told, tell = os.pipe()
+    saver = os.fork()
+    if saver == 0:
+        for count in range(1_000_000):
+            checkpoint.save({"count": count, "weights": weights}, sys.argv[1])
+            os.write(tell, b".")
+    os.close(tell)
+    os.read(told, 1)
+    time.sleep(chance.uniform(0.05, 0.3))
+    os.kill(saver, signal.SIGKILL)
+    os.waitpid(saver, 0)
+    saved = 1 + sum(len(part) for part in iter(lambda: os.read(told, 1000), b""))
+    loaded = checkpoint.load(sys.argv[1])
+    assert loaded["count"] >= saved - 1, "what was reported as saved was lost"
+    assert all(torch.equal(loaded["weights"][name], tensor) for name, tensor in weights.items())
+    os.remove(sys.argv[1])
+    print("whole")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9_while_saving_never_costs_a_checkpoint(tmp_path):
+    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, tmp_path / "last.pt"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ended.stdout.split() == ["whole"] * 5, ended.stderr
+
+
+def trained(optimizer_class, **options):
+    torch.manual_seed(0)
+    model = mlp(4, 6, 3)
+    optimizer = optimizer_class(model.parameters(), lr=0.01, **options)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_optimizer_state_finds_its_parameters_by_name_in_whatever_order(tmp_path, named):
+    model, optimizer = trained(torch.optim.AdamW)
+    checkpoint.save(checkpoint.optimizer_state(model, optimizer), tmp_path / "optimizer.pt")
+    parameters = list(model.named_parameters())[::-1]
+    other = torch.optim.AdamW(parameters if named else [parameter for _, parameter in parameters], lr=1.0)
+    checkpoint.load_optimizer_state(model, other, checkpoint.load(tmp_path / "optimizer.pt"))
+    assert other.param_groups[0]["lr"] == 0.01
+    for parameter in model.parameters():
+        for key, value in optimizer.state[parameter].items():
+            assert torch.equal(other.state[parameter][key], value)
+
+
+def test_optimizers_that_do_not_fit_are_refused():
+    model, optimizer = trained(torch.optim.AdamW)
+    saved = checkpoint.optimizer_state(model, optimizer)
+    with pytest.raises(CheckpointError, match="trained with AdamW, but the optimizer is SGD"):
+        checkpoint.load_optimizer_state(model, torch.optim.SGD(model.parameters(), lr=0.1), saved)
+    head = torch.optim.AdamW(model[-1].parameters(), lr=0.1)
+    with pytest.raises(CheckpointError, match="hold other parameters"):
+        checkpoint.load_optimizer_state(model, head, saved)
+
+
+def test_an_optimizer_made_before_a_layer_was_replaced_is_found():
+    model, optimizer = trained(torch.optim.SGD)
+    model[-1] = nn.Linear(6, 5)
+    with pytest.raises(ValueError, match=r"shape \[3, 6\], no parameter of the model"):
+        checkpoint.optimizer_state(model, optimizer)
+
+
+def test_weights_of_another_architecture_are_named_and_nothing_is_loaded():
+    model = nn.ModuleDict({"body": nn.Linear(4, 6), "head": nn.Linear(6, 5)})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = nn.ModuleDict({"body": nn.Linear(4, 6), "head": nn.Linear(6, 3), "extra": nn.Linear(1, 1)}).state_dict()
+    del weights["body.bias"]
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.load_weights(model, weights)
+    message = str(caught.value)
+    assert "it lacks body.bias" in message
+    assert "it has extra.weight, extra.bias, which the model lacks" in message
+    assert "head.weight [3, 6] where the model has [5, 6]" in message
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_long_list_of_names_is_cut():
+    with pytest.raises(CheckpointError, match=r"0\.weight, 0\.bias, 1\.weight, 1\.bias, 2\.weight and 3 more"):
+        checkpoint.load_weights(nn.Sequential(*[nn.Linear(1, 1) for _ in range(4)]), {})
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+
+    def draw():
+        return torch.rand(3).tolist(), random.random(), np.random.rand(), torch.rand(2, generator=generator).tolist()
+
+    draw()
+    checkpoint.save(checkpoint.random_state(generator), tmp_path / "random.pt")
+    expected = draw()
+    checkpoint.set_random_state(checkpoint.load(tmp_path / "random.pt"), generator)
+    assert draw() == expected
