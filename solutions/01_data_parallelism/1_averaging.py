@@ -207,7 +207,7 @@ def share_out(ranks, samples_on_rank_0, loss, order):
 
 
 figures.explorer(
-    lambda **values: averaging_picture.bars(*share_out(**values)),
+    lambda **values: averaging_picture.draw(*share_out(**values)),
     alt=lambda **values: averaging_picture.describe(*share_out(**values)),
     ranks=(2, 8, 2),
     samples_on_rank_0=(1, 40, 24),

@@ -90,7 +90,7 @@ def shared_out(sizes, reduce):
     [
         ([3, 3], torch.mean, "right"),
         ([2, 2, 2], torch.mean, "right"),
-        ([4, 2], torch.mean, "off: 2 samples count as much as 4"),
+        ([4, 2], torch.mean, "off: a part of 2 counts as much as one of 4"),
         ([4, 2], torch.sum, "1/2 of the right gradient"),
         ([1, 2, 3], torch.sum, "1/3 of the right gradient"),
     ],
@@ -99,13 +99,15 @@ def test_the_picture_states_the_finding(sizes, reduce, words):
     values = shared_out(sizes, reduce)
     assert words in averaging_picture.finding(*values)
     assert words in averaging_picture.describe(*values)
-    axes = averaging_picture.bars(*values).axes[0]
-    assert words in axes.get_title()
-    widths = [bar.get_width() for bar in axes.patches]
-    assert widths[: len(sizes)] == [reduce(part, dim=0)[1].item() for part in ROWS.split(sizes)]
-    assert widths[-1] == reduce(ROWS, dim=0)[1].item()
+    figure = averaging_picture.draw(*values)
+    (axes,) = figure.axes
+    assert words in figure.get_suptitle()
     assert axes.get_xlabel()
     assert axes.get_ylabel()
+    corners = [path.vertices[:, 0] for path in axes.collections[0].get_paths()]
+    ends = [float(x.max() if x.max() > 0 else x.min()) for x in corners]
+    expected = [reduce(part, dim=0)[1].item() for part in ROWS.split(sizes)]
+    assert ends == pytest.approx([*expected, sum(expected) / len(sizes), reduce(ROWS, dim=0)[1].item()])
 
 
 def test_the_finding_gives_the_distance():
