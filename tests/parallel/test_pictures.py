@@ -144,6 +144,14 @@ def test_numbers_at_the_bars_have_no_exponent() -> None:
     assert texts[:4] == ["1120", "385", "262", "140"]
 
 
+@pytest.mark.parametrize(("memory", "drawn"), [(24, True), (141, True), (192, False)])
+def test_a_gpu_far_larger_than_the_states_does_not_squeeze_the_bars(memory: int, drawn: bool) -> None:
+    axis = draw_zero(7.5, 64, memory, "mixed precision, Adam").axes[0]
+    assert [list(line.get_xdata()) for line in axis.lines] == ([[memory, memory]] if drawn else [])
+    assert any(f"a GPU has {memory} GB" in text.get_text() for text in axis.texts)
+    assert axis.get_xlim()[1] < 1.5 * 120
+
+
 def test_measured_memory_beside_the_formula() -> None:
     formula = {"DDP": States(100, 100, 200), "stage 1": States(100, 100, 100)}
     assert title(draw_measured_memory(formula, formula)) == "A rank holds exactly what the formula says"

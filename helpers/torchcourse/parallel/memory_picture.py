@@ -26,7 +26,7 @@ def zero_picture() -> widgets.VBox:
 
 
 def draw_zero(billion_parameters: float, ranks: int, GB_a_GPU: float, recipe: str) -> Figure:
-    """Draw the states (GB a rank) of DDP and of ZeRO stages 1 to 3 as stacked bars, with the memory of a GPU as a line.
+    """Draw the states (GB a rank) of DDP and of ZeRO stages 1 to 3 as stacked bars, and the memory of a GPU as a line.
 
     Raises:
         ValueError: for a recipe or a number of ranks that does not exist.
@@ -34,10 +34,15 @@ def draw_zero(billion_parameters: float, ranks: int, GB_a_GPU: float, recipe: st
     states = _stages(billion_parameters, ranks, recipe)
     figure, axis = canvas(8.0, 3.0, left=1.15, right=0.9, bottom=0.9, top=0.4)
     _draw_bars(axis, dict(zip(STAGES.values(), states, strict=True)), unit=1e9)
-    axis.axvline(GB_a_GPU, color=COLORS["black"], linestyle="--", linewidth=1)
-    largest = max(states[0].total / 1e9, GB_a_GPU)
-    axis.text(GB_a_GPU + 0.01 * largest, -0.62, f"a GPU has {GB_a_GPU} GB", fontsize=9, va="center")
-    axis.set(xlim=(0, 1.02 * largest), ylim=(3.5, -0.8), xlabel="states (GB a rank)")
+    largest = states[0].total / 1e9
+    right = 1.05 * largest if GB_a_GPU > 1.25 * largest else 1.05 * max(largest, GB_a_GPU)
+    if GB_a_GPU <= right:
+        axis.axvline(GB_a_GPU, color=COLORS["black"], linestyle="--", linewidth=1)
+        side = "left" if GB_a_GPU < right / 2 else "right"
+        axis.text(GB_a_GPU, -0.62, f" a GPU has {GB_a_GPU} GB ", fontsize=9, va="center", ha=side)
+    else:
+        axis.text(right, -0.62, f"a GPU has {GB_a_GPU} GB →", fontsize=9, va="center", ha="right")
+    axis.set(xlim=(0, right), ylim=(3.5, -0.8), xlabel="states (GB a rank)")
     headline(figure, _finding(billion_parameters, ranks, GB_a_GPU, recipe))
     legend(figure, _COLORS)
     return figure

@@ -54,7 +54,7 @@ def draw_ring(ranks: int, step: int) -> Figure:
     axis.set_xticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
     axis.set_yticks(range(ranks))
     axis.set_xlabel("In a cell, one box for each rank, in order: filled when its numbers are in the sum.", fontsize=9)
-    axis.set_ylabel(f"chunk (1/{ranks} of the tensor)")
+    axis.set_ylabel(f"chunk (1/{ranks} each)")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     names = {"partial sum": "blue", "sum of all ranks": "green", "moved in this step": "vermillion"}
