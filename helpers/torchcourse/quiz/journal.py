@@ -196,8 +196,8 @@ def _bytes() -> bytes:
 
 def _parse(content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
     entries, unreadable = [], []
-    # Not splitlines(): an answer may hold a character that Unicode counts as a line break.
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    # Split as bytes: an answer may hold a character that Unicode counts as a line break.
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         entry = _entry(line)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)\n?^```[ ]*$", re.MULTILINE | re.DOTALL)
 # A Korean particle may follow a closing star, an English letter may not.
 _INLINE = re.compile(
-    r"`(?P<code>[^`\n]+)`"
+    r"(?<!`)`(?P<code>[^`\n]+)`(?!`)"
     r"|\*\*(?=\S)(?P<strong>[^*]+?)(?<=\S)\*\*"
     r"|(?<![A-Za-z0-9*])\*(?=\S)(?P<em>[^*]+?)(?<=\S)\*(?![A-Za-z0-9*])"
 )

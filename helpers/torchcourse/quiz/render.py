@@ -14,12 +14,11 @@ STYLE = f"<style>{Path(__file__).with_name('card.css').read_text(encoding='utf-8
 
 def question_html(question: Question, language: str) -> str:
     """Return the question without its choices."""
-    unit = f' <span class="tc-meta">({markup.to_inline(question.unit[language])})</span>' if _unit(question) else ""
     items = "".join(
         f"<div><b>{letter}</b> &nbsp;{markup.to_inline(item[language])}</div>"
         for letter, item in zip(question.letters, getattr(question, "items", []), strict=False)
     )
-    return f'<div class="tc-question" lang="{language}">{markup.to_html(question.text[language])}{unit}{items}</div>'
+    return f'<div class="tc-question" lang="{language}">{markup.to_html(question.text[language])}{items}</div>'
 
 
 def escape(text: str) -> str:
@@ -35,6 +34,11 @@ def block(text: str) -> str:
 def label(text: str) -> str:
     """Return a text of a bank for the label of a tick box."""
     return markup.to_label(text)
+
+
+def unit_html(question: Question, language: str) -> str:
+    """Return the unit of a number, empty where there is none."""
+    return f'<span class="tc-meta">{markup.to_inline(question.unit[language])}</span>' if _unit(question) else ""
 
 
 def choice_labels(question: Question, language: str) -> list[str]:
@@ -58,7 +62,7 @@ def static_html(question: Question, number: int | None, language: str, how: str)
         choices = "".join(f"<div>{label}</div>" for label in choice_labels(question, language))
     return (
         f'{STYLE}<div class="tc-card"><div class="tc-meta">{html.escape(meta(question, number, language))}</div>'
-        f"{question_html(question, language)}{choices}"
+        f"{question_html(question, language)}{choices}{unit_html(question, language)}"
         f'<p class="tc-meta" style="margin-top:.6em">{html.escape(how)}</p></div>'
     )
 

@@ -32,7 +32,7 @@ class CardWidget:
         self.language.add_class("tc-language")
         self.meta, self.text = widgets.HTML(), widgets.HTML()
         self.choices = self._choices()
-        self.typed = self._typed()
+        self.typed, self.unit = self._typed(), widgets.HTML()
         self.sure_label, self.sure = widgets.HTML(), _radio([("", sure) for sure in SURE])
         self.check = widgets.Button(disabled=True, button_style="primary")
         self.hint = widgets.HTML()
@@ -54,7 +54,10 @@ class CardWidget:
         sure.add_class("tc-sure")
         actions = widgets.HBox([self.check, self.hint])
         actions.add_class("tc-actions")
-        answer = [self.typed] if self.typed else self.choices
+        answer = self.choices
+        if self.typed:
+            answer = [widgets.HBox([self.typed, self.unit])]
+            answer[0].add_class("tc-typed")
         below = [self.feedback, self.reason_box, self.tick_box, self.result, self.grade]
         self.box = widgets.VBox([widgets.HTML(render.STYLE), head, self.text, *answer, sure, actions, *below])
         self.box.add_class("tc-card")
@@ -208,6 +211,7 @@ class CardWidget:
             f'<span class="tc-meta">{render.escape(render.meta(self.question, self.card.number, language))}</span>'
         )
         self.text.value = render.question_html(self.question, language)
+        self.unit.value = render.unit_html(self.question, language)
         if self.choices:
             for box, label in zip(self.choices, render.choice_labels(self.question, language), strict=True):
                 box.description = label
@@ -238,9 +242,10 @@ class PredictionWidget:
     def __init__(self, prediction: Prediction) -> None:
         self.prediction = prediction
         self.choices = [_tick_box("tc-one") for _ in prediction.choices]
+        kept = prediction.kept
         for letter, text, box in zip(answers.LETTERS, prediction.choices, self.choices, strict=False):
             box.description = f"<b>{letter}</b>&nbsp; {render.label(text)}"
-            box.value = text == prediction.kept
+            box.value = text == kept
         self.kept = widgets.HTML()
         question = widgets.HTML(f'<div class="tc-question">{render.block(prediction.question)}</div>')
         label = widgets.HTML(f'<span class="tc-meta">{words.say("predict")}</span>')
