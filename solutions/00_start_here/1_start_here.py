@@ -114,19 +114,19 @@ for answer in run_ranks(who_am_i, world_size=4):
 
 # %% [markdown]
 # Four ranks, however many cores you have: the number is your choice. In `train` above, each of two ranks worked on its own half
-# of the images, and after each step they averaged their gradients (기울기). How and why is lesson 01.
+# of the images, and in each step they averaged their gradients (기울기) before the weights moved. How and why is lesson 01.
 #
 # ## Predict: are two ranks twice as fast?
 #
-# Two ranks do half of the work each. Before you measure it, say what you expect. A prediction (예측) that you wrote down is one
-# that you can be surprised by; that is when you learn most. It is not graded.
+# Two ranks do half of the work each. Before you measure it, say what you expect. A prediction (예측) is not graded. But only one that
+# you have written down can surprise you.
 
 # %%
 speeds = ["1.8 times as fast, or more", "between 1.1 and 1.8 times", "no faster: less than 1.1 times"]
 predict("00-1.speed", "One epoch on the CPU of this machine: how fast are 2 ranks, compared with 1?", speeds)
 
 # %% [markdown]
-# Now measure: four epochs over 1,600 images, with one rank and with two. All use the CPU here, so that the comparison is fair on a
+# Now measure: four epochs over 1,280 images, with one rank and with two. All use the CPU here, so that the comparison is fair on a
 # machine with a GPU too.
 
 
@@ -135,7 +135,7 @@ def seconds_an_epoch() -> list[float]:
     model = small_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), progress=False)
-    some_images = Subset(mnist("train"), range(1600))
+    some_images = Subset(mnist("train"), range(1280))
     history = trainer.fit(make_loader(some_images, 64), epochs=5)
     return history["seconds"][1:]  # without the first, in which things are loaded
 
@@ -158,12 +158,11 @@ figures.show(figure, alt=f"{title}. Seconds with 1 rank: {seconds[1]}. With 2 ra
 # %% [markdown]
 # Read your own picture; another machine shows another one, and so does this one tomorrow.
 #
-# - **Twice is the ceiling**, as long as the work is the same. Two ranks wait for each other at every step to exchange gradients, and
+# - **Twice is the ceiling**: two do the same work in half of the time at best. And two ranks wait for each other at every step to exchange gradients, and
 #   a small network computes so little between two exchanges that the exchange weighs much.
-# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little
-#   or nothing is gained.
+# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little or nothing is gained.
 # - **The dots of one row show the noise.** They are the same work, again and again. A difference smaller than their spread says
-#   nothing, and a speed-up above 2 is noise too: something else kept the machine busy while one rank was measured.
+#   nothing. If you see more than 2, measure again: most likely something else kept the machine busy while one rank worked.
 #
 # Lesson 01 measures the price of an exchange and predicts this number.
 
@@ -179,7 +178,7 @@ environment.report()
 # %% [markdown]
 # ## Exercises and checks
 #
-# An exercise (연습문제) is a function with a hole. You fill the hole, run the cell, and run the **check** (채점) below it. The check calls
+# An exercise (연습문제) is a function with a hole. You fill the hole, run the cell, and run the **check** (확인) below it. The check calls
 # your function on inputs of its own and tells you the symptom that it sees. It never tells the solution, and you may run it as
 # often as you like. ●○○ is easy, ●●● is hard; the minutes are a guess; points count only when a teacher grades a class.
 #
@@ -471,7 +470,7 @@ retrospective(language="ko")  # or "en"
 # %% [markdown]
 # ## Scale up
 #
-# The same function runs on 1 process, 2 ranks or many GPUs, and gives the same mean. That is the promise of this course: what you
+# The same function runs on 1 process, 2 ranks or many GPUs, and gives the same mean but for rounding. That is the promise of this course: what you
 # learn on two CPU ranks is what runs on eight GPUs.
 
 
@@ -489,8 +488,8 @@ means
 
 # %% [markdown]
 # On a machine with eight GPUs, `run_ranks(train, 2)` without a `world_size` starts eight ranks, one for each GPU, and they talk over NCCL
-# instead of gloo. The function does not change. From a terminal, the same code as a file starts like this; lesson 01 makes the file
-# from a notebook function:
+# instead of gloo. The function does not change. From a terminal, the same code as a file starts like this; lesson 01 makes such a
+# file:
 #
 # ```
 # # One machine with eight GPUs:
@@ -503,7 +502,7 @@ means
 # %% [markdown]
 # ## What the log said
 #
-# This course grew out of the study log (학습 일지) of one learner: notes of a few days, three quiz questions answered wrongly with the
+# This course grew out of a page of one learner's study log (학습 일지): short notes, three quiz questions answered wrongly with the
 # reasoning behind each answer, and a question left open. The lessons take each note as a claim and test it. You met two of them today:
 #
 # | The log | What you saw | So |
