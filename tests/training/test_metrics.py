@@ -1,0 +1,84 @@
+"""Means over batches are means over samples."""
+
+import math
+
+import pytest
+import torch
+
+from torchcourse.training.metrics import Averages, accuracy
+
+CPU = torch.device("cpu")
+
+
+def test_accuracy_of_labels_and_of_labels_at_each_place():
+    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
+    assert accuracy(scores, torch.tensor([1, 1, 1])).tolist() == [True, False, True]
+    places = torch.randn(4, 5, 6)
+    assert accuracy(places, places.argmax(1)).all()
+    assert accuracy(places, places.argmax(1)).shape == (4, 6)
+
+
+def batch(size, loss, right):
+    outputs = torch.zeros(size, 2)
+    outputs[:right, 1] = 1.0
+    return outputs, torch.ones(size, dtype=torch.long), torch.tensor(loss)
+
+
+def test_each_flush_covers_what_came_since_and_means_cover_all():
+    averages = Averages({"accuracy": accuracy}, CPU)
+    averages.add(*batch(10, 1.0, right=10))
+    averages.add(*batch(2, 7.0, right=0))
+    assert averages.flush() == pytest.approx({"loss": 2.0, "accuracy": 10 / 12})
+    averages.add(*batch(4, 6.0, right=1))
+    assert averages.flush() == pytest.approx({"loss": 6.0, "accuracy": 0.25})
+    assert averages.means() == pytest.approx({"loss": 3.0, "accuracy": 11 / 16})
+
+
+def test_nothing_since_the_last_flush_is_no_number_and_no_batch_at_all_an_error():
+    averages = Averages({"accuracy": accuracy}, CPU)
+    assert all(math.isnan(value) for value in averages.flush().values())
+    with pytest.raises(ValueError, match="not yield a single batch"):
+        averages.means()
+
+
+def test_long_sums_keep_their_precision():
+    averages = Averages({}, CPU)
+    for _ in range(10_000):
+        averages.add(torch.zeros(1, 2), torch.zeros(1), torch.tensor(0.1))
+    assert averages.means()["loss"] == pytest.approx(torch.tensor(0.1).item(), rel=1e-12)
+
+
+def test_outputs_are_kept_in_small_numbers_only_and_without_their_graph():
+    seen = []
+    averages = Averages(
+        {"seen": lambda outputs, targets: seen.append((len(outputs), outputs.requires_grad)) or 0.0}, CPU
+    )
+    weight = torch.ones(1, requires_grad=True)
+    for _ in range(3):
+        averages.add(torch.zeros(30_000, 1) * weight, torch.zeros(30_000), weight.sum())
+    averages.add(torch.zeros(5, 1) * weight, torch.zeros(5), weight.sum())
+    assert seen == [(90_000, False)]
+    averages.flush()
+    assert seen == [(90_000, False), (5, False)]
+
+
+def test_outputs_in_a_container_are_not_kept():
+    seen = []
+    averages = Averages({"seen": lambda outputs, targets: seen.append(len(outputs)) or 0.5}, CPU)
+    averages.add((torch.zeros(4), torch.zeros(4)), torch.zeros(4), torch.tensor(1.0))
+    assert seen == [2]
+    assert averages.means() == {"loss": 1.0, "seen": 0.5}
+
+
+def test_state_goes_on_to_the_same_numbers():
+    def fill(averages, part):
+        for size, loss in part:
+            averages.add(*batch(size, loss, right=size // 2))
+
+    whole, first, second = (Averages({"accuracy": accuracy}, CPU) for _ in range(3))
+    parts = [(3, 0.1), (5, 0.7)], [(4, 0.2), (1, 0.3)]
+    fill(first, parts[0])
+    second.load_state(first.state())
+    fill(second, parts[1])
+    fill(whole, parts[0] + parts[1])
+    assert second.means() == whole.means()

@@ -1,0 +1,46 @@
+"""What is written for TensorBoard can be read back as plain lists."""
+
+import pytest
+
+from torchcourse.training.monitor import Monitor, read_scalars
+
+
+def test_scalars_come_back_with_their_steps(tmp_path):
+    with Monitor(tmp_path / "new" / "run") as board:
+        for step in (10, 20, 30):
+            board.scalars(step, {"loss/train": 1 / step, "lr/train": 0.5})
+    scalars = read_scalars(tmp_path / "new" / "run")
+    assert scalars.keys() == {"loss/train", "lr/train"}
+    assert scalars["loss/train"][0] == [10, 20, 30]
+    assert scalars["loss/train"][1] == pytest.approx([0.1, 0.05, 1 / 30])
+
+
+def test_all_of_a_long_run_is_read(tmp_path):
+    with Monitor(tmp_path) as board:
+        for step in range(12_000):  # TensorBoard's reader keeps 10,000 unless told otherwise
+            board.scalars(step, {"loss/train": float(step)})
+    assert read_scalars(tmp_path)["loss/train"][0] == list(range(12_000))
+
+
+def test_a_run_that_goes_on_from_an_earlier_step_hides_what_came_after_it(tmp_path):
+    with Monitor(tmp_path, first_step=1) as board:
+        for step in (1, 2, 3):
+            board.scalars(step, {"loss/train": 1.0})
+    with Monitor(tmp_path, first_step=3) as board:
+        board.scalars(3, {"loss/train": 2.0})
+    assert read_scalars(tmp_path)["loss/train"] == ([1, 2, 3], [1.0, 1.0, 2.0])
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Monitor(None) as board:
+        board.scalars(1, {"loss/train": 1.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_cannot_be_read_or_written_get_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no TensorBoard event files in .*nowhere"):
+        read_scalars(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"TensorBoard cannot write to .*Choose another log_dir"):
+        Monitor(tmp_path / "file")
