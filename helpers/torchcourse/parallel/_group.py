@@ -8,18 +8,7 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
-from torchcourse.parallel import _pickling
-
-# What torchrun puts into the environment of each process that it starts.
-_TORCHRUN = (
-    "TORCHELASTIC_RUN_ID",
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-)
+from torchcourse.parallel import _pickling, _start
 
 
 def join(store: dist.Store | None = None) -> None:
@@ -50,15 +39,10 @@ def device() -> torch.device:
 
 def default_world_size() -> int:
     """As many ranks as GPUs when there are two or more, else two on the CPU. Under torchrun: as many as it started."""
-    if under_torchrun():
+    if _start.under_torchrun():
         return int(os.environ["WORLD_SIZE"])
     gpus = torch.cuda.device_count()
     return gpus if gpus >= 2 else 2
-
-
-def under_torchrun() -> bool:
-    """Whether this process is one of several that `torchrun` started."""
-    return all(name in os.environ for name in _TORCHRUN)
 
 
 def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:

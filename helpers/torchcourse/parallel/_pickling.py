@@ -167,11 +167,15 @@ def _parts(name: _Name, obj: Any) -> Iterator[tuple[_Name, Any]]:
 
 def variables_of(function: types.FunctionType) -> dict[str, Any]:
     """The variables from outside that a function uses: of enclosing functions and of its module or notebook."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    found = {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
     instructions = (step for code in _codes(function.__code__) for step in dis.get_instructions(code))
     names = {step.argval: None for step in instructions if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return found | {name: function.__globals__[name] for name in names if name in function.__globals__}
+    return closure_of(function) | {name: function.__globals__[name] for name in names if name in function.__globals__}
+
+
+def closure_of(function: types.FunctionType) -> dict[str, Any]:
+    """The variables of enclosing functions that a function uses."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

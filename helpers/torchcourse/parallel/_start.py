@@ -25,6 +25,8 @@ from torchcourse.parallel._server import NUMBER, READY
 
 # Set in the rank server and in every rank: there, importing the package must not start another server.
 IN_RANK = "TORCHCOURSE_IN_RANK"
+# What torchrun puts into the environment of each process that it starts.
+_TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _START_LIMIT = 300.0  # seconds; importing PyTorch takes 2 to 10, and on a crowded machine many times that
 _SERVER_GONE = "The process that starts the ranks ended unexpectedly. Run this again: it starts a new one."
 
@@ -70,6 +72,11 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
+def under_torchrun() -> bool:
+    """Whether `torchrun` has started this process, as one of its ranks."""
+    return all(name in os.environ for name in _TORCHRUN)
+
+
 def start(world_size: int) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
 
@@ -91,7 +98,8 @@ def start(world_size: int) -> list[RankProcess]:
 
 def warm_up() -> None:
     """Start the rank server in the background, if this process is one that may start ranks. Never waits or raises."""
-    if start_method() == "forkserver" and IN_RANK not in os.environ and multiprocessing.parent_process() is None:
+    is_rank = IN_RANK in os.environ or under_torchrun()
+    if start_method() == "forkserver" and not is_rank and multiprocessing.parent_process() is None:
         with contextlib.suppress(OSError):
             _server()
 

@@ -104,7 +104,7 @@ def run_ranks(
     """
     _check_arguments(fn, args, timeout, env)
     world_size = _checked_world_size(world_size)
-    if _group.under_torchrun():
+    if _start.under_torchrun():
         return _run_in_place(fn, args, env)
     payload = _pickling.dumps_call(fn, args)
     _check_memory(world_size, len(payload))
@@ -379,7 +379,7 @@ def _checked_world_size(world_size: int | None) -> int:
         return started
     if isinstance(world_size, bool) or not isinstance(world_size, int) or world_size < 1:
         raise ValueError(f"world_size is the number of ranks, a whole number from 1 up; it is {world_size!r}.")
-    if _group.under_torchrun() and world_size != started:
+    if _start.under_torchrun() and world_size != started:
         raise ValueError(f"world_size is {world_size}, but torchrun started {started} ranks. Leave world_size out.")
     return world_size
 
