@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 import small_course
+from torchcourse.authoring import build as build_module
 from torchcourse.authoring.build import build, render
 from torchcourse.authoring.source import Origin, SourceError, setup_lines, to_notebook
 
@@ -124,3 +125,21 @@ def test_badges_are_built_from_the_one_address_and_left_out_without_it():
     assert "github/someone/course/blob/main/notebooks/01_small/1_lesson.ipynb" in first[2]
     assert "Colab" not in json.dumps(to_notebook(text, Origin(origin.path)))
     assert "git+https://github.com/someone/course" in setup_lines(origin.repository)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "part"),
+    [
+        ("solutions/01_small/1_lesson.py", "# %% exercise: a\nx = 1\n", "marks no solution"),
+        ("quizzes/01_small.yaml", "title: [broken\n", "01_small.yaml"),
+    ],
+)
+def test_what_cannot_be_built_is_one_sentence_on_the_command_line(course, monkeypatch, capsys, path, text, part):
+    (course / path).write_text(text, encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["build"])
+    monkeypatch.setattr(build_module, "build", lambda force: build(course, force=force))
+    assert build_module.main() == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Not built: ")
+    assert part in message
+    assert "Traceback" not in message

@@ -139,7 +139,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         report = build(force=arguments.force)
-    except SourceError as error:
+    except ValueError as error:  # a SourceError, or a BankError
         print(f"Not built: {error}", file=sys.stderr)
         return 1
     for word, paths in (("wrote", report.written), ("removed", report.removed)):
