@@ -5,8 +5,8 @@
 # [averaging](1_averaging.ipynb)
 #
 # In notebook 1 every training step ended with an average over all ranks. Here you open the box: how do numbers get
-# from each rank to all the others, what does that cost, and how does PyTorch hide the cost? At the end you have written
-# the three ideas of **DistributedDataParallel** (분산 데이터 병렬, DDP) yourself, and PyTorch's own holds no secret.
+# from each rank to all the others, what does that cost, and how does PyTorch hide the cost? At the end you have
+# written the three ideas of **DistributedDataParallel** (분산 데이터 병렬, DDP) yourself, and PyTorch's own holds no secret.
 #
 # **After this notebook you can**
 #
@@ -57,11 +57,11 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %% [markdown]
 # ## 1 · All-reduce, the plain way
 #
-# In one line each: **broadcast** (브로드캐스트) copies one rank's tensor to all; **all-reduce** (올리듀스) gives every rank the sum over all
-# ranks.
+# In one line each: **broadcast** (브로드캐스트) copies one rank's tensor to all; **all-reduce** (올리듀스) gives every rank the
+# sum over all ranks.
 #
-# The plain way to do it: every rank sends its tensor to rank 0, rank 0 adds them up and sends the sum back to each. The
-# package has it as `naive_all_reduce`. It returns the bytes that *this* rank sent.
+# The plain way to do it: every rank sends its tensor to rank 0, rank 0 adds them up and sends the sum back to each.
+# The package has it as `naive_all_reduce`. It returns the bytes that *this* rank sent.
 
 
 # %%
@@ -75,13 +75,13 @@ for ranks in (2, 4, 6):
     print(f"{ranks} ranks send", run_ranks(tensors_sent, collectives.naive_all_reduce, world_size=ranks), "tensors")
 
 # %% [markdown]
-# Rank 0 sends N−1 tensors, and has received N−1 before. With 100 ranks and 1 GB of gradients that is 99 GB each way through
-# one wire, while the others look on. The total is not the trouble; the *queue* at rank 0 is.
+# Rank 0 sends N−1 tensors, and has received N−1 before. With 100 ranks and 1 GB of gradients that is 99 GB each way
+# through one wire, while the others look on. The total is not the trouble; the *queue* at rank 0 is.
 #
 # ## 2 · The ring
 #
-# Put the ranks in a circle. Each talks to its two neighbours only: it sends to the right, and receives from the
-# left. The tensor is cut into N **chunks** (조각), and all wires are busy all the time.
+# Put the ranks in a circle. Each talks to its two neighbours only: it sends to the right, and receives from the left.
+# The tensor is cut into N **chunks** (조각), and all wires are busy all the time.
 
 # %%
 predict(
@@ -96,20 +96,20 @@ predict(
 )
 
 # %% [markdown]
-# Walk through it with the slider *step* (Tab to it, then the arrow keys). A column is a rank, a row a chunk. A filled box says
-# whose numbers are in that chunk so far.
+# Walk through it with the slider *step* (Tab to it, then the arrow keys). A column is a rank, a row a chunk. A filled
+# box says whose numbers are in that chunk so far.
 #
-# * **Reduce-scatter** (리듀스 스캐터), N−1 steps: what arrives is *added*. Follow one chunk: it picks up one more rank at each stop.
-#   At the end each rank holds one finished sum. Which one?
+# * **Reduce-scatter** (리듀스 스캐터), N−1 steps: what arrives is *added*. Follow one chunk: it picks up one more rank at
+#   each stop. At the end each rank holds one finished sum. Which one?
 # * **All-gather** (올개더), N−1 steps: finished sums go round once more. What arrives *replaces* what was there.
 
 # %%
 ring_picture()
 
 # %% [markdown]
-# A step of the ring needs one tool: send one tensor to the right *while* another arrives from the left. The prefix `i` in
-# `isend` and `irecv` means "start, and do not wait". With plain `send`, every rank would stand there until its right
-# neighbour receives, and nobody would.
+# A step of the ring needs one tool: send one tensor to the right *while* another arrives from the left. The prefix
+# `i` in `isend` and `irecv` means "start, and do not wait". With plain `send`, every rank would stand there until its
+# right neighbour receives, and nobody would.
 
 
 # %%
@@ -134,11 +134,11 @@ run_ranks(try_it, world_size=3)
 # %% [markdown]
 # ### Exercise 1 · Ring all-reduce
 #
-# ●●● · 15 minutes · good for: one of the ways in which NCCL, the library behind GPUs, sums gradients.
+# ●●● · 15 minutes · good for: it is how NCCL, the library behind GPUs, sums large tensors.
 #
 # The chunks are cut for you. They are views: what you write into a chunk is in the tensor. Numbers wrap round:
-# `(rank - 1) % n` is the left neighbour of rank 0 too. If N does not divide the length, the chunks differ by one number;
-# some may be empty.
+# `(rank - 1) % n` is the left neighbour of rank 0 too. If N does not divide the length, the chunks differ by one
+# number; some may be empty.
 
 
 # %% exercise: ring_all_reduce
@@ -177,21 +177,21 @@ checked
 # %% [markdown]
 # <details><summary>Help – where do I start?</summary>
 #
-# With the slider at 3 ranks, and paper. Write down for rank 0, step by step, the number of the chunk that leaves and of the chunk
-# that arrives. Then the same for rank 1: each number is one more. So the number is `(rank + something) % n`, and the
-# something goes down by one each step.
+# With the slider at 3 ranks, and paper. Write down for rank 0, step by step, the number of the chunk that leaves and
+# of the chunk that arrives. Then the same for rank 1: each number is one more. So the number is
+# `(rank + something) % n`, and the something goes down by one each step.
 # </details>
 #
 # <details><summary>Help – my second half adds up too much</summary>
 #
-# After reduce-scatter there are finished chunks and half-finished ones. A finished chunk must replace a half-finished one. You can
-# let it arrive right in its place: `incoming` may be a chunk.
+# After reduce-scatter there are finished chunks and half-finished ones. A finished chunk must replace a half-finished
+# one. You can let it arrive right in its place: `incoming` may be a chunk.
 # </details>
 #
 # <details><summary>Help – the time is up and all ranks were still waiting</summary>
 #
-# Every rank must call `pass_right` equally often. Is a call inside an `if`? And a chunk that is sent while it is being
-# received into waits for itself: the two arguments must be different chunks.
+# Every rank must call `pass_right` equally often. Is a call inside an `if`? And a chunk that is sent while it is
+# being received into waits for itself: the two arguments must be different chunks.
 # </details>
 #
 # <details><summary>Help – "a message was longer than what the receiver had made ready"</summary>
@@ -227,11 +227,11 @@ outcome(
 )
 
 # %% [markdown]
-# **Why 2(N−1)/N.** There are 2(N−1) steps, and in each a rank sends one chunk of S/N bytes. It cannot be done with less:
-# Patarasuk and Yuan proved it in 2009 (further reading).
+# **Why 2(N−1)/N.** There are 2(N−1) steps, and in each a rank sends one chunk of S/N bytes. It cannot be done with
+# less: Patarasuk and Yuan proved it in 2009 (further reading).
 #
-# What grows with N is the number of steps, 2(N−1). For small tensors the waiting counts, not the bytes. Libraries then
-# switch to trees.
+# What grows with N is the number of steps, 2(N−1). For small tensors the waiting counts, not the bytes. Libraries
+# then switch to trees.
 
 # %% [markdown]
 # ## 3 · DDP by hand
@@ -244,8 +244,8 @@ outcome(
 # | average after `backward()` | all ranks take the same step |
 # | buckets | few large messages, sent early |
 #
-# A fair test needs an awkward model. This one uses one weight twice (**tied**, 묶인 가중치), and has a layer that no loss uses yet,
-# so that its parameters get no gradient at all.
+# A fair test needs an awkward model. This one uses one weight twice (**tied**, 묶인 가중치), and has a layer that no loss
+# uses yet, so that its parameters get no gradient at all.
 
 
 # %%
@@ -293,8 +293,8 @@ def train(prepare, steps=12):
 
 
 # %% [markdown]
-# `prepare` gets the model as it was born and returns the model to train, and what to do after each `backward()`.
-# One process is the reference. Beside it train two ranks with both parts, and with each of them left out:
+# `prepare` gets the model as it was born and returns the model to train, and what to do after each `backward()`. One
+# process is the reference. Beside it train two ranks with both parts, and with each of them left out:
 
 
 # %%
@@ -335,10 +335,11 @@ axes.legend(frameon=False, loc="center right")
 figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for name, curve in curves.items()))
 
 # %% [markdown]
-# * **No same start**: equal steps from different places stay different. Averaging gradients never brings weights together.
+# * **No same start**: equal steps from different places stay different. Averaging gradients never brings weights
+#   together.
 # * **No average**: the ranks start alike and part a little more with each step.
-# * **Both**: one process, to rounding, with a tied weight (autograd adds up both uses *before* anyone averages) and with
-#   parameters that have no gradient.
+# * **Both**: one process, to rounding, with a tied weight (autograd adds up both uses *before* anyone averages) and
+#   with parameters that have no gradient.
 
 # %% [markdown]
 # ## 4 · Why buckets
@@ -348,7 +349,7 @@ figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for 
 # %%
 predict(
     "01-2.messages",
-    "The same 1 MB, cut into 256 messages and averaged one after the other. How much longer does it take than one message?",
+    "The same 1 MB, cut into 256 messages and added up one after the other. How much longer does that take than one?",
     ["about as long: the bytes are the same", "a few times as long", "more than ten times as long"],
 )
 
@@ -388,9 +389,9 @@ outcome(
 )
 
 # %% [markdown]
-# So send everything in one message? Then nothing can leave before the *last* gradient is there, and the wires idle during the whole
-# backward pass. But the first gradients are there early. Autograd calls a hook when a parameter's gradient is
-# complete:
+# So send everything in one message? Then nothing can leave before the *last* gradient is there, and the wires idle
+# during the whole backward pass. But the first gradients are there early. Autograd calls a hook when a parameter's
+# gradient is complete:
 
 # %%
 model = Digits().double()
@@ -399,22 +400,24 @@ for name, parameter in model.named_parameters():
 model(images[:64], labels[:64]).backward()
 
 # %% [markdown]
-# From the last layer to the first. (`later` is missing: it has no gradient.) So gradients are collected in **buckets** (버킷) from
-# the last parameter to the first, and a full bucket travels while `backward()` computes the next one.
+# From the last layer to the first. (`later` is missing: it has no gradient.) So gradients are collected in
+# **buckets** (버킷) from the last parameter to the first, and a full bucket travels while `backward()` computes the
+# next one.
 #
 # How large should a bucket be? The picture is a *model* of one step on one of several GPUs; the arithmetic is in
 # `timeline.py`. The lower curve has the step for all sizes. Predict before you move:
 #
 # * The largest bucket holds the whole model. What waits for what?
 # * The smallest buckets leave at once. Why does the step grow again?
-# * Which sizes are about equally good, and is PyTorch's default of 25 MB one of them? With more devices? With a slow network?
+# * Which sizes are about equally good, and is PyTorch's default of 25 MB one of them? With more devices? With a slow
+#   network?
 
 # %%
 bucket_picture()
 
 # %% [markdown]
-# Too small: each message pays its fixed cost. Too large: nothing overlaps. PyTorch's default is 25 MB, with a first bucket of 1 MB so
-# that sending starts soon.
+# Too small: each message pays its fixed cost. Too large: nothing overlaps. PyTorch's default is 25 MB, with a first
+# bucket of 1 MB so that sending starts soon.
 #
 # ### Exercise 2 · Fill the buckets
 #
@@ -453,22 +456,23 @@ checked
 # %% [markdown]
 # <details><summary>Help – the check says that a parameter is in no bucket</summary>
 #
-# Do you add the open bucket to the list at the very end too? And what does your code do with a parameter that fits into no bucket?
+# Do you add the open bucket to the list at the very end too? And what does your code do with a parameter that fits
+# into no bucket?
 # </details>
 #
 # <details><summary>Help – one of my buckets is empty</summary>
 #
-# A first parameter larger than the limit does not fit into the empty bucket either. Begin a new one only if the old one holds
-# something.
+# A first parameter larger than the limit does not fit into the empty bucket either. Begin a new one only if the old
+# one holds something.
 # </details>
 #
 # ### Exercise 3 · Average a bucket
 #
 # ●●○ · 8 minutes · good for: the inner loop of DDP, with its two traps.
 #
-# The gradients of a bucket are joined to one row, the row is averaged in *one* all-reduce, and every gradient gets its piece back.
-# The check trains three steps on 2 and on 3 ranks and compares each step with one process. Its model has a tied weight,
-# and a layer that only rank 0 uses: there the others' `.grad` is None.
+# The gradients of a bucket are joined to one row, the row is averaged in *one* all-reduce, and every gradient gets
+# its piece back. The check trains three steps on 2 and on 3 ranks and compares each step with one process. Its model
+# has a tied weight, and a layer that only rank 0 uses: there the others' `.grad` is None.
 
 
 # %% exercise: average_bucket
@@ -513,8 +517,8 @@ checked
 # %% [markdown]
 # <details><summary>Help – each rank still has its own gradients</summary>
 #
-# `torch.cat` makes a copy. After the all-reduce the mean is in the row, not yet in the gradients. `row.split(sizes)` cuts it into
-# pieces; `piece.view_as(parameter)` gives a piece its shape back.
+# `torch.cat` makes a copy. After the all-reduce the mean is in the row, not yet in the gradients. `row.split(sizes)`
+# cuts it into pieces; `piece.view_as(parameter)` gives a piece its shape back.
 # </details>
 #
 # <details><summary>Help – a process dies: "longer than what the receiver had made ready"</summary>
@@ -524,15 +528,15 @@ checked
 # </details>
 #
 # The package's `Bucket` does one thing more: it sends along one number for each parameter, 1 for "I have a gradient".
-# So a gradient that is None on *all* ranks stays None, and an optimizer with weight decay leaves that parameter alone, as
-# in one process.
+# So a gradient that is None on *all* ranks stays None, and an optimizer with weight decay leaves that parameter
+# alone, as in one process.
 
 # %% [markdown]
 # ### All parts together
 #
 # `data_parallel.DistributedDataParallel` joins what you have built: broadcast, buckets, and the hook that starts a
-# bucket's all-reduce as soon as its last gradient is there. It is worth reading: about 60 lines. Here it runs beside one process
-# (each bucket at most 16 KiB, so that there are several):
+# bucket's all-reduce as soon as its last gradient is there. It is worth reading: about 60 lines. Here it runs beside
+# one process (each bucket at most 16 KiB, so that there are several):
 
 
 # %%
@@ -562,13 +566,13 @@ except RankError as error:
         print(line.strip())
 
 # %% [markdown]
-# This is the error that most people meet first with DDP. Read it with what you know now. DDP waits until every bucket is full;
-# the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one unfinished. Because
-# of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
+# This is the error that most people meet first with DDP. Read it with what you know now. DDP waits until every bucket
+# is full; the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one
+# unfinished. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
 #
 # Three cures, the best first: remove or freeze what is not used; if different steps use different parts,
-# `find_unused_parameters=True`, for which DDP walks through the graph after each forward pass; and if the same parameters are unused in
-# every step, `static_graph=True`.
+# `find_unused_parameters=True`, for which DDP walks through the graph after each forward pass; and if the same
+# parameters are unused in every step, `static_graph=True`.
 
 # %%
 theirs = run_ranks(train, partial(torchs, find_unused_parameters=True), world_size=2)
@@ -579,8 +583,8 @@ assert max(off(theirs)) < 1e-10
 # %% [markdown]
 # ### What its own log says
 #
-# DDP keeps a record of its buckets and times. (The name begins with an underscore: it may change in a later version.) A larger
-# network shows more:
+# DDP keeps a record of its buckets and times. (The name begins with an underscore: it may change in a later version.)
+# A larger network shows more:
 
 
 # %%
@@ -623,19 +627,22 @@ for bucket_mb in (25, 0.3):
 # Find in it:
 #
 # * The order of the parameters: last to first.
-# * In the first step one bucket holds everything. After it, DDP *rebuilds* its buckets, in the order in which the gradients really came.
-# * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size, a little unlike yours.
+# * In the first step one bucket holds everything. After it, DDP *rebuilds* its buckets, in the order in which the
+#   gradients really came.
+# * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size, a little unlike
+#   yours.
 # * With one bucket next to nothing happens at once: everything is sent at the end.
 #
 # ### What a trace shows
 #
-# The log gives averages. A **trace** (트레이스) shows one step. Every rank runs a step under PyTorch's profiler and writes a file; `show_trace`
-# draws the files.
+# The log gives averages. A **trace** (트레이스) shows one step. Every rank runs a step under PyTorch's profiler and
+# writes a file; `show_trace` draws the files.
 
 # %%
 predict(
     "01-2.trace",
-    "In the coming picture a bar in a row *send* is an all-reduce. In the same all-reduce, rank 0's bar is long and rank 1's is short. Why?",
+    "In the coming picture an orange bar is an all-reduce. For one and the same all-reduce, rank 0's bar is long and "
+    "rank 1's is short. Why?",
     ["rank 0 has the slower wire", "rank 0 had more bytes to send", "rank 1 came later, and rank 0 waited for it"],
 )
 
@@ -658,26 +665,27 @@ for bucket_mb in (25, 0.3):
 # %%
 outcome(
     "01-2.trace",
-    "Both ranks send equally much, and an all-reduce ends for all at about the same time. Bars of different length began at "
-    "different times: the long one is mostly waiting.",
+    "Both ranks send equally much, and an all-reduce ends for all at about the same time. Bars of different length began "
+    "at different times: the long one is mostly waiting.",
     right="rank 1 came later, and rank 0 waited for it",
 )
 
 # %% [markdown]
-# Above, one bucket: sending begins where computing ends. Below, two: sending begins while the backward pass goes on. Whether the
-# *step* gets shorter is another question here: on a CPU, sending and computing share the same cores. A GPU sends mostly beside
-# computing.
+# Above, one bucket: sending begins where computing ends. Below, two: sending begins while the backward pass goes on.
+# Whether the *step* gets shorter is another question here: on a CPU, sending and computing share the same cores. A
+# GPU sends mostly beside computing.
 #
-# **Open the whole trace.** The runs wrote `trace_25MB_0.json` and three more beside this notebook, one for each rank. Open
-# `chrome://tracing` in Chrome and load one; that needs no network. [ui.perfetto.dev](https://ui.perfetto.dev) is nicer; the page comes from the net,
-# your file stays in the browser. Look for `gloo:all_reduce` (`nccl:all_reduce` on GPUs), in a thread of its own.
+# **Open the whole trace.** The runs wrote `trace_25MB_0.json` and three more beside this notebook, one for each rank.
+# Open `chrome://tracing` in Chrome and load one; that needs no network. [ui.perfetto.dev](https://ui.perfetto.dev) is
+# nicer; the page comes from the net, your file stays in the browser. Look for `gloo:all_reduce` (`nccl:all_reduce` on
+# GPUs), in a thread of its own.
 
 # %% [markdown]
 # ## 6 · Accumulate without sending
 #
-# A batch that does not fit into memory can be computed in k **micro-batches** (마이크로배치), whose gradients add up in `.grad`: gradient
-# **accumulation** (기울기 누적). DDP would average after each of the k backward passes. Only the last average is needed: `.grad` holds the sum of
-# all by then. `ddp.no_sync()` is a context in which DDP sends nothing:
+# A batch that does not fit into memory can be computed in k **micro-batches** (마이크로배치), whose gradients add up in
+# `.grad`: gradient **accumulation** (기울기 누적). DDP would average after each of the k backward passes. Only the last
+# average is needed: `.grad` holds the sum of all by then. `ddp.no_sync()` is a context in which DDP sends nothing:
 #
 # ```python
 # with ddp.no_sync():
@@ -734,8 +742,8 @@ checked
 # %% [markdown]
 # <details><summary>Help – my step is k times too long</summary>
 #
-# The k gradients are added, and each is that of a mean over one micro-batch. What must each loss be divided by, so that the
-# sum is the mean over all samples?
+# The k gradients are added, and each is that of a mean over one micro-batch. What must each loss be divided by, so
+# that the sum is the mean over all samples?
 # </details>
 #
 # <details><summary>Help – I use no_sync(), and DDP still sends each time</summary>
@@ -745,8 +753,8 @@ checked
 #
 # <details><summary>Help – what is <code>*first, last = micro_batches</code>?</summary>
 #
-# It unpacks a list: `last` is the last element, `first` a list of all before it, which may be empty. You may as well use
-# `enumerate` and compare the index.
+# It unpacks a list: `last` is the last element, `first` a list of all before it, which may be empty. You may as well
+# use `enumerate` and compare the index.
 # </details>
 
 # %% [markdown]
@@ -754,8 +762,8 @@ checked
 #
 # (Both labs run on the CPU, where they fail in the same way on every machine.)
 #
-# A colleague wants to see the mean loss over all ranks in every second step. Only rank 0 keeps the log, so only rank 0 asks for the
-# mean. That sounds reasonable.
+# A colleague wants to see the mean loss over all ranks in every second step. Only rank 0 keeps the log, so only rank
+# 0 asks for the mean. That sounds reasonable.
 
 
 # %%
@@ -803,8 +811,8 @@ except RankTimeout as error:
     print(error)
 
 # %% [markdown]
-# Real trainings stop like this without a word, often after hours: no error, the GPUs at 100 %. A time limit and **the stack of each
-# rank** (스택) are the evidence. Ask three questions:
+# Real trainings stop like this without a word, often after hours: no error, the GPUs at 100 %. A time limit and **the
+# stack of each rank** (스택) are the evidence. Ask three questions:
 #
 # 1. At which line is rank 0, and which ranks can reach that line?
 # 2. At which line is rank 1, and in which step must it be?
@@ -821,7 +829,8 @@ outcome(
 # %% [markdown]
 # ### Exercise 5 · Repair it
 #
-# ●●○ · 5 minutes · good for: the most common hang there is; saving, evaluating and logging "on rank 0 only" all invite it.
+# ●●○ · 5 minutes · good for: the most common hang there is; saving, evaluating and logging "on rank 0 only" all
+# invite it.
 #
 # The log must keep its meaning: the mean loss over *all* ranks.
 
@@ -882,8 +891,8 @@ checked
 #
 # ### And a fault that says nothing at all
 #
-# One rank runs an older version of the code, in which a weight is stored the other way round: 3 × 2 in place of 2 × 3. Both hold the same
-# gradient, so the sum over two ranks should simply be twice that: [[2, 4, 6], [8, 10, 12]].
+# Rank 1 runs an older version of the code, which stores a weight the other way round: 3 rows of 2 in place of 2 rows
+# of 3. Both ranks hold the same gradient, so the sum should simply be twice that: [[2, 4, 6], [8, 10, 12]].
 
 
 # %%
@@ -899,8 +908,9 @@ for rank, result in enumerate(run_ranks(mismatched, world_size=2, env=ON_CPU)):
     print(f"rank {rank}: {result}")
 
 # %% [markdown]
-# No error, and wrong numbers: the elements were added in the order in which they lie in memory. A training goes on with that for days. Run the same with
-# `TORCH_DISTRIBUTED_DEBUG=DETAIL`: now the ranks compare what they are about to do before each collective.
+# No error, and wrong numbers: the elements were added in the order in which they lie in memory. A training goes on
+# with that for days. Run the same with `TORCH_DISTRIBUTED_DEBUG=DETAIL`: now the ranks compare what they are about to
+# do before each collective.
 
 # %%
 try:
@@ -909,9 +919,10 @@ except RankError as error:
     print(f"rank {error.rank}, {error.kind}:", *error.message.split(", but "), sep="\n")
 
 # %% [markdown]
-# Both shapes are named (`TensorShape`), and so is the call (`SequenceNumber`). This costs an extra exchange for each collective, so it
-# is for the first minute of a new training and for hunting, not for every day. With *different* numbers of elements gloo stops without the variable too:
-# a rank dies with "Received data size doesn't match expected size".
+# Both shapes are named (`TensorShape`), and so is the call (`SequenceNumber`). This costs an extra exchange for each
+# collective, so it is for the first minute of a new training and for hunting, not for every day. With *different*
+# numbers of elements gloo stops without the variable too: a rank dies with "Received data size doesn't match expected
+# size".
 
 # %% [markdown]
 # ## 8 · Scale up
@@ -927,8 +938,9 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
         assert distance < 1e-10
 
 # %% [markdown]
-# Three ranks are visibly off, and you know why from notebook 1: 64 digits cut into 22, 21 and 21 are unequal parts, and DDP takes the plain
-# mean. It is not a fault of DDP. In practice the sampler makes all parts equally large (notebook 3).
+# Three ranks are visibly off, and you know why from notebook 1: 64 digits cut into 22, 21 and 21 are unequal parts,
+# and DDP takes the plain mean. It is not a fault of DDP. In practice the sampler makes all parts equally large
+# (notebook 3).
 
 # %% [markdown]
 # ## 9 · What the log said
@@ -949,12 +961,15 @@ for ranks in (1, 3, 5):
 # %% [markdown]
 # ## Take away
 #
-# * A ring all-reduce is reduce-scatter + all-gather. Each rank sends 2(N−1)/N of the tensor: less than twice, for any N.
+# * A ring all-reduce is reduce-scatter + all-gather. Each rank sends 2(N−1)/N of the tensor: less than twice, for any
+#   N.
 # * DDP = same start + averaged gradients + buckets. Step by step it is one process on the whole batch.
-# * A message has a fixed cost, so small ones are joined; gradients come last layer first, so a full bucket leaves while `backward()` still runs.
+# * A message has a fixed cost, so small ones are joined; gradients come last layer first, so a full bucket leaves
+#   while `backward()` still runs.
 # * "Expected to have finished reduction": a parameter got no gradient, and its bucket never filled.
 # * k micro-batches: k−1 times `no_sync()` round forward *and* backward, each loss divided by k.
-# * A collective that only some ranks call hangs all of them. The stacks of two ranks show it: they stand in different calls.
+# * A collective that only some ranks call hangs all of them. The stacks of two ranks show it: they stand in different
+#   calls.
 #
 # **Next notebook:** DataParallel against DDP, samplers, uneven inputs, sharding, and how far it all scales.
 # **Questions on this lesson:** [quiz](quiz.ipynb).
@@ -979,11 +994,15 @@ for ranks in (1, 3, 5):
 #
 # ### Further reading
 #
-# * Patarasuk and Yuan 2009, [Bandwidth optimal all-reduce algorithms for clusters of workstations](https://doi.org/10.1016/j.jpdc.2008.09.002): the ring, and the proof that
-#   it sends as little as can be.
-# * Li et al. 2020, [PyTorch Distributed: Experiences on Accelerating Data Parallel Training](https://arxiv.org/abs/2006.15704): buckets, overlap, `no_sync` and their measurements; section 3 reads like this
-#   notebook.
-# * PyTorch, [DDP notes](https://docs.pytorch.org/docs/stable/notes/ddp.html) (the internal design) and
-#   [the class](https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html).
-# * PyTorch, [Debugging torch.distributed applications](https://docs.pytorch.org/docs/stable/distributed.html#debugging-torch-distributed-applications): `TORCH_DISTRIBUTED_DEBUG`, and what to do about a hang on GPUs.
+# * Patarasuk and Yuan 2009, [Bandwidth optimal all-reduce algorithms for clusters of
+#   workstations](https://doi.org/10.1016/j.jpdc.2008.09.002): the ring, and the proof that it sends as little as can
+#   be.
+# * Li et al. 2020, [PyTorch Distributed: Experiences on Accelerating Data Parallel
+#   Training](https://arxiv.org/abs/2006.15704): buckets, overlap, `no_sync` and their measurements; section 3 reads
+#   like this notebook.
+# * PyTorch, [DDP notes](https://docs.pytorch.org/docs/stable/notes/ddp.html) (the internal design) and [the
+#   class](https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html).
+# * PyTorch, [Debugging torch.distributed
+#   applications](https://docs.pytorch.org/docs/stable/distributed.html#debugging-torch-distributed-applications):
+#   `TORCH_DISTRIBUTED_DEBUG`, and what to do about a hang on GPUs.
 # * PyTorch, [torchrun](https://docs.pytorch.org/docs/stable/elastic/run.html).

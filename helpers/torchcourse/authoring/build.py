@@ -18,7 +18,7 @@ import nbformat
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from torchcourse.authoring.source import Origin, SourceError, to_notebook
+from torchcourse.authoring.source import Origin, to_notebook
 from torchcourse.authoring.stamp import is_untouched, stamp
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ def build(root: Path = ROOT, *, force: bool = False) -> Report:
     """Bring the notebooks of the repository at `root` up to date with their sources.
 
     Raises:
-        SourceError: for a lesson source that cannot be built.
+        torchcourse.authoring.source.SourceError: for a lesson source that cannot be built.
         torchcourse.quiz.bank.BankError: for a question bank that cannot be read.
     """
     return _write(root, render(root), force)
