@@ -56,7 +56,8 @@ def describe(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> 
     """Return the picture in words, as its text alternative."""
     each = ", ".join(f"rank {rank} ({size}) {gradients[rank, WEIGHT]:.3f}" for rank, size in enumerate(sizes))
     mean, right = gradients.mean(dim=0)[WEIGHT], whole[WEIGHT]
-    return f"{finding(sizes, gradients, whole)}. Bars, with samples: {each}, plain mean {mean:.3f}, whole batch {right:.3f}."
+    title = finding(sizes, gradients, whole)
+    return f"{title}. Bars, with samples: {each}, plain mean {mean:.3f}, whole batch {right:.3f}."
 
 
 def _distance(vector: torch.Tensor, right: torch.Tensor) -> float:
