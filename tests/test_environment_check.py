@@ -51,8 +51,10 @@ def test_cores_are_judged_by_the_ranks_that_want_one():
 
 
 def test_little_memory_gets_a_remedy():
-    assert "about 8 ranks" in environment.memory(4.2 * GIB, 2).meaning
-    assert environment.memory(0.9 * GIB, 2).state == "missing"
+    assert "about 8 ranks" in environment.memory(4.2 * GIB, 2, 0.5 * GIB).meaning
+    assert environment.memory(1.0 * GIB, 2, 0.5 * GIB).state == "good"
+    little = environment.memory(0.9 * GIB, 2, 0.5 * GIB)
+    assert (little.state, little.meaning) == ("missing", "2 ranks need about 1.0 GiB.")
 
 
 def test_packages_that_are_not_here():
@@ -93,14 +95,13 @@ def test_ranks_that_lost_a_message_or_did_not_start():
     assert "no port" in environment.ranks_failed(2, RuntimeError("no port")).meaning
 
 
-def test_a_container_limits_cores_and_memory(monkeypatch):
-    files = {"cpu.max": "150000 100000", "memory.max": str(2 * GIB), "memory.current": str(GIB)}
-    monkeypatch.setattr(environment, "_first_line", lambda path: files[Path(path).name])
+def test_a_container_limits_the_cores(monkeypatch):
+    limit = {"cpu.max": "150000 100000"}
+    monkeypatch.setattr(environment, "_first_line", lambda path: limit[Path(path).name])
     assert environment.usable_cores() == 1
-    assert environment.free_memory() <= GIB
-    files |= {"cpu.max": "max 100000", "memory.max": "max"}
-    assert environment.usable_cores() >= 1
-    assert environment.free_memory() > 0
+    limit["cpu.max"] = "max 100000"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    assert environment.usable_cores() == 3
 
 
 def test_the_table_escapes_and_says_in_words_what_colours_say():

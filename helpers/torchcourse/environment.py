@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 GIB = 2**30
-RANK_MEMORY = 0.5 * GIB
-"""What a rank of a lesson needs at most, in bytes: its own memory, a small model and a part of MNIST."""
+DATA = 0.1 * GIB
+"""Room for the small model and the part of MNIST that a rank of a lesson holds, beside the rank itself, in bytes."""
 
 State = Literal["good", "fine without", "missing"]
 
@@ -75,6 +75,7 @@ def report() -> Report:
     import torch
 
     from torchcourse.parallel import default_world_size
+    from torchcourse.parallel.ranks import free_memory, memory_of_a_rank
     from torchcourse.quiz import journal
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -89,7 +90,7 @@ def report() -> Report:
             pytorch(torch.__version__, build, driver=shutil.which("nvidia-smi") is not None),
             devices(gpus, apple=torch.backends.mps.is_available()),
             ranks,
-            memory(free_memory(), world_size),
+            memory(free_memory(), world_size, memory_of_a_rank(world_size) + DATA),
             cores(usable_cores(), world_size, len(gpus)),
             package("TensorBoard", "tensorboard", "Lesson 04 draws its charts with it.", needed=True),
             package("ipywidgets", "ipywidgets", "It draws the cards and sliders.", needed=True),
@@ -105,6 +106,7 @@ def hardware() -> str:
     import torch
 
     from torchcourse.parallel import default_world_size
+    from torchcourse.parallel.ranks import free_memory
 
     count, gpus = default_world_size(), torch.cuda.device_count()
     where = "a GPU each" if gpus >= count else "the CPU"
@@ -169,16 +171,15 @@ def cores(count: int, world_size: int, gpus: int) -> Finding:
     )
 
 
-def memory(free: float, world_size: int) -> Finding:
-    """`free` is in bytes."""
-    found = f"{free / GIB:.1f} GiB"
-    room = int(free / RANK_MEMORY)
+def memory(free: float, world_size: int, each: float) -> Finding:
+    """`free` is in bytes, and so is `each`: what one rank of a lesson needs."""
+    found, room = f"{free / GIB:.1f} GiB", int(free / each)
     if room >= world_size:
         return Finding("Free memory", found, f"Room for about {room} ranks with the small models of the lessons.")
     return Finding(
         "Free memory",
         found,
-        f"{world_size} ranks may need up to {world_size * RANK_MEMORY / GIB:.1f} GiB.",
+        f"{world_size} ranks need about {world_size * each / GIB:.1f} GiB.",
         "missing",
         "Close programs, or shut down other notebooks (the stop sign in JupyterLab's left bar).",
     )
@@ -236,15 +237,6 @@ def usable_cores() -> int:
     if quota.isdigit() and period.isdigit():
         allowed = min(allowed, max(1, int(quota) // int(period)))
     return allowed
-
-
-def free_memory() -> int:
-    """Return the bytes that can still be used, within the limit of a container where there is one."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    limit, used = _first_line("/sys/fs/cgroup/memory.max"), _first_line("/sys/fs/cgroup/memory.current")
-    return min(free, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else free
 
 
 def _first_line(path: str) -> str:

@@ -136,6 +136,24 @@ def run_ranks(
         call.close()
 
 
+def free_memory() -> int:
+    """Bytes that this process may still use: of the machine, or of the container that it is in."""
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return free
+
+
+def memory_of_a_rank(world_size: int) -> int:
+    """Bytes of main memory that each of so many ranks takes here, before any data of its own."""
+    kind = "gpu" if torch.cuda.device_count() >= world_size else _start.start_method()
+    return _MEGABYTES_A_RANK[kind] * 2**20
+
+
 # Texts of the errors that a rank meets because another rank is gone.
 _VICTIM = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connectFullMesh failed")
 _SETTLE = 0.2  # seconds for the other ranks to report too, after a failure
@@ -386,26 +404,13 @@ def _checked_world_size(world_size: int | None) -> int:
 
 def _check_memory(world_size: int, payload: int) -> None:
     """Refuse more ranks than memory allows. Counts each rank's own memory and two copies of the arguments."""
-    own = _MEGABYTES_A_RANK["gpu" if torch.cuda.device_count() >= world_size else _start.start_method()]
-    megabytes = own + 2 * payload // 2**20
-    free = _free_memory() // 2**20
+    megabytes = (memory_of_a_rank(world_size) + 2 * payload) // 2**20
+    free = free_memory() // 2**20
     if world_size * megabytes > free:
         raise MemoryError(
             f"{world_size} ranks need about {world_size * megabytes:,} MB of memory ({megabytes:,} MB a rank), "
             f"and {free:,} MB are free. There is room for {free // megabytes}."
         )
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still use: of the machine, or of the container that it is in."""
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-    return free
 
 
 def _sources() -> dict[str, str]:
