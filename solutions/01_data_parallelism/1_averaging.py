@@ -219,8 +219,8 @@ figures.explorer(
 # ## 3 · Ranks that talk: all-reduce
 #
 # So far one process played all ranks. Real ranks must exchange their gradients. The tool is a **collective** (집합 통신):
-# a function that *all* ranks call at the same point. **All-reduce** (올리듀스), `dist.all_reduce(tensor)`, adds up the tensors of all ranks and
-# writes the sum **into** each rank's tensor.
+# a function that *all* ranks call at the same point. **All-reduce** (올리듀스), `dist.all_reduce(tensor)`, adds
+# up the tensors of all ranks and writes the sum **into** each rank's tensor.
 
 
 # %%
@@ -412,7 +412,7 @@ outcome(
 #   method of its own, with its own analysis, this is *local SGD*: see further reading.)
 # * **1, losses**: the mean is a fine number to log. It moves no weight: each rank walks its own way.
 #
-# So the word in the log is **gradients**, not results.
+# So the wrong word in the log is *results*. What is averaged is **gradients**.
 
 # %% [markdown]
 # ## 5 · The same start: broadcast
@@ -650,8 +650,8 @@ outcome(
 # * **Unequal parts.** The gradient has about the right length and the wrong direction: the few count too much. The same
 #   happens without anyone cutting a batch badly when a mean runs over *tokens* and padding differs from rank to rank.
 #   For gradient accumulation, its twin, this fault sat in a widely used library until 2024 (further reading).
-# * **BatchNorm** (배치 정규화). It normalises each sample by the mean of its neighbours. 32 neighbours are not 64, so the parts compute a
-#   different function. No weight repairs that. On GPUs
+# * **BatchNorm** (배치 정규화). It normalises each sample by the mean and the spread of its neighbours. 32 neighbours are
+#   not 64, so the parts compute a different function. No weight repairs that. On GPUs
 #   [SyncBatchNorm](https://docs.pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html) shares the statistics; Goyal
 #   et al. (further reading) keep those of each part, and keep the part the same size when they add GPUs.
 #
