@@ -36,8 +36,6 @@ def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figur
     for axis in axes.flat if hasattr(axes, "flat") else [axes]:
         axis.set_prop_cycle(color=CYCLE)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.title.set_fontsize(11)
-        axis.title.set_fontweight("bold")
     return figure, axes
 
 
@@ -46,6 +44,9 @@ def to_html(figure: Figure | str, alt: str) -> str:
     label = html.escape(alt, quote=True)
     if isinstance(figure, str):
         return f'<div role="img" aria-label="{label}">{figure}</div>'
+    # Only here: set_title and suptitle go back to matplotlib's own size and weight.
+    for title in [*(axis.title for axis in figure.axes), *([figure._suptitle] if figure._suptitle else [])]:
+        title.set(fontsize=11, fontweight="bold")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     data = base64.b64encode(buffer.getvalue()).decode()
