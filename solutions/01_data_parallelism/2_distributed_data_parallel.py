@@ -25,6 +25,8 @@ recall("01_data_parallelism")
 
 # %%
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -46,6 +48,7 @@ from torchcourse.parallel import (
     data_parallel,
     default_world_size,
     device,
+    export_script,
     run_ranks,
 )
 from torchcourse.parallel.ring_picture import ring_picture
@@ -941,6 +944,57 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # Three ranks are visibly off, and you know why from notebook 1: 64 digits cut into 22, 21 and 21 are unequal parts,
 # and DDP takes the plain mean. It is not a fault of DDP. In practice the sampler makes all parts equally large
 # (notebook 3).
+
+# %% [markdown]
+# ### Out of the notebook
+#
+# On several machines a training is started by `torchrun`, from a file. `export_script` writes that file: the function,
+# and what it uses from other cells. It refuses what a script could not know:
+
+# %%
+try:
+    export_script(train, "train_ddp.py", torchs)
+except TypeError as error:
+    print(error)
+
+# %% [markdown]
+# So put into one function all that it needs, data included. First try it here:
+
+
+# %%
+def train_ddp(steps):
+    """The training of this notebook with PyTorch's DDP. Returns the length of the weights, to compare runs."""
+    torch.manual_seed(dist.get_rank())
+    ddp = DistributedDataParallel(Digits().double().to(device()), find_unused_parameters=True)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
+    images, labels = (part[: 64 * steps].to(device()) for part in mnist()[:])
+    for batch in torch.arange(64 * steps).split(64):
+        mine = averaging.shard(batch)
+        optimizer.zero_grad()
+        ddp(images[mine].double(), labels[mine]).backward()
+        optimizer.step()
+    return round(torch.cat([p.detach().flatten() for p in ddp.parameters()]).norm().item(), 9)
+
+
+here = run_ranks(train_ddp, 10, world_size=2)
+print(here)
+
+# %%
+script = export_script(train_ddp, "train_ddp.py", 10, overwrite=True)
+
+# %% [markdown]
+# Open the file: it is short. Here it runs once, in two processes that have nothing to do with this notebook. `python -m
+# torch.distributed.run` is what `torchrun` stands for.
+
+# %%
+torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+run = subprocess.run(torchrun, capture_output=True, text=True)
+print(run.stdout or run.stderr)
+assert f"rank 0 returned {here[0]}" in run.stdout
+
+# %% [markdown]
+# The same weights, to the last digit shown. The line for several machines differs in two things: how many machines
+# there are, and where they meet (`--rdzv-endpoint`). The function does not change.
 
 # %% [markdown]
 # ## 9 · What the log said
