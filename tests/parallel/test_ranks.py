@@ -455,7 +455,9 @@ def test_every_line_has_its_rank_and_none_is_torn(capsys: pytest.CaptureFixture)
 
         def count(name: str) -> None:
             for number in range(200):
-                print(name, "says", number, "and " + "x" * 50)
+                print(name, "says", end=" ")
+                time.sleep(0)  # the other thread's turn, in the middle of a line
+                print(number, "and " + "x" * 50)
 
         threads = [threading.Thread(target=count, args=(f"thread {rank}{name}",)) for name in "ab"]
         for thread in threads:

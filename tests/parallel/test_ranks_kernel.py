@@ -110,6 +110,22 @@ def test_a_cells_closure_and_class_travel_both_ways(kernel: Kernel) -> None:
     assert cell.text == "[True, True] [30000000.0, 30000000.0]\n", cell
 
 
+def test_plain_pickle_in_a_rank_knows_the_cells_classes(kernel: Kernel) -> None:
+    cell = kernel.run(
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Sample:\n"
+        "    x: int\n"
+        "def gather(sample):\n"
+        "    loader = torch.utils.data.DataLoader([1, 2], num_workers=1, collate_fn=lambda batch: Sample(batch[0]))\n"
+        "    everybodys = [None] * dist.get_world_size()\n"
+        "    dist.all_gather_object(everybodys, sample)\n"
+        "    return [s.x for s in loader], [s.x for s in everybodys]\n"
+        "print(run_ranks(gather, Sample(5), world_size=2))"
+    )
+    assert cell.text == "[([1, 2], [5, 5]), ([1, 2], [5, 5])]\n", cell
+
+
 def test_an_error_shows_the_rank_and_the_line_of_the_cell_only(kernel: Kernel) -> None:
     cell = kernel.run(
         "def train():\n"

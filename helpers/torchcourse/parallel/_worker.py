@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import functools
 import importlib
 import io
 import linecache
@@ -15,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -81,6 +83,7 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
         _group.join()
         function, args = cloudpickle.loads(payload)
         del payload
+        _fill_main(function, args)
         result = _pickling.dumps_result(function(*args))
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # other ranks may still need what the GPU is about to send
@@ -98,6 +101,16 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     os._exit(0)  # no interpreter teardown: gloo's threads sometimes abort in it, after all work is done
 
 
+def _fill_main(function: Callable, args: tuple) -> None:
+    """Let plain pickle find the classes of the notebook: DataLoader workers and `all_gather_object` use it."""
+    main = vars(sys.modules["__main__"])
+    while isinstance(function, functools.partial):
+        function = function.func
+    if getattr(function, "__module__", None) == "__main__":
+        main.update(getattr(function, "__globals__", {}))
+    main.update({type(arg).__name__: type(arg) for arg in args if type(arg).__module__ == "__main__"})
+
+
 def describe(error: BaseException) -> Failure:
     """What the notebook is told about an error."""
     return Failure(type(error).__name__, str(error), _report.traceback_of(error), time.monotonic())
@@ -110,7 +123,6 @@ def _redirect(output_fd: int, stacks_fd: int) -> None:
         faulthandler.register(signal.SIGUSR1, file=stacks_fd)  # all threads: any may get it
     for fd in (1, 2):
         os.dup2(output_fd, fd)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout, sys.stderr = _Lines(1), _Lines(2)
     with contextlib.suppress(Exception):  # C's stdout is a pipe here, and would keep its lines until the end
         libc = ctypes.CDLL(None)
