@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from torchcourse.parallel import run_ranks
+from torchcourse.parallel import cost, run_ranks
 from torchcourse.parallel.collectives import ring_all_reduce
 from torchcourse.parallel.cost import (
     AlphaBeta,
@@ -105,6 +106,10 @@ def test_measured_constants_are_the_same_on_all_ranks_and_plausible() -> None:
     assert len(first.seconds) == len(SIZES)
     assert first.alpha + first.beta > 0
     assert 0 < first.all_reduce(1 << 20) < 1
+
+
+def test_the_slowest_rank_counts() -> None:
+    assert run_ranks(lambda: cost._slowest(1.0 + dist.get_rank()), world_size=3) == [3.0, 3.0, 3.0]
 
 
 def test_constants_cannot_be_measured_by_one_rank() -> None:

@@ -187,6 +187,7 @@ def test_scaling_compares_with_prediction_and_amdahl() -> None:
 SPANS = [
     Span(0, "forward", 100.0, 104.0),
     Span(0, "backward", 104.0, 107.0),
+    Span(0, "backward", 104.5, 105.0),  # inside the one before
     Span(0, "backward", 106.0, 110.0),
     Span(0, "copy", 108.0, 112.0),
     Span(0, "copy", 111.0, 113.0),

@@ -163,11 +163,10 @@ def ddp_rank(work: Workload) -> list[Span]:
     """Return what each rank does in `ddp_timeline`, as device 0."""
     forward, backward = _forward_ms(work), _backward_ms(work)
     start_of_backward = forward + _LOSS_MS
-    end_of_backward = start_of_backward + backward
     row = [
         Span(0, "forward", 0.0, forward),
         Span(0, "loss", forward, start_of_backward),
-        Span(0, "backward", start_of_backward, end_of_backward),
+        Span(0, "backward", start_of_backward, start_of_backward + backward),
     ]
     sent, wire_free = 0.0, 0.0
     while sent < work.model_mb:
@@ -177,8 +176,8 @@ def ddp_rank(work: Workload) -> list[Span]:
         start = max(full, wire_free)
         wire_free = start + _all_reduce_ms(work, size)
         row.append(Span(0, "copy", start, wire_free))
-    ready = max(end_of_backward, wire_free)
-    return [*row, Span(0, "optimizer", ready, ready + _optimizer_ms(work))]
+    # The last bucket is full when backward ends, so when it has travelled, all is done.
+    return [*row, Span(0, "optimizer", wire_free, wire_free + _optimizer_ms(work))]
 
 
 def hidden_communication(row: list[Span]) -> float:
