@@ -97,8 +97,8 @@ def test_ranks_start_with_fresh_random_generators() -> None:
         return torch.rand(1).item(), np.random.rand()
 
     draws = run_ranks(draw) + run_ranks(draw)
-    assert len({of_torch for of_torch, _ in draws}) == 1  # torch: the default seed
-    assert len({of_numpy for _, of_numpy in draws}) == 4  # numpy: from the system, not the server's own
+    assert len({of_torch for of_torch, _ in draws}) == 4  # from the system, not the state of the rank server
+    assert len({of_numpy for _, of_numpy in draws}) == 4
 
 
 def test_tensors_arrive_as_copies_without_graph() -> None:

@@ -107,13 +107,18 @@ def _fill_main(function: Callable, args: tuple) -> None:
     while isinstance(function, functools.partial):
         function = function.func
     if getattr(function, "__module__", None) == "__main__":
-        main.update(getattr(function, "__globals__", {}))
+        names = getattr(function, "__globals__", {})
+        main.update({name: value for name, value in names.items() if not name.startswith("__")})
     main.update({type(arg).__name__: type(arg) for arg in args if type(arg).__module__ == "__main__"})
 
 
 def describe(error: BaseException) -> Failure:
     """What the notebook is told about an error."""
-    return Failure(type(error).__name__, str(error), _report.traceback_of(error), time.monotonic())
+    try:
+        message = str(error)
+    except Exception:
+        message = "(an error that cannot be written as text)"
+    return Failure(type(error).__name__, message, _report.traceback_of(error), time.monotonic())
 
 
 def _redirect(output_fd: int, stacks_fd: int) -> None:
@@ -204,7 +209,8 @@ def _prepare(job: Job) -> None:
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     if sys.platform == "linux":  # so that DataLoader workers know the classes of the notebook, on Python 3.14 too
         multiprocessing.set_start_method("fork", force=True)
-    if "numpy" in sys.modules:  # forked ranks would all have the server's state
+    torch.seed()  # forked ranks would all have the server's state; two fresh processes draw different numbers
+    if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     dist.set_debug_level_from_env()  # torch read the environment when the server imported it
 

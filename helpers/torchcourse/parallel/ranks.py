@@ -80,10 +80,10 @@ def run_ranks(
     Inside, `torch.distributed` is initialised: with NCCL if every rank has a GPU of its own, else with gloo on the CPU
     and one thread a rank. `device()` is the device to compute on. What ranks print appears live, as `[rank 0] …`.
 
-    Each rank starts as a fresh Python does: modules are imported anew, and torch's generator has its default seed, the
-    same on every rank. It has your folder, environment and import path. `fn` and `args` are pickled, so a rank works on
-    copies. Tensors travel as CPU copies without a graph, in both directions. When `fn` returns, whatever processes it
-    has started end too.
+    Each rank starts as a fresh Python does: modules are imported anew, and every random generator has a seed of its own,
+    another on each rank and in each call; seed them in `fn` where that matters. A rank has your folder, environment and
+    import path. `fn` and `args` are pickled, so it works on copies. Tensors travel as CPU copies without a graph, in
+    both directions. When `fn` returns, whatever processes it has started end too.
 
     Under `torchrun` the same call runs in place: this process already is a rank, so it calls `fn(*args)` here and
     returns the results of all ranks. `timeout` means nothing there, and after an error torchrun ends the other ranks.
@@ -435,7 +435,6 @@ def _ranks(ranks: list[int]) -> str:
 
 def _interrupted(where: str) -> KeyboardInterrupt:
     error = KeyboardInterrupt(f"The ranks were stopped.\n{where}")
-    error._render_traceback_ = lambda: (
-        f"KeyboardInterrupt: {error}".splitlines()
-    )  # IPython shows this, without our frames
+    shown = f"KeyboardInterrupt: {error}".splitlines()
+    error._render_traceback_ = lambda: shown  # for IPython: without the launcher's own frames
     return error
