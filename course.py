@@ -233,8 +233,7 @@ def install(python: Path, extras: list[str], create: bool) -> None:
     if create:
         steps.append(("Making the environment", [sys.executable, "-m", "venv", VENV]))
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    # Python compiles a module when it is first imported; compiling all of them here would take half as long again.
-    pip += ["--no-compile", "-c", "constraints.txt"]
+    pip += ["-c", "constraints.txt"]
     # Small and first: without a network this says so within seconds, before anything big has begun.
     steps.append(("Build tools", [*pip, "--retries", "1", "--timeout", "15", "hatchling", "editables"]))
     if cpu_build:
