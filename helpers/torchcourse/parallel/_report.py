@@ -37,7 +37,7 @@ def name_cells(text: str) -> str:
     """Call the files that IPython makes of cells by the cells' names: `File "/tmp/ipykernel_7/4.py"` → `Cell In[3]`."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if shell is None:
+    if not hasattr(getattr(shell, "compile", None), "format_code_name"):  # no IPython, or one older than 8
         return text
     for file in set(re.findall(r'File "(.+?)", line ', text)):
         if name := shell.compile.format_code_name(file):

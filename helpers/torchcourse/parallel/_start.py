@@ -116,7 +116,7 @@ class _Server:
         with theirs:
             self._process = subprocess.Popen(
                 # -P: the folder of the script holds this package's modules, which must not become top-level names
-                [sys.executable, "-P", str(script), str(theirs.fileno()), json.dumps(sys.path)],
+                [sys.executable, "-P", str(script), str(theirs.fileno()), json.dumps(_path())],
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
@@ -136,9 +136,10 @@ class _Server:
                 yield self._fork(rank)
 
     def stop(self) -> None:
-        """Close the control socket, which ends the server. In a forked copy of the notebook this does nothing."""
+        """End the server. In a forked copy of the notebook this does nothing."""
         if self.owner == os.getpid():
             self._control.close()
+            self._process.terminate()  # it may still be importing, and not look at the socket
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2)
 
@@ -193,6 +194,10 @@ def _server() -> _Server:
         return _current
 
 
+def _path() -> list[str]:
+    return [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores what else people put there
+
+
 def _environment() -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": "1",  # one thread a rank, as torchrun sets it
@@ -210,7 +215,7 @@ def _spawn(world_size: int) -> Iterator[RankProcess]:
         for rank in range(world_size):
             process = subprocess.Popen(
                 [sys.executable, "-c", "from torchcourse.parallel import _worker; _worker.spawned()"],
-                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, _path()))},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,  # becomes the stacks channel
