@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -55,6 +56,7 @@ from torchcourse.parallel.ring_picture import ring_picture
 from torchcourse.parallel.timeline_picture import bucket_picture
 from torchcourse.parallel.trace_picture import show_trace
 
+Path("runs").mkdir(exist_ok=True)  # for the files that this notebook writes
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 
 # %% [markdown]
@@ -658,12 +660,12 @@ def traced(bucket_mb):
     dist.barrier()
     with torch.profiler.profile() as profiler:
         step()
-    profiler.export_chrome_trace(f"trace_{bucket_mb}MB_{dist.get_rank()}.json")
+    profiler.export_chrome_trace(f"runs/trace_{bucket_mb}MB_{dist.get_rank()}.json")
 
 
 for bucket_mb in (25, 0.3):
     run_ranks(traced, bucket_mb, world_size=2, env={"KINETO_LOG_LEVEL": "99"})  # without the profiler's own notes
-    show_trace(f"trace_{bucket_mb}MB_0.json", f"trace_{bucket_mb}MB_1.json")
+    show_trace(f"runs/trace_{bucket_mb}MB_0.json", f"runs/trace_{bucket_mb}MB_1.json")
 
 # %%
 outcome(
@@ -678,10 +680,10 @@ outcome(
 # Whether the *step* gets shorter is another question here: on a CPU, sending and computing share the same cores. A
 # GPU sends mostly beside computing.
 #
-# **Open the whole trace.** The runs wrote `trace_25MB_0.json` and three more beside this notebook, one for each rank.
-# Open `chrome://tracing` in Chrome and load one; that needs no network. [ui.perfetto.dev](https://ui.perfetto.dev) is
-# nicer; the page comes from the net, your file stays in the browser. Look for `gloo:all_reduce` (`nccl:all_reduce` on
-# GPUs), in a thread of its own.
+# **Open the whole trace.** The folder `runs` beside this notebook now has `trace_25MB_0.json` and three more, one for
+# each run and rank. Open `chrome://tracing` in Chrome and load one; that needs no network.
+# [ui.perfetto.dev](https://ui.perfetto.dev) is nicer; the page comes from the net, your file stays in the browser.
+# Look for `gloo:all_reduce` (`nccl:all_reduce` on GPUs), in a thread of its own.
 
 # %% [markdown]
 # ## 6 · Accumulate without sending
@@ -948,12 +950,12 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # %% [markdown]
 # ### Out of the notebook
 #
-# On several machines a training is started by `torchrun`, from a file. `export_script` writes that file: the function,
-# and what it uses from other cells. It refuses what a script could not know:
+# On several machines a training is started by `torchrun`, from a file. `export_script` writes that file: the
+# function, and what it uses from other cells. It refuses what a script could not know:
 
 # %%
 try:
-    export_script(train, "train_ddp.py", torchs)
+    export_script(train, "runs/train_ddp.py", torchs)
 except TypeError as error:
     print(error)
 
@@ -980,11 +982,11 @@ here = run_ranks(train_ddp, 10, world_size=2)
 print(here)
 
 # %%
-script = export_script(train_ddp, "train_ddp.py", 10, overwrite=True)
+script = export_script(train_ddp, "runs/train_ddp.py", 10, overwrite=True)
 
 # %% [markdown]
-# Open the file: it is short. Here it runs once, in two processes that have nothing to do with this notebook. `python -m
-# torch.distributed.run` is what `torchrun` stands for.
+# Open the file: it is short. Here it runs once, in two processes that have nothing to do with this notebook.
+# `python -m torch.distributed.run` is what `torchrun` stands for.
 
 # %%
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
