@@ -135,9 +135,9 @@ def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_pat
 
 def evaluate(samples):
     model, optimizer = model_and_optimizer(noisy)
+    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), progress=False)
     for buffer in model.buffers():
         buffer += dist.get_rank() if dist.is_initialized() else 0  # as BatchNorm's statistics differ after training
-    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), progress=False)
     return trainer.evaluate(make_loader(data(samples), 2, shuffle=False))
 
 

@@ -155,10 +155,27 @@ def test_evaluation_changes_nothing():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ours = trainer(model, optimizer)
     model.train()
+    recorded = []
+    model.register_forward_hook(lambda module, inputs, outputs: recorded.append(outputs.requires_grad))
     ours.evaluate(batches(data(), 8))
+    assert recorded == [False] * 7
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_training_is_in_training_mode_whatever_mode_the_model_was_in():
+    model, optimizer = parts(model=lambda: nn.Sequential(nn.Linear(WIDTH, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES)))
+    trainer(model.eval(), optimizer).fit(batches(data(), 8), 1)
+    assert model[1].num_batches_tracked == 7
+
+
+def test_each_epoch_has_its_own_order():
+    seen = []
+    model, optimizer = parts()
+    model.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0][0].tolist()))
+    trainer(model, optimizer).fit(make_loader(data(), 8), 2)
+    assert seen[:7] != seen[7:]
 
 
 def test_bf16_computes_in_half_precision_and_keeps_full_weights():
@@ -336,18 +353,30 @@ def test_stopping_with_loader_workers_resumes_exactly(tmp_path):
     assert_same_run(whole, run(tmp_path / "parts", loader, 2, resume=True))
 
 
-def test_stopping_during_validation_repeats_only_the_validation(tmp_path):
-    class Pressing(list):
-        def __iter__(self):
-            for number, batch in enumerate(super().__iter__()):
-                if number == 1:
-                    signal.raise_signal(signal.SIGINT)
-                yield batch
+class StopsBefore(list):
+    """Validation batches; the stop button is pressed before the first of them."""
 
+    def __iter__(self):
+        signal.raise_signal(signal.SIGINT)
+        return super().__iter__()
+
+
+class StopsWithin(list):
+    """Validation batches; the stop button is pressed before the second of them."""
+
+    def __iter__(self):
+        for number, batch in enumerate(super().__iter__()):
+            if number == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+
+@pytest.mark.parametrize("stopping", [StopsBefore, StopsWithin])
+def test_stopping_during_validation_repeats_only_the_validation(tmp_path, stopping):
     validation = batches(data(30, seed=2), 8)
     model, optimizer = parts()
     stopped = trainer(model, optimizer, checkpoint_dir=tmp_path)
-    assert len(stopped.fit(batches(data(), 8), 1, val_loader=Pressing(validation))) == 0
+    assert len(stopped.fit(batches(data(), 8), 1, val_loader=stopping(validation))) == 0
     other, optimizer = parts()
     resumed = trainer(other, optimizer, checkpoint_dir=tmp_path)
     row = resumed.fit(batches(data(), 8), 1, val_loader=validation, resume=True).rows[0]
