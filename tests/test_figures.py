@@ -43,3 +43,15 @@ def test_values_that_cannot_be_drawn_are_answered_in_words():
 )
 def test_a_control_is_chosen_by_its_values(spec, kind):
     assert type(figures._control("x", spec)).__name__ == kind
+
+
+def test_a_long_title_is_made_to_fit():
+    figure, axis = figures.new(width=4)
+    axis.set_title("a finding that is a good deal longer than a figure of four inches has room for")
+    figures.to_html(figure, "text")
+    box = axis.title.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    short, axis = figures.new()
+    axis.set_title("short")
+    figures.to_html(short, "text")
+    assert (axis.title.get_fontsize(), axis.title.get_fontweight()) == (11, "bold")

@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 COLORS = {
     "blue": "#0072B2",
@@ -45,11 +46,12 @@ def to_html(figure: Figure | str, alt: str) -> str:
     if isinstance(figure, str):
         return f'<div role="img" aria-label="{label}">{figure}</div>'
     # Only here: set_title and suptitle go back to matplotlib's own size and weight.
-    for title in [*(axis.title for axis in figure.axes), *([figure._suptitle] if figure._suptitle else [])]:
+    for title in _titles(figure):
         title.set(fontsize=11, fontweight="bold")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
+    png = _png(figure)
+    if _shrink_clipped(figure):
+        png = _png(figure)
+    data = base64.b64encode(png).decode()
     return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
@@ -103,6 +105,30 @@ def explorer(
         box.observe(redraw, names="value")
     redraw()
     return widgets.VBox([*boxes.values(), picture])
+
+
+def _titles(figure: Figure) -> list[Text]:
+    titles = [axis.title for axis in figure.axes] + ([figure._suptitle] if figure._suptitle else [])
+    return [title for title in titles if title.get_text()]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _shrink_clipped(figure: Figure) -> bool:
+    """Make titles smaller that run over the edge of a figure that has been drawn; say whether there were any."""
+    clipped = False
+    for title in _titles(figure):
+        box = title.get_window_extent()
+        middle = (box.x0 + box.x1) / 2
+        room = 2 * min(middle, figure.bbox.width - middle)
+        if box.width > room:
+            title.set_fontsize(title.get_fontsize() * 0.98 * room / box.width)
+            clipped = True
+    return clipped
 
 
 def _control(name: str, spec: Any) -> Any:

@@ -38,7 +38,18 @@ from torchcourse import figures
 from torchcourse.checks import lesson01_scaling as check
 from torchcourse.data import mnist
 from torchcourse.models import mlp, small_cnn
-from torchcourse.parallel import RankError, cost, data_parallel, default_world_size, device, memory, run_ranks, sharding
+from torchcourse.parallel import (
+    RankError,
+    cost,
+    data_parallel,
+    default_world_size,
+    device,
+    memory,
+    replicas,
+    run_ranks,
+    sampling,
+    sharding,
+)
 from torchcourse.parallel.memory_picture import draw_measured_memory, zero_picture
 from torchcourse.parallel.scaling_picture import draw_alpha_beta, draw_scaling
 from torchcourse.parallel.timeline_picture import dataparallel_picture
@@ -126,6 +137,15 @@ checked
 # With 3 samples and 8 ranks, 5 cards are missing, and the order has only 3. A list times a number is the list again and again.
 # </details>
 #
+# The package's own, `sampling.DistributedSampler`, is this function as a class: put it beside PyTorch's.
+
+# %%
+ours = list(sampling.DistributedSampler(range(10), num_replicas=4, rank=1))
+theirs = list(DistributedSampler(range(10), num_replicas=4, rank=1))
+print(ours, theirs)
+assert ours == theirs
+
+# %% [markdown]
 # **In an evaluation** a sample that counts twice makes the score wrong. There every rank takes `range(rank, length, world_size)`:
 # no padding, and no gradients that the ranks would have to wait for. `make_loader(…, shuffle=False)` of the package does that.
 
@@ -293,6 +313,25 @@ checked
 wrapped = nn.DataParallel(nn.Linear(2, 2))
 print("GPUs that it uses:", wrapped.device_ids, "  its output:", wrapped(torch.ones(4, 2)).shape)
 
+# %% [markdown]
+# The package has it by hand, in 20 lines (`replicas.py`), and that one can pretend: `["cpu", "cpu"]` are two devices. Are the gradients of the
+# replicas averaged or added up? Give a batch of 6 to one model, and to two replicas of it:
+
+# %%
+torch.manual_seed(0)
+single, pair = nn.Linear(3, 1), nn.Linear(3, 1)
+pair.load_state_dict(single.state_dict())
+x, y = torch.randn(6, 3), torch.randn(6, 1)
+F.mse_loss(single(x), y).backward()
+F.mse_loss(replicas.DataParallel(pair, ["cpu", "cpu"])(x), y).backward()
+print("one model:    ", single.weight.grad.tolist())
+print("two replicas: ", pair.weight.grad.tolist())
+assert torch.allclose(single.weight.grad, pair.weight.grad)
+
+# %% [markdown]
+# Equal, and nothing divides by the number of replicas: their gradients are **added up**. The outputs come together on the first device, and there *one* loss takes the mean over
+# all 6. Each replica's gradient is its share of that one mean.
+
 # %%
 predict(
     "01-3.dp",
@@ -402,7 +441,7 @@ checked
 # %% [markdown]
 # ### Measured
 #
-# Formulas forget things. The package has all three stages by hand (`sharding.py`, about 100 lines to read). Here each trains a small network
+# Formulas forget things. The package has all three stages by hand (`sharding.py`, some 200 lines to read). Here each trains a small network
 # in float32 with Adam (4 + 4 + 8 bytes a parameter) on two ranks, and then counts the tensors that the rank really holds.
 
 
@@ -575,7 +614,7 @@ export_script(train_digits.train, "train_on_many.py")
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | 단순 데이터 분배 후 평균 (GPU 사용 불균형): DataParallel distributes simply and averages, with uneven GPU use | Section 4: one process; outputs are gathered on GPU 0 and the replicas' gradients are **summed** there. GPU 0 holds and does more. | Uneven use: right. *Averages*: not quite. The loss of the whole batch is computed on GPU 0, so the replicas' gradients only need adding up. |
+# | 단순 데이터 분배 후 평균 (GPU 사용 불균형): DataParallel distributes simply and averages, with uneven GPU use | Section 4: one process; outputs are gathered on the first device, and the replicas' gradients are **summed** there. GPU 0 holds and does more. | Uneven use: right. *Averages*: not quite. The loss of the whole batch is computed on GPU 0, so the replicas' gradients only need adding up. |
 # | 각 CPU마다 process 생성: DistributedDataParallel makes a process for each *CPU* | Notebooks 1 to 3: `run_ranks` started 2, 3, 4 or 8 ranks on the same CPU. | **One process a rank, usually one a GPU.** The number is your choice; gradients are **averaged** over the ranks. |
 # | 데이터를 나눠 … 결과의 평균 under *Model Parallel* | Notebook 1, section 9. | Data parallelism: gradients, not results. |
 

@@ -97,7 +97,7 @@ def step_seconds(learner: Callable[..., float]) -> str:
             raise Wrong("no_number", f"Return one number, the seconds of a step. You returned {given!r}.")
         if not math.isclose(given, compute / world_size + ring_seconds(size, world_size, alpha, beta), rel_tol=1e-6):
             _judge_step(given, compute, size, world_size, alpha, beta)
-    return f"Right for {len(_STEPS)} combinations of model, network and number of ranks, one rank alone among them."
+    return f"Checked on {len(_STEPS)} combinations of model, network and number of ranks, one rank alone among them."
 
 
 # Samples of an epoch

@@ -14,14 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.parallel.collectives import rank_and_world_size
-from torchcourse.parallel.data_parallel import average_gradients, global_mean_loss
+from torchcourse.parallel.data_parallel import average_gradients, copy_from_rank_0, global_mean_loss
 
-
-def copy_from_rank_0(model: nn.Module) -> None:
-    """Overwrite all parameters and buffers of `model` by those of rank 0."""
-    rank_and_world_size()
-    for tensor in model.state_dict().values():
-        dist.broadcast(tensor, src=0)
+__all__ = ["average_weights", "copy_from_rank_0", "shard", "step"]
 
 
 def shard(batch: torch.Tensor) -> torch.Tensor:
