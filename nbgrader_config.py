@@ -20,7 +20,7 @@ from nbgrader.preprocessors import (
     SaveCells,
 )
 
-from torchcourse.authoring.preprocessors import ClearSolutionLines, Stamp
+from torchcourse.authoring.preprocessors import ClearSolutionLines, CloseGaps, Stamp
 from torchcourse.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
@@ -49,6 +49,7 @@ c.GenerateAssignment.preprocessors = [
     SaveCells,
     ClearHiddenTests,
     ClearMarkScheme,
+    CloseGaps,
     ComputeChecksums,
     CheckCellMetadata,
     Stamp,

@@ -26,8 +26,14 @@ try:
     score = 2 * (double(3) == 6)  # points=2
 except NotImplementedError:
     print("Not done yet")
+
+
 ### BEGIN HIDDEN TESTS
-assert double(-1) == -2, "hidden words"
+def twice(number):
+    return double(number)
+
+
+assert twice(-1) == -2, "hidden words"
 ### END HIDDEN TESTS
 score
 

@@ -144,5 +144,5 @@ def test_the_search_for_secrets_finds_them(tmp_path):
     solution = root / "solution.ipynb"
     solution.write_text(render(root)["solutions/01_small/1_lesson.ipynb"], encoding="utf-8")
     found = secret_lines(solution)
-    assert 'assert double(-1) == -2, "hidden words"' in found
+    assert 'assert twice(-1) == -2, "hidden words"' in found
     assert "Because the model answer says so." in found

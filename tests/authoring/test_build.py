@@ -45,6 +45,7 @@ def test_the_stub_keeps_the_frame_and_loses_the_solution(course):
         '    raise NotImplementedError("Write your code here, then run this cell again.")'
     )
     assert release["colour"].source == "answer = ..."
+    assert release["check-double"].source.endswith('print("Not done yet")\nscore')
     assert release["why"].source == "*Write your answer here.*"
     text = render(course)[RELEASE]
     for secret in ("twice =", "green", "model answer", "HIDDEN", "hidden words"):

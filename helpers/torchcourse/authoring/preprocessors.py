@@ -3,6 +3,7 @@
 import re
 
 from nbformat.notebooknode import NotebookNode
+from nbgrader import utils
 from nbgrader.preprocessors import ClearSolutions, NbGraderPreprocessor
 
 from torchcourse.authoring.stamp import stamp
@@ -19,6 +20,15 @@ class ClearSolutionLines(ClearSolutions):
         replaced = replaced or stub != cell.source
         cell.source = stub
         return replaced
+
+
+class CloseGaps(NbGraderPreprocessor):
+    """Remove the empty lines that a hidden test leaves behind in a check cell."""
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
+        if utils.is_grade(cell) and cell.cell_type == "code":
+            cell.source = re.sub(r"\n{2,}", "\n", cell.source)
+        return cell, resources
 
 
 class Stamp(NbGraderPreprocessor):
