@@ -114,7 +114,8 @@ def _titles(figure: Figure) -> list[Text]:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    # Little compression: a picture that follows a slider must be quick, and it never leaves the machine.
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 
