@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,10 @@ class _Pickler(cloudpickle.Pickler):
             )
         if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
             raise TypeError("cloudpickle would send a file's text in its place")
+        if isinstance(obj, types.CodeType):
+            # From 3.1.3 on, cloudpickle leaves the file name out. The traceback of a rank needs it to show the cell.
+            build, arguments = self.dispatch_table[types.CodeType](obj)[:2]
+            return _code_of_file, (build, arguments, obj.co_filename)
         return super().reducer_override(obj)
 
 
@@ -102,6 +106,10 @@ def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 def _same(obj: Any) -> Any:
     return obj
+
+
+def _code_of_file(build: Callable[..., types.CodeType], arguments: tuple[Any, ...], filename: str) -> types.CodeType:
+    return build(*arguments).replace(co_filename=filename)
 
 
 @dataclass
