@@ -23,12 +23,22 @@ def test_all_of_a_long_run_is_read(tmp_path):
 
 
 def test_a_run_that_goes_on_from_an_earlier_step_hides_what_came_after_it(tmp_path):
-    with Monitor(tmp_path, first_step=1) as board:
-        for step in (1, 2, 3):
-            board.scalars(step, {"loss/train": 1.0})
-    with Monitor(tmp_path, first_step=3) as board:
-        board.scalars(3, {"loss/train": 2.0})
-    assert read_scalars(tmp_path)["loss/train"] == ([1, 2, 3], [1.0, 1.0, 2.0])
+    expected = []
+    for first in range(1, 15):  # quickly one after the other: the names of the files do not tell their order
+        with Monitor(tmp_path, first_step=first) as board:
+            for step in (first, first + 1, first + 2):
+                board.scalars(step, {"loss/train": float(first)})
+        expected.append(float(first))
+    steps, values = read_scalars(tmp_path)["loss/train"]
+    assert steps == list(range(1, 17))
+    assert values == [*expected, 14.0, 14.0]
+
+
+def test_a_run_begun_again_hides_all_of_the_earlier_one(tmp_path):
+    for run in ("first", "second"):
+        with Monitor(tmp_path, first_step=1) as board:
+            board.scalars(1, {run: 1.0})
+    assert read_scalars(tmp_path).keys() == {"second"}
 
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):

@@ -46,14 +46,16 @@ class Averages:
 
     def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
         """Take in a batch: outputs [N, ...], targets [N, ...] and the mean loss."""
-        self.losses.append((targets.shape[0], loss.detach()))
+        self.losses.append((targets.size(0), loss.detach()))
+        if not self.metrics:
+            return
         if isinstance(outputs, torch.Tensor):
             self._batches.append((outputs.detach(), targets))
             self._held += outputs.numel()
-            if self._held > _HOLD:
-                self._apply_metrics()
         else:
             self._batches.append((outputs, targets))
+            self._held = math.inf
+        if self._held > _HOLD:
             self._apply_metrics()
 
     def flush(self) -> dict[str, float]:

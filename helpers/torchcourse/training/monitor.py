@@ -37,8 +37,11 @@ class Monitor:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one value for each tag, such as "loss/train", at an optimizer step."""
         if self._writer is not None:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step)
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            # All in one event: `add_scalar` would wake the writing thread for each.
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            self._writer.file_writer.add_summary(Summary(value=values), step)
 
     def __enter__(self) -> Self:
         return self
@@ -56,15 +59,25 @@ def read_scalars(log_dir: str | os.PathLike) -> dict[str, tuple[list[int], list[
     Raises:
         FileNotFoundError: if the folder holds no event files.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    if not any(Path(log_dir).glob("*tfevents*")):
+    files = sorted(Path(log_dir).glob("*tfevents*"))
+    if not files:
         raise FileNotFoundError(
             f"There are no TensorBoard event files in {log_dir}. Was a Trainer with log_dir={str(log_dir)!r} run?"
         )
-    accumulator = EventAccumulator(str(log_dir), size_guidance={"scalars": 0})  # 0: keep all
-    accumulator.Reload()
-    series = {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
-    return {
-        tag: ([event.step for event in events], [event.value for event in events]) for tag, events in series.items()
-    }
+    events = [event for file in files for event in LegacyEventFileLoader(str(file)).Load()]
+    scalars: dict[str, tuple[list[int], list[float]]] = {}
+    # By time and not by file: the names of files that were begun in the same second are in no order.
+    for event in sorted(events, key=lambda event: event.wall_time):
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            for steps, values in scalars.values():
+                kept = sum(step < event.step for step in steps)
+                del steps[kept:], values[kept:]
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                steps, values = scalars.setdefault(value.tag, ([], []))
+                steps.append(event.step)
+                values.append(value.simple_value)
+    return {tag: series for tag, series in scalars.items() if series[0]}

@@ -107,8 +107,8 @@ def samples(batch: Any) -> int:
     Raises:
         ValueError: for a batch that is no pair (inputs, targets).
     """
-    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].shape:
-        return batch[1].shape[0]
+    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
+        return batch[1].size(0)
     parts = f" with {len(batch)} parts" if isinstance(batch, tuple | list | dict) else ""
     raise ValueError(
         f"The loader yields a {type(batch).__name__}{parts}, but the Trainer needs pairs (inputs, targets), where "
@@ -120,17 +120,18 @@ def receive(batch: Any, device: torch.device) -> tuple[Any, torch.Tensor]:
     """Return a batch's inputs and targets, on the device. Raises ValueError as `samples` does."""
     samples(batch)
     inputs, targets = batch
-    return _to_device(inputs, device), _to_device(targets, device)
+    # Nearly always a tensor in the right place, and this runs in every step: so look before doing anything.
+    if not isinstance(inputs, torch.Tensor) or inputs.device != device:
+        inputs = _to_device(inputs, device)
+    return inputs, targets if targets.device == device else targets.to(device, non_blocking=True)
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value if value.device == device else value.to(device, non_blocking=True)
     if isinstance(value, dict):
         return {key: _to_device(item, device) for key, item in value.items()}
     if type(value) in (tuple, list):
         return [_to_device(item, device) for item in value]
-    return value.to(device) if hasattr(value, "to") else value
+    return value.to(device, non_blocking=True) if hasattr(value, "to") else value
 
 
 def about_inputs(inputs: Any) -> str:

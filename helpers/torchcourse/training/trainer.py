@@ -199,18 +199,11 @@ class Trainer:
         batch or the last window is smaller.
         """
         self.optimizer.zero_grad()
-        samples = sum(sanity.samples(batch) for batch in window)
-        for batch in window:
-            inputs, targets = sanity.receive(batch, self.device)
-            # Ranks average gradients in the last backward pass of a step; before it they need not talk.
-            with _NOTHING if batch is window[-1] else self._no_sync():
-                outputs, loss = self._forward(self.replica, inputs, targets)
-                if self._unchecked:
-                    sanity.check_first_batch(self, loader, inputs, outputs, targets, loss)
-                    self._unchecked = False
-                share = loss if len(window) == 1 else loss * (targets.shape[0] / samples)
-                self.scaler.scale(share).backward()
-            self.averages.add(outputs, targets, loss)
+        samples = sum(sanity.samples(batch) for batch in window) if len(window) > 1 else 0
+        for batch in window[:-1]:
+            with self._no_sync():  # ranks need to average only once: in the last backward pass of a step
+                self._backward(loader, batch, samples)
+        self._backward(loader, window[-1], samples)
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -223,6 +216,17 @@ class Trainer:
             self._each_step.step()
         self.position.step += 1
         self.position.batch += len(window)
+
+    def _backward(self, loader: Iterable, batch: Any, samples: int) -> None:
+        """Add a batch's gradients; it is one of several that hold `samples` samples together, or (0) the only one."""
+        inputs, targets = sanity.receive(batch, self.device)
+        outputs, loss = self._forward(self.replica, inputs, targets)
+        if self._unchecked:
+            sanity.check_first_batch(self, loader, inputs, outputs, targets, loss)
+            self._unchecked = False
+        share = loss * (targets.size(0) / samples) if samples else loss
+        self.scaler.scale(share).backward()
+        self.averages.add(outputs, targets, loss)
 
     def _forward(self, model: nn.Module, inputs: Any, targets: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Return the outputs, and the loss as one number."""
