@@ -156,7 +156,7 @@ def memory_of_a_rank(world_size: int) -> int:
 
 # Texts of the errors that a rank meets because another rank is gone.
 _VICTIM = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connectFullMesh failed")
-_SETTLE = 0.2  # seconds for the other ranks to report too, after a failure
+_SETTLE = 0.4  # seconds for the other ranks to report too, after a failure
 _SETTLE_VICTIM = 2.0  # the same while only victims have reported
 _STACKS = 1.0  # seconds for the ranks to write their stacks
 _TEARDOWN = 5.0  # seconds for finished ranks to flush and end
