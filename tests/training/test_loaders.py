@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from torchcourse.training import _ranks, loaders, make_loader
 
@@ -77,11 +77,18 @@ def test_options_reach_the_data_loader():
     assert [len(batch) for batch in epoch(make_loader(dataset(10), 4, drop_last=True))] == [4, 4]
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(())
+
+
 def test_what_cannot_be_dealt_gets_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="data set is empty"):
         make_loader(dataset(0), 4)
     with pytest.raises(ValueError, match=r"batch_size=0 cannot be dealt out to 1 rank"):
         make_loader(dataset(4), 0)
+    with pytest.raises(ValueError, match="a Stream has no length"):
+        make_loader(Stream(), 4)
     as_rank(monkeypatch, 0, 4)
     with pytest.raises(ValueError, match=r"batch_size=6 cannot be dealt out to 4 rank.*multiple of 4"):
         make_loader(dataset(20), 6)

@@ -562,6 +562,12 @@ WRONG_FITS = {
     "outputs of shape [8, 3] with targets of shape [8, 1]: Using a target size": lambda: trainer(
         loss_fn=nn.MSELoss(), metrics={}
     ).fit([(torch.ones(8, WIDTH), torch.ones(8, 1))], 1),
+    "outputs of shape [8, 3] with targets of shape [8]: it returned a float": lambda: trainer(
+        loss_fn=lambda outputs, targets: 0.5
+    ).fit(batches(data(), 8), 1),
+    "accuracy() compares with whole-number labels, but the targets are torch.float32": lambda: trainer(
+        loss_fn=nn.MSELoss()
+    ).fit([(torch.ones(8, WIDTH), torch.ones(8, 3))], 1),
     "does not depend on any parameter that can learn": lambda: frozen().fit(batches(data(), 8), 1),
     "The metric 'wrong' returned shape [3] for 8 samples": lambda: trainer(
         metrics={"wrong": lambda outputs, targets: outputs.sum(0)}
@@ -583,3 +589,21 @@ def test_an_error_inside_the_model_says_what_it_was_given():
     with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
         trainer().fit([(torch.ones(8, 5), torch.zeros(8, dtype=torch.long))], 1)
     assert caught.value.__notes__ == ["The Trainer called the model with a batch of shape [8, 5]."]
+
+
+def test_an_error_from_a_loss_of_torch_comes_alone_and_from_an_own_loss_with_its_traceback():
+    pair = [(torch.ones(8, WIDTH), torch.full((8,), 3))]
+    with pytest.raises(ValueError, match="Target 3 is out of bounds") as caught:
+        trainer().fit(pair, 1)
+    assert caught.value.__suppress_context__
+    with pytest.raises(ValueError, match="Target 3 is out of bounds") as caught:
+        trainer(loss_fn=lambda outputs, targets: nn.functional.cross_entropy(outputs, targets)).fit(pair, 1)
+    assert isinstance(caught.value.__cause__, IndexError)
+
+
+def test_running_out_of_memory_stays_what_it_is():
+    def loss_fn(outputs, targets):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer(loss_fn=loss_fn).fit(batches(data(), 8), 1)

@@ -1,5 +1,6 @@
 """Loaders that give the same batches to one process and to several ranks together."""
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -28,9 +29,14 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
 
     Raises:
-        ValueError: if the data set is empty, or the batch cannot be dealt out evenly.
+        ValueError: if the data set is empty or has no length, or the batch cannot be dealt out evenly.
     """
     rank, world_size = _ranks.rank(), _ranks.world_size()
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"make_loader() deals out samples by number, but a {type(dataset).__name__} has no length. Give an "
+            "iterable data set to a DataLoader, and let each rank iterate over samples of its own."
+        )
     if len(dataset) == 0:
         raise ValueError("The data set is empty: there is nothing to load.")
     if batch_size < 1 or batch_size % world_size:
@@ -67,3 +73,9 @@ def windows(batches: Iterator, size: int) -> Iterator[list]:
     """Group batches for gradient accumulation; the last window of an epoch may be smaller."""
     while window := list(islice(batches, size)):
         yield window
+
+
+def steps_left(loader: Iterable, accumulate: int, epochs: int, done: int) -> int | None:
+    """Return the optimizer steps of so many epochs, less `done` batches; None if the loader has no length."""
+    batches = length(loader)
+    return None if batches is None else epochs * math.ceil(batches / accumulate) - math.ceil(done / accumulate)

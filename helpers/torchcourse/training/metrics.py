@@ -20,7 +20,15 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     Args:
         outputs: scores [N, classes], or [N, classes, ...] with a label at each place.
         targets: labels [N] or [N, ...], integers.
+
+    Raises:
+        ValueError: for targets that are no labels.
     """
+    if targets.is_floating_point():
+        raise ValueError(
+            f"accuracy() compares with whole-number labels, but the targets are {targets.dtype}. Give the Trainer "
+            "metrics={}, or a metric of your own."
+        )
     return outputs.argmax(dim=1) == targets
 
 

@@ -1,6 +1,7 @@
 """Mistakes found at the first step or before it, each with a sentence of what is wrong and what to try."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,22 @@ def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueEr
     return ValueError(
         f"The loss function cannot compare outputs of {shapes(outputs)} with targets of {shapes(targets)}: {reason} "
         "Make the model's last layer, the targets and the loss function fit each other."
+    )
+
+
+def about_loss_that_is_no_number(trainer: "Trainer", losses: list[tuple[int, torch.Tensor]]) -> FloatingPointError:
+    """Return an error that names the first step whose loss was nan or infinite. Every rank has to call it.
+
+    Args:
+        trainer: at the end of a step.
+        losses: samples and loss of each batch since the last log.
+    """
+    bad = [number // trainer.accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
+    step = min(number for numbers in _ranks.gather(bad) for number in numbers) + trainer.position.logged + 1
+    return FloatingPointError(
+        f"The loss became nan or infinite at step {step} (epoch {trainer.position.epoch + 1}), so training stopped. "
+        "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
+        "checkpoints are from before this epoch."
     )
 
 

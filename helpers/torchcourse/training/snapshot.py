@@ -1,6 +1,6 @@
 """The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on as if never stopped."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from torchcourse.training.trainer import Trainer
 
 FORMAT = 1
+
+
+@dataclass
+class Position:
+    """How far training has come."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # batches done of the epoch under way
+    step: int = 0  # optimizer steps
+    logged: int = 0  # the step at which values were last logged
+    best: float | None = None  # the monitored value at its best
 
 
 def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
         trainer.scheduler.load_state_dict(state["scheduler"])
     if trainer.scaler.is_enabled() and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
-    trainer.position = type(trainer.position)(**state["position"])
+    trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
     trainer.averages.load_state(state["averages"])
 

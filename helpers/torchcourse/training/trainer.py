@@ -13,7 +13,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -24,23 +23,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.training import _ranks, checkpoint, sanity, snapshot
 from torchcourse.training.history import History
-from torchcourse.training.loaders import length, set_epoch, windows
+from torchcourse.training.loaders import set_epoch, steps_left, windows
 from torchcourse.training.metrics import Averages, Metric, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass
-class Position:
-    """How far training has come."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # batches done of the epoch under way
-    step: int = 0  # optimizer steps
-    logged: int = 0  # the step at which values were last logged
-    best: float | None = None  # the monitored value at its best
 
 
 class Trainer:
@@ -93,7 +81,8 @@ class Trainer:
         self.log_dir, self.log_every = log_dir, log_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.monitor, self.mode, self.progress = monitor, mode, progress
-        self.device = _ranks.device() if device is None else torch.device(device)
+        # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
+        self.device = torch.empty(0, device=_ranks.device() if device is None else device).device
         sanity.check_arguments(self)
         self.model = _ranks.unwrap(model).to(self.device)
         self.replica = _ranks.wrap(model, self.device)
@@ -103,7 +92,7 @@ class Trainer:
         dtype = PRECISIONS[precision]
         self.autocast = torch.autocast(self.device.type, dtype) if dtype else _NOTHING
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.position = Position()
+        self.position = snapshot.Position()
         self.history = History()
         self.averages = Averages(self.metrics, self.device)
 
@@ -112,8 +101,8 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs (에폭) and return the history.
 
-        The stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved, the history so far returned.
-        Pressed twice, it interrupts at once.
+        In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved and the history
+        so far returned. Pressed twice, it interrupts at once. On several ranks the last whole epoch stays saved.
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
@@ -133,11 +122,12 @@ class Trainer:
         if resume:
             self._resume(epochs)
         last_epoch = epochs if resume else self.position.epoch + epochs
+        steps = steps_left(train_loader, self.accumulate, last_epoch - self.position.epoch, self.position.batch)
         writes = _ranks.rank() == 0
         with (
             sanity.broadcasting_refused(),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
-            Progress(self.progress and writes, last_epoch, self._steps_left(train_loader, last_epoch)) as bar,
+            Progress(self.progress and writes, last_epoch, steps) as bar,
             GentleStop(active=_ranks.world_size() == 1) as stop,
         ):
             while self.position.epoch < last_epoch and not stop.requested:
@@ -238,8 +228,13 @@ class Trainer:
                 raise
             try:
                 loss = self.loss_fn(outputs, targets)
+                if not isinstance(loss, torch.Tensor):
+                    raise TypeError(f"it returned a {type(loss).__name__} instead of a tensor.")
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
-                raise sanity.about_loss(error, outputs, targets) from error
+                own = not (getattr(self.loss_fn, "__module__", None) or "").startswith("torch.")
+                raise sanity.about_loss(error, outputs, targets) from (error if own else None)
         return outputs, loss if loss.dim() == 0 else loss.mean()
 
     def _evaluate(self, loader: Iterable, stop: GentleStop) -> dict[str, float]:
@@ -265,7 +260,7 @@ class Trainer:
             return
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
-            self._refuse(losses)
+            raise sanity.about_loss_that_is_no_number(self, losses)
         self.position.logged = self.position.step
         row = means | {"lr": self._rate()}
         if self.clip_norm is not None:
@@ -292,22 +287,12 @@ class Trainer:
     def _finish_early(self) -> None:
         """After the stop button: keep what was trained."""
         if self.averages.losses and not math.isfinite(self.averages.losses[-1][1]):
-            self._refuse(self.averages.losses)
+            raise sanity.about_loss_that_is_no_number(self, self.averages.losses)
         self._save("last")
         kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
         if self.checkpoint_dir is not None:
             kept = f"Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here."
         print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}")
-
-    def _refuse(self, losses: list[tuple[int, torch.Tensor]]) -> None:
-        """Raise the error for a loss that is no number, naming the first step that had one."""
-        bad = [number // self.accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
-        step = min(number for numbers in _ranks.gather(bad) for number in numbers) + self.position.logged + 1
-        raise FloatingPointError(
-            f"The loss became nan or infinite at step {step} (epoch {self.position.epoch + 1}), so training stopped. "
-            "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
-            "checkpoints are from before this epoch."
-        )
 
     def _save(self, *names: str) -> None:
         if self.checkpoint_dir is None:
@@ -338,13 +323,6 @@ class Trainer:
 
     def _rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def _steps_left(self, loader: Iterable, last_epoch: int) -> int | None:
-        batches = length(loader)
-        if batches is None:
-            return None
-        done = math.ceil(self.position.batch / self.accumulate)
-        return (last_epoch - self.position.epoch) * math.ceil(batches / self.accumulate) - done
 
 
 _NOTHING = contextlib.nullcontext()
