@@ -34,8 +34,7 @@ def table() -> Table:
         ["loop", "a step", "over the raw loop: median (range)", "against the raw loop"],
         rows,
         f"A small dense network, batches of 32 in memory, SGD, {STEPS} steps a round, {ROUNDS} rounds in turn, one CPU "
-        "thread. The Trainer "
-        "computes accuracy and writes TensorBoard scalars every 50 steps; its peers do neither.",
+        "thread. The Trainer computes accuracy and writes TensorBoard scalars every 50 steps; its peers do neither.",
     )
 
 
