@@ -5,6 +5,7 @@
 """
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ class Monitor:
 
     def __init__(self, log_dir: str | os.PathLike | None, first_step: int = 0) -> None:
         self._writer = None
+        self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
+        self._due = 0.0
         if log_dir is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
 
@@ -36,12 +39,19 @@ class Monitor:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one value for each tag, such as "loss/train", at an optimizer step."""
-        if self._writer is not None:
-            from tensorboard.compat.proto.summary_pb2 import Summary
+        if self._writer is None:
+            return
+        now = time.time()
+        self._waiting.append((now, step, values))
+        if now > self._due:
+            self._hand_over(now)
 
-            # All in one event: `add_scalar` would wake the writing thread for each.
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self._writer.file_writer.add_summary(Summary(value=values), step)
+    def _hand_over(self, now: float) -> None:
+        """Give the waiting values to the thread that writes them: many at once, since waking it is what costs time."""
+        for moment, step, values in self._waiting:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step, walltime=moment)
+        self._waiting, self._due = [], now + _INTERVAL
 
     def __enter__(self) -> Self:
         return self
@@ -50,7 +60,11 @@ class Monitor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._writer is not None:
+            self._hand_over(time.time())
             self._writer.close()
+
+
+_INTERVAL = 1.0  # seconds
 
 
 def read_scalars(log_dir: str | os.PathLike) -> dict[str, tuple[list[int], list[float]]]:
