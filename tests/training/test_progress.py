@@ -46,6 +46,16 @@ def test_a_terminal_gets_one_line_that_moves(monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_steps_without_a_known_end_are_counted(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with Progress(True, epochs=2, steps=None) as bar:
+        bar.epoch_begins(1)
+        bar.step()
+        bar.epoch_ends(ROW)
+    assert "1/?" in terminal.getvalue().split("\r")[-1]
+
+
 def test_silence_is_silent(capfd):
     show(shown=False)
     assert capfd.readouterr() == ("", "")

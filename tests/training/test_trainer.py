@@ -235,10 +235,13 @@ def test_history_knows_columns_best_epoch_and_tables():
     assert repr(History()) == "No epoch has been finished."
 
 
-def test_a_second_fit_goes_on_counting():
+def test_a_second_fit_goes_on_counting_and_may_leave_out_validation():
     ours = trainer()
-    ours.fit(batches(data(), 8), 2)
-    assert ours.fit(batches(data(), 8), 1)["epoch"] == [1, 2, 3]
+    ours.fit(batches(data(), 8), 2, val_loader=batches(data(), 8))
+    history = ours.fit(batches(data(), 8), 1)
+    assert history["epoch"] == [1, 2, 3]
+    assert math.isnan(history["val_loss"][2])
+    assert history._repr_html_().count("<td>–</td>") == 2
 
 
 def test_scalars_on_disk_are_those_of_the_history(tmp_path):

@@ -52,4 +52,6 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def _number(value: Any) -> str:
+    if value is None:  # an epoch without validation
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -94,11 +94,16 @@ class GentleStop:
 
 def _bar(steps: int | None) -> tqdm | None:
     """Return a tqdm bar, or None where only lines of text look right."""
+    look = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
     if _in_notebook():
-        return tqdm(total=steps, unit="step", mininterval=0.2, file=_Output())
+        return tqdm(file=_Output(), **look)
     if sys.stdout.isatty():
-        return tqdm(total=steps, unit="step", mininterval=0.2, file=sys.stdout, dynamic_ncols=True)
+        return tqdm(file=sys.stdout, dynamic_ncols=True, **look)
     return None
+
+
+# tqdm's own without steps a second, so that two metrics and their validation fit into a line of JupyterLab.
+_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class _Output:
