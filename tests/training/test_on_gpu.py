@@ -1,0 +1,53 @@
+"""On a GPU: mixed precision with loss scaling, and checkpoints that any machine can read."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from torchcourse.training import Trainer, checkpoint, make_loader
+
+pytestmark = pytest.mark.gpu
+
+
+def fit(folder, precision, epochs, resume=False):
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 16, generator=torch.Generator().manual_seed(1))
+    dataset = TensorDataset(inputs, inputs[:, :4].argmax(1))
+    model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 4))
+    trainer = Trainer(
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.01),
+        nn.CrossEntropyLoss(),
+        clip_norm=1.0,
+        precision=precision,
+        checkpoint_dir=folder,
+        progress=False,
+    )
+    return trainer, trainer.fit(make_loader(dataset, 32), epochs, resume=resume)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns_and_keeps_full_weights(tmp_path, precision):
+    trainer, history = fit(tmp_path, precision, 6)
+    assert trainer.device.type == "cuda"
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert history["accuracy"][-1] > 0.8
+    assert (trainer.scaler.get_scale() > 1) == (precision == "fp16")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_resuming_continues_dropout_optimizer_and_loss_scale(tmp_path, precision):
+    whole, history = fit(tmp_path / "whole", precision, 4)
+    fit(tmp_path / "parts", precision, 2)
+    resumed, other = fit(tmp_path / "parts", precision, 4, resume=True)
+    assert other["loss"] == pytest.approx(history["loss"], rel=1e-4)
+    assert resumed.scaler.get_scale() == whole.scaler.get_scale()
+
+
+def test_a_checkpoint_from_a_gpu_holds_cpu_tensors(tmp_path):
+    fit(tmp_path, "fp32", 1)
+    plain = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert {tensor.device.type for tensor in plain["model"].values()} == {"cpu"}
+    states = checkpoint.load(tmp_path / "last.pt")["optimizer"]["state"].values()
+    assert {tensor.device.type for state in states for tensor in state.values()} == {"cpu"}
