@@ -482,6 +482,24 @@ def test_resuming_another_model_optimizer_or_schedule_is_refused(tmp_path):
         trainer(model, optimizer, scheduler=schedule, checkpoint_dir=tmp_path).fit(batches(data(), 8), 2, resume=True)
 
 
+def test_resuming_from_a_file_of_something_else_is_refused(tmp_path):
+    checkpoint.save({"model": mlp(WIDTH, 8, CLASSES).state_dict()}, tmp_path / "last.pt")
+    with pytest.raises(CheckpointError, match=r"last\.pt was not written by this version of the Trainer"):
+        trainer(checkpoint_dir=tmp_path).fit(batches(data(), 8), 2, resume=True)
+
+
+def test_metrics_may_change_between_epochs_but_not_within_one(tmp_path):
+    trainer(checkpoint_dir=tmp_path, metrics={}).fit(batches(data(), 8), 1)
+    history = trainer(checkpoint_dir=tmp_path).fit(batches(data(), 8), 2, resume=True)
+    assert math.isnan(history["accuracy"][0])
+    assert 0 <= history["accuracy"][1] <= 1
+    model, optimizer = parts()
+    model.register_forward_hook(StopIn(2))
+    trainer(model, optimizer, checkpoint_dir=tmp_path).fit(batches(data(), 8), 1)
+    with pytest.raises(CheckpointError, match="within an epoch, whose means are of loss, accuracy"):
+        trainer(checkpoint_dir=tmp_path, metrics={}).fit(batches(data(), 8), 2, resume=True)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_loss_that_is_no_number_stops_with_the_step_and_keeps_the_checkpoints(tmp_path, accumulate):
     good = batches(data(), 8)

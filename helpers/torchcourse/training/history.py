@@ -23,8 +23,8 @@ class History:
         Raises:
             KeyError: for a column that there is not; the message names those that there are.
         """
-        if not self.rows or column not in self.rows[0]:
-            raise KeyError(f"There is no column {column!r}; there is: {', '.join(self.rows[0]) if self.rows else '–'}.")
+        if column not in self._columns():
+            raise KeyError(f"There is no column {column!r}; there is: {', '.join(self._columns()) or '–'}.")
         return [row.get(column, float("nan")) for row in self.rows]
 
     def __len__(self) -> int:
@@ -37,13 +37,17 @@ class History:
     def _repr_html_(self) -> str:
         if not self.rows:
             return html.escape(repr(self))
-        columns = list(self.rows[0])
+        columns = self._columns()
         head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{_number(row.get(column))}</td>" for column in columns) + "</tr>"
             for row in self.rows
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _columns(self) -> list[str]:
+        """All columns, also those that only some epochs have, such as the ones of a validation."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
 
 
 def describe(row: dict[str, Any]) -> str:

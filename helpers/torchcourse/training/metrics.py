@@ -93,10 +93,16 @@ class Averages:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to go on within an epoch."""
-        return {"losses": self.losses, "batches": self._batches, "parts": self._parts, "totals": self._totals}
+        return {
+            "names": self.names,
+            "losses": self.losses,
+            "batches": self._batches,
+            "parts": self._parts,
+            "totals": self._totals,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned in one process, or at the end of an epoch."""
+        """Take over what `state` returned for the same metrics, in one process."""
         self._totals = state["totals"]
         if _ranks.rank() > 0:  # the rest will be added up over the ranks, so it is rank 0's alone
             return

@@ -161,7 +161,7 @@ def about_loss_that_is_no_number(trainer: "Trainer", losses: list[tuple[int, tor
     return FloatingPointError(
         f"The loss became nan or infinite at step {step} (epoch {trainer.position.epoch + 1}), so training stopped. "
         "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
-        "checkpoints are from before this epoch."
+        "checkpoint is from before that."
     )
 
 

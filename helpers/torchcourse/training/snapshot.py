@@ -73,14 +73,15 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: if the Trainer was built otherwise than the one that saved.
     """
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            "The checkpoint was not written by this version of the Trainer, so it cannot go on from it."
-        )
     if (trainer.scheduler is None) != (state["scheduler"] is None):
         raise CheckpointError(
             f"The checkpoint was saved {'without' if state['scheduler'] is None else 'with'} a learning rate "
             "scheduler. Give the Trainer what the run began with."
+        )
+    if state["position"]["batch"] and state["averages"]["names"] != trainer.averages.names:
+        raise CheckpointError(
+            f"The checkpoint was saved within an epoch, whose means are of {', '.join(state['averages']['names'])}. "
+            "Give the Trainer the same metrics."
         )
     checkpoint.load_weights(trainer.model, state["model"])
     checkpoint.load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer"])
@@ -90,7 +91,8 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
-    trainer.averages.load_state(state["averages"])
+    if trainer.position.batch:
+        trainer.averages.load_state(state["averages"])
 
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
@@ -105,6 +107,8 @@ def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
             continue
         try:
             state = checkpoint.load(path)
+            if state.get("format") != FORMAT:
+                raise CheckpointError(f"{path} was not written by this version of the Trainer.")
         except CheckpointError as error:
             problems.append(str(error))
             continue
