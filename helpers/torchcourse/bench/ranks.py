@@ -42,8 +42,8 @@ def with_run_ranks(world_size: int) -> None:
 def with_mp_spawn(world_size: int) -> None:
     import torch.multiprocessing as mp
 
-    with tempfile.NamedTemporaryFile() as meeting_point:
-        mp.spawn(one_all_reduce, args=(world_size, f"file://{meeting_point.name}"), nprocs=world_size)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(one_all_reduce, args=(world_size, f"file://{folder}/meeting_point"), nprocs=world_size)
 
 
 def with_torchrun(world_size: int) -> None:
