@@ -16,11 +16,6 @@ def seven(learner) -> str:
     return "Right: it is seven."
 
 
-@pytest.fixture(autouse=True)
-def own_journal(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHCOURSE_WORK", str(tmp_path))
-
-
 class RankErrorLike(RuntimeError):
     def __init__(self, kind, message):
         super().__init__(f"rank 1: {kind}: {message}")

@@ -10,31 +10,11 @@ from torch import nn
 
 from torchcourse.checks import lesson01 as check
 from torchcourse.parallel import averaging, data_parallel
-
-
-@pytest.fixture(autouse=True)
-def own_journal(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHCOURSE_WORK", str(tmp_path))
-
-
-def refused(checked, symptom):
-    """Assert that the answer was refused with this symptom, and that the hint is a sentence or more."""
-    assert (checked.state, checked.symptom) == ("wrong", symptom), checked.message
-    assert checked.message.endswith((".", "?"))
-    assert checked.score == 0
-
-
-def accepted(checked):
-    assert checked.state == "right", checked.message
-    assert checked.score == 1
+from verdicts import accepted, refused, todo
 
 
 def own(model):
     return [parameter for parameter in model.parameters() if parameter.grad is not None]
-
-
-def todo(*_):
-    raise NotImplementedError
 
 
 # average_gradients

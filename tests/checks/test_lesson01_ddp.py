@@ -10,28 +10,7 @@ import torch.nn.functional as F
 
 from torchcourse.checks import lesson01_ddp as check
 from torchcourse.parallel import RankTimeout, collectives, data_parallel
-
-
-@pytest.fixture(autouse=True)
-def own_journal(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHCOURSE_WORK", str(tmp_path))
-
-
-def refused(checked, symptom):
-    """Assert that the answer was refused with this symptom, and that the hint is a sentence or more."""
-    assert (checked.state, checked.symptom) == ("wrong", symptom), checked.message
-    assert checked.message.endswith((".", "?"))
-    assert checked.score == 0
-
-
-def accepted(checked):
-    assert checked.state == "right", checked.message
-    assert checked.score == 1
-
-
-def todo(*_):
-    raise NotImplementedError
-
+from verdicts import accepted, refused, todo
 
 # ring_all_reduce
 

@@ -9,24 +9,7 @@ from torch.utils.data import DistributedSampler
 
 from torchcourse.checks import lesson01_scaling as check
 from torchcourse.parallel import sampling
-
-
-@pytest.fixture(autouse=True)
-def own_journal(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHCOURSE_WORK", str(tmp_path))
-
-
-def refused(checked, symptom):
-    assert (checked.state, checked.symptom) == ("wrong", symptom), checked.message
-    assert checked.message.endswith((".", "?"))
-
-
-def accepted(checked):
-    assert checked.state == "right", checked.message
-
-
-def todo(*_):
-    raise NotImplementedError
+from verdicts import accepted, refused, todo
 
 
 @pytest.mark.parametrize("name", ["share_of_epoch", "train_on_all", "zero_bytes", "step_seconds"])
