@@ -1,10 +1,13 @@
 """A loader deals the same batches to one process and to several ranks together."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from torchcourse.training import _ranks, loaders, make_loader
+from torchcourse.training import SeededSamples, _ranks, loaders, make_loader
 
 
 def dataset(samples):
@@ -101,3 +104,79 @@ def test_length_of_a_loader_that_does_not_know():
 
 def test_windows_end_with_what_is_left():
     assert list(loaders.windows(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def noise(sample):
+    inputs, target = sample
+    return inputs + torch.rand(()) + random.random() + float(np.random.rand()), target
+
+
+def seeded_epoch(number, **options):
+    return epoch(make_loader(SeededSamples(dataset(24), noise, seed=5), 6, **options), number)
+
+
+def test_a_seeded_sample_depends_on_seed_epoch_and_index_alone(monkeypatch):
+    alone = seeded_epoch(1)
+    assert seeded_epoch(1) == alone != seeded_epoch(0)
+    assert epoch(make_loader(SeededSamples(dataset(24), noise, seed=6), 6), 1) != alone
+    for workers, persistent in ((1, False), (2, True)):
+        options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "fork"}
+        loader = make_loader(SeededSamples(dataset(24), noise, seed=5), 6, **options)
+        assert [epoch(loader, 0), epoch(loader, 1)] == [seeded_epoch(0), alone]
+    shares = []
+    for rank in range(2):
+        as_rank(monkeypatch, rank, 2)
+        shares += [number for batch in seeded_epoch(1) for number in batch]
+    assert sorted(shares) == sorted(number for batch in alone for number in batch)
+
+
+def test_drawing_a_seeded_sample_leaves_the_generators_of_training_alone():
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    expected = torch.rand(()), random.random(), np.random.rand()
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    seeded_epoch(0)
+    assert (torch.rand(()), random.random(), np.random.rand()) == expected
+
+
+def test_the_epoch_reaches_a_data_set_within_a_subset():
+    samples = SeededSamples(dataset(8), noise)
+    loader = make_loader(Subset(samples, [3]), 1)
+    assert epoch(loader, 0) != epoch(loader, 1)
+
+
+class Counted(TensorDataset):
+    read = 0
+
+    def __getitem__(self, index):
+        Counted.read += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_begins_at_any_batch(workers):
+    options = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    loader = make_loader(SeededSamples(Counted(torch.arange(20.0)), noise_on_one), 4, **options)
+    loaders.set_epoch(loader, 3)
+    whole = [inputs.tolist() for (inputs,) in loader]
+    for batch in (0, 2, 5):
+        loaders.set_epoch(loader, 3)
+        Counted.read = 0
+        assert [inputs.tolist() for (inputs,) in loaders.begin_at(loader, batch)] == whole[batch:]
+        assert Counted.read == (0 if workers else 20 - 4 * batch), "batches that are passed over must not be read"
+    loaders.set_epoch(loader, 3)
+    assert [inputs.tolist() for (inputs,) in loader] == whole
+
+
+def noise_on_one(sample):
+    return (sample[0] + torch.rand(()),)
+
+
+def test_where_samples_draw_from_a_stream_the_batches_are_drawn_again():
+    loader = make_loader(dataset(12), 4)
+    whole = epoch(loader)
+    loaders.set_epoch(loader, 0)
+    assert [inputs.tolist() for inputs, _ in loaders.begin_at(loader, 1)] == whole[1:]

@@ -78,7 +78,7 @@ def test_state_goes_on_to_the_same_numbers():
     whole, first, second = (Averages({"accuracy": accuracy}, CPU) for _ in range(3))
     parts = [(3, 0.1), (5, 0.7)], [(4, 0.2), (1, 0.3)]
     fill(first, parts[0])
-    second.load_state(first.state())
+    second.load_state([first.state()])
     fill(second, parts[1])
     fill(whole, parts[0] + parts[1])
     assert second.means() == whole.means()

@@ -1,7 +1,9 @@
 """On several ranks the Trainer does what it does in one process."""
 
+import errno
 import math
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse.models import mlp
 from torchcourse.parallel import RankError, data_parallel, run_ranks
-from torchcourse.training import Trainer, checkpoint, make_loader, read_scalars
+from torchcourse.training import SeededSamples, Trainer, checkpoint, make_loader, read_scalars
 
 WIDTH, CLASSES = 6, 3
 
@@ -107,13 +109,21 @@ def noisy():
     return [nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, CLASSES)]
 
 
-def train_noisily(folder, epochs, resume=False):
+def jitter(sample):
+    return sample[0] + 0.1 * torch.randn_like(sample[0]), sample[1]
+
+
+def train_noisily(folder, epochs, resume=False, crash_at=None, **options):
     model, optimizer = model_and_optimizer(noisy)
     torch.manual_seed(dist.get_rank() if dist.is_initialized() else 0)  # each rank its own dropout
-    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), checkpoint_dir=folder, progress=False)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    options = {"checkpoint_dir": folder, "progress": False, "log_every": 4} | options
+    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), scheduler=schedule, **options)
+    if crash_at is not None:
+        model.register_forward_hook(lambda *_: os.kill(os.getpid(), 9) if trainer.position.step == crash_at else None)
     validation = make_loader(data(15, seed=2), 4, shuffle=False)
-    history = trainer.fit(make_loader(data(48), 8), epochs, validation, resume=resume)
-    rows = [{**row, "seconds": 0} for row in history.rows]
+    history = trainer.fit(make_loader(SeededSamples(data(48), jitter), 8), epochs, validation, resume=resume)
+    rows = [{**row, "seconds": 0} for row in history.rows + history.steps]
     return rows, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
@@ -126,10 +136,39 @@ def test_resuming_on_two_ranks_is_bit_for_bit_with_dropout_and_batch_norm(tmp_pa
         assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+def test_two_ranks_that_are_killed_within_an_epoch_go_on_bit_for_bit(tmp_path):
+    whole = run_ranks(train_noisily, tmp_path / "whole", 2, world_size=2)
+    with pytest.raises(RankError):
+        run_ranks(partial(train_noisily, crash_at=9, save_every=2), tmp_path / "parts", 2, world_size=2)
+    assert checkpoint.load(tmp_path / "parts" / "last.pt")["position"]["step"] == 8
+    resumed = run_ranks(train_noisily, tmp_path / "parts", 2, True, world_size=2)
+    for (rows, weights), (other_rows, other_weights) in zip(whole, resumed, strict=True):
+        assert rows == other_rows
+        assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+def train_onto_a_full_disk(folder):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if dist.get_rank() == 0:
+        os.fsync = full
+    try:
+        train_noisily(folder, 1, save_every=2)
+    except checkpoint.CheckpointError as error:
+        return str(error)
+
+
+def test_a_full_disk_stops_all_ranks_with_one_sentence(tmp_path):
+    first, second = run_ranks(train_onto_a_full_disk, tmp_path, world_size=2)
+    assert "No space left on device" in first
+    assert first == second
+
+
 def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_path, capsys):
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     rows, _ = train_noisily(tmp_path, 2, resume=True)
-    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["epoch"] for row in rows if "epoch" in row] == [1, 2]
     assert "saved by 2 rank(s), and now there are 1: training goes on, but with other" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchcourse.models import mlp
-from torchcourse.training import CheckpointError, History, Trainer, checkpoint, make_loader, read_scalars
+from torchcourse.training import CheckpointError, History, SeededSamples, Trainer, checkpoint, make_loader, read_scalars
 
 SAMPLES, WIDTH, CLASSES = 52, 6, 3
 
@@ -285,7 +285,7 @@ class StopIn:
                 signal.raise_signal(signal.SIGINT)
 
 
-def run(folder, loader, epochs, resume=False, stop_in=None, accumulate=1):
+def run(folder, loader, epochs, resume=False, stop_in=None, accumulate=1, hook=None, save_every=None):
     """One life of a training program: everything is built anew."""
     torch.manual_seed(0)
     random.seed(0)
@@ -293,9 +293,12 @@ def run(folder, loader, epochs, resume=False, stop_in=None, accumulate=1):
     model = nn.Sequential(nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
     if stop_in is not None:
         model.register_forward_hook(StopIn(stop_in))
+    if hook is not None:
+        model.register_forward_hook(hook)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
-    ours = trainer(model, optimizer, scheduler=schedule, checkpoint_dir=folder, log_every=4, accumulate=accumulate)
+    options = {"checkpoint_dir": folder, "log_every": 4, "accumulate": accumulate, "save_every": save_every}
+    ours = trainer(model, optimizer, scheduler=schedule, **options)
     history = ours.fit(loader(), epochs, val_loader=batches(data(30, seed=2), 8), resume=resume)
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
     return model, rows, history.steps, optimizer, ours
@@ -354,6 +357,69 @@ def test_stopping_with_loader_workers_resumes_exactly(tmp_path):
     whole = run(tmp_path / "whole", loader, 2)
     run(tmp_path / "parts", loader, 2, stop_in=3)
     assert_same_run(whole, run(tmp_path / "parts", loader, 2, resume=True))
+
+
+class Crash(Exception):
+    """Stands for whatever ends a run without warning."""
+
+
+def crash_in(batch):
+    left = [batch]
+
+    def hook(module, inputs, outputs):
+        left[0] -= module.training
+        if left[0] < 0:
+            raise Crash
+
+    return hook
+
+
+def seeded_loader(workers):
+    options = {"num_workers": workers, "multiprocessing_context": "fork"} if workers else {}
+    return lambda: make_loader(SeededSamples(Augmented(data())), 8, **options)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(LOADERS["make_loader"], LOADERS["make_loader"]), (seeded_loader(2), seeded_loader(0))],
+    ids=["streams", "seeded samples, other workers"],
+)
+@pytest.mark.parametrize("crash", [2, 9, 13])
+def test_a_run_that_saves_within_epochs_goes_on_from_there_exactly(tmp_path, before, after, crash):
+    whole = run(tmp_path / "whole", before, 3)
+    if crash > 2:
+        with pytest.raises(Crash):
+            run(tmp_path / "parts", before, 3, hook=crash_in(crash), save_every=3)
+        assert checkpoint.load(tmp_path / "parts" / "last.pt")["position"]["step"] == crash // 3 * 3
+    resumed = run(tmp_path / "parts", after, 3, resume=True)
+    assert_same_run(whole, resumed)
+
+
+def test_so_many_of_the_last_savings_are_kept_and_the_best(tmp_path, capsys):
+    ours = trainer(checkpoint_dir=tmp_path, save_every=3, keep=2)
+    ours.fit(batches(data(), 8), 2)  # steps 3, 6, 7, 9, 12, 14
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("best.pt", "last.pt", "step-00000012.pt", "step-00000014.pt"),
+    ]
+    for name, step in (("last", 14), ("step-00000012", 12), ("step-00000014", 14)):
+        assert checkpoint.load(tmp_path / f"{name}.pt")["position"]["step"] == step
+    damage(tmp_path / "last.pt")  # and with it its second name
+    trainer(checkpoint_dir=tmp_path).fit(batches(data(), 8), 2, resume=True)
+    assert f"Going on from {tmp_path / 'step-00000012.pt'} (epoch 1) instead" in capsys.readouterr().out
+
+
+def test_what_an_earlier_run_kept_is_older_whatever_its_number(tmp_path):
+    trainer(checkpoint_dir=tmp_path, keep=2).fit(batches(data(), 8), 2)
+    trainer(checkpoint_dir=tmp_path, keep=2, save_every=2).fit(batches(data(), 8), 1)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000006.pt", "step-00000007.pt"]
+
+
+def test_weights_that_are_no_numbers_are_not_saved_within_an_epoch(tmp_path):
+    bad = batches(data(), 8)
+    bad[3][0][0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="at step 4"):
+        trainer(checkpoint_dir=tmp_path, save_every=1).fit(bad, 1)
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 3
 
 
 class StopsBefore(list):
@@ -542,6 +608,9 @@ WRONG_ARGUMENTS = {
     "would keep the worst epoch. Use mode='max'": {"monitor": "val_accuracy"},
     "accumulate has to be a whole number from 1 on, but is 0": {"accumulate": 0},
     "log_every has to be a whole number from 1 on, but is 2.5": {"log_every": 2.5},
+    "save_every has to be a whole number from 1 on, or None, but is 0": {"save_every": 0},
+    "keep has to be a whole number from 0 on, but is -1": {"keep": -1},
+    "keeps no checkpoints: give it a checkpoint_dir": {"save_every": 5},
     "clip_norm has to be above 0, or None for no clipping, but is 0": {"clip_norm": 0},
     "A metric cannot be called 'loss'": {"metrics": {"loss": lambda outputs, targets: 0.0}},
     "adds up over the batch (reduction='sum')": {"loss_fn": nn.CrossEntropyLoss(reduction="sum")},

@@ -2,9 +2,9 @@
 
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.history import History
-from torchcourse.training.loaders import make_loader
+from torchcourse.training.loaders import SeededSamples, make_loader
 from torchcourse.training.metrics import accuracy
 from torchcourse.training.monitor import read_scalars
 from torchcourse.training.trainer import Trainer
 
-__all__ = ["CheckpointError", "History", "Trainer", "accuracy", "make_loader", "read_scalars"]
+__all__ = ["CheckpointError", "History", "SeededSamples", "Trainer", "accuracy", "make_loader", "read_scalars"]

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import struct
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -41,7 +42,7 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
         CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
     """
     path = Path(path)
-    state = _plain(state, "state")
+    state = plain(state)
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,20 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def save_as_well(path: Path, name: str) -> None:
+    """Let the file at `path` have a second name beside it, at once and without writing its content again.
+
+    Where the file system knows no second names (hard links), the content is copied.
+    """
+    temporary, other = path.with_name(name + ".tmp"), path.with_name(name)
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, other)
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -235,8 +250,12 @@ def _verify(file: BinaryIO, path: Path) -> None:
     file.seek(0)
 
 
-def _plain(value: Any, where: str) -> Any:
-    """Return a copy that `load` can read: CPU tensors, plain numbers and strings, in plain containers."""
+def plain(value: Any, where: str = "state") -> Any:
+    """Return a copy that `load` can read: CPU tensors, plain numbers and strings, in plain containers.
+
+    Raises:
+        TypeError: for anything else; names where it stands.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, np.generic):
@@ -245,9 +264,9 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, dict):
         container = type(value) if type(value) in (OrderedDict, Counter) else dict
-        return container({key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()})
+        return container({key: plain(item, f"{where}[{key!r}]") for key, item in value.items()})
     if type(value) in (list, tuple):
-        return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+        return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
     raise TypeError(
         f"A checkpoint cannot hold {where}, which is a {type(value).__name__}: only tensors, numbers, strings and "
         "containers of them can be read back safely."

@@ -1,10 +1,15 @@
 """Loaders that give the same batches to one process and to several ranks together."""
 
+import contextlib
+import hashlib
 import math
-from collections.abc import Iterable, Iterator
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
@@ -45,7 +50,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
             f"together, so it has to be a multiple of {world_size}."
         )
     if shuffle:
-        sampler = DistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
+        sampler = _Dealer(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
     else:
         sampler = range(rank, len(dataset), world_size)
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
@@ -55,10 +60,93 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
 
 
 def set_epoch(loader: Iterable, epoch: int) -> None:
-    """Tell a loader's sampler which epoch comes, so that each has an order of its own."""
-    for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+    """Tell a loader's sampler and its data set which epoch comes, so that each has an order of its own."""
+    parts = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None:  # a Subset has the data set inside
+        parts.append(dataset)
+        dataset = getattr(dataset, "dataset", None)
+    for part in parts:
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+
+
+def begin_at(loader: Iterable, batch: int) -> Iterator:
+    """Return an iterator over the rest of an epoch that has had so many batches; `set_epoch` comes before.
+
+    What depends on random streams has to be drawn again, so the batches are loaded and dropped. Samples that depend on
+    their number alone (`SeededSamples` from `make_loader`) are passed over without being loaded.
+    """
+    sampler = getattr(loader, "sampler", None)
+    if isinstance(sampler, _Dealer) and isinstance(loader.dataset, SeededSamples):
+        sampler.begin = batch * loader.batch_size
+        return iter(loader)
+    batches = iter(loader)
+    deque(islice(batches, batch), maxlen=0)
+    return batches
+
+
+class SeededSamples(Dataset):
+    """A data set whose random changes to a sample (augmentation, 데이터 증강) depend on seed, epoch and index alone.
+
+    Whatever `dataset[index]` and `transform` draw from the generators of torch, `random` and NumPy comes out the same
+    on any rank, in any worker, after any interruption. So a run resumes exactly even with another number of workers.
+
+    Args:
+        dataset: with a length; may draw random numbers itself.
+        transform: applied to a sample, as `dataset[index]` returns it.
+        seed: chooses the random numbers.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Callable[[Any], Any] | None = None, seed: int = 0) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        # In shared memory: workers that live longer than an epoch (persistent_workers) see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch draw other numbers. The Trainer calls it."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        with seeded(self.seed, int(self._epoch), int(index)):
+            sample = self.dataset[index]
+            return sample if self.transform is None else self.transform(sample)
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within the block, torch's CPU generator, `random` and NumPy draw what depends on `numbers` only.
+
+    Afterwards they go on as if nothing had been drawn.
+    """
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(int.from_bytes(digest, "big", signed=True))
+    random.seed(digest)
+    np.random.seed(int.from_bytes(digest[:4], "big"))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+class _Dealer(DistributedSampler):
+    """A DistributedSampler that can begin an epoch later: after its first `begin` samples, once."""
+
+    begin = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.begin = 0
+
+    def __iter__(self) -> Iterator[int]:
+        begin, self.begin = self.begin, 0
+        return islice(super().__iter__(), begin, None)
 
 
 def length(loader: Iterable) -> int | None:

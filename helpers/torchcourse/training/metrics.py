@@ -101,14 +101,19 @@ class Averages:
             "totals": self._totals,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned for the same metrics, in one process."""
-        self._totals = state["totals"]
-        if _ranks.rank() > 0:  # the rest will be added up over the ranks, so it is rank 0's alone
-            return
-        self.losses = [(samples, loss.to(self.device)) for samples, loss in state["losses"]]
-        self._batches = [(outputs.to(self.device), targets.to(self.device)) for outputs, targets in state["batches"]]
-        self._parts = state["parts"]
+    def load_state(self, states: list[dict[str, Any]]) -> None:
+        """Take over what `state` returned on each rank, for the same metrics.
+
+        Sums over the ranks are still to be made, so of other numbers of ranks the first takes everything.
+        """
+        self._totals = states[0]["totals"]
+        rank, same = _ranks.rank(), len(states) == _ranks.world_size()
+        for state in states[rank : rank + 1] if same else states if rank == 0 else []:
+            self.losses += [(samples, loss.to(self.device)) for samples, loss in state["losses"]]
+            self._batches += [
+                (outputs.to(self.device), targets.to(self.device)) for outputs, targets in state["batches"]
+            ]
+            self._parts = [own + saved for own, saved in zip(self._parts, state["parts"], strict=True)]
         self._held = sum(outputs.numel() for outputs, _ in self._batches)
 
     @torch.no_grad()

@@ -30,6 +30,12 @@ def check_arguments(trainer: "Trainer") -> None:
     for name, value in (("accumulate", trainer.accumulate), ("log_every", trainer.log_every)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
+    if trainer.save_every is not None and (not isinstance(trainer.save_every, int) or trainer.save_every < 1):
+        raise ValueError(f"save_every has to be a whole number from 1 on, or None, but is {trainer.save_every!r}.")
+    if not isinstance(trainer.keep, int) or trainer.keep < 0:
+        raise ValueError(f"keep has to be a whole number from 0 on, but is {trainer.keep!r}.")
+    if trainer.save_every or trainer.keep:
+        check_checkpoint_dir(trainer)
     if trainer.clip_norm is not None and not trainer.clip_norm > 0:
         raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {trainer.clip_norm!r}.")
     for name in ("loss", "lr", "epoch", "step", "seconds", "gradient_norm"):

@@ -13,7 +13,7 @@ from torchcourse.training.history import History
 if TYPE_CHECKING:
     from torchcourse.training.trainer import Trainer
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -48,13 +48,40 @@ def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.G
         "scaler": trainer.scaler.state_dict(),
         "position": asdict(trainer.position),
         "history": asdict(trainer.history),
-        "averages": trainer.averages.state(),
+        "averages": _ranks.gather(checkpoint.plain(trainer.averages.state())),
         "random": _ranks.gather(random),
     }
 
 
+def write(
+    trainer: "Trainer", names: tuple[str, ...], random_at_epoch: dict[str, Any], generator: torch.Generator | None
+) -> None:
+    """Save the state under each of the names in the Trainer's folder. Every rank has to call it; rank 0 writes.
+
+    With `keep`, the state is also kept as `step-N.pt`, and only the newest so many of these files stay.
+
+    Raises:
+        CheckpointError: on every rank, if it could not be written. What was saved before is still there.
+    """
+    state, folder = take(trainer, random_at_epoch, generator), trainer.checkpoint_dir
+    problem = None
+    if _ranks.rank() == 0:
+        try:
+            for name in names:
+                checkpoint.save(state, folder / f"{name}.pt")
+            if trainer.keep:
+                checkpoint.save_as_well(folder / "last.pt", f"step-{trainer.position.step:08d}.pt")
+                for path in _kept(folder)[trainer.keep :]:
+                    path.unlink()
+        except CheckpointError as error:
+            problem = error
+    problem = _ranks.from_rank_0(problem)  # the ranks also meet here: nobody goes on before the file is whole
+    if problem is not None:
+        raise problem
+
+
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return what `last.pt` holds, or `best.pt` if that one is damaged; None if there is neither.
+    """Return what `last.pt` holds or, if it is damaged, the newest other file that is whole; None if there is none.
 
     Every rank has to call it: rank 0 reads and tells the others, which on other machines may not see the same disk.
 
@@ -78,9 +105,10 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
             f"The checkpoint was saved {'without' if state['scheduler'] is None else 'with'} a learning rate "
             "scheduler. Give the Trainer what the run began with."
         )
-    if state["position"]["batch"] and state["averages"]["names"] != trainer.averages.names:
+    names = state["averages"][0]["names"]
+    if state["position"]["batch"] and names != trainer.averages.names:
         raise CheckpointError(
-            f"The checkpoint was saved within an epoch, whose means are of {', '.join(state['averages']['names'])}. "
+            f"The checkpoint was saved within an epoch, whose means are of {', '.join(names)}. "
             "Give the Trainer the same metrics."
         )
     checkpoint.load_weights(trainer.model, state["model"])
@@ -100,9 +128,14 @@ def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
     return state["random"][_ranks.rank()] if len(state["random"]) == _ranks.world_size() else None
 
 
+def _kept(folder: Path) -> list[Path]:
+    """Return the files `step-N.pt`, the newest first."""
+    return sorted(folder.glob("step-*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
 def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
     problems = []
-    for path in (folder / "last.pt", folder / "best.pt"):
+    for path in (folder / "last.pt", *_kept(folder), folder / "best.pt"):
         if not path.exists():
             continue
         try:

@@ -11,9 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.training import _ranks, checkpoint, sanity, snapshot
 from torchcourse.training.history import History
-from torchcourse.training.loaders import set_epoch, steps_left, windows
+from torchcourse.training.loaders import begin_at, set_epoch, steps_left, windows
 from torchcourse.training.metrics import Averages, Metric, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
@@ -45,7 +43,9 @@ class Trainer:
         metrics: name → `metric(outputs, targets)`, one value a sample or the batch's mean.
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
-        checkpoint_dir: folder for `last.pt` and `best.pt`.
+        checkpoint_dir: folder for `last.pt` and `best.pt`, saved after every epoch.
+        save_every: steps between two savings within an epoch, so that a crash loses no more than these.
+        keep: how many of the last savings to keep besides, as `step-N.pt`.
         monitor: which value says what is best: "val_loss", "val_accuracy", "loss" … Without a validation loader, "val_"
             is ignored.
         mode: "min" or "max": which of its values is best.
@@ -70,6 +70,8 @@ class Trainer:
         log_dir: str | os.PathLike | None = None,
         log_every: int = 50,
         checkpoint_dir: str | os.PathLike | None = None,
+        save_every: int | None = None,
+        keep: int = 0,
         monitor: str = "val_loss",
         mode: Literal["min", "max"] = "min",
         progress: bool = True,
@@ -80,6 +82,7 @@ class Trainer:
         self.metrics = {"accuracy": accuracy} if metrics is None else dict(metrics)
         self.log_dir, self.log_every = log_dir, log_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.progress = monitor, mode, progress
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
         self.device = torch.empty(0, device=_ranks.device() if device is None else device).device
@@ -102,7 +105,7 @@ class Trainer:
         """Train for `epochs` epochs (에폭) and return the history.
 
         In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved and the history
-        so far returned. Pressed twice, it interrupts at once. On several ranks the last whole epoch stays saved.
+        so far returned. Pressed twice, it interrupts at once. On several ranks what was saved last stays.
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
@@ -166,17 +169,17 @@ class Trainer:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
         set_epoch(loader, self.position.epoch)
         self._random_at_epoch = checkpoint.random_state(self._generator)
-        batches = iter(loader)
-        if self.position.batch:  # of an epoch that was stopped: go past the batches that it has had
-            deque(islice(batches, self.position.batch), maxlen=0)
-            if self._random_at_batch is not None:
-                checkpoint.set_random_state(self._random_at_batch, self._generator)
+        batches = begin_at(loader, self.position.batch)
+        if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
+            checkpoint.set_random_state(self._random_at_batch, self._generator)
         self.replica.train()
         for window in stop.until(windows(batches, self.accumulate)):
             self._step(loader, window)
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)
+            if self.save_every and self.position.step % self.save_every == 0:
+                self._save_within_epoch()
         if stop.requested:
             return {}
         self._log(board)
@@ -297,11 +300,16 @@ class Trainer:
     def _save(self, *names: str) -> None:
         if self.checkpoint_dir is None:
             return
-        state = snapshot.take(self, self._random_at_epoch, self._generator)
-        if _ranks.rank() == 0:
-            for name in names:
-                checkpoint.save(state, self.checkpoint_dir / f"{name}.pt")
-        _ranks.barrier()
+        snapshot.write(self, names, self._random_at_epoch, self._generator)
+
+    def _save_within_epoch(self) -> None:
+        """Save, unless a loss since the last log is no number: then the weights are spoilt already, on all ranks."""
+        losses = self.averages.losses
+        if losses:
+            total = torch.stack([loss for _, loss in losses]).sum().item()
+            if not math.isfinite(_ranks.sum_over_ranks([[total]], self.device)[0][0]):
+                raise sanity.about_loss_that_is_no_number(self, losses)
+        self._save("last")
 
     def _resume(self, epochs: int) -> None:
         state = snapshot.read(self.checkpoint_dir)
