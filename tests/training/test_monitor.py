@@ -2,7 +2,8 @@
 
 import pytest
 
-from torchcourse.training.monitor import Monitor, read_scalars
+from torchcourse.training.events import read_scalars
+from torchcourse.training.monitor import Monitor
 
 
 def test_scalars_come_back_with_their_steps(tmp_path):

@@ -1,10 +1,22 @@
 """Training: the loop, its checkpoints, metrics and TensorBoard log, the same in one process and on many ranks."""
 
 from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.events import RunLog, read_run, read_scalars
 from torchcourse.training.history import History
 from torchcourse.training.loaders import SeededSamples, make_loader
 from torchcourse.training.metrics import accuracy
-from torchcourse.training.monitor import read_scalars
+from torchcourse.training.monitor import Monitor
 from torchcourse.training.trainer import Trainer
 
-__all__ = ["CheckpointError", "History", "SeededSamples", "Trainer", "accuracy", "make_loader", "read_scalars"]
+__all__ = [
+    "CheckpointError",
+    "History",
+    "Monitor",
+    "RunLog",
+    "SeededSamples",
+    "Trainer",
+    "accuracy",
+    "make_loader",
+    "read_run",
+    "read_scalars",
+]

@@ -1,4 +1,4 @@
-"""TensorBoard (텐서보드): writing scalars during training, and reading them back as plain lists.
+"""TensorBoard (텐서보드): writing what a training run tells. `events` reads it back, `watch` looks into the model.
 
 %load_ext tensorboard
 %tensorboard --logdir runs        # in a notebook; in a terminal: tensorboard --logdir runs
@@ -7,23 +7,26 @@
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
+from torchcourse.training.histograms import Histogram
+
 
 class Monitor:
-    """Writes scalars to a folder of event files; without a folder, does nothing. Use it in a `with` statement.
+    """Writes to a folder of event files; without a folder, does nothing. Use it in a `with` statement.
 
     Args:
         log_dir: the run's folder, or None.
-        first_step: values that an earlier, longer run left in this folder from this step on are hidden.
+        first_step: values that an earlier, longer run left in this folder from this step on are hidden. None: none are.
 
     Raises:
         OSError: if the folder cannot be written.
     """
 
-    def __init__(self, log_dir: str | os.PathLike | None, first_step: int = 0) -> None:
+    def __init__(self, log_dir: str | os.PathLike | None, first_step: int | None = None) -> None:
         self._writer = None
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
         self._due = 0.0
@@ -37,6 +40,11 @@ class Monitor:
                     f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose another log_dir."
                 ) from error
 
+    @property
+    def writes(self) -> bool:
+        """Whether there is a folder to write to."""
+        return self._writer is not None
+
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one value for each tag, such as "loss/train", at an optimizer step."""
         if self._writer is None:
@@ -45,6 +53,56 @@ class Monitor:
         self._waiting.append((now, step, values))
         if now > self._due:
             self._hand_over(now)
+
+    def histograms(self, step: int, values: Mapping[str, Histogram]) -> None:
+        """Write histograms that were counted already (`histograms.measure`). One of no finite value is left out."""
+        if self._writer is None:
+            return
+        for tag, histogram in values.items():
+            if histogram.number:
+                self._writer.add_histogram_raw(
+                    tag,
+                    min=histogram.low,
+                    max=histogram.high,
+                    num=histogram.number,
+                    sum=histogram.total,
+                    sum_squares=histogram.squares,
+                    # The first bucket only says where the second begins: TensorBoard writes down upper limits alone.
+                    bucket_limits=histogram.edges.tolist(),
+                    bucket_counts=[0.0, *histogram.counts.tolist()],
+                    global_step=step,
+                )
+
+    def images(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Write pictures: float tensors [channels, height, width] from 0 to 1, or uint8 from 0 to 255."""
+        if self._writer is not None:
+            for tag, image in values.items():
+                self._writer.add_image(tag, image, step)
+
+    def texts(self, step: int, values: Mapping[str, str]) -> None:
+        """Write words, in Markdown."""
+        if self._writer is not None:
+            for tag, text in values.items():
+                self._writer.add_text(tag, text, step)
+
+    def hyperparameters(
+        self, values: Mapping[str, bool | str | float], results: Mapping[str, float], step: int = 0
+    ) -> None:
+        """Write what the run was made with and what came out: a row in TensorBoard's table of runs (HPARAMS).
+
+        Args:
+            values: such as {"lr": 0.1, "optimizer": "SGD"}.
+            results: such as {"accuracy/val": 0.97}; also written as scalars, since the table reads them there.
+            step: of these scalars.
+        """
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        # Not SummaryWriter.add_hparams, which makes a second run in a folder of its own.
+        for summary in hparams(dict(values), dict(results)):
+            self._writer.file_writer.add_summary(summary)
+        self.scalars(step, results)
 
     def _hand_over(self, now: float) -> None:
         """Give the waiting values to the thread that writes them: many at once, since waking it is what costs time."""
@@ -65,33 +123,3 @@ class Monitor:
 
 
 _INTERVAL = 1.0  # seconds
-
-
-def read_scalars(log_dir: str | os.PathLike) -> dict[str, tuple[list[int], list[float]]]:
-    """Return all scalars of a run: for each tag its steps and its values.
-
-    Raises:
-        FileNotFoundError: if the folder holds no event files.
-    """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import SessionLog
-
-    files = sorted(Path(log_dir).glob("*tfevents*"))
-    if not files:
-        raise FileNotFoundError(
-            f"There are no TensorBoard event files in {log_dir}. Was a Trainer with log_dir={str(log_dir)!r} run?"
-        )
-    events = [event for file in files for event in LegacyEventFileLoader(str(file)).Load()]
-    scalars: dict[str, tuple[list[int], list[float]]] = {}
-    # By time and not by file: the names of files that were begun in the same second are in no order.
-    for event in sorted(events, key=lambda event: event.wall_time):
-        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
-            for steps, values in scalars.values():
-                kept = sum(step < event.step for step in steps)
-                del steps[kept:], values[kept:]
-        for value in event.summary.value:
-            if value.HasField("simple_value"):
-                steps, values = scalars.setdefault(value.tag, ([], []))
-                steps.append(event.step)
-                values.append(value.simple_value)
-    return {tag: series for tag, series in scalars.items() if series[0]}

@@ -25,6 +25,7 @@ from torchcourse.training.loaders import begin_at, set_epoch, steps_left, window
 from torchcourse.training.metrics import Averages, Metric, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
+from torchcourse.training.watch import Watch
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,6 +44,7 @@ class Trainer:
         metrics: name → `metric(outputs, targets)`, one value a sample or the batch's mean.
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
+        watch_every: steps between two looks at weights, gradients and activations (`watch`), with a log_dir; 0: never.
         checkpoint_dir: folder for `last.pt` and `best.pt`, saved after every epoch.
         save_every: steps between two savings within an epoch, so that a crash loses no more than these.
         keep: how many of the last savings to keep besides, as `step-N.pt`.
@@ -69,6 +71,7 @@ class Trainer:
         metrics: dict[str, Metric] | None = None,
         log_dir: str | os.PathLike | None = None,
         log_every: int = 50,
+        watch_every: int = 100,
         checkpoint_dir: str | os.PathLike | None = None,
         save_every: int | None = None,
         keep: int = 0,
@@ -80,7 +83,7 @@ class Trainer:
         self.optimizer, self.loss_fn, self.scheduler = optimizer, loss_fn, scheduler
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
         self.metrics = {"accuracy": accuracy} if metrics is None else dict(metrics)
-        self.log_dir, self.log_every = log_dir, log_every
+        self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.progress = monitor, mode, progress
@@ -173,8 +176,10 @@ class Trainer:
         if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
             checkpoint.set_random_state(self._random_at_batch, self._generator)
         self.replica.train()
+        watch = Watch(self.model, board, self.watch_every)
         for window in stop.until(windows(batches, self.accumulate)):
-            self._step(loader, window)
+            with watch.around(self.position.step + 1):
+                self._step(loader, window)
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)

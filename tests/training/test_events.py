@@ -1,0 +1,134 @@
+"""All that is written for TensorBoard is read back, also from files that are damaged."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from torchcourse.training.events import read_run
+from torchcourse.training.histograms import measure
+from torchcourse.training.monitor import Monitor
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run with something of each kind at steps 0 to 9."""
+    folder = tmp_path_factory.mktemp("run")
+    with Monitor(folder) as board:
+        board.hyperparameters({"lr": 0.1, "optimizer": "SGD", "nesterov": True}, {"accuracy/val": 0.75}, step=9)
+        board.texts(0, {"note": "a *first* try"})
+        for step in range(10):
+            board.scalars(step, {"loss/train": float(10 - step), "gradient_norm/0.weight": float(step)})
+            board.histograms(step, measure({"weights/0": torch.linspace(-1, 1, 101) * (step + 1)}))
+            board.images(step, {"sample": torch.full((1, 4, 6), step / 10)})
+    return folder
+
+
+def test_each_kind_comes_back(folder, capsys):
+    run = read_run(folder)
+    assert run.scalars["loss/train"] == (list(range(10)), [float(10 - step) for step in range(10)])
+    assert run.hyperparameters == {"lr": 0.1, "optimizer": "SGD", "nesterov": True}
+    assert run.scalars["accuracy/val"] == ([9], [0.75])
+    assert run.texts == {"note": [(0, "a *first* try")]}
+    assert [step for step, _ in run.images["sample"]] == list(range(10))
+    assert run.images["sample"][5][1].shape == (4, 6, 3) or run.images["sample"][5][1].shape[:2] == (4, 6)
+    assert np.unique(run.images["sample"][5][1]).tolist() == [127]
+    assert run.notes == []
+    assert capsys.readouterr().out == ""
+
+
+def test_a_histogram_comes_back_as_it_was(folder):
+    steps, histograms = zip(*read_run(folder).histograms["weights/0"], strict=True)
+    assert steps == tuple(range(10))
+    for step, read in zip(steps, histograms, strict=True):
+        written = measure({"x": torch.linspace(-1, 1, 101) * (step + 1)})["x"]
+        assert read.edges.tolist() == written.edges.tolist()
+        assert read.counts.tolist() == written.counts.tolist()
+        assert (read.low, read.high, read.norm) == (written.low, written.high, written.norm)
+
+
+def test_histograms_of_pytorchs_own_writer_are_read_too(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    values = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_histogram("weights", values, 3)
+    ((step, histogram),) = read_run(tmp_path).histograms["weights"]
+    assert (step, histogram.number) == (3, 1000)
+    assert histogram.std == pytest.approx(values.std(correction=0).item(), rel=1e-5)
+    assert histogram.quantile(0.5) == pytest.approx(values.median().item(), abs=0.1)
+
+
+def test_tensorboards_own_reader_shows_the_same_values(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 0})
+    accumulator.Reload()
+    assert [event.value for event in accumulator.Scalars("loss/train")] == [float(10 - step) for step in range(10)]
+    shown = accumulator.Histograms("weights/0")[4].histogram_value
+    assert sum(shown.bucket) == 101
+    assert shown.max == pytest.approx(5)
+
+
+def test_last_gives_the_layers_in_the_order_of_writing(folder):
+    assert read_run(folder).last("gradient_norm") == {"0.weight": 9.0}
+
+
+@pytest.mark.parametrize("cut", [1, 30, 400])
+def test_a_truncated_file_gives_all_before_the_cut_and_one_sentence(folder, tmp_path, cut, capsys):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    (file,) = copy.iterdir()
+    file.write_bytes(file.read_bytes()[:-cut])
+    run = read_run(copy)
+    assert [step for step, _ in run.histograms["weights/0"]][:9] == list(range(9))
+    assert len(run.notes) == 1
+    assert "ends in the middle of a value" in run.notes[0]
+    assert "All before that was read" in run.notes[0]
+    assert capsys.readouterr().out.strip() == run.notes[0]
+
+
+def test_bytes_that_are_no_events_are_named(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    (file,) = copy.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] + b"<html>404</html>" * 20)
+    run = read_run(copy)
+    assert [step for step, _ in run.histograms["weights/0"]][:3] == [0, 1, 2]
+    assert "is damaged after" in run.notes[0]
+    file.write_bytes(b"<html>not found, and more of it</html>")
+    empty = read_run(copy)
+    assert (empty.scalars, empty.histograms) == ({}, {})
+    assert "damaged after 0 events: the bytes are no event" in empty.notes[0]
+
+
+def test_a_damaged_file_beside_a_whole_one_costs_only_itself(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    (copy / "events.out.tfevents.0").write_bytes(b"\x01\x02")
+    assert read_run(copy).scalars["loss/train"][0] == list(range(10))
+
+
+def test_a_folder_that_cannot_be_read_gets_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"The folder .*file cannot be read .*Give the log_dir of a run"):
+        read_run(tmp_path / "file")
+    with pytest.raises(FileNotFoundError, match=r"no TensorBoard event files in"):
+        read_run(tmp_path)
+
+
+def test_going_on_from_a_step_hides_histograms_after_it(tmp_path):
+    for first, size in ((1, 1.0), (3, 2.0)):
+        with Monitor(tmp_path, first_step=first) as board:
+            for step in range(first, 5):
+                board.histograms(step, measure({"w": torch.full((4,), size)}))
+                board.images(step, {"i": torch.zeros(1, 2, 2)})
+    run = read_run(tmp_path)
+    assert [(step, histogram.high) for step, histogram in run.histograms["w"]] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+    assert [step for step, _ in run.images["i"]] == [1, 2, 3, 4]
+
+
+def test_adding_to_a_finished_run_hides_nothing(tmp_path):
+    for step in (1, 2):
+        with Monitor(tmp_path) as board:
+            board.scalars(step, {"x": float(step)})
+    assert read_run(tmp_path).scalars["x"] == ([1, 2], [1.0, 2.0])
