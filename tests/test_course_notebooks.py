@@ -12,6 +12,7 @@ import yaml
 
 import small_course
 from torchcourse.authoring.build import ROOT, render
+from torchcourse.authoring.source import CASES
 
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 LESSONS = sorted({path.parent.name for path in RELEASES})
@@ -39,6 +40,10 @@ def secret_lines(path: Path) -> set[str]:
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown" and "nbgrader" in cell.metadata:
             secrets |= set(lines(cell.source))
+            continue
+        if "torchcourse" in cell.metadata:  # a repair: its release shows the broken text
+            secrets |= set(lines(cell.source)) - set(lines(cell.metadata.torchcourse.broken))
+            shown |= set(lines(cell.metadata.torchcourse.broken))
             continue
         secrets |= {line for region in SECRET.findall(cell.source) for line in lines(region)}
         shown |= set(lines(SECRET.sub("", cell.source)))
@@ -115,6 +120,9 @@ def test_every_line_of_a_stub_comes_from_its_solution(path):
             continue
         ast.parse(cell.source)
         known = set(lines(solutions[grade_id].source))
+        program = CASES / grade_id / "program.py"
+        if program.is_file():
+            known |= set(lines(program.read_text(encoding="utf-8")))
         extra = [line for line in lines(cell.source) if line not in known]
         assert [line for line in extra if not re.search(r"= \.\.\.$|^raise NotImplementedError\(", line)] == []
 

@@ -10,7 +10,14 @@ from torchcourse.authoring.stamp import stamp
 
 
 class ClearSolutionLines(ClearSolutions):
-    """Cut out solution regions as nbgrader does, and turn `answer = 3  ### SOLUTION` into `answer = ...`."""
+    """Cut out solution regions as nbgrader does, turn `answer = 3  ### SOLUTION` into `answer = ...`, break repairs."""
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
+        broken = cell.metadata.pop("torchcourse", {}).get("broken")
+        if broken is None:
+            return super().preprocess_cell(cell, resources, index)
+        cell.source = broken
+        return cell, resources
 
     def _replace_solution_region(self, cell: NotebookNode, language: str) -> bool:
         replaced = super()._replace_solution_region(cell, language)

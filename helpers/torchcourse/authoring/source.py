@@ -3,19 +3,25 @@
 The marking is the title of a cell:
 
     # %% exercise: ring_all_reduce          the learner writes here; `### BEGIN SOLUTION` … `### END SOLUTION` go
+    # %% repair: missing_zero_grad          the repaired parts of a broken program; the release shows the broken ones
     # %% check: ring_all_reduce             a locked, graded cell; its points are the `points=…` in its code
     # %% written: why_mean, 3 points [markdown]     graded by a person; the text is the model answer
     # %% setup                              replaced by the lines that install the course where it is missing
 
+The broken program of a repair is `program.py` in the clinic's folder of that name (`torchcourse.troubleshooting.clinic`).
 Everything else about nbgrader (ids, checksums, locks) follows from it.
 """
 
+import ast
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import jupytext
 import nbformat
 from nbformat.notebooknode import NotebookNode
+
+CASES = Path(__file__).parents[1] / "troubleshooting" / "clinic" / "cases"
 
 
 class SourceError(ValueError):
@@ -87,17 +93,21 @@ if importlib.util.find_spec("torchcourse") is None:
 
 
 def _mark(cell: NotebookNode, title: str, where: str) -> None:
-    match = re.fullmatch(r"(exercise|check|written): ([A-Za-z][\w-]*)(?:, (\d+) points?)?", title)
+    match = re.fullmatch(r"(exercise|repair|check|written): ([A-Za-z][\w-]*)(?:, (\d+) points?)?", title)
     if match is None:
         raise SourceError(
             f"{where}: the title '{title}' is not understood; "
-            "write 'exercise: NAME', 'check: NAME', 'written: NAME, 3 points' or 'setup'."
+            "write 'exercise: NAME', 'repair: NAME', 'check: NAME', 'written: NAME, 3 points' or 'setup'."
         )
     kind, name, points = match.groups()
     if kind == "exercise":
         _role(cell, name, solution=True)
         if "BEGIN SOLUTION" not in cell.source and "### SOLUTION" not in cell.source:
             raise SourceError(f"{where}: the exercise '{name}' marks no solution, so all of it would be cut out.")
+    elif kind == "repair":
+        broken = _broken_parts(cell.source, name, where)
+        _role(cell, name, solution=True)
+        cell.metadata["torchcourse"] = NotebookNode(broken=broken)
     elif kind == "check":
         found = re.search(r"\bpoints=(\d+)", cell.source)
         if found is None:
@@ -107,6 +117,30 @@ def _mark(cell: NotebookNode, title: str, where: str) -> None:
         if points is None or cell.cell_type != "markdown":
             raise SourceError(f"{where}: write '# %% written: {name}, 3 points [markdown]'.")
         _role(cell, name, grade=True, solution=True, points=int(points))
+
+
+def _broken_parts(repaired: str, name: str, where: str) -> str:
+    """Return the text that the broken program has in place of the functions and classes of a repair cell."""
+    program = CASES / name / "program.py"
+    if not program.is_file():
+        raise SourceError(f"{where}: the repair '{name}' has no broken program; write {name}/program.py in the clinic.")
+    source = program.read_text(encoding="utf-8")
+    wanted = set(_definitions(repaired))
+    parts = [part for part_name, part in _definitions(source).items() if part_name in wanted]
+    if not parts or len(parts) < len(wanted):
+        raise SourceError(f"{where}: the repair '{name}' must define functions or classes that its program has too.")
+    return "\n\n\n".join(parts)
+
+
+def _definitions(source: str) -> dict[str, str]:
+    """Return the top-level functions and classes of a source, decorators included, by their names."""
+    lines = source.splitlines()
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno])
+    return found
 
 
 def _role(cell: NotebookNode, grade_id: str, *, grade=False, solution=False, locked=False, points: int = 0) -> None:

@@ -1,0 +1,56 @@
+"""The clinic: broken training programs, each with a real symptom, that a learner repairs and a judge examines.
+
+    clinic.admit("missing_zero_grad")              # the complaint, the log of a run made now, the program
+    clinic.evidence("missing_zero_grad")           # what else can be measured
+    clinic.hints("missing_zero_grad")              # three hints, opened one by one
+    clinic.run("missing_zero_grad", train_epoch)   # the whole program, with a repaired part in it
+    clinic.board()                                 # who is healed
+
+How to write a case
+-------------------
+A case is a folder `cases/SLUG/` with two files and an empty `__init__.py`, and a line in `cases.WARDS`.
+
+`program.py` is a script as one really writes it, 25 to 60 lines: functions and a `main(...)` with defaults, whose seed
+and data can be set, that prints what a user sees. It runs in about a second. It is never imported: each use
+executes it in a fresh namespace (`Program`). The fault lies in one to three functions or classes, the *parts*. Their
+names occur in no other case, so that a notebook can hold the parts of all patients.
+
+`case.py` defines `CASE = Case(...)`: title, complaint (as a user would report it; no numbers,
+the log brings them), three hints (where to look, what to measure, what to look for), the names of the parts, and two
+functions:
+
+* `evidence(program)` shows what can be measured on the broken program, with `torchcourse.figures`.
+* `judge(program, seed)` looks at a program with the learner's parts in it. It raises `NotHealed(symptom, hint)` or
+  returns the sentence for success. `seed` sets the data and the sizes: the visible check takes 0, the hidden test
+  others. It proves three things: the fault is gone; the rest still works (same steps, learning rate, data and
+  result); none of the ways to mute the symptom was taken, and each such way has a symptom of its own. Compare with
+  an oracle that the judge computes itself. `instruments` records optimizer steps, forward passes and living tensors.
+  Aim at half a second. What may hang or die runs in `run_ranks` or in a process of its own.
+
+In the lesson's source, the cell `# %% repair: SLUG` holds the repaired parts. The release shows the parts of program.py
+in its place. The cell after it is `# %% check: SLUG`, with `check.repair("SLUG", part, ..., points=1)` and the hidden
+test `assert clinic.symptom("SLUG", part, ..., seed=7) is None`. An untouched part counts as "not done yet".
+Tests: `tests/checks/test_lesson05_clinic.py` is the model.
+"""
+
+from torchcourse.troubleshooting.clinic.case import Case, NotHealed, find
+from torchcourse.troubleshooting.clinic.cases import WARDS
+from torchcourse.troubleshooting.clinic.judging import examine, symptom
+from torchcourse.troubleshooting.clinic.program import Program
+from torchcourse.troubleshooting.clinic.reception import admit, board, evidence, hint, hints, run
+
+__all__ = [
+    "WARDS",
+    "Case",
+    "NotHealed",
+    "Program",
+    "admit",
+    "board",
+    "evidence",
+    "examine",
+    "find",
+    "hint",
+    "hints",
+    "run",
+    "symptom",
+]

@@ -1,0 +1,33 @@
+"""Repairs of the clinic's programs for tests: the lesson's own, and others made from a text by replacing words."""
+
+import re
+from collections.abc import Callable
+
+from torchcourse.authoring.build import ROOT
+from torchcourse.authoring.source import CASES
+from torchcourse.troubleshooting import clinic
+from torchcourse.troubleshooting.clinic.program import Program
+
+
+def reference(slug: str, *changes: tuple[str, str]) -> list[Callable]:
+    """The repair that stands in the lesson's source, with each `(old, new)` replaced in its text."""
+    for path in sorted((ROOT / "solutions").glob("*/*.py")):
+        found = re.search(rf"^# %% repair: {slug}\n(.*?)(?=^# %%|\Z)", path.read_text("utf-8"), re.M | re.S)
+        if found:
+            return parts(slug, found[1], *changes)
+    raise AssertionError(f"no lesson repairs '{slug}'")
+
+
+def broken(slug: str, *changes: tuple[str, str]) -> list[Callable]:
+    """The parts of the broken program, with each `(old, new)` replaced in the program's text."""
+    return parts(slug, (CASES / slug / "program.py").read_text("utf-8"), *changes)
+
+
+def parts(slug: str, text: str, *changes: tuple[str, str]) -> list[Callable]:
+    """The parts of the case that `text` defines, among the names that the program has."""
+    for old, new in changes:
+        assert old in text, f"'{old}' is not in the text of {slug}"
+        text = text.replace(old, new)
+    namespace = Program(slug).namespace
+    exec(text, namespace)
+    return [namespace[name] for name in clinic.find(slug).parts]

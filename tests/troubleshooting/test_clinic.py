@@ -1,0 +1,158 @@
+"""The clinic: every patient is complete, the lesson's repairs heal, and the reception shows what really happened."""
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+
+from clinic_repairs import broken, reference
+from torchcourse.checks.lesson05_clinic import repair
+from torchcourse.troubleshooting import clinic
+from torchcourse.troubleshooting.clinic import examine as examine_module
+from torchcourse.troubleshooting.clinic.instruments import Meter, watch
+
+SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
+
+
+@pytest.fixture(autouse=True)
+def own_journal(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHCOURSE_WORK", str(tmp_path))
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_lessons_repair_heals_on_every_data(slug):
+    given = reference(slug)
+    for seed in (0, 1, 5):
+        assert clinic.examine(slug, *given, seed=seed).startswith("Healed")
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_judge_refuses_the_broken_program_and_the_check_says_that_nothing_was_done(slug):
+    for seed in (0, 1):
+        program = clinic.Program(slug)
+        with program.ready(), pytest.raises(clinic.NotHealed):
+            clinic.find(slug).judge(program, seed)
+    assert repair(slug, *broken(slug)).state == "not done"
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_case_is_complete(slug):
+    case, program = clinic.find(slug), clinic.Program(slug)
+    assert case.slug == slug
+    assert 25 <= program.source.count("\n") <= 80
+    assert all(len(hint) > 40 for hint in case.hints)
+    assert not re.search(r"\d\.\d", case.complaint)  # the log brings the numbers
+
+
+def test_no_two_patients_share_the_name_of_a_part():
+    names = Counter(name for slug in SLUGS for name in clinic.find(slug).parts)
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_admit_shows_a_fresh_log_and_the_numbered_program():
+    sheet = clinic.admit("missing_zero_grad")
+    assert "epoch 5: loss" in repr(sheet)
+    assert "  1  " in repr(sheet)
+    assert "<details>" in sheet._repr_html_()
+
+
+def test_a_repair_from_another_module_finds_the_programs_functions_and_leaves_no_trace():
+    text = "def train_epoch(model, loader, optimizer):\n    optimizer.zero_grad()\n    return accuracy(model)\n"
+    namespace = {"__name__": "a_notebook", "accuracy": "its own"}
+    exec(text, namespace)
+    program = clinic.Program("missing_zero_grad", namespace["train_epoch"])
+    with program.ready():
+        assert namespace["accuracy"] is program.accuracy
+        assert namespace["make_loader"] is program.make_loader
+    assert namespace["accuracy"] == "its own"
+    assert "make_loader" not in namespace
+
+
+def test_run_uses_the_repaired_part():
+    log = repr(clinic.run("missing_zero_grad", *reference("missing_zero_grad"), epochs=2))
+    first, second = (float(loss) for loss in re.findall(r"loss ([\d.]+)", log))
+    assert second < first / 2
+
+
+def test_hints_open_one_by_one_and_are_kept():
+    case = clinic.find("missing_zero_grad")
+    widget = clinic.hints("missing_zero_grad").widget()
+    button, opened = widget.children
+    assert button.description == "Open hint 1 of 3"
+    assert opened.value == ""
+    button.click()
+    assert "Hint 1." in opened.value
+    assert "Hint 2." not in opened.value
+    assert clinic.hint("missing_zero_grad").startswith("Hint 2 of 3")
+    assert "Hint 2." in clinic.hints("missing_zero_grad").widget().children[1].value
+    button.click()
+    assert button.disabled
+    assert clinic.hint("missing_zero_grad").startswith("Hint 3 of 3")
+    assert clinic.board("loop")._text.count(f"{case.title} · waiting · 3") == 1
+
+
+def test_the_board_knows_who_is_healed():
+    assert "0 of" in repr(clinic.board())
+    repair("missing_zero_grad", *broken("missing_zero_grad", ("total / count", "total")))
+    assert "not yet" in repr(clinic.board("loop"))
+    repair("missing_zero_grad", *reference("missing_zero_grad"))
+    repair("missing_zero_grad", *broken("missing_zero_grad", ("total / count", "total")))
+    assert repr(clinic.board()).startswith("1 of")
+
+
+def test_wrong_names_are_one_sentence():
+    with pytest.raises(ValueError, match="no patient 'nobody'"):
+        clinic.admit("nobody")
+    with pytest.raises(ValueError, match="To be repaired: train_epoch. Given: nothing"):
+        clinic.examine("missing_zero_grad")
+    with pytest.raises(ValueError, match="is no part of the program"):
+        clinic.Program("missing_zero_grad", repair)
+
+
+def test_an_endless_repair_is_ended(monkeypatch):
+    monkeypatch.setattr(examine_module, "TIME_LIMIT", 0.2)
+    endless = broken(
+        "missing_zero_grad", ("    for images, labels in loader", "    while True"), ("loss = F", "continue; loss = F")
+    )
+    assert clinic.symptom("missing_zero_grad", *endless, seed=0) == "endless"
+
+
+def test_a_failing_program_shows_its_last_line():
+    failing = broken("missing_zero_grad", ("        loss.backward()", "        loss.backwards()"))
+    assert (
+        "AttributeError: 'Tensor' object has no attribute 'backwards'"
+        in clinic.Program("missing_zero_grad", *failing).log()
+    )
+    with pytest.raises(TypeError) as caught:
+        clinic.Program("missing_zero_grad").make_loader(10, "two", 0)
+    text = clinic.Program("missing_zero_grad").failure(caught.value)
+    assert "program.py" in text
+    assert "return DataLoader" in text
+
+
+def test_watch_records_steps_and_whole_forward_passes():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+    with watch() as record:
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.eval()(torch.ones(5, 2))
+    model(torch.ones(1, 2))
+    assert [(seen.training, seen.grad, seen.samples) for seen in record.passes] == [(True, True, 3), (False, False, 5)]
+    assert [step.rates for step in record.steps] == [(0.25,)]
+    assert record.steps[0].gradient.shape == (6,)
+
+
+def test_the_meter_counts_what_autograd_keeps():
+    weight = torch.ones(1000, requires_grad=True)
+    with Meter() as meter:
+        result = (weight * 2).exp().sum()
+        kept = meter.alive()
+        result.backward()
+        del result
+        after = meter.alive()
+    assert 4000 <= kept <= 4100
+    assert after == 4000  # the gradient
+    assert meter.peak >= 8000
