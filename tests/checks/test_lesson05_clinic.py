@@ -46,13 +46,11 @@ def test_missing_zero_grad_refuses(changes, symptom):
     refused(repair("missing_zero_grad", *broken("missing_zero_grad", *changes)), symptom)
 
 
+def losses(slug, *given):
+    return [float(loss) for loss in re.findall(r"loss ([\d.]+)", clinic.Program(slug, *given).log())]
+
+
 def test_missing_zero_grad_shows_its_symptom():
-    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", clinic.Program("missing_zero_grad").log())]
-    healed = [
-        float(x)
-        for x in re.findall(
-            r"loss ([\d.]+)", clinic.Program("missing_zero_grad", *reference("missing_zero_grad")).log()
-        )
-    ]
-    assert losses[-1] > losses[0]
+    sick, healed = losses("missing_zero_grad"), losses("missing_zero_grad", *reference("missing_zero_grad"))
+    assert sick[-1] > sick[0]
     assert healed[-1] < healed[0] / 3

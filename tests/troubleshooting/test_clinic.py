@@ -9,7 +9,7 @@ import torch
 from clinic_repairs import broken, reference
 from torchcourse.checks.lesson05_clinic import repair
 from torchcourse.troubleshooting import clinic
-from torchcourse.troubleshooting.clinic import examine as examine_module
+from torchcourse.troubleshooting.clinic import judging
 from torchcourse.troubleshooting.clinic.instruments import Meter, watch
 
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
@@ -104,26 +104,23 @@ def test_the_board_knows_who_is_healed():
 def test_wrong_names_are_one_sentence():
     with pytest.raises(ValueError, match="no patient 'nobody'"):
         clinic.admit("nobody")
-    with pytest.raises(ValueError, match="To be repaired: train_epoch. Given: nothing"):
+    with pytest.raises(ValueError, match="To be repaired: train_epoch"):
         clinic.examine("missing_zero_grad")
     with pytest.raises(ValueError, match="is no part of the program"):
         clinic.Program("missing_zero_grad", repair)
 
 
 def test_an_endless_repair_is_ended(monkeypatch):
-    monkeypatch.setattr(examine_module, "TIME_LIMIT", 0.2)
-    endless = broken(
-        "missing_zero_grad", ("    for images, labels in loader", "    while True"), ("loss = F", "continue; loss = F")
-    )
+    monkeypatch.setattr(judging, "TIME_LIMIT", 0.2)
+    change = ("    for images", "    while True:\n        pass\n    for images")
+    endless = broken("missing_zero_grad", change)
     assert clinic.symptom("missing_zero_grad", *endless, seed=0) == "endless"
 
 
 def test_a_failing_program_shows_its_last_line():
     failing = broken("missing_zero_grad", ("        loss.backward()", "        loss.backwards()"))
-    assert (
-        "AttributeError: 'Tensor' object has no attribute 'backwards'"
-        in clinic.Program("missing_zero_grad", *failing).log()
-    )
+    log = clinic.Program("missing_zero_grad", *failing).log()
+    assert "AttributeError: 'Tensor' object has no attribute 'backwards'" in log
     with pytest.raises(TypeError) as caught:
         clinic.Program("missing_zero_grad").make_loader(10, "two", 0)
     text = clinic.Program("missing_zero_grad").failure(caught.value)

@@ -8,7 +8,7 @@ The marking is the title of a cell:
     # %% written: why_mean, 3 points [markdown]     graded by a person; the text is the model answer
     # %% setup                              replaced by the lines that install the course where it is missing
 
-The broken program of a repair is `program.py` in the clinic's folder of that name (`torchcourse.troubleshooting.clinic`).
+The broken program of a repair is `program.py` in the folder of that name of `torchcourse.troubleshooting.clinic`.
 Everything else about nbgrader (ids, checksums, locks) follows from it.
 """
 

@@ -63,7 +63,7 @@ def _compare(number: int, step, should, rate: float) -> None:
     if step.gradient.numel() == 0 or not step.gradient.any():
         raise NotHealed(
             "nothing_left",
-            f"At step {number} the gradient is zero or gone, so nothing is learnt. What was wiped, and when?",
+            f"At step {number} the gradient is zero or gone: nothing is learnt. What was wiped, and when?",
         )
     if torch.allclose(step.gradient, should.gradient, rtol=1e-4, atol=1e-7):
         return
