@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The clinic: model, loop, evaluation, memory
 #
-# **60 minutes** · one CPU is enough · before this: [memory](1_memory.ipynb) and [faults](2_faults.ipynb)
+# **60 minutes** · one CPU is enough · before this: the notebooks on memory and on faults
 #
 # Here are broken training programs, and each has a real symptom. None of them ends in an error. You get what a colleague would
 # give you: a complaint, a log and the program. You find the cause and repair it there.

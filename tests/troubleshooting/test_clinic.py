@@ -121,7 +121,7 @@ def test_a_failing_program_shows_its_last_line():
     failing = broken("missing_zero_grad", ("        loss.backward()", "        loss.backwards()"))
     log = clinic.Program("missing_zero_grad", *failing).log()
     assert "AttributeError: 'Tensor' object has no attribute 'backwards'" in log
-    with pytest.raises(TypeError) as caught:
+    with pytest.raises(ValueError, match="batch_size") as caught:
         clinic.Program("missing_zero_grad").make_loader(10, "two", 0)
     text = clinic.Program("missing_zero_grad").failure(caught.value)
     assert "program.py" in text
