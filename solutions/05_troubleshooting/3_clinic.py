@@ -40,20 +40,20 @@ print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 # ### Patient 1
 
 # %%
-clinic.admit("missing_zero_grad")
+clinic.admit("learns_then_forgets")
 
 # %%
-clinic.evidence("missing_zero_grad")
+clinic.evidence("learns_then_forgets")
 
 # %%
-clinic.hints("missing_zero_grad")
+clinic.hints("learns_then_forgets")
 
 # %% [markdown]
 # ●○○ · 5 minutes · The next cell holds the part of the program with the fault. Repair it there. The check puts it into the program and
 # examines it on other data.
 
 
-# %% repair: missing_zero_grad
+# %% repair: learns_then_forgets
 def train_epoch(model, loader, optimizer):
     """Train on every batch once and return the mean loss over the samples."""
     model.train()
@@ -68,10 +68,10 @@ def train_epoch(model, loader, optimizer):
     return total / count
 
 
-# %% check: missing_zero_grad
-checked = check.repair("missing_zero_grad", train_epoch, points=1)
+# %% check: learns_then_forgets
+checked = check.repair("learns_then_forgets", train_epoch, points=1)
 ### BEGIN HIDDEN TESTS
-assert clinic.symptom("missing_zero_grad", train_epoch, seed=7) is None
+assert clinic.symptom("learns_then_forgets", train_epoch, seed=7) is None
 ### END HIDDEN TESTS
 checked
 

@@ -55,19 +55,19 @@ def test_the_stub_keeps_the_frame_and_loses_the_solution(course):
 def test_a_repair_cell_shows_the_broken_part_of_the_program(course):
     lesson = course / "solutions/01_small/2_clinic.py"
     lesson.write_text(
-        "# %% repair: missing_zero_grad\ndef train_epoch(model, loader, optimizer):\n    return 'the cure'\n\n\n"
-        "# %% check: missing_zero_grad\ntrain_epoch  # points=1\n",
+        "# %% repair: learns_then_forgets\ndef train_epoch(model, loader, optimizer):\n    return 'the cure'\n\n\n"
+        "# %% check: learns_then_forgets\ntrain_epoch  # points=1\n",
         encoding="utf-8",
     )
     texts = render(course)
     solution, release = (cells(texts[f"{folder}/01_small/2_clinic.ipynb"]) for folder in ("solutions", "notebooks"))
-    assert "the cure" in solution["missing_zero_grad"].source
+    assert "the cure" in solution["learns_then_forgets"].source
     assert "the cure" not in texts["notebooks/01_small/2_clinic.ipynb"]
-    broken = release["missing_zero_grad"]
+    broken = release["learns_then_forgets"]
     assert broken.source.startswith("def train_epoch(")
     assert broken.source.endswith("return total / count")
     assert broken.metadata.nbgrader.solution
-    assert broken.source in (CASES / "missing_zero_grad" / "program.py").read_text(encoding="utf-8")
+    assert broken.source in (CASES / "learns_then_forgets" / "program.py").read_text(encoding="utf-8")
 
 
 def test_marked_cells_get_their_role(course):
@@ -129,8 +129,8 @@ def test_the_lesson_source_is_not_copied_into_the_release(course):
         ("# %% exercise: a\nx = 1  ### SOLUTION\n\n# %% exercise: a\nx = 1  ### SOLUTION\n", "used twice"),
         ("# %% written: a [markdown]\n# text\n", "3 points"),
         ("# %% repair: nobody\ndef f():\n    pass\n", "no broken program"),
-        ("# %% repair: missing_zero_grad\ndef f():\n    pass\n", "that its program has too"),
-        ("# %% repair: missing_zero_grad\nx = 1\n", "that its program has too"),
+        ("# %% repair: learns_then_forgets\ndef f():\n    pass\n", "that its program has too"),
+        ("# %% repair: learns_then_forgets\nx = 1\n", "that its program has too"),
     ],
 )
 def test_a_marking_that_cannot_be_right_is_one_clear_sentence(source, part):

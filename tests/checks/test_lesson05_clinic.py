@@ -9,7 +9,7 @@ from torchcourse.checks.lesson05_clinic import repair
 from torchcourse.troubleshooting import clinic
 from verdicts import accepted, refused
 
-# missing_zero_grad
+# learns_then_forgets
 
 BACKWARD = "        loss.backward()\n"
 STEP = "        optimizer.step()\n"
@@ -27,8 +27,8 @@ def after_the_step(code):
         (BACKWARD, "        for p in model.parameters():\n            p.grad = None\n" + BACKWARD),
     ],
 )
-def test_missing_zero_grad_accepts(change):
-    accepted(repair("missing_zero_grad", *broken("missing_zero_grad", change)))
+def test_learns_then_forgets_accepts(change):
+    accepted(repair("learns_then_forgets", *broken("learns_then_forgets", change)))
 
 
 @pytest.mark.parametrize(
@@ -42,15 +42,15 @@ def test_missing_zero_grad_accepts(change):
         ([(BACKWARD, "        optimizer.zero_grad()\n" + BACKWARD), ("total / count", "total / len(loader)")], "loss"),
     ],
 )
-def test_missing_zero_grad_refuses(changes, symptom):
-    refused(repair("missing_zero_grad", *broken("missing_zero_grad", *changes)), symptom)
+def test_learns_then_forgets_refuses(changes, symptom):
+    refused(repair("learns_then_forgets", *broken("learns_then_forgets", *changes)), symptom)
 
 
 def losses(slug, *given):
     return [float(loss) for loss in re.findall(r"loss ([\d.]+)", clinic.Program(slug, *given).log())]
 
 
-def test_missing_zero_grad_shows_its_symptom():
-    sick, healed = losses("missing_zero_grad"), losses("missing_zero_grad", *reference("missing_zero_grad"))
+def test_learns_then_forgets_shows_its_symptom():
+    sick, healed = losses("learns_then_forgets"), losses("learns_then_forgets", *reference("learns_then_forgets"))
     assert sick[-1] > sick[0]
     assert healed[-1] < healed[0] / 3

@@ -10,7 +10,7 @@ from clinic_repairs import broken, reference
 from torchcourse.checks.lesson05_clinic import repair
 from torchcourse.troubleshooting import clinic
 from torchcourse.troubleshooting.clinic import judging
-from torchcourse.troubleshooting.clinic.instruments import Meter, watch
+from torchcourse.troubleshooting.clinic.instruments import watch
 
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
 
@@ -51,7 +51,7 @@ def test_no_two_patients_share_the_name_of_a_part():
 
 
 def test_admit_shows_a_fresh_log_and_the_numbered_program():
-    sheet = clinic.admit("missing_zero_grad")
+    sheet = clinic.admit("learns_then_forgets")
     assert "epoch 5: loss" in repr(sheet)
     assert "  1  " in repr(sheet)
     assert "<details>" in sheet._repr_html_()
@@ -61,7 +61,7 @@ def test_a_repair_from_another_module_finds_the_programs_functions_and_leaves_no
     text = "def train_epoch(model, loader, optimizer):\n    optimizer.zero_grad()\n    return accuracy(model)\n"
     namespace = {"__name__": "a_notebook", "accuracy": "its own"}
     exec(text, namespace)
-    program = clinic.Program("missing_zero_grad", namespace["train_epoch"])
+    program = clinic.Program("learns_then_forgets", namespace["train_epoch"])
     with program.ready():
         assert namespace["accuracy"] is program.accuracy
         assert namespace["make_loader"] is program.make_loader
@@ -70,34 +70,34 @@ def test_a_repair_from_another_module_finds_the_programs_functions_and_leaves_no
 
 
 def test_run_uses_the_repaired_part():
-    log = repr(clinic.run("missing_zero_grad", *reference("missing_zero_grad"), epochs=2))
+    log = repr(clinic.run("learns_then_forgets", *reference("learns_then_forgets"), epochs=2))
     first, second = (float(loss) for loss in re.findall(r"loss ([\d.]+)", log))
     assert second < first / 2
 
 
 def test_hints_open_one_by_one_and_are_kept():
-    case = clinic.find("missing_zero_grad")
-    widget = clinic.hints("missing_zero_grad").widget()
+    case = clinic.find("learns_then_forgets")
+    widget = clinic.hints("learns_then_forgets").widget()
     button, opened = widget.children
     assert button.description == "Open hint 1 of 3"
     assert opened.value == ""
     button.click()
     assert "Hint 1." in opened.value
     assert "Hint 2." not in opened.value
-    assert clinic.hint("missing_zero_grad").startswith("Hint 2 of 3")
-    assert "Hint 2." in clinic.hints("missing_zero_grad").widget().children[1].value
+    assert clinic.hint("learns_then_forgets").startswith("Hint 2 of 3")
+    assert "Hint 2." in clinic.hints("learns_then_forgets").widget().children[1].value
     button.click()
     assert button.disabled
-    assert clinic.hint("missing_zero_grad").startswith("Hint 3 of 3")
+    assert clinic.hint("learns_then_forgets").startswith("Hint 3 of 3")
     assert clinic.board("loop")._text.count(f"{case.title} · waiting · 3") == 1
 
 
 def test_the_board_knows_who_is_healed():
     assert "0 of" in repr(clinic.board())
-    repair("missing_zero_grad", *broken("missing_zero_grad", ("total / count", "total")))
+    repair("learns_then_forgets", *broken("learns_then_forgets", ("total / count", "total")))
     assert "not yet" in repr(clinic.board("loop"))
-    repair("missing_zero_grad", *reference("missing_zero_grad"))
-    repair("missing_zero_grad", *broken("missing_zero_grad", ("total / count", "total")))
+    repair("learns_then_forgets", *reference("learns_then_forgets"))
+    repair("learns_then_forgets", *broken("learns_then_forgets", ("total / count", "total")))
     assert repr(clinic.board()).startswith("1 of")
 
 
@@ -105,25 +105,25 @@ def test_wrong_names_are_one_sentence():
     with pytest.raises(ValueError, match="no patient 'nobody'"):
         clinic.admit("nobody")
     with pytest.raises(ValueError, match="To be repaired: train_epoch"):
-        clinic.examine("missing_zero_grad")
+        clinic.examine("learns_then_forgets")
     with pytest.raises(ValueError, match="is no part of the program"):
-        clinic.Program("missing_zero_grad", repair)
+        clinic.Program("learns_then_forgets", repair)
 
 
 def test_an_endless_repair_is_ended(monkeypatch):
     monkeypatch.setattr(judging, "TIME_LIMIT", 0.2)
     change = ("    for images", "    while True:\n        pass\n    for images")
-    endless = broken("missing_zero_grad", change)
-    assert clinic.symptom("missing_zero_grad", *endless, seed=0) == "endless"
+    endless = broken("learns_then_forgets", change)
+    assert clinic.symptom("learns_then_forgets", *endless, seed=0) == "endless"
 
 
 def test_a_failing_program_shows_its_last_line():
-    failing = broken("missing_zero_grad", ("        loss.backward()", "        loss.backwards()"))
-    log = clinic.Program("missing_zero_grad", *failing).log()
+    failing = broken("learns_then_forgets", ("        loss.backward()", "        loss.backwards()"))
+    log = clinic.Program("learns_then_forgets", *failing).log()
     assert "AttributeError: 'Tensor' object has no attribute 'backwards'" in log
     with pytest.raises(ValueError, match="batch_size") as caught:
-        clinic.Program("missing_zero_grad").make_loader(10, "two", 0)
-    text = clinic.Program("missing_zero_grad").failure(caught.value)
+        clinic.Program("learns_then_forgets").make_loader(10, "two", 0)
+    text = clinic.Program("learns_then_forgets").failure(caught.value)
     assert "program.py" in text
     assert "return DataLoader" in text
 
@@ -140,16 +140,3 @@ def test_watch_records_steps_and_whole_forward_passes():
     assert [(seen.training, seen.grad, seen.samples) for seen in record.passes] == [(True, True, 3), (False, False, 5)]
     assert [step.rates for step in record.steps] == [(0.25,)]
     assert record.steps[0].gradient.shape == (6,)
-
-
-def test_the_meter_counts_what_autograd_keeps():
-    weight = torch.ones(1000, requires_grad=True)
-    with Meter() as meter:
-        result = (weight * 2).exp().sum()
-        kept = meter.alive()
-        result.backward()
-        del result
-        after = meter.alive()
-    assert 4000 <= kept <= 4100
-    assert after == 4000  # the gradient
-    assert meter.peak >= 8000

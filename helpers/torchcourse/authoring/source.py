@@ -3,7 +3,7 @@
 The marking is the title of a cell:
 
     # %% exercise: ring_all_reduce          the learner writes here; `### BEGIN SOLUTION` … `### END SOLUTION` go
-    # %% repair: missing_zero_grad          the repaired parts of a broken program; the release shows the broken ones
+    # %% repair: learns_then_forgets          the repaired parts of a broken program; the release shows the broken ones
     # %% check: ring_all_reduce             a locked, graded cell; its points are the `points=…` in its code
     # %% written: why_mean, 3 points [markdown]     graded by a person; the text is the model answer
     # %% setup                              replaced by the lines that install the course where it is missing

@@ -1,14 +1,15 @@
 """The clinic: broken training programs, each with a real symptom, that a learner repairs and a judge examines.
 
-    clinic.admit("missing_zero_grad")              # the complaint, the log of a run made now, the program
-    clinic.evidence("missing_zero_grad")           # what else can be measured
-    clinic.hints("missing_zero_grad")              # three hints, opened one by one
-    clinic.run("missing_zero_grad", train_epoch)   # the whole program, with a repaired part in it
+    clinic.admit("learns_then_forgets")              # the complaint, the log of a run made now, the program
+    clinic.evidence("learns_then_forgets")           # what else can be measured
+    clinic.hints("learns_then_forgets")              # three hints, opened one by one
+    clinic.run("learns_then_forgets", train_epoch)   # the whole program, with a repaired part in it
     clinic.board()                                 # who is healed
 
 How to write a case
 -------------------
-A case is a folder `cases/SLUG/` with two files and an empty `__init__.py`, and a line in `cases.WARDS`.
+A case is a folder `cases/SLUG/` (learners read the slug: it names the symptom, never the cause) with two files and an
+empty `__init__.py`, and a line in `cases.WARDS`.
 
 `program.py` is a script as one really writes it, 25 to 60 lines: functions and a `main(...)` with defaults, whose seed
 and data can be set, that prints what a user sees. It runs in about a second. It is never imported: each use
@@ -24,7 +25,8 @@ functions:
   returns the sentence for success. `seed` sets the data and the sizes: the visible check takes 0, the hidden test
   others. It proves three things: the fault is gone; the rest still works (same steps, learning rate, data and
   result); none of the ways to mute the symptom was taken, and each such way has a symptom of its own. Compare with
-  an oracle that the judge computes itself. `instruments` records optimizer steps, forward passes and living tensors.
+  an oracle that the judge computes itself. `instruments` records optimizer steps and forward passes,
+  `tracking.MemoryTracker` what is alive.
   Aim at half a second. What may hang or die runs in `run_ranks` or in a process of its own.
 
 In the lesson's source, the cell `# %% repair: SLUG` holds the repaired parts. The release shows the parts of program.py

@@ -1,6 +1,6 @@
-"""What judges and evidence measure with: optimizer steps, forward passes, bytes that are alive.
+"""What judges and evidence measure with: optimizer steps and forward passes, recorded through PyTorch's own hooks.
 
-All of them watch a program from outside, through PyTorch's own hooks: the program is not changed for it.
+The program is not changed for it. For memory, see `torchcourse.troubleshooting.tracking`.
 """
 
 import contextlib
@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 
 @dataclass(frozen=True)
@@ -77,33 +74,3 @@ def watch() -> Iterator[Record]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class Meter(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside the block that are still alive, saved for backward or not.
-
-    with Meter() as meter:
-        ...
-        meter.alive()
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._note, result)
-        self.peak = max(self.peak, self.alive())
-        return result
-
-    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        self._seen[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        return tensor
-
-    def alive(self) -> int:
-        """Bytes alive now."""
-        self._seen = {key: entry for key, entry in self._seen.items() if not entry[0].expired()}
-        return sum(size for _, size in self._seen.values())

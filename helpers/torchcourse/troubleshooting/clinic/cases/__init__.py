@@ -3,7 +3,7 @@
 WARDS: dict[str, list[str]] = {
     # notebook 3
     "model and optimizer": [],
-    "loop": ["missing_zero_grad"],
+    "loop": ["learns_then_forgets"],
     "evaluation": [],
     "memory": [],
     # notebook 4

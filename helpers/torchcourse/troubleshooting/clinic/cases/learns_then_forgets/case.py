@@ -100,7 +100,7 @@ def _plain_epoch(model, loader, optimizer) -> float:
 
 
 CASE = Case(
-    slug="missing_zero_grad",
+    slug="learns_then_forgets",
     title="It learns, then forgets",
     complaint=(
         "Our digit classifier learns well in the first epoch. Then it gets worse with every epoch, on the training "
