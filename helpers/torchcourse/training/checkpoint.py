@@ -73,7 +73,7 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            _verify(file, path)
+            verify(file, path)
             return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"There is no checkpoint {path}.") from None
@@ -104,22 +104,58 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     own = model.state_dict()
     problems = []
     if missing := [name for name in own if name not in weights]:
-        problems.append(f"it lacks {_list(missing)}")
+        problems.append(f"it lacks {some(missing)}")
     if unexpected := [name for name in weights if name not in own]:
-        problems.append(f"it has {_list(unexpected)}, which the model lacks")
+        problems.append(f"it has {some(unexpected)}, which the model lacks")
     reshaped = [
         f"{name} {list(weights[name].shape)} where the model has {list(own[name].shape)}"
         for name in own
         if isinstance(own[name], torch.Tensor) and name in weights and weights[name].shape != own[name].shape
     ]
     if reshaped:
-        problems.append(f"it has {_list(reshaped)}")
+        problems.append(f"it has {some(reshaped)}")
     if problems:
         raise CheckpointError(
             f"The checkpoint belongs to another architecture: {'; '.join(problems)}. "
             "Build the model exactly as it was built for training."
         )
     model.load_state_dict(weights)
+
+
+def is_sealed(file: BinaryIO) -> bool:
+    """Whether a file ends in a checksum, as those of `save` do."""
+    return _tail(file)[2:].startswith(_SEAL)
+
+
+def verify(file: BinaryIO, path: Path) -> None:
+    """Raise CheckpointError unless the file is as `save` wrote it; leave it at its beginning."""
+    tail = _tail(file)
+    body = file.seek(0, os.SEEK_END) - len(tail)
+    length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
+    if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
+        raise CheckpointError(
+            f"{path} is no whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy that "
+            "broke off, or a full disk), or another program wrote it. Use another copy."
+        )
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    while body > 0:
+        chunk = file.read(min(_CHUNK, body))
+        sha256.update(chunk)
+        body -= len(chunk)
+    sha256.update(b"\0\0")  # the length of the comment, before there was one
+    if sha256.hexdigest().encode() != digest:
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 is not the one that was stored when it was saved, so at least one bit has "
+            "changed. Use another copy."
+        )
+    file.seek(0)
+
+
+def some(names: list[str], most: int = 5) -> str:
+    """Return a list of names as text, cut after the first few."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -217,37 +253,17 @@ class _HashedFile:
         self.file.flush()
 
 
+def _tail(file: BinaryIO) -> bytes:
+    """Return what would be the length of the zip comment, and the comment, if this is a sealed file."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _SEAL_LENGTH - 2))
+    return file.read()
+
+
 def _seal(file: BinaryIO, digest: str) -> None:
     """Append the digest as the comment of the zip file, whose last field is the comment's length, here 0."""
     comment = _SEAL + digest.encode()
     file.seek(-2, os.SEEK_END)
     file.write(struct.pack("<H", len(comment)) + comment)
-
-
-def _verify(file: BinaryIO, path: Path) -> None:
-    end = file.seek(0, os.SEEK_END)
-    body = max(0, end - _SEAL_LENGTH - 2)
-    file.seek(body)
-    tail = file.read()
-    length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
-    if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
-        raise CheckpointError(
-            f"{path} is no whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy that "
-            "broke off, or a full disk), or another program wrote it. Use another copy."
-        )
-    file.seek(0)
-    sha256 = hashlib.sha256()
-    while body > 0:
-        chunk = file.read(min(_CHUNK, body))
-        sha256.update(chunk)
-        body -= len(chunk)
-    sha256.update(b"\0\0")  # the length of the comment, before there was one
-    if sha256.hexdigest().encode() != digest:
-        raise CheckpointError(
-            f"{path} is damaged: its SHA-256 is not the one that was stored when it was saved, so at least one bit has "
-            "changed. Use another copy."
-        )
-    file.seek(0)
 
 
 def plain(value: Any, where: str = "state") -> Any:
@@ -294,8 +310,3 @@ def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict
                     "Was a layer replaced, or the model copied, after the optimizer was made? Make the optimizer last."
                 )
     return names
-
-
-def _list(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

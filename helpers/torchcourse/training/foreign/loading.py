@@ -1,0 +1,149 @@
+"""The loader itself: read, find the weights, check everything, and only then change the model."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.training import _ranks
+from torchcourse.training.checkpoint import CheckpointError, some
+from torchcourse.training.foreign import matching, optimizers
+from torchcourse.training.foreign.reading import Found, read
+
+
+@dataclass
+class Report:
+    """What loading a checkpoint took.
+
+    `steps` are sentences, in order; `loaded` counts tensors; `rest` is what the file held besides (its epoch, its
+    learning rate schedule …), for you to use; `unused` names weights that stood beside the ones that were loaded.
+    """
+
+    source: str
+    kind: str
+    loaded: int
+    steps: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        head = f"{self.source}: {self.kind}, {self.loaded} tensors loaded."
+        return "\n".join([head, *(f"  - {step}" for step in self.steps)])
+
+
+def load_any(
+    source: str | os.PathLike,
+    model: nn.Module,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    scaler: Any = None,
+    part: str | None = None,
+    leave: tuple[str, ...] = (),
+    quiet: bool = False,
+) -> Report:
+    """Load a checkpoint of any origin into a model; print what it took.
+
+    Names may differ by what wrappers put into them (`module.`, `_orig_mod.`) and by where the weights stand in the file
+    (`state_dict`, `model.`). Everything else has to fit: otherwise nothing at all is changed.
+
+    Args:
+        source: a file or folder; see `read`.
+        model: on any device, also wrapped in DistributedDataParallel or compiled.
+        optimizer, scheduler, scaler: to be given their state as well, which the file then has to have. The optimizer's
+            is found by the parameters' names, never by their count.
+        part: which weights to take where a file has several, such as "ema" or "teacher".
+        leave: beginnings of names that keep the model's values, such as a head for other classes: `("head.",)`.
+        quiet: do not print the report.
+
+    Raises:
+        CheckpointError: one sentence of what does not fit or cannot be read, and what to do.
+    """
+    inner = _ranks.unwrap(model)
+    found = read(source)
+    try:
+        match = matching.find(found.content, inner, part, tuple(leave))
+        states = _states(found.content, optimizer, scheduler, scaler)
+        if optimizer is not None:
+            named = optimizers.by_name(states["optimizer"], inner, match.order)
+            optimizers.check(named, inner, optimizer)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    report = Report(str(source), found.kind, len(match.tensors), _steps(found, match, inner), match.unused)
+    report.rest = {key: value for key, value in found.content.items() if not _holds(value, match)}
+    inner.load_state_dict(match.tensors, strict=False)  # all that is missing was accounted for
+    if optimizer is not None:
+        optimizers.load(named, inner, optimizer)
+        report.steps.append(f"gave the optimizer its state for {len(named['state'])} parameters, by name")
+        if not any(key in found.content for key in ("random", "rng_state", "rng", "random_state")):
+            report.steps.append("found no state of random numbers: a run that goes on from here draws others")
+    for name, target in (("scheduler", scheduler), ("scaler", scaler)):
+        if target is not None:
+            target.load_state_dict(states[name])
+            report.steps.append(f"gave the {name} its state")
+    if not quiet:
+        print(report)
+    return report
+
+
+_KEYS = {
+    "optimizer": ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "optimizer_state", "opt"),
+    "scheduler": ("scheduler", "scheduler_state_dict", "lr_schedulers", "lr_scheduler", "lr_scheduler_state_dict"),
+    "scaler": ("scaler", "scaler_state_dict", "grad_scaler", "amp_scaler", "MixedPrecision"),
+}
+"""Under which keys programs keep them: the first is this course's, the plural ones are Lightning's."""
+
+
+def _states(content: dict[str, Any], optimizer: Any, scheduler: Any, scaler: Any) -> dict[str, Any]:
+    states = {}
+    for name, target in (("optimizer", optimizer), ("scheduler", scheduler), ("scaler", scaler)):
+        if target is None:
+            continue
+        state = next((content[key] for key in _KEYS[name] if content.get(key)), None)
+        if isinstance(state, list) and len(state) == 1:
+            state = state[0]
+        if not isinstance(state, dict):
+            raise CheckpointError(
+                f"there is no state of one {name} in it, so nothing was loaded. "
+                f"Load without {name}=…, and it begins anew."
+            )
+        states[name] = state
+    return states
+
+
+def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
+    steps = []
+    if away := sorted(device for device in found.devices if device != "cpu"):
+        steps.append(f"moved tensors that were saved on {some(away)} to {next(iter(_devices(model)), 'cpu')}")
+    if match.label:
+        steps.append(f"took the weights from {match.label!r}")
+    for word, count in match.stripped.items():
+        steps.append(f'took "{word}." of {matching.WRAPPERS[word]} off {count} names')
+    own = model.state_dict()
+    changes: dict[tuple[str, str], int] = {}
+    for name, tensor in match.tensors.items():
+        if tensor.dtype != own[name].dtype:
+            pair = (str(tensor.dtype).removeprefix("torch."), str(own[name].dtype).removeprefix("torch."))
+            changes[pair] = changes.get(pair, 0) + 1
+    steps += [f"converted {count} tensors from {old} to {new}" for (old, new), count in changes.items()]
+    spoilt = [name for name, tensor in match.tensors.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    if spoilt:
+        steps.append(f"CAUTION: {some(spoilt)} holds values that are no numbers (NaN)")
+    if match.unused:
+        steps.append(f"did not use {some(match.unused)}, which stands beside the weights")
+    return steps + match.notes
+
+
+def _devices(model: nn.Module) -> dict[str, None]:
+    return dict.fromkeys(
+        str(tensor.device) for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor)
+    )
+
+
+def _holds(value: Any, match: matching.Match) -> bool:
+    """Whether a value of the content is, or has in it, the weights that were loaded."""
+    if isinstance(value, torch.Tensor):
+        return any(value is tensor for tensor in match.tensors.values())
+    return isinstance(value, dict) and any(_holds(inner, match) for inner in value.values())
