@@ -112,7 +112,9 @@ def test(arguments: list[str]) -> int:
         raise Problem(f"{NO_CHROMIUM} With CI=true this is a failure.")
     else:
         print(f"{NO_CHROMIUM} The browser tests are skipped.", flush=True)
-    return run([python, "-m", "pytest", "--durations=15", *arguments], environment)
+    # Two processes, since many tests wait; without reordering, so that tests/conftest.py decides what begins first.
+    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    return run([*pytest, *arguments], environment)
 
 
 def build(arguments: list[str]) -> int:

@@ -1,4 +1,9 @@
-"""What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel."""
+"""What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
+
+The suite runs in two processes (`make test`; pytest-xdist's `--dist loadgroup`). The tests of a file stay together, as
+they share fixtures that are dear; a test marked `alone` is dealt out by itself. What takes long begins first, so that
+no process is left with a notebook when the other has nothing to do any more.
+"""
 
 import subprocess
 import sys
@@ -16,6 +21,10 @@ def journal_elsewhere(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        alone = item.get_closest_marker("alone") is not None
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
