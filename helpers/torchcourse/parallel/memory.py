@@ -28,6 +28,7 @@ class States:
 
 RECIPES = {
     "mixed precision, Adam": States(2, 2, 12),
+    "mixed precision, Adam, float32 gradients": States(2, 4, 12),
     "float32, Adam": States(4, 4, 8),
     "float32, SGD with momentum": States(4, 4, 4),
     "float32, SGD": States(4, 4, 0),

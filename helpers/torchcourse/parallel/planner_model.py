@@ -1,0 +1,111 @@
+"""A transformer for the planner: how many parameters it has, and how many floating-point operations it takes.
+
+FLOP are floating-point operations, of one sequence where a name does not say otherwise.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder-only transformer of equal layers.
+
+    Attributes:
+        layers, width, heads, vocabulary, sequence: as in the papers' l, h, a, V and s.
+        feed_forward: width between the two feed-forward matrices; 0 stands for 4 · width.
+        key_value_heads: fewer than `heads` with grouped-query attention; 0 stands for as many.
+        gated: three feed-forward matrices (SwiGLU) instead of two, and no biases, as in Llama.
+        dropout: whether dropout masks are kept for the backward pass, as in GPT-3.
+        tied: whether input and output share one embedding matrix.
+    """
+
+    name: str
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int = 51_200
+    sequence: int = 2048
+    feed_forward: int = 0
+    key_value_heads: int = 0
+    gated: bool = False
+    dropout: bool = True
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        for part in ("layers", "width", "heads", "vocabulary", "sequence"):
+            if getattr(self, part) < 1:
+                raise ValueError(f"{self.name} needs at least 1 for {part}, but has {getattr(self, part)}.")
+        object.__setattr__(self, "feed_forward", self.feed_forward or 4 * self.width)
+        object.__setattr__(self, "key_value_heads", self.key_value_heads or self.heads)
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"{self.key_value_heads} key-value heads cannot be shared by {self.heads} heads.")
+
+    @property
+    def key_value_share(self) -> float:
+        """Width of the keys (or of the values) as a fraction of the model's width."""
+        return self.key_value_heads / self.heads
+
+    @property
+    def layer_parameters(self) -> float:
+        """Parameters of one layer: 12h² + 13h in GPT, where the 13h are biases and norms.
+
+        Source: Narayanan et al. 2021, equation 2, https://arxiv.org/abs/2104.04473
+        """
+        h, matrices = self.width, 3 if self.gated else 2
+        weights = h * h * (2 + 2 * self.key_value_share) + matrices * h * self.feed_forward
+        small = 2 * h if self.gated else (4 + 2 + 2 * self.key_value_share + 1) * h + self.feed_forward
+        return weights + small
+
+    @property
+    def embedding_parameters(self) -> float:
+        """Parameters of one embedding matrix."""
+        return self.vocabulary * self.width
+
+    @property
+    def parameters(self) -> float:
+        """All parameters: 12lh²(1 + 13/(12h) + (V + s)/(12lh)) in GPT, which learns its positions.
+
+        Source: Narayanan et al. 2021, equation 2, https://arxiv.org/abs/2104.04473
+        """
+        positions = 0 if self.gated else self.sequence * self.width
+        return self.layers * self.layer_parameters + (1 if self.tied else 2) * self.embedding_parameters + positions
+
+    @property
+    def score_flop(self) -> float:
+        """FLOP of the attention scores of one layer and one sequence, forward: 4s²h, the masked half counted too."""
+        return 4 * self.sequence**2 * self.width
+
+    @property
+    def layer_flop(self) -> float:
+        """FLOP of one layer and one sequence, forward: 24sh² + 4s²h in GPT. Matrix products only.
+
+        Source: Narayanan et al. 2021, appendix, https://arxiv.org/abs/2104.04473
+        """
+        h, matrices = self.width, 3 if self.gated else 2
+        weights = h * h * (2 + 2 * self.key_value_share) + matrices * h * self.feed_forward
+        return 2 * self.sequence * weights + self.score_flop
+
+    @property
+    def head_flop(self) -> float:
+        """FLOP of the output layer and one sequence, forward: 2shV."""
+        return 2 * self.sequence * self.width * self.vocabulary
+
+    @property
+    def model_flop(self) -> float:
+        """FLOP a sequence that training needs: the backward pass costs twice the forward pass.
+
+        In GPT this is 72lsh²(1 + s/(6h) + V/(12lh)). The numerator of model FLOP utilisation (MFU).
+
+        Source: Korthikanti et al. 2022, equation 7, https://arxiv.org/abs/2205.05198
+        """
+        return 3 * (self.layers * self.layer_flop + self.head_flop)
+
+    def hardware_flop(self, recomputation: str) -> float:
+        """FLOP a sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
+
+        With full recomputation 96lsh²(1 + s/(6h) + V/(16lh)) in GPT (Narayanan et al. 2021, equation 3). With selective
+        recomputation the scores count once more. Korthikanti et al. 2022, equation 8, count them three times more,
+        which makes their HFU up to 1.3 points higher than this one.
+        """
+        again = {"none": 0.0, "selective": self.score_flop, "full": self.layer_flop}[recomputation]
+        return self.model_flop + self.layers * again
