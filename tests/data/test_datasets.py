@@ -4,14 +4,33 @@ import numpy as np
 import pytest
 import torch
 
-from torchcourse.authoring.mnist import TARGET, content_digest
-from torchcourse.data import mnist
+from torchcourse.authoring import digits as digits_file
+from torchcourse.authoring import mnist as mnist_file
+from torchcourse.data import digits, mnist
 
 
-def test_the_file_holds_the_known_images():
-    with np.load(TARGET) as archive:
-        digest = content_digest(archive["images"], archive["labels"])
-    assert digest == "50396bf9220b6d2a5285ba2cc2ab1be31dadc216ea504b0b63293f6830fc5426"
+@pytest.mark.parametrize(
+    ("file", "known"),
+    [
+        (mnist_file.TARGET, "50396bf9220b6d2a5285ba2cc2ab1be31dadc216ea504b0b63293f6830fc5426"),
+        (digits_file.TARGET, "428ad214e900fe9343f94d9fedc8a16d461db8cd1bc0f61eecf448b8c5f16b35"),
+    ],
+    ids=["mnist", "digits"],
+)
+def test_the_file_holds_the_known_images(file, known):
+    with np.load(file) as archive:
+        assert mnist_file.content_digest(archive["images"], archive["labels"]) == known
+    assert file.with_suffix(".LICENSE.md").is_file()
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 1297), ("test", 500)])
+def test_small_digits_have_their_shapes_types_and_scale(split, count):
+    images, labels = digits(split).tensors
+    assert images.shape == (count, 1, 8, 8)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert labels.bincount(minlength=10).min() > 0.08 * count
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 4000), ("test", 1000)])
@@ -25,11 +44,13 @@ def test_shapes_types_and_balance(split, count):
     assert abs(images.std() - 1) < 0.05
 
 
-def test_the_splits_share_no_image():
-    train, test = (mnist(split).tensors[0].flatten(1) for split in ("train", "test"))
+@pytest.mark.parametrize("data", [mnist, digits])
+def test_the_splits_share_no_image(data):
+    train, test = (data(split).tensors[0].flatten(1) for split in ("train", "test"))
     assert torch.cdist(test, train).min() > 0
 
 
-def test_an_unknown_split_is_named():
+@pytest.mark.parametrize("data", [mnist, digits])
+def test_an_unknown_split_is_named(data):
     with pytest.raises(ValueError, match="'validation'"):
-        mnist("validation")
+        data("validation")

@@ -1,5 +1,5 @@
 """Data sets and loaders: what the lessons train on, from small licensed files inside the package."""
 
-from torchcourse.data.datasets import mnist
+from torchcourse.data.datasets import digits, mnist
 
-__all__ = ["mnist"]
+__all__ = ["digits", "mnist"]
