@@ -150,9 +150,9 @@ class MemoryTracker(TorchDispatchMode):
                 values.append(bytes_by_kind[kind])
         return timeline
 
-    def allocations(self) -> list[Allocation]:
-        """Return everything that was made, in order, as far as the timeline reaches back."""
-        return [allocation for _, allocation, sign in self._changes if sign > 0]
+    def changes(self) -> list[tuple[Allocation, bool]]:
+        """Return what was made (True) and freed (False), in order, as far as the timeline reaches back."""
+        return [(allocation, sign > 0) for _, allocation, sign in self._changes]
 
     def __exit__(self, *error: Any) -> None:
         for hook in self._hooks:
