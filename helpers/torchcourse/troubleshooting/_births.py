@@ -1,4 +1,8 @@
-"""Which storages come into being, in which step, by which operation, and at which line of whose code."""
+"""Which storages come into being, in which step, by which operation, and on which way through the code.
+
+`tracking` tells what memory is used for, and where its peak is. Leaks need other facts: the step of a birth, and the
+whole way of calls to it, because the line that keeps a tensor is often in a caller of the line that makes it.
+"""
 
 import contextlib
 import linecache
@@ -12,6 +16,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from torchcourse.troubleshooting._where import name_of
 
 _HERE = str(Path(__file__).parent)
 _NOT_YOURS = (
@@ -34,7 +40,7 @@ class Line:
         return linecache.getline(self.file, self.number).strip()
 
     def __str__(self) -> str:
-        return f"line {self.number} of {file_name(self.file)}: {self.text}"
+        return f"line {self.number} of {name_of(self.file)}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,3 @@ def your_lines(limit: int = 6) -> tuple[Line, ...]:
 
 def is_yours(file: str) -> bool:
     return not file.startswith(_NOT_YOURS) and str(Path(file).parent) != _HERE
-
-
-def file_name(file: str) -> str:
-    """Return a file's name, or, for the file that IPython makes of a cell, the cell's."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if hasattr(getattr(shell, "compile", None), "format_code_name") and (name := shell.compile.format_code_name(file)):
-        return " ".join(name).lower() if name[0] == "Cell" else " ".join(name)
-    return Path(file).name
