@@ -15,7 +15,7 @@ from torchcourse.quiz.answers import KINDS
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = ["00_start_here", "01_data_parallelism"]
-LESSONS = [*WRITTEN, "04_monitoring_and_checkpoints"]
+LESSONS = [*WRITTEN, "04_monitoring_and_checkpoints", "05_troubleshooting"]
 
 
 def key(lesson: str, question: str) -> float | str:
