@@ -3,7 +3,6 @@
 import argparse
 import collections
 import pathlib
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -46,12 +45,6 @@ def trained(seed=1, classes=3):
         model(torch.randn(8, 6)).square().mean().backward()
         optimizer.step()
     return model, optimizer
-
-
-def save_as_from(device, content, path):
-    """Write a file as a machine with that device would: torch.save notes for each tensor where it was."""
-    with patch("torch.serialization.location_tag", lambda storage: device):
-        torch.save(content, path)
 
 
 def in_a_rank(fn, *args):

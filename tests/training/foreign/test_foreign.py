@@ -15,6 +15,7 @@ from torch import nn
 from torchcourse.parallel import run_ranks
 from torchcourse.training import CheckpointError, checkpoint
 from torchcourse.training.foreign import gather, load_any
+from torchcourse.training.foreign.examples import save_as_from, zoo
 from training.foreign import shapes
 from training.foreign.shapes import Net, Tied, trained
 
@@ -67,7 +68,7 @@ def test_what_does_not_hold_them_is_explained_and_changes_nothing(tmp_path, shap
 def test_it_says_what_it_did(tmp_path, capsys):
     content = {"state_dict": GOOD["DataParallel"] | {"module.loss.weight": torch.ones(2)}, "epoch": 4}
     content["state_dict"] = {f"model.{n}": t for n, t in GOOD["DataParallel"].items()} | {"loss.weight": torch.ones(2)}
-    shapes.save_as_from("cuda:3", content, tmp_path / "file.ckpt")
+    save_as_from("cuda:3", content, tmp_path / "file.ckpt")
     with pytest.raises(RuntimeError, match="CUDA"):
         torch.load(tmp_path / "file.ckpt", weights_only=True)  # so the file really is as a GPU leaves it
     report = load_any(tmp_path / "file.ckpt", new())
@@ -98,7 +99,7 @@ def test_which_of_several_weights_is_yours_to_say(tmp_path):
         ema = BAD["several"][0]["ema"]
         expected = ema if part == "ema" else {name: tensor + 1 for name, tensor in MODEL.state_dict().items()}
         assert_loaded(model, expected)
-    assert re.search("has no part 'best'.* in model, ema\.", refused(tmp_path / "file.pt", part="best"))
+    assert re.search(r"has no part 'best'.* in model, ema\.", refused(tmp_path / "file.pt", part="best"))
 
 
 def test_a_head_for_other_classes_is_left_when_you_say_so(tmp_path, capsys):
@@ -378,3 +379,17 @@ def test_scheduler_and_scaler_come_along_or_are_missed(tmp_path):
     assert another.state_dict() == schedule.state_dict()
     sentence = refused(tmp_path / "file.pt", scaler=torch.amp.GradScaler("cpu"))
     assert "no state of one scaler in it, so nothing was loaded. Load without scaler=" in sentence
+
+
+def test_the_zoo_of_the_lesson_has_files_that_load_and_files_that_do_not(tmp_path):
+    loads = set()
+    for path in zoo(MODEL, tmp_path):
+        try:
+            load_any(path, new(), quiet=True)
+            loads.add(path.name)
+        except CheckpointError:
+            pass
+    assert loads == {
+        *("plain.pth", "compiled_on_4_gpus.pth", "lightning_style.ckpt", "half_precision.pth", "ddp_on_cuda3.pth"),
+        "with_nan.pth",
+    }
