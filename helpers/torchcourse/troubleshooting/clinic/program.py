@@ -96,7 +96,7 @@ class Program:
 def _functions(part: Callable) -> list[types.FunctionType]:
     """The plain functions of a part: itself, what it wraps, the methods of a class."""
     if inspect.isclass(part):
-        values = [getattr(value, "__func__", value) for value in vars(part).values()]
+        values = [inspect.unwrap(getattr(value, "__func__", value)) for value in vars(part).values()]
         return [value for value in values if isinstance(value, types.FunctionType)]
     inner = inspect.unwrap(part)
     return [inner] if isinstance(inner, types.FunctionType) else []
@@ -109,7 +109,8 @@ def _globals_of(part: Callable) -> dict[str, Any]:
 
 def _fingerprint(part: Callable) -> Any:
     # A decorator is a change that the code inside does not show.
-    wrapped = hasattr(part, "__wrapped__")
+    members = vars(part).values() if inspect.isclass(part) else ()
+    wrapped = [hasattr(value, "__wrapped__") for value in (part, *members)]
     return wrapped, [
         (function.__name__, _code(function.__code__), function.__defaults__) for function in _functions(part)
     ]

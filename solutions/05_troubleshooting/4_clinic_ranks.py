@@ -1,0 +1,463 @@
+# %% [markdown]
+# # The clinic: data, numbers, workers, ranks, checkpoints
+#
+# **75 minutes** · one CPU is enough (two and three processes) · before this: [the clinic's first half](3_clinic.ipynb)
+#
+# Nine more programs. These faults do not stand in one line of the training loop. They lie between two things that are each
+# right: an image and its label, training and service, one worker and the next, rank 0 and rank 1, now and after a restart.
+#
+# **After this notebook you can**
+#
+# 1. go from a symptom to its cause, and repair it there instead of muting it.
+
+# %% setup
+
+# %%
+from torchcourse.quiz import recall
+
+recall("05_troubleshooting")
+
+# %%
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from numpy import asarray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from torchcourse.checks import lesson05_clinic as check
+from torchcourse.models import mlp
+from torchcourse.troubleshooting import clinic
+
+print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
+
+# %% [markdown]
+# The method is the same: **reproduce**, **look** at evidence, **one hypothesis**, **one change** at the cause, **prove**.
+#
+# ## 1 · Ward: data
+#
+# When a model does not learn, look at the data *as the model gets them*, before you touch the model.
+#
+# ### Patient 1
+
+# %%
+clinic.admit("idle_since_tuesday")
+
+# %% [markdown]
+# The evidence is a window on what was loaded. Move it through the folder, and read the **labels** (레이블).
+
+# %%
+clinic.evidence("idle_since_tuesday")
+
+# %%
+clinic.hints("idle_since_tuesday")
+
+# %% [markdown]
+# ●○○ · 6 minutes · for every data set that is made of files and a table. Repair the part below.
+
+
+# %% repair: idle_since_tuesday
+def load_scans(folder):
+    """Return the scans [N, 1, 28, 28], scaled to 0–1, and their labels [N]."""
+    rows = (folder / "labels.csv").read_text().splitlines()[1:]  # the first row is the header
+    label_of = {name: int(label) for name, label in (row.split(",") for row in rows)}
+    images, labels = [], []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            images.append(torch.tensor(asarray(Image.open(path))) / 255)
+        except OSError:  # the scanner sometimes leaves an unreadable file
+            continue
+        labels.append(label_of[path.name])
+    return torch.stack(images).unsqueeze(1), torch.tensor(labels)
+
+
+# %% check: idle_since_tuesday
+checked = check.repair("idle_since_tuesday", load_scans, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("idle_since_tuesday", load_scans, seed=3) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ### Patient 2
+#
+# **Validation** (검증) is a rehearsal: it says how the model will do on data that it has never seen.
+
+# %%
+clinic.admit("promised_more")
+
+# %%
+clinic.evidence("promised_more")
+
+# %%
+clinic.hints("promised_more")
+
+# %% [markdown]
+# ●●○ · 8 minutes · for every data set with several pictures of one thing: frames of a film, slices of a scan, copies by
+# **augmentation** (데이터 증강).
+
+
+# %% repair: promised_more
+def make_splits(images, labels, copies=8, share=0.2):
+    """Return (images, labels) to train on and (images, labels) to validate on, the given share of the data."""
+    order = torch.randperm(len(images))
+    held_back = round(share * len(images))
+    val, train = order[:held_back], order[held_back:]
+    return (augment(images[train], copies), labels[train].repeat(copies)), (images[val], labels[val])
+
+
+# %% check: promised_more
+checked = check.repair("promised_more", make_splits, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("promised_more", make_splits, seed=2) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ### Patient 3
+#
+# **Normalisation** (정규화) shifts and scales the input, so that training starts well for any scanner.
+
+# %%
+clinic.admit("good_only_in_crowds")
+
+# %%
+clinic.evidence("good_only_in_crowds")
+
+# %%
+clinic.hints("good_only_in_crowds")
+
+# %% [markdown]
+# ●●○ · 8 minutes · for every model that leaves the notebook. You may change both parts.
+
+
+# %% repair: good_only_in_crowds
+def standardise(pixels, mean, std):
+    """Shift and scale scans [N, 784] by a mean for each pixel and one standard deviation."""
+    return (pixels - mean) / std
+
+
+class DigitReader:
+    """A classifier for scans [N, 1, 28, 28], whatever brightness the scanner gives."""
+
+    def __init__(self, seed=0):
+        torch.manual_seed(seed)
+        self.model = mlp(784, 32, 10)
+
+    def fit(self, scans, labels, epochs=6, lr=0.02):
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
+        pixels = scans.flatten(1)
+        self.mean, self.std = pixels.mean(dim=0), pixels.std()
+        inputs = standardise(pixels, self.mean, self.std)
+        for _ in range(epochs):
+            for batch in torch.randperm(len(inputs)).split(32):
+                loss = F.cross_entropy(self.model(inputs[batch]), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    @torch.no_grad()
+    def predict(self, scans):
+        return self.model(standardise(scans.flatten(1), self.mean, self.std)).argmax(dim=1)
+
+
+# %% check: good_only_in_crowds
+checked = check.repair("good_only_in_crowds", standardise, DigitReader, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("good_only_in_crowds", standardise, DigitReader, seed=1) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## 2 · Ward: numbers
+#
+# ### Patient 4
+
+# %%
+clinic.admit("nan_since_new_scanner")
+
+# %%
+clinic.evidence("nan_since_new_scanner")
+
+# %%
+clinic.hints("nan_since_new_scanner")
+
+# %% [markdown]
+# ●●○ · 6 minutes · for every loss that you write yourself. A finite loss alone is not enough: look at its gradient too.
+
+
+# %% repair: nan_since_new_scanner
+def detection_loss(logits, targets):
+    """Return the mean cross-entropy of logits [N] and targets [N] (1 for a zero, 0 for another digit)."""
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
+
+
+# %% check: nan_since_new_scanner
+checked = check.repair("nan_since_new_scanner", detection_loss, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("nan_since_new_scanner", detection_loss, seed=5) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## 3 · Ward: workers
+#
+# A DataLoader with `num_workers=2` has its samples fetched by two other processes, the **workers** (워커). What goes wrong there,
+# goes wrong out of your sight.
+#
+# ### Patient 5
+
+# %%
+clinic.admit("details_are_lost")
+
+# %%
+clinic.evidence("details_are_lost")
+
+# %%
+clinic.hints("details_are_lost")
+
+# %% [markdown]
+# ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts.
+
+
+# %% repair: details_are_lost
+def parse_record(line):
+    """Return the image [784], scaled to 0–1, and the label. Comes from our command-line tool `showdigit`."""
+    label, _, pixels = line.partition(" ")
+    values = bytes.fromhex(pixels)
+    if len(values) != 784:
+        raise ValueError(f"showdigit: cannot read a record of {len(values)} pixels")
+    return torch.tensor(list(values)) / 255, int(label)
+
+
+class Records(Dataset):
+    def __init__(self, path):
+        self.lines = []
+        for number, line in enumerate(Path(path).read_text().splitlines()):
+            try:
+                parse_record(line)
+            except ValueError as error:
+                print(f"line {number} left out: {error}")
+            else:
+                self.lines.append(line)
+
+    def __len__(self):
+        return len(self.lines)
+
+    def __getitem__(self, index):
+        return parse_record(self.lines[index])
+
+
+def record_loader(path, seed):
+    order = torch.Generator().manual_seed(seed)
+    # fork: on every system, so that a notebook's own classes reach the workers
+    return DataLoader(
+        Records(path), batch_size=32, shuffle=True, generator=order, num_workers=2, multiprocessing_context="fork"
+    )
+
+
+# %% check: details_are_lost
+checked = check.repair("details_are_lost", parse_record, Records, record_loader, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("details_are_lost", parse_record, Records, record_loader, seed=4) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ### Patient 6
+
+# %%
+clinic.admit("augmentation_adds_nothing")
+
+# %%
+clinic.evidence("augmentation_adds_nothing")
+
+# %%
+clinic.hints("augmentation_adds_nothing")
+
+# %% [markdown]
+# ●●● · 10 minutes · for every random choice that a worker makes. You may change both parts.
+
+
+# %% repair: augmentation_adds_nothing
+class JitteredDigits(Dataset):
+    """Images [N, 1, 28, 28], each multiplied by a random brightness between 0.5 and 1.5."""
+
+    def __init__(self, images, labels, seed):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        brightness = 0.5 + torch.rand(()).item()  # PyTorch seeds its generator anew in each worker, each epoch
+        return self.images[index] * brightness, self.labels[index], brightness
+
+
+def jitter_loader(images, labels, seed):
+    order = torch.Generator().manual_seed(seed)  # the workers' seeds are drawn from this one too
+    # fork: on every system, so that a notebook's own classes reach the workers
+    return DataLoader(
+        JitteredDigits(images, labels, seed),
+        batch_size=32,
+        shuffle=True,
+        generator=order,
+        num_workers=2,
+        multiprocessing_context="fork",
+    )
+
+
+# %% check: augmentation_adds_nothing
+checked = check.repair("augmentation_adds_nothing", JitteredDigits, jitter_loader, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("augmentation_adds_nothing", JitteredDigits, jitter_loader, seed=3) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## 4 · Ward: ranks
+#
+# ### Patient 7
+#
+# A **DistributedSampler** (분산 샘플러) gives each rank its share of the indices of an epoch.
+
+# %%
+clinic.admit("images_nobody_sees")
+
+# %%
+clinic.evidence("images_nobody_sees")
+
+# %%
+clinic.hints("images_nobody_sees")
+
+# %% [markdown]
+# ●○○ · 6 minutes · for every training on more than one rank.
+
+
+# %% repair: images_nobody_sees
+def train_sampled(model, data, epochs, seed=0, lr=0.1):
+    """Train `model` on this rank's share of the data, in a new order each epoch."""
+    sampler = DistributedSampler(data, seed=seed)
+    loader = DataLoader(data, batch_size=16, sampler=sampler)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)  # a fresh order each epoch, the same on every rank
+        for images, labels in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            average_gradients(model)
+            optimizer.step()
+
+
+# %% check: images_nobody_sees
+checked = check.repair("images_nobody_sees", train_sampled, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("images_nobody_sees", train_sampled, seed=3) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ### Patient 8
+#
+# **Early stopping** (조기 종료) ends a training when the validation loss no longer falls. A **collective** (집합 통신) needs all ranks.
+
+# %%
+clinic.admit("closed_connection")
+
+# %%
+clinic.evidence("closed_connection")
+
+# %%
+clinic.hints("closed_connection")
+
+# %% [markdown]
+# ●●● · 10 minutes · for every decision in a training on several ranks.
+
+
+# %% repair: closed_connection
+def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
+    """Train on this rank's parts; stop after `patience` epochs without a better validation loss. Returns the losses."""
+    images, labels = train
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    best, stale, losses = float("inf"), 0, []
+    for epoch in range(epochs):
+        for batch in torch.arange(len(images)).split(16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            average_gradients(model)
+            optimizer.step()
+        loss = validation_loss(model, *val)
+        dist.all_reduce(loss)  # the same number on every rank, so the same decision
+        loss = loss.item() / dist.get_world_size()
+        losses.append(loss)
+        print(f"epoch {epoch}: validation loss {loss:.3f}")
+        if loss < best:
+            best, stale = loss, 0
+        else:
+            stale += 1
+        if stale == patience:
+            break
+    return losses
+
+
+# %% check: closed_connection
+checked = check.repair("closed_connection", train_until_stale, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("closed_connection", train_until_stale, seed=3) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## 5 · Ward: checkpoints
+#
+# ### Patient 9
+#
+# A **checkpoint** (체크포인트) must hold everything that belongs to *one* moment of the training.
+
+# %%
+clinic.admit("resumes_elsewhere")
+
+# %%
+clinic.evidence("resumes_elsewhere")
+
+# %%
+clinic.hints("resumes_elsewhere")
+
+# %% [markdown]
+# ●●○ · 8 minutes · for every run that is longer than the machine lasts.
+
+
+# %% repair: resumes_elsewhere
+def train_resumably(run, batch_of, steps, path, every=10):
+    """Train `run` (model, optimizer, scheduler) up to step `steps`, from the checkpoint at `path` if there is one."""
+    start = 0
+    if path.exists():
+        saved = torch.load(path)
+        start = saved.pop("step")
+        for name, state in saved.items():
+            run[name].load_state_dict(state)
+    for step in range(start, steps):
+        images, labels = batch_of(step)
+        loss = F.cross_entropy(run["model"](images), labels)
+        run["optimizer"].zero_grad()
+        loss.backward()
+        run["optimizer"].step()
+        run["scheduler"].step()
+        if (step + 1) % every == 0:
+            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
+
+
+# %% check: resumes_elsewhere
+checked = check.repair("resumes_elsewhere", train_resumably, points=1)
+### BEGIN HIDDEN TESTS
+assert clinic.symptom("resumes_elsewhere", train_resumably, seed=6) is None
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## Discharge
+
+# %%
+clinic.board("data", "numbers", "workers", "ranks", "checkpoints")
