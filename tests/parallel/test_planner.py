@@ -102,7 +102,15 @@ def test_data_parallel_communication_hides_behind_the_backward_pass() -> None:
 def test_stage_3_sends_once_and_a_half_as_much_for_one_micro_batch() -> None:
     sent = [on(8, data=8, batch=8, stage=stage, overlap=False).seconds.data for stage in range(4)]
     assert sent[0] == pytest.approx(sent[1]) == pytest.approx(sent[2])
-    assert sent[3] == pytest.approx(1.5 * sent[0], rel=0.07)  # and waits for each layer
+    # Layer by layer: seven more rounds of seven messages, three times.
+    assert sent[3] == pytest.approx(1.5 * sent[0] + 3 * 7 * 7 * EIGHT.link_latency)
+
+
+def test_stage_2_sends_gradients_for_each_micro_batch() -> None:
+    one, four = (on(8, data=8, batch=8 * m, stage=2, overlap=False).seconds.data for m in (1, 4))
+    assert four == pytest.approx((4 + 1) / 2 * one)
+    ddp = (on(8, data=8, batch=8 * m, overlap=False).seconds.data for m in (1, 4))
+    assert len(set(ddp)) == 1
 
 
 def test_context_parallelism_sends_keys_and_values() -> None:
@@ -145,6 +153,16 @@ def test_what_every_layout_obeys(tensor: int, pipeline: int, data: int, stage: i
     if stage < 3:
         more = on(gpus, **{**layout, "stage": stage + 1})
         assert more.bytes.states <= none.bytes.states
+
+
+def test_a_plan_prints_what_it_costs() -> None:
+    text = str(plan(GPT3, dgx_a100(1024), Layout(batch=1536, tensor=8, pipeline=8, data=16, recomputation="full")))
+    assert "GPT-3 175B on 1024 × A100 80 GB: tensor 8 × context 1 × pipeline 8 × data 16, ZeRO stage 0" in text
+    assert "96 micro-batches of 1, interleaving 1, recomputation full" in text
+    assert "31.3 optimizer" in text
+    assert "does not fit" not in text
+    assert "logits" not in text  # the fullest GPU is of the first pipeline rank
+    assert "does not fit" in str(plan(GPT3, dgx_a100(1), Layout(batch=1)))
 
 
 # Bad input
@@ -203,6 +221,18 @@ def test_the_fastest_is_the_fastest_of_all_that_fit() -> None:
     assert len(everything) > len(fitting) > 1
     assert best.fits
     assert best.seconds.total == min(each.seconds.total for each in fitting)
+
+
+@pytest.mark.parametrize("batch", [32, 128])
+def test_tensor_parallelism_pays_up_to_the_size_of_a_node(batch: int) -> None:
+    """Narayanan et al. 2021, figure 13: of tensor × pipeline = 64 GPUs, 8 × 8 is the fastest."""
+    model = Model("GPT 162.2B", layers=32, width=20480, heads=128)
+    cluster = dgx_a100(64)
+    seconds = {}
+    for tensor in (2, 4, 8, 16, 32):
+        layout = Layout(batch, tensor=tensor, pipeline=64 // tensor, recomputation="full", flash_attention=False)
+        seconds[tensor] = plan(model, cluster, layout).seconds.total
+    assert min(seconds, key=seconds.get) == 8
 
 
 def test_the_search_keeps_what_is_fixed() -> None:

@@ -121,4 +121,7 @@ def test_stage_3_gathers_layers_and_recomputation_brings_one_back() -> None:
     sharded = plan(GPT3, dgx_a100(64), Layout(64, data=64, stage=3, recomputation="full")).bytes
     assert sharded.gathered == pytest.approx(2 * 2 * GPT3.layer_parameters)
     assert sharded.working == pytest.approx(32 * 2048 * GPT3.width)
+    layout = Layout(64, tensor=8, pipeline=8, recomputation="selective", flash_attention=False)
+    scores = 5 * GPT3.heads * GPT3.sequence**2 / 8
+    assert plan(GPT3, dgx_a100(64), layout).bytes.working == pytest.approx(scores)
     assert sharded.states == pytest.approx(16 * GPT3.parameters / 64)

@@ -1,10 +1,9 @@
 """A planner: will this model train on this cluster in this layout, how fast, and which layout is the fastest?
 
-    gpt = planner.GPT3
-    cluster = planner.dgx_a100(1024)
-    plan = planner.plan(gpt, cluster, Layout(batch=1536, tensor=8, pipeline=8, data=16, recomputation="selective"))
-    plan.fits, plan.bytes.total, plan.seconds.total, plan.mfu
-    best = planner.fastest(gpt, cluster, batch=1536)
+    cluster = dgx_a100(1024)
+    print(plan(GPT3, cluster, Layout(batch=1536, tensor=8, pipeline=8, data=16, recomputation="full")))
+    best = fastest(GPT3, cluster, batch=1536)
+    best.layout, best.fits, best.bytes.total, best.seconds.total, best.mfu
 
 It is arithmetic, no simulation: `planner_memory` has the bytes, `planner_time` the seconds, and `planner_accuracy`
 compares both with published runs.
@@ -73,6 +72,25 @@ class Plan:
     layout: Layout
     bytes: Bytes
     seconds: Seconds
+
+    def __str__(self) -> str:
+        layout = self.layout
+        lines = [
+            f"{self.model.name} on {self.cluster.gpus} × {self.cluster.gpu.name}: tensor {layout.tensor} × context "
+            f"{layout.context} × pipeline {layout.pipeline} × data {layout.data}, ZeRO stage {layout.stage}",
+            f"{layout.micro_batches} micro-batches of {layout.micro_batch}, interleaving {layout.interleaving}, "
+            f"recomputation {layout.recomputation}",
+            f"memory  {self.bytes.total / 2**30:7.1f} of {self.cluster.gpu.memory / 2**30:.0f} GiB"
+            + ("" if self.fits else ": does not fit"),
+            *(f"        {size / 2**30:7.1f} {part}" for part, size in vars(self.bytes).items() if size),
+            f"a step  {self.seconds.total:7.2f} s, MFU {self.mfu:.1%}, HFU {self.hfu:.1%}",
+            *(
+                f"        {part_seconds:7.2f} {part}"
+                for part, part_seconds in vars(self.seconds).items()
+                if part_seconds
+            ),
+        ]
+        return "\n".join(lines)
 
     @property
     def fits(self) -> bool:
