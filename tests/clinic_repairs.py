@@ -1,5 +1,6 @@
 """Repairs of the clinic's programs for tests: the lesson's own, and others made from a text by replacing words."""
 
+import linecache
 import re
 from collections.abc import Callable
 
@@ -29,5 +30,7 @@ def parts(slug: str, text: str, *changes: tuple[str, str]) -> list[Callable]:
         assert old in text, f"'{old}' is not in the text of {slug}"
         text = text.replace(old, new)
     namespace = Program(slug).namespace
-    exec(text, namespace)
+    name = f"<repair {hash(text)}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)  # as a notebook does for its cells
+    exec(compile(text, name, "exec"), namespace)
     return [namespace[name] for name in clinic.find(slug).parts]

@@ -36,6 +36,15 @@ def test_the_judge_refuses_the_broken_program_and_the_check_says_that_nothing_wa
     assert repair(slug, *broken(slug)).state == "not done"
 
 
+def test_only_comments_and_layout_leave_a_part_untouched():
+    def changed(old, new):
+        return clinic.Program("learns_then_forgets", *broken("learns_then_forgets", (old, new))).is_untouched
+
+    assert changed("    model.train()\n", "    # in training mode\n\n    model.train( )\n")
+    assert not changed("    model.train()\n", "    model.eval()\n")
+    assert not changed("def train_epoch", "@torch.no_grad()\ndef train_epoch")
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_case_is_complete(slug):
     case, program = clinic.find(slug), clinic.Program(slug)
@@ -137,6 +146,9 @@ def test_watch_records_steps_and_whole_forward_passes():
         with torch.no_grad():
             model.eval()(torch.ones(5, 2))
     model(torch.ones(1, 2))
-    assert [(seen.training, seen.grad, seen.samples) for seen in record.passes] == [(True, True, 3), (False, False, 5)]
+    assert [(seen.training, seen.recorded, seen.samples) for seen in record.passes] == [
+        (True, True, 3),
+        (False, False, 5),
+    ]
     assert [step.rates for step in record.steps] == [(0.25,)]
     assert record.steps[0].gradient.shape == (6,)

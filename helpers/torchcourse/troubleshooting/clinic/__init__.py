@@ -4,6 +4,7 @@
     clinic.evidence("learns_then_forgets")           # what else can be measured
     clinic.hints("learns_then_forgets")              # three hints, opened one by one
     clinic.run("learns_then_forgets", train_epoch)   # the whole program, with a repaired part in it
+    clinic.discharge("learns_then_forgets")          # what it was, once it is healed
     clinic.board()                                 # who is healed
 
 How to write a case
@@ -16,11 +17,12 @@ and data can be set, that prints what a user sees. It runs in about a second. It
 executes it in a fresh namespace (`Program`). The fault lies in one to three functions or classes, the *parts*. Their
 names occur in no other case, so that a notebook can hold the parts of all patients.
 
-`case.py` defines `CASE = Case(...)`: title, complaint (as a user would report it; no numbers,
-the log brings them), three hints (where to look, what to measure, what to look for), the names of the parts, and two
-functions:
+`case.py` defines `CASE = Case(...)`: title, complaint (as a user reports it; the log brings the numbers), three hints
+(where to look, what to measure, what to look for), a diagnosis (shown when the patient is healed: what it was,
+where one meets it), the names of the parts, and two functions:
 
-* `evidence(program)` shows what can be measured on the broken program, with `torchcourse.figures`.
+* `evidence(program)` shows what can be measured on the broken program, with `torchcourse.figures`. It may return
+  numbers by name for the lesson's `outcome`.
 * `judge(program, seed)` looks at a program with the learner's parts in it. It raises `NotHealed(symptom, hint)` or
   returns the sentence for success. `seed` sets the data and the sizes: the visible check takes 0, the hidden test
   others. It proves three things: the fault is gone; the rest still works (same steps, learning rate, data and
@@ -39,7 +41,7 @@ from torchcourse.troubleshooting.clinic.case import Case, NotHealed, find
 from torchcourse.troubleshooting.clinic.cases import WARDS
 from torchcourse.troubleshooting.clinic.judging import examine, symptom
 from torchcourse.troubleshooting.clinic.program import Program
-from torchcourse.troubleshooting.clinic.reception import admit, board, evidence, hint, hints, run
+from torchcourse.troubleshooting.clinic.reception import admit, board, discharge, evidence, hint, hints, run
 
 __all__ = [
     "WARDS",
@@ -48,6 +50,7 @@ __all__ = [
     "Program",
     "admit",
     "board",
+    "discharge",
     "evidence",
     "examine",
     "find",

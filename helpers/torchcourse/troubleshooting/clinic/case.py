@@ -31,8 +31,9 @@ class Case:
         complaint: what the user reports, in the little Markdown of `torchcourse.quiz.markup`.
         parts: names of the functions or classes of the program that the learner repairs.
         hints: where to look; what to measure; what to look for.
-        evidence: shows figures or numbers of the broken program.
+        evidence: shows figures or numbers of the broken program, and returns those that a lesson speaks of, by name.
         judge: `judge(program, seed)` returns the sentence for success or raises NotHealed.
+        diagnosis: what it was and where one meets it, shown when the patient is healed.
         log: `log(program)` returns what a user sees of a run; by default what `main()` prints, and its error if any.
     """
 
@@ -41,8 +42,9 @@ class Case:
     complaint: str
     parts: tuple[str, ...]
     hints: tuple[str, str, str]
-    evidence: Callable[[Program], None]
+    evidence: Callable[[Program], dict[str, float] | None]
     judge: Callable[[Program, int], str]
+    diagnosis: str = ""
     log: Callable[[Program], str] = Program.log
 
 

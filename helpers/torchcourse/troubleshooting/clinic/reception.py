@@ -40,10 +40,20 @@ def admit(slug: str) -> Sheet:
     return Sheet(body, f"{case.title}\n\n{markup.to_plain(case.complaint)}\n\n{log}\n\n{_numbered(program.source)}")
 
 
-def evidence(slug: str) -> None:
-    """Measure the broken program and show what there is to see."""
+def evidence(slug: str) -> dict[str, float] | None:
+    """Measure the broken program and show what there is to see; return the numbers that a lesson speaks of, if any."""
     with Program(slug).ready() as program:
-        find(slug).evidence(program)
+        return find(slug).evidence(program)
+
+
+def discharge(slug: str) -> Sheet:
+    """Return what it was, for a patient who is healed; for the others, that there is something left to do."""
+    case = find(slug)
+    if _state(slug, journal.read()) != "healed":
+        text = "Still in the ward. When the check above accepts your repair, run this cell again: it says what it was."
+    else:
+        text = f"**What it was.** {case.diagnosis}"
+    return Sheet(f'<div style="{_BOX}" role="status">{markup.to_html(text)}</div>', markup.to_plain(text))
 
 
 def run(slug: str, *parts: Callable, **arguments: Any) -> Sheet:

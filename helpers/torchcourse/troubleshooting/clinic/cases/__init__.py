@@ -2,10 +2,10 @@
 
 WARDS: dict[str, list[str]] = {
     # notebook 3
-    "model and optimizer": [],
-    "loop": ["learns_then_forgets"],
-    "evaluation": [],
-    "memory": [],
+    "loop": ["learns_then_forgets", "big_batch_diverges"],
+    "model and optimizer": ["loss_with_a_floor", "head_that_sleeps", "loss_that_stands_still"],
+    "evaluation": ["moody_score", "hungry_validation"],
+    "memory": ["swelling_run", "sawtooth"],
     # notebook 4
     "data": ["idle_since_tuesday", "promised_more", "good_only_in_crowds"],
     "numbers": ["nan_since_new_scanner"],

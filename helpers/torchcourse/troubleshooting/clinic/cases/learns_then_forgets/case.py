@@ -1,8 +1,5 @@
 """Patient: gradients that are never set to zero, so that each step goes along the sum of all before it."""
 
-import contextlib
-import io
-
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -14,19 +11,20 @@ from torchcourse.troubleshooting.clinic.instruments import watch
 from torchcourse.troubleshooting.clinic.program import Program
 
 
-def evidence(program: Program) -> None:
-    with watch() as record, contextlib.redirect_stdout(io.StringIO()):
-        program.main(epochs=3)
+def evidence(program: Program) -> dict[str, float]:
+    with watch() as record:
+        program.quietly(epochs=3)
     norms = [step.gradient.norm().item() for step in record.steps]
     figure, axis = figures.new()
     axis.plot(range(1, len(norms) + 1), norms)
     axis.set(xlabel="optimizer step", ylabel="norm of .grad at the step", yscale="log")
     axis.set_title(
-        f"The gradient's norm: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, {max(norms):.0f} at most"
+        f"Norm of the gradient: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, at most {max(norms):.0f}"
     )
     figures.show(
-        figure, f"The norm of the gradient over {len(norms)} steps, from {norms[0]:.1f} up to {max(norms):.0f}."
+        figure, f"The gradient's norm over {len(norms)} steps: {norms[0]:.1f} at first, {max(norms):.0f} at most."
     )
+    return {"first": norms[0], "tenth": norms[9], "largest": max(norms)}
 
 
 def judge(program: Program, seed: int) -> str:
@@ -112,6 +110,12 @@ CASE = Case(
         "The model and the data are fine in another script. So look at what happens between one batch and the next.",
         "Look at the length of the gradient, step by step. On ten batches of the same data it should hardly change.",
         "`backward()` does not overwrite `.grad`: it adds to what is there. Who takes the old part away, and when?",
+    ),
+    diagnosis=(
+        "`backward()` *adds* to `.grad`. Without `zero_grad()` each step goes along the sum of all gradients "
+        "so far: a momentum that never fades. The log looks like a learning rate that is too high, and a "
+        "smaller one only delays it. The place of the call is free, between one step and the next "
+        "`backward()`, or right after the step."
     ),
     evidence=evidence,
     judge=judge,
