@@ -129,7 +129,7 @@ def _code(code: types.CodeType) -> tuple:
     return code.co_code, code.co_names, code.co_varnames, constants
 =======
 def _fingerprint(part: Callable) -> list[str] | None:
-    """The syntax of a part's functions; None where the text is not to be had. (Bytecode depends on more than the text.)"""
+    """The syntax of a part's functions; None where there is no text. (Bytecode depends on more than the text.)"""
     try:
         return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(each)))) for each in _functions(part)]
     except (OSError, TypeError, SyntaxError):

@@ -50,8 +50,8 @@ def judge(program: Program, seed: int) -> str:
     if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise NotHealed(
             "seeded",
-            "Two evaluations agree, because they throw the same dice. The score is still that of another model: some of "
-            "its units are switched off, and the test batch sets its statistics.",
+            "Two evaluations agree, because they throw the same dice. The score is still that of another model: some "
+            "of its units are switched off, and the test batch sets its statistics.",
         )
     _judge_model(model, look, state)
     if in_training:
