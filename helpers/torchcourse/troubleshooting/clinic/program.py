@@ -97,7 +97,8 @@ class Program:
     def is_untouched(self) -> bool:
         """Whether every part given reads as the broken one does; comments and layout do not count."""
         broken = Program(self.slug)
-        return all(_fingerprint(part) == _fingerprint(broken.namespace[part.__name__]) for part in self.parts)
+        pairs = [(_fingerprint(part), _fingerprint(broken.namespace[part.__name__])) for part in self.parts]
+        return all(given is not None and given == admitted for given, admitted in pairs)
 
 
 def _functions(part: Callable) -> list[types.FunctionType]:
@@ -114,24 +115,9 @@ def _globals_of(part: Callable) -> dict[str, Any]:
     return functions[0].__globals__ if functions else vars(sys.modules["__main__"])
 
 
-<<<<<<< HEAD
-def _fingerprint(part: Callable) -> Any:
-    # A decorator is a change that the code inside does not show.
-    members = vars(part).values() if inspect.isclass(part) else ()
-    wrapped = [hasattr(value, "__wrapped__") for value in (part, *members)]
-    return wrapped, [
-        (function.__name__, _code(function.__code__), function.__defaults__) for function in _functions(part)
-    ]
-
-
-def _code(code: types.CodeType) -> tuple:
-    constants = tuple(_code(value) if isinstance(value, types.CodeType) else repr(value) for value in code.co_consts)
-    return code.co_code, code.co_names, code.co_varnames, constants
-=======
 def _fingerprint(part: Callable) -> list[str] | None:
     """The syntax of a part's functions; None where there is no text. (Bytecode depends on more than the text.)"""
     try:
         return [ast.dump(ast.parse(textwrap.dedent(inspect.getsource(each)))) for each in _functions(part)]
     except (OSError, TypeError, SyntaxError):
         return None
->>>>>>> 8f44b5c (Admit eight more patients)
