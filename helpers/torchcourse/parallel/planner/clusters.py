@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Efficiency:
-    """How much of what the data sheets promise arrives. `planner_accuracy.calibrate` sets these on published runs.
+    """How much of what the data sheets promise arrives. `planner.accuracy.calibrate` sets these on published runs.
 
     Attributes:
         matmul: share of the peak FLOP/s that large matrix products reach.
@@ -90,7 +90,7 @@ class Cluster:
 
 
 A100_EFFICIENCY = Efficiency(matmul=0.667, traffic=2.29, link=0.9, network=0.9)
-"""Set by `planner_accuracy.set_constants` on eight runs of Megatron-LM. The last two end at the most they may be: large
+"""Set by `planner.accuracy.set_constants` on eight runs of Megatron-LM. The last two end at the most they may be: large
 models hardly show how fast links are. Tensor groups across nodes come out too fast (figure 13 of the paper)."""
 H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.564)
 """The share of the H100's peak is set on one run of Llama 3. The rest is taken over."""

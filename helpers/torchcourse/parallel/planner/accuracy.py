@@ -9,13 +9,16 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
-from torchcourse.parallel.planner import Plan, layouts, plan
-from torchcourse.parallel.planner_cluster import A100_EFFICIENCY, H100, Efficiency
-from torchcourse.parallel.planner_layout import Layout
-from torchcourse.parallel.planner_memory import memory
-from torchcourse.parallel.planner_published import DEEPSPEED_2021, RUNS, Run
-from torchcourse.parallel.planner_published_memory import MemoryRow
-from torchcourse.parallel.planner_time import step_seconds
+from torchcourse.parallel.planner.clusters import A100_EFFICIENCY, H100, Efficiency
+from torchcourse.parallel.planner.layout import Layout
+from torchcourse.parallel.planner.memory import memory
+from torchcourse.parallel.planner.plans import Plan, plan
+from torchcourse.parallel.planner.published import RUNS
+from torchcourse.parallel.planner.published_megatron import DEEPSPEED_2021
+from torchcourse.parallel.planner.published_memory import MemoryRow
+from torchcourse.parallel.planner.runs import Run
+from torchcourse.parallel.planner.search import layouts
+from torchcourse.parallel.planner.seconds import step_seconds
 
 MOST = 0.9
 """No share grows above this: data parallelism alone would not say how fast the network is."""
@@ -118,7 +121,7 @@ def calibrate(
 
 
 def set_constants(runs: Iterable[Run] = RUNS) -> dict[str, Efficiency]:
-    """Set all constants anew, from a rough guess: those of `planner_cluster` and `planner_published`, unrounded."""
+    """Set all constants anew, from a rough guess: those of `planner.clusters` and `planner.published`, unrounded."""
     setting = [run for run in runs if run.calibrates]
     a100 = calibrate(
         [run for run in setting if run.cluster.efficiency == A100_EFFICIENCY], Efficiency(0.8, 3, 0.8, 0.8)

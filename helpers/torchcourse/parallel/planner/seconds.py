@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torchcourse.parallel.cost import ring_bytes, ring_seconds
 from torchcourse.parallel.memory import RECIPES
-from torchcourse.parallel.planner_cluster import Cluster
-from torchcourse.parallel.planner_layout import Layout, check_layout, layers_per_stage
-from torchcourse.parallel.planner_memory import layer_activations, local_parameters, score_activations, states
-from torchcourse.parallel.planner_model import Model
+from torchcourse.parallel.planner.clusters import Cluster
+from torchcourse.parallel.planner.layout import Layout, check_layout, layers_per_stage
+from torchcourse.parallel.planner.memory import layer_activations, local_parameters, score_activations, states
+from torchcourse.parallel.planner.models import Model
 
 
 @dataclass(frozen=True)

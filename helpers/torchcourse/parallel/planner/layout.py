@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from torchcourse.parallel.memory import RECIPES
-from torchcourse.parallel.planner_cluster import Cluster
-from torchcourse.parallel.planner_model import Model
+from torchcourse.parallel.planner.clusters import Cluster
+from torchcourse.parallel.planner.models import Model
 
 RECOMPUTATION = ("none", "selective", "full")
 """What the backward pass computes again: nothing, the attention scores (선택적 재계산), or each whole layer."""

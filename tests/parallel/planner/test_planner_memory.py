@@ -9,9 +9,9 @@ from torch import nn
 
 from torchcourse.parallel.memory import zero_memory
 from torchcourse.parallel.planner import GPT3, Layout, Model, dgx_a100, plan
-from torchcourse.parallel.planner_accuracy import memory_error, planned_memory
-from torchcourse.parallel.planner_memory import layer_activations
-from torchcourse.parallel.planner_published_memory import MEMORY, ZERO_GB
+from torchcourse.parallel.planner.accuracy import memory_error, planned_memory
+from torchcourse.parallel.planner.memory import layer_activations
+from torchcourse.parallel.planner.published_memory import MEMORY, ZERO_GB
 
 
 class GPTLayer(nn.Module):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from torchcourse.parallel.planner_accuracy import (
+from torchcourse.parallel.planner.accuracy import (
     Judgement,
     calibrate,
     candidates,
@@ -15,14 +15,30 @@ from torchcourse.parallel.planner_accuracy import (
     mean_error,
     set_constants,
 )
-from torchcourse.parallel.planner_cluster import A100_EFFICIENCY, H100_EFFICIENCY, Efficiency
-from torchcourse.parallel.planner_published import DEEPSPEED_2021, LEFT_OUT, RUNS, Run
+from torchcourse.parallel.planner.clusters import A100_EFFICIENCY, H100_EFFICIENCY, Efficiency
+from torchcourse.parallel.planner.published import LEFT_OUT, RUNS
+from torchcourse.parallel.planner.published_megatron import DEEPSPEED_2021
+from torchcourse.parallel.planner.runs import Run
 
 AGGREGATE = (4.4, 8.8, 18.2, 34.6, 70.8, 143.8, 227.1, 297.4, 410.2, 502.0)
 """PFLOP/s of all GPUs: the last column of Narayanan et al. 2021, table 1."""
 
 UTILISATION = {"22B": (41.5, 43.7), "175B": (51.4, 52.8), "530B": (56.0, 57.0), "1T": (56.3, 57.0)}
 """MFU and HFU in per cent of Korthikanti et al. 2022, table 5, "present work"."""
+
+
+MPT_PARAMETERS = {
+    "70B": 64862437376,
+    "30B": 29975214080,
+    "13B": 12853954560,
+    "7B": 6658859008,
+    "3B": 2651837440,
+    "1B": 1315950592,
+    "760M": 760470528,
+    "350M": 355985408,
+    "125M": 125311488,
+}
+"""The last column of MosaicML's table."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +61,12 @@ def test_the_weak_scaling_table_agrees_with_itself() -> None:
         assert run.flops * run.cluster.gpus / 1e15 == pytest.approx(petaflops, rel=0.01)
         assert run.model.parameters / 1e9 == pytest.approx(float(run.model.name.split()[1][:-1]), abs=0.06)
         assert run.layout.gpus == run.cluster.gpus
+
+
+def test_the_models_of_mosaicml_have_the_parameters_that_it_counts() -> None:
+    for run in RUNS:
+        if run.source.startswith("MosaicML"):
+            assert run.model.parameters == pytest.approx(MPT_PARAMETERS[run.model.name.split()[1]], rel=1e-3)
 
 
 def test_published_seconds_and_utilisations_agree() -> None:

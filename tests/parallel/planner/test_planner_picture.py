@@ -4,8 +4,8 @@ import ipywidgets as widgets
 import pytest
 from matplotlib.collections import PolyCollection
 
-from torchcourse.parallel.planner_accuracy import constant_error, judge, mean_error
-from torchcourse.parallel.planner_picture import (
+from torchcourse.parallel.planner.accuracy import constant_error, judge, mean_error
+from torchcourse.parallel.planner.picture import (
     describe_plan,
     draw_accuracy,
     draw_plan,

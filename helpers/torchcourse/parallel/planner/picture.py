@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from torchcourse.figures import COLORS, explorer, new
 from torchcourse.parallel._canvas import bars, canvas, headline, values
 from torchcourse.parallel.planner import GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B, Layout, Plan, dgx_a100, plan
-from torchcourse.parallel.planner_accuracy import Judgement, constant_error, mean_error
+from torchcourse.parallel.planner.accuracy import Judgement, constant_error, mean_error
 
 MODELS = {model.name: model for model in (GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B)}
 
@@ -66,7 +66,7 @@ def plan_on_a100(
     batch: int,
     model: str,
 ) -> Plan:
-    """Return the plan that the sliders of `planner_picture` stand for.
+    """Return the plan that the sliders of `planner.picture` stand for.
 
     Raises:
         ValueError: in one sentence, if the layout does not fit the model or the cluster.

@@ -213,6 +213,15 @@ def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
 # Search
 
 
+def test_the_example_at_the_top_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The indented lines of the package's docstring."""
+    lines = [line.strip() for line in planner.__doc__.splitlines() if line.startswith("    ")]
+    names = {name: getattr(planner, name) for name in planner.__all__}
+    exec("\n".join(lines), names)
+    assert "GPT-3 175B on 1024 × A100 80 GB" in capsys.readouterr().out
+    assert names["best"].fits
+
+
 def test_the_fastest_is_the_fastest_of_all_that_fit() -> None:
     model = Model("medium", layers=24, width=4096, heads=32)
     best = planner.fastest(model, EIGHT, batch=32)

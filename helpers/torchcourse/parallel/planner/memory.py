@@ -14,9 +14,9 @@ Not modelled: what the framework itself takes (about 1 GB), and the allocator's 
 from dataclasses import dataclass
 
 from torchcourse.parallel.memory import States, zero_memory
-from torchcourse.parallel.planner_cluster import Cluster
-from torchcourse.parallel.planner_layout import Layout, check_layout, layers_per_stage
-from torchcourse.parallel.planner_model import Model
+from torchcourse.parallel.planner.clusters import Cluster
+from torchcourse.parallel.planner.layout import Layout, check_layout, layers_per_stage
+from torchcourse.parallel.planner.models import Model
 
 LOGIT_COPIES_FLOAT32 = 3
 """Copies of the logits at the peak of the loss: log-probabilities, their gradient, the gradient of the logits."""

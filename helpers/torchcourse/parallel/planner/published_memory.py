@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torchcourse.parallel.planner import LLAMA3_8B
-from torchcourse.parallel.planner_cluster import GPU, H100, Cluster, grand_teton
-from torchcourse.parallel.planner_layout import Layout
-from torchcourse.parallel.planner_model import Model
-from torchcourse.parallel.planner_published import KORTHIKANTI, recomputation_runs
+from torchcourse.parallel.planner.clusters import GPU, H100, Cluster, grand_teton
+from torchcourse.parallel.planner.layout import Layout
+from torchcourse.parallel.planner.models import LLAMA3_8B, Model
+from torchcourse.parallel.planner.published_megatron import KORTHIKANTI, recomputation_runs
 
 TORCHTITAN = (
     "torchtitan, benchmarks of December 2024, "
@@ -36,7 +35,10 @@ class MemoryRow:
 
 
 def _figure_1() -> list[MemoryRow]:
-    """Korthikanti et al. 2022, figure 1, in GiB as read by https://github.com/calculon-ai/calculon (validation.py)."""
+    """Korthikanti et al. 2022, figure 1, in GiB as https://github.com/calculon-ai/calculon (validation.py) has them.
+
+    They are the paper's own sums, and the states leave out the embeddings, which the planner counts.
+    """
     rows = {  # states, activations of plain tensor parallelism, and with both of the paper's remedies
         "22B": (45.5625, 59.25, 9.5625),
         "175B": (45.5625, 66.84375, 12.3515625),

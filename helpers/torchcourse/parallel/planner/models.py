@@ -109,3 +109,20 @@ class Model:
         """
         again = {"none": 0.0, "selective": self.score_flop, "full": self.layer_flop}[recomputation]
         return self.model_flop + self.layers * again
+
+
+GPT3 = Model("GPT-3 175B", layers=96, width=12288, heads=96)
+"""As Narayanan et al. 2021 ran it: vocabulary 51,200, sequences of 2,048 tokens, https://arxiv.org/abs/2104.04473"""
+
+_LLAMA3 = {
+    "vocabulary": 128_256,
+    "sequence": 8192,
+    "key_value_heads": 8,
+    "gated": True,
+    "dropout": False,
+    "tied": False,
+}
+LLAMA3_8B = Model("Llama 3 8B", layers=32, width=4096, heads=32, feed_forward=14_336, **_LLAMA3)
+LLAMA3_70B = Model("Llama 3 70B", layers=80, width=8192, heads=64, feed_forward=28_672, **_LLAMA3)
+LLAMA3_405B = Model("Llama 3 405B", layers=126, width=16_384, heads=128, feed_forward=53_248, **_LLAMA3)
+"""Llama team 2024, table 3 and section 3.2, https://arxiv.org/abs/2407.21783"""
