@@ -1,0 +1,5 @@
+"""Convolution (합성곱), taken apart: computed by hand in three ways, its sizes and costs, what one output value sees.
+
+`by_hand` (loops, a matrix product, transposed) · `fourier` (through the fast Fourier transform) · `sizes` (output size,
+parameters, operations) · `receptive_field` (by formula and by gradient)
+"""
