@@ -36,6 +36,27 @@ def key(name: str) -> float | str:
     return asked(name).key
 
 
+def test_the_numbers_of_the_recorded_questions(tmp_path):
+    model = nn.Linear(1000, 1000, bias=False)
+    torch.save(model.state_dict(), tmp_path / "rank0.pt")
+    size = asked("size-of-the-file")
+    assert abs((tmp_path / "rank0.pt").stat().st_size / 1e6 - size.answer) < size.tolerance
+    assert key("ten-sigmoids") == pytest.approx(0.25**10, rel=1e-3)
+    assert key("what-logging-costs") == pytest.approx(100 * 10 / (100 * 10))
+    accuracies = [int(number) for number in re.findall(r"9\d", asked("which-weights-to-keep").text.en)]
+    best = 1 + accuracies.index(max(accuracies))
+    assert [f"epoch {best}," in choice.text.en for choice in asked("which-weights-to-keep").choices].index(True) == 1
+    assert key("which-weights-to-keep") == "B"
+
+
+def test_a_wrapper_changes_the_names():
+    plain = nn.Sequential(nn.Linear(2, 2))
+    wrapped = nn.DataParallel(plain).state_dict()
+    result = plain.load_state_dict(wrapped, strict=False)
+    assert [f"module.{name}" for name in result.missing_keys] == result.unexpected_keys == list(wrapped)
+    assert key("missing-and-unexpected") == "B"
+
+
 def test_a_mirrored_filter_has_the_same_histogram():
     weights = torch.randn(8, 1, 3, 3)
     assert torch.equal(torch.histc(weights), torch.histc(weights.flip(-1)))

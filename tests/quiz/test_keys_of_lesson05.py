@@ -249,6 +249,16 @@ def test_the_switch_that_stops_at_the_first_nan():
             y.backward()
 
 
+def test_after_the_first_nan_every_layer_has_one():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    (model(torch.randn(3, 4)).mean() * math.nan).backward()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    optimizer.step()
+    assert all(parameter.isnan().all() for parameter in model.parameters())
+    assert key("order-of-the-search") == "CEADB"
+
+
 def test_the_limits_of_floats():
     largest = key("largest-exponent")
     assert torch.exp(torch.tensor(float(largest))).isfinite()

@@ -12,6 +12,7 @@ from torch.utils.data import DistributedSampler
 from torchcourse.parallel import cost, run_ranks
 from torchcourse.quiz import bank
 from torchcourse.quiz.answers import KINDS
+from torchcourse.quiz.verdict import judge
 
 ROOT = Path(__file__).parents[2]
 WRITTEN = ["00_start_here", "01_data_parallelism"]
@@ -44,6 +45,23 @@ def test_every_objective_stands_in_the_lesson(lesson):
     prose = words("\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "solutions" / lesson).glob("*.py")))
     for objective in bank.lesson(lesson).objectives.values():
         assert words(objective.en) in prose, f"no notebook promises: {objective.en}"
+
+
+def dresses(lesson: str) -> list:
+    return [dress for first in bank.lesson(lesson).questions for dress in (first, *first.variants)]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_key_is_right_and_a_mistake_is_that_mistake(lesson):
+    for question in dresses(lesson):
+        for right in question.key if question.kind == "text" else [getattr(question, "key", None)]:
+            assert question.kind == "open" or judge(question, right).right, question.id
+        if question.kind in ("number", "text"):
+            for mistake in question.mistakes:
+                for wrong in mistake.answers if question.kind == "text" else [mistake.answer]:
+                    verdict = judge(question, wrong)
+                    assert verdict.right is False, question.id
+                    assert [remark.why for remark in verdict.remarks] == [mistake.why], f"{question.id}: {wrong}"
 
 
 def turns(samples: int, ranks: int) -> list[int]:

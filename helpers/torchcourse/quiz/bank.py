@@ -112,6 +112,11 @@ class _Question(_Part):
         """The letters of the choices or items; empty where an answer is not made of letters."""
         return LETTERS[: len(getattr(self, "choices", None) or getattr(self, "items", None) or ())]
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the bank knows the answer: not if it is open, or stripped. The number 0 is an answer."""
+        return getattr(self, "key", None) not in (None, "", [])
+
 
 class _Choices(_Question):
     choices: list[Choice] = Field(min_length=2, max_length=len(LETTERS))

@@ -125,7 +125,7 @@ def _corrections(question: Question | None, entry: dict[str, Any], language: str
         return []
     if question.kind == "open":
         return _open_corrections(question, entry, language)
-    if not question.key:
+    if not question.has_key:
         return []
     answer = entry.get("answer")
     try:

@@ -32,7 +32,7 @@ class Verdict:
 
 def judge(question: Question, answer: str | float) -> Verdict:
     """Judge an answer in its normal form (see `answers.read`) to a question that is not open."""
-    if not question.key:
+    if not question.has_key:
         return Verdict(None)
     tolerance = getattr(question, "tolerance", 0.0)
     score = answers.score(question.kind, answer, question.key, question.letters, tolerance)
