@@ -44,7 +44,7 @@ def judge(program: Program, seed: int) -> str:
     grown = (alive[12] - alive[4]) / 8
     if grown > 100:
         share = grown / (size * width * 4)
-        if len(steps) == len(plain_steps) and share < 1.5:
+        if len(steps) == len(plain_steps) and share < 1.9:
             raise NotHealed(
                 "half",
                 f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
