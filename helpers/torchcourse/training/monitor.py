@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -58,20 +58,24 @@ class Monitor:
         """Write histograms that were counted already (`histograms.measure`). One of no finite value is left out."""
         if self._writer is None:
             return
-        for tag, histogram in values.items():
-            if histogram.number:
-                self._writer.add_histogram_raw(
-                    tag,
-                    min=histogram.low,
-                    max=histogram.high,
-                    num=histogram.number,
-                    sum=histogram.total,
-                    sum_squares=histogram.squares,
-                    # The first bucket only says where the second begins: TensorBoard writes down upper limits alone.
-                    bucket_limits=histogram.edges.tolist(),
-                    bucket_counts=[0.0, *histogram.counts.tolist()],
-                    global_step=step,
-                )
+        from torch.utils.tensorboard.summary import histogram_raw
+
+        summaries = [
+            histogram_raw(
+                tag,
+                min=histogram.low,
+                max=histogram.high,
+                num=histogram.number,
+                sum=histogram.total,
+                sum_squares=histogram.squares,
+                # The first bucket only says where the second begins: TensorBoard writes down upper limits alone.
+                bucket_limits=histogram.edges.tolist(),
+                bucket_counts=[0.0, *histogram.counts.tolist()],
+            )
+            for tag, histogram in values.items()
+            if histogram.number
+        ]
+        self._write([value for summary in summaries for value in summary.value], step)
 
     def images(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
         """Write pictures: float tensors [channels, height, width] from 0 to 1, or uint8 from 0 to 255."""
@@ -106,10 +110,18 @@ class Monitor:
 
     def _hand_over(self, now: float) -> None:
         """Give the waiting values to the thread that writes them: many at once, since waking it is what costs time."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         for moment, step, values in self._waiting:
-            for tag, value in values.items():
-                self._writer.add_scalar(tag, value, step, walltime=moment)
+            self._write([Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()], step, moment)
         self._waiting, self._due = [], now + _INTERVAL
+
+    def _write(self, values: list[Any], step: int, moment: float | None = None) -> None:
+        """Write the values of a step as one record."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if values:
+            self._writer.file_writer.add_summary(Summary(value=values), step, moment)
 
     def __enter__(self) -> Self:
         return self

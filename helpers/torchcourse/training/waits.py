@@ -1,0 +1,28 @@
+"""Counting how often a program waits for its device to turn a tensor into a Python number.
+
+    with CountWaits() as waits:
+        total += loss.item()
+    print(waits.count)
+
+A GPU works behind the program: a call only queues the work. `item()`, `float(tensor)`, `bool(tensor)` and printing need
+the result, so the program waits until all work before it is done. Source: PyTorch, CUDA semantics, asynchronous
+execution, https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class CountWaits(TorchDispatchMode):
+    """Counts conversions of tensors to Python numbers, on any device: also on a CPU, where they cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
