@@ -8,11 +8,13 @@ restore(again, state)
 losses += again.train(33)       # the same numbers as Run().train(60)
 """
 
+import functools
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from torchcourse.data import mnist
 
@@ -30,7 +32,7 @@ class Run:
 
     def __init__(self, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.images, self.labels = (tensor[: BATCH * BATCHES] for tensor in mnist("train").tensors)
+        self.images, self.labels = digits()
         self.model = nn.Sequential(
             nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10)
         )
@@ -54,6 +56,29 @@ class Run:
             self.epoch, self.batch = (self.epoch, self.batch + 1) if self.batch + 1 < BATCHES else (self.epoch + 1, 0)
             losses.append(loss.item())
         return losses
+
+
+class NoisyDigits(TensorDataset):
+    """The same 640 digits, each with fresh noise from PyTorch's stream of random numbers whenever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(*digits())
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return add_noise(super().__getitem__(index))
+
+
+def add_noise(sample: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an image [1, 28, 28] with noise of standard deviation 0.5, and its label."""
+    image, label = sample
+    return image + 0.5 * torch.randn_like(image), label
+
+
+@functools.cache
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 640 digits: images [640, 1, 28, 28] and labels [640]."""
+    images, labels = mnist("train").tensors
+    return images[: BATCH * BATCHES], labels[: BATCH * BATCHES]
 
 
 PIECES = ("model", "optimizer", "scheduler", "random", "position")

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from torchcourse.training import checkpoint
+from torchcourse.training.trainer import Trainer
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows knows one way to end a process, and calls it SIGTERM
 """The signal that no program can answer: `kill -9`, the out-of-memory killer, a lost machine."""
@@ -43,6 +45,16 @@ def kill_while_saving(
         for left in folder.glob(f"saved_{number}.pt*"):
             left.unlink()
     return outcomes
+
+
+def kill_at_step(trainer: Trainer, step: int) -> None:
+    """Let this process be killed when the trainer is about to take the step after `step`."""
+
+    def kill(model: nn.Module, *_: Any) -> None:
+        if model.training and trainer.position.step == step:
+            os.kill(os.getpid(), KILL)
+
+    trainer.model.register_forward_hook(kill)
 
 
 def _dies(fn: Callable[..., Any], *args: Any) -> bool:

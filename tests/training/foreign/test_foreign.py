@@ -390,6 +390,6 @@ def test_the_zoo_of_the_lesson_has_files_that_load_and_files_that_do_not(tmp_pat
         except CheckpointError:
             pass
     assert loads == {
-        *("plain.pth", "compiled_on_4_gpus.pth", "lightning_style.ckpt", "half_precision.pth", "ddp_on_cuda3.pth"),
+        *("plain.pth", "compiled_on_4_gpus.pth", "lightning_style.ckpt", "half_precision.pth", "ddp_on_a_gpu.pth"),
         "with_nan.pth",
     }

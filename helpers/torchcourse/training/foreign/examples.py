@@ -19,6 +19,11 @@ def save_as_from(device: str, content: Any, path: str | os.PathLike) -> None:
         torch.save(content, path)
 
 
+def absent_gpu() -> str:
+    """Return the name of a GPU that this machine lacks: cuda:3, or one with a higher number."""
+    return f"cuda:{max(3, torch.cuda.device_count())}"
+
+
 def zoo(model: nn.Module, folder: Path) -> list[Path]:
     """Write thirteen files that claim to be this model, some good and some not, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +42,9 @@ def zoo(model: nn.Module, folder: Path) -> list[Path]:
     }
     for name, content in contents.items():
         torch.save(content, folder / name)
-    save_as_from("cuda:3", {f"module.{name}": tensor for name, tensor in weights.items()}, folder / "ddp_on_cuda3.pth")
+    save_as_from(
+        absent_gpu(), {f"module.{name}": tensor for name, tensor in weights.items()}, folder / "ddp_on_a_gpu.pth"
+    )
     whole = (folder / "plain.pth").read_bytes()
     (folder / "cut_off.pth").write_bytes(whole[: len(whole) // 2])
     (folder / "login_page.pth").write_text("<!DOCTYPE html><title>Please sign in</title>")
