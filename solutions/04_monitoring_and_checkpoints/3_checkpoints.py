@@ -67,7 +67,9 @@ torch.save(model.state_dict(), "weights.pt")
 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "all.pt")
 weights, everything = os.path.getsize("weights.pt"), os.path.getsize("all.pt")
 parameters = sum(parameter.numel() for parameter in model.parameters())
-print(f"{parameters:,} parameters of 4 bytes: {4 * parameters:,}. weights.pt: {weights:,} bytes. all.pt: {everything:,} bytes.")
+print(
+    f"{parameters:,} parameters of 4 bytes: {4 * parameters:,}. weights.pt: {weights:,} bytes. all.pt: {everything:,} bytes."
+)
 
 # %%
 answers = {1: "about as big", 2: "about twice", 3: "about three times"}
@@ -97,12 +99,23 @@ print(f"kept: {before:.3f}, later in the same variable: {best['0.weight'][0, 0, 
 torch.manual_seed(0)
 model = small_cnn(width=8)
 trainer = Trainer(
-    model, torch.optim.AdamW(model.parameters(), lr=0.01), F.cross_entropy, checkpoint_dir="kept", save_every=10, keep=3, progress=False
+    model,
+    torch.optim.AdamW(model.parameters(), lr=0.01),
+    F.cross_entropy,
+    checkpoint_dir="kept",
+    save_every=10,
+    keep=3,
+    progress=False,
 )
 some_digits = torch.utils.data.Subset(mnist("train"), range(1280))
 history = trainer.fit(make_loader(some_digits, 64), epochs=3, val_loader=make_loader(mnist("test"), 500, shuffle=False))
 print(sorted(path.name for path in Path("kept").iterdir()))
-print("validation loss of each epoch:", [round(loss, 3) for loss in history["val_loss"]], " best epoch:", history.best["epoch"])
+print(
+    "validation loss of each epoch:",
+    [round(loss, 3) for loss in history["val_loss"]],
+    " best epoch:",
+    history.best["epoch"],
+)
 
 # %% [markdown]
 # `save_every=10` saves within an epoch, every ten steps. `keep=3` keeps the three newest states besides, in case the newest one
@@ -129,7 +142,9 @@ good = left["torch.serialization"].count("whole")
 outcome(
     "04-3.kill",
     f"torch.save in place: {good} of 5 whole. checkpoint.save: {left['torchcourse.training.checkpoint'].count('whole')} of 5.",
-    right="all five: a file is replaced in one go" if good == 5 else "some or none: it is being written most of the time",
+    right="all five: a file is replaced in one go"
+    if good == 5
+    else "some or none: it is being written most of the time",
 )
 
 # %% [markdown]
@@ -232,7 +247,11 @@ predict(
     "04-3.piece",
     "The run stops in its second epoch. Restored are weights, optimizer, schedule and position, but not the state of the random numbers. "
     "Which loss is the first one to differ?",
-    ["none: the order of the samples is known", "the very first: dropout draws other numbers", "only those of the next epoch"],
+    [
+        "none: the order of the samples is known",
+        "the very first: dropout draws other numbers",
+        "only those of the next epoch",
+    ],
 )
 
 # %% [markdown]
@@ -318,7 +337,8 @@ def losses_without(piece):
 
 
 differences = {
-    piece or "nothing": [abs(a - b) for a, b in zip(losses_without(piece), whole[27:], strict=True)] for piece in (*PIECES, None)
+    piece or "nothing": [abs(a - b) for a, b in zip(losses_without(piece), whole[27:], strict=True)]
+    for piece in (*PIECES, None)
 }
 
 # %%
@@ -327,10 +347,12 @@ largest = {piece: max(values) for piece, values in differences.items()}
 axis.barh(list(largest), list(largest.values()), height=0.6)
 for row, (piece, value) in enumerate(largest.items()):
     axis.text(value + 0.02, row, f"{value:.2g} (first step {differences[piece][0]:.2g})", va="center", fontsize=8)
-axis.set(xlabel="largest difference of a loss to the unbroken run, 18 steps", ylabel="left out", xlim=(0, 1.35 * max(largest.values())))
+axis.set(xlabel="largest difference of a loss to the unbroken run, in nats, of 18 steps", ylabel="left out")
+axis.set_xlim(0, 1.35 * max(largest.values()))
 smallest = min(value for piece, value in largest.items() if piece != "nothing")
 axis.set_title(f"With every piece the difference is {largest['nothing']:g}; without one it is {smallest:.2g} or more")
-figures.show(figure, f"Largest difference of a loss, by the piece that was left out: { {k: round(v, 3) for k, v in largest.items()} }.")
+text = ", ".join(f"{piece} {value:.3g}" for piece, value in largest.items())
+figures.show(figure, f"Largest difference of a loss, by the piece that was left out: {text}.")
 
 # %%
 assert largest["nothing"] == 0
@@ -349,6 +371,7 @@ outcome(
 #
 # Now a real run: the `Trainer`, which restores every piece, with images that get fresh noise each time (**augmentation**, 데이터 증강), loaded by two
 # **workers** (워커, processes that load). It is killed in step 14. The machine that takes over has fewer cores, so it loads without workers.
+# All on the CPU, where equal means equal to the last bit.
 
 
 # %%
@@ -366,26 +389,27 @@ def train(folder, dataset, workers=0, die_after=None):
 
 
 # %%
-def killed_and_resumed(folder, dataset, workers_before, workers_after, ranks=1):
+def killed_and_resumed(folder, dataset, workers_before, workers_after, **where):
     """Return the losses of a run that was killed after step 13 and went on."""
     try:
-        run_ranks(train, folder, dataset, workers_before, 13, world_size=ranks)
+        run_ranks(train, folder, dataset, workers_before, 13, **where)
     except RankError as error:
         print("killed:", error.kind, "· saved last: step", checkpoint.load(f"{folder}/last.pt")["position"]["step"])
-    return run_ranks(train, folder, dataset, workers_after, world_size=ranks)[0]
+    return run_ranks(train, folder, dataset, workers_after, **where)[0]
 
 
-unbroken = run_ranks(train, "a", NoisyDigits(), 2, world_size=1)[0]
-resumed = killed_and_resumed("b", NoisyDigits(), 2, 0)
+on_the_cpu = {"world_size": 1, "env": {"CUDA_VISIBLE_DEVICES": ""}}
+unbroken = run_ranks(train, "a", NoisyDigits(), 2, **on_the_cpu)[0]
+resumed = killed_and_resumed("b", NoisyDigits(), 2, 0, **on_the_cpu)
 
 # %%
 figure, axis = figures.new(height=2.6)
 steps = range(1, len(unbroken) + 1)
 axis.plot(steps, [abs(a - b) for a, b in zip(unbroken, resumed, strict=True)], "o-")
 axis.axvline(12.5, color="grey", linestyle="--")
-axis.text(12.7, axis.get_ylim()[1] * 0.85, "resumed here", color="grey")
+axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="grey", ha="right")
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
-axis.set(xlabel="step", ylabel="difference of the losses", xticks=range(0, 21, 4))
+axis.set(xlabel="step", ylabel="difference of the losses (nats)", xticks=range(0, 21, 4))
 axis.set_title(f"Everything was restored, and the losses differ by up to {gap:.2g}")
 figures.show(figure, f"Up to step 12 the losses of both runs are equal; afterwards they differ by up to {gap:.2g}.")
 
@@ -446,8 +470,8 @@ checked
 
 # %%
 seeded = SeededSamples(torch.utils.data.TensorDataset(*by_hand.digits()), add_noise)
-unbroken = run_ranks(train, "c", seeded, 0, world_size=1)[0]
-resumed = killed_and_resumed("d", seeded, 2, 0)
+unbroken = run_ranks(train, "c", seeded, 0, **on_the_cpu)[0]
+resumed = killed_and_resumed("d", seeded, 2, 0, **on_the_cpu)
 print("largest difference of 20 losses:", max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True)))
 assert resumed == unbroken
 
@@ -532,7 +556,9 @@ def accuracy(model):
         return (model.eval()(images).argmax(1) == labels).float().mean().item()
 
 
-print(f"missing {len(answer.missing_keys)}, unexpected {len(answer.unexpected_keys)}, loaded {len(state) - len(answer.unexpected_keys)} tensors")
+print(
+    f"missing {len(answer.missing_keys)}, unexpected {len(answer.unexpected_keys)}, loaded {len(state) - len(answer.unexpected_keys)} tensors"
+)
 print(f"accuracy {accuracy(model):.1%}: the model still has its random weights")
 
 # %% [markdown]
@@ -558,7 +584,9 @@ checked = check.load_on_one(load_on_one, points=3)
 ### BEGIN HIDDEN TESTS
 _right = small_cnn(width=4)
 for _names in ("module.{}", "{}"):
-    save_as_from("cuda:7", {_names.format(_name): _tensor for _name, _tensor in _right.state_dict().items()}, "hidden.pth")
+    save_as_from(
+        "cuda:7", {_names.format(_name): _tensor for _name, _tensor in _right.state_dict().items()}, "hidden.pth"
+    )
     _model = small_cnn(width=4)
     load_on_one("hidden.pth", _model)
     assert all(torch.equal(_tensor, _right.state_dict()[_name]) for _name, _tensor in _model.state_dict().items())
@@ -640,9 +668,10 @@ print(load_any("model.safetensors", small_cnn(), quiet=True))
 
 # %%
 unbroken = run_ranks(train, "two_unbroken", seeded, 0, world_size=2)[0]
-resumed = killed_and_resumed("two_killed", seeded, 0, 0, ranks=2)
-print("largest difference on 2 ranks:", max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True)))
-assert resumed == unbroken
+resumed = killed_and_resumed("two_killed", seeded, 0, 0, world_size=2)
+gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
+print("largest difference on 2 ranks:", gap)
+assert gap == 0 if torch.cuda.device_count() < 2 else gap < 1e-3  # GPUs may add up in another order
 
 # %% [markdown]
 # **A model in shares.** With FSDP (lesson 01) no rank has the whole model. So each saves its share into a file of its own: **sharded**
