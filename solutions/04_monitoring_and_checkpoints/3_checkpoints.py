@@ -178,7 +178,8 @@ checked = check.save_whole(save_whole, points=2)
 for _step in (1, 2, 3):
     save_whole({"step": _step, "weights": torch.full((500,), float(_step))}, "hidden_save.pt")
     _state = torch.load("hidden_save.pt", weights_only=True)
-    assert _state["step"] == _step and bool((_state["weights"] == _step).all())
+    assert _state["step"] == _step
+    assert bool((_state["weights"] == _step).all())
 assert set(kill_while_saving(save_whole, Path("hidden_kills"), kills=3, seed=5)) == {"whole"}
 ### END HIDDEN TESTS
 checked
