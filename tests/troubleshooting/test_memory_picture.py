@@ -15,7 +15,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def tracked():
-    model, x = mlp(100, 200, 10), torch.randn(500, 100)
+    model, x = mlp(20, 200, 200, 200, 200, 10), torch.randn(500, 20)
     optimizer = torch.optim.Adam(model.parameters())
     with SimulatedDevice("4 MiB") as device:
         device.watch(model, optimizer, x)
