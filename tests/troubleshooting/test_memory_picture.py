@@ -36,7 +36,7 @@ def test_the_finding_is_the_peak_and_its_largest_kind(tracked):
     tops = max(path.vertices[:, 1].max() for collection in above.collections for path in collection.get_paths())
     assert tops == pytest.approx(tracked.peak / MIB)  # the picture reaches the peak that the title tells
     assert {"forward", "backward"} <= {text.get_text() for text in above.texts}
-    assert "relu [500×200] in layer 2, 390.6 KiB" in picture.describe_memory(tracked)
+    assert "relu [500×200] in layer 2, 391.0 KiB" in picture.describe_memory(tracked)
 
 
 def test_segments_show_what_is_used_and_what_is_kept():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _COURSE = str(Path(__file__).parents[1])
-_OURS = {str(Path(__file__).with_name(name)) for name in ("_where.py", "tracking.py", "simulated_device.py")}
+_TRACKING = ("_where.py", "tracking.py", "simulated_device.py", "gpu_device.py")
+_OURS = {str(Path(__file__).with_name(name)) for name in _TRACKING}
 _LIBRARIES = ("<frozen", *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -43,7 +44,7 @@ def find_place(names: Mapping[int, str]) -> Place:
         code = frame.f_code
         if not layer and code.co_name == "_call_impl":
             layer = names.get(id(frame.f_locals.get("self")), "")
-        if not at[0] and code.co_filename not in _OURS and not _is_library(code.co_filename):
+        if not at[0] and is_users(code.co_filename):
             at = (code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return Place(*at, layer)
@@ -58,7 +59,10 @@ def name_of(file: str) -> str:
     return " ".join(name) if name else Path(file).name
 
 
-def _is_library(file: str) -> bool:
-    if file.startswith(_COURSE):
+def is_users(file: str) -> bool:
+    """Whether the file is the user's (or a lesson's), and neither a library's nor the tracker's own."""
+    if file in _OURS:
         return False
-    return file.startswith(_LIBRARIES) or any(folder in file for folder in _INSTALLED)
+    if file.startswith(_COURSE):
+        return True
+    return not file.startswith(_LIBRARIES) and not any(folder in file for folder in _INSTALLED)

@@ -55,12 +55,13 @@ def largest_batch_size(attempt: Callable[[int], object], limit: int = 65_536) ->
 def _survives(attempt: Callable[[int], object], size: int) -> bool:
     try:
         attempt(size)
-        survived = True
     except torch.OutOfMemoryError:
-        survived = False
-    # Outside of `except`, for an exception that is being handled keeps the frames alive in which it happened, and these
-    # their tensors. Collected, for models and optimizers hold references in circles.
+        pass
+    else:
+        return True
+    # Outside of `except`: an exception that is being handled keeps the frames alive in which it happened, and these
+    # their tensors.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return survived
+    return False

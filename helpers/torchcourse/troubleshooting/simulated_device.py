@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import torch
 
-from torchcourse.troubleshooting.tracking import Allocation, MemoryTracker, mib, sum_by_kind
+from torchcourse.troubleshooting.tracking import Allocation, MemoryTracker, list_largest, mib, sum_by_kind
 
 BLOCK = 512
 """Bytes: an allocation is rounded up to a multiple of this (kMinBlockSize in PyTorch's CUDACachingAllocator)."""
@@ -49,11 +49,10 @@ class SimulatedDevice(MemoryTracker):
 
     def _report(self, wanted: Allocation) -> str:
         kinds = ", ".join(f"{kind} {mib(size)}" for kind, size in sum_by_kind(self.live()).items() if size)
-        largest = "\n".join(f"  {allocation}" for allocation in self.live()[:5])
         return (
             f"Simulated device out of memory. Tried to allocate {mib(wanted.bytes)}, but of {mib(self.capacity)} "
             f"only {mib(self.capacity - self.current)} are free.\nWanted:\n  {wanted}\n"
-            f"In use: {mib(self.current)} ({kinds or 'nothing'}). The largest live tensors:\n{largest or '  none'}"
+            f"In use: {mib(self.current)} ({kinds or 'nothing'}). {list_largest(self.live())}"
         )
 
 

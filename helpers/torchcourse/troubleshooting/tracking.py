@@ -81,11 +81,7 @@ class MemoryTracker(TorchDispatchMode):
 
     def __init__(self, longest: int = 200_000) -> None:
         super().__init__()
-        self.current = 0
-        """Bytes that are alive."""
-        self.peak = 0
-        """The most bytes that were alive at once."""
-        self._op = 0
+        self._current = self._peak = self._op = 0
         self._alive: dict[int, Allocation] = {}  # by the address of the storage's C++ side
         self._references: dict[int, weakref.ref] = {}
         self._at_peak: list[Allocation] = []
@@ -94,6 +90,16 @@ class MemoryTracker(TorchDispatchMode):
         self._marks: list[tuple[int, str]] = []
         self._names: dict[int, str] = {}  # id of a watched module -> its name
         self._hooks: list[Any] = []
+
+    @property
+    def current(self) -> int:
+        """Bytes that are alive."""
+        return self._current
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were alive at once."""
+        return self._peak
 
     def watch(self, *things: nn.Module | torch.optim.Optimizer | torch.Tensor) -> None:
         """Count what these hold already, and call it by its kind from now on: also the gradients that are to come.
@@ -177,7 +183,11 @@ class MemoryTracker(TorchDispatchMode):
                 self._add(tensor, "activations" if recorded else "others", func._schema.name.partition("::")[2])
         return result
 
-    # What a simulated device does otherwise
+    # What devices do otherwise
+
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor lies in the memory that is tracked."""
+        return True
 
     def _size(self, nbytes: int) -> int:
         """How many bytes a storage of `nbytes` takes."""
@@ -187,6 +197,8 @@ class MemoryTracker(TorchDispatchMode):
         """Refuse what does not fit, by raising."""
 
     def _add(self, tensor: torch.Tensor, kind: str, op: str) -> None:
+        if not self._counts(tensor):
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, self._size(storage.nbytes())
         node = torch._C._current_autograd_node()
@@ -198,9 +210,9 @@ class MemoryTracker(TorchDispatchMode):
         self._alive[key] = allocation
         self._references[key] = weakref.ref(storage, lambda _: self._free(key))
         self._changes.append((self._op, allocation, 1))
-        self.current += size
-        if self.current > self.peak:
-            self.peak, self._peak_is_new = self.current, True
+        self._current += size
+        if self._current > self._peak:
+            self._peak, self._peak_is_new = self._current, True
 
     def _free(self, key: int) -> None:
         self._keep_peak()
@@ -208,7 +220,7 @@ class MemoryTracker(TorchDispatchMode):
         allocation = self._alive.pop(key, None)
         if allocation is not None:
             allocation.died = self._op
-            self.current -= allocation.bytes
+            self._current -= allocation.bytes
             self._changes.append((self._op, allocation, -1))
 
     def _keep_peak(self) -> None:
@@ -250,6 +262,11 @@ def sum_by_kind(allocations: Iterable[Allocation]) -> dict[str, int]:
     for allocation in allocations:
         counter[allocation.kind] += allocation.bytes
     return dict(counter)
+
+
+def list_largest(live: list[Allocation], count: int = 5) -> str:
+    """Write the first of these allocations, a line each, as the end of an out-of-memory error."""
+    return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:count]) or "  none")
 
 
 def mib(size: float) -> str:
