@@ -1,10 +1,10 @@
 # %% [markdown]
 # # The clinic: data, numbers, workers, ranks, checkpoints
 #
-# **75 minutes** · one CPU is enough (two and three processes) · before this: [the clinic's first half](3_clinic.ipynb)
+# **75 minutes** · one CPU is enough (two and three processes), on Linux or macOS · before this: [the clinic's first half](3_clinic.ipynb)
 #
-# Nine more programs. These faults do not stand in one line of the training loop. They lie between two things that are each
-# right: an image and its label, training and service, one worker and the next, rank 0 and rank 1, now and after a restart.
+# Here are nine more programs. Few of these faults stand in a single line. Most lie between two things that are both right: an
+# image and its label, training and service, one worker and the next, rank 0 and rank 1, a run and its restart.
 #
 # **After this notebook you can**
 #
@@ -13,7 +13,7 @@
 # %% setup
 
 # %%
-from torchcourse.quiz import recall
+from torchcourse.quiz import outcome, predict, recall
 
 recall("05_troubleshooting")
 
@@ -34,7 +34,8 @@ from torchcourse.troubleshooting import clinic
 print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 
 # %% [markdown]
-# The method is the same: **reproduce**, **look** at evidence, **one hypothesis**, **one change** at the cause, **prove**.
+# The method is that of the first half: **reproduce** (재현), **look** at evidence, **one hypothesis** (가설), **one change** at the cause,
+# **prove**. The checks refuse what only hides the symptom. You may take the wards in any order.
 #
 # ## 1 · Ward: data
 #
@@ -46,7 +47,7 @@ print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 clinic.admit("idle_since_tuesday")
 
 # %% [markdown]
-# The evidence is a window on what was loaded. Move it through the folder, and read the **labels** (레이블).
+# The evidence is a window on what was loaded. Move it through the folder with the slider, and read each **label** (레이블).
 
 # %%
 clinic.evidence("idle_since_tuesday")
@@ -79,6 +80,20 @@ checked = check.repair("idle_since_tuesday", load_scans, points=1)
 assert clinic.symptom("idle_since_tuesday", load_scans, seed=3) is None
 ### END HIDDEN TESTS
 checked
+
+# %% [markdown]
+# <details><summary>Help – I get "scans have a wrong label"</summary>
+#
+# You repaired it for this folder. What if two files in a row cannot be read, or the very first?
+# </details>
+#
+# <details><summary>Help – I get "are no scan of the folder"</summary>
+#
+# Something stands in for the scan that could not be read. It keeps the two lists equally long, and is trained on.
+# </details>
+
+# %%
+clinic.discharge("idle_since_tuesday")
 
 # %% [markdown]
 # ### Patient 2
@@ -116,6 +131,20 @@ assert clinic.symptom("promised_more", make_splits, seed=2) is None
 checked
 
 # %% [markdown]
+# <details><summary>Help – I get "have a version in the training set too"</summary>
+#
+# Which line decides on which side a copy ends up? At that line, what does the program know about where it comes from?
+# </details>
+#
+# <details><summary>Help – I get "of 10 classes"</summary>
+#
+# The data of this check is sorted by class, as folders often are. Taking the last fifth is no random choice.
+# </details>
+
+# %%
+clinic.discharge("promised_more")
+
+# %% [markdown]
 # ### Patient 3
 #
 # **Normalisation** (정규화) shifts and scales the input, so that training starts well for any scanner.
@@ -124,7 +153,23 @@ checked
 clinic.admit("good_only_in_crowds")
 
 # %%
-clinic.evidence("good_only_in_crowds")
+predict(
+    "05-4.alone",
+    "`standardise` gets a single scan. What comes out?",
+    [
+        "the same numbers as for this scan among 200 others",
+        "the same picture, but brighter",
+        "nothing: zeros everywhere",
+    ],
+)
+
+# %%
+seen = clinic.evidence("good_only_in_crowds")
+outcome(
+    "05-4.alone",
+    f"A single scan comes out with a standard deviation of {seen['alone']:.2f}, one among 200 with {seen['together']:.2f}.",
+    right="nothing: zeros everywhere",
+)
 
 # %%
 clinic.hints("good_only_in_crowds")
@@ -171,6 +216,20 @@ assert clinic.symptom("good_only_in_crowds", standardise, DigitReader, seed=1) i
 checked
 
 # %% [markdown]
+# <details><summary>Help – I get "scans get another answer"</summary>
+#
+# Print what `standardise` makes of one scan, alone and among others. Is there still a number in it that comes from the request?
+# </details>
+#
+# <details><summary>Help – I get "The numbers of one scanner are not those of another"</summary>
+#
+# You wrote numbers down. From which data could the program compute them, and when?
+# </details>
+
+# %%
+clinic.discharge("good_only_in_crowds")
+
+# %% [markdown]
 # ## 2 · Ward: numbers
 #
 # ### Patient 4
@@ -180,6 +239,28 @@ clinic.admit("nan_since_new_scanner")
 
 # %%
 clinic.evidence("nan_since_new_scanner")
+
+# %% [markdown]
+# A colleague has a repair at hand: keep the probability away from 0 and 1, with `p.clamp(1e-7, 1 - 1e-7)`. The loss is then finite.
+# But a loss is there to be differentiated.
+
+# %%
+predict(
+    "05-4.clamp",
+    "A scan that is no zero (target 0), and a logit of 20: the network is certain, and wrong. "
+    "What is the gradient of the clamped loss for this logit?",
+    ["about 1, as it should be", "very large", "0"],
+)
+
+# %%
+logit = torch.tensor(20.0, requires_grad=True)
+p = torch.sigmoid(logit).clamp(1e-7, 1 - 1e-7)
+loss = -(1 - p).log()
+loss.backward()
+outcome("05-4.clamp", f"The loss is {loss.item():.1f}, and its gradient {logit.grad.item():g}.", right="0")
+
+# %% [markdown]
+# The clamped loss says that this scan is very wrong, and tells the weights nothing about it. That is **muting** (증상만 가리기).
 
 # %%
 clinic.hints("nan_since_new_scanner")
@@ -200,6 +281,20 @@ checked = check.repair("nan_since_new_scanner", detection_loss, points=1)
 assert clinic.symptom("nan_since_new_scanner", detection_loss, seed=5) is None
 ### END HIDDEN TESTS
 checked
+
+# %% [markdown]
+# <details><summary>Help – I get "the gradient is 0"</summary>
+#
+# See the prediction above: the number that the logarithm sees is mended, and what the logit was is forgotten.
+# </details>
+#
+# <details><summary>Help – I get "gradients are NaN"</summary>
+#
+# The backward pass computes with the numbers from before your repair. Zero times infinity is NaN there too.
+# </details>
+
+# %%
+clinic.discharge("nan_since_new_scanner")
 
 # %% [markdown]
 # ## 3 · Ward: workers
@@ -266,6 +361,20 @@ assert clinic.symptom("details_are_lost", parse_record, Records, record_loader, 
 checked
 
 # %% [markdown]
+# <details><summary>Help – I get "the epoch still ends at the bad line"</summary>
+#
+# That is progress: the error can be read now. What should happen to such a line, and when could it be found?
+# </details>
+#
+# <details><summary>Help – I get "Nothing dies any more, because there is no worker"</summary>
+#
+# You used it to see the error. Take it back now.
+# </details>
+
+# %%
+clinic.discharge("details_are_lost")
+
+# %% [markdown]
 # ### Patient 6
 
 # %%
@@ -317,6 +426,20 @@ assert clinic.symptom("augmentation_adds_nothing", JitteredDigits, jitter_loader
 checked
 
 # %% [markdown]
+# <details><summary>Help – I get "the second epoch are those of the first"</summary>
+#
+# A worker is started anew in each epoch. A seed made of its number alone is the same each time.
+# </details>
+#
+# <details><summary>Help – I get "two runs with the same seed draw other numbers"</summary>
+#
+# Without a seed NumPy asks the operating system. Look at what `torch.utils.data.get_worker_info()` offers.
+# </details>
+
+# %%
+clinic.discharge("augmentation_adds_nothing")
+
+# %% [markdown]
 # ## 4 · Ward: ranks
 #
 # ### Patient 7
@@ -357,6 +480,20 @@ checked = check.repair("images_nobody_sees", train_sampled, points=1)
 assert clinic.symptom("images_nobody_sees", train_sampled, seed=3) is None
 ### END HIDDEN TESTS
 checked
+
+# %% [markdown]
+# <details><summary>Help – I get "in the very order of epoch"</summary>
+#
+# Without a new epoch number the sampler shuffles as before. When is it read: at the start of the loop, or in it?
+# </details>
+#
+# <details><summary>Help – I get "its share would be"</summary>
+#
+# The sampler is gone. Who cuts the data into shares now?
+# </details>
+
+# %%
+clinic.discharge("images_nobody_sees")
 
 # %% [markdown]
 # ### Patient 8
@@ -410,6 +547,20 @@ assert clinic.symptom("closed_connection", train_until_stale, seed=3) is None
 checked
 
 # %% [markdown]
+# <details><summary>Help – I get "the last after"</summary>
+#
+# Nobody is left alone, because nobody stops. Stopping early was the wish.
+# </details>
+#
+# <details><summary>Help – I get "the ranks still wait"</summary>
+#
+# A collective was put where only some ranks come by. At which line does each of them wait?
+# </details>
+
+# %%
+clinic.discharge("closed_connection")
+
+# %% [markdown]
 # ## 5 · Ward: checkpoints
 #
 # ### Patient 9
@@ -457,7 +608,51 @@ assert clinic.symptom("resumes_elsewhere", train_resumably, seed=6) is None
 checked
 
 # %% [markdown]
-# ## Discharge
+# <details><summary>Help – I get "the learning rate is"</summary>
+#
+# Weights from after the step, schedule from before it. What else belongs to a step?
+# </details>
+#
+# <details><summary>Help – I get "One batch is trained on twice"</summary>
+#
+# How many steps are done when this line runs, and what does the file say?
+# </details>
+
+# %%
+clinic.discharge("resumes_elsewhere")
+
+# %% [markdown]
+# ## Take-away
+#
+# * A model that does not learn: look at ten samples *as the model gets them*, from the front, the middle and the end.
+# * What is learned from data, statistics included, belongs to the training set, and is saved with the model.
+# * A finite loss is not a healthy loss. Look at its gradient where the network is wrong.
+# * `num_workers=0` shows the error of a worker. It does not mend it.
+# * Random numbers in a worker come from what PyTorch seeds there, or from (seed, epoch, index).
+# * Ranks share one order of the data, and one decision about each collective.
+# * A checkpoint belongs between two steps. One run in one go and one with a cut must end alike.
 
 # %%
 clinic.board("data", "numbers", "workers", "ranks", "checkpoints")
+
+# %% [markdown]
+# | term | |
+# |---|---|
+# | label | 레이블 |
+# | validation | 검증 |
+# | data leak | 데이터 누수 |
+# | augmentation | 데이터 증강 |
+# | normalisation | 정규화 |
+# | worker | 워커 |
+# | distributed sampler | 분산 샘플러 |
+# | collective | 집합 통신 |
+# | early stopping | 조기 종료 |
+# | checkpoint | 체크포인트 |
+#
+# **Further reading.**
+# [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): workers, their seeds, `worker_init_fn`, DistributedSampler.
+# [BCEWithLogitsLoss](https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html): why it takes logits.
+# [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): time limits, and debugging of collectives.
+# Kapoor and Narayanan, [Leakage and the reproducibility crisis in machine-learning-based science](https://doi.org/10.1016/j.patter.2023.100804), 2023.
+#
+# Next: the [quiz](quiz.ipynb).

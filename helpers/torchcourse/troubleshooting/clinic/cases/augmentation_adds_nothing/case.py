@@ -131,6 +131,13 @@ CASE = Case(
         "The generator is made once, before the workers are. Each gets a copy, and gets it again next epoch. "
         "PyTorch's own random numbers do not have this fault: what does PyTorch give each worker, anew each epoch?",
     ),
+    diagnosis=(
+        "The generator was an attribute of the data set. Each worker got a copy of it in the same state, and got it "
+        "again at the start of the next epoch. PyTorch gives each worker a seed of its own in each epoch, and seeds "
+        "`torch`, `random` and NumPy's global generator with it, but it cannot know of a generator that you keep. To "
+        "resume in mid-epoch exactly, draw from (seed, epoch, index) instead: then the number of workers does not "
+        "matter either."
+    ),
     evidence=evidence,
     judge=judge,
 )

@@ -28,18 +28,22 @@ def evidence(program: Program) -> None:
         try:
             program.main()
         except RankError as error:
-            where = f"rank {error.rank}: {error.note}\n{error.traceback}"
+            frames = re.findall(r'program.py", (line \d+, in \w+)\n +(.+)', error.traceback)
+            where = "\n".join([f"rank {error.rank}: {error.note}", *(f"  {place}: {code}" for place, code in frames)])
     found = re.findall(r"\[rank (\d)\] epoch (\d+): validation loss ([\d.]+)", printed.getvalue())
     figure, axis = figures.new()
-    lengths = []
+    lengths, lows = [], []
     for rank in ("0", "1"):
         losses = [float(loss) for one, _, loss in found if one == rank]
         axis.plot(losses, marker="o", label=f"rank {rank}")
         lengths.append(len(losses))
-    axis.set(xlabel="epoch", ylabel="validation loss on the rank's own part")
+        lows.append(len(losses) - 1 - losses.index(min(losses)))
+    axis.set(xlabel="epoch", ylabel="validation loss on its own part")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
-    axis.set_title(f"Rank 0 has finished {lengths[0]} epochs, rank 1 {lengths[1]}")
-    figures.show(figure, f"The validation loss of rank 0 over {lengths[0]} epochs and of rank 1 over {lengths[1]}.")
+    finding = f"In epoch {lengths[0] - 1} rank 0 is {lows[0]} epochs after its lowest loss, rank 1 {lows[1]}"
+    axis.set_title(finding)
+    figures.show(figure, f"The validation loss of each rank on its own part, epoch by epoch. {finding}.")
     print(where)
 
 
@@ -188,6 +192,12 @@ CASE = Case(
         "Compare the losses by which each rank decides. In which epoch do they decide differently for the first time?",
         "All ranks must call the same collectives equally often. So whether there is another epoch must be decided by "
         "all alike: by which number, and how does each rank get it?",
+    ),
+    diagnosis=(
+        "Each rank decided by its own loss whether to go on. One left the loop, and the other waited for it in the "
+        "next all-reduce. With NCCL the same fault is a hang until a time limit. A collective needs all ranks, so "
+        "every *decision* about calling one must come from a number that all ranks share: reduced, or broadcast by "
+        "one. The same goes for skipping a batch with NaN, for saving, and for loaders of different lengths."
     ),
     evidence=evidence,
     judge=judge,

@@ -14,7 +14,7 @@ from torchcourse.troubleshooting.clinic.program import Program
 RATE = 0.02  # the learning rate in `DigitReader.fit`
 
 
-def evidence(program: Program) -> None:
+def evidence(program: Program) -> dict[str, float]:
     reader = program.DigitReader()
     reader.fit(*program.scanned("train", 800))
     scans, labels = program.scanned("test", 200)
@@ -33,6 +33,7 @@ def evidence(program: Program) -> None:
         f"Left: with one scan in a request {right[0]:.0f} percent of the answers are right, with 200 {right[-1]:.0f}. "
         f"Right: the spread of the network's input, {spread[0]:.2f} for one scan, {spread[-1]:.2f} for 200.",
     )
+    return {"alone": spread[0].item(), "together": spread[-1].item()}
 
 
 def judge(program: Program, seed: int) -> str:
@@ -119,6 +120,12 @@ CASE = Case(
         "Take one scan. Print the mean and the spread of what the network gets for it: alone, and among 200.",
         "A shift and a scale turn a scan into an input. Which scans may decide on these numbers, and where are they "
         "kept until the next request?",
+    ),
+    diagnosis=(
+        "The scans of a request decided by which numbers they were normalised. In training and in validation hundreds "
+        "came together, and nobody noticed; a single scan minus its own mean is zero everywhere. The statistics are a "
+        "part of the model: computed once, on the training data, saved with the weights, used everywhere. BatchNorm "
+        "in training mode has the same fault, and `eval()` is its cure."
     ),
     evidence=evidence,
     judge=judge,

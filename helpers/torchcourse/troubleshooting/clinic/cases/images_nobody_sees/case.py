@@ -19,7 +19,7 @@ EPOCHS, BATCH, RATE = 3, 16, 0.1
 
 def evidence(program: Program) -> None:
     count, ranks = 128, 2
-    orders = program.main(count, epochs=1, ranks=ranks)
+    orders = run_ranks(program.one_rank, *mnist()[:count], 1, 0, world_size=ranks)
     times = Counter(index for order in orders for index in order)
     images = [sum(times[index] == wanted for index in range(count)) for wanted in range(ranks + 1)]
     figure, axis = figures.new(6, 2.6)
@@ -124,6 +124,12 @@ CASE = Case(
         "Print the first ten indices of each rank in one epoch. Then the same when all ranks call `set_epoch(0)`.",
         "Each rank shuffles all indices and takes every N-th of them. What must be equal on all ranks for that to "
         "work, and what may `set_epoch` therefore depend on?",
+    ),
+    diagnosis=(
+        "DistributedSampler lets each rank shuffle *all* indices and take every N-th. The shares only fit together if "
+        "all ranks shuffle alike, so seed and epoch must be the same everywhere. With orders of their own, each image "
+        "is missed by all of N ranks with probability (1 − 1/N)^N: 25 % for 2 ranks, 32 % for 4, 37 % for many. It "
+        "grows with every GPU, as the complaint says."
     ),
     evidence=evidence,
     judge=judge,

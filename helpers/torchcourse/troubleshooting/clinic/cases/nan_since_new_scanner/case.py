@@ -1,5 +1,8 @@
 """Patient: a logarithm of a probability that is rounded to 0 or to 1, and a NaN out of 0 times infinity."""
 
+import contextlib
+import io
+
 import torch
 import torch.nn.functional as F
 
@@ -15,15 +18,16 @@ RATE = 0.05  # the learning rate in `train`
 def evidence(program: Program) -> None:
     torch.manual_seed(0)
     model, largest = mlp(784, 32, 1), []
-    model.register_forward_hook(lambda _model, _inputs, logits: largest.append(logits.abs().max().item()))
-    losses = program.train(model, *program.scans_of_two(640, 5.0), epochs=2)
+    model.register_forward_hook(lambda _model, _inputs, logits: largest.append(logits.max().item()))
+    with contextlib.redirect_stdout(io.StringIO()):
+        losses = program.train(model, *program.scans_of_two(640, 5.0), epochs=2)
     first = next(step for step, loss in enumerate(losses) if loss != loss)
     figure, (top, bottom) = figures.new(7, 4, nrows=2, sharex=True)
     top.plot(range(first), losses[:first])
     top.set(ylabel="loss")
     top.set_title(f"The first NaN is the loss of step {first}")
     bottom.plot(range(first + 1), largest[: first + 1], marker="o", markersize=3)
-    bottom.set(xlabel="step", ylabel="largest |logit|")
+    bottom.set(xlabel="step", ylabel="largest logit")
     bottom.set_title(f"In that step a logit reaches {largest[first]:.1f}: sigmoid gives {_shown(largest[first])}")
     figures.show(
         figure,
@@ -116,6 +120,13 @@ CASE = Case(
         "Look at the largest logit in that step, at its sigmoid, and at the two logarithms of the loss.",
         "In 32 bits, sigmoid(17) is exactly 1. Then one factor is 0 and the other infinite. Which function of PyTorch "
         "computes the loss from the logit, without the detour over a probability?",
+    ),
+    diagnosis=(
+        "In float32 sigmoid(17) is exactly 1. For a zero that the network is certain of, the second term is then 0 "
+        "times the logarithm of 0, which is NaN. Clamping and adding 1e-7 make the loss finite, and the gradient zero "
+        "just where the network is certain and wrong. A function that takes the logits never makes the rounded "
+        "probability. The same goes for softmax with log, for the square root at 0 and for a division by a standard "
+        "deviation."
     ),
     evidence=evidence,
     judge=judge,
