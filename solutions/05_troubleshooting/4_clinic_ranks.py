@@ -319,11 +319,11 @@ clinic.hints("details_are_lost")
 
 # %% repair: details_are_lost
 def parse_record(line):
-    """Return the image [784], scaled to 0–1, and the label. Comes from our command-line tool `showdigit`."""
+    """Return the image [784], scaled to 0–1, and the label. Comes from our command-line tool."""
     label, _, pixels = line.partition(" ")
     values = bytes.fromhex(pixels)
     if len(values) != 784:
-        raise ValueError(f"showdigit: cannot read a record of {len(values)} pixels")
+        raise ValueError(f"a record of {len(values)} pixels, in place of 784")
     return torch.tensor(list(values)) / 255, int(label)
 
 

@@ -34,7 +34,8 @@ class Case:
         evidence: shows figures or numbers of the broken program, and returns those that a lesson speaks of, by name.
         judge: `judge(program, seed)` returns the sentence for success or raises NotHealed.
         diagnosis: what it was and where one meets it, shown when the patient is healed.
-        log: `log(program)` returns what a user sees of a run; by default what `main()` prints, and its error if any.
+        log: `log(program, **arguments)` returns what a user sees of a run of `main(**arguments)`; by default what it
+            prints, and its error if any.
     """
 
     slug: str
@@ -45,7 +46,7 @@ class Case:
     evidence: Callable[[Program], dict[str, float] | None]
     judge: Callable[[Program, int], str]
     diagnosis: str = ""
-    log: Callable[[Program], str] = Program.log
+    log: Callable[..., str] = Program.log
 
 
 def find(slug: str) -> Case:

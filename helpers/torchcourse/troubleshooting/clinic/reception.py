@@ -58,7 +58,7 @@ def discharge(slug: str) -> Sheet:
 
 def run(slug: str, *parts: Callable, **arguments: Any) -> Sheet:
     """Run the whole program with your parts in the place of the broken ones, and return what it prints."""
-    log = Program(slug, *parts).log(**arguments)
+    log = find(slug).log(Program(slug, *parts), **arguments)
     return Sheet(f"<pre>{html.escape(log)}</pre>", log)
 
 

@@ -1,5 +1,10 @@
 """Patient: a parser that ends its process on a bad line, inside a worker of a DataLoader."""
 
+import contextlib
+import functools
+import io
+import re
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +17,43 @@ from torchcourse.troubleshooting.clinic.case import Case, NotHealed
 from torchcourse.troubleshooting.clinic.program import Program
 
 EPOCHS, BATCH = 2, 32
+_LEFT_ALONE = (
+    "ConnectionResetError",
+    "ConnectionRefusedError",
+    "BrokenPipeError",
+    "EOFError",
+    "FileNotFoundError",
+    "ProcessDied",
+)
+"""What the main process may meet in place of "exited unexpectedly": it was fetching a tensor from the dead worker."""
+
+
+def log(program: Program, **arguments: Any) -> str:
+    """Run `main(**arguments)` in a process of its own and return what it prints, and its error if any."""
+    printed = io.StringIO()
+    with program.ready(), contextlib.redirect_stdout(printed):
+        try:
+            run_ranks(_shielded, functools.partial(program.main, **arguments), world_size=1)
+        except RankError as error:
+            frames = re.findall(r'program.py", (line \d+, in \w+)\n +(.+)', error.traceback)[-1:]
+            where = [f'  File "program.py", {place}\n    {code}' for place, code in frames]
+            print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")
+    return printed.getvalue().replace("[rank 0] ", "").rstrip()
+
+
+def _shielded(function: Callable, *arguments: Any) -> Any:
+    """Call the function. After an error, PyTorch's handler for workers that end must not raise once more."""
+    try:
+        return function(*arguments)
+    except BaseException:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        raise
 
 
 def evidence(program: Program) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.txt")
-        program.write_records(path, 400, (217,))
+        program.write_records(path, 400, (267,))
         lengths = [len(line) for line in path.read_text().splitlines()]
     usual = max(lengths)
     short = [place for place, length in enumerate(lengths) if length != usual]
@@ -54,14 +90,14 @@ def judge(program: Program, seed: int) -> str:
 def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[tuple[Any, Any]]]]]:
     """Return for each file the number of workers and, for each epoch, its batches."""
     try:
-        return run_ranks(_fetch, record_loader, paths, seed, world_size=1, timeout=20)[0]
+        return run_ranks(_shielded, _fetch, record_loader, paths, seed, world_size=1, timeout=20)[0]
     except RankError as error:
         what = error.message.splitlines()[0][:120] if error.message else error.kind
-        if "DataLoader worker" in error.message and "exited unexpectedly" in error.message:
+        if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
             raise NotHealed(
                 "worker_dies", f"A worker still ends in the middle of the file: {what} Which line was it given?"
             ) from None
-        if error.kind in ("SystemExit", "ProcessDied"):
+        if error.kind == "SystemExit":
             raise NotHealed(
                 "program_ends",
                 "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
@@ -138,4 +174,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
+    log=log,
 )
