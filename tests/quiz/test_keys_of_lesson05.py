@@ -62,6 +62,10 @@ def test_bytes_of_a_parameter(name, optimizer_class):
     held += [value for value in optimizer.state[model.weight].values() if torch.is_tensor(value) and value.numel() > 1]
     each = sum(tensor.nbytes for tensor in held) / model.weight.numel()
     assert key(name) == each * 50
+    optimizer.zero_grad()
+    assert model.weight.grad is None
+    if optimizer_class is torch.optim.AdamW:
+        assert key("between-two-steps") == (each - 4) * 25
     assert key("second-step-runs-out") == "B"
 
 
@@ -402,6 +406,17 @@ def test_seeds_reach_their_own_generators():
         masks.append(nn.functional.dropout(torch.ones(50)))
     assert torch.equal(*masks)  # "every step draws the same dropout mask"
     assert key("same-numbers-twice") == "ABD"
+
+
+def test_a_seed_behind_the_model_fixes_the_order_alone():
+    weights, orders = [], []
+    for _ in range(2):
+        weights.append(nn.Linear(784, 10).weight)
+        torch.manual_seed(0)
+        orders.append(torch.cat(list(DataLoader(range(200), 64, shuffle=True))))
+    assert not torch.equal(*weights)
+    assert torch.equal(*orders)
+    assert key("differing-from-the-first-loss") == "B"
 
 
 def test_what_repairs_and_what_mutes():
