@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchcourse.bench.report import machine
 
-TABLES = ["ranks", "loop", "collectives", "notebooks"]
+TABLES = ["ranks", "loop", "collectives", "notebooks", "checkpoints"]
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ import random
 import shutil
 import struct
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,15 +42,25 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
         TypeError: for a value of another kind, which `load` would refuse.
         CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
     """
-    path = Path(path)
     state = plain(state)
+    with replacing(Path(path)) as file:
+        hashed = _HashedFile(file)
+        torch.save(state, hashed)
+        _seal(file, hashed.sha256.hexdigest())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write, which takes the place of the one at `path` when the block ends, in one step.
+
+    Raises:
+        CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            hashed = _HashedFile(file)
-            torch.save(state, hashed)
-            _seal(file, hashed.sha256.hexdigest())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

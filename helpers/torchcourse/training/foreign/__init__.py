@@ -13,5 +13,6 @@ tensors come to the CPU first, and either every name fits or nothing is loaded. 
 from torchcourse.training.foreign.loading import Report, load_any
 from torchcourse.training.foreign.reading import read
 from torchcourse.training.foreign.sharded import gather, save_sharded
+from torchcourse.training.foreign.tensors import export_safetensors, import_safetensors
 
-__all__ = ["Report", "gather", "load_any", "read", "save_sharded"]
+__all__ = ["Report", "export_safetensors", "gather", "import_safetensors", "load_any", "read", "save_sharded"]

@@ -170,10 +170,11 @@ def _why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
 
 def _read_safetensors(path: Path) -> Found:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from torchcourse.training.foreign import tensors
 
     try:
-        return Found(dict(load_file(path)), "safetensors file")
+        return Found(tensors.import_safetensors(path), "safetensors file")
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is a safetensors file that is damaged or cut off ({error}). Use another copy."
