@@ -99,6 +99,20 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_a_disk_that_fills_up_during_a_save_is_named(tmp_path):
+    resource = pytest.importorskip("resource")  # Windows has no such limit
+    checkpoint.save({"epoch": 1}, tmp_path / "last.pt")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"could not be saved \(File too large\); the last\.pt from before"):
+            checkpoint.save({"weights": torch.ones(1_000_000)}, tmp_path / "last.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.load(tmp_path / "last.pt") == {"epoch": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
 SAVE_UNTIL_KILLED = """
 import os, random, signal, sys, time, torch
 from torchcourse.training import checkpoint

@@ -52,7 +52,8 @@ def table() -> Table:
         ["way", "saving: median (range)", "rate", "loading: median (range)", "kill -9 while saving"],
         rows,
         f"{size:.0f} MB in {TENSORS} tensors, {ROUNDS} rounds in turn, on a warm cache. checkpoint.save "
-        "computes a SHA-256 on the way and waits for the disk; checkpoint.load checks it.",
+        "computes a SHA-256 on the way and waits for the disk; checkpoint.load checks it. "
+        "safetensors maps the file into memory: its numbers are read later, when they are used.",
     )
 
 

@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import struct
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,11 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
     state = plain(state)
     with replacing(Path(path)) as file:
         hashed = _HashedFile(file)
-        torch.save(state, hashed)
+        try:
+            torch.save(state, hashed)
+        except RuntimeError:
+            # Its writer in C++ turns whatever happened into a count of bytes.
+            raise hashed.problem or sys.exception() from None
         _seal(file, hashed.sha256.hexdigest())
 
 
@@ -255,10 +260,15 @@ class _HashedFile:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.sha256 = hashlib.sha256()
+        self.problem: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.problem = self.problem or error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
