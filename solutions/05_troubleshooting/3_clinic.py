@@ -40,13 +40,14 @@ print(f"PyTorch {torch.__version__}. The patients are small: they all run on one
 # The fifth point is where most repairs fail. A symptom can be **muted** (증상만 가리기): a smaller learning rate, a clipped gradient, a smaller batch, a
 # fixed seed, a deleted assertion. The log looks better, the fault is still there. The checks of this clinic tell the two apart.
 #
-# For each patient there are four things:
+# For each patient there are five things:
 #
 # * `clinic.admit(...)` runs the program now, and shows the complaint, the log and the code;
 # * `clinic.evidence(...)` measures;
 # * `clinic.hints(...)` opens three hints, one after another: where to look, what to measure, what to look for;
 # * a **repair cell** with the part of the program that holds the fault. Change as little as possible. The check puts your part into the
-#   whole program and examines it on other data.
+#   whole program and examines it on other data;
+# * `clinic.discharge(...)` says what it was, once the patient is healed.
 
 # %% [markdown]
 # ## 2 · Ward: the loop
@@ -359,8 +360,12 @@ clinic.discharge("loss_that_stands_still")
 explore_floor()
 
 # %% [markdown]
-# With one softmax the steepness is one where the network is wrong: it learns there. With two it is almost zero there: the network is stuck
-# in its worst mistakes. That is why patient 3 was so sure of itself when it was wrong.
+# With one softmax the steepness is one where the network is sure and wrong: it learns most there. With two it is almost zero there: the
+# worst mistakes move nothing. Is the sick loss only a wrong number in the log, or does the network learn less with it too? Run the repaired
+# program, and compare its accuracy with that of the log.
+
+# %%
+clinic.run("loss_with_a_floor", DigitNet, loss_of, probabilities)
 
 # %% [markdown]
 # ## 4 · Ward: evaluation
@@ -610,12 +615,12 @@ clinic.board("loop", "model and optimizer", "evaluation", "memory")
 # ## Take away
 #
 # * Reproduce, look, one hypothesis, one change, prove. Write the hypothesis down *before* you look at the evidence.
-# * Most faults make no error. The accuracy of patient 3 was fine; its loss was not.
+# * Most faults make no error, and some hardly change the accuracy. Patient 3 had a good one.
 # * A muted symptom comes back elsewhere. Ask of every repair: does it explain the symptom, and would the symptom return if I took the repair out?
 # * Look at what the program does: the gradient's norm, what moved in ten steps, the mode of the model, what is alive between two steps.
 # * What you repair must leave everything else as it was: steps, rate, data, mode, result.
 #
-# Questions on this lesson are in its quiz.
+# **Next:** [the second half of the clinic](4_clinic_ranks.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

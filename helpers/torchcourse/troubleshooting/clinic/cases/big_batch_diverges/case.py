@@ -46,8 +46,7 @@ def judge(program: Program, seed: int) -> str:
             raise NotHealed(
                 "report",
                 f"The steps are right. The reported loss of a batch should be {right_loss:.4f}, and is "
-                f"{float(loss):.4f}: "
-                f"what was divided for the gradient is not for the log.",
+                f"{float(loss):.4f}: what was divided for the gradient is not for the log.",
             )
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
@@ -90,9 +89,8 @@ def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
         if any(abs(value - rate) > 1e-12 for value in step.rates):
             raise NotHealed(
                 "learning_rate",
-                f"The learning rate at step {number} is {step.rates[0]:g} in place of {rate:g}. For plain SGD "
-                f"that comes to the "
-                "same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
+                f"The learning rate at step {number} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
+                "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
             )
         if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
             continue
@@ -106,13 +104,12 @@ def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
             raise NotHealed(
                 "scaled",
                 f"With {accumulate} batches a step the gradient has the right direction and {ratio:.2f} times the "
-                f"length. "
-                "Is something cut off, or divided by a number that is right for another setting only?",
+                "length. Is something cut off, or divided by a number that is right for another setting only?",
             )
         raise NotHealed(
             "not_all_batches",
-            f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: some "
-            "are missing in it, or do not count equally.",
+            f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: "
+            "some are missing in it, or do not count equally.",
         )
 
 
@@ -120,8 +117,8 @@ CASE = Case(
     slug="big_batch_diverges",
     title="A batch in pieces",
     complaint=(
-        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. "
-        "By the book that gives the same step. For us it gets worse the smaller we cut the batch."
+        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. By "
+        "the book that gives the same step. For us it gets worse the smaller we cut the batch."
     ),
     parts=("accumulated_epoch",),
     hints=(
@@ -131,9 +128,9 @@ CASE = Case(
     ),
     diagnosis=(
         "The loss is a mean over its batch, and the gradients of k batches add up to k times the mean of all. "
-        "Dividing the loss by k before `backward()` repairs it; what is logged stays undivided. With plain "
-        "SGD a learning rate divided by k comes to the same steps, which is why that repair seems to work, "
-        "until weight decay, clipping or another k is used. Adam hides the fault almost completely."
+        "Dividing the loss by k before `backward()` repairs it; what is logged stays undivided. With plain SGD a "
+        "learning rate divided by k comes to the same steps, which is why that repair seems to work, until weight "
+        "decay, clipping or another k is used. Adam hides the fault almost completely."
     ),
     evidence=evidence,
     judge=judge,

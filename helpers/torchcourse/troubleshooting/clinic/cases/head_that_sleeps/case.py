@@ -70,9 +70,8 @@ def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: floa
     if missing:
         raise NotHealed(
             "left_out",
-            f"A model with the parts {', '.join(name for name, _ in model.named_children())}: "
-            f"{', '.join(missing)} in no "
-            "group. The docstring says which parameters are new. What if the next model has other names?",
+            f"A model with the parts {', '.join(name for name, _ in model.named_children())}: {', '.join(missing)} "
+            "in no group. The docstring says which parameters are new. What if the next model has other names?",
         )
     wanted = dict.fromkeys(old, rate / 10) | dict.fromkeys(new, rate)
     if len(set(given.values())) == 1:
@@ -81,9 +80,8 @@ def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: floa
     if wrong:
         raise NotHealed(
             "rate",
-            f"Asked for the rate {rate:g}, {wrong[0]} gets {given[wrong[0]]:g} in place of {wanted[wrong[0]]:g}. "
-            f"A higher "
-            "rate elsewhere does not stand in for a layer that does not learn.",
+            f"Asked for the rate {rate:g}, {wrong[0]} gets {given[wrong[0]]:g} in place of {wanted[wrong[0]]:g}. A "
+            "higher rate elsewhere does not stand in for a layer that does not learn.",
         )
     if not isinstance(optimizer, torch.optim.SGD) or any(group["momentum"] != 0.9 for group in optimizer.param_groups):
         raise NotHealed("other_optimizer", "The optimizer was SGD with momentum 0.9, and it was not at fault.")
@@ -103,10 +101,10 @@ CASE = Case(
         "Print `len(group['params'])` for every group. Then compare the names in the model with those in the code.",
     ),
     diagnosis=(
-        "A group was filled by a name that no layer has. PyTorch takes an empty group without a word. The "
-        "backbone alone had to bend itself to the random head. Ask for the exception (what is the backbone?) "
-        "and give the rest to the other group; then nothing can be left out. A cheap guard: the number of "
-        "parameters in the groups equals that of the model."
+        "A group was filled by a name that no layer has. PyTorch takes an empty group without a word. The backbone "
+        "alone had to bend itself to the random head. Ask for the exception (what is the backbone?) and give the "
+        "rest to the other group; then nothing can be left out. A cheap guard: the number of parameters in the "
+        "groups equals that of the model."
     ),
     evidence=evidence,
     judge=judge,

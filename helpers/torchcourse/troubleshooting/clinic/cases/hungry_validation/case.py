@@ -55,14 +55,12 @@ def judge(program: Program, seed: int) -> str:
             raise NotHealed(
                 "smaller_batches",
                 f"Your passes take fewer than the {size} samples of a batch. That lowers the peak, and takes "
-                f"longer; each of them "
-                "still keeps everything for a backward pass that never comes.",
+                "longer; each of them still keeps everything for a backward pass that never comes.",
             )
         raise NotHealed(
             "still_there",
-            "The forward pass still keeps its intermediate results, for a backward pass that never comes. What "
-            "is thrown away "
-            "after the pass comes too late: the peak is *in* the pass.",
+            "The forward pass still keeps its intermediate results, for a backward pass that never comes. What is "
+            "thrown away after the pass comes too late: the peak is in the pass.",
         )
     if not recording:
         raise NotHealed(
@@ -83,22 +81,21 @@ CASE = Case(
     slug="hungry_validation",
     title="Validation runs out of memory",
     complaint=(
-        "On the GPU the training fits, and the validation runs out of memory, though it has no backward pass and "
-        "no optimizer. "
-        "A smaller validation batch gets through, but we have halved it three times since the model has grown."
+        "On the GPU the training fits, and the validation runs out of memory, though it has no backward pass and no "
+        "optimizer. A smaller validation batch gets through, but we have halved it three times since the model has "
+        "grown."
     ),
     parts=("validation_loss",),
     hints=(
         "What does a training step need memory for that a validation does not?",
         "Look at what is alive at the peak: the outputs of *all* layers at once. For whom are they kept?",
-        "model.eval() changes what layers do, not what autograd records. And whoever switches that off must "
-        "switch it on again.",
+        "model.eval() changes what layers do, not what autograd records. And whoever switches that off must switch "
+        "it on again.",
     ),
     diagnosis=(
-        "`model.eval()` changes what layers do; whether autograd records is another switch, `torch.no_grad()` "
-        "or `torch.inference_mode()`. Without it every intermediate result is kept for a backward pass that "
-        "never comes, and the peak is reached inside the forward pass, where no `del` and no `item()` comes "
-        "in time."
+        "`model.eval()` changes what layers do; whether autograd records is another switch, `torch.no_grad()` or "
+        "`torch.inference_mode()`. Without it every intermediate result is kept for a backward pass that never "
+        "comes, and the peak is reached inside the forward pass, where no `del` and no `item()` comes in time."
     ),
     evidence=evidence,
     judge=judge,

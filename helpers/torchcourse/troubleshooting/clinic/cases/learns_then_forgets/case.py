@@ -17,7 +17,7 @@ def evidence(program: Program) -> dict[str, float]:
     norms = [step.gradient.norm().item() for step in record.steps]
     figure, axis = figures.new()
     axis.plot(range(1, len(norms) + 1), norms)
-    axis.set(xlabel="optimizer step", ylabel="norm of .grad at the step", yscale="log")
+    axis.set(xlabel="optimizer step", ylabel="norm of .grad at the step")
     axis.set_title(
         f"Norm of the gradient: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, at most {max(norms):.0f}"
     )
@@ -102,8 +102,8 @@ CASE = Case(
     title="It learns, then forgets",
     complaint=(
         "Our digit classifier learns well in the first epoch. Then it gets worse with every epoch, on the training "
-        "data too, so it is no over-fitting. A ten times smaller learning rate only puts it off. The same model trains "
-        "fine in a colleague's script."
+        "data too, so it is no over-fitting. A ten times smaller learning rate only puts it off. The same model "
+        "trains fine in a colleague's script."
     ),
     parts=("train_epoch",),
     hints=(
@@ -112,10 +112,10 @@ CASE = Case(
         "`backward()` does not overwrite `.grad`: it adds to what is there. Who takes the old part away, and when?",
     ),
     diagnosis=(
-        "`backward()` *adds* to `.grad`. Without `zero_grad()` each step goes along the sum of all gradients "
-        "so far: a momentum that never fades. The log looks like a learning rate that is too high, and a "
-        "smaller one only delays it. The place of the call is free, between one step and the next "
-        "`backward()`, or right after the step."
+        "`backward()` *adds* to `.grad`. Without `zero_grad()` each step goes along the sum of all gradients so "
+        "far: a momentum that never fades. The log looks like a learning rate that is too high, and a smaller one "
+        "only delays it. The place of the call is free, between one step and the next `backward()`, or right after "
+        "the step."
     ),
     evidence=evidence,
     judge=judge,

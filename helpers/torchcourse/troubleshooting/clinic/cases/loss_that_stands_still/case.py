@@ -68,8 +68,8 @@ def _judge_model(model: nn.Sequential, before: nn.Sequential, classes: int) -> N
     if any(parameter.requires_grad for parameter in model[:-1].parameters()):
         raise NotHealed(
             "thawed",
-            "Now the features learn as well. The loss moves again, but it is another training: the features were "
-            "to stay.",
+            "Now the features learn as well. The loss moves again, but it is another training: the features were to "
+            "stay.",
         )
     if not all(parameter.requires_grad for parameter in last.parameters()):
         raise NotHealed("head_frozen", "The new layer is frozen too: it has nothing to learn with.")
@@ -81,15 +81,14 @@ def _judge_optimizer(model: nn.Sequential, optimizer: torch.optim.Optimizer, rat
     if not {id(parameter) for parameter in model[-1].parameters()} <= ids:
         raise NotHealed(
             "still_there",
-            f"The optimizer holds {len(held)} tensors, and not all of the new layer's: whatever it changes, the "
-            f"new layer does not.",
+            f"The optimizer holds {len(held)} tensors, and not all of the new layer's: whatever it changes, the new "
+            "layer does not.",
         )
     if ids - {id(parameter) for parameter in model.parameters()}:
         raise NotHealed(
             "stale",
-            "The new layer learns. But the optimizer also holds tensors that belong to no model any more; they "
-            "will be in "
-            "every checkpoint. Can it be built so that they never get in?",
+            "The new layer learns. But the optimizer also holds tensors that belong to no model any more; they will "
+            "be in every checkpoint. Can it be built so that they never get in?",
         )
     if any(abs(float(group["lr"]) - rate) > 1e-9 for group in optimizer.param_groups):
         raise NotHealed("learning_rate", "The learning rate is not the one that was asked for. It was not the cause.")
@@ -101,22 +100,22 @@ CASE = Case(
     slug="loss_that_stands_still",
     title="The loss that stands still",
     complaint=(
-        "We took a network for ten digits, froze its features and gave it a new last layer for three classes. "
-        "The loss is the same "
-        "in every epoch, to the last digit. A learning rate a hundred times as large changes nothing at all."
+        "We took a network for ten digits, froze its features and gave it a new last layer for three classes. The "
+        "loss is the same in every epoch, to the last digit. A learning rate a hundred times as large changes "
+        "nothing at all."
     ),
     parts=("prepare",),
     hints=(
         "The same to the last digit, at any learning rate: that is not slow learning. Something is not connected.",
         "Is there a gradient in the last layer? And does the layer move? The evidence shows both over 20 steps.",
-        "`zero_grad()` should make the gradient start anew in each step, and it grows. Whose gradients does it "
-        "set to zero?",
+        "`zero_grad()` should make the gradient start anew in each step, and it grows. Whose gradients does it set "
+        "to zero?",
     ),
     diagnosis=(
-        "An optimizer holds *tensors*, not names. It was built when the old layer was still there, and it "
-        "went on holding that one; the new layer got gradients, but no steps. First change the model, then "
-        "build the optimizer. The same happens when a model is copied, wrapped or loaded as a whole after the "
-        "optimizer was built."
+        "An optimizer holds *tensors*, not names. It was built when the old layer was still there, and it went on "
+        "holding that one; the new layer got gradients, but no steps. First change the model, then build the "
+        "optimizer. The same happens when a model is copied, wrapped or loaded as a whole after the optimizer was "
+        "built."
     ),
     evidence=evidence,
     judge=judge,

@@ -44,7 +44,8 @@ def judge(program: Program, seed: int) -> str:
         raise NotHealed(
             "unstable",
             f"For a network that is very sure and wrong the loss should be {right.item():.1f}; yours is "
-            f"{given.item():.1f}. The logarithm of a rounded probability: is there a function that takes both in one?",
+            f"{given.item():.1f}. The logarithm of a rounded probability: is there a function that takes both in "
+            "one?",
         )
     return (
         "Healed: the loss is that of one softmax, also for very sure answers, and the probabilities still add up to 1."
@@ -70,8 +71,7 @@ def _judge_loss(program: Program, model, images: torch.Tensor, labels: torch.Ten
         raise NotHealed(
             "cosmetic",
             "The number is another, and its gradient still points where it did: the curve looks better, and the "
-            "network "
-            "learns as badly as before.",
+            "network learns as badly as before.",
         )
     if given < 0:
         raise NotHealed(
@@ -106,9 +106,8 @@ CASE = Case(
     slug="loss_with_a_floor",
     title="The loss that never gets small",
     complaint=(
-        "The accuracy is fine, but the training loss stops falling at a value far from zero, whatever we do: "
-        "more epochs, "
-        "a larger network, even ten images that it knows by heart. And when it is wrong, it is very sure of itself."
+        "The accuracy is not bad, but the training loss stops falling far from zero, whatever we do: more epochs, a "
+        "larger network, even ten images that it knows by heart. Other people's logs of this network end near zero."
     ),
     parts=("DigitNet", "loss_of", "probabilities"),
     hints=(
@@ -118,9 +117,9 @@ CASE = Case(
         "`F.cross_entropy` takes logits: it makes its own softmax. And who needs the other one, if not the training?",
     ),
     diagnosis=(
-        "`F.cross_entropy` takes logits and makes its own softmax. Fed with probabilities it sees numbers "
-        "between 0 and 1, for which ten classes cannot get below log(1 + 9/e) = 1.46. Accuracy hardly "
-        "suffers, so only the loss tells. The softmax belongs where probabilities are needed: in the "
+        "`F.cross_entropy` takes logits and makes its own softmax. Fed with probabilities it sees numbers between 0 "
+        "and 1, for which ten classes cannot get below log(1 + 9/e) = 1.46. The accuracy can look well all the "
+        "same: the order of the outputs is right. The softmax belongs where probabilities are needed: in the "
         "prediction."
     ),
     evidence=evidence,

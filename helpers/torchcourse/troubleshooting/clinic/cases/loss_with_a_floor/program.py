@@ -48,9 +48,8 @@ def main(samples=1000, epochs=8, lr=0.05, seed=0):
     fit(model, DataLoader(Subset(mnist("train"), range(samples)), 50, shuffle=True), epochs, lr)
     images, labels = mnist("test")[:500]
     sure, answers = probabilities(model, images).max(dim=1)
-    right = answers == labels
-    print(f"test accuracy {right.float().mean():.1%}, mean confidence {sure.mean():.1%}")
-    print(f"confidence when wrong: {sure[~right].mean():.1%}")
+    accuracy = (answers == labels).float().mean()
+    print(f"test accuracy {accuracy:.1%}, mean probability of the answers {sure.mean():.1%}")
     return model
 
 

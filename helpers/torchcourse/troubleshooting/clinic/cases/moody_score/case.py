@@ -50,25 +50,23 @@ def judge(program: Program, seed: int) -> str:
     if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise NotHealed(
             "seeded",
-            "Two evaluations agree, because they throw the same dice. The score is still that of another model: some "
-            "of its units are switched off, and the test batch sets its statistics.",
+            "Two evaluations agree, because they throw the same dice. The score is still that of another model: "
+            "some of its units are switched off, and the test batch sets its statistics.",
         )
     _judge_model(model, look, state)
     if in_training:
         raise NotHealed(
             "still_there",
             f"The score depends on the batch ({scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%}): the "
-            f"model is "
-            "asked while it behaves as in training.",
+            "model is asked while it behaves as in training.",
         )
     if any(abs(score - right) > 1e-6 for score in scores):
         raise NotHealed("score", f"The share of right answers is {right:.1%}; your function returned {scores[0]:.1%}.")
     if not model.training:
         raise NotHealed(
             "stays_in_eval",
-            "The scores are right. But the training loop calls model.train() once, at its start: after your "
-            "first evaluation the rest of "
-            "the training runs without dropout and without new statistics.",
+            "The scores are right. But the training loop calls model.train() once, at its start: after your first "
+            "evaluation the rest of the training runs without dropout and without new statistics.",
         )
     if not torch.equal(torch.get_rng_state(), dice):
         raise NotHealed("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
@@ -97,22 +95,21 @@ CASE = Case(
     slug="moody_score",
     title="A score with moods",
     complaint=(
-        "The same finished model gets another accuracy each time we evaluate it, and yet another with another "
-        "batch size. "
-        "We cannot tell whether a change of ours helps. Somebody proposed to average five evaluations."
+        "The same finished model gets another accuracy each time we evaluate it, and yet another with another batch "
+        "size. We cannot tell whether a change of ours helps. Somebody proposed to average five evaluations."
     ),
     parts=("evaluate",),
     hints=(
         "The weights do not change between two evaluations. So which layers give two answers to one image?",
         "Look at the batch sizes: which layer lets the images of a batch influence each other?",
-        "A model has two modes. In which one is it when evaluate() gets it, and in which one must the training "
-        "find it again?",
+        "A model has two modes. In which one is it when evaluate() gets it, and in which one must the training find "
+        "it again?",
     ),
     diagnosis=(
-        "In training mode dropout switches units off by chance, and batch normalisation takes mean and "
-        "variance from the batch at hand: the score depends on chance and on the batch. `model.eval()` ends "
-        "both. The training must get its mode back afterwards. And the evaluation in training mode had one "
-        "more effect: it moved the running statistics, so the test set leaked into the model."
+        "In training mode dropout switches units off by chance, and batch normalisation takes mean and variance "
+        "from the batch at hand: the score depends on chance and on the batch. `model.eval()` ends both. The "
+        "training must get its mode back afterwards. And the evaluation in training mode had one more effect: it "
+        "moved the running statistics, so the test set leaked into the model."
     ),
     evidence=evidence,
     judge=judge,

@@ -26,7 +26,7 @@ def evidence(program: Program) -> None:
             program.reconstruction_epoch(model, Noted(loader, lambda: alive.append(tracker.current / 2**20)), optimizer)
     figure, axis = figures.new()
     axis.plot(alive)
-    axis.set(xlabel="steps of three epochs", ylabel="memory alive between two steps (MiB)")
+    axis.set(xlabel="steps of three epochs", ylabel="alive between steps (MiB)")
     axis.set_title(f"Within an epoch memory climbs from {alive[21]:.0f} to {alive[-1]:.0f} MiB, then it falls back")
     figures.show(figure, f"Memory over three epochs, a sawtooth between {alive[21]:.1f} and {alive[-1]:.1f} MiB.")
 
@@ -48,8 +48,7 @@ def judge(program: Program, seed: int) -> str:
             raise NotHealed(
                 "half",
                 f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
-                f"longer epoch "
-                "still needs more memory. What do the two numbers need of a batch, once it is done?",
+                "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise NotHealed("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
     if len(steps) != len(plain_steps):
@@ -70,7 +69,7 @@ def _judge_numbers(given: list[float], right: list[list[float]]) -> None:
             raise NotHealed(
                 "mean_of_means",
                 f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the "
-                f"last batch is smaller.",
+                "last batch is smaller.",
             )
         if abs(number - values[-1] / counts[-1]) < 1e-5:
             raise NotHealed("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
@@ -106,21 +105,20 @@ CASE = Case(
     slug="sawtooth",
     title="The saw",
     complaint=(
-        "Memory climbs during each epoch and falls at its end. On a tenth of the data all is well; on the whole "
-        "set the run is out of "
-        "memory at three quarters of the first epoch. The model is small."
+        "Memory climbs during each epoch and falls at its end. On a tenth of the data all is well; on the whole set "
+        "the run is out of memory at three quarters of the first epoch. The model is small."
     ),
     parts=("reconstruction_epoch",),
     hints=(
         "What grows during an epoch and is free at its end belongs to a variable that lives for one epoch.",
         "How many bytes does a step leave behind? Compare with the size of one batch of outputs.",
-        "Which numbers of a batch does the result at the end of the epoch need? And is the last batch as large "
-        "as the others?",
+        "Which numbers of a batch does the result at the end of the epoch need? And is the last batch as large as "
+        "the others?",
     ),
     diagnosis=(
-        "Outputs were collected for a number at the end of the epoch. `detach()` drops the graph but keeps "
-        "the outputs; on a GPU `cpu()` only moves the pile. A mean needs a sum and a count. The mean of the "
-        "means of batches would be wrong: the last batch is smaller."
+        "Outputs were collected for a number at the end of the epoch. `detach()` drops the graph but keeps the "
+        "outputs; on a GPU `cpu()` only moves the pile. A mean needs a sum and a count. The mean of the means of "
+        "batches would be wrong: the last batch is smaller."
     ),
     evidence=evidence,
     judge=judge,

@@ -29,7 +29,7 @@ def evidence(program: Program) -> None:
     step = (alive[-1] - alive[5]) / (len(alive) - 6)
     figure, axis = figures.new()
     axis.plot(alive, "o-")
-    axis.set(xlabel="steps done", ylabel="memory alive between two steps (MiB)")
+    axis.set(xlabel="steps done", ylabel="alive between steps (MiB)", xticks=range(0, len(alive), 5))
     axis.set_title(f"After the first steps, each step leaves {1024 * step:.0f} KiB behind")
     figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB a step.")
 
@@ -51,8 +51,8 @@ def judge(program: Program, seed: int) -> str:
     if nodes > 0:
         raise NotHealed(
             "graph_grows",
-            "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still "
-            "remembers how it came about.",
+            "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still remembers "
+            "how it came about.",
         )
     if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in losses):
         raise NotHealed("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
@@ -104,8 +104,8 @@ CASE = Case(
     slug="swelling_run",
     title="The run that swells",
     complaint=(
-        "Memory grows with every step, until the run is killed in its second night. The batches are all of one size. "
-        "We clear the cache and call the garbage collector after each epoch; it does not help."
+        "Memory grows with every step, until the run is killed in its second night. The batches are all of one "
+        "size. We clear the cache and call the garbage collector after each epoch; it does not help."
     ),
     parts=("denoise_epoch",),
     hints=(
@@ -114,11 +114,11 @@ CASE = Case(
         "A loss is a tensor, and it remembers the graph it came from. What does a sum of such tensors remember?",
     ),
     diagnosis=(
-        "A loss is a tensor with a graph. A sum of such tensors has the graphs of all of them, and they live "
-        "as long as the sum does. For the probe, which has no backward pass, all its intermediate results "
-        "were kept; for the training loss the results were freed by `backward()`, but the nodes of the graph "
-        "stayed. `item()` or `detach()` takes the number out; for the probe, `no_grad()` does not even build "
-        "a graph. The list of the caller kept the sums over the epochs."
+        "A loss is a tensor with a graph. A sum of such tensors has the graphs of all of them, and they live as "
+        "long as the sum does. For the probe, which has no backward pass, all its intermediate results were kept; "
+        "for the training loss the results were freed by `backward()`, but the nodes of the graph stayed. `item()` "
+        "or `detach()` takes the number out; for the probe, `no_grad()` does not even build a graph. The list of "
+        "the caller kept the sums over the epochs."
     ),
     evidence=evidence,
     judge=judge,
