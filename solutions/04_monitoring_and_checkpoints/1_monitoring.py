@@ -652,7 +652,7 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
 #
-# **Next:** notebook 2, what weights and gradients look like when a run is sick. **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

@@ -51,7 +51,7 @@ RECIPES = {
 
 
 def train(
-    kind: str,
+    kind: str | Recipe,
     log_dir: str | os.PathLike,
     *,
     seed: int = 0,
@@ -61,16 +61,16 @@ def train(
     """Train a run of this kind and return what its event files hold. A run that explodes may end early, and says so.
 
     Args:
-        kind: one of `RECIPES`.
+        kind: one of `RECIPES`, or a recipe of your own.
         log_dir: a new folder for the event files.
         epochs: in place of the recipe's own number.
 
     Raises:
         ValueError: for a kind that there is not.
     """
-    if kind not in RECIPES:
+    if isinstance(kind, str) and kind not in RECIPES:
         raise ValueError(f"There is no run of kind {kind!r}. The kinds are {', '.join(RECIPES)}.")
-    recipe = RECIPES[kind]
+    recipe = RECIPES[kind] if isinstance(kind, str) else kind
     torch.manual_seed(seed)
     model = build(recipe, family)
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9)
@@ -81,7 +81,7 @@ def train(
     try:
         trainer.fit(loader, epochs or recipe.epochs, validation)
     except FloatingPointError as error:
-        print(f"{kind}: {str(error).partition(',')[0]}.")
+        print(f"{log_dir}: {str(error).partition(',')[0]}.")
     return read_run(log_dir)
 
 

@@ -1,0 +1,555 @@
+# %% [markdown]
+# # Histograms: what a sick run looks like
+#
+# **50 minutes** · one CPU is enough · before this: notebook 1
+#
+# The second recorded wrong answer of the study log is about histograms. The question, in our words: TensorBoard shows how weights and biases are spread. They
+# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? The learner chose over-fitting and under-fitting. The key says exploding and
+# vanishing gradients. The learner then concluded: *오로지 학습량에 대한 문제였다(?)*, only a matter of how much is learned, with a question mark. This notebook answers the
+# question mark by experiment.
+#
+# **After this notebook you can**
+#
+# 1. name a sick run (vanishing, exploding, dead or saturated units) from its histograms and gradient norms;
+# 2. say what over-fitting and under-fitting do to the histograms of the weights;
+# 3. predict how the scale of the initial weights reaches the gradients.
+
+# %% setup
+
+# %%
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse import figures
+from torchcourse.checks import lesson04_histograms as check
+from torchcourse.data import mnist
+from torchcourse.models import small_cnn
+from torchcourse.quiz import outcome, predict
+from torchcourse.training import sick_runs
+from torchcourse.training.board import show_tensorboard
+from torchcourse.training.diagnosis import diagnose, judge_fit, layer_gradients
+from torchcourse.training.histograms import measure
+from torchcourse.training.run_picture import describe_card, draw_card, draw_layers, draw_over_time
+from torchcourse.training.watch import dead_units
+
+torch.set_num_threads(1)  # these networks are so small that threads would only wait for one another
+shutil.rmtree("runs", ignore_errors=True)
+print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+
+# %%
+predict(
+    "04-2.infer",
+    "Weights run to extremes within a few steps, or hardly change. What do you infer, the learning rate aside?",
+    [
+        "over-fitting and under-fitting",
+        "exploding and vanishing gradients",
+        "how much was learned, nothing else",
+        "all of these",
+    ],
+)
+
+# %% [markdown]
+# ## 1 · Count where the values are
+#
+# A **histogram** (히스토그램) says how many values lie between which limits. A layer of a million weights becomes sixty numbers. On a GPU the counting should happen
+# *there*: copying a million numbers to the CPU costs more than counting them.
+#
+# For counts that can be *added up*, over batches or over ranks, all must use the same limits. So do not take each batch's own lowest and highest value. The
+# course's `measure` uses limits that fit any tensor: four for each doubling of the size, taken from the first bits of the number itself.
+
+# %%
+torch.manual_seed(0)
+weight = small_cnn()[9].weight
+for name, tensor in {
+    "fresh weights": weight,
+    "a billionth of them": weight * 1e-9,
+    "after ReLU": weight.relu(),
+}.items():
+    histogram = measure({"x": tensor})["x"]
+    print(
+        f"{name:20} {histogram.number:,} values in {len(histogram.counts)} bins: std {histogram.std:.2g}, "
+        f"median {histogram.quantile(0.5):.1g}, exactly 0: {histogram.zeros:.0%}"
+    )
+
+# %% [markdown]
+# ### Exercise 1 · One histogram over many batches
+#
+# ●●○ · 8 minutes · good for: statistics of a whole epoch, of which only one batch is in memory at a time.
+
+
+# %% exercise: fixed_histogram
+def fixed_histogram(batches: Iterable[torch.Tensor], edges: torch.Tensor) -> torch.Tensor:
+    """Return how many values of all batches lie in each bin: int64 [len(edges) - 1], on the device of the edges.
+
+    Bin i begins at edges[i], itself included, and ends before edges[i + 1]. The edges rise; bins need not be equal.
+    Values below the first edge count in the first bin, values above the last edge (or on it) in the last.
+    """
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64, device=edges.device)
+    for batch in batches:
+        ### BEGIN SOLUTION
+        bins = (torch.bucketize(batch.flatten(), edges, right=True) - 1).clamp(0, len(counts) - 1)
+        counts += torch.bincount(bins, minlength=len(counts))
+        ### END SOLUTION
+    return counts
+
+
+# %% check: fixed_histogram
+checked = check.fixed_histogram(fixed_histogram, points=2)
+### BEGIN HIDDEN TESTS
+_edges = torch.tensor([0.0, 1.0, 10.0, 100.0])
+_batches = [torch.tensor([0.0, 0.5, 1.0]), torch.tensor([99.0, 100.0, -5.0, 2000.0])]
+assert fixed_histogram(iter(_batches), _edges).tolist() == [3, 1, 3]
+assert fixed_histogram(iter(_batches[1:]), _edges).tolist() == [1, 0, 3]
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – a value on an edge lands one bin too low</summary>
+#
+# `torch.bucketize(values, edges)` has an argument that says to which side such a value belongs. Try it with one value and three edges.
+# </details>
+#
+# <details><summary>Help – I get <code>index out of range</code>, or one bin too many</summary>
+#
+# For values outside the edges the place is 0 or `len(edges)`. What are the first and the last bin?
+# </details>
+
+# %% [markdown]
+# ## 2 · Seven runs made on purpose
+#
+# Each trains on MNIST with the same optimizer (옵티마이저) and the same learning rate (학습률), 0.02. Only the network or the data are spoilt:
+#
+# | run | what was done |
+# |---|---|
+# | healthy (건강) | four layers with ReLU, weights at the scale of He et al. |
+# | vanishing (기울기 소실) | seven layers with sigmoid |
+# | exploding (기울기 폭주) | eight layers, first weights 1.7 times too large |
+# | dead units (죽은 유닛) | ReLU with biases at −2 |
+# | saturated (포화) | tanh, first weights 6 times too large |
+# | over-fitting (과적합) | 200 images, 40 epochs |
+# | under-fitting (과소적합) | each digit averaged down to four grey spots |
+
+# %%
+predict(
+    "04-2.still",
+    "In the vanishing run, which layer's weights hardly move?",
+    ["all layers alike", "the first", "the last"],
+)
+
+# %%
+runs = {kind: sick_runs.train(kind, f"runs/{kind}") for kind in sick_runs.RECIPES}
+for kind in ("healthy", "vanishing", "exploding", "dead units"):
+    figures.show(draw_card(runs[kind], kind), f"{kind}: {describe_card(runs[kind])}")
+
+# %%
+for kind in ("saturated", "over-fitting", "under-fitting"):
+    figures.show(draw_card(runs[kind], kind), f"{kind}: {describe_card(runs[kind])}")
+
+# %%
+sizes = list(layer_gradients(runs["vanishing"]).values())
+outcome(
+    "04-2.still",
+    f"The first layer gets a gradient of {sizes[0]:.0e}, the last one of {sizes[-1]:.0e}: {sizes[-1] / sizes[0]:,.0f} times as much.",
+    right="the first",
+)
+
+# %% [markdown]
+# Read each row from left to right.
+#
+# * **Weights of layer 1**, at the first and at the last look. Thrown far out: exploding. Not moved at all: vanishing or dead.
+# * **Gradients, layer by layer**, on a log axis (로그 축). A slope over many powers of ten: vanishing. High everywhere: exploding. Exactly 0: dead.
+# * **Units**: dead (0 for the whole batch), or saturated (at the flat ends of tanh).
+# * **Loss**: the two curves of notebook 1. For over- and under-fitting it is the *only* panel that differs from the healthy run.
+#
+# Now the same in TensorBoard. Open HISTOGRAMS, choose a run on the left, and compare `gradients/1.weight` with the gradients of the last layer.
+
+# %%
+show_tensorboard("runs", "histograms", height=650)
+
+# %% [markdown]
+# And drawn from the event files, at any look, on an axis of powers of ten. Choose the vanishing run and its gradients; then the run with dead units and its
+# activations (활성값).
+
+
+# %%
+def draw_look(look, run, what):
+    return draw_layers(runs[run], what, look)
+
+
+def describe_look(look, run, what):
+    return f"Histograms of the {what} of all layers of the run {run}, at look {look}."
+
+
+figures.explorer(
+    draw_look,
+    alt=describe_look,
+    look=(1, 6, 2),
+    run=list(dict.fromkeys(["vanishing", *runs])),
+    what=["gradients", "weights", "activations"],
+)
+
+# %% [markdown]
+# ### Exercise 2 · Find the dead units
+#
+# ●●○ · 10 minutes · good for: finding out how much of a network does nothing.
+#
+# A ReLU puts out 0 for many samples: that is its job. A unit (유닛) is **dead** when it puts out 0 for *all* of them, for then no gradient reaches its weights.
+
+
+# %% exercise: dead_share
+def dead_share(model: nn.Module, batches: list[torch.Tensor]) -> dict[str, float]:
+    """Return for each nn.ReLU of the model, by its name in `named_modules()`, the share of its units that are dead.
+
+    Dead: 0 for every sample of all batches. Outputs are [N, units]. The model is left as it was, without hooks.
+    """
+    outputs = {name: [] for name, module in model.named_modules() if isinstance(module, nn.ReLU)}
+    ### BEGIN SOLUTION
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, rows=rows: rows.append(output))
+        for name, rows in outputs.items()
+    ]
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for hook in hooks:
+        hook.remove()
+    return {name: (torch.cat(rows) == 0).all(dim=0).float().mean().item() for name, rows in outputs.items()}
+    ### END SOLUTION
+
+
+# %% check: dead_share
+checked = check.dead_share(dead_share, points=3)
+### BEGIN HIDDEN TESTS
+_model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+with torch.no_grad():
+    _model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    _model[0].bias.copy_(torch.tensor([0.0, 0.0, -9.0, 0.0]))
+_one, _other = torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[-1.0, 0.0]])
+assert dead_share(_model, [_one])["1"] == 0.5
+assert dead_share(_model, [_one, _other]) == {"1": 0.25}
+assert not _model[1]._forward_hooks
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – all my hooks write into the same list</summary>
+#
+# A `lambda` looks a name up when it is *called*, and by then your loop has ended. Give it the value as a default argument: `lambda m, i, o, rows=rows: …`.
+# </details>
+#
+# <details><summary>Help – a share above what the check finds</summary>
+#
+# Put the outputs of all batches together first, then ask for each unit.
+# </details>
+
+# %%
+image = {"healthy": mnist()[:200][0], "dead units": mnist()[:200][0]}
+for kind, pixels in image.items():
+    torch.manual_seed(0)
+    network = sick_runs.build(sick_runs.RECIPES[kind])
+    with torch.no_grad():
+        first = network[:3](pixels)
+    alive = (~dead_units(first)).sum().item()
+    print(
+        f"{kind:10} layer 1 before training: {(first == 0).float().mean():.0%} of outputs are 0, {alive} of 64 units alive"
+    )
+
+# %% [markdown]
+# ## 3 · Name them yourself
+#
+# Seven new runs, A to G: other networks (convolutions, or thinner and deeper ones) and other seeds. Each of the seven names occurs once.
+
+# %%
+unknown = check.train_unknown("unknown")
+for letter in "ABCD":
+    figures.show(draw_card(unknown[letter], letter), f"Run {letter}: {describe_card(unknown[letter])}")
+
+# %%
+for letter in "EFG":
+    figures.show(draw_card(unknown[letter], letter), f"Run {letter}: {describe_card(unknown[letter])}")
+
+# %% [markdown]
+# ### Exercise 3 · Give each run its name
+#
+# ●●○ · 8 minutes · good for: the moment when your own run does not learn.
+#
+# Use `"healthy"`, `"vanishing"`, `"exploding"`, `"dead units"`, `"saturated"`, `"over-fitting"`, `"under-fitting"`.
+
+# %% exercise: names_of_runs
+name_of_a = "vanishing"  ### SOLUTION
+name_of_b = "over-fitting"  ### SOLUTION
+name_of_c = "exploding"  ### SOLUTION
+name_of_d = "healthy"  ### SOLUTION
+name_of_e = "dead units"  ### SOLUTION
+name_of_f = "under-fitting"  ### SOLUTION
+name_of_g = "saturated"  ### SOLUTION
+
+# %% check: names_of_runs
+names = {letter: globals()[f"name_of_{letter.lower()}"] for letter in "ABCDEFG"}
+checked = check.names_of_runs(names, points=3)
+### BEGIN HIDDEN TESTS
+for _letter, _run in unknown.items():
+    _found = [diagnose(_run).name]
+    if "loss/val" in _run.scalars:
+        _found.append(judge_fit(_run).name)
+    assert names[_letter] in _found, _letter
+assert sorted(names.values()) == sorted(sick_runs.RECIPES)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# ## 4 · Let a program look
+#
+# `diagnose` reads histograms and gradient norms and nothing else; `judge_fit` reads the two curves and nothing else. Each gives its evidence.
+
+# %%
+for kind in ("vanishing", "saturated", "over-fitting"):
+    print(f"run {kind!r}:", diagnose(runs[kind]))
+
+# %%
+for kind, run in runs.items():
+    fit = judge_fit(run).name if "loss/val" in run.scalars else "no validation: it stopped before"
+    print(f"{kind:14} histograms: {diagnose(run).name:12} curves: {fit}")
+assert diagnose(runs["over-fitting"]).name == diagnose(runs["under-fitting"]).name == "healthy"
+
+# %% [markdown]
+# Look at the last two lines. Judged by their histograms, the over-fitting and the under-fitting run are **healthy**.
+
+# %% [markdown]
+# ## 5 · Only a matter of how much is learned?
+#
+# The learner's hypothesis deserves a test. If histograms showed *how well* a model fits, then runs that fit differently would move their weights differently. If they showed
+# *how long* it trained, then a longer training would move more, also in the vanishing run.
+
+# %%
+predict(
+    "04-2.growth",
+    "The same network, the same 160 steps: once on 200 images (over-fits), once on 4,000 (fits). Where do the weights spread more?",
+    ["much more where it over-fits", "about equally", "much more where it fits"],
+)
+
+# %%
+over, sick = sick_runs.RECIPES["over-fitting"], sick_runs.RECIPES["vanishing"]
+recipes = {
+    "200 images, 160 steps": over,
+    "200 images, 640 steps": replace(over, epochs=160),
+    "4,000 images, 160 steps": replace(over, samples=4000, epochs=4),
+    "four grey spots, 160 steps": replace(over, samples=4000, epochs=4, pool=14),
+    "200 images, 4 steps": replace(over, epochs=1, every=1),
+    "vanishing, 120 steps": sick,
+    "vanishing, 480 steps": replace(sick, epochs=12),
+}
+longer = {name: sick_runs.train(recipe, f"longer/{name}") for name, recipe in recipes.items()}
+
+
+# %%
+def growth(run):
+    """How many times wider the weights of the first and of the last layer are at the end."""
+    tags = [tag for tag in run.histograms if tag.startswith("weights/") and tag.endswith("weight")]
+    return [run.histograms[tag][-1][1].std / run.histograms[tag][0][1].std for tag in (tags[0], tags[-1])]
+
+
+for name, run in longer.items():
+    first, last = growth(run)
+    gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
+    print(f"{name:27} weights ×{first:.2f} first, ×{last:.2f} last layer;  gap {gap:+.2f}  {judge_fit(run).name}")
+
+# %%
+figure, axes = figures.new(8, 3)
+shapes = {"fitting": "o", "over-fitting": "^", "under-fitting": "v"}
+for place, (name, run) in enumerate(longer.items()):
+    gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
+    color = figures.CYCLE[place]
+    axes.plot(growth(run)[1], gap, shapes[judge_fit(run).name], color=color, markersize=9, label=name)
+axes.set(xlabel="weights of the last layer: spread at the end ÷ at the start", ylabel="validation − training loss")
+axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+same = [growth(longer[name])[1] for name in ("200 images, 160 steps", "4,000 images, 160 steps")]
+axes.set_title(f"same spread (×{same[0]:.2f} and ×{same[1]:.2f}), over-fitting and fitting")
+figures.show(figure, "Spread of the weights against the gap of the losses: the same spread at very different gaps.")
+
+# %%
+outcome(
+    "04-2.growth",
+    f"×{same[0]:.2f} where it over-fits, ×{same[1]:.2f} where it fits. The network that sees four spots: "
+    f"×{growth(longer['four grey spots, 160 steps'])[1]:.2f}.",
+    right="about equally",
+)
+
+# %% [markdown]
+# * **Over- and under-fitting are not in the histograms.** Runs that fit, over-fit and under-fit move their weights alike, slowly and in all layers. The difference is in data that
+#   the weights have never seen.
+# * **More training is not the point either.** Four times as many steps widen the weights of the over-fitting run a little, and leave the vanishing run where it was: nothing arrives
+#   there to learn from, however long one waits.
+# * **One half of the hypothesis holds.** After 4 steps nothing has moved, in any layer, and the loss is high: so a histogram that stands still *can* mean that too
+#   little was trained. To tell it from vanishing, look at *where* it stands still (everywhere, or only at one end) and at the size of the gradients.
+#
+# This is the run that over-fits, look by look, as TensorBoard draws it:
+
+# %%
+tag = "weights/5.weight"
+looks = runs["over-fitting"].histograms[tag]
+figures.show(
+    draw_over_time(runs["over-fitting"], tag),
+    f"Nine histograms of {tag}, widening from {looks[0][1].std:.2g} to {looks[-1][1].std:.2g}, without an extreme.",
+)
+
+# %% [markdown]
+# ## 6 · The scale of the start
+#
+# *weight bias 분포는 너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다*: a distribution too wide or too narrow acts directly on the gradient. Test it by the start alone, before
+# any training. Take $L$ hidden layers with ReLU, their first weights *s* times the scale of
+# [He et al.](https://arxiv.org/abs/1502.01852), which keeps a signal the same size through a layer.
+#
+# The gradient of a layer's weights is a product: the signal that came in from below (through the layers below it) times the error that came in from above (through those above it). Each
+# of these other $L-1$ hidden layers multiplies by *s*, on one of the two ways.
+
+# %%
+predict(
+    "04-2.scale",
+    "10 hidden layers, weights at half the right scale. By what factor does the gradient of the first layer change?",
+    ["by 0.5", "by about 0.05: ten layers", "by about 0.002: 0.5 nine times"],
+)
+
+
+# %%
+images, labels = mnist()[:200]
+
+
+def gradients_at_start(scale, hidden_layers, seed=0):
+    """The root mean square gradient of each hidden layer's weights, before any training."""
+    torch.manual_seed(seed)
+    model = sick_runs.build(sick_runs.Recipe(depth=hidden_layers, scale=scale))
+    F.cross_entropy(model(images), labels).backward()
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)][:-1]
+    return [layer.weight.grad.square().mean().sqrt().item() for layer in layers]
+
+
+factor = gradients_at_start(0.5, 10)[0] / gradients_at_start(1.0, 10)[0]
+outcome(
+    "04-2.scale",
+    f"It is {factor:.4f} times as large; 0.5 to the power of 9 is {0.5**9:.4f}.",
+    right="by about 0.002: 0.5 nine times",
+)
+
+# %% [markdown]
+# ### Exercise 4 · The product law
+#
+# ●○○ · 4 minutes · good for: knowing why depth and scale belong together.
+
+
+# %% exercise: gradient_factor
+def gradient_factor(scale: float, hidden_layers: int) -> float:
+    """Return by what factor the gradients of hidden layers' weights change when all their weights start `scale` times larger."""
+    ### BEGIN SOLUTION
+    return scale ** (hidden_layers - 1)
+    ### END SOLUTION
+
+
+# %% check: gradient_factor
+checked = check.gradient_factor(gradient_factor, points=1)
+### BEGIN HIDDEN TESTS
+assert abs(gradient_factor(3.0, 4) - 27) < 1e-9
+assert abs(gradient_factor(0.1, 3) - 0.01) < 1e-12
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# Now let the law meet the measurement. Move the scale a little away from 1, then the depth. When is the gradient of no use any more, on either side?
+
+
+# %%
+def at_start(scale, hidden_layers):
+    """Scales around the chosen one, their measured factors for the first layer, and the law's."""
+    scales = sorted({0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, scale})
+    reference = gradients_at_start(1.0, hidden_layers)[0]
+    measured = {each: gradients_at_start(each, hidden_layers)[0] / reference for each in scales}
+    return measured, {each: each ** (hidden_layers - 1) for each in scales}
+
+
+def draw_start(scale, hidden_layers):
+    measured, law = at_start(scale, hidden_layers)
+    figure, axes = figures.new(7, 3.2)
+    axes.plot(
+        list(law), list(law.values()), color=figures.COLORS["grey"], label="law: scale to the power of (layers − 1)"
+    )
+    axes.plot(list(measured), list(measured.values()), "o", label="measured, first layer")
+    axes.plot(scale, measured[scale], "o", markersize=11, color=figures.COLORS["vermillion"])
+    axes.set(xscale="log", yscale="log", ylim=(1e-11, 1e11), ylabel="gradient, 1 at scale 1")
+    axes.set_xlabel("scale of the first weights, 1 = He")
+    axes.legend(loc="upper left")
+    axes.set_title(
+        f"{hidden_layers} layers at scale {scale:g}: gradient ×{measured[scale]:.1e}, by the law ×{law[scale]:.1e}"
+    )
+    return figure
+
+
+def describe_start(scale, hidden_layers):
+    measured, law = at_start(scale, hidden_layers)
+    return f"Gradient at scale {scale:g} with {hidden_layers} layers: {measured[scale]:.1e} measured, {law[scale]:.1e} by the law."
+
+
+figures.explorer(draw_start, alt=describe_start, scale=(0.3, 3.0, 1.5, 0.1), hidden_layers=(1, 20, 8))
+
+# %%
+ratios = [at_start(scale, layers) for scale in (0.3, 3.0) for layers in (5, 10, 20)]
+off = [math.log10(measured[scale] / law[scale]) for measured, law in ratios for scale in (0.3, 3.0)]
+print(
+    f"law against measurement, scales 0.3 and 3, 5 to 20 layers: off by a factor of {10 ** max(map(abs, off)):.1f} at most"
+)
+assert 10 ** max(map(abs, off)) < 10
+
+# %% [markdown]
+# The law is off by a small factor (large outputs make a larger error at the top) where the gradient itself changes by up to twenty powers of ten. So the learner's sentence holds, and more sharply than it
+# was put: the width acts on the gradient **once for every other layer**. A width that is 1.5 times too large is harmless in 3 layers and fatal in 20.
+
+# %% [markdown]
+# ## 7 · What the log said
+#
+# | The log | The evidence | Corrected |
+# |---|---|---|
+# | *overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데*: chose over- and under-fitting | Sections 4 and 5: judged by their histograms these runs are healthy; the same spread occurs with and without a gap. | Not in the histograms. Look at the two curves. What you *can* infer: **exploding** (extremes within steps) and **vanishing** gradients (one end stands still). |
+# | *그게 아니라 오로지 학습량에 대한 문제였다(?)* | Section 5: four times the training leaves the vanishing run where it was; 4 steps of training move nothing anywhere. | Half right. Too little training does look like standing still. But vanishing and exploding are about the **size of the signal through the layers**, and more training cures neither. |
+# | *너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다* | Section 6: the product law. | Right: by a factor for each other layer. |
+
+# %%
+outcome(
+    "04-2.infer",
+    f"Over-fitting: {diagnose(runs['over-fitting']).name} by its histograms. Exploding: {diagnose(runs['exploding']).evidence[0]}.",
+    right="exploding and vanishing gradients",
+)
+
+# %% [markdown]
+# ## Take away
+#
+# * Count on the device, in bins that are the same for all batches.
+# * Four questions to a run: how far did the weights move, how large is the gradient in each layer, do the units live, what do the two curves say?
+# * Exploding: extremes within steps. Vanishing: a slope of the gradients, one end still. Dead: exact zeros. Saturated: outputs at the ends.
+# * Over- and under-fitting: ordinary histograms. Only training *and* validation loss tell.
+# * Scale to the power of the other layers: that is how the start reaches the gradients.
+#
+# **Next:** what to keep of a run, and how to go on from it. **Questions on this lesson:** [quiz](quiz.ipynb).
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | vanishing gradient | 기울기 소실 | smaller from layer to layer on its way back |
+# | exploding gradient | 기울기 폭주 | larger from layer to layer |
+# | dead unit | 죽은 유닛 | a ReLU that is 0 for all samples |
+# | saturated | 포화 | at the flat end of tanh or sigmoid |
+# | activation | 활성값 | what a unit puts out |
+# | initialisation | 초기화 | how the first weights are drawn |
+# | gradient norm | 기울기 노름 | length of the gradient as one vector |
+#
+# ### Further reading
+#
+# * Glorot and Bengio 2010, [Understanding the difficulty of training deep feedforward neural networks](https://proceedings.mlr.press/v9/glorot10a.html): histograms of activations and gradients, layer by layer.
+# * He et al. 2015, [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852): the scale for ReLU, and the product over layers (section 2.2).
+# * Pascanu, Mikolov and Bengio 2013, [On the difficulty of training recurrent neural networks](https://arxiv.org/abs/1211.5063): vanishing, exploding, and clipping.
+# * PyTorch, [torch.nn.init](https://docs.pytorch.org/docs/stable/nn.init.html): the ways to start.
