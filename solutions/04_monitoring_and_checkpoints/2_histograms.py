@@ -57,7 +57,7 @@ predict(
 # %% [markdown]
 # ## 1 · Count where the values are
 #
-# A **histogram** (히스토그램) says how many values lie between which limits. A layer of a million weights becomes sixty numbers. On a GPU the counting should happen
+# A **histogram** (히스토그램) says how many values lie between which limits. A layer of a hundred thousand weights becomes some seventy numbers. On a GPU the counting should happen
 # *there*: copying a million numbers to the CPU costs more than counting them.
 #
 # For counts that can be *added up*, over batches or over ranks, all must use the same limits. So do not take each batch's own lowest and highest value. The
@@ -396,7 +396,7 @@ tag = "weights/5.weight"
 looks = runs["over-fitting"].histograms[tag]
 figures.show(
     draw_over_time(runs["over-fitting"], tag),
-    f"Nine histograms of {tag}, widening from {looks[0][1].std:.2g} to {looks[-1][1].std:.2g}, without an extreme.",
+    f"{len(looks)} histograms of {tag}, widening from {looks[0][1].std:.2g} to {looks[-1][1].std:.2g}, without an extreme.",
 )
 
 # %% [markdown]

@@ -111,10 +111,10 @@ def _growth(run: RunLog, name: str) -> float:
 def _exploding(run: RunLog) -> list[str]:
     evidence = []
     steps, norms = run.scalars["gradient_norm/all"]
-    worst = max(norms, key=lambda norm: norm if math.isfinite(norm) else math.inf)
-    if not worst <= LARGE_NORM:
-        step = steps[norms.index(worst)]
-        evidence.append(f"gradient norm of all layers {worst:.3g} at step {step} (limit {LARGE_NORM:g})")
+    large = [(step, norm) for step, norm in zip(steps, norms, strict=True) if not norm <= LARGE_NORM]
+    if large:
+        step, norm = large[0]
+        evidence.append(f"gradient norm of all layers {norm:.3g} at step {step} (limit {LARGE_NORM:g})")
     for name in _layers(run):
         if (growth := _growth(run, name)) > GROWTH:
             evidence.append(f"weights of {name} grew {growth:.3g}-fold (limit {GROWTH:g})")
