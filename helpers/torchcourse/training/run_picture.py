@@ -46,7 +46,8 @@ def draw_curves(axes: Axes, run: RunLog) -> None:
     else:
         axes.set_ylim(0, min(max(losses, default=1), 4) * 1.1)
     axes.legend(fontsize=7, frameon=False)
-    axes.set_title(f"loss: {losses[0]:.3g} to {losses[-1]:.3g}" if losses else "no loss", fontsize=9)
+    trained = run.scalars.get("loss/train", ([], []))[1]
+    axes.set_title(f"training loss: {trained[0]:.3g} to {trained[-1]:.3g}" if trained else "no loss", fontsize=9)
 
 
 def draw_layers(run: RunLog, what: str, look: int) -> Figure:
@@ -120,7 +121,7 @@ def _weights_of_first_layer(axes: Axes, run: RunLog) -> None:
 def _gradients_by_layer(axes: Axes, run: RunLog) -> None:
     sizes = list(layer_gradients(run).values())
     axes.plot(range(1, len(sizes) + 1), [max(size, 1e-12) for size in sizes], "o-")
-    axes.set(yscale="log", ylim=(1e-12, 1e3), xlabel="layer", ylabel="gradient, RMS")
+    axes.set(yscale="log", ylim=(1e-12, max(1e3, 10 * max(sizes))), xlabel="layer", ylabel="gradient, RMS")
     axes.set_xticks(range(1, len(sizes) + 1))
     axes.tick_params(labelsize=7)
     axes.set_title(f"gradients: {min(sizes):.0e} to {max(sizes):.0e}", fontsize=9)
