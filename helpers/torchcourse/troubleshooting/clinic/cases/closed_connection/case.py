@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,17 @@ from torchcourse.troubleshooting.clinic.program import Program
 
 EPOCHS, BATCH, RATE, MOMENTUM = 12, 16, 0.1, 0.9
 Part = tuple[torch.Tensor, torch.Tensor]
+
+
+def log(program: Program, **arguments: Any) -> str:
+    """Run `main(**arguments)`; return what it prints, and what the rank says that failed."""
+    printed = io.StringIO()
+    with program.ready(), contextlib.redirect_stdout(printed):
+        try:
+            program.main(**arguments)
+        except RankError as error:
+            print(f"rank {error.rank} ended with {error.kind}: {error.message}")
+    return printed.getvalue().rstrip()
 
 
 def evidence(program: Program) -> None:
@@ -201,4 +213,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
+    log=log,
 )

@@ -167,9 +167,10 @@ CASE = Case(
         "Who decides that the process must end? And who can know, before the first epoch, which lines can be read?",
     ),
     diagnosis=(
-        "A function of a command-line tool ended its process, as such tools may; here the process was a worker. What "
-        "it said was lost on the way. `num_workers=0` is the way to see the error, not to be rid of it. Library code "
-        "raises an exception, and who calls it decides. What can be known before training, like lines that are cut "
+        "A function of a command-line tool ended its process, as such tools may; here the process was a worker. An "
+        "exit code is all that reached you. `num_workers=0` is the way to see the error, not to be rid of it. "
+        "Library code raises an exception, and who calls it decides. "
+        "What can be known before training, like lines that are cut "
         "off, is best found once, when the index is built, and reported."
     ),
     evidence=evidence,
