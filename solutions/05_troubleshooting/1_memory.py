@@ -195,11 +195,11 @@ checked
 # ## 2 · Out of memory, on a device that is not there
 #
 # A `SimulatedDevice` is a tracker with a limit. Tensors are ordinary CPU tensors, and the arithmetic is real. When they would need more
-# than the device has, it raises what a GPU raises: `torch.OutOfMemoryError`. Here is one with 32 MiB.
+# than the device has, it raises what a GPU raises: `torch.OutOfMemoryError`. Here is one with 32 MiB, and half as many images more.
 
 # %%
 device = SimulatedDevice("32 MiB")
-x, y = images[:256], labels[:256]
+x, y = images[:192], labels[:192]
 try:
     with device:
         device.watch(model, optimizer, x, y)

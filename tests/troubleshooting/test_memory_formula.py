@@ -60,6 +60,20 @@ def test_states_follow_from_the_parameters_that_are_trained():
     assert step_bytes(model, (3, 10), "SGD").optimizer == 0
 
 
+@pytest.mark.parametrize(("batch", "tolerance"), [(1, 0.01), (2000, 0.25)], ids=["optimizer", "activations"])
+def test_the_peak_is_near_the_measured_one(batch, tolerance):
+    model, x, y = mlp(64, *[512] * 10, 10), torch.randn(batch, 64), torch.zeros(batch, dtype=torch.long)
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    with MemoryTracker() as tracker:
+        tracker.watch(model, optimizer)
+        for _ in range(2):
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    peak = step_bytes(model, (batch, 64)).peak
+    assert peak <= tracker.peak <= (1 + tolerance) * peak
+
+
 def test_half_the_bytes_a_number_half_the_memory():
     whole, half = step_bytes(mlp(10, 20, 5), (4, 10)), step_bytes(mlp(10, 20, 5).bfloat16(), (4, 10))
     assert whole.total == 2 * half.total

@@ -24,6 +24,8 @@ class StepBytes:
     gradients: int
     optimizer: int
     activations: int
+    working: int = 0
+    """What the optimizer needs for a moment, while it changes the largest parameter."""
 
     @property
     def total(self) -> int:
@@ -31,8 +33,12 @@ class StepBytes:
 
     @property
     def peak(self) -> int:
-        """The most at one time, roughly: while activations go, gradients come, so not all of both are there at once."""
-        return self.parameters + self.optimizer + max(self.activations, self.gradients)
+        """The most at one time: at the end of the forward pass, or in the optimizer's step, whichever needs more.
+
+        Too low by the gradients of activations, which come on top a layer at a time: little in a deep network, much in
+        a shallow one.
+        """
+        return self.parameters + self.optimizer + max(self.activations, self.gradients + self.working)
 
 
 def step_bytes(model: nn.Module, input_shape: Sequence[int], optimizer: str = "Adam") -> StepBytes:
@@ -57,6 +63,8 @@ def step_bytes(model: nn.Module, input_shape: Sequence[int], optimizer: str = "A
         gradients=gradients,
         optimizer=NUMBERS_A_PARAMETER[optimizer] * gradients,
         activations=sum(size for _, size in kept_by_layers(model, input_shape)),
+        # The root of the second average, and what it divides by (with foreach=False; else that of all parameters).
+        working=2 * max(parameter.nbytes for parameter in model.parameters()) if optimizer == "Adam" else 0,
     )
 
 

@@ -35,9 +35,13 @@ def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None =
         died = end if life.died is None else life.died
         width = max(died - life.born, end / 300)
         below.barh(row, width, left=life.born, height=0.7, color=KIND_COLORS[life.kind])
-        before = life.born > 0.5 * end
-        place, side = (life.born, "right") if before else (life.born + width, "left")
-        below.text(place, row, f" {_label(life)} ", ha=side, va="center", fontsize=7)
+        if life.born > 0.5 * end:
+            place, look = life.born, {"ha": "right"}
+        elif life.born + width > 0.6 * end:  # long enough to hold its own name
+            place, look = life.born, {"ha": "left", "color": "white"}
+        else:
+            place, look = life.born + width, {"ha": "left"}
+        below.text(place, row, f" {_label(life)} ", va="center", fontsize=7, **look)
     below.set(xlabel="operation", yticks=[], ylim=(len(lives) - 0.4, -0.6), xlim=(0, end), ylabel="largest tensors")
     figure.legend(handles=_handles(), ncols=len(KINDS), fontsize=8, loc="outside lower center", frameon=False)
     return figure
