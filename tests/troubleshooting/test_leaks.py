@@ -161,6 +161,18 @@ def test_a_running_loss_after_backward_keeps_nodes_and_no_memory_of_tensors():
     assert leak.line.text == "log.total = log.total + loss"
 
 
+def test_a_tensor_from_before_that_is_added_to_in_place_is_found_too():
+    model, total = network(), torch.zeros(())
+
+    def validate():
+        total.add_(F.cross_entropy(model(X), Y))
+
+    leak = only(find_leaks(validate, steps=6))
+    assert leak.bytes_a_step >= HIDDEN
+    assert "the autograd graph" in leak.holder
+    assert "`total`" in leak.holder
+
+
 def test_two_leaks_are_told_apart_the_larger_first():
     small, large = [], []
 

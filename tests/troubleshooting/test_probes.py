@@ -141,6 +141,15 @@ def test_a_gradient_of_a_weight_that_only_its_own_layer_spoils():
     assert "`norm.weight`" in found.what
 
 
+def test_large_gradients_whose_norm_overflows_are_no_alarm():
+    model = nn.Linear(8, 3)
+    probe = NanProbe(model)
+    loss = model(X).mean()
+    loss.backward()
+    model.weight.grad.fill_(1e30)
+    assert probe.look(loss) is None
+
+
 def test_overflow_in_float16_says_where_float16_ends():
     model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).half()
     model[0].weight.data.fill_(300)

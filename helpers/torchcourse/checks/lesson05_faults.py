@@ -27,8 +27,11 @@ def mean_loss(learner: Callable) -> str:
         model.train(training)
         statistics = model[1].running_mean.clone()
         x, y = torch.randn(16 * 8 + 4, 8), torch.randint(4, (16 * 8 + 4,))
-        value, report = _watched(learner, model, x, y)
-        _refuse_leaks(report)
+        if training:
+            value, report = _watched(learner, model, x, y)
+            _refuse_leaks(report)
+        else:
+            value = learner(model, zip(x.split(16), y.split(16), strict=True))
         if not isinstance(value, float):
             raise Wrong(
                 "not_a_number",
@@ -358,7 +361,7 @@ def _judge_start(answer: list, right: list, what: str, classes: int) -> None:
     if what == "a fresh model" and "no guess" in answer:
         raise Wrong(
             "limit_without_classes",
-            f"A fresh model with {classes} classes is accused; its loss is near log({classes}) = {math.log(classes):.2f}. "
+            f"A new model of {classes} classes is accused: its loss is near log({classes}) = {math.log(classes):.2f}. "
             "The limit must depend on the number of classes.",
         )
     if "softmax twice" in answer and not right:

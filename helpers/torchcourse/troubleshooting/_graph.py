@@ -1,6 +1,7 @@
 """The autograd graph (자동 미분 그래프) behind live tensors: how many nodes it has, and which memory they keep."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,10 @@ def live_tensors() -> list[torch.Tensor]:
     return [item for item in gc.get_objects() if type(item) in kinds]
 
 
-def count_nodes() -> int:
-    """Return how many nodes of autograd graphs are reached from all live tensors."""
-    roots = [tensor.grad_fn for tensor in live_tensors() if not tensor.is_leaf]
+def count_nodes(more: list[weakref.ref]) -> int:
+    """Return how many nodes of autograd graphs are reached from the live tensors, and from `more`."""
+    tensors = live_tensors() + [tensor for reference in more if (tensor := reference()) is not None]
+    roots = [tensor.grad_fn for tensor in tensors if not tensor.is_leaf]
     return sum(1 for _ in nodes(*roots))
 
 

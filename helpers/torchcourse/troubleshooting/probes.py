@@ -116,11 +116,14 @@ class NanProbe:
         parameters = dict(self.model.named_parameters())
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None and p.grad.numel()}
         sizes = [value.size for value in forward + backward]
-        sizes += torch._foreach_norm(list(gradients.values()), math.inf) if gradients else []
+        sizes += torch._foreach_norm(list(gradients.values())) if gradients else []  # fast, but may overflow itself
         if not sizes:
             return None
         device = sizes[0].device
         found = torch.stack([size.detach().to(device, torch.float32) for size in sizes]).tolist()  # the only wait
+        if all(map(math.isfinite, found)):
+            return None
+        found[len(forward + backward) :] = [_largest(gradient).item() for gradient in gradients.values()]
         if all(map(math.isfinite, found)):
             return None
         return self._judge(step, forward, backward, list(gradients), parameters, found)
@@ -245,5 +248,9 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 def _largest(tensor: torch.Tensor) -> torch.Tensor:
-    """The largest magnitude, in one pass and without a copy; nan if there is one."""
-    return torch.linalg.vector_norm(tensor.detach(), math.inf)
+    """The largest magnitude, in one pass and without a copy; nan if there is one.
+
+    The norm of order infinity would be the same number: on a CPU it takes 20 to 60 times as long, isfinite() too.
+    """
+    low, high = torch.aminmax(tensor.detach())
+    return torch.maximum(-low, high)
