@@ -24,6 +24,7 @@ recall("04_monitoring_and_checkpoints")
 
 # %%
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -390,8 +391,14 @@ def train(folder, dataset, workers=0, die_after=None):
 
 
 # %%
+def start_over(folder):
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this notebook
+    return folder
+
+
 def killed_and_resumed(folder, dataset, workers_before, workers_after, **where):
     """Return the losses of a run that was killed after step 13 and went on."""
+    start_over(folder)
     try:
         run_ranks(train, folder, dataset, workers_before, 13, **where)
     except RankError as error:
@@ -400,8 +407,8 @@ def killed_and_resumed(folder, dataset, workers_before, workers_after, **where):
 
 
 on_the_cpu = {"world_size": 1, "env": {"CUDA_VISIBLE_DEVICES": ""}}
-unbroken = run_ranks(train, "a", NoisyDigits(), 2, **on_the_cpu)[0]
-resumed = killed_and_resumed("b", NoisyDigits(), 2, 0, **on_the_cpu)
+unbroken = run_ranks(train, start_over("streams_unbroken"), NoisyDigits(), 2, **on_the_cpu)[0]
+resumed = killed_and_resumed("streams_killed", NoisyDigits(), 2, 0, **on_the_cpu)
 
 # %%
 figure, axis = figures.new(height=2.6)
@@ -471,8 +478,8 @@ checked
 
 # %%
 seeded = SeededSamples(torch.utils.data.TensorDataset(*by_hand.digits()), add_noise)
-unbroken = run_ranks(train, "c", seeded, 0, **on_the_cpu)[0]
-resumed = killed_and_resumed("d", seeded, 2, 0, **on_the_cpu)
+unbroken = run_ranks(train, start_over("seeded_unbroken"), seeded, 0, **on_the_cpu)[0]
+resumed = killed_and_resumed("seeded_killed", seeded, 2, 0, **on_the_cpu)
 print("largest difference of 20 losses:", max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True)))
 assert resumed == unbroken
 
@@ -668,7 +675,7 @@ assert all(torch.equal(tensor, trainer.model.state_dict()[name].cpu()) for name,
 # numbers, and rank 0 saves them all.
 
 # %%
-unbroken = run_ranks(train, "two_unbroken", seeded, 0, world_size=2)[0]
+unbroken = run_ranks(train, start_over("two_unbroken"), seeded, 0, world_size=2)[0]
 resumed = killed_and_resumed("two_killed", seeded, 0, 0, world_size=2)
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
 print("largest difference on 2 ranks:", gap)
@@ -694,7 +701,7 @@ def train_in_shares(folder):
     return weight.detach().cpu()
 
 
-weight = run_ranks(train_in_shares, "shares", world_size=4)[0]
+weight = run_ranks(train_in_shares, start_over("shares"), world_size=4)[0]
 print({path.name: path.stat().st_size for path in sorted(Path("shares").iterdir())})
 
 # %% [markdown]

@@ -82,3 +82,14 @@ def test_state_goes_on_to_the_same_numbers():
     fill(second, parts[1])
     fill(whole, parts[0] + parts[1])
     assert second.means() == whole.means()
+
+
+def test_the_states_of_two_ranks_go_on_in_one_process():
+    whole, first, second, alone = (Averages({"accuracy": accuracy}, CPU) for _ in range(4))
+    for averages, sample in ((first, (3, 0.1)), (second, (5, 0.7))):
+        averages.add(*batch(*sample, right=2))
+        whole.add(*batch(*sample, right=2))
+    alone.load_state([first.state(), second.state()])
+    for averages in (whole, alone):
+        averages.add(*batch(4, 0.2, right=1))
+    assert alone.means() == pytest.approx(whole.means())

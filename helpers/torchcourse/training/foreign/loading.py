@@ -115,8 +115,9 @@ def _states(content: dict[str, Any], optimizer: Any, scheduler: Any, scaler: Any
 
 def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
     steps = []
-    if away := sorted(device for device in found.devices if device != "cpu"):
-        steps.append(f"moved tensors that were saved on {some(away)} to {next(iter(_devices(model)), 'cpu')}")
+    here = _devices(model)
+    if away := sorted(found.devices - here.keys() - {"cpu"}):
+        steps.append(f"moved tensors that were saved on {some(away)} to {next(iter(here), 'cpu')}")
     if match.label:
         steps.append(f"took the weights from {match.label!r}")
     for word, count in match.stripped.items():
