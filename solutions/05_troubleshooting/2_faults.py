@@ -539,7 +539,7 @@ axes.barh([BUGS[bug].line for bug in order], [100 * ends[bug] for bug in order],
 axes.axvline(100 * healthy, color=figures.COLORS["vermillion"], label="healthy run")
 axes.set(xlabel="validation accuracy after 75 steps (%)", xlim=(0, 100))
 axes.set_title(f"{len(ends) - len(low)} of {len(ends)} bugs end within 10 points of the healthy run, or above")
-axes.legend(frameon=False, loc="lower left")
+axes.legend(frameon=False, loc="lower right")
 figures.show(figure, f"Healthy {healthy:.0%}. " + ", ".join(f"{BUGS[bug].line} {ends[bug]:.0%}" for bug in order))
 
 # %%
