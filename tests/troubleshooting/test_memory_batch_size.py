@@ -57,6 +57,23 @@ def test_memory_is_left_as_it_was_found():
     assert 500 < found.batch_size < 2000
 
 
+def test_circles_that_a_failed_try_leaves_are_collected():
+    gc.disable()  # so that only the search itself can have done it
+    try:
+        with SimulatedDevice("1 MiB") as device:
+
+            def attempt(size):
+                circle = [torch.zeros(size, 1024)]  # 4 KiB a sample
+                circle.append(circle)
+                torch.zeros(size, 1024)
+                circle.clear()
+
+            assert largest_batch_size(attempt).batch_size == 128
+            assert device.current == 0
+    finally:
+        gc.enable()
+
+
 def test_other_errors_are_not_taken_for_a_full_memory():
     def broken(size):
         raise RuntimeError("shapes do not match")
