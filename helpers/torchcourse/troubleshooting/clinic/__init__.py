@@ -29,7 +29,7 @@ where one meets it), the names of the parts, and two functions:
   result); none of the ways to mute the symptom was taken, and each such way has a symptom of its own. Compare with
   an oracle that the judge computes itself. `instruments` records optimizer steps and forward passes,
   `tracking.MemoryTracker` what is alive.
-  Aim at half a second. What may hang or die runs in `run_ranks` or in a process of its own.
+  Aim at half a second. What may hang or die runs in `run_ranks` or `apart`.
 
 In the lesson's source, the cell `# %% repair: SLUG` holds the repaired parts. The release shows the parts of program.py
 in its place. The cell after it is `# %% check: SLUG`, with `check.repair("SLUG", part, ..., points=1)` and the hidden

@@ -7,7 +7,8 @@ import torch
 
 from torchcourse import figures
 from torchcourse.data import mnist
-from torchcourse.parallel import RankError, run_ranks
+from torchcourse.parallel import RankError
+from torchcourse.troubleshooting.clinic.apart import call_apart, log_apart
 from torchcourse.troubleshooting.clinic.case import Case, NotHealed
 from torchcourse.troubleshooting.clinic.program import Program
 
@@ -63,7 +64,7 @@ def _fetched(
 ) -> tuple[int, list[list[Epoch]]]:
     """Return the number of workers and, for each seed, the epochs of a run."""
     try:
-        return run_ranks(_fetch, jitter_loader, images, labels, seeds, world_size=1, timeout=20)[0]
+        return call_apart(_fetch, jitter_loader, images, labels, seeds)
     except RankError as error:
         raise NotHealed("stops", f"Fetching ends in {error.kind}: {error.message[:200]}.") from None
 
@@ -140,4 +141,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
+    log=log_apart,
 )

@@ -1,10 +1,5 @@
 """Patient: a parser that ends its process on a bad line, inside a worker of a DataLoader."""
 
-import contextlib
-import functools
-import io
-import re
-import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +7,8 @@ from typing import Any
 
 from torchcourse import figures
 from torchcourse.data import mnist
-from torchcourse.parallel import RankError, run_ranks
+from torchcourse.parallel import RankError
+from torchcourse.troubleshooting.clinic.apart import call_apart, log_apart
 from torchcourse.troubleshooting.clinic.case import Case, NotHealed
 from torchcourse.troubleshooting.clinic.program import Program
 
@@ -26,28 +22,6 @@ _LEFT_ALONE = (
     "ProcessDied",
 )
 """What the main process may meet in place of "exited unexpectedly": it was fetching a tensor from the dead worker."""
-
-
-def log(program: Program, **arguments: Any) -> str:
-    """Run `main(**arguments)` in a process of its own and return what it prints, and its error if any."""
-    printed = io.StringIO()
-    with program.ready(), contextlib.redirect_stdout(printed):
-        try:
-            run_ranks(_shielded, functools.partial(program.main, **arguments), world_size=1)
-        except RankError as error:
-            frames = re.findall(r'program.py", (line \d+, in \w+)\n +(.+)', error.traceback)[-1:]
-            where = [f'  File "program.py", {place}\n    {code}' for place, code in frames]
-            print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")
-    return printed.getvalue().replace("[rank 0] ", "").rstrip()
-
-
-def _shielded(function: Callable, *arguments: Any) -> Any:
-    """Call the function. After an error, PyTorch's handler for workers that end must not raise once more."""
-    try:
-        return function(*arguments)
-    except BaseException:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        raise
 
 
 def evidence(program: Program) -> None:
@@ -90,7 +64,7 @@ def judge(program: Program, seed: int) -> str:
 def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[tuple[Any, Any]]]]]:
     """Return for each file the number of workers and, for each epoch, its batches."""
     try:
-        return run_ranks(_shielded, _fetch, record_loader, paths, seed, world_size=1, timeout=20)[0]
+        return call_apart(_fetch, record_loader, paths, seed)
     except RankError as error:
         what = error.message.splitlines()[0][:120] if error.message else error.kind
         if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
@@ -175,5 +149,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
-    log=log,
+    log=log_apart,
 )
