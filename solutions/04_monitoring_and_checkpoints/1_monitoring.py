@@ -481,7 +481,7 @@ assert look_every(0.2, 0.03, 0.1) == 67
 checked
 
 # %% [markdown]
-# The course's `Trainer` looks every 100 steps unless told otherwise (`watch_every`), and turns the loss into a number every 50 (`log_every`).
+# The course's `Trainer` looks every 100 steps unless told otherwise (`watch_every`), leaves a look out where looking would take more than 1 % of the time, and turns the loss into a number every 50 (`log_every`).
 
 # %% [markdown]
 # ## 6 · Break-it lab: a dashboard that lies

@@ -128,3 +128,10 @@ def test_layers_of_images_are_watched(tmp_path):
 def test_an_interval_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"watch_every has to be a whole number, or 0 for never, but is -1"):
         train(model(), None, watch_every=-1)
+
+
+@pytest.mark.parametrize(("share", "looks"), [(1e9, [1, 100, 200]), (0.0, [1])], ids=["cheap", "dear"])
+def test_by_default_a_look_that_costs_too_much_is_left_out(tmp_path, monkeypatch, share, looks):
+    monkeypatch.setattr("torchcourse.training.watch._SHARE", share)
+    train(model(), tmp_path, epochs=50, watch_every=None)
+    assert [step for step, _ in read_run(tmp_path).histograms["weights/1.weight"]] == looks

@@ -36,7 +36,7 @@ def check_arguments(trainer: "Trainer") -> None:
         raise ValueError(f"keep has to be a whole number from 0 on, but is {trainer.keep!r}.")
     if trainer.save_every or trainer.keep:
         check_checkpoint_dir(trainer)
-    if not isinstance(trainer.watch_every, int) or trainer.watch_every < 0:
+    if trainer.watch_every is not None and (not isinstance(trainer.watch_every, int) or trainer.watch_every < 0):
         raise ValueError(f"watch_every has to be a whole number, or 0 for never, but is {trainer.watch_every!r}.")
     if trainer.clip_norm is not None and not trainer.clip_norm > 0:
         raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {trainer.clip_norm!r}.")

@@ -45,6 +45,7 @@ class Trainer:
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
         watch_every: steps between two looks at weights, gradients and activations (`watch`), with a log_dir; 0: never.
+            None: 100, as long as looking takes no more than 1 % of the time.
         checkpoint_dir: folder for `last.pt` and `best.pt`, saved after every epoch.
         save_every: steps between two savings within an epoch, so that a crash loses no more than these.
         keep: how many of the last savings to keep besides, as `step-N.pt`.
@@ -71,7 +72,7 @@ class Trainer:
         metrics: dict[str, Metric] | None = None,
         log_dir: str | os.PathLike | None = None,
         log_every: int = 50,
-        watch_every: int = 100,
+        watch_every: int | None = None,
         checkpoint_dir: str | os.PathLike | None = None,
         save_every: int | None = None,
         keep: int = 0,
@@ -136,10 +137,11 @@ class Trainer:
             Progress(self.progress and writes, last_epoch, steps) as bar,
             GentleStop(active=_ranks.world_size() == 1) as stop,
         ):
+            watch = Watch(self.model, board, self.watch_every)
             while self.position.epoch < last_epoch and not stop.requested:
                 start = time.perf_counter()
                 bar.epoch_begins(self.position.epoch + 1)
-                row = self._train(train_loader, board, bar, stop)
+                row = self._train(train_loader, board, watch, bar, stop)
                 if val_loader is not None and not stop.requested:
                     row |= {f"val_{name}": value for name, value in self._evaluate(val_loader, stop).items()}
                 if not stop.requested:
@@ -168,7 +170,7 @@ class Trainer:
         sanity.check_checkpoint_dir(self)
         checkpoint.load_weights(self.model, checkpoint.load(self.checkpoint_dir / f"{name}.pt")["model"])
 
-    def _train(self, loader: Iterable, board: Monitor, bar: Progress, stop: GentleStop) -> dict[str, Any]:
+    def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
         set_epoch(loader, self.position.epoch)
         self._random_at_epoch = checkpoint.random_state(self._generator)
@@ -176,7 +178,6 @@ class Trainer:
         if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
             checkpoint.set_random_state(self._random_at_batch, self._generator)
         self.replica.train()
-        watch = Watch(self.model, board, self.watch_every)
         for window in stop.until(windows(batches, self.accumulate)):
             with watch.around(self.position.step + 1):
                 self._step(loader, window)

@@ -17,6 +17,7 @@ those of the rank that writes.
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -38,20 +39,28 @@ class Watch:
     Args:
         model: without wrappers.
         board: where to write.
-        every: steps from look to look; 0 never looks.
+        every: steps from look to look; 0 never looks. None: 100, but a look that would bring the time spent on looking
+            above 1 % of the time so far (the first step's look apart) is left out.
     """
 
-    def __init__(self, model: nn.Module, board: Monitor, every: int) -> None:
+    def __init__(self, model: nn.Module, board: Monitor, every: int | None) -> None:
         self._model, self._board = model, board
-        self._every = every if board.writes else 0
+        self._share = _SHARE if every is None else math.inf
+        self._every = (_EVERY if every is None else every) if board.writes else 0
+        self._began = time.perf_counter()
+        self._last = self._spent = 0.0  # seconds: of the last look, and of all but the first step's
 
     def around(self, step: int) -> AbstractContextManager:
         """Return the context in which step number `step` (from 1) is to be taken."""
-        due = self._every and (step == 1 or step % self._every == 0)
+        due = self._every and (step == 1 or (step % self._every == 0 and self._affordable()))
         return self._look(step) if due else _NOTHING
+
+    def _affordable(self) -> bool:
+        return self._spent + self._last <= self._share * (time.perf_counter() - self._began)
 
     @contextlib.contextmanager
     def _look(self, step: int) -> Iterator[None]:
+        start = time.perf_counter()
         seen: dict[str, torch.Tensor] = {}
         before = {name: parameter.detach().clone() for name, parameter in self._trained()}
         hooks = [
@@ -59,12 +68,16 @@ class Watch:
             for name, module in self._model.named_modules()
             if isinstance(module, ACTIVATIONS)
         ]
+        step_begins = time.perf_counter()
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+        step_ends = time.perf_counter()
         self._write(step, before, seen)
+        self._last = time.perf_counter() - start - (step_ends - step_begins)
+        self._spent += 0.0 if step == 1 else self._last
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self._model.named_parameters() if parameter.requires_grad)
@@ -117,3 +130,4 @@ def _norm(histograms: dict, tag: str) -> float:
 
 
 _NOTHING = contextlib.nullcontext()
+_EVERY, _SHARE = 100, 0.01
