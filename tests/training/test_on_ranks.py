@@ -139,8 +139,8 @@ def test_resuming_on_two_ranks_is_bit_for_bit_with_dropout_and_batch_norm(tmp_pa
 def test_two_ranks_that_are_killed_within_an_epoch_go_on_bit_for_bit(tmp_path):
     whole = run_ranks(train_noisily, tmp_path / "whole", 2, world_size=2)
     with pytest.raises(RankError):
-        run_ranks(partial(train_noisily, crash_at=9, save_every=2), tmp_path / "parts", 2, world_size=2)
-    assert checkpoint.load(tmp_path / "parts" / "last.pt")["position"]["step"] == 8
+        run_ranks(partial(train_noisily, crash_at=11, save_every=2), tmp_path / "parts", 2, world_size=2)
+    assert checkpoint.load(tmp_path / "parts" / "last.pt")["position"]["step"] == 10
     resumed = run_ranks(train_noisily, tmp_path / "parts", 2, True, world_size=2)
     for (rows, weights), (other_rows, other_weights) in zip(whole, resumed, strict=True):
         assert rows == other_rows
@@ -174,7 +174,7 @@ def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_pat
 
 def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_process(tmp_path, capsys):
     with pytest.raises(RankError):
-        run_ranks(partial(train_noisily, crash_at=9, save_every=2), tmp_path, 2, world_size=2)
+        run_ranks(partial(train_noisily, crash_at=11, save_every=2), tmp_path, 2, world_size=2)
     rows, _ = train_noisily(tmp_path, 2, resume=True)
     assert [row["step"] for row in rows if "epoch" in row] == [6, 12]
     assert all(math.isfinite(row["loss"]) for row in rows)
