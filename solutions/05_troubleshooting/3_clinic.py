@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The clinic: loop, model, evaluation, memory
 #
-# **60 minutes** · one CPU is enough · before this: the notebooks on memory and on faults
+# **60 minutes** · one CPU is enough · before this: [memory](1_memory.ipynb) and [faults](2_faults.ipynb)
 #
 # Here are nine training programs. Each is broken, and none of them ends in an error. You get what a colleague would give you: a
 # complaint, a log and the program. You find the cause, and you repair it there.
@@ -70,7 +70,7 @@ clinic.admit("learns_then_forgets")
 # %%
 predict(
     "05-3.norm",
-    "Sixty steps, and the norm of the gradient at each. What will the norm of the gradient at each step look like?",
+    "The norm of the gradient at each of the first 60 steps: what will it look like?",
     [
         "about as long all the time",
         "shorter and shorter, as the loss falls",
@@ -87,8 +87,8 @@ outcome(
 )
 
 # %% [markdown]
-# **One hypothesis.** The gradient grows from the second step on, while the loss still falls. So the gradient at a step is not the gradient of its batch. What else
-# is in it? Read the program now, with this one question.
+# **One hypothesis.** The gradient grows from the second step on and never gets shorter, though all batches are alike. So it is not the gradient of its batch alone. What
+# else is in it? Read the program now, with this one question.
 
 # %%
 clinic.hints("learns_then_forgets")
