@@ -69,7 +69,7 @@ def draw(found: Magnitudes, name: str) -> Figure:
             axes.axhline(value, color=figures.COLORS["grey"], linestyle=":")
             axes.text(
                 1,
-                value * 1.3,
+                value * 1.8,
                 f"{text} {name}: {value:,.0f}" if 1 < value < 1e6 else f"{text} {name}: {value:.0e}",
                 fontsize=8,
                 color=figures.COLORS["grey"],
