@@ -708,7 +708,7 @@ checked
 #
 # ### Shapes and devices
 #
-# Two messages that everybody meets. The device `meta` has no memory, and stands here for a second device, so that you can see the
+# Three messages that everybody meets. The device `meta` has no memory, and stands here for a second device, so that you can see the
 # message on any machine.
 
 # %%
@@ -722,7 +722,7 @@ for wrong in (batch.flatten(1), torch.ones(4, 100, device="meta"), torch.ones(4,
 # %% [markdown]
 # Read them from the numbers. `mat1 and mat2 shapes cannot be multiplied (100x784 and 100x10)`: your input is `mat1`, [100, 784];
 # the layer's weight (transposed) is `mat2`, so the layer wants 100 numbers a sample and gets 784. The *inner* numbers must agree.
-# "is on cpu … expected meta": the layer's weights are in one place, the input in another. Move the *model* once and each *batch*
+# "… not on the expected device": the layer's weights are in one place, the input in another. Move the *model* once and each *batch*
 # as it comes; a tensor made inside `forward()` needs `device=x.device`.
 #
 # Worse is the shape that raises no error:
@@ -1059,7 +1059,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
         print(f"  rank {rank}: gradients spoilt: {spoilt}; found: {found}")
 
 # %% [markdown]
-# All gradients are spoilt, and one rank confesses: it was the data. In a script under `torchrun` the same lines run; print the
+# (With one rank there is no rank 1, and so no trouble.) All gradients are spoilt, and one rank confesses: it was the data. In a script under `torchrun` the same lines run; print the
 # finding with the rank, and gather before you stop.
 #
 # ```
