@@ -509,6 +509,12 @@ def test_closed_connection_refuses(changes, symptom):
     refused(repair(STALE, *broken(STALE, *changes)), symptom)
 
 
+def test_closed_connection_refuses_ranks_that_wait_for_one_another(monkeypatch):
+    monkeypatch.setattr("torchcourse.troubleshooting.clinic.cases.closed_connection.case.TIME_LIMIT", 3.0)
+    waits = STOP.replace("            break", "            dist.barrier()\n            break")
+    refused(repair(STALE, *broken(STALE, (STOP, waits))), "hang")
+
+
 # resumes_elsewhere: a checkpoint that counts a step too many
 
 RESUMED = "resumes_elsewhere"

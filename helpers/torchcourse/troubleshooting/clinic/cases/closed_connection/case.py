@@ -20,6 +20,7 @@ from torchcourse.troubleshooting.clinic.case import Case, NotHealed
 from torchcourse.troubleshooting.clinic.program import Program
 
 EPOCHS, BATCH, RATE, MOMENTUM = 12, 16, 0.1, 0.9
+TIME_LIMIT = 20.0  # seconds; healthy ranks need one, on a busy machine a few
 Part = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -137,12 +138,12 @@ def _stop(losses: Sequence[float], patience: int) -> int:
 def _runs(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int, ranks: int) -> list[tuple]:
     arguments = train_until_stale, train, val, patience, seed
     try:
-        return run_ranks(_train, *arguments, world_size=ranks, timeout=6)
+        return run_ranks(_train, *arguments, world_size=ranks, timeout=TIME_LIMIT)
     except RankTimeout:
         raise NotHealed(
             "hang",
-            f"After 6 seconds {ranks} ranks still wait for one another. A longer limit would only make the wait "
-            "longer: some rank is in a collective that the others never call.",
+            f"After {TIME_LIMIT:g} seconds {ranks} ranks still wait for one another. A longer limit would only make "
+            "the wait longer: some rank is in a collective that the others never call.",
         ) from None
     except RankError as error:
         raise NotHealed(
