@@ -39,7 +39,7 @@ def load(trouble, folder=".", **options):
 # In a rank of their own: a worker that dies is reported by a signal, which may come after the error of the queue.
 @pytest.mark.parametrize(
     ("trouble", "message"),
-    [("raises", "sample 5 is no image"), ("dies", r"exited unexpectedly|killed by signal|reset by peer")],
+    [("raises", "sample 5 is no image"), ("dies", r"exited unexpectedly|killed by signal|reset by peer|exit code 1")],
 )
 def test_a_loader_reports_a_sample_that_raises_and_a_worker_that_dies(trouble, message, tmp_path):
     with pytest.raises(RankError, match=message):
