@@ -1,0 +1,111 @@
+"""The database of a study: signs of life, trials that were cut short, and errors in words."""
+
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+HEARTBEAT = 1
+"""Seconds between two signs of life of a running trial."""
+
+GRACE = 4
+"""Seconds without a sign of life after which a running trial counts as killed."""
+
+LOCK_SECONDS = 20
+"""How long a worker waits for another one that writes into the same file."""
+
+ERRORS = (sqlalchemy.exc.DBAPIError, optuna.exceptions.StorageInternalError)
+
+
+class StudyError(RuntimeError):
+    """A study cannot be opened or cannot go on. The message says what happened, where, and what to do."""
+
+
+def storage(url: str) -> optuna.storages.RDBStorage:
+    """Return the storage at `url`, in which running trials give signs of life and killed ones are run again.
+
+    Raises:
+        StudyError: for an SQLite file that holds something else.
+    """
+    options: dict = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
+    if url.startswith("sqlite:///"):
+        _refuse_foreign(Path(url.removeprefix("sqlite:///")))
+        options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_SECONDS}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna calls its heartbeat experimental
+        try:
+            return optuna.storages.RDBStorage(url, heartbeat_stale_trial_callback=run_again, **options)
+        except TypeError:  # before Optuna 4.9
+            return optuna.storages.RDBStorage(url, failed_trial_callback=run_again, **options)
+
+
+def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put the settings of a trial that was cut short in front of the queue, for the next worker that asks."""
+    study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+
+
+def revive(study: optuna.Study) -> None:
+    """End the trials whose workers died, and have them run again."""
+    stored = study._storage
+    stored = getattr(stored, "_backend", stored)  # a cache stands before the database
+    if not isinstance(stored, optuna.storages.RDBStorage):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental
+        optuna.storages.fail_stale_trials(study)
+    # Optuna overlooks a trial that was killed before its first sign of life.
+    query = (
+        "SELECT number FROM trials JOIN studies USING (study_id) LEFT JOIN trial_heartbeats USING (trial_id) "
+        "WHERE state = 'RUNNING' AND study_name = :name AND heartbeat IS NULL"
+    )
+    with stored.engine.connect() as connection:
+        silent = {row[0] for row in connection.execute(sqlalchemy.text(query), {"name": study.study_name})}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number in silent and datetime.now() - trial.datetime_start > timedelta(seconds=GRACE):
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            run_again(study, trial)
+
+
+@contextmanager
+def errors_explained(where: str) -> Iterator[None]:
+    """Turn what the database raises into one sentence.
+
+    Raises:
+        StudyError: in place of it.
+    """
+    try:
+        yield
+    except ERRORS as error:
+        reason = str(getattr(error, "orig", None) or error.__cause__ or error)
+        if "locked" in reason:
+            raise StudyError(
+                f"Another program has held {where} locked for {LOCK_SECONDS} seconds: close it, then run the study "
+                "again. The finished trials are kept."
+            ) from error
+        raise StudyError(
+            f"The database {where} does not answer as a study's does ({reason}): look at its address, and whether "
+            "this program may write there."
+        ) from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Optuna would add its own tables to any database."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError:
+        return  # locked, or not to be read: said when the study is opened
+    except sqlite3.DatabaseError as error:
+        raise StudyError(f"{path} is no SQLite database ({error}): give the study a file of its own.") from error
+    if tables and "studies" not in tables:
+        raise StudyError(
+            f"{path} is a database of another program (table {min(tables)!r}): give the study a file of its own."
+        )
