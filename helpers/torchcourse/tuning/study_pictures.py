@@ -14,8 +14,6 @@ from torchcourse import figures
 from torchcourse.figures import COLORS
 from torchcourse.tuning.study import Space
 
-_CHOICES = "#0072B2"
-
 
 def draw_history(study: optuna.Study) -> Figure:
     """Draw each finished trial's value in the order of the trials, and the best so far."""
@@ -87,18 +85,19 @@ def importance_finding(shares: Sequence[dict[str, float]]) -> str:
 
 
 def draw_parallel(study: optuna.Study, space: Space) -> Figure:
-    """Draw a line for each complete trial through its choices; the darker, the better."""
+    """Draw a line for each trial through its choices: the darker, the better; grey where it was pruned."""
     trials = sorted(_trials(study, TrialState.COMPLETE), key=lambda trial: trial.value)
     figure, axis = figures.new(height=3.4)
     shades = colormaps["viridis_r"](np.linspace(0, 1, max(len(trials), 1)))
     best = trials[-max(len(trials) // 5, 1) :]
+    for trial in _trials(study, TrialState.PRUNED):
+        axis.plot(range(len(space)), _heights(trial, space), color="#DDDDDD", linewidth=0.8)
     for shade, trial in zip(shades, trials, strict=True):
-        heights = [_place(trial, name, space) / max(len(space[name]) - 1, 1) for name in space]
-        axis.plot(range(len(space)), heights, color=shade, alpha=0.8, linewidth=2.2 if trial in best else 0.8)
+        axis.plot(range(len(space)), _heights(trial, space), color=shade, linewidth=2.2 if trial in best else 1)
     for column, values in enumerate(space.values()):
         for place in {0, len(values) // 2, len(values) - 1}:
             height = place / max(len(values) - 1, 1)
-            axis.annotate(f"{values[place]}", (column, height), (4, 0), textcoords="offset points", fontsize=8)
+            axis.annotate(_text(values[place]), (column, height), (4, 0), textcoords="offset points", fontsize=8)
     axis.set_xticks(range(len(space)), list(space))
     axis.set(ylabel="place in the space", yticks=[], xlabel="hyperparameter", xlim=(-0.1, len(space) - 0.7))
     axis.set_title(parallel_finding(study, space))
@@ -106,22 +105,24 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
 
 
 def parallel_finding(study: optuna.Study, space: Space) -> str:
-    """Say where the best fifth of the trials has its first hyperparameter."""
+    """Say which values of the first hyperparameter the best fifth of the complete trials has."""
     trials = sorted(_trials(study, TrialState.COMPLETE), key=lambda trial: trial.value)
     best = trials[-max(len(trials) // 5, 1) :]
+    if not best:
+        return "No trial is complete yet"
     name = next(iter(space))
-    places = sorted(_place(trial, name, space) for trial in best)
-    return (
-        f"The best {len(best)} of {len(trials)} have {name} from {space[name][places[0]]} to {space[name][places[-1]]}"
-    )
+    places = sorted({_place(trial, name, space) for trial in best})
+    values = " to ".join(_text(space[name][place]) for place in dict.fromkeys((places[0], places[-1])))
+    return f"{len(trials)} complete; the best {len(best)}: {name} {values}"
 
 
 def draw_slices(study: optuna.Study, space: Space) -> Figure:
-    """Draw each complete trial's value over each hyperparameter by itself."""
-    trials = _trials(study, TrialState.COMPLETE)
+    """Draw each finished trial's value over each hyperparameter by itself; grey where it was pruned."""
     figure, axes = figures.new(9.0, 2.8, ncols=len(space), sharey=True)
     for axis, name in zip(np.atleast_1d(axes), space, strict=True):
-        axis.scatter([_place(t, name, space) for t in trials], [t.value for t in trials], s=12, color=_CHOICES)
+        for state, color in ((TrialState.PRUNED, "#BBBBBB"), (TrialState.COMPLETE, COLORS["blue"])):
+            trials = _trials(study, state)
+            axis.scatter([_place(t, name, space) for t in trials], [t.value for t in trials], s=12, color=color)
         _label(axis, space[name])
         axis.set_xlabel(name)
     np.atleast_1d(axes)[0].set_ylabel("value")
@@ -129,17 +130,19 @@ def draw_slices(study: optuna.Study, space: Space) -> Figure:
     return figure
 
 
+def _heights(trial: FrozenTrial, space: Space) -> list[float]:
+    return [_place(trial, name, space) / max(len(values) - 1, 1) for name, values in space.items()]
+
+
 def _label(axis: Axes, values: tuple) -> None:
     places = range(0, len(values), max(1, len(values) // 4))
-    axis.set_xticks(
-        list(places), [f"{values[place]:.2g}" if _number(values[place]) else values[place] for place in places]
-    )
+    axis.set_xticks(list(places), [_text(values[place]) for place in places])
     axis.tick_params(axis="x", labelsize=8)
     axis.set_xlim(-0.5, len(values) - 0.5)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, int | float)
+def _text(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, int | float) else str(value)
 
 
 def _place(trial: FrozenTrial, name: str, space: Space) -> int:
