@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from torchcourse.training.crash import run_and_kill
 from torchcourse.tuning import _database
-from torchcourse.tuning.study import StudyError, open_study, run, run_workers, settings_of
+from torchcourse.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
 
 SPACE = {"lr": (0.001, 0.01, 0.1, 1.0), "width": (8, 16, 32), "optimizer": ("sgd", "adamw")}
 
@@ -187,7 +187,8 @@ def test_another_space_or_direction_is_refused(tmp_path):
         open_study(url, SPACE, name="by hand")
 
 
-def test_progress_is_told_of_each_trial():
-    seen = []
-    run(open_study(None, SPACE), planted, 3, on_trial=lambda study, trial: seen.append(trial.number))
-    assert seen == [0, 1, 2]
+def test_progress_is_told_of_each_trial(capsys):
+    study = run(open_study(None, SPACE), planted, 3, on_trial=tell)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0].split()[1] for line in lines] == ["0", "1", "2"]
+    assert f"best so far {study.best_value:.3f}" in lines[-1]

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from torchcourse.authoring.tuning_table import BATCHES
 from torchcourse.tuning import replay, selection
-from torchcourse.tuning.digits_task import SPACE
+from torchcourse.tuning.digits_task import BATCHES, SPACE
 from torchcourse.tuning.study import open_study, run
 from torchcourse.tuning.study_pictures import (
     draw_history,
@@ -50,7 +49,7 @@ def test_importance_is_a_share_and_every_study_is_a_dot(study):
 def test_parallel_coordinates_have_a_line_for_each_trial(study):
     lines = draw_parallel(study, SPACE).axes[0].lines
     assert len(lines) == 40
-    assert sum(line.get_color() == "#DDDDDD" for line in lines) == 40 - len(complete(study))
+    assert sum(str(line.get_color()) == "#DDDDDD" for line in lines) == 40 - len(complete(study))
     assert lines[-1].get_ydata()[0] == study.best_trial.params["lr"] / 12
 
 
@@ -76,7 +75,7 @@ def test_the_pictures_of_the_table():
     assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
     with pytest.raises(ValueError, match="1 to 780"):
         selection.draw_selection(0, scores)
-    rates = selection.draw_rates(64, BATCHES, SPACE["lr"]).axes[0]
+    rates = selection.draw_rates(64).axes[0]
     assert len(rates.lines) == len(BATCHES)
-    window = selection.window(64, BATCHES, SPACE["lr"])
+    window = selection.window(64)
     assert 0.001 < window[0] < window[-1] < 1

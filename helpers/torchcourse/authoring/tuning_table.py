@@ -25,11 +25,10 @@ import numpy as np
 import torch
 
 from torchcourse.tuning import digits_task
-from torchcourse.tuning.digits_task import EPOCHS, SPACE
+from torchcourse.tuning.digits_task import BATCHES, EPOCHS, SPACE
 
 TARGET = Path(__file__).parents[1] / "tuning" / "tables" / "digits.npz"
 IMAGES = (15, 30, 60, 125, 250, 500)
-BATCHES = (8, 16, 32, 64, 128, 256)
 SCALING = {"lr": SPACE["lr"][5], "optimizer": "adamw", "weight_decay": 0.0}
 BATCHED = {"width": 16, "optimizer": "sgd", "weight_decay": 0.0}
 RIVALS = (

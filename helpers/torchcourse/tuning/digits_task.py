@@ -25,6 +25,9 @@ SPACE: dict[str, tuple] = {
 }
 """Hyperparameter → its values: learning rates from 1e-4 to 1, three for each power of ten; 780 settings in all."""
 
+BATCHES = (8, 16, 32, 64, 128, 256)
+"""The batch sizes of the table `batches`."""
+
 EPOCHS = 9
 TRAIN, VALIDATION, TEST = 500, 500, 797
 """How many images each part has. The test part is large, so that it can tell small differences."""

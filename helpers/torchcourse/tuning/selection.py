@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torchcourse import figures
 from torchcourse.figures import COLORS
 from torchcourse.tuning import replay
+from torchcourse.tuning.digits_task import BATCHES, SPACE
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 400, 780)
 ORDERS = 100
@@ -91,26 +92,26 @@ def _finding(trials: int, scores: np.ndarray) -> str:
     return f"The best of {trials} {plural}: {val:.1f} % on validation, {test:.1f} % on test, a gap of {val - test:+.1f}"
 
 
-def draw_rates(batch_size: int, batch_sizes: tuple[int, ...], rates: tuple[float, ...]) -> Figure:
+def draw_rates(batch_size: int) -> Figure:
     """Draw the last validation accuracy over the learning rate, for every batch size, with one in full colour."""
     final = 100 * replay.accuracies("batches")[..., -1]
     figure, axis = figures.new(height=3.2)
-    for row, size in enumerate(batch_sizes):
+    for row, size in enumerate(BATCHES):
         chosen = size == batch_size
         color = COLORS["vermillion"] if chosen else "#CCCCCC"
-        axis.plot(rates, final[row], "o-" if chosen else "-", color=color, zorder=2 + chosen, markersize=4)
+        axis.plot(SPACE["lr"], final[row], "o-" if chosen else "-", color=color, zorder=2 + chosen, markersize=4)
     axis.set(xscale="log", xlabel="learning rate (SGD with momentum 0.9)", ylabel="validation accuracy (%)")
-    axis.set_title(rates_finding(batch_size, batch_sizes, rates))
+    axis.set_title(rates_finding(batch_size))
     return figure
 
 
-def rates_finding(batch_size: int, batch_sizes: tuple[int, ...], rates: tuple[float, ...]) -> str:
+def rates_finding(batch_size: int) -> str:
     """Say which learning rates serve a batch size."""
-    good = window(batch_size, batch_sizes, rates)
+    good = window(batch_size)
     return f"Batch size {batch_size}: {good[0]:.2g} to {good[-1]:.2g} reach 80 % in 9 epochs"
 
 
-def window(batch_size: int, batch_sizes: tuple[int, ...], rates: tuple[float, ...]) -> list[float]:
+def window(batch_size: int) -> list[float]:
     """Return the learning rates with which a batch size reaches 80 % on validation by the last epoch."""
-    final = replay.accuracies("batches")[batch_sizes.index(batch_size), :, -1]
-    return [rate for rate, value in zip(rates, final, strict=True) if value >= 0.8]
+    final = replay.accuracies("batches")[BATCHES.index(batch_size), :, -1]
+    return [rate for rate, value in zip(SPACE["lr"], final, strict=True) if value >= 0.8]

@@ -138,6 +138,14 @@ def run_workers(
     return open_study(url, space, name, direction)
 
 
+def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Print a line on a trial that has just ended; `run(…, on_trial=tell)` shows a search as it goes on."""
+    epochs, state = len(trial.intermediate_values), trial.state.name.lower()
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = f", best so far {study.best_value:.3f}" if complete else ""
+    print(f"trial {trial.number:3d}: {trial.value:.3f} after {epochs} epochs, {state}{best}", flush=True)
+
+
 def settings_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:
     """Return the values of a trial: Optuna keeps the position of a number in the space, which has an order."""
     return {name: space[name][value] if _ordered(space[name]) else value for name, value in trial.params.items()}

@@ -1,0 +1,667 @@
+# %% [markdown]
+# # Studies: a search that survives, is shared, and does not fool you
+#
+# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00; notebook 1 of this lesson helps and is not needed
+#
+# A search for **hyperparameters** (하이퍼파라미터) runs for hours, on machines that fail and that you share with others. At its end stands one
+# number, which is better than the truth. This notebook keeps a search in a database, kills it, goes on, runs it with two workers, and then asks
+# what its winner is worth. The searching itself is the work of [Optuna](https://optuna.readthedocs.io).
+#
+# **After this notebook you can**
+#
+# 1. keep a study in a database, kill it, and go on without losing a finished trial;
+# 2. run one study with several workers;
+# 3. see how tuning overfits the validation set, and guard against it;
+# 4. tune the batch size and the learning rate together;
+# 5. say which hyperparameter matters most, and how sure that is.
+
+# %% setup
+
+# %%
+from torchcourse.quiz import outcome, predict, recall
+
+recall("03_hyperparameter_tuning")
+
+# %%
+import itertools
+import os
+import random
+from collections import Counter
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from torchcourse import figures
+from torchcourse.checks import lesson03_studies as check
+from torchcourse.parallel import default_world_size, run_ranks
+from torchcourse.training.crash import KILL, run_and_kill
+from torchcourse.tuning import replay, selection, study_pictures
+from torchcourse.tuning.digits_task import BATCHES, SPACE, train
+from torchcourse.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+print(f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, PyTorch {torch.__version__}")
+
+# %% [markdown]
+# ## 1 · A study, a trial, a pruner
+#
+# A **trial** (시행) is one training with one setting. A **study** (스터디) is all trials of one question. What is tuned here is a small
+# network that reads digits, with 500 images to train on and 500 to validate. The space:
+
+# %%
+for name, values in SPACE.items():
+    print(f"{name:13s} {values}")
+print("settings:", np.prod([len(values) for values in SPACE.values()]))
+
+# %% [markdown]
+# Two parts of Optuna do the work. The **sampler** (샘플러) proposes the next setting. Ours is **TPE**: it models where the good trials lie and
+# where the others lie, and proposes what is likely under the first and not under the second
+# ([Bergstra et al. 2011](https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization)).
+# The **pruner** (가지치기 도구) looks at a trial after each epoch and ends it when it is not worth going on (**pruning**, 가지치기).
+#
+# A pruner works only with an objective that lets it. The pruner below lets about a third of the trials go on after epochs 1 and 3.
+
+# %%
+predict(
+    "03-2.pruning",
+    "30 trials of up to 9 epochs each, 270 epochs in all. How many are left with that pruner?",
+    ["about 200", "about 100", "about 50"],
+)
+
+# %% [markdown]
+# ### Exercise 1 · An objective that can be pruned
+#
+# ●○○ · 8 minutes · good for: any training loop that you hand to Optuna.
+#
+# `train(lr)` yields an accuracy after each epoch; it trains an epoch only when you ask for the next value. Draw `lr` from 1e-4 to 1, evenly on a
+# log scale. After each epoch, `trial.report(value, step)` tells the pruner and `trial.should_prune()` asks it. A trial that ends early raises
+# `optuna.TrialPruned`; the others return their last accuracy.
+
+
+# %% exercise: objective
+def objective(trial, train) -> float:
+    """Train with a learning rate that `trial` suggests, and let the pruner end it after any epoch."""
+    ### BEGIN SOLUTION
+    lr = trial.suggest_float("lr", 1e-4, 1, log=True)
+    for epoch, accuracy in enumerate(train(lr), 1):
+        trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return accuracy
+    ### END SOLUTION
+
+
+# %% check: objective
+checked = check.objective(objective, points=2)
+### BEGIN HIDDEN TESTS
+_storage = optuna.storages.InMemoryStorage()
+_study = optuna.create_study(storage=_storage, direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=0.4))
+for _lr, _full in ((0.5, False), (0.02, True)):
+    _seen = []
+
+    def _train(lr, _seen=_seen):
+        for _epoch in range(6):
+            _seen.append(0.9 - lr * (1 + _epoch) / 3)
+            yield _seen[-1]
+
+    _study.enqueue_trial({"lr": _lr})
+    _trial = _study.ask()
+    try:
+        assert objective(_trial, _train) == _seen[-1]
+        assert _full
+        assert len(_seen) == 6
+    except optuna.TrialPruned:
+        assert not _full
+        assert len(_seen) < 6
+    assert list(_study.trials[-1].intermediate_values.values()) == _seen
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "when all 9 epochs were trained already"</summary>
+#
+# `list(train(lr))` trains to the end before you look at the first value. Loop over `train(lr)` itself.
+# </details>
+#
+# The package's `run` does the same for any generator. Trials here are replayed from a table: all 780 settings were trained once, by
+# `python -m torchcourse.authoring.tuning_table`, so a trial takes no time and its numbers are real.
+
+# %%
+study = run(open_study(None, SPACE), replay.replayed, trials=30)
+epochs = sum(len(trial.intermediate_values) for trial in study.trials)
+figures.show(study_pictures.draw_history(study), study_pictures.history_finding(study))
+outcome(
+    "03-2.pruning",
+    f"{epochs} epochs of 270. Most trials end after one epoch; the first one always runs to its end.",
+    right="about 200" if epochs > 150 else "about 100" if epochs > 75 else "about 50",
+)
+
+# %% [markdown]
+# What a study has seen, all at once: a line is a trial, dark where it is good, grey where it was pruned. Then each hyperparameter by itself.
+
+# %%
+study = run(study, replay.replayed, trials=80)
+finding = study_pictures.parallel_finding(study, SPACE)
+figures.show(study_pictures.draw_parallel(study, SPACE), f"Parallel coordinates. {finding}.")
+figures.show(study_pictures.draw_slices(study, SPACE), f"Value over each hyperparameter. {finding}.")
+
+# %% [markdown]
+# ## 2 · Killed, and resumed
+#
+# Now the trials really train. The study lies in an SQLite file. A process works on it, and in its 20th
+# epoch it is killed as a machine dies, with `kill -9`.
+
+
+# %%
+def accuracies(settings):
+    """Train a setting; yield the validation accuracy after each epoch."""
+    for result in train(settings):
+        yield result.val_accuracy
+
+
+def search_and_die(url, epochs):
+    """Work on the study at `url`; the process is killed after so many epochs."""
+    trained = itertools.count(1)
+
+    def mortal(settings):
+        for accuracy in accuracies(settings):
+            if next(trained) == epochs:
+                os.kill(os.getpid(), KILL)
+            yield accuracy
+
+    run(open_study(url, SPACE), mortal, trials=1000, on_trial=tell)
+
+
+predict(
+    "03-2.kill",
+    "The process is killed in the middle of a trial. What does the file say of that trial?",
+    ["it is still running", "it has failed", "nothing: a trial is written when it is finished"],
+)
+
+# %%
+url = "sqlite:///digits.db"
+print("killed:", run_and_kill(search_and_die, url, 20, after=100))
+left = open_study(url, SPACE).trials
+print(Counter(trial.state.name for trial in left))
+outcome(
+    "03-2.kill",
+    f"The last trial, number {left[-1].number}, is {left[-1].state.name}. Nobody is left to say that it is not.",
+    right="it is still running",
+)
+
+# %% [markdown]
+# Each trial and each reported value is written when it happens. So the finished trials are safe. But a trial whose worker is dead stays RUNNING
+# for ever, unless somebody notices. Optuna's database storage can: a worker writes a **heartbeat** (하트비트) every second, and whoever
+# comes next ends the trials without one. (Its *journal file* storage has no heartbeat.) Ending a trial is half of it. Its setting should be tried, too.
+
+# %% [markdown]
+# ### Exercise 2 · Run the dead ones again
+#
+# ●●○ · 10 minutes · good for: a study in a journal file, or in any storage without heartbeats.
+#
+# You are told which trials are `alive`, by number: their workers answer. Each other RUNNING trial is dead: mark it as failed with
+# `study.tell(number, state=TrialState.FAIL)` and queue its setting with `study.enqueue_trial(params)`. Leave all others as they are.
+
+
+# %% exercise: revive
+def revive(study: optuna.Study, alive: set[int]) -> None:
+    """Mark the trials of dead workers as failed, and have their settings run again."""
+    ### BEGIN SOLUTION
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if trial.number not in alive:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+    ### END SOLUTION
+
+
+# %% check: revive
+checked = check.revive(revive, points=2)
+### BEGIN HIDDEN TESTS
+_study = optuna.create_study()
+_asked = [_study.ask() for _ in range(9)]
+_values = [trial.suggest_float("rate", 0, 1) for trial in _asked]
+for _number in (1, 6):
+    _study.tell(_number, 0.5)
+revive(_study, {0, 4})
+assert [trial.state.name for trial in _study.trials[:9]] == [
+    *("RUNNING", "COMPLETE", "FAIL", "FAIL", "RUNNING", "FAIL", "COMPLETE", "FAIL", "FAIL")
+]
+_again = [_study.ask().suggest_float("rate", 0, 1) for _ in range(5)]
+assert sorted(_again) == sorted(_values[number] for number in (2, 3, 5, 7, 8))
+revive(_study, {0, 4, *range(9, 14)})
+assert len(_study.trials) == 14
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "Called a second time"</summary>
+#
+# A dead trial that you have marked is not RUNNING any more. Look for running trials only.
+# </details>
+#
+# Now go on with the killed study, in this process. `open_study` finds what is there. `run` goes on, and once the dead trial has been
+# silent for four seconds, it runs it again.
+
+# %%
+finished = {trial.number: trial.value for trial in left if trial.state.is_finished()}
+study = run(open_study(url, SPACE), accuracies, trials=len(finished) + 4, on_trial=tell)
+assert all(study.trials[number].value == value for number, value in finished.items())
+again = {trial.user_attrs["again"]: trial for trial in study.trials if "again" in trial.user_attrs}
+for number, trial in again.items():
+    print(f"trial {number} died; its setting {settings_of(trial, SPACE)} was run again as trial {trial.number}")
+print(f"all {len(finished)} finished trials are as they were")
+
+# %% [markdown]
+# ### When the file does not fit
+#
+# Open a study with another space, and its trials would mean something else. Optuna itself lets you change a range. `open_study` keeps the space in
+# the study and refuses. And an objective that raises ends the run with a sentence, not the study:
+
+# %%
+try:
+    open_study(url, SPACE | {"width": (128, 256)})
+except StudyError as error:
+    print(error)
+
+
+def raises(settings):
+    raise FileNotFoundError("digits.npz")
+
+
+try:
+    run(study, raises, trials=100)
+except StudyError as error:
+    print(error)
+
+# %% [markdown]
+# ## 3 · Several workers, and the break-it lab
+#
+# Workers need no chief. Each opens the same study, asks for a setting, trains, writes down what came out. Here are two processes, with Optuna and
+# nothing else. Both have the seed 0, "so that the search can be repeated". Eight trials each:
+
+
+# %%
+def worker(url):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name="shared", storage=url, sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(lambda trial: trial.suggest_float("lr", 0, 1), n_trials=8)
+    return [trial.params["lr"] for trial in study.trials if "lr" in trial.params]
+
+
+predict(
+    "03-2.workers",
+    "Each trial has a number of its own in the database, 0 to 15. How many different settings do the 16 trials have?",
+    ["16", "about 8", "1"],
+)
+
+# %%
+optuna.create_study(study_name="shared", storage="sqlite:///shared.db")
+run_ranks(worker, "sqlite:///shared.db", world_size=2)
+drawn = [trial.params["lr"] for trial in optuna.load_study(study_name="shared", storage="sqlite:///shared.db").trials]
+print([round(rate, 3) for rate in drawn])
+outcome(
+    "03-2.workers",
+    f"{len(set(drawn))} different settings in {len(drawn)} trials: the database shares results, not random numbers.",
+    right="16" if len(set(drawn)) > 13 else "about 8",
+)
+
+# %% [markdown]
+# No error, no warning, and much of the machine time is lost. The same happens *without* a second worker: a study that is resumed with the
+# seed 0 begins to draw from the start again.
+#
+# ### Exercise 3 · Random numbers of one's own
+#
+# ●●○ · 8 minutes · good for: every search on more than one process, and every resumed one.
+#
+# Return a sampler for a search's seed, a worker's number and the count of trials that the study has already. The same three give the same draws.
+# Any other three, others: worker 1 after 0 trials must not draw what worker 0 draws after 1.
+
+
+# %% exercise: sampler_of
+def sampler_of(seed: int, worker: int, before: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler whose random numbers belong to this seed, worker and number of trials before."""
+    ### BEGIN SOLUTION
+    return optuna.samplers.TPESampler(seed=random.Random(f"{seed} {worker} {before}").getrandbits(31))
+    ### END SOLUTION
+
+
+# %% check: sampler_of
+checked = check.sampler_of(sampler_of, points=2)
+### BEGIN HIDDEN TESTS
+_draws = {}
+for _key in [(seed, worker, before) for seed in (3, 30) for worker in (0, 1, 11) for before in (0, 1, 2, 10, 11, 111)]:
+    _pair = [optuna.create_study(sampler=sampler_of(*_key)).ask().suggest_float("x", 0, 1) for _ in range(2)]
+    assert _pair[0] == _pair[1]
+    _draws[_key] = _pair[0]
+assert len(set(_draws.values())) == len(_draws)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "draw the same"</summary>
+#
+# A sum does not know its parts: 0 + 1 = 1 + 0. `random.Random(text)` takes a text as its seed; `np.random.SeedSequence` takes a list of numbers.
+# </details>
+#
+# ### Scale up: from one process to several machines
+#
+# `run` draws that way. One process or two, it is the same function on the same file:
+
+# %%
+before = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
+study = run_workers(url, SPACE, accuracies, trials=before + 8, workers=2)
+numbers = [trial.number for trial in study.trials]
+assert numbers == sorted(set(numbers))
+ends = [(trial.datetime_start, trial.datetime_complete) for trial in study.trials[-8:]]
+together = sum(later[0] < earlier[1] for earlier, later in itertools.pairwise(ends))
+print(
+    f"{len(numbers)} trials, each number once; of the last 8, {together} began while the one before was still training"
+)
+
+# %% [markdown]
+# On several machines, start this script on each, with a number of its own. SQLite is for one machine: several need a database server.
+#
+# ```python
+# # search.py
+# import sys
+# from torchcourse.tuning.digits_task import SPACE, train
+# from torchcourse.tuning.study import open_study, run, tell
+#
+# def accuracies(settings):
+#     for result in train(settings):
+#         yield result.val_accuracy
+#
+# url, worker = sys.argv[1], int(sys.argv[2])
+# run(open_study(url, SPACE, "digits"), accuracies, trials=200, worker=worker, on_trial=tell)
+# ```
+#
+# ```
+# python search.py postgresql://USER@HOST/studies 0       # on the first machine
+# python search.py postgresql://USER@HOST/studies 1       # on the second
+# ```
+#
+# With several GPUs on a machine, give each worker one: `CUDA_VISIBLE_DEVICES=1 python search.py … 1`.
+
+# %% [markdown]
+# ## 4 · The winner's score is too good
+#
+# You keep the best state of each trial, and of all trials the best. Both choices are made on the same 500 validation images (검증 집합). The table has
+# 797 test images (시험 집합) that chose nothing. Take all 780 settings in 100 random orders and follow the best so far:
+
+# %%
+predict(
+    "03-2.leak",
+    "From the best of 50 trials to the best of all 780: the validation accuracy rises. And the test accuracy of the chosen one?",
+    ["it rises too, a little less", "it stays", "it falls"],
+)
+
+# %%
+scores = selection.mean_scores(orders=100)
+selection.selection_picture(scores)
+
+# %%
+val, test = 100 * scores.mean(axis=0).T
+peak = test.argmax() + 1
+outcome(
+    "03-2.leak",
+    f"From 50 to 780 trials: validation {val[49]:.1f} → {val[-1]:.1f} %, test {test[49]:.1f} → {test[-1]:.1f} %. "
+    f"The test accuracy was highest at {peak} trials, with {test[peak - 1]:.1f} %.",
+    right="it falls" if test[-1] < test[49] - 0.2 else "it stays",
+)
+
+# %% [markdown]
+# The search learned the 500 images. Among states that are about equally good, it finds the one whose mistakes fall beside them: the
+# **winner's curse** (승자의 저주). [Cawley and Talbot](https://jmlr.org/papers/v11/cawley10a.html) showed it for model selection in general.
+#
+# Two things to read with care. With few trials the gap is *negative*: these validation images are harder than the test images, for all settings alike. What
+# counts is how the gap changes. And all 100 orders use one split of the images, so the bands do not show how it would be with another.
+#
+# How small is a difference that 500 images can show? An accuracy p of n images has a standard error (표준 오차) of √(p(1−p)/n):
+
+# %%
+for images in (500, 797, 10_000):
+    print(f"97.5 % on {images:6,} images: ± {100 * (0.975 * 0.025 / images) ** 0.5:.2f} points (one standard error)")
+
+# %% [markdown]
+# ### Exercise 4 · Find the leak
+#
+# ●○○ · 6 minutes · good for: every number that you publish.
+#
+# Somebody reports the result of a search like this:
+#
+# ```python
+# def report(val, test):          # accuracies [trials, epochs]
+#     return max(val.max(), test.max())
+# ```
+#
+# Two **leaks** (누출) in one line. Return the accuracy that may be reported: of the one state (trial and epoch) that you would keep, on images that
+# chose nothing.
+
+
+# %% exercise: honest
+def honest(val: np.ndarray, test: np.ndarray) -> float:
+    """Return what to report of a search, from accuracies [trials, epochs] on validation and on test images."""
+    ### BEGIN SOLUTION
+    return float(test.ravel()[val.argmax()])
+    ### END SOLUTION
+
+
+# %% check: honest
+checked = check.honest(honest, points=2)
+### BEGIN HIDDEN TESTS
+_val = replay.accuracies("space", "val").reshape(-1, 9)
+_test = replay.accuracies("space", "test").reshape(-1, 9)
+_some = np.random.default_rng(8).permutation(780)
+for _first in range(0, 700, 70):
+    _v = _val[_some[_first : _first + 70]] + np.random.default_rng(_first).uniform(0, 1e-6, (70, 9))
+    _t = _test[_some[_first : _first + 70]]
+    assert abs(honest(_v, _t) - _t[_v.max(axis=1).argmax(), _v.max(axis=0).argmax()]) < 1e-9
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "the state that was kept is not that of the last"</summary>
+#
+# You keep the best state of the best trial, so its epoch has been chosen as well. Which entry of the *whole* table is largest?
+# </details>
+#
+# Three guards, from cheap to dear: look at the test images **once**, at the end; let fewer and less noisy choices reach the validation images (larger
+# validation set, the last epoch in place of the best); and **nested** validation (중첩 검증), where the whole search is repeated on several
+# splits. The second one, measured on the same 780 trials:
+
+# %%
+final_val, final_test = (replay.accuracies("space", part)[..., -1].ravel() for part in ("val", "test"))
+last = final_val.argmax()
+print(
+    f"choosing the epoch too: {100 * scores[:, -1, 0].mean():.1f} % validation, {100 * scores[:, -1, 1].mean():.1f} % test"
+)
+print(f"last epoch only:        {100 * final_val[last]:.1f} % validation, {100 * final_test[last]:.1f} % test")
+
+# %% [markdown]
+# ## 5 · Batch size and learning rate together
+#
+# Somebody has tuned the learning rate at a batch size of 32, and then moves to eight GPUs: a batch of 256 (lesson 01). Another table: 6 batch sizes × 13
+# learning rates, SGD, 9 epochs.
+
+# %%
+predict(
+    "03-2.batch",
+    "Twice the batch size. Where is the range of good learning rates now?",
+    ["where it was", "at about half the rates", "at about twice the rates"],
+)
+
+# %%
+figures.explorer(
+    selection.draw_rates,
+    alt=lambda batch_size: f"Accuracy over learning rate. {selection.rates_finding(batch_size)}.",
+    batch_size=list(BATCHES),
+)
+
+# %%
+windows = {size: selection.window(size) for size in BATCHES}
+for size, rates in windows.items():
+    print(f"batch {size:3d}: {rates[0]:.4f} to {rates[-1]:.4f}")
+factor = (windows[64][0] / windows[8][0]) ** (1 / 3)
+outcome(
+    "03-2.batch",
+    f"From batch 8 to 64, the lowest good rate grows by {factor:.2f} for each doubling (the table's rates are 2.15 apart).",
+    right="at about twice the rates" if factor > 1.5 else "where it was",
+)
+
+# %% [markdown]
+# This is the **linear scaling rule** (선형 스케일링 규칙) for SGD ([Goyal et al. 2017](https://arxiv.org/abs/1706.02677)): k times the batch, k times the
+# rate. It has an end: the highest good rate stops growing at batch 64, and the range gets narrower. (Part of it is that 9 epochs of large
+# batches are few steps.) For Adam the rule is another one, about √k ([Malladi et al. 2022](https://arxiv.org/abs/2205.10287)).
+#
+# The two hyperparameters belong together. Tune them together, or search the learning rate again after each change of the batch.
+
+# %% [markdown]
+# ## 6 · Which one matters most, and how sure is that?
+#
+# Optuna computes the **importance** (중요도) of each hyperparameter from a study. Here are ten studies of the same question with 60 trials each. They
+# differ in their seed alone.
+
+# %%
+predict(
+    "03-2.importance",
+    "Do ten studies of 60 trials agree which hyperparameter is the most important one?",
+    ["all ten do", "more than half of them do", "there is no majority"],
+)
+
+# %%
+shares = [
+    study_pictures.importances(run(open_study(None, SPACE), replay.replayed, 60, seed=seed), SPACE)
+    for seed in range(10)
+]
+finding = study_pictures.importance_finding(shares)
+figures.show(study_pictures.draw_importance(shares), f"Importance of each hyperparameter in ten studies. {finding}.")
+
+# %%
+firsts = Counter(max(share, key=share.get) for share in shares).most_common()
+outcome(
+    "03-2.importance",
+    f"Which came first: {dict(firsts)}. One study's chart of importances is one draw.",
+    right="all ten do"
+    if firsts[0][1] == 10
+    else "more than half of them do"
+    if firsts[0][1] > 5
+    else "there is no majority",
+)
+
+# %% [markdown]
+# The table lets you compute what the studies only guess. The **main effect** (주효과) of a hyperparameter is how much the mean over all the others
+# varies with it, as a share of the whole variance (functional ANOVA, [Hutter et al. 2014](https://proceedings.mlr.press/v32/hutter14.html)).
+#
+# ### Exercise 5 · The share of one hyperparameter
+#
+# ●●○ · 8 minutes · good for: reading any chart of importances.
+
+
+# %% exercise: main_effect
+def main_effect(table: np.ndarray, axis: int) -> float:
+    """Return the variance of the means along `axis`, as a share of the variance of all values of `table`."""
+    ### BEGIN SOLUTION
+    others = tuple(other for other in range(table.ndim) if other != axis)
+    return float(table.mean(axis=others).var() / table.var())
+    ### END SOLUTION
+
+
+# %% check: main_effect
+checked = check.main_effect(main_effect, points=2)
+### BEGIN HIDDEN TESTS
+_table = replay.accuracies()[..., -1]
+for _axis in range(4):
+    _means = np.array([part.mean() for part in np.moveaxis(_table, _axis, 0)])
+    assert abs(main_effect(_table, _axis) - np.mean((_means - _table.mean()) ** 2) / _table.var()) < 1e-9
+assert abs(main_effect(np.arange(3.0)[:, None] + np.zeros((3, 4)), 0) - 1) < 1e-9
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "what is left is the effect of all the others"</summary>
+#
+# `table.mean(axis=k)` removes axis k. Here all axes but one have to go; `axis=` takes a tuple.
+# </details>
+#
+# The shares of the whole table, and of the part where the learning rate is already in order (0.001 to 0.02):
+
+
+# %%
+def shares_of(table):
+    means = [np.array([part.mean() for part in np.moveaxis(table, axis, 0)]) for axis in range(table.ndim)]
+    return {name: float(mean.var() / table.var()) for name, mean in zip(SPACE, means, strict=True)}
+
+
+table = replay.accuracies()[..., -1]
+lr = np.array(SPACE["lr"])
+good = table[(lr >= 0.001) & (lr < 0.03)]
+for where, part in (("whole space", table), ("learning rate in order", good)):
+    found = shares_of(part)
+    print(
+        f"{where:23s}", {name: round(share, 2) for name, share in found.items()}, f"rest {1 - sum(found.values()):.2f}"
+    )
+
+# %% [markdown]
+# The rest is **interaction** (상호작용): what no single hyperparameter explains. And the answer depends on the space you ask in. Over the whole space
+# the learning rate decides. Once it is about right, the width and the optimizer decide more. "Which one matters most" has no answer without
+# "between which values".
+
+# %% [markdown]
+# ## 7 · A cluster: Ray Tune
+#
+# [Ray Tune](https://docs.ray.io/en/latest/tune/index.html) brings its own scheduler of processes and machines. It takes the same space and the same objective:
+#
+# ```
+# pip install "torchcourse[ray]"
+# ```
+#
+# ```python
+# from torchcourse.tuning.ray_tune import run
+# setting, accuracy = run(SPACE, accuracies, trials=60, epochs=9)     # on all machines of the Ray cluster
+# ```
+#
+# It pays when you have a cluster and need the placing of trials on GPUs. For a handful of workers, a database is less to keep running.
+
+# %% [markdown]
+# ## 8 · What the log said
+#
+# | The log | The evidence | Corrected |
+# |---|---|---|
+# | Hyperparameters (learning rate, model size, optimizer) used to have a great influence | Section 6: the learning rate alone explains more than half of all differences in this space. | They have it still. What has changed is that good defaults are known for common models. |
+# | They matter when one goes into the details | Section 6: with the learning rate in order, other hyperparameters come first. Section 4: the last tenths of a point are noise of 500 images. | In the details they matter, and there the measuring is hardest: more images, more seeds, a test set that chose nothing. |
+
+# %% [markdown]
+# ## Take away
+#
+# * A study in a database loses no finished trial. A killed trial stays RUNNING until somebody looks for heartbeats; then run it again.
+# * Workers need one database and random numbers of their own. One seed for all of them runs trials twice.
+# * The score that chose is too good, and searching longer can make the choice worse. Report what chose nothing.
+# * Batch size and learning rate: together. For SGD, twice the batch asks for about twice the rate, up to a limit.
+# * An importance is an estimate, and belongs to a space.
+#
+# **Questions on this lesson:** the quiz in this folder.
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | trial | 시행 | one training with one setting |
+# | study | 스터디 | all trials of one question |
+# | sampler | 샘플러 | proposes the next setting |
+# | pruning | 가지치기 | ending a trial that is not worth going on |
+# | heartbeat | 하트비트 | a sign of life of a running trial |
+# | winner's curse | 승자의 저주 | the chosen one's score is too good |
+# | leak | 누출 | images that chose also judge |
+# | importance | 중요도 | a hyperparameter's share of the differences |
+# | interaction | 상호작용 | what no single hyperparameter explains |
+#
+# ### Further reading
+#
+# * Akiba et al. 2019, [Optuna](https://arxiv.org/abs/1907.10902).
+# * Optuna, [RDBStorage](https://optuna.readthedocs.io/en/stable/reference/generated/optuna.storages.RDBStorage.html): heartbeats.
+# * Bergstra et al. 2011, [Algorithms for hyper-parameter optimization](https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization): TPE.
+# * Cawley and Talbot 2010, [On over-fitting in model selection](https://jmlr.org/papers/v11/cawley10a.html).
+# * Watanabe et al. 2023, [PED-ANOVA](https://arxiv.org/abs/2304.10255): the importance that section 6 draws.
+# * Goyal et al. 2017, [Accurate, large minibatch SGD](https://arxiv.org/abs/1706.02677): the linear scaling rule.
