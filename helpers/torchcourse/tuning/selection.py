@@ -88,8 +88,9 @@ def selection_picture(scores: np.ndarray) -> Any:
 
 def _finding(trials: int, scores: np.ndarray) -> str:
     val, test = 100 * scores[:, trials - 1].mean(axis=0)
+    gap = f"{val - test:+.1f}".replace("-", "−")
     plural = "trial" if trials == 1 else "trials"
-    return f"The best of {trials} {plural}: {val:.1f} % on validation, {test:.1f} % on test, a gap of {val - test:+.1f}"
+    return f"The best of {trials} {plural}: {val:.1f} % on validation, {test:.1f} % on test, a gap of {gap} points"
 
 
 def draw_rates(batch_size: int) -> Figure:

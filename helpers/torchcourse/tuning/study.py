@@ -107,7 +107,8 @@ def run(
             time.sleep(0.1)  # enough are on their way; be there if one of them dies
             continue
         study.sampler = _sampler(seed, worker, len(states))
-        with _database.errors_explained("its database"):
+        with _database.errors_explained("its database"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             try:
                 study.optimize(lambda trial: _follow(trial, objective, space, study), n_trials=1, callbacks=callbacks)
             except KeyboardInterrupt:

@@ -14,6 +14,8 @@ from torchcourse import figures
 from torchcourse.figures import COLORS
 from torchcourse.tuning.study import Space
 
+_ON_WHITE = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}, "zorder": 5, "fontsize": 8}
+
 
 def draw_history(study: optuna.Study) -> Figure:
     """Draw each finished trial's value in the order of the trials, and the best so far."""
@@ -24,10 +26,10 @@ def draw_history(study: optuna.Study) -> Figure:
     best = np.maximum if study.direction.name == "MAXIMIZE" else np.minimum
     if complete:
         so_far = best.accumulate([trial.value for trial in complete])
-        numbers = [trial.number for trial in complete]
-        axis.step(numbers, so_far, where="post", color=COLORS["vermillion"], label="best so far")
+        numbers = [*(trial.number for trial in complete), len(study.get_trials(deepcopy=False)) - 1]
+        axis.step(numbers, [*so_far, so_far[-1]], where="post", color=COLORS["vermillion"], label="best so far")
     axis.set(xlabel="trial", ylabel="value")
-    axis.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     axis.set_title(history_finding(study))
     return figure
 
@@ -97,7 +99,9 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     for column, values in enumerate(space.values()):
         for place in {0, len(values) // 2, len(values) - 1}:
             height = place / max(len(values) - 1, 1)
-            axis.annotate(_text(values[place]), (column, height), (4, 0), textcoords="offset points", fontsize=8)
+            axis.annotate(
+                _text(values[place]), (column, height), (4, 0), textcoords="offset points", fontsize=8, **_ON_WHITE
+            )
     axis.set_xticks(range(len(space)), list(space))
     axis.set(ylabel="place in the space", yticks=[], xlabel="hyperparameter", xlim=(-0.1, len(space) - 0.7))
     axis.set_title(parallel_finding(study, space))
