@@ -99,9 +99,7 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     for column, values in enumerate(space.values()):
         for place in {0, len(values) // 2, len(values) - 1}:
             height = place / max(len(values) - 1, 1)
-            axis.annotate(
-                _text(values[place]), (column, height), (4, 0), textcoords="offset points", fontsize=8, **_ON_WHITE
-            )
+            axis.annotate(_text(values[place]), (column, height), (4, 0), textcoords="offset points", **_ON_WHITE)
     axis.set_xticks(range(len(space)), list(space))
     axis.set(ylabel="place in the space", yticks=[], xlabel="hyperparameter", xlim=(-0.1, len(space) - 0.7))
     axis.set_title(parallel_finding(study, space))
