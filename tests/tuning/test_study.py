@@ -110,6 +110,7 @@ def test_two_workers_share_a_study_and_run_nothing_twice(tmp_path):
         for earlier, later in zip(study.trials, study.trials[1:], strict=False)
     )
     assert overlaps > 5
+    assert {trial.user_attrs["worker"] for trial in done} == {0, 1}
 
 
 def test_ctrl_c_has_the_trial_run_again(tmp_path):

@@ -92,7 +92,7 @@ def run(
 
     Args:
         seed: of the search.
-        worker: another number for each worker, or they draw the same settings.
+        worker: another number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
         on_trial: called after each trial with the study and the trial, for progress.
 
     Raises:
@@ -110,7 +110,9 @@ def run(
         with _database.errors_explained("its database"), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             try:
-                study.optimize(lambda trial: _follow(trial, objective, space, study), n_trials=1, callbacks=callbacks)
+                study.optimize(
+                    lambda trial: _follow(trial, objective, space, study, worker), n_trials=1, callbacks=callbacks
+                )
             except KeyboardInterrupt:
                 _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
                 raise
@@ -181,8 +183,9 @@ def _difference(known: Mapping[str, list], asked: Mapping[str, list]) -> str:
     return "; ".join(lines)
 
 
-def _follow(trial: optuna.Trial, objective: Objective, space: Space, study: optuna.Study) -> float:
+def _follow(trial: optuna.Trial, objective: Objective, space: Space, study: optuna.Study, worker: int) -> float:
     """Ask for epoch after epoch; report each value, and stop where the pruner says so."""
+    trial.set_user_attr("worker", worker)
     settings = suggest(trial, space)
     value = None
     try:
