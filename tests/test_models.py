@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchcourse.models import mlp, small_cnn
+from torchcourse.models import mlp, row_transformer, small_cnn
 
 
 def test_small_cnn_maps_images_to_scores_and_has_the_width_asked_for():
@@ -34,3 +34,10 @@ def test_mlp_depends_on_no_other_sample_of_the_batch():
 def test_mlp_needs_an_input_and_an_output():
     with pytest.raises(ValueError, match="at least the widths of its input and its output"):
         mlp(784)
+
+
+def test_a_row_transformer_reads_small_digits_and_keeps_one_shape_between_its_blocks():
+    model = row_transformer(blocks=3, width=16, heads=2)
+    x = torch.zeros(5, 1, 8, 8)
+    shapes = [tuple((x := layer(x)).shape) for layer in model]
+    assert shapes == [(5, 8, 16)] * 4 + [(5, 10)]

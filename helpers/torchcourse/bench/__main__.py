@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchcourse.bench.report import machine
 
-TABLES = ["ranks", "loop", "monitor", "collectives", "notebooks", "checkpoints", "memory", "probes"]
+TABLES = ["ranks", "loop", "monitor", "collectives", "notebooks", "checkpoints", "memory", "probes", "pipeline"]
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Pipelines: schedules as data, simulated, drawn, and executed by ranks that send and receive."""
 
+from torchcourse.parallel.pipeline.run import Pipeline, Record, cut, timeline
 from torchcourse.parallel.pipeline.schedules import (
     SCHEDULES,
     Action,
@@ -12,20 +13,26 @@ from torchcourse.parallel.pipeline.schedules import (
     zero_bubble,
 )
 from torchcourse.parallel.pipeline.simulate import Costs, Deadlock, Span, Timeline, simulate
+from torchcourse.parallel.pipeline.sleeping import measure
 
 __all__ = [
     "SCHEDULES",
     "Action",
     "Costs",
     "Deadlock",
+    "Pipeline",
+    "Record",
     "Schedule",
     "Span",
     "Timeline",
     "bubble",
+    "cut",
     "gpipe",
     "interleaved",
     "layers_of",
+    "measure",
     "one_f_one_b",
     "simulate",
+    "timeline",
     "zero_bubble",
 ]
