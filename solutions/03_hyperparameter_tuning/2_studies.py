@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Studies: a search that survives, is shared, and does not fool you
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00; notebook 1 of this lesson helps and is not needed
+# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # A search for **hyperparameters** (하이퍼파라미터) runs for hours, on machines that fail and that you share with others. At its end stands one
 # number, which is better than the truth. This notebook keeps a search in a database, kills it, goes on, runs it with two workers, and then asks
@@ -657,8 +657,6 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * The score that chose is too good, and searching longer can make the choice worse. Report what chose nothing.
 # * Batch size and learning rate: together. For SGD, twice the batch asks for about twice the rate, up to a limit.
 # * An importance is an estimate, and belongs to a space.
-#
-# **Questions on this lesson:** the quiz in this folder.
 #
 # ### Glossary
 #

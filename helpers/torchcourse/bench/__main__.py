@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torchcourse.bench.report import machine
 
-TABLES = ["ranks", "loop", "monitor", "collectives", "notebooks", "checkpoints", "memory", "probes", "pipeline"]
+TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
+TABLES += ["checkpoints", "memory", "probes", "pipeline"]
 
 
 def main() -> int:
