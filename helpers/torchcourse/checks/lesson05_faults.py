@@ -300,7 +300,7 @@ def mixes_samples(learner: Callable) -> str:
     healthy = {
         "dropout": nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)),
         "BatchNorm": nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)),
-        "large numbers": nn.Sequential(nn.Linear(6, 64), nn.Tanh(), _scaled(nn.Linear(64, 3), 1e5)),
+        "large numbers": nn.Sequential(nn.Linear(6, 64), nn.Tanh(), _scaled(nn.Linear(64, 3), 1e5), _Rounds()),
     }
     for what, model in healthy.items():
         before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -327,6 +327,13 @@ def mixes_samples(learner: Callable) -> str:
 class _OnlyLast(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x[:-1], x[-1:] + x[:1] - (x[-1:] if len(x) == 1 else 0)])
+
+
+class _Rounds(nn.Module):
+    """Rounds otherwise in a batch of another size, as matrix products do on some machines."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 + len(x) % 5 * 2.0**-22)
 
 
 def _scaled(layer: nn.Linear, factor: float) -> nn.Linear:
