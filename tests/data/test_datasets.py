@@ -6,7 +6,7 @@ import torch
 
 from torchcourse.authoring import digits as digits_file
 from torchcourse.authoring import mnist as mnist_file
-from torchcourse.data import digits, mnist
+from torchcourse.data import digits, mnist, photo
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_the_splits_share_no_image(data):
 def test_an_unknown_split_is_named(data):
     with pytest.raises(ValueError, match="'validation'"):
         data("validation")
+
+
+def test_the_photo_is_in_colour_from_0_to_1():
+    picture = photo()
+    assert picture.shape == (3, 144, 216)
+    assert picture.min() < 0.1
+    assert 0.7 < picture.max() <= 1
+    assert picture[0].mean() > picture[2].mean()  # a ginger cat

@@ -10,7 +10,7 @@ from pathlib import Path
 from torchcourse.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
-TABLES += ["checkpoints", "memory", "probes", "pipeline"]
+TABLES += ["checkpoints", "memory", "probes", "pipeline", "convolution"]
 
 
 def main() -> int:

@@ -7,7 +7,15 @@ the same product the other way round. All equal `torch.nn.functional` and are di
 import torch
 import torch.nn.functional as F
 
-from torchcourse.convolution.sizes import Pair, check_shapes, output_size, pair, transposed_output_size
+from torchcourse.convolution.sizes import (
+    Pair,
+    check_shapes,
+    output_size,
+    output_sizes,
+    pad,
+    pair,
+    transposed_output_size,
+)
 
 
 def conv2d_loops(
@@ -38,8 +46,8 @@ def conv2d_loops(
     """
     check_shapes(x, weight, bias, groups)
     (rows, columns), (down, right), (dil_h, dil_w) = weight.shape[2:], pair(stride), pair(dilation)
-    height, width = _sizes(x, weight, stride, padding, dilation)
-    padded = _pad(x, padding)
+    height, width = output_sizes(x, weight, stride, padding, dilation)
+    padded = pad(x, padding)
     per_group_in, per_group_out = x.shape[1] // groups, weight.shape[0] // groups
     out = x.new_zeros(x.shape[0], weight.shape[0], height, width)
     for channel in range(weight.shape[0]):
@@ -67,7 +75,7 @@ def im2col(x: torch.Tensor, kernel: Pair, stride: Pair = 1, padding: Pair = 0, d
     pad_h, pad_w = pair(padding)
     height = output_size(x.shape[2], rows, down, pad_h, dil_h)
     width = output_size(x.shape[3], columns, right, pad_w, dil_w)
-    padded = _pad(x, padding)
+    padded = pad(x, padding)
     i = dil_h * torch.arange(rows)[:, None] + down * torch.arange(height)  # [kH, H']: the row that each one reads
     j = dil_w * torch.arange(columns)[:, None] + right * torch.arange(width)  # [kW, W']
     patches = padded[:, :, i[:, None, :, None], j[None, :, None, :]]  # [N, C, kH, kW, H', W']
@@ -95,7 +103,7 @@ def conv2d_im2col(
     samples, outputs, places = x.shape[0], weight.shape[0], columns.shape[2]
     columns = columns.reshape(samples, groups, -1, places)
     kernels = weight.reshape(groups, outputs // groups, -1)
-    out = (kernels @ columns).reshape(samples, outputs, *_sizes(x, weight, stride, padding, dilation))
+    out = (kernels @ columns).reshape(samples, outputs, *output_sizes(x, weight, stride, padding, dilation))
     return out if bias is None else out + bias[:, None, None]
 
 
@@ -141,14 +149,3 @@ def _as_forward(weight: torch.Tensor, groups: int) -> torch.Tensor:
     channels, per_group = weight.shape[:2]
     split = weight.reshape(groups, channels // groups, per_group, *weight.shape[2:])
     return split.transpose(1, 2).reshape(groups * per_group, channels // groups, *weight.shape[2:])
-
-
-def _pad(x: torch.Tensor, padding: Pair) -> torch.Tensor:
-    pad_h, pad_w = pair(padding)
-    return F.pad(x, (pad_w, pad_w, pad_h, pad_h))
-
-
-def _sizes(x: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, int]:
-    parts = zip(x.shape[2:], weight.shape[2:], pair(stride), pair(padding), pair(dilation), strict=True)
-    height, width = (output_size(*part) for part in parts)
-    return height, width

@@ -7,8 +7,7 @@ https://arxiv.org/abs/1312.5851
 
 import torch
 
-from torchcourse.convolution.by_hand import _pad, _sizes
-from torchcourse.convolution.sizes import Pair, check_shapes, pair
+from torchcourse.convolution.sizes import Pair, check_shapes, output_sizes, pad, pair
 
 
 def conv2d_fft(
@@ -26,8 +25,8 @@ def conv2d_fft(
     holes of the kernel are filled with zeros. Arguments, result and errors are those of `conv2d_loops`.
     """
     check_shapes(x, weight, bias, groups)
-    height, width = _sizes(x, weight, stride, padding, dilation)
-    padded, kernel = _pad(x, padding), _dilate(weight, dilation)
+    height, width = output_sizes(x, weight, stride, padding, dilation)
+    padded, kernel = pad(x, padding), _dilate(weight, dilation)
     shape = padded.shape[2:]
     image = torch.fft.rfft2(padded)  # [N, C, H, W/2+1], complex
     # The conjugate turns the product's convolution into a correlation: PyTorch does not flip the kernel.

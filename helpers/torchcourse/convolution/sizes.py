@@ -6,6 +6,7 @@ Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep lea
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 Pair = int | tuple[int, int]
 
@@ -33,6 +34,21 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
             "Pad more, or take a smaller kernel or dilation."
         )
     return (size + 2 * padding - reach) // stride + 1
+
+
+def output_sizes(
+    x: torch.Tensor, weight: torch.Tensor, stride: Pair = 1, padding: Pair = 0, dilation: Pair = 1
+) -> tuple[int, int]:
+    """Return height and width of the convolution of images [N, C, H, W] with kernels [O, C/groups, kH, kW]."""
+    parts = zip(x.shape[2:], weight.shape[2:], pair(stride), pair(padding), pair(dilation), strict=True)
+    height, width = (output_size(*part) for part in parts)
+    return height, width
+
+
+def pad(x: torch.Tensor, padding: Pair) -> torch.Tensor:
+    """Return images [N, C, H, W] with so many rows and columns of zeros on each side."""
+    rows, columns = pair(padding)
+    return F.pad(x, (columns, columns, rows, rows))
 
 
 def transposed_output_size(

@@ -1,5 +1,5 @@
 """Data sets and loaders: what the lessons train on, from small licensed files inside the package."""
 
-from torchcourse.data.datasets import digits, mnist
+from torchcourse.data.datasets import digits, mnist, photo
 
-__all__ = ["digits", "mnist"]
+__all__ = ["digits", "mnist", "photo"]

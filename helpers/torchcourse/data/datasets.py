@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from matplotlib.image import imread
 from torch.utils.data import TensorDataset
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -51,6 +52,16 @@ def digits(split: Literal["train", "test"] = "train") -> TensorDataset:
         raise ValueError(f"digits() has the splits 'train' and 'test', but not {split!r}.")
     pixels, labels = _images("digits_1797.npz", ranges[split])
     return TensorDataset(pixels.sub_(DIGITS_MEAN).div_(DIGITS_STD), labels)
+
+
+def photo() -> torch.Tensor:
+    """Return a photo of a cat in colour: float32 [3, 144, 216], with values from 0 to 1.
+
+    Source: Stefan van der Walt, through the package scikit-image. Licence: CC0 1.0, beside the file.
+    """
+    with files("torchcourse.data").joinpath("files", "cat_144x216.jpg").open("rb") as file:
+        pixels = imread(file, format="jpg")
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 
 
 def _images(name: str, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
