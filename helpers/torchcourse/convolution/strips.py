@@ -25,7 +25,7 @@ def with_halo(strip: torch.Tensor, rows: int) -> torch.Tensor:
     if rows == 0:
         return strip
     rank, last = dist.get_rank(), dist.get_world_size() - 1
-    above, below = (torch.zeros_like(strip[:, :, :rows]) for _ in range(2))
+    above, below = (strip.new_zeros(strip[:, :, :rows].shape) for _ in range(2))  # zeros_like would copy the strides
     exchanges = []
     if rank > 0:
         first_rows = strip[:, :, :rows].contiguous()
