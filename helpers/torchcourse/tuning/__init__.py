@@ -1,4 +1,5 @@
-"""Hyperparameter tuning (하이퍼파라미터 튜닝): search methods by hand and by Optuna, compared at equal budgets.
+"""Hyperparameter tuning (하이퍼파라미터 튜닝): searches kept in a database, and what their winner is worth.
 
-`digits_task` (what is tuned) · `table` (its results, trained once and replayed in milliseconds) · `study` (Optuna)
+`digits_task` (what is tuned) · `replay` (its results, trained once and looked up in milliseconds) · `study` (Optuna) ·
+`ray_tune` (the same space on a cluster) · `selection` (what choosing among many trials does) · `study_pictures`
 """
