@@ -287,6 +287,28 @@ def test_a_deadlock_ends_at_the_time_limit_with_every_ranks_stack() -> None:
     assert run_ranks(dist.get_rank) == [0, 1]
 
 
+class SlowToRebuild:
+    """An argument that keeps a rank busy before it can call the function."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple:
+        return time.sleep, (self.seconds,)
+
+
+def test_the_time_limit_begins_when_all_ranks_have_started() -> None:
+    assert run_ranks(lambda _: dist.get_rank(), SlowToRebuild(2), timeout=1) == [0, 1]
+
+
+def test_ranks_that_do_not_start_are_ended_and_named(monkeypatch) -> None:
+    monkeypatch.setattr("torchcourse.parallel.ranks._START", 1.0)
+    with pytest.raises(RankTimeout, match="ranks 0, 1 had not started after 1 s"):
+        run_ranks(lambda _: None, SlowToRebuild(100), timeout=0.5)
+    monkeypatch.undo()
+    assert run_ranks(dist.get_rank) == [0, 1]
+
+
 def test_no_rank_is_left_after_a_failure() -> None:
     def train() -> None:
         if dist.get_rank() == 1:

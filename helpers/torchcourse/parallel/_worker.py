@@ -56,6 +56,10 @@ class Failure:
     time: float  # of the monotonic clock, which all processes share
 
 
+class Started:
+    """What a rank says when it has joined the others and is about to call the function."""
+
+
 def main(connection_fd: int, output_fd: int, stacks_fd: int) -> NoReturn:
     """Run as a rank that the rank server has forked."""
     _run(Connection(connection_fd), output_fd, stacks_fd)
@@ -84,6 +88,7 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
         function, args = cloudpickle.loads(payload)
         del payload
         _fill_main(function, args)
+        connection.send_bytes(pickle.dumps(Started()))
         result = _pickling.dumps_result(function(*args))
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # other ranks may still need what the GPU is about to send

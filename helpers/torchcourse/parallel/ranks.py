@@ -32,7 +32,7 @@ from torchcourse.parallel import _group, _pickling, _report, _start
 from torchcourse.parallel._group import default_world_size
 from torchcourse.parallel._server import NUMBER
 from torchcourse.parallel._start import RankProcess
-from torchcourse.parallel._worker import Failure, Job, describe
+from torchcourse.parallel._worker import Failure, Job, Started, describe
 
 
 class RankError(RuntimeError):
@@ -92,7 +92,8 @@ def run_ranks(
         fn: the function, from a cell or from a module; closures too. For keyword arguments use `functools.partial`.
         *args: its arguments, the same for each rank.
         world_size: how many ranks; by default one a GPU if there are two or more GPUs, else two on the CPU.
-        timeout: seconds until ranks that are still running are ended; None waits for ever.
+        timeout: seconds until ranks that are still running are ended, from the moment when all have started; None waits
+            for ever.
         env: environment variables for the ranks, besides yours, for example `{"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}`.
 
     Raises:
@@ -156,6 +157,7 @@ def memory_of_a_rank(world_size: int) -> int:
 
 # Texts of the errors that a rank meets because another rank is gone.
 _VICTIM = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connectFullMesh failed")
+_START = 120.0  # seconds for all ranks to join each other: a busy machine may need many
 _SETTLE = 0.4  # seconds for the other ranks to report too, after a failure
 _SETTLE_VICTIM = 2.0  # the same while only victims have reported
 _STACKS = 1.0  # seconds for the ranks to write their stacks
@@ -170,6 +172,7 @@ class _Call:
         self.ranks = ranks
         self.pickles: dict[int, bytes] = {}  # rank -> its pickled result
         self.failures: dict[int, Failure] = {}
+        self.started: set[int] = set()
         self.exited: set[int] = set()
         self.stacks: dict[int, bytes] = {rank.rank: b"" for rank in ranks}
         self.closed = False
@@ -191,8 +194,10 @@ class _Call:
 
     def results(self, timeout: float | None) -> list[Any]:
         """Wait for all ranks. Raises RankError and RankTimeout."""
+        if not self._wait(self._all_started, None if timeout is None else max(_START, timeout)):
+            raise self._not_started(max(_START, timeout))
         if not self._wait(self._outcome_known, timeout):
-            self._raise_timeout(timeout)
+            raise self._not_finished(timeout)
         if self.failures:
             self._raise_failure()
         for rank in self.ranks:
@@ -268,7 +273,10 @@ class _Call:
             message = pickle.loads(rank.connection.recv_bytes())
         except (EOFError, OSError):
             return False
-        (self.failures if isinstance(message, Failure) else self.pickles)[rank.rank] = message
+        if isinstance(message, Started):
+            self.started.add(rank.rank)
+        else:
+            (self.failures if isinstance(message, Failure) else self.pickles)[rank.rank] = message
         return True
 
     def _on_exit(self, rank: RankProcess) -> bool:
@@ -283,6 +291,9 @@ class _Call:
             message = _end_of_process(NUMBER.unpack(data)[0] if data else None)
             self.failures[rank.rank] = Failure("ProcessDied", message, "", time.monotonic())
         return False
+
+    def _all_started(self) -> bool:
+        return len(self.started) == len(self.ranks) or self._outcome_known()
 
     def _outcome_known(self) -> bool:
         if len(self.pickles) + len(self.failures) == len(self.ranks):
@@ -333,18 +344,20 @@ class _Call:
             )
         return "\n".join(notes)
 
-    def _raise_timeout(self, timeout: float) -> NoReturn:
+    def _not_started(self, seconds: float) -> RankTimeout:
+        missing = [rank.rank for rank in self.ranks if rank.rank not in self.started]
+        message = f"{_ranks(missing)} had not started after {seconds:g} s."
+        note = "Is the machine very busy, or does an argument take that long to be rebuilt in a rank?"
+        return RankTimeout(missing[0], "TimeoutError", message, self.where(), note)
+
+    def _not_finished(self, seconds: float) -> RankTimeout:
         running = [rank.rank for rank in self.ranks if rank.rank not in self.pickles]
-        where = self.where()
-        self.close()
-        raise RankTimeout(
-            running[0],
-            "TimeoutError",
-            f"{_ranks(running)} had not finished after {timeout:g} s (timeout={timeout:g}).",
-            where,
+        message = f"{_ranks(running)} had not finished after {seconds:g} s (timeout={seconds:g})."
+        note = (
             "If they wait for each other: does every rank call the same collectives (집합 통신) in the same order? "
-            "If they only need longer: give run_ranks a larger timeout.",
+            "If they only need longer: give run_ranks a larger timeout."
         )
+        return RankTimeout(running[0], "TimeoutError", message, self.where(), note)
 
     def _unpickle(self, rank: int) -> Any:
         try:
