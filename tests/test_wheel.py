@@ -1,5 +1,6 @@
 """The built wheel works where the repository is not: it brings its data, its question banks and its licences."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -69,7 +70,7 @@ def test_the_images_load(installed, tmp_path):
 def test_the_wheel_holds_licences_and_no_lesson(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    data = [name for name in names if "/data/files/" in name and not name.endswith(".md")]
+    data = [name for name in names if re.search("/(data/files|weights)/", name) and not name.endswith(".md")]
     assert data
     for name in data:
         assert name.rpartition(".")[0] + ".LICENSE.md" in names, f"{name} has no licence beside it"

@@ -1,0 +1,1 @@
+"""Transfer learning: pretrained backbones with their pixel scaling, and what of them is trained further."""
