@@ -22,20 +22,25 @@ from torch import nn
 from torchcourse.parallel.collectives import rank_and_world_size
 
 
-def average_gradients(model: nn.Module) -> None:
+def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Replace each gradient by its mean over the ranks. Call it between `backward()` and `optimizer.step()`.
 
     A parameter without a gradient counts as zeros: all ranks must make the same calls, or some would wait for ever.
 
+    Args:
+        model: this rank's copy.
+        group: the ranks that hold copies of the same parameters; all ranks if left out.
+
     Raises:
         RuntimeError: outside a rank.
     """
-    _, world_size = rank_and_world_size()
+    rank_and_world_size()
+    world_size = dist.get_world_size(group)
     for parameter in model.parameters():
         if parameter.requires_grad:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
+            dist.all_reduce(parameter.grad, group=group)
             parameter.grad /= world_size
 
 
