@@ -1,8 +1,8 @@
 """The same split by PyTorch's DTensor: `parallelize_module` with a plan that names a style for each layer.
 
-A DTensor is a tensor that knows how it lies on a mesh of ranks: `Shard(0)` is cut along dimension 0, `Replicate()` whole
-on each rank, `Partial()` still to be summed. `ColwiseParallel` and `RowwiseParallel` turn weights into DTensors, and the
-collectives follow from the layouts.
+A DTensor is a tensor that knows how it lies on a mesh of ranks: `Shard(0)` is cut along dimension 0, `Replicate()` is
+whole on each rank, `Partial()` is still to be summed. `ColwiseParallel` and `RowwiseParallel` turn weights into
+DTensors, and the collectives follow from the layouts.
 
 Source: https://docs.pytorch.org/docs/stable/distributed.tensor.parallel.html
 """
