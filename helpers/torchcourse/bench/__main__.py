@@ -10,7 +10,7 @@ from pathlib import Path
 from torchcourse.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
-TABLES += ["checkpoints", "memory", "probes", "pipeline", "convolution"]
+TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
 
 
 def main() -> int:
