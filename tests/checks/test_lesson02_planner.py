@@ -270,7 +270,7 @@ def test_repaired_accepts(answer):
         (lambda m, c, layout: replace(layout, tensor=2, pipeline=1, data=64, micro_batch=1, stage=2,
                                       recomputation="full"), "does_not_fit"),
         (lambda m, c, layout: replace(layout, tensor=4, pipeline=4, data=8, micro_batch=1, stage=3,
-                                      recomputation=c.gpu.memory < 80e9 and "full" or "none"), "slow"),
+                                      recomputation="full" if c.gpu.memory < 80e9 else "none"), "slow"),
         (lambda m, c, layout: None, "no_layout"),
     ],
 )  # fmt: skip

@@ -154,7 +154,7 @@ _SMALL = Model("small", layers=24, width=1024, heads=16, sequence=512)
 _BYTES_CASES = [
     # model, tensor, pipeline, data, ZeRO stage, micro-batches, computed again
     (_SMALL, 1, 1, 1, 0, 1, False),
-    (_SMALL, 2, 1, 4, 1, 3, False),
+    (_SMALL, 2, 3, 4, 1, 2, False),
     (GPT3, 8, 6, 16, 0, 96, False),
     (GPT3, 8, 6, 16, 2, 96, False),
     (GPT3, 4, 6, 5, 3, 20, True),
