@@ -7,8 +7,10 @@ from matplotlib.collections import PolyCollection
 from torchcourse.parallel.planner.accuracy import constant_error, judge, mean_error
 from torchcourse.parallel.planner.picture import (
     describe_plan,
+    describe_seconds,
     draw_accuracy,
     draw_plan,
+    draw_seconds,
     plan_on_a100,
     planner_picture,
 )
@@ -76,3 +78,23 @@ def test_accuracy_shows_every_run_and_the_judged_ones_in_the_title() -> None:
     points = {line.get_label(): len(line.get_xdata()) for line in figure.axes[0].lines}
     assert points["judged"] == len(judged)
     assert points["sets constants"] == len(judgements) - len(judged)
+
+
+def test_bars_of_several_plans_compare_those_that_fit() -> None:
+    plans = {f"tensor {t}": plan_on_a100(**{**SLIDERS, "tensor": t, "pipeline": 64 // t}) for t in (2, 8, 16)}
+    plans["whole"] = plan_on_a100(**{**SLIDERS, "tensor": 1, "pipeline": 1})
+    assert [each.fits for each in plans.values()] == [True, True, True, False]
+    figure = draw_seconds(plans)
+    (axis,) = figure.axes
+    ends = {label.get_text(): 0.0 for label in axis.get_yticklabels()}
+    for bars in axis.containers:
+        for name, bar in zip(ends, bars, strict=True):
+            ends[name] = max(ends[name], bar.get_x() + bar.get_width())
+    assert list(ends) == ["tensor 2", "tensor 8", "tensor 16", "whole, does not fit"]
+    for end, each in zip(ends.values(), plans.values(), strict=True):
+        assert end == pytest.approx(each.seconds.total, rel=0.05)  # parts below 1 % have no bar
+    fitting = {name: plans[name].seconds.total for name in ("tensor 2", "tensor 8", "tensor 16")}
+    assert figure.get_suptitle().startswith(f"{min(fitting, key=fitting.get)}: {min(fitting.values()):.1f} s a step")
+    assert "whole:" in describe_seconds(plans)
+    assert "does not fit" in describe_seconds(plans)
+    assert draw_seconds({"whole": plans["whole"]}).get_suptitle() == "None of these layouts fits into the memory"

@@ -1,6 +1,6 @@
 """A layout's bytes and seconds as pictures, and the planner beside published runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ipywidgets as widgets
 from matplotlib.axes import Axes
@@ -105,6 +105,38 @@ def describe_plan(chosen: Plan) -> str:
     sizes = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in vars(chosen.bytes).items() if size)
     times = ", ".join(f"{name} {s / chosen.seconds.total:.0%}" for name, s in vars(chosen.seconds).items() if s)
     return f"{_finding(chosen)}. Memory: {sizes}. Time: {times}."
+
+
+def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
+    """Draw the seconds of a step of several plans, each as one bar of its parts; the title compares those that fit."""
+    figure, axis = new(7.5, 1.5 + 0.38 * len(plans))
+    left = [0.0] * len(plans)
+    names = [name if each.fits else f"{name}, does not fit" for name, each in plans.items()]
+    for part, color in SECOND_COLORS.items():
+        seconds = [getattr(each.seconds, part) for each in plans.values()]
+        if max(seconds) > 0.01 * max(each.seconds.total for each in plans.values()):
+            axis.barh(names, seconds, left=left, color=color, height=0.6, label=part)
+        left = [start + length for start, length in zip(left, seconds, strict=True)]
+    axis.invert_yaxis()
+    axis.set_xlabel("one step (s)")
+    figure.legend(frameon=False, fontsize=8.5, ncols=len(SECOND_COLORS), loc="outside lower center")
+    seconds = {name: each.seconds.total for name, each in plans.items() if each.fits}
+    if seconds:
+        best, worst = min(seconds, key=seconds.get), max(seconds, key=seconds.get)
+        headline(figure, f"{best}: {seconds[best]:.1f} s a step; {worst}: {seconds[worst]:.1f} s")
+    else:
+        headline(figure, "None of these layouts fits into the memory")
+    return figure
+
+
+def describe_seconds(plans: Mapping[str, Plan]) -> str:
+    """Say in words what `draw_seconds` shows."""
+    return " ".join(
+        f"{name}: {each.seconds.total:.1f} s, of which "
+        + ", ".join(f"{part} {s:.1f}" for part, s in vars(each.seconds).items() if s >= 0.05)
+        + ("." if each.fits else "; does not fit.")
+        for name, each in plans.items()
+    )
 
 
 def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
