@@ -1,0 +1,49 @@
+"""From samples to a batch, where the samples have different lengths: padding, masks and packing."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_sequence
+
+
+class Padded(NamedTuple):
+    """Sequences of different lengths in one tensor, filled up with zeros (padding, 패딩).
+
+    A named tuple, so a DataLoader can pin it and a training loop can move it to a device like any other.
+    """
+
+    x: torch.Tensor  # [N, T, C], T is the longest length
+    lengths: torch.Tensor  # [N], int64
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """True where a step is real, False where it is padding: [N, T]."""
+        return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
+
+    def pack(self) -> PackedSequence:
+        """Return the real steps alone, as `nn.GRU` and its like take them. The order of the samples may be any."""
+        return pack_padded_sequence(self.x, self.lengths.cpu(), batch_first=True, enforce_sorted=False)
+
+    def mean(self) -> torch.Tensor:
+        """Return the mean over the real steps of each sequence: [N, C]."""
+        return (self.x * self.mask[..., None]).sum(1) / self.lengths[:, None]
+
+
+def pad(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[Padded, torch.Tensor]:
+    """Make a batch of samples `(x [T_i, C], label)`: `(Padded, labels [N])`. For `DataLoader(collate_fn=pad)`.
+
+    Raises:
+        ValueError: for no samples, a sequence without steps, or sequences of different widths.
+    """
+    if not samples:
+        raise ValueError("There are no samples to make a batch of.")
+    sequences, labels = zip(*samples, strict=True)
+    for number, x in enumerate(sequences):
+        if x.dim() != 2 or len(x) == 0 or x.shape[1] != sequences[0].shape[1]:
+            raise ValueError(
+                f"Sample {number} of the batch has the shape {list(x.shape)}: a batch is made of sequences [T, C] with "
+                f"one step or more and {sequences[0].shape[-1]} channels, as sample 0 has."
+            )
+    lengths = torch.tensor([len(x) for x in sequences])
+    return Padded(pad_sequence(sequences, batch_first=True), lengths), torch.tensor(labels)

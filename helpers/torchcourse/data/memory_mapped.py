@@ -1,0 +1,105 @@
+"""An array on disk that need not fit into memory: the operating system brings in the pages that are read.
+
+NumPy's `.npy` files can be mapped: https://numpy.org/doc/stable/reference/generated/numpy.memmap.html
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+class MappedArray(Dataset):
+    """A map-style data set of the rows of a `.npy` file, which stays on disk.
+
+    `rows[i]` is a tensor of its own, a copy of row i. Workers and ranks get the path and not the content, and the pages
+    that they read are shared by all processes of the machine.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no array, is cut short, or holds Python objects.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path).resolve()  # a worker may have another working folder
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._array[index]))
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the whole array in bytes."""
+        return self._array.nbytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        self._open()
+
+    def _open(self) -> None:
+        if not self.path.is_file():
+            raise FileNotFoundError(f"There is no array {self.path.name} in {self.path.parent}.")
+        try:
+            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{self.path.name} cannot be mapped as an array: {error}") from error
+
+
+def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) -> None:
+    """Write an array to a `.npy` file part by part, so that it is never in memory as a whole.
+
+    Args:
+        path: the file.
+        rows: how many there will be.
+        parts: arrays [n, …] of one type and shape of row, which make up the rows one after the other.
+
+    Raises:
+        ValueError: if the parts make up another number of rows; the file is not left behind.
+    """
+    path, array, done = Path(path), None, 0
+    for part in parts:
+        if array is None:
+            array = np.lib.format.open_memmap(path, "w+", part.dtype, (rows, *part.shape[1:]))
+        if done + len(part) <= rows:
+            array[done : done + len(part)] = part
+        done += len(part)
+    if done != rows:
+        path.unlink(missing_ok=True)
+        raise ValueError(f"The parts have {done} rows, and {rows} were announced.")
+    array.flush()
+
+
+@contextlib.contextmanager
+def memory_limit(more: int) -> Iterator[bool]:
+    """Within the block, let this process take at most so many bytes of memory more; True if the system enforces it.
+
+    It is Linux's RLIMIT_DATA, which counts what a program allocates and leaves out files that are mapped for reading.
+    (RLIMIT_AS counts these as well, so it would refuse a large map that needs no memory.) Elsewhere nothing is limited.
+
+    Source: https://man7.org/linux/man-pages/man2/getrlimit.2.html
+    """
+    if sys.platform != "linux":
+        yield False
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    used = int(fields["VmData"].split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (used + more, hard))
+    try:
+        yield True
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
