@@ -478,28 +478,56 @@ outcome(
 
 # %% [markdown]
 # Data parallelism sends once a step, hidden behind the backward pass. Tensor and pipeline parallelism interrupt the work. So they are not "faster
-# parallelism": they are what you pay when data parallelism cannot do it. When is that? Let the search say, which tries *every* layout:
+# parallelism": they are what you pay when data parallelism alone cannot do it, or costs more. When is that? Let the search say, which tries *every*
+# layout, and then once more without any cut through the model:
+
 
 # %%
-for model, gpus, batch in (
-    (LLAMA3_8B, 8, 512), (LLAMA3_8B, 512, 512), (LLAMA3_70B, 64, 512),
-    (LLAMA3_405B, 512, 512), (LLAMA3_405B, 2048, 512), (LLAMA3_405B, 16384, 2048),
-):  # fmt: skip
-    found = fastest(model, grand_teton(gpus), batch, context=1)
-    layout = found.layout
-    print(
-        f"{model.name:13} {gpus:6} GPUs, batch {batch:4}: tensor {layout.tensor} × pipeline {layout.pipeline:2} × data "
-        f"{layout.data:4}, ZeRO {layout.stage}, MFU {found.mfu:.0%}"
-    )
+def with_and_without(model, cluster, batch):
+    """One line: the fastest layout (tensor × pipeline × data, ZeRO), and the fastest of data parallelism alone."""
+    best = fastest(model, cluster, batch, context=1)
+    layout = best.layout
+    spread = f"{layout.tensor} × {layout.pipeline:2} × {layout.data:4}, ZeRO {layout.stage}"
+    line = f"{model.name:13}{cluster.gpus:7}{batch:7}    {spread:21}"
+    if batch < cluster.gpus:
+        return line + "impossible: fewer sequences than GPUs"
+    alone = fastest(model, cluster, batch, tensor=1, pipeline=1, context=1)
+    longer, waits = alone.seconds.total / best.seconds.total, alone.seconds.data / alone.seconds.total
+    return line + f"{longer:.2f} times as long, waits {waits:3.0%}, recomputation {alone.layout.recomputation}"
+
+
+HEAD = f"{'model':13}{'GPUs':>7}{'batch':>7}    {'the fastest layout':21}data parallelism alone"
+CASES = (
+    (LLAMA3_8B, 8, 512),
+    (LLAMA3_8B, 512, 512),
+    (LLAMA3_70B, 64, 512),
+    (LLAMA3_405B, 512, 512),
+    (LLAMA3_405B, 16384, 2048),
+)
+print(HEAD)
+for model, gpus, batch in CASES:
+    print(with_and_without(model, grand_teton(gpus), batch))
 
 # %% [markdown]
-# Three reasons show up, and no fourth:
+# And the same on a network that delivers a tenth as much (what ZeRO stage 3 reached in 2021, section 4):
+
+# %%
+print(HEAD)
+for model, gpus, batch in CASES:
+    fast = grand_teton(gpus)
+    slow = replace(fast, efficiency=replace(fast.efficiency, network=fast.efficiency.network / 10))
+    print(with_and_without(model, slow, batch))
+
+# %% [markdown]
+# Three reasons for a cut show up:
 #
-# 1. **Memory.** States *and* the activations of one sequence must fit beside each other. ZeRO shares out the states; activations it does not.
-# 2. **The batch.** With data parallelism alone there can be no more GPUs than sequences in a batch. 16,384 GPUs and 2,048 sequences: each sequence has to be shared by eight.
-# 3. **Messages.** With few tokens a GPU, the backward pass is too short to hide the gradients' average.
+# 1. **Memory.** States *and* the activations of one sequence must fit beside each other. ZeRO shares out the states, but not the activations. What is left to data parallelism alone is
+#    recomputation.
+# 2. **The batch.** With data parallelism alone there can be no more GPUs than sequences in a batch.
+# 3. **Messages.** Where the network is slow, or a GPU has few tokens, the backward pass is too short to hide the gradients' average. A cut leaves each GPU fewer
+#    parameters to average.
 #
-# Beyond that: use data parallelism, with ZeRO as far as memory asks for it. That is the answer to *hard*.
+# If none of the three presses: data parallelism, with ZeRO as far as memory asks for it. That is the answer to *hard*.
 #
 # ### AlexNet's two GPUs
 #
@@ -530,7 +558,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
     layout = each.plan.layout
     print(
         f"{name}: tensor {layout.tensor} × context {layout.context} × pipeline {layout.pipeline} × data {layout.data}: published MFU "
-        f"{each.run.flops / each.run.cluster.gpu.flops:.1%}, planned {each.plan.mfu:.1%}, {each.plan.bytes.total / 2**30:.0f} GiB"
+        f"{each.run.flops / each.run.cluster.gpu.flops:.1%}, planned {each.plan.mfu:.1%}"
     )
 
 # %% [markdown]
@@ -782,8 +810,8 @@ print(
 
 # %% [markdown]
 # How near is it? Read the ratio, and run the cells again: on a busy machine it moves. No constant was fitted here, and none of the published runs was on hardware like
-# yours. If the two ranks share cores with others, the measured step is the longer one. That is how far you may trust a plan for a new
-# cluster: measure three speeds first, then one step, then plan the rest.
+# yours. (Other programs that take the cores while the *speeds* are measured make the plan too slow; while the *step* is measured, too fast.) That is how far
+# you may trust a plan for a new cluster: measure three speeds first, then one step, then plan the rest.
 #
 # ## 8 · What the log said
 #
@@ -791,7 +819,7 @@ print(
 # |---|---|---|
 # | Under *Model Parallel*: 데이터를 나눠 GPU할당 후 결과의 평균을 취하는 방법, split the data and average the results | Section 1: with 64 GPUs each holds as much as a single one. | That is **data** parallelism. It divides samples; the model stays whole. (And gradients are averaged, not results: lesson 01.) |
 # | 모델/데이터 나누기 (2가지), split the model or the data | Sections 1 and 5: the layouts of Llama 3 split the data *and* the model, and the model in two ways. | Not either-or. Data × tensor × pipeline (× context) = GPUs. |
-# | 모델 병렬화는 고난이도!, model parallelism is hard | Section 5: on 8 GPUs it costs time that ZeRO does not cost. Section 6: the mistakes can be seen in a plan. | The question is when it *pays*: when memory, the batch or the messages leave no other way. |
+# | 모델 병렬화는 고난이도!, model parallelism is hard | Section 5: on 8 GPUs it costs time that ZeRO does not cost. Section 6: the mistakes can be seen in a plan. | The question is when it *pays*: when memory, the batch or the messages make data parallelism impossible, or slower. |
 # | GPU 끼리 pipeline … 병렬화 성능 향상, a pipeline improves it | Section 5, the bars of one node. | Faster than a model cut *without* a pipeline. Not faster than data parallelism, where that fits. |
 #
 # ## Take away
