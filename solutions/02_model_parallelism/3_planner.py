@@ -488,7 +488,7 @@ def with_and_without(model, cluster, batch):
     best = fastest(model, cluster, batch, context=1)
     layout = best.layout
     spread = f"{layout.tensor} × {layout.pipeline:2} × {layout.data:4}, ZeRO {layout.stage}"
-    line = f"{model.name:13}{cluster.gpus:7}{batch:7}    {spread:21}"
+    line = f"{model.name:13}{cluster.gpus:7}{batch:7}    {spread:25}"
     if batch < cluster.gpus:
         return line + "impossible: fewer sequences than GPUs"
     alone = fastest(model, cluster, batch, tensor=1, pipeline=1, context=1)
@@ -496,7 +496,7 @@ def with_and_without(model, cluster, batch):
     return line + f"{longer:.2f} times as long, waits {waits:3.0%}, recomputation {alone.layout.recomputation}"
 
 
-HEAD = f"{'model':13}{'GPUs':>7}{'batch':>7}    {'the fastest layout':21}data parallelism alone"
+HEAD = f"{'model':13}{'GPUs':>7}{'batch':>7}    {'the fastest layout':25}data parallelism alone"
 CASES = (
     (LLAMA3_8B, 8, 512),
     (LLAMA3_8B, 512, 512),
@@ -820,7 +820,7 @@ print(
 # | Under *Model Parallel*: 데이터를 나눠 GPU할당 후 결과의 평균을 취하는 방법, split the data and average the results | Section 1: with 64 GPUs each holds as much as a single one. | That is **data** parallelism. It divides samples; the model stays whole. (And gradients are averaged, not results: lesson 01.) |
 # | 모델/데이터 나누기 (2가지), split the model or the data | Sections 1 and 5: the layouts of Llama 3 split the data *and* the model, and the model in two ways. | Not either-or. Data × tensor × pipeline (× context) = GPUs. |
 # | 모델 병렬화는 고난이도!, model parallelism is hard | Section 5: on 8 GPUs it costs time that ZeRO does not cost. Section 6: the mistakes can be seen in a plan. | The question is when it *pays*: when memory, the batch or the messages make data parallelism impossible, or slower. |
-# | GPU 끼리 pipeline … 병렬화 성능 향상, a pipeline improves it | Section 5, the bars of one node. | Faster than a model cut *without* a pipeline. Not faster than data parallelism, where that fits. |
+# | GPU 끼리 pipeline … 병렬화 성능 향상, a pipeline improves it | Notebook 1, and section 5, the bars of one node. | Faster than a model cut *without* a pipeline. Not faster than data parallelism, where that fits. |
 #
 # ## Take away
 #
