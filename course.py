@@ -113,7 +113,7 @@ def test(arguments: list[str]) -> int:
     else:
         print(f"{NO_CHROMIUM} The browser tests are skipped.", flush=True)
     # Two processes, since many tests wait; without reordering, so that tests/conftest.py decides what begins first.
-    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
     return run([*pytest, *arguments], environment)
 
 

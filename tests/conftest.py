@@ -1,8 +1,8 @@
 """What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
 
-The suite runs in two processes (`make test`; pytest-xdist's `--dist loadgroup`). The tests of a file stay together, as
-they share fixtures that are dear; a test marked `alone` is dealt out by itself. What takes long begins first, so that
-no process is left with a notebook when the other has nothing to do any more.
+The suite runs in two processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
+fixtures that are dear; only whole notebooks are dealt out one by one. What takes long begins first, so that no process
+is left with a notebook when the other has nothing to do any more.
 """
 
 import subprocess
@@ -10,6 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# Files of which each test is a notebook that runs for most of a minute.
+ONE_BY_ONE = ("tests/browser/test_lessons.py", "tests/test_course_execution.py")
+
+
+class ByFile(LoadScopeScheduling):
+    """Which tests go to one process together: those of a file, but for ONE_BY_ONE."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return nodeid if path in ONE_BY_ONE else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    # xdist's own "loadgroup" deals the tests of a group apart under pytest 9.2.
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,9 +38,6 @@ def journal_elsewhere(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    for item in items:
-        alone = item.get_closest_marker("alone") is not None
-        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 from torchcourse.authoring.build import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 SOLUTIONS = sorted((ROOT / "solutions").glob("*/*.ipynb"))
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
