@@ -67,6 +67,9 @@ class Scaling:
         return ((pixels - mean) / std).expand(-1, self.channels, -1, -1)
 
 
+MNIST_SCALING = Scaling((MNIST_MEAN,), (MNIST_STD,), channels=1, side=28)
+
+
 class Backbone(nn.Sequential):
     """The layers of a pretrained network up to its features: scaled pixels → [N, features].
 
@@ -110,7 +113,7 @@ def mnist_cnn(pretrained: bool = True) -> Backbone:
             load_any(path, network, quiet=True)
     names = ("conv1", "norm1", "relu1", "pool1", "conv2", "norm2", "relu2", "pool2", "flatten", "dense", "relu3")
     layers = OrderedDict(zip(names, network[:-1], strict=True))
-    return Backbone("small CNN, MNIST", layers, 64, Scaling((MNIST_MEAN,), (MNIST_STD,), channels=1, side=28))
+    return Backbone("small CNN, MNIST", layers, 64, MNIST_SCALING)
 
 
 def efficientnet_lite0() -> Backbone:

@@ -14,7 +14,12 @@ parameters have gradients.
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
+import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import Dataset
+
+from torchcourse.training import Trainer, make_loader
 
 
 def freeze(model: nn.Module, *names: str) -> list[str]:
@@ -103,6 +108,33 @@ def freeze_norms(model: nn.Module) -> int:
             module.train(False)
         frozen += isinstance(module, _KeepsStatistics)
     return frozen
+
+
+def fine_tune(
+    model: nn.Module,
+    data: Dataset,
+    rates: Mapping[str, float],
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Train what is not frozen, for cross entropy, with AdamW and a rate for each name; return the model.
+
+    Each rate rises to its value in the first 30 % of the steps and then falls to nearly nothing (OneCycleLR). On
+    several ranks the batch is dealt to them.
+
+    Raises:
+        ValueError: for a name that no parameter has, or a parameter to be trained without a rate.
+    """
+    loader = make_loader(data, batch_size, seed=seed)
+    groups = rate_groups(model, rates)
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+    peaks = [group["lr"] for group in groups]
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=epochs * len(loader))
+    trainer = Trainer(model, optimizer, F.cross_entropy, scheduler=scheduler, progress=False, device=device)
+    trainer.fit(loader, epochs)
+    return model
 
 
 class _KeepsStatistics:

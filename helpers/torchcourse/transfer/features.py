@@ -1,0 +1,117 @@
+"""Frozen features (고정 특징): what a backbone makes of pictures, computed once, kept, and read by a small head.
+
+features = cached("cells.safetensors", backbone, inputs)     # [N, features]; the second time from the file
+head = train_head(features[train], labels[train], num_classes=2)
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from torchcourse.training.checkpoint import replacing
+
+
+def extract(body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Return a backbone's features [N, F] of scaled pictures [N, C, H, W], batch by batch, in evaluation mode.
+
+    They come without a graph, and a head can be trained on them. The backbone is left as it was. Whether the pictures
+    lie in memory as `torch.channels_last` or not is kept; with it, many networks are faster.
+    """
+    was_training = body.training
+    body.eval()
+    try:
+        with torch.no_grad():  # and not inference_mode, whose tensors no training accepts
+            return torch.cat([body(batch) for batch in inputs.split(batch_size)])
+    finally:
+        body.train(was_training)
+
+
+def cached(path: str | Path, body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Return `extract(body, inputs)`, from the file at `path` if it holds the features of these weights and pictures.
+
+    The file carries a checksum of both. Anything else at `path` is computed anew and replaced.
+
+    Raises:
+        CheckpointError: if the file cannot be written.
+    """
+    path, key = Path(path), _key(body, inputs)
+    try:
+        with safe_open(str(path), "pt") as file:
+            if (file.metadata() or {}).get("key") == key:
+                return file.get_tensor("features")
+    except (OSError, SafetensorError):
+        pass  # there is none yet, or none that can be read
+    features = extract(body, inputs, batch_size)
+    with replacing(path) as file:
+        file.write(save({"features": features.contiguous()}, metadata={"key": key}))
+    return features
+
+
+def train_head(
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int, steps: int = 100, rate: float = 1e-2
+) -> nn.Linear:
+    """Return a linear layer that was trained on features [N, F] and labels [N], all at once in each step.
+
+    It starts from zeros, so nothing about it is random.
+    """
+    head = nn.Linear(features.shape[1], num_classes, device=features.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(head(features), labels).backward()
+        optimizer.step()
+    return head
+
+
+@dataclass(frozen=True)
+class NormGap:
+    """How far a batch is from what a network's first BatchNorm layer saw in training, as means over its channels.
+
+    Attributes:
+        shift: difference of the means, in standard deviations; 0 is none.
+        stretch: how many times larger or smaller the standard deviation is; 1 is the same.
+    """
+
+    shift: float
+    stretch: float
+
+
+def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
+    """Compare what reaches the first BatchNorm layer with the mean and variance that this layer kept from training.
+
+    That tells pixels in a wrong scaling before any label is looked at: on pictures like those of the training both
+    numbers are nearly 0 and 1. Other pictures move them, too, so compare scalings with each other.
+
+    Raises:
+        ValueError: for a network without a BatchNorm layer that keeps statistics.
+    """
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    first = next((m for m in model.modules() if isinstance(m, norms) and m.running_var is not None), None)
+    if first is None:
+        raise ValueError("This network has no BatchNorm layer that keeps statistics, so it cannot tell what it saw.")
+    seen: list[torch.Tensor] = []
+    handle = first.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        extract(model, inputs, batch_size=len(inputs))
+    finally:
+        handle.remove()
+    channels = seen[0].transpose(0, 1).flatten(1)
+    shift = (channels.mean(dim=1) - first.running_mean) / first.running_var.sqrt()
+    stretch = (channels.var(dim=1) / first.running_var).clamp(min=1e-12).log().abs().mean() / 2
+    return NormGap(shift.abs().mean().item(), stretch.exp().item())
+
+
+def _key(body: nn.Module, inputs: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in [*body.state_dict().items(), ("inputs", inputs)]:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
