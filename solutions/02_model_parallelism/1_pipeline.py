@@ -837,3 +837,6 @@ for m, wait in zip(counts, waits, strict=True):
 # * Krizhevsky et al. 2012, [ImageNet Classification with Deep Convolutional Neural
 #   Networks](https://proceedings.neurips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html): AlexNet, over
 #   two GPUs.
+#
+# **Next notebook:** [tensor parallelism](2_tensor_parallel.ipynb), a cut through every layer. **Questions on this lesson:**
+# [quiz](quiz.ipynb).

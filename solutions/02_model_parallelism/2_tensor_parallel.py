@@ -1,0 +1,981 @@
+# %% [markdown]
+# # Tensor parallelism: every layer over several devices
+#
+# **60 minutes** · one CPU is enough (two to four processes) · before this: [pipelines](1_pipeline.ipynb), section 1, and
+# the [ring](../01_data_parallelism/2_distributed_data_parallel.ipynb) of lesson 01
+#
+# A pipeline cuts a model *between* its layers. So a rank waits for the one before it, and a single layer must still fit
+# into one device. This notebook cuts *through* the layers: each rank holds a part of every weight matrix, and all of them
+# work on the same samples at the same time. That is **tensor parallelism** (텐서 병렬화).
+#
+# **After this notebook you can**
+#
+# 1. split a linear layer by columns and by rows so that the result stays exact;
+# 2. say which collectives a tensor-parallel block needs in forward and in backward;
+# 3. put tensor and data parallelism on a two-dimensional mesh.
+
+# %% setup
+
+# %%
+from torchcourse.quiz import outcome, predict, recall
+
+recall("02_model_parallelism")
+
+# %%
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from torchcourse import figures
+from torchcourse.checks import lesson02_tensor as check
+from torchcourse.data import digits
+from torchcourse.models import TransformerBlock, row_transformer
+from torchcourse.parallel import default_world_size, device, export_script, run_ranks
+from torchcourse.parallel import tensor_parallel as tp
+from torchcourse.parallel.data_parallel import average_gradients
+from torchcourse.parallel.planner import grand_teton
+from torchcourse.parallel.tensor_parallel import with_dtensor
+from torchcourse.parallel.tensor_parallel.cost import COLUMN_ROW, ORDERS, block_bytes
+from torchcourse.parallel.tensor_parallel.picture import split_picture
+
+print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+
+# %% [markdown]
+# ## 1 · Two ways to cut a matrix
+#
+# A linear layer computes y = x·A + b. The matrix A has a column for each output and a row for each input. Cut it
+# **by columns** (열) or **by rows** (행). In one process, with 64 bits, so that rounding cannot hide a mistake:
+
+# %%
+torch.manual_seed(0)
+linear = nn.Linear(4, 6).double()
+x = torch.randn(3, 4, dtype=torch.float64)
+A, b = linear.weight.T.detach(), linear.bias.detach()  # PyTorch keeps the transpose of A
+y = x @ A + b
+
+by_columns = torch.cat([x @ part for part in A.chunk(2, dim=1)], dim=1) + b
+by_rows = sum(inputs @ part for inputs, part in zip(x.chunk(2, dim=1), A.chunk(2, dim=0), strict=True)) + b
+for name, result in (("by columns", by_columns), ("by rows", by_rows)):
+    print(f"{name:10}: largest difference to y {(result - y).abs().max():.0e}")
+print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.shape))
+
+# %% [markdown]
+# * **By columns**, each rank has all of x and computes *some outputs*. The outputs stand side by side.
+# * **By rows**, each rank has some of the inputs and computes *a part of every output*. The parts are added up.
+#
+# Beware of the names: PyTorch keeps `weight` as [outputs, inputs], the transpose of A. So the columns of A are
+# `weight.chunk(ranks, dim=0)`.
+
+# %%
+predict(
+    "02-2.column",
+    "Two ranks hold a layer by columns. Both have the whole x and need only their own outputs. What must they exchange?",
+    [
+        "nothing, neither forward nor backward",
+        "forward nothing; backward the gradients of the weights",
+        "forward nothing; backward the gradient of x, which is summed",
+        "forward the outputs; backward nothing",
+    ],
+)
+
+# %% [markdown]
+# Ask autograd for the gradient of x twice: once through the outputs of rank 0 only, once through those of rank 1.
+
+# %%
+x.requires_grad_()
+weights = torch.arange(18.0, dtype=torch.float64).view(3, 6)  # stands for whatever follows
+outputs = linear(x)
+whole = torch.autograd.grad((outputs * weights).sum(), x, retain_graph=True)[0]
+rank_0, rank_1 = (
+    torch.autograd.grad((outputs * weights)[:, part].sum(), x, retain_graph=True)[0] for part in (slice(3), slice(3, 6))
+)
+print(f"rank 0 alone: off by {(rank_0 - whole).abs().max():.1f}")
+print(f"rank 1 alone: off by {(rank_1 - whole).abs().max():.1f}")
+print(f"their sum:    off by {(rank_0 + rank_1 - whole).abs().max():.0e}")
+
+# %%
+outcome(
+    "02-2.column",
+    "x went into the outputs of both ranks, so its gradient is a sum over both: an all-reduce on the way back. The "
+    "gradient of a rank's weights needs that rank's outputs only: it stays where it is.",
+    right="forward nothing; backward the gradient of x, which is summed",
+)
+
+# %% [markdown]
+# ### Exercise 1 · By columns
+#
+# ●●○ · 10 minutes · good for: the first half of every split layer, and your first collective *inside* autograd.
+#
+# A **`torch.autograd.Function`** is a step with a way forward and a way back of your own. `Enter` stands at the entrance
+# of the split layer. Forward it passes x on. Backward it gets the gradient that *this rank's* outputs gave, and
+# returns the one that goes on to whatever came before. Write its way back, and the layer.
+#
+# (`dist.all_reduce` works in place, and a gradient may still belong to somebody else: `clone()` it first.)
+
+
+# %% exercise: column_linear
+class Enter(torch.autograd.Function):
+    """Forward: x as it is. Backward: the gradient that x has through the outputs of all ranks."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ### BEGIN SOLUTION
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+        ### END SOLUTION
+
+
+def column_linear(x, linear):
+    """This rank's outputs [..., outputs/N] of the dense layer `linear`, for x [..., inputs], the same on each rank.
+
+    Rank r of N computes the r-th block of neighbouring outputs, and uses only what it needs of `linear.weight` and
+    `linear.bias`. Afterwards `backward()` gives x its whole gradient, on each rank.
+    """
+    ### BEGIN SOLUTION
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    return F.linear(Enter.apply(x), linear.weight.chunk(ranks)[rank], linear.bias.chunk(ranks)[rank])
+    ### END SOLUTION
+
+
+# %% check: column_linear
+checked = check.column_linear(column_linear, points=3)
+
+
+### BEGIN HIDDEN TESTS
+def _column_against_dense(seed):
+    torch.manual_seed(seed)
+    _rank, _ranks = dist.get_rank(), dist.get_world_size()
+    _linear = nn.Linear(5, 8).double()
+    _x, _w = torch.randn(2, 7, 5, dtype=torch.float64), torch.randn(2, 7, 8, dtype=torch.float64)
+    _ours, _right = _x.clone().requires_grad_(), _x.clone().requires_grad_()
+    _y = column_linear(_ours, _linear)
+    (_y * _w.chunk(_ranks, -1)[_rank]).sum().backward()
+    _dense = _linear(_right)
+    (_dense * _w).sum().backward()
+    return max((_y - _dense.chunk(_ranks, -1)[_rank]).abs().max().item(), (_ours.grad - _right.grad).abs().max().item())
+
+
+for _seed, _ranks in ((11, 2), (12, 4)):
+    assert max(run_ranks(_column_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – "mat1 and mat2 shapes cannot be multiplied"</summary>
+#
+# Print `linear.weight.shape`. Which dimension is the outputs? This rank has all inputs, and some outputs.
+# </details>
+#
+# <details><summary>Help – "The outputs are right, but the gradient of the input …"</summary>
+#
+# Does x go through `Enter.apply`? It does nothing to the numbers on the way forward, so forgetting it is not seen there.
+# Then look at what `Enter.backward` returns.
+# </details>
+#
+# <details><summary>Help – which ranks do I have?</summary>
+#
+# `dist.get_rank()` and `dist.get_world_size()`, inside the function.
+# </details>
+
+# %% [markdown]
+# ### By rows: the mirror image
+#
+# Now each rank has a part of the inputs, [..., inputs/N], as it comes out of a layer by columns. It multiplies with its
+# part of the weights and gets a part of *every* output. Forward these are summed: an all-reduce. And backward? All ranks
+# hold the same y and compute the same loss from it, so each of them has the whole gradient of y. It passes through a sum
+# to each of its parts unchanged: nothing is sent.
+#
+# | | forward | backward | in Megatron-LM's paper |
+# |---|---|---|---|
+# | `Enter`, before a layer by columns | nothing | all-reduce | *f* |
+# | `Leave`, after a layer by rows | all-reduce | nothing | *g* |
+#
+# ### Exercise 2 · By rows
+#
+# ●●○ · 8 minutes · good for: the other half. Mind the bias: it is added once, and each rank needs its gradient.
+
+
+# %% exercise: row_linear
+class Leave(torch.autograd.Function):
+    """Forward: the sum of the ranks' parts. Backward: the gradient of the sum, for this rank's part."""
+
+    @staticmethod
+    def forward(ctx, part):
+        ### BEGIN SOLUTION
+        total = part.clone()
+        dist.all_reduce(total)
+        return total
+        ### END SOLUTION
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ### BEGIN SOLUTION
+        return gradient
+        ### END SOLUTION
+
+
+def row_linear(part, linear):
+    """All outputs [..., outputs] of the dense layer `linear`, the same on each rank.
+
+    Rank r of N has the r-th block of neighbouring inputs, `part` [..., inputs/N]. Afterwards `backward()`, from the same
+    loss on each rank, gives `part` its gradient, and `linear.bias` its gradient on each rank.
+    """
+    ### BEGIN SOLUTION
+    weight = linear.weight.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
+    return Leave.apply(F.linear(part, weight)) + linear.bias
+    ### END SOLUTION
+
+
+# %% check: row_linear
+checked = check.row_linear(row_linear, points=3)
+
+
+### BEGIN HIDDEN TESTS
+def _row_against_dense(seed):
+    torch.manual_seed(seed)
+    _rank, _ranks = dist.get_rank(), dist.get_world_size()
+    _linear = nn.Linear(8, 3).double()
+    _x, _w = torch.randn(2, 7, 8, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
+    _ours, _right = _x.chunk(_ranks, -1)[_rank].clone().requires_grad_(), _x.clone().requires_grad_()
+    _y = row_linear(_ours, _linear)
+    (_y * _w).sum().backward()
+    _bias = _linear.bias.grad.clone()
+    _linear.zero_grad()
+    _dense = _linear(_right)
+    (_dense * _w).sum().backward()
+    _gradient = _right.grad.chunk(_ranks, -1)[_rank]
+    return max(
+        (_a - _b).abs().max().item() for _a, _b in ((_y, _dense), (_ours.grad, _gradient), (_bias, _linear.bias.grad))
+    )
+
+
+for _seed, _ranks in ((21, 2), (22, 4)):
+    assert max(run_ranks(_row_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – the outputs are right, but the gradient of the input is N times too large</summary>
+#
+# You sum on the way back too (`torch.distributed.nn.functional.all_reduce` does so: it takes each rank's loss for a part
+# of one total). Here each rank has the *same* loss.
+# </details>
+#
+# <details><summary>Help – the bias is there N times, or has a gradient on one rank only</summary>
+#
+# What happens to a bias that is added before the sum? And to the gradient of one that only rank 0 adds?
+# </details>
+#
+# <details><summary>Help – "autograd … does not know how to go back"</summary>
+#
+# A bare `dist.all_reduce(y)` changes numbers behind autograd's back. Put it into `Leave.forward`, and use `Leave.apply`.
+# </details>
+
+# %% [markdown]
+# ## 2 · Column, then row
+#
+# The dense part of a transformer block has two layers: A makes the width four times as large, GELU follows, B makes it
+# small again. Cut A by columns and B by rows. The package has your two layers as modules, and `tp.Traffic()` notes every
+# collective that is called inside it.
+
+# %%
+predict(
+    "02-2.pair",
+    "y = GELU(x·A)·B, with A by columns and B by rows. Each rank has x and needs y. How many collectives forward?",
+    ["none", "one", "two, one for each layer", "three: GELU needs one too"],
+)
+
+
+# %%
+def dense_part(order):
+    """Both layers split in this order: what is sent forward and backward, and how far y is from the dense layers'."""
+    torch.manual_seed(0)
+    first, second = (nn.Linear(*sizes).double().to(device()) for sizes in ((32, 128), (128, 32)))
+    x = torch.randn(8, 8, 32, dtype=torch.float64).to(device()).requires_grad_()
+    if order == COLUMN_ROW:
+        column, row = tp.ColumnParallelLinear(first), tp.RowParallelLinear(second)
+    else:
+        row, column = tp.RowParallelLinear(first), tp.ColumnParallelLinear(second)
+    with tp.Traffic() as forward:
+        y = row(F.gelu(column(x))) if order == COLUMN_ROW else tp.join(column(F.gelu(row(tp.cut(x)))))
+    with tp.Traffic() as backward:
+        y.square().sum().backward()
+    return forward, backward, (y - second(F.gelu(first(x)))).abs().max().item()
+
+
+for order in ORDERS:
+    forward, backward, off = run_ranks(dense_part, order, world_size=2)[0]
+    print(f"{order} (off by {off:.0e})\n    forward:  {forward}\n    backward: {backward}")
+
+# %% [markdown]
+# Row, then column is exact too, and sends several times as much. Its first layer ends in a sum, which is four times as wide
+# here. And it begins with `tp.cut` (each rank takes its part of x) and ends with `tp.join` (parts side by side): an
+# **all-gather** (올게더) each way. Could one leave out the sum in the middle, and apply GELU to the parts?
+
+# %%
+parts = torch.tensor([1.0, -2.0])  # of two ranks
+print(f"GELU of the sum {F.gelu(parts.sum()):.3f}, sum of the GELUs {F.gelu(parts).sum():.3f}")
+
+# %%
+outcome(
+    "02-2.pair",
+    "One: the sum behind B. A's outputs are whole, only fewer on each rank, so GELU takes them as they are, and they are "
+    "just the inputs that this rank's rows of B ask for. Backward it is one again: the gradient of x.",
+    right="one",
+)
+
+# %% [markdown]
+# ### Who holds what, and what it costs
+#
+# The picture has the matrices above and the bytes below: what a rank sends for these two layers in one step, forward and
+# backward, beside what data parallelism would send (the gradients of both layers, averaged) and what crosses one border
+# of a pipeline. All in float32.
+#
+# Guess first, then move:
+#
+# * More ranks: does each rank send less, as each holds less?
+# * Twice the tokens: which bar does not move? Twice the width: which grows fourfold?
+# * Then the other order.
+
+# %%
+split_picture()
+
+# %% [markdown]
+# The bars answer a common misunderstanding. Tensor parallelism does not send weights or their gradients at all. It sends
+# *activations*, tokens × width numbers at a time, in every layer.
+
+# %% [markdown]
+# ## 3 · Attention: whole heads
+#
+# **Attention** (어텐션) begins with a layer that makes queries, keys and values, and ends with a layer that mixes the heads. In
+# between, no **head** (헤드) knows of another. So: the first layer by columns, some heads for each rank, the last layer by
+# rows. But *which* columns?
+#
+# The three are fused into one layer. Its outputs stand in this order: the queries of all heads, then the keys of all heads,
+# then the values.
+
+# %%
+predict(
+    "02-2.heads",
+    "Four heads of 8 numbers: the fused layer has 96 outputs. Two ranks take 48 neighbours each, by `chunk`. What is on rank 0?",
+    [
+        "heads 0 and 1: their queries, keys and values",
+        "all queries, and half of the keys",
+        "the first half of each head",
+        "it raises an error: the shapes do not fit",
+    ],
+)
+
+
+# %%
+def attention_by_chunks():
+    """A block whose fused layer is cut into neighbouring blocks: how far is its output from the dense block's?"""
+    torch.manual_seed(0)
+    block = TransformerBlock(32, heads=4).double().to(device())
+    x = torch.randn(2, 8, 32, dtype=torch.float64).to(device())
+    dense = block(x)
+    block.qkv = tp.ColumnParallelLinear(block.qkv)  # rank r has the r-th block of outputs
+    block.out = tp.RowParallelLinear(block.out)
+    block.heads //= dist.get_world_size()
+    held = sorted({["queries", "keys", "values"][index // 32] for index in block.qkv.held["weight"][1].tolist()})
+    return held, (block(x) - dense).abs().max().item()
+
+
+for rank, (held, off) in enumerate(run_ranks(attention_by_chunks, world_size=2)):
+    print(f"rank {rank} holds outputs of: {', '.join(held)}. Off by {off:.2f}")
+
+# %%
+outcome(
+    "02-2.heads",
+    "Rank 0 has all queries and half of the keys, rank 1 the other keys and all values. All shapes fit, no error comes, "
+    f"and the output is off by {off:.2f}.",
+    right="all queries, and half of the keys",
+)
+
+# %% [markdown]
+# ### Exercise 3 · Which outputs?
+#
+# ●●○ · 7 minutes · good for: splitting a checkpoint that somebody else has trained; fused layers are where that goes wrong.
+
+
+# %% exercise: head_outputs
+def head_outputs(heads: int, width: int, rank: int, ranks: int):
+    """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a list or tensor of their numbers.
+
+    Rank r of N has the r-th block of neighbouring heads. Its outputs stand in the same order as in the whole layer: its
+    queries, its keys, its values. A head has width/heads numbers.
+    """
+    ### BEGIN SOLUTION
+    share = width // ranks
+    return [third * width + rank * share + number for third in range(3) for number in range(share)]
+    ### END SOLUTION
+
+
+# %% check: head_outputs
+checked = check.head_outputs(head_outputs, points=2)
+### BEGIN HIDDEN TESTS
+for _heads, _width, _ranks in ((8, 48, 4), (6, 18, 2), (3, 9, 3)):
+    _number = torch.arange(3 * _width)
+    for _rank in range(_ranks):
+        _got = torch.as_tensor(head_outputs(_heads, _width, _rank, _ranks))
+        _mask = (_number % _width) * _ranks // _width == _rank
+        assert torch.equal(_got.nonzero().flatten() if _got.dtype == torch.bool else _got, _number[_mask])
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – where do I start?</summary>
+#
+# Write down the 24 outputs for width 8 and 4 heads, in three rows of 8: q, k, v. Draw lines between heads. Which columns of
+# this table are rank 1's, if there are two ranks?
+# </details>
+#
+# <details><summary>Help – "the right outputs in another order"</summary>
+#
+# Attention cuts what the rank has into three equal blocks and takes the first for queries. So all queries of the rank come
+# first, not all numbers of its first head.
+# </details>
+
+# %% [markdown]
+# ## 4 · A whole model
+#
+# `tp.split(model)` does both to each block of a transformer. Norms, embedding and head stay whole on each rank. The model is
+# the one of the pipeline notebook:
+
+# %%
+images, labels = digits()[:16]
+images = images.double()
+
+
+def whole_model(blocks=2):
+    """The same weights on each call and on each rank."""
+    torch.manual_seed(0)
+    return row_transformer(blocks).double().to(device())
+
+
+def one_step():
+    """Forward and backward on a split model: its traffic, its loss and, put together, its gradients."""
+    model = tp.split(whole_model())
+    with tp.Traffic() as forward:
+        loss = F.cross_entropy(model(images.to(device())), labels.to(device()))
+    with tp.Traffic() as backward:
+        loss.backward()
+    held = sum(parameter.numel() for parameter in model.parameters())
+    gradients = {name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()}
+    return forward, backward, held, loss.item(), gradients
+
+
+# %%
+dense = whole_model().cpu()
+loss = F.cross_entropy(dense(images), labels)
+loss.backward()
+
+
+def furthest(gradients):
+    """The largest difference to the dense model's gradients, over all parameters."""
+    return max((gradients[name] - parameter.grad).abs().max().item() for name, parameter in dense.named_parameters())
+
+
+for ranks in (1, 2, 4):
+    forward, backward, held, split_loss, gradients = run_ranks(one_step, world_size=ranks)[0]
+    print(f"{ranks} rank(s): each holds {held:,} parameters; loss off by {abs(split_loss - loss.item()):.0e}, ", end="")
+    print(f"gradients by {furthest(gradients):.0e}\n    forward:  {forward}\n    backward: {backward}")
+    assert furthest(gradients) < 1e-12
+
+# %% [markdown]
+# Two all-reduces a block and direction, whatever the number of ranks: one for attention, one for the dense part.
+#
+# In data parallelism a step had one more stage: before the optimizer, the gradients of all weights were averaged.
+
+# %%
+predict(
+    "02-2.gradients",
+    "Which gradients must the ranks of a tensor-parallel model exchange before the optimizer's step?",
+    [
+        "all of them",
+        "those of the norms and of the other weights that each rank holds whole",
+        "none",
+    ],
+)
+
+
+# %%
+def train_alone(steps=20):
+    """Train a split model with no exchange of gradients; how far what each rank holds whole is apart at the end."""
+    model = tp.split(whole_model())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images.to(device())), labels.to(device())).backward()
+        optimizer.step()
+    return tp.drift(model)
+
+
+apart = run_ranks(train_alone, world_size=2)[0]
+print(
+    f"{len(apart)} parameters are whole on each rank; after 20 steps they are at most {max(apart.values()):.0e} apart"
+)
+
+# %%
+outcome(
+    "02-2.gradients",
+    "None. A part of a matrix lies on one rank only. And what is whole on each rank got its whole gradient on each, by the "
+    "all-reduces on the way back.",
+    right="none",
+)
+
+# %% [markdown]
+# ### PyTorch's own: DTensor
+#
+# In PyTorch you do not write layers for this. You say how each weight lies, in a plan, and `parallelize_module` turns it into a
+# **DTensor**: a tensor that knows its layout. `Shard(0)` is cut along dimension 0 and `Replicate()` is whole on each rank. The
+# collectives follow.
+
+# %%
+for layer, style in with_dtensor.PLAN.items():
+    print(f"{layer:8} {type(style).__name__}")
+
+
+def with_plan(sequence):
+    """One block, split by DTensor: how weights lie, what is sent, how far the output is from the dense block's."""
+    mesh = init_device_mesh(device().type, (dist.get_world_size(),))
+    torch.manual_seed(0)
+    dense, x = TransformerBlock(32, 4).double(), torch.randn(4, 8, 32, dtype=torch.float64)
+    right = dense(x)
+    mine = (lambda whole: whole.chunk(mesh.size(), 1)[mesh.get_local_rank()]) if sequence else (lambda whole: whole)
+    block = with_dtensor.split_block(dense.to(device()), mesh, sequence=sequence)
+    with tp.Traffic() as traffic:
+        y = block(mine(x).to(device()).requires_grad_())
+        y.sum().backward()
+    layouts = {name: block.get_parameter(f"{name}.weight").placements for name in with_dtensor.PLAN}
+    return layouts, traffic, (y.cpu() - mine(right)).abs().max().item()
+
+
+layouts, traffic, off = run_ranks(with_plan, False, world_size=2)[0]
+print(*(f"{name}.weight: {layout}" for name, layout in layouts.items()), sep="\n")
+print(f"forward and backward: {traffic}; off by {off:.0e}")
+assert off < 1e-12
+
+# %% [markdown]
+# As many all-reduces as ours, and the same bytes. (A plan knows nothing of heads: `with_dtensor.split_block` brings the fused
+# layer into the order of exercise 3 first.)
+#
+# **Sequence parallelism** (시퀀스 병렬화) goes one step further. Between the split regions, each rank still computes norms for all
+# tokens and keeps their activations. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
+# at the end of a region and the second at the beginning of the next; in between, each rank has some of the *tokens*:
+
+# %%
+_, sequence_traffic, off = run_ranks(with_plan, True, world_size=2)[0]
+print(f"sequence parallel: {sequence_traffic}; off by {off:.0e}")
+assert off < 1e-12
+assert sequence_traffic.bytes_sent == traffic.bytes_sent
+
+# %% [markdown]
+# Twice as many messages, the same bytes, and the activations between the regions are shared out too (Korthikanti et al.
+# 2022). Now the norms see other tokens on each rank: here *their* gradients have to be summed, which DTensor does by itself.
+
+# %% [markdown]
+# ## 5 · Why it stays inside one machine
+#
+# A block sends four all-reduces of tokens × width numbers. In this form none of them hides behind computing, as those of data
+# parallelism do: the next layer needs the sum. How long do they take? A block like ours, but as wide as those of Llama 3 70B, on
+# H100 GPUs. The bandwidths are those of the data sheets, the share of the peak FLOP/s is what the planner of this package
+# found in Meta's figures:
+
+# %%
+cluster, width, tokens = grand_teton(8), 8192, 8192
+flop = 3 * 2 * 12 * width**2 * tokens  # forward once, backward twice; 12·width² weights, attention scores left out
+for ranks in (2, 4, 8):
+    computing = flop / ranks / (cluster.gpu.flops * cluster.efficiency.matmul)
+    sent = block_bytes(tokens, width, ranks, number=2)
+    inside, across = sent / cluster.link, sent / cluster.network
+    print(f"{ranks} ranks: compute {1e3 * computing:4.1f} ms, send {sent / 1e9:.2f} GB: ", end="")
+    print(f"{1e3 * inside:.1f} ms over NVLink, {1e3 * across:4.1f} ms over network cards")
+
+# %% [markdown]
+# More ranks compute for less time, but none sends less. In eight machines, with a network card for each GPU, eight ranks would
+# send for longer than they compute. So the rule of Narayanan et al. (2021, takeaway 1): tensor parallelism up to the number of
+# GPUs in a machine, and pipelines across machines.
+
+# %% [markdown]
+# ## 6 · Two dimensions
+#
+# You have four ranks, in two machines of two. Tensor parallelism inside each machine, data parallelism between them: a **mesh**
+# (메시) of 2 × 2. Each rank has two places, d and t:
+#
+# | | t = 0 | t = 1 |
+# |---|---|---|
+# | **d = 0** | rank 0 | rank 1 |
+# | **d = 1** | rank 2 | rank 3 |
+#
+# A row is a **tensor group**: its ranks share each layer, and work on the same samples. A column is a **data group**.
+
+# %%
+predict(
+    "02-2.mesh",
+    "After the backward pass on this mesh: with whom does rank 0 average its gradients?",
+    ["with rank 1", "with rank 2", "with all three others", "with nobody"],
+)
+
+# %% [markdown]
+# ### Exercise 4 · The groups of a mesh
+#
+# ●○○ · 5 minutes · good for: every layout has this arithmetic in it, and a wrong group trains without an error.
+
+
+# %% exercise: mesh_groups
+def mesh_groups(ranks: int, tensor: int):
+    """The groups of a mesh of (ranks/tensor) × tensor: (tensor groups, data groups), each a list of lists of ranks.
+
+    A tensor group has `tensor` ranks, all neighbours: 0 … tensor−1 are the first. A data group has those ranks that hold the
+    same part of each layer.
+    """
+    ### BEGIN SOLUTION
+    tensor_groups = [list(range(first, first + tensor)) for first in range(0, ranks, tensor)]
+    data_groups = [list(range(place, ranks, tensor)) for place in range(tensor)]
+    return tensor_groups, data_groups
+    ### END SOLUTION
+
+
+# %% check: mesh_groups
+checked = check.mesh_groups(mesh_groups, points=2)
+### BEGIN HIDDEN TESTS
+for _ranks, _tensor in ((12, 4), (12, 3), (16, 8), (2, 2)):
+    _groups, _copies = mesh_groups(_ranks, _tensor)
+    _order = torch.arange(_ranks).view(-1, _tensor)
+    assert sorted(sorted(int(_r) for _r in _group) for _group in _groups) == _order.tolist()
+    assert sorted(sorted(int(_r) for _r in _group) for _group in _copies) == _order.T.tolist()
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – the two kinds seem exchanged</summary>
+#
+# Write the ranks down row by row, `tensor` in each row. Which ranks of this table are in one machine? They share layers.
+# </details>
+#
+# PyTorch makes the groups of a mesh with `init_device_mesh`. The rest is what you have: split over one group, average over the
+# other.
+
+
+# %%
+def on_a_mesh():
+    """One step on a mesh of 2 × 2; this rank's groups, and the gradients, put together."""
+    mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
+    tensor, data = mesh["tensor"].get_group(), mesh["data"].get_group()
+    model = tp.split(whole_model(), tensor)
+    x, target = (part.chunk(2)[mesh["data"].get_local_rank()].to(device()) for part in (images, labels))
+    F.cross_entropy(model(x), target).backward()
+    average_gradients(model, data)  # of this rank's parts, with the rank that holds the same parts
+    gradients = {name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()}
+    return dist.get_process_group_ranks(tensor), dist.get_process_group_ranks(data), gradients
+
+
+for rank, (tensor, data, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
+    print(f"rank {rank}: shares layers in {tensor}, averages in {data}; gradients off by {furthest(gradients):.0e}")
+    assert furthest(gradients) < 1e-12
+
+# %%
+outcome(
+    "02-2.mesh",
+    "With rank 2 only: it holds the same part of each layer and saw other samples. Rank 1 holds other parts.",
+    right="with rank 2",
+)
+
+# %% [markdown]
+# ## 7 · Break-it lab: dropout
+#
+# Lesson 01 had a trap: with the same seed on every rank, dropout zeroes the same units on every rank, though the samples
+# differ. A colleague remembers, and adds **dropout** (드롭아웃) to a tensor-parallel model with a seed for each rank. It is used at two places
+# of the dense part:
+#
+# * *inner*, behind GELU: on hidden units, of which each rank holds others;
+# * *outer*, behind the second layer: on its output, which each rank holds whole.
+
+# %%
+images_32, labels_32 = digits()[:1280]
+
+
+def train_with_dropout(seeds, steps=40):
+    """Train with `seeds(step, rank)` → (inner, outer); the losses, and every ten steps how far the ranks are apart."""
+    torch.manual_seed(0)
+    model = tp.split(row_transformer(blocks=2).to(device()))
+    dropouts = tp.Dropouts(model, p=0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses, apart = [], [0.0]
+    for step in range(steps):
+        batch = slice(64 * (step % 20), 64 * (step % 20) + 64)
+        dropouts.seed(*seeds(step, dist.get_rank()))
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images_32[batch].to(device())), labels_32[batch].to(device()))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step % 10 == 9:
+            apart.append(max(tp.drift(model).values()))
+    return losses, apart
+
+
+# %%
+def colleagues_seeds(step, rank):
+    """Another seed on each rank, in each step, and at each place."""
+    return 1000 * step + rank, 1_000_000 + 1000 * step + rank
+
+
+predict(
+    "02-2.dropout",
+    "Two tensor ranks train with the colleague's seeds. What happens?",
+    [
+        "all is well: independent masks are what dropout needs",
+        "the loss becomes NaN, or does not fall",
+        "the loss falls as it should, but the ranks no longer hold one model",
+        "an error: the all-reduces do not match",
+    ],
+)
+
+# %%
+(losses, apart), (losses_1, _) = run_ranks(train_with_dropout, colleagues_seeds, world_size=2)
+figure, (left, right) = figures.new(height=2.8, ncols=2)
+left.plot(losses, label="rank 0")
+left.plot(losses_1, "--", label="rank 1")
+left.set(xlabel="step", ylabel="loss", title=f"The loss falls to {sum(losses[-10:]) / 10:.2f} …")
+left.legend(frameon=False)
+right.plot(range(0, 41, 10), apart, "o-", color=figures.COLORS["vermillion"])
+right.set(xlabel="step", ylabel="largest difference of a weight", ylim=(0, None))
+right.set_title(f"… and the copies are {max(apart):.2g} apart")
+figures.show(
+    figure, f"Loss from {losses[0]:.2f} to {losses[-1]:.2f} on both ranks; copies of weights {max(apart):.2g} apart."
+)
+
+# %% [markdown]
+# Read the evidence:
+#
+# 1. Nothing fails, and the loss falls. Who looks at the loss alone sees a healthy run.
+# 2. But look at the two losses: in a tensor group both ranks have the same samples and the same weights. Should their losses
+#    differ at all?
+# 3. Embedding, norms and head are on both ranks, and should be equal. They drift apart. Which of them would you save?
+
+# %%
+difference = max(abs(a - b) for a, b in zip(losses, losses_1, strict=True))
+outcome(
+    "02-2.dropout",
+    f"The loss falls. But the two ranks' losses differ by up to {difference:.2f}, and their copies are {max(apart):.2g} apart. "
+    "Behind the outer dropout each rank goes on with another x, and the sums of the next layer add up parts of two models.",
+    right="the loss falls as it should, but the ranks no longer hold one model",
+)
+
+# %% [markdown]
+# "Then one seed for all," says the colleague. That keeps the copies equal. But look at the *inner* masks:
+
+
+# %%
+def inner_mask(seed):
+    """Which of this rank's 8 hidden units fall out."""
+    return (torch.rand(8, generator=torch.Generator().manual_seed(seed)) < 0.4).int().tolist()
+
+
+for step in range(2):
+    masks = run_ranks(inner_mask, step, world_size=2)
+    print(f"step {step}: units 0 to 7 on rank 0 {masks[0]}, units 8 to 15 on rank 1 {masks[1]}")
+
+# %% [markdown]
+# Unit 0 and unit 8 always fall out together, and so on: 8 coins are tossed for 16 units. No dense model's dropout does that.
+#
+# ### Exercise 5 · The right seeds
+#
+# ●●● · 10 minutes · good for: the question behind it comes with everything random: who must agree, and who must not?
+#
+# On a mesh of data × tensor, as in exercise 4. What would the dense model do? It tosses one coin for each unit of each sample, and
+# new ones in each step. So ask for each place: which ranks hold the *same* numbers there?
+
+
+# %% exercise: dropout_seeds
+def dropout_seeds(step: int, rank: int, ranks: int, tensor: int) -> tuple[int, int]:
+    """The seeds of the inner and of the outer dropout on this rank in this step: two whole numbers.
+
+    There are `ranks` ranks; each `tensor` neighbours are a tensor group. Two masks get the same seed only if they must be equal.
+    """
+    ### BEGIN SOLUTION
+    start = 2 * ranks * step
+    return start + rank, start + ranks + rank // tensor
+    ### END SOLUTION
+
+
+# %% check: dropout_seeds
+checked = check.dropout_seeds(dropout_seeds, points=3)
+### BEGIN HIDDEN TESTS
+for _ranks, _tensor in ((6, 3), (16, 4), (1, 1)):
+    _used = {}
+    for _step in range(9):
+        for _rank in range(_ranks):
+            _inner, _outer = dropout_seeds(_step, _rank, _ranks, _tensor)
+            assert _used.setdefault(_inner, (_step, _rank, "inner")) == (_step, _rank, "inner")
+            assert _used.setdefault(_outer, (_step, _rank // _tensor, "outer")) == (_step, _rank // _tensor, "outer")
+    assert len(_used) == 9 * (_ranks + _ranks // _tensor)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – "the same numbers come again"</summary>
+#
+# `step + rank` is the same number for step 1 on rank 0 and for step 0 on rank 1. Count through: how many different seeds does
+# one step need? Where may the next step begin?
+# </details>
+#
+# <details><summary>Help – "the ranks share their layers, but their outer masks differ"</summary>
+#
+# In exercise 4, what is the same for all ranks of a tensor group, and another number in the next group? You can compute it from
+# `rank` and `tensor`.
+# </details>
+#
+# Megatron-LM does the same (Shoeybi et al. 2019, appendix B.2). **The rule:** in a tensor-parallel run, compare the copies now and
+# then, with `tp.drift(model)` or a checksum. It costs next to nothing, and the loss will not tell you.
+
+# %% [markdown]
+# ## 8 · Scale up
+#
+# One function for all layouts: on meshes of 1 × 1, 1 × 2 and 2 × 2 the losses must be those of one process without any of
+# this.
+
+
+# %%
+def train_on_a_mesh(tensor=2, steps=6):
+    """Tensor groups of this size, data parallelism over the rest; the loss of the whole batch in each step."""
+    mesh = init_device_mesh(device().type, (dist.get_world_size() // tensor, tensor), mesh_dim_names=("data", "tensor"))
+    groups, place = mesh["data"].get_group(), mesh["data"].get_local_rank()
+    torch.manual_seed(0)
+    model = tp.split(row_transformer(blocks=2).double().to(device()), mesh["tensor"].get_group())
+    images, labels = digits()[:16]
+    x, target = (part.chunk(mesh["data"].size())[place].to(device()) for part in (images.double(), labels))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        loss.backward()
+        average_gradients(model, groups)
+        optimizer.step()
+        mean = loss.detach() / mesh["data"].size()
+        dist.all_reduce(mean, group=groups)
+        losses.append(mean.item())
+    return losses
+
+
+# %%
+alone = []
+dense = whole_model().cpu()
+optimizer = torch.optim.SGD(dense.parameters(), lr=0.1)
+for _ in range(6):
+    optimizer.zero_grad()
+    loss = F.cross_entropy(dense(images), labels)
+    loss.backward()
+    optimizer.step()
+    alone.append(loss.item())
+print("one process:     ", [round(value, 4) for value in alone])
+
+for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
+    losses = run_ranks(train_on_a_mesh, tensor, world_size=ranks)[-1]
+    off = max(abs(a - b) for a, b in zip(losses, alone, strict=True))
+    print(f"data {ranks // tensor} × tensor {tensor}: largest difference over 6 steps {off:.0e}")
+    assert off < 1e-9
+
+# %% [markdown]
+# ### PyTorch's own, in two dimensions
+#
+# The plan goes over one dimension of the mesh, and `fully_shard` of lesson 01 over the other: there each rank keeps only a share of
+# its part.
+
+
+# %%
+def with_torch(steps=6):
+    """DTensor's tensor parallelism × FSDP2 on a mesh of 2 × 2; the loss of the whole batch in each step."""
+    mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
+    model = whole_model()
+    for block in model[1:-1]:
+        with_dtensor.split_block(block, mesh["tensor"])
+        fully_shard(block, mesh=mesh["data"])
+    fully_shard(model, mesh=mesh["data"])
+    x, target = (part.chunk(2)[mesh["data"].get_local_rank()].to(device()) for part in (images, labels))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+first, _, second, _ = run_ranks(with_torch, world_size=4)  # ranks 0 and 2 have different samples
+off = max(abs((a + b) / 2 - c) for a, b, c in zip(first, second, alone, strict=True))
+print(f"FSDP2 × DTensor: largest difference over 6 steps {off:.0e}")
+assert off < 1e-9
+
+# %% [markdown]
+# ### Out of the notebook
+
+# %%
+export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
+
+# %% [markdown]
+# ```
+# torchrun --standalone --nproc-per-node=4 train_on_a_mesh.py                      # one machine: 2 × 2
+# torchrun --nnodes=2 --nproc-per-node=2 --rdzv-backend=c10d \
+#          --rdzv-endpoint=FIRST_MACHINE:29500 train_on_a_mesh.py                  # two machines: a tensor group in each
+# ```
+
+# %% [markdown]
+# ## 9 · What the log said
+#
+# | The log | The evidence here | Corrected |
+# |---|---|---|
+# | 다중 GPU에 학습을 분산: training is spread over several GPUs | Section 4: each rank holds a part of *every* layer, and all see the same samples. | Spread can mean the samples (lesson 01), whole layers (a pipeline), or each layer (here). |
+# | 모델/데이터 나누기 (2가지): split the model or the data, two ways | Section 6: on a mesh of 2 × 2 both at once, gradients equal to one process. | They are dimensions, not alternatives: ranks = data × tensor (× pipeline). |
+# | 모델 병렬화는 고난이도!: model parallelism is hard | Two functions, of two lines each, make a layer exact. Sections 3 and 7: a wrong order of heads or a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model, and the copies with each other. |
+
+# %% [markdown]
+# ## Take away
+#
+# * By columns: forward nothing, backward an all-reduce of the input's gradient. By rows: the mirror image.
+# * Column, then row, with any function of single numbers between: one all-reduce each way. A transformer block: two each way.
+# * Attention is split by whole heads. A fused layer needs its outputs picked, not chunked.
+# * What is sent are activations: 8(N−1)/N · tokens · width numbers a block, on the critical path. So keep it inside a machine.
+# * On a mesh, share layers along one dimension and average gradients along the other.
+# * Random numbers: equal where the ranks hold the same, different where they do not.
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | tensor parallelism | 텐서 병렬화 | each rank holds a part of every layer |
+# | column-parallel | 열 병렬 | each rank computes some outputs |
+# | row-parallel | 행 병렬 | each rank adds its inputs' part to every output |
+# | all-reduce | 올리듀스 | the sum over all ranks, for all ranks |
+# | all-gather | 올게더 | the parts of all ranks, side by side, for all ranks |
+# | reduce-scatter | 리듀스 스캐터 | the sum over all ranks, a part of it for each |
+# | head | 헤드 | one of several attentions in a layer; they do not know each other |
+# | sequence parallelism | 시퀀스 병렬화 | between the split regions, each rank has some of the tokens |
+# | mesh | 메시 | ranks in rows and columns, one kind of parallelism along each |
+# | dropout | 드롭아웃 | some values become zero at random, in training |
+#
+# ### Further reading
+#
+# * Shoeybi et al. 2019, [Megatron-LM](https://arxiv.org/abs/1909.08053): section 3 has f and g, appendix B.2 the seeds.
+# * Narayanan et al. 2021, [Efficient Large-Scale Language Model Training on GPU Clusters](https://arxiv.org/abs/2104.04473):
+#   bytes, and which kind of parallelism goes where.
+# * Korthikanti et al. 2022, [Reducing Activation Recomputation in Large Transformer Models](https://arxiv.org/abs/2205.05198):
+#   sequence parallelism.
+# * PyTorch, [Tensor Parallelism](https://docs.pytorch.org/docs/stable/distributed.tensor.parallel.html) and
+#   [DTensor](https://docs.pytorch.org/docs/stable/distributed.tensor.html).
+#
+# **Next notebook:** [the planner](3_planner.ipynb), which says what layout of all these fits and is fast. **Questions on this
+# lesson:** [quiz](quiz.ipynb).
