@@ -658,6 +658,8 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * Batch size and learning rate: together. For SGD, twice the batch asks for about twice the rate, up to a limit.
 # * An importance is an estimate, and belongs to a space.
 #
+# **Questions on this lesson:** [quiz](quiz.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |
