@@ -15,7 +15,13 @@ from torchcourse.quiz.answers import KINDS
 from torchcourse.quiz.verdict import judge
 
 ROOT = Path(__file__).parents[2]
-LESSONS = ["00_start_here", "01_data_parallelism", "04_monitoring_and_checkpoints", "05_troubleshooting"]
+LESSONS = [
+    "00_start_here",
+    "01_data_parallelism",
+    "02_model_parallelism",
+    "04_monitoring_and_checkpoints",
+    "05_troubleshooting",
+]
 
 
 def key(lesson: str, question: str) -> float | str:
