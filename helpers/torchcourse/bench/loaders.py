@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchcourse.bench.report import Table, in_turn, ratio, spread
+from torchcourse.data.memory_loader import MemoryLoader
 from torchcourse.training import make_loader
 
 SAMPLES, BATCH, ROUNDS = 20_000, 64, 5
@@ -31,7 +32,8 @@ def table() -> Table:
         "DataLoader, batches by __getitems__": partial(
             _run, DataLoader(InBatches(images, labels), BATCH, shuffle=True, collate_fn=_as_they_are)
         ),
-        "index_select, in memory": partial(_gather, images, labels),
+        "MemoryLoader": partial(_run, MemoryLoader(one_by_one, BATCH)),
+        "MemoryLoader, memory reused": partial(_run, MemoryLoader(one_by_one, BATCH, reuse=True)),
         "memcpy": partial(_copy, images, labels),
     }
     seconds = in_turn(ways, ROUNDS)
@@ -66,17 +68,6 @@ def _as_they_are(batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 def _run(loader: Iterable) -> None:
     for _ in loader:
         pass
-
-
-def _gather(images: torch.Tensor, labels: torch.Tensor) -> None:
-    """The least that shuffling takes: gather each batch into a buffer that is used again."""
-    image_buffer, label_buffer = images[:BATCH].clone(), labels[:BATCH].clone()
-    for chosen in torch.randperm(len(images)).split(BATCH):
-        if len(chosen) == BATCH:
-            torch.index_select(images, 0, chosen, out=image_buffer)
-            torch.index_select(labels, 0, chosen, out=label_buffer)
-        else:
-            images[chosen], labels[chosen]
 
 
 def _copy(images: torch.Tensor, labels: torch.Tensor) -> None:

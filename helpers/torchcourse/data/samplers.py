@@ -44,7 +44,7 @@ class BucketBatches(Sampler[list[int]]):
     ) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size, self.pool, self.shuffle, self.seed, self.epoch = batch_size, pool, shuffle, seed, 0
-        self.rank, self.world_size = _place()
+        self.rank, self.world_size = place()
         if len(self.lengths) == 0:
             raise ValueError("There are no lengths: the data set is empty.")
         if batch_size < 1 or batch_size % self.world_size or pool < 1:
@@ -92,7 +92,7 @@ class WeightedSamples(Sampler[int]):
 
     def __init__(self, weights: torch.Tensor, samples: int | None = None, seed: int = 0) -> None:
         self.weights, self.seed, self.epoch = weights.double(), seed, 0
-        self.rank, self.world_size = _place()
+        self.rank, self.world_size = place()
         self.samples = (len(weights) if samples is None else samples) // self.world_size
         if self.weights.min() < 0 or self.weights.sum() <= 0 or self.samples < 1:
             raise ValueError("Weights are 0 or more, one of them above 0, and each rank needs a sample.")
@@ -138,8 +138,8 @@ def padding_share(lengths: torch.Tensor | Sequence[int], batches: Iterable[Seque
     return 1 - steps / cells
 
 
-def _place() -> tuple[int, int]:
-    """This process's rank, and the number of ranks."""
+def place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks: 0 and 1 where there are none."""
     ranks = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if ranks else (0, 1)
 
