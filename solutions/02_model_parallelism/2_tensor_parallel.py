@@ -350,7 +350,7 @@ split_picture()
 
 # %% [markdown]
 # The bars answer a common misunderstanding. Tensor parallelism does not send weights or their gradients at all. It sends
-# *activations*, tokens × width numbers at a time, in every layer.
+# *activations* and their gradients, tokens × width numbers at a time, in every layer.
 
 # %% [markdown]
 # ## 3 · Attention: whole heads
@@ -543,7 +543,12 @@ outcome(
 for layer, style in with_dtensor.PLAN.items():
     print(f"{layer:8} {type(style).__name__}")
 
+# %% [markdown]
+# `parallelize_module(block, mesh, plan)` does it. A plan knows nothing of heads, so `with_dtensor.split_block` first brings the
+# fused layer into an order in which each block of neighbours holds whole heads (exercise 3).
 
+
+# %%
 def with_plan(sequence):
     """One block, split by DTensor: how weights lie, what is sent, how far the output is from the dense block's."""
     mesh = init_device_mesh(device().type, (dist.get_world_size(),))
@@ -559,14 +564,14 @@ def with_plan(sequence):
     return layouts, traffic, (y.cpu() - mine(right)).abs().max().item()
 
 
+# %%
 layouts, traffic, off = run_ranks(with_plan, False, world_size=2)[0]
 print(*(f"{name}.weight: {layout}" for name, layout in layouts.items()), sep="\n")
 print(f"forward and backward: {traffic}; off by {off:.0e}")
 assert off < 1e-12
 
 # %% [markdown]
-# As many all-reduces as ours, and the same bytes. (A plan knows nothing of heads: `with_dtensor.split_block` brings the fused
-# layer into the order of exercise 3 first.)
+# As many all-reduces as ours, and the same bytes.
 #
 # **Sequence parallelism** (시퀀스 병렬화) goes one step further. Between the split regions, each rank still computes norms for all
 # tokens and keeps their activations. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
@@ -667,26 +672,36 @@ checked
 
 
 # %%
-def on_a_mesh():
+def on_a_mesh(average_over="data"):
     """One step on a mesh of 2 × 2; this rank's groups, and the gradients, put together."""
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
-    tensor, data = mesh["tensor"].get_group(), mesh["data"].get_group()
-    model = tp.split(whole_model(), tensor)
+    groups = {name: mesh[name].get_group() for name in ("data", "tensor")}
+    model = tp.split(whole_model(), groups["tensor"])
     x, target = (part.chunk(2)[mesh["data"].get_local_rank()].to(device()) for part in (images, labels))
     F.cross_entropy(model(x), target).backward()
-    average_gradients(model, data)  # of this rank's parts, with the rank that holds the same parts
+    average_gradients(model, groups[average_over])
     gradients = {name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()}
-    return dist.get_process_group_ranks(tensor), dist.get_process_group_ranks(data), gradients
+    return {name: dist.get_process_group_ranks(group) for name, group in groups.items()}, gradients
 
 
-for rank, (tensor, data, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
-    print(f"rank {rank}: shares layers in {tensor}, averages in {data}; gradients off by {furthest(gradients):.0e}")
+for rank, (groups, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
+    print(f"rank {rank}: shares layers in {groups['tensor']}, averages in {groups['data']}; ", end="")
+    print(f"gradients off by {furthest(gradients):.0e}")
     assert furthest(gradients) < 1e-12
+
+# %% [markdown]
+# And with the wrong group, the other ranks of one's tensor group?
+
+# %%
+_, gradients = run_ranks(on_a_mesh, "tensor", world_size=4)[0]
+size = max(parameter.grad.abs().max().item() for parameter in dense.parameters())
+print(f"no error; gradients off by {furthest(gradients):.2f}, and the largest gradient is {size:.2f}")
 
 # %%
 outcome(
     "02-2.mesh",
-    "With rank 2 only: it holds the same part of each layer and saw other samples. Rank 1 holds other parts.",
+    "With rank 2 only: it holds the same part of each layer and saw other samples. Rank 1 holds other parts, of the same "
+    f"shapes: averaged with those, the gradients are off by {furthest(gradients):.2f}, without an error.",
     right="with rank 2",
 )
 
@@ -940,7 +955,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # |---|---|---|
 # | 다중 GPU에 학습을 분산: training is spread over several GPUs | Section 4: each rank holds a part of *every* layer, and all see the same samples. | Spread can mean the samples (lesson 01), whole layers (a pipeline), or each layer (here). |
 # | 모델/데이터 나누기 (2가지): split the model or the data, two ways | Section 6: on a mesh of 2 × 2 both at once, gradients equal to one process. | They are dimensions, not alternatives: ranks = data × tensor (× pipeline). |
-# | 모델 병렬화는 고난이도!: model parallelism is hard | Two functions, of two lines each, make a layer exact. Sections 3 and 7: a wrong order of heads or a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model, and the copies with each other. |
+# | 모델 병렬화는 고난이도!: model parallelism is hard | Two short functions make a layer exact. Sections 3, 6 and 7: wrong heads, a wrong group, a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model, and the copies with each other. |
 
 # %% [markdown]
 # ## Take away

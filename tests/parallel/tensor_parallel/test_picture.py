@@ -56,7 +56,7 @@ def both_orders():
     return results, traffic.bytes_sent
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 4])
 def test_the_bytes_by_formula_are_those_that_are_sent(ranks):
     for results, block in run_ranks(both_orders, world_size=ranks):
         for order, (exact, sent) in results.items():

@@ -68,6 +68,7 @@ def each_operator():
     found["leave"] = (y := leave(mine)).clone()
     (y * weights).sum().backward()
     found["leave gradient"] = mine.grad
+    found["what goes into leave"] = mine
     x = weights.clone().requires_grad_()
     found["cut"] = (y := cut(x)).clone()
     (y * weights[part]).sum().backward()
@@ -79,7 +80,7 @@ def each_operator():
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_each_operator_and_its_way_back(ranks):
     weights = torch.arange(1.0, 9.0, dtype=torch.float64)
     for rank, found in enumerate(run_ranks(each_operator, world_size=ranks)):
@@ -89,6 +90,7 @@ def test_each_operator_and_its_way_back(ranks):
             "enter gradient": weights,
             "leave": torch.full_like(weights, ranks * (ranks + 1) / 2),
             "leave gradient": weights,
+            "what goes into leave": torch.full_like(weights, rank + 1.0),
             "cut": mine,
             "cut gradient": weights,
             "join": weights,
@@ -118,7 +120,7 @@ def one_layer_of_each(bias):
     return max(differences), shapes
 
 
-@pytest.mark.parametrize(("ranks", "bias"), [(2, True), (3, False), (4, True)])
+@pytest.mark.parametrize(("ranks", "bias"), [(3, False), (4, True)])
 def test_column_and_row_are_the_dense_pair(ranks, bias):
     for difference, shapes in run_ranks(one_layer_of_each, bias, world_size=ranks):
         assert difference < EXACT
@@ -151,7 +153,7 @@ def split_step():
     }
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_a_split_model_has_the_loss_and_the_gradients_of_the_dense_one(ranks):
     whole_block = sum(parameter.numel() for parameter in dense_model()[1].parameters())
     for found in run_ranks(split_step, world_size=ranks):
