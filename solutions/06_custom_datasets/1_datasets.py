@@ -1,0 +1,855 @@
+# %% [markdown]
+# # Datasets: from files to batches
+#
+# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
+#
+# The study log lists an assignment that was not begun: *Custom Dataset 및 Custom DataLoader*. Here you do it: images in a
+# folder with a label table, a file that does not fit into memory, spoken vowels of different lengths, classes of very different
+# sizes. And a split that makes a model look better than it is.
+#
+# **After this notebook you can**
+#
+# 1. write a map-style and an iterable dataset that load lazily;
+# 2. write a loader by hand: sampler, fetch, collate, prefetch;
+# 3. collate sequences of different lengths with padding, masks and packing;
+# 4. handle imbalance with a weighted sampler or with loss weights, and say how they differ;
+# 5. find a split that leaks, and split by group instead.
+
+# %% setup
+
+# %%
+from torchcourse.quiz import outcome, predict, recall
+
+recall("06_custom_datasets")
+
+# %%
+import csv
+import functools
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from torchcourse import figures
+from torchcourse.checks import lesson06_datasets as check
+from torchcourse.data import by_hand, folder, mnist, padding_picture, vowels
+from torchcourse.data.collate import pad
+from torchcourse.data.folder import ImageTable, read_image, write_images
+from torchcourse.data.memory_mapped import MappedArray, memory_limit, write_rows
+from torchcourse.data.samplers import BucketBatches, WeightedSamples, balanced, class_weights, padding_share
+from torchcourse.data.splits import leaks, split_by_group
+from torchcourse.models import mlp
+from torchcourse.parallel import default_world_size, run_ranks
+from torchcourse.training import Trainer
+
+torch.set_num_threads(1)
+print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+
+# %% [markdown]
+# ## 1 · A folder of images with a label table
+#
+# Most projects begin with a folder and a table. Make one of 400 handwritten digits.
+
+# %%
+images, digit = mnist()[:400]
+pixels = (images[:, 0] * 0.3081 + 0.1307).mul(255).round().to(torch.uint8)
+rows = [{"file": f"{n:03}.png", "label": int(label)} for n, label in enumerate(digit)]
+write_images("scans", pixels, rows)
+print(*Path("scans/labels.csv").read_text().splitlines()[:4], sep="\n")
+
+# %% [markdown]
+# A **map-style** dataset (맵 방식) has two methods. `len(data)` says how many samples there are, and `data[i]` returns sample number i.
+# Nothing more is asked of it ([documentation](https://docs.pytorch.org/docs/stable/data.html#map-style-datasets)). The package has one:
+
+# %%
+predict(
+    "06-1.lazy",
+    "`ImageTable('scans')` is made, and then `data[7]` is asked for. How many of the 400 images are opened?",
+    ["400: all at the beginning", "1", "8: up to number 7"],
+)
+
+# %%
+with mock.patch.object(folder, "read_image", wraps=read_image) as opened:
+    data = ImageTable("scans")
+    image, label = data[7]
+print(
+    f"{len(data)} samples; number 7 is a {data.classes[label]}, {list(image.shape)}, {image.min():.0f} to {image.max():.0f}"
+)
+outcome("06-1.lazy", f"{opened.call_count}. Making it reads the table alone.", right="1")
+
+# %% [markdown]
+# That is **lazy loading** (지연 로딩): the memory does not grow with the folder. But being lazy about *mistakes* is no virtue. A missing image that
+# shows in hour three costs three hours. Looking whether each file is *there* is cheap, so do that when the dataset is made.
+
+# %%
+bad = [{"file": "000.png", "label": 1}, {"file": "lost.png", "label": 2}]
+for name, table in (("one.csv", bad), ("two.csv", [{"name": "000.png", "digit": 1}])):
+    with open(f"scans/{name}", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    try:
+        ImageTable("scans", name)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}")
+
+# %% [markdown]
+# ### Exercise 1 · A dataset of image files
+#
+# ●●○ · 12 minutes · good for: every project whose data are files.
+#
+# `labels.csv` lies in the folder and has the columns `file` and `label`. The folder may hold other files. A class's number is its place among the *sorted*
+# labels. Raise `FileNotFoundError`, with the name, when the dataset is made and an image is missing. `read_image(path)` returns a tensor [1, H, W].
+
+
+# %% exercise: Pictures
+class Pictures(Dataset):
+    """The images that `labels.csv` in a folder lists, in its order: `(image [1, H, W], class number)`."""
+
+    def __init__(self, folder: Path) -> None:
+        ### BEGIN SOLUTION
+        self.folder = Path(folder)
+        with open(self.folder / "labels.csv", newline="") as file:
+            self.rows = list(csv.DictReader(file))
+        for row in self.rows:
+            if not (self.folder / row["file"]).is_file():
+                raise FileNotFoundError(f"{row['file']} is in labels.csv and not in {self.folder}.")
+        self.classes = sorted({row["label"] for row in self.rows})
+        ### END SOLUTION
+
+    def __len__(self) -> int:
+        ### BEGIN SOLUTION
+        return len(self.rows)
+        ### END SOLUTION
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        ### BEGIN SOLUTION
+        row = self.rows[index]
+        return read_image(self.folder / row["file"]), self.classes.index(row["label"])
+        ### END SOLUTION
+
+
+# %% check: Pictures
+checked = check.pictures(Pictures, points=3)
+### BEGIN HIDDEN TESTS
+_pixels = torch.arange(6 * 20).reshape(6, 4, 5).to(torch.uint8)
+_kinds = ["d", "b", "b", "a", "c", "d"]
+_rows = [{"file": f"{(5 * n) % 6}.pgm", "label": kind} for n, kind in enumerate(_kinds)]
+write_images("hidden", _pixels, _rows)
+_data = Pictures(Path("hidden"))
+assert len(_data) == 6
+for _n in (4, 0, 5, 2):
+    _image, _number = _data[_n]
+    assert torch.equal(_image, _pixels[_n][None] / 255)
+    assert int(_number) == "abcd".index(_kinds[_n])
+write_images("hidden", 255 - _pixels[:1], [{"file": _rows[3]["file"], "label": "a"}], table="unused.csv")
+assert torch.equal(_data[3][0], (255 - _pixels[:1]) / 255)
+Path("hidden", _rows[4]["file"]).unlink()
+_named = "nothing was raised"
+try:
+    Pictures(Path("hidden"))
+except FileNotFoundError as _error:
+    _named = str(_error)
+assert _rows[4]["file"] in _named
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "all images are in memory"</summary>
+#
+# `__init__` reads the table. Which of the three methods is called once for each sample that is wanted?
+# </details>
+#
+# <details><summary>Help – I get "as they appear in the table"</summary>
+#
+# The training table and the test table list the classes in different orders. Which order do they share?
+# </details>
+#
+# ## 2 · What does not fit into memory
+#
+# One large array is better than a million small files. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory, and
+# the operating system brings in the pages that you touch, and drops them when it needs the room.
+#
+# The file below has 96 MB. A process may allocate 24 MB more than it has (`RLIMIT_DATA`, which Linux enforces).
+
+# %%
+predict(
+    "06-1.map",
+    "Which of the two can read every row of the 96 MB, with 24 MB to allocate?",
+    ["neither", "the memory map alone", "both, `np.load` more slowly"],
+)
+
+# %%
+MB = 2**20
+write_rows("large.npy", 96, (np.full((8, MB // 4), part, dtype=np.float32) for part in range(12)))
+
+
+def read_with_little_memory():
+    mapped = MappedArray("large.npy")
+    with memory_limit(24 * MB) as enforced:
+        mean = sum(float(row.mean()) for row in map(mapped.__getitem__, range(len(mapped)))) / len(mapped)
+        try:
+            np.load("large.npy")
+            loaded = True
+        except MemoryError as error:
+            loaded = str(error)
+    return enforced, mean, loaded
+
+
+((enforced, mean, loaded),) = run_ranks(read_with_little_memory, world_size=1)
+print(f"limit enforced: {enforced}; mapped: mean {mean} of all 96 MB; np.load: {loaded}")
+outcome(
+    "06-1.map",
+    "All rows came through the map. " + ("Loading was refused." if enforced else "This system enforces no limit."),
+    right="the memory map alone" if enforced else "both, `np.load` more slowly",
+)
+
+# %% [markdown]
+# `MappedArray` is a map-style dataset again: `rows[i]` is a copy of row i. It pickles as a path, so loader workers get a few bytes in place of 96 MB.
+#
+# ## 3 · Iterable: what comes as a stream
+#
+# A log, a socket, a compressed archive: such sources can be read from front to back and in no other way. An **iterable** dataset (순회 방식) has one method,
+# `__iter__`. It has no numbers, and often no length.
+
+
+# %%
+class Lines(IterableDataset):
+    """The rows of a CSV file, one after the other; never more than one in memory."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __iter__(self):
+        with open(self.path, newline="") as file:
+            for row in csv.DictReader(file):
+                yield row["file"], int(row["label"])
+
+
+print(next(iter(DataLoader(Lines("scans/labels.csv"), batch_size=3))))
+predict(
+    "06-1.stream",
+    "You ask for a stream in mixed order: `DataLoader(Lines(…), shuffle=True)`. What happens?",
+    ["it reads all lines first, then mixes", "it mixes within each batch", "it is refused"],
+)
+
+# %%
+try:
+    DataLoader(Lines("scans/labels.csv"), shuffle=True)
+    said = "it was accepted"
+except ValueError as error:
+    said = str(error)
+outcome("06-1.stream", f"PyTorch says: {said}", right="it is refused")
+
+# %% [markdown]
+# Mixing needs numbers to draw. So take a map-style dataset when you can, and a stream when you must. With loader workers, each worker would read the
+# *whole* stream; notebook 2 deals it out.
+#
+# | | map-style | iterable |
+# |---|---|---|
+# | you write | `__len__`, `__getitem__` | `__iter__` |
+# | order | a sampler's | the source's |
+# | over workers and ranks | numbers are dealt out | you deal out |
+#
+# ## 4 · A loader by hand
+#
+# A DataLoader is four things in a row. The **sampler** (샘플러) gives numbers. **Fetch** takes that many samples. **Collate** makes one batch
+# of them. **Prefetch** (미리 가져오기) does all that ahead of time, elsewhere, while you train.
+#
+# With the last one, a batch is fetched while the one before is used. Here fetching takes 8 ms and so does the training step.
+
+# %%
+predict(
+    "06-1.prefetch",
+    "15 batches, each fetched in 8 ms and used for 8 ms. Prefetching makes the epoch …",
+    ["about as long: the work is the same", "about half as long", "about a third as long: 2 are ahead"],
+)
+
+
+# %%
+class Slow(Dataset):
+    def __len__(self):
+        return 15
+
+    def __getitem__(self, index):
+        time.sleep(0.008)
+        return index
+
+
+def epoch(ahead):
+    with ThreadPoolExecutor(1) as pool:
+        start = time.perf_counter()
+        for _ in by_hand.batches(Slow(), range(15), 1, default_collate, pool.submit, ahead):
+            time.sleep(0.008)
+        return 1e3 * (time.perf_counter() - start)
+
+
+alone, two = epoch(ahead=0), epoch(ahead=2)
+outcome(
+    "06-1.prefetch",
+    f"{alone:.0f} ms without, {two:.0f} ms with two batches ahead. The slower of the two sets the pace.",
+    right="about half as long" if two < 0.8 * alone else "about as long: the work is the same",
+)
+
+# %% [markdown]
+# ### Exercise 2 · The loader
+#
+# ●●● · 15 minutes · good for: knowing what `num_workers` and `prefetch_factor` do, and where an error inside a worker comes from.
+#
+# `submit(function, *arguments)` starts the work elsewhere and returns a **future** (퓨처) at once. `future.result()` waits for it. Fetch and
+# collate belong into that work. When you hand over a batch, the next `ahead` have to be under way, and no more than one beyond.
+
+
+# %% exercise: batches
+def batches(dataset, sampler, batch_size, collate, submit, ahead=2):
+    """Yield `collate` of each `batch_size` samples, in the sampler's order; the last batch may be smaller."""
+    ### BEGIN SOLUTION
+
+    def fetch(part):
+        return collate([dataset[number] for number in part])
+
+    numbers, futures = iter(sampler), deque()
+    while True:
+        while len(futures) <= ahead and (part := list(islice(numbers, batch_size))):
+            futures.append(submit(fetch, part))
+        if not futures:
+            return
+        yield futures.popleft().result()
+    ### END SOLUTION
+
+
+# %% check: batches
+checked = check.batches(batches, points=3)
+### BEGIN HIDDEN TESTS
+_set = TensorDataset(torch.arange(31).float(), torch.arange(31) ** 2)
+for _size, _ahead, _threads in ((4, 2, 1), (7, 1, 2), (31, 3, 1)):
+    _order = torch.randperm(31, generator=torch.Generator().manual_seed(_size)).tolist()
+    with ThreadPoolExecutor(_threads) as _pool:
+        _started = []
+
+        def _submit(*work, _pool=_pool, _started=_started):
+            _started.append(work)
+            return _pool.submit(*work)
+
+        _mine, _under_way = [], []
+        for _batch in batches(_set, _order, _size, default_collate, _submit, _ahead):
+            _mine.append(_batch)
+            _under_way.append(len(_started) - len(_mine))
+    _theirs = list(DataLoader(_set, _size, sampler=_order))
+    assert len(_mine) == len(_theirs) == len(_started)
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(_mine, _theirs, strict=True))
+    assert all(min(_ahead, len(_mine) - 1 - n) <= way <= _ahead + 1 for n, way in enumerate(_under_way))
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "called by your generator itself"</summary>
+#
+# `submit(collate, [dataset[n] for n in part])` fetches first and submits then: arguments are computed before a call. Put the fetching into a function.
+# </details>
+#
+# <details><summary>Help – I get "What is still under way?"</summary>
+#
+# When the sampler has no more numbers, batches that were started are still waiting. Who hands them over?
+# </details>
+#
+# ## 5 · Sequences of different lengths
+#
+# Nine speakers say /ae/, 30 times each. Each recording is a sequence of frames, one for every 6.4 ms, with 12 numbers a frame
+# ([Kudo, Toyama and Shimbo 1999](https://doi.org/10.24432/C5NS47), CC BY 4.0). Who speaks?
+
+# %%
+train, test = vowels("train"), vowels("test")
+x, speaker = train[0]
+print(f"{len(train)} recordings; the first: {list(x.shape)}, speaker {speaker}")
+try:
+    next(iter(DataLoader(train, 4)))
+except RuntimeError as error:
+    print(str(error).split(" at entry")[0])
+
+# %%
+counts = train.lengths.bincount()
+figure, axis = figures.new(6.5, 2.6)
+axis.bar(range(len(counts)), counts)
+found = f"From {train.lengths.min()} to {train.lengths.max()} frames, half of them above {train.lengths.median()}"
+axis.set(xlabel="length, frames of 6.4 ms", ylabel="recordings", title=found)
+figures.show(figure, f"Histogram of the lengths of the training recordings. {found}.")
+
+# %% [markdown]
+# A tensor is a box, so short sequences are filled up (**padding**, 패딩) to the longest of the batch. What is filled in is not data. A **mask**
+# (마스크) says which steps are real.
+#
+# ### Exercise 3 · Collate
+#
+# ●●○ · 8 minutes · good for: speech, text, sensor data, boxes in pictures.
+
+
+# %% exercise: collate
+def collate(samples: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
+    """Return x [N, T, C] with zeros after each sequence, lengths [N], mask [N, T] (True: real), labels [N]."""
+    ### BEGIN SOLUTION
+    sequences, labels = zip(*samples, strict=True)
+    lengths = torch.tensor([len(x) for x in sequences])
+    x = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+    mask = torch.arange(x.shape[1]) < lengths[:, None]
+    return x, lengths, mask, torch.tensor(labels)
+    ### END SOLUTION
+
+
+# %% check: collate
+checked = check.collate(collate, points=2)
+### BEGIN HIDDEN TESTS
+for _numbers in ((0, 40, 269), (7,), (100, 101, 102, 103, 5)):
+    _samples = [train[n] for n in _numbers]
+    _x, _lengths, _mask, _labels = collate(_samples)
+    assert _x.shape == (len(_numbers), max(len(x) for x, _ in _samples), 12)
+    assert torch.equal(_x[_mask], torch.cat([x for x, _ in _samples]))
+    assert not _x[~_mask].any()
+    assert _mask.sum(1).tolist() == _lengths.tolist() == [len(x) for x, _ in _samples]
+    assert _labels.tolist() == train.labels[list(_numbers)].tolist()
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "Is it made from values?"</summary>
+#
+# A real step may be zero. The lengths alone say where a sequence ends: compare the numbers of the steps with them.
+# </details>
+#
+# The package's `pad` returns a `Padded` with `x`, `lengths`, `mask`, and with `pack()`. **Packing** (패킹) hands the real steps alone to a
+# recurrent network. What happens without it? Train this model on padded sequences as they are:
+
+
+# %%
+class Speaker(nn.Module):
+    """Who speaks: a GRU in both directions over the steps, and a layer on its two last states."""
+
+    def __init__(self, packed):
+        super().__init__()
+        self.packed = packed
+        self.gru, self.head = nn.GRU(12, 32, batch_first=True, bidirectional=True), nn.Linear(64, 9)
+
+    def forward(self, batch):
+        _, last = self.gru(batch.pack() if self.packed else batch.x)
+        return self.head(last.transpose(0, 1).flatten(1))
+
+
+def trained(packed, epochs=8):
+    torch.manual_seed(0)
+    model = Speaker(packed)
+    trainer = Trainer(model, torch.optim.Adam(model.parameters(), 0.005), nn.CrossEntropyLoss(), progress=False)
+    trainer.fit(DataLoader(train, batch_sampler=BucketBatches(train.lengths, 32), collate_fn=pad), epochs)
+    return model.eval()
+
+
+# %%
+predict(
+    "06-1.company",
+    "The test recordings go through the network without packing: in one batch of 370, and then one at a time. How many answers differ?",
+    ["none: a sample is a sample", "a handful: rounding", "dozens"],
+)
+
+
+# %%
+@torch.no_grad()
+def answers(model, batch_size):
+    return torch.cat([model(batch).argmax(1) for batch, _ in DataLoader(test, batch_size, collate_fn=pad)])
+
+
+differ = {}
+for packed in (False, True):
+    model = trained(packed)
+    together, alone = answers(model, len(test)), answers(model, 1)
+    right = [f"{100 * (given == test.labels).float().mean():.1f} %" for given in (together, alone)]
+    differ[packed] = int((together != alone).sum())
+    print(
+        f"packed: {packed!s:5}  in one batch {right[0]}, one at a time {right[1]}, answers that differ: {differ[packed]}"
+    )
+outcome(
+    "06-1.company",
+    f"{differ[False]} of {len(test)} without packing, {differ[True]} with it.",
+    right="dozens" if differ[False] > 12 else "a handful: rounding" if differ[False] else "none: a sample is a sample",
+)
+
+# %% [markdown]
+# Without packing, the network goes on over the zeros and forgets. How far depends on the *company*: on the longest of the batch. So the same recording gets
+# another answer in another batch, and no error is raised. A mean over time has the same trap: divide by the length, and not by T. Attention needs the
+# mask. A test that finds all of these: **one sample alone must get the answer that it gets in a batch.**
+#
+# ## 6 · Buckets
+#
+# Padding is computed, too. How much of it there is depends on who meets whom.
+
+# %%
+predict(
+    "06-1.padding",
+    "Recordings of 7 to 26 frames, in mixed batches of 32. Which share of all steps is padding?",
+    ["about 5 %", "about 35 %", "about 70 %"],
+)
+
+# %%
+shuffled = padding_share(train.lengths, BucketBatches(train.lengths, 32, pool=1))
+choice = min((5, 35, 70), key=lambda percent: abs(percent - 100 * shuffled))
+outcome("06-1.padding", f"{shuffled:.1%} of the steps.", right=f"about {choice} %")
+
+# %% [markdown]
+# So let sequences of similar length meet (**length buckets**, 길이 버킷). Sorting all of them would do it, but then each epoch has the same batches. The
+# way between: mix all, cut into *pools* of some batches, sort each pool, cut it into batches, and mix the batches. Move the slider.
+
+# %%
+figures.explorer(
+    functools.partial(padding_picture.draw_padding, train.lengths),
+    alt=functools.partial(padding_picture.padding_finding, train.lengths),
+    pool=(1, 9, 1),
+    batch_size=[32, 16, 8, 64],
+)
+
+# %% [markdown]
+# ### Exercise 4 · Bucket batches
+#
+# ●●○ · 12 minutes · good for: every model of sequences; half of the time may be padding.
+
+
+# %% exercise: bucket_batches
+def bucket_batches(lengths: list[int], batch_size: int, pool: int, generator: torch.Generator) -> list[list[int]]:
+    """Return an epoch's batches: samples of similar length together, `pool` batches sorted at a time.
+
+    Each sample comes once. All chance comes from the generator, as in `torch.randperm(n, generator=generator)`.
+    """
+    ### BEGIN SOLUTION
+    found = []
+    for part in torch.randperm(len(lengths), generator=generator).split(batch_size * pool):
+        ordered = sorted(part.tolist(), key=lambda number: lengths[number])
+        found += [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
+    return [found[number] for number in torch.randperm(len(found), generator=generator).tolist()]
+    ### END SOLUTION
+
+
+# %% check: bucket_batches
+checked = check.bucket_batches(bucket_batches, points=3)
+### BEGIN HIDDEN TESTS
+_lengths = vowels("test").lengths.tolist()
+for _size, _pool in ((10, 9), (16, 5)):
+    _epochs = [bucket_batches(_lengths, _size, _pool, torch.Generator().manual_seed(s)) for s in (50, 51, 50)]
+    assert _epochs[0] == _epochs[2] != _epochs[1]
+    for _epoch in _epochs:
+        assert sorted(n for batch in _epoch for n in batch) == list(range(len(_lengths)))
+        assert max(map(len, _epoch)) == _size
+    _mixed = padding_share(_lengths, BucketBatches(_lengths, _size, pool=1))
+    assert padding_share(_lengths, _epochs[0]) < 0.6 * _mixed
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "from short to long, again and again"</summary>
+#
+# Within a pool the batches come out sorted. Which order do they have to get before you return them?
+# </details>
+#
+# <details><summary>Help – I get "the whole data set is one pool"</summary>
+#
+# You sort everything. The random order has to be cut *before* the sorting.
+# </details>
+#
+# ## 7 · Classes of different sizes
+#
+# 400 fours and 20 nines (**class imbalance**, 클래스 불균형), and the question which is which. Two remedies are common. A **weighted sampler**
+# (가중 샘플러) draws the rare ones more often. **Loss weights** (손실 가중치) let them count for more.
+
+
+# %%
+def fours_and_nines(split):
+    images, digit = mnist(split).tensors
+    chosen = (digit == 4) | (digit == 9)
+    return images[chosen], (digit[chosen] == 9).long()
+
+
+images, is_nine = fours_and_nines("train")
+kept = torch.cat([(is_nine == 0).nonzero()[:400], (is_nine == 1).nonzero()[:20]]).flatten()
+images, is_nine = images[kept], is_nine[kept]
+test_images, test_nine = fours_and_nines("test")
+weights = class_weights(is_nine)
+print(f"{is_nine.bincount().tolist()} samples, class weights {weights.tolist()}; test {test_nine.bincount().tolist()}")
+
+# %%
+predict(
+    "06-1.sampler",
+    "420 draws with replacement, both classes equally likely. How many of the 400 fours come in one epoch?",
+    ["all 400", "about 210: one draw in two", "about 160"],
+)
+
+# %%
+drawn = torch.tensor(list(WeightedSamples(balanced(is_nine))))
+fours, nines = (drawn[is_nine[drawn] == kind] for kind in (0, 1))
+outcome(
+    "06-1.sampler",
+    f"{len(fours)} draws, and {len(fours.unique())} different fours: some come twice. Each nine comes {len(nines) / 20:.1f} times.",
+    right="about 160",
+)
+
+# %% [markdown]
+# Both remedies aim at the same: the mean over both classes, each counting half. So compare the gradients of single batches with the gradient of that
+# aim. PyTorch's `cross_entropy(weight=…)` divides by the *weights in the batch*. As a third way, weigh the losses and take the plain mean.
+
+# %%
+torch.manual_seed(0)
+model = mlp(784, 32, 2)
+
+
+def gradient(batch, loss):
+    found = torch.autograd.grad(loss(model(images[batch]), is_nine[batch]), model.parameters())
+    return torch.cat([part.flatten() for part in found])
+
+
+def plain_mean(outputs, targets):
+    return (F.cross_entropy(outputs, targets, reduction="none") * weights[targets]).mean()
+
+
+weighted = functools.partial(F.cross_entropy, weight=weights)
+aim = gradient(torch.arange(420), weighted)
+drawn = torch.tensor(list(WeightedSamples(balanced(is_nine), samples=32 * 300))).split(32)
+mixed = [torch.randperm(420)[:32] for _ in range(300)]
+ways = {
+    "as it is": (mixed, F.cross_entropy),
+    "sampler": (drawn, F.cross_entropy),
+    "weight=": (mixed, weighted),
+    "weights, plain mean": (mixed, plain_mean),
+}
+for name, (all_batches, loss) in ways.items():
+    found = torch.stack([gradient(batch, loss) for batch in all_batches]) / aim.norm()
+    off, spread = (found.mean(0) - aim / aim.norm()).norm(), (found - found.mean(0)).norm(dim=1).mean()
+    print(f"{name:20} mean of 300 batches off by {off:.2f}, single batches by {spread:.2f} (aim has length 1)")
+print(f"batches without any nine: {sum(not is_nine[batch].any() for batch in mixed) / 300:.0%}")
+
+# %% [markdown]
+# The sampler's batches are near the aim, on average and one by one. With `weight=` even the average is off: a batch without a nine is divided by small weights,
+# so its fours count in full. The plain mean puts the average right; single batches stay noisy, since some have no nine and others have three.
+# (On several ranks the division by a rank's own weights does harm once more: lesson 01, exercise on uneven parts.)
+#
+# And in training? Twenty epochs, three seeds:
+
+
+# %%
+def nines_found(way, seed, epochs=20):
+    torch.manual_seed(seed)
+    model, sampler = mlp(784, 32, 2), WeightedSamples(balanced(is_nine), seed=seed)
+    optimizer, found = torch.optim.SGD(model.parameters(), 0.02), []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        order = torch.tensor(list(sampler)) if way == "sampler" else torch.randperm(420)
+        for batch in order.split(32):
+            optimizer.zero_grad()
+            (plain_mean if way == "loss weights" else F.cross_entropy)(model(images[batch]), is_nine[batch]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            found.append((model(test_images).argmax(1)[test_nine == 1] == 1).float().mean().item())
+    return found
+
+
+curves = {
+    way: torch.tensor([nines_found(way, seed) for seed in range(3)]) * 100
+    for way in ("as it is", "sampler", "loss weights")
+}
+
+# %%
+figure, axis = figures.new(6.5, 3)
+for name, curve in curves.items():
+    (line,) = axis.plot(range(1, 21), curve.mean(0), label=name)
+    axis.fill_between(range(1, 21), curve.amin(0), curve.amax(0), color=line.get_color(), alpha=0.2)
+early, late = ({name: curve[:, at].mean().item() for name, curve in curves.items()} for at in (4, 19))
+found = "Nines found after 5 and 20 epochs: " + ", ".join(f"{n} {early[n]:.0f} and {late[n]:.0f} %" for n in curves)
+axis.set(xlabel="epoch", ylabel="nines found, % (3 seeds)", ylim=(0, 100), title=found)
+axis.legend(loc="lower right")
+figures.show(figure, f"Share of the test's nines that are found, over the epochs, for three ways. {found}.")
+
+# %% [markdown]
+# How they differ:
+#
+# | | weighted sampler | loss weights |
+# |---|---|---|
+# | an epoch | leaves out most of the common samples, repeats the rare ones | each sample once |
+# | a batch | both classes in each | often no rare sample; noisy |
+# | rare samples | many copies: with augmentation, many versions | one copy that counts much |
+# | needs | a sampler that knows ranks and epochs | a line in the loss |
+#
+# Early on both help. The longer a network trains, the less it matters: once the training set is fitted, weights change little
+# ([Byrd and Lipton 2019](https://arxiv.org/abs/1812.03372)). And twenty nines stay twenty nines.
+#
+# ## 8 · Break-it lab: 99 %, and on the next recording day 90 %
+#
+# A colleague wants to know the speaker from *one* frame. She takes all frames of the 270 recordings, mixes them, keeps a fifth for testing, and takes the nearest
+# training frame's speaker (nearest neighbour, 최근접 이웃).
+
+# %%
+speaker_of = train.labels.repeat_interleave(train.lengths)
+recording_of = torch.arange(len(train)).repeat_interleave(train.lengths)
+
+
+def nearest(steps, speakers, known, asked, answers):
+    """The share of right answers for `asked`, when each gets the speaker of the nearest of the known steps."""
+    return (speakers[known][torch.cdist(asked, steps[known]).argmin(1)] == answers).float().mean().item()
+
+
+mixed = torch.randperm(len(train.steps), generator=torch.Generator().manual_seed(0))
+kept_out, known = mixed[: len(mixed) // 5], mixed[len(mixed) // 5 :]
+claimed = nearest(train.steps, speaker_of, known, train.steps[kept_out], speaker_of[kept_out])
+print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
+
+# %%
+predict(
+    "06-1.leak",
+    "The same speakers come back another day (the 370 test recordings). How many of their frames are answered rightly?",
+    ["about as many", "about 90 %", "about half"],
+)
+
+# %%
+other_day = test.labels.repeat_interleave(test.lengths)
+truth = nearest(train.steps, speaker_of, known, test.steps, other_day)
+outcome(
+    "06-1.leak",
+    f"{truth:.1%}, where {claimed:.1%} was claimed: {(1 - truth) / (1 - claimed):.0f} times as many mistakes.",
+    right="about 90 %" if truth < 0.95 else "about as many",
+)
+
+# %% [markdown]
+# Nothing crashed, no frame is in both parts, and the number is wrong. What did the test frames have in the training part?
+#
+# ### Exercise 5 · Find the leak
+#
+# ●●○ · 10 minutes · good for: every number that you are proud of.
+#
+# A test sample **leaks** (누출) when the training part knows it: it is itself in it, or its content is, under another number (a copy, saved again), or another
+# sample of its **group** (그룹) is: the same writer, patient, recording.
+
+
+# %% exercise: find_leaks
+def find_leaks(samples: list[torch.Tensor], groups: list, train: list[int], test: list[int]) -> set[int]:
+    """Return the numbers in `test` that leak."""
+    ### BEGIN SOLUTION
+    contents = {samples[number].numpy().tobytes() for number in train}
+    trained_groups = {groups[number] for number in train}
+    return {
+        number
+        for number in test
+        if number in train or groups[number] in trained_groups or samples[number].numpy().tobytes() in contents
+    }
+    ### END SOLUTION
+
+
+# %% check: find_leaks
+checked = check.find_leaks(find_leaks, points=2)
+### BEGIN HIDDEN TESTS
+_generator = torch.Generator().manual_seed(6)
+_samples = [torch.randint(0, 9, (3, 3), generator=_generator) for _ in range(40)]
+_samples[30], _samples[31] = _samples[2].clone(), _samples[33].clone()
+_groups = [f"patient {n // 3}" for n in range(40)]
+for _seed in range(4):
+    _order = torch.randperm(40, generator=torch.Generator().manual_seed(_seed)).tolist()
+    _train, _test = _order[:15], [*_order[25:], _order[0]]
+    _right = {
+        t for t in _test if any(t == n or t // 3 == n // 3 or torch.equal(_samples[t], _samples[n]) for n in _train)
+    }
+    assert set(find_leaks(_samples, _groups, _train, _test)) == _right
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – I get "has another number and another writer"</summary>
+#
+# Then only the content tells. `torch.equal(a, b)` compares two tensors; `a.numpy().tobytes()` can be put into a set.
+# </details>
+#
+# The package's `leaks` on the colleague's split, and the repair: split by recording.
+
+# %%
+found = leaks(train.steps, recording_of.tolist(), known.tolist(), kept_out.tolist())
+print(f"{len(found)} of {len(kept_out)} test frames leak: {dict(Counter(found.values()))}")
+parts = [torch.tensor(part) for part in split_by_group(recording_of.tolist(), 0.2, seed=0)]
+assert not leaks(train.steps, recording_of.tolist(), parts[0].tolist(), parts[1].tolist())
+honest = nearest(train.steps, speaker_of, parts[0], train.steps[parts[1]], speaker_of[parts[1]])
+print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, another day {truth:.1%}")
+
+# %% [markdown]
+# A frame looks like its neighbour 6.4 ms before. Mixed, the neighbour is in the training part, and the test asks whether the network has *seen* the recording. Ask
+# what the model will meet later (new recordings? new speakers? another day?) and let that be the group.
+#
+# ## 9 · Scale up: buckets on ranks
+#
+# On N ranks each takes every N-th sample of a batch. So all ranks take the same number of steps, their sequences are of similar length, and no rank waits for
+# one that got the long ones. Same batches, same weights:
+
+
+# %%
+def train_speakers(epochs=3):
+    torch.manual_seed(0)
+    model, data = Speaker(packed=True), vowels()
+    loader = DataLoader(data, batch_sampler=BucketBatches(data.lengths, 32, pool=4), collate_fn=pad)
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), 0.3), nn.CrossEntropyLoss(), progress=False)
+    history = trainer.fit(loader, epochs)
+    return history, torch.cat([p.detach().cpu().flatten() for p in trainer.model.parameters()])
+
+
+((history, alone),) = run_ranks(train_speakers, world_size=1)
+(_, together), *_ = run_ranks(train_speakers, world_size=2)
+difference = (alone - together).abs().max().item()
+assert difference < 1e-3
+print(f"1 process and 2 ranks: the weights differ by {difference:.0e} at most after 3 epochs")
+
+# %% [markdown]
+# The same as a script, `speakers.py`, which ends with `run()`: start it with `torchrun`, on one machine and on two.
+#
+# ```
+# torchrun --nproc-per-node=2 speakers.py
+# torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 speakers.py
+# ```
+#
+# ## 10 · What the log said
+#
+# | The log | The evidence | Now |
+# |---|---|---|
+# | 기본과제 2) Custom Dataset 및 Custom DataLoader: not begun | Exercises 1 and 2 | Done, when both checks are green: a dataset is two methods, a loader four steps. The work is in what the assignment does not say: what is missing, too long, too rare, or on both sides of the split. |
+#
+# ## Take away
+#
+# * A dataset reads a table when it is made, and a file when it is asked. What is missing is named at once.
+# * A loader is sampler, fetch, collate, prefetch. Prefetching hides the shorter of fetching and training, at the price of memory.
+# * One sample alone must get the answer that it gets in a batch. Pack, mask, and divide by lengths.
+# * Buckets: mix, cut, sort, cut, mix. Little padding, and still chance.
+# * Sampler or loss weights: the same aim, another noise. Neither makes rare samples more.
+# * Split by what the model will meet later.
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | map-style dataset | 맵 방식 데이터셋 | `len(data)` and `data[i]` |
+# | iterable dataset | 순회 방식 데이터셋 | from front to back |
+# | lazy loading | 지연 로딩 | opened when it is asked for |
+# | memory map | 메모리 맵 | a file that looks like an array |
+# | sampler | 샘플러 | gives the numbers of the samples |
+# | prefetch | 미리 가져오기 | fetched while the last batch is used |
+# | padding | 패딩 | filled up to the longest |
+# | mask | 마스크 | True where a step is real |
+# | packing | 패킹 | the real steps alone |
+# | length bucket | 길이 버킷 | similar lengths in one batch |
+# | class imbalance | 클래스 불균형 | one class is rare |
+# | leak | 누출 | the training part knows the test |
+# | group | 그룹 | samples that belong together |
+#
+# ### Further reading
+#
+# * PyTorch, [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html).
+# * NumPy, [memmap](https://numpy.org/doc/stable/reference/generated/numpy.memmap.html).
+# * PyTorch, [pack_padded_sequence](https://docs.pytorch.org/docs/stable/generated/torch.nn.utils.rnn.pack_padded_sequence.html).
+# * Byrd and Lipton 2019, [What is the effect of importance weighting in deep learning?](https://arxiv.org/abs/1812.03372)
+# * Kapoor and Narayanan 2023, [Leakage and the reproducibility crisis in machine-learning-based science](https://doi.org/10.1016/j.patter.2023.100804).
+#
+# Next: notebook 2 of this lesson, loading at scale.
