@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The planner: which layout fits, and which is fast
 #
-# **60 minutes** · one CPU is enough; only section 7 starts ranks (one and two) · before this: [pipelines](1_pipeline.ipynb), and
-# section 5 of [memory and scaling](../01_data_parallelism/3_memory_and_scaling.ipynb) (ZeRO)
+# **60 minutes** · one CPU is enough; only section 7 starts **ranks** (랭크), one and two · before this: [pipelines](1_pipeline.ipynb),
+# [tensor parallelism](2_tensor_parallel.ipynb), and section 5 of [memory and scaling](../01_data_parallelism/3_memory_and_scaling.ipynb) (ZeRO)
 #
 # You can cut a model between its layers, through its layers, or not at all. For 64 GPUs and GPT-3 there are thousands of ways to
 # combine these. Nobody tries them all on a cluster: a mistake costs a day, and the message is "out of memory". But bytes and seconds can be
@@ -99,11 +99,11 @@ outcome(
 # A **layout** (레이아웃) is a choice of these numbers: tensor × pipeline × data = GPUs. `plan` says what it costs.
 
 # %%
-cluster = dgx_a100(64)  # 8 nodes of 8 A100 with 80 GiB
+cluster = dgx_a100(64)  # 8 machines of 8 A100 with 80 GiB
 print(plan(GPT3, cluster, Layout(batch=512, tensor=8, pipeline=8)))
 
 # %% [markdown]
-# Where do the numbers come from? **States**: 16 bytes a parameter in mixed precision with Adam (lesson 01), of the parameters that *this* GPU
+# Where do the numbers come from? **States** (상태): 16 bytes a parameter in mixed precision with Adam (lesson 01), of the parameters that *this* GPU
 # computes with. **Activations** (활성값): what the forward pass leaves for the backward pass. In a layer of GPT, for a sequence of *s* tokens and width *h*,
 # in 16 bit, that is
 #
@@ -143,7 +143,7 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
 #
 # Three more rules, and the memory is complete:
 #
-# * A pipeline rank has several micro-batches under way. In 1F1B the first of p ranks holds the most: p of them, or fewer if there are fewer
+# * A pipeline rank has several **micro-batches** (마이크로배치) under way. In 1F1B the first of p ranks holds the most: p of them, or fewer if there are fewer
 #   (notebook 1).
 # * **Recomputation** (재계산, also activation checkpointing): keep only each layer's *input*, 2·s·h/t bytes, and compute the rest again in the backward pass. It is paid
 #   with a second forward pass. While one layer is computed again, its other 32·s·h/t bytes are there for a moment, of one layer and one micro-batch.
@@ -316,12 +316,12 @@ outcome(
 # ## 3 · Where a step's time goes
 #
 # The planner adds up, for the slowest rank of the pipeline: **compute**, the FLOP at the rate that large matrix products reach, and the traffic of
-# activations to memory; **recomputation**; **tensor**, two all-reduces a layer and pass; **bubble**, the waiting; **transfer** from stage to
+# activations to memory; **recomputation**; **tensor**, two all-reduces a layer and pass; **bubble** (버블), the waiting; **transfer** from stage to
 # stage; **data**, what nothing hides of the gradients' average; **update**, the optimizer.
 #
 # Bytes above, seconds below. Ask the picture:
 #
-# * Tensor 8, then 16: what happens to *tensor*? A node has 8 GPUs. And what becomes smaller?
+# * Tensor 8, then 16: what happens to *tensor*? A **node** (노드), one machine, has 8 GPUs. And what becomes smaller?
 # * Pipeline 32: what grows above, what below? Can interleaving help?
 # * Recomputation *none*: which part above pays for which part below?
 # * Make it fit with tensor 1 and pipeline 1. Which slider helps, and which part cannot be shared out by it?
@@ -720,7 +720,7 @@ figures.show(draw_seconds(repairs), describe_seconds(repairs))
 # ## 7 · Scale up: this machine as a cluster
 #
 # All of that was other people's hardware. Now yours. Measure three speeds on two ranks (matrix products, memory, all-reduce), put them into a `Cluster`, and let the planner
-# predict a step that you then measure. A **rank** (랭크) is a GPU here, or a process on the CPU.
+# predict a step that you then measure. A rank is a process with a GPU of its own, or one on the CPU.
 
 
 # %%
@@ -731,7 +731,7 @@ def shortest(call, repeats):
         dist.barrier()
         start = time.perf_counter()
         call()
-        if torch.cuda.is_available():
+        if device().type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
@@ -739,14 +739,15 @@ def shortest(call, repeats):
 
 def measure_speeds():
     """FLOP/s of a matrix product, bytes/s of memory, and the constants of an all-reduce."""
-    size = 4096 if torch.cuda.is_available() else 512
+    size = 4096 if device().type == "cuda" else 512
     square, block = torch.randn(size, size, device=device()), torch.randn(1 << 24, device=device())
     flops = 2 * size**3 / shortest(lambda: square @ square, 7)
     return flops, 2 * block.nbytes / shortest(block.clone, 7), cost.measure_alpha_beta()
 
 
 # %%
-speeds = run_ranks(measure_speeds, world_size=2)
+ALIKE = {} if torch.cuda.device_count() >= 2 else {"CUDA_VISIBLE_DEVICES": ""}  # all ranks on the same kind of device
+speeds = run_ranks(measure_speeds, world_size=2, env=ALIKE)
 flops, memory_bandwidth = (min(each[part] for each in speeds) for part in (0, 1))
 network = speeds[0][2]
 print(f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} GB/s of memory")
@@ -792,7 +793,7 @@ def train_small(batch=8, steps=5):
 # %%
 losses = {}
 for ranks in (1, 2):
-    results = run_ranks(train_small, world_size=ranks)
+    results = run_ranks(train_small, world_size=ranks, env=ALIKE)
     measured = max(seconds for seconds, _ in results)
     layout = Layout(batch=8, micro_batch=8 // ranks, data=ranks, recipe="float32, SGD", overlap=False)
     planned = plan(SMALL, this_machine(ranks), layout).seconds
