@@ -58,6 +58,7 @@ def test_the_rate_at_which_the_loss_falls_fastest():
     choice = asked("rate-from-a-curve").choices["ABCD".index(key("rate-from-a-curve"))]
     assert float(choice.text.en) == rates[steepest + 1]
     assert min(losses[:-1]) == losses[rates.index(0.1)]
+    assert float(choice.text.en) == pytest.approx(0.1 / 3, rel=0.15)  # "a third of the lowest point's rate"
     assert losses[rates.index(0.3)] > losses[rates.index(0.1)]
 
 
