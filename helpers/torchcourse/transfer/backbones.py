@@ -83,6 +83,12 @@ class Backbone(nn.Sequential):
         super().__init__(layers)
         self.name, self.features, self.scaling = name, features, scaling
 
+    def __getitem__(self, index: int | slice) -> nn.Module:
+        """Return one layer, or some of them: those are no backbone any more."""
+        if isinstance(index, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
+        return super().__getitem__(index)
+
 
 class Classifier(nn.Module):
     """A backbone as `body` and a new linear layer as `head`: scaled pixels → logits [N, num_classes].
