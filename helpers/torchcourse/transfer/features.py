@@ -83,6 +83,9 @@ class NormGap:
     shift: float
     stretch: float
 
+    def __str__(self) -> str:
+        return f"shifted by {self.shift:.2f}, stretched {self.stretch:.2f} times"
+
 
 def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
     """Compare what reaches the first BatchNorm layer with the mean and variance that this layer kept from training.
@@ -104,8 +107,9 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
     finally:
         handle.remove()
     channels = seen[0].transpose(0, 1).flatten(1)
-    shift = (channels.mean(dim=1) - first.running_mean) / first.running_var.sqrt()
-    stretch = (channels.var(dim=1) / first.running_var).clamp(min=1e-12).log().abs().mean() / 2
+    usual = first.running_var + first.eps  # as the layer itself does: a channel may always have been the same
+    shift = (channels.mean(dim=1) - first.running_mean) / usual.sqrt()
+    stretch = ((channels.var(dim=1) + first.eps) / usual).log().abs().mean() / 2
     return NormGap(shift.abs().mean().item(), stretch.exp().item())
 
 
