@@ -47,7 +47,7 @@ from torchcourse.data.memory_mapped import MappedArray, memory_limit, write_rows
 from torchcourse.data.samplers import BucketBatches, WeightedSamples, balanced, class_weights, padding_share
 from torchcourse.data.splits import leaks, split_by_group
 from torchcourse.models import mlp
-from torchcourse.parallel import default_world_size, run_ranks
+from torchcourse.parallel import default_world_size, export_script, run_ranks
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
@@ -379,7 +379,7 @@ except RuntimeError as error:
 counts = train.lengths.bincount()
 figure, axis = figures.new(6.5, 2.6)
 axis.bar(range(len(counts)), counts)
-found = f"From {train.lengths.min()} to {train.lengths.max()} frames, half of them above {train.lengths.median()}"
+found = f"From {train.lengths.min()} to {train.lengths.max()} frames, with a median of {train.lengths.median()}"
 axis.set(xlabel="length, frames of 6.4 ms", ylabel="recordings", title=found)
 figures.show(figure, f"Histogram of the lengths of the training recordings. {found}.")
 
@@ -461,7 +461,9 @@ predict(
 # %%
 @torch.no_grad()
 def answers(model, batch_size):
-    return torch.cat([model(batch).argmax(1) for batch, _ in DataLoader(test, batch_size, collate_fn=pad)])
+    where = model.head.weight.device
+    loader = DataLoader(test, batch_size, collate_fn=pad)
+    return torch.cat([model(batch.to(where)).argmax(1).cpu() for batch, _ in loader])
 
 
 differ = {}
@@ -515,7 +517,7 @@ figures.explorer(
 # %% [markdown]
 # ### Exercise 4 · Bucket batches
 #
-# ●●○ · 12 minutes · good for: every model of sequences; half of the time may be padding.
+# ●●○ · 12 minutes · good for: every model of sequences; a third of its work may be padding.
 
 
 # %% exercise: bucket_batches
@@ -577,7 +579,9 @@ kept = torch.cat([(is_nine == 0).nonzero()[:400], (is_nine == 1).nonzero()[:20]]
 images, is_nine = images[kept], is_nine[kept]
 test_images, test_nine = fours_and_nines("test")
 weights = class_weights(is_nine)
-print(f"{is_nine.bincount().tolist()} samples, class weights {weights.tolist()}; test {test_nine.bincount().tolist()}")
+print(
+    f"{is_nine.bincount().tolist()} samples, class weights {[round(w, 3) for w in weights.tolist()]}; test {test_nine.bincount().tolist()}"
+)
 
 # %%
 predict(
@@ -613,6 +617,7 @@ def plain_mean(outputs, targets):
     return (F.cross_entropy(outputs, targets, reduction="none") * weights[targets]).mean()
 
 
+# %%
 weighted = functools.partial(F.cross_entropy, weight=weights)
 aim = gradient(torch.arange(420), weighted)
 drawn = torch.tensor(list(WeightedSamples(balanced(is_nine), samples=32 * 300))).split(32)
@@ -667,6 +672,7 @@ for name, curve in curves.items():
 early, late = ({name: curve[:, at].mean().item() for name, curve in curves.items()} for at in (4, 19))
 found = "Nines found after 5 and 20 epochs: " + ", ".join(f"{n} {early[n]:.0f} and {late[n]:.0f} %" for n in curves)
 axis.set(xlabel="epoch", ylabel="nines found, % (3 seeds)", ylim=(0, 100), title=found)
+axis.set_xticks(range(1, 21, 2))
 axis.legend(loc="lower right")
 figures.show(figure, f"Share of the test's nines that are found, over the epochs, for three ways. {found}.")
 
@@ -680,10 +686,10 @@ figures.show(figure, f"Share of the test's nines that are found, over the epochs
 # | rare samples | many copies: with augmentation, many versions | one copy that counts much |
 # | needs | a sampler that knows ranks and epochs | a line in the loss |
 #
-# Early on both help. The longer a network trains, the less it matters: once the training set is fitted, weights change little
+# Early on both help. The longer a network trains, the smaller the difference: once the training set is fitted, weights change little
 # ([Byrd and Lipton 2019](https://arxiv.org/abs/1812.03372)). And twenty nines stay twenty nines.
 #
-# ## 8 · Break-it lab: 99 %, and on the next recording day 90 %
+# ## 8 · Break-it lab: 99 %, and on the next occasion 90 %
 #
 # A colleague wants to know the speaker from *one* frame. She takes all frames of the 270 recordings, mixes them, keeps a fifth for testing, and takes the nearest
 # training frame's speaker (nearest neighbour, 최근접 이웃).
@@ -706,13 +712,13 @@ print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
 # %%
 predict(
     "06-1.leak",
-    "The same speakers come back another day (the 370 test recordings). How many of their frames are answered rightly?",
+    "The same speakers were recorded on other occasions: the 370 test recordings. How many of their frames are answered rightly?",
     ["about as many", "about 90 %", "about half"],
 )
 
 # %%
-other_day = test.labels.repeat_interleave(test.lengths)
-truth = nearest(train.steps, speaker_of, known, test.steps, other_day)
+other_occasion = test.labels.repeat_interleave(test.lengths)
+truth = nearest(train.steps, speaker_of, known, test.steps, other_occasion)
 outcome(
     "06-1.leak",
     f"{truth:.1%}, where {claimed:.1%} was claimed: {(1 - truth) / (1 - claimed):.0f} times as many mistakes.",
@@ -775,11 +781,11 @@ print(f"{len(found)} of {len(kept_out)} test frames leak: {dict(Counter(found.va
 parts = [torch.tensor(part) for part in split_by_group(recording_of.tolist(), 0.2, seed=0)]
 assert not leaks(train.steps, recording_of.tolist(), parts[0].tolist(), parts[1].tolist())
 honest = nearest(train.steps, speaker_of, parts[0], train.steps[parts[1]], speaker_of[parts[1]])
-print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, another day {truth:.1%}")
+print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, other occasions {truth:.1%}")
 
 # %% [markdown]
 # A frame looks like its neighbour 6.4 ms before. Mixed, the neighbour is in the training part, and the test asks whether the network has *seen* the recording. Ask
-# what the model will meet later (new recordings? new speakers? another day?) and let that be the group.
+# what the model will meet later (new recordings? new speakers? another room?) and let that be the group.
 #
 # ## 9 · Scale up: buckets on ranks
 #
@@ -804,13 +810,12 @@ assert difference < 1e-3
 print(f"1 process and 2 ranks: the weights differ by {difference:.0e} at most after 3 epochs")
 
 # %% [markdown]
-# The same as a script, `speakers.py`, which ends with `run()`: start it with `torchrun`, on one machine and on two.
-#
-# ```
-# torchrun --nproc-per-node=2 speakers.py
-# torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 speakers.py
-# ```
-#
+# The same function as a script, for `torchrun` on one machine or on several (with GPUs, each process takes one):
+
+# %%
+export_script(train_speakers, "train_speakers.py", overwrite=True)
+
+# %% [markdown]
 # ## 10 · What the log said
 #
 # | The log | The evidence | Now |

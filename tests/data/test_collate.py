@@ -53,6 +53,20 @@ def test_a_loader_and_its_pickling_keep_the_type():
     assert isinstance(pickle.loads(pickle.dumps(batch)), Padded)
 
 
+def test_a_batch_moves_to_a_device_whole(samples):
+    moved = pad(samples)[0].to("meta", non_blocking=True)
+    assert isinstance(moved, Padded)
+    assert {part.device.type for part in (*moved, moved.mask)} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_packing_works_on_a_gpu(samples):
+    torch.manual_seed(0)
+    gru, (batch, _) = nn.GRU(3, 4, batch_first=True), pad(samples)
+    there = gru.cuda()(batch.to("cuda").pack())[1].cpu()
+    torch.testing.assert_close(there, gru.cpu()(batch.pack())[1], atol=1e-3, rtol=1e-2)
+
+
 def test_what_makes_no_batch_is_named():
     with pytest.raises(ValueError, match="no samples"):
         pad([])

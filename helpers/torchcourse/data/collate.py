@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_sequenc
 class Padded(NamedTuple):
     """Sequences of different lengths in one tensor, filled up with zeros (padding, 패딩).
 
-    A named tuple, so a DataLoader can pin it and a training loop can move it to a device like any other.
+    A named tuple, so a DataLoader can pin it, and with `to`, so a training loop can move it to a device like a tensor.
     """
 
     x: torch.Tensor  # [N, T, C], T is the longest length
@@ -20,6 +20,10 @@ class Padded(NamedTuple):
     def mask(self) -> torch.Tensor:
         """True where a step is real, False where it is padding: [N, T]."""
         return torch.arange(self.x.shape[1], device=self.x.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Padded":
+        """Return the same batch on a device."""
+        return Padded(*(part.to(device, non_blocking=non_blocking) for part in self))
 
     def pack(self) -> PackedSequence:
         """Return the real steps alone, as `nn.GRU` and its like take them. The order of the samples may be any."""
