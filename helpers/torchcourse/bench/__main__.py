@@ -11,7 +11,7 @@ from torchcourse.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
-TABLES += ["tuning"]
+TABLES += ["tuning", "transfer"]
 
 
 def main() -> int:
