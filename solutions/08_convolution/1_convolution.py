@@ -608,6 +608,8 @@ for world_size in (1, 2):
 # * A property such as equivariance is tested by doing both orders and subtracting.
 # * Strips of a picture need a halo.
 #
+# **Questions on this lesson:** [quiz](quiz.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |

@@ -21,6 +21,7 @@ LESSONS = [
     "02_model_parallelism",
     "04_monitoring_and_checkpoints",
     "05_troubleshooting",
+    "08_convolution",
 ]
 
 
