@@ -120,7 +120,7 @@ def _judge_workers(given: int, load: float, step: float, send: float, cores: int
     if given == min(cores, math.ceil(load / step)):
         raise Wrong(
             "send_forgotten",
-            f"{case}: {given} workers keep up with the step alone. But the loop also receives each batch: it is slower, "
+            f"{case}: {given} workers keep up with the step. But the loop receives each batch, too: it is slower, "
             "and fewer workers keep up with it.",
         )
     raise Wrong("idle", f"{case}: {given} workers, and fewer would give the same {took:g} ms a batch.")

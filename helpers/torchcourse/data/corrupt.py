@@ -77,7 +77,7 @@ class Guarded(Dataset):
         except self.errors as error:
             name = f"record {index}" if self.names is None else self.names[index]
             # The name is not repeated in the reason, so that equal reasons can be counted together.
-            reason = str(error).removeprefix(f"{name}: ") or type(error).__name__
+            reason = str(error).removeprefix(name).lstrip(": ") or type(error).__name__
             return Corrupt(int(index), name, reason)
 
 

@@ -85,7 +85,10 @@ class ShardedStream(IterableDataset):
         return self.rank * workers + number, self.world_size * workers
 
     def __iter__(self) -> Iterator[Any]:
-        reader, readers = self.reader()
+        return self.part(*self.reader())
+
+    def part(self, reader: int, readers: int) -> Iterator[Any]:
+        """Return what this one of so many readers reads in this epoch."""
         shards, key = self.shards, f"{self.seed} {int(self._epoch)}"
         if self.shuffle:
             shards = random.Random(key).sample(shards, len(shards))  # all readers: the same order
