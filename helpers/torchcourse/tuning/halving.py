@@ -8,7 +8,7 @@ Li et al. 2020, https://arxiv.org/abs/1810.05934 (ASHA, algorithm 2).
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torchcourse.tuning.search import Search, Settings
 
@@ -40,13 +40,26 @@ def successive_halving(search: Search, settings: Iterable[Settings], rungs: Sequ
         trials = sorted(trials, key=lambda trial: trial.values[-1], reverse=True)[: len(trials) // KEEP]
 
 
-def asha(search: Search, settings: Iterable[Settings], rungs: Sequence[int] = RUNGS) -> None:
-    """Promote a trial whenever one has earned it, else start another one, until the budget is spent."""
+def asha(
+    search: Search,
+    settings: Iterable[Settings],
+    rungs: Sequence[int] = RUNGS,
+    promote: Callable[[list[dict[int, float]], list[set[int]]], tuple[int, int] | None] | None = None,
+) -> None:
+    """Promote a trial whenever one has earned it, else start another one, until the budget is spent.
+
+    Args:
+        search: its objective and its budget.
+        settings: what new trials start with, in this order.
+        rungs: epochs at which trials are compared.
+        promote: the rule that decides; `promotion` by default.
+    """
+    promote = promote or promotion
     source = iter(settings)
     values: list[dict[int, float]] = [{} for _ in rungs]
     promoted: list[set[int]] = [set() for _ in rungs]
     while True:
-        job = promotion(values, promoted)
+        job = promote(values, promoted)
         if job is None:
             rung, before = 0, 0
         else:
