@@ -12,6 +12,7 @@ from torchcourse.models import mlp, small_cnn
 from torchcourse.transfer.few_labels import accuracy
 from torchcourse.transfer.finetune import trainable_bytes
 from torchcourse.transfer.forgetting import (
+    SEEDS,
     WAYS,
     blend,
     distillation,
@@ -19,6 +20,7 @@ from torchcourse.transfer.forgetting import (
     importance,
     learn,
     mnist_reader,
+    results,
     tasks,
 )
 from torchcourse.transfer.lora import without_adapters
@@ -69,6 +71,17 @@ def test_all_ways_learn_and_old_images_keep_the_old_task(learned, known):
     assert min(new.values()) > 0.82
     assert old["fine-tuned"] + 0.05 < old["rehearsal"]
     assert old["rehearsal"] > 0.88
+
+
+def test_the_table_says_about_what_training_gives(learned, known):
+    table = results()
+    assert list(table) == list(WAYS)
+    for way in WAYS:
+        assert table[way].shape == (SEEDS, 2)
+        assert ((table[way] > 0.6) & (table[way] <= 1)).all()
+    for way in LONG:
+        pairs = zip(table[way].mean(axis=0), ("MNIST", "small digits"), strict=True)
+        assert all(abs(share - accuracy(learned[way], *known[name].test.tensors)) < 0.1 for share, name in pairs)
 
 
 def test_an_adapter_that_is_switched_off_forgets_nothing(learned, reader, known):

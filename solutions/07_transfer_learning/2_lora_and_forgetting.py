@@ -1,0 +1,800 @@
+# %% [markdown]
+# # LoRA and forgetting: learning something new without losing the old
+#
+# **60 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01,
+# and the first notebook of this lesson
+#
+# Fine-tuning writes over what a network knew. Here you measure how much is lost, try six ways to lose less, and write the
+# one that leaves the old weights alone: LoRA. Then you fine-tune on two ranks with parts that are frozen, where a mistake
+# raises no error.
+#
+# **After this notebook you can**
+#
+# 1. write LoRA by hand, merge it exactly, and count its trainable bytes;
+# 2. measure catastrophic forgetting, and reduce it;
+# 3. fine-tune under DDP with frozen parts.
+
+# %% setup
+
+# %%
+from torchcourse.quiz import outcome, predict, recall
+
+recall("07_transfer_learning")
+
+# %%
+import copy
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from matplotlib.patches import Rectangle
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Subset
+
+from torchcourse import figures
+from torchcourse.checks import lesson07_lora as check
+from torchcourse.parallel import RankError, default_world_size, device, export_script, run_ranks
+from torchcourse.training import Trainer, make_loader
+from torchcourse.transfer.few_labels import accuracy, paired
+from torchcourse.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
+from torchcourse.transfer.forgetting import (
+    MEMORY,
+    NEW_IMAGES,
+    SEEDS,
+    WAYS,
+    blend,
+    learn,
+    mnist_reader,
+    results,
+    small_digits,
+    tasks,
+)
+from torchcourse.transfer.lora import LoRALinear, adapter_state, add_lora, merge, without_adapters
+
+torch.set_num_threads(1)
+print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+
+# %% [markdown]
+# ## 1 · What fine-tuning writes over
+#
+# A small network reads MNIST. It is to read other digits as well: 8×8 pixels, by other writers. It has the ten classes
+# already, so nothing about it has to change but the weights.
+
+# %%
+reader, known = mnist_reader(), tasks()
+old, new = known["MNIST"], known["small digits"]
+figure, axes = figures.new(7, 1.9, ncols=9)
+for axis, image in zip(axes, [*old.test[:3][0], *new.test[:3][0], *known["turned"].test[:3][0]], strict=True):
+    axis.imshow(image[0], cmap="gray_r")
+    axis.axis("off")
+read = {name: accuracy(reader, *task.test.tensors) for name, task in known.items()}
+title = "The reader reads " + ", ".join(f"{share:.0%} of {name}" for name, share in read.items())
+figure.suptitle(title)
+figures.show(figure, f"Three digits of each of three tasks. {title}.")
+
+# %%
+predict(
+    "07-2.forget",
+    f"Fine-tuned on {NEW_IMAGES} small digits, it reads nearly all of them. How many of MNIST does it still read?",
+    ["as many as before: they are digits, too", "more: it has seen more digits", "clearly fewer"],
+)
+
+# %%
+tuned = learn(reader, new.train)
+before, after = read["MNIST"], accuracy(tuned, *old.test.tensors)
+outcome(
+    "07-2.forget",
+    f"Small digits: {accuracy(tuned, *new.test.tensors):.1%}. MNIST: {before:.1%} before, {after:.1%} after.",
+    right="clearly fewer",
+)
+
+# %% [markdown]
+# No image of MNIST was *un*learned. The loss of the new task says nothing about the old one, so the weights went wherever
+# the new one led. That is **catastrophic forgetting** (치명적 망각), described in
+# [McCloskey and Cohen 1989](https://doi.org/10.1016/S0079-7421(08)60536-8).
+#
+# With a third task after it, MNIST turned by a quarter turn, here is the whole story. A row is a moment, a column is a task:
+
+# %%
+turned = learn(tuned, known["turned"].train)
+table = torch.tensor([[accuracy(m, *t.test.tensors) for t in known.values()] for m in (reader, tuned, turned)])
+print(f"{'after learning':16}" + "".join(f"{name:>14}" for name in known))
+for name, row in zip(known, table.tolist(), strict=True):
+    print(f"{name:16}" + "".join(f"{share:14.1%}" for share in row))
+
+# %% [markdown]
+# ### Exercise 1 · One number for what was lost
+#
+# ●○○ · 6 minutes · good for: watching an old task while you train a new one. Most programs never look.
+#
+# For each *old* task (all but the newest): its best accuracy at any earlier moment, minus its accuracy now. The mean of that over
+# the old tasks is the **forgetting measure** (망각 척도) of [Chaudhry et al. 2018](https://arxiv.org/abs/1801.10112).
+
+
+# %% exercise: forgetting
+def forgetting(accuracy: torch.Tensor) -> float:
+    """Return the forgetting at the last moment, from a table [T, T] with T ≥ 2: row = moment, column = task."""
+    ### BEGIN SOLUTION
+    earlier, now = accuracy[:-1, :-1], accuracy[-1, :-1]
+    return (earlier.max(dim=0).values - now).mean().item()
+    ### END SOLUTION
+
+
+# %% check: forgetting
+checked = check.forgetting(forgetting, points=2)
+### BEGIN HIDDEN TESTS
+_table = torch.tensor([[0.5, 0.1, 0.3], [0.75, 0.25, 0.3], [0.5, 0.5, 1.0]], dtype=torch.float64)
+assert abs(forgetting(_table) - 0.0) < 1e-9
+assert abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75) < 1e-9
+_table = torch.rand(5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+_lost = [max(_table[_i, _j].item() for _i in range(4)) - _table[4, _j].item() for _j in range(4)]
+assert abs(forgetting(_table) - sum(_lost) / 4) < 1e-9
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – the check says that a task was read better later</summary>
+#
+# The diagonal holds each task right after it was learned. Learning a similar task may have helped it since.
+# </details>
+#
+# ## 2 · LoRA: leave the weights, train beside them
+#
+# **LoRA** (low-rank adaptation, 저랭크 적응; [Hu et al. 2021](https://arxiv.org/abs/2106.09685)) freezes the weight W of a layer and trains an
+# **adapter** (어댑터) beside it:
+#
+# $$y = W x + b + \frac{\alpha}{r}\, U D x$$
+#
+# D (`down`) leads from all inputs to r numbers, U (`up`) from these to all outputs. r is the **rank** (랭크; here the rank of a
+# matrix, not a process). The paper calls D and U A and B. What training adds to W is then a matrix of rank r at most. Move the sliders: when is the adapter no longer small?
+
+
+# %%
+def share_of_weights(inputs, outputs, rank):
+    share = rank * (inputs + outputs) / (inputs * outputs)
+    return f"rank {rank}: {rank * (inputs + outputs):,} numbers beside {inputs * outputs:,}, {share:.1%}"
+
+
+def draw_adapter(inputs, outputs, rank):
+    figure, axes = figures.new(7, 3.2)
+    boxes = {"W": (0, 0, inputs, outputs), "down": (0, -outputs / 8 - rank, inputs, rank)}
+    boxes["up"] = (inputs * 1.05, 0, rank, outputs)
+    for (name, (x, y, width, height)), color in zip(boxes.items(), ("grey", "blue", "orange"), strict=True):
+        axes.add_patch(Rectangle((x, y), width, height, color=figures.COLORS[color], alpha=0.7, label=name))
+    axes.set(xlim=(-10, inputs * 1.1 + rank), ylim=(-outputs / 4 - rank, outputs * 1.05))
+    axes.set(xlabel="inputs (columns)", ylabel="outputs (rows)", title=share_of_weights(inputs, outputs, rank))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+figures.explorer(
+    draw_adapter, alt=share_of_weights, inputs=(64, 1568, 512, 32), outputs=(32, 512, 256, 32), rank=(1, 128, 8)
+)
+
+# %% [markdown]
+# How should D and U begin? At the start of training, the network should compute just what it did before.
+
+# %%
+predict(
+    "07-2.start",
+    "How do `down` and `up` begin?",
+    ["both random", "both zero", "`down` random, `up` zero", "`down` zero, `up` zero, W random"],
+)
+
+# %%
+for name, make_down, make_up in (("both zero", torch.zeros, torch.zeros), ("up zero", torch.randn, torch.zeros)):
+    x, weight = torch.randn(5, 6), torch.randn(4, 6)
+    down, up = make_down(2, 6).requires_grad_(), make_up(4, 2).requires_grad_()
+    (F.linear(x, weight) + x @ down.T @ up.T).square().mean().backward()
+    print(f"{name:10} gradient of down {down.grad.norm():.2f}, of up {up.grad.norm():.2f}")
+outcome(
+    "07-2.start",
+    "Both random would change the outputs at once. With both zero, both gradients are zero, for ever.",
+    right="`down` random, `up` zero",
+)
+
+# %% [markdown]
+# ### Exercise 2 · LoRA by hand
+#
+# ●●○ · 10 minutes · good for: large models are adapted by these few lines.
+
+
+# %% exercise: own_lora
+class OwnLoRA(nn.Module):
+    """A linear layer with an adapter: base(x) + alpha / rank · up (down x). Only `down` and `up` learn.
+
+    `down` is a parameter [rank, inputs], `up` one of [outputs, rank]. At the start it computes what `base` does.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base = base
+        ### BEGIN SOLUTION
+        base.requires_grad_(False)
+        self.scale = alpha / rank
+        self.down = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        ### END SOLUTION
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ### BEGIN SOLUTION
+        return self.base(x) + self.scale * (x @ self.down.T @ self.up.T)
+        ### END SOLUTION
+
+
+# %% check: own_lora
+checked = check.own_lora(OwnLoRA, points=3)
+### BEGIN HIDDEN TESTS
+torch.manual_seed(21)
+for _inputs, _outputs, _rank, _alpha in ((9, 3, 4, 10.0), (2, 6, 1, 3.0)):
+    _base, _x = nn.Linear(_inputs, _outputs), torch.randn(4, _inputs)
+    _old, _layer = copy.deepcopy(_base), OwnLoRA(_base, _rank, _alpha)
+    torch.testing.assert_close(_layer(_x), _old(_x))
+    assert {_n for _n, _p in _layer.named_parameters() if _p.requires_grad} == {"down", "up"}
+    _layer.up.data.normal_()
+    _added = torch.einsum("ni,ri,or->no", _x, _layer.down, _layer.up) * _alpha / _rank
+    torch.testing.assert_close(_layer(_x), _old(_x) + _added)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – "no optimizer will find `down`"</summary>
+#
+# `model.parameters()` lists attributes of the class `nn.Parameter`. A plain tensor is not one of them.
+# </details>
+#
+# <details><summary>Help – "base.weight would be trained, too"</summary>
+#
+# A parameter learns if it asks for gradients. Which method of a layer takes that from all its parameters?
+# </details>
+#
+# The package's `add_lora` puts an adapter beside linear layers *and convolutions*: there `down` is a convolution to r channels and `up` one
+# of 1×1. Layers are chosen by name, as for `freeze` in notebook 1:
+
+# %%
+model = copy.deepcopy(reader)
+freeze(model)
+torch.manual_seed(0)
+print("adapters beside", add_lora(model, "body.conv2", "body.dense", rank=4))
+print([name for name, parameter in model.named_parameters() if parameter.requires_grad])
+with torch.no_grad():
+    assert torch.equal(model(old.test[:8][0]), reader(old.test[:8][0]))
+
+# %% [markdown]
+# What cannot be is said in one sentence:
+
+# %%
+try:
+    add_lora(model, "body.norm1")
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# ## 3 · Merging
+#
+# An adapter costs two more products in each call. Once training is done it can be **merged** (병합): computed into the weight, so that a plain layer is left.
+
+# %%
+predict(
+    "07-2.merge",
+    "How much does a merged network differ from the one with adapters?",
+    ["by rounding only", "by about 1 %: a low rank is an approximation", "it needs another round of training"],
+)
+
+# %%
+adapted = learn(reader, new.train, way="LoRA")
+plain = copy.deepcopy(adapted)
+merge(plain)
+with torch.no_grad():
+    images = new.test.tensors[0]
+    off = ((plain(images) - adapted(images)).abs().max() / adapted(images).abs().max()).item()
+    moved = ((reader(images) - adapted(images)).abs().max() / adapted(images).abs().max()).item()
+outcome("07-2.merge", f"Merged: {off:.0e} off. Without the adapters: {moved:.0e}.", right="by rounding only")
+assert off < 1e-5
+
+# %% [markdown]
+# The low rank limits what training may *add*. The sum itself is exact: (W + s·U D) x = W x + s·U (D x).
+#
+# ### Exercise 3 · Merge
+#
+# ●●○ · 6 minutes · good for: serving an adapted model at the price of the plain one.
+#
+# `layer` is the package's: it has `base`, `down`, `up` and `scale`. Leave it as it is: a server may want to take the adapter off again.
+
+
+# %% exercise: merged
+def merged(layer: LoRALinear) -> nn.Linear:
+    """Return a new plain layer that computes what `layer` does. `layer` and its base stay as they are."""
+    ### BEGIN SOLUTION
+    plain = copy.deepcopy(layer.base)
+    with torch.no_grad():
+        plain.weight += layer.scale * layer.up @ layer.down
+    return plain
+    ### END SOLUTION
+
+
+# %% check: merged
+checked = check.merged(merged, points=2)
+### BEGIN HIDDEN TESTS
+torch.manual_seed(22)
+for _bias in (True, False):
+    _layer = LoRALinear(nn.Linear(7, 3, bias=_bias), rank=2, alpha=9.0)
+    nn.init.normal_(_layer.up)
+    _x, _weight = torch.randn(5, 7), _layer.base.weight.clone()
+    _plain, _out = merged(_layer), _layer(_x)
+    assert type(_plain) is nn.Linear
+    torch.testing.assert_close(_plain(_x), _out, rtol=1e-4, atol=1e-5)
+    assert torch.equal(_layer.base.weight, _weight)
+    torch.testing.assert_close(_layer(_x), _out)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – the check says that the old weight has changed</summary>
+#
+# `plain = layer.base` is a second name for the same layer. Who else looks at its weight?
+# </details>
+#
+# ## 4 · What it costs
+#
+# A frozen weight is in memory, but gets no gradient and no optimizer state. So LoRA saves memory while training, and what
+# has to be *kept* of a training is the adapter alone.
+
+# %%
+whole = sum(parameter.nbytes for parameter in reader.parameters())
+predict(
+    "07-2.bytes",
+    f"The reader has {whole / 1e3:.0f} kB of weights. How many bytes has a file of adapters of rank 8 beside all its layers?",
+    ["about 60 kB", "about 210 kB", "as many: each layer has one"],
+)
+
+# %%
+kept = sum(tensor.nbytes for tensor in adapter_state(adapted).values())
+outcome("07-2.bytes", f"{kept / 1e3:.0f} kB, {kept / whole:.0%} of {whole / 1e3:.0f} kB.", right="about 60 kB")
+
+# %% [markdown]
+# ### Exercise 4 · Count what training takes
+#
+# ●●○ · 8 minutes · good for: knowing before the run whether it fits.
+#
+# With AdamW, training keeps for each number that learns a gradient and two **moments** (모멘트), all in the weight's own type.
+
+
+# %% exercise: training_bytes
+def training_bytes(model: nn.Module) -> tuple[int, int]:
+    """Return the bytes of all weights, and the bytes that training with AdamW adds: gradients and moments."""
+    ### BEGIN SOLUTION
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    learning = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return weights, 3 * learning
+    ### END SOLUTION
+
+
+# %% check: training_bytes
+checked = check.training_bytes(training_bytes, points=2)
+### BEGIN HIDDEN TESTS
+_model = nn.Sequential(nn.Linear(5, 6), LoRALinear(nn.Linear(6, 8), rank=3), nn.Linear(8, 8)).double()
+_model[0].bias.requires_grad_(False)
+assert training_bytes(_model) == (8 * (36 + 56 + 42 + 72), 3 * 8 * (30 + 42 + 72))
+assert training_bytes(_model.half()) == (2 * (36 + 56 + 42 + 72), 3 * 2 * (30 + 42 + 72))
+assert training_bytes(_model.requires_grad_(False))[1] == 0
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – "not every number has four bytes"</summary>
+#
+# A tensor knows how many bytes one of its numbers takes, and how many it takes as a whole.
+# </details>
+#
+# For a model that is *large*, the picture changes by orders of magnitude. A language model of 7 billion weights in bfloat16:
+
+# %%
+learns = 7e9 * 0.003  # an adapter of 0.3 %
+for name, numbers in (("fine-tuned", 7e9), ("LoRA", learns)):
+    print(f"{name:10} weights {2 * 7e9 / 1e9:.0f} GB, gradients and moments {3 * 2 * numbers / 1e9:5.1f} GB")
+
+# %% [markdown]
+# The activations come on top, and LoRA does not save them: gradients have to travel through the frozen layers to reach the adapters.
+#
+# ## 5 · Six ways to forget less
+#
+# | way | what it does | what it needs |
+# |---|---|---|
+# | lower rate | smaller steps | |
+# | head only | the body stays frozen | |
+# | **rehearsal** (리허설) | old images mixed into each batch | some old images |
+# | **distillation** (지식 증류) | on new images, stay near what the old network says ([Li and Hoiem 2016](https://arxiv.org/abs/1606.09282)) | the old network |
+# | **EWC** | holds each weight back as far as the old task depends on it ([Kirkpatrick et al. 2017](https://arxiv.org/abs/1612.00796)) | old images, once |
+# | LoRA | adapters of rank 8 beside all layers | |
+#
+# All start from the same reader and see the same images five times, at the same rate (but for the lower one). BatchNorm keeps its statistics (notebook 1).
+
+# %%
+predict(
+    "07-2.ways",
+    f"Which keeps the most of MNIST, without learning less than LoRA? Rehearsal has {MEMORY} old images.",
+    list(WAYS[1:]),
+)
+
+# %% [markdown]
+# One of them, here and now:
+
+# %%
+rehearsed = learn(reader, new.train, "rehearsal", old.train)
+print(f"MNIST {accuracy(rehearsed, *old.test.tensors):.1%}, small digits {accuracy(rehearsed, *new.test.tensors):.1%}")
+
+# %% [markdown]
+# And all of them from ten seeds, which choose the images and their order. They were measured before, by
+# `python -m torchcourse.authoring.forgetting`. ± is the **standard error** (표준 오차):
+
+# %%
+table = results()
+mean = {way: pairs.mean(axis=0) for way, pairs in table.items()}
+error = {way: pairs.std(axis=0, ddof=1) / SEEDS**0.5 for way, pairs in table.items()}
+for way in WAYS:
+    (kept, learned), (kept_error, learned_error) = mean[way], error[way]
+    print(f"{way:13} MNIST {kept:.1%} ± {kept_error:.1%}   small digits {learned:.1%} ± {learned_error:.1%}")
+
+# %%
+able = [way for way in WAYS if mean[way][1] >= mean["LoRA"][1]]
+best = max(able, key=lambda way: mean[way][0])
+figure, axes = figures.new(7, 3.6)
+for way in WAYS:
+    axes.errorbar(*mean[way], xerr=error[way][0], yerr=error[way][1], fmt="o", label=way)
+axes.plot(read["MNIST"], read["small digits"], "k*", markersize=12, label="before")
+title = f"{best} keeps {mean[best][0]:.0%} and learns {mean[best][1]:.0%}; fine-tuned keeps {mean['fine-tuned'][0]:.0%}"
+axes.set(xlabel="accuracy on MNIST (old)", ylabel="accuracy on small digits (new)", title=title)
+axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+figures.show(figure, f"Old against new accuracy for {len(WAYS)} ways, means of {SEEDS} seeds with errors. {title}.")
+
+# %%
+outcome(
+    "07-2.ways",
+    f"{best} against rehearsal on MNIST, seed by seed: {paired(table[best][:, 0], table['rehearsal'][:, 0])}; on "
+    f"small digits {paired(table[best][:, 1], table['rehearsal'][:, 1])}.",
+    right=best,
+)
+
+# %%
+less = {
+    name: paired(table["LoRA"][:, k], table["fine-tuned"][:, k]) for k, name in enumerate(("MNIST", "small digits"))
+}
+print("LoRA against fine-tuned:", ", ".join(f"{name} {difference}" for name, difference in less.items()))
+
+# %% [markdown]
+# Read the picture from the upper right: no way is best on both axes. What costs nothing comes close: a lower rate. A few old images, or the old network's
+# opinion, do more. A low rank *by itself* does not protect the old task. [Biderman et al. 2024](https://arxiv.org/abs/2405.09673) found it for
+# language models: "LoRA learns less and forgets less".
+#
+# ### Between the old network and the new
+#
+# The cheapest way of all needs no training: **blend** (혼합) the weights, (1 − s)·old + s·new
+# ([Wortsman et al. 2021](https://arxiv.org/abs/2109.01903)). For LoRA, merged, that is the adapter turned up to s. Move `percent`:
+
+# %%
+few_old, few_new = old.test[:500], new.test[:500]
+curves = {}
+for name, target in (("fine-tuned", tuned), ("LoRA", plain)):
+    blends = [blend(reader, target, step / 10) for step in range(11)]
+    curves[name] = [(accuracy(m, *few_old), accuracy(m, *few_new)) for m in blends]
+
+
+# %%
+def describe_blend(percent, network):
+    on_old, on_new = curves[network][percent // 10]
+    return f"{percent} % {network}: MNIST {on_old:.1%}, small digits {on_new:.1%}"
+
+
+def draw_blend(percent, network):
+    figure, axes = figures.new(7, 3)
+    for label, values in zip(("MNIST", "small digits"), zip(*curves[network], strict=True), strict=True):
+        axes.plot(range(0, 101, 10), values, "o-", label=label)
+    axes.axvline(percent, color=figures.COLORS["grey"])
+    axes.set(xlabel=f"share of {network}, %", ylabel="accuracy", title=describe_blend(percent, network))
+    axes.legend(frameon=False)
+    return figure
+
+
+figures.explorer(draw_blend, alt=describe_blend, percent=(0, 100, 50, 10), network=list(curves))
+
+# %% [markdown]
+# ### The switch
+#
+# LoRA has something that no other way has. The old weights are still there: switch the adapter off, and the old network is back, to the last bit.
+# One model can so carry an adapter for each customer.
+
+# %%
+predict(
+    "07-2.switch",
+    "LoRA learned the turned digits while BatchNorm was in training mode. Switched off, does it read MNIST as before?",
+    ["yes: no old weight has changed", "no: something else has changed"],
+)
+
+# %%
+for keep_norms in (True, False):
+    model = learn(reader, known["turned"].train, "LoRA", epochs=3, keep_norms=keep_norms)
+    with without_adapters(model):
+        off = accuracy(model, *old.test.tensors)
+    moved = (model.body.norm2.running_mean - reader.body.norm2.running_mean).abs().max().item()
+    print(
+        f"BatchNorm frozen: {keep_norms!s:5} switched off {off:.1%} (was {before:.1%}), its mean moved by {moved:.2f}"
+    )
+
+# %%
+outcome(
+    "07-2.switch",
+    "The running statistics are no weights, and no gradient moves them: the forward pass does.",
+    right="no: something else has changed",
+)
+
+# %% [markdown]
+# So: `freeze_norms` before LoRA, or the switch does not lead back.
+#
+# ## 6 · Break-it lab: unfrozen too late
+#
+# On several ranks, DistributedDataParallel (DDP, lesson 01) asks *once*, when it is made, which parameters want gradients, and puts those
+# into its buckets. A colleague trains in two stages: the head first, then the dense layer as well.
+
+
+# %%
+images, labels = new.train[:80]
+
+
+def batch():
+    """This rank's part of 80 images, in 64 bits, so that rounding cannot hide anything."""
+    mine = slice(dist.get_rank(), None, dist.get_world_size())
+    return images[mine].double().to(device()), labels[mine].to(device())
+
+
+def train_stage(replica, steps=3):
+    """A few steps of SGD on whatever is not frozen."""
+    inputs, targets = batch()
+    optimizer = torch.optim.SGD([p for p in replica.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(replica(inputs), targets).backward()
+        optimizer.step()
+
+
+# %%
+def start():
+    model = copy.deepcopy(reader).double().to(device())
+    freeze_norms(model)
+    return model
+
+
+def two_stages():
+    model = start()
+    freeze(model, "body")
+    replica = DistributedDataParallel(model)
+    train_stage(replica)
+    unfreeze(model, "body.dense")
+    train_stage(replica)
+    return {name: weight.detach().cpu() for name, weight in model.named_parameters()}
+
+
+# %%
+predict(
+    "07-2.late",
+    "It runs on two ranks. What happens in the second stage?",
+    [
+        "an error: DDP meets a parameter that it does not know",
+        "the dense layer stays as it is",
+        "each rank trains a dense layer of its own",
+    ],
+)
+
+# %%
+ones, others = run_ranks(two_stages, world_size=2)
+apart = {name: (ones[name] - others[name]).abs().max().item() for name in ones}
+for name, distance in apart.items():
+    print(f"{name:20} the two ranks are {distance:.0e} apart")
+
+# %%
+differing = sorted(name for name, distance in apart.items() if distance > 1e-12)
+outcome(
+    "07-2.late",
+    f"No error. But {' and '.join(differing)} differ between the ranks: nobody averages them.",
+    right="each rank trains a dense layer of its own",
+)
+
+# %% [markdown]
+# The network that rank 0 saves has seen half of the data in that layer. Nothing tells you, unless you compare the ranks.
+#
+# The other way round is loud. Freeze *after* wrapping, and DDP waits for gradients that never come:
+
+
+# %%
+def frozen_too_late():
+    model = start()
+    replica = DistributedDataParallel(model)
+    freeze(model, "body")
+    train_stage(replica)
+
+
+try:
+    run_ranks(frozen_too_late, world_size=2)
+except RankError as error:
+    print(error.message[:220], "…")
+
+# %% [markdown]
+# `find_unused_parameters=True`, which the message offers, makes DDP look through the graph in every step. It helps here, costs time, and hides
+# the next forgotten layer. If you know what is frozen, say so before you wrap.
+#
+# ### Exercise 5 · Stages on ranks
+#
+# ●●○ · 8 minutes · good for: gradual unfreezing on more than one GPU.
+#
+# Repair the colleague's program for any list of stages. `train_stage(replica)` makes a new optimizer each time.
+
+
+# %% exercise: unfreeze_in_stages
+def unfreeze_in_stages(model: nn.Module, stages: list[str], train_stage) -> None:
+    """In a rank: freeze all, then unfreeze one name of `stages` after the other and train what is unfrozen so far.
+
+    All ranks end with the weights that one process would get on all the data.
+    """
+    ### BEGIN SOLUTION
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(DistributedDataParallel(model))
+    ### END SOLUTION
+
+
+# %% check: unfreeze_in_stages
+checked = check.unfreeze_in_stages(unfreeze_in_stages, points=3)
+
+
+### BEGIN HIDDEN TESTS
+def _staged():
+    _model = start()
+    unfreeze_in_stages(_model, ["head", "body.dense", "body.conv2"], train_stage)
+    return {_name: _weight.detach().cpu() for _name, _weight in _model.named_parameters()}
+
+
+_one, _two, _three = *run_ranks(_staged, world_size=1), *run_ranks(_staged, world_size=2)
+for _name in _one:
+    torch.testing.assert_close(_two[_name], _one[_name], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(_three[_name], _one[_name], rtol=1e-9, atol=1e-12)
+assert not torch.equal(_one["body.conv2.weight"], start().cpu().body.conv2.weight)
+assert torch.equal(_one["body.conv1.weight"], start().cpu().body.conv1.weight)
+### END HIDDEN TESTS
+checked
+
+# %% [markdown]
+# <details><summary>Help – the ranks end with different weights</summary>
+#
+# When does DDP learn which parameters there are? Where does that stand in your loop?
+# </details>
+#
+# <details><summary>Help – "a module doesn't have any parameter that requires a gradient"</summary>
+#
+# Everything is frozen at that line, so DDP would have nothing to do. Unfreeze first, then wrap.
+# </details>
+#
+# ## 7 · Scale up
+#
+# The Trainer wraps for you. So the order is: freeze, add adapters, unfreeze the head, freeze the norms; *then* optimizer and Trainer. The adapters start at random on each
+# rank; DDP copies rank 0's to all.
+
+
+# %%
+def fine_tune(lora=True, norms_kept=True, steps=12):
+    """Fine-tune on all ranks; return the trained weights, and the bytes that this rank averages in a step."""
+    torch.manual_seed(0)
+    model = mnist_reader()
+    if lora:
+        freeze(model)
+        add_lora(model, "body", rank=4)
+        unfreeze(model, "head")
+    if norms_kept:
+        freeze_norms(model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    data = Subset(small_digits("train"), range(20 * steps))
+    Trainer(model, optimizer, F.cross_entropy, progress=False).fit(make_loader(data, 20), 1)
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, trainable_bytes(model)
+
+
+# %%
+def largest(ones, others):
+    return max((ones[name].double() - others[name].double()).abs().max().item() for name in ones)
+
+
+for lora, norms_kept in ((False, True), (True, True), (True, False)):
+    (alone, sent), *_ = run_ranks(fine_tune, lora, norms_kept, world_size=1)
+    (first, _), (second, _) = run_ranks(fine_tune, lora, norms_kept, world_size=2)
+    off = largest(first, alone)
+    print(f"LoRA {lora!s:5} norms kept {norms_kept!s:5} {sent / 1e3:4.0f} kB learn; 2 ranks against 1: {off:.0e}")
+    assert (off < 1e-4) == norms_kept
+
+# %% [markdown]
+# With frozen norms, two ranks train what one process does. With norms in training mode each rank normalises by *its* part of the batch, and they do
+# not (lesson 01 has the why).
+#
+# Do fewer bytes learn, so that fewer travel? A **hook** (훅) sees each bucket on its way:
+
+
+# %%
+def bytes_sent(lora):
+    """What one step hands to the all-reduce, in bytes."""
+    model, sent = mnist_reader().to(device()), []
+    if lora:
+        freeze(model)
+        add_lora(model, rank=4)
+
+    def count(state, bucket):
+        sent.append(bucket.buffer().nbytes)
+        return allreduce_hook(state, bucket)
+
+    replica = DistributedDataParallel(model)
+    replica.register_comm_hook(None, count)
+    inputs, targets = batch()
+    F.cross_entropy(replica(inputs.float()), targets).backward()
+    return sum(sent)
+
+
+full, thin = run_ranks(bytes_sent, False, world_size=2)[0], run_ranks(bytes_sent, True, world_size=2)[0]
+print(f"a step sends {full:,} bytes fine-tuned, {thin:,} with LoRA: {full / thin:.0f} times fewer")
+
+# %% [markdown]
+# ### Out of the notebook
+#
+# The same function as a program, for `torchrun`:
+
+# %%
+export_script(fine_tune, "fine_tune_lora.py", overwrite=True)
+
+# %% [markdown]
+# ```
+# torchrun --standalone --nproc-per-node=2 fine_tune_lora.py                       # one machine
+# torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d \
+#          --rdzv-endpoint=FIRST_MACHINE:29500 fine_tune_lora.py                   # two machines, on each of them
+# ```
+#
+# ## 8 · What the log said
+#
+# | The log | The evidence here | Corrected |
+# |---|---|---|
+# | 심화과제 Transfer Learning, not ticked off: it stayed a plan | Sections 1 and 5: the network that learned the new task lost part of the old one; seven ways, measured on *both* tasks. | The assignment is not done when the new accuracy is high. Measure the old task, too, before and after. |
+# | 다중 GPU에 학습을 분산: distribute the training over GPUs | Section 6: no error, and a layer of its own on each rank. | Ranks train one model only as far as DDP knows its parameters. Freeze and unfreeze *before* you wrap. |
+#
+# ## Take away
+#
+# * A new task leads the weights where it likes. Measure the old task, or you will not know.
+# * Old images mixed in, a lower rate, or a blend of old and new weights keep most of it.
+# * LoRA: W stays, a product of two thin matrices learns. `up` starts at zero, the scale is alpha / rank.
+# * Merging is exact to rounding. Kept apart, adapters are small, and can be switched off: then nothing is forgotten, if BatchNorm was frozen.
+# * What is frozen takes no gradient, no moments, no messages.
+# * Freeze, then wrap. Unfreeze, then wrap again.
+#
+# **Questions on this lesson:** [quiz](quiz.ipynb).
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | catastrophic forgetting | 치명적 망각 | a new task costs the old one |
+# | forgetting measure | 망각 척도 | best earlier accuracy minus accuracy now, mean over old tasks |
+# | LoRA | 저랭크 적응 | a trained product of two thin matrices beside a frozen weight |
+# | adapter | 어댑터 | the two matrices |
+# | rank (of a matrix) | 랭크 | how many numbers lie between `down` and `up` |
+# | merging | 병합 | computing the adapter into the weight |
+# | moments | 모멘트 | what Adam keeps for each weight |
+# | rehearsal | 리허설 | old samples in new batches |
+# | distillation | 지식 증류 | learning what another network says |
+# | blending | 혼합 | weights between two networks |
+# | hook | 훅 | a function that is called on the way |
+#
+# ### Further reading
+#
+# * Hu et al. 2021, [LoRA](https://arxiv.org/abs/2106.09685): section 4 is short, and all of it.
+# * Biderman et al. 2024, [LoRA Learns Less and Forgets Less](https://arxiv.org/abs/2405.09673).
+# * Kirkpatrick et al. 2017, [Overcoming catastrophic forgetting](https://arxiv.org/abs/1612.00796): EWC.
+# * Li and Hoiem 2016, [Learning without Forgetting](https://arxiv.org/abs/1606.09282): distillation.
+# * Wortsman et al. 2021, [Robust fine-tuning of zero-shot models](https://arxiv.org/abs/2109.01903): blending.
+# * PyTorch, [DistributedDataParallel](https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html): what
+#   it asks of a module, and when.
