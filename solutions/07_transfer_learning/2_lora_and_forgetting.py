@@ -475,7 +475,7 @@ print("LoRA against fine-tuned:", ", ".join(f"{name} {difference}" for name, dif
 # ([Wortsman et al. 2021](https://arxiv.org/abs/2109.01903)). For LoRA, merged, that is the adapter turned up to s. Move `percent`:
 
 # %%
-few_old, few_new = old.test[:500], new.test[:500]
+few_old, few_new = old.test[:300], new.test[:300]
 curves = {}
 for name, target in (("fine-tuned", tuned), ("LoRA", plain)):
     blends = [blend(reader, target, step / 10) for step in range(11)]
@@ -770,8 +770,6 @@ export_script(fine_tune, "fine_tune_lora.py", overwrite=True)
 # * Merging is exact to rounding. Kept apart, adapters are small, and can be switched off: then nothing is forgotten, if BatchNorm was frozen.
 # * What is frozen takes no gradient, no moments, no messages.
 # * Freeze, then wrap. Unfreeze, then wrap again.
-#
-# **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #
