@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Studies: a search that survives, is shared, and does not fool you
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **60 minutes** · one CPU is enough (two processes) · before this: [notebook 1](1_search.ipynb)
 #
 # A search for **hyperparameters** (하이퍼파라미터) runs for hours, on machines that fail and that you share with others. At its end stands one
 # number, which is better than the truth. This notebook keeps a search in a database, kills it, goes on, runs it with two workers, and then asks
@@ -682,3 +682,5 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * Cawley and Talbot 2010, [On over-fitting in model selection](https://jmlr.org/papers/v11/cawley10a.html).
 # * Watanabe et al. 2023, [PED-ANOVA](https://arxiv.org/abs/2304.10255): the importance that section 6 draws.
 # * Goyal et al. 2017, [Accurate, large minibatch SGD](https://arxiv.org/abs/1706.02677): the linear scaling rule.
+#
+# Next: the [quiz](quiz.ipynb).

@@ -91,5 +91,5 @@ def clear_share_finding(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], seed
     parts = []
     for name, (first, second) in pairs.items():
         enough = [count for count in seeds if clear_share(first, second, count) >= 0.8]
-        parts.append(f"{name}: {enough[0]}" if enough else f"{name}: more than {seeds[-1]}")
+        parts.append(f"{name}: {enough[0]}" if enough else f"{name}: over {seeds[-1]}")
     return "Seeds for 80 %: " + "; ".join(parts)
