@@ -193,8 +193,8 @@ write_rows("large.npy", 96, (np.full((8, MB // 4), part, dtype=np.float32) for p
 
 
 def read_with_little_memory():
-    mapped = MappedArray("large.npy")
     with memory_limit(24 * MB) as enforced:
+        mapped = MappedArray("large.npy")
         mean = sum(float(row.mean()) for row in map(mapped.__getitem__, range(len(mapped)))) / len(mapped)
         try:
             np.load("large.npy")

@@ -14,8 +14,8 @@ MB = 2**20
 
 
 def read_both_ways(path):
-    rows = MappedArray(path)
     with memory_limit(16 * MB) as enforced:
+        rows = MappedArray(path)
         total = sum(int(rows[n].sum()) for n in range(len(rows)))
         try:
             np.load(path)
@@ -38,7 +38,7 @@ def test_rows_are_read_under_a_limit_that_the_array_does_not_fit(tmp_path):
 
 def test_a_row_is_a_copy_and_a_pickle_is_the_path(tmp_path):
     path = tmp_path / "small.npy"
-    write_rows(path, 3, [np.arange(6, dtype=np.int32).reshape(3, 2)])
+    write_rows(path, 500, [np.arange(1000, dtype=np.int32).reshape(500, 2)])
     rows = MappedArray(path)
     rows[1].zero_()
     assert rows[1].tolist() == [2, 3]
