@@ -163,7 +163,7 @@ def draw_adapter(inputs, outputs, rank):
     boxes["up"] = (inputs * 1.05, 0, rank, outputs)
     for (name, (x, y, width, height)), color in zip(boxes.items(), ("grey", "blue", "orange"), strict=True):
         axes.add_patch(Rectangle((x, y), width, height, color=figures.COLORS[color], alpha=0.7, label=name))
-    axes.set(xlim=(-10, inputs * 1.1 + rank), ylim=(-outputs / 4 - rank, outputs * 1.05))
+    axes.set(xlim=(-10, inputs * 1.1 + rank), ylim=(-outputs / 4 - rank, outputs * 1.05), yticks=(0, outputs))
     axes.set(xlabel="inputs (columns)", ylabel="outputs (rows)", title=share_of_weights(inputs, outputs, rank))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
@@ -770,6 +770,8 @@ export_script(fine_tune, "fine_tune_lora.py", overwrite=True)
 # * Merging is exact to rounding. Kept apart, adapters are small, and can be switched off: then nothing is forgotten, if BatchNorm was frozen.
 # * What is frozen takes no gradient, no moments, no messages.
 # * Freeze, then wrap. Unfreeze, then wrap again.
+#
+# **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #
