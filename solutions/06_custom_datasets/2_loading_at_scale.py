@@ -40,7 +40,7 @@ from torchcourse.data.memory_loader import MemoryLoader
 from torchcourse.data.profile_loader import profile_loader
 from torchcourse.data.sharding import ShardedStream, in_step
 from torchcourse.models import mlp
-from torchcourse.parallel import default_world_size, run_ranks
+from torchcourse.parallel import default_world_size, export_script, run_ranks
 from torchcourse.training import SeededSamples, Trainer, make_loader
 from torchcourse.training.loaders import begin_at, set_epoch
 
@@ -252,9 +252,8 @@ if device.type == "cuda":
         source.to(device, non_blocking=True)
         returned = time.perf_counter()
         torch.cuda.synchronize()
-        print(
-            f"{name}: returns after {1000 * (returned - start):.2f} ms, done after {1000 * (time.perf_counter() - start):.2f} ms"
-        )
+        done = time.perf_counter()
+        print(f"{name}: returns after {1000 * (returned - start):.2f} ms, done after {1000 * (done - start):.2f} ms")
 else:
     print("No GPU here: a batch is used where it was made.")
 
@@ -435,12 +434,10 @@ assert difference < 1e-5
 print(f"largest difference between the weights of 1 process and of 2 ranks: {difference:.1e}")
 
 # %% [markdown]
-# On several GPUs or machines nothing changes but the start. Put the function into a file `train.py` that calls it, then
-#
-# ```
-# torchrun --nproc-per-node=8 train.py                                                               # one machine
-# torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 train.py     # on each of two
-# ```
+# On several GPUs or machines nothing changes but the start. Write the call into a script for `torchrun`; it prints how to start it:
+
+# %%
+export_script(train_on_stream, "train_on_stream.py", 25)
 
 # %% [markdown]
 # ## 5 · Break-it lab: the loader that never complains
@@ -668,22 +665,18 @@ checked
 # </details>
 #
 # `begin_at` of the package does it for `make_loader`, and the `Trainer` calls it when it resumes (lesson 04). Samples that depend on their number alone are passed
-# over without being loaded. Here with random noise on each image, two workers before the stop and none after it:
+# over without being loaded. Here with random noise on each image: the whole epoch with two workers, and after the
+# stop without any:
 
 
 # %%
-def noisy(sample):
-    image, label = sample
-    return image + 0.1 * torch.randn(image.shape), label
-
-
 def epoch_three(workers, begin):
-    loader = make_loader(SeededSamples(train_set, noisy, seed=5), 50, seed=5, num_workers=workers)
+    loader = make_loader(SeededSamples(train_set, practice.noisy, seed=5), 50, seed=5, num_workers=workers)
     set_epoch(loader, 3)
     return begin_at(loader, begin)
 
 
-uninterrupted, resumed = list(epoch_three(0, 0)), list(epoch_three(0, 60))
+uninterrupted, resumed = list(epoch_three(2, 0)), list(epoch_three(0, 60))
 assert len(uninterrupted) == 60 + len(resumed)
 for (images_a, labels_a), (images_b, labels_b) in zip(uninterrupted[60:], resumed, strict=True):
     assert torch.equal(images_a, images_b)

@@ -37,7 +37,6 @@ def test_each_stage_has_its_time(profile):
     assert list(profile.load) == ["fetch", "decode", "collate"]
     assert profile.load["fetch"] >= 4
     assert profile.load["decode"] >= 12
-    assert profile.load["decode"] > profile.load["fetch"]
     assert profile.wait >= 16  # without workers, the loop waits for all of it
     assert (profile.workers, profile.bytes) == (0, 4 * 5 * 4)
 

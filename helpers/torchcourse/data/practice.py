@@ -99,6 +99,12 @@ def digit_shard(shard: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     return (data[number] for number in shard)
 
 
+def noisy(sample: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the image with a little noise, and its label."""
+    image, label = sample
+    return image + 0.1 * torch.randn(image.shape), label
+
+
 def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
