@@ -682,5 +682,3 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * Cawley and Talbot 2010, [On over-fitting in model selection](https://jmlr.org/papers/v11/cawley10a.html).
 # * Watanabe et al. 2023, [PED-ANOVA](https://arxiv.org/abs/2304.10255): the importance that section 6 draws.
 # * Goyal et al. 2017, [Accurate, large minibatch SGD](https://arxiv.org/abs/1706.02677): the linear scaling rule.
-#
-# Next: the [quiz](quiz.ipynb).
