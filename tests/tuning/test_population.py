@@ -9,7 +9,7 @@ RATES = (1e-4, 0.01, 0.02, 0.5)
 
 @pytest.fixture(scope="module")
 def members():
-    return train_population(RATES, epochs=4, seed=0, width=8)
+    return train_population(RATES, epochs=4, seed=0, width=4)
 
 
 def test_the_worst_copies_the_best_and_changes_its_rate(members):
@@ -45,7 +45,7 @@ def test_a_copy_has_its_own_weights_and_its_own_momentum(members):
 
 
 def test_without_copying_the_rates_stay(members):
-    alone = train_population(RATES, epochs=2, seed=0, width=8, exploit=False)
+    alone = train_population(RATES, epochs=2, seed=0, width=4, exploit=False)
     assert [member.rates for member in alone] == [[rate] * 2 for rate in RATES]
     assert alone[1].scores[0] == pytest.approx(members[1].scores[0], abs=0.05)
     worst = max(min(member.scores) for member in alone)

@@ -69,14 +69,17 @@ def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "GRACE", 1)
     url = f"sqlite:///{tmp_path}/study.db"
     open_study(url, SPACE)
-    moments, before = random.Random(), []
-    for _ in range(3):
-        assert run_and_kill(search, url, 1000, after=moments.uniform(2.0, 3.0))
+    moments, before, kills, cut, after = random.Random(), [], 0, False, 2.0
+    while kills < 3 or not before or not cut:  # a slow machine needs longer until there is anything to lose
+        assert kills < 9
+        assert run_and_kill(search, url, 1000, after=after * moments.uniform(1.0, 1.5))
+        kills += 1
         now = open_study(url, SPACE)
         kept = {trial.number: (trial.params, trial.value) for trial in finished(now)}
         assert all(kept[number] == trial for number, trial in before)
         before = list(kept.items())
-    assert before
+        cut = cut or any(trial.state == TrialState.RUNNING for trial in now.trials)
+        after *= 1 if before else 2
     total = len(before) + 6
     study = run(open_study(url, SPACE), planted, total)
     trials = study.trials
@@ -84,7 +87,7 @@ def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
     assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
     killed = [trial for trial in trials if trial.state == TrialState.FAIL]
     again = {trial.user_attrs["again"]: trial for trial in trials if "again" in trial.user_attrs}
-    assert 1 <= len(killed) <= 3
+    assert 1 <= len(killed) <= kills
     for trial in killed:
         assert again[trial.number].params.items() >= trial.params.items()
 
