@@ -22,6 +22,7 @@ LESSONS = [
     "03_hyperparameter_tuning",
     "04_monitoring_and_checkpoints",
     "05_troubleshooting",
+    "07_transfer_learning",
     "08_convolution",
 ]
 
