@@ -158,9 +158,9 @@ def memory_of_a_rank(world_size: int) -> int:
 # Texts of the errors that a rank meets because another rank is gone.
 _VICTIM = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "connectFullMesh failed")
 _START = 120.0  # seconds for all ranks to join each other: a busy machine may need many
-_SETTLE = 0.4  # seconds for the other ranks to report too, after a failure
-_SETTLE_VICTIM = 2.0  # the same while only victims have reported
-_STACKS = 1.0  # seconds for the ranks to write their stacks
+_SETTLE = 1.0  # seconds for the other ranks to report too, after a failure
+_SETTLE_VICTIM = 4.0  # the same while only victims have reported
+_STACKS = 5.0  # seconds for the ranks to write their stacks
 _TEARDOWN = 5.0  # seconds for finished ranks to flush and end
 _MEGABYTES_A_RANK = {"forkserver": 100, "spawn": 400, "gpu": 1000}  # of main memory, before your own data
 
