@@ -857,4 +857,4 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 # * Byrd and Lipton 2019, [What is the effect of importance weighting in deep learning?](https://arxiv.org/abs/1812.03372)
 # * Kapoor and Narayanan 2023, [Leakage and the reproducibility crisis in machine-learning-based science](https://doi.org/10.1016/j.patter.2023.100804).
 #
-# Next: notebook 2 of this lesson, loading at scale.
+# **Next notebook:** [loading at scale](2_loading_at_scale.ipynb).
