@@ -1,7 +1,11 @@
 """Population-based training: the worst copies the best, weights and optimizer and all, and changes its rate."""
 
-import pytest
+import random
 
+import pytest
+import torch
+
+from torchcourse.tuning import population
 from torchcourse.tuning.population import FACTORS, draw_population, train_population
 
 RATES = (1e-4, 0.01, 0.02, 0.5)
@@ -25,6 +29,16 @@ def test_the_worst_copies_the_best_and_changes_its_rate(members):
         assert scores[number] == min(scores)
         assert scores[source] == max(scores)
         assert members[number].rates[epoch + 1] / members[source].rates[epoch] in FACTORS
+
+
+def test_the_weights_are_copied():
+    weak, strong = train_population((1e-4, 0.02), epochs=1, width=4, exploit=False)
+    weak.scores[-1], strong.scores[-1] = 0.1, 0.9
+    population._copy_the_best([weak, strong], random.Random(0))
+    pairs = list(zip(weak.model.parameters(), strong.model.parameters(), strict=True))
+    assert all(torch.equal(one, two) for one, two in pairs)
+    assert weak.copied_from == [1]
+    assert weak.rate / 0.02 in FACTORS
 
 
 def test_a_copy_has_its_own_weights_and_its_own_momentum(members):

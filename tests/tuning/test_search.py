@@ -46,6 +46,13 @@ def test_a_search_goes_on_where_it_stopped():
         search.train(search.start({"level": 1}), 1)
 
 
+def test_the_best_is_the_highest_last_value_of_those_that_were_trained_longest():
+    search = Search(lambda settings: settings["values"], budget=20)
+    for values in ([0.9, 0.1, 0.5], [0.2, 0.9, 0.6], [0.99]):
+        search.train(search.start({"values": values}), len(values))
+    assert search.best.number == 1
+
+
 def test_nothing_tried_has_no_best():
     with pytest.raises(ValueError, match="No trial has a value yet: the budget of 5 epochs"):
         _ = Search(rising, budget=5).best
