@@ -23,6 +23,7 @@ recall("07_transfer_learning")
 # %%
 import functools
 
+import ipywidgets as widgets
 import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
@@ -335,16 +336,19 @@ predict(
 
 
 # %%
-def head_accuracy(prepare, seed, per_class=5):
-    """Train a head on the frozen features of prepared pictures; return its accuracy on the test images."""
-    chosen = pick(labels, per_class, seed)
-    head = train_head(extract(body, prepare(pixels[chosen])), labels[chosen], num_classes=10)
-    return accuracy(head, extract(body, prepare(test_pixels)), test_labels)
+def head_accuracies(prepare, per_class=5, seeds=4):
+    """Train a head on the frozen features of prepared pictures, for some seeds; return accuracies on the test images."""
+    features, test_features = extract(body, prepare(pixels)), extract(body, prepare(test_pixels))
+    scores = []
+    for seed in range(seeds):
+        chosen = pick(labels, per_class, seed)
+        head = train_head(features[chosen], labels[chosen], num_classes=10)
+        scores.append(accuracy(head, test_features, test_labels))
+    return scores
 
 
 right_way = functools.partial(body.scaling, top=WHITE)
-bad = [head_accuracy(colleagues_prepare, seed) for seed in range(4)]
-good = [head_accuracy(right_way, seed) for seed in range(4)]
+bad, good = head_accuracies(colleagues_prepare), head_accuracies(right_way)
 loss = paired(good, bad)
 outcome(
     "07-1.scaling",
@@ -365,7 +369,7 @@ ways = {
 }
 print("MNIST itself".ljust(16), norm_gap(body, mnist("test").tensors[0]))
 for name, way in ways.items():
-    score = sum(head_accuracy(way, seed) for seed in range(4)) / 4
+    score = sum(head_accuracies(way)) / 4
     print(name.ljust(16), norm_gap(body, way(test_pixels)), f"accuracy {score:.3f}")
 
 # %%
@@ -444,18 +448,17 @@ outcome("07-1.many", f"Nearest neighbour minus frozen: {difference}, ten paired 
 
 
 # %%
-def draw_labels(step):
-    return pictures.draw_labels(LABELS[step - 1], table)
-
-
-def describe_labels(step):
-    labels_a_class = LABELS[step - 1]
-    means = {method: table.accuracy[method][step - 1].mean() for method in METHODS}
-    rest = ", ".join(f"{method} {mean:.1%}" for method, mean in means.items())
+def describe_labels(labels_a_class):
+    row = LABELS.index(labels_a_class)
+    rest = ", ".join(f"{method} {table.accuracy[method][row].mean():.1%}" for method in METHODS)
     return f"{pictures.describe_labels(labels_a_class, table)}. {rest}."
 
 
-figures.explorer(draw_labels, alt=describe_labels, step=(1, len(LABELS), 1))
+figures.explorer(
+    lambda labels_a_class: pictures.draw_labels(labels_a_class, table),
+    alt=describe_labels,
+    labels_a_class=widgets.SelectionSlider(options=LABELS, description="labels a class"),
+)
 
 # %% [markdown]
 # Frozen features stop at what the backbone learnt to see. More labels cannot teach it more. Fine-tuning is never clearly beaten here; but at one and two labels
