@@ -23,7 +23,6 @@ recall("07_transfer_learning")
 # %%
 import functools
 
-import ipywidgets as widgets
 import torch
 import torch.nn.functional as F
 from torch.utils.data import TensorDataset
@@ -448,21 +447,20 @@ outcome("07-1.many", f"Nearest neighbour minus frozen: {difference}, ten paired 
 
 
 # %%
-def describe_labels(labels_a_class):
-    row = LABELS.index(labels_a_class)
-    rest = ", ".join(f"{method} {table.accuracy[method][row].mean():.1%}" for method in METHODS)
-    return f"{pictures.describe_labels(labels_a_class, table)}. {rest}."
+def draw_labels(position):
+    return pictures.draw_labels(LABELS[position - 1], table)
 
 
-figures.explorer(
-    lambda labels_a_class: pictures.draw_labels(labels_a_class, table),
-    alt=describe_labels,
-    labels_a_class=widgets.SelectionSlider(options=LABELS, description="labels a class"),
-)
+def describe_labels(position):
+    rest = ", ".join(f"{method} {table.accuracy[method][position - 1].mean():.1%}" for method in METHODS)
+    return f"{pictures.describe_labels(LABELS[position - 1], table)}. {rest}."
+
+
+figures.explorer(draw_labels, alt=describe_labels, position=(1, len(LABELS), 1))
 
 # %% [markdown]
 # Frozen features stop at what the backbone learnt to see. More labels cannot teach it more. Fine-tuning is never clearly beaten here; but at one and two labels
-# frozen features are level with it, and at 100 training from scratch is. The **baseline** (기준선) that costs nothing wins against scratch up to ten labels
+# frozen features are level with it, and at 100 training from scratch is. The **baseline** (기준선) that costs nothing wins against scratch up to five labels
 # and against frozen features from 50 on:
 
 # %%
