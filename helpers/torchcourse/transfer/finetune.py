@@ -62,7 +62,7 @@ def rate_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict]:
     for parameter_name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        fitting = [name for name in rates if _fits(parameter_name, name)]
+        fitting = [name for name in rates if fits(parameter_name, name)]
         if not fitting:
             raise ValueError(f"{parameter_name} is to be trained, but none of {', '.join(rates)} gives it a rate.")
         groups[max(fitting, key=len)]["params"].append(parameter)
@@ -173,12 +173,13 @@ def _switch(model: nn.Module, names: tuple[str, ...], on: bool) -> list[str]:
 
 
 def _under(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    found = {own: parameter for own, parameter in model.named_parameters() if _fits(own, name)}
+    found = {own: parameter for own, parameter in model.named_parameters() if fits(own, name)}
     if not found:
         parts = dict.fromkeys(".".join(own.split(".")[:2]) for own, _ in model.named_parameters())
         raise ValueError(f"No parameter is called {name!r}, or lies under that name. There are {', '.join(parts)}.")
     return found
 
 
-def _fits(parameter_name: str, name: str) -> bool:
+def fits(parameter_name: str, name: str) -> bool:
+    """Whether `name` means this parameter or module: its own name, that of a module around it, or a pattern with *."""
     return parameter_name == name or parameter_name.startswith(name + ".") or fnmatchcase(parameter_name, name)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from torchcourse.transfer.finetune import _fits
+from torchcourse.transfer.finetune import fits
 
 
 class LoRA(nn.Module):
@@ -117,7 +117,7 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
     layers = _layers(model)
     chosen = {}
     for name in names or ("*",):
-        found = {own: layer for own, layer in layers.items() if _fits(own, name)}
+        found = {own: layer for own, layer in layers.items() if fits(own, name)}
         if not found:
             raise ValueError(
                 f"There is no linear layer or convolution without an adapter under {name!r}. "
