@@ -721,6 +721,8 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # * Never replace or skip a record in silence. Count it, name it, set a limit.
 # * What was used counts, not what was drawn.
 #
+# **Questions on this lesson:** [quiz](quiz.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |

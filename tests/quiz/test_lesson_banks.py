@@ -23,6 +23,7 @@ LESSONS = [
     "04_monitoring_and_checkpoints",
     "05_troubleshooting",
     "07_transfer_learning",
+    "06_custom_datasets",
     "08_convolution",
 ]
 
