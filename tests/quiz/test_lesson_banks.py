@@ -22,8 +22,8 @@ LESSONS = [
     "03_hyperparameter_tuning",
     "04_monitoring_and_checkpoints",
     "05_troubleshooting",
-    "07_transfer_learning",
     "06_custom_datasets",
+    "07_transfer_learning",
     "08_convolution",
 ]
 
