@@ -265,10 +265,12 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
 def _on_ranks(function: Callable, *arguments: Any, world_size: int) -> list[Any]:
     try:
         return run_ranks(function, *arguments, world_size=world_size, timeout=TIME_LIMIT)
-    except RankTimeout:
+    except RankError as error:
+        if not isinstance(error, RankTimeout) and not error.left_alone:
+            raise
         raise Wrong(
             "hang",
-            f"After {TIME_LIMIT:g} s the ranks still waited for one another. A collective ends only when all ranks "
+            "A rank waited for others that never came. A collective ends only when all ranks "
             "call it, equally often: is one of yours inside an if, or in a loop of different length?",
         ) from None
 

@@ -56,6 +56,11 @@ class RankError(RuntimeError):
         traceback = self.traceback.removesuffix(f"{self.kind}: {self.message}".rstrip()).rstrip()  # the headline has it
         return "\n".join(part for part in (headline, self.note, traceback) if part)
 
+    @property
+    def left_alone(self) -> bool:
+        """Whether the rank waited for another one that was gone: it had returned, or it had failed."""
+        return any(text in self.message for text in _VICTIM)
+
     def _render_traceback_(self) -> list[str]:
         """What IPython shows: the rank's traceback without the launcher's own."""
         return f"{type(self).__name__}: {self}".splitlines()
