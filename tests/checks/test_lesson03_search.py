@@ -15,14 +15,6 @@ from torchcourse.tuning.compare import t95
 from verdicts import accepted, refused, todo
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", ["range_test", "random_search", "promotion", "report", "share_found"])
 def test_a_stub_is_not_done_yet(name):
     assert getattr(check, name)(todo).state == "not done"

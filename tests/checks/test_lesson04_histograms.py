@@ -186,7 +186,6 @@ def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
 
 
 def test_the_runs_show_what_they_are_named_for(tmp_path):
-    torch.set_num_threads(1)
     for letter, run in check.train_unknown(tmp_path).items():
         found = {diagnose(run).name} | ({judge_fit(run).name} if "loss/val" in run.scalars else set())
         assert NAMES[letter] in found, letter

@@ -16,15 +16,6 @@ from torchcourse.transfer.finetune import freeze, freeze_norms, rate_groups
 from verdicts import accepted, refused, todo
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """As the notebook has it: for networks as small as these a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("name", ["features", "freeze_body", "two_rates", "prepare", "choose"])
 def test_a_stub_is_not_done(name):
     assert getattr(check, name)(todo).state == "not done"

@@ -9,30 +9,16 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
+from quiz.keys import Keys, close
 from torchcourse.parallel import RankTimeout, cost, pipeline, run_ranks
 from torchcourse.parallel.memory import RECIPES, zero_memory
 from torchcourse.parallel.planner import Layout, Model, dgx_a100, plan
 from torchcourse.parallel.planner.memory import layer_activations
-from torchcourse.quiz import bank
 
 LESSON = "02_model_parallelism"
+keys = Keys(LESSON)
+asked, key, mistakes = keys.asked, keys.key, keys.mistakes
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
-
-
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
-
-
-def mistakes(name: str) -> list[float]:
-    return sorted(mistake.answer for mistake in asked(name).mistakes)
-
-
-def close(*numbers: float) -> list:
-    return [pytest.approx(number, rel=2e-3, abs=1e-9) for number in sorted(numbers)]
 
 
 def test_bytes_over_a_border():

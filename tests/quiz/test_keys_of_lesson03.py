@@ -1,5 +1,6 @@
 """The keys of lesson 03's bank, computed again or tried out: what a question says happens is what happens."""
 
+import functools
 import inspect
 import itertools
 import math
@@ -13,12 +14,15 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from torchcourse.quiz import bank
+from quiz.keys import Keys, close
 from torchcourse.tuning import replay
 from torchcourse.tuning.digits_task import SPACE
 from torchcourse.tuning.lr_range import RangeTest
 
 LESSON = "03_hyperparameter_tuning"
+keys = Keys(LESSON)
+asked, key, mistakes = keys.asked, keys.key, keys.mistakes
+close = functools.partial(close, rel=3e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -27,22 +31,6 @@ def _quiet_optuna():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     yield
     optuna.logging.set_verbosity(before)
-
-
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
-
-
-def mistakes(name: str) -> list[float]:
-    return sorted(mistake.answer for mistake in asked(name).mistakes)
-
-
-def close(*numbers: float) -> list:
-    return [pytest.approx(number, rel=3e-3, abs=1e-9) for number in sorted(numbers)]
 
 
 def numbers_of(name: str, row: str) -> list[float]:

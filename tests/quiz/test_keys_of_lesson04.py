@@ -13,27 +13,12 @@ from torch import nn
 from torch.distributed.checkpoint import format_utils
 from torch.utils.data import DataLoader
 
-from torchcourse.quiz import bank
+from quiz.keys import Keys
 from torchcourse.training import checkpoint
 
 LESSON = "04_monitoring_and_checkpoints"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Small tensors are slower on several threads, above all on a machine that is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
+keys = Keys(LESSON)
+asked, key = keys.asked, keys.key
 
 
 def test_the_numbers_of_the_recorded_questions(tmp_path):

@@ -8,30 +8,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
+from quiz.keys import Keys
 from torchcourse.data.collate import pad
 from torchcourse.data.samplers import balanced, class_weights, padding_share
 from torchcourse.data.sharding import share
 from torchcourse.data.splits import leaks
 from torchcourse.data.waiting import batch_time, simulate
-from torchcourse.quiz import bank
 
 LESSON = "06_custom_datasets"
-
-
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
-
-
-def mistakes(name: str) -> list[float]:
-    return sorted(mistake.answer for mistake in asked(name).mistakes)
-
-
-def program(name: str) -> str:
-    return re.search(r"```\n(.*?)```", asked(name).text.en, re.DOTALL)[1]
+keys = Keys(LESSON)
+asked, key, mistakes, program = keys.asked, keys.key, keys.mistakes, keys.program
 
 
 def test_files_opened_for_three_batches():

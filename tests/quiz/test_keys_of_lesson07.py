@@ -13,8 +13,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
+from quiz.keys import Keys, close
 from torchcourse.parallel import run_ranks
-from torchcourse.quiz import bank
 from torchcourse.transfer import few_labels
 from torchcourse.transfer.backbones import MNIST_SCALING, Classifier, Scaling, mnist_cnn
 from torchcourse.transfer.features import extract, norm_gap, train_head
@@ -23,17 +23,14 @@ from torchcourse.transfer.forgetting import blend, learn, mnist_reader
 from torchcourse.transfer.lora import LoRAConv2d, LoRALinear, adapter_state, add_lora, load_adapters, merge
 
 LESSON = "07_transfer_learning"
+keys, program = Keys(LESSON)
+asked, key, mistakes, program = keys.asked, keys.key, keys.mistakes, keys.program
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_seed():
-    """Small tensors are slower on several threads, above all on a machine that is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _seed():
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +43,9 @@ def labels():
     return few_labels.digit_pixels("train")[1][:128]
 
 
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
-
-
-def mistakes(name: str) -> list[float]:
-    return sorted(mistake.answer for mistake in asked(name).mistakes)
-
-
-def close(*numbers: float, rel: float = 2e-3) -> list:
-    return [pytest.approx(number, rel=rel, abs=1e-9) for number in sorted(numbers)]
-
-
-def code(name: str) -> str:
-    return re.search(r"```\n(.*?)```", asked(name).text.en, re.DOTALL)[1]
-
-
 def rows(name: str) -> list[tuple[str, list[float]]]:
     """The lines of a question's table that hold numbers, each with what stands before them."""
-    lines = [re.fullmatch(r"(.*?)((?:\s+±?\s*\d+(?:\.\d+)?)+)\s*", line) for line in code(name).splitlines()]
+    lines = [re.fullmatch(r"(.*?)((?:\s+±?\s*\d+(?:\.\d+)?)+)\s*", line) for line in program(name).splitlines()]
     return [(line[1].strip(), [float(n) for n in re.findall(r"\d+(?:\.\d+)?", line[2])]) for line in lines if line]
 
 
@@ -76,7 +53,7 @@ def test_features_need_evaluation_mode(pixels):
     assert "eval" in key("which-call-is-missing")
     inputs = MNIST_SCALING(pixels, 16)
     names = {"torch": torch, "backbone": mnist_cnn().train(), "pixels": inputs}
-    exec(code("which-call-is-missing"), names)
+    exec(program("which-call-is-missing"), names)
     with torch.inference_mode():
         assert names["backbone"].training
         tens = torch.cat([names["backbone"](part) for part in inputs.split(10)])
@@ -116,7 +93,7 @@ def test_what_moved_in_a_frozen_body(pixels, labels):
     model = Classifier(mnist_cnn(), num_classes=10)
     before = copy.deepcopy(model.state_dict())
     inputs = MNIST_SCALING(pixels, 16)
-    exec(code("what-moved"), {"torch": torch, "F": F, "model": model, "loader": [(inputs, labels)] * 2})
+    exec(program("what-moved"), {"torch": torch, "F": F, "model": model, "loader": [(inputs, labels)] * 2})
     for choice in asked("what-moved").choices:
         name = choice.text.en.strip("`")
         assert torch.equal(model.state_dict()[name], before[name]) != bool(choice.right), name
@@ -171,7 +148,7 @@ def test_an_old_optimizer_never_finds_new_parameters(pixels, labels):
             seen.append(0.0 if gradient is None else gradient.norm().item())
             optimizer.step()
 
-    exec(code("the-old-optimizer"), {"torch": torch, "model": model, "train": train})
+    exec(program("the-old-optimizer"), {"torch": torch, "model": model, "train": train})
     assert torch.equal(model.body.dense.weight, mnist_cnn().dense.weight)
     assert seen[:2] == [0, 0]
     assert seen[3] > seen[2] > 0  # gradients pile up
@@ -256,7 +233,7 @@ def test_sizes_of_adapters():
 
 def test_the_weight_after_merging():
     names = {}
-    exec(code("weight-after-merging"), names)
+    exec(program("weight-after-merging"), names)
     layer = LoRALinear(nn.Linear(1, 1, bias=False), rank=2, alpha=6)
     with torch.no_grad():
         layer.base.weight.fill_(2)

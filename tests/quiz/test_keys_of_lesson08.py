@@ -7,24 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from quiz.keys import Keys
 from torchcourse.convolution.equivariance import shift_error
 from torchcourse.convolution.receptive_field import by_formula, by_gradient
 from torchcourse.convolution.sizes import conv_cost, dense_cost
-from torchcourse.quiz import bank
 
 LESSON = "08_convolution"
-
-
-def asked(name: str):
-    return bank.lesson(LESSON).question(name)[1]
-
-
-def key(name: str) -> float | str:
-    return asked(name).key
-
-
-def mistakes(name: str) -> list[float]:
-    return sorted(mistake.answer for mistake in asked(name).mistakes)
+keys = Keys(LESSON)
+asked, key, mistakes = keys.asked, keys.key, keys.mistakes
 
 
 def test_multiplications_and_columns():

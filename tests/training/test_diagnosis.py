@@ -14,7 +14,6 @@ SICK = ("exploding", "dead units", "saturated", "vanishing")
 @pytest.fixture(scope="module", params=["narrow", "conv"])
 def runs(request, tmp_path_factory):
     """A run of each kind, by kind, of a family that the limits were not set on."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs")
     return {
         kind: sick_runs.train(kind, folder / kind, seed=11, family=request.param, epochs=_epochs(kind))

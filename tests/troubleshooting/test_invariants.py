@@ -82,15 +82,6 @@ JUDGES = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The networks are so small that a second thread only waits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def alarms(run, steps=20):
     with run.probe() as probe:
         run.go(steps)

@@ -124,7 +124,7 @@ def _on_ranks(function: Callable, *arguments: Any, world_size: int) -> list[Any]
                 "Your code met a parameter whose .grad is None: nothing used it in this step. "
                 "It needs a place in the row all the same.",
             ) from None
-        if "Connection closed by peer" in error.message:
+        if error.left_alone:
             raise Wrong(
                 "left_alone",
                 f"Rank {error.rank} waited for a rank that had already finished. A message needs a sender and a "

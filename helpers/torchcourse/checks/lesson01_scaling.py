@@ -199,7 +199,7 @@ def _train(learner: Callable, counts: list[int]) -> list[tuple[int, list[int], f
     except RankError as error:
         if error.kind == "NotImplementedError":
             raise
-        if any(text in error.message for text in ("Connection closed", "Connection reset", "Broken pipe")):
+        if error.left_alone:
             raise Wrong(
                 "connection_closed",
                 f"{what} the run ends with “connection closed”: the rank with fewer batches left while another still "

@@ -117,7 +117,7 @@ def _explain(error: RankError) -> NoReturn:
             f"Rank {error.rank} calls backward() on a tensor without a graph. Which tensor came out of the forward "
             "pass here, and was it kept?",
         ) from None
-    if "Connection closed by peer" in error.message or "Connection reset by peer" in error.message:
+    if error.left_alone:
         raise Wrong(
             "left_alone",
             f"Rank {error.rank} waited for a rank that had already finished. Count the messages each way: as many "

@@ -104,7 +104,7 @@ def _explain(error: RankError) -> NoReturn:
             f"On rank {error.rank} the shapes do not fit: {error.message.splitlines()[0]}. PyTorch keeps `weight` as "
             "[outputs, inputs]. Which of the two does this rank have a part of? And the bias?",
         ) from None
-    if any(text in error.message for text in ("Connection closed", "Connection reset", "Broken pipe")):
+    if error.left_alone:
         raise Wrong("left_alone", f"Rank {error.rank} waited in a collective that another rank never called.") from None
     raise error
 

@@ -58,7 +58,7 @@ class RankError(RuntimeError):
 
     @property
     def left_alone(self) -> bool:
-        """Whether the rank waited for another one that was gone: it had returned, or it had failed."""
+        """Whether the rank met no error of its own: the one that it waited for was gone, returned or failed."""
         return any(text in self.message for text in _VICTIM)
 
     def _render_traceback_(self) -> list[str]:
