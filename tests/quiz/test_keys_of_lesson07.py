@@ -23,7 +23,7 @@ from torchcourse.transfer.forgetting import blend, learn, mnist_reader
 from torchcourse.transfer.lora import LoRAConv2d, LoRALinear, adapter_state, add_lora, load_adapters, merge
 
 LESSON = "07_transfer_learning"
-keys, program = Keys(LESSON)
+keys = Keys(LESSON)
 asked, key, mistakes, program = keys.asked, keys.key, keys.mistakes, keys.program
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
