@@ -35,9 +35,10 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import lesson03_search as check
+from torchcourse.error_bars import paired, t95
 from torchcourse.parallel import default_world_size, run_ranks
 from torchcourse.tuning import lr_range, random_or_grid, replay, search_pictures
-from torchcourse.tuning.compare import METHODS, compare, difference, t95
+from torchcourse.tuning.compare import METHODS, compare
 from torchcourse.tuning.digits_task import SPACE, digits_cnn, parts, train
 from torchcourse.tuning.halving import asha, successive_halving
 from torchcourse.tuning.population import draw_population, train_population
@@ -399,12 +400,12 @@ figures.explorer(
 
 # %%
 for row, budget in enumerate(BUDGETS):
-    print(f"{budget:3d} epochs   ASHA − random {difference(scores['ASHA'][row], scores['random'][row])}")
-    print(f"             random − grid {difference(scores['random'][row], scores['grid'][row])}")
-gain = difference(scores["ASHA"][2], scores["random"][2])
+    print(f"{budget:3d} epochs   ASHA − random {paired(scores['ASHA'][row], scores['random'][row]).in_points()}")
+    print(f"             random − grid {paired(scores['random'][row], scores['grid'][row]).in_points()}")
+gain = paired(scores["ASHA"][2], scores["random"][2])
 outcome(
     "03-1.asha",
-    f"{gain}, over 40 pairs of searches.",
+    f"{gain.in_points()}, over 40 pairs of searches.",
     right="about equal"
     if not gain.clear
     else "ASHA is 1 to 3 points better"
@@ -593,7 +594,7 @@ generator = np.random.default_rng(0)
 found = {"one look at 20 pairs": 0, "a look after each, from 3 to 20": 0}
 for _ in range(500):
     first, second = generator.choice(runs[0], (2, 20))
-    looks = [difference(first[:count], second[:count]).clear for count in range(3, 21)]
+    looks = [paired(first[:count], second[:count]).clear for count in range(3, 21)]
     found["one look at 20 pairs"] += looks[-1] / 500
     found["a look after each, from 3 to 20"] += any(looks) / 500
 for how, share in found.items():

@@ -31,11 +31,12 @@ from torchcourse import figures
 from torchcourse.checks import lesson07_features as check
 from torchcourse.data import mnist
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
+from torchcourse.error_bars import paired
 from torchcourse.parallel import default_world_size, run_ranks
 from torchcourse.transfer import pictures, solar
 from torchcourse.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
 from torchcourse.transfer.features import cached, extract, norm_gap, train_head
-from torchcourse.transfer.few_labels import LABELS, METHODS, WHITE, accuracy, digit_pixels, paired, pick, results, run
+from torchcourse.transfer.few_labels import LABELS, METHODS, WHITE, accuracy, digit_pixels, pick, results, run
 from torchcourse.transfer.finetune import falling_rates, fine_tune, freeze, freeze_norms, gradually, trainable_bytes
 
 torch.set_num_threads(1)

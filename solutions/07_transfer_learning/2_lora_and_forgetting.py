@@ -35,9 +35,10 @@ from torch.utils.data import Subset
 
 from torchcourse import figures
 from torchcourse.checks import lesson07_lora as check
+from torchcourse.error_bars import paired, standard_error
 from torchcourse.parallel import RankError, default_world_size, device, export_script, run_ranks
 from torchcourse.training import Trainer, make_loader
-from torchcourse.transfer.few_labels import accuracy, paired
+from torchcourse.transfer.few_labels import accuracy
 from torchcourse.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
 from torchcourse.transfer.forgetting import (
     MEMORY,
@@ -433,7 +434,7 @@ print(f"MNIST {accuracy(rehearsed, *old.test.tensors):.1%}, small digits {accura
 # %%
 table = results()
 mean = {way: pairs.mean(axis=0) for way, pairs in table.items()}
-error = {way: pairs.std(axis=0, ddof=1) / SEEDS**0.5 for way, pairs in table.items()}
+error = {way: standard_error(pairs.T) for way, pairs in table.items()}
 for way in WAYS:
     (kept, learned), (kept_error, learned_error) = mean[way], error[way]
     print(f"{way:13} MNIST {kept:.1%} ± {kept_error:.1%}   small digits {learned:.1%} ± {learned_error:.1%}")

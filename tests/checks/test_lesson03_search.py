@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcourse.checks import lesson03_search as check
-from torchcourse.tuning.compare import t95
+from torchcourse.error_bars import t95
 from verdicts import accepted, refused, todo
 
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from torchcourse.checks import lesson07_features as check
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
+from torchcourse.error_bars import paired
 from torchcourse.transfer.features import extract
-from torchcourse.transfer.few_labels import paired
 from torchcourse.transfer.finetune import freeze, freeze_norms, rate_groups
 from verdicts import accepted, refused, todo
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 from quiz.keys import Keys, close
+from torchcourse.error_bars import paired
 from torchcourse.parallel import run_ranks
 from torchcourse.transfer import few_labels
 from torchcourse.transfer.backbones import MNIST_SCALING, Classifier, Scaling, mnist_cnn
@@ -162,7 +163,7 @@ def test_an_old_optimizer_never_finds_new_parameters(pixels, labels):
 def test_errors_of_paired_seeds():
     values = {name: np.array(numbers) for name, numbers in rows("errors-above-zero") if name != "seed"}
     tuned, frozen = values["fine-tuned"], values["frozen"]
-    difference, apart = few_labels.paired(tuned, frozen), tuned - frozen
+    difference, apart = paired(tuned, frozen), tuned - frozen
     assert [key("errors-above-zero")] == close(difference.mean / difference.error)
     unpaired = ((tuned.var(ddof=1) + frozen.var(ddof=1)) / 5) ** 0.5
     assert mistakes("errors-above-zero") == close(

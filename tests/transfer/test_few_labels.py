@@ -11,7 +11,6 @@ from torchcourse.transfer.few_labels import (
     SEEDS,
     Results,
     digit_pixels,
-    paired,
     pick,
     results,
     run,
@@ -61,19 +60,6 @@ def test_the_table_is_whole_and_says_who_made_it():
         assert table.accuracy[method].shape == (len(LABELS), SEEDS)
         assert (table.accuracy[method] > 0.4).all()
         assert (table.seconds[method] > 0).all()
-
-
-def test_pairs_forget_what_both_share():
-    luck = np.array([0.1, 0.5, 0.9, 0.3])
-    difference = paired(luck + 0.02, luck)
-    assert difference.mean == pytest.approx(0.02)
-    assert difference.error == pytest.approx(0)
-    noisy = paired([0.5, 0.7], [0.4, 0.4])
-    assert (noisy.mean, noisy.error) == (pytest.approx(0.2), pytest.approx(0.1))
-    assert str(noisy) == "+0.200 ± 0.100"
-    for ones, others in (([1], [1]), ([1, 2], [1]), ([[1, 2]], [[1, 2]])):
-        with pytest.raises(ValueError, match="two lists"):
-            paired(ones, others)
 
 
 def test_the_title_names_the_best_and_the_cheapest_of_those_that_are_level():

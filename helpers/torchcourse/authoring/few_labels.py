@@ -8,14 +8,13 @@ images.
 import argparse
 import itertools
 import os
-import platform
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 
+from torchcourse.authoring.made import made_by
 from torchcourse.transfer.few_labels import LABELS, METHODS, SEEDS, TABLE, run
 
 
@@ -37,9 +36,8 @@ def main() -> None:
     for method, rows in zip(METHODS, values, strict=True):
         arrays[f"{method}/accuracy"] = rows[..., 0]
         arrays[f"{method}/seconds"] = rows[..., 1]
-    made = f"python -m torchcourse.authoring.few_labels, {date.today()}, torch {torch.__version__}"
     TABLE.parent.mkdir(exist_ok=True)
-    np.savez_compressed(TABLE, made=f"{made}, Python {platform.python_version()}, {platform.machine()}", **arrays)
+    np.savez_compressed(TABLE, made=made_by("few_labels"), **arrays)
     print(f"{TABLE.name}: {TABLE.stat().st_size / 1e3:.0f} kB")
 
 

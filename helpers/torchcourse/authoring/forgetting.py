@@ -4,12 +4,10 @@ It makes `transfer/tables/forgetting.npz`: for each way the accuracies on the ol
 takes about a minute of one core. The last bits may differ from machine to machine, and with them single images.
 """
 
-import platform
-from datetime import date
-
 import numpy as np
 import torch
 
+from torchcourse.authoring.made import made_by
 from torchcourse.transfer.few_labels import accuracy
 from torchcourse.transfer.forgetting import SEEDS, TABLE, WAYS, learn, mnist_reader, tasks
 
@@ -22,8 +20,7 @@ def main() -> None:
     for way in WAYS:
         models = [learn(reader, new.train, way, old.train, seed) for seed in range(SEEDS)]
         table[way] = np.array([[accuracy(m, *old.test.tensors), accuracy(m, *new.test.tensors)] for m in models])
-    made = f"python -m torchcourse.authoring.forgetting, {date.today()}, torch {torch.__version__}"
-    np.savez_compressed(TABLE, made=f"{made}, Python {platform.python_version()}, {platform.machine()}", **table)
+    np.savez_compressed(TABLE, made=made_by("forgetting"), **table)
     print(f"{TABLE.name}: {TABLE.stat().st_size / 1e3:.0f} kB")
 
 

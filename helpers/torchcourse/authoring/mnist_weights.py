@@ -5,14 +5,13 @@ bits may differ from machine to machine.
 """
 
 import json
-import platform
-from datetime import date
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from torchcourse.authoring.made import made_by
 from torchcourse.data import mnist
 from torchcourse.models import small_cnn
 from torchcourse.training import Trainer, make_loader
@@ -29,9 +28,8 @@ def main() -> None:
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, total_steps=EPOCHS * len(loader))
     trainer = Trainer(model, optimizer, F.cross_entropy, scheduler=scheduler, device="cpu")
     history = trainer.fit(loader, EPOCHS, val_loader=make_loader(mnist("test"), 250, shuffle=False))
-    made = f"python -m torchcourse.authoring.mnist_weights, {date.today()}, torch {torch.__version__}"
     about = {
-        "made": f"{made}, Python {platform.python_version()}, {platform.machine()}",
+        "made": made_by("mnist_weights"),
         "architecture": "torchcourse.models.small_cnn()",
         "data": "torchcourse.data.mnist('train'): pixels from 0 to 1, minus 0.1307, divided by 0.3081",
         "test_accuracy": json.dumps(history["val_accuracy"][-1]),

@@ -14,16 +14,15 @@ many there are. The last bits may differ from machine to machine, and with them 
 import argparse
 import itertools
 import os
-import platform
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from torchcourse.authoring.made import made_by
 from torchcourse.tuning import digits_task
 from torchcourse.tuning.digits_task import BATCHES, EPOCHS, SPACE
 
@@ -86,9 +85,8 @@ def main() -> None:
             print(f"{name}: {len(runs)} runs", flush=True)
             rows = pool.map(run, runs, chunksize=4)
             arrays |= {f"{name}/{kind}": array for kind, array in table(rows, shape).items()}
-    made = f"python -m torchcourse.authoring.tuning_table, {date.today()}, torch {torch.__version__}"
     TARGET.parent.mkdir(exist_ok=True)
-    np.savez_compressed(TARGET, made=f"{made}, Python {platform.python_version()}, {platform.machine()}", **arrays)
+    np.savez_compressed(TARGET, made=made_by("tuning_table"), **arrays)
     print(f"{TARGET.name}: {TARGET.stat().st_size / 1e3:.0f} kB")
 
 

@@ -2,11 +2,11 @@
 
 import time
 
-import numpy as np
 import optuna
 
 from torchcourse.bench.report import Table
-from torchcourse.tuning.compare import METHODS, Method, compare, difference, t95
+from torchcourse.error_bars import paired, standard_error, t95
+from torchcourse.tuning.compare import METHODS, Method, compare
 from torchcourse.tuning.digits_task import EPOCHS, SPACE
 from torchcourse.tuning.search import Search
 from torchcourse.tuning.study import suggest
@@ -29,10 +29,10 @@ def table() -> Table:
         seconds[name] = (time.process_time() - start) / (len(BUDGETS) * len(SEEDS))
     rows = []
     for name, values in scores.items():
-        halves = t95(len(SEEDS) - 1) * values.std(axis=1, ddof=1) / np.sqrt(len(SEEDS))
+        halves = t95(len(SEEDS) - 1) * standard_error(values)
         cells = [f"{mean:.2f} ± {half:.2f} %" for mean, half in zip(values.mean(axis=1), halves, strict=True)]
-        gain = difference(values[1], scores["random"][1])
-        rows.append([name, *cells, "–" if name == "random" else str(gain), f"{1e3 * seconds[name]:.1f} ms"])
+        gain = paired(values[1], scores["random"][1])
+        rows.append([name, *cells, "–" if name == "random" else gain.in_points(), f"{1e3 * seconds[name]:.1f} ms"])
     columns = ["method", *(f"{budget} epochs" for budget in BUDGETS)]
     return Table(
         "Search methods at equal budgets",

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks.core import Wrong, check
-from torchcourse.tuning.compare import METHODS, clear_share, compare, difference, t95
+from torchcourse.error_bars import paired, t95
+from torchcourse.tuning.compare import METHODS, clear_share, compare
 from torchcourse.tuning.digits_task import SPACE
 from torchcourse.tuning.halving import asha
 from torchcourse.tuning.search import random_settings
@@ -80,10 +81,12 @@ def promotion(learner: Callable[..., tuple[int, int] | None]) -> str:
         "yours": lambda search, seed: asha(search, random_settings(SPACE, seed), promote=learner),
     }
     scores = compare(methods, (BUDGET,), SEEDS)
-    gain = difference(scores["yours"][0], scores["random"][0])
+    gain = paired(scores["yours"][0], scores["random"][0])
     if gain.low <= 0:
-        raise Wrong("not_better", f"With {BUDGET} epochs a search, over 40 pairs: {gain}. It should be above zero.")
-    return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain}."
+        raise Wrong(
+            "not_better", f"With {BUDGET} epochs a search, over 40 pairs: {gain.in_points()}. It should be above zero."
+        )
+    return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain.in_points()}."
 
 
 @check

@@ -13,9 +13,10 @@ from torch import nn
 
 from torchcourse.checks.core import Wrong, check
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
+from torchcourse.error_bars import paired
 from torchcourse.transfer.backbones import MNIST_SCALING, Backbone, Classifier, mnist_cnn
 from torchcourse.transfer.features import extract
-from torchcourse.transfer.few_labels import LABELS, WHITE, accuracy, digit_pixels, paired, pick, results
+from torchcourse.transfer.few_labels import LABELS, WHITE, accuracy, digit_pixels, pick, results
 
 SEEDS = 4
 

@@ -111,30 +111,6 @@ def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean of paired differences and its standard error (표준 오차)."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} ± {self.error:.3f}"
-
-
-def paired(ones: "np.ndarray | list[float]", others: "np.ndarray | list[float]") -> Difference:
-    """Return by how much `ones` are above `others`, seed by seed: what a seed does to both cancels out.
-
-    Raises:
-        ValueError: for lists of different lengths, or fewer than two seeds.
-    """
-    ones, others = np.asarray(ones, dtype=float), np.asarray(others, dtype=float)
-    if ones.shape != others.shape or ones.ndim != 1 or len(ones) < 2:
-        raise ValueError(f"Pairs need two lists of the same two values or more, not {ones.shape} and {others.shape}.")
-    differences = ones - others
-    return Difference(differences.mean().item(), (differences.std(ddof=1) / len(ones) ** 0.5).item())
-
-
-@dataclass(frozen=True)
 class Results:
     """The table: for each method, accuracies and CPU seconds of training, [numbers of labels, seeds]."""
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from torchcourse.error_bars import paired, standard_error
 from torchcourse.figures import COLORS, new
-from torchcourse.transfer.few_labels import LABELS, METHODS, Results, paired
+from torchcourse.transfer.few_labels import LABELS, METHODS, Results
 
 _COLORS = dict(zip(METHODS, ("grey", "orange", "blue", "vermillion"), strict=True))
 
@@ -41,7 +42,7 @@ def draw_labels(labels: int, results: Results) -> Figure:
     row = LABELS.index(labels)
     figure, (left, right) = new(9.5, 3.4, ncols=2, width_ratios=[2, 1])
     for method, values in results.accuracy.items():
-        mean, error = 100 * values.mean(axis=1), 100 * values.std(axis=1, ddof=1) / values.shape[1] ** 0.5
+        mean, error = 100 * values.mean(axis=1), 100 * standard_error(values)
         left.errorbar(LABELS, mean, yerr=2 * error, marker="o", ms=4, capsize=3, color=COLORS[_COLORS[method]])
         name = {"nearest neighbour": "nearest\nneighbour"}.get(method, method)
         seconds, accuracy = np.median(results.seconds[method][row]), mean[row]

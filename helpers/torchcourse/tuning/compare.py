@@ -1,18 +1,17 @@
 """Comparing search methods at equal budgets, over many seeds, with error bars.
 
     scores = compare({"random": METHODS["random"], "ASHA": METHODS["ASHA"]}, budgets=(90,), seeds=range(40))
-    print(difference(scores["ASHA"][0], scores["random"][0]))
+    print(paired(scores["ASHA"][0], scores["random"][0]).in_points())
 
 The budget is epochs, not trials. A method sees validation images only. What is compared is the accuracy, on test
 images, of the one trial that it hands over. All methods have the same seeds, so that a difference is taken in pairs.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
+from torchcourse.error_bars import t95
 from torchcourse.tuning import replay
 from torchcourse.tuning.digits_task import EPOCHS, SPACE
 from torchcourse.tuning.halving import asha, successive_halving
@@ -29,23 +28,6 @@ METHODS: dict[str, Method] = {
     "ASHA": lambda search, seed: asha(search, random_settings(SPACE, seed)),
 }
 """Name → what spends a search's budget on `digits_task.SPACE`, given a seed."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference with its interval of 95 % confidence; `repr` says it in one line."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-    def __repr__(self) -> str:
-        return f"{self.mean:+.2f} points, 95 % interval {self.low:+.2f} to {self.high:+.2f}".replace("-", "−")
 
 
 def compare(
@@ -87,19 +69,6 @@ def tested(trial: Trial) -> float:
     return float(replay.accuracies("space", "test")[(*replay.position(trial.settings), trial.epochs - 1)])
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> Difference:
-    """Return the mean of `first - second` [seeds] and its 95 % interval, pair by pair.
-
-    Raises:
-        ValueError: for fewer than two pairs, or arrays that do not pair.
-    """
-    pairs = np.asarray(first) - np.asarray(second)
-    if len(pairs) < 2:
-        raise ValueError("One pair has no error bar: compare over two seeds or more.")
-    half = t95(len(pairs) - 1) * pairs.std(ddof=1) / math.sqrt(len(pairs))
-    return Difference(float(pairs.mean()), float(pairs.mean() - half), float(pairs.mean() + half))
-
-
 def clear_share(first: np.ndarray, second: np.ndarray, seeds: int, repeats: int = 1000, seed: int = 0) -> float:
     """Return how often an experiment with so many seeds a side finds the difference (its **power**), from 0 to 1.
 
@@ -116,23 +85,3 @@ def clear_share(first: np.ndarray, second: np.ndarray, seeds: int, repeats: int 
     gaps = draws[0].mean(axis=1) - draws[1].mean(axis=1)
     errors = np.sqrt(sum(draw.var(axis=1, ddof=1) for draw in draws) / seeds)
     return float(np.mean(np.abs(gaps) > t95(2 * seeds - 2) * errors))
-
-
-def t95(freedom: int) -> float:
-    """Return how many standard errors an interval of 95 % reaches to each side (Student's t; 1.96 for very many).
-
-    Within 4 % for 2 degrees of freedom, and better for more. It is the expansion 26.7.5 of Abramowitz and Stegun,
-    Handbook of Mathematical Functions, 1964.
-
-    Raises:
-        ValueError: for less than one degree of freedom.
-    """
-    if freedom < 1:
-        raise ValueError(f"An interval needs one degree of freedom or more, but there are {freedom}.")
-    z, n = 1.959964, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )

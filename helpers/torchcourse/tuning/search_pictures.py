@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from torchcourse import figures
+from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.figures import COLORS, CYCLE
-from torchcourse.tuning.compare import clear_share, difference, t95
+from torchcourse.tuning.compare import clear_share
 from torchcourse.tuning.halving import RUNGS
 from torchcourse.tuning.search import Search
 
@@ -48,7 +49,7 @@ def draw_methods(scores: Mapping[str, np.ndarray], budgets: Sequence[int], budge
     row = list(budgets).index(budget)
     for place, table in enumerate(scores.values()):
         runs = table[row]
-        half = t95(len(runs) - 1) * runs.std(ddof=1) / np.sqrt(len(runs))
+        half = t95(len(runs) - 1) * standard_error(runs)
         spots = place + np.linspace(-0.25, 0.25, len(runs))
         axis.plot(runs, spots, "o", color=COLORS["grey"], ms=3, alpha=0.5)
         axis.errorbar(runs.mean(), place, xerr=half, fmt="D", color=CYCLE[place], capsize=6, ms=6, zorder=3)
@@ -64,7 +65,7 @@ def draw_methods(scores: Mapping[str, np.ndarray], budgets: Sequence[int], budge
 def methods_finding(scores: Mapping[str, np.ndarray], budgets: Sequence[int], budget: int) -> str:
     """Say what ASHA gains over random search, and whether that is clear."""
     row = list(budgets).index(budget)
-    gain = difference(scores["ASHA"][row], scores["random"][row])
+    gain = paired(scores["ASHA"][row], scores["random"][row])
     verdict = "" if gain.clear else " (not clear)"
     text = f"ASHA − random {gain.mean:+.2f} points, 95 % {gain.low:+.2f} to {gain.high:+.2f}{verdict}"
     return f"{budget} epochs: {text}".replace("-", "−")
