@@ -443,8 +443,8 @@ for way in WAYS:
 able = [way for way in WAYS if mean[way][1] >= mean["LoRA"][1]]
 best = max(able, key=lambda way: mean[way][0])
 figure, axes = figures.new(7, 3.6)
-for way in WAYS:
-    axes.errorbar(*mean[way], xerr=error[way][0], yerr=error[way][1], fmt="o", label=way)
+for way, marker in zip(WAYS, "osD^vPX", strict=True):
+    axes.errorbar(*mean[way], xerr=error[way][0], yerr=error[way][1], fmt=marker, label=way)
 axes.plot(read["MNIST"], read["small digits"], "k*", markersize=12, label="before")
 title = f"{best} keeps {mean[best][0]:.0%} and learns {mean[best][1]:.0%}; fine-tuned keeps {mean['fine-tuned'][0]:.0%}"
 axes.set(xlabel="accuracy on MNIST (old)", ylabel="accuracy on small digits (new)", title=title)

@@ -5,6 +5,7 @@ from dataclasses import astuple
 import torch
 
 from torchcourse.bench.report import Table, in_turn, ratio, spread
+from torchcourse.error_bars import standard_error
 from torchcourse.transfer.backbones import efficientnet_lite0, mnist_cnn
 from torchcourse.transfer.features import extract
 from torchcourse.transfer.few_labels import METHODS, run
@@ -55,7 +56,7 @@ def _accuracies() -> str:
         for method in METHODS:
             runs = [run(method, labels, seed) for seed in range(SEEDS)]
             values, seconds = (torch.tensor(column) for column in zip(*map(astuple, runs), strict=True))
-            cells.append(f"{values.mean():.3f} ± {values.std() / SEEDS**0.5:.3f}, {seconds.median():.2g} s")
+            cells.append(f"{values.mean():.3f} ± {standard_error(values):.3f}, {seconds.median():.2g} s")
         lines.append([str(labels), *cells])
     head = "From MNIST to the small digits: accuracy on 500 test images, mean of "
     head += f"{SEEDS} seeds ± standard error; CPU seconds of training, median, one thread:\n\n"

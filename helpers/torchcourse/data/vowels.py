@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-FRAME_MS = 6.4
 """Milliseconds from one frame to the next."""
 
 
