@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-"""Milliseconds from one frame to the next."""
-
 
 class Sequences(Dataset):
     """A map-style data set of sequences of different lengths, each with a label.
