@@ -142,7 +142,11 @@ def gpu_check(arguments: list[str]) -> int:
 
 
 # The commands that are modules of the package.
-MODULES = {"build": "torchcourse.authoring.build", "grade": "torchcourse.classroom.grade", "bench": "torchcourse.bench"}
+MODULES = {
+    "build": "torchcourse.tools.build",
+    "grade": "torchcourse.tools.classroom.grade",
+    "bench": "torchcourse.tools.bench",
+}
 
 
 def has_module(command: str) -> bool:

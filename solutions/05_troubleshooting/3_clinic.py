@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.checks import lesson05_clinic as check
-from torchcourse.troubleshooting import clinic
-from torchcourse.troubleshooting.clinic.pictures import explore_floor
+from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.checks import clinic as check
+from torchcourse.lessons.troubleshooting.clinic.case_picture import explore_floor
 
 print(f"PyTorch {torch.__version__}. The patients are small: they all run on one CPU core.")
 

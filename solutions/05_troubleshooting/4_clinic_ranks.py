@@ -27,9 +27,9 @@ from numpy import asarray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from torchcourse.checks import lesson05_clinic as check
+from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.checks import clinic as check
 from torchcourse.models import mlp
-from torchcourse.troubleshooting import clinic
 
 print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import TensorDataset
 
-from torchcourse.data.samplers import place
+from torchcourse.data.loaders import samples_per_rank
+from torchcourse.ranks import who
 
 
 class MemoryLoader:
@@ -42,15 +43,10 @@ class MemoryLoader:
                 "once: TensorDataset(*torch.utils.data.default_collate(list(dataset)))."
             )
         lengths = sorted({len(tensor) for tensor in self.tensors})
-        self.rank, self.world_size = place()
+        self.rank, self.world_size = who.rank(), who.world_size()
         if len(lengths) > 1 or lengths[0] == 0:
             raise ValueError(f"The tensors have {lengths} samples: all need the same number, and at least one.")
-        if batch_size < 1 or batch_size % self.world_size:
-            raise ValueError(
-                f"batch_size={batch_size} counts the samples of all ranks together: it has to be a multiple of the "
-                f"{self.world_size} rank(s)."
-            )
-        self.samples, self.batch_size = lengths[0], batch_size // self.world_size
+        self.samples, self.batch_size = lengths[0], samples_per_rank(batch_size)
         self.shuffle, self.seed, self.reuse, self.epoch = shuffle, seed, reuse, 0
 
     @property
