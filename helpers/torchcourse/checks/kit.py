@@ -127,14 +127,15 @@ def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.detach().cpu().clone() for tensor in tensors]
 
 
-def refuse_known(found: Any, known: Mapping[str, tuple[Any, str]], tolerance: float = 1e-8) -> None:
+def refuse_known(found: Any, known: Mapping[str, tuple[Any, str]], tolerance: float = 1e-8, *, where: str = "") -> None:
     """Raise `Wrong(symptom, hint)` for the first known mistake whose values are those found.
 
     Args:
         found: what the learner's function gave.
         known: symptom → the values that this mistake gives, and the hint.
         tolerance: as for `same`.
+        where: the case, such as `"On 3 ranks, "`; it is written in front of the hint.
     """
     for symptom, (values, hint) in known.items():
         if same(found, values, tolerance):
-            raise Wrong(symptom, hint)
+            raise Wrong(symptom, where + hint)

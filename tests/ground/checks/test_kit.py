@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torchcourse
 from torchcourse.checks import Wrong, kit, symptoms
 from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
-from torchcourse.ranks import RankError
+from torchcourse.ranks import RankError, RankTimeout
 
 ONE = torch.ones(2, 3)
 
@@ -63,8 +63,8 @@ def test_numbers():
 def test_a_known_mistake_is_named_and_others_pass():
     known = {"halved": (ONE / 2, "Half."), "zero": (ONE * 0, "Nothing.")}
     refuse_known(ONE, known)
-    with pytest.raises(Wrong, match="Nothing") as caught:
-        refuse_known(ONE * 0, known)
+    with pytest.raises(Wrong, match=r"On 2 ranks: Nothing\.") as caught:
+        refuse_known(ONE * 0, known, where="On 2 ranks: ")
     assert caught.value.symptom == "zero"
 
 
@@ -90,6 +90,32 @@ def test_failures_on_ranks_get_their_symptom():
         assert caught.value.symptom == symptom
     with pytest.raises(RankError, match="division"):
         on_ranks(fail, "else", world_size=2, known=known)
+
+
+STACKS = """rank 0 was here:
+  File "/course/checks/ring.py", line 5, in _ring
+    learner(tensor)
+  Cell In[7], line 4, in ring_all_reduce
+    dist.send(chunks[0], right)
+  Cell In[6], line 2, in inner
+    work.wait()
+rank 1 was here:
+  File "/course/checks/ring.py", line 5, in _ring
+    learner(tensor)
+rank 2 was here:
+  Cell In[7], line 9, in ring_all_reduce
+    dist.recv(arrived, left)"""
+
+
+def test_a_hang_names_each_ranks_line_of_the_cell(monkeypatch):
+    def hang(*_, **__):
+        raise RankTimeout(0, "TimeoutError", "ranks 0, 1, 2 had not finished", STACKS)
+
+    monkeypatch.setattr(kit, "run_ranks", hang)
+    with pytest.raises(Wrong) as caught:
+        on_ranks(fail, "fine", world_size=3)
+    assert "Rank 0 waits in line 4: dist.send(chunks[0], right)\nRank 2 waits in line 9" in caught.value.hint
+    assert "Rank 1" not in caught.value.hint
 
 
 def test_a_rank_left_alone_is_that_or_a_hang(monkeypatch):
