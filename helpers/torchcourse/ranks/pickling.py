@@ -157,23 +157,28 @@ def _parts(name: _Name, obj: Any) -> Iterator[tuple[_Name, Any]]:
         yield from ((name + f"[{index}]", value) for index, value in enumerate(obj))
     elif isinstance(obj, set | frozenset):
         yield from ((_Name(name.path, f"an element of {name.before}", name.after), value) for value in obj)
-    elif isinstance(obj, functools.partial):
+    elif isinstance(obj, functools.partial | types.MethodType | types.FunctionType):
+        yield from _parts_of_callable(obj)
+    elif hasattr(obj, "__dict__"):
+        yield from ((name + f".{key}", value) for key, value in vars(obj).items())
+
+
+def _parts_of_callable(obj: Any) -> Iterator[tuple[_Name, Any]]:
+    if isinstance(obj, functools.partial):
         yield _Name(getattr(obj.func, "__name__", "the function")), obj.func
         yield from ((_Name(f"argument {index} of functools.partial"), arg) for index, arg in enumerate(obj.args, 1))
         yield from ((_Name(key, "`", "` of functools.partial"), arg) for key, arg in obj.keywords.items())
     elif isinstance(obj, types.MethodType):
         yield _Name("self", "`", f"` of {obj.__func__.__name__}()"), obj.__self__
         yield _Name(obj.__func__.__name__), obj.__func__
-    elif isinstance(obj, types.FunctionType):
-        for variable, value in variables_of(obj).items():
+    else:
+        for variable, value in _variables_of(obj).items():
             yield _Name(variable, "`", f"`, which {obj.__name__}() uses,"), value
         for value in [*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()]:
             yield _Name(f"a default value of {obj.__name__}()"), value
-    elif hasattr(obj, "__dict__"):
-        yield from ((name + f".{key}", value) for key, value in vars(obj).items())
 
 
-def variables_of(function: types.FunctionType) -> dict[str, Any]:
+def _variables_of(function: types.FunctionType) -> dict[str, Any]:
     """The variables from outside that a function uses: of enclosing functions and of its module or notebook."""
     instructions = (step for code in _codes(function.__code__) for step in dis.get_instructions(code))
     names = {step.argval: None for step in instructions if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
@@ -196,7 +201,7 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _is_empty(cell: types.CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018
+        cell.cell_contents  # noqa: B018 (asking is what raises)
     except ValueError:
         return True
     return False

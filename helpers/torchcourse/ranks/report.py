@@ -36,11 +36,12 @@ def stack_of(dump: bytes) -> str:
 def name_cells(text: str) -> str:
     """Call the files that IPython makes of cells by the cells' names: `File "/tmp/ipykernel_7/4.py"` → `Cell In[3]`."""
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if not hasattr(getattr(shell, "compile", None), "format_code_name"):  # no IPython, or one older than 8
+    compiler = getattr(ipython and ipython.get_ipython(), "compile", None)
+    name_of = getattr(compiler, "format_code_name", None)
+    if name_of is None:  # no IPython, or one older than 8
         return text
     for file in set(re.findall(r'File "(.+?)", line ', text)):
-        if name := shell.compile.format_code_name(file):
+        if name := name_of(file):
             text = text.replace(f'File "{file}"', " ".join(name))
     return text
 

@@ -12,6 +12,7 @@ with it.
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -53,7 +54,7 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
         with contextlib.suppress(Exception):  # a rank that needs it meets the same error, and can report it
             importlib.import_module(module)
     gc.freeze()  # what is here now stays in memory that all ranks share
-    for finalizer in list(weakref.finalize._registry):
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # the type stubs leave it out
         finalizer.atexit = False  # nor need a rank unregister torch's operators one by one when it ends
 
     wake_r, wake_w = os.pipe()
@@ -64,11 +65,11 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
     control = socket.socket(fileno=control_fd)
     control.sendall(READY)
     while True:
-        readable, _, _ = select.select([control, wake_r], [], [])
+        readable, _, _ = select.select([control_fd, wake_r], [], [])
         if wake_r in readable:
             os.read(wake_r, 4096)
             _reap()
-        if control in readable:
+        if control_fd in readable:
             request, fds, _, _ = socket.recv_fds(control, 1, 4)
             if not request:
                 _stop()
@@ -84,7 +85,7 @@ def _fork(fds: list[int], unused: list[int]) -> None:
         _status_pipes[pid] = status_fd
         _report(status_fd, pid)
     except OSError as error:
-        _report(status_fd, -error.errno)
+        _report(status_fd, -(error.errno or errno.EAGAIN))
         os.close(status_fd)
     for fd in rank_fds:
         os.close(fd)

@@ -12,8 +12,9 @@ import symtable
 import sys
 import textwrap
 import types
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -102,18 +103,26 @@ class Source:
         if isinstance(obj, Path):
             self._imports.add("from pathlib import Path")
             return f"Path({str(obj)!r})"
+        return self._container(obj) if type(obj) in (dict, list, tuple, set, frozenset) else None
+
+    def _container(self, obj: Any) -> str | None:
         if type(obj) is dict:
-            items = [(self._literal(key), self._literal(value)) for key, value in obj.items()]
-            return None if any(None in item for item in items) else f"{{{', '.join(map(': '.join, items))}}}"
-        if type(obj) not in (list, tuple, set, frozenset):
-            return None
-        parts = [self._literal(part) for part in obj]
-        if None in parts:
+            keys, values = self._literals(obj), self._literals(obj.values())
+            if keys is None or values is None:
+                return None
+            return f"{{{', '.join(f'{key}: {value}' for key, value in zip(keys, values, strict=True))}}}"
+        parts = self._literals(obj)
+        if parts is None:
             return None
         if type(obj) in (set, frozenset):
             return f"{type(obj).__name__}([{', '.join(sorted(parts))}])"
         inside = ", ".join(parts)
         return f"[{inside}]" if type(obj) is list else f"({inside},)" if len(parts) == 1 else f"({inside})"
+
+    def _literals(self, objects: Iterable[Any]) -> list[str] | None:
+        """The expressions for all of several objects; None if there is none for one of them."""
+        texts = [text for obj in objects if (text := self._literal(obj)) is not None]
+        return texts if len(texts) == len(list(objects)) else None
 
     def _import_module(self, name: str, module: types.ModuleType) -> str:
         self._check_findable(module)
@@ -135,7 +144,7 @@ class Source:
         packages = [sys.modules.get(".".join(steps[:length])) for length in range(1, len(steps) + 1)]
         for package in packages:  # torch.nn rather than torch.nn.modules.linear
             for known_as in (name, getattr(obj, "__qualname__", name)):
-                if getattr(package, known_as, None) is obj:
+                if package is not None and getattr(package, known_as, None) is obj:
                     self._check_findable(package)
                     alias = "" if known_as == name else f" as {name}"
                     return f"from {package.__name__} import {known_as}{alias}"
@@ -151,7 +160,7 @@ class Source:
 
     def _copy(self, name: str, obj: types.FunctionType | type, around: dict[str, Any]) -> None:
         text = _text_of(obj)
-        (definition,) = ast.parse(text).body
+        definition = cast(ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef, ast.parse(text).body[0])
         if definition.decorator_list and not hasattr(obj, "__wrapped__") and name != obj.__name__:
             raise CannotWrite(f"{obj.__name__} is hidden by its decorator. Write the decorator with functools.wraps.")
         if any(isinstance(node, ast.Nonlocal) for node in definition.body):
@@ -176,7 +185,7 @@ def _text_of(obj: types.FunctionType | type) -> str:
     for node in ast.walk(ast.parse("".join(lines))) if lines else ():
         if isinstance(node, kind) and node.name == obj.__name__:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first <= line <= node.end_lineno:
+            if first <= line <= (node.end_lineno or first):
                 return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).rstrip()
     raise CannotWrite(
         f"The source of {obj.__name__} is not known. Define it with def or class in a cell or in a module."
@@ -227,15 +236,15 @@ def _global_names(text: str) -> list[str]:
 
 def _submodules(tree: ast.AST, namespace: dict[str, Any]) -> set[str]:
     """Modules reached through a package, as `torch.utils.tensorboard` is: the package may not load them by itself."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(tree):
         steps: list[str] = []
         while isinstance(node, ast.Attribute):
             steps.insert(0, node.attr)
             node = node.value
         if isinstance(node, ast.Name) and isinstance(package := namespace.get(node.id), types.ModuleType):
-            names = [".".join([package.__name__, *steps[:length]]) for length in range(1, len(steps) + 1)]
-            found.update(name for name in names if name in sys.modules)
+            names = {".".join([package.__name__, *steps[:length]]) for length in range(1, len(steps) + 1)}
+            found |= names & sys.modules.keys()
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import psutil
 
@@ -215,13 +216,13 @@ def _spawn(world_size: int) -> Iterator[RankProcess]:
             )
             undo.callback(process.kill)
             processes.append(process)
-            with process.stdin as stdin:
+            with cast(BinaryIO, process.stdin) as stdin:
                 stdin.write(pickle.dumps((listener.getsockname(), key, rank)))
         connections = _accept(listener, processes, key)
         undo.pop_all()
     for rank, process in enumerate(processes):
-        output = _pump(iter(partial(process.stdout.read1, 65536), b""))
-        stacks = _pump(iter(partial(process.stderr.read1, 65536), b""))
+        output = _pump(iter(partial(cast(io.BufferedReader, process.stdout).read1, 65536), b""))
+        stacks = _pump(iter(partial(cast(io.BufferedReader, process.stderr).read1, 65536), b""))
         status = _pump(NUMBER.pack(ended.wait()) for ended in [process])
         yield RankProcess(rank, process.pid, connections[rank], output, stacks, status)
 
@@ -233,7 +234,7 @@ def _accept(listener: socket.socket, processes: list[subprocess.Popen], key: byt
     while len(connections) < len(processes):
         for rank, process in enumerate(processes):
             if rank not in connections and process.poll() is not None:
-                said = process.stderr.read().decode(errors="replace").strip()
+                said = cast(BinaryIO, process.stderr).read().decode(errors="replace").strip()
                 raise RuntimeError(f"rank {rank} ended while it was starting (exit code {process.returncode}).\n{said}")
         with contextlib.suppress(TimeoutError):
             caller, _ = listener.accept()

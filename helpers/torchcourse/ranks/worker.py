@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.ranks import group, pickling, report
+from torchcourse.ranks.environ import IN_RANK
 
 # Seconds that a finished rank stays for the others. Long enough for data on its way to arrive; short enough that a rank
 # which waits in a collective for a finished one gets "Connection closed by peer" soon.
@@ -186,8 +187,6 @@ class _Lines(io.TextIOWrapper):
 
 def _prepare(job: Job) -> None:
     """Make this process look like the notebook's own: environment, folder, import path, texts of the cells."""
-    from torchcourse.ranks.environ import IN_RANK
-
     os.environ.clear()
     os.environ.update(job.environ)
     os.environ.update(
