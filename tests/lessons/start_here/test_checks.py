@@ -43,8 +43,8 @@ WRONG_SHARES = {
     "lost": lambda indices, rank, world_size: indices[rank + 1 :: world_size],
     "uneven": ceiling_blocks,
     "positions_not_indices": lambda indices, rank, world_size: list(range(rank, len(indices), world_size)),
-    "returned_nothing": lambda indices, rank, world_size: None,
-    "not_a_list": lambda indices, rank, world_size: len(indices) // world_size,
+    "nothing_returned": lambda indices, rank, world_size: None,
+    "wrong_type": lambda indices, rank, world_size: len(indices) // world_size,
 }
 
 
@@ -83,9 +83,10 @@ WRONG_ACCURACIES = {
     "percent": lambda logits, labels: 100 * by_argmax(logits, labels),
     "error_rate": lambda logits, labels: 1 - by_argmax(logits, labels),
     "still_a_tensor": lambda logits, labels: (logits.argmax(dim=1) == labels).float().mean(),
-    "one_a_sample": lambda logits, labels: logits.argmax(dim=1) == labels,
-    "returned_nothing": lambda logits, labels: None,
-    "other_number": lambda logits, labels: logits.softmax(1).max(dim=1).values.mean().item(),
+    "one_per_sample": lambda logits, labels: logits.argmax(dim=1) == labels,
+    "nothing_returned": lambda logits, labels: None,
+    "no_number": lambda logits, labels: "half",
+    "wrong_value": lambda logits, labels: logits.softmax(1).max(dim=1).values.mean().item(),
 }
 
 
@@ -172,7 +173,7 @@ def test_any_order_that_trains_passes(right):
     assert answer.state == "right", answer.message
 
 
-@pytest.mark.parametrize(("symptom", "wrong"), [*WRONG_STEPS, ("other_weights", sums_the_loss)])
+@pytest.mark.parametrize(("symptom", "wrong"), [*WRONG_STEPS, ("wrong_value", sums_the_loss)])
 def test_a_step_that_goes_astray_is_told_where(symptom, wrong):
     answer = checks.training_step(wrong)
     assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
@@ -245,16 +246,17 @@ def test_any_repair_passes(right):
 
 
 WRONG_REPAIRS = {
-    "still_stumbles": repaired(lambda total, batch: total + batch.reshape(31, 784).mean(dim=1).sum()),
+    "still_there": repaired(lambda total, batch: total + batch.reshape(31, 784).mean(dim=1).sum()),
     "short_batch_dropped": repaired(
         lambda total, batch: total + batch.reshape(32, 784).mean(dim=1).sum() if len(batch) == 32 else total
     ),
-    "one_a_batch": repaired(lambda total, batch: total + batch.mean()),
+    "one_per_batch": repaired(lambda total, batch: total + batch.mean()),
     "last_batch_only": repaired(lambda total, batch: total * 0 + batch.mean(dim=(1, 2, 3)).sum()),
     "sum_of_pixels": repaired(lambda total, batch: total + batch.sum()),
     "own_share_only": repaired(lambda total, batch: total + batch.mean(dim=(1, 2, 3)).sum(), together=False),
-    "other_mean": repaired(lambda total, batch: total + batch.amax(dim=(1, 2, 3)).sum()),
-    "returned_nothing": lambda images: None,
+    "wrong_value": repaired(lambda total, batch: total + batch.amax(dim=(1, 2, 3)).sum()),
+    "nothing_returned": lambda images: None,
+    "no_number": lambda images: "bright",
 }
 
 

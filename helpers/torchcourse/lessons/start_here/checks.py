@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
 
 Share = Callable[[list[int], int, int], list[int]]
 
@@ -18,20 +19,25 @@ def my_share(learner: Share) -> str:
     for count, world_size in cases:
         # Indices that are not 0, 1, 2 …: a part of a data set, or a shuffled one, hands out such lists.
         indices = [100 + 3 * position for position in reversed(range(count))]
-        shares = [learner(list(indices), rank, world_size) for rank in range(world_size)]
-        _judge_shares(indices, shares, f"With {count} indices over {world_size} ranks")
+        shares = [_as_list(learner(list(indices), rank, world_size)) for rank in range(world_size)]
+        where = f"With {count} indices over {world_size} ranks"
+        _refuse_unshared(indices, shares, where)
+        _refuse_unfair(indices, shares, where)
     return f"Every index once and fair shares, checked on {len(cases)} pairs of sizes and ranks."
 
 
-def _judge_shares(indices: list[int], shares: list[Any], where: str) -> None:
-    if any(share is None for share in shares):
-        raise Wrong("returned_nothing", "Your function returned None. Does every path through it end in a return?")
-    if not all(isinstance(share, list | tuple | range) for share in shares):
-        kind = type(shares[0]).__name__
-        raise Wrong("not_a_list", f"Your function returned a value of type {kind}; a rank needs a list of indices.")
-    shares = [list(share) for share in shares]
-    given = [index for share in shares for index in share]
-    foreign = [index for index in given if index not in indices]
+def _as_list(share: Any) -> list[int]:
+    if share is None:
+        raise Wrong("nothing_returned", "Your function returned None. Does every path through it end in a return?")
+    if not isinstance(share, list | tuple | range):
+        kind = type(share).__name__
+        raise Wrong("wrong_type", f"Your function returned a value of type {kind}; a rank needs a list of indices.")
+    return list(share)
+
+
+def _refuse_unshared(indices: list[int], shares: list[list[int]], where: str) -> None:
+    """Refuse shares of something else, and shares that do not differ between ranks."""
+    foreign = [index for share in shares for index in share if index not in indices]
     if foreign:
         raise Wrong(
             "positions_not_indices",
@@ -42,6 +48,11 @@ def _judge_shares(indices: list[int], shares: list[Any], where: str) -> None:
         raise Wrong("everyone_gets_all", f"{where}, each rank got the whole list. Then nothing is shared out.")
     if len(indices) >= len(shares) and all(share == shares[0] for share in shares):
         raise Wrong("same_for_every_rank", f"{where}, all ranks got the same share. Which argument tells them apart?")
+
+
+def _refuse_unfair(indices: list[int], shares: list[list[int]], where: str) -> None:
+    """Refuse indices in two shares or in none, and shares of sizes that differ by more than one."""
+    given = [index for share in shares for index in share]
     twice = [index for index in indices if given.count(index) > 1]
     if twice:
         takers = [rank for rank, share in enumerate(shares) if twice[0] in share]
@@ -71,43 +82,43 @@ def accuracy_of(learner: Callable[[torch.Tensor, torch.Tensor], float]) -> str:
         logits = torch.randn(samples, classes, generator=generator) - 3.0
         right = torch.rand(samples, generator=generator) < 0.7
         logits[right, labels[right]] = logits[right].max(dim=1).values + 1.0
-        _judge_accuracy(learner(logits.clone(), labels.clone()), logits, labels)
+        _judge_accuracy(_as_number(learner(logits.clone(), labels.clone())), logits, labels)
     return f"The part of right answers, checked on {len(shapes)} batches."
 
 
-def _judge_accuracy(answer: Any, logits: torch.Tensor, labels: torch.Tensor) -> None:
+def _as_number(answer: Any) -> float:
     if answer is None:
-        raise Wrong("returned_nothing", "Your function returned None. Does it end in a return?")
+        raise Wrong("nothing_returned", "Your function returned None. Does it end in a return?")
     if isinstance(answer, torch.Tensor) and answer.numel() > 1:
-        raise Wrong("one_a_sample", f"You returned {answer.numel()} values. One number is asked for the whole batch.")
+        raise Wrong("one_per_sample", f"You returned {answer.numel()} values. One number is asked for the whole batch.")
     if isinstance(answer, torch.Tensor):
         raise Wrong("still_a_tensor", "You returned a tensor. A log wants a plain number; how does a tensor give one?")
+    if (value := number(answer)) is None:
+        raise Wrong("no_number", f"You returned {answer!r}. One number is asked for the whole batch.")
+    return value
+
+
+def _judge_accuracy(answer: float, logits: torch.Tensor, labels: torch.Tensor) -> None:
     hits = logits.argmax(dim=1) == labels
-    truth = hits.float().mean().item()
-
-    def is_close(value: float) -> bool:
-        return abs(float(answer) - value) < 1e-5
-
-    if is_close(truth):
+    truth = hits.double().mean().item()
+    if same(answer, truth, tolerance=1e-5):
         return
-    if len(logits) == logits.shape[1] and is_close((logits.argmax(dim=0) == labels).float().mean().item()):
+    samples, classes = logits.shape
+    if samples == classes and same(answer, (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5):
         raise Wrong(
             "wrong_axis",
             "You looked for the best sample of each class. Logits have the shape [samples, classes]: along which of "
             "the two does a sample choose?",
         )
-    if is_close(int(hits.sum())):
-        raise Wrong(
-            "count",
-            f"You returned {float(answer):g} for {len(labels)} samples. That is how many are right, not which part.",
-        )
-    if is_close(100 * truth):
-        raise Wrong("percent", f"You returned {float(answer):g}. The course writes accuracy as a part of 1.")
-    if is_close(1 - truth):
-        raise Wrong("error_rate", "Your number is the part that is wrong. Accuracy is the part that is right.")
+    known = {
+        "count": (int(hits.sum()), f"how many samples are right, not which part of the {samples}."),
+        "percent": (100 * truth, "and the course writes accuracy as a part of 1."),
+        "error_rate": (1 - truth, "the part that is wrong. Accuracy is the part that is right."),
+    }
+    refuse_known(answer, known, tolerance=1e-5, where=f"You returned {answer:g}, ")
     raise Wrong(
-        "other_number",
-        f"For {len(labels)} samples and {logits.shape[1]} classes you returned {float(answer):.3f}, "
+        "wrong_value",
+        f"For {samples} samples and {classes} classes you returned {answer:.3f}, "
         f"but {int(hits.sum())} samples have their largest logit at the label.",
     )
 
@@ -183,7 +194,7 @@ def _judge_step(
             "The weights did not move, although backward and step both ran. What was left in `.grad` between them?",
         )
     raise Wrong(
-        "other_weights", f"After step {step + 1} the weights differ from one step of the optimizer on this batch."
+        "wrong_value", f"After step {step + 1} the weights differ from one step of the optimizer on this batch."
     )
 
 
@@ -201,6 +212,9 @@ def _judge_loss(loss: Any, before: float) -> None:
         raise Wrong(
             "other_loss", f"The weights are right. The loss of this batch is {before:.4f}; you returned {loss:.4f}."
         )
+
+
+BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
 
 
 BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
@@ -234,58 +248,56 @@ def evidence(learner: tuple[int, int]) -> str:
 @check
 def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
     """Run the repaired function over ranks, on sizes with and without a short last batch."""
-    from torchcourse.ranks.run import RankError, run_ranks
-
     generator = torch.Generator().manual_seed(0)
     cases = [(64, 2), (191, 2), (97, 2), (130, 3)]
     for count, world_size in cases:
         # Later images are brighter: an image that is left out, or that weighs too much, changes the mean.
         images = torch.rand(count, 1, 28, 28, generator=generator) + torch.linspace(0, 1, count).reshape(-1, 1, 1, 1)
-        try:
-            answers = run_ranks(learner, images, world_size=world_size)
-        except RankError as error:
-            if "invalid for input of size" not in error.message:
-                raise
-            raise Wrong(
-                "still_stumbles",
-                f"With {count} images over {world_size} ranks, rank {error.rank} still stops: {error.message}. "
-                "Which number in the shape is not the same for every batch?",
-            ) from None
-        _judge_mean(answers, images, f"With {count} images over {world_size} ranks")
+        where = f"With {count} images over {world_size} ranks, "
+        stumbles = (
+            "still_there",
+            f"{where}rank {{rank}} still stops: {{first_line}}. Which number in the shape is not the same for every "
+            "batch?",
+        )
+        known = {"invalid for input of size": stumbles}
+        _judge_mean(on_ranks(learner, images, world_size=world_size, seconds=60.0, known=known), images, where)
     return f"The same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
 
 
 def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
     if any(answer is None for answer in answers):
-        raise Wrong("returned_nothing", f"{where}, a rank returned None. Keep the last line of the function.")
-    shares = images.tensor_split(len(answers))
-    means = [image.mean().item() for image in images]
-    batches = [batch for share in shares for batch in share.split(32)]
-
-    def is_close(value: float) -> bool:
-        return all(abs(float(answer) - value) < 1e-4 for answer in answers)
-
-    if is_close(sum(means) / len(images)):
+        raise Wrong("nothing_returned", f"{where}a rank returned None. Keep the last line of the function.")
+    found, ranks, count = numbers(answers), len(answers), len(images)
+    if found is None:
+        raise Wrong("no_number", f"{where}a rank returned no number. Keep the last line of the function.")
+    truth = images.mean(dtype=torch.float64).item()
+    if same(found, [truth] * ranks, tolerance=1e-4):
         return
-    if is_close(sum(batch.mean().item() * len(batch) for batch in batches if len(batch) == 32) / len(images)):
-        raise Wrong(
-            "short_batch_dropped", f"{where}, the run no longer stops, but the images of short batches are not counted."
-        )
-    if is_close(sum(batch.mean().item() for batch in batches) / len(images)):
-        raise Wrong("one_a_batch", f"{where}, each batch added as much as one image should. A batch holds many images.")
-    if is_close(sum(share.split(32)[-1].mean(dim=(1, 2, 3)).sum().item() for share in shares) / len(images)):
-        raise Wrong(
-            "last_batch_only",
-            f"{where}, only the last batch of each rank counts. Was the total replaced, not added to?",
-        )
-    if is_close(PIXELS * sum(means) / len(images)):
-        raise Wrong(
-            "sum_of_pixels", f"{where}, your mean is {PIXELS} times too large, and an image has {PIXELS} pixels."
-        )
-    own = [share.mean(dim=(1, 2, 3)).sum().item() / len(images) for share in shares]
-    if all(abs(float(answer) - value) < 1e-4 for answer, value in zip(answers, own, strict=True)):
-        raise Wrong(
-            "own_share_only", f"{where}, each rank returned its own part. Which line adds the parts of all ranks?"
-        )
-    got, truth = float(answers[0]), sum(means) / len(images)
-    raise Wrong("other_mean", f"{where}, rank 0 returned {got:.3f}, and the mean is {truth:.3f}.")
+    shares = images.tensor_split(ranks)
+    batches = [batch for share in shares for batch in share.split(32)]
+    whole_batches = sum(batch.mean().item() * len(batch) for batch in batches if len(batch) == 32) / count
+    last_batches = sum(share.split(32)[-1].mean(dim=(1, 2, 3)).sum().item() for share in shares) / count
+    known = {
+        "short_batch_dropped": (
+            [whole_batches] * ranks,
+            "the run no longer stops, but the images of short batches are not counted.",
+        ),
+        "one_per_batch": (
+            [sum(batch.mean().item() for batch in batches) / count] * ranks,
+            "each batch added as much as one image should. A batch holds many images.",
+        ),
+        "last_batch_only": (
+            [last_batches] * ranks,
+            "only the last batch of each rank counts. Was the total replaced, not added to?",
+        ),
+        "sum_of_pixels": (
+            [PIXELS * truth] * ranks,
+            f"your mean is {PIXELS} times too large, and an image has {PIXELS} pixels.",
+        ),
+        "own_share_only": (
+            [share.mean(dim=(1, 2, 3)).sum().item() / count for share in shares],
+            "each rank returned its own part. Which line adds the parts of all ranks?",
+        ),
+    }
+    refuse_known(found, known, tolerance=1e-4, where=where)
+    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.3f}, and the mean is {truth:.3f}.")
