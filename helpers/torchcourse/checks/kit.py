@@ -127,15 +127,28 @@ def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.detach().cpu().clone() for tensor in tensors]
 
 
+def tensor_of(value: Any, shape: Sequence[int], hint: str) -> torch.Tensor:
+    """Return the value if it is a tensor of this shape; else raise `Wrong` with the hint and what was given."""
+    if not isinstance(value, torch.Tensor):
+        raise Wrong("wrong_type", f"{hint} You return a value of type {type(value).__name__}.")
+    if value.shape != torch.Size(shape):
+        raise Wrong("shape", f"{hint} You return the shape {list(value.shape)}.")
+    return value
+
+
+class AnyOf(tuple):
+    """Several values that one mistake can give, for `refuse_known`: `AnyOf((total, total / 2))`."""
+
+
 def refuse_known(found: Any, known: Mapping[str, tuple[Any, str]], tolerance: float = 1e-8, *, where: str = "") -> None:
     """Raise `Wrong(symptom, hint)` for the first known mistake whose values are those found.
 
     Args:
         found: what the learner's function gave.
-        known: symptom → the values that this mistake gives, and the hint.
+        known: symptom → the values that this mistake gives, `AnyOf` them where it can give several, and the hint.
         tolerance: as for `same`.
         where: the case, such as `"On 3 ranks, "`; it is written in front of the hint.
     """
     for symptom, (values, hint) in known.items():
-        if same(found, values, tolerance):
+        if any(same(found, value, tolerance) for value in (values if isinstance(values, AnyOf) else [values])):
             raise Wrong(symptom, where + hint)

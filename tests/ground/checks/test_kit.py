@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 import torchcourse
 from torchcourse.checks import Wrong, kit, symptoms
-from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, refuse_known, same, tensor_of
 from torchcourse.ranks import RankError, RankTimeout
 
 ONE = torch.ones(2, 3)
@@ -66,6 +66,20 @@ def test_a_known_mistake_is_named_and_others_pass():
     with pytest.raises(Wrong, match=r"On 2 ranks: Nothing\.") as caught:
         refuse_known(ONE * 0, known, where="On 2 ranks: ")
     assert caught.value.symptom == "zero"
+    refuse_known(ONE, {"either": (AnyOf((ONE / 2, ONE / 3)), "Either.")})
+    with pytest.raises(Wrong, match="Either"):
+        refuse_known(ONE / 3, {"either": (AnyOf((ONE / 2, ONE / 3)), "Either.")})
+
+
+@pytest.mark.parametrize(
+    ("value", "symptom", "words"),
+    [(None, "wrong_type", "of type NoneType"), ([[1.0] * 3] * 2, "wrong_type", "list"), (ONE.T, "shape", r"\[3, 2\]")],
+)
+def test_what_is_not_a_tensor_of_the_shape_is_refused(value, symptom, words):
+    assert tensor_of(ONE, [2, 3], "Two rows.") is ONE
+    with pytest.raises(Wrong, match=rf"Two rows\. You return .*{words}") as caught:
+        tensor_of(value, ONE.shape, "Two rows.")
+    assert caught.value.symptom == symptom
 
 
 def fail(kind: str):
