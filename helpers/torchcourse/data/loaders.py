@@ -1,17 +1,21 @@
-"""Loaders that give the same batches to one process and to several ranks together."""
+"""Loaders that give the same batches to one process and to several ranks together.
+
+Two rules serve all loaders of the course: `samples_per_rank` says how many samples of a batch a rank gets, and `Shares`
+which ones.
+"""
 
 import contextlib
 import hashlib
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from torchcourse.ranks import who
 
@@ -28,7 +32,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
 
     Args:
         dataset: any data set with a length.
-        batch_size: samples a step, over all ranks; a multiple of the number of ranks.
+        batch_size: samples per step, over all ranks; a multiple of the number of ranks.
         shuffle: whether to mix the samples, differently in each epoch.
         seed: chooses the order.
         **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
@@ -36,23 +40,19 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
     Raises:
         ValueError: if the data set is empty or has no length, or the batch cannot be dealt out evenly.
     """
-    rank, world_size = who.rank(), who.world_size()
-    if not hasattr(dataset, "__len__"):
+    samples = length(dataset)
+    if samples is None:
         raise ValueError(
             f"make_loader() deals out samples by number, but a {type(dataset).__name__} has no length. Give an "
             "iterable data set to a DataLoader, and let each rank iterate over samples of its own."
         )
-    if len(dataset) == 0:
+    if samples == 0:
         raise ValueError("The data set is empty: there is nothing to load.")
-    share = samples_per_rank(batch_size)
-    if shuffle:
-        sampler = _Dealer(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)
-    else:
-        sampler = range(rank, len(dataset), world_size)
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
     # workers, and workers of different ranks must not draw the same numbers.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + rank)
-    return DataLoader(dataset, share, sampler=sampler, generator=generator, **options)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + who.rank())
+    sampler = Shares(samples, shuffle, seed)
+    return DataLoader(dataset, samples_per_rank(batch_size), sampler=sampler, generator=generator, **options)
 
 
 def samples_per_rank(batch_size: int) -> int:
@@ -70,9 +70,52 @@ def samples_per_rank(batch_size: int) -> int:
     return batch_size // ranks
 
 
+class Shares(Sampler[int]):
+    """A rank's share of the samples: every N-th of N ranks, of an order that comes from seed and epoch alone.
+
+    With `shuffle`, index for index the same as `torch.utils.data.DistributedSampler`: all ranks get equally many, so
+    the first of the order may come twice. Without, every sample comes exactly once, in order.
+
+    Args:
+        samples: how many there are, over all ranks.
+        shuffle: whether to mix them, differently in each epoch.
+        seed: chooses the order.
+    """
+
+    def __init__(self, samples: int, shuffle: bool = True, seed: int = 0) -> None:
+        self.samples, self.shuffle, self.seed = samples, shuffle, seed
+        self.rank, self.world_size = who.rank(), who.world_size()
+        self.epoch = self.begin = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch have another order. The Trainer calls it."""
+        self.epoch, self.begin = epoch, 0
+
+    def begin_at(self, sample: int) -> None:
+        """Let the next epoch, and no other, begin after so many samples of the share."""
+        self.begin = sample
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return math.ceil(self.samples / self.world_size)
+        return len(range(self.rank, self.samples, self.world_size))
+
+    def order(self) -> torch.Tensor:
+        """Return the indices of this rank's samples in this epoch: int64 [len(self)]."""
+        if not self.shuffle:
+            return torch.arange(self.rank, self.samples, self.world_size)
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        total = len(self) * self.world_size
+        return order.repeat(math.ceil(total / self.samples))[self.rank : total : self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        begin, self.begin = self.begin, 0
+        return iter(self.order()[begin:].tolist())
+
+
 def set_epoch(loader: Iterable, epoch: int) -> None:
     """Tell a loader's sampler and its data set which epoch comes, so that each has an order of its own."""
-    parts = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    parts: list[Any] = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     dataset = getattr(loader, "dataset", None)
     while dataset is not None:  # a Subset has the data set inside
         parts.append(dataset)
@@ -88,9 +131,9 @@ def begin_at(loader: Iterable, batch: int) -> Iterator:
     What depends on random streams has to be drawn again, so the batches are loaded and dropped. Samples that depend on
     their number alone (`SeededSamples` from `make_loader`) are passed over without being loaded.
     """
-    sampler = getattr(loader, "sampler", None)
-    if isinstance(sampler, _Dealer) and isinstance(loader.dataset, SeededSamples):
-        sampler.begin = batch * loader.batch_size
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if isinstance(sampler, Shares) and size and isinstance(getattr(loader, "dataset", None), SeededSamples):
+        sampler.begin_at(batch * size)
         return iter(loader)
     batches = iter(loader)
     deque(islice(batches, batch), maxlen=0)
@@ -119,7 +162,7 @@ class SeededSamples(Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(cast(Sized, self.dataset))
 
     def __getitem__(self, index: int) -> Any:
         with seeded(self.seed, int(self._epoch), int(index)):
@@ -146,22 +189,8 @@ def seeded(*numbers: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-class _Dealer(DistributedSampler):
-    """A DistributedSampler that can begin an epoch later: after its first `begin` samples, once."""
-
-    begin = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.begin = 0
-
-    def __iter__(self) -> Iterator[int]:
-        begin, self.begin = self.begin, 0
-        return islice(super().__iter__(), begin, None)
-
-
-def length(loader: Iterable) -> int | None:
-    """Return the number of batches, or None for a loader that does not know."""
+def length(loader: Any) -> int | None:
+    """Return the number of a loader's batches or of a data set's samples, or None where it is not known."""
     try:
         return len(loader)
     except TypeError:

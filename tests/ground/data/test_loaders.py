@@ -1,11 +1,12 @@
 """A loader deals the same batches to one process and to several ranks together."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, TensorDataset
 
 from torchcourse.data import SeededSamples, loaders, make_loader
 from torchcourse.ranks import who
@@ -56,6 +57,19 @@ def test_training_gives_all_ranks_equally_many_and_evaluation_each_sample_once(m
     assert {index for hand in training for batch in hand for index in batch} == set(range(10))
     evaluation = dealt(monkeypatch, 4, 10, 8, shuffle=False)
     assert sorted(index for hand in evaluation for batch in hand for index in batch) == list(range(10))
+
+
+@pytest.mark.parametrize(("samples", "world_size"), [(10, 1), (10, 4), (12, 4), (1, 3)])
+def test_shares_are_those_of_torch_index_for_index(monkeypatch, samples, world_size):
+    for rank in range(world_size):
+        as_rank(monkeypatch, rank, world_size)
+        ours = loaders.Shares(samples, seed=5)
+        theirs: DistributedSampler = DistributedSampler(dataset(samples), world_size, rank, seed=5)
+        for number in (0, 3):
+            ours.set_epoch(number)
+            theirs.set_epoch(number)
+            assert list(ours) == list(theirs)
+            assert len(ours) == len(theirs)
 
 
 def test_evaluation_in_one_process_is_in_order():
@@ -121,7 +135,11 @@ def test_a_seeded_sample_depends_on_seed_epoch_and_index_alone(monkeypatch):
     assert seeded_epoch(1) == alone != seeded_epoch(0)
     assert epoch(make_loader(SeededSamples(dataset(24), noise, seed=6), 6), 1) != alone
     for workers, persistent in ((1, False), (2, True)):
-        options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "fork"}
+        options: dict[str, Any] = {
+            "num_workers": workers,
+            "persistent_workers": persistent,
+            "multiprocessing_context": "fork",
+        }
         loader = make_loader(SeededSamples(dataset(24), noise, seed=5), 6, **options)
         assert [epoch(loader, 0), epoch(loader, 1)] == [seeded_epoch(0), alone]
     shares = []
@@ -159,7 +177,7 @@ class Counted(TensorDataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_begins_at_any_batch(workers):
-    options = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    options: dict[str, Any] = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
     loader = make_loader(SeededSamples(Counted(torch.arange(20.0)), noise_on_one), 4, **options)
     loaders.set_epoch(loader, 3)
     whole = [inputs.tolist() for (inputs,) in loader]

@@ -52,7 +52,7 @@ def test_memory_is_reused_only_when_asked():
 
 def test_what_cannot_be_loaded_is_refused():
     with pytest.raises(ValueError, match="default_collate"):
-        MemoryLoader([(torch.zeros(2), 1), (torch.zeros(2), 0)], 1)
+        MemoryLoader([(torch.zeros(2), 1), (torch.zeros(2), 0)], 1)  # type: ignore[list-item]  # the mistake
     with pytest.raises(ValueError, match=r"\[2, 3\] samples"):
         MemoryLoader([torch.zeros(2), torch.zeros(3)], 1)
     with pytest.raises(ValueError, match="at least one"):
