@@ -43,7 +43,7 @@ def unstrided(x, weight, stride, padding):
         (lambda x, w, s, p: x.new_zeros(w.shape[0], *x.shape[1:]), "same_size"),
         (lambda x, w, s, p: by_columns(x, w, s, 0), "shape"),
         (unstrided, "stride_ignored"),
-        (lambda x, w, s, p: by_columns(x, w, s, p) + 1, "values"),
+        (lambda x, w, s, p: by_columns(x, w, s, p) + 1, "wrong_value"),
     ],
 )
 def test_wrong_convolutions(answer, symptom):
@@ -84,7 +84,7 @@ def test_right_sizes(answer):
         (lambda n, layers: sizes(n, layers, jumps="never"), "no_jump"),
         (lambda n, layers: sizes(n, layers, jumps="before"), "jump_too_early"),
         (lambda n, layers: sizes(n, layers)[::-1], "swapped"),
-        (lambda n, layers: sizes(n, layers)[0], "shape"),
+        (lambda n, layers: sizes(n, layers)[0], "wrong_type"),
         (lambda n, layers: tuple(map(float, sizes(n, layers))), "no_int"),
     ],
 )
@@ -121,7 +121,7 @@ def by_pixels(model, x):
         (lambda model, x: 1, "always_one"),
         (lambda model, x: 2 * tries(model, x), "not_smallest"),
         (lambda model, x: 0, "zero"),
-        (lambda model, x: tries(model, x) + (tries(model, x) > 2), "other"),
+        (lambda model, x: tries(model, x) + (tries(model, x) > 2), "wrong_value"),
         (lambda model, x: 24 if tries(model, x) > 1 else 1, "never"),
     ],
 )
@@ -160,7 +160,7 @@ def test_right_flips(answer):
         (lambda image, kernel: full(image, kernel.flip(1)), "one_axis"),
         (lambda image, kernel: full(image.flip(0, 1), kernel), "picture_flipped"),
         (lambda image, kernel: full(image, kernel)[1:-1, 1:-1], "shape"),
-        (lambda image, kernel: 2 * full(image, kernel), "values"),
+        (lambda image, kernel: 2 * full(image, kernel), "wrong_value"),
     ],
 )
 def test_wrong_flips(answer, symptom):
