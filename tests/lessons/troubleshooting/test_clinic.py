@@ -2,15 +2,19 @@
 
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from clinic_repairs import broken, reference
+from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from torchcourse.lessons.troubleshooting.clinic import case_picture, judging
-from torchcourse.lessons.troubleshooting.clinic.instruments import Noted, watch
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.program import one_thread
 
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
 
@@ -25,8 +29,9 @@ def test_the_lessons_repair_heals_on_every_data(slug):
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_judge_refuses_the_broken_program_and_the_check_says_that_nothing_was_done(slug):
     program = clinic.Program(slug)
-    with program.ready(), pytest.raises(clinic.NotHealed):
+    with program.lend_names(), one_thread(), pytest.raises(Wrong) as caught:
         clinic.find(slug).judge(program, 0)
+    assert caught.value.symptom == ("left_alone" if slug == "closed_connection" else "still_there")
     assert repair(slug, *broken(slug)).state == "not done"
 
 
@@ -62,10 +67,10 @@ def test_admit_shows_a_fresh_log_and_the_numbered_program():
 
 def test_a_repair_from_another_module_finds_the_programs_functions_and_leaves_no_trace():
     text = "def train_epoch(model, loader, optimizer):\n    optimizer.zero_grad()\n    return accuracy(model)\n"
-    namespace = {"__name__": "a_notebook", "accuracy": "its own"}
+    namespace: dict[str, Any] = {"__name__": "a_notebook", "accuracy": "its own"}
     exec(text, namespace)
     program = clinic.Program("learns_then_forgets", namespace["train_epoch"])
-    with program.ready():
+    with program.lend_names():
         assert namespace["accuracy"] is program.accuracy
         assert namespace["make_loader"] is program.make_loader
     assert namespace["accuracy"] == "its own"
@@ -130,13 +135,13 @@ def test_the_picture_follows_its_sliders():
     assert "stays above 3.62" in picture.value
 
 
-def test_noted_is_called_before_each_batch_and_after_the_last():
-    seen = []
-    loader = Noted([1, 2], lambda: seen.append("note"))
+def test_an_observed_loader_calls_before_each_batch_and_after_the_last():
+    seen: list[Any] = []
+    loader = ObservedLoader(DataLoader([1, 2], batch_size=None), lambda: seen.append("call"))
     assert len(loader) == 2
     for batch in loader:
         seen.append(batch)
-    assert seen == ["note", 1, "note", 2, "note"]
+    assert seen == ["call", 1, "call", 2, "call"]
 
 
 def test_wrong_names_are_one_sentence():
@@ -144,7 +149,7 @@ def test_wrong_names_are_one_sentence():
         clinic.admit("nobody")
     with pytest.raises(ValueError, match="To be repaired: train_epoch"):
         clinic.examine("learns_then_forgets")
-    with pytest.raises(ValueError, match="is no part of the program"):
+    with pytest.raises(ValueError, match="is not a part of the program"):
         clinic.Program("learns_then_forgets", repair)
 
 

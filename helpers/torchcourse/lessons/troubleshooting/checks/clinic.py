@@ -1,8 +1,8 @@
-"""Checks of lesson 05's clinic: one for all patients. What is judged, and how, stands in each patient's `case.py`."""
+"""Checks of lesson 05's clinic: one for all patients. What is judged, and how, stands in each patient's case."""
 
 from collections.abc import Callable
 
-from torchcourse.checks import Checked, Wrong, check
+from torchcourse.checks import Checked, check
 from torchcourse.lessons.troubleshooting import clinic
 
 
@@ -10,10 +10,7 @@ def repair(slug: str, *parts: Callable, points: float = 1) -> Checked:
     """Put the repaired parts into the patient's program and say whether it is healed, or what is to be seen instead."""
 
     def examined(given: tuple[Callable, ...]) -> str:
-        try:
-            return clinic.examine(slug, *given)
-        except clinic.NotHealed as found:
-            raise Wrong(found.symptom, found.hint) from None
+        return clinic.examine(slug, *given)
 
     examined.__name__ = slug  # the name of the exercise in the journal
     return check(examined)(parts, points)

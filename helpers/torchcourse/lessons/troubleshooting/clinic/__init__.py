@@ -37,7 +37,7 @@ hidden test `assert clinic.symptom("SLUG", part, ..., seed=7) is None`. An untou
 Tests: `tests/lessons/troubleshooting/test_checks_clinic.py` is the model.
 """
 
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed, find
+from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
 from torchcourse.lessons.troubleshooting.clinic.display import admit, board, discharge, evidence, hint, hints, run
 from torchcourse.lessons.troubleshooting.clinic.judging import examine, symptom
@@ -46,7 +46,6 @@ from torchcourse.lessons.troubleshooting.clinic.program import Program
 __all__ = [
     "WARDS",
     "Case",
-    "NotHealed",
     "Program",
     "admit",
     "board",

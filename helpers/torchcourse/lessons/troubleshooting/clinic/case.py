@@ -1,4 +1,4 @@
-"""What a case is made of, and what a judge says when the program is not healed."""
+"""What a case is made of, and how to find one."""
 
 import importlib
 from collections.abc import Callable
@@ -8,31 +8,18 @@ from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
-class NotHealed(Exception):
-    """What a judge raises.
-
-    Args:
-        symptom: a short fixed name of what is wrong with the repair, for the journal and for tests.
-        hint: what is to be seen, and where to look next. Never the solution.
-    """
-
-    def __init__(self, symptom: str, hint: str) -> None:
-        super().__init__(hint)
-        self.symptom, self.hint = symptom, hint
-
-
 @dataclass(frozen=True)
 class Case:
     """One patient; the package's docstring says how to write one.
 
     Attributes:
-        slug: the name of its folder.
+        slug: the name of its module and of its program.
         title: a few words for the board, which do not give the fault away.
         complaint: what the user reports, in the little Markdown of `torchcourse.quiz.markup`.
         parts: names of the functions or classes of the program that the learner repairs.
         hints: where to look; what to measure; what to look for.
         evidence: shows figures or numbers of the broken program, and returns those that a lesson speaks of, by name.
-        judge: `judge(program, seed)` returns the sentence for success or raises NotHealed.
+        judge: `judge(program, seed)` returns the sentence for success or raises `torchcourse.checks.Wrong`.
         diagnosis: what it was and where one meets it, shown when the patient is healed.
         log: `log(program, **arguments)` returns what a user sees of a run of `main(**arguments)`; by default what it
             prints, and its error if any.

@@ -4,13 +4,11 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse import journal
+from torchcourse import journal, notice
 from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
 from torchcourse.quiz import markup
-
-_BOX = "border-left:5px solid #0072B2;padding:.4em .8em;margin:.2em 0"
 
 
 class Sheet:
@@ -32,8 +30,9 @@ def admit(slug: str) -> Sheet:
     log = case.log(program)
     journal.record("clinic", case=slug, event="admitted")
     count = program.source.count("\n")
+    complaint = f"<b>{html.escape(case.title)}</b>{markup.to_html(case.complaint)}"
     body = (
-        f'<div style="{_BOX}"><b>{html.escape(case.title)}</b>{markup.to_html(case.complaint)}</div>'
+        f"{notice.box('info', complaint, live=False)}"
         f"<p>The log of a run, made now:</p><pre>{html.escape(log)}</pre>"
         f"<details><summary>The whole program ({count} lines)</summary>"
         f"<pre>{html.escape(_numbered(program.source))}</pre></details>"
@@ -43,7 +42,7 @@ def admit(slug: str) -> Sheet:
 
 def evidence(slug: str) -> dict[str, float] | None:
     """Measure the broken program and show what there is to see; return the numbers that a lesson speaks of, if any."""
-    with Program(slug).ready() as program:
+    with Program(slug).lend_names() as program, one_thread():
         return find(slug).evidence(program)
 
 
@@ -54,7 +53,7 @@ def discharge(slug: str) -> Sheet:
         text = "Still in the ward. When the check above accepts your repair, run this cell again: it says what it was."
     else:
         text = f"**What it was.** {case.diagnosis}"
-    return Sheet(f'<div style="{_BOX}" role="status">{markup.to_html(text)}</div>', markup.to_plain(text))
+    return Sheet(notice.box("info", markup.to_html(text)), markup.to_plain(text))
 
 
 def run(slug: str, *parts: Callable, **arguments: Any) -> Sheet:
@@ -124,10 +123,10 @@ def board(*wards: str) -> Sheet:
             total, healed = total + 1, healed + (state == "healed")
             rows.append((ward, find(slug).title, state, str(_opened(slug, entries))))
     headline = f"{healed} of {total} patients are healed."
-    colours = {"healed": "#009E73", "not yet": "#D55E00", "waiting": "#7F7F7F"}
+    kinds: dict[str, notice.Kind] = {"healed": "right", "not yet": "wrong", "waiting": "open"}
     cells = "".join(
         f'<tr><td>{ward}</td><td style="text-align:left">{html.escape(title)}</td>'
-        f'<td style="color:{colours[state]}"><b>{state}</b></td><td>{used}</td></tr>'
+        f'<td style="color:{notice.colour(kinds[state])}"><b>{state}</b></td><td>{used}</td></tr>'
         for ward, title, state, used in rows
     )
     head = "<tr><th>ward</th><th>patient</th><th>state</th><th>hints opened</th></tr>"

@@ -4,7 +4,7 @@ The program is not changed for it. For memory, see `torchcourse.lessons.troubles
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True)
@@ -82,19 +83,19 @@ def watch(gradients: bool = True) -> Iterator[Record]:
             handle.remove()
 
 
-class Noted:
-    """A loader that calls `note()` whenever a batch is asked for, and once more after the last."""
+class ObservedLoader:
+    """A loader that calls `on_batch()` whenever a batch is asked for, and once more after the last."""
 
-    def __init__(self, loader: Iterable, note: Callable[[], Any]) -> None:
-        self.loader, self.note = loader, note
-        self.dataset = getattr(loader, "dataset", None)
+    def __init__(self, loader: DataLoader, on_batch: Callable[[], Any]) -> None:
+        self.loader, self.on_batch = loader, on_batch
+        self.dataset = loader.dataset
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.loader:
-            self.note()
+            self.on_batch()
             yield batch
             del batch
-        self.note()
+        self.on_batch()

@@ -6,8 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from torchcourse.lessons.troubleshooting.clinic.case import NotHealed, find
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import find
+from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
 
 TIME_LIMIT = 60.0  # seconds; a healed program is judged in about one
 
@@ -19,7 +20,7 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
         The judge's sentence for a healed program.
 
     Raises:
-        NotHealed: with the symptom and a hint.
+        Wrong: with the symptom and a hint.
         NotImplementedError: nothing was changed yet.
         ValueError: these are not the parts of this patient.
     """
@@ -30,7 +31,7 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
     program = Program(slug, *parts)
     if program.is_untouched:
         raise NotImplementedError("The program is still as it was admitted.")
-    with program.ready(), contextlib.redirect_stdout(io.StringIO()), _time_limit(TIME_LIMIT):
+    with program.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()), _time_limit(TIME_LIMIT):
         return case.judge(program, seed)
 
 
@@ -38,8 +39,8 @@ def symptom(slug: str, *parts: Callable, seed: int) -> str | None:
     """Return the symptom that the judge finds on the data of this seed; None for a healed program."""
     try:
         examine(slug, *parts, seed=seed)
-    except NotHealed as found:
-        return found.symptom
+    except Wrong as wrong:
+        return wrong.symptom
     return None
 
 
@@ -51,7 +52,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise NotHealed("endless", f"Your program was still running after {seconds:.0f} seconds. Does its loop end?")
+        raise Wrong("endless", f"Your program was still running after {seconds:.0f} seconds. Does its loop end?")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)

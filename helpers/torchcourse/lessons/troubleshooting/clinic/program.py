@@ -6,12 +6,15 @@ import inspect
 import io
 import sys
 import textwrap
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from torchcourse.ranks.run import RankError
 
 PROGRAMS = Path(__file__).with_name("programs")
 
@@ -36,7 +39,7 @@ class Program:
         exec(compile(self.source, str(self.path), "exec"), self.namespace)
         for part in parts:
             if getattr(part, "__name__", None) not in self.namespace:
-                raise ValueError(f"'{getattr(part, '__name__', part)}' is no part of the program '{slug}'.")
+                raise ValueError(f"'{getattr(part, '__name__', part)}' is not a part of the program '{slug}'.")
             self.namespace[part.__name__] = part
 
     def __getattr__(self, name: str) -> Any:
@@ -46,14 +49,11 @@ class Program:
             raise AttributeError(f"The program has no '{name}'.") from None
 
     @contextlib.contextmanager
-    def ready(self) -> Iterator["Program"]:
+    def lend_names(self) -> Iterator["Program"]:
         """Inside, a part that was defined in a notebook finds the program's other functions as if it stood among them.
 
-        For that time the program's names lie over those of the notebook (or module) that defined the part. PyTorch
-        computes on one thread: for networks as small as these, a second one costs more than it gives.
+        For that time the program's names lie over those of the notebook (or module) that defined the part.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         lent = {name: value for name, value in self.namespace.items() if not name.startswith("__")}
         saved = [(place, dict(place)) for place in {id(p): p for p in map(_globals_of, self.parts)}.values()]
         for place, _ in saved:
@@ -61,7 +61,6 @@ class Program:
         try:
             yield self
         finally:
-            torch.set_num_threads(threads)
             for place, before in saved:
                 for name in lent:
                     if name in before:
@@ -72,7 +71,7 @@ class Program:
     def log(self, **arguments: Any) -> str:
         """Run `main(**arguments)` and return what it prints; if it fails, with the last frame and the error."""
         printed = io.StringIO()
-        with self.ready(), contextlib.redirect_stdout(printed):
+        with self.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
             try:
                 self.main(**arguments)
             except Exception as error:
@@ -81,16 +80,17 @@ class Program:
 
     def quietly(self, **arguments: Any) -> Any:
         """Run `main(**arguments)` without its prints and return its result."""
-        with self.ready(), contextlib.redirect_stdout(io.StringIO()):
+        with self.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()):
             return self.main(**arguments)
 
     def failure(self, error: BaseException) -> str:
-        """Return an error as a user sees it: the deepest line of the program, and the message."""
+        """Return an error as a user sees it: the message, and the last line of the program or the rank that failed."""
+        if isinstance(error, RankError):
+            return f"rank {error.rank} ended with {error.kind}: {error.message}"
         lines = ["Traceback (most recent call last):"]
-        frames = [frame for frame in inspect.getinnerframes(error.__traceback__) if frame.filename == str(self.path)]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self.path)]
         for frame in frames[-1:]:
-            code = (frame.code_context or [""])[0].strip()
-            lines += [f'  File "program.py", line {frame.lineno}, in {frame.function}', f"    {code}"]
+            lines += [f'  File "program.py", line {frame.lineno}, in {frame.name}', f"    {frame.line}"]
         return "\n".join([*lines, f"{type(error).__name__}: {error}"])
 
     @property
@@ -99,6 +99,17 @@ class Program:
         broken = Program(self.slug)
         pairs = [(_fingerprint(part), _fingerprint(broken.namespace[part.__name__])) for part in self.parts]
         return all(given is not None and given == admitted for given, admitted in pairs)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, PyTorch computes on one thread: for networks as small as these, a second one costs more than it gives."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _functions(part: Callable) -> list[types.FunctionType]:

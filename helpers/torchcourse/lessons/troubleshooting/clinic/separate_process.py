@@ -12,11 +12,11 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
 from torchcourse.ranks.run import RankError, run_ranks
 
 
-def call_apart(function: Callable, *arguments: Any, timeout: float = 20) -> Any:
+def call_separately(function: Callable, *arguments: Any, timeout: float = 20) -> Any:
     """Return `function(*arguments)`, called in a process of its own.
 
     Raises:
@@ -25,12 +25,12 @@ def call_apart(function: Callable, *arguments: Any, timeout: float = 20) -> Any:
     return run_ranks(_shielded, function, *arguments, world_size=1, timeout=timeout)[0]
 
 
-def log_apart(program: Program, **arguments: Any) -> str:
-    """Run `main(**arguments)` apart and return what it prints, and its error if any: the `log` of a case."""
+def log_separately(program: Program, **arguments: Any) -> str:
+    """The `log` of a case: run `main(**arguments)` in a process of its own; return what it prints, with its error."""
     printed = io.StringIO()
-    with program.ready(), contextlib.redirect_stdout(printed):
+    with program.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
         try:
-            call_apart(functools.partial(program.main, **arguments), timeout=60)
+            call_separately(functools.partial(program.main, **arguments), timeout=60)
         except RankError as error:
             frames = re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)[-1:]
             where = [f'  File "program.py", {place}\n    {code}' for place, code in frames]

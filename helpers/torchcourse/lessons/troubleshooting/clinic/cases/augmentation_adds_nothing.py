@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.clinic.separate_process import call_apart, log_apart
+from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
 
 EPOCHS = 2
@@ -36,7 +37,7 @@ def judge(program: Program, seed: int) -> str:
     images, labels = torch.ones(count, 1, 28, 28), torch.arange(count)
     workers, runs = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
     if not workers:
-        raise NotHealed(
+        raise Wrong(
             "no_workers",
             "One process draws all numbers now, so none comes twice. But the two workers are gone, and with them the "
             "speed that they were there for.",
@@ -45,13 +46,13 @@ def judge(program: Program, seed: int) -> str:
     drawn, again, other = (torch.stack([factors for _, _, factors in epochs]) for epochs in runs)
     _judge_drawn(drawn)
     if not torch.equal(drawn, again):
-        raise NotHealed(
+        raise Wrong(
             "not_repeatable",
             "No number comes twice, but two runs with the same seed draw other numbers. A run that cannot be repeated "
             "cannot be examined. Where could a worker get a number that follows from the seed?",
         )
     if torch.equal(drawn, other):
-        raise NotHealed("seed_ignored", "Runs with two different seeds draw the same numbers.")
+        raise Wrong("seed_ignored", "Runs with two different seeds draw the same numbers.")
     return f"Healed: {EPOCHS} epochs draw {drawn.numel()} different numbers in 2 workers, the same for the same seed."
 
 
@@ -64,9 +65,9 @@ def _fetched(
 ) -> tuple[int, list[list[Epoch]]]:
     """Return the number of workers and, for each seed, the epochs of a run."""
     try:
-        return call_apart(_fetch, jitter_loader, images, labels, seeds)
+        return call_separately(_fetch, jitter_loader, images, labels, seeds)
     except RankError as error:
-        raise NotHealed("stops", f"Fetching ends in {error.kind}: {error.message[:200]}.") from None
+        raise Wrong("stops", f"Fetching ends in {error.kind}: {error.message[:200]}.") from None
 
 
 def _fetch(
@@ -84,18 +85,18 @@ def _fetch(
 def _judge_data(epochs: list[Epoch], count: int) -> None:
     for images, labels, factors in epochs:
         if sorted(labels.tolist()) != list(range(count)):
-            raise NotHealed("images_lost", f"An epoch brings {len(labels.unique())} of {count} images.")
+            raise Wrong("samples_lost", f"An epoch brings {len(labels.unique())} of {count} images.")
         if not torch.allclose(images.mean(dim=(1, 2, 3)).double(), factors.double(), atol=1e-5):
-            raise NotHealed("not_applied", "The brightness that is returned is not the one that the image got.")
+            raise Wrong("not_applied", "The brightness that is returned is not the one that the image got.")
     if epochs[0][1].tolist() in (list(range(count)), epochs[1][1].tolist()):
-        raise NotHealed("no_shuffle", "The images no longer come in a new order each epoch.")
+        raise Wrong("no_shuffle", "The images no longer come in a new order each epoch.")
 
 
 def _judge_drawn(drawn: torch.Tensor) -> None:
     """Judge the brightnesses [epochs, samples]."""
     low, high, spread = drawn.min().item(), drawn.max().item(), drawn[0].std().item()
     if low < 0.5 or high > 1.5 or spread < 0.2:
-        raise NotHealed(
+        raise Wrong(
             "no_augmentation",
             f"The brightness now lies between {low:.2f} and {high:.2f} with a spread of {spread:.2f}. It was drawn "
             "evenly between 0.5 and 1.5: that is what the model is to get used to.",
@@ -103,14 +104,14 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
     total = drawn.shape[1]
     within = total - len(drawn[0].unique())
     if within > total // 4:
-        raise NotHealed(
-            "same_in_workers",
+        raise Wrong(
+            "still_there",
             f"{within} of {total} numbers of an epoch came before in the same epoch: batch 1 has those of batch 0. "
             "Both workers go through one and the same stream.",
         )
     repeated = len(set(drawn[0].tolist()) & set(drawn[1].tolist()))
     if repeated > total // 4:
-        raise NotHealed(
+        raise Wrong(
             "same_in_epochs",
             f"The workers differ now, but {repeated} of {total} numbers of the second epoch are those of the first. "
             "A worker starts anew each epoch: what is different for it then?",
@@ -141,5 +142,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
-    log=log_apart,
+    log=log_separately,
 )

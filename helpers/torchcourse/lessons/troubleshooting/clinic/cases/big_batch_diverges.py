@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -43,8 +44,8 @@ def judge(program: Program, seed: int) -> str:
         right, right_loss = _run(_plain_epoch, inputs, labels, size, rate, accumulate, seed)
         _compare(given, right, accumulate, rate)
         if abs(float(loss) - right_loss) > 1e-9:
-            raise NotHealed(
-                "report",
+            raise Wrong(
+                "wrong_value",
                 f"The steps are right. The reported loss of a batch should be {right_loss:.4f}, and is "
                 f"{float(loss):.4f}: what was divided for the gradient is not for the log.",
             )
@@ -55,7 +56,7 @@ def judge(program: Program, seed: int) -> str:
         return (
             "Healed: with 1 to 5 batches a step, each gradient is that of one large batch, at the same learning rate."
         )
-    raise NotHealed("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
+    raise Wrong("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
 
 
 def _run(epoch, inputs, labels, size: int, rate: float, accumulate: int, seed: int):
@@ -82,12 +83,12 @@ def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
 
 def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
     if len(given) != len(right):
-        raise NotHealed(
+        raise Wrong(
             "steps", f"{3 * accumulate} batches, {accumulate} a step: {len(right)} steps, and you make {len(given)}."
         )
     for number, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
-            raise NotHealed(
+            raise Wrong(
                 "learning_rate",
                 f"The learning rate at step {number} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
                 "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
@@ -97,16 +98,14 @@ def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
         ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
         same_way = ratio > 0 and F.cosine_similarity(step.gradient, should.gradient, dim=0).item() > 0.999999
         if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
-            raise NotHealed(
-                "still_there", f"With {accumulate} batches a step the gradient is {ratio:.0f} times too long."
-            )
+            raise Wrong("still_there", f"With {accumulate} batches a step the gradient is {ratio:.0f} times too long.")
         if same_way:
-            raise NotHealed(
+            raise Wrong(
                 "scaled",
                 f"With {accumulate} batches a step the gradient has the right direction and {ratio:.2f} times the "
                 "length. Is something cut off, or divided by a number that is right for another setting only?",
             )
-        raise NotHealed(
+        raise Wrong(
             "not_all_batches",
             f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: "
             "some are missing in it, or do not count equally.",

@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,26 +12,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
-from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
+from torchcourse.ranks.run import RankError
 
 EPOCHS, BATCH, RATE, MOMENTUM = 12, 16, 0.1, 0.9
 TIME_LIMIT = 20.0  # seconds; healthy ranks need one, on a busy machine a few
+HANG = (
+    "After {seconds:g} seconds the ranks still wait for one another. A longer limit would only make the wait longer: "
+    "some rank is in a collective that the others never call."
+)
+LEFT_ALONE = (
+    "Rank {rank} waited in a collective, and another rank had left. Who is in a collective there, and where are the "
+    "others at that moment?"
+)
 Part = tuple[torch.Tensor, torch.Tensor]
-
-
-def log(program: Program, **arguments: Any) -> str:
-    """Run `main(**arguments)`; return what it prints, and what the rank says that failed."""
-    printed = io.StringIO()
-    with program.ready(), contextlib.redirect_stdout(printed):
-        try:
-            program.main(**arguments)
-        except RankError as error:
-            print(f"rank {error.rank} ended with {error.kind}: {error.message}")
-    return printed.getvalue().rstrip()
 
 
 def evidence(program: Program) -> None:
@@ -64,16 +62,23 @@ def judge(program: Program, seed: int) -> str:
     """Train on 2 and on 3 ranks that would stop at different epochs; compare with one process that plays all ranks."""
     stops = []
     for ranks in (2, 3):
-        train, val, patience, should = _disagreement(ranks, seed)
-        runs = _runs(program.train_until_stale, train, val, patience, seed, ranks)
-        stops.append(_compare(runs, should, ranks))
+        train, val, patience, expected = _disagreement(ranks, seed)
+        runs = on_ranks(
+            _train,
+            *(program.train_until_stale, train, val, patience, seed),
+            world_size=ranks,
+            seconds=TIME_LIMIT,
+            hang=HANG,
+            left_alone=LEFT_ALONE,
+        )
+        stops.append(_judge_runs(runs, expected))
     return (
         f"Healed: all ranks stop together, after {stops[0]} epochs on 2 ranks and {stops[1]} on 3, with equal weights."
     )
 
 
 @dataclass(frozen=True)
-class Should:
+class Expected:
     """What one process finds that plays all ranks."""
 
     own: list[int]
@@ -84,16 +89,16 @@ class Should:
     """The weights after each epoch."""
 
 
-def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Should]:
+def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
     """Return data, and a patience, with which the ranks would part, and stop before the last epoch."""
     for attempt in range(40):
         first = (211 * seed + 97 * attempt) % 3500
         images, labels = mnist()[first : first + 48 * ranks + 24 * ranks]
         train, val = (images[: 48 * ranks], labels[: 48 * ranks]), (images[48 * ranks :], labels[48 * ranks :])
         patience = 1 + (seed + attempt) % 2
-        should = _play(train, val, ranks, patience, seed)
-        if min(should.own) < max(should.own) < EPOCHS - 1 and should.mean < EPOCHS - 1:
-            return train, val, patience, should
+        expected = _play(train, val, ranks, patience, seed)
+        if min(expected.own) < max(expected.own) < EPOCHS - 1 and expected.mean < EPOCHS - 1:
+            return train, val, patience, expected
     raise AssertionError(f"no data of seed {seed} on which {ranks} ranks disagree")
 
 
@@ -106,7 +111,7 @@ def _model(seed: int) -> nn.Module:
     return mlp(784, 8, 10)
 
 
-def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Should:
+def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expected:
     model = _model(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
     shares = [_share(train, rank, ranks) for rank in range(ranks)]
@@ -115,15 +120,15 @@ def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Shoul
         for batch in torch.arange(len(shares[0][0])).split(BATCH):
             optimizer.zero_grad()
             parts = [F.cross_entropy(model(images[batch]), labels[batch]) for images, labels in shares]
-            (sum(parts) / ranks).backward()
+            torch.stack(parts).mean().backward()
             optimizer.step()
         with torch.no_grad():
             own = [_share(val, rank, ranks) for rank in range(ranks)]
             losses.append([F.cross_entropy(model(images), labels).item() for images, labels in own])
-        weights.append([parameter.detach().clone() for parameter in model.parameters()])
+        weights.append(copies(model.parameters()))
     columns = list(zip(*losses, strict=True))
     mean = [sum(row) / ranks for row in losses]
-    return Should([_stop(column, patience) for column in columns], _stop(mean, patience), weights)
+    return Expected([_stop(column, patience) for column in columns], _stop(mean, patience), weights)
 
 
 def _stop(losses: Sequence[float], patience: int) -> int:
@@ -135,59 +140,42 @@ def _stop(losses: Sequence[float], patience: int) -> int:
     return len(losses)
 
 
-def _runs(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int, ranks: int) -> list[tuple]:
-    arguments = train_until_stale, train, val, patience, seed
-    try:
-        return run_ranks(_train, *arguments, world_size=ranks, timeout=TIME_LIMIT)
-    except RankTimeout:
-        raise NotHealed(
-            "hang",
-            f"After {TIME_LIMIT:g} seconds {ranks} ranks still wait for one another. A longer limit would only make "
-            "the wait longer: some rank is in a collective that the others never call.",
-        ) from None
-    except RankError as error:
-        raise NotHealed(
-            "left_alone",
-            f"On {ranks} ranks, rank {error.rank} ends in {error.kind}: {error.message.splitlines()[0][:120]} "
-            "Who is in a collective there, and where are the others at that moment?",
-        ) from None
+Run = tuple[int, list[torch.Tensor]]
+"""After how many epochs a rank stopped, and with which weights."""
 
 
-def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int):
+def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int) -> Run:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     model = _model(seed)
     shares = _share(train, rank, ranks), _share(val, rank, ranks)
     losses = train_until_stale(model, *shares, epochs=EPOCHS, patience=patience, lr=RATE)
-    return len(losses), [parameter.detach() for parameter in model.parameters()]
+    return len(losses), copies(model.parameters())
 
 
-def _compare(runs: list[tuple], should: Should, ranks: int) -> int:
+def _judge_runs(runs: list[Run], expected: Expected) -> int:
     epochs = [count for count, _ in runs]
     if len(set(epochs)) > 1:
-        raise NotHealed(
-            "ranks_part",
+        raise Wrong(
+            "ranks_disagree",
             f"Nobody waits any more, but the ranks stop after {epochs} epochs, and those that go on train alone. "
             "One model needs one decision.",
         )
     count = epochs[0]
-    if count > max(*should.own, should.mean):
-        raise NotHealed(
+    if count > max(*expected.own, expected.mean):
+        raise Wrong(
             "never_stops",
             f"The ranks stay together for {count} epochs. By then every one of them had its reason to stop, the last "
-            f"after {max(should.own)}. Stopping early was asked for.",
+            f"after {max(expected.own)}. Stopping early was asked for.",
         )
-    if count < min(*should.own, should.mean):
-        raise NotHealed(
-            "too_early", f"The ranks stop together after {count} epochs, before any has its reason: {should.own}."
+    if count < min(*expected.own, expected.mean):
+        raise Wrong(
+            "too_early", f"The ranks stop together after {count} epochs, before any has its reason: {expected.own}."
         )
-    for _, weights in runs:
-        if not all(
-            torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in zip(weights, should.weights[count - 1], strict=True)
-        ):
-            raise NotHealed(
-                "training_changed",
-                f"All stop together after {count} epochs, but not with the weights that averaged gradients lead to.",
-            )
+    if not all(same(weights, expected.weights[count - 1], tolerance=1e-2) for _, weights in runs):
+        raise Wrong(
+            "training_changed",
+            f"All stop together after {count} epochs, but not with the weights that averaged gradients lead to.",
+        )
     return count
 
 
@@ -214,5 +202,4 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
-    log=log,
 )

@@ -3,14 +3,20 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.clinic.separate_process import call_apart, log_apart
+from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images [B, 784] and labels [B]."""
 
 EPOCHS, BATCH = 2, 32
 _LEFT_ALONE = (
@@ -50,41 +56,41 @@ def judge(program: Program, seed: int) -> str:
         fetched = _fetched(program.record_loader, [Path(folder, name) for name in files], seed)
     for (workers, batches), cut_off in zip(fetched, files.values(), strict=True):
         if not workers:
-            raise NotHealed(
+            raise Wrong(
                 "no_workers",
                 "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. "
                 "Loading was given to two workers because it is slow; they should come back.",
             )
-        _compare(batches, count, cut_off)
+        _judge_epochs(batches, count, cut_off)
     return (
         "Healed: each readable record arrives once an epoch, in a new order, from workers; the bad lines are left out."
     )
 
 
-def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[tuple[Any, Any]]]]]:
+def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
     """Return for each file the number of workers and, for each epoch, its batches."""
     try:
-        return call_apart(_fetch, record_loader, paths, seed)
+        return call_separately(_fetch, record_loader, paths, seed)
     except RankError as error:
         what = error.message.splitlines()[0][:120] if error.message else error.kind
         if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
-            raise NotHealed(
-                "worker_dies", f"A worker still ends in the middle of the file: {what} Which line was it given?"
+            raise Wrong(
+                "still_there", f"A worker still ends in the middle of the file: {what} Which line was it given?"
             ) from None
         if error.kind == "SystemExit":
-            raise NotHealed(
+            raise Wrong(
                 "program_ends",
                 "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
                 "function of a library do that?",
             ) from None
-        raise NotHealed(
+        raise Wrong(
             "still_stops",
             f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}. One bad line in a "
             "file should cost one record, not the night.",
         ) from None
 
 
-def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[tuple[Any, Any]]]]]:
+def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
     loaders = [record_loader(path, seed) for path in paths]
     return [
         (getattr(loader, "num_workers", 0), [[tuple(batch) for batch in loader] for _ in range(EPOCHS)])
@@ -92,37 +98,38 @@ def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[
     ]
 
 
-def _compare(epochs: list[list[tuple[Any, Any]]], count: int, cut_off: tuple[int, ...]) -> None:
-    images, digits = mnist()[:count]
-    pixels = ((images - images.min()) / (images.max() - images.min()) * 255).byte().flatten(1)
-    known = {pixels[index].numpy().tobytes(): index for index in range(count) if index not in cut_off}
-    orders = []
-    for batches in epochs:
-        order = [known.get((row * 255).round().byte().numpy().tobytes()) for rows, _ in batches for row in rows]
-        labels = [int(label) for _, given in batches for label in given]
-        case = f"Of {count} records {len(known)} can be read:"
-        if None in order:
-            raise NotHealed(
-                "invented_image",
-                f"{case} {order.count(None)} images arrive that are not in the file. What is put in the place of a bad "
-                "record is trained on, under its label.",
-            )
-        if len(order) > len(set(order)):
-            raise NotHealed(
-                "record_twice",
-                f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of bad ones.",
-            )
-        if len(order) < len(known):
-            raise NotHealed(
-                "records_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
-            )
-        if labels != digits[order].tolist():
-            raise NotHealed("labels_mixed", f"{case} they arrive, and some carry the label of another one.")
-        if max(len(rows) for rows, _ in batches) != BATCH:
-            raise NotHealed("other_batches", f"The batches were {BATCH} records long, and no longer are.")
-        orders.append(order)
+def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...]) -> None:
+    orders = [_order(batches, count, cut_off) for batches in epochs]
     if orders[0] == sorted(orders[0]) or orders[0] == orders[1]:
-        raise NotHealed("no_shuffle", "All records arrive, but no longer in a new order each epoch.")
+        raise Wrong("no_shuffle", "All records arrive, but no longer in a new order each epoch.")
+
+
+def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[int]:
+    """Return the numbers of the records in the order in which an epoch brings them."""
+    readable = count - len(cut_off)
+    case = f"Of {count} records {readable} can be read:"
+    found = image_numbers([row for rows, _ in batches for row in rows], count, cut_off)
+    order = [number for number in found if number is not None]
+    if len(order) < len(found):
+        raise Wrong(
+            "invented_image",
+            f"{case} {len(found) - len(order)} images arrive that are not in the file. What is put in the place of a "
+            "bad record is trained on, under its label.",
+        )
+    if len(order) > len(set(order)):
+        raise Wrong(
+            "sample_twice",
+            f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of bad ones.",
+        )
+    if len(order) < readable:
+        raise Wrong(
+            "samples_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
+        )
+    if [int(label) for _, labels in batches for label in labels] != mnist()[:count][1][order].tolist():
+        raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of another one.")
+    if max(len(rows) for rows, _ in batches) != BATCH:
+        raise Wrong("other_batches", f"The batches were {BATCH} records long, and no longer are.")
+    return order
 
 
 CASE = Case(
@@ -149,5 +156,5 @@ CASE = Case(
     ),
     evidence=evidence,
     judge=judge,
-    log=log_apart,
+    log=log_separately,
 )

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -55,15 +56,15 @@ def judge(program: Program, seed: int) -> str:
         answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is no question, only company
         differ = int((answers != together).sum())
         if differ > 2:  # a sum may be rounded in another way
-            raise NotHealed(
-                "depends_on_request",
+            raise Wrong(
+                "still_there",
                 f"Sent {company}, {differ} of 200 scans get another answer than all at once, and "
                 f"{(answers == digits).float().mean():.0%} are right, not {(together == digits).float().mean():.0%}. "
                 "What a scan is should not depend on which others it comes with.",
             )
     right = (together == digits).float().mean().item()
     if right < 0.75:
-        raise NotHealed(
+        raise Wrong(
             "other_numbers",
             f"All requests get the same answers now, but only {right:.0%} of them are right. Does the network see in "
             "service what it saw in training: the same shift and the same scale?",
@@ -71,7 +72,7 @@ def judge(program: Program, seed: int) -> str:
     darker = _fit(program, (train[0] * 0.01, train[1]), seed)
     changed = int((_answers(darker, [asked * 0.01]) != together).sum())
     if changed > 10:
-        raise NotHealed(
+        raise Wrong(
             "only_this_scanner",
             f"Trained and asked with scans a hundred times darker, the reader changes {changed} of 200 answers. "
             "The numbers of one scanner are not those of another: from which scans should they come?",
@@ -85,7 +86,7 @@ def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int):
         reader.fit(*train)
     steps = 6 * -(-len(train[0]) // 32)
     if len(record.steps) != steps or any(rate != RATE for step in record.steps for rate in step.rates):
-        raise NotHealed(
+        raise Wrong(
             "training_changed",
             f"The training made {len(record.steps)} steps at the learning rates "
             f"{sorted({rate for step in record.steps for rate in step.rates})}; it was {steps} at {RATE}, and that "
@@ -99,7 +100,7 @@ def _answers(reader, requests: Sequence[torch.Tensor]) -> torch.Tensor:
     try:
         return torch.cat([reader.predict(few) for few in requests])
     except Exception as error:
-        raise NotHealed(
+        raise Wrong(
             "refuses_requests",
             f"A request of {len(requests[0])} ended in {type(error).__name__}: {error}. The post office sends requests "
             "of any size, and each wants an answer.",

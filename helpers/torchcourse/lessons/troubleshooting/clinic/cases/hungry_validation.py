@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
@@ -52,28 +53,30 @@ def judge(program: Program, seed: int) -> str:
         torch.set_grad_enabled(True)
     if any(seen.recorded for seen in record.passes):
         if max(seen.samples for seen in record.passes) < size:
-            raise NotHealed(
+            raise Wrong(
                 "smaller_batches",
                 f"Your passes take fewer than the {size} samples of a batch. That lowers the peak, and takes "
                 "longer; each of them still keeps everything for a backward pass that never comes.",
             )
-        raise NotHealed(
+        raise Wrong(
             "still_there",
             "The forward pass still keeps its intermediate results, for a backward pass that never comes. What is "
             "thrown away after the pass comes too late: the peak is in the pass.",
         )
     if not recording:
-        raise NotHealed(
+        raise Wrong(
             "grad_off", "After the validation autograd is off for everybody: the next training step has no gradients."
         )
     if not all(parameter.requires_grad for parameter in model.parameters()):
-        raise NotHealed("frozen", "After the validation the parameters are frozen: the next epoch trains nothing.")
+        raise Wrong("frozen", "After the validation the parameters are frozen: the next epoch trains nothing.")
     if not model.training:
-        raise NotHealed("mode", "The model was in training mode before the validation, and is not any more.")
+        raise Wrong("mode_left_changed", "The model was in training mode before the validation, and is not any more.")
     if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
-        raise NotHealed("changed_model", "The validation has changed the model's weights.")
+        raise Wrong("weights_changed", "The validation has changed the model's weights.")
     if not isinstance(given, float) or abs(given - right) > 1e-5:
-        raise NotHealed("loss", f"The mean loss over all samples is {right:.5f}, as a float; you returned {given!r}.")
+        raise Wrong(
+            "wrong_value", f"The mean loss over all samples is {right:.5f}, as a float; you returned {given!r}."
+        )
     return "Healed: no forward pass of the validation is recorded, its value is the same, and the training goes on."
 
 

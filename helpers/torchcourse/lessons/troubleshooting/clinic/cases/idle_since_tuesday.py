@@ -8,8 +8,10 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 SHOWN = 10  # images at once
@@ -51,7 +53,7 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
         try:
             return program.load_scans(Path(name))
         except (OSError, ValueError, AssertionError, IndexError) as error:
-            raise NotHealed(
+            raise Wrong(
                 "stops",
                 f"{len(unreadable)} unreadable files among {count}, and loading ends in {type(error).__name__}: "
                 f"{str(error)[:90]}. The scanner will go on leaving such files; the other scans are wanted.",
@@ -59,31 +61,29 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
 
 
 def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable: tuple[int, ...]) -> None:
-    pixels, digits = mnist()[:count]
-    pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).byte()
-    known = {pixels[i].numpy().tobytes(): i for i in range(count) if i not in unreadable}
+    digits, readable = mnist()[:count][1], count - len(unreadable)
     case = f"{count} files, {len(unreadable)} of them unreadable:"
     if len(images) != len(labels):
-        raise NotHealed("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
-    found = [known.get((image * 255).round().byte().numpy().tobytes()) for image in images]
+        raise Wrong("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
+    found = image_numbers(images, count, unreadable)
     if None in found:
-        raise NotHealed(
+        raise Wrong(
             "invented_image",
             f"{case} {found.count(None)} of your images are no scan of the folder. What does the model learn from an "
             "image that nobody scanned, under a label of somebody else?",
         )
-    if len(set(found)) < len(known):
-        raise NotHealed(
-            "scans_lost",
-            f"{case} you return {len(set(found))} different scans, but {len(known)} can be read. "
+    if len(set(found)) < readable:
+        raise Wrong(
+            "samples_lost",
+            f"{case} you return {len(set(found))} different scans, but {readable} can be read. "
             "One bad file should cost one scan.",
         )
-    if len(found) > len(known):
-        raise NotHealed("scan_twice", f"{case} {len(found) - len(known)} scans come twice.")
+    if len(found) > readable:
+        raise Wrong("sample_twice", f"{case} {len(found) - readable} scans come twice.")
     wrong = [place for place, (index, label) in enumerate(zip(found, labels, strict=True)) if digits[index] != label]
     if wrong:
-        raise NotHealed(
-            "still_shifted",
+        raise Wrong(
+            "still_there",
             f"{case} {len(wrong)} scans have a wrong label, the first of them at position {wrong[0]}. "
             "Which label belongs to the scan before it, and which to the scan after it?",
         )

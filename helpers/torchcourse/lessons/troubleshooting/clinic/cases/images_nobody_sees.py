@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
-from torchcourse.ranks.run import RankError, run_ranks
+from torchcourse.ranks.run import run_ranks
 
 EPOCHS, BATCH, RATE = 3, 16, 0.1
 
@@ -33,11 +35,7 @@ def judge(program: Program, seed: int) -> str:
     """Train on 2 and on 3 ranks; look at what each fetched, and repeat the training in one process."""
     for ranks, count in ((2, 64 + 2 * seed), (3, 70 + seed)):
         images, labels = mnist()[100 * seed : 100 * seed + count]
-        try:
-            arguments = program.train_sampled, program.Counted, images, labels, seed
-            runs = run_ranks(_train, *arguments, world_size=ranks, timeout=20)
-        except RankError as error:
-            raise NotHealed("stops", f"On {ranks} ranks it ends in {error.kind}: {error.message[:200]}.") from None
+        runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
         _judge_orders([order for order, _ in runs], ranks, count)
         _judge_weights(runs, images, labels, seed)
     return "Healed: on 2 and 3 ranks, each epoch brings every image once, in an order that is new."
@@ -48,47 +46,49 @@ def _model(seed: int) -> nn.Module:
     return mlp(784, 8, 10)
 
 
-def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labels: torch.Tensor, seed: int):
+Run = tuple[list[int], list[torch.Tensor]]
+"""The indices that a rank fetched, in order, and the weights with which it ended."""
+
+
+def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Run:
     model, data = _model(seed), data_class(images, labels)
     train_sampled(model, data, EPOCHS, seed, RATE)
-    return data.fetched, [parameter.detach() for parameter in model.parameters()]
+    return data.fetched, copies(model.parameters())
 
 
 def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
     case, share = f"On {ranks} ranks with {count} images", -(-count // ranks)
     lengths = [len(order) for order in orders]
     if max(lengths) > share * EPOCHS:
-        raise NotHealed(
+        raise Wrong(
             "whole_set",
             f"{case}, a rank fetches {max(lengths) // EPOCHS} images an epoch; its share would be {share}. Nothing is "
             "missed, because everybody does everything, and nothing is gained by a second rank.",
         )
     if min(lengths) < (count // ranks) * EPOCHS:
-        raise NotHealed("too_few", f"{case}, a rank fetches {min(lengths)} images in {EPOCHS} epochs: too few.")
+        raise Wrong("count", f"{case}, a rank fetches {min(lengths)} images in {EPOCHS} epochs: too few.")
     each = lengths[0] // EPOCHS
     epochs = [[order[each * e : each * (e + 1)] for order in orders] for e in range(EPOCHS)]
     for number, shares in enumerate(epochs):
         seen = {index for part in shares for index in part}
         if len(seen) < count:
-            raise NotHealed(
-                "images_missed",
+            raise Wrong(
+                "still_there",
                 f"{case}, {count - len(seen)} images are seen by nobody in epoch {number}, and others several times. "
                 "The shares only fit together if they are cut out of one and the same order.",
             )
     if all(part == sorted(part) for shares in epochs for part in shares):
-        raise NotHealed(
-            "no_shuffle", f"{case}, none is missed, and none is shuffled: they come in the order of the file."
-        )
+        raise Wrong("no_shuffle", f"{case}, none is missed, and none is shuffled: they come in the order of the file.")
     for number in range(1, EPOCHS):
         if epochs[number] == epochs[number - 1]:
-            raise NotHealed(
+            raise Wrong(
                 "order_repeats",
                 f"{case}, none is missed, but epoch {number} brings them in the very order of epoch {number - 1}. "
                 "When does the sampler learn which epoch it is?",
             )
 
 
-def _judge_weights(runs: Sequence[tuple], images: torch.Tensor, labels: torch.Tensor, seed: int) -> None:
+def _judge_weights(runs: Sequence[Run], images: torch.Tensor, labels: torch.Tensor, seed: int) -> None:
     model = _model(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     each = len(runs[0][0]) // EPOCHS
@@ -97,17 +97,15 @@ def _judge_weights(runs: Sequence[tuple], images: torch.Tensor, labels: torch.Te
         for batches in zip(*parts, strict=True):
             optimizer.zero_grad()
             losses = [F.cross_entropy(model(images[batch]), labels[batch]) for batch in batches]
-            (sum(losses) / len(losses)).backward()
+            torch.stack(losses).mean().backward()
             optimizer.step()
-    for _, weights in runs:
-        if not all(
-            torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(weights, model.parameters(), strict=True)
-        ):
-            raise NotHealed(
-                "training_changed",
-                "The order is right, but the weights are not those that it should lead to: the steps, their batches of "
-                f"{BATCH}, the average over the ranks or the learning rate has changed.",
-            )
+    expected = list(model.parameters())
+    if not all(same(weights, expected, tolerance=1e-3) for _, weights in runs):
+        raise Wrong(
+            "training_changed",
+            "The order is right, but the weights are not those that it should lead to: the steps, their batches of "
+            f"{BATCH}, the average over the ranks or the learning rate has changed.",
+        )
 
 
 CASE = Case(

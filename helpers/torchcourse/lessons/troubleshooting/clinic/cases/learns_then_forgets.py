@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -36,42 +38,39 @@ def judge(program: Program, seed: int) -> str:
     loader = DataLoader(TensorDataset(inputs, labels), size)
     right, right_steps, right_loss = _train(_plain_epoch, loader, rate, seed)
     given, steps, loss = _train(program.train_epoch, loader, rate, seed)
-    if len(steps) != len(right_steps):
-        raise NotHealed(
-            "steps", f"For {batches} batches your epoch makes {len(steps)} steps. One step a batch, as it was before."
-        )
+    expect_steps(steps, right_steps)
     for number, (step, should) in enumerate(zip(steps, right_steps, strict=True), start=1):
         _compare(number, step, should, rate)
-    if any(not torch.equal(a, b) for a, b in zip(given.parameters(), right.parameters(), strict=True)):
-        raise NotHealed("weights", "The gradients are right, and the weights are not. What else changes them?")
+    expect_weights(given, right)
     if not isinstance(loss, float) or abs(loss - right_loss) > 1e-6:
-        raise NotHealed(
-            "loss", f"The epoch's mean loss over the samples is {right_loss:.6f}; your function returned {loss!r}."
+        raise Wrong(
+            "wrong_value",
+            f"The epoch's mean loss over the samples is {right_loss:.6f}; your function returned {loss!r}.",
         )
     return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
 
 
 def _compare(number: int, step, should, rate: float) -> None:
     if any(abs(given - rate) > 1e-12 for given in step.rates):
-        raise NotHealed(
+        raise Wrong(
             "learning_rate",
             f"Step {number} uses the learning rate {step.rates[0]:g} in place of {rate:g}. Smaller steps make the "
             "curve look better; the direction of each step is still wrong.",
         )
     if step.gradient.numel() == 0 or not step.gradient.any():
-        raise NotHealed(
+        raise Wrong(
             "nothing_left",
             f"At step {number} the gradient is zero or gone: nothing is learnt. What was wiped, and when?",
         )
     if torch.allclose(step.gradient, should.gradient, rtol=1e-4, atol=1e-7):
         return
     if torch.nn.functional.cosine_similarity(step.gradient, should.gradient, dim=0) > 0.9999:
-        raise NotHealed(
+        raise Wrong(
             "scaled", f"At step {number} the gradient has the right direction and another length: it is cut or scaled."
         )
     if number == 1:
-        raise NotHealed("first_step", "The very first gradient is not that of the first batch's mean loss.")
-    raise NotHealed(
+        raise Wrong("first_step", "The very first gradient is not that of the first batch's mean loss.")
+    raise Wrong(
         "still_there",
         f"At step {number} the gradient is not that of its own batch: what earlier batches left is still in it.",
     )

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
@@ -31,7 +32,7 @@ def judge(program: Program, seed: int) -> str:
     model = program.DigitNet(inputs, hidden, classes)
     shapes = [tuple(parameter.shape) for parameter in model.parameters()]
     if shapes != [(hidden, inputs), (hidden,), (classes, hidden), (classes,)]:
-        raise NotHealed("other_network", "The network has other weights than before. It was not the network's fault.")
+        raise Wrong("other_network", "The network has other weights than before. It was not the network's fault.")
     images, labels = torch.randn(20, inputs), torch.randint(0, classes, (20,))
     _judge_loss(program, model, images, labels)
     _judge_probabilities(program, model, images)
@@ -41,7 +42,7 @@ def judge(program: Program, seed: int) -> str:
     right = F.cross_entropy(_logits(model, images), labels)
     given = program.loss_of(model(images), labels)
     if not torch.allclose(given, right, rtol=1e-3):
-        raise NotHealed(
+        raise Wrong(
             "unstable",
             f"For a network that is very sure and wrong the loss should be {right.item():.1f}; yours is "
             f"{given.item():.1f}. The logarithm of a rounded probability: is there a function that takes both in "
@@ -65,19 +66,19 @@ def _judge_loss(program: Program, model, images: torch.Tensor, labels: torch.Ten
     if torch.allclose(given, right, rtol=1e-4):
         return
     if torch.allclose(given, twice, rtol=1e-4):
-        raise NotHealed("still_there", "The loss is what it was: for perfect answers it still stays far above zero.")
+        raise Wrong("still_there", "The loss is what it was: for perfect answers it still stays far above zero.")
     slope, sick, sound = (torch.autograd.grad(loss, model.output.weight)[0] for loss in (given, twice, right))
     if _parallel(slope, sick) and not _parallel(slope, sound):
-        raise NotHealed(
+        raise Wrong(
             "cosmetic",
             "The number is another, and its gradient still points where it did: the curve looks better, and the "
             "network learns as badly as before.",
         )
     if given < 0:
-        raise NotHealed(
+        raise Wrong(
             "negative", f"The loss is {given.item():.2f}. It takes logarithms of probabilities: which does it get?"
         )
-    raise NotHealed(
+    raise Wrong(
         "not_cross_entropy",
         f"For a network at its start the cross entropy should be {right.item():.4f}; your loss is {given.item():.4f}.",
     )
@@ -89,9 +90,9 @@ def _judge_probabilities(program: Program, model, images: torch.Tensor) -> None:
     if torch.allclose(given, right, atol=1e-5):
         return
     if torch.allclose(given, right.softmax(1), atol=1e-5):
-        raise NotHealed("twice_elsewhere", "The training is right; now probabilities() makes two softmaxes out of one.")
+        raise Wrong("twice_elsewhere", "The training is right; now probabilities() makes two softmaxes out of one.")
     sums = given.sum(1)
-    raise NotHealed(
+    raise Wrong(
         "no_probabilities",
         f"The training is right, but what probabilities() returns adds up to {sums.min().item():.2f} to "
         f"{sums.max().item():.2f} a row, or belongs to other classes. Who turned outputs into probabilities before?",

@@ -6,7 +6,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -48,28 +49,30 @@ def judge(program: Program, seed: int) -> str:
         scores = [program.evaluate(model.train(), loader) for loader in loaders]
     in_training = any(seen.training for seen in record.passes)
     if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
-        raise NotHealed(
+        raise Wrong(
             "seeded",
             "Two evaluations agree, because they throw the same dice. The score is still that of another model: "
             "some of its units are switched off, and the test batch sets its statistics.",
         )
     _judge_model(model, look, state)
     if in_training:
-        raise NotHealed(
+        raise Wrong(
             "still_there",
             f"The score depends on the batch ({scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%}): the "
             "model is asked while it behaves as in training.",
         )
     if any(abs(score - right) > 1e-6 for score in scores):
-        raise NotHealed("score", f"The share of right answers is {right:.1%}; your function returned {scores[0]:.1%}.")
+        raise Wrong(
+            "wrong_value", f"The share of right answers is {right:.1%}; your function returned {scores[0]:.1%}."
+        )
     if not model.training:
-        raise NotHealed(
-            "stays_in_eval",
+        raise Wrong(
+            "mode_left_changed",
             "The scores are right. But the training loop calls model.train() once, at its start: after your first "
             "evaluation the rest of the training runs without dropout and without new statistics.",
         )
     if not torch.equal(torch.get_rng_state(), dice):
-        raise NotHealed("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
+        raise Wrong("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
     return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
 
 
@@ -82,13 +85,11 @@ def _dice_after(program: Program, model, loader: DataLoader, seed: int) -> list[
 
 def _judge_model(model, look: str, state: dict) -> None:
     if repr(model) != look:
-        raise NotHealed(
-            "changed_model", "After the evaluation the model is another: a layer was changed or switched off."
-        )
+        raise Wrong("layer_changed", "After the evaluation the model is another: a layer was changed or switched off.")
     now = model.state_dict()
     weights = [name for name in state if "running" not in name and "tracked" not in name]
     if any(not torch.equal(state[name], now[name]) for name in weights):
-        raise NotHealed("changed_model", "After the evaluation the model has other weights.")
+        raise Wrong("weights_changed", "After the evaluation the model has other weights.")
 
 
 CASE = Case(

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from torchcourse import figures
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -55,7 +56,9 @@ def judge(program: Program, seed: int) -> str:
     with watch() as record:
         losses = program.train(model, scans, zeros)
     if any(loss != loss for loss in losses) or any(step.rates != (RATE,) for step in record.steps):
-        raise NotHealed("training", "The loss is right on single batches, but the training run still fails or differs.")
+        raise Wrong(
+            "training_changed", "The loss is right on single batches, but the training run still fails or differs."
+        )
     return (
         "Healed: value and gradient are exact for logits up to 5000, and the training with the new scanner is finite."
     )
@@ -65,7 +68,7 @@ def _value_and_gradient(loss_of, logits: torch.Tensor, targets: torch.Tensor) ->
     logits = logits.clone().requires_grad_()
     loss = loss_of(logits, targets)
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.requires_grad:
-        raise NotHealed("no_loss", f"A loss is one number with a graph behind it; this is {loss!r}.")
+        raise Wrong("no_loss", f"A loss is one number with a graph behind it; this is {loss!r}.")
     loss.backward()
     gradient = torch.zeros_like(logits) if logits.grad is None else logits.grad
     return loss.item(), gradient.float()
@@ -75,7 +78,7 @@ def _compare_small(program: Program, logits: torch.Tensor, targets: torch.Tensor
     value, gradient = _value_and_gradient(program.detection_loss, logits, targets)
     right, slope = _value_and_gradient(F.binary_cross_entropy_with_logits, logits, targets)
     if abs(value - right) > 1e-3 * right or not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
-        raise NotHealed(
+        raise Wrong(
             "other_loss",
             f"For ordinary logits, where nothing was wrong, the loss was {right:.4f} and is now {value:.4f}; or its "
             "gradient has changed. The repair should leave the healthy cases alone.",
@@ -87,23 +90,23 @@ def _compare_huge(program: Program, logits: torch.Tensor, targets: torch.Tensor,
     right, slope = _value_and_gradient(F.binary_cross_entropy_with_logits, logits, targets)
     case = f"For logits of ±{size:g}"
     if gradient.isnan().any():
-        raise NotHealed(
-            "nan_gradient" if value == value else "still_nan",
+        raise Wrong(
+            "nan_gradient" if value == value else "still_there",
             f"{case} the loss is {value:.4g}, and {int(gradient.isnan().sum())} of {len(gradient)} gradients are NaN. "
             "One step with them, and every weight is NaN.",
         )
     if not abs(value) < float("inf"):
-        raise NotHealed("still_infinite", f"{case} the loss is {value}.")
+        raise Wrong("still_there", f"{case} the loss is {value}.")
     wrong = slope.abs() > 0.5 / len(slope)  # where the network is certain and mistaken
     if wrong.any() and gradient[wrong].abs().min() < 0.5 * slope[wrong].abs().min():
-        raise NotHealed(
-            "no_gradient",
+        raise Wrong(
+            "gradient_lost",
             f"{case} the loss is finite, {value:.4g}. But for scans on which the network is certain and wrong the "
             f"gradient is {gradient[wrong].abs().min():.2g} where it should be {slope[wrong].abs().min():.2g}: "
             "it will never learn them. The symptom is muted, the information is lost before the logarithm.",
         )
     if abs(value - right) > 1e-3 * right + 1e-6 or not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
-        raise NotHealed("inexact", f"{case} the loss should be {right:.5g}, and it is {value:.5g}.")
+        raise Wrong("inexact", f"{case} the loss should be {right:.5g}, and it is {value:.5g}.")
 
 
 CASE = Case(

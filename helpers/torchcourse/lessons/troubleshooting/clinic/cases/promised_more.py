@@ -3,8 +3,9 @@
 import torch
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
+from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 Split = tuple[torch.Tensor, torch.Tensor]
@@ -42,11 +43,11 @@ def judge(program: Program, seed: int) -> str:
     _judge_originals(_numbers(train), _numbers(val), originals, share)
     for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
         if len(pictures) != len(digits) or not torch.equal(labels[ids], digits):
-            raise NotHealed("labels_mixed", f"In the {name} set images carry the label of another one.")
+            raise Wrong("labels_mixed", f"In the {name} set images carry the label of another one.")
     _judge_copies(train, originals - len(_numbers(val).unique()), copies)
     held = labels[_numbers(val).unique()].unique()
     if len(held) < 6:
-        raise NotHealed(
+        raise Wrong(
             "by_position",
             f"Nothing leaks, but of 10 classes {len(held)} are in the validation set: this data is sorted by class. "
             "Which originals should be held back?",
@@ -63,22 +64,22 @@ def _numbers(split: Split) -> torch.Tensor:
 
 def _judge_originals(train: torch.Tensor, val: torch.Tensor, originals: int, share: float) -> None:
     if len(train) == 0 or len(val) == 0:
-        raise NotHealed("empty", f"You return {len(train)} images to train on and {len(val)} to validate on.")
+        raise Wrong("empty", f"You return {len(train)} images to train on and {len(val)} to validate on.")
     trained, held = set(train.tolist()), set(val.tolist())
     if trained & held:
-        raise NotHealed(
-            "still_leaks",
+        raise Wrong(
+            "still_there",
             f"{len(trained & held)} of {len(held)} originals in the validation set have a version in the training set "
             "too. The model has seen them, shifted by a pixel.",
         )
     if len(trained | held) < originals:
-        raise NotHealed(
-            "originals_lost",
+        raise Wrong(
+            "samples_lost",
             f"Nothing leaks, but {originals - len(trained | held)} of {originals} originals are in neither set. "
             "There were few to begin with.",
         )
     if abs(len(held) - share * originals) > 1:
-        raise NotHealed(
+        raise Wrong(
             "other_share",
             f"Nothing leaks, but {len(held)} of {originals} originals are held back, and {share:.0%} were asked for.",
         )
@@ -88,13 +89,13 @@ def _judge_copies(train: Split, originals: int, copies: int) -> None:
     each = _numbers(train).bincount()
     each = each[each > 0]
     if len(each) != originals or not bool((each == copies).all()):
-        raise NotHealed(
+        raise Wrong(
             "copies_lost",
             f"Nothing leaks, but an original has {int(each.min())} to {int(each.max())} versions in the training set, "
             f"and {copies} were asked for. The copies were there to help.",
         )
     if train[0].flatten(1).std(dim=1).min() < 0.1:
-        raise NotHealed("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
+        raise Wrong("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
 
 
 CASE = Case(

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
-from torchcourse.lessons.troubleshooting.clinic.instruments import Noted, watch
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -23,7 +25,9 @@ def evidence(program: Program) -> None:
     alive: list[float] = []
     with MemoryTracker() as tracker:
         for _ in range(3):
-            program.reconstruction_epoch(model, Noted(loader, lambda: alive.append(tracker.current / 2**20)), optimizer)
+            program.reconstruction_epoch(
+                model, ObservedLoader(loader, lambda: alive.append(tracker.current / 2**20)), optimizer
+            )
     figure, axis = figures.new()
     axis.plot(alive)
     axis.set(xlabel="steps of three epochs", ylabel="alive between steps (MiB)")
@@ -45,16 +49,14 @@ def judge(program: Program, seed: int) -> str:
     if grown > 100:
         share = grown / (size * width * 4)
         if len(steps) == len(plain_steps) and share < 1.9:
-            raise NotHealed(
+            raise Wrong(
                 "half",
                 f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
-        raise NotHealed("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
-    if len(steps) != len(plain_steps):
-        raise NotHealed("steps", f"{len(plain_steps)} batches, and your epoch makes {len(steps)} steps.")
-    if any(not torch.equal(a, b) for a, b in zip(given.parameters(), plain.parameters(), strict=True)):
-        raise NotHealed("training_changed", "The model ends with other weights: the repair has changed the training.")
+        raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
+    expect_steps(steps, plain_steps)
+    expect_weights(given, plain)
     _judge_numbers([float(number) for number in numbers], right)
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
 
@@ -66,14 +68,16 @@ def _judge_numbers(given: list[float], right: list[list[float]]) -> None:
         if abs(number - whole) < 1e-5:
             continue
         if abs(number - sum(value / count for value, count in zip(values, counts, strict=True)) / len(counts)) < 1e-5:
-            raise NotHealed(
+            raise Wrong(
                 "mean_of_means",
                 f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the "
                 "last batch is smaller.",
             )
         if abs(number - values[-1] / counts[-1]) < 1e-5:
-            raise NotHealed("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
-        raise NotHealed("value", f"The {name} over all pixels of the epoch is {whole:.5f}; you returned {number:.5f}.")
+            raise Wrong("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
+        raise Wrong(
+            "wrong_value", f"The {name} over all pixels of the epoch is {whole:.5f}; you returned {number:.5f}."
+        )
 
 
 def _run(epoch, start, loader, near: float):
@@ -81,7 +85,7 @@ def _run(epoch, start, loader, near: float):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     alive: list[int] = []
     with watch(gradients=False) as record, MemoryTracker() as tracker:
-        result = epoch(model, Noted(loader, lambda: alive.append(tracker.current)), optimizer, near)
+        result = epoch(model, ObservedLoader(loader, lambda: alive.append(tracker.current)), optimizer, near)
     return model, record.steps, result, alive
 
 

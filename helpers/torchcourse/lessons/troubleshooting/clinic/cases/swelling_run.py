@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
+from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting._graph import count_nodes
-from torchcourse.lessons.troubleshooting.clinic.case import Case, NotHealed
-from torchcourse.lessons.troubleshooting.clinic.instruments import Noted, watch
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -23,7 +25,7 @@ def evidence(program: Program) -> None:
     alive: list[float] = []
     loader = DataLoader(TensorDataset(*mnist("train")[:1000]), 50)
     with MemoryTracker() as tracker:
-        noted = Noted(loader, lambda: alive.append(tracker.current / 2**20))
+        noted = ObservedLoader(loader, lambda: alive.append(tracker.current / 2**20))
         probe = mnist("test")[:50][0].flatten(1)
         program.denoise_epoch(model, noted, optimizer, probe, torch.Generator())
     step = (alive[-1] - alive[5]) / (len(alive) - 6)
@@ -45,27 +47,20 @@ def judge(program: Program, seed: int) -> str:
     given, steps, losses, grown, nodes = _run(program.denoise_epoch, start, loader, rate, probe)
     plain, plain_steps, plain_losses, _, _ = _run(_plain_epoch, start, loader, rate, probe)
     if grown > 100:  # a list of numbers is no leak
-        raise NotHealed(
-            "still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?"
-        )
+        raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?")
     if nodes > 0:
-        raise NotHealed(
+        raise Wrong(
             "graph_grows",
             "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still remembers "
             "how it came about.",
         )
     if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in losses):
-        raise NotHealed("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
-    if len(steps) != len(plain_steps):
-        raise NotHealed("steps", f"{len(plain_steps)} batches, and your epoch makes {len(steps)} steps.")
-    if any(not torch.equal(a, b) for a, b in zip(given.parameters(), plain.parameters(), strict=True)):
-        raise NotHealed(
-            "training_changed",
-            "The model ends with other weights: the repair has changed the training, not only the sums.",
-        )
+        raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
+    expect_steps(steps, plain_steps)
+    expect_weights(given, plain)
     for name, loss, right in zip(("training loss", "loss on the probe"), losses, plain_losses, strict=True):
         if abs(float(loss) - right) > 1e-5:
-            raise NotHealed("loss_value", f"The mean {name} is {right:.5f}; you returned {float(loss):.5f}.")
+            raise Wrong("wrong_value", f"The mean {name} is {right:.5f}; you returned {float(loss):.5f}.")
     return f"Healed: {len(steps)} steps leave nothing behind, the means are the same, and so is the trained model."
 
 
@@ -81,7 +76,7 @@ def _run(epoch, start, loader, rate: float, probe: torch.Tensor):
             if len(alive) in (5, 12):  # to count the graph's nodes takes longer than a step
                 nodes.append(count_nodes([]))
 
-        losses = epoch(model, Noted(loader, note), optimizer, probe, torch.Generator().manual_seed(0))
+        losses = epoch(model, ObservedLoader(loader, note), optimizer, probe, torch.Generator().manual_seed(0))
     return model, record.steps, losses, (alive[11] - alive[4]) / 7, nodes[1] - nodes[0]
 
 
