@@ -80,8 +80,8 @@ def test_range_test_accepts(learner):
         (sweep(tensors=True), "tensors"),
         (sweep(skip=1), "count"),
         (sweep(high=0.5), "rates"),
-        (lambda *arguments: sweep()(*arguments)[1], "no_pair"),
-        (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "losses"),
+        (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
+        (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),
     ],
 )
 def test_range_test_refuses(learner, symptom):
@@ -148,7 +148,7 @@ def gridded(low, high, dice):
         (searching(more=1), "count"),
         (searching(high=10.0), "range"),
         (searching(widths=(4, 8, 16)), "widths"),
-        (searching(result=lambda setting: setting["lr"]), "no_setting"),
+        (searching(result=lambda setting: setting["lr"]), "wrong_type"),
         (searching(best=lambda tried, key: tried[0]), "not_best"),
         (searching(draw=lambda low, high, dice: low * (high / low) ** (dice.random() ** 3)), "uneven"),
         (lambda objective, trials, dice: [objective({"lr": 0.1, "width": 4}) for _ in range(trials)], "failed"),
@@ -289,7 +289,7 @@ def one_seed(ours, theirs, budget, seeds):
         ),
         (reporting(half=lambda gaps, one, two: t95(len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5), "ddof"),
         (reporting(half=lambda gaps, one, two: 0.0), "half"),
-        (lambda ours, theirs, budget, seeds: 0.01, "no_pair"),
+        (lambda ours, theirs, budget, seeds: 0.01, "wrong_type"),
         (lambda ours, theirs, budget, seeds: (0.01, 0.01), "not_run"),
     ],
 )
