@@ -55,8 +55,7 @@ def test_the_stub_keeps_the_frame_and_loses_the_solution(course):
 def test_a_repair_cell_shows_the_broken_part_of_the_program(course):
     lesson = course / "solutions/01_small/2_clinic.py"
     lesson.write_text(
-        "# %% repair: learns_then_forgets\ndef train_epoch(model, loader, optimizer):\n    return 'the cure'\n\n\n"
-        "# %% check: learns_then_forgets\ntrain_epoch  # points=1\n",
+        "# %% repair: learns_then_forgets\ndef train_epoch(model, loader, optimizer):\n    return 'the cure'\n",
         encoding="utf-8",
     )
     texts = render(course)
@@ -128,9 +127,6 @@ def test_the_lesson_source_is_not_copied_into_the_release(course):
         ("# %%\nx = 1  ### SOLUTION\n", "unmarked cell"),
         ("# %% exercise: a\nx = 1  ### SOLUTION\n\n# %% exercise: a\nx = 1  ### SOLUTION\n", "used twice"),
         ("# %% written: a [markdown]\n# text\n", "3 points"),
-        ("# %% repair: nobody\ndef f():\n    pass\n", "no broken program"),
-        ("# %% repair: learns_then_forgets\ndef f():\n    pass\n", "that its program has too"),
-        ("# %% repair: learns_then_forgets\nx = 1\n", "that its program has too"),
     ],
 )
 def test_a_marking_that_cannot_be_right_is_one_clear_sentence(source, part):

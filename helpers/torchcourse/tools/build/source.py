@@ -3,25 +3,38 @@
 The marking is the title of a cell:
 
     # %% exercise: ring_all_reduce          the learner writes here; `### BEGIN SOLUTION` … `### END SOLUTION` go
-    # %% repair: learns_then_forgets          the repaired parts of a broken program; the release shows the broken ones
     # %% check: ring_all_reduce             a locked, graded cell; its points are the `points=…` in its code
     # %% written: why_mean, 3 points [markdown]     graded by a person; the text is the model answer
     # %% setup                              replaced by the lines that install the course where it is missing
 
-The broken program of a repair is the script of that name in `torchcourse/lessons/troubleshooting/clinic/programs`.
-Everything else about nbgrader (ids, checksums, locks) follows from it.
+Everything else about nbgrader (ids, checksums, locks) follows from it. Two markings stand for several cells, the frame
+of a patient of the clinic, whose broken program is `torchcourse/lessons/troubleshooting/clinic/programs/SLUG.py`:
+
+    # %% patient: SLUG                      an empty cell; it becomes three: admit, evidence, hints
+    # %% repair: SLUG                       the repaired parts; the release shows those of the program in their place.
+                                            Its check (1 point, or `repair: SLUG, 2 points`) and the hidden test follow
+                                            it, then the `<details>` texts that stand after it, then discharge
+
+Where a text or a prediction belongs between admit, evidence and hints, these are ordinary cells. The cells use the
+names `clinic` and `check`: `from torchcourse.lessons.troubleshooting import clinic` and
+`from torchcourse.lessons.troubleshooting.checks import clinic as check`.
 """
 
 import ast
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbformat.notebooknode import NotebookNode
+from nbformat.v4 import new_code_cell
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"
+
+
+_TITLE = re.compile(r"(exercise|repair|check|written|patient): ([A-Za-z][\w-]*)(?:, (\d+) points?)?")
 
 
 class SourceError(ValueError):
@@ -52,10 +65,10 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
         language_info={"name": "python"},
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    cells = list(_with_frames(notebook.cells, origin.path))
+    notebook.cells = [cell for cell, _, _ in cells]
     seen: set[str] = set()
-    for position, cell in enumerate(notebook.cells):
-        where = f"{origin.path}, cell {position + 1}"
-        title = cell.metadata.pop("title", "")
+    for position, (cell, title, where) in enumerate(cells):
         cell.metadata = NotebookNode()
         cell.id = f"cell-{position:03d}"
         if title == "setup":
@@ -63,7 +76,10 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
         elif title:
             _mark(cell, title, where)
             if cell.id in seen:
-                raise SourceError(f"{where}: the name '{title}' is used twice; give each exercise and check one name.")
+                raise SourceError(
+                    f"{where}: the name '{title}' is used twice; give each exercise and check one name, and a repair "
+                    "no check, as it brings its own."
+                )
             seen.add(cell.id)
         elif "BEGIN SOLUTION" in cell.source or "### SOLUTION" in cell.source or "BEGIN HIDDEN" in cell.source:
             raise SourceError(
@@ -92,20 +108,79 @@ if importlib.util.find_spec("torchcourse") is None:
     importlib.invalidate_caches()"""
 
 
-def _mark(cell: NotebookNode, title: str, where: str) -> None:
-    match = re.fullmatch(r"(exercise|repair|check|written): ([A-Za-z][\w-]*)(?:, (\d+) points?)?", title)
+_Cell = tuple[NotebookNode, str, str]
+"""A cell, its title, and its place in the source."""
+
+
+def _with_frames(cells: list[NotebookNode], path: str) -> Iterator[_Cell]:
+    """Yield each cell, and in the place of the markings `patient` and `repair` the cells that they stand for."""
+    patients: set[str] = set()
+    discharge: _Cell | None = None
+    for number, cell in enumerate(cells, start=1):
+        where, title = f"{path}, cell {number}", cell.metadata.get("title", "")
+        if discharge and not (cell.cell_type == "markdown" and cell.source.startswith("<details>")):
+            yield discharge
+            discharge = None
+        if title.startswith("patient:"):
+            if title in patients:
+                raise SourceError(f"{where}: '{title}' stands here twice; remove one of the two.")
+            patients.add(title)
+            yield from _patient_cells(cell, title, where)
+            continue
+        yield cell, title, where
+        if title.startswith("repair:"):
+            _, name, _ = _parsed(title, where)
+            yield _check_of_repair(cell, title, where), f"check: {name}", where
+            discharge = new_code_cell(f'clinic.discharge("{name}")'), "", where
+    if discharge:
+        yield discharge
+
+
+def _patient_cells(cell: NotebookNode, title: str, where: str) -> Iterator[_Cell]:
+    _, name, _ = _parsed(title, where)
+    _program(name, title, where)
+    if cell.source or cell.cell_type != "code":
+        raise SourceError(f"{where}: '{title}' stands for three cells; put its text into a cell after it.")
+    for step in ("admit", "evidence", "hints"):
+        yield new_code_cell(f'clinic.{step}("{name}")'), "", where
+
+
+def _check_of_repair(repair: NotebookNode, title: str, where: str) -> NotebookNode:
+    """Return the check of a repair, with its hidden test on two other sets of data."""
+    _, name, points = _parsed(title, where)
+    try:
+        parts = ", ".join(_definitions(repair.source))
+    except SyntaxError as error:
+        raise SourceError(f"{where}: '{title}' is not Python; mend line {error.lineno}: {error.msg}.") from None
+    return new_code_cell(f"""\
+checked = check.repair("{name}", {parts}, points={points or 1})
+### BEGIN HIDDEN TESTS
+for _seed in (7, 12):
+    assert clinic.symptom("{name}", {parts}, seed=_seed) is None
+### END HIDDEN TESTS
+checked""")
+
+
+def _parsed(title: str, where: str) -> tuple[str, str, str | None]:
+    """Return the kind, the name and the points of a cell's title."""
+    match = _TITLE.fullmatch(title)
     if match is None:
         raise SourceError(
-            f"{where}: the title '{title}' is not understood; "
-            "write 'exercise: NAME', 'repair: NAME', 'check: NAME', 'written: NAME, 3 points' or 'setup'."
+            f"{where}: the title '{title}' is not understood; write 'exercise: NAME', 'check: NAME', "
+            "'written: NAME, 3 points', 'patient: SLUG', 'repair: SLUG' or 'setup'."
         )
     kind, name, points = match.groups()
+    return kind, name, points
+
+
+def _mark(cell: NotebookNode, title: str, where: str) -> None:
+    kind, name, points = _parsed(title, where)
     if kind == "exercise":
         _role(cell, name, solution=True)
         if "BEGIN SOLUTION" not in cell.source and "### SOLUTION" not in cell.source:
             raise SourceError(f"{where}: the exercise '{name}' marks no solution, so all of it would be cut out.")
     elif kind == "repair":
-        broken = _broken_parts(cell.source, name, where)
+        broken = _broken_parts(cell.source, _program(name, title, where), title, where)
         _role(cell, name, solution=True)
         cell.metadata["torchcourse"] = NotebookNode(broken=broken)
     elif kind == "check":
@@ -119,18 +194,20 @@ def _mark(cell: NotebookNode, title: str, where: str) -> None:
         _role(cell, name, grade=True, solution=True, points=int(points))
 
 
-def _broken_parts(repaired: str, name: str, where: str) -> str:
-    """Return the text that the broken program has in place of the functions and classes of a repair cell."""
+def _program(name: str, title: str, where: str) -> str:
+    """Return the text of a patient's broken program."""
     program = PROGRAMS / f"{name}.py"
     if not program.is_file():
-        raise SourceError(
-            f"{where}: the repair '{name}' has no broken program; write programs/{name}.py in the clinic."
-        )
-    source = program.read_text(encoding="utf-8")
+        raise SourceError(f"{where}: '{title}' has no broken program; write programs/{name}.py in the clinic.")
+    return program.read_text(encoding="utf-8")
+
+
+def _broken_parts(repaired: str, program: str, title: str, where: str) -> str:
+    """Return the text that the broken program has in place of the functions and classes of a repair cell."""
     wanted = set(_definitions(repaired))
-    parts = [part for part_name, part in _definitions(source).items() if part_name in wanted]
+    parts = [part for part_name, part in _definitions(program).items() if part_name in wanted]
     if not parts or len(parts) < len(wanted):
-        raise SourceError(f"{where}: the repair '{name}' must define functions or classes that its program has too.")
+        raise SourceError(f"{where}: '{title}' must define functions or classes that its program has too.")
     return "\n\n\n".join(parts)
 
 
