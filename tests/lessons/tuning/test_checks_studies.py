@@ -75,7 +75,7 @@ def variant(
         (variant(raises=False), "not_pruned"),
         (variant(ahead=True), "trained_already"),
         (variant(sign=-1), "other_value"),
-        (variant(result=lambda accuracy: 1 - accuracy), "value"),
+        (variant(result=lambda accuracy: 1 - accuracy), "wrong_value"),
         (lambda trial, train: trial.suggest_float("lr", 1e-4, 1, log=True), "not_trained"),
     ],
 )
@@ -172,7 +172,7 @@ def test_sampler_of_accepts(learner):
         (lambda seed, worker, before: RandomSampler(seed=1000 * seed + worker), "same_on_resume"),
         (lambda seed, worker, before: RandomSampler(seed=100 * worker + before), "seed_ignored"),
         (lambda seed, worker, before: RandomSampler(seed=seed + worker + before), "collide"),
-        (lambda seed, worker, before: seed, "no_sampler"),
+        (lambda seed, worker, before: seed, "wrong_type"),
     ],
 )
 def test_sampler_of_refuses(learner, symptom):
@@ -200,7 +200,7 @@ def test_honest_accepts(learner):
         (lambda val, test: test.max(), "test_chose"),
         (lambda val, test: test[val[:, -1].argmax(), -1], "last_epoch"),
         (lambda val, test: test[val.max(axis=1).argmax()].max(), "test_chose_epoch"),
-        (lambda val, test: float(test.mean()), "other"),
+        (lambda val, test: float(test.mean()), "wrong_value"),
         (lambda val, test: test[val.max(axis=1).argmax()], "no_number"),
     ],
 )
@@ -237,7 +237,7 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).std() / table.std(), "deviation"),
         (lambda table, axis: table.mean(axis=axis).var() / table.var(), "wrong_axis"),
         (lambda table, axis: np.ptp(means_of(table, axis)) / np.ptp(table), "range"),
-        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "other"),
+        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "wrong_value"),
     ],
 )
 def test_main_effect_refuses(learner, symptom):
