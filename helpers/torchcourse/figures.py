@@ -32,7 +32,7 @@ COLORS = {
 CYCLE = [COLORS[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black")]
 
 
-def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figure, Axes]:
+def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figure, Any]:
     """Return a figure of `width` × `height` inches and its axes (an array of axes with `ncols=` or `nrows=`)."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
     axes = figure.subplots(**subplots)
@@ -157,7 +157,7 @@ def _control(name: str, spec: Any) -> Any:
 
 def canvas(
     width: float, height: float, *, left: float, right: float, bottom: float, top: float, **subplots: Any
-) -> tuple[Figure, Axes]:
+) -> tuple[Figure, Any]:
     """Return a figure and its axes, as `figures.new` does, with margins in inches."""
     figure, axes = new(width, height, **subplots)
     figure.set_layout_engine(None)
