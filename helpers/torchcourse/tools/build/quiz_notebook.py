@@ -7,7 +7,7 @@ the release that nbgrader makes holds no key, no feedback and no model answer.
 import json
 
 from torchcourse.quiz import markup
-from torchcourse.quiz.bank import Bank, BankError, OpenQuestion, Question
+from torchcourse.quiz.questions import Bank, BankError, OpenQuestion, Question
 from torchcourse.quiz.texts import say
 
 HOW_EN = """\

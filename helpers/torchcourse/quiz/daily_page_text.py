@@ -7,17 +7,16 @@ from datetime import date, datetime, time
 from typing import Any
 
 from torchcourse import journal
-from torchcourse.quiz import answers, markup, texts
-from torchcourse.quiz.bank import BankError, Question
-from torchcourse.quiz.bank import lesson as bank_of
-from torchcourse.quiz.cards import SURE
-from torchcourse.quiz.progress_report import LessonProgress
-from torchcourse.quiz.progress_report import lessons as progress_in
+from torchcourse.journal import Entry
+from torchcourse.quiz import answers, bank, markup, texts
+from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
+from torchcourse.quiz.questions import BankError, OpenQuestion, Question
 from torchcourse.quiz.reviews import answers_in, states
-from torchcourse.quiz.verdict import explanation, judge
+from torchcourse.quiz.verdict import Remark, explanation, judge
 
 
-def page(entries: list[dict[str, Any]], day: date, language: str) -> str:
+def page_text(entries: list[Entry], day: date, language: str) -> str:
     """Return the page of a day as Markdown.
 
     Args:
@@ -27,7 +26,7 @@ def page(entries: list[dict[str, Any]], day: date, language: str) -> str:
     """
     today = [entry for entry in entries if journal.when(entry).date() == day]
     evening = datetime.combine(day, time.max).astimezone()
-    lessons = [lesson for lesson in progress_in(entries, evening) if lesson.begun]
+    lessons = [lesson for lesson in progress_by_lesson(entries, evening) if lesson.begun]
     sections = [
         ("page_progress", _progress_lines(lessons, language)),
         ("page_learned", _learned_lines(lessons, today, language)),
@@ -42,7 +41,7 @@ def page(entries: list[dict[str, Any]], day: date, language: str) -> str:
 
 
 def _progress_lines(lessons: list[LessonProgress], language: str) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for lesson in lessons:
         counts = [
             ("exercises", len(lesson.passed), lesson.exercises),
@@ -56,88 +55,92 @@ def _progress_lines(lessons: list[LessonProgress], language: str) -> list[str]:
     return lines
 
 
-def _learned_lines(lessons: list[LessonProgress], today: list[dict[str, Any]], language: str) -> list[str]:
-    lines = []
-    for lesson in lessons:
-        number = lesson.name.partition("_")[0]
-        passed = [
-            entry["exercise"].partition(".")[2]
-            for entry in today
-            if entry["kind"] == "check"
-            and entry.get("state") == "right"
-            and str(entry.get("exercise")).startswith(f"lesson{number}.")
-        ]
-        answered = [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
-        right = {entry["question"] for entry in answered if entry["right"]}
-        body = []
-        if passed:
-            names = ", ".join(f"`{name}`" for name in dict.fromkeys(passed))
-            body.append(f"- {texts.say('passed', language, names=names)}")
-        if right:
-            body.append(f"- {texts.say('answered_right', language, count=len(right))}")
-        wrong = _wrong_lines(answered, today, language)
-        if wrong:
-            body += [*([""] if body else []), f"#### {texts.say('page_wrong', language)}", "", *wrong]
-        if body:
-            lines += [*([""] if lines else []), f"### {lesson.title[language]}", "", *body]
+def _learned_lines(lessons: list[LessonProgress], today: list[Entry], language: str) -> list[str]:
+    sections = [_lesson_lines(lesson, today, language) for lesson in lessons]
+    return _with_gaps([*sections, _surprise_lines(today, language)])
+
+
+def _lesson_lines(lesson: LessonProgress, today: list[Entry], language: str) -> list[str]:
+    """Return what was learned in one lesson under its title; nothing where that is nothing."""
+    prefix = f"lesson{lesson.name.partition('_')[0]}."
+    checks = [entry for entry in today if entry["kind"] == "check" and entry.get("state") == "right"]
+    passed = [str(entry.get("exercise")) for entry in checks if str(entry.get("exercise")).startswith(prefix)]
+    answered = [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
+    right = {entry["question"] for entry in answered if entry["right"]}
+    done = []
+    if passed:
+        names = ", ".join(f"`{name.removeprefix(prefix)}`" for name in dict.fromkeys(passed))
+        done.append(f"- {texts.say('passed', language, names=names)}")
+    if right:
+        done.append(f"- {texts.say('answered_right', language, count=len(right))}")
+    wrong = _wrong_lines(answered, today, language)
+    if wrong:
+        wrong = [f"#### {texts.say('page_wrong', language)}", "", *wrong]
+    body = _with_gaps([done, wrong])
+    return [f"### {lesson.title[language]}", "", *body] if body else []
+
+
+def _surprise_lines(today: list[Entry], language: str) -> list[str]:
+    """Return a line for each prediction that came out differently, as its last outcome has it."""
     surprises = {
         entry.get("id"): entry for entry in today if entry["kind"] == "outcome" and entry.get("right") is False
     }
-    if surprises:
-        lines += [""] if lines else []
+    lines = []
     for entry in surprises.values():
         predicted, text = (markup.to_markdown(str(entry.get(name, ""))) for name in ("predicted", "text"))
         lines.append(f"- {texts.say('surprise', language, predicted=predicted, text=text)}")
     return lines
 
 
-def _wrong_lines(answered: list[dict[str, Any]], today: list[dict[str, Any]], language: str) -> list[str]:
+def _wrong_lines(answered: list[Entry], today: list[Entry], language: str) -> list[str]:
     """Return each wrong answer once, numbered: the question, the answer, the reasoning, the correction."""
     wrong = {(entry.get("asked"), str(entry.get("answer"))): entry for entry in answered if not entry["right"]}
-    lines: list[str] = []
-    for place, ((asked, answer), entry) in enumerate(wrong.items(), start=1):
-        question = _find(entry["lesson"], str(asked))
-        text = markup.to_markdown(question.text[language]) if question else str(asked)
-        sure = entry.get("sure")
-        sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
-        shown = answers.show(entry.get("answer"), question.kind) if question else answer
-        parts = [texts.say("my_answer", language, answer=_one_line(f"{shown}{sure}"))]
-        reasons = [
-            str(other.get("text", ""))
-            for other in today
-            if other["kind"] == "reasoning" and (other.get("asked"), str(other.get("answer"))) == (asked, answer)
-        ]
-        parts += [texts.say("my_reasoning", language, text=_one_line(reason)) for reason in dict.fromkeys(reasons)]
-        parts += [texts.say("correction", language, text=part) for part in _corrections(question, entry, language)]
+    items = []
+    for place, entry in enumerate(wrong.values(), start=1):
+        question = _find(entry["lesson"], str(entry.get("asked")))
+        text = markup.to_markdown(question.text[language]) if question else str(entry.get("asked"))
         after = [other for other in answered if other["question"] == entry["question"] and other["right"]]
         done = any(journal.when(other) >= journal.when(entry) for other in after)
         numbered = f"{place}. "
         indent = " " * len(numbered)
         first, *rest = text.split("\n")
-        lines += [*([""] if lines else []), numbered + first, *(f"{indent}{line}".rstrip() for line in rest), ""]
-        lines += [f"{indent}- {part}" for part in parts]
-        lines.append(f"{indent}- [{_tick(done)}] {texts.say('later_right', language)}")
-    return lines
+        item = [numbered + first, *(f"{indent}{line}".rstrip() for line in rest), ""]
+        item += [f"{indent}- {part}" for part in _wrong_parts(question, entry, today, language)]
+        items.append([*item, f"{indent}- [{_tick(done)}] {texts.say('later_right', language)}"])
+    return _with_gaps(items)
 
 
-def _corrections(question: Question | None, entry: dict[str, Any], language: str) -> list[str]:
+def _wrong_parts(question: Question | None, entry: Entry, today: list[Entry], language: str) -> list[str]:
+    """Return the answer with how sure its writer was, what was thought, and the correction: one line each."""
+    sure = entry.get("sure")
+    how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
+    answer = entry.get("answer")
+    shown = answers.show(answer, question.kind) if question else str(answer)
+    same = (entry.get("asked"), str(answer))
+    reasons = [
+        str(other.get("text", ""))
+        for other in today
+        if other["kind"] == "reasoning" and (other.get("asked"), str(other.get("answer"))) == same
+    ]
+    return [
+        texts.say("my_answer", language, answer=_one_line(f"{shown}{how_sure}")),
+        *(texts.say("my_reasoning", language, text=_one_line(reason)) for reason in dict.fromkeys(reasons)),
+        *(texts.say("correction", language, text=part) for part in _corrections(question, entry, language)),
+    ]
+
+
+def _corrections(question: Question | None, entry: Entry, language: str) -> list[str]:
     """Return what was wrong with an answer, in the bank's words: the wrong parts, then what was missing."""
     if question is None:
         return []
-    if question.kind == "open":
+    if isinstance(question, OpenQuestion):
         return _open_corrections(question, entry, language)
     if not question.has_key:
         return []
     answer = entry.get("answer")
-    try:
-        remarks = [remark for remark in judge(question, answer).remarks if not remark.right]
-    except (TypeError, ValueError, AttributeError):
-        remarks = []  # the question has been changed since, and takes another kind of answer now
-    labels = [remark.label for remark in remarks]
-    chosen = str(answer)
-    for remark in explanation(question):
-        if remark.right and remark.label not in labels and (question.kind != "several" or remark.label not in chosen):
-            remarks.append(remark)
+    remarks = _wrong_remarks(question, answer)
+    seen = [remark.label for remark in remarks] + (list(str(answer)) if question.kind == "several" else [])
+    remarks += [remark for remark in explanation(question) if remark.right and remark.label not in seen]
     corrections = []
     for remark in remarks:
         what = f"{remark.label}. {markup.to_markdown(remark.text[language])}" if remark.text else f"`{remark.label}`"
@@ -145,7 +148,14 @@ def _corrections(question: Question | None, entry: dict[str, Any], language: str
     return corrections
 
 
-def _open_corrections(question: Question, entry: dict[str, Any], language: str) -> list[str]:
+def _wrong_remarks(question: Question, answer: Any) -> list[Remark]:
+    try:
+        return [remark for remark in judge(question, answer).remarks if not remark.right]
+    except (TypeError, ValueError, AttributeError):
+        return []  # the question has been changed since, and takes another kind of answer now
+
+
+def _open_corrections(question: OpenQuestion, entry: Entry, language: str) -> list[str]:
     slugs = entry.get("misconceptions") or []
     traps = [
         f"**{markup.to_markdown(trap.reasoning[language])}** {_joined(trap.why[language])}"
@@ -161,9 +171,7 @@ def _open_lines(lessons: list[LessonProgress], language: str) -> list[str]:
     return [f"- [ ] {texts.say('think_again', language, idea=idea)}" for idea in ideas]
 
 
-def _plan_lines(
-    entries: list[dict[str, Any]], today: list[dict[str, Any]], evening: datetime, language: str
-) -> list[str]:
+def _plan_lines(entries: list[Entry], today: list[Entry], evening: datetime, language: str) -> list[str]:
     days: dict[date, int] = {}
     for state in states(entries):
         due = max(state.due.astimezone(evening.tzinfo).date(), evening.date())
@@ -176,9 +184,17 @@ def _plan_lines(
 
 def _find(lesson: str, asked: str) -> Question | None:
     try:
-        return bank_of(lesson).question(asked)[1]
+        return bank.lesson(lesson).question(asked)[1]
     except BankError:
         return None
+
+
+def _with_gaps(parts: list[list[str]]) -> list[str]:
+    """Return the lines of all parts that are not empty, with an empty line between one part and the next."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        lines += [*([""] if lines else []), *part]
+    return lines
 
 
 def _tick(done: bool) -> str:
