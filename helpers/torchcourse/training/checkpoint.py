@@ -17,11 +17,10 @@ import os
 import random
 import shutil
 import struct
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -47,10 +46,10 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
     with replacing(Path(path)) as file:
         hashed = _HashedFile(file)
         try:
-            torch.save(state, hashed)
-        except RuntimeError:
+            torch.save(state, cast(IO[bytes], hashed))
+        except RuntimeError as error:
             # Its writer in C++ turns whatever happened into a count of bytes.
-            raise hashed.problem or sys.exception() from None
+            raise hashed.problem or error from None
         _seal(file, hashed.sha256.hexdigest())
 
 
@@ -150,8 +149,8 @@ def verify(file: BinaryIO, path: Path) -> None:
     length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
     if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
         raise CheckpointError(
-            f"{path} is no whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy that "
-            "broke off, or a full disk), or another program wrote it. Use another copy."
+            f"{path} is not a whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy "
+            "that broke off, or a full disk), or another program wrote it. Use another copy."
         )
     file.seek(0)
     sha256 = hashlib.sha256()
@@ -180,7 +179,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     PyTorch counts them instead, and a model whose parameters come in another order would silently get the wrong state.
 
     Raises:
-        ValueError: if the optimizer holds a tensor that is no parameter of the model.
+        ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
     names = _parameter_names(model, optimizer)
     groups = [
@@ -226,7 +225,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     """
     # Both hold 624 numbers of state, which as a tensor are saved a hundred times faster than as Python numbers.
     version, python_keys, python_rest = random.getstate()
-    kind, numpy_keys, *numpy_rest = np.random.get_state()
+    kind, numpy_keys, *numpy_rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
@@ -322,7 +321,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter not in names:

@@ -8,14 +8,16 @@ A file that ends in the middle of a value, because its writer was killed or is s
 that. `run.notes` then says so in a sentence, which is printed as well.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from torchcourse.training.histograms import Histogram
 
@@ -36,6 +38,11 @@ class RunLog:
     hyperparameters: dict[str, bool | str | float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def lists(self) -> tuple[dict[str, list[tuple[int, Any]]], ...]:
+        """What is kept as lists of steps and values, as all but scalars are."""
+        return self.histograms, self.images, self.texts
+
     def last(self, prefix: str) -> dict[str, float]:
         """Return the last value of each scalar under a prefix, by the rest of its tag, in the order of writing.
 
@@ -50,7 +57,7 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
 
     Raises:
         FileNotFoundError: if the folder holds no event files, or does not exist.
-        OSError: if it is no folder or cannot be read.
+        OSError: if it is not a folder or cannot be read.
     """
     run = RunLog(Path(log_dir))
     events = [event for file in _files(run.folder) for event in _events(file, run.notes)]
@@ -62,8 +69,8 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
     for note in run.notes:
         print(note)
     run.scalars = {tag: series for tag, series in run.scalars.items() if series[0]}
-    for series in (run.histograms, run.images, run.texts):
-        for tag in [tag for tag, values in series.items() if not values]:
+    for series in run.lists:
+        for tag in [tag for tag, pairs in series.items() if not pairs]:
             del series[tag]
     return run
 
@@ -132,9 +139,9 @@ def _hide_what_is_redone(run: RunLog, event: "Event") -> None:
     for steps, values in run.scalars.values():
         kept = sum(step < event.step for step in steps)
         del steps[kept:], values[kept:]
-    for series in (run.histograms, run.images, run.texts):
-        for tag, values in series.items():
-            series[tag] = [(step, value) for step, value in values if step < event.step]
+    for series in run.lists:
+        for tag, pairs in series.items():
+            series[tag] = [(step, value) for step, value in pairs if step < event.step]
 
 
 def _keep(run: RunLog, step: int, value: "Summary.Value") -> None:
@@ -162,10 +169,6 @@ def _histogram(proto: "HistogramProto") -> Histogram:
 
 
 def _image(encoded: bytes) -> np.ndarray:
-    import io
-
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 

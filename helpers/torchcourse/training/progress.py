@@ -13,7 +13,7 @@ from torchcourse.training.history import describe
 
 
 class Progress:
-    """One bar that moves, in a notebook and in a terminal; elsewhere a line of text an epoch.
+    """One bar that moves, in a notebook and in a terminal; elsewhere a line of text per epoch.
 
     Nothing goes to stderr, which nbgrader would take for a failure.
 
@@ -94,7 +94,7 @@ class GentleStop:
 
 def _bar(steps: int | None) -> tqdm | None:
     """Return a tqdm bar, or None where only lines of text look right."""
-    look = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
+    look: dict[str, Any] = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
     if _in_notebook():
         return tqdm(file=_Output(), **look)
     if sys.stdout.isatty():

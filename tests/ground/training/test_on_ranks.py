@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def count_syncs(accumulate):
             lambda done: done.value()[0].value()[0] / dist.get_world_size()
         )
 
-    trainer.replica.register_comm_hook(None, hook)
+    cast(DistributedDataParallel, trainer.replica).register_comm_hook(None, hook)
     trainer.fit(make_loader(data(48), 8), 1)
     return len(syncs), trainer.position.step
 
@@ -246,6 +247,6 @@ def test_a_damaged_checkpoint_stops_all_ranks_with_its_sentence(tmp_path):
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     for name in ("last.pt", "best.pt"):
         os.truncate(tmp_path / name, 1000)
-    with pytest.raises(RankError, match=r"last\.pt is no whole checkpoint.*best\.pt is no whole") as caught:
+    with pytest.raises(RankError, match=r"last\.pt is not a whole checkpoint.*best\.pt is not a whole") as caught:
         run_ranks(train_noisily, tmp_path, 2, True, world_size=2)
     assert caught.value.kind == "CheckpointError"
