@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
 from torchcourse.lessons.data_parallelism import cost
-from torchcourse.lessons.model_parallelism.checks import planner as check
+from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism.planner import (
     A100,
     GPT3,

@@ -1,6 +1,4 @@
-"""The checks of notebook 2 of lesson 02 accept right answers built in different ways and name wrong ones' symptoms."""
-
-import random
+"""Split layers built in different ways are accepted; each wrong one has its symptom."""
 
 import pytest
 import torch
@@ -8,7 +6,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse.lessons.model_parallelism import tensor_parallel as tp
-from torchcourse.lessons.model_parallelism.checks import tensor as check
+from torchcourse.lessons.model_parallelism.checks import layers as check
 from verdicts import accepted, refused, todo
 
 
@@ -116,10 +114,10 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: column(x, linear, bias=same), "shapes"),
         (lambda x, linear: column(x.detach(), linear), "no_gradient_of_input"),
         (lambda x, linear: column(x, linear, part=lambda w: mine(w.detach())), "no_gradient_of_weight"),
-        (lambda x, linear: column(x, linear, there=lambda x: 2 * x), "wrong_output"),
+        (lambda x, linear: column(x, linear, there=lambda x: 2 * x), "wrong_value"),
         (lambda x, linear: column(x, linear, back=lambda g: total(g) ** 2), "wrong_gradient_of_input"),
         (lambda x, linear: tp.join(column(x, linear))[..., :1], "shape"),
-        (lambda x, linear: None, "no_tensor"),
+        (lambda x, linear: None, "wrong_type"),
         (lambda x, linear: column(x, linear, back=only_rank_0), "left_alone"),
     ],
 )
@@ -196,7 +194,7 @@ def test_row_linear_accepts(answer):
         (lambda part, linear: row(part, linear, there=same), "not_summed"),
         (lambda part, linear: row(part, linear, there=same, after=None), "not_summed_no_bias"),
         (lambda part, linear: row(part, linear, there=lambda y: total(y) / place()[1]), "averaged"),
-        (lambda part, linear: row(part, linear, before=same, after=None, there=average), "wrong_output"),
+        (lambda part, linear: row(part, linear, before=same, after=None, there=average), "wrong_value"),
         (lambda part, linear: row(part, linear, back=total), "gradient_too_large"),
         (row_of_torch, "gradient_too_large"),
         (lambda part, linear: row(part, linear, back=lambda g: g / place()[1]), "gradient_too_small"),
@@ -207,7 +205,7 @@ def test_row_linear_accepts(answer):
         (lambda part, linear: row(part, linear, before=lambda b: b / place()[1], after=None), "bias_shared_out"),
         (lambda part, linear: total(row(part, linear).detach()) / place()[1], "bias_on_one_rank"),
         (lambda part, linear: row(part.detach(), linear), "no_gradient_of_input"),
-        (lambda part, linear: print("nothing"), "no_tensor"),
+        (lambda part, linear: print("nothing"), "wrong_type"),
     ],
 )
 def test_row_linear_refuses(answer, symptom):
@@ -230,154 +228,11 @@ def waits(part, linear):
     return row(part, linear)
 
 
-# head_outputs
+# both
 
 
-def heads_by_slices(heads, width, rank, ranks):
-    share = width // ranks
-    return [third * width + rank * share + k for third in range(3) for k in range(share)]
-
-
-def heads_by_mask(heads, width, rank, ranks):
-    head = torch.arange(3 * width) % width // (width // heads)
-    return head // (heads // ranks) == rank
-
-
-def by_head(heads, width, rank, ranks):
-    size = width // heads
-    here = range(rank * heads // ranks, (rank + 1) * heads // ranks)
-    return [third * width + head * size + k for head in here for third in range(3) for k in range(size)]
-
-
-def strided_heads(heads, width, rank, ranks):
-    return torch.arange(3 * width).view(3, heads, -1)[:, rank::ranks].flatten()
-
-
-def strided_numbers(heads, width, rank, ranks):
-    return torch.arange(3 * width).view(3, width)[:, rank::ranks].flatten()
-
-
-@pytest.mark.parametrize("answer", [tp.outputs_of_heads, heads_by_slices, heads_by_mask])
-def test_head_outputs_accepts(answer):
-    accepted(check.head_outputs(answer))
-
-
-@pytest.mark.parametrize(
-    ("answer", "symptom"),
-    [
-        (lambda h, w, r, n: torch.arange(3 * w).chunk(n)[r], "one_block"),
-        (lambda h, w, r, n: torch.arange(w).chunk(n)[r], "some_missing"),
-        (by_head, "other_order"),
-        (strided_heads, "other_heads"),
-        (strided_numbers, "torn_heads"),
-        (lambda h, w, r, n: torch.arange(3 * w), "too_many"),
-        (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 1, "torn_heads"),
-        (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 3 * w, "no_such_output"),
-        (lambda h, w, r, n: slice(0, 8), "no_indices"),
-        (lambda h, w, r, n: torch.randn(4), "no_indices"),
-        (lambda h, w, r, n: torch.arange(3 * w).view(3, h, -1).chunk(n, 1)[r], "no_indices"),
-    ],
-)
-def test_head_outputs_refuses(answer, symptom):
-    refused(check.head_outputs(answer), symptom)
-
-
-# mesh_groups
-
-
-def mesh(ranks, tensor):
-    order = torch.arange(ranks).view(-1, tensor)
-    return order.tolist(), order.T.tolist()
-
-
-def mesh_by_ranges(ranks, tensor):
-    return (
-        [range(start, start + tensor) for start in range(0, ranks, tensor)],
-        [tuple(range(start, ranks, tensor)) for start in reversed(range(tensor))],
-    )
-
-
-def mesh_of_tensors(ranks, tensor):
-    order = torch.arange(ranks).reshape(ranks // tensor, tensor)
-    return order, order.T
-
-
-@pytest.mark.parametrize("answer", [mesh, mesh_by_ranges, mesh_of_tensors])
-def test_mesh_groups_accepts(answer):
-    accepted(check.mesh_groups(answer))
-
-
-@pytest.mark.parametrize(
-    ("answer", "symptom"),
-    [
-        (lambda ranks, tensor: mesh(ranks, tensor)[::-1], "swapped"),
-        (lambda ranks, tensor: mesh(ranks, ranks // tensor), "number_for_size"),
-        (lambda ranks, tensor: mesh(ranks, ranks // tensor)[::-1], "not_neighbours"),
-        (lambda ranks, tensor: (mesh(ranks, tensor)[0][1:], mesh(ranks, tensor)[1]), "not_once"),
-        (lambda ranks, tensor: (mesh(ranks, tensor)[0], [list(range(ranks))] * 2), "not_once"),
-        (lambda ranks, tensor: (mesh(ranks, tensor)[0], [list(range(ranks))]), "wrong_data_groups"),
-        (lambda ranks, tensor: (mesh(ranks, tensor)[0], mesh(ranks, tensor)[0]), "wrong_data_groups"),
-        (lambda ranks, tensor: ([[r] for r in range(ranks)], mesh(ranks, tensor)[1]), "wrong_tensor_groups"),
-        (lambda ranks, tensor: None, "no_groups"),
-        (lambda ranks, tensor: list(range(ranks)), "no_groups"),
-    ],
-)
-def test_mesh_groups_refuses(answer, symptom):
-    refused(check.mesh_groups(answer), symptom)
-
-
-# dropout_seeds
-
-
-def seeds(step, rank, ranks, tensor):
-    start = 2 * ranks * step
-    return start + rank, start + ranks + rank // tensor
-
-
-def seeds_far_apart(step, rank, ranks, tensor):
-    return 10**9 * step + rank, 10**15 + 10**9 * step + rank // tensor
-
-
-def seeds_by_hash(step, rank, ranks, tensor):
-    return hash((step, rank, 1)), hash((step, rank - rank % tensor, 2))
-
-
-@pytest.mark.parametrize("answer", [seeds, seeds_far_apart, seeds_by_hash])
-def test_dropout_seeds_accepts(answer):
-    accepted(check.dropout_seeds(answer))
-
-
-@pytest.mark.parametrize(
-    ("answer", "symptom"),
-    [
-        (lambda s, r, n, t: (10**6 * s + r, 10**9 + 10**6 * s + r), "outer_by_rank"),
-        (lambda s, r, n, t: (10**6 * s, 10**9 + 10**6 * s), "inner_alike"),
-        (lambda s, r, n, t: (10**6 * s + r // t, 10**9 + 10**6 * s + r // t), "inner_alike"),
-        (lambda s, r, n, t: (10**6 * s + r, 10**9 + 10**6 * s), "data_alike"),
-        (lambda s, r, n, t: (r, 10**9 + r // t), "every_step"),
-        (lambda s, r, n, t: (s + r, 10**9 + n * s + r // t), "repeats"),
-        (lambda s, r, n, t: (n * s + r, n * s + r // t), "repeats"),
-        (lambda s, r, n, t: (10**6 * s + r % t, 10**9 + 10**6 * s + r // t), "repeats"),
-        (lambda s, r, n, t: (random.randrange(10**9), random.randrange(10**9)), "not_repeatable"),
-        (lambda s, r, n, t: s + r, "no_pair"),
-        (lambda s, r, n, t: (s / 2, r), "no_pair"),
-    ],
-)
-def test_dropout_seeds_refuses(answer, symptom):
-    refused(check.dropout_seeds(answer), symptom)
-
-
-def test_the_last_word_has_a_training(monkeypatch):
-    """What the rules above would overlook shows when the ranks train."""
-    monkeypatch.setattr(check, "_judge_seeds", lambda *_: None)
-    refused(check.dropout_seeds(lambda s, r, n, t: (r, r)), "drift")
-
-
-@pytest.mark.parametrize(
-    "exercise",
-    [check.column_linear, check.row_linear, check.head_outputs, check.mesh_groups, check.dropout_seeds],
-)
-def test_a_stub_is_not_wrong_but_undone(exercise):
+@pytest.mark.parametrize("exercise", [check.column_linear, check.row_linear])
+def test_a_stub_is_not_done_yet(exercise):
     assert exercise(todo).state == "not done"
     assert exercise(...).state == "not done"
 
