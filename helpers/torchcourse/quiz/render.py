@@ -2,9 +2,10 @@
 
 import html
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
+from torchcourse import notice
 from torchcourse.quiz import markup, texts
 from torchcourse.quiz.questions import (
     ChoiceQuestion,
@@ -17,7 +18,9 @@ from torchcourse.quiz.questions import (
 )
 from torchcourse.quiz.verdict import Remark, Verdict, explanation
 
-STYLE = f"<style>{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}</style>"
+_KINDS: tuple[notice.Kind, ...] = ("right", "wrong", "open")
+_COLOURS = "".join(f"--tc-{kind}:{notice.colour(kind)};" for kind in _KINDS)
+STYLE = f"<style>:root{{{_COLOURS}}}\n{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}</style>"
 
 
 def question_html(question: Question, language: str) -> str:
@@ -50,7 +53,9 @@ def choice_labels(question: Question, language: str) -> list[str]:
 def meta(question: Question, number: int | None, language: str) -> str:
     """Return the line above a question: its number, what kind of answer it takes, its points."""
     place = texts.say("question", language, number=number) if number else texts.say("again", language)
-    return " · ".join([place, texts.say(f"kind_{question.kind}", language), *_points(question, number, language)])
+    name = "point" if question.points == 1 else "points"
+    points = [texts.say(name, language, points=question.points)] if number else []
+    return " · ".join([place, texts.say(f"kind_{question.kind}", language), *points])
 
 
 def static_html(question: Question, number: int | None, language: str, how: str) -> str:
@@ -200,13 +205,6 @@ def _remark_head(remark: Remark, question: Question, language: str, form: Callab
 
 def _belongs(remark: Remark, question: Question, language: str) -> str:
     return texts.say(f"{question.kind}_{'right' if remark.right else 'wrong'}", language)
-
-
-def _points(question: Question, number: int | None, language: str) -> Iterable[str]:
-    if number is None:
-        return []
-    name = "point" if question.points == 1 else "points"
-    return [texts.say(name, language, points=question.points)]
 
 
 def _unit(question: Question) -> Text | None:

@@ -45,7 +45,6 @@ SENTENCES: dict[str, tuple[str, str]] = {
     "question": ("Question {number}", "문제 {number}"),
     "again": ("The same idea, asked differently", "같은 내용을 다르게 묻는 문제"),
     # Answering.
-    "your_answer": ("Your answer", "내 답"),
     "how_sure": ("How sure are you?", "얼마나 확신하나요?"),
     "sure_1": ("Guessing", "찍음"),
     "sure_2": ("Fairly sure", "꽤 확신"),

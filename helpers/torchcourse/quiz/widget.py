@@ -35,7 +35,9 @@ class CardWidget:
         self.meta, self.text = widgets.HTML(), widgets.HTML()
         self.choices = self._choices()
         self.typed, self.unit = self._typed(), widgets.HTML()
-        self.sure_label, self.sure = widgets.HTML(), _radio([("", sure) for sure in SURE])
+        self.sure_label = widgets.HTML()
+        self.sure = widgets.RadioButtons(options=[("", sure) for sure in SURE], value=None)
+        self.sure.layout.width = "auto"
         self.check = widgets.Button(disabled=True, button_style="primary")
         self.hint = widgets.HTML()
         self.feedback = widgets.HTML()
@@ -111,11 +113,8 @@ class CardWidget:
 
     def _chose(self, place: int, change: dict[str, Any]) -> None:
         if self.question.kind == "one" and change["new"]:
-            for other, box in enumerate(self.choices):
-                if other != place:
-                    box.value = False
-        for box in self.choices:
-            (box.add_class if box.value else box.remove_class)("tc-chosen")
+            _untick_others(self.choices, place)
+        _mark_chosen(self.choices)
         self._start_over()
 
     def _check(self) -> None:
@@ -271,15 +270,12 @@ class PredictionWidget:
 
     def _chose(self, place: int, change: dict[str, Any]) -> None:
         if change["new"]:
-            for other, box in enumerate(self.choices):
-                if other != place:
-                    box.value = False
+            _untick_others(self.choices, place)
             self.choose(self.offered[place])
         self._refresh()
 
     def _refresh(self) -> None:
-        for box in self.choices:
-            (box.add_class if box.value else box.remove_class)("tc-chosen")
+        _mark_chosen(self.choices)
         chosen = any(box.value for box in self.choices)
         self.kept.value = f'<span class="tc-meta" role="status">{texts.say("prediction_kept") if chosen else ""}</span>'
 
@@ -294,8 +290,15 @@ def _tick_box(look: str) -> widgets.Checkbox:
     return box
 
 
-def _radio(options: list[tuple[str, int]]) -> widgets.RadioButtons:
-    return widgets.RadioButtons(options=options, value=None, layout=widgets.Layout(width="auto"))
+def _untick_others(boxes: list[widgets.Checkbox], place: int) -> None:
+    for other, box in enumerate(boxes):
+        if other != place:
+            box.value = False
+
+
+def _mark_chosen(boxes: list[widgets.Checkbox]) -> None:
+    for box in boxes:
+        (box.add_class if box.value else box.remove_class)("tc-chosen")
 
 
 def _show(widget: widgets.Widget, visible: bool) -> None:

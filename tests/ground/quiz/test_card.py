@@ -1,11 +1,12 @@
 """The card: by code, and by clicks on its widgets."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import example_bank as example
-from torchcourse import journal
+from torchcourse import journal, notice
 from torchcourse.quiz import bank, card, texts
 from torchcourse.quiz.bank import BankError
 from torchcourse.quiz.render import answer_line
@@ -303,6 +304,13 @@ def test_a_card_of_a_stripped_bank_keeps_the_answer_for_the_teacher(banks: Path,
     assert not visible(box, "reason_box")
     assert not visible(box, "tick_box")
     assert [entry["right"] for entry in logged()] == [None, None]
+
+
+def test_a_verdict_has_the_colour_of_the_courses_boxes() -> None:
+    html = str(card(example.LESSON, "pick-one").answer("B", sure=3)._repr_html_())
+    assert f"--tc-right:{notice.colour('right')};" in html
+    used = set(re.findall(r"var\((--tc-\w+)\)", html))
+    assert used - set(re.findall(r"(--tc-\w+):", html)) == set()
 
 
 def test_every_sentence_exists_in_both_languages() -> None:

@@ -66,7 +66,8 @@ def test_the_bank_keeps_the_questions_with_several_answers() -> None:
     assert "every n epochs is a fair compromise" in required(third.choices[4].why).en
 
 
-def test_the_whole_loop() -> None:
+def answer_as_recorded() -> None:
+    """Give the three wrong answers; each names the misconception behind it."""
     for question, answer, how, misconception in RECORDED:
         feedback = card(LESSON, question).answer(answer, sure=2, **how)
         assert feedback.right is False
@@ -75,6 +76,9 @@ def test_the_whole_loop() -> None:
     reasons = [entry["text"] for entry in journal.read() if entry["kind"] == "reasoning"]
     assert reasons == [FITTING, SPEED]
 
+
+def test_the_whole_loop() -> None:
+    answer_as_recorded()
     page = retrospective().text
     for told in (
         "#### 오답",
@@ -98,8 +102,8 @@ def test_the_whole_loop() -> None:
     card(LESSON, "manage-training").answer("ACE", sure=3)
     page = retrospective().text
     assert page.count("- [x] 다시 풀어 맞힘") == 3
-    assert "- [ ] 04 모니터링과 체크포인트" in page
-    assert f"- [ ] 퀴즈 (3/{len(bank.lesson(LESSON).questions)})" in page
+    for told in ("- [ ] 04 모니터링과 체크포인트", f"- [ ] 퀴즈 (3/{len(bank.lesson(LESSON).questions)})"):
+        assert told in page, told
 
 
 @pytest.mark.parametrize(
