@@ -166,7 +166,7 @@ def _check_memory(world_size: int, payload: int) -> None:
 
 def _start(world_size: int) -> list[start.RankProcess]:
     try:
-        return start.start(world_size)
+        return start.start_ranks(world_size)
     except OSError as error:
         raise RuntimeError(
             f"This machine has no room for {world_size} ranks ({error.strerror}). Ask for fewer."

@@ -70,7 +70,7 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
-def start(world_size: int) -> list[RankProcess]:
+def start_ranks(world_size: int) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
 
     Raises:

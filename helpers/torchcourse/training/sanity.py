@@ -17,24 +17,15 @@ from torchcourse.training.snapshot import Position
 
 def check_arguments(given: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument of the Trainer that makes no sense; `given` has them by name."""
-    for name, choices in _CHOICES.items():
-        if given[name] not in choices:
-            *others, last = map(repr, choices)
-            raise ValueError(f"{name} has to be {', '.join(others)} or {last}, but is {given[name]!r}.")
+    _check_ranges(given)
     if given["precision"] == "fp16" and given["device"].type != "cuda":
         raise ValueError(
             f"precision='fp16' needs an NVIDIA GPU, and this runs on the {given['device'].type}. Use 'bf16' or 'fp32'."
         )
     if given["mode"] == "min" and "accuracy" in given["monitor"]:
         raise ValueError(f"monitor={given['monitor']!r} with mode='min' would keep the worst epoch. Use mode='max'.")
-    for name, (lowest, words) in _WHOLE_NUMBERS.items():
-        value = given[name]
-        if not (isinstance(value, int) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
-            raise ValueError(f"{name} has to be a whole number{words}, but is {value!r}.")
     if given["save_every"] or given["keep"]:
         checked_folder(given["checkpoint_dir"])
-    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
-        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
     if taken := [name for name in _COLUMNS if name in given["metrics"]]:
         raise ValueError(f"A metric cannot be called {taken[0]!r}: the history has a column of that name already.")
     if getattr(given["loss_fn"], "reduction", "mean") == "sum":
@@ -42,6 +33,19 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             "The loss function adds up over the batch (reduction='sum'), so its gradient would grow with the batch and "
             "shrink with the number of ranks. Use reduction='mean'."
         )
+
+
+def _check_ranges(given: Mapping[str, Any]) -> None:
+    for name, choices in _CHOICES.items():
+        if given[name] not in choices:
+            *others, last = map(repr, choices)
+            raise ValueError(f"{name} has to be {', '.join(others)} or {last}, but is {given[name]!r}.")
+    for name, (lowest, words) in _WHOLE_NUMBERS.items():
+        value = given[name]
+        if not (isinstance(value, int) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
+            raise ValueError(f"{name} has to be a whole number{words}, but is {value!r}.")
+    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
+        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
 
 
 _CHOICES = {"precision": ("fp32", "bf16", "fp16"), "mode": ("min", "max")}
