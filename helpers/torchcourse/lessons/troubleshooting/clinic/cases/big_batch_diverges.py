@@ -1,14 +1,17 @@
-"""Patient: gradients of several batches are added up without being divided by their number."""
+"""Patient: gradient accumulation adds up the gradients of several batches and does not divide by their number."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.instruments import Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
 
@@ -54,12 +57,14 @@ def judge(program: Program, seed: int) -> str:
         program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)
     except AssertionError:
         return (
-            "Healed: with 1 to 5 batches a step, each gradient is that of one large batch, at the same learning rate."
+            "Healed: with 1 to 5 batches per step, each gradient is that of one large batch, at the same learning rate."
         )
     raise Wrong("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
 
 
-def _run(epoch, inputs, labels, size: int, rate: float, accumulate: int, seed: int):
+def _run(
+    epoch: Callable, inputs: torch.Tensor, labels: torch.Tensor, size: int, rate: float, accumulate: int, seed: int
+) -> tuple[list[Step], float]:
     torch.manual_seed(seed)
     model = mlp(7, 5, 3).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
@@ -68,8 +73,8 @@ def _run(epoch, inputs, labels, size: int, rate: float, accumulate: int, seed: i
     return record.steps, loss
 
 
-def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
-    """One large batch a step. The mean loss is that of the small batches, each at the weights of its step."""
+def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, accumulate: int) -> float:
+    """One large batch per step. The mean loss is that of the small batches, each at the weights of its step."""
     batches, losses = list(loader), []
     for start in range(0, len(batches), accumulate):
         group = batches[start : start + accumulate]
@@ -81,10 +86,10 @@ def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
     return sum(losses) / len(losses)
 
 
-def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
+def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float) -> None:
     if len(given) != len(right):
         raise Wrong(
-            "steps", f"{3 * accumulate} batches, {accumulate} a step: {len(right)} steps, and you make {len(given)}."
+            "steps", f"{3 * accumulate} batches, {accumulate} per step: {len(right)} steps, and you make {len(given)}."
         )
     for number, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
@@ -98,16 +103,18 @@ def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
         ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
         same_way = ratio > 0 and F.cosine_similarity(step.gradient, should.gradient, dim=0).item() > 0.999999
         if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
-            raise Wrong("still_there", f"With {accumulate} batches a step the gradient is {ratio:.0f} times too long.")
+            raise Wrong(
+                "still_there", f"With {accumulate} batches per step the gradient is {ratio:.0f} times too long."
+            )
         if same_way:
             raise Wrong(
                 "scaled",
-                f"With {accumulate} batches a step the gradient has the right direction and {ratio:.2f} times the "
+                f"With {accumulate} batches per step the gradient has the right direction and {ratio:.2f} times the "
                 "length. Is something cut off, or divided by a number that is right for another setting only?",
             )
         raise Wrong(
             "not_all_batches",
-            f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: "
+            f"With {accumulate} batches per step, step {number} does not go along the mean gradient of its batches: "
             "some are missing in it, or do not count equally.",
         )
 

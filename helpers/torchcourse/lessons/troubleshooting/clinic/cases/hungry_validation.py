@@ -1,4 +1,4 @@
-"""Patient: a validation that records a graph which nobody will ever go back through."""
+"""Patient: `no_grad` is missing in a validation, which records a graph that nobody will ever go back through."""
 
 import copy
 

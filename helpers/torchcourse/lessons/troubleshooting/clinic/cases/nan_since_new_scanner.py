@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,7 @@ def judge(program: Program, seed: int) -> str:
     )
 
 
-def _value_and_gradient(loss_of, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _value_and_gradient(loss_of: Callable, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
     logits = logits.clone().requires_grad_()
     loss = loss_of(logits, targets)
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.requires_grad:

@@ -1,17 +1,21 @@
 """Patient: all outputs of an epoch are kept in a list, for a metric that needs only sums."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import refuse_known
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -61,26 +65,34 @@ def judge(program: Program, seed: int) -> str:
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
 
 
-def _judge_numbers(given: list[float], right: list[list[float]]) -> None:
-    sums, counts = right
-    for name, number, values in zip(("error", "share of close pixels"), given, sums, strict=True):
-        whole = sum(values) / sum(counts)
+Sums = list[tuple[float, int, int]]
+"""Of each batch: the sum of squared errors, the number of close pixels, and the number of pixels."""
+
+
+def _judge_numbers(given: list[float], batches: Sums) -> None:
+    squares, close, counts = (list(column) for column in zip(*batches, strict=True))
+    for name, number, values in zip(("error", "share of close pixels"), given, (squares, close), strict=True):
+        whole, means = sum(values) / sum(counts), [value / count for value, count in zip(values, counts, strict=True)]
         if abs(number - whole) < 1e-5:
             continue
-        if abs(number - sum(value / count for value, count in zip(values, counts, strict=True)) / len(counts)) < 1e-5:
-            raise Wrong(
-                "mean_of_means",
-                f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the "
-                "last batch is smaller.",
-            )
-        if abs(number - values[-1] / counts[-1]) < 1e-5:
-            raise Wrong("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
+        known = {
+            "mean_of_means": (
+                sum(means) / len(means),
+                f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the last "
+                "batch is smaller.",
+            ),
+            "last_batch": (means[-1], f"The {name} is that of the last batch alone, not of the epoch."),
+        }
+        refuse_known(number, known, tolerance=1e-5)
         raise Wrong(
             "wrong_value", f"The {name} over all pixels of the epoch is {whole:.5f}; you returned {number:.5f}."
         )
 
 
-def _run(epoch, start, loader, near: float):
+def _run(
+    epoch: Callable, start: nn.Module, loader: DataLoader, near: float
+) -> tuple[nn.Module, list[Step], Any, list[int]]:
+    """Return model, steps and result of an epoch, and the bytes that were alive before each batch and at the end."""
     model = copy.deepcopy(start)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     alive: list[int] = []
@@ -89,9 +101,8 @@ def _run(epoch, start, loader, near: float):
     return model, record.steps, result, alive
 
 
-def _plain_epoch(model, loader, optimizer, near: float) -> tuple[list[list[float]], list[int]]:
-    """Return the sums of squares and of close pixels, and the numbers of pixels, batch by batch."""
-    squares, close, counts = [], [], []
+def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, near: float) -> Sums:
+    batches = []
     for images, _ in loader:
         images = images.flatten(1)
         optimizer.zero_grad()
@@ -99,10 +110,8 @@ def _plain_epoch(model, loader, optimizer, near: float) -> tuple[list[list[float
         F.mse_loss(output, images).backward()
         optimizer.step()
         off = (output.detach() - images).abs()
-        squares.append(off.square().sum().item())
-        close.append((off < near).sum().item())
-        counts.append(off.numel())
-    return [squares, close], counts
+        batches.append((off.square().sum().item(), int((off < near).sum()), off.numel()))
+    return batches
 
 
 CASE = Case(

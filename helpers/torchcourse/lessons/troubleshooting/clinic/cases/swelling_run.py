@@ -1,9 +1,11 @@
 """Patient: running sums of losses that are tensors with a graph, so that every step's graph stays alive."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
@@ -12,7 +14,7 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting._graph import count_nodes
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -33,7 +35,7 @@ def evidence(program: Program) -> None:
     axis.plot(alive, "o-")
     axis.set(xlabel="steps done", ylabel="alive between steps (MiB)", xticks=range(0, len(alive), 5))
     axis.set_title(f"After the first steps, each step leaves {1024 * step:.0f} KiB behind")
-    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB a step.")
+    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB per step.")
 
 
 def judge(program: Program, seed: int) -> str:
@@ -46,7 +48,7 @@ def judge(program: Program, seed: int) -> str:
     start = mlp(width, 8, width)
     given, steps, losses, grown, nodes = _run(program.denoise_epoch, start, loader, rate, probe)
     plain, plain_steps, plain_losses, _, _ = _run(_plain_epoch, start, loader, rate, probe)
-    if grown > 100:  # a list of numbers is no leak
+    if grown > 100:  # a list of numbers is not a leak
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?")
     if nodes > 0:
         raise Wrong(
@@ -64,7 +66,10 @@ def judge(program: Program, seed: int) -> str:
     return f"Healed: {len(steps)} steps leave nothing behind, the means are the same, and so is the trained model."
 
 
-def _run(epoch, start, loader, rate: float, probe: torch.Tensor):
+def _run(
+    epoch: Callable, start: nn.Module, loader: DataLoader, rate: float, probe: torch.Tensor
+) -> tuple[nn.Module, list[Step], tuple, float, int]:
+    """Return model, steps, losses, the bytes that each step left alive, and how many nodes the graphs grew by."""
     model = copy.deepcopy(start)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     alive: list[int] = []
@@ -80,7 +85,13 @@ def _run(epoch, start, loader, rate: float, probe: torch.Tensor):
     return model, record.steps, losses, (alive[11] - alive[4]) / 7, nodes[1] - nodes[0]
 
 
-def _plain_epoch(model, loader, optimizer, probe, generator) -> tuple[float, float]:
+def _plain_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    probe: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[float, float]:
     running, probed = 0.0, 0.0
     for images, _ in loader:
         images = images.flatten(1)
