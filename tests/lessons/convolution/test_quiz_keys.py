@@ -1,6 +1,7 @@
 """The keys of lesson 08's bank, computed again or tried out: what a question says happens is what happens."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_what_follows_a_shift():
 
 def test_the_smallest_shift():
     torch.manual_seed(0)
-    around = {"padding": 1, "padding_mode": "circular"}
+    around: Any = {"padding": 1, "padding_mode": "circular"}
     model = nn.Sequential(
         nn.Conv2d(1, 2, 3, stride=2, **around), nn.Conv2d(2, 2, 3, **around), nn.MaxPool2d(3, stride=3)
     )

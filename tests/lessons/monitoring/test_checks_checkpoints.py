@@ -255,8 +255,8 @@ def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
 # Loading
 
 
-def load(path, strip, **options):
-    weights = torch.load(path, **({"map_location": "cpu", "weights_only": True} | options))
+def load(path, strip, map_location="cpu", weights_only=True):
+    weights = torch.load(path, map_location=map_location, weights_only=weights_only)
     return {strip(name): tensor for name, tensor in weights.items()}
 
 

@@ -1,5 +1,7 @@
 """Pictures of studies show what is in them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def complete(study):
 
 
 def test_the_history_has_each_trial_and_the_best_so_far(study):
-    axis = draw_history(study).axes[0]
+    axis: Any = draw_history(study).axes[0]  # its lines and patches are typed too loosely
     dots, pruned, best = axis.lines
     assert len(dots.get_xdata()) + len(pruned.get_xdata()) == 40
     assert max(dots.get_ydata()) == best.get_ydata()[-1] == study.best_value
@@ -37,7 +39,7 @@ def test_the_history_has_each_trial_and_the_best_so_far(study):
 def test_importance_is_a_share_and_every_study_is_a_dot(study):
     shares = [importances(study, SPACE), {"lr": 0.1, "width": 0.7, "optimizer": 0.1, "weight_decay": 0.1}]
     assert sum(shares[0].values()) == pytest.approx(1)
-    axis = draw_importance(shares).axes[0]
+    axis: Any = draw_importance(shares).axes[0]
     assert len(axis.lines) == 2
     assert [bar.get_width() for bar in axis.patches] == pytest.approx(
         [np.mean([share[name] for share in shares]) for name in SPACE]
@@ -54,7 +56,7 @@ def test_parallel_coordinates_have_a_line_for_each_trial(study):
 
 
 def test_slices_have_a_panel_for_each_hyperparameter(study):
-    axes = draw_slices(study, SPACE).axes
+    axes: Any = draw_slices(study, SPACE).axes
     assert [axis.get_xlabel() for axis in axes] == list(SPACE)
     assert all(len(axis.collections[1].get_offsets()) == len(complete(study)) for axis in axes)
 

@@ -99,7 +99,7 @@ def conv2d_im2col(
     https://inria.hal.science/inria-00112631
     """
     check_shapes(x, weight, bias, groups)
-    columns = im2col(x, tuple(weight.shape[2:]), stride, padding, dilation)
+    columns = im2col(x, weight.shape[2:], stride, padding, dilation)
     samples, outputs, places = x.shape[0], weight.shape[0], columns.shape[2]
     columns = columns.reshape(samples, groups, -1, places)
     kernels = weight.reshape(groups, outputs // groups, -1)

@@ -6,11 +6,12 @@ https://distill.pub/2019/computing-receptive-fields/
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from torchcourse.lessons.convolution.sizes import pair
+from torchcourse.lessons.convolution.sizes import Pair, pair
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def by_formula(model: nn.Module) -> tuple[Field, Field]:
     for name, layer in _leaves(model):
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
             stride = layer.kernel_size if layer.stride is None else layer.stride
-            padding = _padding(layer, name)
+            padding = _padding(layer)
             dilation = getattr(layer, "dilation", 1)
             parts = [pair(value) for value in (layer.kernel_size, stride, padding, dilation)]
             height = height.after(*(part[0] for part in parts))
@@ -86,7 +87,7 @@ def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
 
 
-def _padding(layer: nn.Module, name: str) -> int | tuple[int, int]:
+def _padding(layer: Any) -> Pair:
     if layer.padding == "valid":
         return 0
     if layer.padding == "same":

@@ -157,7 +157,7 @@ def _extremes(run: RunLog) -> tuple[str, str, float]:
     """
     layers = layer_gradients(run)
     everything = {tag[10:]: _typical_size(run, tag) for tag in run.histograms if tag.startswith("gradients/")}
-    weakest, strongest = min(layers, key=layers.get), max(everything, key=everything.get)
+    weakest, strongest = min(layers, key=layers.__getitem__), max(everything, key=everything.__getitem__)
     return weakest, strongest, layers[weakest] / max(everything[strongest], 1e-300)
 
 

@@ -65,7 +65,9 @@ def range_test(
     if not 0 < low < high or steps < 10:
         raise ValueError(f"A range test needs 0 < low < high and 10 steps or more; got {low:g}, {high:g}, {steps}.")
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    rates, losses, smoothed = [], [], []
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
     model.train()
     try:
         # Not strict: batches may go on without end.

@@ -32,7 +32,7 @@ def chosen_scores(order: np.ndarray) -> np.ndarray:
     rows = np.arange(len(order))
     best_val, its_test = val[rows, epochs], test[rows, epochs]
     leader, leaders = 0, []
-    for row in rows:
+    for row in range(len(order)):
         leader = row if best_val[row] > best_val[leader] else leader
         leaders.append(leader)
     return np.stack([best_val[leaders], its_test[leaders]], axis=1)

@@ -107,8 +107,8 @@ def _half_dead(seed: int) -> nn.Sequential:
     first, second = nn.Linear(4, 16), nn.Linear(16, 12)
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(12, 2))
     with torch.no_grad():
-        first.bias -= 0.9
-        second.bias -= 0.15
+        first.bias.sub_(0.9)
+        second.bias.sub_(0.15)
     return model
 
 

@@ -152,7 +152,7 @@ def _judge_settings(asked: list[dict[str, Any]]) -> None:
         if setting.keys() != {*LIMITS, "width"}:
             raise Wrong("keys", f"A setting has lr, weight_decay and width; one of yours has {', '.join(setting)}.")
     places = [_place_on_log_scale(name, np.array([setting[name] for setting in asked], float)) for name in LIMITS]
-    if abs(np.corrcoef(*places)[0, 1]) > 0.5:
+    if abs(np.corrcoef(places)[0, 1]) > 0.5:
         raise Wrong("tied", "Learning rate and weight decay go up and down together: one draw serves for both.")
     if {setting["width"] for setting in asked} != WIDTHS:
         raise Wrong("widths", "The widths 4, 8, 16, 32 and 64 should all come up, and nothing else.")
