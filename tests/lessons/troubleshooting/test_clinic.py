@@ -18,7 +18,7 @@ from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from torchcourse.lessons.troubleshooting.clinic import comparisons, judging, softmax_twice, softmax_twice_picture
 from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
 from torchcourse.lessons.troubleshooting.clinic.program import one_thread
-from torchcourse.tools.build.notebooks import ROOT
+from torchcourse.tools.repository import ROOT
 
 CLINIC = Path(clinic.__file__).parent
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]

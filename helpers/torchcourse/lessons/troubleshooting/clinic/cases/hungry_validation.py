@@ -12,8 +12,9 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
+from torchcourse.units import format_bytes
 
 
 def evidence(program: Program) -> None:
@@ -33,7 +34,7 @@ def evidence(program: Program) -> None:
     )
     figures.show(figure, f"Memory during a validation of two batches; peak {max(total):.1f} MiB.")
     for allocation in peak[:5]:
-        print(f"{mib(allocation.bytes):>9}  {list(allocation.shape)}  made by {allocation.op}, {allocation.kind}")
+        print(f"{format_bytes(allocation.bytes):>9}  {list(allocation.shape)}  made by {allocation.op}, {allocation.kind}")
 
 
 def judge(program: Program, seed: int) -> str:
