@@ -227,7 +227,13 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
             lambda n, size, seed, epoch, *place: [b for b in rest(n, size, seed, epoch, *place) if len(b) == size],
             "last_missing",
         ),
-        (lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place), "order_of_another_epoch"),
+        (
+            lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place),
+            "order_of_another_epoch",
+        ),
+            lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place),
+            "order_of_another_epoch",
+        ),
         (
             lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn + (drawn > 0), waiting),
             "wrong_value",

@@ -1,4 +1,4 @@
-"""A question bank as the source of its quiz notebook, in the marking that `authoring.source` reads.
+"""A question bank as the source of its quiz notebook, in the marking that `tools.build.source` reads.
 
 Each question can be read without running anything. Its key stands in the solution and in the hidden test alone, so
 the release that nbgrader makes holds no key, no feedback and no model answer.

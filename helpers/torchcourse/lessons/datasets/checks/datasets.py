@@ -140,7 +140,9 @@ def batches(learner: Callable[..., Iterable]) -> str:
     for order, size, ahead in ((range(8), 2, 1), ([5, 3, 9, 1, 4, 0, 7], 3, 2), (range(20), 2, 3), ([], 4, 2)):
         right = [tuple(10 * n for n in list(order)[at : at + size]) for at in range(0, len(order), size)]
         executor = _Executor()
-        dataset, got, collated_in_front = _Watched(executor), [], []
+        dataset = _Watched(executor)
+        got: list[Any] = []
+        collated_in_front: list[list] = []
 
         def collate(samples: list, executor=executor, collated_in_front=collated_in_front) -> tuple:
             if not executor.inside:
