@@ -34,7 +34,8 @@ def evidence(program: Program) -> None:
     )
     figures.show(figure, f"Memory during a validation of two batches; peak {max(total):.1f} MiB.")
     for allocation in peak[:5]:
-        print(f"{format_bytes(allocation.bytes):>9}  {list(allocation.shape)}  made by {allocation.op}, {allocation.kind}")
+        size, shape = format_bytes(allocation.bytes), list(allocation.shape)
+        print(f"{size:>9}  {shape}  made by {allocation.op}, {allocation.kind}")
 
 
 def judge(program: Program, seed: int) -> str:
