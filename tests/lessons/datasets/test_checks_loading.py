@@ -231,9 +231,6 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
             lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place),
             "order_of_another_epoch",
         ),
-            lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place),
-            "order_of_another_epoch",
-        ),
         (
             lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn + (drawn > 0), waiting),
             "wrong_value",
