@@ -22,6 +22,11 @@ def read(release: Path) -> NotebookNode:
     return nbformat.read(release, as_version=4)
 
 
+def outputs(cell: NotebookNode, kind: str) -> list[NotebookNode]:
+    """Return a cell's outputs of one kind: "error", "execute_result" …"""
+    return [output for output in cell.get("outputs", []) if output.output_type == kind]
+
+
 def solution(release: Path) -> NotebookNode:
     """Return the notebook that the release was made from, with all answers and hidden tests."""
     return nbformat.reads(_solutions()[f"solutions/{name(release)}.ipynb"], as_version=4)
