@@ -105,7 +105,7 @@ def report() -> Report:
 
 
 def hardware() -> str:
-    """Say in one line what the lessons will use here. Starts nothing, and does not initialise a GPU."""
+    """Say in one line what the lessons will use here. Starts nothing, and does not initialize a GPU."""
     import torch
 
     from torchcourse.ranks.run import free_memory

@@ -193,7 +193,7 @@ def _path() -> list[str]:
 
 def _environment() -> dict[str, str]:
     return {
-        "OMP_NUM_THREADS": "1",  # one thread a rank, as torchrun sets it
+        "OMP_NUM_THREADS": "1",  # one thread per rank, as torchrun sets it
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS else ends a fork of a process that has loaded frameworks
         **os.environ,
         IN_RANK: "1",

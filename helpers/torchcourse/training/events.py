@@ -117,12 +117,12 @@ def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
             problem = "it ends in the middle of a value, as when its writer was killed or is still writing"
         # The checksum of the data is left to TensorBoard: in Python it takes longer than all the rest together.
         if len(head) == 12 and struct.unpack("<I", head[8:])[0] != masked_crc32c(head[:8]):
-            problem = "the bytes are no event"
+            problem = "the bytes are not an event"
         if problem is None:
             try:
                 event = Event.FromString(data)
             except DecodeError:
-                problem = "the bytes are no event"
+                problem = "the bytes are not an event"
         if problem is not None:
             notes.append(f"{file} is damaged after {count} events: {problem}. All before that was read.")
             return
@@ -131,7 +131,7 @@ def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
 
 
 def _hide_what_is_redone(run: RunLog, event: "Event") -> None:
-    """At the start of a writer that goes on from a step: forget what another one wrote from that step on."""
+    """At the start of a writer that goes on from a step: forget what an earlier one wrote from that step on."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     if not (event.HasField("session_log") and event.session_log.status == SessionLog.START):
@@ -163,7 +163,7 @@ def _keep(run: RunLog, step: int, value: "Summary.Value") -> None:
 
 def _histogram(proto: "HistogramProto") -> Histogram:
     limits, counts = np.array(proto.bucket_limit), np.array(proto.bucket)
-    if len(counts) and counts[0]:  # another writer's: the first bucket begins at the lowest value
+    if len(counts) and counts[0]:  # a different writer's: the first bucket begins at the lowest value
         limits, counts = np.concatenate([[min(proto.min, limits[0])], limits]), np.concatenate([[0.0], counts])
     return Histogram(limits, counts[1:], proto.min, proto.max, proto.sum, proto.sum_squares)
 

@@ -104,7 +104,7 @@ class Averages:
     def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take over what `state` returned on each rank, for the same metrics.
 
-        Sums over the ranks are still to be made, so of other numbers of ranks the first takes everything.
+        Sums over the ranks are still to be made, so with a different number of ranks the first takes everything.
         """
         self._totals = states[0]["totals"]
         rank, same = who.rank(), len(states) == who.world_size()

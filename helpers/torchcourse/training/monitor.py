@@ -37,7 +37,7 @@ class Monitor:
                 self._writer = SummaryWriter(log_dir, purge_step=first_step, flush_secs=10)
             except OSError as error:
                 raise OSError(
-                    f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose another log_dir."
+                    f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose a different log_dir."
                 ) from error
 
     @property

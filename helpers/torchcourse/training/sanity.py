@@ -88,7 +88,7 @@ def check_fit(monitor: str, names: list[str], train_loader: Iterable, epochs: in
     if len(set(shares)) > 1:
         raise ValueError(
             f"The ranks' training loaders are unequal: they have {list(batches)} batches of {list(samples)} samples. A "
-            "rank that runs out early lets the others wait for ever, and one with smaller batches counts too much. "
+            "rank that runs out early lets the others wait forever, and one with smaller batches counts too much. "
             "make_loader(dataset, batch_size) deals equally."
         )
 

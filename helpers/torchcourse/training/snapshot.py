@@ -134,7 +134,7 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
 
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
-    """Return this rank's random states, or None if the checkpoint was saved by another number of ranks."""
+    """Return this rank's random states, or None if the checkpoint was saved by a different number of ranks."""
     return state["random"][who.rank()] if len(state["random"]) == who.world_size() else None
 
 
@@ -160,7 +160,7 @@ def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
         if len(state["random"]) != who.world_size():
             print(
                 f"{path} was saved by {len(state['random'])} rank(s), and now there are {who.world_size()}: "
-                "training goes on, but with other random numbers."
+                "training goes on, but with different random numbers."
             )
         return state
     return CheckpointError(" ".join(problems)) if problems else None

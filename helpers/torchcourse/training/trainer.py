@@ -121,7 +121,7 @@ class Trainer:
         Raises:
             ValueError: for loaders, batches or losses that nothing can be learned from.
             FloatingPointError: when the loss is no longer a finite number; names the step.
-            CheckpointError: when resuming from a file that is damaged or belongs to another model.
+            CheckpointError: when resuming from a file that is damaged or belongs to a different model.
         """
         sanity.check_fit(self.monitor, self.averages.names, train_loader, epochs, val_loader)
         folder = sanity.checked_folder(self.checkpoint_dir) if resume else None
@@ -166,7 +166,7 @@ class Trainer:
         """Put the weights of `best.pt` or `last.pt` into the model.
 
         Raises:
-            CheckpointError: if the file is missing, damaged or of another model.
+            CheckpointError: if the file is missing, damaged or of a different model.
             ValueError: without a checkpoint_dir.
         """
         folder = sanity.checked_folder(self.checkpoint_dir)
@@ -311,7 +311,7 @@ class Trainer:
             snapshot.write(state, self.checkpoint_dir, names, self.keep)
 
     def _save_within_epoch(self) -> None:
-        """Save, unless a loss since the last log is no number: then the weights are spoilt already, on all ranks."""
+        """Save, unless a loss since the last log is not a number: then the weights are spoilt already, on all ranks."""
         losses = self.averages.losses
         if losses:
             total = torch.stack([loss for _, loss in losses]).sum().item()

@@ -178,14 +178,14 @@ def test_optimizers_that_do_not_fit_are_refused():
     with pytest.raises(CheckpointError, match="trained with AdamW, but the optimizer is SGD"):
         checkpoint.load_optimizer_state(model, torch.optim.SGD(model.parameters(), lr=0.1), saved)
     head = torch.optim.AdamW(model[-1].parameters(), lr=0.1)
-    with pytest.raises(CheckpointError, match="hold other parameters"):
+    with pytest.raises(CheckpointError, match="hold different parameters"):
         checkpoint.load_optimizer_state(model, head, saved)
 
 
 def test_an_optimizer_made_before_a_layer_was_replaced_is_found():
     model, optimizer = trained(torch.optim.SGD)
     model[-1] = nn.Linear(6, 5)
-    with pytest.raises(ValueError, match=r"shape \[3, 6\], no parameter of the model"):
+    with pytest.raises(ValueError, match=r"shape \[3, 6\], not a parameter of the model"):
         checkpoint.optimizer_state(model, optimizer)
 
 

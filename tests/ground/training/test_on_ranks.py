@@ -172,7 +172,7 @@ def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_pat
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     rows, _ = train_noisily(tmp_path, 2, resume=True)
     assert [row["epoch"] for row in rows if "epoch" in row] == [1, 2]
-    assert "saved by 2 rank(s), and now there are 1: training goes on, but with other" in capsys.readouterr().out
+    assert "saved by 2 rank(s), and now there are 1: training goes on, but with different" in capsys.readouterr().out
 
 
 def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_process(tmp_path, capsys):
@@ -181,7 +181,7 @@ def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_proce
     rows, _ = train_noisily(tmp_path, 2, resume=True)
     assert [row["step"] for row in rows if "epoch" in row] == [6, 12]
     assert all(math.isfinite(row["loss"]) for row in rows)
-    assert "training goes on, but with other random numbers" in capsys.readouterr().out
+    assert "training goes on, but with different random numbers" in capsys.readouterr().out
 
 
 def evaluate(samples):

@@ -27,7 +27,7 @@ class Misfit(Enum):
     TWICE = "it has the same name twice but for a wrapper: {}"
     SHARE = "the file has one rank's share of {}"
     RESHAPED = "the shape differs: {}"
-    RETYPED = "the numbers are of another kind: {}"
+    RETYPED = "the numbers are of a different kind: {}"
     LACKING = "the file lacks {}"
     LEFT_OVER = "the file has {}, which the model lacks"
     TORN = "in this model {} are one tensor, but the file has different values for them"
@@ -245,7 +245,7 @@ def _advice(match: Match, model: nn.Module) -> str:
         for name, part in model.named_children():
             if part.state_dict() and not _lay("", match.weights, [], part, ()).misfits:
                 return f" They fit its part {name}: load into model.{name}."
-        return " Not one name fits: it is another architecture."
+        return " Not one name fits: it is a different architecture."
     if reshaped := match.misfits.get(Misfit.RESHAPED):
         layer = next(iter(reshaped)).rpartition(".")[0]
         return f" To take the rest and leave that layer as it is: leave=('{layer}.',)."

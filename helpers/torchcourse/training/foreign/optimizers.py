@@ -66,21 +66,21 @@ def _by_count(groups: list[dict[str, Any]], members: list[int], trained: list[st
 
 
 def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise CheckpointError if the state is of another kind of optimizer, of other groups, or of other shapes."""
+    """Raise CheckpointError if the state is of a different kind of optimizer, or has different groups or shapes."""
     ours = optimizer.param_groups[0].keys() - {"params", "param_names"}
     theirs = named["groups"][0].keys() - {"params"}
     kinds = {key for key in ours ^ theirs if key in _TELLING}
     if kinds:
         raise CheckpointError(
-            f"the optimizer's state is of another kind than {type(optimizer).__name__}: only one of them has "
+            f"the optimizer's state is of a different kind from {type(optimizer).__name__}: only one of them has "
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
     names = {parameter: name for name, parameter in model.named_parameters()}
     own = [{names.get(parameter) for parameter in group["params"]} for group in optimizer.param_groups]
     if own != [set(group["params"]) for group in named["groups"]]:
         raise CheckpointError(
-            f"the optimizer's {len(own)} parameter group(s) hold other parameters than the {len(named['groups'])} in "
-            "the file. Build the groups as they were built for training."
+            f"the optimizer's {len(own)} parameter group(s) hold different parameters from the {len(named['groups'])} "
+            "in the file. Build the groups as they were built for training."
         )
     _check_shapes(named["state"], {name: parameter.shape for name, parameter in model.named_parameters()})
 
@@ -92,7 +92,7 @@ def _check_shapes(state: dict[str, dict[str, Any]], shapes: dict[str, torch.Size
             if tensor.shape != shapes[name]:
                 raise CheckpointError(
                     f"the optimizer's {key} for {name} has shape {list(tensor.shape)}, and the parameter "
-                    f"{list(shapes[name])}: its parameters came in another order. Load without optimizer=…."
+                    f"{list(shapes[name])}: its parameters came in a different order. Load without optimizer=…."
                 )
 
 

@@ -60,9 +60,9 @@ def _read_file(file: BinaryIO, path: Path) -> Found:
         return _read_torch(file, path, kind="PyTorch file of the old kind")
     for sign, what in _NOT_A_CHECKPOINT.items():
         if start.lstrip().startswith(sign) if sign else not start:
-            raise CheckpointError(f"{path} is no checkpoint: it is {what}")
+            raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
     raise CheckpointError(
-        f"{path} is no checkpoint that PyTorch or safetensors wrote: it begins with {start[:8]!r}. Which program did?"
+        f"{path} is not a checkpoint of PyTorch or safetensors: it begins with {start[:8]!r}. Which program wrote it?"
     )
 
 
@@ -73,7 +73,7 @@ _NOT_A_CHECKPOINT = {
     b"{": "JSON text. If it is the index of a model in several files, give the folder.",
     b"\x1f\x8b": "packed with gzip. Unpack it first.",
     b"\x89HDF": "an HDF5 file, as Keras writes it. Load it there, and export the weights.",
-    b"GGUF": "a GGUF file of llama.cpp, with quantised weights. Get the model's original weights.",
+    b"GGUF": "a GGUF file of llama.cpp, with quantized weights. Get the model's original weights.",
     b"\x93NUMPY": "one NumPy array. Load it with numpy.load.",
 }
 
@@ -84,7 +84,7 @@ def _read_zip(file: BinaryIO, path: Path) -> Found:
     except zipfile.BadZipFile:
         raise CheckpointError(
             f"{path} is cut off: the table at the end of the file is missing. The copy or the saving broke off. "
-            "Use another copy."
+            "Use a different copy."
         ) from None
     if "constants.pkl" in names:
         raise CheckpointError(
@@ -117,7 +117,7 @@ def _read_safetensors(path: Path) -> Found:
         return Found(tensors.import_safetensors(path), "safetensors file")
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is a safetensors file that is damaged or cut off ({error}). Use another copy."
+            f"{path} is a safetensors file that is damaged or cut off ({error}). Use a different copy."
         ) from None
 
 
@@ -145,7 +145,7 @@ def _read_indexed(folder: Path, index: Path) -> Found:
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{index} is no index of a model: it has no weight_map.") from None
+        raise CheckpointError(f"{index} is not the index of a model: it has no weight_map.") from None
     whole = Found({}, f"{len(set(files.values()))} files with an index")
     for name in sorted(set(files.values())):
         if Path(name).name != name:

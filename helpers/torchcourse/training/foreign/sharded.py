@@ -1,6 +1,6 @@
 """Checkpoints that many ranks write together, each its share, and one process gathers into one file.
 
-    save_sharded({"model": …, "optimizer": …}, "run/step-500")      # on every rank: one file a rank, in one folder
+    save_sharded({"model": …, "optimizer": …}, "run/step-500")      # on every rank: one file per rank, in one folder
     gather("run/step-500", "whole.pt")                              # later, in one process, without any rank
 
 This is `torch.distributed.checkpoint` (DCP): https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
@@ -82,7 +82,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], str]:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, CheckpointError):
             raise cause from None
-        raise CheckpointError(f"A share in {folder} is damaged or cut off ({cause}). Use another copy.") from error
+        raise CheckpointError(f"A share in {folder} is damaged or cut off ({cause}). Use a different copy.") from error
     return content, f"folder with the shares of {len(files)} rank(s)"
 
 
@@ -100,7 +100,7 @@ class _SafeReader(FileSystemReader):
         except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"{self._folder}/.metadata is damaged, or asks for more than a description needs ({error}). "
-                "Use another copy."
+                "Use a different copy."
             ) from None
         if getattr(description, "storage_meta", None) is None:
             description.storage_meta = metadata.StorageMeta()

@@ -1,7 +1,7 @@
 """Whole checkpoints as safetensors files, which hold no program: https://huggingface.co/docs/safetensors/index
 
 The format takes one flat dict of tensors that share no memory, and notes in text. So tensors are named by their path, a
-tensor with several names is stored once, and what is no tensor, with the way all hangs together, is one note in JSON.
+tensor with several names is stored once, and all else, with the structure of the whole, is one note in JSON.
 """
 
 import json
@@ -59,7 +59,7 @@ def import_safetensors(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if the notes of the file do not fit its tensors.
-        safetensors.SafetensorError: if it is no safetensors file, or cut off.
+        safetensors.SafetensorError: if it is not a safetensors file, or cut off.
     """
     with safe_open(path, framework="pt") as file:
         note = (file.metadata() or {}).get(_NOTE)

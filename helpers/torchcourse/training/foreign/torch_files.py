@@ -67,7 +67,7 @@ def why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
             "refuses it. Where it was made, and if you trust it, save the weights alone: model.state_dict()."
         )
     reason = str(error).splitlines()[0] if str(error) else "it ends early"
-    return f"{path} is damaged or cut off ({reason}). Use another copy."
+    return f"{path} is damaged or cut off ({reason}). Use a different copy."
 
 
 def _numpy_numbers() -> list[Any]:
