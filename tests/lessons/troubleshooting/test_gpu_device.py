@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting._where import Place
 from torchcourse.lessons.troubleshooting.gpu_device import live_blocks, memory_device
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.tracking import Allocation
 from torchcourse.models import mlp
+from torchcourse.source_lines import Line
 
 SNAPSHOT = {  # the format that torch/cuda/_memory_viz.py and the documentation of torch.cuda.memory describe
     "segments": [
@@ -34,10 +34,11 @@ SNAPSHOT = {  # the format that torch/cuda/_memory_viz.py and the documentation 
 
 
 def test_blocks_in_use_are_matched_by_address_and_the_rest_by_their_frames():
-    known = Allocation(512, "relu", (2, 64), torch.float32, "activations", Place("cell", 3, "1"), born=9)
+    made = (Line("cell", 3),)
+    known = Allocation(1000, 500, "relu", (2, 64), torch.float32, "activations", "1", made, step=0, born=9)
     unseen, relu = live_blocks(SNAPSHOT, 0, {1000: known})
-    assert (relu.bytes, relu.op, relu.kind, relu.place.layer) == (512, "relu", "activations", "1")
-    assert (unseen.bytes, unseen.op, unseen.place.file, unseen.place.line) == (2048, "unseen", __file__, 7)
+    assert (relu.bytes, relu.op, relu.kind, relu.layer, relu.lines) == (512, "relu", "activations", "1", made)
+    assert (unseen.bytes, unseen.op, unseen.lines) == (2048, "unseen", (Line(__file__, 7, "g"),))
 
 
 def test_without_a_gpu_the_same_call_simulates(monkeypatch):

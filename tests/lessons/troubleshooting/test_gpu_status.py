@@ -51,7 +51,7 @@ def driver(monkeypatch):
 
 def test_all_figures_of_a_card(driver):
     assert repr(gpu_status()) == (
-        "GPU 0, Some Card: memory 3.00 GiB of 24.00 GiB, busy 87 %, 61 °C, 250 of 350 W; processes: 4242 (2.00 GiB)"
+        "GPU 0, Some Card: memory 3.0 GiB of 24.0 GiB, busy 87 %, 61 °C, 250 of 350 W; processes: 4242 (2.0 GiB)"
     )
 
 
@@ -59,7 +59,7 @@ def test_what_a_card_does_not_tell_is_left_out(driver):
     for name in ("UtilizationRates", "PowerUsage", "Temperature", "ComputeRunningProcesses"):
         driver(f"nvmlDeviceGet{name}", pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED))
     driver("nvmlDeviceGetName", b"Old Card")
-    assert repr(gpu_status()) == "GPU 0, Old Card: memory 3.00 GiB of 24.00 GiB; processes: none"
+    assert repr(gpu_status()) == "GPU 0, Old Card: memory 3.0 GiB of 24.0 GiB; processes: none"
 
 
 @pytest.mark.parametrize(

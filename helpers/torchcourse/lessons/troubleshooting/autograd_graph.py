@@ -1,5 +1,6 @@
 """The autograd graph (자동 미분 그래프) behind live tensors: how many nodes it has, and which memory they keep."""
 
+import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
@@ -7,9 +8,18 @@ from typing import Any
 
 import torch
 
-from torchcourse.lessons.troubleshooting._births import storage_key
+from torchcourse.source_lines import hide
+
+hide(__file__)
 
 _LIMIT = 300_000  # nodes that are looked at; a graph that is larger shows its growth long before
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """Return a number for the memory behind a tensor, the same for all its views; None where there is none."""
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse and some wrapped tensors
+        return tensor.untyped_storage()._cdata
+    return None
 
 
 def live_tensors() -> list[torch.Tensor]:

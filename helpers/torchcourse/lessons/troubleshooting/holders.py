@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 
-from torchcourse.lessons.troubleshooting import _graph
-from torchcourse.lessons.troubleshooting._births import Birth, Line, is_yours, storage_key
+from torchcourse.lessons.troubleshooting import autograd_graph
+from torchcourse.lessons.troubleshooting.tracking import Allocation
+from torchcourse.source_lines import Line, hide, is_users
+
+hide(__file__)
 
 _DEPTH = 14  # references from a tensor to a variable; real ways are shorter than ten
 _WIDTH = 20_000  # objects looked at in one search
@@ -57,21 +60,21 @@ class Search:
         self._locals: dict[int, list[tuple[types.FrameType, str]]] = {}
         frame = sys._getframe(1)
         while frame is not None:  # a running function does not show up among the referrers of its variables
-            if is_yours(frame.f_code.co_filename) and id(frame.f_globals) != id(frame.f_locals):
+            if is_users(frame.f_code.co_filename) and id(frame.f_globals) != id(frame.f_locals):
                 for name, value in frame.f_locals.items():
                     self._locals.setdefault(id(value), []).append((frame, name))
             frame = frame.f_back
         # Weak, so that the search is none of the holders that it finds.
         self._tensors: dict[int | None, list[weakref.ref]] = {}
-        for tensor in _graph.live_tensors():
-            self._tensors.setdefault(storage_key(tensor), []).append(weakref.ref(tensor))
+        for tensor in autograd_graph.live_tensors():
+            self._tensors.setdefault(autograd_graph.storage_key(tensor), []).append(weakref.ref(tensor))
 
-    def holder_of(self, birth: Birth) -> Holder:
+    def holder_of(self, made: Allocation) -> Holder:
         """Return who keeps this storage alive."""
-        way = self._way_to_a_variable(_present(self._tensors.get(birth.key, [])))
+        way = self._way_to_a_variable(_present(self._tensors.get(made.key, [])))
         if way is not None:
             return _describe(way)
-        return self._holder_of_graph([(tensor, count) for tensor, saved, count in self._graphs if birth.key in saved])
+        return self._holder_of_graph([(tensor, count) for tensor, saved, count in self._graphs if made.key in saved])
 
     def holder_of_largest_graph(self) -> Holder:
         """Return who keeps the tensor with the most nodes behind it."""
@@ -90,8 +93,8 @@ class Search:
         graphs = []
         for tensor in _present([tensor for tensors in self._tensors.values() for tensor in tensors]):
             if not tensor.is_leaf:
-                nodes = list(_graph.nodes(tensor.grad_fn))
-                graphs.append((weakref.ref(tensor), set().union(*map(_graph.storages, nodes)), len(nodes)))
+                nodes = list(autograd_graph.nodes(tensor.grad_fn))
+                graphs.append((weakref.ref(tensor), set().union(*map(autograd_graph.storages, nodes)), len(nodes)))
         return graphs
 
     def _way_to_a_variable(self, items: list[Any]) -> _Step | None:
@@ -135,7 +138,7 @@ def _present(tensors: list[weakref.ref]) -> list[torch.Tensor]:
 def _is_machinery(referrer: Any) -> bool:
     """Whether an object belongs to this search, or is a frame that runs it."""
     if isinstance(referrer, types.FrameType):
-        return not is_yours(referrer.f_code.co_filename)
+        return not is_users(referrer.f_code.co_filename)
     return isinstance(referrer, _Step) or type(referrer).__module__.startswith("torchcourse.lessons.troubleshooting")
 
 

@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.allocator import CachingAllocator, replay
-from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
-from torchcourse.models import small_cnn
+from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
 
 MIB = 2**20
 
@@ -86,19 +83,6 @@ def test_the_cache_is_emptied_before_giving_up():
     allocator.free(allocator.allocate(30 * MIB))
     allocator.allocate(36 * MIB)
     assert allocator.reserved == 36 * MIB
-
-
-def test_a_training_step_is_replayed():
-    model = small_cnn()
-    with SimulatedDevice("1 GiB") as device:
-        device.watch(model)
-        F.cross_entropy(model(torch.randn(16, 1, 28, 28)), torch.zeros(16, dtype=torch.long)).backward()
-        timeline = device.timeline()
-    history = replay(device.changes(), CachingAllocator())
-    assert len(history) == len(timeline.total)
-    for total, (allocated, reserved) in zip(timeline.total, history, strict=True):
-        assert total <= allocated <= reserved
-    assert history[-1][1] == max(reserved for _, reserved in history)  # nothing was given back
 
 
 def test_a_name_and_a_double_free():

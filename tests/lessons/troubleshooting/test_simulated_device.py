@@ -42,7 +42,7 @@ def test_the_error_names_sizes_kinds_layers_and_lines():
     text = str(caught.value)
     assert "Tried to allocate 128.0 KiB, but of 300.0 KiB only 28.0 KiB are free" in text
     assert re.search(
-        r"128\.0 KiB  addmm  \[32×1024\] float32  activations  layer 0, .* line \d+: model\(x\.repeat", text
+        r"128\.0 KiB  addmm  \[32×1024\] float32  activations  layer 0, line \d+ of .*: model\(x\.repeat", text
     )
     assert "parameters 260.0 KiB" in text
     largest = text.partition("largest live tensors:\n")[2].splitlines()
