@@ -1,7 +1,5 @@
 """Patient: gradient accumulation adds up the gradients of several batches and does not divide by their number."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +9,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import train_copy
 from torchcourse.lessons.troubleshooting.clinic.instruments import Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -43,14 +42,18 @@ def judge(program: Program, seed: int) -> str:
     for accumulate in (2 + seed % 2, 5, 1):
         inputs = torch.randn(3 * accumulate * size, 7, generator=generator).double()
         labels = torch.randint(0, 3, (len(inputs),), generator=generator)
-        given, loss = _run(program.accumulated_epoch, inputs, labels, size, rate, accumulate, seed)
-        right, right_loss = _run(_plain_epoch, inputs, labels, size, rate, accumulate, seed)
-        _compare(given, right, accumulate, rate)
-        if abs(float(loss) - right_loss) > 1e-9:
+        loader = DataLoader(TensorDataset(inputs, labels), size)
+        torch.manual_seed(seed)
+        start = mlp(7, 5, 3).double()
+        given, right = (
+            train_copy(epoch, start, loader, rate, accumulate) for epoch in (program.accumulated_epoch, _plain_epoch)
+        )
+        _compare(given.steps, right.steps, accumulate, rate)
+        if abs(float(given.returned) - right.returned) > 1e-9:
             raise Wrong(
                 "wrong_value",
-                f"The steps are right. The reported loss of a batch should be {right_loss:.4f}, and is "
-                f"{float(loss):.4f}: what was divided for the gradient is not for the log.",
+                f"The steps are right. The reported loss of a batch should be {right.returned:.4f}, and is "
+                f"{float(given.returned):.4f}: what was divided for the gradient is not for the log.",
             )
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
@@ -60,17 +63,6 @@ def judge(program: Program, seed: int) -> str:
             "Healed: with 1 to 5 batches per step, each gradient is that of one large batch, at the same learning rate."
         )
     raise Wrong("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
-
-
-def _run(
-    epoch: Callable, inputs: torch.Tensor, labels: torch.Tensor, size: int, rate: float, accumulate: int, seed: int
-) -> tuple[list[Step], float]:
-    torch.manual_seed(seed)
-    model = mlp(7, 5, 3).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with watch() as record:
-        loss = epoch(model, DataLoader(TensorDataset(inputs, labels), size), optimizer, accumulate)
-    return record.steps, loss
 
 
 def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, accumulate: int) -> float:

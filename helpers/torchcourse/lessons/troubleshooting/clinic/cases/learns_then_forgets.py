@@ -1,7 +1,5 @@
 """Patient: `zero_grad` is missing, so that each step goes along the sum of all gradients before it."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights, train_copy
 from torchcourse.lessons.troubleshooting.clinic.instruments import Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -39,16 +37,18 @@ def judge(program: Program, seed: int) -> str:
     inputs = torch.randn(batches * size - 3, 12, generator=generator)  # the last batch is smaller
     labels = torch.randint(0, 4, (len(inputs),), generator=generator)
     loader = DataLoader(TensorDataset(inputs, labels), size)
-    right, right_steps, right_loss = _train(_plain_epoch, loader, rate, seed)
-    given, steps, loss = _train(program.train_epoch, loader, rate, seed)
-    expect_steps(steps, right_steps)
-    for number, (step, expected) in enumerate(zip(steps, right_steps, strict=True), start=1):
+    torch.manual_seed(seed)
+    start = mlp(12, 6, 4)
+    right, given = (train_copy(epoch, start, loader, rate) for epoch in (_plain_epoch, program.train_epoch))
+    expect_steps(given.steps, right.steps)
+    for number, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
         _compare(number, step, expected, rate)
-    expect_weights(given, right)
-    if not isinstance(loss, float) or abs(loss - right_loss) > 1e-6:
+    expect_weights(given.model, right.model)
+    loss = given.returned
+    if not isinstance(loss, float) or abs(loss - right.returned) > 1e-6:
         raise Wrong(
             "wrong_value",
-            f"The epoch's mean loss over the samples is {right_loss:.6f}; your function returned {loss!r}.",
+            f"The epoch's mean loss over the samples is {right.returned:.6f}; your function returned {loss!r}.",
         )
     return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
 
@@ -77,15 +77,6 @@ def _compare(number: int, step: Step, expected: Step, rate: float) -> None:
         "still_there",
         f"At step {number} the gradient is not that of its own batch: what earlier batches left is still in it.",
     )
-
-
-def _train(train_epoch: Callable, loader: DataLoader, rate: float, seed: int) -> tuple[nn.Module, list[Step], float]:
-    torch.manual_seed(seed)
-    model = mlp(12, 6, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with watch() as record:
-        loss = train_epoch(model, loader, optimizer)
-    return model, record.steps, loss
 
 
 def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:

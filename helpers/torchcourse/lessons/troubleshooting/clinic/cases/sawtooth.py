@@ -1,8 +1,6 @@
 """Patient: all outputs of an epoch are kept in a list, for a metric that needs only sums."""
 
-import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +12,8 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import refuse_known
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, Step, watch
+from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -47,21 +45,21 @@ def judge(program: Program, seed: int) -> str:
     images[-3:] *= 3  # the last, smaller batch is unlike the others
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
     start = mlp(width, 8, width)
-    given, steps, numbers, alive = _run(program.reconstruction_epoch, start, loader, near)
-    plain, plain_steps, right, _ = _run(_plain_epoch, start, loader, near)
+    given, alive = _alive(program.reconstruction_epoch, start, loader, near)
+    plain, _ = _alive(_plain_epoch, start, loader, near)
     grown = (alive[12] - alive[4]) / 8
     if grown > 100:
         share = grown / (size * width * 4)
-        if len(steps) == len(plain_steps) and share < 1.9:
+        if len(given.steps) == len(plain.steps) and share < 1.9:
             raise Wrong(
                 "half",
                 f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
-    expect_steps(steps, plain_steps)
-    expect_weights(given, plain)
-    _judge_numbers([float(number) for number in numbers], right)
+    expect_steps(given.steps, plain.steps)
+    expect_weights(given.model, plain.model)
+    _judge_numbers([float(number) for number in given.returned], plain.returned)
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
 
 
@@ -89,16 +87,13 @@ def _judge_numbers(given: list[float], batches: Sums) -> None:
         )
 
 
-def _run(
-    epoch: Callable, start: nn.Module, loader: DataLoader, near: float
-) -> tuple[nn.Module, list[Step], Any, list[int]]:
-    """Return model, steps and result of an epoch, and the bytes that were alive before each batch and at the end."""
-    model = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+def _alive(epoch: Callable, start: nn.Module, loader: DataLoader, near: float) -> tuple[Trained, list[int]]:
+    """Train a copy; return with it the bytes that were alive before each batch and at the end."""
     alive: list[int] = []
-    with watch(gradients=False) as record, MemoryTracker() as tracker:
-        result = epoch(model, ObservedLoader(loader, lambda: alive.append(tracker.current)), optimizer, near)
-    return model, record.steps, result, alive
+    with MemoryTracker() as tracker:
+        observed = ObservedLoader(loader, lambda: alive.append(tracker.current))
+        trained = train_copy(epoch, start, observed, 0.5, near, gradients=False)
+    return trained, alive
 
 
 def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, near: float) -> Sums:
