@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from torchcourse.quiz import bank_rules
+from torchcourse.quiz import bank_rules, yaml_text
 from torchcourse.quiz.answers import KINDS, LETTERS
 from torchcourse.quiz.questions import Bank, BankError
 
@@ -55,7 +55,7 @@ def load(path: str | Path) -> Bank:
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        raw = yaml_text.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BankError(f"{path.name} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -90,19 +90,6 @@ def strip(bank: Bank) -> str:
 @functools.lru_cache(maxsize=32)
 def _loaded(path: Path, _modified: int, _size: int) -> Bank:
     return load(path)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the fast one is not everywhere
-    """Reads YAML as `safe_load` does, but refuses a key that stands twice instead of forgetting the first."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _value in node.value:
-            name = getattr(key, "value", None)
-            if isinstance(name, str) and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' stands twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep=deep)
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:

@@ -314,7 +314,9 @@ def test_a_verdict_has_the_colour_of_the_courses_boxes() -> None:
 
 
 def test_every_sentence_exists_in_both_languages() -> None:
-    for name, (english, korean) in texts.SENTENCES.items():
+    for name, said in texts.sentences().items():
+        assert list(said) == list(texts.LANGUAGES), name
+        english, korean = said.values()
         assert english != korean, name
         gaps = [{part.split("}")[0] for part in text.split("{")[1:]} for text in (english, korean)]
         assert gaps[0] == gaps[1], name
