@@ -34,13 +34,8 @@ from torchcourse.lessons.data_parallelism.timeline_picture import (
     draw_buckets,
     draw_dataparallel,
 )
-from torchcourse.lessons.data_parallelism.trace_picture import (
-    describe_trace,
-    draw_trace,
-    overlap,
-    read_trace,
-    show_trace,
-)
+from torchcourse.lessons.data_parallelism.trace import overlap, read_trace
+from torchcourse.lessons.data_parallelism.trace_picture import describe_trace, draw_trace, show_trace
 from torchcourse.ranks import run_ranks
 
 SMALL, LARGE = OUTPUTS_MB

@@ -154,10 +154,6 @@ class Scaling:
     step_seconds: float
     batch: int
 
-    @property
-    def samples_per_second(self) -> float:
-        return self.batch / self.step_seconds
-
 
 def measure_scaling(
     make_model: Callable[[], nn.Module],

@@ -238,7 +238,7 @@ def test_a_stub_is_not_done_yet(exercise):
 
 def test_a_learners_error_is_told_in_one_sentence():
     def misspelt(model):
-        dist.allreduce(copy.copy(model))
+        dist.allreduce(copy.copy(model))  # type: ignore[attr-defined]  # the misspelling is what is tested
 
     checked = check.average_gradients(misspelt)
     assert (checked.state, checked.symptom) == ("wrong", "raised_AttributeError")

@@ -168,7 +168,7 @@ def test_a_stub_is_not_done_yet():
 
 def test_a_learners_error_is_told_in_one_sentence():
     def misspelt(tensor):
-        dist.isent(tensor, 0)
+        dist.isent(tensor, 0)  # type: ignore[attr-defined]  # the misspelling is what is tested
 
     checked = check.ring_all_reduce(misspelt)
     assert (checked.state, checked.symptom) == ("wrong", "raised_AttributeError")

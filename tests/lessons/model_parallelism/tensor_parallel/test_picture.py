@@ -1,5 +1,6 @@
 """The bytes by formula are those that the ranks send, and the picture says what the formulas give."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,7 @@ def test_each_rank_has_its_stripe_of_what_is_split(order, split_up):
     drawn = [artist for artist in axis.collections if isinstance(artist, PolyCollection)]
     assert [len(artist.get_paths()) for artist in drawn] == split_up
     for artist in drawn:
-        sizes = {tuple(path.get_extents().size.round(6)) for path in artist.get_paths()}
+        sizes = {tuple(np.round(path.get_extents().size, 6)) for path in artist.get_paths()}
         assert len(sizes) == 1  # equal shares
 
 

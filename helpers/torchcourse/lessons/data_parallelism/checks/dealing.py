@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, TensorDataset
 
 from torchcourse.checks import Wrong, check
 
@@ -111,7 +111,8 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
 
 def torchs_share(length: int, epoch: int, rank: int, world_size: int) -> list[int]:
     """Return what PyTorch's sampler gives to a rank."""
-    sampler = DistributedSampler(torch.arange(length), world_size, rank, shuffle=True, seed=0)  # type: ignore[arg-type]  # it asks for the length only
+    dataset = TensorDataset(torch.arange(length))
+    sampler: DistributedSampler[int] = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=0)
     sampler.set_epoch(epoch)
     return list(sampler)
 

@@ -132,16 +132,6 @@ def set_constants(runs: Iterable[Run] = RUNS) -> dict[str, Efficiency]:
     return {"A100": a100, "H100": h100, "DeepSpeed 2021": deepspeed}
 
 
-def error_table(judgements: Sequence[Judgement]) -> str:
-    """Return a table of TFLOP/s a GPU, published and planned, in the order of the runs; a star sets constants."""
-    rows = [
-        f"{'*' if each.run.calibrates else ' '} {each.run.name:<33}{each.run.flops / 1e12:10.0f}"
-        f"{each.flops / 1e12:9.0f}{each.flops_error:+9.1%}{each.seconds_error:+9.1%}"
-        for each in judgements
-    ]
-    return "\n".join([f"{'':35}{'published':>10}{'planned':>9}{'error':>9}{'in time':>9}", *rows])
-
-
 def _squared_error(possible: Sequence[tuple[Run, list[Layout]]], efficiency: Efficiency) -> float:
     return statistics.mean(math.log(_flops(run, each, efficiency) / run.flops) ** 2 for run, each in possible)
 

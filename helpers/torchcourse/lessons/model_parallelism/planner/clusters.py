@@ -3,7 +3,7 @@
 Units: bytes, seconds, floating-point operations, and each of them a second.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,13 @@ class Efficiency:
     traffic: float
     link: float
     network: float
+
+
+A100_EFFICIENCY = Efficiency(matmul=0.667, traffic=2.29, link=0.9, network=0.9)
+"""Set by `planner.accuracy.set_constants` on eight runs of Megatron-LM. The last two end at the most they may be: large
+models hardly show how fast links are. Tensor groups across nodes come out too fast (figure 13 of the paper)."""
+H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.564)
+"""The share of the H100's peak is set on one run of Llama 3. The rest is taken over."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Cluster:
     network: float = 25e9
     link_latency: float = 2e-6
     network_latency: float = 5e-6
-    efficiency: Efficiency = field(default_factory=lambda: A100_EFFICIENCY)
+    efficiency: Efficiency = A100_EFFICIENCY
 
     def __post_init__(self) -> None:
         if self.gpus < 1 or self.gpus_per_node < 1:
@@ -87,13 +94,6 @@ class Cluster:
     def latency(self, span: int) -> float:
         """Seconds a message in a group that spans `span` neighbouring GPUs."""
         return self.link_latency if span <= self.gpus_per_node else self.network_latency
-
-
-A100_EFFICIENCY = Efficiency(matmul=0.667, traffic=2.29, link=0.9, network=0.9)
-"""Set by `planner.accuracy.set_constants` on eight runs of Megatron-LM. The last two end at the most they may be: large
-models hardly show how fast links are. Tensor groups across nodes come out too fast (figure 13 of the paper)."""
-H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.564)
-"""The share of the H100's peak is set on one run of Llama 3. The rest is taken over."""
 
 
 def dgx_a100(gpus: int) -> Cluster:

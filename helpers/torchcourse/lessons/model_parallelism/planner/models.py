@@ -4,6 +4,7 @@ FLOP are floating-point operations, of one sequence where a name does not say ot
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Model:
 GPT3 = Model("GPT-3 175B", layers=96, width=12288, heads=96)
 """As Narayanan et al. 2021 ran it: vocabulary 51,200, sequences of 2,048 tokens, https://arxiv.org/abs/2104.04473"""
 
-_LLAMA3 = {
+_LLAMA3: dict[str, Any] = {
     "vocabulary": 128_256,
     "sequence": 8192,
     "key_value_heads": 8,

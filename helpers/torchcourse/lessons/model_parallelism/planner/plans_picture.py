@@ -128,10 +128,10 @@ def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("one step (s)")
     figure.legend(frameon=False, fontsize=8.5, ncols=len(SECOND_COLORS), loc="outside lower center")
-    seconds = {name: each.seconds.total for name, each in plans.items() if each.fits}
-    if seconds:
-        best, worst = min(seconds, key=seconds.get), max(seconds, key=seconds.get)
-        headline(figure, f"{best}: {seconds[best]:.1f} s a step; {worst}: {seconds[worst]:.1f} s")
+    fitting = {name: each.seconds.total for name, each in plans.items() if each.fits}
+    if fitting:
+        best, worst = min(fitting, key=lambda name: fitting[name]), max(fitting, key=lambda name: fitting[name])
+        headline(figure, f"{best}: {fitting[best]:.1f} s per step; {worst}: {fitting[worst]:.1f} s")
     else:
         headline(figure, "None of these layouts fits into the memory")
     return figure

@@ -89,29 +89,19 @@ def _mpt() -> list[Run]:
 
 
 RUNS = (*weak_scaling(), *strong_scaling(), *recomputation_runs(), with_data_parallelism(), *_llama3(), *_mpt())
+"""Rows of the same sources that the planner cannot express are left out:
 
-
-LEFT_OUT = {
-    "Llama 3 405B, 16,384 GPUs, sequences of 131,072": (
-        f"{LLAMA3}, table 4: half of the FLOP are attention there, and the paper does not say whether the masked half "
-        "counts. An early version of the row contradicts itself: 8 × 16 × 16 × 4 is not 16,384, and only 8 "
-        "data-parallel ranks make 16M tokens."
-    ),
-    "MPT on H100": (
-        "MosaicML, the table of H100: it names no network. Inside one node, where none is needed, the planner is 8 to "
-        "27 % too fast: the H100's share of its peak is set on Llama 3, with a year more of software."
-    ),
-    "MPT on A100, other sequence lengths": "MosaicML: left out for brevity, as are the 40 GB cards.",
-    "Llama 3.1 on H100 in tokens a second": (
-        "torchtitan, benchmarks of December 2024: the cards' power limit is 500 W and their peak unknown (footnote 2), "
-        "and most rows compute in float8."
-    ),
-    "Llama 3.1 8B, selective checkpointing": (
-        "torchtitan, tables 1 and 3: they keep every second matrix product, which is another rule than Korthikanti's."
-    ),
-    "Llama 3.1 70B and 405B, memory": (
-        "torchtitan, tables 4 to 6: the sequence length (4, 5) or the micro-batch and what is sharded in the pipeline "
-        "(5, 6) are not stated. With 8,192 tokens and micro-batches of 16, table 4 has 72 GiB, and the planner 52."
-    ),
-}
-"""Rows of the same sources that the planner cannot express, and why."""
+* Llama 3 405B, 16,384 GPUs, sequences of 131,072 (Llama 3, table 4): half of the FLOP are attention, and the paper
+  does not say whether the masked half counts. An early version of the row contradicts itself: 8 × 16 × 16 × 4 is not
+  16,384, and only 8 data-parallel ranks make 16M tokens.
+* MPT on H100: the table names no network. Inside one node, where none is needed, the planner is 8 to 27 % too fast: the
+  H100's share of its peak is set on Llama 3, with a year more of software.
+* MPT on A100, other sequence lengths and the 40 GB cards: for brevity.
+* Llama 3.1 on H100 in tokens per second (torchtitan, December 2024): the cards' power limit is 500 W and their peak
+  unknown (footnote 2), and most rows compute in float8.
+* Llama 3.1 8B, selective checkpointing (torchtitan, tables 1 and 3): they keep every second matrix product, which is
+  another rule than Korthikanti's.
+* Llama 3.1 70B and 405B, memory (torchtitan, tables 4 to 6): the sequence length (4, 5) or the micro-batch and what is
+  sharded in the pipeline (5, 6) are not stated. With 8,192 tokens and micro-batches of 16, table 4 has 72 GiB, and the
+  planner 52.
+"""

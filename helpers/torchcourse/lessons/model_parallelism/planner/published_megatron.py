@@ -5,6 +5,7 @@ give seconds.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from torchcourse.lessons.model_parallelism.planner.clusters import A100_EFFICIENCY, dgx_a100
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
@@ -184,6 +185,6 @@ def with_data_parallelism() -> Run:
     return Run("GPT 530B, 2240 GPUs, selective", source, model, dgx_a100(2240), layout, 0.542 * 312e12, "model")
 
 
-def _megatron_2021(**layout: object) -> Layout:
+def _megatron_2021(**layout: Any) -> Layout:
     """Return a layout as Megatron-LM ran it in 2021: each layer computed again, communication not hidden."""
     return replace(_OF_2021, overlap=False, **layout)

@@ -14,6 +14,9 @@ TORCHTITAN = (
 )
 
 
+Part = Literal["states", "activations", "total"]
+
+
 @dataclass(frozen=True)
 class MemoryRow:
     """Published bytes of a GPU.
@@ -29,7 +32,7 @@ class MemoryRow:
     model: Model
     cluster: Cluster
     layout: Layout
-    part: Literal["states", "activations", "total"]
+    part: Part
     size: float
     measured: bool
 
@@ -50,7 +53,10 @@ def _figure_1() -> list[MemoryRow]:
         name = run.name.split()[1].rstrip(",")
         if run.layout.recomputation == "full":
             plain = replace(run.layout, recomputation="none")
-            parts = [("states", plain, rows[name][0]), ("activations", plain, rows[name][1])]
+            parts: list[tuple[Part, Layout, float]] = [
+                ("states", plain, rows[name][0]),
+                ("activations", plain, rows[name][1]),
+            ]
         else:
             parts = [("activations", run.layout, rows[name][2])]
         for part, layout, gib in parts:
@@ -85,31 +91,3 @@ def _torchtitan() -> list[MemoryRow]:
 
 
 MEMORY = (*_figure_1(), *_torchtitan())
-
-ZERO_GB = {  # billion parameters: {data-parallel ranks: GB of stage 1, 2, 3}
-    7.5: {
-        1: (120, 120, 120),
-        4: (52.5, 41.3, 30),
-        16: (35.6, 21.6, 7.5),
-        64: (31.4, 16.6, 1.88),
-        256: (30.4, 15.4, 0.47),
-        1024: (30.1, 15.1, 0.12),
-    },
-    128: {
-        1: (2048, 2048, 2048),
-        4: (896, 704, 512),
-        16: (608, 368, 128),
-        64: (536, 284, 32),
-        256: (518, 263, 8),
-        1024: (513, 257, 2),
-    },
-    1000: {
-        1: (16000, 16000, 16000),
-        4: (7000, 5500, 4000),
-        16: (4750, 2875, 1000),
-        64: (4187, 2218, 250),
-        256: (4046, 2054, 62.5),
-        1024: (4011, 2013, 15.6),
-    },
-}
-"""States in mixed precision with Adam. Rajbhandari et al. 2020, table 1, https://arxiv.org/abs/1910.02054"""
