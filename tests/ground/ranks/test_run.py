@@ -351,18 +351,20 @@ def test_a_world_size_that_is_no_number_of_ranks_is_refused(world_size) -> None:
 
 
 def test_other_wrong_arguments_are_refused() -> None:
+    wrong: Any = 3
     with pytest.raises(TypeError, match=r"got an object of type int.*run_ranks\(train\)"):
-        run_ranks(3)  # type: ignore[arg-type]  # the mistake of this test, like the next two
+        run_ranks(wrong)
 
     def step() -> None: ...
 
     with pytest.raises(TypeError, match=r"step\(\) cannot be called.*too many positional.*world_size"):
         run_ranks(step, 2)
-    for timeout in (0, -1, "60", float("nan")):
+    for wrong in (0, -1, "60", float("nan")):
         with pytest.raises(ValueError, match="timeout is the number of seconds"):
-            run_ranks(dist.get_rank, timeout=timeout)  # type: ignore[arg-type]
+            run_ranks(dist.get_rank, timeout=wrong)
+    wrong = {"A": 1}
     with pytest.raises(TypeError, match="env maps names to texts"):
-        run_ranks(dist.get_rank, env={"A": 1})  # type: ignore[dict-item]
+        run_ranks(dist.get_rank, env=wrong)
 
 
 def test_more_ranks_than_memory_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
