@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchcourse.lessons.tuning import replay, selection
+from torchcourse.lessons.tuning import replay, selection, selection_picture
 from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
 from torchcourse.lessons.tuning.study import open_study, run
 from torchcourse.lessons.tuning.study_picture import (
@@ -73,11 +73,11 @@ def test_the_chosen_one_is_the_best_on_validation():
 
 def test_the_pictures_of_the_table():
     scores = selection.mean_scores(orders=5)
-    picture = selection.draw_selection(20, scores).axes[0]
+    picture = selection_picture.draw_selection(20, scores).axes[0]
     assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
     with pytest.raises(ValueError, match="1 to 780"):
-        selection.draw_selection(0, scores)
-    rates = selection.draw_rates(64).axes[0]
+        selection_picture.draw_selection(0, scores)
+    rates = selection_picture.draw_rates(64).axes[0]
     assert len(rates.lines) == len(BATCHES)
     window = selection.window(64)
     assert 0.001 < window[0] < window[-1] < 1

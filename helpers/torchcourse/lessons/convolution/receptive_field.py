@@ -20,7 +20,7 @@ class Field:
 
     Attributes:
         size: pixels of the input.
-        jump: pixels between what two neighbouring values see: the product of the strides.
+        jump: pixels between what two neighboring values see: the product of the strides.
         start: the first pixel that the value at position 0 sees; negative in the padding.
     """
 
@@ -80,7 +80,7 @@ _POINTWISE = (
     *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity),
     *(nn.BatchNorm2d, nn.Dropout, nn.Dropout2d),
 )
-"""Layers that look at no neighbours. (BatchNorm does in training, through its statistics; not in evaluation.)"""
+"""Layers that look at no neighbors. (BatchNorm does in training, through its statistics; not in evaluation.)"""
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:

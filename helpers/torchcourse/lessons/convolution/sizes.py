@@ -121,5 +121,5 @@ def check_shapes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
         )
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(
-            f"The bias has the shape {list(bias.shape)}; it takes one number an output channel: [{outputs}]."
+            f"The bias has the shape {list(bias.shape)}; it takes one number per output channel: [{outputs}]."
         )

@@ -85,7 +85,7 @@ def train(
         settings: a value for each hyperparameter of `SPACE`; other values than those in it are allowed.
         epochs: how many at most.
         seed: of the weights and of the order of the images.
-        batch_size: images a step.
+        batch_size: images per step.
         train_images: how many of the images to train on.
 
     Raises:

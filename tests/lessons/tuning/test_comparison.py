@@ -4,8 +4,14 @@ import numpy as np
 import pytest
 
 from torchcourse.error_bars import paired
-from torchcourse.lessons.tuning import random_or_grid, replay, search_picture
-from torchcourse.lessons.tuning.compare import METHODS, clear_share, compare
+from torchcourse.lessons.tuning import (
+    comparison_picture,
+    random_or_grid,
+    random_or_grid_picture,
+    replay,
+    search_picture,
+)
+from torchcourse.lessons.tuning.comparison import METHODS, clear_share, compare
 from torchcourse.lessons.tuning.search import Search, SearchError
 
 BUDGETS = (90, 540)
@@ -68,15 +74,15 @@ def test_on_the_planted_space_random_search_is_ahead_of_the_grid():
 
 
 def test_pictures_say_what_they_show(scores):
-    assert search_picture.methods_finding(scores, BUDGETS, 90).startswith("90 epochs: ASHA − random +")
-    assert search_picture.methods_finding(scores, BUDGETS, 540).endswith("(not clear)")
-    figure = search_picture.draw_methods(scores, BUDGETS, 90)
+    assert comparison_picture.methods_finding(scores, BUDGETS, 90).startswith("90 epochs: ASHA − random +")
+    assert comparison_picture.methods_finding(scores, BUDGETS, 540).endswith("(not clear)")
+    figure = comparison_picture.draw_methods(scores, BUDGETS, 90)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(METHODS)
     search = Search(replay.replayed, 90)
     METHODS["ASHA"](search, 0)
     assert len(search_picture.draw_curves(search).axes[0].lines) == len(search.trials) + 3
     side = np.arange(20) % 5
-    finding = search_picture.clear_share_finding({"far": (side, side + 9.0), "none": (side, side)}, (3, 5))
+    finding = comparison_picture.clear_share_finding({"far": (side, side + 9.0), "none": (side, side)}, (3, 5))
     assert finding == "Seeds for 80 %: far: 3; none: over 5"
-    assert search_picture.draw_clear_share({"far": (side, side + 9.0)}, (3, 5)).axes[0].get_title()
-    assert "16 trials: 4 places or 16" in random_or_grid.draw(4).get_suptitle()
+    assert comparison_picture.draw_clear_share({"far": (side, side + 9.0)}, (3, 5)).axes[0].get_title()
+    assert "16 trials: 4 places or 16" in random_or_grid_picture.draw(4).get_suptitle()
