@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from torchcourse.lessons.troubleshooting._alarm import Alarm
-from torchcourse.lessons.troubleshooting._witness import LOGISTIC, MEASURING, mode_dependent
-
-if TYPE_CHECKING:
-    from torchcourse.lessons.troubleshooting.invariants import Case
+from torchcourse.lessons.troubleshooting.training_step import LOGISTIC, MEASURING
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 LOSS_ABOVE_START = 1.5  # nats that the first loss may lie above log(classes)
 LOSS_GROWTH = 2.0  # times the first loss
@@ -19,9 +18,9 @@ SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
 RATE_LEFT = 0.05  # of the highest learning rate
 
 
-def order_of_calls(case: "Case") -> Iterator[Alarm]:
+def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     """zero_grad, backward and step: each once, in this order."""
-    record = case.witness.record
+    record = run.record
     if record.trained and not record.steps:
         yield Alarm("no_step", "The model was trained, but the optimizer's step() was never called.")
         return
@@ -41,10 +40,10 @@ def order_of_calls(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def reached_parameters(case: "Case") -> Iterator[Alarm]:
+def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
     """Each trainable parameter is in the optimizer, and gets a gradient."""
-    owned = {id(p) for group in case.optimizer.param_groups for p in group["params"]}
-    trainable = {name: p for name, p in case.model.named_parameters() if p.requires_grad}
+    owned = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    trainable = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
     missing = [name for name, p in trainable.items() if id(p) not in owned]
     if missing:
         yield Alarm(
@@ -52,7 +51,7 @@ def reached_parameters(case: "Case") -> Iterator[Alarm]:
             f"The optimizer does not have {_listed(missing)}. Was it made from a part of the model, or before a layer "
             "was replaced?",
         )
-    steps = case.witness.record.steps
+    steps = run.record.steps
     never = [name for name in trainable if len(steps) >= 3 and not any(step.norms.get(name) for step in steps)]
     if never and len(never) < len(trainable):
         yield Alarm(
@@ -62,8 +61,8 @@ def reached_parameters(case: "Case") -> Iterator[Alarm]:
         )
     unmeant = [
         name
-        for name, p in case.model.named_parameters()
-        if not p.requires_grad and not name.startswith(case.frozen or ("\0",))
+        for name, p in run.model.named_parameters()
+        if not p.requires_grad and not name.startswith(run.frozen or ("\0",))
     ]
     if unmeant:
         yield Alarm(
@@ -72,9 +71,9 @@ def reached_parameters(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def modes(case: "Case") -> Iterator[Alarm]:
+def modes(run: WatchedRun) -> Iterator[Alarm]:
     """Training in training mode, evaluation in evaluation mode, and nothing random in it."""
-    layers, record = mode_dependent(case.model), case.witness.record
+    layers, record = _mode_dependent(run.model), run.record
     if layers and record.trained and not any(forward.training for forward in record.trained[1:]):
         yield Alarm(
             "eval_in_training",
@@ -90,10 +89,10 @@ def modes(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def losses(case: "Case") -> Iterator[Alarm]:
+def losses(run: WatchedRun) -> Iterator[Alarm]:
     """The first loss is that of guessing; later ones are numbers and do not run away."""
-    record = case.witness.record
-    values = record.values
+    record = run.record
+    values = [loss.value for loss in record.losses]
     if any(not math.isfinite(value) for value in values):
         step = next(number for number, value in enumerate(values) if not math.isfinite(value))
         yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
@@ -113,12 +112,12 @@ def losses(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def rates(case: "Case") -> Iterator[Alarm]:
+def rates(run: WatchedRun) -> Iterator[Alarm]:
     """The weights move, and the schedule is that of a long training."""
-    steps = case.witness.record.steps
+    steps = run.record.steps
     if len(steps) < 3:
         return
-    way = case.witness.moved()
+    way = run.record.moved()
     if way < SMALLEST_WAY and any(any(step.norms.values()) for step in steps):
         yield Alarm(
             "nothing_moves",
@@ -134,13 +133,13 @@ def rates(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def accumulation(case: "Case") -> Iterator[Alarm]:
+def accumulation(run: WatchedRun) -> Iterator[Alarm]:
     """Where k batches make one step, each loss counts by its share."""
-    record = case.witness.record
-    steps = [step for step in record.steps if len(step.backwards) > 1 and step.forwards == len(step.backwards)]
+    record = run.record
+    steps = [step for step in record.steps if len(step.backwards) > 1 and step.passes == len(step.backwards)]
     if len(steps) < 2 or len({loss.function for loss in record.losses}) != 1:
         return
-    values = set(record.values)
+    values = {loss.value for loss in record.losses}
     if all(value in values for step in steps for value in step.backwards):
         times = len(steps[0].backwards)
         yield Alarm(
@@ -150,9 +149,9 @@ def accumulation(case: "Case") -> Iterator[Alarm]:
         )
 
 
-def scores(case: "Case") -> Iterator[Alarm]:
+def scores(run: WatchedRun) -> Iterator[Alarm]:
     """Loss functions get what they are made for: logits, log-probabilities, shapes that fit."""
-    record = case.witness.record
+    record = run.record
     softmaxed = [loss for loss in record.classified if loss.function is F.cross_entropy]
     if len(softmaxed) >= 3 and all((loss.scores >= 0).all() for loss in softmaxed):
         yield _one_sided([loss.scores for loss in softmaxed])
@@ -194,12 +193,23 @@ def _one_sided(tables: list[torch.Tensor]) -> Alarm:
     )
 
 
+def _mode_dependent(model: nn.Module) -> list[str]:
+    """Return the names of the layers that work differently in training and in evaluation."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        or (isinstance(module, _DropoutNd) and module.p > 0)
+        or (isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0)
+    ]
+
+
 def _listed(names: list[str]) -> str:
     shown = ", ".join(f"`{name}`" if name else "the model" for name in names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-RULES: list[Callable[["Case"], Iterator[Alarm]]] = [
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     order_of_calls,
     reached_parameters,
     modes,

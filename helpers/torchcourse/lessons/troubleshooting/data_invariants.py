@@ -2,16 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from torchcourse.lessons.troubleshooting._alarm import Alarm
-from torchcourse.lessons.troubleshooting._witness import hashes
-
-if TYPE_CHECKING:
-    from torchcourse.lessons.troubleshooting.invariants import Case
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the model
 SAME_ROWS = 0.3  # share of a batch that may be copies of other rows in it
@@ -22,9 +17,9 @@ LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learnt fro
 MIXES_AT_LEAST = 1e-3  # of the outputs' size
 
 
-def inputs(case: "Case") -> Iterator[Alarm]:
+def inputs(run: WatchedRun) -> Iterator[Alarm]:
     """Inputs lie about 0 with a spread of about 1, no sample comes twice in a batch, and validation looks alike."""
-    record = case.witness.record
+    record = run.record
     batches = [f.inputs for f in record.trained if f.inputs is not None and f.inputs.is_floating_point()]
     if not batches:
         return
@@ -35,11 +30,12 @@ def inputs(case: "Case") -> Iterator[Alarm]:
             f"The inputs have mean {mean:.3g} and standard deviation {spread:.3g}; initial weights are made for about "
             "0 and 1.",
         )
-    twice = [1 - len(set(hashes(batch))) / len(batch) for batch in batches if batch.dim() > 1 and batch[0].numel() >= 8]
-    if len(twice) >= 3 and sorted(twice)[len(twice) // 2] > SAME_ROWS:
+    large = [batch for batch in batches if batch.dim() > 1 and batch[0].numel() >= 8]
+    twice = sorted(1 - len(set(_hashes(batch))) / len(batch) for batch in large)
+    if len(twice) >= 3 and twice[len(twice) // 2] > SAME_ROWS:
         yield Alarm(
             "same_samples",
-            f"In a typical batch {sorted(twice)[len(twice) // 2]:.0%} of the samples are copies of others in it. Does "
+            f"In a typical batch {twice[len(twice) // 2]:.0%} of the samples are copies of others in it. Does "
             "the data set return the same buffer each time?",
         )
     evaluated = [f.inputs for f in record.evaluated if f.inputs is not None and f.inputs.is_floating_point()]
@@ -53,9 +49,9 @@ def inputs(case: "Case") -> Iterator[Alarm]:
             )
 
 
-def labels(case: "Case") -> Iterator[Alarm]:
+def labels(run: WatchedRun) -> Iterator[Alarm]:
     """Each class comes, the order is mixed, and the labels have something to do with the inputs."""
-    losses = case.witness.record.classified
+    losses = run.record.classified
     batches = [loss.target[loss.target >= 0] for loss in losses]
     if not batches or not sum(map(len, batches)):
         return
@@ -70,8 +66,8 @@ def labels(case: "Case") -> Iterator[Alarm]:
         )
     if len(batches) >= 5 and len(batches[0]) >= 4:
         yield from _order(batches, pooled)
-    if _guesses(case, counts):
-        yield from _relation(case, pooled)
+    if _guesses(run, counts):
+        yield from _relation(run, pooled)
 
 
 def _order(batches: list[torch.Tensor], pooled: torch.Tensor) -> Iterator[Alarm]:
@@ -91,17 +87,17 @@ def _different(labels: torch.Tensor, sizes: list[int]) -> float:
     return sum(len(part.unique()) for part in labels.split(sizes)) / len(sizes)
 
 
-def _guesses(case: "Case", counts: torch.Tensor) -> bool:
+def _guesses(run: WatchedRun, counts: torch.Tensor) -> bool:
     """Whether the loss is still that of guessing by the frequencies of the classes."""
     shares = counts[counts > 0].double() / counts.sum()
     guessing = -(shares * shares.log()).sum().item()
-    last = case.witness.record.values[-5:]
+    last = [loss.value for loss in run.record.losses[-5:]]
     return sum(last) / len(last) > LEARNT * guessing
 
 
-def _relation(case: "Case", pooled: torch.Tensor) -> Iterator[Alarm]:
+def _relation(run: WatchedRun, pooled: torch.Tensor) -> Iterator[Alarm]:
     """Ask each sample's nearest neighbours for its label, and compare with labels that were dealt out anew."""
-    trained = case.witness.record.trained
+    trained = run.record.trained
     batches = [f.inputs.flatten(1) for f in trained if f.inputs is not None and f.inputs.is_floating_point()]
     if not batches or len({batch.size(1) for batch in batches}) > 1:
         return
@@ -109,12 +105,9 @@ def _relation(case: "Case", pooled: torch.Tensor) -> Iterator[Alarm]:
     count = min(len(rows), len(pooled), 2000)
     if count < ROWS_AT_LEAST or sum(map(len, batches)) > len(pooled):
         return
-    once = list({value: number for number, value in enumerate(hashes(rows[:count]))}.values())
-    rows, answers, count = (
-        rows[once],
-        pooled[once],
-        len(once),
-    )  # a sample that has come again would be its own neighbour
+    once = list({value: number for number, value in enumerate(_hashes(rows[:count]))}.values())
+    # A sample that has come again would be its own neighbour.
+    rows, answers, count = rows[once], pooled[once], len(once)
     if count < ROWS_AT_LEAST:
         return
     distances = torch.cdist(rows, rows).fill_diagonal_(math.inf)
@@ -135,15 +128,15 @@ def _agreement(answers: torch.Tensor, nearest: torch.Tensor) -> float:
     return (answers[nearest] == answers[:, None]).float().mean().item()
 
 
-def outputs(case: "Case") -> Iterator[Alarm]:
+def outputs(run: WatchedRun) -> Iterator[Alarm]:
     """In evaluation, a sample's output is its own: it depends on the sample, on no other one, and not on chance."""
-    batches = [f.inputs for f in case.witness.record.trained if f.inputs is not None and len(f.inputs) >= 4]
+    batches = [f.inputs for f in run.record.trained if f.inputs is not None and len(f.inputs) >= 4]
     if not batches:
         return
-    tables = [f.output for f in case.witness.record.trained[-3:] if f.output is not None and f.output.dim() > 1]
+    tables = [f.output for f in run.record.trained[-3:] if f.output is not None and f.output.dim() > 1]
     if tables and all(len(t) > 2 and t.float().std(dim=0).max() < 1e-6 * (1 + t.abs().max()) for t in tables):
         yield Alarm("same_output", "The model puts out the same numbers for every sample: nothing gets through.")
-    whole, again, part = _in_evaluation(case.model, [batches[-1], batches[-1], batches[-1][:2]])
+    whole, again, part = _in_evaluation(run.model, [batches[-1], batches[-1], batches[-1][:2]])
     if whole is None or part is None or len(whole) != len(batches[-1]):
         return
     size = whole.abs().max() + 1e-12
@@ -178,9 +171,16 @@ def _in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.
     return [out.float().cpu() if isinstance(out, torch.Tensor) else None for out in results]
 
 
+def _hashes(rows: torch.Tensor) -> list[float]:
+    """Return a number for each row of a batch that tells it from others: a sum with fixed random weights."""
+    flat = rows.flatten(1).double()
+    weights = torch.randn(flat.size(1), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return (flat @ weights).tolist()
+
+
 def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
     flat = torch.cat([batch.flatten() for batch in batches]).double()
     return flat.mean().item(), flat.std().item()
 
 
-RULES: list[Callable[["Case"], Iterator[Alarm]]] = [inputs, labels, outputs]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [inputs, labels, outputs]
