@@ -16,7 +16,7 @@ from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from torchcourse.lessons.troubleshooting.clinic import comparisons, judging, softmax_twice, softmax_twice_picture
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import one_thread
 from torchcourse.tools.repository import ROOT
 
@@ -175,23 +175,6 @@ def test_a_failing_program_shows_its_last_line():
     text = clinic.Program("learns_then_forgets").failure(caught.value)
     assert "program.py" in text
     assert "return DataLoader" in text
-
-
-def test_watch_records_steps_and_whole_forward_passes():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
-    with watch() as record:
-        model(torch.ones(3, 2)).sum().backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.eval()(torch.ones(5, 2))
-    model(torch.ones(1, 2))
-    assert [(seen.training, seen.recorded, seen.samples) for seen in record.passes] == [
-        (True, True, 3),
-        (False, False, 5),
-    ]
-    assert [step.rates for step in record.steps] == [(0.25,)]
-    assert record.steps[0].gradient.shape == (6,)
 
 
 # What authors rely on

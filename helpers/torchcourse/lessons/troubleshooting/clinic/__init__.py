@@ -32,8 +32,9 @@ names of the parts, and two functions:
   steps, learning rate, data and result); none of the ways to mute the symptom was taken, and each such way has a
   symptom of its own. What is general has its name in `checks.symptoms`: the broken program is refused with
   `still_there`, or with `left_alone`. Compare with an oracle that the judge computes itself. `checks.kit` and
-  `comparisons` compare, `instruments` records optimizer steps and forward passes, `tracking.MemoryTracker` what is
-  alive. Aim at half a second. What may hang or die runs in `checks.kit.on_ranks` or in `separate_process`.
+  `comparisons` compare, `training_step.TrainingRecorder` records optimizer steps and forward passes,
+  `tracking.MemoryTracker` what is alive. Aim at half a second. What may hang or die runs in `checks.kit.on_ranks` or in
+  `separate_process`.
 
 In the lesson's source, the empty cell `# %% patient: SLUG` becomes three: admit, evidence, hints. The cell
 `# %% repair: SLUG` holds the repaired parts; the release shows the parts of the program in its place. The build puts

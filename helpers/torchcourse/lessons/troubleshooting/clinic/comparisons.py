@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, Step, watch
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def train_copy(
         gradients: whether the steps keep their gradients; without them the record keeps no tensor alive.
     """
     model = copy.deepcopy(start)
-    with watch(gradients) as record:
+    with TrainingRecorder(gradients=gradients) as record:
         returned = epoch(model, loader, torch.optim.SGD(model.parameters(), lr=rate), *more)
     return Trained(model, record.steps, returned)
 

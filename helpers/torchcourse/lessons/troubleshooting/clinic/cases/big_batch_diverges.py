@@ -10,8 +10,8 @@ from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import train_copy
-from torchcourse.lessons.troubleshooting.clinic.instruments import Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
 
 
@@ -22,7 +22,7 @@ def evidence(program: Program) -> None:
         torch.manual_seed(0)
         model = mlp(784, 32, 10)
         loader = DataLoader(TensorDataset(images, labels), 160 // accumulate)
-        with watch() as record:
+        with TrainingRecorder(gradients=True) as record:
             program.accumulated_epoch(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), accumulate)
         norms[f"{accumulate} × {160 // accumulate}"] = record.steps[0].gradient.norm().item()
     values = list(norms.values())

@@ -10,8 +10,8 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 RATE = 0.02  # the learning rate in `DigitReader.fit`
 
@@ -82,7 +82,7 @@ def judge(program: Program, seed: int) -> str:
 
 
 def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) -> Any:
-    with watch() as record:
+    with TrainingRecorder() as record:
         reader = program.DigitReader(seed)
         reader.fit(*train)
     steps = 6 * -(-len(train[0]) // 32)

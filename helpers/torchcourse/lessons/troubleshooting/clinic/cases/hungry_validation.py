@@ -10,9 +10,9 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
 from torchcourse.units import format_bytes
 
@@ -48,7 +48,7 @@ def judge(program: Program, seed: int) -> str:
         right = F.cross_entropy(model(images), labels).item()
     before = copy.deepcopy(model.state_dict())
     try:
-        with watch() as record:
+        with TrainingRecorder() as record:
             given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
         recording = torch.is_grad_enabled()
     finally:

@@ -9,13 +9,13 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights, train_copy
-from torchcourse.lessons.troubleshooting.clinic.instruments import Step, watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
 
 
 def evidence(program: Program) -> dict[str, float]:
-    with watch() as record:
+    with TrainingRecorder(gradients=True) as record:
         program.quietly(epochs=3)
     norms = [step.gradient.norm().item() for step in record.steps]
     figure, axis = figures.new()

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 
 def evidence(program: Program) -> dict[str, float]:
@@ -46,7 +46,7 @@ def judge(program: Program, seed: int) -> str:
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
-    with watch() as record:
+    with TrainingRecorder() as record:
         scores = [program.evaluate(model.train(), loader) for loader in loaders]
     in_training = any(seen.training for seen in record.passes)
     if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
 
 RATE = 0.05  # the learning rate in `train`
@@ -54,7 +54,7 @@ def judge(program: Program, seed: int) -> str:
     torch.manual_seed(seed)
     model = mlp(784, 32, 1)
     scans, zeros = program.scans_of_two(640, 5.0 + seed % 4)
-    with watch() as record:
+    with TrainingRecorder() as record:
         losses = program.train(model, scans, zeros)
     if any(loss != loss for loss in losses) or any(step.rates != (RATE,) for step in record.steps):
         raise Wrong(

@@ -13,7 +13,7 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
