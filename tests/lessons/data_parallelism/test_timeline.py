@@ -23,7 +23,7 @@ works = st.builds(
     bucket_mb=st.floats(10, 500),
     output_mb=st.floats(0, 20),
 )
-# Numbers that are easy on the pencil: no latency, 1 GB a second (so 1 MB takes 1 ms), 30 ms a sample.
+# Numbers that are easy on the pencil: no latency, 1 GB per second (so 1 MB takes 1 ms), 30 ms per sample.
 EASY = Workload(
     devices=2,
     model_mb=20,

@@ -163,7 +163,7 @@ class Bucket:
         return self.arrived == len(self.parameters)
 
     def launch(self) -> None:
-        """Start averaging, without waiting. After the gradients comes one number a parameter: 1 if it has one."""
+        """Start averaging, without waiting. After the gradients comes one number per parameter: 1 if it has one."""
         has_gradient = [parameter.grad is not None for parameter in self.parameters]
         rows = [
             (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)

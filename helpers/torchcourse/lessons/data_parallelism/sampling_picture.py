@@ -48,7 +48,7 @@ def draw_shares(samples: int, ranks: int, rest: Rest) -> Figure:
     axis.set(xlim=(0, max(steps, len(lost), 6)), ylim=(max(len(rows), 3), 0), title=finding(samples, ranks, rest))
     axis.set_yticks([row + 0.5 for row in range(len(rows))], rows)
     axis.set_xticks([step + 0.5 for step in range(steps)], [str(step + 1) for step in range(steps)])
-    axis.set_xlabel("step (one sample a rank)")
+    axis.set_xlabel("step (one sample per rank)")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure

@@ -7,7 +7,7 @@ Each parameter is cut into N parts of equal length (to within one number), and r
 * Stage 2, `ShardedOptimizer(…, stage=2)`: a gradient is summed to its owners as soon as it exists, then freed.
 * Stage 3, `shard_parameters`: a layer's parameters are gathered when the layer needs them, then freed.
 
-All follow the same course as DDP, step by step. They send one message a parameter and wait for it; real libraries put
+All follow the same course as DDP, step by step. They send one message per parameter and wait for it; real libraries put
 parameters together and overlap: `shard_with_fsdp2` sets up PyTorch's own. Optimizers that look at each number by itself
 (SGD, Adam, AdamW) work; those that look at a whole matrix do not. All ranks must use the same parameters in a step.
 
@@ -227,7 +227,7 @@ def full_parameters(model: nn.Module) -> list[torch.Tensor]:
 
 
 def cut(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return N parts of a contiguous tensor as flat views, one a rank. They differ by at most one number in length."""
+    """Return N parts of a contiguous tensor as flat views, one per rank. Lengths differ by at most one number."""
     return tensor.view(-1).tensor_split(dist.get_world_size())
 
 

@@ -74,7 +74,7 @@ def draw_dataparallel(
     for line, name in zip(both, ("DataParallel", "DDP"), strict=True):
         _draw_time(time, line, first_row)
         _draw_memory(memory, line, first_row)
-        time.text(0, first_row - 0.65, f"{name}: {line.step_ms:.0f} ms a step", fontweight="bold")
+        time.text(0, first_row - 0.65, f"{name}: {line.step_ms:.0f} ms per step", fontweight="bold")
         memory.text(0, first_row - 0.65, f"at most {_largest(line):.1f} GB", fontweight="bold")
         first_row += devices + 1.2
 
@@ -99,9 +99,9 @@ def describe_dataparallel(
     """Say in words what `draw_dataparallel` shows."""
     old, new = _both(devices, model_MB, batch, GB_per_second, output_of_a_sample)
     return (
-        f"{_finding(old, new)}. DataParallel: {old.step_ms:.0f} ms a step, GPU 1 computes for {old.busy(1):.0%} of it; "
+        f"{_finding(old, new)}. DataParallel: {old.step_ms:.0f} ms per step, GPU 1 computes for {old.busy(1):.0%}; "
         f"{old.memory[0].total / 1000:.1f} GB on GPU 0, {old.memory[1].total / 1000:.1f} GB on each of the others. "
-        f"DDP: {new.step_ms:.0f} ms a step, all compute for {new.busy(1):.0%} of it; {_largest(new):.1f} GB on each."
+        f"DDP: {new.step_ms:.0f} ms per step, all compute for {new.busy(1):.0%} of it; {_largest(new):.1f} GB on each."
     )
 
 
@@ -220,4 +220,4 @@ def _steps_by_bucket(devices: int, model_MB: float, GB_per_second: float) -> tup
 def _bucket_finding(work: Workload) -> str:
     row = ddp_rank(work)
     hidden = hidden_communication(row)
-    return f"Buckets of {work.bucket_mb:g} MB hide {hidden:.0%} of the communication: {row[-1].end:.0f} ms a step"
+    return f"Buckets of {work.bucket_mb:g} MB hide {hidden:.0%} of the communication: {row[-1].end:.0f} ms per step"

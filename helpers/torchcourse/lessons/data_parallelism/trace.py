@@ -1,6 +1,6 @@
 """A profiler trace of data-parallel training: what each rank computes, and what travels meanwhile.
 
-In a rank, profile a step or two and export one file a rank:
+In a rank, profile a step or two and export one file per rank:
 
     with torch.profiler.profile() as profiler:
         train_step()

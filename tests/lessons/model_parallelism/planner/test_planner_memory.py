@@ -11,7 +11,7 @@ from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model, dgx_a100, plan
 from torchcourse.lessons.model_parallelism.planner.accuracy import memory_error, planned_memory
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY
 
 ZERO_GB: dict[
     float, dict[int, tuple[float, float, float]]

@@ -166,7 +166,7 @@ def test_a_split_model_has_the_loss_and_the_gradients_of_the_dense_one(ranks):
             assert counts == {"all-reduce": 4}  # two in each of two blocks
             assert shapes == {(8, 8, 16)}
             assert sent == pytest.approx(4 * 2 * (ranks - 1) / ranks * 8 * 8 * 16 * 8)
-            assert text == f"4 all-reduces, {sent / 1e3:.1f} kB sent a rank"
+            assert text == f"4 all-reduces, {sent / 1e3:.1f} kB sent per rank"
 
 
 def train(make, steps=5):

@@ -75,7 +75,7 @@ def draw_both(ideal: Timeline, measured: Timeline) -> Figure:
 
 
 def draw_timeline(axis: Axes, line: Timeline, length: float) -> None:
-    """Draw two lanes a rank: its actions, and below them what it holds, on one scale for all ranks."""
+    """Draw two lanes per rank: its actions, and below them what it holds, on one scale for all ranks."""
     ranks = line.schedule.ranks
     peaks = [float(line.peak(rank)) for rank in range(ranks)]
     bars(

@@ -93,7 +93,7 @@ class Model:
 
     @property
     def model_flop(self) -> float:
-        """FLOP a sequence that training needs: the backward pass costs twice the forward pass.
+        """FLOP per sequence that training needs: the backward pass costs twice the forward pass.
 
         In GPT this is 72lsh²(1 + s/(6h) + V/(12lh)). The numerator of model FLOP utilisation (MFU).
 
@@ -102,7 +102,7 @@ class Model:
         return 3 * (self.layers * self.layer_flop + self.head_flop)
 
     def hardware_flop(self, recomputation: str) -> float:
-        """FLOP a sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
+        """FLOP per sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
 
         With full recomputation 96lsh²(1 + s/(6h) + V/(16lh)) in GPT (Narayanan et al. 2021, equation 3). With selective
         recomputation the scores count once more. Korthikanti et al. 2022, equation 8, count them three times more,

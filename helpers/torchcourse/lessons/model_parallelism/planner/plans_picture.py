@@ -148,7 +148,7 @@ def describe_seconds(plans: Mapping[str, Plan]) -> str:
 
 
 def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
-    """Draw planned over published FLOP/s a GPU; runs that set constants are hollow."""
+    """Draw planned over published FLOP/s per GPU; runs that set constants are hollow."""
     figure, axis = new(5.6, 4.6)
     highest = 1.1 * max(max(each.run.flops, each.flops) for each in judgements) / 1e12
     lowest = 0.9 * min(min(each.run.flops, each.flops) for each in judgements) / 1e12
@@ -172,7 +172,7 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
     axis.set_xticks(ticks, ticks)
     axis.set_yticks(ticks, ticks)
     axis.minorticks_off()
-    axis.set(xlabel="published (TFLOP/s a GPU)", ylabel="planned (TFLOP/s a GPU)")
+    axis.set(xlabel="published (TFLOP/s per GPU)", ylabel="planned (TFLOP/s per GPU)")
     axis.legend(frameon=False, fontsize=8.5)
     headline(
         figure,

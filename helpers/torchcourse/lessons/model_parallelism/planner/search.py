@@ -17,7 +17,7 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
     Of layouts that are equally fast, the one that needs the least memory.
 
     Args:
-        batch: sequences a step.
+        batch: sequences per step.
         fixed: fields of `Layout` that the search must leave as they are, such as `tensor=8`.
 
     Raises:
@@ -51,7 +51,7 @@ def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterato
     has at least 2,048 tokens.
 
     Args:
-        batch: sequences a step.
+        batch: sequences per step.
         fixed: fields of `Layout` that stay as they are.
     """
     start = Layout(batch=batch, **fixed)
