@@ -83,7 +83,7 @@ def test_output_size():
 
 
 def test_receptive_fields():
-    code = re.search(r"```\n(.*?)```", asked("field-of-five-layers").text.en, re.DOTALL)[1]
+    code = keys.program("field-of-five-layers")
     layers = [eval(line) for line in code.strip().splitlines()]
     field = by_formula(nn.Sequential(*layers))[0].size
     assert key("field-of-five-layers") == field
@@ -156,7 +156,7 @@ def test_the_smallest_shift():
 
 
 def kernel_of(name: str) -> torch.Tensor:
-    rows = re.search(r"```\n(.*?)```", asked(name).text.en, re.DOTALL)[1].strip().splitlines()
+    rows = keys.program(name).strip().splitlines()
     return torch.tensor([[float(word) for word in row.split()] for row in rows])
 
 

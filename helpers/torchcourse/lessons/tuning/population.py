@@ -13,15 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.lessons.tuning.digits_task import digits_cnn, parts
+from torchcourse.lessons.tuning.digits_task import accuracy, digits_cnn, parts, train_epoch
 
 FACTORS = (0.5, 2.0)
 """What a copied learning rate is multiplied by, one of these (the paper takes 0.8 and 1.2, and many more turns)."""
-
-BATCH = 32
 
 
 @dataclass
@@ -65,7 +62,8 @@ def train_population(
         for member in members:
             member.rates.append(member.rate)
             member.copied_from.append(None)
-            member.scores.append(_train_epoch(member, images, order))
+            train_epoch(member.model, member.optimizer, *images["train"], order)
+            member.scores.append(accuracy(member.model, *images["validation"]))
         if exploit and epoch < epochs - 1:
             _copy_the_best(members, generator)
     return members
@@ -74,19 +72,6 @@ def train_population(
 def _member(rate: float, width: int) -> Member:
     model = digits_cnn(width)
     return Member(model, torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9))
-
-
-def _train_epoch(member: Member, images: dict, order: torch.Generator) -> float:
-    x, y = images["train"]
-    member.model.train()
-    for batch in torch.randperm(len(x), generator=order).split(BATCH):
-        member.optimizer.zero_grad()
-        F.cross_entropy(member.model(x[batch]), y[batch]).backward()
-        member.optimizer.step()
-    member.model.eval()
-    x, y = images["validation"]
-    with torch.no_grad():
-        return (member.model(x).argmax(dim=1) == y).float().mean().item()
 
 
 def _copy_the_best(members: Sequence[Member], generator: random.Random) -> None:

@@ -15,7 +15,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import optuna
@@ -23,9 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
+from torchcourse.lessons.tuning.search import Objective, Space
 
-Space = Mapping[str, tuple]
-Objective = Callable[[dict[str, Any]], Iterable[float]]
 Direction = Literal["maximize", "minimize"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)

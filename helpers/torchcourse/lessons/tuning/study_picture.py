@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse import figures
 from torchcourse.figures import COLORS
-from torchcourse.lessons.tuning.study import Space
+from torchcourse.lessons.tuning.search import Space
 
 _ON_WHITE = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}, "zorder": 5, "fontsize": 8}
 

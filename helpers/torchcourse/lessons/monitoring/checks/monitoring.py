@@ -180,10 +180,7 @@ def _judge_interval(given: int, look: float, step: float, budget: float, where: 
     down = max(1, math.floor(look / (step * budget) + 1e-9)), round(look / (step * budget))
     known = {
         "rounded_down": (AnyOf(down), f": looking takes {spent:.2%} then. Over the budget."),
-        "budget_in_percent": (
-            rounded_up(look / (step * budget * 100)),
-            ". The budget is a share: 1 % is 0.01.",
-        ),
+        "budget_in_percent": (rounded_up(look / (step * budget * 100)), ". The budget is a share: 1 % is 0.01."),
         "upside_down": (
             rounded_up(step / (look * budget)) if look else 1,
             ". A dearer look should be taken more seldom.",
