@@ -62,7 +62,7 @@ from torchcourse.lessons.model_parallelism.planner.plans_picture import (
     draw_seconds,
     planner_picture,
 )
-from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks import default_world_size, device, run_ranks
 
