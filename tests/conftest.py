@@ -67,10 +67,15 @@ def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Two processes test on few cores, and the networks are tiny: a second thread only waits."""
+    """Two processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
+
+    The variable tells it to the kernels of notebooks too.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(threads)
 
 
