@@ -39,7 +39,7 @@ from torchcourse.lessons.datasets import practice, sharding_picture, waiting
 from torchcourse.lessons.datasets.checks import loading as check
 from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
 from torchcourse.lessons.datasets.folder import ImageTable, write_images
-from torchcourse.lessons.datasets.profile_loader import profile_loader
+from torchcourse.lessons.datasets.loader_profile import profile_loader
 from torchcourse.lessons.datasets.sharding import ShardedStream, in_step
 from torchcourse.models import mlp
 from torchcourse.ranks import default_world_size, export_script, run_ranks

@@ -34,7 +34,7 @@ from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer import few_labels_picture as pictures
 from torchcourse.lessons.transfer import solar
 from torchcourse.lessons.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
-from torchcourse.lessons.transfer.checks import features as check
+from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import cached, extract, norm_gap, train_head
 from torchcourse.lessons.transfer.few_labels import LABELS, METHODS, WHITE, accuracy, digit_pixels, pick, results, run
 from torchcourse.lessons.transfer.finetune import (

@@ -21,8 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torchcourse import journal
+from torchcourse import journal, notice
 from torchcourse.source_lines import Line, is_cell
+
+State = Literal["right", "wrong", "not done"]
 
 
 class Wrong(Exception):
@@ -44,7 +46,7 @@ class Checked:
     """The answer of a check. Its `repr` is the number of points earned, which nbgrader reads as partial credit."""
 
     exercise: str
-    state: Literal["right", "wrong", "not done"]
+    state: State
     message: str
     points: float
     symptom: str | None = None
@@ -57,16 +59,9 @@ class Checked:
         return f"{self.score:g}"
 
     def _repr_html_(self) -> str:
-        colour, word = {
-            "right": ("#009E73", "Right"),
-            "wrong": ("#D55E00", "Not yet"),
-            "not done": ("#7F7F7F", "Not done yet"),
-        }[self.state]
+        word = {"right": "Right", "wrong": "Not yet", "not done": "Not done yet"}[self.state]
         body = html.escape(self.message).replace("\n", "<br>")
-        return (
-            f'<div role="status" style="border-left:5px solid {colour};padding:.4em .8em;margin:.2em 0">'
-            f"<b>{word}.</b> {body}</div>"
-        )
+        return notice.box("open" if self.state == "not done" else self.state, f"<b>{word}.</b> {body}")
 
 
 def check(body: Callable[[Any], str]) -> Callable[..., Checked]:
@@ -92,7 +87,7 @@ def _lesson(module: str) -> str:
 NOT_DONE = "Fill in the exercise above, run it, then run this cell again."
 
 
-def _judge(body: Callable[[Any], str], learner: Any) -> tuple[str, str, str | None]:
+def _judge(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:
     if learner is ...:
         return "not done", NOT_DONE, None
     try:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from torchcourse.data.datasets import MNIST_MEAN, MNIST_STD, mnist
-from torchcourse.lessons.datasets.profile_loader import stage
+from torchcourse.lessons.datasets.loader_profile import stage
 
 
 def pixels(split: Literal["train", "test"] = "train", count: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from torchcourse.lessons.datasets.profile_loader import LoaderProfile, profile_loader, stage
+from torchcourse.lessons.datasets.loader_profile import LoaderProfile, profile_loader, stage
 from torchcourse.lessons.datasets.sharding import ShardedStream
 
 

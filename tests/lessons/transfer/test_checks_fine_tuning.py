@@ -10,7 +10,7 @@ from torch import nn
 
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
-from torchcourse.lessons.transfer.checks import features as check
+from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, rate_groups
 from verdicts import accepted, refused, todo
