@@ -201,13 +201,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
         raise CheckpointError(
             f"The checkpoint was trained with {saved['class']}, but the optimizer is {type(optimizer).__name__}."
         )
-    names = _parameter_names(model, optimizer)
-    own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
-    if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
-        raise CheckpointError(
-            f"The optimizer's {len(own)} parameter group(s) hold different parameters from the {len(saved['groups'])} "
-            "in the checkpoint. Build the groups as they were built for training."
-        )
+    own = matching_groups(model, optimizer, saved)
     numbers = {name: number for number, name in enumerate(name for group in own for name in group)}
     groups = []
     for group, ours, theirs in zip(optimizer.param_groups, own, saved["groups"], strict=True):
@@ -215,6 +209,23 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
         groups.append({**theirs, **extra, "params": [numbers[name] for name in ours]})
     state = {numbers[name]: values for name, values in saved["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> list[list[str]]:
+    """Return the names of the parameters in each of an optimizer's groups.
+
+    Raises:
+        CheckpointError: if what `optimizer_state` returned has different groups.
+        ValueError: if the optimizer holds a tensor that is not a parameter of the model.
+    """
+    names = _parameter_names(model, optimizer)
+    own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
+        raise CheckpointError(
+            f"The optimizer's {len(own)} parameter group(s) hold different parameters from the {len(saved['groups'])} "
+            "in the checkpoint. Build the groups as they were built for training."
+        )
+    return own
 
 
 def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:

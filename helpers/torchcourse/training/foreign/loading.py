@@ -60,6 +60,7 @@ def load_any(
 
     Raises:
         CheckpointError: one sentence of what does not fit or cannot be read, and what to do.
+        ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
     inner = wrappers.unwrap(model)
     found = read(source)

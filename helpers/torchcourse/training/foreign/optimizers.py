@@ -75,13 +75,7 @@ def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimi
             f"the optimizer's state is of a different kind from {type(optimizer).__name__}: only one of them has "
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    own = [{names.get(parameter) for parameter in group["params"]} for group in optimizer.param_groups]
-    if own != [set(group["params"]) for group in named["groups"]]:
-        raise CheckpointError(
-            f"the optimizer's {len(own)} parameter group(s) hold different parameters from the {len(named['groups'])} "
-            "in the file. Build the groups as they were built for training."
-        )
+    checkpoint.matching_groups(model, optimizer, named)
     _check_shapes(named["state"], {name: parameter.shape for name, parameter in model.named_parameters()})
 
 
