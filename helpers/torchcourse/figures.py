@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -114,8 +115,11 @@ def to_html(figure: Figure | str, alt: str) -> str:
 
 
 def explorer(
-    draw: Callable[..., Figure | str], *, alt: str | Callable[..., str], **controls: tuple | list | bool | Any
-) -> Any:
+    draw: Callable[..., Figure | str],
+    *,
+    alt: str | Callable[..., str],
+    **controls: tuple | list | bool | widgets.Widget,
+) -> widgets.VBox:
     """Return a widget that draws `draw(**values)` again whenever a control moves.
 
     A control is `(low, high, start)` for a slider (whole steps when all three are whole numbers; a fourth number is
@@ -124,8 +128,6 @@ def explorer(
 
     A value that cannot be drawn (`ValueError`) is answered with its sentence in place of the picture.
     """
-    import ipywidgets as widgets
-
     boxes = {name: _control(name, spec) for name, spec in controls.items()}
     picture = widgets.HTML()
 
@@ -144,23 +146,17 @@ def explorer(
     return widgets.VBox([*boxes.values(), picture])
 
 
-def steps(description: str, low: int, high: int, start: int) -> Any:
-    """Return an ipywidgets slider over whole numbers, in the look of `explorer`."""
-    import ipywidgets as widgets
-
+def steps(description: str, low: int, high: int, start: int) -> widgets.IntSlider:
+    """Return a slider over whole numbers, in the look of `explorer`."""
     return widgets.IntSlider(start, low, high, description=description, **_look())
 
 
-def values(description: str, options: Sequence[float], start: float) -> Any:
-    """Return an ipywidgets slider over the given values, in the look of `explorer`."""
-    import ipywidgets as widgets
-
+def values(description: str, options: Sequence[float], start: float) -> widgets.SelectionSlider:
+    """Return a slider over the given values, in the look of `explorer`."""
     return widgets.SelectionSlider(options=options, value=start, description=description, **_look())
 
 
-def _control(name: str, spec: Any) -> Any:
-    import ipywidgets as widgets
-
+def _control(name: str, spec: Any) -> widgets.Widget:
     look = {"description": name.replace("_", " "), **_look()}
     if isinstance(spec, widgets.Widget):
         return spec
@@ -176,8 +172,6 @@ def _control(name: str, spec: Any) -> Any:
 
 
 def _look() -> dict[str, Any]:
-    import ipywidgets as widgets
-
     return {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em", max_width="100%")}
 
 

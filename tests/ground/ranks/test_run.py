@@ -399,7 +399,7 @@ class Holder:
 def test_what_cannot_travel_is_named(tmp_path: Path) -> None:
     lock = threading.Lock()
     log = (tmp_path / "log").open("w")
-    source = Path(__file__).open()  # noqa: SIM115
+    source = Path(__file__).open()  # noqa: SIM115 (it has to be open)
     settings = {"writers": [1, Holder(lock)]}
 
     def uses_file() -> None:
