@@ -1,3 +1,20 @@
-"""Lesson 01, data parallelism (데이터 병렬화): averaging, collectives, DDP by hand, sharding, and what they cost."""
+"""Lesson 01, data parallelism (데이터 병렬화): averaging, collectives, DDP by hand, sharding, and what they cost.
+
+averaging       a training step with nothing hidden
+train_digits    a training for any number of ranks, also under torchrun
+data_parallel   gradients averaged, one by one and in buckets during the backward pass
+collectives     all-reduce and its parts, made of single messages
+sampling        which rank sees which sample
+sharding        ZeRO's stages 1, 2 and 3
+replicas        `DataParallel`, the legacy way, by hand
+timeline        both ways as time lines, from a cost model
+gpu_comparison  both ways measured on this machine's GPUs
+trace           a profiler's trace, read
+memory          the bytes of the states on each rank
+cost            α–β, Amdahl, scaling: formulas beside measurements
+checks          of the exercises
+
+Pictures: `X_picture` beside each `X`.
+"""
 
 LESSON = 1

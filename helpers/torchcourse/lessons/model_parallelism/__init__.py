@@ -1,3 +1,11 @@
-"""Lesson 02, model parallelism (모델 병렬화): pipelines, tensor parallelism, and a planner of layouts."""
+"""Lesson 02, model parallelism (모델 병렬화): pipelines, layers split over ranks, and a planner that chooses.
+
+pipeline         schedules as data: simulated, drawn, and executed by ranks
+tensor_parallel  layers split over ranks, by hand and by DTensor
+planner          bytes and seconds of a layout before anything runs
+checks           of the exercises
+
+Pictures: `X_picture` beside each `X`.
+"""
 
 LESSON = 2

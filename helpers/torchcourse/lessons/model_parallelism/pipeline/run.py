@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from torchcourse.lessons.model_parallelism.pipeline.schedules import Action, Schedule, layers_of
-from torchcourse.lessons.model_parallelism.pipeline.simulate import Span, Timeline
+from torchcourse.lessons.model_parallelism.pipeline.simulation import Span, Timeline
 from torchcourse.lessons.model_parallelism.pipeline.split_backward import Later, collecting, split
 from torchcourse.ranks.who import rank_and_world_size
 

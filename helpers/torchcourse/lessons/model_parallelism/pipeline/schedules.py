@@ -2,7 +2,7 @@
 
 The layers of a model are cut into **stages**; each rank holds one stage, or several. A batch is cut into micro-batches,
 which pass the stages one after the other. A schedule says in which order a rank works through them, and nothing else:
-`simulate.py` gives it times, `picture.py` draws it, `run.py` executes it.
+`simulation.py` gives it times, `schedules_picture.py` draws it, `run.py` executes it.
 
 * `gpipe`: all forwards, then all backwards.
 * `one_f_one_b`: as few forwards as possible, then one backward for each forward. The same time, less memory.

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, steps, values
 from torchcourse.lessons.model_parallelism.pipeline.schedules import SCHEDULES
-from torchcourse.lessons.model_parallelism.pipeline.simulate import Costs, Span, Timeline, simulate
+from torchcourse.lessons.model_parallelism.pipeline.simulation import Costs, Span, Timeline, simulate
 
 KINDS = {"F": "forward", "B": "backward", "I": "backward, inputs", "W": "backward, weights"}
 """What each kind of action is called in a legend."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchcourse.lessons.model_parallelism.pipeline.run import Pipeline, Record, timeline
 from torchcourse.lessons.model_parallelism.pipeline.schedules import Schedule
-from torchcourse.lessons.model_parallelism.pipeline.simulate import Costs, Timeline
+from torchcourse.lessons.model_parallelism.pipeline.simulation import Costs, Timeline
 from torchcourse.lessons.model_parallelism.pipeline.split_backward import put_off
 from torchcourse.ranks.run import run_ranks
 

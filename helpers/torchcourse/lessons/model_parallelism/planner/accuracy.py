@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
-from torchcourse.lessons.model_parallelism.planner.memory import memory
+from torchcourse.lessons.model_parallelism.planner.memory import fullest_gpu
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
 from torchcourse.lessons.model_parallelism.planner.published import RUNS, MemoryRow, Run
 from torchcourse.lessons.model_parallelism.planner.search import layouts
@@ -63,7 +63,7 @@ def memory_error(row: MemoryRow) -> float:
 
 def planned_memory(row: MemoryRow) -> float:
     """Return the planner's bytes for a published row."""
-    return getattr(memory(row.model, row.cluster, row.layout), row.part)
+    return getattr(fullest_gpu(row.model, row.cluster, row.layout), row.part)
 
 
 def candidates(run: Run) -> list[Layout]:

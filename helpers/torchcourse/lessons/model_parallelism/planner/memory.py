@@ -51,7 +51,7 @@ class Bytes:
         return self.parameters + self.gradients + self.optimizer
 
 
-def memory(model: Model, cluster: Cluster, layout: Layout) -> Bytes:
+def fullest_gpu(model: Model, cluster: Cluster, layout: Layout) -> Bytes:
     """Return the bytes on the fullest GPU: of the first pipeline rank (most activations) or the last (the logits).
 
     Raises:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
-from torchcourse.lessons.model_parallelism.planner.memory import Bytes, memory
+from torchcourse.lessons.model_parallelism.planner.memory import Bytes, fullest_gpu
 from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.seconds import Seconds, step_seconds
 
@@ -86,4 +86,4 @@ def plan(model: Model, cluster: Cluster, layout: Layout) -> Plan:
     Raises:
         ValueError: in one sentence, if the layout does not fit the model or the cluster.
     """
-    return Plan(model, cluster, layout, memory(model, cluster, layout), step_seconds(model, cluster, layout))
+    return Plan(model, cluster, layout, fullest_gpu(model, cluster, layout), step_seconds(model, cluster, layout))
