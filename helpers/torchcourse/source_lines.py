@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 _COURSE = str(Path(__file__).parent) + os.sep
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -48,7 +49,8 @@ def cell_name(file: str) -> str | None:
     """
     ipython = sys.modules.get("IPython")
     compiler = getattr(ipython.get_ipython() if ipython else None, "compile", None)
-    name = compiler.format_code_name(file) if hasattr(compiler, "format_code_name") else None
+    format_code_name = getattr(compiler, "format_code_name", None)
+    name = format_code_name(file) if format_code_name else None
     return " ".join(name) if name else None
 
 
@@ -78,7 +80,7 @@ def is_library(file: str) -> bool:
 def user_lines(limit: int) -> tuple[Line, ...]:
     """Return where the running code is in the user's files: at most `limit` lines, innermost first."""
     lines: list[Line] = []
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and len(lines) < limit:
         code = frame.f_code
         if is_users(code.co_filename):

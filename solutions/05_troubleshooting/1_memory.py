@@ -35,23 +35,19 @@ from torch.utils.checkpoint import checkpoint
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
+from torchcourse.lessons.troubleshooting.allocator_picture import describe_segments, draw_segments
 from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
 from torchcourse.lessons.troubleshooting.checks import memory as check
 from torchcourse.lessons.troubleshooting.formula import kept_by_layers, step_bytes
 from torchcourse.lessons.troubleshooting.gpu_device import memory_device
-from torchcourse.lessons.troubleshooting.gpu_status import gpu_status
 from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
+from torchcourse.lessons.troubleshooting.nvml import gpu_status
 from torchcourse.lessons.troubleshooting.rank_memory import memory_of_a_step
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
 from torchcourse.lessons.troubleshooting.step_study import study_step
+from torchcourse.lessons.troubleshooting.step_study_picture import step_explorer
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
-from torchcourse.lessons.troubleshooting.tracking_picture import (
-    describe_memory,
-    describe_segments,
-    draw_memory,
-    draw_segments,
-    step_explorer,
-)
+from torchcourse.lessons.troubleshooting.tracking_picture import describe_memory, draw_memory
 from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import run_ranks
 from torchcourse.units import format_bytes

@@ -42,10 +42,11 @@ from torch.utils.data import DataLoader
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging
-from torchcourse.lessons.troubleshooting import overflow_picture
 from torchcourse.lessons.troubleshooting.checks import faults as check
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.leaks import find_leaks
+from torchcourse.lessons.troubleshooting.overflow import FORMATS, describe_magnitudes, magnitudes
+from torchcourse.lessons.troubleshooting.overflow_picture import draw_magnitudes
 from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.lessons.troubleshooting.silent_bugs import BUGS, TASKS, prepare
 from torchcourse.lessons.troubleshooting.stacks import Shaky, by_rank, of_worker, read_from_drive, write_stack_after
@@ -273,15 +274,13 @@ sample = torch.randn(64, 64)
 
 
 def overflow(format, input_times_10_to_the, loss_scale_2_to_the):
-    found = overflow_picture.magnitudes(
-        deep, sample * 10**input_times_10_to_the, overflow_picture.FORMATS[format], 2.0**loss_scale_2_to_the
-    )
+    found = magnitudes(deep, sample * 10**input_times_10_to_the, FORMATS[format], 2.0**loss_scale_2_to_the)
     return found, format
 
 
 figures.explorer(
-    lambda **values: overflow_picture.draw(*overflow(**values)),
-    alt=lambda **values: overflow_picture.say(overflow(**values)[0]),
+    lambda **values: draw_magnitudes(*overflow(**values)),
+    alt=lambda **values: describe_magnitudes(overflow(**values)[0]),
     input_times_10_to_the=(-4, 7, 0),
     loss_scale_2_to_the=(0, 24, 0),
     format=["fp16", "bf16", "fp32"],

@@ -200,7 +200,8 @@ def test_a_loop_of_ones_own_is_watched_and_its_local_list_found():
 
 def test_reference_cycles_are_told_from_leaks():
     class Node:
-        pass
+        itself: "Node"
+        data: torch.Tensor
 
     def step():
         node = Node()

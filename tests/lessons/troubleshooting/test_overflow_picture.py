@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from torchcourse.lessons.troubleshooting.overflow_picture import FORMATS, draw, magnitudes, say
+from torchcourse.lessons.troubleshooting.overflow import FORMATS, describe_magnitudes, magnitudes
+from torchcourse.lessons.troubleshooting.overflow_picture import draw_magnitudes
 from torchcourse.models import mlp
 
 
@@ -15,15 +16,15 @@ def step():
 
 
 def test_sentences_follow_the_numbers(step):
-    assert say(step("fp32")) == "All numbers fit"
-    assert say(step("fp16", scale=1e6)) == "Layer 1 overflows in the forward pass"
-    assert say(step("bf16", scale=1e6)) != "Layer 1 overflows in the forward pass"
-    assert "have become 0" in say(step("fp16", scale=1e-3))
+    assert describe_magnitudes(step("fp32")) == "All numbers fit"
+    assert describe_magnitudes(step("fp16", scale=1e6)) == "Layer 1 overflows in the forward pass"
+    assert describe_magnitudes(step("bf16", scale=1e6)) != "Layer 1 overflows in the forward pass"
+    assert "have become 0" in describe_magnitudes(step("fp16", scale=1e-3))
     assert step("fp16", scale=1e-3, loss_scale=2**14).lost < step("fp16", scale=1e-3).lost
-    assert say(step("fp16", loss_scale=2**24)).startswith("The gradient overflows")
+    assert describe_magnitudes(step("fp16", loss_scale=2**24)).startswith("The gradient overflows")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_all_formats_are_drawn_with_the_finding_as_title(step, name):
     found = step(name, scale=300.0)
-    assert draw(found, name).axes[0].get_title() == say(found)
+    assert draw_magnitudes(found, name).axes[0].get_title() == describe_magnitudes(found)

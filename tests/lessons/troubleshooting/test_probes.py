@@ -16,7 +16,9 @@ class Net(nn.Module):
     def __init__(self, between=lambda h: h):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.act, self.norm, self.last = nn.Linear(8, 6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.act: nn.Module = nn.ReLU()
+        self.norm: nn.Module = nn.LayerNorm(6)
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
         self.between = between
 
     def forward(self, x):

@@ -50,7 +50,9 @@ def test_of_a_watched_model_and_optimizer_others_are_left_out_and_batches_are_ke
         train(model, optimizer)
         train(model, optimizer)
     assert len(record.trained) == len(record.evaluated) == 2
-    assert torch.equal(record.trained[0].inputs, X)  # type: ignore[arg-type]  # it is kept
+    kept = record.trained[0].inputs
+    assert kept is not None
+    assert torch.equal(kept, X)
     assert [loss.function for loss in record.losses] == [F.mse_loss] * 3  # loss functions know no model
     first, second = record.steps
     assert first.rates == (0.1,)

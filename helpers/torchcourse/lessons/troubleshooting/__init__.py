@@ -1,9 +1,35 @@
 """Troubleshooting: see what a training does with its memory, and find what is wrong with it.
 
-Memory: `tracking` (what is alive, of which kind, made where) · `simulated_device` (a small device that runs out of
-memory) · `gpu_device` (the same calls on a GPU) · `formula` (bytes before anything runs) · `batch_size` (the largest
-that fits) · `step_study` (what each remedy saves) · `allocator` (what PyTorch's cache keeps) · `rank_memory` (bytes of
-each rank) · `gpu_status` (NVML) · `memory_picture` (all of it drawn) · `large_models` (for studies on fake tensors).
+Memory
+    tracking          what is alive while code runs: how many bytes, of which kind, made by which line
+    simulated_device  a small device that runs out of memory, and tensors without numbers inside
+    gpu_device        the same calls on a GPU, answered by its allocator
+    allocator         what PyTorch's cache keeps between tensors and a GPU
+    formula           bytes before anything runs
+    batch_size        the largest batch that fits
+    step_study        what each remedy saves, on the networks of `large_models`
+    rank_memory       bytes of a data-parallel step on each rank
+    nvml              what the GPUs of this machine are doing, as their driver says
+
+Leaks
+    leaks             what grows from step to step, and the line that keeps it alive
+    holders           who refers to a tensor, up to a variable
+    autograd_graph    the graph behind live tensors, and the memory that it keeps
+
+Numbers that are none
+    probes            the first layer and step with a NaN or an infinity
+    overflow          what a small format makes of the numbers of a step
+
+Silent bugs
+    invariants        SanityProbe: which rules of a healthy run the first steps of a loop break
+    training_step     the recorder of passes, losses and steps; the clinic's judges use it too
+    watched_run       what the rules judge and what they say, for `training_invariants` and `data_invariants`
+    silent_bugs       one healthy training, and for each bug the one change that spoils it
+
+Processes
+    stacks            where ranks and workers stand when they hang
+
+`clinic/` holds broken programs to repair, `checks/` the checks of the exercises. What draws is `X_picture` beside `X`.
 """
 
 LESSON = 5

@@ -54,7 +54,8 @@ def storages(node: Any) -> set[int]:
     values = [_saved(node, name) for name in (*names, "saved_tensors")]
     values += list(getattr(node, "__dict__", {}).values())  # what a torch.autograd.Function writes on its ctx
     flat = [item for value in values for item in (value if isinstance(value, tuple | list) else [value])]
-    return {storage_key(item) for item in flat if isinstance(item, torch.Tensor)}
+    keys = {storage_key(item) for item in flat if isinstance(item, torch.Tensor)}
+    return {key for key in keys if key is not None}
 
 
 def _tensor_classes() -> set[type]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from torchcourse.lessons.troubleshooting.training_step import Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the model
@@ -17,36 +18,39 @@ LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learnt fro
 MIXES_AT_LEAST = 1e-3  # of the outputs' size
 
 
-def inputs(run: WatchedRun) -> Iterator[Alarm]:
-    """Inputs lie about 0 with a spread of about 1, no sample comes twice in a batch, and validation looks alike."""
-    record = run.record
-    batches = [f.inputs for f in record.trained if f.inputs is not None and f.inputs.is_floating_point()]
-    if not batches:
+def normalised_inputs(run: WatchedRun) -> Iterator[Alarm]:
+    """Inputs lie about 0 with a spread of about 1, and validation inputs look like those of the training."""
+    trained, evaluated = _float_inputs(run.record.trained), _float_inputs(run.record.evaluated)
+    if not trained:
         return
-    mean, spread = _mean_and_spread(batches)
+    mean, spread = _mean_and_spread(trained)
     if abs(mean) > MEAN_AT_MOST or not SPREAD_AT_LEAST < spread < SPREAD_AT_MOST:
         yield Alarm(
             "inputs_not_normalised",
             f"The inputs have mean {mean:.3g} and standard deviation {spread:.3g}; initial weights are made for about "
             "0 and 1.",
         )
-    large = [batch for batch in batches if batch.dim() > 1 and batch[0].numel() >= 8]
+    if not evaluated:
+        return
+    other_mean, other_spread = _mean_and_spread(evaluated)
+    if abs(other_mean - mean) > spread or not 0.5 < other_spread / spread < 2:
+        yield Alarm(
+            "validation_differs",
+            f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
+            f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
+        )
+
+
+def different_samples(run: WatchedRun) -> Iterator[Alarm]:
+    """No sample comes twice in a batch."""
+    large = [batch for batch in _float_inputs(run.record.trained) if batch.dim() > 1 and batch[0].numel() >= 8]
     twice = sorted(1 - len(set(_hashes(batch))) / len(batch) for batch in large)
     if len(twice) >= 3 and twice[len(twice) // 2] > SAME_ROWS:
         yield Alarm(
             "same_samples",
-            f"In a typical batch {twice[len(twice) // 2]:.0%} of the samples are copies of others in it. Does "
-            "the data set return the same buffer each time?",
+            f"In a typical batch {twice[len(twice) // 2]:.0%} of the samples are copies of others in it. Does the data "
+            "set return the same buffer each time?",
         )
-    evaluated = [f.inputs for f in record.evaluated if f.inputs is not None and f.inputs.is_floating_point()]
-    if evaluated:
-        other_mean, other_spread = _mean_and_spread(evaluated)
-        if abs(other_mean - mean) > spread or not 0.5 < other_spread / spread < 2:
-            yield Alarm(
-                "validation_differs",
-                f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
-                f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
-            )
 
 
 def labels(run: WatchedRun) -> Iterator[Alarm]:
@@ -97,8 +101,7 @@ def _guesses(run: WatchedRun, counts: torch.Tensor) -> bool:
 
 def _relation(run: WatchedRun, pooled: torch.Tensor) -> Iterator[Alarm]:
     """Ask each sample's nearest neighbours for its label, and compare with labels that were dealt out anew."""
-    trained = run.record.trained
-    batches = [f.inputs.flatten(1) for f in trained if f.inputs is not None and f.inputs.is_floating_point()]
+    batches = [batch.flatten(1) for batch in _float_inputs(run.record.trained)]
     if not batches or len({batch.size(1) for batch in batches}) > 1:
         return
     rows = torch.cat(batches).float()
@@ -128,17 +131,22 @@ def _agreement(answers: torch.Tensor, nearest: torch.Tensor) -> float:
     return (answers[nearest] == answers[:, None]).float().mean().item()
 
 
-def outputs(run: WatchedRun) -> Iterator[Alarm]:
+def different_outputs(run: WatchedRun) -> Iterator[Alarm]:
+    """Different samples have different outputs."""
+    last = [seen.output for seen in run.record.trained[-3:] if seen.output is not None and seen.output.dim() > 1]
+    if last and all(len(t) > 2 and t.float().std(dim=0).max() < 1e-6 * (1 + t.abs().max()) for t in last):
+        yield Alarm("same_output", "The model puts out the same numbers for every sample: nothing gets through.")
+
+
+def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     """In evaluation, a sample's output is its own: it depends on the sample, on no other one, and not on chance."""
-    batches = [f.inputs for f in run.record.trained if f.inputs is not None and len(f.inputs) >= 4]
+    batches = [seen.inputs for seen in run.record.trained if seen.inputs is not None and len(seen.inputs) >= 4]
     if not batches:
         return
-    tables = [f.output for f in run.record.trained[-3:] if f.output is not None and f.output.dim() > 1]
-    if tables and all(len(t) > 2 and t.float().std(dim=0).max() < 1e-6 * (1 + t.abs().max()) for t in tables):
-        yield Alarm("same_output", "The model puts out the same numbers for every sample: nothing gets through.")
-    whole, again, part = _in_evaluation(run.model, [batches[-1], batches[-1], batches[-1][:2]])
-    if whole is None or part is None or len(whole) != len(batches[-1]):
+    found = _in_evaluation(run.model, [batches[-1], batches[-1], batches[-1][:2]])
+    if found is None or len(found[0]) != len(batches[-1]):
         return
+    whole, again, part = found
     size = whole.abs().max() + 1e-12
     if (whole - again).abs().max() > MIXES_AT_LEAST * size:
         yield Alarm(
@@ -155,20 +163,23 @@ def outputs(run: WatchedRun) -> Iterator[Alarm]:
 
 
 @torch.no_grad()
-def _in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.Tensor | None]:
-    """Return the model's outputs in evaluation mode, and leave its modes as they were."""
+def _in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.Tensor] | None:
+    """Return the model's outputs in evaluation mode, and leave its modes as they were.
+
+    None if they are not tensors, if the model needs other arguments too, or if it cannot take so small a batch.
+    """
     before = {module: module.training for module in model.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
         with torch.random.fork_rng():  # what is random in the model must not change the training that goes on
             results = [model(batch.to(device)) for batch in batches]
-    except (TypeError, RuntimeError):  # it needs other arguments too, or cannot take so small a batch
-        return [None] * len(batches)
+    except (TypeError, RuntimeError):
+        return None
     finally:
         for module, mode in before.items():
             module.training = mode
-    return [out.float().cpu() if isinstance(out, torch.Tensor) else None for out in results]
+    return [out.float().cpu() for out in results] if all(isinstance(o, torch.Tensor) for o in results) else None
 
 
 def _hashes(rows: torch.Tensor) -> list[float]:
@@ -178,9 +189,19 @@ def _hashes(rows: torch.Tensor) -> list[float]:
     return (flat @ weights).tolist()
 
 
+def _float_inputs(passes: list[Pass]) -> list[torch.Tensor]:
+    return [seen.inputs for seen in passes if seen.inputs is not None and seen.inputs.is_floating_point()]
+
+
 def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
     flat = torch.cat([batch.flatten() for batch in batches]).double()
     return flat.mean().item(), flat.std().item()
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [inputs, labels, outputs]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    normalised_inputs,
+    different_samples,
+    labels,
+    different_outputs,
+    independent_outputs,
+]

@@ -43,11 +43,11 @@ UNKNOWN = Holder("something outside Python's reach (a C++ object, or a thread)")
 
 
 @dataclass
-class _Step:
+class _Link:
     """One object on the way up, and how it refers to the one below."""
 
     item: Any
-    below: "_Step | None" = None
+    below: "_Link | None" = None
     label: str = ""
     name: str = ""
 
@@ -58,7 +58,7 @@ class Search:
     def __init__(self) -> None:
         self._modules = {id(vars(module)): name for name, module in list(sys.modules.items()) if module is not None}
         self._locals: dict[int, list[tuple[types.FrameType, str]]] = {}
-        frame = sys._getframe(1)
+        frame: types.FrameType | None = sys._getframe(1)
         while frame is not None:  # a running function does not show up among the referrers of its variables
             if is_users(frame.f_code.co_filename) and id(frame.f_globals) != id(frame.f_locals):
                 for name, value in frame.f_locals.items():
@@ -97,27 +97,15 @@ class Search:
                 graphs.append((weakref.ref(tensor), set().union(*map(autograd_graph.storages, nodes)), len(nodes)))
         return graphs
 
-    def _way_to_a_variable(self, items: list[Any]) -> _Step | None:
+    def _way_to_a_variable(self, items: list[Any]) -> _Link | None:
         """Search upwards, breadth first, until a variable of a module or of a running function is met."""
-        frontier = [_Step(item) for item in items]
+        frontier = [_Link(item) for item in items]
         seen = {id(item) for item in items} | {id(items)}
         for _ in range(_DEPTH):
-            for step in frontier:
-                if root := self._running_local(step):
+            for link in frontier:
+                if root := self._running_local(link):
                     return root
-            below = {id(step.item): step for step in frontier}
-            objects = [step.item for step in frontier]
-            own = {id(objects), id(frontier), id(below)}
-            following, variables = [], []
-            for referrer in gc.get_referrers(*objects) if objects else []:
-                if id(referrer) in seen or id(referrer) in own or _is_machinery(referrer):
-                    continue
-                for step in _linked(referrer, below):
-                    if id(referrer) in self._modules:
-                        variables += _variables(referrer, step)
-                    elif id(referrer) not in seen:
-                        seen.add(id(referrer))
-                        following.append(_named(referrer, step))
+            following, variables = self._referrers(frontier, seen)
             if variables:
                 return min(variables, key=lambda root: root.name.startswith("_"))
             if not following or len(seen) > _WIDTH:
@@ -125,9 +113,27 @@ class Search:
             frontier = following
         return None
 
-    def _running_local(self, step: _Step) -> _Step | None:
-        for frame, name in self._locals.get(id(step.item), []):
-            return _Step(frame, step, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
+    def _referrers(self, frontier: list[_Link], seen: set[int]) -> tuple[list[_Link], list[_Link]]:
+        """Return what refers to these objects and was not seen before, and the modules' variables among it."""
+        below = {id(link.item): link for link in frontier}
+        objects = [link.item for link in frontier]
+        own = {id(objects), id(frontier), id(below)}
+        following: list[_Link] = []
+        variables: list[_Link] = []
+        for referrer in gc.get_referrers(*objects) if objects else []:
+            if id(referrer) in seen or id(referrer) in own or _is_machinery(referrer):
+                continue
+            for link in _linked(referrer, below):
+                if id(referrer) in self._modules:
+                    variables += _variables(referrer, link)
+                elif id(referrer) not in seen:
+                    seen.add(id(referrer))
+                    following.append(_named(referrer, link))
+        return following, variables
+
+    def _running_local(self, link: _Link) -> _Link | None:
+        for frame, name in self._locals.get(id(link.item), []):
+            return _Link(frame, link, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
         return None
 
 
@@ -139,10 +145,10 @@ def _is_machinery(referrer: Any) -> bool:
     """Whether an object belongs to this search, or is a frame that runs it."""
     if isinstance(referrer, types.FrameType):
         return not is_users(referrer.f_code.co_filename)
-    return isinstance(referrer, _Step) or type(referrer).__module__.startswith("torchcourse.lessons.troubleshooting")
+    return isinstance(referrer, _Link) or type(referrer).__module__.startswith("torchcourse.lessons.troubleshooting")
 
 
-def _linked(referrer: Any, below: dict[int, _Step]) -> Iterator[_Step]:
+def _linked(referrer: Any, below: dict[int, _Link]) -> Iterator[_Link]:
     """Yield which of the objects below this one refers to."""
     ids = {id(item) for item in gc.get_referents(referrer)}
     if isinstance(referrer, types.FrameType):
@@ -150,38 +156,44 @@ def _linked(referrer: Any, below: dict[int, _Step]) -> Iterator[_Step]:
     yield from (below[key] for key in ids & below.keys())
 
 
-def _variables(module: dict, step: _Step) -> list[_Step]:
+def _variables(module: dict, link: _Link) -> list[_Link]:
     """Return the module's variables that hold the object, without the search's own."""
-    names = [name for name, value in list(module.items()) if value is step.item]
-    return [_Step(module, step, f"the variable `{name}`", name) for name in names]
+    names = [name for name, value in list(module.items()) if value is link.item]
+    return [_Link(module, link, f"the variable `{name}`", name) for name in names]
 
 
-def _named(referrer: Any, step: _Step) -> _Step:
-    """Return the step up to a referrer, with the name by which it refers to the object below, if it has one."""
-    item = step.item
+def _named(referrer: Any, link: _Link) -> _Link:
+    """Return the link to a referrer, with the name by which it refers to the object below, if it has one."""
+    item = link.item
     if isinstance(referrer, types.FrameType):
         name = next((name for name, value in referrer.f_locals.items() if value is item), "")
-        return _Step(referrer, step, f"the local variable `{name}` of {referrer.f_code.co_name}()", name)
+        return _Link(referrer, link, f"the local variable `{name}` of {referrer.f_code.co_name}()", name)
     if isinstance(referrer, types.FunctionType):
         for name, cell in zip(referrer.__code__.co_freevars, referrer.__closure__ or (), strict=False):
-            if _holds(cell, step):
-                return _Step(referrer, step, f"the variable `{name}` in the closure of {referrer.__name__}()", name)
-        return _Step(referrer, step, f"the function {referrer.__name__}()")
+            if _holds(cell, link):
+                return _Link(referrer, link, f"the variable `{name}` in the closure of {referrer.__name__}()", name)
+        return _Link(referrer, link, f"the function {referrer.__name__}()")
     if isinstance(referrer, BaseException):
-        return _Step(referrer, step, f"a kept {type(referrer).__name__}")
-    if not isinstance(referrer, dict | list | tuple | set | frozenset | deque | types.CellType | types.TracebackType):
-        attributes = getattr(referrer, "__dict__", {})
-        owned = item if isinstance(item, dict) and item is attributes else None
-        wanted = step.below.item if owned is not None and step.below is not None else item
-        name = next((str(name) for name, value in attributes.items() if value is wanted), "")
-        if name:
-            return _Step(referrer, step, f"`.{name}` of a {type(referrer).__name__}", name)
-    return _Step(referrer, step)
+        return _Link(referrer, link, f"a kept {type(referrer).__name__}")
+    name = _attribute(referrer, link)
+    return _Link(referrer, link, f"`.{name}` of a {type(referrer).__name__}", name) if name else _Link(referrer, link)
 
 
-def _holds(cell: types.CellType, step: _Step) -> bool:
+_CONTAINERS = dict | list | tuple | set | frozenset | deque | types.CellType | types.TracebackType
+
+
+def _attribute(owner: Any, link: _Link) -> str:
+    """The attribute by which an object refers to the one below, directly or through its `__dict__`; or ""."""
+    if isinstance(owner, _CONTAINERS):
+        return ""
+    attributes = getattr(owner, "__dict__", {})
+    wanted = link.below.item if link.item is attributes and link.below is not None else link.item
+    return next((str(name) for name, value in attributes.items() if value is wanted), "")
+
+
+def _holds(cell: types.CellType, link: _Link) -> bool:
     """Whether the way came up through this cell (by the closure's tuple)."""
-    way: _Step | None = step
+    way: _Link | None = link
     while way is not None and isinstance(way.item, tuple | types.CellType):
         if way.item is cell:
             return True
@@ -189,36 +201,36 @@ def _holds(cell: types.CellType, step: _Step) -> bool:
     return False
 
 
-def _describe(way: _Step, prefix: str = "") -> Holder:
+def _describe(way: _Link, prefix: str = "") -> Holder:
     """Put the way into words, from the tensor up; what lies below a kept exception is its frames' affair."""
-    steps: list[_Step] = []
-    step: _Step | None = way
-    while step is not None:
-        steps.insert(0, step)
-        step = step.below
-    for number, step in enumerate(steps):
-        if isinstance(step.item, BaseException):
-            local = next((below.label for below in steps[:number] if below.label), "a frame")
-            step.label = f"the traceback of {step.label}, which holds {local}, in"
-            steps = steps[number:]
+    links: list[_Link] = []
+    link: _Link | None = way
+    while link is not None:
+        links.insert(0, link)
+        link = link.below
+    for number, link in enumerate(links):
+        if isinstance(link.item, BaseException):
+            local = next((below.label for below in links[:number] if below.label), "a frame")
+            link.label = f"the traceback of {link.label}, which holds {local}, in"
+            links = links[number:]
             break
-    labelled = [step for step in steps if step.label]
-    container = _container(steps)
-    text = " in ".join(step.label.removesuffix(", in") for step in labelled[:3])
-    names = tuple(step.name for step in labelled if step.name)
-    functions = [step.item for step in steps if isinstance(step.item, types.FunctionType)]
+    labelled = [link for link in links if link.label]
+    container = _container(links)
+    text = " in ".join(link.label.removesuffix(", in") for link in labelled[:3])
+    names = tuple(link.name for link in labelled if link.name)
+    functions = [link.item for link in links if isinstance(link.item, types.FunctionType)]
     codes = tuple((function.__code__.co_filename, function.__code__.co_firstlineno) for function in functions)
     return Holder(prefix + container + text, names, codes)
 
 
-def _container(steps: list[_Step]) -> str:
+def _container(links: list[_Link]) -> str:
     """Return "the list in " where a list or the like lies directly under the first name."""
-    for step in steps:
-        if step.label:
+    for link in links:
+        if link.label:
             return ""
-        kind = type(step.item)
+        kind = type(link.item)
         if kind in (list, dict, set, tuple, deque):
-            return f"a {kind.__name__} of {len(step.item)}, "
+            return f"a {kind.__name__} of {len(link.item)}, "
     return ""
 
 
@@ -256,8 +268,7 @@ def _fillings(file: str, name: str, inside: int | None) -> Iterator[tuple[int, L
             tree = min(around, key=lambda node: (node.end_lineno or 0) - node.lineno)
             function = tree.name
     for node in ast.walk(tree):
-        rank = _fills(node, name)
-        if rank is not None:
+        if isinstance(node, ast.stmt | ast.expr) and (rank := _fills(node, name)) is not None:
             yield rank, Line(file, node.lineno, function)
 
 

@@ -168,9 +168,9 @@ def _wrap(kind: type[After], function: Callable[[torch.Tensor], torch.Tensor]) -
 
 def last_layer(model: nn.Module) -> tuple[nn.Module, str, nn.Linear]:
     """Return the model's last dense layer, with the module that it belongs to and its name there."""
-    name = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-    parent = model.get_submodule(name.rpartition(".")[0])
-    return parent, name.rpartition(".")[2], model.get_submodule(name)
+    name, layer = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, last = name.rpartition(".")
+    return model.get_submodule(parent), last, layer
 
 
 def _head_left_out(run: Run) -> None:
@@ -243,7 +243,7 @@ def _epochs_as_batches(run: Run) -> None:
 def _start_too_large(run: Run) -> None:
     with torch.no_grad():
         for parameter in run.model.parameters():
-            parameter *= 8
+            parameter.mul_(8)
 
 
 def _dead_start(run: Run) -> None:

@@ -22,6 +22,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -302,7 +303,7 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 def _innermost(names: dict[int, str]) -> str:
     """The name of the innermost module among these (by `id`) whose call is running, or ""."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "_call_impl" and (name := names.get(id(frame.f_locals.get("self")))):
             return name

@@ -40,18 +40,22 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
-    """Each trainable parameter is in the optimizer, and gets a gradient."""
+def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
+    """Each trainable parameter is in the optimizer."""
     owned = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
-    trainable = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
-    missing = [name for name, p in trainable.items() if id(p) not in owned]
+    missing = [name for name, p in run.model.named_parameters() if p.requires_grad and id(p) not in owned]
     if missing:
         yield Alarm(
             "not_in_optimizer",
             f"The optimizer does not have {_listed(missing)}. Was it made from a part of the model, or before a layer "
             "was replaced?",
         )
+
+
+def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
+    """Each trainable parameter gets a gradient."""
     steps = run.record.steps
+    trainable = [name for name, p in run.model.named_parameters() if p.requires_grad]
     never = [name for name in trainable if len(steps) >= 3 and not any(step.norms.get(name) for step in steps)]
     if never and len(never) < len(trainable):
         yield Alarm(
@@ -59,11 +63,12 @@ def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
             f"{_listed(never)} got no gradient in {len(steps)} steps. Is there a detach(), a no_grad(), a layer that "
             "is not called, or a layer whose units are all dead?",
         )
-    unmeant = [
-        name
-        for name, p in run.model.named_parameters()
-        if not p.requires_grad and not name.startswith(run.frozen or ("\0",))
-    ]
+
+
+def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:
+    """Each parameter is trainable, unless it is meant to be frozen."""
+    fixed = [name for name, p in run.model.named_parameters() if not p.requires_grad]
+    unmeant = [name for name in fixed if not name.startswith(run.frozen or ("\0",))]
     if unmeant:
         yield Alarm(
             "frozen",
@@ -149,26 +154,33 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-def scores(run: WatchedRun) -> Iterator[Alarm]:
-    """Loss functions get what they are made for: logits, log-probabilities, shapes that fit."""
-    record = run.record
-    softmaxed = [loss for loss in record.classified if loss.function is F.cross_entropy]
+def class_scores(run: WatchedRun) -> Iterator[Alarm]:
+    """Cross-entropy gets logits, and nll_loss log-probabilities."""
+    softmaxed = [loss for loss in run.record.classified if loss.function is F.cross_entropy]
     if len(softmaxed) >= 3 and all((loss.scores >= 0).all() for loss in softmaxed):
         yield _one_sided([loss.scores for loss in softmaxed])
-    for loss in record.classified:
-        if loss.function is F.nll_loss and (loss.scores.float().logsumexp(dim=1).abs() > 0.01).any():
-            yield Alarm(
-                "no_log_probabilities", "nll_loss got scores that are no log-probabilities: log_softmax is missing."
-            )
-            break
-    logistic = [loss for loss in record.losses if loss.function is F.binary_cross_entropy_with_logits]
+    taken = [loss.scores for loss in run.record.classified if loss.function is F.nll_loss]
+    if any((scores.float().logsumexp(dim=1).abs() > 0.01).any() for scores in taken):
+        yield Alarm(
+            "no_log_probabilities",
+            "nll_loss got scores that are not log-probabilities: log_softmax is missing.",
+        )
+
+
+def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
+    """The logistic loss that has a sigmoid of its own gets logits."""
+    logistic = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy_with_logits]
     if len(logistic) >= 3 and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
         yield Alarm(
             "sigmoid_twice",
             "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
             "model has done so before.",
         )
-    for loss in record.losses:
+
+
+def shapes(run: WatchedRun) -> Iterator[Alarm]:
+    """Outputs are compared with targets of the same shape."""
+    for loss in run.record.losses:
         if loss.function in MEASURING | LOGISTIC and loss.scores.shape != loss.target.shape:
             yield Alarm(
                 "broadcast",
@@ -211,9 +223,13 @@ def _listed(names: list[str]) -> str:
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     order_of_calls,
+    owned_parameters,
     reached_parameters,
+    frozen_parameters,
     modes,
-    scores,
+    class_scores,
+    logistic_scores,
+    shapes,
     losses,
     rates,
     accumulation,

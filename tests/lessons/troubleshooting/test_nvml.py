@@ -3,8 +3,8 @@
 import pynvml
 import pytest
 
-from torchcourse.lessons.troubleshooting import gpu_status as module
-from torchcourse.lessons.troubleshooting.gpu_status import gpu_status
+from torchcourse.lessons.troubleshooting import nvml as module
+from torchcourse.lessons.troubleshooting.nvml import gpu_status
 
 
 class Memory:
