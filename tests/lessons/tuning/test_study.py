@@ -65,28 +65,35 @@ def search(url, trials):
     run(open_study(url, SPACE), slow, trials)
 
 
+def in_state(study, state):
+    return study.get_trials(states=(state,))
+
+
+def kill_until_a_trial_is_cut(url):
+    """Kill searches at random moments; return how often, and how many trials are finished, none of them lost."""
+    kept, kills, cut, after = {}, 0, False, 2.0
+    while kills < 3 or not kept or not cut:  # a slow machine needs longer until there is anything to lose
+        assert kills < 9
+        assert run_and_kill(search, url, 1000, after=after * random.uniform(1.0, 1.5))
+        kills += 1
+        study = open_study(url, SPACE)
+        before, kept = kept, {trial.number: (trial.params, trial.value) for trial in finished(study)}
+        assert kept.items() >= before.items()
+        cut = cut or bool(in_state(study, TrialState.RUNNING))
+        after *= 1 if kept else 2
+    return kills, len(kept)
+
+
 def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "GRACE", 1)
     url = f"sqlite:///{tmp_path}/study.db"
     open_study(url, SPACE)
-    moments, before, kills, cut, after = random.Random(), [], 0, False, 2.0
-    while kills < 3 or not before or not cut:  # a slow machine needs longer until there is anything to lose
-        assert kills < 9
-        assert run_and_kill(search, url, 1000, after=after * moments.uniform(1.0, 1.5))
-        kills += 1
-        now = open_study(url, SPACE)
-        kept = {trial.number: (trial.params, trial.value) for trial in finished(now)}
-        assert all(kept[number] == trial for number, trial in before)
-        before = list(kept.items())
-        cut = cut or any(trial.state == TrialState.RUNNING for trial in now.trials)
-        after *= 1 if before else 2
-    total = len(before) + 6
-    study = run(open_study(url, SPACE), planted, total)
-    trials = study.trials
-    assert len(finished(study)) == total
-    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    killed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    again = {trial.user_attrs["again"]: trial for trial in trials if "again" in trial.user_attrs}
+    kills, kept = kill_until_a_trial_is_cut(url)
+    study = run(open_study(url, SPACE), planted, kept + 6)
+    assert len(finished(study)) == kept + 6
+    assert not in_state(study, TrialState.RUNNING)
+    killed = in_state(study, TrialState.FAIL)
+    again = {trial.user_attrs["again"]: trial for trial in study.trials if "again" in trial.user_attrs}
     assert 1 <= len(killed) <= kills
     for trial in killed:
         assert again[trial.number].params.items() >= trial.params.items()

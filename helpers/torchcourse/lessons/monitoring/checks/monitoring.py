@@ -72,15 +72,8 @@ def _judge_log(written: Written, right: Written, losses: list[float], every: int
     if same(written, right, tolerance=1e-5):
         return
     where = f"With {len(losses)} losses and a value every {every} steps, "
-    steps, due = [step for step, _ in written], [step for step, _ in right]
-    if not written:
-        raise Wrong("nothing_written", f"{where}nothing was written. Call write(step, value).")
-    if steps == due[:-1] and len(losses) % every:
-        raise Wrong("rest", f"{where}the last {len(losses) % every} losses never show up in the log.")
-    if steps == [step - 1 for step in due] or steps[0] == 0:
-        raise Wrong("counts_from_0", f"{where}you wrote at steps {steps}. The first step is step 1.")
-    if steps != due:
-        raise Wrong("steps", f"{where}you wrote at steps {steps}; due are {due}.")
+    due = [step for step, _ in right]
+    _judge_steps([step for step, _ in written], due, len(losses) % every, where)
     sums = [sum(losses[:step]) for step in due]
     sizes = [step - last for step, last in zip(due, [0, *due], strict=False)]
     known = {
@@ -104,6 +97,17 @@ def _judge_log(written: Written, right: Written, losses: list[float], every: int
     }
     refuse_known([value for _, value in written], known, tolerance=1e-5, where=where)
     raise Wrong("wrong_value", f"{where}you wrote {written}, and due was {right}.")
+
+
+def _judge_steps(steps: list[int], due: list[int], rest: int, where: str) -> None:
+    if not steps:
+        raise Wrong("nothing_written", f"{where}nothing was written. Call write(step, value).")
+    if rest and steps == due[:-1]:
+        raise Wrong("rest", f"{where}the last {rest} losses never show up in the log.")
+    if steps == [step - 1 for step in due] or steps[0] == 0:
+        raise Wrong("counts_from_0", f"{where}you wrote at steps {steps}. The first step is step 1.")
+    if steps != due:
+        raise Wrong("steps", f"{where}you wrote at steps {steps}; due are {due}.")
 
 
 @check
