@@ -7,7 +7,6 @@ Everything foreseeable that goes wrong ends in one sentence: what, where, what t
 import ast
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -121,6 +120,16 @@ def install(python: Path, extras: list[str], create: bool) -> None:
     course = f".[{','.join(extras)}]"
     if not step("The course and its packages", [*installer, "-e", course], environment):
         raise Problem(explain(VENV / "setup.log"))
+    name_folder_relatively()
+
+
+def name_folder_relatively() -> None:
+    """Write where the package lies as a relative path, so that the environment also works below a folder like 한글.
+
+    Python up to 3.12 reads this file in the encoding of the locale, and ends where that cannot read the path.
+    """
+    for file in packages_folder().glob("*torchcourse*.pth"):
+        write_atomically(file, os.path.relpath(ROOT / "helpers", file.parent) + "\n")
 
 
 def make_environment(python: Path) -> None:
@@ -212,10 +221,14 @@ def step(title: str, command: list, environment: dict[str, str]) -> bool:
     return process.returncode == 0
 
 
+def packages_folder() -> Path:
+    return next(VENV.glob("Lib/site-packages" if WINDOWS else "lib/python*/site-packages"), VENV / "no packages")
+
+
 def packages_changed_at() -> float:
     """Return when a package was last added to the environment or taken away, in seconds; 0.0 where it has none."""
-    folders = VENV.glob("Lib/site-packages" if WINDOWS else "lib/python*/site-packages")
-    return max((folder.stat().st_mtime for folder in folders), default=0.0)
+    folder = packages_folder()
+    return folder.stat().st_mtime if folder.exists() else 0.0
 
 
 def last_step(log: Path) -> str:
@@ -252,7 +265,7 @@ EXPLANATIONS = (
         "{0} cannot be written to; make it yours, or set UV_CACHE_DIR to a folder of your own if it is uv's",
     ),
     (
-        r"Failed to (?:fetch: |download )`(.+?)`",
+        r"Failed to (?:fetch: |download )`?([^`\s]+)",
         "{0} could not be fetched; check the network connection and the proxy settings",
     ),
     (
@@ -260,11 +273,13 @@ EXPLANATIONS = (
         r"|Temporary failure in name resolution|Network is unreachable|getaddrinfo failed",
         "The package index could not be reached; check the network connection and the proxy settings",
     ),
-    (r"Because (.+?), we can conclude", "With Python {python} not every package can be had on this machine: {0}"),
-    (r"No matching distribution found for (\S+)", "There is no {0} for Python {python} on this kind of machine"),
     (
-        r"Failed building wheel for (\S+)|Failed to build `(.+?)`",
-        "{0} has no ready-made package for Python {python} on this kind of machine",
+        r"Because (.+?), we can conclude|(Cannot install \S+ because .+? have conflicting dependencies)",
+        "With Python {python} not every package can be had here ({0}); mend constraints.txt, or take a different Python",
+    ),
+    (
+        r"No matching distribution found for (\S+)|Failed building wheel for (\S+)|Failed to build `(.+?)`",
+        "There is no ready-made {0} for Python {python} on this kind of machine; take a different Python",
     ),
     (r"No module named pip", "The environment in .venv has no pip; delete the folder .venv"),
 )
@@ -326,6 +341,8 @@ def conda_has_course() -> bool:
     """Whether this Python is a conda environment that has the course: environment.yml was used, nothing is missing."""
     if not Path(sys.prefix, "conda-meta").is_dir():
         return False
+    import importlib.metadata  # here, because a Python that is too old lacks it
+
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return bool(importlib.metadata.version("torchcourse"))
     return False
