@@ -1,6 +1,6 @@
 """Set the course up and run its commands: `python3 course.py lab`, or `make lab`; on Windows `py course.py lab`.
 
-Standard library only: `lab` and `test` first bring the environment in `.venv` up to date (course_environment.py); a
+Standard library only: `lab` and `test` first bring the environment in `.venv` up to date (the folder setup/); a
 second run finds it so and installs nothing. Everything foreseeable that goes wrong ends in one sentence.
 
 Read on in the order of a run: the commands, the learner's copies, JupyterLab, the browser for tests.
@@ -8,6 +8,7 @@ Read on in the order of a run: the commands, the learner's copies, JupyterLab, t
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -18,22 +19,19 @@ import sys
 from pathlib import Path
 
 # With a Python that is too old, this import ends the program with a sentence.
-from course_environment import (
-    ROOT,
-    VENV,
-    WINDOWS,
-    Problem,
+from setup import ROOT, WINDOWS, Problem
+from setup.environment import (
     clean_environment,
     digest,
     has_nvidia_driver,
-    pip_settings,
     prepare,
     uv_program,
-    uv_variables,
     venv_python,
     write_atomically,
 )
+from setup.indexes import pip_settings, uv_variables
 
+VENV = ROOT / ".venv"
 WORK = ROOT / "work"
 FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 
@@ -49,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if name in ("help", "--help", "-h"):
         print("Usage: make COMMAND, or python3 course.py COMMAND\n")
         for command, function in commands.items():
-            print(f"  {command:10} {function.__doc__.splitlines()[0]}")
+            print(f"  {command:10} {(function.__doc__ or '').splitlines()[0]}")
         return 0
     try:
         if name not in commands:
@@ -126,14 +124,15 @@ def gpu_check(arguments: list[str]) -> int:
 
 def solve(arguments: list[str]) -> int:
     """Solve constraints.txt again, for every Python and system (newer versions too: solve --upgrade)."""
-    uv = shutil.which(uv_program(venv_python(VENV))) or shutil.which("uv") or uv_program(prepare({"lab"}))
+    uv = shutil.which(uv_program(VENV)) or shutil.which("uv") or prepare({"lab"}).with_name("uv")
     command = [uv, "pip", "compile", "--universal", "--python-version", "3.11", "--extra", "lab", "--extra", "test"]
     command += ["--no-annotate", "--custom-compile-command", "python3 course.py solve", "--output-file"]
     command += ["constraints.txt", "pyproject.toml", "-", *arguments]
     # From the package index alone, where no version has the label of a build. What is pinned stays if it still fits.
-    settings = pip_settings(Path(sys.executable))
-    environment = uv_variables({name: settings[name] for name in settings if name in ("index-url", "cert", "proxy")})
-    environment |= clean_environment(venv_python(VENV))
+    environment = clean_environment(venv_python(VENV))
+    settings = pip_settings(Path(sys.executable), environment)
+    settings = {name: settings[name] for name in settings if name in ("index-url", "cert", "proxy")}
+    environment = uv_variables(settings) | environment
     tools = "uv\nhatchling\neditables\n"
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, input=tools, text=True).returncode
 
@@ -310,5 +309,6 @@ def install_chromium() -> str | None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may hold what this terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may hold what this terminal cannot show
     sys.exit(main(sys.argv[1:]))
