@@ -57,10 +57,8 @@ def main(arguments: list[str]) -> int:
         print(problem, file=sys.stderr)
         return 1
     except OSError as error:
-        print(
-            f"{error.strerror}: {error.filename} (does it belong to another user, or is the disk full?)",
-            file=sys.stderr,
-        )
+        hint = "if it belongs to a different user, copy the course to a folder of your own"
+        print(f"{error.strerror}: {error.filename}; {hint}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)
