@@ -78,7 +78,7 @@ def last_step(venv: Path) -> str:
 # What the log of a failed step holds, and what the user is told. The first that fits counts.
 EXPLANATIONS = (
     (
-        r"(?:to file `|to )([^`\n]+?)`?: No space left on device",
+        r".* to (?:file `)?([^`\n]+?)`?: No space left on device",
         "There is no space left for {0}; free some on that disk",
     ),
     (r"No space left on device|Errno 28|os error 112", "The disk is full; free some space"),
