@@ -1,7 +1,7 @@
 """nbgrader for this course: lessons in solutions/ are released to notebooks/, and its known faults are mended.
 
 Used by `make build` and `make grade`, and by nbgrader's own commands when they are run in this folder. The reasons
-for each mended fault stand in `torchcourse.classroom.preprocessors`.
+for each mended fault stand in `torchcourse.tools.classroom.preprocessors`.
 """
 
 from nbgrader.preprocessors import (
@@ -20,8 +20,8 @@ from nbgrader.preprocessors import (
     SaveCells,
 )
 
-from torchcourse.authoring.preprocessors import ClearSolutionLines, CloseGaps, Stamp
-from torchcourse.classroom.preprocessors import (
+from torchcourse.tools.build.preprocessors import ClearSolutionLines, CloseGaps, Stamp
+from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
     RecoverMetadata,

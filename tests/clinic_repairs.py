@@ -4,10 +4,10 @@ import linecache
 import re
 from collections.abc import Callable
 
-from torchcourse.authoring.build import ROOT
-from torchcourse.authoring.source import CASES
-from torchcourse.troubleshooting import clinic
-from torchcourse.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.tools.build.notebooks import ROOT
+from torchcourse.tools.build.source import PROGRAMS
 
 
 def reference(slug: str, *changes: tuple[str, str]) -> list[Callable]:
@@ -21,7 +21,7 @@ def reference(slug: str, *changes: tuple[str, str]) -> list[Callable]:
 
 def broken(slug: str, *changes: tuple[str, str]) -> list[Callable]:
     """The parts of the broken program, with each `(old, new)` replaced in the program's text."""
-    return parts(slug, (CASES / slug / "program.py").read_text("utf-8"), *changes)
+    return parts(slug, (PROGRAMS / f"{slug}.py").read_text("utf-8"), *changes)
 
 
 def parts(slug: str, text: str, *changes: tuple[str, str]) -> list[Callable]:

@@ -13,8 +13,12 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
+import example_bank
+from torchcourse import journal
+from torchcourse.quiz import bank, texts
+
 # Files of which each test is a notebook that runs for most of a minute.
-ONE_BY_ONE = ("tests/browser/test_lessons.py", "tests/test_course_execution.py")
+ONE_BY_ONE = ("tests/course/browser/test_lessons.py", "tests/course/test_execution.py")
 
 
 class ByFile(LoadScopeScheduling):
@@ -36,6 +40,27 @@ def journal_elsewhere(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHCOURSE_WORK", str(tmp_path_factory.mktemp("work")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The learner's folder of this test, with no journal in it yet; nothing is kept in memory from an earlier test."""
+    folder = tmp_path / "work"
+    monkeypatch.setenv("TORCHCOURSE_WORK", str(folder))
+    monkeypatch.setattr(journal, "_unsaved", [])
+    monkeypatch.setattr(journal, "_warned", set())
+    monkeypatch.setattr(texts, "_chosen", None)
+    return folder
+
+
+@pytest.fixture
+def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of banks instead of the course's own, with the example bank in it."""
+    folder = tmp_path / "banks"
+    folder.mkdir()
+    example_bank.write(folder, example_bank.bank())
+    monkeypatch.setattr(bank, "folder", lambda: folder)
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -74,9 +74,9 @@ def report() -> Report:
     """
     import torch
 
-    from torchcourse.parallel import default_world_size
-    from torchcourse.parallel.ranks import free_memory, memory_of_a_rank
-    from torchcourse.quiz import journal
+    from torchcourse import journal
+    from torchcourse.ranks.run import free_memory, memory_of_a_rank
+    from torchcourse.ranks.who import default_world_size
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     build = (
@@ -105,8 +105,8 @@ def hardware() -> str:
     """Say in one line what the lessons will use here. Starts nothing, and does not initialise a GPU."""
     import torch
 
-    from torchcourse.parallel import default_world_size
-    from torchcourse.parallel.ranks import free_memory
+    from torchcourse.ranks.run import free_memory
+    from torchcourse.ranks.who import default_world_size
 
     count, gpus = default_world_size(), torch.cuda.device_count()
     where = "a GPU each" if gpus >= count else "the CPU"
@@ -247,7 +247,7 @@ def _first_line(path: str) -> str:
 
 
 def _start_ranks(world_size: int) -> Finding:
-    from torchcourse.parallel import RankError, run_ranks
+    from torchcourse.ranks.run import RankError, run_ranks
 
     started = time.perf_counter()
     try:
@@ -262,7 +262,7 @@ def _roll_call() -> tuple[str, str, int]:
     import torch
     import torch.distributed as dist
 
-    from torchcourse.parallel import device
+    from torchcourse.ranks.who import device
 
     number = torch.tensor(dist.get_rank(), device=device())
     dist.all_reduce(number)
@@ -291,7 +291,7 @@ def ranks_failed(world_size: int, error: Exception) -> Finding:
 
 
 def _row(finding: Finding) -> str:
-    from torchcourse.figures import COLORS  # not above: ranks import this module, and can do without matplotlib
+    from torchcourse.figures import COLORS
 
     colour = {"good": COLORS["green"], "fine without": COLORS["grey"], "missing": COLORS["vermillion"]}[finding.state]
     word = {"good": "ok", "fine without": "not needed", "missing": "missing"}[finding.state]

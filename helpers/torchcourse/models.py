@@ -66,7 +66,7 @@ class TransformerBlock(nn.Module):
 
 def row_transformer(
     blocks: int = 4, width: int = 32, heads: int = 4, side: int = 8, num_classes: int = 10
-) -> nn.Module:
+) -> nn.Sequential:
     """Return a transformer that reads an image [N, 1, side, side] row by row: an embedding, equal blocks, a head.
 
     Between its blocks travels a tensor [N, side, width]; it puts out logits [N, num_classes]. The defaults suit

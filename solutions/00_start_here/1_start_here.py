@@ -20,8 +20,9 @@
 # This is your first lesson, so there is nothing to recall yet.
 
 # %%
-from torchcourse.parallel import RankError, device, run_ranks  # first: ranks warm up while PyTorch loads
-from torchcourse.quiz import card, journal, outcome, predict, progress, recall, retrospective, review
+from torchcourse import journal
+from torchcourse.quiz import card, outcome, predict, progress, recall, retrospective, review
+from torchcourse.ranks import RankError, device, run_ranks
 
 recall("00_start_here")
 
@@ -35,10 +36,11 @@ from torch import nn
 from torch.utils.data import Subset
 
 from torchcourse import environment, figures
-from torchcourse.checks import lesson00 as check
-from torchcourse.data import mnist, pictures
+from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.data_parallelism import sampling_picture as pictures
+from torchcourse.lessons.start_here import checks as check
 from torchcourse.models import small_cnn
-from torchcourse.training import Trainer, make_loader
+from torchcourse.training import Trainer
 
 print(environment.hardware())
 

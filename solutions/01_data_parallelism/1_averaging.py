@@ -36,17 +36,10 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from torchcourse import figures
-from torchcourse.checks import lesson01 as check
 from torchcourse.data import mnist
-from torchcourse.parallel import (
-    averaging,
-    averaging_picture,
-    data_parallel,
-    default_world_size,
-    device,
-    run_ranks,
-    train_digits,
-)
+from torchcourse.lessons.data_parallelism import averaging, averaging_picture, data_parallel, train_digits
+from torchcourse.lessons.data_parallelism.checks import averaging as check
+from torchcourse.ranks import default_world_size, device, run_ranks
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 
@@ -898,13 +891,13 @@ for n, on_ranks in results.items():
 # as there are):
 #
 # ```
-# torchrun --standalone --nproc-per-node 2 -m torchcourse.parallel.train_digits
+# torchrun --standalone --nproc-per-node 2 -m torchcourse.lessons.data_parallelism.train_digits
 # ```
 #
 # On two machines with eight GPUs each: the same line on both of them, where `HOST` is the name of the first one.
 #
 # ```
-# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m torchcourse.parallel.train_digits
+# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m torchcourse.lessons.data_parallelism.train_digits
 # ```
 #
 # Each prints the length of the weights: compare it with the lines above.

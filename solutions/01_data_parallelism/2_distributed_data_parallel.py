@@ -38,23 +38,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
-from torchcourse.checks import lesson01_ddp as check
 from torchcourse.data import mnist
+from torchcourse.lessons.data_parallelism import averaging, collectives, data_parallel
+from torchcourse.lessons.data_parallelism.checks import ddp as check
+from torchcourse.lessons.data_parallelism.collectives_picture import ring_picture
+from torchcourse.lessons.data_parallelism.timeline_picture import bucket_picture
+from torchcourse.lessons.data_parallelism.trace_picture import show_trace
 from torchcourse.models import mlp
-from torchcourse.parallel import (
-    RankError,
-    RankTimeout,
-    averaging,
-    collectives,
-    data_parallel,
-    default_world_size,
-    device,
-    export_script,
-    run_ranks,
-)
-from torchcourse.parallel.ring_picture import ring_picture
-from torchcourse.parallel.timeline_picture import bucket_picture
-from torchcourse.parallel.trace_picture import show_trace
+from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, export_script, run_ranks
 
 Path("runs").mkdir(exist_ok=True)  # for the files that this notebook writes
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")

@@ -35,25 +35,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from torchcourse import figures
-from torchcourse.checks import lesson01_scaling as check
-from torchcourse.data import mnist
+from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.data_parallelism import cost, data_parallel, memory, replicas, sampling, sharding
+from torchcourse.lessons.data_parallelism.checks import scaling as check
+from torchcourse.lessons.data_parallelism.cost_picture import draw_alpha_beta, draw_scaling
+from torchcourse.lessons.data_parallelism.memory_picture import draw_measured_memory, zero_picture
+from torchcourse.lessons.data_parallelism.timeline_picture import dataparallel_picture
 from torchcourse.models import mlp, small_cnn
-from torchcourse.parallel import (
-    RankError,
-    cost,
-    data_parallel,
-    default_world_size,
-    device,
-    memory,
-    replicas,
-    run_ranks,
-    sampling,
-    sharding,
-)
-from torchcourse.parallel.memory_picture import draw_measured_memory, zero_picture
-from torchcourse.parallel.scaling_picture import draw_alpha_beta, draw_scaling
-from torchcourse.parallel.timeline_picture import dataparallel_picture
-from torchcourse.training import Trainer, make_loader
+from torchcourse.ranks import RankError, default_world_size, device, run_ranks
+from torchcourse.training import Trainer
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 
@@ -354,7 +344,7 @@ predict(
 dataparallel_picture()
 
 # %%
-from torchcourse.parallel.timeline import Workload, dataparallel_timeline, ddp_timeline
+from torchcourse.lessons.data_parallelism.timeline import Workload, dataparallel_timeline, ddp_timeline
 
 old, new = dataparallel_timeline(Workload()), ddp_timeline(Workload())
 outcome(
@@ -368,7 +358,7 @@ outcome(
 # With two GPUs or more, the next cell measures both ways. Without, it says so.
 
 # %%
-from torchcourse.parallel.gpu_comparison import measure
+from torchcourse.lessons.data_parallelism.gpu_comparison import measure
 
 if torch.cuda.device_count() >= 2:
     for line in measure(partial(mlp, 784, 4096, 4096, 10), *(tensor[:2048] for tensor in mnist()[:])):
@@ -604,8 +594,8 @@ for n, values in losses.items():
 # To run such a function without a notebook, put it into a module and write a script for `torchrun` from it:
 
 # %%
-from torchcourse.parallel import train_digits
-from torchcourse.parallel.export import export_script
+from torchcourse.lessons.data_parallelism import train_digits
+from torchcourse.ranks.export import export_script
 
 export_script(train_digits.train, "train_on_many.py")
 

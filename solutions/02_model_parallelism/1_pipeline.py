@@ -30,11 +30,12 @@ import torch.distributed.pipelining as pp
 import torch.nn.functional as F
 
 from torchcourse import figures
-from torchcourse.checks import lesson02_pipeline as check
 from torchcourse.data import digits
+from torchcourse.lessons.model_parallelism import pipeline
+from torchcourse.lessons.model_parallelism.checks import pipeline as check
+from torchcourse.lessons.model_parallelism.pipeline.schedules_picture import draw_both, schedule_picture
 from torchcourse.models import row_transformer
-from torchcourse.parallel import RankTimeout, default_world_size, device, export_script, pipeline, run_ranks
-from torchcourse.parallel.pipeline.picture import draw_both, schedule_picture
+from torchcourse.ranks import RankTimeout, default_world_size, device, export_script, run_ranks
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 

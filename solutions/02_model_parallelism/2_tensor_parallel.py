@@ -30,16 +30,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from torchcourse import figures
-from torchcourse.checks import lesson02_tensor as check
 from torchcourse.data import digits
+from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
+from torchcourse.lessons.model_parallelism import tensor_parallel as tp
+from torchcourse.lessons.model_parallelism.checks import tensor as check
+from torchcourse.lessons.model_parallelism.planner import grand_teton
+from torchcourse.lessons.model_parallelism.tensor_parallel import with_dtensor
+from torchcourse.lessons.model_parallelism.tensor_parallel.cost import COLUMN_ROW, ORDERS, block_bytes
+from torchcourse.lessons.model_parallelism.tensor_parallel.layers_picture import split_picture
 from torchcourse.models import TransformerBlock, row_transformer
-from torchcourse.parallel import default_world_size, device, export_script, run_ranks
-from torchcourse.parallel import tensor_parallel as tp
-from torchcourse.parallel.data_parallel import average_gradients
-from torchcourse.parallel.planner import grand_teton
-from torchcourse.parallel.tensor_parallel import with_dtensor
-from torchcourse.parallel.tensor_parallel.cost import COLUMN_ROW, ORDERS, block_bytes
-from torchcourse.parallel.tensor_parallel.picture import split_picture
+from torchcourse.ranks import default_world_size, device, export_script, run_ranks
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 

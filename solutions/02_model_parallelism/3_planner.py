@@ -35,10 +35,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
-from torchcourse.checks import lesson02_planner as check
-from torchcourse.models import TransformerBlock
-from torchcourse.parallel import cost, default_world_size, device, run_ranks
-from torchcourse.parallel.planner import (
+from torchcourse.lessons.data_parallelism import cost
+from torchcourse.lessons.model_parallelism.checks import planner as check
+from torchcourse.lessons.model_parallelism.planner import (
     A100,
     GPT3,
     GPU,
@@ -55,10 +54,17 @@ from torchcourse.parallel.planner import (
     layouts,
     plan,
 )
-from torchcourse.parallel.planner.accuracy import judge, memory_error
-from torchcourse.parallel.planner.memory import layer_activations
-from torchcourse.parallel.planner.picture import describe_seconds, draw_accuracy, draw_seconds, planner_picture
-from torchcourse.parallel.planner.published_memory import MEMORY
+from torchcourse.lessons.model_parallelism.planner.accuracy import judge, memory_error
+from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from torchcourse.lessons.model_parallelism.planner.plans_picture import (
+    describe_seconds,
+    draw_accuracy,
+    draw_seconds,
+    planner_picture,
+)
+from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY
+from torchcourse.models import TransformerBlock
+from torchcourse.ranks import default_world_size, device, run_ranks
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 

@@ -34,15 +34,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse import figures
-from torchcourse.checks import lesson03_search as check
 from torchcourse.error_bars import paired, t95
-from torchcourse.parallel import default_world_size, run_ranks
-from torchcourse.tuning import lr_range, random_or_grid, replay, search_pictures
-from torchcourse.tuning.compare import METHODS, compare
-from torchcourse.tuning.digits_task import SPACE, digits_cnn, parts, train
-from torchcourse.tuning.halving import asha, successive_halving
-from torchcourse.tuning.population import draw_population, train_population
-from torchcourse.tuning.search import Search, SearchError, random_search, random_settings
+from torchcourse.lessons.tuning import lr_range, random_or_grid, replay, search_picture
+from torchcourse.lessons.tuning.checks import search as check
+from torchcourse.lessons.tuning.compare import METHODS, compare
+from torchcourse.lessons.tuning.digits_task import SPACE, digits_cnn, parts, train
+from torchcourse.lessons.tuning.halving import asha, successive_halving
+from torchcourse.lessons.tuning.population import draw_population, train_population
+from torchcourse.lessons.tuning.search import Search, SearchError, random_search, random_settings
+from torchcourse.ranks import default_world_size, run_ranks
 
 torch.set_num_threads(1)  # small networks train no faster on more
 print(f"{default_world_size()} ranks by default, PyTorch {torch.__version__}")
@@ -82,7 +82,7 @@ good = rates[final >= 0.9]
 figures.show(lr_range.draw_range_test(curve, (good[0], good[-1])), f"Range test. {lr_range.range_finding(curve)}.")
 
 # %% [markdown]
-# How do we know the green range? All 780 settings of a space were trained once, by `python -m torchcourse.authoring.tuning_table`. A table keeps their accuracies after each of nine
+# How do we know the green range? All 780 settings of a space were trained once, by `python -m torchcourse.tools.make_data.tuning_table`. A table keeps their accuracies after each of nine
 # epochs. You can look up in microseconds what a training would give:
 
 # %%
@@ -268,7 +268,7 @@ predict(
 # %%
 search = Search(replay.replayed, BUDGET)
 asha(search, random_settings(SPACE, seed=0))
-figures.show(search_pictures.draw_curves(search), f"Trials of ASHA. {search_pictures.curves_finding(search)}.")
+figures.show(search_picture.draw_curves(search), f"Trials of ASHA. {search_picture.curves_finding(search)}.")
 
 # %% [markdown]
 # ### Exercise 3 · The rule of ASHA
@@ -393,8 +393,8 @@ print(f"{len(METHODS) * len(BUDGETS) * 40} searches in {time.perf_counter() - be
 
 # %%
 figures.explorer(
-    lambda budget: search_pictures.draw_methods(scores, BUDGETS, budget),
-    alt=lambda budget: f"Test accuracy of four methods. {search_pictures.methods_finding(scores, BUDGETS, budget)}.",
+    lambda budget: search_picture.draw_methods(scores, BUDGETS, budget),
+    alt=lambda budget: f"Test accuracy of four methods. {search_picture.methods_finding(scores, BUDGETS, budget)}.",
     budget=[90, *(budget for budget in BUDGETS if budget != 90)],
 )
 
@@ -570,13 +570,13 @@ pairs = {
     "0.1 points": (runs[0], runs[2]),
 }
 counts = (2, 3, 5, 10, 20, 40)
-finding = search_pictures.clear_share_finding(pairs, counts)
+finding = search_picture.clear_share_finding(pairs, counts)
 figures.show(
-    search_pictures.draw_clear_share(pairs, counts), f"Experiments that find a difference, over the seeds. {finding}."
+    search_picture.draw_clear_share(pairs, counts), f"Experiments that find a difference, over the seeds. {finding}."
 )
 
 # %%
-three = search_pictures.clear_share(runs[0], runs[1], 3)
+three = search_picture.clear_share(runs[0], runs[1], 3)
 outcome(
     "03-1.seeds",
     f"In {100 * three:.0f} % of experiments. {finding}.",

@@ -34,12 +34,12 @@ import torch
 from optuna.trial import TrialState
 
 from torchcourse import figures
-from torchcourse.checks import lesson03_studies as check
-from torchcourse.parallel import default_world_size, run_ranks
+from torchcourse.lessons.tuning import replay, selection, study_picture
+from torchcourse.lessons.tuning.checks import studies as check
+from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE, train
+from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
+from torchcourse.ranks import default_world_size, run_ranks
 from torchcourse.training.crash import KILL, run_and_kill
-from torchcourse.tuning import replay, selection, study_pictures
-from torchcourse.tuning.digits_task import BATCHES, SPACE, train
-from torchcourse.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 print(f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, PyTorch {torch.__version__}")
@@ -126,12 +126,12 @@ checked
 # </details>
 #
 # The package's `run` does the same for any generator. Trials here are replayed from a table: all 780 settings were trained once, by
-# `python -m torchcourse.authoring.tuning_table`, so a trial takes no time and its numbers are real.
+# `python -m torchcourse.tools.make_data.tuning_table`, so a trial takes no time and its numbers are real.
 
 # %%
 study = run(open_study(None, SPACE), replay.replayed, trials=30)
 epochs = sum(len(trial.intermediate_values) for trial in study.trials)
-figures.show(study_pictures.draw_history(study), study_pictures.history_finding(study))
+figures.show(study_picture.draw_history(study), study_picture.history_finding(study))
 outcome(
     "03-2.pruning",
     f"{epochs} epochs of 270. Most trials end after one epoch.",
@@ -160,9 +160,9 @@ for name, values in (("30 trials, pruned", with_pruning), ("fewer, but whole", w
 
 # %%
 study = run(study, replay.replayed, trials=80)
-finding = study_pictures.parallel_finding(study, SPACE)
-figures.show(study_pictures.draw_parallel(study, SPACE), f"Parallel coordinates. {finding}.")
-figures.show(study_pictures.draw_slices(study, SPACE), f"Value over each hyperparameter. {finding}.")
+finding = study_picture.parallel_finding(study, SPACE)
+figures.show(study_picture.draw_parallel(study, SPACE), f"Parallel coordinates. {finding}.")
+figures.show(study_picture.draw_slices(study, SPACE), f"Value over each hyperparameter. {finding}.")
 
 # %% [markdown]
 # ## 2 · Killed, and resumed
@@ -383,8 +383,8 @@ print(
 # ```python
 # # search.py
 # import sys
-# from torchcourse.tuning.digits_task import SPACE, train
-# from torchcourse.tuning.study import open_study, run, tell
+# from torchcourse.lessons.tuning.digits_task import SPACE, train
+# from torchcourse.lessons.tuning.study import open_study, run, tell
 #
 # def accuracies(settings):
 #     for result in train(settings):
@@ -549,11 +549,10 @@ predict(
 
 # %%
 shares = [
-    study_pictures.importances(run(open_study(None, SPACE), replay.replayed, 60, seed=seed), SPACE)
-    for seed in range(10)
+    study_picture.importances(run(open_study(None, SPACE), replay.replayed, 60, seed=seed), SPACE) for seed in range(10)
 ]
-finding = study_pictures.importance_finding(shares)
-figures.show(study_pictures.draw_importance(shares), f"Importance of each hyperparameter in ten studies. {finding}.")
+finding = study_picture.importance_finding(shares)
+figures.show(study_picture.draw_importance(shares), f"Importance of each hyperparameter in ten studies. {finding}.")
 
 # %%
 firsts = Counter(max(share, key=share.get) for share in shares).most_common()
@@ -635,7 +634,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # ```
 #
 # ```python
-# from torchcourse.tuning.ray_tune import run
+# from torchcourse.lessons.tuning.ray_tune import run
 # setting, accuracy = run(SPACE, accuracies, trials=60, epochs=9)     # on all machines of the Ray cluster
 # ```
 #

@@ -34,15 +34,16 @@ import torch.nn.functional as F
 from torch.utils.data import Subset
 
 from torchcourse import figures
-from torchcourse.checks import lesson04_monitoring as check
-from torchcourse.data import mnist
+from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.monitoring import sick_runs
+from torchcourse.lessons.monitoring.checks import monitoring as check
+from torchcourse.lessons.monitoring.count_waits import CountWaits
+from torchcourse.lessons.monitoring.diagnosis import judge_fit
+from torchcourse.lessons.monitoring.run_picture import draw_curves
+from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 from torchcourse.models import mlp, small_cnn
-from torchcourse.parallel import default_world_size, run_ranks
-from torchcourse.training import Monitor, Trainer, make_loader, read_run, read_scalars, sick_runs
-from torchcourse.training.board import show_tensorboard
-from torchcourse.training.diagnosis import judge_fit
-from torchcourse.training.run_picture import draw_curves
-from torchcourse.training.waits import CountWaits
+from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.training import Monitor, Trainer, read_run, read_scalars
 from torchcourse.training.watch import Watch
 
 torch.set_num_threads(1)  # these networks are so small that threads would only wait for one another

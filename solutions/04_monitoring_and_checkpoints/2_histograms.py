@@ -27,15 +27,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse import figures
-from torchcourse.checks import lesson04_histograms as check
 from torchcourse.data import mnist
+from torchcourse.lessons.monitoring import sick_runs
+from torchcourse.lessons.monitoring.checks import histograms as check
+from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit, layer_gradients
+from torchcourse.lessons.monitoring.run_picture import describe_card, draw_card, draw_layers, draw_over_time
+from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 from torchcourse.models import small_cnn
 from torchcourse.quiz import outcome, predict
-from torchcourse.training import sick_runs
-from torchcourse.training.board import show_tensorboard
-from torchcourse.training.diagnosis import diagnose, judge_fit, layer_gradients
 from torchcourse.training.histograms import measure
-from torchcourse.training.run_picture import describe_card, draw_card, draw_layers, draw_over_time
 from torchcourse.training.watch import dead_units
 
 torch.set_num_threads(1)  # these networks are so small that threads would only wait for one another

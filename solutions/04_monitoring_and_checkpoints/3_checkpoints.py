@@ -34,16 +34,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
-from torchcourse.checks import lesson04_checkpoints as check
-from torchcourse.data import mnist
+from torchcourse.data import SeededSamples, make_loader, mnist
+from torchcourse.lessons.monitoring.by_hand import PIECES, NoisyDigits, Run, add_noise
+from torchcourse.lessons.monitoring.checks import checkpoints as check
+from torchcourse.lessons.monitoring.foreign_examples import absent_gpu, save_as_from, zoo
+from torchcourse.lessons.monitoring.save_interval import interval_picture
 from torchcourse.models import small_cnn
-from torchcourse.parallel import RankError, default_world_size, device, run_ranks
-from torchcourse.training import CheckpointError, SeededSamples, Trainer, checkpoint, make_loader
-from torchcourse.training.by_hand import PIECES, NoisyDigits, Run, add_noise
+from torchcourse.ranks import RankError, default_world_size, device, run_ranks
+from torchcourse.training import CheckpointError, Trainer, checkpoint
 from torchcourse.training.crash import kill_at_step, kill_while_saving
 from torchcourse.training.foreign import export_safetensors, gather, load_any, save_sharded
-from torchcourse.training.foreign.examples import absent_gpu, save_as_from, zoo
-from torchcourse.training.save_interval import interval_picture
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 
@@ -323,7 +323,7 @@ checked
 # The package's own `capture` and `restore`, with one piece left out each time: how far are the later losses from those of the unbroken run?
 
 # %%
-from torchcourse.training import by_hand
+from torchcourse.lessons.monitoring import by_hand
 
 whole = Run().train(45)
 

@@ -33,27 +33,27 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from torchcourse import figures
-from torchcourse.checks import lesson05_memory as check
 from torchcourse.data import mnist
-from torchcourse.models import mlp, small_cnn
-from torchcourse.parallel import run_ranks
-from torchcourse.troubleshooting.allocator import CachingAllocator
-from torchcourse.troubleshooting.batch_size import largest_batch_size
-from torchcourse.troubleshooting.formula import kept_by_layers, step_bytes
-from torchcourse.troubleshooting.gpu_device import memory_device
-from torchcourse.troubleshooting.gpu_status import gpu_status
-from torchcourse.troubleshooting.large_models import Decoder, resnet50
-from torchcourse.troubleshooting.memory_picture import (
+from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
+from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
+from torchcourse.lessons.troubleshooting.checks import memory as check
+from torchcourse.lessons.troubleshooting.formula import kept_by_layers, step_bytes
+from torchcourse.lessons.troubleshooting.gpu_device import memory_device
+from torchcourse.lessons.troubleshooting.gpu_status import gpu_status
+from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
+from torchcourse.lessons.troubleshooting.rank_memory import memory_of_a_step
+from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
+from torchcourse.lessons.troubleshooting.step_study import study_step
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking_picture import (
     describe_memory,
     describe_segments,
     draw_memory,
     draw_segments,
     step_explorer,
 )
-from torchcourse.troubleshooting.rank_memory import memory_of_a_step
-from torchcourse.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
-from torchcourse.troubleshooting.step_study import study_step
-from torchcourse.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.models import mlp, small_cnn
+from torchcourse.ranks import run_ranks
 
 print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 print(gpu_status())
@@ -757,13 +757,13 @@ assert (half["parameters"], half["optimizer"]) == (alone["parameters"], alone["o
 # in a terminal, on one machine:
 #
 # ```
-# torchrun --standalone --nproc-per-node 2 -m torchcourse.troubleshooting.rank_memory
+# torchrun --standalone --nproc-per-node 2 -m torchcourse.lessons.troubleshooting.rank_memory
 # ```
 #
 # On two machines with eight GPUs each, the same line on both, where `HOST` is the name of the first one:
 #
 # ```
-# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m torchcourse.troubleshooting.rank_memory
+# torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m torchcourse.lessons.troubleshooting.rank_memory
 # ```
 
 # %% [markdown]

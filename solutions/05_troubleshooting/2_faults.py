@@ -40,16 +40,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from torchcourse import figures
-from torchcourse.checks import lesson05_faults as check
 from torchcourse.data import mnist
+from torchcourse.lessons.data_parallelism import averaging
+from torchcourse.lessons.troubleshooting import overflow_picture
+from torchcourse.lessons.troubleshooting.checks import faults as check
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.lessons.troubleshooting.leaks import find_leaks, size
+from torchcourse.lessons.troubleshooting.probes import NanProbe
+from torchcourse.lessons.troubleshooting.silent_bugs import BUGS, TASKS, prepare
+from torchcourse.lessons.troubleshooting.stacks import Shaky, by_rank, of_worker, read_from_drive, write_stack_after
 from torchcourse.models import mlp
-from torchcourse.parallel import RankError, RankTimeout, averaging, default_world_size, device, run_ranks
-from torchcourse.troubleshooting import overflow_picture
-from torchcourse.troubleshooting.invariants import SanityProbe
-from torchcourse.troubleshooting.leaks import find_leaks, size
-from torchcourse.troubleshooting.probes import NanProbe
-from torchcourse.troubleshooting.silent_bugs import BUGS, TASKS, prepare
-from torchcourse.troubleshooting.stacks import Shaky, by_rank, of_worker, read_from_drive, write_stack_after
+from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, run_ranks
 
 Path("runs").mkdir(exist_ok=True)
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.checks import lesson05_clinic as check
-from torchcourse.troubleshooting import clinic
-from torchcourse.troubleshooting.clinic.pictures import explore_floor
+from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.checks import clinic as check
+from torchcourse.lessons.troubleshooting.clinic.case_picture import explore_floor
 
 print(f"PyTorch {torch.__version__}. The patients are small: they all run on one CPU core.")
 
@@ -112,14 +112,6 @@ def train_epoch(model, loader, optimizer):
     return total / count
 
 
-# %% check: learns_then_forgets
-checked = check.repair("learns_then_forgets", train_epoch, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("learns_then_forgets", train_epoch, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the gradient is zero or gone"</summary>
 #
@@ -130,9 +122,6 @@ checked
 #
 # How often does your call run: once an epoch, or once a batch?
 # </details>
-
-# %%
-clinic.discharge("learns_then_forgets")
 
 # %% [markdown]
 # **Prove it.** The check did, on other data. To see it, run the whole program with your part in it and compare with the log above:
@@ -145,14 +134,7 @@ clinic.run("learns_then_forgets", train_epoch)
 #
 # From here on the order is yours: look at the log, form a hypothesis, then look at the evidence. The hints wait.
 
-# %%
-clinic.admit("big_batch_diverges")
-
-# %%
-clinic.evidence("big_batch_diverges")
-
-# %%
-clinic.hints("big_batch_diverges")
+# %% patient: big_batch_diverges
 
 # %% [markdown]
 # ●●○ · 6 minutes · good for: every training whose batch does not fit.
@@ -175,14 +157,6 @@ def accumulated_epoch(model, loader, optimizer, accumulate):
     return total / len(loader)
 
 
-# %% check: big_batch_diverges
-checked = check.repair("big_batch_diverges", accumulated_epoch, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("big_batch_diverges", accumulated_epoch, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "For plain SGD that comes to the same"</summary>
 #
@@ -194,23 +168,13 @@ checked
 # Two things are computed from the loss: a gradient and a line in the log. Only one of them was wrong.
 # </details>
 
-# %%
-clinic.discharge("big_batch_diverges")
-
 # %% [markdown]
 # ## 3 · Ward: model and optimizer
 
 # %% [markdown]
 # ### Patient 3
 
-# %%
-clinic.admit("loss_with_a_floor")
-
-# %%
-clinic.evidence("loss_with_a_floor")
-
-# %%
-clinic.hints("loss_with_a_floor")
+# %% patient: loss_with_a_floor
 
 # %% [markdown]
 # ●●○ · 6 minutes · good for: telling what a function expects: logits, probabilities or their logarithms.
@@ -238,14 +202,6 @@ def probabilities(model, images):
         return model(images).softmax(dim=1)
 
 
-# %% check: loss_with_a_floor
-checked = check.repair("loss_with_a_floor", DigitNet, loss_of, probabilities, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("loss_with_a_floor", DigitNet, loss_of, probabilities, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "what probabilities() returns adds up to"</summary>
 #
@@ -257,20 +213,10 @@ checked
 # A probability of 1e-50 is zero in float32, and its logarithm is not a number to learn from. PyTorch has a function that goes from logits to log-probabilities in one.
 # </details>
 
-# %%
-clinic.discharge("loss_with_a_floor")
-
 # %% [markdown]
 # ### Patient 4
 
-# %%
-clinic.admit("head_that_sleeps")
-
-# %%
-clinic.evidence("head_that_sleeps")
-
-# %%
-clinic.hints("head_that_sleeps")
+# %% patient: head_that_sleeps
 
 # %% [markdown]
 # ●●○ · 6 minutes · good for: learning rates by layer, as in every fine-tuning.
@@ -286,34 +232,16 @@ def make_optimizer(model, lr):
     return torch.optim.SGD(settings, lr=lr, momentum=0.9)
 
 
-# %% check: head_that_sleeps
-checked = check.repair("head_that_sleeps", make_optimizer, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("head_that_sleeps", make_optimizer, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "What if the next model has other names?"</summary>
 #
 # You mended this model. The docstring promises more: which parameters are new, whatever they are called?
 # </details>
 
-# %%
-clinic.discharge("head_that_sleeps")
-
 # %% [markdown]
 # ### Patient 5
 
-# %%
-clinic.admit("loss_that_stands_still")
-
-# %%
-clinic.evidence("loss_that_stands_still")
-
-# %%
-clinic.hints("loss_that_stands_still")
+# %% patient: loss_that_stands_still
 
 # %% [markdown]
 # ●○○ · 4 minutes · good for: every time that a layer is replaced, a model wrapped or copied.
@@ -330,22 +258,11 @@ def prepare(model, classes, lr):
     return model, optimizer
 
 
-# %% check: loss_that_stands_still
-checked = check.repair("loss_that_stands_still", prepare, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("loss_that_stands_still", prepare, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "tensors that belong to no model any more"</summary>
 #
 # It works, and it leaves something behind. In which order would nothing be left behind?
 # </details>
-
-# %%
-clinic.discharge("loss_that_stands_still")
 
 # %% [markdown]
 # ### Rounds: one softmax or two
@@ -412,34 +329,16 @@ def evaluate(model, loader):
     return right / count
 
 
-# %% check: moody_score
-checked = check.repair("moody_score", evaluate, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("moody_score", evaluate, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the training loop calls model.train() once"</summary>
 #
 # Your evaluation is right, and it leaves the model in another mode than it found it in.
 # </details>
 
-# %%
-clinic.discharge("moody_score")
-
 # %% [markdown]
 # ### Patient 7
 
-# %%
-clinic.admit("hungry_validation")
-
-# %%
-clinic.evidence("hungry_validation")
-
-# %%
-clinic.hints("hungry_validation")
+# %% patient: hungry_validation
 
 # %% [markdown]
 # ●○○ · 4 minutes · good for: validating in batches as large as the memory allows.
@@ -460,14 +359,6 @@ def validation_loss(model, loader):
     return total / count
 
 
-# %% check: hungry_validation
-checked = check.repair("hungry_validation", validation_loss, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("hungry_validation", validation_loss, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the peak is in the pass"</summary>
 #
@@ -479,23 +370,13 @@ checked
 # There is a switch that stays where you put it, and there is a block that puts it back.
 # </details>
 
-# %%
-clinic.discharge("hungry_validation")
-
 # %% [markdown]
 # ## 5 · Ward: memory
 
 # %% [markdown]
 # ### Patient 8
 
-# %%
-clinic.admit("swelling_run")
-
-# %%
-clinic.evidence("swelling_run")
-
-# %%
-clinic.hints("swelling_run")
+# %% patient: swelling_run
 
 # %% [markdown]
 # ●●○ · 6 minutes · good for: runs that die in their second night.
@@ -517,14 +398,6 @@ def denoise_epoch(model, loader, optimizer, probe, generator):
     return running / len(loader), probed / len(loader)
 
 
-# %% check: swelling_run
-checked = check.repair("swelling_run", denoise_epoch, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("swelling_run", denoise_epoch, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the graph still grows by a few nodes a step"</summary>
 #
@@ -536,20 +409,10 @@ checked
 # Is there a second `backward()`, or did the random numbers change?
 # </details>
 
-# %%
-clinic.discharge("swelling_run")
-
 # %% [markdown]
 # ### Patient 9
 
-# %%
-clinic.admit("sawtooth")
-
-# %%
-clinic.evidence("sawtooth")
-
-# %%
-clinic.hints("sawtooth")
+# %% patient: sawtooth
 
 # %% [markdown]
 # ●●● · 8 minutes · good for: metrics over data that are larger than the memory.
@@ -572,14 +435,6 @@ def reconstruction_epoch(model, loader, optimizer, near=0.5):
     return squares / count, close / count
 
 
-# %% check: sawtooth
-checked = check.repair("sawtooth", reconstruction_epoch, points=1)
-### BEGIN HIDDEN TESTS
-for _seed in (7, 12):
-    assert clinic.symptom("sawtooth", reconstruction_epoch, seed=_seed) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "Less is kept, but each step still leaves"</summary>
 #
@@ -590,9 +445,6 @@ checked
 #
 # Sum up, count, divide once at the end.
 # </details>
-
-# %%
-clinic.discharge("sawtooth")
 
 # %% [markdown]
 # ## 6 · Who is healed

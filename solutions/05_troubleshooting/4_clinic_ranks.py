@@ -27,9 +27,9 @@ from numpy import asarray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from torchcourse.checks import lesson05_clinic as check
+from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.checks import clinic as check
 from torchcourse.models import mlp
-from torchcourse.troubleshooting import clinic
 
 print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 
@@ -74,13 +74,6 @@ def load_scans(folder):
     return torch.stack(images).unsqueeze(1), torch.tensor(labels)
 
 
-# %% check: idle_since_tuesday
-checked = check.repair("idle_since_tuesday", load_scans, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("idle_since_tuesday", load_scans, seed=3) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "scans have a wrong label"</summary>
 #
@@ -92,22 +85,12 @@ checked
 # Something stands in for the scan that could not be read. It keeps the two lists equally long, and is trained on.
 # </details>
 
-# %%
-clinic.discharge("idle_since_tuesday")
-
 # %% [markdown]
 # ### Patient 2
 #
 # **Validation** (검증) is a rehearsal: it says how the model will do on data that it has never seen.
 
-# %%
-clinic.admit("promised_more")
-
-# %%
-clinic.evidence("promised_more")
-
-# %%
-clinic.hints("promised_more")
+# %% patient: promised_more
 
 # %% [markdown]
 # ●●○ · 8 minutes · for every data set with several pictures of one thing: frames of a film, slices of a scan, copies by
@@ -123,13 +106,6 @@ def make_splits(images, labels, copies=8, share=0.2):
     return (augment(images[train], copies), labels[train].repeat(copies)), (images[val], labels[val])
 
 
-# %% check: promised_more
-checked = check.repair("promised_more", make_splits, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("promised_more", make_splits, seed=2) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "have a version in the training set too"</summary>
 #
@@ -140,9 +116,6 @@ checked
 #
 # The data of this check is sorted by class, as folders often are. Taking the last fifth is no random choice.
 # </details>
-
-# %%
-clinic.discharge("promised_more")
 
 # %% [markdown]
 # ### Patient 3
@@ -208,13 +181,6 @@ class DigitReader:
         return self.model(standardise(scans.flatten(1), self.mean, self.std)).argmax(dim=1)
 
 
-# %% check: good_only_in_crowds
-checked = check.repair("good_only_in_crowds", standardise, DigitReader, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("good_only_in_crowds", standardise, DigitReader, seed=1) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "scans get another answer"</summary>
 #
@@ -225,9 +191,6 @@ checked
 #
 # You wrote numbers down. From which data could the program compute them, and when?
 # </details>
-
-# %%
-clinic.discharge("good_only_in_crowds")
 
 # %% [markdown]
 # ## 2 · Ward: numbers
@@ -275,13 +238,6 @@ def detection_loss(logits, targets):
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
 
 
-# %% check: nan_since_new_scanner
-checked = check.repair("nan_since_new_scanner", detection_loss, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("nan_since_new_scanner", detection_loss, seed=5) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the gradient is 0"</summary>
 #
@@ -293,9 +249,6 @@ checked
 # The backward pass computes with the numbers from before your repair. Zero times infinity is NaN there too.
 # </details>
 
-# %%
-clinic.discharge("nan_since_new_scanner")
-
 # %% [markdown]
 # ## 3 · Ward: workers
 #
@@ -304,14 +257,7 @@ clinic.discharge("nan_since_new_scanner")
 #
 # ### Patient 5
 
-# %%
-clinic.admit("details_are_lost")
-
-# %%
-clinic.evidence("details_are_lost")
-
-# %%
-clinic.hints("details_are_lost")
+# %% patient: details_are_lost
 
 # %% [markdown]
 # ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts.
@@ -353,13 +299,6 @@ def record_loader(path, seed):
     )
 
 
-# %% check: details_are_lost
-checked = check.repair("details_are_lost", parse_record, Records, record_loader, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("details_are_lost", parse_record, Records, record_loader, seed=4) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the epoch still ends at the bad line"</summary>
 #
@@ -371,20 +310,10 @@ checked
 # You used it to see the error. Take it back now.
 # </details>
 
-# %%
-clinic.discharge("details_are_lost")
-
 # %% [markdown]
 # ### Patient 6
 
-# %%
-clinic.admit("augmentation_adds_nothing")
-
-# %%
-clinic.evidence("augmentation_adds_nothing")
-
-# %%
-clinic.hints("augmentation_adds_nothing")
+# %% patient: augmentation_adds_nothing
 
 # %% [markdown]
 # ●●● · 10 minutes · for every random choice that a worker makes. You may change both parts.
@@ -418,13 +347,6 @@ def jitter_loader(images, labels, seed):
     )
 
 
-# %% check: augmentation_adds_nothing
-checked = check.repair("augmentation_adds_nothing", JitteredDigits, jitter_loader, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("augmentation_adds_nothing", JitteredDigits, jitter_loader, seed=3) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the second epoch are those of the first"</summary>
 #
@@ -436,9 +358,6 @@ checked
 # Without a seed NumPy asks the operating system. Look at what `torch.utils.data.get_worker_info()` offers.
 # </details>
 
-# %%
-clinic.discharge("augmentation_adds_nothing")
-
 # %% [markdown]
 # ## 4 · Ward: ranks
 #
@@ -446,14 +365,7 @@ clinic.discharge("augmentation_adds_nothing")
 #
 # A **DistributedSampler** (분산 샘플러) gives each rank its share of the indices of an epoch.
 
-# %%
-clinic.admit("images_nobody_sees")
-
-# %%
-clinic.evidence("images_nobody_sees")
-
-# %%
-clinic.hints("images_nobody_sees")
+# %% patient: images_nobody_sees
 
 # %% [markdown]
 # ●○○ · 6 minutes · for every training on more than one rank.
@@ -474,13 +386,6 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
             optimizer.step()
 
 
-# %% check: images_nobody_sees
-checked = check.repair("images_nobody_sees", train_sampled, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("images_nobody_sees", train_sampled, seed=3) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "in the very order of epoch"</summary>
 #
@@ -492,22 +397,12 @@ checked
 # The sampler is gone. Who cuts the data into shares now?
 # </details>
 
-# %%
-clinic.discharge("images_nobody_sees")
-
 # %% [markdown]
 # ### Patient 8
 #
 # **Early stopping** (조기 종료) ends a training when the validation loss no longer falls. A **collective** (집합 통신) needs all ranks.
 
-# %%
-clinic.admit("closed_connection")
-
-# %%
-clinic.evidence("closed_connection")
-
-# %%
-clinic.hints("closed_connection")
+# %% patient: closed_connection
 
 # %% [markdown]
 # ●●● · 10 minutes · for every decision in a training on several ranks.
@@ -539,13 +434,6 @@ def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
     return losses
 
 
-# %% check: closed_connection
-checked = check.repair("closed_connection", train_until_stale, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("closed_connection", train_until_stale, seed=3) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the last after"</summary>
 #
@@ -557,9 +445,6 @@ checked
 # A collective was put where only some ranks come by. At which line does each of them wait?
 # </details>
 
-# %%
-clinic.discharge("closed_connection")
-
 # %% [markdown]
 # ## 5 · Ward: checkpoints
 #
@@ -567,14 +452,7 @@ clinic.discharge("closed_connection")
 #
 # A **checkpoint** (체크포인트) must hold everything that belongs to *one* moment of the training.
 
-# %%
-clinic.admit("resumes_elsewhere")
-
-# %%
-clinic.evidence("resumes_elsewhere")
-
-# %%
-clinic.hints("resumes_elsewhere")
+# %% patient: resumes_elsewhere
 
 # %% [markdown]
 # ●●○ · 8 minutes · for every run that is longer than the machine lasts.
@@ -600,13 +478,6 @@ def train_resumably(run, batch_of, steps, path, every=10):
             torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
 
 
-# %% check: resumes_elsewhere
-checked = check.repair("resumes_elsewhere", train_resumably, points=1)
-### BEGIN HIDDEN TESTS
-assert clinic.symptom("resumes_elsewhere", train_resumably, seed=6) is None
-### END HIDDEN TESTS
-checked
-
 # %% [markdown]
 # <details><summary>Help – I get "the learning rate is"</summary>
 #
@@ -617,9 +488,6 @@ checked
 #
 # How many steps are done when this line runs, and what does the file say?
 # </details>
-
-# %%
-clinic.discharge("resumes_elsewhere")
 
 # %% [markdown]
 # ## Take-away

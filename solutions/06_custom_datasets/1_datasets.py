@@ -39,15 +39,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from torchcourse import figures
-from torchcourse.checks import lesson06_datasets as check
-from torchcourse.data import by_hand, folder, mnist, padding_picture, vowels
-from torchcourse.data.collate import pad
-from torchcourse.data.folder import ImageTable, read_image, write_images
-from torchcourse.data.memory_mapped import MappedArray, memory_limit, write_rows
-from torchcourse.data.samplers import BucketBatches, WeightedSamples, balanced, class_weights, padding_share
-from torchcourse.data.splits import leaks, split_by_group
+from torchcourse.data import mnist, vowels
+from torchcourse.lessons.datasets import by_hand, collate_picture, folder
+from torchcourse.lessons.datasets.checks import datasets as check
+from torchcourse.lessons.datasets.collate import pad
+from torchcourse.lessons.datasets.folder import ImageTable, read_image, write_images
+from torchcourse.lessons.datasets.memory_mapped import MappedArray, memory_limit, write_rows
+from torchcourse.lessons.datasets.samplers import BucketBatches, WeightedSamples, balanced, class_weights, padding_share
+from torchcourse.lessons.datasets.splits import leaks, split_by_group
 from torchcourse.models import mlp
-from torchcourse.parallel import default_world_size, export_script, run_ranks
+from torchcourse.ranks import default_world_size, export_script, run_ranks
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
@@ -508,8 +509,8 @@ outcome("06-1.padding", f"{shuffled:.1%} of the steps.", right=f"about {choice} 
 
 # %%
 figures.explorer(
-    functools.partial(padding_picture.draw_padding, train.lengths),
-    alt=functools.partial(padding_picture.padding_finding, train.lengths),
+    functools.partial(collate_picture.draw_padding, train.lengths),
+    alt=functools.partial(collate_picture.padding_finding, train.lengths),
     pool=(1, 9, 1),
     batch_size=[32, 16, 8, 64],
 )

@@ -32,17 +32,18 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from torchcourse import figures
-from torchcourse.checks import lesson06_loading as check
-from torchcourse.data import mnist, practice, stream_pictures, waiting
-from torchcourse.data.corrupt import CheckedLoader, CorruptRecord, Guarded
-from torchcourse.data.folder import ImageTable, write_images
+from torchcourse.data import SeededSamples, make_loader, mnist
+from torchcourse.data.loaders import begin_at, set_epoch
 from torchcourse.data.memory_loader import MemoryLoader
-from torchcourse.data.profile_loader import profile_loader
-from torchcourse.data.sharding import ShardedStream, in_step
+from torchcourse.lessons.datasets import practice, sharding_picture, waiting
+from torchcourse.lessons.datasets.checks import loading as check
+from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
+from torchcourse.lessons.datasets.folder import ImageTable, write_images
+from torchcourse.lessons.datasets.profile_loader import profile_loader
+from torchcourse.lessons.datasets.sharding import ShardedStream, in_step
 from torchcourse.models import mlp
-from torchcourse.parallel import default_world_size, export_script, run_ranks
-from torchcourse.training import SeededSamples, Trainer, make_loader
-from torchcourse.training.loaders import begin_at, set_epoch
+from torchcourse.ranks import default_world_size, export_script, run_ranks
+from torchcourse.training import Trainer
 
 # Workers that sleep need no core, so more workers than cores make sense here.
 warnings.filterwarnings("ignore", "This DataLoader will create")
@@ -380,8 +381,8 @@ checked
 
 # %%
 figures.explorer(
-    stream_pictures.draw_shares,
-    alt=stream_pictures.shares_finding,
+    sharding_picture.draw_shares,
+    alt=sharding_picture.shares_finding,
     ranks=(1, 4, 2),
     workers=(1, 4, 2),
     by=["record", "shard"],

@@ -28,16 +28,24 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 
 from torchcourse import figures
-from torchcourse.checks import lesson07_features as check
 from torchcourse.data import mnist
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
-from torchcourse.parallel import default_world_size, run_ranks
-from torchcourse.transfer import pictures, solar
-from torchcourse.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
-from torchcourse.transfer.features import cached, extract, norm_gap, train_head
-from torchcourse.transfer.few_labels import LABELS, METHODS, WHITE, accuracy, digit_pixels, pick, results, run
-from torchcourse.transfer.finetune import falling_rates, fine_tune, freeze, freeze_norms, gradually, trainable_bytes
+from torchcourse.lessons.transfer import few_labels_picture as pictures
+from torchcourse.lessons.transfer import solar
+from torchcourse.lessons.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
+from torchcourse.lessons.transfer.checks import features as check
+from torchcourse.lessons.transfer.features import cached, extract, norm_gap, train_head
+from torchcourse.lessons.transfer.few_labels import LABELS, METHODS, WHITE, accuracy, digit_pixels, pick, results, run
+from torchcourse.lessons.transfer.finetune import (
+    falling_rates,
+    fine_tune,
+    freeze,
+    freeze_norms,
+    gradually,
+    trainable_bytes,
+)
+from torchcourse.ranks import default_world_size, run_ranks
 
 torch.set_num_threads(1)
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
@@ -48,7 +56,7 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # **Transfer learning** (전이 학습) uses a network that was trained on one task, with many labels, for another one with few. The **backbone** (백본) is
 # that network without its last layer: it turns a picture into **features** (특징). A new last layer, the **head** (헤드), reads them.
 #
-# Our backbone is the course's small CNN, trained on 4,000 images of MNIST (`python -m torchcourse.authoring.mnist_weights`). The new task: other
+# Our backbone is the course's small CNN, trained on 4,000 images of MNIST (`python -m torchcourse.tools.make_data.mnist_weights`). The new task: other
 # digits, by other writers, on 8×8 pixels whose white is 16.
 
 # %%
@@ -424,7 +432,7 @@ for top in (255, 1):
 # %% [markdown]
 # ## 5 · How many labels does it take?
 #
-# One number of labels proves little. This table holds four methods at seven numbers of labels, ten seeds each: `python -m torchcourse.authoring.few_labels`
+# One number of labels proves little. This table holds four methods at seven numbers of labels, ten seeds each: `python -m torchcourse.tools.make_data.few_labels`
 # trained it. Section 1 trained some of its entries again.
 
 # %%

@@ -34,13 +34,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Subset
 
 from torchcourse import figures
-from torchcourse.checks import lesson07_lora as check
+from torchcourse.data import make_loader
 from torchcourse.error_bars import paired, standard_error
-from torchcourse.parallel import RankError, default_world_size, device, export_script, run_ranks
-from torchcourse.training import Trainer, make_loader
-from torchcourse.transfer.few_labels import accuracy
-from torchcourse.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
-from torchcourse.transfer.forgetting import (
+from torchcourse.lessons.transfer.checks import lora as check
+from torchcourse.lessons.transfer.few_labels import accuracy
+from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
+from torchcourse.lessons.transfer.forgetting import (
     MEMORY,
     NEW_IMAGES,
     SEEDS,
@@ -52,7 +51,9 @@ from torchcourse.transfer.forgetting import (
     small_digits,
     tasks,
 )
-from torchcourse.transfer.lora import LoRALinear, adapter_state, add_lora, merge, without_adapters
+from torchcourse.lessons.transfer.lora import LoRALinear, adapter_state, add_lora, merge, without_adapters
+from torchcourse.ranks import RankError, default_world_size, device, export_script, run_ranks
+from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
@@ -429,7 +430,7 @@ print(f"MNIST {accuracy(rehearsed, *old.test.tensors):.1%}, small digits {accura
 
 # %% [markdown]
 # And all of them from ten seeds, which choose the images and their order. They were measured before, by
-# `python -m torchcourse.authoring.forgetting`. ± is the **standard error** (표준 오차):
+# `python -m torchcourse.tools.make_data.forgetting`. ± is the **standard error** (표준 오차):
 
 # %%
 table = results()

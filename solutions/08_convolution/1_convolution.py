@@ -32,18 +32,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse import figures
-from torchcourse.bench.report import in_turn
-from torchcourse.checks import lesson08_convolution as check
-from torchcourse.convolution import pictures, sizes
-from torchcourse.convolution.by_hand import conv2d_im2col, conv2d_loops, conv_transpose2d, im2col
-from torchcourse.convolution.equivariance import shift_error
-from torchcourse.convolution.fourier import conv2d_fft
-from torchcourse.convolution.receptive_field import by_formula, by_gradient
-from torchcourse.convolution.strips import conv2d_strip
-from torchcourse.data import mnist, photo
+from torchcourse.data import make_loader, mnist, photo
+from torchcourse.lessons.convolution import checks as check
+from torchcourse.lessons.convolution import receptive_field_picture as pictures
+from torchcourse.lessons.convolution import sizes
+from torchcourse.lessons.convolution.by_hand import conv2d_im2col, conv2d_loops, conv_transpose2d, im2col
+from torchcourse.lessons.convolution.equivariance import shift_error
+from torchcourse.lessons.convolution.fourier import conv2d_fft
+from torchcourse.lessons.convolution.receptive_field import by_formula, by_gradient
+from torchcourse.lessons.convolution.strips import conv2d_strip
 from torchcourse.models import small_cnn
-from torchcourse.parallel import default_world_size, run_ranks
-from torchcourse.training import Trainer, make_loader
+from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.timing import in_turn
+from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")

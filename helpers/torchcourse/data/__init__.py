@@ -1,6 +1,8 @@
 """Data sets and loaders: what the lessons train on, from small licensed files inside the package."""
 
 from torchcourse.data.datasets import digits, mnist, photo
-from torchcourse.data.vowels import vowels
+from torchcourse.data.loaders import SeededSamples, make_loader
+from torchcourse.data.memory_loader import MemoryLoader
+from torchcourse.data.spoken_vowels import vowels
 
-__all__ = ["digits", "mnist", "photo", "vowels"]
+__all__ = ["MemoryLoader", "SeededSamples", "digits", "make_loader", "mnist", "photo", "vowels"]

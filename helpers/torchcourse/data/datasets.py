@@ -1,7 +1,7 @@
 """Small real data sets that travel with the package, so that every lesson runs without a network."""
 
 from importlib.resources import files
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def photo() -> torch.Tensor:
     Source: Stefan van der Walt, through the package scikit-image. Licence: CC0 1.0, beside the file.
     """
     with files("torchcourse.data").joinpath("files", "cat_144x216.jpg").open("rb") as file:
-        pixels = imread(file, format="jpg")
+        pixels = imread(cast(BinaryIO, file), format="jpg")
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 
 

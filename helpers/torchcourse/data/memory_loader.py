@@ -1,11 +1,12 @@
 """The fast loader for data that fit into memory: a batch is one gather, not many samples put together."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import TensorDataset
 
-from torchcourse.data.samplers import place
+from torchcourse.data.loaders import Shares, samples_per_rank
 
 
 class MemoryLoader:
@@ -16,7 +17,7 @@ class MemoryLoader:
 
     Args:
         data: a TensorDataset, or tensors [N, …] of equal N.
-        batch_size: samples a step, over all ranks; a multiple of the number of ranks.
+        batch_size: samples per step, over all ranks; a multiple of the number of ranks.
         shuffle: as for `make_loader`; False gives each sample once, in order.
         seed: chooses the order.
         reuse: gather into the same memory each time. Faster still, but a batch is overwritten when you ask for the next
@@ -42,43 +43,24 @@ class MemoryLoader:
                 "once: TensorDataset(*torch.utils.data.default_collate(list(dataset)))."
             )
         lengths = sorted({len(tensor) for tensor in self.tensors})
-        self.rank, self.world_size = place()
         if len(lengths) > 1 or lengths[0] == 0:
             raise ValueError(f"The tensors have {lengths} samples: all need the same number, and at least one.")
-        if batch_size < 1 or batch_size % self.world_size:
-            raise ValueError(
-                f"batch_size={batch_size} counts the samples of all ranks together: it has to be a multiple of the "
-                f"{self.world_size} rank(s)."
-            )
-        self.samples, self.batch_size = lengths[0], batch_size // self.world_size
-        self.shuffle, self.seed, self.reuse, self.epoch = shuffle, seed, reuse, 0
-
-    @property
-    def sampler(self) -> "MemoryLoader":
-        """Itself, where others look for a `set_epoch`."""
-        return self
+        self.batch_size, self.reuse = samples_per_rank(batch_size), reuse
+        self.sampler = Shares(lengths[0], shuffle, seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next epoch have another order. The Trainer calls it."""
-        self.epoch = epoch
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
-        return -(-len(self.order()) // self.batch_size)
-
-    def order(self) -> torch.Tensor:
-        """Return the numbers of this rank's samples in this epoch, as torch's DistributedSampler deals them."""
-        if not self.shuffle:
-            return torch.arange(self.rank, self.samples, self.world_size)
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        total = -(-self.samples // self.world_size) * self.world_size
-        return order.repeat(-(-total // self.samples))[self.rank : total : self.world_size]
+        return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[torch.Tensor]]:
         buffers = [tensor.new_empty((self.batch_size, *tensor.shape[1:])) for tensor in self.tensors]
-        for numbers in self.order().to(self.tensors[0].device).split(self.batch_size):
-            if self.reuse and len(numbers) == self.batch_size:
+        for indices in self.sampler.order().to(self.tensors[0].device).split(self.batch_size):
+            if self.reuse and len(indices) == self.batch_size:
                 for tensor, buffer in zip(self.tensors, buffers, strict=True):
-                    torch.index_select(tensor, 0, numbers, out=buffer)
+                    torch.index_select(tensor, 0, indices, out=buffer)
                 yield list(buffers)
             else:
-                yield [tensor.index_select(0, numbers) for tensor in self.tensors]
+                yield [tensor.index_select(0, indices) for tensor in self.tensors]

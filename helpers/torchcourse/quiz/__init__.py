@@ -2,19 +2,16 @@
 
 from typing import Any
 
-from torchcourse.quiz import journal
-from torchcourse.quiz.card import card
-from torchcourse.quiz.graded import received
-from torchcourse.quiz.predict import outcome, predict
-from torchcourse.quiz.progress import progress
-from torchcourse.quiz.retrospective import retrospective
-from torchcourse.quiz.review import recall, review
+from torchcourse.quiz.cards import card
+from torchcourse.quiz.daily_page import retrospective
+from torchcourse.quiz.grade_line import received
+from torchcourse.quiz.predictions import outcome, predict
+from torchcourse.quiz.progress_report import progress
+from torchcourse.quiz.reviews import recall, review
 
 __all__ = [
     "bank",
     "card",
-    "journal",
-    "notebook",
     "outcome",
     "predict",
     "progress",
@@ -26,8 +23,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `bank` and `notebook`, which need pydantic, when they are first asked for."""
-    if name in ("bank", "notebook"):
+    """Import `bank`, which needs pydantic, when it is first asked for."""
+    if name == "bank":
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")

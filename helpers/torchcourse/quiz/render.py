@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from torchcourse.quiz import markup, words
+from torchcourse.quiz import markup
+from torchcourse.quiz import texts as words
 from torchcourse.quiz.bank import OpenQuestion, Question
 from torchcourse.quiz.verdict import Remark, Verdict, explanation
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from torchcourse.quiz import answers, render, words
-from torchcourse.quiz.card import SURE, Card
-from torchcourse.quiz.predict import Prediction
+from torchcourse.quiz import answers, render
+from torchcourse.quiz import texts as words
+from torchcourse.quiz.cards import SURE, Card
+from torchcourse.quiz.predictions import Prediction
 from torchcourse.quiz.verdict import Verdict
 
 

@@ -3,7 +3,6 @@
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.events import RunLog, read_run, read_scalars
 from torchcourse.training.history import History
-from torchcourse.training.loaders import SeededSamples, make_loader
 from torchcourse.training.metrics import accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.trainer import Trainer
@@ -13,10 +12,8 @@ __all__ = [
     "History",
     "Monitor",
     "RunLog",
-    "SeededSamples",
     "Trainer",
     "accuracy",
-    "make_loader",
     "read_run",
     "read_scalars",
 ]

@@ -59,7 +59,7 @@ def kill_at_step(trainer: Trainer, step: int) -> None:
 
 def _dies(fn: Callable[..., Any], *args: Any) -> bool:
     """Call `fn` in a process of its own and return whether that process died."""
-    from torchcourse.parallel import RankError, run_ranks
+    from torchcourse.ranks.run import RankError, run_ranks
 
     try:
         run_ranks(fn, *args, world_size=1, timeout=None)

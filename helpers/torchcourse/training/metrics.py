@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from torchcourse.training import _ranks
+from torchcourse.ranks import who
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor | float]
 """`metric(outputs, targets)`: one value a sample (a tensor of shape [N] or [N, ...]), or their mean as one number.
@@ -73,7 +73,7 @@ class Averages:
         samples = [count for count, _ in self.losses]
         losses = torch.stack([loss for _, loss in self.losses]).tolist() if samples else []
         sums.insert(0, [sum(count * loss for count, loss in zip(samples, losses, strict=True)), sum(samples)])
-        sums = _ranks.sum_over_ranks(sums, self.device)
+        sums = who.sum_over_ranks(sums, self.device)
         for total, fresh in zip(self._totals, sums, strict=True):
             total[0] += fresh[0]
             total[1] += fresh[1]
@@ -107,7 +107,7 @@ class Averages:
         Sums over the ranks are still to be made, so of other numbers of ranks the first takes everything.
         """
         self._totals = states[0]["totals"]
-        rank, same = _ranks.rank(), len(states) == _ranks.world_size()
+        rank, same = who.rank(), len(states) == who.world_size()
         for state in states[rank : rank + 1] if same else states if rank == 0 else []:
             self.losses += [(samples, loss.to(self.device)) for samples, loss in state["losses"]]
             self._batches += [

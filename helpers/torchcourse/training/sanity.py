@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchcourse.training import _ranks
-from torchcourse.training.loaders import length
+from torchcourse.data.loaders import length
+from torchcourse.ranks import who
 
 if TYPE_CHECKING:
     from torchcourse.training.trainer import Trainer
@@ -69,9 +69,9 @@ def check_fit(
         names = names + [f"val_{name}" for name in names]
     if trainer.monitor not in names and (val_loader is not None or trainer.monitor.removeprefix("val_") not in names):
         raise ValueError(f"monitor={trainer.monitor!r} is not among the values of this fit: {', '.join(names)}.")
-    shares = _ranks.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
+    shares = who.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
     batches, samples = zip(*shares, strict=True)
-    if set(batches) == {0} or (val_loader is not None and set(_ranks.gather(length(val_loader))) == {0}):
+    if set(batches) == {0} or (val_loader is not None and set(who.gather(length(val_loader))) == {0}):
         raise ValueError("A loader has no batch. Is the data set empty, or smaller than a batch with drop_last=True?")
     if len(set(shares)) > 1:
         raise ValueError(
@@ -100,12 +100,12 @@ def check_first_batch(
                 "with one row a sample, or the batch's mean as one number."
             )
     sampler = getattr(loader, "sampler", None)
-    if _ranks.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
+    if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
         return
     mine = _fingerprint(inputs) + _fingerprint(targets)
-    if all(other == mine for other in _ranks.gather(mine)):
+    if all(other == mine for other in who.gather(mine)):
         raise ValueError(
-            f"All {_ranks.world_size()} ranks got the same first batch: each would compute the same gradient, and all "
+            f"All {who.world_size()} ranks got the same first batch: each would compute the same gradient, and all "
             "but one would be of no use. Use make_loader(dataset, batch_size), which gives each rank its own share."
         )
 
@@ -165,7 +165,7 @@ def about_loss_that_is_no_number(trainer: "Trainer", losses: list[tuple[int, tor
         losses: samples and loss of each batch since the last log.
     """
     bad = [number // trainer.accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
-    step = min(number for numbers in _ranks.gather(bad) for number in numbers) + trainer.position.logged + 1
+    step = min(number for numbers in who.gather(bad) for number in numbers) + trainer.position.logged + 1
     return FloatingPointError(
         f"The loss became nan or infinite at step {step} (epoch {trainer.position.epoch + 1}), so training stopped. "
         "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from torchcourse.training import _ranks, checkpoint
+from torchcourse.ranks import who
+from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.history import History
 
@@ -48,8 +49,8 @@ def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.G
         "scaler": trainer.scaler.state_dict(),
         "position": asdict(trainer.position),
         "history": asdict(trainer.history),
-        "averages": _ranks.gather(checkpoint.plain(trainer.averages.state())),
-        "random": _ranks.gather(random),
+        "averages": who.gather(checkpoint.plain(trainer.averages.state())),
+        "random": who.gather(random),
     }
 
 
@@ -65,7 +66,7 @@ def write(
     """
     state, folder = take(trainer, random_at_epoch, generator), trainer.checkpoint_dir
     problem = None
-    if _ranks.rank() == 0:
+    if who.rank() == 0:
         try:
             for name in names:
                 checkpoint.save(state, folder / f"{name}.pt")
@@ -75,7 +76,7 @@ def write(
                     path.unlink()
         except CheckpointError as error:
             problem = error
-    problem = _ranks.from_rank_0(problem)  # the ranks also meet here: nobody goes on before the file is whole
+    problem = who.from_rank_0(problem)  # the ranks also meet here: nobody goes on before the file is whole
     if problem is not None:
         raise problem
 
@@ -88,7 +89,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: if none of the files can be read.
     """
-    state = _ranks.from_rank_0(_read(folder) if _ranks.rank() == 0 else None)
+    state = who.from_rank_0(_read(folder) if who.rank() == 0 else None)
     if isinstance(state, CheckpointError):
         raise state
     return state
@@ -125,7 +126,7 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
     """Return this rank's random states, or None if the checkpoint was saved by another number of ranks."""
-    return state["random"][_ranks.rank()] if len(state["random"]) == _ranks.world_size() else None
+    return state["random"][who.rank()] if len(state["random"]) == who.world_size() else None
 
 
 def _kept(folder: Path) -> list[Path]:
@@ -147,9 +148,9 @@ def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
             continue
         if problems:
             print(f"{problems[0]} Going on from {path} (epoch {state['position']['epoch']}) instead.")
-        if len(state["random"]) != _ranks.world_size():
+        if len(state["random"]) != who.world_size():
             print(
-                f"{path} was saved by {len(state['random'])} rank(s), and now there are {_ranks.world_size()}: "
+                f"{path} was saved by {len(state['random'])} rank(s), and now there are {who.world_size()}: "
                 "training goes on, but with other random numbers."
             )
         return state

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from torchcourse.training import _ranks, checkpoint, sanity, snapshot
+from torchcourse.data.loaders import begin_at, set_epoch, steps_left, windows
+from torchcourse.ranks import who
+from torchcourse.training import checkpoint, sanity, snapshot, wrappers
 from torchcourse.training.history import History
-from torchcourse.training.loaders import begin_at, set_epoch, steps_left, windows
 from torchcourse.training.metrics import Averages, Metric, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
@@ -89,10 +90,10 @@ class Trainer:
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.progress = monitor, mode, progress
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
-        self.device = torch.empty(0, device=_ranks.device() if device is None else device).device
+        self.device = torch.empty(0, device=who.device() if device is None else device).device
         sanity.check_arguments(self)
-        self.model = _ranks.unwrap(model).to(self.device)
-        self.replica = _ranks.wrap(model, self.device)
+        self.model = wrappers.unwrap(model).to(self.device)
+        self.replica = wrappers.wrap(model, self.device)
         self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
         checkpoint.optimizer_state(self.model, optimizer)  # raises if the two do not belong together
         self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
@@ -130,12 +131,12 @@ class Trainer:
             self._resume(epochs)
         last_epoch = epochs if resume else self.position.epoch + epochs
         steps = steps_left(train_loader, self.accumulate, last_epoch - self.position.epoch, self.position.batch)
-        writes = _ranks.rank() == 0
+        writes = who.rank() == 0
         with (
             sanity.broadcasting_refused(),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
             Progress(self.progress and writes, last_epoch, steps) as bar,
-            GentleStop(active=_ranks.world_size() == 1) as stop,
+            GentleStop(active=who.world_size() == 1) as stop,
         ):
             watch = Watch(self.model, board, self.watch_every)
             while self.position.epoch < last_epoch and not stop.requested:
@@ -248,7 +249,7 @@ class Trainer:
 
     def _evaluate(self, loader: Iterable, stop: GentleStop) -> dict[str, float]:
         averages = Averages(self.metrics, self.device)
-        _ranks.broadcast_buffers(self.model)
+        wrappers.broadcast_buffers(self.model)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -313,14 +314,14 @@ class Trainer:
         losses = self.averages.losses
         if losses:
             total = torch.stack([loss for _, loss in losses]).sum().item()
-            if not math.isfinite(_ranks.sum_over_ranks([[total]], self.device)[0][0]):
+            if not math.isfinite(who.sum_over_ranks([[total]], self.device)[0][0]):
                 raise sanity.about_loss_that_is_no_number(self, losses)
         self._save("last")
 
     def _resume(self, epochs: int) -> None:
         state = snapshot.read(self.checkpoint_dir)
         if state is None:
-            if _ranks.rank() == 0:
+            if who.rank() == 0:
                 print(f"There is no checkpoint in {self.checkpoint_dir} yet: training begins at the first epoch.")
             return
         snapshot.put_back(self, state)
@@ -328,7 +329,7 @@ class Trainer:
         self._random_at_batch = random and random["batch"]
         if random is not None:
             checkpoint.set_random_state(random["epoch"], self._generator)
-        if self.position.epoch >= epochs and _ranks.rank() == 0:
+        if self.position.epoch >= epochs and who.rank() == 0:
             print(f"The checkpoint has had {self.position.epoch} epochs already: nothing is left to train.")
 
     def _begin_epoch(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchcourse.training import _ranks
+from torchcourse.training import wrappers
 from torchcourse.training.checkpoint import CheckpointError, some
 from torchcourse.training.foreign import matching, optimizers
 from torchcourse.training.foreign.reading import Found, read
@@ -61,7 +61,7 @@ def load_any(
     Raises:
         CheckpointError: one sentence of what does not fit or cannot be read, and what to do.
     """
-    inner = _ranks.unwrap(model)
+    inner = wrappers.unwrap(model)
     found = read(source)
     try:
         match = matching.find(found.content, inner, part, tuple(leave))

@@ -1,0 +1,154 @@
+"""What checks are made of: run a learner's function on ranks, compare values, know mistakes again by their values.
+
+    runs = on_ranks(_train, learner, world_size=2, known={"NoneType": ("nothing_sent", "Rank {rank} met None …")})
+    refuse_known(answer, {"sum_not_mean": (total, "Your values are {n} times too large …")})
+    if not same(answer, right):
+        raise Wrong("wrong_value", "…")
+
+Importing this imports torch, and starts no process.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from torchcourse.checks import Wrong
+from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
+
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""For `env=`: ranks that compute on the CPU on every machine, in the float64 of the check's oracle."""
+
+LEFT_ALONE = "Rank {rank} waited in a collective that another rank never called."
+HANG = (
+    "After {seconds:g} s the {ranks} ranks still waited for one another. A collective is called by all ranks or by "
+    "none, equally often: is one of yours inside an `if`, or in a loop of different length?"
+)
+
+
+def on_ranks(
+    function: Callable[..., Any],
+    *arguments: Any,
+    world_size: int,
+    seconds: float = 20.0,
+    hang: str = HANG,
+    left_alone: str | None = LEFT_ALONE,
+    known: Mapping[str, tuple[str, str]] | None = None,
+    env: dict[str, str] | None = None,
+) -> list[Any]:
+    """Run `function(*arguments)` on ranks and return what each returns; explain what is known to go wrong.
+
+    Args:
+        function: runs in each rank; it computes and returns, and judging is left to the caller.
+        *arguments: what it gets.
+        world_size: how many ranks.
+        seconds: the time limit, counted from the moment when all ranks have started.
+        hang: the hint for ranks that wait for each other; `{seconds}` and `{ranks}` are filled in.
+        left_alone: the hint for a rank that waits for one that has left, with `{rank}` filled in; None: like `hang`.
+        known: pieces of an error's text → symptom and hint. A piece `A & B` asks for both texts. `{rank}` and
+            `{first_line}` of the message are filled in.
+        env: environment variables for the ranks.
+
+    Raises:
+        Wrong: for a hang and for a known error.
+        RankError: for every other error of a rank.
+    """
+    try:
+        return run_ranks(function, *arguments, world_size=world_size, timeout=seconds, env=env)
+    except RankError as error:
+        about = {"rank": error.rank, "first_line": error.message.partition("\n")[0]}
+        waiting = isinstance(error, RankTimeout) or (left_alone is None and error.left_alone)
+        if waiting:
+            text = hang.format(seconds=seconds, ranks=world_size, **about)
+            raise Wrong("hang", text + waiting_lines(error.traceback)) from None
+        for pieces, (symptom, hint) in (known or {}).items():
+            if all(piece in f"{error.kind}: {error.message}" for piece in pieces.split(" & ")):
+                raise Wrong(symptom, hint.format(**about)) from None
+        if error.left_alone and left_alone is not None:
+            raise Wrong("left_alone", left_alone.format(**about)) from None
+        raise
+
+
+def waiting_lines(stacks: str) -> str:
+    """Say for each rank at which line of the learner's cell it waits, where the stacks of the ranks show cells."""
+    found = re.findall(r"rank (\d+) was here:\n(?:(?!rank).*\n)*?  Cell In\[\d+\], line (\d+), .*\n +(.*)", stacks)
+    return "".join(f"\nRank {rank} waits in line {line}: {code}" for rank, line, code in found)
+
+
+def same(ours: Any, other: Any, tolerance: float = 1e-8) -> bool:
+    """Whether two values are the same to rounding: numbers, tensors, and sequences or dictionaries of them.
+
+    Shapes and lengths have to agree; None is the same as None only. The relative tolerance is `tolerance`, the
+    absolute one a tenth of it: 1e-8 suits float64, 1e-5 float32.
+    """
+    if isinstance(other, torch.Tensor):
+        if not isinstance(ours, torch.Tensor) or ours.shape != other.shape:
+            return False
+        pair = ours.detach().to("cpu", torch.float64), other.detach().to("cpu", torch.float64)
+        return torch.allclose(*pair, rtol=tolerance, atol=tolerance / 10)
+    if isinstance(other, Mapping):
+        return (
+            isinstance(ours, Mapping)
+            and ours.keys() == other.keys()
+            and all(same(ours[key], other[key], tolerance) for key in other)
+        )
+    if isinstance(other, Sequence) and not isinstance(other, str):
+        if isinstance(ours, str | torch.Tensor) or not isinstance(ours, Sequence) or len(ours) != len(other):
+            return False
+        return all(same(a, b, tolerance) for a, b in zip(ours, other, strict=True))
+    if isinstance(other, float) or (isinstance(other, int) and not isinstance(other, bool)):
+        given = number(ours)
+        return given is not None and math.isclose(given, other, rel_tol=tolerance, abs_tol=tolerance / 10)
+    return bool(ours == other)
+
+
+def number(value: Any) -> float | None:
+    """Return what was given as a float, also from a tensor of one element; None for what is not one finite number."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def numbers(values: Any) -> list[float] | None:
+    """Return what was given as a list of floats; None for what is not a sequence of finite numbers."""
+    try:
+        found = [number(value) for value in values]
+    except TypeError:
+        return None
+    return [value for value in found if value is not None] if None not in found else None
+
+
+def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return copies on the CPU, without a graph, that later changes leave alone."""
+    return [tensor.detach().cpu().clone() for tensor in tensors]
+
+
+def tensor_of(value: Any, shape: Sequence[int], hint: str) -> torch.Tensor:
+    """Return the value if it is a tensor of this shape; else raise `Wrong` with the hint and what was given."""
+    if not isinstance(value, torch.Tensor):
+        raise Wrong("wrong_type", f"{hint} You return a value of type {type(value).__name__}.")
+    if value.shape != torch.Size(shape):
+        raise Wrong("shape", f"{hint} You return the shape {list(value.shape)}.")
+    return value
+
+
+class AnyOf(tuple):
+    """Several values that one mistake can give, for `refuse_known`: `AnyOf((total, total / 2))`."""
+
+
+def refuse_known(found: Any, known: Mapping[str, tuple[Any, str]], tolerance: float = 1e-8, *, where: str = "") -> None:
+    """Raise `Wrong(symptom, hint)` for the first known mistake whose values are those found.
+
+    Args:
+        found: what the learner's function gave.
+        known: symptom → the values that this mistake gives, `AnyOf` them where it can give several, and the hint.
+        tolerance: as for `same`.
+        where: the case, such as `"On 3 ranks, "`; it is written in front of the hint.
+    """
+    for symptom, (values, hint) in known.items():
+        if any(same(found, value, tolerance) for value in (values if isinstance(values, AnyOf) else [values])):
+            raise Wrong(symptom, where + hint)

@@ -1,0 +1,209 @@
+"""Loaders that give the same batches to one process and to several ranks together.
+
+Two rules serve all loaders of the course: `samples_per_rank` says how many samples of a batch a rank gets, and `Shares`
+which ones.
+"""
+
+import contextlib
+import hashlib
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from torchcourse.ranks import who
+
+
+def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: int = 0, **options: Any) -> DataLoader:
+    """Return a loader that deals the samples to the ranks; in one process it is an ordinary loader.
+
+    `batch_size` counts the samples of all ranks together. So a program takes the same steps on 1 and on N ranks: the
+    ranks' shares of a batch make up exactly the batch that one process would get.
+
+    * `shuffle=True` is for training. The order comes from `seed` and the epoch alone. If the ranks cannot get equally
+      many samples, a few come twice, since a rank that runs out early would let the others wait for ever.
+    * `shuffle=False` is for evaluation: every sample comes exactly once, in order.
+
+    Args:
+        dataset: any data set with a length.
+        batch_size: samples per step, over all ranks; a multiple of the number of ranks.
+        shuffle: whether to mix the samples, differently in each epoch.
+        seed: chooses the order.
+        **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
+
+    Raises:
+        ValueError: if the data set is empty or has no length, or the batch cannot be dealt out evenly.
+    """
+    samples = length(dataset)
+    if samples is None:
+        raise ValueError(
+            f"make_loader() deals out samples by number, but a {type(dataset).__name__} has no length. Give an "
+            "iterable data set to a DataLoader, and let each rank iterate over samples of its own."
+        )
+    if samples == 0:
+        raise ValueError("The data set is empty: there is nothing to load.")
+    # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
+    # workers, and workers of different ranks must not draw the same numbers.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + who.rank())
+    sampler = Shares(samples, shuffle, seed)
+    return DataLoader(dataset, samples_per_rank(batch_size), sampler=sampler, generator=generator, **options)
+
+
+def samples_per_rank(batch_size: int) -> int:
+    """Return how many samples of each batch a rank gets, when `batch_size` counts the samples of all ranks together.
+
+    Raises:
+        ValueError: if the batch cannot be dealt out evenly.
+    """
+    ranks = who.world_size()
+    if batch_size < 1 or batch_size % ranks:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be dealt out to {ranks} rank(s): it counts the samples of all ranks "
+            f"together, so it has to be a multiple of {ranks}, and at least 1."
+        )
+    return batch_size // ranks
+
+
+class Shares(Sampler[int]):
+    """A rank's share of the samples: every N-th of N ranks, of an order that comes from seed and epoch alone.
+
+    With `shuffle`, index for index the same as `torch.utils.data.DistributedSampler`: all ranks get equally many, so
+    the first of the order may come twice. Without, every sample comes exactly once, in order.
+
+    Args:
+        samples: how many there are, over all ranks.
+        shuffle: whether to mix them, differently in each epoch.
+        seed: chooses the order.
+    """
+
+    def __init__(self, samples: int, shuffle: bool = True, seed: int = 0) -> None:
+        self.samples, self.shuffle, self.seed = samples, shuffle, seed
+        self.rank, self.world_size = who.rank(), who.world_size()
+        self.epoch = self.begin = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch have another order. The Trainer calls it."""
+        self.epoch, self.begin = epoch, 0
+
+    def begin_at(self, sample: int) -> None:
+        """Let the next epoch, and no other, begin after so many samples of the share."""
+        self.begin = sample
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return math.ceil(self.samples / self.world_size)
+        return len(range(self.rank, self.samples, self.world_size))
+
+    def order(self) -> torch.Tensor:
+        """Return the indices of this rank's samples in this epoch: int64 [len(self)]."""
+        if not self.shuffle:
+            return torch.arange(self.rank, self.samples, self.world_size)
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        total = len(self) * self.world_size
+        return order.repeat(math.ceil(total / self.samples))[self.rank : total : self.world_size]
+
+    def __iter__(self) -> Iterator[int]:
+        begin, self.begin = self.begin, 0
+        return iter(self.order()[begin:].tolist())
+
+
+def set_epoch(loader: Iterable, epoch: int) -> None:
+    """Tell a loader's sampler and its data set which epoch comes, so that each has an order of its own."""
+    parts: list[Any] = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None:  # a Subset has the data set inside
+        parts.append(dataset)
+        dataset = getattr(dataset, "dataset", None)
+    for part in parts:
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
+
+
+def begin_at(loader: Iterable, batch: int) -> Iterator:
+    """Return an iterator over the rest of an epoch that has had so many batches; `set_epoch` comes before.
+
+    What depends on random streams has to be drawn again, so the batches are loaded and dropped. Samples that depend on
+    their number alone (`SeededSamples` from `make_loader`) are passed over without being loaded.
+    """
+    sampler, size = getattr(loader, "sampler", None), getattr(loader, "batch_size", None)
+    if isinstance(sampler, Shares) and size and isinstance(getattr(loader, "dataset", None), SeededSamples):
+        sampler.begin_at(batch * size)
+        return iter(loader)
+    batches = iter(loader)
+    deque(islice(batches, batch), maxlen=0)
+    return batches
+
+
+class SeededSamples(Dataset):
+    """A data set whose random changes to a sample (augmentation, 데이터 증강) depend on seed, epoch and index alone.
+
+    Whatever `dataset[index]` and `transform` draw from the generators of torch, `random` and NumPy comes out the same
+    on any rank, in any worker, after any interruption. So a run resumes exactly even with another number of workers.
+
+    Args:
+        dataset: with a length; may draw random numbers itself.
+        transform: applied to a sample, as `dataset[index]` returns it.
+        seed: chooses the random numbers.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Callable[[Any], Any] | None = None, seed: int = 0) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+        # In shared memory: workers that live longer than an epoch (persistent_workers) see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch draw other numbers. The Trainer calls it."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    def __getitem__(self, index: int) -> Any:
+        with seeded(self.seed, int(self._epoch), int(index)):
+            sample = self.dataset[index]
+            return sample if self.transform is None else self.transform(sample)
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Within the block, torch's CPU generator, `random` and NumPy draw what depends on `numbers` only.
+
+    Afterwards they go on as if nothing had been drawn.
+    """
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(int.from_bytes(digest, "big", signed=True))
+    random.seed(digest)
+    np.random.seed(int.from_bytes(digest[:4], "big"))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def length(loader: Any) -> int | None:
+    """Return the number of a loader's batches or of a data set's samples, or None where it is not known."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def windows(batches: Iterator, size: int) -> Iterator[list]:
+    """Group batches for gradient accumulation; the last window of an epoch may be smaller."""
+    while window := list(islice(batches, size)):
+        yield window
+
+
+def steps_left(loader: Iterable, accumulate: int, epochs: int, done: int) -> int | None:
+    """Return the optimizer steps of so many epochs, less `done` batches; None if the loader has no length."""
+    batches = length(loader)
+    return None if batches is None else epochs * math.ceil(batches / accumulate) - math.ceil(done / accumulate)

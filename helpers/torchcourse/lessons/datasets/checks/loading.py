@@ -1,0 +1,233 @@
+"""Checks of lesson 06, notebook 2: loading at scale. Each names the symptom of a mistake.
+
+In the notebook's order: `workers_for`, `my_share`, `fetch`, `rest_of_epoch`.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from torchcourse.checks import Wrong, check
+from torchcourse.lessons.datasets.waiting import batch_time, best_workers
+
+LOADERS = [
+    (40, 10, 1, 8),
+    (25, 10, 1, 2),
+    (9, 10, 0.5, 8),
+    (30, 9, 1, 8),
+    (0.4, 5, 2, 4),
+    (200, 12, 3, 6),
+    (33, 10, 1, 8),
+]
+"""(load, step, send, cores), times in ms."""
+
+
+@check
+def workers_for(learner: Callable[[float, float, float, int], int]) -> str:
+    """Compare with the fewest workers that give the shortest time a batch on a simulated clock."""
+    for load, step, send, cores in LOADERS:
+        given = learner(load, step, send, cores)
+        if isinstance(given, bool) or not isinstance(given, int):
+            raise Wrong("no_number", f"Return a whole number of workers. You returned {given!r}.")
+        _judge_workers(given, load, step, send, cores)
+    return f"As few workers as are needed, on {len(LOADERS)} loaders and machines."
+
+
+@check
+def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str:
+    """Let all readers of several layouts read; count each record. Then an endless stream."""
+    for world_size, workers, samples in [(1, 2, 10), (2, 1, 10), (2, 2, 24), (3, 2, 17), (2, 4, 5), (1, 1, 3)]:
+        shares = {}
+        for rank, worker in itertools.product(range(world_size), range(workers)):
+            given = learner(iter(range(samples)), rank, world_size, worker, workers)
+            if given is None:
+                raise Wrong("nothing", "It returned None. Yield the records, or return an iterator over them.")
+            shares[rank, worker] = list(given)
+        _judge_shares(shares, world_size, workers, samples)
+    taken = list(itertools.islice(learner(_endless(), 1, 2, 0, 2), 20))
+    if len(taken) < 20:
+        raise Wrong("stops", f"Of an endless stream it yields {len(taken)} records and ends.")
+    return "Every record exactly once in six layouts of ranks and workers; an endless stream is no obstacle."
+
+
+@check
+def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, list]]) -> str:
+    """Fetch batches with bad records, with none, with nothing but bad ones; then from a data set with a bug."""
+    for numbers in ([4, 0, 7, 2], [1, 2, 5], [9, 3, 8, 0, 6], [3, 7], [2, 2, 3, 3]):
+        records = _Records({3: ValueError("cut off"), 7: OSError("no such block"), 9: ValueError("not a PNG")})
+        try:
+            given = learner(records, records.names, numbers)
+        except (ValueError, OSError) as error:
+            raise Wrong("raises", f'Batch {numbers} ends with "{error}". Go on, and remember that record.') from error
+        if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, list) for part in given)):
+            raise Wrong("shape", "Return two lists: the samples, and what could not be read as (name, reason).")
+        _judge_fetched(*given, numbers, records)
+    try:
+        learner(_Records({2: AttributeError("nothing")}), _Records({}).names, [1, 2])
+    except AttributeError:
+        return "Whole records in order, corrupt ones by name and reason, and a bug is still a bug."
+    raise Wrong(
+        "hides_bugs",
+        "The data set raised AttributeError: that is a mistake in the program, and it was taken for a bad record. "
+        "Which exceptions mean a bad record?",
+    )
+
+
+@check
+def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[int]]]) -> str:
+    """Compare with the batches of a whole epoch, for interruptions early, late, and with batches in the queue."""
+    for samples, size, seed, epoch, drawn, waiting in [
+        (40, 4, 0, 0, 0, 0),
+        (40, 4, 0, 2, 3, 0),
+        (30, 4, 5, 1, 7, 4),
+        (30, 4, 5, 1, 8, 2),
+        (9, 2, 1, 3, 4, 4),
+    ]:
+        torch.manual_seed(samples + drawn)
+        before = torch.get_rng_state()
+        given = learner(samples, size, seed, epoch, drawn, waiting)
+        if not torch.equal(before, torch.get_rng_state()):
+            raise Wrong(
+                "global_stream",
+                "It draws from (or seeds) torch's global generator, which dropout uses too. A generator of its own "
+                "changes nothing for others.",
+            )
+        given = [[int(number) for number in batch] for batch in given]
+        _judge_rest(given, samples, size, seed, epoch, drawn, waiting)
+    return "The batches that were not used yet, in their order, after five interruptions."
+
+
+def _judge_workers(given: int, load: float, step: float, send: float, cores: int) -> None:
+    best = best_workers(load, step, cores, send)
+    if given == best:
+        return
+    case = f"load {load:g} ms, step {step:g} ms, send {send:g} ms, {cores} cores"
+    if not 0 <= given <= cores:
+        raise Wrong("too_many", f"{case}: you ask for {given} workers. There is no core for each of them.")
+    took, least = batch_time(load, step, given, send), batch_time(load, step, best, send)
+    if best == 0:
+        raise Wrong(
+            "zero_can_win",
+            f"{case}: with {given} workers a batch takes {took:g} ms, without any {least:g} ms. What does the loop do "
+            "for a batch that a worker has made?",
+        )
+    if given < best:
+        raise Wrong("waits", f"{case}: with {given} workers a batch takes {took:g} ms; {least:g} ms are possible.")
+    if given == min(cores, math.ceil(load / step)):
+        raise Wrong(
+            "send_forgotten",
+            f"{case}: {given} workers keep up with the step. But the loop receives each batch, too: it is slower, "
+            "and fewer workers keep up with it.",
+        )
+    raise Wrong("idle", f"{case}: {given} workers, and fewer would give the same {took:g} ms a batch.")
+
+
+def _endless() -> Iterator[int]:
+    for number in itertools.count():
+        if number > 5000:
+            raise Wrong(
+                "reads_ahead",
+                "Of an endless stream, 20 records were asked for, and it read 5,000: it never ends. "
+                "Does it make a list?",
+            )
+        yield number
+
+
+def _judge_shares(shares: dict[tuple[int, int], list], world_size: int, workers: int, samples: int) -> None:
+    layout = f"{world_size} rank(s) × {workers} worker(s), {samples} records"
+    counts = Counter(itertools.chain(*shares.values()))
+    if counts and max(counts.values()) > 1:
+        if workers > 1 and all(shares[rank, 0] == shares[rank, 1] for rank in range(world_size)):
+            raise Wrong("workers_repeat", f"{layout}: the workers of a rank all read the same records.")
+        if world_size > 1 and all(shares[0, worker] == shares[1, worker] for worker in range(workers)):
+            raise Wrong("ranks_repeat", f"{layout}: the ranks read the same records.")
+        record, times = counts.most_common(1)[0]
+        raise Wrong(
+            "twice",
+            f"{layout}: record {record} comes {times} times. Do two readers have the same number? Write down the "
+            "numbers of all readers.",
+        )
+    lost = sorted(set(range(samples)) - set(counts))
+    if lost:
+        raise Wrong("lost", f"{layout}: nobody reads record {lost[0]} ({len(lost)} of {samples} are lost).")
+    lengths = [len(part) for part in shares.values()]
+    if max(lengths) - min(lengths) > 1:
+        raise Wrong("uneven", f"{layout}: the shares have {lengths} records. They can differ by one at most.")
+
+
+class _Records:
+    """Ten records, of which some raise."""
+
+    def __init__(self, bad: dict[int, Exception]) -> None:
+        self.bad, self.names = bad, [f"scan-{number:02d}.png" for number in range(10)]
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, number: int) -> str:
+        if number in self.bad:
+            raise self.bad[number]
+        return f"image {number}"
+
+
+def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _Records) -> None:
+    whole = [f"image {number}" for number in numbers if number not in records.bad]
+    bad = [number for number in numbers if number in records.bad]
+    case = f"Batch {numbers}, where {sorted(set(bad)) or 'none'} cannot be read"
+    if len(samples) > len(whole):
+        raise Wrong("replaced", f"{case}: you return {len(samples)} samples, more than are whole. What took its place?")
+    if samples != whole:
+        raise Wrong("samples", f"{case}: the samples are {samples}, not {whole}.")
+    if len(corrupt) < len(bad):
+        raise Wrong(
+            "silent", f"{case}: {len(corrupt)} of {len(bad)} corrupt records are reported. Silence is the fault."
+        )
+    if len(corrupt) > len(bad):
+        raise Wrong("too_many_reported", f"{case}: {len(corrupt)} are reported.")
+    for number, entry in zip(bad, corrupt, strict=True):
+        if not (isinstance(entry, tuple) and len(entry) == 2):
+            raise Wrong("entry", f"{case}: an entry of the report is (name, reason), not {entry!r}.")
+        name, reason = entry
+        if name != records.names[number]:
+            raise Wrong("no_name", f"{case}: the report says {name!r}. Nobody finds the file by that; say its name.")
+        if str(records.bad[number]) not in str(reason):
+            raise Wrong("no_reason", f"{case}: the reason given is {reason!r}. The exception says more.")
+
+
+def _judge_rest(
+    given: list[list[int]], samples: int, size: int, seed: int, epoch: int, drawn: int, waiting: int
+) -> None:
+    def batches(number: int) -> list[list[int]]:
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + number))
+        return [part.tolist() for part in order.split(size)]
+
+    whole, used = batches(epoch), drawn - waiting
+    rest = whole[used:]
+    if given == rest:
+        return
+    case = f"{drawn} batches drawn, {waiting} of them in the queue"
+    if waiting and given == whole[drawn:]:
+        raise Wrong(
+            "queue_lost", f"{case}: you go on after the last one drawn. Nobody has trained on the {waiting} yet."
+        )
+    if epoch and given == batches(0)[used:]:
+        raise Wrong("epoch_ignored", f"{case}: that is the order of epoch 0. This is epoch {epoch}.")
+    order = list(itertools.chain(*whole))
+    flat = list(itertools.chain(*given))
+    if flat == order[used:]:
+        raise Wrong("samples_not_batches", f"{case}: you leave out {used} samples, and {used} batches were used.")
+    if flat == order:
+        raise Wrong("from_the_start", f"{case}: the epoch begins anew, and {used} batches come a second time.")
+    if sorted(flat) == sorted(itertools.chain(*rest)):
+        raise Wrong("reordered", f"{case}: the right samples, but not in the batches that the epoch would have had.")
+    if given == rest[:-1]:
+        raise Wrong("last_missing", f"{case}: the last, smaller batch is missing.")
+    if len(flat) == len(order) - used * size:
+        raise Wrong(
+            "other_order", f"{case}: as many samples as are left, but others: the order is not that of the epoch."
+        )
+    raise Wrong("other", f"{case}: {len(rest)} batches are left, beginning with {rest[0]}; you return {given[:1]}.")

@@ -1,0 +1,142 @@
+"""Which samples make up a batch: of similar length, or each class as often as the others. In one process or on ranks.
+
+As with `make_loader`, a batch counts the samples of all ranks together: on N ranks each takes every N-th sample of it,
+so that the ranks take as many steps as one process would, with the same samples. `make_loader` chooses its own order;
+give these to a DataLoader:
+
+    DataLoader(vowels(), batch_sampler=BucketBatches(vowels().lengths, 32), collate_fn=pad)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+from torchcourse.data.loaders import samples_per_rank
+from torchcourse.ranks import who
+
+
+class BucketBatches(Sampler[list[int]]):
+    """Batches of sequences of similar length (length buckets, 길이 버킷), so that little is padding.
+
+    All samples are mixed and cut into pools. Within a pool they are sorted by length and cut into batches, and then the
+    batches of all pools are mixed. A pool of one batch is an ordinary shuffle; the larger it is, the less padding, and
+    the less chance decides who meets whom. `set_epoch` gives another order to each epoch.
+
+    Each sample comes once an epoch; on ranks that do not divide the last batch, the first of it come twice.
+
+    Args:
+        lengths: the length of each sample, [N].
+        batch_size: samples a batch, over all ranks; a multiple of the number of ranks.
+        pool: how many batches are sorted together.
+        shuffle: False takes all samples sorted by length, for evaluation.
+        seed: chooses the order.
+
+    Raises:
+        ValueError: for no lengths, or a batch or a pool that makes no sense.
+    """
+
+    def __init__(
+        self,
+        lengths: torch.Tensor | Sequence[int],
+        batch_size: int,
+        pool: int = 20,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.lengths = torch.as_tensor(lengths)
+        self.batch_size, self.pool, self.shuffle, self.seed, self.epoch = batch_size, pool, shuffle, seed, 0
+        self.rank, self.world_size = who.rank(), who.world_size()
+        if len(self.lengths) == 0:
+            raise ValueError("There are no lengths: the data set is empty.")
+        if pool < 1:
+            raise ValueError(f"pool={pool} has to be at least 1.")
+        samples_per_rank(batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch have another order. The Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches():
+            short = -len(batch) % self.world_size
+            whole = batch + (batch * short)[:short]
+            yield whole[self.rank :: self.world_size]
+
+    def batches(self) -> list[list[int]]:
+        """Return the batches of the epoch, of all ranks together."""
+        if not self.shuffle:
+            return _cut(self.lengths.argsort(stable=True), self.batch_size)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        batches = []
+        for pool in torch.randperm(len(self.lengths), generator=generator).split(self.pool * self.batch_size):
+            batches += _cut(pool[self.lengths[pool].argsort(stable=True)], self.batch_size)
+        return [batches[number] for number in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+class WeightedSamples(Sampler[int]):
+    """Samples drawn with replacement, each as often as its weight says, another draw each epoch.
+
+    It is torch's WeightedRandomSampler with a seed, `set_epoch` and ranks: the order comes from seed and epoch alone,
+    and every N-th sample of it is a rank's.
+
+    Args:
+        weights: [N], 0 or more; they need not add up to 1. `balanced(labels)` makes all classes equally likely.
+        samples: how many to draw, over all ranks; as many as there are weights if None. A multiple of the number of
+            ranks, or a few are left out.
+        seed: chooses the draw.
+    """
+
+    def __init__(self, weights: torch.Tensor, samples: int | None = None, seed: int = 0) -> None:
+        self.weights, self.seed, self.epoch = weights.double(), seed, 0
+        self.rank, self.world_size = who.rank(), who.world_size()
+        self.samples = (len(weights) if samples is None else samples) // self.world_size
+        if self.weights.min() < 0 or self.weights.sum() <= 0 or self.samples < 1:
+            raise ValueError("Weights are 0 or more, one of them above 0, and each rank needs a sample.")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next epoch have another draw. The Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        total = self.samples * self.world_size
+        drawn = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        yield from drawn[self.rank :: self.world_size].tolist()
+
+
+def class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """Return a weight for each class, N / (classes × its samples), for `cross_entropy(weight=)`: mean 1 over samples.
+
+    Raises:
+        ValueError: if a class between 0 and the largest label has no sample.
+    """
+    counts = labels.bincount()
+    if (counts == 0).any():
+        raise ValueError(f"Class {int((counts == 0).nonzero()[0])} has no samples, so it can have no weight.")
+    return len(labels) / (len(counts) * counts.float())
+
+
+def balanced(labels: torch.Tensor) -> torch.Tensor:
+    """Return a weight for each sample with which `WeightedSamples` draws every class equally often."""
+    return class_weights(labels)[labels]
+
+
+def padding_share(lengths: torch.Tensor | Sequence[int], batches: Iterable[Sequence[int]]) -> float:
+    """Return the share of padding, 0 to 1, in batches that are padded to their longest sequence."""
+    lengths = torch.as_tensor(lengths)
+    cells, steps = 0, 0
+    for batch in batches:
+        chosen = lengths[list(batch)]
+        cells, steps = cells + len(chosen) * int(chosen.max()), steps + int(chosen.sum())
+    return 1 - steps / cells
+
+
+def _cut(order: torch.Tensor, size: int) -> list[list[int]]:
+    return [part.tolist() for part in order.split(size)]

@@ -1,0 +1,1 @@
+"""The checks of lesson 02, one module per notebook."""

@@ -1,0 +1,124 @@
+"""How a model is spread over a cluster, and whether that is possible at all."""
+
+from dataclasses import dataclass
+
+from torchcourse.lessons.data_parallelism.memory import RECIPES
+from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
+from torchcourse.lessons.model_parallelism.planner.models import Model
+
+RECOMPUTATION = ("none", "selective", "full")
+"""What the backward pass computes again: nothing, the attention scores (선택적 재계산), or each whole layer."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model and its batch are spread over a cluster: tensor × context × pipeline × data GPUs.
+
+    Neighbours first: a tensor group is made of neighbouring GPUs, then context, then pipeline, then data, as in
+    Llama 3 (section 3.3.2, https://arxiv.org/abs/2407.21783).
+
+    Attributes:
+        batch: sequences a step, in all.
+        micro_batch: sequences that go through the pipeline together.
+        data, tensor, pipeline, context: into how many parts each kind of parallelism divides.
+        stage: of ZeRO, 0 to 3, over the data and context parallel ranks.
+        recomputation: one of `RECOMPUTATION`.
+        interleaving: how many pieces of the model a pipeline rank holds (virtual stages); 1 is plain 1F1B.
+        sequence_parallel: whether tensor ranks also share out what lies between the matrix products.
+        flash_attention: whether attention works without keeping the scores (FlashAttention).
+        overlap: whether data-parallel communication hides behind the backward pass.
+        recipe: of precision and optimizer, a key of `memory.RECIPES`.
+    """
+
+    batch: int
+    micro_batch: int = 1
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    stage: int = 0
+    recomputation: str = "none"
+    interleaving: int = 1
+    sequence_parallel: bool = True
+    flash_attention: bool = True
+    overlap: bool = True
+    recipe: str = "mixed precision, Adam"
+
+    @property
+    def gpus(self) -> int:
+        return self.data * self.tensor * self.pipeline * self.context
+
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches each pipeline sees in a step."""
+        return self.batch // (self.data * self.micro_batch)
+
+    @property
+    def element(self) -> int:
+        """Bytes of an activation."""
+        return 2 if self.recipe.startswith("mixed") else 4
+
+
+def layers_per_stage(model: Model, layout: Layout) -> tuple[int, int]:
+    """Return the layers of a pipeline rank, and those of the last one.
+
+    They are equal when the layers divide evenly. When they are two short of that, the first and the last rank have one
+    less, in exchange for the embedding and the output layer (Llama 3, section 3.3.2).
+
+    Raises:
+        ValueError: if neither works.
+    """
+    if model.layers % layout.pipeline == 0:
+        return (model.layers // layout.pipeline,) * 2
+    if layout.pipeline > 1 and (model.layers + 2) % layout.pipeline == 0:
+        layers = (model.layers + 2) // layout.pipeline
+        return layers, layers - 1
+    raise ValueError(
+        f"{model.layers} layers cannot be shared by {layout.pipeline} pipeline ranks: choose a number that divides "
+        f"{model.layers}, or {model.layers + 2} (the first and the last rank then have a layer less)."
+    )
+
+
+def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
+    """Raise a `ValueError` of one sentence if the layout does not fit the model or the cluster."""
+    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving")
+    for size in sizes:
+        if getattr(layout, size) < 1:
+            raise ValueError(f"{size} must be at least 1, but is {getattr(layout, size)}.")
+    if layout.recipe not in RECIPES:
+        raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")
+    if layout.recomputation not in RECOMPUTATION:
+        raise ValueError(f"recomputation is one of {', '.join(RECOMPUTATION)}, but not {layout.recomputation!r}.")
+    if layout.recomputation == "selective" and layout.flash_attention:
+        raise ValueError(
+            "FlashAttention keeps no scores, so there are none to compute again: choose recomputation 'none' or 'full'."
+        )
+    if layout.stage not in (0, 1, 2, 3):
+        raise ValueError(f"ZeRO has the stages 1, 2 and 3 (and 0 for none of them), but not {layout.stage}.")
+    if layout.gpus != cluster.gpus:
+        raise ValueError(
+            f"tensor {layout.tensor} × context {layout.context} × pipeline {layout.pipeline} × data {layout.data} "
+            f"needs {layout.gpus} GPUs, but the cluster has {cluster.gpus}: change one of the four."
+        )
+    if model.heads % layout.tensor or model.feed_forward % layout.tensor:
+        raise ValueError(
+            f"{layout.tensor} tensor ranks cannot share {model.heads} heads and {model.feed_forward} feed-forward "
+            "columns evenly: choose a number that divides both."
+        )
+    if model.sequence % layout.context:
+        raise ValueError(f"{layout.context} context ranks cannot share {model.sequence} tokens evenly.")
+    if layout.batch % (layout.data * layout.micro_batch):
+        raise ValueError(
+            f"A batch of {layout.batch} cannot be shared by {layout.data} data-parallel ranks in micro-batches of "
+            f"{layout.micro_batch}: {layout.data} × {layout.micro_batch} must divide it."
+        )
+    layers, _ = layers_per_stage(model, layout)
+    if layout.interleaving > 1:
+        _check_interleaving(layout, layers)
+
+
+def _check_interleaving(layout: Layout, layers: int) -> None:
+    if layout.pipeline == 1:
+        raise ValueError("interleaving needs a pipeline of at least 2 ranks.")
+    if layers % layout.interleaving:
+        raise ValueError(f"The {layers} layers of a pipeline rank cannot be cut into {layout.interleaving} pieces.")

@@ -1,0 +1,149 @@
+"""Bytes on the fullest GPU of a layout, by part.
+
+The states follow ZeRO's formula (`memory.zero_memory`), the activations the formulas of Korthikanti et al. 2022,
+"Reducing Activation Recomputation in Large Transformer Models", https://arxiv.org/abs/2205.05198. They are written for
+one layer, one sequence of s tokens and width h, t tensor ranks: with GPT's layer, in 16 bit,
+
+* nothing computed again: sh(34 + 5as/h)/t bytes (equation 4; without sequence parallelism sh(10 + 24/t + 5as/(ht)));
+* the scores computed again: the part 5as/h falls away (equation 6); FlashAttention does the same;
+* each whole layer computed again: its input alone, 2sh (table 2).
+
+Not modelled: what the framework itself takes (about 1 GB), and the allocator's fragmentation.
+"""
+
+from dataclasses import dataclass
+
+from torchcourse.lessons.data_parallelism.memory import States, zero_memory
+from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
+from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
+from torchcourse.lessons.model_parallelism.planner.models import Model
+
+LOGIT_COPIES_FLOAT32 = 3
+"""Copies of the logits at the peak of the loss: log-probabilities, their gradient, the gradient of the logits."""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes on one GPU, by part.
+
+    Attributes:
+        parameters, gradients, optimizer: the states, sharded as the layout says.
+        gathered: parameters of a layer that ZeRO stage 3 puts together for its turn, in two buffers.
+        activations: what the layers keep for the backward pass, of all micro-batches in flight.
+        working: a layer's activations that recomputation brings back for a moment.
+        logits: the output layer's results, on the GPU that has it.
+    """
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    working: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+    @property
+    def states(self) -> float:
+        return self.parameters + self.gradients + self.optimizer
+
+
+def memory(model: Model, cluster: Cluster, layout: Layout) -> Bytes:
+    """Return the bytes on the fullest GPU: of the first pipeline rank (most activations) or the last (the logits).
+
+    Raises:
+        ValueError: if the layout does not fit the model or the cluster.
+    """
+    check_layout(model, cluster, layout)
+    ranks = {0, layout.pipeline - 1}
+    return max((_memory_of_rank(model, layout, rank) for rank in sorted(ranks)), key=lambda part: part.total)
+
+
+def layer_activations(model: Model, layout: Layout, recomputation: str | None = None) -> float:
+    """Return the bytes that one layer keeps of one micro-batch on one GPU.
+
+    Args:
+        recomputation: instead of the layout's own.
+    """
+    recomputation = recomputation or layout.recomputation
+    tokens = layout.micro_batch * model.sequence / layout.context
+    between, inside, scores = _kept_per_token(model, layout)
+    shared = layout.tensor if layout.sequence_parallel else 1
+    if recomputation == "full":
+        return tokens * layout.element * model.width / shared
+    kept = between / shared + inside / layout.tensor
+    if recomputation == "none":
+        kept += scores / layout.tensor
+    return tokens * kept
+
+
+def score_activations(model: Model, layout: Layout) -> float:
+    """Return the bytes of the attention scores that one layer keeps of one micro-batch on one GPU."""
+    return layer_activations(model, layout, "none") - layer_activations(model, layout, "selective")
+
+
+def states(model: Model, layout: Layout, rank: int = 0) -> States:
+    """Return the bytes of the states on a GPU of a pipeline rank."""
+    ranks = layout.data * layout.context
+    return zero_memory(local_parameters(model, layout, rank), ranks, layout.stage, layout.recipe)
+
+
+def local_parameters(model: Model, layout: Layout, rank: int = 0) -> float:
+    """Return how many parameters a GPU of a pipeline rank computes with: its layers, and an embedding at either end."""
+    if layout.pipeline == 1:
+        return model.parameters / layout.tensor
+    layers, at_the_ends = layers_per_stage(model, layout)
+    at_an_end = rank in (0, layout.pipeline - 1)
+    of_layers = (at_the_ends if at_an_end else layers) * model.layer_parameters
+    return (of_layers + at_an_end * model.embedding_parameters) / layout.tensor
+
+
+def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
+    each = states(model, layout, rank)
+    _, layers = layers_per_stage(model, layout)  # of the first and of the last rank
+    kept = layer_activations(model, layout)
+    activations = kept * layers * _micro_batches_in_flight(layout, rank)
+    working = 0.0
+    if layout.recomputation == "full":
+        working = layer_activations(model, layout, "none") - kept
+    elif layout.recomputation == "selective":
+        working = score_activations(model, layout)
+    tokens = layout.micro_batch * model.sequence / layout.context
+    has_the_head = rank == layout.pipeline - 1
+    logits = tokens * model.vocabulary / layout.tensor * LOGIT_COPIES_FLOAT32 * 4 if has_the_head else 0.0
+    gathered = 0.0
+    if layout.stage == 3:
+        gathered = 2 * model.layer_parameters / layout.tensor * layout.element
+    return Bytes(each.parameters, each.gradients, each.optimizer, gathered, activations, working, logits)
+
+
+def _micro_batches_in_flight(layout: Layout, rank: int) -> float:
+    """Return how many micro-batches of its layers a pipeline rank keeps at the worst moment of 1F1B.
+
+    Plain 1F1B: p − rank. With v pieces a rank, 2(p − rank − 1) + (v − 1)p + 1 of them, each 1/v of the rank's layers:
+    on the first rank p(1 + (p − 1)/(pv)) micro-batches in all, which is Korthikanti et al. 2022, section 4.2.3.
+
+    Source of the warm-up's length: Narayanan et al. 2021, figure 4, https://arxiv.org/abs/2104.04473
+    """
+    p, v = layout.pipeline, layout.interleaving
+    pieces = p - rank if v == 1 else 2 * (p - rank - 1) + (v - 1) * p + 1
+    return min(pieces / v, layout.micro_batches)
+
+
+def _kept_per_token(model: Model, layout: Layout) -> tuple[float, float, float]:
+    """Return the bytes a token that a layer keeps: between the matrix products, inside them, and for the scores.
+
+    Tensor parallelism divides the last two. GPT in 16 bit: 10h, 24h and 5as (Korthikanti et al. 2022, section 4.1).
+    """
+    h, e = model.width, layout.element
+    mask = 1 if model.dropout else 0
+    # Two norms' inputs, the inputs of attention and of the feed-forward part, and two dropout masks.
+    between = 2 * e * h + 2 * e * h + 2 * mask * h
+    # Queries, keys, values and what attention returns; then the feed-forward part's middle, before and after.
+    inside = e * h * (2 + 2 * model.key_value_share) + e * model.feed_forward * (3 if model.gated else 2)
+    # Softmax; with dropout also its mask and its result. FlashAttention keeps none of them.
+    scores = model.heads * model.sequence * (2 * e + 1 if model.dropout else e)
+    return between, inside, 0.0 if layout.flash_attention else scores

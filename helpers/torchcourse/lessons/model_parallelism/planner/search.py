@@ -1,0 +1,101 @@
+"""The fastest layout that fits into the memory: every one is tried."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
+from torchcourse.lessons.model_parallelism.planner.layout import RECOMPUTATION, Layout, check_layout, layers_per_stage
+from torchcourse.lessons.model_parallelism.planner.models import Model
+from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
+
+
+def fastest(model: Model, cluster: Cluster, batch: int, **fixed: object) -> Plan:
+    """Return the plan with the shortest step among all layouts that fit into the memory.
+
+    Of layouts that are equally fast, the one that needs the least memory.
+
+    Args:
+        batch: sequences a step.
+        fixed: fields of `Layout` that the search must leave as they are, such as `tensor=8`.
+
+    Raises:
+        ValueError: if nothing fits: the message names the layout that comes closest.
+    """
+    smallest: Plan | None = None
+    best: Plan | None = None
+    for layout in layouts(model, cluster, batch, **fixed):
+        candidate = plan(model, cluster, layout)
+        if smallest is None or candidate.bytes.total < smallest.bytes.total:
+            smallest = candidate
+        if candidate.fits and (best is None or _order(candidate) < _order(best)):
+            best = candidate
+    if smallest is None:
+        raise ValueError(
+            f"No layout spreads {model.name} and a batch of {batch} over {cluster.gpus} GPUs evenly: "
+            "change the batch, the number of GPUs, or what is fixed."
+        )
+    if best is None:
+        raise ValueError(
+            f"{model.name} does not fit: even the smallest layout needs {smallest.bytes.total / 2**30:.1f} GiB a GPU, "
+            f"and a {cluster.gpu.name} has {cluster.gpu.memory / 2**30:.0f} GiB. Take more GPUs."
+        )
+    return best
+
+
+def layouts(model: Model, cluster: Cluster, batch: int, **fixed: object) -> Iterator[Layout]:
+    """Yield every layout that fits the model and the cluster, whether or not it fits into the memory.
+
+    Tensor groups stay inside a node; micro-batches and context groups are powers of two up to 16, and a context rank
+    has at least 2,048 tokens.
+
+    Args:
+        batch: sequences a step.
+        fixed: fields of `Layout` that stay as they are.
+    """
+    start = Layout(batch=batch, **fixed)
+
+    def choices(name: str, values: Iterable) -> list:
+        return [fixed[name]] if name in fixed else list(values)
+
+    inside_a_node = [size for size in _divisors(cluster.gpus) if size <= cluster.gpus_per_node]
+    for tensor, pipeline, context in itertools.product(
+        choices("tensor", inside_a_node),
+        choices("pipeline", _divisors(cluster.gpus)),
+        choices("context", [c for c in _POWERS if model.sequence // c >= 2048 or c == 1]),
+    ):
+        data = cluster.gpus // (tensor * pipeline * context)
+        spread = replace(start, tensor=tensor, pipeline=pipeline, context=context, data=data)
+        if fixed.get("data", data) != data or not _possible(model, cluster, replace(spread, micro_batch=1)):
+            continue
+        layers, _ = layers_per_stage(model, spread)
+        for micro_batch, interleaving, stage, recomputation in itertools.product(
+            choices("micro_batch", _POWERS),
+            choices("interleaving", _divisors(layers) if pipeline > 1 else [1]),
+            choices("stage", range(4) if data * context > 1 else [0]),
+            choices("recomputation", RECOMPUTATION),
+        ):
+            layout = replace(
+                spread, micro_batch=micro_batch, interleaving=interleaving, stage=stage, recomputation=recomputation
+            )
+            if _possible(model, cluster, layout):
+                yield layout
+
+
+_POWERS = (1, 2, 4, 8, 16)
+
+
+def _possible(model: Model, cluster: Cluster, layout: Layout) -> bool:
+    try:
+        check_layout(model, cluster, layout)
+    except ValueError:
+        return False
+    return True
+
+
+def _order(plan: Plan) -> tuple[float, float]:
+    return plan.seconds.total, plan.bytes.total
+
+
+def _divisors(number: int) -> list[int]:
+    return [size for size in range(1, number + 1) if number % size == 0]

@@ -1,0 +1,205 @@
+"""Seconds that a step of a layout takes, by part.
+
+A layer's forward pass is its matrix products at a share of the peak, plus the traffic of its activations between
+memory and chip, plus what tensor and context parallelism send; the backward pass is twice the computation. What does
+not come from a data sheet is in `Efficiency`.
+"""
+
+from dataclasses import dataclass
+
+from torchcourse.lessons.data_parallelism.cost import ring_bytes, ring_seconds
+from torchcourse.lessons.data_parallelism.memory import RECIPES
+from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
+from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
+from torchcourse.lessons.model_parallelism.planner.memory import (
+    layer_activations,
+    local_parameters,
+    score_activations,
+    states,
+)
+from torchcourse.lessons.model_parallelism.planner.models import Model
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of one step on the slowest pipeline rank, by part.
+
+    Attributes:
+        compute: forward and backward pass of all micro-batches.
+        recomputation: what is computed a second time for the backward pass.
+        tensor: all-reduces (or all-gathers and reduce-scatters) of tensor parallelism.
+        context: gathering of keys and values over context-parallel ranks.
+        bubble: waiting for the pipeline to fill and to drain.
+        transfer: activations sent from stage to stage.
+        data: gradients and sharded parameters over data-parallel ranks, as far as nothing hides it.
+        update: the optimizer's step.
+    """
+
+    compute: float
+    recomputation: float
+    tensor: float
+    context: float
+    bubble: float
+    transfer: float
+    data: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        return sum(vars(self).values())
+
+
+def step_seconds(model: Model, cluster: Cluster, layout: Layout) -> Seconds:
+    """Return the seconds of one step, by part.
+
+    The pipeline: m micro-batches on the slowest rank, and a bubble of (p − 1)/v micro-batches (Narayanan et al. 2021,
+    section 2.2, https://arxiv.org/abs/2104.04473).
+
+    Raises:
+        ValueError: if the layout does not fit the model or the cluster.
+    """
+    check_layout(model, cluster, layout)
+    layer = _layer_seconds(model, cluster, layout)
+    head = _head_seconds(model, cluster, layout)
+    layers, at_the_end = layers_per_stage(model, layout)
+    m, p = layout.micro_batches, layout.pipeline
+    # The last rank has the output layer, and is the slowest unless it has fewer layers in exchange.
+    last_is_slowest = at_the_end * layer.total + head > layers * layer.total
+    counted, head = (at_the_end, head) if last_is_slowest else (layers, 0.0)
+    return Seconds(
+        compute=m * (counted * layer.compute + head),
+        recomputation=m * counted * layer.recomputation,
+        tensor=m * counted * layer.tensor,
+        context=m * counted * layer.context,
+        bubble=(p - 1) / layout.interleaving * layers * layer.total,
+        transfer=m * _transfer_seconds(model, cluster, layout),
+        data=_data_seconds(model, cluster, layout, window=2 / 3 * counted * layer.compute),
+        update=_update_seconds(model, cluster, layout),
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Seconds of one layer and one micro-batch, forward and backward."""
+
+    compute: float
+    recomputation: float
+    tensor: float
+    context: float
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.recomputation + self.tensor + self.context
+
+
+def _layer_seconds(model: Model, cluster: Cluster, layout: Layout) -> _Layer:
+    shared = layout.tensor * layout.context
+    forward = _compute_seconds(
+        cluster,
+        layout,
+        flop=layout.micro_batch * model.layer_flop / shared,
+        kept=layer_activations(model, layout, "none"),
+    )
+    scores = _compute_seconds(
+        cluster, layout, flop=layout.micro_batch * model.score_flop / shared, kept=score_activations(model, layout)
+    )
+    recomputation = {"none": 0.0, "selective": scores, "full": forward}[layout.recomputation]
+    passes = 3 if layout.recomputation == "full" else 2
+    return _Layer(
+        compute=3 * forward,
+        recomputation=recomputation,
+        tensor=passes * _tensor_seconds(model, cluster, layout),
+        context=passes * _context_seconds(model, cluster, layout),
+    )
+
+
+def _compute_seconds(cluster: Cluster, layout: Layout, flop: float, kept: float) -> float:
+    """Return the seconds of matrix products of `flop`, and of moving activations of `kept` bytes."""
+    peak = cluster.gpu.flops if layout.element == 2 else cluster.gpu.flops_float32
+    efficiency = cluster.efficiency
+    return flop / (peak * efficiency.matmul) + efficiency.traffic * kept / cluster.gpu.memory_bandwidth
+
+
+def _head_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of the output layer and the loss for one micro-batch, forward and backward."""
+    shared = layout.tensor * layout.context
+    tokens = layout.micro_batch * model.sequence / shared
+    flop = layout.micro_batch * model.head_flop / shared
+    return 3 * _compute_seconds(cluster, layout, flop, kept=tokens * model.vocabulary * 4)
+
+
+def _activation_bytes(model: Model, layout: Layout) -> float:
+    """Return the bytes of what goes from layer to layer, of one micro-batch."""
+    return layout.element * layout.micro_batch * model.sequence / layout.context * model.width
+
+
+def _tensor_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds that tensor parallelism sends in one pass through a layer: two all-reduces.
+
+    Sequence parallelism replaces each by a reduce-scatter and an all-gather, of the same bytes.
+
+    Source: Narayanan et al. 2021, section 3.2; Korthikanti et al. 2022, section 4.2.2.
+    """
+    bandwidth, latency = cluster.bandwidth(layout.tensor), cluster.latency(layout.tensor)
+    return 2 * ring_seconds(_activation_bytes(model, layout), layout.tensor, latency, 1 / bandwidth)
+
+
+def _context_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of gathering keys and values of the whole sequence in one pass through a layer.
+
+    Source: Llama team 2024, section 3.3.2, https://arxiv.org/abs/2407.21783
+    """
+    span = layout.tensor * layout.context
+    own = 2 * model.key_value_share * _activation_bytes(model, layout) / layout.tensor
+    return (layout.context - 1) * (cluster.latency(span) + own / cluster.bandwidth(span, stride=layout.tensor))
+
+
+def _transfer_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of sending one micro-batch's activations on and their gradients back, once a piece.
+
+    Each tensor rank sends its share only: bsh/t numbers (Narayanan et al. 2021, section 4.1).
+    """
+    if layout.pipeline == 1:
+        return 0.0
+    span = layout.tensor * layout.context * layout.pipeline
+    message = _activation_bytes(model, layout) / layout.tensor
+    return 2 * layout.interleaving * (cluster.latency(span) + message / cluster.message_bandwidth(span))
+
+
+def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float) -> float:
+    """Return the seconds of data-parallel communication that `window` seconds of a backward pass do not hide.
+
+    DDP and ZeRO stage 1 send 2Ψ numbers a step. Stages 2 and 3 send Ψ gradients for each micro-batch; stage 2 gathers
+    Ψ parameters once, stage 3 twice for each micro-batch (Rajbhandari et al. 2020, section 7,
+    https://arxiv.org/abs/1910.02054, counts one micro-batch).
+    """
+    ranks = layout.data * layout.context
+    if ranks == 1:
+        return 0.0
+    parameters = local_parameters(model, layout)
+    gradients = _half_ring(cluster, layout, parameters * RECIPES[layout.recipe].gradients, ranks)
+    gather = _half_ring(cluster, layout, parameters * layout.element, ranks)
+    if layout.stage == 3:  # layer by layer, so that each layer waits for its messages
+        waits = (layers_per_stage(model, layout)[0] - 1) * (ranks - 1) * cluster.latency(layout.gpus)
+        gradients, gather = gradients + waits, gather + waits
+    m = layout.micro_batches
+    sent, hidden = {
+        0: (2 * gradients, window),
+        1: (gradients + gather, window),
+        2: (m * gradients + gather, m * window),
+        3: (m * (gradients + 2 * gather), 1.5 * m * window),
+    }[layout.stage]
+    return max(0.0, sent - hidden) if layout.overlap else sent
+
+
+def _half_ring(cluster: Cluster, layout: Layout, size: float, ranks: int) -> float:
+    """Return the seconds of an all-gather or a reduce-scatter: half an all-reduce."""
+    bandwidth = cluster.bandwidth(layout.gpus, stride=layout.tensor * layout.pipeline)
+    return (ranks - 1) * cluster.latency(layout.gpus) + ring_bytes(size, ranks) / 2 / bandwidth
+
+
+def _update_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of reading and writing the states once."""
+    own = states(model, layout)
+    moved = 2 * own.optimizer + own.gradients + own.parameters
+    return moved / cluster.gpu.memory_bandwidth

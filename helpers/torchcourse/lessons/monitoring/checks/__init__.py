@@ -1,0 +1,1 @@
+"""The checks of lesson 04, one module per notebook."""

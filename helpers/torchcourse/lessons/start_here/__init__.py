@@ -1,0 +1,3 @@
+"""Lesson 00: the checks of its exercises."""
+
+LESSON = 0

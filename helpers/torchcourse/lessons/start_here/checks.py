@@ -1,0 +1,303 @@
+"""Checks of lesson 00: a share of the work, accuracy, one training step, and the first repair."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
+
+Share = Callable[[list[int], int, int], list[int]]
+
+
+@check
+def my_share(learner: Share) -> str:
+    """Every index in exactly one share, shares equal but for one, for several sizes and numbers of ranks."""
+    cases = [(12, 2), (12, 3), (10, 4), (7, 2), (23, 5), (2, 3)]
+    for count, world_size in cases:
+        # Indices that are not 0, 1, 2 …: a part of a data set, or a shuffled one, hands out such lists.
+        indices = [100 + 3 * position for position in reversed(range(count))]
+        shares = [_as_list(learner(list(indices), rank, world_size)) for rank in range(world_size)]
+        where = f"With {count} indices over {world_size} ranks"
+        _refuse_unshared(indices, shares, where)
+        _refuse_unfair(indices, shares, where)
+    return f"Every index once and fair shares, checked on {len(cases)} pairs of sizes and ranks."
+
+
+def _as_list(share: Any) -> list[int]:
+    if share is None:
+        raise Wrong("nothing_returned", "Your function returned None. Does every path through it end in a return?")
+    if not isinstance(share, list | tuple | range):
+        kind = type(share).__name__
+        raise Wrong("wrong_type", f"Your function returned a value of type {kind}; a rank needs a list of indices.")
+    return list(share)
+
+
+def _refuse_unshared(indices: list[int], shares: list[list[int]], where: str) -> None:
+    """Refuse shares of something else, and shares that do not differ between ranks."""
+    foreign = [index for share in shares for index in share if index not in indices]
+    if foreign:
+        raise Wrong(
+            "positions_not_indices",
+            f"{where}, you handed out {foreign[0]!r}, which is not in the list. "
+            "The list holds indices of samples, and they need not begin at 0.",
+        )
+    if all(sorted(share) == sorted(indices) for share in shares):
+        raise Wrong("everyone_gets_all", f"{where}, each rank got the whole list. Then nothing is shared out.")
+    if len(indices) >= len(shares) and all(share == shares[0] for share in shares):
+        raise Wrong("same_for_every_rank", f"{where}, all ranks got the same share. Which argument tells them apart?")
+
+
+def _refuse_unfair(indices: list[int], shares: list[list[int]], where: str) -> None:
+    """Refuse indices in two shares or in none, and shares of sizes that differ by more than one."""
+    given = [index for share in shares for index in share]
+    twice = [index for index in indices if given.count(index) > 1]
+    if twice:
+        takers = [rank for rank, share in enumerate(shares) if twice[0] in share]
+        raise Wrong("handed_out_twice", f"{where}, index {twice[0]} went out twice (to ranks {takers}).")
+    lost = [index for index in indices if index not in given]
+    if lost and set(lost) == set(indices[-len(lost) :]):
+        raise Wrong(
+            "rest_lost", f"{where}, the last {len(lost)} of the list went to no rank. Who takes what is left over?"
+        )
+    if lost:
+        raise Wrong("lost", f"{where}, {len(lost)} indices went to no rank, {lost[0]} for example.")
+    sizes = [len(share) for share in shares]
+    if max(sizes) - min(sizes) > 1:
+        raise Wrong(
+            "uneven",
+            f"{where}, the shares have the sizes {sizes}. All ranks wait for the slowest: make them more equal.",
+        )
+
+
+@check
+def accuracy_of(learner: Callable[[torch.Tensor, torch.Tensor], float]) -> str:
+    """Compare with the share of right answers; first where a wrong axis goes unnoticed."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(10, 10), (8, 3), (1, 10), (250, 10)]
+    for samples, classes in shapes:
+        labels = torch.randint(classes, (samples,), generator=generator)
+        logits = torch.randn(samples, classes, generator=generator) - 3.0
+        right = torch.rand(samples, generator=generator) < 0.7
+        logits[right, labels[right]] = logits[right].max(dim=1).values + 1.0
+        _judge_accuracy(_as_number(learner(logits.clone(), labels.clone())), logits, labels)
+    return f"The part of right answers, checked on {len(shapes)} batches."
+
+
+def _as_number(answer: Any) -> float:
+    if answer is None:
+        raise Wrong("nothing_returned", "Your function returned None. Does it end in a return?")
+    if isinstance(answer, torch.Tensor) and answer.numel() > 1:
+        raise Wrong("one_per_sample", f"You returned {answer.numel()} values. One number is asked for the whole batch.")
+    if isinstance(answer, torch.Tensor):
+        raise Wrong("still_a_tensor", "You returned a tensor. A log wants a plain number; how does a tensor give one?")
+    if (value := number(answer)) is None:
+        raise Wrong("no_number", f"You returned {answer!r}. One number is asked for the whole batch.")
+    return value
+
+
+def _judge_accuracy(answer: float, logits: torch.Tensor, labels: torch.Tensor) -> None:
+    hits = logits.argmax(dim=1) == labels
+    truth = hits.double().mean().item()
+    if same(answer, truth, tolerance=1e-5):
+        return
+    samples, classes = logits.shape
+    if samples == classes and same(answer, (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5):
+        raise Wrong(
+            "wrong_axis",
+            "You looked for the best sample of each class. Logits have the shape [samples, classes]: along which of "
+            "the two does a sample choose?",
+        )
+    known = {
+        "count": (int(hits.sum()), f"how many samples are right, not which part of the {samples}."),
+        "percent": (100 * truth, "and the course writes accuracy as a part of 1."),
+        "error_rate": (1 - truth, "the part that is wrong. Accuracy is the part that is right."),
+    }
+    refuse_known(answer, known, tolerance=1e-5, where=f"You returned {answer:g}, ")
+    raise Wrong(
+        "wrong_value",
+        f"For {samples} samples and {classes} classes you returned {answer:.3f}, "
+        f"but {int(hits.sum())} samples have their largest logit at the label.",
+    )
+
+
+@check
+def training_step(learner: Callable[..., float]) -> str:
+    """Follow three steps of a small model with momentum, and compare the weights after each with a reference."""
+    images, labels = torch.arange(24.0).reshape(3, 2, 4).sin(), torch.tensor([[0, 1], [2, 0], [1, 1]])
+    model, optimizer, log = _watched_model()
+    expected, piled_up = _reference(images, labels, clear=True), _reference(images, labels, clear=False)
+    for step, (batch, targets) in enumerate(zip(images, labels, strict=True)):
+        before = nn.functional.cross_entropy(model(batch), targets).item()
+        del log[:]
+        loss = learner(model, optimizer, nn.CrossEntropyLoss(), batch, targets)
+        weights = model.weight.detach().clone()
+        if not torch.allclose(weights, expected[step], atol=1e-6):
+            _judge_step(step, weights, expected, piled_up, log, model.weight.grad)
+        _judge_loss(loss, before)
+    return "Three steps, and the weights are those of the reference after each."
+
+
+def _watched_model() -> tuple[nn.Linear, torch.optim.Optimizer, list[str]]:
+    """Return a small model, its optimizer, and a list to which each backward pass and each step is written."""
+    log: list[str] = []
+    model = nn.Linear(4, 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.arange(12.0).reshape(3, 4).cos())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    model.weight.register_post_accumulate_grad_hook(lambda _: log.append("backward"))
+    optimizer.register_step_pre_hook(lambda *_: log.append("step"))
+    return model, optimizer, log
+
+
+def _reference(images: torch.Tensor, labels: torch.Tensor, *, clear: bool) -> list[torch.Tensor]:
+    """Return the weights after each step; without `clear`, those of somebody who never clears the gradients."""
+    model, optimizer, _ = _watched_model()
+    history = []
+    for batch, targets in zip(images, labels, strict=True):
+        if clear:
+            optimizer.zero_grad()
+        nn.functional.cross_entropy(model(batch), targets).backward()
+        optimizer.step()
+        history.append(model.weight.detach().clone())
+    return history
+
+
+def _judge_step(
+    step: int,
+    weights: torch.Tensor,
+    expected: list[torch.Tensor],
+    piled_up: list[torch.Tensor],
+    log: list[str],
+    gradient: torch.Tensor | None,
+) -> None:
+    if "backward" not in log:
+        raise Wrong("no_backward", "No gradient was computed. Which call turns a loss into gradients?")
+    if "step" not in log:
+        raise Wrong("no_step", "The gradients are there, but the optimizer was never asked to use them.")
+    if log.index("step") < log.index("backward"):
+        raise Wrong("step_before_backward", "The optimizer moved before there were gradients of this batch to follow.")
+    if step > 0 and torch.allclose(weights, piled_up[step], atol=1e-6):
+        raise Wrong(
+            "gradients_pile_up",
+            "The first step is right, the second is not: it still holds the gradients of the first. "
+            "`backward` adds to `.grad`; it does not overwrite.",
+        )
+    if log.count("backward") > 1 or log.count("step") > 1:
+        counts = f"backward ran {log.count('backward')} times and step {log.count('step')} times"
+        raise Wrong("more_than_one", f"For one batch, {counts}. Once each is one training step.")
+    if step == 0 and (gradient is None or not gradient.any()):
+        raise Wrong(
+            "cleared_too_early",
+            "The weights did not move, although backward and step both ran. What was left in `.grad` between them?",
+        )
+    raise Wrong(
+        "wrong_value", f"After step {step + 1} the weights differ from one step of the optimizer on this batch."
+    )
+
+
+def _judge_loss(loss: Any, before: float) -> None:
+    if loss is None:
+        raise Wrong(
+            "no_loss", "The weights are right. Your function returned None; the loss of the batch is asked for."
+        )
+    if isinstance(loss, torch.Tensor):
+        raise Wrong(
+            "loss_is_a_tensor",
+            "The weights are right. You returned a tensor; kept in a list, it keeps memory. Return a plain number.",
+        )
+    if abs(loss - before) > 1e-5:
+        raise Wrong(
+            "other_loss", f"The weights are right. The loss of this batch is {before:.4f}; you returned {loss:.4f}."
+        )
+
+
+BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
+
+
+BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
+
+
+@check
+def evidence(learner: tuple[int, int]) -> str:
+    """The rank that failed, and the number of images in the batch where it did."""
+    rank, batch = learner
+    if rank is ... or batch is ...:
+        raise NotImplementedError
+    if rank == BROKEN_RANK + 1:
+        raise Wrong("counted_from_one", "There is no such rank here: two ranks are called 0 and 1.")
+    if rank != BROKEN_RANK:
+        raise Wrong(
+            "other_rank", "That rank did nothing wrong; it was only waiting. The first line of the error names another."
+        )
+    if batch == 32:
+        raise Wrong(
+            "batch_as_planned", "32 is what the code expects. How many images did it get? Divide what the error counts."
+        )
+    if batch in (BROKEN_BATCH * PIXELS, PIXELS):
+        raise Wrong(
+            "pixels", f"{batch} counts pixels. An image has {PIXELS} of them, so how many images are in the batch?"
+        )
+    if batch != BROKEN_BATCH:
+        raise Wrong("other_batch", "The error names an input size, which counts pixels. How many images is that?")
+    return f"Rank {BROKEN_RANK} had a batch of {BROKEN_BATCH} images. The other rank was only waiting."
+
+
+@check
+def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
+    """Run the repaired function over ranks, on sizes with and without a short last batch."""
+    generator = torch.Generator().manual_seed(0)
+    cases = [(64, 2), (191, 2), (97, 2), (130, 3)]
+    for count, world_size in cases:
+        # Later images are brighter: an image that is left out, or that weighs too much, changes the mean.
+        images = torch.rand(count, 1, 28, 28, generator=generator) + torch.linspace(0, 1, count).reshape(-1, 1, 1, 1)
+        where = f"With {count} images over {world_size} ranks, "
+        stumbles = (
+            "still_there",
+            f"{where}rank {{rank}} still stops: {{first_line}}. Which number in the shape is not the same for every "
+            "batch?",
+        )
+        known = {"invalid for input of size": stumbles}
+        _judge_mean(on_ranks(learner, images, world_size=world_size, seconds=60.0, known=known), images, where)
+    return f"The same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
+
+
+def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
+    if any(answer is None for answer in answers):
+        raise Wrong("nothing_returned", f"{where}a rank returned None. Keep the last line of the function.")
+    found, ranks, count = numbers(answers), len(answers), len(images)
+    if found is None:
+        raise Wrong("no_number", f"{where}a rank returned no number. Keep the last line of the function.")
+    truth = images.mean(dtype=torch.float64).item()
+    if same(found, [truth] * ranks, tolerance=1e-4):
+        return
+    shares = images.tensor_split(ranks)
+    batches = [batch for share in shares for batch in share.split(32)]
+    whole_batches = sum(batch.mean().item() * len(batch) for batch in batches if len(batch) == 32) / count
+    last_batches = sum(share.split(32)[-1].mean(dim=(1, 2, 3)).sum().item() for share in shares) / count
+    known = {
+        "short_batch_dropped": (
+            [whole_batches] * ranks,
+            "the run no longer stops, but the images of short batches are not counted.",
+        ),
+        "one_per_batch": (
+            [sum(batch.mean().item() for batch in batches) / count] * ranks,
+            "each batch added as much as one image should. A batch holds many images.",
+        ),
+        "last_batch_only": (
+            [last_batches] * ranks,
+            "only the last batch of each rank counts. Was the total replaced, not added to?",
+        ),
+        "sum_of_pixels": (
+            [PIXELS * truth] * ranks,
+            f"your mean is {PIXELS} times too large, and an image has {PIXELS} pixels.",
+        ),
+        "own_share_only": (
+            [share.mean(dim=(1, 2, 3)).sum().item() / count for share in shares],
+            "each rank returned its own part. Which line adds the parts of all ranks?",
+        ),
+    }
+    refuse_known(found, known, tolerance=1e-4, where=where)
+    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.3f}, and the mean is {truth:.3f}.")

@@ -1,0 +1,3 @@
+"""Transfer learning: pretrained backbones with their pixel scaling, and what of them is trained further."""
+
+LESSON = 7

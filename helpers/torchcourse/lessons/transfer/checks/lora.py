@@ -1,0 +1,308 @@
+"""Checks of lesson 07, notebook 2: LoRA, forgetting, ranks with frozen parts. Each names the symptom of a mistake.
+
+In the notebook's order: `own_lora`, `merged`, `training_bytes`, `forgetting`, `unfreeze_in_stages`.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.lessons.transfer.finetune import freeze
+from torchcourse.lessons.transfer.lora import LoRALinear
+from torchcourse.models import mlp
+from torchcourse.ranks.run import run_ranks
+
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
+
+
+@check
+def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
+    """Compare a layer with an adapter with the formula: at the start, after a step, and in what it trains."""
+    torch.manual_seed(0)
+    for inputs, outputs, rank, alpha, bias in ((6, 4, 2, 2.0, True), (5, 7, 3, 12.0, True), (4, 4, 1, 0.5, False)):
+        base, x = nn.Linear(inputs, outputs, bias=bias), torch.randn(3, 5, inputs)
+        before, should = copy.deepcopy(base.state_dict()), base(x).detach()
+        layer = learner(base, rank, alpha)
+        case = f"A layer from {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
+        _judge_parts(layer, case, inputs, outputs, rank)
+        out = layer(x)
+        if not isinstance(out, torch.Tensor) or out.shape != should.shape:
+            shape = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
+            raise Wrong("shape", f"{case}: {list(x.shape)} goes in, {list(should.shape)} should come out, not {shape}.")
+        if not torch.allclose(out, should, atol=1e-6):
+            raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
+        F.mse_loss(out, should + 1).backward()
+        if not any(p.grad is not None and p.grad.abs().max() > 0 for p in (layer.down, layer.up)):
+            raise Wrong(
+                "never_learns", f"{case}: the gradients of `down` and `up` are both zero. In a product, each one's "
+                "gradient has the other as a factor: what if both are zero?"
+            )  # fmt: skip
+        _judge_formula(layer, base, x, should, rank, alpha, case)
+        if any(not torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items()):
+            raise Wrong("base_changed", f"{case}: the old layer's own weights have changed.")
+    return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
+
+
+@check
+def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
+    """Compare the plain layer with the layer that has an adapter, which stays as it is."""
+    torch.manual_seed(1)
+    for inputs, outputs, rank, alpha, bias in ((6, 4, 2, 6.0, True), (5, 7, 3, 1.5, True), (4, 4, 1, 3.0, False)):
+        base = nn.Linear(inputs, outputs, bias=bias)
+        layer, x = LoRALinear(base, rank, alpha), torch.randn(8, inputs)
+        nn.init.normal_(layer.up)
+        state, should = copy.deepcopy(layer.state_dict()), layer(x).detach()
+        plain = learner(layer)
+        case = f"From {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
+        if not isinstance(plain, nn.Linear):
+            raise Wrong("not_linear", f"{case}: a plain nn.Linear should come back, and you return {_kind(plain)}.")
+        if any(not torch.equal(tensor, state[name]) for name, tensor in layer.state_dict().items()):
+            raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
+        out = plain(x).detach()
+        if torch.allclose(out, should, atol=1e-5):
+            continue
+        change = layer.up.detach() @ layer.down.detach()
+        if torch.allclose(out, layer.base(x), atol=1e-5):
+            raise Wrong("no_adapter", f"{case}: that is the old layer. What the adapter learned is missing.")
+        if torch.allclose(out, layer.base(x) + x @ change.T, atol=1e-5):
+            raise Wrong("no_scale", f"{case}: the adapter counts once, but this one counts {layer.scale:g} times.")
+        if bias and torch.allclose(out + base.bias, should, atol=1e-5):
+            raise Wrong("no_bias", f"{case}: every output is off by the same amount for all inputs: the bias.")
+        if torch.allclose(out - (base.bias if bias else 0), layer.scale * x @ change.T, atol=1e-5):
+            raise Wrong("no_base", f"{case}: that is what the adapter adds. The old weight is missing.")
+        raise Wrong("values", f"{case}: the outputs differ by up to {(out - should).abs().max():.2g}.")
+    return "Three layers: one plain nn.Linear each, equal to rounding, and the adapter can still be taken off."
+
+
+@check
+def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
+    """Compare with bytes counted from real gradients and a real optimizer's state."""
+    torch.manual_seed(2)
+    half, tied, thin = mlp(6, 5, 3), mlp(4, 4, 4), mlp(9, 7, 2).to(torch.bfloat16)
+    freeze(half, "1")
+    tied[3].weight = tied[1].weight
+    adapted = nn.Sequential(LoRALinear(nn.Linear(20, 30), rank=2), nn.Linear(30, 3))
+    models = {"all of it trained": mlp(8, 4), "the first layer frozen": half, "an adapter beside a layer": adapted}
+    models |= {"in bfloat16": thin, "one weight used in two layers": tied}
+    for name, model in models.items():
+        got, right = learner(model), _counted(model)
+        if not isinstance(got, tuple) or len(got) != 2:
+            raise Wrong("shape", f"Return a pair: bytes of all weights, and bytes that training adds. Not {got!r}.")
+        if tuple(got) != right:
+            _judge_bytes(model, tuple(got), right, name)
+    return f"{len(models)} models: as many bytes as their real gradients and AdamW's real state take."
+
+
+@check
+def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
+    """Compare the measure on tables of two to four tasks, one of which got better again in between."""
+    tables = [
+        [[0.9, 0.1], [0.6, 0.8]],
+        [[0.9, 0.2, 0.1], [0.7, 0.8, 0.1], [0.5, 0.6, 0.9]],
+        [[0.6, 0.2, 0.1], [0.8, 0.7, 0.3], [0.7, 0.75, 0.9]],
+        [[0.8, 0.5, 0.1, 0.1], [0.6, 0.9, 0.2, 0.1], [0.9, 0.5, 0.8, 0.3], [0.4, 0.6, 0.7, 0.95]],
+    ]
+    for table in tables:
+        accuracy = torch.tensor(table, dtype=torch.float64)
+        old, last = accuracy[:-1, :-1], accuracy[-1, :-1]
+        right = (old.max(dim=0).values - last).mean().item()
+        try:
+            got = float(learner(accuracy.clone()))
+        except (TypeError, ValueError):
+            raise Wrong("no_number", "Return one number, the mean over the old tasks.") from None
+        if abs(got - right) < 1e-9:
+            continue
+        text = f"After {len(table)} tasks with the accuracies {table},"
+        wrongs = {
+            "sign": (-right, "you return the gain. Forgetting is positive where accuracy was lost."),
+            "newest_counted": (
+                (accuracy.max(dim=0).values - accuracy[-1]).mean().item(),
+                "your mean is over all tasks. The newest one had no time to be forgotten.",
+            ),
+            "from_learning": (
+                (old.diagonal() - last).mean().item(),
+                "a task was read better *later* than right after it was learned. Count from its best.",
+            ),
+            "from_first": ((accuracy[0, :-1] - last).mean().item(), "you count from the first row for all tasks."),
+            "transposed": (
+                (accuracy[:-1, :-1].max(dim=1).values - accuracy[:-1, -1]).mean().item(),
+                "you take rows for columns: a row is a moment, a column is a task.",
+            ),
+            "sum": ((old.max(dim=0).values - last).sum().item(), "that is the sum over the old tasks, not the mean."),
+        }
+        for symptom, (value, hint) in wrongs.items():
+            if abs(got - value) < 1e-9:
+                raise Wrong(symptom, f"{text} {hint}")
+        raise Wrong("value", f"{text} you return {got:.4g}.")
+    return f"{len(tables)} tables: from each old task's best, to the end, and the mean of it."
+
+
+@check
+def unfreeze_in_stages(learner: Callable[..., None]) -> str:
+    """Run it on two ranks and compare the weights with each other and with one process on all the data."""
+    right, _ = run_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
+    (ones, kept), (others, _) = run_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
+    if torch.equal(ones["last.weight"], kept["last.weight"]):
+        raise Wrong("nothing_learned", "The last layer has its first weights still. Is train_stage() called?")
+    apart = [name for name in ones if (ones[name] - others[name]).abs().max() > 1e-12]
+    if apart:
+        raise Wrong(
+            "ranks_apart", f"The two ranks end with different weights in {', '.join(apart)}. Which gradients did "
+            "DistributedDataParallel know about when it was made?"
+        )  # fmt: skip
+    if not torch.equal(ones["first.weight"], kept["first.weight"]):
+        raise Wrong("frozen_moved", "`first` is in no stage, but its weights have changed. What is it before stage 1?")
+    if torch.equal(ones["middle.weight"], kept["middle.weight"]):
+        raise Wrong("stage_left_out", "`middle` has its first weights still, but it is in the second stage.")
+    off = max((ones[name] - right[name]).abs().max().item() for name in ones)
+    if off > 1e-9:
+        only, _ = run_ranks(partial(_in_stages, _all_at_once), world_size=1, env=ON_CPU)[0]
+        if max((ones[name] - only[name]).abs().max().item() for name in ones) < 1e-9:
+            raise Wrong("all_at_once", "`middle` learns from the first stage on. It should wait for the second.")
+        raise Wrong(
+            "not_one_process", f"The ranks agree with each other, but not with one process on all the data: "
+            f"{off:.1e} apart. Are *gradients* averaged in every step, and each stage trained once?"
+        )  # fmt: skip
+    return "Two stages on two ranks: equal weights on both, and equal to one process on all the data."
+
+
+def small_net() -> nn.Sequential:
+    """A network of three dense layers for the check: `first`, `middle`, `last`, in 64 bits."""
+    torch.manual_seed(3)
+    net = nn.Sequential()
+    for name, sizes in (("first", (6, 8)), ("middle", (8, 8)), ("last", (8, 3))):
+        net.add_module(name, nn.Linear(*sizes))
+        net.add_module(f"{name}_tanh", nn.Tanh())
+    return net.double()
+
+
+def _in_stages(way: Callable[..., None]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """In a rank: train `small_net` in two stages; return its weights after and before."""
+    net = small_net()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    way(net, ["last", "middle"], _train_stage)
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}, before
+
+
+def _train_stage(replica: nn.Module, steps: int = 3) -> None:
+    """Take steps of SGD on this rank's half of 16 samples, on what is not frozen."""
+    generator = torch.Generator().manual_seed(4)
+    inputs, targets = torch.randn(16, 6, generator=generator, dtype=torch.float64), torch.arange(16) % 3
+    mine = slice(dist.get_rank(), None, dist.get_world_size())
+    optimizer = torch.optim.SGD([p for p in replica.parameters() if p.requires_grad], lr=0.3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(replica(inputs[mine]), targets[mine]).backward()
+        optimizer.step()
+
+
+def _one_process(net: nn.Module, stages: list[str], train_stage: Callable[[nn.Module], None]) -> None:
+    net.requires_grad_(False)
+    for name in stages:
+        net.get_submodule(name).requires_grad_(True)
+        train_stage(net)
+
+
+def _all_at_once(net: nn.Module, stages: list[str], train_stage: Callable[[nn.Module], None]) -> None:
+    net.requires_grad_(False)
+    for name in stages:
+        net.get_submodule(name).requires_grad_(True)
+    for _ in stages:
+        train_stage(net)
+
+
+def _kind(thing: object) -> str:
+    return f"a {type(thing).__name__}"
+
+
+def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int) -> None:
+    if not isinstance(layer, nn.Module):
+        raise Wrong("no_module", f"{case}: the layer should be an nn.Module, and is {_kind(layer)}.")
+    for name, shape in (("down", [rank, inputs]), ("up", [outputs, rank])):
+        part = getattr(layer, name, None)
+        if not isinstance(part, torch.Tensor) or list(part.shape) != shape:
+            has = list(part.shape) if isinstance(part, torch.Tensor) else _kind(part)
+            raise Wrong("parts", f"{case}: `{name}` should have the shape {shape}, and is {has}.")
+        if not isinstance(part, nn.Parameter):
+            raise Wrong("no_parameters", f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter?")
+    learning = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
+    if learning - {"down", "up"}:
+        raise Wrong("not_frozen", f"{case}: {', '.join(sorted(learning - {'down', 'up'}))} would be trained, too.")
+    if learning != {"down", "up"}:
+        raise Wrong("frozen_too_much", f"{case}: `down` and `up` should both get gradients.")
+
+
+def _judge_formula(
+    layer: nn.Module, base: nn.Linear, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str
+) -> None:
+    with torch.no_grad():
+        for part in (layer.down, layer.up):
+            part.copy_(torch.randn_like(part))
+        out, added = layer(x), x @ layer.down.T @ layer.up.T
+        if torch.allclose(out, start + alpha / rank * added, atol=1e-4):
+            return
+        for symptom, factor, hint in (
+            ("no_scale", 1, "the adapter counts once. What are alpha and rank for?"),
+            ("alpha_only", alpha, f"the adapter counts {alpha:g} times. Twice the rank would count twice as much."),
+            ("scale_inverted", rank / alpha, "a larger alpha makes your adapter count less."),
+            ("adapter_ignored", 0, "whatever `down` and `up` are, the output is the old layer's."),
+        ):
+            if torch.allclose(out, start + factor * added, atol=1e-4):
+                raise Wrong(symptom, f"{case}: {hint}")
+        if torch.allclose(out, alpha / rank * added, atol=1e-4):
+            raise Wrong("no_base", f"{case}: that is the adapter alone. It should stand *beside* the old layer.")
+        off = (out - start - alpha / rank * added).abs().max()
+        raise Wrong("values", f"{case}: with other numbers in `down` and `up` the outputs are off by up to {off:.2g}.")
+
+
+def _counted(model: nn.Module) -> tuple[int, int]:
+    """Bytes of weights, and of real gradients and AdamW's real state after a step; its step counters left out."""
+    model = copy.deepcopy(model)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.AdamW(learning)
+    optimizer.step()
+    states = [tensor for state in optimizer.state.values() for tensor in state.values() if tensor.dim() > 0]
+    added = sum(tensor.nbytes for tensor in [*(p.grad for p in learning), *states])
+    return sum(parameter.nbytes for parameter in model.parameters()), added
+
+
+def _judge_bytes(model: nn.Module, got: tuple, right: tuple[int, int], name: str) -> None:
+    parameters = list(model.parameters())
+    learning = [p for p in parameters if p.requires_grad]
+    text = f"A model with {name}: you say {got}."
+
+    def total(chosen: Iterator[nn.Parameter] | list[nn.Parameter], times: int = 1) -> int:
+        return times * sum(p.nbytes for p in chosen)
+
+    twice = [p for _, p in model.named_parameters(remove_duplicate=False)]
+    if got == tuple(reversed(right)):
+        raise Wrong("swapped", f"{text} The two numbers are right, and in the other order.")
+    if got[0] == sum(p.numel() for p in parameters) != right[0]:
+        raise Wrong("numbers", f"{text} These are numbers, and a number has more than one byte.")
+    if got[0] == 4 * sum(p.numel() for p in parameters) != right[0]:
+        raise Wrong("four_bytes", f"{text} Not every number has four bytes.")
+    if got[0] == total(learning) != right[0]:
+        raise Wrong("frozen_left_out", f"{text} Frozen weights are in memory, too: the forward pass needs them.")
+    if len(twice) > len(parameters) and got[0] == total(twice):
+        raise Wrong("counted_twice", f"{text} A weight that two layers share is in memory once.")
+    if got[0] == right[0]:
+        if got[1] == total(parameters, 3) != right[1]:
+            raise Wrong("frozen_counted", f"{text} What is frozen gets no gradient and no optimizer state.")
+        for times, symptom, hint in (
+            (1, "no_optimizer", "AdamW keeps something of its own for each weight that it trains."),
+            (2, "one_moment", "AdamW keeps two numbers for each weight, and backward() leaves one."),
+            (4, "weights_again", "The weights themselves are in the first number already."),
+        ):
+            if got[1] == total(learning, times):
+                raise Wrong(symptom, f"{text} The second number: {hint}")
+    raise Wrong(
+        "values", f"{text} In memory there are {right[0]} bytes of weights. What does each step add, and where?"
+    )

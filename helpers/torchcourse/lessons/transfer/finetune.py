@@ -1,0 +1,186 @@
+"""Fine-tuning (미세 조정): which parts of a pretrained model learn, and how fast.
+
+    freeze(model, "body")                                        # by name
+    groups = rate_groups(model, {"head": 1e-2, "body": 1e-4})    # discriminative rates (차등 학습률)
+    for stage in gradually(model, ["head", "body.dense", "body"]):   # gradual unfreezing (점진적 동결 해제)
+        Trainer(model, AdamW(rate_groups(model, rates)), …).fit(loader, 2)
+    freeze_norms(model)                                          # BatchNorm keeps its statistics
+
+A name stands for a parameter or for all parameters under it: "body" is `body.conv1.weight`, `body.norm1.bias` …; a
+name with a star is a pattern: "*.bias". Freeze before you make a Trainer: DistributedDataParallel asks only once which
+parameters have gradients.
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from torchcourse.data.loaders import make_loader
+from torchcourse.training import Trainer
+
+
+def freeze(model: nn.Module, *names: str) -> list[str]:
+    """Let the parameters under these names (all, if there is none) get no gradients; return their names.
+
+    Raises:
+        ValueError: for a name that no parameter has.
+    """
+    return _switch(model, names or ("*",), on=False)
+
+
+def unfreeze(model: nn.Module, *names: str) -> list[str]:
+    """Let the parameters under these names (all, if there is none) get gradients; return their names.
+
+    Raises:
+        ValueError: for a name that no parameter has.
+    """
+    return _switch(model, names or ("*",), on=True)
+
+
+def trainable_bytes(model: nn.Module) -> int:
+    """Return how many bytes of parameters get gradients."""
+    return sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def rate_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict]:
+    """Return parameter groups for an optimizer, with a learning rate for each name; what is frozen is left out.
+
+    Args:
+        model: some of whose parameters get gradients.
+        rates: name → learning rate. Where several names fit a parameter, the longest counts: with
+            `{"body": 1e-4, "body.dense": 1e-3}` the dense layer has a rate of its own.
+
+    Raises:
+        ValueError: for a name that no parameter has, or a parameter to be trained without a rate.
+    """
+    for name in rates:
+        _under(model, name)
+    groups = {name: {"name": name, "params": [], "lr": rate} for name, rate in rates.items()}
+    for parameter_name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        fitting = [name for name in rates if fits(parameter_name, name)]
+        if not fitting:
+            raise ValueError(f"{parameter_name} is to be trained, but none of {', '.join(rates)} gives it a rate.")
+        groups[max(fitting, key=len)]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def falling_rates(names: list[str], top: float, factor: float = 2.6) -> dict[str, float]:
+    """Return a rate for each name: `top` for the first, for each next one smaller by `factor`.
+
+    Source: Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2, which found 2.6 to work well.
+    """
+    return {name: top / factor**depth for depth, name in enumerate(names)}
+
+
+def gradually(model: nn.Module, names: list[str]) -> Iterator[str]:
+    """Freeze everything, then unfreeze one name after the other, from the head down; yield each when it is unfrozen.
+
+    Each stage needs an optimizer and a Trainer of its own, made while it lasts.
+
+    Raises:
+        ValueError: for a name that no parameter has.
+
+    Source: Howard and Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.3.
+    """
+    for name in names:
+        _under(model, name)
+    freeze(model)
+    for name in names:
+        unfreeze(model, name)
+        yield name
+
+
+def freeze_norms(model: nn.Module) -> int:
+    """Let every BatchNorm layer keep its running mean and variance, even in training; return how many there are.
+
+    Their weights and biases stay as they are: freeze them by name. `model.train()` does not undo it, so it holds inside
+    a Trainer.
+    """
+    frozen = 0
+    for module in model.modules():
+        if type(module) in _FROZEN:
+            module.__class__ = _FROZEN[type(module)]  # the same tensors, under the same names
+            module.train(False)
+        frozen += isinstance(module, _KeepsStatistics)
+    return frozen
+
+
+def fine_tune(
+    model: nn.Module,
+    data: Dataset,
+    rates: Mapping[str, float],
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """Train what is not frozen, for cross entropy, with AdamW and a rate for each name; return the model.
+
+    Each rate rises to its value in the first 30 % of the steps and then falls to nearly nothing (OneCycleLR). On
+    several ranks the batch is dealt to them.
+
+    Raises:
+        ValueError: for a name that no parameter has, or a parameter to be trained without a rate.
+    """
+    loader = make_loader(data, batch_size, seed=seed)
+    groups = rate_groups(model, rates)
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2)
+    peaks = [group["lr"] for group in groups]
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peaks, total_steps=epochs * len(loader))
+    trainer = Trainer(model, optimizer, F.cross_entropy, scheduler=scheduler, progress=False, device=device)
+    trainer.fit(loader, epochs)
+    return model
+
+
+class _KeepsStatistics:
+    """Mixed into a BatchNorm layer: it is in evaluation mode for ever."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+class FrozenBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
+    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
+
+
+class FrozenBatchNorm2d(_KeepsStatistics, nn.BatchNorm2d):
+    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
+
+
+class FrozenBatchNorm3d(_KeepsStatistics, nn.BatchNorm3d):
+    """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
+
+
+_FROZEN = {
+    nn.BatchNorm1d: FrozenBatchNorm1d,
+    nn.BatchNorm2d: FrozenBatchNorm2d,
+    nn.BatchNorm3d: FrozenBatchNorm3d,
+}
+
+
+def _switch(model: nn.Module, names: tuple[str, ...], on: bool) -> list[str]:
+    chosen = {found: parameter for name in names for found, parameter in _under(model, name).items()}
+    for parameter in chosen.values():
+        parameter.requires_grad_(on)
+        if not on:
+            parameter.grad = None  # an optimizer would go on with an old one
+    return list(chosen)
+
+
+def _under(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    found = {own: parameter for own, parameter in model.named_parameters() if fits(own, name)}
+    if not found:
+        parts = dict.fromkeys(".".join(own.split(".")[:2]) for own, _ in model.named_parameters())
+        raise ValueError(f"No parameter is called {name!r}, or lies under that name. There are {', '.join(parts)}.")
+    return found
+
+
+def fits(parameter_name: str, name: str) -> bool:
+    """Whether `name` means this parameter or module: its own name, that of a module around it, or a pattern with *."""
+    return parameter_name == name or parameter_name.startswith(name + ".") or fnmatchcase(parameter_name, name)

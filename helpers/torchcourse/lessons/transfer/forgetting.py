@@ -1,0 +1,225 @@
+"""Catastrophic forgetting (치명적 망각): what a reader of MNIST loses when it learns other digits, and what helps.
+
+    reader = mnist_reader()                              # 97 % on MNIST
+    after = learn(reader, new.train)                     # the small digits: coarser, by other writers
+    accuracy(after, *old.test.tensors), accuracy(after, *new.test.tensors)      # few_labels.accuracy
+
+`WAYS` lists what can be done about it. Each starts from the same reader and sees the same new images:
+
+* lower rate: take smaller steps.
+* head only: let the body be.
+* rehearsal (리허설): keep a few old images and mix them in.
+* distillation (지식 증류): on the new images, stay near what the old reader says of them. Needs no old images.
+* EWC: hold each weight back as far as the old task depends on it.
+* LoRA: train an adapter, which can be switched off.
+"""
+
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from importlib.resources import as_file
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.data import ConcatDataset, TensorDataset
+
+from torchcourse.data import mnist
+from torchcourse.data.loaders import make_loader
+from torchcourse.lessons.transfer.backbones import MNIST_WEIGHTS, Classifier, mnist_cnn
+from torchcourse.lessons.transfer.few_labels import WHITE, digit_pixels
+from torchcourse.lessons.transfer.finetune import freeze, freeze_norms
+from torchcourse.lessons.transfer.lora import add_lora
+from torchcourse.models import small_cnn
+from torchcourse.training import Trainer
+from torchcourse.training.foreign import load_any
+
+WAYS = ("fine-tuned", "lower rate", "head only", "rehearsal", "distillation", "EWC", "LoRA")
+
+NEW_IMAGES, MEMORY = 300, 100
+"""How many images of the new task are learned, and how many of the old one rehearsal keeps."""
+
+SEEDS = 10
+TABLE = Path(__file__).parent / "tables" / "forgetting.npz"
+
+
+class Task(NamedTuple):
+    """Images [N, 1, 28, 28], scaled as the reader wants them, and labels [N]: to learn, and to test."""
+
+    train: TensorDataset
+    test: TensorDataset
+
+
+def mnist_reader() -> Classifier:
+    """Return the course's small network with the last layer that it had on MNIST: a body and a head for ten digits."""
+    network = small_cnn()
+    with as_file(MNIST_WEIGHTS) as path:
+        load_any(path, network, quiet=True)
+    reader = Classifier(mnist_cnn(), num_classes=10)
+    reader.head.load_state_dict(network[-1].state_dict())
+    return reader.eval()
+
+
+def tasks() -> dict[str, Task]:
+    """Return the old task, "MNIST", and two new ones: "small digits", and "turned" (MNIST by a quarter turn)."""
+    old = Task(mnist("train"), mnist("test"))
+    return {
+        "MNIST": old,
+        "small digits": Task(small_digits("train"), small_digits("test")),
+        "turned": Task(*(TensorDataset(part.tensors[0].rot90(1, (2, 3)), part.tensors[1]) for part in old)),
+    }
+
+
+def small_digits(split: Literal["train", "test"]) -> TensorDataset:
+    """Return the 8×8 digits as MNIST shows digits: with a dark border, 28×28, in the scaling of the reader."""
+    pixels, labels = digit_pixels(split)
+    return TensorDataset(mnist_cnn(pretrained=False).scaling(pixels, top=WHITE), labels)
+
+
+def learn(
+    reader: Classifier,
+    new: TensorDataset,
+    way: str = "fine-tuned",
+    old: TensorDataset | None = None,
+    seed: int = 0,
+    epochs: int = 5,
+    keep_norms: bool = True,
+) -> Classifier:
+    """Return a copy of the reader that has learned `NEW_IMAGES` images of a new task, chosen by the seed.
+
+    Args:
+        reader: stays as it is.
+        new: what to learn.
+        way: one of `WAYS`.
+        old: images of the old task, for "rehearsal" and "EWC".
+        seed: chooses images and order, and the adapters' start.
+        epochs: how often each image comes.
+        keep_norms: whether BatchNorm keeps the old task's statistics.
+
+    Raises:
+        ValueError: for an unknown way, or one that needs old images and gets none.
+    """
+    if way not in WAYS:
+        raise ValueError(f"The ways are {', '.join(WAYS)}, but not {way!r}.")
+    if old is None and way in ("rehearsal", "EWC"):
+        raise ValueError(f"{way} needs images of the old task.")
+    model = copy.deepcopy(reader)
+    chosen = torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[:NEW_IMAGES]
+    images, labels = new[chosen]
+    data, batch_size, loss = TensorDataset(images, labels), 20, F.cross_entropy
+    if keep_norms:
+        freeze_norms(model)
+    if way == "head only":
+        freeze(model, "body")
+    elif way == "rehearsal":
+        memory = TensorDataset(*old[:MEMORY])
+        data, batch_size = ConcatDataset([data] + [memory] * (NEW_IMAGES // MEMORY)), 40
+    elif way == "distillation":
+        with torch.no_grad():
+            said = reader.eval()(images)
+        data, loss = TensorDataset(images, torch.cat([labels[:, None], said], dim=1)), distillation
+    elif way == "EWC":
+        loss = held_back(model, importance(reader, *old[:NEW_IMAGES]))
+    elif way == "LoRA":
+        freeze(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            add_lora(model, rank=8)
+    rate = 5e-4 if way == "lower rate" else 3e-3
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0)
+    trainer = Trainer(model, optimizer, loss, metrics={}, progress=False)
+    trainer.fit(make_loader(data, batch_size, seed=seed), epochs)
+    return model.eval()
+
+
+@functools.cache
+def results() -> dict[str, np.ndarray]:
+    """Return for each way the accuracies on MNIST and on small digits, [10 seeds, 2].
+
+    `python -m torchcourse.tools.make_data.forgetting` measured them before.
+    """
+    with np.load(TABLE) as file:
+        return {way: file[way] for way in WAYS}
+
+
+def distillation(
+    outputs: torch.Tensor, targets: torch.Tensor, weight: float = 0.5, temperature: float = 2.0
+) -> torch.Tensor:
+    """Return the loss on new labels, plus how far the outputs are from what the old model said of the same images.
+
+    Args:
+        outputs: logits [N, C].
+        targets: [N, 1 + C]: the label, then the old model's logits.
+        weight: how much the old model's opinion counts.
+        temperature: softens both opinions, so that small probabilities count, too.
+
+    Source: Li and Hoiem 2016, "Learning without Forgetting", https://arxiv.org/abs/1606.09282
+    """
+    labels, said = targets[:, 0].long(), targets[:, 1:]
+    softened, should = (outputs / temperature).log_softmax(dim=1), (said / temperature).softmax(dim=1)
+    apart = F.kl_div(softened, should, reduction="batchmean") * temperature**2
+    return F.cross_entropy(outputs, labels) + weight * apart
+
+
+def importance(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return for each weight the mean square of its gradient over single samples: how much the task depends on it.
+
+    It is the diagonal of the empirical Fisher information (피셔 정보), in evaluation mode.
+
+    Args:
+        model: trained on the old task.
+        images, labels: N samples of the old task.
+    """
+    model = copy.deepcopy(model).eval()
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(functional_call(model, weights, image[None]), label[None])
+
+    gradients = vmap(grad(loss), (None, 0, 0))
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for x, y in zip(images.split(100), labels.split(100), strict=True):
+        for name, each in gradients(weights, x, y).items():
+            total[name] += each.square().sum(dim=0)
+    return {name: squares / len(images) for name, squares in total.items()}
+
+
+def held_back(
+    model: nn.Module, importance: Mapping[str, torch.Tensor], strength: float = 3000.0
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return a loss that pulls the model's weights towards where they are now, each as strongly as it is important.
+
+    That is elastic weight consolidation (EWC): cross entropy + strength / 2 · Σ importance · (weight − start)².
+
+    Source: Kirkpatrick et al. 2017, https://arxiv.org/abs/1612.00796
+    """
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        moved = sum(
+            (importance[name].to(p.device) * (p - start[name].to(p.device)).square()).sum()
+            for name, p in model.named_parameters()
+        )
+        return F.cross_entropy(outputs, targets) + strength / 2 * moved
+
+    return loss
+
+
+def blend(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
+    """Return a model whose weights and statistics lie between two: `(1 − share) · old + share · new`.
+
+    Raises:
+        ValueError: for models of different weights.
+
+    Source: Wortsman et al. 2021, https://arxiv.org/abs/2109.01903
+    """
+    ones, others = old.state_dict(), new.state_dict()
+    if {n: t.shape for n, t in ones.items()} != {n: t.shape for n, t in others.items()}:
+        raise ValueError("Only weights of the same names and shapes can be blended.")
+    between = copy.deepcopy(new)
+    between.load_state_dict({n: torch.lerp(t.float(), others[n].float(), share).to(t.dtype) for n, t in ones.items()})
+    return between

@@ -1,0 +1,225 @@
+"""LoRA (저랭크 적응): the weights stay, and beside chosen layers a small product of two thin matrices is trained.
+
+    freeze(model)                                       # nothing of the model learns
+    add_lora(model, "body.dense", "body.conv2", rank=4) # but these adapters do
+    unfreeze(model, "head")
+    ...                                                 # train as ever: Trainer, fine_tune, several ranks
+    torch.save(adapter_state(model), "digits.pt")       # a few kilobytes; the model itself is as it was
+    with without_adapters(model): ...                   # the model as it was, at once
+    merge(model)                                        # plain layers again, as fast as before
+
+A layer with weight W gives `W x + (alpha / rank) · up (down x)`: `down` leads to `rank` numbers, `up` back to the
+outputs. `up` starts at zero, so at first nothing changes.
+
+Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from torchcourse.lessons.transfer.finetune import fits
+
+
+class LoRA(nn.Module):
+    """A layer with an adapter (어댑터) beside it: `LoRALinear` and `LoRAConv2d` say how the adapter is computed.
+
+    Attributes:
+        base: the layer as it was, frozen.
+        down, up: the adapter's two weights, the only ones that get gradients.
+        scale: alpha / rank.
+        enabled: whether the adapter counts; `without_adapters` switches it.
+    """
+
+    def __init__(self, base: nn.Module, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
+        super().__init__()
+        if rank < 1:
+            raise ValueError(f"rank={rank}: an adapter needs at least one number between its two weights.")
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(base.weight.new_empty(down))
+        self.up = nn.Parameter(base.weight.new_zeros(up))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)  # as the layers of PyTorch themselves
+        self.scale = (rank if alpha is None else alpha) / rank
+        self.enabled = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.base(x)
+        return out + self.scale * self.adapter(x) if self.enabled else out
+
+    def adapter(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the adapter adds, without the scale."""
+        raise NotImplementedError
+
+    def change(self) -> torch.Tensor:
+        """Return what the adapter adds to the weight, in its shape and in 64 bits."""
+        product = self.up.detach().double().flatten(1) @ self.down.detach().double().flatten(1)
+        return self.scale * product.view_as(self.base.weight)
+
+    def merged(self) -> nn.Module:
+        """Return the base layer with the adapter added to its weight. It is computed in 64 bits and rounded once."""
+        weight = self.base.weight
+        weight.data.copy_(weight.data.double() + self.change())
+        return self.base
+
+
+class LoRALinear(LoRA):
+    """A linear layer with an adapter: [..., in] → [..., out]. `down` is [rank, in], `up` [out, rank]."""
+
+    def __init__(self, base: nn.Linear, rank: int = 4, alpha: float | None = None) -> None:
+        super().__init__(base, rank, alpha, (rank, base.in_features), (base.out_features, rank))
+
+    def adapter(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.linear(x, self.down), self.up)
+
+
+class LoRAConv2d(LoRA):
+    """A convolution with an adapter: a convolution like it with `rank` channels, then one of 1×1.
+
+    `down` is [rank, in, kH, kW], `up` [out, rank, 1, 1].
+
+    Raises:
+        ValueError: for a convolution in groups.
+    """
+
+    def __init__(self, base: nn.Conv2d, rank: int = 4, alpha: float | None = None) -> None:
+        if base.groups != 1:
+            raise ValueError(f"A convolution in {base.groups} groups has no adapter: its channels do not mix.")
+        shape = (rank, base.in_channels, *base.kernel_size)
+        super().__init__(base, rank, alpha, shape, (base.out_channels, rank, 1, 1))
+
+    def adapter(self, x: torch.Tensor) -> torch.Tensor:
+        # Stride, padding and all else as the base layer has them, whatever subclass it is of.
+        weights = {"weight": self.down} | (
+            {} if self.base.bias is None else {"bias": self.down.new_zeros(len(self.down))}
+        )
+        return F.conv2d(functional_call(self.base, weights, x), self.up)
+
+
+def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None = None) -> list[str]:
+    """Put an adapter beside each linear layer and each convolution under these names; return the layers' names.
+
+    Convolutions in groups are left out. The layers are frozen; what else is to be frozen says `freeze`. Adapters start
+    from random numbers, so seed them. Make optimizer and Trainer afterwards.
+
+    Args:
+        model: changed in place.
+        names: as in `freeze`: a layer's name, a name above it, or a pattern with stars; none for all layers.
+        rank: how many numbers lie between `down` and `up`.
+        alpha: the adapter counts `alpha / rank` times; by default once.
+
+    Raises:
+        ValueError: for a name without such a layer, a layer that has an adapter, or one whose weight another uses, too.
+    """
+    layers = _layers(model)
+    chosen = {}
+    for name in names or ("*",):
+        found = {own: layer for own, layer in layers.items() if fits(own, name)}
+        if not found:
+            raise ValueError(
+                f"There is no linear layer or convolution without an adapter under {name!r}. "
+                f"There are: {', '.join(layers) or 'none'}."
+            )
+        chosen |= found
+    owners = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
+    for name, layer in chosen.items():
+        if owners.count(id(layer.weight)) > 1:
+            raise ValueError(f"The weight of {name} is used in another place, too, which merging would change as well.")
+    for name, layer in chosen.items():
+        kind = LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d
+        _replace(model, name, kind(layer, rank, alpha))
+    return list(chosen)
+
+
+def merge(model: nn.Module) -> list[str]:
+    """Replace each layer with an adapter by the plain layer that computes the same; return the layers' names.
+
+    The layers stay frozen. What was the model before cannot be had back from it: keep `adapter_state` and the weights.
+
+    Raises:
+        ValueError: for a model without adapters.
+    """
+    adapted = _adapted(model)
+    for name, layer in adapted.items():
+        _replace(model, name, layer.merged())
+    return list(adapted)
+
+
+@contextlib.contextmanager
+def without_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside the block, the layers compute what they did before they had adapters.
+
+    Raises:
+        ValueError: for a model without adapters.
+    """
+    layers = list(_adapted(model).values())
+    before = [layer.enabled for layer in layers]
+    for layer in layers:
+        layer.enabled = False
+    try:
+        yield
+    finally:
+        for layer, enabled in zip(layers, before, strict=True):
+            layer.enabled = enabled
+
+
+def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of the adapters' weights under their names: all that has to be kept of a training.
+
+    Raises:
+        ValueError: for a model without adapters.
+    """
+    return {
+        f"{name}.{part}": getattr(layer, part).detach().clone()
+        for name, layer in _adapted(model).items()
+        for part in ("down", "up")
+    }
+
+
+def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Put saved adapters into a model that has adapters of the same names and ranks. Nothing is loaded if one differs.
+
+    Raises:
+        ValueError: for adapters of other layers, or of another rank; names the first.
+    """
+    own = {f"{n}.{part}": getattr(layer, part) for n, layer in _adapted(model).items() for part in ("down", "up")}
+    for name in sorted(own.keys() ^ state.keys()):
+        where = "file has" if name in state else "model has"
+        raise ValueError(f"Only the {where} an adapter weight {name}. Call add_lora() with the same names as before.")
+    for name, parameter in own.items():
+        if parameter.shape != state[name].shape:
+            raise ValueError(
+                f"{name} has the shape {list(parameter.shape)}, and {list(state[name].shape)} in the file."
+            )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers that can have an adapter, by name, without those that have one."""
+    inside = {id(module) for layer in model.modules() if isinstance(layer, LoRA) for module in layer.modules()}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name
+        and id(module) not in inside
+        and (isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1))
+        # Attention of PyTorch reads the weight of this layer and never calls it: an adapter would not count.
+        and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
+    }
+
+
+def _adapted(model: nn.Module) -> dict[str, LoRA]:
+    adapted = {name: module for name, module in model.named_modules() if name and isinstance(module, LoRA)}
+    if not adapted:
+        raise ValueError("This model has no adapters: add_lora(model, …) puts them in.")
+    return adapted
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)

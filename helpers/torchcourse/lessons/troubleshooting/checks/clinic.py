@@ -1,0 +1,16 @@
+"""Checks of lesson 05's clinic: one for all patients. What is judged, and how, stands in each patient's case."""
+
+from collections.abc import Callable
+
+from torchcourse.checks import Checked, check
+from torchcourse.lessons.troubleshooting import clinic
+
+
+def repair(slug: str, *parts: Callable, points: float = 1) -> Checked:
+    """Put the repaired parts into the patient's program and say whether it is healed, or what is to be seen instead."""
+
+    def examined(given: tuple[Callable, ...]) -> str:
+        return clinic.examine(slug, *given)
+
+    examined.__name__ = slug  # the name of the exercise in the journal
+    return check(examined)(parts, points)

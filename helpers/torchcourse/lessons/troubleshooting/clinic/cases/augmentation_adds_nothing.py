@@ -1,0 +1,146 @@
+"""Patient: a random generator that is made once and copied into each worker, anew in each epoch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
+from torchcourse.ranks.run import RankError
+
+EPOCHS = 2
+SHOWN = ("epoch 0, batch 0", "epoch 0, batch 1", "epoch 1, batch 0")
+
+
+def evidence(program: Program) -> None:
+    images, labels = mnist()[:64]
+    _, (epochs,) = _fetched(program.jitter_loader, images, labels, (0,))
+    drawn = [epochs[0][2][:32], epochs[0][2][32:], epochs[1][2][:32]]
+    figure, axes = figures.new(8, 3, ncols=2, sharey=True)
+    for axis, other in zip(axes, (1, 2), strict=True):
+        axis.plot(drawn[0].tolist(), drawn[other].tolist(), "o")
+        axis.set(xlabel=f"brightness in {SHOWN[0]}", ylabel=f"brightness in {SHOWN[other]}")
+        axis.set_title(f"{int((drawn[0] == drawn[other]).sum())} of 32 numbers are the same")
+    figures.show(
+        figure, "Two scatter plots: the brightness of 32 images in one batch against another. All lie on a line."
+    )
+
+
+def judge(program: Program, seed: int) -> str:
+    """Fetch three epochs in a process of its own, twice with one seed and once with another; look at what was drawn."""
+    count = 96 + 32 * (seed % 2)
+    images, labels = torch.ones(count, 1, 28, 28), torch.arange(count)
+    workers, runs = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
+    if not workers:
+        raise Wrong(
+            "no_workers",
+            "One process draws all numbers now, so none comes twice. But the two workers are gone, and with them the "
+            "speed that they were there for.",
+        )
+    _judge_data(runs[0], count)
+    drawn, again, other = (torch.stack([factors for _, _, factors in epochs]) for epochs in runs)
+    _judge_drawn(drawn)
+    if not torch.equal(drawn, again):
+        raise Wrong(
+            "not_repeatable",
+            "No number comes twice, but two runs with the same seed draw other numbers. A run that cannot be repeated "
+            "cannot be examined. Where could a worker get a number that follows from the seed?",
+        )
+    if torch.equal(drawn, other):
+        raise Wrong("seed_ignored", "Runs with two different seeds draw the same numbers.")
+    return f"Healed: {EPOCHS} epochs draw {drawn.numel()} different numbers in 2 workers, the same for the same seed."
+
+
+Epoch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""The images, labels and brightnesses of one epoch, in the order of their arrival."""
+
+
+def _fetched(
+    jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]
+) -> tuple[int, list[list[Epoch]]]:
+    """Return the number of workers and, for each seed, the epochs of a run."""
+    try:
+        return call_separately(_fetch, jitter_loader, images, labels, seeds)
+    except RankError as error:
+        raise Wrong("stops", f"Fetching ends in {error.kind}: {error.message[:200]}.") from None
+
+
+def _fetch(
+    jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]
+) -> tuple[int, list[Any]]:
+    workers, runs = [], []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        loader = jitter_loader(images, labels, seed)
+        workers.append(getattr(loader, "num_workers", 0))
+        runs.append([tuple(torch.cat(column) for column in zip(*loader, strict=True)) for _ in range(EPOCHS)])
+    return min(workers), runs
+
+
+def _judge_data(epochs: list[Epoch], count: int) -> None:
+    for images, labels, factors in epochs:
+        if sorted(labels.tolist()) != list(range(count)):
+            raise Wrong("samples_lost", f"An epoch brings {len(labels.unique())} of {count} images.")
+        if not torch.allclose(images.mean(dim=(1, 2, 3)).double(), factors.double(), atol=1e-5):
+            raise Wrong("not_applied", "The brightness that is returned is not the one that the image got.")
+    if epochs[0][1].tolist() in (list(range(count)), epochs[1][1].tolist()):
+        raise Wrong("no_shuffle", "The images no longer come in a new order each epoch.")
+
+
+def _judge_drawn(drawn: torch.Tensor) -> None:
+    """Judge the brightnesses [epochs, samples]."""
+    low, high, spread = drawn.min().item(), drawn.max().item(), drawn[0].std().item()
+    if low < 0.5 or high > 1.5 or spread < 0.2:
+        raise Wrong(
+            "no_augmentation",
+            f"The brightness now lies between {low:.2f} and {high:.2f} with a spread of {spread:.2f}. It was drawn "
+            "evenly between 0.5 and 1.5: that is what the model is to get used to.",
+        )
+    total = drawn.shape[1]
+    within = total - len(drawn[0].unique())
+    if within > total // 4:
+        raise Wrong(
+            "still_there",
+            f"{within} of {total} numbers of an epoch came before in the same epoch: batch 1 has those of batch 0. "
+            "Both workers go through one and the same stream.",
+        )
+    repeated = len(set(drawn[0].tolist()) & set(drawn[1].tolist()))
+    if repeated > total // 4:
+        raise Wrong(
+            "same_in_epochs",
+            f"The workers differ now, but {repeated} of {total} numbers of the second epoch are those of the first. "
+            "A worker starts anew each epoch: what is different for it then?",
+        )
+
+
+CASE = Case(
+    slug="augmentation_adds_nothing",
+    title="Augmentation that adds nothing",
+    complaint=(
+        "We draw a random brightness for each image, so that the model gets used to any scanner. It does not help at "
+        "all. We printed what is drawn, and it does not look random. With `num_workers=0` it does, but then loading is "
+        "too slow. A run must be repeatable: the same seed, the same numbers."
+    ),
+    parts=("JitteredDigits", "jitter_loader"),
+    hints=(
+        "Read the log by columns: which batches share their numbers? Which worker makes which batch?",
+        "Print `torch.utils.data.get_worker_info().id` and the first number that each worker draws, in two epochs.",
+        "The generator is made once, before the workers are. Each gets a copy, and gets it again next epoch. "
+        "PyTorch's own random numbers do not have this fault: what does PyTorch give each worker, anew each epoch?",
+    ),
+    diagnosis=(
+        "The generator was an attribute of the data set. Each worker got a copy of it in the same state, and got it "
+        "again at the start of the next epoch. PyTorch gives each worker a seed of its own in each epoch, and seeds "
+        "`torch`, `random` and NumPy's global generator with it, but it cannot know of a generator that you keep. To "
+        "resume in mid-epoch exactly, draw from (seed, epoch, index) instead: then the number of workers does not "
+        "matter either."
+    ),
+    evidence=evidence,
+    judge=judge,
+    log=log_separately,
+)

@@ -1,0 +1,136 @@
+"""Patient: gradients of several batches are added up without being divided by their number."""
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.models import mlp
+
+
+def evidence(program: Program) -> None:
+    images, labels = mnist("train")[:160]
+    norms = {}
+    for accumulate in (1, 2, 4, 8, 16):
+        torch.manual_seed(0)
+        model = mlp(784, 32, 10)
+        loader = DataLoader(TensorDataset(images, labels), 160 // accumulate)
+        with watch() as record:
+            program.accumulated_epoch(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), accumulate)
+        norms[f"{accumulate} × {160 // accumulate}"] = record.steps[0].gradient.norm().item()
+    values = list(norms.values())
+    figure, axis = figures.new(height=2.8)
+    axis.bar(list(norms), values)
+    axis.set(xlabel="the same 160 samples, as batches × samples", ylabel="norm of the first step's gradient")
+    axis.set_title(f"The same samples, the same weights: a gradient of {values[0]:.2f} to {values[-1]:.2f}")
+    figures.show(
+        figure, f"Gradient norms by way of cutting: { {name: round(value, 2) for name, value in norms.items()} }."
+    )
+
+
+def judge(program: Program, seed: int) -> str:
+    """Compare each step's gradient with that of all its samples in one batch."""
+    size, rate = 4 + seed % 3, 0.1
+    generator = torch.Generator().manual_seed(seed)
+    for accumulate in (2 + seed % 2, 5, 1):
+        inputs = torch.randn(3 * accumulate * size, 7, generator=generator).double()
+        labels = torch.randint(0, 3, (len(inputs),), generator=generator)
+        given, loss = _run(program.accumulated_epoch, inputs, labels, size, rate, accumulate, seed)
+        right, right_loss = _run(_plain_epoch, inputs, labels, size, rate, accumulate, seed)
+        _compare(given, right, accumulate, rate)
+        if abs(float(loss) - right_loss) > 1e-9:
+            raise Wrong(
+                "wrong_value",
+                f"The steps are right. The reported loss of a batch should be {right_loss:.4f}, and is "
+                f"{float(loss):.4f}: what was divided for the gradient is not for the log.",
+            )
+    loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
+    try:
+        program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)
+    except AssertionError:
+        return (
+            "Healed: with 1 to 5 batches a step, each gradient is that of one large batch, at the same learning rate."
+        )
+    raise Wrong("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
+
+
+def _run(epoch, inputs, labels, size: int, rate: float, accumulate: int, seed: int):
+    torch.manual_seed(seed)
+    model = mlp(7, 5, 3).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with watch() as record:
+        loss = epoch(model, DataLoader(TensorDataset(inputs, labels), size), optimizer, accumulate)
+    return record.steps, loss
+
+
+def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
+    """One large batch a step. The mean loss is that of the small batches, each at the weights of its step."""
+    batches, losses = list(loader), []
+    for start in range(0, len(batches), accumulate):
+        group = batches[start : start + accumulate]
+        losses += [F.cross_entropy(model(images), labels).item() for images, labels in group]
+        images, labels = (torch.cat(parts) for parts in zip(*group, strict=True))
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return sum(losses) / len(losses)
+
+
+def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
+    if len(given) != len(right):
+        raise Wrong(
+            "steps", f"{3 * accumulate} batches, {accumulate} a step: {len(right)} steps, and you make {len(given)}."
+        )
+    for number, (step, should) in enumerate(zip(given, right, strict=True), start=1):
+        if any(abs(value - rate) > 1e-12 for value in step.rates):
+            raise Wrong(
+                "learning_rate",
+                f"The learning rate at step {number} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
+                "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
+            )
+        if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
+            continue
+        ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
+        same_way = ratio > 0 and F.cosine_similarity(step.gradient, should.gradient, dim=0).item() > 0.999999
+        if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
+            raise Wrong("still_there", f"With {accumulate} batches a step the gradient is {ratio:.0f} times too long.")
+        if same_way:
+            raise Wrong(
+                "scaled",
+                f"With {accumulate} batches a step the gradient has the right direction and {ratio:.2f} times the "
+                "length. Is something cut off, or divided by a number that is right for another setting only?",
+            )
+        raise Wrong(
+            "not_all_batches",
+            f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: "
+            "some are missing in it, or do not count equally.",
+        )
+
+
+CASE = Case(
+    slug="big_batch_diverges",
+    title="A batch in pieces",
+    complaint=(
+        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. By "
+        "the book that gives the same step. For us it gets worse the smaller we cut the batch."
+    ),
+    parts=("accumulated_epoch",),
+    hints=(
+        "The data, the weights and the learning rate are the same in all three lines of the log. What is left?",
+        "Compare the gradient of one step for different ways to cut the *same* 160 samples.",
+        "`cross_entropy` is a mean over its batch. What is the sum of k means, and what should it be?",
+    ),
+    diagnosis=(
+        "The loss is a mean over its batch, and the gradients of k batches add up to k times the mean of all. "
+        "Dividing the loss by k before `backward()` repairs it; what is logged stays undivided. With plain SGD a "
+        "learning rate divided by k comes to the same steps, which is why that repair seems to work, until weight "
+        "decay, clipping or another k is used. Adam hides the fault almost completely."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,205 @@
+"""Patient: each rank decides by its own validation loss when to stop, and the others wait for it in a collective."""
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, on_ranks, same
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.models import mlp
+from torchcourse.ranks.run import RankError
+
+EPOCHS, BATCH, RATE, MOMENTUM = 12, 16, 0.1, 0.9
+TIME_LIMIT = 20.0  # seconds; healthy ranks need one, on a busy machine a few
+HANG = (
+    "After {seconds:g} seconds the ranks still wait for one another. A longer limit would only make the wait longer: "
+    "some rank is in a collective that the others never call."
+)
+LEFT_ALONE = (
+    "Rank {rank} waited in a collective, and another rank had left. Who is in a collective there, and where are the "
+    "others at that moment?"
+)
+Part = tuple[torch.Tensor, torch.Tensor]
+
+
+def evidence(program: Program) -> None:
+    printed, where = io.StringIO(), ""
+    with contextlib.redirect_stdout(printed):
+        try:
+            program.main()
+        except RankError as error:
+            frames = re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)
+            where = "\n".join([f"rank {error.rank}: {error.note}", *(f"  {place}: {code}" for place, code in frames)])
+    found = re.findall(r"\[rank (\d)\] epoch (\d+): validation loss ([\d.]+)", printed.getvalue())
+    figure, axis = figures.new()
+    lengths, lows = [], []
+    for rank in ("0", "1"):
+        losses = [float(loss) for one, _, loss in found if one == rank]
+        axis.plot(losses, marker="o", label=f"rank {rank}")
+        lengths.append(len(losses))
+        lows.append(len(losses) - 1 - losses.index(min(losses)))
+    axis.set(xlabel="epoch", ylabel="validation loss on its own part")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend()
+    finding = f"In epoch {lengths[0] - 1} rank 0 is {lows[0]} epochs after its lowest loss, rank 1 {lows[1]}"
+    axis.set_title(finding)
+    figures.show(figure, f"The validation loss of each rank on its own part, epoch by epoch. {finding}.")
+    print(where)
+
+
+def judge(program: Program, seed: int) -> str:
+    """Train on 2 and on 3 ranks that would stop at different epochs; compare with one process that plays all ranks."""
+    stops = []
+    for ranks in (2, 3):
+        train, val, patience, expected = _disagreement(ranks, seed)
+        runs = on_ranks(
+            _train,
+            *(program.train_until_stale, train, val, patience, seed),
+            world_size=ranks,
+            seconds=TIME_LIMIT,
+            hang=HANG,
+            left_alone=LEFT_ALONE,
+        )
+        stops.append(_judge_runs(runs, expected))
+    return (
+        f"Healed: all ranks stop together, after {stops[0]} epochs on 2 ranks and {stops[1]} on 3, with equal weights."
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What one process finds that plays all ranks."""
+
+    own: list[int]
+    """After how many epochs each rank would stop by its own loss."""
+    mean: int
+    """After how many by the mean loss."""
+    weights: list[list[torch.Tensor]]
+    """The weights after each epoch."""
+
+
+def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
+    """Return data, and a patience, with which the ranks would part, and stop before the last epoch."""
+    for attempt in range(40):
+        first = (211 * seed + 97 * attempt) % 3500
+        images, labels = mnist()[first : first + 48 * ranks + 24 * ranks]
+        train, val = (images[: 48 * ranks], labels[: 48 * ranks]), (images[48 * ranks :], labels[48 * ranks :])
+        patience = 1 + (seed + attempt) % 2
+        expected = _play(train, val, ranks, patience, seed)
+        if min(expected.own) < max(expected.own) < EPOCHS - 1 and expected.mean < EPOCHS - 1:
+            return train, val, patience, expected
+    raise AssertionError(f"no data of seed {seed} on which {ranks} ranks disagree")
+
+
+def _share(part: Part, rank: int, ranks: int) -> Part:
+    return part[0][rank::ranks], part[1][rank::ranks]
+
+
+def _model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return mlp(784, 8, 10)
+
+
+def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expected:
+    model = _model(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
+    shares = [_share(train, rank, ranks) for rank in range(ranks)]
+    losses, weights = [], []
+    for _ in range(EPOCHS):
+        for batch in torch.arange(len(shares[0][0])).split(BATCH):
+            optimizer.zero_grad()
+            parts = [F.cross_entropy(model(images[batch]), labels[batch]) for images, labels in shares]
+            torch.stack(parts).mean().backward()
+            optimizer.step()
+        with torch.no_grad():
+            own = [_share(val, rank, ranks) for rank in range(ranks)]
+            losses.append([F.cross_entropy(model(images), labels).item() for images, labels in own])
+        weights.append(copies(model.parameters()))
+    columns = list(zip(*losses, strict=True))
+    mean = [sum(row) / ranks for row in losses]
+    return Expected([_stop(column, patience) for column in columns], _stop(mean, patience), weights)
+
+
+def _stop(losses: Sequence[float], patience: int) -> int:
+    best, stale = float("inf"), 0
+    for epoch, loss in enumerate(losses, start=1):
+        best, stale = (loss, 0) if loss < best else (best, stale + 1)
+        if stale == patience:
+            return epoch
+    return len(losses)
+
+
+Run = tuple[int, list[torch.Tensor]]
+"""After how many epochs a rank stopped, and with which weights."""
+
+
+def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int) -> Run:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    model = _model(seed)
+    shares = _share(train, rank, ranks), _share(val, rank, ranks)
+    losses = train_until_stale(model, *shares, epochs=EPOCHS, patience=patience, lr=RATE)
+    return len(losses), copies(model.parameters())
+
+
+def _judge_runs(runs: list[Run], expected: Expected) -> int:
+    epochs = [count for count, _ in runs]
+    if len(set(epochs)) > 1:
+        raise Wrong(
+            "ranks_disagree",
+            f"Nobody waits any more, but the ranks stop after {epochs} epochs, and those that go on train alone. "
+            "One model needs one decision.",
+        )
+    count = epochs[0]
+    if count > max(*expected.own, expected.mean):
+        raise Wrong(
+            "never_stops",
+            f"The ranks stay together for {count} epochs. By then every one of them had its reason to stop, the last "
+            f"after {max(expected.own)}. Stopping early was asked for.",
+        )
+    if count < min(*expected.own, expected.mean):
+        raise Wrong(
+            "too_early", f"The ranks stop together after {count} epochs, before any has its reason: {expected.own}."
+        )
+    if not all(same(weights, expected.weights[count - 1], tolerance=1e-2) for _, weights in runs):
+        raise Wrong(
+            "training_changed",
+            f"All stop together after {count} epochs, but not with the weights that averaged gradients lead to.",
+        )
+    return count
+
+
+CASE = Case(
+    slug="closed_connection",
+    title="One rank goes home early",
+    complaint=(
+        "Since we stop early, training on several ranks breaks, in another epoch on other data, and with some data "
+        "not at all. The message is about a connection that was closed. The cluster people say "
+        "that the network is fine. On one rank it always works."
+    ),
+    parts=("train_until_stale",),
+    hints=(
+        "*Connection closed* is what a rank says that was left alone. Find out what the other one did last.",
+        "Compare the losses by which each rank decides. In which epoch do they decide differently for the first time?",
+        "All ranks must call the same collectives equally often. So whether there is another epoch must be decided by "
+        "all alike: by which number, and how does each rank get it?",
+    ),
+    diagnosis=(
+        "Each rank decided by its own loss whether to go on. One left the loop, and the other waited for it in the "
+        "next all-reduce. With NCCL the same fault is a hang until a time limit. A collective needs all ranks, so "
+        "every *decision* about calling one must come from a number that all ranks share: reduced, or broadcast by "
+        "one. The same goes for skipping a batch with NaN, for saving, and for loaders of different lengths."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,160 @@
+"""Patient: a parser that ends its process on a bad line, inside a worker of a DataLoader."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
+from torchcourse.ranks.run import RankError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images [B, 784] and labels [B]."""
+
+EPOCHS, BATCH = 2, 32
+_LEFT_ALONE = (
+    "ConnectionResetError",
+    "ConnectionRefusedError",
+    "BrokenPipeError",
+    "EOFError",
+    "FileNotFoundError",
+    "ProcessDied",
+)
+"""What the main process may meet in place of "exited unexpectedly": it was fetching a tensor from the dead worker."""
+
+
+def evidence(program: Program) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "records.txt")
+        program.write_records(path, 400, (267,))
+        lengths = [len(line) for line in path.read_text().splitlines()]
+    usual = max(lengths)
+    short = [place for place, length in enumerate(lengths) if length != usual]
+    figure, axis = figures.new()
+    axis.plot(lengths, ".")
+    axis.set(xlabel="line of the file", ylabel="characters in the line", ylim=(0, 1.1 * usual))
+    axis.set_title(f"{len(short)} of {len(lengths)} lines is not {usual} characters long: line {short[0]}")
+    figures.show(
+        figure, f"All lines of the file have {usual} characters, but for line {short[0]}: {lengths[short[0]]}."
+    )
+
+
+def judge(program: Program, seed: int) -> str:
+    """Load files with bad lines at other places for two epochs, in a process of its own; compare what arrives."""
+    count = 150 + 7 * seed
+    files = {"first.txt": (20 + seed, 99), "second.txt": (0, 3 + seed, count - 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, cut_off in files.items():
+            program.write_records(Path(folder, name), count, cut_off)
+        fetched = _fetched(program.record_loader, [Path(folder, name) for name in files], seed)
+    for (workers, batches), cut_off in zip(fetched, files.values(), strict=True):
+        if not workers:
+            raise Wrong(
+                "no_workers",
+                "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. "
+                "Loading was given to two workers because it is slow; they should come back.",
+            )
+        _judge_epochs(batches, count, cut_off)
+    return (
+        "Healed: each readable record arrives once an epoch, in a new order, from workers; the bad lines are left out."
+    )
+
+
+def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
+    """Return for each file the number of workers and, for each epoch, its batches."""
+    try:
+        return call_separately(_fetch, record_loader, paths, seed)
+    except RankError as error:
+        what = error.message.splitlines()[0][:120] if error.message else error.kind
+        if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
+            raise Wrong(
+                "still_there", f"A worker still ends in the middle of the file: {what} Which line was it given?"
+            ) from None
+        if error.kind == "SystemExit":
+            raise Wrong(
+                "program_ends",
+                "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
+                "function of a library do that?",
+            ) from None
+        raise Wrong(
+            "still_stops",
+            f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}. One bad line in a "
+            "file should cost one record, not the night.",
+        ) from None
+
+
+def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
+    loaders = [record_loader(path, seed) for path in paths]
+    return [
+        (getattr(loader, "num_workers", 0), [[tuple(batch) for batch in loader] for _ in range(EPOCHS)])
+        for loader in loaders
+    ]
+
+
+def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...]) -> None:
+    orders = [_order(batches, count, cut_off) for batches in epochs]
+    if orders[0] == sorted(orders[0]) or orders[0] == orders[1]:
+        raise Wrong("no_shuffle", "All records arrive, but no longer in a new order each epoch.")
+
+
+def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[int]:
+    """Return the numbers of the records in the order in which an epoch brings them."""
+    readable = count - len(cut_off)
+    case = f"Of {count} records {readable} can be read:"
+    found = image_numbers([row for rows, _ in batches for row in rows], count, cut_off)
+    order = [number for number in found if number is not None]
+    if len(order) < len(found):
+        raise Wrong(
+            "invented_image",
+            f"{case} {len(found) - len(order)} images arrive that are not in the file. What is put in the place of a "
+            "bad record is trained on, under its label.",
+        )
+    if len(order) > len(set(order)):
+        raise Wrong(
+            "sample_twice",
+            f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of bad ones.",
+        )
+    if len(order) < readable:
+        raise Wrong(
+            "samples_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
+        )
+    if [int(label) for _, labels in batches for label in labels] != mnist()[:count][1][order].tolist():
+        raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of another one.")
+    if max(len(rows) for rows, _ in batches) != BATCH:
+        raise Wrong("other_batches", f"The batches were {BATCH} records long, and no longer are.")
+    return order
+
+
+CASE = Case(
+    slug="details_are_lost",
+    title="Details are lost",
+    complaint=(
+        "Training stops in the first epoch: a worker of the DataLoader exited. With another seed it is another step, "
+        "because the order is shuffled. The message says nothing of what our code did there. With yesterday's file it "
+        "works. More memory did not help."
+    ),
+    parts=("parse_record", "Records", "record_loader"),
+    hints=(
+        "The message itself says what to do first: run it once with `num_workers=0`, and read what comes then.",
+        "Ask for the records one by one, `Records(path)[0]`, `[1]`, …, and find the first at which Python wants to "
+        "end. How long is that line?",
+        "Who decides that the process must end? And who can know, before the first epoch, which lines can be read?",
+    ),
+    diagnosis=(
+        "A function of a command-line tool ended its process, as such tools may; here the process was a worker. An "
+        "exit code is all that reached you. `num_workers=0` is the way to see the error, not to be rid of it. "
+        "Library code raises an exception, and who calls it decides. "
+        "What can be known before training, like lines that are cut "
+        "off, is best found once, when the index is built, and reported."
+    ),
+    evidence=evidence,
+    judge=judge,
+    log=log_separately,
+)

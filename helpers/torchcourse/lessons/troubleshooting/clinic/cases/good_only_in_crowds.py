@@ -1,0 +1,133 @@
+"""Patient: scans normalised with the statistics of whatever comes along, in service a request of one."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+RATE = 0.02  # the learning rate in `DigitReader.fit`
+
+
+def evidence(program: Program) -> dict[str, float]:
+    reader = program.DigitReader()
+    reader.fit(*program.scanned("train", 800))
+    scans, labels = program.scanned("test", 200)
+    sizes = [1, 2, 5, 10, 25, 50, 100, 200]
+    right = [100 * program.accuracy(reader, scans, labels, size) for size in sizes]
+    spread = [torch.stack([program.standardise(few.flatten(1)).std() for few in scans.split(s)]).mean() for s in sizes]
+    figure, (left, middle) = figures.new(9, 3.2, ncols=2)
+    left.plot(sizes, right, marker="o")
+    left.set(xlabel="scans in a request", ylabel="right answers (%)", xscale="log", ylim=(0, 100))
+    left.set_title(f"{right[0]:.0f} % right one by one, {right[-1]:.0f} % together")
+    middle.plot(sizes, spread, marker="o")
+    middle.set(xlabel="scans in a request", ylabel="std of what the network sees", xscale="log", ylim=(0, 1.1))
+    middle.set_title(f"A single scan arrives with a std of {spread[0]:.2f}")
+    figures.show(
+        figure,
+        f"Left: with one scan in a request {right[0]:.0f} percent of the answers are right, with 200 {right[-1]:.0f}. "
+        f"Right: the spread of the network's input, {spread[0]:.2f} for one scan, {spread[-1]:.2f} for 200.",
+    )
+    return {"alone": spread[0].item(), "together": spread[-1].item()}
+
+
+def judge(program: Program, seed: int) -> str:
+    """Fit on scans of one scanner; ask in requests of 1, 3 and all; do the same with a much darker scanner."""
+    first, brightness = 700 * seed % 3000, (200.0, 0.6, 40.0)[seed % 3]
+    images, labels = mnist()[first : first + 850]
+    scans = (images - images.min()) / (images.max() - images.min()) * brightness
+    train, (asked, digits) = (scans[:650], labels[:650]), (scans[650:], labels[650:])
+    reader = _fit(program, train, seed)
+    together = _answers(reader, [asked])
+    glaring = asked[:1] * 20
+    requests = {
+        "alone": asked.split(1),
+        "three at a time": asked.split(3),
+        "together with one much brighter scan": [torch.cat([one, glaring]) for one in asked.split(1)],
+    }
+    for company, sent in requests.items():
+        answers = _answers(reader, sent)
+        answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is no question, only company
+        differ = int((answers != together).sum())
+        if differ > 2:  # a sum may be rounded in another way
+            raise Wrong(
+                "still_there",
+                f"Sent {company}, {differ} of 200 scans get another answer than all at once, and "
+                f"{(answers == digits).float().mean():.0%} are right, not {(together == digits).float().mean():.0%}. "
+                "What a scan is should not depend on which others it comes with.",
+            )
+    right = (together == digits).float().mean().item()
+    if right < 0.75:
+        raise Wrong(
+            "other_numbers",
+            f"All requests get the same answers now, but only {right:.0%} of them are right. Does the network see in "
+            "service what it saw in training: the same shift and the same scale?",
+        )
+    darker = _fit(program, (train[0] * 0.01, train[1]), seed)
+    changed = int((_answers(darker, [asked * 0.01]) != together).sum())
+    if changed > 10:
+        raise Wrong(
+            "only_this_scanner",
+            f"Trained and asked with scans a hundred times darker, the reader changes {changed} of 200 answers. "
+            "The numbers of one scanner are not those of another: from which scans should they come?",
+        )
+    return f"Healed: one by one or all at once, the same answers, {right:.0%} of them right, whatever the scanner."
+
+
+def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int):
+    with watch() as record:
+        reader = program.DigitReader(seed)
+        reader.fit(*train)
+    steps = 6 * -(-len(train[0]) // 32)
+    if len(record.steps) != steps or any(rate != RATE for step in record.steps for rate in step.rates):
+        raise Wrong(
+            "training_changed",
+            f"The training made {len(record.steps)} steps at the learning rates "
+            f"{sorted({rate for step in record.steps for rate in step.rates})}; it was {steps} at {RATE}, and that "
+            "was healthy.",
+        )
+    return reader
+
+
+def _answers(reader, requests: Sequence[torch.Tensor]) -> torch.Tensor:
+    reader = copy.deepcopy(reader)  # so that nothing is remembered from request to request
+    try:
+        return torch.cat([reader.predict(few) for few in requests])
+    except Exception as error:
+        raise Wrong(
+            "refuses_requests",
+            f"A request of {len(requests[0])} ended in {type(error).__name__}: {error}. The post office sends requests "
+            "of any size, and each wants an answer.",
+        ) from None
+
+
+CASE = Case(
+    slug="good_only_in_crowds",
+    title="Good in the laboratory, useless at the counter",
+    complaint=(
+        "Our digit reader passes validation, and the service gives nonsense. Same weights, same scanner, even the very "
+        "same scans: sent all together they are read well, sent one by one they are not. We let the clerks collect "
+        "scans until they have a pile. Nobody is happy with that."
+    ),
+    parts=("standardise", "DigitReader"),
+    hints=(
+        "The weights are the same in both cases, so the difference must be in what the network is given.",
+        "Take one scan. Print the mean and the spread of what the network gets for it: alone, and among 200.",
+        "A shift and a scale turn a scan into an input. Which scans may decide on these numbers, and where are they "
+        "kept until the next request?",
+    ),
+    diagnosis=(
+        "The scans of a request decided by which numbers they were normalised. In training and in validation hundreds "
+        "came together, and nobody noticed; a single scan minus its own mean is zero everywhere. The statistics are a "
+        "part of the model: computed once, on the training data, saved with the weights, used everywhere. BatchNorm "
+        "in training mode has the same fault, and `eval()` is its cure."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,123 @@
+"""Patient: a parameter group chosen by a name that no layer has, so that the new head is in no group."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    images, labels = mnist("train")[:200]
+    model = program.Classifier()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = program.make_optimizer(model, 0.05)
+    for _ in range(10):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), (labels >= 5).long()).backward()
+        optimizer.step()
+    moved = {
+        name: ((parameter - before[name]).norm() / before[name].norm()).item()
+        for name, parameter in model.named_parameters()
+    }
+    figure, axis = figures.new(height=2.6)
+    axis.barh(list(moved), [100 * share for share in moved.values()])
+    axis.invert_yaxis()
+    axis.set(xlabel="change in 10 steps (% of the tensor's norm)")
+    axis.set_title(f"{sum(share > 0 for share in moved.values())} of {len(moved)} tensors have moved after 10 steps")
+    figures.show(
+        figure, f"Change of each tensor in ten steps: { {name: f'{share:.1%}' for name, share in moved.items()} }."
+    )
+
+
+def judge(program: Program, seed: int) -> str:
+    """Ask for the optimizer of three models whose new parts have other names, and look into its groups."""
+    rate = 0.02 * (1 + seed % 4)
+    torch.manual_seed(seed)
+    for names in (["head"], ["neck", "head"], ["norm", "classifier"]):
+        model = _model(names, 4 + seed % 3)
+        _judge_groups(model, program.make_optimizer(model, rate), rate)
+    return "Healed: in three models with new layers of other names, every parameter is in one group, at its own rate."
+
+
+def _model(names: list[str], width: int) -> nn.Module:
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Linear(5, width), nn.BatchNorm1d(width))
+    for name in names:
+        model.add_module(name, nn.LayerNorm(width) if name == "norm" else nn.Linear(width, width))
+    return model
+
+
+def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if frozen:
+        raise Wrong(
+            "froze", f"{frozen[0]} can learn no more. Frozen layers are another training than the one asked for."
+        )
+    rate_of = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, parameter in model.named_parameters() if id(parameter) not in rate_of]
+    _judge_missing(model, missing)
+    _judge_rates({name: rate_of[id(parameter)] for name, parameter in model.named_parameters()}, rate)
+    expect_momentum(optimizer)
+
+
+def _is_old(name: str) -> bool:
+    return name.startswith("backbone.")
+
+
+def _judge_missing(model: nn.Module, missing: list[str]) -> None:
+    """Judge the names of the parameters that are in no group."""
+    if any(map(_is_old, missing)):
+        raise Wrong("backbone_left_out", "Now parameters of the backbone are in no group.")
+    if missing == [name for name, _ in model.named_parameters() if not _is_old(name)]:
+        raise Wrong("still_there", f"{', '.join(missing)}: in no group of the optimizer, so they never move.")
+    if missing:
+        raise Wrong(
+            "left_out",
+            f"A model with the parts {', '.join(name for name, _ in model.named_children())}: {', '.join(missing)} "
+            "in no group. The docstring says which parameters are new. What if the next model has other names?",
+        )
+
+
+def _judge_rates(given: dict[str, float], rate: float) -> None:
+    """Judge the learning rate of each parameter, by its name."""
+    if len(set(given.values())) == 1:
+        raise Wrong("one_rate", "All parameters have the same learning rate. The backbone was to learn at a tenth.")
+    for name, found in given.items():
+        wanted = rate / 10 if _is_old(name) else rate
+        if abs(found - wanted) > 1e-9:
+            raise Wrong(
+                "learning_rate",
+                f"Asked for the rate {rate:g}, {name} gets {found:g} in place of {wanted:g}. A higher rate elsewhere "
+                "does not stand in for a layer that does not learn.",
+            )
+
+
+CASE = Case(
+    slug="head_that_sleeps",
+    title="Fine-tuning that crawls",
+    complaint=(
+        "We put a new head on a pretrained network, with a tenth of the learning rate for the old part, as one "
+        "does. It learns, but badly: a logistic regression on the same features is better. No error, no warning."
+    ),
+    parts=("make_optimizer",),
+    hints=(
+        "The model can do it, the data are fine. So look at what the optimizer was given.",
+        "Take a few steps and compare each tensor of the model with what it was before.",
+        "Print `len(group['params'])` for every group. Then compare the names in the model with those in the code.",
+    ),
+    diagnosis=(
+        "A group was filled by a name that no layer has. PyTorch takes an empty group without a word. The backbone "
+        "alone had to bend itself to the random head. Ask for the exception (what is the backbone?) and give the "
+        "rest to the other group; then nothing can be left out. A cheap guard: the number of parameters in the "
+        "groups equals that of the model."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

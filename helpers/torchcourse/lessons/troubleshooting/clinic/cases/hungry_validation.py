@@ -1,0 +1,105 @@
+"""Patient: a validation that records a graph which nobody will ever go back through."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.models import mlp
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    model = mlp(784, 256, 256, 256, 10)
+    loader = DataLoader(TensorDataset(*mnist("test")[:1000]), 500)
+    with MemoryTracker() as tracker:
+        program.validation_loss(model, loader)
+    total = [size / 2**20 for size in tracker.timeline().total]
+    peak = tracker.live_at_peak()
+    kept = [allocation for allocation in peak if allocation.kind == "activations"]
+    figure, axis = figures.new()
+    axis.plot(total, drawstyle="steps-post")
+    axis.set(xlabel="storages made and freed, in order", ylabel="memory alive (MiB)")
+    axis.set_title(
+        f"Validation: {max(total):.1f} MiB at the peak, {len(kept)} of {len(peak)} tensors kept by the graph"
+    )
+    figures.show(figure, f"Memory during a validation of two batches; peak {max(total):.1f} MiB.")
+    for allocation in peak[:5]:
+        print(f"{mib(allocation.bytes):>9}  {list(allocation.shape)}  made by {allocation.op}, {allocation.kind}")
+
+
+def judge(program: Program, seed: int) -> str:
+    """Validate a small model, watch its forward passes, and look at what is left behind."""
+    torch.manual_seed(seed)
+    size = 6 + seed % 4
+    model = mlp(5, 8, 3)
+    images, labels = torch.randn(4 * size - 2, 5), torch.randint(0, 3, (4 * size - 2,))
+    with torch.no_grad():
+        right = F.cross_entropy(model(images), labels).item()
+    before = copy.deepcopy(model.state_dict())
+    try:
+        with watch() as record:
+            given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
+        recording = torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+    if any(seen.recorded for seen in record.passes):
+        if max(seen.samples for seen in record.passes) < size:
+            raise Wrong(
+                "smaller_batches",
+                f"Your passes take fewer than the {size} samples of a batch. That lowers the peak, and takes "
+                "longer; each of them still keeps everything for a backward pass that never comes.",
+            )
+        raise Wrong(
+            "still_there",
+            "The forward pass still keeps its intermediate results, for a backward pass that never comes. What is "
+            "thrown away after the pass comes too late: the peak is in the pass.",
+        )
+    if not recording:
+        raise Wrong(
+            "grad_off", "After the validation autograd is off for everybody: the next training step has no gradients."
+        )
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise Wrong("frozen", "After the validation the parameters are frozen: the next epoch trains nothing.")
+    if not model.training:
+        raise Wrong("mode_left_changed", "The model was in training mode before the validation, and is not any more.")
+    if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
+        raise Wrong("weights_changed", "The validation has changed the model's weights.")
+    if not isinstance(given, float) or abs(given - right) > 1e-5:
+        raise Wrong(
+            "wrong_value", f"The mean loss over all samples is {right:.5f}, as a float; you returned {given!r}."
+        )
+    return "Healed: no forward pass of the validation is recorded, its value is the same, and the training goes on."
+
+
+CASE = Case(
+    slug="hungry_validation",
+    title="Validation runs out of memory",
+    complaint=(
+        "On the GPU the training fits, and the validation runs out of memory, though it has no backward pass and no "
+        "optimizer. A smaller validation batch gets through, but we have halved it three times since the model has "
+        "grown."
+    ),
+    parts=("validation_loss",),
+    hints=(
+        "What does a training step need memory for that a validation does not?",
+        "Look at what is alive at the peak: the outputs of *all* layers at once. For whom are they kept?",
+        "model.eval() changes what layers do, not what autograd records. And whoever switches that off must switch "
+        "it on again.",
+    ),
+    diagnosis=(
+        "`model.eval()` changes what layers do; whether autograd records is another switch, `torch.no_grad()` or "
+        "`torch.inference_mode()`. Without it every intermediate result is kept for a backward pass that never "
+        "comes, and the peak is reached inside the forward pass, where no `del` and no `item()` comes in time."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,114 @@
+"""Patient: unreadable files are left out of the images but not of the labels, which are off by one from there on."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+SHOWN = 10  # images at once
+
+
+def evidence(program: Program) -> None:
+    images, labels = _loaded(program, 500, (41,))
+
+    def draw(first: int) -> Figure:
+        figure, axes = figures.new(9, 1.7, ncols=SHOWN)
+        for axis, position in zip(axes, range(first, first + SHOWN), strict=True):
+            axis.imshow(images[position, 0], cmap="gray_r")
+            axis.set_xlabel(f"label {labels[position]}")
+            axis.set(xticks=[], yticks=[])
+        figure.suptitle(f"Images {first} to {first + SHOWN - 1} of {len(images)}, with the labels they train under")
+        return figure
+
+    def words(first: int) -> str:
+        digits = ", ".join(str(label) for label in labels[first : first + SHOWN].tolist())
+        return f"The images {first} to {first + SHOWN - 1}; the labels below them are {digits}."
+
+    display(figures.explorer(draw, alt=words, first=(0, len(images) - SHOWN, 0)))
+
+
+def judge(program: Program, seed: int) -> str:
+    """Load two folders with unreadable files at other places, and compare each pair with what was exported."""
+    count = 120 + 10 * (seed % 5)
+    places = (41 + seed, count - 30), (0, 17 + 2 * seed, 18 + 2 * seed, count - 1)
+    for unreadable in places:
+        _compare(*_loaded(program, count, unreadable), count, unreadable)
+    return (
+        "Healed: in two folders, with unreadable files in front, in a row and at the end, each scan has its own label."
+    )
+
+
+def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    with tempfile.TemporaryDirectory() as name:
+        program.export(Path(name), count, unreadable)
+        try:
+            return program.load_scans(Path(name))
+        except (OSError, ValueError, AssertionError, IndexError) as error:
+            raise Wrong(
+                "stops",
+                f"{len(unreadable)} unreadable files among {count}, and loading ends in {type(error).__name__}: "
+                f"{str(error)[:90]}. The scanner will go on leaving such files; the other scans are wanted.",
+            ) from None
+
+
+def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable: tuple[int, ...]) -> None:
+    digits, readable = mnist()[:count][1], count - len(unreadable)
+    case = f"{count} files, {len(unreadable)} of them unreadable:"
+    if len(images) != len(labels):
+        raise Wrong("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
+    found = image_numbers(images, count, unreadable)
+    if None in found:
+        raise Wrong(
+            "invented_image",
+            f"{case} {found.count(None)} of your images are no scan of the folder. What does the model learn from an "
+            "image that nobody scanned, under a label of somebody else?",
+        )
+    if len(set(found)) < readable:
+        raise Wrong(
+            "samples_lost",
+            f"{case} you return {len(set(found))} different scans, but {readable} can be read. "
+            "One bad file should cost one scan.",
+        )
+    if len(found) > readable:
+        raise Wrong("sample_twice", f"{case} {len(found) - readable} scans come twice.")
+    wrong = [place for place, (index, label) in enumerate(zip(found, labels, strict=True)) if digits[index] != label]
+    if wrong:
+        raise Wrong(
+            "still_there",
+            f"{case} {len(wrong)} scans have a wrong label, the first of them at position {wrong[0]}. "
+            "Which label belongs to the scan before it, and which to the scan after it?",
+        )
+
+
+CASE = Case(
+    slug="idle_since_tuesday",
+    title="It will not learn since Tuesday",
+    complaint=(
+        "Every day the scanner exports a folder and we train on it. Since Tuesday the training loss hardly falls: it "
+        "stays near that of guessing. The code is the same as on Monday, when it went down to almost nothing. We tried "
+        "other learning rates and a bigger network. There is no error, and there are as many labels as scans."
+    ),
+    parts=("load_scans",),
+    hints=(
+        "The code did not change, so the folder did. Before you touch the training, look at what goes into it.",
+        "Put ten images on the screen, each with its label. Then ten others, further back in the folder.",
+        "Find the first wrong label. What is special about the file just there, and which of the two lists knows it?",
+    ),
+    diagnosis=(
+        "One file could not be read, and it was left out of the list of images, but not out of the list of labels. "
+        "From there on every label stood one place too early, and cutting the longer list at its end hid it. Two "
+        "lists that belong together should grow in the same line, or be joined by a key such as the file's name. And "
+        "ten images with their labels, from the front, the middle and the end, are the first thing to look at."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

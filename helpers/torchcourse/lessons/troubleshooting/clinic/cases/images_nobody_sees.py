@@ -1,0 +1,134 @@
+"""Patient: an epoch number that differs between the ranks, so that each cuts its share out of another order."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, on_ranks, same
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.models import mlp
+from torchcourse.ranks.run import run_ranks
+
+EPOCHS, BATCH, RATE = 3, 16, 0.1
+
+
+def evidence(program: Program) -> None:
+    count, ranks = 128, 2
+    orders = run_ranks(program.one_rank, *mnist()[:count], 1, 0, world_size=ranks)
+    times = Counter(index for order in orders for index in order)
+    images = [sum(times[index] == wanted for index in range(count)) for wanted in range(ranks + 1)]
+    figure, axis = figures.new(6, 2.6)
+    axis.bar([str(wanted) for wanted in range(ranks + 1)], images)
+    axis.set(xlabel="how often an image was fetched in one epoch", ylabel="images")
+    axis.set_title(f"In one epoch {images[0]} of {count} images are never seen, {images[2]} are seen twice")
+    figures.show(figure, f"Of {count} images, {images[0]} were fetched never, {images[1]} once and {images[2]} twice.")
+
+
+def judge(program: Program, seed: int) -> str:
+    """Train on 2 and on 3 ranks; look at what each fetched, and repeat the training in one process."""
+    for ranks, count in ((2, 64 + 2 * seed), (3, 70 + seed)):
+        images, labels = mnist()[100 * seed : 100 * seed + count]
+        runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
+        _judge_orders([order for order, _ in runs], ranks, count)
+        _judge_weights(runs, images, labels, seed)
+    return "Healed: on 2 and 3 ranks, each epoch brings every image once, in an order that is new."
+
+
+def _model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return mlp(784, 8, 10)
+
+
+Run = tuple[list[int], list[torch.Tensor]]
+"""The indices that a rank fetched, in order, and the weights with which it ended."""
+
+
+def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Run:
+    model, data = _model(seed), data_class(images, labels)
+    train_sampled(model, data, EPOCHS, seed, RATE)
+    return data.fetched, copies(model.parameters())
+
+
+def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
+    case, share = f"On {ranks} ranks with {count} images", -(-count // ranks)
+    lengths = [len(order) for order in orders]
+    if max(lengths) > share * EPOCHS:
+        raise Wrong(
+            "whole_set",
+            f"{case}, a rank fetches {max(lengths) // EPOCHS} images an epoch; its share would be {share}. Nothing is "
+            "missed, because everybody does everything, and nothing is gained by a second rank.",
+        )
+    if min(lengths) < (count // ranks) * EPOCHS:
+        raise Wrong("count", f"{case}, a rank fetches {min(lengths)} images in {EPOCHS} epochs: too few.")
+    each = lengths[0] // EPOCHS
+    epochs = [[order[each * e : each * (e + 1)] for order in orders] for e in range(EPOCHS)]
+    for number, shares in enumerate(epochs):
+        seen = {index for part in shares for index in part}
+        if len(seen) < count:
+            raise Wrong(
+                "still_there",
+                f"{case}, {count - len(seen)} images are seen by nobody in epoch {number}, and others several times. "
+                "The shares only fit together if they are cut out of one and the same order.",
+            )
+    if all(part == sorted(part) for shares in epochs for part in shares):
+        raise Wrong("no_shuffle", f"{case}, none is missed, and none is shuffled: they come in the order of the file.")
+    for number in range(1, EPOCHS):
+        if epochs[number] == epochs[number - 1]:
+            raise Wrong(
+                "order_repeats",
+                f"{case}, none is missed, but epoch {number} brings them in the very order of epoch {number - 1}. "
+                "When does the sampler learn which epoch it is?",
+            )
+
+
+def _judge_weights(runs: Sequence[Run], images: torch.Tensor, labels: torch.Tensor, seed: int) -> None:
+    model = _model(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    each = len(runs[0][0]) // EPOCHS
+    for epoch in range(EPOCHS):
+        parts = [torch.tensor(order[each * epoch : each * (epoch + 1)]).split(BATCH) for order, _ in runs]
+        for batches in zip(*parts, strict=True):
+            optimizer.zero_grad()
+            losses = [F.cross_entropy(model(images[batch]), labels[batch]) for batch in batches]
+            torch.stack(losses).mean().backward()
+            optimizer.step()
+    expected = list(model.parameters())
+    if not all(same(weights, expected, tolerance=1e-3) for _, weights in runs):
+        raise Wrong(
+            "training_changed",
+            "The order is right, but the weights are not those that it should lead to: the steps, their batches of "
+            f"{BATCH}, the average over the ranks or the learning rate has changed.",
+        )
+
+
+CASE = Case(
+    slug="images_nobody_sees",
+    title="Images that nobody sees",
+    complaint=(
+        "On one GPU the model is fine. On several it is a little worse, and worse with every GPU that we add, although "
+        "we adjusted learning rate and number of steps. A colleague counted which images are fetched: in each epoch "
+        "some are never seen. We do call `set_epoch`, so it cannot be that."
+    ),
+    parts=("train_sampled",),
+    hints=(
+        "The sum of what the ranks fetch is right. So look at which images each rank fetches, not at how many.",
+        "Print the first ten indices of each rank in one epoch. Then the same when all ranks call `set_epoch(0)`.",
+        "Each rank shuffles all indices and takes every N-th of them. What must be equal on all ranks for that to "
+        "work, and what may `set_epoch` therefore depend on?",
+    ),
+    diagnosis=(
+        "DistributedSampler lets each rank shuffle *all* indices and take every N-th. The shares only fit together if "
+        "all ranks shuffle alike, so seed and epoch must be the same everywhere. With orders of their own, each image "
+        "is missed by all of N ranks with probability (1 − 1/N)^N: 25 % for 2 ranks, 32 % for 4, 37 % for many. It "
+        "grows with every GPU, as the complaint says."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,121 @@
+"""Patient: gradients that are never set to zero, so that each step goes along the sum of all before it."""
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.models import mlp
+
+
+def evidence(program: Program) -> dict[str, float]:
+    with watch() as record:
+        program.quietly(epochs=3)
+    norms = [step.gradient.norm().item() for step in record.steps]
+    figure, axis = figures.new()
+    axis.plot(range(1, len(norms) + 1), norms)
+    axis.set(xlabel="optimizer step", ylabel="norm of .grad at the step")
+    axis.set_title(
+        f"Norm of the gradient: {norms[0]:.1f} at step 1, {norms[9]:.1f} at step 10, at most {max(norms):.0f}"
+    )
+    figures.show(
+        figure, f"The gradient's norm over {len(norms)} steps: {norms[0]:.1f} at first, {max(norms):.0f} at most."
+    )
+    return {"first": norms[0], "tenth": norms[9], "largest": max(norms)}
+
+
+def judge(program: Program, seed: int) -> str:
+    """Train one epoch on random data with the learner's loop and with a plain one; compare step by step."""
+    batches, size, rate = 5 + seed % 3, 8 + seed % 5, 0.1 + 0.02 * (seed % 4)
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(batches * size - 3, 12, generator=generator)  # the last batch is smaller
+    labels = torch.randint(0, 4, (len(inputs),), generator=generator)
+    loader = DataLoader(TensorDataset(inputs, labels), size)
+    right, right_steps, right_loss = _train(_plain_epoch, loader, rate, seed)
+    given, steps, loss = _train(program.train_epoch, loader, rate, seed)
+    expect_steps(steps, right_steps)
+    for number, (step, should) in enumerate(zip(steps, right_steps, strict=True), start=1):
+        _compare(number, step, should, rate)
+    expect_weights(given, right)
+    if not isinstance(loss, float) or abs(loss - right_loss) > 1e-6:
+        raise Wrong(
+            "wrong_value",
+            f"The epoch's mean loss over the samples is {right_loss:.6f}; your function returned {loss!r}.",
+        )
+    return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
+
+
+def _compare(number: int, step, should, rate: float) -> None:
+    if any(abs(given - rate) > 1e-12 for given in step.rates):
+        raise Wrong(
+            "learning_rate",
+            f"Step {number} uses the learning rate {step.rates[0]:g} in place of {rate:g}. Smaller steps make the "
+            "curve look better; the direction of each step is still wrong.",
+        )
+    if step.gradient.numel() == 0 or not step.gradient.any():
+        raise Wrong(
+            "nothing_left",
+            f"At step {number} the gradient is zero or gone: nothing is learnt. What was wiped, and when?",
+        )
+    if torch.allclose(step.gradient, should.gradient, rtol=1e-4, atol=1e-7):
+        return
+    if torch.nn.functional.cosine_similarity(step.gradient, should.gradient, dim=0) > 0.9999:
+        raise Wrong(
+            "scaled", f"At step {number} the gradient has the right direction and another length: it is cut or scaled."
+        )
+    if number == 1:
+        raise Wrong("first_step", "The very first gradient is not that of the first batch's mean loss.")
+    raise Wrong(
+        "still_there",
+        f"At step {number} the gradient is not that of its own batch: what earlier batches left is still in it.",
+    )
+
+
+def _train(train_epoch, loader, rate: float, seed: int):
+    torch.manual_seed(seed)
+    model = mlp(12, 6, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with watch() as record:
+        loss = train_epoch(model, loader, optimizer)
+    return model, record.steps, loss
+
+
+def _plain_epoch(model, loader, optimizer) -> float:
+    total = 0.0
+    for inputs, labels in loader:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), labels)
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(labels)
+    return total / len(loader.dataset)
+
+
+CASE = Case(
+    slug="learns_then_forgets",
+    title="It learns, then forgets",
+    complaint=(
+        "Our digit classifier learns well in the first epoch. Then it gets worse with every epoch, on the training "
+        "data too, so it is no over-fitting. A ten times smaller learning rate only puts it off. The same model "
+        "trains fine in a colleague's script."
+    ),
+    parts=("train_epoch",),
+    hints=(
+        "The model and the data are fine in another script. So look at what happens between one batch and the next.",
+        "Look at the length of the gradient, step by step. On ten batches of the same data it should hardly change.",
+        "`backward()` does not overwrite `.grad`: it adds to what is there. Who takes the old part away, and when?",
+    ),
+    diagnosis=(
+        "`backward()` *adds* to `.grad`. Without `zero_grad()` each step goes along the sum of all gradients so "
+        "far: a momentum that never fades. The log looks like a learning rate that is too high, and a smaller one "
+        "only delays it. The place of the call is free, between one step and the next `backward()`, or right after "
+        "the step."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,121 @@
+"""Patient: the optimizer is built before the last layer is replaced, and goes on holding the old one."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    images, digits = mnist("train")[:200]
+    model, optimizer = program.prepare(program.load_pretrained(images, digits, steps=20), 3, 0.05)
+    before = model[-1].weight.detach().clone()
+    gradients, moved = [], []
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), digits % 3).backward()
+        optimizer.step()
+        gradients.append(model[-1].weight.grad.norm().item())
+        moved.append((model[-1].weight - before).norm().item())
+    figure, axis = figures.new()
+    axis.plot(range(1, 21), gradients, label="norm of its gradient")
+    axis.plot(range(1, 21), moved, label="how far it has moved")
+    axis.set(xlabel="step", ylabel="norm", xticks=range(1, 21, 3))
+    axis.legend()
+    axis.set_title(f"Last layer, 20 steps: gradient up to {max(gradients):.0f}, movement {max(moved):.1f}")
+    figures.show(
+        figure, f"The last layer's gradient grows to {max(gradients):.1f}; its weights move by {max(moved):.1f}."
+    )
+
+
+def judge(program: Program, seed: int) -> str:
+    """Prepare a small network, look into the optimizer, and train a few steps."""
+    classes, rate = 3 + seed % 4, 0.05 + 0.01 * (seed % 3)
+    torch.manual_seed(seed)
+    source = nn.Sequential(nn.Flatten(), nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 10 + seed % 2))
+    before = copy.deepcopy(source)
+    model, optimizer = program.prepare(source, classes, rate)
+    _judge_model(model, before, classes)
+    _judge_optimizer(model, optimizer, rate)
+    images, labels = torch.randn(30, 9), torch.randint(0, classes, (30,))
+    first = F.cross_entropy(model(images), labels).item()
+    program.fit(model, optimizer, images, labels, 20)
+    last = F.cross_entropy(model(images), labels).item()
+    if not last < first:
+        raise Wrong("learns_nothing", f"After 20 steps the loss is {last:.3f}; it was {first:.3f} at the start.")
+    if not torch.equal(model[1].weight, before[1].weight):
+        raise Wrong("thawed", "The features have changed in training. They were to stay as they came.")
+    return (
+        f"Healed: the new layer of {classes} classes learns ({first:.2f} → {last:.2f}), the features stay as they were."
+    )
+
+
+def _judge_model(model: nn.Sequential, before: nn.Sequential, classes: int) -> None:
+    last = model[-1]
+    if not isinstance(last, nn.Linear) or last.out_features != classes:
+        raise Wrong("old_layer", f"The last layer has {last.out_features} outputs; the new task has {classes} classes.")
+    if any(torch.equal(row, old) for row in last.weight for old in before[-1].weight):
+        raise Wrong("old_layer", "The last layer still has weights of the old task.")
+    if any(parameter.requires_grad for parameter in model[:-1].parameters()):
+        raise Wrong(
+            "thawed",
+            "Now the features learn as well. The loss moves again, but it is another training: the features were to "
+            "stay.",
+        )
+    if not all(parameter.requires_grad for parameter in last.parameters()):
+        raise Wrong("head_frozen", "The new layer is frozen too: it has nothing to learn with.")
+
+
+def _judge_optimizer(model: nn.Sequential, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    ids = {id(parameter) for parameter in held}
+    if not {id(parameter) for parameter in model[-1].parameters()} <= ids:
+        raise Wrong(
+            "still_there",
+            f"The optimizer holds {len(held)} tensors, and not all of the new layer's: whatever it changes, the new "
+            "layer does not.",
+        )
+    if ids - {id(parameter) for parameter in model.parameters()}:
+        raise Wrong(
+            "stale",
+            "The new layer learns. But the optimizer also holds tensors that belong to no model any more; they will "
+            "be in every checkpoint. Can it be built so that they never get in?",
+        )
+    if any(abs(float(group["lr"]) - rate) > 1e-9 for group in optimizer.param_groups):
+        raise Wrong("learning_rate", "The learning rate is not the one that was asked for. It was not the cause.")
+    expect_momentum(optimizer)
+
+
+CASE = Case(
+    slug="loss_that_stands_still",
+    title="The loss that stands still",
+    complaint=(
+        "We took a network for ten digits, froze its features and gave it a new last layer for three classes. The "
+        "loss is the same in every epoch, to the last digit. A learning rate a hundred times as large changes "
+        "nothing at all."
+    ),
+    parts=("prepare",),
+    hints=(
+        "The same to the last digit, at any learning rate: that is not slow learning. Something is not connected.",
+        "Is there a gradient in the last layer? And does the layer move? The evidence shows both over 20 steps.",
+        "`zero_grad()` should make the gradient start anew in each step, and it grows. Whose gradients does it set "
+        "to zero?",
+    ),
+    diagnosis=(
+        "An optimizer holds *tensors*, not names. It was built when the old layer was still there, and it went on "
+        "holding that one; the new layer got gradients, but no steps. First change the model, then build the "
+        "optimizer. The same happens when a model is copied, wrapped or loaded as a whole after the optimizer was "
+        "built."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

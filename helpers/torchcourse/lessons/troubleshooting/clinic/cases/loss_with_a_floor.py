@@ -1,0 +1,128 @@
+"""Patient: a softmax in the model, and a second one inside the cross entropy."""
+
+import torch
+import torch.nn.functional as F
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+
+def evidence(program: Program) -> None:
+    model = program.quietly(epochs=4)
+    images, _ = mnist("test")[:1]
+    with torch.no_grad():
+        outputs = model(images)[0]
+    figure, axis = figures.new(height=2.6)
+    axis.bar(range(10), outputs)
+    axis.set(xlabel="class", ylabel="what forward() returns", xticks=range(10))
+    axis.set_title(f"One image: outputs from {outputs.min():.2f} to {outputs.max():.2f}, {outputs.sum():.2f} together")
+    figures.show(figure, f"The ten outputs of one image: {[round(value, 2) for value in outputs.tolist()]}.")
+    perfect = F.one_hot(torch.arange(10), 10).float()
+    best = program.loss_of(perfect, torch.arange(10))
+    print(f"loss_of() for outputs of 1 at the right class and 0 at all others: {best:.3f}")
+
+
+def judge(program: Program, seed: int) -> str:
+    """Compare loss, gradient and probabilities with those computed from the network's own weights."""
+    inputs, hidden, classes = 6 + seed % 4, 8, 3 + seed % 5
+    torch.manual_seed(seed)
+    model = program.DigitNet(inputs, hidden, classes)
+    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+    if shapes != [(hidden, inputs), (hidden,), (classes, hidden), (classes,)]:
+        raise Wrong("other_network", "The network has other weights than before. It was not the network's fault.")
+    images, labels = torch.randn(20, inputs), torch.randint(0, classes, (20,))
+    _judge_loss(program, model, images, labels)
+    _judge_probabilities(program, model, images)
+    # Logits of some hundreds: what is sure of itself must not end in an infinite or a capped loss.
+    with torch.no_grad():
+        model.output.weight.mul_(1000)
+    right = F.cross_entropy(_logits(model, images), labels)
+    given = program.loss_of(model(images), labels)
+    if not torch.allclose(given, right, rtol=1e-3):
+        raise Wrong(
+            "unstable",
+            f"For a network that is very sure and wrong the loss should be {right.item():.1f}; yours is "
+            f"{given.item():.1f}. The logarithm of a rounded probability: is there a function that takes both in "
+            "one?",
+        )
+    return (
+        "Healed: the loss is that of one softmax, also for very sure answers, and the probabilities still add up to 1."
+    )
+
+
+def _logits(model, images: torch.Tensor) -> torch.Tensor:
+    return F.linear(
+        F.linear(images, model.hidden.weight, model.hidden.bias).relu(), model.output.weight, model.output.bias
+    )
+
+
+def _judge_loss(program: Program, model, images: torch.Tensor, labels: torch.Tensor) -> None:
+    right = F.cross_entropy(_logits(model, images), labels)
+    twice = F.cross_entropy(_logits(model, images).softmax(1), labels)
+    given = program.loss_of(model(images), labels)
+    if torch.allclose(given, right, rtol=1e-4):
+        return
+    if torch.allclose(given, twice, rtol=1e-4):
+        raise Wrong("still_there", "The loss is what it was: for perfect answers it still stays far above zero.")
+    slope, sick, sound = (torch.autograd.grad(loss, model.output.weight)[0] for loss in (given, twice, right))
+    if _parallel(slope, sick) and not _parallel(slope, sound):
+        raise Wrong(
+            "cosmetic",
+            "The number is another, and its gradient still points where it did: the curve looks better, and the "
+            "network learns as badly as before.",
+        )
+    if given < 0:
+        raise Wrong(
+            "negative", f"The loss is {given.item():.2f}. It takes logarithms of probabilities: which does it get?"
+        )
+    raise Wrong(
+        "not_cross_entropy",
+        f"For a network at its start the cross entropy should be {right.item():.4f}; your loss is {given.item():.4f}.",
+    )
+
+
+def _judge_probabilities(program: Program, model, images: torch.Tensor) -> None:
+    right = _logits(model, images).softmax(1)
+    given = program.probabilities(model, images)
+    if torch.allclose(given, right, atol=1e-5):
+        return
+    if torch.allclose(given, right.softmax(1), atol=1e-5):
+        raise Wrong("twice_elsewhere", "The training is right; now probabilities() makes two softmaxes out of one.")
+    sums = given.sum(1)
+    raise Wrong(
+        "no_probabilities",
+        f"The training is right, but what probabilities() returns adds up to {sums.min().item():.2f} to "
+        f"{sums.max().item():.2f} a row, or belongs to other classes. Who turned outputs into probabilities before?",
+    )
+
+
+def _parallel(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).item() > 0.9999
+
+
+CASE = Case(
+    slug="loss_with_a_floor",
+    title="The loss that never gets small",
+    complaint=(
+        "The accuracy is not bad, but the training loss stops falling far from zero, whatever we do: more epochs, a "
+        "larger network, even ten images that it knows by heart. Other people's logs of this network end near zero."
+    ),
+    parts=("DigitNet", "loss_of", "probabilities"),
+    hints=(
+        "Follow one image from forward() to the loss: what kind of numbers does each of them expect, and return?",
+        "The evidence shows the outputs of one image. The loss of *perfect* outputs is printed below: can it be "
+        "reached?",
+        "`F.cross_entropy` takes logits: it makes its own softmax. And who needs the other one, if not the training?",
+    ),
+    diagnosis=(
+        "`F.cross_entropy` takes logits and makes its own softmax. Fed with probabilities it sees numbers between 0 "
+        "and 1, for which ten classes cannot get below log(1 + 9/e) = 1.46. The accuracy can look well all the "
+        "same: the order of the outputs is right. The softmax belongs where probabilities are needed: in the "
+        "prediction."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

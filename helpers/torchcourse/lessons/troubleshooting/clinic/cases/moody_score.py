@@ -1,0 +1,117 @@
+"""Patient: an evaluation in training mode, with dropout active and batch statistics of the test data."""
+
+import copy
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+
+def evidence(program: Program) -> dict[str, float]:
+    model, test_set = program.quietly(epochs=2)
+    sizes = (4, 20, 100, 600)
+    scores = [[100 * program.evaluate(model, DataLoader(test_set, size)) for _ in range(4)] for size in sizes]
+    figure, axis = figures.new(height=2.8)
+    for place, values in enumerate(scores):
+        axis.plot([place] * len(values), values, "o", color=figures.COLORS["blue"], alpha=0.6)
+    axis.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="batch size in evaluate()", ylabel="accuracy (%)")
+    low, high = min(map(min, scores)), max(map(max, scores))
+    axis.set_title(f"One model, one test set, 16 evaluations: {low:.1f} % to {high:.1f} %")
+    figures.show(figure, f"Accuracy of sixteen evaluations of the same model: from {low:.1f} to {high:.1f} percent.")
+    worst = min(zip(scores, sizes, strict=True), key=lambda pair: sum(pair[0]))[1]
+    return {"low": low, "high": high, "worst": worst}
+
+
+def judge(program: Program, seed: int) -> str:
+    """Evaluate a trained model in two batch sizes, and look at what the evaluation did to it."""
+    torch.manual_seed(seed)
+    inputs, classes = 6 + seed % 3, 4
+    model = program.make_model(inputs, 16, classes)
+    images = torch.randn(61 + seed % 7, inputs) * 2 + 1
+    for _ in range(10):  # running statistics that differ from any batch's
+        model(images + torch.randn_like(images))
+    sound = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        labels = torch.where(
+            torch.rand(len(images)) < 0.7, sound(images).argmax(1), torch.randint(0, classes, (len(images),))
+        )
+        right = (sound(images).argmax(1) == labels).float().mean().item()
+    look, state, dice = repr(model), copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    loaders = [
+        DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
+    ]
+    with watch() as record:
+        scores = [program.evaluate(model.train(), loader) for loader in loaders]
+    in_training = any(seen.training for seen in record.passes)
+    if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
+        raise Wrong(
+            "seeded",
+            "Two evaluations agree, because they throw the same dice. The score is still that of another model: "
+            "some of its units are switched off, and the test batch sets its statistics.",
+        )
+    _judge_model(model, look, state)
+    if in_training:
+        raise Wrong(
+            "still_there",
+            f"The score depends on the batch ({scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%}): the "
+            "model is asked while it behaves as in training.",
+        )
+    if any(abs(score - right) > 1e-6 for score in scores):
+        raise Wrong(
+            "wrong_value", f"The share of right answers is {right:.1%}; your function returned {scores[0]:.1%}."
+        )
+    if not model.training:
+        raise Wrong(
+            "mode_left_changed",
+            "The scores are right. But the training loop calls model.train() once, at its start: after your first "
+            "evaluation the rest of the training runs without dropout and without new statistics.",
+        )
+    if not torch.equal(torch.get_rng_state(), dice):
+        raise Wrong("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
+    return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
+
+
+def _dice_after(program: Program, model, loader: DataLoader, seed: int) -> list[int]:
+    """The state of the random numbers after an evaluation that starts with those of `seed`."""
+    torch.manual_seed(seed)
+    program.evaluate(model, loader)
+    return torch.get_rng_state().tolist()
+
+
+def _judge_model(model, look: str, state: dict) -> None:
+    if repr(model) != look:
+        raise Wrong("layer_changed", "After the evaluation the model is another: a layer was changed or switched off.")
+    now = model.state_dict()
+    weights = [name for name in state if "running" not in name and "tracked" not in name]
+    if any(not torch.equal(state[name], now[name]) for name in weights):
+        raise Wrong("weights_changed", "After the evaluation the model has other weights.")
+
+
+CASE = Case(
+    slug="moody_score",
+    title="A score with moods",
+    complaint=(
+        "The same finished model gets another accuracy each time we evaluate it, and yet another with another batch "
+        "size. We cannot tell whether a change of ours helps. Somebody proposed to average five evaluations."
+    ),
+    parts=("evaluate",),
+    hints=(
+        "The weights do not change between two evaluations. So which layers give two answers to one image?",
+        "Look at the batch sizes: which layer lets the images of a batch influence each other?",
+        "A model has two modes. In which one is it when evaluate() gets it, and in which one must the training find "
+        "it again?",
+    ),
+    diagnosis=(
+        "In training mode dropout switches units off by chance, and batch normalisation takes mean and variance "
+        "from the batch at hand: the score depends on chance and on the batch. `model.eval()` ends both. The "
+        "training must get its mode back afterwards. And the evaluation in training mode had one more effect: it "
+        "moved the running statistics, so the test set leaked into the model."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

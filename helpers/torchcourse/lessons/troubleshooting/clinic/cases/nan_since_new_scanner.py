@@ -1,0 +1,136 @@
+"""Patient: a logarithm of a probability that is rounded to 0 or to 1, and a NaN out of 0 times infinity."""
+
+import contextlib
+import io
+
+import torch
+import torch.nn.functional as F
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.models import mlp
+
+RATE = 0.05  # the learning rate in `train`
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    model, largest = mlp(784, 32, 1), []
+    model.register_forward_hook(lambda _model, _inputs, logits: largest.append(logits.max().item()))
+    with contextlib.redirect_stdout(io.StringIO()):
+        losses = program.train(model, *program.scans_of_two(640, 5.0), epochs=2)
+    first = next(step for step, loss in enumerate(losses) if loss != loss)
+    figure, (top, bottom) = figures.new(7, 4, nrows=2, sharex=True)
+    top.plot(range(first), losses[:first])
+    top.set(ylabel="loss")
+    top.set_title(f"The first NaN is the loss of step {first}")
+    bottom.plot(range(first + 1), largest[: first + 1], marker="o", markersize=3)
+    bottom.set(xlabel="step", ylabel="largest logit")
+    bottom.set_title(f"In that step a logit reaches {largest[first]:.1f}: sigmoid gives {_shown(largest[first])}")
+    figures.show(
+        figure,
+        f"Above, the loss up to step {first - 1}; the next one is NaN. Below, the largest logit of each step, "
+        f"{largest[first]:.1f} in step {first}.",
+    )
+
+
+def _shown(logit: float) -> str:
+    return f"{torch.sigmoid(torch.tensor(logit)).item():.9g}"
+
+
+def judge(program: Program, seed: int) -> str:
+    """Compare value and gradient with the exact ones, for logits from small to huge; then train on bright scans."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = (torch.rand(24, generator=generator) > 0.5).float()
+    small = 3 * torch.randn(24, generator=generator)
+    _compare_small(program, small, targets)
+    for size in (20.0, 60.0, 120.0 + 10 * seed, 5000.0):
+        logits = torch.where(small > 0, size, -size)
+        _compare_huge(program, logits, targets, size)
+    torch.manual_seed(seed)
+    model = mlp(784, 32, 1)
+    scans, zeros = program.scans_of_two(640, 5.0 + seed % 4)
+    with watch() as record:
+        losses = program.train(model, scans, zeros)
+    if any(loss != loss for loss in losses) or any(step.rates != (RATE,) for step in record.steps):
+        raise Wrong(
+            "training_changed", "The loss is right on single batches, but the training run still fails or differs."
+        )
+    return (
+        "Healed: value and gradient are exact for logits up to 5000, and the training with the new scanner is finite."
+    )
+
+
+def _value_and_gradient(loss_of, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
+    logits = logits.clone().requires_grad_()
+    loss = loss_of(logits, targets)
+    if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.requires_grad:
+        raise Wrong("no_loss", f"A loss is one number with a graph behind it; this is {loss!r}.")
+    loss.backward()
+    gradient = torch.zeros_like(logits) if logits.grad is None else logits.grad
+    return loss.item(), gradient.float()
+
+
+def _compare_small(program: Program, logits: torch.Tensor, targets: torch.Tensor) -> None:
+    value, gradient = _value_and_gradient(program.detection_loss, logits, targets)
+    right, slope = _value_and_gradient(F.binary_cross_entropy_with_logits, logits, targets)
+    if abs(value - right) > 1e-3 * right or not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
+        raise Wrong(
+            "other_loss",
+            f"For ordinary logits, where nothing was wrong, the loss was {right:.4f} and is now {value:.4f}; or its "
+            "gradient has changed. The repair should leave the healthy cases alone.",
+        )
+
+
+def _compare_huge(program: Program, logits: torch.Tensor, targets: torch.Tensor, size: float) -> None:
+    value, gradient = _value_and_gradient(program.detection_loss, logits, targets)
+    right, slope = _value_and_gradient(F.binary_cross_entropy_with_logits, logits, targets)
+    case = f"For logits of ±{size:g}"
+    if gradient.isnan().any():
+        raise Wrong(
+            "nan_gradient" if value == value else "still_there",
+            f"{case} the loss is {value:.4g}, and {int(gradient.isnan().sum())} of {len(gradient)} gradients are NaN. "
+            "One step with them, and every weight is NaN.",
+        )
+    if not abs(value) < float("inf"):
+        raise Wrong("still_there", f"{case} the loss is {value}.")
+    wrong = slope.abs() > 0.5 / len(slope)  # where the network is certain and mistaken
+    if wrong.any() and gradient[wrong].abs().min() < 0.5 * slope[wrong].abs().min():
+        raise Wrong(
+            "gradient_lost",
+            f"{case} the loss is finite, {value:.4g}. But for scans on which the network is certain and wrong the "
+            f"gradient is {gradient[wrong].abs().min():.2g} where it should be {slope[wrong].abs().min():.2g}: "
+            "it will never learn them. The symptom is muted, the information is lost before the logarithm.",
+        )
+    if abs(value - right) > 1e-3 * right + 1e-6 or not torch.allclose(gradient, slope, rtol=1e-2, atol=1e-5):
+        raise Wrong("inexact", f"{case} the loss should be {right:.5g}, and it is {value:.5g}.")
+
+
+CASE = Case(
+    slug="nan_since_new_scanner",
+    title="NaN since the new scanner",
+    complaint=(
+        "The detector for zeros trained well for a year. Now one scan in twenty comes from a new scanner, and after "
+        "some steps the loss is NaN and stays NaN. A smaller learning rate only makes it come later. The scans "
+        "themselves hold no NaN, we looked. Without the new scanner all is fine, but its scans are what we need."
+    ),
+    parts=("detection_loss",),
+    hints=(
+        "A NaN spreads. Only the first one counts: in which step does it appear, and in which operation?",
+        "Look at the largest logit in that step, at its sigmoid, and at the two logarithms of the loss.",
+        "In 32 bits, sigmoid(17) is exactly 1. Then one factor is 0 and the other infinite. Which function of PyTorch "
+        "computes the loss from the logit, without the detour over a probability?",
+    ),
+    diagnosis=(
+        "In float32 sigmoid(17) is exactly 1. For a zero that the network is certain of, the second term is then 0 "
+        "times the logarithm of 0, which is NaN. Clamping and adding 1e-7 make the loss finite, and the gradient zero "
+        "just where the network is certain and wrong. A function that takes the logits never makes the rounded "
+        "probability. The same goes for softmax with log, for the square root at 0 and for a division by a standard "
+        "deviation."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,122 @@
+"""Patient: images are copied first and split afterwards, so that validation images have a twin in the training set."""
+
+import torch
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+
+Split = tuple[torch.Tensor, torch.Tensor]
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    (train, _), (val, _) = program.make_splits(*mnist()[:200])
+    new = mnist("test")[:320][0]
+    near = [_nearest(images, train) for images in (val, new + 0.3 * torch.randn(new.shape))]
+    figure, axis = figures.new()
+    bins = torch.linspace(0, float(max(map(torch.max, near))), 40).tolist()
+    for distances, name in zip(near, ("validation images", "images from the first month, as noisy"), strict=True):
+        axis.hist(distances.tolist(), bins=bins, alpha=0.6, label=name)
+    axis.set(xlabel="distance to the nearest training image", ylabel="images")
+    axis.legend()
+    nearer = (near[0] < near[1].min()).float().mean().item()
+    finding = f"{nearer:.0%} of the validation images are nearer to a training image than any image from service"
+    axis.set_title(finding)
+    figures.show(figure, f"Two histograms of the distance to the nearest training image. {finding}.")
+
+
+def _nearest(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(images.flatten(1), others.flatten(1)).min(dim=1).values
+
+
+def judge(program: Program, seed: int) -> str:
+    """Split images that carry their number in their brightness, sorted by class, and see where each number ends up."""
+    originals, copies, share = 80 + 10 * (seed % 4), 4 + seed % 3, 0.2
+    numbers = torch.arange(originals)
+    images = numbers.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28).clone()  # shifting changes nothing in these
+    labels = numbers * 10 // originals
+    torch.manual_seed(seed)
+    train, val = program.make_splits(images, labels, copies, share)
+    _judge_originals(_numbers(train), _numbers(val), originals, share)
+    for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
+        if len(pictures) != len(digits) or not torch.equal(labels[ids], digits):
+            raise Wrong("labels_mixed", f"In the {name} set images carry the label of another one.")
+    _judge_copies(train, originals - len(_numbers(val).unique()), copies)
+    held = labels[_numbers(val).unique()].unique()
+    if len(held) < 6:
+        raise Wrong(
+            "by_position",
+            f"Nothing leaks, but of 10 classes {len(held)} are in the validation set: this data is sorted by class. "
+            "Which originals should be held back?",
+        )
+    return (
+        f"Healed: none of {originals} originals is on both sides, none is lost, and the training set still has "
+        f"{copies} versions of each of its own."
+    )
+
+
+def _numbers(split: Split) -> torch.Tensor:
+    return split[0].mean(dim=(1, 2, 3)).round().long()
+
+
+def _judge_originals(train: torch.Tensor, val: torch.Tensor, originals: int, share: float) -> None:
+    if len(train) == 0 or len(val) == 0:
+        raise Wrong("empty", f"You return {len(train)} images to train on and {len(val)} to validate on.")
+    trained, held = set(train.tolist()), set(val.tolist())
+    if trained & held:
+        raise Wrong(
+            "still_there",
+            f"{len(trained & held)} of {len(held)} originals in the validation set have a version in the training set "
+            "too. The model has seen them, shifted by a pixel.",
+        )
+    if len(trained | held) < originals:
+        raise Wrong(
+            "samples_lost",
+            f"Nothing leaks, but {originals - len(trained | held)} of {originals} originals are in neither set. "
+            "There were few to begin with.",
+        )
+    if abs(len(held) - share * originals) > 1:
+        raise Wrong(
+            "other_share",
+            f"Nothing leaks, but {len(held)} of {originals} originals are held back, and {share:.0%} were asked for.",
+        )
+
+
+def _judge_copies(train: Split, originals: int, copies: int) -> None:
+    each = _numbers(train).bincount()
+    each = each[each > 0]
+    if len(each) != originals or not bool((each == copies).all()):
+        raise Wrong(
+            "copies_lost",
+            f"Nothing leaks, but an original has {int(each.min())} to {int(each.max())} versions in the training set, "
+            f"and {copies} were asked for. The copies were there to help.",
+        )
+    if train[0].flatten(1).std(dim=1).min() < 0.1:
+        raise Wrong("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
+
+
+CASE = Case(
+    slug="promised_more",
+    title="The validation promised more",
+    complaint=(
+        "We have few labelled digits, so we make noisy and shifted copies of each. Validation was excellent, and we "
+        "went into service. There the accuracy is far lower. The digits in service come from the same source, written "
+        "by the same people. Our validation set is split off at random, as one should."
+    ),
+    parts=("make_splits",),
+    hints=(
+        "Either service is harder than validation, or validation is easier than service. Find out which of the two.",
+        "For a validation image, find the training image that is nearest to it, and look at the two side by side.",
+        "The split is random, yes. But what is it that is shuffled and cut: originals, or what was made of them?",
+    ),
+    diagnosis=(
+        "The copies were made first and split afterwards, so most validation images had a twin in the training set: a "
+        "leak. What must be split is what is *independent*: originals, patients, films, days, and never the pieces "
+        "cut out of them. Whatever is made or learned from data, copies and statistics alike, comes after the split."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

@@ -1,0 +1,129 @@
+"""Patient: all outputs of an epoch are kept in a list, for a metric that needs only sums."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.models import mlp
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    model = mlp(784, 64, 784)
+    optimizer = torch.optim.Adam(model.parameters())
+    loader = DataLoader(TensorDataset(*mnist("train")[:1000]), 50)
+    alive: list[float] = []
+    with MemoryTracker() as tracker:
+        for _ in range(3):
+            program.reconstruction_epoch(
+                model, ObservedLoader(loader, lambda: alive.append(tracker.current / 2**20)), optimizer
+            )
+    figure, axis = figures.new()
+    axis.plot(alive)
+    axis.set(xlabel="steps of three epochs", ylabel="alive between steps (MiB)")
+    axis.set_title(f"Within an epoch memory climbs from {alive[21]:.0f} to {alive[-1]:.0f} MiB, then it falls back")
+    figures.show(figure, f"Memory over three epochs, a sawtooth between {alive[21]:.1f} and {alive[-1]:.1f} MiB.")
+
+
+def judge(program: Program, seed: int) -> str:
+    """Train an epoch whose last batch is small; look at memory between the steps and at both numbers."""
+    torch.manual_seed(seed)
+    width, size, near = 30 + seed % 5, 16, 0.4 + 0.1 * (seed % 3)
+    images = torch.randn(14 * size + 3, 1, width)
+    images[-3:] *= 3  # the last, smaller batch is unlike the others
+    loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
+    start = mlp(width, 8, width)
+    given, steps, numbers, alive = _run(program.reconstruction_epoch, start, loader, near)
+    plain, plain_steps, right, _ = _run(_plain_epoch, start, loader, near)
+    grown = (alive[12] - alive[4]) / 8
+    if grown > 100:
+        share = grown / (size * width * 4)
+        if len(steps) == len(plain_steps) and share < 1.9:
+            raise Wrong(
+                "half",
+                f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
+                "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
+            )
+        raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
+    expect_steps(steps, plain_steps)
+    expect_weights(given, plain)
+    _judge_numbers([float(number) for number in numbers], right)
+    return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
+
+
+def _judge_numbers(given: list[float], right: list[list[float]]) -> None:
+    sums, counts = right
+    for name, number, values in zip(("error", "share of close pixels"), given, sums, strict=True):
+        whole = sum(values) / sum(counts)
+        if abs(number - whole) < 1e-5:
+            continue
+        if abs(number - sum(value / count for value, count in zip(values, counts, strict=True)) / len(counts)) < 1e-5:
+            raise Wrong(
+                "mean_of_means",
+                f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the "
+                "last batch is smaller.",
+            )
+        if abs(number - values[-1] / counts[-1]) < 1e-5:
+            raise Wrong("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
+        raise Wrong(
+            "wrong_value", f"The {name} over all pixels of the epoch is {whole:.5f}; you returned {number:.5f}."
+        )
+
+
+def _run(epoch, start, loader, near: float):
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    alive: list[int] = []
+    with watch(gradients=False) as record, MemoryTracker() as tracker:
+        result = epoch(model, ObservedLoader(loader, lambda: alive.append(tracker.current)), optimizer, near)
+    return model, record.steps, result, alive
+
+
+def _plain_epoch(model, loader, optimizer, near: float) -> tuple[list[list[float]], list[int]]:
+    """Return the sums of squares and of close pixels, and the numbers of pixels, batch by batch."""
+    squares, close, counts = [], [], []
+    for images, _ in loader:
+        images = images.flatten(1)
+        optimizer.zero_grad()
+        output = model(images)
+        F.mse_loss(output, images).backward()
+        optimizer.step()
+        off = (output.detach() - images).abs()
+        squares.append(off.square().sum().item())
+        close.append((off < near).sum().item())
+        counts.append(off.numel())
+    return [squares, close], counts
+
+
+CASE = Case(
+    slug="sawtooth",
+    title="The saw",
+    complaint=(
+        "Memory climbs during each epoch and falls at its end. On a tenth of the data all is well; on the whole set "
+        "the run is out of memory at three quarters of the first epoch. The model is small."
+    ),
+    parts=("reconstruction_epoch",),
+    hints=(
+        "What grows during an epoch and is free at its end belongs to a variable that lives for one epoch.",
+        "How many bytes does a step leave behind? Compare with the size of one batch of outputs.",
+        "Which numbers of a batch does the result at the end of the epoch need? And is the last batch as large as "
+        "the others?",
+    ),
+    diagnosis=(
+        "Outputs were collected for a number at the end of the epoch. `detach()` drops the graph but keeps the "
+        "outputs; on a GPU `cpu()` only moves the pile. A mean needs a sum and a count. The mean of the means of "
+        "batches would be wrong: the last batch is smaller."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

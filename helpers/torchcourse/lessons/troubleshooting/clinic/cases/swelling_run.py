@@ -1,0 +1,120 @@
+"""Patient: running sums of losses that are tensors with a graph, so that every step's graph stays alive."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse import figures
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting._graph import count_nodes
+from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
+from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.models import mlp
+
+
+def evidence(program: Program) -> None:
+    torch.manual_seed(0)
+    model = mlp(784, 64, 784)
+    optimizer = torch.optim.Adam(model.parameters())
+    alive: list[float] = []
+    loader = DataLoader(TensorDataset(*mnist("train")[:1000]), 50)
+    with MemoryTracker() as tracker:
+        noted = ObservedLoader(loader, lambda: alive.append(tracker.current / 2**20))
+        probe = mnist("test")[:50][0].flatten(1)
+        program.denoise_epoch(model, noted, optimizer, probe, torch.Generator())
+    step = (alive[-1] - alive[5]) / (len(alive) - 6)
+    figure, axis = figures.new()
+    axis.plot(alive, "o-")
+    axis.set(xlabel="steps done", ylabel="alive between steps (MiB)", xticks=range(0, len(alive), 5))
+    axis.set_title(f"After the first steps, each step leaves {1024 * step:.0f} KiB behind")
+    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB a step.")
+
+
+def judge(program: Program, seed: int) -> str:
+    """Train an epoch, look at memory and graphs between the steps, and compare with a plain loop."""
+    torch.manual_seed(seed)
+    width, size, rate = 40 + seed % 8, 16, 0.05 + 0.01 * (seed % 3)
+    images = torch.randn(12 * size, 1, 1, width)
+    loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
+    probe = torch.randn(size, width)
+    start = mlp(width, 8, width)
+    given, steps, losses, grown, nodes = _run(program.denoise_epoch, start, loader, rate, probe)
+    plain, plain_steps, plain_losses, _, _ = _run(_plain_epoch, start, loader, rate, probe)
+    if grown > 100:  # a list of numbers is no leak
+        raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?")
+    if nodes > 0:
+        raise Wrong(
+            "graph_grows",
+            "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still remembers "
+            "how it came about.",
+        )
+    if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in losses):
+        raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
+    expect_steps(steps, plain_steps)
+    expect_weights(given, plain)
+    for name, loss, right in zip(("training loss", "loss on the probe"), losses, plain_losses, strict=True):
+        if abs(float(loss) - right) > 1e-5:
+            raise Wrong("wrong_value", f"The mean {name} is {right:.5f}; you returned {float(loss):.5f}.")
+    return f"Healed: {len(steps)} steps leave nothing behind, the means are the same, and so is the trained model."
+
+
+def _run(epoch, start, loader, rate: float, probe: torch.Tensor):
+    model = copy.deepcopy(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    alive: list[int] = []
+    nodes: list[int] = []
+    with watch(gradients=False) as record, MemoryTracker() as tracker:
+
+        def note() -> None:
+            alive.append(tracker.current)
+            if len(alive) in (5, 12):  # to count the graph's nodes takes longer than a step
+                nodes.append(count_nodes([]))
+
+        losses = epoch(model, ObservedLoader(loader, note), optimizer, probe, torch.Generator().manual_seed(0))
+    return model, record.steps, losses, (alive[11] - alive[4]) / 7, nodes[1] - nodes[0]
+
+
+def _plain_epoch(model, loader, optimizer, probe, generator) -> tuple[float, float]:
+    running, probed = 0.0, 0.0
+    for images, _ in loader:
+        images = images.flatten(1)
+        optimizer.zero_grad()
+        noisy = images + 0.5 * torch.randn(images.shape, generator=generator)
+        loss = F.mse_loss(model(noisy), images)
+        loss.backward()
+        optimizer.step()
+        running += loss.item()
+        with torch.no_grad():
+            probed += F.mse_loss(model(probe), probe).item()
+    return running / len(loader), probed / len(loader)
+
+
+CASE = Case(
+    slug="swelling_run",
+    title="The run that swells",
+    complaint=(
+        "Memory grows with every step, until the run is killed in its second night. The batches are all of one "
+        "size. We clear the cache and call the garbage collector after each epoch; it does not help."
+    ),
+    parts=("denoise_epoch",),
+    hints=(
+        "Nothing is lost in Python: somebody holds what grows. What lives longer than one step in this function?",
+        "Take ten steps under `leaks.find_leaks` or a MemoryTracker: how much stays after each step, of which shape?",
+        "A loss is a tensor, and it remembers the graph it came from. What does a sum of such tensors remember?",
+    ),
+    diagnosis=(
+        "A loss is a tensor with a graph. A sum of such tensors has the graphs of all of them, and they live as "
+        "long as the sum does. For the probe, which has no backward pass, all its intermediate results were kept; "
+        "for the training loss the results were freed by `backward()`, but the nodes of the graph stayed. `item()` "
+        "or `detach()` takes the number out; for the probe, `no_grad()` does not even build a graph. The list of "
+        "the caller kept the sums over the epochs."
+    ),
+    evidence=evidence,
+    judge=judge,
+)

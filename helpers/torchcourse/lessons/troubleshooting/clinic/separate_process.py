@@ -1,0 +1,46 @@
+"""Run programs whose loader has workers in a process of their own: a rank of one.
+
+A DataLoader forks its workers, which is safe in a rank and less so in a notebook, where threads run. And where a worker
+dies, PyTorch's handler of SIGCHLD raises in the process that started it, at whatever line that process is just then.
+"""
+
+import contextlib
+import functools
+import io
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
+from torchcourse.ranks.run import RankError, run_ranks
+
+
+def call_separately(function: Callable, *arguments: Any, timeout: float = 20) -> Any:
+    """Return `function(*arguments)`, called in a process of its own.
+
+    Raises:
+        RankError, RankTimeout: as `run_ranks`.
+    """
+    return run_ranks(_shielded, function, *arguments, world_size=1, timeout=timeout)[0]
+
+
+def log_separately(program: Program, **arguments: Any) -> str:
+    """The `log` of a case: run `main(**arguments)` in a process of its own; return what it prints, with its error."""
+    printed = io.StringIO()
+    with program.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
+        try:
+            call_separately(functools.partial(program.main, **arguments), timeout=60)
+        except RankError as error:
+            frames = re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)[-1:]
+            where = [f'  File "program.py", {place}\n    {code}' for place, code in frames]
+            print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")
+    return printed.getvalue().replace("[rank 0] ", "").rstrip()
+
+
+def _shielded(function: Callable, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except BaseException:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the other worker ends too, and the report must not end with it
+        raise

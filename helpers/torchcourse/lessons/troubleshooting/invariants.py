@@ -1,0 +1,95 @@
+"""Silent bugs (조용한 버그): a training that runs, learns a little, and is wrong. Cheap checks in its first steps.
+
+    with SanityProbe(model, optimizer) as probe:
+        train(model, optimizer, loader, steps=20)  # your own loop, as it is
+        validate(model, val_loader)
+    for alarm in probe.alarms():
+        print(alarm)
+
+An accuracy does not show them: a run without `zero_grad()` loses a point or two, and nobody knows what it should have
+been. An invariant (불변 조건) does: it holds in every healthy run, whatever the model and the data are. An example: all
+gradients are 0 before the first backward pass of a step.
+
+Source of the idea, and of some of the checks: A. Karpathy, A Recipe for Training Neural Networks, 2019,
+https://karpathy.github.io/2019/04/25/recipe/.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from torchcourse.lessons.troubleshooting import _rules_data, _rules_training
+from torchcourse.lessons.troubleshooting._alarm import Alarm
+from torchcourse.lessons.troubleshooting._witness import Witness, hashes
+
+__all__ = ["Alarm", "SanityProbe", "shared_samples"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rules judge: the run's record, and the model as it is at the end."""
+
+    witness: Witness
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    frozen: tuple[str, ...]
+
+
+class SanityProbe:
+    """Watches a loop of your own for its first 20 or 30 steps; says which invariants it breaks.
+
+    Let the loop run as it would, with its own loader, loss, accumulation and schedule, and with a validation if it has
+    one. With and without the probe it computes the same numbers. It takes longer, since the probe waits for the device
+    and copies each batch: take it off after the first steps.
+
+    Args:
+        model: as the loop calls it (inside a DistributedDataParallel, the wrapper).
+        optimizer: the one that the loop steps.
+        frozen: beginnings of the names of the parameters that are meant not to learn.
+
+    Losses are recognised if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
+    class numbers.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
+        self._witness = Witness(model, optimizer)
+        self._case = Case(self._witness, model, optimizer, tuple(frozen))
+
+    def __enter__(self) -> "SanityProbe":
+        self._witness.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._witness.__exit__(*error)
+
+    def alarms(self) -> list[Alarm]:
+        """Return the invariants that are broken, the plainest first; an empty list for a healthy run.
+
+        Raises:
+            ValueError: if the model was never called, so that nothing can be said.
+        """
+        if not self._witness.record.forwards:
+            raise ValueError("The model that the probe watches was never called. Is another one being trained?")
+        rules = [*_rules_training.RULES, *_rules_data.RULES]
+        return [alarm for rule in rules for alarm in rule(self._case)]
+
+
+def shared_samples(train_set: Dataset, val_set: Dataset) -> float:
+    """Return the share of the validation samples whose inputs are, number for number, in the training set too.
+
+    Args:
+        train_set, val_set: data sets of (input, …), or inputs alone; all inputs of one shape.
+    """
+    train = set(_all_hashes(train_set))
+    validation = _all_hashes(val_set)
+    return sum(value in train for value in validation) / len(validation)
+
+
+def _all_hashes(dataset: Dataset) -> list[float]:
+    items = (dataset[number] for number in range(len(dataset)))
+    rows = [torch.as_tensor(item[0] if isinstance(item, tuple | list) else item) for item in items]
+    return hashes(torch.stack(rows))

@@ -1,0 +1,289 @@
+"""What is alive in memory while code runs: how many bytes, of which kind, made by which operation in which line.
+
+    with MemoryTracker() as tracker:
+        tracker.watch(model, optimizer)
+        loss = loss_fn(model(x), y)
+        loss.backward()
+    tracker.peak, tracker.peak_by_kind(), tracker.live()[:5]
+
+The tracker sees each operation of PyTorch below autograd, notes the storages (저장 공간) of its results, and keeps only
+weak references to them: it makes nothing live longer. It works on real tensors of any device and on fake ones, which
+have shapes but no memory (`torch._subclasses.FakeTensorMode`).
+
+Not seen: what an operation needs inside itself (a workspace), the allocator's rounding and gaps, and the context of a
+GPU. Tensors that were made before count when they are watched.
+
+Source: PyTorch's own `torch.distributed._tools.mem_tracker.MemTracker` works in this way; the kinds are its kinds.
+"""
+
+import re
+import weakref
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from torchcourse.lessons.troubleshooting._where import Place, find_place
+
+KINDS = ("parameters", "gradients", "optimizer", "activations", "others")
+"""Kinds of memory. Others: inputs, buffers, and what lives for a moment, such as the gradients of activations."""
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    """A storage that is alive, or was: its bytes, and where it came from."""
+
+    bytes: int
+    op: str
+    """The operation that made it; in a backward pass with the one that it belongs to: `mm (backward of addmm)`."""
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kind: str
+    place: Place
+    born: int
+    """The number of the operation that made it."""
+    died: int | None = None
+    """The number of the last operation before it was freed, or None while it is alive."""
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.shape)) or "one number"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{mib(self.bytes):>10}  {self.op}  [{shape}] {dtype}  {self.kind}  {self.place}"
+
+
+@dataclass
+class Timeline:
+    """How memory went up and down: one entry for each time that a storage was made or freed."""
+
+    ops: list[int] = field(default_factory=list)
+    """The number of the operation."""
+    by_kind: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    """Bytes alive after the change, by kind."""
+    marks: list[tuple[int, str]] = field(default_factory=list)
+    """The number of the operation at which a mark was set, and its name."""
+
+    @property
+    def total(self) -> list[int]:
+        return [sum(values) for values in zip(*self.by_kind.values(), strict=True)]
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Tracks the storages of all tensors that are made while it is active, and of those that are watched.
+
+    Args:
+        longest: how many changes the timeline keeps; the oldest go first.
+    """
+
+    def __init__(self, longest: int = 200_000) -> None:
+        super().__init__()
+        self._current = self._peak = self._op = 0
+        self._alive: dict[int, Allocation] = {}  # by the address of the storage's C++ side
+        self._references: dict[int, weakref.ref] = {}
+        self._at_peak: list[Allocation] = []
+        self._peak_is_new = False
+        self._changes: deque[tuple[int, Allocation, int]] = deque(maxlen=longest)
+        self._marks: list[tuple[int, str]] = []
+        self._names: dict[int, str] = {}  # id of a watched module -> its name
+        self._hooks: list[Any] = []
+
+    @property
+    def current(self) -> int:
+        """Bytes that are alive."""
+        return self._current
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that were alive at once."""
+        return self._peak
+
+    def watch(self, *things: nn.Module | torch.optim.Optimizer | torch.Tensor) -> None:
+        """Count what these hold already, and call it by its kind from now on: also the gradients that are to come.
+
+        Args:
+            things: models (parameters, gradients), optimizers (their state) and tensors (others).
+
+        Raises:
+            TypeError: for anything else.
+        """
+        for thing in things:
+            if isinstance(thing, nn.Module):
+                self._watch_model(thing)
+            elif isinstance(thing, torch.optim.Optimizer):
+                self._label_state(thing)
+                self._hooks.append(thing.register_step_post_hook(lambda optimizer, *_: self._label_state(optimizer)))
+            elif isinstance(thing, torch.Tensor):
+                self._label(thing, "others", "input")
+            else:
+                raise TypeError(f"watch() takes models, optimizers and tensors, but got a {type(thing).__name__}.")
+
+    def mark(self, name: str) -> None:
+        """Set a mark into the timeline, such as `backward`."""
+        self._marks.append((self._op, name))
+
+    def live(self) -> list[Allocation]:
+        """Return what is alive now, the largest first."""
+        return sorted(self._alive.values(), key=lambda allocation: -allocation.bytes)
+
+    def live_at_peak(self) -> list[Allocation]:
+        """Return what was alive when memory was at its peak, the largest first."""
+        self._keep_peak()
+        return sorted(self._at_peak, key=lambda allocation: -allocation.bytes)
+
+    def by_kind(self) -> dict[str, int]:
+        """Return the bytes that are alive now, by kind."""
+        return sum_by_kind(self._alive.values())
+
+    def peak_by_kind(self) -> dict[str, int]:
+        """Return the bytes that were alive at the peak, by kind."""
+        return sum_by_kind(self.live_at_peak())
+
+    def timeline(self) -> Timeline:
+        """Return how memory went up and down."""
+        # Backwards from what is alive now: the beginning may have been dropped.
+        now, backwards = self.by_kind(), []
+        for op, allocation, sign in reversed(self._changes):
+            backwards.append((op, dict(now)))
+            now[allocation.kind] -= sign * allocation.bytes
+        timeline = Timeline(marks=list(self._marks))
+        for op, bytes_by_kind in reversed(backwards):
+            timeline.ops.append(op)
+            for kind, values in timeline.by_kind.items():
+                values.append(bytes_by_kind[kind])
+        return timeline
+
+    def changes(self) -> list[tuple[Allocation, bool]]:
+        """Return what was made (True) and freed (False), in order, as far as the timeline reaches back."""
+        return [(allocation, sign > 0) for _, allocation, sign in self._changes]
+
+    def __exit__(self, *error: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._keep_peak()
+        super().__exit__(*error)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self._op += 1
+        result = func(*args, **(kwargs or {}))
+        given = _tensors((args, kwargs))
+        seen = {tensor.untyped_storage()._cdata for tensor in given}
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            known = self._alive.get(storage._cdata)
+            if known is not None and known.bytes != self._size(storage.nbytes()):
+                self._free(storage._cdata)  # resized in place: it counts as a new one
+                seen.discard(storage._cdata)
+            if storage._cdata not in self._alive and storage._cdata not in seen:
+                recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+                self._add(tensor, "activations" if recorded else "others", func._schema.name.partition("::")[2])
+        return result
+
+    # What devices do otherwise
+
+    def _counts(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor lies in the memory that is tracked."""
+        return True
+
+    def _size(self, nbytes: int) -> int:
+        """How many bytes a storage of `nbytes` takes."""
+        return nbytes
+
+    def _admit(self, allocation: Allocation) -> None:
+        """Refuse what does not fit, by raising."""
+
+    def _add(self, tensor: torch.Tensor, kind: str, op: str) -> None:
+        if not self._counts(tensor):
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, self._size(storage.nbytes())
+        node = torch._C._current_autograd_node()
+        if node is not None and op not in ("parameter", "optimizer state"):
+            op = f"{op} (backward of {_forward_name(node.name())})"
+        place = find_place(self._names)
+        allocation = Allocation(size, op, tuple(tensor.shape), tensor.dtype, kind, place, born=self._op)
+        self._admit(allocation)
+        self._alive[key] = allocation
+        self._references[key] = weakref.ref(storage, lambda _: self._free(key))
+        self._changes.append((self._op, allocation, 1))
+        self._current += size
+        if self._current > self._peak:
+            self._peak, self._peak_is_new = self._current, True
+
+    def _free(self, key: int) -> None:
+        self._keep_peak()
+        self._references.pop(key, None)
+        allocation = self._alive.pop(key, None)
+        if allocation is not None:
+            allocation.died = self._op
+            self._current -= allocation.bytes
+            self._changes.append((self._op, allocation, -1))
+
+    def _keep_peak(self) -> None:
+        """Note what is alive at the peak; only before something is freed, for memory often climbs for long."""
+        if self._peak_is_new:
+            self._at_peak, self._peak_is_new = list(self._alive.values()), False
+
+    def _label(self, tensor: torch.Tensor, kind: str, op: str) -> None:
+        known = self._alive.get(tensor.untyped_storage()._cdata)
+        if known is None:
+            self._add(tensor, kind, op)
+        else:
+            known.kind = kind
+
+    def _watch_model(self, model: nn.Module) -> None:
+        self._names |= {id(module): name for name, module in model.named_modules() if name}
+        for parameter in model.parameters():
+            self._label(parameter, "parameters", "parameter")
+            if parameter.grad is not None:
+                self._label(parameter.grad, "gradients", "gradient")
+            if parameter.requires_grad:
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(self._label_gradient))
+        for buffer in model.buffers():
+            self._label(buffer, "others", "buffer")
+
+    def _label_gradient(self, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None and parameter.grad.layout == torch.strided:
+            self._label(parameter.grad, "gradients", "gradient")
+
+    def _label_state(self, optimizer: torch.optim.Optimizer) -> None:
+        for state in optimizer.state.values():
+            for tensor in _tensors(list(state.values())):
+                self._label(tensor, "optimizer", "optimizer state")
+
+
+def sum_by_kind(allocations: Iterable[Allocation]) -> dict[str, int]:
+    """Return the bytes of the allocations by kind, all kinds among them."""
+    counter: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+    for allocation in allocations:
+        counter[allocation.kind] += allocation.bytes
+    return dict(counter)
+
+
+def list_largest(live: list[Allocation], count: int = 5) -> str:
+    """Write the first of these allocations, a line each, as the end of an out-of-memory error."""
+    return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:count]) or "  none")
+
+
+def mib(size: float) -> str:
+    """Write bytes as `12.5 MiB`, in the unit that suits them (2**10 steps)."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    """The tensors in a structure that have one storage (sparse ones have several, and are left out)."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
+
+
+def _forward_name(node: str) -> str:
+    """`AddmmBackward0` → `addmm`, as the operation is called in the forward pass."""
+    name = node.rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+    return re.sub(r"(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "_", name).lower()

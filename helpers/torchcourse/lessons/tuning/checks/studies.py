@@ -1,0 +1,254 @@
+"""Checks of lesson 03, notebook 2, studies: pruning, a study after a crash, samplers of workers, honest scores."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import AnyOf, number, refuse_known, same
+
+EPOCHS = 9
+
+
+@check
+def objective(learner: Callable[..., float]) -> str:
+    """Run 30 trials on planted curves with a strict pruner; count the epochs that were trained."""
+    trained, pruned = 0, 0
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=3),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+    )
+    for _ in range(30):
+        trial = study.ask()
+        seen: list[float] = []
+        try:
+            value = learner(trial, lambda rate, seen=seen: _planted(rate, seen))
+        except optuna.TrialPruned:
+            value = None
+        _judge_rate(study.trials[-1])
+        _judge_reports(list(study.trials[-1].intermediate_values.values()), seen, value)
+        study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
+        trained, pruned = trained + len(seen), pruned + (value is None)
+    if not pruned:
+        raise Wrong("never_pruned", f"30 trials, {trained} epochs: no trial was ended early. Who asks the pruner?")
+    if abs(math.log10(study.best_params["lr"]) + 2) > 0.5:
+        raise Wrong("not_found", f"The best learning rate found is {study.best_params['lr']:.2g}; 0.01 is best here.")
+    return f"The planted optimum was found in {trained} epochs; {30 * EPOCHS} without pruning."
+
+
+def _planted(rate: float, seen: list[float]) -> Iterator[float]:
+    """Yield the accuracies of a made-up training, best at 0.01; each epoch that is trained is put into `seen`."""
+    height = 0.95 - 0.25 * abs(math.log10(rate) + 2)
+    for epoch in range(1, EPOCHS + 1):
+        seen.append(height * (1 - 0.5**epoch))
+        yield seen[-1]
+
+
+def _judge_rate(trial: FrozenTrial) -> None:
+    if "lr" not in trial.params:
+        raise Wrong("no_lr", "The trial has no hyperparameter named lr: ask the trial to suggest one.")
+    kind = trial.distributions["lr"]
+    if not isinstance(kind, FloatDistribution) or not kind.log:
+        raise Wrong("not_log", "The learning rate is not drawn on a log scale: nine of ten draws would be above 0.1.")
+    if (kind.low, kind.high) != (1e-4, 1.0):
+        raise Wrong("range", f"The learning rate goes from {kind.low:g} to {kind.high:g}, not from 1e-4 to 1.")
+
+
+def _judge_reports(reported: list[float], seen: list[float], value: Any) -> None:
+    """Compare what the pruner heard with the epochs that were trained, and with `value`: None of a pruned trial."""
+    epochs = f"{len(seen)} epochs were trained"
+    if not seen:
+        raise Wrong("not_trained", "Nothing was trained: `train(lr)` gives an accuracy for each epoch.")
+    if not reported:
+        raise Wrong("no_report", f"{epochs}, and the pruner heard of none of them.")
+    if value is not None and len(reported) == 1 < len(seen):
+        raise Wrong("one_step", f"{epochs}, but all are reported as the same step, or only one.")
+    if value is None and len(seen) > len(reported):
+        raise Wrong(
+            "trained_already", f"Pruned after report {len(reported)}, when all {len(seen)} epochs were trained already."
+        )
+    if not same(reported, seen[: len(reported)]):
+        raise Wrong("other_value", f"Reported: {reported[0]:.3f}, after an epoch with the accuracy {seen[0]:.3f}.")
+    if value is not None and len(seen) < EPOCHS:
+        raise Wrong(
+            "not_pruned", "A trial that was ended early returned a value: it counts as complete, and it is not."
+        )
+    if value is not None and not same(value, seen[-1]):
+        raise Wrong("wrong_value", f"Return the accuracy of the last epoch ({seen[-1]:.3f}). You returned {value!r}.")
+
+
+@check
+def revive(learner: Callable[..., None]) -> str:
+    """Let it mend a study with finished, failed, living and dead trials; then ask for the next ones; then once more."""
+    study, alive, dead = _study_after_a_crash()
+    settings = [trial.params for trial in study.trials]
+    learner(study, alive)
+    for place, trial in enumerate(study.trials):
+        state = trial.state.name
+        if place in alive and trial.state != TrialState.RUNNING:
+            raise Wrong("killed_the_living", f"A worker is still training trial {place}, and you made it {state}.")
+        if place in dead and trial.state != TrialState.FAIL:
+            raise Wrong(
+                "left_running", f"Nobody trains trial {place} any more, and it is {state}. It has failed, for good."
+            )
+    once = _waiting(study)
+    learner(study, alive)
+    twice = _waiting(study)
+    if twice > once:
+        raise Wrong("twice", f"Called a second time, it puts trials into the queue again: first {once}, then {twice}.")
+    _judge_queue(study, dead, settings)
+    return f"{len(dead)} dead trials wait to be run again; finished, failed and living ones are as they were."
+
+
+def _study_after_a_crash() -> tuple[optuna.Study, set[int], list[int]]:
+    """Return a study, the trials that workers still train, and the trials whose workers died."""
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(7):
+        _suggest(study.ask())
+    study.tell(0, 0.91)
+    study.tell(2, state=TrialState.PRUNED)
+    study.tell(5, state=TrialState.FAIL)  # its objective raised: to run it again would raise again
+    return study, {3, 6}, [1, 4]
+
+
+def _suggest(trial: optuna.Trial) -> dict[str, float]:
+    return {"lr": trial.suggest_float("lr", 1e-4, 1, log=True), "width": trial.suggest_int("width", 4, 64)}
+
+
+def _waiting(study: optuna.Study) -> int:
+    return sum(trial.state == TrialState.WAITING for trial in study.trials)
+
+
+def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> None:
+    if not _waiting(study):
+        raise Wrong(
+            "not_again", "The dead trials are marked, and nothing waits to be run again: their settings are lost."
+        )
+    asked = [_suggest(study.ask()) for _ in range(_waiting(study))]
+    if settings[5] in asked:
+        raise Wrong("failed_again", "Trial 5 had failed by itself, with an error, and now it waits to fail again.")
+    if any(settings[place] in asked for place in (3, 6)):
+        raise Wrong("living_again", "A trial that a worker is still training waits to be run a second time.")
+    if sorted(map(str, asked)) != sorted(str(settings[place]) for place in dead):
+        raise Wrong(
+            "other_settings", f"{len(dead)} dead trials had other settings than the {len(asked)} that wait now."
+        )
+
+
+@check
+def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) -> str:
+    """Draw the first settings of several workers, and of a worker that comes back."""
+    if not isinstance(learner(0, 0, 0), optuna.samplers.BaseSampler):
+        raise Wrong("wrong_type", "Return a sampler of Optuna, such as TPESampler(seed=…).")
+
+    def draw(*key: int) -> float:
+        return optuna.create_study(sampler=learner(*key)).ask().suggest_float("lr", 0, 1)
+
+    if draw(7, 1, 3) != draw(7, 1, 3):
+        raise Wrong("not_repeatable", "The same seed, worker and count draw something else the second time.")
+    for symptom, one, other, hint in (
+        (
+            "same_for_workers",
+            (7, 0, 0),
+            (7, 1, 0),
+            "Workers 0 and 1 draw the same setting: every trial would be run twice.",
+        ),
+        (
+            "same_on_resume",
+            (7, 0, 0),
+            (7, 0, 12),
+            "A worker that comes back after 12 trials draws what it drew first: a resumed study repeats.",
+        ),
+        ("seed_ignored", (7, 1, 5), (8, 1, 5), "Two searches with the seeds 7 and 8 draw the same."),
+    ):
+        if draw(*one) == draw(*other):
+            raise Wrong(symptom, hint)
+    draws: dict[float, tuple] = {}
+    for key in itertools.product((0, 1), range(4), range(12)):
+        first = draws.setdefault(draw(*key), key)
+        if first != key:
+            same_draw = f"(seed, worker, count) = {first} and {key} draw the same."
+            raise Wrong("collide", f"{same_draw} Three numbers that are added up lose who is who.")
+    return f"{len(draws)} combinations of seed, worker and count draw {len(draws)} different settings, repeatably."
+
+
+@check
+def honest(learner: Callable[[np.ndarray, np.ndarray], float]) -> str:
+    """Choose on validation, report on test: compare on random tables."""
+    generator = np.random.default_rng(5)
+    for trials, epochs in ((12, 9), (40, 3), (1, 4), (200, 9)):
+        val, test = (generator.uniform(0.6, 0.98, (trials, epochs)) for _ in range(2))
+        answer = learner(val.copy(), test.copy())
+        given = number(answer)
+        if given is None:
+            raise Wrong("no_number", f"Return one accuracy. You returned {type(answer).__name__}.")
+        _judge_honest(given, val, test)
+    return "Chosen on validation alone, reported on images that chose nothing: four tables."
+
+
+def _judge_honest(given: float, val: np.ndarray, test: np.ndarray) -> None:
+    trial, epoch = np.unravel_index(val.argmax(), val.shape)
+    right = test[trial, epoch]
+    if same(given, right):
+        return
+    known = {
+        "validation": (
+            val.max(),
+            f"{given:.3f} is the score that chose. It is the best of {val.size} for being so lucky.",
+        ),
+        "test_chose": (
+            test.max(),
+            f"{given:.3f} is the best test score of all: now the test images have chosen.",
+        ),
+        "last_epoch": (
+            AnyOf((test[trial, -1], test[val[:, -1].argmax(), -1])),
+            "The epoch belongs to the choice too: the state that was kept is not that of the last.",
+        ),
+        "test_chose_epoch": (
+            test[trial].max(),
+            "The trial was chosen on validation, but its epoch by the test images.",
+        ),
+    }
+    refuse_known(given, known)
+    raise Wrong("wrong_value", f"The chosen state scores {right:.3f} on the test images; you report {given:.3f}.")
+
+
+@check
+def main_effect(learner: Callable[[np.ndarray, int], float]) -> str:
+    """Compare with the variance of an axis's means over the variance of the whole table."""
+    generator = np.random.default_rng(2)
+    for shape in ((4, 3), (2, 5, 3), (3, 2, 2, 4)):
+        table = generator.random(shape) + generator.random((shape[0],) + (1,) * (len(shape) - 1))
+        for axis in range(len(shape)):
+            _judge_effect(float(learner(table.copy(), axis)), table, axis)
+    return "The share of each axis, on tables of two, three and four hyperparameters."
+
+
+def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
+    means = table.mean(axis=tuple(other for other in range(table.ndim) if other != axis))
+    if same(given, means.var() / table.var(), tolerance=1e-6):
+        return
+    known = {
+        "no_share": (
+            means.var(),
+            f"{given:.4f} is a variance. A share compares it with the variance of the whole table.",
+        ),
+        "deviation": (
+            means.std() / table.std(),
+            "You divide standard deviations. Shares add up for variances only.",
+        ),
+        "wrong_axis": (
+            table.mean(axis=axis).var() / table.var(),
+            "You averaged over the axis itself: what is left is the effect of all the others.",
+        ),
+        "range": (np.ptp(means) / np.ptp(table), "Ranges grow with the number of values. Use variances."),
+    }
+    refuse_known(given, known, tolerance=1e-6)
+    raise Wrong("wrong_value", f"For axis {axis} of a table of the shape {table.shape} the share is not {given:.4f}.")

@@ -1,0 +1,215 @@
+"""Studies by Optuna: kept in a database, resumed after a kill, shared by several workers.
+
+    study = open_study("sqlite:///digits.db", SPACE)
+    run(study, accuracies, trials=30)              # until 30 trials are finished, those of earlier runs included
+    run_workers("sqlite:///digits.db", SPACE, accuracies, trials=60, workers=2)
+
+The objective is a generator: `accuracies(settings)` yields a value after each epoch, and training stops when nobody
+asks for the next one. So early stopping (pruning) needs no code in it, and Ray Tune (`ray_tune`) takes the same one.
+
+A study remembers its space. A trial that was cut short, by a kill or by Ctrl-C, is run again with the same settings.
+"""
+
+import json
+import math
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from torchcourse.lessons.tuning import _database
+from torchcourse.lessons.tuning._database import StudyError
+
+Space = Mapping[str, tuple]
+Objective = Callable[[dict[str, Any]], Iterable[float]]
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def open_study(
+    url: str | None,
+    space: Space,
+    name: str = "study",
+    direction: str = "maximize",
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> optuna.Study:
+    """Open the study `name` in the database `url`: a new one, or the one that is there, with all its trials.
+
+    Args:
+        url: such as `sqlite:///file.db`, or of any database that SQLAlchemy reaches; None keeps the study in memory.
+        space: hyperparameter → its values; `digits_task.SPACE` is one.
+        direction: "maximize" or "minimize" what the objective yields last.
+        pruner: None for successive halving, which keeps a third at epochs 1, 3, 9 …
+
+    Raises:
+        StudyError: for a file that is no study, that is locked, or a study with another space or direction.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
+    pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    description = json.loads(json.dumps(dict(space)))  # as a database gives it back
+    with _database.errors_explained(url or "memory"):
+        study = optuna.create_study(
+            storage=_database.storage(url) if url else None,
+            study_name=name,
+            direction=direction,
+            pruner=pruner,
+            load_if_exists=True,
+        )
+        if "space" not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_user_attr("space", description)
+        known = study.user_attrs.get("space", {})
+    if known != description:
+        raise StudyError(
+            f"The study {name!r} in {url} has another space ({_difference(known, description)}): its trials would "
+            "mean something else. Give the study of the new space another name."
+        )
+    if study.direction.name.lower() != direction:
+        raise StudyError(
+            f"The study {name!r} in {url} is there to {study.direction.name.lower()}, but you asked to {direction}: "
+            "give the study of the other direction another name."
+        )
+    return study
+
+
+def run(
+    study: optuna.Study,
+    objective: Objective,
+    trials: int,
+    *,
+    seed: int = 0,
+    worker: int = 0,
+    on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
+) -> optuna.Study:
+    """Run trials by TPE until `trials` of the study are finished, those of earlier runs and other workers included.
+
+    Each trial draws from its own random numbers, made of seed, worker and the number of trials before it. A worker
+    that waits for the last trials of others takes over when one of them dies. With W workers, up to W − 1 trials more
+    than asked for may be finished.
+
+    Args:
+        seed: of the search.
+        worker: another number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
+        on_trial: called after each trial with the study and the trial, for progress.
+
+    Raises:
+        StudyError: when the objective raises or yields NaN. What is finished is kept.
+    """
+    space = {name: tuple(values) for name, values in study.user_attrs["space"].items()}
+    callbacks = [on_trial] if on_trial else []
+    while len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
+        _database.revive(study)
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        if sum(state in (*_FINISHED, TrialState.RUNNING) for state in states) >= trials:
+            time.sleep(0.1)  # enough are on their way; be there if one of them dies
+            continue
+        study.sampler = _sampler(seed, worker, len(states))
+        with _database.errors_explained("its database"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
+            try:
+                study.optimize(
+                    lambda trial: _follow(trial, objective, space, study, worker), n_trials=1, callbacks=callbacks
+                )
+            except KeyboardInterrupt:
+                _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
+                raise
+    return study
+
+
+def run_workers(
+    url: str,
+    space: Space,
+    objective: Objective,
+    trials: int,
+    workers: int = 2,
+    name: str = "study",
+    direction: str = "maximize",
+    seed: int = 0,
+) -> optuna.Study:
+    """Run one study by several processes of this machine at once; return it. See `run`.
+
+    On several machines, start a script on each that calls `open_study` with the same address, then `run` with a
+    worker number of its own. SQLite is for one machine; take PostgreSQL or MySQL for several.
+    """
+    from torchcourse.ranks.run import run_ranks
+
+    open_study(url, space, name, direction)  # make the tables once, before the workers meet
+    run_ranks(_work, url, dict(space), objective, trials, name, direction, seed, world_size=workers, timeout=None)
+    return open_study(url, space, name, direction)
+
+
+def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Print a line on a trial that has just ended; `run(…, on_trial=tell)` shows a search as it goes on."""
+    epochs, state = len(trial.intermediate_values), trial.state.name.lower()
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = f", best so far {study.best_value:.3f}" if complete else ""
+    print(f"trial {trial.number:3d}: {trial.value:.3f} after {epochs} epochs, {state}{best}", flush=True)
+
+
+def settings_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    """Return the values of a trial: Optuna keeps the position of a number in the space, which has an order."""
+    return {name: space[name][value] if _ordered(space[name]) else value for name, value in trial.params.items()}
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Let the sampler choose a value for each hyperparameter: a position among ordered numbers, else a category."""
+    for name, values in space.items():
+        if _ordered(values):
+            trial.suggest_int(name, 0, len(values) - 1)
+        else:
+            trial.suggest_categorical(name, values)
+    return settings_of(trial, space)
+
+
+def _ordered(values: tuple) -> bool:
+    return all(isinstance(value, int | float) for value in values) and list(values) == sorted(set(values))
+
+
+def _work(url: str, space: Space, objective: Objective, trials: int, name: str, direction: str, seed: int) -> None:
+    import torch.distributed as dist
+
+    run(open_study(url, space, name, direction), objective, trials, seed=seed, worker=dist.get_rank())
+
+
+def _difference(known: Mapping[str, list], asked: Mapping[str, list]) -> str:
+    lines = [
+        f"{name} was {known.get(name, 'absent')}, now {asked.get(name, 'absent')}"
+        for name in sorted({*known, *asked})
+        if known.get(name) != asked.get(name)
+    ]
+    return "; ".join(lines)
+
+
+def _follow(trial: optuna.Trial, objective: Objective, space: Space, study: optuna.Study, worker: int) -> float:
+    """Ask for epoch after epoch; report each value, and stop where the pruner says so."""
+    trial.set_user_attr("worker", worker)
+    settings = suggest(trial, space)
+    value = None
+    try:
+        for epoch, value in enumerate(objective(settings), 1):
+            if math.isnan(value):
+                raise ValueError("a value is NaN; yield the worst value where a training that fell apart is a result")
+            trial.report(value, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        if value is None:
+            raise ValueError("the objective yielded nothing")
+    except (optuna.TrialPruned, *_database.ERRORS):
+        raise
+    except Exception as error:
+        kept = len(study.get_trials(deepcopy=False, states=_FINISHED))
+        raise StudyError(
+            f"Trial {trial.number} with {settings} stopped: {type(error).__name__}: {error}. The {kept} finished "
+            "trials are kept; mend the objective, then run the study again."
+        ) from error
+    return value
+
+
+def _sampler(seed: int, worker: int, before: int) -> optuna.samplers.TPESampler:
+    own = random.Random(f"{seed} {worker} {before}").getrandbits(31)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # multivariate TPE, the default since Optuna 5, was experimental before
+        return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=True)

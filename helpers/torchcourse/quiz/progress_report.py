@@ -1,0 +1,197 @@
+"""How far the learner is: exercises, quiz results, misconceptions still open, reviews due. All of it from the journal.
+
+progress()
+"""
+
+import html
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from torchcourse import journal
+from torchcourse.quiz import markup, texts
+from torchcourse.quiz.reviews import State, answers_in, is_due, states
+
+
+def progress(now: datetime | None = None) -> "Dashboard":
+    """Show a line for each lesson, and below it the misconceptions that are still open.
+
+    Args:
+        now: the moment that counts as now; without a zone it is local time.
+    """
+    return Dashboard(lessons(now=now))
+
+
+@dataclass
+class LessonProgress:
+    """What the journal says about one lesson."""
+
+    name: str
+    title: dict[str, str]
+    passed: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
+    exercises: int = 0
+    right: set[str] = field(default_factory=set)
+    answered: set[str] = field(default_factory=set)
+    questions: int = 0
+    misconceptions: list[dict[str, str]] = field(default_factory=list)
+    due: int = 0
+
+    @property
+    def begun(self) -> bool:
+        return bool(self.tried or self.answered)
+
+
+def lessons(entries: list[dict[str, Any]] | None = None, now: datetime | None = None) -> list[LessonProgress]:
+    """Return the progress in each lesson that has a quiz, a folder beside the journal, or an entry in it.
+
+    Args:
+        entries: what to count; by default the whole journal.
+        now: the moment for which reviews are due.
+    """
+    entries = journal.read() if entries is None else entries
+    now = (now or datetime.now()).astimezone()
+    found = {name: _empty(name) for name in _names()}
+    for entry in entries:
+        if entry["kind"] == "check" and isinstance(entry.get("exercise"), str):
+            room, _, exercise = entry["exercise"].partition(".")
+            lesson = _of_number(found, room.removeprefix("lesson"))
+            lesson.tried |= {exercise} if entry.get("state") != "not done" else set()
+            lesson.passed |= {exercise} if entry.get("state") == "right" else set()
+    for entry in answers_in(entries):
+        lesson = found.setdefault(entry["lesson"], _empty(entry["lesson"]))
+        lesson.answered.add(entry["question"])
+        (lesson.right.add if entry["right"] else lesson.right.discard)(entry["question"])
+    for state in states(entries):
+        lesson = found[state.lesson]
+        lesson.due += is_due(state, now)
+        known = [idea["slug"] for idea in lesson.misconceptions]
+        lesson.misconceptions += [_idea(state, slug) for slug in state.misconceptions if slug not in known]
+    for lesson in found.values():
+        lesson.exercises = max(lesson.exercises, len(lesson.tried))
+        lesson.questions = max(lesson.questions, len(lesson.answered))
+    return sorted(found.values(), key=lambda lesson: lesson.name)
+
+
+class Dashboard:
+    """The table of `progress`, as HTML and as text."""
+
+    def __init__(self, lessons: list[LessonProgress]) -> None:
+        self.lessons = lessons
+
+    def __repr__(self) -> str:
+        if not any(lesson.begun for lesson in self.lessons):
+            return texts.say("nothing_done")
+        language = texts.current()
+        lines = [texts.say("progress")]
+        for lesson in self.lessons:
+            counts = [
+                f"{texts.say('exercises')} {len(lesson.passed)}/{lesson.exercises}",
+                f"{texts.say('quiz')} {len(lesson.right)}/{lesson.questions}",
+                f"{texts.say('open_ideas')} {len(lesson.misconceptions)}",
+                f"{texts.say('reviews')} {lesson.due}",
+            ]
+            lines.append(f"  {lesson.title[language]}: {', '.join(counts) if lesson.begun else texts.say('not_begun')}")
+        lines += [f"  - {markup.to_plain(idea[language])}" for idea in self._ideas()]
+        return "\n".join([*lines, *journal.problems(), texts.say("kept_in", path=journal.path())])
+
+    def _repr_html_(self) -> str:
+        from torchcourse.quiz.render import STYLE
+
+        language = texts.current()
+        notes = [*journal.problems(), texts.say("kept_in", path=journal.path())]
+        if not any(lesson.begun for lesson in self.lessons):
+            body = f"<p>{html.escape(texts.say('nothing_done'))}</p>"
+        else:
+            names = ("lesson", "exercises", "quiz", "open_ideas", "reviews")
+            head = "".join(f'<th scope="col">{html.escape(texts.say(name))}</th>' for name in names)
+            rows = "".join(_row(lesson, language) for lesson in self.lessons)
+            body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        ideas = "".join(f"<li>{markup.to_inline(idea[language])}</li>" for idea in self._ideas())
+        if ideas:
+            body += f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p><ul>{ideas}</ul>"
+        notes = "".join(f'<p class="tc-meta">{html.escape(note)}</p>' for note in notes)
+        title = html.escape(texts.say("progress"))
+        return f'{STYLE}<div class="tc-page" lang="{language}"><p><b>{title}</b></p>{body}{notes}</div>'
+
+    def _ideas(self) -> list[dict[str, str]]:
+        return [idea for lesson in self.lessons for idea in lesson.misconceptions]
+
+
+def _row(lesson: LessonProgress, language: str) -> str:
+    title = html.escape(lesson.title[language])
+    if not lesson.begun:
+        note = html.escape(texts.say("not_begun"))
+        return f'<tr><th scope="row">{title}</th><td colspan="4" class="tc-meta">{note}</td></tr>'
+    bars = _bar(len(lesson.passed), lesson.exercises) + _bar(len(lesson.right), lesson.questions)
+    counts = f"<td>{len(lesson.misconceptions) or '–'}</td><td>{lesson.due or '–'}</td>"
+    return f'<tr><th scope="row">{title}</th>{bars}{counts}</tr>'
+
+
+def _bar(done: int, total: int) -> str:
+    if not total:
+        return "<td>–</td>"
+    share = round(100 * done / total)
+    return (
+        f'<td><span class="tc-bar" aria-hidden="true"><span style="width:{share}%"></span></span> '
+        f"{done}&thinsp;/&thinsp;{total}</td>"
+    )
+
+
+def _names() -> list[str]:
+    from torchcourse.quiz import bank
+
+    folders = [path.name for path in journal.path().parent.glob("[0-9][0-9]_*") if path.is_dir()]
+    return sorted({*bank.lessons(), *folders})
+
+
+def _empty(name: str) -> LessonProgress:
+    """Return a lesson in which nothing has been done, with its title and how much there is to do."""
+    from torchcourse.quiz import bank
+
+    number, _, words_of_name = name.partition("_")
+    plain = f"{number} {words_of_name.replace('_', ' ')}".strip()
+    title, questions = {"en": plain, "ko": plain}, 0
+    try:
+        found = bank.lesson(name)
+    except bank.BankError:
+        pass  # a lesson without a quiz, or one whose quiz has gone
+    else:
+        title = {language: f"{number} {found.title[language]}" for language in texts.LANGUAGES}
+        questions = len(found.questions)
+    return LessonProgress(name, title, exercises=_exercises(name), questions=questions)
+
+
+def _exercises(name: str) -> int:
+    """Count the graded exercises in the learner's copies of a lesson's notebooks."""
+    count = 0
+    for path in (journal.path().parent / name).glob("*.ipynb"):
+        if path.name == "quiz.ipynb":
+            continue
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            roles = [cell["metadata"].get("nbgrader", {}) for cell in cells if cell["cell_type"] == "code"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # a notebook that is being saved, or damaged: it is not this page's business
+        count += sum(bool(role.get("grade")) for role in roles)
+    return count
+
+
+def _of_number(found: dict[str, LessonProgress], number: str) -> LessonProgress:
+    for name, lesson in found.items():
+        if name.partition("_")[0] == number:
+            return lesson
+    return found.setdefault(number, _empty(number))
+
+
+def _idea(state: State, slug: str) -> dict[str, str]:
+    """Return a misconception in words; its bare name where the bank has gone."""
+    from torchcourse.quiz import bank
+
+    try:
+        text = bank.lesson(state.lesson).misconceptions.get(slug)
+    except bank.BankError:
+        text = None
+    plain = slug.replace("-", " ")
+    return {"slug": slug, "en": text.en if text else plain, "ko": text.ko if text else plain}

@@ -1,0 +1,180 @@
+"""Bring questions back before they are forgotten: wrong answers soon, sure right ones late, often in another dress.
+
+    review()                        # what is due today, as cards
+    recall("01_data_parallelism")   # two or three at the start of a notebook
+
+Nothing is stored for this. The state of each question is computed from the journal by the scheduler FSRS
+(https://github.com/open-spaced-repetition/py-fsrs), with intervals of whole days:
+
+| answer                | rating for FSRS |
+|-----------------------|-----------------|
+| wrong or partly wrong | again           |
+| right, by guessing    | hard            |
+| right, fairly sure    | good            |
+| right, certain        | easy            |
+
+A second try within ten minutes, fresh from the feedback, is practice and does not count.
+"""
+
+import html
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from torchcourse import journal
+from torchcourse.quiz import texts
+from torchcourse.quiz.cards import Card, widget_bundle
+
+if TYPE_CHECKING:
+    from torchcourse.quiz.bank import Bank
+
+SAME_SITTING = timedelta(minutes=10)
+
+
+@dataclass
+class State:
+    """Where the learner stands with one question and its variants, after the answers that count."""
+
+    lesson: str
+    question: str
+    due: datetime
+    right: bool
+    sittings: int = 0
+    sure: int | None = None
+    misconceptions: list[str] = field(default_factory=list)
+    """Those behind the last wrong answer; empty once the idea has been answered rightly in a later sitting."""
+
+
+def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
+    """Show the questions that are due, the longest due first.
+
+    Args:
+        now: the moment that counts as now; without a zone it is local time.
+        count: how many to show at most.
+    """
+    now = (now or datetime.now()).astimezone()
+    everything = states()
+    due = [state for state in everything if is_due(state, now)]
+    deck = _deck(due, count)
+    if deck.cards:
+        deck.message = texts.say("due_1" if len(due) == 1 else "due", count=len(due))
+    elif everything:
+        following = min(everything, key=lambda state: state.due)
+        deck.message = texts.say("nothing_due", day=following.due.astimezone(now.tzinfo).date())
+    else:
+        deck.message = texts.say("nothing_yet")
+    return deck
+
+
+def recall(lesson: str, count: int = 3, now: datetime | None = None) -> "Deck":
+    """Show at most `count` questions to warm up with: due ones from earlier lessons, then wrong answers, due or not.
+
+    Args:
+        lesson: the lesson whose notebook is opened. Of its own questions only wrongly answered ones come.
+        now: the moment that counts as now; without a zone it is local time.
+    """
+    now = (now or datetime.now()).astimezone()
+    known = [state for state in states() if state.lesson <= lesson]
+    due = [state for state in known if is_due(state, now) and (state.lesson < lesson or not state.right)]
+    wrong = [state for state in known if not state.right and state not in due]
+    deck = _deck(due + wrong, count)
+    deck.message = texts.say("recall" if deck.cards else "nothing_to_recall")
+    return deck
+
+
+def is_due(state: State, now: datetime) -> bool:
+    """Whether the question's day has come: what was answered yesterday noon is due this morning."""
+    return state.due.astimezone(now.tzinfo).date() <= now.date()
+
+
+def states(entries: list[dict[str, Any]] | None = None) -> list[State]:
+    """Replay the journal and return the state of every question answered so far, the longest due first.
+
+    Args:
+        entries: what to replay; by default the whole journal.
+    """
+    import fsrs
+
+    # Whole days: a lesson is no flash-card session. No fuzz: the same journal gives the same plan.
+    scheduler = fsrs.Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)
+    cards: dict[tuple[str, str], fsrs.Card] = {}
+    found: dict[tuple[str, str], State] = {}
+    last: dict[tuple[str, str], datetime] = {}
+    for entry in answers_in(journal.read() if entries is None else entries):
+        idea = (entry["lesson"], entry["question"])
+        moment = journal.when(entry).astimezone(UTC)
+        repeat = idea in last and moment - last[idea] < SAME_SITTING
+        last[idea] = moment
+        if repeat:
+            continue
+        rating = fsrs.Rating.Again
+        if entry["right"]:
+            rating = {1: fsrs.Rating.Hard, 3: fsrs.Rating.Easy}.get(entry.get("sure"), fsrs.Rating.Good)
+        card = cards.get(idea) or fsrs.Card(card_id=len(cards) + 1, due=moment)
+        cards[idea], _log = scheduler.review_card(card, rating, moment)
+        state = found.setdefault(idea, State(*idea, due=moment, right=False))
+        state.due, state.right, state.sure = cards[idea].due, entry["right"], entry.get("sure")
+        state.misconceptions = [] if entry["right"] else list(entry.get("misconceptions", []))
+        state.sittings += 1
+    return sorted(found.values(), key=lambda state: (state.due, state.lesson, state.question))
+
+
+def answers_in(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries that are judged answers to quiz questions."""
+    return [
+        entry
+        for entry in entries
+        if entry["kind"] == "quiz"
+        and isinstance(entry.get("right"), bool)
+        and isinstance(entry.get("lesson"), str)
+        and isinstance(entry.get("question"), str)
+    ]
+
+
+class Deck:
+    """A few cards under one sentence."""
+
+    def __init__(self, cards: list[Card], message: str = "") -> None:
+        self.cards, self.message = cards, message
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __repr__(self) -> str:
+        return "\n\n".join([self.message, *(repr(card) for card in self.cards)])
+
+    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
+        lines = [self.message, *journal.problems()]
+        message = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+        static = f'<div class="tc-page">{message}</div>'
+        if not self.cards:
+            return {"text/plain": repr(self), "text/html": static}
+        static += "".join(card._repr_mimebundle_()["text/html"] for card in self.cards)
+        return {"text/plain": repr(self), "text/html": static} | widget_bundle(lambda: self._widget(message))
+
+    def _widget(self, message: str) -> Any:
+        import ipywidgets as widgets
+
+        return widgets.VBox([widgets.HTML(message), *(card.widget() for card in self.cards)])
+
+
+def _deck(wanted: list[State], count: int) -> Deck:
+    cards = []
+    for state in wanted:
+        card = _card(state)
+        if card is not None and len(cards) < count:
+            cards.append(card)
+    return Deck(cards)
+
+
+def _card(state: State) -> Card | None:
+    """Return the question in the dress whose turn it is; None if its bank has gone or no longer has it."""
+    from torchcourse.quiz import bank
+
+    try:
+        found: Bank = bank.lesson(state.lesson)
+        first, _shown = found.question(state.question)
+    except bank.BankError:
+        return None
+    dresses = (first, *first.variants)
+    return Card(found, first, dresses[state.sittings % len(dresses)])

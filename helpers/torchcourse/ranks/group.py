@@ -1,0 +1,61 @@
+"""Joining the process group as a rank, and running in place under `torchrun`."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import torch
+import torch.distributed as dist
+
+from torchcourse.ranks import pickling, who
+
+
+def join(store: dist.Store | None = None) -> None:
+    """Initialise `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
+
+    If each rank on this machine has a GPU of its own, that becomes the current device, with NCCL for GPU tensors and
+    gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread a rank.
+    """
+    place: dict[str, Any] = (
+        {} if store is None else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+    )
+    gpu = who.gpu_of_rank()
+    if gpu is None:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", store=store, **place)
+    else:
+        torch.cuda.set_device(gpu)
+        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, device_id=gpu, **place)
+
+
+def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
+    """Run `fn(*args)` in this process, which torchrun has started as a rank; return the results of all ranks.
+
+    A process group that the script has made itself is used and kept; otherwise each call makes its own.
+    """
+    if dist.is_initialized():
+        return _gather(fn(*args))
+    global _store, _calls
+    if _store is None:
+        _store, *_ = next(dist.rendezvous("env://"))
+    _calls += 1
+    store = dist.PrefixStore(f"run_ranks/{_calls}", _store)
+    dist.set_debug_level_from_env()
+    join(store)
+    results = _gather(fn(*args))
+    # Leave together: a connection closed too early would look like a failure to a rank that still reads from it.
+    store.set(f"done/{dist.get_rank()}", "")
+    store.wait([f"done/{rank}" for rank in range(dist.get_world_size())])
+    dist.destroy_process_group()
+    return results
+
+
+_store: dist.Store | None = None  # torchrun's meeting point, opened once
+_calls = 0  # calls so far, the same on every rank: each gets its own keys in the store
+
+
+def _gather(result: Any) -> list[Any]:
+    pickles: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(pickles, pickling.dumps_result(result))
+    return [cloudpickle.loads(data) for data in pickles]

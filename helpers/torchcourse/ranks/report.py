@@ -1,0 +1,111 @@
+"""What the notebook shows of its ranks: the lines that they print, their tracebacks, and where each of them is."""
+
+import codecs
+import re
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+_MACHINERY = {str(file) for file in _HERE.glob("*.py")} - {str(_HERE / "who.py")}
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_LONGEST_LINE = 1 << 16  # characters; a longer one is shown in pieces
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as Python writes it, less what is not the learner's: of the libraries only the last frame stays."""
+    report = traceback.TracebackException.from_exception(error)
+    _shorten(report)
+    return "".join(report.format()).rstrip()
+
+
+def stack_of(dump: bytes) -> str:
+    """Rewrite faulthandler's dump like a traceback: the learner's frames with source, then the last library frame.
+
+    Empty if the dump holds no frame.
+    """
+    found: list[tuple[str, str, str]] = []
+    for thread in dump.decode("utf-8", "backslashreplace").split("\n\n"):
+        found = re.findall(r'^  File "(.+)", line (\d+) in (.+)$', thread, re.MULTILINE) or found
+    # The main thread comes last. Frames come innermost first.
+    frames = [traceback.FrameSummary(file, int(line), name) for file, line, name in reversed(found)]
+    return name_cells("".join(traceback.StackSummary.from_list(_relevant(frames)).format())).rstrip()
+
+
+def name_cells(text: str) -> str:
+    """Call the files that IPython makes of cells by the cells' names: `File "/tmp/ipykernel_7/4.py"` → `Cell In[3]`."""
+    ipython = sys.modules.get("IPython")
+    compiler = getattr(ipython and ipython.get_ipython(), "compile", None)
+    name_of = getattr(compiler, "format_code_name", None)
+    if name_of is None:  # no IPython, or one older than 8
+        return text
+    for file in set(re.findall(r'File "(.+?)", line ', text)):
+        if name := name_of(file):
+            text = text.replace(f'File "{file}"', " ".join(name))
+    return text
+
+
+class LinePrinter:
+    """Prints what ranks write, in whole lines, each with its rank in front.
+
+    A line that a rank rewrites after a carriage return (a progress bar) is rewritten here too.
+    """
+
+    def __init__(self) -> None:
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+        self._begun: dict[int, str] = {}  # rank -> its line so far
+        self._width = 0  # of the progress line that the screen's cursor is on
+
+    def write(self, rank: int, data: bytes, final: bool = False) -> None:
+        """Print the lines that `data` completes, and with `final` also what it leaves incomplete."""
+        if rank not in self._decoders:
+            self._decoders[rank] = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        new = self._decoders[rank].decode(data, final)
+        if not new and not final:
+            return
+        text = self._begun.pop(rank, "") + new
+        *lines, rest = text.split("\n")
+        if rest and (final or len(rest) > _LONGEST_LINE):
+            lines.append(rest)
+        elif rest:
+            self._begun[rank] = rest
+        shown = "".join(self._line(rank, line) for line in lines) + self._progress(rank)
+        if shown:
+            sys.stdout.write(shown)
+            sys.stdout.flush()
+
+    def _line(self, rank: int, line: str) -> str:
+        _, returned, text = line.rstrip("\r").rpartition("\r")
+        return self._place(f"[rank {rank}] {text}", over=bool(returned), stay=False) + "\n"
+
+    def _progress(self, rank: int) -> str:
+        begun = self._begun.get(rank, "")
+        if "\r" not in begun:
+            return ""
+        text = begun.rstrip("\r").rpartition("\r")[2]
+        self._begun[rank] = f"\r{text}\r" if begun.endswith("\r") else f"\r{text}"
+        return self._place(f"[rank {rank}] {text}", over=True, stay=True)
+
+    def _place(self, text: str, over: bool, stay: bool) -> str:
+        """Put text over the progress line, if there is one, or below it; the cursor may stay on it for the next."""
+        width, self._width = self._width, len(text) if stay else 0
+        if not width:
+            return text
+        return "\r" + text.ljust(width) if over else "\n" + text
+
+
+def _shorten(report: traceback.TracebackException) -> None:
+    report.stack = traceback.StackSummary.from_list(_relevant(report.stack))
+    for other in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        if other is not None:
+            _shorten(other)
+
+
+def _relevant(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    frames = [frame for frame in frames if frame.filename not in _MACHINERY]
+    return [frame for i, frame in enumerate(frames) if i == len(frames) - 1 or not _in_library(frame.filename)]
+
+
+def _in_library(file: str) -> bool:
+    return file.startswith((*_LIBRARIES, "<frozen ", "<string>")) and not file.startswith(str(_HERE.parent))

@@ -1,0 +1,260 @@
+"""Starting the processes of the ranks: forked by the rank server, or spawned where nothing can fork (Windows)."""
+
+import atexit
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import psutil
+
+from torchcourse.ranks.environ import IN_RANK, under_torchrun
+from torchcourse.ranks.server import NUMBER, READY
+
+_START_LIMIT = 300.0  # seconds; importing PyTorch takes 2 to 10, and on a crowded machine many times that
+_SERVER_GONE = "The process that starts the ranks ended unexpectedly. Run this again: it starts a new one."
+
+
+@dataclass
+class RankProcess:
+    """One running rank, seen from the notebook. Its four channels can be given to `selectors`."""
+
+    rank: int
+    pid: int
+    connection: Connection  # the job goes in, the result or the error comes out
+    output: io.RawIOBase  # what the rank prints (stdout and stderr); like the next two it never blocks
+    stacks: io.RawIOBase  # what faulthandler writes
+    status: io.RawIOBase  # the exit code, once the process has ended
+
+    def kill(self) -> None:
+        """End the rank and whatever it has started, for example DataLoader workers."""
+        if sys.platform == "win32":
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank = psutil.Process(self.pid)
+                for process in [*rank.children(recursive=True), rank]:
+                    process.kill()
+            return
+        for kill in (os.kill, os.killpg):  # a rank that has only just been forked leads no group yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(self.pid, signal.SIGKILL)
+
+    def show_stack(self) -> bool:
+        """Ask the rank to write where it is to its stacks channel; False where that is not possible (Windows)."""
+        if not hasattr(signal, "SIGUSR1"):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGUSR1)
+        return True
+
+    def close(self) -> None:
+        for channel in (self.connection, self.output, self.stacks, self.status):
+            channel.close()
+
+
+def start_method() -> str:
+    """How ranks start on this machine: "forkserver", or "spawn" on Windows, which cannot fork."""
+    return "spawn" if sys.platform == "win32" else "forkserver"
+
+
+def start(world_size: int) -> list[RankProcess]:
+    """Start processes that wait for their job; all or none.
+
+    Raises:
+        OSError: the system has no room for so many processes or open files.
+        RuntimeError: the rank server did not start.
+    """
+    ranks: list[RankProcess] = []
+    try:
+        for process in _spawn(world_size) if start_method() == "spawn" else _server().fork(world_size):
+            ranks.append(process)
+    except BaseException:
+        for process in ranks:
+            process.kill()
+            process.close()
+        raise
+    return ranks
+
+
+def warm_up() -> None:
+    """Start the rank server in the background, if this process is one that may start ranks. Never waits or raises."""
+    is_rank = IN_RANK in os.environ or under_torchrun()
+    if start_method() == "forkserver" and not is_rank and multiprocessing.parent_process() is None:
+        with contextlib.suppress(OSError):
+            _server()
+
+
+class _Server:
+    """The notebook's end of the rank server."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._ready = False
+        self._lock = threading.Lock()  # two threads may start ranks
+        self._control, theirs = socket.socketpair()
+        script = Path(__file__).with_name("server.py")
+        with theirs:
+            self._process = subprocess.Popen(
+                # -P: the folder of the script holds this package's modules, which must not become top-level names
+                [sys.executable, "-P", str(script), str(theirs.fileno()), json.dumps(_path())],
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C and the kernel's own signals are for the notebook only
+            )
+        atexit.register(self.stop)
+
+    def alive(self) -> bool:
+        return self.owner == os.getpid() and self._process.poll() is None
+
+    def fork(self, world_size: int) -> Iterator[RankProcess]:
+        with self._lock:
+            self._wait_until_ready()
+            for rank in range(world_size):
+                yield self._fork(rank)
+
+    def stop(self) -> None:
+        """End the server. In a forked copy of the notebook this does nothing."""
+        if self.owner == os.getpid():
+            self._control.close()
+            self._process.terminate()  # it may still be importing, and not look at the socket
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=2)
+
+    def _wait_until_ready(self) -> None:
+        if self._ready:
+            return
+        readable, _, _ = select.select([self._control], [], [], _START_LIMIT)
+        if not readable:
+            self._process.kill()
+            raise RuntimeError(f"The process that starts the ranks did not import PyTorch within {_START_LIMIT:.0f} s.")
+        if self._control.recv(1) != READY:
+            raise RuntimeError(_SERVER_GONE)
+        self._ready = True
+
+    def _fork(self, rank: int) -> RankProcess:
+        with contextlib.ExitStack() as ours:
+            connection, their_connection = multiprocessing.Pipe()
+            ours.callback(connection.close)
+            channels, theirs = [], [their_connection.fileno()]
+            with their_connection, contextlib.ExitStack() as sent:
+                for _ in ("output", "stacks", "status"):
+                    read_fd, write_fd = os.pipe()
+                    channels.append(ours.enter_context(io.FileIO(read_fd)))
+                    sent.callback(os.close, write_fd)
+                    theirs.append(write_fd)
+                try:
+                    socket.send_fds(self._control, [b"F"], theirs)
+                except (BrokenPipeError, ConnectionResetError) as error:
+                    raise RuntimeError(_SERVER_GONE) from error
+            answer = channels[-1].read(NUMBER.size)
+            if len(answer) < NUMBER.size:
+                raise RuntimeError(_SERVER_GONE)
+            (pid,) = NUMBER.unpack(answer)
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid))
+            for channel in channels:
+                os.set_blocking(channel.fileno(), False)
+            ours.pop_all()
+        return RankProcess(rank, pid, connection, *channels)
+
+
+_current: _Server | None = None
+_current_lock = threading.Lock()
+
+
+def _server() -> _Server:
+    """The server of this process, a new one if there is none or it has died."""
+    global _current
+    with _current_lock:
+        if _current is None or not _current.alive():
+            _current = _Server()
+        return _current
+
+
+def _path() -> list[str]:
+    return [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores what else people put there
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "OMP_NUM_THREADS": "1",  # one thread a rank, as torchrun sets it
+        "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS else ends a fork of a process that has loaded frameworks
+        **os.environ,
+        IN_RANK: "1",
+    }
+
+
+def _spawn(world_size: int) -> Iterator[RankProcess]:
+    """Start fresh interpreters, by means that Windows has too: there, sockets can be waited for and pipes cannot."""
+    key = os.urandom(32)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as undo:
+        processes = []
+        for rank in range(world_size):
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from torchcourse.ranks import worker; worker.spawned()"],
+                env={**_environment(), "PYTHONPATH": os.pathsep.join(filter(None, _path()))},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # becomes the stacks channel
+                start_new_session=True,
+            )
+            undo.callback(process.kill)
+            processes.append(process)
+            with cast(BinaryIO, process.stdin) as stdin:
+                stdin.write(pickle.dumps((listener.getsockname(), key, rank)))
+        connections = _accept(listener, processes, key)
+        undo.pop_all()
+    for rank, process in enumerate(processes):
+        output = _pump(iter(partial(cast(io.BufferedReader, process.stdout).read1, 65536), b""))
+        stacks = _pump(iter(partial(cast(io.BufferedReader, process.stderr).read1, 65536), b""))
+        status = _pump(NUMBER.pack(ended.wait()) for ended in [process])
+        yield RankProcess(rank, process.pid, connections[rank], output, stacks, status)
+
+
+def _accept(listener: socket.socket, processes: list[subprocess.Popen], key: bytes) -> dict[int, Connection]:
+    """Wait for all ranks to call back; each shows the key first, since anybody on this machine can connect."""
+    connections: dict[int, Connection] = {}
+    listener.settimeout(0.2)
+    while len(connections) < len(processes):
+        for rank, process in enumerate(processes):
+            if rank not in connections and process.poll() is not None:
+                said = cast(BinaryIO, process.stderr).read().decode(errors="replace").strip()
+                raise RuntimeError(f"rank {rank} ended while it was starting (exit code {process.returncode}).\n{said}")
+        with contextlib.suppress(TimeoutError):
+            caller, _ = listener.accept()
+            caller.setblocking(True)
+            connection = Connection(caller.detach())
+            if connection.recv_bytes(len(key)) == key:
+                connections[pickle.loads(connection.recv_bytes())] = connection
+    return connections
+
+
+def _pump(chunks: Iterable[bytes]) -> io.RawIOBase:
+    """Copy chunks into a socket as they come, in a thread, and close it after the last."""
+    ours, theirs = socket.socketpair()
+
+    def copy() -> None:
+        with theirs, contextlib.suppress(OSError):
+            for chunk in chunks:
+                theirs.sendall(chunk)
+
+    threading.Thread(target=copy, daemon=True).start()
+    with ours:
+        ours.setblocking(False)
+        return ours.makefile("rb", buffering=0)

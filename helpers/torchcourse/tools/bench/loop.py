@@ -1,0 +1,134 @@
+"""What a training loop costs beside the training: microseconds a step over a raw loop, for ours and its peers."""
+
+import contextlib
+import logging
+import os
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse.timing import Table, ratio
+from torchcourse.training import Trainer
+
+STEPS, ROUNDS = 2000, 5
+
+
+def table() -> Table:
+    torch.set_num_threads(1)
+    seconds = _in_turn(
+        {
+            "raw loop": _raw,
+            "Trainer": partial(_trainer, {}),
+            "Trainer, with accuracy": partial(_trainer, None),
+            "Accelerate": _accelerate,
+            "Lightning, all extras off": _lightning,
+        }
+    )
+    raw = seconds.pop("raw loop")
+    rows = [["raw loop", f"{statistics.median(raw) / STEPS * 1e6:.0f} µs", "–", "1.00×"]]
+    for name, values in seconds.items():
+        over = sorted((value - reference) / STEPS * 1e6 for value, reference in zip(values, raw, strict=True))
+        middle = f"{statistics.median(over):.0f} µs ({over[0]:.0f} to {over[-1]:.0f})"
+        rows.append([name, f"{statistics.median(values) / STEPS * 1e6:.0f} µs", middle, ratio(values, raw)])
+    return Table(
+        "The training loop's own cost",
+        ["loop", "a step", "over the raw loop: median (range)", "against the raw loop"],
+        rows,
+        f"A small dense network, batches of 32 in memory, SGD, {STEPS} steps a round, {ROUNDS} rounds in turn, one CPU "
+        "thread. The Trainer writes TensorBoard scalars every 50 steps; its peers log nothing.",
+    )
+
+
+def _in_turn(candidates: dict[str, Callable[[], Callable[[], object]]]) -> dict[str, list[float]]:
+    """Time each candidate's loop only: what it sets up before is not counted."""
+    import time
+
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for counted in [False] + [True] * ROUNDS:
+        for name, prepare in candidates.items():
+            loop = prepare()
+            start = time.perf_counter()
+            loop()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def _parts() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    data = TensorDataset(torch.randn(32 * STEPS, 64), torch.randint(10, (32 * STEPS,)))
+    batches = list(DataLoader(data, batch_size=32))
+    # Ready-made batches: what loading costs is another table.
+    return model, torch.optim.SGD(model.parameters(), lr=0.01), DataLoader(batches, batch_size=None)
+
+
+def _raw() -> Callable[[], object]:
+    model, optimizer, loader = _parts()
+
+    def loop() -> None:
+        for inputs, targets in loader:
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return loop
+
+
+def _trainer(metrics: dict | None) -> Callable[[], object]:
+    model, optimizer, loader = _parts()
+    folder = tempfile.mkdtemp()
+    options = {"metrics": metrics, "log_dir": folder, "log_every": 50, "progress": False}
+    trainer = Trainer(model, optimizer, nn.functional.cross_entropy, **options)
+    return lambda: trainer.fit(loader, epochs=1)
+
+
+def _accelerate() -> Callable[[], object]:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, loader = accelerator.prepare(*_parts())
+
+    def loop() -> None:
+        for inputs, targets in loader:
+            loss = nn.functional.cross_entropy(model(inputs), targets)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+
+    return loop
+
+
+def _lightning() -> Callable[[], object]:
+    import lightning
+
+    model, optimizer, loader = _parts()
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch: list[torch.Tensor], _index: int) -> torch.Tensor:
+            return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **off)
+
+    def loop() -> None:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            trainer.fit(Module(), loader)
+
+    return loop

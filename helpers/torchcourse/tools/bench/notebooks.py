@@ -1,0 +1,29 @@
+"""Seconds of each solution notebook, the kernel's start included."""
+
+import tempfile
+import time
+
+import nbformat
+from nbclient import NotebookClient
+from tqdm import tqdm
+
+from torchcourse.timing import Table
+from torchcourse.tools.build.notebooks import ROOT
+
+
+def table() -> Table:
+    rows = []
+    for path in tqdm(sorted((ROOT / "solutions").glob("*/*.ipynb")), desc="Notebooks"):
+        notebook = nbformat.read(path, as_version=4)
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
+            seconds = time.perf_counter() - start
+        cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+        rows.append([f"{path.parent.name}/{path.stem}", str(cells), f"{seconds:.1f} s"])
+    return Table(
+        "Solution notebooks",
+        ["notebook", "code cells", "seconds"],
+        rows,
+        "Each run once from the first cell to the last in a kernel of its own.",
+    )

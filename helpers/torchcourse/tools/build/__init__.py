@@ -1,0 +1,1 @@
+"""For those who write lessons: turn sources and question banks into notebooks."""

@@ -1,0 +1,1 @@
+"""Commands that make the data, tables and weights that the package ships, each with its source."""

@@ -1,0 +1,94 @@
+"""Train every setting of the tuning lesson and keep the results: `python -m torchcourse.tools.make_data.tuning_table`.
+
+It makes `tuning/tables/digits.npz`: four tables of accuracies after each epoch.
+
+* `space`: all 780 settings of `digits_task.SPACE`: [13 learning rates, 5 widths, 3 optimizers, 4 decays, 9 epochs].
+* `seeds`: three good settings that differ little, trained from many seeds: [3 settings, 40 seeds, 9 epochs].
+* `scaling`: model size against data: [5 widths, 6 numbers of images, 3 seeds, 9 epochs].
+* `batches`: batch size against learning rate: [6 batch sizes, 13 learning rates, 9 epochs].
+
+It takes about ten minutes of one core; each process trains on one thread, so that the results do not depend on how
+many there are. The last bits may differ from machine to machine, and with them single images.
+"""
+
+import argparse
+import itertools
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from torchcourse.lessons.tuning import digits_task
+from torchcourse.lessons.tuning.digits_task import BATCHES, EPOCHS, SPACE
+from torchcourse.tools.make_data.npz_file import made_by
+
+TARGET = Path(__file__).parents[2] / "lessons" / "tuning" / "tables" / "digits.npz"
+IMAGES = (15, 30, 60, 125, 250, 500)
+SCALING = {"lr": SPACE["lr"][5], "optimizer": "adamw", "weight_decay": 0.0}
+BATCHED = {"width": 16, "optimizer": "sgd", "weight_decay": 0.0}
+RIVALS = (
+    {"lr": SPACE["lr"][5], "width": 16, "optimizer": "adamw", "weight_decay": 0.0},
+    {"lr": SPACE["lr"][5], "width": 32, "optimizer": "adamw", "weight_decay": 0.0},
+    {"lr": SPACE["lr"][8], "width": 16, "optimizer": "sgd", "weight_decay": 0.0},
+)
+"""The settings of the table `seeds`."""
+
+
+def jobs() -> dict[str, tuple[tuple[int, ...], list[dict]]]:
+    """Return for each table its shape without the epochs, and the arguments of `digits_task.train` of its runs."""
+    space = [{"settings": dict(zip(SPACE, values, strict=True))} for values in itertools.product(*SPACE.values())]
+    seeds = [{"settings": settings, "seed": seed} for settings, seed in itertools.product(RIVALS, range(40))]
+    scaling = [
+        {"settings": SCALING | {"width": width}, "train_images": images, "seed": seed}
+        for width, images, seed in itertools.product(SPACE["width"], IMAGES, range(3))
+    ]
+    batches = [
+        {"settings": BATCHED | {"lr": lr}, "batch_size": batch_size}
+        for batch_size, lr in itertools.product(BATCHES, SPACE["lr"])
+    ]
+    return {
+        "space": (tuple(len(values) for values in SPACE.values()), space),
+        "seeds": ((len(RIVALS), 40), seeds),
+        "scaling": ((len(SPACE["width"]), len(IMAGES), 3), scaling),
+        "batches": ((len(BATCHES), len(SPACE["lr"])), batches),
+    }
+
+
+def run(job: dict) -> list[tuple[float, float, float]]:
+    """Train one setting on one thread; return validation accuracy, test accuracy and seconds of each epoch."""
+    torch.set_num_threads(1)
+    results = digits_task.train(**job)
+    return [(result.val_accuracy, result.test_accuracy, result.seconds) for result in results]
+
+
+def table(rows: Iterable[list], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the results of a table's runs as arrays: correct answers out of 500 and 797, and milliseconds."""
+    values = np.array(list(rows)).reshape(*shape, EPOCHS, 3)
+    return {
+        "val": np.rint(values[..., 0] * digits_task.VALIDATION).astype(np.uint16),
+        "test": np.rint(values[..., 1] * digits_task.TEST).astype(np.uint16),
+        "milliseconds": (1000 * values[..., 2]).astype(np.float16),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the table of the tuning lesson.")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    arrays = {}
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+        for name, (shape, runs) in jobs().items():
+            print(f"{name}: {len(runs)} runs", flush=True)
+            rows = pool.map(run, runs, chunksize=4)
+            arrays |= {f"{name}/{kind}": array for kind, array in table(rows, shape).items()}
+    TARGET.parent.mkdir(exist_ok=True)
+    np.savez_compressed(TARGET, made=made_by("tuning_table"), **arrays)
+    print(f"{TARGET.name}: {TARGET.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()

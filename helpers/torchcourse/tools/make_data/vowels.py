@@ -1,0 +1,38 @@
+"""Make `data/files/vowels_640.npz` again from the package aeon (`pip install --no-deps aeon`).
+
+Run it as `python -m torchcourse.tools.make_data.vowels`. The result does not depend on the day or the machine; a test
+holds the frames of the file to a checksum. aeon is not imported: the two text files are read where they lie.
+"""
+
+import hashlib
+from importlib.metadata import files
+from pathlib import Path
+
+import numpy as np
+
+TARGET = Path(__file__).parents[2] / "data" / "files" / "vowels_640.npz"
+
+
+def content_digest(frames: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> str:
+    """Return the SHA-256 of frames, lengths and labels, whatever the compression of the file that held them."""
+    return hashlib.sha256(frames.tobytes() + lengths.tobytes() + labels.tobytes()).hexdigest()
+
+
+def main() -> None:
+    sequences, labels = [], []
+    for part in ("TRAIN", "TEST"):
+        (path,) = (file for file in files("aeon") if file.name == f"JapaneseVowels_{part}.ts")
+        _, _, data = path.locate().read_text(encoding="utf-8").partition("@data\n")
+        for line in data.splitlines():
+            *channels, label = line.split(":")
+            sequences.append(np.array([channel.split(",") for channel in channels], dtype=np.float32).T)
+            labels.append(int(label) - 1)
+    frames = np.concatenate(sequences)
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.uint8)
+    labels = np.array(labels, dtype=np.uint8)
+    np.savez_compressed(TARGET, frames=frames, lengths=lengths, labels=labels)
+    print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.2f} MB, content {content_digest(frames, lengths, labels)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Transfer learning: pretrained backbones with their pixel scaling, and what of them is trained further."""

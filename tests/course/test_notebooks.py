@@ -1,0 +1,156 @@
+"""The whole course as files: built from its sources, complete, and without a solution in what learners get."""
+
+import ast
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+import small_course
+from torchcourse.tools.build.notebooks import ROOT, render
+from torchcourse.tools.build.source import CASES
+
+RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+LESSONS = sorted({path.parent.name for path in RELEASES})
+
+
+def marked_cells(path: Path) -> dict[str, nbformat.NotebookNode]:
+    cells = nbformat.read(path, as_version=4).cells
+    return {cell.metadata.nbgrader.grade_id: cell for cell in cells if "nbgrader" in cell.metadata}
+
+
+def lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+SECRET = re.compile(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END|^[^\n]*### SOLUTION$", re.DOTALL | re.MULTILINE)
+
+
+def secret_lines(path: Path) -> set[str]:
+    """The lines of a solution notebook that no learner may see.
+
+    Short lines, which occur by chance, and lines that the lesson itself shows elsewhere are none.
+    """
+    secrets: set[str] = set()
+    shown: set[str] = set()
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown" and "nbgrader" in cell.metadata:
+            secrets |= set(lines(cell.source))
+            continue
+        if "torchcourse" in cell.metadata:  # a repair: its release shows the broken text
+            secrets |= set(lines(cell.source)) - set(lines(cell.metadata.torchcourse.broken))
+            shown |= set(lines(cell.metadata.torchcourse.broken))
+            continue
+        secrets |= {line for region in SECRET.findall(cell.source) for line in lines(region)}
+        shown |= set(lines(SECRET.sub("", cell.source)))
+    return {line for line in secrets - shown if len(line) >= 25}
+
+
+def test_there_are_notebooks():
+    assert {"00_start_here", "01_data_parallelism"} <= set(LESSONS)
+
+
+def test_committed_notebooks_equal_a_fresh_build():
+    fresh = render()
+    on_disk = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in ("solutions", "notebooks")
+        for path in (ROOT / folder).glob("*/*.ipynb")
+    }
+    assert sorted(on_disk) == sorted(fresh)
+    assert [path for path in fresh if on_disk[path] != fresh[path]] == []
+
+
+def test_the_release_holds_notebooks_only():
+    files = [
+        path for path in (ROOT / "notebooks").rglob("*") if path.is_file() and ".ipynb_checkpoints" not in path.parts
+    ]
+    assert [path for path in files if path.suffix != ".ipynb"] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_release_has_no_output_and_no_secret(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    assert [cell for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
+    for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
+        assert marker not in text
+    secrets = secret_lines(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    assert secrets
+    shown = {line for cell in notebook["cells"] for line in lines("".join(cell["source"]))}
+    assert secrets & shown == set()
+
+
+TELLING = ("why", "misconceptions", "model_answer", "rubric", "self_check", "mistakes")
+
+
+def words(part, telling: bool, inside: bool = False) -> set[str]:
+    """The English texts of a bank: those that tell an answer (reasons, misconceptions …), or all the others."""
+    if isinstance(part, str):
+        return {part.strip()} if inside == telling else set()
+    if isinstance(part, list):
+        return {text for item in part for text in words(item, telling, inside)}
+    if isinstance(part, dict):
+        inner = ((item, inside or key in TELLING) for key, item in part.items() if key != "ko")
+        return {text for item, now_inside in inner for text in words(item, telling, now_inside)}
+    return set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "quizzes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_quiz_release_holds_no_feedback(path):
+    bank = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A misconception may be worded like the choice, or the quotation in a question, that shows it.
+    asked = "\n".join(words(bank, telling=False))
+    telling = {text for text in words(bank, telling=True) if len(text) > 30 and text not in asked}
+    assert len(telling) > 20
+    release = nbformat.read(ROOT / "notebooks" / path.stem / "quiz.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in release.cells)
+    assert [secret for secret in telling if secret in text] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_line_of_a_stub_comes_from_its_solution(path):
+    solutions = marked_cells(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    for grade_id, cell in marked_cells(path).items():
+        if cell.cell_type != "code" or not cell.metadata.nbgrader.solution:
+            continue
+        ast.parse(cell.source)
+        known = set(lines(solutions[grade_id].source))
+        program = CASES / grade_id / "program.py"
+        if program.is_file():
+            known |= set(lines(program.read_text(encoding="utf-8")))
+        extra = [line for line in lines(cell.source) if line not in known]
+        assert [line for line in extra if not re.search(r"= \.\.\.$|^raise NotImplementedError\(", line)] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_code_cells_are_short(path):
+    cells = nbformat.read(path, as_version=4).cells
+    long = {cell.id: cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code"}
+    assert {name: count for name, count in long.items() if count > 40} == {}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_grade_ids_are_unique_in_a_lesson(lesson):
+    ids = Counter(name for path in (ROOT / "solutions" / lesson).glob("*.ipynb") for name in marked_cells(path))
+    assert [name for name, count in ids.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_local_links_lead_somewhere(path):
+    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_search_for_secrets_finds_them(tmp_path):
+    root = small_course.make(tmp_path)
+    solution = root / "solution.ipynb"
+    solution.write_text(render(root)["solutions/01_small/1_lesson.ipynb"], encoding="utf-8")
+    found = secret_lines(solution)
+    assert 'assert twice(-1) == -2, "hidden words"' in found
+    assert "Because the model answer says so." in found

@@ -1,0 +1,163 @@
+"""The kit of the checks: values are compared as a check means it, and a failure on ranks gets its one symptom."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import torchcourse
+from torchcourse.checks import Wrong, kit, symptoms
+from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, refuse_known, same, tensor_of
+from torchcourse.ranks import RankError, RankTimeout
+
+ONE = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other"),
+    [
+        (ONE, ONE.double()),
+        ([ONE, None], (ONE.clone(), None)),
+        ({"a": ONE}, {"a": ONE}),
+        (1.0 + 1e-10, 1.0),
+        (torch.tensor(2.0), 2),
+        (True, True),
+        ("a", "a"),
+    ],
+)
+def test_same(ours, other):
+    assert same(ours, other)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other"),
+    [
+        (ONE.T, ONE),
+        (None, ONE),
+        ([ONE], [ONE, ONE]),
+        ([None], [ONE]),
+        (ONE, None),
+        ({"a": ONE}, {"b": ONE}),
+        (ONE, [[1.0] * 3] * 2),
+        (math.nan, 1.0),
+        ("1", [1]),
+        (1 + 1e-6, 1.0),
+        (torch.ones(2), 1.0),
+        ("a", "b"),
+    ],
+)
+def test_not_same(ours, other):
+    assert not same(ours, other)
+
+
+def test_numbers():
+    assert number(torch.tensor([3])) == 3
+    assert number("x") is number(None) is number(math.inf) is number(torch.ones(2)) is None
+    assert numbers([1, torch.tensor(2.0)]) == [1, 2]
+    assert numbers(3) is numbers([1, "x"]) is None
+
+
+def test_a_known_mistake_is_named_and_others_pass():
+    known = {"halved": (ONE / 2, "Half."), "zero": (ONE * 0, "Nothing.")}
+    refuse_known(ONE, known)
+    with pytest.raises(Wrong, match=r"On 2 ranks: Nothing\.") as caught:
+        refuse_known(ONE * 0, known, where="On 2 ranks: ")
+    assert caught.value.symptom == "zero"
+    refuse_known(ONE, {"either": (AnyOf((ONE / 2, ONE / 3)), "Either.")})
+    with pytest.raises(Wrong, match="Either"):
+        refuse_known(ONE / 3, {"either": (AnyOf((ONE / 2, ONE / 3)), "Either.")})
+
+
+@pytest.mark.parametrize(
+    ("value", "symptom", "words"),
+    [(None, "wrong_type", "of type NoneType"), ([[1.0] * 3] * 2, "wrong_type", "list"), (ONE.T, "shape", r"\[3, 2\]")],
+)
+def test_what_is_not_a_tensor_of_the_shape_is_refused(value, symptom, words):
+    assert tensor_of(ONE, [2, 3], "Two rows.") is ONE
+    with pytest.raises(Wrong, match=rf"Two rows\. You return .*{words}") as caught:
+        tensor_of(value, ONE.shape, "Two rows.")
+    assert caught.value.symptom == symptom
+
+
+def fail(kind: str):
+    if kind == "hangs":
+        dist.recv(torch.ones(1), 1 - dist.get_rank())
+    if kind == "none":
+        raise TypeError("'NoneType' object is not iterable")
+    if kind == "else":
+        raise ZeroDivisionError("division by zero")
+    return kind
+
+
+def test_failures_on_ranks_get_their_symptom():
+    assert on_ranks(fail, "fine", world_size=2) == ["fine", "fine"]
+    known = {"TypeError & NoneType": ("nothing_sent", "Rank {rank} met None: {first_line}.")}
+    for kind, symptom, text in [
+        ("hangs", "hang", "After 2 s the 2 ranks"),
+        ("none", "nothing_sent", "met None: 'NoneType'"),
+    ]:
+        with pytest.raises(Wrong, match=text) as caught:
+            on_ranks(fail, kind, world_size=2, seconds=2, known=known)
+        assert caught.value.symptom == symptom
+    with pytest.raises(RankError, match="division"):
+        on_ranks(fail, "else", world_size=2, known=known)
+
+
+STACKS = """rank 0 was here:
+  File "/course/checks/ring.py", line 5, in _ring
+    learner(tensor)
+  Cell In[7], line 4, in ring_all_reduce
+    dist.send(chunks[0], right)
+  Cell In[6], line 2, in inner
+    work.wait()
+rank 1 was here:
+  File "/course/checks/ring.py", line 5, in _ring
+    learner(tensor)
+rank 2 was here:
+  Cell In[7], line 9, in ring_all_reduce
+    dist.recv(arrived, left)"""
+
+
+def test_a_hang_names_each_ranks_line_of_the_cell(monkeypatch):
+    def hang(*_, **__):
+        raise RankTimeout(0, "TimeoutError", "ranks 0, 1, 2 had not finished", STACKS)
+
+    monkeypatch.setattr(kit, "run_ranks", hang)
+    with pytest.raises(Wrong) as caught:
+        on_ranks(fail, "fine", world_size=3)
+    assert "Rank 0 waits in line 4: dist.send(chunks[0], right)\nRank 2 waits in line 9" in caught.value.hint
+    assert "Rank 1" not in caught.value.hint
+
+
+def test_a_rank_left_alone_is_that_or_a_hang(monkeypatch):
+    def alone(*_, **__):
+        raise RankError(1, "RuntimeError", "[gloo] Connection closed by peer [127.0.0.1]:1234")
+
+    monkeypatch.setattr(kit, "run_ranks", alone)
+    with pytest.raises(Wrong, match="Rank 1 waited") as caught:
+        on_ranks(fail, "fine", world_size=2)
+    assert caught.value.symptom == "left_alone"
+    with pytest.raises(Wrong) as caught:
+        on_ranks(fail, "fine", world_size=2, left_alone=None)
+    assert caught.value.symptom == "hang"
+
+
+def test_one_name_for_one_general_symptom():
+    assert not symptoms.SYNONYMS.keys() & symptoms.GENERAL.keys()
+    assert set(symptoms.SYNONYMS.values()) <= symptoms.GENERAL.keys()
+    package = Path(torchcourse.__file__).parent
+    files = [*package.glob("lessons/*/checks/*.py"), *package.glob("lessons/*/checks.py")]
+    files += package.glob("lessons/troubleshooting/clinic/cases/*.py")
+    assert len(files) > 30
+    quoted = re.compile(r'"(\w+)"')
+    used = {
+        (file.name, name)
+        for file in files
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"Wrong\(|^\s+\"\w+\",$|^\s+\"\w+\": \(", line)
+        for name in quoted.findall(line)[:1]
+    }
+    assert {(file, name) for file, name in used if name in symptoms.SYNONYMS} == set()

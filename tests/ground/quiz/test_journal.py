@@ -1,0 +1,179 @@
+"""The journal keeps every line, whatever happens to the last one, and never stops a learner's cell."""
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from torchcourse import journal
+
+FIELDS = st.dictionaries(
+    st.text(min_size=1, max_size=8).filter(lambda name: name not in ("time", "kind")),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.text()),
+    max_size=4,
+)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+
+
+def test_an_entry_says_what_and_when_in_one_readable_line(work: Path) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    journal.record("quiz", question="mean", answer="기울기의 평균")
+    text = (work / "journal.jsonl").read_text(encoding="utf-8")
+    assert "기울기의 평균" in text
+    assert text.endswith("}\n")
+    assert text.count("\n") == 1
+    [entry] = journal.read()
+    assert entry["kind"] == "quiz"
+    assert before <= journal.when(entry) <= datetime.now(UTC)
+
+
+@same_folder
+@given(st.lists(FIELDS, max_size=6))
+def test_what_is_recorded_is_read_back(work: Path, many: list[dict]) -> None:
+    journal.path().unlink(missing_ok=True)
+    for fields in many:
+        journal.record("x", **fields)
+    read = [{name: entry[name] for name in fields} for entry, fields in zip(journal.read(), many, strict=True)]
+    assert read == many
+    assert journal.problems() == []
+
+
+def test_values_that_json_does_not_know_are_kept_as_text() -> None:
+    journal.record("x", folder=Path("a"), half="\udc80")
+    [entry] = journal.read()
+    assert entry["folder"] == "a"
+    assert entry["half"] == "\udc80"
+
+
+def test_a_last_line_torn_at_any_byte_costs_only_itself(work: Path) -> None:
+    for number in range(3):
+        journal.record("x", number=number, text="줄\u2028 바꿈")
+    whole = journal.path().read_bytes()
+    first_two = whole[: whole.rindex(b"\n", 0, -1) + 1]
+    for cut in range(len(first_two) + 1, len(whole) + 1):
+        journal.path().write_bytes(whole[:cut])
+        (work / "journal.torn").unlink(missing_ok=True)
+        journal.record("x", number=9)
+        complete = cut >= len(whole) - 1  # only the newline is missing, or nothing
+        assert [entry["number"] for entry in journal.read()] == ([0, 1, 2, 9] if complete else [0, 1, 9])
+        assert journal.path().read_bytes().startswith(first_two)
+        assert journal.problems() == []
+        if not complete:
+            assert (work / "journal.torn").read_bytes() == whole[len(first_two) : cut] + b"\n"
+
+
+def test_a_torn_line_longer_than_a_block_is_moved_aside(work: Path) -> None:
+    journal.record("x", number=1)
+    with journal.path().open("ab") as file:
+        file.write(b'{"time": "' + b"z" * 20_000)
+    journal.record("x", number=2)
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+    assert (work / "journal.torn").stat().st_size == 20_011
+
+
+def test_a_corrupt_line_in_the_middle_is_named_and_the_rest_is_read() -> None:
+    journal.record("x", number=1)
+    with journal.path().open("ab") as file:
+        file.write(b'\x00\x00\xff not json\n[1, 2]\n{"kind": "x"}\n{"time": "2026-01-01T00:00:00", "kind": "x"}\n\n')
+    journal.record("x", number=2)
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+    problems = journal.problems()
+    assert [sentence.split(" of ")[0] for sentence in problems] == ["Line 2", "Line 3", "Line 4", "Line 5"]
+    assert str(journal.path()) in problems[0]
+
+
+def test_a_file_touched_by_a_windows_editor_is_read() -> None:
+    journal.record("x", number=1)
+    journal.path().write_bytes(b"\xef\xbb\xbf" + journal.path().read_bytes().replace(b"\n", b"\r\n"))
+    journal.record("x", number=2)
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+    assert journal.problems() == []
+
+
+def test_two_processes_write_at_once_and_no_line_is_lost(work: Path) -> None:
+    program = (
+        "import sys\nfrom torchcourse import journal\n"
+        "for i in range(200): journal.record('x', who=sys.argv[1], number=i, text='글' * (i % 50))\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", program, who]) for who in "ab"]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    assert journal.problems() == []
+    entries = journal.read()
+    for who in "ab":
+        assert [entry["number"] for entry in entries if entry["who"] == who] == list(range(200))
+    assert not (work / "journal.torn").exists()
+
+
+def test_without_the_lock_a_line_is_still_added_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_descriptor: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(journal, "_lock", no_locks)
+    journal.record("x", number=1)
+    with journal.path().open("ab") as file:
+        file.write(b'{"torn')
+    journal.record("x", number=2)
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+    assert len(journal.problems()) == 1
+
+
+def test_somebody_else_holding_the_lock_does_not_stop_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal.record("x", number=1)
+    monkeypatch.setattr(journal, "LOCK_SECONDS", 0.05)
+    with journal.path().open("ab") as other:
+        journal._lock(other.fileno())
+        journal.record("x", number=2)
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written_costs_one_sentence(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    work.write_text("a file where the folder should be")
+    journal.record("x", number=1)
+    journal.record("x", number=2)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.count("\n") == 1
+    assert str(work / "journal.jsonl") in said.out
+    assert "TORCHCOURSE_WORK" in said.out
+    assert [entry["number"] for entry in journal.read()] == [1, 2]
+    work.unlink()
+    journal.record("x", number=3)
+    assert [entry["number"] for entry in journal.read()] == [1, 2, 3]
+    assert len((work / "journal.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_full_disk_leaves_no_half_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    journal.record("x", number=1)
+    before = journal.path().read_bytes()
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:10]))
+        journal.record("x", number=2)
+    assert journal.path().read_bytes() == before
+    assert "full" in capsys.readouterr().out
+    journal.record("x", number=3)
+    assert [json.loads(line)["number"] for line in journal.path().read_bytes().splitlines()] == [1, 2, 3]
+
+
+def test_where_the_journal_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHCOURSE_WORK")
+    plain, lesson, marked = tmp_path / "plain", tmp_path / "work" / "01_lesson", tmp_path / "mine" / "deep"
+    for folder in (plain, lesson, marked):
+        folder.mkdir(parents=True)
+    (tmp_path / "mine" / "journal.jsonl").touch()
+    for folder, expected in ((lesson, tmp_path / "work"), (marked, tmp_path / "mine")):
+        with contextlib.chdir(folder):
+            assert journal.path() == expected / "journal.jsonl"
+    if not any(parent.name == "work" or (parent / "journal.jsonl").is_file() for parent in plain.parents):
+        with contextlib.chdir(plain):
+            assert journal.path() == plain / "journal.jsonl"

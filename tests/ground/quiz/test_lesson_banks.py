@@ -1,0 +1,164 @@
+"""The banks: every promise of a lesson asked about, every kind in use; the keys of lessons 00 and 01 computed again."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DistributedSampler
+
+from torchcourse.lessons.data_parallelism import cost
+from torchcourse.quiz import bank
+from torchcourse.quiz.answers import KINDS
+from torchcourse.quiz.verdict import judge
+from torchcourse.ranks import run_ranks
+
+ROOT = Path(__file__).parents[3]
+LESSONS = [
+    "00_start_here",
+    "01_data_parallelism",
+    "02_model_parallelism",
+    "03_hyperparameter_tuning",
+    "04_monitoring_and_checkpoints",
+    "05_troubleshooting",
+    "06_custom_datasets",
+    "07_transfer_learning",
+    "08_convolution",
+]
+
+
+def key(lesson: str, question: str) -> float | str:
+    return bank.lesson(lesson).question(question)[1].key
+
+
+def words(text: str) -> str:
+    return re.sub(r"[\W_]+", " ", text).casefold().strip()
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_a_bank_has_ten_questions_of_every_kind(lesson):
+    questions = bank.lesson(lesson).questions
+    assert len(questions) >= 10
+    assert {question.kind for question in questions} == set(KINDS)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_objective_is_asked_about(lesson):
+    found = bank.lesson(lesson)
+    assert {question.source.objective for question in found.questions} - {None} == set(found.objectives)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_objective_stands_in_the_lesson(lesson):
+    prose = words("\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "solutions" / lesson).glob("*.py")))
+    for objective in bank.lesson(lesson).objectives.values():
+        assert words(objective.en) in prose, f"no notebook promises: {objective.en}"
+
+
+def dresses(lesson: str) -> list:
+    return [dress for first in bank.lesson(lesson).questions for dress in (first, *first.variants)]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_the_key_is_right_and_a_mistake_is_that_mistake(lesson):
+    for question in dresses(lesson):
+        for right in question.key if question.kind == "text" else [getattr(question, "key", None)]:
+            assert question.kind == "open" or judge(question, right).right, question.id
+        if question.kind in ("number", "text"):
+            for mistake in question.mistakes:
+                for wrong in mistake.answers if question.kind == "text" else [mistake.answer]:
+                    verdict = judge(question, wrong)
+                    assert verdict.right is False, question.id
+                    assert [remark.why for remark in verdict.remarks] == [mistake.why], f"{question.id}: {wrong}"
+
+
+def turns(samples: int, ranks: int) -> list[int]:
+    return [len(DistributedSampler(range(samples), ranks, rank)) for rank in range(ranks)]
+
+
+def test_the_sampler_agrees_with_the_keys():
+    assert turns(103, 4) == [key("00_start_here", "samples-of-a-rank")] * 4
+    assert sum(turns(17, 8)) - 17 == key("00_start_here", "samples-used-twice")
+    assert sum(turns(1001, 8)) == 1008  # "seven are counted twice"
+    assert len(DistributedSampler(range(1001), 8, 0, drop_last=True)) == 125  # "one image is never seen"
+
+
+def test_the_sampler_repeats_an_order_that_was_not_told_the_epoch():
+    sampler = DistributedSampler(range(50), 2, 0, shuffle=True)
+    assert key("01_data_parallelism", "forgotten-set-epoch") == "B"
+    first = list(sampler)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+@pytest.mark.parametrize(
+    ("letter", "share"),
+    [
+        ("A", lambda indices, rank, n: indices[rank::n]),
+        ("B", lambda indices, rank, n: indices[rank * 2 : rank * 2 + 2]),
+        ("C", lambda indices, rank, n: [indices[i] for i in DistributedSampler(indices, n, rank, shuffle=False)]),
+        ("D", lambda indices, rank, n: torch.tensor(indices).tensor_split(n)[rank].tolist()),
+        ("E", lambda indices, rank, n: indices[rank::2]),
+    ],
+)
+def test_which_shares_use_each_sample_once(letter, share):
+    indices = list(range(20, 30))
+    given = sorted(index for rank in range(4) for index in share(indices, rank, 4))
+    assert (given == indices) == (letter in key("00_start_here", "each-exactly-once"))
+
+
+def test_the_accuracy_of_the_question_is_its_key():
+    text = bank.lesson("00_start_here").question("accuracy-of-four")[1].text.en
+    numbers = {}
+    exec(re.search(r"```\n(.*?)```", text, re.DOTALL)[1], numbers)
+    logits, labels = torch.tensor(numbers["logits"]), torch.tensor(numbers["labels"])
+    assert (logits.argmax(dim=1) == labels).float().mean() == key("00_start_here", "accuracy-of-four")
+
+
+def test_a_list_of_one_rank_stays_in_it():
+    seen = []
+
+    def count():
+        seen.append(dist.get_rank())
+        dist.barrier()
+        return len(seen)
+
+    assert key("00_start_here", "a-variable-of-rank-0") == "A"
+    assert run_ranks(count, world_size=2) == [1, 1]
+
+
+def test_backward_adds():
+    weight = nn.Parameter(torch.zeros(1))
+    for _ in range(2):
+        (0.5 * weight).sum().backward()
+    assert weight.grad.item() == key("00_start_here", "gradient-after-two-backwards")
+
+
+def test_formulas_agree_with_the_keys():
+    lesson = "01_data_parallelism"
+    assert cost.ring_bytes(100, 4) == pytest.approx(key(lesson, "bytes-of-a-ring"))
+    assert cost.ring_bytes(400, 8) == pytest.approx(key(lesson, "ring-of-eight"))
+    assert cost.amdahl_speedup(4, 0.1) == pytest.approx(key(lesson, "amdahl-on-four-ranks"), abs=1e-3)
+    assert cost.amdahl_speedup(10**9, 0.05) == pytest.approx(key(lesson, "amdahl-limit"), abs=1e-3)
+    assert key(lesson, "uneven-parts") == (3 * 1.0 + 1 * 5.0) / 4
+    assert pytest.approx(key(lesson, "one-weight-after-a-step")) == 1.0 - 0.1 * (0.2 + 0.6) / 2
+    assert key(lesson, "hundred-small-messages") == 50 + 1000 * 1
+    assert cost.ring_seconds(8000, 4, alpha=50, beta=1) == pytest.approx(key(lesson, "all-reduce-by-alpha-and-beta"))
+
+
+def test_shapes_that_differ_pass_in_silence():
+    def mismatched():
+        gradient = torch.arange(24.0).reshape(4, 6)
+        if dist.get_rank() == 1:
+            gradient = gradient.T.contiguous()
+        dist.all_reduce(gradient)
+        return gradient.tolist()
+
+    right = (2 * torch.arange(24.0).reshape(4, 6)).tolist()
+    assert key("01_data_parallelism", "shapes-that-differ") == "B"
+    ours, theirs = run_ranks(mismatched, world_size=2)
+    assert ours != right
+    assert theirs != torch.tensor(right).T.tolist()

@@ -1,0 +1,88 @@
+"""The dashboard counts what the journal says."""
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import example_bank as example
+from torchcourse import journal
+from torchcourse.quiz import card, progress
+from torchcourse.quiz.progress_report import lessons
+
+
+@pytest.fixture
+def study(banks: Path, work: Path) -> Path:
+    """A learner who has passed one of two exercises, and has two of three answers right."""
+    (work / "07_example").mkdir(parents=True)
+    cells = [
+        {"cell_type": "code", "metadata": {"nbgrader": {"grade": True, "solution": False}}, "source": ""},
+        {"cell_type": "code", "metadata": {"nbgrader": {"grade": False, "solution": True}}, "source": ""},
+        {"cell_type": "code", "metadata": {}, "source": ""},
+        {"cell_type": "markdown", "metadata": {"nbgrader": {"grade": True}}, "source": ""},
+    ]
+    for name in ("1_first.ipynb", "2_second.ipynb", "quiz.ipynb"):
+        (work / "07_example" / name).write_text(json.dumps({"cells": cells}))
+    (work / "07_example" / "3_torn.ipynb").write_text('{"cells": [')
+    for exercise, state in (("a", "wrong"), ("a", "right"), ("b", "wrong"), ("c", "not done")):
+        journal.record("check", exercise=f"lesson07.{exercise}", state=state)
+    card(example.LESSON, "pick-one").answer("B", sure=2)
+    card(example.LESSON, "type-number").answer(4, sure=2)
+    card(example.LESSON, "pick-several").answer("AB", sure=2)
+    return work
+
+
+def test_the_counts(study: Path) -> None:
+    [lesson] = lessons()
+    assert lesson.title == {"en": "07 Example", "ko": "07 한국어 Example"}
+    assert (lesson.passed, lesson.tried, lesson.exercises) == ({"a"}, {"a", "b"}, 2)
+    assert (lesson.right, len(lesson.answered), lesson.questions) == ({"pick-one", "type-number"}, 3, 6)
+    assert [idea["slug"] for idea in lesson.misconceptions] == ["odd"]
+    assert lesson.due == 0
+    assert lessons(now=datetime.now() + timedelta(days=1))[0].due == 1
+
+
+def test_the_dashboard_in_text_and_html(study: Path) -> None:
+    shown = progress()
+    assert "07 Example: Exercises 1/2, Quiz 2/6, Open misconceptions 1, Reviews due 0" in repr(shown)
+    assert "Odd ones count." in repr(shown)
+    html = shown._repr_html_()
+    assert "1&thinsp;/&thinsp;2" in html
+    assert "width:33%" in html
+    assert "Odd ones count." in html
+    assert str(journal.path()) in html
+
+
+def test_a_misconception_is_closed_by_a_right_answer_of_another_day(study: Path) -> None:
+    entries = journal.read()
+    later = (journal.when(entries[-1]) + timedelta(days=1)).isoformat()
+    right = next(entry for entry in entries if entry.get("question") == "pick-several")
+    assert lessons([*entries, right | {"time": later, "right": True, "misconceptions": []}])[0].misconceptions == []
+
+
+def test_an_empty_journal_is_one_calm_sentence(banks: Path) -> None:
+    assert "Nothing recorded yet." in repr(progress())
+    assert "Nothing recorded yet." in progress()._repr_html_()
+
+
+def test_what_cannot_be_read_is_named(study: Path) -> None:
+    with journal.path().open("ab") as file:
+        file.write(b"garbage\n")
+    assert "cannot be read and is left out" in repr(progress())
+    assert "cannot be read and is left out" in progress()._repr_html_()
+
+
+def test_a_lesson_or_a_question_without_its_bank(banks: Path) -> None:
+    journal.record("check", exercise="lesson42.x", state="right")
+    journal.record("quiz", lesson="43_gone", question="q", right=False, sure=1, misconceptions=["big-is-slow"])
+    names = {lesson.name: lesson for lesson in lessons()}
+    assert names["42"].passed == {"x"}
+    assert names["43_gone"].misconceptions[0]["en"] == "big is slow"
+    assert "43 gone" in repr(progress())
+
+
+@pytest.mark.parametrize("entry", [{"exercise": None}, {"exercise": "no-dot", "state": "right"}, {}])
+def test_odd_entries_do_not_stop_it(banks: Path, entry: dict) -> None:
+    journal.record("check", **entry)
+    progress()._repr_html_()

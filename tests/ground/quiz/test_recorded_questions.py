@@ -1,0 +1,98 @@
+"""The three questions of the study log go the whole way: built, answered wrongly, logged, told, answered, graded.
+
+The wrong answers and the reasoning are the learner's own, as the log has them.
+"""
+
+import re
+
+import pytest
+
+from torchcourse import journal
+from torchcourse.quiz import bank, card, progress, retrospective
+from torchcourse.tools.build import quiz_notebook
+
+LESSON = "04_monitoring_and_checkpoints"
+TOO_BIG = "단순히 multi GPU model이니 모델 크기가 클거라 생각했다..."
+FITTING = "overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데"
+SPEED = (
+    "여러 GPU로 데이터 병렬처리, 학습속도 향상이 맞다고 생각했고, "
+    "모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것이라 생각했다."
+)
+
+RECORDED = [
+    ("load-on-one-device", TOO_BIG, {"said": [], "thought": [1]}, "saved-model-is-bigger"),
+    ("extremes-in-histograms", "AE", {"reasoning": FITTING}, "histogram-shows-fit"),
+    ("manage-training", "ACD", {"reasoning": SPEED}, "performance-is-speed"),
+]
+
+
+def test_the_bank_keeps_what_was_recorded() -> None:
+    found = bank.lesson(LESSON)
+    recorded = {question.source.wrong_answer: question for question in found.questions if question.source.wrong_answer}
+    assert sorted(recorded) == [1, 2, 3]
+    assert [len(question.variants) >= 3 for question in recorded.values()] == [True] * 3
+    first, second, third = (recorded[number] for number in (1, 2, 3))
+    assert first.kind == "open"
+    for part in ("map_location", "module.", "cuda:3"):
+        assert part in first.model_answer.en
+        assert part in first.model_answer.ko
+    assert "크기가 클" in first.mistakes[0].reasoning.ko
+    assert second.kind == "several"
+    assert "learning rate aside" in second.text.en
+    chosen = {choice.text.en: choice.right for choice in second.choices}
+    assert {text for text, right in chosen.items() if right} == {"Exploding gradients", "Vanishing gradients"}
+    assert {"Overfitting", "Underfitting"} <= set(chosen)
+    assert (third.kind, third.key, third.letters) == ("several", "ACE", "ABCDE")
+    assert "성능" in third.choices[3].why.en
+    assert "every n epochs is a fair compromise" in third.choices[4].why.en
+
+
+def test_the_whole_loop() -> None:
+    for question, answer, how, misconception in RECORDED:
+        feedback = card(LESSON, question).answer(answer, sure=2, **how)
+        assert feedback.right is False
+        entry = [entry for entry in journal.read() if entry["kind"] == "quiz"][-1]
+        assert misconception in entry["misconceptions"]
+    reasons = [entry["text"] for entry in journal.read() if entry["kind"] == "reasoning"]
+    assert reasons == [FITTING, SPEED]
+
+    page = retrospective().text
+    for told in (
+        "#### 오답",
+        f"내 답: {TOO_BIG}",
+        f"내 생각: {FITTING}",
+        f"내 생각: {SPEED}",
+        "`map_location",
+        "`module.`",
+        "**A. 과적합 (overfitting)** 지나치게",
+        "**B. 기울기 폭주 (exploding gradients)**",
+        "**D. 여러 GPU에서 데이터 병렬화를 사용해 학습 속도를 높인다.** 함정은",
+        "n 에포크에 한 번도 합리적인 절충입니다",
+        "‘모델을 모니터링할 때의 성능은 속도를 뜻한다.’",
+    ):
+        assert told in page, told
+    assert page.count("- [ ] 다시 풀어 맞힘") == 3
+    assert "Open misconceptions 5" in repr(progress())
+
+    card(LESSON, "load-on-one-device").answer("장치와 module. 접두사", sure=3, said=[1, 2, 3])
+    card(LESSON, "extremes-in-histograms").answer("BD", sure=3)
+    card(LESSON, "manage-training").answer("ACE", sure=3)
+    page = retrospective().text
+    assert page.count("- [x] 다시 풀어 맞힘") == 3
+    assert "- [ ] 04 모니터링과 체크포인트" in page
+    assert f"- [ ] 퀴즈 (3/{len(bank.lesson(LESSON).questions)})" in page
+
+
+@pytest.mark.parametrize(
+    ("answers", "earned"), [(("BD", "ACE"), [2, 2]), (("AE", "ACD"), [0, 1 / 3]), ((..., ...), [0, 0])]
+)
+def test_they_are_graded_in_the_quiz_notebook(answers, earned) -> None:
+    text = quiz_notebook.quiz_source(bank.lesson(LESSON))
+    assert text.count("# %% written: q1, 3 points [markdown]") == 1
+    cells = dict(re.findall(r"^# %% check: (q\d)\n(.*?)(?=^# %%|\Z)", text, flags=re.MULTILINE | re.DOTALL))
+    names = {"quiz": __import__("torchcourse.quiz").quiz, "answer_q2": answers[0], "answer_q3": answers[1]}
+    scores = []
+    for name in ("q2", "q3"):
+        exec(cells[name], names)
+        scores.append(float(repr(names["received"])))
+    assert scores == pytest.approx(earned, abs=1e-5)

@@ -1,0 +1,185 @@
+"""export_script: what it writes gives under torchrun what the notebook gave; what it cannot write it refuses."""
+
+import functools
+import itertools
+import linecache
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from torchcourse.ranks import export_script
+
+_numbers = itertools.count()
+
+
+def cell(code: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run code as IPython runs a cell: without a file, its text known to linecache."""
+    code, name = textwrap.dedent(code), f"/nowhere/ipykernel_1/{next(_numbers)}.py"
+    linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+    namespace = {"__name__": "__main__"} if namespace is None else namespace
+    exec(compile(code, name, "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_cells_function_runs_under_torchrun_as_in_the_notebook(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "tools.py").write_text("def third(x):\n    return x / 3\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        notebook = cell("""
+            from dataclasses import dataclass
+            import functools, torch, torch.distributed as dist, torch.utils.tensorboard
+            import torch.nn.functional as F
+            import tools
+            from torch import relu
+            from torchcourse.ranks import device
+
+            STEPS, NAMES = 5, {"a": [1, (2,)], "b": float("inf"), "type": torch.float64}
+            dist_rank = "a name that the function uses for itself"
+
+            @dataclass
+            class Config:
+                rate: float = 0.1
+
+            class Base(torch.nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.layer = torch.nn.Linear(3, 1)
+
+            class Net(Base):
+                def forward(self, x): return relu(self.layer(x))
+
+            def logged(function):
+                @functools.wraps(function)
+                def call(*args):
+                    return function(*args)
+                return call
+
+            @logged
+            def helper(x: torch.Tensor, depth=2) -> torch.Tensor:
+                return x * STEPS if depth == 0 else helper(x, depth - 1)
+
+            def make(factor):
+                def train(scale, name="x"):
+                    dist_rank = dist.get_rank()
+                    out = Net().to(device())(torch.ones(2, 3, device=device()))
+                    total = helper(torch.ones(2, device=device())) * scale * factor * (dist_rank + 1)
+                    dist.all_reduce(total)
+                    assert torch.utils.tensorboard.SummaryWriter
+                    sizes = [F.relu(out).shape[0] for _ in range(2)]
+                    with open("/dev/null") as file:
+                        file.read()
+                    return tools.third(total).tolist(), sizes, NAMES, name, Config().rate
+                return train
+        """)
+        cell("train = make(10)", notebook)
+        path = export_script(functools.partial(notebook["train"], name="é"), "train.py", 2)
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("tools")
+    assert path == Path("train.py")
+    assert "torchrun --nproc-per-node=2 train.py" in capsys.readouterr().out
+    assert "--nnodes=2" in path.read_text()
+    assert "import torch.utils.tensorboard\n" in path.read_text()
+    assert "dist_rank = 'a name" not in path.read_text()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    result = ([100.0, 100.0], [2, 2], {"a": [1, (2,)], "b": float("inf"), "type": torch.float64}, "é", 0.1)
+    assert sorted(done.stdout.splitlines()) == [f"rank 0 returned {result}", f"rank 1 returned {result}"]
+
+
+def test_a_modules_function_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text("def work(a, b=None): return a\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = __import__("mine")
+    text = export_script(mine.work, "run.py", [1.5, None, Path("x"), torch.device("cpu")]).read_text()
+    assert "from mine import work\n" in text
+    assert "run_ranks(work, [1.5, None, Path('x'), torch.device(\"cpu\")])" in text
+    assert "from torchcourse.ranks import run_ranks\n" in text
+    assert "def work" not in text
+    compile(text, "run.py", "exec")
+
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(TypeError, match=rf"does not find the module mine .* Write the script into {tmp_path}"):
+        export_script(mine.work, "elsewhere/run.py", 1)
+    assert not Path("elsewhere/run.py").exists()
+
+
+REFUSED = {
+    "model": ("model = torch.nn.Linear(1, 1)\ndef train(): return model", "`model`, which train uses, .* type Linear"),
+    "nested": (
+        "data = torch.ones(3)\ndef train():\n    def step(): return data\n    return step()",
+        "`data`, which train uses, is a live object of type Tensor.* Build it inside train",
+    ),
+    "helper": (
+        "log = open('/dev/null')\ndef note(): log.read()\ndef train(): note()",
+        "`log`, which note uses, is a live object of type TextIOWrapper",
+    ),
+    "closure": (
+        "def make(t):\n    def train(): return t\n    return train\ntrain = make(torch.ones(1))",
+        "`t`, which train uses, is a live object of type Tensor",
+    ),
+    "instance": ("class A:\n    def f(self): pass\na = A()\ndef train(): return a", "`a`, which train .* type A"),
+    "lambda": ("train = lambda: 3", "needs a function that is written with def"),
+    "builtin": ("train = torch.relu", "needs a function that is written with def"),
+    "nonlocal": (
+        "def make(n):\n    def train():\n        nonlocal n\n        n += 1\n    return train\ntrain = make(1)",
+        r"changes a variable of the function around it \(nonlocal\)",
+    ),
+    "two": (
+        "def make(n):\n    def f(): return n\n    return f\nf, g = make(1), make(2)\ndef train(): f(), g()",
+        "Two different objects are called `n`",
+    ),
+    "taken": ("os = 3\ndef train(): return os", "Two different objects are called `os`"),
+    "hidden": (
+        "def twice(f):\n    def both(): f(), f()\n    return both\n@twice\ndef train(): pass",
+        "train is hidden by its decorator",
+    ),
+    "unknown": ("exec('def f(): pass')\ndef train(): f()", "The source of f is not known"),
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_written_faithfully_is_refused(code: str, expected: str) -> None:
+    notebook = cell("import torch\n" + code)
+    with pytest.raises(TypeError, match=expected):
+        export_script(notebook["train"], "train.py")
+    assert not Path("train.py").exists()
+
+
+def test_a_class_of_which_two_versions_are_known_is_refused() -> None:
+    notebook = cell("class Settings:\n    rate = 1\ndef train(): return Settings.rate")
+    assert "rate = 1" in export_script(notebook["train"], "train.py").read_text()
+    cell("class Settings:\n    rate = 2", notebook)
+    with pytest.raises(TypeError, match="source of the class Settings cannot be told: 2 cells define that name"):
+        export_script(notebook["train"], "train.py", overwrite=True)
+
+
+def test_arguments_that_are_no_plain_values_are_refused() -> None:
+    notebook = cell("def train(x, y=0): return x")
+    with pytest.raises(TypeError, match="argument 1 is an object of type Tensor, which cannot be written"):
+        export_script(notebook["train"], "train.py", torch.ones(1))
+    with pytest.raises(TypeError, match="argument y is an object of type dict"):
+        export_script(functools.partial(notebook["train"], y={"a": object()}), "train.py", 1)
+    with pytest.raises(TypeError, match=r"train\(\) cannot be called with these arguments: missing"):
+        export_script(notebook["train"], "train.py")
+
+
+def test_another_file_is_not_overwritten() -> None:
+    notebook = cell("def train(x): return x")
+    Path("train.py").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"train\.py exists and differs"):
+        export_script(notebook["train"], "train.py", 1)
+    assert Path("train.py").read_text() == "precious"
+    export_script(notebook["train"], "train.py", 1, overwrite=True)
+    export_script(notebook["train"], "train.py", 1)  # the same again

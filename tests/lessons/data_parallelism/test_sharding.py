@@ -1,0 +1,221 @@
+"""ZeRO by hand and FSDP2: step by step as DDP, with the memory that the formula says."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parallel import DistributedDataParallel
+
+from torchcourse.lessons.data_parallelism.data_parallel import largest_difference
+from torchcourse.lessons.data_parallelism.memory import RECIPES, measure_memory, zero_memory
+from torchcourse.lessons.data_parallelism.sharding import (
+    ShardedLayer,
+    ShardedOptimizer,
+    bytes_sent,
+    full_parameters,
+    shard_parameters,
+    shard_with_fsdp2,
+)
+from torchcourse.ranks import run_ranks
+
+CLOSE = 2e-5
+STAGES = ("stage 1", "stage 2", "stage 3", "FSDP2")
+
+
+class Odd(nn.Module):
+    """Parameters of its own beside children, sizes that no number of ranks divides, and a part that is empty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(16))
+        self.norm = nn.BatchNorm1d(16)
+        self.body = nn.Sequential(nn.Linear(16, 13), nn.Tanh(), nn.Linear(13, 7), nn.Tanh())
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.norm(x) * self.scale))
+
+
+def even() -> nn.Module:
+    return nn.Sequential(*[layer for _ in range(4) for layer in (nn.Linear(48, 48, bias=False), nn.Tanh())])
+
+
+def prepare(stage: str, model: nn.Module, make_optimizer, options: dict) -> tuple[nn.Module, torch.optim.Optimizer]:
+    if stage in ("stage 1", "stage 2"):
+        return model, ShardedOptimizer(model, make_optimizer, stage=int(stage[-1]), **options)
+    wrap = {"DDP": DistributedDataParallel, "stage 3": shard_parameters, "FSDP2": shard_with_fsdp2}[stage]
+    model = wrap(model)
+    return model, make_optimizer(model.parameters(), **options)
+
+
+def train(stage: str, model: nn.Module, make_optimizer, options: dict, width: int, accumulate: int = 1) -> dict:
+    """Four steps on different data a rank; parameters after each, memory and bytes of the last."""
+    model, optimizer = prepare(stage, model, make_optimizer, options)
+    history, sent = [], 0
+    for step in range(4):
+        before = sent_so_far(model, optimizer)
+        for piece in range(accumulate):
+            generator = torch.Generator().manual_seed(1000 * step + 10 * piece + dist.get_rank())
+            x, y = torch.randn(8, width, generator=generator), torch.randint(0, 2, (8,), generator=generator)
+            F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        memory = measure_memory(model, optimizer)
+        optimizer.zero_grad()
+        history.append([tensor.clone() for tensor in full_parameters(model)])
+        sent = sent_so_far(model, optimizer) - before
+    return {"history": history, "memory": memory, "sent": sent}
+
+
+def sent_so_far(model: nn.Module, optimizer) -> int:
+    return getattr(optimizer, "sent", 0) + bytes_sent(model)
+
+
+def compare() -> dict:
+    """In a rank: how far each stage is from DDP at any step."""
+    found = {}
+    torch.manual_seed(dist.get_rank())
+    start = Odd()
+    for optimizer, options in (
+        (torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}),
+        (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1}),
+    ):
+        ddp = train("DDP", copy.deepcopy(start), optimizer, options, 16)
+        for stage in STAGES:
+            ours = train(stage, copy.deepcopy(start), optimizer, options, 16)
+            found[optimizer.__name__, stage] = max(
+                largest_difference(mine, theirs) for mine, theirs in zip(ours["history"], ddp["history"], strict=True)
+            )
+    return found
+
+
+def memory_and_traffic() -> dict:
+    """In a rank: bytes held and sent by stage, for a model whose every parameter N divides."""
+    found = {}
+    for stage in ("DDP", *STAGES):
+        result = train(stage, even(), torch.optim.Adam, {"lr": 1e-2}, 48)
+        found[stage] = result["memory"], result["sent"]
+    return found
+
+
+def accumulation() -> dict:
+    """Three backward passes before each step."""
+    torch.manual_seed(0)
+    start = even()
+    arguments = (torch.optim.SGD, {"lr": 0.1}, 48, 3)
+    ddp = train("DDP", copy.deepcopy(start), *arguments)
+    return {
+        stage: largest_difference(train(stage, copy.deepcopy(start), *arguments)["history"][-1], ddp["history"][-1])
+        for stage in STAGES
+    }
+
+
+def between_the_passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each parameter that stage 3 gathers is freed again: after the forward pass, and after backward."""
+    gathered = []
+    gather = ShardedLayer.gather
+
+    def recorded(layer: ShardedLayer, name: str) -> torch.Tensor:
+        full = gather(layer, name)
+        gathered.append(StorageWeakRef(full.untyped_storage()))
+        return full
+
+    monkeypatch.setattr(ShardedLayer, "gather", recorded)
+    output = shard_parameters(even())(torch.randn(8, 48))
+    after_forward = [storage.expired() for storage in gathered]
+    output.sum().backward()
+    return [len(after_forward) == 4, all(after_forward), len(gathered) == 4 + 3, all(s.expired() for s in gathered)]
+
+
+def refusals() -> list[str]:
+    messages = []
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    for call in (lambda: shard_parameters(tied), lambda: ShardedOptimizer(tied, torch.optim.SGD, stage=3)):
+        with pytest.raises(ValueError) as error:
+            call()
+        messages.append(str(error.value))
+    return messages
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def found(request: pytest.FixtureRequest) -> list[dict]:
+    def measure() -> dict:
+        monkeypatch = pytest.MonkeyPatch()
+        return {
+            "apart": compare(),
+            "memory": memory_and_traffic(),
+            "accumulation": accumulation(),
+            "freed": between_the_passes(monkeypatch),
+            "refusals": refusals(),
+        }
+
+    return run_ranks(measure, world_size=request.param, timeout=100)
+
+
+def test_all_stages_take_the_steps_of_ddp(found: list[dict]) -> None:
+    for rank in found:
+        assert len(rank["apart"]) == 2 * 4
+        wrong = {case: apart for case, apart in rank["apart"].items() if not apart < CLOSE}
+        assert not wrong
+
+
+def test_accumulated_gradients_too(found: list[dict]) -> None:
+    for rank in found:
+        assert max(rank["accumulation"].values()) < CLOSE
+
+
+def test_measured_memory_is_the_formula(found: list[dict]) -> None:
+    parameters, world_size = 4 * 48 * 48, len(found)
+    for rank in found:
+        for name, stage in {"DDP": 0, "stage 1": 1, "stage 2": 2, "stage 3": 3, "FSDP2": 3}.items():
+            assert rank["memory"][name][0] == zero_memory(parameters, world_size, stage, "float32, Adam"), name
+
+
+def test_stage_3_frees_what_it_gathers(found: list[dict]) -> None:
+    assert all(rank["freed"] == [True] * 4 for rank in found)
+
+
+def test_stages_1_and_2_send_as_much_as_ddp_and_stage_3_half_as_much_again(found: list[dict]) -> None:
+    one_pass = 4 * 48 * 48 * 4 * (len(found) - 1) // len(found)  # a gather, or a reduce-scatter, of all parameters
+    for rank in found:
+        assert rank["memory"]["stage 1"][1] == 2 * one_pass
+        assert rank["memory"]["stage 2"][1] == 2 * one_pass
+        # The first layer's input needs no gradient, so its weight is not gathered for the backward pass. And the
+        # comparison gathers once more.
+        assert rank["memory"]["stage 3"][1] == 3 * one_pass - one_pass // 4 + one_pass
+
+
+def test_refusals_say_what_is_wrong(found: list[dict]) -> None:
+    tied, stage = found[0]["refusals"]
+    assert "untie them" in tied
+    assert "not 3" in stage
+
+
+def test_formula_gives_the_table_of_the_paper() -> None:
+    """Figure 1 of the ZeRO paper: 7.5 billion parameters on 64 ranks, in GB."""
+    totals = [zero_memory(7.5e9, 64, stage).total / 1e9 for stage in range(4)]
+    assert totals == pytest.approx([120, 31.4, 16.6, 1.9], abs=0.05)
+
+
+def test_one_rank_saves_nothing() -> None:
+    for recipe in RECIPES:
+        assert len({zero_memory(1000, 1, stage, recipe) for stage in range(4)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((1e9, 4, 4), "not 4"), ((1e9, 4, 1, "fp8"), "no recipe 'fp8'"), ((1e9, 0, 1), "at least 1 rank")],
+)
+def test_formula_refuses_what_does_not_exist(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        zero_memory(*arguments)
+
+
+def test_outside_a_rank_the_message_says_what_to_do() -> None:
+    for call in (shard_parameters, shard_with_fsdp2, lambda model: ShardedOptimizer(model, torch.optim.SGD)):
+        with pytest.raises(RuntimeError, match="run_ranks"):
+            call(even())

@@ -1,0 +1,343 @@
+"""The checks of lesson 06, notebook 1, accept right answers built in different ways and name wrong ones' symptoms."""
+
+import csv
+from collections import deque
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from torchcourse.lessons.datasets import by_hand
+from torchcourse.lessons.datasets.checks import datasets as check
+from torchcourse.lessons.datasets.collate import pad
+from torchcourse.lessons.datasets.folder import ImageTable, read_image
+from torchcourse.lessons.datasets.samplers import BucketBatches
+from torchcourse.lessons.datasets.splits import fingerprint, leaks
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["pictures", "batches", "collate", "bucket_batches", "find_leaks"])
+def test_a_stub_is_not_done(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+class Pictures(Dataset):
+    """A right answer; each wrong one below breaks one method."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        with open(self.folder / "labels.csv", newline="") as file:
+            self.rows = list(csv.DictReader(file))
+        self.classes = sorted({row["label"] for row in self.rows})
+        self.look()
+
+    def look(self):
+        for row in self.rows:
+            if not (self.folder / row["file"]).exists():
+                raise FileNotFoundError(row["file"])
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        return read_image(self.folder / row["file"]), self.classes.index(row["label"])
+
+
+@pytest.mark.parametrize("answer", [Pictures, ImageTable])
+def test_right_data_sets(answer):
+    accepted(check.pictures(answer))
+
+
+class Eager(Pictures):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.images = [super(Eager, self).__getitem__(number) for number in range(len(self.rows))]
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+class InFolderOrder(Pictures):
+    def __getitem__(self, index):
+        names = sorted(row["file"] for row in self.rows)
+        return read_image(self.folder / names[index]), super().__getitem__(index)[1]
+
+
+class ByRow(Pictures):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.classes = list(dict.fromkeys(row["label"] for row in self.rows))
+
+
+class Text(Pictures):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], self.rows[index]["label"]
+
+
+class Late(Pictures):
+    def look(self):
+        pass
+
+
+class Nameless(Pictures):
+    def look(self):
+        if len(list(self.folder.glob("*.png"))) < 6:
+            raise FileNotFoundError("an image is missing")
+
+
+class WholeFolder(Pictures):
+    def __len__(self):
+        return len(list(self.folder.glob("*.png")))
+
+
+class ImageOnly(Pictures):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0]
+
+
+class Flat(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image[0], label
+
+
+class Reversed(Pictures):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.classes = self.classes[::-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (Eager, "eager"),
+        (InFolderOrder, "folder_order"),
+        (ByRow, "numbered_by_row"),
+        (Text, "label_is_text"),
+        (Late, "missing_late"),
+        (Nameless, "nameless"),
+        (WholeFolder, "length"),
+        (ImageOnly, "no_pair"),
+        (Flat, "image"),
+        (Reversed, "number"),
+    ],
+)
+def test_wrong_data_sets(answer, symptom):
+    refused(check.pictures(answer), symptom)
+
+
+def parts(sampler, size):
+    numbers = iter(sampler)
+    while part := list(islice(numbers, size)):
+        yield part
+
+
+def from_a_list(dataset, sampler, batch_size, collate, submit, ahead):
+    todo = list(parts(sampler, batch_size))
+
+    def start(part):
+        return submit(lambda: collate([dataset[n] for n in part]))
+
+    futures = [start(part) for part in todo[:ahead]]
+    for k in range(len(todo)):
+        if k + ahead < len(todo):
+            futures.append(start(todo[k + ahead]))
+        yield futures[k].result()
+
+
+@pytest.mark.parametrize("answer", [by_hand.batches, from_a_list])
+def test_right_loaders(answer):
+    accepted(check.batches(answer))
+
+
+def loader(
+    window=lambda ahead: ahead, fetch_here=False, collate_here=False, lose_end=False, whole_only=False, pop="popleft"
+):
+    def answer(dataset, sampler, batch_size, collate, submit, ahead):
+        def fetch(part):
+            samples = [dataset[n] for n in part]
+            return samples if collate_here else collate(samples)
+
+        def start(part):
+            return submit(lambda batch: batch, fetch(part)) if fetch_here else submit(fetch, part)
+
+        def finish(future):
+            return collate(future.result()) if collate_here else future.result()
+
+        futures = deque()
+        for part in parts(sampler, batch_size):
+            if whole_only and len(part) < batch_size:
+                continue
+            futures.append(start(part))
+            if len(futures) > window(ahead):
+                yield finish(getattr(futures, pop)())
+        while futures and not lose_end:
+            yield finish(getattr(futures, pop)())
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (loader(window=lambda ahead: 0), "not_ahead"),
+        (loader(window=lambda ahead: 1), "not_far_enough"),
+        (loader(window=lambda ahead: 1000), "too_far"),
+        (loader(fetch_here=True), "fetched_in_front"),
+        (loader(collate_here=True), "collated_in_front"),
+        (loader(lose_end=True), "end_lost"),
+        (loader(whole_only=True), "last_lost"),
+        (loader(pop="pop"), "order"),
+        (lambda d, s, b, c, submit, a: by_hand.batches(d, s, b, list, submit, a), "not_collated"),
+        (lambda d, s, b, c, submit, a: by_hand.batches(d, [n + 1 for n in s], b, c, submit, a), "batches"),
+    ],
+)
+def test_wrong_loaders(answer, symptom):
+    refused(check.batches(answer), symptom)
+
+
+def with_the_package(samples):
+    batch, labels = pad(samples)
+    return batch.x, batch.lengths, batch.mask, labels
+
+
+def step_by_step(samples):
+    lengths = torch.tensor([len(x) for x, _ in samples])
+    x = torch.zeros(len(samples), int(lengths.max()), samples[0][0].shape[1])
+    mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+    for row, (steps, _) in enumerate(samples):
+        x[row, : len(steps)] = steps
+        mask[row, : len(steps)] = True
+    return x, lengths, mask, torch.LongTensor([label for _, label in samples])
+
+
+@pytest.mark.parametrize("answer", [with_the_package, step_by_step])
+def test_right_collates(answer):
+    accepted(check.collate(answer))
+
+
+def change(**parts):
+    def answer(samples):
+        out = dict(zip(("x", "lengths", "mask", "labels"), with_the_package(samples), strict=True))
+        return tuple(parts[name](samples, out) if name in parts else out[name] for name in out)
+
+    return answer
+
+
+def time_first(samples, out):
+    return pad_sequence([x for x, _ in samples])
+
+
+def in_front(samples, out):
+    return pad_sequence([x for x, _ in samples], batch_first=True, padding_side="left")
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (change(x=time_first), "time_first"),
+        (change(x=in_front), "left"),
+        (change(x=lambda s, o: pad_sequence([x for x, _ in s], batch_first=True, padding_value=-1)), "not_zero"),
+        (change(x=lambda s, o: torch.nn.functional.pad(o["x"], (0, 0, 0, 1))), "shape"),
+        (change(x=lambda s, o: o["x"].flip(0)), "steps"),
+        (change(lengths=lambda s, o: torch.full_like(o["lengths"], o["x"].shape[1])), "lengths"),
+        (change(mask=lambda s, o: ~o["mask"]), "mask_inverted"),
+        (change(mask=lambda s, o: o["mask"].float()), "mask_type"),
+        (change(mask=lambda s, o: o["x"] != 0), "mask_shape"),
+        (change(mask=lambda s, o: o["x"][..., 0] > 0), "mask"),
+        (change(labels=lambda s, o: o["labels"].float()), "labels"),
+        (lambda samples: with_the_package(samples)[:3], "parts"),
+    ],
+)
+def test_wrong_collates(answer, symptom):
+    refused(check.collate(answer), symptom)
+
+
+def buckets(lengths, size, pool, generator, mix=True, sort=True, mix_batches=True, keep_short=True, cut_pools=True):
+    order = torch.randperm(len(lengths), generator=generator).tolist() if mix else list(range(len(lengths)))
+    step = size * pool if cut_pools else len(lengths)
+    batches = []
+    for at in range(0, len(order), step):
+        part = order[at : at + step]
+        if sort:
+            part = sorted(part, key=lengths.__getitem__)
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    if not keep_short:
+        batches = [batch for batch in batches if len(batch) == size]
+    if mix_batches:
+        batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    return batches
+
+
+def with_class(lengths, size, pool, generator):
+    return BucketBatches(lengths, size, pool, seed=int(torch.randint(2**20, (), generator=generator))).batches()
+
+
+@pytest.mark.parametrize("answer", [buckets, with_class])
+def test_right_buckets(answer):
+    accepted(check.bucket_batches(answer))
+
+
+@pytest.mark.parametrize(
+    ("changed", "symptom"),
+    [
+        ({"sort": False}, "too_much_padding"),
+        ({"mix_batches": False}, "by_length"),
+        ({"keep_short": False}, "lost"),
+        ({"mix": False, "mix_batches": False}, "never_shuffled"),
+        ({"cut_pools": False}, "one_pool"),
+    ],
+)
+def test_wrong_buckets(changed, symptom):
+    refused(check.bucket_batches(lambda *args: buckets(*args, **changed)), symptom)
+
+
+def test_more_wrong_buckets():
+    refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b + 1, p, g)), "too_large")
+    refused(check.bucket_batches(lambda n, b, p, g: [*buckets(n, b, p, g), [0]]), "not_once")
+    refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b, p, None)), "not_repeatable")
+
+
+def all_three(samples, groups, train, test):
+    return set(leaks(samples, groups, train, test))
+
+
+def pair_by_pair(samples, groups, train, test):
+    return {t for t in test for n in train if t == n or groups[t] == groups[n] or torch.equal(samples[t], samples[n])}
+
+
+@pytest.mark.parametrize("answer", [all_three, pair_by_pair])
+def test_right_finders(answer):
+    accepted(check.find_leaks(answer))
+
+
+def by_content(samples, train, test):
+    known = {fingerprint(samples[n]) for n in train}
+    return {n for n in test if fingerprint(samples[n]) in known}
+
+
+def by_group(groups, train, test):
+    return {n for n in test if groups[n] in {groups[t] for t in train}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda s, g, train, test: by_content(s, train, test), "misses_groups"),
+        (lambda s, g, train, test: by_group(g, train, test), "misses_contents"),
+        (lambda s, g, train, test: set(train) & set(test), "misses_groups"),
+        (
+            lambda s, g, train, test: (by_group(g, train, test) | by_content(s, train, test)) - set(train),
+            "misses_samples",
+        ),
+        (lambda s, g, train, test: by_group(g, test, train) | by_content(s, test, train), "train_side"),
+        (lambda s, g, train, test: all_three(s, g, train, test) | ({7, 9} & set(test)), "no_leak"),
+        (lambda s, g, train, test: len(all_three(s, g, train, test)), "no_set"),
+    ],
+)
+def test_wrong_finders(answer, symptom):
+    refused(check.find_leaks(answer), symptom)

@@ -1,0 +1,238 @@
+"""The checks of notebook 2 of lesson 06 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from torchcourse.lessons.datasets.checks import loading as check
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["workers_for", "my_share", "fetch", "rest_of_epoch"])
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+# workers_for
+
+
+def by_formula(load, step, send, cores):
+    return 0 if load <= send else min(cores, math.ceil(load / (step + send)))
+
+
+def by_trying(load, step, send, cores):
+    best, shortest = 0, load + step
+    for workers in range(1, cores + 1):
+        took = max(load / workers, step + send)
+        if took < shortest - 1e-9:
+            best, shortest = workers, took
+    return best
+
+
+@pytest.mark.parametrize("learner", [by_formula, by_trying])
+def test_workers_for_accepts(learner):
+    accepted(check.workers_for(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda load, step, send, cores: load / (step + send), "no_number"),
+        (lambda load, step, send, cores: cores, "idle"),
+        (lambda load, step, send, cores: math.ceil(load / (step + send)), "too_many"),
+        (lambda load, step, send, cores: min(cores, math.ceil(load / (step + send))), "zero_can_win"),
+        (lambda load, step, send, cores: min(cores, math.ceil(load / step)) if load > send else 0, "send_forgotten"),
+        (lambda load, step, send, cores: min(cores, int(load / (step + send))), "waits"),
+    ],
+)
+def test_workers_for_refuses(learner, symptom):
+    refused(check.workers_for(learner), symptom)
+
+
+# my_share
+
+
+def by_slices(records, rank, world_size, worker, workers):
+    return itertools.islice(records, rank * workers + worker, None, world_size * workers)
+
+
+def in_two_steps(records, rank, world_size, worker, workers):
+    of_rank = (record for number, record in enumerate(records) if number % world_size == rank)
+    for number, record in enumerate(of_rank):
+        if number % workers == worker:
+            yield record
+
+
+@pytest.mark.parametrize("learner", [by_slices, in_two_steps])
+def test_my_share_accepts(learner):
+    accepted(check.my_share(learner))
+
+
+def every(reader, readers):
+    """A share by a learner's own numbering of the readers."""
+
+    def learner(records, rank, world_size, worker, workers):
+        number, count = reader(rank, world_size, worker, workers), readers(world_size, workers)
+        return (record for position, record in enumerate(records) if position % count == number)
+
+    return learner
+
+
+def in_blocks(records, rank, world_size, worker, workers):
+    records = list(itertools.islice(records, 1000))
+    size = len(records) // (world_size * workers)
+    return iter(records[(rank * workers + worker) * size :][:size])
+
+
+def uneven(records, rank, world_size, worker, workers):
+    readers, reader = world_size * workers, rank * workers + worker
+    for number, record in enumerate(records):
+        if min(number, readers - 1) == reader:
+            yield record
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda *place: None, "nothing"),
+        (every(lambda r, w, k, n: r, lambda w, n: w), "workers_repeat"),
+        (every(lambda r, w, k, n: k, lambda w, n: n), "ranks_repeat"),
+        (every(lambda r, w, k, n: r + k, lambda w, n: w * n), "twice"),
+        (every(lambda r, w, k, n: r * n + k, lambda w, n: w * n + 1), "lost"),
+        (in_blocks, "lost"),
+        (uneven, "uneven"),
+        (lambda records, r, w, k, n: list(records)[r * n + k :: w * n], "reads_ahead"),
+        (lambda records, *place: itertools.islice(by_slices(records, *place), 12), "stops"),
+    ],
+)
+def test_my_share_refuses(learner, symptom):
+    refused(check.my_share(learner), symptom)
+
+
+# fetch
+
+
+def right(dataset, names, numbers):
+    samples, corrupt = [], []
+    for number in numbers:
+        try:
+            samples.append(dataset[number])
+        except (ValueError, OSError) as error:
+            corrupt.append((names[number], str(error)))
+    return samples, corrupt
+
+
+def with_a_helper(dataset, names, numbers):
+    def read(number):
+        try:
+            return True, dataset[number]
+        except OSError as error:
+            return False, (names[number], repr(error))
+        except ValueError as error:
+            return False, (names[number], repr(error))
+
+    results = [read(number) for number in numbers]
+    return [what for whole, what in results if whole], [what for whole, what in results if not whole]
+
+
+@pytest.mark.parametrize("learner", [right, with_a_helper])
+def test_fetch_accepts(learner):
+    accepted(check.fetch(learner))
+
+
+def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, number, error: (name, str(error))):
+    def learner(dataset, names, numbers):
+        samples, corrupt = [], []
+        for number in numbers:
+            try:
+                samples.append(dataset[number])
+            except errors as error:
+                if instead is not None:
+                    samples.append(instead(dataset, number))
+                if entry:
+                    corrupt.append(entry(names[number], number, error))
+        return samples, corrupt
+
+    return learner
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (fetches(errors=(OSError,)), "raises"),
+        (fetches(errors=Exception), "hides_bugs"),
+        (fetches(instead=lambda dataset, number: dataset[(number + 1) % 10 and 1]), "replaced"),
+        (fetches(instead=lambda dataset, number: None), "replaced"),
+        (fetches(entry=None), "silent"),
+        (fetches(entry=lambda name, number, error: (number, str(error))), "no_name"),
+        (fetches(entry=lambda name, number, error: (name, "corrupt")), "no_reason"),
+        (fetches(entry=lambda name, number, error: name), "entry"),
+        (lambda *given: right(*given)[0], "shape"),
+        (lambda dataset, names, numbers: right(dataset, names, sorted(numbers)), "samples"),
+        (lambda dataset, names, numbers: (right(dataset, names, numbers)[0], [("a", "b")] * 9), "too_many_reported"),
+    ],
+)
+def test_fetch_refuses(learner, symptom):
+    refused(check.fetch(learner), symptom)
+
+
+# rest_of_epoch
+
+
+def rest(samples, batch_size, seed, epoch, drawn, waiting):
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
+    return [part.tolist() for part in order.split(batch_size)][drawn - waiting :]
+
+
+def from_the_first_sample(samples, batch_size, seed, epoch, drawn, waiting):
+    generator = torch.Generator()
+    generator.manual_seed(seed + epoch)
+    order = torch.randperm(samples, generator=generator).tolist()
+    begin = (drawn - waiting) * batch_size
+    return [order[first : first + batch_size] for first in range(begin, samples, batch_size)]
+
+
+@pytest.mark.parametrize("learner", [rest, from_the_first_sample])
+def test_rest_of_epoch_accepts(learner):
+    accepted(check.rest_of_epoch(learner))
+
+
+def by_global_seed(samples, batch_size, seed, epoch, drawn, waiting):
+    torch.manual_seed(seed + epoch)
+    return [part.tolist() for part in torch.randperm(samples).split(batch_size)][drawn - waiting :]
+
+
+def by_samples(samples, batch_size, seed, epoch, drawn, waiting):
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
+    return [part.tolist() for part in order[drawn - waiting :].split(batch_size)]
+
+
+def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
+    left = [number for batch in rest(samples, batch_size, seed, epoch, drawn, waiting) for number in batch]
+    return [left[::-1][first : first + batch_size] for first in range(0, len(left), batch_size)]
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (by_global_seed, "global_stream"),
+        (by_samples, "samples_not_batches"),
+        (shuffled_again, "reordered"),
+        (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, 0), "queue_lost"),
+        (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, 0, drawn, waiting), "epoch_ignored"),
+        (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, 0, 0), "from_the_start"),
+        (
+            lambda n, size, seed, epoch, *place: [b for b in rest(n, size, seed, epoch, *place) if len(b) == size],
+            "last_missing",
+        ),
+        (lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place), "other_order"),
+        (
+            lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn + (drawn > 0), waiting),
+            "other",
+        ),
+    ],
+)
+def test_rest_of_epoch_refuses(learner, symptom):
+    refused(check.rest_of_epoch(learner), symptom)

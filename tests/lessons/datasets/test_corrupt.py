@@ -1,0 +1,95 @@
+"""A corrupt record raises or is counted and reported by name: it never goes missing in silence."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from torchcourse.data.loaders import make_loader, set_epoch
+from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
+
+BAD = {3: "truncated", 8: "truncated", 17: "not a number"}
+
+
+class Records(torch.utils.data.Dataset):
+    def __init__(self, count=20, bad=BAD):
+        self.count, self.bad = count, bad
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise ValueError(f"{index}.png: {self.bad[index]}")
+        return torch.tensor(float(index))
+
+
+def loader(records=None, batch=6, workers=0, **options):
+    records = records or Records()
+    names = [f"{index}.png" for index in range(len(records))]
+    return CheckedLoader(make_loader(Guarded(records, names), batch, num_workers=workers), **options)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_records_are_counted_and_named(workers):
+    checked = loader(workers=workers, on_corrupt="report", most=0.2)
+    values = torch.cat(list(checked)).tolist()
+    assert sorted(values) == [index for index in range(20) if index not in BAD]
+    assert checked.report.seen == 20
+    assert {record.name: record.reason for record in checked.report.records} == {
+        f"{index}.png": reason for index, reason in BAD.items()
+    }
+    text = str(checked.report)
+    assert "3 of 20 records are corrupt (15.0%)" in text
+    assert "2 × truncated: " in text
+    assert "1 × not a number: 17.png" in text
+
+
+def test_the_first_corrupt_record_raises_unless_told_otherwise():
+    with pytest.raises(CorruptRecord, match=r"^(3|8)\.png: truncated|17\.png: not a number"):
+        list(loader())
+
+
+def test_too_many_raise():
+    with pytest.raises(CorruptRecord, match=r"More than 10\.0% .* 3 of \d+ records"):
+        list(loader(on_corrupt="report", most=0.1))
+
+
+def test_a_batch_without_a_whole_record_raises():
+    with pytest.raises(CorruptRecord, match="no whole record"):
+        list(loader(Records(4, dict.fromkeys(range(4), "empty")), 4, on_corrupt="report", most=1))
+
+
+def test_each_epoch_counts_anew():
+    checked = loader(on_corrupt="report", most=0.2)
+    for epoch in range(2):
+        set_epoch(checked, epoch)
+        assert len(list(checked)) == len(checked)
+        assert (len(checked.report), checked.report.seen) == (3, 20)
+    whole = loader(Records(bad={}))
+    list(whole)
+    assert str(whole.report) == "20 records, none of them corrupt."
+
+
+def test_a_bug_is_not_taken_for_a_bad_record():
+    class Broken(Records):
+        def __getitem__(self, index):
+            return self.nothing
+
+    with pytest.raises(AttributeError):
+        list(loader(Broken(), on_corrupt="report"))
+
+
+def test_names_and_reasons_that_are_missing():
+    class Silent(Records):
+        def __getitem__(self, index):
+            raise OSError
+
+    record = Guarded(Silent())[7]
+    assert (record.name, record.reason) == ("record 7", "OSError")
+
+
+def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="'skip'"):
+        loader(on_corrupt="skip")
+    with pytest.raises(ValueError, match="Guarded"):
+        CheckedLoader(DataLoader(TensorDataset(torch.zeros(3))))

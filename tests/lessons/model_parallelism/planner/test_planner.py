@@ -1,0 +1,267 @@
+"""The planner's arithmetic: sizes, times and what depends on what; bad layouts; the search."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchcourse.lessons.data_parallelism.cost import ring_seconds
+from torchcourse.lessons.model_parallelism import planner
+from torchcourse.lessons.model_parallelism.planner import (
+    GPT3,
+    LLAMA3_8B,
+    LLAMA3_70B,
+    LLAMA3_405B,
+    Layout,
+    Model,
+    Plan,
+    dgx_a100,
+    plan,
+)
+
+SMALL = Model("small", layers=8, width=1024, heads=16)
+EIGHT = dgx_a100(8)
+SIXTEEN = dgx_a100(16)
+
+
+def on(gpus: int, **layout: object) -> Plan:
+    layout = {"batch": 64, **layout}
+    return plan(SMALL, dgx_a100(gpus), Layout(**layout))
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("model", "billion"), [(GPT3, 174.6), (LLAMA3_8B, 8.03), (LLAMA3_70B, 70.55), (LLAMA3_405B, 405.85)]
+)
+def test_parameters_are_as_published(model: Model, billion: float) -> None:
+    assert model.parameters / 1e9 == pytest.approx(billion, rel=1e-3)
+
+
+def test_parameters_and_flop_are_the_papers_formulas() -> None:
+    layers, h, s, vocabulary = GPT3.layers, GPT3.width, GPT3.sequence, GPT3.vocabulary
+    size = 12 * layers * h**2 * (1 + 13 / (12 * h) + (vocabulary + s) / (12 * layers * h))
+    assert GPT3.parameters == pytest.approx(size)
+    per_layer = layers * s * h**2
+    assert GPT3.model_flop == pytest.approx(72 * per_layer * (1 + s / (6 * h) + vocabulary / (12 * layers * h)))
+    full = 96 * per_layer * (1 + s / (6 * h) + vocabulary / (16 * layers * h))
+    assert GPT3.hardware_flop("full") == pytest.approx(full)
+    selective = per_layer * 72 * (1 + vocabulary / (12 * layers * h)) + 16 * layers * s**2 * h
+    assert GPT3.hardware_flop("selective") == pytest.approx(selective)
+    assert GPT3.hardware_flop("none") == GPT3.model_flop
+
+
+def test_a_model_without_layers_or_with_odd_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="empty needs at least 1 for layers"):
+        Model("empty", layers=0, width=8, heads=1)
+    with pytest.raises(ValueError, match="3 key-value heads cannot be shared by 8 heads"):
+        Model("odd", layers=1, width=8, heads=8, key_value_heads=3)
+
+
+# Time
+
+
+def test_one_gpu_computes_and_updates_and_nothing_else() -> None:
+    seconds = on(1).seconds
+    assert seconds.compute > 0
+    assert seconds.update > 0
+    assert seconds.total == pytest.approx(seconds.compute + seconds.update)
+    flop = SMALL.model_flop * 64
+    at_most = flop / (EIGHT.gpu.flops * EIGHT.efficiency.matmul)
+    assert seconds.compute > at_most  # the rest is traffic
+
+
+def test_the_bubble_is_as_in_the_paper() -> None:
+    for interleaving in (1, 2):
+        seconds = on(4, pipeline=4, interleaving=interleaving, batch=32).seconds
+        stage = (on(4, pipeline=4, batch=64).seconds.compute - on(4, pipeline=4, batch=32).seconds.compute) / 32
+        assert seconds.bubble == pytest.approx(3 / interleaving * (stage - _head()), rel=1e-6)
+
+
+def _head() -> float:
+    """Seconds of the output layer, which only the last rank of a pipeline has: a layer less in what is left over."""
+    whole, one_layer = on(1, batch=1).seconds.compute, plan(replace(SMALL, layers=1), dgx_a100(1), Layout(1)).seconds
+    return one_layer.compute - (whole - one_layer.compute) / 7
+
+
+def test_tensor_parallelism_sends_two_all_reduces_a_pass() -> None:
+    seconds = on(8, tensor=8, batch=4, micro_batch=4).seconds
+    size = 2 * 4 * SMALL.sequence * SMALL.width
+    once = ring_seconds(size, 8, EIGHT.link_latency, 1 / (EIGHT.link * EIGHT.efficiency.link))
+    assert seconds.tensor == pytest.approx(SMALL.layers * 2 * 2 * once)
+    again = on(8, tensor=8, batch=4, micro_batch=4, recomputation="full").seconds
+    assert again.tensor == pytest.approx(1.5 * seconds.tensor)
+
+
+def test_a_tensor_group_across_nodes_is_slower() -> None:
+    inside, across = on(8, tensor=8).seconds, on(16, tensor=16).seconds
+    assert across.tensor > inside.tensor
+
+
+def test_data_parallel_communication_hides_behind_the_backward_pass() -> None:
+    open_, hidden = on(16, data=16, overlap=False).seconds, on(16, data=16, overlap=True).seconds
+    assert open_.data > 0
+    assert hidden.data == 0
+    gradients = 2 * SMALL.parameters
+    bandwidth = min(8 * 25e9 * SIXTEEN.efficiency.network, 300e9 * SIXTEEN.efficiency.link)
+    assert open_.data == pytest.approx(ring_seconds(gradients, 16, SIXTEEN.network_latency, 1 / bandwidth))
+
+
+def test_stage_3_sends_once_and_a_half_as_much_for_one_micro_batch() -> None:
+    sent = [on(8, data=8, batch=8, stage=stage, overlap=False).seconds.data for stage in range(4)]
+    assert sent[0] == pytest.approx(sent[1]) == pytest.approx(sent[2])
+    # Layer by layer: seven more rounds of seven messages, three times.
+    assert sent[3] == pytest.approx(1.5 * sent[0] + 3 * 7 * 7 * EIGHT.link_latency)
+
+
+def test_stage_2_sends_gradients_for_each_micro_batch() -> None:
+    one, four = (on(8, data=8, batch=8 * m, stage=2, overlap=False).seconds.data for m in (1, 4))
+    assert four == pytest.approx((4 + 1) / 2 * one)
+    ddp = (on(8, data=8, batch=8 * m, overlap=False).seconds.data for m in (1, 4))
+    assert len(set(ddp)) == 1
+
+
+def test_context_parallelism_sends_keys_and_values() -> None:
+    seconds = on(4, context=4, batch=1).seconds
+    own = 2 * 2 * SMALL.sequence / 4 * SMALL.width
+    once = 3 * (EIGHT.link_latency + own / (EIGHT.link * EIGHT.efficiency.link))
+    assert seconds.context == pytest.approx(SMALL.layers * 2 * once)
+
+
+def test_float32_computes_at_the_slow_peak() -> None:
+    assert on(1, recipe="float32, Adam").seconds.compute > 5 * on(1).seconds.compute
+
+
+# Utilisation
+
+
+@pytest.mark.parametrize("recomputation", ["none", "selective", "full"])
+def test_mfu_leaves_recomputation_out_and_hfu_counts_it(recomputation: str) -> None:
+    found = on(8, tensor=8, flash_attention=False, recomputation=recomputation)
+    ratio = SMALL.hardware_flop(recomputation) / SMALL.model_flop
+    assert found.hfu == pytest.approx(found.mfu * ratio)
+    assert (found.hfu > found.mfu) == (recomputation != "none")
+    assert found.mfu * 312e12 * 8 * found.seconds.total == pytest.approx(64 * SMALL.model_flop)
+    assert found.tokens_per_second == pytest.approx(64 * 2048 / found.seconds.total)
+
+
+@given(
+    tensor=st.sampled_from([1, 2, 4, 8]),
+    pipeline=st.sampled_from([1, 2, 4, 8]),
+    data=st.sampled_from([1, 2, 4]),
+    stage=st.sampled_from([0, 1, 2, 3]),
+)
+def test_what_every_layout_obeys(tensor: int, pipeline: int, data: int, stage: int) -> None:
+    layout = {"tensor": tensor, "pipeline": pipeline, "data": data, "stage": stage}
+    gpus = tensor * pipeline * data
+    none, full = on(gpus, **layout), on(gpus, **layout, recomputation="full")
+    assert 0 < none.mfu < 1
+    assert full.bytes.activations < none.bytes.activations
+    assert full.seconds.total > none.seconds.total
+    if stage < 3:
+        more = on(gpus, **{**layout, "stage": stage + 1})
+        assert more.bytes.states <= none.bytes.states
+
+
+def test_a_plan_prints_what_it_costs() -> None:
+    text = str(plan(GPT3, dgx_a100(1024), Layout(batch=1536, tensor=8, pipeline=8, data=16, recomputation="full")))
+    assert "GPT-3 175B on 1024 × A100 80 GB: tensor 8 × context 1 × pipeline 8 × data 16, ZeRO stage 0" in text
+    assert "96 micro-batches of 1, interleaving 1, recomputation full" in text
+    assert "31.3 optimizer" in text
+    assert "does not fit" not in text
+    assert "logits" not in text  # the fullest GPU is of the first pipeline rank
+    assert "does not fit" in str(plan(GPT3, dgx_a100(1), Layout(batch=1)))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ({"tensor": 4}, "needs 4 GPUs, but the cluster has 8"),
+        ({"data": 0}, "data must be at least 1, but is 0"),
+        ({"data": 8, "batch": 60}, "A batch of 60 cannot be shared by 8 data-parallel ranks in micro-batches of 1"),
+        ({"data": 4, "pipeline": 2, "micro_batch": 3}, "4 × 3 must divide it"),
+        ({"pipeline": 8, "interleaving": 2}, "The 1 layers of a pipeline rank cannot be cut into 2 pieces"),
+        ({"data": 8, "interleaving": 2}, "interleaving needs a pipeline of at least 2 ranks"),
+        ({"data": 8, "stage": 4}, "ZeRO has the stages 1, 2 and 3"),
+        ({"data": 8, "recomputation": "some"}, "recomputation is one of none, selective, full, but not 'some'"),
+        ({"data": 8, "recomputation": "selective"}, "FlashAttention keeps no scores"),
+        ({"data": 8, "recipe": "int4"}, "There is no recipe 'int4'"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_one_sentence(layout: dict, sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        on(8, **layout)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_uneven_shares_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 tensor ranks cannot share 16 heads"):
+        on(3, tensor=3)
+    with pytest.raises(ValueError, match="8 layers cannot be shared by 3 pipeline ranks: choose a number that divides"):
+        on(3, pipeline=3)
+    with pytest.raises(ValueError, match="3 context ranks cannot share 2048 tokens"):
+        on(3, context=3)
+    with pytest.raises(ValueError, match="A cluster needs GPUs, but this one has 0"):
+        dgx_a100(0)
+
+
+def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
+    """126 layers on 16 ranks, as Llama 3: 8 each, 7 at the ends. The output layer then costs no extra time."""
+    layout = Layout(batch=32, tensor=8, pipeline=16)
+    cluster = planner.grand_teton(128)
+    uneven, even = plan(LLAMA3_405B, cluster, layout), plan(replace(LLAMA3_405B, layers=128), cluster, layout)
+    assert uneven.seconds.total < even.seconds.total
+    assert uneven.bytes.activations == pytest.approx(7 / 8 * even.bytes.activations)
+
+
+# Search
+
+
+def test_the_example_at_the_top_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The indented lines of the package's docstring."""
+    lines = [line.strip() for line in planner.__doc__.splitlines() if line.startswith("    ")]
+    names = {name: getattr(planner, name) for name in planner.__all__}
+    exec("\n".join(lines), names)
+    assert "GPT-3 175B on 1024 × A100 80 GB" in capsys.readouterr().out
+    assert names["best"].fits
+
+
+def test_the_fastest_is_the_fastest_of_all_that_fit() -> None:
+    model = Model("medium", layers=24, width=4096, heads=32)
+    best = planner.fastest(model, EIGHT, batch=32)
+    everything = [plan(model, EIGHT, layout) for layout in planner.layouts(model, EIGHT, 32)]
+    fitting = [each for each in everything if each.fits]
+    assert len(everything) > len(fitting) > 1
+    assert best.fits
+    assert best.seconds.total == min(each.seconds.total for each in fitting)
+
+
+@pytest.mark.parametrize("batch", [32, 128])
+def test_tensor_parallelism_pays_up_to_the_size_of_a_node(batch: int) -> None:
+    """Narayanan et al. 2021, figure 13: of tensor × pipeline = 64 GPUs, 8 × 8 is the fastest."""
+    model = Model("GPT 162.2B", layers=32, width=20480, heads=128)
+    cluster = dgx_a100(64)
+    seconds = {}
+    for tensor in (2, 4, 8, 16, 32):
+        layout = Layout(batch, tensor=tensor, pipeline=64 // tensor, recomputation="full", flash_attention=False)
+        seconds[tensor] = plan(model, cluster, layout).seconds.total
+    assert min(seconds, key=seconds.get) == 8
+
+
+def test_the_search_keeps_what_is_fixed() -> None:
+    best = planner.fastest(GPT3, dgx_a100(128), batch=128, tensor=4, recomputation="full", data=2)
+    assert (best.layout.tensor, best.layout.recomputation, best.layout.data) == (4, "full", 2)
+    assert best.layout.pipeline == 16
+
+
+def test_a_model_that_fits_nowhere_says_how_much_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"does not fit: even the smallest layout needs .* GiB a GPU, and a A100"):
+        planner.fastest(LLAMA3_405B, EIGHT, batch=8)
+    with pytest.raises(ValueError, match="No layout spreads GPT-3 175B and a batch of 7 over 11 GPUs evenly"):
+        planner.fastest(GPT3, dgx_a100(11), batch=7)

@@ -1,0 +1,127 @@
+"""The planner's bytes: beside a real layer, beside published tables, and by part."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.lessons.data_parallelism.memory import zero_memory
+from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model, dgx_a100, plan
+from torchcourse.lessons.model_parallelism.planner.accuracy import memory_error, planned_memory
+from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY, ZERO_GB
+
+
+class GPTLayer(nn.Module):
+    """GPT's layer without dropout, with the scores written out."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor, flash: bool) -> torch.Tensor:
+        batch, sequence, width = x.shape
+        heads = self.qkv(self.norms[0](x)).view(batch, sequence, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
+        if flash:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = (query @ key.mT / math.sqrt(width / self.heads)).softmax(-1) @ value
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, sequence, width))
+        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+
+
+def saved_bytes(layer: nn.Module, x: torch.Tensor, flash: bool) -> int:
+    """Bytes that autograd keeps of a forward pass, each storage once, without the parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in layer.parameters()}
+    kept = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x, flash)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("flash", [False, True])
+@pytest.mark.parametrize(("batch", "sequence", "width", "heads"), [(2, 128, 64, 4), (1, 256, 128, 2), (3, 64, 96, 8)])
+def test_a_real_layer_keeps_what_the_formula_says(
+    batch: int, sequence: int, width: int, heads: int, flash: bool
+) -> None:
+    measured = saved_bytes(GPTLayer(width, heads), torch.randn(batch, sequence, width), flash)
+    model = Model("one layer", 1, width, heads, sequence=sequence, dropout=False)
+    layout = Layout(batch, batch, recipe="float32, Adam", flash_attention=flash)
+    # Small things are left out of the formula: a mean and a deviation a token, log-sums of the scores.
+    assert measured == pytest.approx(layer_activations(model, layout), rel=0.03)
+
+
+def test_activations_are_the_papers_formulas() -> None:
+    s, h, a, b, t = GPT3.sequence, GPT3.width, GPT3.heads, 2, 8
+    scores = 5 * a * s / h
+
+    def kept(**layout: object) -> float:
+        return layer_activations(GPT3, Layout(b, b, tensor=t, flash_attention=False, **layout)) / (s * b * h)
+
+    assert kept(sequence_parallel=False) == pytest.approx(10 + 24 / t + scores / t)
+    assert kept() == pytest.approx((34 + scores) / t)
+    assert kept(recomputation="selective") == pytest.approx(34 / t)
+    assert kept(recomputation="full", sequence_parallel=False) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("billion", ZERO_GB)
+def test_states_are_zeros_table(billion: float) -> None:
+    for ranks, published in ZERO_GB[billion].items():
+        for stage, gigabytes in enumerate(published, start=1):
+            # The paper rounds to three or four digits, not always to the nearest.
+            assert zero_memory(billion, ranks, stage).total == pytest.approx(gigabytes, rel=3e-3, abs=0.006)
+
+
+@pytest.mark.parametrize("row", MEMORY, ids=lambda row: row.name)
+def test_published_memory_is_met(row) -> None:
+    assert abs(memory_error(row)) < 0.15
+    if row.part == "activations":
+        assert planned_memory(row) == pytest.approx(row.size, rel=1e-6)
+
+
+def test_the_planner_was_compared_with_measurements_too() -> None:
+    assert sum(row.measured for row in MEMORY) >= 4
+
+
+def test_interleaving_keeps_more_as_in_the_paper() -> None:
+    """L(1 + (p − 1)/(pv)) layers on the first rank: Korthikanti et al. 2022, section 4.2.3."""
+    one = layer_activations(GPT3, Layout(64, tensor=8))
+    for interleaving in (1, 2, 3, 6):
+        layout = Layout(64, tensor=8, pipeline=8, interleaving=interleaving)
+        factor = 1 if interleaving == 1 else 1 + 7 / (8 * interleaving)
+        assert plan(GPT3, dgx_a100(64), layout).bytes.activations == pytest.approx(96 * factor * one)
+
+
+def test_few_micro_batches_keep_little() -> None:
+    layout = Layout(2, tensor=8, pipeline=8)
+    assert plan(GPT3, dgx_a100(64), layout).bytes.activations == pytest.approx(2 * 12 * layer_activations(GPT3, layout))
+
+
+def test_the_last_rank_counts_when_the_logits_are_large() -> None:
+    babel = Model("a large vocabulary", layers=4, width=512, heads=8, vocabulary=1_000_000)
+    fullest = plan(babel, dgx_a100(2), Layout(4, pipeline=2)).bytes
+    assert fullest.logits == pytest.approx(2048 * 1_000_000 * 12)
+    assert plan(GPT3, dgx_a100(64), Layout(64, tensor=8, pipeline=8)).bytes.logits == 0
+
+
+def test_stage_3_gathers_layers_and_recomputation_brings_one_back() -> None:
+    sharded = plan(GPT3, dgx_a100(64), Layout(64, data=64, stage=3, recomputation="full")).bytes
+    assert sharded.gathered == pytest.approx(2 * 2 * GPT3.layer_parameters)
+    assert sharded.working == pytest.approx(32 * 2048 * GPT3.width)
+    layout = Layout(64, tensor=8, pipeline=8, recomputation="selective", flash_attention=False)
+    scores = 5 * GPT3.heads * GPT3.sequence**2 / 8
+    assert plan(GPT3, dgx_a100(64), layout).bytes.working == pytest.approx(scores)
+    assert sharded.states == pytest.approx(16 * GPT3.parameters / 64)

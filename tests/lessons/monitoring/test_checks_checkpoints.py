@@ -1,0 +1,310 @@
+"""The checks of notebook 3 of lesson 04 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import copy
+import io
+import os
+import pathlib
+import pickle
+import random
+import shutil
+import tempfile
+
+import pytest
+import torch
+
+from torchcourse.lessons.monitoring.by_hand import capture, restore
+from torchcourse.lessons.monitoring.checks import checkpoints as check
+from torchcourse.training import checkpoint
+from torchcourse.training.foreign import load_any
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["save_whole", "noisy_image", "load_on_one"])
+def test_a_stub_is_not_done(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+def test_a_stub_of_two_functions_is_not_done():
+    assert check.resume((todo, todo)).state == "not done"
+
+
+# Saving
+
+
+def save_beside(state, path):
+    temporary = path + ".tmp"
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_with_pathlib(state, path):
+    path = pathlib.Path(path)
+    new = path.with_suffix(".new")
+    torch.save(state, new)
+    descriptor = os.open(new, os.O_RDWR)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    new.rename(path)
+
+
+def save_with_the_package(state, path):
+    checkpoint.save(state, path)
+
+
+def in_place(state, path):
+    torch.save(state, path)
+
+
+def in_place_by_bytes(state, path):
+    temporary = path + ".tmp"
+    torch.save(state, temporary)
+    pathlib.Path(path).write_bytes(pathlib.Path(temporary).read_bytes())
+
+
+def by_copy(state, path):
+    torch.save(state, path + ".tmp")
+    shutil.copy(path + ".tmp", path)
+
+
+def removes_first(state, path):
+    torch.save(state, path + ".tmp")
+    os.remove(path)
+    os.rename(path + ".tmp", path)
+
+
+def before_it_is_closed(state, path):
+    content = io.BytesIO()
+    torch.save(state, content)
+    with open(path + ".tmp", "wb") as file:
+        file.write(content.getvalue()[:-10])
+        os.replace(path + ".tmp", path)
+        file.write(content.getvalue()[-10:])
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def without_fsync(state, path):
+    torch.save(state, path + ".tmp")
+    os.replace(path + ".tmp", path)
+
+
+def in_another_folder(state, path):
+    folder = tempfile.mkdtemp()
+    temporary = os.path.join(folder, "new.pt")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def forgets_the_name(state, path):
+    torch.save(state, path + ".tmp")
+
+
+@pytest.mark.parametrize("learner", [save_beside, save_with_pathlib, save_with_the_package])
+def test_a_file_that_survives_every_kill_is_accepted(learner):
+    accepted(check.save_whole(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (in_place, "torn"),
+        (in_place_by_bytes, "torn"),
+        (by_copy, "torn"),
+        (removes_first, "gone"),
+        (before_it_is_closed, "too_early"),
+        (without_fsync, "no_fsync"),
+        (in_another_folder, "elsewhere"),
+        (forgets_the_name, "not_saved"),
+    ],
+)
+def test_a_file_that_a_kill_or_a_power_cut_can_cost_is_refused(learner, symptom):
+    refused(check.save_whole(learner), symptom)
+
+
+# Resuming
+
+
+def capture_by_hand(run):
+    pieces = {name: copy.deepcopy(getattr(run, name).state_dict()) for name in ("model", "optimizer", "scheduler")}
+    return {"states": pieces, "rng": torch.random.get_rng_state(), "epoch": run.epoch, "batch": run.batch}
+
+
+def restore_by_hand(run, state):
+    run.optimizer = torch.optim.AdamW(run.model.parameters(), lr=0.01)
+    run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, T_max=100)
+    for name, piece in state["states"].items():
+        getattr(run, name).load_state_dict(piece)
+    run.epoch, run.batch = state["epoch"], state["batch"]
+    torch.random.set_rng_state(state["rng"])
+
+
+def test_a_run_that_goes_on_exactly_is_accepted():
+    accepted(check.resume((capture, restore)))
+    accepted(check.resume((capture_by_hand, restore_by_hand)))
+
+
+def without(piece):
+    return lambda run: {name: value for name, value in capture(run).items() if name != piece}
+
+
+@pytest.mark.parametrize("piece", ["model", "optimizer", "scheduler", "random", "position"])
+def test_a_run_without_one_piece_is_refused_by_its_name(piece):
+    refused(check.resume((without(piece), restore)), piece)
+
+
+def only_parameters(run):
+    state = capture(run)
+    names = dict(run.model.named_parameters())
+    return state | {"model": {name: tensor for name, tensor in state["model"].items() if name in names}}
+
+
+def loosely(run, state):
+    run.model.load_state_dict(state["model"], strict=False)
+    restore(run, {name: value for name, value in state.items() if name != "model"})
+
+
+def new_optimizer(run, state):
+    run.optimizer = torch.optim.AdamW(run.model.parameters(), lr=0.01)
+    restore(run, state)
+
+
+def draws_afterwards(run, state):
+    restore(run, state)
+    torch.rand(1)
+
+
+def another_schedule(run, state):
+    restore(run, state)
+    run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, T_max=100)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        ((only_parameters, loosely), "buffers"),
+        ((lambda run: {"run": run}, restore), "unsavable"),
+        ((lambda run: pickle.dumps(run.epoch), restore), "no_dict"),
+        ((capture, new_optimizer), "unlinked"),
+        ((capture, draws_afterwards), "random"),
+        ((capture, another_schedule), "scheduler"),
+    ],
+)
+def test_other_ways_to_go_on_differently_are_refused(learner, symptom):
+    refused(check.resume(learner), symptom)
+
+
+# Samples
+
+
+def by_own_generator(image, seed, epoch, index):
+    generator = torch.Generator().manual_seed(hash((seed, epoch, index)))
+    return image + 0.1 * torch.randn(image.shape, generator=generator)
+
+
+def by_forked_stream(image, seed, epoch, index):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((seed * 10_007 + epoch) * 100_003 + index)
+        return image + 0.1 * torch.randn_like(image)
+
+
+def test_noise_that_depends_on_three_numbers_alone_is_accepted():
+    accepted(check.noisy_image(by_own_generator))
+    accepted(check.noisy_image(by_forked_stream))
+
+
+def generator_of(*numbers):
+    return torch.Generator().manual_seed(hash(numbers))
+
+
+def with_manual_seed(image, seed, epoch, index):
+    torch.manual_seed(hash((seed, epoch, index)))
+    return image + 0.1 * torch.randn_like(image)
+
+
+def draw(image, generator):
+    return image + 0.1 * torch.randn(image.shape, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda image, seed, epoch, index: image + 0.1 * torch.randn_like(image), "stream"),
+        (with_manual_seed, "global"),
+        (lambda image, seed, epoch, index: draw(image, generator_of(seed, index)), "same_every_epoch"),
+        (lambda image, seed, epoch, index: draw(image, generator_of(seed, epoch)), "same_for_all"),
+        (lambda image, seed, epoch, index: draw(image, generator_of(epoch, index)), "seed_ignored"),
+        (
+            lambda image, seed, epoch, index: draw(image, torch.Generator().manual_seed(seed + epoch + index)),
+            "collision",
+        ),
+        (lambda image, seed, epoch, index: image.add_(by_own_generator(image, seed, epoch, index)), "in_place"),
+        (lambda image, seed, epoch, index: image * 1, "no_noise"),
+        (lambda image, seed, epoch, index: random.random(), "shape"),
+    ],
+)
+def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
+    refused(check.noisy_image(learner), symptom)
+
+
+# Loading
+
+
+def load(path, strip, **options):
+    weights = torch.load(path, **({"map_location": "cpu", "weights_only": True} | options))
+    return {strip(name): tensor for name, tensor in weights.items()}
+
+
+def plain(name):
+    return name.removeprefix("module.")
+
+
+def load_right(path, model):
+    model.load_state_dict(load(path, plain))
+
+
+def load_with_the_package(path, model):
+    load_any(path, model, quiet=True)
+
+
+def load_into_the_wrapped(path, model):
+    weights = torch.load(path, map_location=lambda storage, _: storage)
+    wrapped = any(name.startswith("module.") for name in weights)
+    (torch.nn.DataParallel(model) if wrapped else model).load_state_dict(weights)
+
+
+@pytest.mark.parametrize("learner", [load_right, load_with_the_package, load_into_the_wrapped])
+def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
+    accepted(check.load_on_one(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda path, model: model.load_state_dict(load(path, plain, map_location=None)), "device"),
+        (lambda path, model: model.load_state_dict(torch.load(path, map_location="cpu")), "prefix"),
+        (
+            lambda path, model: model.load_state_dict(torch.load(path, map_location="cpu"), strict=False),
+            "nothing_loaded",
+        ),
+        (lambda path, model: model.load_state_dict(load(path, lambda name: name[7:])), "plain_file"),
+        (
+            lambda path, model: model.load_state_dict(load(path, lambda name: name.replace("module.", ""))),
+            "replaced_inside",
+        ),
+        (lambda path, model: model.load_state_dict(load(path, plain), strict=False), "silent"),
+        (lambda path, model: model.load_state_dict(load(path, plain, weights_only=False)), "ran_code"),
+        (lambda path, model: model["head"].load_state_dict(only_head(load(path, plain))), "partly"),
+    ],
+)
+def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
+    refused(check.load_on_one(learner), symptom)
+
+
+def only_head(weights):
+    return {name.removeprefix("head."): tensor for name, tensor in weights.items() if name.startswith("head.")}

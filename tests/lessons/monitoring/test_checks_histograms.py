@@ -1,0 +1,223 @@
+"""The checks of notebook 2 of lesson 04 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchcourse.lessons.monitoring.checks import histograms as check
+from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["fixed_histogram", "dead_share", "gradient_factor"])
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+# fixed_histogram
+
+
+def places(batch, edges):
+    return (torch.bucketize(batch, edges, right=True) - 1).clamp(0, len(edges) - 2)
+
+
+def bucketized(batches, edges):
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
+    for batch in batches:
+        counts += torch.bincount(places(batch, edges), minlength=len(counts))
+    return counts
+
+
+def compared(batches, edges):
+    values = torch.cat(list(batches)).clamp(edges[0], edges[-1])
+    inside = (values[:, None] >= edges[:-1]) & (values[:, None] < edges[1:])
+    inside[:, -1] |= values == edges[-1]
+    return inside.sum(dim=0).float()
+
+
+@pytest.mark.parametrize("learner", [bucketized, compared])
+def test_fixed_histogram_accepts(learner):
+    accepted(check.fixed_histogram(learner))
+
+
+def inner(batches, edges):
+    return bucketized((batch[(batch >= edges[0]) & (batch <= edges[-1])] for batch in batches), edges)
+
+
+def by_python(batches, edges):
+    counts = torch.zeros(len(edges) - 1)
+    for batch in batches:
+        for place in places(batch, edges):
+            counts[int(place)] += 1
+    return counts
+
+
+def left_bins(batches, edges):
+    place = (torch.bucketize(torch.cat(list(batches)), edges) - 1).clamp(0, len(edges) - 2)
+    return torch.bincount(place, minlength=len(edges) - 1)
+
+
+def evenly(batches, edges):
+    values = torch.cat(list(batches))
+    low, *_, high = edges.tolist()
+    return torch.histc(values.clamp(low, high), len(edges) - 1, low, high)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda batches, edges: bucketized(list(batches)[-1:], edges), "last_batch"),
+        (lambda batches, edges: bucketized(list(batches)[:1], edges), "one_batch"),
+        (inner, "lost_outside"),
+        (lambda batches, edges: sum(torch.histc(batch, len(edges) - 1) for batch in batches), "own_range"),
+        (lambda batches, edges: bucketized(batches, edges) / 101, "shares"),
+        (lambda batches, edges: bucketized(batches, edges).tolist(), "shape"),
+        (lambda batches, edges: torch.bincount(torch.bucketize(torch.cat(list(batches)), edges)), "shape"),
+        (by_python, "waits"),
+        (left_bins, "on_the_edge"),
+        (evenly, "equal_bins"),
+        (lambda batches, edges: bucketized(batches, edges).flip(0), "wrong_counts"),
+    ],
+)
+def test_fixed_histogram_refuses(learner, symptom):
+    refused(check.fixed_histogram(learner), symptom)
+
+
+# dead_share
+
+
+def relu_outputs(model, batches, remove=True):
+    """The outputs of each ReLU: a list over batches, by name."""
+    seen, hooks = {}, []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ReLU):
+            hook = module.register_forward_hook(
+                lambda module, inputs, output, name=name: seen.setdefault(name, []).append(output.detach())
+            )
+            hooks.append(hook)
+    for batch in batches:
+        model(batch)
+    for hook in hooks if remove else []:
+        hook.remove()
+    return seen
+
+
+def shares(model, batches, remove=True):
+    seen = relu_outputs(model, batches, remove)
+    return {name: (torch.cat(rows) <= 0).all(dim=0).float().mean().item() for name, rows in seen.items()}
+
+
+@torch.no_grad()
+def layer_by_layer(model, batches):
+    awake = {}
+    for batch in batches:
+        for name, layer in model.named_children():
+            batch = layer(batch)
+            if isinstance(layer, nn.ReLU):
+                awake[name] = awake.get(name, 0) + batch.sum(dim=0)
+    return {name: (total == 0).double().mean() for name, total in awake.items()}
+
+
+@pytest.mark.parametrize("learner", [shares, layer_by_layer])
+def test_dead_share_accepts(learner):
+    accepted(check.dead_share(learner))
+
+
+def judged(share):
+    """Apply `share` to the outputs of each ReLU, a list of tensors [N, units]."""
+    return lambda model, batches: {name: share(rows) for name, rows in relu_outputs(model, batches).items()}
+
+
+def dead_in(output):
+    return (output == 0).all(dim=0).float().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (judged(lambda rows: dead_in(rows[-1])), "last_batch"),
+        (judged(lambda rows: sum(map(dead_in, rows)) / len(rows)), "mean_over_batches"),
+        (judged(lambda rows: (torch.cat(rows) == 0).float().mean().item()), "zeros_not_units"),
+        (judged(lambda rows: (torch.cat(rows) == 0).any(dim=0).float().mean().item()), "any_zero"),
+        (judged(lambda rows: 1 - dead_in(torch.cat(rows))), "alive_share"),
+        (judged(lambda rows: (torch.cat(rows) == 0).all(dim=0).sum().item()), "count_not_share"),
+        (judged(lambda rows: (torch.cat(rows) == 0).all(dim=1).float().mean().item()), "samples_not_units"),
+        (judged(lambda rows: 0.123), "wrong_share"),
+        (lambda model, batches: shares(model, batches, remove=False), "hooks_left"),
+        (lambda model, batches: 0.5, "no_dict"),
+        (lambda model, batches: {"0": 0.5, "2": 0.5}, "names"),
+    ],
+)
+def test_dead_share_refuses(learner, symptom):
+    refused(check.dead_share(learner), symptom)
+
+
+# names_of_runs
+
+NAMES = {letter: kind for letter, (kind, _, _) in check._UNKNOWN.items()}
+
+
+def test_the_names_of_the_recipes_are_accepted_in_any_order():
+    accepted(check.names_of_runs(NAMES))
+    accepted(check.names_of_runs(dict(reversed(NAMES.items()))))
+
+
+def test_names_that_are_not_filled_in_are_not_done_yet():
+    assert check.names_of_runs(dict.fromkeys(NAMES, ...)).state == "not done"
+    assert check.names_of_runs(...).state == "not done"
+
+
+@pytest.mark.parametrize(
+    ("change", "symptom"),
+    [
+        ({"B": "exploding"}, "exploding_for_over_fitting"),
+        ({"F": "vanishing"}, "vanishing_for_under_fitting"),
+        ({"D": "over-fitting"}, "over_fitting_for_healthy"),
+        ({"E": "saturated", "G": "dead units"}, "saturated_for_dead_units"),
+        ({"A": "sick"}, "no_such_name"),
+        ({"H": "healthy"}, "letters"),
+    ],
+)
+def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
+    checked = check.names_of_runs(NAMES | change)
+    refused(checked, symptom)
+    if symptom not in ("letters", "no_such_name"):
+        assert not any(kind in checked.message for kind in NAMES.values())
+
+
+def test_the_runs_show_what_they_are_named_for(tmp_path):
+    for letter, run in check.train_unknown(tmp_path).items():
+        found = {diagnose(run).name} | ({judge_fit(run).name} if "loss/val" in run.scalars else set())
+        assert NAMES[letter] in found, letter
+
+
+# gradient_factor
+
+
+def looped(scale, layers):
+    factor = 1.0
+    for _ in range(layers - 1):
+        factor *= scale
+    return torch.tensor(factor, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("learner", [lambda scale, layers: scale ** (layers - 1), looped])
+def test_gradient_factor_accepts(learner):
+    accepted(check.gradient_factor(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda scale, layers: scale**layers, "own_layer_counted"),
+        (lambda scale, layers: scale * (layers - 1), "layers_add_up"),
+        (lambda scale, layers: 0.7, "wrong_value"),
+        (lambda scale, layers: scale * layers, "layers_add_up"),
+        (lambda scale, layers: scale, "one_layer"),
+        (lambda scale, layers: scale ** (1 - layers), "upside_down"),
+        (lambda scale, layers: layers**scale, "power_of_layers"),
+        (lambda scale, layers: None, "no_number"),
+    ],
+)
+def test_gradient_factor_refuses(learner, symptom):
+    refused(check.gradient_factor(learner), symptom)

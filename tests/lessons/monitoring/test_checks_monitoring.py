@@ -1,0 +1,254 @@
+"""The checks of notebook 1 of lesson 04 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from torchcourse.lessons.monitoring.checks import monitoring as check
+from torchcourse.training.events import read_run, read_scalars
+from torchcourse.training.monitor import Monitor
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["log_means", "turning_step", "look_every", "log_epoch"])
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+# log_means
+
+
+def means(losses, every, write):
+    waiting = []
+    for step, loss in enumerate(losses, start=1):
+        waiting.append(loss.detach())
+        if step % every == 0:
+            write(step, torch.stack(waiting).mean().item())
+            waiting = []
+    if waiting:
+        write(step, torch.stack(waiting).mean().item())
+
+
+def running_sum(losses, every, write):
+    total, count, step = torch.zeros(()), 0, 0
+    for loss in losses:
+        step += 1
+        with torch.no_grad():
+            total += loss
+        count += 1
+        if count == every:
+            write(step, float(total) / count)
+            total, count = torch.zeros(()), 0
+    if count:
+        write(step, float(total) / count)
+
+
+@pytest.mark.parametrize("learner", [means, running_sum])
+def test_log_means_accepts(learner):
+    accepted(check.log_means(learner))
+
+
+def logged(value, rest=True, first=1):
+    """A logger that keeps all losses and writes `value(losses so far, losses since the last value, every)`."""
+
+    def learner(losses, every, write):
+        every_loss, waiting = [], []
+        for step, loss in enumerate(losses, start=first):
+            every_loss.append(loss.detach())
+            waiting.append(loss.detach())
+            if len(every_loss) % every == 0:
+                write(step, value(every_loss, waiting, every).item())
+                waiting = []
+        if waiting and rest:
+            write(step, value(every_loss, waiting, every).item())
+
+    return learner
+
+
+def mean_of_waiting(every_loss, waiting, every):
+    return torch.stack(waiting).mean()
+
+
+def item_each_step(losses, every, write):
+    means((torch.tensor(loss.item()) for loss in losses), every, write)
+
+
+def keeps_graphs(losses, every, write):
+    waiting = []
+    for step, loss in enumerate(losses, start=1):
+        waiting.append(loss)
+        if step % every == 0:
+            write(step, torch.stack(waiting).mean().item())
+            waiting = []
+    if waiting:
+        write(step, torch.stack(waiting).mean().item())
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (item_each_step, "waits_each_step"),
+        (keeps_graphs, "keeps_the_graph"),
+        (logged(lambda all_, waiting, every: waiting[-1]), "last_not_mean"),
+        (logged(lambda all_, waiting, every: torch.stack(all_).mean()), "mean_since_start"),
+        (logged(lambda all_, waiting, every: torch.stack(waiting).sum()), "sum_not_mean"),
+        (logged(lambda all_, waiting, every: torch.stack(waiting).sum() / every), "rest_divided"),
+        (logged(mean_of_waiting, rest=False), "rest"),
+        (logged(mean_of_waiting, first=0), "counts_from_0"),
+        (lambda losses, every, write: [write(n, loss.item()) for n, loss in enumerate(losses, 1)], "steps"),
+        (lambda losses, every, write: None, "nothing_written"),
+        (logged(lambda all_, waiting, every: 3 * torch.stack(waiting).mean()), "wrong_value"),
+    ],
+)
+def test_log_means_refuses(learner, symptom):
+    refused(check.log_means(learner), symptom)
+
+
+# turning_step
+
+
+def turn(log_dir):
+    steps, losses = read_scalars(log_dir)["loss/val"]
+    best = losses.index(min(losses))
+    return None if best == len(losses) - 1 else steps[best]
+
+
+def turn_with_torch(log_dir):
+    steps, losses = read_run(log_dir).scalars["loss/val"]
+    best = torch.tensor(losses).argmin()
+    return torch.tensor(steps)[best] if best + 1 < len(steps) else None
+
+
+@pytest.mark.parametrize("learner", [turn, turn_with_torch])
+def test_turning_step_accepts(learner):
+    accepted(check.turning_step(learner))
+
+
+def of_curve(answer, tag="loss/val"):
+    return lambda log_dir: answer(*read_scalars(log_dir)[tag])
+
+
+def first_rise(steps, losses):
+    return next((steps[n] for n in range(len(steps) - 1) if losses[n + 1] > losses[n]), None)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (of_curve(lambda steps, losses: steps[losses.index(min(losses))]), "turns_at_the_end"),
+        (of_curve(lambda steps, losses: losses.index(min(losses))), "place_not_step"),
+        (of_curve(lambda steps, losses: min(losses)), "value_not_step"),
+        (of_curve(lambda steps, losses: steps[losses.index(min(losses))], "loss/train"), "training_curve"),
+        (of_curve(first_rise), "first_rise"),
+        (lambda log_dir: None, "wrong_step"),
+    ],
+)
+def test_turning_step_refuses(learner, symptom):
+    refused(check.turning_step(learner), symptom)
+
+
+# look_every
+
+
+def interval(look, step, budget):
+    return max(1, math.ceil(look / (step * budget) - 1e-9))
+
+
+def by_trying(look, step, budget):
+    every = 1
+    while look / (every * step) > budget + 1e-12:
+        every += 1
+    return every
+
+
+@pytest.mark.parametrize("learner", [interval, by_trying])
+def test_look_every_accepts(learner):
+    accepted(check.look_every(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda look, step, budget: max(1, int(look / (step * budget))), "rounded_down"),
+        (lambda look, step, budget: max(1, math.ceil(look / (step * budget * 100))), "budget_in_percent"),
+        (lambda look, step, budget: max(1, math.ceil(step / (look * budget))) if look else 1, "upside_down"),
+        (lambda look, step, budget: math.ceil(look / (step * budget) - 1e-9), "below_one"),
+        (lambda look, step, budget: look / (step * budget), "no_whole_number"),
+        (lambda look, step, budget: 2 * interval(look, step, budget), "too_seldom"),
+        (lambda look, step, budget: 7, "over_budget"),
+    ],
+)
+def test_look_every_refuses(learner, symptom):
+    refused(check.look_every(learner), symptom)
+
+
+# log_epoch
+
+
+def summed(log_dir, step, correct, seen):
+    counts = torch.tensor([correct, seen], dtype=torch.float64)
+    dist.all_reduce(counts)
+    with Monitor(log_dir if dist.get_rank() == 0 else None) as board:
+        board.scalars(step, {"accuracy/val": (counts[0] / counts[1]).item()})
+
+
+def gathered_by_the_last_rank(log_dir, step, correct, seen):
+    rows = [None] * dist.get_world_size()
+    dist.all_gather_object(rows, (correct, seen))
+    if dist.get_rank() == dist.get_world_size() - 1:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(log_dir) as writer:
+            writer.add_scalar("accuracy/val", sum(row[0] for row in rows) / sum(row[1] for row in rows), step)
+
+
+@pytest.mark.parametrize("learner", [summed, gathered_by_the_last_rank])
+def test_log_epoch_accepts(learner):
+    accepted(check.log_epoch(learner))
+
+
+def reduced(value, tag="accuracy/val", writers=(0,), first=0):
+    """Log `value(this rank's counts, the summed counts, the summed accuracies)`."""
+
+    def learner(log_dir, step, correct, seen):
+        sums = torch.tensor([correct, seen, correct / seen], dtype=torch.float64)
+        dist.all_reduce(sums)
+        if dist.get_rank() in writers:
+            with Monitor(log_dir) as board:
+                board.scalars(step - first, {tag: value((correct, seen), sums[:2].tolist(), sums[2].item())})
+
+    return learner
+
+
+def alone_in_the_if(log_dir, step, correct, seen):
+    if dist.get_rank() == 0:
+        counts = torch.tensor([correct, seen], dtype=torch.float64)
+        dist.all_reduce(counts)
+        with Monitor(log_dir) as board:
+            board.scalars(step, {"accuracy/val": (counts[0] / counts[1]).item()})
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (reduced(lambda own, total, means: total[0] / total[1], writers=(0, 1, 2)), "several_writers"),
+        (reduced(lambda own, total, means: means / dist.get_world_size()), "mean_of_means"),
+        (reduced(lambda own, total, means: own[0] / own[1]), "own_share"),
+        (reduced(lambda own, total, means: means), "sum_of_means"),
+        (reduced(lambda own, total, means: total[0]), "count_not_share"),
+        (reduced(lambda own, total, means: total[0] / own[1]), "own_total"),
+        (reduced(lambda own, total, means: total[0] / total[1], tag="acc"), "tag"),
+        (reduced(lambda own, total, means: total[0] / total[1], first=1), "steps"),
+        (reduced(lambda own, total, means: 0.123), "wrong_value"),
+        (lambda log_dir, step, correct, seen: None, "no_writer"),
+    ],
+)
+def test_log_epoch_refuses(learner, symptom):
+    refused(check.log_epoch(learner), symptom)
+
+
+def test_log_epoch_names_a_collective_that_one_rank_calls_alone(monkeypatch):
+    monkeypatch.setattr(check, "TIME_LIMIT", 1.0)
+    refused(check.log_epoch(alone_in_the_if), "hang")

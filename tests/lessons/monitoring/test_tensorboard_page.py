@@ -1,0 +1,45 @@
+"""TensorBoard under a cell: it serves what a run wrote, and it ends with the process that started it."""
+
+import json
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
+from torchcourse.training.monitor import Monitor
+
+PROGRAM = """
+import sys, threading, time, urllib.request
+from torchcourse.training.board import show_tensorboard
+frame, again = show_tensorboard(sys.argv[1], "histograms"), show_tensorboard(sys.argv[1], "scalars")
+assert frame.src.rpartition("#")[0] == again.src.rpartition("#")[0], "one server a folder"
+assert frame.src.endswith("#histograms")
+address = frame.src.rpartition("#")[0]
+deadline = time.monotonic() + 30
+while time.monotonic() < deadline:
+    tags = urllib.request.urlopen(address + "data/plugin/scalars/tags").read().decode()
+    if "loss" in tags:
+        break
+    time.sleep(0.2)
+print(address, tags)
+"""
+
+
+def test_it_serves_a_run_and_ends_with_its_process(tmp_path):
+    with Monitor(tmp_path / "run") as board:
+        board.scalars(1, {"loss/train": 1.0})
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert result.returncode == 0, result.stderr
+    address, _, tags = result.stdout.partition(" ")
+    assert json.loads(tags) == {"run": {"loss/train": {"displayName": "loss/train", "description": ""}}}
+    assert result.stderr == ""  # what is written there would cost a check its points
+    with pytest.raises(OSError, match=r"refused"):
+        urllib.request.urlopen(address, timeout=5)
+
+
+def test_a_folder_that_there_is_not_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nothing.* Train a run first"):
+        show_tensorboard(tmp_path / "nothing")

@@ -1,0 +1,281 @@
+"""Lesson 00's checks: another right answer passes, and each mistake that learners make gets a hint of its own."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from torchcourse.lessons.start_here import checks
+
+
+def stub(*_):
+    raise NotImplementedError("Write your code here, then run this cell again.")
+
+
+# --- my_share ---------------------------------------------------------------------------------------------------------
+
+
+def every_nth(indices, rank, world_size):
+    return indices[rank::world_size]
+
+
+def blocks(indices, rank, world_size):
+    size, rest = divmod(len(indices), world_size)
+    begin = rank * size + min(rank, rest)
+    return indices[begin : begin + size + (rank < rest)]
+
+
+def dealt_like_cards(indices, rank, world_size):
+    return tuple(index for turn, index in enumerate(indices) if turn % world_size == rank)
+
+
+def ceiling_blocks(indices, rank, world_size):
+    size = -(-len(indices) // world_size)
+    return indices[rank * size : (rank + 1) * size]
+
+
+WRONG_SHARES = {
+    "everyone_gets_all": lambda indices, rank, world_size: indices,
+    "same_for_every_rank": lambda indices, rank, world_size: indices[::world_size],
+    "handed_out_twice": lambda indices, rank, world_size: indices[rank::2],
+    "rest_lost": lambda indices, rank, world_size: indices[
+        rank * (len(indices) // world_size) : (rank + 1) * (len(indices) // world_size)
+    ],
+    "lost": lambda indices, rank, world_size: indices[rank + 1 :: world_size],
+    "uneven": ceiling_blocks,
+    "positions_not_indices": lambda indices, rank, world_size: list(range(rank, len(indices), world_size)),
+    "nothing_returned": lambda indices, rank, world_size: None,
+    "wrong_type": lambda indices, rank, world_size: len(indices) // world_size,
+}
+
+
+@pytest.mark.parametrize("right", [every_nth, blocks, dealt_like_cards])
+def test_any_fair_share_passes(right):
+    assert checks.my_share(right, points=2).score == 2
+
+
+@pytest.mark.parametrize("symptom", WRONG_SHARES)
+def test_an_unfair_share_is_told_what_is_unfair(symptom):
+    answer = checks.my_share(WRONG_SHARES[symptom])
+    assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
+
+
+# --- accuracy_of ------------------------------------------------------------------------------------------------------
+
+
+def by_argmax(logits, labels):
+    return (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def by_counting(logits, labels):
+    hits = 0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        hits += max(range(len(row)), key=row.__getitem__) == label
+    return hits / len(labels)
+
+
+def by_softmax_and_topk(logits, labels):
+    return logits.softmax(-1).topk(1).indices.squeeze(1).eq(labels).double().mean().item()
+
+
+WRONG_ACCURACIES = {
+    "wrong_axis": lambda logits, labels: (logits.argmax(dim=0) == labels).float().mean().item(),
+    "count": lambda logits, labels: (logits.argmax(dim=1) == labels).sum().item(),
+    "percent": lambda logits, labels: 100 * by_argmax(logits, labels),
+    "error_rate": lambda logits, labels: 1 - by_argmax(logits, labels),
+    "still_a_tensor": lambda logits, labels: (logits.argmax(dim=1) == labels).float().mean(),
+    "one_per_sample": lambda logits, labels: logits.argmax(dim=1) == labels,
+    "nothing_returned": lambda logits, labels: None,
+    "no_number": lambda logits, labels: "half",
+    "wrong_value": lambda logits, labels: logits.softmax(1).max(dim=1).values.mean().item(),
+}
+
+
+@pytest.mark.parametrize("right", [by_argmax, by_counting, by_softmax_and_topk])
+def test_any_way_to_the_accuracy_passes(right):
+    assert checks.accuracy_of(right).state == "right"
+
+
+@pytest.mark.parametrize("symptom", WRONG_ACCURACIES)
+def test_another_number_is_told_what_it_is(symptom):
+    answer = checks.accuracy_of(WRONG_ACCURACIES[symptom])
+    assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
+
+
+# --- training_step ----------------------------------------------------------------------------------------------------
+
+
+def usual(model, optimizer, loss_fn, images, labels):
+    optimizer.zero_grad()
+    loss = loss_fn(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def clears_at_the_end(model, optimizer, loss_fn, images, labels):
+    loss = loss_fn(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    for parameter in model.parameters():
+        parameter.grad = None
+    return loss.tolist()
+
+
+def gradients_by_autograd(model, optimizer, loss_fn, images, labels):
+    loss = loss_fn(model(images), labels)
+    optimizer.zero_grad(set_to_none=False)
+    torch.autograd.backward(loss, inputs=list(model.parameters()))
+    optimizer.step()
+    return loss.detach().numpy().item()
+
+
+def steps(*order, result=lambda loss, again: loss.item()):
+    """Return a training step that does these things in this order."""
+
+    def step(model, optimizer, loss_fn, images, labels):
+        loss = loss_fn(model(images), labels)
+        does = {
+            "zero": optimizer.zero_grad,
+            "zeros": lambda: optimizer.zero_grad(set_to_none=False),
+            "backward": lambda: loss.backward(retain_graph=True),
+            "step": optimizer.step,
+        }
+        for name in order:
+            does[name]()
+        return result(loss, lambda: loss_fn(model(images), labels).item())
+
+    return step
+
+
+RIGHT = ("zero", "backward", "step")
+WRONG_STEPS = [
+    ("no_backward", steps("zero", "step")),
+    ("no_step", steps("zero", "backward")),
+    ("step_before_backward", steps("zero", "step", "backward")),
+    ("gradients_pile_up", steps("backward", "step")),
+    ("cleared_too_early", steps("backward", "zero", "step")),
+    ("cleared_too_early", steps("backward", "zeros", "step")),
+    ("more_than_one", steps("zero", "backward", "step", "step")),
+    ("more_than_one", steps("zero", "backward", "backward", "step")),
+    ("no_loss", steps(*RIGHT, result=lambda loss, again: None)),
+    ("loss_is_a_tensor", steps(*RIGHT, result=lambda loss, again: loss)),
+    ("other_loss", steps(*RIGHT, result=lambda loss, again: again())),
+]
+
+
+def sums_the_loss(model, optimizer, loss_fn, images, labels):
+    return usual(model, optimizer, lambda logits, labels: len(labels) * loss_fn(logits, labels), images, labels)
+
+
+@pytest.mark.parametrize("right", [usual, clears_at_the_end, gradients_by_autograd, steps(*RIGHT)])
+def test_any_order_that_trains_passes(right):
+    answer = checks.training_step(right)
+    assert answer.state == "right", answer.message
+
+
+@pytest.mark.parametrize(("symptom", "wrong"), [*WRONG_STEPS, ("wrong_value", sums_the_loss)])
+def test_a_step_that_goes_astray_is_told_where(symptom, wrong):
+    answer = checks.training_step(wrong)
+    assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
+
+
+def test_each_call_checks_a_fresh_model():
+    assert checks.training_step(steps("backward", "step")).state == "wrong"
+    assert checks.training_step(usual).state == "right"
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_evidence_is_read():
+    assert checks.evidence((1, 31)).state == "right"
+    assert checks.evidence((..., ...)).state == "not done"
+    assert checks.evidence((1, ...)).state == "not done"
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        ((0, 31), "other_rank"),
+        ((2, 31), "counted_from_one"),
+        ((1, 32), "batch_as_planned"),
+        ((1, 24304), "pixels"),
+        ((1, 30), "other_batch"),
+    ],
+)
+def test_evidence_misread(answer, symptom):
+    assert checks.evidence(answer).symptom == symptom
+
+
+# --- mean_pixel -------------------------------------------------------------------------------------------------------
+
+
+def repaired(add, *, together=True):
+    """Return the lesson's function with `add(total, batch)` in the place of the broken line."""
+
+    def mean_pixel(images):
+        mine = images.tensor_split(dist.get_world_size())[dist.get_rank()]
+        total = torch.zeros(1)
+        for batch in mine.split(32):
+            total = add(total, batch)
+        if together:
+            dist.all_reduce(total)
+        return total.item() / len(images)
+
+    return mean_pixel
+
+
+def without_batches(images):
+    total = images[dist.get_rank() :: dist.get_world_size()].mean(dim=(1, 2, 3)).sum()
+    dist.all_reduce(total)
+    return total.item() / len(images)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        repaired(lambda total, batch: total + batch.flatten(start_dim=1).mean(dim=1).sum()),
+        repaired(lambda total, batch: total + batch.reshape(len(batch), 784).mean(dim=1).sum()),
+        repaired(lambda total, batch: total + batch.mean() * len(batch)),
+        without_batches,
+    ],
+)
+def test_any_repair_passes(right):
+    answer = checks.mean_pixel(right)
+    assert answer.state == "right", answer.message
+
+
+WRONG_REPAIRS = {
+    "still_there": repaired(lambda total, batch: total + batch.reshape(31, 784).mean(dim=1).sum()),
+    "short_batch_dropped": repaired(
+        lambda total, batch: total + batch.reshape(32, 784).mean(dim=1).sum() if len(batch) == 32 else total
+    ),
+    "one_per_batch": repaired(lambda total, batch: total + batch.mean()),
+    "last_batch_only": repaired(lambda total, batch: total * 0 + batch.mean(dim=(1, 2, 3)).sum()),
+    "sum_of_pixels": repaired(lambda total, batch: total + batch.sum()),
+    "own_share_only": repaired(lambda total, batch: total + batch.mean(dim=(1, 2, 3)).sum(), together=False),
+    "wrong_value": repaired(lambda total, batch: total + batch.amax(dim=(1, 2, 3)).sum()),
+    "nothing_returned": lambda images: None,
+    "no_number": lambda images: "bright",
+}
+
+
+@pytest.mark.parametrize("symptom", WRONG_REPAIRS)
+def test_a_repair_that_hides_the_fault_is_found(symptom):
+    answer = checks.mean_pixel(WRONG_REPAIRS[symptom])
+    assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message
+
+
+def test_another_error_in_a_rank_is_told_with_its_rank():
+    answer = checks.mean_pixel(repaired(lambda total, batch: total + batch.view(-1, 785)))
+    assert answer.state == "wrong"
+    assert "rank" in answer.message
+
+
+# --- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["my_share", "accuracy_of", "training_step", "mean_pixel"])
+def test_a_stub_is_not_done_yet(name):
+    answer = getattr(checks, name)(stub, points=3)
+    assert (answer.state, repr(answer)) == ("not done", "0")

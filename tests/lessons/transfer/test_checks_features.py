@@ -1,0 +1,265 @@
+"""The checks of 07's first notebook accept right answers built in different ways, and name wrong ones' symptoms."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
+from torchcourse.error_bars import paired
+from torchcourse.lessons.transfer.checks import features as check
+from torchcourse.lessons.transfer.features import extract
+from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, rate_groups
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["features", "freeze_body", "two_rates", "prepare", "choose"])
+def test_a_stub_is_not_done(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+def one_by_one(body, pixels, top):
+    frozen = copy.deepcopy(body).eval()
+    return torch.cat([frozen(body.scaling(pixel[None] * 1.0, top)).detach() for pixel in pixels])
+
+
+def by_the_package(body, pixels, top):
+    return extract(body, body.scaling(pixels, top))
+
+
+@pytest.mark.parametrize("answer", [one_by_one, by_the_package])
+def test_right_features(answer, monkeypatch):
+    accepted(check.features(answer))
+
+
+@torch.inference_mode()
+def as_inference(body, pixels, top):
+    return body.eval()(body.scaling(pixels, top))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda body, pixels, top: body(body.scaling(pixels, top)).detach(), "statistics"),
+        (lambda body, pixels, top: copy.deepcopy(body)(body.scaling(pixels, top)).detach(), "training_mode"),
+        (lambda body, pixels, top: body.eval()(body.scaling(pixels, top)), "graph"),
+        (as_inference, "inference"),
+        (
+            lambda body, pixels, top: extract(body, F.interpolate(pixels, size=(28, 28), mode="bilinear") / 255),
+            "scaling",
+        ),
+        (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "values"),
+        (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
+    ],
+)
+def test_wrong_features(answer, symptom):
+    refused(check.features(answer), symptom)
+
+
+def with_the_package(model):
+    freeze(model, "body")
+    freeze_norms(model.body)
+
+
+def with_an_own_train(model):
+    model.body.requires_grad_(False).eval()
+    model.body.train = lambda mode=True: model.body
+
+
+def only_gradients(model):
+    model.body.requires_grad_(False)
+
+
+def eval_once(model):
+    model.body.requires_grad_(False).eval()
+
+
+def no_momentum(model):
+    model.body.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+            module.num_batches_tracked = None
+
+
+def norms_only(model):
+    freeze_norms(model)
+
+
+def everything(model):
+    model.requires_grad_(False)
+
+
+def zeros(model):
+    with_the_package(model)
+    nn.init.ones_(model.head.weight)
+
+
+@pytest.mark.parametrize("answer", [with_the_package, with_an_own_train])
+def test_right_freezing(answer):
+    accepted(check.freeze_body(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (only_gradients, "statistics_move"),
+        (eval_once, "statistics_move"),
+        (norms_only, "weights_move"),
+        (everything, "head_frozen"),
+        (zeros, "changed_at_once"),
+        (lambda model: None, "weights_move"),
+    ],
+)
+def test_wrong_freezing(answer, symptom):
+    refused(check.freeze_body(answer), symptom)
+
+
+def test_frozen_statistics_that_are_not_used_are_refused():
+    def stops_tracking(model):
+        model.body.requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.forward = lambda x, m=module: F.batch_norm(x, None, None, m.weight, m.bias, training=True)
+
+    refused(check.freeze_body(stops_tracking), "batch_statistics")
+
+
+def groups(model, body_rate, head_rate, body=None, head=None):
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    body = [p for name, p in learning.items() if name.startswith("body")] if body is None else body
+    head = [p for name, p in learning.items() if name.startswith("head")] if head is None else head
+    return [{"params": body, "lr": body_rate}, {"params": head, "lr": head_rate}]
+
+
+def a_group_each(model, body_rate, head_rate):
+    return [
+        {"params": p, "lr": head_rate if name.startswith("head.") else body_rate}
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer", [groups, a_group_each, lambda model, body, head: rate_groups(model, {"body": body, "head": head})]
+)
+def test_right_rates(answer):
+    verdict = check.two_rates(answer)
+    accepted(verdict)
+    assert "beats scratch by +0." in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda m, b, h: groups(m, b, h, body=list(m.body.parameters())), "frozen_included"),
+        (lambda m, b, h: groups(m, b, h)[1:], "missing"),
+        (lambda m, b, h: groups(m, b, h, head=[m.head.weight]), "missing"),
+        (lambda m, b, h: groups(m, b, h, body=[p for p in m.parameters() if p.requires_grad]), "twice"),
+        (lambda m, b, h: groups(m, h, b), "swapped"),
+        (lambda m, b, h: groups(m, h, h), "one_rate"),
+        (lambda m, b, h: groups(m, b / 2, h), "rate"),
+        (lambda m, b, h: {"body": b, "head": h}, "no_groups"),
+        (lambda m, b, h: [{"params": ["body"], "lr": b}, {"params": ["head"], "lr": h}], "foreign"),
+    ],
+)
+def test_wrong_rates(answer, symptom):
+    refused(check.two_rates(answer), symptom)
+
+
+def test_groups_that_learn_nothing_gain_nothing(monkeypatch):
+    monkeypatch.setattr(check, "SEEDS", 2)
+    monkeypatch.setattr(check, "accuracy", lambda *_: 0.1)
+    refused(check.two_rates(groups), "no_gain")
+
+
+def resized(pixels):
+    return F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
+
+
+def in_whites(pixels):
+    return (resized(pixels) - 16 * MNIST_MEAN) / (16 * MNIST_STD)
+
+
+@pytest.mark.parametrize("answer", [in_whites, lambda pixels: resized((pixels / 16 - MNIST_MEAN) / MNIST_STD)])
+def test_right_scalings(answer):
+    accepted(check.prepare(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda pixels: (resized(pixels) / 255 - MNIST_MEAN) / MNIST_STD, "still_255"),
+        (lambda pixels: resized(pixels) / 16, "no_mean"),
+        (lambda pixels: (resized(pixels) - DIGITS_MEAN) / DIGITS_STD, "own_statistics"),
+        (resized, "not_scaled"),
+        (lambda pixels: (resized(pixels) - resized(pixels).mean()) / resized(pixels).std(), "per_batch"),
+        (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "values"),
+        (lambda pixels: (pixels / 16 - MNIST_MEAN) / MNIST_STD, "shape"),
+    ],
+)
+def test_wrong_scalings(answer, symptom):
+    refused(check.prepare(answer), symptom)
+
+
+def best_of(accuracies):
+    return max(accuracies, key=lambda name: np.mean(accuracies[name]))
+
+
+def by_pairs(accuracies, seconds):
+    best = accuracies[best_of(accuracies)]
+    for name in sorted(seconds, key=seconds.get):
+        difference = paired(best, accuracies[name])
+        if difference.mean <= 2 * difference.error:
+            return name
+
+
+def by_hand(accuracies, seconds):
+    best, level = best_of(accuracies), []
+    for name, values in accuracies.items():
+        d = [a - b for a, b in zip(accuracies[best], values, strict=True)]
+        mean = sum(d) / len(d)
+        variance = sum((x - mean) ** 2 for x in d) / (len(d) - 1)
+        if mean <= 2 * (variance / len(d)) ** 0.5:
+            level.append(name)
+    return min(level, key=lambda name: seconds[name])
+
+
+@pytest.mark.parametrize("answer", [by_pairs, by_hand])
+def test_right_choices(answer):
+    accepted(check.choose(answer))
+
+
+def with_tolerance(tolerance):
+    def answer(accuracies, seconds):
+        best = accuracies[best_of(accuracies)]
+        level = [
+            n for n, v in accuracies.items() if np.mean(best) - np.mean(v) <= tolerance(np.array(best), np.array(v))
+        ]
+        return min(level, key=seconds.get)
+
+    return answer
+
+
+def any_level(accuracies, seconds):
+    best = accuracies[best_of(accuracies)]
+    level = [n for n in accuracies if paired(best, accuracies[n]).mean <= 2 * paired(best, accuracies[n]).error]
+    return sorted(level, key=seconds.get)[min(1, len(level) - 1)] if len(level) > 2 else min(level, key=seconds.get)
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda accuracies, seconds: best_of(accuracies), "highest_mean"),
+        (lambda accuracies, seconds: min(seconds, key=seconds.get), "cheapest"),
+        (with_tolerance(lambda best, v: 2 * (best.var(ddof=1) / 16 + v.var(ddof=1) / 16) ** 0.5), "unpaired"),
+        (with_tolerance(lambda best, v: 2 * (best - v).std(ddof=1)), "deviation"),
+        (any_level, "not_cheapest"),
+        (lambda accuracies, seconds: 0.9, "no_method"),
+    ],
+)
+def test_wrong_choices(answer, symptom):
+    refused(check.choose(answer), symptom)

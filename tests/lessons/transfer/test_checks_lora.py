@@ -1,0 +1,330 @@
+"""The checks of lesson 07, notebook 2, accept right answers built in different ways and name wrong ones' symptoms."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
+from torchcourse.lessons.transfer.checks import lora as check
+from torchcourse.lessons.transfer.finetune import freeze, trainable_bytes, unfreeze
+from torchcourse.lessons.transfer.lora import LoRALinear
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["own_lora", "merged", "training_bytes", "forgetting", "unfreeze_in_stages"])
+def test_a_stub_is_not_done(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+class Own(nn.Module):
+    """A right answer; each flag is a mistake."""
+
+    def __init__(self, base, rank, alpha, **mistakes):
+        super().__init__()
+        self.base, self.mistakes, self.scale = base, mistakes, mistakes.get("scale", lambda a, r: a / r)(alpha, rank)
+        if "not_frozen" not in mistakes:
+            base.requires_grad_(False)
+        down, up = torch.randn(rank, base.in_features), torch.zeros(base.out_features, rank)
+        if "zeros" in mistakes:
+            down.zero_()
+        if "random_up" in mistakes:
+            up.normal_()
+        if "plain" in mistakes:
+            self.down, self.up = down, up
+        else:
+            self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        if "down_frozen" in mistakes:
+            self.down.requires_grad_(False)
+        if "turned" in mistakes:
+            self.down = nn.Parameter(down.T.clone())
+
+    def forward(self, x):
+        added = self.scale * (x @ self.down.T @ self.up.T)
+        if "alone" in self.mistakes:
+            return added + (self.base(x) if self.up.abs().sum() == 0 else 0)
+        if "into_base" in self.mistakes:
+            with torch.no_grad():
+                self.base.weight += 1e-3
+        return self.base(x) + added
+
+
+class Product(nn.Module):
+    """Another right answer: the product of both matrices is added to the weight on the way."""
+
+    def __init__(self, base, rank, alpha):
+        super().__init__()
+        self.register_parameter("down", nn.Parameter(torch.rand(rank, base.in_features)))
+        self.register_parameter("up", nn.Parameter(torch.zeros(base.out_features, rank)))
+        self.inner, self.alpha = base.requires_grad_(False), alpha
+
+    def forward(self, x):
+        weight = self.inner.weight + self.alpha * (self.up / len(self.down)) @ self.down
+        return nn.functional.linear(x, weight, self.inner.bias)
+
+
+@pytest.mark.parametrize("answer", [Own, Product, LoRALinear])
+def test_right_adapters(answer):
+    accepted(check.own_lora(answer))
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "symptom"),
+    [
+        ({"not_frozen": 1}, "not_frozen"),
+        ({"zeros": 1}, "never_learns"),
+        ({"random_up": 1}, "not_at_start"),
+        ({"plain": 1}, "no_parameters"),
+        ({"down_frozen": 1}, "frozen_too_much"),
+        ({"turned": 1}, "parts"),
+        ({"scale": lambda alpha, rank: 1}, "no_scale"),
+        ({"scale": lambda alpha, rank: alpha}, "alpha_only"),
+        ({"scale": lambda alpha, rank: rank / alpha}, "scale_inverted"),
+        ({"alone": 1}, "no_base"),
+    ],
+)
+def test_wrong_adapters(mistakes, symptom):
+    refused(check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, **mistakes)), symptom)
+
+
+def test_other_wrong_adapters():
+    refused(check.own_lora(lambda base, rank, alpha: base.weight), "no_module")
+    assert check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, into_base=1)).state == "wrong"
+
+
+def new_layer(layer, factor=None, base=1.0, bias=True):
+    plain = copy.deepcopy(layer.base)
+    scale = layer.scale if factor is None else factor
+    plain.weight.data = base * layer.base.weight.data + scale * (layer.up @ layer.down).detach()
+    if plain.bias is not None and not bias:
+        plain.bias.data.zero_()
+    return plain
+
+
+def by_the_unit_vectors(layer):
+    plain = nn.Linear(layer.base.in_features, layer.base.out_features)
+    with torch.no_grad():
+        plain.bias.copy_(layer(torch.zeros(layer.base.in_features)))
+        plain.weight.copy_((layer(torch.eye(layer.base.in_features)) - plain.bias).T)
+    return plain
+
+
+@pytest.mark.parametrize("answer", [new_layer, by_the_unit_vectors, lambda layer: copy.deepcopy(layer).merged()])
+def test_right_merges(answer):
+    accepted(check.merged(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda layer: new_layer(layer, factor=0), "no_adapter"),
+        (lambda layer: new_layer(layer, factor=1), "no_scale"),
+        (lambda layer: new_layer(layer, bias=False), "no_bias"),
+        (lambda layer: new_layer(layer, base=0.0), "no_base"),
+        (lambda layer: new_layer(layer, base=2.0), "values"),
+        (lambda layer: layer.merged(), "in_place"),
+        (lambda layer: layer, "not_linear"),
+        (lambda layer: layer.change(), "not_linear"),
+    ],
+)
+def test_wrong_merges(answer, symptom):
+    refused(check.merged(answer), symptom)
+
+
+def total(parameters):
+    return sum(parameter.nbytes for parameter in parameters)
+
+
+def learning(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def by_hand(model):
+    return total(model.parameters()), 3 * total(learning(model))
+
+
+def with_the_package(model):
+    storages = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    return sum(storages.values()), 3 * trainable_bytes(model)
+
+
+@pytest.mark.parametrize("answer", [by_hand, with_the_package])
+def test_right_bytes(answer):
+    accepted(check.training_bytes(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda m: by_hand(m)[::-1], "swapped"),
+        (lambda m: (sum(p.numel() for p in m.parameters()), by_hand(m)[1]), "numbers"),
+        (lambda m: (4 * sum(p.numel() for p in m.parameters()), by_hand(m)[1]), "four_bytes"),
+        (lambda m: (total(learning(m)), by_hand(m)[1]), "frozen_left_out"),
+        (lambda m: (total(p for _, p in m.named_parameters(remove_duplicate=False)), by_hand(m)[1]), "counted_twice"),
+        (lambda m: (total(m.parameters()), 3 * total(m.parameters())), "frozen_counted"),
+        (lambda m: (total(m.parameters()), total(learning(m))), "no_optimizer"),
+        (lambda m: (total(m.parameters()), 2 * total(learning(m))), "one_moment"),
+        (lambda m: (total(m.parameters()), 4 * total(learning(m))), "weights_again"),
+        (lambda m: sum(by_hand(m)), "shape"),
+        (lambda m: (0, 0), "values"),
+    ],
+)
+def test_wrong_bytes(answer, symptom):
+    refused(check.training_bytes(answer), symptom)
+
+
+def from_the_best(accuracy):
+    return (accuracy[:-1, :-1].max(dim=0).values - accuracy[-1, :-1]).mean()
+
+
+def by_loops(accuracy):
+    tasks = len(accuracy)
+    return sum(max(accuracy[i][j] for i in range(tasks - 1)) - accuracy[-1][j] for j in range(tasks - 1)) / (tasks - 1)
+
+
+@pytest.mark.parametrize("answer", [from_the_best, by_loops])
+def test_right_measures(answer):
+    accepted(check.forgetting(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda a: -from_the_best(a), "sign"),
+        (lambda a: (a.max(dim=0).values - a[-1]).mean(), "newest_counted"),
+        (lambda a: (a.diagonal()[:-1] - a[-1, :-1]).mean(), "from_learning"),
+        (lambda a: (a[0, :-1] - a[-1, :-1]).mean(), "from_first"),
+        (lambda a: from_the_best(a.T), "transposed"),
+        (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
+        (lambda a: a[-1], "no_number"),
+        (lambda a: 0.5, "value"),
+    ],
+)
+def test_wrong_measures(answer, symptom):
+    refused(check.forgetting(answer), symptom)
+
+
+def wrapped_anew(model, stages, train_stage):
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(DistributedDataParallel(model))
+
+
+def unused_found(model, stages, train_stage):
+    replica = DistributedDataParallel(model, find_unused_parameters=True)
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(replica)
+
+
+class ByHand(nn.Module):
+    """Averages gradients as soon as the last of them is there."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        handles, left = [], len(learning)
+
+        def ready(_):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                average_gradients(self.model)
+                for handle in handles:
+                    handle.remove()
+
+        handles += [p.register_post_accumulate_grad_hook(ready) for p in learning]
+        return self.model(x)
+
+
+def by_hand_in_stages(model, stages, train_stage):
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(ByHand(model))
+
+
+@pytest.mark.parametrize("answer", [wrapped_anew, unused_found, by_hand_in_stages])
+def test_right_stages(answer):
+    accepted(check.unfreeze_in_stages(answer))
+
+
+def wrapped_once(model, stages, train_stage):
+    freeze(model)
+    unfreeze(model, stages[0])
+    replica = DistributedDataParallel(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(replica)
+
+
+def not_wrapped(model, stages, train_stage):
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(model)
+
+
+def nothing_frozen(model, stages, train_stage):
+    for _ in stages:
+        train_stage(DistributedDataParallel(model))
+
+
+def all_at_once(model, stages, train_stage):
+    freeze(model)
+    unfreeze(model, *stages)
+    replica = DistributedDataParallel(model)
+    for _ in stages:
+        train_stage(replica)
+
+
+def weights_averaged(model, stages, train_stage):
+    not_wrapped(model, stages, train_stage)
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.data)
+        parameter.data /= dist.get_world_size()
+
+
+def first_stage_only(model, stages, train_stage):
+    freeze(model)
+    unfreeze(model, stages[0])
+    for _ in stages:
+        train_stage(DistributedDataParallel(model))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (wrapped_once, "ranks_apart"),
+        (not_wrapped, "ranks_apart"),
+        (nothing_frozen, "frozen_moved"),
+        (all_at_once, "all_at_once"),
+        (weights_averaged, "not_one_process"),
+        (first_stage_only, "stage_left_out"),
+        (lambda model, stages, train_stage: None, "nothing_learned"),
+    ],
+)
+def test_wrong_stages(answer, symptom):
+    refused(check.unfreeze_in_stages(answer), symptom)
+
+
+def frozen_too_late(model, stages, train_stage):
+    replica = DistributedDataParallel(model)
+    freeze(model)
+    for name in stages:
+        unfreeze(model, name)
+        train_stage(replica)
+
+
+def test_freezing_after_wrapping_is_told_with_the_error():
+    refused_with = check.unfreeze_in_stages(frozen_too_late)
+    assert (refused_with.state, refused_with.symptom) == ("wrong", "raised_RuntimeError")
+    assert "Expected to have finished reduction" in refused_with.message

@@ -1,0 +1,83 @@
+"""Features are computed once, in evaluation mode, and kept for exactly these weights and pictures."""
+
+import pytest
+import torch
+from torch import nn
+
+from torchcourse.data import mnist
+from torchcourse.data.datasets import MNIST_MEAN, MNIST_STD
+from torchcourse.lessons.transfer import features
+from torchcourse.lessons.transfer.backbones import mnist_cnn
+from torchcourse.lessons.transfer.features import cached, extract, norm_gap, train_head
+from torchcourse.models import mlp
+
+
+@pytest.fixture(scope="module")
+def images():
+    return mnist("test").tensors[0][:200]
+
+
+def test_features_do_not_depend_on_the_batch_and_leave_no_trace(images):
+    body = mnist_cnn().train()
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    out = extract(body, images, batch_size=64)
+    assert out.shape == (200, 64)
+    assert not out.requires_grad
+    torch.testing.assert_close(out, extract(body, images, batch_size=7))
+    assert body.training
+    for name, tensor in body.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert not extract(body.eval(), images[:2]).isnan().any()
+    assert not body.training
+
+
+def test_channels_last_gives_the_same(images):
+    body = mnist_cnn().to(memory_format=torch.channels_last)
+    out = extract(body, images.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(out, extract(mnist_cnn(), images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_learns_from_features(images):
+    labels = mnist("test").tensors[1][:200]
+    out = extract(mnist_cnn(), images)
+    head = train_head(out[:150], labels[:150], num_classes=10)
+    assert (head(out[150:]).argmax(dim=1) == labels[150:]).float().mean() > 0.85
+    again = train_head(out[:150], labels[:150], num_classes=10)
+    torch.testing.assert_close(head.weight, again.weight)
+
+
+def test_the_second_time_features_come_from_the_file(images, tmp_path, monkeypatch):
+    path, body = tmp_path / "kept" / "features.safetensors", mnist_cnn()
+    first = cached(path, body, images)
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(features, "extract", refuse)
+    assert torch.equal(cached(path, body, images), first)
+    for changed in ((body, images + 1), (mnist_cnn(pretrained=False), images)):
+        with pytest.raises(AssertionError, match="computed again"):
+            cached(path, *changed)
+
+
+def test_other_features_and_broken_files_are_replaced(images, tmp_path):
+    path, body = tmp_path / "features.safetensors", mnist_cnn()
+    path.write_bytes(b"no features")
+    torch.testing.assert_close(cached(path, body, images), extract(body, images))
+    torch.testing.assert_close(cached(path, body, images[:50]), extract(body, images[:50]))
+
+
+def test_the_gap_tells_a_wrong_scaling(images):
+    pixels = images * MNIST_STD + MNIST_MEAN
+    right = norm_gap(mnist_cnn(), images)
+    assert right.shift < 0.1
+    assert right.stretch < 1.1
+    assert norm_gap(mnist_cnn(), pixels).stretch > 2
+    assert norm_gap(mnist_cnn(), (pixels / 255 - MNIST_MEAN) / MNIST_STD).stretch > 5
+    assert norm_gap(mnist_cnn(), 1 - images).shift > 5 * right.shift
+
+
+def test_the_gap_needs_statistics(images):
+    for network in (mlp(784, 10), nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False))):
+        with pytest.raises(ValueError, match="no BatchNorm layer"):
+            norm_gap(network, images)

@@ -1,0 +1,133 @@
+"""Fine-tuning trains what it is told to, at the rates it is told, in one process and on ranks."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from torchcourse.data import make_loader
+from torchcourse.lessons.transfer.backbones import Classifier, mnist_cnn
+from torchcourse.lessons.transfer.finetune import (
+    falling_rates,
+    freeze,
+    freeze_norms,
+    gradually,
+    rate_groups,
+    trainable_bytes,
+    unfreeze,
+)
+from torchcourse.models import mlp
+from torchcourse.ranks import run_ranks
+from torchcourse.training import Trainer
+
+
+@pytest.fixture
+def model():
+    return Classifier(mnist_cnn(), num_classes=10)
+
+
+def learning(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_freezing_is_by_name(model):
+    assert set(freeze(model, "body")) == {name for name, _ in model.named_parameters() if name.startswith("body")}
+    assert learning(model) == {"head.weight", "head.bias"}
+    assert trainable_bytes(model) == 4 * (64 * 10 + 10)
+    unfreeze(model, "body.conv2", "*.norm2.bias")
+    assert learning(model) == {"head.weight", "head.bias", "body.conv2.weight", "body.conv2.bias", "body.norm2.bias"}
+    freeze(model)
+    assert learning(model) == set()
+    assert trainable_bytes(model) == 0
+
+
+def test_freezing_drops_old_gradients(model):
+    model(torch.randn(4, 1, 28, 28)).sum().backward()
+    freeze(model, "body")
+    assert model.body.conv1.weight.grad is None
+    assert model.head.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "call", [freeze, unfreeze, lambda m, n: rate_groups(m, {n: 1.0}), lambda m, n: next(gradually(m, [n]))]
+)
+def test_a_name_that_nobody_has_is_named_with_those_there_are(model, call):
+    with pytest.raises(ValueError, match=r"'body\.conv'.*body\.conv1, body\.norm1.*head\.weight"):
+        call(model, "body.conv")
+
+
+def test_each_parameter_gets_the_rate_of_the_longest_name(model):
+    freeze(model, "body.conv1")
+    groups = rate_groups(model, {"head": 1e-2, "body": 1e-4, "body.dense": 1e-3, "body.conv1": 7.0})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(parameter)]: group["lr"] for group in groups for parameter in group["params"]}
+    assert set(rates) == learning(model)
+    assert rates["head.bias"] == 1e-2
+    assert rates["body.dense.weight"] == 1e-3
+    assert rates["body.norm2.weight"] == rates["body.conv2.bias"] == 1e-4
+    assert 7.0 not in rates.values()
+    assert sum(len(group["params"]) for group in groups) == len(rates)
+
+
+def test_a_parameter_without_a_rate_is_named(model):
+    with pytest.raises(ValueError, match=r"body\.conv1\.weight is to be trained"):
+        rate_groups(model, {"head": 1e-2})
+    freeze(model, "body")
+    assert [group["name"] for group in rate_groups(model, {"head": 1e-2})] == ["head"]
+
+
+def test_rates_fall_by_a_factor():
+    assert falling_rates(["head", "body.dense", "body"], top=1.0, factor=2) == {
+        "head": 1,
+        "body.dense": 0.5,
+        "body": 0.25,
+    }
+
+
+def test_unfreezing_goes_from_the_head_down(model):
+    model.requires_grad_(True)
+    seen = [(stage, len(learning(model))) for stage in gradually(model, ["head", "body.dense", "body"])]
+    assert seen == [("head", 2), ("body.dense", 4), ("body", 12)]
+
+
+def test_frozen_statistics_stay_through_train_copies_and_other_norms(model):
+    count = freeze_norms(model)
+    assert count == 2
+    assert freeze_norms(model) == 2
+    for network in (model, copy.deepcopy(model)):
+        network.train()
+        before = network.body.norm1.running_mean.clone()
+        out = network.body.norm1(torch.randn(8, 16, 5, 5) + 3)
+        assert torch.equal(network.body.norm1.running_mean, before)
+        assert out.mean() > 1
+        assert network.body.norm1.weight.requires_grad
+    assert model.state_dict().keys() == Classifier(mnist_cnn(), 10).state_dict().keys()
+    assert freeze_norms(nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm3d(2), nn.LayerNorm(2))) == 2
+    assert freeze_norms(mlp(3, 2)) == 0
+
+
+def fine_tune():
+    """Fine-tune a classifier whose conv1 is frozen, with frozen statistics and two rates; return its weights."""
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(40, 1, 28, 28, generator=generator), torch.arange(40) % 10)
+    model = Classifier(mnist_cnn(), 10)
+    freeze(model, "body.conv1", "body.norm1")
+    freeze_norms(model)
+    optimizer = torch.optim.SGD(rate_groups(model, {"head": 1e-2, "body": 1e-3}), lr=0.0)
+    Trainer(model, optimizer, F.cross_entropy, progress=False, device="cpu").fit(make_loader(data, 10), 2)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_ranks_fine_tune_as_one_process_does():
+    alone, start = fine_tune(), Classifier(mnist_cnn(), 10).state_dict()
+    for weights in run_ranks(fine_tune, world_size=2):
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
+    changed = {name for name in start if not torch.equal(start[name], alone[name])}
+    assert changed == {name for name in start if name.startswith(("head", "body.conv2", "body.dense"))} | {
+        "body.norm2.weight",
+        "body.norm2.bias",
+    }

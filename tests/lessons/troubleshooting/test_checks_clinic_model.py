@@ -1,0 +1,147 @@
+"""The clinic's ward "model and optimizer": right repairs built in other ways, and the wrong ones that people make."""
+
+import pytest
+
+from clinic_repairs import broken, parts, reference
+from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from verdicts import accepted, refused
+
+# loss_with_a_floor
+
+SOFTMAX, WITHOUT = ".softmax(dim=1)\n\n\ndef loss_of", "\n\n\ndef loss_of"
+LOSS = "return F.cross_entropy(outputs, labels)"
+MODEL_OF_IMAGES = "        return model(images)\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [
+            (SOFTMAX, ".log_softmax(dim=1)\n\n\ndef loss_of"),
+            (LOSS, "return F.nll_loss(outputs, labels)"),
+            (MODEL_OF_IMAGES, "        return model(images).exp()\n"),
+        ],
+        [
+            (SOFTMAX, WITHOUT),
+            (LOSS, "return torch.nn.CrossEntropyLoss()(outputs, labels)"),
+            (MODEL_OF_IMAGES, "        return F.softmax(model(images), -1)\n"),
+        ],
+    ],
+)
+def test_loss_with_a_floor_accepts(changes):
+    accepted(repair("loss_with_a_floor", *broken("loss_with_a_floor", *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([("hidden(images.flatten(1)).relu()", "hidden(images.flatten(1)).tanh()")], "not_cross_entropy"),
+        ([(LOSS, "return F.cross_entropy(outputs, labels) - 1.4")], "cosmetic"),
+        ([(LOSS, "return F.cross_entropy(10 * outputs, labels)")], "not_cross_entropy"),
+        ([(LOSS, "return F.nll_loss(outputs, labels)")], "negative"),
+        ([(LOSS, "return F.nll_loss(outputs.log(), labels)")], "unstable"),
+        ([(LOSS, "return F.nll_loss((outputs + 1e-8).log(), labels)")], "unstable"),
+        ([(SOFTMAX, WITHOUT)], "no_probabilities"),
+        ([(SOFTMAX, WITHOUT), (MODEL_OF_IMAGES, "        return model(images).softmax(0)\n")], "no_probabilities"),
+        ([(MODEL_OF_IMAGES, "        return model(images).softmax(1)\n")], "still_there"),
+        (
+            [
+                (LOSS, "return F.nll_loss(outputs.log(), labels)"),
+                (MODEL_OF_IMAGES, "        return model(images).softmax(1)\n"),
+            ],
+            "twice_elsewhere",
+        ),
+        ([("hidden=64, classes=10):", "hidden=64, classes=10):\n        hidden = 2 * hidden")], "other_network"),
+    ],
+)
+def test_loss_with_a_floor_refuses(changes, symptom):
+    refused(repair("loss_with_a_floor", *broken("loss_with_a_floor", *changes)), symptom)
+
+
+# head_that_sleeps
+
+GROUPS = '{"params": groups["fc"], "lr": lr}'
+NEW = """
+def make_optimizer(model, lr):
+    old = list(model.backbone.parameters())
+    new = [p for p in model.parameters() if not any(p is q for q in old)]
+    return torch.optim.SGD([{"params": new}, {"params": old, "lr": 0.1 * lr}], lr=lr, momentum=0.9)
+"""
+
+
+def test_head_that_sleeps_accepts():
+    accepted(repair("head_that_sleeps", *parts("head_that_sleeps", NEW)))
+    per_tensor = NEW.replace('{"params": new}', '*({"params": [p]} for p in new)')
+    accepted(repair("head_that_sleeps", *parts("head_that_sleeps", per_tensor)))
+
+
+@pytest.mark.parametrize(
+    ("given", "symptom"),
+    [
+        (broken("head_that_sleeps", ('"fc"', '"head"')), "left_out"),
+        (broken("head_that_sleeps", ("lr / 10", "lr")), "still_there"),
+        (parts("head_that_sleeps", NEW.replace(', "lr": 0.1 * lr', "")), "one_rate"),
+        (parts("head_that_sleeps", NEW.replace("0.1 * lr", "0.5 * lr")), "learning_rate"),
+        (parts("head_that_sleeps", NEW.replace('{"params": new}', '{"params": new, "lr": 10 * lr}')), "learning_rate"),
+        (parts("head_that_sleeps", NEW.replace('{"params": old, "lr": 0.1 * lr}', "")), "backbone_left_out"),
+        (
+            parts(
+                "head_that_sleeps", NEW.replace("    return", "    model.backbone.requires_grad_(False)\n    return")
+            ),
+            "froze",
+        ),
+        (parts("head_that_sleeps", NEW.replace(", momentum=0.9", "").replace("SGD", "Adam")), "other_optimizer"),
+    ],
+)
+def test_head_that_sleeps_refuses(given, symptom):
+    refused(repair("head_that_sleeps", *given), symptom)
+
+
+# loss_that_stands_still
+
+FREEZE = "    for parameter in model.parameters():\n        parameter.requires_grad_(False)\n"
+REPLACE = "    model[-1] = nn.Linear(model[-1].in_features, classes)\n"
+RETURN = "    return model, optimizer\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("SGD(trainable", "SGD(model[-1].parameters()")],
+        [("SGD(trainable", "SGD(model.parameters()")],
+        [(REPLACE, "    model = nn.Sequential(*list(model)[:-1], nn.Linear(model[-1].in_features, classes))\n")],
+        [(RETURN, "    optimizer.param_groups[0]['params'] = list(model[-1].parameters())\n" + RETURN)],
+    ],
+)
+def test_loss_that_stands_still_accepts(changes):
+    accepted(repair("loss_that_stands_still", *reference("loss_that_stands_still", *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([("lr=lr", "lr=100 * lr")], "still_there"),
+        ([(FREEZE, ""), ("SGD(trainable", "SGD(model.parameters()")], "thawed"),
+        ([(RETURN, "    optimizer.add_param_group({'params': model[-1].parameters()})\n" + RETURN)], "stale"),
+        ([(REPLACE, "")], "old_layer"),
+        (
+            [
+                (REPLACE, REPLACE + "    model[-1].weight.data.copy_(weight[:classes])\n"),
+                ("    trainable", "    weight = model[-1].weight\n    trainable"),
+            ],
+            "old_layer",
+        ),
+        ([(RETURN, "    model[-1].requires_grad_(False)\n" + RETURN)], "head_frozen"),
+        ([(REPLACE, ""), (FREEZE, REPLACE + FREEZE), ("lr=lr", "lr=lr / 10")], "learning_rate"),
+        (
+            [
+                (REPLACE, ""),
+                (FREEZE, REPLACE + FREEZE),
+                ("SGD(trainable, lr=lr, momentum=0.9)", "Adam(trainable, lr=lr)"),
+            ],
+            "other_optimizer",
+        ),
+    ],
+)
+def test_loss_that_stands_still_refuses(changes, symptom):
+    refused(repair("loss_that_stands_still", *broken("loss_that_stands_still", *changes)), symptom)

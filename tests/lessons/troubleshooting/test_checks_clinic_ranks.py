@@ -1,0 +1,213 @@
+"""The clinic's wards "ranks" and "checkpoints": right repairs built in other ways, and wrong ones that people make."""
+
+import pytest
+
+from clinic_repairs import broken
+from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from verdicts import accepted, refused
+
+# images_nobody_sees: another epoch number on each rank
+
+SAMPLED = "images_nobody_sees"
+EPOCH = "epoch * dist.get_world_size() + dist.get_rank()"
+SET = f"        sampler.set_epoch({EPOCH})"
+BATCHES = "        for images, labels in loader:\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(EPOCH, "epoch * dist.get_world_size()")],
+        [
+            (
+                "    sampler = DistributedSampler(data, seed=seed)\n"
+                "    loader = DataLoader(data, batch_size=16, sampler=sampler)\n",
+                "",
+            ),
+            (
+                f"        sampler.set_epoch({EPOCH})",
+                "        order = torch.randperm(len(data), "
+                "generator=torch.Generator().manual_seed(100 * seed + epoch)).tolist()\n"
+                "        order = (order + order)[: -(-len(data) // dist.get_world_size()) * dist.get_world_size()]\n"
+                "        loader = DataLoader(data, batch_size=16, "
+                "sampler=order[dist.get_rank() :: dist.get_world_size()])",
+            ),
+        ],
+    ],
+)
+def test_images_nobody_sees_accepts(changes):
+    accepted(repair(SAMPLED, *broken(SAMPLED, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([(SET, "        pass")], "order_repeats"),
+        ([(EPOCH, "seed")], "order_repeats"),
+        (
+            [
+                (SET, "        pass"),
+                ("            optimizer.step()\n", "            optimizer.step()\n        sampler.set_epoch(epoch)\n"),
+            ],
+            "order_repeats",
+        ),
+        ([(EPOCH, "epoch + dist.get_rank()")], "still_there"),
+        ([(EPOCH, "epoch"), ("seed=seed", "seed=seed + dist.get_rank()")], "still_there"),
+        ([("seed=seed", "shuffle=False")], "no_shuffle"),
+        ([("sampler=sampler", "shuffle=True")], "whole_set"),
+        ([(EPOCH, "epoch"), ("lr=lr", "lr=lr / 10")], "training_changed"),
+        ([(EPOCH, "epoch"), ("            average_gradients(model)\n", "")], "training_changed"),
+    ],
+)
+def test_images_nobody_sees_refuses(changes, symptom):
+    refused(repair(SAMPLED, *broken(SAMPLED, *changes)), symptom)
+
+
+# closed_connection: each rank decides alone when to stop
+
+STALE = "closed_connection"
+ITEM = "        loss = validation_loss(model, *val).item()\n"
+STOP = "        if stale == patience:\n            break\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [  # rank 0 decides
+            (
+                STOP,
+                "        done = torch.tensor([stale >= patience])\n        dist.broadcast(done, src=0)\n"
+                "        if done:\n            break\n",
+            )
+        ],
+        [  # one vote is enough
+            (
+                STOP,
+                "        votes = torch.tensor(float(stale >= patience))\n"
+                "        dist.all_reduce(votes, dist.ReduceOp.MAX)\n"
+                "        if votes:\n            break\n",
+            )
+        ],
+    ],
+)
+def test_closed_connection_accepts(changes):
+    accepted(repair(STALE, *broken(STALE, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([(STOP, "")], "never_stops"),
+        ([("stale == patience", "stale == patience and dist.get_rank() == 0")], "left_alone"),
+        (
+            [
+                (
+                    "            average_gradients(model)\n",
+                    "            try:\n                average_gradients(model)\n"
+                    "            except RuntimeError:\n                pass\n",
+                )
+            ],
+            "ranks_disagree",
+        ),
+        ([("            average_gradients(model)\n", "")], "training_changed"),
+        ([(STOP, "        if epoch == 0:\n            break\n")], "too_early"),
+        ([(STOP, "        dist.barrier()\n" + STOP)], "left_alone"),
+        (
+            [
+                (
+                    ITEM,
+                    "        loss = validation_loss(model, *val)\n"
+                    "        dist.all_reduce(loss)\n        loss = loss.item()\n",
+                ),
+                ("lr=lr, momentum", "lr=lr / 10, momentum"),
+            ],
+            "never_stops",
+        ),
+    ],
+)
+def test_closed_connection_refuses(changes, symptom):
+    refused(repair(STALE, *broken(STALE, *changes)), symptom)
+
+
+def test_closed_connection_refuses_ranks_that_wait_for_one_another(monkeypatch):
+    monkeypatch.setattr("torchcourse.lessons.troubleshooting.clinic.cases.closed_connection.TIME_LIMIT", 3.0)
+    waits = STOP.replace("            break", "            dist.barrier()\n            break")
+    refused(repair(STALE, *broken(STALE, (STOP, waits))), "hang")
+
+
+# resumes_elsewhere: a checkpoint that counts a step too many
+
+RESUMED = "resumes_elsewhere"
+SAVE = """\
+        if (step + 1) % every == 0:
+            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
+"""
+OPTIMIZER = '        run["optimizer"].step()\n'
+SCHEDULER = '        run["scheduler"].step()\n'
+
+
+def saved_after(line, save=SAVE):
+    return [(SAVE, ""), (line, line + save)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [('{"step": step + 1}', '{"step": step}')],  # the step is done again
+        saved_after(
+            SCHEDULER,
+            SAVE.replace("torch.save(", "state = ")
+            .replace("items()}, path", "items()}")
+            .replace("items()})", "items()}")
+            + "            torch.save(state, path)\n",
+        ),
+        [
+            (SAVE, ""),
+            (
+                "        images, labels = batch_of(step)\n",
+                SAVE.replace("(step + 1) % every", "step and step % every").replace("step + 1", "step")
+                + "        images, labels = batch_of(step)\n",
+            ),
+        ],
+    ],
+)
+def test_resumes_elsewhere_accepts(changes):
+    accepted(repair(RESUMED, *broken(RESUMED, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        (saved_after(SCHEDULER, SAVE.replace('"step": step + 1', '"step": step')), "step_twice"),
+        (saved_after(OPTIMIZER), "rate_off"),
+        ([('start = saved.pop("step")', 'start = saved.pop("step") + 1')], "other_interval"),
+        ([("if path.exists()", "if False")], "starts_over"),
+        ([(SAVE, "")], "starts_over"),
+        (saved_after(SCHEDULER, SAVE.replace("(step + 1) % every == 0", "True")), "other_interval"),
+        (
+            [
+                *saved_after(SCHEDULER),
+                ("run[name].load_state_dict(state)", "name == 'optimizer' or run[name].load_state_dict(state)"),
+            ],
+            "rate_off",
+        ),
+        (
+            [
+                *saved_after(SCHEDULER),
+                (
+                    "run[name].load_state_dict(state)",
+                    "state.get('state', {}).clear() if name == 'optimizer' else None\n"
+                    "            run[name].load_state_dict(state)",
+                ),
+            ],
+            "drifts",
+        ),
+        ([("(step + 1) % every == 0", "(step + 1) % every == 0 and step + 1 != every")], "still_there"),
+        (
+            [*saved_after(SCHEDULER), ("        loss.backward()\n", "        (loss / 2).backward()\n")],
+            "training_changed",
+        ),
+    ],
+)
+def test_resumes_elsewhere_refuses(changes, symptom):
+    refused(repair(RESUMED, *broken(RESUMED, *changes)), symptom)

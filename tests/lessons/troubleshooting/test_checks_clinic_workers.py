@@ -1,0 +1,172 @@
+"""The clinic's wards "numbers" and "workers": right repairs built in other ways, and wrong ones that people make."""
+
+import pytest
+
+from clinic_repairs import broken
+from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from verdicts import accepted, refused
+
+# nan_since_new_scanner: 0 times the logarithm of 0
+
+LOSS = "nan_since_new_scanner"
+SIGMOID = "p = torch.sigmoid(logits)"
+SUM = "-(targets * p.log() + (1 - targets) * (1 - p).log()).mean()"
+LOGS = "targets * torch.nn.functional.logsigmoid(logits) + (1 - targets) * torch.nn.functional.logsigmoid(-logits)"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(SUM, f"-({LOGS}).mean()")],
+        [(SUM, "(logits.clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()")],
+        [(SUM, "torch.nn.BCEWithLogitsLoss()(logits, targets)")],
+    ],
+)
+def test_nan_since_new_scanner_accepts(changes):
+    accepted(repair(LOSS, *broken(LOSS, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([(SUM, SUM + ".nan_to_num()")], "nan_gradient"),
+        ([(SIGMOID, SIGMOID + ".clamp(1e-7, 1 - 1e-7)")], "gradient_lost"),
+        ([(SUM, "-(targets * (p + 1e-7).log() + (1 - targets) * (1 - p + 1e-7).log()).mean()")], "gradient_lost"),
+        ([(SUM, "torch.nn.functional.binary_cross_entropy(p, targets)")], "gradient_lost"),
+        ([(SIGMOID, "p = torch.sigmoid(logits.clamp(-15, 15))")], "gradient_lost"),
+        ([(SIGMOID, "p = torch.sigmoid(logits.double())")], "still_there"),
+        ([(SIGMOID, "p = torch.sigmoid(logits / 10)")], "other_loss"),
+        ([(SUM, f"-({LOGS}).sum()")], "other_loss"),
+        ([(SUM, "torch.nn.functional.mse_loss(p, targets)")], "other_loss"),
+        ([(SUM, SUM + ".detach()")], "no_loss"),
+    ],
+)
+def test_nan_since_new_scanner_refuses(changes, symptom):
+    refused(repair(LOSS, *broken(LOSS, *changes)), symptom)
+
+
+# details_are_lost: sys.exit in a worker
+
+RECORDS = "details_are_lost"
+EXIT = "sys.exit(2)"
+LINES = "        self.lines = Path(path).read_text().splitlines()\n"
+GET = "        return parse_record(self.lines[index])\n"
+RAISE = (EXIT, 'raise ValueError("a bad record")')
+TRY = "        try:\n    " + GET + "        except ValueError:\n            "
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(LINES, LINES + "        self.lines = [x for x in self.lines if len(x.partition(' ')[2]) == 1568]\n")],
+        [  # left out when a batch is put together
+            (EXIT, "return None"),
+            (
+                "multiprocessing_context=",
+                "collate_fn=lambda rows: torch.utils.data.default_collate("
+                "[r for r in rows if r]), multiprocessing_context=",
+            ),
+        ],
+    ],
+)
+def test_details_are_lost_accepts(changes):
+    accepted(repair(RECORDS, *broken(RECORDS, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        ([("num_workers=2", "num_workers=1")], "still_there"),
+        ([('num_workers=2, multiprocessing_context="fork"', "num_workers=0")], "program_ends"),
+        ([RAISE], "still_stops"),
+        ([("    if len(values)", "    values = values.ljust(784, bytes(1))\n    if len(values)")], "invented_image"),
+        ([RAISE, (GET, TRY + "return torch.zeros(784), 0\n")], "invented_image"),
+        ([RAISE, (GET, TRY + "return self[(index + 1) % len(self)]\n")], "sample_twice"),
+        ([(LINES, LINES.rstrip() + "[100:140]\n")], "samples_lost"),
+        (
+            [
+                (LINES, LINES + "        self.lines = [x for x in self.lines if len(x) == 1570]\n"),
+                ('num_workers=2, multiprocessing_context="fork"', "num_workers=0"),
+            ],
+            "no_workers",
+        ),
+        (
+            [
+                (LINES, LINES + "        self.lines = [x for x in self.lines if len(x) == 1570]\n"),
+                ("shuffle=True, generator=order, ", ""),
+            ],
+            "no_shuffle",
+        ),
+    ],
+)
+def test_details_are_lost_refuses(changes, symptom):
+    refused(repair(RECORDS, *broken(RECORDS, *changes)), symptom)
+
+
+# augmentation_adds_nothing: one generator, copied into each worker
+
+JITTER = "augmentation_adds_nothing"
+MADE = "        self.random = np.random.default_rng(seed)\n"
+DRAW = "        brightness = self.random.uniform(0.5, 1.5)\n"
+OPTION = 'multiprocessing_context="fork"'
+BY_WORKER = (
+    (
+        MADE,
+        "        self.random = None\n",
+    ),
+    (
+        DRAW,
+        "        if self.random is None:\n            self.random = np.random.default_rng({})\n" + DRAW,
+    ),
+)
+
+
+def by_worker(what):
+    return [BY_WORKER[0], (BY_WORKER[1][0], BY_WORKER[1][1].format(what))]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        by_worker("torch.utils.data.get_worker_info().seed"),
+        [(DRAW, "        brightness = np.random.uniform(0.5, 1.5)\n")],  # which PyTorch seeds in each worker
+        [  # reseeded when a worker starts
+            (
+                OPTION,
+                "worker_init_fn=lambda _: setattr("
+                "torch.utils.data.get_worker_info().dataset, 'random', np.random.default_rng(torch.initial_seed())), "
+                + OPTION,
+            )
+        ],
+    ],
+)
+def test_augmentation_adds_nothing_accepts(changes):
+    accepted(repair(JITTER, *broken(JITTER, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "symptom"),
+    [
+        (by_worker("torch.utils.data.get_worker_info().id"), "same_in_epochs"),
+        ([(DRAW, "        brightness = np.random.default_rng(index).uniform(0.5, 1.5)\n")], "same_in_epochs"),
+        ([(OPTION, OPTION + ", persistent_workers=True")], "still_there"),
+        ([(MADE, "        np.random.seed(seed)\n" + MADE)], "still_there"),
+        ([("num_workers=2", "num_workers=0"), (OPTION, "timeout=0")], "no_workers"),
+        (by_worker(""), "not_repeatable"),
+        ([(DRAW, "        brightness = 1.0\n")], "no_augmentation"),
+        (
+            [
+                ("generator=order,", ""),
+                ("shuffle=True", "shuffle=False"),
+                (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n"),
+            ],
+            "no_shuffle",
+        ),
+        (
+            [("manual_seed(seed)", "manual_seed(0)"), (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n")],
+            "seed_ignored",
+        ),
+    ],
+)
+def test_augmentation_adds_nothing_refuses(changes, symptom):
+    refused(repair(JITTER, *broken(JITTER, *changes)), symptom)

@@ -1,0 +1,499 @@
+"""The checks of the notebook on faults accept different right answers and name the symptom of each wrong one."""
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from torchcourse.lessons.troubleshooting.checks import faults as check
+from verdicts import accepted, refused, todo
+
+# mean_loss
+
+
+def evaluated(keep, total_of, no_grad=True, evaluation=True, restore=True):
+    """A validation in parts, so that each mistake is one change."""
+
+    def answer(model, batches):
+        was = model.training
+        model.train(not evaluation)
+        kept = []
+        with torch.set_grad_enabled(not no_grad):
+            for inputs, targets in batches:
+                kept.append(keep(F.cross_entropy(model(inputs), targets), len(targets)))
+        if restore:
+            model.train(was)
+        return total_of(kept)
+
+    return answer
+
+
+def by_sum(model, batches):
+    was_training = model.training
+    model.eval()
+    total, samples = 0.0, 0
+    with torch.no_grad():
+        for inputs, targets in batches:
+            total += F.cross_entropy(model(inputs), targets, reduction="sum").item()
+            samples += len(targets)
+    model.train(was_training)
+    return total / samples
+
+
+def weighted(kept):
+    return float(sum(value * count for value, count in kept) / sum(count for _, count in kept))
+
+
+ITEM = lambda loss, count: (loss.item(), count)  # noqa: E731
+
+
+@pytest.mark.parametrize("answer", [by_sum, evaluated(ITEM, weighted), evaluated(ITEM, weighted, no_grad=False)])
+def test_mean_loss_accepts(answer):
+    accepted(check.mean_loss(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (evaluated(lambda loss, count: (loss, count), weighted, no_grad=False), "graph_kept"),
+        (evaluated(lambda loss, count: (loss, count), weighted), "tensors_kept"),
+        (evaluated(ITEM, lambda kept: sum(value for value, _ in kept) / len(kept)), "mean_of_means"),
+        (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept) / len(kept)), "wrong_value"),
+        (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept)), "wrong_divisor"),
+        (evaluated(ITEM, lambda kept: torch.tensor(weighted(kept))), "not_a_number"),
+        (evaluated(ITEM, weighted, evaluation=False), "training_mode"),
+        (evaluated(ITEM, weighted, restore=False), "mode_left_changed"),
+    ],
+)
+def test_mean_loss_refuses(answer, symptom):
+    refused(check.mean_loss(answer), symptom)
+
+
+# first_bad_layer
+
+
+def by_hooks(test=lambda out: not out.isfinite().all(), leaves=True, first=True, remove=True, bound=True):
+    def answer(model, inputs):
+        bad, handles = [], []
+        for name, module in model.named_modules():
+            if leaves and list(module.children()):
+                continue
+
+            def own(module, args, output, name=name):
+                if test(output):
+                    bad.append(name)
+
+            def shared(module, args, output):
+                if test(output):
+                    bad.append(name)  # noqa: B023
+
+            handles.append(module.register_forward_hook(own if bound else shared))
+        model(inputs)
+        for handle in handles if remove else []:
+            handle.remove()
+        return (bad[0] if first else bad[-1]) if bad else None
+
+    return answer
+
+
+def by_listing(model, inputs):
+    outputs = {}
+    handles = [
+        module.register_forward_hook(lambda module, args, output, name=name: outputs.update({name: output}))
+        for name, module in model.named_modules()
+    ]
+    model(inputs)
+    for handle in handles:
+        handle.remove()
+    for name, module in model.named_modules():
+        if not list(module.children()) and not outputs[name].isfinite().all():
+            return name
+    return None
+
+
+def by_names_of_modules(model, inputs):
+    names = {module: name for name, module in model.named_modules()}
+    found = []
+
+    def look(module, args, output):
+        if not list(module.children()) and not math.isfinite(output.abs().max().item()):
+            found.append(names[module])
+
+    handles = [module.register_forward_hook(look) for module in model.modules()]
+    model(inputs)
+    [handle.remove() for handle in handles]
+    return next(iter(found), None)
+
+
+@pytest.mark.parametrize("answer", [by_hooks(), by_names_of_modules])
+def test_first_bad_layer_accepts(answer):
+    accepted(check.first_bad_layer(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (by_hooks(test=lambda out: out.isnan().any()), "infinity_missed"),
+        (by_hooks(first=False), "last_not_first"),
+        (by_hooks(bound=False), "last_not_first"),
+        (by_hooks(leaves=False, first=False), "container"),
+        (by_hooks(remove=False), "hooks_left"),
+        (by_listing, "order_of_listing"),
+        (lambda model, inputs: None, "nothing_found"),
+        (lambda model, inputs: [by_hooks()(model, inputs)], "no_name"),
+    ],
+)
+def test_first_bad_layer_refuses(answer, symptom):
+    refused(check.first_bad_layer(answer), symptom)
+
+
+def test_first_bad_layer_refuses_a_name_for_a_healthy_model():
+    refused(check.first_bad_layer(lambda model, inputs: by_hooks()(model, inputs) or "end"), "healthy_accused")
+
+
+# safe_distance
+
+
+def squares(output, target):
+    return (output - target).square().sum(dim=1)
+
+
+def masked(output, target):
+    far = squares(output, target) > 0
+    inside = torch.where(far, squares(output, target), torch.ones(()))
+    return torch.where(far, inside.sqrt(), torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda output, target: (squares(output, target) + 1e-8).sqrt(),
+        lambda output, target: squares(output, target).clamp(min=1e-8).sqrt(),
+        lambda output, target: (output - target).norm(dim=1),  # PyTorch's own has gradient 0 there
+        masked,
+    ],
+)
+def test_safe_distance_accepts(answer):
+    accepted(check.safe_distance(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda output, target: squares(output, target).sqrt(), "gradient_not_finite"),
+        (lambda output, target: squares(output, target).sqrt() + 1e-8, "gradient_not_finite"),
+        (
+            lambda output, target: torch.where(
+                squares(output, target) > 0, squares(output, target).sqrt(), torch.zeros(())
+            ),
+            "gradient_not_finite",
+        ),
+        (lambda output, target: squares(output, target), "distance_changed"),
+        (lambda output, target: (squares(output, target) + 1e-3).sqrt(), "zero_changed"),
+        (lambda output, target: squares(output, target).sqrt().detach(), "no_gradient"),
+        (lambda output, target: (squares(output, target) + 1e-8).sqrt().mean(), "shape"),
+        (lambda output, target: (squares(output, target) / 0).sqrt(), "value_not_finite"),
+    ],
+)
+def test_safe_distance_refuses(answer, symptom):
+    refused(check.safe_distance(answer), symptom)
+
+
+# unchanged
+
+
+def compared(keep=lambda p: p.detach().clone(), trainable=True, calls=None):
+    def answer(model, step, steps=5):
+        before = {name: keep(p) for name, p in model.named_parameters()}
+        for _ in range(calls or steps):
+            step()
+        names = [name for name, p in model.named_parameters() if (before[name] == p).all()]
+        return [name for name in names if not trainable or model.get_parameter(name).requires_grad]
+
+    return answer
+
+
+def by_state_dict(model, step, steps=5):
+    import copy
+
+    before = copy.deepcopy(model.state_dict())
+    for _ in range(steps):
+        step()
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    return [
+        name for name, value in model.state_dict().items() if name in trainable and torch.equal(value, before[name])
+    ]
+
+
+def by_gradients(model, step, steps=5):
+    seen = set()
+    for _ in range(steps):
+        step()
+        seen |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    return [name for name, p in model.named_parameters() if p.requires_grad and name not in seen]
+
+
+def after_one(model, step, steps=5):
+    names = compared(calls=1)(model, step)
+    for _ in range(steps - 1):
+        step()
+    return names
+
+
+@pytest.mark.parametrize("answer", [compared(), by_state_dict])
+def test_unchanged_accepts(answer):
+    accepted(check.unchanged(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (compared(keep=lambda p: p), "no_copy"),
+        (compared(keep=lambda p: p.detach()), "no_copy"),
+        (compared(trainable=False), "frozen_listed"),
+        (by_gradients, "gradients_only"),
+        (after_one, "one_step_only"),
+        (compared(calls=5), "steps_ignored"),
+        (lambda model, step, steps: [step() for _ in range(steps)] and [], "wrong_names"),
+    ],
+)
+def test_unchanged_refuses(answer, symptom):
+    refused(check.unchanged(answer), symptom)
+
+
+# mixes_samples
+
+
+def mixing(part=lambda x: [x[: len(x) // 2], x[len(x) // 2 :]], evaluation=True, restore=True, off=None):
+    def answer(model, batch):
+        was = model.training
+        if evaluation:
+            model.eval()
+        with torch.no_grad():
+            together, alone = model(batch), torch.cat([model(rows) for rows in part(batch)])
+        if restore:
+            model.train(was)
+        difference = (together[: len(alone)] - alone).abs().max()
+        return bool(difference > (off if off is not None else 1e-3 * together.abs().max()))
+
+    return answer
+
+
+def by_permutation(model, batch):
+    was = model.training
+    model.eval()
+    other = batch.clone()
+    with torch.no_grad():
+        whole = model(batch)
+        apart = 0.0
+        for row in range(len(batch)):
+            other = torch.cat([batch[row : row + 1], torch.randn_like(batch)[1:]])
+            other = other.roll(row, dims=0)
+            apart = max(apart, (model(other)[row] - whole[row]).abs().max().item())
+    model.train(was)
+    return apart > 1e-3 * whole.abs().max().item()
+
+
+@pytest.mark.parametrize("answer", [mixing(), mixing(part=lambda x: x.split(1)), by_permutation])
+def test_mixes_samples_accepts(answer):
+    accepted(check.mixes_samples(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (mixing(evaluation=False), "healthy_accused"),
+        (mixing(restore=False), "mode_left_changed"),
+        (mixing(off=1e-7), "healthy_accused"),
+        (mixing(part=lambda x: [x[:1]]), "first_sample_only"),
+        (mixing(part=lambda x: [x]), "mixing_missed"),
+        (lambda model, batch: False, "mixing_missed"),
+        (lambda model, batch: True, "healthy_accused"),
+    ],
+)
+def test_mixes_samples_refuses(answer, symptom):
+    refused(check.mixes_samples(answer), symptom)
+
+
+def test_mixes_samples_refuses_a_model_whose_statistics_were_changed():
+    def in_training_mode_with_a_generous_limit(model, batch):
+        with torch.no_grad():
+            model(batch)
+        return False
+
+    refused(check.mixes_samples(in_training_mode_with_a_generous_limit), "statistics_changed")
+
+
+# bad_start
+
+
+def judged(softmax=lambda s: (s >= 0).all() and torch.allclose(s.sum(1), torch.ones(len(s)), atol=1e-3), limit=None):
+    def answer(scores, targets):
+        found = ["softmax twice"] if softmax(scores) else []
+        loss = F.cross_entropy(scores, targets).item()
+        above = loss > (math.log(scores.size(1)) + 1.5 if limit is None else limit(scores))
+        return found + (["no guess"] if above else [])
+
+    return answer
+
+
+@pytest.mark.parametrize("answer", [judged(), lambda scores, targets: tuple(judged()(scores, targets))])
+def test_bad_start_accepts(answer):
+    accepted(check.bad_start(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (judged(limit=lambda scores: 2.8), "limit_without_classes"),
+        (judged(limit=lambda scores: math.log(scores.size(0)) + 40), "no_guess_missed"),
+        (judged(softmax=lambda s: (s >= 0).any() and abs(s[0].sum() - 1) < 1e-3), "half_looked_at"),
+        (judged(softmax=lambda s: (s >= 0).all()), "half_looked_at"),
+        (judged(softmax=lambda s: (s >= 0).all() and (s.sum(1) == 1).all()), "softmax_missed"),
+        (judged(softmax=lambda s: (s.sum(0) - 1).abs().max() < 1e-3), "softmax_missed"),
+    ],
+)
+def test_bad_start_refuses(answer, symptom):
+    refused(check.bad_start(answer), symptom)
+
+
+# odd_ones_out
+
+
+def by_counter(stacks):
+    from collections import Counter
+
+    common = Counter(map(tuple, stacks.values())).most_common(1)[0][0]
+    return [rank for rank in sorted(stacks) if tuple(stacks[rank]) != common]
+
+
+def by_text(stacks):
+    texts = {rank: "\n".join(lines) for rank, lines in stacks.items()}
+    values = sorted(texts.values(), key=list(texts.values()).count)
+    return sorted(rank for rank in texts if texts[rank] != values[-1])
+
+
+@pytest.mark.parametrize("answer", [by_counter, by_text])
+def test_odd_ones_out_accepts(answer):
+    accepted(check.odd_ones_out(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda stacks: by_counter({rank: lines[-1:] for rank, lines in stacks.items()}), "innermost_only"),
+        (lambda stacks: by_counter({rank: lines for rank, lines in stacks.items() if lines}), "returned_missed"),
+        (lambda stacks: sorted(rank for rank in stacks if stacks[rank] != stacks[0]), "rank_0_is_the_measure"),
+        (lambda stacks: by_counter(stacks)[:1], "one_only"),
+        (lambda stacks: by_counter(stacks)[::-1], "order"),
+        (lambda stacks: sorted(set(stacks) - set(by_counter(stacks))), "the_many"),
+        (lambda stacks: by_counter(stacks) or [0], "nobody_is_odd"),
+    ],
+)
+def test_odd_ones_out_refuses(answer, symptom):
+    refused(check.odd_ones_out(answer), symptom)
+
+
+# any_rank_bad
+
+
+def flag(loss):
+    return (~loss.detach().isfinite()).float()
+
+
+def by_sum_of_flags(loss):
+    bad = flag(loss)
+    dist.all_reduce(bad)
+    return bool(bad > 0)
+
+
+def by_gathering(loss):
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, math.isfinite(loss.item()))
+    return not all(everyone)
+
+
+@pytest.mark.parametrize("answer", [by_sum_of_flags, by_gathering])
+def test_any_rank_bad_accepts(answer):
+    accepted(check.any_rank_bad(answer))
+
+
+def own_only(loss):
+    return not loss.isfinite().item()
+
+
+def told_by_rank_0(loss):
+    bad = flag(loss)
+    dist.broadcast(bad, src=0)
+    return bool(bad)
+
+
+def reduced_to_rank_0(loss):
+    bad = flag(loss)
+    dist.reduce(bad, dst=0)
+    return bool(bad)
+
+
+def nan_alone(loss):
+    bad = loss.detach().isnan().float()
+    dist.all_reduce(bad)
+    return bool(bad)
+
+
+def all_bad(loss):
+    bad = flag(loss)
+    dist.all_reduce(bad, op=dist.ReduceOp.MIN)
+    return bool(bad)
+
+
+def only_if_bad(loss):
+    if own_only(loss):
+        dist.all_reduce(flag(loss))
+        return True
+    return False
+
+
+def count_of_good(loss):
+    good = 1 - flag(loss)
+    dist.all_reduce(good)
+    return bool(good)
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (own_only, "own_loss_only"),
+        (told_by_rank_0, "rank_0_decides"),
+        (reduced_to_rank_0, "ranks_disagree"),
+        (nan_alone, "nan_only"),
+        (all_bad, "never"),
+        (count_of_good, "good_accused"),
+    ],
+)
+def test_any_rank_bad_refuses(answer, symptom):
+    refused(check.any_rank_bad(answer), symptom)
+
+
+@pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])
+def test_any_rank_bad_refuses_a_collective_that_only_some_call(monkeypatch, limit):
+    monkeypatch.setattr(check, "TIME_LIMIT", limit)
+    refused(check.any_rank_bad(only_if_bad), "ranks_wait")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mean_loss",
+        "first_bad_layer",
+        "safe_distance",
+        "unchanged",
+        "mixes_samples",
+        "bad_start",
+        "odd_ones_out",
+        "any_rank_bad",
+    ],
+)
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"

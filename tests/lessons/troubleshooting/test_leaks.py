@@ -1,0 +1,243 @@
+"""find_leaks says by how much memory grows, who holds it, and at which line; on a healthy loop it says nothing."""
+
+import gc
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.lessons.troubleshooting.leaks import LeakWatch, find_leaks, size
+
+X, Y = torch.randn(32, 20), torch.randint(5, (32,))
+HIDDEN = 32 * 16 * 4  # bytes of the hidden layer's output
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects():
+    """Let Python's collector leave out what was there before: a search then takes a tenth of the time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 5))
+
+
+def trainer(model, after=lambda out, loss: None, optimizer=torch.optim.Adam):
+    """A training step; `after` may keep something of it."""
+    steps = optimizer(model.parameters())
+
+    def step():
+        steps.zero_grad()
+        out = model(X)
+        loss = F.cross_entropy(out, Y)
+        loss.backward()
+        steps.step()
+        after(out, loss)
+
+    return step
+
+
+def only(report):
+    """The one leak of a report."""
+    assert len(report.leaks) == 1, str(report)
+    return report.leaks[0]
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_a_healthy_loop_has_no_leak_though_it_keeps_floats_and_the_last_output(optimizer):
+    kept = {"losses": []}
+
+    def keep(out, loss):
+        kept["losses"].append(loss.item())
+        kept["last"] = out
+
+    report = find_leaks(trainer(network(), keep, optimizer), steps=6)
+    assert report.leaks == []
+    assert report.bytes_a_step == 0
+    assert "do not grow" in str(report)
+
+
+def test_a_list_of_outputs_is_named_with_the_line_that_appends():
+    outputs = []
+    leak = only(find_leaks(trainer(network(), lambda out, loss: outputs.append(out)), steps=6))
+    assert leak.bytes_a_step == 32 * 5 * 4
+    assert "`outputs`" in leak.holder
+    assert "addmm" in leak.made
+    assert "outputs.append(out)" in leak.line.text
+
+
+class Recorder:
+    def __init__(self):
+        self.history = {}
+
+    def log(self, out, loss):
+        self.history[len(self.history)] = out.softmax(1)
+
+
+def test_an_attribute_is_named_with_its_class():
+    recorder = Recorder()
+    leak = only(find_leaks(trainer(network(), recorder.log), steps=6))
+    assert "`.history` of a Recorder" in leak.holder
+    assert leak.line.text == "self.history[len(self.history)] = out.softmax(1)"
+
+
+def test_a_hook_that_keeps_outputs_in_its_closure_is_named():
+    model, kept = network(), []
+
+    def remember(module, inputs, output):
+        kept.append(output.detach())
+
+    model[1].register_forward_hook(remember)
+    leak = only(find_leaks(trainer(model), steps=6))
+    assert leak.bytes_a_step == HIDDEN
+    assert "`kept`" in leak.holder
+    assert leak.line.text == "kept.append(output.detach())"
+
+
+def test_a_hook_whose_list_nobody_else_has_is_found_through_the_module():
+    model = network()
+
+    def add():
+        kept = []
+
+        def remember(module, inputs, output):
+            kept.append(output.detach())
+
+        model[1].register_forward_hook(remember)
+
+    add()
+    leak = only(find_leaks(trainer(model), steps=6))
+    assert "closure of remember() in `._forward_hooks` of a ReLU" in leak.holder
+    assert leak.line.text == "kept.append(output.detach())"
+
+
+def test_a_kept_exception_is_named_with_the_variable_in_its_frame():
+    model, errors = network(), []
+
+    def step():
+        try:
+            activations = model[:2](X)
+            if activations.isfinite().all():
+                raise ValueError("this batch is skipped")
+        except ValueError as error:
+            errors.append(error)
+
+    leak = only(find_leaks(step, steps=6))
+    assert "traceback of a kept ValueError" in leak.holder
+    assert "`activations` of step()" in leak.holder
+    assert leak.line.text == "errors.append(error)"
+
+
+def test_a_running_loss_without_backward_keeps_the_activations_through_its_graph():
+    model, total = network(), [torch.zeros(())]
+
+    def validate():
+        loss = F.cross_entropy(model(X), Y)
+        total[0] = total[0] + loss
+
+    leak = only(find_leaks(validate, steps=6))
+    assert leak.bytes_a_step >= HIDDEN
+    assert "the autograd graph" in leak.holder
+    assert leak.line.text == "total[0] = total[0] + loss"
+
+
+def test_a_running_loss_after_backward_keeps_nodes_and_no_memory_of_tensors():
+    class Log:
+        total = 0.0
+
+    log = Log()
+
+    def add(out, loss):
+        log.total = log.total + loss
+
+    leak = only(find_leaks(trainer(network(), add), steps=8))
+    assert leak.bytes_a_step == 0
+    assert leak.nodes_a_step >= 3
+    assert leak.line.text == "log.total = log.total + loss"
+
+
+def test_a_tensor_from_before_that_is_added_to_in_place_is_found_too():
+    model, total = network(), torch.zeros(())
+
+    def validate():
+        total.add_(F.cross_entropy(model(X), Y))
+
+    leak = only(find_leaks(validate, steps=6))
+    assert leak.bytes_a_step >= HIDDEN
+    assert "the autograd graph" in leak.holder
+    assert "`total`" in leak.holder
+
+
+def test_two_leaks_are_told_apart_the_larger_first():
+    small, large = [], []
+
+    def keep(out, loss):
+        small.append(loss.detach())
+        large.append(out.detach())
+
+    report = find_leaks(trainer(network(), keep), steps=6)
+    assert [leak.line.text for leak in report.leaks] == ["large.append(out.detach())", "small.append(loss.detach())"]
+    assert report.leaks[0].bytes_a_step == 40 * report.leaks[1].bytes_a_step * 4
+
+
+def test_a_loop_of_ones_own_is_watched_and_its_local_list_found():
+    predictions = []
+    step = trainer(network())
+    with LeakWatch() as watch:
+        for _ in range(6):
+            step()
+            predictions.append(network()(X).argmax(1))
+            watch.step()
+    leak = only(watch.report())
+    assert "`predictions`" in leak.holder
+    assert leak.bytes_a_step == 32 * 8
+
+
+def test_reference_cycles_are_told_from_leaks():
+    class Node:
+        pass
+
+    def step():
+        node = Node()
+        node.itself, node.data = node, torch.ones(1000)
+
+    gc.disable()
+    try:
+        report = find_leaks(step, steps=6)
+    finally:
+        gc.enable()
+    assert report.leaks == []
+    assert report.bytes_in_cycles == 6 * 4000
+    assert "reference cycles" in str(report)
+
+
+def test_too_few_steps_are_refused():
+    with pytest.raises(ValueError, match="at least 5"):
+        find_leaks(lambda: None, steps=3)
+
+
+def test_sizes_are_readable():
+    assert [size(n) for n in (0, 1023, 1536, 2**21, 5 * 2**30)] == [
+        "0 bytes",
+        "1023 bytes",
+        "1.5 KiB",
+        "2.0 MiB",
+        "5.0 GiB",
+    ]
+
+
+@pytest.mark.gpu
+def test_a_leak_on_a_gpu_is_found_the_same_way():
+    kept, numbers = [], itertools.count()
+
+    def step():
+        kept.append(torch.full((1000,), next(numbers), device="cuda", dtype=torch.float32))
+
+    leak = only(find_leaks(step, steps=6))
+    assert leak.bytes_a_step == 4000
+    assert "`kept`" in leak.holder

@@ -1,0 +1,345 @@
+"""The checks of notebook 1 of lesson 03 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import copy
+import heapq
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchcourse.error_bars import t95
+from torchcourse.lessons.tuning.checks import search as check
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["range_test", "random_search", "promotion", "report", "share_found"])
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+# range_test
+
+
+def sweep(
+    space=np.geomspace, restore=True, zero=True, after=False, setting=True, step=True, tensors=False, skip=0, high=1.0
+):
+    def learner(model, batches, low, upper):
+        before = copy.deepcopy(model.state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=low)
+        rates, losses = space(low, upper * high, len(batches)).tolist(), []
+        for rate, (x, y) in zip(rates, batches, strict=True):
+            if setting:
+                optimizer.param_groups[0]["lr"] = rate
+            loss = F.cross_entropy(model(x), y)
+            if zero:
+                optimizer.zero_grad()
+            loss.backward()
+            if step:
+                optimizer.step()
+            kept = F.cross_entropy(model(x), y) if after else loss
+            losses.append(kept if tensors else kept.item())
+        if restore:
+            model.load_state_dict(before)
+        return rates[skip:], losses[skip:]
+
+    return learner
+
+
+def sweep_by_hand(model, batches, low, high):
+    twin = copy.deepcopy(model)
+    factor, rate, rates, losses = (high / low) ** (1 / (len(batches) - 1)), low, [], []
+    for x, y in batches:
+        loss = F.cross_entropy(twin(x), y)
+        gradients = torch.autograd.grad(loss, tuple(twin.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
+                parameter -= rate * gradient
+        rates.append(rate)
+        losses.append(loss.item())
+        rate *= factor
+    return np.array(rates), np.array(losses)
+
+
+@pytest.mark.parametrize("learner", [sweep(), sweep_by_hand])
+def test_range_test_accepts(learner):
+    accepted(check.range_test(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (sweep(space=np.linspace), "linear"),
+        (sweep(restore=False), "weights"),
+        (sweep(zero=False), "gradients"),
+        (sweep(after=True), "after"),
+        (sweep(setting=False), "rate_not_set"),
+        (sweep(step=False), "no_step"),
+        (sweep(tensors=True), "tensors"),
+        (sweep(skip=1), "count"),
+        (sweep(high=0.5), "rates"),
+        (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
+        (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),
+    ],
+)
+def test_range_test_refuses(learner, symptom):
+    refused(check.range_test(learner), symptom)
+
+
+# random_search
+
+
+def searching(
+    draw=lambda low, high, dice: 10 ** dice.uniform(math.log10(low), math.log10(high)),
+    widths=(4, 8, 16, 32, 64),
+    best=max,
+    more=0,
+    tied=False,
+    high=1.0,
+    result=lambda setting: setting,
+):
+    def learner(objective, trials, generator):
+        tried = []
+        for _ in range(trials + more):
+            rate = draw(1e-4, high, generator)
+            decay = rate / 10 if tied else draw(1e-6, 1e-1, generator)
+            setting = {"lr": rate, "weight_decay": decay, "width": int(generator.choice(widths))}
+            tried.append((objective(setting), setting))
+        return result(best(tried, key=lambda pair: pair[0])[1])
+
+    return learner
+
+
+def all_at_once(objective, trials, generator):
+    rates = np.exp(generator.uniform(np.log(1e-4), 0, trials))
+    decays = np.exp(generator.uniform(np.log(1e-6), np.log(0.1), trials))
+    widths = 2 ** generator.integers(2, 7, trials)
+    best, value = None, -math.inf
+    for rate, decay, width in zip(rates, decays, widths, strict=True):
+        setting = {"width": int(width), "lr": float(rate), "weight_decay": float(decay)}
+        if (found := objective(setting)) > value:
+            best, value = setting, found
+    return best
+
+
+@pytest.mark.parametrize("learner", [searching(), all_at_once])
+def test_random_search_accepts(learner):
+    accepted(check.random_search(learner))
+
+
+def unseeded(low, high, dice):
+    return 10 ** random.uniform(math.log10(low), math.log10(high))
+
+
+def gridded(low, high, dice):
+    return low * (high / low) ** (dice.integers(0, 20) / 19)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (searching(draw=lambda low, high, dice: dice.uniform(low, high)), "not_log"),
+        (searching(draw=gridded), "repeats"),
+        (searching(draw=unseeded), "not_repeatable"),
+        (searching(best=min), "worst"),
+        (searching(tied=True), "tied"),
+        (searching(more=1), "count"),
+        (searching(high=10.0), "range"),
+        (searching(widths=(4, 8, 16)), "widths"),
+        (searching(result=lambda setting: setting["lr"]), "wrong_type"),
+        (searching(best=lambda tried, key: tried[0]), "not_best"),
+        (searching(draw=lambda low, high, dice: low * (high / low) ** (dice.random() ** 3)), "uneven"),
+        (lambda objective, trials, dice: [objective({"lr": 0.1, "width": 4}) for _ in range(trials)], "failed"),
+    ],
+)
+def test_random_search_refuses(learner, symptom):
+    checked = check.random_search(learner)
+    if symptom == "failed":  # a setting without weight decay has no value
+        assert checked.state == "wrong"
+    else:
+        refused(checked, symptom)
+
+
+# promotion
+
+
+def promoting(top_down=True, keep=3, reverse=True, last=1, spare=True, among_rest=False, first_only=False, at_least=0):
+    def learner(values, promoted):
+        rungs = range(len(values) - last)
+        for rung in reversed(rungs) if top_down else rungs:
+            rest = [t for t in values[rung] if not (among_rest and t in promoted[rung])]
+            ranked = sorted(rest, key=values[rung].get, reverse=reverse)
+            count = max(at_least, len(ranked) // keep)
+            for trial in ranked[: 1 if first_only and count else count]:
+                if not spare or trial not in promoted[rung]:
+                    return trial, rung
+        return None
+
+    return learner
+
+
+def by_heap(values, promoted):
+    found = None
+    for rung, reached in enumerate(values[:-1]):
+        third = heapq.nlargest(len(reached) // 3, reached.items(), key=lambda item: item[1])
+        free = [trial for trial, _ in third if trial not in promoted[rung]]
+        found = (free[0], rung) if free else found
+    return found
+
+
+@pytest.mark.parametrize("learner", [promoting(), by_heap])
+def test_promotion_accepts(learner):
+    accepted(check.promotion(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (promoting(top_down=False), "bottom_first"),
+        (promoting(reverse=False), "worst"),
+        (promoting(spare=False), "twice"),
+        (promoting(among_rest=True), "remaining"),
+        (promoting(first_only=True), "one_only"),
+        (promoting(at_least=1), "too_early"),
+        (promoting(last=0), "last_rung"),
+        (lambda values, promoted: None, "never"),
+        (lambda values, promoted: (4, 0) if len(values[0]) > 2 else None, "not_the_best"),
+    ],
+)
+def test_promotion_refuses(learner, symptom):
+    refused(check.promotion(learner), symptom)
+
+
+def test_a_rule_that_only_knows_the_questions_is_refused_by_the_searches():
+    known = promoting()
+
+    def learner(values, promoted):
+        return known(values, promoted) if len(values[0]) in (2, 7) and 5 in values[0] else None
+
+    assert check.promotion(learner).state == "wrong"
+
+
+# report
+
+
+def reporting(
+    ours_budget=1,
+    theirs_budget=1,
+    pick=lambda val, test: test[val.argmax()],
+    other=None,
+    mean=np.mean,
+    sign=1,
+    half=None,
+):
+    half = half or (lambda gaps, one, two: t95(len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5)
+
+    def learner(ours, theirs, budget, seeds):
+        one = np.array([pick(*ours(int(budget * ours_budget), seed)) for seed in seeds])
+        two = np.array([(other or pick)(*theirs(int(budget * theirs_budget), seed)) for seed in seeds])
+        return float(sign * (mean(one) - mean(two))), float(half(one - two, one, two))
+
+    return learner
+
+
+def report_by_loops(ours, theirs, budget, seeds):
+    gaps = []
+    for seed in seeds:
+        scores = []
+        for method in (ours, theirs):
+            val, test = method(budget, seed)
+            scores.append(max(zip(val, test, strict=True))[1])
+        gaps.append(scores[0] - scores[1])
+    mean = sum(gaps) / len(gaps)
+    variance = sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1)
+    return mean, t95(len(gaps) - 1) * math.sqrt(variance / len(gaps))
+
+
+@pytest.mark.parametrize("learner", [reporting(), report_by_loops])
+def test_report_accepts(learner):
+    accepted(check.report(learner))
+
+
+def one_seed(ours, theirs, budget, seeds):
+    return reporting()(ours, theirs, budget, [seeds[0]] * 5)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (reporting(theirs_budget=0.5), "budgets"),
+        (reporting(ours_budget=2), "budgets"),
+        (one_seed, "seeds"),
+        (reporting(pick=lambda val, test: test.max()), "test_chose"),
+        (reporting(pick=lambda val, test: test.max(), other=lambda val, test: test[val.argmax()]), "test_chose"),
+        (reporting(pick=lambda val, test: val.max()), "validation"),
+        (reporting(mean=np.max), "best_of_seeds"),
+        (reporting(sign=-1), "sign"),
+        (reporting(mean=np.median), "mean"),
+        (reporting(half=lambda gaps, one, two: gaps.std(ddof=1)), "deviation"),
+        (reporting(half=lambda gaps, one, two: gaps.std(ddof=1) / len(gaps) ** 0.5), "one_error"),
+        (
+            reporting(
+                half=lambda gaps, one, two: (
+                    t95(len(gaps) - 1) * math.hypot(one.std(ddof=1), two.std(ddof=1)) / len(gaps) ** 0.5
+                )
+            ),
+            "unpaired",
+        ),
+        (reporting(half=lambda gaps, one, two: t95(len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5), "ddof"),
+        (reporting(half=lambda gaps, one, two: 0.0), "half"),
+        (lambda ours, theirs, budget, seeds: 0.01, "wrong_type"),
+        (lambda ours, theirs, budget, seeds: (0.01, 0.01), "not_run"),
+    ],
+)
+def test_report_refuses(learner, symptom):
+    refused(check.report(learner), symptom)
+
+
+# share_found
+
+
+def finding(draw=True, error=None, scale=1.0, found=None):
+    error = error or (lambda one, two: np.sqrt((one.var(1, ddof=1) + two.var(1, ddof=1)) / one.shape[1]))
+    found = found or (lambda gaps, errors, seeds: abs(gaps) > t95(2 * seeds - 2) * errors)
+
+    def learner(first, second, seeds, generator):
+        if draw:
+            one, two = (generator.choice(side, (1000, seeds)) for side in (first, second))
+        else:
+            one, two = (np.tile(side[:seeds], (1000, 1)) for side in (first, second))
+        return float(scale * np.mean(found(one.mean(1) - two.mean(1), error(one, two), seeds)))
+
+    return learner
+
+
+def found_by_loops(first, second, seeds, generator):
+    count = 0
+    for _ in range(1000):
+        one = first[generator.integers(0, len(first), seeds)]
+        two = second[generator.integers(0, len(second), seeds)]
+        half = t95(2 * (seeds - 1)) * math.hypot(one.std(ddof=1), two.std(ddof=1)) / math.sqrt(seeds)
+        gap = two.mean() - one.mean()
+        count += not (gap - half <= 0 <= gap + half)
+    return count / 1000
+
+
+@pytest.mark.parametrize("learner", [finding(), found_by_loops])
+def test_share_found_accepts(learner):
+    accepted(check.share_found(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (finding(draw=False), "always_the_same"),
+        (finding(error=lambda one, two: one.std(1, ddof=1) / one.shape[1] ** 0.5), "one_error"),
+        (finding(error=lambda one, two: np.sqrt(one.var(1, ddof=1) + two.var(1, ddof=1))), "too_rarely"),
+        (finding(found=lambda gaps, errors, seeds: gaps < 0), "sign"),
+        (finding(scale=100), "no_share"),
+        (finding(found=lambda gaps, errors, seeds: abs(gaps) > errors), "too_often"),
+    ],
+)
+def test_share_found_refuses(learner, symptom):
+    refused(check.share_found(learner), symptom)

@@ -1,0 +1,244 @@
+"""The checks of notebook 2 of lesson 03 accept right answers built in different ways and name wrong ones' symptoms."""
+
+import random
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from torchcourse.lessons.tuning.checks import studies as check
+from verdicts import accepted, refused, todo
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize("name", ["objective", "revive", "sampler_of", "honest", "main_effect"])
+def test_a_stub_is_not_done_yet(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+# objective
+
+
+def right(trial, train):
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
+        trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return accuracy
+
+
+def by_hand(trial, train):
+    run, step = train(trial.suggest_float("lr", 1e-4, 1.0, log=True)), 1
+    seen = []
+    while (accuracy := next(run, None)) is not None:
+        seen.append(accuracy)
+        trial.report(accuracy, step)
+        step += 1
+        if trial.should_prune():
+            raise optuna.exceptions.TrialPruned(f"at {step}")
+    return seen[-1]
+
+
+@pytest.mark.parametrize("learner", [right, by_hand])
+def test_objective_accepts(learner):
+    accepted(check.objective(learner))
+
+
+def variant(
+    name="lr", log=True, low=1e-4, report=True, ask=True, raises=True, ahead=False, step=None, sign=1, result=None
+):
+    def learner(trial, train):
+        epochs = train(trial.suggest_float(name, low, 1, log=log))
+        for epoch, accuracy in enumerate(list(epochs) if ahead else epochs, 1):
+            if report:
+                trial.report(sign * accuracy, step or epoch)
+            if ask and trial.should_prune():
+                if raises:
+                    raise optuna.TrialPruned
+                return accuracy
+        return accuracy if result is None else result(accuracy)
+
+    return learner
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (variant(name="rate"), "no_lr"),
+        (variant(log=False), "not_log"),
+        (variant(low=1e-3), "range"),
+        (variant(report=False, ask=False), "no_report"),
+        (variant(ask=False), "never_pruned"),
+        (variant(raises=False), "not_pruned"),
+        (variant(ahead=True), "trained_already"),
+        (variant(sign=-1), "other_value"),
+        (variant(result=lambda accuracy: 1 - accuracy), "wrong_value"),
+        (lambda trial, train: trial.suggest_float("lr", 1e-4, 1, log=True), "not_trained"),
+    ],
+)
+def test_objective_refuses(learner, symptom):
+    refused(check.objective(learner), symptom)
+
+
+@pytest.mark.filterwarnings("ignore:The reported value is ignored")
+def test_objective_refuses_one_step_for_all():
+    refused(check.objective(variant(step=1)), "one_step")
+
+
+# revive
+
+
+def mend(study, alive):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if trial.number not in alive:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def mend_by_adding(study, alive):
+    dead = [trial for trial in study.trials if trial.state == TrialState.RUNNING and trial.number not in alive]
+    for trial in reversed(dead):
+        study.add_trial(
+            optuna.create_trial(state=TrialState.WAITING, params=trial.params, distributions=trial.distributions)
+        )
+        study.tell(trial.number, state=TrialState.FAIL)
+
+
+@pytest.mark.parametrize("learner", [mend, mend_by_adding])
+def test_revive_accepts(learner):
+    accepted(check.revive(learner))
+
+
+def mends(states=(TrialState.RUNNING,), spare=True, tell=TrialState.FAIL, params=lambda params: params):
+    def learner(study, alive):
+        for trial in study.get_trials(states=states):
+            if spare and trial.number in alive:
+                continue
+            if tell and trial.state == TrialState.RUNNING:
+                study.tell(trial.number, 0.0 if tell == TrialState.COMPLETE else None, state=tell)
+            if params:
+                study.enqueue_trial(params(trial.params))
+
+    return learner
+
+
+def mend_failed(study, alive):
+    mends(params=None)(study, alive)
+    if not any(trial.state == TrialState.WAITING for trial in study.trials):
+        for trial in study.get_trials(states=(TrialState.FAIL,)):
+            study.enqueue_trial(trial.params)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (mends(spare=False), "killed_the_living"),
+        (mends(tell=None), "left_running"),
+        (mends(tell=TrialState.COMPLETE), "left_running"),
+        (mends(params=None), "not_again"),
+        (mends(states=(TrialState.RUNNING, TrialState.FAIL)), "twice"),
+        (mend_failed, "failed_again"),
+        (mends(params=lambda params: params | {"width": 5}), "other_settings"),
+    ],
+)
+def test_revive_refuses(learner, symptom):
+    refused(check.revive(learner), symptom)
+
+
+# sampler_of
+
+
+def named(seed, worker, before):
+    return TPESampler(seed=random.Random(f"{seed}-{worker}-{before}").getrandbits(31))
+
+
+def spawned(seed, worker, before):
+    return RandomSampler(seed=int(np.random.SeedSequence([seed, worker, before]).generate_state(1)[0]))
+
+
+@pytest.mark.parametrize("learner", [named, spawned])
+def test_sampler_of_accepts(learner):
+    accepted(check.sampler_of(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda seed, worker, before: RandomSampler(seed=seed), "same_for_workers"),
+        (lambda seed, worker, before: RandomSampler(), "not_repeatable"),
+        (lambda seed, worker, before: RandomSampler(seed=1000 * seed + worker), "same_on_resume"),
+        (lambda seed, worker, before: RandomSampler(seed=100 * worker + before), "seed_ignored"),
+        (lambda seed, worker, before: RandomSampler(seed=seed + worker + before), "collide"),
+        (lambda seed, worker, before: seed, "wrong_type"),
+    ],
+)
+def test_sampler_of_refuses(learner, symptom):
+    refused(check.sampler_of(learner), symptom)
+
+
+# honest
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        lambda val, test: test[np.unravel_index(val.argmax(), val.shape)],
+        lambda val, test: float(test.ravel()[val.ravel().argmax()]),
+    ],
+)
+def test_honest_accepts(learner):
+    accepted(check.honest(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda val, test: val.max(), "validation"),
+        (lambda val, test: test.max(), "test_chose"),
+        (lambda val, test: test[val[:, -1].argmax(), -1], "last_epoch"),
+        (lambda val, test: test[val.max(axis=1).argmax()].max(), "test_chose_epoch"),
+        (lambda val, test: float(test.mean()), "wrong_value"),
+        (lambda val, test: test[val.max(axis=1).argmax()], "no_number"),
+    ],
+)
+def test_honest_refuses(learner, symptom):
+    refused(check.honest(learner), symptom)
+
+
+# main_effect
+
+
+def effect(table, axis):
+    return table.mean(axis=tuple(other for other in range(table.ndim) if other != axis)).var() / table.var()
+
+
+def effect_by_slices(table, axis):
+    rows = np.moveaxis(table, axis, 0)
+    means = [row.mean() for row in rows]
+    return float(np.mean((np.array(means) - table.mean()) ** 2) / np.mean((table - table.mean()) ** 2))
+
+
+@pytest.mark.parametrize("learner", [effect, effect_by_slices])
+def test_main_effect_accepts(learner):
+    accepted(check.main_effect(learner))
+
+
+def means_of(table, axis):
+    return table.mean(axis=tuple(other for other in range(table.ndim) if other != axis))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda table, axis: means_of(table, axis).var(), "no_share"),
+        (lambda table, axis: means_of(table, axis).std() / table.std(), "deviation"),
+        (lambda table, axis: table.mean(axis=axis).var() / table.var(), "wrong_axis"),
+        (lambda table, axis: np.ptp(means_of(table, axis)) / np.ptp(table), "range"),
+        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "wrong_value"),
+    ],
+)
+def test_main_effect_refuses(learner, symptom):
+    refused(check.main_effect(learner), symptom)

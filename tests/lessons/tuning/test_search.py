@@ -1,0 +1,156 @@
+"""Searches by hand: the budget holds, trials are paused and continued, failures say which trial and keep the others."""
+
+import itertools
+
+import pytest
+
+from torchcourse.lessons.tuning.digits_task import SPACE
+from torchcourse.lessons.tuning.halving import asha, promotion, successive_halving
+from torchcourse.lessons.tuning.search import Search, SearchError, grid_settings, random_search, random_settings
+
+LEVELS = {"level": tuple(range(100))}
+
+
+def rising(settings):
+    """Yield values that rise to the setting's level; what is better at the end is better after each epoch."""
+    for epoch in range(1, 10):
+        yield settings["level"] * epoch / 9
+
+
+def levels(*numbers):
+    return [{"level": number} for number in numbers]
+
+
+def test_a_random_search_trains_in_full_and_keeps_to_its_budget():
+    search = Search(rising, budget=31)
+    random_search(search, levels(5, 80, 20, 99), epochs=9)
+    assert [trial.epochs for trial in search.trials] == [9, 9, 9]
+    assert search.spent == 27
+    assert search.best.settings == {"level": 80}
+
+
+def test_a_search_goes_on_where_it_stopped():
+    trained = []
+
+    def counted(settings):
+        for value in rising(settings):
+            trained.append(settings["level"])
+            yield value
+
+    search = Search(counted, budget=9)
+    trial = search.start({"level": 9})
+    assert search.train(trial, 3) == 3
+    assert search.train(trial, 9) == 9
+    assert len(trained) == search.spent == 9
+    with pytest.raises(ValueError, match="1 epochs are asked for, and the budget has 0 left"):
+        search.train(search.start({"level": 1}), 1)
+
+
+def test_the_best_is_the_highest_last_value_of_those_that_were_trained_longest():
+    search = Search(lambda settings: settings["values"], budget=20)
+    for values in ([0.9, 0.1, 0.5], [0.2, 0.9, 0.6], [0.99]):
+        search.train(search.start({"values": values}), len(values))
+    assert search.best.number == 1
+
+
+def test_nothing_tried_has_no_best():
+    with pytest.raises(ValueError, match="No trial has a value yet: the budget of 5 epochs"):
+        _ = Search(rising, budget=5).best
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.5, float("nan")], "epoch 2: ValueError: a value is NaN; yield the worst value"),
+        ([0.5], "epoch 2: ValueError: the objective yielded 1 values and then ended"),
+        ([0.5, None], "epoch 2: ValueError"),
+        ([], "epoch 1: ValueError"),
+    ],
+)
+def test_a_trial_that_fails_is_named_and_the_others_are_kept(values, words):
+    search = Search(lambda settings: values if settings["level"] == 7 else rising(settings), budget=90)
+    with pytest.raises(SearchError, match=r"Trial 2 with \{'level': 7\} stopped in ") as caught:
+        random_search(search, levels(3, 5, 7, 9), epochs=9)
+    assert words in str(caught.value)
+    assert "The 2 other trials are kept" in str(caught.value)
+    assert [trial.epochs for trial in search.trials[:2]] == [9, 9]
+    random_search(search, levels(9), epochs=9)
+    assert search.best.settings == {"level": 9}
+    assert search.trials[2].failed
+
+
+@pytest.mark.parametrize("method", [asha, successive_halving])
+def test_an_objective_that_raises_stops_early_stopping_too(method):
+    def broken(settings):
+        yield 0.1
+        raise MemoryError("too wide")
+
+    search = Search(broken, budget=60)
+    with pytest.raises(SearchError, match=r"stopped in epoch 2: MemoryError: too wide\. The \d+ other trials"):
+        method(search, random_settings(LEVELS, seed=1))
+    assert sum(trial.failed for trial in search.trials) == 1
+
+
+def test_random_settings_belong_to_the_space_and_to_the_seed():
+    first, again, other = (list(itertools.islice(random_settings(SPACE, seed), 200)) for seed in (4, 4, 5))
+    assert first == again != other
+    for name, values in SPACE.items():
+        assert {setting[name] for setting in first} == set(values)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 10, 60, 780, 5000])
+def test_a_grid_is_full_even_and_no_larger_than_asked(trials):
+    settings = grid_settings(SPACE, trials, seed=3)
+    axes = {name: {setting[name] for setting in settings} for name in SPACE}
+    assert len(settings) <= trials
+    assert len({tuple(setting.values()) for setting in settings}) == len(settings)
+    product = 1
+    for name in SPACE:
+        product *= len(axes[name])
+    assert product == len(settings)
+    if trials >= 780:
+        assert len(settings) == 780
+    assert grid_settings(SPACE, trials, seed=3) == settings
+
+
+def test_a_grid_of_none_is_refused():
+    with pytest.raises(ValueError, match="one trial or more, but trials is 0"):
+        grid_settings(SPACE, 0)
+
+
+def test_successive_halving_keeps_the_best_third_at_each_rung():
+    search = Search(rising, budget=21)
+    successive_halving(search, levels(1, 9, 8, 2, 7, 3, 4, 5, 6, 10))
+    assert [trial.epochs for trial in search.trials] == [1, 9, 3, 1, 3, 1, 1, 1, 1]
+    assert search.spent == 21
+    assert search.best.settings == {"level": 9}
+    larger = Search(rising, budget=90)
+    successive_halving(larger, random_settings(LEVELS, seed=0))
+    assert 90 - 9 < larger.spent <= 90
+
+
+def test_successive_halving_refuses_a_budget_that_ends_before_the_last_rung():
+    with pytest.raises(ValueError, match="9 trials on the rungs 1, 3, 9 take 21 epochs; the budget has 20 left"):
+        successive_halving(Search(rising, budget=20), levels(*range(9)))
+
+
+def test_asha_promotes_as_soon_as_one_of_three_has_earned_it():
+    search = Search(rising, budget=5)
+    asha(search, levels(1, 3, 2, 5))
+    assert [trial.epochs for trial in search.trials] == [1, 3, 1]
+    search = Search(rising, budget=200)
+    asha(search, random_settings(LEVELS, seed=0))
+    assert search.spent > 200 - 9
+    assert search.best.settings["level"] >= 90
+    reached = [sum(trial.epochs >= rung for trial in search.trials) for rung in (1, 3, 9)]
+    assert reached[0] > 2.5 * reached[1] > 6 * reached[2]
+
+
+def test_promotion_looks_at_the_highest_rung_first_and_takes_nobody_twice():
+    low = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1}
+    assert promotion([low, {}, {}], [set(), set(), set()]) == (2, 0)
+    assert promotion([low, {}, {}], [{2}, set(), set()]) == (3, 0)
+    assert promotion([low, {}, {}], [{2, 3}, set(), set()]) is None
+    middle = {2: 0.91, 3: 0.95, 4: 0.2}
+    assert promotion([low, middle, {}], [{2}, set(), set()]) == (3, 1)
+    assert promotion([{0: 0.5, 1: 0.4}, {}, {}], [set(), set(), set()]) is None

@@ -1,0 +1,202 @@
+"""A study kept in a database: killed and resumed, shared by workers, and what it says of bad input."""
+
+import random
+import sqlite3
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from torchcourse.lessons.tuning import _database
+from torchcourse.lessons.tuning import study as study_module
+from torchcourse.lessons.tuning.checks import studies as check
+from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
+from torchcourse.training.crash import run_and_kill
+from verdicts import accepted
+
+SPACE = {"lr": (0.001, 0.01, 0.1, 1.0), "width": (8, 16, 32), "optimizer": ("sgd", "adamw")}
+
+
+def planted(settings):
+    """Nine epochs; the best setting is lr 0.1, width 16, adamw."""
+    height = (
+        1 - 0.2 * abs(SPACE["lr"].index(settings["lr"]) - 2) - 0.1 * abs(SPACE["width"].index(settings["width"]) - 1)
+    )
+    height -= 0.05 * (settings["optimizer"] == "sgd")
+    for epoch in range(1, 10):
+        yield height * epoch / 9
+
+
+def slow(settings):
+    import time
+
+    for value in planted(settings):
+        time.sleep(0.02)
+        yield value
+
+
+def finished(study):
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def test_a_search_finds_the_planted_setting_and_prunes():
+    study = run(open_study(None, SPACE), planted, 40)
+    assert settings_of(study.best_trial, SPACE) == {"lr": 0.1, "width": 16, "optimizer": "adamw"}
+    assert len(finished(study)) == 40
+    epochs = sum(len(trial.intermediate_values) for trial in study.trials)
+    assert epochs < 0.7 * 40 * 9
+
+
+def test_going_on_is_the_same_as_never_stopping(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    run(open_study(url, SPACE), planted, 6)
+    resumed = run(open_study(url, SPACE), planted, 14)
+    whole = run(open_study(None, SPACE), planted, 14)
+    assert [trial.params for trial in resumed.trials] == [trial.params for trial in whole.trials]
+    assert resumed.best_value == whole.best_value
+    assert len({tuple(trial.params.values()) for trial in whole.trials}) > 8
+
+
+def test_each_worker_draws_numbers_of_its_own():
+    accepted(check.sampler_of(study_module._sampler))
+
+
+def search(url, trials):
+    run(open_study(url, SPACE), slow, trials)
+
+
+def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(_database, "GRACE", 1)
+    url = f"sqlite:///{tmp_path}/study.db"
+    open_study(url, SPACE)
+    moments, before, kills, cut, after = random.Random(), [], 0, False, 2.0
+    while kills < 3 or not before or not cut:  # a slow machine needs longer until there is anything to lose
+        assert kills < 9
+        assert run_and_kill(search, url, 1000, after=after * moments.uniform(1.0, 1.5))
+        kills += 1
+        now = open_study(url, SPACE)
+        kept = {trial.number: (trial.params, trial.value) for trial in finished(now)}
+        assert all(kept[number] == trial for number, trial in before)
+        before = list(kept.items())
+        cut = cut or any(trial.state == TrialState.RUNNING for trial in now.trials)
+        after *= 1 if before else 2
+    total = len(before) + 6
+    study = run(open_study(url, SPACE), planted, total)
+    trials = study.trials
+    assert len(finished(study)) == total
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    killed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    again = {trial.user_attrs["again"]: trial for trial in trials if "again" in trial.user_attrs}
+    assert 1 <= len(killed) <= kills
+    for trial in killed:
+        assert again[trial.number].params.items() >= trial.params.items()
+
+
+def test_a_trial_killed_before_its_first_sign_of_life_is_run_again(tmp_path, monkeypatch):
+    study = open_study(f"sqlite:///{tmp_path}/study.db", SPACE)
+    monkeypatch.setattr(_database, "GRACE", 0)
+    study.enqueue_trial({"lr": 3, "width": 2, "optimizer": "sgd"})
+    study.ask()  # runs for ever, and gives no sign of life
+    run(study, planted, 2)
+    assert study.trials[0].state == TrialState.FAIL
+    assert study.trials[1].user_attrs["again"] == 0
+
+
+def test_two_workers_share_a_study_and_run_nothing_twice(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = run_workers(url, SPACE, slow, trials=20)
+    done = finished(study)
+    assert 20 <= len(done) <= 21
+    assert [trial.number for trial in study.trials] == list(range(len(study.trials)))
+    overlaps = sum(
+        later.datetime_start < earlier.datetime_complete
+        for earlier, later in zip(study.trials, study.trials[1:], strict=False)
+    )
+    assert overlaps > 5
+    assert {trial.user_attrs["worker"] for trial in done} == {0, 1}
+
+
+def test_ctrl_c_has_the_trial_run_again(tmp_path):
+    study = open_study(f"sqlite:///{tmp_path}/study.db", SPACE)
+
+    def interrupted(settings):
+        yield 0.1
+        if len(study.trials) == 3:
+            raise KeyboardInterrupt
+        yield 0.2
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, interrupted, 10)
+    assert len(finished(study)) == 2
+    run(study, planted, 3)
+    assert study.trials[3].params == study.trials[2].params
+
+
+def raises(settings):
+    yield 0.5
+    raise RuntimeError("no such file: digits.npz")
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (raises, "RuntimeError: no such file: digits.npz"),
+        (lambda settings: iter([0.5, float("nan")]), "NaN"),
+        (lambda settings: iter([]), "yielded nothing"),
+        (lambda settings: iter(["high"]), "TypeError"),
+    ],
+)
+def test_a_bad_objective_costs_no_finished_trial(tmp_path, objective, words):
+    study = run(open_study(f"sqlite:///{tmp_path}/study.db", SPACE), planted, 4)
+    with pytest.raises(StudyError, match=r"Trial 4 with .*'lr'.* The 4 finished trials are kept") as caught:
+        run(study, objective, 10)
+    assert words in str(caught.value)
+    assert len(finished(run(study, planted, 6))) == 6
+
+
+def test_a_locked_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(_database, "LOCK_SECONDS", 0.3)
+    url = f"sqlite:///{tmp_path}/study.db"
+    run(open_study(url, SPACE), planted, 2)
+    holder = sqlite3.connect(tmp_path / "study.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StudyError, match=r"held .*study\.db locked"):
+        open_study(url, SPACE)
+    holder.rollback()
+    holder.close()
+    assert len(finished(open_study(url, SPACE))) == 2
+
+
+def test_foreign_files_are_left_alone(tmp_path):
+    (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 50)
+    with pytest.raises(StudyError, match="no SQLite database"):
+        open_study(f"sqlite:///{tmp_path}/text.db", SPACE)
+    other = sqlite3.connect(tmp_path / "other.db")
+    other.execute("CREATE TABLE invoices (id INTEGER)")
+    other.commit()
+    other.close()
+    size = (tmp_path / "other.db").stat().st_size
+    with pytest.raises(StudyError, match="table 'invoices'"):
+        open_study(f"sqlite:///{tmp_path}/other.db", SPACE)
+    assert (tmp_path / "other.db").stat().st_size == size
+    with pytest.raises(StudyError, match="address"):
+        open_study(f"sqlite:///{tmp_path}/no/such/folder.db", SPACE)
+
+
+def test_another_space_or_direction_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    run(open_study(url, SPACE), planted, 2)
+    with pytest.raises(StudyError, match=r"another space \(lr was .*0\.001.* now \[0\.1, 1\.0\]\)"):
+        open_study(url, SPACE | {"lr": (0.1, 1.0)})
+    with pytest.raises(StudyError, match="maximize, but you asked to minimize"):
+        open_study(url, SPACE, direction="minimize")
+    optuna.create_study(storage=url, study_name="by hand").optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
+    with pytest.raises(StudyError, match="lr was absent"):
+        open_study(url, SPACE, name="by hand")
+
+
+def test_progress_is_told_of_each_trial(capsys):
+    study = run(open_study(None, SPACE), planted, 3, on_trial=tell)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0].split()[1] for line in lines] == ["0", "1", "2"]
+    assert f"best so far {study.best_value:.3f}" in lines[-1]

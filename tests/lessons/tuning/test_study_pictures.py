@@ -1,0 +1,81 @@
+"""Pictures of studies show what is in them."""
+
+import numpy as np
+import pytest
+
+from torchcourse.lessons.tuning import replay, selection
+from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
+from torchcourse.lessons.tuning.study import open_study, run
+from torchcourse.lessons.tuning.study_picture import (
+    draw_history,
+    draw_importance,
+    draw_parallel,
+    draw_slices,
+    history_finding,
+    importances,
+)
+
+
+@pytest.fixture(scope="module")
+def study():
+    return run(open_study(None, SPACE), replay.replayed, 40)
+
+
+def complete(study):
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def test_the_history_has_each_trial_and_the_best_so_far(study):
+    axis = draw_history(study).axes[0]
+    dots, pruned, best = axis.lines
+    assert len(dots.get_xdata()) + len(pruned.get_xdata()) == 40
+    assert max(dots.get_ydata()) == best.get_ydata()[-1] == study.best_value
+    assert f"{study.best_value:.3f}, is trial {study.best_trial.number}" in axis.get_title()
+    assert history_finding(open_study(None, SPACE)) == "No trial is complete yet, 0 were pruned"
+
+
+def test_importance_is_a_share_and_every_study_is_a_dot(study):
+    shares = [importances(study, SPACE), {"lr": 0.1, "width": 0.7, "optimizer": 0.1, "weight_decay": 0.1}]
+    assert sum(shares[0].values()) == pytest.approx(1)
+    axis = draw_importance(shares).axes[0]
+    assert len(axis.lines) == 2
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(
+        [np.mean([share[name] for share in shares]) for name in SPACE]
+    )
+    with pytest.raises(ValueError, match="run the study further"):
+        importances(open_study(None, SPACE), SPACE)
+
+
+def test_parallel_coordinates_have_a_line_for_each_trial(study):
+    lines = draw_parallel(study, SPACE).axes[0].lines
+    assert len(lines) == 40
+    assert sum(str(line.get_color()) == "#DDDDDD" for line in lines) == 40 - len(complete(study))
+    assert lines[-1].get_ydata()[0] == study.best_trial.params["lr"] / 12
+
+
+def test_slices_have_a_panel_for_each_hyperparameter(study):
+    axes = draw_slices(study, SPACE).axes
+    assert [axis.get_xlabel() for axis in axes] == list(SPACE)
+    assert all(len(axis.collections[1].get_offsets()) == len(complete(study)) for axis in axes)
+
+
+def test_the_chosen_one_is_the_best_on_validation():
+    order = np.random.default_rng(1).permutation(780)
+    scores = selection.chosen_scores(order)
+    val = replay.accuracies("space", "val").reshape(780, 9)[order]
+    test = replay.accuracies("space", "test").reshape(780, 9)[order]
+    for trials in (*range(1, 100), 300, 780):
+        where = np.unravel_index(val[:trials].argmax(), (trials, 9))
+        assert tuple(scores[trials - 1]) == (val[where], test[where])
+
+
+def test_the_pictures_of_the_table():
+    scores = selection.mean_scores(orders=5)
+    picture = selection.draw_selection(20, scores).axes[0]
+    assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
+    with pytest.raises(ValueError, match="1 to 780"):
+        selection.draw_selection(0, scores)
+    rates = selection.draw_rates(64).axes[0]
+    assert len(rates.lines) == len(BATCHES)
+    window = selection.window(64)
+    assert 0.001 < window[0] < window[-1] < 1

@@ -1,0 +1,70 @@
+"""The bench: candidates in turn, honest spreads, one Markdown report. What it measures is no test."""
+
+import pytest
+
+from torchcourse.timing import Table, in_turn, machine, ratio, spread
+from torchcourse.tools.bench import __main__ as bench
+from torchcourse.tools.bench import ranks
+
+
+def test_candidates_take_turns_and_the_first_round_is_not_counted():
+    calls = []
+    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_spread_is_median_and_range():
+    assert spread([0.3, 0.1, 0.2], "ms", 1e3) == "200 ms (100–300)"
+    assert ratio([3.0, 2.0, 4.0], [2.0]) == "1.50×"
+
+
+def test_a_table_is_markdown():
+    table = Table("Title", ["way", "time"], [["a", "1 s"], ["b", "2 s"]], "How.", ["A note."])
+    assert table.to_markdown().splitlines() == [
+        *("## Title", "", "How.", "", "| way | time |", "| --- | --- |", "| a | 1 s |", "| b | 2 s |", "", "A note."),
+    ]
+
+
+def test_the_machine_is_described_without_its_name():
+    import platform
+
+    assert "torch" in machine()
+    assert platform.node() not in machine()
+
+
+def test_an_unknown_table_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench", "speed"])
+    assert bench.main() == 1
+    assert "There is no table speed" in capsys.readouterr().err
+
+
+def test_a_report_is_written_and_a_missing_peer_leaves_its_table_out(monkeypatch, tmp_path, capsys):
+    class Good:
+        @staticmethod
+        def table():
+            return Table("Fine", ["x"], [["1"]], "How.")
+
+    def load(name):
+        if name.endswith(".loop"):
+            raise ImportError("No module named 'lightning'")
+        return Good
+
+    monkeypatch.setattr("sys.argv", ["bench", "ranks", "loop", "--out", str(tmp_path / "report.md")])
+    monkeypatch.setattr(bench.importlib, "import_module", load)
+    assert bench.main() == 0
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Fine" in report
+    assert "Left out loop: No module named 'lightning'" in capsys.readouterr().err
+
+
+def test_ways_to_start_ranks_do_the_same_work():
+    assert ranks.one_all_reduce.__module__ == "torchcourse.tools.bench.ranks"
+    seconds = ranks._measure("`run_ranks`", 2)
+    assert len(seconds) == ranks.CALLS
+    assert min(seconds) > 0
+
+
+@pytest.mark.parametrize("name", ["nothing like it"])
+def test_a_way_that_fails_is_reported_as_failed(name):
+    assert ranks._measure(name, 2).startswith("failed: KeyError")

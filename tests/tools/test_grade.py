@@ -1,0 +1,168 @@
+"""Grading: what a class hands in, whole, broken and odd, each graded by itself."""
+
+import csv
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import small_course
+from torchcourse.tools.build.notebooks import build
+from torchcourse.tools.classroom import grade
+
+LESSON = "01_small"
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory) -> Path:
+    root = small_course.make(tmp_path_factory.mktemp("course"))
+    build(root)
+    return root
+
+
+def hand_in(course: Path, folder: Path, student: str, change=None, *, solved: bool) -> None:
+    """Hand in the solution or the release, changed by `change(cells by id, notebook)`."""
+    source = course / ("solutions" if solved else "notebooks") / LESSON / "1_lesson.ipynb"
+    notebook = nbformat.read(source, as_version=4)
+    if change:
+        change({cell.id: cell for cell in notebook.cells}, notebook)
+    target = folder / "submitted" / student / LESSON / "1_lesson.ipynb"
+    target.parent.mkdir(parents=True)
+    nbformat.write(notebook, target)
+
+
+def half(cells, _notebook):
+    cells["double"].source = "def double(number):\n    return number * 2"
+
+
+def duplicate(_cells, notebook):
+    copies = [nbformat.from_dict(cell) for cell in notebook.cells if cell.id in ("double", "check-double")]
+    for copy in copies:
+        copy.id += "-copy"
+    notebook.cells += copies
+
+
+def delete_checks(_cells, notebook):
+    notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("check-")]
+
+
+def strip_metadata(_cells, notebook):
+    for cell in notebook.cells:
+        cell.metadata.pop("nbgrader", None)
+
+
+def warn(cells, _notebook):
+    cells["double"].source += WARNING
+
+
+def cheat(cells, _notebook):
+    cells["check-double"].source = "99"
+    cells["double"].source = IMPOSTOR
+
+
+WARNING = """
+quiet_double = double
+def double(number):
+    import sys
+    print("careful", file=sys.stderr)
+    return quiet_double(number)
+"""
+
+IMPOSTOR = """
+class Number(int):
+    __hash__ = int.__hash__
+    def __eq__(self, other):
+        return Number(9)
+    def __rmul__(self, other):
+        return 99
+def double(number):
+    return Number(1)
+"""
+
+
+def flood(cells, _notebook):
+    cells["setup"].source += "\nprint('x' * 3_000_000)"
+
+
+@pytest.fixture(scope="module")
+def grades(course, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("class")
+    hand_in(course, folder, "all", solved=True)
+    hand_in(course, folder, "nothing", solved=False)
+    hand_in(course, folder, "half", half, solved=False)
+    hand_in(course, folder, "duplicate", duplicate, solved=True)
+    hand_in(course, folder, "deleted", delete_checks, solved=True)
+    hand_in(course, folder, "stripped", strip_metadata, solved=True)
+    hand_in(course, folder, "warns", warn, solved=True)
+    hand_in(course, folder, "cheat", cheat, solved=False)
+    hand_in(course, folder, "flood", flood, solved=True)
+    garbage = folder / "submitted" / "garbage" / LESSON / "1_lesson.ipynb"
+    garbage.parent.mkdir(parents=True)
+    garbage.write_text("<html>not found</html>", encoding="utf-8")
+    return folder, {result.student: result for result in grade.grade_class(folder, root=course)}
+
+
+@pytest.mark.parametrize(
+    ("student", "score"),
+    [
+        ("all", 3),
+        ("nothing", 0),
+        ("half", 2),
+        ("duplicate", 3),
+        ("deleted", 3),
+        ("stripped", 3),
+        ("warns", 3),
+        ("flood", 3),
+    ],
+)
+def test_each_gets_what_the_work_is_worth(grades, student, score):
+    _, results = grades
+    assert (results[student].score, results[student].max_score) == (score, 6)
+
+
+def test_a_written_answer_waits_for_the_teacher_unless_it_is_empty(grades):
+    _, results = grades
+    assert results["all"].state == "needs manual grading"
+    assert results["nothing"].state == "graded"
+
+
+def test_no_score_is_above_the_points(grades):
+    _, results = grades
+    assert results["cheat"].score <= 3
+
+
+def test_a_file_that_is_no_notebook_fails_alone_and_is_no_zero(grades):
+    folder, results = grades
+    assert results["garbage"].state == "failed"
+    assert results["garbage"].score is None
+    assert results["garbage"].note
+    with (folder / "grades.csv").open(encoding="utf-8") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert rows["garbage"]["score"] == ""
+    assert rows["nothing"]["score"] == "0.0"
+
+
+def test_feedback_is_a_page_for_each_that_could_be_graded(grades):
+    folder, results = grades
+    pages = {path.parts[-3] for path in (folder / "feedback").rglob("*.html")}
+    assert pages == {student for student, result in results.items() if result.state != "failed"}
+
+
+def test_a_flood_of_output_is_cut(grades):
+    folder, _ = grades
+    text = (folder / "autograded" / "flood" / LESSON / "1_lesson.ipynb").read_text(encoding="utf-8")
+    assert "output cut here" in text
+    assert len(text) < 300_000
+
+
+def test_the_release_folder_of_the_course_is_untouched(grades, course):
+    notebook = json.loads((course / "notebooks" / LESSON / "1_lesson.ipynb").read_text(encoding="utf-8"))
+    assert "digest" in notebook["metadata"]["torchcourse"]
+
+
+@pytest.mark.parametrize(("lessons", "part"), [(["07_nothing"], "no lesson '07_nothing'"), (None, "Nothing to grade")])
+def test_nothing_to_grade_is_one_sentence(course, tmp_path, lessons, part):
+    with pytest.raises(FileNotFoundError, match=part) as error:
+        grade.grade_class(tmp_path, lessons, root=course)
+    assert LESSON in str(error.value)
