@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.tools.build.notebooks import ROOT
 from torchcourse.tools.build.source import PROGRAMS
+from torchcourse.tools.repository import ROOT
 
 
 def reference(slug: str, *changes: tuple[str, str]) -> list[Callable]:

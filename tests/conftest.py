@@ -24,6 +24,8 @@ ONE_BY_ONE = ("tests/course/browser/test_lessons.py", "tests/course/test_executi
 class ByFile(LoadScopeScheduling):
     """Which tests go to one process together: those of a file, but for ONE_BY_ONE."""
 
+    # Private to xdist: no option says what a scope is, and the public hook wants a whole scheduler, which this one is
+    # but for these lines.
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         return nodeid if path in ONE_BY_ONE else path

@@ -40,13 +40,14 @@ class Lab:
     """A JupyterLab server with the options of `make lab`, on `folder`, with settings and run-time files of its own."""
 
     def __init__(self, folder: Path, private: Path):
-        self.folder, self.browser, self.screenshots = folder, None, private / "screenshots"
+        self.folder, self.screenshots = folder, private / "screenshots"
+        self.browser: Browser | None = None
         self._notebooks: list[Notebook] = []
         self._token = secrets.token_hex(16)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-        names += ("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+        names = ["JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"]
+        names += ["JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
         environment = course.clean_environment(Path(sys.executable)) | course.lab_variables(folder)
         environment |= {name: str(private / name) for name in names} | {"JUPYTER_TOKEN": self._token}
         settings = private / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "notebook-extension"
@@ -62,6 +63,7 @@ class Lab:
 
     def open(self, path: str, timeout: float = 60) -> "Notebook":
         """Open a notebook in a new page, with its kernel started."""
+        assert self.browser is not None, "set lab.browser first, as the fixture `lab` does"
         page = self.browser.new_page(viewport={"width": 1400, "height": 1000})
         notebook = Notebook(page, self.screenshots)
         self._notebooks.append(notebook)

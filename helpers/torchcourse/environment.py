@@ -5,6 +5,8 @@
 
 Each row is a `Finding`. The facts are gathered in `report()`; what they mean is decided by small functions of the bare
 facts, so that a test can ask what a machine that is not at hand would be told.
+
+PyTorch takes seconds to import, and this module none: only the functions that ask it import it, and what needs it.
 """
 
 import html
@@ -17,6 +19,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from torchcourse import journal, notice
 
 GIB = 2**30
 DATA = 0.1 * GIB
@@ -74,7 +78,6 @@ def report() -> Report:
     """
     import torch
 
-    from torchcourse import journal
     from torchcourse.ranks.run import free_memory, memory_of_a_rank
     from torchcourse.ranks.who import default_world_size
 
@@ -102,7 +105,7 @@ def report() -> Report:
 
 
 def hardware() -> str:
-    """Say in one line what the lessons will use here. Starts nothing, and does not initialise a GPU."""
+    """Say in one line what the lessons will use here. Starts nothing, and does not initialize a GPU."""
     import torch
 
     from torchcourse.ranks.run import free_memory
@@ -262,11 +265,11 @@ def _roll_call() -> tuple[str, str, int]:
     import torch
     import torch.distributed as dist
 
-    from torchcourse.ranks.who import device
+    from torchcourse.ranks import who
 
-    number = torch.tensor(dist.get_rank(), device=device())
+    number = torch.tensor(who.rank(), device=who.device())
     dist.all_reduce(number)
-    return str(device()), dist.get_backend(), int(number)
+    return str(who.device()), dist.get_backend(), int(number)
 
 
 def ranks_answered(answers: Sequence[tuple[str, str, int]], seconds: float) -> Finding:
@@ -290,15 +293,19 @@ def ranks_failed(world_size: int, error: Exception) -> Finding:
     )
 
 
-def _row(finding: Finding) -> str:
-    from torchcourse.figures import COLORS
+_SHOWN: dict[State, tuple[notice.Kind, str]] = {
+    "good": ("right", "ok"),
+    "fine without": ("open", "not needed"),
+    "missing": ("wrong", "missing"),
+}
 
-    colour = {"good": COLORS["green"], "fine without": COLORS["grey"], "missing": COLORS["vermillion"]}[finding.state]
-    word = {"good": "ok", "fine without": "not needed", "missing": "missing"}[finding.state]
+
+def _row(finding: Finding) -> str:
+    kind, word = _SHOWN[finding.state]
     remedy = f"<br><b>Do this:</b> {html.escape(finding.remedy)}" if finding.remedy else ""
     short, long = (f'style="text-align:left;white-space:{space}"' for space in ("nowrap", "normal"))
     return (
-        f'<tr><td {short}><b style="color:{colour}">{word}</b></td>'
+        f'<tr><td {short}><b style="color:{notice.colour(kind)}">{word}</b></td>'
         f'<th scope="row" {short}>{html.escape(finding.name)}</th>'
         f"<td {long}>{html.escape(finding.found)}</td>"
         f"<td {long}>{html.escape(finding.meaning)}{remedy}</td></tr>"

@@ -1,6 +1,7 @@
 """The one plotting style of the course, and pictures that answer a slider.
 
-A lesson draws with `new()`, shows with `show(figure, alt)`, and lets the reader play with `explorer(draw, …)`.
+A lesson draws with `new()`, shows with `show(figure, alt)`, and lets the reader play with `explorer(draw, …)`. A
+picture that follows a slider has to be quick: it draws on a `canvas()` with fixed margins, and many `bars()` at once.
 Figures never touch pyplot's global state: nothing stays open, and a cell that fails leaves nothing behind.
 """
 
@@ -27,12 +28,12 @@ COLORS = {
     "black": "#000000",
     "grey": "#7F7F7F",
 }
-"""Colours that colour-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a grey."""
+"""Colors that color-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a grey."""
 
 CYCLE = [COLORS[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black")]
 
 
-def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figure, Axes]:
+def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figure, Any]:
     """Return a figure of `width` × `height` inches and its axes (an array of axes with `ncols=` or `nrows=`)."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
     axes = figure.subplots(**subplots)
@@ -42,19 +43,45 @@ def new(width: float = 7.0, height: float = 3.2, **subplots: Any) -> tuple[Figur
     return figure, axes
 
 
-def to_html(figure: Figure | str, alt: str) -> str:
-    """Return the figure as an `<img>` with its text alternative; SVG or HTML text passes through, labelled with it."""
-    label = html.escape(alt, quote=True)
-    if isinstance(figure, str):
-        return f'<div role="img" aria-label="{label}">{figure}</div>'
-    # Only here: set_title and suptitle go back to matplotlib's own size and weight.
-    for title in _titles(figure):
-        title.set(fontsize=11, fontweight="bold")
-    png = _png(figure)
-    if _shrink_clipped(figure):
-        png = _png(figure)
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
+def canvas(
+    width: float, height: float, *, left: float, right: float, bottom: float, top: float, **subplots: Any
+) -> tuple[Figure, Any]:
+    """Return a figure and its axes, as `new` does, with margins in inches.
+
+    The layout engine of `new` measures every text several times, which doubles the time to draw.
+    """
+    figure, axes = new(width, height, **subplots)
+    figure.set_layout_engine(None)
+    figure.subplots_adjust(left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height)
+    return figure, axes
+
+
+def bars(axis: Axes, rectangles: list[tuple[float, float, float, float]], colors: list[str], **look: Any) -> None:
+    """Draw many rectangles (left, bottom, width, height) at once, which is faster than one by one."""
+    corners = [
+        [(left, bottom), (left + width, bottom), (left + width, bottom + height), (left, bottom + height)]
+        for left, bottom, width, height in rectangles
+    ]
+    axis.add_collection(PolyCollection(corners, facecolors=colors, **look))
+
+
+def headline(figure: Figure, finding: str) -> None:
+    """Put the finding above everything else."""
+    figure.suptitle(finding, fontsize=11.5, fontweight="bold")
+
+
+def legend(figure: Figure, colors: Mapping[str, str]) -> None:
+    """Explain colors in one row at the foot of the figure."""
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    look = {"frameon": False, "fontsize": 8.5, "handlelength": 1, "columnspacing": 1.2}
+    figure.legend(handles=handles, loc="lower center", ncols=len(colors), **look)
+
+
+def show(figure: Figure | str, alt: str) -> None:
+    """Display a figure, or SVG text, under the cell. `alt` says in words what a reader sees in it."""
+    from IPython.display import display
+
+    display(Picture(figure, alt))
 
 
 class Picture:
@@ -71,11 +98,19 @@ class Picture:
         return f"[picture: {self.alt}]"
 
 
-def show(figure: Figure | str, alt: str) -> None:
-    """Display a figure, or SVG text, under the cell. `alt` says in words what a reader sees in it."""
-    from IPython.display import display
-
-    display(Picture(figure, alt))
+def to_html(figure: Figure | str, alt: str) -> str:
+    """Return the figure as an `<img>` with its text alternative; SVG or HTML text passes through, labeled with it."""
+    label = html.escape(alt, quote=True)
+    if isinstance(figure, str):
+        return f'<div role="img" aria-label="{label}">{figure}</div>'
+    # Only here: set_title and suptitle go back to matplotlib's own size and weight.
+    for title in _titles(figure):
+        title.set(fontsize=11, fontweight="bold")
+    png = _png(figure)
+    if _shrink_clipped(figure):
+        png = _png(figure)
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
 def explorer(
@@ -109,29 +144,18 @@ def explorer(
     return widgets.VBox([*boxes.values(), picture])
 
 
-def _titles(figure: Figure) -> list[Text]:
-    titles = [axis.title for axis in figure.axes] + ([figure._suptitle] if figure._suptitle else [])
-    return [title for title in titles if title.get_text()]
+def steps(description: str, low: int, high: int, start: int) -> Any:
+    """Return an ipywidgets slider over whole numbers, in the look of `explorer`."""
+    import ipywidgets as widgets
+
+    return widgets.IntSlider(start, low, high, description=description, **_look())
 
 
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # Little compression: a picture that follows a slider must be quick, and it never leaves the machine.
-    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
-    return buffer.getvalue()
+def values(description: str, options: Sequence[float], start: float) -> Any:
+    """Return an ipywidgets slider over the given values, in the look of `explorer`."""
+    import ipywidgets as widgets
 
-
-def _shrink_clipped(figure: Figure) -> bool:
-    """Make titles smaller that run over the edge of a figure that has been drawn; say whether there were any."""
-    clipped = False
-    for title in _titles(figure):
-        box = title.get_window_extent()
-        middle = (box.x0 + box.x1) / 2
-        room = 2 * min(middle, figure.bbox.width - middle)
-        if box.width > room:
-            title.set_fontsize(title.get_fontsize() * 0.98 * room / box.width)
-            clipped = True
-    return clipped
+    return widgets.SelectionSlider(options=options, value=start, description=description, **_look())
 
 
 def _control(name: str, spec: Any) -> Any:
@@ -151,56 +175,32 @@ def _control(name: str, spec: Any) -> Any:
     return kind(min=low, max=high, value=start, step=step, continuous_update=True, **look)
 
 
-# What a picture with sliders needs besides: fixed margins (the layout engine of `new` measures every text several
-# times, which doubles the time to draw), many bars at once, a legend in one row, and the sliders themselves.
-
-
-def canvas(
-    width: float, height: float, *, left: float, right: float, bottom: float, top: float, **subplots: Any
-) -> tuple[Figure, Axes]:
-    """Return a figure and its axes, as `figures.new` does, with margins in inches."""
-    figure, axes = new(width, height, **subplots)
-    figure.set_layout_engine(None)
-    figure.subplots_adjust(left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height)
-    return figure, axes
-
-
-def bars(axis: Axes, rectangles: list[tuple[float, float, float, float]], colors: list[str], **look: Any) -> None:
-    """Draw many rectangles (left, bottom, width, height) at once, which is faster than one by one."""
-    corners = [
-        [(left, bottom), (left + width, bottom), (left + width, bottom + height), (left, bottom + height)]
-        for left, bottom, width, height in rectangles
-    ]
-    axis.add_collection(PolyCollection(corners, facecolors=colors, **look))
-
-
-def headline(figure: Figure, finding: str) -> None:
-    """Put the finding above everything else."""
-    figure.suptitle(finding, fontsize=11.5, fontweight="bold")
-
-
-def legend(figure: Figure, colors: Mapping[str, str]) -> None:
-    """Explain colours in one row at the foot of the figure."""
-    handles = [Patch(color=color, label=name) for name, color in colors.items()]
-    look = {"frameon": False, "fontsize": 8.5, "handlelength": 1, "columnspacing": 1.2}
-    figure.legend(handles=handles, loc="lower center", ncols=len(colors), **look)
-
-
-def steps(description: str, low: int, high: int, start: int) -> Any:
-    """Return an ipywidgets slider over whole numbers, in the look of `explorer`."""
-    import ipywidgets as widgets
-
-    return widgets.IntSlider(start, low, high, description=description, **_look())
-
-
-def values(description: str, options: Sequence[float], start: float) -> Any:
-    """Return an ipywidgets slider over the given values, in the look of `explorer`."""
-    import ipywidgets as widgets
-
-    return widgets.SelectionSlider(options=options, value=start, description=description, **_look())
-
-
 def _look() -> dict[str, Any]:
     import ipywidgets as widgets
 
     return {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em", max_width="100%")}
+
+
+def _titles(figure: Figure) -> list[Text]:
+    titles = [*(axis.title for axis in figure.axes), getattr(figure, "_suptitle", None)]
+    return [title for title in titles if title is not None and title.get_text()]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Little compression: a picture that follows a slider must be quick, and it never leaves the machine.
+    figure.savefig(buffer, format="png", pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()
+
+
+def _shrink_clipped(figure: Figure) -> bool:
+    """Make titles smaller that run over the edge of a figure that has been drawn; say whether there were any."""
+    clipped = False
+    for title in _titles(figure):
+        box = title.get_window_extent()
+        middle = (box.x0 + box.x1) / 2
+        room = 2 * min(middle, figure.bbox.width - middle)
+        if box.width > room:
+            title.set_fontsize(float(title.get_fontsize()) * 0.98 * room / box.width)
+            clipped = True
+    return clipped

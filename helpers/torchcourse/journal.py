@@ -4,9 +4,14 @@
     journal.read()      # every entry so far, oldest first
     journal.path()      # the file; open it in any editor
 
-The file is `journal.jsonl` in `$TORCHCOURSE_WORK`. Without that variable it lies in the nearest folder, from the
-current one upward, that is called `work` or holds a `journal.jsonl`; else in the current folder. It never leaves the
-machine.
+The file is `journal.jsonl`, in the first of these folders that there is. It never leaves the machine.
+
+1. `$TORCHCOURSE_WORK`, which `make lab` sets;
+2. the current folder while nbgrader runs the notebook, so that nothing of a class gets into its teacher's journal;
+3. the nearest folder, from the current one upward, that holds a journal, or `work/` of the course's repository where
+   that is nearer;
+4. the current folder on Colab and Kaggle, whose own pages show its files;
+5. `torchcourse-work` in the user's home folder.
 
 Each line is flushed to the disk before `record` returns. Two notebooks may write at once. A line that a crash cut off
 is moved to `journal.torn` by the next `record`; the lines before it are never touched. Where nothing can be written,
@@ -17,6 +22,7 @@ import contextlib
 import errno
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,16 +30,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+Entry = dict[str, Any]
+
 NAME = "journal.jsonl"
+HOSTS = ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE")
+"""Variables that say that the notebook runs on a host which lends its machine for one session."""
 LOCK_SECONDS = 5.0
 """How long to wait for another notebook's write. After that a line is appended without the lock."""
 
 _writing = threading.Lock()
-_unsaved: list[dict[str, Any]] = []
+_unsaved: list[Entry] = []
 _warned: set[Path] = set()
 
 
-def record(kind: str, /, **fields: Any) -> dict[str, Any]:
+def record(kind: str, /, **fields: Any) -> Entry:
     """Append one entry and return it: the time (with its zone), the kind, then the fields.
 
     A value that JSON does not know is kept as its text. Never raises because of the disk: an entry that cannot be
@@ -52,7 +62,7 @@ def record(kind: str, /, **fields: Any) -> dict[str, Any]:
     return entry
 
 
-def read() -> list[dict[str, Any]]:
+def read() -> list[Entry]:
     """Return all entries, oldest first. Lines that cannot be read are left out; `problems` names them."""
     return _parse(_bytes())[0] + list(_unsaved)
 
@@ -65,18 +75,36 @@ def problems() -> list[str]:
 def path() -> Path:
     """Return the journal's file, which need not exist yet."""
     chosen = os.environ.get("TORCHCOURSE_WORK")
-    if chosen:
-        return Path(chosen).expanduser() / NAME
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if folder.name == "work" or (folder / NAME).is_file():
-            return folder / NAME
-    return here / NAME
+    return (Path(chosen).expanduser() if chosen else _folder(Path.cwd())) / NAME
 
 
-def when(entry: dict[str, Any]) -> datetime:
+def when(entry: Entry) -> datetime:
     """Return the time of an entry, with its zone."""
     return datetime.fromisoformat(entry["time"])
+
+
+def _folder(here: Path) -> Path:
+    """Return the folder of the journal for a notebook that runs here, where no variable names one."""
+    if "NBGRADER_EXECUTION" in os.environ:
+        return here
+    for folder in (here, *here.parents):
+        if _is_journal(folder / NAME):
+            return folder
+        if os.path.isfile(folder / "course.py") and os.path.isdir(folder / "helpers" / "torchcourse"):
+            return folder / "work"
+    if any(variable in os.environ for variable in HOSTS):
+        return here
+    return Path(os.path.expanduser("~")) / "torchcourse-work"
+
+
+def _is_journal(file: Path) -> bool:
+    """Whether this file is ours: empty, or with an entry near its beginning. Other programs use the name too."""
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(1 << 16)
+    except OSError:
+        return False
+    return not beginning.strip() or any(_is_entry(line) for line in beginning.splitlines())
 
 
 def _warn(target: Path, error: OSError) -> None:
@@ -90,7 +118,7 @@ def _warn(target: Path, error: OSError) -> None:
         )
 
 
-def _line(entry: dict[str, Any]) -> bytes:
+def _line(entry: Entry) -> bytes:
     text = json.dumps(entry, ensure_ascii=False, default=str)
     # Half of a surrogate pair has no UTF-8 form; its backslash form is valid JSON.
     return text.encode("utf-8", errors="backslashreplace") + b"\n"
@@ -163,7 +191,7 @@ def _locked(descriptor: int) -> Iterator[bool]:
         _unlock(descriptor)
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     # Windows keeps others from reading what is locked, so the lock is on a byte far behind the text.
@@ -194,7 +222,7 @@ def _bytes() -> bytes:
         return b""
 
 
-def _parse(content: bytes) -> tuple[list[dict[str, Any]], list[str]]:
+def _parse(content: bytes) -> tuple[list[Entry], list[str]]:
     entries, unreadable = [], []
     # Split as bytes: an answer may hold a character that Unicode counts as a line break.
     for number, line in enumerate(content.splitlines(), start=1):
@@ -212,7 +240,7 @@ def _is_entry(line: bytes) -> bool:
     return _entry(line) is not None
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: bytes) -> Entry | None:
     try:
         entry = json.loads(line.decode("utf-8-sig"))
         zone = datetime.fromisoformat(entry["time"]).tzinfo

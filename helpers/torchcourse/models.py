@@ -8,7 +8,7 @@ from torch import nn
 
 
 def small_cnn(num_classes: int = 10, width: int = 16) -> nn.Sequential:
-    """Return a network of two convolutions with batch normalisation, for images of shape [N, 1, 28, 28].
+    """Return a network of two convolutions with batch normalization, for images of shape [N, 1, 28, 28].
 
     It puts out logits of shape [N, num_classes]. With `width` 16 it has about 106,000 parameters and reaches 97 to 98 %
     on MNIST 5,000 in eight epochs.
@@ -32,7 +32,7 @@ def small_cnn(num_classes: int = 10, width: int = 16) -> nn.Sequential:
 def mlp(*widths: int) -> nn.Sequential:
     """Return dense layers with ReLU between them: `mlp(784, 64, 10)` takes [N, 784] (or images) to [N, 10].
 
-    It has no batch normalisation: its gradient is a plain mean over samples, whatever batch they come in.
+    It has no batch normalization: its gradient is a plain mean over samples, whatever batch they come in.
 
     Raises:
         ValueError: for fewer than two widths.

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 
 @dataclass
 class Table:
@@ -57,8 +59,7 @@ def ratio(values: Iterable[float], reference: Iterable[float]) -> str:
 
 def machine() -> str:
     """Describe the machine in one line, without its name."""
-    import psutil
-    import torch
+    import torch  # only here: the list of benchmarks, which imports this module, comes at once
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return (

@@ -37,6 +37,7 @@ from torch.utils.data import Subset
 
 from torchcourse import environment, figures
 from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.data_parallelism import sampling
 from torchcourse.lessons.data_parallelism import sampling_picture as pictures
 from torchcourse.lessons.start_here import checks as check
 from torchcourse.models import small_cnn
@@ -197,7 +198,7 @@ predict(
 )
 
 # %%
-sizes = [len(share) for share in pictures.shares(10, 4, "repeat some samples")]
+sizes = [len(share) for share in sampling.shares(10, 4, "repeat some samples")]
 outcome("00-1.share", f"The four ranks got {sizes} samples.", right="3 each: two samples are used twice")
 
 # %% [markdown]

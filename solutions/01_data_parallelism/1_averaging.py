@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging, averaging_picture, data_parallel, train_digits
-from torchcourse.lessons.data_parallelism.checks import averaging as check
+from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.ranks import default_world_size, device, run_ranks
 
 print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")

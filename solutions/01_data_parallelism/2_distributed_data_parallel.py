@@ -40,7 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging, collectives, data_parallel
-from torchcourse.lessons.data_parallelism.checks import ddp as check
+from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.lessons.data_parallelism.collectives_picture import ring_picture
 from torchcourse.lessons.data_parallelism.timeline_picture import bucket_picture
 from torchcourse.lessons.data_parallelism.trace_picture import show_trace

@@ -36,8 +36,8 @@ from torch.utils.data import DistributedSampler
 
 from torchcourse import figures
 from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.lessons.data_parallelism import cost, data_parallel, memory, replicas, sampling, sharding
-from torchcourse.lessons.data_parallelism.checks import scaling as check
 from torchcourse.lessons.data_parallelism.cost_picture import draw_alpha_beta, draw_scaling
 from torchcourse.lessons.data_parallelism.memory_picture import draw_measured_memory, zero_picture
 from torchcourse.lessons.data_parallelism.timeline_picture import dataparallel_picture

@@ -31,8 +31,8 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.data import digits
+from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism import pipeline
-from torchcourse.lessons.model_parallelism.checks import pipeline as check
 from torchcourse.lessons.model_parallelism.pipeline.schedules_picture import draw_both, schedule_picture
 from torchcourse.models import row_transformer
 from torchcourse.ranks import RankTimeout, default_world_size, device, export_script, run_ranks

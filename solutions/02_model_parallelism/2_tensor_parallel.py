@@ -32,8 +32,8 @@ from torch.distributed.fsdp import fully_shard
 from torchcourse import figures
 from torchcourse.data import digits
 from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
+from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism import tensor_parallel as tp
-from torchcourse.lessons.model_parallelism.checks import tensor as check
 from torchcourse.lessons.model_parallelism.planner import grand_teton
 from torchcourse.lessons.model_parallelism.tensor_parallel import with_dtensor
 from torchcourse.lessons.model_parallelism.tensor_parallel.cost import COLUMN_ROW, ORDERS, block_bytes

@@ -36,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
 from torchcourse.lessons.data_parallelism import cost
-from torchcourse.lessons.model_parallelism.checks import planner as check
+from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism.planner import (
     A100,
     GPT3,
@@ -62,7 +62,7 @@ from torchcourse.lessons.model_parallelism.planner.plans_picture import (
     draw_seconds,
     planner_picture,
 )
-from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks import default_world_size, device, run_ranks
 

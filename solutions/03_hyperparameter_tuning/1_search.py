@@ -35,12 +35,21 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.error_bars import paired, t95
-from torchcourse.lessons.tuning import lr_range, random_or_grid, replay, search_picture
+from torchcourse.lessons.tuning import (
+    comparison_picture,
+    lr_range,
+    lr_range_picture,
+    random_or_grid,
+    random_or_grid_picture,
+    replay,
+    search_picture,
+)
 from torchcourse.lessons.tuning.checks import search as check
-from torchcourse.lessons.tuning.compare import METHODS, compare
+from torchcourse.lessons.tuning.comparison import METHODS, clear_share, compare
 from torchcourse.lessons.tuning.digits_task import SPACE, digits_cnn, parts, train
 from torchcourse.lessons.tuning.halving import asha, successive_halving
-from torchcourse.lessons.tuning.population import draw_population, train_population
+from torchcourse.lessons.tuning.population import train_population
+from torchcourse.lessons.tuning.population_picture import draw_population
 from torchcourse.lessons.tuning.search import Search, SearchError, random_search, random_settings
 from torchcourse.ranks import default_world_size, run_ranks
 
@@ -79,7 +88,7 @@ curve = lr_range.range_test(model, optimizer, batches(), F.cross_entropy)
 rates = np.array(SPACE["lr"])
 final = replay.accuracies()[:, SPACE["width"].index(16), SPACE["optimizer"].index("adamw"), 0, -1]
 good = rates[final >= 0.9]
-figures.show(lr_range.draw_range_test(curve, (good[0], good[-1])), f"Range test. {lr_range.range_finding(curve)}.")
+figures.show(lr_range_picture.draw_range_test(curve, (good[0], good[-1])), f"Range test. {lr_range_picture.range_finding(curve)}.")
 
 # %% [markdown]
 # How do we know the green range? All 780 settings of a space were trained once, by `python -m torchcourse.tools.make_data.tuning_table`. A table keeps their accuracies after each of nine
@@ -168,8 +177,8 @@ predict(
 
 # %%
 figures.explorer(
-    random_or_grid.draw,
-    alt=lambda side: f"Grid and random search over a space where one axis matters. {random_or_grid.finding(side)}.",
+    random_or_grid_picture.draw,
+    alt=lambda side: f"Grid and random search over a space where one axis matters. {random_or_grid_picture.finding(side)}.",
     side=(2, 8, 4),
 )
 
@@ -393,8 +402,8 @@ print(f"{len(METHODS) * len(BUDGETS) * 40} searches in {time.perf_counter() - be
 
 # %%
 figures.explorer(
-    lambda budget: search_picture.draw_methods(scores, BUDGETS, budget),
-    alt=lambda budget: f"Test accuracy of four methods. {search_picture.methods_finding(scores, BUDGETS, budget)}.",
+    lambda budget: comparison_picture.draw_methods(scores, BUDGETS, budget),
+    alt=lambda budget: f"Test accuracy of four methods. {comparison_picture.methods_finding(scores, BUDGETS, budget)}.",
     budget=[90, *(budget for budget in BUDGETS if budget != 90)],
 )
 
@@ -570,13 +579,13 @@ pairs = {
     "0.1 points": (runs[0], runs[2]),
 }
 counts = (2, 3, 5, 10, 20, 40)
-finding = search_picture.clear_share_finding(pairs, counts)
+finding = comparison_picture.clear_share_finding(pairs, counts)
 figures.show(
-    search_picture.draw_clear_share(pairs, counts), f"Experiments that find a difference, over the seeds. {finding}."
+    comparison_picture.draw_clear_share(pairs, counts), f"Experiments that find a difference, over the seeds. {finding}."
 )
 
 # %%
-three = search_picture.clear_share(runs[0], runs[1], 3)
+three = clear_share(runs[0], runs[1], 3)
 outcome(
     "03-1.seeds",
     f"In {100 * three:.0f} % of experiments. {finding}.",

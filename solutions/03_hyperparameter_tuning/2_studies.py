@@ -34,7 +34,7 @@ import torch
 from optuna.trial import TrialState
 
 from torchcourse import figures
-from torchcourse.lessons.tuning import replay, selection, study_picture
+from torchcourse.lessons.tuning import replay, selection, selection_picture, study_picture
 from torchcourse.lessons.tuning.checks import studies as check
 from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE, train
 from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
@@ -416,7 +416,7 @@ predict(
 
 # %%
 scores = selection.mean_scores(orders=100)
-selection.selection_picture(scores)
+selection_picture.trials_picture(scores)
 
 # %%
 val, test = 100 * scores.mean(axis=0).T
@@ -511,8 +511,8 @@ predict(
 
 # %%
 figures.explorer(
-    selection.draw_rates,
-    alt=lambda batch_size: f"Accuracy over learning rate. {selection.rates_finding(batch_size)}.",
+    selection_picture.draw_rates,
+    alt=lambda batch_size: f"Accuracy over learning rate. {selection_picture.rates_finding(batch_size)}.",
     batch_size=list(BATCHES),
 )
 

@@ -35,8 +35,8 @@ from torch.utils.data import Subset
 
 from torchcourse import figures
 from torchcourse.data import make_loader, mnist
+from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring import sick_runs
-from torchcourse.lessons.monitoring.checks import monitoring as check
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 from torchcourse.lessons.monitoring.diagnosis import judge_fit
 from torchcourse.lessons.monitoring.run_picture import draw_curves

@@ -28,8 +28,8 @@ from torch import nn
 
 from torchcourse import figures
 from torchcourse.data import mnist
+from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring import sick_runs
-from torchcourse.lessons.monitoring.checks import histograms as check
 from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit, layer_gradients
 from torchcourse.lessons.monitoring.run_picture import describe_card, draw_card, draw_layers, draw_over_time
 from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard

@@ -35,10 +35,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse import figures
 from torchcourse.data import SeededSamples, make_loader, mnist
+from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring.by_hand import PIECES, NoisyDigits, Run, add_noise
-from torchcourse.lessons.monitoring.checks import checkpoints as check
 from torchcourse.lessons.monitoring.foreign_examples import absent_gpu, save_as_from, zoo
-from torchcourse.lessons.monitoring.save_interval import interval_picture
+from torchcourse.lessons.monitoring.save_interval_picture import interval_picture
 from torchcourse.models import small_cnn
 from torchcourse.ranks import RankError, default_world_size, device, run_ranks
 from torchcourse.training import CheckpointError, Trainer, checkpoint

@@ -44,7 +44,7 @@ from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
 from torchcourse.lessons.troubleshooting.rank_memory import memory_of_a_step
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
 from torchcourse.lessons.troubleshooting.step_study import study_step
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.lessons.troubleshooting.tracking_picture import (
     describe_memory,
     describe_segments,
@@ -54,6 +54,7 @@ from torchcourse.lessons.troubleshooting.tracking_picture import (
 )
 from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import run_ranks
+from torchcourse.units import format_bytes
 
 print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 print(gpu_status())
@@ -104,12 +105,12 @@ figures.show(draw_memory(tracker), describe_memory(tracker))
 
 # %%
 kinds = tracker.peak_by_kind()
-print({kind: mib(size) for kind, size in kinds.items()})
+print({kind: format_bytes(size) for kind, size in kinds.items()})
 most = max(kinds, key=kinds.get)
 names = {"parameters": "the parameters", "optimizer": "Adam's numbers", "others": "the images"}
 outcome(
     "05-1.where",
-    f"At the peak of {mib(tracker.peak)}: {most}, {kinds[most] / tracker.peak:.0%}. Parameters: {mib(kinds['parameters'])}.",
+    f"At the peak of {format_bytes(tracker.peak)}: {most}, {kinds[most] / tracker.peak:.0%}. Parameters: {format_bytes(kinds['parameters'])}.",
     right=names.get(most, "what the layers keep for the backward pass"),
 )
 
@@ -133,7 +134,7 @@ outcome(
 kept = kept_by_layers(small_cnn(), (128, 1, 28, 28))
 for name, size in kept:
     layer = type(model[int(name)]).__name__ if name.isdigit() else "cross-entropy"
-    print(f"{name:>5} {layer:<14} {mib(size):>10}")
+    print(f"{name:>5} {layer:<14} {format_bytes(size):>10}")
 
 # %% [markdown]
 # The formula and the tracker are two independent roads. Do they meet? Count after the forward pass:
@@ -256,11 +257,11 @@ def photos(count):
 
 start = time.perf_counter()
 resnet = simulated_steps(resnet50, photos(64), "8 GiB")
-print(f"{time.perf_counter() - start:.1f} s; peak {mib(resnet.peak)}")
-print({kind: mib(size) for kind, size in resnet.peak_by_kind().items()})
+print(f"{time.perf_counter() - start:.1f} s; peak {format_bytes(resnet.peak)}")
+print({kind: format_bytes(size) for kind, size in resnet.peak_by_kind().items()})
 outcome(
     "05-1.resnet",
-    f"{mib(resnet.peak)}, of which activations {mib(resnet.peak_by_kind()['activations'])}.",
+    f"{format_bytes(resnet.peak)}, of which activations {format_bytes(resnet.peak_by_kind()['activations'])}.",
     right="5.5 GiB",
 )
 
@@ -278,8 +279,8 @@ def tokens():
 
 start = time.perf_counter()
 decoder = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1)
-print(f"{time.perf_counter() - start:.1f} s; peak {mib(decoder.peak)}")
-print({kind: mib(size) for kind, size in decoder.peak_by_kind().items()})
+print(f"{time.perf_counter() - start:.1f} s; peak {format_bytes(decoder.peak)}")
+print({kind: format_bytes(size) for kind, size in decoder.peak_by_kind().items()})
 
 # %% [markdown]
 # Two models, two shapes of the problem. ResNet-50 is all activations: a smaller batch helps. The language model with its one sample of 2048
@@ -393,12 +394,14 @@ remedies = {
 }
 for name, step in remedies.items():
     kinds = {kind: f"{size / 2**20:.0f}" for kind, size in step.by_kind.items() if size}
-    print(f"{name:<24} {mib(step.peak):>10}  {step.peak / plain.peak:4.0%}  MiB: {kinds}")
+    print(f"{name:<24} {format_bytes(step.peak):>10}  {step.peak / plain.peak:4.0%}  MiB: {kinds}")
 
 # %%
 candidates = ["mixed precision", "checkpointing", "accumulation in 4 parts", "SGD instead of Adam"]
 best = min(candidates, key=lambda name: remedies[name].peak)
-outcome("05-1.remedy", f"{best}: {mib(remedies[best].peak)} instead of {mib(plain.peak)}.", right=best)
+outcome(
+    "05-1.remedy", f"{best}: {format_bytes(remedies[best].peak)} instead of {format_bytes(plain.peak)}.", right=best
+)
 
 # %% [markdown]
 # `no_grad` is no remedy for training, but look at it: without a backward pass there are no activations to keep at all.
@@ -548,7 +551,7 @@ def peak_of(forward):
     with MemoryTracker() as tracker:
         tracker.watch(blocks, x)
         forward(blocks, x).sum().backward()
-    return mib(max(tracker.timeline().by_kind["activations"]))
+    return format_bytes(max(tracker.timeline().by_kind["activations"]))
 
 
 print("no checkpoint:          ", peak_of(lambda blocks, x: blocks(x)))
@@ -601,11 +604,11 @@ checked
 with MemoryTracker() as tracker:
     batch = torch.zeros(1024, 1024)
     first_row = batch[0]
-    print("made:                ", mib(tracker.current))
+    print("made:                ", format_bytes(tracker.current))
     del batch
-    print("after del batch:     ", mib(tracker.current), "   a view of one row keeps it all")
+    print("after del batch:     ", format_bytes(tracker.current), "   a view of one row keeps it all")
     first_row = first_row.clone()
-    print("after cloning the row:", mib(tracker.current))
+    print("after cloning the row:", format_bytes(tracker.current))
 
 # %% [markdown]
 # **empty_cache.** PyTorch does not give freed GPU memory back to the driver. It keeps it as a **cache** (캐시), in **segments** (세그먼트), for the next tensor.
@@ -625,7 +628,7 @@ figures.show(draw_segments(gpu), describe_segments(gpu))
 # %%
 predict(
     "05-1.cache",
-    f"{mib(gpu.allocated)} are allocated, {mib(gpu.reserved)} reserved. What does empty_cache() do?",
+    f"{format_bytes(gpu.allocated)} are allocated, {format_bytes(gpu.reserved)} reserved. What does empty_cache() do?",
     [
         "it frees a and c too",
         "it gives back all that is free: 10 MiB stay reserved",
@@ -638,7 +641,7 @@ given_back = gpu.empty_cache()
 figures.show(draw_segments(gpu), describe_segments(gpu))
 outcome(
     "05-1.cache",
-    f"{mib(given_back)} go back to the driver. {mib(gpu.reserved)} stay, {mib(gpu.allocated)} of them in use: two small "
+    f"{format_bytes(given_back)} go back to the driver. {format_bytes(gpu.reserved)} stay, {format_bytes(gpu.allocated)} of them in use: two small "
     "tensors hold a whole segment.",
     right="it gives back only segments that are wholly free: 20 MiB stay reserved",
 )
@@ -667,11 +670,11 @@ except torch.OutOfMemoryError as error:
 if torch.cuda.is_available():
     allocated, reserved = torch.cuda.memory_allocated, torch.cuda.memory_reserved
     large = torch.zeros(64 * MIB, device="cuda")
-    print("made:        ", mib(allocated()), "allocated,", mib(reserved()), "reserved")
+    print("made:        ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
     del large
-    print("del:         ", mib(allocated()), "allocated,", mib(reserved()), "reserved")
+    print("del:         ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
     torch.cuda.empty_cache()
-    print("empty_cache: ", mib(allocated()), "allocated,", mib(reserved()), "reserved")
+    print("empty_cache: ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
 else:
     print("No GPU here: the pictures above are modelled, and nothing was measured.")
 
@@ -695,7 +698,7 @@ kept_as = {
 for name, keep in kept_as.items():
     with SimulatedDevice("1 GiB") as device:
         losses = [keep(F.cross_entropy(model(images[:16]), labels[:16])) for _ in range(10)]
-        print(f"10 losses kept as {name:<14} {mib(device.current):>10}")
+        print(f"10 losses kept as {name:<14} {format_bytes(device.current):>10}")
 
 # %% [markdown]
 # `loss` drags its graph along; notebook 2 hunts for such leaks. `detach()` lets the graph go and keeps one block of the device for each. `item()`
@@ -734,7 +737,7 @@ with memory_device("256 MiB") as device:
     device.watch(model, optimizer, x, y)
     for _ in range(2):
         train_step(model, optimizer, x, y, device)
-    print(type(device).__name__, "peak:", mib(device.peak))
+    print(type(device).__name__, "peak:", format_bytes(device.peak))
     print(*device.live()[:3], sep="\n")
 
 # %% [markdown]
@@ -747,7 +750,7 @@ with memory_device("256 MiB") as device:
 on_ranks = {n: run_ranks(memory_of_a_step, world_size=n) for n in (1, 2)}
 for n, ranks in on_ranks.items():
     for rank, kinds in enumerate(ranks):
-        print(f"{n} rank(s), rank {rank}:", {kind: mib(size) for kind, size in kinds.items()})
+        print(f"{n} rank(s), rank {rank}:", {kind: format_bytes(size) for kind, size in kinds.items()})
 alone, half = on_ranks[1][0], on_ranks[2][0]
 assert abs(half["activations"] / alone["activations"] - 0.5) < 0.01
 assert (half["parameters"], half["optimizer"]) == (alone["parameters"], alone["optimizer"])

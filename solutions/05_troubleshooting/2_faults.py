@@ -45,12 +45,13 @@ from torchcourse.lessons.data_parallelism import averaging
 from torchcourse.lessons.troubleshooting import overflow_picture
 from torchcourse.lessons.troubleshooting.checks import faults as check
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
-from torchcourse.lessons.troubleshooting.leaks import find_leaks, size
+from torchcourse.lessons.troubleshooting.leaks import find_leaks
 from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.lessons.troubleshooting.silent_bugs import BUGS, TASKS, prepare
 from torchcourse.lessons.troubleshooting.stacks import Shaky, by_rank, of_worker, read_from_drive, write_stack_after
 from torchcourse.models import mlp
 from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, run_ranks
+from torchcourse.units import format_bytes
 
 Path("runs").mkdir(exist_ok=True)
 torch.set_num_threads(1)  # the networks here are so small that a second thread only waits
@@ -92,7 +93,7 @@ print(report)
 # %%
 outcome(
     "05-2.total",
-    f"{size(report.bytes_a_step)} a step. The sum was computed from the loss, the loss from the layers, and autograd keeps "
+    f"{format_bytes(report.bytes_a_step)} per step. The sum was computed from the loss, the loss from the layers, and autograd keeps "
     "what a backward pass would need.",
     right="about 100 KiB: what the layers put out",
 )

@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.lessons.troubleshooting import clinic
-from torchcourse.lessons.troubleshooting.clinic.case_picture import explore_floor
+from torchcourse.lessons.troubleshooting.checks import clinic as check
+from torchcourse.lessons.troubleshooting.clinic.softmax_twice_picture import explore_floor
 
 print(f"PyTorch {torch.__version__}. The patients are small: they all run on one CPU core.")
 

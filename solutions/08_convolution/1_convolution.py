@@ -34,12 +34,14 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.data import make_loader, mnist, photo
 from torchcourse.lessons.convolution import checks as check
-from torchcourse.lessons.convolution import receptive_field_picture as pictures
+from torchcourse.lessons.convolution import kernels_picture as pictures
 from torchcourse.lessons.convolution import sizes
 from torchcourse.lessons.convolution.by_hand import conv2d_im2col, conv2d_loops, conv_transpose2d, im2col
 from torchcourse.lessons.convolution.equivariance import shift_error
 from torchcourse.lessons.convolution.fourier import conv2d_fft
+from torchcourse.lessons.convolution.kernels import KERNELS, named_kernel
 from torchcourse.lessons.convolution.receptive_field import by_formula, by_gradient
+from torchcourse.lessons.convolution.receptive_field_picture import draw_field
 from torchcourse.lessons.convolution.strips import conv2d_strip
 from torchcourse.models import small_cnn
 from torchcourse.ranks import default_world_size, run_ranks
@@ -68,7 +70,7 @@ predict(
 # %%
 grey = photo().mean(dim=0)
 even = torch.full((1, 1, 9, 9), 0.7)
-edges = pictures.kernel("edges", 3)
+edges = named_kernel("edges", 3)
 value = F.conv2d(even, edges[None, None]).abs().max().item()
 outcome("08-1.edges", f"{value:.1g}: 0.7 times the sum of the weights, which is 0.", right="0, whatever the colour")
 
@@ -84,7 +86,7 @@ figures.explorer(
     angle=(0, 345, 0, 15),
     stride=(1, 6, 1),
     dilation=(1, 5, 1),
-    kind=list(pictures.KERNELS),
+    kind=list(KERNELS),
 )
 
 # %% [markdown]
@@ -265,7 +267,7 @@ predict(
 
 # %%
 same = {
-    kind: torch.allclose(pictures.kernel(kind, 5), pictures.kernel(kind, 5).flip(0, 1)) for kind in ("blur", "edges")
+    kind: torch.allclose(named_kernel(kind, 5), named_kernel(kind, 5).flip(0, 1)) for kind in ("blur", "edges")
 }
 outcome("08-1.flip", f"Flipped equal to itself? {same}. Then the two are the same.", right="a Gaussian blur")
 
@@ -356,7 +358,7 @@ def describe_stack(layers, stride, dilation):
 
 def draw_stack(layers, stride, dilation):
     title = describe_stack(layers, stride, dilation)
-    return pictures.draw_field(stack(layers, stride, dilation), grey, title)
+    return draw_field(stack(layers, stride, dilation), grey, title)
 
 
 figures.explorer(draw_stack, alt=describe_stack, layers=(1, 8, 4), stride=(1, 4, 2), dilation=(1, 4, 1))

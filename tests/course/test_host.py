@@ -24,7 +24,7 @@ HOST_PACKAGES = ["ipywidgets==7.7.1", "widgetsnbextension==3.6.10", "jupyterlab-
 HOST_PACKAGES += ["ipython-genutils==0.2.0"]
 ITS_OWN = ("ipywidgets", "widgetsnbextension", "jupyterlab_widgets", "numpy", "torch-", "pip", "torchcourse", "fsrs")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

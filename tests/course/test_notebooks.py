@@ -3,24 +3,26 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
 from collections import Counter
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from nbformat.notebooknode import NotebookNode
 
 import small_course
-from torchcourse.tools.build.notebooks import ROOT, render
-from torchcourse.tools.build.source import CASES
+from lesson_notebooks import RELEASES, name, read, solution
+from torchcourse.tools.build import notebooks
+from torchcourse.tools.build.source import PROGRAMS
+from torchcourse.tools.repository import ROOT
 
-RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 LESSONS = sorted({path.parent.name for path in RELEASES})
 
 
-def marked_cells(path: Path) -> dict[str, nbformat.NotebookNode]:
-    cells = nbformat.read(path, as_version=4).cells
-    return {cell.metadata.nbgrader.grade_id: cell for cell in cells if "nbgrader" in cell.metadata}
+def marked_cells(notebook: NotebookNode) -> dict[str, NotebookNode]:
+    return {cell.metadata.nbgrader.grade_id: cell for cell in notebook.cells if "nbgrader" in cell.metadata}
 
 
 def lines(text: str) -> list[str]:
@@ -30,14 +32,14 @@ def lines(text: str) -> list[str]:
 SECRET = re.compile(r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END|^[^\n]*### SOLUTION$", re.DOTALL | re.MULTILINE)
 
 
-def secret_lines(path: Path) -> set[str]:
+def secret_lines(solved: NotebookNode) -> set[str]:
     """The lines of a solution notebook that no learner may see.
 
-    Short lines, which occur by chance, and lines that the lesson itself shows elsewhere are none.
+    Short lines, which occur by chance, and lines that the lesson itself shows elsewhere do not count.
     """
     secrets: set[str] = set()
     shown: set[str] = set()
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in solved.cells:
         if cell.cell_type == "markdown" and "nbgrader" in cell.metadata:
             secrets |= set(lines(cell.source))
             continue
@@ -55,14 +57,22 @@ def test_there_are_notebooks():
 
 
 def test_committed_notebooks_equal_a_fresh_build():
-    fresh = render()
-    on_disk = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for folder in ("solutions", "notebooks")
-        for path in (ROOT / folder).glob("*/*.ipynb")
-    }
+    fresh = notebooks.release(notebooks.solutions())
+    on_disk = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in RELEASES}
     assert sorted(on_disk) == sorted(fresh)
     assert [path for path in fresh if on_disk[path] != fresh[path]] == []
+
+
+def test_no_solution_notebook_is_committed():
+    solved = [f"solutions/{name(path)}.ipynb" for path in RELEASES]
+    assert git("check-ignore", *solved).splitlines() == solved
+    assert git("ls-files", "solutions/*.ipynb") == ""
+
+
+def git(*arguments: str) -> str:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("this copy of the course is not a git repository")
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout
 
 
 def test_the_release_holds_notebooks_only():
@@ -72,14 +82,14 @@ def test_the_release_holds_notebooks_only():
     assert [path for path in files if path.suffix != ".ipynb"] == []
 
 
-@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", RELEASES, ids=name)
 def test_a_release_has_no_output_and_no_secret(path):
     text = path.read_text(encoding="utf-8")
     notebook = json.loads(text)
     assert [cell for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")] == []
     for marker in ("BEGIN SOLUTION", "### SOLUTION", "HIDDEN TESTS", "MARK SCHEME"):
         assert marker not in text
-    secrets = secret_lines(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
+    secrets = secret_lines(solution(path))
     assert secrets
     shown = {line for cell in notebook["cells"] for line in lines("".join(cell["source"]))}
     assert secrets & shown == set()
@@ -107,50 +117,49 @@ def test_a_quiz_release_holds_no_feedback(path):
     asked = "\n".join(words(bank, telling=False))
     telling = {text for text in words(bank, telling=True) if len(text) > 30 and text not in asked}
     assert len(telling) > 20
-    release = nbformat.read(ROOT / "notebooks" / path.stem / "quiz.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in release.cells)
+    text = "\n".join(cell.source for cell in read(ROOT / "notebooks" / path.stem / "quiz.ipynb").cells)
     assert [secret for secret in telling if secret in text] == []
 
 
-@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", RELEASES, ids=name)
 def test_every_line_of_a_stub_comes_from_its_solution(path):
-    solutions = marked_cells(ROOT / "solutions" / path.relative_to(ROOT / "notebooks"))
-    for grade_id, cell in marked_cells(path).items():
+    solved = marked_cells(solution(path))
+    for grade_id, cell in marked_cells(read(path)).items():
         if cell.cell_type != "code" or not cell.metadata.nbgrader.solution:
             continue
         ast.parse(cell.source)
-        known = set(lines(solutions[grade_id].source))
-        program = CASES / grade_id / "program.py"
+        known = set(lines(solved[grade_id].source))
+        program = PROGRAMS / f"{grade_id}.py"
         if program.is_file():
             known |= set(lines(program.read_text(encoding="utf-8")))
         extra = [line for line in lines(cell.source) if line not in known]
         assert [line for line in extra if not re.search(r"= \.\.\.$|^raise NotImplementedError\(", line)] == []
 
 
-@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", RELEASES, ids=name)
 def test_code_cells_are_short(path):
-    cells = nbformat.read(path, as_version=4).cells
-    long = {cell.id: cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code"}
-    assert {name: count for name, count in long.items() if count > 40} == {}
+    cells = read(path).cells
+    length = {cell.id: cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code"}
+    assert {cell: count for cell, count in length.items() if count > 40} == {}
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_grade_ids_are_unique_in_a_lesson(lesson):
-    ids = Counter(name for path in (ROOT / "solutions" / lesson).glob("*.ipynb") for name in marked_cells(path))
-    assert [name for name, count in ids.items() if count > 1] == []
+    notebooks = [solution(path) for path in RELEASES if path.parent.name == lesson]
+    ids = Counter(grade_id for notebook in notebooks for grade_id in marked_cells(notebook))
+    assert [grade_id for grade_id, count in ids.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("path", RELEASES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", RELEASES, ids=name)
 def test_local_links_lead_somewhere(path):
-    text = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
     assert [target for target in targets if not (path.parent / target).exists()] == []
 
 
 def test_the_search_for_secrets_finds_them(tmp_path):
     root = small_course.make(tmp_path)
-    solution = root / "solution.ipynb"
-    solution.write_text(render(root)["solutions/01_small/1_lesson.ipynb"], encoding="utf-8")
-    found = secret_lines(solution)
+    (text,) = notebooks.solutions(root).values()
+    found = secret_lines(nbformat.reads(text, as_version=4))
     assert 'assert twice(-1) == -2, "hidden words"' in found
     assert "Because the model answer says so." in found

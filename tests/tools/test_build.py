@@ -8,7 +8,7 @@ import pytest
 
 import small_course
 from torchcourse.tools.build import notebooks as build_module
-from torchcourse.tools.build.notebooks import build, render
+from torchcourse.tools.build.notebooks import build, lessons, release, solutions
 from torchcourse.tools.build.source import PROGRAMS, Origin, SourceError, setup_lines, to_notebook
 
 SOLUTION, RELEASE = "solutions/01_small/1_lesson.ipynb", "notebooks/01_small/1_lesson.ipynb"
@@ -17,6 +17,11 @@ SOLUTION, RELEASE = "solutions/01_small/1_lesson.ipynb", "notebooks/01_small/1_l
 @pytest.fixture
 def course(tmp_path: Path) -> Path:
     return small_course.make(tmp_path)
+
+
+def render(course: Path) -> dict[str, str]:
+    texts = solutions(course)
+    return texts | release(texts, course)
 
 
 def cells(text: str) -> dict[str, nbformat.NotebookNode]:
@@ -39,14 +44,14 @@ def test_another_day_gives_the_same_bytes(course, monkeypatch):
 
 
 def test_the_stub_keeps_the_frame_and_loses_the_solution(course):
-    release = cells(render(course)[RELEASE])
-    assert release["double"].source == (
+    stubs = cells(render(course)[RELEASE])
+    assert stubs["double"].source == (
         'def double(number):\n    """Return twice the number."""\n'
         '    raise NotImplementedError("Write your code here, then run this cell again.")'
     )
-    assert release["colour"].source == "answer = ..."
-    assert release["check-double"].source.endswith('print("Not done yet")\nscore')
-    assert release["why"].source == "*Write your answer here.*"
+    assert stubs["colour"].source == "answer = ..."
+    assert stubs["check-double"].source.endswith('print("Not done yet")\nscore')
+    assert stubs["why"].source == "*Write your answer here.*"
     text = render(course)[RELEASE]
     for secret in ("twice =", "green", "model answer", "HIDDEN", "hidden words"):
         assert secret not in text
@@ -59,10 +64,10 @@ def test_a_repair_cell_shows_the_broken_part_of_the_program(course):
         encoding="utf-8",
     )
     texts = render(course)
-    solution, release = (cells(texts[f"{folder}/01_small/2_clinic.ipynb"]) for folder in ("solutions", "notebooks"))
-    assert "the cure" in solution["learns_then_forgets"].source
+    solved, stubs = (cells(texts[f"{folder}/01_small/2_clinic.ipynb"]) for folder in ("solutions", "notebooks"))
+    assert "the cure" in solved["learns_then_forgets"].source
     assert "the cure" not in texts["notebooks/01_small/2_clinic.ipynb"]
-    broken = release["learns_then_forgets"]
+    broken = stubs["learns_then_forgets"]
     assert broken.source.startswith("def train_epoch(")
     assert broken.source.endswith("return total / count")
     assert broken.metadata.nbgrader.solution
@@ -111,6 +116,15 @@ def test_notebooks_whose_source_is_gone_are_removed_unless_edited(course):
     assert report.removed == ["solutions/01_small/2_other.ipynb"]
     assert report.edited == ["notebooks/01_small/2_other.ipynb"]
     assert kept.exists()
+
+
+def test_one_lesson_is_rendered_alone(course):
+    other = course / "solutions/02_other/1_other.py"
+    other.parent.mkdir()
+    other.write_text("# %% [markdown]\n# # Other\n", encoding="utf-8")
+    assert lessons(course) == ["01_small", "02_other"]
+    assert list(solutions(course, "02_other")) == ["solutions/02_other/1_other.ipynb"]
+    assert list(solutions(course)) == [SOLUTION, "solutions/02_other/1_other.ipynb"]
 
 
 def test_the_lesson_source_is_not_copied_into_the_release(course):

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 import small_course
-from torchcourse.tools.build.notebooks import build
+from torchcourse.tools.build.notebooks import release, solutions, write_text
 from torchcourse.tools.classroom import grade
 
 LESSON = "01_small"
@@ -16,15 +16,18 @@ LESSON = "01_small"
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory) -> Path:
+    """The small course as it is committed: with its release, without notebooks among the solutions."""
     root = small_course.make(tmp_path_factory.mktemp("course"))
-    build(root)
+    for path, text in release(solutions(root), root).items():
+        write_text(root / path, text)
     return root
 
 
 def hand_in(course: Path, folder: Path, student: str, change=None, *, solved: bool) -> None:
     """Hand in the solution or the release, changed by `change(cells by id, notebook)`."""
-    source = course / ("solutions" if solved else "notebooks") / LESSON / "1_lesson.ipynb"
-    notebook = nbformat.read(source, as_version=4)
+    texts = solutions(course)
+    (text,) = (texts if solved else release(texts, course)).values()
+    notebook = nbformat.reads(text, as_version=4)
     if change:
         change({cell.id: cell for cell in notebook.cells}, notebook)
     target = folder / "submitted" / student / LESSON / "1_lesson.ipynb"
@@ -132,7 +135,7 @@ def test_no_score_is_above_the_points(grades):
     assert results["cheat"].score <= 3
 
 
-def test_a_file_that_is_no_notebook_fails_alone_and_is_no_zero(grades):
+def test_a_file_that_is_not_a_notebook_fails_alone_and_is_not_a_zero(grades):
     folder, results = grades
     assert results["garbage"].state == "failed"
     assert results["garbage"].score is None
@@ -156,7 +159,8 @@ def test_a_flood_of_output_is_cut(grades):
     assert len(text) < 300_000
 
 
-def test_the_release_folder_of_the_course_is_untouched(grades, course):
+def test_the_repository_is_untouched(grades, course):
+    assert [path.name for path in (course / "solutions" / LESSON).iterdir()] == ["1_lesson.py"]
     notebook = json.loads((course / "notebooks" / LESSON / "1_lesson.ipynb").read_text(encoding="utf-8"))
     assert "digest" in notebook["metadata"]["torchcourse"]
 

@@ -9,7 +9,6 @@ import pytest
 import example_bank as example
 from torchcourse.quiz import bank, received
 from torchcourse.quiz.bank import BankError
-from torchcourse.quiz.grade_line import Received
 from torchcourse.tools.build import quiz_notebook
 from torchcourse.tools.build.source import Origin, to_notebook
 
@@ -25,11 +24,6 @@ def released(text: str) -> str:
     text = re.sub(r"### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS\n", "", text, flags=re.DOTALL)
     text = re.sub(r" = .*### SOLUTION$", " = ...", text, flags=re.MULTILINE)
     return re.sub(r"(# %% written: .*?\n).*?(?=# %%|\Z)", r"\1", text, flags=re.DOTALL)
-
-
-def run(cell: str, **names: object) -> Received:
-    exec(cell, names)
-    return names["received"]
 
 
 def test_each_question_can_be_read_and_is_marked_for_grading() -> None:

@@ -15,7 +15,6 @@ sees as a sentence and nbgrader reads as a number of points.
 
 import functools
 import html
-import linecache
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torchcourse import journal
+from torchcourse.source_lines import Line, is_cell
 
 
 class Wrong(Exception):
@@ -123,13 +123,7 @@ def _sentence(error: Exception) -> str:
     if hasattr(error, "rank"):
         where = f"\nIt happened in rank {error.rank}. Run the exercise cell by itself to see the whole message."
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_cell(frame.filename):
-            line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-            where = f"\nLine {frame.lineno} of your cell: {line}"
+        if is_cell(frame.filename):
+            where = f"\nLine {frame.lineno} of your cell: {Line(frame.filename, frame.lineno or 0).text}"
             break
     return what + where
-
-
-def _is_cell(filename: str) -> bool:
-    """Whether a traceback's file name is one that IPython gives to a notebook cell."""
-    return "ipykernel_" in filename or filename.startswith(("<ipython-input", "<cell"))

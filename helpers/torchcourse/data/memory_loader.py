@@ -49,7 +49,7 @@ class MemoryLoader:
         self.sampler = Shares(lengths[0], shuffle, seed)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch have another order. The Trainer calls it."""
+        """Let the next epoch have a different order. The Trainer calls it."""
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:

@@ -55,7 +55,7 @@ def vowels(split: Literal["train", "test"] = "train") -> Sequences:
     Raises:
         ValueError: for a split that does not exist.
 
-    Source: Kudo, Toyama and Shimbo 1999, https://doi.org/10.24432/C5NS47, through the package aeon. Licence: CC BY 4.0,
+    Source: Kudo, Toyama and Shimbo 1999, https://doi.org/10.24432/C5NS47, through the package aeon. License: CC BY 4.0,
     beside the file.
     """
     parts = {"train": slice(0, 270), "test": slice(270, 640)}

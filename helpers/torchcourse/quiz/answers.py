@@ -22,6 +22,8 @@ from typing import Any
 
 KINDS = ("one", "several", "number", "text", "order", "open")
 LETTERS = "ABCDEFGH"
+SURE = (1, 2, 3)
+"""How sure a learner is: guessing, fairly sure, certain."""
 
 
 class AnswerError(ValueError):
@@ -58,7 +60,7 @@ def score(kind: str, answer: Any, key: Any, letters: str = LETTERS, tolerance: f
     if answer is None:
         return 0.0
     if kind == "number":
-        return float(abs(answer - key) <= tolerance + 1e-9 * max(1.0, abs(key)))
+        return float(is_close(answer, key, tolerance))
     if kind == "text":
         return float(plain(answer) in {plain(form) for form in key})
     if kind == "order":
@@ -70,6 +72,11 @@ def score(kind: str, answer: Any, key: Any, letters: str = LETTERS, tolerance: f
         ticked = set(answer)
         return max(0.0, len(ticked & right) / len(right) - len(ticked & wrong) / len(wrong))
     return float(answer == key)
+
+
+def is_close(number: float, key: float, tolerance: float) -> bool:
+    """Whether a number is within the tolerance of a key, give or take what floating point loses."""
+    return abs(number - key) <= tolerance + 1e-9 * max(1.0, abs(key))
 
 
 def plain(text: str) -> str:

@@ -8,15 +8,12 @@ Every answer is a line in the journal. So is the reasoning behind a wrong one.
 
 from typing import TYPE_CHECKING, Any
 
-from torchcourse import journal
 from torchcourse.quiz import answers, texts
+from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.attempts import Attempt
 
 if TYPE_CHECKING:
-    from torchcourse.quiz.bank import Bank, Question
     from torchcourse.quiz.verdict import Verdict
-
-SURE = (1, 2, 3)
-"""How sure a learner is: guessing, fairly sure, certain."""
 
 
 def card(lesson: str, question: str, *, grade_line: bool = True) -> "Card":
@@ -37,15 +34,8 @@ def card(lesson: str, question: str, *, grade_line: bool = True) -> "Card":
     return Card(found, first, shown, grade_line=grade_line)
 
 
-class Card:
+class Card(Attempt):
     """A question and the learner's answer to it. Show it in a notebook, or call `answer`."""
-
-    def __init__(self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False) -> None:
-        self.lesson = bank.lesson
-        self.first = first
-        self.question = shown
-        self.number = bank.number(shown) if grade_line else None
-        self.keyless = bank.stripped
 
     def answer(
         self,
@@ -73,51 +63,16 @@ class Card:
             return Feedback(self, str(error))
         if read is None:
             return Feedback(self, texts.say("first"))
-        if self.question.kind == "open" and not self.keyless and said is None:
-            self.write(read, sure)
-            return Feedback(self, compare=True)
-        if self.question.kind == "open" and not self.keyless:
-            verdict = self.tick(read, sure, said, thought or [])
-        else:
+        if self.question.kind != "open" or self.keyless:
             verdict = self.check(read, sure)
+        elif said is None:
+            self.write(str(read), sure)
+            return Feedback(self, compare=True)
+        else:
+            verdict = self.tick(str(read), sure, said, thought or [])
         if reasoning and not verdict.right:
             self.reason(read, reasoning)
         return Feedback(self, verdict=verdict, reasoning="" if verdict.right else reasoning)
-
-    def check(self, answer: str | float, sure: int | None) -> "Verdict":
-        """Judge an answer in its normal form, and write it down."""
-        from torchcourse.quiz.verdict import Verdict, judge
-
-        # An open answer comes here only where the bank holds no model answer to compare it with.
-        verdict = Verdict(None) if self.keyless else judge(self.question, answer)
-        self._record("quiz", answer, sure, verdict)
-        return verdict
-
-    def write(self, text: str, sure: int | None) -> None:
-        """Write an open answer down, before its writer sees the model answer."""
-        self._record("written", text, sure)
-
-    def tick(self, text: str, sure: int | None, said: list[int], thought: list[int]) -> "Verdict":
-        """Judge an open answer by what its writer ticked, and write it down."""
-        from torchcourse.quiz.verdict import judge_open
-
-        verdict = judge_open(self.question, said, thought)
-        self._record("quiz", text, sure, verdict)
-        return verdict
-
-    def reason(self, answer: str | float, text: str) -> None:
-        """Write down the reasoning behind a wrong answer."""
-        journal.record("reasoning", **self._names(), answer=answer, text=text)
-
-    def _record(self, kind: str, answer: str | float, sure: int | None, verdict: "Verdict | None" = None) -> None:
-        result = {}
-        if verdict is not None:
-            score = None if verdict.score is None else round(verdict.score, 4)
-            result = {"right": verdict.right, "score": score, "misconceptions": verdict.misconceptions}
-        journal.record(kind, **self._names(), form=self.question.kind, answer=answer, sure=sure, **result)
-
-    def _names(self) -> dict[str, str]:
-        return {"lesson": self.lesson, "question": self.first.id, "asked": self.question.id}
 
     def _how(self) -> str:
         example = {"number": "0.5", "text": '"word"', "open": '"…"'}.get(self.question.kind, '"A"')
@@ -167,7 +122,7 @@ class Feedback:
 
         if self.verdict is not None:
             return render.feedback_text(self.verdict, self.card.question, texts.current(), self.reasoning)
-        if self.compare:
+        if self.compare and self.card.question.kind == "open":
             return f"{render.model_answer_text(self.card.question, texts.current())}\n\n{texts.say('tick_by_code')}"
         return self.message
 

@@ -27,11 +27,11 @@ def retrospective(day: date | None = None, language: Literal["ko", "en"] = "ko")
     """
     if language not in texts.LANGUAGES:
         raise ValueError(f"'{language}' is not a language of this course; choose 'en' or 'ko'.")
-    from torchcourse.quiz.daily_text import page
+    from torchcourse.quiz.daily_page_text import page_text
 
     day = day or date.today()
     entries = journal.read()
-    made = page([entry for entry in entries if journal.when(entry).date() <= day], day, language)
+    made = page_text([entry for entry in entries if journal.when(entry).date() <= day], day, language)
     path = journal.path().parent / "retrospectives" / f"{day.isoformat()}.md"
     kept = [entry for entry in entries if entry["kind"] == "retrospective" and entry.get("day") == day.isoformat()]
     before = str(kept[-1].get("text", "")) if kept else None

@@ -3,6 +3,7 @@
 import html
 from typing import Any
 
+from torchcourse import notice
 from torchcourse.quiz import answers, texts
 
 
@@ -45,11 +46,8 @@ class Received:
         return f"{self.score:.6g}"
 
     def _repr_html_(self) -> str:
-        colour = "#D55E00" if self.trouble else "#7F7F7F" if self.answer is None else "#0072B2"
-        return (
-            f'<div role="status" style="border-left:5px solid {colour};padding:.4em .8em;margin:.2em 0">'
-            f"{html.escape(self.message)}</div>"
-        )
+        kind: notice.Kind = "wrong" if self.trouble else "open" if self.answer is None else "info"
+        return notice.box(kind, html.escape(self.message))
 
 
 def received(

@@ -95,7 +95,7 @@ class Prediction:
         """Return the question with its choices as an ipywidget."""
         from torchcourse.quiz.widget import PredictionWidget
 
-        return PredictionWidget(self).box
+        return PredictionWidget(self.question, self.choices, self.kept, self.choose).box
 
 
 class Outcome:

@@ -7,20 +7,20 @@ import html
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from torchcourse import journal
+from torchcourse.journal import Entry
 from torchcourse.quiz import markup, texts
-from torchcourse.quiz.reviews import State, answers_in, is_due, states
+from torchcourse.quiz.reviews import QuestionState, answers_in, is_due, states
 
 
-def progress(now: datetime | None = None) -> "Dashboard":
+def progress(now: datetime | None = None) -> "ProgressReport":
     """Show a line for each lesson, and below it the misconceptions that are still open.
 
     Args:
         now: the moment that counts as now; without a zone it is local time.
     """
-    return Dashboard(lessons(now=now))
+    return ProgressReport(progress_by_lesson(now=now))
 
 
 @dataclass
@@ -43,7 +43,7 @@ class LessonProgress:
         return bool(self.tried or self.answered)
 
 
-def lessons(entries: list[dict[str, Any]] | None = None, now: datetime | None = None) -> list[LessonProgress]:
+def progress_by_lesson(entries: list[Entry] | None = None, now: datetime | None = None) -> list[LessonProgress]:
     """Return the progress in each lesson that has a quiz, a folder beside the journal, or an entry in it.
 
     Args:
@@ -55,10 +55,7 @@ def lessons(entries: list[dict[str, Any]] | None = None, now: datetime | None = 
     found = {name: _empty(name) for name in _names()}
     for entry in entries:
         if entry["kind"] == "check" and isinstance(entry.get("exercise"), str):
-            room, _, exercise = entry["exercise"].partition(".")
-            lesson = _of_number(found, room.removeprefix("lesson"))
-            lesson.tried |= {exercise} if entry.get("state") != "not done" else set()
-            lesson.passed |= {exercise} if entry.get("state") == "right" else set()
+            _count_check(found, entry)
     for entry in answers_in(entries):
         lesson = found.setdefault(entry["lesson"], _empty(entry["lesson"]))
         lesson.answered.add(entry["question"])
@@ -74,7 +71,7 @@ def lessons(entries: list[dict[str, Any]] | None = None, now: datetime | None = 
     return sorted(found.values(), key=lambda lesson: lesson.name)
 
 
-class Dashboard:
+class ProgressReport:
     """The table of `progress`, as HTML and as text."""
 
     def __init__(self, lessons: list[LessonProgress]) -> None:
@@ -100,7 +97,6 @@ class Dashboard:
         from torchcourse.quiz.render import STYLE
 
         language = texts.current()
-        notes = [*journal.problems(), texts.say("kept_in", path=journal.path())]
         if not any(lesson.begun for lesson in self.lessons):
             body = f"<p>{html.escape(texts.say('nothing_done'))}</p>"
         else:
@@ -111,7 +107,8 @@ class Dashboard:
         ideas = "".join(f"<li>{markup.to_inline(idea[language])}</li>" for idea in self._ideas())
         if ideas:
             body += f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p><ul>{ideas}</ul>"
-        notes = "".join(f'<p class="tc-meta">{html.escape(note)}</p>' for note in notes)
+        lines = [*journal.problems(), texts.say("kept_in", path=journal.path())]
+        notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in lines)
         title = html.escape(texts.say("progress"))
         return f'{STYLE}<div class="tc-page" lang="{language}"><p><b>{title}</b></p>{body}{notes}</div>'
 
@@ -150,8 +147,8 @@ def _empty(name: str) -> LessonProgress:
     """Return a lesson in which nothing has been done, with its title and how much there is to do."""
     from torchcourse.quiz import bank
 
-    number, _, words_of_name = name.partition("_")
-    plain = f"{number} {words_of_name.replace('_', ' ')}".strip()
+    number, _, rest = name.partition("_")
+    plain = f"{number} {rest.replace('_', ' ')}".strip()
     title, questions = {"en": plain, "ko": plain}, 0
     try:
         found = bank.lesson(name)
@@ -178,6 +175,16 @@ def _exercises(name: str) -> int:
     return count
 
 
+def _count_check(found: dict[str, LessonProgress], entry: Entry) -> None:
+    """Count an exercise, such as `lesson01.mean_loss`, as tried and as passed."""
+    room, _, exercise = entry["exercise"].partition(".")
+    lesson = _of_number(found, room.removeprefix("lesson"))
+    if entry.get("state") != "not done":
+        lesson.tried.add(exercise)
+    if entry.get("state") == "right":
+        lesson.passed.add(exercise)
+
+
 def _of_number(found: dict[str, LessonProgress], number: str) -> LessonProgress:
     for name, lesson in found.items():
         if name.partition("_")[0] == number:
@@ -185,7 +192,7 @@ def _of_number(found: dict[str, LessonProgress], number: str) -> LessonProgress:
     return found.setdefault(number, _empty(number))
 
 
-def _idea(state: State, slug: str) -> dict[str, str]:
+def _idea(state: QuestionState, slug: str) -> dict[str, str]:
     """Return a misconception in words; its bare name where the bank has gone."""
     from torchcourse.quiz import bank
 

@@ -1,4 +1,4 @@
-"""Bring questions back before they are forgotten: wrong answers soon, sure right ones late, often in another dress.
+"""Bring questions back before they are forgotten: wrong answers soon, sure right ones late, often asked in another way.
 
     review()                        # what is due today, as cards
     recall("01_data_parallelism")   # two or three at the start of a notebook
@@ -19,20 +19,18 @@ A second try within ten minutes, fresh from the feedback, is practice and does n
 import html
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchcourse import journal
+from torchcourse.journal import Entry
 from torchcourse.quiz import texts
 from torchcourse.quiz.cards import Card, widget_bundle
-
-if TYPE_CHECKING:
-    from torchcourse.quiz.bank import Bank
 
 SAME_SITTING = timedelta(minutes=10)
 
 
 @dataclass
-class State:
+class QuestionState:
     """Where the learner stands with one question and its variants, after the answers that count."""
 
     lesson: str
@@ -82,12 +80,12 @@ def recall(lesson: str, count: int = 3, now: datetime | None = None) -> "Deck":
     return deck
 
 
-def is_due(state: State, now: datetime) -> bool:
+def is_due(state: QuestionState, now: datetime) -> bool:
     """Whether the question's day has come: what was answered yesterday noon is due this morning."""
     return state.due.astimezone(now.tzinfo).date() <= now.date()
 
 
-def states(entries: list[dict[str, Any]] | None = None) -> list[State]:
+def states(entries: list[Entry] | None = None) -> list[QuestionState]:
     """Replay the journal and return the state of every question answered so far, the longest due first.
 
     Args:
@@ -98,7 +96,7 @@ def states(entries: list[dict[str, Any]] | None = None) -> list[State]:
     # Whole days: a lesson is no flash-card session. No fuzz: the same journal gives the same plan.
     scheduler = fsrs.Scheduler(learning_steps=(), relearning_steps=(), enable_fuzzing=False)
     cards: dict[tuple[str, str], fsrs.Card] = {}
-    found: dict[tuple[str, str], State] = {}
+    found: dict[tuple[str, str], QuestionState] = {}
     last: dict[tuple[str, str], datetime] = {}
     for entry in answers_in(journal.read() if entries is None else entries):
         idea = (entry["lesson"], entry["question"])
@@ -107,19 +105,20 @@ def states(entries: list[dict[str, Any]] | None = None) -> list[State]:
         last[idea] = moment
         if repeat:
             continue
+        sure: int | None = entry.get("sure")
         rating = fsrs.Rating.Again
         if entry["right"]:
-            rating = {1: fsrs.Rating.Hard, 3: fsrs.Rating.Easy}.get(entry.get("sure"), fsrs.Rating.Good)
+            rating = fsrs.Rating.Hard if sure == 1 else fsrs.Rating.Easy if sure == 3 else fsrs.Rating.Good
         card = cards.get(idea) or fsrs.Card(card_id=len(cards) + 1, due=moment)
         cards[idea], _log = scheduler.review_card(card, rating, moment)
-        state = found.setdefault(idea, State(*idea, due=moment, right=False))
-        state.due, state.right, state.sure = cards[idea].due, entry["right"], entry.get("sure")
+        state = found.setdefault(idea, QuestionState(*idea, due=moment, right=False))
+        state.due, state.right, state.sure = cards[idea].due, entry["right"], sure
         state.misconceptions = [] if entry["right"] else list(entry.get("misconceptions", []))
         state.sittings += 1
     return sorted(found.values(), key=lambda state: (state.due, state.lesson, state.question))
 
 
-def answers_in(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answers_in(entries: list[Entry]) -> list[Entry]:
     """Return the entries that are judged answers to quiz questions."""
     return [
         entry
@@ -158,8 +157,8 @@ class Deck:
         return widgets.VBox([widgets.HTML(message), *(card.widget() for card in self.cards)])
 
 
-def _deck(wanted: list[State], count: int) -> Deck:
-    cards = []
+def _deck(wanted: list[QuestionState], count: int) -> Deck:
+    cards: list[Card] = []
     for state in wanted:
         card = _card(state)
         if card is not None and len(cards) < count:
@@ -167,14 +166,15 @@ def _deck(wanted: list[State], count: int) -> Deck:
     return Deck(cards)
 
 
-def _card(state: State) -> Card | None:
-    """Return the question in the dress whose turn it is; None if its bank has gone or no longer has it."""
+def _card(state: QuestionState) -> Card | None:
+    """Return the question, or the variant whose turn it is; None if its bank has gone or no longer has it."""
     from torchcourse.quiz import bank
+    from torchcourse.quiz.questions import versions
 
     try:
-        found: Bank = bank.lesson(state.lesson)
+        found = bank.lesson(state.lesson)
         first, _shown = found.question(state.question)
     except bank.BankError:
         return None
-    dresses = (first, *first.variants)
-    return Card(found, first, dresses[state.sittings % len(dresses)])
+    asked = versions(first)
+    return Card(found, first, asked[state.sittings % len(asked)])

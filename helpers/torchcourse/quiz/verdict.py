@@ -1,9 +1,25 @@
 """Judge an answer with the bank's key, and find the feedback for the very choice that was made."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchcourse.quiz import answers
-from torchcourse.quiz.bank import OpenQuestion, Question, Text
+from torchcourse.quiz.questions import (
+    Choice,
+    ChoiceQuestion,
+    NumberMistake,
+    NumberQuestion,
+    OpenMistake,
+    OpenQuestion,
+    OrderMistake,
+    Question,
+    SelfCheck,
+    Text,
+    TextMistake,
+    required,
+)
+
+Mistake = NumberMistake | TextMistake | OrderMistake
 
 
 @dataclass(frozen=True)
@@ -32,25 +48,19 @@ class Verdict:
 
 def judge(question: Question, answer: str | float) -> Verdict:
     """Judge an answer in its normal form (see `answers.read`) to a question that is not open."""
-    if not question.has_key:
+    if isinstance(question, OpenQuestion) or not question.has_key:
         return Verdict(None)
-    tolerance = getattr(question, "tolerance", 0.0)
+    tolerance = question.tolerance if isinstance(question, NumberQuestion) else 0.0
     score = answers.score(question.kind, answer, question.key, question.letters, tolerance)
-    if question.kind in ("one", "several"):
-        chosen = [choice for letter, choice in _choices(question) if letter in answer]
-        remarks = [
-            Remark(choice.right, choice.why, letter, choice.text)
-            for letter, choice in _choices(question)
-            if letter in answer
-        ]
-        missing = sum(choice.right for choice in question.choices) - sum(choice.right for choice in chosen)
-        slugs = [choice.misconception for choice in chosen if choice.misconception]
-        return Verdict(score, remarks, missing, list(dict.fromkeys(slugs)))
+    if isinstance(question, ChoiceQuestion):
+        chosen = [remark for remark in explanation(question) if remark.label in str(answer)]
+        missing = len(question.key) - sum(remark.right for remark in chosen)
+        wrong = [choice for letter, choice in _by_letter(question) if letter in str(answer)]
+        return Verdict(score, chosen, missing, _named(wrong))
     if score >= 1:
-        return Verdict(score, [Remark(True, question.why, answers.show(answer, question.kind))])
-    made = [mistake for mistake in question.mistakes if _fits(mistake, answer, tolerance)]
-    remarks = [Remark(False, mistake.why, _mistake_label(mistake, answer)) for mistake in made]
-    return Verdict(score, remarks, 0, list(dict.fromkeys(mistake.misconception for mistake in made)))
+        return Verdict(score, [Remark(True, required(question.why), answers.show(answer, question.kind))])
+    made = [mistake for mistake in question.mistakes if _is_made(mistake, answer, tolerance)]
+    return Verdict(score, [Remark(False, mistake.why, _label(mistake, answer)) for mistake in made], 0, _named(made))
 
 
 def judge_open(question: OpenQuestion, said: list[int], thought: list[int]) -> Verdict:
@@ -62,35 +72,43 @@ def judge_open(question: OpenQuestion, said: list[int], thought: list[int]) -> V
     total = len(question.self_check)
     unsaid = [part for number, part in enumerate(question.self_check, 1) if number not in said]
     traps = [trap for number, trap in enumerate(question.mistakes, 1) if number in thought]
-    slugs = [part.misconception for part in [*unsaid, *traps] if part.misconception]
     score = 1 - len(unsaid) / total
     if traps:
         score = min(score, 1 - 1 / total)
     remarks = [Remark(False, trap.why, text=trap.reasoning) for trap in traps]
-    return Verdict(score, remarks, len(unsaid), list(dict.fromkeys(slugs)))
+    return Verdict(score, remarks, len(unsaid), _named([*unsaid, *traps]))
 
 
 def explanation(question: Question) -> list[Remark]:
-    """Return the whole answer: every choice with its reason, or the key with its own."""
-    if question.kind in ("one", "several"):
-        return [Remark(choice.right, choice.why, letter, choice.text) for letter, choice in _choices(question)]
+    """Return the whole answer to a question with a key: every choice with its reason, or the key with its own."""
+    if isinstance(question, OpenQuestion):
+        return []
+    if isinstance(question, ChoiceQuestion):
+        return [
+            Remark(choice.right, required(choice.why), letter, choice.text) for letter, choice in _by_letter(question)
+        ]
     key = question.key[0] if isinstance(question.key, list) else question.key
-    return [Remark(True, question.why, answers.show(key, question.kind))]
+    return [Remark(True, required(question.why), answers.show(key, question.kind))]
 
 
-def _choices(question: Question) -> list:
+def _by_letter(question: ChoiceQuestion) -> list[tuple[str, Choice]]:
     return list(zip(question.letters, question.choices, strict=True))
 
 
-def _fits(mistake: object, answer: str | float, tolerance: float) -> bool:
-    if hasattr(mistake, "swapped"):
-        return answer.index(mistake.swapped[0]) < answer.index(mistake.swapped[1])
-    if hasattr(mistake, "answers"):
-        return answers.plain(answer) in {answers.plain(form) for form in mistake.answers}
-    return abs(answer - mistake.answer) <= tolerance + 1e-9 * max(1.0, abs(mistake.answer))
+def _named(parts: Iterable[Choice | SelfCheck | Mistake | OpenMistake]) -> list[str]:
+    """Return the misconceptions behind some parts of a question, each once."""
+    return list(dict.fromkeys(part.misconception for part in parts if part.misconception))
 
 
-def _mistake_label(mistake: object, answer: str | float) -> str:
-    if hasattr(mistake, "swapped"):
+def _is_made(mistake: Mistake, answer: str | float, tolerance: float) -> bool:
+    if isinstance(mistake, OrderMistake):
+        return str(answer).index(mistake.swapped[0]) < str(answer).index(mistake.swapped[1])
+    if isinstance(mistake, TextMistake):
+        return answers.plain(str(answer)) in {answers.plain(form) for form in mistake.answers}
+    return answers.is_close(float(answer), mistake.answer, tolerance)
+
+
+def _label(mistake: Mistake, answer: str | float) -> str:
+    if isinstance(mistake, OrderMistake):
         return " → ".join(mistake.swapped)
-    return answers.show(answer, "number" if isinstance(answer, float) else "text")
+    return answers.show(answer, "number" if isinstance(mistake, NumberMistake) else "text")

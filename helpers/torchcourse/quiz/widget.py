@@ -1,25 +1,26 @@
 """The card and the prediction as ipywidgets, for version 7.7 and later.
 
-What is said comes from `render`, what is done from `Card` and `Prediction`. Everything is a native control, so the Tab
-key, Space and Enter reach all of it. The answer, the confidence and the reasoning survive a change of language.
+What is said comes from `render`, what is done from an `Attempt`. Everything is a native control, so the Tab key, Space
+and Enter reach all of it. The answer, the confidence and the reasoning survive a change of language.
 """
 
 import functools
+import html
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
 
-from torchcourse.quiz import answers, render
-from torchcourse.quiz import texts as words
-from torchcourse.quiz.cards import SURE, Card
-from torchcourse.quiz.predictions import Prediction
+from torchcourse.quiz import answers, markup, render, texts
+from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.attempts import Attempt
 from torchcourse.quiz.verdict import Verdict
 
 
 class CardWidget:
     """The controls of one card; `box` is the widget to show."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: Attempt) -> None:
         self.card, self.question = card, card.question
         self.verdict: Verdict | None = None
         self.checked: tuple[str | float, int] | None = None
@@ -27,14 +28,16 @@ class CardWidget:
         self.is_open = self.question.kind == "open"
 
         self.language = widgets.ToggleButtons(
-            options=[(label, code) for code, label in words.LANGUAGES.items()], value=words.current()
+            options=[(label, code) for code, label in texts.LANGUAGES.items()], value=texts.current()
         )
         self.language.style.button_width = "auto"
         self.language.add_class("tc-language")
         self.meta, self.text = widgets.HTML(), widgets.HTML()
         self.choices = self._choices()
         self.typed, self.unit = self._typed(), widgets.HTML()
-        self.sure_label, self.sure = widgets.HTML(), _radio([("", sure) for sure in SURE])
+        self.sure_label = widgets.HTML()
+        self.sure = widgets.RadioButtons(options=[("", sure) for sure in SURE], value=None)
+        self.sure.layout.width = "auto"
         self.check = widgets.Button(disabled=True, button_style="primary")
         self.hint = widgets.HTML()
         self.feedback = widgets.HTML()
@@ -110,11 +113,8 @@ class CardWidget:
 
     def _chose(self, place: int, change: dict[str, Any]) -> None:
         if self.question.kind == "one" and change["new"]:
-            for other, box in enumerate(self.choices):
-                if other != place:
-                    box.value = False
-        for box in self.choices:
-            (box.add_class if box.value else box.remove_class)("tc-chosen")
+            _untick_others(self.choices, place)
+        _mark_chosen(self.choices)
         self._start_over()
 
     def _check(self) -> None:
@@ -123,28 +123,34 @@ class CardWidget:
             return
         self.checked = (answer, sure)
         if self.is_open and not self.card.keyless:
-            self.card.write(answer, sure)
+            self.card.write(str(answer), sure)
         else:
             self.verdict = self.card.check(answer, sure)
         self._refresh()
 
     def _keep_reason(self) -> None:
-        text = self.reason.value.strip()
-        if text:
-            self.card.reason(self.checked[0], text)
+        self._record_reason()
         self.reasoned = True
         self._refresh()
 
+    def _record_reason(self) -> None:
+        text = self.reason.value.strip()
+        if text and self.checked:
+            self.card.reason(self.checked[0], text)
+
     def _finish(self) -> None:
+        if self.checked is None:
+            return
+        answer, sure = self.checked
         said = [number for number, box in enumerate(self.said, 1) if box.value]
         thought = [number for number, box in enumerate(self.thought, 1) if box.value]
-        self.verdict = self.card.tick(*self.checked, said, thought)
+        self.verdict = self.card.tick(str(answer), sure, said, thought)
         self._refresh()
 
     def _start_over(self) -> None:
         """Take the feedback away, since it is about another answer; a reasoning that was begun is kept first."""
-        if self._asks_reason() and self.reason.value.strip():
-            self.card.reason(self.checked[0], self.reason.value.strip())
+        if self._asks_reason():
+            self._record_reason()
         self.verdict, self.checked, self.reasoned = None, None, False
         self.reason.value = ""
         for box in (*self.said, *self.thought):
@@ -152,7 +158,7 @@ class CardWidget:
         self._refresh()
 
     def _choose_language(self) -> None:
-        words.choose(self.language.value)
+        texts.choose(self.language.value)
         self._translate()
         self._refresh()
 
@@ -173,19 +179,21 @@ class CardWidget:
         answer, sure = self._ready()
         self.check.disabled = answer is None or sure is None or self.checked == (answer, sure)
         self.hint.value = self._hint_html(language)
-        comparing = self.is_open and self.checked is not None and not self.card.keyless
+        comparing = self.question.kind == "open" and self.checked is not None and not self.card.keyless
         _show(self.tick_box, comparing)
         _show(self.reason_box, self._asks_reason())
         self.feedback.value = self.result.value = ""
-        if comparing:
+        if comparing and self.question.kind == "open":
             self.feedback.value = render.model_answer_html(self.question, language)
             if self.verdict is not None:
                 self.result.value = render.feedback_html(self.verdict, self.question, language)
+        elif self.verdict is None:
+            pass
         elif self._asks_reason():
             self.feedback.value = (
                 f'<div class="tc-feedback">{render.verdict_html(self.verdict, self.question, language)}</div>'
             )
-        elif self.verdict is not None:
+        else:
             reasoning = self.reason.value.strip()
             self.feedback.value = render.feedback_html(self.verdict, self.question, language, reasoning)
         if self.card.number:
@@ -199,17 +207,17 @@ class CardWidget:
             text = str(error)
         else:
             if self.check.disabled and self.checked is None:
-                text = words.say("first", language)
+                text = texts.say("first", language)
             elif self.verdict is not None and not self.verdict.right and self.reasoned:
-                text = words.say("retry", language)
-        return f'<span class="tc-meta" lang="{language}">{render.escape(text)}</span>'
+                text = texts.say("retry", language)
+        return f'<span class="tc-meta" lang="{language}">{html.escape(text)}</span>'
 
     def _translate(self) -> None:
         """Write all texts that do not depend on the state in the language chosen."""
         language = self.language.value
-        say = functools.partial(words.say, language=language)
+        say = functools.partial(texts.say, language=language)
         self.meta.value = (
-            f'<span class="tc-meta">{render.escape(render.meta(self.question, self.card.number, language))}</span>'
+            f'<span class="tc-meta">{html.escape(render.meta(self.question, self.card.number, language))}</span>'
         )
         self.text.value = render.question_html(self.question, language)
         self.unit.value = render.unit_html(self.question, language)
@@ -229,28 +237,32 @@ class CardWidget:
         self.said_label.value = f'<p style="margin:.8em 0 .2em">{say("self_check")}</p>'
         self.thought_label.value = f'<p style="margin:.8em 0 .2em">{say("traps")}</p>'
         self.done.description = say("done")
-        for boxes, texts in (
-            (self.said, [part.text for part in getattr(self.question, "self_check", [])]),
-            (self.thought, [trap.reasoning for trap in getattr(self.question, "mistakes", []) if self.is_open]),
-        ):
-            for box, text in zip(boxes, texts, strict=False):
-                box.description = render.label(text[language])
+        if self.question.kind == "open":
+            for part, box in zip(self.question.self_check, self.said, strict=True):
+                box.description = markup.to_label(part.text[language])
+            for trap, box in zip(self.question.mistakes, self.thought, strict=True):
+                box.description = markup.to_label(trap.reasoning[language])
 
 
 class PredictionWidget:
-    """The choices of one prediction; `box` is the widget to show. A click is kept at once."""
+    """The choices of one prediction; `box` is the widget to show. A click is kept at once.
 
-    def __init__(self, prediction: Prediction) -> None:
-        self.prediction = prediction
-        self.choices = [_tick_box("tc-one") for _ in prediction.choices]
-        kept = prediction.kept
-        for letter, text, box in zip(answers.LETTERS, prediction.choices, self.choices, strict=False):
-            box.description = f"<b>{letter}</b>&nbsp; {render.label(text)}"
+    Args:
+        question, choices: texts in the little Markdown of `markup`.
+        kept: the choice made last, if any.
+        choose: what keeps a choice.
+    """
+
+    def __init__(self, question: str, choices: list[str], kept: str | None, choose: Callable[[str], object]) -> None:
+        self.offered, self.choose = choices, choose
+        self.choices = [_tick_box("tc-one") for _ in choices]
+        for letter, text, box in zip(answers.LETTERS, choices, self.choices, strict=False):
+            box.description = f"<b>{letter}</b>&nbsp; {markup.to_label(text)}"
             box.value = text == kept
         self.kept = widgets.HTML()
-        question = widgets.HTML(f'<div class="tc-question">{render.block(prediction.question)}</div>')
-        label = widgets.HTML(f'<span class="tc-meta">{words.say("predict")}</span>')
-        self.box = widgets.VBox([widgets.HTML(render.STYLE), label, question, *self.choices, self.kept])
+        asked = widgets.HTML(f'<div class="tc-question">{markup.to_html(question)}</div>')
+        label = widgets.HTML(f'<span class="tc-meta">{texts.say("predict")}</span>')
+        self.box = widgets.VBox([widgets.HTML(render.STYLE), label, asked, *self.choices, self.kept])
         self.box.add_class("tc-card")
         self._refresh()
         for place, box in enumerate(self.choices):
@@ -258,17 +270,14 @@ class PredictionWidget:
 
     def _chose(self, place: int, change: dict[str, Any]) -> None:
         if change["new"]:
-            for other, box in enumerate(self.choices):
-                if other != place:
-                    box.value = False
-            self.prediction.choose(self.prediction.choices[place])
+            _untick_others(self.choices, place)
+            self.choose(self.offered[place])
         self._refresh()
 
     def _refresh(self) -> None:
-        for box in self.choices:
-            (box.add_class if box.value else box.remove_class)("tc-chosen")
+        _mark_chosen(self.choices)
         chosen = any(box.value for box in self.choices)
-        self.kept.value = f'<span class="tc-meta" role="status">{words.say("prediction_kept") if chosen else ""}</span>'
+        self.kept.value = f'<span class="tc-meta" role="status">{texts.say("prediction_kept") if chosen else ""}</span>'
 
 
 def _tick_box(look: str) -> widgets.Checkbox:
@@ -281,8 +290,15 @@ def _tick_box(look: str) -> widgets.Checkbox:
     return box
 
 
-def _radio(options: list[tuple[str, int]]) -> widgets.RadioButtons:
-    return widgets.RadioButtons(options=options, value=None, layout=widgets.Layout(width="auto"))
+def _untick_others(boxes: list[widgets.Checkbox], place: int) -> None:
+    for other, box in enumerate(boxes):
+        if other != place:
+            box.value = False
+
+
+def _mark_chosen(boxes: list[widgets.Checkbox]) -> None:
+    for box in boxes:
+        (box.add_class if box.value else box.remove_class)("tc-chosen")
 
 
 def _show(widget: widgets.Widget, visible: bool) -> None:

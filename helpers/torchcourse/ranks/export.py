@@ -53,7 +53,7 @@ def export_script(fn: Callable[..., Any], path: str | Path, *args: Any, overwrit
     Raises:
         TypeError: the function or an argument cannot be written into a script faithfully; the sentence names the object
             and says what to change.
-        FileExistsError: there is another file at `path`.
+        FileExistsError: there is a different file at `path`.
 
     Source of the command lines: https://docs.pytorch.org/docs/stable/elastic/run.html
     """
@@ -78,7 +78,9 @@ def export_script(fn: Callable[..., Any], path: str | Path, *args: Any, overwrit
     main = _MAIN.format(call=call)
     text = "\n\n\n".join(["\n\n".join(filter(None, head)), *source.copies(), main])
     if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
-        raise FileExistsError(f"{path} exists and differs. Choose another name, or pass overwrite=True to replace it.")
+        raise FileExistsError(
+            f"{path} exists and differs. Choose a different name, or pass overwrite=True to replace it."
+        )
     path.write_text(text, encoding="utf-8")
     print(f"Wrote {path}.\n{commands}")
     return path

@@ -12,10 +12,10 @@ from torchcourse.ranks import pickling, who
 
 
 def join(store: dist.Store | None = None) -> None:
-    """Initialise `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
+    """Initialize `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
 
     If each rank on this machine has a GPU of its own, that becomes the current device, with NCCL for GPU tensors and
-    gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread a rank.
+    gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread per rank.
     """
     place: dict[str, Any] = (
         {} if store is None else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
@@ -34,7 +34,7 @@ def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
 
     A process group that the script has made itself is used and kept; otherwise each call makes its own.
     """
-    if dist.is_initialized():
+    if who.initialised():
         return _gather(fn(*args))
     global _store, _calls
     if _store is None:
@@ -45,8 +45,8 @@ def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
     join(store)
     results = _gather(fn(*args))
     # Leave together: a connection closed too early would look like a failure to a rank that still reads from it.
-    store.set(f"done/{dist.get_rank()}", "")
-    store.wait([f"done/{rank}" for rank in range(dist.get_world_size())])
+    store.set(f"done/{who.rank()}", "")
+    store.wait([f"done/{rank}" for rank in range(who.world_size())])
     dist.destroy_process_group()
     return results
 
@@ -56,6 +56,4 @@ _calls = 0  # calls so far, the same on every rank: each gets its own keys in th
 
 
 def _gather(result: Any) -> list[Any]:
-    pickles: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(pickles, pickling.dumps_result(result))
-    return [cloudpickle.loads(data) for data in pickles]
+    return [cloudpickle.loads(data) for data in who.gather(pickling.dumps_result(result))]

@@ -3,13 +3,13 @@
 import codecs
 import re
 import sys
-import sysconfig
 import traceback
 from pathlib import Path
 
+from torchcourse.source_lines import cell_name, is_library
+
 _HERE = Path(__file__).parent
 _MACHINERY = {str(file) for file in _HERE.glob("*.py")} - {str(_HERE / "who.py")}
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _LONGEST_LINE = 1 << 16  # characters; a longer one is shown in pieces
 
 
@@ -35,14 +35,9 @@ def stack_of(dump: bytes) -> str:
 
 def name_cells(text: str) -> str:
     """Call the files that IPython makes of cells by the cells' names: `File "/tmp/ipykernel_7/4.py"` → `Cell In[3]`."""
-    ipython = sys.modules.get("IPython")
-    compiler = getattr(ipython and ipython.get_ipython(), "compile", None)
-    name_of = getattr(compiler, "format_code_name", None)
-    if name_of is None:  # no IPython, or one older than 8
-        return text
     for file in set(re.findall(r'File "(.+?)", line ', text)):
-        if name := name_of(file):
-            text = text.replace(f'File "{file}"', " ".join(name))
+        if name := cell_name(file):
+            text = text.replace(f'File "{file}"', name)
     return text
 
 
@@ -104,8 +99,4 @@ def _shorten(report: traceback.TracebackException) -> None:
 
 def _relevant(frames: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     frames = [frame for frame in frames if frame.filename not in _MACHINERY]
-    return [frame for i, frame in enumerate(frames) if i == len(frames) - 1 or not _in_library(frame.filename)]
-
-
-def _in_library(file: str) -> bool:
-    return file.startswith((*_LIBRARIES, "<frozen ", "<string>")) and not file.startswith(str(_HERE.parent))
+    return [frame for i, frame in enumerate(frames) if i == len(frames) - 1 or not is_library(frame.filename)]

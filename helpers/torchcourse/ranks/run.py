@@ -42,13 +42,13 @@ def run_ranks(
 ) -> list[Any]:
     """Call `fn(*args)` in `world_size` processes at once and return their results in rank order.
 
-    Inside, `torch.distributed` is initialised: with NCCL if every rank has a GPU of its own, else with gloo on the CPU
-    and one thread a rank. `device()` is the device to compute on. What ranks print appears live, as `[rank 0] …`.
+    Inside, `torch.distributed` is initialized: with NCCL if every rank has a GPU of its own, else with gloo on the CPU
+    and one thread per rank. `device()` is the device to compute on. What ranks print appears live, as `[rank 0] …`.
 
-    Each rank starts as a fresh Python does: modules are imported anew, and each random generator has a seed of its own,
-    another on each rank and in each call; seed them in `fn` where that matters. A rank has your folder, environment and
-    import path. `fn` and `args` are pickled, so it works on copies. Tensors travel as CPU copies without a graph, in
-    both directions. When `fn` returns, whatever processes it has started end too.
+    Each rank starts as a fresh Python does: modules are imported anew, and random generators have different seeds on
+    each rank and in each call; seed them in `fn` where that matters. A rank has your folder, environment and import
+    path. `fn` and `args` are pickled, so it works on copies. Tensors travel as CPU copies without a graph, in both
+    directions. When `fn` returns, whatever processes it has started end too.
 
     Under `torchrun` the same call runs in place: this process already is a rank, so it calls `fn(*args)` here and
     returns the results of all ranks. `timeout` means nothing there, and after an error torchrun ends the other ranks.
@@ -56,9 +56,9 @@ def run_ranks(
     Args:
         fn: the function, from a cell or from a module; closures too. For keyword arguments use `functools.partial`.
         *args: its arguments, the same for each rank.
-        world_size: how many ranks; by default one a GPU if there are two or more GPUs, else two on the CPU.
+        world_size: how many ranks; by default one per GPU if there are two or more GPUs, else two on the CPU.
         timeout: seconds until ranks that are still running are ended, from the moment when all have started; None waits
-            for ever.
+            forever.
         env: environment variables for the ranks, besides yours, for example `{"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}`.
 
     Raises:
@@ -159,14 +159,14 @@ def _check_memory(world_size: int, payload: int) -> None:
     free = free_memory() // 2**20
     if world_size * megabytes > free:
         raise MemoryError(
-            f"{world_size} ranks need about {world_size * megabytes:,} MB of memory ({megabytes:,} MB a rank), "
+            f"{world_size} ranks need about {world_size * megabytes:,} MB of memory ({megabytes:,} MB per rank), "
             f"and {free:,} MB are free. There is room for {free // megabytes}."
         )
 
 
 def _start(world_size: int) -> list[start.RankProcess]:
     try:
-        return start.start(world_size)
+        return start.start_ranks(world_size)
     except OSError as error:
         raise RuntimeError(
             f"This machine has no room for {world_size} ranks ({error.strerror}). Ask for fewer."

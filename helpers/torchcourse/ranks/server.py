@@ -28,7 +28,7 @@ from typing import NoReturn
 
 READY = b"R"
 NUMBER = struct.Struct("q")
-# What ranks use, imported once here instead of once a rank.
+# What ranks use, imported once here instead of once per rank.
 PRELOAD = (
     "torch",
     "torch.distributed.fsdp",

@@ -60,7 +60,7 @@ class Source:
         """
         if name in self._objects:
             if self._objects[name] is not obj and (self._literal(obj) or 0) != self._literal(self._objects[name]):
-                raise CannotWrite(f"Two different objects are called `{name}` here. Give one of them another name.")
+                raise CannotWrite(f"Two different objects are called `{name}` here. Give one of them a different name.")
             return
         self._objects[name] = obj
         if isinstance(obj, types.ModuleType):

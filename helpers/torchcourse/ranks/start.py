@@ -70,7 +70,7 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
-def start(world_size: int) -> list[RankProcess]:
+def start_ranks(world_size: int) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
 
     Raises:
@@ -193,7 +193,7 @@ def _path() -> list[str]:
 
 def _environment() -> dict[str, str]:
     return {
-        "OMP_NUM_THREADS": "1",  # one thread a rank, as torchrun sets it
+        "OMP_NUM_THREADS": "1",  # one thread per rank, as torchrun sets it
         "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS else ends a fork of a process that has loaded frameworks
         **os.environ,
         IN_RANK: "1",

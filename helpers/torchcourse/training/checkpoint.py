@@ -17,11 +17,10 @@ import os
 import random
 import shutil
 import struct
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -47,10 +46,10 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
     with replacing(Path(path)) as file:
         hashed = _HashedFile(file)
         try:
-            torch.save(state, hashed)
-        except RuntimeError:
+            torch.save(state, cast(IO[bytes], hashed))
+        except RuntimeError as error:
             # Its writer in C++ turns whatever happened into a count of bytes.
-            raise hashed.problem or sys.exception() from None
+            raise hashed.problem or error from None
         _seal(file, hashed.sha256.hexdigest())
 
 
@@ -115,7 +114,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Copy weights into a model, if they all fit.
 
     Raises:
-        CheckpointError: if they belong to another architecture; names what is missing, left over or of another shape.
+        CheckpointError: if they belong to a different architecture; names what is missing, left over or reshaped.
     """
     own = model.state_dict()
     problems = []
@@ -132,7 +131,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
         problems.append(f"it has {some(reshaped)}")
     if problems:
         raise CheckpointError(
-            f"The checkpoint belongs to another architecture: {'; '.join(problems)}. "
+            f"The checkpoint belongs to a different architecture: {'; '.join(problems)}. "
             "Build the model exactly as it was built for training."
         )
     model.load_state_dict(weights)
@@ -150,8 +149,8 @@ def verify(file: BinaryIO, path: Path) -> None:
     length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
     if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
         raise CheckpointError(
-            f"{path} is no whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy that "
-            "broke off, or a full disk), or another program wrote it. Use another copy."
+            f"{path} is not a whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy "
+            "that broke off, or a full disk), or another program wrote it. Use a different copy."
         )
     file.seek(0)
     sha256 = hashlib.sha256()
@@ -163,7 +162,7 @@ def verify(file: BinaryIO, path: Path) -> None:
     if sha256.hexdigest().encode() != digest:
         raise CheckpointError(
             f"{path} is damaged: its SHA-256 is not the one that was stored when it was saved, so at least one bit has "
-            "changed. Use another copy."
+            "changed. Use a different copy."
         )
     file.seek(0)
 
@@ -177,10 +176,10 @@ def some(names: list[str], most: int = 5) -> str:
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return the optimizer's state with parameters called by name.
 
-    PyTorch counts them instead, and a model whose parameters come in another order would silently get the wrong state.
+    PyTorch counts them instead, and a model that lists its parameters differently would silently get a wrong state.
 
     Raises:
-        ValueError: if the optimizer holds a tensor that is no parameter of the model.
+        ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
     names = _parameter_names(model, optimizer)
     groups = [
@@ -196,7 +195,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     """Give an optimizer the state that `optimizer_state` returned, parameter by parameter.
 
     Raises:
-        CheckpointError: if it was saved by another kind of optimizer, or for other parameters.
+        CheckpointError: if it was saved by a different kind of optimizer, or for different parameters.
     """
     if saved["class"] != type(optimizer).__name__:
         raise CheckpointError(
@@ -206,8 +205,8 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
         raise CheckpointError(
-            f"The optimizer's {len(own)} parameter group(s) hold other parameters than the {len(saved['groups'])} in "
-            "the checkpoint. Build the groups as they were built for training."
+            f"The optimizer's {len(own)} parameter group(s) hold different parameters from the {len(saved['groups'])} "
+            "in the checkpoint. Build the groups as they were built for training."
         )
     numbers = {name: number for number, name in enumerate(name for group in own for name in group)}
     groups = []
@@ -226,7 +225,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     """
     # Both hold 624 numbers of state, which as a tensor are saved a hundred times faster than as Python numbers.
     version, python_keys, python_rest = random.getstate()
-    kind, numpy_keys, *numpy_rest = np.random.get_state()
+    kind, numpy_keys, *numpy_rest = cast(tuple[Any, ...], np.random.get_state())
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
@@ -322,12 +321,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter not in names:
                 raise ValueError(
-                    f"The optimizer trains a tensor of shape {list(parameter.shape)}, no parameter of the model. "
+                    f"The optimizer trains a tensor of shape {list(parameter.shape)}, not a parameter of the model. "
                     "Was a layer replaced, or the model copied, after the optimizer was made? Make the optimizer last."
                 )
     return names

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from torchcourse.ranks.run import RankError, run_ranks
 from torchcourse.training import checkpoint
 from torchcourse.training.trainer import Trainer
 
@@ -59,8 +60,6 @@ def kill_at_step(trainer: Trainer, step: int) -> None:
 
 def _dies(fn: Callable[..., Any], *args: Any) -> bool:
     """Call `fn` in a process of its own and return whether that process died."""
-    from torchcourse.ranks.run import RankError, run_ranks
-
     try:
         run_ranks(fn, *args, world_size=1, timeout=None)
     except RankError as error:

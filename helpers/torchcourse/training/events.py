@@ -8,14 +8,16 @@ A file that ends in the middle of a value, because its writer was killed or is s
 that. `run.notes` then says so in a sentence, which is printed as well.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from torchcourse.training.histograms import Histogram
 
@@ -36,6 +38,11 @@ class RunLog:
     hyperparameters: dict[str, bool | str | float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def lists(self) -> tuple[dict[str, list[tuple[int, Any]]], ...]:
+        """What is kept as lists of steps and values, as all but scalars are."""
+        return self.histograms, self.images, self.texts
+
     def last(self, prefix: str) -> dict[str, float]:
         """Return the last value of each scalar under a prefix, by the rest of its tag, in the order of writing.
 
@@ -50,7 +57,7 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
 
     Raises:
         FileNotFoundError: if the folder holds no event files, or does not exist.
-        OSError: if it is no folder or cannot be read.
+        OSError: if it is not a folder or cannot be read.
     """
     run = RunLog(Path(log_dir))
     events = [event for file in _files(run.folder) for event in _events(file, run.notes)]
@@ -62,8 +69,8 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
     for note in run.notes:
         print(note)
     run.scalars = {tag: series for tag, series in run.scalars.items() if series[0]}
-    for series in (run.histograms, run.images, run.texts):
-        for tag in [tag for tag, values in series.items() if not values]:
+    for series in run.lists:
+        for tag in [tag for tag, pairs in series.items() if not pairs]:
             del series[tag]
     return run
 
@@ -110,12 +117,12 @@ def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
             problem = "it ends in the middle of a value, as when its writer was killed or is still writing"
         # The checksum of the data is left to TensorBoard: in Python it takes longer than all the rest together.
         if len(head) == 12 and struct.unpack("<I", head[8:])[0] != masked_crc32c(head[:8]):
-            problem = "the bytes are no event"
+            problem = "the bytes are not an event"
         if problem is None:
             try:
                 event = Event.FromString(data)
             except DecodeError:
-                problem = "the bytes are no event"
+                problem = "the bytes are not an event"
         if problem is not None:
             notes.append(f"{file} is damaged after {count} events: {problem}. All before that was read.")
             return
@@ -124,7 +131,7 @@ def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
 
 
 def _hide_what_is_redone(run: RunLog, event: "Event") -> None:
-    """At the start of a writer that goes on from a step: forget what another one wrote from that step on."""
+    """At the start of a writer that goes on from a step: forget what an earlier one wrote from that step on."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
     if not (event.HasField("session_log") and event.session_log.status == SessionLog.START):
@@ -132,9 +139,9 @@ def _hide_what_is_redone(run: RunLog, event: "Event") -> None:
     for steps, values in run.scalars.values():
         kept = sum(step < event.step for step in steps)
         del steps[kept:], values[kept:]
-    for series in (run.histograms, run.images, run.texts):
-        for tag, values in series.items():
-            series[tag] = [(step, value) for step, value in values if step < event.step]
+    for series in run.lists:
+        for tag, pairs in series.items():
+            series[tag] = [(step, value) for step, value in pairs if step < event.step]
 
 
 def _keep(run: RunLog, step: int, value: "Summary.Value") -> None:
@@ -156,16 +163,12 @@ def _keep(run: RunLog, step: int, value: "Summary.Value") -> None:
 
 def _histogram(proto: "HistogramProto") -> Histogram:
     limits, counts = np.array(proto.bucket_limit), np.array(proto.bucket)
-    if len(counts) and counts[0]:  # another writer's: the first bucket begins at the lowest value
+    if len(counts) and counts[0]:  # a different writer's: the first bucket begins at the lowest value
         limits, counts = np.concatenate([[min(proto.min, limits[0])], limits]), np.concatenate([[0.0], counts])
     return Histogram(limits, counts[1:], proto.min, proto.max, proto.sum, proto.sum_squares)
 
 
 def _image(encoded: bytes) -> np.ndarray:
-    import io
-
-    from PIL import Image
-
     return np.asarray(Image.open(io.BytesIO(encoded)))
 
 

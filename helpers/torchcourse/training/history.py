@@ -1,4 +1,4 @@
-"""What a training run has reported: one row an epoch, and the loss along the way."""
+"""What a training run has reported: one row per epoch, and the loss along the way."""
 
 import html
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class History:
     best: dict[str, Any] | None = None
 
     def __getitem__(self, column: str) -> list[float]:
-        """Return one value an epoch, for example of "loss", "val_accuracy", "lr" or "seconds".
+        """Return one value per epoch, for example of "loss", "val_accuracy", "lr" or "seconds".
 
         Raises:
             KeyError: for a column that there is not; the message names those that there are.

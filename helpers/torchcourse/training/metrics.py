@@ -9,7 +9,7 @@ import torch
 from torchcourse.ranks import who
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor | float]
-"""`metric(outputs, targets)`: one value a sample (a tensor of shape [N] or [N, ...]), or their mean as one number.
+"""`metric(outputs, targets)`: one value per sample (a tensor of shape [N] or [N, ...]), or their mean as one number.
 
 It may be given several batches at once."""
 
@@ -22,7 +22,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         targets: labels [N] or [N, ...], integers.
 
     Raises:
-        ValueError: for targets that are no labels.
+        ValueError: for targets that are not labels.
     """
     if targets.is_floating_point():
         raise ValueError(
@@ -47,7 +47,7 @@ class Averages:
         self.names = ["loss", *metrics]
         self.losses: list[tuple[int, torch.Tensor]] = []  # samples and mean loss of each batch since the last flush
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
-        self._held = 0  # numbers in these outputs
+        self._held: float = 0  # numbers in these outputs
         # For each metric, sums and counts since the last flush; for each name, those of all flushes, over all ranks.
         self._parts: list[list[tuple[torch.Tensor, int]]] = [[] for _ in metrics]
         self._totals = [[0.0, 0.0] for _ in self.names]
@@ -104,7 +104,7 @@ class Averages:
     def load_state(self, states: list[dict[str, Any]]) -> None:
         """Take over what `state` returned on each rank, for the same metrics.
 
-        Sums over the ranks are still to be made, so of other numbers of ranks the first takes everything.
+        Sums over the ranks are still to be made, so with a different number of ranks the first takes everything.
         """
         self._totals = states[0]["totals"]
         rank, same = who.rank(), len(states) == who.world_size()

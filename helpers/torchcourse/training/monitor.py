@@ -27,7 +27,7 @@ class Monitor:
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, first_step: int | None = None) -> None:
-        self._writer = None
+        self._writer: Any = None  # a SummaryWriter, whose types say that its own parts are None
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
         self._due = 0.0
         if log_dir is not None:
@@ -37,7 +37,7 @@ class Monitor:
                 self._writer = SummaryWriter(log_dir, purge_step=first_step, flush_secs=10)
             except OSError as error:
                 raise OSError(
-                    f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose another log_dir."
+                    f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose a different log_dir."
                 ) from error
 
     @property

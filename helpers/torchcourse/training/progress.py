@@ -13,7 +13,7 @@ from torchcourse.training.history import describe
 
 
 class Progress:
-    """One bar that moves, in a notebook and in a terminal; elsewhere a line of text an epoch.
+    """One bar that moves, in a notebook and in a terminal; elsewhere a line of text per epoch.
 
     Nothing goes to stderr, which nbgrader would take for a failure.
 
@@ -74,7 +74,7 @@ class GentleStop:
             signal.signal(signal.SIGINT, self._before)
 
     def until(self, items: Iterator) -> Iterator:
-        """Yield items until a stop is requested. Ctrl-C ends a loader's workers too: then their failure is no error."""
+        """Yield items until a stop is requested. Ctrl-C also ends a loader's workers, whose failure is no error."""
         while not self.requested:
             try:
                 item = next(items)
@@ -94,7 +94,7 @@ class GentleStop:
 
 def _bar(steps: int | None) -> tqdm | None:
     """Return a tqdm bar, or None where only lines of text look right."""
-    look = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
+    look: dict[str, Any] = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
     if _in_notebook():
         return tqdm(file=_Output(), **look)
     if sys.stdout.isatty():
@@ -102,7 +102,7 @@ def _bar(steps: int | None) -> tqdm | None:
     return None
 
 
-# tqdm's own without steps a second, so that two metrics and their validation fit into a line of JupyterLab.
+# tqdm's own without steps per second, so that two metrics and their validation fit into a line of JupyterLab.
 _FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 

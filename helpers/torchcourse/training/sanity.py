@@ -3,72 +3,84 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
+from torchcourse.training.metrics import Metric
+from torchcourse.training.snapshot import Position
 
-if TYPE_CHECKING:
-    from torchcourse.training.trainer import Trainer
 
-
-def check_arguments(trainer: "Trainer") -> None:
-    """Raise ValueError for an argument of the Trainer that makes no sense."""
-    if trainer.precision not in ("fp32", "bf16", "fp16"):
-        raise ValueError(f"precision has to be 'fp32', 'bf16' or 'fp16', but is {trainer.precision!r}.")
-    if trainer.precision == "fp16" and trainer.device.type != "cuda":
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument of the Trainer that makes no sense; `given` has them by name."""
+    _check_ranges(given)
+    if given["precision"] == "fp16" and given["device"].type != "cuda":
         raise ValueError(
-            f"precision='fp16' needs an NVIDIA GPU, and this runs on the {trainer.device.type}. Use 'bf16' or 'fp32'."
+            f"precision='fp16' needs an NVIDIA GPU, and this runs on the {given['device'].type}. Use 'bf16' or 'fp32'."
         )
-    if trainer.mode not in ("min", "max"):
-        raise ValueError(f"mode has to be 'min' or 'max', but is {trainer.mode!r}.")
-    if trainer.mode == "min" and "accuracy" in trainer.monitor:
-        raise ValueError(f"monitor={trainer.monitor!r} with mode='min' would keep the worst epoch. Use mode='max'.")
-    for name, value in (("accumulate", trainer.accumulate), ("log_every", trainer.log_every)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
-    if trainer.save_every is not None and (not isinstance(trainer.save_every, int) or trainer.save_every < 1):
-        raise ValueError(f"save_every has to be a whole number from 1 on, or None, but is {trainer.save_every!r}.")
-    if not isinstance(trainer.keep, int) or trainer.keep < 0:
-        raise ValueError(f"keep has to be a whole number from 0 on, but is {trainer.keep!r}.")
-    if trainer.save_every or trainer.keep:
-        check_checkpoint_dir(trainer)
-    if trainer.watch_every is not None and (not isinstance(trainer.watch_every, int) or trainer.watch_every < 0):
-        raise ValueError(f"watch_every has to be a whole number, or 0 for never, but is {trainer.watch_every!r}.")
-    if trainer.clip_norm is not None and not trainer.clip_norm > 0:
-        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {trainer.clip_norm!r}.")
-    for name in ("loss", "lr", "epoch", "step", "seconds", "gradient_norm"):
-        if name in trainer.metrics:
-            raise ValueError(f"A metric cannot be called {name!r}: the history has a column of that name already.")
-    if getattr(trainer.loss_fn, "reduction", "mean") == "sum":
+    if given["mode"] == "min" and "accuracy" in given["monitor"]:
+        raise ValueError(f"monitor={given['monitor']!r} with mode='min' would keep the worst epoch. Use mode='max'.")
+    if given["save_every"] or given["keep"]:
+        checked_folder(given["checkpoint_dir"])
+    if taken := [name for name in _COLUMNS if name in given["metrics"]]:
+        raise ValueError(f"A metric cannot be called {taken[0]!r}: the history has a column of that name already.")
+    if getattr(given["loss_fn"], "reduction", "mean") == "sum":
         raise ValueError(
             "The loss function adds up over the batch (reduction='sum'), so its gradient would grow with the batch and "
             "shrink with the number of ranks. Use reduction='mean'."
         )
 
 
-def check_checkpoint_dir(trainer: "Trainer") -> None:
-    """Raise ValueError for a Trainer that has no checkpoints."""
-    if trainer.checkpoint_dir is None:
+def _check_ranges(given: Mapping[str, Any]) -> None:
+    for name, choices in _CHOICES.items():
+        if given[name] not in choices:
+            *others, last = map(repr, choices)
+            raise ValueError(f"{name} has to be {', '.join(others)} or {last}, but is {given[name]!r}.")
+    for name, (lowest, words) in _WHOLE_NUMBERS.items():
+        value = given[name]
+        if not (isinstance(value, int) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
+            raise ValueError(f"{name} has to be a whole number{words}, but is {value!r}.")
+    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
+        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
+
+
+_CHOICES = {"precision": ("fp32", "bf16", "fp16"), "mode": ("min", "max")}
+_WHOLE_NUMBERS = {
+    "accumulate": (1, " from 1 on"),
+    "log_every": (1, " from 1 on"),
+    "save_every": (1, " from 1 on, or None"),
+    "keep": (0, " from 0 on"),
+    "watch_every": (0, ", or 0 for never"),
+}
+_MAY_BE_NONE = ("save_every", "watch_every")
+_COLUMNS = ("loss", "lr", "epoch", "step", "seconds", "gradient_norm")  # of the history, besides the metrics
+
+
+def checked_folder(checkpoint_dir: Path | None) -> Path:
+    """Return the folder of a Trainer's checkpoints. Raises ValueError if it keeps none."""
+    if checkpoint_dir is None:
         raise ValueError("This Trainer keeps no checkpoints: give it a checkpoint_dir.")
+    return checkpoint_dir
 
 
-def check_fit(
-    trainer: "Trainer", train_loader: Iterable, epochs: int, val_loader: Iterable | None, resume: bool
-) -> None:
-    """Raise ValueError for a fit that cannot work. Every rank has to call it."""
+def check_fit(monitor: str, names: list[str], train_loader: Iterable, epochs: int, val_loader: Iterable | None) -> None:
+    """Raise ValueError for a fit that cannot work. Every rank has to call it.
+
+    Args:
+        monitor: the value that says which epoch is best.
+        names: the loss and the metrics.
+        train_loader, epochs, val_loader: as `Trainer.fit` got them.
+    """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs has to be a whole number from 1 on, but is {epochs!r}.")
-    if resume:
-        check_checkpoint_dir(trainer)
-    names = trainer.averages.names
     if val_loader is not None:
         names = names + [f"val_{name}" for name in names]
-    if trainer.monitor not in names and (val_loader is not None or trainer.monitor.removeprefix("val_") not in names):
-        raise ValueError(f"monitor={trainer.monitor!r} is not among the values of this fit: {', '.join(names)}.")
+    if monitor not in names and (val_loader is not None or monitor.removeprefix("val_") not in names):
+        raise ValueError(f"monitor={monitor!r} is not among the values of this fit: {', '.join(names)}.")
     shares = who.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
     batches, samples = zip(*shares, strict=True)
     if set(batches) == {0} or (val_loader is not None and set(who.gather(length(val_loader))) == {0}):
@@ -76,28 +88,33 @@ def check_fit(
     if len(set(shares)) > 1:
         raise ValueError(
             f"The ranks' training loaders are unequal: they have {list(batches)} batches of {list(samples)} samples. A "
-            "rank that runs out early lets the others wait for ever, and one with smaller batches counts too much. "
+            "rank that runs out early lets the others wait forever, and one with smaller batches counts too much. "
             "make_loader(dataset, batch_size) deals equally."
         )
 
 
 def check_first_batch(
-    trainer: "Trainer", loader: Iterable, inputs: Any, outputs: Any, targets: torch.Tensor, loss: torch.Tensor
+    loader: Iterable,
+    metrics: Mapping[str, Metric],
+    inputs: Any,
+    outputs: Any,
+    targets: torch.Tensor,
+    loss: torch.Tensor,
 ) -> None:
-    """Raise ValueError for a first step that nothing can be learnt from. Every rank has to call it."""
+    """Raise ValueError for a first step that nothing can be learned from. Every rank has to call it."""
     if not loss.requires_grad:
         raise ValueError(
             "The loss does not depend on any parameter that can learn. Is the whole model frozen, or the output "
             "detached or computed under torch.no_grad()?"
         )
-    for name, metric in trainer.metrics.items():
+    for name, metric in metrics.items():
         with torch.no_grad():
             value = metric(outputs, targets)
-        one = isinstance(value, bool | int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+        one = isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
         if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
             raise ValueError(
                 f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return a tensor "
-                "with one row a sample, or the batch's mean as one number."
+                "with one row per sample, or the batch's mean as one number."
             )
     sampler = getattr(loader, "sampler", None)
     if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
@@ -114,14 +131,15 @@ def samples(batch: Any) -> int:
     """Return how many samples a batch has.
 
     Raises:
-        ValueError: for a batch that is no pair (inputs, targets).
+        ValueError: for a batch that is not a pair (inputs, targets).
     """
     if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
         return batch[1].size(0)
     parts = f" with {len(batch)} parts" if isinstance(batch, tuple | list | dict) else ""
     raise ValueError(
         f"The loader yields a {type(batch).__name__}{parts}, but the Trainer needs pairs (inputs, targets), where "
-        "targets is a tensor with one row a sample. Change what the data set returns, or give the loader a collate_fn."
+        "targets is a tensor with one row per sample. Change what the data set returns, or give the loader a "
+        "collate_fn."
     )
 
 
@@ -157,17 +175,20 @@ def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueEr
     )
 
 
-def about_loss_that_is_no_number(trainer: "Trainer", losses: list[tuple[int, torch.Tensor]]) -> FloatingPointError:
+def about_loss_that_is_no_number(
+    losses: list[tuple[int, torch.Tensor]], accumulate: int, position: Position
+) -> FloatingPointError:
     """Return an error that names the first step whose loss was nan or infinite. Every rank has to call it.
 
     Args:
-        trainer: at the end of a step.
         losses: samples and loss of each batch since the last log.
+        accumulate: batches per step.
+        position: at the end of a step.
     """
-    bad = [number // trainer.accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
-    step = min(number for numbers in who.gather(bad) for number in numbers) + trainer.position.logged + 1
+    bad = [number // accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
+    step = min(number for numbers in who.gather(bad) for number in numbers) + position.logged + 1
     return FloatingPointError(
-        f"The loss became nan or infinite at step {step} (epoch {trainer.position.epoch + 1}), so training stopped. "
+        f"The loss became nan or infinite at step {step} (epoch {position.epoch + 1}), so training stopped. "
         "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
         "checkpoint is from before that."
     )

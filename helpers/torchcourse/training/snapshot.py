@@ -1,18 +1,18 @@
-"""The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on as if never stopped."""
+"""The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on exactly."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.history import History
-
-if TYPE_CHECKING:
-    from torchcourse.training.trainer import Trainer
+from torchcourse.training.metrics import Averages
 
 FORMAT = 2
 
@@ -28,7 +28,19 @@ class Position:
     best: float | None = None  # the monitored value at its best
 
 
-def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
+class Training(Protocol):
+    """What is saved of a Trainer, and put back."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler | ReduceLROnPlateau | None
+    scaler: torch.amp.GradScaler
+    position: Position
+    history: History
+    averages: Averages
+
+
+def take(trainer: Training, random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
     """Return the state of training. Every rank has to call it, since each has random numbers of its own.
 
     Within an epoch it takes two states of the random numbers to go on exactly: the one before the loader began, with
@@ -54,25 +66,22 @@ def take(trainer: "Trainer", random_at_epoch: dict[str, Any], generator: torch.G
     }
 
 
-def write(
-    trainer: "Trainer", names: tuple[str, ...], random_at_epoch: dict[str, Any], generator: torch.Generator | None
-) -> None:
-    """Save the state under each of the names in the Trainer's folder. Every rank has to call it; rank 0 writes.
+def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int) -> None:
+    """Save what `take` returned under each of the names in a folder. Every rank has to call it; rank 0 writes.
 
     With `keep`, the state is also kept as `step-N.pt`, and only the newest so many of these files stay.
 
     Raises:
         CheckpointError: on every rank, if it could not be written. What was saved before is still there.
     """
-    state, folder = take(trainer, random_at_epoch, generator), trainer.checkpoint_dir
     problem = None
     if who.rank() == 0:
         try:
             for name in names:
                 checkpoint.save(state, folder / f"{name}.pt")
-            if trainer.keep:
-                checkpoint.save_as_well(folder / "last.pt", f"step-{trainer.position.step:08d}.pt")
-                for path in _kept(folder)[trainer.keep :]:
+            if keep:
+                checkpoint.save_as_well(folder / "last.pt", f"step-{state['position']['step']:08d}.pt")
+                for path in _kept(folder)[keep:]:
                     path.unlink()
         except CheckpointError as error:
             problem = error
@@ -95,7 +104,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
+def put_back(trainer: Training, state: dict[str, Any]) -> None:
     """Give a Trainer everything that was saved but the random numbers, which come last (`random_of_this_rank`).
 
     Raises:
@@ -125,7 +134,7 @@ def put_back(trainer: "Trainer", state: dict[str, Any]) -> None:
 
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
-    """Return this rank's random states, or None if the checkpoint was saved by another number of ranks."""
+    """Return this rank's random states, or None if the checkpoint was saved by a different number of ranks."""
     return state["random"][who.rank()] if len(state["random"]) == who.world_size() else None
 
 
@@ -151,7 +160,7 @@ def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:
         if len(state["random"]) != who.world_size():
             print(
                 f"{path} was saved by {len(state['random'])} rank(s), and now there are {who.world_size()}: "
-                "training goes on, but with other random numbers."
+                "training goes on, but with different random numbers."
             )
         return state
     return CheckpointError(" ".join(problems)) if problems else None

@@ -37,12 +37,12 @@ class Trainer:
     Args:
         model: moved to the device at hand; on several ranks wrapped in DistributedDataParallel (unless it is already).
         optimizer: made from the model's parameters.
-        loss_fn: `loss_fn(outputs, targets)`, the mean over the batch (or one value a sample).
+        loss_fn: `loss_fn(outputs, targets)`, the mean over the batch (or one value per sample).
         scheduler: stepped after every optimizer step; a ReduceLROnPlateau after every epoch.
         accumulate: batches whose gradients make up one step (gradient accumulation, 기울기 누적).
         clip_norm: upper limit for the norm of all gradients together (gradient clipping).
         precision: "fp32"; or mixed precision (혼합 정밀도): "bf16", or "fp16" with loss scaling, on a GPU only.
-        metrics: name → `metric(outputs, targets)`, one value a sample or the batch's mean.
+        metrics: name → `metric(outputs, targets)`, one value per sample or the batch's mean.
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
         watch_every: steps between two looks at weights, gradients and activations (`watch`), with a log_dir; 0: never.
@@ -91,7 +91,7 @@ class Trainer:
         self.monitor, self.mode, self.progress = monitor, mode, progress
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
         self.device = torch.empty(0, device=who.device() if device is None else device).device
-        sanity.check_arguments(self)
+        sanity.check_arguments(vars(self))  # which are, so far, the arguments
         self.model = wrappers.unwrap(model).to(self.device)
         self.replica = wrappers.wrap(model, self.device)
         self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
@@ -119,16 +119,17 @@ class Trainer:
             resume: load `last.pt` first, if there is one, and go on exactly where it was saved.
 
         Raises:
-            ValueError: for loaders, batches or losses that nothing can be learnt from.
+            ValueError: for loaders, batches or losses that nothing can be learned from.
             FloatingPointError: when the loss is no longer a finite number; names the step.
-            CheckpointError: when resuming from a file that is damaged or belongs to another model.
+            CheckpointError: when resuming from a file that is damaged or belongs to a different model.
         """
-        sanity.check_fit(self, train_loader, epochs, val_loader, resume)
-        self._unchecked = True
+        sanity.check_fit(self.monitor, self.averages.names, train_loader, epochs, val_loader)
+        folder = sanity.checked_folder(self.checkpoint_dir) if resume else None
+        self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
         self._generator = getattr(train_loader, "generator", None)
         self._begin_epoch()
-        if resume:
-            self._resume(epochs)
+        if folder is not None:
+            self._resume(folder, epochs)
         last_epoch = epochs if resume else self.position.epoch + epochs
         steps = steps_left(train_loader, self.accumulate, last_epoch - self.position.epoch, self.position.batch)
         writes = who.rank() == 0
@@ -165,11 +166,11 @@ class Trainer:
         """Put the weights of `best.pt` or `last.pt` into the model.
 
         Raises:
-            CheckpointError: if the file is missing, damaged or of another model.
+            CheckpointError: if the file is missing, damaged or of a different model.
             ValueError: without a checkpoint_dir.
         """
-        sanity.check_checkpoint_dir(self)
-        checkpoint.load_weights(self.model, checkpoint.load(self.checkpoint_dir / f"{name}.pt")["model"])
+        folder = sanity.checked_folder(self.checkpoint_dir)
+        checkpoint.load_weights(self.model, checkpoint.load(folder / f"{name}.pt")["model"])
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
@@ -181,7 +182,7 @@ class Trainer:
         self.replica.train()
         for window in stop.until(windows(batches, self.accumulate)):
             with watch.around(self.position.step + 1):
-                self._step(loader, window)
+                self._step(window)
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)
@@ -192,7 +193,7 @@ class Trainer:
         self._log(board)
         return {"epoch": self.position.epoch + 1, "step": self.position.step} | self.averages.means()
 
-    def _step(self, loader: Iterable, window: list) -> None:
+    def _step(self, window: list) -> None:
         """Take one optimizer step on a window of batches.
 
         Each batch counts by its share of the samples. So the gradient is that of one big batch, even where the last
@@ -202,8 +203,8 @@ class Trainer:
         samples = sum(sanity.samples(batch) for batch in window) if len(window) > 1 else 0
         for batch in window[:-1]:
             with self._no_sync():  # ranks need to average only once: in the last backward pass of a step
-                self._backward(loader, batch, samples)
-        self._backward(loader, window[-1], samples)
+                self._backward(batch, samples)
+        self._backward(window[-1], samples)
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -217,13 +218,13 @@ class Trainer:
         self.position.step += 1
         self.position.batch += len(window)
 
-    def _backward(self, loader: Iterable, batch: Any, samples: int) -> None:
+    def _backward(self, batch: Any, samples: int) -> None:
         """Add a batch's gradients; it is one of several that hold `samples` samples together, or (0) the only one."""
         inputs, targets = sanity.receive(batch, self.device)
         outputs, loss = self._forward(self.replica, inputs, targets)
-        if self._unchecked:
-            sanity.check_first_batch(self, loader, inputs, outputs, targets, loss)
-            self._unchecked = False
+        if self._unchecked is not None:
+            sanity.check_first_batch(self._unchecked, self.metrics, inputs, outputs, targets, loss)
+            self._unchecked = None
         share = loss * (targets.size(0) / samples) if samples else loss
         self.scaler.scale(share).backward()
         self.averages.add(outputs, targets, loss)
@@ -270,7 +271,7 @@ class Trainer:
             return
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
-            raise sanity.about_loss_that_is_no_number(self, losses)
+            raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
         self.position.logged = self.position.step
         row = means | {"lr": self._rate()}
         if self.clip_norm is not None:
@@ -285,7 +286,7 @@ class Trainer:
         self.history.rows.append(row)
         board.scalars(row["step"], {f"{name[4:]}/val": row[name] for name in row if name.startswith("val_")})
         bar.epoch_ends(row)
-        watched = row.get(self.monitor, row.get(self.monitor.removeprefix("val_")))
+        watched = row[self.monitor if self.monitor in row else self.monitor.removeprefix("val_")]
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(watched)
         best = self.position.best
@@ -297,7 +298,7 @@ class Trainer:
     def _finish_early(self) -> None:
         """After the stop button: keep what was trained."""
         if self.averages.losses and not math.isfinite(self.averages.losses[-1][1]):
-            raise sanity.about_loss_that_is_no_number(self, self.averages.losses)
+            raise sanity.about_loss_that_is_no_number(self.averages.losses, self.accumulate, self.position)
         self._save("last")
         kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
         if self.checkpoint_dir is not None:
@@ -305,24 +306,24 @@ class Trainer:
         print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}")
 
     def _save(self, *names: str) -> None:
-        if self.checkpoint_dir is None:
-            return
-        snapshot.write(self, names, self._random_at_epoch, self._generator)
+        if self.checkpoint_dir is not None:
+            state = snapshot.take(self, self._random_at_epoch, self._generator)
+            snapshot.write(state, self.checkpoint_dir, names, self.keep)
 
     def _save_within_epoch(self) -> None:
-        """Save, unless a loss since the last log is no number: then the weights are spoilt already, on all ranks."""
+        """Save, unless a loss since the last log is not a number: then the weights are spoilt already, on all ranks."""
         losses = self.averages.losses
         if losses:
             total = torch.stack([loss for _, loss in losses]).sum().item()
             if not math.isfinite(who.sum_over_ranks([[total]], self.device)[0][0]):
-                raise sanity.about_loss_that_is_no_number(self, losses)
+                raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
         self._save("last")
 
-    def _resume(self, epochs: int) -> None:
-        state = snapshot.read(self.checkpoint_dir)
+    def _resume(self, folder: Path, epochs: int) -> None:
+        state = snapshot.read(folder)
         if state is None:
             if who.rank() == 0:
-                print(f"There is no checkpoint in {self.checkpoint_dir} yet: training begins at the first epoch.")
+                print(f"There is no checkpoint in {folder} yet: training begins at the first epoch.")
             return
         snapshot.put_back(self, state)
         random = snapshot.random_of_this_rank(state)

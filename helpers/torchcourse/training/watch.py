@@ -84,15 +84,15 @@ class Watch:
 
     @torch.no_grad()
     def _write(self, step: int, before: dict[str, torch.Tensor], seen: dict[str, torch.Tensor]) -> None:
-        parameters = {name: parameter for name, parameter in self._trained() if parameter.grad is not None}
+        gradients = {name: parameter.grad for name, parameter in self._trained() if parameter.grad is not None}
+        weights = {name: parameter for name, parameter in self._trained() if name in gradients}
         histograms = measure(
-            {f"weights/{name}": parameter for name, parameter in parameters.items()}
-            | {f"gradients/{name}": parameter.grad for name, parameter in parameters.items()}
+            {f"weights/{name}": weight for name, weight in weights.items()}
+            | {f"gradients/{name}": gradient for name, gradient in gradients.items()}
             | {f"activations/{name}": output for name, output in seen.items()}
         )
         shares = {
-            f"update_ratio/{name}": _ratio(parameter - before[name], before[name])
-            for name, parameter in parameters.items()
+            f"update_ratio/{name}": _ratio(weight - before[name], before[name]) for name, weight in weights.items()
         }
         for name, output in seen.items():
             module = self._model.get_submodule(name)
@@ -101,7 +101,7 @@ class Watch:
             elif type(module) in EDGES:
                 low, high = EDGES[type(module)]
                 shares[f"saturated/{name}"] = ((output < low) | (output > high)).float().mean()
-        norms = {f"gradient_norm/{name}": _norm(histograms, f"gradients/{name}") for name in parameters}
+        norms = {f"gradient_norm/{name}": _norm(histograms, f"gradients/{name}") for name in gradients}
         norms["gradient_norm/all"] = math.hypot(*norms.values())
         values = torch.stack(list(shares.values())).tolist() if shares else []
         self._board.histograms(step, histograms)

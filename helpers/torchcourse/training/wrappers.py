@@ -1,5 +1,7 @@
 """A model as training calls it, wrapped to average gradients over the ranks, and the model inside the wrappers."""
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -20,7 +22,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
         return unwrap(inner)
     if hasattr(model, "no_sync") or isinstance(model, nn.DataParallel):
-        return unwrap(model.module)
+        return unwrap(cast(nn.Module, model.module))
     return model
 
 

@@ -10,6 +10,7 @@ import yaml
 import example_bank as example
 from torchcourse.quiz import bank
 from torchcourse.quiz.bank import BankError
+from torchcourse.quiz.questions import versions
 
 
 def faults(folder: Path, data: Any) -> list[str]:
@@ -21,7 +22,7 @@ def faults(folder: Path, data: Any) -> list[str]:
 def test_the_example_is_read(banks: Path) -> None:
     found = bank.lesson(example.LESSON)
     assert [question.kind for question in found.questions] == ["one", "several", "number", "text", "order", "open"]
-    assert [getattr(question, "key", None) for question in found.questions[:3]] == ["B", "AC", 4]
+    assert [question.key for question in found.questions[:3]] == ["B", "AC", 4]
     assert found.lesson == example.LESSON
     assert found.questions[0].text["ko"] == "한국어 Pick `one` <b>"
     first, shown = found.question("pick-one-again")
@@ -263,10 +264,10 @@ def test_banks_are_found_beside_the_package_or_in_the_repository(tmp_path: Path,
 def test_the_course_has_banks_without_faults() -> None:
     for name in bank.lessons():
         found = bank.lesson(name)
-        dresses = [dress for question in found.questions for dress in (question, *question.variants)]
-        for dress in dresses:
-            for part in [dress, *getattr(dress, "choices", [])]:
-                assert any("가" <= sign <= "힣" for sign in dress.text.ko) or part.text.en == part.text.ko, dress.id
+        for question in [version for first in found.questions for version in versions(first)]:
+            assert any("가" <= sign <= "힣" for sign in question.text.ko), question.id
+            for choice in getattr(question, "choices", []):
+                assert any("가" <= sign <= "힣" for sign in choice.why.ko), question.id
 
 
 def test_the_example_of_the_readme_is_a_bank(tmp_path: Path) -> None:

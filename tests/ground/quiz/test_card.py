@@ -1,14 +1,15 @@
 """The card: by code, and by clicks on its widgets."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import example_bank as example
-from torchcourse import journal
+from torchcourse import journal, notice
 from torchcourse.quiz import bank, card, texts
 from torchcourse.quiz.bank import BankError
-from torchcourse.quiz.render import grade_line
+from torchcourse.quiz.render import answer_line
 from torchcourse.quiz.widget import CardWidget
 
 pytestmark = pytest.mark.usefixtures("banks")
@@ -78,7 +79,7 @@ def test_each_kind_by_code(question, answer, right, misconceptions, said) -> Non
     feedback = card(example.LESSON, question).answer(answer, sure=2)
     assert feedback.right is right
     assert said in repr(feedback)
-    assert said in feedback._repr_html_()
+    assert said in str(feedback._repr_html_())
     [entry] = logged()
     assert (entry["right"], entry["misconceptions"]) == (right, misconceptions)
     assert entry["question"] == question.removesuffix("-again")
@@ -220,8 +221,8 @@ def test_the_line_for_the_grade_follows_the_choice() -> None:
     assert "write your answer in the cell below" in open_card("write").grade.value
     text = card(example.LESSON, "type-text").question
     for answer, line in ((None, "..."), ('say "it"', '"say \\"it\\""'), (0.25, "0.25")):
-        assert grade_line(text, 4, answer) == f"answer_q4 = {line}"
-        assert answer is None or eval(grade_line(text, 4, answer).partition(" = ")[2]) == answer
+        assert answer_line(text, 4, answer) == f"answer_q4 = {line}"
+        assert answer is None or eval(answer_line(text, 4, answer).partition(" = ")[2]) == answer
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_a_card_of_a_stripped_bank_keeps_the_answer_for_the_teacher(banks: Path,
     feedback = card(example.LESSON, question).answer(answer, sure=2, reasoning="so")
     assert feedback.right is None
     assert "Your teacher grades it." in repr(feedback)
-    assert "Your teacher grades it." in feedback._repr_html_()
+    assert "Your teacher grades it." in str(feedback._repr_html_())
     box = open_card(question)
     if box.typed:
         box.typed.value = str(answer)
@@ -305,8 +306,17 @@ def test_a_card_of_a_stripped_bank_keeps_the_answer_for_the_teacher(banks: Path,
     assert [entry["right"] for entry in logged()] == [None, None]
 
 
+def test_a_verdict_has_the_colour_of_the_courses_boxes() -> None:
+    html = str(card(example.LESSON, "pick-one").answer("B", sure=3)._repr_html_())
+    assert f"--tc-right:{notice.colour('right')};" in html
+    used = set(re.findall(r"var\((--tc-\w+)\)", html))
+    assert used - set(re.findall(r"(--tc-\w+):", html)) == set()
+
+
 def test_every_sentence_exists_in_both_languages() -> None:
-    for name, (english, korean) in texts.SENTENCES.items():
+    for name, said in texts.sentences().items():
+        assert list(said) == list(texts.LANGUAGES), name
+        english, korean = said.values()
         assert english != korean, name
         gaps = [{part.split("}")[0] for part in text.split("{")[1:]} for text in (english, korean)]
         assert gaps[0] == gaps[1], name

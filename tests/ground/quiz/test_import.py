@@ -39,7 +39,7 @@ def test_functions_are_functions_and_modules_are_modules() -> None:
         "import json, types\n"
         "from torchcourse import quiz\n"
         "from torchcourse.quiz.cards import Card\n"
-        "from torchcourse.quiz import widget, daily_text\n"
+        "from torchcourse.quiz import widget, daily_page_text\n"
         "functions = [quiz.card, quiz.predict, quiz.outcome, quiz.recall, quiz.review, quiz.progress,\n"
         "             quiz.retrospective, quiz.received]\n"
         "modules = [quiz.bank, quiz.cards, quiz.reviews]\n"

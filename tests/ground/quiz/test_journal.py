@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,15 +166,130 @@ def test_a_full_disk_leaves_no_half_line(monkeypatch: pytest.MonkeyPatch, capsys
     assert [json.loads(line)["number"] for line in journal.path().read_bytes().splitlines()] == [1, 2, 3]
 
 
-def test_where_the_journal_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TORCHCOURSE_WORK")
-    plain, lesson, marked = tmp_path / "plain", tmp_path / "work" / "01_lesson", tmp_path / "mine" / "deep"
-    for folder in (plain, lesson, marked):
-        folder.mkdir(parents=True)
-    (tmp_path / "mine" / "journal.jsonl").touch()
-    for folder, expected in ((lesson, tmp_path / "work"), (marked, tmp_path / "mine")):
-        with contextlib.chdir(folder):
-            assert journal.path() == expected / "journal.jsonl"
-    if not any(parent.name == "work" or (parent / "journal.jsonl").is_file() for parent in plain.parents):
-        with contextlib.chdir(plain):
-            assert journal.path() == plain / "journal.jsonl"
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home folder, on a machine where nothing says where the journal lies."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for variable in ("TORCHCOURSE_WORK", "NBGRADER_EXECUTION", *journal.HOSTS):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(folder))
+    return folder
+
+
+def folder_for(notebook: Path) -> Path:
+    """The journal's folder for a notebook that runs in this folder."""
+    notebook.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(notebook):
+        return journal.path().parent
+
+
+def copy_of_the_course(folder: Path) -> Path:
+    (folder / "helpers" / "torchcourse").mkdir(parents=True)
+    (folder / "course.py").touch()
+    return folder
+
+
+def existing_journal(folder: Path) -> Path:
+    """Make a folder that holds a journal with one entry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "journal.jsonl").write_text('{"time": "2026-01-01T00:00:00+09:00", "kind": "x", "old": true}\n')
+    return folder
+
+
+def test_any_folder_of_the_user_called_work_is_left_alone(home: Path) -> None:
+    for notebook in (home / "work" / "anything", home / "work", home / "elsewhere"):
+        assert folder_for(notebook) == home / "torchcourse-work"
+        with contextlib.chdir(notebook):
+            journal.record("x")
+    assert sorted(path.name for path in home.rglob("*.jsonl")) == ["journal.jsonl"]
+    assert len((home / "torchcourse-work" / "journal.jsonl").read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("place", ["work", "mine", "work/01_lesson", "."])
+def test_an_existing_journal_above_the_notebook_is_found_and_kept(home: Path, place: str) -> None:
+    kept = existing_journal(home / place)
+    notebook = kept / "01_lesson" / "deep"
+    assert folder_for(notebook) == kept
+    with contextlib.chdir(notebook):
+        journal.record("x", old=False)
+        assert [entry["old"] for entry in journal.read()] == [True, False]
+
+
+def test_the_nearest_of_two_journals_is_taken(home: Path) -> None:
+    existing_journal(home)
+    near = existing_journal(home / "work")
+    assert folder_for(near / "01_lesson") == near
+
+
+def test_an_empty_or_torn_journal_is_still_one_and_another_programs_file_is_not(home: Path) -> None:
+    file = existing_journal(home / "mine") / "journal.jsonl"
+    entry = file.read_bytes()
+    for content in (b"", entry[:20] + b"\n" + entry, b"\xef\xbb\xbf" + entry):
+        file.write_bytes(content)
+        assert folder_for(home / "mine" / "01_lesson") == home / "mine"
+    for content in (b'{"op_code": 0, "worker_id": "a"}\n' * 3, b"\x00\xff"):
+        file.write_bytes(content)
+        assert folder_for(home / "mine" / "01_lesson") == home / "torchcourse-work"
+
+
+@pytest.mark.parametrize("notebook", ["work/01_lesson", "notebooks/01_lesson", "solutions/01_lesson", "."])
+def test_in_the_courses_repository_it_lies_in_its_work_folder(home: Path, notebook: str) -> None:
+    existing_journal(home)
+    repository = copy_of_the_course(home / "work" / "a course")
+    assert folder_for(repository / notebook) == repository / "work"
+
+
+def test_this_repository_is_known(home: Path) -> None:
+    repository = Path(__file__).parents[3]
+    with contextlib.chdir(repository / "notebooks"):
+        assert journal.path().parent == repository / "work"
+
+
+@pytest.mark.parametrize("variable", journal.HOSTS)
+def test_on_a_lent_machine_it_lies_where_the_host_shows_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+    assert folder_for(tmp_path / "content") == tmp_path / "content"
+    repository = copy_of_the_course(tmp_path / "content" / "course")
+    assert folder_for(repository / "notebooks") == repository / "work"
+
+
+def test_what_nbgrader_runs_is_not_the_teachers_own_work(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    repository = copy_of_the_course(home / "course")
+    existing_journal(repository / "work")
+    submission = repository / "autograded" / "ada" / "01_lesson"
+    assert folder_for(submission) == submission
+
+
+def test_the_variable_goes_before_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHCOURSE_WORK", "~/chosen")
+    monkeypatch.setenv("NBGRADER_EXECUTION", "validate")
+    assert folder_for(existing_journal(home / "work") / "01_lesson") == home / "chosen"
+
+
+def test_a_notebook_in_a_read_only_place_keeps_its_answers(home: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    place = home / "shared"
+    place.mkdir()
+    real = os.open
+
+    def read_only(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_CREAT and place in Path(path).parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return real(path, flags, *rest, **named)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with contextlib.chdir(place):
+        journal.record("x", number=1)
+        assert capsys.readouterr().out == ""
+        assert [entry["number"] for entry in journal.read()] == [1]
+    existing_journal(place)
+    with contextlib.chdir(place):
+        journal.record("x", number=2)
+        said = capsys.readouterr().out
+        assert f"{place / 'journal.jsonl'} cannot be written (Read-only file system)" in said
+        assert said.count("\n") == 1
+        assert [entry.get("number") for entry in journal.read()] == [None, 2]

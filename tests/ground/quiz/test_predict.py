@@ -51,15 +51,20 @@ def test_what_is_no_choice_is_refused() -> None:
         outcome("x", "So.", right="gradients")
 
 
+def shown() -> PredictionWidget:
+    asked = predict("x", "Which `one`?", CHOICES)
+    return PredictionWidget(asked.question, asked.choices, asked.kept, asked.choose)
+
+
 def test_a_click_is_kept_at_once_and_found_again() -> None:
-    box = PredictionWidget(predict("x", "Which `one`?", CHOICES))
+    box = shown()
     assert "Kept" not in box.kept.value
     box.choices[0].value = True
     box.choices[2].value = True
     assert [choice.value for choice in box.choices] == [False, False, True]
     assert "Kept" in box.kept.value
     assert outcome("x", "So.").predicted == "nothing <at all>"
-    again = PredictionWidget(predict("x", "Which `one`?", CHOICES))
+    again = shown()
     assert [choice.value for choice in again.choices] == [False, False, True]
     assert "Which <code>one</code>?" in again.box.children[2].value
 

@@ -9,7 +9,7 @@ import pytest
 import example_bank as example
 from torchcourse import journal
 from torchcourse.quiz import card, progress
-from torchcourse.quiz.progress_report import lessons
+from torchcourse.quiz.progress_report import progress_by_lesson
 
 
 @pytest.fixture
@@ -34,13 +34,13 @@ def study(banks: Path, work: Path) -> Path:
 
 
 def test_the_counts(study: Path) -> None:
-    [lesson] = lessons()
+    [lesson] = progress_by_lesson()
     assert lesson.title == {"en": "07 Example", "ko": "07 한국어 Example"}
     assert (lesson.passed, lesson.tried, lesson.exercises) == ({"a"}, {"a", "b"}, 2)
     assert (lesson.right, len(lesson.answered), lesson.questions) == ({"pick-one", "type-number"}, 3, 6)
     assert [idea["slug"] for idea in lesson.misconceptions] == ["odd"]
     assert lesson.due == 0
-    assert lessons(now=datetime.now() + timedelta(days=1))[0].due == 1
+    assert progress_by_lesson(now=datetime.now() + timedelta(days=1))[0].due == 1
 
 
 def test_the_dashboard_in_text_and_html(study: Path) -> None:
@@ -58,7 +58,10 @@ def test_a_misconception_is_closed_by_a_right_answer_of_another_day(study: Path)
     entries = journal.read()
     later = (journal.when(entries[-1]) + timedelta(days=1)).isoformat()
     right = next(entry for entry in entries if entry.get("question") == "pick-several")
-    assert lessons([*entries, right | {"time": later, "right": True, "misconceptions": []}])[0].misconceptions == []
+    assert (
+        progress_by_lesson([*entries, right | {"time": later, "right": True, "misconceptions": []}])[0].misconceptions
+        == []
+    )
 
 
 def test_an_empty_journal_is_one_calm_sentence(banks: Path) -> None:
@@ -76,7 +79,7 @@ def test_what_cannot_be_read_is_named(study: Path) -> None:
 def test_a_lesson_or_a_question_without_its_bank(banks: Path) -> None:
     journal.record("check", exercise="lesson42.x", state="right")
     journal.record("quiz", lesson="43_gone", question="q", right=False, sure=1, misconceptions=["big-is-slow"])
-    names = {lesson.name: lesson for lesson in lessons()}
+    names = {lesson.name: lesson for lesson in progress_by_lesson()}
     assert names["42"].passed == {"x"}
     assert names["43_gone"].misconceptions[0]["en"] == "big is slow"
     assert "43 gone" in repr(progress())

@@ -4,11 +4,13 @@ The wrong answers and the reasoning are the learner's own, as the log has them.
 """
 
 import re
+from typing import Any
 
 import pytest
 
 from torchcourse import journal
 from torchcourse.quiz import bank, card, progress, retrospective
+from torchcourse.quiz.questions import OpenQuestion, Question, SeveralQuestion, required
 from torchcourse.tools.build import quiz_notebook
 
 LESSON = "04_monitoring_and_checkpoints"
@@ -19,35 +21,53 @@ SPEED = (
     "모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것이라 생각했다."
 )
 
-RECORDED = [
+RECORDED: list[tuple[str, str, dict[str, Any], str]] = [
     ("load-on-one-device", TOO_BIG, {"said": [], "thought": [1]}, "saved-model-is-bigger"),
     ("extremes-in-histograms", "AE", {"reasoning": FITTING}, "histogram-shows-fit"),
     ("manage-training", "ACD", {"reasoning": SPEED}, "performance-is-speed"),
 ]
 
 
-def test_the_bank_keeps_what_was_recorded() -> None:
-    found = bank.lesson(LESSON)
-    recorded = {question.source.wrong_answer: question for question in found.questions if question.source.wrong_answer}
-    assert sorted(recorded) == [1, 2, 3]
-    assert [len(question.variants) >= 3 for question in recorded.values()] == [True] * 3
-    first, second, third = (recorded[number] for number in (1, 2, 3))
-    assert first.kind == "open"
+def recorded(number: int) -> Question:
+    """The question that comes from the wrong answer of that number."""
+    [found] = [
+        question
+        for question in bank.lesson(LESSON).questions
+        if question.source is not None and question.source.wrong_answer == number
+    ]
+    return found
+
+
+def test_each_recorded_question_has_variants() -> None:
+    sources = [question.source for question in bank.lesson(LESSON).questions if question.source]
+    assert sorted(source.wrong_answer for source in sources if source.wrong_answer is not None) == [1, 2, 3]
+    assert all(len(recorded(number).variants) >= 3 for number in (1, 2, 3))
+
+
+def test_the_bank_keeps_the_open_question() -> None:
+    question = recorded(1)
+    assert isinstance(question, OpenQuestion)
     for part in ("map_location", "module.", "cuda:3"):
-        assert part in first.model_answer.en
-        assert part in first.model_answer.ko
-    assert "크기가 클" in first.mistakes[0].reasoning.ko
-    assert second.kind == "several"
+        assert part in required(question.model_answer).en
+        assert part in required(question.model_answer).ko
+    assert "크기가 클" in question.mistakes[0].reasoning.ko
+
+
+def test_the_bank_keeps_the_questions_with_several_answers() -> None:
+    second, third = recorded(2), recorded(3)
+    assert isinstance(second, SeveralQuestion)
+    assert isinstance(third, SeveralQuestion)
     assert "learning rate aside" in second.text.en
     chosen = {choice.text.en: choice.right for choice in second.choices}
     assert {text for text, right in chosen.items() if right} == {"Exploding gradients", "Vanishing gradients"}
     assert {"Overfitting", "Underfitting"} <= set(chosen)
-    assert (third.kind, third.key, third.letters) == ("several", "ACE", "ABCDE")
-    assert "성능" in third.choices[3].why.en
-    assert "every n epochs is a fair compromise" in third.choices[4].why.en
+    assert (third.key, third.letters) == ("ACE", "ABCDE")
+    assert "성능" in required(third.choices[3].why).en
+    assert "every n epochs is a fair compromise" in required(third.choices[4].why).en
 
 
-def test_the_whole_loop() -> None:
+def answer_as_recorded() -> None:
+    """Give the three wrong answers; each names the misconception behind it."""
     for question, answer, how, misconception in RECORDED:
         feedback = card(LESSON, question).answer(answer, sure=2, **how)
         assert feedback.right is False
@@ -56,6 +76,9 @@ def test_the_whole_loop() -> None:
     reasons = [entry["text"] for entry in journal.read() if entry["kind"] == "reasoning"]
     assert reasons == [FITTING, SPEED]
 
+
+def test_the_whole_loop() -> None:
+    answer_as_recorded()
     page = retrospective().text
     for told in (
         "#### 오답",
@@ -79,8 +102,8 @@ def test_the_whole_loop() -> None:
     card(LESSON, "manage-training").answer("ACE", sure=3)
     page = retrospective().text
     assert page.count("- [x] 다시 풀어 맞힘") == 3
-    assert "- [ ] 04 모니터링과 체크포인트" in page
-    assert f"- [ ] 퀴즈 (3/{len(bank.lesson(LESSON).questions)})" in page
+    for told in ("- [ ] 04 모니터링과 체크포인트", f"- [ ] 퀴즈 (3/{len(bank.lesson(LESSON).questions)})"):
+        assert told in page, told
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reviews are planned from the journal alone, and come back in another dress."""
+"""Reviews are planned from the journal alone, and come back asked in another way."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 
 def answered(
-    *answers: tuple[float, bool, int], question: str = "q", lesson: str = "01_a", slugs=("slip",)
+    *answers: tuple[float, bool, int | None], question: str = "q", lesson: str = "01_a", slugs=("slip",)
 ) -> list[dict]:
     """Return quiz entries from (days after the start, right, how sure)."""
     return [
@@ -31,7 +31,7 @@ def answered(
     ]
 
 
-def days_until_due(*answers: tuple[float, bool, int]) -> float:
+def days_until_due(*answers: tuple[float, bool, int | None]) -> float:
     [state] = states(answered(*answers))
     return (state.due - START) / timedelta(days=1) - answers[-1][0]
 
@@ -76,7 +76,7 @@ def log(*entries: dict) -> None:
 
 
 @pytest.mark.usefixtures("banks")
-def test_review_shows_what_is_due_in_another_dress() -> None:
+def test_review_asks_what_is_due_in_another_way() -> None:
     assert "Nothing to review yet" in repr(review(START))
     log(*answered((0, False, 3), question="pick-one", lesson=example.LESSON, slugs=("odd",)))
     today = review(START + timedelta(hours=2))

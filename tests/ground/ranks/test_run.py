@@ -351,26 +351,28 @@ def test_a_world_size_that_is_no_number_of_ranks_is_refused(world_size) -> None:
 
 
 def test_other_wrong_arguments_are_refused() -> None:
+    wrong: Any = 3
     with pytest.raises(TypeError, match=r"got an object of type int.*run_ranks\(train\)"):
-        run_ranks(3)  # type: ignore[arg-type]  # the mistake of this test, like the next two
+        run_ranks(wrong)
 
     def step() -> None: ...
 
     with pytest.raises(TypeError, match=r"step\(\) cannot be called.*too many positional.*world_size"):
         run_ranks(step, 2)
-    for timeout in (0, -1, "60", float("nan")):
+    for wrong in (0, -1, "60", float("nan")):
         with pytest.raises(ValueError, match="timeout is the number of seconds"):
-            run_ranks(dist.get_rank, timeout=timeout)  # type: ignore[arg-type]
+            run_ranks(dist.get_rank, timeout=wrong)
+    wrong = {"A": 1}
     with pytest.raises(TypeError, match="env maps names to texts"):
-        run_ranks(dist.get_rank, env={"A": 1})  # type: ignore[dict-item]
+        run_ranks(dist.get_rank, env=wrong)
 
 
 def test_more_ranks_than_memory_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "free_memory", lambda: 350 * 2**20)
-    monkeypatch.setattr(start, "start", lambda *_: pytest.fail("started"))
-    with pytest.raises(MemoryError, match=r"4 ranks need about 400 MB of memory \(100 MB a rank\), and 350"):
+    monkeypatch.setattr(start, "start_ranks", lambda *_: pytest.fail("started"))
+    with pytest.raises(MemoryError, match=r"4 ranks need about 400 MB of memory \(100 MB per rank\), and 350"):
         run_ranks(dist.get_rank, world_size=4)
-    with pytest.raises(MemoryError, match=r"2 ranks need about 400 MB of memory \(200 MB a rank\)"):
+    with pytest.raises(MemoryError, match=r"2 ranks need about 400 MB of memory \(200 MB per rank\)"):
         run_ranks(len, bytes(50 * 2**20), world_size=2)
 
 

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections import Counter, OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torchcourse.training import CheckpointError, checkpoint
 
 
 def test_everything_comes_back_as_it_was(tmp_path):
-    state = {
+    state: dict[str, Any] = {
         "tensor": torch.randn(3, 4),
         "half": torch.ones(2, dtype=torch.bfloat16),
         "numbers": [1, 2.5, True, None, float("inf")],
@@ -68,7 +69,7 @@ def test_a_single_flipped_bit_is_found_wherever_it_is(tmp_path):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << (position % 8)
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"a\.pt (is damaged|is no whole checkpoint)"):
+        with pytest.raises(CheckpointError, match=r"a\.pt (is damaged|is not a whole checkpoint)"):
             checkpoint.load(path)
 
 
@@ -177,14 +178,14 @@ def test_optimizers_that_do_not_fit_are_refused():
     with pytest.raises(CheckpointError, match="trained with AdamW, but the optimizer is SGD"):
         checkpoint.load_optimizer_state(model, torch.optim.SGD(model.parameters(), lr=0.1), saved)
     head = torch.optim.AdamW(model[-1].parameters(), lr=0.1)
-    with pytest.raises(CheckpointError, match="hold other parameters"):
+    with pytest.raises(CheckpointError, match="hold different parameters"):
         checkpoint.load_optimizer_state(model, head, saved)
 
 
 def test_an_optimizer_made_before_a_layer_was_replaced_is_found():
     model, optimizer = trained(torch.optim.SGD)
     model[-1] = nn.Linear(6, 5)
-    with pytest.raises(ValueError, match=r"shape \[3, 6\], no parameter of the model"):
+    with pytest.raises(ValueError, match=r"shape \[3, 6\], not a parameter of the model"):
         checkpoint.optimizer_state(model, optimizer)
 
 

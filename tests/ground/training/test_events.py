@@ -99,7 +99,7 @@ def test_bytes_that_are_no_events_are_named(folder, tmp_path):
     file.write_bytes(b"<html>not found, and more of it</html>")
     empty = read_run(copy)
     assert (empty.scalars, empty.histograms) == ({}, {})
-    assert "damaged after 0 events: the bytes are no event" in empty.notes[0]
+    assert "damaged after 0 events: the bytes are not an event" in empty.notes[0]
 
 
 def test_a_damaged_file_beside_a_whole_one_costs_only_itself(folder, tmp_path):

@@ -50,9 +50,12 @@ def test_long_sums_keep_their_precision():
 
 def test_outputs_are_kept_in_small_numbers_only_and_without_their_graph():
     seen = []
-    averages = Averages(
-        {"seen": lambda outputs, targets: seen.append((len(outputs), outputs.requires_grad)) or 0.0}, CPU
-    )
+
+    def see(outputs, targets):
+        seen.append((len(outputs), outputs.requires_grad))
+        return 0.0
+
+    averages = Averages({"seen": see}, CPU)
     weight = torch.ones(1, requires_grad=True)
     for _ in range(3):
         averages.add(torch.zeros(30_000, 1) * weight, torch.zeros(30_000), weight.sum())
@@ -64,7 +67,12 @@ def test_outputs_are_kept_in_small_numbers_only_and_without_their_graph():
 
 def test_outputs_in_a_container_are_not_kept():
     seen = []
-    averages = Averages({"seen": lambda outputs, targets: seen.append(len(outputs)) or 0.5}, CPU)
+
+    def see(outputs, targets):
+        seen.append(len(outputs))
+        return 0.5
+
+    averages = Averages({"seen": see}, CPU)
     averages.add((torch.zeros(4), torch.zeros(4)), torch.zeros(4), torch.tensor(1.0))
     assert seen == [2]
     assert averages.means() == {"loss": 1.0, "seen": 0.5}

@@ -53,5 +53,5 @@ def test_folders_that_cannot_be_read_or_written_get_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no TensorBoard event files in .*nowhere"):
         read_scalars(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"TensorBoard cannot write to .*Choose another log_dir"):
+    with pytest.raises(OSError, match=r"TensorBoard cannot write to .*Choose a different log_dir"):
         Monitor(tmp_path / "file")

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from functools import partial
+from typing import cast
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def count_syncs(accumulate):
             lambda done: done.value()[0].value()[0] / dist.get_world_size()
         )
 
-    trainer.replica.register_comm_hook(None, hook)
+    cast(DistributedDataParallel, trainer.replica).register_comm_hook(None, hook)
     trainer.fit(make_loader(data(48), 8), 1)
     return len(syncs), trainer.position.step
 
@@ -171,7 +172,7 @@ def test_a_run_of_two_ranks_goes_on_in_one_process_and_says_what_differs(tmp_pat
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     rows, _ = train_noisily(tmp_path, 2, resume=True)
     assert [row["epoch"] for row in rows if "epoch" in row] == [1, 2]
-    assert "saved by 2 rank(s), and now there are 1: training goes on, but with other" in capsys.readouterr().out
+    assert "saved by 2 rank(s), and now there are 1: training goes on, but with different" in capsys.readouterr().out
 
 
 def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_process(tmp_path, capsys):
@@ -180,7 +181,7 @@ def test_a_run_of_two_ranks_that_was_killed_within_an_epoch_goes_on_in_one_proce
     rows, _ = train_noisily(tmp_path, 2, resume=True)
     assert [row["step"] for row in rows if "epoch" in row] == [6, 12]
     assert all(math.isfinite(row["loss"]) for row in rows)
-    assert "training goes on, but with other random numbers" in capsys.readouterr().out
+    assert "training goes on, but with different random numbers" in capsys.readouterr().out
 
 
 def evaluate(samples):
@@ -246,6 +247,6 @@ def test_a_damaged_checkpoint_stops_all_ranks_with_its_sentence(tmp_path):
     run_ranks(train_noisily, tmp_path, 1, world_size=2)
     for name in ("last.pt", "best.pt"):
         os.truncate(tmp_path / name, 1000)
-    with pytest.raises(RankError, match=r"last\.pt is no whole checkpoint.*best\.pt is no whole") as caught:
+    with pytest.raises(RankError, match=r"last\.pt is not a whole checkpoint.*best\.pt is not a whole") as caught:
         run_ranks(train_noisily, tmp_path, 2, True, world_size=2)
     assert caught.value.kind == "CheckpointError"

@@ -3,6 +3,7 @@
 import math
 import random
 import signal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_accumulated_batches_make_the_gradient_of_one_big_batch(samples):
 def test_a_loss_for_each_sample_is_averaged():
     means, each = parts(), parts()
     trainer(*means).fit(batches(data(), 8), 1)
-    trainer(*each, nn.CrossEntropyLoss(reduction="none")).fit(batches(data(), 8), 1)
+    trainer(each[0], each[1], nn.CrossEntropyLoss(reduction="none")).fit(batches(data(), 8), 1)
     assert close_weights(means[0], each[0])
 
 
@@ -181,9 +182,13 @@ def test_each_epoch_has_its_own_order():
 
 def test_bf16_computes_in_half_precision_and_keeps_full_weights():
     seen = []
-    metrics = {"dtype": lambda outputs, targets: seen.append(outputs.dtype) or 0.0}
+
+    def see(outputs, targets):
+        seen.append(outputs.dtype)
+        return 0.0
+
     model, optimizer = parts()
-    history = trainer(model, optimizer, precision="bf16", metrics=metrics).fit(batches(data(), 8), 3)
+    history = trainer(model, optimizer, precision="bf16", metrics={"dtype": see}).fit(batches(data(), 8), 3)
     assert set(seen) == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert history["loss"][2] < history["loss"][0]
@@ -216,8 +221,13 @@ def test_loss_scaling_and_clipping_take_the_same_steps_as_without_scale():
 def test_a_plateau_scheduler_sees_the_monitored_value_once_an_epoch():
     model, optimizer = parts(lr=0.1)
     seen = []
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9)
-    schedule.step = lambda value, step=schedule.step: (seen.append(value), step(value))
+
+    class Schedule(torch.optim.lr_scheduler.ReduceLROnPlateau):
+        def step(self, metrics, epoch=None):  # type: ignore[override]  # so does the class above it
+            seen.append(metrics)
+            super().step(metrics)
+
+    schedule = Schedule(optimizer, factor=0.5, patience=0, threshold=1e9)
     history = trainer(model, optimizer, scheduler=schedule).fit(batches(data(), 8), 3, val_loader=batches(data(), 8))
     assert seen == history["val_loss"]
     assert history["lr"] == pytest.approx([0.1, 0.05, 0.025])  # nothing is better by such a threshold
@@ -602,7 +612,7 @@ def test_a_compiled_model_is_saved_under_its_plain_names(tmp_path):
     assert checkpoint.load(tmp_path / "last.pt")["model"].keys() == model.state_dict().keys()
 
 
-WRONG_ARGUMENTS = {
+WRONG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "precision has to be 'fp32', 'bf16' or 'fp16', but is 'int8'": {"precision": "int8"},
     "precision='fp16' needs an NVIDIA GPU, and this runs on the cpu": {"precision": "fp16", "device": "cpu"},
     "mode has to be 'min' or 'max', but is 'best'": {"mode": "best"},
@@ -611,6 +621,7 @@ WRONG_ARGUMENTS = {
     "log_every has to be a whole number from 1 on, but is 2.5": {"log_every": 2.5},
     "save_every has to be a whole number from 1 on, or None, but is 0": {"save_every": 0},
     "keep has to be a whole number from 0 on, but is -1": {"keep": -1},
+    "watch_every has to be a whole number, or 0 for never, but is -1": {"watch_every": -1},
     "keeps no checkpoints: give it a checkpoint_dir": {"save_every": 5},
     "clip_norm has to be above 0, or None for no clipping, but is 0": {"clip_norm": 0},
     "A metric cannot be called 'loss'": {"metrics": {"loss": lambda outputs, targets: 0.0}},
@@ -634,7 +645,7 @@ WRONG_FITS = {
     "epochs has to be a whole number from 1 on, but is 0": lambda: trainer().fit(batches(data(), 8), 0),
     "A loader has no batch": lambda: trainer().fit([], 1),
     "A loader has no batch. ": lambda: trainer().fit(batches(data(), 8), 1, val_loader=DataLoader(data(0), 8)),
-    "did not yield a single batch": lambda: trainer().fit((batch for batch in ()), 1),
+    "did not yield a single batch": lambda: trainer().fit(iter(()), 1),
     "did not yield a single batch: ": lambda: trainer().evaluate([]),
     "This Trainer keeps no checkpoints": lambda: trainer().fit(batches(data(), 8), 1, resume=True),
     "keeps no checkpoints: give it": lambda: trainer().restore(),
@@ -642,7 +653,7 @@ WRONG_FITS = {
         batches(data(), 8), 1
     ),
     "yields a list with 3 parts, but the Trainer needs pairs": lambda: trainer().fit([[torch.ones(2)] * 3], 1),
-    "yields a Tensor, but the Trainer needs pairs": lambda: trainer().fit(DataLoader(torch.ones(4, 2), 2), 1),
+    "yields a Tensor, but the Trainer needs pairs": lambda: trainer().fit(torch.ones(4, 2).split(2), 1),
     "yields a dict with 2 parts": lambda: trainer().fit([{"inputs": torch.ones(2), "targets": torch.ones(2)}], 1),
     "outputs of shape [8, 3] with targets of shape [8, 1]": lambda: trainer().fit(
         [(torch.ones(8, WIDTH), torch.zeros(8, 1, dtype=torch.long))], 1

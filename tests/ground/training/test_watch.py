@@ -106,9 +106,10 @@ def test_a_dead_unit_is_0_for_the_whole_batch():
 
 
 def test_dead_and_saturated_shares_are_written_for_the_layers_that_can(tmp_path):
-    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
-    nn.init.constant_(net[0].bias, -100.0)
-    nn.init.constant_(net[2].bias, 5.0)
+    first, second = nn.Linear(6, 8), nn.Linear(8, 8)
+    nn.init.constant_(first.bias, -100.0)
+    nn.init.constant_(second.bias, 5.0)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.Tanh(), nn.Linear(8, 3))
     train(net, tmp_path, epochs=1, watch_every=1)
     run = read_run(tmp_path)
     assert run.last("dead") == {"1": 1.0}

@@ -36,11 +36,11 @@ def test_dilation_leaves_holes_in_the_field():
 
 
 def test_a_dead_relu_hides_nothing_and_the_model_stays_as_it_was():
-    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU())
-    nn.init.constant_(model[0].bias, -100.0)
-    weight = model[0].weight.clone()
-    assert by_gradient(model, (1, 9, 9)).sum() == 9
-    assert torch.equal(model[0].weight, weight)
+    layer = nn.Conv2d(1, 1, 3)
+    layer.bias.data.fill_(-100.0)
+    weight = layer.weight.clone()
+    assert by_gradient(nn.Sequential(layer, nn.ReLU()), (1, 9, 9)).sum() == 9
+    assert torch.equal(layer.weight, weight)
 
 
 def test_two_threes_see_what_a_five_sees():
@@ -50,4 +50,4 @@ def test_two_threes_see_what_a_five_sees():
 
 def test_a_layer_that_mixes_all_places_is_named():
     with pytest.raises(ValueError, match="Layer 9, a Linear"):
-        by_formula(nn.Sequential(*small_cnn()[:8], nn.Identity(), nn.Linear(3, 4)))
+        by_formula(nn.Sequential(*list(small_cnn())[:8], nn.Identity(), nn.Linear(3, 4)))

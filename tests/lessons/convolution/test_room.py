@@ -8,14 +8,9 @@ from torch import nn
 
 from torchcourse.data import photo
 from torchcourse.lessons.convolution.equivariance import shift_error
-from torchcourse.lessons.convolution.receptive_field_picture import (
-    KERNELS,
-    describe_kernel,
-    draw_field,
-    draw_filters,
-    draw_kernel,
-    kernel,
-)
+from torchcourse.lessons.convolution.kernels import KERNELS, named_kernel
+from torchcourse.lessons.convolution.kernels_picture import describe_kernel, draw_filters, draw_kernel
+from torchcourse.lessons.convolution.receptive_field_picture import draw_field
 from torchcourse.lessons.convolution.strips import conv2d_strip
 from torchcourse.ranks import RankError, run_ranks
 
@@ -61,7 +56,7 @@ def test_strips_together_are_the_whole(ranks, kernel_size):
 
 
 @pytest.mark.parametrize(
-    ("size", "sentence"), [(7, "has 2 rows, but its neighbours need 3"), (4, "has no middle pixel")]
+    ("size", "sentence"), [(7, "has 2 rows, but its neighbors need 3"), (4, "has no middle pixel")]
 )
 def test_a_kernel_that_does_not_fit_the_strips_is_one_sentence(size, sentence):
     with pytest.raises(RankError, match=sentence):
@@ -70,22 +65,22 @@ def test_a_kernel_that_does_not_fit_the_strips_is_one_sentence(size, sentence):
 
 def test_kernels_do_what_they_are_called():
     for kind in KERNELS:
-        assert kernel(kind, 5).sum().item() == pytest.approx(0 if kind == "edges" else 1, abs=1e-5)
+        assert named_kernel(kind, 5).sum().item() == pytest.approx(0 if kind == "edges" else 1, abs=1e-5)
     ramp = torch.arange(9.0).repeat(9, 1)[None, None]  # brighter to the right
-    right, down = (F.conv2d(ramp, kernel("edges", 3, angle)[None, None]) for angle in (0, 90))
+    right, down = (F.conv2d(ramp, named_kernel("edges", 3, angle)[None, None]) for angle in (0, 90))
     assert right.min() > 0
     assert down.abs().max() < 1e-5
     with pytest.raises(ValueError, match="no kernel 'wave'"):
-        kernel("wave")
+        named_kernel("wave")
     with pytest.raises(ValueError, match="no middle pixel"):
-        kernel("blur", 4)
+        named_kernel("blur", 4)
 
 
 def test_pictures_show_what_was_computed():
     grey = photo().mean(dim=0)
     figure = draw_kernel("blur", 5, 0, 2, 1, grey)
-    assert figure._suptitle.get_text() == describe_kernel("blur", 5, 0, 2, 1, grey)
-    assert "72×108 pixels" in figure._suptitle.get_text()
+    assert figure.get_suptitle() == describe_kernel("blur", 5, 0, 2, 1, grey)
+    assert "72×108 pixels" in figure.get_suptitle()
     assert figure.axes[2].images[0].get_array().shape == (72, 108)
     field = draw_field(nn.Conv2d(1, 1, 9), grey, "nine").axes[0].images[0].get_array()
     assert (abs(field - grey.numpy()) < 1e-6).sum() >= 81

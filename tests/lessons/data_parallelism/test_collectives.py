@@ -132,10 +132,10 @@ def pieces() -> dict:
     gathered = [torch.empty(5) for _ in range(world_size)]
     own = torch.randn(5)
     dist.all_gather(gathered, own)
-    chunks = [torch.zeros(5) for _ in range(world_size)]
-    chunks[rank].copy_(own)
-    found["all_gather bytes"] = collectives.ring_all_gather(chunks)
-    found["all_gather"] = all(torch.equal(a, b) for a, b in zip(chunks, gathered, strict=True))
+    ours = [torch.zeros(5) for _ in range(world_size)]
+    ours[rank].copy_(own)
+    found["all_gather bytes"] = collectives.ring_all_gather(ours)
+    found["all_gather"] = all(torch.equal(a, b) for a, b in zip(ours, gathered, strict=True))
 
     for source in range(world_size):
         mine, expected = torch.nn.Parameter(torch.randn(3, 4)), torch.randn(3, 4)

@@ -125,7 +125,7 @@ def accumulation() -> dict:
     ours = DistributedDataParallel(mine)
     x, y = batch(0)
     F.cross_entropy(reference(x), y).backward()
-    found = {}
+    found: dict[str, float] = {}
     pieces = list(zip(shard(x).chunk(4), shard(y).chunk(4), strict=True))
     with ours.no_sync():
         for a, b in pieces[:-1]:

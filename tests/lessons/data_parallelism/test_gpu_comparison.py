@@ -26,4 +26,4 @@ def test_without_two_gpus_it_says_so():
 
 
 def test_a_measurement_reads_well():
-    assert str(Measured("DDP", 1.25, (10.0, 20.4))) == "DDP: 1.2 ms a step; at most GPU 0 10 MB, GPU 1 20 MB"
+    assert str(Measured("DDP", 1.25, (10.0, 20.4))) == "DDP: 1.2 ms per step; at most GPU 0 10 MB, GPU 1 20 MB"

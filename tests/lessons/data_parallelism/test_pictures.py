@@ -34,13 +34,8 @@ from torchcourse.lessons.data_parallelism.timeline_picture import (
     draw_buckets,
     draw_dataparallel,
 )
-from torchcourse.lessons.data_parallelism.trace_picture import (
-    describe_trace,
-    draw_trace,
-    overlap,
-    read_trace,
-    show_trace,
-)
+from torchcourse.lessons.data_parallelism.trace import overlap, read_trace
+from torchcourse.lessons.data_parallelism.trace_picture import describe_trace, draw_trace, show_trace
 from torchcourse.ranks import run_ranks
 
 SMALL, LARGE = OUTPUTS_MB
@@ -115,7 +110,7 @@ def test_dataparallel_title_has_the_ratio_of_the_times_and_of_the_memory() -> No
     )
     assert "times as much as the others" in title(draw_dataparallel(8, 100, 128, 10, LARGE))
     words = describe_dataparallel(4, 100, 128, 10, SMALL)
-    assert "107 ms a step" in words
+    assert "107 ms per step" in words
     assert "3.1 GB on GPU 0, 2.8 GB on each of the others" in words
 
 
@@ -137,7 +132,7 @@ def test_buckets_title_and_best_size() -> None:
 def test_zero_names_the_first_stage_that_fits() -> None:
     arguments = "mixed precision, Adam"
     assert title(draw_zero(7.5, 64, 80, arguments)) == (
-        "7.5 billion parameters on 64 ranks: stage 1 fits into 80 GB, with 31.4 GB a rank"
+        "7.5 billion parameters on 64 ranks: stage 1 fits into 80 GB, with 31.4 GB per rank"
     )
     assert "DDP fits into 16 GB" in title(draw_zero(0.1, 1, 16, arguments))
     assert "on 1 rank: not even stage 3 fits" in title(draw_zero(405, 1, 80, arguments))
@@ -172,7 +167,7 @@ def test_measured_memory_beside_the_formula() -> None:
 
 def test_alpha_beta_title_has_the_constants() -> None:
     figure = draw_alpha_beta(AlphaBeta(2e-4, 1e-9, 2, (1000, 1_000_000), (5e-4, 1.5e-3)))
-    assert title(figure) == "2 ranks: α = 200 µs a message, 1/β = 1 GB a second"
+    assert title(figure) == "2 ranks: α = 200 µs per message, 1/β = 1 GB per second"
     assert labelled(figure)
 
 

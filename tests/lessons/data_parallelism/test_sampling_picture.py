@@ -3,17 +3,21 @@
 import pytest
 
 from torchcourse import figures
+from torchcourse.lessons.data_parallelism import sampling
 from torchcourse.lessons.data_parallelism import sampling_picture as pictures
+from torchcourse.lessons.data_parallelism.sampling import Rest
 
-REPEAT, DROP, UNEVEN = "repeat some samples", "drop some samples", "leave shares uneven"
+REPEAT: Rest = "repeat some samples"
+DROP: Rest = "drop some samples"
+UNEVEN: Rest = "leave shares uneven"
 
 
 def test_shares_are_those_of_the_sampler():
-    assert pictures.shares(10, 4, REPEAT) == [[0, 4, 8], [1, 5, 9], [2, 6, 0], [3, 7, 1]]
-    assert pictures.shares(10, 4, DROP) == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert pictures.shares(10, 4, UNEVEN) == [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
+    assert sampling.shares(10, 4, REPEAT) == [[0, 4, 8], [1, 5, 9], [2, 6, 0], [3, 7, 1]]
+    assert sampling.shares(10, 4, DROP) == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert sampling.shares(10, 4, UNEVEN) == [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
     with pytest.raises(ValueError, match="not by 'pad'"):
-        pictures.shares(10, 4, "pad")
+        sampling.shares(10, 4, "pad")
 
 
 @pytest.mark.parametrize(

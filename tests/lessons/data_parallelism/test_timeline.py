@@ -23,11 +23,19 @@ works = st.builds(
     bucket_mb=st.floats(10, 500),
     output_mb=st.floats(0, 20),
 )
-# Numbers that are easy on the pencil: no latency, 1 GB a second (so 1 MB takes 1 ms), 30 ms a sample.
+# Numbers that are easy on the pencil: no latency, 1 GB per second (so 1 MB takes 1 ms), 30 ms per sample.
 EASY = Workload(
-    devices=2, model_mb=20, batch=4, bandwidth=1, bucket_mb=10, latency_ms=0, sample_ms=30,
-    activations_mb=7, input_mb=3, output_mb=1,
-)  # fmt: skip
+    devices=2,
+    model_mb=20,
+    batch=4,
+    bandwidth=1,
+    bucket_mb=10,
+    latency_ms=0,
+    sample_ms=30,
+    activations_mb=7,
+    input_mb=3,
+    output_mb=1,
+)
 
 
 def test_dataparallel_by_hand() -> None:

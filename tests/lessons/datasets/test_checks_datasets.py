@@ -120,10 +120,10 @@ class Reversed(Pictures):
         (Text, "label_is_text"),
         (Late, "missing_late"),
         (Nameless, "nameless"),
-        (WholeFolder, "length"),
-        (ImageOnly, "no_pair"),
-        (Flat, "image"),
-        (Reversed, "number"),
+        (WholeFolder, "count"),
+        (ImageOnly, "wrong_type"),
+        (Flat, "shape"),
+        (Reversed, "class_number"),
     ],
 )
 def test_wrong_data_sets(answer, symptom):
@@ -193,7 +193,7 @@ def loader(
         (loader(whole_only=True), "last_lost"),
         (loader(pop="pop"), "order"),
         (lambda d, s, b, c, submit, a: by_hand.batches(d, s, b, list, submit, a), "not_collated"),
-        (lambda d, s, b, c, submit, a: by_hand.batches(d, [n + 1 for n in s], b, c, submit, a), "batches"),
+        (lambda d, s, b, c, submit, a: by_hand.batches(d, [n + 1 for n in s], b, c, submit, a), "wrong_value"),
     ],
 )
 def test_wrong_loaders(answer, symptom):
@@ -246,11 +246,11 @@ def in_front(samples, out):
         (change(x=lambda s, o: o["x"].flip(0)), "steps"),
         (change(lengths=lambda s, o: torch.full_like(o["lengths"], o["x"].shape[1])), "lengths"),
         (change(mask=lambda s, o: ~o["mask"]), "mask_inverted"),
-        (change(mask=lambda s, o: o["mask"].float()), "mask_type"),
-        (change(mask=lambda s, o: o["x"] != 0), "mask_shape"),
+        (change(mask=lambda s, o: o["mask"].float()), "dtype"),
+        (change(mask=lambda s, o: o["x"] != 0), "shape"),
         (change(mask=lambda s, o: o["x"][..., 0] > 0), "mask"),
         (change(labels=lambda s, o: o["labels"].float()), "labels"),
-        (lambda samples: with_the_package(samples)[:3], "parts"),
+        (lambda samples: with_the_package(samples)[:3], "wrong_type"),
     ],
 )
 def test_wrong_collates(answer, symptom):
@@ -336,7 +336,7 @@ def by_group(groups, train, test):
         ),
         (lambda s, g, train, test: by_group(g, test, train) | by_content(s, test, train), "train_side"),
         (lambda s, g, train, test: all_three(s, g, train, test) | ({7, 9} & set(test)), "no_leak"),
-        (lambda s, g, train, test: len(all_three(s, g, train, test)), "no_set"),
+        (lambda s, g, train, test: len(all_three(s, g, train, test)), "wrong_type"),
     ],
 )
 def test_wrong_finders(answer, symptom):

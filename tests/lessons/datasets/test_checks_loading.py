@@ -96,7 +96,7 @@ def uneven(records, rank, world_size, worker, workers):
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
-        (lambda *place: None, "nothing"),
+        (lambda *place: None, "nothing_returned"),
         (every(lambda r, w, k, n: r, lambda w, n: w), "workers_repeat"),
         (every(lambda r, w, k, n: k, lambda w, n: n), "ranks_repeat"),
         (every(lambda r, w, k, n: r + k, lambda w, n: w * n), "twice"),
@@ -169,7 +169,7 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
         (fetches(entry=lambda name, number, error: (number, str(error))), "no_name"),
         (fetches(entry=lambda name, number, error: (name, "corrupt")), "no_reason"),
         (fetches(entry=lambda name, number, error: name), "entry"),
-        (lambda *given: right(*given)[0], "shape"),
+        (lambda *given: right(*given)[0], "wrong_type"),
         (lambda dataset, names, numbers: right(dataset, names, sorted(numbers)), "samples"),
         (lambda dataset, names, numbers: (right(dataset, names, numbers)[0], [("a", "b")] * 9), "too_many_reported"),
     ],
@@ -227,10 +227,13 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
             lambda n, size, seed, epoch, *place: [b for b in rest(n, size, seed, epoch, *place) if len(b) == size],
             "last_missing",
         ),
-        (lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place), "other_order"),
+        (
+            lambda n, size, seed, epoch, *place: rest(n, size, seed + 100 * epoch, epoch, *place),
+            "order_of_another_epoch",
+        ),
         (
             lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn + (drawn > 0), waiting),
-            "other",
+            "wrong_value",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_each_epoch_counts_anew():
 def test_a_bug_is_not_taken_for_a_bad_record():
     class Broken(Records):
         def __getitem__(self, index):
-            return self.nothing
+            return self.nothing  # type: ignore[attr-defined]  # a program with a mistake
 
     with pytest.raises(AttributeError):
         list(loader(Broken(), on_corrupt="report"))

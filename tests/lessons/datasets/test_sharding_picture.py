@@ -1,5 +1,7 @@
 """The picture of a stream's readers shows each record once."""
 
+from typing import Any
+
 import pytest
 
 from torchcourse.lessons.datasets.sharding_picture import draw_shares, shares, shares_finding
@@ -8,7 +10,7 @@ from torchcourse.lessons.datasets.sharding_picture import draw_shares, shares, s
 @pytest.mark.parametrize("by", ["record", "shard"])
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (2, 2), (3, 4)])
 def test_each_record_is_drawn_once(ranks, workers, by):
-    axes = draw_shares(ranks, workers, by).axes[0]
+    axes: Any = draw_shares(ranks, workers, by).axes[0]
     assert sorted(round(bar.get_x() + 0.45) for bar in axes.patches) == list(range(20))
     assert len(axes.get_yticklabels()) == ranks * workers
     assert axes.get_title() == shares_finding(ranks, workers, by)

@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def first_rank_and_the_questions_code(code: str):
         gradient = torch.zeros(32, 64)
         dist.recv(gradient, 1)
         return bool(gradient.any())
-    names = {"torch": torch, "dist": dist, "F": F, "second_half": second_half, "labels": labels}
+    names: dict[str, Any] = {"torch": torch, "dist": dist, "F": F, "second_half": second_half, "labels": labels}
     with pytest.raises(TypeError):
         exec(code, names)
     assert names["x"].grad_fn is None
@@ -177,7 +178,13 @@ def tensor_parallel():
 
     bias = torch.tensor([0.3])
     code = re.search(r"```\n(.*?)```", asked("bias-on-four-ranks").text.en, re.DOTALL)[1]
-    names = {"F": F, "dist": dist, "x_part": torch.zeros(1, 2), "weight_part": torch.zeros(1, 2), "bias": bias}
+    names: dict[str, Any] = {
+        "F": F,
+        "dist": dist,
+        "x_part": torch.zeros(1, 2),
+        "weight_part": torch.zeros(1, 2),
+        "bias": bias,
+    }
     exec(code, names)
 
     mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))

@@ -12,8 +12,8 @@ import tempfile
 import pytest
 import torch
 
+from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring.by_hand import capture, restore
-from torchcourse.lessons.monitoring.checks import checkpoints as check
 from torchcourse.training import checkpoint
 from torchcourse.training.foreign import load_any
 from verdicts import accepted, refused, todo
@@ -189,7 +189,7 @@ def another_schedule(run, state):
     [
         ((only_parameters, loosely), "buffers"),
         ((lambda run: {"run": run}, restore), "unsavable"),
-        ((lambda run: pickle.dumps(run.epoch), restore), "no_dict"),
+        ((lambda run: pickle.dumps(run.epoch), restore), "wrong_type"),
         ((capture, new_optimizer), "unlinked"),
         ((capture, draws_afterwards), "random"),
         ((capture, another_schedule), "scheduler"),
@@ -243,9 +243,9 @@ def draw(image, generator):
             lambda image, seed, epoch, index: draw(image, torch.Generator().manual_seed(seed + epoch + index)),
             "collision",
         ),
-        (lambda image, seed, epoch, index: image.add_(by_own_generator(image, seed, epoch, index)), "in_place"),
+        (lambda image, seed, epoch, index: image.add_(by_own_generator(image, seed, epoch, index)), "inputs_changed"),
         (lambda image, seed, epoch, index: image * 1, "no_noise"),
-        (lambda image, seed, epoch, index: random.random(), "shape"),
+        (lambda image, seed, epoch, index: random.random(), "wrong_type"),
     ],
 )
 def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
@@ -255,8 +255,8 @@ def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
 # Loading
 
 
-def load(path, strip, **options):
-    weights = torch.load(path, **({"map_location": "cpu", "weights_only": True} | options))
+def load(path, strip, map_location="cpu", weights_only=True):
+    weights = torch.load(path, map_location=map_location, weights_only=weights_only)
     return {strip(name): tensor for name, tensor in weights.items()}
 
 

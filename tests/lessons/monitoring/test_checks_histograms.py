@@ -71,12 +71,12 @@ def evenly(batches, edges):
         (inner, "lost_outside"),
         (lambda batches, edges: sum(torch.histc(batch, len(edges) - 1) for batch in batches), "own_range"),
         (lambda batches, edges: bucketized(batches, edges) / 101, "shares"),
-        (lambda batches, edges: bucketized(batches, edges).tolist(), "shape"),
+        (lambda batches, edges: bucketized(batches, edges).tolist(), "wrong_type"),
         (lambda batches, edges: torch.bincount(torch.bucketize(torch.cat(list(batches)), edges)), "shape"),
         (by_python, "waits"),
         (left_bins, "on_the_edge"),
         (evenly, "equal_bins"),
-        (lambda batches, edges: bucketized(batches, edges).flip(0), "wrong_counts"),
+        (lambda batches, edges: bucketized(batches, edges).flip(0), "wrong_value"),
     ],
 )
 def test_fixed_histogram_refuses(learner, symptom):
@@ -142,9 +142,9 @@ def dead_in(output):
         (judged(lambda rows: 1 - dead_in(torch.cat(rows))), "alive_share"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=0).sum().item()), "count_not_share"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=1).float().mean().item()), "samples_not_units"),
-        (judged(lambda rows: 0.123), "wrong_share"),
+        (judged(lambda rows: 0.123), "wrong_value"),
         (lambda model, batches: shares(model, batches, remove=False), "hooks_left"),
-        (lambda model, batches: 0.5, "no_dict"),
+        (lambda model, batches: 0.5, "wrong_type"),
         (lambda model, batches: {"0": 0.5, "2": 0.5}, "names"),
     ],
 )

@@ -57,7 +57,7 @@ def clusters():
 class Block(nn.Module):
     def __init__(self, width):
         super().__init__()
-        self.norm, self.inner, self.act, self.outer = nn.LayerNorm(width), nn.Linear(width, 40), nn.GELU(), None
+        self.norm, self.inner, self.act = nn.LayerNorm(width), nn.Linear(width, 40), nn.GELU()
         self.outer = nn.Linear(40, width)
 
     def forward(self, x):

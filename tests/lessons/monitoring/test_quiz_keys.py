@@ -5,6 +5,7 @@ import itertools
 import os
 import pickle
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_a_dead_unit_has_no_gradient_and_a_saturated_one_a_small_one():
     layer(x).relu().sum().backward()
     assert layer.weight.grad.abs().max() == 0
     nn.init.constant_(layer.bias, 3.0)
-    layer.weight.grad = None
+    layer.zero_grad()
     layer(x).tanh().sum().backward()
     assert layer.weight.grad.abs().max() > 0
     assert pytest.approx(0.02, abs=2e-4) == 1 - 0.99**2
@@ -180,8 +181,8 @@ def growth(layers: int, width: int, std: float, activation=lambda x: x) -> float
 
 def test_scales_agree_with_the_keys():
     assert growth(10, 100, 0.2) == pytest.approx(key("back-through-ten-layers"), rel=0.3)
-    assert growth(10, 400, key("std-that-keeps-the-size")) == pytest.approx(1, rel=0.2)
-    std = key("std-behind-relu")
+    assert growth(10, 400, float(key("std-that-keeps-the-size"))) == pytest.approx(1, rel=0.2)
+    std = float(key("std-behind-relu"))
     assert growth(2, 200, std, torch.relu) / growth(1, 200, std, torch.relu) == pytest.approx(1, rel=0.2)
     assert pytest.approx(1 / 200, rel=1e-3) == 0.0707**2
     assert pytest.approx(0.5, abs=0.01) == 0.71**2
@@ -223,7 +224,7 @@ class Run:
         self.model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         adam = torch.optim.Adam(self.model.parameters(), 0.1)
         schedule = torch.optim.lr_scheduler.StepLR(adam, step_size=3)
-        self.parts = {"A": adam, "C": schedule, "D": torch.amp.GradScaler("cpu", growth_interval=4)}
+        self.parts: dict[str, Any] = {"A": adam, "C": schedule, "D": torch.amp.GradScaler("cpu", growth_interval=4)}
         self.place = 0
 
     def steps(self, data, count):
@@ -276,12 +277,14 @@ def test_what_a_resumed_run_cannot_do_without():
 
 
 def test_batches_done_in_the_epoch():
-    loader = DataLoader(range(1000), 32)
+    samples: Any = range(1000)
+    loader = DataLoader(samples, 32)
     assert 100 % len(loader) == key("batches-done-in-this-epoch")
 
 
 def test_a_state_restored_after_iter_comes_too_late():
-    loader = DataLoader(range(20), 5, shuffle=True)
+    samples: Any = range(20)
+    loader = DataLoader(samples, 5, shuffle=True)
     state = torch.get_rng_state()
     first = torch.cat(list(loader))
     torch.set_rng_state(state)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from torchcourse.lessons.monitoring.save_interval import best_interval, draw_interval, lost_share
+from torchcourse.lessons.monitoring.save_interval import best_interval, lost_share
+from torchcourse.lessons.monitoring.save_interval_picture import draw_interval
 
 
 def test_the_best_interval_loses_least():

@@ -12,7 +12,7 @@ from torchcourse.training.monitor import Monitor
 
 PROGRAM = """
 import sys, threading, time, urllib.request
-from torchcourse.training.board import show_tensorboard
+from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 frame, again = show_tensorboard(sys.argv[1], "histograms"), show_tensorboard(sys.argv[1], "scalars")
 assert frame.src.rpartition("#")[0] == again.src.rpartition("#")[0], "one server a folder"
 assert frame.src.endswith("#histograms")

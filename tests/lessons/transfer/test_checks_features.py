@@ -51,7 +51,7 @@ def as_inference(body, pixels, top):
             lambda body, pixels, top: extract(body, F.interpolate(pixels, size=(28, 28), mode="bilinear") / 255),
             "scaling",
         ),
-        (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "values"),
+        (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "wrong_value"),
         (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
     ],
 )
@@ -162,7 +162,7 @@ def test_right_rates(answer):
         (lambda m, b, h: groups(m, h, b), "swapped"),
         (lambda m, b, h: groups(m, h, h), "one_rate"),
         (lambda m, b, h: groups(m, b / 2, h), "rate"),
-        (lambda m, b, h: {"body": b, "head": h}, "no_groups"),
+        (lambda m, b, h: {"body": b, "head": h}, "wrong_type"),
         (lambda m, b, h: [{"params": ["body"], "lr": b}, {"params": ["head"], "lr": h}], "foreign"),
     ],
 )
@@ -197,7 +197,7 @@ def test_right_scalings(answer):
         (lambda pixels: (resized(pixels) - DIGITS_MEAN) / DIGITS_STD, "own_statistics"),
         (resized, "not_scaled"),
         (lambda pixels: (resized(pixels) - resized(pixels).mean()) / resized(pixels).std(), "per_batch"),
-        (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "values"),
+        (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "wrong_value"),
         (lambda pixels: (pixels / 16 - MNIST_MEAN) / MNIST_STD, "shape"),
     ],
 )

@@ -79,7 +79,7 @@ def test_right_adapters(answer):
         ({"random_up": 1}, "not_at_start"),
         ({"plain": 1}, "no_parameters"),
         ({"down_frozen": 1}, "frozen_too_much"),
-        ({"turned": 1}, "parts"),
+        ({"turned": 1}, "shape"),
         ({"scale": lambda alpha, rank: 1}, "no_scale"),
         ({"scale": lambda alpha, rank: alpha}, "alpha_only"),
         ({"scale": lambda alpha, rank: rank / alpha}, "scale_inverted"),
@@ -124,7 +124,7 @@ def test_right_merges(answer):
         (lambda layer: new_layer(layer, factor=1), "no_scale"),
         (lambda layer: new_layer(layer, bias=False), "no_bias"),
         (lambda layer: new_layer(layer, base=0.0), "no_base"),
-        (lambda layer: new_layer(layer, base=2.0), "values"),
+        (lambda layer: new_layer(layer, base=2.0), "wrong_value"),
         (lambda layer: layer.merged(), "in_place"),
         (lambda layer: layer, "not_linear"),
         (lambda layer: layer.change(), "not_linear"),
@@ -160,7 +160,7 @@ def test_right_bytes(answer):
     ("answer", "symptom"),
     [
         (lambda m: by_hand(m)[::-1], "swapped"),
-        (lambda m: (sum(p.numel() for p in m.parameters()), by_hand(m)[1]), "numbers"),
+        (lambda m: (sum(p.numel() for p in m.parameters()), by_hand(m)[1]), "not_bytes"),
         (lambda m: (4 * sum(p.numel() for p in m.parameters()), by_hand(m)[1]), "four_bytes"),
         (lambda m: (total(learning(m)), by_hand(m)[1]), "frozen_left_out"),
         (lambda m: (total(p for _, p in m.named_parameters(remove_duplicate=False)), by_hand(m)[1]), "counted_twice"),
@@ -168,8 +168,8 @@ def test_right_bytes(answer):
         (lambda m: (total(m.parameters()), total(learning(m))), "no_optimizer"),
         (lambda m: (total(m.parameters()), 2 * total(learning(m))), "one_moment"),
         (lambda m: (total(m.parameters()), 4 * total(learning(m))), "weights_again"),
-        (lambda m: sum(by_hand(m)), "shape"),
-        (lambda m: (0, 0), "values"),
+        (lambda m: sum(by_hand(m)), "wrong_type"),
+        (lambda m: (0, 0), "wrong_value"),
     ],
 )
 def test_wrong_bytes(answer, symptom):
@@ -200,7 +200,7 @@ def test_right_measures(answer):
         (lambda a: from_the_best(a.T), "transposed"),
         (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
         (lambda a: a[-1], "no_number"),
-        (lambda a: 0.5, "value"),
+        (lambda a: 0.5, "wrong_value"),
     ],
 )
 def test_wrong_measures(answer, symptom):
@@ -303,8 +303,8 @@ def first_stage_only(model, stages, train_stage):
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
-        (wrapped_once, "ranks_apart"),
-        (not_wrapped, "ranks_apart"),
+        (wrapped_once, "ranks_disagree"),
+        (not_wrapped, "ranks_disagree"),
         (nothing_frozen, "frozen_moved"),
         (all_at_once, "all_at_once"),
         (weights_averaged, "not_one_process"),

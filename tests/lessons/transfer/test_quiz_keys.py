@@ -2,6 +2,7 @@
 
 import copy
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def rows(name: str) -> list[tuple[str, list[float]]]:
 def test_features_need_evaluation_mode(pixels):
     assert "eval" in key("which-call-is-missing")
     inputs = MNIST_SCALING(pixels, 16)
-    names = {"torch": torch, "backbone": mnist_cnn().train(), "pixels": inputs}
+    names: dict[str, Any] = {"torch": torch, "backbone": mnist_cnn().train(), "pixels": inputs}
     exec(program("which-call-is-missing"), names)
     with torch.inference_mode():
         assert names["backbone"].training
@@ -225,9 +226,9 @@ def test_sizes_of_adapters():
     assert [key("kilobytes-of-an-adapter")] == close(sum(kilobytes[:2]))
     assert mistakes("kilobytes-of-an-adapter") == close(2 * sum(kilobytes[:2]), kilobytes[0], kilobytes[2])
 
-    convolution = nn.Conv2d(64, 128, 3, bias=False)
-    adapter = LoRAConv2d(convolution, rank=4)
-    assert adapter.down.numel() + adapter.up.numel() == key("adapter-of-a-convolution")
+    convolution: Any = nn.Conv2d(64, 128, 3, bias=False)
+    of_convolution = LoRAConv2d(convolution, rank=4)
+    assert of_convolution.down.numel() + of_convolution.up.numel() == key("adapter-of-a-convolution")
     assert mistakes("adapter-of-a-convolution") == [4 * (64 + 128), 9 * 4 * (64 + 128), convolution.weight.numel()]
     assert next(r for r in range(1, 513) if r * 1024 >= 512 * 512) == key("rank-that-saves-nothing")
 

@@ -1,21 +1,26 @@
 """The clinic: every patient is complete, the lesson's repairs heal, and the reception shows what really happened."""
 
+import ast
+import inspect
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from clinic_repairs import broken, reference
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
-from torchcourse.lessons.troubleshooting.clinic import case_picture, judging
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic import comparisons, judging, softmax_twice, softmax_twice_picture
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import one_thread
+from torchcourse.tools.repository import ROOT
 
+CLINIC = Path(clinic.__file__).parent
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
 
 
@@ -119,16 +124,16 @@ def test_discharge_tells_the_diagnosis_to_the_healed_only():
 def test_the_floor_of_the_picture_is_what_the_loss_comes_to():
     for classes in (2, 10, 100):
         sure = torch.tensor([60.0])
-        assert case_picture.losses(classes, sure, twice=True)[0].item() == pytest.approx(
-            case_picture.floor(classes), abs=1e-5
+        assert softmax_twice.losses(classes, sure, twice=True)[0].item() == pytest.approx(
+            softmax_twice.floor(classes), abs=1e-5
         )
-        assert case_picture.losses(classes, sure, twice=False)[0].item() == pytest.approx(0, abs=1e-5)
+        assert softmax_twice.losses(classes, sure, twice=False)[0].item() == pytest.approx(0, abs=1e-5)
     wrong = torch.tensor([-5.0])
-    assert case_picture.losses(10, wrong, twice=False)[1] > 100 * case_picture.losses(10, wrong, twice=True)[1]
+    assert softmax_twice.losses(10, wrong, twice=False)[1] > 100 * softmax_twice.losses(10, wrong, twice=True)[1]
 
 
 def test_the_picture_follows_its_sliders():
-    box = case_picture.explore_floor()
+    box = softmax_twice_picture.explore_floor()
     classes, _, picture = box.children
     assert "stays above 1.46" in picture.value
     classes.value = 100
@@ -137,10 +142,11 @@ def test_the_picture_follows_its_sliders():
 
 def test_an_observed_loader_calls_before_each_batch_and_after_the_last():
     seen: list[Any] = []
-    loader = ObservedLoader(DataLoader([1, 2], batch_size=None), lambda: seen.append("call"))
+    numbers = DataLoader(TensorDataset(torch.tensor([1, 2])))
+    loader = ObservedLoader(numbers, lambda: seen.append("call"))
     assert len(loader) == 2
-    for batch in loader:
-        seen.append(batch)
+    for (batch,) in loader:
+        seen.append(batch.item())
     assert seen == ["call", 1, "call", 2, "call"]
 
 
@@ -171,18 +177,48 @@ def test_a_failing_program_shows_its_last_line():
     assert "return DataLoader" in text
 
 
-def test_watch_records_steps_and_whole_forward_passes():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
-    with watch() as record:
-        model(torch.ones(3, 2)).sum().backward()
-        optimizer.step()
-        with torch.no_grad():
-            model.eval()(torch.ones(5, 2))
-    model(torch.ones(1, 2))
-    assert [(seen.training, seen.recorded, seen.samples) for seen in record.passes] == [
-        (True, True, 3),
-        (False, False, 5),
-    ]
-    assert [step.rates for step in record.steps] == [(0.25,)]
-    assert record.steps[0].gradient.shape == (6,)
+# What authors rely on
+
+
+def source_of(slug: str) -> ast.Module:
+    return ast.parse((CLINIC / "cases" / f"{slug}.py").read_text(encoding="utf-8"))
+
+
+def texts(module: ast.Module) -> list[str]:
+    """All strings of a module; a value that an f-string fills in reads as 0."""
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(map(text, node.values))
+        return str(node.value) if isinstance(node, ast.Constant) else "0"
+
+    return [text(node) for node in ast.walk(module) if isinstance(node, ast.JoinedStr | ast.Constant)]
+
+
+def repairs() -> dict[str, tuple[str, str]]:
+    """The notebook of each patient, and its text from the repair to the next patient."""
+    found = {}
+    for path in sorted((ROOT / "solutions" / "05_troubleshooting").glob("*.py")):
+        for slug, text in re.findall(r"(?ms)^# %% repair: (\w+)\n(.*?)(?=^# %% repair|\Z)", path.read_text("utf-8")):
+            found[slug] = path.stem, text
+    return found
+
+
+def test_the_table_of_causes_is_that_of_the_cases():
+    rows = ["| ward | patient | what is wrong | parts | notebook |", "|---|---|---|---|---|"]
+    for ward, slugs in clinic.WARDS.items():
+        for slug in slugs:
+            cause = " ".join((ast.get_docstring(source_of(slug)) or "").split()).removeprefix("Patient: ")
+            parts = ", ".join(f"`{name}`" for name in clinic.find(slug).parts)
+            rows.append(f"| {ward} | [{slug}](cases/{slug}.py) | {cause} | {parts} | {repairs()[slug][0]} |")
+    table = "\n".join(rows)
+    text = (CLINIC / "README.md").read_text(encoding="utf-8")
+    assert table in text, f"Put this table into {CLINIC / 'README.md'}:\n\n{table}"
+
+
+def test_each_help_quotes_a_hint_of_the_judge():
+    general = texts(ast.parse(inspect.getsource(comparisons)))
+    for slug, (_, lesson) in repairs().items():
+        hints = [*texts(source_of(slug)), *general]
+        for quoted in re.findall(r'Help – I get "(.*?)"</summary>', lesson):
+            assert any(quoted in hint for hint in hints), f"no hint of '{slug}' says '{quoted}'"

@@ -8,9 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
 
-from torchcourse.lessons.troubleshooting.invariants import SanityProbe, shared_samples
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.silent_bugs import BUGS, TASKS, Task, prepare
 
 # Tasks to judge by: other data, other kinds of models than those in TASKS.
@@ -227,10 +226,3 @@ def test_a_probe_on_a_model_that_is_never_called_says_so():
         pass
     with pytest.raises(ValueError, match="never called"):
         probe.alarms()
-
-
-def test_samples_that_are_in_both_sets_are_counted():
-    rows = torch.randn(100, 3, 4)
-    train, val = TensorDataset(rows[:80], torch.zeros(80)), TensorDataset(rows[70:], torch.zeros(30))
-    assert shared_samples(train, val) == pytest.approx(10 / 30)
-    assert shared_samples(rows[:80], rows[80:]) == 0.0

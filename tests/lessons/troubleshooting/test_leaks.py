@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse.lessons.troubleshooting.leaks import LeakWatch, find_leaks, size
+from torchcourse.lessons.troubleshooting.leaks import LeakWatch, find_leaks
 
 X, Y = torch.randn(32, 20), torch.randint(5, (32,))
 HIDDEN = 32 * 16 * 4  # bytes of the hidden layer's output
@@ -219,16 +219,6 @@ def test_reference_cycles_are_told_from_leaks():
 def test_too_few_steps_are_refused():
     with pytest.raises(ValueError, match="at least 5"):
         find_leaks(lambda: None, steps=3)
-
-
-def test_sizes_are_readable():
-    assert [size(n) for n in (0, 1023, 1536, 2**21, 5 * 2**30)] == [
-        "0 bytes",
-        "1023 bytes",
-        "1.5 KiB",
-        "2.0 MiB",
-        "5.0 GiB",
-    ]
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""NanProbe names the first place that is not finite, and leaves the training alone; idle units are counted."""
+"""NanProbe names the first place that is not finite, and leaves the training alone."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.lessons.troubleshooting.probes import NanProbe, NotFinite
-from torchcourse.lessons.troubleshooting.units import unit_health
 
 X, Y = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 3
 
@@ -180,28 +179,6 @@ def test_in_place_layers_and_evaluation_do_no_harm():
     with torch.inference_mode():
         probe.model(X)
     assert probe.look() is None
-
-
-# Units
-
-
-def test_dead_units_are_those_that_no_sample_wakes():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 4), nn.Tanh())
-    model[0].bias.data[:3] = -1e4
-    model[2].weight.data[0] *= 1e4
-    dead, saturated = unit_health(model, [torch.randn(200, 8), torch.randn(200, 8)])
-    assert (dead.kind, dead.share, dead.units) == ("dead", pytest.approx(0.3), 10)
-    assert (saturated.kind, saturated.share, saturated.units) == ("saturated", 0.25, 4)
-    assert str(dead) == "1: 30% of 10 units dead"
-
-
-def test_a_channel_is_one_unit():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
-    model[0].bias.data[0] = -1e4
-    (report,) = unit_health(model, [torch.randn(10, 1, 8, 8)])
-    assert (report.share, report.units) == (0.25, 4)
 
 
 @pytest.mark.gpu

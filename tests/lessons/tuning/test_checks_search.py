@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcourse.error_bars import t95
+from torchcourse.lessons.tuning import halving
 from torchcourse.lessons.tuning.checks import search as check
 from verdicts import accepted, refused, todo
 
@@ -189,7 +190,7 @@ def by_heap(values, promoted):
     return found
 
 
-@pytest.mark.parametrize("learner", [promoting(), by_heap])
+@pytest.mark.parametrize("learner", [promoting(), by_heap, halving.promotion])
 def test_promotion_accepts(learner):
     accepted(check.promotion(learner))
 

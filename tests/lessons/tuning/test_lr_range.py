@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from torchcourse.lessons.tuning import replay
 from torchcourse.lessons.tuning.digits_task import SPACE, digits_cnn, parts
-from torchcourse.lessons.tuning.lr_range import draw_range_test, range_finding, range_test
+from torchcourse.lessons.tuning.lr_range import range_test
+from torchcourse.lessons.tuning.lr_range_picture import draw_range_test, range_finding
 
 
 def batches(seed=0):

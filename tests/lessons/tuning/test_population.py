@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from torchcourse.lessons.tuning import population
-from torchcourse.lessons.tuning.population import FACTORS, draw_population, train_population
+from torchcourse.lessons.tuning.population import FACTORS, train_population
+from torchcourse.lessons.tuning.population_picture import draw_population
 
 RATES = (1e-4, 0.01, 0.02, 0.5)
 

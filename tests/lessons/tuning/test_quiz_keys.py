@@ -7,6 +7,7 @@ import math
 import random
 import re
 import statistics
+from typing import Any
 
 import numpy as np
 import optuna
@@ -44,7 +45,7 @@ def test_the_rate_at_which_the_loss_falls_fastest():
     pairs = list(itertools.pairwise(zip(rates, losses, strict=True)))
     falls = [(a[1] - b[1]) / math.log(b[0] / a[0]) for a, b in pairs if math.isfinite(b[1])]
     steepest = falls.index(max(falls))
-    choice = asked("rate-from-a-curve").choices["ABCD".index(key("rate-from-a-curve"))]
+    choice = asked("rate-from-a-curve").choices["ABCD".index(str(key("rate-from-a-curve")))]
     assert float(choice.text.en) == rates[steepest + 1]
     assert min(losses[:-1]) == losses[rates.index(0.1)]
     curve = RangeTest(np.array(rates), np.array(losses), np.nan_to_num(losses, nan=9.0))
@@ -200,7 +201,8 @@ def test_what_is_in_the_file_of_a_killed_search(tmp_path):
 
     with pytest.raises(optuna.exceptions.DuplicatedStudyError):
         optuna.create_study(study_name="digits", storage=url)
-    again = optuna.create_study(study_name="digits", storage=url, **{key("open-what-is-there")[0]: True})
+    option: Any = {key("open-what-is-there")[0]: True}
+    again = optuna.create_study(study_name="digits", storage=url, **option)
     assert len(again.trials) == 3
     wrong = {name for mistake in asked("open-what-is-there").mistakes[1:] for name in mistake.answers}
     assert not wrong & set(inspect.signature(optuna.create_study).parameters)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from torchcourse.lessons.tuning.digits_task import SPACE
-from torchcourse.lessons.tuning.halving import asha, promotion, successive_halving
+from torchcourse.lessons.tuning.halving import asha, successive_halving
 from torchcourse.lessons.tuning.search import Search, SearchError, grid_settings, random_search, random_settings
 
 LEVELS = {"level": tuple(range(100))}
@@ -144,13 +144,3 @@ def test_asha_promotes_as_soon_as_one_of_three_has_earned_it():
     assert search.best.settings["level"] >= 90
     reached = [sum(trial.epochs >= rung for trial in search.trials) for rung in (1, 3, 9)]
     assert reached[0] > 2.5 * reached[1] > 6 * reached[2]
-
-
-def test_promotion_looks_at_the_highest_rung_first_and_takes_nobody_twice():
-    low = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1}
-    assert promotion([low, {}, {}], [set(), set(), set()]) == (2, 0)
-    assert promotion([low, {}, {}], [{2}, set(), set()]) == (3, 0)
-    assert promotion([low, {}, {}], [{2, 3}, set(), set()]) is None
-    middle = {2: 0.91, 3: 0.95, 4: 0.2}
-    assert promotion([low, middle, {}], [{2}, set(), set()]) == (3, 1)
-    assert promotion([{0: 0.5, 1: 0.4}, {}, {}], [set(), set(), set()]) is None

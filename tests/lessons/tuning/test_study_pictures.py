@@ -1,9 +1,11 @@
 """Pictures of studies show what is in them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from torchcourse.lessons.tuning import replay, selection
+from torchcourse.lessons.tuning import replay, selection, selection_picture
 from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
 from torchcourse.lessons.tuning.study import open_study, run
 from torchcourse.lessons.tuning.study_picture import (
@@ -26,7 +28,7 @@ def complete(study):
 
 
 def test_the_history_has_each_trial_and_the_best_so_far(study):
-    axis = draw_history(study).axes[0]
+    axis: Any = draw_history(study).axes[0]  # its lines and patches are typed too loosely
     dots, pruned, best = axis.lines
     assert len(dots.get_xdata()) + len(pruned.get_xdata()) == 40
     assert max(dots.get_ydata()) == best.get_ydata()[-1] == study.best_value
@@ -37,7 +39,7 @@ def test_the_history_has_each_trial_and_the_best_so_far(study):
 def test_importance_is_a_share_and_every_study_is_a_dot(study):
     shares = [importances(study, SPACE), {"lr": 0.1, "width": 0.7, "optimizer": 0.1, "weight_decay": 0.1}]
     assert sum(shares[0].values()) == pytest.approx(1)
-    axis = draw_importance(shares).axes[0]
+    axis: Any = draw_importance(shares).axes[0]
     assert len(axis.lines) == 2
     assert [bar.get_width() for bar in axis.patches] == pytest.approx(
         [np.mean([share[name] for share in shares]) for name in SPACE]
@@ -54,7 +56,7 @@ def test_parallel_coordinates_have_a_line_for_each_trial(study):
 
 
 def test_slices_have_a_panel_for_each_hyperparameter(study):
-    axes = draw_slices(study, SPACE).axes
+    axes: Any = draw_slices(study, SPACE).axes
     assert [axis.get_xlabel() for axis in axes] == list(SPACE)
     assert all(len(axis.collections[1].get_offsets()) == len(complete(study)) for axis in axes)
 
@@ -71,11 +73,11 @@ def test_the_chosen_one_is_the_best_on_validation():
 
 def test_the_pictures_of_the_table():
     scores = selection.mean_scores(orders=5)
-    picture = selection.draw_selection(20, scores).axes[0]
+    picture = selection_picture.draw_selection(20, scores).axes[0]
     assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
     with pytest.raises(ValueError, match="1 to 780"):
-        selection.draw_selection(0, scores)
-    rates = selection.draw_rates(64).axes[0]
+        selection_picture.draw_selection(0, scores)
+    rates = selection_picture.draw_rates(64).axes[0]
     assert len(rates.lines) == len(BATCHES)
     window = selection.window(64)
     assert 0.001 < window[0] < window[-1] < 1

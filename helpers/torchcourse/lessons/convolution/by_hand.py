@@ -35,7 +35,7 @@ def conv2d_loops(
         bias: [O], added to every value of an output channel.
         stride: step of the kernel, for both directions or as (height, width); so are the next two.
         padding: zeros around the image.
-        dilation: distance between neighbours within the kernel.
+        dilation: distance between neighbors within the kernel.
         groups: the channels fall into so many groups, and a group of outputs sees one group of inputs.
 
     Returns:
@@ -91,7 +91,7 @@ def conv2d_im2col(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """Return the same as `conv2d_loops`, as one matrix product a group: kernels [O, C·kH·kW] times `im2col`.
+    """Return the same as `conv2d_loops`, as one matrix product per group: kernels [O, C·kH·kW] times `im2col`.
 
     It holds every pixel up to kH·kW times, which is the price for the fast product.
 
@@ -99,7 +99,7 @@ def conv2d_im2col(
     https://inria.hal.science/inria-00112631
     """
     check_shapes(x, weight, bias, groups)
-    columns = im2col(x, tuple(weight.shape[2:]), stride, padding, dilation)
+    columns = im2col(x, weight.shape[2:], stride, padding, dilation)
     samples, outputs, places = x.shape[0], weight.shape[0], columns.shape[2]
     columns = columns.reshape(samples, groups, -1, places)
     kernels = weight.reshape(groups, outputs // groups, -1)

@@ -150,10 +150,7 @@ def _wrong_sizes(layers: Layers) -> dict[str, tuple[int, str]]:
 
     return {
         "one_side": (size(sides=1), "your output size counts the padding once. It is on both sides."),
-        "no_dilation": (
-            size(dilate=False),
-            "your output size forgets that dilation makes the kernel reach further.",
-        ),
+        "no_dilation": (size(dilate=False), "your output size forgets that dilation makes the kernel reach further."),
         "no_first": (size(first=0), "you count the steps between positions. The first position counts, too."),
     }
 

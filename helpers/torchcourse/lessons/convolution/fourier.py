@@ -42,7 +42,7 @@ def conv2d_fft(
 
 
 def _dilate(weight: torch.Tensor, dilation: Pair) -> torch.Tensor:
-    """Return the kernels with zeros between neighbours."""
+    """Return the kernels with zeros between neighbors."""
     (dil_h, dil_w), (rows, columns) = pair(dilation), weight.shape[2:]
     wide = weight.new_zeros(*weight.shape[:2], dil_h * (rows - 1) + 1, dil_w * (columns - 1) + 1)
     wide[:, :, ::dil_h, ::dil_w] = weight

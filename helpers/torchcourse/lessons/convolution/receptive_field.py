@@ -6,11 +6,12 @@ https://distill.pub/2019/computing-receptive-fields/
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from torchcourse.lessons.convolution.sizes import pair
+from torchcourse.lessons.convolution.sizes import Pair, pair
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Field:
 
     Attributes:
         size: pixels of the input.
-        jump: pixels between what two neighbouring values see: the product of the strides.
+        jump: pixels between what two neighboring values see: the product of the strides.
         start: the first pixel that the value at position 0 sees; negative in the padding.
     """
 
@@ -44,7 +45,7 @@ def by_formula(model: nn.Module) -> tuple[Field, Field]:
     for name, layer in _leaves(model):
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
             stride = layer.kernel_size if layer.stride is None else layer.stride
-            padding = _padding(layer, name)
+            padding = _padding(layer)
             dilation = getattr(layer, "dilation", 1)
             parts = [pair(value) for value in (layer.kernel_size, stride, padding, dilation)]
             height = height.after(*(part[0] for part in parts))
@@ -79,14 +80,14 @@ _POINTWISE = (
     *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity),
     *(nn.BatchNorm2d, nn.Dropout, nn.Dropout2d),
 )
-"""Layers that look at no neighbours. (BatchNorm does in training, through its statistics; not in evaluation.)"""
+"""Layers that look at no neighbors. (BatchNorm does in training, through its statistics; not in evaluation.)"""
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
 
 
-def _padding(layer: nn.Module, name: str) -> int | tuple[int, int]:
+def _padding(layer: Any) -> Pair:
     if layer.padding == "valid":
         return 0
     if layer.padding == "same":

@@ -3,16 +3,18 @@
 Source: Dumoulin and Visin 2016, "A guide to convolution arithmetic for deep learning", https://arxiv.org/abs/1603.07285
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-Pair = int | tuple[int, int]
+Pair = int | Sequence[int]
+"""One number for both directions, or (height, width)."""
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """Return `(value, value)` for one number, and a pair as it is: (height, width)."""
+    """Return (height, width), which are the same for one number."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
@@ -119,5 +121,5 @@ def check_shapes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
         )
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(
-            f"The bias has the shape {list(bias.shape)}; it takes one number an output channel: [{outputs}]."
+            f"The bias has the shape {list(bias.shape)}; it takes one number per output channel: [{outputs}]."
         )

@@ -1,4 +1,4 @@
-"""One picture over several ranks: each has a strip of rows, and borrows its neighbours' edge rows (halo, 경계 영역).
+"""One picture over several ranks: each has a strip of rows, and borrows its neighbors' edge rows (halo, 경계 영역).
 
 It is spatial parallelism, for pictures too large for one device. Source: Dryden et al. 2019, "Improving Strong-Scaling
 of CNN Training by Exploiting Finer-Grained Parallelism", https://arxiv.org/abs/1903.06681
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 
 
 def with_halo(strip: torch.Tensor, rows: int) -> torch.Tensor:
-    """Return this rank's strip [N, C, h, W] with `rows` rows of each neighbour: [N, C, h + 2·rows, W].
+    """Return this rank's strip [N, C, h, W] with `rows` rows of each neighbor: [N, C, h + 2·rows, W].
 
     The picture goes from rank 0 at the top to the last rank at the bottom. Beyond its edges are zeros. It runs on every
     rank, and carries no gradients.
 
     Raises:
-        ValueError: if the strip has fewer rows than the neighbours need.
+        ValueError: if the strip has fewer rows than the neighbors need.
     """
     if strip.shape[2] < rows:
         raise ValueError(
-            f"Rank {dist.get_rank()} has {strip.shape[2]} rows, but its neighbours need {rows}. Use fewer ranks."
+            f"Rank {dist.get_rank()} has {strip.shape[2]} rows, but its neighbors need {rows}. Use fewer ranks."
         )
     if rows == 0:
         return strip

@@ -11,7 +11,7 @@ Each function works in place and returns the number of bytes that *this* rank se
 `run_ranks` or `torchrun` sets up. `ring_steps` plays the ring without any process, for pictures and tests.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -143,6 +143,9 @@ def all_gather_schedule(rank: int, world_size: int) -> list[tuple[int, int]]:
     return [((rank - step) % world_size, (rank - 1 - step) % world_size) for step in range(world_size - 1)]
 
 
+Phase = Literal["start", "reduce-scatter", "all-gather"]
+
+
 @dataclass(frozen=True)
 class Message:
     """One chunk on its way from rank `source` to rank `target`."""
@@ -159,7 +162,7 @@ class RingStep:
     `summed[rank][chunk]` is the set of ranks whose numbers are in that chunk of that rank once the step is over.
     """
 
-    phase: Literal["start", "reduce-scatter", "all-gather"]
+    phase: Phase
     messages: tuple[Message, ...]
     summed: tuple[tuple[frozenset[int], ...], ...]
 
@@ -177,7 +180,11 @@ def ring_steps(world_size: int) -> list[RingStep]:
     ranks = range(world_size)
     summed = [[frozenset({rank}) for _ in ranks] for rank in ranks]
     steps = [RingStep("start", (), _frozen(summed))]
-    for phase, schedule in (("reduce-scatter", reduce_scatter_schedule), ("all-gather", all_gather_schedule)):
+    phases: list[tuple[Phase, Callable[[int, int], list[tuple[int, int]]]]] = [
+        ("reduce-scatter", reduce_scatter_schedule),
+        ("all-gather", all_gather_schedule),
+    ]
+    for phase, schedule in phases:
         for moves in zip(*(schedule(rank, world_size) for rank in ranks), strict=True):
             messages = tuple(Message(rank, (rank + 1) % world_size, send) for rank, (send, _) in enumerate(moves))
             before = _frozen(summed)

@@ -68,7 +68,7 @@ def describe_ring(ranks: int, step: int) -> str:
     return f"{_title(ranks, step, state)}. " + (f"Moved: {', '.join(moves)}." if moves else "Nothing has moved yet.")
 
 
-_ARROW = {"color": COLORS["vermillion"], "width": 0.006, "zorder": 3}
+_ARROW: dict[str, Any] = {"color": COLORS["vermillion"], "width": 0.006, "zorder": 3}
 
 
 def _title(ranks: int, step: int, state: RingStep) -> str:

@@ -5,7 +5,7 @@
 * `amdahl_speedup` and `serial_fraction`: the limit that the part which does not get faster sets.
 * `measure_scaling` trains with 1, 2, 4 … ranks; `predict_step` says beforehand how long a step should take.
 
-Units: seconds, bytes, and bytes a second, unless a name says otherwise.
+Units: seconds, bytes, and bytes per second, unless a name says otherwise.
 """
 
 import statistics
@@ -37,8 +37,8 @@ def ring_seconds(size: float, world_size: int, alpha: float, beta: float) -> flo
     Args:
         size: of the tensor, in bytes.
         world_size: the number of ranks N. With one rank nothing is sent, and the answer is 0.
-        alpha: seconds a message, whatever its size.
-        beta: seconds a byte, that is 1 / bandwidth.
+        alpha: seconds per message, whatever its size.
+        beta: seconds per byte, that is 1 / bandwidth.
 
     Source: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in MPICH",
     International Journal of High Performance Computing Applications 19(1), 2005,
@@ -52,8 +52,8 @@ class AlphaBeta:
     """The two constants of a ring all-reduce, and the measurements that they were fitted to.
 
     Attributes:
-        alpha: seconds a message.
-        beta: seconds a byte.
+        alpha: seconds per message.
+        beta: seconds per byte.
         world_size: the number of ranks that measured.
         sizes: of the measured tensors, in bytes.
         seconds: of one all-reduce of each size.
@@ -71,7 +71,7 @@ class AlphaBeta:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second that a rank sends when the tensor is large."""
+        """Bytes per second that a rank sends when the tensor is large."""
         return 1 / self.beta if self.beta else float("inf")
 
 
@@ -153,10 +153,6 @@ class Scaling:
     world_size: int
     step_seconds: float
     batch: int
-
-    @property
-    def samples_per_second(self) -> float:
-        return self.batch / self.step_seconds
 
 
 def measure_scaling(

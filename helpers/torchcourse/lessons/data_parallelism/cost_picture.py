@@ -18,8 +18,8 @@ def draw_alpha_beta(network: AlphaBeta) -> Figure:
     axis.set(xscale="log", yscale="log", xlabel="size of the tensor (bytes)", ylabel="one all-reduce (ms)")
     headline(
         figure,
-        f"{network.world_size} ranks: α = {1e6 * network.alpha:.0f} µs a message, "
-        f"1/β = {network.bandwidth / 1e9:.2g} GB a second",
+        f"{network.world_size} ranks: α = {1e6 * network.alpha:.0f} µs per message, "
+        f"1/β = {network.bandwidth / 1e9:.2g} GB per second",
     )
     axis.legend(frameon=False)
     return figure

@@ -163,11 +163,11 @@ class Bucket:
         return self.arrived == len(self.parameters)
 
     def launch(self) -> None:
-        """Start averaging, without waiting. After the gradients comes one number a parameter: 1 if it has one."""
+        """Start averaging, without waiting. After the gradients comes one number per parameter: 1 if it has one."""
         has_gradient = [parameter.grad is not None for parameter in self.parameters]
         rows = [
-            (parameter.grad if present else torch.zeros_like(parameter)).reshape(-1)
-            for parameter, present in zip(self.parameters, has_gradient, strict=True)
+            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
+            for parameter in self.parameters
         ]
         self._row = torch.cat([*rows, rows[0].new_tensor(has_gradient)]).div_(dist.get_world_size())
         self._work = dist.all_reduce(self._row, async_op=True)

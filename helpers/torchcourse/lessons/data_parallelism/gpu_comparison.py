@@ -27,7 +27,7 @@ class Measured:
 
     def __str__(self) -> str:
         peaks = ", ".join(f"GPU {index} {peak:.0f} MB" for index, peak in enumerate(self.peak_mb))
-        return f"{self.way}: {self.step_ms:.1f} ms a step; at most {peaks}"
+        return f"{self.way}: {self.step_ms:.1f} ms per step; at most {peaks}"
 
 
 def measure(

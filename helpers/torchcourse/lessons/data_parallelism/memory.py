@@ -33,7 +33,7 @@ RECIPES = {
     "float32, SGD with momentum": States(4, 4, 4),
     "float32, SGD": States(4, 4, 0),
 }
-"""Bytes a parameter. In mixed precision (혼합 정밀도) the optimizer keeps a float32 copy of the weights besides."""
+"""Bytes per parameter. In mixed precision (혼합 정밀도) the optimizer keeps a float32 copy of the weights besides."""
 
 
 def zero_memory(parameters: float, world_size: int, stage: int, recipe: str = "mixed precision, Adam") -> States:

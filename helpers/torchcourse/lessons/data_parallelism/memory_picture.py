@@ -19,13 +19,13 @@ def zero_picture() -> widgets.VBox:
         alt=describe_zero,
         billion_parameters=values("billion parameters", (0.1, 0.3, 1, 3, 7.5, 13, 30, 70, 175, 405), start=7.5),
         ranks=values("ranks", [2**power for power in range(11)], start=64),
-        GB_a_GPU=values("GB a GPU", (16, 24, 40, 80, 141, 192), start=80),
+        GB_a_GPU=values("GB per GPU", (16, 24, 40, 80, 141, 192), start=80),
         recipe=list(RECIPES),
     )
 
 
 def draw_zero(billion_parameters: float, ranks: int, GB_a_GPU: float, recipe: str) -> Figure:
-    """Draw the states (GB a rank) of DDP and of ZeRO stages 1 to 3 as stacked bars, and the memory of a GPU as a line.
+    """Draw the states (GB per rank) of DDP and of ZeRO stages 1 to 3 as stacked bars, and a GPU's memory as a line.
 
     Raises:
         ValueError: for a recipe or a number of ranks that does not exist.
@@ -41,7 +41,7 @@ def draw_zero(billion_parameters: float, ranks: int, GB_a_GPU: float, recipe: st
         axis.text(GB_a_GPU, -0.62, f" a GPU has {GB_a_GPU} GB ", fontsize=9, va="center", ha=side)
     else:
         axis.text(right, -0.62, f"a GPU has {GB_a_GPU} GB →", fontsize=9, va="center", ha="right")
-    axis.set(xlim=(0, right), ylim=(3.5, -0.8), xlabel="states (GB a rank)")
+    axis.set(xlim=(0, right), ylim=(3.5, -0.8), xlabel="states (GB per rank)")
     headline(figure, _finding(billion_parameters, ranks, GB_a_GPU, recipe))
     legend(figure, _COLORS)
     return figure
@@ -96,7 +96,7 @@ def _finding(billion_parameters: float, ranks: int, GB_a_GPU: float, recipe: str
     what = f"{billion_parameters:g} billion parameters on {ranks} rank{'s' if ranks > 1 else ''}"
     for name, states in zip(STAGES.values(), _stages(billion_parameters, ranks, recipe), strict=True):
         if states.total <= GB_a_GPU * 1e9:
-            return f"{what}: {name} fits into {GB_a_GPU} GB, with {_short(states.total / 1e9)} GB a rank"
+            return f"{what}: {name} fits into {GB_a_GPU} GB, with {_short(states.total / 1e9)} GB per rank"
     return f"{what}: not even stage 3 fits into {GB_a_GPU} GB"
 
 

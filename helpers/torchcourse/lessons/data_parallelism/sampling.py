@@ -2,11 +2,15 @@
 
 import math
 from collections.abc import Iterator, Sized
+from typing import Literal, get_args
 
 import torch
 from torch.utils.data import Sampler
 
 from torchcourse.ranks.who import rank_and_world_size
+
+Rest = Literal["repeat some samples", "drop some samples", "leave shares uneven"]
+"""What to do with samples that do not divide by the number of ranks."""
 
 
 class DistributedSampler(Sampler[int]):
@@ -71,3 +75,18 @@ class DistributedSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order for an epoch, before the loader starts it."""
         self.epoch = epoch
+
+
+def shares(samples: int, ranks: int, rest: Rest) -> list[list[int]]:
+    """Return the samples of each rank, in the order in which it sees them, without shuffling.
+
+    Repeating and dropping are what torch's sampler does: https://docs.pytorch.org/docs/stable/data.html
+    (`DistributedSampler`, with `drop_last=False` and `True`).
+    """
+    if rest not in get_args(Rest):
+        raise ValueError(f"The rest can be dealt with by {', '.join(map(repr, get_args(Rest)))}, but not by {rest!r}.")
+    if rest == "leave shares uneven":
+        return [list(range(rank, samples, ranks)) for rank in range(ranks)]
+    drop = rest == "drop some samples"
+    every = range(samples)
+    return [list(DistributedSampler(every, ranks, rank, shuffle=False, drop_last=drop)) for rank in range(ranks)]

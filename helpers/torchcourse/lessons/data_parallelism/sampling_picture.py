@@ -1,30 +1,12 @@
-"""Pictures of data on its way to the model."""
+"""The picture of samples dealt to ranks: who sees which sample in which step."""
 
-from typing import Literal, get_args
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch.utils.data import DistributedSampler
 
 from torchcourse.figures import COLORS, new
-
-Rest = Literal["repeat some samples", "drop some samples", "leave shares uneven"]
-"""What to do with samples that do not divide by the number of ranks."""
-
-
-def shares(samples: int, ranks: int, rest: Rest) -> list[list[int]]:
-    """Return the samples of each rank, in the order in which it sees them, without shuffling.
-
-    Repeating and dropping are what torch's sampler does: https://docs.pytorch.org/docs/stable/data.html
-    (`DistributedSampler`, with `drop_last=False` and `True`).
-    """
-    if rest not in get_args(Rest):
-        raise ValueError(f"The rest can be dealt with by {', '.join(map(repr, get_args(Rest)))}, but not by {rest!r}.")
-    if rest == "leave shares uneven":
-        return [list(range(rank, samples, ranks)) for rank in range(ranks)]
-    drop = rest == "drop some samples"
-    every = range(samples)
-    return [list(DistributedSampler(every, ranks, rank, shuffle=False, drop_last=drop)) for rank in range(ranks)]
+from torchcourse.lessons.data_parallelism.sampling import Rest, shares
 
 
 def finding(samples: int, ranks: int, rest: Rest) -> str:
@@ -66,7 +48,7 @@ def draw_shares(samples: int, ranks: int, rest: Rest) -> Figure:
     axis.set(xlim=(0, max(steps, len(lost), 6)), ylim=(max(len(rows), 3), 0), title=finding(samples, ranks, rest))
     axis.set_yticks([row + 0.5 for row in range(len(rows))], rows)
     axis.set_xticks([step + 0.5 for step in range(steps)], [str(step + 1) for step in range(steps)])
-    axis.set_xlabel("step (one sample a rank)")
+    axis.set_xlabel("step (one sample per rank)")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     return figure
@@ -78,7 +60,7 @@ def describe_shares(samples: int, ranks: int, rest: Rest) -> str:
     return f"{finding(samples, ranks, rest)}. Step by step, {'; '.join(rows)}."
 
 
-def _box(axis, column: int, row: int, text: str, *, face: str, edge: str = "black", dashed: bool = False) -> None:
+def _box(axis: Any, column: int, row: int, text: str, *, face: str, edge: str = "black", dashed: bool = False) -> None:
     corner = (column + 0.06, row + 0.1)
     style = "--" if dashed else "-"
     axis.add_patch(Rectangle(corner, 0.88, 0.8, facecolor=face, edgecolor=edge, linestyle=style, linewidth=1))

@@ -7,7 +7,7 @@ Each parameter is cut into N parts of equal length (to within one number), and r
 * Stage 2, `ShardedOptimizer(…, stage=2)`: a gradient is summed to its owners as soon as it exists, then freed.
 * Stage 3, `shard_parameters`: a layer's parameters are gathered when the layer needs them, then freed.
 
-All follow the same course as DDP, step by step. They send one message a parameter and wait for it; real libraries put
+All follow the same course as DDP, step by step. They send one message per parameter and wait for it; real libraries put
 parameters together and overlap: `shard_with_fsdp2` sets up PyTorch's own. Optimizers that look at each number by itself
 (SGD, Adam, AdamW) work; those that look at a whole matrix do not. All ranks must use the same parameters in a step.
 
@@ -15,7 +15,7 @@ Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion
 https://arxiv.org/abs/1910.02054. What a stage saves: `torchcourse.lessons.data_parallelism.memory`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -73,7 +73,7 @@ class ShardedOptimizer:
         return self.optimizer.param_groups
 
     @property
-    def state(self) -> dict[nn.Parameter, dict[str, Any]]:
+    def state(self) -> Mapping[torch.Tensor, Any]:
         return self.optimizer.state
 
     def step(self) -> None:
@@ -92,6 +92,7 @@ class ShardedOptimizer:
 
     def _keep_own_gradient(self, parameter: nn.Parameter, part: nn.Parameter) -> None:
         """Autograd calls this when `parameter.grad` is complete."""
+        assert parameter.grad is not None
         mean = self._own_mean(parameter.grad).clone()  # a view would keep the whole gradient alive
         part.grad = mean if part.grad is None else part.grad + mean
         parameter.grad = None
@@ -206,7 +207,8 @@ def shard_with_fsdp2(model: nn.Module) -> nn.Module:
     for child in model.children():
         if next(child.parameters(), None) is not None:
             fully_shard(child, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def full_parameters(model: nn.Module) -> list[torch.Tensor]:
@@ -224,13 +226,8 @@ def full_parameters(model: nn.Module) -> list[torch.Tensor]:
     return [tensor.detach() for tensor in whole]
 
 
-def bytes_sent(model: nn.Module) -> int:
-    """Return the bytes that this rank has sent for all layers of a model of `shard_parameters`."""
-    return sum(module.sent for module in model.modules() if isinstance(module, ShardedLayer))
-
-
 def cut(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return N parts of a contiguous tensor as flat views, one a rank. They differ by at most one number in length."""
+    """Return N parts of a contiguous tensor as flat views, one per rank. Lengths differ by at most one number."""
     return tensor.view(-1).tensor_split(dist.get_world_size())
 
 

@@ -1,10 +1,10 @@
-"""One training step as a time line a device: DataParallel and DistributedDataParallel, from a cost model.
+"""One training step as a time line per device: DataParallel and DistributedDataParallel, from a cost model.
 
 Everything here is *modelled*: a few numbers describe the model, the batch and the machine (`Workload`), and out come
 the times at which each device computes or copies, and what it holds in memory. The model leaves out Python's global
 lock, which slows the threads of DataParallel further, and kernels that share a device with a copy.
 
-Units: milliseconds, MB (10⁶ bytes), GB (10⁹ bytes), and GB a second.
+Units: milliseconds, MB (10⁶ bytes), GB (10⁹ bytes), and GB per second.
 """
 
 from dataclasses import dataclass, replace
@@ -22,8 +22,8 @@ class Workload:
     Attributes:
         devices: the number of GPUs, 2 or more.
         model_mb: the parameters.
-        batch: samples a step, over all devices together.
-        bandwidth: GB a second between two devices.
+        batch: samples per step, over all devices together.
+        bandwidth: GB per second between two devices.
         bucket_mb: the size of a gradient bucket of DistributedDataParallel.
         latency_ms: what a message costs before its first byte.
         sample_ms: forward and backward pass of one sample; a third of it forward.
@@ -54,7 +54,7 @@ class Workload:
 
     @property
     def share(self) -> float:
-        """Samples a device."""
+        """Samples per device."""
         return self.batch / self.devices
 
 
@@ -201,7 +201,7 @@ def _backward_ms(work: Workload) -> float:
 
 
 def _optimizer_ms(work: Workload) -> float:
-    """Read parameter, gradient and state; write parameter and state. (1 MB at 1 GB a second takes 1 ms.)"""
+    """Read parameter, gradient and state; write parameter and state. (1 MB at 1 GB per second takes 1 ms.)"""
     return (3 + 2 * work.optimizer_copies) * work.model_mb / _DEVICE_MEMORY_GB_PER_S
 
 

@@ -59,15 +59,22 @@ def draw_dataparallel(
     """
     both = _both(devices, model_MB, batch, GB_per_second, output_of_a_sample)
     figure, (time, memory) = canvas(
-        9.0, 1.9 + 0.38 * devices, left=0.75, right=0.3, bottom=0.9, top=0.4, ncols=2, width_ratios=(2.2, 1),
+        9.0,
+        1.9 + 0.38 * devices,
+        left=0.75,
+        right=0.3,
+        bottom=0.9,
+        top=0.4,
+        ncols=2,
+        width_ratios=(2.2, 1),
         gridspec_kw={"wspace": 0.06},
-    )  # fmt: skip
+    )
     headline(figure, _finding(*both))
-    first_row = 0
+    first_row = 0.0
     for line, name in zip(both, ("DataParallel", "DDP"), strict=True):
         _draw_time(time, line, first_row)
         _draw_memory(memory, line, first_row)
-        time.text(0, first_row - 0.65, f"{name}: {line.step_ms:.0f} ms a step", fontweight="bold")
+        time.text(0, first_row - 0.65, f"{name}: {line.step_ms:.0f} ms per step", fontweight="bold")
         memory.text(0, first_row - 0.65, f"at most {_largest(line):.1f} GB", fontweight="bold")
         first_row += devices + 1.2
 
@@ -92,9 +99,9 @@ def describe_dataparallel(
     """Say in words what `draw_dataparallel` shows."""
     old, new = _both(devices, model_MB, batch, GB_per_second, output_of_a_sample)
     return (
-        f"{_finding(old, new)}. DataParallel: {old.step_ms:.0f} ms a step, GPU 1 computes for {old.busy(1):.0%} of it; "
+        f"{_finding(old, new)}. DataParallel: {old.step_ms:.0f} ms per step, GPU 1 computes for {old.busy(1):.0%}; "
         f"{old.memory[0].total / 1000:.1f} GB on GPU 0, {old.memory[1].total / 1000:.1f} GB on each of the others. "
-        f"DDP: {new.step_ms:.0f} ms a step, all compute for {new.busy(1):.0%} of it; {_largest(new):.1f} GB on each."
+        f"DDP: {new.step_ms:.0f} ms per step, all compute for {new.busy(1):.0%} of it; {_largest(new):.1f} GB on each."
     )
 
 
@@ -107,7 +114,7 @@ def bucket_picture() -> widgets.VBox:
         devices=(2, 64, 8),
         model_MB=(25, 1000, 200, 25),
         GB_per_second=(2, 100, 10, 2),
-    )  # fmt: skip
+    )
 
 
 def draw_buckets(bucket_MB: float, devices: int, model_MB: float, GB_per_second: float) -> Figure:
@@ -115,9 +122,16 @@ def draw_buckets(bucket_MB: float, devices: int, model_MB: float, GB_per_second:
     work = _bucket_work(bucket_MB, devices, model_MB, GB_per_second)
     spans = ddp_rank(work)
     figure, (above, below) = canvas(
-        8.0, 4.2, left=1.2, right=0.15, bottom=0.85, top=0.4, nrows=2, height_ratios=(1, 1.3),
+        8.0,
+        4.2,
+        left=1.2,
+        right=0.15,
+        bottom=0.85,
+        top=0.4,
+        nrows=2,
+        height_ratios=(1, 1.3),
         gridspec_kw={"hspace": 0.75},
-    )  # fmt: skip
+    )
     rectangles = [(s.start, 0.6 if s.kind == "copy" else -0.4, s.end - s.start, 0.8) for s in spans]
     bars(above, rectangles, [TIME_COLORS[KINDS[s.kind]] for s in spans], edgecolors="white", linewidths=0.3)
     above.set(
@@ -206,4 +220,4 @@ def _steps_by_bucket(devices: int, model_MB: float, GB_per_second: float) -> tup
 def _bucket_finding(work: Workload) -> str:
     row = ddp_rank(work)
     hidden = hidden_communication(row)
-    return f"Buckets of {work.bucket_mb:g} MB hide {hidden:.0%} of the communication: {row[-1].end:.0f} ms a step"
+    return f"Buckets of {work.bucket_mb:g} MB hide {hidden:.0%} of the communication: {row[-1].end:.0f} ms per step"

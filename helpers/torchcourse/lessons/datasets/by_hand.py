@@ -31,7 +31,8 @@ def batches(
     def fetch(numbers: list[int]) -> Any:
         return collate([dataset[number] for number in numbers])
 
-    numbers, futures = iter(sampler), deque()
+    numbers = iter(sampler)
+    futures: deque[Any] = deque()
     while True:
         while len(futures) <= ahead and (part := list(islice(numbers, batch_size))):
             futures.append(submit(fetch, part))

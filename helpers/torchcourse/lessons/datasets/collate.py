@@ -50,4 +50,4 @@ def pad(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[Padded, torch.Tens
                 f"one step or more and {sequences[0].shape[-1]} channels, as sample 0 has."
             )
     lengths = torch.tensor([len(x) for x in sequences])
-    return Padded(pad_sequence(sequences, batch_first=True), lengths), torch.tensor(labels)
+    return Padded(pad_sequence(list(sequences), batch_first=True), lengths), torch.tensor(labels)

@@ -1,9 +1,9 @@
 """Corrupt records (손상된 레코드): they end the run, or they are counted and reported by name. Never a silent skip."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -62,7 +62,7 @@ class Guarded(Dataset):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,  # a map-style data set: torch declares no length for its Dataset
         names: Sequence[str] | None = None,
         errors: tuple[type[Exception], ...] = (ValueError, OSError),
     ) -> None:
@@ -120,7 +120,7 @@ class CheckedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         self.report = report = CorruptReport()
-        allowed = self.most * len(self.loader.sampler)
+        allowed = self.most * len(cast(Sized, self.loader.sampler))
         for batch, seen, corrupt in self.loader:
             report.seen += seen
             report.records += corrupt

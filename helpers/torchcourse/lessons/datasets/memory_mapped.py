@@ -78,7 +78,8 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) 
     if done != rows:
         path.unlink(missing_ok=True)
         raise ValueError(f"The parts have {done} rows, and {rows} were announced.")
-    array.flush()
+    if array is not None:
+        array.flush()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ imported.)
 import io
 import time
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torchcourse.data.datasets import MNIST_MEAN, MNIST_STD, mnist
 from torchcourse.lessons.datasets.profile_loader import stage
 
 
-def pixels(split: str = "train", count: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
+def pixels(split: Literal["train", "test"] = "train", count: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
     """Return MNIST images as uint8 [N, 28, 28], as they would lie on a disk, and their labels [N]."""
     images, labels = mnist(split)[:count]
     return images.mul(MNIST_STD).add(MNIST_MEAN).mul(255).round().byte()[:, 0], labels
@@ -57,7 +58,7 @@ class Noise(Dataset):
 
 def own_generator(worker: int) -> None:
     """Give a worker's copy of `Noise` a generator of its own: a `worker_init_fn`."""
-    info = get_worker_info()
+    info: Any = get_worker_info()  # in a worker it is never None
     info.dataset.generator = np.random.default_rng(info.seed)
 
 

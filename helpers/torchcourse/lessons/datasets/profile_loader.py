@@ -62,7 +62,7 @@ class LoaderProfile:
         """Return in a sentence or two what to change, and why."""
         load, loop = sum(self.load.values()), self.transfer + self.step
         share = self.wait / (self.wait + loop)
-        largest = max(self.load, key=self.load.get)
+        largest = max(self.load, key=lambda stage: self.load[stage])
         best = self.best_workers()
         if share < 0.1:
             return f"The loop waits {share:.0%} of its time: leave the loader as it is."
@@ -119,7 +119,7 @@ def profile_loader(
 
 
 def _some_batches(loader: DataLoader, count: int) -> list[list[int]]:
-    batches = [list(batch) for _, batch in zip(range(count), loader.batch_sampler, strict=False)]
+    batches = [list(batch) for _, batch in zip(range(count), loader.batch_sampler or (), strict=False)]
     if len(batches) < 3:
         raise ValueError(f"A profile needs 3 batches or more, and this loader has {len(batches)}.")
     return batches
@@ -128,7 +128,8 @@ def _some_batches(loader: DataLoader, count: int) -> list[list[int]]:
 def _profile_loading(loader: DataLoader, numbers: list[list[int]]) -> tuple[dict[str, float], Any]:
     """Milliseconds a batch by stage, in this process; and the last batch."""
     global _running
-    dataset, totals = loader.dataset, {"fetch": 0.0, "collate": 0.0}
+    dataset: Any = loader.dataset
+    totals = {"fetch": 0.0, "collate": 0.0}
     for number, batch_numbers in enumerate(numbers):
         _running = {}
         start = time.perf_counter()
@@ -217,5 +218,10 @@ def _map(fn: Callable[[torch.Tensor], torch.Tensor], batch: Any) -> Any:
 
 def _tensors(batch: Any) -> Iterable[torch.Tensor]:
     found: list[torch.Tensor] = []
-    _map(lambda tensor: found.append(tensor) or tensor, batch)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    _map(keep, batch)
     return found

@@ -92,6 +92,7 @@ class ShardedStream(IterableDataset):
         shards, key = self.shards, f"{self.seed} {int(self._epoch)}"
         if self.shuffle:
             shards = random.Random(key).sample(shards, len(shards))  # all readers: the same order
+        records: Iterator[Any]
         if self.by == "shard":
             records = chain.from_iterable(map(self.read, share(shards, reader, readers)))
         else:
@@ -125,9 +126,10 @@ def in_step(batches: Iterable[Record]) -> Iterator[Record]:
         yield from batches
         return
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    iterator, none = iter(batches), object()
+    iterator: Iterator[Any] = iter(batches)
+    none = object()
     while True:
-        batch = next(iterator, none)
+        batch: Any = next(iterator, none)
         everyone = torch.tensor(int(batch is not none), device=device)
         dist.all_reduce(everyone, op=dist.ReduceOp.MIN)
         if not everyone:

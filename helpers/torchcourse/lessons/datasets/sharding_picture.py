@@ -1,6 +1,7 @@
 """Who reads which record of a stream: a row for each reader, a column for each record."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from matplotlib.figure import Figure
 
@@ -16,13 +17,13 @@ def _read(shard: int) -> Iterator[int]:
     return iter(range(first, first + SHARDS[shard]))
 
 
-def shares(ranks: int, workers: int, by: str) -> list[list[int]]:
+def shares(ranks: int, workers: int, by: Literal["record", "shard"]) -> list[list[int]]:
     """Return the records of each reader, for 20 records in five files."""
     stream, readers = ShardedStream(range(len(SHARDS)), _read, by=by), ranks * workers
     return [list(stream.part(reader, readers)) for reader in range(readers)]
 
 
-def draw_shares(ranks: int = 2, workers: int = 2, by: str = "record") -> Figure:
+def draw_shares(ranks: int = 2, workers: int = 2, by: Literal["record", "shard"] = "record") -> Figure:
     """Draw which reader takes which of the 20 records; the colour is the file that a record lies in."""
     parts = shares(ranks, workers, by)
     figure, axes = figures.new(7.5, 1.4 + 0.27 * len(parts))
@@ -39,7 +40,7 @@ def draw_shares(ranks: int = 2, workers: int = 2, by: str = "record") -> Figure:
     return figure
 
 
-def shares_finding(ranks: int = 2, workers: int = 2, by: str = "record") -> str:
+def shares_finding(ranks: int = 2, workers: int = 2, by: Literal["record", "shard"] = "record") -> str:
     """Say what the picture shows."""
     sizes = [len(part) for part in shares(ranks, workers, by)]
     range_of = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"

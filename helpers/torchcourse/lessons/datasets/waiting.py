@@ -52,7 +52,10 @@ def simulate(
         prefetch: batches asked for ahead, a worker.
         batches: to run, at least 2.
     """
-    made, waits, steps, now = [], [], [], 0.0
+    made: list[tuple[int | None, float, float]] = []
+    waits: list[tuple[float, float]] = []
+    steps: list[tuple[float, float]] = []
+    now = 0.0
     if workers == 0:
         for _ in range(batches):
             made.append((None, now, now + load))

@@ -88,12 +88,12 @@ def layer_gradients(run: RunLog) -> dict[str, float]:
 
 
 def _typical_size(run: RunLog, tag: str) -> float:
-    return statistics.median(_size(histogram) for _, histogram in run.histograms[tag])
+    return statistics.median(rms(histogram) for _, histogram in run.histograms[tag])
 
 
-def _size(histogram: Histogram) -> float:
-    """The root mean square of the values."""
-    return histogram.norm / math.sqrt(histogram.number)
+def rms(histogram: Histogram) -> float:
+    """Return the root mean square of the values; 0 of none."""
+    return histogram.norm / math.sqrt(max(histogram.number, 1))
 
 
 def _layers(run: RunLog) -> list[str]:
@@ -105,7 +105,7 @@ def _layers(run: RunLog) -> list[str]:
 def _growth(run: RunLog, name: str) -> float:
     """How many times larger a layer's weights are at the last look than at the first."""
     looks = run.histograms[f"weights/{name}"]
-    return _size(looks[-1][1]) / max(_size(looks[0][1]), 1e-300)
+    return rms(looks[-1][1]) / max(rms(looks[0][1]), 1e-300)
 
 
 def _exploding(run: RunLog) -> list[str]:
@@ -157,7 +157,7 @@ def _extremes(run: RunLog) -> tuple[str, str, float]:
     """
     layers = layer_gradients(run)
     everything = {tag[10:]: _typical_size(run, tag) for tag in run.histograms if tag.startswith("gradients/")}
-    weakest, strongest = min(layers, key=layers.get), max(everything, key=everything.get)
+    weakest, strongest = min(layers, key=layers.__getitem__), max(everything, key=everything.__getitem__)
     return weakest, strongest, layers[weakest] / max(everything[strongest], 1e-300)
 
 

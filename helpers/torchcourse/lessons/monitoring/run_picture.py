@@ -1,13 +1,11 @@
 """Pictures of a run's log: what its event files hold, drawn."""
 
-import math
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from torchcourse import figures
-from torchcourse.lessons.monitoring.diagnosis import layer_gradients
+from torchcourse.lessons.monitoring.diagnosis import layer_gradients, rms
 from torchcourse.training.events import RunLog
 from torchcourse.training.histograms import Histogram
 
@@ -71,7 +69,7 @@ def draw_layers(run: RunLog, what: str, look: int) -> Figure:
     axes.set_xlabel(f"size of the {what}: powers of ten, signs left out")
     axes.set_xlim(-12, 6)
     axes.grid(axis="x", alpha=0.3)
-    sizes = [_rms(histogram) for _, histogram in found if histogram is not None]
+    sizes = [rms(histogram) for _, histogram in found if histogram is not None]
     axes.set_title(f"{what} at step {step}: typically {sizes[0]:.1g} in the first row, {sizes[-1]:.1g} in the last")
     return figure
 
@@ -162,7 +160,3 @@ def _density(histogram: Histogram, grid: np.ndarray) -> np.ndarray:
     reached = np.concatenate([[0.0], np.cumsum(histogram.counts)]) / max(histogram.number, 1)
     edges = np.clip(histogram.edges, histogram.low, histogram.high)
     return np.gradient(np.interp(grid, edges, reached))
-
-
-def _rms(histogram: Histogram) -> float:
-    return histogram.norm / math.sqrt(max(histogram.number, 1))

@@ -74,8 +74,15 @@ def train(
     torch.manual_seed(seed)
     model = build(recipe, family)
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9)
-    options = {"log_dir": log_dir, "log_every": recipe.every, "watch_every": recipe.every, "progress": False}
-    trainer = Trainer(model, optimizer, nn.functional.cross_entropy, **options)
+    trainer = Trainer(
+        model,
+        optimizer,
+        nn.functional.cross_entropy,
+        log_dir=log_dir,
+        log_every=recipe.every,
+        watch_every=recipe.every,
+        progress=False,
+    )
     loader = make_loader(Subset(mnist(), range(recipe.samples)), min(100, recipe.samples // 4), seed=seed)
     validation = make_loader(Subset(mnist("test"), range(500)), 500, shuffle=False)
     try:
@@ -96,6 +103,7 @@ def build(recipe: Recipe, family: Family = "dense") -> nn.Sequential:
         layers = _dense(recipe, side * side, width, depth)
     model = nn.Sequential(*front, *layers)
     for layer in [module for module in model if isinstance(module, nn.Linear | nn.Conv2d)][:-1]:
+        assert layer.bias is not None  # each layer here has one
         if recipe.scale is not None:
             nn.init.kaiming_normal_(layer.weight)
             layer.weight.data *= recipe.scale

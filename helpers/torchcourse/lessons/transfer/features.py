@@ -106,9 +106,10 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
         extract(model, inputs, batch_size=len(inputs))
     finally:
         handle.remove()
+    mean, variance = first.get_buffer("running_mean"), first.get_buffer("running_var")
     channels = seen[0].transpose(0, 1).flatten(1)
-    usual = first.running_var + first.eps  # as the layer itself does: a channel may always have been the same
-    shift = (channels.mean(dim=1) - first.running_mean) / usual.sqrt()
+    usual = variance + first.eps  # as the layer itself does: a channel may always have been the same
+    shift = (channels.mean(dim=1) - mean) / usual.sqrt()
     stretch = ((channels.var(dim=1) + first.eps) / usual).log().abs().mean() / 2
     return NormGap(shift.abs().mean().item(), stretch.exp().item())
 

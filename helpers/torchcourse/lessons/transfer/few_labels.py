@@ -12,6 +12,7 @@ import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ WHITE = 16
 """The value of a white pixel of the digits."""
 
 
-def digit_pixels(split: str = "train") -> tuple[torch.Tensor, torch.Tensor]:
+def digit_pixels(split: Literal["train", "test"] = "train") -> tuple[torch.Tensor, torch.Tensor]:
     """Return the small digits as pixels from 0 to 16, float32 [N, 1, 12, 12], and their labels [N].
 
     A digit fills 8×8 pixels. Two dark pixels on each side give it the place that MNIST's digits have in their pictures.
@@ -123,8 +124,10 @@ class Results:
 def results() -> Results:
     """Return what `python -m torchcourse.tools.make_data.few_labels` measured: all `METHODS`, `LABELS` and `SEEDS`."""
     with np.load(TABLE) as file:
-        tables = [{method: file[f"{method}/{kind}"] for method in METHODS} for kind in ("accuracy", "seconds")]
-        return Results(*tables, made=str(file["made"]))
+        accuracy, seconds = (
+            {method: file[f"{method}/{kind}"] for method in METHODS} for kind in ("accuracy", "seconds")
+        )
+        return Results(accuracy, seconds, made=str(file["made"]))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ parameters have gradients.
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def rate_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict]:
     """
     for name in rates:
         _under(model, name)
-    groups = {name: {"name": name, "params": [], "lr": rate} for name, rate in rates.items()}
+    groups: dict[str, dict[str, Any]] = {name: {"name": name, "params": [], "lr": rate} for name, rate in rates.items()}
     for parameter_name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -138,10 +139,10 @@ def fine_tune(
     return model
 
 
-class _KeepsStatistics:
+class _KeepsStatistics(nn.Module):
     """Mixed into a BatchNorm layer: it is in evaluation mode for ever."""
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 
@@ -157,7 +158,7 @@ class FrozenBatchNorm3d(_KeepsStatistics, nn.BatchNorm3d):
     """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
 
 
-_FROZEN = {
+_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: FrozenBatchNorm1d,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,

@@ -16,7 +16,8 @@
 
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import as_file
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.data import ConcatDataset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset
 
 from torchcourse.data import mnist
 from torchcourse.data.loaders import make_loader
@@ -105,35 +106,91 @@ def learn(
     """
     if way not in WAYS:
         raise ValueError(f"The ways are {', '.join(WAYS)}, but not {way!r}.")
-    if old is None and way in ("rehearsal", "EWC"):
-        raise ValueError(f"{way} needs images of the old task.")
     model = copy.deepcopy(reader)
     chosen = torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[:NEW_IMAGES]
     images, labels = new[chosen]
-    data, batch_size, loss = TensorDataset(images, labels), 20, F.cross_entropy
+    plan = Plan(way, model, TensorDataset(images, labels), reader, old, seed)
     if keep_norms:
         freeze_norms(model)
-    if way == "head only":
-        freeze(model, "body")
-    elif way == "rehearsal":
-        memory = TensorDataset(*old[:MEMORY])
-        data, batch_size = ConcatDataset([data] + [memory] * (NEW_IMAGES // MEMORY)), 40
-    elif way == "distillation":
-        with torch.no_grad():
-            said = reader.eval()(images)
-        data, loss = TensorDataset(images, torch.cat([labels[:, None], said], dim=1)), distillation
-    elif way == "EWC":
-        loss = held_back(model, importance(reader, *old[:NEW_IMAGES]))
-    elif way == "LoRA":
-        freeze(model)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            add_lora(model, rank=8)
-    rate = 5e-4 if way == "lower rate" else 3e-3
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=0)
-    trainer = Trainer(model, optimizer, loss, metrics={}, progress=False)
-    trainer.fit(make_loader(data, batch_size, seed=seed), epochs)
+    _PREPARE[way](plan)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=plan.rate, weight_decay=0)
+    trainer = Trainer(model, optimizer, plan.loss, metrics={}, progress=False)
+    data: Dataset = ConcatDataset([plan.new, *plan.memory]) if plan.memory else plan.new
+    trainer.fit(make_loader(data, plan.batch_size, seed=seed), epochs)
     return model.eval()
+
+
+@dataclass
+class Plan:
+    """What a way of learning starts from, and may change before the training begins: weights, data, loss, rate."""
+
+    way: str
+    model: Classifier
+    new: TensorDataset
+    reader: Classifier
+    given: TensorDataset | None
+    seed: int
+    batch_size: int = 20
+    loss: Callable[..., torch.Tensor] = F.cross_entropy
+    rate: float = 3e-3
+    memory: Sequence[TensorDataset] = ()
+
+    @property
+    def old(self) -> TensorDataset:
+        """The images of the old task.
+
+        Raises:
+            ValueError: if none were given.
+        """
+        if self.given is None:
+            raise ValueError(f"{self.way} needs images of the old task.")
+        return self.given
+
+
+def _fine_tuned(plan: Plan) -> None:
+    """Nothing is changed."""
+
+
+def _lower_rate(plan: Plan) -> None:
+    plan.rate = 5e-4
+
+
+def _head_only(plan: Plan) -> None:
+    freeze(plan.model, "body")
+
+
+def _rehearsal(plan: Plan) -> None:
+    plan.memory = [TensorDataset(*plan.old[:MEMORY])] * (NEW_IMAGES // MEMORY)
+    plan.batch_size = 40
+
+
+def _distillation(plan: Plan) -> None:
+    images, labels = plan.new.tensors
+    with torch.no_grad():
+        said = plan.reader.eval()(images)
+    plan.new, plan.loss = TensorDataset(images, torch.cat([labels[:, None], said], dim=1)), distillation
+
+
+def _ewc(plan: Plan) -> None:
+    plan.loss = held_back(plan.model, importance(plan.reader, *plan.old[:NEW_IMAGES]))
+
+
+def _lora(plan: Plan) -> None:
+    freeze(plan.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        add_lora(plan.model, rank=8)
+
+
+_PREPARE = {
+    "fine-tuned": _fine_tuned,
+    "lower rate": _lower_rate,
+    "head only": _head_only,
+    "rehearsal": _rehearsal,
+    "distillation": _distillation,
+    "EWC": _ewc,
+    "LoRA": _lora,
+}
 
 
 @functools.cache

@@ -16,6 +16,7 @@ Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,9 @@ class LoRA(nn.Module):
         enabled: whether the adapter counts; `without_adapters` switches it.
     """
 
-    def __init__(self, base: nn.Module, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
+    base: Any  # an nn.Linear or nn.Conv2d: torch types the attributes of a module as Tensor | Module
+
+    def __init__(self, base: Any, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank={rank}: an adapter needs at least one number between its two weights.")
@@ -115,7 +118,7 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
         ValueError: for a name without such a layer, a layer that has an adapter, or one whose weight another uses, too.
     """
     layers = _layers(model)
-    chosen = {}
+    chosen: dict[str, nn.Module] = {}
     for name in names or ("*",):
         found = {own: layer for own, layer in layers.items() if fits(own, name)}
         if not found:
@@ -129,7 +132,7 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
         if owners.count(id(layer.weight)) > 1:
             raise ValueError(f"The weight of {name} is used in another place, too, which merging would change as well.")
     for name, layer in chosen.items():
-        kind = LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d
+        kind: type[Any] = LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d
         _replace(model, name, kind(layer, rank, alpha))
     return list(chosen)
 

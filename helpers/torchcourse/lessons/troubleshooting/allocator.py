@@ -9,12 +9,11 @@ model to reason with: the real one has more (streams, expandable segments, garba
 Source: c10/cuda/CUDACachingAllocator.cpp, https://github.com/pytorch/pytorch/blob/main/c10/cuda/CUDACachingAllocator.cpp
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 
-from torchcourse.lessons.troubleshooting.tracking import Allocation, mib
+from torchcourse.units import format_bytes
 
 MIB = 2**20
 SMALL = MIB
@@ -124,26 +123,10 @@ class CachingAllocator:
             self.empty_cache()  # what PyTorch does by itself, before it gives up
         if self.capacity is not None and self.reserved + wanted > self.capacity:
             raise torch.OutOfMemoryError(
-                f"Out of memory: {mib(size)} wanted. Of {mib(self.capacity)}, {mib(self.allocated)} are in tensors "
-                f"and {mib(self.reserved - self.allocated)} are reserved but unallocated, in pieces that are too small."
+                f"Out of memory: {format_bytes(size)} wanted. Of {format_bytes(self.capacity)}, "
+                f"{format_bytes(self.allocated)} are in tensors and {format_bytes(self.reserved - self.allocated)} are "
+                "reserved but unallocated, in pieces that are too small."
             )
         block = Block(0, wanted)
         self.segments.append(Segment(wanted, [block]))
         return self.segments[-1], block
-
-
-def replay(changes: Iterable[tuple[Allocation, bool]], allocator: CachingAllocator) -> list[tuple[int, int]]:
-    """Put what a tracker recorded (`MemoryTracker.changes`) through an allocator.
-
-    Returns:
-        Allocated and reserved bytes after each change.
-    """
-    blocks: dict[Allocation, Block] = {}
-    history = []
-    for allocation, made in changes:
-        if made:
-            blocks[allocation] = allocator.allocate(allocation.bytes, allocation.op)
-        elif allocation in blocks:
-            allocator.free(blocks.pop(allocation))
-        history.append((allocator.allocated, allocator.reserved))
-    return history

@@ -12,13 +12,16 @@ Source: https://docs.pytorch.org/docs/stable/torch_cuda_memory.html
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from torchcourse.lessons.troubleshooting._where import Place, is_users
 from torchcourse.lessons.troubleshooting.simulated_device import BLOCK, SimulatedDevice, parse_size
 from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker, list_largest
+from torchcourse.source_lines import Line, hide, is_users
+
+hide(__file__)
 
 
 def memory_device(capacity: int | float | str) -> "SimulatedDevice | GpuDevice":
@@ -102,15 +105,24 @@ def live_blocks(snapshot: Mapping[str, Any], device: int, known: Mapping[int, Al
         address = segment["address"]
         for block in segment["blocks"]:
             if segment["device"] == device and block["state"] == "active_allocated":
-                blocks.append(_as_allocation(block, known.get(address)))
+                blocks.append(_as_allocation(block, address, known.get(address)))
             address += block["size"]
     return sorted(blocks, key=lambda allocation: -allocation.bytes)
 
 
-def _as_allocation(block: Mapping[str, Any], known: Allocation | None) -> Allocation:
+def _as_allocation(block: Mapping[str, Any], address: int, known: Allocation | None) -> Allocation:
     if known is not None:
-        return Allocation(block["size"], known.op, known.shape, known.dtype, known.kind, known.place, known.born)
-    frames = (frame for frame in block.get("frames", []) if is_users(frame["filename"]))
-    frame = next(frames, {"filename": "", "line": 0})
-    place = Place(frame["filename"], frame["line"])
-    return Allocation(block["size"], "unseen", (block["size"],), torch.uint8, "others", place, born=0)
+        return replace(known, bytes=block["size"])
+    lines = (Line(frame["filename"], frame["line"], frame["name"]) for frame in block.get("frames", []))
+    return Allocation(
+        address,
+        block["size"],
+        "unseen",
+        (block["size"],),
+        torch.uint8,
+        "others",
+        layer="",
+        lines=tuple(line for line in lines if is_users(line.file))[:1],
+        step=0,
+        born=0,
+    )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torchcourse.lessons.troubleshooting.tracking import mib
+from torchcourse.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Gpu:
 
     def __str__(self) -> str:
         told = [
-            f"memory {mib(self.memory_used)} of {mib(self.memory_total)}",
+            f"memory {format_bytes(self.memory_used)} of {format_bytes(self.memory_total)}",
             *([f"busy {self.busy} %"] if self.busy is not None else []),
             *([f"{self.temperature} °C"] if self.temperature is not None else []),
             *([f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts is not None and self.watts_limit else []),
         ]
-        held = [f"{number} ({'?' if size is None else mib(size)})" for number, size in self.processes]
+        held = [f"{number} ({'?' if size is None else format_bytes(size)})" for number, size in self.processes]
         return f"GPU {self.number}, {self.name}: {', '.join(told)}; processes: {', '.join(held) or 'none'}"
 
 

@@ -15,28 +15,14 @@ https://karpathy.github.io/2019/04/25/recipe/.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
-from torchcourse.lessons.troubleshooting import _rules_data, _rules_training
-from torchcourse.lessons.troubleshooting._alarm import Alarm
-from torchcourse.lessons.troubleshooting._witness import Witness, hashes
-
-__all__ = ["Alarm", "SanityProbe", "shared_samples"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What the rules judge: the run's record, and the model as it is at the end."""
-
-    witness: Witness
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    frozen: tuple[str, ...]
+from torchcourse.lessons.troubleshooting import data_invariants, training_invariants
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 
 class SanityProbe:
@@ -56,15 +42,15 @@ class SanityProbe:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
-        self._witness = Witness(model, optimizer)
-        self._case = Case(self._witness, model, optimizer, tuple(frozen))
+        self._record = TrainingRecorder(model, optimizer, batches=True)
+        self._run = WatchedRun(self._record, model, optimizer, tuple(frozen))
 
     def __enter__(self) -> "SanityProbe":
-        self._witness.__enter__()
+        self._record.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._witness.__exit__(*error)
+        self._record.__exit__(*error)
 
     def alarms(self) -> list[Alarm]:
         """Return the invariants that are broken, the plainest first; an empty list for a healthy run.
@@ -72,24 +58,7 @@ class SanityProbe:
         Raises:
             ValueError: if the model was never called, so that nothing can be said.
         """
-        if not self._witness.record.forwards:
+        if not self._record.passes:
             raise ValueError("The model that the probe watches was never called. Is another one being trained?")
-        rules = [*_rules_training.RULES, *_rules_data.RULES]
-        return [alarm for rule in rules for alarm in rule(self._case)]
-
-
-def shared_samples(train_set: Dataset, val_set: Dataset) -> float:
-    """Return the share of the validation samples whose inputs are, number for number, in the training set too.
-
-    Args:
-        train_set, val_set: data sets of (input, …), or inputs alone; all inputs of one shape.
-    """
-    train = set(_all_hashes(train_set))
-    validation = _all_hashes(val_set)
-    return sum(value in train for value in validation) / len(validation)
-
-
-def _all_hashes(dataset: Dataset) -> list[float]:
-    items = (dataset[number] for number in range(len(dataset)))
-    rows = [torch.as_tensor(item[0] if isinstance(item, tuple | list) else item) for item in items]
-    return hashes(torch.stack(rows))
+        rules = [*training_invariants.RULES, *data_invariants.RULES]
+        return [alarm for rule in rules for alarm in rule(self._run)]

@@ -17,8 +17,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from torchcourse.lessons.troubleshooting import _graph, _holders
-from torchcourse.lessons.troubleshooting._births import Birth, Births, Line
+from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes, live_tensors
+from torchcourse.lessons.troubleshooting.holders import Holder, Search, line_that_keeps
+from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker
+from torchcourse.source_lines import Line, hide
+from torchcourse.units import format_bytes
+
+hide(__file__)
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,8 @@ class Leak:
 
     Attributes:
         bytes_a_step: of tensors; 0 where only nodes of a graph pile up.
-        tensors_a_step: storages a step.
-        nodes_a_step: nodes of the autograd graph a step, for a leak that is a graph.
+        tensors_a_step: storages per step.
+        nodes_a_step: nodes of the autograd graph per step, for a leak that is a graph.
         made: the operation, shape and line that made most of the bytes, in words.
         holder: who keeps them alive, in words.
         line: the line that puts them there, where it was found.
@@ -43,9 +48,10 @@ class Leak:
 
     def __str__(self) -> str:
         if self.bytes_a_step:
-            what = f"{size(self.bytes_a_step)} a step in {self.tensors_a_step:g} tensors, most of it {self.made}"
+            count = f"{self.tensors_a_step:g} tensors"
+            what = f"{format_bytes(self.bytes_a_step)} per step in {count}, most of it {self.made}"
         else:
-            what = f"no tensor memory, but {self.nodes_a_step:g} nodes of the autograd graph a step"
+            what = f"no tensor memory, but {self.nodes_a_step:g} nodes of the autograd graph per step"
         kept = f"Kept alive by {self.holder}" + (f", at {self.line}" if self.line else "")
         return f"{what}. {kept}."
 
@@ -68,15 +74,16 @@ class LeakReport:
 
     @property
     def bytes_a_step(self) -> float:
-        """The median growth a step, over the second half of the steps."""
+        """The median growth per step, over the second half of the steps."""
         return _growth(self.bytes_after)
 
     def __str__(self) -> str:
-        growth = f"{size(self.bytes_a_step)} more with each step" if self.bytes_a_step else "and they do not grow"
-        lines = [f"After {len(self.bytes_after)} steps {size(self.bytes_after[-1])} are alive, {growth}."]
+        more = self.bytes_a_step
+        growth = f"{format_bytes(more)} more with each step" if more else "and they do not grow"
+        lines = [f"After {len(self.bytes_after)} steps {format_bytes(self.bytes_after[-1])} are alive, {growth}."]
         lines += [f"{number}. {leak}" for number, leak in enumerate(self.leaks, 1)]
         if self.bytes_in_cycles:
-            lines.append(f"{size(self.bytes_in_cycles)} hung in reference cycles until Python's collector ran.")
+            lines.append(f"{format_bytes(self.bytes_in_cycles)} hung in reference cycles until Python's collector ran.")
         return "\n".join(lines)
 
 
@@ -88,27 +95,27 @@ class LeakWatch:
     """
 
     def __init__(self) -> None:
-        self._births = Births()
+        self._tracker = MemoryTracker(lines=6)
         self._bytes: list[int] = []
         self._nodes: list[int] = []
         self._before: list[weakref.ref] = []
 
     def __enter__(self) -> "LeakWatch":
         # Frozen objects are left out when the live tensors are listed after each step: a tenth of the time.
-        self._before = [weakref.ref(tensor) for tensor in _graph.live_tensors()]
+        self._before = [weakref.ref(tensor) for tensor in live_tensors()]
         gc.freeze()
-        self._births.__enter__()
+        self._tracker.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._births.__exit__(*error)
+        self._tracker.__exit__(*error)
         gc.unfreeze()
 
     def step(self) -> None:
         """Say that a step is over."""
-        self._bytes.append(sum(birth.bytes for birth in self._births.alive()))
-        self._nodes.append(_graph.count_nodes(self._before))
-        self._births.step += 1
+        self._bytes.append(self._tracker.current)
+        self._nodes.append(count_nodes(self._before))
+        self._tracker.step += 1
 
     def report(self) -> LeakReport:
         """Judge the steps so far, after the `with`.
@@ -119,26 +126,25 @@ class LeakWatch:
         steps = len(self._bytes)
         if steps < 5:
             raise ValueError(f"A leak shows by its growth, and {steps} steps show none: watch at least 5.")
-        before = sum(birth.bytes for birth in self._births.alive())
+        before = self._tracker.current
         gc.collect()
-        alive = self._births.alive()
-        in_cycles = before - sum(birth.bytes for birth in alive)
-        return LeakReport(self._bytes, self._nodes, self._leaks(alive, steps), in_cycles)
+        in_cycles = before - self._tracker.current
+        return LeakReport(self._bytes, self._nodes, self._leaks(steps), in_cycles)
 
-    def _leaks(self, alive: list[Birth], steps: int) -> list[Leak]:
+    def _leaks(self, steps: int) -> list[Leak]:
         """Group what survived by who holds it.
 
         The first steps make what stays (gradients, momentum), and the tensors of the last one may well be in use. So a
         leak is what was left behind by nearly each of the steps between.
         """
         judged = range(2, steps - 1)
-        groups: dict[tuple, list[Birth]] = defaultdict(list)
-        for birth in alive:
+        groups: dict[tuple, list[Allocation]] = defaultdict(list)
+        for birth in self._tracker.live():
             if birth.step in judged:
                 groups[birth.op, birth.shape, birth.dtype, birth.lines[:1]].append(birth)
         growing = [group for group in groups.values() if len({birth.step for birth in group}) >= 0.75 * len(judged)]
-        search = _holders.Search()
-        held: dict[_holders.Holder, list[Birth]] = defaultdict(list)
+        search = Search()
+        held: dict[Holder, list[Allocation]] = defaultdict(list)
         for group in sorted(growing, key=lambda group: -sum(birth.bytes for birth in group)):
             held[search.holder_of(group[len(group) // 2])].extend(group)
         nodes = _growth(self._nodes)
@@ -147,7 +153,7 @@ class LeakWatch:
         leaks = [self._leak(holder, births, len(judged), nodes) for holder, births in held.items()]
         return sorted(leaks, key=lambda leak: -leak.bytes_a_step)
 
-    def _leak(self, holder: _holders.Holder, births: list[Birth], steps: int, nodes: float) -> Leak:
+    def _leak(self, holder: Holder, births: list[Allocation], steps: int, nodes: float) -> Leak:
         by_group: dict[tuple, int] = defaultdict(int)
         for birth in births:
             by_group[birth.op, birth.shape, birth.lines[:1]] += birth.bytes
@@ -155,14 +161,16 @@ class LeakWatch:
         if births:
             op, shape, lines = max(by_group, key=by_group.__getitem__)
             made = f"of shape {list(shape)}, made by {op}" + (f" at {lines[0]}" if lines else "")
-        stack = births[0].lines if births else tuple(self._births.lines)
+        # A graph alone keeps no storage that is still alive, so its line is sought wherever anything was made.
+        everywhere = (line for made, _ in self._tracker.changes() for line in made.lines[:2])
+        stack = births[0].lines if births else tuple(dict.fromkeys(everywhere))
         return Leak(
             bytes_a_step=sum(birth.bytes for birth in births) / steps,
             tensors_a_step=round(len(births) / steps, 1),
             nodes_a_step=nodes,
             made=made,
             holder=holder.text,
-            line=_holders.line_that_keeps(holder, stack),
+            line=line_that_keeps(holder, stack),
         )
 
 
@@ -181,15 +189,6 @@ def find_leaks(step: Callable[[], Any], steps: int = 10) -> LeakReport:
             step()
             watch.step()
     return watch.report()
-
-
-def size(count: float) -> str:
-    """Return bytes in words: `size(1536)` is "1.5 KiB"."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _growth(values: list[int]) -> float:

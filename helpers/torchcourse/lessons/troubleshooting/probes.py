@@ -1,4 +1,4 @@
-"""Numbers that are none, traced to the layer and the step that made them; units that are dead or saturated.
+"""Numbers that are none, traced to the layer and the step that made them.
 
     probe = NanProbe(model)
     for inputs, targets in loader:
@@ -20,6 +20,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
 
 
 @dataclass(frozen=True)

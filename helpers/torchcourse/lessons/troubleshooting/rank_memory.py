@@ -10,10 +10,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import small_cnn
 from torchcourse.ranks.run import run_ranks
 from torchcourse.ranks.who import device
+from torchcourse.units import format_bytes
 
 
 def memory_of_a_step(batch_size: int = 256) -> dict[str, int]:
@@ -39,4 +40,4 @@ def memory_of_a_step(batch_size: int = 256) -> dict[str, int]:
 if __name__ == "__main__":
     for rank, kinds in enumerate(run_ranks(memory_of_a_step)):
         if os.environ.get("RANK", "0") == "0":  # under torchrun every rank comes here
-            print(f"rank {rank}: " + ", ".join(f"{kind} {mib(size)}" for kind, size in kinds.items()))
+            print(f"rank {rank}: " + ", ".join(f"{kind} {format_bytes(size)}" for kind, size in kinds.items()))

@@ -17,7 +17,11 @@ from collections.abc import Iterator
 
 import torch
 
-from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker, list_largest, mib, sum_by_kind
+from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker, list_largest, sum_by_kind
+from torchcourse.source_lines import hide
+from torchcourse.units import format_bytes
+
+hide(__file__)
 
 BLOCK = 512
 """Bytes: an allocation is rounded up to a multiple of this (kMinBlockSize in PyTorch's CUDACachingAllocator)."""
@@ -48,11 +52,12 @@ class SimulatedDevice(MemoryTracker):
             raise torch.OutOfMemoryError(self._report(allocation))
 
     def _report(self, wanted: Allocation) -> str:
-        kinds = ", ".join(f"{kind} {mib(size)}" for kind, size in sum_by_kind(self.live()).items() if size)
+        kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in sum_by_kind(self.live()).items() if size)
         return (
-            f"Simulated device out of memory. Tried to allocate {mib(wanted.bytes)}, but of {mib(self.capacity)} "
-            f"only {mib(self.capacity - self.current)} are free.\nWanted:\n  {wanted}\n"
-            f"In use: {mib(self.current)} ({kinds or 'nothing'}). {list_largest(self.live())}"
+            f"Simulated device out of memory. Tried to allocate {format_bytes(wanted.bytes)}, but of "
+            f"{format_bytes(self.capacity)} only {format_bytes(self.capacity - self.current)} are free.\n"
+            f"Wanted:\n  {wanted}\n"
+            f"In use: {format_bytes(self.current)} ({kinds or 'nothing'}). {list_largest(self.live())}"
         )
 
 

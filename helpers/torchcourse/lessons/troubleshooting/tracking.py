@@ -17,6 +17,7 @@ Source: PyTorch's own `torch.distributed._tools.mem_tracker.MemTracker` works in
 """
 
 import re
+import sys
 import weakref
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -28,7 +29,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchcourse.lessons.troubleshooting._where import Place, find_place
+from torchcourse.source_lines import Line, hide, user_lines
+from torchcourse.units import format_bytes
+
+hide(__file__)
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "others")
 """Kinds of memory. Others: inputs, buffers, and what lives for a moment, such as the gradients of activations."""
@@ -38,13 +42,20 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "others")
 class Allocation:
     """A storage that is alive, or was: its bytes, and where it came from."""
 
+    key: int
+    """The storage's address on the C++ side, which a later one may get when this one is gone."""
     bytes: int
     op: str
     """The operation that made it; in a backward pass with the one that it belongs to: `mm (backward of addmm)`."""
     shape: tuple[int, ...]
     dtype: torch.dtype
     kind: str
-    place: Place
+    layer: str
+    """The innermost watched layer that made it, or ""."""
+    lines: tuple[Line, ...]
+    """The user's lines that led to it, innermost first: as many as the tracker keeps."""
+    step: int
+    """The tracker's `step` when it was made."""
     born: int
     """The number of the operation that made it."""
     died: int | None = None
@@ -53,7 +64,8 @@ class Allocation:
     def __str__(self) -> str:
         shape = "×".join(map(str, self.shape)) or "one number"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{mib(self.bytes):>10}  {self.op}  [{shape}] {dtype}  {self.kind}  {self.place}"
+        where = ", ".join([*([f"layer {self.layer}"] if self.layer else []), *map(str, self.lines[:1])])
+        return f"{format_bytes(self.bytes):>10}  {self.op}  [{shape}] {dtype}  {self.kind}  {where}"
 
 
 @dataclass
@@ -77,10 +89,14 @@ class MemoryTracker(TorchDispatchMode):
 
     Args:
         longest: how many changes the timeline keeps; the oldest go first.
+        lines: how many of the user's lines each allocation keeps, from the one that made it outwards.
     """
 
-    def __init__(self, longest: int = 200_000) -> None:
+    def __init__(self, longest: int = 200_000, lines: int = 1) -> None:
         super().__init__()
+        self.step = 0
+        """Whoever watches training steps counts it up; each allocation notes it."""
+        self._lines = lines
         self._current = self._peak = self._op = 0
         self._alive: dict[int, Allocation] = {}  # by the address of the storage's C++ side
         self._references: dict[int, weakref.ref] = {}
@@ -204,8 +220,18 @@ class MemoryTracker(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         if node is not None and op not in ("parameter", "optimizer state"):
             op = f"{op} (backward of {_forward_name(node.name())})"
-        place = find_place(self._names)
-        allocation = Allocation(size, op, tuple(tensor.shape), tensor.dtype, kind, place, born=self._op)
+        allocation = Allocation(
+            key,
+            size,
+            op,
+            tuple(tensor.shape),
+            tensor.dtype,
+            kind,
+            layer=_innermost(self._names) if self._names else "",
+            lines=user_lines(self._lines),
+            step=self.step,
+            born=self._op,
+        )
         self._admit(allocation)
         self._alive[key] = allocation
         self._references[key] = weakref.ref(storage, lambda _: self._free(key))
@@ -269,18 +295,19 @@ def list_largest(live: list[Allocation], count: int = 5) -> str:
     return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:count]) or "  none")
 
 
-def mib(size: float) -> str:
-    """Write bytes as `12.5 MiB`, in the unit that suits them (2**10 steps)."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
-
-
 def _tensors(tree: Any) -> list[torch.Tensor]:
     """The tensors in a structure that have one storage (sparse ones have several, and are left out)."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
+
+
+def _innermost(names: dict[int, str]) -> str:
+    """The name of the innermost module among these (by `id`) whose call is running, or ""."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "_call_impl" and (name := names.get(id(frame.f_locals.get("self")))):
+            return name
+        frame = frame.f_back
+    return ""
 
 
 def _forward_name(node: str) -> str:

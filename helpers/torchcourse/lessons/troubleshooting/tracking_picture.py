@@ -10,7 +10,8 @@ from matplotlib.patches import Patch
 from torchcourse.figures import COLORS, explorer, new
 from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
 from torchcourse.lessons.troubleshooting.step_study import OPTIMIZERS, PRECISIONS, Step, study_step
-from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, MemoryTracker, Timeline, mib
+from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, MemoryTracker, Timeline
+from torchcourse.units import format_bytes
 
 MIB = 2**20
 KIND_COLORS = dict(zip(KINDS, (COLORS[c] for c in ("blue", "orange", "green", "vermillion", "grey")), strict=True))
@@ -66,17 +67,17 @@ def draw_segments(allocator: CachingAllocator) -> Figure:
                 axis.text(place, row, text, ha="center", va="center", fontsize=8, color="white" if block.used else "k")
     axis.set_yticks(range(len(rows)), [f"segment {row + 1}" for row in range(len(rows))])
     axis.set(xlabel="MiB from the beginning of the segment", ylim=(max(1, len(rows)) - 0.5, -0.5))
-    axis.set_title(f"{mib(allocator.allocated)} allocated, {mib(allocator.reserved)} reserved")
+    axis.set_title(f"{format_bytes(allocator.allocated)} allocated, {format_bytes(allocator.reserved)} reserved")
     return figure
 
 
 def describe_segments(allocator: CachingAllocator) -> str:
     """Say in words what `draw_segments` shows."""
     rows = [
-        f"segment {number}: " + ", ".join(f"{block.name or 'free'} {mib(block.size)}" for block in segment.blocks)
-        for number, segment in enumerate(allocator.segments, 1)
+        f"segment {number}: " + ", ".join(f"{block.name or 'free'} {format_bytes(block.size)}" for block in row.blocks)
+        for number, row in enumerate(allocator.segments, 1)
     ]
-    reserved = f"{mib(allocator.allocated)} allocated, {mib(allocator.reserved)} reserved"
+    reserved = f"{format_bytes(allocator.allocated)} allocated, {format_bytes(allocator.reserved)} reserved"
     return f"{reserved}. {'; '.join(rows)}" if rows else f"{reserved}: no segment."
 
 
@@ -123,20 +124,20 @@ def draw_step(batch_size: int, accumulation: int, checkpointing: bool, precision
 def describe_step(batch_size: int, accumulation: int, checkpointing: bool, precision: str, optimizer: str) -> str:
     """Say in words what `draw_step` shows."""
     chosen = study_step(batch_size, precision, optimizer, checkpointing, accumulation)
-    kinds = ", ".join(f"{kind} {mib(size)}" for kind, size in chosen.by_kind.items())
+    kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in chosen.by_kind.items())
     return f"{_step_finding(study_step(batch_size), chosen, batch_size)}. At the chosen step's peak: {kinds}."
 
 
 def _step_finding(plain: Step, chosen: Step, batch_size: int) -> str:
     share = chosen.peak / plain.peak
     change = "as much as" if share == 1 else f"{share:.0%} of"
-    return f"{batch_size} samples: {mib(chosen.peak)}, {change} the plain step"
+    return f"{batch_size} samples: {format_bytes(chosen.peak)}, {change} the plain step"
 
 
 def _finding(tracker: MemoryTracker) -> str:
     kinds = tracker.peak_by_kind()
     kind, most = max(kinds.items(), key=lambda item: item[1])
-    return f"Peak {mib(tracker.peak)}, {most / max(1, tracker.peak):.0%} of it {kind}"
+    return f"Peak {format_bytes(tracker.peak)}, {most / max(1, tracker.peak):.0%} of it {kind}"
 
 
 def _draw_kinds(axis: Axes, timeline: Timeline, capacity: int | None) -> None:
@@ -151,10 +152,8 @@ def _draw_kinds(axis: Axes, timeline: Timeline, capacity: int | None) -> None:
         axis.text(op, 1.0, name, transform=axis.get_xaxis_transform(), fontsize=7, va="top", rotation=90)
     if capacity is not None:
         axis.axhline(capacity / MIB, color="k", linestyle="--", linewidth=1)
-        place = axis.get_yaxis_transform()
-        axis.text(
-            1, capacity / MIB, f"the device has {mib(capacity)}", transform=place, va="bottom", ha="right", size=8
-        )
+        text, place = f"the device has {format_bytes(capacity)}", axis.get_yaxis_transform()
+        axis.text(1, capacity / MIB, text, transform=place, va="bottom", ha="right", size=8)
 
 
 def _longest_largest(tracker: MemoryTracker, count: int) -> list[Allocation]:
@@ -165,8 +164,8 @@ def _longest_largest(tracker: MemoryTracker, count: int) -> list[Allocation]:
 
 def _label(life: Allocation) -> str:
     shape = "×".join(map(str, life.shape))
-    where = f" in layer {life.place.layer}" if life.place.layer else f", line {life.place.line}"
-    return f"{life.op.partition(' (')[0]} [{shape}]{where}, {mib(life.bytes)}"
+    where = f" in layer {life.layer}" if life.layer else "".join(f", line {line.number}" for line in life.lines[:1])
+    return f"{life.op.partition(' (')[0]} [{shape}]{where}, {format_bytes(life.bytes)}"
 
 
 def _from_mark(timeline: Timeline) -> tuple[list[int], list[int]]:

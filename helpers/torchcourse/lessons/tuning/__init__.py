@@ -1,13 +1,20 @@
-"""Hyperparameter tuning (하이퍼파라미터 튜닝): searches by hand and kept in a database, and what their winner is worth.
+"""Lesson 03, hyperparameter tuning (하이퍼파라미터 튜닝): searches by hand and in a database, what a winner is worth.
 
-By hand: `lr_range` (the range test) · `search` (trials, a budget, random and grid) · `random_or_grid` (where it
-matters) · `halving` (successive halving, ASHA) · `population` (schedules) · `compare` (equal budgets, many seeds) ·
-`search_pictures`
+digits_task     what is tuned: a small network on few digits
+replay          its results, trained once and looked up in microseconds
+lr_range        the range test of the learning rate
+search          trials, a budget in epochs, random and grid search
+random_or_grid  where random search is ahead of a grid
+halving         successive halving, and ASHA
+population      population-based training: a schedule in one go
+comparison      methods at equal budgets, over many seeds
+study           studies by Optuna in a database, resumed and shared
+_database       signs of life, dead trials, errors in words
+ray_tune        the same space on a cluster
+selection       what choosing among many trials does to the score
+checks          of the exercises
 
-What is tuned: `digits_task` · `replay` (its results, trained once and looked up in milliseconds)
-
-With libraries: `study` (Optuna) · `ray_tune` (the same space on a cluster) · `selection` (what choosing among many
-trials does) · `study_pictures`
+Pictures: `X_picture` beside each `X`.
 """
 
 LESSON = 3

@@ -67,7 +67,8 @@ def revive(study: optuna.Study) -> None:
     with stored.engine.connect() as connection:
         silent = {row[0] for row in connection.execute(sqlalchemy.text(query), {"name": study.study_name})}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.number in silent and datetime.now() - trial.datetime_start > timedelta(seconds=GRACE):
+        started = trial.datetime_start
+        if trial.number in silent and started and datetime.now() - started > timedelta(seconds=GRACE):
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             run_again(study, trial)
 

@@ -85,7 +85,7 @@ def train(
         settings: a value for each hyperparameter of `SPACE`; other values than those in it are allowed.
         epochs: how many at most.
         seed: of the weights and of the order of the images.
-        batch_size: images a step.
+        batch_size: images per step.
         train_images: how many of the images to train on.
 
     Raises:
@@ -103,16 +103,29 @@ def train(
     optimizer = _OPTIMIZERS[settings["optimizer"]](model.parameters(), settings["lr"], settings["weight_decay"])
     for epoch in range(1, epochs + 1):
         start = time.thread_time()
-        model.train()
-        for batch in torch.randperm(len(x), generator=generator).split(batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[batch]), y[batch]).backward()
-            optimizer.step()
+        train_epoch(model, optimizer, x, y, generator, batch_size)
         seconds = time.thread_time() - start
-        yield EpochResult(epoch, _accuracy(model, *images["validation"]), _accuracy(model, *images["test"]), seconds)
+        yield EpochResult(epoch, accuracy(model, *images["validation"]), accuracy(model, *images["test"]), seconds)
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    generator: torch.Generator,
+    batch_size: int = 32,
+) -> None:
+    """Take a step for each batch of images [N, 1, 8, 8] with labels [N], in an order drawn from the generator."""
+    model.train()
+    for batch in torch.randperm(len(x), generator=generator).split(batch_size):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()
 
 
 @torch.no_grad()
-def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Return the share of images [N, 1, 8, 8] that the model, in evaluation mode, gives their labels [N]."""
     model.eval()
     return (model(x).argmax(dim=1) == y).float().mean().item()

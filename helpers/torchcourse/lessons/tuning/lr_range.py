@@ -14,11 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
-
-from torchcourse import figures
-from torchcourse.figures import COLORS
 
 SMOOTHING = 0.8
 """Weight of the past in the smoothed loss."""
@@ -65,7 +61,9 @@ def range_test(
     if not 0 < low < high or steps < 10:
         raise ValueError(f"A range test needs 0 < low < high and 10 steps or more; got {low:g}, {high:g}, {steps}.")
     before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
-    rates, losses, smoothed = [], [], []
+    rates: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
     model.train()
     try:
         # Not strict: batches may go on without end.
@@ -93,23 +91,3 @@ def range_test(
             "large, or there are too few batches."
         )
     return RangeTest(np.array(rates), np.array(losses), np.array(smoothed))
-
-
-def draw_range_test(curve: RangeTest, good: tuple[float, float] | None = None) -> Figure:
-    """Draw loss over rate, with the suggestion; `good` marks rates that are known to train well."""
-    figure, axis = figures.new(height=3.2)
-    axis.plot(curve.rates, curve.losses, color="#CCCCCC", label="loss of the batch")
-    axis.plot(curve.rates, curve.smoothed, color=COLORS["blue"], label="smoothed")
-    axis.axvline(curve.suggestion, color=COLORS["vermillion"], label="suggestion")
-    if good:
-        axis.axvspan(*good, color=COLORS["green"], alpha=0.15, label="reach 90 % in 9 epochs")
-    axis.set(xscale="log", xlabel="learning rate", ylabel="loss before the step (nats)")
-    axis.set_ylim(0, 1.6 * curve.losses[0])
-    axis.legend(frameon=False, fontsize=9)
-    axis.set_title(range_finding(curve))
-    return figure
-
-
-def range_finding(curve: RangeTest) -> str:
-    """Say what a range test found."""
-    return f"The loss is lowest at {curve.lowest:.2g}; start with a tenth of it, {curve.suggestion:.2g}"

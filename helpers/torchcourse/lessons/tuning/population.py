@@ -12,20 +12,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import nn
 
-from torchcourse import figures
-from torchcourse.figures import COLORS
-from torchcourse.lessons.tuning.digits_task import digits_cnn, parts
+from torchcourse.lessons.tuning.digits_task import accuracy, digits_cnn, parts, train_epoch
 
 FACTORS = (0.5, 2.0)
 """What a copied learning rate is multiplied by, one of these (the paper takes 0.8 and 1.2, and many more turns)."""
-
-BATCH = 32
 
 
 @dataclass
@@ -69,46 +62,16 @@ def train_population(
         for member in members:
             member.rates.append(member.rate)
             member.copied_from.append(None)
-            member.scores.append(_train_epoch(member, images, order))
+            train_epoch(member.model, member.optimizer, *images["train"], order)
+            member.scores.append(accuracy(member.model, *images["validation"]))
         if exploit and epoch < epochs - 1:
             _copy_the_best(members, generator)
     return members
 
 
-def draw_population(members: Sequence[Member], finding: str) -> Figure:
-    """Draw each member's learning rate and validation accuracy over the epochs; a ring marks who had copied."""
-    figure, axes = figures.new(9.0, 3.2, ncols=2)
-    epochs = np.arange(1, len(members[0].scores) + 1)
-    best = max(members, key=lambda member: member.scores[-1])
-    for member in members:
-        color = COLORS["vermillion"] if member is best else COLORS["grey"]
-        look = {"color": color, "linewidth": 2 if member is best else 0.8, "zorder": 2 + (member is best)}
-        for axis, values in zip(axes, (member.rates, 100 * np.array(member.scores)), strict=True):
-            axis.plot(epochs, values, **look)
-        copied = [place for place, source in enumerate(member.copied_from) if source is not None]
-        axes[0].plot(epochs[copied], np.array(member.rates)[copied], "o", color=color, fillstyle="none", ms=6)
-    axes[0].set(yscale="log", xlabel="epoch", ylabel="learning rate (ring: just copied)")
-    axes[1].set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100))
-    figure.suptitle(finding)
-    return figure
-
-
 def _member(rate: float, width: int) -> Member:
     model = digits_cnn(width)
     return Member(model, torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9))
-
-
-def _train_epoch(member: Member, images: dict, order: torch.Generator) -> float:
-    x, y = images["train"]
-    member.model.train()
-    for batch in torch.randperm(len(x), generator=order).split(BATCH):
-        member.optimizer.zero_grad()
-        F.cross_entropy(member.model(x[batch]), y[batch]).backward()
-        member.optimizer.step()
-    member.model.eval()
-    x, y = images["validation"]
-    with torch.no_grad():
-        return (member.model(x).argmax(dim=1) == y).float().mean().item()
 
 
 def _copy_the_best(members: Sequence[Member], generator: random.Random) -> None:

@@ -9,7 +9,8 @@ Source: https://docs.ray.io/en/latest/tune/index.html.
 
 from typing import Any
 
-from torchcourse.lessons.tuning.study import Objective, Space, StudyError
+from torchcourse.lessons.tuning._database import StudyError
+from torchcourse.lessons.tuning.search import Objective, Space
 
 
 def run(

@@ -20,7 +20,7 @@ def accuracies(table: str = "space", part: str = "val") -> np.ndarray:
     """Return the accuracies, from 0 to 1, that the runs of a table had after each epoch on a part of the images.
 
     Args:
-        table: "space", "seeds", "scaling" or "batches"; the last axis is the epoch. See `authoring.tuning_table`.
+        table: "space", "seeds", "scaling" or "batches"; the last axis is the epoch. See `tools.make_data.tuning_table`.
         part: "val" or "test".
     """
     with np.load(PATH) as file:

@@ -15,17 +15,17 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
+from torchcourse.lessons.tuning.search import Objective, Space
 
-Space = Mapping[str, tuple]
-Objective = Callable[[dict[str, Any]], Iterable[float]]
+Direction = Literal["maximize", "minimize"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -34,7 +34,7 @@ def open_study(
     url: str | None,
     space: Space,
     name: str = "study",
-    direction: str = "maximize",
+    direction: Direction = "maximize",
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
     """Open the study `name` in the database `url`: a new one, or the one that is there, with all its trials.
@@ -42,7 +42,7 @@ def open_study(
     Args:
         url: such as `sqlite:///file.db`, or of any database that SQLAlchemy reaches; None keeps the study in memory.
         space: hyperparameter → its values; `digits_task.SPACE` is one.
-        direction: "maximize" or "minimize" what the objective yields last.
+        direction: what to do with the value that the objective yields last.
         pruner: None for successive halving, which keeps a third at epochs 1, 3, 9 …
 
     Raises:
@@ -126,7 +126,7 @@ def run_workers(
     trials: int,
     workers: int = 2,
     name: str = "study",
-    direction: str = "maximize",
+    direction: Direction = "maximize",
     seed: int = 0,
 ) -> optuna.Study:
     """Run one study by several processes of this machine at once; return it. See `run`.
@@ -149,7 +149,7 @@ def tell(study: optuna.Study, trial: FrozenTrial) -> None:
     print(f"trial {trial.number:3d}: {trial.value:.3f} after {epochs} epochs, {state}{best}", flush=True)
 
 
-def settings_of(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+def settings_of(trial: FrozenTrial | optuna.Trial, space: Space) -> dict[str, Any]:
     """Return the values of a trial: Optuna keeps the position of a number in the space, which has an order."""
     return {name: space[name][value] if _ordered(space[name]) else value for name, value in trial.params.items()}
 
@@ -168,7 +168,9 @@ def _ordered(values: tuple) -> bool:
     return all(isinstance(value, int | float) for value in values) and list(values) == sorted(set(values))
 
 
-def _work(url: str, space: Space, objective: Objective, trials: int, name: str, direction: str, seed: int) -> None:
+def _work(
+    url: str, space: Space, objective: Objective, trials: int, name: str, direction: Direction, seed: int
+) -> None:
     import torch.distributed as dist
 
     run(open_study(url, space, name, direction), objective, trials, seed=seed, worker=dist.get_rank())

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import optuna
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse import figures
 from torchcourse.figures import COLORS
-from torchcourse.lessons.tuning.study import Space
+from torchcourse.lessons.tuning.search import Space
 
 _ON_WHITE = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}, "zorder": 5, "fontsize": 8}
 
@@ -25,7 +26,7 @@ def draw_history(study: optuna.Study) -> Figure:
         axis.plot([t.number for t in trials], [t.value for t in trials], "o", color=COLORS[color], ms=4, label=name)
     best = np.maximum if study.direction.name == "MAXIMIZE" else np.minimum
     if complete:
-        so_far = best.accumulate([trial.value for trial in complete])
+        so_far = best.accumulate([_value(trial) for trial in complete])
         numbers = [*(trial.number for trial in complete), len(study.get_trials(deepcopy=False)) - 1]
         axis.step(numbers, [*so_far, so_far[-1]], where="post", color=COLORS["vermillion"], label="best so far")
     axis.set(xlabel="trial", ylabel="value")
@@ -88,7 +89,7 @@ def importance_finding(shares: Sequence[dict[str, float]]) -> str:
 
 def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     """Draw a line for each trial through its choices: the darker, the better; grey where it was pruned."""
-    trials = sorted(_trials(study, TrialState.COMPLETE), key=lambda trial: trial.value)
+    trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
     figure, axis = figures.new(height=3.4)
     shades = colormaps["viridis_r"](np.linspace(0, 1, max(len(trials), 1)))
     best = trials[-max(len(trials) // 5, 1) :]
@@ -108,7 +109,7 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
 
 def parallel_finding(study: optuna.Study, space: Space) -> str:
     """Say which values of the first hyperparameter the best fifth of the complete trials has."""
-    trials = sorted(_trials(study, TrialState.COMPLETE), key=lambda trial: trial.value)
+    trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
     best = trials[-max(len(trials) // 5, 1) :]
     if not best:
         return "No trial is complete yet"
@@ -150,6 +151,10 @@ def _text(value: object) -> str:
 def _place(trial: FrozenTrial, name: str, space: Space) -> int:
     value = trial.params[name]
     return space[name].index(value) if isinstance(value, str) else value
+
+
+def _value(trial: FrozenTrial) -> float:
+    return cast(float, trial.value)  # a finished trial has one
 
 
 def _trials(study: optuna.Study, state: TrialState) -> list[FrozenTrial]:

@@ -5,6 +5,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,14 +31,14 @@ def table() -> Table:
             "checkpoint.save": checkpoint.save,
         }
         loads: dict[str, Callable[[Path], object]] = {
-            "torch.save, in place": lambda path: torch.load(path, weights_only=True),
-            "torch.save, fsync, rename": lambda path: torch.load(path, weights_only=True),
+            "torch.save, in place": partial(torch.load, weights_only=True),
+            "torch.save, fsync, rename": partial(torch.load, weights_only=True),
             "safetensors": load_file,
             "checkpoint.save": checkpoint.load,
         }
         paths = {name: folder / f"{number}.pt" for number, name in enumerate(saves)}
-        saving = in_turn({name: lambda name=name: saves[name](weights, paths[name]) for name in saves}, ROUNDS)
-        loading = in_turn({name: lambda name=name: loads[name](paths[name]) for name in loads}, ROUNDS)
+        saving = in_turn({name: partial(save, weights, paths[name]) for name, save in saves.items()}, ROUNDS)
+        loading = in_turn({name: partial(load, paths[name]) for name, load in loads.items()}, ROUNDS)
         killed = {
             name: Counter(kill_while_saving(save, folder / "kills", KILLS))
             for name, save in (("torch.save, in place", torch.save), ("checkpoint.save", checkpoint.save))

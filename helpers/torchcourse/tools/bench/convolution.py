@@ -1,5 +1,8 @@
 """Four routes to one convolution: im2col and FFT as the course writes them, PyTorch's own, and the loops."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -13,11 +16,16 @@ ROUNDS = 5
 def table() -> Table:
     torch.set_num_threads(1)
     rows = []
+    routes: dict[str, Callable[..., object]] = {
+        "F.conv2d": F.conv2d,
+        "im2col": conv2d_im2col,
+        "FFT": conv2d_fft,
+        "loops": conv2d_loops,
+    }
     for kernel in (3, 7, 15, 31):
         x, weight = torch.randn(2, 8, 64, 64), torch.randn(8, 8, kernel, kernel)
-        routes = {"F.conv2d": F.conv2d, "im2col": conv2d_im2col, "FFT": conv2d_fft, "loops": conv2d_loops}
         seconds = in_turn(
-            {name: lambda r=route, x=x, w=weight, p=kernel // 2: r(x, w, padding=p) for name, route in routes.items()},
+            {name: partial(route, x, weight, padding=kernel // 2) for name, route in routes.items()},
             ROUNDS,
         )
         rows += [

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +65,7 @@ def _parts() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     data = TensorDataset(torch.randn(32 * STEPS, 64), torch.randint(10, (32 * STEPS,)))
-    batches = list(DataLoader(data, batch_size=32))
+    batches: Any = list(DataLoader(data, batch_size=32))  # a list can be a Dataset, which torch does not type
     # Ready-made batches: what loading costs is another table.
     return model, torch.optim.SGD(model.parameters(), lr=0.01), DataLoader(batches, batch_size=None)
 
@@ -84,8 +85,7 @@ def _raw() -> Callable[[], object]:
 
 def _trainer(metrics: dict | None) -> Callable[[], object]:
     model, optimizer, loader = _parts()
-    folder = tempfile.mkdtemp()
-    options = {"metrics": metrics, "log_dir": folder, "log_every": 50, "progress": False}
+    options: dict[str, Any] = {"metrics": metrics, "log_dir": tempfile.mkdtemp(), "log_every": 50, "progress": False}
     trainer = Trainer(model, optimizer, nn.functional.cross_entropy, **options)
     return lambda: trainer.fit(loader, epochs=1)
 
@@ -124,7 +124,8 @@ def _lightning() -> Callable[[], object]:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    extras = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    off: dict[str, Any] = dict.fromkeys(extras, False)
     trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **off)
 
     def loop() -> None:

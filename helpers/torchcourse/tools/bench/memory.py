@@ -12,9 +12,9 @@ from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.gpu_device import GpuDevice
 from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
-from torchcourse.lessons.troubleshooting.tracking import mib
 from torchcourse.models import mlp, small_cnn
 from torchcourse.timing import Table
+from torchcourse.units import format_bytes
 
 Case = tuple[str, Callable[[], nn.Module], tuple[int, ...], torch.dtype]
 CASES: list[Case] = [
@@ -33,7 +33,7 @@ def table() -> Table:
         tracked, tracker_seconds = _timed(_mem_tracker, build, shape, dtype)
         ways = [_formula(build, shape), tracked] + ([_gpu(build, shape, dtype)] if gpu else [])
         cells = ["–" if other is None else f"{simulated / other - 1:+.1%}" for other in ways]
-        rows.append([name, mib(simulated), f"{seconds:.1f} s", *cells, f"{tracker_seconds:.1f} s"])
+        rows.append([name, format_bytes(simulated), f"{seconds:.1f} s", *cells, f"{tracker_seconds:.1f} s"])
         if gpu:
             rows[-1][-2:] = [rows[-1][-1], rows[-1][-2]]
     columns = ["step with AdamW", "simulated peak", "took", "against the formula", "against MemTracker", "which took"]
@@ -65,7 +65,9 @@ def _two_steps(
         between()
 
 
-def _parts(build: Callable[[], nn.Module], shape: tuple[int, ...], where: str = "cpu") -> tuple:
+def _parts(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], where: str = "cpu"
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Tensor]:
     """Model, optimizer and a batch; a shape of two small numbers is one of tokens."""
     model = build().to(where) if where != "cpu" else build()
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)

@@ -24,7 +24,10 @@ Way = Callable[[nn.Module, Monitor, Step], object]
 def table() -> Table:
     torch.set_num_threads(1)
     rows = []
-    networks = {"small CNN, batch 64": small_cnn, "dense 784-64-64-10, batch 64": partial(mlp, 784, 64, 64, 10)}
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "small CNN, batch 64": small_cnn,
+        "dense 784-64-64-10, batch 64": partial(mlp, 784, 64, 64, 10),
+    }
     for name, make in networks.items():
         seconds = _in_turn(make)
         plain = seconds.pop("a step alone")

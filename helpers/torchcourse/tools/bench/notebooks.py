@@ -8,19 +8,19 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 from torchcourse.timing import Table
-from torchcourse.tools.build.notebooks import ROOT
+from torchcourse.tools.build.notebooks import solutions
 
 
 def table() -> Table:
     rows = []
-    for path in tqdm(sorted((ROOT / "solutions").glob("*/*.ipynb")), desc="Notebooks"):
-        notebook = nbformat.read(path, as_version=4)
+    for path, text in tqdm(solutions().items(), desc="Notebooks"):
+        notebook = nbformat.reads(text, as_version=4)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
             seconds = time.perf_counter() - start
         cells = sum(cell.cell_type == "code" for cell in notebook.cells)
-        rows.append([f"{path.parent.name}/{path.stem}", str(cells), f"{seconds:.1f} s"])
+        rows.append([path.removeprefix("solutions/").removesuffix(".ipynb"), str(cells), f"{seconds:.1f} s"])
     return Table(
         "Solution notebooks",
         ["notebook", "code cells", "seconds"],

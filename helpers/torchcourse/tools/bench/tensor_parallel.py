@@ -1,6 +1,7 @@
 """A transformer block split by this package's layers and by DTensor, on two and four CPU ranks: bytes and time."""
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -57,11 +58,12 @@ def _measure(width: int) -> tuple[dict[str, list[float]], dict[str, tuple[str, f
     return seconds, traffic
 
 
-def _step(name: str, width: int):
+def _step(name: str, width: int) -> Callable[[], object]:
     torch.manual_seed(0)
     block = TransformerBlock(width, _HEADS)
     sequence = name.endswith("sequence parallel")
     ranks = dist.get_world_size()
-    block = split(block) if name == "own" else split_block(block, init_device_mesh("cpu", (ranks,)), sequence=sequence)
+    mesh = init_device_mesh("cpu", (ranks,))
+    parts = split(block) if name == "own" else split_block(block, mesh, sequence=sequence)
     x = torch.randn(_SAMPLES, _TOKENS // ranks if sequence else _TOKENS, width, requires_grad=True)
-    return lambda: block(x).sum().backward()
+    return lambda: parts(x).sum().backward()

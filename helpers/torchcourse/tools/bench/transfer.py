@@ -1,6 +1,8 @@
 """Feature extraction in two memory layouts, and what the few labels of lesson 07 reach with each method."""
 
+from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 
 import torch
 
@@ -35,11 +37,12 @@ def table() -> Table:
 def _speed() -> list[list[str]]:
     rows = []
     for make, side in ((mnist_cnn, 28), (efficientnet_lite0, 96), (efficientnet_lite0, 224)):
-        candidates = {}
+        candidates: dict[str, Callable[[], object]] = {}
         for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
-            body = make().to(memory_format=layout)
+            body = make()
+            body.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub of Module.to leaves it out
             inputs = torch.randn(PICTURES, body.scaling.channels, side, side).to(memory_format=layout)
-            candidates[name] = lambda b=body, x=inputs: extract(b, x, batch_size=16)
+            candidates[name] = partial(extract, body, inputs, batch_size=16)
         seconds = in_turn(candidates, ROUNDS)
         for name, values in seconds.items():
             each = [PICTURES / value for value in values]

@@ -2,10 +2,11 @@
 
 import time
 
+import numpy as np
 import optuna
 
 from torchcourse.error_bars import paired, standard_error, t95
-from torchcourse.lessons.tuning.compare import METHODS, Method, compare
+from torchcourse.lessons.tuning.comparison import METHODS, Method, compare
 from torchcourse.lessons.tuning.digits_task import EPOCHS, SPACE
 from torchcourse.lessons.tuning.search import Search
 from torchcourse.lessons.tuning.study import suggest
@@ -22,7 +23,8 @@ def table() -> Table:
         "Optuna: TPE": _optuna(optuna.pruners.NopPruner()),
         "Optuna: TPE, successive halving": _optuna(halving),
     }
-    scores, seconds = {}, {}
+    scores: dict[str, np.ndarray] = {}
+    seconds: dict[str, float] = {}
     for name, method in methods.items():
         start = time.process_time()
         scores |= compare({name: method}, BUDGETS, SEEDS)

@@ -3,6 +3,7 @@
     solutions/NN_name/*.py   →  the .ipynb beside it  →  notebooks/NN_name/*.ipynb   (nbgrader's generate step)
     quizzes/NN_name.yaml     →  solutions/NN_name/quiz.ipynb  →  notebooks/NN_name/quiz.ipynb
 
+notebooks/ is committed. The notebooks in solutions/ are not: they are for nbgrader's own commands, run by hand.
 The result depends on the sources alone, not on the day or the machine. Only files whose text changes are written. A
 generated file that was edited by hand is left as it is and named; `--force` overwrites it.
 """
@@ -15,14 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from traitlets.config import Config
-from traitlets.config.loader import PyFileConfigLoader
 
 from torchcourse.tools.build.source import Origin, to_notebook
 from torchcourse.tools.build.stamp import is_untouched, stamp
-
-ROOT = Path(__file__).parents[4]
-"""The repository. The build is for those who have one; an installed package has no lesson sources."""
+from torchcourse.tools.repository import ROOT, nbgrader_config
 
 
 @dataclass
@@ -42,50 +39,53 @@ def build(root: Path = ROOT, *, force: bool = False) -> Report:
         torchcourse.tools.build.source.SourceError: for a lesson source that cannot be built.
         torchcourse.quiz.bank.BankError: for a question bank that cannot be read.
     """
-    return _write(root, render(root), force)
+    texts = solutions(root)
+    return _write(root, texts | release(texts, root), force)
 
 
-def render(root: Path = ROOT) -> dict[str, str]:
-    """Return the text of every generated notebook by its path relative to `root`, without writing anything there."""
-    solutions = _solutions(root)
-    return solutions | _release(root, solutions)
+def lessons(root: Path = ROOT) -> list[str]:
+    """Return the names of all lessons, such as "00_start_here": those that have a source or a question bank."""
+    sources = {path.parent.name for path in (root / "solutions").glob("*/*.py")}
+    return sorted(sources | {path.stem for path in (root / "quizzes").glob("*.yaml")})
 
 
-def _solutions(root: Path) -> dict[str, str]:
+def solutions(root: Path = ROOT, lesson: str = "*") -> dict[str, str]:
+    """Return the text of each solution notebook by its path relative to `root`: of one lesson, or of all."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     repository = project["tool"]["torchcourse"]["repository"]
-    lessons = [path.relative_to(root).as_posix() for path in sorted((root / "solutions").glob("*/*.py"))]
-    sources = {path: (root / path).read_text(encoding="utf-8") for path in lessons}
-    origins = {path: Origin(path, repository) for path in lessons}
-    for path in sorted((root / "quizzes").glob("*.yaml")):
-        from torchcourse.quiz import bank
-        from torchcourse.tools.build import quiz_notebook
-
-        quiz = f"solutions/{path.stem}/quiz.py"
-        sources[quiz] = quiz_notebook.quiz_source(bank.load(path))
-        origins[quiz] = Origin(quiz, repository)
     result = {}
-    for path, text in sources.items():
-        made_from = f"quizzes/{Path(path).parent.name}.yaml" if path.endswith("/quiz.py") else path
-        result[path.removesuffix(".py") + ".ipynb"] = _text(stamp(to_notebook(text, origins[path]), made_from))
+    for source in sorted((root / "solutions").glob(f"{lesson}/*.py")):
+        origin = Origin(source.relative_to(root).as_posix(), repository)
+        notebook = to_notebook(source.read_text(encoding="utf-8"), origin)
+        result[origin.path.removesuffix(".py") + ".ipynb"] = _text(stamp(notebook, origin.path))
+    for questions in sorted((root / "quizzes").glob(f"{lesson}.yaml")):
+        from torchcourse.quiz import bank
+        from torchcourse.tools.build.quiz_notebook import quiz_source
+
+        origin = Origin(f"solutions/{questions.stem}/quiz.py", repository)
+        notebook = to_notebook(quiz_source(bank.load(questions)), origin)
+        path = f"solutions/{questions.stem}/quiz.ipynb"
+        result[path] = _text(stamp(notebook, f"quizzes/{questions.name}"))
     return result
 
 
-def _text(notebook: nbformat.NotebookNode) -> str:
-    return nbformat.writes(notebook, version=4) + "\n"
+def release(solutions: dict[str, str], root: Path = ROOT) -> dict[str, str]:
+    """Run nbgrader's generate step on solution notebooks in a temporary folder.
 
+    Args:
+        solutions: what `solutions` returns.
+        root: the repository, for its nbgrader_config.py.
 
-def _release(root: Path, solutions: dict[str, str]) -> dict[str, str]:
-    """Run nbgrader's generate step on the solution notebooks in a temporary folder, and collect what it made."""
+    Returns:
+        The text of each release notebook by its path relative to the repository: notebooks/NN_name/title.ipynb.
+    """
     from nbgrader.converters import GenerateAssignment
     from nbgrader.coursedir import CourseDirectory
     from nbgrader.preprocessors import SaveCells
 
     with tempfile.TemporaryDirectory() as folder:
         for path, text in solutions.items():
-            target = Path(folder, path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8", newline="\n")
+            write_text(Path(folder, path), text)
         for lesson in sorted({Path(path).parent.name for path in solutions}):
             config = nbgrader_config(root, folder)
             config.CourseDirectory.assignment_id = lesson
@@ -100,12 +100,14 @@ def _release(root: Path, solutions: dict[str, str]) -> dict[str, str]:
         }
 
 
-def nbgrader_config(root: Path, course_folder: str | Path) -> Config:
-    """Load the course's nbgrader_config.py, for a course folder that may be elsewhere."""
-    config = PyFileConfigLoader("nbgrader_config.py", path=str(root)).load_config()
-    config.CourseDirectory.root = str(Path(course_folder).resolve())
-    config.NbGrader.log_level = "ERROR"
-    return config
+def write_text(path: Path, text: str) -> None:
+    """Write a generated file, with its folder: the same bytes on every system."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _text(notebook: nbformat.NotebookNode) -> str:
+    return nbformat.writes(notebook, version=4) + "\n"
 
 
 def _write(root: Path, texts: dict[str, str], force: bool) -> Report:
@@ -118,8 +120,7 @@ def _write(root: Path, texts: dict[str, str], force: bool) -> Report:
         elif old is not None and not force and not is_untouched(old):
             report.edited.append(path)
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8", newline="\n")
+            write_text(target, text)
             report.written.append(path)
     for folder in ("solutions", "notebooks"):
         for target in sorted((root / folder).glob("*/*.ipynb")):
@@ -153,7 +154,3 @@ def main() -> int:
             file=sys.stderr,
         )
     return 1 if report.edited else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A question bank as the source of its quiz notebook, in the marking that `authoring.source` reads.
+"""A question bank as the source of its quiz notebook, in the marking that `tools.build.source` reads.
 
 Each question can be read without running anything. Its key stands in the solution and in the hidden test alone, so
 the release that nbgrader makes holds no key, no feedback and no model answer.
@@ -7,7 +7,7 @@ the release that nbgrader makes holds no key, no feedback and no model answer.
 import json
 
 from torchcourse.quiz import markup
-from torchcourse.quiz.bank import Bank, BankError, OpenQuestion, Question
+from torchcourse.quiz.questions import Bank, BankError, NumberQuestion, OpenQuestion, Question, required
 from torchcourse.quiz.texts import say
 
 HOW_EN = """\
@@ -61,7 +61,7 @@ def _question(lesson: str, place: int, question: Question) -> list[str]:
     head = [_markdown(_read(place, question)), card]
     if isinstance(question, OpenQuestion):
         return [*head, _markdown(_model_answer(question), f"written: q{place}, {_points(question.points, 'en')} ")]
-    tolerance = f", tolerance={question.tolerance!r}" if question.kind == "number" else ""
+    tolerance = f", tolerance={question.tolerance!r}" if isinstance(question, NumberQuestion) else ""
     letters = f', letters="{question.letters}"' if question.letters else ""
     exercise = (
         f"# %% exercise: q{place}\n{PROMPTS[question.kind]}\nanswer_q{place} = {_literal(question)}  ### SOLUTION\n"
@@ -86,11 +86,10 @@ def _read(place: int, question: Question) -> str:
 
 def _asked(question: Question, language: str) -> str:
     lines = [markup.to_markdown(question.text[language])]
-    texts = [choice.text for choice in getattr(question, "choices", [])] or getattr(question, "items", [])
-    if texts:
-        listed = zip(question.letters, texts, strict=True)
+    if question.options:
+        listed = zip(question.letters, question.options, strict=True)
         lines.append("\n".join(f"- **{letter}.** {markup.to_markdown(text[language])}" for letter, text in listed))
-    if getattr(question, "unit", None):
+    if isinstance(question, NumberQuestion) and question.unit:
         lines.append(f"({markup.to_markdown(question.unit[language])})")
     return "\n\n".join(lines)
 
@@ -105,7 +104,7 @@ def _model_answer(question: OpenQuestion) -> str:
         rubric = "\n".join(
             f"- {_points(line.points, language)}: {markup.to_markdown(line.text[language])}" for line in question.rubric
         )
-        parts.append(f"{markup.to_markdown(question.model_answer[language])}\n\n{rubric}")
+        parts.append(f"{markup.to_markdown(required(question.model_answer)[language])}\n\n{rubric}")
     return f"{parts[0]}\n\n{_korean(parts[1])}"
 
 
@@ -117,7 +116,7 @@ def _literal(question: Question) -> str:
     return _python(question.key[0] if isinstance(question.key, list) else question.key)
 
 
-def _python(value: str | float | list[str]) -> str:
+def _python(value: str | float | list[str] | None) -> str:
     if isinstance(value, float):
         return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     return json.dumps(value, ensure_ascii=False)

@@ -27,16 +27,19 @@ from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from tqdm import tqdm
 
-from torchcourse.tools.build.notebooks import ROOT, nbgrader_config
+from torchcourse.tools.build import notebooks
+from torchcourse.tools.repository import ROOT, nbgrader_config
+
+State = Literal["graded", "needs manual grading", "failed"]
 
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one submission. `score` is None when it could not be graded: that is no zero."""
+    """What became of one submission. `score` is None when it could not be graded: that is not a zero."""
 
     student: str
     lesson: str
-    state: Literal["graded", "needs manual grading", "failed"]
+    state: State
     score: float | None
     max_score: float | None
     note: str = ""
@@ -56,10 +59,12 @@ def grade_class(folder: Path, lessons: list[str] | None = None, root: Path = ROO
     submissions = find_submissions(folder, lessons, root)
     # nbgrader asks its database tool for a version by the name of its command, which lies beside this Python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    for lesson in sorted({lesson for _, lesson in submissions}):
-        _register(lesson, folder, root)
-    progress = tqdm(submissions, desc="Grading", unit="submission", file=sys.stdout, disable=None)
-    grades = [_grade(student, lesson, folder, root) for student, lesson in progress]
+    with tempfile.TemporaryDirectory() as course:
+        grader = _Grader(folder, root, Path(course))
+        for lesson in sorted({lesson for _, lesson in submissions}):
+            grader.register(lesson)
+        progress = tqdm(submissions, desc="Grading", unit="submission", file=sys.stdout, disable=None)
+        grades = [grader.grade(student, lesson) for student, lesson in progress]
     with (folder / "grades.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Grade)])
@@ -69,7 +74,7 @@ def grade_class(folder: Path, lessons: list[str] | None = None, root: Path = ROO
 
 def find_submissions(folder: Path, lessons: list[str] | None, root: Path) -> list[tuple[str, str]]:
     """Return (student, lesson) for each folder below submitted/ whose lesson the course has."""
-    known = sorted(path.name for path in (root / "solutions").iterdir() if any(path.glob("*.ipynb")))
+    known = notebooks.lessons(root)
     for lesson in lessons or []:
         if lesson not in known:
             raise FileNotFoundError(f"There is no lesson '{lesson}'. The lessons are {', '.join(known)}.")
@@ -83,70 +88,75 @@ def find_submissions(folder: Path, lessons: list[str] | None, root: Path) -> lis
     return wanted
 
 
-def _register(lesson: str, folder: Path, root: Path) -> None:
-    """Put the lesson's cells and points into the gradebook. Its release goes to a folder that is thrown away."""
-    with tempfile.TemporaryDirectory() as release:
-        converter = _converter(GenerateAssignment, lesson, "*", folder, root, release=release)
-        converter.start()
+@dataclass(frozen=True)
+class _Grader:
+    """Grades into `folder`, the folder of the class; the solutions are rendered into `course`, a temporary one."""
 
+    folder: Path
+    root: Path
+    course: Path
 
-def _grade(student: str, lesson: str, folder: Path, root: Path) -> Grade:
-    unknown = _unknown_notebooks(student, lesson, folder, root)
-    note = f"ignored: {', '.join(unknown)}" if unknown else ""
-    grader = _converter(Autograde, lesson, student, folder, root)
-    try:
-        grader.start()
-        _converter(GenerateFeedback, lesson, student, folder, root).start()
-    except NbGraderException:
-        return Grade(student, lesson, "failed", None, None, _reason(grader.log) or "nbgrader gave no reason")
-    with Gradebook(f"sqlite:///{folder.resolve()}/gradebook.db", "torchcourse") as book:
+    def register(self, lesson: str) -> None:
+        """Render the lesson's solutions, and put its cells and points into the gradebook."""
+        for path, text in notebooks.solutions(self.root, lesson).items():
+            notebooks.write_text(self.course / path, text)
+        self._converter(GenerateAssignment, lesson, "*").start()
+
+    def grade(self, student: str, lesson: str) -> Grade:
+        unknown = self._unknown_notebooks(student, lesson)
+        note = f"ignored: {', '.join(unknown)}" if unknown else ""
+        messages = _Messages()
         try:
-            result = book.find_submission(lesson, student)
-        except MissingEntry:
-            return Grade(student, lesson, "failed", None, None, "nbgrader kept no score")
-        state = "needs manual grading" if result.needs_manual_grade else "graded"
-        return Grade(student, lesson, state, result.score, result.max_score, note)
+            self._converter(Autograde, lesson, student, messages).start()
+            self._converter(GenerateFeedback, lesson, student).start()
+        except NbGraderException:
+            return Grade(student, lesson, "failed", None, None, messages.reason() or "nbgrader gave no reason")
+        with Gradebook(self._database, "torchcourse") as book:
+            try:
+                result = book.find_submission(lesson, student)
+            except MissingEntry:
+                return Grade(student, lesson, "failed", None, None, "nbgrader kept no score")
+            state: State = "needs manual grading" if result.needs_manual_grade else "graded"
+            return Grade(student, lesson, state, result.score, result.max_score, note)
+
+    @property
+    def _database(self) -> str:
+        return f"sqlite:///{self.folder.resolve()}/gradebook.db"
+
+    def _unknown_notebooks(self, student: str, lesson: str) -> list[str]:
+        known = {path.name for path in (self.course / "solutions" / lesson).glob("*.ipynb")}
+        handed_in = {path.name for path in (self.folder / "submitted" / student / lesson).glob("*.ipynb")}
+        return sorted(handed_in - known)
+
+    def _converter(self, kind: type, lesson: str, student: str, handler: logging.Handler | None = None) -> Any:
+        config = nbgrader_config(self.root, self.folder)
+        config.CourseDirectory.source_directory = str(self.course / "solutions")
+        config.CourseDirectory.release_directory = str(self.course / "notebooks")
+        config.CourseDirectory.db_url = self._database
+        config.CourseDirectory.assignment_id = lesson
+        config.CourseDirectory.student_id = student
+        log = logging.Logger(f"nbgrader-{lesson}-{student}")
+        log.addHandler(handler or logging.NullHandler())
+        converter = kind(coursedir=CourseDirectory(config=config), config=config, log=log)
+        converter.force = True
+        return converter
 
 
-def _unknown_notebooks(student: str, lesson: str, folder: Path, root: Path) -> list[str]:
-    known = {path.name for path in (root / "solutions" / lesson).glob("*.ipynb")}
-    return sorted(
-        path.name for path in (folder / "submitted" / student / lesson).glob("*.ipynb") if path.name not in known
-    )
-
-
-class _Memory(logging.Handler):
+class _Messages(logging.Handler):
     """Keeps what nbgrader logs as an error, to name the cause; nbgrader itself raises only 'see above'."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.messages: list[str] = []
+        self._kept: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        self._kept.append(record.getMessage())
 
-
-def _reason(log: logging.Logger) -> str:
-    """Return the last line of the first traceback in the log, which names the error."""
-    messages = log.handlers[0].messages
-    traces = [message for message in messages if message.startswith("Traceback")]
-    lines = [line for message in traces or messages for line in message.splitlines() if line.strip()]
-    return lines[-1].strip()[:300] if lines else ""
-
-
-def _converter(kind: type, lesson: str, student: str, folder: Path, root: Path, release: str | None = None) -> Any:
-    config = nbgrader_config(root, folder)
-    config.CourseDirectory.source_directory = str(root.resolve() / "solutions")
-    config.CourseDirectory.db_url = f"sqlite:///{folder.resolve()}/gradebook.db"
-    config.CourseDirectory.assignment_id = lesson
-    config.CourseDirectory.student_id = student
-    if release:
-        config.CourseDirectory.release_directory = release
-    log = logging.Logger(f"nbgrader-{lesson}-{student}")
-    log.addHandler(_Memory())
-    converter = kind(coursedir=CourseDirectory(config=config), config=config, log=log)
-    converter.force = True
-    return converter
+    def reason(self) -> str:
+        """Return the last line of the first traceback, which names the error."""
+        traces = [message for message in self._kept if message.startswith("Traceback")]
+        lines = [line for message in traces or self._kept for line in message.splitlines() if line.strip()]
+        return lines[-1].strip()[:300] if lines else ""
 
 
 def main() -> int:

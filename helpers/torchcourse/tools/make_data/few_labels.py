@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from torchcourse.lessons.transfer.few_labels import LABELS, METHODS, SEEDS, TABLE, run
-from torchcourse.tools.make_data.npz_file import made_by
+from torchcourse.tools.make_data.provenance import save_table
 
 
 def entry(job: tuple[str, int, int]) -> tuple[float, float]:
@@ -36,9 +36,7 @@ def main() -> None:
     for method, rows in zip(METHODS, values, strict=True):
         arrays[f"{method}/accuracy"] = rows[..., 0]
         arrays[f"{method}/seconds"] = rows[..., 1]
-    TABLE.parent.mkdir(exist_ok=True)
-    np.savez_compressed(TABLE, made=made_by("few_labels"), **arrays)
-    print(f"{TABLE.name}: {TABLE.stat().st_size / 1e3:.0f} kB")
+    save_table(TABLE, "few_labels", arrays)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 
 from torchcourse.lessons.transfer.few_labels import accuracy
 from torchcourse.lessons.transfer.forgetting import SEEDS, TABLE, WAYS, learn, mnist_reader, tasks
-from torchcourse.tools.make_data.npz_file import made_by
+from torchcourse.tools.make_data.provenance import save_table
 
 
 def main() -> None:
@@ -20,8 +20,7 @@ def main() -> None:
     for way in WAYS:
         models = [learn(reader, new.train, way, old.train, seed) for seed in range(SEEDS)]
         table[way] = np.array([[accuracy(m, *old.test.tensors), accuracy(m, *new.test.tensors)] for m in models])
-    np.savez_compressed(TABLE, made=made_by("forgetting"), **table)
-    print(f"{TABLE.name}: {TABLE.stat().st_size / 1e3:.0f} kB")
+    save_table(TABLE, "forgetting", table)
 
 
 if __name__ == "__main__":

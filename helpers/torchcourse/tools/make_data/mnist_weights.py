@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torchcourse.data import mnist
 from torchcourse.data.loaders import make_loader
 from torchcourse.models import small_cnn
-from torchcourse.tools.make_data.npz_file import made_by
+from torchcourse.tools.make_data.provenance import made_by
 from torchcourse.training import Trainer
 
 TARGET = Path(__file__).parents[2] / "lessons" / "transfer" / "weights" / "mnist_cnn.safetensors"

@@ -24,7 +24,7 @@ import torch
 
 from torchcourse.lessons.tuning import digits_task
 from torchcourse.lessons.tuning.digits_task import BATCHES, EPOCHS, SPACE
-from torchcourse.tools.make_data.npz_file import made_by
+from torchcourse.tools.make_data.provenance import save_table
 
 TARGET = Path(__file__).parents[2] / "lessons" / "tuning" / "tables" / "digits.npz"
 IMAGES = (15, 30, 60, 125, 250, 500)
@@ -79,15 +79,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the table of the tuning lesson.")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
         for name, (shape, runs) in jobs().items():
             print(f"{name}: {len(runs)} runs", flush=True)
             rows = pool.map(run, runs, chunksize=4)
             arrays |= {f"{name}/{kind}": array for kind, array in table(rows, shape).items()}
-    TARGET.parent.mkdir(exist_ok=True)
-    np.savez_compressed(TARGET, made=made_by("tuning_table"), **arrays)
-    print(f"{TARGET.name}: {TARGET.stat().st_size / 1e3:.0f} kB")
+    save_table(TARGET, "tuning_table", arrays)
 
 
 if __name__ == "__main__":

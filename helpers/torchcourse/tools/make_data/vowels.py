@@ -5,7 +5,7 @@ holds the frames of the file to a checksum. aeon is not imported: the two text f
 """
 
 import hashlib
-from importlib.metadata import files
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,18 @@ def content_digest(frames: np.ndarray, lengths: np.ndarray, labels: np.ndarray) 
 
 
 def main() -> None:
-    sequences, labels = [], []
+    sequences, speakers = [], []
+    package = distribution("aeon")
     for part in ("TRAIN", "TEST"):
-        (path,) = (file for file in files("aeon") if file.name == f"JapaneseVowels_{part}.ts")
-        _, _, data = path.locate().read_text(encoding="utf-8").partition("@data\n")
+        (path,) = (file for file in package.files or [] if file.name == f"JapaneseVowels_{part}.ts")
+        _, _, data = Path(str(package.locate_file(path))).read_text(encoding="utf-8").partition("@data\n")
         for line in data.splitlines():
             *channels, label = line.split(":")
             sequences.append(np.array([channel.split(",") for channel in channels], dtype=np.float32).T)
-            labels.append(int(label) - 1)
+            speakers.append(int(label) - 1)
     frames = np.concatenate(sequences)
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.uint8)
-    labels = np.array(labels, dtype=np.uint8)
+    labels = np.array(speakers, dtype=np.uint8)
     np.savez_compressed(TARGET, frames=frames, lengths=lengths, labels=labels)
     print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.2f} MB, content {content_digest(frames, lengths, labels)}")
 

@@ -55,7 +55,7 @@ def load_any(
         optimizer, scheduler, scaler: to be given their state as well, which the file then has to have. The optimizer's
             is found by the parameters' names, never by their count.
         part: which weights to take where a file has several, such as "ema" or "teacher".
-        leave: beginnings of names that keep the model's values, such as a head for other classes: `("head.",)`.
+        leave: beginnings of names that keep the model's values, such as a head for different classes: `("head.",)`.
         quiet: do not print the report.
 
     Raises:
@@ -131,7 +131,7 @@ def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
     steps += [f"converted {count} tensors from {old} to {new}" for (old, new), count in changes.items()]
     spoilt = [name for name, tensor in match.tensors.items() if tensor.is_floating_point() and tensor.isnan().any()]
     if spoilt:
-        steps.append(f"CAUTION: {some(spoilt)} holds values that are no numbers (NaN)")
+        steps.append(f"CAUTION: {some(spoilt)} holds values that are not numbers (NaN)")
     if match.unused:
         steps.append(f"did not use {some(match.unused)}, which stands beside the weights")
     return steps + match.notes

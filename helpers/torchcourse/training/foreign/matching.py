@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from torchcourse.training.checkpoint import CheckpointError, some
 
@@ -19,26 +21,40 @@ WRAPPERS = {
 """What wrappers put into a name, and which wrapper does it."""
 
 
+class Misfit(Enum):
+    """What keeps a part of a checkpoint from being loaded: sentences with a gap for names."""
+
+    TWICE = "it has the same name twice but for a wrapper: {}"
+    SHARE = "the file has one rank's share of {}"
+    RESHAPED = "the shape differs: {}"
+    RETYPED = "the numbers are of a different kind: {}"
+    LACKING = "the file lacks {}"
+    LEFT_OVER = "the file has {}, which the model lacks"
+    TORN = "in this model {} are one tensor, but the file has different values for them"
+
+
 @dataclass
 class Match:
     """A part of a checkpoint, laid beside a model."""
 
     label: str  # where in the content it stands, such as "state_dict" or "state_dict/model."
     weights: dict[str, torch.Tensor]  # by the file's names
+    unused: list[str]  # names beside this part that were not taken
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)  # what can be loaded, by the model's names
-    fits: int = 0  # how many these are
-    stripped: dict[str, int] = field(default_factory=dict)  # wrapper → names that it was taken from
-    wrong: dict[str, list[str]] = field(default_factory=dict)  # sentence with a gap → names for the gap
-    notes: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)  # names beside this part that were not taken
     order: list[str] = field(default_factory=list)  # the model's names in the order of the file
+    stripped: dict[str, int] = field(default_factory=dict)  # wrapper → names that it was taken from
+    notes: list[str] = field(default_factory=list)
+    misfits: dict[Misfit, dict[str, str]] = field(default_factory=dict)  # by name, with a detail or ""
 
-    def add(self, sentence: str, name: str) -> None:
-        self.wrong.setdefault(sentence, []).append(name)
+    def add(self, misfit: Misfit, name: str, detail: str = "") -> None:
+        self.misfits.setdefault(misfit, {})[name] = detail
 
-    @property
-    def problems(self) -> list[str]:
-        return [sentence.format(some(names)) for sentence, names in self.wrong.items()]
+    def problems(self) -> str:
+        """Return all misfits as one sentence."""
+        return "; ".join(
+            misfit.value.format(some([f"{name} {detail}".rstrip() for name, detail in names.items()]))
+            for misfit, names in self.misfits.items()
+        )
 
 
 def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tuple[str, ...]) -> Match:
@@ -54,30 +70,31 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
             f"There are no weights in it: a dict of tensors by name is what is needed, but it has {listed}."
         )
     if part is not None:
-        labels = [match.label or "weights" for match in candidates if match.fits]
-        candidates = [
-            match for match in candidates if part in (match.label, match.label.rpartition("/")[2].rstrip("."))
-        ]
-        if not candidates:
-            raise CheckpointError(
-                f"It has no part {part!r}. What fits this model in part or whole is in {some(labels)}."
-            )
-    fitting = [match for match in candidates if not match.problems]
+        candidates = _called(part, candidates)
+    fitting = [match for match in candidates if not match.misfits]
     if not fitting:
-        best = max(candidates, key=lambda match: match.fits)
+        best = max(candidates, key=lambda match: len(match.tensors))
         where = f" in its part {best.label!r}" if best.label else ""
         raise CheckpointError(
             f"The weights{where} do not fit this model ({type(model).__name__}), and nothing was loaded: "
-            f"{'; '.join(best.problems)}.{_advice(best, model)}"
+            f"{best.problems()}.{_advice(best, model)}"
         )
-    for other in fitting[1:]:
-        if not _equal(fitting[0].tensors, other.tensors):
-            labels = [match.label or "weights" for match in fitting]
-            raise CheckpointError(
-                f"Several parts fit this model, with different weights: {some(labels)}. Say which one you want, for "
-                f"example part={labels[0]!r}."
-            )
+    if not all(_equal(fitting[0].tensors, other.tensors) for other in fitting[1:]):
+        labels = [match.label or "weights" for match in fitting]
+        raise CheckpointError(
+            f"Several parts fit this model, with different weights: {some(labels)}. Say which one you want, for "
+            f"example part={labels[0]!r}."
+        )
     return fitting[0]
+
+
+def _called(part: str, candidates: list[Match]) -> list[Match]:
+    """Return the candidates whose label, or the last word of it, is `part`."""
+    chosen = [match for match in candidates if part in (match.label, match.label.rpartition("/")[2].rstrip("."))]
+    if not chosen:
+        labels = [match.label or "weights" for match in candidates if match.tensors]
+        raise CheckpointError(f"It has no part {part!r}. What fits this model in part or whole is in {some(labels)}.")
+    return chosen
 
 
 def _parts(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator[tuple[str, dict, list[str]]]:
@@ -115,42 +132,21 @@ def _lay(
     label: str, weights: dict[str, torch.Tensor], unused: list[str], model: nn.Module, leave: tuple[str, ...]
 ) -> Match:
     """Lay one dict of tensors beside the model, name by name."""
-    match = Match(label, weights, unused=unused)
+    match = Match(label, weights, unused)
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
-    theirs = _by_plain_name(match, {plain_name(name): name for name in own})
+    ours = {plain_name(name): name for name in own}
+    theirs = _by_plain_name(match, ours)
+    wanted = {plain: name for plain, name in ours.items() if not name.startswith(leave)}
+    for plain, saved in theirs.items():
+        if plain in wanted:
+            match.order.append(wanted[plain])
+            _take(match, wanted[plain], weights[saved], own[wanted[plain]])
     ties = _ties(model)
-    left = []
-    for name, tensor in own.items():
-        plain = plain_name(name)
-        if name.startswith(leave):
-            left.append(name)
-            theirs.pop(plain, None)
-        elif plain in theirs:
-            match.order.append(name)
-            _take(match, name, weights[theirs.pop(plain)], tensor)
-        elif partners := [
-            other for other in ties.get(name, []) if other in match.tensors or plain_name(other) in theirs
-        ]:
-            match.notes.append(f"{name} is the same tensor as {partners[0]} in this model, and came with it")
-        elif plain.endswith("num_batches_tracked"):
-            match.notes.append(f"{name} was not in the file (old PyTorch), and keeps its value")
-        else:
-            match.add("the file lacks {}", name)
-    for plain, name in theirs.items():
-        if plain.endswith("num_batches_tracked"):
-            match.notes.append(f"{name} counts batches for a layer that this model does not have, and is not needed")
-        elif not plain.startswith(leave):
-            match.add("the file has {}, which the model lacks", name)
-    for name, partners in ties.items():
-        for other in partners:
-            pair = [match.tensors[key] for key in (name, other) if key in match.tensors]
-            if len(pair) == 2 and not torch.equal(*pair):
-                match.add("in this model {} are one tensor, but the file has different values for them", name)
-    if left:
+    _explain_lacks(match, [name for plain, name in wanted.items() if plain not in theirs], ties)
+    _explain_surplus(match, [theirs[plain] for plain in theirs if plain not in ours], leave)
+    _find_torn(match, ties)
+    if left := [name for name in own if name.startswith(leave)]:
         match.notes.append(f"{some(left)} kept the values of the model, as asked for")
-    match.fits = len(match.tensors)
-    position = {plain_name(name): number for number, name in enumerate(weights)}
-    match.order.sort(key=lambda name: position[plain_name(name)])
     return match
 
 
@@ -160,7 +156,7 @@ def _by_plain_name(match: Match, ours: dict[str, str]) -> dict[str, str]:
     for name in match.weights:
         plain = plain_name(name)
         if plain in theirs:
-            match.add("it has the same name twice but for a wrapper: {}", f"{theirs[plain]} and {name}")
+            match.add(Misfit.TWICE, f"{theirs[plain]} and {name}")
         theirs[plain] = name
         for word in set(name.split(".")) & WRAPPERS.keys() - set(ours.get(plain, "").split(".")):
             match.stripped[word] = match.stripped.get(word, 0) + 1
@@ -169,18 +165,47 @@ def _by_plain_name(match: Match, ours: dict[str, str]) -> dict[str, str]:
 
 def _take(match: Match, name: str, saved: torch.Tensor, own: torch.Tensor) -> None:
     """Take a tensor if it can be copied into the model's without loss of meaning."""
-    if type(saved).__name__ == "DTensor":
-        match.add(_SHARE, f"{name} ({list(saved.to_local().shape)} of {list(saved.shape)})")
+    if isinstance(saved, DTensor):
+        match.add(Misfit.SHARE, name, f"({list(saved.to_local().shape)} of {list(saved.shape)})")
     elif saved.shape != own.shape:
-        match.add(_RESHAPED, f"{name} {list(saved.shape)} where the model has {list(own.shape)}")
+        match.add(Misfit.RESHAPED, name, f"{list(saved.shape)} where the model has {list(own.shape)}")
     elif saved.is_quantized or saved.is_sparse or _kind(saved) != _kind(own):
-        match.add(_RETYPED, f"{name} as {_dtype(saved)} where the model has {_dtype(own)}")
+        match.add(Misfit.RETYPED, name, f"as {_dtype(saved)} where the model has {_dtype(own)}")
     else:
         match.tensors[name] = saved
 
 
-_RESHAPED, _RETYPED = "the shape differs: {}", "the numbers are of another kind: {}"
-_SHARE = "the file has one rank's share of {}"
+def _explain_lacks(match: Match, names: list[str], ties: dict[str, list[str]]) -> None:
+    """Say of names of the model why they need not be in the file, or that they are missing."""
+    found = set(match.order)
+    for name in names:
+        if partners := [other for other in ties.get(name, []) if other in found]:
+            match.notes.append(f"{name} is the same tensor as {partners[0]} in this model, and came with it")
+        elif name.endswith("num_batches_tracked"):
+            match.notes.append(f"{name} was not in the file (old PyTorch), and keeps its value")
+        else:
+            match.add(Misfit.LACKING, name)
+
+
+def _explain_surplus(match: Match, names: list[str], leave: tuple[str, ...]) -> None:
+    """Say of names of the file why they are not needed, or that the model lacks them."""
+    for name in names:
+        if plain_name(name).startswith(leave):
+            continue
+        if name.endswith("num_batches_tracked"):
+            match.notes.append(f"{name} counts batches for a layer that this model does not have, and is not needed")
+        else:
+            match.add(Misfit.LEFT_OVER, name)
+
+
+def _find_torn(match: Match, ties: dict[str, list[str]]) -> None:
+    """Find tied weights for which the file has different values."""
+    for name, partners in ties.items():
+        pairs = [
+            (match.tensors[name], match.tensors[other]) for other in partners if {name, other} <= match.tensors.keys()
+        ]
+        if not all(torch.equal(*pair) for pair in pairs):
+            match.add(Misfit.TORN, name)
 
 
 def _ties(model: nn.Module) -> dict[str, list[str]]:
@@ -212,16 +237,16 @@ def _equal(some_tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor
 
 def _advice(match: Match, model: nn.Module) -> str:
     """Say what to try, where the names give it away."""
-    if _SHARE in match.wrong:
+    if Misfit.SHARE in match.misfits:
         return " Let the ranks save together, with torch.distributed.checkpoint: its folders can be read here."
     if any("_flat_param" in name for name in match.weights):
         return " These are FSDP1's flattened weights: save them with its FULL_STATE_DICT option."
-    for name, part in model.named_children():
-        if match.fits == 0 and part.state_dict() and not _lay("", match.weights, [], part, ()).problems:
-            return f" They fit its part {name}: load into model.{name}."
-    if match.fits == 0:
-        return " Not one name fits: it is another architecture."
-    if _RESHAPED in match.wrong:
-        layer = match.wrong[_RESHAPED][0].split(" ")[0].rpartition(".")[0]
+    if not match.tensors:
+        for name, part in model.named_children():
+            if part.state_dict() and not _lay("", match.weights, [], part, ()).misfits:
+                return f" They fit its part {name}: load into model.{name}."
+        return " Not one name fits: it is a different architecture."
+    if reshaped := match.misfits.get(Misfit.RESHAPED):
+        layer = next(iter(reshaped)).rpartition(".")[0]
         return f" To take the rest and leave that layer as it is: leave=('{layer}.',)."
     return " Build the model exactly as it was built for training."

@@ -30,15 +30,7 @@ def by_name(saved: dict[str, Any], model: nn.Module, order: list[str]) -> dict[s
         raise CheckpointError(
             "what is kept for the optimizer is not the state of a torch optimizer. Load without optimizer=…."
         )
-    own = {plain_name(name): name for name, _ in model.named_parameters()}
-    members = [key for group in saved["param_groups"] for key in group["params"]]
-    if all(isinstance(key, str) for key in members):
-        names = {key: own.get(plain_name(key)) for key in members}
-        unknown = [key for key, name in names.items() if name is None]
-        if unknown:
-            raise CheckpointError(f"the optimizer's state is of {some(unknown)}, which this model lacks.")
-    else:
-        names = _count(saved["param_groups"], members, list(own.values()), order, own)
+    names = _names(saved["param_groups"], {plain_name(name): name for name, _ in model.named_parameters()}, order)
     groups = [
         {key: value for key, value in group.items() if key not in ("params", "param_names")}
         | {"params": [names[key] for key in group["params"]]}
@@ -47,18 +39,24 @@ def by_name(saved: dict[str, Any], model: nn.Module, order: list[str]) -> dict[s
     return {"class": None, "state": {names[key]: value for key, value in saved["state"].items()}, "groups": groups}
 
 
-def _count(
-    groups: list[dict[str, Any]], members: list[int], parameters: list[str], order: list[str], own: dict[str, str]
-) -> dict[int, str]:
-    written = [name for group in groups for name in group.get("param_names", [])]
-    if len(written) == len(members):  # given named parameters, PyTorch writes their names beside the numbers
-        names = [own.get(plain_name(name)) for name in written]
-        if None in names:
-            raise CheckpointError(
-                f"the optimizer's state is of {some(written)}, and not all of them are in this model."
-            )
-        return dict(zip(members, names, strict=True))
-    trained = [name for name in order if name in set(parameters)]
+def _names(groups: list[dict[str, Any]], own: dict[str, str], order: list[str]) -> dict[Any, str]:
+    """Return the model's names of the parameters, by what the state calls them: other names, or numbers.
+
+    `own` has the model's names by their plain form, and `order` as `by_name` takes it.
+    """
+    members = [key for group in groups for key in group["params"]]
+    named = all(isinstance(key, str) for key in members)
+    # Given named parameters, PyTorch writes their names beside the numbers.
+    written = members if named else [name for group in groups for name in group.get("param_names", [])]
+    if len(written) == len(members):
+        unknown = [name for name in written if plain_name(name) not in own]
+        if unknown:
+            raise CheckpointError(f"the optimizer's state is of {some(unknown)}, which this model lacks.")
+        return {key: own[plain_name(name)] for key, name in zip(members, written, strict=True)}
+    return _by_count(groups, members, [name for name in order if name in own.values()])
+
+
+def _by_count(groups: list[dict[str, Any]], members: list[int], trained: list[str]) -> dict[Any, str]:
     if len(groups) > 1 or len(trained) != len(members):
         raise CheckpointError(
             f"the optimizer's state counts {len(members)} parameters in {len(groups)} group(s), and the weights are "
@@ -68,34 +66,33 @@ def _count(
 
 
 def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Raise CheckpointError if the state is of another kind of optimizer, of other groups, or of other shapes."""
+    """Raise CheckpointError if the state is of a different kind of optimizer, or has different groups or shapes."""
     ours = optimizer.param_groups[0].keys() - {"params", "param_names"}
     theirs = named["groups"][0].keys() - {"params"}
     kinds = {key for key in ours ^ theirs if key in _TELLING}
     if kinds:
         raise CheckpointError(
-            f"the optimizer's state is of another kind than {type(optimizer).__name__}: only one of them has "
+            f"the optimizer's state is of a different kind from {type(optimizer).__name__}: only one of them has "
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
     names = {parameter: name for name, parameter in model.named_parameters()}
     own = [{names.get(parameter) for parameter in group["params"]} for group in optimizer.param_groups]
     if own != [set(group["params"]) for group in named["groups"]]:
         raise CheckpointError(
-            f"the optimizer's {len(own)} parameter group(s) hold other parameters than the {len(named['groups'])} in "
-            "the file. Build the groups as they were built for training."
+            f"the optimizer's {len(own)} parameter group(s) hold different parameters from the {len(named['groups'])} "
+            "in the file. Build the groups as they were built for training."
         )
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    for name, values in named["state"].items():
-        for key, value in values.items():
-            if (
-                isinstance(value, torch.Tensor)
-                and value.dim() > 0
-                and value.numel() > 1
-                and value.shape != shapes[name]
-            ):
+    _check_shapes(named["state"], {name: parameter.shape for name, parameter in model.named_parameters()})
+
+
+def _check_shapes(state: dict[str, dict[str, Any]], shapes: dict[str, torch.Size]) -> None:
+    for name, values in state.items():
+        tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor) and value.numel() > 1}
+        for key, tensor in tensors.items():
+            if tensor.shape != shapes[name]:
                 raise CheckpointError(
-                    f"the optimizer's {key} for {name} has shape {list(value.shape)}, and the parameter "
-                    f"{list(shapes[name])}: its parameters came in another order. Load without optimizer=…."
+                    f"the optimizer's {key} for {name} has shape {list(tensor.shape)}, and the parameter "
+                    f"{list(shapes[name])}: its parameters came in a different order. Load without optimizer=…."
                 )
 
 

@@ -1,6 +1,5 @@
 """From a path to the dict that was saved, by what the file holds and not by what it is called."""
 
-import io
 import json
 import os
 import pickle
@@ -9,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from torchcourse.training import checkpoint
-from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.checkpoint import CheckpointError, some
+from torchcourse.training.foreign import sharded, tensors
+from torchcourse.training.foreign.torch_files import torch_load, why_refused
 
 
 @dataclass
@@ -47,36 +48,6 @@ def read(source: str | os.PathLike) -> Found:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
-def torch_load(file: BinaryIO, devices: set[str]) -> Any:
-    """Call torch.load with all that makes it safe, and note where the tensors were when they were saved."""
-
-    def to_cpu(storage: Any, location: str) -> Any:
-        devices.add(location)
-        return storage
-
-    with torch.serialization.safe_globals(_NUMPY_NUMBERS):
-        try:
-            return torch.load(file, map_location=to_cpu, weights_only=True)
-        except RuntimeError as error:
-            if "Callable map_location" not in str(error):
-                raise
-            file.seek(0)  # a file with DTensors, whose device cannot be asked for
-            return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _numpy_numbers() -> list[Any]:
-    """What it takes to read a NumPy number, such as a best accuracy, under the names of NumPy 1 and 2.
-
-    These make numbers and nothing else: https://docs.pytorch.org/docs/stable/notes/serialization.html
-    """
-    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
-    kinds = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
-    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *kinds]
-
-
-_NUMPY_NUMBERS = _numpy_numbers()
-
-
 def _read_file(file: BinaryIO, path: Path) -> Found:
     start = file.read(512)
     size = file.seek(0, os.SEEK_END)
@@ -89,9 +60,9 @@ def _read_file(file: BinaryIO, path: Path) -> Found:
         return _read_torch(file, path, kind="PyTorch file of the old kind")
     for sign, what in _NOT_A_CHECKPOINT.items():
         if start.lstrip().startswith(sign) if sign else not start:
-            raise CheckpointError(f"{path} is no checkpoint: it is {what}")
+            raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
     raise CheckpointError(
-        f"{path} is no checkpoint that PyTorch or safetensors wrote: it begins with {start[:8]!r}. Which program did?"
+        f"{path} is not a checkpoint of PyTorch or safetensors: it begins with {start[:8]!r}. Which program wrote it?"
     )
 
 
@@ -102,7 +73,7 @@ _NOT_A_CHECKPOINT = {
     b"{": "JSON text. If it is the index of a model in several files, give the folder.",
     b"\x1f\x8b": "packed with gzip. Unpack it first.",
     b"\x89HDF": "an HDF5 file, as Keras writes it. Load it there, and export the weights.",
-    b"GGUF": "a GGUF file of llama.cpp, with quantised weights. Get the model's original weights.",
+    b"GGUF": "a GGUF file of llama.cpp, with quantized weights. Get the model's original weights.",
     b"\x93NUMPY": "one NumPy array. Load it with numpy.load.",
 }
 
@@ -113,7 +84,7 @@ def _read_zip(file: BinaryIO, path: Path) -> Found:
     except zipfile.BadZipFile:
         raise CheckpointError(
             f"{path} is cut off: the table at the end of the file is missing. The copy or the saving broke off. "
-            "Use another copy."
+            "Use a different copy."
         ) from None
     if "constants.pkl" in names:
         raise CheckpointError(
@@ -133,7 +104,7 @@ def _read_torch(file: BinaryIO, path: Path, kind: str) -> Found:
     try:
         content = torch_load(file, devices)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(_why_refused(file, path, error)) from None
+        raise CheckpointError(why_refused(file, path, error)) from None
     if isinstance(content, torch.Tensor):
         raise CheckpointError(f"{path} holds one tensor of shape {list(content.shape)}, not a dict of weights by name.")
     if not isinstance(content, dict):
@@ -141,49 +112,16 @@ def _read_torch(file: BinaryIO, path: Path, kind: str) -> Found:
     return Found(content, kind, devices)
 
 
-def _why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
-    """Explain in one sentence why torch.load refused a file."""
-    try:
-        file.seek(0)
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-    except Exception:  # files of the old kind, and damaged ones
-        classes = []
-    classes = [name for name in classes if not name.startswith("numpy.")]
-    if any(name.startswith("torch.nn.modules.") for name in classes) or "nn.Module" in str(error):
-        return (
-            f"{path} holds a whole pickled model and not its weights, and reading such a file runs code from it. Where "
-            "it was made, and if you trust it, save model.state_dict() instead."
-        )
-    if classes:
-        return (
-            f"{path} holds more than tensors: {checkpoint.some(classes)}. Reading that could run code, so weights_only "
-            "refuses it. Where the file was made, and if you trust it, save the weights alone: model.state_dict()."
-        )
-    if "Unsupported" in str(error) or "GLOBAL" in str(error) or "Weights only" in str(error):
-        return (
-            f"{path} is a pickle file that asks for more than tensors, and reading it could run code, so weights_only "
-            "refuses it. Where it was made, and if you trust it, save the weights alone: model.state_dict()."
-        )
-    reason = str(error).splitlines()[0] if str(error) else "it ends early"
-    return f"{path} is damaged or cut off ({reason}). Use another copy."
-
-
 def _read_safetensors(path: Path) -> Found:
-    from safetensors import SafetensorError
-
-    from torchcourse.training.foreign import tensors
-
     try:
         return Found(tensors.import_safetensors(path), "safetensors file")
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is a safetensors file that is damaged or cut off ({error}). Use another copy."
+            f"{path} is a safetensors file that is damaged or cut off ({error}). Use a different copy."
         ) from None
 
 
 def _read_folder(folder: Path) -> Found:
-    from torchcourse.training.foreign import sharded
-
     if (folder / ".metadata").exists():
         return Found(*sharded.read_folder(folder))
     if shares := list(folder.glob("*.distcp")):
@@ -207,7 +145,7 @@ def _read_indexed(folder: Path, index: Path) -> Found:
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{index} is no index of a model: it has no weight_map.") from None
+        raise CheckpointError(f"{index} is not the index of a model: it has no weight_map.") from None
     whole = Found({}, f"{len(set(files.values()))} files with an index")
     for name in sorted(set(files.values())):
         if Path(name).name != name:
@@ -218,17 +156,5 @@ def _read_indexed(folder: Path, index: Path) -> Found:
         whole.content |= part.content
         whole.devices |= part.devices
     if missing := [name for name in files if name not in whole.content]:
-        raise CheckpointError(f"{index} promises {checkpoint.some(missing)}, which are in none of the files.")
+        raise CheckpointError(f"{index} promises {some(missing)}, which are in none of the files.")
     return whole
-
-
-def load_bytes(data: io.BytesIO, devices: set[str]) -> Any:
-    """Read a value that torch.distributed.checkpoint stored beside the tensors.
-
-    Raises:
-        CheckpointError: if reading it could run code.
-    """
-    try:
-        return torch_load(data, devices)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_why_refused(data, Path("A value in the folder"), error)) from None

@@ -1,6 +1,6 @@
 """Checkpoints that many ranks write together, each its share, and one process gathers into one file.
 
-    save_sharded({"model": …, "optimizer": …}, "run/step-500")      # on every rank: one file a rank, in one folder
+    save_sharded({"model": …, "optimizer": …}, "run/step-500")      # on every rank: one file per rank, in one folder
     gather("run/step-500", "whole.pt")                              # later, in one process, without any rank
 
 This is `torch.distributed.checkpoint` (DCP): https://docs.pytorch.org/docs/stable/distributed.checkpoint.html
@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint import CheckpointException, FileSystemReader, metadata
+from torch.distributed.checkpoint._nested_dict import set_element
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.foreign.torch_files import load_bytes
 
 
 def save_sharded(
@@ -33,9 +37,6 @@ def save_sharded(
         model: plain, or sharded by FSDP2 (`fully_shard`).
         more: numbers and strings to keep besides, such as `epoch=3`; the same on all ranks.
     """
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
-
     state: dict[str, Any] = {"model": get_model_state_dict(model), **more}
     if optimizer is not None:
         state["optimizer"] = get_optimizer_state_dict(model, optimizer)
@@ -50,13 +51,17 @@ def gather(folder: str | os.PathLike, path: str | os.PathLike) -> dict[str, Any]
     Raises:
         CheckpointError: if a share is missing or damaged, or the description asks for more than tensors.
     """
-    content, _, _ = read_folder(Path(folder))
+    content, _ = read_folder(Path(folder))
     checkpoint.save(content, path)
     return content
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Any], str, set[str]]:
-    """Return the whole content of a folder, its kind, and the devices that its tensors came from, which DCP forgets."""
+def read_folder(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the whole content of a folder, and what kind of folder it is. (DCP forgets where its tensors were.)
+
+    Raises:
+        CheckpointError: as `gather` does.
+    """
     content: dict[str, Any] = {}
     reader = _SafeReader(folder)
     description = reader.read_metadata()
@@ -77,8 +82,8 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], str, set[str]]:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, CheckpointError):
             raise cause from None
-        raise CheckpointError(f"A share in {folder} is damaged or cut off ({cause}). Use another copy.") from error
-    return content, f"folder with the shares of {len(files)} rank(s)", set()
+        raise CheckpointError(f"A share in {folder} is damaged or cut off ({cause}). Use a different copy.") from error
+    return content, f"folder with the shares of {len(files)} rank(s)"
 
 
 class _SafeReader(FileSystemReader):
@@ -95,7 +100,7 @@ class _SafeReader(FileSystemReader):
         except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 f"{self._folder}/.metadata is damaged, or asks for more than a description needs ({error}). "
-                "Use another copy."
+                "Use a different copy."
             ) from None
         if getattr(description, "storage_meta", None) is None:
             description.storage_meta = metadata.StorageMeta()
@@ -129,9 +134,5 @@ class _SafePlanner(_EmptyStateDictLoadPlanner):
     """DCP's planner for a whole that nobody has described in advance; values beside the tensors run nothing either."""
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
-        from torch.distributed.checkpoint._nested_dict import set_element
-
-        from torchcourse.training.foreign.reading import load_bytes
-
         name = read_item.dest_index.fqn
-        set_element(self.original_state_dict, self.mappings[name], load_bytes(value, set()))
+        set_element(self.original_state_dict, self.mappings[name], load_bytes(value))

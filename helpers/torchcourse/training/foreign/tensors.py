@@ -1,7 +1,7 @@
 """Whole checkpoints as safetensors files, which hold no program: https://huggingface.co/docs/safetensors/index
 
 The format takes one flat dict of tensors that share no memory, and notes in text. So tensors are named by their path, a
-tensor with several names is stored once, and what is no tensor, with the way all hangs together, is one note in JSON.
+tensor with several names is stored once, and all else, with the structure of the whole, is one note in JSON.
 """
 
 import json
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError
@@ -26,8 +28,6 @@ def export_safetensors(state: dict[str, Any], path: str | os.PathLike) -> None:
         TypeError: for a value that is neither a tensor nor a number, text or None, in dicts, lists and tuples.
         CheckpointError: if it cannot be written; the old file is still there.
     """
-    from safetensors.torch import save
-
     tensors: dict[str, torch.Tensor] = {}
     names: dict[tuple, str] = {}
 
@@ -59,13 +59,11 @@ def import_safetensors(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if the notes of the file do not fit its tensors.
-        safetensors.SafetensorError: if it is no safetensors file, or cut off.
+        safetensors.SafetensorError: if it is not a safetensors file, or cut off.
     """
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         note = (file.metadata() or {}).get(_NOTE)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
 
     def build(value: Any) -> Any:
         if not isinstance(value, dict):

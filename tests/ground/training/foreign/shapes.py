@@ -3,6 +3,7 @@
 import argparse
 import collections
 import pathlib
+from typing import cast
 
 import numpy as np
 import torch
@@ -92,10 +93,22 @@ def lightning_file(model, path):
             return torch.optim.AdamW(self.parameters(), lr=0.01)
 
     data = torch.utils.data.TensorDataset(torch.randn(8, 6))
-    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", devices=1, **off)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=8))
     trainer.save_checkpoint(path)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """torch.compile says that it returns a function; of a module it returns a module."""
+    return cast(nn.Module, torch.compile(model))
 
 
 def good(model, optimizer):
@@ -107,9 +120,9 @@ def good(model, optimizer):
         "plain": weights,
         "DataParallel": nn.DataParallel(model).state_dict(),
         "DDP": in_a_rank(lambda: DistributedDataParallel(model).state_dict()),
-        "compiled": torch.compile(model).state_dict(),
-        "compiled in DataParallel": nn.DataParallel(torch.compile(model)).state_dict(),
-        "DataParallel compiled": torch.compile(nn.DataParallel(model)).state_dict(),
+        "compiled": compiled(model).state_dict(),
+        "compiled in DataParallel": nn.DataParallel(compiled(model)).state_dict(),
+        "DataParallel compiled": compiled(nn.DataParallel(model)).state_dict(),
         "a part compiled": {name.replace("body.", "body._orig_mod."): t for name, t in weights.items()},
         "state_dict": {"state_dict": weights, "epoch": 3},
         "model_state_dict and NumPy numbers": {"model_state_dict": weights, "best": np.float64(0.5), "n": np.int64(3)},

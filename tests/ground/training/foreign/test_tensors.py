@@ -1,6 +1,7 @@
 """A whole checkpoint goes through a safetensors file and comes back as it was."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from torchcourse.training.foreign import export_safetensors, import_safetensors,
 
 def test_a_whole_checkpoint_comes_back(tmp_path):
     model, optimizer = trained()
-    state = {
+    state: dict[Any, Any] = {  # a key that is a number is kept too
         "model": model.state_dict(),
         "optimizer": checkpoint.optimizer_state(model, optimizer),
         "numbers": [1, 2.5, None, True, float("inf"), (3, "text")],
         7: {"half": torch.ones(2, dtype=torch.bfloat16), "empty": torch.zeros(0), "transposed": torch.rand(3, 2).T},
     }
     export_safetensors(state, tmp_path / "state.safetensors")
-    loaded = import_safetensors(tmp_path / "state.safetensors")
+    loaded: dict[Any, Any] = import_safetensors(tmp_path / "state.safetensors")
     assert loaded["numbers"] == state["numbers"]
     assert loaded["optimizer"]["groups"] == state["optimizer"]["groups"]
     for name, tensor in state[7].items():

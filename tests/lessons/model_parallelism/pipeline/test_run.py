@@ -23,7 +23,7 @@ from torchcourse.lessons.model_parallelism.pipeline import (
     simulate,
     zero_bubble,
 )
-from torchcourse.lessons.model_parallelism.pipeline.run import _one_group_a_wire
+from torchcourse.lessons.model_parallelism.pipeline.run import _one_group_per_wire
 from torchcourse.models import row_transformer
 from torchcourse.ranks import RankError, RankTimeout, device, run_ranks
 
@@ -137,10 +137,10 @@ def test_the_measured_bubble_is_the_simulated_one(name):
     """The best of five: a rank that wakes late on a busy machine says nothing about the schedule."""
     schedule, costs = SCHEDULES[name](2, 4), Costs(forward=0.06, backward=0.12)
     ideal = simulate(schedule, costs).bubble
-    differences = []
+    differences: list[float] = []
     for _ in range(5):
         line = measure(schedule, costs)
-        differences.append(abs(line.bubble - ideal))
+        differences.append(float(abs(line.bubble - ideal)))
         if differences[-1] < 0.04:
             break
     assert min(differences) < 0.04
@@ -149,7 +149,7 @@ def test_the_measured_bubble_is_the_simulated_one(name):
         assert tuple(span.action for span in line.spans if span.rank == rank) == order
 
 
-def test_messages_find_their_way_through_one_group_a_wire():
+def test_messages_find_their_way_through_one_group_per_wire():
     """As on GPUs, where every wire has a group of its own, though with gloo."""
     results = run_ranks(with_groups, SCHEDULES["interleaved 1F1B"](2, 4), world_size=2)
     assert max(results) < 1e-13
@@ -159,7 +159,7 @@ def with_groups(schedule):
     model, images, labels = model_and_batch()
     whole = copy.deepcopy(model)
     pipeline, mine = a_pipeline(schedule, model)
-    pipeline._wires = _one_group_a_wire(schedule)
+    pipeline._wires = _one_group_per_wire(schedule)
     assert set(pipeline._wires) == {("F", 0, 1), ("F", 1, 0), ("B", 0, 1), ("B", 1, 0)}
     pipeline._tag = lambda result: 0  # NCCL knows no tags
     pipeline.step(images, labels)

@@ -11,7 +11,37 @@ from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model, dgx_a100, plan
 from torchcourse.lessons.model_parallelism.planner.accuracy import memory_error, planned_memory
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.lessons.model_parallelism.planner.published_memory import MEMORY, ZERO_GB
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY
+
+ZERO_GB: dict[
+    float, dict[int, tuple[float, float, float]]
+] = {  # billion parameters: {data-parallel ranks: GB of stage 1, 2, 3}
+    7.5: {
+        1: (120, 120, 120),
+        4: (52.5, 41.3, 30),
+        16: (35.6, 21.6, 7.5),
+        64: (31.4, 16.6, 1.88),
+        256: (30.4, 15.4, 0.47),
+        1024: (30.1, 15.1, 0.12),
+    },
+    128: {
+        1: (2048, 2048, 2048),
+        4: (896, 704, 512),
+        16: (608, 368, 128),
+        64: (536, 284, 32),
+        256: (518, 263, 8),
+        1024: (513, 257, 2),
+    },
+    1000: {
+        1: (16000, 16000, 16000),
+        4: (7000, 5500, 4000),
+        16: (4750, 2875, 1000),
+        64: (4187, 2218, 250),
+        256: (4046, 2054, 62.5),
+        1024: (4011, 2013, 15.6),
+    },
+}
+"""States in mixed precision with Adam. Rajbhandari et al. 2020, table 1, https://arxiv.org/abs/1910.02054"""
 
 
 class GPTLayer(nn.Module):

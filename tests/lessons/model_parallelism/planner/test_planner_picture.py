@@ -94,7 +94,9 @@ def test_bars_of_several_plans_compare_those_that_fit() -> None:
     for end, each in zip(ends.values(), plans.values(), strict=True):
         assert end == pytest.approx(each.seconds.total, rel=0.05)  # parts below 1 % have no bar
     fitting = {name: plans[name].seconds.total for name in ("tensor 2", "tensor 8", "tensor 16")}
-    assert figure.get_suptitle().startswith(f"{min(fitting, key=fitting.get)}: {min(fitting.values()):.1f} s a step")
+    assert figure.get_suptitle().startswith(
+        f"{min(fitting, key=lambda name: fitting[name])}: {min(fitting.values()):.1f} s per step"
+    )
     assert "whole:" in describe_seconds(plans)
     assert "does not fit" in describe_seconds(plans)
     assert draw_seconds({"whole": plans["whole"]}).get_suptitle() == "None of these layouts fits into the memory"

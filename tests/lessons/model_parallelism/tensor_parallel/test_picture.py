@@ -1,5 +1,6 @@
 """The bytes by formula are those that the ranks send, and the picture says what the formulas give."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def test_gathering_halves_of_a_sequence_is_counted_as_half_an_all_reduce():
     for (summed, gathered), nothing in run_ranks(on_each_rank, world_size=2):
         assert summed == (64, 64)
         assert gathered == (128, 64)  # the whole tensor is twice the part, and each rank sends its part once
-        assert nothing == "no collective, 0.0 kB sent a rank"
+        assert nothing == "no collective, 0.0 kB sent per rank"
 
 
 @pytest.mark.parametrize(
@@ -100,11 +101,11 @@ def test_gathering_halves_of_a_sequence_is_counted_as_half_an_all_reduce():
     [
         (
             (4, COLUMN_ROW, 4096, 4096),
-            "column, then row: each of 4 ranks holds 1/4 of the weights, sends 201 MB a step",
+            "column, then row: each of 4 ranks holds 1/4 of the weights, sends 201 MB per step",
         ),
         (
             (2, ROW_COLUMN, 256, 1024),
-            "row, then column: each of 2 ranks holds 1/2 of the weights, sends 9.44 MB a step",
+            "row, then column: each of 2 ranks holds 1/2 of the weights, sends 9.44 MB per step",
         ),
         ((1, COLUMN_ROW, 4096, 4096), "One rank holds all 537 MB of weights and sends nothing"),
     ],
@@ -115,7 +116,7 @@ def test_the_finding_and_its_words(values, finding):
     words = describe_split(*values)
     assert words.startswith(finding)
     assert ("h: forward: all-reduce; backward: all-reduce" in words) == (values[1] == ROW_COLUMN)
-    assert figure.axes[1].get_xlabel() == "sent (MB a rank in a step)"
+    assert figure.axes[1].get_xlabel() == "sent (MB per rank in a step)"
 
 
 @pytest.mark.parametrize(("order", "split_up"), [(COLUMN_ROW, [1, 4, 4, 4, 1]), (ROW_COLUMN, [4, 4, 1, 4, 1])])
@@ -124,7 +125,7 @@ def test_each_rank_has_its_stripe_of_what_is_split(order, split_up):
     drawn = [artist for artist in axis.collections if isinstance(artist, PolyCollection)]
     assert [len(artist.get_paths()) for artist in drawn] == split_up
     for artist in drawn:
-        sizes = {tuple(path.get_extents().size.round(6)) for path in artist.get_paths()}
+        sizes = {tuple(np.round(path.get_extents().size, 6)) for path in artist.get_paths()}
         assert len(sizes) == 1  # equal shares
 
 

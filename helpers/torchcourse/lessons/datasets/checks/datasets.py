@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import refuse_known, same, tensor_of
 from torchcourse.lessons.datasets.folder import write_images
 from torchcourse.lessons.datasets.samplers import BucketBatches, padding_share
 from torchcourse.lessons.datasets.splits import leaks
@@ -31,14 +32,15 @@ def pictures(learner: Callable[[Path], Any]) -> str:
         data = learner(folder)
         if len(data) != 5:
             more = " There is an image in the folder that the table does not list." if len(data) == 6 else ""
-            raise Wrong("length", f"The table has 5 rows, and your data set has the length {len(data)}.{more}")
+            raise Wrong("count", f"The table has 5 rows, and your data set has the length {len(data)}.{more}")
         _judge_samples(data, pixels, files, labels)
         write_images(folder, pixels[:1] + 100, [{"file": "m.png", "label": "fox"}], table="other.csv")
         if torch.equal(data[0][0], pixels[:1] / 255):
             raise Wrong(
-                "eager", "A file was changed after your data set had been made, and it still returns the old image: "
-                "all images are in memory. When is a file to be opened?"
-            )  # fmt: skip
+                "eager",
+                "A file was changed after your data set had been made, and it still returns the old image: "
+                "all images are in memory. When is a file to be opened?",
+            )
         (folder / "x.png").unlink()
         try:
             learner(folder)
@@ -47,38 +49,49 @@ def pictures(learner: Callable[[Path], Any]) -> str:
                 raise Wrong("nameless", f"Of a missing image your message says: {error}. Which one is it?") from None
         else:
             raise Wrong(
-                "missing_late", "An image of the table is missing, and your data set is made without a word. The error "
-                "will come in the middle of an epoch. Raise FileNotFoundError with its name when it is made."
-            )  # fmt: skip
+                "missing_late",
+                "An image of the table is missing, and your data set is made without a word. The error "
+                "will come in the middle of an epoch. Raise FileNotFoundError with its name when it is made.",
+            )
     return "Five images in the table's order, each opened when it is asked for; a missing one is named at once."
 
 
 def _judge_samples(data: Any, pixels: torch.Tensor, files: list[str], labels: list[str]) -> None:
-    classes = sorted(set(labels))
     got = [data[number] for number in range(5)]
     if not all(isinstance(sample, tuple) and len(sample) == 2 for sample in got):
-        raise Wrong("no_pair", f"A sample is a pair (image, class number). You return {type(got[0]).__name__}.")
-    images, numbers = [image for image, _ in got], [number for _, number in got]
+        raise Wrong("wrong_type", f"A sample is a pair (image, class number). You return {type(got[0]).__name__}.")
+    images, numbers = zip(*got, strict=True)
     right = pixels[:, None] / 255
-    if not all(isinstance(image, torch.Tensor) and image.shape == right[0].shape for image in images):
-        raise Wrong("image", f"An image is a tensor of shape {list(right[0].shape)}, as `read_image` returns it.")
+    for image in images:
+        tensor_of(image, right[0].shape, f"An image has the shape {list(right[0].shape)}, as `read_image` returns it.")
     by_name = torch.tensor(sorted(range(5), key=files.__getitem__))
-    if torch.equal(torch.stack(images), right[by_name]):
+    refuse_known(
+        torch.stack(images),
+        {
+            "folder_order": (
+                right[by_name],
+                "Your images come in the order of their file names, and the labels in that of the table. Image and "
+                "label of a sample must come from one row.",
+            )
+        },
+    )
+    if not same(torch.stack(images), right, 1e-5):
+        raise Wrong("wrong_value", "Image i is not what the file of row i holds.")
+    _judge_class_numbers(numbers, labels)
+
+
+def _judge_class_numbers(given: tuple, labels: list[str]) -> None:
+    if any(isinstance(number, str) for number in given):
+        raise Wrong("label_is_text", f"The label of sample 0 is {given[0]!r}. A loss takes the number of a class.")
+    numbers, by_row, by_name = [int(number) for number in given], list(dict.fromkeys(labels)), sorted(set(labels))
+    if numbers == [by_row.index(label) for label in labels]:
         raise Wrong(
-            "folder_order", "Your images come in the order of their file names, and the labels in that of the table. "
-            "Image and label of a sample must come from one row."
-        )  # fmt: skip
-    if not torch.allclose(torch.stack(images), right):
-        raise Wrong("image", "Image i is not what the file of row i holds.")
-    if any(isinstance(number, str) for number in numbers):
-        raise Wrong("label_is_text", f"The label of sample 0 is {numbers[0]!r}. A loss takes the number of a class.")
-    if [int(number) for number in numbers] == [list(dict.fromkeys(labels)).index(label) for label in labels]:
-        raise Wrong(
-            "numbered_by_row", "Your classes are numbered as they appear in the table. The test set's table has "
-            "another order, and there the same animal gets another number. Number the sorted labels."
-        )  # fmt: skip
-    if [int(number) for number in numbers] != [classes.index(label) for label in labels]:
-        raise Wrong("number", f"The labels {labels} have the numbers {[int(n) for n in numbers]}. Sort, then number.")
+            "numbered_by_row",
+            "Your classes are numbered as they appear in the table. The test set's table has a different order, and "
+            "there the same animal gets a different number. Number the sorted labels.",
+        )
+    if numbers != [by_name.index(label) for label in labels]:
+        raise Wrong("class_number", f"The labels {labels} have the numbers {numbers}. Sort, then number.")
 
 
 class _Executor:
@@ -127,7 +140,9 @@ def batches(learner: Callable[..., Iterable]) -> str:
     for order, size, ahead in ((range(8), 2, 1), ([5, 3, 9, 1, 4, 0, 7], 3, 2), (range(20), 2, 3), ([], 4, 2)):
         right = [tuple(10 * n for n in list(order)[at : at + size]) for at in range(0, len(order), size)]
         executor = _Executor()
-        dataset, got, collated_in_front = _Watched(executor), [], []
+        dataset = _Watched(executor)
+        got: list[Any] = []
+        collated_in_front: list[list] = []
 
         def collate(samples: list, executor=executor, collated_in_front=collated_in_front) -> tuple:
             if not executor.inside:
@@ -141,9 +156,10 @@ def batches(learner: Callable[..., Iterable]) -> str:
             under_way.append(executor.open)
             if dataset.outside:
                 raise Wrong(
-                    "fetched_in_front", f"{case}, `dataset[…]` is called by your generator itself, so whoever uses the "
-                    "batches waits for it. Give `submit` the function and its arguments, not its result."
-                )  # fmt: skip
+                    "fetched_in_front",
+                    f"{case}, `dataset[…]` is called by your generator itself, so whoever uses the "
+                    "batches waits for it. Give `submit` the function and its arguments, not its result.",
+                )
         _judge_batches(got, right, case)
         if collated_in_front:
             raise Wrong(
@@ -161,18 +177,19 @@ def _judge_under_way(under_way: list[int], ahead: int, case: str) -> None:
         should = min(ahead, len(under_way) - 1 - number)
         if count == 0 and should:
             raise Wrong(
-                "not_ahead", f"{case}, nothing is under way while batch {number} is used: the next is started when it "
-                "is asked for."
-            )  # fmt: skip
+                "not_ahead",
+                f"{case}, nothing is under way while batch {number} is used: the next is started when it is asked for.",
+            )
         if count > ahead + 1:
             raise Wrong(
                 "too_far", f"{case}, {count} batches are under way at once. A long epoch would fill the memory."
-            )  # fmt: skip
+            )
         if count < should:
             raise Wrong(
-                "not_far_enough", f"{case}, {count} batch(es) are under way while batch {number} is used. It should be "
-                f"{should}: start more before you hand this one over."
-            )  # fmt: skip
+                "not_far_enough",
+                f"{case}, {count} batch(es) are under way while batch {number} is used. It should be "
+                f"{should}: start more before you hand this one over.",
+            )
 
 
 def _judge_batches(got: list, right: list[tuple], case: str) -> None:
@@ -186,7 +203,7 @@ def _judge_batches(got: list, right: list[tuple], case: str) -> None:
         raise Wrong("end_lost", f"{case}, you yield {len(got)} of {len(right)} batches. What is still under way?")
     if sorted(got) == sorted(right):
         raise Wrong("order", f"{case}, the batches come in another order than the sampler's.")
-    raise Wrong("batches", f"{case}, the first batches are {got[:2]}, and should be {right[:2]}.")
+    raise Wrong("wrong_value", f"{case}, the first batches are {got[:2]}, and should be {right[:2]}.")
 
 
 @check
@@ -197,44 +214,50 @@ def collate(learner: Callable[[list], tuple]) -> str:
         samples = [(torch.randn(n, 3, generator=generator), k) for n, k in zip(lengths, labels, strict=True)]
         out = learner([(x.clone(), label) for x, label in samples])
         if not isinstance(out, tuple) or len(out) != 4 or not all(isinstance(part, torch.Tensor) for part in out):
-            raise Wrong("parts", "Return four tensors: padded sequences, lengths, mask, labels.")
+            raise Wrong("wrong_type", "Return four tensors: padded sequences, lengths, mask, labels.")
         _judge_padded(*out, samples)
     return "Three batches: real steps where they belong, zeros after them, and a mask that tells the two apart."
 
 
-def _judge_padded(x: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, samples) -> None:
-    count, longest = len(samples), max(len(steps) for steps, _ in samples)
-    case = f"For sequences of {[len(steps) for steps, _ in samples]} steps"
-    if x.shape == (longest, count, 3) and longest != count:
+def _judge_padded(
+    x: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, samples: list[tuple]
+) -> None:
+    steps = [len(sequence) for sequence, _ in samples]
+    case = f"For sequences of {steps} steps"
+    if x.shape == (max(steps), len(steps), 3) and max(steps) != len(steps):
         raise Wrong("time_first", f"{case}, your tensor is {list(x.shape)}: time first. The batch comes first here.")
-    if x.shape != (count, longest, 3):
-        raise Wrong("shape", f"{case}, the padded tensor is {[count, longest, 3]}. Yours is {list(x.shape)}.")
-    if lengths.tolist() != [len(steps) for steps, _ in samples]:
+    tensor_of(x, (len(steps), max(steps), 3), f"{case}, the padded tensor is {[len(steps), max(steps), 3]}.")
+    if lengths.tolist() != steps:
         raise Wrong("lengths", f"{case}, you return the lengths {lengths.tolist()}.")
-    for row, (steps, _) in enumerate(samples):
-        if torch.equal(x[row, : len(steps)], steps):
-            if x[row, len(steps) :].any():
-                raise Wrong("not_zero", f"{case}, the padding of row {row} is not zero.")
-        elif torch.equal(x[row, longest - len(steps) :], steps):
-            raise Wrong("left", f"{case}, row {row} is padded in front. Packing expects the real steps first.")
-        else:
-            raise Wrong("steps", f"{case}, row {row} does not begin with the steps of sample {row}.")
-    real = torch.arange(longest) < lengths[:, None]
-    if mask.shape != real.shape:
-        raise Wrong(
-            "mask_shape", f"{case}, the mask has one value a step, {list(real.shape)}. Yours: {list(mask.shape)}."
-        )
+    for row, (sequence, _) in enumerate(samples):
+        _judge_row(x[row], sequence, row, case)
+    _judge_mask(mask, torch.arange(max(steps)) < lengths[:, None], case)
+    if labels.dtype != torch.int64 or labels.tolist() != [label for _, label in samples]:
+        raise Wrong("labels", f"{case}, the labels come out as {labels}. A loss takes int64, one per sample.")
+
+
+def _judge_row(padded: torch.Tensor, sequence: torch.Tensor, row: int, case: str) -> None:
+    if torch.equal(padded[: len(sequence)], sequence):
+        if padded[len(sequence) :].any():
+            raise Wrong("not_zero", f"{case}, the padding of row {row} is not zero.")
+    elif torch.equal(padded[len(padded) - len(sequence) :], sequence):
+        raise Wrong("left", f"{case}, row {row} is padded in front. Packing expects the real steps first.")
+    else:
+        raise Wrong("steps", f"{case}, row {row} does not begin with the steps of sample {row}.")
+
+
+def _judge_mask(mask: torch.Tensor, real: torch.Tensor, case: str) -> None:
+    tensor_of(mask, real.shape, f"{case}, the mask has one value per step, {list(real.shape)}.")
     if mask.dtype != torch.bool:
-        raise Wrong("mask_type", f"{case}, the mask is {mask.dtype}. As truth values it can choose: x[mask].")
+        raise Wrong("dtype", f"{case}, the mask is {mask.dtype}. As truth values it can choose: x[mask].")
     if torch.equal(mask, ~real) and not real.all():
         raise Wrong("mask_inverted", f"{case}, your mask is True for padding. Here it is True for what is real.")
     if not torch.equal(mask, real):
         raise Wrong(
-            "mask", f"{case}, the mask marks {mask.sum(1).tolist()} steps of the rows. Is it made from values? A real "
-            "step may be zero."
-        )  # fmt: skip
-    if labels.dtype != torch.int64 or labels.tolist() != [label for _, label in samples]:
-        raise Wrong("labels", f"{case}, the labels come out as {labels}. A loss takes int64, one a sample.")
+            "mask",
+            f"{case}, the mask marks {mask.sum(1).tolist()} steps of the rows. Is it made from values? A real step may "
+            "be zero.",
+        )
 
 
 @check
@@ -277,15 +300,17 @@ def _judge_padding(lengths: list[int], epochs: list[list[list[int]]], size: int,
     ours = sum(padding_share(lengths, BucketBatches(lengths, size, pool, seed=s)) for s in range(6)) / 6
     if mine > 2 * ours:
         raise Wrong(
-            "too_much_padding", f"{case}, {mine:.0%} is padding, where {ours:.0%} is enough. Are a pool's samples in "
-            "order of length when you cut it?"
-        )  # fmt: skip
+            "too_much_padding",
+            f"{case}, {mine:.0%} is padding, where {ours:.0%} is enough. Are a pool's samples in "
+            "order of length when you cut it?",
+        )
     sorted_all = padding_share(lengths, BucketBatches(lengths, size, shuffle=False))
     if len(lengths) >= 4 * size * pool and mine < sorted_all + 0.2 * (ours - sorted_all):
         raise Wrong(
-            "one_pool", f"{case}, the whole data set is one pool: the same samples meet in every epoch. Mix first, "
-            "then cut into pools, then sort within each."
-        )  # fmt: skip
+            "one_pool",
+            f"{case}, the whole data set is one pool: the same samples meet in every epoch. Mix first, "
+            "then cut into pools, then sort within each.",
+        )
     place = torch.linspace(-1, 1, len(epochs[0]))
     trends = []
     for epoch in epochs:
@@ -296,9 +321,10 @@ def _judge_padding(lengths: list[int], epochs: list[list[list[int]]], size: int,
     rising, slope = torch.stack(trends).reshape(-1, 2).mean(0).abs().tolist()
     if rising > 0.5 or slope > 0.6:
         raise Wrong(
-            "by_length", f"{case}, the batches of an epoch go from short to long, again and again. The model sees the "
-            "lengths in an order; mix the batches, too."
-        )  # fmt: skip
+            "by_length",
+            f"{case}, the batches of an epoch go from short to long, again and again. The model sees the "
+            "lengths in an order; mix the batches, too.",
+        )
 
 
 @check
@@ -319,7 +345,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         right = set(leaks(samples, groups, train, test))
         got = learner([sample.clone() for sample in samples], list(groups), list(train), list(test))
         if not isinstance(got, (set, list, tuple)):
-            raise Wrong("no_set", f"Return a set of numbers of test samples. You return {type(got).__name__}.")
+            raise Wrong("wrong_type", f"Return a set of numbers of test samples. You return {type(got).__name__}.")
         got = set(map(int, got))
         case = f"Trained on {train}, tested on {test}"
         if got == right:
@@ -329,9 +355,10 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         found, wrongly = leaks(samples, groups, train, test), sorted(got - right)
         if wrongly:
             raise Wrong(
-                "no_leak", f"{case}: you name {wrongly}, of which the training part knows nothing. Two equal samples "
-                "that are both in the test part are no leak."
-            )  # fmt: skip
+                "no_leak",
+                f"{case}: you name {wrongly}, of which the training part knows nothing. Two equal samples "
+                "that are both in the test part are no leak.",
+            )
         missed = {found[number]: number for number in sorted(right - got)}
         hints = {
             "same sample": ("misses_samples", "is in both parts itself"),

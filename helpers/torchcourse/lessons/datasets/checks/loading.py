@@ -45,7 +45,7 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
         for rank, worker in itertools.product(range(world_size), range(workers)):
             given = learner(iter(range(samples)), rank, world_size, worker, workers)
             if given is None:
-                raise Wrong("nothing", "It returned None. Yield the records, or return an iterator over them.")
+                raise Wrong("nothing_returned", "It returned None. Yield the records, or return an iterator over them.")
             shares[rank, worker] = list(given)
         _judge_shares(shares, world_size, workers, samples)
     taken = list(itertools.islice(learner(_endless(), 1, 2, 0, 2), 20))
@@ -64,7 +64,7 @@ def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, lis
         except (ValueError, OSError) as error:
             raise Wrong("raises", f'Batch {numbers} ends with "{error}". Go on, and remember that record.') from error
         if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, list) for part in given)):
-            raise Wrong("shape", "Return two lists: the samples, and what could not be read as (name, reason).")
+            raise Wrong("wrong_type", "Return two lists: the samples, and what could not be read as (name, reason).")
         _judge_fetched(*given, numbers, records)
     try:
         learner(_Records({2: AttributeError("nothing")}), _Records({}).names, [1, 2])
@@ -228,6 +228,9 @@ def _judge_rest(
         raise Wrong("last_missing", f"{case}: the last, smaller batch is missing.")
     if len(flat) == len(order) - used * size:
         raise Wrong(
-            "other_order", f"{case}: as many samples as are left, but others: the order is not that of the epoch."
+            "order_of_another_epoch",
+            f"{case}: as many samples as are left, but others: the order is not that of the epoch.",
         )
-    raise Wrong("other", f"{case}: {len(rest)} batches are left, beginning with {rest[0]}; you return {given[:1]}.")
+    raise Wrong(
+        "wrong_value", f"{case}: {len(rest)} batches are left, beginning with {rest[0]}; you return {given[:1]}."
+    )

@@ -8,13 +8,15 @@
 The loss and the gradients are those of the unsplit model on the whole batch.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from torchcourse.lessons.model_parallelism.pipeline.schedules import Action, Schedule, layers_of
 from torchcourse.lessons.model_parallelism.pipeline.simulate import Span, Timeline
@@ -32,10 +34,11 @@ def cut(model: nn.Sequential, stages: int) -> list[nn.Sequential]:
     Raises:
         ValueError: if the stages do not divide the layers between the first and the last.
     """
-    parts = [model[1 + blocks.start : 1 + blocks.stop] for blocks in layers_of(len(model) - 2, stages)]
-    parts[0] = nn.Sequential(model[0], *parts[0])
-    parts[-1] = nn.Sequential(*parts[-1], model[-1])
-    return parts
+    first, *blocks, last = model
+    parts = [blocks[part.start : part.stop] for part in layers_of(len(blocks), stages)]
+    parts[0].insert(0, first)
+    parts[-1].append(last)
+    return [nn.Sequential(*part) for part in parts]
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Pipeline:
         if any(action.kind == "W" for action in schedule.orders[self.rank]):
             for stage in stages:
                 split(stage)
-        self._wires = _one_group_a_wire(schedule) if between.is_cuda else {}
+        self._wires = _one_group_per_wire(schedule) if between.is_cuda else {}
         self.record = Record()
 
     def step(
@@ -158,6 +161,7 @@ class Pipeline:
         torch.autograd.backward(y, gradient)
         self._done(action, start)
         if action.stage > 0:
+            assert x.grad is not None  # `_forward` asked for it
             self._pass_on(Action("B", action.stage, action.micro_batch), x.grad, action.stage - 1)
 
     # Messages
@@ -170,7 +174,9 @@ class Pipeline:
             return
         tensor = tensor.contiguous()
         group = self._wires.get((result.kind, self.rank, target))
-        self._sent.append((dist.isend(tensor, target, group=group, tag=self._tag(result)), tensor))
+        sending = dist.isend(tensor, target, group=group, tag=self._tag(result))
+        assert sending is not None  # only a rank outside the group gets None
+        self._sent.append((sending, tensor))
 
     def _take(self, result: Action) -> torch.Tensor:
         """Wait for a result of another stage."""
@@ -223,33 +229,29 @@ def timeline(schedule: Schedule, records: Sequence[Record]) -> Timeline:
     )
 
 
-class _counting(torch.autograd.graph.saved_tensors_hooks):
-    """Count the bytes that autograd keeps for the backward pass, each memory once, parameters left out."""
+class _Count:
+    """Bytes that autograd keeps for the backward pass, each memory once, parameters left out."""
 
-    def __init__(self, active: bool, stage: nn.Module) -> None:
+    def __init__(self, stage: nn.Module) -> None:
         self.bytes = 0
-        self._active = active
         self._seen = {parameter.data_ptr() for parameter in stage.parameters()}
-        super().__init__(self._pack, lambda tensor: tensor)
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
         return tensor
 
-    def __enter__(self) -> "_counting":
-        if self._active:
-            super().__enter__()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._active:
-            super().__exit__(*error)
+@contextlib.contextmanager
+def _counting(active: bool, stage: nn.Module) -> Iterator[_Count]:
+    count = _Count(stage)
+    with saved_tensors_hooks(count.pack, lambda tensor: tensor) if active else contextlib.nullcontext():
+        yield count
 
 
-def _one_group_a_wire(schedule: Schedule) -> dict[tuple[str, int, int], dist.ProcessGroup]:
+def _one_group_per_wire(schedule: Schedule) -> dict[tuple[str, int, int], dist.ProcessGroup]:
     """Return a process group for each direction between two ranks, and for each kind of message.
 
     NCCL matches messages by order and works through those of one group one after the other, whichever way they go: a
@@ -257,4 +259,4 @@ def _one_group_a_wire(schedule: Schedule) -> dict[tuple[str, int, int], dist.Pro
     """
     neighbours = {(schedule.rank_of(stage), schedule.rank_of(stage + 1)) for stage in range(schedule.stages - 1)}
     wires = [("F", here, there) for here, there in neighbours] + [("B", there, here) for here, there in neighbours]
-    return {(kind, *pair): dist.new_group(sorted(pair)) for kind, *pair in sorted(wires) if pair[0] != pair[1]}
+    return {wire: dist.new_group(sorted(wire[1:])) for wire in sorted(wires) if wire[1] != wire[2]}

@@ -114,7 +114,7 @@ def one_f_one_b(ranks: int, micro_batches: int) -> Schedule:
 def interleaved(ranks: int, micro_batches: int, stages_per_rank: int = 2) -> Schedule:
     """Return interleaved 1F1B: rank r holds the stages r, r+p, r+2p …; micro-batches go through them p at a time.
 
-    With one stage a rank it is 1F1B with p more micro-batches in the warm-up, as its authors' code has it.
+    With one stage per rank it is 1F1B with p more micro-batches in the warm-up, as its authors' code has it.
 
     Raises:
         ValueError: for no ranks, micro-batches or stages; or if the ranks do not divide the micro-batches.
@@ -178,7 +178,7 @@ def bubble(
 ) -> Fraction | float:
     """Return the formula for the bubble: the part of all ranks' time, 0 to 1, in which they wait.
 
-    GPipe and 1F1B: (p−1)/(m+p−1). Interleaved with v stages a rank: (p−1)/(v·m+p−1). Neither depends on how long a
+    GPipe and 1F1B: (p−1)/(m+p−1). Interleaved with v stages per rank: (p−1)/(v·m+p−1). Neither depends on how long a
     backward pass takes. Zero-bubble (ZB-H1) with equal halves: each rank waits for p−1 forward passes, or p−1 halves of
     a backward pass where these are longer, in place of p−1 forward and backward passes.
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, steps, values
 from torchcourse.lessons.model_parallelism.pipeline.schedules import SCHEDULES
-from torchcourse.lessons.model_parallelism.pipeline.simulate import Costs, Timeline, simulate
+from torchcourse.lessons.model_parallelism.pipeline.simulate import Costs, Span, Timeline, simulate
 
 KINDS = {"F": "forward", "B": "backward", "I": "backward, inputs", "W": "backward, weights"}
 """What each kind of action is called in a legend."""
@@ -75,7 +75,7 @@ def draw_both(ideal: Timeline, measured: Timeline) -> Figure:
 
 
 def draw_timeline(axis: Axes, line: Timeline, length: float) -> None:
-    """Draw two lanes a rank: its actions, and below them what it holds, on one scale for all ranks."""
+    """Draw two lanes per rank: its actions, and below them what it holds, on one scale for all ranks."""
     ranks = line.schedule.ranks
     peaks = [float(line.peak(rank)) for rank in range(ranks)]
     bars(
@@ -107,12 +107,17 @@ def _number(axis: Axes, line: Timeline, length: float) -> None:
     for span in line.spans:
         middle = float(span.start + span.end) / 2
         axis.text(
-            middle, span.rank - 0.2, str(span.action.micro_batch), ha="center", va="center", fontsize=7,
+            middle,
+            span.rank - 0.2,
+            str(span.action.micro_batch),
+            ha="center",
+            va="center",
+            fontsize=7,
             color="white" if span.action.kind in "BIW" and span.action.stage < line.schedule.ranks else "black",
-        )  # fmt: skip
+        )
 
 
-def _color(line: Timeline, span: object) -> str:
+def _color(line: Timeline, span: Span) -> str:
     kind = span.action.kind
     return _SECOND_HALF[kind] if span.action.stage >= line.schedule.ranks else TIME_COLORS[kind]
 

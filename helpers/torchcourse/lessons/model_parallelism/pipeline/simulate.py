@@ -80,7 +80,8 @@ class Timeline:
         size = Fraction(1, self.schedule.stages_per_rank)
         changes = [(span.start, size) for span in self.spans if span.rank == rank and span.action.kind == "F"]
         changes += [(span.end, -size) for span in self.spans if span.rank == rank and span.action.kind in "BW"]
-        amount, curve = Fraction(0), []
+        amount: Number = 0
+        curve: list[tuple[Number, Number]] = []
         for time, change in sorted(changes):  # at equal times a release (negative) comes first
             amount += change
             curve.append((time, amount))
@@ -147,10 +148,9 @@ def _missing(schedule: Schedule, action: Action, ends: dict[Action, Number]) -> 
 
 
 def _who_waits(schedule: Schedule, waiting: list[tuple[int, Action]], ends: dict[Action, Number]) -> str:
-    lines = []
-    for rank, action in waiting:
-        missing = _missing(schedule, action, ends)
-        lines.append(
-            f"rank {rank} cannot do {action}, for {missing} of rank {schedule.rank_of(missing.stage)} is missing"
-        )
+    lines = [
+        f"rank {rank} cannot do {action}, for {missing} of rank {schedule.rank_of(missing.stage)} is missing"
+        for rank, action in waiting
+        if (missing := _missing(schedule, action, ends)) is not None
+    ]
     return "These orders block each other: " + "; ".join(lines) + "."

@@ -22,7 +22,7 @@ class SleepingStage(nn.Module):
 
     def __init__(self, forward: float, inputs: float, weights: float) -> None:
         super().__init__()
-        self.seconds = (forward, inputs, weights)
+        self.seconds: tuple[float, ...] = (forward, inputs, weights)
         self.factor = nn.Parameter(torch.ones(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@
     best.layout, best.fits, best.bytes.total, best.seconds.total, best.mfu
 
 It is arithmetic, no simulation. `models`, `clusters` and `layout` describe, `memory` has the bytes and `seconds` the
-time, `search` tries all layouts. `published` and `published_memory` are tables from papers, and `accuracy` says how far
-the planner is from them.
+time, `search` tries all layouts. `published` has the tables of papers, and `accuracy` says how far the planner is from
+them.
 """
 
 from torchcourse.lessons.model_parallelism.planner.clusters import (

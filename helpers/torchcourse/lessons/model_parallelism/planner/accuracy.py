@@ -1,27 +1,19 @@
-"""How far the planner is from published runs, and how its constants were set: on some rows, judged on the others.
+"""How far the planner is from published runs: its constants were set on some rows, and it is judged on the others.
 
-The planner's constants are the four numbers of `Efficiency`. `calibrate` finds them on the runs with `calibrates`;
-`judge` compares every run; `constant_error` is what anybody reaches who answers with one number for all of them.
+The planner's constants are the four numbers of `Efficiency`. A test of the planner, `test_calibration.py`, finds them
+again on the runs with `calibrates`; `judge` compares every run; `constant_error` is what anybody reaches who answers
+with one number for all of them.
 """
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
-from torchcourse.lessons.model_parallelism.planner.clusters import A100_EFFICIENCY, H100, Efficiency
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import memory
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
-from torchcourse.lessons.model_parallelism.planner.published import RUNS
-from torchcourse.lessons.model_parallelism.planner.published_megatron import DEEPSPEED_2021
-from torchcourse.lessons.model_parallelism.planner.published_memory import MemoryRow
-from torchcourse.lessons.model_parallelism.planner.runs import Run
+from torchcourse.lessons.model_parallelism.planner.published import RUNS, MemoryRow, Run
 from torchcourse.lessons.model_parallelism.planner.search import layouts
-from torchcourse.lessons.model_parallelism.planner.seconds import step_seconds
-
-MOST = 0.9
-"""No share grows above this: data parallelism alone would not say how fast the network is."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +25,12 @@ class Judgement:
 
     @property
     def flops(self) -> float:
-        """The planner's FLOP/s a GPU, with recomputation counted or not, as the source does."""
+        """The planner's FLOP/s per GPU, with recomputation counted or not, as the source does."""
         return self.plan.hardware_flops if self.run.counts == "hardware" else self.plan.model_flops
 
     @property
     def flops_error(self) -> float:
         return self.flops / self.run.flops - 1
-
-    @property
-    def seconds(self) -> float:
-        """The published seconds of a step, or those that follow from the published FLOP/s."""
-        return self.run.seconds or self.plan.seconds.total * self.flops / self.run.flops
-
-    @property
-    def seconds_error(self) -> float:
-        return self.plan.seconds.total / self.seconds - 1
 
 
 def judge(runs: Iterable[Run] = RUNS) -> list[Judgement]:
@@ -60,7 +43,7 @@ def judge(runs: Iterable[Run] = RUNS) -> list[Judgement]:
 
 
 def mean_error(judgements: Sequence[Judgement]) -> float:
-    """Return the mean relative error of FLOP/s a GPU."""
+    """Return the mean relative error of FLOP/s per GPU."""
     return statistics.mean(abs(each.flops_error) for each in judgements)
 
 
@@ -90,64 +73,3 @@ def candidates(run: Run) -> list[Layout]:
     possible = list(layouts(run.model, run.cluster, run.layout.batch, **stated))
     fitting = [each for each in possible if plan(run.model, run.cluster, each).fits]
     return fitting or possible
-
-
-def calibrate(
-    runs: Iterable[Run], start: Efficiency, free: Sequence[str] = ("matmul", "traffic", "link", "network")
-) -> Efficiency:
-    """Return the constants with the smallest mean squared error of log FLOP/s over these runs.
-
-    One constant at a time goes up and down by a factor, which shrinks when nothing helps any more.
-
-    Args:
-        start: where to begin, and the constants that are not free.
-        free: which constants may change. Shares stay at 1 or below.
-    """
-    possible = [(run, candidates(run)) for run in runs]
-    best, step = start, 0.2
-    error = _squared_error(possible, best)
-    while step > 0.005:
-        moved = False
-        for name in free:
-            for factor in (math.exp(step), math.exp(-step)):
-                value = getattr(best, name) * factor
-                tried = replace(best, **{name: value if name == "traffic" else min(MOST, value)})
-                tried_error = _squared_error(possible, tried)
-                if tried_error < error:
-                    best, error, moved = tried, tried_error, True
-        if not moved:
-            step /= 2
-    return best
-
-
-def set_constants(runs: Iterable[Run] = RUNS) -> dict[str, Efficiency]:
-    """Set all constants anew, from a rough guess: those of `planner.clusters` and `planner.published`, unrounded."""
-    setting = [run for run in runs if run.calibrates]
-    a100 = calibrate(
-        [run for run in setting if run.cluster.efficiency == A100_EFFICIENCY], Efficiency(0.8, 3, 0.8, 0.8)
-    )
-    h100 = calibrate([run for run in setting if run.cluster.gpu is H100], a100, free=("matmul",))
-    sharded = [run for run in setting if run.cluster.efficiency == DEEPSPEED_2021]
-    deepspeed = calibrate(sharded, replace(a100, network=0.1), free=("network",))
-    return {"A100": a100, "H100": h100, "DeepSpeed 2021": deepspeed}
-
-
-def error_table(judgements: Sequence[Judgement]) -> str:
-    """Return a table of TFLOP/s a GPU, published and planned, in the order of the runs; a star sets constants."""
-    rows = [
-        f"{'*' if each.run.calibrates else ' '} {each.run.name:<33}{each.run.flops / 1e12:10.0f}"
-        f"{each.flops / 1e12:9.0f}{each.flops_error:+9.1%}{each.seconds_error:+9.1%}"
-        for each in judgements
-    ]
-    return "\n".join([f"{'':35}{'published':>10}{'planned':>9}{'error':>9}{'in time':>9}", *rows])
-
-
-def _squared_error(possible: Sequence[tuple[Run, list[Layout]]], efficiency: Efficiency) -> float:
-    return statistics.mean(math.log(_flops(run, each, efficiency) / run.flops) ** 2 for run, each in possible)
-
-
-def _flops(run: Run, possible: Sequence[Layout], efficiency: Efficiency) -> float:
-    cluster = replace(run.cluster, efficiency=efficiency)
-    seconds = min(step_seconds(run.model, cluster, layout).total for layout in possible)
-    counted = run.layout.recomputation if run.counts == "hardware" else "none"
-    return run.model.hardware_flop(counted) * run.layout.batch / seconds / cluster.gpus

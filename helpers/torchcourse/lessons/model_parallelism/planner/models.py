@@ -4,6 +4,7 @@ FLOP are floating-point operations, of one sequence where a name does not say ot
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Model:
 
     @property
     def model_flop(self) -> float:
-        """FLOP a sequence that training needs: the backward pass costs twice the forward pass.
+        """FLOP per sequence that training needs: the backward pass costs twice the forward pass.
 
         In GPT this is 72lsh²(1 + s/(6h) + V/(12lh)). The numerator of model FLOP utilisation (MFU).
 
@@ -101,7 +102,7 @@ class Model:
         return 3 * (self.layers * self.layer_flop + self.head_flop)
 
     def hardware_flop(self, recomputation: str) -> float:
-        """FLOP a sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
+        """FLOP per sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
 
         With full recomputation 96lsh²(1 + s/(6h) + V/(16lh)) in GPT (Narayanan et al. 2021, equation 3). With selective
         recomputation the scores count once more. Korthikanti et al. 2022, equation 8, count them three times more,
@@ -114,7 +115,7 @@ class Model:
 GPT3 = Model("GPT-3 175B", layers=96, width=12288, heads=96)
 """As Narayanan et al. 2021 ran it: vocabulary 51,200, sequences of 2,048 tokens, https://arxiv.org/abs/2104.04473"""
 
-_LLAMA3 = {
+_LLAMA3: dict[str, Any] = {
     "vocabulary": 128_256,
     "sequence": 8192,
     "key_value_heads": 8,

@@ -54,12 +54,12 @@ class Plan:
 
     @property
     def model_flops(self) -> float:
-        """FLOP/s a GPU that the model needs: without recomputation."""
+        """FLOP/s per GPU that the model needs: without recomputation."""
         return self._a_second_and_gpu(self.model.model_flop)
 
     @property
     def hardware_flops(self) -> float:
-        """FLOP/s a GPU that the hardware does: with recomputation."""
+        """FLOP/s per GPU that the hardware does: with recomputation."""
         return self._a_second_and_gpu(self.model.hardware_flop(self.layout.recomputation))
 
     @property

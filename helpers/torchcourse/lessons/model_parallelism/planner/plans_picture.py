@@ -128,10 +128,10 @@ def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel("one step (s)")
     figure.legend(frameon=False, fontsize=8.5, ncols=len(SECOND_COLORS), loc="outside lower center")
-    seconds = {name: each.seconds.total for name, each in plans.items() if each.fits}
-    if seconds:
-        best, worst = min(seconds, key=seconds.get), max(seconds, key=seconds.get)
-        headline(figure, f"{best}: {seconds[best]:.1f} s a step; {worst}: {seconds[worst]:.1f} s")
+    fitting = {name: each.seconds.total for name, each in plans.items() if each.fits}
+    if fitting:
+        best, worst = min(fitting, key=lambda name: fitting[name]), max(fitting, key=lambda name: fitting[name])
+        headline(figure, f"{best}: {fitting[best]:.1f} s per step; {worst}: {fitting[worst]:.1f} s")
     else:
         headline(figure, "None of these layouts fits into the memory")
     return figure
@@ -148,7 +148,7 @@ def describe_seconds(plans: Mapping[str, Plan]) -> str:
 
 
 def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
-    """Draw planned over published FLOP/s a GPU; runs that set constants are hollow."""
+    """Draw planned over published FLOP/s per GPU; runs that set constants are hollow."""
     figure, axis = new(5.6, 4.6)
     highest = 1.1 * max(max(each.run.flops, each.flops) for each in judgements) / 1e12
     lowest = 0.9 * min(min(each.run.flops, each.flops) for each in judgements) / 1e12
@@ -172,7 +172,7 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
     axis.set_xticks(ticks, ticks)
     axis.set_yticks(ticks, ticks)
     axis.minorticks_off()
-    axis.set(xlabel="published (TFLOP/s a GPU)", ylabel="planned (TFLOP/s a GPU)")
+    axis.set(xlabel="published (TFLOP/s per GPU)", ylabel="planned (TFLOP/s per GPU)")
     axis.legend(frameon=False, fontsize=8.5)
     headline(
         figure,

@@ -1,117 +1,146 @@
-"""Published runs to check the planner against: of Megatron-LM, Llama 3 and MPT. Each number is from its row's source.
+"""Published runs to check the planner against: their speed, and their bytes per GPU.
 
-FLOP/s of Llama 3 and MPT do not count recomputation.
+The rows are in `published.csv`, the sizes of their models in `published_models.csv`, and their sources, with what the
+planner cannot express, in `published_sources.yaml`.
 """
 
-from torchcourse.lessons.model_parallelism.planner.clusters import dgx_a100, grand_teton
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from torchcourse.lessons.model_parallelism.planner.clusters import (
+    DEEPSPEED_2021,
+    GPU,
+    H100,
+    Cluster,
+    dgx_a100,
+    grand_teton,
+)
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
-from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_405B, Model
-from torchcourse.lessons.model_parallelism.planner.published_megatron import (
-    recomputation_runs,
-    strong_scaling,
-    weak_scaling,
-    with_data_parallelism,
-)
-from torchcourse.lessons.model_parallelism.planner.runs import Run
+from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_8B, LLAMA3_405B, Model
 
-LLAMA3 = "Llama team, The Llama 3 Herd of Models, 2024, https://arxiv.org/abs/2407.21783"
-MPT = (
-    "MosaicML, MPT training benchmarks, A100 80GB with 1600 Gbps node-node interconnect, "
-    "https://github.com/mosaicml/llm-foundry/tree/main/scripts/train/benchmarking"
-)
-
-
-def _llama3() -> list[Run]:
-    """Llama team 2024, table 4. No activation is computed again (section 3.3.2).
-
-    The schedule is interleaved, in a number of pieces that is not given. Gradients add up in float32 over the
-    micro-batches, so that they are whole until the end of the step: stage 1 in the planner's words.
-    """
-    rows = [(8192, 64, 430, True), (16384, 128, 400, False)]  # GPUs, data-parallel ranks, TFLOP/s a GPU, sets constants
-    return [
-        Run(
-            f"Llama 3 405B, {gpus} GPUs",
-            f"{LLAMA3}, table 4",
-            LLAMA3_405B,
-            grand_teton(gpus),
-            Layout(
-                batch=2048,
-                tensor=8,
-                pipeline=16,
-                data=data,
-                stage=1,
-                recipe="mixed precision, Adam, float32 gradients",
-            ),
-            flops=tera * 1e12,
-            counts="model",
-            unstated=("interleaving",),
-            calibrates=calibrates,
-        )
-        for gpus, data, tera, calibrates in rows
-    ]
-
-
-def _mpt() -> list[Run]:
-    """MosaicML's MPT on A100 80 GB with FSDP, sequences of 2,048: nothing of the planner is set on these.
-
-    Sizes: https://github.com/mosaicml/llm-foundry/tree/main/scripts/train/yamls/pretrain
-    """
-    rows = [  # name, layers, width, heads, GPUs, batch, micro-batch, each layer computed again, MFU in per cent
-        ("70B", 80, 8192, 64, 64, 2048, 8, True, 53.33),
-        ("70B", 80, 8192, 64, 32, 1024, 2, True, 48.56),
-        ("30B", 48, 7168, 56, 8, 504, 3, True, 55.3),
-        ("13B", 40, 5120, 40, 8, 48, 2, False, 59.57),
-        ("7B", 32, 4096, 32, 8, 96, 6, False, 64.23),
-        ("3B", 32, 2560, 20, 8, 160, 10, False, 62.11),
-        ("1B", 24, 2048, 16, 8, 448, 14, False, 59.86),
-        ("760M", 24, 1536, 12, 8, 384, 24, False, 56.85),
-        ("350M", 24, 1024, 16, 8, 512, 32, False, 51.62),
-        ("125M", 12, 768, 12, 8, 640, 40, False, 44.79),
-    ]
-    return [
-        Run(
-            f"MPT {name}, {gpus} GPUs",
-            MPT,
-            Model(f"MPT {name}", layers, width, heads, vocabulary=50_368, dropout=False),
-            dgx_a100(gpus),
-            Layout(
-                batch,
-                micro_batch,
-                data=gpus,
-                stage=3,
-                recomputation="full" if again else "none",
-            ),
-            flops=percent / 100 * 312e12,
-            counts="model",
-        )
-        for name, layers, width, heads, gpus, batch, micro_batch, again, percent in rows
-    ]
-
-
-RUNS = (*weak_scaling(), *strong_scaling(), *recomputation_runs(), with_data_parallelism(), *_llama3(), *_mpt())
-
-
-LEFT_OUT = {
-    "Llama 3 405B, 16,384 GPUs, sequences of 131,072": (
-        f"{LLAMA3}, table 4: half of the FLOP are attention there, and the paper does not say whether the masked half "
-        "counts. An early version of the row contradicts itself: 8 × 16 × 16 × 4 is not 16,384, and only 8 "
-        "data-parallel ranks make 16M tokens."
-    ),
-    "MPT on H100": (
-        "MosaicML, the table of H100: it names no network. Inside one node, where none is needed, the planner is 8 to "
-        "27 % too fast: the H100's share of its peak is set on Llama 3, with a year more of software."
-    ),
-    "MPT on A100, other sequence lengths": "MosaicML: left out for brevity, as are the 40 GB cards.",
-    "Llama 3.1 on H100 in tokens a second": (
-        "torchtitan, benchmarks of December 2024: the cards' power limit is 500 W and their peak unknown (footnote 2), "
-        "and most rows compute in float8."
-    ),
-    "Llama 3.1 8B, selective checkpointing": (
-        "torchtitan, tables 1 and 3: they keep every second matrix product, which is another rule than Korthikanti's."
-    ),
-    "Llama 3.1 70B and 405B, memory": (
-        "torchtitan, tables 4 to 6: the sequence length (4, 5) or the micro-batch and what is sharded in the pipeline "
-        "(5, 6) are not stated. With 8,192 tokens and micro-batches of 16, table 4 has 72 GiB, and the planner 52."
-    ),
+_H100_96_GB = GPU("H100 96 GB", H100.flops, H100.flops_float32, 96 * 2**30, 2.4e12)
+_CLUSTERS: dict[str, Callable[[int], Cluster]] = {
+    "DGX A100": dgx_a100,
+    "DGX A100, ZeRO of 2021": lambda gpus: replace(dgx_a100(gpus), efficiency=DEEPSPEED_2021),
+    "Grand Teton": grand_teton,
+    "H100 96 GB": lambda gpus: replace(grand_teton(gpus), gpu=_H100_96_GB),
 }
-"""Rows of the same sources that the planner cannot express, and why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The speed of a published run.
+
+    Attributes:
+        flops: FLOP/s per GPU, as published, or from the published seconds.
+        counts: whether `flops` counts recomputation ("hardware") or not ("model").
+        seconds: of a step, where the table gives them.
+        unstated: fields of the layout that the source does not give. The planner takes the fastest that fit, as the
+            authors tuned theirs.
+        calibrates: whether the planner's constants are set on this row. It is judged on the others.
+    """
+
+    name: str
+    source: str
+    model: Model
+    cluster: Cluster
+    layout: Layout
+    flops: float = 0.0
+    counts: Literal["hardware", "model"] = "hardware"
+    seconds: float | None = None
+    unstated: tuple[str, ...] = ()
+    calibrates: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    """Published bytes of a GPU.
+
+    Attributes:
+        part: "states", "activations" or "total".
+        size: in bytes.
+        measured: whether it was measured, or is the paper's own sum.
+    """
+
+    name: str
+    source: str
+    model: Model
+    cluster: Cluster
+    layout: Layout
+    part: Literal["states", "activations", "total"]
+    size: float
+    measured: bool
+
+
+def _published() -> list[Run | MemoryRow]:
+    """Read all rows.
+
+    Raises:
+        ValueError: for a row that says what the planner does not know. It names the line of the file.
+    """
+    sources = yaml.safe_load(_text("published_sources.yaml"))
+    known = {model.name: model for model in (LLAMA3_8B, LLAMA3_405B)}
+    known |= {row["name"]: _filled(Model, row) for row in _table("published_models.csv")}
+    rows: list[Run | MemoryRow] = []
+    for line, row in enumerate(_table("published.csv"), start=2):
+        try:
+            model = known[row["model"]]
+            if row["sequence"]:
+                model = replace(model, sequence=int(row["sequence"]))
+            cluster = _CLUSTERS[row["cluster"]](int(row["gpus"]))
+            rows.append(_row(row, sources[row["source"]], model, cluster, _filled(Layout, row)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"published.csv, line {line}, '{row['name']}' is not understood: {error}.") from error
+    return rows
+
+
+def _row(row: dict[str, str], source: str, model: Model, cluster: Cluster, layout: Layout) -> Run | MemoryRow:
+    """Return a row, with its number in SI units."""
+    described: dict[str, Any] = {
+        "name": row["name"],
+        "source": source,
+        "model": model,
+        "cluster": cluster,
+        "layout": layout,
+    }
+    value = float(row["value"])
+    speed = partial(Run, **described, unstated=tuple(row["unstated"].split()), calibrates=row["calibrates"] == "yes")
+    match row["quantity"].rsplit(" ", 1):
+        case ["seconds"]:
+            flop = model.hardware_flop(layout.recomputation) * layout.batch
+            return speed(flops=flop / value / cluster.gpus, seconds=value)
+        case ["MFU", "%"]:
+            return speed(flops=value / 100 * cluster.gpu.flops, counts="model")
+        case ["hardware" | "model" as counts, "TFLOP/s"]:
+            return speed(flops=value * 1e12, counts=counts)
+        case ["states" | "activations" | "total" as part, "GiB"]:
+            return MemoryRow(**described, part=part, size=value * 2**30, measured=row["measured"] != "no")
+    raise ValueError(f"there is no quantity '{row['quantity']}'")
+
+
+def _filled(kind: type, row: dict[str, str]) -> Any:
+    """Return an object of a dataclass, made of the cells of a row that are not empty."""
+    return kind(**{field.name: _value(row[field.name]) for field in fields(kind) if row.get(field.name)})
+
+
+def _value(cell: str) -> str | int | bool:
+    return {"yes": True, "no": False}.get(cell, int(cell) if cell.isdecimal() else cell)
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(_text(name).splitlines()))
+
+
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+_ROWS = _published()
+RUNS = tuple(row for row in _ROWS if isinstance(row, Run))
+MEMORY = tuple(row for row in _ROWS if isinstance(row, MemoryRow))

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import RECOMPUTATION, Layout, check_layout, layers_per_stage
@@ -10,13 +11,13 @@ from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
 
 
-def fastest(model: Model, cluster: Cluster, batch: int, **fixed: object) -> Plan:
+def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
     """Return the plan with the shortest step among all layouts that fit into the memory.
 
     Of layouts that are equally fast, the one that needs the least memory.
 
     Args:
-        batch: sequences a step.
+        batch: sequences per step.
         fixed: fields of `Layout` that the search must leave as they are, such as `tensor=8`.
 
     Raises:
@@ -43,14 +44,14 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: object) -> Plan
     return best
 
 
-def layouts(model: Model, cluster: Cluster, batch: int, **fixed: object) -> Iterator[Layout]:
+def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterator[Layout]:
     """Yield every layout that fits the model and the cluster, whether or not it fits into the memory.
 
     Tensor groups stay inside a node; micro-batches and context groups are powers of two up to 16, and a context rank
     has at least 2,048 tokens.
 
     Args:
-        batch: sequences a step.
+        batch: sequences per step.
         fixed: fields of `Layout` that stay as they are.
     """
     start = Layout(batch=batch, **fixed)

@@ -169,7 +169,7 @@ def _transfer_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
 def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float) -> float:
     """Return the seconds of data-parallel communication that `window` seconds of a backward pass do not hide.
 
-    DDP and ZeRO stage 1 send 2Ψ numbers a step. Stages 2 and 3 send Ψ gradients for each micro-batch; stage 2 gathers
+    DDP and ZeRO stage 1 send 2Ψ numbers per step. Stages 2 and 3 send Ψ gradients for each micro-batch; stage 2 gathers
     Ψ parameters once, stage 3 twice for each micro-batch (Rajbhandari et al. 2020, section 7,
     https://arxiv.org/abs/1910.02054, counts one micro-batch).
     """

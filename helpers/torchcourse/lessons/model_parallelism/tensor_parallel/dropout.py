@@ -6,7 +6,7 @@
         loss = ...
 
 *Inner* dropout lies within the split region: on hidden units, of which each rank holds others. *Outer* dropout lies
-behind it: on a sum that each rank holds whole. `nn.Dropout` draws for both places from one generator a device.
+behind it: on a sum that each rank holds whole. `nn.Dropout` draws for both places from one generator per device.
 
 Source: Shoeybi et al. 2019, appendix B.2, https://arxiv.org/abs/1909.08053
 """

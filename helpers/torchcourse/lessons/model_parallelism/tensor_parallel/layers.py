@@ -22,6 +22,9 @@ class SplitLinear(nn.Module):
         held: for each parameter that is split, its dimension that is, and which of the dense layer's entries are here.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, dense: nn.Linear, held: dict[str, tuple[int, torch.Tensor]], group: Group) -> None:
         super().__init__()
         self.group, self.held = group, held

@@ -38,7 +38,7 @@ def draw_split(ranks: int, order: str, width: int, tokens: int) -> Figure:
     largest = max(*megabytes, 1e-9)
     for row, size in enumerate(megabytes):
         bottom.text(size + 0.01 * largest, row, _short(size), va="center")
-    bottom.set(xlim=(0, 1.02 * largest), ylim=(len(sent) - 0.5, -0.5), xlabel="sent (MB a rank in a step)")
+    bottom.set(xlim=(0, 1.02 * largest), ylim=(len(sent) - 0.5, -0.5), xlabel="sent (MB per rank in a step)")
     bottom.set_yticks(range(len(sent)), list(sent))
     bottom.tick_params(axis="y", length=0)
     headline(figure, _finding(ranks, order, width, tokens))
@@ -64,7 +64,7 @@ def _finding(ranks: int, order: str, width: int, tokens: int) -> str:
     if ranks == 1:
         return f"One rank holds all {_short(weight_bytes(width) / 1e6)} MB of weights and sends nothing"
     sent = _short(pair_bytes(order, tokens, width, ranks) / 1e6)
-    return f"{order}: each of {ranks} ranks holds 1/{ranks} of the weights, sends {sent} MB a step"
+    return f"{order}: each of {ranks} ranks holds 1/{ranks} of the weights, sends {sent} MB per step"
 
 
 def _exchanges(order: str) -> dict[str, str]:

@@ -49,10 +49,12 @@ def split(model: nn.Module, group: Group = None) -> nn.Module:
     for block in blocks:
         mine = share(block.heads, group, "heads")
         rows = outputs_of_heads(block.heads, block.qkv.in_features, dist.get_rank(group), dist.get_world_size(group))
-        block.qkv = ColumnParallelLinear(block.qkv, group, rows)
         block.heads = mine
-        block.out = RowParallelLinear(block.out, group)
+        block.add_module("qkv", ColumnParallelLinear(block.qkv, group, rows))
+        block.add_module("out", RowParallelLinear(block.out, group))
         first, activation, second = block.dense
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
         block.dense = nn.Sequential(ColumnParallelLinear(first, group), activation, RowParallelLinear(second, group))
     return model
 

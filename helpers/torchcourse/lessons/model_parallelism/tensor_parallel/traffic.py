@@ -65,7 +65,7 @@ class Traffic(TorchDispatchMode):
 
     def __str__(self) -> str:
         called = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in self.counts().items())
-        return f"{called or 'no collective'}, {self.bytes_sent / 1e3:.1f} kB sent a rank"
+        return f"{called or 'no collective'}, {self.bytes_sent / 1e3:.1f} kB sent per rank"
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):

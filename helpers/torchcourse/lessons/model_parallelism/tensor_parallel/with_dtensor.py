@@ -8,7 +8,6 @@ Source: https://docs.pytorch.org/docs/stable/distributed.tensor.parallel.html
 """
 
 import torch
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
@@ -56,10 +55,5 @@ def split_block(block: TransformerBlock, mesh: DeviceMesh, *, sequence: bool = F
         for parameter in (block.qkv.weight, block.qkv.bias):
             parameter.copy_(parameter[order.to(parameter.device)])
     block.heads = mine
-    return parallelize_module(block, mesh, SEQUENCE_PLAN if sequence else PLAN)
-
-
-def full_gradient(parameter: nn.Parameter) -> torch.Tensor:
-    """Return a parameter's gradient as a plain tensor, whole and summed. All ranks call it together."""
-    gradient = parameter.grad
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    parallelize_module(block, mesh, SEQUENCE_PLAN if sequence else PLAN)
+    return block

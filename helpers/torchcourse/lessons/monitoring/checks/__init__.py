@@ -1,1 +1,36 @@
-"""The checks of lesson 04, one module per notebook."""
+"""The checks of lesson 04. Its notebooks take them from here, each under the name of its exercise.
+
+monitoring  notebook 1: logging at an interval, reading a curve back, the price of a look, one writer
+histograms  notebook 2: counting on the device, dead units, naming runs, the scale at the start
+saving      notebook 3: a file that a kill leaves whole
+resuming    notebook 3: a run that goes on exactly, noise that can be drawn again
+loading     notebook 3: files of several GPUs, with gaps, with programs inside
+"""
+
+from torchcourse.lessons.monitoring.checks.histograms import (
+    dead_share,
+    fixed_histogram,
+    gradient_factor,
+    names_of_runs,
+    train_unknown,
+)
+from torchcourse.lessons.monitoring.checks.loading import load_on_one
+from torchcourse.lessons.monitoring.checks.monitoring import log_epoch, log_means, look_every, turning_step
+from torchcourse.lessons.monitoring.checks.resuming import noisy_image, resume
+from torchcourse.lessons.monitoring.checks.saving import save_whole
+
+__all__ = [
+    "dead_share",
+    "fixed_histogram",
+    "gradient_factor",
+    "load_on_one",
+    "log_epoch",
+    "log_means",
+    "look_every",
+    "names_of_runs",
+    "noisy_image",
+    "resume",
+    "save_whole",
+    "train_unknown",
+    "turning_step",
+]

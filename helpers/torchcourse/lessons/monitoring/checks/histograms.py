@@ -1,21 +1,173 @@
-"""Checks of lesson 04, notebook 2: counting on the device, dead units, naming runs, the scale of the start.
+"""Checks of lesson 04, notebook 2, histograms: counting on the device, dead units, naming runs, scale at the start."""
 
-In the notebook's order: `fixed_histogram`, `dead_share`, `names_of_runs`, `gradient_factor`.
-"""
-
-import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import AnyOf, number, refuse_known, same, tensor_of
 from torchcourse.lessons.monitoring import sick_runs
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 from torchcourse.training.events import RunLog
 
-_UNKNOWN = {
+
+@check
+def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor]) -> str:
+    """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
+    generator = torch.Generator().manual_seed(0)
+    for edges in (torch.linspace(-2, 2, 9), torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])):
+        batches = [torch.randn(size, generator=generator) * scale for size, scale in ((50, 0.3), (20, 3.0), (31, 1.0))]
+        batches[0][0] = edges[2]  # a value on an edge belongs to the bin that begins there
+        with CountWaits() as waits:
+            given = learner(iter(batches), edges)
+            waited = waits.count
+        bins = len(edges) - 1
+        given = tensor_of(
+            given, [bins], f"For {bins + 1} edges return a tensor of {bins}: a bin between each two edges."
+        )
+        _judge_counts(given, batches, edges)
+        if waited:
+            raise Wrong(
+                "waits",
+                f"The counts are right, but you turned tensors into numbers {waited} times on the way: each waits for "
+                "the device. Count with functions on whole tensors.",
+            )
+    return "All values of all batches in the same bins, none lost: checked on equal and on unequal bins."
+
+
+def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch.Tensor) -> None:
+    values = torch.cat(batches)
+    right, total, found = _counts(values, edges), len(values), float(given.sum())
+    if same(given, right):
+        return
+    known = {
+        "shares": (
+            right.double() / total,
+            f"Your bins hold shares. Asked for are counts of {total} values, which can be added up.",
+        ),
+        "last_batch": (
+            _counts(batches[-1], edges),
+            f"Only the last batch is in your counts: {found:g} of {total} values.",
+        ),
+        "one_batch": (
+            AnyOf(_counts(batch, edges) for batch in batches),
+            f"Only one batch is in your counts: {found:g} of {total} values.",
+        ),
+        "lost_outside": (
+            _counts(values[(values >= edges[0]) & (values <= edges[-1])], edges),
+            f"You count {found:g} of {total} values: those beyond the outer edges are lost.",
+        ),
+        "own_range": (
+            torch.stack([torch.histc(batch, len(edges) - 1) for batch in batches]).sum(dim=0),
+            "Each batch got bins of its own, by its own range: such counts cannot be added.",
+        ),
+        "on_the_edge": (
+            _counts(values, edges, right=False),
+            "A value that lies on an edge belongs to the bin that *begins* there.",
+        ),
+        "equal_bins": (
+            torch.histc(values.clamp(edges[0], edges[-1]), len(edges) - 1, float(edges[0]), float(edges[-1])),
+            "Right for equal bins only. Use the edges that you are given.",
+        ),
+    }
+    refuse_known(given, known, tolerance=1e-5)
+    raise Wrong("wrong_value", f"You count {given.tolist()}, and right is {right.tolist()}.")
+
+
+def _counts(values: torch.Tensor, edges: torch.Tensor, right: bool = True) -> torch.Tensor:
+    place = (torch.bucketize(values, edges, right=right) - 1).clamp(0, len(edges) - 2)
+    return torch.bincount(place, minlength=len(edges) - 1)
+
+
+@check
+def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, float]]) -> str:
+    """Compare on a network whose units are alive in different batches, and look for hooks that were left behind."""
+    for seed, sizes in ((0, (6, 6)), (1, (4, 9, 3))):
+        model, batches = _half_dead(seed), _batches(seed, sizes)
+        before = {name: len(module._forward_hooks) for name, module in model.named_modules()}
+        given = learner(model, list(batches))
+        if not isinstance(given, Mapping):
+            raise Wrong("wrong_type", f"You return {type(given).__name__}, not a share for each ReLU by its name.")
+        if set(given) != {"1", "3"}:
+            raise Wrong("names", f"You return values for {sorted(given)}. The ReLUs are 1 and 3.")
+        _judge_dead({name: float(given[name]) for name in ("1", "3")}, model, batches)
+        if {name: len(module._forward_hooks) for name, module in model.named_modules()} != before:
+            raise Wrong(
+                "hooks_left", "The shares are right, but your hooks are still on the model, for all later calls."
+            )
+    return "A unit is dead when no sample of any batch wakes it: checked on two networks, and no hook was left."
+
+
+def _half_dead(seed: int) -> nn.Sequential:
+    """A network with two ReLU layers; some units wake for one sample only, some for none."""
+    torch.manual_seed(seed)
+    first, second = nn.Linear(4, 16), nn.Linear(16, 12)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(12, 2))
+    with torch.no_grad():
+        first.bias.sub_(0.9)
+        second.bias.sub_(0.15)
+    return model
+
+
+def _batches(seed: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, 4, generator=generator) for size in sizes]
+
+
+@torch.no_grad()
+def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[torch.Tensor]) -> None:
+    zeros = [_zeros(model, batch) for batch in (torch.cat(batches), *batches)]
+    zero, zero_of_batch = zeros[0], zeros[1:]
+
+    def each(
+        share: Callable[[torch.Tensor], torch.Tensor], outputs: dict[str, torch.Tensor] = zero
+    ) -> dict[str, float]:
+        return {name: share(output).double().item() for name, output in outputs.items()}
+
+    def dead(output: torch.Tensor) -> torch.Tensor:
+        return output.all(dim=0).double().mean()
+
+    right = each(dead)
+    if same(given, right, tolerance=1e-5):
+        return
+    rows = [each(dead, outputs) for outputs in zero_of_batch]
+    known = {
+        "last_batch": (rows[-1], "That is the share in the last batch. A unit asleep there may wake in another."),
+        "mean_over_batches": (
+            {name: sum(row[name] for row in rows) / len(rows) for name in right},
+            "That is the mean of the batches' shares. A unit that wakes in one of them is alive.",
+        ),
+        "zeros_not_units": (
+            each(lambda output: output.double().mean()),
+            "That is the share of *outputs* that are 0, and of a healthy ReLU about half are.",
+        ),
+        "any_zero": (
+            each(lambda output: output.any(dim=0).double().mean()),
+            "You call a unit dead when it is 0 for *some* sample. Dead is: for all of them.",
+        ),
+        "alive_share": (each(lambda output: 1 - dead(output)), "That is the share of units that are alive."),
+        "count_not_share": (
+            each(lambda output: output.all(dim=0).sum()),
+            "That is how many units are dead. Of how many?",
+        ),
+        "samples_not_units": (
+            each(lambda output: output.all(dim=1).double().mean()),
+            "That is the share of *samples* without any unit awake. Which dimension counts units?",
+        ),
+    }
+    refuse_known(given, known, tolerance=1e-5)
+    raise Wrong("wrong_value", f"You return {given}, and right is {right}.")
+
+
+def _zeros(model: nn.Sequential, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return for each ReLU which of its outputs are 0: name → [samples, units]."""
+    return {"1": model[:2](batch) == 0, "3": model[:4](batch) == 0}
+
+
+_UNKNOWN: dict[str, tuple[str, sick_runs.Family, int]] = {
     "A": ("vanishing", "narrow", 21),
     "B": ("over-fitting", "conv", 22),
     "C": ("exploding", "narrow", 23),
@@ -46,55 +198,6 @@ def train_unknown(folder: str | Path) -> dict[str, RunLog]:
 
 
 @check
-def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor]) -> str:
-    """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
-    generator = torch.Generator().manual_seed(0)
-    for edges in (torch.linspace(-2, 2, 9), torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])):
-        batches = [torch.randn(size, generator=generator) * scale for size, scale in ((50, 0.3), (20, 3.0), (31, 1.0))]
-        batches[0][0] = edges[2]  # a value on an edge belongs to the bin that begins there
-        right = _counts(torch.cat(batches), edges)
-        with CountWaits() as waits:
-            given = learner(iter(batches), edges)
-            waited = waits.count
-        if not isinstance(given, torch.Tensor) or given.shape != right.shape:
-            shape = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-            raise Wrong("shape", f"For {len(edges)} edges you return {shape}. There is a bin between each two edges.")
-        if torch.equal(given.long(), right) and torch.equal(given.double(), right.double()):
-            if waited:
-                raise Wrong(
-                    "waits",
-                    f"The counts are right, but you turned tensors into numbers {waited} times on the way: each waits "
-                    "for the device. Count with functions on whole tensors.",
-                )
-            continue
-        _judge_counts(given, right, batches, edges)
-    return "All values of all batches in the same bins, none lost: checked on equal and on unequal bins."
-
-
-@check
-def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, float]]) -> str:
-    """Compare on a network whose units are alive in different batches, and look for hooks that were left behind."""
-    for seed, sizes in ((0, (6, 6)), (1, (4, 9, 3))):
-        model = _half_dead(seed)
-        batches = _batches(seed, sizes)
-        before = {name: len(module._forward_hooks) for name, module in model.named_modules()}
-        given = learner(model, list(batches))
-        right = _dead(model, [torch.cat(batches)])[0]
-        if not isinstance(given, Mapping):
-            raise Wrong("no_dict", f"You return {type(given).__name__}, not a share for each ReLU by its name.")
-        if set(given) != set(right):
-            raise Wrong("names", f"You return values for {sorted(given)}. The ReLUs are {sorted(right)}.")
-        given = {name: float(value) for name, value in given.items()}
-        if not _close(given, right):
-            _judge_dead(given, right, model, batches)
-        if {name: len(module._forward_hooks) for name, module in model.named_modules()} != before:
-            raise Wrong(
-                "hooks_left", "The shares are right, but your hooks are still on the model, for all later calls."
-            )
-    return "A unit is dead when no sample of any batch wakes it: checked on two networks, and no hook was left."
-
-
-@check
 def names_of_runs(learner: Mapping[str, str]) -> str:
     """Compare the names with the recipes of the runs A to G."""
     if not isinstance(learner, Mapping) or set(learner) != set(_UNKNOWN):
@@ -104,9 +207,9 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
     for letter, name in learner.items():
         if name not in sick_runs.RECIPES:
             raise Wrong("no_such_name", f"{letter}: {name!r} is none of {', '.join(sick_runs.RECIPES)}.")
-    wrong = {letter: name for letter, name in learner.items() if name != _UNKNOWN[letter][0]}
+    wrong = [(letter, name) for letter, name in learner.items() if name != _UNKNOWN[letter][0]]
     if wrong:
-        letter, name = next(iter(wrong.items()))
+        letter, name = wrong[0]
         kind = _UNKNOWN[letter][0]
         raise Wrong(
             f"{name}_for_{kind}".replace(" ", "_").replace("-", "_"),
@@ -119,140 +222,28 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
 def gradient_factor(learner: Callable[[float, int], float]) -> str:
     """Compare with scale^(hidden layers − 1)."""
     for scale, layers in ((2.0, 5), (0.5, 8), (1.5, 1), (1.0, 20), (0.3, 6)):
-        right, given = scale ** (layers - 1), learner(scale, layers)
-        where = f"For scale {scale:g} and {layers} hidden layers"
-        if not isinstance(given, int | float | torch.Tensor) or isinstance(given, bool):
-            raise Wrong("no_number", f"{where} you return {given!r}.")
-        given = float(given)
-        known = {
-            "own_layer_counted": (
-                scale**layers,
-                "How many *other* hidden layers are on the way? A layer's own weights do not count.",
-            ),
-            "layers_add_up": (
-                scale * (layers - 1),
-                "Each layer multiplies what it passes on: what comes of that?",
-            ),
-            "layers_add_up_too": (
-                scale * layers,
-                "Each layer multiplies what it passes on: what comes of that?",
-            ),
-            "one_layer": (scale, "That would be true if a single layer lay on the way."),
-            "upside_down": (scale ** (1 - layers), "Larger weights make larger gradients, not smaller ones."),
-            "power_of_layers": (
-                float(layers) ** scale,
-                "Which number is multiplied, and which counts how often?",
-            ),
-        }
-        if math.isclose(given, right, rel_tol=1e-6):
-            continue
-        for symptom, (value, hint) in known.items():
-            if math.isclose(given, value, rel_tol=1e-6):
-                raise Wrong(symptom.removesuffix("_too"), f"{where} you return {given:g}. {hint}")
-        raise Wrong("wrong_value", f"{where} you return {given:g}. Work it out for 2 hidden layers, then for 3.")
+        _judge_factor(learner(scale, layers), scale, layers)
     return "A product over the other layers: checked on 5 networks."
 
 
-# fixed_histogram
-
-
-def _counts(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    place = (torch.bucketize(values, edges, right=True) - 1).clamp(0, len(edges) - 2)
-    return torch.bincount(place, minlength=len(edges) - 1)
-
-
-def _judge_counts(given: torch.Tensor, right: torch.Tensor, batches: list[torch.Tensor], edges: torch.Tensor) -> None:
-    total, values = int(right.sum()), torch.cat(batches)
-    if torch.allclose(given.double(), right.double() / total):
-        raise Wrong("shares", f"Your bins hold shares. Asked for are counts of {total} values, which can be added up.")
-    found = float(given.sum())
-    if torch.equal(given.long(), _counts(batches[-1], edges)):
-        raise Wrong("last_batch", f"Only the last batch is in your counts: {found:g} of {total} values.")
-    if any(torch.equal(given.long(), _counts(batch, edges)) for batch in batches):
-        raise Wrong("one_batch", f"Only one batch is in your counts: {found:g} of {total} values.")
-    inside = values[(values >= edges[0]) & (values <= edges[-1])]
-    if found < total and torch.equal(given.long(), _counts(inside, edges)):
-        raise Wrong("lost_outside", f"You count {found:g} of {total} values: those beyond the outer edges are lost.")
-    if found == total and not torch.allclose(edges.diff(), edges.diff()[0].expand(len(edges) - 1)):
-        raise Wrong("equal_bins", "Right for equal bins only. Use the edges that you are given.")
-    own = sum(torch.histc(batch, len(edges) - 1) for batch in batches)
-    if torch.equal(given.double(), own.double()):
-        raise Wrong(
-            "own_range",
-            "Each batch got bins of its own, by its own range: such counts cannot be added.",
-        )
-    left = torch.bincount((torch.bucketize(values, edges) - 1).clamp(0, len(edges) - 2), minlength=len(edges) - 1)
-    if torch.equal(given.long(), left):
-        raise Wrong("on_the_edge", "A value that lies on an edge belongs to the bin that *begins* there.")
-    raise Wrong("wrong_counts", f"You count {given.tolist()}, and right is {right.tolist()}.")
-
-
-# dead_share
-
-
-def _half_dead(seed: int) -> nn.Sequential:
-    """A network with two ReLU layers; some units wake for one sample only, some for none."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
-    with torch.no_grad():
-        model[0].bias -= 0.9
-        model[2].bias -= 0.15
-    return model
-
-
-def _batches(seed: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(size, 4, generator=generator) for size in sizes]
-
-
-@torch.no_grad()
-def _dead(model: nn.Sequential, batches: list[torch.Tensor]) -> list[dict[str, float]]:
-    """The share of dead units of each ReLU, for each batch."""
-    rows = []
-    for batch in batches:
-        first = model[1](model[0](batch))
-        second = model[3](model[2](first))
-        rows.append({"1": _share(first == 0), "3": _share(second == 0)})
-    return rows
-
-
-def _share(zero: torch.Tensor) -> float:
-    return zero.all(dim=0).double().mean().item()
-
-
-def _close(given: Mapping[str, float], right: Mapping[str, float]) -> bool:
-    return all(math.isclose(given[name], right[name], abs_tol=1e-6) for name in right)
-
-
-@torch.no_grad()
-def _judge_dead(given: dict[str, float], right: dict[str, float], model: nn.Sequential, batches: list) -> None:
-    rows = _dead(model, batches)
-    first = model[1](model[0](torch.cat(batches)))
-    outputs = {"1": first, "3": model[3](model[2](first))}
-
-    def like(row: Mapping[str, float]) -> bool:
-        return _close(given, row)
-
-    if like(rows[-1]):
-        raise Wrong("last_batch", "That is the share in the last batch. A unit asleep there may wake in another.")
-    if like({name: sum(row[name] for row in rows) / len(rows) for name in right}):
-        raise Wrong(
-            "mean_over_batches", "That is the mean of the batches' shares. A unit that wakes in one of them is alive."
-        )
-    if like({name: (output == 0).double().mean().item() for name, output in outputs.items()}):
-        raise Wrong(
-            "zeros_not_units",
-            "That is the share of *outputs* that are 0, and of a healthy ReLU about half are.",
-        )
-    if like({name: (output == 0).any(dim=0).double().mean().item() for name, output in outputs.items()}):
-        raise Wrong("any_zero", "You call a unit dead when it is 0 for *some* sample. Dead is: for all of them.")
-    if like({name: 1 - share for name, share in right.items()}):
-        raise Wrong("alive_share", "That is the share of units that are alive.")
-    if like({name: share * outputs[name].shape[1] for name, share in right.items()}):
-        raise Wrong("count_not_share", "That is how many units are dead. Of how many?")
-    if like({name: (output == 0).all(dim=1).double().mean().item() for name, output in outputs.items()}):
-        raise Wrong(
-            "samples_not_units",
-            "That is the share of *samples* without any unit awake. Which dimension counts units?",
-        )
-    raise Wrong("wrong_share", f"You return {given}, and right is {right}.")
+def _judge_factor(answer: Any, scale: float, layers: int) -> None:
+    where, given = f"For scale {scale:g} and {layers} hidden layers", number(answer)
+    if given is None:
+        raise Wrong("no_number", f"{where} you return {answer!r}.")
+    if same(given, scale ** (layers - 1), tolerance=1e-6):
+        return
+    known = {
+        "own_layer_counted": (
+            scale**layers,
+            "How many *other* hidden layers are on the way? A layer's own weights do not count.",
+        ),
+        "layers_add_up": (
+            AnyOf((scale * (layers - 1), scale * layers)),
+            "Each layer multiplies what it passes on: what comes of that?",
+        ),
+        "one_layer": (scale, "That would be true if a single layer lay on the way."),
+        "upside_down": (scale ** (1 - layers), "Larger weights make larger gradients, not smaller ones."),
+        "power_of_layers": (float(layers) ** scale, "Which number is multiplied, and which counts how often?"),
+    }
+    refuse_known(given, known, tolerance=1e-6, where=f"{where} you return {given:g}. ")
+    raise Wrong("wrong_value", f"{where} you return {given:g}. Work it out for 2 hidden layers, then for 3.")

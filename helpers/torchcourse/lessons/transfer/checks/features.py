@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, mnist_cnn
@@ -29,19 +30,19 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
         body = mnist_cnn().train()
         before = copy.deepcopy(body.state_dict())
         out = learner(body, pixels.clone(), top)
-        if not isinstance(out, torch.Tensor) or out.shape != (30, 64):
-            shape = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise Wrong("shape", f"30 pictures have features of the shape [30, 64]. You return {shape}.")
+        tensor_of(out, (30, 64), "30 pictures have features of the shape [30, 64].")
         if any(not torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items()):
             raise Wrong(
-                "statistics", "The backbone was in training mode when you got it, and looking at pictures has changed "
-                "it: its BatchNorm layers took their mean and variance in. Which mode does not do that?"
-            )  # fmt: skip
+                "statistics",
+                "The backbone was in training mode when you got it, and looking at pictures has changed "
+                "it: its BatchNorm layers took their mean and variance in. Which mode does not do that?",
+            )
         if out.is_inference():
             raise Wrong(
-                "inference", "These are inference tensors: right numbers, but a head cannot be trained on them. There "
-                "is another way to do without a graph."
-            )  # fmt: skip
+                "inference",
+                "These are inference tensors: right numbers, but a head cannot be trained on them. There "
+                "is another way to do without a graph.",
+            )
         _judge_features(out, mnist_cnn().eval(), pixels, top)
         if out.requires_grad:
             raise Wrong("graph", "Your features still hang on a graph through the whole backbone, which costs memory.")
@@ -79,17 +80,19 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
         raise Wrong("head_frozen", "After three steps of SGD the head is the same as before. It is what should learn.")
     if moved - parameters:
         raise Wrong(
-            "statistics_move", f"No weight of the body has changed, but {min(moved - parameters)} has. BatchNorm "
-            "collects it in training mode, with or without gradients. And every epoch begins with model.train()."
-        )  # fmt: skip
+            "statistics_move",
+            f"No weight of the body has changed, but {min(moved - parameters)} has. BatchNorm "
+            "collects it in training mode, with or without gradients. And every epoch begins with model.train().",
+        )
     model.train()
     with torch.no_grad():
         out = model.body(inputs)
     if not torch.allclose(out, right, atol=1e-4):
         raise Wrong(
-            "batch_statistics", "The body keeps its numbers, but in training it does not use them: its BatchNorm "
-            "layers normalise with the mean and variance of the batch at hand."
-        )  # fmt: skip
+            "batch_statistics",
+            "The body keeps its numbers, but in training it does not use them: its BatchNorm "
+            "layers normalise with the mean and variance of the batch at hand.",
+        )
     return (
         "Three steps of training, model.train() before each: the head has learnt, and the body is the same to the bit."
     )
@@ -131,9 +134,7 @@ def prepare(learner: Callable[[torch.Tensor], torch.Tensor]) -> str:
     pixels = digit_pixels("test")[0]
     for part in (pixels[:40], pixels[40:41], pixels[:20] // 2):
         out, right = learner(part.clone()), MNIST_SCALING(part, WHITE)
-        if not isinstance(out, torch.Tensor) or out.shape != right.shape:
-            shape = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise Wrong("shape", f"The network takes pictures of the shape {list(right.shape)}. You return {shape}.")
+        tensor_of(out, right.shape, f"The network takes pictures of the shape {list(right.shape)}.")
         _judge_scaling(out, right, part)
     return "As in training: black is −0.42 and white 2.82, for any number of pictures, light or dark."
 
@@ -159,29 +160,22 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
     for scaled in (resized, resized / top, resized / 255, (resized / 255 - MNIST_MEAN) / MNIST_STD):
         if torch.allclose(out, extract(body, scaled), atol=1e-3):
             raise Wrong(
-                "scaling", f"These are features of pixels in a scaling that the network never saw. White is {top:g} "
-                "here. What did the backbone bring along for that?"
-            )  # fmt: skip
+                "scaling",
+                f"These are features of pixels in a scaling that the network never saw. White is {top:g} "
+                "here. What did the backbone bring along for that?",
+            )
     if torch.allclose(out, extract(copy.deepcopy(body).train(), body.scaling(pixels, top)), atol=1e-4):
         raise Wrong("training_mode", "One picture's features depend on the others: the network is in training mode.")
     with torch.no_grad():
         if torch.allclose(out, copy.deepcopy(body).train()(body.scaling(pixels, top)), atol=1e-4):
             raise Wrong("training_mode", "A picture's features depend on the others: the network is in training mode.")
     raise Wrong(
-        "values", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
+        "wrong_value", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
     )
 
 
 def _judge_groups(groups: object, model: nn.Module) -> None:
-    if not isinstance(groups, list) or not all(isinstance(g, dict) and {"params", "lr"} <= set(g) for g in groups):
-        raise Wrong("no_groups", 'An optimizer takes a list of groups: {"params": [...], "lr": ...}.')
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    rates: dict[str, list[float]] = {name: [] for name in names.values()}
-    for group in groups:
-        for parameter in [group["params"]] if isinstance(group["params"], torch.Tensor) else list(group["params"]):
-            if id(parameter) not in names:
-                raise Wrong("foreign", "A group holds something that is no parameter of the model. Names, perhaps?")
-            rates[names[id(parameter)]].append(group["lr"])
+    rates = _rates(groups, {id(parameter): name for name, parameter in model.named_parameters()})
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     if wrongly := sorted(name for name in frozen if rates[name]):
         raise Wrong("frozen_included", f"{wrongly[0]} is frozen, and it stands in a group. Leave it out.")
@@ -200,30 +194,50 @@ def _judge_groups(groups: object, model: nn.Module) -> None:
             raise Wrong("rate", f"{name} has the rate {rate:g}, and should have {right:g}.")
 
 
+def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:
+    """The rates that the groups give to each parameter, by its name."""
+    if not isinstance(groups, list) or not all(isinstance(g, dict) and {"params", "lr"} <= set(g) for g in groups):
+        raise Wrong("wrong_type", 'An optimizer takes a list of groups: {"params": [...], "lr": ...}.')
+    rates: dict[str, list[float]] = {name: [] for name in names.values()}
+    for group in groups:
+        for parameter in [group["params"]] if isinstance(group["params"], torch.Tensor) else list(group["params"]):
+            if id(parameter) not in names:
+                raise Wrong("foreign", "A group holds something that is not a parameter of the model. Names, perhaps?")
+            rates[names[id(parameter)]].append(group["lr"])
+    return rates
+
+
 def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor) -> None:
     if (out - right).abs().mean() < 0.02:
         return
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
     known = {
         "still_255": ((resized / 255 - MNIST_MEAN) / MNIST_STD, "White is still far from white: it is 16 here."),
-        "no_mean": (resized / WHITE, "From 0 to 1 is half of it. The network was trained on pixels less a mean, and "
-                    "divided by a deviation."),
-        "own_statistics": ((resized - DIGITS_MEAN) / DIGITS_STD, "These are mean and deviation of the digits. The "
-                           "network learnt with those of MNIST, and its weights fit only them."),
+        "no_mean": (
+            resized / WHITE,
+            "From 0 to 1 is half of it. The network was trained on pixels less a mean, and divided by a deviation.",
+        ),
+        "own_statistics": (
+            (resized - DIGITS_MEAN) / DIGITS_STD,
+            "These are mean and deviation of the digits. The "
+            "network learnt with those of MNIST, and its weights fit only them.",
+        ),
         "not_scaled": (resized, "The pixels still go from 0 to 16."),
-    }  # fmt: skip
+    }
     for symptom, (other, hint) in known.items():
         if (out - other).abs().mean() < 0.02:
             raise Wrong(symptom, hint)
     if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
         raise Wrong(
-            "per_batch", "Every batch has mean 0 and deviation 1: you measure them anew each time. Then a picture's "
-            "values depend on the others. The numbers of the training are fixed."
-        )  # fmt: skip
+            "per_batch",
+            "Every batch has mean 0 and deviation 1: you measure them anew each time. Then a picture's "
+            "values depend on the others. The numbers of the training are fixed.",
+        )
     raise Wrong(
-        "values", f"Your values go from {out.min():.2f} to {out.max():.2f}; the network expects {right.min():.2f} to "
-        f"{right.max():.2f} for these pictures."
-    )  # fmt: skip
+        "wrong_value",
+        f"Your values go from {out.min():.2f} to {out.max():.2f}; the network expects {right.min():.2f} "
+        f"to {right.max():.2f} for these pictures.",
+    )
 
 
 def _choices() -> list[tuple[dict[str, np.ndarray], dict[str, float], str, tuple[str, str]]]:
@@ -233,17 +247,20 @@ def _choices() -> list[tuple[dict[str, np.ndarray], dict[str, float], str, tuple
     luck = generator.permutation(np.linspace(0.6, 0.9, 16))
     cost = {"small": 1.0, "large": 60.0}
     mean = (
-        "highest_mean", "The best mean is a hundredth above the cheap method's, and its standard error is a hundredth, "
-        "too. That is no clear difference, and it costs 60 times as much."
-    )  # fmt: skip
+        "highest_mean",
+        "The best mean is a hundredth above the cheap method's, and its standard error is a hundredth, "
+        "too. That is no clear difference, and it costs 60 times as much.",
+    )
     unpaired = (
-        "unpaired", "Both methods had easy and hard seeds, the same ones. Seed by seed, one is above the other by the "
-        "same amount every time. Whose error do you compare it with?"
-    )  # fmt: skip
+        "unpaired",
+        "Both methods had easy and hard seeds, the same ones. Seed by seed, one is above the other by the "
+        "same amount every time. Whose error do you compare it with?",
+    )
     deviation = (
-        "deviation", "The difference is 0.03, its standard deviation 0.05 and there are 16 seeds. How sure is the "
-        "*mean* of 16 differences?"
-    )  # fmt: skip
+        "deviation",
+        "The difference is 0.03, its standard deviation 0.05 and there are 16 seeds. How sure is the "
+        "*mean* of 16 differences?",
+    )
     cheapest = ("cheapest", "The cheapest method is clearly below the best one. Cheap is not enough.")
     middle = ("not_cheapest", "Of the methods that are level with the best, take the one that costs least.")
     return [
@@ -253,6 +270,8 @@ def _choices() -> list[tuple[dict[str, np.ndarray], dict[str, float], str, tuple
         ({"large": luck + 0.03 + 0.05 * wave, "small": luck}, cost, "large", deviation),
         (
             {"large": luck, "middle": luck + 0.01 * wave, "small": luck + 0.012 * wave - 0.001, "tiny": luck - 0.2},
-            {"large": 60.0, "middle": 20.0, "small": 5.0, "tiny": 0.1}, "small", middle,
+            {"large": 60.0, "middle": 20.0, "small": 5.0, "tiny": 0.1},
+            "small",
+            middle,
         ),
-    ]  # fmt: skip
+    ]

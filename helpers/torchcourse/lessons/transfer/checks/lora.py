@@ -4,8 +4,9 @@ In the notebook's order: `own_lora`, `merged`, `training_bytes`, `forgetting`, `
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,12 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_known, tensor_of
 from torchcourse.lessons.transfer.finetune import freeze
 from torchcourse.lessons.transfer.lora import LoRALinear
 from torchcourse.models import mlp
-from torchcourse.ranks.run import run_ranks
-
-ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @check
@@ -28,21 +27,20 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
     for inputs, outputs, rank, alpha, bias in ((6, 4, 2, 2.0, True), (5, 7, 3, 12.0, True), (4, 4, 1, 0.5, False)):
         base, x = nn.Linear(inputs, outputs, bias=bias), torch.randn(3, 5, inputs)
         before, should = copy.deepcopy(base.state_dict()), base(x).detach()
-        layer = learner(base, rank, alpha)
+        layer: Any = learner(base, rank, alpha)
         case = f"A layer from {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
         _judge_parts(layer, case, inputs, outputs, rank)
         out = layer(x)
-        if not isinstance(out, torch.Tensor) or out.shape != should.shape:
-            shape = list(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-            raise Wrong("shape", f"{case}: {list(x.shape)} goes in, {list(should.shape)} should come out, not {shape}.")
+        tensor_of(out, should.shape, f"{case}: {list(x.shape)} goes in, {list(should.shape)} should come out.")
         if not torch.allclose(out, should, atol=1e-6):
             raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
         F.mse_loss(out, should + 1).backward()
         if not any(p.grad is not None and p.grad.abs().max() > 0 for p in (layer.down, layer.up)):
             raise Wrong(
-                "never_learns", f"{case}: the gradients of `down` and `up` are both zero. In a product, each one's "
-                "gradient has the other as a factor: what if both are zero?"
-            )  # fmt: skip
+                "never_learns",
+                f"{case}: the gradients of `down` and `up` are both zero. In a product, each one's "
+                "gradient has the other as a factor: what if both are zero?",
+            )
         _judge_formula(layer, base, x, should, rank, alpha, case)
         if any(not torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items()):
             raise Wrong("base_changed", f"{case}: the old layer's own weights have changed.")
@@ -76,7 +74,7 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
             raise Wrong("no_bias", f"{case}: every output is off by the same amount for all inputs: the bias.")
         if torch.allclose(out - (base.bias if bias else 0), layer.scale * x @ change.T, atol=1e-5):
             raise Wrong("no_base", f"{case}: that is what the adapter adds. The old weight is missing.")
-        raise Wrong("values", f"{case}: the outputs differ by up to {(out - should).abs().max():.2g}.")
+        raise Wrong("wrong_value", f"{case}: the outputs differ by up to {(out - should).abs().max():.2g}.")
     return "Three layers: one plain nn.Linear each, equal to rounding, and the adapter can still be taken off."
 
 
@@ -93,7 +91,7 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
     for name, model in models.items():
         got, right = learner(model), _counted(model)
         if not isinstance(got, tuple) or len(got) != 2:
-            raise Wrong("shape", f"Return a pair: bytes of all weights, and bytes that training adds. Not {got!r}.")
+            raise Wrong("wrong_type", f"Return a pair, bytes of all weights and bytes that training adds. Not {got!r}.")
         if tuple(got) != right:
             _judge_bytes(model, tuple(got), right, name)
     return f"{len(models)} models: as many bytes as their real gradients and AdamW's real state take."
@@ -112,10 +110,9 @@ def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
         accuracy = torch.tensor(table, dtype=torch.float64)
         old, last = accuracy[:-1, :-1], accuracy[-1, :-1]
         right = (old.max(dim=0).values - last).mean().item()
-        try:
-            got = float(learner(accuracy.clone()))
-        except (TypeError, ValueError):
-            raise Wrong("no_number", "Return one number, the mean over the old tasks.") from None
+        got = number(learner(accuracy.clone()))
+        if got is None:
+            raise Wrong("no_number", "Return one number, the mean over the old tasks.")
         if abs(got - right) < 1e-9:
             continue
         text = f"After {len(table)} tasks with the accuracies {table},"
@@ -136,39 +133,39 @@ def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
             ),
             "sum": ((old.max(dim=0).values - last).sum().item(), "that is the sum over the old tasks, not the mean."),
         }
-        for symptom, (value, hint) in wrongs.items():
-            if abs(got - value) < 1e-9:
-                raise Wrong(symptom, f"{text} {hint}")
-        raise Wrong("value", f"{text} you return {got:.4g}.")
+        refuse_known(got, wrongs, where=f"{text} ")
+        raise Wrong("wrong_value", f"{text} you return {got:.4g}.")
     return f"{len(tables)} tables: from each old task's best, to the end, and the mean of it."
 
 
 @check
 def unfreeze_in_stages(learner: Callable[..., None]) -> str:
     """Run it on two ranks and compare the weights with each other and with one process on all the data."""
-    right, _ = run_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
-    (ones, kept), (others, _) = run_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
+    right, _ = on_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
+    (ones, kept), (others, _) = on_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
     if torch.equal(ones["last.weight"], kept["last.weight"]):
         raise Wrong("nothing_learned", "The last layer has its first weights still. Is train_stage() called?")
     apart = [name for name in ones if (ones[name] - others[name]).abs().max() > 1e-12]
     if apart:
         raise Wrong(
-            "ranks_apart", f"The two ranks end with different weights in {', '.join(apart)}. Which gradients did "
-            "DistributedDataParallel know about when it was made?"
-        )  # fmt: skip
+            "ranks_disagree",
+            f"The two ranks end with different weights in {', '.join(apart)}. Which gradients did "
+            "DistributedDataParallel know about when it was made?",
+        )
     if not torch.equal(ones["first.weight"], kept["first.weight"]):
         raise Wrong("frozen_moved", "`first` is in no stage, but its weights have changed. What is it before stage 1?")
     if torch.equal(ones["middle.weight"], kept["middle.weight"]):
         raise Wrong("stage_left_out", "`middle` has its first weights still, but it is in the second stage.")
     off = max((ones[name] - right[name]).abs().max().item() for name in ones)
     if off > 1e-9:
-        only, _ = run_ranks(partial(_in_stages, _all_at_once), world_size=1, env=ON_CPU)[0]
+        only, _ = on_ranks(partial(_in_stages, _all_at_once), world_size=1, env=ON_CPU)[0]
         if max((ones[name] - only[name]).abs().max().item() for name in ones) < 1e-9:
             raise Wrong("all_at_once", "`middle` learns from the first stage on. It should wait for the second.")
         raise Wrong(
-            "not_one_process", f"The ranks agree with each other, but not with one process on all the data: "
-            f"{off:.1e} apart. Are *gradients* averaged in every step, and each stage trained once?"
-        )  # fmt: skip
+            "not_one_process",
+            f"The ranks agree with each other, but not with one process on all the data: "
+            f"{off:.1e} apart. Are *gradients* averaged in every step, and each stage trained once?",
+        )
     return "Two stages on two ranks: equal weights on both, and equal to one process on all the data."
 
 
@@ -228,7 +225,7 @@ def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int)
         part = getattr(layer, name, None)
         if not isinstance(part, torch.Tensor) or list(part.shape) != shape:
             has = list(part.shape) if isinstance(part, torch.Tensor) else _kind(part)
-            raise Wrong("parts", f"{case}: `{name}` should have the shape {shape}, and is {has}.")
+            raise Wrong("shape", f"{case}: `{name}` should have the shape {shape}, and is {has}.")
         if not isinstance(part, nn.Parameter):
             raise Wrong("no_parameters", f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter?")
     learning = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
@@ -239,7 +236,7 @@ def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int)
 
 
 def _judge_formula(
-    layer: nn.Module, base: nn.Linear, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str
+    layer: Any, base: nn.Linear, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str
 ) -> None:
     with torch.no_grad():
         for part in (layer.down, layer.up):
@@ -258,7 +255,7 @@ def _judge_formula(
         if torch.allclose(out, alpha / rank * added, atol=1e-4):
             raise Wrong("no_base", f"{case}: that is the adapter alone. It should stand *beside* the old layer.")
         off = (out - start - alpha / rank * added).abs().max()
-        raise Wrong("values", f"{case}: with other numbers in `down` and `up` the outputs are off by up to {off:.2g}.")
+        raise Wrong("wrong_value", f"{case}: with other numbers in `down` and `up` the outputs are off by {off:.2g}.")
 
 
 def _counted(model: nn.Module) -> tuple[int, int]:
@@ -275,34 +272,30 @@ def _counted(model: nn.Module) -> tuple[int, int]:
 
 
 def _judge_bytes(model: nn.Module, got: tuple, right: tuple[int, int], name: str) -> None:
-    parameters = list(model.parameters())
-    learning = [p for p in parameters if p.requires_grad]
-    text = f"A model with {name}: you say {got}."
-
-    def total(chosen: Iterator[nn.Parameter] | list[nn.Parameter], times: int = 1) -> int:
-        return times * sum(p.nbytes for p in chosen)
-
-    twice = [p for _, p in model.named_parameters(remove_duplicate=False)]
+    text = f"A model with {name}: you say {got}. "
     if got == tuple(reversed(right)):
-        raise Wrong("swapped", f"{text} The two numbers are right, and in the other order.")
-    if got[0] == sum(p.numel() for p in parameters) != right[0]:
-        raise Wrong("numbers", f"{text} These are numbers, and a number has more than one byte.")
-    if got[0] == 4 * sum(p.numel() for p in parameters) != right[0]:
-        raise Wrong("four_bytes", f"{text} Not every number has four bytes.")
-    if got[0] == total(learning) != right[0]:
-        raise Wrong("frozen_left_out", f"{text} Frozen weights are in memory, too: the forward pass needs them.")
-    if len(twice) > len(parameters) and got[0] == total(twice):
-        raise Wrong("counted_twice", f"{text} A weight that two layers share is in memory once.")
-    if got[0] == right[0]:
-        if got[1] == total(parameters, 3) != right[1]:
-            raise Wrong("frozen_counted", f"{text} What is frozen gets no gradient and no optimizer state.")
-        for times, symptom, hint in (
-            (1, "no_optimizer", "AdamW keeps something of its own for each weight that it trains."),
-            (2, "one_moment", "AdamW keeps two numbers for each weight, and backward() leaves one."),
-            (4, "weights_again", "The weights themselves are in the first number already."),
-        ):
-            if got[1] == total(learning, times):
-                raise Wrong(symptom, f"{text} The second number: {hint}")
+        raise Wrong("swapped", f"{text}The two numbers are right, and in the opposite order.")
+    parameters = list(model.parameters())
+    learning = sum(p.nbytes for p in parameters if p.requires_grad)
+    numbers = sum(p.numel() for p in parameters)
+    twice = sum(p.nbytes for _, p in model.named_parameters(remove_duplicate=False))
+    weights = {
+        "not_bytes": (numbers, "These are numbers, and a number has more than one byte."),
+        "four_bytes": (4 * numbers, "Not every number has four bytes."),
+        "frozen_left_out": (learning, "Frozen weights are in memory, too: the forward pass needs them."),
+        "counted_twice": (twice, "A weight that two layers share is in memory once."),
+    }
+    added = {
+        "frozen_counted": (3 * right[0], "What is frozen gets no gradient and no optimizer state."),
+        "no_optimizer": (learning, "The second number: AdamW keeps something of its own for each weight it trains."),
+        "one_moment": (
+            2 * learning,
+            "The second number: AdamW keeps two numbers for each weight, and backward() leaves one.",
+        ),
+        "weights_again": (4 * learning, "The second number: the weights themselves are in the first number already."),
+    }
+    place, known = (0, weights) if got[0] != right[0] else (1, added)
+    refuse_known(got[place], {key: mistake for key, mistake in known.items() if mistake[0] != right[place]}, where=text)
     raise Wrong(
-        "values", f"{text} In memory there are {right[0]} bytes of weights. What does each step add, and where?"
+        "wrong_value", f"{text}In memory there are {right[0]} bytes of weights. What does each step add, and where?"
     )

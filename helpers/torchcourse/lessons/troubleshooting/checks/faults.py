@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.lessons.troubleshooting.leaks import LeakReport, LeakWatch, size
+from torchcourse.lessons.troubleshooting.leaks import LeakReport, LeakWatch
 from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
 from torchcourse.ranks.who import device
+from torchcourse.units import format_bytes
 
 TIME_LIMIT = 10.0  # seconds for a call on ranks
 
@@ -72,12 +73,12 @@ def _refuse_leaks(report: LeakReport) -> None:
     if report.bytes_a_step > 1000:
         raise Wrong(
             "graph_kept",
-            f"Memory grows by {size(report.bytes_a_step)} with each batch: what the layers put out stays. Which "
+            f"Memory grows by {format_bytes(report.bytes_a_step)} with each batch: what the layers put out stays. Which "
             "variable outlives a batch and knows from what it was computed?",
         )
     raise Wrong(
         "tensors_kept",
-        f"After each batch a little more is alive ({size(report.bytes_a_step)}): you collect tensors. What do you need "
+        f"After each batch a little more is alive ({format_bytes(report.bytes_a_step)}): you collect tensors. What do you need "
         "of them?",
     )
 

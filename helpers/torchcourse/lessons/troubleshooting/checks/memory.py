@@ -17,8 +17,9 @@ from torch import nn
 from torchcourse.checks import Wrong, check
 from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp, small_cnn
+from torchcourse.units import format_bytes
 
 NAMES = ("parameters", "gradients", "optimizer numbers", "activations")
 
@@ -53,8 +54,8 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
     except torch.OutOfMemoryError:
         raise Wrong(
             "still_out_of_memory",
-            f"Still out of memory: {len(batches)} batches do not go through a device of {mib(tracker.capacity)}, where "
-            f"one does. {mib(tracker.by_kind()['activations'])} of activations are alive when it happens. Who still "
+            f"Still out of memory: {len(batches)} batches do not go through a device of {format_bytes(tracker.capacity)}, where "
+            f"one does. {format_bytes(tracker.by_kind()['activations'])} of activations are alive when it happens. Who still "
             "needs the activations of the first batch?",
         ) from None
     finally:
@@ -76,7 +77,7 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
             f"It fits, but the accuracy over all batches is {right:.4f}, and you return {float(given):.4f}. Does every "
             "sample count, and each alike?",
         )
-    return f"{len(batches)} batches on {mib(tracker.capacity)}, a peak of {mib(tracker.peak)}, and the right accuracy."
+    return f"{len(batches)} batches on {format_bytes(tracker.capacity)}, a peak of {format_bytes(tracker.peak)}, and the right accuracy."
 
 
 @check
@@ -135,16 +136,16 @@ def checkpointed(learner: Callable[[nn.Sequential, torch.Tensor], torch.Tensor])
     if peak > 0.95 * plain_peak:
         raise Wrong(
             "nothing_saved",
-            f"Your pass needs {mib(peak)} of activations at its peak, and the plain one {mib(plain_peak)}. If all "
+            f"Your pass needs {format_bytes(peak)} of activations at its peak, and the plain one {format_bytes(plain_peak)}. If all "
             "blocks are one checkpoint, the backward pass computes all of them again, and keeps all at once.",
         )
     if peak > 0.5 * plain_peak:
         raise Wrong(
             "too_little",
-            f"It saves something: {mib(peak)} of activations instead of {mib(plain_peak)}. Less than half is possible. "
+            f"It saves something: {format_bytes(peak)} of activations instead of {format_bytes(plain_peak)}. Less than half is possible. "
             "Which activations are kept that could be computed again?",
         )
-    return f"The same outputs and gradients, with {mib(peak)} of activations instead of {mib(plain_peak)}."
+    return f"The same outputs and gradients, with {format_bytes(peak)} of activations instead of {format_bytes(plain_peak)}."
 
 
 # Bytes
@@ -254,7 +255,7 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
     if left > 0:
         raise Wrong(
             "memory_left",
-            f"{where}: afterwards {mib(left)} are still taken that were free before. What did a try leave behind: its "
+            f"{where}: afterwards {format_bytes(left)} are still taken that were free before. What did a try leave behind: its "
             "result, or its error? An error keeps the frames in which it happened, and their tensors.",
         )
 
@@ -315,8 +316,8 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int) -
     if parts == 4 and peak > 0.6 * plain:
         raise Wrong(
             "no_memory_saved",
-            f"The gradients are right, but 4 parts need {mib(peak)} of activations, and the whole batch at once needs "
-            f"{mib(plain)}. When are the activations of the first part released?",
+            f"The gradients are right, but 4 parts need {format_bytes(peak)} of activations, and the whole batch at once needs "
+            f"{format_bytes(plain)}. When are the activations of the first part released?",
         )
 
 

@@ -1,12 +1,46 @@
-"""What several judges look at: the number of steps, the trained weights, the optimizer, and which images arrived."""
+"""What several judges do: train a copy of a model; look at steps, weights, optimizer, and the images that arrived."""
 
-from collections.abc import Iterable, Sized
+import copy
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model after an epoch, the optimizer steps that it took, and what the epoch returned."""
+
+    model: nn.Module
+    steps: list[Step]
+    returned: Any
+
+
+def train_copy(
+    epoch: Callable,
+    start: nn.Module,
+    loader: DataLoader | ObservedLoader,
+    rate: float,
+    *more: Any,
+    gradients: bool = True,
+) -> Trained:
+    """Call `epoch(model, loader, optimizer, *more)` with a copy of `start` and with plain SGD, and record its steps.
+
+    Args:
+        gradients: whether the steps keep their gradients; without them the record keeps no tensor alive.
+    """
+    model = copy.deepcopy(start)
+    with TrainingRecorder(gradients=gradients) as record:
+        returned = epoch(model, loader, torch.optim.SGD(model.parameters(), lr=rate), *more)
+    return Trained(model, record.steps, returned)
 
 
 def expect_steps(given: Sized, expected: Sized) -> None:

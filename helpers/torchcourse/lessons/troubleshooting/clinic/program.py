@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import io
+import re
 import sys
 import textwrap
 import traceback
@@ -110,6 +111,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def lines_of_program(error: RankError) -> list[tuple[str, str]]:
+    """Return where the program stood when a rank failed: each frame's place ("line 12, in main") and its code."""
+    return re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)
 
 
 def _functions(part: Callable) -> list[types.FunctionType]:

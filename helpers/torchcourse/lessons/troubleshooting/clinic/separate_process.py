@@ -7,12 +7,11 @@ dies, PyTorch's handler of SIGCHLD raises in the process that started it, at wha
 import contextlib
 import functools
 import io
-import re
 import signal
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
+from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program, one_thread
 from torchcourse.ranks.run import RankError, run_ranks
 
 
@@ -32,8 +31,7 @@ def log_separately(program: Program, **arguments: Any) -> str:
         try:
             call_separately(functools.partial(program.main, **arguments), timeout=60)
         except RankError as error:
-            frames = re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)[-1:]
-            where = [f'  File "program.py", {place}\n    {code}' for place, code in frames]
+            where = [f'  File "program.py", {place}\n    {code}' for place, code in lines_of_program(error)[-1:]]
             print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")
     return printed.getvalue().replace("[rank 0] ", "").rstrip()
 

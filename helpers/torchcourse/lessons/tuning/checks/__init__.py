@@ -1,1 +1,1 @@
-"""The checks of lesson 03, one module per notebook."""
+"""The checks of lesson 03, a module for each notebook: `search` and `studies`."""

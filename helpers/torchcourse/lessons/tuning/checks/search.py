@@ -13,7 +13,7 @@ from torch import nn
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, numbers, refuse_known, same
 from torchcourse.error_bars import paired, t95
-from torchcourse.lessons.tuning.compare import METHODS, clear_share, compare
+from torchcourse.lessons.tuning.comparison import METHODS, clear_share, compare
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.halving import asha
 from torchcourse.lessons.tuning.search import random_settings
@@ -152,7 +152,7 @@ def _judge_settings(asked: list[dict[str, Any]]) -> None:
         if setting.keys() != {*LIMITS, "width"}:
             raise Wrong("keys", f"A setting has lr, weight_decay and width; one of yours has {', '.join(setting)}.")
     places = [_place_on_log_scale(name, np.array([setting[name] for setting in asked], float)) for name in LIMITS]
-    if abs(np.corrcoef(*places)[0, 1]) > 0.5:
+    if abs(np.corrcoef(places)[0, 1]) > 0.5:
         raise Wrong("tied", "Learning rate and weight decay go up and down together: one draw serves for both.")
     if {setting["width"] for setting in asked} != WIDTHS:
         raise Wrong("widths", "The widths 4, 8, 16, 32 and 64 should all come up, and nothing else.")
@@ -192,7 +192,7 @@ def promotion(learner: Promotion) -> str:
     gain = paired(scores["yours"][0], scores["random"][0])
     if gain.low <= 0:
         raise Wrong(
-            "not_better", f"With {BUDGET} epochs a search, over 40 pairs: {gain.in_points()}. It should be above zero."
+            "not_better", f"With {BUDGET} epochs per search, 40 pairs: {gain.in_points()}. It should be above zero."
         )
     return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain.in_points()}."
 
@@ -376,7 +376,7 @@ def share_found(learner: Callable[..., float]) -> str:
 def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.ndarray, seeds: int) -> None:
     if given > 1:
         raise Wrong("no_share", f"{given:g} is not a share. A share goes from 0 to 1.")
-    where = f"{seeds} seeds a side, runs {second.mean() - first.mean():.1f} points apart"
+    where = f"{seeds} seeds per side, runs {second.mean() - first.mean():.1f} points apart"
     if given in (0.0, 1.0):
         raise Wrong("always_the_same", f"{where}: found in {given:.0%} of the repeats. Does each repeat draw anew?")
     generator = np.random.default_rng(1)

@@ -203,10 +203,7 @@ def _judge_honest(given: float, val: np.ndarray, test: np.ndarray) -> None:
             val.max(),
             f"{given:.3f} is the score that chose. It is the best of {val.size} for being so lucky.",
         ),
-        "test_chose": (
-            test.max(),
-            f"{given:.3f} is the best test score of all: now the test images have chosen.",
-        ),
+        "test_chose": (test.max(), f"{given:.3f} is the best test score of all: now the test images have chosen."),
         "last_epoch": (
             AnyOf((test[trial, -1], test[val[:, -1].argmax(), -1])),
             "The epoch belongs to the choice too: the state that was kept is not that of the last.",
@@ -240,10 +237,7 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
             means.var(),
             f"{given:.4f} is a variance. A share compares it with the variance of the whole table.",
         ),
-        "deviation": (
-            means.std() / table.std(),
-            "You divide standard deviations. Shares add up for variances only.",
-        ),
+        "deviation": (means.std() / table.std(), "You divide standard deviations. Shares add up for variances only."),
         "wrong_axis": (
             table.mean(axis=axis).var() / table.var(),
             "You averaged over the axis itself: what is left is the effect of all the others.",

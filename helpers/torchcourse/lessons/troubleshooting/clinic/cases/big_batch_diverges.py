@@ -1,15 +1,17 @@
-"""Patient: gradients of several batches are added up without being divided by their number."""
+"""Patient: gradient accumulation adds up the gradients of several batches and does not divide by their number."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.comparisons import train_copy
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
 
 
@@ -20,7 +22,7 @@ def evidence(program: Program) -> None:
         torch.manual_seed(0)
         model = mlp(784, 32, 10)
         loader = DataLoader(TensorDataset(images, labels), 160 // accumulate)
-        with watch() as record:
+        with TrainingRecorder(gradients=True) as record:
             program.accumulated_epoch(model, loader, torch.optim.SGD(model.parameters(), lr=0.1), accumulate)
         norms[f"{accumulate} × {160 // accumulate}"] = record.steps[0].gradient.norm().item()
     values = list(norms.values())
@@ -40,36 +42,31 @@ def judge(program: Program, seed: int) -> str:
     for accumulate in (2 + seed % 2, 5, 1):
         inputs = torch.randn(3 * accumulate * size, 7, generator=generator).double()
         labels = torch.randint(0, 3, (len(inputs),), generator=generator)
-        given, loss = _run(program.accumulated_epoch, inputs, labels, size, rate, accumulate, seed)
-        right, right_loss = _run(_plain_epoch, inputs, labels, size, rate, accumulate, seed)
-        _compare(given, right, accumulate, rate)
-        if abs(float(loss) - right_loss) > 1e-9:
+        loader = DataLoader(TensorDataset(inputs, labels), size)
+        torch.manual_seed(seed)
+        start = mlp(7, 5, 3).double()
+        given, right = (
+            train_copy(epoch, start, loader, rate, accumulate) for epoch in (program.accumulated_epoch, _plain_epoch)
+        )
+        _compare(given.steps, right.steps, accumulate, rate)
+        if abs(float(given.returned) - right.returned) > 1e-9:
             raise Wrong(
                 "wrong_value",
-                f"The steps are right. The reported loss of a batch should be {right_loss:.4f}, and is "
-                f"{float(loss):.4f}: what was divided for the gradient is not for the log.",
+                f"The steps are right. The reported loss of a batch should be {right.returned:.4f}, and is "
+                f"{float(given.returned):.4f}: what was divided for the gradient is not for the log.",
             )
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
         program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)
     except AssertionError:
         return (
-            "Healed: with 1 to 5 batches a step, each gradient is that of one large batch, at the same learning rate."
+            "Healed: with 1 to 5 batches per step, each gradient is that of one large batch, at the same learning rate."
         )
     raise Wrong("no_assertion", "The assertion is gone. It kept the last step from being made of fewer batches.")
 
 
-def _run(epoch, inputs, labels, size: int, rate: float, accumulate: int, seed: int):
-    torch.manual_seed(seed)
-    model = mlp(7, 5, 3).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with watch() as record:
-        loss = epoch(model, DataLoader(TensorDataset(inputs, labels), size), optimizer, accumulate)
-    return record.steps, loss
-
-
-def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
-    """One large batch a step. The mean loss is that of the small batches, each at the weights of its step."""
+def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, accumulate: int) -> float:
+    """One large batch per step. The mean loss is that of the small batches, each at the weights of its step."""
     batches, losses = list(loader), []
     for start in range(0, len(batches), accumulate):
         group = batches[start : start + accumulate]
@@ -81,10 +78,10 @@ def _plain_epoch(model, loader, optimizer, accumulate: int) -> float:
     return sum(losses) / len(losses)
 
 
-def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
+def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float) -> None:
     if len(given) != len(right):
         raise Wrong(
-            "steps", f"{3 * accumulate} batches, {accumulate} a step: {len(right)} steps, and you make {len(given)}."
+            "steps", f"{3 * accumulate} batches, {accumulate} per step: {len(right)} steps, and you make {len(given)}."
         )
     for number, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
@@ -98,16 +95,18 @@ def _compare(given: list, right: list, accumulate: int, rate: float) -> None:
         ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
         same_way = ratio > 0 and F.cosine_similarity(step.gradient, should.gradient, dim=0).item() > 0.999999
         if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
-            raise Wrong("still_there", f"With {accumulate} batches a step the gradient is {ratio:.0f} times too long.")
+            raise Wrong(
+                "still_there", f"With {accumulate} batches per step the gradient is {ratio:.0f} times too long."
+            )
         if same_way:
             raise Wrong(
                 "scaled",
-                f"With {accumulate} batches a step the gradient has the right direction and {ratio:.2f} times the "
+                f"With {accumulate} batches per step the gradient has the right direction and {ratio:.2f} times the "
                 "length. Is something cut off, or divided by a number that is right for another setting only?",
             )
         raise Wrong(
             "not_all_batches",
-            f"With {accumulate} batches a step, step {number} does not go along the mean gradient of its batches: "
+            f"With {accumulate} batches per step, step {number} does not go along the mean gradient of its batches: "
             "some are missing in it, or do not count equally.",
         )
 

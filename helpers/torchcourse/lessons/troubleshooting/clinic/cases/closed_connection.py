@@ -16,7 +16,7 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.models import mlp
 from torchcourse.ranks.run import RankError
 
@@ -39,8 +39,8 @@ def evidence(program: Program) -> None:
         try:
             program.main()
         except RankError as error:
-            frames = re.findall(r'programs[/\\]\w+\.py", (line \d+, in \w+)\n +(.+)', error.traceback)
-            where = "\n".join([f"rank {error.rank}: {error.note}", *(f"  {place}: {code}" for place, code in frames)])
+            lines = [f"  {place}: {code}" for place, code in lines_of_program(error)]
+            where = "\n".join([f"rank {error.rank}: {error.note}", *lines])
     found = re.findall(r"\[rank (\d)\] epoch (\d+): validation loss ([\d.]+)", printed.getvalue())
     figure, axis = figures.new()
     lengths, lows = [], []

@@ -1,4 +1,4 @@
-"""Patient: a parser that ends its process on a bad line, inside a worker of a DataLoader."""
+"""Patient: `sys.exit` on a bad line, in a parser that runs inside a worker of a DataLoader."""
 
 import tempfile
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def judge(program: Program, seed: int) -> str:
             )
         _judge_epochs(batches, count, cut_off)
     return (
-        "Healed: each readable record arrives once an epoch, in a new order, from workers; the bad lines are left out."
+        "Healed: each readable record arrives once per epoch, in a new order, from workers; the bad lines are left out."
     )
 
 

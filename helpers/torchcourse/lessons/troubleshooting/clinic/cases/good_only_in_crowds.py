@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -9,8 +10,8 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 RATE = 0.02  # the learning rate in `DigitReader.fit`
 
@@ -53,7 +54,7 @@ def judge(program: Program, seed: int) -> str:
     }
     for company, sent in requests.items():
         answers = _answers(reader, sent)
-        answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is no question, only company
+        answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is only company
         differ = int((answers != together).sum())
         if differ > 2:  # a sum may be rounded in another way
             raise Wrong(
@@ -80,8 +81,8 @@ def judge(program: Program, seed: int) -> str:
     return f"Healed: one by one or all at once, the same answers, {right:.0%} of them right, whatever the scanner."
 
 
-def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int):
-    with watch() as record:
+def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) -> Any:
+    with TrainingRecorder() as record:
         reader = program.DigitReader(seed)
         reader.fit(*train)
     steps = 6 * -(-len(train[0]) // 32)
@@ -95,7 +96,7 @@ def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int):
     return reader
 
 
-def _answers(reader, requests: Sequence[torch.Tensor]) -> torch.Tensor:
+def _answers(reader: Any, requests: Sequence[torch.Tensor]) -> torch.Tensor:
     reader = copy.deepcopy(reader)  # so that nothing is remembered from request to request
     try:
         return torch.cat([reader.predict(few) for few in requests])

@@ -1,4 +1,4 @@
-"""Patient: a validation that records a graph which nobody will ever go back through."""
+"""Patient: `no_grad` is missing in a validation, which records a graph that nobody will ever go back through."""
 
 import copy
 
@@ -10,10 +10,11 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, mib
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
+from torchcourse.units import format_bytes
 
 
 def evidence(program: Program) -> None:
@@ -33,7 +34,8 @@ def evidence(program: Program) -> None:
     )
     figures.show(figure, f"Memory during a validation of two batches; peak {max(total):.1f} MiB.")
     for allocation in peak[:5]:
-        print(f"{mib(allocation.bytes):>9}  {list(allocation.shape)}  made by {allocation.op}, {allocation.kind}")
+        size, shape = format_bytes(allocation.bytes), list(allocation.shape)
+        print(f"{size:>9}  {shape}  made by {allocation.op}, {allocation.kind}")
 
 
 def judge(program: Program, seed: int) -> str:
@@ -46,7 +48,7 @@ def judge(program: Program, seed: int) -> str:
         right = F.cross_entropy(model(images), labels).item()
     before = copy.deepcopy(model.state_dict())
     try:
-        with watch() as record:
+        with TrainingRecorder() as record:
             given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
         recording = torch.is_grad_enabled()
     finally:

@@ -1,4 +1,4 @@
-"""Patient: an epoch number that differs between the ranks, so that each cuts its share out of another order."""
+"""Patient: `set_epoch` with a number that differs between the ranks: each cuts its share out of another order."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
     if max(lengths) > share * EPOCHS:
         raise Wrong(
             "whole_set",
-            f"{case}, a rank fetches {max(lengths) // EPOCHS} images an epoch; its share would be {share}. Nothing is "
+            f"{case}, a rank fetches {max(lengths) // EPOCHS} images per epoch; its share would be {share}. Nothing is "
             "missed, because everybody does everything, and nothing is gained by a second rank.",
         )
     if min(lengths) < (count // ranks) * EPOCHS:

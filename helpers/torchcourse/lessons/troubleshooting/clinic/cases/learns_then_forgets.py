@@ -1,20 +1,21 @@
-"""Patient: gradients that are never set to zero, so that each step goes along the sum of all before it."""
+"""Patient: `zero_grad` is missing, so that each step goes along the sum of all gradients before it."""
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights, train_copy
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
 
 
 def evidence(program: Program) -> dict[str, float]:
-    with watch() as record:
+    with TrainingRecorder(gradients=True) as record:
         program.quietly(epochs=3)
     norms = [step.gradient.norm().item() for step in record.steps]
     figure, axis = figures.new()
@@ -36,21 +37,23 @@ def judge(program: Program, seed: int) -> str:
     inputs = torch.randn(batches * size - 3, 12, generator=generator)  # the last batch is smaller
     labels = torch.randint(0, 4, (len(inputs),), generator=generator)
     loader = DataLoader(TensorDataset(inputs, labels), size)
-    right, right_steps, right_loss = _train(_plain_epoch, loader, rate, seed)
-    given, steps, loss = _train(program.train_epoch, loader, rate, seed)
-    expect_steps(steps, right_steps)
-    for number, (step, should) in enumerate(zip(steps, right_steps, strict=True), start=1):
-        _compare(number, step, should, rate)
-    expect_weights(given, right)
-    if not isinstance(loss, float) or abs(loss - right_loss) > 1e-6:
+    torch.manual_seed(seed)
+    start = mlp(12, 6, 4)
+    right, given = (train_copy(epoch, start, loader, rate) for epoch in (_plain_epoch, program.train_epoch))
+    expect_steps(given.steps, right.steps)
+    for number, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
+        _compare(number, step, expected, rate)
+    expect_weights(given.model, right.model)
+    loss = given.returned
+    if not isinstance(loss, float) or abs(loss - right.returned) > 1e-6:
         raise Wrong(
             "wrong_value",
-            f"The epoch's mean loss over the samples is {right_loss:.6f}; your function returned {loss!r}.",
+            f"The epoch's mean loss over the samples is {right.returned:.6f}; your function returned {loss!r}.",
         )
     return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
 
 
-def _compare(number: int, step, should, rate: float) -> None:
+def _compare(number: int, step: Step, expected: Step, rate: float) -> None:
     if any(abs(given - rate) > 1e-12 for given in step.rates):
         raise Wrong(
             "learning_rate",
@@ -62,9 +65,9 @@ def _compare(number: int, step, should, rate: float) -> None:
             "nothing_left",
             f"At step {number} the gradient is zero or gone: nothing is learnt. What was wiped, and when?",
         )
-    if torch.allclose(step.gradient, should.gradient, rtol=1e-4, atol=1e-7):
+    if torch.allclose(step.gradient, expected.gradient, rtol=1e-4, atol=1e-7):
         return
-    if torch.nn.functional.cosine_similarity(step.gradient, should.gradient, dim=0) > 0.9999:
+    if F.cosine_similarity(step.gradient, expected.gradient, dim=0) > 0.9999:
         raise Wrong(
             "scaled", f"At step {number} the gradient has the right direction and another length: it is cut or scaled."
         )
@@ -76,24 +79,16 @@ def _compare(number: int, step, should, rate: float) -> None:
     )
 
 
-def _train(train_epoch, loader, rate: float, seed: int):
-    torch.manual_seed(seed)
-    model = mlp(12, 6, 4)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    with watch() as record:
-        loss = train_epoch(model, loader, optimizer)
-    return model, record.steps, loss
-
-
-def _plain_epoch(model, loader, optimizer) -> float:
-    total = 0.0
+def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
+    total, count = 0.0, 0
     for inputs, labels in loader:
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), labels)
         loss.backward()
         optimizer.step()
         total += loss.item() * len(labels)
-    return total / len(loader.dataset)
+        count += len(labels)
+    return total / count
 
 
 CASE = Case(

@@ -1,5 +1,7 @@
 """Patient: a softmax in the model, and a second one inside the cross entropy."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -53,13 +55,13 @@ def judge(program: Program, seed: int) -> str:
     )
 
 
-def _logits(model, images: torch.Tensor) -> torch.Tensor:
+def _logits(model: Any, images: torch.Tensor) -> torch.Tensor:
     return F.linear(
         F.linear(images, model.hidden.weight, model.hidden.bias).relu(), model.output.weight, model.output.bias
     )
 
 
-def _judge_loss(program: Program, model, images: torch.Tensor, labels: torch.Tensor) -> None:
+def _judge_loss(program: Program, model: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
     right = F.cross_entropy(_logits(model, images), labels)
     twice = F.cross_entropy(_logits(model, images).softmax(1), labels)
     given = program.loss_of(model(images), labels)
@@ -84,7 +86,7 @@ def _judge_loss(program: Program, model, images: torch.Tensor, labels: torch.Ten
     )
 
 
-def _judge_probabilities(program: Program, model, images: torch.Tensor) -> None:
+def _judge_probabilities(program: Program, model: Any, images: torch.Tensor) -> None:
     right = _logits(model, images).softmax(1)
     given = program.probabilities(model, images)
     if torch.allclose(given, right, atol=1e-5):

@@ -1,15 +1,16 @@
-"""Patient: an evaluation in training mode, with dropout active and batch statistics of the test data."""
+"""Patient: `eval` is missing in an evaluation: dropout is active, and batch norm takes the test batch's statistics."""
 
 import copy
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 
 def evidence(program: Program) -> dict[str, float]:
@@ -45,7 +46,7 @@ def judge(program: Program, seed: int) -> str:
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
-    with watch() as record:
+    with TrainingRecorder() as record:
         scores = [program.evaluate(model.train(), loader) for loader in loaders]
     in_training = any(seen.training for seen in record.passes)
     if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
@@ -76,14 +77,14 @@ def judge(program: Program, seed: int) -> str:
     return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
 
 
-def _dice_after(program: Program, model, loader: DataLoader, seed: int) -> list[int]:
+def _dice_after(program: Program, model: nn.Module, loader: DataLoader, seed: int) -> list[int]:
     """The state of the random numbers after an evaluation that starts with those of `seed`."""
     torch.manual_seed(seed)
     program.evaluate(model, loader)
     return torch.get_rng_state().tolist()
 
 
-def _judge_model(model, look: str, state: dict) -> None:
+def _judge_model(model: nn.Module, look: str, state: dict[str, torch.Tensor]) -> None:
     if repr(model) != look:
         raise Wrong("layer_changed", "After the evaluation the model is another: a layer was changed or switched off.")
     now = model.state_dict()

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,8 @@ import torch.nn.functional as F
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.instruments import watch
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
 
 RATE = 0.05  # the learning rate in `train`
@@ -53,7 +54,7 @@ def judge(program: Program, seed: int) -> str:
     torch.manual_seed(seed)
     model = mlp(784, 32, 1)
     scans, zeros = program.scans_of_two(640, 5.0 + seed % 4)
-    with watch() as record:
+    with TrainingRecorder() as record:
         losses = program.train(model, scans, zeros)
     if any(loss != loss for loss in losses) or any(step.rates != (RATE,) for step in record.steps):
         raise Wrong(
@@ -64,7 +65,7 @@ def judge(program: Program, seed: int) -> str:
     )
 
 
-def _value_and_gradient(loss_of, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
+def _value_and_gradient(loss_of: Callable, logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, torch.Tensor]:
     logits = logits.clone().requires_grad_()
     loss = loss_of(logits, targets)
     if not isinstance(loss, torch.Tensor) or loss.shape != () or not loss.requires_grad:

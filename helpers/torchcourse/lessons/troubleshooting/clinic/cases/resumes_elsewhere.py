@@ -1,4 +1,4 @@
-"""Patient: a checkpoint that counts a step whose update it does not hold."""
+"""Patient: a checkpoint written before `step`, which counts a step whose update it does not hold."""
 
 import tempfile
 from collections.abc import Callable

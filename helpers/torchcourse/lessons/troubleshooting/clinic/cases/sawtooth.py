@@ -1,17 +1,19 @@
 """Patient: all outputs of an epoch are kept in a list, for a metric that needs only sums."""
 
-import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import refuse_known
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -43,55 +45,59 @@ def judge(program: Program, seed: int) -> str:
     images[-3:] *= 3  # the last, smaller batch is unlike the others
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
     start = mlp(width, 8, width)
-    given, steps, numbers, alive = _run(program.reconstruction_epoch, start, loader, near)
-    plain, plain_steps, right, _ = _run(_plain_epoch, start, loader, near)
+    given, alive = _alive(program.reconstruction_epoch, start, loader, near)
+    plain, _ = _alive(_plain_epoch, start, loader, near)
     grown = (alive[12] - alive[4]) / 8
     if grown > 100:
         share = grown / (size * width * 4)
-        if len(steps) == len(plain_steps) and share < 1.9:
+        if len(given.steps) == len(plain.steps) and share < 1.9:
             raise Wrong(
                 "half",
                 f"Less is kept, but each step still leaves {grown:.0f} bytes, {share:.1f} times its outputs. A "
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
-    expect_steps(steps, plain_steps)
-    expect_weights(given, plain)
-    _judge_numbers([float(number) for number in numbers], right)
+    expect_steps(given.steps, plain.steps)
+    expect_weights(given.model, plain.model)
+    _judge_numbers([float(number) for number in given.returned], plain.returned)
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
 
 
-def _judge_numbers(given: list[float], right: list[list[float]]) -> None:
-    sums, counts = right
-    for name, number, values in zip(("error", "share of close pixels"), given, sums, strict=True):
-        whole = sum(values) / sum(counts)
+Sums = list[tuple[float, int, int]]
+"""Of each batch: the sum of squared errors, the number of close pixels, and the number of pixels."""
+
+
+def _judge_numbers(given: list[float], batches: Sums) -> None:
+    squares, close, counts = (list(column) for column in zip(*batches, strict=True))
+    for name, number, values in zip(("error", "share of close pixels"), given, (squares, close), strict=True):
+        whole, means = sum(values) / sum(counts), [value / count for value, count in zip(values, counts, strict=True)]
         if abs(number - whole) < 1e-5:
             continue
-        if abs(number - sum(value / count for value, count in zip(values, counts, strict=True)) / len(counts)) < 1e-5:
-            raise Wrong(
-                "mean_of_means",
-                f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the "
-                "last batch is smaller.",
-            )
-        if abs(number - values[-1] / counts[-1]) < 1e-5:
-            raise Wrong("last_batch", f"The {name} is that of the last batch alone, not of the epoch.")
+        known = {
+            "mean_of_means": (
+                sum(means) / len(means),
+                f"The {name} is {number:.5f}, the mean over the batches. Over the pixels it is {whole:.5f}: the last "
+                "batch is smaller.",
+            ),
+            "last_batch": (means[-1], f"The {name} is that of the last batch alone, not of the epoch."),
+        }
+        refuse_known(number, known, tolerance=1e-5)
         raise Wrong(
             "wrong_value", f"The {name} over all pixels of the epoch is {whole:.5f}; you returned {number:.5f}."
         )
 
 
-def _run(epoch, start, loader, near: float):
-    model = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+def _alive(epoch: Callable, start: nn.Module, loader: DataLoader, near: float) -> tuple[Trained, list[int]]:
+    """Train a copy; return with it the bytes that were alive before each batch and at the end."""
     alive: list[int] = []
-    with watch(gradients=False) as record, MemoryTracker() as tracker:
-        result = epoch(model, ObservedLoader(loader, lambda: alive.append(tracker.current)), optimizer, near)
-    return model, record.steps, result, alive
+    with MemoryTracker() as tracker:
+        observed = ObservedLoader(loader, lambda: alive.append(tracker.current))
+        trained = train_copy(epoch, start, observed, 0.5, near, gradients=False)
+    return trained, alive
 
 
-def _plain_epoch(model, loader, optimizer, near: float) -> tuple[list[list[float]], list[int]]:
-    """Return the sums of squares and of close pixels, and the numbers of pixels, batch by batch."""
-    squares, close, counts = [], [], []
+def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, near: float) -> Sums:
+    batches = []
     for images, _ in loader:
         images = images.flatten(1)
         optimizer.zero_grad()
@@ -99,10 +105,8 @@ def _plain_epoch(model, loader, optimizer, near: float) -> tuple[list[list[float
         F.mse_loss(output, images).backward()
         optimizer.step()
         off = (output.detach() - images).abs()
-        squares.append(off.square().sum().item())
-        close.append((off < near).sum().item())
-        counts.append(off.numel())
-    return [squares, close], counts
+        batches.append((off.square().sum().item(), int((off < near).sum()), off.numel()))
+    return batches
 
 
 CASE = Case(

@@ -1,18 +1,19 @@
 """Patient: running sums of losses that are tensors with a graph, so that every step's graph stays alive."""
 
-import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting._graph import count_nodes
+from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights
-from torchcourse.lessons.troubleshooting.clinic.instruments import ObservedLoader, watch
+from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
+from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
@@ -33,7 +34,7 @@ def evidence(program: Program) -> None:
     axis.plot(alive, "o-")
     axis.set(xlabel="steps done", ylabel="alive between steps (MiB)", xticks=range(0, len(alive), 5))
     axis.set_title(f"After the first steps, each step leaves {1024 * step:.0f} KiB behind")
-    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB a step.")
+    figures.show(figure, f"Memory between the steps of one epoch: it grows by {1024 * step:.0f} KiB per step.")
 
 
 def judge(program: Program, seed: int) -> str:
@@ -44,9 +45,9 @@ def judge(program: Program, seed: int) -> str:
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
     probe = torch.randn(size, width)
     start = mlp(width, 8, width)
-    given, steps, losses, grown, nodes = _run(program.denoise_epoch, start, loader, rate, probe)
-    plain, plain_steps, plain_losses, _, _ = _run(_plain_epoch, start, loader, rate, probe)
-    if grown > 100:  # a list of numbers is no leak
+    given, grown, nodes = _grown(program.denoise_epoch, start, loader, rate, probe)
+    plain, _, _ = _grown(_plain_epoch, start, loader, rate, probe)
+    if grown > 100:  # a list of numbers is not a leak
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind. Who holds on to what it made?")
     if nodes > 0:
         raise Wrong(
@@ -54,33 +55,44 @@ def judge(program: Program, seed: int) -> str:
             "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still remembers "
             "how it came about.",
         )
-    if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in losses):
+    if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in given.returned):
         raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
-    expect_steps(steps, plain_steps)
-    expect_weights(given, plain)
-    for name, loss, right in zip(("training loss", "loss on the probe"), losses, plain_losses, strict=True):
+    expect_steps(given.steps, plain.steps)
+    expect_weights(given.model, plain.model)
+    names = "training loss", "loss on the probe"
+    for name, loss, right in zip(names, given.returned, plain.returned, strict=True):
         if abs(float(loss) - right) > 1e-5:
             raise Wrong("wrong_value", f"The mean {name} is {right:.5f}; you returned {float(loss):.5f}.")
-    return f"Healed: {len(steps)} steps leave nothing behind, the means are the same, and so is the trained model."
+    return (
+        f"Healed: {len(given.steps)} steps leave nothing behind, the means are the same, and so is the trained model."
+    )
 
 
-def _run(epoch, start, loader, rate: float, probe: torch.Tensor):
-    model = copy.deepcopy(start)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+def _grown(
+    epoch: Callable, start: nn.Module, loader: DataLoader, rate: float, probe: torch.Tensor
+) -> tuple[Trained, float, int]:
+    """Train a copy; return with it the bytes that each step left alive, and by how many nodes the graphs grew."""
     alive: list[int] = []
     nodes: list[int] = []
-    with watch(gradients=False) as record, MemoryTracker() as tracker:
+    with MemoryTracker() as tracker:
 
         def note() -> None:
             alive.append(tracker.current)
             if len(alive) in (5, 12):  # to count the graph's nodes takes longer than a step
                 nodes.append(count_nodes([]))
 
-        losses = epoch(model, ObservedLoader(loader, note), optimizer, probe, torch.Generator().manual_seed(0))
-    return model, record.steps, losses, (alive[11] - alive[4]) / 7, nodes[1] - nodes[0]
+        more = probe, torch.Generator().manual_seed(0)
+        trained = train_copy(epoch, start, ObservedLoader(loader, note), rate, *more, gradients=False)
+    return trained, (alive[11] - alive[4]) / 7, nodes[1] - nodes[0]
 
 
-def _plain_epoch(model, loader, optimizer, probe, generator) -> tuple[float, float]:
+def _plain_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    probe: torch.Tensor,
+    generator: torch.Generator,
+) -> tuple[float, float]:
     running, probed = 0.0, 0.0
     for images, _ in loader:
         images = images.flatten(1)

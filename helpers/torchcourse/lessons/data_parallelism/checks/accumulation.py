@@ -1,0 +1,184 @@
+"""Check of lesson 01 on micro-batches that are accumulated under DDP: the step of one big batch, one all-reduce."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, on_ranks, same
+from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, one_thread, samples, started
+from torchcourse.ranks.who import device
+
+TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
+
+_COUNTS = (3, 1, 4)
+_EACH = 6
+_STEPS = 2
+_RATE = 0.5
+
+
+@check
+def accumulate(learner: Callable) -> str:
+    """Compare two steps of 1, 3 and 4 micro-batches with one process, and count the all-reduces."""
+    for world_size in (2, 3):
+        by_rank = on_ranks(_accumulate, learner, world_size=world_size, seconds=TIME_LIMIT)
+        for count, runs in zip(_COUNTS, zip(*by_rank, strict=True), strict=True):
+            case = f"With {count} micro-batch{'es' * (count > 1)} on {world_size} ranks, "
+            _refuse_passes(runs[0], count, case)
+            _refuse_averages(runs, case)
+            _judge_weights(runs[0], count, world_size, case)
+            _refuse_messages(runs[0], case)
+    return "1, 3 and 4 micro-batches: the step of one big batch, and one all-reduce for each step, on 2 and on 3 ranks."
+
+
+@dataclass
+class Accumulated:
+    """One rank's two steps: the weights, how often DDP averaged, and the samples of each forward pass."""
+
+    weights: list[Tensors]
+    syncs: int = 0
+    optimizer_steps: int = 0
+    forwards: list[int] = field(default_factory=list)
+    used_no_sync: bool = False
+
+
+def _accumulate(learner: Callable) -> list[Accumulated]:
+    runs = []
+    for count in _COUNTS:
+        torch.manual_seed(0)
+        model = classifier().to(device())
+        seen = Accumulated([copies(model.parameters())])
+        ddp, optimizer = _watched(model, seen)
+        for step in range(_STEPS):
+            batches = _micro_batches(count, step, dist.get_rank())
+            learner(ddp, optimizer, [(images.to(device()), labels.to(device())) for images, labels in batches])
+            seen.weights.append(copies(model.parameters()))
+        runs.append(seen)
+    return runs
+
+
+def _micro_batches(count: int, step: int, rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return samples(count, _EACH, seed=100 * step + rank)
+
+
+def _watched(model: nn.Module, seen: Accumulated) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return the model in DDP and its optimizer; what happens to them is written into `seen`."""
+    ddp = nn.parallel.DistributedDataParallel(model)
+    ddp.register_comm_hook(seen, _count_and_average)
+    model.register_forward_pre_hook(lambda _, inputs: seen.forwards.append(len(inputs[0])))
+    no_sync = ddp.no_sync
+
+    def noted() -> Any:
+        seen.used_no_sync = True
+        return no_sync()
+
+    def note_step(*_: Any) -> None:
+        seen.optimizer_steps += 1
+
+    setattr(ddp, "no_sync", noted)  # noqa: B010  # mypy refuses to assign to a method
+    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
+    optimizer.register_step_post_hook(note_step)
+    return ddp, optimizer
+
+
+def _count_and_average(seen: Accumulated, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    seen.syncs += bucket.is_last()
+    row = bucket.buffer() / dist.get_world_size()
+    return dist.all_reduce(row, async_op=True).get_future().then(lambda future: future.value()[0])
+
+
+def _refuse_passes(one: Accumulated, count: int, case: str) -> None:
+    """Refuse other forward passes than one per micro-batch, and other steps than one per call."""
+    if count > 1 and max(one.forwards, default=0) > _EACH:
+        raise Wrong(
+            "one_big_batch",
+            f"{case}one forward pass saw {max(one.forwards)} samples. The gradient is right, but the memory is "
+            "that of the big batch: accumulation is there to avoid it.",
+        )
+    if len(one.forwards) != count * _STEPS:
+        raise Wrong(
+            "batches_left_out",
+            f"{case}{_STEPS} steps made {len(one.forwards)} forward passes: one per micro-batch would be "
+            f"{count * _STEPS}.",
+        )
+    if one.optimizer_steps != _STEPS:
+        raise Wrong(
+            "steps_each",
+            f"{case}the optimizer stepped {one.optimizer_steps} times in {_STEPS} calls. "
+            "All micro-batches of a call belong to one step, which the last line takes.",
+        )
+
+
+def _refuse_averages(runs: Sequence[Accumulated], case: str) -> None:
+    """Refuse a first step after which the ranks disagree."""
+    if runs[0].syncs == 0:
+        raise Wrong(
+            "never_averaged",
+            f"{case}no all-reduce took place, and the ranks' weights part. Which backward pass should send?",
+        )
+    if not all(same(other.weights[1], runs[0].weights[1]) for other in runs):
+        raise Wrong(
+            "averaged_too_early",
+            f"{case}the ranks hold different weights after one step: what was added after the all-reduce never "
+            "reached the other ranks. Which of the backward passes must be the one that averages?",
+        )
+
+
+def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
+    """Compare with one process: the first step, its known mistakes, and the second step."""
+    every, last = range(count), range(count - 1, count)
+    first, second = _one_process(one.weights[0], n, every, count, 1 / count)
+    if same([one.weights[1], one.weights[2]], [first, second]):
+        return
+    if same(one.weights[1], first):
+        raise Wrong("later_steps", f"{case}the first step is right, the second is not. What is left over?")
+    not_divided = (
+        f"your step is {count} times too long: the gradients of {count} micro-batches were added. What makes a mean of "
+        "a sum, and where can you divide each part?"
+    )
+    only_last = "only the last micro-batch moved the weights. Who throws the earlier gradients away?"
+    known = (
+        ("not_divided", every, 1.0, not_divided),
+        ("divided_twice", every, 1 / count**2, f"your step is {count} times too short: you divide twice."),
+        ("divided_by_ranks", every, 1 / count / n, f"your step is {n} times too short: DDP divides by N already."),
+        ("only_last", last, 1 / count, only_last),
+        ("only_last", last, 1.0, only_last),
+    )
+    for symptom, chosen, weight, hint in known:
+        if same(one.weights[1], _one_process(one.weights[0], n, chosen, count, weight)[0]):
+            raise Wrong(symptom, case + hint)
+    raise Wrong("wrong_value", f"{case}all ranks agree, but on other weights than one process has.")
+
+
+def _refuse_messages(one: Accumulated, case: str) -> None:
+    if one.syncs > _STEPS:
+        hint = (
+            "You use no_sync(), yet DDP sends: it decides during the forward pass. Is that inside too?"
+            if one.used_no_sync
+            else "The weights are right, but all messages but the last were sent for nothing."
+        )
+        raise Wrong(
+            "too_many_messages", f"{case}each step took {one.syncs / _STEPS:g} all-reduces instead of 1. {hint}"
+        )
+
+
+@one_thread()
+def _one_process(start: Tensors, n: int, chosen: Sequence[int], count: int, weight: float) -> list[Tensors]:
+    """Return the weights of one process, after each step, that adds up the chosen micro-batches of all ranks."""
+    model = started(classifier(), start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
+    history = []
+    for step in range(_STEPS):
+        optimizer.zero_grad()
+        for rank in range(n):
+            batches = _micro_batches(count, step, rank)
+            for images, labels in (batches[index] for index in chosen):
+                (F.cross_entropy(model(images), labels) * weight / n).backward()
+        optimizer.step()
+        history.append(copies(model.parameters()))
+    return history

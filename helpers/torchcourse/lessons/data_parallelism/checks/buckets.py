@@ -1,0 +1,283 @@
+"""Checks of lesson 01 on buckets of gradients: which parameters share one, and how one is averaged in one message."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import (
+    TWO_RANKS_ONLY,
+    Tensors,
+    added,
+    mistaken_averages,
+    one_thread,
+    scaled,
+    started,
+)
+from torchcourse.lessons.data_parallelism.checks.traffic import watched
+from torchcourse.ranks.who import device
+
+TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
+
+_STEPS = 3
+_RATE = 0.5
+
+
+@check
+def fill_buckets(learner: Callable) -> str:
+    """Ask for buckets of several lists of parameters, and test the rules of the exercise one by one."""
+    for sizes, limit in _CASES:
+        parameters = [nn.Parameter(torch.zeros(size), requires_grad=size not in _FROZEN) for size in sizes]
+        buckets = _named(learner(list(parameters), limit), parameters)
+        size = [4 * parameter.numel() for parameter in parameters]
+        case = (
+            f"For parameters of {size} bytes and a limit of {limit}, your buckets hold "
+            f"{[[size[place] for place in bucket] for bucket in buckets]} bytes"
+        )
+        _refuse_members(buckets, [p.requires_grad for p in parameters], size, case)
+        _refuse_cuts(buckets, size, limit, case)
+    return f"Last parameter first, none lost, none too full: checked on {len(_CASES)} lists of parameters."
+
+
+@check
+def average_bucket(learner: Callable) -> str:
+    """Train three steps on 2 and on 3 ranks and compare every step with one process; count the all-reduces."""
+    for world_size in (2, 3):
+        runs = on_ranks(
+            _train,
+            learner,
+            world_size=world_size,
+            seconds=TIME_LIMIT,
+            known={"NoneType": ("no_gradient", _NONE), "ProcessDied": ("sizes_differ", _SIZES_DIFFER)},
+        )
+        expected = _one_process(runs[0].weights[0], world_size)
+        for step in range(1, _STEPS + 1):
+            if not same([one.weights[step] for one in runs], [expected[step]] * world_size):
+                _judge_step(runs, step)
+        most = max(one.all_reduces for one in runs)
+        if most > runs[0].buckets * _STEPS:
+            raise Wrong(
+                "many_messages",
+                f"The averages are right, but {runs[0].buckets} buckets took {most // _STEPS} all-reduces per step. "
+                "One bucket should travel as one row of numbers.",
+            )
+    return (
+        "Step by step the weights of one process, on 2 and on 3 ranks that start from different seeds, with a tied "
+        "weight and a parameter that only rank 0 uses; one all-reduce per bucket."
+    )
+
+
+# Which parameters share a bucket
+
+_FROZEN = (7, 9)  # parameters of these sizes are frozen
+_CASES = (  # numbers in each parameter of 4 bytes, limit in bytes
+    ((3, 2, 4, 1), 20),
+    ((1, 1, 1, 1, 1, 1), 12),
+    ((2, 7, 3, 9, 1), 16),
+    ((50, 2, 3), 24),
+    ((2, 3, 50), 24),
+    ((2, 50, 1), 24),
+    ((5,), 1000),
+    ((2, 2, 2), 24),
+)
+
+Buckets = list[list[int]]
+"""For each bucket the places of its parameters in the list."""
+
+
+def _named(buckets: Any, parameters: Sequence[nn.Parameter]) -> Buckets:
+    places = {id(parameter): place for place, parameter in enumerate(parameters)}
+    try:
+        return [[places[id(parameter)] for parameter in bucket] for bucket in buckets]
+    except (TypeError, KeyError):
+        raise Wrong(
+            "wrong_type", "Return a list of buckets, each of them a list of the very parameters that came in."
+        ) from None
+
+
+def _refuse_members(buckets: Buckets, trains: Sequence[bool], size: Sequence[int], case: str) -> None:
+    """Refuse buckets that do not hold each trained parameter once, in the order of the backward pass."""
+    trained = [place for place, needed in enumerate(trains) if needed]
+    flat = list(itertools.chain(*buckets))
+    if frozen := set(flat) - set(trained):
+        raise Wrong("frozen", f"{case}; number {min(frozen)} is frozen and gets no gradient, but it is in a bucket.")
+    if lost := set(trained) - set(flat):
+        raise Wrong(
+            "lost",
+            f"{case}: the parameter of {size[min(lost)]} bytes (number {min(lost)}) is in none, so its gradient "
+            "would never be averaged. What happens to the last bucket, and to a parameter larger than the limit?",
+        )
+    if len(flat) > len(trained):
+        raise Wrong("twice", f"{case}: some parameter is there twice and would be averaged twice.")
+    if [] in buckets:
+        raise Wrong("empty", f"{case}: a bucket is empty.")
+    if flat == trained and len(trained) > 1:
+        raise Wrong(
+            "forward_order",
+            f"{case}, in the order of the forward pass. Which gradient is ready first in the backward pass?",
+        )
+    if flat != trained[::-1]:
+        raise Wrong("order", f"{case}. Last parameter first, also inside a bucket: {trained[::-1]}.")
+
+
+def _refuse_cuts(buckets: Buckets, size: Sequence[int], limit: int, case: str) -> None:
+    """Refuse buckets that are too full, and those that were closed while there was room."""
+    for bucket in buckets:
+        total = sum(size[place] for place in bucket)
+        if len(bucket) > 1 and total > limit + max(size):
+            raise Wrong("numbers_not_bytes", f"{case}: one has {total} bytes. Does your code count bytes, or numbers?")
+        if len(bucket) > 1 and total > limit:
+            raise Wrong("too_full", f"{case}: one has {total} bytes. When do you look if it still fits?")
+    for bucket, following in itertools.pairwise(buckets):
+        if sum(size[place] for place in bucket) + size[following[0]] <= limit:
+            raise Wrong(
+                "closed_early",
+                f"{case}: there was still room in a bucket when the next one was begun. "
+                "More buckets than needed are more messages than needed.",
+            )
+
+
+# How one is averaged
+
+_NONE = (
+    "Your code met a parameter whose .grad is None: nothing used it in this step. It needs a place in the row all the "
+    "same."
+)
+_SIZES_DIFFER = (
+    "An all-reduce met rows of different lengths, and the process of a rank died of it. A bucket's row must be equally "
+    "long on all ranks, whatever gradients a rank has."
+)
+
+
+class _Tied(nn.Module):
+    """A model with what trips up an averaging: a tied weight, a layer that only rank 0 uses, one that nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Linear(4, 6)
+        self.decode = nn.Linear(6, 4)
+        self.back = nn.Linear(4, 6)
+        self.back.weight = self.encode.weight
+        self.only_rank_0 = nn.Linear(4, 2)
+        self.unused = nn.Linear(2, 2)
+        self.double()
+
+    def forward(self, inputs: torch.Tensor, extra: bool) -> torch.Tensor:
+        outputs = self.decode(torch.tanh(self.encode(inputs)))
+        loss = (outputs - inputs).square().mean() + self.back(outputs).square().mean()
+        return loss + self.only_rank_0(outputs).square().mean() if extra else loss
+
+
+def _inputs(step: int, rank: int) -> torch.Tensor:
+    return torch.randn(5, 4, generator=torch.Generator().manual_seed(10 * step + rank), dtype=torch.float64)
+
+
+@dataclass
+class BucketRun:
+    """One rank's training: weights before and after each step, own and averaged gradients of the first step."""
+
+    names: list[str]
+    weights: list[Tensors]
+    own: Tensors
+    averaged: Tensors
+    buckets: int
+    all_reduces: int
+
+
+def _train(learner: Callable) -> BucketRun:
+    torch.manual_seed(dist.get_rank())
+    model = _Tied().to(device())
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        dist.broadcast(parameter.detach(), src=0)
+    cut = 3
+    buckets = [parameters[cut:][::-1], parameters[:cut][::-1]]
+    optimizer = torch.optim.SGD(parameters, lr=_RATE)
+    names = [name for name, _ in model.named_parameters()]
+    run = BucketRun(names, [copies(parameters)], [], [], len(buckets), 0)
+    for step in range(_STEPS):
+        optimizer.zero_grad()
+        model(_inputs(step, dist.get_rank()).to(device()), extra=dist.get_rank() == 0).backward()
+        run.own = run.own or _gradients(parameters)
+        with watched() as traffic:
+            for bucket in buckets:
+                learner(list(bucket))
+        run.all_reduces += len(traffic.collectives)
+        run.averaged = run.averaged or _gradients(parameters)
+        optimizer.step()
+        run.weights.append(copies(parameters))
+    return run
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> Tensors:
+    """The gradients, zeros where there is none."""
+    return copies(torch.zeros_like(p) if p.grad is None else p.grad for p in parameters)
+
+
+@one_thread()
+def _one_process(start: Tensors, world_size: int) -> list[Tensors]:
+    """Train as one process that sees all ranks' inputs."""
+    model = started(_Tied(), start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
+    weights = [copies(model.parameters())]
+    for step in range(_STEPS):
+        optimizer.zero_grad()
+        losses = [model(_inputs(step, rank), extra=rank == 0) for rank in range(world_size)]
+        (torch.stack(losses).sum() / world_size).backward()
+        optimizer.step()
+        weights.append(copies(model.parameters()))
+    return weights
+
+
+def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
+    """Raise what is wrong with the first step after which the weights are not those of one process."""
+    n, own, averaged = len(runs), [one.own for one in runs], [one.averaged for one in runs]
+    if step > 1:
+        raise Wrong("later_steps", f"The first step is right on {n} ranks, step {step} is not. What is left over?")
+    mean = scaled(added(own), 1 / n)
+    if any(ours.shape != wanted.shape for rank in averaged for ours, wanted in zip(rank, mean, strict=True)):
+        raise Wrong("shape", "A gradient came back as a flat row. It needs the shape of its parameter again.")
+    known = {
+        "weights_changed": (
+            [mean] * n,
+            "Your function changed the weights. Only the gradients are to be averaged.",
+        ),
+        "nothing_changed": (
+            own,
+            "Each rank still has its own gradients. torch.cat copies: the averages are in the row, and somebody has to "
+            "put them back into p.grad.",
+        ),
+        **mistaken_averages(own),
+        "two_ranks_only": ([scaled(mean, n / 2)] * n, TWO_RANKS_ONLY),
+    }
+    refuse_known(averaged, known)
+    _judge_parameters(runs, mean)
+
+
+def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
+    """Raise which parameters have a wrong average, where no known mistake explains all of them."""
+    names = runs[0].names
+    wrong = [
+        name
+        for place, name in enumerate(names)
+        if not same([one.averaged[place] for one in runs], [mean[place]] * len(runs))
+    ]
+    if all(name.startswith("only_rank_0") for name in wrong):
+        raise Wrong(
+            "missing_gradient",
+            f"Wrong for {' and '.join(wrong)} alone: only rank 0 has a gradient there, on the other ranks p.grad is "
+            "None. What does None count as, and do all ranks hold the mean in the end?",
+        )
+    if len(wrong) < len(names):
+        raise Wrong(
+            "some_parameters",
+            f"With {len(runs)} ranks, right for some parameters, wrong for {', '.join(wrong)}. "
+            "Is the row cut where it was joined?",
+        )
+    raise Wrong("wrong_value", f"With {len(runs)} ranks the gradients are neither their own nor the mean.")

@@ -1,0 +1,168 @@
+"""Checks of lesson 01 on dealing the samples of an epoch to the ranks: by any fair rule, and by PyTorch's."""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch.utils.data import DistributedSampler, TensorDataset
+
+from torchcourse.checks import Wrong, check
+
+Shares = list[list[int]]
+"""The sample numbers of each rank."""
+
+Deal = Callable[[int, int, int, int], list[int]]
+"""From the number of samples, epoch, rank and number of ranks to the samples of the rank."""
+
+
+@check
+def samples_of_rank(learner: Deal) -> str:
+    """Deal out several data sets, with a different state of the global random generator on every rank."""
+    for total, world_size in ((40, 2), (40, 3), (100, 8)):
+        first = [_dealt(learner, total, 0, rank, world_size) for rank in range(world_size)]
+        if world_size == 2:
+            _judge_deal(first, [_dealt(learner, total, 1, rank, world_size) for rank in range(world_size)], total)
+        elif not _fair(first, total):
+            raise Wrong(
+                "two_ranks_only",
+                f"Right for 2 ranks. For {total} samples and {world_size} ranks the parts are "
+                f"{[len(part) for part in first]} samples long and hold {len(set().union(*first))} different samples. "
+                "All parts must be equally long, with no sample twice; what does not fit is left out.",
+            )
+    return "Each sample goes to one rank at most, all ranks get equally many, and every epoch is mixed anew."
+
+
+@check
+def share_of_epoch(learner: Deal) -> str:
+    """Compare index for index with `torch.utils.data.DistributedSampler`."""
+    for length, epoch, world_size in ((12, 0, 3), (12, 3, 3), (10, 1, 4), (101, 2, 2), (3, 1, 8)):
+        right = [torchs_share(length, epoch, rank, world_size) for rank in range(world_size)]
+        given = [_as_list(learner(length, epoch, rank, world_size)) for rank in range(world_size)]
+        if given != right:
+            where = f"{length} samples, {world_size} ranks, epoch {epoch}: "
+            _judge_sizes(given, len(right[0]), where, length)
+            if sorted(chain(*given)) == sorted(chain(*right)):
+                _judge_order(given, length, epoch, where)
+            _judge_choice(given, length, where)
+    return "Index for index PyTorch's DistributedSampler: on 2, 3, 4 and 8 ranks, with padding, in several epochs."
+
+
+def _as_list(share: Any) -> list[int]:
+    try:
+        return [int(index) for index in share]
+    except TypeError:
+        raise Wrong("wrong_type", f"Return a list of sample numbers. You returned {share!r}.") from None
+
+
+# Any fair rule
+
+
+def _dealt(learner: Deal, total: int, epoch: int, rank: int, world_size: int) -> list[int]:
+    """Call the learner as rank `rank` would: every process has a global random generator in a state of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 + rank)
+        share = _as_list(learner(total, epoch, rank, world_size))
+    if any(not 0 <= number < total for number in share):
+        raise Wrong("out_of_range", f"With {total} samples the numbers run from 0 to {total - 1}; yours do not.")
+    return share
+
+
+def _fair(parts: Shares, total: int) -> bool:
+    """Whether all parts are equally long, hold no sample twice, and leave out no more than does not fit."""
+    flat = list(chain(*parts))
+    return len(set(flat)) == len(flat) == total - total % len(parts) and len({len(part) for part in parts}) == 1
+
+
+def _judge_deal(first: Shares, second: Shares, total: int) -> None:
+    """Refuse an unfair deal among two ranks: `first` in epoch 0, `second` in epoch 1."""
+    one, two = first
+    if one == two:
+        raise Wrong("same_data", f"Both ranks get the same {len(one)} samples: that is the fault of the lab itself.")
+    if shared := set(one) & set(two):
+        raise Wrong(
+            "overlap",
+            f"The ranks get different lists, but share {len(shared)} of {total} samples. Does each rank mix in its own "
+            "way? They must cut up one and the same order.",
+        )
+    if len(one) != len(two):
+        raise Wrong(
+            "uneven", f"Rank 0 gets {len(one)} samples and rank 1 gets {len(two)}: one would wait for the other."
+        )
+    if not _fair(first, total):
+        raise Wrong(
+            "samples_lost",
+            f"Of {total} samples only {len(set(one + two))} are ever used, and {len(one + two)} places are dealt out.",
+        )
+    if not _fair(second, total):
+        raise Wrong("second_epoch", "Epoch 0 is dealt out rightly, epoch 1 is not.")
+    if first == second:
+        raise Wrong(
+            "same_every_epoch",
+            "Epoch 1 brings the same samples to the same ranks in the same order as epoch 0. What should the seed "
+            "depend on?",
+        )
+    if any(part == sorted(part) for part in first):
+        raise Wrong("not_mixed", "The samples come in the order of the data set. Mix them before you deal them out.")
+
+
+# PyTorch's rule
+
+
+def torchs_share(length: int, epoch: int, rank: int, world_size: int) -> list[int]:
+    """Return what PyTorch's sampler gives to a rank."""
+    dataset = TensorDataset(torch.arange(length))
+    sampler: DistributedSampler[int] = DistributedSampler(dataset, world_size, rank, shuffle=True, seed=0)
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def _judge_sizes(given: Shares, each: int, where: str, length: int) -> None:
+    """Refuse shares that are not `each` samples long."""
+    sizes = [len(share) for share in given]
+    if len(set(sizes)) > 1:
+        raise Wrong(
+            "uneven",
+            f"{where}the ranks get {sizes} samples. Equally many is a must: the rank that is done first would leave "
+            "the others waiting in their all-reduce.",
+        )
+    if sizes[0] < each and length < len(given):
+        raise Wrong(
+            "tiny", f"{where}each rank gets {sizes[0]} samples, and it should be {each}. Here one lap is not enough."
+        )
+    if sizes[0] < each:
+        raise Wrong("dropped", f"{where}each rank gets {sizes[0]} samples, not {each}, so some are never used.")
+    if sizes[0] > each:
+        raise Wrong("too_many", f"{where}each rank gets {sizes[0]} samples; {each} are enough to use each one.")
+
+
+def _judge_order(given: Shares, length: int, epoch: int, where: str) -> None:
+    """Raise what is wrong with the right samples that are not where they should be."""
+    ranks, each = len(given), len(given[0])
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(epoch)).tolist()
+    if epoch and given == [torchs_share(length, 0, rank, ranks) for rank in range(ranks)]:
+        raise Wrong("same_every_epoch", f"{where}the order is that of epoch 0. What does your order depend on?")
+    if sorted(given[0]) == sorted(order[:each]) and ranks > 1:
+        raise Wrong(
+            "blocks",
+            f"{where}you cut the order into blocks. PyTorch deals it like cards: the first to rank 0, the second "
+            "to rank 1, and so on.",
+        )
+    if given[0] == list(range(length))[::ranks][:each]:
+        raise Wrong("not_mixed", f"{where}the samples come in their own order. Where is the shuffle?")
+    raise Wrong("order", f"{where}the right samples, in another order than PyTorch's.")
+
+
+def _judge_choice(given: Shares, length: int, where: str) -> None:
+    """Raise what is wrong with shares of the right size that hold other samples."""
+    counted = [sum(share.count(index) for share in given) for index in range(length)]
+    if min(counted) == 0 and max(counted) > 1 and length % len(given) == 0:
+        raise Wrong(
+            "own_shuffle",
+            f"{where}some samples go to two ranks, some to none. Do all ranks mix in the same way before they deal?",
+        )
+    raise Wrong(
+        "padding",
+        f"{where}the numbers of samples are right, but not which ones come twice. PyTorch fills up with the samples "
+        "from the front of the mixed order.",
+    )

@@ -1,0 +1,211 @@
+"""Checks of lesson 01 on gradients that the ranks average: one message per parameter, and parts of unequal size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import (
+    FLOAT32,
+    TWO_RANKS_ONLY,
+    Tensors,
+    added,
+    mistaken_averages,
+    scaled,
+)
+from torchcourse.ranks.who import device
+
+TIME_LIMIT = 20.0  # seconds for one call; healthy ranks need a fraction of one
+
+
+@check
+def average_gradients(learner: Callable) -> str:
+    """Compare with the mean over two and over three ranks, one parameter being frozen."""
+    for world_size in (2, 3):
+        seen = _with_gradients(learner, [()] * world_size)
+        mean = scaled(added(one.before for one in seen), 1 / world_size)
+        _refuse_lost_or_moved(seen)
+        if same([one.after for one in seen], [mean] * world_size, FLOAT32):
+            continue
+        if world_size > 2:
+            raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
+        _judge_average(seen, mean)
+    return "Every rank holds the mean of all ranks' gradients: checked on 2 and on 3 ranks, with a frozen parameter."
+
+
+@check
+def average_uneven(learner: Callable) -> str:
+    """Compare with the mean over samples, for parts of different sizes on two and on three ranks."""
+    for counts in ([3, 1], [5, 5], [6, 2, 1]):
+        seen = _with_gradients(learner, [(count,) for count in counts])
+        mean = scaled(added(scaled(one.before, n) for one, n in zip(seen, counts, strict=True)), 1 / sum(counts))
+        _refuse_lost_or_moved(seen)
+        if not same([one.after for one in seen], [mean] * len(counts), FLOAT32):
+            _judge_uneven(seen, counts)
+    return "The mean over samples, whoever holds them: checked on parts of [3, 1], [5, 5] and [6, 2, 1] samples."
+
+
+@dataclass
+class Gradients:
+    """The gradients of one rank before and after the learner's function, and whether it moved the weights."""
+
+    before: Tensors
+    after: list[torch.Tensor | None]
+    moved: bool
+
+
+def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> Gradients:
+    """Call `learner(model, …)` on a small model whose weights and gradients differ from rank to rank.
+
+    Args:
+        arguments: for each rank, what the learner gets besides the model.
+        frozen: whether the model has a parameter without a gradient.
+    """
+    torch.manual_seed(dist.get_rank())
+    last = nn.Linear(4, 2)
+    last.bias.requires_grad_(not frozen)
+    model = nn.Sequential(nn.Linear(3, 4), last).to(device())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    before = [torch.randn(parameter.shape, generator=generator) for parameter in trained]
+    for parameter, gradient in zip(trained, before, strict=True):
+        parameter.grad = gradient.clone().to(device())
+    weights = copies(model.parameters())
+    learner(model, *arguments[dist.get_rank()])
+    after = [None if p.grad is None else p.grad.detach().cpu() for p in trained]
+    return Gradients(before, after, moved=not same(copies(model.parameters()), weights, FLOAT32))
+
+
+def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[Gradients]:
+    """Call the learner on one rank for each of `arguments`, and explain a `None` that it trips over."""
+    try:
+        return _run(learner, arguments, True, "no_gradient", _FROZEN)
+    except Wrong as wrong:
+        if wrong.symptom == "no_gradient":
+            _run(learner, arguments, False, "nothing_returned", _NO_RESULT)
+        raise
+
+
+_FROZEN = "Your code met a parameter whose .grad is None: a frozen parameter has no gradient. Leave it alone."
+_NO_RESULT = (
+    "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: they write into the "
+    "tensor that you give them."
+)
+
+
+def _run(learner: Callable, arguments: list[tuple], frozen: bool, symptom: str, hint: str) -> list[Gradients]:
+    return on_ranks(
+        _call_with_gradients,
+        learner,
+        arguments,
+        frozen,
+        world_size=len(arguments),
+        seconds=TIME_LIMIT,
+        left_alone=None,
+        known={"NoneType": (symptom, hint)},
+    )
+
+
+def _refuse_lost_or_moved(seen: list[Gradients]) -> None:
+    if any(gradient is None for one in seen for gradient in one.after):
+        raise Wrong("gradient_lost", "After your function a .grad is None: the optimizer would skip that parameter.")
+    if any(one.moved for one in seen):
+        raise Wrong(
+            "weights_changed",
+            "Your function changed the weights themselves. Only the gradients, p.grad, are to be averaged.",
+        )
+
+
+def _refuse_untouched(seen: list[Gradients]) -> None:
+    """Refuse what is still a rank's own on a rank other than 0: all gradients, or those of some parameters."""
+    for rank, one in enumerate(seen[1:], start=1):
+        kept = [same(after, before, FLOAT32) for after, before in zip(one.after, one.before, strict=True)]
+        if all(kept):
+            raise Wrong(
+                "nothing_changed",
+                f"Rank {rank} still has its own gradients. The result must arrive in p.grad itself, on every rank: "
+                "a new tensor or a return value does not reach the optimizer.",
+            )
+        if any(kept):
+            raise Wrong(
+                "some_parameters",
+                f"Rank {rank} still has its own gradient for parameter number {kept.index(True)} of the model, while "
+                "others changed. All parameters need it, biases too.",
+            )
+
+
+def _judge_average(seen: list[Gradients], mean: Tensors) -> None:
+    """Raise what is wrong with an average over two ranks."""
+    first, second = (one.after for one in seen)
+    for result in (mean, scaled(mean, 2)):
+        if same(first, result, FLOAT32) and not same(second, result, FLOAT32):
+            raise Wrong(
+                "one_rank_only",
+                "Rank 0 has the result, the other ranks have not. Which collective gives the result to all ranks?",
+            )
+    _refuse_untouched(seen)
+    refuse_known([first, second], mistaken_averages([one.before for one in seen]), FLOAT32)
+    raise Wrong(
+        "wrong_value",
+        "The ranks' gradients are neither their own nor the mean. Print p.grad before and after for a model with "
+        "one weight, on two ranks, and compare with the mean worked out by hand.",
+    )
+
+
+def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
+    """Raise what is wrong with a mean over samples."""
+    _refuse_untouched(seen)
+    ranks, total = len(counts), sum(counts)
+    weighted = [scaled(one.before, n) for one, n in zip(seen, counts, strict=True)]
+    whole = added(weighted)
+    known = {
+        "plain_mean": (
+            [scaled(added(one.before for one in seen), 1 / ranks)] * ranks,
+            f"This is the plain mean: with parts of {counts} samples every rank still counts the same. "
+            "How much should a rank count?",
+        ),
+        "not_divided": (
+            [whole] * ranks,
+            f"Your gradients are {total} times too large, and {total} is the number of samples on all ranks.",
+        ),
+        "divided_by_ranks": (
+            [scaled(whole, 1 / ranks)] * ranks,
+            f"Your gradients are {total / ranks:g} times too large: you counted each rank by its samples, and "
+            "then divided by the number of ranks.",
+        ),
+        "divided_twice": (
+            [scaled(whole, 1 / (total * ranks))] * ranks,
+            f"Your gradients are {ranks} times too small: the parts of the batch already add up to 1. "
+            "What else do you divide by?",
+        ),
+        "not_added": (
+            [scaled(rows, 1 / total) for rows in weighted],
+            "Each rank has its own gradients, rightly weighted, but they were not added up over the ranks.",
+        ),
+        "own_total": (
+            [scaled(whole, 1 / n) for n in counts],
+            "The ranks disagree: each divided by its own number of samples. The total is known only "
+            "when the ranks tell one another.",
+        ),
+        "whole_numbers": (
+            [scaled(whole, 0)] * ranks,
+            "All gradients are 0. Dividing whole numbers with // leaves 0 of every part.",
+        ),
+    }
+    after = [one.after for one in seen]
+    refuse_known(after, known, FLOAT32)
+    if not same(after, [after[0]] * ranks, FLOAT32):
+        raise Wrong(
+            "ranks_disagree",
+            "After your function the ranks hold different gradients, so their weights will part. "
+            "Which number in your code differs from rank to rank when it should not?",
+        )
+    raise Wrong(
+        "wrong_value",
+        f"With parts of {counts} samples the gradients are not the mean over all {total} samples. "
+        "Try it on paper: one weight, two ranks, 3 samples and 1 sample.",
+    )

@@ -1,0 +1,127 @@
+"""Check of lesson 01 on the hang of its lab: a collective that only rank 0 calls when it logs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, numbers, on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, one_thread, samples, started
+from torchcourse.ranks.who import device
+
+TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
+LOG_RATE = 0.1  # the learning rate in the frame of the exercise
+
+_STEPS = 4
+_ROUNDING = 1e-6  # relative; a log may hold float32
+
+
+@check
+def train_and_log(learner: Callable) -> str:
+    """Train on 2 and 3 ranks; compare the weights and rank 0's log with one process."""
+    for world_size in (2, 3):
+        runs = on_ranks(_train_and_log, learner, world_size=world_size, seconds=TIME_LIMIT)
+        end, losses = _one_process(runs[0].start, world_size)
+        if not same([one.end for one in runs], [end] * world_size):
+            raise Wrong(
+                "training_changed",
+                f"No rank waits any more, but on {world_size} ranks the weights are no longer those of one process: "
+                "the repair touched the training itself.",
+            )
+        _judge_log([one.log for one in runs], losses)
+    return "No rank waits, rank 0's log holds the mean loss over all ranks, and the training is what it was."
+
+
+@dataclass
+class Logged:
+    """One rank's training: start, end, and what the learner's function returned."""
+
+    start: Tensors
+    end: Tensors
+    log: Any
+
+
+def _train_and_log(learner: Callable) -> Logged:
+    torch.manual_seed(0)
+    model = classifier().to(device())
+    start = copies(model.parameters())
+    log = learner(model, [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())])
+    return Logged(start, copies(model.parameters()), log)
+
+
+def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return samples(_STEPS, 6, seed=rank)
+
+
+@one_thread()
+def _one_process(start: Tensors, n: int) -> tuple[Tensors, list[list[float]]]:
+    """Return the weights at the end and, for every second step, the loss of each rank."""
+    model = started(classifier(), start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LOG_RATE)
+    batches = [_batches(rank) for rank in range(n)]
+    logged = []
+    for step in range(_STEPS):
+        optimizer.zero_grad()
+        losses = [F.cross_entropy(model(images), labels) for images, labels in (own[step] for own in batches)]
+        (torch.stack(losses).sum() / n).backward()
+        optimizer.step()
+        if step % 2 == 1:
+            logged.append([loss.item() for loss in losses])
+    return copies(model.parameters()), logged
+
+
+def _judge_log(logs: Sequence[Any], losses: list[list[float]]) -> None:
+    """Refuse a log of rank 0 that is not the mean loss of every second step, and another log that is neither.
+
+    Args:
+        logs: what each rank returned.
+        losses: for every second step the loss of each rank.
+    """
+    n = len(logs)
+    means = [sum(row) / n for row in losses]
+    log = numbers(logs[0])
+    if log is None or len(log) != len(means):
+        raise Wrong(
+            "missing_entries",
+            f"{_STEPS} steps, and every second one is logged: rank 0's log should be a list of {len(means)} "
+            f"numbers, but your function returned {logs[0]!r}.",
+        )
+    if not same(log, means, _ROUNDING):
+        _judge_entries(log, means, losses)
+    for other in map(numbers, logs[1:]):
+        if other and not same(other, means, _ROUNDING):
+            raise Wrong(
+                "other_ranks_log",
+                f"Rank 0's log is right, but another rank logged {other}. After dist.reduce only its destination holds "
+                "the sum.",
+            )
+
+
+def _judge_entries(log: list[float], means: list[float], losses: list[list[float]]) -> None:
+    """Raise what is wrong with the losses that rank 0 logged."""
+    n, own = len(losses[0]), [row[0] for row in losses]
+    known = {
+        "own_loss": (
+            own,
+            f"Nothing hangs, but rank 0 logs {log[0]:.4f}, its own loss, where the mean over {n} ranks is "
+            f"{means[0]:.4f}. The collective was not wrong; who called it was.",
+        ),
+        "sum_not_mean": (
+            [n * mean for mean in means],
+            f"Rank 0 logs {n} times the mean loss: it is the sum over the ranks.",
+        ),
+        "only_divided": (
+            [loss / n for loss in own],
+            f"Rank 0 logs its own loss divided by {n}: nothing came from the other ranks.",
+        ),
+    }
+    refuse_known(log, known, _ROUNDING)
+    raise Wrong(
+        "wrong_value",
+        f"With {n} ranks rank 0 logs {[round(value, 4) for value in log]}; the mean losses of every second step are "
+        f"{[round(mean, 4) for mean in means]}.",
+    )

@@ -1,0 +1,83 @@
+"""What several checks of lesson 01 compare with: one process on one thread, and the known mistakes of averaging."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+
+Tensors = list[torch.Tensor]
+
+FLOAT32 = 1e-5
+"""The relative tolerance for gradients in float32; the other checks compute in float64."""
+
+TWO_RANKS_ONLY = "Right on 2 ranks, wrong on 3. Which number in your code is true only when there are two ranks?"
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: for such small models, several only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def classifier() -> nn.Module:
+    """Return a model from 4 features to 3 classes, in float64."""
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def samples(batches: int, each: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return batches for `classifier`: images [each, 4] in float64 and labels [each]."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(batches, each, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (batches, each), generator=generator)
+    return list(zip(images, labels, strict=True))
+
+
+def started(model: nn.Module, start: Tensors) -> nn.Module:
+    """Return the model with these weights."""
+    with torch.no_grad():
+        for parameter, values in zip(model.parameters(), start, strict=True):
+            parameter.copy_(values)
+    return model
+
+
+def scaled(tensors: Iterable[torch.Tensor], factor: float) -> Tensors:
+    return [factor * tensor for tensor in tensors]
+
+
+def added(ranks: Iterable[Sequence[torch.Tensor]]) -> Tensors:
+    """Add up the tensors of the ranks, parameter by parameter."""
+    return [torch.stack(rows).sum(dim=0) for rows in zip(*ranks, strict=True)]
+
+
+def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]]:
+    """The known mistakes of averaging: symptom → the gradients that it leaves on each rank, and the hint.
+
+    Args:
+        own: the gradients of each rank before.
+    """
+    n, total = len(own), added(own)
+    return {
+        "sum_not_mean": (
+            [total] * n,
+            f"Your gradients are {n} times too large: they are the sum over the ranks. What turns a sum into a mean?",
+        ),
+        "divided_twice": (
+            [scaled(total, 1 / n**2)] * n,
+            f"Your gradients are {n} times too small: you divide more than once, or what you add up is a mean already.",
+        ),
+        "only_divided": (
+            [scaled(gradients, 1 / n) for gradients in own],
+            f"Every rank still has its own gradients, only {n} times smaller: nothing came from the other ranks.",
+        ),
+        "copied_not_averaged": (
+            [own[0]] * n,
+            "All ranks now hold the gradients of rank 0: those of the others are lost. A broadcast copies; here every "
+            "rank has something to add.",
+        ),
+    }

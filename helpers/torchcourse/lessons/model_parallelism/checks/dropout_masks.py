@@ -1,0 +1,108 @@
+"""Check of lesson 02 on the seeds of dropout: which masks must be alike on a mesh of ranks, and which must not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import ON_CPU, on_ranks
+from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
+from torchcourse.lessons.model_parallelism.tensor_parallel import Dropouts, drift, split
+from torchcourse.models import TransformerBlock
+
+TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
+
+
+@check
+def dropout_seeds(learner: Callable) -> str:
+    """Judge the seeds by what must be alike and what must not, then train with them on a mesh of two by two."""
+    for ranks, tensor in ((4, 2), (8, 4), (2, 2), (3, 1)):
+        _judge_seeds(learner, ranks, tensor)
+    drifts = on_ranks(_train_with_dropout, learner, world_size=4, seconds=TIME_LIMIT, env=ON_CPU)
+    for rank, apart in enumerate(drifts):
+        if apart > 1e-9:
+            raise Wrong("drift", f"Trained with these seeds, the ranks drift apart: rank {rank} by {apart:.1e}.")
+    return "On a 2×2 mesh nothing drifts apart, and no two masks are alike that should not be."
+
+
+def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
+    seeds = {}
+    for step in range(6):
+        for rank in range(ranks):
+            call = f"dropout_seeds({step}, {rank}, {ranks}, {tensor})"
+            seeds[step, rank] = pair = _pair(learner(step, rank, ranks, tensor), call)
+            if pair != _pair(learner(step, rank, ranks, tensor), call):
+                raise Wrong("not_repeatable", f"{call} gives other seeds each time. No other rank could agree on them.")
+    on = f"{ranks} ranks in tensor groups of {tensor}: "
+    for rank in range(ranks):
+        neighbour = rank - rank % tensor
+        if seeds[0, rank][1] != seeds[0, neighbour][1]:
+            raise Wrong(
+                "outer_by_rank",
+                f"{on}the ranks {neighbour} and {rank} share their layers, but their *outer* masks differ. The sum "
+                "behind the layer was the same on both; after this dropout it is not.",
+            )
+        if rank != neighbour and seeds[0, rank][0] == seeds[0, neighbour][0]:
+            raise Wrong(
+                "inner_alike",
+                f"{on}the ranks {neighbour} and {rank} have the same *inner* mask. They hold different hidden units, "
+                "which would always fall out in pairs.",
+            )
+        if rank == neighbour != 0 and seeds[0, rank][1] == seeds[0, 0][1]:
+            raise Wrong(
+                "data_alike",
+                f"{on}the ranks 0 and {rank} have different samples, but the same outer mask (lesson 01).",
+            )
+    if len({seeds[step, 0] for step in range(6)}) < 6:
+        raise Wrong("every_step", f"{on}rank 0 gets the same seeds in several steps, so the same units fall out again.")
+    _judge_uniqueness(seeds, on, tensor)
+
+
+def _judge_uniqueness(seeds: dict[tuple[int, int], tuple[int, int]], on: str, tensor: int) -> None:
+    """Refuse one seed that is used for two masks, of other steps, ranks or places."""
+    used: dict[int, tuple] = {}
+    for (step, rank), pair in seeds.items():
+        for place, seed in zip(("inner", "outer"), pair, strict=True):
+            who = (step, place, rank if place == "inner" else rank - rank % tensor)
+            before = used.setdefault(seed, who)
+            if before != who:
+                (step_0, place_0, rank_0), (step_1, place_1, rank_1) = before, who
+                raise Wrong(
+                    "repeats",
+                    f"{on}the seed {seed} is used twice: for the {place_0} dropout of rank {rank_0} in step {step_0}, "
+                    f"and for the {place_1} one of rank {rank_1} in step {step_1}. The same numbers come again.",
+                )
+
+
+def _pair(answer: Any, call: str) -> tuple[int, int]:
+    if (
+        not isinstance(answer, tuple | list)
+        or len(answer) != 2
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63 for seed in answer)
+    ):
+        raise Wrong(
+            "wrong_type", f"{call} is {answer!r}. Two whole numbers were asked for: the inner and the outer seed."
+        )
+    inner, outer = answer
+    return inner, outer
+
+
+def _train_with_dropout(seeds: Callable) -> float:
+    """Three steps on a mesh of two by two; how far what all ranks should hold alike is apart."""
+    rank, half = dist.get_rank(), dist.get_rank() // 2
+    tensor_groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    data_groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    torch.manual_seed(4)
+    model = split(TransformerBlock(8, 2).double(), tensor_groups[half])
+    dropouts = Dropouts(model, 0.3)
+    x = torch.randn(2, 4, 3, 8, dtype=torch.float64)[half]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(3):
+        dropouts.seed(*seeds(step, rank, 4, 2))
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        average_gradients(model, data_groups[rank % 2])
+        optimizer.step()
+    return max(drift(model).values())

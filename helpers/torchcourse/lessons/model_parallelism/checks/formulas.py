@@ -1,0 +1,316 @@
+"""Checks of lesson 02 on the formulas of a planner: bytes of a GPU, utilizations, seconds of a step."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import numbers, refuse_known, same
+from torchcourse.lessons.data_parallelism.memory import zero_memory
+from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
+from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+
+_CLOSE = 1e-6  # relative
+
+
+@check
+def gpu_bytes(learner: Callable) -> str:
+    """Compare states and activations with the planner's formulas, for all ZeRO stages, with and without recomputing."""
+    for case in _BYTES_CASES:
+        given = _numbers(learner(*case), 4, "parameters, gradients, optimizer, activations")
+        _judge_states(given[:3], case)
+        _judge_activations(given[3], case)
+    return (
+        f"All four parts, checked on {len(_BYTES_CASES)} layouts of two models: ZeRO 0 to 3, long and short pipelines."
+    )
+
+
+@check
+def utilisations(learner: Callable) -> str:
+    """Compare with the FLOP of a token, for the model and for the hardware."""
+    for case in _UTILIZATION_CASES:
+        _judge_utilizations(_numbers(learner(*case), 2, "MFU and HFU"), case)
+    return "MFU and HFU, with and without computing again, for short and for long sequences."
+
+
+@check
+def step_seconds(learner: Callable) -> str:
+    """Compare bubble and total, for plain and interleaved pipelines and for one rank."""
+    for case in _STEP_CASES:
+        _judge_step(_numbers(learner(*case), 2, "the bubble and the whole step"), case)
+    return (
+        f"Bubble and step, checked on {len(_STEP_CASES)} layouts: with and without pieces, and a pipeline of one rank."
+    )
+
+
+def _numbers(answer: Any, count: int, names: str) -> list[float]:
+    given = numbers(answer)
+    if given is None or len(given) != count:
+        raise Wrong("wrong_type", f"Return {count} numbers: {names}. You returned {answer!r}.")
+    return given
+
+
+# The bytes of a GPU
+
+_SMALL = Model("small", layers=24, width=1024, heads=16, sequence=512)
+_BYTES_CASES = [
+    # model, tensor, pipeline, data, ZeRO stage, micro-batches, computed again
+    (_SMALL, 1, 1, 1, 0, 1, False),
+    (_SMALL, 2, 3, 4, 1, 2, False),
+    (GPT3, 8, 6, 16, 0, 96, False),
+    (GPT3, 8, 6, 16, 2, 96, False),
+    (GPT3, 4, 6, 5, 3, 20, True),
+    (GPT3, 2, 12, 3, 1, 5, True),
+]
+
+
+def _case_name(case: tuple) -> str:
+    model, tensor, pipeline, data, stage, micro_batches, again = case
+    return (
+        f"{model.name}, tensor {tensor} × pipeline {pipeline} × data {data}, ZeRO {stage}, "
+        f"{micro_batches} micro-batches, layers {'' if again else 'not '}computed again: "
+    )
+
+
+def _states(parameters: float, data: int, stage: int) -> list[float]:
+    each = zero_memory(parameters, data, stage)
+    return [each.parameters, each.gradients, each.optimizer]
+
+
+def _judge_states(given: list[float], case: tuple) -> None:
+    model, tensor, pipeline, data, stage, *_ = case
+    whole, ranks = model.layers * model.layer_parameters, tensor * pipeline
+    own = whole / ranks
+    right, where = _states(own, data, stage), _case_name(case)
+    if same(given, right, _CLOSE):
+        return
+    if (tensor, pipeline, data) == (1, 1, 1):
+        each = ", ".join(f"{part / own:.3g}" for part in given)
+        raise Wrong(
+            "bytes_per_parameter",
+            f"{where}you count {each} bytes per parameter. Mixed precision with Adam keeps 2 for the weight, 2 for its "
+            "gradient, and three numbers in float32 in the optimizer.",
+        )
+    known = {
+        "nothing_divided": (
+            _states(whole, data, stage),
+            "each GPU has all layers, whole. Who has which part of the model?",
+        ),
+        "tensor_ignored": (
+            _states(whole / pipeline, data, stage),
+            "the tensor ranks share out each layer; your GPU has it whole.",
+        ),
+        "pipeline_ignored": (
+            _states(whole / tensor, data, stage),
+            "your GPU has every layer. How many layers has one stage?",
+        ),
+        "data_divides_all": (
+            _states(own / data, 1, 0),
+            "data-parallel ranks divide everything in your count. What do they share out at this stage?",
+        ),
+        "shared_over_all": (
+            _states(own, data * ranks, stage),
+            "ZeRO shares out among the ranks that hold the *same* part of the model. How many are these?",
+        ),
+        "divided_by_zero_only": (
+            _states(whole, data * ranks, stage),
+            "you let ZeRO divide by all GPUs, and the layout by none.",
+        ),
+    }
+    refuse_known(given, known, _CLOSE, where=where)
+    _judge_parts(given, right, data, where)
+
+
+def _judge_parts(given: list[float], right: list[float], data: int, where: str) -> None:
+    """Raise what is wrong with the first of the three states that is not what it should be."""
+    for name, first, ours, wanted in zip(
+        ("parameters", "gradients", "optimizer"), (3, 2, 1), given, right, strict=True
+    ):
+        if same(ours, wanted, _CLOSE):
+            continue
+        known = {
+            "not_shared": (data * wanted, f"the {name} are whole on each data-parallel rank; this stage shares them."),
+            "shared_too_early": (wanted / data, f"the {name} are shared out, but only from stage {first} on."),
+        }
+        refuse_known(ours, known, _CLOSE, where=where)
+        raise Wrong(
+            "wrong_states",
+            f"{where}your {name} are {ours / wanted:.3g} times what they should be. Count the parameters of one GPU "
+            "first: all layers, divided by the ranks that share them.",
+        )
+
+
+def _judge_activations(given: float, case: tuple) -> None:
+    model, tensor, pipeline, _, _, micro_batches, again = case
+    layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
+    inside = layer_activations(model, Layout(1, tensor=tensor))
+    kept = layer_activations(model, Layout(1, tensor=tensor, recomputation="full")) if again else inside
+    working = inside - kept
+    right, where = kept * layers * in_flight + working, _case_name(case)
+    if same(given, right, _CLOSE):
+        return
+    known = {
+        "all_micro_batches": (
+            kept * layers * micro_batches + working,
+            "you keep every micro-batch, as GPipe does. How many does the first rank of 1F1B keep?",
+        ),
+        "one_micro_batch": (
+            kept * layers + working,
+            "you keep one micro-batch. How many has the first rank of 1F1B under way at its worst moment?",
+        ),
+        "more_than_there_are": (
+            kept * layers * pipeline + working,
+            "you keep as many micro-batches as there are stages, but there are fewer.",
+        ),
+        "all_layers": (
+            kept * model.layers * in_flight + working,
+            "you count all layers of the model. How many has one stage?",
+        ),
+        "tensor_ignored_in_activations": (tensor * right, "the tensor ranks share out the activations, too."),
+        "one_layer": (kept * in_flight + working, "you count one layer. How many has a stage?"),
+        "working_forgotten": (
+            kept * layers * in_flight,
+            "you count the inputs only. While a layer is computed again, its inside is there, too.",
+        ),
+        "nothing_saved": (
+            inside * layers * in_flight,
+            "that is without computing again. What does a layer keep now?",
+        ),
+        "input_counted_twice": (
+            kept * layers * in_flight + inside,
+            "one layer's input is counted twice: it is among the inputs already.",
+        ),
+    }
+    refuse_known(given, known, _CLOSE, where=where)
+    raise Wrong(
+        "wrong_activations",
+        f"{where}your activations are {given / right:.3g} times what they should be. Bytes of a layer, times layers of "
+        "the stage, times micro-batches under way.",
+    )
+
+
+# Utilizations
+
+_UTILIZATION_CASES = [
+    # parameters, layers, width, sequence, tokens per second and GPU, peak, computed again
+    (7e9, 32, 4096, 2048, 3000.0, 312e12, False),
+    (7e9, 32, 4096, 2048, 3000.0, 312e12, True),
+    (1.3e9, 24, 2048, 65_536, 2500.0, 312e12, True),
+    (405e9, 126, 16_384, 8192, 160.0, 989e12, False),
+]
+
+
+def _judge_utilizations(given: list[float], case: tuple) -> None:
+    parameters, layers, width, sequence, tokens, peak, again = case
+    rate, scores = tokens / peak, 4 * layers * width * sequence
+    forward = rate * (2 * parameters + scores)
+    model = 3 * forward
+    hardware = 4 * forward if again else model
+    mfu, hfu = given
+    if same(given, [model, hardware], _CLOSE):
+        return
+    where = (
+        f"{parameters / 1e9:g} billion parameters, {sequence:,} tokens per sequence, layers "
+        f"{'' if again else 'not '}computed again: "
+    )
+    if max(given) > 1.5:
+        percent = "a share between 0 and 1 was asked for, not percent."
+        refuse_known(mfu, {"percent": (100 * model, percent)}, _CLOSE, where=where)
+        raise Wrong(
+            "not_a_share",
+            f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Is everything per second?",
+        )
+    swapped = "the two are swapped: which of them can be the larger one?"
+    refuse_known(given, {"swapped": ([hardware, model], swapped)}, _CLOSE, where=where)
+    if not same(mfu, model, _CLOSE):
+        known = {
+            "forward_only": (forward, "that is the forward pass alone. What does the backward pass cost?"),
+            "backward_once": (
+                2 * forward,
+                "the backward pass makes two gradients, those of the inputs and those of the weights.",
+            ),
+            "no_attention": (rate * 6 * parameters, "the weights are right; the attention scores are left out."),
+            "attention_once": (rate * (6 * parameters + scores), "the scores go through the backward pass, too."),
+            "one_layers_scores": (rate * (6 * parameters + 3 * scores / layers), "each *layer* has scores."),
+            "recomputation_counts": (
+                4 * forward,
+                "the MFU counts what the *model* needs. Does it need a layer twice?",
+            ),
+        }
+        refuse_known(mfu, known, _CLOSE, where=where)
+        raise Wrong(
+            "wrong_mfu",
+            f"{where}your MFU is {mfu / model:.3g} times what it should be. Begin with the FLOP of a token.",
+        )
+    if not again:
+        raise Wrong(
+            "recomputation_always", f"{where}nothing is computed twice here, but your HFU differs from your MFU."
+        )
+    known = {
+        "hfu_is_mfu": (
+            model,
+            "the HFU is the MFU. What does the hardware do here that the model needs no second time?",
+        ),
+        "scores_not_again": (
+            rate * (8 * parameters + 3 * scores),
+            "whole layers are computed again: their scores, too.",
+        ),
+    }
+    refuse_known(hfu, known, _CLOSE, where=where)
+    raise Wrong("wrong_hfu", f"{where}your HFU is {hfu / hardware:.3g} times what it should be. One more forward pass.")
+
+
+# The seconds of a step
+
+_STEP_CASES = [
+    # compute, tensor, pipeline ranks, micro-batches, pieces, data
+    (0.8, 0.12, 4, 16, 1, 0.09),
+    (0.8, 0.12, 1, 16, 1, 0.09),
+    (2.0, 0.5, 8, 32, 3, 0.0),
+    (1.0, 0.0, 16, 8, 2, 0.2),
+]
+
+
+def _judge_step(given: list[float], case: tuple) -> None:
+    compute, tensor, ranks, micro_batches, pieces, data = case
+    work, others = compute + tensor, ranks - 1
+    bubble = others / (pieces * micro_batches) * work
+    if same(given, [bubble, work + bubble + data], _CLOSE):
+        return
+    where = (
+        f"{compute} s compute, {tensor} s tensor, {ranks} ranks, {micro_batches} micro-batches, {pieces} pieces, "
+        f"{data} s data: "
+    )
+    if not same(given[0], bubble, _CLOSE):
+        one = work / micro_batches  # seconds of a micro-batch on a rank
+        known = {
+            "share_of_all": (
+                others / (pieces * micro_batches + others) * work,
+                "your share is of work *and* waiting together. Compared with the work alone it is larger.",
+            ),
+            "no_bubble": (0.0, "you have no bubble. For how many micro-batches does a rank wait?"),
+            "compute_only": (
+                others / pieces * compute / micro_batches,
+                "the rank before is late by its messages, too.",
+            ),
+            "one_rank_too_many": (ranks / pieces * one, "a rank waits for the *others*. How many are these?"),
+            "pieces_ignored": (others * one, "a pipeline of small pieces fills and drains faster."),
+            "whole_step_per_rank": (
+                others / pieces * work,
+                "a rank waits for p − 1 *micro-batches*, not for whole steps.",
+            ),
+            "data_in_the_bubble": (
+                others / pieces * (work + data) / micro_batches,
+                "the gradients are averaged once, at the end. Nobody waits for that in the bubble.",
+            ),
+        }
+        refuse_known(given[0], known, _CLOSE, where=where)
+        raise Wrong(
+            "wrong_bubble",
+            f"{where}you have a bubble of {given[0]:.4g} s. How long is one micro-batch on a rank, and how many are "
+            "waited for?",
+        )
+    forgotten = "the bubble is right; the average of the gradients is not in the step."
+    refuse_known(given[1], {"data_forgotten": (work + bubble, forgotten)}, _CLOSE, where=where)
+    raise Wrong(
+        "wrong_total", f"{where}the bubble is right; your step of {given[1]:.4g} s is not the sum of its parts."
+    )

@@ -1,0 +1,216 @@
+"""Checks of lesson 02 on a model in two halves: one step through both by hand, and the lab's two ranks that listen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import added
+
+TIME_LIMIT = 8.0  # seconds for one call; healthy ranks need a fraction of one
+
+Gradients = list[torch.Tensor | None]
+
+
+@check
+def split_step(learner: Callable) -> str:
+    """Compare loss and gradients of two halves on two ranks with the whole model, for two shapes of the border."""
+    for width, batch in ((5, 6), (8, 3)):
+        first, second = _on_two_ranks(_split_step, learner, width, batch)
+        case = f"With {batch} samples and {width} numbers between the halves: "
+        for rank, half in ((1, second), (0, first)):
+            _judge_half(half, rank, case)
+        _judge_answers(first, second, case)
+    return "Loss and gradients of both halves are those of the whole model, for two shapes of what travels."
+
+
+@check
+def repaired_step(learner: Callable) -> str:
+    """Compare loss and gradients with the whole model, for 1 to 6 micro-batches and the second rank of the lab."""
+    for count in (1, 2, 3, 6):
+        first, second = _on_two_ranks(_repaired_step, learner, count)
+        case = f"With {count} micro-batch{'es' * (count > 1)}: "
+        _judge_repair(first, second, case)
+        _judge_answers(first, second, case)
+    return (
+        "Rank 1 fetches early and nobody waits for ever; loss and gradients are right for 1, 2, 3 and 6 micro-batches."
+    )
+
+
+@dataclass
+class Half:
+    """One rank's half after the learner's step, and the gradients of the whole model for the same half."""
+
+    answer: Any
+    gradients: Gradients
+    right: Gradients
+    loss: float
+    mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
+
+
+HANG = (
+    "After {seconds:g} s both ranks still waited. Write their sends and receives in two columns: does each have its "
+    "partner, in the same order?"
+)
+LEFT_ALONE = (
+    "Rank {rank} waited for a rank that had already finished. Count the messages each way: as many sends as receives?"
+)
+ERRORS = {
+    "NoneType": (
+        "nothing_to_send",
+        "Rank {rank} met None where a tensor should be. Autograd keeps the gradient of a tensor only if that tensor "
+        "asked for one before the forward pass.",
+    ),
+    "only for scalar outputs": (
+        "backward_without_gradient",
+        "Rank {rank} calls backward() on a whole tensor, as if that were the loss. What has to be known about it, and "
+        "who knows that?",
+    ),
+    "does not require grad": (
+        "no_graph",
+        "Rank {rank} calls backward() on a tensor without a graph. Which tensor came out of the forward pass here, and "
+        "was it kept?",
+    ),
+}
+HINTS = {
+    "sum_of_the_border": "rank 0's gradients are those of the *sum* of its outputs. Nothing of the loss is in them.",
+    "border_came_back": "rank 0 went backward with the activations themselves, where their gradient should be.",
+    "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
+    "last_left_out": "rank 0 never went backward through the last micro-batch.",
+    "only_last": "rank 0's gradients are those of the last micro-batch alone.",
+}
+"""For each known mistake, by symptom."""
+
+
+def _on_two_ranks(function: Callable[..., Half], *arguments: Any) -> tuple[Half, Half]:
+    first, second = on_ranks(
+        function,
+        *arguments,
+        world_size=2,
+        seconds=TIME_LIMIT,
+        hang=HANG,
+        left_alone=LEFT_ALONE,
+        known=ERRORS,
+        env=ON_CPU,
+    )
+    return first, second
+
+
+def _halves(width: int) -> tuple[nn.Sequential, nn.Sequential]:
+    torch.manual_seed(1)
+    first = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
+    return first.double(), nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3)).double()
+
+
+def _data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(batch, 4, generator=generator, dtype=torch.float64), torch.arange(batch) % 3
+
+
+def _half(answer: Any, own: nn.Module, right: Gradients, loss: float, mistakes: dict[str, Gradients]) -> Half:
+    """What this rank sends back: copies, without a graph."""
+    gradients = [None if p.grad is None else p.grad.detach().clone() for p in own.parameters()]
+    answer = answer.detach().clone() if isinstance(answer, torch.Tensor) else answer
+    return Half(answer, gradients, right, loss, mistakes)
+
+
+def _judge_answers(first: Half, second: Half, case: str) -> None:
+    """Judge what the two ranks returned, where the gradients are right."""
+    loss = number(second.answer)
+    if loss is None:
+        raise Wrong(
+            "no_loss", f"{case}the gradients are right, but rank 1 returned {second.answer!r} in place of the loss."
+        )
+    if not same(loss, second.loss):
+        raise Wrong(
+            "wrong_loss",
+            f"{case}the gradients are right, but rank 1 returned {loss:.4f}; the mean loss is {second.loss:.4f}.",
+        )
+    if first.answer is not None:
+        raise Wrong("loss_on_rank_0", f"{case}rank 0 returned {first.answer!r}, but only rank 1 knows the loss.")
+
+
+def _refuse_mistakes(half: Half, case: str) -> None:
+    known = {symptom: (gradients, HINTS[symptom]) for symptom, gradients in half.mistakes.items()}
+    refuse_known(half.gradients, known, where=case)
+
+
+# The split by hand
+
+
+def _split_step(learner: Callable, width: int, batch: int) -> Half:
+    rank, (x, y) = dist.get_rank(), _data(batch)
+    halves, whole = _halves(width), _halves(width)
+    answer = learner(halves[rank], x, y, torch.empty(batch, width, dtype=torch.float64))
+    border = whole[0](x)
+    loss = F.cross_entropy(whole[1](border), y)
+    first, second = (list(half.parameters()) for half in whole)
+    right = torch.autograd.grad(loss, first + second, retain_graph=True)
+    mistakes: dict[str, Gradients] = {}
+    if rank == 0:
+        for symptom, back in (("sum_of_the_border", torch.ones_like(border)), ("border_came_back", border.detach())):
+            mistakes[symptom] = list(torch.autograd.grad(border, first, back, retain_graph=True))
+    else:
+        summed = F.cross_entropy(whole[1](border), y, reduction="sum")
+        mistakes["sum_not_mean"] = list(torch.autograd.grad(summed, second))
+    mine = right[: len(first)] if rank == 0 else right[len(first) :]
+    return _half(answer, halves[rank], list(mine), loss.item(), mistakes)
+
+
+def _judge_half(half: Half, rank: int, case: str) -> None:
+    if None in half.gradients:
+        missing = "half has not been gone through backward." if rank else "half got no gradient: did it come back?"
+        raise Wrong(
+            f"no_gradient_on_rank_{rank}", f"{case}some parameters of rank {rank} have no gradient; its {missing}"
+        )
+    _refuse_mistakes(half, case)
+    if not same(half.gradients, half.right):
+        raise Wrong(
+            f"wrong_gradient_on_rank_{rank}",
+            f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what "
+            "arrives on both sides: the same numbers?",
+        )
+
+
+# The lab: two ranks that both listen
+
+_WIDTH, _BATCH = 5, 12
+
+
+def _repaired_step(learner: Callable, count: int) -> Half:
+    rank, (x, y) = dist.get_rank(), _data(_BATCH)
+    halves, whole = _halves(_WIDTH), _halves(_WIDTH)
+    between = torch.empty(_BATCH // count, _WIDTH, dtype=torch.float64)
+    answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
+    own = list(whole[rank].parameters())
+    loss, parts = 0.0, []
+    for inputs, targets in zip(x.chunk(count), y.chunk(count), strict=True):
+        part = F.cross_entropy(whole[1](whole[0](inputs)), targets) / count
+        loss += part.item()
+        parts.append(torch.autograd.grad(part, own))
+    mistakes: dict[str, Gradients] = {}
+    if rank == 0 and count > 1:
+        mistakes = {"last_left_out": [*added(parts[:-1])], "only_last": list(parts[-1])}
+    return _half(answer, halves[rank], [*added(parts)], loss, mistakes)
+
+
+def _judge_repair(first: Half, second: Half, case: str) -> None:
+    if all(gradient is None for gradient in first.gradients):
+        raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
+    _refuse_mistakes(first, case)
+    if not same(first.gradients, first.right):
+        raise Wrong(
+            "mixed_up",
+            f"{case}rank 0's gradients are wrong. Does each gradient that comes back meet the output of its own "
+            "micro-batch?",
+        )
+    if not same(second.gradients, second.right):
+        raise Wrong(
+            "second_rank_changed", f"{case}rank 1's gradients are wrong. Its part was right: what reaches it now?"
+        )

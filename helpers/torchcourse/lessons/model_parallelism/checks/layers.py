@@ -1,0 +1,260 @@
+"""Checks of lesson 02 on a linear layer that is split over ranks: by columns and by rows."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import ON_CPU, on_ranks, refuse_known, same
+
+TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
+
+
+@check
+def column_linear(learner: Callable) -> str:
+    """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
+    for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
+        _judge_column(_answers(_one_column, learner, shape, ranks), ranks)
+    return "Outputs, and the gradients of input, weight and bias, are those of the dense layer, on 2 and on 3 ranks."
+
+
+@check
+def row_linear(learner: Callable) -> str:
+    """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
+    for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
+        _judge_row(_answers(_one_row, learner, shape, ranks), ranks)
+    return "Outputs, and the gradients of input, weight and bias, are those of the dense layer, on 2 and on 3 ranks."
+
+
+# What both share
+
+
+@dataclass
+class Answer:
+    """What came out on one rank, and of the dense layer what belongs there. None where there was no tensor."""
+
+    output: torch.Tensor | None
+    gradients: dict[str, torch.Tensor | None]
+    right_output: torch.Tensor
+    right_gradients: dict[str, torch.Tensor]
+    other_outputs: dict[str, torch.Tensor]  # by symptom: what a known mistake puts out here
+    other_gradients: dict[str, torch.Tensor]  # by symptom: the gradients of the input of a known mistake
+    warned: bool
+
+
+_SHAPES = (
+    "shapes",
+    "On rank {rank} the shapes do not fit: {first_line}. PyTorch keeps `weight` as [outputs, inputs]. Which of the two "
+    "does this rank have a part of? And the bias?",
+)
+
+
+def _answers(function: Callable, learner: Callable, shape: tuple[int, ...], ranks: int) -> list[Answer]:
+    return on_ranks(
+        function,
+        learner,
+        shape,
+        world_size=ranks,
+        seconds=TIME_LIMIT,
+        known={"cannot be multiplied": _SHAPES, "must match the": _SHAPES},
+        env=ON_CPU,
+    )
+
+
+def _dense(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
+    """A dense layer, its input, and the weights of a loss; the same on each rank."""
+    torch.manual_seed(3)
+    linear = nn.Linear(inputs, 2 * ranks).double()
+    return linear, torch.randn(*shape[:-1], inputs).double(), torch.randn(*shape[:-1], 2 * ranks).double()
+
+
+def _call(learner: Callable, x: torch.Tensor, linear: nn.Linear, weights: Callable) -> tuple[torch.Tensor | None, bool]:
+    """Call the learner's layer and go backward; the output, and whether autograd warned."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y = learner(x, linear)
+        if isinstance(y, torch.Tensor) and y.requires_grad:
+            factors = weights(y)
+            if factors.shape == y.shape:
+                (y * factors).sum().backward()
+    warned = any("autograd kernel was not registered" in str(warning.message) for warning in caught)
+    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned
+
+
+def _part(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
+    return tensor.chunk(dist.get_world_size(), dimension)[dist.get_rank()].clone()
+
+
+def _gradients(x: torch.Tensor, linear: nn.Linear, dimension: int) -> dict[str, torch.Tensor | None]:
+    """The gradients of the input, of this rank's part of the weight, and of the bias that belongs to it."""
+    weight, bias = linear.weight.grad, linear.bias.grad
+    return {
+        "input": x.grad,
+        "weight": None if weight is None else _part(weight, dimension),
+        "bias": bias if bias is None or dimension == 1 else _part(bias, 0),
+    }
+
+
+def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str]) -> None:
+    """Refuse wrong outputs, known ones by their symptom; then known gradients of the input."""
+    where, right = f"{case}rank {rank}: ", answer.right_output
+    if answer.output is None:
+        raise Wrong("wrong_type", f"{case}rank {rank} returned no tensor.")
+    if not same(answer.output, right):
+        refuse_known(answer.output, _with_hints(answer.other_outputs, hints), where=where)
+        if answer.output.shape != right.shape:
+            raise Wrong("shape", f"{where}the shape is {list(answer.output.shape)}; {list(right.shape)} was asked for.")
+        raise Wrong(
+            "wrong_value", f"{case}the outputs of rank {rank} are not the dense layer's. Print both side by side."
+        )
+    if answer.warned:
+        raise Wrong(
+            "outside_autograd",
+            f"{case}the outputs are right, but autograd warns: it does not know how to go back through a bare "
+            "`dist.all_reduce`. The collective belongs into the forward or the backward of your Function.",
+        )
+    if not same(answer.gradients["input"], answer.right_gradients["input"]):
+        refuse_known(answer.gradients["input"], _with_hints(answer.other_gradients, hints), where=where)
+
+
+def _with_hints(values: Mapping[str, torch.Tensor], hints: Mapping[str, str]) -> dict[str, tuple[torch.Tensor, str]]:
+    return {symptom: (value, hints[symptom]) for symptom, value in values.items()}
+
+
+def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
+    for name, right in answer.right_gradients.items():
+        ours = answer.gradients[name]
+        if ours is None or not ours.any():
+            raise Wrong(
+                f"no_gradient_of_{name}",
+                f"{case}the outputs are right, but on rank {rank} the {name} got no gradient. Where was the graph cut?",
+            )
+        if not same(ours, right):
+            raise Wrong(
+                f"wrong_gradient_of_{name}",
+                f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is not the dense layer's.",
+            )
+
+
+# By columns
+
+
+def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    linear, x, weights = _dense(shape, ranks, shape[-1])
+    right = x.clone().requires_grad_()
+    y = linear(right)
+    mine = (_part(y, -1) * _part(weights, -1)).sum()
+    (own,) = torch.autograd.grad(mine, right, retain_graph=True)
+    whole, of_weight, of_bias = torch.autograd.grad((y * weights).sum(), [right, linear.weight, linear.bias])
+    right_gradients = {"input": whole, "weight": _part(of_weight, 0), "bias": _part(of_bias, 0)}
+    plain = F.linear(x, linear.weight.detach())
+    summed = _part(y, -1).detach().contiguous()
+    dist.all_reduce(summed)
+    other_outputs = {
+        "whole_output": y.detach(),
+        "no_bias": _part(plain, -1),
+        "same_part": y.detach().chunk(ranks, -1)[0].clone(),
+        "every_nth": y.detach()[..., rank::ranks].clone(),
+        "summed_forward": summed,
+    }
+    other_gradients = {"not_summed": own, "averaged": whole / ranks, "too_often": whole * ranks}
+    ours = x.clone().requires_grad_()
+    output, warned = _call(learner, ours, linear, lambda _: _part(weights, -1))
+    gradients = _gradients(ours, linear, 0)
+    return Answer(output, gradients, _part(y, -1).detach(), right_gradients, other_outputs, other_gradients, warned)
+
+
+_COLUMN_HINTS = {
+    "whole_output": "it computed all outputs. Then nothing is saved; which of them are this rank's?",
+    "no_bias": "the outputs lack the bias. Each output has its own: which entries are this rank's?",
+    "same_part": "it computed the outputs of rank 0. Does the part depend on the rank?",
+    "every_nth": "it computed every n-th output. A block of neighbours was asked for: the r-th of N.",
+    "summed_forward": "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
+    "not_summed": "the outputs are right, but the gradient of the input is only the part that this rank's outputs "
+    "gave. The input went into the outputs of all ranks.",
+    "averaged": "the gradient of the input is N times too small. Each rank gives a *part* of it: mean or sum?",
+    "too_often": "the gradient of the input is N times too large. How often is it summed over the ranks?",
+}
+
+
+def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
+    # From the last rank on: on rank 0, the part of rank 0 is right.
+    for rank, answer in reversed(list(enumerate(answers))):
+        case = f"On {ranks} ranks, "
+        _judge_outputs(answer, rank, case, _COLUMN_HINTS)
+        _judge_gradients(answer, rank, case)
+
+
+# By rows
+
+
+def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
+    ranks = dist.get_world_size()
+    linear, x, weights = _dense(shape, ranks, 3 * ranks)
+    right = x.clone().requires_grad_()
+    y = linear(right)
+    whole, of_weight, of_bias = torch.autograd.grad((y * weights).sum(), [right, linear.weight, linear.bias])
+    right_gradients = {"input": _part(whole, -1), "weight": _part(of_weight, 1), "bias": of_bias}
+    bias, y = linear.bias.detach(), y.detach()
+    partial = F.linear(_part(x, -1), _part(linear.weight.detach(), 1))
+    first = F.linear(_part(x, -1), linear.weight.detach().chunk(ranks, 1)[0])
+    dist.all_reduce(first)
+    other_outputs = {
+        "bias_on_every_rank": y + (ranks - 1) * bias,
+        "no_bias": y - bias,
+        "not_summed": partial + bias,
+        "not_summed_no_bias": partial,
+        "averaged": (y - bias) / ranks + bias,
+        "averaged_all": y / ranks,
+        "same_part": first + bias,
+    }
+    other_gradients = {
+        "gradient_too_large": right_gradients["input"] * ranks,
+        "gradient_too_small": right_gradients["input"] / ranks,
+    }
+    ours = _part(x, -1).requires_grad_()
+    output, warned = _call(learner, ours, linear, lambda _: weights)
+    gradients = _gradients(ours, linear, 1)
+    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned)
+
+
+_ROW_HINTS = {
+    "bias_on_every_rank": "the bias is in the sum once for each rank. Where must it be added to count once?",
+    "no_bias": "the outputs lack the bias.",
+    "not_summed": "the outputs are only what this rank's inputs give. The other inputs are on other ranks.",
+    "not_summed_no_bias": "the outputs are only what this rank's inputs give. The other inputs are on other ranks.",
+    "averaged": "the ranks' parts were averaged. Each is a part of one sum.",
+    "averaged_all": "the outputs are N times too small. The ranks' parts are parts of one sum.",
+    "same_part": "every rank multiplied by the weights of rank 0. Does the part depend on the rank?",
+    "gradient_too_large": "the outputs are right, but the gradient of the input is N times too large. The loss is the "
+    "same on each rank, and so is the gradient that comes back: is there anything to sum?",
+    "gradient_too_small": "the outputs are right, but the gradient of the input is N times too small. Each rank's part "
+    "went into the sum once: by how much does the sum change with it?",
+}
+
+
+def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
+    case = f"On {ranks} ranks, "
+    for rank, answer in reversed(list(enumerate(answers))):
+        _judge_outputs(answer, rank, case, _ROW_HINTS)
+    for rank, answer in enumerate(answers):
+        bias, right = answer.gradients["bias"], answer.right_gradients["bias"]
+        if bias is None or not bias.any():
+            raise Wrong(
+                "bias_on_one_rank",
+                f"{case}the outputs are right, but on rank {rank} the bias got no gradient: after one step of the "
+                "optimizer the ranks hold different biases. Let each rank add its own, where it counts once.",
+            )
+        if same(bias * ranks, right):
+            raise Wrong(
+                "bias_shared_out",
+                f"{case}the outputs are right, but the gradient of the bias is N times too small. Each rank adds only "
+                "a share of it. Is there a place where the whole bias can be added, and count once?",
+            )
+        _judge_gradients(answer, rank, case)

@@ -1,0 +1,146 @@
+"""Checks of lesson 02 on plans: a layout of one's own, and a function that repairs sick ones."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torchcourse.checks import Wrong, check
+from torchcourse.lessons.model_parallelism.planner import (
+    A100,
+    GPT3,
+    Cluster,
+    Layout,
+    Model,
+    Plan,
+    dgx_a100,
+    fastest,
+    plan,
+)
+
+TASK = (GPT3, dgx_a100(64), 512)
+"""Model, cluster and batch of `my_layout`."""
+CLOSE = 1.05
+"""How much slower than the best a chosen layout may be."""
+
+
+@check
+def my_layout(layout: Layout) -> str:
+    """Compare a layout's step with the fastest of all layouts that fit."""
+    model, cluster, batch = TASK
+    chosen = _planned(model, cluster, layout, batch)
+    _must_fit(chosen)
+    best = fastest(model, cluster, batch)
+    if chosen.seconds.total > CLOSE * best.seconds.total:
+        raise Wrong(
+            "slow",
+            f"It fits, and takes {chosen.seconds.total:.1f} s per step; there are layouts that take "
+            f"{best.seconds.total:.1f} s. {_largest_loss(chosen)}",
+        )
+    return (
+        f"It fits with {_gib(chosen)} and takes {chosen.seconds.total:.1f} s per step. "
+        f"The fastest of all layouts takes {best.seconds.total:.1f} s."
+    )
+
+
+@check
+def repaired(learner: Callable) -> str:
+    """Give the learner's repair several sick plans, of which one does not fit without computing again."""
+    for model, cluster, layout in SICK:
+        cured = _planned(model, cluster, learner(model, cluster, layout), layout.batch)
+        where = (
+            f"{layout.tensor} tensor × {layout.pipeline} pipeline on {cluster.gpu.name}, "
+            f"{cluster.gpus_per_node} per node: "
+        )
+        _judge_repair(plan(model, cluster, layout), cured, where)
+    return f"{len(SICK)} sick plans, on nodes of 4 and of 8 GPUs, of 40 and of 80 GiB: all fit now, and none crawls."
+
+
+# What both share
+
+
+def _gib(planned: Plan) -> str:
+    return f"{planned.bytes.total / 2**30:.1f} GiB"
+
+
+def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
+    if not isinstance(layout, Layout):
+        raise Wrong("wrong_type", f"A Layout was asked for. This is {layout!r}.")
+    if layout.batch != batch:
+        raise Wrong(
+            "other_batch",
+            f"The batch is {batch} sequences per step; your layout has {layout.batch}. That would be another training.",
+        )
+    if layout.recipe != Layout(batch).recipe:
+        raise Wrong(
+            "other_recipe", f"The recipe stays {Layout(batch).recipe!r}: another optimizer is another training."
+        )
+    try:
+        return plan(model, cluster, layout)
+    except ValueError as error:
+        raise Wrong("not_possible", f"The planner refuses it: {error}") from None
+
+
+def _must_fit(chosen: Plan, where: str = "") -> None:
+    if not chosen.fits:
+        parts = vars(chosen.bytes)
+        part = max(parts, key=lambda name: parts[name])
+        raise Wrong(
+            "does_not_fit",
+            f"{where}it does not fit: {_gib(chosen)}, and a GPU has {chosen.cluster.gpu.memory / 2**30:.0f} GiB. The "
+            f"largest part: {part}, {parts[part] / 2**30:.1f} GiB. What divides that part?",
+        )
+
+
+_LOSSES = {
+    "recomputation": "What could do without computing layers again?",
+    "tensor": "What sets how often and how far tensor ranks send?",
+    "context": "Are sequences of this length worth a cut?",
+    "bubble": "What shrinks a bubble?",
+    "transfer": "How often do activations go from stage to stage?",
+    "data": "How many gradients does a rank average, and how often?",
+    "update": "Who updates how many parameters?",
+}
+
+
+def _largest_loss(chosen: Plan) -> str:
+    losses = {name: value for name, value in vars(chosen.seconds).items() if name in _LOSSES}
+    name = max(losses, key=lambda name: losses[name])
+    return f"The largest part that is not compute: {name}, {losses[name]:.1f} s. {_LOSSES[name]}"
+
+
+# The repair
+
+_SMALLER = replace(A100, name="A100 40 GB", memory=40 * 2**30)
+SICK = [
+    (GPT3, dgx_a100(128), Layout(256, 8, tensor=16, pipeline=8, recomputation="full")),
+    (GPT3, Cluster(A100, 128, gpus_per_node=4), Layout(256, 4, tensor=8, pipeline=16, recomputation="full")),
+    (GPT3, Cluster(_SMALLER, 128, gpus_per_node=4), Layout(256, 4, tensor=8, pipeline=16, recomputation="full")),
+]
+"""Model, cluster and layout: tensor groups over nodes, few large micro-batches, and recomputation, which only the last
+one needs."""
+
+
+def _judge_repair(sick: Plan, cured: Plan, where: str) -> None:
+    _must_fit(cured, where)
+    layout, cluster = cured.layout, cured.cluster
+    if layout.tensor > cluster.gpus_per_node:
+        raise Wrong(
+            "still_across",
+            f"{where}tensor groups of {layout.tensor} still reach over nodes, and spend {cured.seconds.tensor:.1f} of "
+            f"{cured.seconds.total:.1f} s sending. What do you know about the cluster?",
+        )
+    if cured.seconds.bubble > 0.12 * cured.seconds.total:
+        raise Wrong(
+            "bubble",
+            f"{where}the bubble takes {cured.seconds.bubble / cured.seconds.total:.0%} of the step, with "
+            f"{layout.micro_batches} micro-batches on {layout.pipeline} ranks.",
+        )
+    if layout.recomputation != "none" and plan(cured.model, cluster, replace(layout, recomputation="none")).fits:
+        raise Wrong(
+            "computed_again_for_nothing",
+            f"{where}it fits with {_gib(cured)}, and would also fit without computing layers again, which takes "
+            f"{cured.seconds.recomputation:.1f} of {cured.seconds.total:.1f} s. Ask the planner.",
+        )
+    if cured.seconds.total > 0.85 * sick.seconds.total:
+        before, after = sick.seconds.total, cured.seconds.total
+        raise Wrong("slow", f"{where}{before:.1f} s before the repair, {after:.1f} s after. {_largest_loss(cured)}")

@@ -1,0 +1,132 @@
+"""Checks of lesson 02 on schedules of a pipeline: the share of time that ranks wait, and the order of 1F1B."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import number, refuse_known, same
+from torchcourse.lessons.model_parallelism.pipeline import Action, Deadlock, Schedule, simulate
+from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubble
+
+
+@check
+def bubble(learner: Callable) -> str:
+    """Compare with the formula, which the simulation of every schedule reproduces."""
+    for pieces in (1, 2, 3):
+        for ranks, micro_batches in ((4, 8), (2, 6), (5, 5), (3, 12), (1, 3)):
+            _judge_bubble(learner(ranks, micro_batches, pieces), ranks, micro_batches, pieces)
+    return "The waiting of the simulated schedules, with one piece per rank and with several; one rank never waits."
+
+
+@check
+def one_f_one_b_order(learner: Callable) -> str:
+    """Simulate the learner's orders: all passes, no deadlock, the bubble of 1F1B and no more memory than it needs."""
+    for ranks, micro_batches in ((2, 4), (4, 8), (3, 5), (1, 2)):
+        _judge_orders(learner, ranks, micro_batches)
+    for ranks, micro_batches in ((4, 2), (5, 1)):
+        try:
+            _judge_orders(learner, ranks, micro_batches)
+        except Wrong as wrong:
+            raise Wrong(
+                "few_micro_batches",
+                f"Right while there are as many micro-batches as ranks, but not with {micro_batches} on {ranks} ranks. "
+                f"{wrong.hint}",
+            ) from None
+    return "No rank waits longer than in 1F1B, and rank r of p never holds more than p−r micro-batches."
+
+
+# The bubble
+
+
+def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> None:
+    p, m, v = ranks, micro_batches, pieces
+    right = float(right_bubble(p, m, v))
+    value = number(answer)
+    if value is None:
+        raise Wrong("no_number", f"bubble({p}, {m}, {v}) is {answer!r}. A number from 0 to 1 was asked for.")
+    if same(value, right):
+        return
+    case = f"bubble({p}, {m}, {v}) is {value:.4f}. "
+    plain = (p - 1) / (m + p - 1)
+    known = {
+        "relative_to_work": ((p - 1) / (v * m), "That is the waiting divided by the work, not by all of the time."),
+        "one_too_many": (
+            (p - 1) / (v * m + p),
+            "Close. Count the parts of time once more: when does the last rank begin?",
+        ),
+        "utilisation": (1 - right, "That is the part in which a rank works."),
+        "percent": (100 * right, "That is in percent; a part from 0 to 1 was asked for."),
+        "pieces_ignored": (
+            plain,
+            "Right for one piece per rank; several pieces change the work or the waiting. Which?",
+        ),
+        "pieces_divide_all": (
+            plain / v,
+            "You divide the whole share by the pieces. Filling and draining take 1/v of the time, but the work does "
+            "not change: so what becomes of the sum of the two?",
+        ),
+        "all_ranks_counted": (p / (v * m + p), "How many other ranks does rank 0 wait for?"),
+        "pieces_count_as_ranks": (
+            (v * p - 1) / (m + v * p - 1),
+            "You count each piece as a rank of its own. But the pieces of one rank share its time.",
+        ),
+    }
+    refuse_known(value, known, where=case)
+    raise Wrong("wrong_value", f"{case}Draw {p} ranks and {m} micro-batches with the slider, and count parts of time.")
+
+
+# The order of 1F1B
+
+
+def _judge_orders(learner: Callable, ranks: int, micro_batches: int) -> None:
+    orders = tuple(_actions(learner(rank, ranks, micro_batches), rank, ranks, micro_batches) for rank in range(ranks))
+    case = f"{ranks} ranks, {micro_batches} micro-batches: "
+    try:
+        line = simulate(Schedule("the learner's", micro_batches, 1, orders))
+    except Deadlock as error:
+        raise Wrong("deadlock", case + str(error)) from None
+    for rank in range(ranks):
+        most = min(ranks - rank, micro_batches)
+        if line.peak(rank) == micro_batches > most and orders[rank][micro_batches - 1].kind == "F":
+            raise Wrong(
+                "gpipe",
+                f"{case}rank {rank} does all forward passes first, and holds {micro_batches} micro-batches: GPipe.",
+            )
+        if line.peak(rank) > most:
+            raise Wrong(
+                "holds_too_many",
+                f"{case}rank {rank} holds {line.peak(rank)} micro-batches at its worst moment; in 1F1B it is {most}. "
+                "How many forward passes does it do before its first backward pass?",
+            )
+    if line.bubble > right_bubble(ranks, micro_batches):
+        raise Wrong(
+            "waits_too_long",
+            f"{case}the ranks wait {float(line.bubble):.0%} of the time; in 1F1B it is "
+            f"{float(right_bubble(ranks, micro_batches)):.0%}. Some rank has too few forward passes under way while it "
+            "waits for its first gradient.",
+        )
+
+
+def _actions(order: Any, rank: int, ranks: int, micro_batches: int) -> tuple[Action, ...]:
+    call = f"one_f_one_b_order({rank}, {ranks}, {micro_batches})"
+    if not isinstance(order, list | tuple) or not all(isinstance(entry, str) for entry in order):
+        raise Wrong("wrong_type", f"{call} is {order!r}. A list of entries like 'F0' was asked for.")
+    actions = []
+    for entry in order:
+        match = re.fullmatch(r"([FB])(\d+)", entry)
+        if not match or int(match[2]) >= micro_batches:
+            raise Wrong(
+                "unknown_entry",
+                f"{call} has the entry {entry!r}: it is not a pass of micro-batch 0 to {micro_batches - 1}.",
+            )
+        actions.append(Action("F" if match[1] == "F" else "B", rank, int(match[2])))
+    for k in range(micro_batches):
+        forward, backward = Action("F", rank, k), Action("B", rank, k)
+        for action in (forward, backward):
+            if (times := actions.count(action)) != 1:
+                symptom = "twice" if times else "missing"
+                raise Wrong(symptom, f"{call} has {action.kind}{k} {times} times. Each pass is done once.")
+        if actions.index(backward) < actions.index(forward):
+            raise Wrong("backward_first", f"{call} has B{k} before F{k}: there is nothing to go backward through.")
+    return tuple(actions)

@@ -1,0 +1,118 @@
+"""Check of lesson 04, notebook 3: a loader for files of several GPUs, which refuses gaps and programs."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import same
+from torchcourse.lessons.monitoring.foreign_examples import absent_gpu, save_as_from
+
+Load = Callable[[str, nn.Module], Any]
+
+
+@check
+def load_on_one(learner: Load) -> str:
+    """Give it files of a plain run, of several GPUs, with a confusing name, with a gap, and one that runs code."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, marker = Path(folder) / "model.pth", Path(folder) / "it_ran"
+        trained, special = _net(seed=1).state_dict(), _net(seed=1, name="submodule").state_dict()
+
+        save_as_from(absent_gpu(), _wrapped(trained), path)
+        what = "A file saved with DistributedDataParallel on a GPU that is not here: "
+        hint = "its names begin with “module.”, and those of your model do not."
+        _load_and_compare(learner, path, _net(), trained, what, ("prefix", hint))
+
+        torch.save(trained, path)
+        what = "A file saved without any wrapper: "
+        hint = "it does not load any more, since you take something off names that have no such beginning."
+        _load_and_compare(learner, path, _net(), trained, what, ("plain_file", hint))
+
+        torch.save(_wrapped(special), path)
+        what = "A file saved with DistributedDataParallel, of a model with a layer called submodule: "
+        hint = "you took “module.” out of the middle of a name as well. The wrapper put it only in front."
+        _load_and_compare(learner, path, _net(name="submodule"), special, what, ("replaced_inside", hint))
+
+        torch.save({name: tensor for name, tensor in _wrapped(trained).items() if name != "module.head.bias"}, path)
+        if not _refuses(learner, path):
+            raise Wrong(
+                "silent",
+                "A file without head.bias was loaded without a word, and that layer keeps its random values. What "
+                "does not fit has to be an error.",
+            )
+        torch.save({"module.x": torch.ones(1), "surprise": _Surprise(os.fspath(marker))}, path)
+        _refuses(learner, path)
+        if marker.exists():
+            raise Wrong(
+                "ran_code",
+                "The last file made a folder on your disk while it was being read. A pickle can run any program; you "
+                "switched off what protects from that.",
+            )
+    return (
+        "Loaded: two GPUs' names, one device's names, a layer called submodule. Refused: a gap, and a file that "
+        "runs code."
+    )
+
+
+class _Surprise:
+    """When unpickled as usual, makes a folder: harmless, but it could be any command."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.folder,)
+
+
+def _net(seed: int = 0, name: str = "body") -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), "head": nn.Linear(4, 3)})
+
+
+def _wrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+def _load_and_compare(
+    learner: Load, path: Path, model: nn.Module, right: dict[str, torch.Tensor], what: str, misfit: tuple[str, str]
+) -> None:
+    """Load and compare with the `right` weights; `misfit` is the symptom and the hint for names that do not fit."""
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        learner(os.fspath(path), model)
+    except (RuntimeError, KeyError) as error:
+        text = str(error)
+        if "deserialize" in text:
+            raise Wrong(
+                "device",
+                f"{what}torch.load stops, since it wants to put each tensor back to where it was. Which argument tells "
+                "it another place?",
+            ) from None
+        if "in loading state_dict" not in text and not isinstance(error, KeyError):
+            raise
+        symptom, hint = misfit
+        raise Wrong(symptom, what + hint) from None
+    now = model.state_dict()
+    if same(now, start, tolerance=0):
+        raise Wrong(
+            "nothing_loaded",
+            f"{what}no error, and the model is exactly as it was. Look at what load_state_dict returned: not one name "
+            "fitted.",
+        )
+    if not same(now, right, tolerance=0):
+        raise Wrong("partly", f"{what}some tensors were loaded and some were not. Which names are left over?")
+
+
+def _refuses(learner: Load, path: Path) -> bool:
+    try:
+        learner(os.fspath(path), _net())
+    except NotImplementedError:
+        raise
+    except Exception:
+        return True
+    return False

@@ -1,0 +1,162 @@
+"""Checks of lesson 04, notebook 3: a run that goes on after a restart as if unbroken, noise that can be drawn again."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import same, tensor_of
+from torchcourse.lessons.monitoring.by_hand import Run
+from torchcourse.training import CheckpointError, checkpoint
+
+
+@check
+def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) -> str:
+    """Stop in two places, build everything anew, restore, and compare each piece and all later losses."""
+    capture, restore = learner
+    for stop in (7, 27):
+        run = Run()
+        run.train(stop)
+        random = torch.get_rng_state()
+        loaded = _through_a_file(capture(run))
+        torch.set_rng_state(random)
+        again = Run(seed=stop)
+        restore(again, loaded)
+        _judge_pieces(again, run, random, f"After step {stop} and a restart")
+        torch.set_rng_state(random)
+        after = run.train(13)
+        torch.set_rng_state(random)
+        if again.train(13) != after:
+            raise Wrong(
+                "other_run",
+                f"After step {stop} and a restart every piece looks right, and the losses still differ. Does the new "
+                "run train the model, the optimizer and the schedule that you restored?",
+            )
+    return "Stopped within the first and the second epoch: all losses after the restart are those of the unbroken run."
+
+
+def _through_a_file(state: Any) -> dict[str, Any]:
+    if not isinstance(state, dict):
+        raise Wrong(
+            "wrong_type", f"capture() should return a dict of all pieces. It returned a {type(state).__name__}."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            checkpoint.save(state, Path(folder) / "state.pt")
+            return checkpoint.load(Path(folder) / "state.pt")
+        except TypeError as error:
+            raise Wrong(
+                "unsavable", f"{error} Put states into the dict, not objects: most objects have a method for that."
+            ) from None
+        except CheckpointError as error:
+            raise Wrong("unsavable", str(error)) from None
+
+
+def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None:
+    """Compare a restored run with the one that was stopped, piece by piece; `random` is PyTorch's state at the stop."""
+    drawn = torch.get_rng_state()
+    parameters = {name for name, _ in run.model.named_parameters()}
+    right = run.model.state_dict()
+    for name, tensor in again.model.state_dict().items():
+        if not torch.equal(tensor, right[name]):
+            if name in parameters:
+                raise Wrong("model", f"{when}, {name} is not as it was: the model begins with other weights.")
+            raise Wrong(
+                "buffers",
+                f"{when}, {name} is not as it was. The parameters are not all of a model: BatchNorm also keeps "
+                "statistics.",
+            )
+    ours, theirs = run.optimizer.state_dict(), again.optimizer.state_dict()
+    step, new_step = run.scheduler.last_epoch, again.scheduler.last_epoch
+    rate, new_rate = ours["param_groups"][0]["lr"], theirs["param_groups"][0]["lr"]
+    for symptom, equal, hint in (
+        (
+            "position",
+            (again.epoch, again.batch) == (run.epoch, run.batch),
+            f"training goes on at epoch {again.epoch}, batch {again.batch}; it had come to epoch {run.epoch}, batch "
+            f"{run.batch}. Some samples come twice, or never.",
+        ),
+        (
+            "unlinked",
+            again.scheduler.optimizer is again.optimizer,
+            "the schedule still steers the optimizer that was there before: the one that trains keeps its rate.",
+        ),
+        (
+            "optimizer",
+            same(theirs["state"], ours["state"], tolerance=0),
+            f"the optimizer has forgotten: AdamW keeps two running means for each weight, and yours has "
+            f"{len(theirs['state'])} of {len(ours['state'])} entries, or others. The first steps will be of another "
+            "length.",
+        ),
+        (
+            "scheduler",
+            step == new_step,
+            f"the schedule is at step {new_step} instead of {step}: the learning rate starts over.",
+        ),
+        ("rate", rate == new_rate, f"the learning rate is {new_rate:.6f} instead of {rate:.6f}."),
+        (
+            "random",
+            torch.equal(drawn, random),
+            "all else is right, but dropout will draw other numbers: the state of PyTorch's generator is not the one "
+            "of the moment of saving.",
+        ),
+    ):
+        if not equal:
+            raise Wrong(symptom, f"{when}, {hint}")
+
+
+Noisy = Callable[[torch.Tensor, int, int, int], torch.Tensor]
+
+
+@check
+def noisy_image(learner: Noisy) -> str:
+    """Draw the same sample after other draws, and compare samples that have to differ."""
+    image = torch.zeros(1, 28, 28)
+    torch.manual_seed(0)
+    first = tensor_of(learner(image, 0, 1, 5), image.shape, f"Return an image of shape {list(image.shape)}.")
+    if image.any():
+        raise Wrong(
+            "inputs_changed",
+            "You changed the image that was given to you. In the next epoch it would carry this noise too.",
+        )
+    deviation = float(first.std())
+    if not 0.05 < deviation < 0.2:
+        raise Wrong("no_noise", f"The noise should have a standard deviation of about 0.1, and it has {deviation:.3g}.")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    if not torch.equal(learner(image, 0, 1, 5), first):
+        raise Wrong(
+            "stream",
+            "The same seed, epoch and index gave two different images, one after the other. The noise still comes "
+            "from a stream, so it depends on what was drawn before: by this process, or by whichever worker got the "
+            "sample.",
+        )
+    if not torch.equal(before, torch.get_rng_state()):
+        raise Wrong(
+            "global",
+            "Your function moves PyTorch's own random numbers, from which dropout draws: each sample would set "
+            "dropout back to the same place. Draw from a generator of your own.",
+        )
+    for key, symptom, hint in (
+        (
+            (0, 2, 5),
+            "same_every_epoch",
+            "In two epochs the image gets the same noise: it is augmented once and for all.",
+        ),
+        ((0, 1, 6), "same_for_all", "Two different samples get the same noise."),
+        ((7, 1, 5), "seed_ignored", "Two runs with different seeds get the same noise: the seed does not count."),
+    ):
+        if torch.equal(learner(image, *key), first):
+            raise Wrong(symptom, hint)
+    keys = [(seed, epoch, index) for seed in (0, 1, 2) for epoch in range(4) for index in (0, 1, 2, 3, 10, 100, 1000)]
+    images = {tuple(learner(image, *key).flatten()[:4].tolist()) for key in keys}
+    if len(images) < len(keys):
+        raise Wrong(
+            "collision",
+            f"Of {len(keys)} different combinations of seed, epoch and index, only {len(images)} get noise of "
+            "their own. Adding or multiplying the three makes (0, 1, 5) and (0, 0, 6), say, the same number.",
+        )
+    return f"{len(keys)} combinations of seed, epoch and index: each has its own noise, whatever was drawn before."

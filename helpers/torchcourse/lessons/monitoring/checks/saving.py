@@ -1,0 +1,155 @@
+"""Check of lesson 04, notebook 3: a file that a kill at any moment leaves whole."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from torchcourse.checks import Wrong, check
+from torchcourse.ranks.run import RankError, run_ranks
+from torchcourse.training import checkpoint
+from torchcourse.training.crash import KILL
+
+MOST_KILLS = 10  # each takes a process of its own
+IN_TORCH_SAVE = "in the middle of torch.save"
+
+Save = Callable[[dict, str], Any]
+
+
+@check
+def save_whole(learner: Save) -> str:
+    """Kill the process in the midst of torch.save and at each line of the function; look at the file each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "last.pt"
+        seen = _save(learner, path)
+        if _step_in(path) != 2:
+            raise Wrong(
+                "not_saved", f"After your function, {path.name} still holds the old state. Where did the new one go?"
+            )
+        if seen.opened:
+            raise Wrong(
+                "torn",
+                "You write into the file that holds the old state. From the moment it is opened until it is closed, "
+                "the old state is gone and the new one is not there: a kill in between costs both.",
+            )
+        _judge_kill(learner, path, IN_TORCH_SAVE)
+        lines = min(seen.lines, MOST_KILLS)
+        for line in range(1, lines + 1):
+            _judge_kill(learner, path, line)
+        if seen.moved_from not in (None, os.fspath(path.parent)):
+            raise Wrong(
+                "elsewhere",
+                f"Your temporary file is in {seen.moved_from}. If that is another disk, moving it is a copy, and "
+                "a copy can be killed half-way. Which folder is certainly on the same disk as the file?",
+            )
+        if not seen.synced:
+            raise Wrong(
+                "no_fsync",
+                "A kill does no harm now, but a power cut may: what you wrote is in the system's memory, and the new "
+                "name can reach the disk before the content does. What forces a file to the disk?",
+            )
+    return f"Killed in the middle of torch.save and at {lines} lines of yours: the file was whole each time."
+
+
+def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
+    try:
+        _save(learner, path, moment)
+        return  # it was done before the moment came
+    except RankError as error:
+        if error.kind != "ProcessDied":
+            raise
+    where = moment if isinstance(moment, str) else f"at its line number {moment} (counted as they run)"
+    if not path.exists():
+        raise Wrong(
+            "gone",
+            f"The process was killed {where}, and now there is no file at all: the old one was taken away before the "
+            "new one had its name. One call can do both at once.",
+        )
+    if _step_in(path) is None:
+        raise Wrong(
+            "too_early",
+            f"The process was killed {where}, and the file is unreadable: it got its name before all of it was "
+            "written. When is what you wrote certainly in the file?",
+        )
+
+
+def _step_in(path: Path) -> int | None:
+    try:
+        return torch.load(path, weights_only=True)["step"]
+    except Exception:
+        return None
+
+
+@dataclass
+class _Seen:
+    """What a call did: lines that ran, the target opened for writing, synced before the move, moved from where."""
+
+    lines: int = 0
+    opened: bool = False
+    synced: bool = False
+    moved_from: str | None = None
+
+
+def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
+    """Run the learner's function in a process of its own, over a file with step 1; kill it at a line, or in torch.save.
+
+    Raises:
+        RankError: of the kind `ProcessDied`, if the process was killed.
+    """
+    checkpoint.save({"step": 1}, path)
+    return run_ranks(_save_in_a_rank, learner, os.fspath(path), kill_at, world_size=1)[0]
+
+
+def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _Seen:
+    seen = _Seen()
+    files = {learner.__code__.co_filename} if hasattr(learner, "__code__") else set()
+    real_save, real_sync = torch.save, os.fsync
+
+    def audit(event: str, args: tuple) -> None:
+        if event == "open" and isinstance(args[0], str | bytes) and os.fsdecode(args[0]) == path:
+            seen.opened |= isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
+        elif event == "os.rename" and os.fspath(args[1]) == path:
+            seen.moved_from = os.path.dirname(os.path.abspath(os.fspath(args[0])))
+
+    def trace(frame: Any, event: str, _arg: Any) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            seen.lines += 1
+            if seen.lines == kill_at:
+                os.kill(os.getpid(), KILL)
+        return trace
+
+    def half_save(state: Any, target: Any, *args: Any, **options: Any) -> None:
+        measured = Path(path).with_name("measure.tmp")
+        real_save(state, measured, *args, **options)
+        whole = measured.read_bytes()
+        file = open(target, "wb") if isinstance(target, str | os.PathLike) else target  # noqa: SIM115 (killed below)
+        file.write(whole[: len(whole) // 2])
+        file.flush()
+        os.kill(os.getpid(), KILL)
+
+    def watched_save(state: Any, target: Any, *args: Any, **options: Any) -> None:
+        # torch.save opens files below Python, where no audit sees it.
+        seen.opened |= isinstance(target, str | os.PathLike) and os.path.abspath(os.fspath(target)) == path
+        real_save(state, target, *args, **options)
+
+    def watched_sync(descriptor: int) -> None:
+        seen.synced |= seen.moved_from is None
+        real_sync(descriptor)
+
+    sys.addaudithook(audit)
+    state = {"step": 2, "weights": torch.ones(1000)}
+    with patch("torch.save", half_save if kill_at == IN_TORCH_SAVE else watched_save), patch("os.fsync", watched_sync):
+        sys.settrace(trace)
+        try:
+            learner(state, path)
+        finally:
+            sys.settrace(None)
+    return seen

@@ -1,0 +1,75 @@
+"""The autograd graph (자동 미분 그래프) behind live tensors: how many nodes it has, and which memory they keep."""
+
+import contextlib
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+_LIMIT = 300_000  # nodes that are looked at; a graph that is larger shows its growth long before
+
+
+def storage_key(tensor: torch.Tensor) -> int | None:
+    """Return a number for the memory behind a tensor, the same for all its views; None where there is none."""
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse and some wrapped tensors
+        return tensor.untyped_storage()._cdata
+    return None
+
+
+def live_tensors() -> list[torch.Tensor]:
+    """Return every tensor that a Python object stands for."""
+    kinds = _tensor_classes()  # a look-up in a set: there are hundreds of thousands of objects
+    return [item for item in gc.get_objects() if type(item) in kinds]
+
+
+def count_nodes(more: list[weakref.ref]) -> int:
+    """Return how many nodes of autograd graphs are reached from the live tensors, and from `more`."""
+    tensors = live_tensors() + [tensor for reference in more if (tensor := reference()) is not None]
+    roots = [tensor.grad_fn for tensor in tensors if not tensor.is_leaf]
+    return sum(1 for _ in nodes(*roots))
+
+
+def nodes(*roots: Any) -> Iterator[Any]:
+    """Yield the nodes that are reached from these, each once."""
+    seen: set[Any] = set()
+    waiting = list(roots)
+    while waiting and len(seen) < _LIMIT:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting += [following for following, _ in node.next_functions]
+
+
+def storages(node: Any) -> set[int]:
+    """Return the keys of the storages that a node has saved for its backward pass, or keeps as attributes."""
+    names = [name for name in dir(node) if name.startswith("_saved_")]
+    values = [_saved(node, name) for name in (*names, "saved_tensors")]
+    values += list(getattr(node, "__dict__", {}).values())  # what a torch.autograd.Function writes on its ctx
+    flat = [item for value in values for item in (value if isinstance(value, tuple | list) else [value])]
+    return {storage_key(item) for item in flat if isinstance(item, torch.Tensor)}
+
+
+def _tensor_classes() -> set[type]:
+    kinds: set[type] = set()
+    waiting: list[type] = [torch.Tensor]
+    while waiting:
+        kind = waiting.pop()
+        if kind not in kinds:
+            kinds.add(kind)
+            waiting += type.__subclasses__(kind)
+    return kinds
+
+
+def _saved(node: Any, name: str) -> Any:
+    try:
+        return getattr(node, name, None)
+    except RuntimeError:  # backward() has freed it, or a hook of checkpoint() would have to compute it again
+        return None

@@ -1,0 +1,281 @@
+"""Who keeps a tensor alive: the way from it, by Python's references, up to a variable, and the line that filled it."""
+
+import ast
+import functools
+import gc
+import linecache
+import sys
+import types
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from torchcourse.lessons.troubleshooting import autograd_graph
+from torchcourse.lessons.troubleshooting.tracking import Allocation
+from torchcourse.source_lines import Line, hide, is_users
+
+hide(__file__)
+
+_DEPTH = 14  # references from a tensor to a variable; real ways are shorter than ten
+_WIDTH = 20_000  # objects looked at in one search
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who keeps tensors alive.
+
+    Attributes:
+        text: in words.
+        names: variables and attributes on the way, the one nearest to the tensor first.
+        codes: the functions on the way (file, first line), such as a hook with a closure.
+    """
+
+    text: str
+    names: tuple[str, ...] = ()
+    codes: tuple[tuple[str, int], ...] = ()
+
+
+UNKNOWN = Holder("something outside Python's reach (a C++ object, or a thread)")
+
+
+@dataclass
+class _Step:
+    """One object on the way up, and how it refers to the one below."""
+
+    item: Any
+    below: "_Step | None" = None
+    label: str = ""
+    name: str = ""
+
+
+class Search:
+    """Looks for holders. Made when the loop has stopped, and thrown away after the report."""
+
+    def __init__(self) -> None:
+        self._modules = {id(vars(module)): name for name, module in list(sys.modules.items()) if module is not None}
+        self._locals: dict[int, list[tuple[types.FrameType, str]]] = {}
+        frame = sys._getframe(1)
+        while frame is not None:  # a running function does not show up among the referrers of its variables
+            if is_users(frame.f_code.co_filename) and id(frame.f_globals) != id(frame.f_locals):
+                for name, value in frame.f_locals.items():
+                    self._locals.setdefault(id(value), []).append((frame, name))
+            frame = frame.f_back
+        # Weak, so that the search is none of the holders that it finds.
+        self._tensors: dict[int | None, list[weakref.ref]] = {}
+        for tensor in autograd_graph.live_tensors():
+            self._tensors.setdefault(autograd_graph.storage_key(tensor), []).append(weakref.ref(tensor))
+
+    def holder_of(self, made: Allocation) -> Holder:
+        """Return who keeps this storage alive."""
+        way = self._way_to_a_variable(_present(self._tensors.get(made.key, [])))
+        if way is not None:
+            return _describe(way)
+        return self._holder_of_graph([(tensor, count) for tensor, saved, count in self._graphs if made.key in saved])
+
+    def holder_of_largest_graph(self) -> Holder:
+        """Return who keeps the tensor with the most nodes behind it."""
+        return self._holder_of_graph([(tensor, count) for tensor, _, count in self._graphs])
+
+    def _holder_of_graph(self, candidates: list[tuple[weakref.ref, int]]) -> Holder:
+        for tensor, count in sorted(candidates, key=lambda pair: -pair[1])[:5]:
+            way = self._way_to_a_variable(_present([tensor]))
+            if way is not None:
+                return _describe(way, f"the autograd graph ({count} nodes) behind ")
+        return UNKNOWN
+
+    @functools.cached_property
+    def _graphs(self) -> list[tuple[weakref.ref, set[int], int]]:
+        """Each tensor that ends a graph, with the storages saved in it and the number of its nodes."""
+        graphs = []
+        for tensor in _present([tensor for tensors in self._tensors.values() for tensor in tensors]):
+            if not tensor.is_leaf:
+                nodes = list(autograd_graph.nodes(tensor.grad_fn))
+                graphs.append((weakref.ref(tensor), set().union(*map(autograd_graph.storages, nodes)), len(nodes)))
+        return graphs
+
+    def _way_to_a_variable(self, items: list[Any]) -> _Step | None:
+        """Search upwards, breadth first, until a variable of a module or of a running function is met."""
+        frontier = [_Step(item) for item in items]
+        seen = {id(item) for item in items} | {id(items)}
+        for _ in range(_DEPTH):
+            for step in frontier:
+                if root := self._running_local(step):
+                    return root
+            below = {id(step.item): step for step in frontier}
+            objects = [step.item for step in frontier]
+            own = {id(objects), id(frontier), id(below)}
+            following, variables = [], []
+            for referrer in gc.get_referrers(*objects) if objects else []:
+                if id(referrer) in seen or id(referrer) in own or _is_machinery(referrer):
+                    continue
+                for step in _linked(referrer, below):
+                    if id(referrer) in self._modules:
+                        variables += _variables(referrer, step)
+                    elif id(referrer) not in seen:
+                        seen.add(id(referrer))
+                        following.append(_named(referrer, step))
+            if variables:
+                return min(variables, key=lambda root: root.name.startswith("_"))
+            if not following or len(seen) > _WIDTH:
+                return None
+            frontier = following
+        return None
+
+    def _running_local(self, step: _Step) -> _Step | None:
+        for frame, name in self._locals.get(id(step.item), []):
+            return _Step(frame, step, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
+        return None
+
+
+def _present(tensors: list[weakref.ref]) -> list[torch.Tensor]:
+    return [tensor for reference in tensors if (tensor := reference()) is not None]
+
+
+def _is_machinery(referrer: Any) -> bool:
+    """Whether an object belongs to this search, or is a frame that runs it."""
+    if isinstance(referrer, types.FrameType):
+        return not is_users(referrer.f_code.co_filename)
+    return isinstance(referrer, _Step) or type(referrer).__module__.startswith("torchcourse.lessons.troubleshooting")
+
+
+def _linked(referrer: Any, below: dict[int, _Step]) -> Iterator[_Step]:
+    """Yield which of the objects below this one refers to."""
+    ids = {id(item) for item in gc.get_referents(referrer)}
+    if isinstance(referrer, types.FrameType):
+        ids |= {id(value) for value in referrer.f_locals.values()}
+    yield from (below[key] for key in ids & below.keys())
+
+
+def _variables(module: dict, step: _Step) -> list[_Step]:
+    """Return the module's variables that hold the object, without the search's own."""
+    names = [name for name, value in list(module.items()) if value is step.item]
+    return [_Step(module, step, f"the variable `{name}`", name) for name in names]
+
+
+def _named(referrer: Any, step: _Step) -> _Step:
+    """Return the step up to a referrer, with the name by which it refers to the object below, if it has one."""
+    item = step.item
+    if isinstance(referrer, types.FrameType):
+        name = next((name for name, value in referrer.f_locals.items() if value is item), "")
+        return _Step(referrer, step, f"the local variable `{name}` of {referrer.f_code.co_name}()", name)
+    if isinstance(referrer, types.FunctionType):
+        for name, cell in zip(referrer.__code__.co_freevars, referrer.__closure__ or (), strict=False):
+            if _holds(cell, step):
+                return _Step(referrer, step, f"the variable `{name}` in the closure of {referrer.__name__}()", name)
+        return _Step(referrer, step, f"the function {referrer.__name__}()")
+    if isinstance(referrer, BaseException):
+        return _Step(referrer, step, f"a kept {type(referrer).__name__}")
+    if not isinstance(referrer, dict | list | tuple | set | frozenset | deque | types.CellType | types.TracebackType):
+        attributes = getattr(referrer, "__dict__", {})
+        owned = item if isinstance(item, dict) and item is attributes else None
+        wanted = step.below.item if owned is not None and step.below is not None else item
+        name = next((str(name) for name, value in attributes.items() if value is wanted), "")
+        if name:
+            return _Step(referrer, step, f"`.{name}` of a {type(referrer).__name__}", name)
+    return _Step(referrer, step)
+
+
+def _holds(cell: types.CellType, step: _Step) -> bool:
+    """Whether the way came up through this cell (by the closure's tuple)."""
+    way: _Step | None = step
+    while way is not None and isinstance(way.item, tuple | types.CellType):
+        if way.item is cell:
+            return True
+        way = way.below
+    return False
+
+
+def _describe(way: _Step, prefix: str = "") -> Holder:
+    """Put the way into words, from the tensor up; what lies below a kept exception is its frames' affair."""
+    steps: list[_Step] = []
+    step: _Step | None = way
+    while step is not None:
+        steps.insert(0, step)
+        step = step.below
+    for number, step in enumerate(steps):
+        if isinstance(step.item, BaseException):
+            local = next((below.label for below in steps[:number] if below.label), "a frame")
+            step.label = f"the traceback of {step.label}, which holds {local}, in"
+            steps = steps[number:]
+            break
+    labelled = [step for step in steps if step.label]
+    container = _container(steps)
+    text = " in ".join(step.label.removesuffix(", in") for step in labelled[:3])
+    names = tuple(step.name for step in labelled if step.name)
+    functions = [step.item for step in steps if isinstance(step.item, types.FunctionType)]
+    codes = tuple((function.__code__.co_filename, function.__code__.co_firstlineno) for function in functions)
+    return Holder(prefix + container + text, names, codes)
+
+
+def _container(steps: list[_Step]) -> str:
+    """Return "the list in " where a list or the like lies directly under the first name."""
+    for step in steps:
+        if step.label:
+            return ""
+        kind = type(step.item)
+        if kind in (list, dict, set, tuple, deque):
+            return f"a {kind.__name__} of {len(step.item)}, "
+    return ""
+
+
+_ADDERS = {"append", "appendleft", "add", "extend", "insert", "setdefault", "update", "put", "push"}
+
+
+def line_that_keeps(holder: Holder, stack: Iterable[Line]) -> Line | None:
+    """Return the line that puts something into the holder, looked for in the functions that ran and that hold it."""
+    if not holder.names:
+        return None
+    places = [(line.file, line.number) for line in stack] + list(holder.codes)
+    for scope in (True, False):  # first in these functions alone, then in their whole files
+        found: list[tuple[int, Line]] = []
+        for file, number in dict.fromkeys(places):
+            found += _fillings(file, holder.names[0], number if scope else None)
+        if found:
+            return min(found, key=lambda pair: pair[0])[1]
+    return None
+
+
+def _fillings(file: str, name: str, inside: int | None) -> Iterator[tuple[int, Line]]:
+    """Yield lines that add to the name (rank 0), or give it a value (1), within the function around a line."""
+    try:
+        tree: ast.AST = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:  # a cell with a magic command
+        return
+    function = "<module>"
+    if inside is not None:
+        around = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and node.lineno <= inside <= (node.end_lineno or 0)
+        ]
+        if around:
+            tree = min(around, key=lambda node: (node.end_lineno or 0) - node.lineno)
+            function = tree.name
+    for node in ast.walk(tree):
+        rank = _fills(node, name)
+        if rank is not None:
+            yield rank, Line(file, node.lineno, function)
+
+
+def _fills(node: ast.AST, name: str) -> int | None:
+    if isinstance(node, ast.AugAssign):
+        return 0 if _last_name(node.target) == name else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDERS:
+        return 0 if _last_name(node.func.value) == name else None
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            if _last_name(target) == name:
+                again = any(_last_name(part) == name for part in ast.walk(node.value))
+                empty = isinstance(node.value, ast.Constant | ast.List | ast.Dict)
+                return 0 if again or isinstance(target, ast.Subscript) else 2 if empty else 1
+    return None
+
+
+def _last_name(node: ast.AST) -> str:
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""

@@ -1,0 +1,80 @@
+"""Pictures of choosing: what the best of many trials scores, and which learning rates serve a batch size."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from torchcourse import figures
+from torchcourse.figures import COLORS
+from torchcourse.lessons.tuning import replay
+from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
+from torchcourse.lessons.tuning.selection import window
+
+
+def draw_selection(trials: int, scores: np.ndarray) -> Figure:
+    """Draw both means of `scores` [orders, 780, 2] over the number of trials, with one number marked.
+
+    Raises:
+        ValueError: for a number of trials that no search has.
+    """
+    if not 1 <= trials <= scores.shape[1]:
+        raise ValueError(f"There are 1 to {scores.shape[1]} trials, but not {trials}.")
+    figure, axis = figures.new(height=3.3)
+    means, spread = 100 * scores.mean(axis=0), 100 * scores.std(axis=0)
+    x = np.arange(1, scores.shape[1] + 1)
+    for part, (name, color) in enumerate((("on validation, where it was chosen", "orange"), ("on test", "blue"))):
+        axis.plot(x, means[:, part], color=COLORS[color], label=name)
+        low, high = means[:, part] - spread[:, part], means[:, part] + spread[:, part]
+        axis.fill_between(x, low, high, color=COLORS[color], alpha=0.15, linewidth=0)
+        axis.plot(trials, means[trials - 1, part], "o", color=COLORS[color])
+    axis.axvline(trials, color=COLORS["grey"], linewidth=0.8)
+    axis.set(xscale="log", ylim=(92, 99), xlabel="trials", ylabel="accuracy of the chosen one (%)")
+    axis.legend(frameon=False, fontsize=9, loc="lower right")
+    axis.set_title(_finding(trials, scores))
+    return figure
+
+
+def trials_picture(scores: np.ndarray) -> Any:
+    """Return the explorer: how many trials to choose from."""
+    import ipywidgets as widgets
+
+    steps = {5, 10, 20, 50, 100, 200, 400, 780, *range(60, 780, 20)}
+    slider = widgets.SelectionSlider(
+        options=sorted(steps),
+        value=20,
+        description="trials",
+        style={"description_width": "11em"},
+        layout=widgets.Layout(width="36em", max_width="100%"),
+    )
+    return figures.explorer(
+        lambda trials: draw_selection(trials, scores),
+        alt=lambda trials: f"Accuracy of the chosen setting over the number of trials. {_finding(trials, scores)}.",
+        trials=slider,
+    )
+
+
+def _finding(trials: int, scores: np.ndarray) -> str:
+    val, test = 100 * scores[:, trials - 1].mean(axis=0)
+    gap = f"{val - test:+.1f}".replace("-", "−")
+    plural = "trial" if trials == 1 else "trials"
+    return f"The best of {trials} {plural}: {val:.1f} % on validation, {test:.1f} % on test, a gap of {gap} points"
+
+
+def draw_rates(batch_size: int) -> Figure:
+    """Draw the last validation accuracy over the learning rate, for every batch size, with one in full color."""
+    final = 100 * replay.accuracies("batches")[..., -1]
+    figure, axis = figures.new(height=3.2)
+    for row, size in enumerate(BATCHES):
+        chosen = size == batch_size
+        color = COLORS["vermillion"] if chosen else "#CCCCCC"
+        axis.plot(SPACE["lr"], final[row], "o-" if chosen else "-", color=color, zorder=2 + chosen, markersize=4)
+    axis.set(xscale="log", xlabel="learning rate (SGD with momentum 0.9)", ylabel="validation accuracy (%)")
+    axis.set_title(rates_finding(batch_size))
+    return figure
+
+
+def rates_finding(batch_size: int) -> str:
+    """Say which learning rates serve a batch size."""
+    good = window(batch_size)
+    return f"Batch size {batch_size}: {good[0]:.2g} to {good[-1]:.2g} reach 80 % in 9 epochs"

@@ -1,0 +1,56 @@
+"""A learner's attempt at a question: what is judged, and what is written into the journal."""
+
+from typing import TYPE_CHECKING
+
+from torchcourse import journal
+
+if TYPE_CHECKING:
+    from torchcourse.quiz.questions import Bank, Question
+    from torchcourse.quiz.verdict import Verdict
+
+
+class Attempt:
+    """One question of a bank as it is put to the learner. Each answer is a line in the journal, with the reasoning."""
+
+    def __init__(self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False) -> None:
+        self.lesson = bank.lesson
+        self.first = first
+        self.question = shown
+        self.number = bank.number(shown) if grade_line else None
+        self.keyless = bank.stripped
+
+    def check(self, answer: str | float, sure: int | None) -> "Verdict":
+        """Judge an answer in its normal form, and write it down."""
+        from torchcourse.quiz.verdict import Verdict, judge
+
+        # An open answer comes here only where the bank holds no model answer to compare it with.
+        verdict = Verdict(None) if self.keyless else judge(self.question, answer)
+        self._record("quiz", answer, sure, verdict)
+        return verdict
+
+    def write(self, text: str, sure: int | None) -> None:
+        """Write an open answer down, before its writer sees the model answer."""
+        self._record("written", text, sure)
+
+    def tick(self, text: str, sure: int | None, said: list[int], thought: list[int]) -> "Verdict":
+        """Judge an open answer by what its writer ticked, and write it down."""
+        from torchcourse.quiz.verdict import judge_open
+
+        assert self.question.kind == "open"
+        verdict = judge_open(self.question, said, thought)
+        self._record("quiz", text, sure, verdict)
+        return verdict
+
+    def reason(self, answer: str | float, text: str) -> None:
+        """Write down the reasoning behind a wrong answer."""
+        journal.record("reasoning", **self._names(), answer=answer, text=text)
+
+    def _record(self, kind: str, answer: str | float, sure: int | None, verdict: "Verdict | None" = None) -> None:
+        result = {}
+        if verdict is not None:
+            score = None if verdict.score is None else round(verdict.score, 4)
+            result = {"right": verdict.right, "score": score, "misconceptions": verdict.misconceptions}
+        journal.record(kind, **self._names(), form=self.question.kind, answer=answer, sure=sure, **result)
+
+    def _names(self) -> dict[str, str]:
+        return {"lesson": self.lesson, "question": self.first.id, "asked": self.question.id}

@@ -1,0 +1,160 @@
+"""What cannot be right in a bank whose shape is right: a sentence for each fault, with the question and the field."""
+
+from collections.abc import Iterator
+
+from torchcourse.quiz import markup
+from torchcourse.quiz.answers import plain
+from torchcourse.quiz.questions import (
+    Bank,
+    Choice,
+    ChoiceQuestion,
+    NumberQuestion,
+    OpenQuestion,
+    OrderQuestion,
+    Question,
+    TextQuestion,
+    versions,
+)
+
+
+def broken_rules(bank: Bank) -> Iterator[str]:
+    """Yield a sentence for everything in a well-formed bank that cannot be right."""
+    seen: set[str] = set()
+    used: set[str] = set()
+    for first in bank.questions:
+        for version in versions(first):
+            where = f"question {version.id}"
+            if version.id in seen:
+                yield f"{where}, field id: another question has this id; give each one its own."
+            seen.add(version.id)
+            used |= _misconceptions(version)
+            for field, sentence in _question_rules(version, bank.stripped):
+                yield f"{where}, field {field}: {sentence}"
+        yield from (f"question {first.id}, field {field}: {sentence}" for field, sentence in _first_rules(first, bank))
+    for slug in sorted(used - set(bank.misconceptions)):
+        yield f"field misconceptions: '{slug}' is used by a question but not described here."
+    for slug in sorted(set(bank.misconceptions) - used):
+        yield f"field misconceptions, {slug}: no question uses it; is it spelled differently there?"
+
+
+def _misconceptions(question: Question) -> set[str]:
+    parts = [
+        *getattr(question, "choices", ()),
+        *getattr(question, "mistakes", ()),
+        *getattr(question, "self_check", ()),
+    ]
+    return {part.misconception for part in parts if part.misconception}
+
+
+def _first_rules(first: Question, bank: Bank) -> Iterator[tuple[str, str]]:
+    """What holds for a question and its variants together: where it comes from, and what it is worth."""
+    source = first.source
+    if source is None or (source.wrong_answer is None) == (source.objective is None):
+        yield "source", "say where the question comes from, with 'wrong_answer: 1' or 'objective: its-id'."
+    elif source.objective is not None and source.objective not in bank.objectives:
+        known = ", ".join(bank.objectives) or "none"
+        yield "source", f"there is no objective '{source.objective}'; this bank has: {known}."
+    elif source.wrong_answer is not None and len(first.variants) < 3 and not bank.stripped:
+        yield "variants", "a recorded wrong answer needs at least three variants."
+    if isinstance(first, OpenQuestion) and not bank.stripped:
+        total = sum(line.points for line in first.rubric)
+        if total != first.points:
+            yield "rubric", f"its points add up to {total}, but the question has {first.points}."
+    for variant in first.variants:
+        extra = sorted({"source", "points", "rubric", "variants"} & variant.model_fields_set)
+        if extra:
+            yield f"variants, {variant.id}", f"a variant has no {' and no '.join(extra)} of its own; leave it out."
+
+
+_NEEDED = {
+    "number": ("answer", "why", "mistakes"),
+    "text": ("accepted", "why", "mistakes"),
+    "order": ("answer", "why", "mistakes"),
+    "open": ("model_answer", "self_check", "mistakes"),
+}
+
+
+def _question_rules(question: Question, stripped: bool) -> Iterator[tuple[str, str]]:
+    """What holds for a question alone, and for a variant: pairs of the field and what is wrong with it."""
+    if isinstance(question, ChoiceQuestion):
+        yield from _stripped_choice_rules(question) if stripped else _choice_rules(question)
+        return
+    for field in _NEEDED[question.kind]:
+        empty = getattr(question, field) in (None, [])
+        if stripped and not empty:
+            yield field, "a stripped bank must not hold it."
+        elif not stripped and empty:
+            yield field, "is missing."
+    if stripped:
+        return
+    if isinstance(question, TextQuestion):
+        yield from _text_rules(question)
+    elif isinstance(question, NumberQuestion):
+        yield from _number_rules(question)
+    elif isinstance(question, OrderQuestion):
+        yield from _order_rules(question)
+
+
+def _text_rules(question: TextQuestion) -> Iterator[tuple[str, str]]:
+    wrong = [form for mistake in question.mistakes for form in mistake.answers]
+    for form in question.accepted + wrong:
+        if not plain(form):
+            yield "accepted", f"'{form}' has neither a letter nor a digit."
+    for form in sorted({plain(form) for form in question.accepted} & {plain(form) for form in wrong}):
+        yield "mistakes", f"'{form}' is also an accepted answer."
+
+
+def _number_rules(question: NumberQuestion) -> Iterator[tuple[str, str]]:
+    if question.answer is None:
+        return
+    for mistake in question.mistakes:
+        if abs(mistake.answer - question.answer) <= question.tolerance:
+            yield "mistakes", f"{mistake.answer:g} is within the tolerance, so it counts as right."
+
+
+def _order_rules(question: OrderQuestion) -> Iterator[tuple[str, str]]:
+    answer = question.answer
+    if answer is None:
+        return
+    if sorted(answer) != sorted(question.letters):
+        yield "answer", f"must hold each letter from A to {question.letters[-1]} once, not '{answer}'."
+        return
+    if answer == question.letters:
+        yield "items", "they stand in the right order already; mix them."
+    for mistake in question.mistakes:
+        places = [answer.find(letter) for letter in mistake.swapped]
+        if min(places) < 0 or places[0] <= places[1]:
+            yield "mistakes", f"'{mistake.swapped}' is no mistake: that is the right order, or no item."
+
+
+def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+    for letter, choice in zip(question.letters, question.choices, strict=True):
+        where = f"choices, {letter}"
+        if not _is_one_paragraph(choice):
+            yield f"{where}, text", _ONE_PARAGRAPH
+        if choice.why is None:
+            yield f"{where}, why", "is missing: say how to see that it is right or wrong."
+        if choice.right and choice.misconception:
+            yield f"{where}, misconception", "a right choice has none."
+        if not choice.right and not choice.misconception:
+            yield f"{where}, misconception", "is missing: a wrong choice names the misconception behind it."
+    right = len(question.key)
+    if question.kind == "one" and right != 1:
+        yield "choices", f"exactly one must be 'right: true'; {right} are."
+    if question.kind == "several" and not 0 < right < len(question.choices):
+        yield "choices", "at least one must be 'right: true' and at least one must not."
+
+
+def _stripped_choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+    for letter, choice in zip(question.letters, question.choices, strict=True):
+        if not _is_one_paragraph(choice):
+            yield f"choices, {letter}, text", _ONE_PARAGRAPH
+        if choice.model_fields_set - {"text"}:
+            yield f"choices, {letter}", "a choice of a stripped bank has a text and nothing else."
+
+
+_ONE_PARAGRAPH = "a choice is one paragraph, without a block of code."
+
+
+def _is_one_paragraph(choice: Choice) -> bool:
+    return markup.is_one_line(choice.text.en) and markup.is_one_line(choice.text.ko)

@@ -1,0 +1,210 @@
+"""What a daily page says: progress, what was learned, wrong answers with their correction, what to do next.
+
+The shape is the one of the study log: 일일 진도 현황, 배운 것, 궁금한 점, 참고자료, 할 일 및 계획.
+"""
+
+from datetime import date, datetime, time
+from typing import Any
+
+from torchcourse import journal
+from torchcourse.journal import Entry
+from torchcourse.quiz import answers, bank, markup, texts
+from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
+from torchcourse.quiz.questions import BankError, OpenQuestion, Question
+from torchcourse.quiz.reviews import answers_in, states
+from torchcourse.quiz.verdict import Remark, explanation, judge
+
+
+def page_text(entries: list[Entry], day: date, language: str) -> str:
+    """Return the page of a day as Markdown.
+
+    Args:
+        entries: the journal up to the end of that day.
+        day: the day whose answers and checks are told.
+        language: of the headings and the questions, `en` or `ko`.
+    """
+    today = [entry for entry in entries if journal.when(entry).date() == day]
+    evening = datetime.combine(day, time.max).astimezone()
+    lessons = [lesson for lesson in progress_by_lesson(entries, evening) if lesson.begun]
+    sections = [
+        ("page_progress", _progress_lines(lessons, language)),
+        ("page_learned", _learned_lines(lessons, today, language)),
+        ("page_questions", _open_lines(lessons, language)),
+        ("page_references", []),
+        ("page_plan", _plan_lines(entries, today, evening, language)),
+    ]
+    lines = [f"# {texts.say('page_title', language)}", ""]
+    for name, body in sections:
+        lines += [f"## {texts.say(name, language)}", "", *body, *([""] if body else [])]
+    return "\n".join(lines)
+
+
+def _progress_lines(lessons: list[LessonProgress], language: str) -> list[str]:
+    lines: list[str] = []
+    for lesson in lessons:
+        counts = [
+            ("exercises", len(lesson.passed), lesson.exercises),
+            ("quiz", len(lesson.right), lesson.questions),
+        ]
+        counts = [count for count in counts if count[2]]
+        lines.append(f"- [{_tick(all(done == total for _name, done, total in counts))}] {lesson.title[language]}")
+        lines += [
+            f"  - [{_tick(done == total)}] {texts.say(name, language)} ({done}/{total})" for name, done, total in counts
+        ]
+    return lines
+
+
+def _learned_lines(lessons: list[LessonProgress], today: list[Entry], language: str) -> list[str]:
+    sections = [_lesson_lines(lesson, today, language) for lesson in lessons]
+    return _with_gaps([*sections, _surprise_lines(today, language)])
+
+
+def _lesson_lines(lesson: LessonProgress, today: list[Entry], language: str) -> list[str]:
+    """Return what was learned in one lesson under its title; nothing where that is nothing."""
+    prefix = f"lesson{lesson.name.partition('_')[0]}."
+    checks = [entry for entry in today if entry["kind"] == "check" and entry.get("state") == "right"]
+    passed = [str(entry.get("exercise")) for entry in checks if str(entry.get("exercise")).startswith(prefix)]
+    answered = [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
+    right = {entry["question"] for entry in answered if entry["right"]}
+    done = []
+    if passed:
+        names = ", ".join(f"`{name.removeprefix(prefix)}`" for name in dict.fromkeys(passed))
+        done.append(f"- {texts.say('passed', language, names=names)}")
+    if right:
+        done.append(f"- {texts.say('answered_right', language, count=len(right))}")
+    wrong = _wrong_lines(answered, today, language)
+    if wrong:
+        wrong = [f"#### {texts.say('page_wrong', language)}", "", *wrong]
+    body = _with_gaps([done, wrong])
+    return [f"### {lesson.title[language]}", "", *body] if body else []
+
+
+def _surprise_lines(today: list[Entry], language: str) -> list[str]:
+    """Return a line for each prediction that came out differently, as its last outcome has it."""
+    surprises = {
+        entry.get("id"): entry for entry in today if entry["kind"] == "outcome" and entry.get("right") is False
+    }
+    lines = []
+    for entry in surprises.values():
+        predicted, text = (markup.to_markdown(str(entry.get(name, ""))) for name in ("predicted", "text"))
+        lines.append(f"- {texts.say('surprise', language, predicted=predicted, text=text)}")
+    return lines
+
+
+def _wrong_lines(answered: list[Entry], today: list[Entry], language: str) -> list[str]:
+    """Return each wrong answer once, numbered: the question, the answer, the reasoning, the correction."""
+    wrong = {(entry.get("asked"), str(entry.get("answer"))): entry for entry in answered if not entry["right"]}
+    items = []
+    for place, entry in enumerate(wrong.values(), start=1):
+        question = _find(entry["lesson"], str(entry.get("asked")))
+        text = markup.to_markdown(question.text[language]) if question else str(entry.get("asked"))
+        after = [other for other in answered if other["question"] == entry["question"] and other["right"]]
+        done = any(journal.when(other) >= journal.when(entry) for other in after)
+        numbered = f"{place}. "
+        indent = " " * len(numbered)
+        first, *rest = text.split("\n")
+        item = [numbered + first, *(f"{indent}{line}".rstrip() for line in rest), ""]
+        item += [f"{indent}- {part}" for part in _wrong_parts(question, entry, today, language)]
+        items.append([*item, f"{indent}- [{_tick(done)}] {texts.say('later_right', language)}"])
+    return _with_gaps(items)
+
+
+def _wrong_parts(question: Question | None, entry: Entry, today: list[Entry], language: str) -> list[str]:
+    """Return the answer with how sure its writer was, what was thought, and the correction: one line each."""
+    sure = entry.get("sure")
+    how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
+    answer = entry.get("answer")
+    shown = answers.show(answer, question.kind) if question else str(answer)
+    same = (entry.get("asked"), str(answer))
+    reasons = [
+        str(other.get("text", ""))
+        for other in today
+        if other["kind"] == "reasoning" and (other.get("asked"), str(other.get("answer"))) == same
+    ]
+    return [
+        texts.say("my_answer", language, answer=_one_line(f"{shown}{how_sure}")),
+        *(texts.say("my_reasoning", language, text=_one_line(reason)) for reason in dict.fromkeys(reasons)),
+        *(texts.say("correction", language, text=part) for part in _corrections(question, entry, language)),
+    ]
+
+
+def _corrections(question: Question | None, entry: Entry, language: str) -> list[str]:
+    """Return what was wrong with an answer, in the bank's words: the wrong parts, then what was missing."""
+    if question is None:
+        return []
+    if isinstance(question, OpenQuestion):
+        return _open_corrections(question, entry, language)
+    if not question.has_key:
+        return []
+    answer = entry.get("answer")
+    remarks = _wrong_remarks(question, answer)
+    seen = [remark.label for remark in remarks] + (list(str(answer)) if question.kind == "several" else [])
+    remarks += [remark for remark in explanation(question) if remark.right and remark.label not in seen]
+    corrections = []
+    for remark in remarks:
+        what = f"{remark.label}. {markup.to_markdown(remark.text[language])}" if remark.text else f"`{remark.label}`"
+        corrections.append(f"**{what}** {_joined(remark.why[language])}")
+    return corrections
+
+
+def _wrong_remarks(question: Question, answer: Any) -> list[Remark]:
+    try:
+        return [remark for remark in judge(question, answer).remarks if not remark.right]
+    except (TypeError, ValueError, AttributeError):
+        return []  # the question has been changed since, and takes another kind of answer now
+
+
+def _open_corrections(question: OpenQuestion, entry: Entry, language: str) -> list[str]:
+    slugs = entry.get("misconceptions") or []
+    traps = [
+        f"**{markup.to_markdown(trap.reasoning[language])}** {_joined(trap.why[language])}"
+        for trap in question.mistakes
+        if trap.misconception in slugs
+    ]
+    model = question.model_answer
+    return [*traps, *([_joined(model[language])] if model else [])]
+
+
+def _open_lines(lessons: list[LessonProgress], language: str) -> list[str]:
+    ideas = [markup.to_markdown(idea[language]) for lesson in lessons for idea in lesson.misconceptions]
+    return [f"- [ ] {texts.say('think_again', language, idea=idea)}" for idea in ideas]
+
+
+def _plan_lines(entries: list[Entry], today: list[Entry], evening: datetime, language: str) -> list[str]:
+    days: dict[date, int] = {}
+    for state in states(entries):
+        due = max(state.due.astimezone(evening.tzinfo).date(), evening.date())
+        days[due] = days.get(due, 0) + 1
+    lines = [f"- [ ] {texts.say('review_on', language, day=due, count=days[due])}" for due in sorted(days)[:3]]
+    last = {entry.get("exercise"): entry.get("state") for entry in today if entry["kind"] == "check"}
+    unfinished = [str(name).partition(".")[2] for name, state in last.items() if state == "wrong"]
+    return lines + [f"- [ ] {texts.say('finish', language, name=f'`{name}`')}" for name in unfinished]
+
+
+def _find(lesson: str, asked: str) -> Question | None:
+    try:
+        return bank.lesson(lesson).question(asked)[1]
+    except BankError:
+        return None
+
+
+def _with_gaps(parts: list[list[str]]) -> list[str]:
+    """Return the lines of all parts that are not empty, with an empty line between one part and the next."""
+    lines: list[str] = []
+    for part in filter(None, parts):
+        lines += [*([""] if lines else []), *part]
+    return lines
+
+
+def _tick(done: bool) -> str:
+    return "x" if done else " "
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _joined(text: str) -> str:
+    """Return Markdown for a text with several paragraphs as one line, which a list item can hold."""
+    return " ".join(markup.to_markdown(text).split())

@@ -1,0 +1,21 @@
+"""Bytes in words."""
+
+from typing import Literal
+
+_UNITS = {1024: ("bytes", "KiB", "MiB", "GiB", "TiB"), 1000: ("bytes", "kB", "MB", "GB", "TB")}
+
+
+def format_bytes(size: float, base: Literal[1000, 1024] = 1024, decimals: int = 1) -> str:
+    """Return bytes in the unit that suits them: `format_bytes(1536)` is "1.5 KiB".
+
+    Args:
+        size: bytes; negative for a loss.
+        base: 1024 for KiB, MiB and GiB, as memory is counted; 1000 for kB, MB and GB, as files and networks are.
+        decimals: digits after the point, for everything but whole bytes.
+    """
+    *units, largest = _UNITS[base]
+    for unit in units:
+        if abs(size) < base:
+            return f"{size:.0f} bytes" if unit == "bytes" else f"{size:,.{decimals}f} {unit}"
+        size /= base
+    return f"{size:,.{decimals}f} {largest}"

@@ -1,0 +1,46 @@
+"""The lessons' notebooks for tests: the releases as they are committed, the solutions as their sources say."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbformat.notebooknode import NotebookNode
+
+from torchcourse.tools.build import notebooks
+from torchcourse.tools.repository import ROOT
+
+RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+
+
+def name(release: Path) -> str:
+    """Return how a test calls a notebook: 01_data_parallelism/1_averaging."""
+    return f"{release.parent.name}/{release.stem}"
+
+
+def read(release: Path) -> NotebookNode:
+    return nbformat.read(release, as_version=4)
+
+
+def outputs(cell: NotebookNode, kind: str) -> list[NotebookNode]:
+    """Return a cell's outputs of one kind: "error", "execute_result" …"""
+    return [output for output in cell.get("outputs", []) if output.output_type == kind]
+
+
+def solution(release: Path) -> NotebookNode:
+    """Return the notebook that the release was made from, with all answers and hidden tests."""
+    return nbformat.reads(_solutions()[f"solutions/{name(release)}.ipynb"], as_version=4)
+
+
+def filled_in(release: Path, wanted: Callable[[NotebookNode], bool]) -> NotebookNode:
+    """Return the release with the solution's text in those marked cells for which `wanted` is true."""
+    notebook, answers = read(release), {cell.id: cell for cell in solution(release).cells}
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata and wanted(cell):
+            cell.source = answers[cell.id].source
+    return notebook
+
+
+@functools.cache
+def _solutions() -> dict[str, str]:
+    return notebooks.solutions()

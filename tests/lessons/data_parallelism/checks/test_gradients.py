@@ -1,0 +1,246 @@
+"""Averages of gradients built in different ways are accepted; each wrong one has its symptom."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from torchcourse.lessons.data_parallelism import data_parallel
+from torchcourse.lessons.data_parallelism.checks import gradients as check
+from verdicts import accepted, refused, todo
+
+
+def own(model):
+    return [parameter for parameter in model.parameters() if parameter.grad is not None]
+
+
+# average_gradients
+
+
+def mean_with_avg(model):
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad, op=dist.ReduceOp.AVG)
+
+
+def mean_in_one_message(model):
+    flat = nn.utils.parameters_to_vector([parameter.grad for parameter in own(model)])
+    dist.all_reduce(flat.div_(dist.get_world_size()))
+    for parameter, part in zip(own(model), flat.split([p.numel() for p in own(model)]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def mean_by_gathering(model):
+    for parameter in own(model):
+        everyone = [torch.empty_like(parameter.grad) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyone, parameter.grad)
+        parameter.grad.copy_(torch.stack(everyone).mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    "answer", [data_parallel.average_gradients, mean_with_avg, mean_in_one_message, mean_by_gathering]
+)
+def test_average_gradients_accepts(answer):
+    accepted(check.average_gradients(answer))
+
+
+def sum_only(model):
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad)
+
+
+def divided_before_and_after(model):
+    for parameter in own(model):
+        parameter.grad /= dist.get_world_size()
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
+
+
+def no_message(model):
+    for parameter in own(model):
+        parameter.grad /= dist.get_world_size()
+
+
+def result_dropped(model):
+    for parameter in own(model):
+        gradient = parameter.grad.clone()
+        dist.all_reduce(gradient)
+        gradient /= dist.get_world_size()
+
+
+def weights_only(model):
+    for parameter in own(model):
+        if parameter.dim() > 1:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def reduced_to_rank_0(model):
+    for parameter in own(model):
+        dist.reduce(parameter.grad, dst=0)
+        parameter.grad /= dist.get_world_size()
+
+
+def broadcast_instead(model):
+    for parameter in own(model):
+        dist.broadcast(parameter.grad, src=0)
+
+
+def halved(model):
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= 2
+
+
+def weights_averaged(model):
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.data)
+        parameter.data /= dist.get_world_size()
+
+
+def frozen_forgotten(model):
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
+
+
+def result_expected_back(model):
+    for parameter in own(model):
+        parameter.grad = dist.all_reduce(parameter.grad) / dist.get_world_size()
+
+
+def gradients_cleared(model):
+    mean_with_avg(model)
+    model.zero_grad()
+
+
+def rank_0_alone(model):
+    if dist.get_rank() == 0:
+        mean_with_avg(model)
+
+
+def largest(model):
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad, op=dist.ReduceOp.MAX)
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (sum_only, "sum_not_mean"),
+        (divided_before_and_after, "divided_twice"),
+        (no_message, "only_divided"),
+        (result_dropped, "nothing_changed"),
+        (weights_only, "some_parameters"),
+        (reduced_to_rank_0, "one_rank_only"),
+        (broadcast_instead, "copied_not_averaged"),
+        (halved, "two_ranks_only"),
+        (weights_averaged, "weights_changed"),
+        (frozen_forgotten, "no_gradient"),
+        (result_expected_back, "nothing_returned"),
+        (gradients_cleared, "gradient_lost"),
+        (largest, "wrong_value"),
+    ],
+)
+def test_average_gradients_refuses(answer, symptom):
+    refused(check.average_gradients(answer), symptom)
+
+
+@pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])
+def test_ranks_that_wait_for_ever_are_named(monkeypatch, limit):
+    monkeypatch.setattr(check, "TIME_LIMIT", limit)
+    refused(check.average_gradients(rank_0_alone), "hang")
+
+
+# average_uneven
+
+
+def weighted_by_the_sum(model, samples):
+    total = torch.tensor(samples)
+    dist.all_reduce(total)
+    for parameter in own(model):
+        parameter.grad = parameter.grad * samples
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= total
+
+
+def weighted_after_gathering(model, samples):
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, samples)
+    for parameter in own(model):
+        parameter.grad.mul_(samples / sum(everyone))
+        dist.all_reduce(parameter.grad)
+
+
+@pytest.mark.parametrize("answer", [weighted_by_the_sum, weighted_after_gathering])
+def test_average_uneven_accepts(answer):
+    accepted(check.average_uneven(answer))
+
+
+def weigh(factor):
+    """An answer that multiplies the summed gradients by `factor(own samples, all samples, ranks)`."""
+
+    def answer(model, samples):
+        total = torch.tensor(samples)
+        dist.all_reduce(total)
+        for parameter in own(model):
+            parameter.grad *= samples
+            dist.all_reduce(parameter.grad)
+            parameter.grad *= factor(samples, total.item(), dist.get_world_size())
+
+    return answer
+
+
+def plain_mean(model, samples):
+    mean_with_avg(model)
+
+
+def not_added(model, samples):
+    total = torch.tensor(samples)
+    dist.all_reduce(total)
+    for parameter in own(model):
+        parameter.grad *= samples / total.item()
+
+
+def inverse_weights(model, samples):
+    for parameter in own(model):
+        parameter.grad /= samples
+        dist.all_reduce(parameter.grad)
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (plain_mean, "plain_mean"),
+        (weigh(lambda samples, total, ranks: 1), "not_divided"),
+        (weigh(lambda samples, total, ranks: 1 / ranks), "divided_by_ranks"),
+        (weigh(lambda samples, total, ranks: 1 / ranks / total), "divided_twice"),
+        (weigh(lambda samples, total, ranks: 1 / samples), "own_total"),
+        (weigh(lambda samples, total, ranks: samples // total), "whole_numbers"),
+        (weigh(lambda samples, total, ranks: samples / total), "ranks_disagree"),
+        (not_added, "not_added"),
+        (lambda model, samples: None, "nothing_changed"),
+        (inverse_weights, "wrong_value"),
+    ],
+)
+def test_average_uneven_refuses(answer, symptom):
+    refused(check.average_uneven(answer), symptom)
+
+
+# both
+
+
+@pytest.mark.parametrize("exercise", [check.average_gradients, check.average_uneven])
+def test_a_stub_is_not_done_yet(exercise):
+    assert exercise(todo).state == "not done"
+
+
+def test_a_learners_error_is_told_in_one_sentence():
+    def misspelt(model):
+        dist.allreduce(copy.copy(model))  # type: ignore[attr-defined]  # the misspelling is what is tested
+
+    checked = check.average_gradients(misspelt)
+    assert (checked.state, checked.symptom) == ("wrong", "raised_AttributeError")
+    assert "allreduce" in checked.message
+    assert "Traceback" not in checked.message

@@ -1,0 +1,88 @@
+"""The bytes and the seconds by different ways are accepted; each wrong formula has its symptom."""
+
+import pytest
+import torch
+
+from torchcourse.lessons.data_parallelism.checks import memory_and_time as check
+from verdicts import accepted, refused, todo
+
+# zero_bytes
+
+
+def bytes_a_rank(parameters, world_size, stage, each=(2, 2, 12), shared_from=(3, 2, 1)):
+    sizes = zip(each, shared_from, strict=True)
+    return tuple(size * parameters / (world_size if stage >= first else 1) for size, first in sizes)
+
+
+def bytes_with_ifs(parameters, world_size, stage):
+    weights, gradients, optimizer = 2 * parameters, 2 * parameters, 12 * parameters
+    if stage > 0:
+        optimizer /= world_size
+    if stage > 1:
+        gradients /= world_size
+    if stage > 2:
+        weights /= world_size
+    return [weights, gradients, optimizer]
+
+
+@pytest.mark.parametrize("learner", [bytes_a_rank, bytes_with_ifs])
+def test_zero_bytes_accepts(learner):
+    accepted(check.zero_bytes(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda p, n, stage: bytes_a_rank(p, n, stage, each=(4, 4, 8)), "bytes_per_parameter"),
+        (lambda p, n, stage: bytes_a_rank(p, n, stage, each=(2, 2, 8)), "bytes_per_parameter"),
+        (lambda p, n, stage: bytes_a_rank(p, n, stage, shared_from=(1, 2, 3)), "shared_too_early"),
+        (lambda p, n, stage: bytes_a_rank(p, n, stage, shared_from=(4, 3, 2)), "not_shared"),
+        (lambda p, n, stage: bytes_a_rank(p, n**2, stage), "wrong_share"),
+        (lambda p, n, stage: sum(bytes_a_rank(p, n, stage)), "wrong_type"),
+    ],
+)
+def test_zero_bytes_refuses(learner, symptom):
+    refused(check.zero_bytes(learner), symptom)
+
+
+# step_seconds
+
+
+def seconds(compute, size, n, alpha, beta):
+    return compute / n + 2 * (n - 1) * alpha + 2 * (n - 1) / n * size * beta
+
+
+def seconds_by_halves(compute, size, n, alpha, beta):
+    chunk = size / n
+    reduce_scatter = sum(alpha + chunk * beta for _ in range(n - 1))
+    return torch.tensor(compute / n + 2 * reduce_scatter, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("learner", [seconds, seconds_by_halves])
+def test_step_seconds_accepts(learner):
+    accepted(check.step_seconds(learner))
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (lambda c, s, n, a, b: seconds(c, s, n, a, b) - c / n + c, "compute_not_shared"),
+        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * s * b, "whole_tensor"),
+        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + (n - 1) * s * b, "plain_way"),
+        (lambda c, s, n, a, b: c / n + a + 2 * (n - 1) / n * s * b, "messages"),
+        (lambda c, s, n, a, b: max(c / n, 2 * (n - 1) * a + 2 * (n - 1) / n * s * b), "overlapped"),
+        (lambda c, s, n, a, b: seconds(c, s, n, a, b) if n > 1 else c + 0.1, "one_rank_talks"),
+        (lambda c, s, n, a, b: 2 * seconds(c, s, n, a, b), "wrong_value"),
+        (lambda c, s, n, a, b: None, "no_number"),
+    ],
+)
+def test_step_seconds_refuses(learner, symptom):
+    refused(check.step_seconds(learner), symptom)
+
+
+# both
+
+
+@pytest.mark.parametrize("exercise", [check.zero_bytes, check.step_seconds])
+def test_a_stub_is_not_done_yet(exercise):
+    assert exercise(todo).state == "not done"

@@ -1,0 +1,122 @@
+"""Trainings that ranks do together are accepted when they end as one process does."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.lessons.data_parallelism import averaging, data_parallel
+from torchcourse.lessons.data_parallelism.checks import together as check
+from verdicts import accepted, refused, todo
+
+
+def trained_by_the_package(model, batches, lr):
+    averaging.copy_from_rank_0(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for images, labels in batches:
+        averaging.step(model, optimizer, averaging.shard(images), averaging.shard(labels))
+
+
+def trained_without_an_optimizer(model, batches, lr):
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    dist.broadcast_object_list(weights, src=0)
+    with torch.no_grad():
+        for parameter, start in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(start)
+    for images, labels in batches:
+        mine = slice(dist.get_rank(), None, dist.get_world_size())
+        loss = F.cross_entropy(model(images[mine]), labels[mine])
+        for parameter, gradient in zip(
+            model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            dist.all_reduce(gradient)
+            parameter.data -= lr * gradient / dist.get_world_size()
+
+
+def trained_by_torch(model, batches, lr):
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(parallel(averaging.shard(images)), averaging.shard(labels)).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("answer", [trained_by_the_package, trained_without_an_optimizer, trained_by_torch])
+def test_train_together_accepts(answer):
+    accepted(check.train_together(answer))
+
+
+def loop(
+    *, begin=averaging.copy_from_rank_0, cut=averaging.shard, clear=True, after=data_parallel.average_gradients, scale=1
+):
+    """A training loop, right unless an argument makes it wrong."""
+
+    def train(model, batches, lr):
+        begin(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        for images, labels in batches:
+            loss = scale * F.cross_entropy(model(cut(images)), cut(labels))
+            if clear:
+                optimizer.zero_grad()
+            loss.backward()
+            after(model)
+            optimizer.step()
+
+    return train
+
+
+def nothing(model):
+    pass
+
+
+def start_from_the_last(model):
+    for parameter in model.parameters():
+        dist.broadcast(parameter.data, src=dist.get_world_size() - 1)
+
+
+def first_half(batch):
+    return batch[: len(batch) // dist.get_world_size()]
+
+
+def halves(batch):
+    return batch[:6] if dist.get_rank() == 0 else batch[6:]
+
+
+def one_sample_short(batch):
+    return averaging.shard(batch)[:-1]
+
+
+def sum_of_gradients(model):
+    for parameter in model.parameters():
+        dist.all_reduce(parameter.grad)
+
+
+def labels_of_the_other_rank(batch):
+    ours = dist.get_rank() if batch.is_floating_point() else 1 - dist.get_rank()
+    return batch.chunk(2)[ours]
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (loop(begin=nothing), "different_start"),
+        (loop(begin=start_from_the_last), "other_start"),
+        (loop(cut=lambda batch: batch), "whole_batch"),
+        (loop(cut=first_half), "same_shard"),
+        (loop(cut=one_sample_short), "samples_lost"),
+        (loop(cut=halves), "two_ranks_only"),
+        (loop(after=nothing), "not_averaged"),
+        (loop(after=sum_of_gradients), "step_too_long"),
+        (loop(scale=0.5), "step_too_short"),
+        (loop(clear=False), "later_steps"),
+        (loop(cut=labels_of_the_other_rank), "wrong_value"),
+    ],
+)
+def test_train_together_refuses(answer, symptom):
+    refused(check.train_together(answer), symptom)
+
+
+def test_a_stub_is_not_done_yet():
+    assert check.train_together(todo).state == "not done"

@@ -1,0 +1,56 @@
+"""Seeds that keep the right masks alike and apart are accepted; each other rule has its symptom."""
+
+import random
+
+import pytest
+
+from torchcourse.lessons.model_parallelism.checks import dropout_masks as check
+from verdicts import accepted, refused, todo
+
+
+def seeds(step, rank, ranks, tensor):
+    start = 2 * ranks * step
+    return start + rank, start + ranks + rank // tensor
+
+
+def seeds_far_apart(step, rank, ranks, tensor):
+    return 10**9 * step + rank, 10**15 + 10**9 * step + rank // tensor
+
+
+def seeds_by_hash(step, rank, ranks, tensor):
+    return hash((step, rank, 1)), hash((step, rank - rank % tensor, 2))
+
+
+@pytest.mark.parametrize("answer", [seeds, seeds_far_apart, seeds_by_hash])
+def test_dropout_seeds_accepts(answer):
+    accepted(check.dropout_seeds(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda s, r, n, t: (10**6 * s + r, 10**9 + 10**6 * s + r), "outer_by_rank"),
+        (lambda s, r, n, t: (10**6 * s, 10**9 + 10**6 * s), "inner_alike"),
+        (lambda s, r, n, t: (10**6 * s + r // t, 10**9 + 10**6 * s + r // t), "inner_alike"),
+        (lambda s, r, n, t: (10**6 * s + r, 10**9 + 10**6 * s), "data_alike"),
+        (lambda s, r, n, t: (r, 10**9 + r // t), "every_step"),
+        (lambda s, r, n, t: (s + r, 10**9 + n * s + r // t), "repeats"),
+        (lambda s, r, n, t: (n * s + r, n * s + r // t), "repeats"),
+        (lambda s, r, n, t: (10**6 * s + r % t, 10**9 + 10**6 * s + r // t), "repeats"),
+        (lambda s, r, n, t: (random.randrange(10**9), random.randrange(10**9)), "not_repeatable"),
+        (lambda s, r, n, t: s + r, "wrong_type"),
+        (lambda s, r, n, t: (s / 2, r), "wrong_type"),
+    ],
+)
+def test_dropout_seeds_refuses(answer, symptom):
+    refused(check.dropout_seeds(answer), symptom)
+
+
+def test_the_last_word_has_a_training(monkeypatch):
+    """What the rules above would overlook shows when the ranks train."""
+    monkeypatch.setattr(check, "_judge_seeds", lambda *_: None)
+    refused(check.dropout_seeds(lambda s, r, n, t: (r, r)), "drift")
+
+
+def test_a_stub_is_not_done_yet():
+    assert check.dropout_seeds(todo).state == "not done"

@@ -1,0 +1,192 @@
+"""The planner's formulas by different ways are accepted; each wrong one has its symptom."""
+
+import pytest
+
+from torchcourse.lessons.data_parallelism.memory import zero_memory
+from torchcourse.lessons.model_parallelism.checks import formulas as check
+from torchcourse.lessons.model_parallelism.planner import Layout
+from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from verdicts import accepted, refused, todo
+
+# gpu_bytes
+
+
+def by_hand(model, tensor, pipeline, data, stage, micro_batches, again, *, share=None, states=None, **wrong):
+    """The exercise's answer, with switches for its mistakes."""
+    own = model.layers * model.layer_parameters / (share(tensor, pipeline, data) if share else tensor * pipeline)
+    ranks = wrong.get("ranks", lambda t, p, d: d)(tensor, pipeline, data)
+    sharded = [ranks if stage >= first else 1 for first in wrong.get("first", (3, 2, 1))]
+    each = wrong.get("each", (2, 2, 12))
+    numbers = [size * own / shared for size, shared in zip(each, sharded, strict=True)]
+    of_a_token = model.sequence * model.width / tensor
+    in_flight = wrong.get("in_flight", min)(pipeline, micro_batches)
+    layers = wrong.get("layers", lambda count, p: count / p)(model.layers, pipeline)
+    kept, working = (2, wrong.get("working", 32)) if again and not wrong.get("keeps_all") else (34, 0)
+    return *numbers, of_a_token * (kept * layers * in_flight + working) * wrong.get("times", lambda t: 1)(tensor)
+
+
+def by_the_package(model, tensor, pipeline, data, stage, micro_batches, again):
+    layout = Layout(micro_batches * data, 1, data, tensor, pipeline, recomputation="full" if again else "none")
+    states = zero_memory(model.layers / pipeline * model.layer_parameters / tensor, data, stage)
+    kept = layer_activations(model, layout)
+    inside = layer_activations(model, layout, "none") - kept
+    activations = kept * (model.layers // pipeline) * min(pipeline, micro_batches) + inside
+    return [states.parameters, states.gradients, states.optimizer, activations]
+
+
+def by_a_loop(model, tensor, pipeline, data, stage, micro_batches, again):
+    sizes = {"weights": 2, "gradients": 2, "optimizer": 12}
+    shared_from = {"weights": 3, "gradients": 2, "optimizer": 1}
+    answer = []
+    for part, size in sizes.items():
+        parameters = sum(model.layer_parameters / tensor for _ in range(model.layers // pipeline))
+        answer.append(size * parameters * (1 / data if shared_from[part] <= stage else 1))
+    under_way, activations = 0, 0.0
+    while under_way < pipeline and under_way < micro_batches:
+        under_way += 1
+        activations += (2 if again else 34) * model.sequence * model.width * model.layers / pipeline / tensor
+    return (*answer, activations + (32 if again else 0) * model.sequence * model.width / tensor)
+
+
+@pytest.mark.parametrize("answer", [by_hand, by_the_package, by_a_loop])
+def test_gpu_bytes_accepts(answer):
+    accepted(check.gpu_bytes(answer))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "symptom"),
+    [
+        ({"each": (4, 4, 8)}, "bytes_per_parameter"),
+        ({"share": lambda t, p, d: 1}, "nothing_divided"),
+        ({"share": lambda t, p, d: p}, "tensor_ignored"),
+        ({"share": lambda t, p, d: t}, "pipeline_ignored"),
+        ({"share": lambda t, p, d: t * p * d, "ranks": lambda t, p, d: 1}, "data_divides_all"),
+        ({"ranks": lambda t, p, d: t * p * d}, "shared_over_all"),
+        ({"share": lambda t, p, d: 1, "ranks": lambda t, p, d: t * p * d}, "divided_by_zero_only"),
+        ({"first": (4, 4, 4)}, "not_shared"),
+        ({"first": (3, 1, 1)}, "shared_too_early"),
+        ({"share": lambda t, p, d: t + p - 1}, "wrong_states"),
+        ({"in_flight": lambda p, m: m}, "all_micro_batches"),
+        ({"in_flight": lambda p, m: 1}, "one_micro_batch"),
+        ({"in_flight": lambda p, m: p}, "more_than_there_are"),
+        ({"layers": lambda layers, p: layers}, "all_layers"),
+        ({"times": lambda t: t}, "tensor_ignored_in_activations"),
+        ({"layers": lambda layers, p: 1}, "one_layer"),
+        ({"working": 0}, "working_forgotten"),
+        ({"keeps_all": True}, "nothing_saved"),
+        ({"working": 34}, "input_counted_twice"),
+        ({"times": lambda t: 0.5}, "wrong_activations"),
+    ],
+)
+def test_gpu_bytes_refuses(wrong, symptom):
+    refused(check.gpu_bytes(lambda *case: by_hand(*case, **wrong)), symptom)
+
+
+@pytest.mark.parametrize("answer", [lambda *case: 3.0, lambda *case: (1, 2, 3), lambda *case: None])
+def test_gpu_bytes_wants_four_numbers(answer):
+    refused(check.gpu_bytes(answer), "wrong_type")
+
+
+# utilisations
+
+
+def shares(parameters, layers, width, sequence, tokens, peak, again, *, weights=6, scores=12, extra=1, scale=1.0):
+    attention = layers * width * sequence
+    model = weights * parameters + scores * attention
+    hardware = model + extra * (2 * parameters + 4 * attention) * again
+    return scale * model * tokens / peak, scale * hardware * tokens / peak
+
+
+def shares_by_passes(parameters, layers, width, sequence, tokens, peak, again):
+    forward = 2 * parameters + sum(4 * width * sequence for _ in range(layers))
+    return [forward * passes / (peak / tokens) for passes in (3, 4 if again else 3)]
+
+
+def scores_not_again(parameters, layers, width, sequence, tokens, peak, again):
+    scores = layers * width * sequence
+    return [(count * parameters + 12 * scores) * tokens / peak for count in (6, 8 if again else 6)]
+
+
+@pytest.mark.parametrize("answer", [shares, shares_by_passes])
+def test_utilisations_accepts(answer):
+    accepted(check.utilisations(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda *case: shares(*case, weights=2, scores=4), "forward_only"),
+        (lambda *case: shares(*case, weights=4, scores=8), "backward_once"),
+        (lambda *case: shares(*case, scores=0), "no_attention"),
+        (lambda *case: shares(*case, scores=4), "attention_once"),
+        (lambda n, _, *rest: shares(n, 1, *rest), "one_layers_scores"),
+        (lambda *case: shares(*case)[1:] * 2, "recomputation_counts"),
+        (lambda *case: shares(*case)[::-1], "swapped"),
+        (lambda *case: shares(*case)[:1] * 2, "hfu_is_mfu"),
+        (lambda *case: shares(*case[:-1], True), "recomputation_always"),
+        (lambda *case: shares(*case, scale=100), "percent"),
+        (lambda *case: shares(*case, scale=case[5] / case[4]), "not_a_share"),
+        (lambda *case: shares(*case, scale=1.1), "wrong_mfu"),
+        (lambda *case: shares(*case, extra=2), "wrong_hfu"),
+        (scores_not_again, "scores_not_again"),
+        (lambda *case: shares(*case)[0], "wrong_type"),
+    ],
+)
+def test_utilisations_refuses(answer, symptom):
+    refused(check.utilisations(answer), symptom)
+
+
+# step_seconds
+
+
+def step(compute, tensor, pipeline, micro_batches, pieces, data):
+    bubble = (pipeline - 1) / (pieces * micro_batches) * (compute + tensor)
+    return bubble, compute + tensor + bubble + data
+
+
+def step_by_micro_batches(compute, tensor, pipeline, micro_batches, pieces, data):
+    piece = (compute + tensor) / micro_batches / pieces
+    rows = pieces * micro_batches + pipeline - 1
+    return [rows * piece - (compute + tensor), rows * piece + data]
+
+
+def step_with(bubble):
+    def answer(compute, tensor, pipeline, micro_batches, pieces, data):
+        waits = bubble(compute, tensor, pipeline, micro_batches, pieces, data)
+        return waits, compute + tensor + waits + data
+
+    return answer
+
+
+@pytest.mark.parametrize("answer", [step, step_by_micro_batches])
+def test_step_seconds_accepts(answer):
+    accepted(check.step_seconds(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m + p - 1) * (c + t)), "share_of_all"),
+        (step_with(lambda c, t, p, m, v, d: 0), "no_bubble"),
+        (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * c), "compute_only"),
+        (step_with(lambda c, t, p, m, v, d: p / (v * m) * (c + t)), "one_rank_too_many"),
+        (step_with(lambda c, t, p, m, v, d: (p - 1) / m * (c + t)), "pieces_ignored"),
+        (step_with(lambda c, t, p, m, v, d: (p - 1) * (c + t)), "whole_step_per_rank"),
+        (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * (c + t + d)), "data_in_the_bubble"),
+        (step_with(lambda c, t, p, m, v, d: 0.5), "wrong_bubble"),
+        (lambda *case: (step(*case)[0], step(*case)[1] - case[-1]), "data_forgotten"),
+        (lambda *case: (step(*case)[0], 1.0), "wrong_total"),
+        (lambda *case: step(*case)[1], "wrong_type"),
+    ],
+)
+def test_step_seconds_refuses(answer, symptom):
+    refused(check.step_seconds(answer), symptom)
+
+
+# all of them
+
+
+@pytest.mark.parametrize("exercise", [check.gpu_bytes, check.utilisations, check.step_seconds])
+def test_a_stub_is_not_done_yet(exercise):
+    assert exercise(todo).state == "not done"
+    assert exercise(...).state == "not done"

@@ -1,0 +1,285 @@
+"""Steps through two halves built in different ways are accepted; each wrong one has its symptom."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from torchcourse.lessons.model_parallelism import pipeline
+from torchcourse.lessons.model_parallelism.checks import halves as check
+from verdicts import accepted, refused, todo
+
+
+@pytest.fixture(autouse=True)
+def short_limit(monkeypatch):
+    monkeypatch.setattr(check, "TIME_LIMIT", 4.0)
+
+
+def receive(between, source):
+    tensor = torch.empty_like(between)
+    dist.recv(tensor, source)
+    return tensor
+
+
+# split_step
+
+
+def split(stage, x, y, between, *, back=None, asks=True, reduction="mean", answer=lambda loss: loss, sends=None):
+    """The step of the notebook, with switches for its mistakes."""
+    if dist.get_rank() == 0:
+        border = stage(x)
+        dist.send(border.detach(), 1)
+        gradient = receive(between, 1)
+        border.backward(gradient if back is None else back(border))
+        return None
+    arrived = receive(between, 0).requires_grad_(asks)
+    loss = F.cross_entropy(stage(arrived), y, reduction=reduction)
+    loss.backward()
+    dist.send(arrived.grad if sends is None else sends(arrived), 0)
+    return answer(loss.detach())
+
+
+def split_with_autograd_grad(stage, x, y, between):
+    rank = dist.get_rank()
+    if rank == 1:
+        arrived = torch.zeros_like(between, requires_grad=True)
+        dist.recv(arrived.data, 0)
+        loss = F.cross_entropy(stage(arrived), y)
+        gradient, *own = torch.autograd.grad(loss, [arrived, *stage.parameters()])
+        for parameter, value in zip(stage.parameters(), own, strict=True):
+            parameter.grad = value
+        dist.isend(gradient.contiguous(), 0).wait()
+        return loss.item()
+    border = stage(x)
+    dist.isend(border.detach(), 1).wait()
+    (border * receive(between, 1)).sum().backward()
+
+
+def split_by_the_package(stage, x, y, between):
+    return pipeline.Pipeline(pipeline.gpipe(2, 1), [stage], F.cross_entropy, between).step(x, y)
+
+
+def never_sent_back(stage, x, y, between):
+    if dist.get_rank() == 0:
+        dist.send(stage(x).detach(), 1)
+        return None
+    loss = F.cross_entropy(stage(receive(between, 0)), y)
+    loss.backward()
+    return loss
+
+
+def no_backward(stage, x, y, between):
+    if dist.get_rank() == 0:
+        border = stage(x)
+        dist.send(border.detach(), 1)
+        border.backward(receive(between, 1))
+        return None
+    arrived = receive(between, 0).requires_grad_()
+    loss = F.cross_entropy(stage(arrived), y)
+    dist.send(torch.autograd.grad(loss, arrived)[0], 0)
+    return loss.detach()
+
+
+def without_a_gradient(stage, x, y, between):
+    if dist.get_rank() == 0:
+        border = stage(x)
+        dist.send(border.detach(), 1)
+        border.backward()
+        return None
+    loss = F.cross_entropy(stage(receive(between, 0)), y)
+    loss.backward()
+    return loss.detach()
+
+
+def both_listen(stage, x, y, between):
+    receive(between, 1 - dist.get_rank())
+
+
+def one_leaves(stage, x, y, between):
+    if dist.get_rank() == 0:
+        receive(between, 1)
+
+
+@pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
+def test_split_step_accepts(answer):
+    accepted(check.split_step(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (never_sent_back, "no_gradient_on_rank_0"),
+        (no_backward, "no_gradient_on_rank_1"),
+        (lambda *given: split(*given, asks=False), "nothing_to_send"),
+        (without_a_gradient, "backward_without_gradient"),
+        (lambda *given: split(*given, back=torch.ones_like), "sum_of_the_border"),
+        (lambda *given: split(*given, back=torch.detach), "border_came_back"),
+        (lambda *given: split(*given, sends=torch.detach), "border_came_back"),
+        (lambda *given: split(*given, reduction="sum"), "sum_not_mean"),
+        (lambda *given: split(*given, back=lambda border: 2 * border.detach()), "wrong_gradient_on_rank_0"),
+        (lambda *given: split(*given, answer=lambda loss: None), "no_loss"),
+        (lambda *given: split(*given, answer=lambda loss: loss / 2), "wrong_loss"),
+        (lambda *given: split(*given) or 0.0, "loss_on_rank_0"),
+        (both_listen, "hang"),
+        (one_leaves, "left_alone"),
+    ],
+)
+def test_split_step_refuses(answer, symptom):
+    refused(check.split_step(answer), symptom)
+
+
+# repaired_step
+
+
+def second_rank(stage, targets, between):
+    losses, following = [], receive(between, 0)
+    for k, target in enumerate(targets):
+        arrived = following.requires_grad_()
+        if k + 1 < len(targets):
+            following = receive(between, 0)
+        losses.append(F.cross_entropy(stage(arrived), target) / len(targets))
+        losses[-1].backward()
+        dist.send(arrived.grad, 0)
+    return sum(losses).detach()
+
+
+def repaired(loop):
+    def step(stage, inputs, targets, between):
+        if dist.get_rank() == 1:
+            return second_rank(stage, targets, between)
+        return loop(stage, inputs, between)
+
+    return step
+
+
+def one_ahead(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k - 1].backward(receive(between, 1))
+    borders[-1].backward(receive(between, 1))
+
+
+def by_a_held_border(stage, inputs, between):
+    held = None
+    for x in (*inputs, None):
+        border = None if x is None else stage(x)
+        if border is not None:
+            dist.send(border.detach(), 1)
+        if held is not None:
+            held.backward(receive(between, 1))
+        held = border
+
+
+def all_forwards_without_waiting(stage, inputs, between):
+    borders = [stage(x) for x in inputs]
+    sending = [dist.isend(border.detach(), 1) for border in borders]
+    for border in borders:
+        border.backward(receive(between, 1))
+    for work in sending:
+        work.wait()
+
+
+def colleagues(stage, inputs, between):
+    for x in inputs:
+        border = stage(x)
+        dist.send(border.detach(), 1)
+        border.backward(receive(between, 1))
+
+
+def all_forwards(stage, inputs, between):
+    borders = []
+    for x in inputs:
+        borders.append(stage(x))
+        dist.send(borders[-1].detach(), 1)
+    for border in borders:
+        border.backward(receive(between, 1))
+
+
+def last_forgotten(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k - 1].backward(receive(between, 1))
+
+
+def last_taken_but_unused(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k - 1].backward(receive(between, 1))
+    gradient = receive(between, 1)
+    if len(inputs) == 1:
+        borders[0].backward(gradient)
+
+
+def wrong_border(stage, inputs, between):
+    gradients, borders = [], []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            gradients.append(receive(between, 1))
+    gradients.append(receive(between, 1))
+    for border, gradient in zip(borders[::-1], gradients, strict=True):
+        border.backward(gradient)
+
+
+def cleared(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k - 1].backward(receive(between, 1))
+            stage.zero_grad()
+    borders[-1].backward(receive(between, 1))
+
+
+def never_backward(stage, inputs, between):
+    for k, x in enumerate(inputs):
+        dist.send(stage(x).detach(), 1)
+        if k:
+            receive(between, 1)
+    receive(between, 1)
+
+
+def same_input(stage, inputs, between):
+    one_ahead(stage, [inputs[0]] * len(inputs), between)
+
+
+@pytest.mark.parametrize("loop", [one_ahead, by_a_held_border, all_forwards_without_waiting])
+def test_repaired_step_accepts(loop):
+    accepted(check.repaired_step(repaired(loop)))
+
+
+@pytest.mark.parametrize(
+    ("loop", "symptom"),
+    [
+        (colleagues, "hang"),
+        (all_forwards, "hang"),
+        (last_forgotten, "left_alone"),
+        (last_taken_but_unused, "last_left_out"),
+        (wrong_border, "mixed_up"),
+        (cleared, "only_last"),
+        (never_backward, "no_gradient_on_rank_0"),
+        (same_input, "mixed_up"),
+    ],
+)
+def test_repaired_step_refuses(loop, symptom):
+    refused(check.repaired_step(repaired(loop)), symptom)
+
+
+# both
+
+
+@pytest.mark.parametrize("exercise", [check.split_step, check.repaired_step])
+def test_a_stub_is_not_done_yet(exercise):
+    assert exercise(todo).state == "not done"
+    assert exercise(...).state == "not done"

@@ -1,0 +1,241 @@
+"""Split layers built in different ways are accepted; each wrong one has its symptom."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+
+from torchcourse.lessons.model_parallelism import tensor_parallel as tp
+from torchcourse.lessons.model_parallelism.checks import layers as check
+from verdicts import accepted, refused, todo
+
+
+def place():
+    return dist.get_rank(), dist.get_world_size()
+
+
+def mine(tensor, dimension=0):
+    rank, ranks = place()
+    return tensor.chunk(ranks, dimension)[rank]
+
+
+def total(tensor):
+    tensor = tensor.clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+class Function(torch.autograd.Function):
+    """Two given functions, for the way forward and the way back."""
+
+    @staticmethod
+    def forward(ctx, x, there, back):
+        ctx.back = back
+        return there(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.back(gradient), None, None
+
+
+def same(x):
+    return x.view_as(x)
+
+
+# column_linear
+
+
+def column(x, linear, *, back=total, there=same, part=mine, bias=mine):
+    """The layer of the notebook, with switches for its mistakes."""
+    x = Function.apply(x, there, back)
+    return F.linear(x, part(linear.weight), None if bias is None else bias(linear.bias))
+
+
+def column_by_the_package(x, linear):
+    layer = tp.ColumnParallelLinear(linear)
+    y = layer(x)
+    for name, parameter in layer.named_parameters():  # hand the gradients to the dense layer, as slices of it would
+        parameter.register_hook(lambda gradient, name=name: put(linear, name, gradient))
+    return y
+
+
+def put(linear, name, gradient):
+    rank, ranks = place()
+    whole = torch.zeros_like(getattr(linear, name))
+    whole.chunk(ranks)[rank].copy_(gradient)
+    getattr(linear, name).grad = whole
+
+
+class WholeColumn(torch.autograd.Function):
+    """Forward and backward of the whole layer written out."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T + bias
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        return total(gradient @ weight), rows.T @ x.flatten(0, -2), rows.sum(0)
+
+
+def column_written_out(x, linear):
+    rank, ranks = place()
+    size = linear.out_features // ranks
+    here = slice(rank * size, (rank + 1) * size)
+    return WholeColumn.apply(x, linear.weight[here], linear.bias[here])
+
+
+def every_nth(tensor):
+    rank, ranks = place()
+    return tensor[rank::ranks]
+
+
+@pytest.mark.parametrize("answer", [column, column_by_the_package, column_written_out])
+def test_column_linear_accepts(answer):
+    accepted(check.column_linear(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda x, linear: column(x, linear, back=same), "not_summed"),
+        (lambda x, linear: F.linear(x, mine(linear.weight), mine(linear.bias)), "not_summed"),
+        (lambda x, linear: column(x, linear, back=lambda g: total(g) / place()[1]), "averaged"),
+        (lambda x, linear: column(x, linear, back=lambda g: total(total(g))), "too_often"),
+        (lambda x, linear: linear(x), "whole_output"),
+        (lambda x, linear: column(x, linear, bias=None), "no_bias"),
+        (lambda x, linear: column(x, linear, part=first, bias=first), "same_part"),
+        (lambda x, linear: column(x, linear, part=every_nth, bias=every_nth), "every_nth"),
+        (lambda x, linear: Function.apply(column(x, linear), total, same), "summed_forward"),
+        (lambda x, linear: column(x, linear, part=lambda w: mine(w, 1)), "shapes"),
+        (lambda x, linear: column(x, linear, bias=same), "shapes"),
+        (lambda x, linear: column(x.detach(), linear), "no_gradient_of_input"),
+        (lambda x, linear: column(x, linear, part=lambda w: mine(w.detach())), "no_gradient_of_weight"),
+        (lambda x, linear: column(x, linear, there=lambda x: 2 * x), "wrong_value"),
+        (lambda x, linear: column(x, linear, back=lambda g: total(g) ** 2), "wrong_gradient_of_input"),
+        (lambda x, linear: tp.join(column(x, linear))[..., :1], "shape"),
+        (lambda x, linear: None, "wrong_type"),
+        (lambda x, linear: column(x, linear, back=only_rank_0), "left_alone"),
+    ],
+)
+def test_column_linear_refuses(answer, symptom):
+    refused(check.column_linear(answer), symptom)
+
+
+def first(tensor):
+    return tensor.chunk(place()[1])[0]
+
+
+def only_rank_0(gradient):
+    return total(gradient) if place()[0] == 0 else gradient
+
+
+# row_linear
+
+
+def row(part, linear, *, there=total, back=same, weight=lambda w: mine(w, 1), before=None, after=same):
+    """The layer of the notebook, with switches for its mistakes."""
+    y = F.linear(part, weight(linear.weight))
+    if before is not None:
+        y = y + before(linear.bias)
+    y = Function.apply(y, there, back)
+    return y if after is None else y + after(linear.bias)
+
+
+def row_by_the_package(part, linear):
+    return tp.leave(part @ mine(linear.weight, 1).T) + linear.bias
+
+
+class InPlace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part):
+        dist.all_reduce(part)
+        ctx.mark_dirty(part)
+        return part
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def row_in_place(part, linear):
+    return InPlace.apply(F.linear(part, mine(linear.weight, 1))) + linear.bias
+
+
+def row_bare(part, linear):
+    y = F.linear(part, mine(linear.weight, 1))
+    dist.all_reduce(y)
+    return y + linear.bias
+
+
+def row_of_torch(part, linear):
+    import torch.distributed.nn.functional as distributed
+
+    return distributed.all_reduce(F.linear(part, mine(linear.weight, 1))) + linear.bias
+
+
+def on_rank_0(bias):
+    return bias if place()[0] == 0 else torch.zeros_like(bias)
+
+
+@pytest.mark.parametrize("answer", [row, row_by_the_package, row_in_place])
+def test_row_linear_accepts(answer):
+    accepted(check.row_linear(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda part, linear: row(part, linear, before=same, after=None), "bias_on_every_rank"),
+        (lambda part, linear: row(part, linear, after=None), "no_bias"),
+        (lambda part, linear: row(part, linear, there=same), "not_summed"),
+        (lambda part, linear: row(part, linear, there=same, after=None), "not_summed_no_bias"),
+        (lambda part, linear: row(part, linear, there=lambda y: total(y) / place()[1]), "averaged"),
+        (lambda part, linear: row(part, linear, before=same, after=None, there=average), "wrong_value"),
+        (lambda part, linear: row(part, linear, back=total), "gradient_too_large"),
+        (row_of_torch, "gradient_too_large"),
+        (lambda part, linear: row(part, linear, back=lambda g: g / place()[1]), "gradient_too_small"),
+        (lambda part, linear: row(part, linear, weight=lambda w: w.chunk(place()[1], 1)[0]), "same_part"),
+        (lambda part, linear: row(part, linear, weight=mine), "shapes"),
+        (row_bare, "outside_autograd"),
+        (lambda part, linear: row(part, linear, before=on_rank_0, after=None), "bias_on_one_rank"),
+        (lambda part, linear: row(part, linear, before=lambda b: b / place()[1], after=None), "bias_shared_out"),
+        (lambda part, linear: total(row(part, linear).detach()) / place()[1], "bias_on_one_rank"),
+        (lambda part, linear: row(part.detach(), linear), "no_gradient_of_input"),
+        (lambda part, linear: print("nothing"), "wrong_type"),
+    ],
+)
+def test_row_linear_refuses(answer, symptom):
+    refused(check.row_linear(answer), symptom)
+
+
+def average(y):
+    return total(y) / place()[1] * 1.5
+
+
+def test_a_rank_that_waits_is_named(monkeypatch):
+    """The time limit is the point: rank 0 waits for a message that nobody sends."""
+    monkeypatch.setattr(check, "TIME_LIMIT", 3.0)
+    refused(check.row_linear(waits), "hang")
+
+
+def waits(part, linear):
+    if place()[0] == 0:
+        dist.recv(torch.empty(1), 1)
+    return row(part, linear)
+
+
+# both
+
+
+@pytest.mark.parametrize("exercise", [check.column_linear, check.row_linear])
+def test_a_stub_is_not_done_yet(exercise):
+    assert exercise(todo).state == "not done"
+    assert exercise(...).state == "not done"
+
+
+def test_a_way_back_that_is_not_written_is_undone():
+    assert check.column_linear(lambda x, linear: column(x, linear, back=todo)).state == "not done"

@@ -1,0 +1,123 @@
+"""Layouts and repairs found in different ways are accepted; each bad one has its symptom."""
+
+from dataclasses import replace
+
+import pytest
+
+from torchcourse.lessons.model_parallelism.checks import plans as check
+from torchcourse.lessons.model_parallelism.planner import Layout, fastest, plan
+from verdicts import accepted, refused, todo
+
+# my_layout
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(512, tensor=8, pipeline=4, data=2, stage=1),
+        Layout(512, tensor=4, pipeline=16),
+        Layout(512, tensor=8, pipeline=8, interleaving=2),
+    ],
+)
+def test_my_layout_accepts(layout):
+    accepted(check.my_layout(layout))
+
+
+def test_my_layout_accepts_what_the_search_finds():
+    accepted(check.my_layout(fastest(*check.TASK).layout))
+
+
+@pytest.mark.parametrize(
+    ("layout", "symptom"),
+    [
+        (Layout(512, data=64, stage=3), "does_not_fit"),
+        (Layout(512, data=64, stage=3, recomputation="full"), "slow"),
+        (Layout(512, tensor=8, pipeline=8, recomputation="full"), "slow"),
+        (Layout(512, tensor=8, pipeline=8, micro_batch=16, recomputation="full"), "slow"),
+        (Layout(512, tensor=8, pipeline=4), "not_possible"),
+        (Layout(64, tensor=8, pipeline=8), "other_batch"),
+        (Layout(512, tensor=8, pipeline=8, recipe="float32, SGD"), "other_recipe"),
+        ({"tensor": 8, "pipeline": 8}, "wrong_type"),
+    ],
+)
+def test_my_layout_refuses(layout, symptom):
+    refused(check.my_layout(layout), symptom)
+
+
+# repaired
+
+
+def inside_nodes(model, cluster, layout):
+    tensor = min(layout.tensor, cluster.gpus_per_node)
+    pipeline = layout.pipeline * layout.tensor // tensor
+    return replace(layout, tensor=tensor, pipeline=pipeline, micro_batch=1)
+
+
+def as_in_the_notebook(model, cluster, layout):
+    repaired = inside_nodes(model, cluster, layout)
+    lighter = replace(repaired, recomputation="none")
+    return lighter if plan(model, cluster, lighter).fits else repaired
+
+
+def by_the_search(model, cluster, layout):
+    return fastest(model, cluster, layout.batch).layout
+
+
+def by_trying_some(model, cluster, layout):
+    plans = [
+        plan(model, cluster, replace(layout, tensor=t, pipeline=layout.gpus // t, micro_batch=1, recomputation=again))
+        for t in (4, 8)
+        for again in ("none", "full")
+        if t <= cluster.gpus_per_node
+    ]
+    return min((each for each in plans if each.fits), key=lambda each: each.seconds.total).layout
+
+
+@pytest.mark.parametrize("answer", [as_in_the_notebook, by_the_search, by_trying_some])
+def test_repaired_accepts(answer):
+    accepted(check.repaired(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (lambda m, c, layout: layout, "still_across"),
+        (lambda m, c, layout: replace(layout, micro_batch=1, recomputation="none"), "still_across"),
+        (lambda m, c, layout: replace(as_in_the_notebook(m, c, layout), tensor=8, pipeline=16), "still_across"),
+        (lambda m, c, layout: replace(inside_nodes(m, c, layout), micro_batch=layout.micro_batch), "bubble"),
+        (inside_nodes, "computed_again_for_nothing"),
+        (lambda m, c, layout: replace(inside_nodes(m, c, layout), recomputation="none"), "does_not_fit"),
+        (lambda m, c, layout: replace(layout, tensor=c.gpus_per_node), "not_possible"),
+        (lambda m, c, layout: replace(layout, batch=2 * layout.batch), "other_batch"),
+        (lambda m, c, layout: replace(layout, recipe="float32, SGD"), "other_recipe"),
+        (
+            lambda m, c, layout: replace(
+                layout, tensor=2, pipeline=1, data=64, micro_batch=1, stage=2, recomputation="full"
+            ),
+            "does_not_fit",
+        ),
+        (
+            lambda m, c, layout: replace(
+                layout,
+                tensor=4,
+                pipeline=4,
+                data=8,
+                micro_batch=1,
+                stage=3,
+                recomputation="full" if c.gpu.memory < 80e9 else "none",
+            ),
+            "slow",
+        ),
+        (lambda m, c, layout: None, "wrong_type"),
+    ],
+)
+def test_repaired_refuses(answer, symptom):
+    refused(check.repaired(answer), symptom)
+
+
+# both
+
+
+@pytest.mark.parametrize(("exercise", "stub"), [(check.my_layout, ...), (check.repaired, ...), (check.repaired, todo)])
+def test_a_stub_is_not_done_yet(exercise, stub):
+    assert exercise(stub).state == "not done"
