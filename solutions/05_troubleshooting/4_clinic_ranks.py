@@ -28,6 +28,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from torchcourse.lessons.troubleshooting import clinic
+from torchcourse.lessons.troubleshooting.checks import clinic as check
 from torchcourse.models import mlp
 
 print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
