@@ -34,7 +34,7 @@ def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
 
     A process group that the script has made itself is used and kept; otherwise each call makes its own.
     """
-    if who.initialised():
+    if who.initialized():
         return _gather(fn(*args))
     global _store, _calls
     if _store is None:

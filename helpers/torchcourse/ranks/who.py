@@ -15,12 +15,12 @@ from torchcourse.ranks.environ import under_torchrun
 
 def rank() -> int:
     """Return this process's rank, 0 where there are no ranks."""
-    return dist.get_rank() if initialised() else 0
+    return dist.get_rank() if initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of ranks, 1 where there are none."""
-    return dist.get_world_size() if initialised() else 1
+    return dist.get_world_size() if initialized() else 1
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -29,7 +29,7 @@ def rank_and_world_size() -> tuple[int, int]:
     Raises:
         RuntimeError: outside a rank.
     """
-    if not initialised():
+    if not initialized():
         raise RuntimeError(
             "This function talks to other ranks, but there are none here. "
             "Put the call into a function and start that on several ranks: run_ranks(your_function)."
@@ -87,6 +87,6 @@ def from_rank_0(value: Any) -> Any:
     return values[0]
 
 
-def initialised() -> bool:
+def initialized() -> bool:
     """Whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()

@@ -122,7 +122,7 @@ def in_step(batches: Iterable[Record]) -> Iterator[Record]:
     ranks still have is not used in this epoch: under `by="record"` about a batch a worker, with `shuffle` other records
     in each epoch. For evaluation, where each record counts, iterate over the loader itself and add up at the end.
     """
-    if not who.initialised():
+    if not who.initialized():
         yield from batches
         return
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
