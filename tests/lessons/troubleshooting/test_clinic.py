@@ -1,4 +1,4 @@
-"""The clinic: every patient is complete, the lesson's repairs heal, and the reception shows what really happened."""
+"""The clinic: every patient is complete, the lesson's repairs heal, and what it shows is what happened."""
 
 import ast
 import inspect
