@@ -8,9 +8,10 @@
 Importing this imports torch, and starts no process.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -125,6 +126,17 @@ def numbers(values: Any) -> list[float] | None:
 def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return copies on the CPU, without a graph, that later changes leave alone."""
     return [tensor.detach().cpu().clone() for tensor in tensors]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: for such small models, several only wait for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def tensor_of(value: Any, shape: Sequence[int], hint: str) -> torch.Tensor:

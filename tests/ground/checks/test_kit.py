@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 import torchcourse
 from torchcourse.checks import Wrong, kit, symptoms
-from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, one_thread, refuse_known, same, tensor_of
 from torchcourse.ranks import RankError, RankTimeout
 
 ONE = torch.ones(2, 3)
@@ -58,6 +58,14 @@ def test_numbers():
     assert number("x") is number(None) is number(math.inf) is number(torch.ones(2)) is None
     assert numbers([1, torch.tensor(2.0)]) == [1, 2]
     assert numbers(3) is numbers([1, "x"]) is None
+
+
+def test_one_thread_is_for_the_inside_only():
+    torch.set_num_threads(2)
+    assert one_thread()(torch.get_num_threads)() == 1
+    with pytest.raises(ZeroDivisionError):
+        one_thread()(fail)("else")
+    assert torch.get_num_threads() == 2
 
 
 def test_a_known_mistake_is_named_and_others_pass():

@@ -96,7 +96,7 @@ def test_one_f_one_b_order_accepts(answer):
         (lambda *given: order(*given, warm_up=lambda rank, ranks: 0), "waits_too_long"),
         (lambda *given: order(*given, warm_up=lambda rank, ranks: ranks - rank), "holds_too_many"),
         (lambda *given: order(*given, warm_up=lambda rank, ranks: ranks - 1), "holds_too_many"),
-        (lambda *given: order(*given, warm_up=lambda rank, ranks: rank), "deadlock"),
+        (lambda *given: order(*given, warm_up=lambda rank, ranks: rank), "hang"),
         (without_min, "few_micro_batches"),
         (lambda *given: order(*given)[:-1], "missing"),
         (lambda *given: [*order(*given), "B0"], "twice"),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, same
-from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, one_thread, samples, started
+from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
@@ -137,21 +137,27 @@ def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
         return
     if same(one.weights[1], first):
         raise Wrong("later_steps", f"{case}the first step is right, the second is not. What is left over?")
-    not_divided = (
-        f"your step is {count} times too long: the gradients of {count} micro-batches were added. What makes a mean of "
-        "a sum, and where can you divide each part?"
-    )
-    only_last = "only the last micro-batch moved the weights. Who throws the earlier gradients away?"
-    known = (
-        ("not_divided", every, 1.0, not_divided),
-        ("divided_twice", every, 1 / count**2, f"your step is {count} times too short: you divide twice."),
-        ("divided_by_ranks", every, 1 / count / n, f"your step is {n} times too short: DDP divides by N already."),
-        ("only_last", last, 1 / count, only_last),
-        ("only_last", last, 1.0, only_last),
-    )
-    for symptom, chosen, weight, hint in known:
-        if same(one.weights[1], _one_process(one.weights[0], n, chosen, count, weight)[0]):
-            raise Wrong(symptom, case + hint)
+
+    def step(chosen: Sequence[int], weight: float) -> Tensors:
+        return _one_process(one.weights[0], n, chosen, count, weight)[0]
+
+    known = {
+        "not_divided": (
+            step(every, 1.0),
+            f"your step is {count} times too long: the gradients of {count} micro-batches were added. What makes a "
+            "mean of a sum, and where can you divide each part?",
+        ),
+        "divided_twice": (step(every, 1 / count**2), f"your step is {count} times too short: you divide twice."),
+        "divided_by_ranks": (
+            step(every, 1 / count / n),
+            f"your step is {n} times too short: DDP divides by N already.",
+        ),
+        "only_last": (
+            AnyOf((step(last, 1 / count), step(last, 1.0))),
+            "only the last micro-batch moved the weights. Who throws the earlier gradients away?",
+        ),
+    }
+    refuse_known(one.weights[1], known, where=case)
     raise Wrong("wrong_value", f"{case}all ranks agree, but on other weights than one process has.")
 
 

@@ -10,13 +10,12 @@ import torch.distributed as dist
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
+from torchcourse.checks.kit import copies, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
     TWO_RANKS_ONLY,
     Tensors,
     added,
     mistaken_averages,
-    one_thread,
     scaled,
     started,
 )

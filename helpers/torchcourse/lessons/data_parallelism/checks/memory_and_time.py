@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, numbers, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 
@@ -100,16 +100,18 @@ def _judge_seconds(given: float, compute: float, size: float, world_size: int, a
         raise Wrong(
             "one_rank_talks", f"{where}one rank alone has nobody to send to, but you count {given - compute:g} s."
         )
-    for times in (1, 2):
-        hint = "your all-reduce sends the tensor once or twice as a whole. How much does a rank really send?"
-        refuse_known(given, {"whole_tensor": (share + messages + times * size * beta, hint)}, _CLOSE, where=where)
-    for count in (0, 1, 2, sends, world_size):
-        hint = "the bytes are right, the messages are not. How many steps has a ring, in both of its halves?"
-        refuse_known(given, {"messages": (share + count * alpha + traffic, hint)}, _CLOSE, where=where)
     known = {
+        "whole_tensor": (
+            AnyOf(share + messages + times * size * beta for times in (1, 2)),
+            "your all-reduce sends the tensor once or twice as a whole. How much does a rank really send?",
+        ),
         "plain_way": (
             share + messages + sends * size * beta,
             "that is the plain way, where one rank sends N−1 tensors. This is a ring.",
+        ),
+        "messages": (
+            AnyOf(share + count * alpha + traffic for count in (0, 1, 2, sends, world_size)),
+            "the bytes are right, the messages are not. How many steps has a ring, in both of its halves?",
         ),
         "overlapped": (
             max(share, messages + traffic),

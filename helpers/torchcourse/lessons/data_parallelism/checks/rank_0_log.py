@@ -9,8 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, numbers, on_ranks, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, one_thread, samples, started
+from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one

@@ -1,7 +1,6 @@
 """What several checks of lesson 01 compare with: one process on one thread, and the known mistakes of averaging."""
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -12,17 +11,6 @@ FLOAT32 = 1e-5
 """The relative tolerance for gradients in float32; the other checks compute in float64."""
 
 TWO_RANKS_ONLY = "Right on 2 ranks, wrong on 3. Which number in your code is true only when there are two ranks?"
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: for such small models, several only wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def classifier() -> nn.Module:

@@ -9,12 +9,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, same
+from torchcourse.checks.kit import copies, on_ranks, one_thread, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
     TWO_RANKS_ONLY,
     Tensors,
     classifier,
-    one_thread,
     samples,
     started,
 )

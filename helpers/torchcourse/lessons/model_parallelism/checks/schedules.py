@@ -85,7 +85,7 @@ def _judge_orders(learner: Callable, ranks: int, micro_batches: int) -> None:
     try:
         line = simulate(Schedule("the learner's", micro_batches, 1, orders))
     except Deadlock as error:
-        raise Wrong("deadlock", case + str(error)) from None
+        raise Wrong("hang", case + str(error)) from None
     for rank in range(ranks):
         most = min(ranks - rank, micro_batches)
         if line.peak(rank) == micro_batches > most and orders[rank][micro_batches - 1].kind == "F":
