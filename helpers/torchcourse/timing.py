@@ -5,8 +5,9 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -29,20 +30,39 @@ class Table:
         return head + table + "".join(f"\n\n{note}" for note in self.notes) + "\n"
 
 
-def in_turn(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def in_turn(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Call the candidates one after the other, `rounds` times, after one round that is not counted.
 
     Returns:
         Wall-clock seconds of each counted call, by candidate.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for counted in [False] + [True] * rounds:
-        for name, call in candidates.items():
-            start = time.perf_counter()
-            call()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return measured_in_turn({name: partial(seconds_of, call) for name, call in candidates.items()}, rounds)
+
+
+def measured_in_turn(
+    candidates: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Let the candidates measure themselves one after the other, `rounds` times.
+
+    Args:
+        candidates: what returns one measurement, each by its name.
+        rounds: how many rounds are counted.
+        warm_up: how many rounds go before them.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
+    for number in range(warm_up + rounds):
+        for name, measure in candidates.items():
+            value = measure()
+            if number >= warm_up:
+                measured[name].append(value)
+    return measured
+
+
+def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of one call, of the wall clock or of a different clock."""
+    start = clock()
+    call()
+    return clock() - start
 
 
 def spread(values: Iterable[float], unit: str, scale: float = 1.0) -> str:

@@ -1,13 +1,14 @@
 """The ring all-reduce written by hand against gloo's own, on two and four CPU ranks."""
 
-import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
 
 from torchcourse.lessons.data_parallelism.collectives import ring_all_reduce
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, ratio, spread
+from torchcourse.timing import Table, measured_in_turn, ratio, seconds_of, spread
 
 SIZES_MIB = (0.004, 0.25, 4.0, 32.0)
 ROUNDS = 7
@@ -35,15 +36,12 @@ def _measure() -> list[tuple[float, dict[str, list[float]], int]]:
     results = []
     for size in SIZES_MIB:
         tensor = torch.ones(int(size * 2**20) // 4)
-        seconds: dict[str, list[float]] = {"ring": [], "gloo": []}
-        sent = 0
-        for counted in [False] + [True] * ROUNDS:
-            for name, reduce in (("ring", ring_all_reduce), ("gloo", dist.all_reduce)):
-                dist.barrier()
-                start = time.perf_counter()
-                outcome = reduce(tensor.clone())
-                if counted:
-                    seconds[name].append(time.perf_counter() - start)
-                sent = outcome if name == "ring" else sent
-        results.append((size, seconds, sent))
+        ways = {"ring": ring_all_reduce, "gloo": dist.all_reduce}
+        seconds = measured_in_turn({name: partial(_seconds, reduce, tensor) for name, reduce in ways.items()}, ROUNDS)
+        results.append((size, seconds, ring_all_reduce(tensor.clone())))
     return results
+
+
+def _seconds(reduce: Callable[[torch.Tensor], object], tensor: torch.Tensor) -> float:
+    dist.barrier()
+    return seconds_of(lambda: reduce(tensor.clone()))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchcourse.timing import Table, ratio
+from torchcourse.timing import Table, measured_in_turn, ratio, seconds_of
 from torchcourse.training import Trainer
 
 STEPS, ROUNDS = 2000, 5
@@ -22,15 +22,15 @@ STEPS, ROUNDS = 2000, 5
 
 def table() -> Table:
     torch.set_num_threads(1)
-    seconds = _in_turn(
-        {
-            "raw loop": _raw,
-            "Trainer": partial(_trainer, {}),
-            "Trainer, with accuracy": partial(_trainer, None),
-            "Accelerate": _accelerate,
-            "Lightning, all extras off": _lightning,
-        }
-    )
+    loops: dict[str, Callable[[], Callable[[], object]]] = {
+        "raw loop": _raw,
+        "Trainer": partial(_trainer, {}),
+        "Trainer, with accuracy": partial(_trainer, None),
+        "Accelerate": _accelerate,
+        "Lightning, all extras off": _lightning,
+    }
+    # Only the loop is timed: what is set up before it is not counted.
+    seconds = measured_in_turn({name: partial(_seconds, prepare) for name, prepare in loops.items()}, ROUNDS)
     raw = seconds.pop("raw loop")
     rows = [["raw loop", f"{statistics.median(raw) / STEPS * 1e6:.0f} µs", "–", "1.00×"]]
     for name, values in seconds.items():
@@ -46,19 +46,8 @@ def table() -> Table:
     )
 
 
-def _in_turn(candidates: dict[str, Callable[[], Callable[[], object]]]) -> dict[str, list[float]]:
-    """Time each candidate's loop only: what it sets up before is not counted."""
-    import time
-
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for counted in [False] + [True] * ROUNDS:
-        for name, prepare in candidates.items():
-            loop = prepare()
-            start = time.perf_counter()
-            loop()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def _seconds(prepare: Callable[[], Callable[[], object]]) -> float:
+    return seconds_of(prepare())
 
 
 def _parts() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from torchcourse.data import mnist
 from torchcourse.models import mlp, small_cnn
-from torchcourse.timing import Table, spread
+from torchcourse.timing import Table, measured_in_turn, seconds_of, spread
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.watch import Watch
 
@@ -56,16 +56,14 @@ def _in_turn(make: Callable[[], nn.Module]) -> dict[str, list[float]]:
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    def look(way: Way, board: Monitor) -> None:
+        way(model, board, step)
+        # The thread that writes finishes, so that its time counts for the one who caused it.
+        board._writer.flush()
+
     with tempfile.TemporaryDirectory() as folder, Monitor(folder) as board:
-        for counted in [False] * 3 + [True] * ROUNDS:
-            for name, way in ways.items():
-                start = time.process_time()
-                way(model, board, step)
-                _wait_for_writer(board)
-                if counted:
-                    seconds[name].append(time.process_time() - start)
-    return seconds
+        looks = {name: partial(seconds_of, partial(look, way, board), time.process_time) for name, way in ways.items()}
+        return measured_in_turn(looks, ROUNDS, warm_up=3)
 
 
 def _alone(model: nn.Module, board: Monitor, step: Step) -> None:
@@ -82,8 +80,3 @@ def _add_histogram(model: nn.Module, board: Monitor, step: Step) -> None:
     for name, parameter in model.named_parameters():
         board._writer.add_histogram(f"weights/{name}", parameter, INTERVAL)
         board._writer.add_histogram(f"gradients/{name}", parameter.grad, INTERVAL)
-
-
-def _wait_for_writer(board: Monitor) -> None:
-    """Let the thread that writes finish, so that its time counts for the one who caused it."""
-    board._writer.flush()

@@ -1,6 +1,5 @@
 """The pipeline runner of this package against `torch.distributed.pipelining`, on two and four CPU ranks."""
 
-import time
 from functools import partial
 
 import torch
@@ -11,7 +10,8 @@ import torch.nn.functional as F
 from torchcourse.lessons.model_parallelism.pipeline import SCHEDULES, Pipeline, cut
 from torchcourse.models import row_transformer
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, ratio, spread
+from torchcourse.timing import Table, measured_in_turn, ratio, spread
+from torchcourse.tools.bench.barriers import seconds_between_barriers
 
 ROUNDS = 9
 MICRO_BATCHES = 8
@@ -27,7 +27,8 @@ def table() -> Table:
     rows = []
     for ranks in (2, 4):
         for name in _TORCHS:
-            own, torchs = run_ranks(_measure, name, world_size=ranks, timeout=300)[0]
+            seconds = run_ranks(_measure, name, world_size=ranks, timeout=300)[0]
+            own, torchs = seconds["own"], seconds["torch"]
             rows.append([str(ranks), name, spread(own, "ms", 1e3), spread(torchs, "ms", 1e3), ratio(own, torchs)])
     return Table(
         "Pipelines: this package's runner against torch.distributed.pipelining",
@@ -38,25 +39,16 @@ def table() -> Table:
     )
 
 
-def _measure(name: str) -> tuple[list[float], list[float]]:
+def _measure(name: str) -> dict[str, list[float]]:
     torch.manual_seed(0)
     schedule = SCHEDULES[name](dist.get_world_size(), MICRO_BATCHES)
     images, labels = torch.randn(_BATCH, 1, 8, 8), torch.randint(10, (_BATCH,))
-    steps = []
-    for make in (_own, _torchs):
+    steps = {}
+    for way, make in (("own", _own), ("torch", _torchs)):
         parts = cut(row_transformer(_BLOCKS, _WIDTH), schedule.stages)
         mine = {stage: parts[stage] for stage in schedule.stages_of(dist.get_rank())}
-        steps.append(make(schedule, mine, images, labels))
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for counted in [False] + [True] * ROUNDS:
-        for step, kept in zip(steps, seconds, strict=True):
-            dist.barrier()
-            start = time.perf_counter()
-            step()
-            dist.barrier()
-            if counted:
-                kept.append(time.perf_counter() - start)
-    return seconds
+        steps[way] = partial(seconds_between_barriers, make(schedule, mine, images, labels))
+    return measured_in_turn(steps, ROUNDS)
 
 
 def _own(schedule, mine, images, labels):

@@ -3,6 +3,7 @@
 import statistics
 import time
 import warnings
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from torch import nn
 
 from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.models import mlp, small_cnn
-from torchcourse.timing import Table, ratio
+from torchcourse.timing import Table, measured_in_turn, ratio
 
 STEPS, ROUNDS = 20, 7
 WAYS = ("nothing", "loss.item()", "NanProbe", "detect_anomaly")
@@ -21,12 +22,7 @@ def table() -> Table:
     rows = []
     models = {"dense, 784-256-256-10": mlp(784, 256, 256, 10), "small CNN": small_cnn()}
     for name, model in models.items():
-        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-        for counted in [False] + [True] * ROUNDS:
-            for way in WAYS:
-                value = _seconds_a_step(model, way)
-                if counted:
-                    seconds[way].append(value)
+        seconds = measured_in_turn({way: partial(_seconds_a_step, model, way) for way in WAYS}, ROUNDS)
         rows += [
             [name, way, f"{statistics.median(values) * 1e3:.2f} ms", ratio(values, seconds["nothing"])]
             for way, values in seconds.items()

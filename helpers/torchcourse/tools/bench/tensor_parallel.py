@@ -1,7 +1,7 @@
 """A transformer block split by this package's layers and by DTensor, on two and four CPU ranks: bytes and time."""
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,8 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.cost import block_byt
 from torchcourse.lessons.model_parallelism.tensor_parallel.with_dtensor import split_block
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, ratio, spread
+from torchcourse.timing import Table, measured_in_turn, ratio, spread
+from torchcourse.tools.bench.barriers import seconds_between_barriers
 
 ROUNDS = 15
 _SAMPLES, _TOKENS, _HEADS = 8, 64, 8
@@ -46,16 +47,8 @@ def _measure(width: int) -> tuple[dict[str, list[float]], dict[str, tuple[str, f
         with Traffic() as seen:
             step()
         traffic[name] = " + ".join(f"{count} {kind}" for kind, count in seen.counts().items()), seen.bytes_sent
-    seconds: dict[str, list[float]] = {name: [] for name in _WAYS}
-    for counted in [False] + [True] * ROUNDS:
-        for name, step in steps.items():
-            dist.barrier()
-            start = time.perf_counter()
-            step()
-            dist.barrier()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds, traffic
+    timed = {name: partial(seconds_between_barriers, step) for name, step in steps.items()}
+    return measured_in_turn(timed, ROUNDS), traffic
 
 
 def _step(name: str, width: int) -> Callable[[], object]:
