@@ -149,8 +149,8 @@ _NONE = (
     "same."
 )
 _SIZES_DIFFER = (
-    "An all-reduce met rows of different lengths, and the process of a rank died of it. A bucket's row must be equally "
-    "long on all ranks, whatever gradients a rank has."
+    "A message was longer than what the receiver had made ready, and the process of a rank died of it. The row of a "
+    "bucket must be equally long on all ranks, whatever gradients a rank has."
 )
 
 
