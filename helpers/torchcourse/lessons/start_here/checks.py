@@ -111,7 +111,7 @@ def _judge_accuracy(answer: float, logits: torch.Tensor, labels: torch.Tensor) -
             "the two does a sample choose?",
         )
     known = {
-        "count": (int(hits.sum()), f"how many samples are right, not which part of the {samples}."),
+        "count": (int(hits.sum()), f"the number of samples that are right, not their part of all {samples}."),
         "percent": (100 * truth, "and the course writes accuracy as a part of 1."),
         "error_rate": (1 - truth, "the part that is wrong. Accuracy is the part that is right."),
     }

@@ -123,7 +123,7 @@ def _judge_states(given: list[float], case: tuple) -> None:
 def _judge_parts(given: list[float], right: list[float], data: int, where: str) -> None:
     """Raise what is wrong with the first of the three states that is not what it should be."""
     for name, first, ours, wanted in zip(
-        ("parameters", "gradients", "optimizer"), (3, 2, 1), given, right, strict=True
+        ("parameters", "gradients", "optimizer numbers"), (3, 2, 1), given, right, strict=True
     ):
         if same(ours, wanted, _CLOSE):
             continue
