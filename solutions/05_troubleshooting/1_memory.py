@@ -34,10 +34,10 @@ from torch.utils.checkpoint import checkpoint
 
 from torchcourse import figures
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
 from torchcourse.lessons.troubleshooting.allocator_picture import describe_segments, draw_segments
 from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
-from torchcourse.lessons.troubleshooting.checks import memory as check
 from torchcourse.lessons.troubleshooting.formula import kept_by_layers, step_bytes
 from torchcourse.lessons.troubleshooting.gpu_device import memory_device
 from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50

@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging
-from torchcourse.lessons.troubleshooting.checks import faults as check
+from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.leaks import find_leaks
 from torchcourse.lessons.troubleshooting.overflow import FORMATS, describe_magnitudes, magnitudes

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.checks import faults as check
+from torchcourse.lessons.troubleshooting import checks as check
 from verdicts import accepted, refused, todo
 
 # mean_loss
@@ -62,7 +62,7 @@ def test_mean_loss_accepts(answer):
         (evaluated(ITEM, lambda kept: sum(value for value, _ in kept) / len(kept)), "mean_of_means"),
         (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept) / len(kept)), "wrong_value"),
         (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept)), "wrong_divisor"),
-        (evaluated(ITEM, lambda kept: torch.tensor(weighted(kept))), "not_a_number"),
+        (evaluated(ITEM, lambda kept: torch.tensor(weighted(kept))), "wrong_type"),
         (evaluated(ITEM, weighted, evaluation=False), "training_mode"),
         (evaluated(ITEM, weighted, restore=False), "mode_left_changed"),
     ],
@@ -142,7 +142,7 @@ def test_first_bad_layer_accepts(answer):
         (by_hooks(remove=False), "hooks_left"),
         (by_listing, "order_of_listing"),
         (lambda model, inputs: None, "nothing_found"),
-        (lambda model, inputs: [by_hooks()(model, inputs)], "no_name"),
+        (lambda model, inputs: [by_hooks()(model, inputs)], "wrong_type"),
     ],
 )
 def test_first_bad_layer_refuses(answer, symptom):
@@ -478,8 +478,8 @@ def test_any_rank_bad_refuses(answer, symptom):
 
 @pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])
 def test_any_rank_bad_refuses_a_collective_that_only_some_call(monkeypatch, limit):
-    monkeypatch.setattr(check, "TIME_LIMIT", limit)
-    refused(check.any_rank_bad(only_if_bad), "ranks_wait")
+    monkeypatch.setattr(check.hangs, "TIME_LIMIT", limit)
+    refused(check.any_rank_bad(only_if_bad), "hang")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
-from torchcourse.lessons.troubleshooting.checks import memory as check
 from verdicts import accepted, refused, todo
 
 
@@ -52,10 +52,10 @@ def test_mlp_bytes_accepts(learner):
         (lambda w, b: mlp_bytes(w, b, kept=lambda w: 2 * sum(w[1:-1]) + w[-1]), "twice"),
         (lambda w, b: mlp_bytes(w, b, each=(4, 4, 4)), "states"),
         (lambda w, b: (*mlp_bytes(w, b)[:3], mlp_bytes(w, 1)[3]), "one_sample"),
-        (lambda w, b: [size / 4 for size in mlp_bytes(w, b)], "numbers"),
+        (lambda w, b: [size / 4 for size in mlp_bytes(w, b)], "not_bytes"),
         (lambda w, b: (4 * sum(a * c for a, c in pairwise(w)), 0, 0, 0), "no_biases"),
         (lambda w, b: mlp_bytes(w, b, kept=lambda w: 3 * sum(w)), "activations"),
-        (lambda w, b: sum(mlp_bytes(w, b)), "shape"),
+        (lambda w, b: sum(mlp_bytes(w, b)), "count"),
     ],
 )
 def test_mlp_bytes_refuses(learner, symptom):
@@ -145,11 +145,11 @@ def test_evaluate_accepts(learner):
     [
         (collect, "still_out_of_memory"),
         (in_smaller_batches, "still_out_of_memory"),
-        (in_train_mode, "train_mode"),
-        (muted, "other_accuracy"),
+        (in_train_mode, "training_mode"),
+        (muted, "wrong_value"),
         (switched_off_for_good, "gradients_off"),
         (frozen, "gradients_off"),
-        (mean_of_means, "other_accuracy"),
+        (mean_of_means, "wrong_value"),
         (lambda model, batches: with_no_grad(model, batches) and None, "no_number"),
     ],
 )
@@ -301,7 +301,7 @@ def test_accumulate_accepts(learner):
         (lambda *a: accumulate(*a, share=lambda part, x, parts: 1), "times_parts"),
         (lambda *a: accumulate(*a, share=lambda part, x, parts: 1 / parts), "uneven"),
         (one_backward, "no_memory_saved"),
-        (cleared, "other_gradients"),
+        (cleared, "wrong_gradient"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y), "no_gradient"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),
     ],
@@ -365,8 +365,8 @@ def test_checkpointed_accepts(learner):
         (detached, "no_gradient"),
         (reentrant, "no_gradient"),
         (torch.no_grad()(lambda blocks, x: blocks(x)), "no_gradient"),
-        (doubled, "other_gradients"),
-        (lambda blocks, x: each_block(blocks[:-1], x), "other_output"),
+        (doubled, "wrong_gradient"),
+        (lambda blocks, x: each_block(blocks[:-1], x), "wrong_value"),
         (lambda blocks, x: each_block(copy.deepcopy(blocks), x), "no_gradient"),
     ],
 )

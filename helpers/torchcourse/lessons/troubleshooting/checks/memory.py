@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, number, numbers, refuse_known, same
 from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
@@ -30,10 +31,11 @@ def mlp_bytes(learner: Callable[[list[int], int], Any]) -> str:
     for widths, batch in (([784, 64, 10], 32), ([20, 30, 40, 5], 7), ([8, 3], 100)):
         right = step_bytes(mlp(*widths), (batch, widths[0]))
         given = learner(widths, batch)
-        if not isinstance(given, tuple | list) or len(given) != 4:
-            raise Wrong("shape", f"Return four numbers: {', '.join(NAMES)}. You returned {given!r}.")
+        found = numbers(given)
+        if found is None or len(found) != 4:
+            raise Wrong("count", f"Return four numbers: {', '.join(NAMES)}. You returned {given!r}.")
         expected = (right.parameters, right.gradients, right.optimizer, right.activations)
-        _judge_bytes([float(number) for number in given], expected, widths, batch)
+        _judge_bytes(found, expected, widths, batch)
     return "Right to the byte for three networks, as the tracker measures them."
 
 
@@ -45,18 +47,19 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
     # The right accuracy depends on the model's mode; BatchNorm's averages must come through unchanged.
     right = _accuracy(model.eval(), batches)
     model.train()
-    averages = [buffer.clone() for buffer in model.buffers()]
+    averages = copies(model.buffers())
     tracker = SimulatedDevice("24 MiB")
+    room = format_bytes(tracker.capacity)
     try:
         with tracker:
             tracker.watch(model, *[tensor for batch in batches for tensor in batch])
             given = learner(model, batches)
     except torch.OutOfMemoryError:
+        alive = format_bytes(tracker.by_kind()["activations"])
         raise Wrong(
             "still_out_of_memory",
-            f"Still out of memory: {len(batches)} batches do not go through a device of {format_bytes(tracker.capacity)}, where "
-            f"one does. {format_bytes(tracker.by_kind()['activations'])} of activations are alive when it happens. Who still "
-            "needs the activations of the first batch?",
+            f"Still out of memory: {len(batches)} batches do not go through a device of {room}, where one does. "
+            f"{alive} of activations are alive when it happens. Who still needs the activations of the first batch?",
         ) from None
     finally:
         grad_on = torch.is_grad_enabled()
@@ -67,17 +70,20 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
             "After your evaluation no training is possible: gradients are still switched off. What you switch off for "
             "the evaluation should come back by itself.",
         )
-    if any(not torch.equal(old, new) for old, new in zip(averages, model.buffers(), strict=True)):
-        raise Wrong("train_mode", "Your evaluation changed BatchNorm's averages. In which mode does a model evaluate?")
-    if not isinstance(given, int | float | torch.Tensor):
-        raise Wrong("no_number", f"Return the accuracy, a number from 0 to 1. You returned {given!r}.")
-    if not math.isclose(float(given), right, abs_tol=1e-6):
+    if not same(list(model.buffers()), averages):
         raise Wrong(
-            "other_accuracy",
-            f"It fits, but the accuracy over all batches is {right:.4f}, and you return {float(given):.4f}. Does every "
+            "training_mode", "Your evaluation changed BatchNorm's averages. In which mode does a model evaluate?"
+        )
+    accuracy = number(given)
+    if accuracy is None:
+        raise Wrong("no_number", f"Return the accuracy, a number from 0 to 1. You returned {given!r}.")
+    if not math.isclose(accuracy, right, abs_tol=1e-6):
+        raise Wrong(
+            "wrong_value",
+            f"It fits, but the accuracy over all batches is {right:.4f}, and you return {accuracy:.4f}. Does every "
             "sample count, and each alike?",
         )
-    return f"{len(batches)} batches on {format_bytes(tracker.capacity)}, a peak of {format_bytes(tracker.peak)}, and the right accuracy."
+    return f"{len(batches)} batches on {room}, a peak of {format_bytes(tracker.peak)}, and the right accuracy."
 
 
 @check
@@ -90,7 +96,11 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
             try:
                 given = learner(room.attempt, limit)
             except torch.OutOfMemoryError:
-                given = "escaped"
+                raise Wrong(
+                    "escaped",
+                    f"Where {most} of at most {limit} fit: the out-of-memory error came out of your function. Catch "
+                    "it, and go on.",
+                ) from None
             gc.collect()
             left = room.device.current - before
         _judge_search(given, most, limit, room.tries, left)
@@ -121,8 +131,8 @@ def checkpointed(learner: Callable[[nn.Sequential, torch.Tensor], torch.Tensor])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output, peak = _run(blocks, lambda: learner(blocks, x))
-    if not torch.allclose(output, plain_output, atol=1e-5):
-        raise Wrong("other_output", "The output is not that of the blocks, one after the other.")
+    if not same(output, plain_output, 1e-4):
+        raise Wrong("wrong_value", "The output is not that of the blocks, one after the other.")
     without = [name for name, parameter in blocks.named_parameters() if parameter.grad is None]
     if without:
         raise Wrong(
@@ -131,64 +141,62 @@ def checkpointed(learner: Callable[[nn.Sequential, torch.Tensor], torch.Tensor])
             "`use_reentrant=True` a block whose input needs no gradient gets none; under no_grad or behind a detach "
             "nothing does.",
         )
-    if not all(torch.allclose(a, b, atol=1e-5) for a, b in zip(_gradients(blocks), right, strict=True)):
-        raise Wrong("other_gradients", "The output is right, but the gradients are not those of the plain pass.")
+    if not same(_gradients(blocks), right, 1e-4):
+        raise Wrong("wrong_gradient", "The output is right, but the gradients are not those of the plain pass.")
+    mine, plain = format_bytes(peak), format_bytes(plain_peak)
     if peak > 0.95 * plain_peak:
         raise Wrong(
             "nothing_saved",
-            f"Your pass needs {format_bytes(peak)} of activations at its peak, and the plain one {format_bytes(plain_peak)}. If all "
-            "blocks are one checkpoint, the backward pass computes all of them again, and keeps all at once.",
+            f"Your pass needs {mine} of activations at its peak, and the plain one {plain}. If all blocks are one "
+            "checkpoint, the backward pass computes all of them again, and keeps all at once.",
         )
     if peak > 0.5 * plain_peak:
         raise Wrong(
             "too_little",
-            f"It saves something: {format_bytes(peak)} of activations instead of {format_bytes(plain_peak)}. Less than half is possible. "
-            "Which activations are kept that could be computed again?",
+            f"It saves something: {mine} of activations instead of {plain}. Less than half is possible. Which "
+            "activations are kept that could be computed again?",
         )
-    return f"The same outputs and gradients, with {format_bytes(peak)} of activations instead of {format_bytes(plain_peak)}."
+    return f"The same outputs and gradients, with {mine} of activations instead of {plain}."
 
 
 # Bytes
 
 
 def _judge_bytes(given: list[float], right: tuple[int, ...], widths: list[int], batch: int) -> None:
-    where = f"Widths {widths}, batch {batch}"
     if given == list(right):
         return
-    if all(math.isclose(value, expected / 4) for value, expected in zip(given, right, strict=True)):
-        raise Wrong("numbers", f"{where}: you count numbers. How many bytes has a float32?")
+    where = f"Widths {widths}, batch {batch}: "
+    counted = [number / 4 for number in right]
+    refuse_known(given, {"not_bytes": (counted, "you count numbers. How many bytes has a float32?")}, where=where)
     if given[0] == 4 * sum(a * b for a, b in pairwise(widths)):
-        raise Wrong(
-            "no_biases", f"{where}: {given[0]:g} bytes of parameters. A linear layer has something besides weights."
-        )
-    for place in range(3):
-        if given[place] != right[place]:
+        hint = f"{given[0]:g} bytes of parameters. A linear layer has something besides weights."
+        raise Wrong("no_biases", where + hint)
+    for name, value, expected in zip(NAMES[:3], given, right, strict=False):
+        if value != expected:
             raise Wrong(
                 "states",
-                f"{where}: your {NAMES[place]} take {given[place]:g} bytes, {given[place] / right[place]:.3g} times "
-                "what they should. How many numbers does each parameter bring along, of this kind?",
+                f"{where}your {name} take {value:g} bytes, {value / expected:.3g} times what they should. How many "
+                "numbers does each parameter bring along, of this kind?",
             )
     hidden, last, first = sum(widths[1:-1]), widths[-1], widths[0]
-    kept = given[3] / 4 / batch
-    reasons = {
-        hidden + last + first: (
-            "input",
+    known = {
+        "input": (
+            hidden + last + first,
             "the batch itself is among your activations. It is there anyway: leave it out.",
         ),
-        hidden: ("no_loss", "the loss keeps something too: the logarithm of each probability."),
-        2 * hidden + last: (
-            "twice",
+        "no_loss": (hidden, "the loss keeps something too: the logarithm of each probability."),
+        "twice": (
+            2 * hidden + last,
             "you count each hidden layer twice. What a ReLU puts out is what the next layer takes in: one tensor.",
         ),
     }
-    if len(widths) > 2 and kept in reasons:
-        symptom, hint = reasons[kept]
-        raise Wrong(symptom, f"{where}: {hint}")
+    if hidden:
+        refuse_known(given[3] / 4 / batch, known, where=where)
     if given[3] == right[3] / batch:
-        raise Wrong("one_sample", f"{where}: your activations are those of one sample. How many are in the batch?")
+        raise Wrong("one_sample", f"{where}your activations are those of one sample. How many are in the batch?")
     raise Wrong(
         "activations",
-        f"{where}: your activations take {given[3]:g} bytes, {given[3] / right[3]:.3g} times what they should. Which "
+        f"{where}your activations take {given[3]:g} bytes, {given[3] / right[3]:.3g} times what they should. Which "
         "tensors does the backward pass need: of each linear layer, of each ReLU, of the loss?",
     )
 
@@ -236,14 +244,11 @@ class _Room:
 
 def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int) -> None:
     where = f"Where {most} of at most {limit} fit"
-    if given == "escaped":
-        raise Wrong("escaped", f"{where}: the out-of-memory error came out of your function. Catch it, and go on.")
     if not isinstance(given, int):
         raise Wrong("no_number", f"{where}: return one whole number. You returned {given!r}.")
-    if given == most + 1:
-        raise Wrong("one_too_many", f"{where}: you return {given}, which does not fit.")
     if given > most:
-        raise Wrong("does_not_fit", f"{where}: you return {given}, which does not fit.")
+        symptom = "one_too_many" if given == most + 1 else "does_not_fit"
+        raise Wrong(symptom, f"{where}: you return {given}, which does not fit.")
     if given < most:
         raise Wrong("not_the_largest", f"{where}: you return {given}, which fits, but is not the largest.")
     if len(tries) > 2 * math.log2(limit):
@@ -255,8 +260,8 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
     if left > 0:
         raise Wrong(
             "memory_left",
-            f"{where}: afterwards {format_bytes(left)} are still taken that were free before. What did a try leave behind: its "
-            "result, or its error? An error keeps the frames in which it happened, and their tensors.",
+            f"{where}: afterwards {format_bytes(left)} are still taken that were free before. What did a try leave "
+            "behind: its result, or its error? An error keeps the frames in which it happened, and their tensors.",
         )
 
 
@@ -280,7 +285,7 @@ def residual_blocks(count: int) -> nn.Sequential:
 
 
 def _gradients(model: nn.Module) -> list[torch.Tensor]:
-    return [parameter.grad.clone() for parameter in model.parameters()]
+    return copies(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
 
 
 def _peak(model: nn.Module, work: Callable[[], Any]) -> int:
@@ -316,8 +321,8 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int) -
     if parts == 4 and peak > 0.6 * plain:
         raise Wrong(
             "no_memory_saved",
-            f"The gradients are right, but 4 parts need {format_bytes(peak)} of activations, and the whole batch at once needs "
-            f"{format_bytes(plain)}. When are the activations of the first part released?",
+            f"The gradients are right, but 4 parts need {format_bytes(peak)} of activations, and the whole batch at "
+            f"once needs {format_bytes(plain)}. When are the activations of the first part released?",
         )
 
 
@@ -326,7 +331,7 @@ def _judge_gradients(model: nn.Module, right: list[torch.Tensor], samples: int, 
     if any(parameter.grad is None for parameter in model.parameters()):
         raise Wrong("no_gradient", f"{where}: the parameters have no gradient afterwards. Who calls backward()?")
     given = _gradients(model)
-    if all(torch.allclose(a, b) for a, b in zip(given, right, strict=True)):
+    if same(given, right, 1e-7):
         return
     ratios = torch.cat([a.flatten() / b.flatten() for a, b in zip(given, right, strict=True) if b.abs().min() > 1e-12])
     ratio = ratios.median().item() if len(ratios) else 0.0
@@ -337,7 +342,7 @@ def _judge_gradients(model: nn.Module, right: list[torch.Tensor], samples: int, 
         )
     if ratio > 1.5 or samples % parts == 0:
         raise Wrong(
-            "other_gradients",
+            "wrong_gradient",
             f"{where}: your gradients are not those of the whole batch. backward() adds to .grad: does something clear "
             "it between the parts, or is a part used twice, or left out?",
         )

@@ -1,0 +1,143 @@
+"""Checks of lesson 05 on ranks that wait: who stands elsewhere, and a decision that all ranks take together."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import on_ranks, refuse_known
+from torchcourse.ranks.who import device
+
+TIME_LIMIT = 10.0  # seconds for a call on ranks
+
+Stacks = dict[int, list[str]]
+
+
+class Case(NamedTuple):
+    """Stacks, the ranks that are elsewhere, and what it means to miss them."""
+
+    stacks: Stacks
+    right: list[int]
+    symptom: str
+    hint: str
+
+
+_REDUCE, _WAIT = "dist.all_reduce(gradient)", "work.wait()"
+_CASES = (
+    Case(
+        {0: ["step()", _REDUCE, _WAIT], 1: [], 2: ["step()", _REDUCE, _WAIT]},
+        [1],
+        "returned_missed",
+        "Rank 1 has an empty stack: it has returned, and the others wait for it.",
+    ),
+    Case(
+        {0: ["a()", _WAIT], 1: ["a()", _WAIT], 2: ["b()", _WAIT]},
+        [2],
+        "innermost_only",
+        "All three ranks end in the same line, and rank 2 got there by a different call: compare whole stacks.",
+    ),
+    Case(
+        {0: ["log()", _REDUCE], 1: ["step()", _REDUCE], 2: ["step()", _REDUCE], 3: ["step()", _REDUCE]},
+        [0],
+        "rank_0_is_the_measure",
+        "Here rank 0 itself is the odd one: the measure is where *most* ranks are.",
+    ),
+    Case(
+        {rank: [_REDUCE, _WAIT] for rank in range(4)},
+        [],
+        "nobody_is_odd",
+        "All ranks stand at the same place, and you named {answer}.",
+    ),
+    Case(
+        {5: ["a()"], 3: ["b()"], 1: ["a()"], 4: ["c()"], 0: ["a()"], 2: ["a()"]},
+        [3, 4],
+        "one_only",
+        "Two ranks are elsewhere, each in its own place: [3, 4]. You named {answer}.",
+    ),
+)
+
+
+@check
+def odd_ones_out(learner: Callable) -> str:
+    """Judge stacks in which many ranks, few ranks or none are elsewhere."""
+    for case in _CASES:
+        answer = list(learner({rank: list(lines) for rank, lines in case.stacks.items()}))
+        if answer == case.right:
+            continue
+        if sorted(answer) == case.right:
+            raise Wrong("order", f"The right ranks, in the order {answer}: ascending is asked for.")
+        # Where rank 0 is the odd one, the many are what its stack as the measure gives.
+        if set(answer) == set(case.stacks) - set(case.right) and case.right and case.right != [0]:
+            raise Wrong("the_many", f"You named {answer}: these stand together. Whoever is not with them is asked for.")
+        raise Wrong(case.symptom, case.hint.format(answer=answer))
+    return "Those that have returned and those that wait elsewhere are named, one or several."
+
+
+_LOSSES = (
+    (0.5, 1.0, 2.0),
+    (0.5, math.nan, 1.0),
+    (math.nan, 1.0, 2.0),
+    (1.0, 2.0, math.inf),
+    (1.0, math.inf, -math.inf),
+    (3.0, 2.0, 1.0),
+)
+
+
+def _ask(learner: Callable) -> list:
+    """Call the learner's function once for each row of losses; run by each rank."""
+    answers = []
+    for row in _LOSSES:
+        loss = torch.tensor(row[dist.get_rank()], device=device(), requires_grad=True)
+        answer = learner(loss * 1.0)
+        answers.append(answer.item() if isinstance(answer, torch.Tensor) else answer)
+    return answers
+
+
+@check
+def any_rank_bad(learner: Callable) -> str:
+    """Ask three ranks about good and bad losses on different ranks."""
+    answers = on_ranks(
+        _ask,
+        learner,
+        world_size=3,
+        seconds=TIME_LIMIT,
+        hang="The ranks wait for one another: not all of them make the same calls. Is the collective inside an if?",
+        left_alone=None,
+    )
+    right = [any(not math.isfinite(value) for value in row) for row in _LOSSES]
+    answers = [[bool(value) for value in rank] for rank in answers]
+    if any(rank != right for rank in answers):
+        _judge_answers(answers, right)
+    return "One bad loss on any rank, NaN or infinite, and all ranks know."
+
+
+def _judge_answers(answers: list[list[bool]], right: list[bool]) -> None:
+    own = [[not math.isfinite(row[rank]) for row in _LOSSES] for rank in range(3)]
+    apart = {
+        "own_loss_only": (own, "Each rank judges its own loss only: a bad one on rank 1 is no news to rank 0."),
+        "rank_0_decides": ([own[0]] * 3, "All ranks agree, and only the loss of rank 0 counts."),
+    }
+    refuse_known(answers, apart)
+    first, *others = answers
+    if any(other != first for other in others):
+        raise Wrong(
+            "ranks_disagree",
+            "The ranks come to different answers, so some will skip the step and some not. Who gets the result of your "
+            "collective?",
+        )
+    together = {
+        "never": ([False] * len(_LOSSES), "A bad loss was never noticed."),
+        "nan_only": ([any(map(math.isnan, row)) for row in _LOSSES], "NaN is noticed and infinity is not."),
+        "all_not_any": (
+            [not any(map(math.isfinite, row)) for row in _LOSSES],
+            "You say True only if all ranks are bad. One is enough.",
+        ),
+    }
+    refuse_known(first, together)
+    if first[0] or first[-1]:
+        raise Wrong("good_accused", "All losses were finite, and you said True.")
+    missed = _LOSSES[next(number for number, value in enumerate(right) if first[number] != value)]
+    raise Wrong("wrong_answer", f"With the losses {missed} on the three ranks you said False.")

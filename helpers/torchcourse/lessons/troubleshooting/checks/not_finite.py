@@ -1,0 +1,114 @@
+"""Checks of lesson 05 on numbers that are none: the layer that made one, and a distance whose gradient stays finite."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import AnyOf, refuse_known, tensor_of
+
+
+class _Crossed(nn.Module):
+    """Layers that are called in another order than they are listed in, one of them inside a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.late = nn.Linear(4, 4)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+        self.end = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.late(self.block(x)))
+
+
+@check
+def first_bad_layer(learner: Callable) -> str:
+    """Spoil one layer after another, with NaN and with infinity."""
+    for value in (math.nan, math.inf):
+        for name in ("block.2", "block.0", "late", "end"):
+            model, x = _spoilt(name, value)
+            answer = learner(model, x)
+            if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+                raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
+            _judge_name(answer, name, value)
+    model, x = _spoilt(None, 0.0)
+    if (answer := learner(model, x)) is not None:
+        raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
+    return "The first layer, by NaN and by infinity, in the order of the calls, and no hook left behind."
+
+
+def _spoilt(name: str | None, value: float) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = _Crossed()
+    if name is not None:
+        model.get_parameter(f"{name}.bias").data[0] = value
+    return model, torch.randn(6, 4)
+
+
+def _judge_name(answer: object, name: str, value: float) -> None:
+    if answer == name:
+        return
+    if math.isinf(value):  # all is right with NaN
+        raise Wrong("infinity_missed", f"Right for NaN. An infinity made in {name!r} is missed: isnan() alone?")
+    if answer == "late" and name.startswith("block"):
+        raise Wrong(
+            "order_of_listing",
+            f"The NaN is made in {name!r} and passes through 'late'. 'late' is listed first and called later: go by "
+            "the order of the calls.",
+        )
+    known = {
+        "nothing_found": (None, f"Layer {name!r} puts out a NaN, and your function returned None."),
+        "container": (
+            AnyOf(("", "block")),
+            f"{answer!r} is a module with children: the layer inside it is what is asked for.",
+        ),
+        "last_not_first": (
+            "end",
+            f"You returned 'end', the last layer; the NaN was made in {name!r}. Does each hook know its own name, and "
+            "do you keep the first?",
+        ),
+    }
+    refuse_known(answer, known)
+    if isinstance(answer, str):
+        raise Wrong("wrong_layer", f"The NaN is made in {name!r}, and your function returned {answer!r}.")
+    raise Wrong("wrong_type", f"Return a name as in named_modules(), or None; this is a {type(answer).__name__}.")
+
+
+@check
+def safe_distance(learner: Callable) -> str:
+    """Compare values and gradients with the exact ones, where a row is 0 too."""
+    torch.manual_seed(0)
+    target = torch.randn(6, 4)
+    output = (target + torch.randn(6, 4)).detach()
+    output[2] = target[2]
+    output.requires_grad_()
+    value = tensor_of(learner(output, target), (6,), "Six rows have six distances: return a tensor of shape [6].")
+    exact = (output - target).detach().norm(dim=1)
+    if not value.requires_grad:
+        raise Wrong("no_gradient", "No gradient flows through your distance, so nothing can be learnt from it.")
+    if not value.isfinite().all():
+        raise Wrong("value_not_finite", "A distance itself is not finite now.")
+    far = exact > 0
+    if (value - exact).abs()[far].max() > 1e-3:
+        raise Wrong(
+            "distance_changed",
+            f"For a distance of {exact[0]:.4f} you return {value[0].item():.4f}. Change as little as is needed: 0.001.",
+        )
+    if value[2].abs() > 1e-3:
+        raise Wrong("zero_changed", f"For two equal rows you return {value[2].item():.3g}; at most 0.001 is asked for.")
+    (gradient,) = torch.autograd.grad(value.sum(), output, allow_unused=True, materialize_grads=True)
+    if not gradient[2].isfinite().all():
+        raise Wrong(
+            "gradient_not_finite",
+            "The values are right, and the gradient of the row at distance 0 is not finite. The root must not be taken "
+            "of 0, whatever you do with the result afterwards.",
+        )
+    unit = (output - target).detach()[far] / exact[far, None]
+    if (gradient[far] - unit).abs().max() > 1e-2:
+        raise Wrong(
+            "gradient_changed",
+            "The gradients of the other rows have changed: each should have length 1 and point away from the target.",
+        )
+    return "The same distances, and a finite gradient everywhere."
