@@ -176,7 +176,7 @@ def test_a_locked_file_is_named(tmp_path, monkeypatch):
 
 def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "text.db").write_text("not a database, but long enough to look at" * 50)
-    with pytest.raises(StudyError, match="no SQLite database"):
+    with pytest.raises(StudyError, match="not an SQLite database"):
         open_study(f"sqlite:///{tmp_path}/text.db", SPACE)
     other = sqlite3.connect(tmp_path / "other.db")
     other.execute("CREATE TABLE invoices (id INTEGER)")

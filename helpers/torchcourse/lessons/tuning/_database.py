@@ -105,7 +105,7 @@ def _refuse_foreign(path: Path) -> None:
     except sqlite3.OperationalError:
         return  # locked, or not to be read: said when the study is opened
     except sqlite3.DatabaseError as error:
-        raise StudyError(f"{path} is no SQLite database ({error}): give the study a file of its own.") from error
+        raise StudyError(f"{path} is not an SQLite database ({error}): give the study a file of its own.") from error
     if tables and "studies" not in tables:
         raise StudyError(
             f"{path} is a database of another program (table {min(tables)!r}): give the study a file of its own."

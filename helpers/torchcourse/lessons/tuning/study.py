@@ -46,7 +46,7 @@ def open_study(
         pruner: None for successive halving, which keeps a third at epochs 1, 3, 9 …
 
     Raises:
-        StudyError: for a file that is no study, that is locked, or a study with another space or direction.
+        StudyError: for a file that is not a study, that is locked, or a study with another space or direction.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
     pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
