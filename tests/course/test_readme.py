@@ -1,4 +1,4 @@
-"""README and guides promise what is there: links lead somewhere, and the tables name the lessons and rooms that exist."""
+"""README and guides promise what is there: links lead somewhere, tables name the lessons and rooms that exist."""
 
 import re
 from pathlib import Path
