@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from torchcourse import journal, notice
+from torchcourse.units import format_bytes
 
 GIB = 2**30
 DATA = 0.1 * GIB
@@ -114,7 +115,7 @@ def hardware() -> str:
     count, gpus = default_world_size(), torch.cuda.device_count()
     where = "a GPU each" if gpus >= count else "the CPU"
     have = f"{gpus} GPU{'s' * (gpus > 1)}, " if gpus else "No GPU, "
-    return f"{have}{usable_cores()} CPU cores, {free_memory() / GIB:.1f} GiB free: {count} ranks on {where}."
+    return f"{have}{usable_cores()} CPU cores, {format_bytes(free_memory())} free: {count} ranks on {where}."
 
 
 def python(version: Sequence[int], floor: tuple[int, int] = (3, 11)) -> Finding:
@@ -176,13 +177,13 @@ def cores(count: int, world_size: int, gpus: int) -> Finding:
 
 def memory(free: float, world_size: int, each: float) -> Finding:
     """`free` is in bytes, and so is `each`: what one rank of a lesson needs."""
-    found, room = f"{free / GIB:.1f} GiB", int(free / each)
+    found, room = format_bytes(free), int(free / each)
     if room >= world_size:
         return Finding("Free memory", found, f"Room for about {room} ranks with the small models of the lessons.")
     return Finding(
         "Free memory",
         found,
-        f"{world_size} ranks need about {world_size * each / GIB:.1f} GiB.",
+        f"{world_size} ranks need about {format_bytes(world_size * each)}.",
         "missing",
         "Close programs, or shut down other notebooks (the stop sign in JupyterLab's left bar).",
     )

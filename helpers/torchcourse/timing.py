@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from torchcourse.units import format_bytes
+
 
 @dataclass
 class Table:
@@ -83,7 +85,7 @@ def machine() -> str:
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return (
-        f"{_processor()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        f"{_processor()}, {os.cpu_count()} cores, {format_bytes(psutil.virtual_memory().total, decimals=0)}, "
         f"{', '.join(gpus) or 'no GPU'}; {platform.system()} {platform.machine()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )

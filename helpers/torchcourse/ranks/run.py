@@ -29,6 +29,7 @@ from torchcourse.ranks.errors import RankError, RankTimeout
 from torchcourse.ranks.supervisor import Supervisor
 from torchcourse.ranks.who import default_world_size
 from torchcourse.ranks.worker import Job, describe
+from torchcourse.units import format_bytes
 
 __all__ = ["RankError", "RankTimeout", "free_memory", "memory_of_a_rank", "run_ranks"]
 
@@ -155,12 +156,11 @@ def _checked_world_size(world_size: int | None) -> int:
 
 def _check_memory(world_size: int, payload: int) -> None:
     """Refuse more ranks than memory allows. Counts each rank's own memory and two copies of the arguments."""
-    megabytes = (memory_of_a_rank(world_size) + 2 * payload) // 2**20
-    free = free_memory() // 2**20
-    if world_size * megabytes > free:
+    each, free = memory_of_a_rank(world_size) + 2 * payload, free_memory()
+    if world_size * each > free:
         raise MemoryError(
-            f"{world_size} ranks need about {world_size * megabytes:,} MB of memory ({megabytes:,} MB per rank), "
-            f"and {free:,} MB are free. There is room for {free // megabytes}."
+            f"{world_size} ranks need about {format_bytes(world_size * each)} of memory ({format_bytes(each)} per "
+            f"rank), and {format_bytes(free)} are free. There is room for {free // each}."
         )
 
 

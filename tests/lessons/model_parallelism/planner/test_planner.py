@@ -261,7 +261,7 @@ def test_the_search_keeps_what_is_fixed() -> None:
 
 
 def test_a_model_that_fits_nowhere_says_how_much_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"does not fit: even the smallest layout needs .* GiB a GPU, and a A100"):
+    with pytest.raises(ValueError, match=r"does not fit: even the smallest layout needs .* GiB per GPU, and a A100"):
         planner.fastest(LLAMA3_405B, EIGHT, batch=8)
     with pytest.raises(ValueError, match="No layout spreads GPT-3 175B and a batch of 7 over 11 GPUs evenly"):
         planner.fastest(GPT3, dgx_a100(11), batch=7)

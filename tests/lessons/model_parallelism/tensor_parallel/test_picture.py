@@ -93,7 +93,7 @@ def test_gathering_halves_of_a_sequence_is_counted_as_half_an_all_reduce():
     for (summed, gathered), nothing in run_ranks(on_each_rank, world_size=2):
         assert summed == (64, 64)
         assert gathered == (128, 64)  # the whole tensor is twice the part, and each rank sends its part once
-        assert nothing == "no collective, 0.0 kB sent per rank"
+        assert nothing == "no collective, 0 bytes sent per rank"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torchcourse.lessons.model_parallelism.planner import (
     fastest,
     plan,
 )
+from torchcourse.units import format_bytes
 
 TASK = (GPT3, dgx_a100(64), 512)
 """Model, cluster and batch of `my_layout`."""
@@ -37,7 +38,7 @@ def my_layout(layout: Layout) -> str:
             f"{best.seconds.total:.1f} s. {_largest_loss(chosen)}",
         )
     return (
-        f"It fits with {_gib(chosen)} and takes {chosen.seconds.total:.1f} s per step. "
+        f"It fits with {_total(chosen)} and takes {chosen.seconds.total:.1f} s per step. "
         f"The fastest of all layouts takes {best.seconds.total:.1f} s."
     )
 
@@ -58,8 +59,8 @@ def repaired(learner: Callable) -> str:
 # What both share
 
 
-def _gib(planned: Plan) -> str:
-    return f"{planned.bytes.total / 2**30:.1f} GiB"
+def _total(planned: Plan) -> str:
+    return format_bytes(planned.bytes.total)
 
 
 def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
@@ -84,10 +85,11 @@ def _must_fit(chosen: Plan, where: str = "") -> None:
     if not chosen.fits:
         parts = vars(chosen.bytes)
         part = max(parts, key=lambda name: parts[name])
+        room = format_bytes(chosen.cluster.gpu.memory, decimals=0)
         raise Wrong(
             "does_not_fit",
-            f"{where}it does not fit: {_gib(chosen)}, and a GPU has {chosen.cluster.gpu.memory / 2**30:.0f} GiB. The "
-            f"largest part: {part}, {parts[part] / 2**30:.1f} GiB. What divides that part?",
+            f"{where}it does not fit: {_total(chosen)}, and a GPU has {room}. The largest part: "
+            f"{part}, {format_bytes(parts[part])}. What divides that part?",
         )
 
 
@@ -138,7 +140,7 @@ def _judge_repair(sick: Plan, cured: Plan, where: str) -> None:
     if layout.recomputation != "none" and plan(cured.model, cluster, replace(layout, recomputation="none")).fits:
         raise Wrong(
             "computed_again_for_nothing",
-            f"{where}it fits with {_gib(cured)}, and would also fit without computing layers again, which takes "
+            f"{where}it fits with {_total(cured)}, and would also fit without computing layers again, which takes "
             f"{cured.seconds.recomputation:.1f} of {cured.seconds.total:.1f} s. Ask the planner.",
         )
     if cured.seconds.total > 0.85 * sick.seconds.total:

@@ -19,6 +19,7 @@ from torchcourse.lessons.model_parallelism.planner import (
     plan,
 )
 from torchcourse.lessons.model_parallelism.planner.accuracy import Judgement, constant_error, mean_error
+from torchcourse.units import format_bytes
 
 MODELS = {model.name: model for model in (GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B)}
 
@@ -110,7 +111,7 @@ def draw_plan(chosen: Plan) -> Figure:
 
 def describe_plan(chosen: Plan) -> str:
     """Say in words what `draw_plan` shows."""
-    sizes = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in vars(chosen.bytes).items() if size)
+    sizes = ", ".join(f"{name} {format_bytes(size)}" for name, size in vars(chosen.bytes).items() if size)
     times = ", ".join(f"{name} {s / chosen.seconds.total:.0%}" for name, s in vars(chosen.seconds).items() if s)
     return f"{_finding(chosen)}. Memory: {sizes}. Time: {times}."
 
@@ -182,8 +183,8 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
 
 
 def _finding(chosen: Plan) -> str:
-    layout, gib = chosen.layout, chosen.bytes.total / 2**30
-    fits = f"fits with {gib:.0f} GiB" if chosen.fits else f"does not fit: {gib:.0f} GiB"
+    layout, needed = chosen.layout, format_bytes(chosen.bytes.total, decimals=0)
+    fits = f"fits with {needed}" if chosen.fits else f"does not fit: {needed}"
     spread = f"{layout.tensor} tensor × {layout.pipeline} pipeline × {layout.data} data"
     return f"{chosen.model.name} on {spread}: {fits}, MFU {chosen.mfu:.0%}"
 

@@ -9,6 +9,7 @@ from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import RECOMPUTATION, Layout, check_layout, layers_per_stage
 from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
+from torchcourse.units import format_bytes
 
 
 def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
@@ -37,9 +38,10 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
             "change the batch, the number of GPUs, or what is fixed."
         )
     if best is None:
+        needed = format_bytes(smallest.bytes.total)
         raise ValueError(
-            f"{model.name} does not fit: even the smallest layout needs {smallest.bytes.total / 2**30:.1f} GiB a GPU, "
-            f"and a {cluster.gpu.name} has {cluster.gpu.memory / 2**30:.0f} GiB. Take more GPUs."
+            f"{model.name} does not fit: even the smallest layout needs {needed} per GPU, "
+            f"and a {cluster.gpu.name} has {format_bytes(cluster.gpu.memory, decimals=0)}. Take more GPUs."
         )
     return best
 

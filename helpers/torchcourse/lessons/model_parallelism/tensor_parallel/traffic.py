@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.data_parallelism.cost import ring_bytes
 from torchcourse.ranks.who import rank_and_world_size
+from torchcourse.units import format_bytes
 
 # Where the whole tensor is found: in the first argument, or in what comes out.
 _OPERATORS = {
@@ -65,7 +66,7 @@ class Traffic(TorchDispatchMode):
 
     def __str__(self) -> str:
         called = ", ".join(f"{count} {name}{'s' * (count > 1)}" for name, count in self.counts().items())
-        return f"{called or 'no collective'}, {self.bytes_sent / 1e3:.1f} kB sent per rank"
+        return f"{called or 'no collective'}, {format_bytes(self.bytes_sent, base=1000)} sent per rank"
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if any(issubclass(kind, DTensor) for kind in types):
