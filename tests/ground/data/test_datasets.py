@@ -7,6 +7,7 @@ import torch
 from torchcourse.data import digits, mnist, photo
 from torchcourse.tools.make_data import digits as digits_file
 from torchcourse.tools.make_data import mnist as mnist_file
+from torchcourse.tools.make_data.provenance import content_digest
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from torchcourse.tools.make_data import mnist as mnist_file
 )
 def test_the_file_holds_the_known_images(file, known):
     with np.load(file) as archive:
-        assert mnist_file.content_digest(archive["images"], archive["labels"]) == known
+        assert content_digest(archive["images"], archive["labels"]) == known
     assert file.with_suffix(".LICENSE.md").is_file()
 
 

@@ -60,16 +60,17 @@ def _parts() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
 
 
 def _raw() -> Callable[[], object]:
-    model, optimizer, loader = _parts()
+    return partial(_loop, *_parts(), torch.Tensor.backward)
 
-    def loop() -> None:
-        for inputs, targets in loader:
-            loss = nn.functional.cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
 
-    return loop
+def _loop(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader, backward: Callable[[torch.Tensor], object]
+) -> None:
+    for inputs, targets in loader:
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        backward(loss)
+        optimizer.step()
 
 
 def _trainer(metrics: dict | None) -> Callable[[], object]:
@@ -84,15 +85,7 @@ def _accelerate() -> Callable[[], object]:
 
     accelerator = Accelerator(cpu=True)
     model, optimizer, loader = accelerator.prepare(*_parts())
-
-    def loop() -> None:
-        for inputs, targets in loader:
-            loss = nn.functional.cross_entropy(model(inputs), targets)
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            optimizer.step()
-
-    return loop
+    return partial(_loop, model, optimizer, loader, accelerator.backward)
 
 
 def _lightning() -> Callable[[], object]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torchcourse.tools.make_data.mnist import content_digest
+from torchcourse.tools.make_data.provenance import save_data
 
 TARGET = Path(__file__).parents[2] / "data" / "files" / "digits_1797.npz"
 
@@ -19,8 +19,7 @@ def main() -> None:
     source = load_digits()
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(source.target))
     images, labels = source.images[order].astype(np.uint8), source.target[order].astype(np.uint8)
-    np.savez_compressed(TARGET, images=images, labels=labels)
-    print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.2f} MB, content {content_digest(images, labels)}")
+    save_data(TARGET, images=images, labels=labels)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,13 @@ Run it as `python -m torchcourse.tools.make_data.mnist`. The result does not dep
 holds the images of the file to a checksum.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from torchcourse.tools.make_data.provenance import save_data
+
 TARGET = Path(__file__).parents[2] / "data" / "files" / "mnist_5000.npz"
-
-
-def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """Return the SHA-256 of the pixels followed by the labels, whatever the compression of the file that held them."""
-    return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
 
 
 def main() -> None:
@@ -27,8 +23,7 @@ def main() -> None:
     columns = np.stack([generator.permutation(np.flatnonzero(labels == digit)) for digit in range(10)], axis=1)
     order = np.concatenate([generator.permutation(row) for row in columns])
     images, labels = images[order], labels[order].astype(np.uint8)
-    np.savez_compressed(TARGET, images=images, labels=labels)
-    print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.2f} MB, content {content_digest(images, labels)}")
+    save_data(TARGET, images=images, labels=labels)
 
 
 if __name__ == "__main__":

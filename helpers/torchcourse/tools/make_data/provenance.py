@@ -1,5 +1,6 @@
-"""What a table or a file of weights says of itself: which command made it, when, and with which versions."""
+"""Files that the package ships: what each holds, and which command made it, when, and with which versions."""
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from datetime import date
@@ -23,3 +24,14 @@ def save_table(path: Path, module: str, arrays: Mapping[str, np.ndarray]) -> Non
     named = dict(arrays) | {"made": np.array(made_by(module))}
     np.savez_compressed(path, **named)  # type: ignore[arg-type]  # numpy types its one option as if it were an array
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def save_data(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays into an .npz file that does not depend on the day or the machine, and print size and content."""
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # numpy types its one option as if it were an array
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, content {content_digest(*arrays.values())}")
+
+
+def content_digest(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 of arrays one after the other, whatever the compression of the file that held them."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

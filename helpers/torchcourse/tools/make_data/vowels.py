@@ -4,18 +4,14 @@ Run it as `python -m torchcourse.tools.make_data.vowels`. The result does not de
 holds the frames of the file to a checksum. aeon is not imported: the two text files are read where they lie.
 """
 
-import hashlib
 from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 
+from torchcourse.tools.make_data.provenance import save_data
+
 TARGET = Path(__file__).parents[2] / "data" / "files" / "vowels_640.npz"
-
-
-def content_digest(frames: np.ndarray, lengths: np.ndarray, labels: np.ndarray) -> str:
-    """Return the SHA-256 of frames, lengths and labels, whatever the compression of the file that held them."""
-    return hashlib.sha256(frames.tobytes() + lengths.tobytes() + labels.tobytes()).hexdigest()
 
 
 def main() -> None:
@@ -31,8 +27,7 @@ def main() -> None:
     frames = np.concatenate(sequences)
     lengths = np.array([len(sequence) for sequence in sequences], dtype=np.uint8)
     labels = np.array(speakers, dtype=np.uint8)
-    np.savez_compressed(TARGET, frames=frames, lengths=lengths, labels=labels)
-    print(f"{TARGET}: {TARGET.stat().st_size / 1e6:.2f} MB, content {content_digest(frames, lengths, labels)}")
+    save_data(TARGET, frames=frames, lengths=lengths, labels=labels)
 
 
 if __name__ == "__main__":
