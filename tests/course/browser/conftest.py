@@ -1,4 +1,4 @@
-"""Fixtures of the browser tests; what they offer is described in lab.py."""
+"""Fixtures of the browser tests; what they offer is described in lab_in_browser.py."""
 
 import os
 import shutil
