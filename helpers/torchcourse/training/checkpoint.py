@@ -12,19 +12,27 @@ in the SHA-256 of its content, as a zip comment: any program that reads PyTorch 
 """
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import os
 import random
+import re
 import shutil
+import socket
 import struct
-from collections import Counter, OrderedDict
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
+
+from torchcourse.training.plain_values import loss_of_copying, plain
 
 
 class CheckpointError(RuntimeError):
@@ -57,24 +65,34 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write, which takes the place of the one at `path` when the block ends, in one step.
 
+    Several may write to one path at once: each writes a file of its own, and the last to end is there. Where `path` is
+    a link, the file that it leads to is replaced.
+
     Raises:
         CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    path = Path(os.path.realpath(path))
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        _remove_what_the_dead_left(path)
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        kept = f"; the {path.name} from before is unharmed" if os.path.isfile(path) else ""
+        number = getattr(error, "errno", None)
+        advice = _REMEDIES.get(number, "Is the disk full or read-only?") if number else "Is the disk full or read-only?"
+        raise CheckpointError(f"{path} could not be saved ({reason}){kept}. {advice}") from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        reason = getattr(error, "strerror", None) or error
-        kept = f"; the {path.name} from before is unharmed" if path.exists() else ""
-        raise CheckpointError(f"{path} could not be saved ({reason}){kept}. Is the disk full or read-only?") from error
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
@@ -94,6 +112,14 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(f"There is no checkpoint {path}.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # PyTorch's reader raises many kinds
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise CheckpointError(
+            f"{path} is whole, but holds what cannot be read back safely ({reason.strip() or type(error).__name__}). "
+            "If you trust it, read it with torch.load(…, weights_only=False), and save plain numbers and strings."
+        ) from error
 
 
 def save_as_well(path: Path, name: str) -> None:
@@ -101,13 +127,18 @@ def save_as_well(path: Path, name: str) -> None:
 
     Where the file system knows no second names (hard links), the content is copied.
     """
-    temporary, other = path.with_name(name + ".tmp"), path.with_name(name)
-    temporary.unlink(missing_ok=True)
+    other = path.with_name(name)
+    temporary = _temporary(other)
     try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, other)
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, other)
+    except OSError as error:
+        raise CheckpointError(f"{other} could not be saved ({error.strerror or error}).") from error
+    finally:
+        temporary.unlink(missing_ok=True)  # of two names for one file, replacing the one by the other removes none
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -116,25 +147,30 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     Raises:
         CheckpointError: if they belong to a different architecture; names what is missing, left over or reshaped.
     """
+    check_weights(model, weights)
+    model.load_state_dict({name: value.to_dense() if _sparse(value) else value for name, value in weights.items()})
+
+
+def check_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Raise CheckpointError as `load_weights` does, and change nothing."""
     own = model.state_dict()
     problems = []
     if missing := [name for name in own if name not in weights]:
         problems.append(f"it lacks {some(missing)}")
     if unexpected := [name for name in weights if name not in own]:
         problems.append(f"it has {some(unexpected)}, which the model lacks")
-    reshaped = [
-        f"{name} {list(weights[name].shape)} where the model has {list(own[name].shape)}"
-        for name in own
-        if isinstance(own[name], torch.Tensor) and name in weights and weights[name].shape != own[name].shape
-    ]
-    if reshaped:
-        problems.append(f"it has {some(reshaped)}")
+    unlike = {
+        name: loss_of_copying(weights[name], tensor)
+        for name, tensor in own.items()
+        if isinstance(tensor, torch.Tensor) and name in weights
+    }
+    if different := [f"{name} {words}" for name, words in unlike.items() if words]:
+        problems.append(f"it has {some(different)}")
     if problems:
         raise CheckpointError(
             f"The checkpoint belongs to a different architecture: {'; '.join(problems)}. "
             "Build the model exactly as it was built for training."
         )
-    model.load_state_dict(weights)
 
 
 def is_sealed(file: BinaryIO) -> bool:
@@ -197,10 +233,6 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     Raises:
         CheckpointError: if it was saved by a different kind of optimizer, or for different parameters.
     """
-    if saved["class"] != type(optimizer).__name__:
-        raise CheckpointError(
-            f"The checkpoint was trained with {saved['class']}, but the optimizer is {type(optimizer).__name__}."
-        )
     own = matching_groups(model, optimizer, saved)
     numbers = {name: number for number, name in enumerate(name for group in own for name in group)}
     groups = []
@@ -215,9 +247,13 @@ def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: d
     """Return the names of the parameters in each of an optimizer's groups.
 
     Raises:
-        CheckpointError: if what `optimizer_state` returned has different groups.
+        CheckpointError: if what `optimizer_state` returned belongs to a different optimizer or groups.
         ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
+    if saved["class"] not in (None, type(optimizer).__name__):
+        raise CheckpointError(
+            f"The checkpoint was trained with {saved['class']}, but the optimizer is {type(optimizer).__name__}."
+        )
     names = _parameter_names(model, optimizer)
     own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
@@ -297,27 +333,39 @@ def _seal(file: BinaryIO, digest: str) -> None:
     file.write(struct.pack("<H", len(comment)) + comment)
 
 
-def plain(value: Any, where: str = "state") -> Any:
-    """Return a copy that `load` can read: CPU tensors, plain numbers and strings, in plain containers.
+_REMEDIES = {
+    errno.EISDIR: "Give the name of a file, not of a folder.",
+    errno.ENOTDIR: "A part of the path is a file: choose a different folder.",
+    errno.EEXIST: "A part of the path is a file: choose a different folder.",
+    errno.EACCES: "May you write to this folder? Choose one that you may write to.",
+    errno.EPERM: "May you write to this folder? Choose one that you may write to.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+"""What to do about an error of the operating system, where it is not the disk."""
 
-    Raises:
-        TypeError: for anything else; names where it stands.
-    """
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str | bytes):
-        return value
-    if isinstance(value, dict):
-        container = type(value) if type(value) in (OrderedDict, Counter) else dict
-        return container({key: plain(item, f"{where}[{key!r}]") for key, item in value.items()})
-    if type(value) in (list, tuple):
-        return type(value)(plain(item, f"{where}[{index}]") for index, item in enumerate(value))
-    raise TypeError(
-        f"A checkpoint cannot hold {where}, which is a {type(value).__name__}: only tensors, numbers, strings and "
-        "containers of them can be read back safely."
-    )
+_HOST = re.sub(r"[^\w.]", "", socket.gethostname())[:40]
+_TEMPORARY = re.compile(rf"\.{re.escape(_HOST)}-(\d+)-\d+-\d+\.tmp$")
+_COUNT = itertools.count()
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside `path` that no other process, thread or call uses."""
+    return path.with_name(f"{path.name[:40]}.{_HOST}-{os.getpid()}-{threading.get_ident()}-{next(_COUNT)}.tmp")
+
+
+def _remove_what_the_dead_left(path: Path) -> None:
+    """Remove unfinished files for `path`, each as large as a checkpoint, whose writer on this machine is no more."""
+    for name in os.listdir(path.parent):
+        writer = _TEMPORARY.search(name)
+        if writer and name.startswith(path.name[:40]) and not psutil.pid_exists(int(writer[1])):
+            with contextlib.suppress(OSError):
+                # A container may have processes that cannot be seen from here: so nothing that is being written to.
+                if time.time() - path.with_name(name).stat().st_mtime > 60:
+                    path.with_name(name).unlink()
+
+
+def _sparse(value: torch.Tensor) -> bool:
+    return value.layout != torch.strided and not value.is_nested
 
 
 def _sync_folder(folder: Path) -> None:

@@ -80,9 +80,14 @@ def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int
             for name in names:
                 checkpoint.save(state, folder / f"{name}.pt")
             if keep:
-                checkpoint.save_as_well(folder / "last.pt", f"step-{state['position']['step']:08d}.pt")
-                for path in _kept(folder)[keep:]:
-                    path.unlink()
+                step = state["position"]["step"]
+                checkpoint.save_as_well(folder / "last.pt", f"step-{step:08d}.pt")
+                kept = _kept(folder)
+                # Those of later steps are from a longer run that was here before, and no longer belong together.
+                for path in [path for path in kept if _step(path) > step] + [p for p in kept if _step(p) <= step][
+                    keep:
+                ]:
+                    path.unlink(missing_ok=True)
         except CheckpointError as error:
             problem = error
     problem = who.from_rank_0(problem)  # the ranks also meet here: nobody goes on before the file is whole
@@ -121,6 +126,14 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
             f"The checkpoint was saved within an epoch, whose means are of {', '.join(names)}. "
             "Give the Trainer the same metrics."
         )
+    if trainer.scheduler is not None and (other := set(trainer.scheduler.state_dict()) ^ set(state["scheduler"])):
+        raise CheckpointError(
+            f"The checkpoint was saved with a learning rate scheduler of a different kind: only one of them has "
+            f"{checkpoint.some(sorted(other))}. Give the Trainer what the run began with."
+        )
+    # All is checked before anything is changed.
+    checkpoint.check_weights(trainer.model, state["model"])
+    checkpoint.matching_groups(trainer.model, trainer.optimizer, state["optimizer"])
     checkpoint.load_weights(trainer.model, state["model"])
     checkpoint.load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer"])
     if trainer.scheduler is not None:
@@ -139,8 +152,13 @@ def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _kept(folder: Path) -> list[Path]:
-    """Return the files `step-N.pt`, the newest first."""
-    return sorted(folder.glob("step-*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    """Return the files `step-N.pt`, that of the last step first, whatever the clock said when they were written."""
+    files = [path for path in folder.glob("step-*.pt") if path.stem.removeprefix("step-").isdecimal()]
+    return sorted(files, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def _read(folder: Path) -> dict[str, Any] | CheckpointError | None:

@@ -1,6 +1,8 @@
 """The Trainer trains exactly as a loop written by hand does, and says in one sentence what is wrong."""
 
+import copy
 import math
+import os
 import random
 import signal
 from typing import Any
@@ -557,6 +559,33 @@ def test_resuming_another_model_optimizer_or_schedule_is_refused(tmp_path):
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     with pytest.raises(CheckpointError, match="saved without a learning rate scheduler"):
         trainer(model, optimizer, scheduler=schedule, checkpoint_dir=tmp_path).fit(batches(data(), 8), 2, resume=True)
+
+
+@pytest.mark.parametrize("other", [{"optimizer": torch.optim.Adam}, {"scheduler": torch.optim.lr_scheduler.StepLR}])
+def test_a_refused_resume_has_changed_nothing(tmp_path, other):
+    def new(optimizer=torch.optim.SGD, scheduler=torch.optim.lr_scheduler.ExponentialLR):
+        model, made = parts(optimizer)
+        return trainer(model, made, scheduler=scheduler(made, 1), checkpoint_dir=tmp_path)
+
+    new().fit(batches(data(), 8), 1)
+    second = new(**other)
+    before = copy.deepcopy((second.model.state_dict(), second.optimizer.state_dict(), second.scheduler.state_dict()))
+    with pytest.raises(CheckpointError):
+        second.fit(batches(data(), 8), 2, resume=True)
+    for name, tensor in second.model.state_dict().items():
+        assert torch.equal(tensor, before[0][name])
+    assert (second.optimizer.state_dict(), second.scheduler.state_dict()) == before[1:]
+
+
+def test_the_last_savings_are_those_of_the_last_steps_whatever_the_clock_says(tmp_path):
+    trainer(checkpoint_dir=tmp_path, keep=2, save_every=1).fit(batches(data(), 8), 1)
+    names = sorted(path.name for path in tmp_path.glob("step-*.pt"))
+    for number, name in enumerate(names):
+        os.utime(tmp_path / name, (4e9 - number, 4e9 - number))  # a clock that was an age ahead
+    again = trainer(checkpoint_dir=tmp_path, keep=2, save_every=1)
+    again.fit(batches(data(), 8), 2, resume=True)
+    last = again.position.step
+    assert sorted(path.name for path in tmp_path.glob("step-*.pt")) == [f"step-{n:08d}.pt" for n in (last - 1, last)]
 
 
 def test_resuming_from_a_file_of_something_else_is_refused(tmp_path):
