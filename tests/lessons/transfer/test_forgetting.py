@@ -28,15 +28,6 @@ from torchcourse.models import mlp, small_cnn
 LONG = ("fine-tuned", "rehearsal")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a network is no faster with more, and much slower where others want the cores, too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def reader():
     return mnist_reader()

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from clinic_repairs import broken, reference
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from torchcourse.lessons.troubleshooting.clinic import comparisons, judging, softmax_twice, softmax_twice_picture
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
-from torchcourse.lessons.troubleshooting.clinic.program import one_thread
 from torchcourse.tools.repository import ROOT
 
 CLINIC = Path(clinic.__file__).parent

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from torchcourse.checks.kit import one_thread
 from torchcourse.error_bars import standard_error
 from torchcourse.lessons.transfer.backbones import efficientnet_lite0, mnist_cnn
 from torchcourse.lessons.transfer.features import extract
@@ -19,12 +20,8 @@ SEEDS = 5
 
 
 def table() -> Table:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         rows, accuracies = _speed(), _accuracies()
-    finally:
-        torch.set_num_threads(threads)
     return Table(
         "Feature extraction",
         ["backbone", "pixels", "layout in memory", f"{PICTURES} pictures", "pictures a second", "against contiguous"],

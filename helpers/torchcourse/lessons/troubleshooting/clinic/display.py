@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse import journal, notice
+from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
-from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
+from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.quiz import markup
 
 

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.case import find
-from torchcourse.lessons.troubleshooting.clinic.program import Program, one_thread
+from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 TIME_LIMIT = 60.0  # seconds; a healed program is judged in about one
 

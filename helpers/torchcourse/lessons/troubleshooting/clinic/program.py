@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from torchcourse.checks.kit import one_thread
 from torchcourse.ranks.run import RankError
 
 PROGRAMS = Path(__file__).with_name("programs")
@@ -100,17 +99,6 @@ class Program:
         broken = Program(self.slug)
         pairs = [(_fingerprint(part), _fingerprint(broken.namespace[part.__name__])) for part in self.parts]
         return all(given is not None and given == admitted for given, admitted in pairs)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Inside, PyTorch computes on one thread: for networks as small as these, a second one costs more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def lines_of_program(error: RankError) -> list[tuple[str, str]]:

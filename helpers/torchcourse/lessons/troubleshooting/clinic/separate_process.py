@@ -11,7 +11,8 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program, one_thread
+from torchcourse.checks.kit import one_thread
+from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.ranks.run import RankError, run_ranks
 
 
