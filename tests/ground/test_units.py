@@ -10,6 +10,7 @@ from torchcourse.units import format_bytes
     [
         (0, "0 bytes"),
         (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
         (1536, "1.5 KiB"),
         (-1536, "-1.5 KiB"),
         (2**20 - 1, "1,024.0 KiB"),

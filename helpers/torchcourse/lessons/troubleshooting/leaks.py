@@ -48,7 +48,7 @@ class Leak:
 
     def __str__(self) -> str:
         if self.bytes_a_step:
-            count = f"{self.tensors_a_step:g} tensors"
+            count = "1 tensor" if self.tensors_a_step == 1 else f"{self.tensors_a_step:g} tensors"
             what = f"{format_bytes(self.bytes_a_step)} per step in {count}, most of it {self.made}"
         else:
             what = f"no tensor memory, but {self.nodes_a_step:g} nodes of the autograd graph per step"
