@@ -10,8 +10,6 @@ that. `run.notes` then says so in a sentence, which is printed as well.
 
 import io
 import os
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from torchcourse.training.checkpoint import some
+from torchcourse.training.event_files import in_order
 from torchcourse.training.histograms import Histogram
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ class RunLog:
     hyperparameters: dict[str, bool | str | float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def lists(self) -> tuple[dict[str, list[tuple[int, Any]]], ...]:
-        """What is kept as lists of steps and values, as all but scalars are."""
-        return self.histograms, self.images, self.texts
-
     def last(self, prefix: str) -> dict[str, float]:
         """Return the last value of each scalar under a prefix, by the rest of its tag, in the order of writing.
 
@@ -60,18 +55,27 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
         OSError: if it is not a folder or cannot be read.
     """
     run = RunLog(Path(log_dir))
-    events = [event for file in _files(run.folder) for event in _events(file, run.notes)]
-    # By time and not by file: the names of files that were begun in the same second are in no order.
-    for event in sorted(events, key=lambda event: event.wall_time):
-        _hide_what_is_redone(run, event)
-        for value in event.summary.value:
-            _keep(run, event.step, value)
+    series: _Series = {}
+    unknown: dict[str, None] = {}
+    for _, events in in_order(run.folder, run.notes):
+        fresh: _Series = {}
+        for event in events:
+            if _goes_on(event):
+                for written in (series, fresh):
+                    _forget_from(event.step, written)
+            for value in event.summary.value:
+                if not _keep(run, fresh, event.step, value):
+                    unknown[value.tag] = None
+        _append(series, fresh, run.notes)
+    if unknown:
+        run.notes.append(f"Damaged, or of a kind that is not read here: {some(list(unknown))}.")
     for note in run.notes:
         print(note)
-    run.scalars = {tag: series for tag, series in run.scalars.items() if series[0]}
-    for series in run.lists:
-        for tag in [tag for tag, pairs in series.items() if not pairs]:
-            del series[tag]
+    for (kind, tag), pairs in series.items():
+        if kind == "scalars" and pairs:
+            run.scalars[tag] = ([step for step, _ in pairs], [value for _, value in pairs])
+        elif pairs:
+            getattr(run, kind)[tag] = pairs
     return run
 
 
@@ -80,85 +84,82 @@ def read_scalars(log_dir: str | os.PathLike) -> dict[str, tuple[list[int], list[
     return read_run(log_dir).scalars
 
 
-def _files(folder: Path) -> list[Path]:
-    try:
-        names = sorted(name for name in os.listdir(folder) if "tfevents" in name)
-    except FileNotFoundError:
-        names = []
-    except OSError as error:
-        raise type(error)(
-            f"The folder {folder} cannot be read ({error.strerror or error}). Give the log_dir of a run."
-        ) from error
-    if not names:
-        raise FileNotFoundError(
-            f"There are no TensorBoard event files in {folder}. Was a Trainer with log_dir={str(folder)!r} run?"
-        )
-    return [folder / name for name in names]
+_Series = dict[tuple[str, str], list[tuple[int, Any]]]
+"""Steps and values by the field of RunLog that they belong to, and their tag."""
 
 
-def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
-    """Yield the events of a file, up to the first that is damaged.
-
-    A record is its length (8 bytes), a checksum of the length (4), the data, and a checksum of the data (4).
-    Source: TensorFlow, https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-    """
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-    content, place, count = file.read_bytes(), 0, 0
-    while place < len(content):
-        head = content[place : place + 12]
-        length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
-        data = content[place + 12 : place + 12 + length]
-        tail = content[place + 12 + length : place + 16 + length]
-        problem = None
-        if len(head) < 12 or len(tail) < 4:
-            problem = "it ends in the middle of a value, as when its writer was killed or is still writing"
-        # The checksum of the data is left to TensorBoard: in Python it takes longer than all the rest together.
-        if len(head) == 12 and struct.unpack("<I", head[8:])[0] != masked_crc32c(head[:8]):
-            problem = "the bytes are not an event"
-        if problem is None:
-            try:
-                event = Event.FromString(data)
-            except DecodeError:
-                problem = "the bytes are not an event"
-        if problem is not None:
-            notes.append(f"{file} is damaged after {count} events: {problem}. All before that was read.")
-            return
-        yield event
-        place, count = place + 16 + length, count + 1
-
-
-def _hide_what_is_redone(run: RunLog, event: "Event") -> None:
-    """At the start of a writer that goes on from a step: forget what an earlier one wrote from that step on."""
+def _goes_on(event: "Event") -> bool:
+    """Whether a writer begins here that goes on from a step: what was written from that step on no longer counts."""
     from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    if not (event.HasField("session_log") and event.session_log.status == SessionLog.START):
-        return
-    for steps, values in run.scalars.values():
-        kept = sum(step < event.step for step in steps)
-        del steps[kept:], values[kept:]
-    for series in run.lists:
-        for tag, pairs in series.items():
-            series[tag] = [(step, value) for step, value in pairs if step < event.step]
+    return bool(event.HasField("session_log") and event.session_log.status == SessionLog.START)
 
 
-def _keep(run: RunLog, step: int, value: "Summary.Value") -> None:
+def _forget_from(first: int, series: _Series) -> None:
+    for key, pairs in series.items():
+        series[key] = [(step, value) for step, value in pairs if step < first]
+
+
+def _append(series: _Series, fresh: _Series, notes: list[str]) -> None:
+    """Put what a file holds to what the files before it did, in the order of the steps.
+
+    Where steps are there already, two runs were written into one folder: the later value of a step counts.
+    """
+    twice: dict[str, list[int]] = {}
+    for (kind, tag), pairs in fresh.items():
+        parts: list[list[tuple[int, Any]]] = [series.get((kind, tag), []), []]
+        for step, value in pairs:
+            if parts[-1] and step < parts[-1][-1][0]:  # the same writer began again
+                parts.append([])
+            parts[-1].append((step, value))
+        merged = parts[0]
+        for part in parts[1:]:
+            later = {step for step, _ in part}
+            if again := sorted({step for step, _ in merged} & later):
+                twice.setdefault(tag, []).extend(again)
+                merged = [(step, value) for step, value in merged if step not in later]
+            merged = sorted(merged + part, key=lambda pair: pair[0])
+        series[kind, tag] = merged
+    if twice:
+        steps = [step for again in twice.values() for step in again]
+        notes.append(
+            f"Steps {min(steps)} to {max(steps)} of {some(list(twice))} were written twice: two runs share this "
+            "folder. Of each step the later value is shown. Give each run a log_dir of its own."
+        )
+
+
+def _keep(run: RunLog, series: _Series, step: int, value: "Summary.Value") -> bool:
+    """Take in a value; return whether it could be read."""
+    try:
+        kind, tag, content = _read(value)
+    except Exception:  # a damaged value: each decoder raises its own kinds of errors
+        return False
+    if kind == "hyperparameters":
+        run.hyperparameters |= content
+    elif kind:
+        series.setdefault((kind, tag), []).append((step, content))
+    return bool(kind)
+
+
+def _read(value: "Summary.Value") -> tuple[str, str, Any]:
+    """Return the field of RunLog that a value belongs to ("" for none), its tag and its content."""
+    from tensorboard.util.tensor_util import make_ndarray
+
     plugin = value.metadata.plugin_data.plugin_name
     if value.HasField("simple_value"):
-        steps, values = run.scalars.setdefault(value.tag, ([], []))
-        steps.append(step)
-        values.append(value.simple_value)
-    elif value.HasField("histo"):
-        run.histograms.setdefault(value.tag, []).append((step, _histogram(value.histo)))
-    elif value.HasField("image"):
-        run.images.setdefault(value.tag, []).append((step, _image(value.image.encoded_image_string)))
-    elif plugin == "text":
+        return "scalars", value.tag, value.simple_value
+    if value.HasField("histo"):
+        return "histograms", value.tag, _histogram(value.histo)
+    if value.HasField("image"):
+        return "images", value.tag, _image(value.image.encoded_image_string)
+    if plugin == "scalars":  # as TensorFlow 2 writes them
+        return "scalars", value.tag, float(make_ndarray(value.tensor))
+    if plugin == "text":
         text = b"\n".join(value.tensor.string_val).decode(errors="replace")
-        run.texts.setdefault(value.tag.removesuffix("/text_summary"), []).append((step, text))
-    elif plugin == "hparams":
-        run.hyperparameters |= _hyperparameters(value.metadata.plugin_data.content)
+        return "texts", value.tag.removesuffix("/text_summary"), text
+    if plugin == "hparams":
+        return "hyperparameters", value.tag, _hyperparameters(value.metadata.plugin_data.content)
+    return "", value.tag, None
 
 
 def _histogram(proto: "HistogramProto") -> Histogram:

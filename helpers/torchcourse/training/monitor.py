@@ -33,8 +33,13 @@ class Monitor:
         if log_dir is not None:
             from torch.utils.tensorboard import SummaryWriter  # takes half a second to import
 
+            from torchcourse.training.event_files import suffix
+
             try:
-                self._writer = SummaryWriter(log_dir, purge_step=first_step, flush_secs=10)
+                # The suffix tells the order of the files, which the clock in their names may get wrong.
+                self._writer = SummaryWriter(
+                    log_dir, purge_step=first_step, flush_secs=10, filename_suffix=suffix(log_dir)
+                )
             except OSError as error:
                 raise OSError(
                     f"TensorBoard cannot write to {log_dir} ({error.strerror or error}). Choose a different log_dir."

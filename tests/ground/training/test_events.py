@@ -1,6 +1,9 @@
 """All that is written for TensorBoard is read back, also from files that are damaged."""
 
+import random
 import shutil
+import time
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -132,3 +135,92 @@ def test_adding_to_a_finished_run_hides_nothing(tmp_path):
         with Monitor(tmp_path) as board:
             board.scalars(step, {"x": float(step)})
     assert read_run(tmp_path).scalars["x"] == ([1, 2], [1.0, 2.0])
+
+
+def test_order_is_that_of_writing_whatever_the_clocks_said(tmp_path):
+    with patch("time.time", lambda real=time.time: real() + 3600), Monitor(tmp_path) as board:
+        for step in range(1, 11):
+            board.scalars(step, {"loss": 100.0 + step})
+    with Monitor(tmp_path, first_step=6) as board:
+        for step in range(6, 13):
+            board.scalars(step, {"loss": 200.0 + step})
+    run = read_run(tmp_path)
+    expected = [100.0 + step for step in range(1, 6)] + [200.0 + step for step in range(6, 13)]
+    assert run.scalars["loss"] == (list(range(1, 13)), expected)
+    assert run.notes == []
+
+
+def test_order_of_files_of_pytorchs_own_writer_whose_clock_was_ahead(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    for ahead, first in ((3600, 0), (0, 3)):
+        with patch("time.time", lambda real=time.time, ahead=ahead: real() + ahead):
+            writer = SummaryWriter(tmp_path, purge_step=first)
+            for step in range(first, 6):
+                writer.add_scalar("loss", ahead + step, step)
+            writer.close()
+    assert read_run(tmp_path).scalars["loss"] == (list(range(6)), [3600.0, 3601.0, 3602.0, 3.0, 4.0, 5.0])
+
+
+def test_files_without_a_number_come_where_the_numbers_leave_room(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    for number in range(1, 5):
+        if number in (2, 3):
+            with Monitor(tmp_path, first_step=number) as board:
+                board.scalars(number, {"loss": float(number)})
+        else:
+            with SummaryWriter(tmp_path, purge_step=number) as writer:
+                writer.add_scalar("loss", number, number)
+        time.sleep(0.01)
+    assert read_run(tmp_path).scalars["loss"] == ([1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0])
+
+
+def test_two_runs_in_one_folder_are_told(tmp_path, capsys):
+    from torch.utils.tensorboard import SummaryWriter
+
+    for run in range(2):
+        with SummaryWriter(tmp_path) as writer:
+            for step in range(5):
+                writer.add_scalar("loss", run * 10 + step, step)
+        time.sleep(0.01)
+    log = read_run(tmp_path)
+    assert log.scalars["loss"] == (list(range(5)), [10.0, 11.0, 12.0, 13.0, 14.0])
+    assert "Steps 0 to 4 of loss were written twice: two runs share this folder" in capsys.readouterr().out
+
+
+def test_a_writer_that_begins_again_is_told_and_one_that_looks_back_is_not(tmp_path):
+    with Monitor(tmp_path / "again") as board:
+        for step in [0, 1, 2, 0, 1]:
+            board.scalars(step, {"loss": float(step)})
+    assert read_run(tmp_path / "again").scalars["loss"][0] == [0, 1, 2]
+    assert "written twice" in read_run(tmp_path / "again").notes[0]
+    with Monitor(tmp_path / "back") as board:
+        for step in [1, 2, 2, 0]:
+            board.scalars(step, {"loss": float(step)})
+    assert read_run(tmp_path / "back").scalars["loss"][0] == [0, 1, 2, 2]
+    assert read_run(tmp_path / "back").notes == []
+
+
+def test_scalars_of_the_new_style_are_read_and_what_is_not_is_named(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(tmp_path) as writer:
+        writer.add_scalar("loss", 0.5, 3, new_style=True)
+        writer.add_pr_curve("curve", torch.tensor([0, 1]), torch.tensor([0.2, 0.8]), 3)
+    run = read_run(tmp_path)
+    assert run.scalars == {"loss": ([3], [0.5])}
+    assert run.notes == ["Damaged, or of a kind that is not read here: curve."]
+
+
+def test_no_damage_ends_in_an_error(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    (file,) = copy.iterdir()
+    content = file.read_bytes()
+    draw = random.Random(0)
+    for _ in range(20):
+        damaged = bytearray(content)
+        for _ in range(5):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        file.write_bytes(bytes(damaged))
+        read_run(copy)

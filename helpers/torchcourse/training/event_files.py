@@ -1,0 +1,105 @@
+"""The files of a folder of TensorBoard: in which order they were written, and the events in each."""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorboard.compat.proto.event_pb2 import Event
+
+
+def suffix(log_dir: str | os.PathLike) -> str:
+    """Return what a new file in a folder ends in: its number among the files there, as ".part-3" for the third."""
+    try:
+        names = [name for name in os.listdir(log_dir) if "tfevents" in name]
+    except OSError:
+        names = []
+    return f".part-{1 + max([len(names), *map(_number, names)])}"
+
+
+def in_order(folder: Path, notes: list[str]) -> list[tuple[Path, list["Event"]]]:
+    """Return the files of a folder with their events, in the order in which they were begun.
+
+    Files of `Monitor` have a number that tells it. The others go by the time of their first event, unless a file was
+    last changed before the time that its own events tell: then a clock was wrong, and they go by their last change.
+
+    Raises:
+        FileNotFoundError: if the folder holds no event files, or does not exist.
+        OSError: if it is not a folder or cannot be read.
+    """
+    files = [(file, list(_events(file, notes))) for file in _files(folder)]
+    changed = {file: file.stat().st_mtime for file, _ in files}
+    clock_was_wrong = any(event.wall_time > changed[file] + 60 for file, events in files for event in events[-1:])
+
+    def begun(pair: tuple[Path, list["Event"]]) -> tuple[float, str]:
+        file, events = pair
+        return changed[file] if clock_was_wrong or not events else events[0].wall_time, file.name
+
+    numbered = sorted(
+        (pair for pair in files if _number(pair[0].name)), key=lambda pair: (_number(pair[0].name), begun(pair))
+    )
+    others = sorted((pair for pair in files if not _number(pair[0].name)), key=begun)
+    ordered: list[tuple[Path, list[Event]]] = []
+    while numbered or others:
+        next_is_numbered = numbered and (not others or _number(numbered[0][0].name) <= len(ordered) + 1)
+        ordered.append((numbered if next_is_numbered else others).pop(0))
+    return ordered
+
+
+def _number(name: str) -> int:
+    """Return the number that `suffix` gave a file, or 0."""
+    match = re.search(r"\.part-(\d+)$", name)
+    return int(match[1]) if match else 0
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        names = sorted(name for name in os.listdir(folder) if "tfevents" in name)
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise type(error)(
+            f"The folder {folder} cannot be read ({error.strerror or error}). Give the log_dir of a run."
+        ) from error
+    if not names:
+        raise FileNotFoundError(
+            f"There are no TensorBoard event files in {folder}. Was a Trainer with log_dir={str(folder)!r} run?"
+        )
+    return [folder / name for name in names]
+
+
+def _events(file: Path, notes: list[str]) -> Iterator["Event"]:
+    """Yield the events of a file, up to the first that is damaged.
+
+    A record is its length (8 bytes), a checksum of the length (4), the data, and a checksum of the data (4).
+    Source: TensorFlow, https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+    """
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    content, place, count = file.read_bytes(), 0, 0
+    while place < len(content):
+        head = content[place : place + 12]
+        length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else 0
+        data = content[place + 12 : place + 12 + length]
+        tail = content[place + 12 + length : place + 16 + length]
+        problem = None
+        if len(head) < 12 or len(tail) < 4:
+            problem = "it ends in the middle of a value, as when its writer was killed or is still writing"
+        # The checksum of the data is left to TensorBoard: in Python it takes longer than all the rest together.
+        if len(head) == 12 and struct.unpack("<I", head[8:])[0] != masked_crc32c(head[:8]):
+            problem = "the bytes are not an event"
+        if problem is None:
+            try:
+                event = Event.FromString(data)
+            except DecodeError:
+                problem = "the bytes are not an event"
+        if problem is not None:
+            notes.append(f"{file} is damaged after {count} events: {problem}. All before that was read.")
+            return
+        yield event
+        place, count = place + 16 + length, count + 1
