@@ -62,6 +62,11 @@ for name in bank.lessons():
     assert all(int(count) > 0 for count in counts.values())
 
 
+def test_the_cards_find_their_sentences(installed, tmp_path):
+    code = "from torchcourse.quiz import texts; print(texts.say('check', 'en'))"
+    assert run_there(installed, code, tmp_path) == "Check"
+
+
 def test_the_images_load(installed, tmp_path):
     code = "from torchcourse.data import mnist; print(len(mnist('train')), len(mnist('test')))"
     assert run_there(installed, code, tmp_path) == "4000 1000"
