@@ -72,15 +72,45 @@ def measure(tensors: Mapping[str, torch.Tensor]) -> dict[str, Histogram]:
     """Return a histogram of each tensor. The device is waited for once, however many tensors there are.
 
     Args:
-        tensors: any shapes, of floating point numbers, on one device. Tensors that are empty are left out.
+        tensors: any shapes, dense or sparse. Tensors that are empty are left out.
     """
-    flat = {name: tensor.detach().reshape(-1).float() for name, tensor in tensors.items() if tensor.numel()}
+    flat = {name: _real_numbers(tensor) for name, tensor in tensors.items() if tensor.numel()}
     if not flat:
         return {}
-    counts = torch.stack([_count(values) for values in flat.values()])
-    moments = torch.stack([_moments(values) for values in flat.values()])
-    rows = zip(flat, counts.cpu().numpy(), moments.cpu().tolist(), strict=True)
-    return {name: _histogram(row, *numbers) for name, row, numbers in rows}
+    counts = [_count(values) for values, _ in flat.values()]
+    moments = [_moments(values) for values, _ in flat.values()]
+    if len({values.device for values, _ in flat.values()}) > 1:  # a model over several devices
+        counts, moments = ([each.cpu() for each in several] for several in (counts, moments))
+    rows = zip(flat, torch.stack(counts).cpu().long().numpy(), torch.stack(moments).cpu().tolist(), strict=True)
+    histograms = {}
+    for name, row, (low, high, *sums) in rows:
+        if zeros := flat[name][1]:
+            row[_HALF] += zeros
+            low, high = min(low, 0.0), max(high, 0.0)
+        histograms[name] = _histogram(row, low, high, *sums)
+    return histograms
+
+
+def _real_numbers(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return a tensor's values in one row of float32, and how many zeros it has besides, being sparse.
+
+    A complex number is two values, and what float32 cannot hold becomes its largest number.
+    """
+    tensor = tensor.detach()
+    if tensor.layout == torch.sparse_coo:  # the gradient of nn.Embedding(sparse=True): a few rows of a large table
+        values = tensor.coalesce().values()
+        zeros = tensor.numel() - values.numel()
+        if not values.numel():
+            values, zeros = values.new_zeros(1), zeros - 1
+    else:
+        values, zeros = tensor if tensor.layout == torch.strided else tensor.to_dense(), 0
+    if values.is_complex():
+        values, zeros = torch.view_as_real(values.resolve_conj()), 2 * zeros
+    values = values.reshape(-1)
+    if values.dtype == torch.float64:
+        largest = torch.finfo(torch.float32).max
+        values = torch.where(values.isfinite(), values.clamp(-largest, largest), values)
+    return values.float(), zeros
 
 
 def _count(values: torch.Tensor) -> torch.Tensor:

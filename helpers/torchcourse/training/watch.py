@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from torchcourse.training.histograms import measure
 from torchcourse.training.monitor import Monitor
@@ -62,7 +63,9 @@ class Watch:
     def _look(self, step: int) -> Iterator[None]:
         start = time.perf_counter()
         seen: dict[str, torch.Tensor] = {}
-        before = {name: parameter.detach().clone() for name, parameter in self._trained()}
+        before: dict[str, torch.Tensor] = {}
+        with self._never_in_the_way():
+            before |= {name: parameter.detach().clone() for name, parameter in self._trained()}
         hooks = [
             module.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
             for name, module in self._model.named_modules()
@@ -75,12 +78,27 @@ class Watch:
             for hook in hooks:
                 hook.remove()
         step_ends = time.perf_counter()
-        self._write(step, before, seen)
+        with self._never_in_the_way():
+            self._write(step, before, seen)
         self._last = time.perf_counter() - start - (step_ends - step_begins)
         self._spent += 0.0 if step == 1 else self._last
 
+    @contextlib.contextmanager
+    def _never_in_the_way(self) -> Iterator[None]:
+        """Let training go on where looking fails, say so once, and look no more."""
+        try:
+            yield
+        except Exception as error:
+            self._every = 0
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            print(f"Training goes on, but its weights and gradients are no longer looked at: {reason}")
+
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, parameter) for name, parameter in self._model.named_parameters() if parameter.requires_grad)
+        return (
+            (name, parameter)
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad and not is_lazy(parameter)
+        )
 
     @torch.no_grad()
     def _write(self, step: int, before: dict[str, torch.Tensor], seen: dict[str, torch.Tensor]) -> None:
@@ -92,7 +110,9 @@ class Watch:
             | {f"activations/{name}": output for name, output in seen.items()}
         )
         shares = {
-            f"update_ratio/{name}": _ratio(weight - before[name], before[name]) for name, weight in weights.items()
+            f"update_ratio/{name}": _ratio(weight - before[name], before[name])
+            for name, weight in weights.items()
+            if name in before
         }
         for name, output in seen.items():
             module = self._model.get_submodule(name)
@@ -115,6 +135,8 @@ def dead_units(output: torch.Tensor) -> torch.Tensor:
         output: [N, units], or [N, channels, height, width], where a channel is a unit; with other shapes the last
             dimension counts the units.
     """
+    if output.dim() < 2:  # of one sample: each number is a unit
+        return output.reshape(-1) <= 0
     units = output.movedim(1 if output.dim() == 4 else -1, 0).flatten(1)
     return (units <= 0).all(dim=1)
 

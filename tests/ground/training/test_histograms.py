@@ -81,3 +81,35 @@ def test_a_gpu_is_waited_for_at_the_end_only():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) <= 2  # one for the counts, one for the moments
+
+
+def dense_and_sparse():
+    table = torch.nn.Embedding(50, 4, sparse=True)
+    table(torch.tensor([1, 7, 1])).square().sum().backward()
+    return table.weight.grad.to_dense(), table.weight.grad
+
+
+def test_a_sparse_gradient_counts_as_the_dense_one():
+    dense, sparse = (measure({"x": gradient})["x"] for gradient in dense_and_sparse())
+    assert sparse.counts.tolist() == dense.counts.tolist()
+    assert (sparse.low, sparse.high, sparse.number) == (dense.low, dense.high, 200)
+    assert sparse.norm == pytest.approx(dense.norm)
+    assert sparse.zeros == dense.zeros > 0.9
+    empty = torch.zeros(3, 3).to_sparse()
+    assert measure({"x": empty})["x"].zeros == 1
+    assert measure({"x": empty})["x"].number == 9
+
+
+def test_complex_numbers_keep_both_their_parts():
+    numbers = torch.tensor([3 + 4j, -1j])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        histogram = measure({"x": numbers.conj()})["x"]
+    assert (histogram.number, histogram.low, histogram.high) == (4, -4, 3)
+    assert histogram.norm == pytest.approx(numbers.norm().item())
+
+
+def test_large_numbers_of_double_precision_are_not_called_infinite():
+    histogram = measure({"x": torch.tensor([1e300, 1.0, -1e200], dtype=torch.float64)})["x"]
+    assert (histogram.number, histogram.not_finite) == (3, 0)
+    assert measure({"x": torch.tensor([float("inf"), 1.0], dtype=torch.float64)})["x"].not_finite == 1

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse.models import mlp, small_cnn
-from torchcourse.training import Trainer, read_run
+from torchcourse.training import Trainer, read_run, watch
 from torchcourse.training.watch import dead_units
 
 INPUTS = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
@@ -136,3 +136,36 @@ def test_by_default_a_look_that_costs_too_much_is_left_out(tmp_path, monkeypatch
     monkeypatch.setattr("torchcourse.training.watch._SHARE", share)
     train(model(), tmp_path, epochs=50, watch_every=None)
     assert [step for step, _ in read_run(tmp_path).histograms["weights/1.weight"]] == looks
+
+
+def test_embeddings_with_sparse_gradients_are_looked_at(tmp_path):
+    net = nn.Sequential(nn.EmbeddingBag(50, 4, sparse=True), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    words = DataLoader(TensorDataset(torch.randint(0, 50, (64, 5)), TARGETS), batch_size=16)
+    trainer = Trainer(net, optimizer, nn.CrossEntropyLoss(), log_dir=tmp_path, watch_every=1, progress=False)
+    trainer.fit(words, epochs=1)
+    run = read_run(tmp_path)
+    assert len(run.histograms["gradients/0.weight"]) == 4
+    assert run.histograms["gradients/0.weight"][0][1].number == 200
+    assert run.scalars["gradient_norm/0.weight"][1][-1] > 0
+
+
+def test_a_lazy_layer_is_looked_at_once_it_has_a_shape(tmp_path):
+    train(nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 3)), tmp_path, watch_every=1)
+    run = read_run(tmp_path)
+    assert run.scalars["update_ratio/0.weight"][0] == list(range(2, 9))
+    assert run.scalars["update_ratio/2.weight"][0] == list(range(1, 9))
+
+
+def test_looking_never_ends_a_run(tmp_path, monkeypatch, capsys):
+    def fail(tensors):
+        raise RuntimeError("no room for a histogram")
+
+    monkeypatch.setattr(watch, "measure", fail)
+    trainer = train(model(), tmp_path, watch_every=1)
+    assert trainer.position.step == 8
+    assert capsys.readouterr().out.count("no longer looked at: no room for a histogram") == 1
+
+
+def test_units_of_a_single_sample():
+    assert dead_units(torch.tensor([0.0, 1.0])).tolist() == [True, False]
