@@ -1,6 +1,7 @@
 """Mistakes found at the first step or before it, each with a sentence of what is wrong and what to try."""
 
 import contextlib
+import inspect
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
+from torchcourse.training.checkpoint import some
 from torchcourse.training.metrics import Metric
 from torchcourse.training.snapshot import Position
 
@@ -24,6 +29,12 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         )
     if given["mode"] == "min" and "accuracy" in given["monitor"]:
         raise ValueError(f"monitor={given['monitor']!r} with mode='min' would keep the worst epoch. Use mode='max'.")
+    closure = inspect.signature(given["optimizer"].step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"{type(given['optimizer']).__name__} computes the loss several times per step, which the Trainer does "
+            "not. Use an optimizer that takes one gradient per step, such as SGD or AdamW."
+        )
     if given["save_every"] or given["keep"]:
         checked_folder(given["checkpoint_dir"])
     if taken := [name for name in _COLUMNS if name in given["metrics"]]:
@@ -127,6 +138,59 @@ def check_first_batch(
         )
 
 
+def check_unused(replica: nn.Module) -> None:
+    """Raise ValueError if the first backward pass left out parameters that DistributedDataParallel waits for."""
+    if not isinstance(replica, DistributedDataParallel) or replica.find_unused_parameters or replica.static_graph:
+        return
+    parameters = replica.module.named_parameters()
+    if unused := [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]:
+        raise ValueError(f"The loss does not depend on {some(unused)}, and {_UNUSED}")
+
+
+_UNUSED = (
+    "on several ranks every parameter that can learn has to take part in every step. Freeze what takes no part "
+    "(requires_grad_(False)), or give the Trainer DistributedDataParallel(model, find_unused_parameters=True)."
+)
+
+
+@contextlib.contextmanager
+def lone_sample_refused(model: nn.Module, loader: Iterable) -> Iterator[None]:
+    """Let the first batch raise ValueError if the last one of the epoch will be a single sample that BatchNorm refuses.
+
+    Whether BatchNorm sees one value per channel, its first input tells: images have many values per sample.
+    """
+    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    count = length(sampler)
+    if (
+        not isinstance(size, int)
+        or size < 2
+        or count is None
+        or count % size != 1
+        or getattr(loader, "drop_last", False)
+    ):
+        yield
+        return
+
+    def look(module: nn.Module, inputs: tuple) -> None:
+        if module.training and inputs[0].dim() == 2:
+            raise ValueError(f"{count} samples in batches of {size} leave one for the last batch, and {_LONE}")
+        for hook in hooks:
+            hook.remove()
+
+    hooks = [module.register_forward_pre_hook(look) for module in model.modules() if isinstance(module, _BatchNorm)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+_LONE = (
+    "BatchNorm cannot train on one value per channel. Leave it out with drop_last=True, or choose a batch size that "
+    "leaves more."
+)
+
+
 def samples(batch: Any) -> int:
     """Return how many samples a batch has.
 
@@ -159,6 +223,16 @@ def _to_device(value: Any, device: torch.device) -> Any:
     if type(value) in (tuple, list):
         return [_to_device(item, device) for item in value]
     return value.to(device, non_blocking=True) if hasattr(value, "to") else value
+
+
+def about_model(error: Exception, targets: torch.Tensor) -> ValueError | None:
+    """Return an error in place of one that the model raised, where its cause is known."""
+    reason = str(error)
+    if "Expected more than 1 value per channel" in reason:
+        return ValueError(f"This batch has {len(targets)} sample(s), and {_LONE}")
+    if "Expected to have finished reduction in the prior iteration" in reason:
+        return ValueError(f"A step before this one left parameters out, and {_UNUSED}")
+    return None
 
 
 def about_inputs(inputs: Any) -> str:

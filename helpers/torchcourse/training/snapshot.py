@@ -146,6 +146,47 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
         trainer.averages.load_state(state["averages"])
 
 
+def differences(trainer: Training, state: dict[str, Any]) -> list[str]:
+    """Return in which settings of the optimizer and the schedule a new Trainer differs from the checkpoint, in words.
+
+    A checkpoint brings its own settings along, so those of the new Trainer have no effect.
+    """
+    found: list[str] = []
+    groups = list(zip(trainer.optimizer.param_groups, state["optimizer"]["groups"], strict=False))
+    for number, (new, saved) in enumerate(groups, 1):
+        left_out = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
+        if trainer.scheduler is not None:
+            left_out |= {"lr"} | ({"momentum", "betas"} if "max_momentum" in new else set())
+        where = f" of group {number}" if len(groups) > 1 else ""
+        found += _unequal(new, saved, left_out, where)
+    rates = [row["lr"] for row in state["history"]["rows"][:1]]
+    if isinstance(trainer.scheduler, ReduceLROnPlateau) and rates:
+        found += _unequal({"lr": float(trainer.optimizer.param_groups[0]["lr"])}, {"lr": rates[0]}, set(), "")
+    if trainer.scheduler is not None and state["scheduler"] is not None:
+        found += _unequal_schedules(trainer.scheduler.state_dict(), state["scheduler"])
+    return found
+
+
+def _unequal_schedules(new: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    found = _unequal(new, saved, _PROGRESS, " of the schedule")
+    for inner in zip(new.get("_schedulers", ()), saved.get("_schedulers", ()), strict=False):
+        found += _unequal_schedules(*inner)
+    return found
+
+
+def _unequal(new: dict[str, Any], saved: dict[str, Any], left_out: set[str], where: str) -> list[str]:
+    """Return "lr 0.1 (not 0.01)" for each key that both have with different values."""
+    pairs = [(key, new[key], checkpoint.plain(saved[key])) for key in new if key in saved and key not in left_out]
+    return [f"{key}{where} {old} (not {fresh})" for key, fresh, old in pairs if checkpoint.plain(fresh) != old]
+
+
+_PROGRESS = {
+    *("last_epoch", "best", "cooldown_counter", "num_bad_epochs", "base_lrs", "lr_lambdas", "_step_count", "_last_lr"),
+    *("_is_initial", "_get_lr_called_within_step", "_schedule_phases", "_schedulers"),
+}
+"""What a schedule keeps besides its settings: how far it has come, and what follows from the optimizer's."""
+
+
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:
     """Return this rank's random states, or None if the checkpoint was saved by a different number of ranks."""
     return state["random"][who.rank()] if len(state["random"]) == who.world_size() else None

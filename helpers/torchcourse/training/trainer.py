@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchcourse.data.loaders import begin_at, set_epoch, steps_left, windows
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, sanity, snapshot, wrappers
+from torchcourse.training.clipping import clip_gradients
 from torchcourse.training.history import History
 from torchcourse.training.metrics import Averages, Metric, accuracy
 from torchcourse.training.monitor import Monitor
@@ -135,6 +136,7 @@ class Trainer:
         writes = who.rank() == 0
         with (
             sanity.broadcasting_refused(),
+            sanity.lone_sample_refused(self.model, train_loader),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
             Progress(self.progress and writes, last_epoch, steps) as bar,
             GentleStop(active=who.world_size() == 1) as stop,
@@ -208,7 +210,7 @@ class Trainer:
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            self._gradient_norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            self._gradient_norm = clip_gradients(parameters, self.clip_norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -222,11 +224,14 @@ class Trainer:
         """Add a batch's gradients; it is one of several that hold `samples` samples together, or (0) the only one."""
         inputs, targets = sanity.receive(batch, self.device)
         outputs, loss = self._forward(self.replica, inputs, targets)
+        first = self._unchecked is not None
         if self._unchecked is not None:
             sanity.check_first_batch(self._unchecked, self.metrics, inputs, outputs, targets, loss)
             self._unchecked = None
         share = loss * (targets.size(0) / samples) if samples else loss
         self.scaler.scale(share).backward()
+        if first:
+            sanity.check_unused(self.replica)
         self.averages.add(outputs, targets, loss)
 
     def _forward(self, model: nn.Module, inputs: Any, targets: torch.Tensor) -> tuple[Any, torch.Tensor]:
@@ -235,6 +240,8 @@ class Trainer:
             try:
                 outputs = model(inputs)
             except Exception as error:
+                if known := sanity.about_model(error, targets):
+                    raise known from error
                 error.add_note(sanity.about_inputs(inputs))
                 raise
             try:
@@ -325,7 +332,13 @@ class Trainer:
             if who.rank() == 0:
                 print(f"There is no checkpoint in {folder} yet: training begins at the first epoch.")
             return
+        differences = snapshot.differences(self, state)
         snapshot.put_back(self, state)
+        if differences and who.rank() == 0:
+            print(
+                f"Going on with the checkpoint's {checkpoint.some(differences)}. For new settings, begin a new fit "
+                "from its weights, without resume: restore('last')."
+            )
         random = snapshot.random_of_this_rank(state)
         self._random_at_batch = random and random["batch"]
         if random is not None:

@@ -250,3 +250,34 @@ def test_a_damaged_checkpoint_stops_all_ranks_with_its_sentence(tmp_path):
     with pytest.raises(RankError, match=r"last\.pt is not a whole checkpoint.*best\.pt is not a whole") as caught:
         run_ranks(train_noisily, tmp_path, 2, True, world_size=2)
     assert caught.value.kind == "CheckpointError"
+
+
+class WithASpare(nn.Module):
+    """A model with a layer that takes no part, or in the first step only."""
+
+    def __init__(self, at_first: bool) -> None:
+        super().__init__()
+        self.used, self.spare, self.at_first = nn.Linear(WIDTH, CLASSES), nn.Linear(WIDTH, CLASSES), at_first
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = self.used(inputs)
+        if self.at_first:
+            self.at_first = False
+            outputs = outputs + self.spare(inputs)
+        return outputs
+
+
+def train_with_a_spare(at_first, find_unused=False):
+    model = WithASpare(at_first).double()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if find_unused else model
+    trainer = Trainer(wrapped, torch.optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), progress=False)
+    trainer.fit(make_loader(data(64), 8), 1)
+    return trainer.position.step
+
+
+def test_layers_that_take_no_part_are_named_on_several_ranks():
+    with pytest.raises(RankError, match=r"does not depend on spare\.weight, spare\.bias.*find_unused_parameters=True"):
+        run_ranks(train_with_a_spare, False, world_size=2)
+    with pytest.raises(RankError, match=r"A step before this one left parameters out.*find_unused_parameters=True"):
+        run_ranks(train_with_a_spare, True, world_size=2)
+    assert run_ranks(train_with_a_spare, False, True, world_size=2) == [8, 8]

@@ -738,3 +738,86 @@ def test_running_out_of_memory_stays_what_it_is():
 
     with pytest.raises(torch.OutOfMemoryError):
         trainer(loss_fn=loss_fn).fit(batches(data(), 8), 1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        (None, "lr 0.1 (not 0.001), weight_decay 0 (not 0.5)"),
+        ({"T_max": 20}, "weight_decay 0 (not 0.5), initial_lr 0.1 (not 0.001), T_max of the schedule 10 (not 20)"),
+    ],
+)
+def test_settings_that_a_resume_cannot_honor_are_told(tmp_path, capsys, schedule, told):
+    def go(epochs, cosine, resume=False, **options):
+        model, optimizer = parts(**options)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, **cosine) if cosine else None
+        ours = trainer(model, optimizer, scheduler=scheduler, checkpoint_dir=tmp_path)
+        ours.fit(batches(data(), 8), epochs, resume=resume)
+
+    go(1, schedule and {"T_max": 10})
+    go(2, schedule and {"T_max": 10}, resume=True)
+    assert capsys.readouterr().out == ""
+    go(3, schedule, resume=True, lr=0.001, weight_decay=0.5)
+    assert f"Going on with the checkpoint's {told}. For new settings" in capsys.readouterr().out
+
+
+def test_a_plateau_that_lowered_the_rate_is_no_difference(tmp_path, capsys):
+    for epochs, lr in ((3, 0.1), (4, 0.1), (5, 0.2)):
+        model, optimizer = parts(lr=lr)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+        trainer(model, optimizer, scheduler=plateau, checkpoint_dir=tmp_path).fit(
+            batches(data(), 8), epochs, resume=True
+        )
+        told = capsys.readouterr().out
+        assert ("lr 0.1 (not 0.2)" in told) == (lr == 0.2)
+        assert ("Going on with" in told) == (lr == 0.2)
+
+
+def with_norm(dimensions=1):
+    norm = (
+        nn.BatchNorm1d(8)
+        if dimensions == 1
+        else nn.Sequential(nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2), nn.Flatten())
+    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, 8), norm, nn.Linear(8, CLASSES))
+
+
+def test_a_last_batch_of_one_that_batch_norm_refuses_is_told_at_the_first():
+    loader = DataLoader(data(33), batch_size=8)
+    ours = trainer(*parts(model=with_norm))
+    with pytest.raises(ValueError, match=r"33 samples in batches of 8 leave one for the last batch.*drop_last=True"):
+        ours.fit(loader, 1)
+    assert ours.position.step == 0
+    with pytest.raises(ValueError, match=r"This batch has 1 sample.*drop_last=True"):
+        trainer(*parts(model=with_norm)).fit(batches(data(33), 8), 1)
+    for net, fitting in (
+        (lambda: with_norm(2), loader),
+        (with_norm, DataLoader(data(33), batch_size=8, drop_last=True)),
+    ):
+        trainer(*parts(model=net)).fit(fitting, 1)
+    model, optimizer = parts(model=with_norm)
+    assert trainer(model, optimizer).evaluate(batches(data(33), 8))["loss"] > 0
+    assert not any(module._forward_pre_hooks for module in ours.model.modules())
+
+
+def test_sparse_gradients_are_clipped_as_dense_ones():
+    norms = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.EmbeddingBag(50, 4, sparse=sparse), nn.Linear(4, CLASSES))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        words = torch.randint(0, 50, (64, 5), generator=torch.Generator().manual_seed(0))
+        loader = DataLoader(TensorDataset(words, torch.arange(64) % CLASSES), batch_size=16)
+        ours = trainer(model, optimizer, clip_norm=0.05, log_every=1)
+        ours.fit(loader, 1)
+        norms.append([row["gradient_norm"] for row in ours.history.steps])
+        norms.append([weight.detach().norm().item() for weight in model.parameters()])
+    assert norms[2] == pytest.approx(norms[0])
+    assert norms[3] == pytest.approx(norms[1])
+    assert max(norms[0]) > 0.05
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused():
+    model = mlp(WIDTH, CLASSES)
+    with pytest.raises(ValueError, match=r"LBFGS computes the loss several times per step.*such as SGD or AdamW"):
+        trainer(model, torch.optim.LBFGS(model.parameters()))
