@@ -217,7 +217,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     Raises:
         ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
-    names = _parameter_names(model, optimizer)
+    names = parameter_names(model, optimizer)
     groups = [
         {key: value for key, value in group.items() if key not in ("params", "param_names")}
         | {"params": [names[parameter] for parameter in group["params"]]}
@@ -254,7 +254,7 @@ def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: d
         raise CheckpointError(
             f"The checkpoint was trained with {saved['class']}, but the optimizer is {type(optimizer).__name__}."
         )
-    names = _parameter_names(model, optimizer)
+    names = parameter_names(model, optimizer)
     own = [[names[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
     if [set(group) for group in own] != [set(group["params"]) for group in saved["groups"]]:
         raise CheckpointError(
@@ -379,7 +379,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[torch.Tensor, str]:
+    """Return the names of a model's parameters. Raises ValueError if the optimizer trains a tensor that is none."""
     names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:

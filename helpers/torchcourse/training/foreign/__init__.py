@@ -3,11 +3,13 @@
     report = load_any("resnet_4gpus.pth", model)
     report = load_any("run/step-500", model, optimizer=optimizer)     # a folder that four ranks saved together
 
-It reads files of torch.save (also of DataParallel, DDP and torch.compile), of Lightning, of safetensors, and folders
-of torch.distributed.checkpoint, which hold the shares of many ranks. Nothing in a file is ever run (`weights_only`),
-tensors come to the CPU first, and either every name fits or nothing is loaded. What had to be done is printed.
+It reads files of torch.save (also of DataParallel, DDP and torch.compile), of Lightning, of safetensors; folders of
+Hugging Face's Trainer and of accelerate; and those of torch.distributed.checkpoint, with the shares of many ranks.
+Nothing in a file is ever run (`weights_only`), tensors come to the CPU first, and either every name fits or nothing is
+loaded. What had to be done is printed.
 
-`reading` turns a file into a dict, `matching` finds the model's weights in it, `optimizers` the optimizer's state.
+`reading` turns a folder or a file (`files`) into a dict, `matching` finds the model's weights in it, `optimizers` the
+optimizer's state.
 """
 
 from torchcourse.training.foreign.loading import Report, load_any

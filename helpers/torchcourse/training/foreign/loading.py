@@ -1,16 +1,21 @@
 """The loader itself: read, find the weights, check everything, and only then change the model."""
 
+import contextlib
+import copy
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from torchcourse.training import wrappers
 from torchcourse.training.checkpoint import CheckpointError, some
 from torchcourse.training.foreign import matching, optimizers
-from torchcourse.training.foreign.reading import Found, read
+from torchcourse.training.foreign.files import Found
+from torchcourse.training.foreign.reading import read
 
 
 @dataclass
@@ -41,7 +46,7 @@ def load_any(
     scheduler: Any = None,
     scaler: Any = None,
     part: str | None = None,
-    leave: tuple[str, ...] = (),
+    leave: str | Iterable[str] = (),
     quiet: bool = False,
 ) -> Report:
     """Load a checkpoint of any origin into a model; print what it took.
@@ -55,7 +60,8 @@ def load_any(
         optimizer, scheduler, scaler: to be given their state as well, which the file then has to have. The optimizer's
             is found by the parameters' names, never by their count.
         part: which weights to take where a file has several, such as "ema" or "teacher".
-        leave: beginnings of names that keep the model's values, such as a head for different classes: `("head.",)`.
+        leave: beginnings of names (or one) that keep the model's values, such as a head for different classes:
+            `("head.",)`.
         quiet: do not print the report.
 
     Raises:
@@ -65,28 +71,67 @@ def load_any(
     inner = wrappers.unwrap(model)
     found = read(source)
     try:
-        match = matching.find(found.content, inner, part, tuple(leave))
+        match = matching.find(found.content, inner, part, (leave,) if isinstance(leave, str) else tuple(leave))
         states = _states(found.content, optimizer, scheduler, scaler)
         if optimizer is not None:
-            named = optimizers.by_name(states["optimizer"], inner, match.order)
+            named = optimizers.by_name(states["optimizer"], inner, optimizer, match.order)
             optimizers.check(named, inner, optimizer)
+        if scheduler is not None:
+            _check_schedule(states["scheduler"], scheduler)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     report = Report(str(source), found.kind, len(match.tensors), _steps(found, match, inner), match.unused)
     report.rest = {key: value for key, value in found.content.items() if not _holds(value, match)}
-    inner.load_state_dict(match.tensors, strict=False)  # all that is missing was accounted for
-    if optimizer is not None:
-        optimizers.load(named, inner, optimizer)
-        report.steps.append(f"gave the optimizer its state for {len(named['state'])} parameters, by name")
-        if not any(key in found.content for key in ("random", "rng_state", "rng", "random_state")):
-            report.steps.append("found no state of random numbers: a run that goes on from here draws others")
-    for name, target in (("scheduler", scheduler), ("scaler", scaler)):
-        if target is not None:
-            target.load_state_dict(states[name])
-            report.steps.append(f"gave the {name} its state")
+    with _all_or_nothing(source, inner, match.tensors, optimizer, [scheduler, scaler]):
+        inner.load_state_dict(match.tensors, strict=False)  # all that is missing was accounted for
+        if optimizer is not None:
+            report.steps += optimizers.changes(named, optimizer)
+            optimizers.load(named, inner, optimizer)
+            report.steps.append(f"gave the optimizer its state for {len(named['state'])} parameters, by name")
+            if not any(key in found.content for key in ("random", "rng_state", "rng", "random_state")):
+                report.steps.append("found no state of random numbers: a run that goes on from here draws others")
+        for name, target in (("scheduler", scheduler), ("scaler", scaler)):
+            if target is not None:
+                target.load_state_dict(states[name])
+                report.steps.append(f"gave the {name} its state")
     if not quiet:
         print(report)
     return report
+
+
+@contextlib.contextmanager
+def _all_or_nothing(
+    source: str | os.PathLike,
+    model: nn.Module,
+    names: Iterable[str],
+    optimizer: torch.optim.Optimizer | None,
+    others: list[Any],
+) -> Iterator[None]:
+    """Put everything back as it was if loading fails after all that could be checked was."""
+    own = model.state_dict()
+    weights = {name: own[name].detach().clone() for name in names if not is_lazy(own[name])}
+    state = None if optimizer is None else (optimizer.state, optimizer.param_groups)
+    kept = [(other, copy.deepcopy(other.state_dict())) for other in others if other is not None]
+    try:
+        yield
+    except Exception as error:
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                own[name].copy_(tensor)
+        if optimizer is not None and state is not None:
+            optimizer.state, optimizer.param_groups = state
+        for other, before in kept:
+            other.load_state_dict(before)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{source} cannot be loaded ({reason}), and everything is as it was.") from error
+
+
+def _check_schedule(state: dict[str, Any], scheduler: Any) -> None:
+    if other := set(scheduler.state_dict()) ^ set(state):
+        raise CheckpointError(
+            f"the scheduler's state is of a different kind from {type(scheduler).__name__}: only one of them has "
+            f"{some(sorted(map(str, other)))}. Make the scheduler that the run was trained with."
+        )
 
 
 _KEYS = {
@@ -102,7 +147,8 @@ def _states(content: dict[str, Any], optimizer: Any, scheduler: Any, scaler: Any
     for name, target in (("optimizer", optimizer), ("scheduler", scheduler), ("scaler", scaler)):
         if target is None:
             continue
-        state = next((content[key] for key in _KEYS[name] if content.get(key)), None)
+        kept = [content[key] for key in _KEYS[name] if isinstance(content.get(key), dict | list)]
+        state = next((state for state in kept if state), None)
         if isinstance(state, list) and len(state) == 1:
             state = state[0]
         if not isinstance(state, dict):
@@ -115,7 +161,7 @@ def _states(content: dict[str, Any], optimizer: Any, scheduler: Any, scaler: Any
 
 
 def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
-    steps = []
+    steps = list(found.notes)
     here = _devices(model)
     if away := sorted(found.devices - here.keys() - {"cpu"}):
         steps.append(f"moved tensors that were saved on {some(away)} to {next(iter(here), 'cpu')}")
@@ -130,12 +176,18 @@ def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
             pair = (str(tensor.dtype).removeprefix("torch."), str(own[name].dtype).removeprefix("torch."))
             changes[pair] = changes.get(pair, 0) + 1
     steps += [f"converted {count} tensors from {old} to {new}" for (old, new), count in changes.items()]
-    spoilt = [name for name, tensor in match.tensors.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    spoilt = [name for name, tensor in match.tensors.items() if _has_nan(tensor)]
     if spoilt:
         steps.append(f"CAUTION: {some(spoilt)} holds values that are not numbers (NaN)")
     if match.unused:
         steps.append(f"did not use {some(match.unused)}, which stands beside the weights")
     return steps + match.notes
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_quantized:
+        return False
+    return bool((tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor).isnan().any())
 
 
 def _devices(model: nn.Module) -> dict[str, None]:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parameter import is_lazy
 
 from torchcourse.training.checkpoint import CheckpointError, some
+from torchcourse.training.plain_values import loss_of_copying
 
 WRAPPERS = {
     "module": "DataParallel or DistributedDataParallel",
@@ -26,6 +28,11 @@ class Misfit(Enum):
 
     TWICE = "it has the same name twice but for a wrapper: {}"
     SHARE = "the file has one rank's share of {}"
+    EMPTY = "the file has names without values (of the meta device): {}"
+    NOWHERE = "the model is on the meta device and has no memory for {} (call model.to_empty(device=…) first)"
+    SHARDED = (
+        "this model has one rank's share of {} (load before sharding it, or read with torch.distributed.checkpoint)"
+    )
     RESHAPED = "the shape differs: {}"
     RETYPED = "the numbers are of a different kind: {}"
     LACKING = "the file lacks {}"
@@ -71,6 +78,7 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
         )
     if part is not None:
         candidates = _called(part, candidates)
+    _check_leave(leave, model, candidates)
     fitting = [match for match in candidates if not match.misfits]
     if not fitting:
         best = max(candidates, key=lambda match: len(match.tensors))
@@ -86,6 +94,21 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
             f"example part={labels[0]!r}."
         )
     return fitting[0]
+
+
+def _check_leave(leave: tuple[str, ...], model: nn.Module, candidates: list[Match]) -> None:
+    """Raise CheckpointError if a beginning of names is that of no name, or of all names."""
+    own = list(model.state_dict())
+    names = own + [name for match in candidates for name in match.weights]
+    for beginning in leave:
+        if not any(_begins(name, (beginning,)) for name in names):
+            firsts = list(dict.fromkeys(name.partition(".")[0] for name in own))
+            raise CheckpointError(
+                f"No name of the model or the file begins with leave={beginning!r}, so nothing was loaded. "
+                f"The model's names begin with {some(firsts)}."
+            )
+    if own and leave and all(_begins(name, leave) for name in own):
+        raise CheckpointError(f"leave={leave!r} leaves all of the model as it is: there is nothing to load.")
 
 
 def _called(part: str, candidates: list[Match]) -> list[Match]:
@@ -136,7 +159,7 @@ def _lay(
     own = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)}
     ours = {plain_name(name): name for name in own}
     theirs = _by_plain_name(match, ours)
-    wanted = {plain: name for plain, name in ours.items() if not name.startswith(leave)}
+    wanted = {plain: name for plain, name in ours.items() if not _begins(name, leave)}
     for plain, saved in theirs.items():
         if plain in wanted:
             match.order.append(wanted[plain])
@@ -145,9 +168,15 @@ def _lay(
     _explain_lacks(match, [name for plain, name in wanted.items() if plain not in theirs], ties)
     _explain_surplus(match, [theirs[plain] for plain in theirs if plain not in ours], leave)
     _find_torn(match, ties)
-    if left := [name for name in own if name.startswith(leave)]:
+    if left := [name for name in own if _begins(name, leave)]:
         match.notes.append(f"{some(left)} kept the values of the model, as asked for")
+    if others := [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]:
+        match.notes.append(f"{some(others)} is not a tensor, and kept the value of the model")
     return match
+
+
+def _begins(name: str, leave: tuple[str, ...]) -> bool:
+    return name.startswith(leave) or plain_name(name).startswith(leave)
 
 
 def _by_plain_name(match: Match, ours: dict[str, str]) -> dict[str, str]:
@@ -167,10 +196,17 @@ def _take(match: Match, name: str, saved: torch.Tensor, own: torch.Tensor) -> No
     """Take a tensor if it can be copied into the model's without loss of meaning."""
     if isinstance(saved, DTensor):
         match.add(Misfit.SHARE, name, f"({list(saved.to_local().shape)} of {list(saved.shape)})")
-    elif saved.shape != own.shape:
-        match.add(Misfit.RESHAPED, name, f"{list(saved.shape)} where the model has {list(own.shape)}")
-    elif saved.is_quantized or saved.is_sparse or _kind(saved) != _kind(own):
-        match.add(Misfit.RETYPED, name, f"as {_dtype(saved)} where the model has {_dtype(own)}")
+    elif isinstance(own, DTensor):
+        match.add(Misfit.SHARDED, name)
+    elif saved.is_meta:
+        match.add(Misfit.EMPTY, name)
+    elif own.is_meta and not is_lazy(own):
+        match.add(Misfit.NOWHERE, name)
+    elif loss := loss_of_copying(saved, own):
+        match.add(Misfit.RETYPED if saved.shape == own.shape else Misfit.RESHAPED, name, loss)
+    elif saved.layout != own.layout and own.layout == torch.strided:
+        match.tensors[name] = saved.to_dense()
+        match.notes.append(f"{name} was saved as a sparse tensor, and was made dense")
     else:
         match.tensors[name] = saved
 
@@ -190,7 +226,7 @@ def _explain_lacks(match: Match, names: list[str], ties: dict[str, list[str]]) -
 def _explain_surplus(match: Match, names: list[str], leave: tuple[str, ...]) -> None:
     """Say of names of the file why they are not needed, or that the model lacks them."""
     for name in names:
-        if plain_name(name).startswith(leave):
+        if _begins(name, leave):
             continue
         if name.endswith("num_batches_tracked"):
             match.notes.append(f"{name} counts batches for a layer that this model does not have, and is not needed")
@@ -221,14 +257,6 @@ def _ties(model: nn.Module) -> dict[str, list[str]]:
     }
 
 
-def _kind(tensor: torch.Tensor) -> str:
-    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "whole"
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _equal(some_tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     return some_tensors.keys() == others.keys() and all(
         torch.equal(tensor, others[name]) for name, tensor in some_tensors.items()
@@ -247,6 +275,9 @@ def _advice(match: Match, model: nn.Module) -> str:
                 return f" They fit its part {name}: load into model.{name}."
         return " Not one name fits: it is a different architecture."
     if reshaped := match.misfits.get(Misfit.RESHAPED):
-        layer = next(iter(reshaped)).rpartition(".")[0]
-        return f" To take the rest and leave that layer as it is: leave=('{layer}.',)."
+        first = next(iter(reshaped))
+        layer = f"{first.rpartition('.')[0]}." if "." in first else first
+        return f" To take the rest and leave that layer as it is: leave=('{layer}',)."
+    if Misfit.EMPTY in match.misfits:
+        return " Save the weights where they are, before they are moved to the meta device or offloaded."
     return " Build the model exactly as it was built for training."

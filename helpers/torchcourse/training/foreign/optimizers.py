@@ -4,46 +4,56 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError, some
 from torchcourse.training.foreign.matching import plain_name
 
 
-def by_name(saved: dict[str, Any], model: nn.Module, order: list[str]) -> dict[str, Any]:
+def by_name(
+    saved: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, order: list[str]
+) -> dict[str, Any]:
     """Return an optimizer's state as `checkpoint.optimizer_state` gives it.
-
-    PyTorch counts parameters in the order in which the optimizer got them: the order of the weights in the same file,
-    which need not be the order of this model.
 
     Args:
         saved: by `Optimizer.state_dict`, by `checkpoint.optimizer_state`, or by `get_optimizer_state_dict` of DCP.
         model: unwrapped.
+        optimizer: the one that is to get the state.
         order: the model's names of the weights, in the order of the file.
 
     Raises:
         CheckpointError: if numbers cannot be turned into names without guessing.
+        ValueError: if the optimizer holds a tensor that is not a parameter of the model.
     """
-    if "groups" in saved and "class" in saved:
-        return saved
-    if "state" not in saved or not isinstance(saved.get("param_groups"), list):
+    own = checkpoint.parameter_names(model, optimizer)
+    ours = [[own[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+    try:
+        if "groups" in saved and "class" in saved:
+            return saved
+        names = _names(saved, model, ours, order)
+        groups = [
+            {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            | {"params": [names[key] for key in group["params"]]}
+            for group in saved["param_groups"]
+        ]
+        return {
+            "class": None,
+            "state": {names[key]: dict(saved["state"][key]) for key in saved["state"]},
+            "groups": groups,
+        }
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise CheckpointError(
             "what is kept for the optimizer is not the state of a torch optimizer. Load without optimizer=…."
-        )
-    names = _names(saved["param_groups"], {plain_name(name): name for name, _ in model.named_parameters()}, order)
-    groups = [
-        {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        | {"params": [names[key] for key in group["params"]]}
-        for group in saved["param_groups"]
-    ]
-    return {"class": None, "state": {names[key]: value for key, value in saved["state"].items()}, "groups": groups}
+        ) from None
 
 
-def _names(groups: list[dict[str, Any]], own: dict[str, str], order: list[str]) -> dict[Any, str]:
+def _names(saved: dict[str, Any], model: nn.Module, ours: list[list[str]], order: list[str]) -> dict[Any, str]:
     """Return the model's names of the parameters, by what the state calls them: other names, or numbers.
 
-    `own` has the model's names by their plain form, and `order` as `by_name` takes it.
+    `ours` has the names in each group of the optimizer, and `order` is as `by_name` takes it.
     """
+    groups, own = saved["param_groups"], {plain_name(name): name for name, _ in model.named_parameters()}
     members = [key for group in groups for key in group["params"]]
     named = all(isinstance(key, str) for key in members)
     # Given named parameters, PyTorch writes their names beside the numbers.
@@ -53,16 +63,35 @@ def _names(groups: list[dict[str, Any]], own: dict[str, str], order: list[str]) 
         if unknown:
             raise CheckpointError(f"the optimizer's state is of {some(unknown)}, which this model lacks.")
         return {key: own[plain_name(name)] for key, name in zip(members, written, strict=True)}
-    return _by_count(groups, members, [name for name in order if name in own.values()])
+    return _by_count(saved, model, ours, [name for name in order if name in own.values()])
 
 
-def _by_count(groups: list[dict[str, Any]], members: list[int], trained: list[str]) -> dict[Any, str]:
-    if len(groups) > 1 or len(trained) != len(members):
-        raise CheckpointError(
-            f"the optimizer's state counts {len(members)} parameters in {len(groups)} group(s), and the weights are "
-            f"{len(trained)} parameters: which is which cannot be told. Load without optimizer=…, or save it by name."
-        )
-    return dict(zip(members, trained, strict=True))
+def _by_count(saved: dict[str, Any], model: nn.Module, ours: list[list[str]], trained: list[str]) -> dict[int, str]:
+    """Tell by their order which parameters the numbers mean.
+
+    PyTorch counts parameters in the order in which the optimizer got them. That is the order of this optimizer, made
+    as the one that was saved; or, if the file lists its weights in a different order from this model, the file's.
+    """
+    groups = saved["param_groups"]
+    members = [key for group in groups for key in group["params"]]
+    flat = [name for group in ours for name in group]
+    ways = [flat] if [len(group) for group in ours] == [len(group["params"]) for group in groups] else []
+    if len(groups) == 1 and len(trained) == len(members) and trained not in ways:
+        ways.append(trained)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    as_named = [dict(zip(members, way, strict=True)) for way in ways]
+    fitting = [names for names in as_named if not _misshapen(saved["state"], names, shapes)]
+    if len(fitting) == 1 or len(as_named) == 1:
+        return (fitting or as_named)[0]
+    listed = [name for name in shapes if name in set(trained)]
+    if fitting and trained == listed:
+        return fitting[0]
+    if fitting and flat == listed and trained != sorted(trained):
+        return fitting[1]
+    raise CheckpointError(
+        f"the optimizer's state counts {len(members)} parameters in {len(groups)} group(s), and the weights are "
+        f"{len(trained)} parameters: which is which cannot be told. Load without optimizer=…, or save it by name."
+    )
 
 
 def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -76,19 +105,29 @@ def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimi
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
     checkpoint.matching_groups(model, optimizer, named)
-    _check_shapes(named["state"], {name: parameter.shape for name, parameter in model.named_parameters()})
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if not is_lazy(parameter)}
+    for name, key, shape in _misshapen(named["state"], {name: name for name in named["state"]}, shapes):
+        raise CheckpointError(
+            f"the optimizer's {key} for {name} has shape {list(shape)}, and the parameter {list(shapes[name])}: its "
+            "parameters came in a different order. Load without optimizer=…."
+        )
 
 
-def _check_shapes(state: dict[str, dict[str, Any]], shapes: dict[str, torch.Size]) -> None:
-    for name, values in state.items():
-        tensors = {key: value for key, value in values.items() if isinstance(value, torch.Tensor) and value.numel() > 1}
-        for key, tensor in tensors.items():
-            if tensor.shape != shapes[name]:
-                raise CheckpointError(
-                    f"the optimizer's {key} for {name} has shape {list(tensor.shape)}, and the parameter "
-                    f"{list(shapes[name])}: its parameters came in a different order. Load without optimizer=…."
-                )
+def _misshapen(
+    state: dict[Any, Any], names: dict[Any, str], shapes: dict[str, torch.Size]
+) -> list[tuple[str, str, torch.Size]]:
+    """Return which values do not have the shape of the parameter that they are for: its name, theirs, their shape."""
+    return [
+        (names[key], kind, value.shape)
+        for key, values in state.items()
+        for kind, value in values.items()
+        if isinstance(value, torch.Tensor) and value.numel() > 1 and kind not in _SHAPED_OTHERWISE
+        if names[key] in shapes and value.shape != shapes[names[key]]
+    ]
 
+
+_SHAPED_OTHERWISE = {"row_var", "col_var"}
+"""What Adafactor keeps for the rows and columns of a parameter."""
 
 _TELLING = {"betas", "momentum", "alpha", "rho", "lr_decay", "lambd", "etas"}
 """Settings that only some optimizers have: Adam, SGD and RMSprop, RMSprop, Adadelta, Adagrad, ASGD, Rprop."""
@@ -97,6 +136,19 @@ _TELLING = {"betas", "momentum", "alpha", "rho", "lr_decay", "lambd", "etas"}
 def load(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Give the optimizer the state, parameter by parameter."""
     own = type(optimizer).__name__
-    defaults = {key: value for key, value in optimizer.param_groups[0].items() if key not in ("params", "param_names")}
-    groups = [defaults | group for group in named["groups"]]
+    groups = [
+        {key: value for key, value in ours.items() if key not in ("params", "param_names")} | saved
+        for ours, saved in zip(optimizer.param_groups, named["groups"], strict=True)
+    ]
     checkpoint.load_optimizer_state(model, optimizer, named | {"class": named["class"] or own, "groups": groups})
+
+
+def changes(named: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return sentences on the settings that come with the state in place of the optimizer's own."""
+    sentences = []
+    for number, (ours, saved) in enumerate(zip(optimizer.param_groups, named["groups"], strict=True), 1):
+        where = f" of group {number}" if len(named["groups"]) > 1 else ""
+        for key in ("lr", "weight_decay", "momentum", "betas", "eps", "alpha"):
+            if key in ours and key in saved and ours[key] != (tuple(saved[key]) if key == "betas" else saved[key]):
+                sentences.append(f"set the optimizer's {key}{where} to {saved[key]}, in place of {ours[key]}")
+    return sentences

@@ -1,37 +1,23 @@
-"""From a path to the dict that was saved, by what the file holds and not by what it is called."""
+"""From a path to the dict that was saved: a file, or a folder of one of the kinds that programs write."""
 
 import json
 import os
-import pickle
-import zipfile
-from dataclasses import dataclass, field
+import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-
-from torchcourse.training import checkpoint
 from torchcourse.training.checkpoint import CheckpointError, some
-from torchcourse.training.foreign import sharded, tensors
-from torchcourse.training.foreign.torch_files import torch_load, why_refused
-
-
-@dataclass
-class Found:
-    """What a file held: its content with all tensors on the CPU, its kind, and the devices its tensors came from."""
-
-    content: dict[str, Any]
-    kind: str
-    devices: set[str] = field(default_factory=set)
+from torchcourse.training.foreign import sharded
+from torchcourse.training.foreign.files import Found, looks_like_a_checkpoint, read_file
 
 
 def read(source: str | os.PathLike) -> Found:
     """Read a checkpoint of any kind without running anything in it.
 
     Args:
-        source: a file of torch.save, Lightning or safetensors; or a folder: of torch.distributed.checkpoint, or with
-            the index of a model that is spread over several files.
+        source: a file of torch.save, Lightning or safetensors; the index of a model that is spread over several files;
+            or a folder: of torch.distributed.checkpoint, of Hugging Face's Trainer or accelerate, with an index, or
+            with one file.
 
     Raises:
         CheckpointError: if it cannot be read; one sentence says what it is instead, and what to do.
@@ -40,121 +26,164 @@ def read(source: str | os.PathLike) -> Found:
     try:
         if path.is_dir():
             return _read_folder(path)
-        with open(path, "rb") as file:
-            return _read_file(file, path)
+        if _is_index(path):
+            return _read_indexed(path)
+        return read_file(path)
     except FileNotFoundError:
         raise CheckpointError(f"There is no file {path}. Is the path right, as seen from {Path.cwd()}?") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
-def _read_file(file: BinaryIO, path: Path) -> Found:
-    start = file.read(512)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if start.startswith(b"PK\x03\x04"):
-        return _read_zip(file, path)
-    if size > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
-        return _read_safetensors(path)
-    if start.startswith(b"\x80"):
-        return _read_torch(file, path, kind="PyTorch file of the old kind")
-    for sign, what in _NOT_A_CHECKPOINT.items():
-        if start.lstrip().startswith(sign) if sign else not start:
-            raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
-    raise CheckpointError(
-        f"{path} is not a checkpoint of PyTorch or safetensors: it begins with {start[:8]!r}. Which program wrote it?"
-    )
-
-
-_NOT_A_CHECKPOINT = {
-    b"": "an empty file. Download or save it again.",
-    b"<": "a web page, perhaps of a login or an error. Open it in an editor, and download the file itself.",
-    b"version https://git-lfs": "a Git LFS pointer, a note of where the file is. Run `git lfs pull` in its repository.",
-    b"{": "JSON text. If it is the index of a model in several files, give the folder.",
-    b"\x1f\x8b": "packed with gzip. Unpack it first.",
-    b"\x89HDF": "an HDF5 file, as Keras writes it. Load it there, and export the weights.",
-    b"GGUF": "a GGUF file of llama.cpp, with quantized weights. Get the model's original weights.",
-    b"\x93NUMPY": "one NumPy array. Load it with numpy.load.",
-}
-
-
-def _read_zip(file: BinaryIO, path: Path) -> Found:
-    try:
-        names = {name.rpartition("/")[2] for name in zipfile.ZipFile(file).namelist()}
-    except zipfile.BadZipFile:
-        raise CheckpointError(
-            f"{path} is cut off: the table at the end of the file is missing. The copy or the saving broke off. "
-            "Use a different copy."
-        ) from None
-    if "constants.pkl" in names:
-        raise CheckpointError(
-            f"{path} is a TorchScript program, not a dict of weights. Load it with torch.jit.load, if you trust its "
-            "source, and save its state_dict()."
-        )
-    if "data.pkl" not in names:
-        raise CheckpointError(f"{path} is a zip archive, but not of torch.save. Does it hold the checkpoint as a file?")
-    if checkpoint.is_sealed(file):
-        checkpoint.verify(file, path)
-    file.seek(0)
-    return _read_torch(file, path, kind="PyTorch file")
-
-
-def _read_torch(file: BinaryIO, path: Path, kind: str) -> Found:
-    devices: set[str] = set()
-    try:
-        content = torch_load(file, devices)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(why_refused(file, path, error)) from None
-    if isinstance(content, torch.Tensor):
-        raise CheckpointError(f"{path} holds one tensor of shape {list(content.shape)}, not a dict of weights by name.")
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights by name.")
-    return Found(content, kind, devices)
-
-
-def _read_safetensors(path: Path) -> Found:
-    try:
-        return Found(tensors.import_safetensors(path), "safetensors file")
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is a safetensors file that is damaged or cut off ({error}). Use a different copy."
-        ) from None
-
-
 def _read_folder(folder: Path) -> Found:
     if (folder / ".metadata").exists():
-        return Found(*sharded.read_folder(folder))
+        return _read_shares(folder)
     if shares := list(folder.glob("*.distcp")):
         raise CheckpointError(
             f"{folder} has the shares of {len(shares)} rank(s), but no .metadata, which is written last: the saving "
             "was not finished. Use the checkpoint before it."
         )
-    indexes = sorted(folder.glob("*.index.json"))
-    if len(indexes) == 1:
-        return _read_indexed(folder, indexes[0])
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"))
-    if len(files) == 1:
-        with open(files[0], "rb") as file:
-            return _read_file(file, files[0])
-    listed = ", ".join(path.name for path in files[:5]) or "nothing that looks like a checkpoint"
-    raise CheckpointError(f"{folder} is a folder with {listed}. Give one of the files in it.")
+    if (folder / "zero_to_fp32.py").exists() or any(folder.glob("*_optim_states.pt")):
+        raise CheckpointError(
+            f"{folder} is DeepSpeed's, with shares that only DeepSpeed puts together. If you trust it, run its "
+            "zero_to_fp32.py there, and load the file that this writes."
+        )
+    files = sorted(path for path in folder.iterdir() if looks_like_a_checkpoint(path))
+    beside = {path: _role(path) for path in files}
+    weights = [path for path in files if not beside[path]]
+    if [path.name for path in weights] == ["model.safetensors", "pytorch_model.bin"]:  # the same, twice
+        weights = weights[:1]
+    if indexes := sorted(path for path in folder.glob("*.json") if _is_index(path)):
+        found = _read_one_index(folder, indexes)
+    elif len(weights) == 1 and len(files) == 1:
+        return read_file(weights[0])
+    elif len(weights) == 1:
+        found = read_file(weights[0])
+    elif weights and len(weights) < len(files) and all(re.fullmatch(r"model(_\d+)?", path.stem) for path in weights):
+        parts = {path.stem: read_file(path) for path in weights}  # accelerate's, of several models
+        found = Found({stem: part.content for stem, part in parts.items()}, f"{len(parts)} models")
+    else:
+        raise _nothing_to_read(folder, weights, files)
+    return _with_what_stands_beside(folder, found, beside)
 
 
-def _read_indexed(folder: Path, index: Path) -> Found:
+def _role(path: Path) -> str:
+    """Return what a file of Hugging Face's Trainer or of accelerate is for, or "" if it is not known."""
+    for role, pattern in _ROLES.items():
+        if re.fullmatch(pattern, path.name):
+            return role
+    return ""
+
+
+_ROLES = {
+    "optimizer": r"optimizer(_\d+)?\.(pt|bin)",
+    "scheduler": r"scheduler(_\d+)?\.(pt|bin)",
+    "scaler": r"scaler\.(pt|bin)",
+    "not read": r"training_args\.bin|sampler(_\d+)?\.bin|dl_state_dict.*\.bin|rng_state.*\.pth|random_states_\d+\.pkl"
+    r"|custom_checkpoint_\d+\.pkl",
+}
+"""Files beside the weights: https://huggingface.co/docs/accelerate/usage_guides/checkpoint"""
+
+
+def _with_what_stands_beside(folder: Path, found: Found, beside: dict[Path, str]) -> Found:
+    """Add the states of the optimizer, the scheduler and the scaler to the weights, if the folder has any."""
+    if not any(beside.values()):
+        return found
+    several = found.kind.endswith("models")
+    content: dict[str, Any] = dict(found.content) if several else {"model": found.content}
+    whole = Found(content, f"folder of Hugging Face's Trainer or accelerate, {found.kind}", found.devices, found.notes)
+    for role in ("optimizer", "scheduler", "scaler"):
+        parts = [read_file(path) for path in beside if beside[path] == role]
+        if parts:
+            content[role] = parts[0].content if len(parts) == 1 else [part.content for part in parts]
+            whole.devices |= set().union(*(part.devices for part in parts))
+    if (folder / "trainer_state.json").exists():
+        try:
+            content["trainer_state"] = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except ValueError:
+            whole.notes.append("did not read trainer_state.json, which is damaged")
+    if left := [path.name for path, role in beside.items() if role == "not read"]:
+        whole.notes.append(f"did not read {some(left)}, which hold no weights and can hold programs")
+    return whole
+
+
+def _read_shares(folder: Path) -> Found:
+    found = Found(*sharded.read_folder(folder))
+    if left := sorted(path.name for path in folder.iterdir() if path.suffix != ".distcp" and path.name != ".metadata"):
+        found.notes.append(f"did not read {some(left)}, which stands beside the shares")
+    return found
+
+
+def _nothing_to_read(folder: Path, weights: list[Path], files: list[Path]) -> CheckpointError:
+    deeper = [
+        str(path.parent.relative_to(folder) if path.name == ".metadata" else path.relative_to(folder))
+        for depth in ("*/*", "*/*/*", "*/*/*/*")
+        for path in sorted(folder.glob(depth))
+        if path.name == ".metadata" or looks_like_a_checkpoint(path)
+    ]
+    if deeper and not weights:
+        return CheckpointError(
+            f"{folder} has no weights itself, but its folders have {some(deeper)}. Give one of them, or its folder."
+        )
+    if files:
+        return CheckpointError(
+            f"{folder} is a folder with {some([path.name for path in weights or files])}. Give one of the files in it."
+        )
+    return CheckpointError(
+        f"{folder} is a folder with nothing that looks like a checkpoint. Is the path right, and the copy whole?"
+    )
+
+
+def _is_index(path: Path) -> bool:
+    """Whether a file is the index of a model in several files, or is called like one."""
+    if not path.is_file():
+        return False
+    if path.name.endswith(".index.json"):
+        return True
+    if path.suffix != ".json":
+        return False
+    return b'"weight_map"' in path.read_bytes()
+
+
+def _read_one_index(folder: Path, indexes: list[Path]) -> Found:
+    """Read the index of a folder; of the same model as safetensors and as pickle files, take the former, as they do."""
+    names = [path.name for path in indexes]
+    if len(indexes) > 1 and sorted(names) != ["model.safetensors.index.json", "pytorch_model.bin.index.json"]:
+        raise CheckpointError(f"{folder} has several indexes: {some(names)}. Give the path of one of them.")
+    found = _read_indexed(indexes[0])
+    if len(indexes) > 1:
+        found.notes.append(f"took the files of {names[0]} and not those of {names[1]}")
+    return found
+
+
+def _read_indexed(index: Path) -> Found:
     """Put together a model whose index says which tensor is in which file (Hugging Face's layout)."""
     try:
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{index} is not the index of a model: it has no weight_map.") from None
-    whole = Found({}, f"{len(set(files.values()))} files with an index")
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(
+            f"{index} is not the index of a model: it has no weight_map from names of tensors to names of files."
+        ) from None
+    parts: dict[str, Found] = {}
     for name in sorted(set(files.values())):
-        if Path(name).name != name:
+        if Path(name).name != name or "\\" in name:
             raise CheckpointError(
                 f"{index} points out of its folder, to {name}. A file that does that is not to be trusted."
             )
-        part = read(folder / name)
-        whole.content |= part.content
+        if not (index.parent / name).is_file():
+            raise CheckpointError(
+                f"There is no file {name} in {index.parent}, as {index.name} promises. Get it as well."
+            )
+        parts[name] = read_file(index.parent / name)
+    if missing := [name for name, file in files.items() if name not in parts[file].content]:
+        raise CheckpointError(f"{index} promises {some(missing)}, which are not in the files that it names.")
+    whole = Found(
+        {name: parts[file].content[name] for name, file in files.items()}, f"{len(parts)} files with an index"
+    )
+    for part in parts.values():
         whole.devices |= part.devices
-    if missing := [name for name in files if name not in whole.content]:
-        raise CheckpointError(f"{index} promises {some(missing)}, which are in none of the files.")
+    if left := [name for part in parts.values() for name in part.content if name not in files]:
+        whole.notes.append(f"did not use {some(left)}, which {index.name} does not list")
     return whole

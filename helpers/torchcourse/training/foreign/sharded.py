@@ -97,7 +97,9 @@ class _SafeReader(FileSystemReader):
         try:
             with open(self._folder / ".metadata", "rb") as file:
                 description = _DescriptionUnpickler(file).load()
-        except (EOFError, pickle.UnpicklingError, ValueError, AttributeError, IndexError) as error:
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # a damaged pickle file can ask for anything
             raise CheckpointError(
                 f"{self._folder}/.metadata is damaged, or asks for more than a description needs ({error}). "
                 "Use a different copy."

@@ -80,5 +80,5 @@ def import_safetensors(path: str | os.PathLike) -> dict[str, Any]:
         return tensors
     try:
         return build(json.loads(note))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the notes in this file do not fit its tensors ({error}).") from None

@@ -1,7 +1,8 @@
 """torch.load with all that makes it safe, for files and for single values, and one sentence for what it refuses."""
 
 import io
-import pickle
+import pickletools
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +40,9 @@ def load_bytes(data: io.BytesIO) -> Any:
     """
     try:
         return torch_load(data, set())
-    except pickle.UnpicklingError as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise CheckpointError(why_refused(data, Path("A value in the folder"), error)) from None
 
 
@@ -51,6 +54,12 @@ def why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
     except Exception:  # files of the old kind, and damaged ones
         classes = []
     classes = [name for name in classes if not name.startswith("numpy.")]
+    if any(key in _words(file) for key in ("pytorch-lightning_version", "hyper_parameters")) and classes:
+        return (
+            f"{path} is a Lightning checkpoint with {some(classes)} among its hyperparameters, and reading these could "
+            "run code. Where it was made, and if you trust it, save its state_dict alone; next time use "
+            "save_hyperparameters(ignore=[…]) for what is no number or text."
+        )
     if any(name.startswith("torch.nn.modules.") for name in classes) or "nn.Module" in str(error):
         return (
             f"{path} holds a whole pickled model and not its weights, and reading such a file runs code from it. Where "
@@ -68,6 +77,17 @@ def why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
         )
     reason = str(error).splitlines()[0] if str(error) else "it ends early"
     return f"{path} is damaged or cut off ({reason}). Use a different copy."
+
+
+def _words(file: BinaryIO) -> set[str]:
+    """Return the texts in a file of torch.save, without running anything."""
+    try:
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+            return {value for _, value, _ in pickletools.genops(archive.read(name)) if isinstance(value, str)}
+    except Exception:  # of the old kind, or damaged
+        return set()
 
 
 def _numpy_numbers() -> list[Any]:

@@ -1,0 +1,131 @@
+"""From a file to the dict that was saved, by what the file holds and not by what it is called."""
+
+import os
+import struct
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError
+
+from torchcourse.training import checkpoint
+from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.foreign import tensors
+from torchcourse.training.foreign.torch_files import torch_load, why_refused
+
+
+@dataclass
+class Found:
+    """What a file held: its content with all tensors on the CPU, its kind, and the devices its tensors came from.
+
+    `notes` are sentences on what was chosen, and on what was not read.
+    """
+
+    content: dict[str, Any]
+    kind: str
+    devices: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_file(path: Path) -> Found:
+    """Read a file of torch.save, Lightning or safetensors.
+
+    Raises:
+        CheckpointError: if it is something else, damaged, or asks for more than data.
+        OSError: if it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        return _read_file(file, path)
+
+
+def looks_like_a_checkpoint(path: Path) -> bool:
+    """Whether a file's name or its beginning is that of a checkpoint."""
+    if not path.is_file():
+        return False
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors"):
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+            if start.startswith(b"PK\x03\x04"):
+                return any(name.endswith("data.pkl") for name in zipfile.ZipFile(file).namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return start.startswith(b"\x80") or start[8:] == b"{"
+
+
+def _read_file(file: BinaryIO, path: Path) -> Found:
+    start = file.read(512)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if start.startswith(b"PK\x03\x04"):
+        return _read_zip(file, path)
+    if size > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
+        return _read_safetensors(path)
+    if start.startswith(b"\x80"):
+        return _read_torch(file, path, kind="PyTorch file of the old kind")
+    for sign, what in _NOT_A_CHECKPOINT.items():
+        if start.lstrip().startswith(sign) if sign else not start:
+            raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
+    raise CheckpointError(
+        f"{path} is not a checkpoint of PyTorch or safetensors: it begins with {start[:8]!r}. Which program wrote it?"
+    )
+
+
+_NOT_A_CHECKPOINT = {
+    b"": "an empty file. Download or save it again.",
+    b"<": "a web page, perhaps of a login or an error. Open it in an editor, and download the file itself.",
+    b"version https://git-lfs": "a Git LFS pointer, a note of where the file is. Run `git lfs pull` in its repository.",
+    b"{": "JSON text, and not the index of a model in several files: it has no weight_map.",
+    b"\x1f\x8b": "packed with gzip. Unpack it first.",
+    b"\x89HDF": "an HDF5 file, as Keras writes it. Load it there, and export the weights.",
+    b"GGUF": "a GGUF file of llama.cpp, with quantized weights. Get the model's original weights.",
+    b"\x93NUMPY": "one NumPy array. Load it with numpy.load.",
+}
+
+
+def _read_zip(file: BinaryIO, path: Path) -> Found:
+    try:
+        names = {name.rpartition("/")[2] for name in zipfile.ZipFile(file).namelist()}
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+        raise CheckpointError(
+            f"{path} is cut off: the table at the end of the file is missing. The copy or the saving broke off. "
+            "Use a different copy."
+        ) from None
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a dict of weights. Load it with torch.jit.load, if you trust its "
+            "source, and save its state_dict()."
+        )
+    if "data.pkl" not in names:
+        raise CheckpointError(f"{path} is a zip archive, but not of torch.save. Does it hold the checkpoint as a file?")
+    if checkpoint.is_sealed(file):
+        checkpoint.verify(file, path)
+    file.seek(0)
+    return _read_torch(file, path, kind="PyTorch file")
+
+
+def _read_torch(file: BinaryIO, path: Path, kind: str) -> Found:
+    devices: set[str] = set()
+    try:
+        content = torch_load(file, devices)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # of whatever kind: a damaged file can ask PyTorch's reader for anything
+        raise CheckpointError(why_refused(file, path, error)) from None
+    if isinstance(content, torch.Tensor):
+        raise CheckpointError(f"{path} holds one tensor of shape {list(content.shape)}, not a dict of weights by name.")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights by name.")
+    return Found(content, kind, devices)
+
+
+def _read_safetensors(path: Path) -> Found:
+    try:
+        return Found(tensors.import_safetensors(path), "safetensors file")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is a safetensors file that is damaged or cut off ({error}). Use a different copy."
+        ) from None

@@ -1,0 +1,193 @@
+"""Folders as Hugging Face, accelerate and Lightning write them, and damaged files of all kinds."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ground.training.foreign.shapes import Net, trained
+from torchcourse.training import CheckpointError, checkpoint
+from torchcourse.training.foreign import export_safetensors, load_any
+
+MODEL, OPTIMIZER = trained()
+WEIGHTS = {name: tensor.contiguous() for name, tensor in MODEL.state_dict().items()}
+
+
+def assert_loaded(source: Path, **options: Any) -> Any:
+    model = Net()
+    report = load_any(source, model, quiet=True, **options)
+    assert all(torch.equal(tensor, WEIGHTS[name]) for name, tensor in model.state_dict().items())
+    return report
+
+
+def refused(source: Path) -> str:
+    model = Net()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_any(source, model, quiet=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    return str(caught.value)
+
+
+def spread(folder: Path, name: str, kind: str) -> None:
+    """Write the weights as two files with an index."""
+    folder.mkdir(exist_ok=True)
+    halves = [dict(list(WEIGHTS.items())[:3]), dict(list(WEIGHTS.items())[3:])]
+    where = {}
+    for number, half in enumerate(halves):
+        file = f"{name}-{number}.{kind}"
+        save_file(half, folder / file) if kind == "safetensors" else torch.save(half, folder / file)
+        where |= dict.fromkeys(half, file)
+    (folder / f"{name}.{kind}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def test_an_index_by_itself_and_two_of_them(tmp_path):
+    spread(tmp_path, "model", "safetensors")
+    assert_loaded(tmp_path / "model.safetensors.index.json")
+    spread(tmp_path, "pytorch_model", "bin")
+    report = assert_loaded(tmp_path)
+    assert (
+        "took the files of model.safetensors.index.json and not those of pytorch_model.bin.index.json" in report.steps
+    )
+    spread(tmp_path, "ema", "bin")
+    assert "has several indexes: ema.bin.index.json" in refused(tmp_path)
+    assert_loaded(tmp_path / "ema.bin.index.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "3",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": null}',
+        '{"weight_map": {}}',
+        "{",
+    ],
+)
+def test_a_malformed_index_is_refused(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    for source in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        assert "is not the index of a model" in refused(source)
+
+
+def test_each_tensor_comes_from_the_file_that_the_index_names(tmp_path):
+    spread(tmp_path, "model", "bin")
+    last = torch.load(tmp_path / "model-1.bin")
+    torch.save(last | {"body.0.weight": torch.zeros(8, 6), "extra": torch.ones(1)}, tmp_path / "model-1.bin")
+    report = assert_loaded(tmp_path)
+    assert any("did not use extra, which model.bin.index.json does not list" in step for step in report.steps)
+    (tmp_path / "model-1.bin").unlink()
+    assert "There is no file model-1.bin in" in refused(tmp_path)
+
+
+def test_a_file_of_any_name_is_found_in_its_folder(tmp_path):
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "model_best.pth.tar")
+    (tmp_path / "notes.txt").write_text("a note")
+    (tmp_path / "config.json").write_text("{}")
+    assert_loaded(tmp_path)
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "checkpoint.pth.tar")
+    assert "is a folder with checkpoint.pth.tar, model_best.pth.tar. Give one of the files" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("program", ["trainer", "accelerate"])
+def test_folders_of_hugging_faces_trainer_and_of_accelerate(tmp_path, program):
+    end = "pt" if program == "trainer" else "bin"
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    torch.save(OPTIMIZER.state_dict(), tmp_path / f"optimizer.{end}")
+    schedule = torch.optim.lr_scheduler.LambdaLR(OPTIMIZER, lambda step: 1.0)
+    torch.save(schedule.state_dict(), tmp_path / f"scheduler.{end}")
+    if program == "trainer":
+        torch.save({"arguments": Path("x")}, tmp_path / "training_args.bin")
+        (tmp_path / "trainer_state.json").write_text('{"global_step": 7}')
+        torch.save({"python": random.getstate()}, tmp_path / "rng_state.pth")
+    else:
+        torch.save({"python": random.getstate()}, tmp_path / "random_states_0.pkl")
+    model = Net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    theirs = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    report = load_any(tmp_path, model, optimizer=optimizer, scheduler=theirs, quiet=True)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, WEIGHTS[name])
+        saved = OPTIMIZER.state[MODEL.get_parameter(name)]
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], saved["exp_avg"])
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    assert any(step.startswith("did not read") for step in report.steps)
+    assert report.rest.get("trainer_state") == ({"global_step": 7} if program == "trainer" else None)
+
+
+def test_accelerates_folder_of_two_models(tmp_path):
+    save_file(WEIGHTS, tmp_path / "model.safetensors")
+    save_file({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "model_1.safetensors")
+    torch.save(OPTIMIZER.state_dict(), tmp_path / "optimizer.bin")
+    assert_loaded(tmp_path)
+    other = nn.Linear(2, 2)
+    load_any(tmp_path, other, quiet=True)
+    assert torch.equal(other.weight, torch.ones(2, 2))
+
+
+def test_a_folder_of_folders_says_where_the_checkpoints_are(tmp_path):
+    deep = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+    deep.mkdir(parents=True)
+    torch.save({"state_dict": WEIGHTS}, deep / "epoch=1-step=2.ckpt")
+    assert str(Path("version_0", "checkpoints", "epoch=1-step=2.ckpt")) in refused(tmp_path / "lightning_logs")
+    assert_loaded(deep)
+
+
+def test_deepspeeds_folder_is_called_so(tmp_path):
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    torch.save(WEIGHTS, tmp_path / "mp_rank_00_model_states.pt")
+    assert "is DeepSpeed's" in refused(tmp_path)
+
+
+def test_a_module_among_lightnings_hyperparameters_is_not_called_a_pickled_model(tmp_path):
+    file = {"state_dict": WEIGHTS, "pytorch-lightning_version": "2.5", "hyper_parameters": {"net": nn.Linear(1, 1)}}
+    torch.save(file, tmp_path / "a.ckpt")
+    sentence = refused(tmp_path / "a.ckpt")
+    assert "is a Lightning checkpoint with torch.nn.modules.linear.Linear" in sentence
+    assert "save_hyperparameters(ignore=[…])" in sentence
+
+
+def write(kind: str, path: Path) -> None:
+    state = {"model": {"w": torch.arange(4.0)}, "epoch": 3, "name": "a", "more": (1, [2.5, None])}
+    if kind == "safetensors":
+        export_safetensors(state, path)
+    elif kind == "sealed":
+        checkpoint.save(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+
+
+def complaint_of_loading(path: Path, model: nn.Module) -> str:
+    try:
+        load_any(path, model, quiet=True)
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["zip", "old", "safetensors", "sealed"])
+def test_damage_of_any_kind_is_refused_or_harmless(tmp_path, kind):
+    path = tmp_path / "a.pth"
+    write(kind, path)
+    content = path.read_bytes()
+    draw = random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(bytes(damaged[: draw.choice([len(damaged), draw.randrange(len(damaged))])]))
+        model = nn.Module()
+        model.register_buffer("w", torch.zeros(4))
+        sentence = complaint_of_loading(path, model)
+        assert "\n" not in sentence
+        if sentence:
+            assert model.w.tolist() == [0.0] * 4
