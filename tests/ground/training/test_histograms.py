@@ -86,7 +86,9 @@ def test_a_gpu_is_waited_for_at_the_end_only():
 def dense_and_sparse():
     table = torch.nn.Embedding(50, 4, sparse=True)
     table(torch.tensor([1, 7, 1])).square().sum().backward()
-    return table.weight.grad.to_dense(), table.weight.grad
+    gradient = table.weight.grad
+    assert gradient is not None
+    return gradient.to_dense(), gradient
 
 
 def test_a_sparse_gradient_counts_as_the_dense_one():

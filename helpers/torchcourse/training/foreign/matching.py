@@ -168,11 +168,19 @@ def _lay(
     _explain_lacks(match, [name for plain, name in wanted.items() if plain not in theirs], ties)
     _explain_surplus(match, [theirs[plain] for plain in theirs if plain not in ours], leave)
     _find_torn(match, ties)
-    if left := [name for name in own if _begins(name, leave)]:
-        match.notes.append(f"{some(left)} kept the values of the model, as asked for")
-    if others := [name for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)]:
-        match.notes.append(f"{some(others)} is not a tensor, and kept the value of the model")
+    match.notes += _kept(model, leave)
     return match
+
+
+def _kept(model: nn.Module, leave: tuple[str, ...]) -> list[str]:
+    """Say what keeps the model's values whatever the file has."""
+    notes = []
+    values = model.state_dict()
+    if left := [name for name, value in values.items() if isinstance(value, torch.Tensor) and _begins(name, leave)]:
+        notes.append(f"{some(left)} kept the values of the model, as asked for")
+    if others := [name for name, value in values.items() if not isinstance(value, torch.Tensor)]:
+        notes.append(f"{some(others)} is not a tensor, and kept the value of the model")
+    return notes
 
 
 def _begins(name: str, leave: tuple[str, ...]) -> bool:

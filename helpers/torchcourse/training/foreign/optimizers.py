@@ -1,5 +1,6 @@
 """An optimizer's state from elsewhere, turned from counting parameters to calling them by name."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -72,26 +73,33 @@ def _by_count(saved: dict[str, Any], model: nn.Module, ours: list[list[str]], tr
     PyTorch counts parameters in the order in which the optimizer got them. That is the order of this optimizer, made
     as the one that was saved; or, if the file lists its weights in a different order from this model, the file's.
     """
-    groups = saved["param_groups"]
-    members = [key for group in groups for key in group["params"]]
-    flat = [name for group in ours for name in group]
-    ways = [flat] if [len(group) for group in ours] == [len(group["params"]) for group in groups] else []
-    if len(groups) == 1 and len(trained) == len(members) and trained not in ways:
+    counted = [group["params"] for group in saved["param_groups"]]
+    members, flat = [list(chain.from_iterable(groups)) for groups in (counted, ours)]
+    ways = [flat] if [*map(len, ours)] == [*map(len, counted)] else []
+    if len(counted) == 1 and trained not in ways:
         ways.append(trained)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    as_named = [dict(zip(members, way, strict=True)) for way in ways]
-    fitting = [names for names in as_named if not _misshapen(saved["state"], names, shapes)]
-    if len(fitting) == 1 or len(as_named) == 1:
-        return (fitting or as_named)[0]
-    listed = [name for name in shapes if name in set(trained)]
-    if fitting and trained == listed:
-        return fitting[0]
-    if fitting and flat == listed and trained != sorted(trained):
-        return fitting[1]
-    raise CheckpointError(
-        f"the optimizer's state counts {len(members)} parameters in {len(groups)} group(s), and the weights are "
-        f"{len(trained)} parameters: which is which cannot be told. Load without optimizer=…, or save it by name."
-    )
+    fitting = [dict(zip(members, way, strict=True)) for way in ways if len(way) == len(members)]
+    if len(fitting) > 1:
+        shapes = _shapes(model)
+        fitting = [names for names in fitting if not _misshapen(saved["state"], names, shapes)] or fitting[:1]
+    if len(fitting) > 1:
+        fitting = _told_by_listing(fitting, flat, trained, [name for name, _ in model.named_parameters()])
+    if not fitting:
+        raise CheckpointError(
+            f"the optimizer's state counts {len(members)} parameters in {len(counted)} group(s), and the weights are "
+            f"{len(trained)} parameters: which is which cannot be told. Load without optimizer=…, or save it by name."
+        )
+    return fitting[0]
+
+
+def _told_by_listing(
+    ways: list[dict[int, str]], flat: list[str], trained: list[str], listed: list[str]
+) -> list[dict[int, str]]:
+    """Return which of two ways is right, this optimizer's order or the file's, or neither; by how the model lists."""
+    if trained == [name for name in listed if name in set(trained)]:
+        return ways[:1]
+    # The file's model lists otherwise, and its optimizer took the parameters as they came; unless somebody sorted them.
+    return ways[1:] if flat == listed and trained != sorted(trained) else []
 
 
 def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -105,12 +113,16 @@ def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimi
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
     checkpoint.matching_groups(model, optimizer, named)
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters() if not is_lazy(parameter)}
+    shapes = _shapes(model)
     for name, key, shape in _misshapen(named["state"], {name: name for name in named["state"]}, shapes):
         raise CheckpointError(
             f"the optimizer's {key} for {name} has shape {list(shape)}, and the parameter {list(shapes[name])}: its "
             "parameters came in a different order. Load without optimizer=…."
         )
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in model.named_parameters() if not is_lazy(parameter)}
 
 
 def _misshapen(

@@ -36,9 +36,32 @@ def read(source: str | os.PathLike) -> Found:
 
 
 def _read_folder(folder: Path) -> Found:
+    _refuse_shares_that_cannot_be_joined(folder)
     if (folder / ".metadata").exists():
         return _read_shares(folder)
-    if shares := list(folder.glob("*.distcp")):
+    beside = {path: _role(path) for path in sorted(folder.iterdir()) if looks_like_a_checkpoint(path)}
+    found = _read_weights(folder, beside)
+    return _with_what_stands_beside(folder, found, beside) if any(beside.values()) else found
+
+
+def _read_weights(folder: Path, beside: dict[Path, str]) -> Found:
+    """Read the weights in a folder; `beside` has the role of each file in it, "" for weights."""
+    weights = [path for path in beside if not beside[path]]
+    if [path.name for path in weights] == ["model.safetensors", "pytorch_model.bin"]:  # the same, twice
+        weights = weights[:1]
+    if indexes := sorted(path for path in folder.glob("*.json") if _is_index(path)):
+        return _read_one_index(folder, indexes)
+    if len(weights) == 1:
+        return read_file(weights[0])
+    if weights and any(beside.values()) and all(re.fullmatch(r"model(_\d+)?", path.stem) for path in weights):
+        parts = {path.stem: read_file(path) for path in weights}  # accelerate's, of several models
+        return Found({stem: part.content for stem, part in parts.items()}, f"{len(parts)} models")
+    raise _nothing_to_read(folder, weights, list(beside))
+
+
+def _refuse_shares_that_cannot_be_joined(folder: Path) -> None:
+    shares = list(folder.glob("*.distcp"))
+    if shares and not (folder / ".metadata").exists():
         raise CheckpointError(
             f"{folder} has the shares of {len(shares)} rank(s), but no .metadata, which is written last: the saving "
             "was not finished. Use the checkpoint before it."
@@ -48,23 +71,6 @@ def _read_folder(folder: Path) -> Found:
             f"{folder} is DeepSpeed's, with shares that only DeepSpeed puts together. If you trust it, run its "
             "zero_to_fp32.py there, and load the file that this writes."
         )
-    files = sorted(path for path in folder.iterdir() if looks_like_a_checkpoint(path))
-    beside = {path: _role(path) for path in files}
-    weights = [path for path in files if not beside[path]]
-    if [path.name for path in weights] == ["model.safetensors", "pytorch_model.bin"]:  # the same, twice
-        weights = weights[:1]
-    if indexes := sorted(path for path in folder.glob("*.json") if _is_index(path)):
-        found = _read_one_index(folder, indexes)
-    elif len(weights) == 1 and len(files) == 1:
-        return read_file(weights[0])
-    elif len(weights) == 1:
-        found = read_file(weights[0])
-    elif weights and len(weights) < len(files) and all(re.fullmatch(r"model(_\d+)?", path.stem) for path in weights):
-        parts = {path.stem: read_file(path) for path in weights}  # accelerate's, of several models
-        found = Found({stem: part.content for stem, part in parts.items()}, f"{len(parts)} models")
-    else:
-        raise _nothing_to_read(folder, weights, files)
-    return _with_what_stands_beside(folder, found, beside)
 
 
 def _role(path: Path) -> str:
@@ -86,9 +92,7 @@ _ROLES = {
 
 
 def _with_what_stands_beside(folder: Path, found: Found, beside: dict[Path, str]) -> Found:
-    """Add the states of the optimizer, the scheduler and the scaler to the weights, if the folder has any."""
-    if not any(beside.values()):
-        return found
+    """Add the states of the optimizer, the scheduler and the scaler to the weights."""
     several = found.kind.endswith("models")
     content: dict[str, Any] = dict(found.content) if several else {"model": found.content}
     whole = Found(content, f"folder of Hugging Face's Trainer or accelerate, {found.kind}", found.devices, found.notes)
@@ -158,25 +162,8 @@ def _read_one_index(folder: Path, indexes: list[Path]) -> Found:
 
 def _read_indexed(index: Path) -> Found:
     """Put together a model whose index says which tensor is in which file (Hugging Face's layout)."""
-    try:
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise CheckpointError(
-            f"{index} is not the index of a model: it has no weight_map from names of tensors to names of files."
-        ) from None
-    parts: dict[str, Found] = {}
-    for name in sorted(set(files.values())):
-        if Path(name).name != name or "\\" in name:
-            raise CheckpointError(
-                f"{index} points out of its folder, to {name}. A file that does that is not to be trusted."
-            )
-        if not (index.parent / name).is_file():
-            raise CheckpointError(
-                f"There is no file {name} in {index.parent}, as {index.name} promises. Get it as well."
-            )
-        parts[name] = read_file(index.parent / name)
+    files = _files_of(index)
+    parts = {name: read_file(index.parent / name) for name in sorted(set(files.values()))}
     if missing := [name for name, file in files.items() if name not in parts[file].content]:
         raise CheckpointError(f"{index} promises {some(missing)}, which are not in the files that it names.")
     whole = Found(
@@ -187,3 +174,25 @@ def _read_indexed(index: Path) -> Found:
     if left := [name for part in parts.values() for name in part.content if name not in files]:
         whole.notes.append(f"did not use {some(left)}, which {index.name} does not list")
     return whole
+
+
+def _files_of(index: Path) -> dict[str, str]:
+    """Return which file has which tensor; all of them are beside the index."""
+    try:
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(
+            f"{index} is not the index of a model: it has no weight_map from names of tensors to names of files."
+        ) from None
+    for name in sorted(set(files.values())):
+        if Path(name).name != name or "\\" in name:
+            raise CheckpointError(
+                f"{index} points out of its folder, to {name}. A file that does that is not to be trusted."
+            )
+        if not (index.parent / name).is_file():
+            raise CheckpointError(
+                f"There is no file {name} in {index.parent}, as {index.name} promises. Get it as well."
+            )
+    return files

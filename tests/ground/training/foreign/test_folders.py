@@ -38,7 +38,7 @@ def spread(folder: Path, name: str, kind: str) -> None:
     """Write the weights as two files with an index."""
     folder.mkdir(exist_ok=True)
     halves = [dict(list(WEIGHTS.items())[:3]), dict(list(WEIGHTS.items())[3:])]
-    where = {}
+    where: dict[str, str] = {}
     for number, half in enumerate(halves):
         file = f"{name}-{number}.{kind}"
         save_file(half, folder / file) if kind == "safetensors" else torch.save(half, folder / file)
@@ -190,4 +190,4 @@ def test_damage_of_any_kind_is_refused_or_harmless(tmp_path, kind):
         sentence = complaint_of_loading(path, model)
         assert "\n" not in sentence
         if sentence:
-            assert model.w.tolist() == [0.0] * 4
+            assert model.state_dict()["w"].tolist() == [0.0] * 4

@@ -1,7 +1,6 @@
 """Weights that would lose something on the way are converted with a note, or refused; names to leave are checked."""
 
 import re
-from itertools import chain
 from typing import Any
 
 import pytest
@@ -117,7 +116,10 @@ def test_names_to_leave_are_checked(tmp_path):
 
 def adam(model: Encoder, *first: str) -> torch.optim.Adam:
     order = [*first, *(name for name, _ in model.named_children() if name not in first)]
-    return torch.optim.Adam(chain.from_iterable(getattr(model, name).parameters() for name in order), lr=0.02)
+    parameters: list[nn.Parameter] = []
+    for name in order:
+        parameters += model.get_submodule(name).parameters()
+    return torch.optim.Adam(parameters, lr=0.02)
 
 
 def trained(tmp_path, *first: str, make: Any = adam) -> tuple[Encoder, torch.optim.Optimizer]:
@@ -140,7 +142,8 @@ def assert_same_moments(one: tuple[nn.Module, torch.optim.Optimizer], two: tuple
 def in_groups(model: Encoder) -> torch.optim.Adam:
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    return torch.optim.Adam([{"params": others}, {"params": decayed, "weight_decay": 0.1}], lr=0.02)
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": decayed, "weight_decay": 0.1}]
+    return torch.optim.Adam(groups, lr=0.02)
 
 
 def only_decoder(model: Encoder) -> torch.optim.Adam:
