@@ -5,6 +5,7 @@ fixtures that are dear; only whole notebooks are dealt out one by one. What take
 is left with a notebook when the other has nothing to do any more.
 """
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,12 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
+
+
+def pytest_collection_finish():
+    """What is tested for leaks collects garbage over and over: leave the suite's own million objects out of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
