@@ -36,6 +36,8 @@ c.CourseDirectory.source_directory = "solutions"
 c.CourseDirectory.release_directory = "notebooks"
 # Everything in a source folder that is no notebook would be copied into the release: the lesson sources too.
 c.CourseDirectory.ignore = ["*.py", "*.pyc", "*.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"]
+# Nor what a run of a lesson in its own folder leaves behind.
+c.CourseDirectory.ignore += ["journal.jsonl", "journal.torn", "retrospectives"]
 
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("Write your code here, then run this cell again.")'}
 c.ClearSolutions.text_stub = "*Write your answer here.*"

@@ -7,7 +7,8 @@
 The file is `journal.jsonl`, in the first of these folders that there is. It never leaves the machine.
 
 1. `$TORCHCOURSE_WORK`, which `make lab` sets;
-2. the current folder while nbgrader runs the notebook, so that nothing of a class gets into its teacher's journal;
+2. a temporary folder while nbgrader runs the notebook, so that nothing of a class gets into its teacher's journal, into
+   the lessons, or into what is handed back;
 3. the nearest folder, from the current one upward, that holds a journal, or `work/` of the course's repository where
    that is nearer;
 4. the current folder on Colab and Kaggle, whose own pages show its files;
@@ -20,9 +21,11 @@ one sentence says so and the entries of this session stay in memory.
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -86,7 +89,7 @@ def when(entry: Entry) -> datetime:
 def _folder(here: Path) -> Path:
     """Return the folder of the journal for a notebook that runs here, where no variable names one."""
     if "NBGRADER_EXECUTION" in os.environ:
-        return here
+        return Path(_of_this_process().name)
     for folder in (here, *here.parents):
         if _is_journal(folder / NAME):
             return folder
@@ -95,6 +98,12 @@ def _folder(here: Path) -> Path:
     if any(variable in os.environ for variable in HOSTS):
         return here
     return Path(os.path.expanduser("~")) / "torchcourse-work"
+
+
+@functools.cache
+def _of_this_process() -> tempfile.TemporaryDirectory:
+    """A folder that is gone with this process."""
+    return tempfile.TemporaryDirectory(prefix="torchcourse-")
 
 
 def _is_journal(file: Path) -> bool:

@@ -50,3 +50,9 @@ def test_there_is_feedback_on_each_notebook(graded):
     folder, _ = graded
     pages = (folder / "feedback" / "half" / LESSON).glob("*.html")
     assert sorted(page.stem for page in pages) == sorted(path.stem for path in NOTEBOOKS)
+
+
+def test_the_graders_run_leaves_no_journal_behind(graded):
+    folder, _ = graded
+    assert list(folder.rglob("journal.jsonl")) == []
+    assert list(folder.rglob("retrospectives")) == []

@@ -262,7 +262,10 @@ def test_what_nbgrader_runs_is_not_the_teachers_own_work(home: Path, monkeypatch
     repository = copy_of_the_course(home / "course")
     existing_journal(repository / "work")
     submission = repository / "autograded" / "ada" / "01_lesson"
-    assert folder_for(submission) == submission
+    found = folder_for(submission)
+    assert found.is_dir()
+    assert home not in found.parents
+    assert folder_for(submission) == found  # one journal in the whole process
 
 
 def test_the_variable_goes_before_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
