@@ -88,7 +88,10 @@ curve = lr_range.range_test(model, optimizer, batches(), F.cross_entropy)
 rates = np.array(SPACE["lr"])
 final = replay.accuracies()[:, SPACE["width"].index(16), SPACE["optimizer"].index("adamw"), 0, -1]
 good = rates[final >= 0.9]
-figures.show(lr_range_picture.draw_range_test(curve, (good[0], good[-1])), f"Range test. {lr_range_picture.range_finding(curve)}.")
+figures.show(
+    lr_range_picture.draw_range_test(curve, (good[0], good[-1])),
+    f"Range test. {lr_range_picture.range_finding(curve)}.",
+)
 
 # %% [markdown]
 # How do we know the green range? All 780 settings of a space were trained once, by `python -m torchcourse.tools.make_data.tuning_table`. A table keeps their accuracies after each of nine
@@ -178,7 +181,9 @@ predict(
 # %%
 figures.explorer(
     random_or_grid_picture.draw,
-    alt=lambda side: f"Grid and random search over a space where one axis matters. {random_or_grid_picture.finding(side)}.",
+    alt=lambda side: (
+        f"Grid and random search over a space where one axis matters. {random_or_grid_picture.finding(side)}."
+    ),
     side=(2, 8, 4),
 )
 
@@ -581,7 +586,8 @@ pairs = {
 counts = (2, 3, 5, 10, 20, 40)
 finding = comparison_picture.clear_share_finding(pairs, counts)
 figures.show(
-    comparison_picture.draw_clear_share(pairs, counts), f"Experiments that find a difference, over the seeds. {finding}."
+    comparison_picture.draw_clear_share(pairs, counts),
+    f"Experiments that find a difference, over the seeds. {finding}.",
 )
 
 # %%

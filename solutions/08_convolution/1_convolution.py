@@ -266,9 +266,7 @@ predict(
 )
 
 # %%
-same = {
-    kind: torch.allclose(named_kernel(kind, 5), named_kernel(kind, 5).flip(0, 1)) for kind in ("blur", "edges")
-}
+same = {kind: torch.allclose(named_kernel(kind, 5), named_kernel(kind, 5).flip(0, 1)) for kind in ("blur", "edges")}
 outcome("08-1.flip", f"Flipped equal to itself? {same}. Then the two are the same.", right="a Gaussian blur")
 
 # %% [markdown]

@@ -370,7 +370,9 @@ def test_other_wrong_arguments_are_refused() -> None:
 def test_more_ranks_than_memory_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "free_memory", lambda: 350 * 2**20)
     monkeypatch.setattr(start, "start_ranks", lambda *_: pytest.fail("started"))
-    with pytest.raises(MemoryError, match=r"4 ranks need about 400\.0 MiB of memory \(100\.0 MiB per rank\), and 350\.0 MiB"):
+    with pytest.raises(
+        MemoryError, match=r"4 ranks need about 400\.0 MiB of memory \(100\.0 MiB per rank\), and 350\.0 MiB"
+    ):
         run_ranks(dist.get_rank, world_size=4)
     with pytest.raises(MemoryError, match=r"2 ranks need about 400\.0 MiB of memory \(200\.0 MiB per rank\)"):
         run_ranks(len, bytes(50 * 2**20), world_size=2)

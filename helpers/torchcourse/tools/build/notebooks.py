@@ -17,8 +17,8 @@ from pathlib import Path
 
 import nbformat
 
+from torchcourse.tools.build.seal import is_untouched, stamp
 from torchcourse.tools.build.source import Origin, to_notebook
-from torchcourse.tools.build.stamp import is_untouched, stamp
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
 

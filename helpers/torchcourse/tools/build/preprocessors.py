@@ -6,7 +6,7 @@ from nbformat.notebooknode import NotebookNode
 from nbgrader import utils
 from nbgrader.preprocessors import ClearSolutions, NbGraderPreprocessor
 
-from torchcourse.tools.build.stamp import stamp
+from torchcourse.tools.build.seal import stamp
 
 
 class ClearSolutionLines(ClearSolutions):
