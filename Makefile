@@ -2,11 +2,12 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: lab test build grade bench gpu-check help
+.PHONY: lab test build grade bench gpu-check solve help
 lab: ; @$(PYTHON) course.py lab $(ARGS)
 test: ; @$(PYTHON) course.py test $(ARGS)
 build: ; @$(PYTHON) course.py build $(ARGS)
 grade: ; @$(PYTHON) course.py grade $(ARGS)
 bench: ; @$(PYTHON) course.py bench $(ARGS)
 gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)
+solve: ; @$(PYTHON) course.py solve $(ARGS)
 help: ; @$(PYTHON) course.py help

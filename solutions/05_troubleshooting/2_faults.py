@@ -569,7 +569,7 @@ print(f"\nThe last one in full: {probe.alarms()[0]}")
 
 # %% [markdown]
 # The limits of such rules must not be set on what they are judged by. These were set on two tasks and judged on four others (other data,
-# other kinds of models; `tests/troubleshooting/test_invariants.py`): they have to catch nine bugs in ten, and to be silent
+# other kinds of models; `tests/lessons/troubleshooting/test_invariants.py`): they have to catch nine bugs in ten, and to be silent
 # in 50 healthy runs. Some bugs are beyond them:
 
 # %%
