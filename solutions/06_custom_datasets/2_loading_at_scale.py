@@ -35,7 +35,7 @@ from torchcourse import figures
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.data.loaders import begin_at, set_epoch
 from torchcourse.data.memory_loader import MemoryLoader
-from torchcourse.lessons.datasets import practice, sharding_picture, waiting
+from torchcourse.lessons.datasets import practice, sharding_picture, waiting, waiting_picture
 from torchcourse.lessons.datasets.checks import loading as check
 from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
 from torchcourse.lessons.datasets.folder import ImageTable, write_images
@@ -150,7 +150,7 @@ outcome("06-2.fastest", f"Copying alone: {limit / 1000:.0f} thousand images/s.",
 # takes 10 ms, receiving a batch from a worker 1 ms.
 
 # %%
-figures.explorer(waiting.draw_timeline, alt=waiting.timeline_finding, workers=(0, 6, 2), load=(5, 60, 25))
+figures.explorer(waiting_picture.draw_timeline, alt=waiting.timeline_finding, workers=(0, 6, 2), load=(5, 60, 25))
 
 # %% [markdown]
 # The time of a batch, once the start is over:

@@ -119,6 +119,34 @@ def hidden_modules(package: Path) -> list[str]:
     return hidden
 
 
+DRAWERS = ["torchcourse.figures", "torchcourse.environment", "torchcourse.lessons.troubleshooting.clinic.cases."]
+
+
+def draws(file: Path) -> bool:
+    """Whether a file imports the plotting style or Matplotlib, whose `matplotlib.image` only reads images."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            plots = name.split(".")[0] == "matplotlib" and not name.startswith("matplotlib.image")
+            if plots or f"{name}.".startswith("torchcourse.figures."):
+                return True
+    return False
+
+
+def out_of_frame(package: Path) -> list[str]:
+    """Modules that draw without being a picture, or that import a picture without being one: numbers stay apart."""
+    found = []
+    for name, file in modules(package).items():
+        pictures = [target for target in imports(file, modules(package), package.name) if target.endswith("_picture")]
+        if not name.endswith("_picture") and not name.startswith(tuple(DRAWERS)) and (draws(file) or pictures):
+            found.append(name)
+    return found
+
+
 def test_ground_imports_nothing_above_it_and_wings_only_earlier_wings():
     assert wrong_way(graph(PACKAGE)) == []
 
@@ -129,6 +157,10 @@ def test_no_circle():
 
 def test_no_function_has_the_name_of_a_module_beside_it():
     assert hidden_modules(PACKAGE) == []
+
+
+def test_only_pictures_draw():
+    assert out_of_frame(PACKAGE) == []
 
 
 def test_every_folder_of_lessons_is_a_wing_in_the_order_of_the_lessons():
@@ -221,3 +253,24 @@ def test_a_circle_for_type_hints_and_a_hidden_module_are_found(tmp_path):
     package = planted(tmp_path, files)
     assert circles(graph(package)) == [["torchcourse.data.a", "torchcourse.data.b"]]
     assert hidden_modules(package) == ["torchcourse.data.c.a"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from matplotlib.figure import Figure",
+        "def f():\n    import matplotlib.pyplot as plt",
+        "from torchcourse import figures, models",
+        "from torchcourse.figures import new",
+        "from torchcourse.lessons.datasets.waiting_picture import draw",
+        "from torchcourse.lessons.datasets import waiting_picture",
+    ],
+)
+def test_drawing_outside_a_picture_is_found(tmp_path, text):
+    files = {
+        "lessons/datasets/waiting.py": text,
+        "lessons/datasets/waiting_picture.py": "from torchcourse import figures",
+        "lessons/troubleshooting/clinic/cases/sawtooth.py": "from torchcourse import figures",
+        "data/datasets.py": "from matplotlib.image import imread",
+    }
+    assert out_of_frame(planted(tmp_path, files)) == ["torchcourse.lessons.datasets.waiting"]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchcourse.lessons.datasets.waiting import batch_time, best_workers, draw_timeline, simulate, timeline_finding
+from torchcourse.lessons.datasets.waiting import batch_time, best_workers, simulate, timeline_finding
+from torchcourse.lessons.datasets.waiting_picture import draw_timeline
 
 times = st.integers(1, 60)
 
