@@ -161,7 +161,7 @@ def model_answer_text(question: OpenQuestion, language: str) -> str:
     return "\n".join(lines)
 
 
-def answer_line(question: Question, number: int, answer: str | float | None) -> str:
+def answer_line(number: int, answer: str | float | None) -> str:
     """Return the line to type for a grade, with the learner's own answer of this moment."""
     if answer is None:
         value = "..."
@@ -176,7 +176,7 @@ def grade_html(question: Question, number: int, answer: str | float | None, lang
     """Return the same line to copy: one click, or the Tab key, selects it."""
     if question.kind == "open":
         return f'<div class="tc-grade" lang="{language}">{texts.say("to_grade_open", language)}</div>'
-    line = html.escape(answer_line(question, number, answer))
+    line = html.escape(answer_line(number, answer))
     return (
         f'<div class="tc-grade" lang="{language}">{texts.say("to_grade", language)}'
         f'<code class="tc-copy" tabindex="0">{line}</code></div>'

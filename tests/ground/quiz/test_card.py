@@ -219,10 +219,9 @@ def test_the_line_for_the_grade_follows_the_choice() -> None:
     assert "answer_q3 = 4<" in number.grade.value
     assert open_card("pick-one-again").grade.value == ""
     assert "write your answer in the cell below" in open_card("write").grade.value
-    text = card(example.LESSON, "type-text").question
     for answer, line in ((None, "..."), ('say "it"', '"say \\"it\\""'), (0.25, "0.25")):
-        assert answer_line(text, 4, answer) == f"answer_q4 = {line}"
-        assert answer is None or eval(answer_line(text, 4, answer).partition(" = ")[2]) == answer
+        assert answer_line(4, answer) == f"answer_q4 = {line}"
+        assert answer is None or eval(answer_line(4, answer).partition(" = ")[2]) == answer
 
 
 @pytest.mark.parametrize(

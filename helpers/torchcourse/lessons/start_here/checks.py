@@ -135,7 +135,7 @@ def training_step(learner: Callable[..., float]) -> str:
         loss = learner(model, optimizer, nn.CrossEntropyLoss(), batch, targets)
         weights = model.weight.detach().clone()
         if not torch.allclose(weights, expected[step], atol=1e-6):
-            _judge_step(step, weights, expected, piled_up, log, model.weight.grad)
+            _judge_step(step, weights, piled_up, log, model.weight.grad)
         _judge_loss(loss, before)
     return "Three steps, and the weights are those of the reference after each."
 
@@ -168,7 +168,6 @@ def _reference(images: torch.Tensor, labels: torch.Tensor, *, clear: bool) -> li
 def _judge_step(
     step: int,
     weights: torch.Tensor,
-    expected: list[torch.Tensor],
     piled_up: list[torch.Tensor],
     log: list[str],
     gradient: torch.Tensor | None,

@@ -41,7 +41,7 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
                 f"{case}: the gradients of `down` and `up` are both zero. In a product, each one's "
                 "gradient has the other as a factor: what if both are zero?",
             )
-        _judge_formula(layer, base, x, should, rank, alpha, case)
+        _judge_formula(layer, x, should, rank, alpha, case)
         if any(not torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items()):
             raise Wrong("base_changed", f"{case}: the old layer's own weights have changed.")
     return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
@@ -235,9 +235,7 @@ def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int)
         raise Wrong("frozen_too_much", f"{case}: `down` and `up` should both get gradients.")
 
 
-def _judge_formula(
-    layer: Any, base: nn.Linear, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str
-) -> None:
+def _judge_formula(layer: Any, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str) -> None:
     with torch.no_grad():
         for part in (layer.down, layer.up):
             part.copy_(torch.randn_like(part))

@@ -267,7 +267,7 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
 
 def _swallows(learner: Callable) -> bool:
     def broken(size: int) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({size}x784 and 256x10)")
 
     try:
         learner(broken, 64)
