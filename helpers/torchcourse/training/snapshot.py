@@ -83,10 +83,10 @@ def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int
                 step = state["position"]["step"]
                 checkpoint.save_as_well(folder / "last.pt", f"step-{step:08d}.pt")
                 kept = _kept(folder)
-                # Those of later steps are from a longer run that was here before, and no longer belong together.
-                for path in [path for path in kept if _step(path) > step] + [p for p in kept if _step(p) <= step][
-                    keep:
-                ]:
+                # Later steps are from a longer run that was here before, and do not belong to this one.
+                later = [path for path in kept if _step(path) > step]
+                too_old = [path for path in kept if _step(path) <= step][keep:]
+                for path in [*later, *too_old]:
                     path.unlink(missing_ok=True)
         except CheckpointError as error:
             problem = error
