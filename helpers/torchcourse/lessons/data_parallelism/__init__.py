@@ -14,7 +14,7 @@ memory          the bytes of the states on each rank
 cost            α–β, Amdahl, scaling: formulas beside measurements
 checks          of the exercises
 
-Pictures: `X_picture` beside each `X`.
+Pictures: `X_picture` beside the `X` that it draws.
 """
 
 LESSON = 1

@@ -5,7 +5,7 @@ tensor_parallel  layers split over ranks, by hand and by DTensor
 planner          bytes and seconds of a layout before anything runs
 checks           of the exercises
 
-Pictures: `X_picture` beside each `X`.
+Pictures: `X_picture` beside the `X` that it draws.
 """
 
 LESSON = 2

@@ -1,4 +1,4 @@
-"""Troubleshooting: see what a training does with its memory, and find what is wrong with it.
+"""Lesson 05, troubleshooting (문제 해결): see what a training does with its memory, and find what is wrong with it.
 
 Memory
     tracking          what is alive while code runs: how many bytes, of which kind, made by which line
@@ -29,7 +29,8 @@ Silent bugs
 Processes
     stacks            where ranks and workers stand when they hang
 
-`clinic/` holds broken programs to repair, `checks/` the checks of the exercises. What draws is `X_picture` beside `X`.
+`clinic/` holds broken programs to repair, `checks/` the checks of the exercises.
+Pictures: `X_picture` beside the `X` that it draws.
 """
 
 LESSON = 5

@@ -14,7 +14,7 @@ ray_tune        the same space on a cluster
 selection       what choosing among many trials does to the score
 checks          of the exercises
 
-Pictures: `X_picture` beside each `X`.
+Pictures: `X_picture` beside the `X` that it draws.
 """
 
 LESSON = 3

@@ -1,8 +1,8 @@
 """Train every entry of the table of lesson 07 and keep the results: `python -m torchcourse.tools.make_data.few_labels`.
 
-It makes `transfer/tables/few_labels.npz`: for each method the accuracies and the CPU seconds, [7 numbers of labels, 10
-seeds]. It takes about five minutes of one core. The last bits may differ from machine to machine, and with them single
-images.
+It makes `lessons/transfer/tables/few_labels.npz`: for each method the accuracies and the CPU seconds, [7 numbers of
+labels, 10 seeds]. It takes about five minutes of one core. The last bits may differ from machine to machine, and with
+them single images.
 """
 
 import argparse

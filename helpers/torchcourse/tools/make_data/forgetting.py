@@ -1,7 +1,7 @@
-"""Train all ways of `transfer.forgetting` from ten seeds: `python -m torchcourse.tools.make_data.forgetting`.
+"""Train all ways of `lessons.transfer.forgetting` from ten seeds: `python -m torchcourse.tools.make_data.forgetting`.
 
-It makes `transfer/tables/forgetting.npz`: for each way the accuracies on the old and the new task, [10 seeds, 2]. It
-takes about a minute of one core. The last bits may differ from machine to machine, and with them single images.
+It makes `lessons/transfer/tables/forgetting.npz`: for each way the accuracies on the old and the new task, [10 seeds,
+2]. It takes about a minute of one core. The last bits may differ from machine to machine, and with them single images.
 """
 
 import numpy as np

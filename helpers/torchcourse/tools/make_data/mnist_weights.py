@@ -1,4 +1,4 @@
-"""Train the weights of `transfer.backbones.mnist_cnn` again: `python -m torchcourse.tools.make_data.mnist_weights`.
+"""Train the weights of `lessons.transfer.backbones.mnist_cnn`: `python -m torchcourse.tools.make_data.mnist_weights`.
 
 Eight epochs of `models.small_cnn` on the 4,000 training images of MNIST, on one thread, in about 15 seconds. The last
 bits may differ from machine to machine.

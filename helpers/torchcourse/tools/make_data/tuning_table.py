@@ -1,6 +1,6 @@
 """Train every setting of the tuning lesson and keep the results: `python -m torchcourse.tools.make_data.tuning_table`.
 
-It makes `tuning/tables/digits.npz`: four tables of accuracies after each epoch.
+It makes `lessons/tuning/tables/digits.npz`: four tables of accuracies after each epoch.
 
 * `space`: all 780 settings of `digits_task.SPACE`: [13 learning rates, 5 widths, 3 optimizers, 4 decays, 9 epochs].
 * `seeds`: three good settings that differ little, trained from many seeds: [3 settings, 40 seeds, 9 epochs].

@@ -75,7 +75,7 @@ def plan_on_a100(
     batch: int,
     model: str,
 ) -> Plan:
-    """Return the plan that the sliders of `planner.picture` stand for.
+    """Return the plan that the sliders of `planner_picture` stand for.
 
     Raises:
         ValueError: in one sentence, if the layout does not fit the model or the cluster.
