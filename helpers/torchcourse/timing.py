@@ -1,35 +1,9 @@
-"""How a table is measured and written: candidates in turn, medians and ranges, Markdown."""
+"""Candidates measured in turn, and what was measured in words: a median with its range, a ratio of medians."""
 
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-
-import psutil
-
-from torchcourse.units import format_bytes
-
-
-@dataclass
-class Table:
-    """A table of the report: a title that says what was compared, columns with units, and how it was measured."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    how: str
-    notes: list[str] = field(default_factory=list)
-
-    def to_markdown(self) -> str:
-        head = f"## {self.title}\n\n{self.how}\n\n"
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return head + table + "".join(f"\n\n{note}" for note in self.notes) + "\n"
 
 
 def in_turn(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -77,24 +51,3 @@ def spread(values: Iterable[float], unit: str, scale: float = 1.0) -> str:
 def ratio(values: Iterable[float], reference: Iterable[float]) -> str:
     """Return how many times the reference's median the values' median is."""
     return f"{statistics.median(values) / statistics.median(reference):.2f}×"
-
-
-def machine() -> str:
-    """Describe the machine in one line, without its name."""
-    import torch  # only here: the list of benchmarks, which imports this module, comes at once
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return (
-        f"{_processor()}, {os.cpu_count()} cores, {format_bytes(psutil.virtual_memory().total, decimals=0)}, "
-        f"{', '.join(gpus) or 'no GPU'}; {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or sys.platform

@@ -1,22 +1,10 @@
-"""The bench: candidates in turn, honest spreads, one Markdown report. What it measures is no test."""
+"""The bench: one Markdown report of tables. What it measures is no test."""
 
 import pytest
 
-from torchcourse.timing import Table, in_turn, machine, ratio, spread
 from torchcourse.tools.bench import __main__ as bench
 from torchcourse.tools.bench import ranks
-
-
-def test_candidates_take_turns_and_the_first_round_is_not_counted():
-    calls = []
-    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
-    assert calls == ["a", "b"] * 4
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
-
-
-def test_a_spread_is_median_and_range():
-    assert spread([0.3, 0.1, 0.2], "ms", 1e3) == "200 ms (100–300)"
-    assert ratio([3.0, 2.0, 4.0], [2.0]) == "1.50×"
+from torchcourse.tools.bench.report import Table, machine
 
 
 def test_a_table_is_markdown():

@@ -7,7 +7,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from torchcourse.timing import machine
+from torchcourse.tools.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from torchcourse.timing import Table, in_turn, spread
+from torchcourse.timing import in_turn, spread
+from torchcourse.tools.bench.report import Table
 from torchcourse.training import checkpoint
 from torchcourse.training.crash import kill_while_saving
 

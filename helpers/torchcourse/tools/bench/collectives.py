@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from torchcourse.lessons.data_parallelism.collectives import ring_all_reduce
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, measured_in_turn, ratio, seconds_of, spread
+from torchcourse.timing import measured_in_turn, ratio, seconds_of, spread
+from torchcourse.tools.bench.report import Table
 
 SIZES_MIB = (0.004, 0.25, 4.0, 32.0)
 ROUNDS = 7

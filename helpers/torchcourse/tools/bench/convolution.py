@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from torchcourse.lessons.convolution.by_hand import conv2d_im2col, conv2d_loops
 from torchcourse.lessons.convolution.fourier import conv2d_fft
-from torchcourse.timing import Table, in_turn, ratio, spread
+from torchcourse.timing import in_turn, ratio, spread
+from torchcourse.tools.bench.report import Table
 
 ROUNDS = 5
 

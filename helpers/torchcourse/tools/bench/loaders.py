@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from torchcourse.data.loaders import make_loader
 from torchcourse.data.memory_loader import MemoryLoader
-from torchcourse.timing import Table, in_turn, ratio, spread
+from torchcourse.timing import in_turn, ratio, spread
+from torchcourse.tools.bench.report import Table
 
 SAMPLES, BATCH, ROUNDS = 20_000, 64, 5
 

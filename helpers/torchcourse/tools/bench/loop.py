@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from torchcourse.timing import Table, measured_in_turn, ratio, seconds_of
+from torchcourse.timing import measured_in_turn, ratio, seconds_of
+from torchcourse.tools.bench.report import Table
 from torchcourse.training import Trainer
 
 STEPS, ROUNDS = 2000, 5

@@ -13,7 +13,7 @@ from torchcourse.lessons.troubleshooting.gpu_device import GpuDevice
 from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
 from torchcourse.models import mlp, small_cnn
-from torchcourse.timing import Table
+from torchcourse.tools.bench.report import Table
 from torchcourse.units import format_bytes
 
 Case = tuple[str, Callable[[], nn.Module], tuple[int, ...], torch.dtype]

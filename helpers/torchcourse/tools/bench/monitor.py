@@ -11,7 +11,8 @@ from torch import nn
 
 from torchcourse.data import mnist
 from torchcourse.models import mlp, small_cnn
-from torchcourse.timing import Table, measured_in_turn, seconds_of, spread
+from torchcourse.timing import measured_in_turn, seconds_of, spread
+from torchcourse.tools.bench.report import Table
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.watch import Watch
 

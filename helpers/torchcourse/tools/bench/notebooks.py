@@ -7,7 +7,7 @@ import nbformat
 from nbclient import NotebookClient
 from tqdm import tqdm
 
-from torchcourse.timing import Table
+from torchcourse.tools.bench.report import Table
 from torchcourse.tools.build.notebooks import solutions
 
 

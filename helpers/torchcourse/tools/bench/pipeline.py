@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torchcourse.lessons.model_parallelism.pipeline import SCHEDULES, Pipeline, cut
 from torchcourse.models import row_transformer
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, measured_in_turn, ratio, spread
+from torchcourse.timing import measured_in_turn, ratio, spread
 from torchcourse.tools.bench.barriers import seconds_between_barriers
+from torchcourse.tools.bench.report import Table
 
 ROUNDS = 9
 MICRO_BATCHES = 8

@@ -11,7 +11,8 @@ from torch import nn
 
 from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.models import mlp, small_cnn
-from torchcourse.timing import Table, measured_in_turn, ratio
+from torchcourse.timing import measured_in_turn, ratio
+from torchcourse.tools.bench.report import Table
 
 STEPS, ROUNDS = 20, 7
 WAYS = ("nothing", "loss.item()", "NanProbe", "detect_anomaly")

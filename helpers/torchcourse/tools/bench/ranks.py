@@ -14,7 +14,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from torchcourse.timing import Table, spread
+from torchcourse.timing import spread
+from torchcourse.tools.bench.report import Table
 
 CALLS = 5
 LIMIT = 120  # seconds for all calls of one way together

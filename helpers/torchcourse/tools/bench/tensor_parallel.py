@@ -12,8 +12,9 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.cost import block_byt
 from torchcourse.lessons.model_parallelism.tensor_parallel.with_dtensor import split_block
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks.run import run_ranks
-from torchcourse.timing import Table, measured_in_turn, ratio, spread
+from torchcourse.timing import measured_in_turn, ratio, spread
 from torchcourse.tools.bench.barriers import seconds_between_barriers
+from torchcourse.tools.bench.report import Table
 
 ROUNDS = 15
 _SAMPLES, _TOKENS, _HEADS = 8, 64, 8

@@ -11,7 +11,8 @@ from torchcourse.error_bars import standard_error
 from torchcourse.lessons.transfer.backbones import efficientnet_lite0, mnist_cnn
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.few_labels import METHODS, run
-from torchcourse.timing import Table, in_turn, ratio, spread
+from torchcourse.timing import in_turn, ratio, spread
+from torchcourse.tools.bench.report import Table
 
 ROUNDS = 5
 PICTURES = 32

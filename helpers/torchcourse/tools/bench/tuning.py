@@ -10,7 +10,7 @@ from torchcourse.lessons.tuning.comparison import METHODS, Method, compare
 from torchcourse.lessons.tuning.digits_task import EPOCHS, SPACE
 from torchcourse.lessons.tuning.search import Search
 from torchcourse.lessons.tuning.study import suggest
-from torchcourse.timing import Table
+from torchcourse.tools.bench.report import Table
 
 BUDGETS = (54, 90, 270)
 SEEDS = range(40)
@@ -42,7 +42,7 @@ def table() -> Table:
         rows,
         "Test accuracy of the trial that the search hands over, chosen on validation images: mean and 95 % interval "
         f"over {len(SEEDS)} seeds. 780 settings of a network for digits, of at most {EPOCHS} epochs each, trained once "
-        "(`tuning/tables/digits.npz`) and replayed.",
+        "(`lessons/tuning/tables/digits.npz`) and replayed.",
     )
 
 
