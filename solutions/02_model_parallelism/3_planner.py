@@ -37,25 +37,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcourse import figures
 from torchcourse.lessons.data_parallelism import cost
 from torchcourse.lessons.model_parallelism import checks as check
-from torchcourse.lessons.model_parallelism.planner import (
-    A100,
-    GPT3,
-    GPU,
-    LLAMA3_8B,
-    LLAMA3_70B,
-    LLAMA3_405B,
-    Cluster,
-    Efficiency,
-    Layout,
-    Model,
-    dgx_a100,
-    fastest,
-    grand_teton,
-    layouts,
-    plan,
-)
 from torchcourse.lessons.model_parallelism.planner.accuracy import judge, memory_error
+from torchcourse.lessons.model_parallelism.planner.clusters import A100, GPU, Cluster, Efficiency, dgx_a100, grand_teton
+from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from torchcourse.lessons.model_parallelism.planner.models import GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B, Model
+from torchcourse.lessons.model_parallelism.planner.plans import plan
 from torchcourse.lessons.model_parallelism.planner.plans_picture import (
     describe_seconds,
     draw_accuracy,
@@ -63,6 +50,7 @@ from torchcourse.lessons.model_parallelism.planner.plans_picture import (
     planner_picture,
 )
 from torchcourse.lessons.model_parallelism.planner.published import MEMORY
+from torchcourse.lessons.model_parallelism.planner.search import fastest, layouts
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks import default_world_size, device, run_ranks
 

@@ -20,6 +20,11 @@ def suffix(log_dir: str | os.PathLike) -> str:
     return f".part-{1 + max([len(names), *map(_number, names)])}"
 
 
+def writer(name: str) -> str:
+    """Return the id of the process that wrote a file, which its name holds: `….tfevents.TIME.HOST.PROCESS.NUMBER`."""
+    return re.sub(r"\.part-\d+$", "", name).rsplit(".", 2)[1]
+
+
 def in_order(folder: Path, notes: list[str]) -> list[tuple[Path, list["Event"]]]:
     """Return the files of a folder with their events, in the order in which they were begun.
 

@@ -1,5 +1,6 @@
 """All that is written for TensorBoard is read back, also from files that are damaged."""
 
+import os
 import random
 import shutil
 import time
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from torchcourse.training import event_files
 from torchcourse.training.events import read_run
 from torchcourse.training.histograms import measure
 from torchcourse.training.monitor import Monitor
@@ -224,3 +226,13 @@ def test_no_damage_ends_in_an_error(folder, tmp_path):
             damaged[draw.randrange(len(damaged))] = draw.randrange(256)
         file.write_bytes(bytes(damaged))
         read_run(copy)
+
+
+def test_the_name_of_a_file_tells_the_process_that_wrote_it(tmp_path):
+    with Monitor(tmp_path) as monitor:
+        monitor.scalars(1, {"a": 1.0})
+    with Monitor(tmp_path) as monitor:
+        monitor.scalars(2, {"a": 2.0})
+    names = [file.name for file in tmp_path.iterdir()]
+    assert len(names) == 2
+    assert {event_files.writer(name) for name in names} == {str(os.getpid())}

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, on_ranks, refuse_known, same
 from torchcourse.lessons.monitoring.count_waits import CountWaits
+from torchcourse.training import event_files
 from torchcourse.training.events import read_scalars
 from torchcourse.training.monitor import Monitor
 
@@ -235,7 +236,7 @@ def _accuracies(folder: Path) -> Iterator[tuple[int, float]]:
     files = [file.name for file in folder.iterdir()] if folder.exists() else []
     if not files:
         raise Wrong("no_writer", "No rank wrote anything. Which rank is the one that writes?")
-    writers = {name.split(".")[-2] for name in files}  # a file's name holds the process that wrote it
+    writers = {event_files.writer(name) for name in files}
     if len(writers) > 1:
         raise Wrong(
             "several_writers",
