@@ -242,7 +242,7 @@ def test_in_the_courses_repository_it_lies_in_its_work_folder(home: Path, notebo
 
 
 def test_this_repository_is_known(home: Path) -> None:
-    repository = Path(__file__).parents[3]
+    repository = Path(__file__).parents[2]
     with contextlib.chdir(repository / "notebooks"):
         assert journal.path().parent == repository / "work"
 
