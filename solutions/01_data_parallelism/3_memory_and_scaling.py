@@ -276,7 +276,7 @@ assert run_ranks(start, train_on_all, [1, 4, 2], world_size=3, timeout=30) == [1
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "the run ends with 'connection closed'"</summary>
+# <details><summary>Help – I get "ends with “connection closed”"</summary>
 #
 # Is the *whole* loop inside the context? A rank that leaves it early answers nobody.
 # </details>
@@ -523,7 +523,7 @@ assert abs(step_seconds(0.3, 1e9, 1, 1.0, 1.0) - 0.3) < 1e-12
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "one rank has nobody to send to"</summary>
+# <details><summary>Help – I get "one rank alone has nobody to send to"</summary>
 #
 # Put N = 1 into the formula above. What is left of each part?
 # </details>

@@ -180,13 +180,13 @@ checked
 # go on with it, return. Then rank 1's, beside them: each `send` on one side needs a `recv` on the other.
 # </details>
 #
-# <details><summary>Help – "got NoneType", or arrived.grad is None</summary>
+# <details><summary>Help – "met None where a tensor should be", or arrived.grad is None</summary>
 #
 # Autograd keeps gradients only of tensors that ask for one. A tensor that was filled by `recv` does not:
 # `requires_grad_()` after the message, before the forward pass.
 # </details>
 #
-# <details><summary>Help – "grad can be implicitly created only for scalar outputs"</summary>
+# <details><summary>Help – "calls backward() on a whole tensor"</summary>
 #
 # Rank 0's output is no loss. It needs to be told how the loss depends on it: that is what comes back from rank 1.
 # </details>
@@ -339,7 +339,7 @@ checked
 # units does it wait?
 # </details>
 #
-# <details><summary>Help – my number is above 1, or "relative to the work"</summary>
+# <details><summary>Help – my number is above 1, or "the waiting divided by the work"</summary>
 #
 # (p−1)/m is the waiting divided by the *work*. Papers use it too: read which of the two is meant. Here it is asked for
 # as a part of *all* time, work and waiting.

@@ -858,7 +858,7 @@ checked
 # one step need? Where may the next step begin?
 # </details>
 #
-# <details><summary>Help – "the ranks share their layers, but their outer masks differ"</summary>
+# <details><summary>Help – "share their layers, but their outer masks differ"</summary>
 #
 # In exercise 4, what is the same for all ranks of a tensor group, and another number in the next group? You can compute it from
 # `rank` and `tensor`.

@@ -356,7 +356,7 @@ checked
 # Which context tells PyTorch not to record?
 # </details>
 #
-# <details><summary>Help – I get "another accuracy"</summary>
+# <details><summary>Help – I get "It fits, but the accuracy over all batches is …"</summary>
 #
 # Do all samples count? The mean of the batches' accuracies is wrong when the last batch is smaller.
 # </details>
@@ -455,12 +455,12 @@ for _most, _limit in ((13, 16), (1, 2), (700, 4096), (511, 512), (0, 8)):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "too many tries"</summary>
+# <details><summary>Help – I get "Each try should halve what is left"</summary>
 #
 # You know a size that fits (0 always does) and one that does not (limit + 1). Where between them does one try tell you most?
 # </details>
 #
-# <details><summary>Help – I get "memory is left"</summary>
+# <details><summary>Help – I get "are still taken that were free before"</summary>
 #
 # Do not store what `attempt` returns. Do not store the error either: `error.__traceback__` holds every frame it went through, with all its tensors.
 # </details>

@@ -241,7 +241,7 @@ assert torch.equal(_model[1].running_mean, _before)
 checked
 
 # %% [markdown]
-# <details><summary>Help – "memory grows by … a batch"</summary>
+# <details><summary>Help – "Memory grows by … with each batch"</summary>
 #
 # Something that you keep from batch to batch is a tensor with a graph, or a tensor. Go through the variables that live
 # longer than one turn of the loop, one by one. What is their type?
