@@ -513,7 +513,7 @@ def validate(log):
 
 
 run_ranks(validate, log_epoch_of_each_rank, world_size=2)
-steps, values = read_scalars("runs/two ranks")["accuracy/val"]
+steps, values = read_scalars("runs/two ranks", every=True)["accuracy/val"]
 print(len(list(Path("runs/two ranks").iterdir())), "event files; steps:", steps[:6], "…")
 
 # %%

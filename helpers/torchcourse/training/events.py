@@ -47,8 +47,13 @@ class RunLog:
         return {tag[len(start) :]: values[-1] for tag, (_, values) in self.scalars.items() if tag.startswith(start)}
 
 
-def read_run(log_dir: str | os.PathLike) -> RunLog:
+def read_run(log_dir: str | os.PathLike, every: bool = False) -> RunLog:
     """Return all that a run wrote, in the order of its steps.
+
+    Args:
+        log_dir: the run's folder.
+        every: where two runs share the folder, keep each value, as TensorBoard draws them; else the later value of each
+            step counts, and a note says so.
 
     Raises:
         FileNotFoundError: if the folder holds no event files, or does not exist.
@@ -57,6 +62,7 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
     run = RunLog(Path(log_dir))
     series: _Series = {}
     unknown: dict[str, None] = {}
+    twice: dict[str, set[int]] = {}
     for _, events in in_order(run.folder, run.notes):
         fresh: _Series = {}
         for event in events:
@@ -66,7 +72,13 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
             for value in event.summary.value:
                 if not _keep(run, fresh, event.step, value):
                     unknown[value.tag] = None
-        _append(series, fresh, run.notes)
+        _append(series, fresh, twice, every)
+    if twice and not every:
+        steps = set.union(*twice.values())
+        run.notes.append(
+            f"Steps {min(steps)} to {max(steps)} of {some(list(twice))} were written twice: two runs share this "
+            "folder. Of each step the later value is shown. Give each run a log_dir of its own."
+        )
     if unknown:
         run.notes.append(f"Damaged, or of a kind that is not read here: {some(list(unknown))}.")
     for note in run.notes:
@@ -79,9 +91,9 @@ def read_run(log_dir: str | os.PathLike) -> RunLog:
     return run
 
 
-def read_scalars(log_dir: str | os.PathLike) -> dict[str, tuple[list[int], list[float]]]:
-    """Return all scalars of a run: for each tag its steps and its values. Raises what `read_run` raises."""
-    return read_run(log_dir).scalars
+def read_scalars(log_dir: str | os.PathLike, every: bool = False) -> dict[str, tuple[list[int], list[float]]]:
+    """Return all scalars of a run: for each tag its steps and its values. Takes and raises what `read_run` does."""
+    return read_run(log_dir, every).scalars
 
 
 _Series = dict[tuple[str, str], list[tuple[int, Any]]]
@@ -100,12 +112,12 @@ def _forget_from(first: int, series: _Series) -> None:
         series[key] = [(step, value) for step, value in pairs if step < first]
 
 
-def _append(series: _Series, fresh: _Series, notes: list[str]) -> None:
+def _append(series: _Series, fresh: _Series, twice: dict[str, set[int]], every: bool) -> None:
     """Put what a file holds to what the files before it did, in the order of the steps.
 
-    Where steps are there already, two runs were written into one folder: the later value of a step counts.
+    Where steps are there already, two runs were written into one folder: they are noted in `twice`, by tag, and unless
+    `every` value is wanted, the later one of a step counts.
     """
-    twice: dict[str, list[int]] = {}
     for (kind, tag), pairs in fresh.items():
         parts: list[list[tuple[int, Any]]] = [series.get((kind, tag), []), []]
         for step, value in pairs:
@@ -115,17 +127,11 @@ def _append(series: _Series, fresh: _Series, notes: list[str]) -> None:
         merged = parts[0]
         for part in parts[1:]:
             later = {step for step, _ in part}
-            if again := sorted({step for step, _ in merged} & later):
-                twice.setdefault(tag, []).extend(again)
-                merged = [(step, value) for step, value in merged if step not in later]
+            if again := {step for step, _ in merged} & later:
+                twice.setdefault(tag, set()).update(again)
+                merged = [(step, value) for step, value in merged if every or step not in later]
             merged = sorted(merged + part, key=lambda pair: pair[0])
         series[kind, tag] = merged
-    if twice:
-        steps = [step for again in twice.values() for step in again]
-        notes.append(
-            f"Steps {min(steps)} to {max(steps)} of {some(list(twice))} were written twice: two runs share this "
-            "folder. Of each step the later value is shown. Give each run a log_dir of its own."
-        )
 
 
 def _keep(run: RunLog, series: _Series, step: int, value: "Summary.Value") -> bool:

@@ -236,3 +236,14 @@ def test_the_name_of_a_file_tells_the_process_that_wrote_it(tmp_path):
     names = [file.name for file in tmp_path.iterdir()]
     assert len(names) == 2
     assert {event_files.writer(name) for name in names} == {str(os.getpid())}
+
+
+def test_two_runs_that_write_in_turn_give_one_note_and_every_value_where_asked(tmp_path, capsys):
+    for step in (1, 2, 3):
+        for value in (0.9, 0.4):
+            with Monitor(tmp_path) as monitor:
+                monitor.scalars(step, {"a": value})
+    assert read_run(tmp_path).scalars["a"] == ([1, 2, 3], pytest.approx([0.4] * 3))
+    assert capsys.readouterr().out.count("\n") == 1
+    assert read_run(tmp_path, every=True).scalars["a"] == ([1, 1, 2, 2, 3, 3], pytest.approx([0.9, 0.4] * 3))
+    assert capsys.readouterr().out == ""
