@@ -44,14 +44,22 @@ LOCK_SECONDS = 5.0
 _writing = threading.Lock()
 _unsaved: list[Entry] = []
 _warned: set[Path] = set()
+_last_here: list[Path] = []
 
 
 def record(kind: str, /, **fields: Any) -> Entry:
     """Append one entry and return it: the time (with its zone), the kind, then the fields.
 
-    A value that JSON does not know is kept as its text. Never raises because of the disk: an entry that cannot be
-    written is kept in memory, and is written with the next one that can.
+    A number of NumPy or PyTorch is kept as a number, any other value that JSON does not know as its text. Never raises
+    because of the disk: an entry that cannot be written is kept in memory, and is written with the next one that can.
+
+    Raises:
+        ValueError: if a field is called `time` or `kind`, as the first two of every entry are.
     """
+    if taken := fields.keys() & {"time", "kind"}:
+        raise ValueError(
+            f"Every entry has a {' and a '.join(sorted(taken))} already; give that field a different name."
+        )
     entry = {"time": datetime.now().astimezone().isoformat(timespec="seconds"), "kind": kind} | fields
     with _writing:
         _unsaved.append(entry)
@@ -78,12 +86,19 @@ def problems() -> list[str]:
 def path() -> Path:
     """Return the journal's file, which need not exist yet."""
     chosen = os.environ.get("TORCHCOURSE_WORK")
-    return (Path(chosen).expanduser() if chosen else _folder(Path.cwd())) / NAME
+    return (Path(os.path.expanduser(chosen)) if chosen else _folder(_here())) / NAME
 
 
 def when(entry: Entry) -> datetime:
     """Return the time of an entry, with its zone."""
     return datetime.fromisoformat(entry["time"])
+
+
+def _here() -> Path:
+    """Return the current folder; where somebody has deleted it, the last one that there was."""
+    with contextlib.suppress(OSError):
+        _last_here[:] = [Path.cwd()]
+    return _last_here[0] if _last_here else Path(os.path.expanduser("~"))
 
 
 def _folder(here: Path) -> Path:
@@ -128,9 +143,30 @@ def _warn(target: Path, error: OSError) -> None:
 
 
 def _line(entry: Entry) -> bytes:
-    text = json.dumps(entry, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(entry, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError, RecursionError):  # a key that JSON does not know, or a value that holds itself
+        plain = {
+            name: value if type(value) in (str, int, float, bool) else _text(value) for name, value in entry.items()
+        }
+        text = json.dumps(plain, ensure_ascii=False)
     # Half of a surrogate pair has no UTF-8 form; its backslash form is valid JSON.
     return text.encode("utf-8", errors="backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return the number of a NumPy or PyTorch value that holds one, else the value's text."""
+    with contextlib.suppress(Exception):
+        if isinstance(number := value.item(), bool | int | float):
+            return number
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # whatever somebody's __str__ raises: the answer beside it is kept
+        return f"<{type(value).__name__} without text: {type(error).__name__}>"
 
 
 def _append(target: Path, lines: bytes) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,44 @@ def test_values_that_json_does_not_know_are_kept_as_text() -> None:
     [entry] = journal.read()
     assert entry["folder"] == "a"
     assert entry["half"] == "\udc80"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.zeros(2), "[0. 0.]"),
+        ({(1, 2): "tuple key"}, "{(1, 2): 'tuple key'}"),
+    ],
+)
+def test_a_number_stays_a_number_and_the_rest_becomes_text(value: Any, kept: Any) -> None:
+    journal.record("x", value=value)
+    [entry] = journal.read()
+    assert entry["value"] == kept
+    assert type(entry["value"]) is type(kept)
+    assert json.loads(journal.path().read_text(encoding="utf-8"))["value"] == kept
+
+
+def test_a_value_that_holds_itself_or_has_no_text_costs_no_answer() -> None:
+    class Silent:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    ring: list = []
+    ring.append(ring)
+    journal.record("x", ring=ring, silent=Silent(), answer="A")
+    [entry] = [json.loads(line) for line in journal.path().read_text(encoding="utf-8").splitlines()]
+    assert (entry["ring"], entry["answer"]) == ("[[...]]", "A")
+    assert "Silent" in entry["silent"]
+
+
+@pytest.mark.parametrize("name", ["time", "kind"])
+def test_a_field_that_would_hide_the_time_or_the_kind_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"has a {name} already"):
+        journal.record("x", **{name: 5})
+    assert journal.read() == []
 
 
 def test_a_last_line_torn_at_any_byte_costs_only_itself(work: Path) -> None:
@@ -296,3 +335,26 @@ def test_a_notebook_in_a_read_only_place_keeps_its_answers(home: Path, monkeypat
         assert f"{place / 'journal.jsonl'} cannot be written (Read-only file system)" in said
         assert said.count("\n") == 1
         assert [entry.get("number") for entry in journal.read()] == [None, 2]
+
+
+def test_a_notebook_whose_folder_was_deleted_keeps_its_journal(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    course, notebook = copy_of_the_course(home / "course"), home / "course" / "work" / "lesson"
+    notebook.mkdir(parents=True)
+    monkeypatch.chdir(notebook)
+    before = journal.path()
+    notebook.rmdir()
+    journal.record("note")
+    assert (journal.path(), len(journal.read())) == (before, 1)
+    assert course in before.parents
+
+
+def test_a_folder_that_was_gone_from_the_start_costs_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = home / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setattr(journal, "_last_here", [], raising=False)
+    gone.rmdir()
+    journal.record("note")
+    assert len(journal.read()) == 1
+    monkeypatch.setenv("TORCHCOURSE_WORK", "~nobody-is-called-so/work")
+    assert journal.path().name == journal.NAME
