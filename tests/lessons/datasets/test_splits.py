@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,3 +49,52 @@ def test_the_fingerprint_is_that_of_the_values():
     x = torch.arange(6.0).reshape(2, 3)
     assert fingerprint(x) == fingerprint(x.T.contiguous().T)
     assert len({fingerprint(other) for other in (x, x + 1e-6, x.flatten(), x.double(), x.reshape(3, 2))}) == 5
+
+
+KINDS = [torch.tensor, np.array, list, lambda groups: [torch.tensor(group) for group in groups]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_count_by_value_whatever_holds_them(kind):
+    plain = [number % 10 for number in range(200)]
+    groups, samples = kind(plain), torch.arange(200.0)[:, None]
+    assert split_by_group(groups) == split_by_group(plain)
+    for numbers in (range(100), torch.arange(100), np.arange(100)):
+        assert leaks(samples, groups, numbers, range(100, 200)) == dict.fromkeys(range(100, 200), "same group")
+    assert leaks(samples, range(200), torch.arange(3), torch.tensor([2, 5])) == {2: "same sample"}
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.datetime64("NaT"), " "])
+def test_a_missing_group_is_refused_with_its_sample(missing):
+    groups = ["a", "b", missing, "c", missing]
+    with pytest.raises(ValueError, match="Sample 2 has no group"):
+        split_by_group(groups, 0.5)
+    with pytest.raises(ValueError, match="Sample 2 has no group"):
+        leaks(torch.arange(5.0), groups, [0, 2], [1, 4])
+
+
+@pytest.mark.parametrize(
+    ("groups", "train", "sentence"),
+    [
+        (torch.zeros(4, 2), [0], "one value per sample"),
+        ([torch.zeros(2)] * 4, [0], "one value per sample"),
+        (range(3), [0], "4 samples and 3 groups"),
+        (range(4), torch.tensor([True, False, False, True]), "not a mask"),
+        (range(4), [0.5], "not a mask"),
+        (range(4), [4], "no sample 4"),
+        (range(4), [-1], "no sample -1"),
+    ],
+)
+def test_what_is_no_group_or_no_number_is_refused(groups, train, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        leaks(torch.arange(4.0), groups, train, [1])
+
+
+def test_the_content_of_other_types_is_compared():
+    for samples in (
+        torch.zeros(2, 3, dtype=torch.bfloat16),
+        torch.zeros(2, 3, requires_grad=True),
+        torch.zeros(2, 3, dtype=torch.complex64).conj(),
+        torch.zeros(2),
+    ):
+        assert leaks(samples, ["a", "b"], [0], [1]) == {1: "same content"}
