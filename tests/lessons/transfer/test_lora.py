@@ -112,7 +112,8 @@ def test_adapters_are_saved_apart_and_loaded_whole_or_not_at_all():
     model, other = adapted(), adapted(seed=1)
     other.head.load_state_dict(model.head.state_dict())
     state = adapter_state(model)
-    assert sum(t.numel() for t in state.values()) * 4 == trainable_bytes(model) - 650 * 4
+    weights = [tensor for name, tensor in state.items() if not name.endswith(".scale")]
+    assert sum(t.numel() for t in weights) * 4 == trainable_bytes(model) - 650 * 4
     load_adapters(other, state)
     with torch.no_grad():
         assert torch.equal(other(images()), model(images()))
@@ -203,3 +204,53 @@ def test_ranks_train_adapters_as_one_process_does():
         kept = original.get(name.removeprefix("body.").replace("base.", ""))
         assert kept is None or torch.equal(tensor, kept)
     assert alone["body.conv2.up"].abs().max() > 0
+
+
+def test_the_scale_travels_with_the_adapters():
+    model, other = adapted(rank=3, alpha=32), adapted(rank=3, alpha=None, seed=1)
+    whole = adapted(rank=3, alpha=None, seed=2)
+    other.head.load_state_dict(model.head.state_dict())
+    load_adapters(other, adapter_state(model))
+    whole.bfloat16().float().load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(images()), model(images()))
+        assert torch.equal(whole(images()), model(images()))
+    assert adapter_state(other)["body.dense.scale"].item() == 32 / 3
+
+
+def test_a_file_without_a_scale_is_refused():
+    model = adapted()
+    state = {name: tensor for name, tensor in adapter_state(model).items() if not name.endswith(".scale")}
+    with pytest.raises(ValueError, match=r"has no body\.conv1\.scale.*alpha / rank"):
+        load_adapters(model, state)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_the_layer_keeps_what_others_read_of_it(layer, shape):
+    lora = (LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d)(copy.deepcopy(layer).double(), 2, 5)
+    nn.init.normal_(lora.up)
+    x = torch.randn(shape, dtype=torch.float64)
+    plain = copy.deepcopy(layer).double().requires_grad_(False)
+    plain.weight.copy_(lora.weight.detach())
+    torch.testing.assert_close(plain(x), lora(x), rtol=1e-12, atol=1e-12)
+    own = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+    assert own.keys() > {"training"}
+    assert all(getattr(copy.deepcopy(lora), name) == value for name, value in own.items())
+    assert (lora.bias is None) == (layer.bias is None)
+    with without_adapters(nn.Sequential(lora)):
+        assert torch.equal(lora.weight, lora.base.weight)
+    with pytest.raises(AttributeError, match="nothing_of_it"):
+        lora.nothing_of_it  # noqa: B018  # reading it is the test
+
+
+def test_the_fast_path_of_an_encoder_layer_counts_the_adapters():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0))
+    add_lora(model)
+    for layer in (model[0].linear1, model[0].linear2):
+        nn.init.normal_(layer.up)
+    x = torch.randn(3, 5, 8)
+    should = model(x).detach()
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), should, rtol=1e-4, atol=1e-4)

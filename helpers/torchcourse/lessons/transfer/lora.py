@@ -32,8 +32,11 @@ class LoRA(nn.Module):
     Attributes:
         base: the layer as it was, frozen.
         down, up: the adapter's two weights, the only ones that get gradients.
-        scale: alpha / rank.
+        scale: alpha / rank. It is saved and loaded with the weights, in `state_dict()`, too.
+        weight: the base layer's weight with the adapter in it, computed anew each time it is read.
         enabled: whether the adapter counts; `without_adapters` switches it.
+
+    What else is read of it (`bias`, `in_features`, `stride`, …) is the base layer's.
     """
 
     base: Any  # an nn.Linear or nn.Conv2d: torch types the attributes of a module as Tensor | Module
@@ -56,6 +59,31 @@ class LoRA(nn.Module):
     def adapter(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the adapter adds, without the scale."""
         raise NotImplementedError
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """What a caller needs that computes with the weight itself, as encoder layers of PyTorch do for speed."""
+        base: torch.Tensor = self.base.weight
+        if not self.enabled:
+            return base
+        return base + self.scale * (self.up.flatten(1) @ self.down.flatten(1)).view_as(base)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base = self.__dict__.get("_modules", {}).get("base")
+            if base is None or name == "base":
+                raise
+            return getattr(base, name)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what `state_dict()` has of it beside the weights: the scale."""
+        return torch.tensor(self.scale, dtype=torch.float64)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take the scale with which the weights were trained."""
+        self.scale = float(state)
 
     def change(self) -> torch.Tensor:
         """Return what the adapter adds to the weight, in its shape and in 64 bits."""
@@ -170,26 +198,30 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of the adapters' weights under their names: all that has to be kept of a training.
+    """Return copies of the adapters' weights and their scales under their names: all to be kept of a training.
 
     Raises:
         ValueError: for a model without adapters.
     """
-    return {
-        f"{name}.{part}": getattr(layer, part).detach().clone()
-        for name, layer in _adapted(model).items()
-        for part in ("down", "up")
-    }
+    state: dict[str, torch.Tensor] = {}
+    for name, layer in _adapted(model).items():
+        state |= {f"{name}.{part}": getattr(layer, part).detach().clone() for part in ("down", "up")}
+        state[f"{name}.scale"] = layer.get_extra_state()
+    return state
 
 
 def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Put saved adapters into a model that has adapters of the same names and ranks. Nothing is loaded if one differs.
 
+    They count as they did when they were saved, whatever `alpha` this model's adapters were made with.
+
     Raises:
         ValueError: for adapters of other layers, or of another rank; names the first.
     """
-    own = {f"{n}.{part}": getattr(layer, part) for n, layer in _adapted(model).items() for part in ("down", "up")}
-    for name in sorted(own.keys() ^ state.keys()):
+    adapted = _adapted(model)
+    scales = {f"{name}.scale": layer for name, layer in adapted.items()}
+    own = {f"{n}.{part}": getattr(layer, part) for n, layer in adapted.items() for part in ("down", "up")}
+    for name in sorted(own.keys() ^ (state.keys() - scales.keys())):
         where = "file has" if name in state else "model has"
         raise ValueError(f"Only the {where} an adapter weight {name}. Call add_lora() with the same names as before.")
     for name, parameter in own.items():
@@ -197,9 +229,15 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             raise ValueError(
                 f"{name} has the shape {list(parameter.shape)}, and {list(state[name].shape)} in the file."
             )
+    for name in sorted(scales.keys() - state.keys()):
+        raise ValueError(
+            f"The file has no {name}. Add it, torch.tensor(alpha / rank) of that training, and load again."
+        )
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
+    for name, layer in scales.items():
+        layer.set_extra_state(state[name])
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
