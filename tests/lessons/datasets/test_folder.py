@@ -1,7 +1,14 @@
 """A folder of images with a label table: read lazily, and refused with the names of what is wrong."""
 
+import io
+import struct
+import unicodedata
+import zlib
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from torchcourse.lessons.datasets.folder import ImageTable, read_image, write_images
 
@@ -91,3 +98,178 @@ def test_many_missing_files_are_counted_and_five_named(folder):
         path.unlink()
     with pytest.raises(FileNotFoundError, match=r"6 of the 6 .*'4\.pgm' and 1 more"):
         ImageTable(folder)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.pgm"])
+def test_sixteen_bits_keep_their_steps(tmp_path, name):
+    pixels = np.random.default_rng(0).integers(1000, 60000, (8, 9), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / name)
+    should = torch.from_numpy(pixels.astype(np.float32) / 65535)[None]
+    torch.testing.assert_close(read_image(tmp_path / name), should, rtol=0, atol=1e-6)
+
+
+def test_floats_from_0_to_1_are_kept_and_unknown_ranges_are_refused(tmp_path):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.array([[0.25, 1.0]], np.float32)).save(path)
+    assert read_image(path).tolist() == [[[0.25, 1.0]]]
+    for pixels in (
+        np.array([[0.0, 255.0]], np.float32),
+        np.array([[0.0, np.nan]], np.float32),
+        np.array([[0, 70000]], np.int32),
+    ):
+        Image.fromarray(pixels).save(path)
+        with pytest.raises(ValueError, match=r"x\.tif .*0 to 1"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif"])
+def test_a_picture_stands_as_its_exif_data_say(tmp_path, name, orientation):
+    pixels = np.zeros((16, 32), np.uint8)
+    pixels[:8, :16] = 255  # the light quarter lies above on the left
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / name, exif=exif)
+    image = read_image(tmp_path / name)[0]
+    turned = np.stack([pixels] * 8)[orientation - 1]
+    views = [
+        turned,
+        turned[:, ::-1],
+        turned[::-1, ::-1],
+        turned[::-1],
+        turned.T,
+        turned.T[:, ::-1],
+        turned[::-1, ::-1].T,
+        turned.T[::-1],
+    ]
+    should = torch.from_numpy(views[orientation - 1].copy()).float() / 255
+    assert image.shape == should.shape
+    assert (image - should).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "LA", "PA", "RGBA", "CMYK", "YCbCr"])
+def test_modes_of_eight_bits_become_grey(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode in ("PA", "CMYK", "YCbCr") else "x.png")
+    grey = Image.fromarray(np.full((4, 4), 255, np.uint8))
+    grey = grey.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr", "P") else grey.convert(mode)
+    try:
+        grey.save(path)
+    except OSError:
+        pytest.skip(f"Pillow writes no file of mode {mode}")
+    torch.testing.assert_close(read_image(path), torch.ones(1, 4, 4), rtol=0, atol=0.02)
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0, 3] = 255  # a black point; the rest is transparent black
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").tolist() == [[[0.0, 1.0], [1.0, 1.0]]]
+
+
+def bomb():
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of some of the damage before it raises
+@pytest.mark.parametrize("form", ["png", "ppm", "jpeg", "gif", "tiff", "bmp", "webp", "tga", "ico", "pcx", "jpeg2000"])
+def test_a_damaged_image_is_a_value_error_or_an_image(tmp_path, form):
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if form in ("png", "jpeg", "tiff", "webp") else {}
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(file, form, **options)
+    good, draw, path = file.getvalue(), np.random.default_rng(0), tmp_path / "x"
+    broken = [bomb(), b"", *(good[:size] for size in range(0, len(good), 1 + len(good) // 25))]
+    for _ in range(80):
+        content = bytearray(good)
+        for _ in range(draw.integers(1, 6)):
+            content[draw.integers(min(len(good), 120))] = draw.integers(256)
+        broken.append(bytes(content))
+    refusals = []
+    for content in broken:
+        path.write_bytes(content)
+        try:
+            image = read_image(path)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            assert image.dtype == torch.float32
+            assert 0 <= image.min() <= image.max() <= 1
+    assert len(refusals) > 10
+    assert all(text.startswith("x ") for text in refusals)
+
+
+def test_a_table_that_is_not_utf8_is_refused_with_the_remedy(folder):
+    table = folder / "labels.csv"
+    text = table.read_text().replace("cat", "고양이")
+    table.write_bytes(text.encode("cp949"))
+    with pytest.raises(ValueError, match=r"labels\.csv is not utf-8.*encoding='cp949'"):
+        ImageTable(folder)
+    assert ImageTable(folder, encoding="cp949").classes == ["ant", "고양이"]
+    with pytest.raises(ValueError, match="no encoding 'cp9490'"):
+        ImageTable(folder, encoding="cp9490")
+    table.write_bytes(text.encode("utf-16"))  # what Excel calls "Unicode text": the byte order mark says so
+    assert ImageTable(folder).classes == ["ant", "고양이"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("file,label\n0.pgm,a,b\n", "Row 2 of labels.csv has 3 fields and its header 2"),
+        ("file,label,label\n0.pgm,a,b\n", "'label' twice"),
+        ("file,label\n0.pgm,a\n,b\n", "Row 3 of labels.csv has nothing in the column 'file'"),
+        ("file,label\n0.pgm\n", "no label for '0.pgm'"),
+        ("file,label\n0.pgm," + "x" * 140_000, "labels.csv cannot be read as a table"),
+        ("file,label\n0.pgm,a\n./0.pgm,a\n", "more than once"),
+    ],
+)
+def test_rows_that_do_not_fit_the_header_are_refused(folder, content, sentence):
+    (folder / "labels.csv").write_text(content)
+    with pytest.raises(ValueError, match=sentence):
+        ImageTable(folder)
+
+
+def test_blanks_empty_rows_and_separators_of_windows_do_no_harm(folder):
+    (folder / "new").mkdir()
+    (folder / "1.png").rename(folder / "new" / "1.png")
+    (folder / "labels.csv").write_text("file, label \n0.pgm, cat\nnew\\1.png,cat \n,\n")
+    data = ImageTable(folder)
+    assert data.classes == ["cat"]
+    torch.testing.assert_close(data[1][0], PIXELS[1][None] / 255)
+
+
+@pytest.mark.parametrize(("disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_both_forms_of_a_korean_name_are_one(folder, disk, written):
+    def form(kind, text):
+        return unicodedata.normalize(kind, text)
+
+    (folder / form(disk, "고양이")).mkdir()
+    (folder / "1.png").rename(folder / form(disk, "고양이") / form(disk, "하나.png"))
+    lines = [form(written, "고양이/하나.png") + "," + form("NFC", "고양이"), "0.pgm," + form("NFD", "고양이")]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *lines]))
+    data = ImageTable(folder, classes=[form("NFD", "고양이")])
+    assert data.labels.tolist() == [0, 0]
+    torch.testing.assert_close(data[0][0], PIXELS[1][None] / 255)
+
+
+def test_links_and_absolute_paths_are_followed(folder, tmp_path):
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (folder / "1.png").rename(other / "1.png")
+    (folder / "link").symlink_to(other)
+    (folder / "circle").symlink_to(folder)
+    for name in ("link/1.png", "../elsewhere/1.png", str(other / "1.png"), "link\\1.png"):
+        (folder / "labels.csv").write_text(f"file,label\n{name},a\n")
+        torch.testing.assert_close(ImageTable(folder)[0][0], PIXELS[1][None] / 255)
+    (folder / "labels.csv").write_text("file,label\nlink,a\n")
+    with pytest.raises(FileNotFoundError, match="'link'"):
+        ImageTable(folder)
+
+
+def test_pixels_that_are_no_bytes_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"uint8 \[N, H, W\]"):
+        write_images(tmp_path, PIXELS / 255, [{"file": f"{n}.png", "label": 0} for n in range(6)])

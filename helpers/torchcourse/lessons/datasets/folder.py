@@ -1,7 +1,10 @@
 """A folder of images with a label table: the data set that most projects begin with."""
 
+import codecs
 import csv
+import io
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 
@@ -23,15 +26,17 @@ class ImageTable(Dataset):
     Args:
         folder: where the images lie.
         table: a CSV file with a header, in the folder or elsewhere.
-        file_column, label_column: the columns of file names (relative to the folder) and of labels.
+        file_column, label_column: the columns of file names (relative to the folder) and of labels. Korean names are
+            found in both forms of Unicode, behind links, and with either separator.
         transform: applied to the image.
         classes: the labels in the order of their numbers; the table's own, sorted, if None. Give the training set's to
             the test set, so that a number means the same in both.
+        encoding: of the table, if it is not UTF-8: "cp949" is what Excel saves as "CSV" on Korean Windows.
 
     Raises:
         FileNotFoundError: if folder, table or an image is missing; names the first five.
-        ValueError: if the table lacks a column, is empty, names a file twice, leaves a label out, or has a label that
-            is not in `classes`.
+        ValueError: if the table cannot be read, lacks a column, is empty, names a file twice, leaves a label out, or
+            has a label that is not in `classes`.
     """
 
     def __init__(
@@ -43,13 +48,15 @@ class ImageTable(Dataset):
         label_column: str = "label",
         transform: Callable[[torch.Tensor], Any] | None = None,
         classes: Sequence[str] | None = None,
+        encoding: str = "utf-8",
     ) -> None:
         self.folder, self.transform = Path(folder), transform
-        self.rows = read_table(self.folder / table, (file_column, label_column))
+        self.rows = read_table(self.folder / table, (file_column, label_column), encoding)
         self.files = [row[file_column] for row in self.rows]
-        names = [row[label_column] for row in self.rows]
-        _must_be_whole(self.folder, self.files, names, Path(table).name)
-        self.classes = sorted(set(names)) if classes is None else list(classes)
+        names = [_one_form(row[label_column]) for row in self.rows]
+        self._paths = _find(self.folder, self.files, Path(table).name)
+        _must_be_whole(self.files, self._paths, names, Path(table).name)
+        self.classes = sorted(set(names)) if classes is None else [_one_form(name) for name in classes]
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
             raise ValueError(f"{table} has the labels {_some(unknown)}, which are not among the classes given.")
@@ -60,46 +67,76 @@ class ImageTable(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = read_image(self.folder / self.files[index])
+        image = read_image(self.folder / self._paths[index])
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
 
-def read_table(path: str | os.PathLike, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with a header, which must have these columns.
+def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = "utf-8") -> list[dict[str, str]]:
+    """Return the rows of a CSV file with a header, which must have these columns. The first of them is never empty.
+
+    Blanks around a value are dropped, and rows without any value. A byte order mark counts more than `encoding`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a column is missing or there are no rows.
+        ValueError: if the text is in another encoding, a column is missing, a row does not fit the header, or there are
+            no rows.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no label table {path.name} in {path.parent}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:  # a table saved by Excel begins with a byte order mark
-        reader = csv.DictReader(file)
-        found = list(reader.fieldnames or [])
-        missing = [column for column in columns if column not in found]
-        if missing:
+    try:
+        lines = list(csv.reader(io.StringIO(_decode(path, encoding), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path.name} cannot be read as a table: {error}.") from error
+    found = [name.strip() for name in lines[0]] if lines else []
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise ValueError(
+            f"{path.name} has the columns {_some(found) or 'none'}, but not {_some(missing)}. Say which to use."
+        )
+    twice = [column for column in columns if found.count(column) > 1]
+    if twice:
+        raise ValueError(f"{path.name} has the column {twice[0]!r} twice. Rename one of them.")
+    rows = []
+    for number, line in enumerate(lines[1:], 2):
+        values = [value.strip() for value in line]
+        if any(values[len(found) :]):
             raise ValueError(
-                f"{path.name} has the columns {_some(found) or 'none'}, but not {_some(missing)}. Say which to use."
+                f"Row {number} of {path.name} has {len(values)} fields and its header {len(found)}. "
+                "A value with a comma in it needs quotation marks."
             )
-        rows = list(reader)
+        row = dict.fromkeys(found, "") | dict(zip(found, values, strict=False))
+        if any(values) and not row[columns[0]]:
+            raise ValueError(f"Row {number} of {path.name} has nothing in the column {columns[0]!r}.")
+        if any(values):
+            rows.append(row)
     if not rows:
         raise ValueError(f"{path.name} has a header and no rows.")
     return rows
 
 
 def read_image(path: str | os.PathLike) -> torch.Tensor:
-    """Return a grey image as a float32 tensor [1, H, W] from 0 to 1.
+    """Return the first picture of a file in grey, as a float32 tensor [1, H, W] from 0 to 1.
+
+    It stands as its EXIF data say, 16 bits keep all their steps, and what is transparent is white.
 
     Raises:
-        ValueError: if the file is no image that can be read to its end; names the file.
+        ValueError: if the file is no image that can be read to its end, or the range of its values is not known; names
+            the file.
     """
     try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("L"))
-    except (OSError, SyntaxError) as error:  # Pillow calls some broken PNG files a SyntaxError
-        raise ValueError(f"{Path(path).name} cannot be read as an image: {error}") from error
-    return torch.from_numpy(pixels)[None].float().div_(255)
+        # Not by its path: Pillow 13 maps such files and mixes up the pixels of a turned TIFF without compression.
+        with open(path, "rb") as file, Image.open(file) as image:
+            form = image.format
+            pixels, most = _grey(ImageOps.exif_transpose(image), form)
+    except MemoryError:
+        raise  # which says nothing about the file
+    except Exception as error:  # the readers of Pillow have no common class for what they raise
+        raise ValueError(f"{Path(path).name} cannot be read as an image: {error or type(error).__name__}") from error
+    values = torch.from_numpy(pixels.astype(np.float32))[None].div_(most)
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise ValueError(f"{Path(path).name} has values from {values.min()} to {values.max()}. Scale them to 0 to 1.")
+    return values
 
 
 def write_images(
@@ -112,7 +149,12 @@ def write_images(
         pixels: [N, H, W], uint8.
         rows: one for each image; `file` names it, and its ending (`.png`, `.pgm`, …) says in which format.
         table: name of the CSV file, with the columns of the first row.
+
+    Raises:
+        ValueError: for pixels of another type or shape.
     """
+    if pixels.dtype != torch.uint8 or pixels.dim() != 3:
+        raise ValueError(f"Pixels are uint8 [N, H, W], but these are {pixels.dtype} {list(pixels.shape)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for image, row in zip(pixels.numpy(), rows, strict=True):
@@ -123,19 +165,88 @@ def write_images(
         writer.writerows(rows)
 
 
-def _must_be_whole(folder: Path, files: list[str], labels: list[str], table: str) -> None:
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}  # one look, not one for each file
-    missing = [name for name in files if Path(name).as_posix() not in there]
+def _decode(path: Path, encoding: str) -> str:
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"  # what Excel saves as "Unicode text"
+    elif content.startswith(codecs.BOM_UTF8) or encoding == "utf-8":
+        encoding = "utf-8-sig"  # with such a mark or without
+    try:
+        return content.decode(encoding)
+    except LookupError as error:
+        raise ValueError(f"There is no encoding {encoding!r}. Korean tables are in 'utf-8' or 'cp949'.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name} is not {encoding.removesuffix('-sig')} (byte {error.start}). Save it as CSV UTF-8, or say "
+            "in which encoding it is: encoding='cp949' reads what Excel saves on Korean Windows."
+        ) from error
+
+
+def _grey(image: Image.Image, form: str | None) -> tuple[np.ndarray, float]:
+    """Return the values [H, W] and the one that stands for white."""
+    if image.mode.startswith("I;16"):
+        return np.array(image), 65535
+    if image.mode == "I":
+        if form not in ("PNG", "PPM"):  # these two have at most 16 bits, which Pillow may hold in 32
+            raise ValueError("nobody knows which of its 32-bit values is white. Scale them to 0 to 1 and save floats.")
+        return np.array(image), 65535
+    if image.mode == "F":
+        return np.array(image), 1
+    if "A" in image.getbands() or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+    return np.array(image.convert("L")), 255
+
+
+def _find(folder: Path, files: list[str], table: str) -> list[str]:
+    """Return under which path in the folder each file lies.
+
+    Raises:
+        FileNotFoundError: if one is missing.
+    """
+    there = _files_below(folder, links=False)  # one look, not one for each file
+    paths = [name if Path(name).as_posix() in there else "" for name in files]
+    if not all(paths):
+        paths = [path or (name if (folder / name).is_file() else "") for path, name in zip(paths, files, strict=True)]
+    if not all(paths):
+        alike = {_one_form(path): path for path in sorted(_files_below(folder, links=True))}
+        paths = [
+            path or alike.get(_one_form(Path(name.replace("\\", "/")).as_posix()), "")
+            for path, name in zip(paths, files, strict=True)
+        ]
+    missing = [name for name, path in zip(files, paths, strict=True) if not path]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of the {len(files)} files in {table} are not in {folder}: {_some(missing)}."
         )
-    twice = [name for name, times in Counter(files).items() if times > 1]
+    return paths
+
+
+def _files_below(folder: Path, links: bool) -> set[str]:
+    found, seen = set(), set()
+    for top, folders, names in os.walk(folder, followlinks=links):
+        real = os.path.realpath(top)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found |= {(Path(top) / name).relative_to(folder).as_posix() for name in names}
+    return found
+
+
+def _must_be_whole(files: list[str], paths: list[str], labels: list[str], table: str) -> None:
+    times = Counter(os.path.normpath(path) for path in paths)
+    twice = [name for name, path in zip(files, paths, strict=True) if times[os.path.normpath(path)] > 1]
     if twice:
-        raise ValueError(f"{table} names {_some(twice)} more than once.")
+        raise ValueError(f"{table} names {_some(list(dict.fromkeys(twice)))} more than once.")
     unlabelled = [name for name, label in zip(files, labels, strict=True) if not label]
     if unlabelled:
         raise ValueError(f"{table} has no label for {_some(unlabelled)}.")
+
+
+def _one_form(text: str) -> str:
+    """As composed characters (NFC): macOS writes Korean decomposed (NFD), which looks the same."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
