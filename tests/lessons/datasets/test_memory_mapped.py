@@ -67,3 +67,64 @@ def test_too_few_or_too_many_rows_leave_no_file(tmp_path, parts):
     with pytest.raises(ValueError, match=f"have {4 * parts} rows, and 8 were announced"):
         write_rows(path, 8, [np.zeros((4, 2))] * parts)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_write_that_is_broken_off_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "rows.npy"
+
+    def parts():
+        yield np.ones((3, 2))
+        assert not path.exists() or MappedArray(path)[0].tolist() == [7.0]
+        raise error
+
+    for before in ([], [path]):
+        with pytest.raises(error):
+            write_rows(path, 6, parts())
+        assert list(tmp_path.iterdir()) == before
+        write_rows(path, 1, [np.full((1, 1), 7.0)])
+    assert MappedArray(path)[0].tolist() == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([np.zeros((4, 2), np.int32), np.full((4, 2), 0.5)], "Part 1 has rows of float64"),
+        ([np.zeros((4, 2)), np.ones((4, 1))], r"Part 1 has rows of float64 \[1\]"),
+        ([np.zeros((4, 2)), np.ones(4)], r"Part 1 has rows of float64 \[\]"),
+        ([], "no parts"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, parts, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        write_rows(tmp_path / "rows.npy", 8 if parts else 0, parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_refused_and_foreign_byte_order_is_read(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.arange(6, dtype=">i4").reshape(3, 2))
+    assert MappedArray(path)[2].tolist() == [4, 5]
+    good = path.read_bytes()
+    draw = np.random.default_rng(0)
+    with path.with_suffix(".npz").open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    broken = [b"", path.with_suffix(".npz").read_bytes(), *(good[:size] for size in range(1, len(good), 7))]
+    for _ in range(150):
+        bytes_ = bytearray(good)
+        bytes_[draw.integers(80)] = draw.integers(256)
+        broken.append(bytes(bytes_))
+    refusals = []
+    for content in broken:
+        path.write_bytes(content)
+        try:
+            rows = MappedArray(path)
+        except ValueError as error:
+            refusals.append(str(error))
+        else:
+            assert len([rows[n] for n in range(len(rows))]) == len(rows)
+    assert len(refusals) > 20
+    assert all("rows.npy cannot be mapped" in text for text in refusals)
+    np.save(path, np.array(["text"]))
+    with pytest.raises(ValueError, match=r"rows\.npy cannot be mapped"):
+        MappedArray(path)

@@ -6,6 +6,7 @@ NumPy's `.npy` files can be mapped: https://numpy.org/doc/stable/reference/gener
 import contextlib
 import os
 import sys
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class MappedArray(Dataset):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no array, is cut short, or holds Python objects.
+        ValueError: if it is no array, is cut short, or holds something else than numbers.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -34,7 +35,7 @@ class MappedArray(Dataset):
         return len(self._array)
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._array[index]))
+        return torch.from_numpy(np.array(self._array[index], dtype=self._array.dtype.newbyteorder("=")))
 
     @property
     def nbytes(self) -> int:
@@ -53,12 +54,16 @@ class MappedArray(Dataset):
             raise FileNotFoundError(f"There is no array {self.path.name} in {self.path.parent}.")
         try:
             self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+            len(self._array)  # an archive (.npz) and a single number have no rows
+            torch.from_numpy(np.empty(0, dtype=self._array.dtype.newbyteorder("=")))
+        except Exception as error:  # a damaged head is parsed as Python, so that nearly anything is raised
             raise ValueError(f"{self.path.name} cannot be mapped as an array: {error}") from error
 
 
 def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) -> None:
     """Write an array to a `.npy` file part by part, so that it is never in memory as a whole.
+
+    The file has another name until it is whole, so that a write that is broken off leaves what was there before.
 
     Args:
         path: the file.
@@ -66,20 +71,32 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) 
         parts: arrays [n, …] of one type and shape of row, which make up the rows one after the other.
 
     Raises:
-        ValueError: if the parts make up another number of rows; the file is not left behind.
+        ValueError: if the parts make up another number of rows, or their rows differ in type or shape.
     """
     path, array, done = Path(path), None, 0
-    for part in parts:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        for number, part in enumerate(parts):
+            if array is None:
+                array = np.lib.format.open_memmap(temporary, "w+", part.dtype, (rows, *part.shape[1:]))
+            if (part.dtype, part.shape[1:]) != (array.dtype, array.shape[1:]):
+                raise ValueError(
+                    f"Part {number} has rows of {part.dtype} {list(part.shape[1:])}, and part 0 of {array.dtype} "
+                    f"{list(array.shape[1:])}. Convert all parts to one type and shape of row."
+                )
+            if done + len(part) <= rows:
+                array[done : done + len(part)] = part
+            done += len(part)
         if array is None:
-            array = np.lib.format.open_memmap(path, "w+", part.dtype, (rows, *part.shape[1:]))
-        if done + len(part) <= rows:
-            array[done : done + len(part)] = part
-        done += len(part)
-    if done != rows:
-        path.unlink(missing_ok=True)
-        raise ValueError(f"The parts have {done} rows, and {rows} were announced.")
-    if array is not None:
+            raise ValueError("There are no parts, so the type and the shape of a row are not known.")
+        if done != rows:
+            raise ValueError(f"The parts have {done} rows, and {rows} were announced.")
         array.flush()
+        array = None  # Windows renames no file that is mapped
+        os.replace(temporary, path)
+    finally:
+        array = None
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
