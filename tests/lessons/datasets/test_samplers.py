@@ -102,3 +102,48 @@ def test_what_makes_no_sense_is_refused():
         WeightedSamples(torch.zeros(3))
     with pytest.raises(ValueError, match="Class 1 has no samples"):
         class_weights(torch.tensor([0, 2]))
+
+
+def test_many_weights_and_plain_numbers_are_drawn_from():
+    weights = torch.zeros(2**24 + 5, dtype=torch.float64)
+    weights[3], weights[-2] = 1, 3
+    drawn = list(WeightedSamples(weights, samples=4000, seed=1))
+    assert set(drawn) == {3, 2**24 + 3}
+    assert drawn.count(3) / 4000 == pytest.approx(0.25, abs=0.04)
+    assert set(WeightedSamples([0, 2.5, 0])) == {1}
+
+
+@pytest.mark.parametrize("weights", [[1, float("nan")], [1, float("inf")], [-1, 2], [[1.0, 2.0]], [], ["a"]])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ValueError, match="Weights are"):
+        WeightedSamples(weights)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1], torch.tensor([False, False, False, True])])
+def test_labels_of_other_types_count_by_value(labels):
+    torch.testing.assert_close(class_weights(labels), torch.tensor([2 / 3, 2.0]))
+    torch.testing.assert_close(balanced(labels), torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
+    small = torch.as_tensor(labels).to(torch.uint8)
+    torch.testing.assert_close(balanced(small), torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        ([0, 1, -100], r"Label -100 .*labels\[labels >= 0\]"),
+        ([0.0, 1.0], "whole numbers"),
+        ([[0, 1]], r"\[N\]"),
+        ([], r"\[N\]"),
+        (["cat"], "whole numbers"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, sentence):
+    for count in (class_weights, balanced):
+        with pytest.raises(ValueError, match=sentence):
+            count(labels)
+
+
+@pytest.mark.parametrize("lengths", [[[1, 2]], [1, float("nan")]])
+def test_lengths_that_are_none_are_refused(lengths):
+    with pytest.raises(ValueError, match="Lengths are"):
+        BucketBatches(lengths, 2)

@@ -8,12 +8,15 @@ give these to a DataLoader:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
 from torchcourse.data.loaders import samples_per_rank
 from torchcourse.ranks import who
+
+_MOST_DRAWN = 2**24  # torch.multinomial takes no more weights
 
 
 class BucketBatches(Sampler[list[int]]):
@@ -49,6 +52,10 @@ class BucketBatches(Sampler[list[int]]):
         self.rank, self.world_size = who.rank(), who.world_size()
         if len(self.lengths) == 0:
             raise ValueError("There are no lengths: the data set is empty.")
+        if self.lengths.dim() != 1 or not self.lengths.isfinite().all():
+            raise ValueError(
+                "Lengths are one number per sample, [N]. An array of sequences has none: give len() of each."
+            )
         if pool < 1:
             raise ValueError(f"pool={pool} has to be at least 1.")
         samples_per_rank(batch_size)
@@ -88,12 +95,23 @@ class WeightedSamples(Sampler[int]):
         samples: how many to draw, over all ranks; as many as there are weights if None. A multiple of the number of
             ranks, or a few are left out.
         seed: chooses the draw.
+
+    Raises:
+        ValueError: for weights that are no such numbers, or fewer samples than ranks.
     """
 
-    def __init__(self, weights: torch.Tensor, samples: int | None = None, seed: int = 0) -> None:
-        self.weights, self.seed, self.epoch = weights.double(), seed, 0
+    def __init__(self, weights: torch.Tensor | Sequence[float], samples: int | None = None, seed: int = 0) -> None:
+        try:
+            self.weights = torch.as_tensor(weights).double()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"Weights are one number per sample, [N], but these are not: {error}.") from error
+        if self.weights.dim() != 1 or not len(self.weights):
+            raise ValueError(f"Weights are one number per sample, [N], but these have shape {[*self.weights.shape]}.")
+        if bad := (~self.weights.isfinite()).nonzero()[:, 0].tolist():
+            raise ValueError(f"Weights are finite numbers, but weight {bad[0]} is {self.weights[bad[0]].item()}.")
+        self.seed, self.epoch = seed, 0
         self.rank, self.world_size = who.rank(), who.world_size()
-        self.samples = (len(weights) if samples is None else samples) // self.world_size
+        self.samples = (len(self.weights) if samples is None else samples) // self.world_size
         if self.weights.min() < 0 or self.weights.sum() <= 0 or self.samples < 1:
             raise ValueError("Weights are 0 or more, one of them above 0, and each rank needs a sample.")
 
@@ -107,24 +125,29 @@ class WeightedSamples(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         total = self.samples * self.world_size
-        drawn = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        if len(self.weights) <= _MOST_DRAWN:
+            drawn = torch.multinomial(self.weights, total, replacement=True, generator=generator)
+        else:
+            drawn = _draw(self.weights, total, generator)
         yield from drawn[self.rank :: self.world_size].tolist()
 
 
-def class_weights(labels: torch.Tensor) -> torch.Tensor:
+def class_weights(labels: torch.Tensor | Sequence[int]) -> torch.Tensor:
     """Return a weight for each class, N / (classes × its samples), for `cross_entropy(weight=)`: mean 1 over samples.
 
     Raises:
-        ValueError: if a class between 0 and the largest label has no sample.
+        ValueError: if a class between 0 and the largest label has no sample, or a label is no class.
     """
+    labels = _classes(labels)
     counts = labels.bincount()
     if (counts == 0).any():
         raise ValueError(f"Class {int((counts == 0).nonzero()[0])} has no samples, so it can have no weight.")
     return len(labels) / (len(counts) * counts.float())
 
 
-def balanced(labels: torch.Tensor) -> torch.Tensor:
+def balanced(labels: torch.Tensor | Sequence[int]) -> torch.Tensor:
     """Return a weight for each sample with which `WeightedSamples` draws every class equally often."""
+    labels = _classes(labels)
     return class_weights(labels)[labels]
 
 
@@ -140,3 +163,28 @@ def padding_share(lengths: torch.Tensor | Sequence[int], batches: Iterable[Seque
 
 def _cut(order: torch.Tensor, size: int) -> list[list[int]]:
     return [part.tolist() for part in order.split(size)]
+
+
+def _draw(weights: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw with replacement, for any number of weights: where a random number falls in their running sum."""
+    edges = weights.cumsum(0)
+    points = torch.rand(count, dtype=edges.dtype, generator=generator) * edges[-1]
+    return torch.searchsorted(edges, points, right=True).clamp_max_(int(weights.nonzero()[-1]))
+
+
+def _classes(labels: torch.Tensor | Sequence[Any]) -> torch.Tensor:
+    """As int64: torch takes truth values and bytes for a mask where they are an index."""
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Labels are whole numbers, one per sample, but these are not: {error}.") from error
+    if found.dim() != 1 or not len(found):
+        raise ValueError(f"Labels are [N], one per sample, but these have shape {[*found.shape]}.")
+    if found.is_floating_point() or found.is_complex():
+        raise ValueError(f"Labels are whole numbers, but these are {found.dtype}: labels.long() makes them whole.")
+    found = found.long()
+    if found.min() < 0:
+        raise ValueError(
+            f"Label {int(found.min())} is no class. Leave out the samples that the loss ignores: labels[labels >= 0]."
+        )
+    return found
