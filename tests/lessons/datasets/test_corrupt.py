@@ -1,7 +1,11 @@
 """A corrupt record raises or is counted and reported by name: it never goes missing in silence."""
 
+import struct
+import zlib
+
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse.data.loaders import make_loader, set_epoch
@@ -93,3 +97,12 @@ def test_wrong_use_is_refused():
         loader(on_corrupt="skip")
     with pytest.raises(ValueError, match="Guarded"):
         CheckedLoader(DataLoader(TensorDataset(torch.zeros(3))))
+
+
+@pytest.mark.parametrize("error", [Image.DecompressionBombError, SyntaxError, EOFError, struct.error, zlib.error])
+def test_what_readers_raise_for_a_damaged_file_is_a_corrupt_record(error):
+    class Damaged(Records):
+        def __getitem__(self, index):
+            raise error("damaged")
+
+    assert Guarded(Damaged())[3].reason == "damaged"

@@ -1,11 +1,25 @@
 """Corrupt records (손상된 레코드): they end the run, or they are counted and reported by name. Never a silent skip."""
 
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+
+# What readers raise for a damaged file: NumPy, Pillow (which has no common class for it), unpacking, decompressing.
+DAMAGE: tuple[type[Exception], ...] = (
+    ValueError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class CorruptRecord(ValueError):
@@ -64,7 +78,7 @@ class Guarded(Dataset):
         self,
         dataset: Any,  # a map-style data set: torch declares no length for its Dataset
         names: Sequence[str] | None = None,
-        errors: tuple[type[Exception], ...] = (ValueError, OSError),
+        errors: tuple[type[Exception], ...] = DAMAGE,
     ) -> None:
         self.dataset, self.names, self.errors = dataset, names, errors
 
