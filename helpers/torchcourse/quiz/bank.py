@@ -84,7 +84,7 @@ def strip(bank: Bank) -> str:
     data = bank.model_dump(
         include={"title": True, "objectives": True, "questions": questions}, exclude_none=True, exclude_defaults=True
     )
-    return yaml.safe_dump({"stripped": True} | data, allow_unicode=True, sort_keys=False, width=110)
+    return yaml_text.write({"stripped": True} | data)
 
 
 @functools.lru_cache(maxsize=32)
@@ -136,6 +136,8 @@ def _sentence(error: ErrorDetails) -> str:
             return f"must be text; put {value!r} between quotes."
         case "string_type":
             return "must be text."
+        case "float_type":
+            return f"must be a number, such as 90, 0.25 or 1e-3, not {value!r}."
         case "string_too_short":
             return "must not be empty."
         case "string_pattern_mismatch" if "a-z" in context.get("pattern", ""):

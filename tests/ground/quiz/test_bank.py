@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import example_bank as example
-from torchcourse.quiz import bank
+from torchcourse.quiz import bank, yaml_text
 from torchcourse.quiz.bank import BankError
 from torchcourse.quiz.questions import versions
 
@@ -188,6 +188,76 @@ def test_several_faults_are_listed_at_once(tmp_path: Path) -> None:
 )
 def test_what_is_no_yaml_or_no_bank(tmp_path: Path, text: str, sentence: str) -> None:
     assert sentence in faults(tmp_path, text)[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("010", 10), ("0", 0), ("1e-3", 0.001), ("1E3", 1000), ("-2.5e3", -2500), (".5", 0.5), ("0x1F", 31), ("+7", 7)],
+)
+def test_a_number_is_what_its_writer_meant(tmp_path: Path, written: str, meant: float) -> None:
+    text = yaml.safe_dump(example.bank(), allow_unicode=True, sort_keys=False)
+    assert text.count("\n  answer: 4\n") == 1
+    found = bank.load(example.write(tmp_path, text.replace("\n  answer: 4\n", f"\n  answer: {written}\n")))
+    assert found.questions[2].key == meant
+
+
+@pytest.mark.parametrize("written", ["1:30", "1_000", "2026-01-02", "yes", "1,5", "0o17", ".nan", "1e999"])
+def test_what_may_be_two_numbers_is_none(tmp_path: Path, written: str) -> None:
+    text = yaml.safe_dump(example.bank(), allow_unicode=True, sort_keys=False)
+    [_, fault] = faults(tmp_path, text.replace("\n  answer: 4\n", f"\n  answer: {written}\n"))
+    assert "type-number, field answer: " in fault
+    assert "number" in fault
+
+
+@pytest.mark.parametrize("written", ["No", "on", "2026-01-02", "1:30", "1_000"])
+def test_a_text_that_older_yaml_reads_as_something_else_stays_a_text(written: str) -> None:
+    assert yaml_text.parse(f"en: {written}") == {"en": written}
+
+
+@pytest.mark.parametrize(
+    "value", ["1e-3", "010", "09", "No", "1:30", "0x1F", "~", "<<", "=", "a: b", "", 1e-5, 10, True]
+)
+def test_what_is_written_as_yaml_is_read_back_by_old_and_new_readers(value: object) -> None:
+    text = yaml_text.write({"en": value})
+    assert yaml_text.parse(text) == yaml.safe_load(text) == {"en": value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "accepted: [add, add(a, b)]",
+        "accepted: [x(1, 2)]",
+        "text: {en: Yes, it does, ko: 네}",
+        "text: {en: f(a, b), ko: 네}",
+    ],
+)
+def test_a_text_that_yaml_cuts_off_at_a_comma_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="between quotes"):
+        yaml_text.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["accepted: [f(), (a), 'f(a, b)', f(a)]", 'text: {en: "Yes, it does", ko: 네}', "en: f(a, b"]
+)
+def test_a_comma_between_quotes_cuts_nothing(text: str) -> None:
+    assert yaml_text.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!int x",
+        "a: !!float x",
+        "a: !!timestamp x",
+        "a: !!binary é",
+        "[" * 5000,
+        f"a: {'1' * 5000}",
+        "? {a: b}\n: c",
+    ],
+)
+def test_nothing_that_is_no_yaml_ends_in_an_error_of_python(tmp_path: Path, text: str) -> None:
+    [line] = faults(tmp_path, text)
+    assert "is not valid YAML: " in line
 
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
