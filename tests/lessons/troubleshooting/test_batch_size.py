@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
@@ -72,6 +73,39 @@ def test_circles_that_a_failed_try_leaves_are_collected():
             assert device.current == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        RuntimeError("Caught RuntimeError in DataLoader worker process 0. DefaultCPUAllocator: not enough memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_every_kind_of_full_memory_ends_a_try_and_not_the_search(error):
+    def attempt(size):
+        if size > 5:
+            raise error
+
+    assert largest_batch_size(attempt, 64).batch_size == 5
+
+
+def batch_norm_on(device):
+    def attempt(size):
+        model = nn.Sequential(nn.Linear(20_000, 10), nn.BatchNorm1d(10))
+        device.watch(model)
+        model(torch.randn(size, 20_000)).sum().backward()
+
+    return attempt
+
+
+def test_a_batch_norm_that_refuses_one_sample_fits_no_size_where_two_do_not_fit():
+    with SimulatedDevice("1 MiB") as device:
+        assert largest_batch_size(batch_norm_on(device)).tries == [(4, False), (2, False), (1, False)]
+        with pytest.raises(ValueError, match="more than 1 value"):
+            largest_batch_size(batch_norm_on(device), limit=1)
 
 
 def test_other_errors_are_not_taken_for_a_full_memory():

@@ -163,6 +163,37 @@ def test_overflow_in_float16_says_where_float16_ends():
     assert "65504" in found.evidence
 
 
+class Masked(nn.Module):
+    """Softmax over numbers of which a mask hides some; the mask is a line of forward(), or a module."""
+
+    def __init__(self, last, hidden, mask=None):
+        super().__init__()
+        self.first, self.mask, self.last = nn.Linear(8, 8), mask or (lambda h: h), last
+        self.hidden = hidden
+
+    def forward(self, x):
+        return self.last(self.mask(self.first(x).masked_fill(self.hidden, -torch.inf)))
+
+
+NEXT = torch.ones(16, 8).triu(1).bool()
+
+
+@pytest.mark.parametrize("mask", [None, nn.Identity()])
+@pytest.mark.parametrize("last", [nn.Softmax(-1), nn.LogSoftmax(-1), nn.ReLU()])
+def test_a_mask_of_minus_infinity_is_no_alarm(last, mask):
+    def loss_fn(out):
+        return out[~NEXT].square().sum()
+
+    assert one_step(NanProbe(Masked(last, NEXT, mask)), loss_fn=loss_fn) is None
+
+
+def test_a_mask_that_hides_everything_and_a_fault_behind_a_mask_are_found():
+    everything = Masked(nn.Softmax(-1), torch.ones(16, 8).bool())
+    assert place(one_step(NanProbe(everything), loss_fn=torch.sum)) == ("forward", "last", "inf")
+    found = one_step(NanProbe(Masked(nn.Softmax(-1), NEXT)), loss_fn=lambda out: out.sum() / 0)
+    assert place(found) == ("loss", "", "inf")
+
+
 def test_check_raises_with_the_finding_and_close_takes_the_hooks_away():
     with NanProbe(Net()) as probe:
         loss = probe.model(X / 0).sum()

@@ -32,14 +32,15 @@ def largest_batch_size(attempt: Callable[[int], object], limit: int = 65_536) ->
 
     Raises:
         ValueError: if the limit is less than 1.
-        Exception: whatever `attempt` raises, except for `torch.OutOfMemoryError`.
+        Exception: whatever `attempt` raises, except for a full memory, of a GPU or of the machine. A BatchNorm that
+            refuses a batch of 1 is no error either where larger batches did not fit: then no size does.
     """
     if limit < 1:
         raise ValueError(f"A batch has at least 1 sample, but limit is {limit}.")
     tries: list[tuple[int, bool]] = []
 
     def fits(size: int) -> bool:
-        tries.append((size, _survives(attempt, size)))
+        tries.append((size, _survives(attempt, size, larger_failed=bool(tries))))
         return tries[-1][1]
 
     good, bad, size = 0, limit + 1, min(4, limit)
@@ -52,11 +53,21 @@ def largest_batch_size(attempt: Callable[[int], object], limit: int = 65_536) ->
     return Found(good, tries)
 
 
-def _survives(attempt: Callable[[int], object], size: int) -> bool:
+_FULL = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "_alloc_failed")
+"""What the text of a RuntimeError says of a full memory: a CPU, a data-loading worker, cuBLAS and cuDNN have no type."""
+
+
+def _survives(attempt: Callable[[int], object], size: int, larger_failed: bool) -> bool:
     try:
         attempt(size)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         pass
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in _FULL):
+            raise
+    except ValueError as error:
+        if not (size == 1 and larger_failed and "Expected more than 1 value per channel" in str(error)):
+            raise
     else:
         return True
     # Outside of `except`: an exception that is being handled keeps the frames alive in which it happened, and these
