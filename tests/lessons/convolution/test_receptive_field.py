@@ -7,7 +7,35 @@ from torch import nn
 from torchcourse.lessons.convolution.receptive_field import Field, by_formula, by_gradient
 from torchcourse.models import small_cnn
 
+
+class Block(nn.Module):
+    """A residual block; its shortcut is listed first and used last."""
+
+    def __init__(self, channels, out, stride=2):
+        super().__init__()
+        self.shortcut = nn.Conv2d(channels, out, 1, stride)
+        self.body = nn.Sequential(nn.Conv2d(channels, out, 3, stride, 1), nn.ReLU(), nn.Conv2d(out, out, 3, 1, 1))
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Twice(nn.Module):
+    """Concatenates what a layer sees and what it sees when it is used twice; another layer is not used."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.spare = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 9)
+
+    def forward(self, x):
+        once = self.layer(x)
+        return torch.cat([once, self.layer(once)], dim=1)
+
+
 MODELS = {
+    "residual": nn.Sequential(Block(1, 4), Block(4, 8)),
+    "a layer used twice": Twice(),
+    "pooling over the edge": nn.Sequential(nn.Conv2d(1, 1, 2, padding=1), nn.MaxPool2d(3, 2, ceil_mode=True)),
     "one kernel": nn.Conv2d(1, 2, (3, 5)),
     "dilated": nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1)),
     "stride and pooling": nn.Sequential(nn.Conv2d(1, 4, 5, stride=2, padding=2), nn.MaxPool2d(2), nn.Conv2d(4, 1, 3)),
@@ -51,3 +79,43 @@ def test_two_threes_see_what_a_five_sees():
 def test_a_layer_that_mixes_all_places_is_named():
     with pytest.raises(ValueError, match="Layer 9, a Linear"):
         by_formula(nn.Sequential(*list(small_cnn())[:8], nn.Identity(), nn.Linear(3, 4)))
+
+
+def test_branches_that_meet_at_different_strides_are_refused():
+    class Uneven(Block):
+        def forward(self, x):
+            return self.body(x) + x
+
+    with pytest.raises(ValueError, match=r"different strides \(1 and 2 pixels\).*by_gradient"):
+        by_formula(Uneven(1, 1))
+
+
+def test_a_forward_pass_that_cannot_be_followed_is_refused():
+    class Branching(Block):
+        def forward(self, x):
+            return self.body(x) if x.sum() > 0 else self.shortcut(x)
+
+    class Mean(Block):
+        def forward(self, x):
+            return self.body(x) * x.mean()
+
+    with pytest.raises(ValueError, match=r"of this Branching cannot be followed.*by_gradient"):
+        by_formula(Branching(1, 1))
+    with pytest.raises(ValueError, match=r"`mean`.*by_gradient"):
+        by_formula(Mean(1, 1))
+
+
+@pytest.mark.parametrize(("padding", "dilation"), [(0, 1), (1, 1), (0, 2)])
+def test_a_pooling_over_the_edge_sees_what_is_there(padding, dilation):
+    pool = nn.MaxPool2d(3, 2, padding=padding, dilation=dilation, ceil_mode=True)
+    rows = pool(torch.zeros(1, 1, 8, 8)).shape[2]
+    seen = by_gradient(pool, (1, 8, 8), (rows - 1, 0)).any(dim=1).nonzero().flatten().tolist()
+    first = 2 * (rows - 1) - padding
+    assert seen == [row for row in (first + dilation * step for step in range(3)) if 0 <= row < 8]
+
+
+def test_a_relu_in_forward_hides_nothing():
+    block = Block(1, 1)
+    for parameter in block.parameters():
+        parameter.data.fill_(-9.0)
+    assert by_gradient(block, (1, 12, 12)).sum() == 49

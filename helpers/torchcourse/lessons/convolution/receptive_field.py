@@ -5,11 +5,13 @@ https://distill.pub/2019/computing-receptive-fields/
 """
 
 import copy
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from torchcourse.lessons.convolution.sizes import Pair, pair
 
@@ -36,26 +38,37 @@ class Field:
 
 
 def by_formula(model: nn.Module) -> tuple[Field, Field]:
-    """Return the field of one output value in height and in width, for layers that follow one another.
+    """Return the field of one output value in height and in width, from its first to its last pixel.
+
+    It follows the forward pass of the model. Where branches meet, as in a residual block, the field reaches as far as
+    the widest branch.
 
     Raises:
-        ValueError: for a layer that mixes all places, or whose reach is not known here.
+        ValueError: for a layer that mixes all places, or whose reach is not known here, for branches that meet at
+            different strides, and for a forward pass that cannot be followed.
     """
-    height = width = Field()
-    for name, layer in _leaves(model):
-        if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            stride = layer.kernel_size if layer.stride is None else layer.stride
-            padding = _padding(layer)
-            dilation = getattr(layer, "dilation", 1)
-            parts = [pair(value) for value in (layer.kernel_size, stride, padding, dilation)]
-            height = height.after(*(part[0] for part in parts))
-            width = width.after(*(part[1] for part in parts))
-        elif not isinstance(layer, _POINTWISE):
-            raise ValueError(
-                f"Layer {name or '(the model)'}, a {type(layer).__name__}, has no local field that is known here. "
-                "Ask for the layers before it: by_formula(model[:n])."
-            )
-    return height, width
+    if not list(model.children()):
+        return _after_layer("", model, (Field(), Field()))
+    try:
+        nodes = fx.symbolic_trace(model).graph.nodes
+    except Exception as error:  # whatever forward() does with what stands in for its input
+        raise ValueError(
+            f"The forward pass of this {type(model).__name__} cannot be followed ({type(error).__name__}: {error}). "
+            f"{_ASK}"
+        ) from error
+    fields: dict[fx.Node, tuple[Field, Field]] = {}
+    last = (Field(), Field())
+    for node in nodes:
+        known = [fields[source] for source in node.all_input_nodes if source in fields]
+        if node.op == "placeholder":
+            last = fields[node] = (Field(), Field())
+        elif node.op == "call_module":
+            last = fields[node] = _after_layer(str(node.target), model.get_submodule(str(node.target)), known[0])
+        elif node.op == "output" or (known and _is_pointwise(node)):
+            last = fields[node] = _met(node, known)
+        elif known:
+            raise ValueError(f"The reach of `{node.name}` in the forward pass is not known here. {_ASK}")
+    return last
 
 
 def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int, int] | None = None) -> torch.Tensor:
@@ -77,14 +90,54 @@ def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int,
 
 
 _POINTWISE = (
-    *(nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity),
-    *(nn.BatchNorm2d, nn.Dropout, nn.Dropout2d),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Identity),
+    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.Softplus, nn.BatchNorm2d, nn.Dropout, nn.Dropout2d),
 )
 """Layers that look at no neighbors. (BatchNorm does in training, through its statistics; not in evaluation.)"""
 
 
-def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
+_FUNCTIONS = {
+    *(operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, operator.truediv),
+    *(torch.add, torch.sub, torch.mul, torch.cat, torch.maximum, torch.minimum, torch.relu, torch.sigmoid, torch.tanh),
+    *(nn.functional.relu, nn.functional.gelu, nn.functional.silu, nn.functional.leaky_relu, nn.functional.dropout),
+}
+_METHODS = {"add", "add_", "sub", "sub_", "mul", "mul_", "relu", "relu_", "sigmoid", "tanh", "contiguous", "clone"}
+_ASK = "Ask for layers that follow one another, such as by_formula(model[:n]), or use by_gradient(model, shape)."
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    along_channels = node.target is not torch.cat or 1 in (*node.args[1:], *node.kwargs.values())
+    return node.target in (_FUNCTIONS if node.op == "call_function" else _METHODS) and along_channels
+
+
+def _after_layer(name: str, layer: nn.Module, fields: tuple[Field, Field]) -> tuple[Field, Field]:
+    if isinstance(layer, _POINTWISE):
+        return fields
+    if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        raise ValueError(
+            f"Layer {name or '(the model)'}, a {type(layer).__name__}, has no local field that is known here. {_ASK}"
+        )
+    stride = layer.kernel_size if layer.stride is None else layer.stride
+    parts = [pair(value) for value in (layer.kernel_size, stride, _padding(layer), getattr(layer, "dilation", 1))]
+    height, width = (field.after(*(part[way] for part in parts)) for way, field in enumerate(fields))
+    return height, width
+
+
+def _met(node: fx.Node, branches: Sequence[tuple[Field, Field]]) -> tuple[Field, Field]:
+    """Return the field of values that are made of one value of each branch at the same position."""
+    met = []
+    for fields in zip(*branches, strict=True):
+        if len({field.jump for field in fields}) > 1:
+            jumps = " and ".join(str(jump) for jump in sorted({field.jump for field in fields}))
+            raise ValueError(
+                f"Branches that meet in `{node.name}` have different strides ({jumps} pixels), so one value of it "
+                f"has no single field. {_ASK}"
+            )
+        start = min(field.start for field in fields)
+        end = max(field.start + field.size for field in fields)
+        met.append(Field(end - start, fields[0].jump, start))
+    height, width = met
+    return height, width
 
 
 def _padding(layer: Any) -> Pair:
@@ -112,6 +165,8 @@ def _transparent_layer(layer: nn.Module) -> nn.Module:
         return _MeanPool(layer)
     if isinstance(layer, nn.Conv2d):
         nn.init.ones_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)  # a ReLU in forward() would cut off what is negative
         return layer
     return nn.Identity() if isinstance(layer, _POINTWISE) else layer
 
@@ -126,6 +181,15 @@ class _MeanPool(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pool, channels = self.pool, x.shape[1]
         kernel = torch.ones(channels, 1, *pair(pool.kernel_size), dtype=x.dtype)
-        return nn.functional.conv2d(
-            x, kernel, stride=pool.stride, padding=pool.padding, dilation=pool.dilation, groups=channels
-        )
+        stride, padding, dilation = (pair(value) for value in (pool.stride, pool.padding, pool.dilation))
+        beyond = [0, 0]  # ceil_mode: how far the last kernel reaches over the edge
+        for way, (size, places) in enumerate(zip(x.shape[2:], self._places(x), strict=True)):
+            reach = (places - 1) * stride[way] + dilation[way] * (kernel.shape[2 + way] - 1) + 1
+            beyond[way] = max(0, reach - size - 2 * padding[way])
+        (top, left), (bottom, right) = padding, (side + more for side, more in zip(padding, beyond, strict=True))
+        x = nn.functional.pad(x, (left, right, top, bottom))
+        return nn.functional.conv2d(x, kernel, stride=stride, dilation=dilation, groups=channels)
+
+    def _places(self, x: torch.Tensor) -> torch.Size:
+        out = self.pool(x.detach())
+        return (out[0] if isinstance(out, tuple) else out).shape[2:]

@@ -54,7 +54,7 @@ def largest_batch_size(attempt: Callable[[int], object], limit: int = 65_536) ->
 
 
 _FULL = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory", "_alloc_failed")
-"""What the text of a RuntimeError says of a full memory: a CPU, a data-loading worker, cuBLAS and cuDNN have no type."""
+"""What a RuntimeError says of a full memory, where it has no type of its own: of a CPU, a worker, cuBLAS, cuDNN."""
 
 
 def _survives(attempt: Callable[[int], object], size: int, larger_failed: bool) -> bool:
