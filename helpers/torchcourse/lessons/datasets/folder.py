@@ -88,28 +88,21 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = 
         lines = list(csv.reader(io.StringIO(_decode(path, encoding), newline="")))
     except csv.Error as error:
         raise ValueError(f"{path.name} cannot be read as a table: {error}.") from error
-    found = [name.strip() for name in lines[0]] if lines else []
-    missing = [column for column in columns if column not in found]
-    if missing:
-        raise ValueError(
-            f"{path.name} has the columns {_some(found) or 'none'}, but not {_some(missing)}. Say which to use."
-        )
-    twice = [column for column in columns if found.count(column) > 1]
-    if twice:
-        raise ValueError(f"{path.name} has the column {twice[0]!r} twice. Rename one of them.")
+    header = _header(path.name, lines, columns)
     rows = []
     for number, line in enumerate(lines[1:], 2):
         values = [value.strip() for value in line]
-        if any(values[len(found) :]):
+        if not any(values):
+            continue
+        if any(values[len(header) :]):
             raise ValueError(
-                f"Row {number} of {path.name} has {len(values)} fields and its header {len(found)}. "
+                f"Row {number} of {path.name} has {len(values)} fields and its header {len(header)}. "
                 "A value with a comma in it needs quotation marks."
             )
-        row = dict.fromkeys(found, "") | dict(zip(found, values, strict=False))
-        if any(values) and not row[columns[0]]:
+        row = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
+        if not row[columns[0]]:
             raise ValueError(f"Row {number} of {path.name} has nothing in the column {columns[0]!r}.")
-        if any(values):
-            rows.append(row)
+        rows.append(row)
     if not rows:
         raise ValueError(f"{path.name} has a header and no rows.")
     return rows
@@ -163,6 +156,19 @@ def write_images(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _header(table: str, lines: list[list[str]], columns: Sequence[str]) -> list[str]:
+    found = [name.strip() for name in lines[0]] if lines else []
+    missing = [column for column in columns if column not in found]
+    if missing:
+        raise ValueError(
+            f"{table} has the columns {_some(found) or 'none'}, but not {_some(missing)}. Say which to use."
+        )
+    twice = [column for column in columns if found.count(column) > 1]
+    if twice:
+        raise ValueError(f"{table} has the column {twice[0]!r} twice. Rename one of them.")
+    return found
 
 
 def _decode(path: Path, encoding: str) -> str:
