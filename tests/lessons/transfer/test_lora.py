@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import identity
 from torch.utils.data import TensorDataset
 
 from torchcourse.data import make_loader
@@ -140,6 +142,9 @@ def tied():
         (lambda: add_lora(Classifier(mnist_cnn(), 10), "head", rank=0), "rank=0"),
         (lambda: add_lora(tied(), "write"), "write is used in another place"),
         (lambda: add_lora(nn.Sequential(nn.ReLU())), "There are: none"),
+        (lambda: add_lora(nn.Sequential(nn.LazyLinear(3))), "weight of 0 is not made yet"),
+        (lambda: add_lora(nn.Sequential(weight_norm(nn.Linear(3, 3)))), "weight of 0 is computed"),
+        (lambda: add_lora(nn.Sequential(identity(nn.Linear(3, 3), "weight"))), "weight of 0 is computed"),
         (lambda: LoRAConv2d(nn.Conv2d(4, 4, 3, groups=2)), "2 groups"),
         (lambda: adapter_state(mnist_cnn()), "no adapters"),
     ],

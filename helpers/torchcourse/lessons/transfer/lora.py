@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 from torchcourse.lessons.transfer.finetune import fits
 
@@ -143,7 +144,8 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
         alpha: the adapter counts `alpha / rank` times; by default once.
 
     Raises:
-        ValueError: for a name without such a layer, a layer that has an adapter, or one whose weight another uses, too.
+        ValueError: for a name without such a layer, a layer that has an adapter, or one whose weight another uses, too,
+            is computed from others (weight normalization, pruning) or is not made yet (a lazy layer).
     """
     layers = _layers(model)
     chosen: dict[str, nn.Module] = {}
@@ -155,10 +157,7 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
                 f"There are: {', '.join(layers) or 'none'}."
             )
         chosen |= found
-    owners = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
-    for name, layer in chosen.items():
-        if owners.count(id(layer.weight)) > 1:
-            raise ValueError(f"The weight of {name} is used in another place, too, which merging would change as well.")
+    _must_have_weights(model, chosen)
     for name, layer in chosen.items():
         kind: type[Any] = LoRALinear if isinstance(layer, nn.Linear) else LoRAConv2d
         _replace(model, name, kind(layer, rank, alpha))
@@ -252,6 +251,21 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
         # Attention of PyTorch reads the weight of this layer and never calls it: an adapter would not count.
         and not isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear)
     }
+
+
+def _must_have_weights(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    owners = [id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False)]
+    for name, layer in layers.items():
+        weight = layer._parameters.get("weight")
+        if weight is None:
+            raise ValueError(
+                f"The weight of {name} is computed from other parameters, as weight normalization and pruning do, and "
+                "merging would be lost. Make it a plain weight first."
+            )
+        if is_lazy(weight):
+            raise ValueError(f"The weight of {name} is not made yet. Run a batch through the model first.")
+        if owners.count(id(weight)) > 1:
+            raise ValueError(f"The weight of {name} is used in another place, too, which merging would change as well.")
 
 
 def _adapted(model: nn.Module) -> dict[str, LoRA]:
