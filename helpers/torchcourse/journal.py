@@ -135,11 +135,14 @@ def _warn(target: Path, error: OSError) -> None:
     if target not in _warned:
         _warned.add(target)
         reason = error.strerror or type(error).__name__
-        # Not on stderr: nbgrader takes anything there for a failed test.
-        print(
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        sentence = (
             f"Your answers are not kept on disk: {target} cannot be written ({reason}). "
             "Set the variable TORCHCOURSE_WORK to a folder of your own and restart the kernel."
         )
+        with contextlib.suppress(OSError, ValueError):  # a console that is gone
+            # Not on stderr: nbgrader takes anything there for a failed test.
+            print(sentence.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _line(entry: Entry) -> bytes:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import subprocess
@@ -190,6 +191,19 @@ def test_a_folder_that_cannot_be_written_costs_one_sentence(
     journal.record("x", number=3)
     assert [entry["number"] for entry in journal.read()] == [1, 2, 3]
     assert len((work / "journal.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_a_console_without_korean_costs_no_entry(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = work / "작업"
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("a file where the folder should be")
+    monkeypatch.setenv("TORCHCOURSE_WORK", str(blocked))
+    raw = io.BytesIO()
+    with contextlib.redirect_stdout(io.TextIOWrapper(raw, encoding="ascii")) as console:
+        journal.record("x")
+        console.flush()
+    assert "Your answers are not kept on disk" in raw.getvalue().decode()
+    assert len(journal.read()) == 1
 
 
 def test_a_full_disk_leaves_no_half_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

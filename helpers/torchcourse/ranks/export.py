@@ -77,7 +77,7 @@ def export_script(fn: Callable[..., Any], path: str | Path, *args: Any, overwrit
     head = [_HEAD.format(name=fn.__name__, commands=commands), source.imports(), source.constants()]
     main = _MAIN.format(call=call)
     text = "\n\n\n".join(["\n\n".join(filter(None, head)), *source.copies(), main])
-    if path.exists() and path.read_text(encoding="utf-8") != text and not overwrite:
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and not overwrite:
         raise FileExistsError(
             f"{path} exists and differs. Choose a different name, or pass overwrite=True to replace it."
         )

@@ -1,6 +1,7 @@
 """What the notebook shows of its ranks: the lines that they print, their tracebacks, and where each of them is."""
 
 import codecs
+import contextlib
 import re
 import sys
 import traceback
@@ -67,8 +68,7 @@ class LinePrinter:
             self._begun[rank] = rest
         shown = "".join(self._line(rank, line) for line in lines) + self._progress(rank)
         if shown:
-            sys.stdout.write(shown)
-            sys.stdout.flush()
+            _show(shown)
 
     def _line(self, rank: int, line: str) -> str:
         _, returned, text = line.rstrip("\r").rpartition("\r")
@@ -88,6 +88,17 @@ class LinePrinter:
         if not width:
             return text
         return "\r" + text.ljust(width) if over else "\n" + text
+
+
+def _show(text: str) -> None:
+    """Write to the console. No result is lost because it lacks a sign, which is written as its number, or is gone."""
+    console = sys.stdout
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        try:
+            console.write(text)
+        except UnicodeEncodeError as error:
+            console.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        console.flush()
 
 
 def _shorten(report: traceback.TracebackException) -> None:

@@ -180,11 +180,21 @@ def _job(world_size: int, port: int, env: dict[str, str] | None) -> Job:
         world_size=world_size,
         port=port,
         environ={**os.environ, **(env or {})},
-        folder=os.getcwd(),
+        folder=_current_folder(),
         path=list(sys.path),
         argv=list(sys.argv),
         sources=_sources(),
     )
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "The current folder has been deleted, and the ranks would have to work in it. "
+            "Go to one that there is, with os.chdir(...), and run this again."
+        ) from None
 
 
 def _sources() -> dict[str, str]:

@@ -10,7 +10,6 @@ import operator
 import subprocess
 import symtable
 import sys
-import textwrap
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -179,23 +178,44 @@ class Source:
 
 def _text_of(obj: types.FunctionType | type) -> str:
     """The source of a function or class, moved to the left margin."""
-    file, line = _place_of(obj)
-    lines = linecache.getlines(file)
+    lines, line = _place_of(obj)
     kind = ast.ClassDef if isinstance(obj, type) else ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(ast.parse("".join(lines))) if lines else ():
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:  # IPython splits a cell's lines at more signs than Python does
+        raise CannotWrite(
+            f"The source of {obj.__name__} is not known exactly: its cell holds a sign such as U+2028 or a form feed, "
+            "which some programs take for the end of a line. Write it as an escape, such as \\u2028."
+        ) from None
+    for node in ast.walk(tree):
         if isinstance(node, kind) and node.name == obj.__name__:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             if first <= line <= (node.end_lineno or first):
-                return textwrap.dedent("".join(lines[first - 1 : node.end_lineno])).rstrip()
+                return _at_the_margin(lines, first, node)
     raise CannotWrite(
         f"The source of {obj.__name__} is not known. Define it with def or class in a cell or in a module."
     )
 
 
-def _place_of(obj: types.FunctionType | type) -> tuple[str, int]:
-    """A file (or cell) and a line in the definition of a function or class; an empty name if that is not known."""
+def _at_the_margin(lines: list[str], first: int, definition: ast.stmt) -> str:
+    """The lines of a definition, without its indentation; lines that begin inside a text stay as they are."""
+    inside_texts: set[int] = set()
+    for node in ast.walk(definition):
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
+            inside_texts.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
+    head = lines[first - 1]
+    margin = head[: len(head) - len(head.lstrip())]
+    numbered = enumerate(lines[first - 1 : definition.end_lineno], first)
+    return "".join(line if number in inside_texts else line.removeprefix(margin) for number, line in numbered).rstrip()
+
+
+def _place_of(obj: types.FunctionType | type) -> tuple[list[str], int]:
+    """The lines of the file or cell that defines a function or class, and the number of one line in the definition.
+
+    No lines if that is not known.
+    """
     for function in _functions(obj):
-        return function.__code__.co_filename, function.__code__.co_firstlineno
+        return _lines_of(function.__code__), function.__code__.co_firstlineno
     # A class without methods does not know where it was written: look for its name in the cells.
     places = {}
     for file, entry in list(linecache.cache.items()) if isinstance(obj, type) else ():
@@ -203,9 +223,9 @@ def _place_of(obj: types.FunctionType | type) -> tuple[str, int]:
             with contextlib.suppress(SyntaxError):  # a cell that never ran
                 for node in ast.parse("".join(entry[2])).body:
                     if isinstance(node, ast.ClassDef) and node.name == obj.__name__:
-                        places[ast.dump(node)] = (file, node.lineno)
+                        places[ast.dump(node)] = (entry[2], node.lineno)
     if not places:
-        return "", 0
+        return [], 0
     if len(places) > 1:
         raise CannotWrite(
             f"The source of the class {obj.__name__} cannot be told: {len(places)} cells define that name "
@@ -219,7 +239,29 @@ def _functions(obj: types.FunctionType | type) -> list[types.FunctionType]:
     candidates = vars(obj).values() if isinstance(obj, type) else [obj]
     plain = (getattr(part, "__func__", getattr(part, "fget", part)) for part in candidates)  # class methods, properties
     functions = [inspect.unwrap(part) for part in plain if inspect.isfunction(part)]
-    return [function for function in functions if linecache.getlines(function.__code__.co_filename)]
+    return [function for function in functions if _lines_of(function.__code__)]
+
+
+def _lines_of(code: types.CodeType) -> list[str]:
+    """The lines of the file or cell that this code was compiled from; none if they are not known."""
+    if lines := linecache.getlines(code.co_filename):
+        return lines
+    # `%%time` compiles its cell under a name of its own, without a source. The cell is in the history, as it was typed.
+    ipython = sys.modules.get("IPython")
+    shell: Any = ipython.get_ipython() if ipython else None
+    for typed in reversed(shell.history_manager.input_hist_raw if shell else ()):
+        magic, _, body = typed.lstrip().partition("\n")
+        if magic.startswith("%%") and code.co_name in body:
+            with contextlib.suppress(Exception):  # a cell of HTML, a magic that its program does not know
+                body = shell.transform_cell(body)
+                if _holds(compile(body, code.co_filename, "exec", dont_inherit=True), code):
+                    return body.splitlines(keepends=True)
+    return []
+
+
+def _holds(outer: types.CodeType, code: types.CodeType) -> bool:
+    parts = [part for part in outer.co_consts if isinstance(part, types.CodeType)]
+    return any(part == code or _holds(part, code) for part in parts)
 
 
 def _global_names(text: str) -> list[str]:

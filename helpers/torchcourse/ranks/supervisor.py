@@ -237,14 +237,20 @@ class Supervisor:
             ) from error
 
 
+_HINTS = {
+    "SIGKILL": " Often the system does that when memory runs out.",
+    "SIGABRT": " gloo does that when the ranks' calls do not match. Does every rank go through the same number of "
+    "batches, and call the same collectives (집합 통신) with tensors of the same shape?",
+}
+
+
 def _end_of_process(code: int | None) -> str:
     if code is None:
         return "the process disappeared, together with the process that had started it."
     if code >= 0:
         return f"the process ended with exit code {code}, without an exception. Does something call os._exit()?"
     name, text = signal.Signals(-code).name, signal.strsignal(-code)
-    hint = " Often the system does that when memory runs out." if name == "SIGKILL" else ""
-    return f"the process was ended by {name} ({text}).{hint}"
+    return f"the process was ended by {name} ({text}).{_HINTS.get(name, '')}"
 
 
 def _ranks(ranks: list[int]) -> str:

@@ -183,3 +183,45 @@ def test_another_file_is_not_overwritten() -> None:
     assert Path("train.py").read_text() == "precious"
     export_script(notebook["train"], "train.py", 1, overwrite=True)
     export_script(notebook["train"], "train.py", 1)  # the same again
+    Path("train.py").write_bytes("# 학습".encode("cp949"))
+    with pytest.raises(FileExistsError, match=r"train\.py exists and differs"):
+        export_script(notebook["train"], "train.py", 1)
+
+
+TEXTS = {
+    "indented": "if True:\n    def f():\n        return len('''x\n    y''')\n",
+    "at the margin": (
+        "def make():\n    def f():\n        t = '''\nat margin\n'''\n        return len(t)\n    return f\nf = make()"
+    ),
+    "formatted": "if True:\n    def f():\n        n = 3\n        return f'''{n}\n    {\n    n}'''\n",
+    "bytes": 'if True:\n    def f():\n        return b"""\n      x\n"""\n',
+    "docstring": "if True:\n    def f():\n        '''Say.\n\n          More.\n        '''\n        return f.__doc__\n",
+    "comment at the margin": "if True:\n    def f(a=(1,\n2)):\n# aside\n        return [\n1, a]\n",
+    "tabs": "if True:\n\tdef f():\n\t\treturn '''\n\t\tx'''\n",
+    "decorated": "import functools\nif True:\n    @functools.cache\n    def f():\n        return '''\n    x'''\n",
+    "in a class": (
+        "if True:\n    class A:\n        def g(self):\n            return '''a\n            b'''\n"
+        "    def f():\n        return A().g()\n"
+    ),
+    "continued": "if True:\n    def f():\n        return 1 + \\\n    2\n",
+}
+
+
+@pytest.mark.parametrize("code", TEXTS.values(), ids=TEXTS)
+def test_a_text_over_several_lines_is_copied_as_it_is(code: str) -> None:
+    """Moving a function to the margin must not move what stands inside its texts."""
+    here = cell(code)["f"]
+    text = export_script(getattr(here, "__wrapped__", here), "train.py").read_text(encoding="utf-8")
+    copied: dict[str, Any] = {"__name__": "elsewhere"}
+    exec(compile(text, "train.py", "exec"), copied)
+    assert copied["f"]() == here()
+
+
+def test_a_cell_whose_lines_python_counts_otherwise_is_refused() -> None:
+    """IPython keeps a cell by splitlines(), which also splits at signs that are no line ends for Python."""
+    notebook = cell("def train():\n    return 'a\u2028b'")
+    name = notebook["train"].__code__.co_filename
+    lines = [line + "\n" for line in "".join(linecache.getlines(name)).splitlines()]
+    linecache.cache[name] = (1, None, lines, name)
+    with pytest.raises(TypeError, match="The source of train is not known exactly"):
+        export_script(notebook["train"], "train.py")

@@ -164,6 +164,19 @@ def test_an_error_shows_the_rank_and_the_line_of_the_cell_only(kernel: Kernel) -
         assert machinery not in cell.error
 
 
+def test_a_function_of_a_timed_cell_is_written_into_a_script(kernel: Kernel, tmp_path: Path) -> None:
+    """`%%time` compiles its cell under a name of its own, whose text nobody keeps."""
+    kernel.run("%%time\ndef timed(): return 'before'")
+    kernel.run("%%time\n%env A=1\nif True:\n    def timed():\n        return 'after'")
+    cell = kernel.run(
+        "from torchcourse.ranks import export_script\n"
+        f"text = export_script(timed, {str(tmp_path / 'run.py')!r}).read_text()\n"
+        "print(text)"
+    )
+    assert "\ndef timed():\n    return 'after'\n" in cell.text, cell
+    assert "before" not in cell.text
+
+
 def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:
     cell = kernel.run("def slow():\n    print('first')\n    time.sleep(1.5)\n    print('second')\nrun_ranks(slow)")
     assert sorted(cell.text.splitlines()) == ["[rank 0] first", "[rank 0] second", "[rank 1] first", "[rank 1] second"]

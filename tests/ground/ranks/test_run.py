@@ -550,6 +550,43 @@ def test_a_progress_bar_rewrites_its_line() -> None:
     )
 
 
+@pytest.mark.parametrize("encoding", ["cp949", "ascii", "cp1252"])
+def test_a_console_that_lacks_a_sign_shows_its_number(encoding: str) -> None:
+    raw = io.BytesIO()
+    console = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    with contextlib.redirect_stdout(console):
+        printer = LinePrinter()
+        printer.write(0, "✓ done\n".encode())
+        printer.write(0, b"next\n")
+    assert raw.getvalue().decode(encoding).splitlines() == [r"[rank 0] \u2713 done", "[rank 0] next"]
+
+
+def test_a_console_that_is_gone_costs_no_result() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    closed = io.StringIO()
+    closed.close()
+    for stream in (Gone(), closed, None):
+        with contextlib.redirect_stdout(stream):
+            LinePrinter().write(0, b"last words\n")
+
+
+def test_a_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"current folder has been deleted.* os\.chdir"):
+        run_ranks(device)
+
+
+def test_an_abort_inside_a_collective_says_what_to_compare() -> None:
+    with pytest.raises(RankError, match=r"SIGABRT .* the same number of batches"):
+        run_ranks(os.abort, world_size=1)
+
+
 def test_log_writers_flush_at_the_end_and_children_end_with_their_rank(tmp_path: Path) -> None:
     def train() -> int:
         import atexit
