@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+import types
 import urllib.request
+from pathlib import Path
 
 import pytest
 
+from torchcourse.lessons.monitoring import tensorboard_page
 from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 from torchcourse.training.monitor import Monitor
 
@@ -43,3 +46,39 @@ def test_it_serves_a_run_and_ends_with_its_process(tmp_path):
 def test_a_folder_that_there_is_not_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*nothing.* Train a run first"):
         show_tensorboard(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, "http://127.0.0.1:6006/"),
+        ({"JUPYTERHUB_SERVICE_PREFIX": "/user/kim/"}, "/user/kim/proxy/6006/"),
+        ({"JUPYTERHUB_SERVICE_PREFIX": "/user/kim/lab-1"}, "/user/kim/lab-1/proxy/6006/"),
+        ({"TENSORBOARD_PROXY_URL": "/mine/%PORT%/x", "JUPYTERHUB_SERVICE_PREFIX": "/u/"}, "/mine/6006/x/"),
+    ],
+)
+def test_behind_a_proxy_the_frame_points_to_where_the_browser_reaches_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], address: str
+) -> None:
+    for name in ("JUPYTERHUB_SERVICE_PREFIX", "TENSORBOARD_PROXY_URL", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
+    assert show_tensorboard(tmp_path, "scalars").src == f"{address}#scalars"
+
+
+def test_on_colab_its_own_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def eval_js(script: str) -> str:
+        asked.append(script)
+        return "https://6006-colab.example/"
+
+    output = types.SimpleNamespace(eval_js=eval_js)
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(output=output))
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
+    monkeypatch.delenv("TENSORBOARD_PROXY_URL", raising=False)
+    monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
+    assert show_tensorboard(tmp_path).src == "https://6006-colab.example/#scalars"
+    assert "proxyPort(6006" in asked[0]

@@ -1,12 +1,18 @@
 """TensorBoard's own pages under a notebook cell, from a server that lives and ends with the notebook's kernel.
 
 `%load_ext tensorboard` and `%tensorboard --logdir runs` show the same, with a server of its own that stays behind when
-the notebook is closed. Use these where the browser and the kernel are on different machines, as in Colab.
+the notebook is closed.
+
+The browser may be on a different machine than the kernel. On Colab its proxy is asked; on JupyterHub the address goes
+through jupyter-server-proxy, which must be installed there; `$TENSORBOARD_PROXY_URL`, with `%PORT%` in it, goes before
+both. Over ssh alone, forward the port that the frame's address names: `ssh -L PORT:127.0.0.1:PORT machine`.
 """
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 _servers: dict[Path, str] = {}
 """The address of the server of each folder."""
@@ -33,7 +39,25 @@ def show_tensorboard(
         raise FileNotFoundError(f"There is no folder {log_dir} for TensorBoard to show. Train a run first.")
     if folder not in _servers:
         _servers[folder] = _start(folder)
-    return IFrame(f"{_servers[folder]}#{tab}", width="100%", height=height)
+    return IFrame(f"{_in_the_browser(_servers[folder])}#{tab}", width="100%", height=height)
+
+
+def _in_the_browser(address: str) -> str:
+    """Return the address at which the browser reaches a server that runs beside the kernel.
+
+    Sources: https://github.com/tensorflow/tensorboard/blob/master/tensorboard/notebook.py (Colab, and the variable),
+    https://jupyter-server-proxy.readthedocs.io/en/latest/arbitrary-ports-hosts.html
+    """
+    port = str(urlsplit(address).port)
+    if proxy := os.environ.get("TENSORBOARD_PROXY_URL"):
+        return proxy.replace("%PORT%", port).rstrip("/") + "/"
+    if "COLAB_RELEASE_TAG" in os.environ:
+        colab = importlib.import_module("google.colab")  # is on Colab only
+        proxied: str = colab.output.eval_js(f"google.colab.kernel.proxyPort({port}, {{'cache': true}})")
+        return proxied.rstrip("/") + "/"
+    if prefix := os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
+        return f"{prefix.rstrip('/')}/proxy/{port}/"
+    return address
 
 
 def _start(folder: Path) -> str:
