@@ -30,7 +30,11 @@ from torchcourse.ranks.who import device, rank_and_world_size
 
 
 class ShardedOptimizer:
-    """An optimizer whose numbers are shared out (stage 1), with the gradients (stage 2).
+    """Shares out an optimizer's numbers (stage 1) and gradients (stage 2); it is not a `torch.optim.Optimizer`.
+
+    So schedulers and GradScaler refuse it, it has no `state_dict`, and one group of options serves all parameters. In
+    stage 2 the model's own `.grad` is empty after `backward()`: `clip_grad_norm_(model.parameters(), …)` would return 0
+    and clip nothing. For training at work take `ZeroRedundancyOptimizer` or FSDP2, which do all of that.
 
         optimizer = ShardedOptimizer(model, torch.optim.Adam, stage=2, lr=1e-3)
         loss.backward(); optimizer.step(); optimizer.zero_grad()
@@ -109,6 +113,8 @@ def shard_parameters(model: nn.Module) -> nn.Module:
 
     The model is changed in place. It starts as rank 0's on all ranks. After this, make any optimizer from
     `model.parameters()`, which are this rank's parts: optimizer numbers and gradients are shared out by themselves.
+    The parts have names of their own, so that a `state_dict` from before does not fit, nor one from here elsewhere; and
+    a norm over them is that of this rank's parts. FSDP2 keeps the names, and its norms are those of the whole model.
 
     Raises:
         RuntimeError: outside a rank.
