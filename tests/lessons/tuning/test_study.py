@@ -1,15 +1,19 @@
 """A study kept in a database: killed and resumed, shared by workers, and what it says of bad input."""
 
+import enum
 import random
 import sqlite3
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning import study as study_module
 from torchcourse.lessons.tuning.checks import studies as check
+from torchcourse.lessons.tuning.search import grid_settings, random_settings
 from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
 from torchcourse.training.crash import run_and_kill
 from verdicts import accepted
@@ -96,17 +100,21 @@ def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
     again = {trial.user_attrs["again"]: trial for trial in study.trials if "again" in trial.user_attrs}
     assert 1 <= len(killed) <= kills
     for trial in killed:
-        assert again[trial.number].params.items() >= trial.params.items()
+        last = again[trial.number]
+        while last.number in again:  # killed once more, maybe before it had drawn anything
+            last = again[last.number]
+        assert last.params.items() >= trial.params.items(), last.state
 
 
 def test_a_trial_killed_before_its_first_sign_of_life_is_run_again(tmp_path, monkeypatch):
     study = open_study(f"sqlite:///{tmp_path}/study.db", SPACE)
     monkeypatch.setattr(_database, "GRACE", 0)
-    study.enqueue_trial({"lr": 3, "width": 2, "optimizer": "sgd"})
+    study.enqueue_trial({"lr": 1.0, "width": 32, "optimizer": "sgd"})
     study.ask()  # runs for ever, and gives no sign of life
     run(study, planted, 2)
     assert study.trials[0].state == TrialState.FAIL
     assert study.trials[1].user_attrs["again"] == 0
+    assert settings_of(study.trials[1], SPACE) == {"lr": 1.0, "width": 32, "optimizer": "sgd"}
 
 
 def test_two_workers_share_a_study_and_run_nothing_twice(tmp_path):
@@ -200,6 +208,93 @@ def test_another_space_or_direction_is_refused(tmp_path):
     optuna.create_study(storage=url, study_name="by hand").optimize(lambda trial: trial.suggest_float("x", 0, 1), 1)
     with pytest.raises(StudyError, match="lr was absent"):
         open_study(url, SPACE, name="by hand")
+
+
+class Phase(enum.IntEnum):
+    WARM, COOL = 1, 2
+
+
+def one(settings):
+    yield 1.0
+
+
+def test_a_setting_is_asked_for_and_answered_by_value():
+    space = {"a": (1, 2, 3, 4), "b": (3, 1, 2), "c": ("x", "y")}
+    study, seen = open_study(None, space), []
+    study.enqueue_trial({"a": 3, "b": 1, "c": "y"})
+    study.enqueue_trial({"a": 3, "b": 1, "c": "y"}, skip_if_exists=True)
+    run(study, lambda settings: seen.append(settings) or one(settings), 1)
+    assert seen == [{"a": 3, "b": 1, "c": "y"}] == [study.best_params]
+    assert len(study.trials) == 1
+    with pytest.raises(ValueError, match=r"a = 5 is not in the space .* \(1, 2, 3, 4\)"):
+        study.enqueue_trial({"a": 5})
+    with pytest.raises(ValueError, match="'d' is not in the space of the study, which has a, b, c"):
+        study.enqueue_trial({"d": 5})
+
+
+@pytest.mark.parametrize("by_callback", [True, False])
+def test_stop_ends_the_run_and_the_next_one_goes_on(by_callback):
+    study = open_study(None, SPACE)
+
+    def stops(settings):
+        if not by_callback and len(study.trials) == 5:
+            study.stop()
+        yield 1.0
+
+    five = optuna.study.MaxTrialsCallback(5, states=None) if by_callback else None
+    assert len(run(study, stops, 20, on_trial=five).trials) == 5
+    assert len(run(study, one, 7).trials) == 7
+
+
+def test_a_study_that_open_study_did_not_open_is_refused():
+    with pytest.raises(StudyError, match="not opened by open_study"):
+        run(optuna.create_study(), one, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "plain"),
+    [
+        (np.logspace(-2, 0, 3), (0.01, 0.1, 1.0)),
+        ((np.int64(4), np.int64(8)), (4, 8)),
+        (range(3), (0, 1, 2)),
+        ((torch.optim.SGD, torch.optim.Adam), None),
+        ([torch.float32, torch.bfloat16], None),
+        ((Phase.COOL, Phase.WARM), None),
+        (((64,), (64, 64)), None),
+        (("sgd", None, True), None),
+    ],
+)
+def test_the_objective_gets_the_values_of_any_space_and_a_database_keeps_them(tmp_path, values, plain):
+    url, seen = f"sqlite:///{tmp_path}/study.db", []
+    for value in plain or values:
+        open_study(url, {"a": values}).enqueue_trial({"a": value})
+    study = run(
+        open_study(url, {"a": values}), lambda settings: seen.append(settings["a"]) or one(settings), len(values)
+    )
+    assert seen == list(plain or values)
+    assert [type(value) for value in seen] == [type(value) for value in plain or values]
+    assert [settings_of(trial, {"a": values})["a"] for trial in study.trials] == seen
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("adam", "are a str, 'adam': write a tuple"),
+        (0.1, "are a float"),
+        ({"sgd", "adam"}, "are a set"),
+        (iter([1, 2]), "are a list_iterator"),
+        ((), "no values"),
+        ((0.1, float("nan")), "NaN"),
+        ((object(), 1), "no name of its own"),
+    ],
+)
+def test_a_space_that_no_study_can_keep_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        open_study(None, {"a": values})
+    with pytest.raises(ValueError, match=words):
+        next(random_settings({"a": values}, seed=0))
+    with pytest.raises(ValueError, match=words):
+        grid_settings({"a": values}, trials=2)
 
 
 def test_progress_is_told_of_each_trial(capsys):

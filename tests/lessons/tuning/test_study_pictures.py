@@ -81,3 +81,13 @@ def test_the_pictures_of_the_table():
     assert len(rates.lines) == len(BATCHES)
     window = selection.window(64)
     assert 0.001 < window[0] < window[-1] < 1
+
+
+def test_numbers_that_are_not_in_order_are_drawn_at_their_places():
+    space = {"width": (32, 8, 16)}
+    study = open_study(None, space)
+    for width in space["width"]:
+        study.enqueue_trial({"width": width})
+    run(study, lambda settings: iter([settings["width"] / 32]), 3)
+    dots = [tuple(dot) for part in draw_slices(study, space).axes[0].collections for dot in part.get_offsets()]
+    assert sorted(dots) == [(0, 1.0), (1, 0.25), (2, 0.5)]

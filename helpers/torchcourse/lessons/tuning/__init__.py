@@ -3,6 +3,7 @@
 digits_task     what is tuned: a small network on few digits
 replay          its results, trained once and looked up in microseconds
 lr_range        the range test of the learning rate
+space           its values: in an order that lasts, as a database keeps them
 search          trials, a budget in epochs, random and grid search
 random_or_grid  where random search is ahead of a grid
 halving         successive halving, and ASHA

@@ -47,7 +47,8 @@ def storage(url: str) -> optuna.storages.RDBStorage:
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
     """Put the settings of a trial that was cut short in front of the queue, for the next worker that asks."""
-    study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    settings = trial.system_attrs.get("fixed_params", {}) | trial.params  # what was queued, and what was drawn
+    optuna.Study.enqueue_trial(study, settings, user_attrs={"again": trial.number})
 
 
 def revive(study: optuna.Study) -> None:

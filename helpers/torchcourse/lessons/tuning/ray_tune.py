@@ -10,7 +10,8 @@ Source: https://docs.ray.io/en/latest/tune/index.html.
 from typing import Any
 
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning.search import Objective, Space
+from torchcourse.lessons.tuning.search import Objective
+from torchcourse.lessons.tuning.space import Space, plain_space
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_a_trial}),
-        param_space={name: tune.choice(list(values)) for name, values in space.items()},
+        param_space={name: tune.choice(list(values)) for name, values in plain_space(space).items()},
         tune_config=tune.TuneConfig(
             metric="value",
             mode="max",

@@ -11,11 +11,12 @@ epochs and goes on when it is asked again: so a trial can be paused with its wei
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-Space = Mapping[str, tuple]
+from torchcourse.lessons.tuning.space import Space, plain_space
+
 Settings = dict[str, Any]
 Objective = Callable[[Settings], Iterable[float]]
 
@@ -124,7 +125,7 @@ def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> 
 
 def random_settings(space: Space, seed: int) -> Iterator[Settings]:
     """Yield settings without end; each value is drawn by itself, all with the same probability."""
-    generator = random.Random(seed)
+    generator, space = random.Random(seed), plain_space(space)
     while True:
         yield {name: generator.choice(values) for name, values in space.items()}
 
@@ -140,6 +141,7 @@ def grid_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
     """
     if trials < 1:
         raise ValueError(f"A grid has one trial or more, but trials is {trials}.")
+    space = plain_space(space)
     counts, grown = dict.fromkeys(space, 1), True
     while grown:
         grown = False

@@ -10,7 +10,6 @@ asks for the next one. So early stopping (pruning) needs no code in it, and Ray 
 A study remembers its space. A trial that was cut short, by a kill or by Ctrl-C, is run again with the same settings.
 """
 
-import json
 import math
 import random
 import time
@@ -23,11 +22,50 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning.search import Objective, Space
+from torchcourse.lessons.tuning.search import Objective
+from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 
 Direction = Literal["maximize", "minimize"]
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class CourseStudy(optuna.Study):
+    """A study over a space, asked and answered in values of the space; `open_study` opens one.
+
+    Only `trial.params` holds what Optuna stores, such as the position of a number: see `settings_of`.
+
+    Attributes:
+        space: hyperparameter → its values.
+        stopped: whether `stop()` was called since `run` began.
+    """
+
+    space: Mapping[str, tuple]
+    stopped = False
+
+    def stop(self) -> None:
+        """End `run` after this trial; for an objective or a callback."""
+        super().stop()
+        self.stopped = True
+
+    def enqueue_trial(
+        self, params: dict[str, Any], user_attrs: dict[str, Any] | None = None, skip_if_exists: bool = False
+    ) -> None:
+        """Have a setting run next. What it leaves open is drawn.
+
+        Args:
+            params: hyperparameter → a value of the space.
+
+        Raises:
+            ValueError: for a hyperparameter or a value that is not in the space.
+        """
+        stored = {name: _stored(value, name, self.space) for name, value in params.items()}
+        super().enqueue_trial(stored, user_attrs, skip_if_exists)
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The setting of the best trial, in values of the space."""
+        return settings_of(self.best_trial, self.space)
 
 
 def open_study(
@@ -36,7 +74,7 @@ def open_study(
     name: str = "study",
     direction: Direction = "maximize",
     pruner: optuna.pruners.BasePruner | None = None,
-) -> optuna.Study:
+) -> CourseStudy:
     """Open the study `name` in the database `url`: a new one, or the one that is there, with all its trials.
 
     Args:
@@ -47,18 +85,17 @@ def open_study(
 
     Raises:
         StudyError: for a file that is not a study, that is locked, or a study with another space or direction.
+        ValueError: for a space whose values are no sequence, or that a study cannot keep.
     """
+    space = plain_space(space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
     pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
-    description = json.loads(json.dumps(dict(space)))  # as a database gives it back
+    description = {name: list(categories(name, values)) for name, values in space.items()}
     with _database.errors_explained(url or "memory"):
-        study = optuna.create_study(
-            storage=_database.storage(url) if url else None,
-            study_name=name,
-            direction=direction,
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        storage = _database.storage(url) if url else optuna.storages.InMemoryStorage()
+        optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
+        study = CourseStudy(name, storage, pruner=pruner)
+        study.space = space
         if "space" not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_user_attr("space", description)
         known = study.user_attrs.get("space", {})
@@ -88,19 +125,26 @@ def run(
 
     Each trial draws from its own random numbers, made of seed, worker and the number of trials before it. A worker
     that waits for the last trials of others takes over when one of them dies. With W workers, up to W − 1 trials more
-    than asked for may be finished.
+    than asked for may be finished. `study.stop()`, called by the objective or by `on_trial`, ends the run early.
 
     Args:
+        study: from `open_study`.
         seed: of the search.
         worker: another number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
         on_trial: called after each trial with the study and the trial, for progress.
 
     Raises:
-        StudyError: when the objective raises or yields NaN. What is finished is kept.
+        StudyError: when the objective raises or yields NaN, and for a study that `open_study` did not open. What is
+            finished is kept.
     """
-    space = {name: tuple(values) for name, values in study.user_attrs["space"].items()}
+    if not isinstance(study, CourseStudy):
+        raise StudyError(
+            f"The study {study.study_name!r} was not opened by open_study, so its space is not known here: open it "
+            "with open_study(url, SPACE, name), or run it with study.optimize."
+        )
     callbacks = [on_trial] if on_trial else []
-    while len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
+    study.stopped = False
+    while not study.stopped and len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
         _database.revive(study)
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         if sum(state in (*_FINISHED, TrialState.RUNNING) for state in states) >= trials:
@@ -110,9 +154,7 @@ def run(
         with _database.errors_explained("its database"), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             try:
-                study.optimize(
-                    lambda trial: _follow(trial, objective, space, study, worker), n_trials=1, callbacks=callbacks
-                )
+                study.optimize(lambda trial: _follow(trial, objective, study, worker), n_trials=1, callbacks=callbacks)
             except KeyboardInterrupt:
                 _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
                 raise
@@ -151,21 +193,32 @@ def tell(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def settings_of(trial: FrozenTrial | optuna.Trial, space: Space) -> dict[str, Any]:
     """Return the values of a trial: Optuna keeps the position of a number in the space, which has an order."""
-    return {name: space[name][value] if _ordered(space[name]) else value for name, value in trial.params.items()}
+    space = plain_space(space)
+    return {name: space[name][place_of(value, name, space[name])] for name, value in trial.params.items()}
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """Let the sampler choose a value for each hyperparameter: a position among ordered numbers, else a category."""
+    space = plain_space(space)
     for name, values in space.items():
-        if _ordered(values):
+        if is_ordered(values):
             trial.suggest_int(name, 0, len(values) - 1)
         else:
-            trial.suggest_categorical(name, values)
+            trial.suggest_categorical(name, categories(name, values))
     return settings_of(trial, space)
 
 
-def _ordered(values: tuple) -> bool:
-    return all(isinstance(value, int | float) for value in values) and list(values) == sorted(set(values))
+def _stored(value: Any, name: str, space: Space) -> Any:
+    """Return what a trial stores for a value of the space."""
+    values = space.get(name, ())
+    if value not in values:
+        raise ValueError(
+            f"{name} = {value!r} is not in the space of the study, whose values are {space[name]}."
+            if name in space
+            else f"{name!r} is not in the space of the study, which has {', '.join(space)}."
+        )
+    place = values.index(value)
+    return place if is_ordered(values) else categories(name, values)[place]
 
 
 def _work(
@@ -185,10 +238,10 @@ def _difference(known: Mapping[str, list], asked: Mapping[str, list]) -> str:
     return "; ".join(lines)
 
 
-def _follow(trial: optuna.Trial, objective: Objective, space: Space, study: optuna.Study, worker: int) -> float:
+def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worker: int) -> float:
     """Ask for epoch after epoch; report each value, and stop where the pruner says so."""
     trial.set_user_attr("worker", worker)
-    settings = suggest(trial, space)
+    settings = suggest(trial, study.space)
     value = None
     try:
         for epoch, value in enumerate(objective(settings), 1):

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse import figures
 from torchcourse.figures import COLORS
-from torchcourse.lessons.tuning.search import Space
+from torchcourse.lessons.tuning.space import Space, place_of, plain_space
 
 _ON_WHITE = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}, "zorder": 5, "fontsize": 8}
 
@@ -149,8 +149,7 @@ def _text(value: object) -> str:
 
 
 def _place(trial: FrozenTrial, name: str, space: Space) -> int:
-    value = trial.params[name]
-    return space[name].index(value) if isinstance(value, str) else value
+    return place_of(trial.params[name], name, plain_space(space)[name])
 
 
 def _value(trial: FrozenTrial) -> float:
