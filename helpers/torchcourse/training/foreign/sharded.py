@@ -10,6 +10,7 @@ the few classes that a description needs, and no others.
 
 import os
 import pickle
+from enum import EnumType
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ class _SafeReader(FileSystemReader):
 
 class _DescriptionUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         allowed = (
             module == "torch.distributed.checkpoint.metadata"
             or (module, name) in _DESCRIPTION
@@ -120,6 +123,13 @@ class _DescriptionUnpickler(pickle.Unpickler):
         if not allowed or "." in name:
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
+
+
+def _member(kind: Any, name: str) -> Any:
+    """Return a member of an Enum: Python 3.11.2 pickles one as getattr(its class, its name)."""
+    if not isinstance(kind, EnumType) or name not in kind.__members__:
+        raise pickle.UnpicklingError("builtins.getattr")
+    return kind[name]
 
 
 _DESCRIPTION = {
