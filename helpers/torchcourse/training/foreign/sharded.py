@@ -10,7 +10,7 @@ the few classes that a description needs, and no others.
 
 import os
 import pickle
-from enum import EnumType
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class _DescriptionUnpickler(pickle.Unpickler):
 
 def _member(kind: Any, name: str) -> Any:
     """Return a member of an Enum: Python 3.11.2 pickles one as getattr(its class, its name)."""
-    if not isinstance(kind, EnumType) or name not in kind.__members__:
+    if not (isinstance(kind, type) and issubclass(kind, Enum)) or name not in kind.__members__:
         raise pickle.UnpicklingError("builtins.getattr")
     return kind[name]
 
