@@ -143,7 +143,7 @@ UV_NO_NETWORK = """error: Request failed after 3 retries in 5.6s
   cause: Failed to fetch: https://index.example/simple/packaging/
   cause: failed to lookup address information: Temporary failure in name resolution"""
 UV_FULL_DISK = """error: Failed to install: fonttools-4.68.0-py3-none-any.whl (fonttools==4.68.0)
-  cause: failed to copy file from /root/.cache/uv/a to /my folder/.venv/fontTools/x.py: No space left on device"""
+  cause: failed to copy file from /home/ada/.cache/uv/a to /my folder/.venv/fontTools/x.py: No space left on device"""
 UV_FULL_CACHE = """error: Failed to download `pillow==13.0.0`
   cause: failed to write to file `/cache/.tmp/PIL/a.so`: No space left on device (os error 28)"""
 UV_CACHE = """error: Failed to initialize cache at `/nonexistent/.cache/uv`
