@@ -217,6 +217,14 @@ def test_reference_cycles_are_told_from_leaks():
     assert "reference cycles" in str(report)
 
 
+def test_a_layer_that_is_not_made_yet_somewhere_in_the_process_is_no_obstacle():
+    waiting = nn.LazyLinear(3)  # its parameters have no memory, and asking for it raises
+    outputs = []
+    leak = only(find_leaks(trainer(network(), lambda out, loss: outputs.append(out)), steps=6))
+    assert leak.bytes_a_step == 32 * 5 * 4
+    assert waiting.has_uninitialized_params()
+
+
 def test_too_few_steps_are_refused():
     with pytest.raises(ValueError, match="at least 5"):
         find_leaks(lambda: None, steps=3)

@@ -17,7 +17,7 @@ _LIMIT = 300_000  # nodes that are looked at; a graph that is larger shows its g
 
 def storage_key(tensor: torch.Tensor) -> int | None:
     """Return a number for the memory behind a tensor, the same for all its views; None where there is none."""
-    with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse and some wrapped tensors
+    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # sparse, some wrapped, lazy ones
         return tensor.untyped_storage()._cdata
     return None
 
