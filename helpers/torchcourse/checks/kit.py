@@ -123,6 +123,14 @@ def numbers(values: Any) -> list[float] | None:
     return [value for value in found if value is not None] if None not in found else None
 
 
+def numbers_of(values: Any, count: int, names: str) -> list[float]:
+    """Return what was given as `count` floats; else raise `Wrong` with what is asked for, such as `"MFU and HFU"`."""
+    found = numbers(values)
+    if found is None or len(found) != count:
+        raise Wrong("wrong_type", f"Return {count} numbers: {names}. You returned {values!r}.")
+    return found
+
+
 def copies(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Return copies on the CPU, without a graph, that later changes leave alone."""
     return [tensor.detach().cpu().clone() for tensor in tensors]

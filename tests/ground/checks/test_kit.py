@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 import torchcourse
 from torchcourse.checks import Wrong, kit, symptoms
-from torchcourse.checks.kit import AnyOf, number, numbers, on_ranks, one_thread, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number, numbers, numbers_of, on_ranks, one_thread, refuse_known, same, tensor_of
 from torchcourse.ranks import RankError, RankTimeout
 
 ONE = torch.ones(2, 3)
@@ -58,6 +58,10 @@ def test_numbers():
     assert number("x") is number(None) is number(math.inf) is number(torch.ones(2)) is None
     assert numbers([1, torch.tensor(2.0)]) == [1, 2]
     assert numbers(3) is numbers([1, "x"]) is None
+    assert numbers_of((1, 2), 2, "MFU and HFU") == [1, 2]
+    for given in (None, [1], [1, 2, 3], [1, "x"]):
+        with pytest.raises(Wrong, match="Return 2 numbers: MFU and HFU"):
+            numbers_of(given, 2, "MFU and HFU")
 
 
 def test_one_thread_is_for_the_inside_only():

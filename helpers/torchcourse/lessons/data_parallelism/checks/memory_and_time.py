@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, numbers, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 
@@ -19,9 +19,9 @@ def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
             where = f"{parameters:g} parameters on {world_size} ranks, stage {stage}: "
             right = zero_memory(parameters, world_size, stage)
             expected = [right.parameters, right.gradients, right.optimizer]
-            given = _three(learner(parameters, world_size, stage))
+            given = numbers_of(learner(parameters, world_size, stage), 3, _PARTS)
             if not same(given, expected, _CLOSE):
-                plain = _three(learner(parameters, 1, 0))
+                plain = numbers_of(learner(parameters, 1, 0), 3, _PARTS)
                 _refuse_bytes_per_parameter([part / parameters for part in plain])
                 _judge_shares(given, expected, plain, world_size, where)
     return "The bytes of the ZeRO paper, for DDP and stages 1, 2 and 3: checked for three models."
@@ -43,12 +43,7 @@ def step_seconds(learner: Callable[..., float]) -> str:
 
 # Memory
 
-
-def _three(answer: Any) -> list[float]:
-    given = numbers(answer)
-    if given is None or len(given) != 3:
-        raise Wrong("wrong_type", f"Return three numbers: parameters, gradients, optimizer. You returned {answer!r}.")
-    return given
+_PARTS = "parameters, gradients, optimizer"
 
 
 def _refuse_bytes_per_parameter(each: list[float]) -> None:

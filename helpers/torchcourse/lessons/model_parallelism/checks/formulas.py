@@ -1,10 +1,9 @@
 """Checks of lesson 02 on the formulas of a planner: bytes of a GPU, utilizations, seconds of a step."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import numbers, refuse_known, same
+from torchcourse.checks.kit import numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
@@ -16,7 +15,7 @@ _CLOSE = 1e-6  # relative
 def gpu_bytes(learner: Callable) -> str:
     """Compare states and activations with the planner's formulas, for all ZeRO stages, with and without recomputing."""
     for case in _BYTES_CASES:
-        given = _numbers(learner(*case), 4, "parameters, gradients, optimizer, activations")
+        given = numbers_of(learner(*case), 4, "parameters, gradients, optimizer, activations")
         _judge_states(given[:3], case)
         _judge_activations(given[3], case)
     return (
@@ -28,7 +27,7 @@ def gpu_bytes(learner: Callable) -> str:
 def utilisations(learner: Callable) -> str:
     """Compare with the FLOP of a token, for the model and for the hardware."""
     for case in _UTILIZATION_CASES:
-        _judge_utilizations(_numbers(learner(*case), 2, "MFU and HFU"), case)
+        _judge_utilizations(numbers_of(learner(*case), 2, "MFU and HFU"), case)
     return "MFU and HFU, with and without computing again, for short and for long sequences."
 
 
@@ -36,17 +35,10 @@ def utilisations(learner: Callable) -> str:
 def step_seconds(learner: Callable) -> str:
     """Compare bubble and total, for plain and interleaved pipelines and for one rank."""
     for case in _STEP_CASES:
-        _judge_step(_numbers(learner(*case), 2, "the bubble and the whole step"), case)
+        _judge_step(numbers_of(learner(*case), 2, "the bubble and the whole step"), case)
     return (
         f"Bubble and step, checked on {len(_STEP_CASES)} layouts: with and without pieces, and a pipeline of one rank."
     )
-
-
-def _numbers(answer: Any, count: int, names: str) -> list[float]:
-    given = numbers(answer)
-    if given is None or len(given) != count:
-        raise Wrong("wrong_type", f"Return {count} numbers: {names}. You returned {answer!r}.")
-    return given
 
 
 # The bytes of a GPU
