@@ -10,7 +10,17 @@ import torch.distributed as dist
 
 import torchcourse
 from torchcourse.checks import Wrong, kit, symptoms
-from torchcourse.checks.kit import AnyOf, number, numbers, numbers_of, on_ranks, one_thread, refuse_known, same, tensor_of
+from torchcourse.checks.kit import (
+    AnyOf,
+    number,
+    numbers,
+    numbers_of,
+    on_ranks,
+    one_thread,
+    refuse_known,
+    same,
+    tensor_of,
+)
 from torchcourse.ranks import RankError, RankTimeout
 
 ONE = torch.ones(2, 3)
