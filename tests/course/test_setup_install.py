@@ -313,7 +313,12 @@ def test_uv_is_asked_for_the_tested_set_where_pip_would_look_for_it(project, tmp
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_installation_cut_off_in_the_middle_is_healed(project, ending, capfd):
     (project / "uv.py").write_text(HANG)
-    code = "import sys, pathlib, setup.environment as e; e.prepare({'lab'}, pathlib.Path(sys.argv[1]))"
+    code = (
+        "import pathlib, signal, sys, setup.environment as e\n"
+        # A shell lets its background jobs ignore Ctrl-C, and so would all that this suite starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "e.prepare({'lab'}, pathlib.Path(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, str(project)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 60
