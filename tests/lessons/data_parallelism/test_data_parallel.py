@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from torchcourse.lessons.data_parallelism.data_parallel import (
     DistributedDataParallel,
@@ -225,6 +226,139 @@ def evaluation_sends_nothing() -> bool:
     return True
 
 
+class Again(nn.Module):
+    """A layer that is used twice under checkpointing, between layers that are used once."""
+
+    def __init__(self, reentrant: bool, times: int = 2) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(16, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.reentrant, self.times = reentrant, times
+
+    def forward(self, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+        x = self.first(x)
+        for _ in range(self.times):
+            x = checkpoint(lambda z: torch.tanh(self.middle(z)), x, use_reentrant=self.reentrant)
+        return {"scores": [self.last(x)]}
+
+
+class Words(nn.Module):
+    """A sparse table, of which rank 0 uses some rows only, beside one that only the last rank uses at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.spare = nn.Embedding(30, 8, sparse=True), nn.EmbeddingBag(30, 8, sparse=True)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, rank: int) -> torch.Tensor:
+        words = (x.abs() * 9).long().clamp(max=5 if rank == 0 else 29)
+        x = self.table(words).mean(1)
+        return self.last(x + self.spare(words) if rank == dist.get_world_size() - 1 else x)
+
+
+class ManyKinds(nn.Module):
+    """Complex, half and double precision, a frozen weight, another layout of memory, a buffer without numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waves = nn.Parameter(torch.randn(16, 16, dtype=torch.complex64))
+        self.short, self.long = nn.Linear(16, 16).half(), nn.Linear(16, 4).double()
+        self.short.weight.requires_grad_(False)
+        self.image = nn.Conv2d(4, 16, 2).to(memory_format=torch.channels_last)
+        self.register_buffer("nothing", torch.empty(0))
+        self.register_buffer("turned", torch.randn(2, 3).t())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.image((x.to(torch.complex64) @ self.waves).abs().view(-1, 4, 2, 2)).flatten(1)
+        return self.long(self.short(x.half()).double())
+
+
+def as_one_process(make, bucket_mb: float, with_rank: bool = False) -> float | str:
+    """Two steps beside the mean of the ranks' losses in one process: how far apart, or the refusal."""
+    reference, mine = start(make)
+    ours = DistributedDataParallel(mine, bucket_mb=bucket_mb)
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (reference, mine)]
+    for step in range(2):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for rank in range(dist.get_world_size()):
+            (loss_of(reference, step, rank, with_rank) / dist.get_world_size()).backward()
+        try:
+            loss_of(ours, step, dist.get_rank(), with_rank).backward()
+        except RuntimeError as error:
+            return str(error)
+        for optimizer in optimizers:
+            optimizer.step()
+    return largest_difference(map(real, mine.parameters()), map(real, reference.parameters()))
+
+
+def loss_of(model: nn.Module, step: int, rank: int, with_rank: bool) -> torch.Tensor:
+    """The loss of one rank's part of a batch."""
+    x, y = (tensor.tensor_split(dist.get_world_size())[rank] for tensor in batch(step))
+    scores = model(x, rank) if with_rank else model(x)
+    return F.cross_entropy((scores["scores"][0] if isinstance(scores, dict) else scores).float(), y)
+
+
+def real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+SMALL = 1e-5
+ODD = {
+    "once, re-entrant": (lambda: Again(True, times=1), SMALL),
+    "twice, re-entrant, one bucket": (lambda: Again(True), 25.0),
+    "twice, re-entrant": (lambda: Again(True), SMALL),
+    "twice": (lambda: Again(False), SMALL),
+    "sparse": (Words, 25.0, True),
+    "many kinds, one bucket": (ManyKinds, 25.0),
+    "many kinds": (ManyKinds, SMALL),
+}
+
+
+def after_an_error() -> dict:
+    """A backward pass that ends in an error on all ranks, after some buckets have left; then a whole one."""
+    reference, mine = start(plain)
+    ours = DistributedDataParallel(mine, bucket_mb=SMALL)
+    x, y = batch(0)
+
+    def fail(_: torch.Tensor) -> None:
+        raise ArithmeticError
+
+    hook = mine[0].weight.register_hook(fail)
+    with pytest.raises(ArithmeticError):
+        F.cross_entropy(ours(shard(x)), shard(y)).backward()
+    hook.remove()
+    mine.zero_grad()
+    loss = F.cross_entropy(ours(shard(x)), shard(y))
+    loss.backward(retain_graph=True)
+    torch.autograd.grad(loss, mine[0].weight)  # asks for no gradient to be kept: nothing to average
+    F.cross_entropy(reference(x), y).backward()
+    return {"apart": largest_difference(gradients(mine), gradients(reference))}
+
+
+def simplest_sparse() -> float:
+    reference, mine = start(Words)
+    mine.load_state_dict(reference.state_dict())
+    for rank in range(dist.get_world_size()):
+        (loss_of(reference, 0, rank, True) / dist.get_world_size()).backward()
+    loss_of(mine, 0, dist.get_rank(), True).backward()
+    average_gradients(mine)
+    return largest_difference(*([g.to_dense() for g in gradients(model)] for model in (mine, reference)))
+
+
+def changed_after_wrapping() -> list[str]:
+    messages = []
+    model = plain()
+    model[0].requires_grad_(False)
+    ours = DistributedDataParallel(model)
+    model[0].requires_grad_(True)
+    with pytest.raises(RuntimeError) as error:
+        ours(torch.ones(2, 16))
+    messages.append(str(error.value))
+    with pytest.raises(ValueError) as refusal:
+        DistributedDataParallel(nn.Sequential(nn.LazyLinear(3)))
+    return [*messages, str(refusal.value)]
+
+
 def refusals() -> list[str]:
     messages = []
     frozen = plain().requires_grad_(False)
@@ -259,6 +393,10 @@ def found(request: pytest.FixtureRequest) -> list[dict]:
             "launches": launches_early(),
             "evaluation": evaluation_sends_nothing(),
             "refusals": refusals(),
+            "odd": {name: as_one_process(*case) for name, case in ODD.items()},
+            "after an error": after_an_error(),
+            "simplest, sparse": simplest_sparse(),
+            "changed": changed_after_wrapping(),
         }
 
     return run_ranks(measure, world_size=request.param)
@@ -318,6 +456,30 @@ def test_buckets_are_launched_while_backward_still_runs(found: list[dict]) -> No
     for rank in found:
         assert rank["launches"][0] <= 1
         assert rank["launches"][-1] >= 2
+
+
+@pytest.mark.parametrize("case", [name for name in ODD if name != "twice, re-entrant"])
+def test_odd_layers_and_gradients_train_as_in_one_process(case: str, found: list[dict]) -> None:
+    for rank in found:
+        assert rank["odd"][case] < (1e-2 if "many kinds" in case else CLOSE)  # half precision adds in another order
+
+
+def test_a_gradient_that_grows_after_it_was_sent_is_refused(found: list[dict]) -> None:
+    assert all("use_reentrant=False" in str(rank["odd"]["twice, re-entrant"]) for rank in found)
+
+
+def test_a_backward_pass_after_one_that_failed_is_whole(found: list[dict]) -> None:
+    assert all(rank["after an error"]["apart"] < CLOSE for rank in found)
+
+
+def test_sparse_gradients_are_averaged_without_buckets_too(found: list[dict]) -> None:
+    assert all(rank["simplest, sparse"] < CLOSE for rank in found)
+
+
+def test_parameters_that_the_ranks_would_not_average_are_named(found: list[dict]) -> None:
+    thawed, lazy = found[0]["changed"]
+    assert thawed.startswith("0.weight needs a gradient now")
+    assert lazy.startswith("0.weight is not made yet")
 
 
 def test_evaluation_on_one_rank_does_not_hang(found: list[dict]) -> None:

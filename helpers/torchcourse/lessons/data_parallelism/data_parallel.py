@@ -11,13 +11,15 @@ From simple to real:
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from torchcourse.ranks.who import rank_and_world_size
 
@@ -36,10 +38,11 @@ def average_gradients(model: nn.Module, group: dist.ProcessGroup | None = None) 
     """
     rank_and_world_size()
     world_size = dist.get_world_size(group)
+    sparse = with_sparse_gradients(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
             if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+                parameter.grad = _no_rows(parameter) if parameter in sparse else torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad, group=group)
             parameter.grad /= world_size
 
@@ -65,6 +68,9 @@ def global_mean_loss(losses: torch.Tensor) -> torch.Tensor:
     return losses.sum() * world_size / total
 
 
+OUTSIDE = -1  # of any backward pass
+
+
 class DistributedDataParallel(nn.Module):
     """Train copies of `module` on all ranks as if it were one model on the whole batch.
 
@@ -76,7 +82,8 @@ class DistributedDataParallel(nn.Module):
 
     A parameter may get a gradient on some ranks only: the others count as zeros. If it gets one on no rank, its `grad`
     stays None, as in one process. Nothing hangs, as long as every rank calls `backward()` and reaches at least one
-    parameter. Tied weights (one parameter used in two places) are averaged once.
+    parameter. Tied weights (one parameter used in two places) are averaged once. The sparse gradient of an
+    `nn.Embedding(…, sparse=True)` stays sparse, and travels alone.
 
     Buffers (such as BatchNorm's running mean) are copied from rank 0 again before each forward pass that trains.
 
@@ -85,8 +92,10 @@ class DistributedDataParallel(nn.Module):
         bucket_mb: the size at which a bucket is full, in MiB.
 
     Raises:
-        RuntimeError: outside a rank.
-        ValueError: if no parameter needs a gradient, or the bucket size is not positive.
+        RuntimeError: outside a rank; in a forward pass, if a parameter needs a gradient that did not when the model was
+            wrapped; in a backward pass, if a gradient grows after its bucket was sent (a layer that is used twice under
+            re-entrant checkpointing).
+        ValueError: if no parameter needs a gradient, a parameter is not made yet, or the bucket size is not positive.
 
     Source: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", VLDB 2020,
     https://arxiv.org/abs/2006.15704. Unlike `torch.nn.parallel.DistributedDataParallel`, this keeps gradients and
@@ -97,9 +106,11 @@ class DistributedDataParallel(nn.Module):
         super().__init__()
         copy_from_rank_0(module)
         self.module = module
-        self.buckets = fill_buckets([p for p in module.parameters() if p.requires_grad], bucket_mb)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        self.buckets = fill_buckets(trained, bucket_mb, with_sparse_gradients(module))
+        self._trained = set(trained)
         self._sync = True
-        self._in_backward = False
+        self._backward: int | None = None  # the backward pass that runs now
         self._launched = 0
         for bucket in self.buckets:
             for parameter in bucket.parameters:
@@ -107,9 +118,18 @@ class DistributedDataParallel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self._sync and torch.is_grad_enabled():
+            self._refuse_new_parameters()
             for buffer in self.module.buffers():
                 dist.broadcast(buffer, src=0)
-        return self.module(*args, **kwargs)
+        if _pass_of_autograd() == OUTSIDE:
+            self._backward = None  # a pass that ended in an error has left its number
+        outputs = self.module(*args, **kwargs)
+        # The outputs come first in the backward pass. Re-entrant checkpointing starts further passes inside that pass:
+        # only here is it certain that this is the outer one, at whose end all gradients are complete.
+        for output in tree_leaves(outputs):
+            if isinstance(output, torch.Tensor) and output.grad_fn is not None:
+                output.register_hook(lambda _: self._begin())
+        return outputs
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -123,14 +143,38 @@ class DistributedDataParallel(nn.Module):
         finally:
             self._sync = before
 
+    def _refuse_new_parameters(self) -> None:
+        for name, parameter in self.module.named_parameters():
+            if parameter.requires_grad and parameter not in self._trained:
+                raise RuntimeError(
+                    f"{name} needs a gradient now, but did not when the model was wrapped, so the ranks would not "
+                    "average it. Change the model first, and wrap it in DistributedDataParallel afterwards."
+                )
+
+    def _begin(self) -> None:
+        """Note that a backward pass has begun. What a pass left that ended in an error is dropped."""
+        current = _pass_of_autograd()
+        if not self._sync or self._backward == current:
+            return
+        for bucket in self.buckets:
+            bucket.drop()
+        self._launched = 0
+        self._backward = current
+        torch.autograd.Variable._execution_engine.queue_callback(self._finish)
+
     def _on_gradient(self, bucket: "Bucket", parameter: nn.Parameter) -> None:
         """Autograd calls this when it has added to `parameter.grad` for the last time in this backward pass."""
         if not self._sync:
             return
-        if not self._in_backward:
-            self._in_backward = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
-        bucket.arrived += 1
+        if self._backward is None:  # the output was no tensor, nor one in a list or dict
+            self._begin()
+        if bucket.is_launched():
+            raise RuntimeError(
+                f"A parameter of shape {list(parameter.shape)} got a second gradient in this backward pass, after the "
+                "ranks had averaged the first. Its layer is used twice under re-entrant checkpointing: call "
+                "checkpoint(…, use_reentrant=False)."
+            )
+        bucket.arrived.add(parameter)
         # All ranks must launch in the same order. So a full bucket waits for those before it, which may lack the
         # gradient of a parameter that only other ranks used.
         while self._launched < len(self.buckets) and self.buckets[self._launched].is_full():
@@ -138,11 +182,13 @@ class DistributedDataParallel(nn.Module):
 
     def _finish(self) -> None:
         """Autograd calls this once, at the end of this backward pass."""
+        self._backward = None
+        if not any(bucket.arrived for bucket in self.buckets):  # torch.autograd.grad() asks for other gradients
+            return
         while self._launched < len(self.buckets):
             self._launch_next()
         for bucket in self.buckets:
-            bucket.wait()
-        self._in_backward = False
+            bucket.finish()
         self._launched = 0
 
     def _launch_next(self) -> None:
@@ -156,41 +202,79 @@ class Bucket:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.bytes = sum(_bytes(parameter) for parameter in parameters)
-        self.arrived = 0
+        self.arrived: set[nn.Parameter] = set()
+        self._work: dist.Work | None = None
 
     def is_full(self) -> bool:
         """Whether this backward pass has produced all its gradients."""
-        return self.arrived == len(self.parameters)
+        return len(self.arrived) == len(self.parameters)
+
+    def is_launched(self) -> bool:
+        """Whether its gradients are on their way."""
+        return self._work is not None
 
     def launch(self) -> None:
-        """Start averaging, without waiting. After the gradients comes one number per parameter: 1 if it has one."""
+        """Start averaging, without waiting."""
+        self._row = self._packed().div_(dist.get_world_size())
+        self._work = dist.all_reduce(self._row, async_op=True)
+
+    def finish(self) -> None:
+        """Wait for the averages and write them into the gradients."""
+        row = self.drop()
+        if row is not None:
+            self._unpack(row)
+
+    def drop(self) -> torch.Tensor | None:
+        """Wait for the averages, if they are on their way, and return them. The bucket is empty afterwards."""
+        self.arrived.clear()
+        if self._work is None:
+            return None
+        self._work.wait()
+        row = self._row
+        del self._row
+        self._work = None
+        return row
+
+    def _packed(self) -> torch.Tensor:
+        """Return all gradients in one row, and after them one number per parameter: 1 if it has a gradient."""
         has_gradient = [parameter.grad is not None for parameter in self.parameters]
         rows = [
             (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
             for parameter in self.parameters
         ]
-        self._row = torch.cat([*rows, rows[0].new_tensor(has_gradient)]).div_(dist.get_world_size())
-        self._work = dist.all_reduce(self._row, async_op=True)
+        return torch.cat([*rows, rows[0].new_tensor(has_gradient)])
 
-    def wait(self) -> None:
-        """Wait for the averages and write them into the gradients."""
-        self._work.wait()
+    def _unpack(self, row: torch.Tensor) -> None:
         sizes = [parameter.numel() for parameter in self.parameters]
-        *averages, has_gradient = self._row.split([*sizes, len(sizes)])
+        *averages, has_gradient = row.split([*sizes, len(sizes)])
         for parameter, average, anywhere in zip(self.parameters, averages, has_gradient, strict=True):
             if parameter.grad is None:
                 if not anywhere:
                     continue
                 parameter.grad = torch.empty_like(parameter)
             parameter.grad.copy_(average.view_as(parameter))
-        self.arrived = 0
-        del self._row, self._work
 
 
-def fill_buckets(parameters: Sequence[nn.Parameter], bucket_mb: float) -> list[Bucket]:
+class SparseBucket(Bucket):
+    """One parameter whose gradient holds only the rows that the batch used. The average has the rows of all ranks."""
+
+    def _packed(self) -> torch.Tensor:
+        (parameter,) = self.parameters
+        return _no_rows(parameter) if parameter.grad is None else parameter.grad.coalesce().clone()
+
+    def _unpack(self, row: torch.Tensor) -> None:
+        (parameter,) = self.parameters
+        if parameter.grad is not None or row._nnz() > 0:
+            parameter.grad = row
+
+
+def fill_buckets(
+    parameters: Sequence[nn.Parameter], bucket_mb: float, sparse: Collection[torch.Tensor] = ()
+) -> list[Bucket]:
     """Put parameters into buckets of about `bucket_mb` MiB, last parameter first.
 
-    A bucket holds one data type and one device. A parameter larger than a bucket gets one to itself.
+    A bucket holds one data type and one device. A parameter larger than a bucket gets one to itself, and so does one
+    with `sparse` gradients.
 
     Raises:
         ValueError: if there is no parameter, or the bucket size is not positive.
@@ -202,13 +286,25 @@ def fill_buckets(parameters: Sequence[nn.Parameter], bucket_mb: float) -> list[B
     groups: list[list[nn.Parameter]] = []
     size = 0
     for parameter in reversed(parameters):
-        alike = groups and (groups[-1][-1].dtype, groups[-1][-1].device) == (parameter.dtype, parameter.device)
-        if not alike or size + _bytes(parameter) > bucket_mb * 2**20:
+        if (
+            not groups
+            or size + _bytes(parameter) > bucket_mb * 2**20
+            or not _may_share(groups[-1][-1], parameter, sparse)
+        ):
             groups.append([])
             size = 0
         groups[-1].append(parameter)
         size += _bytes(parameter)
-    return [Bucket(group) for group in groups]
+    return [SparseBucket(group) if group[0] in sparse else Bucket(group) for group in groups]
+
+
+def with_sparse_gradients(model: nn.Module) -> set[torch.Tensor]:
+    """Return the parameters whose gradients are sparse: the tables of embeddings made with `sparse=True`."""
+    return {
+        module.weight
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse
+    }
 
 
 def copy_from_rank_0(model: nn.Module) -> None:
@@ -216,8 +312,12 @@ def copy_from_rank_0(model: nn.Module) -> None:
 
     Raises:
         RuntimeError: outside a rank.
+        ValueError: if a layer has not made its parameters yet (`nn.LazyLinear`).
     """
     rank_and_world_size()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"{name} is not made yet: send one batch through the model before you share it.")
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), src=0)
 
@@ -241,6 +341,23 @@ def largest_difference(ours: Iterable[torch.Tensor], reference: Iterable[torch.T
             difference = (left - right).abs().max()
             ratios.append((difference / right.abs().max().clamp_min(1e-30)).item())
     return max(ratios)
+
+
+def _pass_of_autograd() -> int:
+    """Return autograd's number of the backward pass that runs now, or OUTSIDE. There is no public way to ask."""
+    return torch._C._current_graph_task_id()
+
+
+def _may_share(one: nn.Parameter, other: nn.Parameter, sparse: Collection[torch.Tensor]) -> bool:
+    """Whether two parameters can travel in one row of numbers."""
+    return (one.dtype, one.device) == (other.dtype, other.device) and one not in sparse and other not in sparse
+
+
+def _no_rows(parameter: nn.Parameter) -> torch.Tensor:
+    """Return the sparse gradient of an embedding that no sample used."""
+    indices = torch.empty(1, 0, dtype=torch.int64, device=parameter.device)
+    rows = parameter.detach().new_empty(0, *parameter.shape[1:])
+    return torch.sparse_coo_tensor(indices, rows, parameter.shape, is_coalesced=True, check_invariants=False)
 
 
 def _bytes(parameter: nn.Parameter) -> int:
