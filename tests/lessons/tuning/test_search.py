@@ -1,4 +1,4 @@
-"""Searches by hand: the budget holds, trials are paused and continued, failures say which trial and keep the others."""
+"""Searches by hand: the budget holds, trials are paused and continued, a failure ends none, and a cut one goes on."""
 
 import itertools
 
@@ -7,6 +7,7 @@ import pytest
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.halving import asha, successive_halving
 from torchcourse.lessons.tuning.search import Search, SearchError, grid_settings, random_search, random_settings
+from torchcourse.lessons.tuning.search_picture import curves_finding
 
 LEVELS = {"level": tuple(range(100))}
 
@@ -61,34 +62,100 @@ def test_nothing_tried_has_no_best():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([0.5, float("nan")], "epoch 2: ValueError: a value is NaN; yield the worst value"),
+        ([0.5, float("nan")], "epoch 2: ValueError: a value is NaN"),
+        ([0.5, float("inf")], "epoch 2: ValueError: a value is infinite"),
         ([0.5], "epoch 2: ValueError: the objective yielded 1 values and then ended"),
         ([0.5, None], "epoch 2: ValueError"),
+        ([0.5, "high"], "epoch 2: ValueError: could not convert"),
         ([], "epoch 1: ValueError"),
     ],
 )
-def test_a_trial_that_fails_is_named_and_the_others_are_kept(values, words):
+def test_a_trial_that_fails_is_named_and_the_search_goes_on(values, words):
     search = Search(lambda settings: values if settings["level"] == 7 else rising(settings), budget=90)
-    with pytest.raises(SearchError, match=r"Trial 2 with \{'level': 7\} stopped in ") as caught:
-        random_search(search, levels(3, 5, 7, 9), epochs=9)
-    assert words in str(caught.value)
-    assert "The 2 other trials are kept" in str(caught.value)
-    assert [trial.epochs for trial in search.trials[:2]] == [9, 9]
-    random_search(search, levels(9), epochs=9)
+    random_search(search, levels(3, 5, 7, 9), epochs=9)
+    assert [trial.epochs for trial in search.trials] == [9, 9, len(values[:1]), 9]
     assert search.best.settings == {"level": 9}
-    assert search.trials[2].failed
+    assert len(search.failures) == 1
+    assert search.failures[0].startswith("Trial 2 with {'level': 7} failed in ")
+    assert words in search.failures[0]
 
 
-@pytest.mark.parametrize("method", [asha, successive_halving])
-def test_an_objective_that_raises_stops_early_stopping_too(method):
+METHODS = (lambda search, settings: random_search(search, settings, 9), asha, successive_halving)
+
+
+def diverging(settings):
+    """Every third level falls apart, in the first epoch or later."""
+    for epoch, value in enumerate(rising(settings)):
+        yield float("nan") if settings["level"] % 3 == 0 and epoch >= settings["level"] % 4 else value
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_method_is_ended_by_trials_that_fall_apart(method):
+    search = Search(diverging, budget=200)
+    method(search, random_settings(LEVELS, seed=2))
+    assert 200 - 9 < search.spent <= 200 or method is successive_halving
+    assert search.failures
+    assert {trial.settings["level"] % 3 == 0 for trial in search.trials if trial.epochs == 9} == {False}
+    assert search.best.epochs == 9
+    assert f"{len(search.failures)} failed" in curves_finding(search)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("cut", [0, 1, 4, 11, 40, 77])
+def test_a_search_that_was_stopped_goes_on_to_the_same_end(method, cut):
+    whole, search, epochs = Search(diverging, 120), Search(diverging, 120), itertools.count()
+
+    def interrupted(settings):
+        for value in diverging(settings):
+            if next(epochs) == cut:
+                raise KeyboardInterrupt
+            yield value
+
+    method(whole, random_settings(LEVELS, seed=5))
+    search.objective = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        method(search, random_settings(LEVELS, seed=5))
+    search.objective = diverging
+    search.budget += search.spent - sum(trial.epochs + trial.failed for trial in search.trials)  # what the cut has cost
+    method(search, random_settings(LEVELS, seed=5))
+    assert [trial.settings for trial in search.trials] == [trial.settings for trial in whole.trials]
+    assert [trial.values for trial in search.trials] == [trial.values for trial in whole.trials]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_broken_objective_ends_a_search_that_goes_on_when_it_is_mended(method):
     def broken(settings):
         yield 0.1
         raise MemoryError("too wide")
 
-    search = Search(broken, budget=60)
-    with pytest.raises(SearchError, match=r"stopped in epoch 2: MemoryError: too wide\. The \d+ other trials"):
+    search = Search(broken, budget=150)
+    with pytest.raises(
+        SearchError, match=r"10 trials in a row .* in epoch 2: MemoryError: too wide\. \d+ other"
+    ) as told:
         method(search, random_settings(LEVELS, seed=1))
-    assert sum(trial.failed for trial in search.trials) == 1
+    assert "search.retry(objective)" in str(told.value)
+    begun = [trial.settings for trial in search.trials]
+    search.retry(rising)
+    assert not search.failures
+    method(search, random_settings(LEVELS, seed=1))
+    assert [trial.settings for trial in search.trials[: len(begun)]] == begun
+    wanted = list(itertools.islice(random_settings(LEVELS, seed=1), len(search.trials)))
+    assert [trial.settings for trial in search.trials] == wanted
+    assert all(trial.epochs for trial in search.trials)
+    assert search.best.epochs == 9
+
+
+def test_a_search_where_everything_failed_says_so():
+    search = Search(lambda settings: [float("nan")], budget=5)
+    random_search(search, levels(4), epochs=1)
+    with pytest.raises(ValueError, match=r"All of the 1 trials so far have failed\. Trial 0 with .* NaN"):
+        _ = search.best
+
+
+def test_asha_ends_with_its_settings():
+    search = Search(rising, budget=500)
+    asha(search, levels(1, 3, 2, 5))
+    assert len(search.trials) == 4
 
 
 def test_random_settings_belong_to_the_space_and_to_the_seed():

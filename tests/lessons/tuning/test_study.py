@@ -15,6 +15,7 @@ from torchcourse.lessons.tuning import study as study_module
 from torchcourse.lessons.tuning.checks import studies as check
 from torchcourse.lessons.tuning.search import grid_settings, random_settings
 from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
+from torchcourse.lessons.tuning.study_picture import draw_history, history_finding
 from torchcourse.training.crash import run_and_kill
 from verdicts import accepted
 
@@ -163,10 +164,36 @@ def raises(settings):
 )
 def test_a_bad_objective_costs_no_finished_trial(tmp_path, objective, words):
     study = run(open_study(f"sqlite:///{tmp_path}/study.db", SPACE), planted, 4)
-    with pytest.raises(StudyError, match=r"Trial 4 with .*'lr'.* The 4 finished trials are kept") as caught:
+    with pytest.raises(StudyError, match=r"10 trials in .* trial 13 with .*'lr'.* The 4 finished trials are") as caught:
         run(study, objective, 10)
     assert words in str(caught.value)
+    assert all(words in trial.user_attrs["error"] for trial in in_state(study, TrialState.FAIL))
     assert len(finished(run(study, planted, 6))) == 6
+
+
+def falls_apart(settings):
+    """The largest rate yields NaN, the smallest raises; the others train."""
+    for epoch, value in enumerate(planted(settings), 1):
+        if settings["lr"] == 0.001 and epoch == 2:
+            raise RuntimeError("out of memory")
+        yield float("nan") if settings["lr"] == 1.0 else value
+
+
+def test_trials_that_fall_apart_end_no_study_and_are_shown(tmp_path, capsys):
+    url = f"sqlite:///{tmp_path}/study.db"
+    run(open_study(url, SPACE), falls_apart, 5, on_trial=tell)
+    study = run(open_study(url, SPACE), falls_apart, 14, on_trial=tell)
+    failed = in_state(study, TrialState.FAIL)
+    assert len(finished(study)) == 14
+    assert {settings_of(trial, SPACE)["lr"] for trial in failed} <= {0.001, 1.0}
+    assert {settings_of(trial, SPACE)["lr"] for trial in finished(study)} <= {0.01, 0.1, 0.001}
+    assert study.best_params["lr"] == 0.1
+    assert 14 < len(study.trials) == 14 + len(failed) < 22  # the sampler keeps away from what has failed
+    assert capsys.readouterr().out.count("failed, ") == len(failed)
+    whole = run(open_study(None, SPACE), falls_apart, 14)
+    assert [trial.params for trial in study.trials] == [trial.params for trial in whole.trials]
+    assert f", {len(failed)} failed;" in history_finding(study)
+    assert sum(line.get_marker() == "x" for line in draw_history(study).axes[0].lines) == len(failed)
 
 
 def test_a_locked_file_is_named(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from torchcourse.lessons.tuning import replay, selection, selection_picture
@@ -36,8 +37,9 @@ def test_the_history_has_each_trial_and_the_best_so_far(study):
     assert history_finding(open_study(None, SPACE)) == "No trial is complete yet, 0 were pruned"
 
 
-def test_importance_is_a_share_and_every_study_is_a_dot(study):
-    shares = [importances(study, SPACE), {"lr": 0.1, "width": 0.7, "optimizer": 0.1, "weight_decay": 0.1}]
+def test_importance_is_a_share_of_whole_trials_and_every_study_is_a_dot(study):
+    whole = run(open_study(None, SPACE, pruner=optuna.pruners.NopPruner()), replay.replayed, 20)
+    shares = [importances(whole, SPACE), {"lr": 0.1, "width": 0.7, "optimizer": 0.1, "weight_decay": 0.1}]
     assert sum(shares[0].values()) == pytest.approx(1)
     axis: Any = draw_importance(shares).axes[0]
     assert len(axis.lines) == 2
@@ -46,6 +48,8 @@ def test_importance_is_a_share_and_every_study_is_a_dot(study):
     )
     with pytest.raises(ValueError, match="run the study further"):
         importances(open_study(None, SPACE), SPACE)
+    with pytest.raises(ValueError, match=r"trials of this study were pruned, the bad ones.*NopPruner"):
+        importances(study, SPACE)
 
 
 def test_parallel_coordinates_have_a_line_for_each_trial(study):

@@ -22,22 +22,29 @@ KEEP = 3
 def successive_halving(search: Search, settings: Iterable[Settings], rungs: Sequence[int] = RUNGS) -> None:
     """Start as many trials as the budget carries to the end; after each rung, go on with the best third.
 
+    A search that was stopped on the way goes on where it was.
+
     Raises:
         ValueError: for a budget that does not carry one trial to the last rung.
     """
+    trials = list(search.trials)
+    budget = search.budget - search.spent + sum(trial.epochs for trial in trials)
     count = KEEP ** (len(rungs) - 1)
-    if not search.affords(_epochs(count, rungs)):
+    if _epochs(count, rungs) > budget:
         raise ValueError(
             f"{count} trials on the rungs {', '.join(map(str, rungs))} take {_epochs(count, rungs)} epochs; "
-            f"the budget has {search.budget - search.spent} left."
+            f"the budget has {budget} left."
         )
-    while search.affords(_epochs(count + 1, rungs)):
+    while _epochs(count + 1, rungs) <= budget:
         count += 1
-    trials = [search.start(setting) for setting in itertools.islice(settings, count)]
+    new = itertools.islice(search.fresh(settings), max(count - len(trials), 0))
+    trials += [search.start(setting) for setting in new]
     for rung in rungs:
         for trial in trials:
+            if not search.affords(search.cost(trial, rung)):
+                return
             search.train(trial, rung)
-        trials = sorted(trials, key=lambda trial: trial.values[-1], reverse=True)[: len(trials) // KEEP]
+        trials = sorted(trials, key=lambda trial: trial.value_after(rung), reverse=True)[: len(trials) // KEEP]
 
 
 def asha(
@@ -48,6 +55,8 @@ def asha(
 ) -> None:
     """Promote a trial whenever one has earned it, else start another one, until the budget is spent.
 
+    A search that was stopped goes on where it was: each trial stands on the rung that it had reached.
+
     Args:
         search: its objective and its budget.
         settings: what new trials start with, in this order.
@@ -55,23 +64,37 @@ def asha(
         promote: the rule that decides; `promotion` by default.
     """
     promote = promote or promotion
-    source = iter(settings)
-    values: list[dict[int, float]] = [{} for _ in rungs]
-    promoted: list[set[int]] = [set() for _ in rungs]
+    source = search.fresh(settings)
+    for trial in [trial for trial in search.trials if not trial.failed and trial.epochs < rungs[-1]]:
+        rung = next(rung for rung in rungs if rung >= trial.epochs)
+        if not search.affords(search.cost(trial, rung)):
+            return
+        search.train(trial, rung)
+    values, promoted = _standing(search, rungs)
     while True:
         job = promote(values, promoted)
-        if job is None:
-            rung, before = 0, 0
-        else:
-            rung, before = job[1] + 1, rungs[job[1]]
-        if not search.affords(rungs[rung] - before):
-            return
-        if job is None:
-            trial = search.start(next(source))
-        else:
-            trial = search.trials[job[0]]
+        if job is not None:
+            rung, trial = job[1] + 1, search.trials[job[0]]
+            if not search.affords(search.cost(trial, rungs[rung])):
+                return
             promoted[job[1]].add(job[0])
+        else:
+            setting = next(source, None) if search.affords(rungs[0]) else None
+            if setting is None:
+                return
+            rung, trial = 0, search.start(setting)
         values[rung][trial.number] = search.train(trial, rungs[rung])
+
+
+def _standing(search: Search, rungs: Sequence[int]) -> tuple[list[dict[int, float]], list[set[int]]]:
+    """Return the values at each rung and who has gone on from it. A failed trial is the worst where it fell."""
+    values: list[dict[int, float]] = [{} for _ in rungs]
+    for trial in search.trials:
+        for place, rung in enumerate(rungs):
+            fell = trial.failed and (place == 0 or trial.epochs >= rungs[place - 1])
+            if trial.epochs >= rung or fell:
+                values[place][trial.number] = trial.value_after(rung)
+    return values, [*(set(higher) for higher in values[1:]), set()]
 
 
 def promotion(values: Sequence[dict[int, float]], promoted: Sequence[set[int]]) -> tuple[int, int] | None:

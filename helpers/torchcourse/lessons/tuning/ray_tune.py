@@ -7,6 +7,7 @@ study in a database (`study.run_workers`) is lighter for a few workers.
 Source: https://docs.ray.io/en/latest/tune/index.html.
 """
 
+import math
 from typing import Any
 
 from torchcourse.lessons.tuning._database import StudyError
@@ -54,7 +55,11 @@ def run(
         run_config=tune.RunConfig(verbose=0),
     )
     results = tuner.fit()
-    ended = [result for result in results if result.error is None and result.metrics and "value" in result.metrics]
+    ended = [
+        result
+        for result in results
+        if result.error is None and math.isfinite((result.metrics or {}).get("value", math.nan))
+    ]
     if not ended:
         raise StudyError(f"None of {trials} trials ended well; the first error: {results.errors[:1]}.")
     best = max(ended, key=lambda result: result.metrics["value"])

@@ -21,30 +21,53 @@ Settings = dict[str, Any]
 Objective = Callable[[Settings], Iterable[float]]
 
 
+GIVE_UP = 10
+"""So many failures in a row mean that the objective is broken, and not that a setting is bad."""
+
+
 class SearchError(RuntimeError):
-    """An objective raised, or gave no number. The message says which trial it was; the others are kept."""
+    """`GIVE_UP` trials in a row failed. The message says why the last one did; the others are kept."""
 
 
 @dataclass
 class Trial:
-    """A setting, and the value that it had after each epoch; larger is better."""
+    """A setting, and the value that it had after each epoch; larger is better.
+
+    Attributes:
+        number: its place in `Search.trials`.
+        settings: hyperparameter → value.
+        values: one for each epoch so far.
+        error: why it failed, in words; empty for a trial that did not.
+    """
 
     number: int
     settings: Settings
     values: list[float] = field(default_factory=list)
-    failed: bool = False
+    error: str = ""
 
     @property
     def epochs(self) -> int:
         return len(self.values)
 
+    @property
+    def failed(self) -> bool:
+        return bool(self.error)
+
+    def value_after(self, epochs: int) -> float:
+        """Return its value after so many epochs; −∞ where it failed before."""
+        return self.values[epochs - 1] if self.epochs >= epochs else -math.inf
+
 
 class Search:
     """Trains trials, pauses and continues them, and counts the epochs.
 
+    A trial that raises, or whose value is NaN, has failed: it counts as the worst, and the search goes on. A search
+    that was stopped goes on where it was when its method is called again: trials that are there are finished, and
+    settings that they have are not started again.
+
     Args:
         objective: yields a value after each epoch of a setting.
-        budget: how many epochs all trials may take together.
+        budget: how many epochs all trials may take together. An epoch that fails has been spent, too.
     """
 
     def __init__(self, objective: Objective, budget: int) -> None:
@@ -53,10 +76,17 @@ class Search:
         self.spent = 0
         self.trials: list[Trial] = []
         self._runs: dict[int, Iterator[float]] = {}
+        self._failed_in_a_row, self._failed_in = 0, 1  # so many trials, the last one in that epoch
 
     def affords(self, epochs: int) -> bool:
         """Say whether so many more epochs fit into the budget."""
         return self.spent + epochs <= self.budget
+
+    def cost(self, trial: Trial, until: int) -> int:
+        """Return the epochs that `train` takes: those that are missing, or all where the trial has to begin again."""
+        if trial.failed or trial.epochs >= until:
+            return 0
+        return until - trial.epochs if trial.number in self._runs else until
 
     def start(self, settings: Settings) -> Trial:
         """Add a trial; nothing is trained yet."""
@@ -64,31 +94,75 @@ class Search:
         self.trials.append(trial)
         return trial
 
+    def fresh(self, settings: Iterable[Settings]) -> Iterator[Settings]:
+        """Yield the settings that no trial has from before: what a search has started, it does not start again."""
+        earlier = [trial.settings for trial in self.trials]
+        for setting in settings:
+            if setting in earlier:
+                earlier.remove(setting)
+            else:
+                yield setting
+
     def train(self, trial: Trial, until: int) -> float:
         """Train a trial, from where it stopped, until it has had so many epochs; return its value there.
 
+        Returns:
+            The value, or −∞ for a trial that fails or has failed: `trial.error` says why.
+
         Raises:
-            SearchError: the objective raised, yielded too little, or something that is not a number.
+            SearchError: when `GIVE_UP` trials in a row have failed.
             ValueError: for more epochs than the budget has left.
         """
-        if not self.affords(until - trial.epochs):
+        cost = self.cost(trial, until)
+        if not cost:
+            return trial.value_after(until)
+        if not self.affords(cost):
             left = self.budget - self.spent
-            raise ValueError(f"{until - trial.epochs} epochs are asked for, and the budget has {left} left.")
+            raise ValueError(f"{cost} epochs are asked for, and the budget has {left} left.")
         try:
             if trial.number not in self._runs:
+                trial.values.clear()
                 self._runs[trial.number] = iter(self.objective(trial.settings))
             while trial.epochs < until:
-                trial.values.append(self._next(trial))
                 self.spent += 1
+                trial.values.append(self._next(trial))
         except Exception as error:
-            trial.failed = True
-            kept = sum(bool(other.values) and not other.failed for other in self.trials)
-            raise SearchError(
-                f"Trial {trial.number} with {trial.settings} stopped in epoch {trial.epochs + 1}: "
-                f"{type(error).__name__}: {error}. The {kept} other trials are kept in `search.trials`; mend the "
-                "objective, then go on with the same search."
-            ) from error
-        return trial.values[-1]
+            trial.error = f"{type(error).__name__}: {error}"
+            self._failed_in_a_row, self._failed_in = self._failed_in_a_row + 1, trial.epochs + 1
+            if self._failed_in_a_row >= GIVE_UP:
+                self._give_up(trial, error)
+            return -math.inf
+        except BaseException:  # Ctrl-C: its weights are lost, so it begins again when the search goes on
+            self._restart(trial)
+            raise
+        if trial.epochs >= self._failed_in:  # an epoch that comes before says nothing of the one that fails
+            self._failed_in_a_row = 0
+        return trial.value_after(until)
+
+    def retry(self, objective: Objective | None = None) -> None:
+        """Have the failed trials run again, from their start, when the search goes on.
+
+        Args:
+            objective: the mended one, where it is a different function. Then trials that were paused begin again when
+                they are to go on: their weights belong to the old one.
+        """
+        if objective:
+            self.objective = objective
+            self._runs.clear()
+        self._failed_in_a_row = 0
+        for trial in self.trials:
+            if trial.failed:
+                trial.error = ""
+                self._restart(trial)
+
+    @property
+    def failures(self) -> list[str]:
+        """A sentence on each failed trial."""
+        return [
+            f"Trial {trial.number} with {trial.settings} failed in epoch {trial.epochs + 1}: {trial.error}."
+            for trial in self.trials
+            if trial.failed
+        ]
 
     @property
     def best(self) -> Trial:
@@ -98,26 +172,45 @@ class Search:
             ValueError: when no trial has a value yet.
         """
         tried = [trial for trial in self.trials if trial.values and not trial.failed]
+        if not tried and self.failures:
+            raise ValueError(f"All of the {len(self.failures)} trials so far have failed. {self.failures[0]}")
         if not tried:
             raise ValueError(f"No trial has a value yet: the budget of {self.budget} epochs may be too small for one.")
         return max(tried, key=lambda trial: (trial.epochs, trial.values[-1]))
+
+    def _restart(self, trial: Trial) -> None:
+        self._runs.pop(trial.number, None)
+        trial.values.clear()
+
+    def _give_up(self, trial: Trial, error: Exception) -> None:
+        kept = sum(bool(other.values) and not other.failed for other in self.trials)
+        raise SearchError(
+            f"{GIVE_UP} trials in a row have failed, the last one, trial {trial.number} with {trial.settings}, in "
+            f"epoch {trial.epochs + 1}: {trial.error}. {kept} other trials are kept in `search.trials`. Mend the "
+            "objective, call `search.retry(objective)`, then go on with the same search."
+        ) from error
 
     def _next(self, trial: Trial) -> float:
         value = next(self._runs[trial.number], None)
         if value is None:
             raise ValueError(f"the objective yielded {trial.epochs} values and then ended")
-        if math.isnan(value):
-            raise ValueError("a value is NaN; yield the worst value where a training that fell apart is a result")
-        return float(value)
+        value = float(value)
+        if math.isnan(value) or value == math.inf:
+            raise ValueError(f"a value is {'NaN' if math.isnan(value) else 'infinite'}")
+        return value
 
 
 def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> None:
-    """Train each setting in full, until the budget does not afford another one.
+    """Train each setting in full, until the budget does not afford another one. Trials that are there come first.
 
     With `random_settings` this is random search (Bergstra and Bengio 2012, https://jmlr.org/papers/v13/bergstra12a.html),
     with `grid_settings` a grid search.
     """
-    for setting in settings:
+    for trial in [trial for trial in search.trials if not trial.failed and trial.epochs < epochs]:
+        if not search.affords(search.cost(trial, epochs)):
+            return
+        search.train(trial, epochs)
+    for setting in search.fresh(settings):
         if not search.affords(epochs):
             return
         search.train(search.start(setting), epochs)

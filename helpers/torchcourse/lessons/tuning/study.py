@@ -8,8 +8,10 @@ The objective is a generator: `accuracies(settings)` yields a value after each e
 asks for the next one. So early stopping (pruning) needs no code in it, and Ray Tune (`ray_tune`) takes the same one.
 
 A study remembers its space. A trial that was cut short, by a kill or by Ctrl-C, is run again with the same settings.
+A trial that raises or yields NaN has failed: it keeps why (`trial.user_attrs["error"]`), and the study goes on.
 """
 
+import copy
 import math
 import random
 import time
@@ -22,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning.search import Objective
+from torchcourse.lessons.tuning.search import GIVE_UP, Objective
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 
 Direction = Literal["maximize", "minimize"]
@@ -123,9 +125,10 @@ def run(
 ) -> optuna.Study:
     """Run trials by TPE until `trials` of the study are finished, those of earlier runs and other workers included.
 
-    Each trial draws from its own random numbers, made of seed, worker and the number of trials before it. A worker
-    that waits for the last trials of others takes over when one of them dies. With W workers, up to W − 1 trials more
-    than asked for may be finished. `study.stop()`, called by the objective or by `on_trial`, ends the run early.
+    A trial that fails is not finished, and does not end the run. Each trial draws from its own random numbers, made
+    of seed, worker and the number of trials before it. A worker that waits for the last trials of others takes over
+    when one of them dies. With W workers, up to W − 1 trials more than asked for may be finished. `study.stop()`,
+    called by the objective or by `on_trial`, ends the run early.
 
     Args:
         study: from `open_study`.
@@ -134,8 +137,8 @@ def run(
         on_trial: called after each trial with the study and the trial, for progress.
 
     Raises:
-        StudyError: when the objective raises or yields NaN, and for a study that `open_study` did not open. What is
-            finished is kept.
+        StudyError: when `GIVE_UP` trials in a row have failed, and for a study that `open_study` did not open. What
+            is finished is kept.
     """
     if not isinstance(study, CourseStudy):
         raise StudyError(
@@ -143,6 +146,20 @@ def run(
             "with open_study(url, SPACE, name), or run it with study.optimize."
         )
     callbacks = [on_trial] if on_trial else []
+    in_a_row: list[_Failure] = []
+
+    def followed(trial: optuna.Trial) -> float:
+        try:
+            value = _follow(trial, objective, study, worker)
+        except _Failure as failure:
+            in_a_row.append(failure)
+            raise
+        except optuna.TrialPruned:
+            in_a_row.clear()
+            raise
+        in_a_row.clear()
+        return value
+
     study.stopped = False
     while not study.stopped and len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
         _database.revive(study)
@@ -154,10 +171,12 @@ def run(
         with _database.errors_explained("its database"), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
             try:
-                study.optimize(lambda trial: _follow(trial, objective, study, worker), n_trials=1, callbacks=callbacks)
+                study.optimize(followed, n_trials=1, callbacks=callbacks, catch=(_Failure,))
             except KeyboardInterrupt:
                 _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
                 raise
+        if len(in_a_row) == GIVE_UP:
+            raise _given_up(study, in_a_row[-1])
     return study
 
 
@@ -188,6 +207,9 @@ def tell(study: optuna.Study, trial: FrozenTrial) -> None:
     epochs, state = len(trial.intermediate_values), trial.state.name.lower()
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best = f", best so far {study.best_value:.3f}" if complete else ""
+    if trial.state == TrialState.FAIL:
+        print(f"trial {trial.number:3d}: failed, {trial.user_attrs.get('error', 'cut short')}{best}", flush=True)
+        return
     print(f"trial {trial.number:3d}: {trial.value:.3f} after {epochs} epochs, {state}{best}", flush=True)
 
 
@@ -238,15 +260,33 @@ def _difference(known: Mapping[str, list], asked: Mapping[str, list]) -> str:
     return "; ".join(lines)
 
 
+class _Failure(Exception):
+    """A trial raised, or yielded no number: the text says which one, and why."""
+
+
+def _given_up(study: CourseStudy, last: _Failure) -> StudyError:
+    kept = len(study.get_trials(deepcopy=False, states=_FINISHED))
+    error = StudyError(
+        f"{GIVE_UP} trials in a row have failed, the last one, {last}. The {kept} finished trials are kept; mend the "
+        "objective, then run the study again."
+    )
+    error.__cause__ = last.__cause__
+    return error
+
+
 def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worker: int) -> float:
-    """Ask for epoch after epoch; report each value, and stop where the pruner says so."""
+    """Ask for epoch after epoch; report each value, and stop where the pruner says so.
+
+    Raises:
+        _Failure: in place of what the objective raises.
+    """
     trial.set_user_attr("worker", worker)
     settings = suggest(trial, study.space)
     value = None
     try:
         for epoch, value in enumerate(objective(settings), 1):
             if math.isnan(value):
-                raise ValueError("a value is NaN; yield the worst value where a training that fell apart is a result")
+                raise ValueError("a value is NaN")
             trial.report(value, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
@@ -255,11 +295,9 @@ def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worke
     except (optuna.TrialPruned, *_database.ERRORS):
         raise
     except Exception as error:
-        kept = len(study.get_trials(deepcopy=False, states=_FINISHED))
-        raise StudyError(
-            f"Trial {trial.number} with {settings} stopped: {type(error).__name__}: {error}. The {kept} finished "
-            "trials are kept; mend the objective, then run the study again."
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        trial.set_user_attr("error", reason)
+        raise _Failure(f"trial {trial.number} with {settings}, by {reason}") from error
     return value
 
 
@@ -267,4 +305,33 @@ def _sampler(seed: int, worker: int, before: int) -> optuna.samplers.TPESampler:
     own = random.Random(f"{seed} {worker} {before}").getrandbits(31)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # multivariate TPE, the default since Optuna 5, was experimental before
-        return optuna.samplers.TPESampler(seed=own, multivariate=True, constant_liar=True)
+        return _LearnsFromFailures(seed=own, multivariate=True, constant_liar=True)
+
+
+class _LearnsFromFailures(optuna.samplers.TPESampler):
+    """TPE that takes failed trials for the worst. Optuna's own does not see them, and proposes the like again."""
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict) -> dict[str, Any]:
+        return super().sample_relative(_with_failures(study), trial, search_space)
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, *parameter: Any) -> Any:
+        return super().sample_independent(_with_failures(study), trial, *parameter)
+
+
+def _with_failures(study: optuna.Study) -> optuna.Study:
+    """Return the study as a sampler is to see it: a failed trial as one that was pruned before its first value."""
+    seen = copy.copy(study)
+    seen.__class__ = _FailuresArePruned
+    return seen
+
+
+class _FailuresArePruned(optuna.Study):
+    def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        if states is None or TrialState.PRUNED not in states:
+            return trials
+        failed = [copy.copy(trial) for trial in super()._get_trials(False, (TrialState.FAIL,))]
+        failed = [trial for trial in failed if "error" in trial.user_attrs]
+        for trial in failed:
+            trial.state, trial.intermediate_values = TrialState.PRUNED, {}
+        return sorted([*trials, *failed], key=lambda trial: trial.number)

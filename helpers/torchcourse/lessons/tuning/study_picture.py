@@ -19,18 +19,23 @@ _ON_WHITE = {"bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "
 
 
 def draw_history(study: optuna.Study) -> Figure:
-    """Draw each finished trial's value in the order of the trials, and the best so far."""
+    """Draw each finished trial's value in the order of the trials, and the best so far; a cross where one failed."""
     complete, pruned = _trials(study, TrialState.COMPLETE), _trials(study, TrialState.PRUNED)
     figure, axis = figures.new(height=3.0)
     for trials, color, name in ((complete, "blue", "complete"), (pruned, "grey", "pruned: the last value seen")):
         axis.plot([t.number for t in trials], [t.value for t in trials], "o", color=COLORS[color], ms=4, label=name)
+    failed = _trials(study, TrialState.FAIL)
+    for number, trial in enumerate(failed):
+        label = None if number else "failed"
+        axis.plot(trial.number, 0, "x", color=COLORS["vermillion"], ms=6, transform=axis.get_xaxis_transform(),
+                  clip_on=False, label=label)  # fmt: skip
     best = np.maximum if study.direction.name == "MAXIMIZE" else np.minimum
     if complete:
         so_far = best.accumulate([_value(trial) for trial in complete])
         numbers = [*(trial.number for trial in complete), len(study.get_trials(deepcopy=False)) - 1]
         axis.step(numbers, [*so_far, so_far[-1]], where="post", color=COLORS["vermillion"], label="best so far")
     axis.set(xlabel="trial", ylabel="value")
-    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=4)
     axis.set_title(history_finding(study))
     return figure
 
@@ -38,21 +43,31 @@ def draw_history(study: optuna.Study) -> Figure:
 def history_finding(study: optuna.Study) -> str:
     """Say what the history shows."""
     complete, pruned = _trials(study, TrialState.COMPLETE), _trials(study, TrialState.PRUNED)
+    failed = len(_trials(study, TrialState.FAIL))
+    failures = f", {failed} failed" if failed else ""
     if not complete:
-        return f"No trial is complete yet, {len(pruned)} were pruned"
+        return f"No trial is complete yet, {len(pruned)} were pruned{failures}"
     best = study.best_trial
-    return f"{len(complete)} complete, {len(pruned)} pruned; the best, {best.value:.3f}, is trial {best.number}"
+    return (
+        f"{len(complete)} complete, {len(pruned)} pruned{failures}; the best, {best.value:.3f}, is trial {best.number}"
+    )
 
 
 def importances(study: optuna.Study, space: Space) -> dict[str, float]:
     """Return the share of each hyperparameter by PED-ANOVA; they add up to 1.
 
-    It compares where the best tenth of the trials lies with where all of them lie, and needs no model of the space.
-    Source: Watanabe, Bansal and Hutter 2023, https://arxiv.org/abs/2304.10255.
+    It compares where the best tenth of the complete trials lies with where all of them lie, and needs no model of the
+    space. A pruner has taken the bad values out of "all of them", so that they look harmless: the trials of a pruned
+    study are refused. Source: Watanabe, Bansal and Hutter 2023, https://arxiv.org/abs/2304.10255.
 
     Raises:
-        ValueError: for a study with fewer than two complete trials.
+        ValueError: for a study with pruned trials, or with fewer than two complete ones.
     """
+    if pruned := len(_trials(study, TrialState.PRUNED)):
+        raise ValueError(
+            f"{pruned} trials of this study were pruned, the bad ones, and importance sees only complete ones: it "
+            "would come out too small for what they had in common. Open a study with pruner=optuna.pruners.NopPruner()."
+        )
     if len(_trials(study, TrialState.COMPLETE)) < 2:
         raise ValueError("Importance needs two complete trials or more: run the study further.")
     with warnings.catch_warnings():
