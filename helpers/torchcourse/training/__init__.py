@@ -3,7 +3,7 @@
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.events import RunLog, read_run, read_scalars
 from torchcourse.training.history import History
-from torchcourse.training.metrics import accuracy
+from torchcourse.training.metrics import OverAll, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.trainer import Trainer
 
@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "History",
     "Monitor",
+    "OverAll",
     "RunLog",
     "Trainer",
     "accuracy",

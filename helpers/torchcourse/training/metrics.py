@@ -1,17 +1,20 @@
 """Metrics, and means that stay right when batches are uneven or spread over ranks."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from torchcourse.ranks import who
+from torchcourse.training.losses import Count, rows
 
-Metric = Callable[[Any, torch.Tensor], torch.Tensor | float]
-"""`metric(outputs, targets)`: one value per sample (a tensor of shape [N] or [N, ...]), or their mean as one number.
+Metric = Callable[[Any, torch.Tensor], torch.Tensor | float | tuple[torch.Tensor | float, Count]]
+"""`metric(outputs, targets)`: one value per sample (a tensor of shape [N] or [N, ...]), their mean as one number, or
+`(sum, count)`.
 
-It may be given several batches at once."""
+It may be given several batches at once. Values of the targets' shape are left out where the loss ignores the target.
+What is no mean over samples (F1, AUC) is computed by `OverAll`."""
 
 
 def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -32,6 +35,32 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return outputs.argmax(dim=1) == targets
 
 
+class OverAll:
+    """A metric that is no mean over samples, such as F1 or AUC: computed once, over all outputs of an evaluation.
+
+        Trainer(…, metrics={"f1": OverAll(macro_f1)}, monitor="val_f1", mode="max")
+
+    Every evaluation keeps all its outputs and targets on the CPU, and on several ranks gathers them on each. While
+    training nothing is computed, since the model changes in between.
+
+    Args:
+        metric: `metric(outputs, targets)` of all samples, as one number.
+    """
+
+    def __init__(self, metric: Callable[[Any, torch.Tensor], torch.Tensor | float]) -> None:
+        self.metric = metric
+
+    def of(self, batches: list[tuple[Any, torch.Tensor]]) -> float:
+        """Return the metric of all batches, of all ranks together; every rank has to call it."""
+        batches = [batch for share in who.gather(batches) for batch in share]
+        try:
+            outputs = torch.cat([batch[0] for batch in batches])
+            return float(self.metric(outputs, torch.cat([batch[1] for batch in batches])))
+        except (RuntimeError, TypeError) as error:
+            error.add_note("OverAll puts all batches together: outputs have to be tensors of one shape per sample.")
+            raise
+
+
 class Averages:
     """Means of the loss and of metrics over many batches.
 
@@ -40,21 +69,41 @@ class Averages:
     Sums and counts are added up over the ranks before they are divided.
 
     `add` is quick, and never waits for the device. `flush` does the work for all batches since the last one.
+
+    Args:
+        metrics: by name.
+        device: of the batches.
+        ignored: the label at which nothing counts.
+        evaluation: whether `OverAll` metrics are computed.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric], device: torch.device) -> None:
-        self.metrics, self.device = metrics, device
-        self.names = ["loss", *metrics]
-        self.losses: list[tuple[int, torch.Tensor]] = []  # samples and mean loss of each batch since the last flush
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric | OverAll],
+        device: torch.device,
+        ignored: int | None = None,
+        evaluation: bool = False,
+    ) -> None:
+        self.metrics: dict[str, Metric] = {
+            n: metric for n, metric in metrics.items() if not isinstance(metric, OverAll)
+        }
+        self.device, self.ignored = device, ignored
+        self._over_all = {n: metric for n, metric in metrics.items() if isinstance(metric, OverAll) and evaluation}
+        self._all: list[tuple[Any, torch.Tensor]] = []  # outputs and targets for these
+        self.names = ["loss", *self.metrics]
+        self.losses: list[tuple[Count, torch.Tensor]] = []  # count and mean loss of each batch since the last flush
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
         self._held: float = 0  # numbers in these outputs
+        self._looked = False  # whether metrics of one number were seen to be means
         # For each metric, sums and counts since the last flush; for each name, those of all flushes, over all ranks.
-        self._parts: list[list[tuple[torch.Tensor, int]]] = [[] for _ in metrics]
+        self._parts: list[list[tuple[torch.Tensor, Count]]] = [[] for _ in self.metrics]
         self._totals = [[0.0, 0.0] for _ in self.names]
 
-    def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
-        """Take in a batch: outputs [N, ...], targets [N, ...] and the mean loss."""
-        self.losses.append((targets.size(0), loss.detach()))
+    def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor, count: Count | None = None) -> None:
+        """Take in a batch: outputs [N, ...], targets [N, ...], the mean loss, and what it counts (None: N)."""
+        self.losses.append((targets.size(0) if count is None else count, loss.detach()))
+        if self._over_all:
+            self._all.append((outputs.detach().cpu(), targets.cpu()))
         if not self.metrics:
             return
         if isinstance(outputs, torch.Tensor):
@@ -70,9 +119,9 @@ class Averages:
         """Return the means since the last flush, over all ranks; every rank has to call it. Waits for the device."""
         self._apply_metrics()
         sums = [_sum_and_count(parts) for parts in self._parts]
-        samples = [count for count, _ in self.losses]
-        losses = torch.stack([loss for _, loss in self.losses]).tolist() if samples else []
-        sums.insert(0, [sum(count * loss for count, loss in zip(samples, losses, strict=True)), sum(samples)])
+        counts = numbers([count for count, _ in self.losses])
+        losses = numbers([loss for _, loss in self.losses])
+        sums.insert(0, [sum(count * loss for count, loss in zip(counts, losses, strict=True)), sum(counts)])
         sums = who.sum_over_ranks(sums, self.device)
         for total, fresh in zip(self._totals, sums, strict=True):
             total[0] += fresh[0]
@@ -89,7 +138,7 @@ class Averages:
         self.flush()
         if self._totals[0][1] == 0:
             raise ValueError("The loader did not yield a single batch: there is nothing to average.")
-        return self._means(self._totals)
+        return self._means(self._totals) | {name: metric.of(self._all) for name, metric in self._over_all.items()}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to go on within an epoch."""
@@ -109,7 +158,7 @@ class Averages:
         self._totals = states[0]["totals"]
         rank, same = who.rank(), len(states) == who.world_size()
         for state in states[rank : rank + 1] if same else states if rank == 0 else []:
-            self.losses += [(samples, loss.to(self.device)) for samples, loss in state["losses"]]
+            self.losses += [(count, loss.to(self.device)) for count, loss in state["losses"]]
             self._batches += [
                 (outputs.to(self.device), targets.to(self.device)) for outputs, targets in state["batches"]
             ]
@@ -119,18 +168,59 @@ class Averages:
     @torch.no_grad()
     def _apply_metrics(self) -> None:
         for outputs, targets in _joined(self._batches):
-            for parts, metric in zip(self._parts, self.metrics.values(), strict=True):
+            for parts, (name, metric) in zip(self._parts, self.metrics.items(), strict=True):
                 values = metric(outputs, targets)
-                if isinstance(values, torch.Tensor) and values.dim() > 0:
-                    parts.append((values.sum(dtype=torch.float64), values.numel()))
-                else:
-                    parts.append((torch.as_tensor(values).double() * len(targets), len(targets)))
+                if not self._looked:
+                    check_mean(name, metric, values, outputs, targets)
+                parts.append(self._sum(metric, values, targets))
+            self._looked = True
         self._batches, self._held = [], 0
+
+    def _sum(self, metric: Metric, values: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
+        """Return the sum of a metric's values, and how many count."""
+        if isinstance(values, tuple):
+            return torch.as_tensor(values[0]).double(), values[1]
+        if not isinstance(values, torch.Tensor) or values.dim() == 0:
+            return torch.as_tensor(values).double() * len(targets), len(targets)
+        ignored = -100 if self.ignored is None and metric is accuracy else self.ignored
+        if ignored is None or values.shape != targets.shape or targets.is_floating_point():
+            return values.sum(dtype=torch.float64), values.numel()
+        counts = targets != ignored
+        return values.where(counts, 0).sum(dtype=torch.float64), counts.sum()
 
     def _means(self, sums: list[list[float]]) -> dict[str, float]:
         means = [total / count if count else math.nan for total, count in sums]
         return dict(zip(self.names, means, strict=True))
 
+
+@torch.no_grad()
+def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, targets: torch.Tensor) -> None:
+    """Raise ValueError if a metric of one number is no mean over samples: then means of it are not its value.
+
+    `whole`, its value for these samples, has to be the mean of what it is for two parts of them.
+    """
+    if len(targets) < 2 or isinstance(whole, tuple) or (isinstance(whole, torch.Tensor) and whole.dim()):
+        return
+    cut = (len(targets) + 2) // 3
+    try:
+        left, right = (float(metric(rows(outputs, part), targets[part])) for part in (slice(cut), slice(cut, None)))
+    except torch.OutOfMemoryError:
+        return
+    except Exception as error:
+        raise ValueError(f"The metric {name!r} fails on a part of a batch, so {_OVER_ALL}") from error
+    value, mean = float(whole), (left * cut + right * (len(targets) - cut)) / len(targets)
+    exact = not isinstance(whole, torch.Tensor) or whole.dtype in (torch.float32, torch.float64)
+    if abs(value - mean) > (1e-4 if exact else 3e-2) * max(abs(value), abs(mean)):
+        raise ValueError(
+            f"The metric {name!r} is {value:.4g} for {len(targets)} samples, but its mean over two parts of them is "
+            f"{mean:.4g}, so {_OVER_ALL}"
+        )
+
+
+_OVER_ALL = (
+    "a mean over batches would not be its value. Let it return one value per sample, or (sum, count); or, for what is "
+    "no mean, such as F1 or AUC, let OverAll(metric) compute it over the whole validation set."
+)
 
 # A metric on one small batch costs about as much as on fifty: so outputs are kept until there are this many numbers.
 _HOLD = 2**16
@@ -147,5 +237,14 @@ def _joined(batches: list[tuple[Any, torch.Tensor]]) -> list[tuple[Any, torch.Te
         return batches
 
 
-def _sum_and_count(parts: list[tuple[torch.Tensor, int]]) -> list[float]:
-    return [sum(total.item() for total, _ in parts), sum(count for _, count in parts)]
+def _sum_and_count(parts: list[tuple[torch.Tensor, Count]]) -> list[float]:
+    return [sum(total.item() for total, _ in parts), sum(numbers([count for _, count in parts]))]
+
+
+def numbers(values: Sequence[torch.Tensor | float]) -> list[float]:
+    """Return numbers and tensors of one number as numbers; waits for the device once."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if not tensors:
+        return list(values)  # type: ignore[arg-type]  # none of them is a tensor
+    read = iter(torch.stack(tensors).tolist())
+    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]

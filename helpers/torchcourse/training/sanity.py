@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training.checkpoint import some
-from torchcourse.training.metrics import Metric
+from torchcourse.training.losses import Count, reduction
+from torchcourse.training.metrics import Metric, OverAll, check_mean
 from torchcourse.training.snapshot import Position
 
 
@@ -39,7 +40,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         checked_folder(given["checkpoint_dir"])
     if taken := [name for name in _COLUMNS if name in given["metrics"]]:
         raise ValueError(f"A metric cannot be called {taken[0]!r}: the history has a column of that name already.")
-    if getattr(given["loss_fn"], "reduction", "mean") == "sum":
+    if reduction(given["loss_fn"]) == "sum":
         raise ValueError(
             "The loss function adds up over the batch (reduction='sum'), so its gradient would grow with the batch and "
             "shrink with the number of ranks. Use reduction='mean'."
@@ -78,18 +79,25 @@ def checked_folder(checkpoint_dir: Path | None) -> Path:
     return checkpoint_dir
 
 
-def check_fit(monitor: str, names: list[str], train_loader: Iterable, epochs: int, val_loader: Iterable | None) -> None:
+def check_fit(
+    monitor: str,
+    metrics: Mapping[str, Metric | OverAll],
+    train_loader: Iterable,
+    epochs: int,
+    val_loader: Iterable | None,
+) -> None:
     """Raise ValueError for a fit that cannot work. Every rank has to call it.
 
     Args:
         monitor: the value that says which epoch is best.
-        names: the loss and the metrics.
+        metrics: by name.
         train_loader, epochs, val_loader: as `Trainer.fit` got them.
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs has to be a whole number from 1 on, but is {epochs!r}.")
+    names = ["loss", *(name for name, metric in metrics.items() if not isinstance(metric, OverAll))]
     if val_loader is not None:
-        names = names + [f"val_{name}" for name in names]
+        names += [f"val_{name}" for name in ["loss", *metrics]]
     if monitor not in names and (val_loader is not None or monitor.removeprefix("val_") not in names):
         raise ValueError(f"monitor={monitor!r} is not among the values of this fit: {', '.join(names)}.")
     shares = who.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
@@ -106,7 +114,7 @@ def check_fit(monitor: str, names: list[str], train_loader: Iterable, epochs: in
 
 def check_first_batch(
     loader: Iterable,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Metric | OverAll],
     inputs: Any,
     outputs: Any,
     targets: torch.Tensor,
@@ -119,14 +127,18 @@ def check_first_batch(
             "detached or computed under torch.no_grad()?"
         )
     for name, metric in metrics.items():
+        if isinstance(metric, OverAll):
+            continue
         with torch.no_grad():
             value = metric(outputs, targets)
         one = isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+        one = one or (isinstance(value, tuple) and len(value) == 2)
         if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
             raise ValueError(
                 f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return a tensor "
-                "with one row per sample, or the batch's mean as one number."
+                "with one row per sample, the batch's mean as one number, or (sum, count)."
             )
+        check_mean(name, metric, value, outputs, targets)
     sampler = getattr(loader, "sampler", None)
     if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):
         return
@@ -250,12 +262,12 @@ def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueEr
 
 
 def about_loss_that_is_no_number(
-    losses: list[tuple[int, torch.Tensor]], accumulate: int, position: Position
+    losses: list[tuple[Count, torch.Tensor]], accumulate: int, position: Position
 ) -> FloatingPointError:
     """Return an error that names the first step whose loss was nan or infinite. Every rank has to call it.
 
     Args:
-        losses: samples and loss of each batch since the last log.
+        losses: count and loss of each batch since the last log.
         accumulate: batches per step.
         position: at the end of a step.
     """
@@ -263,8 +275,8 @@ def about_loss_that_is_no_number(
     step = min(number for numbers in who.gather(bad) for number in numbers) + position.logged + 1
     return FloatingPointError(
         f"The loss became nan or infinite at step {step} (epoch {position.epoch + 1}), so training stopped. "
-        "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, or nan in the data. Any "
-        "checkpoint is from before that."
+        "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, nan in the data, or a batch "
+        "whose targets are all ignored. Any checkpoint is from before that."
     )
 
 

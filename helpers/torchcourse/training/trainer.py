@@ -22,9 +22,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchcourse.data.loaders import begin_at, set_epoch, steps_left, windows
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, sanity, snapshot, wrappers
-from torchcourse.training.clipping import clip_gradients
+from torchcourse.training.gradients import clip_gradients, divide_gradients
 from torchcourse.training.history import History
-from torchcourse.training.metrics import Averages, Metric, accuracy
+from torchcourse.training.losses import Count, Loss, mean_of
+from torchcourse.training.metrics import Averages, Metric, OverAll, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
 from torchcourse.training.watch import Watch
@@ -38,12 +39,14 @@ class Trainer:
     Args:
         model: moved to the device at hand; on several ranks wrapped in DistributedDataParallel (unless it is already).
         optimizer: made from the model's parameters.
-        loss_fn: `loss_fn(outputs, targets)`, the mean over the batch (or one value per sample).
+        loss_fn: `loss_fn(outputs, targets)`: a loss of torch; or an own one that returns the mean over the samples, one
+            value per sample, or `(sum, count)` (`losses` says why).
         scheduler: stepped after every optimizer step; a ReduceLROnPlateau after every epoch.
         accumulate: batches whose gradients make up one step (gradient accumulation, 기울기 누적).
         clip_norm: upper limit for the norm of all gradients together (gradient clipping).
         precision: "fp32"; or mixed precision (혼합 정밀도): "bf16", or "fp16" with loss scaling, on a GPU only.
-        metrics: name → `metric(outputs, targets)`, one value per sample or the batch's mean.
+        metrics: name → `metric(outputs, targets)`, one value per sample, the batch's mean, or `(sum, count)`; or
+            `OverAll(metric)` for what is no mean. None: accuracy, without the targets that the loss ignores.
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
         watch_every: steps between two looks at weights, gradients and activations (`watch`), with a log_dir; 0: never.
@@ -65,13 +68,13 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        loss_fn: Callable[[Any, torch.Tensor], Any],
         *,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-        metrics: dict[str, Metric] | None = None,
+        metrics: dict[str, Metric | OverAll] | None = None,
         log_dir: str | os.PathLike | None = None,
         log_every: int = 50,
         watch_every: int | None = None,
@@ -85,7 +88,7 @@ class Trainer:
     ) -> None:
         self.optimizer, self.loss_fn, self.scheduler = optimizer, loss_fn, scheduler
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
-        self.metrics = {"accuracy": accuracy} if metrics is None else dict(metrics)
+        self.metrics: dict[str, Metric | OverAll] = {"accuracy": accuracy} if metrics is None else dict(metrics)
         self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.save_every, self.keep = save_every, keep
@@ -103,7 +106,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.position = snapshot.Position()
         self.history = History()
-        self.averages = Averages(self.metrics, self.device)
+        self.loss = Loss(loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn)
+        self.averages = Averages(self.metrics, self.device, self.loss.ignored)
+        self._ranks = who.world_size()
+        self._unit: int | None = None
 
     def fit(
         self, train_loader: Iterable, epochs: int, val_loader: Iterable | None = None, resume: bool = False
@@ -124,7 +130,7 @@ class Trainer:
             FloatingPointError: when the loss is no longer a finite number; names the step.
             CheckpointError: when resuming from a file that is damaged or belongs to a different model.
         """
-        sanity.check_fit(self.monitor, self.averages.names, train_loader, epochs, val_loader)
+        sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, val_loader)
         folder = sanity.checked_folder(self.checkpoint_dir) if resume else None
         self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
         self._generator = getattr(train_loader, "generator", None)
@@ -198,15 +204,20 @@ class Trainer:
     def _step(self, window: list) -> None:
         """Take one optimizer step on a window of batches.
 
-        Each batch counts by its share of the samples. So the gradient is that of one big batch, even where the last
-        batch or the last window is smaller.
+        The gradient is that of one big batch, of all ranks together, even where the last batch or the last window is
+        smaller, and whatever the loss divides by: sums and counts are added up, and divided once.
         """
         self.optimizer.zero_grad()
-        samples = sum(sanity.samples(batch) for batch in window) if len(window) > 1 else 0
-        for batch in window[:-1]:
-            with self._no_sync():  # ranks need to average only once: in the last backward pass of a step
-                self._backward(batch, samples)
-        self._backward(window[-1], samples)
+        if len(window) == 1 and self._ranks == 1:
+            self._backward(window[0], 0)
+        else:
+            unit = self._unit_of(window[0])
+            count: Count = 0
+            for batch in window[:-1]:
+                with self._no_sync():  # ranks need to average only once: in the last backward pass of a step
+                    count = count + self._backward(batch, unit)
+            count = count + self._backward(window[-1], unit)
+            divide_gradients(self.optimizer, count, unit, self.device)
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -220,22 +231,36 @@ class Trainer:
         self.position.step += 1
         self.position.batch += len(window)
 
-    def _backward(self, batch: Any, samples: int) -> None:
-        """Add a batch's gradients; it is one of several that hold `samples` samples together, or (0) the only one."""
+    def _unit_of(self, batch: Any) -> int:
+        """Return what summed losses are divided by on the way: about a batch's samples, on all ranks alike."""
+        if self._unit is None:
+            self._unit = max(who.gather(2 ** math.ceil(math.log2(max(1, sanity.samples(batch))))))
+        return self._unit
+
+    def _backward(self, batch: Any, unit: int) -> Count:
+        """Add the gradients of a batch's summed losses over `unit`, or (0) of their mean; return the count."""
         inputs, targets = sanity.receive(batch, self.device)
-        outputs, loss = self._forward(self.replica, inputs, targets)
+        outputs, loss, count = self._forward(self.replica, inputs, targets, summed=bool(unit))
+        mean = mean_of(loss, count) if unit else loss
         first = self._unchecked is not None
         if self._unchecked is not None:
             sanity.check_first_batch(self._unchecked, self.metrics, inputs, outputs, targets, loss)
+            with self.autocast:
+                self.loss.watch_first(outputs, targets, mean, parts=bool(unit))
             self._unchecked = None
-        share = loss * (targets.size(0) / samples) if samples else loss
-        self.scaler.scale(share).backward()
+        if unit:
+            with self.autocast:
+                self.loss.watch(outputs, targets, mean)
+        self.scaler.scale(loss / unit if unit else loss).backward()
         if first:
             sanity.check_unused(self.replica)
-        self.averages.add(outputs, targets, loss)
+        self.averages.add(outputs, targets, mean, count)
+        return count
 
-    def _forward(self, model: nn.Module, inputs: Any, targets: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """Return the outputs, and the loss as one number."""
+    def _forward(
+        self, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool
+    ) -> tuple[Any, torch.Tensor, Count]:
+        """Return the outputs, the mean or summed loss as one number, and what it counts."""
         with self.autocast:
             try:
                 outputs = model(inputs)
@@ -245,18 +270,16 @@ class Trainer:
                 error.add_note(sanity.about_inputs(inputs))
                 raise
             try:
-                loss = self.loss_fn(outputs, targets)
-                if not isinstance(loss, torch.Tensor):
-                    raise TypeError(f"it returned a {type(loss).__name__} instead of a tensor.")
+                loss, count = (self.loss.total if summed else self.loss.mean)(outputs, targets)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
                 own = not (getattr(self.loss_fn, "__module__", None) or "").startswith("torch.")
                 raise sanity.about_loss(error, outputs, targets) from (error if own else None)
-        return outputs, loss if loss.dim() == 0 else loss.mean()
+        return outputs, loss, count
 
     def _evaluate(self, loader: Iterable, stop: GentleStop) -> dict[str, float]:
-        averages = Averages(self.metrics, self.device)
+        averages = Averages(self.metrics, self.device, self.loss.ignored, evaluation=True)
         wrappers.broadcast_buffers(self.model)
         was_training = self.model.training
         self.model.eval()
@@ -265,8 +288,8 @@ class Trainer:
                 for batch in stop.until(iter(loader)):
                     inputs, targets = sanity.receive(batch, self.device)
                     # The model and not its replica, which would wait for ranks that have had their last batch.
-                    outputs, loss = self._forward(self.model, inputs, targets)
-                    averages.add(outputs, targets, loss)
+                    outputs, loss, count = self._forward(self.model, inputs, targets, summed=True)
+                    averages.add(outputs, targets, mean_of(loss, count), count)
         finally:
             self.model.train(was_training)
         return {} if stop.requested else averages.means()
@@ -276,6 +299,7 @@ class Trainer:
         losses = self.averages.losses
         if not losses:
             return
+        self.loss.check()
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
             raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
@@ -319,6 +343,7 @@ class Trainer:
 
     def _save_within_epoch(self) -> None:
         """Save, unless a loss since the last log is not a number: then the weights are spoilt already, on all ranks."""
+        self.loss.check()
         losses = self.averages.losses
         if losses:
             total = torch.stack([loss for _, loss in losses]).sum().item()
@@ -348,7 +373,7 @@ class Trainer:
 
     def _begin_epoch(self) -> None:
         self.position.batch, self.position.logged = 0, self.position.step
-        self.averages = Averages(self.metrics, self.device)
+        self.averages = Averages(self.metrics, self.device, self.loss.ignored)
 
     def _rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])

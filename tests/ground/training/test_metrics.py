@@ -53,7 +53,7 @@ def test_outputs_are_kept_in_small_numbers_only_and_without_their_graph():
 
     def see(outputs, targets):
         seen.append((len(outputs), outputs.requires_grad))
-        return 0.0
+        return torch.zeros(len(targets))
 
     averages = Averages({"seen": see}, CPU)
     weight = torch.ones(1, requires_grad=True)
@@ -70,7 +70,7 @@ def test_outputs_in_a_container_are_not_kept():
 
     def see(outputs, targets):
         seen.append(len(outputs))
-        return 0.5
+        return torch.full((len(targets),), 0.5)
 
     averages = Averages({"seen": see}, CPU)
     averages.add((torch.zeros(4), torch.zeros(4)), torch.zeros(4), torch.tensor(1.0))

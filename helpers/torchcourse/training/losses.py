@@ -1,0 +1,290 @@
+"""What a loss divides by, so that many small batches make the gradient and the mean of one big batch.
+
+A mean over 3 valid targets and a mean over 300 do not count alike in the mean over all 303. So a step adds up sums and
+counts, over its batches and over the ranks, and divides once. Where the count comes from:
+
+* a loss of torch, as a module, a function or a `functools.partial` of one: what torch divides by, which is the class
+  weights of all targets that are not ignored, the samples, or the numbers;
+* a loss that returns one value per sample, or per token: the values;
+* a loss that returns `(sum, count)`: this count;
+* a loss that returns one number: the samples, since the Trainer takes it for their mean. `Loss.watch` notices where it
+  is not.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+Count = torch.Tensor | float
+"""What a sum was made of: a number, or a tensor of one, which need not be read from the device."""
+
+PAIR = "return (sum, count): the sum of the losses that count, and how many they are (or the sum of their weights)"
+
+
+class Loss:
+    """A loss function that also says what it divides by.
+
+    Args:
+        fn: `fn(outputs, targets)`: returns the batch's mean, one value per sample, or `(sum, count)`.
+    """
+
+    def __init__(self, fn: Callable[[Any, torch.Tensor], Any]) -> None:
+        self.fn = fn
+        self.function, self._options = _known(fn)
+        self._worst: torch.Tensor | float = 0.0  # the largest share by which the loss was no mean over samples
+        self._before: tuple[Any, torch.Tensor, torch.Tensor] | None = None  # the batch before, and its loss
+        self._own = False  # whether it returned one number that torch does not vouch for
+
+    @property
+    def ignored(self) -> int | None:
+        """The label that counts for nothing, or None where the loss is not known to have one."""
+        return self._options.get("ignore_index", -100) if self.function in _OF_LABELS else None
+
+    def mean(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
+        """Return a batch's loss as one number, exactly as `fn` computes it, and what it was divided by."""
+        value = self.fn(outputs, targets)
+        if isinstance(value, tuple):
+            total, count = _pair(value)
+            return mean_of(total, count), count
+        value = _tensor(value)
+        if value.dim():
+            return value.mean(), value.numel()
+        return value, self._count(outputs, targets)
+
+    def total(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
+        """Return the sum of a batch's losses, and the count that belongs to it; a batch may count 0."""
+        if self.function in _OF_LABELS and self._options.get("reduction", "mean") == "mean":
+            # As a sum from the start: the mean of a batch whose targets are all ignored is not a number.
+            options = self._options | {"weight": self._weight(), "reduction": "sum"}
+            return self.function(outputs, targets, **options), self._count(outputs, targets)
+        value = self.fn(outputs, targets)
+        if isinstance(value, tuple):
+            return _pair(value)
+        value = _tensor(value)
+        if value.dim():
+            return value.sum(), value.numel()
+        count = self._count(outputs, targets)
+        return value * count, count
+
+    def _count(self, outputs: Any, targets: torch.Tensor) -> Count:
+        self._own = self.function is None
+        if self.function in _OF_LABELS:
+            return _labels(outputs, targets, self._weight(), self._options.get("ignore_index", -100))
+        of_numbers = self.function in _OF_NUMBERS and self._options.get("reduction") != "batchmean"
+        return outputs.numel() if of_numbers else len(targets)
+
+    def _weight(self) -> torch.Tensor | None:
+        """Return the class weights; those of a module may have moved to a different device meanwhile."""
+        return getattr(self.fn, "weight", None) if isinstance(self.fn, nn.Module) else self._options.get("weight")
+
+    @torch.no_grad()
+    def watch_first(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor, parts: bool) -> None:
+        """Look at the first batch of a fit: is the loss of one number a sum, or, with `parts`, no mean over samples?
+
+        Raises:
+            ValueError: if so.
+        """
+        if not self._own or len(targets) < 2:
+            return
+        middle = len(targets) // 2
+        pieces = [(rows(outputs, part), targets[part]) for part in (slice(middle), slice(middle, None))]
+        sizes = [middle, len(targets) - middle]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                losses = torch.stack([self.fn(*piece) for piece in pieces])
+        except torch.OutOfMemoryError:
+            return
+        except Exception as error:
+            if parts:
+                raise ValueError(f"The loss function fails on a part of a batch, so {_UNLIKE}") from error
+            return
+        mean = (losses * torch.tensor(sizes, device=losses.device)).sum() / len(targets)
+        if _gap(loss, mean) > _tolerance(loss) and _gap(loss, losses.sum()) <= _tolerance(loss):
+            raise ValueError(
+                "The loss function adds up over the batch, so its gradient would grow with the batch and shrink with "
+                "the number of ranks. Return the mean over the samples, or one value for each."
+            )
+        if parts:
+            self._note(_gap(loss, mean))
+            self.check()
+
+    @torch.no_grad()
+    def watch(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
+        """Look at a batch among several that make up a step, without waiting for the device; `check` tells.
+
+        Together with the batch before, a mean over samples has to be the mean of both.
+
+        Raises:
+            ValueError: if the two cannot be put together.
+        """
+        if not self._own:
+            return
+        before, self._before = self._before, (_detached(outputs), targets, loss.detach())
+        if before is None:
+            return
+        few = [max(1, _LOOK // max(1, _numbers(batch[0]) // len(batch[1]))) for batch in (before, self._before)]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                pieces = [
+                    (rows(batch[0], slice(count)), batch[1][:count])
+                    for count, batch in zip(few, (before, self._before), strict=True)
+                ]
+                losses = [
+                    batch[2] if count >= len(batch[1]) else self.fn(*piece)
+                    for piece, count, batch in zip(pieces, few, (before, self._before), strict=True)
+                ]
+                sizes = [len(piece[1]) for piece in pieces]
+                joined = self.fn(_joined([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces]))
+        except torch.OutOfMemoryError:
+            return
+        except Exception as error:
+            if before[1].shape[1:] == targets.shape[1:]:
+                reason = "fails on two batches together"
+            else:
+                reason = f"gets targets of shapes {list(before[1].shape)} and {list(targets.shape)}"
+            raise ValueError(f"The loss function {reason}, so {_UNLIKE}") from error
+        mean = (losses[0] * sizes[0] + losses[1] * sizes[1]) / sum(sizes)
+        self._note(_gap(joined, mean) * (1e-3 / _tolerance(loss)))
+
+    def check(self) -> None:
+        """Raise ValueError if the loss was seen to be no mean over samples. Waits for the device."""
+        if self._worst and float(self._worst) > 1e-3:
+            raise ValueError(f"The loss function's value for a batch is not the mean over its samples, so {_UNLIKE}")
+
+    def _note(self, gap: torch.Tensor) -> None:
+        self._worst = torch.maximum(torch.as_tensor(self._worst, device=gap.device), gap.nan_to_num(0.0))
+
+
+_UNLIKE = (
+    "batches that make up a step together (accumulate, or several ranks) would not give the gradient of one big batch. "
+    f"Class weights, ignored targets and padding do this. Let the loss function {PAIR}; or use torch's own loss."
+)
+_LOOK = 2**20  # numbers of outputs that a look compares
+
+
+_OF_LABELS = {F.cross_entropy, F.nll_loss}
+_OF_NUMBERS = {
+    *(F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.kl_div, F.poisson_nll_loss, F.soft_margin_loss),
+    *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
+}
+_OF_SAMPLES = {F.multi_margin_loss, F.multilabel_margin_loss, F.multilabel_soft_margin_loss}
+_MODULES: dict[type, Callable] = {
+    nn.CrossEntropyLoss: F.cross_entropy,
+    nn.NLLLoss: F.nll_loss,
+    nn.MSELoss: F.mse_loss,
+    nn.L1Loss: F.l1_loss,
+    nn.SmoothL1Loss: F.smooth_l1_loss,
+    nn.HuberLoss: F.huber_loss,
+    nn.KLDivLoss: F.kl_div,
+    nn.PoissonNLLLoss: F.poisson_nll_loss,
+    nn.SoftMarginLoss: F.soft_margin_loss,
+    nn.BCELoss: F.binary_cross_entropy,
+    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
+    nn.MultiMarginLoss: F.multi_margin_loss,
+    nn.MultiLabelMarginLoss: F.multilabel_margin_loss,
+    nn.MultiLabelSoftMarginLoss: F.multilabel_soft_margin_loss,
+}
+_OPTIONS = ("weight", "ignore_index", "label_smoothing", "reduction")
+
+
+def _known(fn: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the function of torch that computes a loss, and its options; (None, {}) for what torch does not divide."""
+    if function := _MODULES.get(type(fn)):  # not for a subclass, which may compute something else
+        return function, {name: getattr(fn, name) for name in _OPTIONS if hasattr(fn, name)}
+    options: dict[str, Any] = {}
+    if isinstance(fn, functools.partial):
+        if fn.args:
+            return None, {}
+        fn, options = fn.func, fn.keywords
+    if not any(fn is one for one in _OF_LABELS | _OF_NUMBERS | _OF_SAMPLES) or options.keys() & {
+        "size_average",
+        "reduce",
+    }:
+        return None, {}
+    weighted = "weight" in options and fn not in _OF_LABELS | _WEIGHTS_DIVIDE_NOTHING
+    return (None, {}) if weighted else (fn, options)
+
+
+_WEIGHTS_DIVIDE_NOTHING = {F.binary_cross_entropy, F.binary_cross_entropy_with_logits, *_OF_SAMPLES}
+
+
+def _labels(outputs: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None, ignored: int) -> Count:
+    """Return what cross entropy divides by: the weights of all labels that are not ignored."""
+    if targets.is_floating_point():  # probabilities of the classes, at each place
+        return outputs.numel() // outputs.size(1)
+    counts = targets != ignored
+    return counts.sum() if weight is None else weight[targets.where(counts, 0)].where(counts, 0).sum()
+
+
+def reduction(fn: Any) -> str:
+    """Return how a loss of torch, or a module like one, puts a batch's losses together: "mean", "sum" …"""
+    options = fn.keywords if isinstance(fn, functools.partial) else {}
+    return str(options.get("reduction") or getattr(fn, "reduction", "mean"))
+
+
+def mean_of(total: torch.Tensor, count: Count) -> torch.Tensor:
+    """Return the mean; 0 of nothing."""
+    if isinstance(count, torch.Tensor):
+        return total / count.where(count != 0, 1)
+    return total / (count or 1)
+
+
+def rows(value: Any, part: slice) -> Any:
+    """Return some of the samples of outputs, which may be tensors in containers."""
+    if isinstance(value, dict):
+        return type(value)({key: rows(item, part) for key, item in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(rows(item, part) for item in value)
+    return value[part] if isinstance(value, torch.Tensor) and value.dim() else value
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"it returned a {type(value).__name__} instead of a tensor.")
+    return value
+
+
+def _pair(value: tuple) -> tuple[torch.Tensor, Count]:
+    if len(value) != 2 or not isinstance(value[1], torch.Tensor | int | float):
+        raise TypeError(f"it returned a tuple of {len(value)} instead of a tensor or (sum, count).")
+    total, count = _tensor(value[0]), value[1]
+    if total.dim() or (isinstance(count, torch.Tensor) and count.dim()):
+        raise TypeError("the sum and the count that it returned have to be one number each.")
+    return total, count.detach() if isinstance(count, torch.Tensor) else count
+
+
+def _gap(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return how far two numbers are apart, as a share of the larger."""
+    return (left - right).abs().double() / torch.maximum(left.abs(), right.abs()).double().clamp_min(1e-12)
+
+
+def _tolerance(loss: torch.Tensor) -> float:
+    return 1e-3 if loss.dtype in (torch.float32, torch.float64) else 3e-2
+
+
+def _joined(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, dict):
+        return type(first)({key: _joined([value[key] for value in values]) for key in first})
+    if isinstance(first, tuple | list):
+        return type(first)(_joined(list(items)) for items in zip(*values, strict=True))
+    return torch.cat(values) if isinstance(first, torch.Tensor) and first.dim() else first
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, dict):
+        return type(value)({key: _detached(item) for key, item in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(_detached(item) for item in value)
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _numbers(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return sum(map(_numbers, items))
