@@ -15,4 +15,4 @@ def refused(checked, symptom):
 
 def todo(*_):
     """The stub of an exercise."""
-    raise NotImplementedError
+    raise NotImplementedError("Write your code here, then run this cell again.")

@@ -16,13 +16,16 @@ sees as a sentence and nbgrader reads as a number of points.
 import functools
 import html
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torchcourse import journal, notice
-from torchcourse.source_lines import Line, is_cell
+from torchcourse.checks import errors
+from torchcourse.checks.errors import NotDone
+from torchcourse.checks.limits import TimeIsUp, time_limit
+
+__all__ = ["Checked", "NotDone", "State", "Wrong", "check"]
 
 State = Literal["right", "wrong", "not done"]
 
@@ -84,41 +87,27 @@ def _lesson(module: str) -> str:
     return f"lesson{wing.LESSON:02d}" if wing else module.rpartition(".")[2]
 
 
-NOT_DONE = "Fill in the exercise above, run it, then run this cell again."
+TIME_LIMIT = 90.0
+"""Seconds for a check, less what it waits for ranks, which have limits of their own."""
+
+ENDLESS = "Your code was still running after {seconds:g} s, and was stopped. Does each of its loops end?"
 
 
 def _judge(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:
     if learner is ...:
-        return "not done", NOT_DONE, None
+        return "not done", errors.NOT_DONE, None
     try:
-        return "right", body(learner), None
+        with time_limit(TIME_LIMIT):
+            return "right", body(learner), None
     except Wrong as wrong:
         return "wrong", wrong.hint, wrong.symptom
-    except NotImplementedError:
-        return "not done", NOT_DONE, None
+    except TimeIsUp as end:
+        return "wrong", ENDLESS.format(seconds=end.seconds) + errors.still_at(end), "endless"
     except Exception as error:
-        if _kind(error) == "NotImplementedError":
-            return "not done", NOT_DONE, None
-        if _kind(error) == "Wrong":
+        if errors.is_hole(error):
+            return "not done", errors.hole_sentence(error), None
+        kind = errors.kind_of(error)
+        if kind == "Wrong":
             # Raised inside a rank, where only the class name and the text of the hint travel back.
             return "wrong", getattr(error, "message", str(error)), "in_a_rank"
-        return "wrong", _sentence(error), f"raised_{_kind(error)}"
-
-
-def _kind(error: BaseException) -> str:
-    """The class name of the error; for a `RankError`, of the error that the rank met."""
-    return getattr(error, "kind", None) or type(error).__name__
-
-
-def _sentence(error: Exception) -> str:
-    """Say what the learner's code raised and at which line of the cell, without the frames of the check."""
-    text = getattr(error, "message", None) or str(error)
-    what = f"Your code stopped with {_kind(error)}: {text}" if text else f"Your code stopped with {_kind(error)}."
-    where = ""
-    if hasattr(error, "rank"):
-        where = f"\nIt happened in rank {error.rank}. Run the exercise cell by itself to see the whole message."
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if is_cell(frame.filename):
-            where = f"\nLine {frame.lineno} of your cell: {Line(frame.filename, frame.lineno or 0).text}"
-            break
-    return what + where
+        return "wrong", errors.sentence(error), f"raised_{kind}"

@@ -17,7 +17,11 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong
+from torchcourse.checks.errors import Place, is_learners, lines_of, place
+from torchcourse.checks.limits import announced
+from torchcourse.ranks.report import without_noise
 from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
+from torchcourse.source_lines import is_cell
 
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 """For `env=`: ranks that compute on the CPU on every machine, in the float64 of the check's oracle."""
@@ -57,10 +61,13 @@ def on_ranks(
         RankError: for every other error of a rank.
     """
     try:
-        return run_ranks(function, *arguments, world_size=world_size, timeout=seconds, env=env)
+        with announced(seconds), without_noise():
+            return run_ranks(function, *arguments, world_size=world_size, timeout=seconds, env=env)
     except RankError as error:
         about = {"rank": error.rank, "first_line": error.message.partition("\n")[0]}
         waiting = isinstance(error, RankTimeout) or (left_alone is None and error.left_alone)
+        if isinstance(error, RankTimeout):
+            _refuse_endless(error.traceback, seconds)
         if waiting:
             text = hang.format(seconds=seconds, ranks=world_size, **about)
             raise Wrong("hang", text + waiting_lines(error.traceback)) from None
@@ -72,10 +79,37 @@ def on_ranks(
         raise
 
 
+def _refuse_endless(stacks: str, seconds: float) -> None:
+    """Refuse ranks that were computing or asleep at the time limit, and not in a call that waits for other ranks."""
+    for rank, lines in _stacks_of(stacks):
+        at = [line for line in lines if is_learners(line.file)]
+        inside = lines[lines.index(at[-1]) :] if at else []
+        if at and not any("distributed" in line.file or _WAITS.search(line.text) for line in inside):
+            raise Wrong(
+                "endless",
+                f"After {seconds:g} s rank {rank} was still running, and was stopped. Does its loop end?\n"
+                f"{place(at[-1])}: {at[-1].text}",
+            )
+
+
+# What waits for other ranks without a Python frame of torch.distributed on top: a handle, or DDP's hooks.
+_WAITS = re.compile(r"\b(wait|backward|run_backward|send|recv|barrier|dist|synchronize)\b")
+
+
 def waiting_lines(stacks: str) -> str:
     """Say for each rank at which line of the learner's cell it waits, where the stacks of the ranks show cells."""
-    found = re.findall(r"rank (\d+) was here:\n(?:(?!rank).*\n)*?  Cell In\[\d+\], line (\d+), .*\n +(.*)", stacks)
-    return "".join(f"\nRank {rank} waits in line {line}: {code}" for rank, line, code in found)
+    texts = []
+    for rank, lines in _stacks_of(stacks):
+        at = [line for line in lines if is_cell(line.file)]
+        if at:
+            texts.append(f"\nRank {rank} waits in line {at[0].number}: {at[0].text}")
+    return "".join(texts)
+
+
+def _stacks_of(stacks: str) -> list[tuple[int, list[Place]]]:
+    """The lines where each rank was, outermost first, from what the launcher writes of ranks that it stops."""
+    parts = re.split(r"^rank (\d+) (?=was here|had already|did not)", stacks, flags=re.MULTILINE)[1:]
+    return [(int(rank), lines_of(text)) for rank, text in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def same(ours: Any, other: Any, tolerance: float = 1e-8) -> bool:

@@ -2,9 +2,11 @@
 
 import codecs
 import contextlib
+import contextvars
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from torchcourse.source_lines import cell_name, is_library
@@ -42,6 +44,25 @@ def name_cells(text: str) -> str:
     return text
 
 
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Leave out what C++ libraries write on the console, while ranks are started inside; what Python prints stays."""
+    token = _noise_hidden.set(True)
+    try:
+        yield
+    finally:
+        _noise_hidden.reset(token)
+
+
+_noise_hidden: contextvars.ContextVar[bool] = contextvars.ContextVar("noise_hidden", default=False)
+_NOISE = re.compile(
+    r"\s*(terminate called after throwing|what\(\):|\[(rank\d+|c10d)\]|\[[IWEF]\d{3,4} "
+    r"|\[[IWEF] [\w/]+\.(cpp|cc|h|hpp):\d+\]|\[Gloo\] |Exception raised from "
+    r"|frame #\d+: |libc\+\+abi: |\[enforce fail at )"
+    r"|.*Warning: (c10d::|.*\(Triggered internally at )"
+)
+
+
 class LinePrinter:
     """Prints what ranks write, in whole lines, each with its rank in front.
 
@@ -51,6 +72,7 @@ class LinePrinter:
     def __init__(self) -> None:
         self._decoders: dict[int, codecs.IncrementalDecoder] = {}
         self._begun: dict[int, str] = {}  # rank -> its line so far
+        self._quiet = _noise_hidden.get()
         self._width = 0  # of the progress line that the screen's cursor is on
 
     def write(self, rank: int, data: bytes, final: bool = False) -> None:
@@ -66,6 +88,8 @@ class LinePrinter:
             lines.append(rest)
         elif rest:
             self._begun[rank] = rest
+        if self._quiet:
+            lines = [line for line in lines if not _NOISE.match(line)]
         shown = "".join(self._line(rank, line) for line in lines) + self._progress(rank)
         if shown:
             _show(shown)

@@ -4,6 +4,7 @@ import pytest
 
 from torchcourse import journal
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.errors import SKELETON
 
 
 @check
@@ -34,8 +35,8 @@ def raising(error):
     [
         (lambda: 7, "right", None, "it is seven"),
         (lambda: 6, "wrong", "one_too_small", "one too small"),
-        (raising(NotImplementedError()), "not done", None, "Fill in"),
-        (raising(RankErrorLike("NotImplementedError", "")), "not done", None, "Fill in"),
+        (raising(NotImplementedError(SKELETON)), "not done", None, "Fill in"),
+        (raising(RankErrorLike("NotImplementedError", SKELETON)), "not done", None, "Fill in"),
         (..., "not done", None, "Fill in"),
         (raising(KeyError("x")), "wrong", "raised_KeyError", "stopped with KeyError: 'x'"),
         (raising(RankErrorLike("ValueError", "bad shape")), "wrong", "raised_ValueError", "in rank 1"),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchcourse.checks import Wrong, check
+from torchcourse.checks import NotDone, Wrong, check
 from torchcourse.checks.kit import number, numbers, on_ranks, refuse_known, same
 
 Share = Callable[[list[int], int, int], list[int]]
@@ -224,7 +224,7 @@ def evidence(learner: tuple[int, int]) -> str:
     """The rank that failed, and the number of images in the batch where it did."""
     rank, batch = learner
     if rank is ... or batch is ...:
-        raise NotImplementedError
+        raise NotDone
     if rank == BROKEN_RANK + 1:
         raise Wrong("counted_from_one", "There is no such rank here: two ranks are called 0 and 1.")
     if rank != BROKEN_RANK:

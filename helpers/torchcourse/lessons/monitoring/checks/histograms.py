@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchcourse.checks import Wrong, check
+from torchcourse.checks import NotDone, Wrong, check
 from torchcourse.checks.kit import AnyOf, number, refuse_known, same, tensor_of
 from torchcourse.lessons.monitoring import sick_runs
 from torchcourse.lessons.monitoring.count_waits import CountWaits
@@ -203,7 +203,7 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
     if not isinstance(learner, Mapping) or set(learner) != set(_UNKNOWN):
         raise Wrong("letters", f"Give a dictionary with a name for each of {', '.join(_UNKNOWN)}.")
     if any(name is ... for name in learner.values()):
-        raise NotImplementedError
+        raise NotDone
     for letter, name in learner.items():
         if name not in sick_runs.RECIPES:
             raise Wrong("no_such_name", f"{letter}: {name!r} is none of {', '.join(sick_runs.RECIPES)}.")

@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from torchcourse.checks import Wrong
+from torchcourse.checks import NotDone, Wrong
+from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import one_thread
+from torchcourse.checks.limits import TimeIsUp, time_limit
 from torchcourse.lessons.troubleshooting.clinic.case import find
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -22,7 +22,7 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
 
     Raises:
         Wrong: with the symptom and a hint.
-        NotImplementedError: nothing was changed yet.
+        NotDone: nothing was changed yet.
         ValueError: these are not the parts of this patient.
     """
     case = find(slug)
@@ -31,9 +31,13 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
         raise ValueError(f"To be repaired: {', '.join(case.parts)}. Given: {', '.join(given) or 'nothing'}.")
     program = Program(slug, *parts)
     if program.is_untouched:
-        raise NotImplementedError("The program is still as it was admitted.")
-    with program.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()), _time_limit(TIME_LIMIT):
-        return case.judge(program, seed)
+        raise NotDone("The program is still as it was admitted.")
+    try:
+        with program.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()), time_limit(TIME_LIMIT):
+            return case.judge(program, seed)
+    except TimeIsUp as end:
+        text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end?"
+        raise Wrong("endless", text + still_at(end)) from None
 
 
 def symptom(slug: str, *parts: Callable, seed: int) -> str | None:
@@ -43,22 +47,3 @@ def symptom(slug: str, *parts: Callable, seed: int) -> str | None:
     except Wrong as wrong:
         return wrong.symptom
     return None
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """End what runs too long. Works where signals do: in the main thread, not on Windows."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise Wrong("endless", f"Your program was still running after {seconds:.0f} seconds. Does its loop end?")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
