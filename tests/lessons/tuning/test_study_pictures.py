@@ -67,20 +67,37 @@ def test_slices_have_a_panel_for_each_hyperparameter(study):
 
 def test_the_chosen_one_is_the_best_on_validation():
     order = np.random.default_rng(1).permutation(780)
-    scores = selection.chosen_scores(order)
-    val = replay.accuracies("space", "val").reshape(780, 9)[order]
-    test = replay.accuracies("space", "test").reshape(780, 9)[order]
+    val, test = (part[0][order] for part in selection.own_split())
+    scores = selection.chosen_scores(val, test)
     for trials in (*range(1, 100), 300, 780):
         where = np.unravel_index(val[:trials].argmax(), (trials, 9))
         assert tuple(scores[trials - 1]) == (val[where], test[where])
 
 
+def test_a_new_split_counts_the_same_images_anew():
+    val, test = selection.split_accuracies(splits=3, validation=400, seed=4)
+    right = replay.right_images().reshape(780, 9, 1297)
+    assert (right.sum(axis=-1) == np.rint(400 * val[1] + 897 * test[1])).all()
+    first = np.random.default_rng(4).permutation(1297)[:400]
+    assert np.allclose(val[0], right[..., first].mean(axis=-1))
+    assert (right[..., :500].mean(axis=-1) == selection.own_split()[0][0]).all()
+    with pytest.raises(ValueError, match="1 to 1296 of the 1297 images, but not 1297"):
+        selection.split_accuracies(1, validation=1297)
+
+
+def test_over_many_splits_the_choice_gets_better_and_its_score_too_good():
+    scores = selection.mean_scores(*selection.split_accuracies(40), orders=4)
+    val, test = (scores[:, 779] - scores[:, 49]).T
+    assert 0.001 < test.mean() < val.mean()
+    assert 0.02 < (test < -0.002).mean() < 0.4  # and one split in several shows the opposite
+
+
 def test_the_pictures_of_the_table():
-    scores = selection.mean_scores(orders=5)
-    picture = selection_picture.draw_selection(20, scores).axes[0]
+    scores = selection.mean_scores(*selection.split_accuracies(3), orders=2)
+    picture = selection_picture.draw_selection(20, scores, scores[0]).axes[0]
     assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
     with pytest.raises(ValueError, match="1 to 780"):
-        selection_picture.draw_selection(0, scores)
+        selection_picture.draw_selection(0, scores, scores[0])
     rates = selection_picture.draw_rates(64).axes[0]
     assert len(rates.lines) == len(BATCHES)
     window = selection.window(64)

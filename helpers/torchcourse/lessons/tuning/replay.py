@@ -20,7 +20,8 @@ def accuracies(table: str = "space", part: str = "val") -> np.ndarray:
     """Return the accuracies, from 0 to 1, that the runs of a table had after each epoch on a part of the images.
 
     Args:
-        table: "space", "seeds", "scaling" or "batches"; the last axis is the epoch. See `tools.make_data.tuning_table`.
+        table: "space", "seeds", "scaling", "batches" or "longer"; the last axis is the epoch. See
+            `tools.make_data.tuning_table`.
         part: "val" or "test".
     """
     with np.load(PATH) as file:
@@ -28,6 +29,18 @@ def accuracies(table: str = "space", part: str = "val") -> np.ndarray:
     shares = correct / {"val": VALIDATION, "test": TEST}[part]
     shares.flags.writeable = False
     return shares
+
+
+@functools.cache
+def right_images() -> np.ndarray:
+    """Return which images each setting of `SPACE` gave their labels: bool [13, 5, 3, 4, 9 epochs, 1297 images].
+
+    The first 500 images are those of validation, the others those of test. None of them was trained on.
+    """
+    with np.load(PATH) as file:
+        right = np.unpackbits(file["space/right"], axis=-1, count=VALIDATION + TEST).view(bool)
+    right.flags.writeable = False
+    return right
 
 
 def replayed(settings: dict[str, Any]) -> Iterator[float]:

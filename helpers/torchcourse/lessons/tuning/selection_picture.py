@@ -12,8 +12,13 @@ from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
 from torchcourse.lessons.tuning.selection import window
 
 
-def draw_selection(trials: int, scores: np.ndarray) -> Figure:
-    """Draw both means of `scores` [orders, 780, 2] over the number of trials, with one number marked.
+def draw_selection(trials: int, scores: np.ndarray, own: np.ndarray) -> Figure:
+    """Draw both means over the number of trials, with one number marked.
+
+    Args:
+        trials: the number to mark.
+        scores: [splits, 780, 2], from `selection.mean_scores`; the bands are the standard deviation over splits.
+        own: [780, 2], the same for the split of the course, drawn dashed.
 
     Raises:
         ValueError: for a number of trials that no search has.
@@ -27,15 +32,18 @@ def draw_selection(trials: int, scores: np.ndarray) -> Figure:
         axis.plot(x, means[:, part], color=COLORS[color], label=name)
         low, high = means[:, part] - spread[:, part], means[:, part] + spread[:, part]
         axis.fill_between(x, low, high, color=COLORS[color], alpha=0.15, linewidth=0)
+        own_label = "the same on the course's split" if part else None
+        axis.plot(x, 100 * own[:, part], "--", color=COLORS[color], linewidth=1, label=own_label)
         axis.plot(trials, means[trials - 1, part], "o", color=COLORS[color])
     axis.axvline(trials, color=COLORS["grey"], linewidth=0.8)
-    axis.set(xscale="log", ylim=(92, 99), xlabel="trials", ylabel="accuracy of the chosen one (%)")
+    axis.set(xscale="log", xlim=(5, len(x)), ylim=(92, 99.5), ylabel="accuracy of the chosen one (%)")
+    axis.set_xlabel(f"trials (mean and standard deviation over {len(scores)} splits)")
     axis.legend(frameon=False, fontsize=9, loc="lower right")
     axis.set_title(_finding(trials, scores))
     return figure
 
 
-def trials_picture(scores: np.ndarray) -> Any:
+def trials_picture(scores: np.ndarray, own: np.ndarray) -> Any:
     """Return the explorer: how many trials to choose from."""
     import ipywidgets as widgets
 
@@ -48,7 +56,7 @@ def trials_picture(scores: np.ndarray) -> Any:
         layout=widgets.Layout(width="36em", max_width="100%"),
     )
     return figures.explorer(
-        lambda trials: draw_selection(trials, scores),
+        lambda trials: draw_selection(trials, scores, own),
         alt=lambda trials: f"Accuracy of the chosen setting over the number of trials. {_finding(trials, scores)}.",
         trials=slider,
     )
