@@ -1,6 +1,8 @@
 """ZeRO by hand and FSDP2: step by step as DDP, with the memory that the formula says."""
 
 import copy
+import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,12 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
 from torchcourse.lessons.data_parallelism.data_parallel import largest_difference
 from torchcourse.lessons.data_parallelism.memory import RECIPES, measure_memory, zero_memory
 from torchcourse.lessons.data_parallelism.sharding import (
     ShardedLayer,
     ShardedOptimizer,
+    clip_grad_norm_,
     full_parameters,
     shard_parameters,
     shard_with_fsdp2,
@@ -38,6 +42,13 @@ class Odd(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(self.norm(x) * self.scale))
+
+
+class OddAlone(Odd):
+    """Without BatchNorm, whose statistics on N ranks are not those of one process."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(F.layer_norm(x, (16,)) * self.scale))
 
 
 def even() -> nn.Module:
@@ -65,7 +76,7 @@ def train(stage: str, model: nn.Module, make_optimizer, options: dict, width: in
         optimizer.step()
         memory = measure_memory(model, optimizer)
         optimizer.zero_grad()
-        history.append([tensor.clone() for tensor in full_parameters(model)])
+        history.append([tensor.clone() for tensor in full_parameters(model).values()])
         sent = sent_so_far(model, optimizer) - before
     return {"history": history, "memory": memory, "sent": sent}
 
@@ -131,6 +142,205 @@ def between_the_passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return [len(after_forward) == 4, all(after_forward), len(gathered) == 4 + 3, all(s.expired() for s in gathered)]
 
 
+class Everything(nn.Module):
+    """Attention that uses its child's weight itself, a recurrent layer, a sparse table, a frozen part, used twice."""
+
+    def __init__(self, sparse: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8, sparse=sparse)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.recurrent, self.again, self.last = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.again.bias.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        words = self.table((x.abs() * 6).long().clamp(max=19))
+        x, _ = self.recurrent(self.attention(words, words, words)[0])
+        for _ in range(2):
+            x = checkpoint(lambda z: torch.tanh(self.again(z)), x, use_reentrant=True)
+        return self.last(x).mean(1)
+
+
+def one_process(make, world_size: int) -> tuple[list, list]:
+    """Four steps in float64 on the data of all ranks, with clipping, groups and a schedule: states and norms."""
+    torch.manual_seed(0)
+    model = make().double()
+    optimizer, scheduler = with_schedule(torch.optim.AdamW, groups_of(model))
+    history, norms = [], []
+    for step in range(4):
+        optimizer.zero_grad()
+        for rank in range(world_size):
+            (loss_in_double(model, step, rank) / world_size).backward()
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), 0.05).item())
+        optimizer.step()
+        scheduler.step()
+        history.append([parameter.detach().clone() for parameter in model.parameters()])
+    return history, norms
+
+
+def groups_of(model: nn.Module) -> list[dict]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [{"params": trained[:1], "lr": 1e-3}, {"params": trained[1:], "weight_decay": 0.2}]
+
+
+def with_schedule(make_optimizer, *arguments, **options):
+    optimizer = make_optimizer(*arguments, lr=1e-2, **options)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, [1e-2, 2e-2], total_steps=8)
+
+
+def loss_in_double(model: nn.Module, step: int, rank: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(100 * step + rank)
+    x = torch.randn(6, 16, generator=generator, dtype=torch.float64)
+    return F.cross_entropy(model(x), torch.randint(0, 2, (6,), generator=generator))
+
+
+def sharded_with_torchs_interface(stage: int, make) -> dict:
+    """The same in ranks; between steps 2 and 3 the optimizer is made anew and loaded."""
+    torch.manual_seed(dist.get_rank())
+    model = make().double()
+    if dist.get_rank() == 0:
+        torch.manual_seed(0)
+        model = make().double()
+
+    def prepare() -> tuple:
+        if stage == 3:
+            return with_schedule(torch.optim.AdamW, groups_of(model))
+        return with_schedule(
+            lambda groups, **o: ShardedOptimizer(model, torch.optim.AdamW, stage, groups, **o), groups_of(model)
+        )
+
+    names = [name for name, _ in model.named_parameters()]
+    if stage == 3:
+        shard_parameters(model)
+    optimizer, scheduler = prepare()
+    history, norms = [], []
+    for step in range(4):
+        closure = partial(clipped_gradients, model, optimizer, stage, step, norms)
+        assert optimizer.step(closure) > 0
+        scheduler.step()
+        history.append([tensor.clone() for tensor in full_parameters(model).values()])
+        if step == 1 and stage < 3:
+            states = optimizer.state_dict(), scheduler.state_dict()
+            fresh = copy.deepcopy(make()).double()
+            fresh.load_state_dict(model.state_dict())
+            model = fresh
+            optimizer, scheduler = prepare()
+            optimizer.load_state_dict(states[0])
+            scheduler.load_state_dict(states[1])
+    same_names = list(full_parameters(model)) == names == [name for name, _ in model.named_parameters()]
+    return {"history": history, "norms": norms, "names": same_names}
+
+
+def clipped_gradients(model: nn.Module, optimizer, stage: int, step: int, norms: list) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss = loss_in_double(model, step, dist.get_rank())
+    loss.backward()
+    clip = clip_grad_norm_(model.parameters(), 0.05) if stage == 3 else optimizer.clip_grad_norm_(0.05)
+    norms.append(clip.item())
+    return loss
+
+
+def beside_one_process() -> dict:
+    found = {}
+    for make, made_for_ranks in {OddAlone: OddAlone, Everything: partial(Everything, sparse=True)}.items():
+        history, norms = one_process(make, dist.get_world_size())
+        for stage in (1, 2, 3):
+            ours = sharded_with_torchs_interface(stage, made_for_ranks)
+            apart = max(largest_difference(*pair) for pair in zip(ours["history"], history, strict=True))
+            of_norms = max(abs(a - b) / b for a, b in zip(ours["norms"], norms, strict=True))
+            found[make.__name__, stage] = apart, of_norms, ours["names"]
+    return found
+
+
+def in_the_way() -> dict[str, str]:
+    """What would be silently wrong on ranks, and what is said instead."""
+    x, said = torch.randn(4, 16), {}
+
+    def prepared(stage: int, make_optimizer=torch.optim.SGD) -> tuple[nn.Module, ShardedOptimizer]:
+        model = Odd()
+        return model, ShardedOptimizer(model, make_optimizer, stage, lr=0.1)
+
+    def norm_of_torch(stage: int) -> None:
+        model, optimizer = prepared(stage)
+        model(x).sum().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            optimizer.step()
+
+    def cleared_by_the_model() -> None:
+        model, optimizer = prepared(2)
+        model(x).sum().backward()
+        optimizer.step()
+        model.zero_grad()
+
+    def scaled() -> None:
+        model, optimizer = prepared(2)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        scaler.scale(model(x).sum()).backward()
+        scaler.step(optimizer)
+
+    def someone_elses_state() -> None:
+        _, optimizer = prepared(1)
+        state = optimizer.state_dict()
+        state["share"]["rank"] += 1
+        optimizer.load_state_dict(state)
+
+    def a_whole_state() -> None:
+        _, optimizer = prepared(1)
+        optimizer.load_state_dict(torch.optim.SGD(Odd().parameters(), lr=0.1).state_dict())
+
+    def turned() -> None:
+        ShardedOptimizer(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), torch.optim.SGD, lr=0.1)
+
+    def twice() -> None:
+        shard_parameters(shard_parameters(Odd()))
+
+    def thawed() -> None:
+        model = Odd()
+        model.head.requires_grad_(False)
+        optimizer = ShardedOptimizer(model, torch.optim.SGD, 2, lr=0.1)
+        model.head.requires_grad_(True)
+        optimizer.add_param_group({"params": model.head.parameters(), "lr": 0.5})
+        before = model.head.bias.detach().clone()
+        model(x).sum().backward()
+        optimizer.step()
+        assert not torch.equal(before, model.head.bias)
+        optimizer.add_param_group({"params": model.head.bias})
+
+    cases = {
+        "torch's clipping, stage 1": lambda: norm_of_torch(1),
+        "torch's clipping, stage 2": lambda: norm_of_torch(2),
+        "model.zero_grad": cleared_by_the_model,
+        "GradScaler": scaled,
+        "state of rank 1": someone_elses_state,
+        "whole state": a_whole_state,
+        "LBFGS": lambda: prepared(1, torch.optim.LBFGS),
+        "not contiguous": turned,
+        "sharded twice": twice,
+        "group twice": thawed,
+    }
+    for name, case in cases.items():
+        try:
+            case()
+        except (RuntimeError, ValueError, UserWarning) as error:
+            said[name] = str(error)
+    return said
+
+
+SAID = {
+    "torch's clipping, stage 1": "optimizer.clip_grad_norm_",
+    "torch's clipping, stage 2": "optimizer.clip_grad_norm_",
+    "model.zero_grad": "optimizer.zero_grad",
+    "GradScaler": "bfloat16",
+    "state of rank 1": "each its own",
+    "whole state": "a whole model",
+    "LBFGS": "SGD, Adam or AdamW",
+    "not contiguous": "not contiguous",
+    "sharded twice": "sharded already",
+    "group twice": "in two groups",
+}
+
+
 def refusals() -> list[str]:
     messages = []
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
@@ -152,6 +362,8 @@ def found(request: pytest.FixtureRequest) -> list[dict]:
             "accumulation": accumulation(),
             "freed": between_the_passes(monkeypatch),
             "refusals": refusals(),
+            "one process": beside_one_process(),
+            "said": in_the_way(),
         }
 
     return run_ranks(measure, world_size=request.param, timeout=100)
@@ -188,6 +400,20 @@ def test_stages_1_and_2_send_as_much_as_ddp_and_stage_3_half_as_much_again(found
         # The first layer's input needs no gradient, so its weight is not gathered for the backward pass. And the
         # comparison gathers once more.
         assert rank["memory"]["stage 3"][1] == 3 * one_pass - one_pass // 4 + one_pass
+
+
+def test_groups_schedule_clipping_closure_and_state_as_in_one_process(found: list[dict]) -> None:
+    for rank in found:
+        assert len(rank["one process"]) == 2 * 3
+        for case, (apart, of_norms, names) in rank["one process"].items():
+            assert apart < 1e-10, case
+            assert of_norms < 1e-10, case
+            assert names, case
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_would_be_silently_wrong_is_said(case: str, found: list[dict]) -> None:
+    assert all(SAID[case] in rank["said"].get(case, "nothing") for rank in found)
 
 
 def test_refusals_say_what_is_wrong(found: list[dict]) -> None:

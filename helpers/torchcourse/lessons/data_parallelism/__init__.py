@@ -5,7 +5,9 @@ train_digits    a training for any number of ranks, also under torchrun
 data_parallel   gradients averaged, one by one and in buckets during the backward pass
 collectives     all-reduce and its parts, made of single messages
 sampling        which rank sees which sample
-sharding        ZeRO's stages 1, 2 and 3
+sharding        ZeRO's stages 1 and 2
+sharded_layers  ZeRO's stage 3, and FSDP2
+parts           parts of tensors, one per rank
 replicas        `DataParallel`, the legacy way, by hand
 timeline        both ways as time lines, from a cost model
 gpu_comparison  both ways measured on this machine's GPUs

@@ -77,7 +77,7 @@ def measure_memory(model: nn.Module, optimizer: torch.optim.Optimizer) -> States
     # With sharded states the optimizer may hold parameters of its own, which are views of the model's or parts of them.
     in_optimizer = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     parameters = {id(parameter): parameter for parameter in (*model.parameters(), *in_optimizer)}.values()
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in in_optimizer if parameter.grad is not None]
     numbers = [
         value
         for state in optimizer.state.values()

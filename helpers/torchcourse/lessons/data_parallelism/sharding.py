@@ -11,234 +11,269 @@ All follow the same course as DDP, step by step. They send one message per param
 parameters together and overlap: `shard_with_fsdp2` sets up PyTorch's own. Optimizers that look at each number by itself
 (SGD, Adam, AdamW) work; those that look at a whole matrix do not. All ranks must use the same parameters in a step.
 
+No rank sees a whole gradient, so its norm takes a message too: `ShardedOptimizer.clip_grad_norm_` and, for stage 3,
+`clip_grad_norm_`.
+
 Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", SC20,
 https://arxiv.org/abs/1910.02054. What a stage saves: `torchcourse.lessons.data_parallelism.memory`.
 """
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.func import functional_call
 
 from torchcourse.lessons.data_parallelism.collectives import ring_all_gather, ring_reduce_scatter
 from torchcourse.lessons.data_parallelism.data_parallel import copy_from_rank_0
-from torchcourse.ranks.who import device, rank_and_world_size
+from torchcourse.lessons.data_parallelism.parts import clip_grad_norm_, cut, dense
+from torchcourse.lessons.data_parallelism.sharded_layers import (
+    ShardedLayer,
+    full_parameters,
+    shard_parameters,
+    shard_with_fsdp2,
+)
+from torchcourse.ranks.who import rank_and_world_size
+
+__all__ = [
+    "ShardedLayer",
+    "ShardedOptimizer",
+    "clip_grad_norm_",
+    "full_parameters",
+    "shard_parameters",
+    "shard_with_fsdp2",
+]
 
 
-class ShardedOptimizer:
-    """Shares out an optimizer's numbers (stage 1) and gradients (stage 2); it is not a `torch.optim.Optimizer`.
-
-    So schedulers and GradScaler refuse it, it has no `state_dict`, and one group of options serves all parameters. In
-    stage 2 the model's own `.grad` is empty after `backward()`: `clip_grad_norm_(model.parameters(), …)` would return 0
-    and clip nothing. For training at work take `ZeroRedundancyOptimizer` or FSDP2, which do all of that.
+class ShardedOptimizer(torch.optim.Optimizer):
+    """Shares out an optimizer's numbers (stage 1) and gradients (stage 2) among the ranks.
 
         optimizer = ShardedOptimizer(model, torch.optim.Adam, stage=2, lr=1e-3)
-        loss.backward(); optimizer.step(); optimizer.zero_grad()
+        loss.backward()
+        optimizer.clip_grad_norm_(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
-    It copies the model of rank 0 to all ranks and averages gradients, so it takes DDP's place too.
+    It copies the model of rank 0 to all ranks and averages gradients, so it takes DDP's place too. Schedulers, closures
+    and groups work as with any optimizer; `param_groups` and `state` hold this rank's parts. Three things differ:
+
+    * `parameter.grad` is no mean: in stage 1 it is this rank's own until `step()`, and in stage 2 there is none. So
+      clip with `optimizer.clip_grad_norm_` and clear with `optimizer.zero_grad`. Asking for a gradient that is shared
+      out raises an error.
+    * `state_dict()` is this rank's share. Each rank saves and loads its own.
+    * It refuses GradScaler, which would see the overflows of one rank only. bfloat16 needs no scaler.
 
     Args:
         model: with contiguous parameters, already on this rank's device.
         make_optimizer: such as `torch.optim.Adam`; `options` go to it.
         stage: 1 or 2.
+        groups: groups of the model's parameters with options of their own, as torch's optimizers take them; all
+            parameters that need a gradient if left out.
 
     Attributes:
         sent: bytes that this rank has sent since the start, without the first copy of the model.
 
     Raises:
         RuntimeError: outside a rank.
-        ValueError: for another stage.
+        ValueError: for another stage, an optimizer that needs whole matrices, or parameters that are not contiguous.
     """
 
+    # GradScaler then calls `step` on all ranks, also where it found an overflow on one: `step` can refuse it.
+    _step_supports_amp_scaling = True
+
     def __init__(
-        self, model: nn.Module, make_optimizer: Callable[..., torch.optim.Optimizer], stage: int = 1, **options: Any
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[..., torch.optim.Optimizer],
+        stage: int = 1,
+        groups: Iterable[dict[str, Any]] | None = None,
+        **options: Any,
     ) -> None:
         if stage not in (1, 2):
             raise ValueError(f"ShardedOptimizer does stages 1 and 2, but not {stage}. For stage 3: shard_parameters.")
         self.rank, self.world_size = rank_and_world_size()
         self.sent = 0
-        copy_from_rank_0(model)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # A part is a view: updating it updates the model, and it takes no memory of its own.
-        self.parts = [nn.Parameter(cut(parameter.detach())[self.rank]) for parameter in self.parameters]
-        self.optimizer = make_optimizer(self.parts, **options)
         self.stage = stage
-        if stage == 2:
-            part_of = dict(zip(self.parameters, self.parts, strict=True))
-            for parameter in self.parameters:
-                parameter.register_post_accumulate_grad_hook(lambda p: self._keep_own_gradient(p, part_of[p]))
+        self.parameters: list[_Shared] = []
+        copy_from_rank_0(model)
+        if groups is None:
+            groups = [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+        groups = [self._share_out(group) for group in groups]
+        self.optimizer = make_optimizer(groups, **options)
+        _refuse_whole_matrices(self.optimizer)
+        super().__init__(groups, self.optimizer.defaults)
+        self._follow()
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.optimizer.param_groups
+    def parts(self) -> list[nn.Parameter]:
+        """This rank's part of each parameter, flat. A part is a view: updating it updates the model."""
+        return [parameter.part for parameter in self.parameters]
 
-    @property
-    def state(self) -> Mapping[torch.Tensor, Any]:
-        return self.optimizer.state
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update this rank's parts, then give them to all ranks and take theirs. Returns what the closure returns.
 
-    def step(self) -> None:
-        """Update this rank's parts, then give them to all ranks and take theirs."""
-        if self.stage == 1:
-            for parameter, part in zip(self.parameters, self.parts, strict=True):
-                if parameter.grad is not None:
-                    part.grad = self._own_mean(parameter.grad)
+        Raises:
+            RuntimeError: under a GradScaler.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if hasattr(self, "found_inf"):
+            raise RuntimeError(
+                "GradScaler looks for overflows on this rank only, so the ranks would not agree on whether to take a "
+                "step. Train in bfloat16, which needs no scaler, or use FSDP2 with ShardedGradScaler."
+            )
+        self._average()
         self.optimizer.step()
         for parameter in self.parameters:
             self.sent += ring_all_gather(cut(parameter.detach()))
+        return loss
 
-    def zero_grad(self) -> None:
-        for parameter in (*self.parameters, *self.parts):
-            parameter.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.parameters:
+            for tensor in (parameter, parameter.part):
+                if set_to_none or tensor is parameter:
+                    tensor.grad = None
+                elif tensor.grad is not None:
+                    tensor.grad.zero_()
 
-    def _keep_own_gradient(self, parameter: nn.Parameter, part: nn.Parameter) -> None:
+    @torch.no_grad()
+    def clip_grad_norm_(
+        self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    ) -> torch.Tensor:
+        """Scale the mean gradients down to the norm `max_norm`, if theirs is larger. All ranks must call it.
+
+        Returns:
+            The norm before, over all parameters and parts: the same scalar on all ranks.
+        """
+        self._average()
+        return clip_grad_norm_(self.parts, max_norm, norm_type, error_if_nonfinite)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more parameters of the model, such as a part that was frozen, with options of their own."""
+        if not hasattr(self, "param_groups") or self.param_groups is not self.optimizer.param_groups:
+            return super().add_param_group(param_group)  # torch's constructor is adding the first groups
+        param_group = {**param_group, "params": _listed(param_group["params"])}
+        copy_from_rank_0(nn.ParameterList(param_group["params"]))
+        return self.optimizer.add_param_group(self._share_out(param_group))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's numbers of this rank's parts, with a note on whose they are."""
+        return {**self.optimizer.state_dict(), "share": self._share()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what this rank's `state_dict` gave.
+
+        Raises:
+            ValueError: for the share of a different rank, number of ranks or model, or a whole optimizer's state.
+        """
+        share = state_dict.get("share")
+        if share != self._share():
+            whose = "a whole model" if share is None else f"rank {share['rank']} of {share['world_size']}"
+            raise ValueError(
+                f"This optimizer state is that of {whose}, with other parts than those of rank {self.rank} of "
+                f"{self.world_size}. Save the state_dict() of each rank, and give each its own, on as many ranks."
+            )
+        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "share"})
+        self._follow()
+
+    def _follow(self) -> None:
+        """Have one list of groups and one state: a scheduler that changes a rate here changes it for the parts."""
+        self.param_groups, self.state = self.optimizer.param_groups, self.optimizer.state
+
+    def _share(self) -> dict[str, Any]:
+        return {"rank": self.rank, "world_size": self.world_size, "sizes": [part.numel() for part in self.parts]}
+
+    def _share_out(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the group with this rank's parts in place of the parameters."""
+        parts = []
+        for parameter in _listed(group["params"]):
+            if isinstance(parameter, _Shared):
+                raise ValueError(f"A parameter of shape {list(parameter.shape)} is in two groups. Leave it in one.")
+            part = nn.Parameter(cut(parameter.detach())[self.rank], requires_grad=parameter.requires_grad)
+            parameter.__class__ = _Shared
+            parameter.part = part
+            parameter.register_post_accumulate_grad_hook(self._on_gradient)
+            self.parameters.append(parameter)
+            parts.append(part)
+        return {**group, "params": parts}
+
+    def _on_gradient(self, parameter: "_Shared") -> None:
         """Autograd calls this when `parameter.grad` is complete."""
-        assert parameter.grad is not None
-        mean = self._own_mean(parameter.grad).clone()  # a view would keep the whole gradient alive
+        if self.stage == 2:
+            with torch.no_grad():
+                self._keep_own_part(parameter)
+        elif (gradient := parameter.grad_here()) is not None:
+            parameter.version = gradient._version
+
+    def _average(self) -> None:
+        """Give each part the mean of all ranks' gradients. In stage 2 the backward pass has done that."""
+        for parameter in self.parameters:
+            gradient = parameter.grad_here()
+            if self.stage == 1 and gradient is not None:
+                if gradient._version != parameter.version:
+                    warnings.warn(
+                        "A gradient was changed after backward(), before the ranks averaged it. That is right for a "
+                        "factor that all ranks share, and wrong for clipping: use optimizer.clip_grad_norm_().",
+                        stacklevel=3,
+                    )
+                self._keep_own_part(parameter)
+
+    def _keep_own_part(self, parameter: "_Shared") -> None:
+        """Move the mean gradient of this rank's part to the part."""
+        gradient, part = parameter.grad_here(), parameter.part
+        if gradient is None:
+            return
+        mean = self._own_mean(gradient)
+        if self.stage == 2:
+            mean = mean.clone()  # a view would keep the whole gradient alive
         part.grad = mean if part.grad is None else part.grad + mean
         parameter.grad = None
 
     def _own_mean(self, gradient: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of the mean gradient, as a view. The rest of `gradient` becomes meaningless."""
-        parts = cut(gradient)
+        parts = cut(dense(gradient))
         self.sent += ring_reduce_scatter(parts)
         return parts[self.rank].div_(self.world_size)
 
 
-def shard_parameters(model: nn.Module) -> nn.Module:
-    """Return the model with every layer that has parameters inside a `ShardedLayer` (ZeRO stage 3).
+class _Shared(nn.Parameter):
+    """A whole parameter, of which each rank looks after a part. Its gradient may be with the parts."""
 
-    The model is changed in place. It starts as rank 0's on all ranks. After this, make any optimizer from
-    `model.parameters()`, which are this rank's parts: optimizer numbers and gradients are shared out by themselves.
-    The parts have names of their own, so that a `state_dict` from before does not fit, nor one from here elsewhere; and
-    a norm over them is that of this rank's parts. FSDP2 keeps the names, and its norms are those of the whole model.
+    part: nn.Parameter
+    version: int
 
-    Raises:
-        RuntimeError: outside a rank.
-        ValueError: for tied weights, which two layers would gather and update apart.
-    """
-    everywhere = [p for module in model.modules() for p in module.parameters(recurse=False)]
-    if len(everywhere) > len(set(everywhere)):
-        raise ValueError("Two layers of this model share a parameter. Stage 3 by hand cannot do that: untie them.")
-    copy_from_rank_0(model)
-    return _wrap(model)
+    def grad_here(self) -> torch.Tensor | None:
+        return super().grad
 
+    @property  # autograd itself does not come by here
+    def grad(self) -> torch.Tensor | None:
+        gradient = self.grad_here()
+        if gradient is None and self.part.grad is not None:
+            raise RuntimeError(
+                "This gradient is shared out: each rank has a part, and none has the whole. To clip, call "
+                "optimizer.clip_grad_norm_(); to clear, optimizer.zero_grad()."
+            )
+        return gradient
 
-class ShardedLayer(nn.Module):
-    """A layer that keeps 1/N of its own parameters, and has all of them only while it computes.
-
-    Forward: gather, compute, free. Backward: gather once more where a gradient needs the parameters, then sum the
-    gradients to the owners of the parts.
-
-    Attributes:
-        sent: bytes that this rank has sent for this layer since the start.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.rank, self.world_size = rank_and_world_size()
-        self.sent = 0
-        self.shapes = {name: parameter.shape for name, parameter in layer.named_parameters(recurse=False)}
-        self.parts = nn.ParameterDict()
-        for name in self.shapes:
-            parameter = getattr(layer, name)
-            part = cut(parameter.detach())[self.rank].clone()  # a view would keep the whole parameter alive
-            self.parts[name] = nn.Parameter(part, requires_grad=parameter.requires_grad)
-            layer.register_parameter(name, None)
-        self.layer = layer
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        full = {name: _Gather.apply(part, self, name) for name, part in self.parts.items()}
-        names = {tensor.untyped_storage().data_ptr(): name for name, tensor in full.items()}
-
-        # Autograd saves tensors for the backward pass. Instead of a gathered parameter it saves how to get it again.
-        def pack(tensor: torch.Tensor) -> Any:
-            name = names.get(tensor.untyped_storage().data_ptr())
-            return tensor if name is None else (name, tensor.size(), tensor.stride(), tensor.storage_offset())
-
-        def unpack(saved: Any) -> torch.Tensor:
-            if isinstance(saved, torch.Tensor):
-                return saved
-            name, *geometry = saved
-            return self.gather(name).as_strided(*geometry)
-
-        with saved_tensors_hooks(pack, unpack):
-            return functional_call(self.layer, full, args, kwargs)
-
-    def gather(self, name: str) -> torch.Tensor:
-        """Return the whole parameter, put together from all ranks' parts. All ranks must call it."""
-        part = self.parts[name].detach()
-        full = part.new_empty(self.shapes[name])
-        parts = cut(full)
-        parts[self.rank].copy_(part)
-        self.sent += ring_all_gather(parts)
-        return full
-
-    def own_mean(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Return this rank's part of the mean of all ranks' gradients."""
-        parts = cut(gradient.clone(memory_format=torch.contiguous_format))
-        self.sent += ring_reduce_scatter(parts)
-        return parts[self.rank] / self.world_size
+    @grad.setter
+    def grad(self, gradient: torch.Tensor | None) -> None:
+        torch.Tensor.grad.__set__(self, gradient)  # type: ignore[union-attr]  # torch declares a plain attribute
 
 
-class _Gather(torch.autograd.Function):
-    """Part → whole parameter. The gradient goes the other way: whole gradient → its part of the mean."""
-
-    @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, layer: ShardedLayer, name: str) -> torch.Tensor:
-        ctx.layer = layer
-        return layer.gather(name)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return ctx.layer.own_mean(gradient), None, None
+def _refuse_whole_matrices(optimizer: torch.optim.Optimizer) -> None:
+    names = {base.__name__ for base in type(optimizer).__mro__}
+    for name in names & {"Adafactor", "LBFGS", "Muon", "SparseAdam"}:
+        raise ValueError(
+            f"{name} does not look at each number by itself, so parts of parameters would be trained differently from "
+            "whole ones. Use SGD, Adam or AdamW."
+        )
 
 
-def shard_with_fsdp2(model: nn.Module) -> nn.Module:
-    """Shard the model with PyTorch's own stage 3 (FSDP2): each child by itself, then the rest. Starts as rank 0's.
-
-    Source: https://docs.pytorch.org/docs/stable/distributed.fsdp.fully_shard.html
-
-    Raises:
-        RuntimeError: outside a rank.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    _, world_size = rank_and_world_size()
-    copy_from_rank_0(model)
-    mesh = dist.init_device_mesh(device().type, (world_size,))
-    for child in model.children():
-        if next(child.parameters(), None) is not None:
-            fully_shard(child, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return model
-
-
-def full_parameters(model: nn.Module) -> list[torch.Tensor]:
-    """Return whole parameters in the order of the unsharded model, from stage 3, FSDP2, or a plain model.
-
-    All ranks must call it.
-    """
-    whole = []
-    for module in model.modules():
-        if isinstance(module, ShardedLayer):
-            whole += [module.gather(name) for name in module.shapes]
-        elif not isinstance(module, nn.ParameterDict):
-            for parameter in module.parameters(recurse=False):
-                whole.append(parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter)
-    return [tensor.detach() for tensor in whole]
-
-
-def cut(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return N parts of a contiguous tensor as flat views, one per rank. Lengths differ by at most one number."""
-    return tensor.view(-1).tensor_split(dist.get_world_size())
-
-
-def _wrap(module: nn.Module) -> nn.Module:
-    for name, child in list(module.named_children()):
-        setattr(module, name, _wrap(child))
-    has_own = next(module.parameters(recurse=False), None) is not None
-    return ShardedLayer(module) if has_own else module
+def _listed(parameters: Any) -> list[Any]:
+    """Return a group's parameters without their names."""
+    listed = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+    return [entry[1] if isinstance(entry, tuple) else entry for entry in listed]
