@@ -19,6 +19,7 @@ SKELETON = "Write your code here, then run this cell again."
 NOT_DONE = "Fill in the exercise above, run it, then run this cell again."
 
 _COURSE = str(Path(__file__).parent.parent)
+_NOT_CALLABLE_SO = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)|is not callable$")
 _LONGEST = 1500  # characters of a message that are shown
 
 
@@ -55,13 +56,17 @@ def hole_sentence(error: BaseException) -> str:
 def sentence(error: BaseException) -> str:
     """Say what stopped the learner's code and at which of its lines, without the frames of the check."""
     kind, message = kind_of(error), message_of(error)
-    what = f"{kind}: {message}" if message else f"{kind}."
+    if "process group has not been initialized" in message:
+        message = f"{message.partition(', please')[0]}.\nThe check called your function where there are no ranks."
     line = learners_line(error)
     where = f"\nIt happened in rank {error.rank}." if hasattr(error, "rank") else ""
     if "DataLoader worker process" in _whole_message(error):
         where += "\nIt happened in a worker of the DataLoader."
+    what = f"{kind}: {message}" if message else f"{kind}."
     if line is not None:
         return f"Your code stopped with {what}{where}\n{place(line)}: {line.text}"
+    if kind == "TypeError" and _NOT_CALLABLE_SO.search(message):
+        return f"The check could not call your function: {message}{where}\nIs its first line still the exercise's own?"
     if kind == "ProcessDied":
         return f"Your code ended a rank: {message}{where}"
     return (

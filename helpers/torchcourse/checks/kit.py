@@ -140,7 +140,12 @@ def same(ours: Any, other: Any, tolerance: float = 1e-8) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """Return what was given as a float, also from a tensor of one element; None for what is not one finite number."""
+    """Return what was given as a float, also from a tensor of one element; None for what is not one finite number.
+
+    A number in quotes is text, and so None.
+    """
+    if isinstance(value, str | bytes):
+        return None
     try:
         found = float(value)
     except (TypeError, ValueError, RuntimeError):

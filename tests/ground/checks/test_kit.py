@@ -65,7 +65,7 @@ def test_not_same(ours, other):
 
 def test_numbers():
     assert number(torch.tensor([3])) == 3
-    assert number("x") is number(None) is number(math.inf) is number(torch.ones(2)) is None
+    assert number("x") is number("1") is number(None) is number(math.inf) is number(torch.ones(2)) is None
     assert numbers([1, torch.tensor(2.0)]) == [1, 2]
     assert numbers(3) is numbers([1, "x"]) is None
     assert numbers_of((1, 2), 2, "MFU and HFU") == [1, 2]

@@ -45,10 +45,31 @@ WRONG_SHARES = {
     "positions_not_indices": lambda indices, rank, world_size: list(range(rank, len(indices), world_size)),
     "nothing_returned": lambda indices, rank, world_size: None,
     "wrong_type": lambda indices, rank, world_size: len(indices) // world_size,
+    "inputs_changed": lambda indices, rank, world_size: [indices.pop(0) for _ in range(len(indices) // 2)],
+    "raised_ValueError": lambda indices, rank, world_size: indices[dist.get_rank() :: dist.get_world_size()],
 }
 
 
-@pytest.mark.parametrize("right", [every_nth, blocks, dealt_like_cards])
+def test_a_rank_that_the_check_has_not_is_explained():
+    message = checks.my_share(WRONG_SHARES["raised_ValueError"]).message
+    assert "The check called your function where there are no ranks." in message
+
+
+def test_a_first_line_that_was_changed_is_asked_about():
+    message = checks.my_share(lambda indices, rank: indices[rank::2]).message
+    assert message.startswith("The check could not call your function: ")
+    assert message.endswith("Is its first line still the exercise's own?")
+
+
+def halves(indices, rank, world_size):
+    return indices[rank * len(indices) // world_size : (rank + 1) * len(indices) // world_size]
+
+
+def by_recursion(indices, rank, world_size):
+    return [indices[rank], *by_recursion(indices[world_size:], rank, world_size)] if rank < len(indices) else []
+
+
+@pytest.mark.parametrize("right", [every_nth, blocks, dealt_like_cards, halves, by_recursion])
 def test_any_fair_share_passes(right):
     assert checks.my_share(right, points=2).score == 2
 
@@ -87,7 +108,32 @@ WRONG_ACCURACIES = {
     "nothing_returned": lambda logits, labels: None,
     "no_number": lambda logits, labels: "half",
     "wrong_value": lambda logits, labels: logits.softmax(1).max(dim=1).values.mean().item(),
+    "all_wrong": lambda logits, labels: (logits.max(dim=1).values == labels).float().mean().item(),
+    "whole_parts": lambda logits, labels: (logits.argmax(dim=1) == labels).sum().item() // len(labels),
+    "too_rough": lambda logits, labels: (logits.argmax(dim=1) == labels).half().mean().item(),
+    "by_classes": lambda logits, labels: (logits.argmax(dim=1) == labels).sum().item() / logits.shape[1],
 }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "symptom"),
+    [
+        (lambda logits, labels: float(logits.argmax(dim=1).tolist() == labels.tolist()), "whole_parts"),
+        (lambda logits, labels: round(by_argmax(logits, labels), 2), "too_rough"),
+        (lambda logits, labels: ((logits > 0.5) == labels).float().mean().item(), "wrong_value"),
+        (lambda logits, labels: (logits.abs().argmax(1) == labels).float().mean().item(), "wrong_value"),
+        (lambda logits, labels: (logits.argmax() == labels).float().mean().item(), "wrong_value"),
+        (lambda logits, labels: f"{by_argmax(logits, labels)}", "no_number"),
+    ],
+)
+def test_no_coincidence_of_one_batch_is_taken_for_a_mistake(wrong, symptom):
+    answer = checks.accuracy_of(wrong)
+    assert answer.symptom == symptom, answer.message
+
+
+def test_an_accuracy_of_half_precision_is_not_told_the_same_number_twice():
+    message = checks.accuracy_of(WRONG_ACCURACIES["too_rough"]).message
+    assert "you returned 0.7002 and 7 of 10 is 0.7: close, but rounded" in message
 
 
 @pytest.mark.parametrize("right", [by_argmax, by_counting, by_softmax_and_topk])
@@ -167,7 +213,49 @@ def sums_the_loss(model, optimizer, loss_fn, images, labels):
     return usual(model, optimizer, lambda logits, labels: len(labels) * loss_fn(logits, labels), images, labels)
 
 
-@pytest.mark.parametrize("right", [usual, clears_at_the_end, gradients_by_autograd, steps(*RIGHT)])
+def with_loss(loss):
+    """Return a training step with `loss(loss_fn, logits, labels)` in the place of the loss."""
+
+    def step(model, optimizer, loss_fn, images, labels):
+        return usual(model, optimizer, lambda logits, labels: loss(loss_fn, logits, labels), images, labels)
+
+    return step
+
+
+def own_optimizer(model, optimizer, loss_fn, images, labels):
+    return usual(model, torch.optim.SGD(model.parameters(), lr=0.5), loss_fn, images, labels)
+
+
+def evaluates(model, optimizer, loss_fn, images, labels):
+    return usual(model.eval(), optimizer, loss_fn, images, labels)
+
+
+WRONG_STEPS += [
+    ("softmax_before_loss", with_loss(lambda loss_fn, logits, labels: loss_fn(logits.softmax(1), labels))),
+    ("other_loss_function", with_loss(lambda _, logits, labels: torch.nn.CrossEntropyLoss()(logits, labels))),
+    ("raised_NotImplementedError", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),
+    ("goes_up", with_loss(lambda loss_fn, logits, labels: -loss_fn(logits, labels))),
+    ("no_step", own_optimizer),
+    ("mode_left_changed", evaluates),
+    ("no_number", steps(*RIGHT, result=lambda loss, again: f"loss {loss.item()}")),
+]
+
+
+def test_a_different_optimizer_that_moved_the_weights_is_said():
+    assert "something else moved them" in checks.training_step(own_optimizer).message
+
+
+def with_closure(model, optimizer, loss_fn, images, labels):
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_fn(model(images), labels)
+        loss.backward()
+        return loss
+
+    return optimizer.step(closure).item()
+
+
+@pytest.mark.parametrize("right", [with_closure, usual, clears_at_the_end, gradients_by_autograd, steps(*RIGHT)])
 def test_any_order_that_trains_passes(right):
     answer = checks.training_step(right)
     assert answer.state == "right", answer.message
@@ -201,6 +289,12 @@ def test_the_evidence_is_read():
         ((1, 32), "batch_as_planned"),
         ((1, 24304), "pixels"),
         ((1, 30), "other_batch"),
+        ((31, 1), "swapped"),
+        (("1", "31"), "no_number"),
+        (("rank 1", 31), "no_number"),
+        ((-1, 31), "no_such_rank"),
+        ("1, 31", "wrong_type"),
+        ((1, 2, 3), "wrong_type"),
     ],
 )
 def test_evidence_misread(answer, symptom):
@@ -218,7 +312,9 @@ def repaired(add, *, together=True):
         total = torch.zeros(1)
         for batch in mine.split(32):
             total = add(total, batch)
-        if together:
+        if together == "on rank 0":
+            dist.reduce(total, dst=0)
+        elif together:
             dist.all_reduce(total)
         return total.item() / len(images)
 
@@ -257,6 +353,8 @@ WRONG_REPAIRS = {
     "wrong_value": repaired(lambda total, batch: total + batch.amax(dim=(1, 2, 3)).sum()),
     "nothing_returned": lambda images: None,
     "no_number": lambda images: "bright",
+    "not_shared": lambda images: images.mean().item(),
+    "one_rank_only": repaired(lambda total, batch: total + batch.mean() * len(batch), together="on rank 0"),
 }
 
 

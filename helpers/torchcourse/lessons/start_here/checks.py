@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from torchcourse.checks import NotDone, Wrong, check
@@ -19,8 +20,14 @@ def my_share(learner: Share) -> str:
     for count, world_size in cases:
         # Indices that are not 0, 1, 2 …: a part of a data set, or a shuffled one, hands out such lists.
         indices = [100 + 3 * position for position in reversed(range(count))]
-        shares = [_as_list(learner(list(indices), rank, world_size)) for rank in range(world_size)]
+        given = [list(indices) for _ in range(world_size)]
+        shares = [_as_list(learner(given[rank], rank, world_size)) for rank in range(world_size)]
         where = f"With {count} indices over {world_size} ranks"
+        if any(left != indices for left in given):
+            raise Wrong(
+                "inputs_changed",
+                f"{where}, your function changed the list that it was given. Others still need it: build a new one.",
+            )
         _refuse_unshared(indices, shares, where)
         _refuse_unfair(indices, shares, where)
     return f"Every index once and fair shares, checked on {len(cases)} pairs of sizes and ranks."
@@ -63,7 +70,7 @@ def _refuse_unfair(indices: list[int], shares: list[list[int]], where: str) -> N
             "rest_lost", f"{where}, the last {len(lost)} of the list went to no rank. Who takes what is left over?"
         )
     if lost:
-        raise Wrong("lost", f"{where}, {len(lost)} indices went to no rank, {lost[0]} for example.")
+        raise Wrong("lost", f"{where}, {len(lost)} of the indices went to no rank, {lost[0]} for example.")
     sizes = [len(share) for share in shares]
     if max(sizes) - min(sizes) > 1:
         raise Wrong(
@@ -75,15 +82,30 @@ def _refuse_unfair(indices: list[int], shares: list[list[int]], where: str) -> N
 @check
 def accuracy_of(learner: Callable[[torch.Tensor, torch.Tensor], float]) -> str:
     """Compare with the share of right answers; first where a wrong axis goes unnoticed."""
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(10, 10), (8, 3), (1, 10), (250, 10)]
-    for samples, classes in shapes:
-        labels = torch.randint(classes, (samples,), generator=generator)
-        logits = torch.randn(samples, classes, generator=generator) - 3.0
-        right = torch.rand(samples, generator=generator) < 0.7
-        logits[right, labels[right]] = logits[right].max(dim=1).values + 1.0
-        _judge_accuracy(_as_number(learner(logits.clone(), labels.clone())), logits, labels)
-    return f"The part of right answers, checked on {len(shapes)} batches."
+    batches = [_labeled_batch(samples, classes) for samples, classes in ((10, 10), (8, 3), (1, 10), (247, 10))]
+    answers: list[float] = []
+    for logits, labels in batches:
+        try:
+            answers.append(_as_number(learner(logits.clone(), labels.clone())))
+        except Exception:
+            _judge_accuracies(answers, batches)  # what is wrong with an earlier batch says more
+            raise
+    _judge_accuracies(answers, batches)
+    return f"The part of right answers, checked on {len(batches)} batches."
+
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Logits [samples, classes] and labels [samples]."""
+
+
+def _labeled_batch(samples: int, classes: int) -> Batch:
+    """Return a batch in which about 7 of 10 are right, most of the largest logits are negative, and no axis is safe."""
+    generator = torch.Generator().manual_seed(3)  # with which every known mistake gives a number of its own
+    labels = torch.randint(classes, (samples,), generator=generator)
+    logits = torch.randn(samples, classes, generator=generator) - 3.0
+    top = torch.where(torch.arange(samples) % 10 % 3 == 2, (labels + 1) % classes, labels)
+    logits[torch.arange(samples), top] = logits.max(dim=1).values + 1.0
+    return logits, labels
 
 
 def _as_number(answer: Any) -> float:
@@ -98,46 +120,97 @@ def _as_number(answer: Any) -> float:
     return value
 
 
-def _judge_accuracy(answer: float, logits: torch.Tensor, labels: torch.Tensor) -> None:
-    hits = logits.argmax(dim=1) == labels
-    truth = hits.double().mean().item()
-    if same(answer, truth, tolerance=1e-5):
+def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
+    """Refuse wrong numbers; a known mistake has to explain the numbers of all batches that were tried."""
+    tried = batches[: len(answers)]
+    hits = [int((logits.argmax(dim=1) == labels).sum()) for logits, labels in tried]
+    sizes = [len(labels) for _, labels in tried]
+    truths = [count / size for count, size in zip(hits, sizes, strict=True)]
+    wrong = [place for place, truth in enumerate(truths) if not same(answers[place], truth, tolerance=1e-5)]
+    if not wrong:
         return
-    samples, classes = logits.shape
-    if samples == classes and same(answer, (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5):
+    first = wrong[0]
+    samples, classes = tried[first][0].shape
+    where = f"For {samples} samples and {classes} classes you returned {answers[first]:.5g}"
+    if first == 0 and _chose_per_class(answers[0], *tried[0]):
         raise Wrong(
             "wrong_axis",
             "You looked for the best sample of each class. Logits have the shape [samples, classes]: along which of "
             "the two does a sample choose?",
         )
     known = {
-        "count": (int(hits.sum()), f"the number of samples that are right, not their part of all {samples}."),
-        "percent": (100 * truth, "and the course writes accuracy as a part of 1."),
-        "error_rate": (1 - truth, "the part that is wrong. Accuracy is the part that is right."),
+        "count": (hits, ", the number of samples that are right, not their part of all samples."),
+        "percent": ([100 * truth for truth in truths], ", and the course writes accuracy as a part of 1."),
+        "error_rate": (
+            [1 - truth for truth in truths],
+            ", the part that is wrong. Accuracy is the part that is right.",
+        ),
+        "all_wrong": (
+            [0.0] * len(answers),
+            f", but {hits[first]} samples have their largest logit at the label. What do you compare with the label: "
+            "the largest logit, or the class that has it?",
+        ),
+        "whole_parts": (
+            [float(truth == 1) for truth in truths],
+            f", as if all samples counted as one; {hits[first]} samples have their largest logit at the label. Do you "
+            "divide whole numbers with //, round, or compare all samples at once?",
+        ),
+        "by_classes": (
+            [count / batch[0].shape[1] for count, batch in zip(hits, tried, strict=True)],
+            ": the number of samples that are right, divided by the number of classes. It is a part of the samples.",
+        ),
+        "too_rough": (
+            truths,
+            f" and {hits[first]} of {samples} is {truths[first]:.5g}: close, but rounded. With how many digits does "
+            "your type of numbers compute a mean?",
+        ),
     }
-    refuse_known(answer, known, tolerance=1e-5, where=f"You returned {answer:g}, ")
-    raise Wrong(
-        "wrong_value",
-        f"For {samples} samples and {classes} classes you returned {answer:.3f}, "
-        f"but {int(hits.sum())} samples have their largest logit at the label.",
-    )
+    for symptom, (values, hint) in known.items():
+        if len(answers) > 1 and same(answers, values, tolerance=1e-2 if symptom == "too_rough" else 1e-5):
+            raise Wrong(symptom, where + hint)
+    raise Wrong("wrong_value", f"{where}, but {hits[first]} samples have their largest logit at the label.")
+
+
+def _chose_per_class(answer: float, logits: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether the number is that of the best sample of each class; only a square of logits gives one."""
+    return same(answer, (logits.argmax(dim=0) == labels).double().mean().item(), tolerance=1e-5)
 
 
 @check
 def training_step(learner: Callable[..., float]) -> str:
     """Follow three steps of a small model with momentum, and compare the weights after each with a reference."""
     images, labels = torch.arange(24.0).reshape(3, 2, 4).sin(), torch.tensor([[0, 1], [2, 0], [1, 1]])
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=0.2)  # so that a loss which is not the one given is seen
     model, optimizer, log = _watched_model()
-    expected, piled_up = _reference(images, labels, clear=True), _reference(images, labels, clear=False)
+    references = {name: _reference(images, labels, loss_fn, name) for name in ("right", *_KNOWN_STEPS)}
     for step, (batch, targets) in enumerate(zip(images, labels, strict=True)):
-        before = nn.functional.cross_entropy(model(batch), targets).item()
+        start = model.weight.detach().clone()
+        before = loss_fn(model(batch), targets).item()
         del log[:]
-        loss = learner(model, optimizer, nn.CrossEntropyLoss(), batch, targets)
+        loss = learner(model, optimizer, loss_fn, batch, targets)
         weights = model.weight.detach().clone()
-        if not torch.allclose(weights, expected[step], atol=1e-6):
-            _judge_step(step, weights, piled_up, log, model.weight.grad)
+        if not torch.allclose(weights, references["right"][step], atol=1e-6):
+            known = {name: history[step] for name, history in references.items()}
+            _judge_step(step, weights, known, log, model.weight.grad, moved=not torch.equal(weights, start))
+        if not model.training:
+            raise Wrong(
+                "mode_left_changed",
+                "The weights are right, but your function left the model in evaluation mode. Dropout would be off.",
+            )
         _judge_loss(loss, before)
     return "Three steps, and the weights are those of the reference after each."
+
+
+_KNOWN_STEPS = {
+    "gradients_pile_up": "The first step is right, the second is not: it still holds the gradients of the first. "
+    "`backward` adds to `.grad`; it does not overwrite.",
+    "softmax_before_loss": "The weights are those of a loss that gets softmax(logits). nn.CrossEntropyLoss wants the "
+    "logits themselves: it has the softmax inside.",
+    "other_loss_function": "The weights are those of a plain nn.CrossEntropyLoss(). Your function gets its loss as an "
+    "argument, loss_fn, and here that is a different one.",
+    "goes_up": "The step has the right length and goes the wrong way: up the loss.",
+}
+"""Known mistakes that the weights show, and what is said of each."""
 
 
 def _watched_model() -> tuple[nn.Linear, torch.optim.Optimizer, list[str]]:
@@ -152,14 +225,17 @@ def _watched_model() -> tuple[nn.Linear, torch.optim.Optimizer, list[str]]:
     return model, optimizer, log
 
 
-def _reference(images: torch.Tensor, labels: torch.Tensor, *, clear: bool) -> list[torch.Tensor]:
-    """Return the weights after each step; without `clear`, those of somebody who never clears the gradients."""
+def _reference(images: torch.Tensor, labels: torch.Tensor, loss_fn: nn.Module, mistake: str) -> list[torch.Tensor]:
+    """Return the weights after each step, `"right"` or those of somebody who makes one of the known mistakes."""
     model, optimizer, _ = _watched_model()
     history = []
     for batch, targets in zip(images, labels, strict=True):
-        if clear:
+        if mistake != "gradients_pile_up":
             optimizer.zero_grad()
-        nn.functional.cross_entropy(model(batch), targets).backward()
+        logits = model(batch)
+        outputs = logits.softmax(dim=1) if mistake == "softmax_before_loss" else logits
+        loss = (nn.CrossEntropyLoss() if mistake == "other_loss_function" else loss_fn)(outputs, targets)
+        (-loss if mistake == "goes_up" else loss).backward()
         optimizer.step()
         history.append(model.weight.detach().clone())
     return history
@@ -168,26 +244,29 @@ def _reference(images: torch.Tensor, labels: torch.Tensor, *, clear: bool) -> li
 def _judge_step(
     step: int,
     weights: torch.Tensor,
-    piled_up: list[torch.Tensor],
+    known: dict[str, torch.Tensor],
     log: list[str],
     gradient: torch.Tensor | None,
+    *,
+    moved: bool,
 ) -> None:
     if "backward" not in log:
         raise Wrong("no_backward", "No gradient was computed. Which call turns a loss into gradients?")
     if "step" not in log:
-        raise Wrong("no_step", "The gradients are there, but the optimizer was never asked to use them.")
+        raise Wrong(
+            "no_step",
+            "The gradients are there, but the optimizer that your function gets was never asked to use them."
+            + " The weights moved all the same: something else moved them." * moved,
+        )
     if log.index("step") < log.index("backward"):
         raise Wrong("step_before_backward", "The optimizer moved before there were gradients of this batch to follow.")
-    if step > 0 and torch.allclose(weights, piled_up[step], atol=1e-6):
-        raise Wrong(
-            "gradients_pile_up",
-            "The first step is right, the second is not: it still holds the gradients of the first. "
-            "`backward` adds to `.grad`; it does not overwrite.",
-        )
+    for symptom, hint in _KNOWN_STEPS.items():
+        if (step > 0 or symptom != "gradients_pile_up") and torch.allclose(weights, known[symptom], atol=1e-6):
+            raise Wrong(symptom, hint)
     if log.count("backward") > 1 or log.count("step") > 1:
         counts = f"backward ran {log.count('backward')} times and step {log.count('step')} times"
         raise Wrong("more_than_one", f"For one batch, {counts}. Once each is one training step.")
-    if step == 0 and (gradient is None or not gradient.any()):
+    if step == 0 and not moved and (gradient is None or not gradient.any()):
         raise Wrong(
             "cleared_too_early",
             "The weights did not move, although backward and step both ran. What was left in `.grad` between them?",
@@ -207,13 +286,13 @@ def _judge_loss(loss: Any, before: float) -> None:
             "loss_is_a_tensor",
             "The weights are right. You returned a tensor; kept in a list, it keeps memory. Return a plain number.",
         )
-    if abs(loss - before) > 1e-5:
+    value = number(loss)
+    if value is None:
+        raise Wrong("no_number", f"The weights are right. Return the loss as one plain number; you returned {loss!r}.")
+    if abs(value - before) > 1e-5:
         raise Wrong(
-            "other_loss", f"The weights are right. The loss of this batch is {before:.4f}; you returned {loss:.4f}."
+            "other_loss", f"The weights are right. The loss of this batch is {before:.4f}; you returned {value:.4f}."
         )
-
-
-BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
 
 
 BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
@@ -222,15 +301,23 @@ BROKEN_RANK, BROKEN_BATCH, PIXELS = 1, 31, 784
 @check
 def evidence(learner: tuple[int, int]) -> str:
     """The rank that failed, and the number of images in the batch where it did."""
+    if not isinstance(learner, tuple | list) or len(learner) != 2:
+        raise Wrong("wrong_type", f"Two numbers are asked for, a rank and a number of images. You gave {learner!r}.")
     rank, batch = learner
     if rank is ... or batch is ...:
         raise NotDone
+    rank, batch = _whole_number(rank), _whole_number(batch)
+    if (rank, batch) == (BROKEN_BATCH, BROKEN_RANK):
+        raise Wrong("swapped", "Both numbers are right, and they stand in each other's place.")
     if rank == BROKEN_RANK + 1:
         raise Wrong("counted_from_one", "There is no such rank here: two ranks are called 0 and 1.")
-    if rank != BROKEN_RANK:
+    if rank == 0:
         raise Wrong(
-            "other_rank", "That rank did nothing wrong; it was only waiting. The first line of the error names another."
+            "other_rank",
+            "That rank did nothing wrong; it was only waiting. The first line of the error names a different one.",
         )
+    if rank != BROKEN_RANK:
+        raise Wrong("no_such_rank", f"There is no rank {rank} here: two ranks are called 0 and 1.")
     if batch == 32:
         raise Wrong(
             "batch_as_planned", "32 is what the code expects. How many images did it get? Divide what the error counts."
@@ -242,6 +329,15 @@ def evidence(learner: tuple[int, int]) -> str:
     if batch != BROKEN_BATCH:
         raise Wrong("other_batch", "The error names an input size, which counts pixels. How many images is that?")
     return f"Rank {BROKEN_RANK} had a batch of {BROKEN_BATCH} images. The other rank was only waiting."
+
+
+def _whole_number(answer: Any) -> int:
+    value = number(answer)
+    if value is None or value != int(value):
+        raise Wrong(
+            "no_number", f"Write whole numbers, without quotes: a rank and a number of images. You gave {answer!r}."
+        )
+    return int(value)
 
 
 @check
@@ -259,8 +355,24 @@ def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
             "batch?",
         )
         known = {"invalid for input of size": stumbles}
-        _judge_mean(on_ranks(learner, images, world_size=world_size, seconds=60.0, known=known), images, where)
+        _judge_mean(on_ranks(learner, images, world_size=world_size, known=known), images, where)
+    _refuse_alone(on_ranks(_with_images_of_its_own, learner, images, world_size=2))
     return f"The same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
+
+
+def _with_images_of_its_own(learner: Callable[[torch.Tensor], float], images: torch.Tensor) -> float:
+    """Call the learner on images that are brighter on rank 1: a rank that works alone finds a mean of its own."""
+    return learner(images + dist.get_rank())
+
+
+def _refuse_alone(answers: list[Any]) -> None:
+    found = numbers(answers)
+    if found is not None and not same(found, found[:1] * len(found), tolerance=1e-4):
+        raise Wrong(
+            "not_shared",
+            "The mean is right, but the ranks did not work together: given different images, each rank returned a mean "
+            "of its own. Each rank adds up its part, `mine`, and all_reduce adds the parts.",
+        )
 
 
 def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
@@ -299,4 +411,11 @@ def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
         ),
     }
     refuse_known(found, known, tolerance=1e-4, where=where)
-    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.3f}, and the mean is {truth:.3f}.")
+    rank = next(place for place, value in enumerate(found) if not same(value, truth, tolerance=1e-4))
+    if rank > 0:
+        raise Wrong(
+            "one_rank_only",
+            f"{where}rank {rank} returned {found[rank]:.4f}, and the mean is {truth:.4f}, which rank 0 has. Which "
+            "collective gives the sum to all ranks?",
+        )
+    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.4f}, and the mean is {truth:.4f}.")

@@ -149,7 +149,7 @@ def averaged_by_avg(bucket):
 def averaged_by_the_package(bucket):
     whole = data_parallel.Bucket(bucket)
     whole.launch()
-    whole.wait()
+    whole.finish()
 
 
 def one_by_one(bucket):
