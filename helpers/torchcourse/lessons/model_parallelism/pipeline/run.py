@@ -87,13 +87,22 @@ class Pipeline:
         self.record = Record()
 
     def step(
-        self, inputs: torch.Tensor | None = None, targets: torch.Tensor | None = None, *, record: bool = False
+        self,
+        inputs: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        *,
+        losses: list[torch.Tensor] | None = None,
+        outputs: list[torch.Tensor] | None = None,
+        record: bool = False,
     ) -> torch.Tensor | None:
         """Take one batch forward and backward; add the gradients of its mean loss to `.grad`.
 
         Args:
             inputs: the batch [N, …]. Read by the rank of the first stage only.
             targets: its targets [N, …]. Read by the rank of the last stage only.
+            losses: a list to which the rank of the last stage adds the mean loss of each micro-batch, in order.
+            outputs: a list to which it adds the model's outputs for each micro-batch, in order; `torch.cat` makes one
+                tensor of them. Without a list each is freed after its backward pass.
             record: note times and bytes in `self.record`. On a GPU this waits after each action.
 
         Returns:
@@ -110,12 +119,16 @@ class Pipeline:
         self._here: dict[Action, torch.Tensor] = {}  # results for a stage on this very rank
         self._sent: list[tuple[dist.Work, torch.Tensor]] = []  # a tensor must live until it has left
         self._losses: list[torch.Tensor] = []
+        self._outputs = outputs
         work = {"F": self._forward, "B": self._backward, "I": self._input_half, "W": self._weight_half}
         for action in self.schedule.orders[self.rank]:
             work[action.kind](action)
         for sending, _ in self._sent:
             sending.wait()
-        return torch.stack(self._losses).sum() if self._losses else None
+        if losses is not None:
+            losses += self._losses
+        # Equal micro-batches: the mean over the batch is the mean of their means.
+        return torch.stack(self._losses).mean() if self._losses else None
 
     def _forward(self, action: Action) -> None:
         if action.stage == 0:
@@ -126,9 +139,11 @@ class Pipeline:
         with _counting(self._recording, self.stages[action.stage]) as count:
             y = self.stages[action.stage](x)
             if action.stage == self.schedule.stages - 1:
-                # Equal micro-batches: the mean over the batch is the mean of their means.
-                y = self.loss_fn(y, self._targets[action.micro_batch]) / self.schedule.micro_batches
-                self._losses.append(y.detach())
+                if self._outputs is not None:
+                    self._outputs.append(y.detach())
+                loss = self.loss_fn(y, self._targets[action.micro_batch])
+                self._losses.append(loss.detach())
+                y = loss / self.schedule.micro_batches
         self._done(action, start)
         self._held[action.stage, action.micro_batch] = (x, y)
         self._bytes[action.stage, action.micro_batch] = count.bytes
