@@ -58,6 +58,30 @@ def test_too_many_raise():
         list(loader(on_corrupt="report", most=0.1))
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_batch_sampler_that_gives_a_rank_a_part_is_judged_by_that_part(sized):
+    """2 of the 10 records of this rank are corrupt, that is 20 percent, and not 2 of 20."""
+
+    class Part:
+        def __iter__(self):
+            return iter([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+
+    class Sized(Part):
+        batch_size = 5
+
+        def __len__(self):
+            return 2
+
+    for most, fits in ((0.15, False), (0.2, True)):
+        inside = DataLoader(Guarded(Records()), batch_sampler=Sized() if sized else Part())
+        checked = CheckedLoader(inside, on_corrupt="report", most=most)
+        if fits:
+            assert sum(map(len, checked)) == 8
+        else:
+            with pytest.raises(CorruptRecord, match=r"More than 15\.0% .* 2 of (9|10) records"):
+                list(checked)
+
+
 def test_a_batch_without_a_whole_record_raises():
     with pytest.raises(CorruptRecord, match="no whole record"):
         list(loader(Records(4, dict.fromkeys(range(4), "empty")), 4, on_corrupt="report", most=1))
@@ -93,6 +117,8 @@ def test_names_and_reasons_that_are_missing():
 
 
 def test_wrong_use_is_refused():
+    with pytest.raises(ValueError, match="batch_size=None"):
+        CheckedLoader(DataLoader(Guarded(Records()), batch_size=None))
     with pytest.raises(ValueError, match="'skip'"):
         loader(on_corrupt="skip")
     with pytest.raises(ValueError, match="Guarded"):

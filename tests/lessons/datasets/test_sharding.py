@@ -114,15 +114,18 @@ def on_a_rank():
     for batch in in_step(DataLoader(ShardedStream(range(3), numbers, by="shard"), 4)):
         dist.all_reduce(batch.sum())  # what a step of data parallelism does
         steps += 1
-    return epochs, steps
+    with pytest.raises(ValueError) as error:
+        list(in_step(DataLoader(ShardedStream(range(1), numbers, by="shard"), 4)))
+    return epochs, steps, str(error.value)
 
 
 def test_ranks_with_workers_read_each_record_once_and_step_together():
-    (first, second), (steps, others) = zip(*run_ranks(on_a_rank, world_size=2), strict=True)
+    (first, second), (steps, others), errors = zip(*run_ranks(on_a_rank, world_size=2), strict=True)
     for ours, theirs in zip(first, second, strict=True):
         assert sorted(ours + theirs) == list(range(30))
     assert first[0] != first[1]
     assert steps == others == 3  # rank 0 has 20 records, rank 1 has 10
+    assert all("rank 1 got no batch at all" in error for error in errors)  # the one shard is rank 0's
 
 
 def test_one_process_uses_all_batches():

@@ -10,6 +10,8 @@ from typing import Any, Literal, cast
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from torchcourse.data.loaders import length
+
 # What readers raise for a damaged file: NumPy, Pillow (which has no common class for it), unpacking, decompressing.
 DAMAGE: tuple[type[Exception], ...] = (
     ValueError,
@@ -111,7 +113,7 @@ class CheckedLoader:
     Raises:
         CorruptRecord: while iterating: at a corrupt record, when there are too many, or if a batch has no whole one
             (a rank that left the batch out would take fewer steps than the others).
-        ValueError: for an unknown `on_corrupt`, or a loader without a `Guarded` data set.
+        ValueError: for an unknown `on_corrupt`, or a loader without a `Guarded` data set or without batches.
     """
 
     def __init__(
@@ -124,6 +126,10 @@ class CheckedLoader:
                 f"The loader's data set is a {type(loader.dataset).__name__}. Put it into Guarded(dataset, names), so "
                 "that a record which cannot be read gets here with its name."
             )
+        if loader.batch_sampler is None:
+            raise ValueError(
+                "The loader has batch_size=None: it makes no batches that corrupt records could be left out of."
+            )
         loader.collate_fn = _Sort(loader.collate_fn)
         self.loader, self.dataset, self.sampler = loader, loader.dataset, loader.sampler
         self.on_corrupt, self.most = on_corrupt, most
@@ -134,17 +140,33 @@ class CheckedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         self.report = report = CorruptReport()
-        allowed = self.most * len(cast(Sized, self.loader.sampler))
+        planned = _records_of_an_epoch(self.loader)
         for batch, seen, corrupt in self.loader:
             report.seen += seen
             report.records += corrupt
             if corrupt and self.on_corrupt == "raise":
                 raise CorruptRecord(f"{corrupt[0].name}: {corrupt[0].reason}")
-            if len(report) > allowed:
-                raise CorruptRecord(f"More than {self.most:.1%} of the epoch's records are corrupt. {report}")
+            if planned is not None and len(report) > self.most * planned:
+                raise self._too_many()
             if batch is None:
                 raise CorruptRecord(f"A batch of {seen} has no whole record. {report}")
             yield batch
+        if planned is None and len(report) > self.most * report.seen:
+            raise self._too_many()
+
+    def _too_many(self) -> CorruptRecord:
+        return CorruptRecord(f"More than {self.most:.1%} of the epoch's records are corrupt. {self.report}")
+
+
+def _records_of_an_epoch(loader: DataLoader) -> int | None:
+    """Return how many records this rank asks for in an epoch, or None where only the end of the epoch tells."""
+    if loader.batch_size is not None:
+        return len(cast(Sized, loader.sampler))
+    # With a batch sampler of the user's, `loader.sampler` is one that torch makes for the whole data set, of which this
+    # rank may get a part.
+    size = getattr(loader.batch_sampler, "batch_size", None)
+    batches = length(loader)
+    return None if size is None or batches is None else size * batches
 
 
 @dataclass

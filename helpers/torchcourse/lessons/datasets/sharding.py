@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -121,6 +121,9 @@ def in_step(batches: Iterable[Record]) -> Iterator[Record]:
     collective for ever. Here the ranks agree before each batch, at the price of a small all-reduce. What the longer
     ranks still have is not used in this epoch: under `by="record"` about a batch a worker, with `shuffle` other records
     in each epoch. For evaluation, where each record counts, iterate over the loader itself and add up at the end.
+
+    Raises:
+        ValueError: on all ranks, if one of them has no batch at all: training would end without a step.
     """
     if not who.initialized():
         yield from batches
@@ -128,10 +131,23 @@ def in_step(batches: Iterable[Record]) -> Iterator[Record]:
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     iterator: Iterator[Any] = iter(batches)
     none = object()
-    while True:
+    for step in count():
         batch: Any = next(iterator, none)
-        everyone = torch.tensor(int(batch is not none), device=device)
+        has_one = torch.tensor(int(batch is not none), device=device)
+        everyone = has_one.clone()
         dist.all_reduce(everyone, op=dist.ReduceOp.MIN)
         if not everyone:
+            if step == 0:
+                _say_who_has_nothing(has_one)
             return
         yield batch
+
+
+def _say_who_has_nothing(has_one: torch.Tensor) -> None:
+    gathered = [torch.empty_like(has_one) for _ in range(who.world_size())]
+    dist.all_gather(gathered, has_one)
+    empty = [str(rank) for rank, one in enumerate(gathered) if not one]
+    raise ValueError(
+        f"No step could be taken: of {who.world_size()} ranks, rank {', '.join(empty)} got no batch at all from the "
+        'stream. Make at least as many shards as there are ranks × workers, or deal out single records: by="record".'
+    )
