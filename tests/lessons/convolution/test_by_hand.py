@@ -1,5 +1,6 @@
 """Three routes to one convolution: equal to PyTorch's for any stride, padding, dilation and groups, gradients too."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,3 +108,23 @@ def test_costs_are_those_of_the_layers():
     assert sizes.conv_cost(6, 9, (3, 5), (8, 8), groups=3).multiply_adds == conv.weight.numel() * 64
     assert sizes.dense_cost(7, 4).parameters == count[1]
     assert sizes.dense_cost(7, 4, bias=False).parameters == sizes.dense_cost(7, 4).multiply_adds == 28
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("route", [*ROUTES, conv_transpose2d])
+def test_padding_by_name_is_refused_with_the_number(route, padding):
+    with pytest.raises(ValueError, match="padding is a number"):
+        route(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3), padding=padding)
+    with pytest.raises(ValueError, match="padding is a number"):
+        sizes.output_size(5, 3, padding=padding)
+
+
+@pytest.mark.parametrize("padding", [(1,), np.int64(1), torch.tensor(1), torch.Size([1, 1])])
+def test_a_pair_may_come_in_any_form_that_pytorch_takes(padding):
+    x, weight = torch.randn(1, 1, 5, 5), torch.randn(1, 1, 3, 3)
+    torch.testing.assert_close(conv2d_im2col(x, weight, padding=padding), F.conv2d(x, weight, padding=1))
+
+
+def test_three_sides_are_refused():
+    with pytest.raises(ValueError, match=r"not \(1, 2, 3\)"):
+        conv2d_im2col(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3), stride=(1, 2, 3))

@@ -14,8 +14,16 @@ Pair = int | Sequence[int]
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """Return (height, width), which are the same for one number."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    """Return (height, width), which are the same for one number.
+
+    Raises:
+        ValueError: for a name such as "same", or for more than two numbers.
+    """
+    _refuse_name(value)
+    numbers = tuple(value) if isinstance(value, Sequence) else (value,)
+    if len(numbers) not in (1, 2):
+        raise ValueError(f"Give one number for both directions, or (height, width), but not {value}.")
+    return int(numbers[0]), int(numbers[-1])
 
 
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
@@ -24,6 +32,7 @@ def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilat
     Raises:
         ValueError: if a number makes no sense, or the kernel is larger than the padded input.
     """
+    _refuse_name(padding)
     if kernel < 1 or stride < 1 or dilation < 1 or padding < 0:
         raise ValueError(
             f"Kernel, stride and dilation begin at 1 and padding at 0, but these are {kernel}, {stride}, {dilation} "
@@ -61,6 +70,7 @@ def transposed_output_size(
     Raises:
         ValueError: if the output would be empty, or `output_padding` is not smaller than stride or dilation.
     """
+    _refuse_name(padding)
     if output_padding >= max(stride, dilation):
         raise ValueError(
             f"output_padding={output_padding} has to be smaller than the stride ({stride}) or dilation ({dilation})."
@@ -122,4 +132,12 @@ def check_shapes(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(
             f"The bias has the shape {list(bias.shape)}; it takes one number per output channel: [{outputs}]."
+        )
+
+
+def _refuse_name(padding: object) -> None:
+    if isinstance(padding, str):
+        raise ValueError(
+            f"padding={padding!r} is a name that PyTorch knows, but here padding is a number: the zeros on each side. "
+            "'valid' is 0, and 'same' is dilation · (kernel − 1) / 2 with stride 1."
         )
