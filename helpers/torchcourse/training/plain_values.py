@@ -127,6 +127,8 @@ def loss_of_copying(saved: Any, own: torch.Tensor) -> str:
         return ""
     if own.is_meta:
         return "where the model has no values yet (it is on the meta device: call model.to_empty(device=…) first)"
+    if saved.is_nested:
+        return "as a nested tensor, where the model has a plain one"
     if saved.shape != own.shape:
         return f"{list(saved.shape)} where the model has {list(own.shape)}"
     if saved.layout != own.layout and own.layout != torch.strided:
@@ -145,6 +147,8 @@ def _survives(saved: torch.Tensor, dtype: torch.dtype) -> bool:
         return True
     if _family(values) == "whole":
         return torch.equal(values.to(dtype).to(values.dtype), values)
+    if values.dtype.itemsize == 1:  # eight-bit floats know no isfinite()
+        values = values.float()
     return bool((values.to(dtype).to(torch.promote_types(dtype, torch.float32)).isfinite() | ~values.isfinite()).all())
 
 

@@ -132,6 +132,7 @@ def _check_schedule(state: dict[str, Any], scheduler: Any) -> None:
             f"the scheduler's state is of a different kind from {type(scheduler).__name__}: only one of them has "
             f"{some(sorted(map(str, other)))}. Make the scheduler that the run was trained with."
         )
+    optimizers.refuse_other_kinds(scheduler.state_dict(), state, "scheduler")
 
 
 _KEYS = {

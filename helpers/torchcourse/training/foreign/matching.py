@@ -211,7 +211,8 @@ def _take(match: Match, name: str, saved: torch.Tensor, own: torch.Tensor) -> No
     elif own.is_meta and not is_lazy(own):
         match.add(Misfit.NOWHERE, name)
     elif loss := loss_of_copying(saved, own):
-        match.add(Misfit.RETYPED if saved.shape == own.shape else Misfit.RESHAPED, name, loss)
+        same_shape = not saved.is_nested and saved.shape == own.shape
+        match.add(Misfit.RETYPED if same_shape else Misfit.RESHAPED, name, loss)
     elif saved.layout != own.layout and own.layout == torch.strided:
         match.tensors[name] = saved.to_dense()
         match.notes.append(f"{name} was saved as a sparse tensor, and was made dense")

@@ -104,21 +104,67 @@ def _told_by_listing(
 
 def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Raise CheckpointError if the state is of a different kind of optimizer, or has different groups or shapes."""
-    ours = optimizer.param_groups[0].keys() - {"params", "param_names"}
-    theirs = named["groups"][0].keys() - {"params"}
-    kinds = {key for key in ours ^ theirs if key in _TELLING}
+    if not named["groups"]:
+        raise CheckpointError("what is kept for the optimizer has no group of parameters. Load without optimizer=….")
+    settings = optimizer.param_groups[0].keys() - {"params", "param_names"}
+    kinds = {key for key in settings ^ (named["groups"][0].keys() - {"params"}) if key in _TELLING}
     if kinds:
         raise CheckpointError(
             f"the optimizer's state is of a different kind from {type(optimizer).__name__}: only one of them has "
             f"{some(sorted(kinds))}. Make the optimizer that the run was trained with."
         )
+    for ours, theirs in zip(optimizer.param_groups, named["groups"], strict=False):
+        refuse_other_kinds({key: ours[key] for key in ours.keys() - {"params", "param_names"}}, theirs, "optimizer")
     checkpoint.matching_groups(model, optimizer, named)
+    for name, values in named["state"].items():
+        for key, value in values.items():
+            no_tensor = key in _SHAPED and not isinstance(value, torch.Tensor)
+            if (no_tensor and not (value is None and key == "momentum_buffer")) or isinstance(
+                value, str | bytes | dict
+            ):
+                raise CheckpointError(
+                    f"the optimizer's {key} for {name} is a {type(value).__name__}, where a tensor belongs. Load "
+                    "without optimizer=…."
+                )
     shapes = _shapes(model)
     for name, key, shape in _misshapen(named["state"], {name: name for name in named["state"]}, shapes):
         raise CheckpointError(
             f"the optimizer's {key} for {name} has shape {list(shape)}, and the parameter {list(shapes[name])}: its "
             "parameters came in a different order. Load without optimizer=…."
         )
+
+
+def refuse_other_kinds(ours: dict[str, Any], theirs: dict[str, Any], whose: str) -> None:
+    """Raise CheckpointError if a setting is no number where ours is one, or not as many numbers.
+
+    A wrong one would be found at the next step only, when the state before is gone.
+    """
+    for key in sorted(ours.keys() & theirs.keys()):
+        own, other = ours[key], theirs[key]
+        if _is_number(own):
+            fits = _is_number(other)
+        elif isinstance(own, list | tuple) and own and all(map(_is_number, own)):
+            fits = isinstance(other, list | tuple) and len(other) == len(own) and all(map(_is_number, other))
+        elif own is None or isinstance(own, bool):
+            fits = other is None or isinstance(other, bool) or _is_number(other)
+        else:
+            fits = True
+        if not fits:
+            raise CheckpointError(
+                f"the {whose}'s {key} is {_shortly(other)}, which cannot stand for {_shortly(own)}. Load without "
+                f"{whose}=…."
+            )
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _shortly(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else f"a {type(value).__name__}"
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -133,13 +179,22 @@ def _misshapen(
         (names[key], kind, value.shape)
         for key, values in state.items()
         for kind, value in values.items()
-        if isinstance(value, torch.Tensor) and value.numel() > 1 and kind not in _SHAPED_OTHERWISE
+        if isinstance(value, torch.Tensor)
+        if kind in _SHAPED or (value.numel() > 1 and kind not in _SHAPED_OTHERWISE)
         if names[key] in shapes and value.shape != shapes[names[key]]
     ]
 
 
+_SHAPED = {
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta")
+}
+"""What optimizers keep for each number of a parameter."""
+
 _SHAPED_OTHERWISE = {"row_var", "col_var"}
 """What Adafactor keeps for the rows and columns of a parameter."""
+
+_HOW = {"foreach", "fused", "capturable", "differentiable"}
+"""Settings that say how a machine computes, not what: a run on a GPU has others than the same run on a CPU."""
 
 _TELLING = {"betas", "momentum", "alpha", "rho", "lr_decay", "lambd", "etas"}
 """Settings that only some optimizers have: Adam, SGD and RMSprop, RMSprop, Adadelta, Adagrad, ASGD, Rprop."""
@@ -149,7 +204,8 @@ def load(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimiz
     """Give the optimizer the state, parameter by parameter."""
     own = type(optimizer).__name__
     groups = [
-        {key: value for key, value in ours.items() if key not in ("params", "param_names")} | saved
+        {key: value for key, value in ours.items() if key not in ("params", "param_names")}
+        | {key: value for key, value in saved.items() if key not in _HOW or key not in ours}
         for ours, saved in zip(optimizer.param_groups, named["groups"], strict=True)
     ]
     checkpoint.load_optimizer_state(model, optimizer, named | {"class": named["class"] or own, "groups": groups})

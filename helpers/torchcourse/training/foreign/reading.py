@@ -23,6 +23,8 @@ def read(source: str | os.PathLike) -> Found:
         CheckpointError: if it cannot be read; one sentence says what it is instead, and what to do.
     """
     path = Path(source)
+    if "\0" in str(path):
+        raise CheckpointError(f"{str(path)!r} is no path: it has a zero byte in it.")
     try:
         if path.is_dir():
             return _read_folder(path)

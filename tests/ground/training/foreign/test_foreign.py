@@ -1,5 +1,6 @@
 """Every shape of checkpoint that is met in the wild loads the right tensors, or fails with cause and remedy."""
 
+import copy
 import json
 import os
 import pickle
@@ -365,6 +366,60 @@ def test_optimizer_states_that_do_not_fit_are_refused(tmp_path):
     torch.save({"model": model.state_dict(), "optimizer": backwards.state_dict()}, tmp_path / "backwards.pt")
     sentence = said(lambda other: torch.optim.AdamW(other.parameters()), tmp_path / "backwards.pt")
     assert "its parameters came in a different order" in sentence
+
+
+WRONG: tuple[object, ...] = (None, "x", b"x", [], {}, (1, 2, 3), torch.ones(5), {"state": 1}, [None])
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [
+        *(("state", key) for key in ("exp_avg", "exp_avg_sq")),
+        *(("group", key) for key in ("lr", "betas", "eps", "weight_decay", "maximize")),
+        *(("schedule", key) for key in ("step_size", "last_epoch", "gamma", "_last_lr")),
+    ],
+)
+def test_a_state_that_the_next_step_would_break_on_is_refused(tmp_path, where, key):
+    model, optimizer = trained()
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    for number, wrong in enumerate(WRONG):
+        if key == "maximize" and wrong is None:
+            continue  # torch itself writes None for a switch
+        content = copy.deepcopy({"optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()})
+        places = {"group": content["optimizer"]["param_groups"][0], "state": content["optimizer"]["state"][0]}
+        (places | {"schedule": content["scheduler"]})[where][key] = wrong
+        torch.save(content | {"model": model.state_dict()}, tmp_path / f"{number}.pt")
+        other = new()
+        theirs = torch.optim.AdamW(other.parameters())
+        step = torch.optim.lr_scheduler.StepLR(theirs, 3)
+        before = str((theirs.state_dict(), step.state_dict()))
+        refused(tmp_path / f"{number}.pt", other, optimizer=theirs, scheduler=step)
+        assert str((theirs.state_dict(), step.state_dict())) == before
+
+
+def test_settings_of_the_machine_stay_its_own(tmp_path):
+    """What was trained on a GPU with capturable=True goes on here; the file's says nothing about this machine."""
+    model, optimizer = trained()
+    optimizer.param_groups[0] |= {"capturable": True, "foreach": True, "lr": 0.5}
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "gpu.pt")
+    other = new()
+    theirs = torch.optim.AdamW(other.parameters())
+    load_any(tmp_path / "gpu.pt", other, optimizer=theirs, quiet=True)
+    assert [theirs.param_groups[0][key] for key in ("capturable", "foreach", "lr")] == [False, None, 0.5]
+    other(torch.randn(4, 6)).sum().backward()
+    theirs.step()
+
+
+def test_odd_tensors_load_or_are_named(tmp_path):
+    weights = MODEL.state_dict()
+    name = next(iter(weights))
+    eight = {key: value.to(torch.float8_e5m2) for key, value in weights.items() if value.is_floating_point()}
+    torch.save(weights | eight, tmp_path / "eight.pt")
+    load_any(tmp_path / "eight.pt", new(), quiet=True)
+    torch.save(weights | {name: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, tmp_path / "nested.pt")
+    assert "nested" in refused(tmp_path / "nested.pt")
+    with pytest.raises(CheckpointError, match="no path"):
+        load_any("weights\0.pt", new())
 
 
 def test_scheduler_and_scaler_come_along_or_are_missed(tmp_path):
