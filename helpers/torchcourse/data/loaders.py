@@ -7,6 +7,7 @@ which ones.
 import contextlib
 import hashlib
 import math
+import operator
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from torchcourse.ranks import who
 
@@ -38,19 +39,25 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
 
     Raises:
-        ValueError: if the data set is empty or has no length, or the batch cannot be dealt out evenly.
+        ValueError: if the data set is empty or has no length, the batch cannot be dealt out evenly, or `options` choose
+            the order too.
     """
-    samples = length(dataset)
-    if samples is None:
+    if taken := sorted(options.keys() & {"sampler", "batch_sampler", "generator"}):
         raise ValueError(
-            f"make_loader() deals out samples by number, but a {type(dataset).__name__} has no length. Give an "
+            f"make_loader() chooses {taken[0]} itself, from the seed. With one of your own: DataLoader(…)."
+        )
+    samples = length(dataset)
+    if samples is None or isinstance(dataset, IterableDataset):
+        lacks = "no length" if samples is None else "a length, but no numbers"
+        raise ValueError(
+            f"make_loader() deals out samples by number, but a {type(dataset).__name__} has {lacks}. Give an "
             "iterable data set to a DataLoader, and let each rank iterate over samples of its own."
         )
     if samples == 0:
         raise ValueError("The data set is empty: there is nothing to load.")
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
     # workers, and workers of different ranks must not draw the same numbers.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + who.rank())
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + who.rank()) % 2**63)
     sampler = Shares(samples, shuffle, seed)
     return DataLoader(dataset, samples_per_rank(batch_size), sampler=sampler, generator=generator, **options)
 
@@ -62,6 +69,10 @@ def samples_per_rank(batch_size: int) -> int:
         ValueError: if the batch cannot be dealt out evenly.
     """
     ranks = who.world_size()
+    try:
+        batch_size = operator.index(batch_size)  # NumPy's whole numbers too
+    except TypeError:
+        raise ValueError(f"batch_size={batch_size!r} is no whole number of samples.") from None
     if batch_size < 1 or batch_size % ranks:
         raise ValueError(
             f"batch_size={batch_size} cannot be dealt out to {ranks} rank(s): it counts the samples of all ranks "

@@ -1,7 +1,7 @@
 """A loader deals the same batches to one process and to several ranks together."""
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -100,6 +100,11 @@ class Stream(IterableDataset):
         return iter(())
 
 
+class LongStream(Stream):
+    def __len__(self):
+        return 8
+
+
 def test_what_cannot_be_dealt_gets_one_sentence(monkeypatch):
     with pytest.raises(ValueError, match="data set is empty"):
         make_loader(dataset(0), 4)
@@ -107,6 +112,17 @@ def test_what_cannot_be_dealt_gets_one_sentence(monkeypatch):
         make_loader(dataset(4), 0)
     with pytest.raises(ValueError, match="a Stream has no length"):
         make_loader(Stream(), 4)
+    with pytest.raises(ValueError, match="a length, but no numbers"):
+        make_loader(LongStream(), 4)
+    for option in ("sampler", "batch_sampler", "generator"):
+        own: dict[str, Any] = {option: [0]}
+        with pytest.raises(ValueError, match=f"chooses {option} itself"):
+            make_loader(dataset(4), 4, **own)
+    sizes: list[Any] = [4.0, "4", None]
+    for size in sizes:
+        with pytest.raises(ValueError, match="no whole number of samples"):
+            make_loader(dataset(4), size)
+    assert len(make_loader(dataset(4), cast(int, np.int64(2)), seed=2**62)) == 2
     as_rank(monkeypatch, 0, 4)
     with pytest.raises(ValueError, match=r"batch_size=6 cannot be dealt out to 4 rank.*multiple of 4"):
         make_loader(dataset(20), 6)

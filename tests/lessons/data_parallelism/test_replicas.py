@@ -54,3 +54,7 @@ def test_batchnorm_counts_only_the_first_share() -> None:
 def test_no_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="list of devices"):
         DataParallel(model(), [])
+    with pytest.raises(ValueError, match="list of devices"):
+        DataParallel(model(), "cpu")
+    with pytest.raises(ValueError, match="send one batch through"):
+        DataParallel(nn.LazyLinear(3), ["cpu"])

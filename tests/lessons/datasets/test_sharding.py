@@ -94,6 +94,9 @@ def test_an_own_shard_is_read_by_one_reader_only():
 def test_bad_shards_are_refused():
     with pytest.raises(ValueError, match="no shards"):
         ShardedStream([], read)
+    with pytest.raises(ValueError, match=r"for a single one: \['data.csv'\]"):
+        ShardedStream("data.csv", read)
+    assert len(ShardedStream((shard for shard in [(0, 1), (1, 2)]), read).shards) == 2
     with pytest.raises(ValueError, match="'row'"):
         ShardedStream([(0, 1)], read, by="row")
 

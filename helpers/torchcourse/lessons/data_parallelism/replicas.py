@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 
 
 class DataParallel(nn.Module):
@@ -27,15 +28,19 @@ class DataParallel(nn.Module):
         devices: such as `["cuda:0", "cuda:1"]`. To look at the idea without GPUs: `["cpu", "cpu"]`.
 
     Raises:
-        ValueError: without devices.
+        ValueError: without a list of devices, or if a layer has not made its parameters yet (`nn.LazyLinear`).
 
     Source: `torch.nn.DataParallel`, https://docs.pytorch.org/docs/stable/generated/torch.nn.DataParallel.html
     """
 
     def __init__(self, module: nn.Module, devices: Sequence[str | torch.device]) -> None:
         super().__init__()
-        if not devices:
-            raise ValueError("DataParallel needs a list of devices to share the batch among, but it is empty.")
+        if not devices or isinstance(devices, str):
+            raise ValueError(
+                'DataParallel needs a list of devices to share the batch among, such as ["cuda:0", "cuda:1"].'
+            )
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            raise ValueError("A layer has not made its parameters yet: send one batch through the model first.")
         self.module = module
         self.devices = [torch.device(device) for device in devices]
 

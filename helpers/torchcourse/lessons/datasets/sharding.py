@@ -1,7 +1,8 @@
 """A stream that several ranks, each with several workers, read together: every record comes exactly once an epoch."""
 
+import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, count, islice
 from typing import Any, Literal, TypeVar
 
@@ -51,12 +52,12 @@ class ShardedStream(IterableDataset):
         seed: chooses the order.
 
     Raises:
-        ValueError: if there are no shards, or for an unknown `by`.
+        ValueError: if there are no shards, or a path in place of a list of them, or for an unknown `by`.
     """
 
     def __init__(
         self,
-        shards: Sequence[Any],
+        shards: Iterable[Any],
         read: Callable[[Any], Iterable[Any]],
         *,
         by: Literal["record", "shard"] = "record",
@@ -64,11 +65,14 @@ class ShardedStream(IterableDataset):
         buffer: int = 256,
         seed: int = 0,
     ) -> None:
+        if isinstance(shards, str | bytes | os.PathLike):
+            raise ValueError(f"shards is a list of what to read; for a single one: [{shards!r}].")
+        shards = list(shards)
         if len(shards) == 0:
             raise ValueError("There are no shards to read. Does the pattern that lists the files match any?")
         if by not in ("record", "shard"):
             raise ValueError(f"A stream is dealt out by 'record' or by 'shard', but not by {by!r}.")
-        self.shards, self.read, self.by = list(shards), read, by
+        self.shards, self.read, self.by = shards, read, by
         self.shuffle, self.buffer, self.seed = shuffle, buffer, seed
         self.rank, self.world_size = who.rank(), who.world_size()
         # In shared memory: workers that live longer than an epoch (persistent_workers) see it change.

@@ -2,10 +2,12 @@
 
 import hashlib
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -66,8 +68,9 @@ def leaks(
     return found
 
 
-def fingerprint(x: torch.Tensor) -> str:
-    """Return a text that two tensors share when they have the same type, shape and values."""
+def fingerprint(x: torch.Tensor | np.ndarray) -> str:
+    """Return a text that two tensors or arrays share when they have the same type, shape and values."""
+    x = torch.as_tensor(x)
     head = f"{x.dtype} {tuple(x.shape)}".encode()
     values = x.detach().resolve_conj().resolve_neg().cpu().contiguous()
     # As bytes: NumPy does not know all types of torch, such as bfloat16.
@@ -93,7 +96,8 @@ def _values(groups: Iterable[Any]) -> list[Any]:
                 f"Sample {number} has no group ({value!r}). Leave it out, or give it a group of its own: nobody knows "
                 "whether samples without a group belong together."
             )
-    return values
+    # A name with an accent has two forms in Unicode that look the same: macOS writes one, most others write the other.
+    return [unicodedata.normalize("NFC", value) if isinstance(value, str) else value for value in values]
 
 
 def _numbers(numbers: Iterable[Any], count: int) -> list[int]:
