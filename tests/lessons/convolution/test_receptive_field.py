@@ -119,3 +119,10 @@ def test_a_relu_in_forward_hides_nothing():
     for parameter in block.parameters():
         parameter.data.fill_(-9.0)
     assert by_gradient(block, (1, 12, 12)).sum() == 49
+
+
+def test_layers_that_have_no_weights_yet_are_named():
+    lazy = nn.Sequential(nn.LazyConv2d(3, 3))
+    assert by_formula(lazy)[0].size == 3
+    with pytest.raises(ValueError, match="send one batch through"):
+        by_gradient(lazy, (3, 9, 9))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 
 from torchcourse.lessons.convolution.sizes import Pair, pair
 
@@ -81,7 +82,12 @@ def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int,
         model: layers that take [1, C, H, W] to [1, O, H', W'].
         shape: (C, H, W) of the input.
         place: row and column of the output value; the middle one by default.
+
+    Raises:
+        ValueError: if a layer has not made its weights yet (`nn.LazyConv2d`).
     """
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ValueError("A layer has not made its weights yet: send one batch through the model first.")
     x = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
     out = _transparent(model)(x)
     row, column = place if place is not None else (out.shape[2] // 2, out.shape[3] // 2)
