@@ -307,7 +307,28 @@ def in_the_way() -> dict[str, str]:
         assert not torch.equal(before, model.head.bias)
         optimizer.add_param_group({"params": model.head.bias})
 
+    def two_optimizers() -> None:
+        model, optimizer = prepared(1)
+        model(x).sum().backward()
+        optimizer.step()
+        copied = copy.deepcopy(model)
+        copied.zero_grad()
+        ShardedOptimizer(copied, torch.optim.SGD, lr=0.1)  # a copy is a model of its own
+        ShardedOptimizer(model, torch.optim.SGD, lr=0.1)
+
+    def evaluated() -> None:
+        layer = nn.TransformerEncoderLayer(16, 2, 8, batch_first=True)
+        sharded = shard_parameters(copy.deepcopy(layer)).eval()
+        copied = layer.eval()
+        copied.load_state_dict(full_parameters(sharded))
+        with torch.no_grad():
+            torch.testing.assert_close(sharded(x[:, None]), copied(x[:, None]))
+        raise ValueError("the same")
+
     cases = {
+        "a second optimizer": two_optimizers,
+        "evaluated": evaluated,
+        "nothing to train": lambda: ShardedOptimizer(nn.ReLU(), torch.optim.SGD, lr=0.1),
         "torch's clipping, stage 1": lambda: norm_of_torch(1),
         "torch's clipping, stage 2": lambda: norm_of_torch(2),
         "model.zero_grad": cleared_by_the_model,
@@ -328,6 +349,9 @@ def in_the_way() -> dict[str, str]:
 
 
 SAID = {
+    "a second optimizer": "make the model anew",
+    "evaluated": "the same",
+    "nothing to train": "nothing to train",
     "torch's clipping, stage 1": "optimizer.clip_grad_norm_",
     "torch's clipping, stage 2": "optimizer.clip_grad_norm_",
     "model.zero_grad": "optimizer.zero_grad",

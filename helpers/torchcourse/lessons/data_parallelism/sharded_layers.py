@@ -155,8 +155,8 @@ def full_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _shard(module: nn.Module) -> None:
-    # Attention computes with its output layer's weight itself, without calling that layer.
-    as_a_whole = isinstance(module, nn.MultiheadAttention)
+    # These compute with the weights of the layers in them, without calling those layers (the second in evaluation).
+    as_a_whole = isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer)
     names = [name for name, _ in module.named_parameters(recurse=as_a_whole)]
     if not as_a_whole:
         for child in module.children():

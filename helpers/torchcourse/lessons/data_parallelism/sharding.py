@@ -76,7 +76,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     Raises:
         RuntimeError: outside a rank.
-        ValueError: for another stage, an optimizer that needs whole matrices, or parameters that are not contiguous.
+        ValueError: for another stage, an optimizer that needs whole matrices, parameters that are not contiguous, or a
+            model that has nothing to train or a ShardedOptimizer already.
     """
 
     # GradScaler then calls `step` on all ranks, also where it found an overflow on one: `step` can refuse it.
@@ -100,6 +101,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if groups is None:
             groups = [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
         groups = [self._share_out(group) for group in groups]
+        if not self.parameters:
+            raise ValueError("No parameter of this model needs a gradient: there is nothing to train.")
         self.optimizer = make_optimizer(groups, **options)
         _refuse_whole_matrices(self.optimizer)
         super().__init__(groups, self.optimizer.defaults)
@@ -191,8 +194,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Return the group with this rank's parts in place of the parameters."""
         parts = []
         for parameter in _listed(group["params"]):
-            if isinstance(parameter, _Shared):
+            if any(parameter is other for other in self.parameters):
                 raise ValueError(f"A parameter of shape {list(parameter.shape)} is in two groups. Leave it in one.")
+            if isinstance(parameter, _Shared) and parameter.own_part() is not None:
+                raise ValueError("This model has a ShardedOptimizer already. For a new one, make the model anew.")
             part = nn.Parameter(cut(parameter.detach())[self.rank], requires_grad=parameter.requires_grad)
             parameter.__class__ = _Shared
             parameter.part = part
@@ -246,13 +251,18 @@ class _Shared(nn.Parameter):
     part: nn.Parameter
     version: int
 
+    def own_part(self) -> nn.Parameter | None:
+        """Return the part, or None for the copy of a parameter, which no optimizer trains."""
+        return self.__dict__.get("part")
+
     def grad_here(self) -> torch.Tensor | None:
         return super().grad
 
     @property  # autograd itself does not come by here
     def grad(self) -> torch.Tensor | None:
         gradient = self.grad_here()
-        if gradient is None and self.part.grad is not None:
+        part = self.own_part()
+        if gradient is None and part is not None and part.grad is not None:
             raise RuntimeError(
                 "This gradient is shared out: each rank has a part, and none has the whole. To clip, call "
                 "optimizer.clip_grad_norm_(); to clear, optimizer.zero_grad()."
