@@ -37,7 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcourse import figures
 from torchcourse.lessons.data_parallelism import cost
 from torchcourse.lessons.model_parallelism import checks as check
-from torchcourse.lessons.model_parallelism.planner.accuracy import judge, memory_error
+from torchcourse.lessons.model_parallelism.planner.accuracy import by_source, judge, memory_error
 from torchcourse.lessons.model_parallelism.planner.clusters import A100, GPU, Cluster, Efficiency, dgx_a100, grand_teton
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
@@ -346,8 +346,8 @@ bins = (
 )
 outcome(
     "02-3.across",
-    f"From {inside:.1f} s to {across:.1f} s. What is all-reduced is as large as before (a whole activation), and now it goes over the "
-    "network between the nodes.",
+    f"From {inside:.1f} s to {across:.1f} s, {across / inside:.1f} times as much. Half of the pipeline means twice the layers on each GPU: that "
+    f"is a factor of 2. The rest, {across / inside / 2:.1f}, is the network between the nodes, and twice as many members in a group.",
     right=bins[2] if across >= 3 * inside else bins[1] if across > 0.75 * inside else bins[0],
 )
 
@@ -404,38 +404,61 @@ checked
 # %% [markdown]
 # ## 4 · Is the planner right?
 #
-# A formula that looks right proves nothing. `planner.published` holds runs of Megatron-LM (2021 and 2022), Llama 3 and MPT, each with its source. Some of them set
-# the four constants that no data sheet has (how much of the peak a matrix product reaches, and so on). On all *others* the planner is judged.
+# A formula that looks right proves nothing. `planner.published` holds runs of six groups, each with its address. Five constants that no data sheet has
+# (how much of the peak a large matrix product reaches, how often activations move, what starting a kernel costs) are set on three of the sources:
+# Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. On all *other* sources the planner is judged. A source is on one side as a
+# whole: rows of one table resemble each other, so half a table would give the other half away.
 
 # %%
 judged = judge()
 figures.show(
-    draw_accuracy(judged), "Planned over published TFLOP/s a GPU for all runs: " + ", ".join(
-        f"{each.run.name} {each.flops_error:+.0%}" for each in judged if not each.run.calibrates
+    draw_accuracy(judged), "Planned over published TFLOP/s a GPU for all sources: " + ", ".join(
+        f"{row.key} {row.error:.0%}" for row in by_source(judged)
     )
 )  # fmt: skip
 
 # %%
-worst = max((each for each in judged if not each.run.calibrates), key=lambda each: abs(each.flops_error))
-print(f"The worst: {worst.run.name}: {worst.flops_error:+.0%}")
-weak_scaling = [each for each in judged if "2104.04473, table 1" in each.run.source]
-for each in weak_scaling:
-    print(f"{each.run.name:22} published {each.run.flops / 1e12:4.0f}, planned {each.flops / 1e12:4.0f} TFLOP/s a GPU")
+print(f"{'source':22}{'rows':>5}  {'counts':10}{'planner':>8}{'best constant':>15}{'rank':>7}")
+for row in by_source(judged):
+    rank = "" if row.rank is None else f"{row.rank:.2f}"
+    used = ", sets constants" if row.calibrates else ""
+    print(f"{row.key:22}{row.rows:5}  {row.counts:10}{row.error:8.0%}{row.constant:15.0%}{rank:>7}{used}")
 
 # %% [markdown]
-# (This is Megatron-LM's table from 1.7 billion to 1 trillion. Its FLOP count recomputation, so these are hardware FLOP/s.)
+# *Counts* says whether the source counts recomputation ("hardware") or not ("model"). *The best constant* is what you would reach with one and the same
+# number for all runs of that source, chosen afterwards. *Rank* is the rank correlation over the layouts of the model with the most rows: 1 if the planner
+# knows their order, 0 if it guesses.
 #
-# *The best constant* in the title is what you would reach with one and the same number for all runs: so much was easy. And the memory:
+# Read it with care:
+#
+# * On the sources that set nothing, the planner is 11 % off on average where recomputation counts, and 6 % where it does not.
+# * On tables whose rows are all alike (Megatron-LM 2021 and 2022, BigScience), **the best constant is better than the planner**. Somebody has to
+#   know it, though. Megatron-LM's own kernels are faster than the planner thinks, BigScience's run was slower.
+# * For BigScience's trials before BLOOM (72 layers, 33 layouts) the rank correlation is 0.67. **The planner tells good layouts from bad ones. It does not tell
+#   the best from the second best**: take layouts within 5 % as level, and try them.
+#
+# And the memory. `Bytes` counts tensors, then adds what the framework takes (5 GiB) and what the allocator adds (a tenth of the states, three tenths of the
+# activations). These shares are set on BigScience's log. The judges are torchtitan's four measurements, and the layouts of Aleph Alpha that ran out of memory:
 
 # %%
 for row in MEMORY:
-    kind = "measured" if row.measured else "the paper's own sum"
-    print(f"{row.name:52} {row.size / 2**30:6.1f} GiB ({kind}), planned {memory_error(row):+.0%}")
+    if row.key == "torchtitan":
+        print(f"{row.name:40} {row.size / 2**30:6.1f} GiB measured, planned {memory_error(row):+.0%}")
+failed = [row for row in MEMORY if row.key == "aleph-alpha"]
+refused = sum(not plan(row.model, row.cluster, row.layout).fits for row in failed)
+ran = [each.run for each in judged if each.run.key == "aleph-alpha"]
+wrong = sum(not plan(run.model, run.cluster, run.layout).fits for run in ran)
+print(
+    f"Aleph Alpha: {refused} of {len(failed)} layouts that ran out of memory are refused, and {wrong} of {len(ran)} that ran"
+)
+small = [each.run for each in judged if each.run.key.startswith("mpt")]
+wrong = sum(not plan(run.model, run.cluster, run.layout).fits for run in small)
+print(f"MosaicML: {wrong} of {len(small)} layouts that ran are refused")
 
 # %% [markdown]
-# The measured rows are about a tenth too low: what a framework and its allocator take is not modelled. So **leave a tenth free**. And two warnings about time. Nearly all of
-# these runs are from clusters with very fast networks. And ZeRO stage 3 over many GPUs, as it was measured in 2021, reached a tenth of the network's rate; in 2023 it reached all of
-# it (MPT). Where a plan leans on that, measure on two nodes first.
+# So a layout that the planner refuses may still fit, above all a small model with large micro-batches: MosaicML's runs keep less than the planner thinks. `fits` leaves
+# 3 % free besides. The planner knows neither FP8 nor experts. And a warning about time: ZeRO stage 3 as it was measured in 2021 fetched parameters through
+# each GPU's own network card, at an eighth of the rate that today's rings reach. Where a plan leans on the network, measure on two nodes first.
 
 # %% [markdown]
 # ## 5 · Data or model?
@@ -465,7 +488,7 @@ best = min((name for name in plans if plans[name].fits), key=lambda name: plans[
 extra = plans["tensor 8"].seconds.total / plans[best].seconds.total - 1
 outcome(
     "02-3.which",
-    f"{best}: {plans[best].seconds.total:.1f} s. Tensor parallelism takes {extra:.0%} longer, for messages; the pipeline waits, and its last "
+    f"{best}: {plans[best].seconds.total:.1f} s. Tensor parallelism takes {extra:.0%} longer, for messages and for narrow matrix products; the pipeline waits, and its last "
     "stage has the output layer besides.",
     right={"data 8, ZeRO 1": "data 8, with ZeRO"}.get(best, best),
 )
@@ -485,7 +508,10 @@ def with_and_without(model, cluster, batch):
     line = f"{model.name:13}{cluster.gpus:7}{batch:7}    {spread:25}"
     if batch < cluster.gpus:
         return line + "impossible: fewer sequences than GPUs"
-    alone = fastest(model, cluster, batch, tensor=1, pipeline=1, context=1)
+    try:
+        alone = fastest(model, cluster, batch, tensor=1, pipeline=1, context=1)
+    except ValueError:
+        return line + "does not fit"
     longer, waits = alone.seconds.total / best.seconds.total, alone.seconds.data / alone.seconds.total
     return line + f"{longer:.2f} times as long, waits {waits:3.0%}, recomputation {alone.layout.recomputation}"
 
@@ -503,7 +529,7 @@ for model, gpus, batch in CASES:
     print(with_and_without(model, grand_teton(gpus), batch))
 
 # %% [markdown]
-# And the same on a network that delivers a tenth as much (what ZeRO stage 3 reached in 2021, section 4):
+# And the same on a network that delivers a tenth as much:
 
 # %%
 print(HEAD)
@@ -556,7 +582,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
     )
 
 # %% [markdown]
-# (One of the two set a constant, the H100's share of its peak; the other is judged.) With sequences of 131,072 tokens the paper adds context 16, and leaves data 8.
+# (Neither of the two set a constant.) With sequences of 131,072 tokens the paper adds context 16, and leaves data 8.
 #
 # ### Exercise 4 · Choose a layout
 #
@@ -568,7 +594,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
 # (`Layout` has `batch`, `micro_batch`, `tensor`, `pipeline`, `data`, `stage`, `interleaving`, `recomputation`. What you leave out is 1, or 0, or "none".)
 
 # %% exercise: my_layout
-my_layout = Layout(batch=512, tensor=8, pipeline=4, data=2, stage=1, interleaving=4)  ### SOLUTION
+my_layout = Layout(batch=512, micro_batch=2, tensor=8, pipeline=8)  ### SOLUTION
 
 # %% check: my_layout
 checked = check.my_layout(my_layout, points=2)
@@ -656,9 +682,13 @@ def repaired(model: Model, cluster: Cluster, layout: Layout) -> Layout:
     ### BEGIN SOLUTION
     tensor = min(layout.tensor, cluster.gpus_per_node)
     pipeline = layout.pipeline * layout.tensor // tensor
-    better = replace(layout, tensor=tensor, pipeline=pipeline, micro_batch=1)
-    lighter = replace(better, recomputation="none")
-    return lighter if plan(model, cluster, lighter).fits else better
+    plans = [
+        plan(model, cluster, replace(layout, tensor=tensor, pipeline=pipeline, micro_batch=size, recomputation=again))
+        for size in (1, 2, 4)
+        for again in ("none", "full")
+        if layout.batch % (layout.data * size) == 0
+    ]
+    return min((each for each in plans if each.fits), key=lambda each: each.seconds.total).layout
     ### END SOLUTION
 
 
@@ -708,7 +738,10 @@ repairs = {name: plan(GPT3, large, layout) for name, layout in steps.items()}
 figures.show(draw_seconds(repairs), describe_seconds(repairs))
 
 # %% [markdown]
-# The first repair alone bought nothing: the time moved from *tensor* to *bubble*, because the pipeline got longer. **Read the parts, not only the total**: a
+# The colleague was right about one thing: large micro-batches do make large products, and a GPU uses these better. But they also make a longer bubble. Try 1, 2 and 4, and let the
+# planner, or better one node, decide.
+#
+# The first repair alone bought little: the time moved from *tensor* to *bubble*, because the pipeline got longer. **Read the parts, not only the total**: a
 # repair can be right and wait for the next one.
 #
 # ## 7 · Scale up: this machine as a cluster
@@ -748,7 +781,8 @@ print(f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1
 print(f"all-reduce: {network.bandwidth / 1e9:.2f} GB/s, {network.alpha * 1e6:.0f} µs a message")
 rank = GPU("rank of this machine", flops, flops, memory=4 * 2**30, memory_bandwidth=memory_bandwidth)
 # Measured speeds have arrived already: shares of 1. How often activations move is taken over from the A100.
-arrived = Efficiency(matmul=1.0, traffic=dgx_a100(8).efficiency.traffic, link=1.0, network=1.0)
+a100 = dgx_a100(8).efficiency
+arrived = Efficiency(1.0, a100.traffic, link=1.0, network=1.0, between_traffic=a100.between_traffic)
 
 
 def this_machine(ranks):
@@ -823,8 +857,8 @@ print(
 # * Recomputation: 2 in place of 34, paid with a forward pass. Ask whether you need it.
 # * Training: 6 FLOP a parameter and token, and the scores. MFU counts what the model needs, HFU what the hardware does. Compare MFU.
 # * A step: compute + messages + bubble + what is not hidden of the data average. Read the parts.
-# * First data parallelism with ZeRO; tensor inside a node; pipeline over nodes, with many small micro-batches.
-# * A plan is right within some per cent where its constants were set, and needs a measurement elsewhere. Leave a tenth of the memory free.
+# * First data parallelism with ZeRO; tensor inside a node; pipeline over nodes, with many micro-batches. Small ones shrink the bubble, large ones use the GPU better: try 1, 2, 4.
+# * A plan is about a tenth off on runs that set none of its constants. It sorts out bad layouts; measure those that it calls level.
 #
 # **Questions on this lesson:** [quiz](quiz.ipynb).
 #

@@ -14,9 +14,8 @@ from verdicts import accepted, refused, todo
 @pytest.mark.parametrize(
     "layout",
     [
-        Layout(512, tensor=8, pipeline=4, data=2, stage=1),
+        Layout(512, 2, tensor=8, pipeline=8),
         Layout(512, tensor=4, pipeline=16),
-        Layout(512, tensor=8, pipeline=8, interleaving=2),
     ],
 )
 def test_my_layout_accepts(layout):
@@ -31,6 +30,7 @@ def test_my_layout_accepts_what_the_search_finds():
     ("layout", "symptom"),
     [
         (Layout(512, data=64, stage=3), "does_not_fit"),
+        (Layout(512, tensor=8, pipeline=8), "slow"),
         (Layout(512, data=64, stage=3, recomputation="full"), "slow"),
         (Layout(512, tensor=8, pipeline=8, recomputation="full"), "slow"),
         (Layout(512, tensor=8, pipeline=8, micro_batch=16, recomputation="full"), "slow"),

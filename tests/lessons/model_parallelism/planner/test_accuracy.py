@@ -1,5 +1,6 @@
 """The planner beside published runs: constants set on some, judged on the others."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,9 +10,9 @@ from torchcourse.lessons.model_parallelism.planner import published
 from torchcourse.lessons.model_parallelism.planner.accuracy import (
     Judgement,
     candidates,
-    constant_error,
     judge,
     mean_error,
+    rank_correlation,
 )
 from torchcourse.lessons.model_parallelism.planner.published import RUNS
 
@@ -60,7 +61,7 @@ def test_the_weak_scaling_table_agrees_with_itself() -> None:
 
 def test_the_models_of_mosaicml_have_the_parameters_that_it_counts() -> None:
     for run in RUNS:
-        if run.source.startswith("MosaicML"):
+        if run.source.startswith("MosaicML") and run.model.sequence == 2048:
             assert run.model.parameters == pytest.approx(MPT_PARAMETERS[run.model.name.split()[1]], rel=1e-3)
 
 
@@ -82,35 +83,52 @@ def test_published_seconds_and_utilisations_agree() -> None:
 # The planner against the tables
 
 
-def test_the_planner_beats_the_best_constant(judged: list[Judgement]) -> None:
-    assert len(judged) > 30
-    assert mean_error(judged) < 0.06
-    assert mean_error(judged) < constant_error(judged) / 4
+def of_source(judgements: list[Judgement], key: str) -> list[Judgement]:
+    return [each for each in judgements if each.run.key == key]
 
 
-def test_it_beats_the_best_constant_of_each_table(judged: list[Judgement]) -> None:
-    tables: dict[tuple, list[Judgement]] = {}
-    for each in judged:
-        tables.setdefault((each.run.source, each.run.layout.stage), []).append(each)
-    several = [rows for rows in tables.values() if len(rows) > 1]
-    assert len(several) == 5
-    for rows in several:
-        assert mean_error(rows) < constant_error(rows), rows[0].run.source
+def test_sources_are_split_whole(judgements: list[Judgement]) -> None:
+    for key in {each.run.key for each in judgements}:
+        assert len({each.run.calibrates for each in of_source(judgements, key)}) == 1
 
 
-def test_step_times_are_within_15_per_cent(judged: list[Judgement]) -> None:
-    for each in judged:
-        planned = each.plan.seconds.total
-        published = each.run.seconds or planned * each.flops / each.run.flops
-        assert planned == pytest.approx(published, rel=0.15), each.run.name
+@pytest.mark.parametrize(("counts", "rows", "bar"), [("hardware", 90, 0.12), ("model", 4, 0.20)])
+def test_the_bars_are_met_on_sources_kept_back(judged: list[Judgement], counts: str, rows: int, bar: float) -> None:
+    kept_back = [each for each in judged if each.run.counts == counts]
+    assert len(kept_back) == rows
+    assert mean_error(kept_back) < bar
 
 
-def test_only_memory_of_these_runs_is_said_to_be_too_small(judgements: list[Judgement]) -> None:
-    """They ran, so they fitted. The planner is up to 7 % too pessimistic for three of them."""
-    wrong = {each.run.name: each.plan for each in judgements if not each.plan.fits}
-    assert set(wrong) == {"GPT 529.6B, 640 GPUs, ZeRO-3", "MPT 760M, 8 GPUs", "MPT 350M, 8 GPUs"}
-    for each in wrong.values():
-        assert each.bytes.total < 1.08 * each.cluster.gpu.memory
+def test_one_source_at_a_time(judgements: list[Judgement]) -> None:
+    """The mean error of each source, as lesson 02-3 shows it, to the nearest point."""
+    errors = {key: mean_error(of_source(judgements, key)) for key in {each.run.key for each in judgements}}
+    assert {key: round(100 * error) for key, error in errors.items()} == {
+        "megatron-2021-weak": 10,
+        "megatron-2021-strong": 18,
+        "megatron-2022": 16,
+        "megatron-2022-data": 9,
+        "llama-3": 3,
+        "torchtitan-a100": 10,
+        "bigscience": 9,
+        "aleph-alpha": 13,
+        "mpt-a100": 7,
+        "mpt-h100": 6,
+    }
+
+
+def test_layouts_of_one_model_are_ranked(judged: list[Judgement]) -> None:
+    """BigScience's trials of 72 layers, a source that set no time: the planner knows the better layout more often."""
+    trials = [each for each in of_source(judged, "bigscience") if each.run.model.layers == 72]
+    assert len(trials) == 33
+    assert rank_correlation(trials) > 0.5
+
+
+def test_larger_micro_batches_are_faster_where_the_log_says_so(judged: list[Judgement]) -> None:
+    """Tensor 8 × pipeline 12: 112, 120, 130, 125 TFLOP/s for micro-batches of 1, 2, 4, 8."""
+    trials = [each for each in of_source(judged, "bigscience") if re.search(r"line (607|608|609|610)$", each.run.name)]
+    planned = {each.run.layout.micro_batch: each.flops for each in trials}
+    assert planned[1] < planned[2]
+    assert planned[8] < max(planned[2], planned[4])
 
 
 def test_hardware_and_model_flop_are_kept_apart(judgements: list[Judgement]) -> None:
@@ -120,12 +138,6 @@ def test_hardware_and_model_flop_are_kept_apart(judgements: list[Judgement]) -> 
 
 
 # What a source leaves open
-
-
-def test_what_does_not_fit_was_not_run() -> None:
-    """Llama 3 on 8,192 GPUs: more pieces a rank keep more, until each piece is one layer."""
-    (run,) = (run for run in RUNS if run.name == "Llama 3 405B, 8192 GPUs")
-    assert [layout.interleaving for layout in candidates(run)] == [1, 8]
 
 
 def test_only_what_the_source_leaves_open_is_chosen() -> None:

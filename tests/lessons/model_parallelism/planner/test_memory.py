@@ -1,6 +1,7 @@
 """The planner's bytes: beside a real layer, beside published tables, and by part."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model, dgx_a100, plan
 from torchcourse.lessons.model_parallelism.planner.accuracy import memory_error, planned_memory
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.lessons.model_parallelism.planner.published import MEMORY
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY, MEMORY_SETTING, RUNS
 
 ZERO_GB: dict[
     float, dict[int, tuple[float, float, float]]
@@ -115,15 +116,34 @@ def test_states_are_zeros_table(billion: float) -> None:
             assert zero_memory(billion, ranks, stage).total == pytest.approx(gigabytes, rel=3e-3, abs=0.006)
 
 
-@pytest.mark.parametrize("row", MEMORY, ids=lambda row: row.name)
-def test_published_memory_is_met(row) -> None:
-    assert abs(memory_error(row)) < 0.15
-    if row.part == "activations":
-        assert planned_memory(row) == pytest.approx(row.size, rel=1e-6)
+def test_published_sums_are_met() -> None:
+    for row in MEMORY:
+        if not row.measured:
+            assert abs(memory_error(row)) < 0.15, row.name
+            if row.part == "activations":
+                assert planned_memory(row) == pytest.approx(row.size, rel=1e-6)
 
 
-def test_the_planner_was_compared_with_measurements_too() -> None:
-    assert sum(row.measured for row in MEMORY) >= 4
+def test_measured_bytes_are_met_on_a_source_that_set_nothing() -> None:
+    kept_back = [row for row in MEMORY if row.key == "torchtitan"]
+    assert len(kept_back) == 4
+    assert statistics.mean(abs(memory_error(row)) for row in kept_back) < 0.05
+    setting = [row for row in MEMORY if row.key in MEMORY_SETTING and math.isfinite(row.size)]
+    assert len(setting) > 30
+    assert statistics.mean(abs(memory_error(row)) for row in setting) < 0.13
+
+
+def test_layouts_that_ran_out_of_memory_are_refused() -> None:
+    """79 of a source that set none of the memory's constants."""
+    failed = [row for row in MEMORY if row.key == "aleph-alpha" and math.isinf(row.size)]
+    refused = [not plan(row.model, row.cluster, row.layout).fits for row in failed]
+    assert (len(refused), sum(refused)) == (79, 78)
+
+
+def test_few_of_that_source_that_ran_are_refused() -> None:
+    ran = [run for run in RUNS if run.key == "aleph-alpha"]
+    assert len(ran) == 90
+    assert sum(not plan(run.model, run.cluster, run.layout).fits for run in ran) <= 5
 
 
 def test_interleaving_keeps_more_as_in_the_paper() -> None:

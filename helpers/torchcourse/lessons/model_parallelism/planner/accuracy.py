@@ -1,8 +1,8 @@
-"""How far the planner is from published runs: its constants were set on some rows, and it is judged on the others.
+"""How far the planner is from published runs: its constants were set on some sources, and it is judged on the others.
 
-The planner's constants are the four numbers of `Efficiency`. A test of the planner, `test_calibration.py`, finds them
-again on the runs with `calibrates`; `judge` compares every run; `constant_error` is what anybody reaches who answers
-with one number for all of them.
+The constants are those of `Efficiency` and of `memory`. A source sets constants as a whole or not at all
+(`published.SETTING`). `judge` compares every run; `constant_error` is what anybody reaches who answers with one number
+for all of them; `rank_correlation` says whether the better layout is known.
 """
 
 import statistics
@@ -54,6 +54,51 @@ def constant_error(judgements: Sequence[Judgement]) -> float:
     """
     published = [each.run.flops for each in judgements]
     return min(statistics.mean(abs(constant / flops - 1) for flops in published) for constant in published)
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """How far the planner is from the runs of one source.
+
+    Attributes:
+        key: of the source.
+        counts: whether it counts recomputation ("hardware") or not ("model").
+        error, constant: mean relative error of the planner, and of the best constant.
+        rank: rank correlation over the layouts of the model with the most rows; `None` for fewer than six.
+        calibrates: whether the source set constants.
+    """
+
+    key: str
+    counts: str
+    rows: int
+    error: float
+    constant: float
+    rank: float | None
+    calibrates: bool
+
+
+def by_source(judgements: Sequence[Judgement]) -> list[SourceRow]:
+    """Return a row for each source, those that set nothing first."""
+    rows = []
+    for key in dict.fromkeys(each.run.key for each in judgements):
+        own = [each for each in judgements if each.run.key == key]
+        models = [[each for each in own if each.run.model == model] for model in {each.run.model for each in own}]
+        largest = max(models, key=len)
+        rank = rank_correlation(largest) if len(largest) > 5 else None
+        first = own[0].run
+        errors = mean_error(own), constant_error(own)
+        rows.append(SourceRow(key, first.counts, len(own), *errors, rank, first.calibrates))
+    return sorted(rows, key=lambda row: row.calibrates)
+
+
+def rank_correlation(judgements: Sequence[Judgement]) -> float:
+    """Return Spearman's rank correlation of planned and published FLOP/s: 1 for the same order, 0 for none."""
+    planned, published = _ranks([each.flops for each in judgements]), _ranks([each.run.flops for each in judgements])
+    return statistics.correlation(planned, published)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(each < value for each in values) + sum(each == value for each in values) / 2 for value in values]
 
 
 def memory_error(row: MemoryRow) -> float:

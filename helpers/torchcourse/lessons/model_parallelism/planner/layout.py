@@ -120,5 +120,10 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
 def _check_interleaving(layout: Layout, layers: int) -> None:
     if layout.pipeline == 1:
         raise ValueError("interleaving needs a pipeline of at least 2 ranks.")
+    if layout.micro_batches % layout.pipeline:
+        raise ValueError(
+            f"interleaving needs a multiple of {layout.pipeline} micro-batches, one round of the pipeline's ranks, but "
+            f"there are {layout.micro_batches}: change the batch, micro_batch or data, or leave interleaving at 1."
+        )
     if layers % layout.interleaving:
         raise ValueError(f"The {layers} layers of a pipeline rank cannot be cut into {layout.interleaving} pieces.")

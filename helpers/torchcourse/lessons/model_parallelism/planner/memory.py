@@ -8,7 +8,8 @@ one layer, one sequence of s tokens and width h, t tensor ranks: with GPT's laye
 * the scores computed again: the part 5as/h falls away (equation 6); FlashAttention does the same;
 * each whole layer computed again: its input alone, 2sh (table 2).
 
-Not modelled: what the framework itself takes (about 1 GB), and the allocator's fragmentation.
+What no formula says is set on one published log (`published`, BigScience): what the framework takes, and what the
+allocator adds. `Plan.fits` leaves a reserve besides.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from torchcourse.lessons.model_parallelism.planner.models import Model
 LOGIT_COPIES_FLOAT32 = 3
 """Copies of the logits at the peak of the loss: log-probabilities, their gradient, the gradient of the logits."""
 
+FRAMEWORK = 5 * 2**30
+"""Bytes of CUDA's context, NCCL's and the framework's own buffers."""
+ALLOCATOR_STATES, ALLOCATOR_ACTIVATIONS = 0.1, 0.3
+"""What the allocator adds to the states, and to activations that come and go, as a share of them."""
+
 
 @dataclass(frozen=True)
 class Bytes:
@@ -32,6 +38,8 @@ class Bytes:
         activations: what the layers keep for the backward pass, of all micro-batches in flight.
         working: a layer's activations that recomputation brings back for a moment.
         logits: the output layer's results, on the GPU that has it.
+        allocator: what rounding and gaps between blocks add.
+        framework: CUDA's context, communication buffers.
     """
 
     parameters: float
@@ -41,6 +49,8 @@ class Bytes:
     activations: float
     working: float
     logits: float
+    allocator: float
+    framework: float
 
     @property
     def total(self) -> float:
@@ -80,6 +90,13 @@ def layer_activations(model: Model, layout: Layout, recomputation: str | None = 
     return tokens * kept
 
 
+def between_activations(model: Model, layout: Layout) -> float:
+    """Return the bytes that one layer keeps of one micro-batch between the matrix products: norms, sums, dropout."""
+    tokens = layout.micro_batch * model.sequence / layout.context
+    between, _, _ = _kept_per_token(model, layout)
+    return tokens * between / (layout.tensor if layout.sequence_parallel else 1)
+
+
 def score_activations(model: Model, layout: Layout) -> float:
     """Return the bytes of the attention scores that one layer keeps of one micro-batch on one GPU."""
     return layer_activations(model, layout, "none") - layer_activations(model, layout, "selective")
@@ -117,7 +134,10 @@ def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
     gathered = 0.0
     if layout.stage == 3:
         gathered = 2 * model.layer_parameters / layout.tensor * layout.element
-    return Bytes(each.parameters, each.gradients, each.optimizer, gathered, activations, working, logits)
+    coming_and_going = gathered + activations + working
+    allocator = ALLOCATOR_STATES * each.total + ALLOCATOR_ACTIVATIONS * coming_and_going
+    own = each.parameters, each.gradients, each.optimizer
+    return Bytes(*own, gathered, activations, working, logits, allocator, FRAMEWORK)
 
 
 def _micro_batches_in_flight(layout: Layout, rank: int) -> float:

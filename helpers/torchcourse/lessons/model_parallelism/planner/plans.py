@@ -8,6 +8,9 @@ from torchcourse.lessons.model_parallelism.planner.memory import Bytes, fullest_
 from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.seconds import Seconds, step_seconds
 
+RESERVE = 0.03
+"""Share of a GPU's memory that a plan leaves free."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -45,8 +48,8 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the bytes fit into a GPU's memory."""
-        return self.bytes.total <= self.cluster.gpu.memory
+        """Whether the bytes fit into a GPU's memory, with a reserve of 3 %."""
+        return self.bytes.total <= (1 - RESERVE) * self.cluster.gpu.memory
 
     @property
     def tokens_per_second(self) -> float:

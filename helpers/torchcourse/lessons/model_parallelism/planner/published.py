@@ -5,6 +5,7 @@ planner cannot express, in `published_sources.yaml`.
 """
 
 import csv
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,7 +15,6 @@ from typing import Any, Literal
 import yaml
 
 from torchcourse.lessons.model_parallelism.planner.clusters import (
-    DEEPSPEED_2021,
     GPU,
     H100,
     Cluster,
@@ -24,11 +24,17 @@ from torchcourse.lessons.model_parallelism.planner.clusters import (
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_8B, LLAMA3_405B, Model
 
+SETTING = ("aleph-alpha", "mpt-a100", "mpt-h100")
+"""Sources on whose speeds the planner's constants are set. It is judged on the others."""
+MEMORY_SETTING = ("bigscience",)
+"""Sources on whose bytes the shares of framework and allocator are set."""
 _H100_96_GB = GPU("H100 96 GB", H100.flops, H100.flops_float32, 96 * 2**30, 2.4e12)
 _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "DGX A100": dgx_a100,
-    "DGX A100, ZeRO of 2021": lambda gpus: replace(dgx_a100(gpus), efficiency=DEEPSPEED_2021),
+    "DGX A100, ZeRO of 2021": lambda gpus: replace(dgx_a100(gpus), network=25e9 / 8),
     "Grand Teton": grand_teton,
+    "H100, 400 GB/s": grand_teton,
+    "Jean Zay": lambda gpus: replace(dgx_a100(gpus), network=6.25e9),
     "H100 96 GB": lambda gpus: replace(grand_teton(gpus), gpu=_H100_96_GB),
 }
 
@@ -43,10 +49,12 @@ class Run:
         seconds: of a step, where the table gives them.
         unstated: fields of the layout that the source does not give. The planner takes the fastest that fit, as the
             authors tuned theirs.
-        calibrates: whether the planner's constants are set on this row. It is judged on the others.
+        key: of the source, as in `published_sources.yaml`.
+        calibrates: whether the planner's constants are set on this source. It is judged on the others.
     """
 
     name: str
+    key: str
     source: str
     model: Model
     cluster: Cluster
@@ -64,11 +72,13 @@ class MemoryRow:
 
     Attributes:
         part: "states", "activations" or "total".
-        size: in bytes.
+        key: of the source, as in `published_sources.yaml`.
+        size: in bytes; infinite where the run ended with "out of memory".
         measured: whether it was measured, or is the paper's own sum.
     """
 
     name: str
+    key: str
     source: str
     model: Model
     cluster: Cluster
@@ -104,17 +114,20 @@ def _row(row: dict[str, str], source: str, model: Model, cluster: Cluster, layou
     """Return a row, with its number in SI units."""
     described: dict[str, Any] = {
         "name": row["name"],
+        "key": row["source"],
         "source": source,
         "model": model,
         "cluster": cluster,
         "layout": layout,
     }
+    if row["quantity"] == "out of memory":
+        return MemoryRow(**described, part="total", size=math.inf, measured=True)
     value = float(row["value"])
-    speed = partial(Run, **described, unstated=tuple(row["unstated"].split()), calibrates=row["calibrates"] == "yes")
+    speed = partial(Run, **described, unstated=tuple(row["unstated"].split()), calibrates=row["source"] in SETTING)
     match row["quantity"].rsplit(" ", 1):
-        case ["seconds"]:
-            flop = model.hardware_flop(layout.recomputation) * layout.batch
-            return speed(flops=flop / value / cluster.gpus, seconds=value)
+        case ["hardware" | "model" as counts, "seconds"]:
+            flop = model.hardware_flop(layout.recomputation) if counts == "hardware" else model.model_flop
+            return speed(flops=flop * layout.batch / value / cluster.gpus, seconds=value, counts=counts)
         case ["MFU", "%"]:
             return speed(flops=value / 100 * cluster.gpu.flops, counts="model")
         case ["hardware" | "model" as counts, "TFLOP/s"]:

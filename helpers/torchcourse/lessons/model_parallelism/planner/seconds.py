@@ -12,6 +12,7 @@ from torchcourse.lessons.data_parallelism.memory import RECIPES
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
 from torchcourse.lessons.model_parallelism.planner.memory import (
+    between_activations,
     layer_activations,
     local_parameters,
     score_activations,
@@ -93,39 +94,70 @@ class _Layer:
 
 
 def _layer_seconds(model: Model, cluster: Cluster, layout: Layout) -> _Layer:
-    shared = layout.tensor * layout.context
-    forward = _compute_seconds(
-        cluster,
-        layout,
-        flop=layout.micro_batch * model.layer_flop / shared,
-        kept=layer_activations(model, layout, "none"),
-    )
-    scores = _compute_seconds(
-        cluster, layout, flop=layout.micro_batch * model.score_flop / shared, kept=score_activations(model, layout)
-    )
-    recomputation = {"none": 0.0, "selective": scores, "full": forward}[layout.recomputation]
+    products = sum(_product_seconds(cluster, layout, *sides) for sides in _products(model, layout))
+    scores = _score_seconds(model, cluster, layout)
+    inside = cluster.efficiency.traffic / cluster.gpu.memory_bandwidth
+    between = cluster.efficiency.between_traffic / cluster.gpu.memory_bandwidth
+    kept, of_scores = layer_activations(model, layout, "none"), score_activations(model, layout)
+    of_norms = between_activations(model, layout)
+    moving = between * of_norms + inside * (kept - of_norms)
+    forward = products + scores + moving + cluster.efficiency.pass_overhead
+    again = {"none": 0.0, "selective": scores + inside * of_scores, "full": forward}[layout.recomputation]
     passes = 3 if layout.recomputation == "full" else 2
     return _Layer(
-        compute=3 * forward,
-        recomputation=recomputation,
+        compute=3 * forward + _accumulation_seconds(model, cluster, layout),
+        recomputation=again,
         tensor=passes * _tensor_seconds(model, cluster, layout),
         context=passes * _context_seconds(model, cluster, layout),
     )
 
 
-def _compute_seconds(cluster: Cluster, layout: Layout, flop: float, kept: float) -> float:
-    """Return the seconds of matrix products of `flop`, and of moving activations of `kept` bytes."""
+def _products(model: Model, layout: Layout) -> list[tuple[float, float, float]]:
+    """Return the sides of a layer's matrix products on one GPU: tokens, columns, and what is summed over."""
+    tokens = layout.micro_batch * model.sequence / layout.context
+    h, t = model.width, layout.tensor
+    inner = model.feed_forward / t
+    return [
+        (tokens, h * (1 + 2 * model.key_value_share) / t, h),
+        (tokens, h, h / t),
+        (tokens, inner * (2 if model.gated else 1), h),
+        (tokens, h, inner),
+    ]
+
+
+def _product_seconds(cluster: Cluster, layout: Layout, rows: float, columns: float, summed: float) -> float:
+    """Return the seconds of a matrix product: its FLOP at a share of the peak, and its operands through the memory.
+
+    Nothing hides the second part. With F FLOP/s and B bytes/s it is (e/2) · (F/B) · (1/rows + 1/columns + 1/summed) of
+    the first, for elements of e bytes: a product with a short side reaches less of the peak.
+    """
     peak = cluster.gpu.flops if layout.element == 2 else cluster.gpu.flops_float32
-    efficiency = cluster.efficiency
-    return flop / (peak * efficiency.matmul) + efficiency.traffic * kept / cluster.gpu.memory_bandwidth
+    computing = 2 * rows * columns * summed / (peak * cluster.efficiency.matmul)
+    moved = layout.element * (rows * columns + rows * summed + columns * summed)
+    return computing + moved / cluster.gpu.memory_bandwidth
+
+
+def _score_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of the attention scores of one layer, forward. FlashAttention skips the masked half."""
+    heads = layout.micro_batch * model.heads / layout.tensor
+    rows, summed = model.sequence / layout.context, model.width / model.heads
+    both = 2 * heads * _product_seconds(cluster, layout, rows, model.sequence, summed)
+    return both / 2 if layout.flash_attention else both
+
+
+def _accumulation_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+    """Return the seconds of adding a layer's gradients to those of the micro-batches before: read, read, write."""
+    size = model.layer_parameters / layout.tensor * RECIPES[layout.recipe].gradients
+    return 3 * size / cluster.gpu.memory_bandwidth
 
 
 def _head_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
     """Return the seconds of the output layer and the loss for one micro-batch, forward and backward."""
-    shared = layout.tensor * layout.context
-    tokens = layout.micro_batch * model.sequence / shared
-    flop = layout.micro_batch * model.head_flop / shared
-    return 3 * _compute_seconds(cluster, layout, flop, kept=tokens * model.vocabulary * 4)
+    tokens = layout.micro_batch * model.sequence / layout.context
+    columns = model.vocabulary / layout.tensor
+    product = _product_seconds(cluster, layout, tokens, columns, model.width)
+    moved = cluster.efficiency.traffic * tokens * columns * 4 / cluster.gpu.memory_bandwidth
+    return 3 * (product + moved)
 
 
 def _activation_bytes(model: Model, layout: Layout) -> float:
@@ -202,4 +234,4 @@ def _update_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
     """Return the seconds of reading and writing the states once."""
     own = states(model, layout)
     moved = 2 * own.optimizer + own.gradients + own.parameters
-    return moved / cluster.gpu.memory_bandwidth
+    return moved / cluster.gpu.memory_bandwidth + cluster.efficiency.step_overhead
