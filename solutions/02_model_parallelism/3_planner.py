@@ -426,7 +426,7 @@ for row in by_source(judged):
 
 # %% [markdown]
 # *Counts* says whether the source counts recomputation ("hardware") or not ("model"). *The best constant* is what you would reach with one and the same
-# number for all runs of that source, chosen afterwards. *Rank* is the rank correlation over the layouts of the model with the most rows: 1 if the planner
+# number for all runs of that source, chosen afterwards. *Rank* is the rank correlation over the layouts of one model on as many GPUs: 1 if the planner
 # knows their order, 0 if it guesses.
 #
 # Read it with care:
@@ -780,9 +780,8 @@ network = speeds[0][2]
 print(f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} GB/s of memory")
 print(f"all-reduce: {network.bandwidth / 1e9:.2f} GB/s, {network.alpha * 1e6:.0f} µs a message")
 rank = GPU("rank of this machine", flops, flops, memory=4 * 2**30, memory_bandwidth=memory_bandwidth)
-# Measured speeds have arrived already: shares of 1. How often activations move is taken over from the A100.
-a100 = dgx_a100(8).efficiency
-arrived = Efficiency(1.0, a100.traffic, link=1.0, network=1.0, between_traffic=a100.between_traffic)
+# Measured speeds have arrived already: shares of 1. Each activation is counted as written once and read once.
+arrived = Efficiency(matmul=1.0, traffic=2.0, link=1.0, network=1.0, between_traffic=2.0)
 
 
 def this_machine(ranks):

@@ -191,6 +191,12 @@ def test_a_plan_prints_what_it_costs() -> None:
         ({"data": 8, "recomputation": "some"}, "recomputation is one of none, selective, full, but not 'some'"),
         ({"data": 8, "recomputation": "selective"}, "FlashAttention keeps no scores"),
         ({"data": 8, "recipe": "int4"}, "There is no recipe 'int4'"),
+        ({"data": 8, "recipe": "FP8, Adam"}, "The planner does not know 8-bit products"),
+        ({"data": 8, "expert": 2}, "The planner does not know expert parallelism"),
+        (
+            {"pipeline": 2, "data": 4, "batch": 12, "interleaving": 4},
+            "interleaving needs a multiple of 2 micro-batches",
+        ),
     ],
 )
 def test_a_layout_that_does_not_fit_is_one_sentence(layout: dict, sentence: str) -> None:
@@ -198,6 +204,13 @@ def test_a_layout_that_does_not_fit_is_one_sentence(layout: dict, sentence: str)
         on(8, **layout)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_key_value_heads_are_not_copied() -> None:
+    grouped = Model("grouped", 8, 1024, 16, key_value_heads=2)
+    assert plan(grouped, dgx_a100(2), Layout(2, tensor=2)).seconds.total > 0
+    with pytest.raises(ValueError, match="4 tensor ranks cannot share 2 key-value heads evenly"):
+        plan(grouped, dgx_a100(4), Layout(4, tensor=4))
 
 
 def test_uneven_shares_are_refused() -> None:

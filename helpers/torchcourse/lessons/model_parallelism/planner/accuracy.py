@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import fullest_gpu
+from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
 from torchcourse.lessons.model_parallelism.planner.published import RUNS, MemoryRow, Run
 from torchcourse.lessons.model_parallelism.planner.search import layouts
@@ -64,7 +65,8 @@ class SourceRow:
         key: of the source.
         counts: whether it counts recomputation ("hardware") or not ("model").
         error, constant: mean relative error of the planner, and of the best constant.
-        rank: rank correlation over the layouts of the model with the most rows; `None` for fewer than six.
+        rank: rank correlation over the layouts of one model on as many GPUs, the one with the most rows; `None` for
+            fewer than six.
         calibrates: whether the source set constants.
     """
 
@@ -82,8 +84,10 @@ def by_source(judgements: Sequence[Judgement]) -> list[SourceRow]:
     rows = []
     for key in dict.fromkeys(each.run.key for each in judgements):
         own = [each for each in judgements if each.run.key == key]
-        models = [[each for each in own if each.run.model == model] for model in {each.run.model for each in own}]
-        largest = max(models, key=len)
+        groups: dict[tuple[Model, int], list[Judgement]] = {}
+        for each in own:
+            groups.setdefault((each.run.model, each.run.cluster.gpus), []).append(each)
+        largest = max(groups.values(), key=len)
         rank = rank_correlation(largest) if len(largest) > 5 else None
         first = own[0].run
         errors = mean_error(own), constant_error(own)

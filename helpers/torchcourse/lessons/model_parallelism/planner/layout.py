@@ -27,7 +27,8 @@ class Layout:
         sequence_parallel: whether tensor ranks also share out what lies between the matrix products.
         flash_attention: whether attention works without keeping the scores (FlashAttention).
         overlap: whether data-parallel communication hides behind the backward pass.
-        recipe: of precision and optimizer, a key of `memory.RECIPES`.
+        recipe: of precision and optimizer, a key of `memory.RECIPES`. 8-bit products are refused.
+        expert: of expert parallelism, which the planner does not know: anything but 1 is refused.
     """
 
     batch: int
@@ -43,6 +44,7 @@ class Layout:
     flash_attention: bool = True
     overlap: bool = True
     recipe: str = "mixed precision, Adam"
+    expert: int = 1
 
     @property
     def gpus(self) -> int:
@@ -85,6 +87,7 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     for size in sizes:
         if getattr(layout, size) < 1:
             raise ValueError(f"{size} must be at least 1, but is {getattr(layout, size)}.")
+    _check_known(layout)
     if layout.recipe not in RECIPES:
         raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")
     if layout.recomputation not in RECOMPUTATION:
@@ -105,6 +108,11 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
             f"{layout.tensor} tensor ranks cannot share {model.heads} heads and {model.feed_forward} feed-forward "
             "columns evenly: choose a number that divides both."
         )
+    if model.key_value_heads % layout.tensor:
+        raise ValueError(
+            f"{layout.tensor} tensor ranks cannot share {model.key_value_heads} key-value heads evenly (grouped-query "
+            "attention): choose a number that divides them. The planner does not know copies of key-value heads."
+        )
     if model.sequence % layout.context:
         raise ValueError(f"{layout.context} context ranks cannot share {model.sequence} tokens evenly.")
     if layout.batch % (layout.data * layout.micro_batch):
@@ -115,6 +123,14 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     layers, _ = layers_per_stage(model, layout)
     if layout.interleaving > 1:
         _check_interleaving(layout, layers)
+
+
+def _check_known(layout: Layout) -> None:
+    """Refuse by name what other planners know and this one does not."""
+    if any(word in layout.recipe.lower() for word in ("fp8", "float8", "fp4", "float4")):
+        raise ValueError(f"The planner does not know 8-bit products ({layout.recipe!r}): choose a 16-bit recipe.")
+    if layout.expert != 1:
+        raise ValueError("The planner does not know expert parallelism (mixtures of experts): leave expert at 1.")
 
 
 def _check_interleaving(layout: Layout, layers: int) -> None:
