@@ -10,7 +10,9 @@ from torchcourse.ranks import who
 from torchcourse.training.losses import Count
 
 
-def divide_gradients(optimizer: torch.optim.Optimizer, count: Count, unit: int, device: torch.device) -> None:
+def divide_gradients(
+    optimizer: torch.optim.Optimizer, count: Count, unit: int, device: torch.device, asked: bool
+) -> torch.Tensor | None:
     """Turn gradients of sums over `unit` into those of the mean over everything that counts, of all ranks together.
 
     Every rank has to call it, after the ranks have averaged their gradients.
@@ -20,25 +22,31 @@ def divide_gradients(optimizer: torch.optim.Optimizer, count: Count, unit: int, 
         count: what this rank's sums are made of.
         unit: a power of two, which changes no digit; it keeps the gradients from growing too large on the way.
         device: of the gradients.
+        asked: whether this rank was asked to stop, which the ranks tell each other by the way.
+
+    Returns:
+        How many ranks were asked; None in one process.
     """
+    ranks_asked = None
     if who.world_size() > 1:
-        total = torch.as_tensor(count, dtype=torch.float64, device=device).reshape(1)
-        dist.all_reduce(total)
-        count = total / who.world_size()
+        sums = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=device) for value in (count, asked)])
+        dist.all_reduce(sums)
+        count, ranks_asked = sums[0] / who.world_size(), sums[1]
     if isinstance(count, torch.Tensor) and count.device.type == "cpu":
         count = count.item()
     # Where nothing counts all gradients are 0, and stay so.
     share = unit / (count.where(count != 0, 1) if isinstance(count, torch.Tensor) else count or 1)
     if isinstance(share, float) and share == 1.0:
-        return
+        return ranks_asked
     for group in optimizer.param_groups:
         gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
         dense = [gradient for gradient in gradients if not gradient.is_sparse]
         if dense:
-            torch._foreach_mul_(dense, share if isinstance(share, float) else share.to(dense[0].dtype).squeeze())
+            torch._foreach_mul_(dense, share if isinstance(share, float) else share.to(dense[0].dtype))
         for gradient in gradients:
             if gradient.is_sparse:
                 gradient.mul_(share)
+    return ranks_asked
 
 
 def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:

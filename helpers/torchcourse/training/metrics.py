@@ -113,11 +113,11 @@ class Averages:
             self._batches.append((outputs, targets))
             self._held = math.inf
         if self._held > _HOLD:
-            self._apply_metrics()
+            self.apply_metrics()
 
     def flush(self) -> dict[str, float]:
         """Return the means since the last flush, over all ranks; every rank has to call it. Waits for the device."""
-        self._apply_metrics()
+        self.apply_metrics()
         sums = [_sum_and_count(parts) for parts in self._parts]
         counts = numbers([count for count, _ in self.losses])
         losses = numbers([loss for _, loss in self.losses])
@@ -166,7 +166,8 @@ class Averages:
         self._held = sum(outputs.numel() for outputs, _ in self._batches)
 
     @torch.no_grad()
-    def _apply_metrics(self) -> None:
+    def apply_metrics(self) -> None:
+        """Compute the metrics of the batches that none has seen yet."""
         for outputs, targets in _joined(self._batches):
             for parts, (name, metric) in zip(self._parts, self.metrics.items(), strict=True):
                 values = metric(outputs, targets)

@@ -19,12 +19,12 @@ class Progress:
 
     Args:
         shown: False for silence, as on all ranks but the first.
-        epochs: the epochs at the end of this fit.
+        epochs: the epochs at the end of this fit, or None if unknown.
         steps: the steps that are left, or None if unknown.
     """
 
-    def __init__(self, shown: bool, epochs: int, steps: int | None) -> None:
-        self.epochs = epochs
+    def __init__(self, shown: bool, epochs: int | None, steps: int | None) -> None:
+        self._of = "" if epochs is None else f"/{epochs}"
         self._bar = _bar(steps) if shown else None
         self._lines = shown and self._bar is None
         # Looked up once: this runs after every step.
@@ -32,14 +32,14 @@ class Progress:
 
     def epoch_begins(self, epoch: int) -> None:
         if self._bar is not None:
-            self._bar.set_description(f"epoch {epoch}/{self.epochs}", refresh=False)
+            self._bar.set_description(f"epoch {epoch}{self._of}", refresh=False)
 
     def epoch_ends(self, row: dict[str, Any]) -> None:
         shown = {name: value for name, value in row.items() if name not in ("epoch", "step", "lr", "seconds")}
         if self._bar is not None:
             self._bar.set_postfix_str(describe(shown))
         elif self._lines:
-            print(f"epoch {row['epoch']}/{self.epochs}  {describe(shown)}  ({row['seconds']:.1f} s)", flush=True)
+            print(f"epoch {row['epoch']}{self._of}  {describe(shown)}  ({row['seconds']:.1f} s)", flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -52,26 +52,38 @@ class Progress:
 
 
 class GentleStop:
-    """While active, the first Ctrl-C (or Jupyter's stop button) only sets `requested`; a second one interrupts at once.
+    """The first Ctrl-C (or Jupyter's stop button), or a SIGTERM, only sets `asked`.
 
-    So a step is never cut in the middle, where some weights would be new and some old.
+    So a step is never cut in the middle, where some weights would be new and some old. A second Ctrl-C interrupts at
+    once. SIGTERM is how Slurm and the owners of spot machines say that the machine goes away soon.
+
+    Args:
+        interrupts: whether to answer Ctrl-C.
+        terminations: whether to answer SIGTERM.
+        alone: False on several ranks: then `agree` decides when all of them stop.
     """
 
-    def __init__(self, active: bool = True) -> None:
-        self.requested = False
+    def __init__(self, interrupts: bool = True, terminations: bool = False, alone: bool = True) -> None:
+        self.asked = self.requested = self.terminated = False
+        self._alone = alone
         # Python allows signal handlers in the main thread only; elsewhere Ctrl-C does not arrive anyway.
-        self._active = active and threading.current_thread() is threading.main_thread()
+        here = threading.current_thread() is threading.main_thread()
+        wanted = [(signal.SIGINT, interrupts), (signal.SIGTERM, terminations)]
+        self._signals = [number for number, answered in wanted if answered and here]
 
     def __enter__(self) -> Self:
-        if self._active:
-            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        self._before = {number: signal.signal(number, self._on_signal) for number in self._signals}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._active:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agree(self, ranks_asked: float) -> None:
+        """Stop if any rank was asked to."""
+        self.requested = self.requested or ranks_asked > 0
 
     def until(self, items: Iterator) -> Iterator:
         """Yield items until a stop is requested. Ctrl-C also ends a loader's workers, whose failure is no error."""
@@ -86,10 +98,12 @@ class GentleStop:
                 raise
             yield item
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
-        self.requested = True
+        self.asked = True
+        self.requested = self._alone
+        self.terminated = self.terminated or number == signal.SIGTERM
 
 
 def _bar(steps: int | None) -> tqdm | None:

@@ -12,13 +12,15 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
-from torchcourse.training.checkpoint import some
+from torchcourse.training.checkpoint import parameter_names, some
 from torchcourse.training.losses import Count, reduction
 from torchcourse.training.metrics import Metric, OverAll, check_mean
-from torchcourse.training.snapshot import Position
+from torchcourse.training.position import Position
+from torchcourse.training.schedules import check_mode
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
@@ -30,6 +32,12 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         )
     if given["mode"] == "min" and "accuracy" in given["monitor"]:
         raise ValueError(f"monitor={given['monitor']!r} with mode='min' would keep the worst epoch. Use mode='max'.")
+    if given["mode"] == "max" and given["monitor"] in ("loss", "val_loss"):
+        raise ValueError(
+            f"monitor={given['monitor']!r} with mode='max' would keep the worst epoch. Give monitor the value whose "
+            "maximum is best, such as 'val_accuracy', or use mode='min'."
+        )
+    check_mode(given["scheduler"], given["monitor"], given["mode"])
     closure = inspect.signature(given["optimizer"].step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
@@ -60,16 +68,72 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
         raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
 
 
-_CHOICES = {"precision": ("fp32", "bf16", "fp16"), "mode": ("min", "max")}
+_CHOICES: dict[str, tuple] = {
+    "precision": ("fp32", "bf16", "fp16"),
+    "mode": ("min", "max"),
+    "schedule_by": ("step", "epoch", None),
+}
 _WHOLE_NUMBERS = {
     "accumulate": (1, " from 1 on"),
     "log_every": (1, " from 1 on"),
     "save_every": (1, " from 1 on, or None"),
     "keep": (0, " from 0 on"),
+    "patience": (1, " from 1 on, or None"),
     "watch_every": (0, ", or 0 for never"),
 }
-_MAY_BE_NONE = ("save_every", "watch_every")
+_MAY_BE_NONE = ("save_every", "watch_every", "patience")
 _COLUMNS = ("loss", "lr", "epoch", "step", "seconds", "gradient_norm")  # of the history, besides the metrics
+
+
+def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
+    """Raise ValueError if the optimizer does not train the model's parameters."""
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    own = loss_fn.named_parameters() if isinstance(loss_fn, nn.Module) else ()
+    if learned := [name for name, parameter in own if parameter in trained]:
+        raise ValueError(
+            f"The optimizer trains the loss function's {some(learned)}, which no checkpoint would hold. Make them "
+            "parameters of the model, and let it return them with its outputs."
+        )
+    names = parameter_names(model, optimizer)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = [name for parameter, name in names.items() if parameter in trained and not parameter.requires_grad]
+    left_out = [name for parameter, name in names.items() if name in learning and parameter not in trained]
+    if frozen and left_out:
+        raise ValueError(
+            f"The optimizer was made before the model was changed: it holds {some(frozen)}, frozen since, and lacks "
+            f"{some(left_out)}, which could learn. Make it last, after add_lora() and freezing: for example of "
+            "(p for p in model.parameters() if p.requires_grad)."
+        )
+
+
+def check_scale(scaler: torch.amp.GradScaler) -> None:
+    """Raise FloatingPointError if loss scaling has left out step after step."""
+    if scaler.is_enabled() and scaler.get_scale() < _LEAST_SCALE:
+        raise FloatingPointError(
+            "The gradients are nan or infinite at any loss scale, so that every step is left out, though the losses "
+            "are numbers. Look for sqrt(0), norm(0) or a division by 0 in the model, or use precision='bf16'."
+        )
+
+
+_LEAST_SCALE = 2.0**-20  # from 2**16 on, that is 36 steps left out
+
+
+def not_repeated(loader: Iterable, batches: Iterator) -> Iterator:
+    """Yield the batches. Raises ValueError if each of a stream's workers yields the same ones."""
+    workers = getattr(loader, "num_workers", 0)
+    first: list[float] = []
+    for number, batch in enumerate(batches):
+        # The workers take turns: the second batch is the first of the second worker.
+        if number < 2 and workers > 1 and isinstance(getattr(loader, "dataset", None), IterableDataset):
+            print_of = _fingerprint(batch)
+            if print_of and print_of == first:
+                raise ValueError(
+                    f"The first two batches are equal: each of the {workers} workers goes through the whole stream, so "
+                    "that every sample comes once per worker. Let the data set's __iter__ skip what is others' "
+                    "(torch.utils.data.get_worker_info()), or use num_workers=0."
+                )
+            first = print_of
+        yield batch
 
 
 def checked_folder(checkpoint_dir: Path | None) -> Path:
@@ -83,7 +147,8 @@ def check_fit(
     monitor: str,
     metrics: Mapping[str, Metric | OverAll],
     train_loader: Iterable,
-    epochs: int,
+    epochs: int | None,
+    max_steps: int | None,
     val_loader: Iterable | None,
 ) -> None:
     """Raise ValueError for a fit that cannot work. Every rank has to call it.
@@ -91,10 +156,13 @@ def check_fit(
     Args:
         monitor: the value that says which epoch is best.
         metrics: by name.
-        train_loader, epochs, val_loader: as `Trainer.fit` got them.
+        train_loader, epochs, max_steps, val_loader: as `Trainer.fit` got them.
     """
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs has to be a whole number from 1 on, but is {epochs!r}.")
+    for name, value in (("epochs", epochs), ("max_steps", max_steps)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
+    if epochs is None and max_steps is None:
+        raise ValueError("fit() has to know when to end: give it epochs or max_steps.")
     names = ["loss", *(name for name, metric in metrics.items() if not isinstance(metric, OverAll))]
     if val_loader is not None:
         names += [f"val_{name}" for name in ["loss", *metrics]]
@@ -184,7 +252,7 @@ def lone_sample_refused(model: nn.Module, loader: Iterable) -> Iterator[None]:
         return
 
     def look(module: nn.Module, inputs: tuple) -> None:
-        if module.training and inputs[0].dim() == 2:
+        if module.training and inputs[0].numel() == inputs[0].size(0) * inputs[0].size(1):
             raise ValueError(f"{count} samples in batches of {size} leave one for the last batch, and {_LONE}")
         for hook in hooks:
             hook.remove()

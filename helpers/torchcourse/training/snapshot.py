@@ -1,6 +1,6 @@
 """The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on exactly."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,23 +9,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.ranks import who
-from torchcourse.training import checkpoint
+from torchcourse.training import checkpoint, schedules
 from torchcourse.training.checkpoint import CheckpointError
 from torchcourse.training.history import History
 from torchcourse.training.metrics import Averages
+from torchcourse.training.position import Position
 
 FORMAT = 2
-
-
-@dataclass
-class Position:
-    """How far training has come."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # batches done of the epoch under way
-    step: int = 0  # optimizer steps
-    logged: int = 0  # the step at which values were last logged
-    best: float | None = None  # the monitored value at its best
 
 
 class Training(Protocol):
@@ -38,6 +28,7 @@ class Training(Protocol):
     position: Position
     history: History
     averages: Averages
+    settings: dict[str, Any]
 
 
 def take(trainer: Training, random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
@@ -63,13 +54,21 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generator: torch.Ge
         "history": asdict(trainer.history),
         "averages": who.gather(checkpoint.plain(trainer.averages.state())),
         "random": who.gather(random),
+        "settings": trainer.settings,
     }
 
 
-def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int) -> None:
+def run_in(folder: Path) -> Path | None:
+    """Return a file of a run that a folder holds, or None; every rank has to call it."""
+    files = [path for path in (folder / "last.pt", folder / "best.pt", *_kept(folder)) if path.exists()]
+    return who.from_rank_0(files[0] if files else None)
+
+
+def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int, replaces: bool) -> None:
     """Save what `take` returned under each of the names in a folder. Every rank has to call it; rank 0 writes.
 
-    With `keep`, the state is also kept as `step-N.pt`, and only the newest so many of these files stay.
+    With `keep`, the state is also kept as `step-N.pt`, and only the newest so many of these files stay. With
+    `replaces`, the files of the run that was there before are removed, as soon as the new ones are whole.
 
     Raises:
         CheckpointError: on every rank, if it could not be written. What was saved before is still there.
@@ -87,6 +86,10 @@ def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int
                 later = [path for path in kept if _step(path) > step]
                 too_old = [path for path in kept if _step(path) <= step][keep:]
                 for path in [*later, *too_old]:
+                    path.unlink(missing_ok=True)
+            if replaces:
+                new = {folder / f"{name}.pt" for name in names} | {folder / f"step-{state['position']['step']:08d}.pt"}
+                for path in {folder / "best.pt", *_kept(folder)} - new:
                     path.unlink(missing_ok=True)
         except CheckpointError as error:
             problem = error
@@ -109,12 +112,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def put_back(trainer: Training, state: dict[str, Any]) -> None:
-    """Give a Trainer everything that was saved but the random numbers, which come last (`random_of_this_rank`).
-
-    Raises:
-        CheckpointError: if the Trainer was built otherwise than the one that saved.
-    """
+def check(trainer: Training, state: dict[str, Any]) -> None:
+    """Raise CheckpointError if the Trainer was built otherwise than the one that saved."""
     if (trainer.scheduler is None) != (state["scheduler"] is None):
         raise CheckpointError(
             f"The checkpoint was saved {'without' if state['scheduler'] is None else 'with'} a learning rate "
@@ -131,12 +130,24 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
             f"The checkpoint was saved with a learning rate scheduler of a different kind: only one of them has "
             f"{checkpoint.some(sorted(other))}. Give the Trainer what the run began with."
         )
-    # All is checked before anything is changed.
     checkpoint.check_weights(trainer.model, state["model"])
     checkpoint.matching_groups(trainer.model, trainer.optimizer, state["optimizer"])
+
+
+def put_back(trainer: Training, state: dict[str, Any]) -> None:
+    """Give a Trainer everything that was saved but the random numbers, which come last (`random_of_this_rank`).
+
+    Raises:
+        CheckpointError: if the Trainer was built otherwise than the one that saved. Then nothing has changed.
+    """
+    check(trainer, state)
+    rates = _wound_on(trainer, state)
     checkpoint.load_weights(trainer.model, state["model"])
     checkpoint.load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer"])
-    if trainer.scheduler is not None:
+    if rates is not None:
+        for group, held in zip(trainer.optimizer.param_groups, rates, strict=True):
+            group.update(held)
+    elif trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
     if trainer.scaler.is_enabled() and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
@@ -146,45 +157,21 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
         trainer.averages.load_state(state["averages"])
 
 
-def differences(trainer: Training, state: dict[str, Any]) -> list[str]:
-    """Return in which settings of the optimizer and the schedule a new Trainer differs from the checkpoint, in words.
-
-    A checkpoint brings its own settings along, so those of the new Trainer have no effect.
-    """
-    found: list[str] = []
-    groups = list(zip(trainer.optimizer.param_groups, state["optimizer"]["groups"], strict=False))
-    for number, (new, saved) in enumerate(groups, 1):
-        left_out = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
-        if trainer.scheduler is not None:
-            left_out |= {"lr"} | ({"momentum", "betas"} if "max_momentum" in new else set())
-        where = f" of group {number}" if len(groups) > 1 else ""
-        found += _unequal(new, saved, left_out, where)
-    rates = [row["lr"] for row in state["history"]["rows"][:1]]
-    if isinstance(trainer.scheduler, ReduceLROnPlateau) and rates:
-        found += _unequal({"lr": float(trainer.optimizer.param_groups[0]["lr"])}, {"lr": rates[0]}, set(), "")
-    if trainer.scheduler is not None and state["scheduler"] is not None:
-        found += _unequal_schedules(trainer.scheduler.state_dict(), state["scheduler"])
-    return found
-
-
-def _unequal_schedules(new: dict[str, Any], saved: dict[str, Any]) -> list[str]:
-    found = _unequal(new, saved, _PROGRESS, " of the schedule")
-    for inner in zip(new.get("_schedulers", ()), saved.get("_schedulers", ()), strict=False):
-        found += _unequal_schedules(*inner)
-    return found
-
-
-def _unequal(new: dict[str, Any], saved: dict[str, Any], left_out: set[str], where: str) -> list[str]:
-    """Return "lr 0.1 (not 0.01)" for each key that both have with different values."""
-    pairs = [(key, new[key], checkpoint.plain(saved[key])) for key in new if key in saved and key not in left_out]
-    return [f"{key}{where} {old} (not {fresh})" for key, fresh, old in pairs if checkpoint.plain(fresh) != old]
-
-
-_PROGRESS = {
-    *("last_epoch", "best", "cooldown_counter", "num_bad_epochs", "base_lrs", "lr_lambdas", "_step_count", "_last_lr"),
-    *("_is_initial", "_get_lr_called_within_step", "_schedule_phases", "_schedulers"),
-}
-"""What a schedule keeps besides its settings: how far it has come, and what follows from the optimizer's."""
+def _wound_on(trainer: Training, state: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """If the schedule has new settings, let it move to where the checkpoint is, and return the rates there."""
+    schedule = trainer.scheduler
+    if schedule is None or isinstance(schedule, ReduceLROnPlateau):
+        return None
+    if not schedules.differences(schedule.state_dict(), state["scheduler"]):
+        return None
+    moves = state["scheduler"]["last_epoch"] - schedule.last_epoch
+    try:
+        return schedules.wound_on(schedule, trainer.optimizer, moves)
+    except ValueError as error:
+        raise CheckpointError(
+            f"The checkpoint's schedule has moved {moves} times, the new {type(schedule).__name__} cannot: {error} "
+            "Make it as long as the whole training."
+        ) from None
 
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:

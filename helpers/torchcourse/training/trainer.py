@@ -10,8 +10,10 @@ Read `fit`, then `_train`, then `_step`: that is the loop. The rest is bookkeepi
 import contextlib
 import math
 import os
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +21,18 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from torchcourse.data.loaders import begin_at, set_epoch, steps_left, windows
+from torchcourse.data.loaders import begin_at, length, set_epoch, windows
 from torchcourse.ranks import who
-from torchcourse.training import checkpoint, sanity, snapshot, wrappers
+from torchcourse.training import checkpoint, evaluation, resuming, sanity, schedules, snapshot, wrappers
 from torchcourse.training.gradients import clip_gradients, divide_gradients
 from torchcourse.training.history import History
+from torchcourse.training.keeping import Keeper
+from torchcourse.training.lockstep import together
 from torchcourse.training.losses import Count, Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll, accuracy
 from torchcourse.training.monitor import Monitor
 from torchcourse.training.progress import GentleStop, Progress
+from torchcourse.training.schedules import Length
 from torchcourse.training.watch import Watch
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +46,9 @@ class Trainer:
         optimizer: made from the model's parameters.
         loss_fn: `loss_fn(outputs, targets)`: a loss of torch; or an own one that returns the mean over the samples, one
             value per sample, or `(sum, count)` (`losses` says why).
-        scheduler: stepped after every optimizer step; a ReduceLROnPlateau after every epoch.
+        scheduler: a learning rate schedule; a ReduceLROnPlateau moves after every epoch.
+        schedule_by: whether it moves after every "step" or "epoch". None: every step, but a schedule that looks as if
+            it counted epochs is refused.
         accumulate: batches whose gradients make up one step (gradient accumulation, 기울기 누적).
         clip_norm: upper limit for the norm of all gradients together (gradient clipping).
         precision: "fp32"; or mixed precision (혼합 정밀도): "bf16", or "fp16" with loss scaling, on a GPU only.
@@ -57,6 +64,9 @@ class Trainer:
         monitor: which value says what is best: "val_loss", "val_accuracy", "loss" … Without a validation loader, "val_"
             is ignored.
         mode: "min" or "max": which of its values is best.
+        patience: end the training after so many epochs without a better value (early stopping, 조기 종료).
+        after_step, after_epoch: `function(trainer)`, called after every optimizer step, and after every epoch, which is
+            saved by then. Returning True ends the training; on several ranks all have to return the same.
         progress: whether to show a progress bar.
         device: in place of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU.
 
@@ -71,6 +81,7 @@ class Trainer:
         loss_fn: Callable[[Any, torch.Tensor], Any],
         *,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+        schedule_by: Literal["step", "epoch"] | None = None,
         accumulate: int = 1,
         clip_norm: float | None = None,
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -83,24 +94,29 @@ class Trainer:
         keep: int = 0,
         monitor: str = "val_loss",
         mode: Literal["min", "max"] = "min",
+        patience: int | None = None,
+        after_step: Callable[["Trainer"], object] | None = None,
+        after_epoch: Callable[["Trainer"], object] | None = None,
         progress: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
-        self.optimizer, self.loss_fn, self.scheduler = optimizer, loss_fn, scheduler
+        self.optimizer, self.loss_fn = optimizer, loss_fn
+        self.scheduler, self.schedule_by = scheduler, schedule_by
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
         self.metrics: dict[str, Metric | OverAll] = {"accuracy": accuracy} if metrics is None else dict(metrics)
         self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.save_every, self.keep = save_every, keep
-        self.monitor, self.mode, self.progress = monitor, mode, progress
+        self.monitor, self.mode, self.patience, self.progress = monitor, mode, patience, progress
+        self.after_step, self.after_epoch = after_step, after_epoch
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
         self.device = torch.empty(0, device=who.device() if device is None else device).device
         sanity.check_arguments(vars(self))  # which are, so far, the arguments
         self.model = wrappers.unwrap(model).to(self.device)
         self.replica = wrappers.wrap(model, self.device)
         self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
-        checkpoint.optimizer_state(self.model, optimizer)  # raises if the two do not belong together
-        self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) else scheduler
+        sanity.check_optimizer(self.model, optimizer, loss_fn)
+        self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) or schedule_by == "epoch" else scheduler
         dtype = PRECISIONS[precision]
         self.autocast = torch.autocast(self.device.type, dtype) if dtype else _NOTHING
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
@@ -108,57 +124,79 @@ class Trainer:
         self.history = History()
         self.loss = Loss(loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn)
         self.averages = Averages(self.metrics, self.device, self.loss.ignored)
+        self.settings: dict[str, Any] = {}  # of the fit, as a checkpoint keeps them
+        self._keeper = Keeper(self.checkpoint_dir, keep)
         self._ranks = who.world_size()
         self._unit: int | None = None
 
     def fit(
-        self, train_loader: Iterable, epochs: int, val_loader: Iterable | None = None, resume: bool = False
+        self,
+        train_loader: Iterable,
+        epochs: int | None = None,
+        val_loader: Iterable | None = None,
+        resume: bool = False,
+        *,
+        max_steps: int | None = None,
+        overwrite: bool = False,
     ) -> History:
-        """Train for `epochs` epochs (에폭) and return the history.
+        """Train for `epochs` epochs (에폭), or `max_steps` steps, and return the history.
 
         In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved and the history
-        so far returned. Pressed twice, it interrupts at once. On several ranks what was saved last stays.
+        so far returned. Pressed twice, it interrupts at once. On several ranks what was saved last stays. After a
+        SIGTERM, `last.pt` is saved and the process ends (SystemExit 143).
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
-            epochs: how many more; with `resume`, how many in all.
-            val_loader: what to evaluate on after every epoch.
+            epochs: how many more; with `resume`, how many in all. None: as many as `max_steps` takes.
+            val_loader: what to evaluate on after every epoch. One of its batches is tried before the first.
             resume: load `last.pt` first, if there is one, and go on exactly where it was saved.
+            max_steps: optimizer steps after which training ends, also within an epoch; counted as `epochs` are.
+            overwrite: replace the run that the checkpoint_dir holds.
 
         Raises:
-            ValueError: for loaders, batches or losses that nothing can be learned from.
-            FloatingPointError: when the loss is no longer a finite number; names the step.
+            ValueError: for loaders, batches, losses or schedules that nothing can be learned from, and for a
+                checkpoint_dir that holds a different run.
+            FloatingPointError: when the loss, a weight or the optimizer's state is no longer a finite number.
             CheckpointError: when resuming from a file that is damaged or belongs to a different model.
         """
-        sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, val_loader)
-        folder = sanity.checked_folder(self.checkpoint_dir) if resume else None
+        sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
+        self._keeper.begin(self, resume, overwrite)
+        self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
+        self.generator = getattr(train_loader, "generator", None)
+        begun = (0, 0) if resume else (self.position.epoch, self.position.step)
+        last_epoch = sys.maxsize if epochs is None else begun[0] + epochs
+        self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
+        length_of = Length(train_loader, self.accumulate, last_epoch, self._last_step)
+        self._random_at_batch = self._resume(length_of) if resume else None
+        if not resume:
+            schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
+            self._begin_epoch()
+        steps = length_of.steps_left(self.position)
         self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
-        self._generator = getattr(train_loader, "generator", None)
-        self._begin_epoch()
-        if folder is not None:
-            self._resume(folder, epochs)
-        last_epoch = epochs if resume else self.position.epoch + epochs
-        steps = steps_left(train_loader, self.accumulate, last_epoch - self.position.epoch, self.position.batch)
+        self.random_at_epoch = checkpoint.random_state(self.generator)
         writes = who.rank() == 0
         with (
             sanity.broadcasting_refused(),
             sanity.lone_sample_refused(self.model, train_loader),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
-            Progress(self.progress and writes, last_epoch, steps) as bar,
-            GentleStop(active=who.world_size() == 1) as stop,
+            Progress(self.progress and writes, None if epochs is None else last_epoch, steps) as bar,
+            GentleStop(interrupts=self._ranks == 1, terminations=True, alone=self._ranks == 1) as stop,
         ):
             watch = Watch(self.model, board, self.watch_every)
-            while self.position.epoch < last_epoch and not stop.requested:
+            if val_loader is not None and self.position.epoch < last_epoch:
+                evaluation.try_one_batch(self, val_loader, stop)
+            while self.position.epoch < last_epoch and self.position.step < self._last_step and not stop.requested:
                 start = time.perf_counter()
                 bar.epoch_begins(self.position.epoch + 1)
                 row = self._train(train_loader, board, watch, bar, stop)
                 if val_loader is not None and not stop.requested:
-                    row |= {f"val_{name}": value for name, value in self._evaluate(val_loader, stop).items()}
+                    self._keeper.save_last_if_new(self)  # an evaluation that dies loses nothing
+                    row |= {f"val_{name}": value for name, value in evaluation.evaluate(self, val_loader, stop).items()}
                 if not stop.requested:
                     row |= {"lr": self._rate(), "seconds": time.perf_counter() - start}
-                    self._finish_epoch(row, board, bar)
+                    self._finish_epoch(row, length(train_loader), board, bar)
         if stop.requested:
-            self._finish_early()
+            self._finish_early(stop.terminated)
         return self.history
 
     def evaluate(self, loader: Iterable) -> dict[str, float]:
@@ -168,7 +206,7 @@ class Trainer:
             ValueError: for a loader without batches, or batches that do not fit the model.
         """
         with sanity.broadcasting_refused():
-            return self._evaluate(loader, GentleStop(active=False))
+            return evaluation.evaluate(self, loader, GentleStop(interrupts=False))
 
     def restore(self, name: Literal["best", "last"] = "best") -> None:
         """Put the weights of `best.pt` or `last.pt` into the model.
@@ -183,25 +221,34 @@ class Trainer:
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
         set_epoch(loader, self.position.epoch)
-        self._random_at_epoch = checkpoint.random_state(self._generator)
+        self.random_at_epoch = checkpoint.random_state(self.generator)
         batches = begin_at(loader, self.position.batch)
         if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
-            checkpoint.set_random_state(self._random_at_batch, self._generator)
+            checkpoint.set_random_state(self._random_at_batch, self.generator)
         self.replica.train()
-        for window in stop.until(windows(batches, self.accumulate)):
+        for window in stop.until(self._windows(loader, batches)):
             with watch.around(self.position.step + 1):
-                self._step(window)
+                self._step(window, stop)
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)
             if self.save_every and self.position.step % self.save_every == 0:
-                self._save_within_epoch()
+                self._keeper.save(self, "last")
+            if self.after_step is not None and self.after_step(self) is True:
+                self._last_step = self.position.step
+            if self.position.step >= self._last_step:
+                break
         if stop.requested:
             return {}
         self._log(board)
         return {"epoch": self.position.epoch + 1, "step": self.position.step} | self.averages.means()
 
-    def _step(self, window: list) -> None:
+    def _windows(self, loader: Iterable, batches: Iterator) -> Iterator[list]:
+        """Return the batches of each step. Loaders with a length were compared over the ranks beforehand."""
+        grouped = windows(sanity.not_repeated(loader, batches), self.accumulate)
+        return together(grouped, self.device) if self._ranks > 1 and length(loader) is None else grouped
+
+    def _step(self, window: list, stop: GentleStop) -> None:
         """Take one optimizer step on a window of batches.
 
         The gradient is that of one big batch, of all ranks together, even where the last batch or the last window is
@@ -217,7 +264,10 @@ class Trainer:
                 with self._no_sync():  # ranks need to average only once: in the last backward pass of a step
                     count = count + self._backward(batch, unit)
             count = count + self._backward(window[-1], unit)
-            divide_gradients(self.optimizer, count, unit, self.device)
+            ranks_asked = divide_gradients(self.optimizer, count, unit, self.device, stop.asked)
+            # Reading it waits for a GPU: so there only now and then.
+            if ranks_asked is not None and (self.device.type == "cpu" or self.position.step % 10 == 0):
+                stop.agree(ranks_asked.item())
         if self.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -240,7 +290,7 @@ class Trainer:
     def _backward(self, batch: Any, unit: int) -> Count:
         """Add the gradients of a batch's summed losses over `unit`, or (0) of their mean; return the count."""
         inputs, targets = sanity.receive(batch, self.device)
-        outputs, loss, count = self._forward(self.replica, inputs, targets, summed=bool(unit))
+        outputs, loss, count = evaluation.forward(self, self.replica, inputs, targets, summed=bool(unit))
         mean = mean_of(loss, count) if unit else loss
         first = self._unchecked is not None
         if self._unchecked is not None:
@@ -257,43 +307,6 @@ class Trainer:
         self.averages.add(outputs, targets, mean, count)
         return count
 
-    def _forward(
-        self, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool
-    ) -> tuple[Any, torch.Tensor, Count]:
-        """Return the outputs, the mean or summed loss as one number, and what it counts."""
-        with self.autocast:
-            try:
-                outputs = model(inputs)
-            except Exception as error:
-                if known := sanity.about_model(error, targets):
-                    raise known from error
-                error.add_note(sanity.about_inputs(inputs))
-                raise
-            try:
-                loss, count = (self.loss.total if summed else self.loss.mean)(outputs, targets)
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
-                own = not (getattr(self.loss_fn, "__module__", None) or "").startswith("torch.")
-                raise sanity.about_loss(error, outputs, targets) from (error if own else None)
-        return outputs, loss, count
-
-    def _evaluate(self, loader: Iterable, stop: GentleStop) -> dict[str, float]:
-        averages = Averages(self.metrics, self.device, self.loss.ignored, evaluation=True)
-        wrappers.broadcast_buffers(self.model)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                for batch in stop.until(iter(loader)):
-                    inputs, targets = sanity.receive(batch, self.device)
-                    # The model and not its replica, which would wait for ranks that have had their last batch.
-                    outputs, loss, count = self._forward(self.model, inputs, targets, summed=True)
-                    averages.add(outputs, targets, mean_of(loss, count), count)
-        finally:
-            self.model.train(was_training)
-        return {} if stop.requested else averages.means()
-
     def _log(self, board: Monitor) -> None:
         """Report the means since the last time. Only here does the loop wait for the device."""
         losses = self.averages.losses
@@ -303,6 +316,7 @@ class Trainer:
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
             raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
+        sanity.check_scale(self.scaler)
         self.position.logged = self.position.step
         row = means | {"lr": self._rate()}
         if self.clip_norm is not None:
@@ -310,66 +324,56 @@ class Trainer:
         self.history.steps.append({"step": self.position.step} | row)
         board.scalars(self.position.step, {f"{name}/train": value for name, value in row.items()})
 
-    def _finish_epoch(self, row: dict[str, Any], board: Monitor, bar: Progress) -> None:
-        """Report an epoch, adapt the learning rate, keep the best and the last state."""
-        self.position.epoch += 1
-        self._begin_epoch()
+    def _finish_epoch(self, row: dict[str, Any], batches: int | None, board: Monitor, bar: Progress) -> None:
+        """Report an epoch, adapt the learning rate, keep the best and the last state.
+
+        An epoch that the last step cut short is reported too, but counts as under way: a longer fit goes on within it.
+        """
+        cut = self.position.step >= self._last_step and self.position.batch != batches
+        if not cut:
+            self.position.epoch += 1
+            self._begin_epoch()
         self.history.rows.append(row)
         board.scalars(row["step"], {f"{name[4:]}/val": row[name] for name in row if name.startswith("val_")})
         bar.epoch_ends(row)
-        watched = row[self.monitor if self.monitor in row else self.monitor.removeprefix("val_")]
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(watched)
-        best = self.position.best
-        better = math.isfinite(watched) and (best is None or (watched < best if self.mode == "min" else watched > best))
+        name = self.monitor if self.monitor in row else self.monitor.removeprefix("val_")
+        if not cut and isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(row[name])
+        elif not cut and self.scheduler is not None and self.schedule_by == "epoch":
+            self.scheduler.step()
+        better = self.position.better(row[name], f"{self.mode} {name}", self.mode)
         if better:
-            self.position.best, self.history.best = watched, row
-        self._save("best", "last") if better else self._save("last")
+            self.history.best = row
+        self._keeper.save(self, *(("best", "last") if better else ("last",)))
+        if self.after_epoch is not None and self.after_epoch(self) is True:
+            self._last_step = self.position.step
+        best = self.history.best["epoch"] if self.history.best else 0
+        if self.patience is not None and row["epoch"] - best >= self.patience:
+            self._last_step = self.position.step
+            if self.progress and who.rank() == 0:
+                print(f"Stopped early: {name} has not been better since epoch {best}.")
 
-    def _finish_early(self) -> None:
-        """After the stop button: keep what was trained."""
-        if self.averages.losses and not math.isfinite(self.averages.losses[-1][1]):
-            raise sanity.about_loss_that_is_no_number(self.averages.losses, self.accumulate, self.position)
-        self._save("last")
+    def _finish_early(self, terminated: bool) -> None:
+        """After the stop button or SIGTERM: keep what was trained."""
+        self._keeper.save(self, "last")
         kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
         if self.checkpoint_dir is not None:
             kept = f"Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here."
-        print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}")
+        if who.rank() == 0:
+            print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}", flush=True)
+        if terminated:
+            raise SystemExit(128 + signal.SIGTERM)  # as a shell names a process that SIGTERM ended
 
-    def _save(self, *names: str) -> None:
-        if self.checkpoint_dir is not None:
-            state = snapshot.take(self, self._random_at_epoch, self._generator)
-            snapshot.write(state, self.checkpoint_dir, names, self.keep)
-
-    def _save_within_epoch(self) -> None:
-        """Save, unless a loss since the last log is not a number: then the weights are spoilt already, on all ranks."""
-        self.loss.check()
-        losses = self.averages.losses
-        if losses:
-            total = torch.stack([loss for _, loss in losses]).sum().item()
-            if not math.isfinite(who.sum_over_ranks([[total]], self.device)[0][0]):
-                raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
-        self._save("last")
-
-    def _resume(self, folder: Path, epochs: int) -> None:
-        state = snapshot.read(folder)
-        if state is None:
-            if who.rank() == 0:
-                print(f"There is no checkpoint in {folder} yet: training begins at the first epoch.")
-            return
-        differences = snapshot.differences(self, state)
-        snapshot.put_back(self, state)
-        if differences and who.rank() == 0:
-            print(
-                f"Going on with the checkpoint's {checkpoint.some(differences)}. For new settings, begin a new fit "
-                "from its weights, without resume: restore('last')."
-            )
-        random = snapshot.random_of_this_rank(state)
-        self._random_at_batch = random and random["batch"]
-        if random is not None:
-            checkpoint.set_random_state(random["epoch"], self._generator)
-        if self.position.epoch >= epochs and who.rank() == 0:
-            print(f"The checkpoint has had {self.position.epoch} epochs already: nothing is left to train.")
+    def _resume(self, length_of: Length) -> dict[str, Any] | None:
+        """Go back to where training was saved; return the random state from which an epoch under way goes on."""
+        averages, self.averages = self.averages, Averages(self.metrics, self.device, self.loss.ignored)
+        try:
+            found, random = resuming.resume(self, sanity.checked_folder(self.checkpoint_dir), length_of)
+        except Exception:
+            self.averages = averages
+            raise
+        self._keeper.is_ours = self._keeper.is_ours or found
+        return random
 
     def _begin_epoch(self) -> None:
         self.position.batch, self.position.logged = 0, self.position.step

@@ -110,7 +110,7 @@ def test_the_first_signal_asks_and_the_second_interrupts():
 
 
 def test_an_inactive_stop_leaves_the_signal_alone():
-    with pytest.raises(KeyboardInterrupt), GentleStop(active=False):
+    with pytest.raises(KeyboardInterrupt), GentleStop(interrupts=False):
         signal.raise_signal(signal.SIGINT)
 
 

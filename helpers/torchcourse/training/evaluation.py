@@ -1,0 +1,93 @@
+"""A model's outputs and loss for a batch, for an evaluation, and for a try before training begins."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from torchcourse.training import checkpoint, sanity, wrappers
+from torchcourse.training.losses import Count, Loss, mean_of
+from torchcourse.training.metrics import Averages, Metric, OverAll
+from torchcourse.training.progress import GentleStop
+
+
+class Evaluating(Protocol):
+    """What is needed of a Trainer to evaluate."""
+
+    model: nn.Module
+    loss: Loss
+    metrics: dict[str, Metric | OverAll]
+    device: torch.device
+    autocast: torch.autocast | nullcontext
+
+
+def forward(
+    trainer: Evaluating, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool
+) -> tuple[Any, torch.Tensor, Count]:
+    """Return the outputs, the mean or summed loss as one number, and what it counts.
+
+    Raises:
+        ValueError: if outputs and targets do not fit the loss function, or for known faults of the model's.
+    """
+    with trainer.autocast:
+        try:
+            outputs = model(inputs)
+        except Exception as error:
+            if known := sanity.about_model(error, targets):
+                raise known from error
+            error.add_note(sanity.about_inputs(inputs))
+            raise
+        try:
+            loss, count = (trainer.loss.total if summed else trainer.loss.mean)(outputs, targets)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
+            own = not (getattr(trainer.loss.fn, "__module__", None) or "").startswith("torch.")
+            raise sanity.about_loss(error, outputs, targets) from (error if own else None)
+    return outputs, loss, count
+
+
+def evaluate(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> dict[str, float]:
+    """Return loss and metrics over all samples of the loader, of all ranks together; nothing, if it was stopped."""
+    averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored, evaluation=True)
+    wrappers.broadcast_buffers(trainer.model)
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in stop.until(iter(loader)):
+                _add_batch(trainer, batch, averages)
+    finally:
+        trainer.model.train(was_training)
+    return {} if stop.requested else averages.means()
+
+
+def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> None:
+    """Evaluate one batch, as if nothing had happened, so that what cannot be evaluated is known before training."""
+    if isinstance(loader, Iterator) or any(is_lazy(parameter) for parameter in trainer.model.parameters()):
+        return  # it would lack this batch later; the model has no weights yet
+    generator = getattr(loader, "generator", None)
+    random = checkpoint.random_state(generator)
+    averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
+    was_training = trainer.model.training
+    trainer.model.eval()
+    try:
+        # Inference mode would spoil what a model makes in its first forward pass.
+        with torch.no_grad():
+            for batch in islice(stop.until(iter(loader)), 1):
+                _add_batch(trainer, batch, averages)
+        averages.apply_metrics()
+    finally:
+        trainer.model.train(was_training)
+    checkpoint.set_random_state(random, generator)
+
+
+def _add_batch(trainer: Evaluating, batch: Any, averages: Averages) -> None:
+    inputs, targets = sanity.receive(batch, trainer.device)
+    # The model and not its replica, which would wait for ranks that have had their last batch.
+    outputs, loss, count = forward(trainer, trainer.model, inputs, targets, summed=True)
+    averages.add(outputs, targets, mean_of(loss, count), count)
