@@ -593,7 +593,7 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 # A block sends four all-reduces of tokens × width numbers. In this form none of them hides behind computing, as those of data
 # parallelism do: the next layer needs the sum. How long do they take? A block like ours, but as wide as those of Llama 3 70B, on
 # H100 GPUs. The bandwidths are those of the data sheets, the share of the peak FLOP/s is what the planner of this package
-# found in Meta's figures:
+# found in published runs:
 
 # %%
 cluster, width, tokens = grand_teton(8), 8192, 8192

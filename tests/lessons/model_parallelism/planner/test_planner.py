@@ -206,6 +206,14 @@ def test_a_layout_that_does_not_fit_is_one_sentence(layout: dict, sentence: str)
     assert "\n" not in str(error.value)
 
 
+def test_level_layouts_are_all_named_the_fastest_first() -> None:
+    alike = planner.level(GPT3, dgx_a100(64), 512, tensor=8)
+    assert alike[0] == planner.fastest(GPT3, dgx_a100(64), 512, tensor=8)
+    assert len(alike) > 1
+    assert all(each.fits and each.seconds.total <= 1.05 * alike[0].seconds.total for each in alike)
+    assert {each.layout.micro_batch for each in alike} != {1}
+
+
 def test_key_value_heads_are_not_copied() -> None:
     grouped = Model("grouped", 8, 1024, 16, key_value_heads=2)
     assert plan(grouped, dgx_a100(2), Layout(2, tensor=2)).seconds.total > 0

@@ -23,7 +23,7 @@ from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import Bytes
 from torchcourse.lessons.model_parallelism.planner.models import GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B, Model
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
-from torchcourse.lessons.model_parallelism.planner.search import fastest, layouts
+from torchcourse.lessons.model_parallelism.planner.search import fastest, layouts, level
 from torchcourse.lessons.model_parallelism.planner.seconds import Seconds
 
 __all__ = [
@@ -45,5 +45,6 @@ __all__ = [
     "fastest",
     "grand_teton",
     "layouts",
+    "level",
     "plan",
 ]

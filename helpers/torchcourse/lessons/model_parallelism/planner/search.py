@@ -46,6 +46,17 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
     return best
 
 
+LEVEL = 0.05
+"""Step times that differ by less than this are level: the planner cannot tell which is shorter."""
+
+
+def level(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> list[Plan]:
+    """Return all plans that fit and are level with the fastest, the fastest first. Arguments as of `fastest`."""
+    limit = (1 + LEVEL) * fastest(model, cluster, batch, **fixed).seconds.total
+    plans = (plan(model, cluster, layout) for layout in layouts(model, cluster, batch, **fixed))
+    return sorted((each for each in plans if each.fits and each.seconds.total <= limit), key=_order)
+
+
 def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterator[Layout]:
     """Yield every layout that fits the model and the cluster, whether or not it fits into the memory.
 
