@@ -200,7 +200,7 @@ def train_and_save(folder):
     model = small_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, optimizer, F.cross_entropy, checkpoint_dir=folder, progress=False)
-    trainer.fit(make_loader(train_set, 500), epochs=1)
+    trainer.fit(make_loader(train_set, 500), epochs=1, overwrite=True)
     return os.getpid(), trainer.history["loss"][-1]
 
 

@@ -109,7 +109,8 @@ trainer = Trainer(
     progress=False,
 )
 some_digits = torch.utils.data.Subset(mnist("train"), range(1280))
-history = trainer.fit(make_loader(some_digits, 64), epochs=3, val_loader=make_loader(mnist("test"), 500, shuffle=False))
+validation = make_loader(mnist("test"), 500, shuffle=False)
+history = trainer.fit(make_loader(some_digits, 64), epochs=3, val_loader=validation, overwrite=True)
 print(sorted(path.name for path in Path("kept").iterdir()))
 print(
     "validation loss of each epoch:",
@@ -120,7 +121,7 @@ print(
 
 # %% [markdown]
 # `save_every=10` saves within an epoch, every ten steps. `keep=3` keeps the three newest states besides, in case the newest one
-# turns out to be spoilt.
+# turns out to be spoilt. Without `overwrite=True`, `fit` refuses a folder that holds an earlier run, as it would when this cell runs twice.
 
 # %% [markdown]
 # ## 2 · A kill at any moment

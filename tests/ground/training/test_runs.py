@@ -1,0 +1,211 @@
+"""What ends, begins and resumes a run: nothing spoilt is saved, nothing is overwritten, and what differs is said."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from torchcourse.models import mlp
+from torchcourse.ranks import RankError, run_ranks
+from torchcourse.training import CheckpointError, Trainer, checkpoint
+
+WIDTH, CLASSES = 6, 3
+
+
+def loader(samples=32, size=8):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(samples, WIDTH, generator=generator)
+    return DataLoader(TensorDataset(inputs, torch.randint(CLASSES, (samples,), generator=generator)), size)
+
+
+def trainer(folder=None, loss_fn=None, schedule=None, optimizer=torch.optim.SGD, **options):
+    torch.manual_seed(0)
+    model = mlp(WIDTH, 8, CLASSES)
+    made = optimizer(model.parameters(), lr=0.1)
+    scheduler = None if schedule is None else schedule(made)
+    options = {"checkpoint_dir": folder, "progress": False} | options
+    return Trainer(model, made, loss_fn or nn.CrossEntropyLoss(), scheduler=scheduler, **options)
+
+
+class BadAt:
+    """A loss that is a number, and whose gradient is none from a step on: that of sqrt(0)."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def __call__(self, outputs, targets):
+        self.left -= outputs.requires_grad and torch.is_grad_enabled()
+        loss = nn.functional.cross_entropy(outputs, targets)
+        return loss + (outputs.sum() * 0).abs().sqrt() if self.left <= 0 else loss
+
+
+@pytest.mark.parametrize("options", [{}, {"save_every": 1}, {"clip_norm": 1.0, "keep": 2}])
+def test_a_gradient_that_is_no_number_reaches_no_file(tmp_path, options):
+    ours = trainer(tmp_path, BadAt(step=8), optimizer=torch.optim.Adam, **options)
+    with pytest.raises(FloatingPointError, match=r"became nan or infinite.*though the losses are"):
+        ours.fit(loader(), 2)
+    for path in tmp_path.glob("*.pt"):
+        state = checkpoint.load(path)
+        assert all(value.isfinite().all() for value in state["model"].values()), path
+
+
+def test_loss_scaling_that_leaves_out_every_step_is_told():
+    ours = trainer(loss_fn=BadAt(step=1), log_every=10)
+    ours.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4)
+    with pytest.raises(FloatingPointError, match="at any loss scale"):
+        ours.fit([next(iter(loader()))] * 40, 1)
+    assert all(parameter.isfinite().all() for parameter in ours.model.parameters())
+
+
+def test_a_second_start_overwrites_no_run_unasked(tmp_path):
+    trainer(tmp_path).fit(loader(), 2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=r"resume=True.*different checkpoint_dir.*overwrite=True"):
+        trainer(tmp_path).fit(loader(), 1)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = trainer(tmp_path)
+    again.fit(loader(), 1, overwrite=True)
+    again.fit(loader(), 1)  # its own run
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["epoch"] == 2
+
+
+class Dies(list):
+    def __iter__(self):
+        if len(self) == 0:
+            raise OSError("the disk is gone")
+        return super().__iter__()
+
+
+def test_an_evaluation_that_dies_loses_no_epoch(tmp_path):
+    validation = Dies(loader())
+    ours = trainer(tmp_path, after_step=lambda ours: validation.clear() if ours.position.step == 4 else None)
+    with pytest.raises(OSError, match="the disk is gone"):
+        ours.fit(loader(), 2, validation)
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 4
+
+
+def test_a_validation_batch_is_tried_before_training_and_changes_nothing():
+    wrong = [(torch.ones(4, WIDTH + 1), torch.zeros(4, dtype=torch.long))]
+    ours = trainer()
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        ours.fit(loader(), 1, wrong)
+    assert ours.position.step == 0
+
+
+SCHEDULES = {
+    "OneCycleLR has total_steps=15, but this fit ends after 16": lambda o: lr_scheduler.OneCycleLR(o, 0.1, 15),
+    "with T_max=4 its rate would fall, and rise again": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
+    "with step_size=4 the rate would be multiplied by 0.0001": lambda o: lr_scheduler.StepLR(o, 4),
+    "with gamma=0.5 the rate would be multiplied by": lambda o: lr_scheduler.ExponentialLR(o, 0.5),
+}
+
+
+@pytest.mark.parametrize("sentence", SCHEDULES)
+def test_schedules_that_do_not_fit_are_refused_before_training(sentence):
+    ours = trainer(schedule=SCHEDULES[sentence])
+    with pytest.raises(ValueError, match=sentence):
+        ours.fit(loader(), 4)
+    assert ours.position.step == 0
+    assert len(trainer(schedule=SCHEDULES[sentence], schedule_by="epoch").fit(loader(), 4)) == 4
+
+
+@pytest.mark.parametrize(
+    "schedule", [lambda o, n: lr_scheduler.CosineAnnealingLR(o, n), lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, n)]
+)
+def test_a_schedule_that_is_lengthened_on_resume_is_the_longer_one(tmp_path, schedule, capsys):
+    whole = trainer(schedule=lambda o: schedule(o, 16), log_every=1).fit(loader(), 4)
+    trainer(tmp_path, schedule=lambda o: schedule(o, 8), log_every=1).fit(loader(), 2)
+    ours = trainer(tmp_path, schedule=lambda o: schedule(o, 16), log_every=1).fit(loader(), 4, resume=True)
+    rates = [row["lr"] for row in ours.steps]
+    assert rates[8:] == pytest.approx([row["lr"] for row in whole.steps][8:])
+    assert "From here on the new schedule holds" in capsys.readouterr().out
+
+
+def test_a_resume_that_does_not_fit_says_so_and_changes_nothing(tmp_path, capsys):
+    trainer(tmp_path, monitor="loss").fit(loader(), 1)
+    trainer(tmp_path, monitor="accuracy", mode="max").fit(loader(size=16), 2, resume=True)
+    said = capsys.readouterr().out
+    assert "samples per batch 16 (was 8)" in said
+    assert "monitor accuracy (was loss), mode max (was min)" in said
+    trainer(tmp_path, save_every=3).fit(loader(), max_steps=3, overwrite=True)
+    other = trainer(tmp_path)
+    with pytest.raises(CheckpointError, match="the rest of the epoch cannot be told"):
+        other.fit(loader(size=16), 2, resume=True)
+    assert other.position.step == 0
+
+
+def test_a_plateau_and_the_trainer_have_one_mode():
+    with pytest.raises(ValueError, match="Give both the same mode"):
+        trainer(schedule=lr_scheduler.ReduceLROnPlateau, monitor="val_accuracy", mode="max")
+    with pytest.raises(ValueError, match="would keep the worst epoch"):
+        trainer(mode="max")
+
+
+def test_an_optimizer_that_was_made_too_early_is_refused():
+    model = mlp(WIDTH, 8, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.requires_grad_(False)
+    model.adapter = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"made before the model was changed.*adapter\.weight.*Make it last"):
+        Trainer(model, optimizer, nn.CrossEntropyLoss())
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(loader().dataset)
+
+
+def test_a_stream_that_every_worker_repeats_is_refused():
+    with pytest.raises(ValueError, match=r"each of the 2 workers goes through the whole stream.*get_worker_info"):
+        trainer().fit(DataLoader(Stream(), 8, num_workers=2, multiprocessing_context="fork"), 1)
+
+
+def unequal_streams():
+    rank = int(os.environ["RANK"])
+    ours = trainer()
+    torch.manual_seed(rank)
+    stream = ((torch.randn(4, WIDTH), torch.zeros(4, dtype=torch.long)) for _ in range(5 - 2 * rank))
+    ours.fit(stream, 1)
+
+
+def test_streams_of_unequal_length_end_in_one_sentence():
+    with pytest.raises(RankError, match="after 3 steps of this epoch 1 of 2 ranks had a batch left") as caught:
+        run_ranks(unequal_streams, world_size=2)
+    assert caught.value.kind == "ValueError"
+
+
+def test_max_steps_end_within_an_epoch_and_a_longer_fit_goes_on_there(tmp_path):
+    whole = trainer().fit(loader(), 2)
+    history = trainer(tmp_path).fit(loader(), max_steps=6)
+    assert history["step"] == [4, 6]
+    longer = trainer(tmp_path).fit(loader(), max_steps=8, resume=True)
+    assert longer["step"] == [4, 6, 8]
+    assert longer["loss"][-1] == whole["loss"][-1]
+
+
+def test_patience_and_callbacks_end_training():
+    worse = trainer(monitor="loss", patience=2, after_epoch=lambda ours: ours.optimizer.param_groups[0].update(lr=-1.0))
+    assert len(worse.fit(loader(), 50)) < 10
+    assert trainer(after_step=lambda ours: ours.position.step == 3).fit(loader(), 5)["step"] == [3]
+
+
+def test_sigterm_saves_and_ends_the_process(tmp_path):
+    def end(ours):
+        if ours.position.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as caught:
+        trainer(tmp_path, after_step=end).fit(loader(), 5)
+    assert caught.value.code == 143
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 6
+    whole, resumed = trainer(), trainer(tmp_path)
+    whole.fit(loader(), 2)
+    resumed.fit(loader(), 2, resume=True)
+    for left, right in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(left, right)
+    assert math.isfinite(resumed.history["loss"][-1])
