@@ -432,6 +432,8 @@ for row in by_source(judged):
 # Read it with care:
 #
 # * On the sources that set nothing, the planner is 11 % off on average where recomputation counts, and 6 % where it does not.
+# * A harder question: set the constants on all sources but one, and judge on that one. Then the planner is 21 % off on Aleph Alpha, 13 % on BigScience, 8 and 11 % on
+#   MosaicML's A100 and H100, and 7 % on Megatron-LM's first table. Expect this of a cluster that nobody has measured.
 # * On tables whose rows are all alike (Megatron-LM 2021 and 2022, BigScience), **the best constant is better than the planner**. Somebody has to
 #   know it, though. Megatron-LM's own kernels are faster than the planner thinks, BigScience's run was slower.
 # * For BigScience's trials before BLOOM (72 layers, 33 layouts) the rank correlation is 0.67. **The planner tells good layouts from bad ones. It does not tell

@@ -103,7 +103,7 @@ def test_a_tensor_group_across_nodes_is_slower() -> None:
 def test_data_parallel_communication_hides_behind_the_backward_pass() -> None:
     open_, hidden = on(16, data=16, overlap=False).seconds, on(16, data=16, overlap=True).seconds
     assert open_.data > 0
-    assert hidden.data == 0
+    assert hidden.data == pytest.approx(open_.data / SMALL.layers)  # the last layer has nothing to hide behind
     gradients = 2 * SMALL.parameters
     bandwidth = min(8 * 25e9 * SIXTEEN.efficiency.network, 300e9 * SIXTEEN.efficiency.link)
     assert open_.data == pytest.approx(ring_seconds(gradients, 16, SIXTEEN.network_latency, 1 / bandwidth))

@@ -221,7 +221,9 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
         2: (m * gradients + gather, m * window),
         3: (m * (gradients + 2 * gather), 1.5 * m * window),
     }[layout.stage]
-    return max(0.0, sent - hidden) if layout.overlap else sent
+    # What belongs to one layer is left over at an end of the pass, where there is nothing more to compute beside it.
+    exposed = sent / layers_per_stage(model, layout)[0]
+    return max(exposed, sent - hidden) if layout.overlap else sent
 
 
 def _half_ring(cluster: Cluster, layout: Layout, size: float, ranks: int) -> float:
