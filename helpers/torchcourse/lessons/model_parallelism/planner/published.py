@@ -33,7 +33,7 @@ _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "DGX A100": dgx_a100,
     "DGX A100, ZeRO of 2021": lambda gpus: replace(dgx_a100(gpus), network=25e9 / 8),
     "Grand Teton": grand_teton,
-    "H100, 400 GB/s": grand_teton,
+    "H100, 400 Gb/s": grand_teton,
     "Jean Zay": lambda gpus: replace(dgx_a100(gpus), network=6.25e9),
     "H100 96 GB": lambda gpus: replace(grand_teton(gpus), gpu=_H100_96_GB),
 }
