@@ -82,8 +82,8 @@ class GentleStop:
             signal.signal(number, handler)
 
     def agree(self, ranks_asked: float) -> None:
-        """Stop if any rank was asked to."""
-        self.requested = self.requested or ranks_asked > 0
+        """Stop if any rank was asked to; on several ranks only SIGTERM asks."""
+        self.requested = self.terminated = self.requested or ranks_asked > 0
 
     def until(self, items: Iterator) -> Iterator:
         """Yield items until a stop is requested. Ctrl-C also ends a loader's workers, whose failure is no error."""

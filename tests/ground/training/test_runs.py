@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from torchcourse.data import make_loader
 from torchcourse.models import mlp
 from torchcourse.ranks import RankError, run_ranks
 from torchcourse.training import CheckpointError, Trainer, checkpoint
@@ -209,3 +210,20 @@ def test_sigterm_saves_and_ends_the_process(tmp_path):
     for left, right in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(left, right)
     assert math.isfinite(resumed.history["loss"][-1])
+
+
+def end_one_rank(folder):
+    def end(ours):
+        if ours.position.step == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ours = trainer(folder, after_step=end)
+    try:
+        ours.fit(make_loader(loader().dataset, 8), 3)
+    except SystemExit as error:
+        return error.code, ours.position.step
+
+
+def test_ranks_of_which_one_gets_sigterm_end_together_after_saving(tmp_path):
+    assert run_ranks(end_one_rank, tmp_path, world_size=2) == [(143, 3), (143, 3)]
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 3
