@@ -163,16 +163,7 @@ class Trainer:
         self._keeper.begin(self, resume, overwrite)
         self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
         self.generator = getattr(train_loader, "generator", None)
-        begun = (0, 0) if resume else (self.position.epoch, self.position.step)
-        last_epoch = sys.maxsize if epochs is None else begun[0] + epochs
-        self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
-        length_of = Length(train_loader, self.accumulate, last_epoch, self._last_step)
-        self._random_at_batch = self._resume(length_of) if resume else None
-        if not resume:
-            schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
-            self._begin_epoch()
-        steps = length_of.steps_left(self.position)
-        self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
+        last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)
         self.random_at_epoch = checkpoint.random_state(self.generator)
         writes = who.rank() == 0
         with (
@@ -217,6 +208,21 @@ class Trainer:
         """
         folder = sanity.checked_folder(self.checkpoint_dir)
         checkpoint.load_weights(self.model, checkpoint.load(folder / f"{name}.pt")["model"])
+
+    def _begin(
+        self, train_loader: Iterable, epochs: int | None, max_steps: int | None, resume: bool
+    ) -> tuple[int, int | None]:
+        """Go to where training begins; return the number of the last epoch, and of the steps until its end if known."""
+        self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
+        begun = (0, 0) if resume else (self.position.epoch, self.position.step)
+        last_epoch = sys.maxsize if epochs is None else begun[0] + epochs
+        self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
+        length_of = Length(train_loader, self.accumulate, last_epoch, self._last_step)
+        self._random_at_batch = self._resume(length_of) if resume else None
+        if not resume:
+            schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
+            self._begin_epoch()
+        return last_epoch, length_of.steps_left(self.position)
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""

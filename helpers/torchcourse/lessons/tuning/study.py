@@ -147,19 +147,7 @@ def run(
         )
     callbacks = [on_trial] if on_trial else []
     in_a_row: list[_Failure] = []
-
-    def followed(trial: optuna.Trial) -> float:
-        try:
-            value = _follow(trial, objective, study, worker)
-        except _Failure as failure:
-            in_a_row.append(failure)
-            raise
-        except optuna.TrialPruned:
-            in_a_row.clear()
-            raise
-        in_a_row.clear()
-        return value
-
+    followed = _counting_failures(objective, study, worker, in_a_row)
     study.stopped = False
     while not study.stopped and len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
         _database.revive(study)
@@ -272,6 +260,26 @@ def _given_up(study: CourseStudy, last: _Failure) -> StudyError:
     )
     error.__cause__ = last.__cause__
     return error
+
+
+def _counting_failures(
+    objective: Objective, study: CourseStudy, worker: int, in_a_row: list[_Failure]
+) -> Callable[[optuna.Trial], float]:
+    """Return the function that runs a trial, and keeps in `in_a_row` the failures since the last trial that held."""
+
+    def followed(trial: optuna.Trial) -> float:
+        try:
+            value = _follow(trial, objective, study, worker)
+        except _Failure as failure:
+            in_a_row.append(failure)
+            raise
+        except optuna.TrialPruned:
+            in_a_row.clear()
+            raise
+        in_a_row.clear()
+        return value
+
+    return followed
 
 
 def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worker: int) -> float:
