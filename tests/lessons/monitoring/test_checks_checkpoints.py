@@ -292,6 +292,8 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
             lambda path, model: model.load_state_dict(torch.load(path, map_location="cpu"), strict=False),
             "nothing_loaded",
         ),
+        (lambda path, model: load_right(path, copy.deepcopy(model)), "nothing_loaded"),
+        (lambda path, model: load_by_copying(path, model), "prefix"),
         (lambda path, model: model.load_state_dict(load(path, lambda name: name[7:])), "plain_file"),
         (
             lambda path, model: model.load_state_dict(load(path, lambda name: name.replace("module.", ""))),
@@ -304,6 +306,32 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
 )
 def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
     refused(check.load_on_one(learner), symptom)
+
+
+def load_by_copying(path, model):
+    own = model.state_dict()
+    for name, tensor in torch.load(path, map_location="cpu").items():
+        own[name].copy_(tensor)
+
+
+def load_what_is_not_there(path, model):
+    model.load_state_dict(torch.load(path, map_location="cpu")["model"])
+
+
+def refuse_with_a_wrong_name(path, model):
+    weights = load(path, plain)
+    if weights.keys() != model.state_dict().keys():
+        raise ValueError(f"The file lacks {missing}.")  # noqa: F821 - the learner's mistake
+    model.load_state_dict(weights)
+
+
+@pytest.mark.parametrize(
+    ("learner", "name"), [(load_what_is_not_there, "KeyError"), (refuse_with_a_wrong_name, "NameError")]
+)
+def test_an_error_of_the_learners_own_is_no_word_on_the_file(learner, name):
+    checked = check.load_on_one(learner)
+    assert (checked.state, checked.score) == ("wrong", 0)
+    assert name in checked.message, checked.message
 
 
 def only_head(weights):
