@@ -321,7 +321,7 @@ def load_what_is_not_there(path, model):
 def refuse_with_a_wrong_name(path, model):
     weights = load(path, plain)
     if weights.keys() != model.state_dict().keys():
-        raise ValueError(f"The file lacks {missing}.")  # noqa: F821 - the learner's mistake
+        raise NameError("name 'missing' is not defined")  # as Python does for a misspelled name
     model.load_state_dict(weights)
 
 
