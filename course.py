@@ -91,8 +91,8 @@ def test(arguments: list[str]) -> int:
         raise Problem(f"{NO_CHROMIUM} With CI=true this is a failure.")
     else:
         print(f"{NO_CHROMIUM} The browser tests are skipped.", flush=True)
-    # Two processes, since many tests wait; without reordering, so that tests/conftest.py decides what begins first.
-    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
+    # Three processes, since many tests wait; without reordering, so that tests/conftest.py decides what begins first.
+    pytest = [python, "-m", "pytest", "--durations=15", "-n", "3", "--dist", "loadscope", "--no-loadscope-reorder"]
     return run([*pytest, *arguments], environment)
 
 

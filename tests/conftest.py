@@ -1,6 +1,6 @@
 """What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
 
-The suite runs in two processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
+The suite runs in three processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
 fixtures that are dear; only whole notebooks are dealt out one by one. What takes long begins first, so that no process
 is left with a notebook when the other has nothing to do any more.
 """
@@ -68,7 +68,7 @@ def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Two processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
+    """Three processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
 
     The variable tells it to the kernels of notebooks too.
     """

@@ -23,7 +23,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from playwright.sync_api import Browser, Locator, Page, Request
@@ -34,6 +36,9 @@ CHROMIUM_FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-quic"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+
+# Milliseconds between two looks at the page: playwright's own default looks with every frame, which costs a core.
+POLLING = 200
 
 
 class Lab:
@@ -62,13 +67,15 @@ class Lab:
         wait_for_server(self.url, self._server, self.log)
 
     def open(self, path: str, timeout: float = 60) -> "Notebook":
-        """Open a notebook in a new page, with its kernel started."""
-        assert self.browser is not None, "set lab.browser first, as the fixture `lab` does"
-        page = self.browser.new_page(viewport={"width": 1400, "height": 1000})
+        """Open a notebook alone in JupyterLab's page, with its kernel started."""
+        page, loaded = self._a_page()
         notebook = Notebook(page, self.screenshots)
         self._notebooks.append(notebook)
         page.set_default_timeout(timeout * 1000)
-        page.goto(f"{self.url}/lab/tree/{path}?reset&token={self._token}", wait_until="domcontentloaded")
+        if loaded:
+            page.evaluate("async path => { await jupyterapp.commands.execute('docmanager:open', {path}) }", path)
+        else:
+            page.goto(f"{self.url}/lab/tree/{path}?reset&token={self._token}", wait_until="domcontentloaded")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         page.evaluate(
             """async () => {
@@ -79,6 +86,13 @@ class Lab:
         )
         notebook.wait_idle(timeout)
         return notebook
+
+    def _a_page(self) -> tuple[Page, bool]:
+        """Return a page, and whether JupyterLab is loaded in it: to load it anew for each notebook takes 6 s of CPU."""
+        assert self.browser is not None, "set lab.browser first, as the fixture `lab` does"
+        for page in (page for context in self.browser.contexts for page in context.pages):
+            return page, True
+        return self.browser.new_page(viewport={"width": 1400, "height": 1000}), False
 
     def write(self, path: str, cells: list[str]) -> None:
         """Make a notebook of code cells; a text that starts with '#' and a space becomes a markdown cell."""
@@ -104,9 +118,13 @@ class Notebook:
     def __init__(self, page: Page, screenshots: Path):
         self.page, self._screenshots = page, screenshots
         self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(f"exception: {error}"))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(f"console: {message.text}"))
-        page.on("requestfailed", self._note_failed_request)
+        self._listeners: list[tuple[Any, Callable[[Any], object]]] = [
+            ("pageerror", lambda error: self.errors.append(f"exception: {error}")),
+            ("console", lambda message: message.type == "error" and self.errors.append(f"console: {message.text}")),
+            ("requestfailed", self._note_failed_request),
+        ]
+        for event, listener in self._listeners:
+            page.on(event, listener)
 
     def run_all(self, timeout: float = 120) -> None:
         """Run all cells, to the end or to the first error, and wait for it."""
@@ -136,6 +154,7 @@ class Notebook:
                 return kernel === 'idle' && !prompts.some(prompt => prompt.textContent.includes('*'))
             }""",
             timeout=timeout * 1000,
+            polling=POLLING,
         )
 
     def cell(self, number: int) -> Locator:
@@ -182,9 +201,14 @@ class Notebook:
         assert not self.errors, "the page reported: " + "; ".join(self.errors)
 
     def close(self) -> None:
-        """End the kernel without saving, so that no later test finds it at work."""
+        """End the kernel and close the notebook without saving; after an error, close the page with it."""
         self.page.evaluate("async () => jupyterapp.serviceManager.sessions.shutdownAll()")
-        self.page.close(run_before_unload=False)
+        if self.errors:
+            self.page.close(run_before_unload=False)
+            return
+        for event, listener in self._listeners:
+            self.page.remove_listener(event, listener)
+        self.page.evaluate("() => [...jupyterapp.shell.widgets('main')].forEach(widget => widget.dispose())")
 
     def _note_failed_request(self, request: Request) -> None:
         if request.failure != "net::ERR_ABORTED":  # which the page itself called off, a superseded icon for one
@@ -196,7 +220,7 @@ class Notebook:
             "name => { window.over = false; jupyterapp.commands.execute(name).finally(() => { window.over = true }) }",
             command,
         )
-        self.page.wait_for_function("() => window.over", timeout=timeout * 1000)
+        self.page.wait_for_function("() => window.over", timeout=timeout * 1000, polling=POLLING)
         self.wait_idle(timeout)
 
 
