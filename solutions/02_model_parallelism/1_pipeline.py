@@ -312,7 +312,8 @@ figures.show(figure, ", ".join(f"{m} micro-batches: {w:.0%}" for m, w in zip(cou
 # One more idea is in it. Let each rank hold v small pieces of the model in place of one large one: with p = 2 and
 # v = 2, rank 0 holds the pieces 0 and 2, rank 1 the pieces 1 and 3. (This is **interleaving**, 인터리빙; section 5 draws
 # it.) Each piece takes only 1/v of the time. So filling and draining the pipeline takes 1/v of the time too, while
-# the work of each rank stays the same.
+# the work of each rank stays the same. The micro-batches go through in groups of p, so with v > 1 their number must be
+# a multiple of p.
 
 
 # %% exercise: bubble
