@@ -67,17 +67,20 @@ def banks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Three processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
-
-    The variable tells it to the kernels of notebooks too.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def one_thread_in_kernels():
+    """The kernels of notebooks compute on one thread, as the tests do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
-    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Three processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
+
+    For each test anew, as one that asks for two threads would slow down all that come after it in its process.
+    """
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
