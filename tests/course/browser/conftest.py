@@ -4,10 +4,13 @@ import os
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 import course
 from lab_in_browser import Lab, start_chromium
+
+# Milliseconds that an expectation waits: playwright's own five seconds are too few when the machine is busy.
+expect.set_options(timeout=60_000)
 
 
 def pytest_collection_modifyitems(items):
