@@ -66,7 +66,7 @@ class Lab:
             )
         wait_for_server(self.url, self._server, self.log)
 
-    def open(self, path: str, timeout: float = 60) -> "Notebook":
+    def open(self, path: str, timeout: float = 180) -> "Notebook":
         """Open a notebook alone in JupyterLab's page, with its kernel started."""
         page, loaded = self._a_page()
         notebook = Notebook(page, self.screenshots)
@@ -126,11 +126,11 @@ class Notebook:
         for event, listener in self._listeners:
             page.on(event, listener)
 
-    def run_all(self, timeout: float = 120) -> None:
+    def run_all(self, timeout: float = 240) -> None:
         """Run all cells, to the end or to the first error, and wait for it."""
         self._command("notebook:run-all-cells", timeout)
 
-    def run_cell(self, number: int, timeout: float = 60) -> None:
+    def run_cell(self, number: int, timeout: float = 180) -> None:
         self.page.evaluate("number => { jupyterapp.shell.currentWidget.content.activeCellIndex = number }", number)
         self._command("notebook:run-cell", timeout)
 
@@ -234,7 +234,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for_server(url: str, server: subprocess.Popen, log: Path, seconds: float = 90) -> None:
+def wait_for_server(url: str, server: subprocess.Popen, log: Path, seconds: float = 240) -> None:
     """Wait until the server answers; raise RuntimeError with its log when it ends or stays silent."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:

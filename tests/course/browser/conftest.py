@@ -10,7 +10,7 @@ import course
 from lab_in_browser import Lab, start_chromium
 
 # Milliseconds that an expectation waits: playwright's own five seconds are too few when the machine is busy.
-expect.set_options(timeout=60_000)
+expect.set_options(timeout=120_000)
 
 
 def pytest_collection_modifyitems(items):

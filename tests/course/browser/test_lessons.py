@@ -16,7 +16,7 @@ from lab_in_browser import Notebook
 from lesson_notebooks import RELEASES, filled_in, name, outputs, read
 from torchcourse.tools.repository import ROOT
 
-pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def journal(lab):
@@ -31,7 +31,7 @@ def test_a_notebook_done_earns_all_points(lab, release):
     (lab.folder / path).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(done, lab.folder / path)
     notebook = lab.open(path)
-    notebook.run_all(timeout=300)
+    notebook.run_all(timeout=600)
     quiz = release.stem == "quiz"
     checks = [n for n, cell in enumerate(done.cells) if is_grade(cell) and cell.cell_type == "code"]
     assert checks
