@@ -6,7 +6,14 @@ import pytest
 
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.halving import asha, successive_halving
-from torchcourse.lessons.tuning.search import Search, SearchError, grid_settings, random_search, random_settings
+from torchcourse.lessons.tuning.search import (
+    Search,
+    SearchError,
+    even_settings,
+    grid_settings,
+    random_search,
+    random_settings,
+)
 from torchcourse.lessons.tuning.search_picture import curves_finding
 
 LEVELS = {"level": tuple(range(100))}
@@ -180,9 +187,23 @@ def test_a_grid_is_full_even_and_no_larger_than_asked(trials):
     assert grid_settings(SPACE, trials, seed=3) == settings
 
 
-def test_a_grid_of_none_is_refused():
+@pytest.mark.parametrize("trials", [1, 2, 10, 26, 780])
+def test_even_settings_give_each_part_of_each_axis_its_share(trials):
+    settings = even_settings(SPACE, trials, seed=3)
+    assert len(settings) == trials
+    for name, values in SPACE.items():
+        counts = [sum(setting[name] == value for setting in settings) for value in values]
+        assert max(counts) - min(counts) <= 1
+    assert even_settings(SPACE, trials, seed=3) == settings
+    assert trials < 780 or len({tuple(setting.values()) for setting in settings}) > 390  # combined at random
+    if trials > 2:
+        assert even_settings(SPACE, trials, seed=4) != settings
+
+
+@pytest.mark.parametrize("settings", [grid_settings, even_settings])
+def test_a_search_of_no_trials_is_refused(settings):
     with pytest.raises(ValueError, match="one trial or more, but trials is 0"):
-        grid_settings(SPACE, 0)
+        settings(SPACE, 0)
 
 
 def test_successive_halving_keeps_the_best_third_at_each_rung():

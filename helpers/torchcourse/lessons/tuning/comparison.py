@@ -1,6 +1,6 @@
 """Comparing search methods at equal budgets, over many seeds, with error bars.
 
-    scores = compare({"random": METHODS["random"], "ASHA": METHODS["ASHA"]}, budgets=(90,), seeds=range(40))
+    scores = compare({"random": METHODS["random"], "ASHA": METHODS["ASHA"]}, budgets=(90,), seeds=range(400))
     print(paired(scores["ASHA"][0], scores["random"][0]).in_points())
 
 The budget is epochs, not trials. A method sees validation images only. What is compared is the accuracy, on test
@@ -15,7 +15,15 @@ from torchcourse.error_bars import t95
 from torchcourse.lessons.tuning import replay
 from torchcourse.lessons.tuning.digits_task import EPOCHS, SPACE
 from torchcourse.lessons.tuning.halving import asha, successive_halving
-from torchcourse.lessons.tuning.search import Objective, Search, Trial, grid_settings, random_search, random_settings
+from torchcourse.lessons.tuning.search import (
+    Objective,
+    Search,
+    Trial,
+    even_settings,
+    grid_settings,
+    random_search,
+    random_settings,
+)
 
 Method = Callable[[Search, int], None]
 
@@ -24,6 +32,9 @@ METHODS: dict[str, Method] = {
         search, grid_settings(SPACE, max(search.budget // EPOCHS, 1), seed), EPOCHS
     ),
     "random": lambda search, seed: random_search(search, random_settings(SPACE, seed), EPOCHS),
+    "evenly drawn": lambda search, seed: random_search(
+        search, even_settings(SPACE, max(search.budget // EPOCHS, 1), seed), EPOCHS
+    ),
     "successive halving": lambda search, seed: successive_halving(search, random_settings(SPACE, seed)),
     "ASHA": lambda search, seed: asha(search, random_settings(SPACE, seed)),
 }

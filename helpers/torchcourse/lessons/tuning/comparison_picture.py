@@ -25,7 +25,7 @@ def draw_methods(scores: Mapping[str, np.ndarray], budgets: Sequence[int], budge
         runs = table[row]
         half = t95(len(runs) - 1) * standard_error(runs)
         spots = place + np.linspace(-0.25, 0.25, len(runs))
-        axis.plot(runs, spots, "o", color=COLORS["grey"], ms=3, alpha=0.5)
+        axis.plot(runs, spots, "o", color=COLORS["grey"], ms=2, alpha=min(0.5, 100 / len(runs)), mew=0)
         axis.errorbar(runs.mean(), place, xerr=half, fmt="D", color=CYCLE[place], capsize=6, ms=6, zorder=3)
         axis.annotate(f"{runs.mean():.1f}", (runs.mean(), place + 0.38), ha="center", va="center", fontsize=8)
     axis.set_yticks(range(len(scores)), list(scores))

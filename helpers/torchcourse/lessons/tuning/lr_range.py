@@ -4,7 +4,9 @@
     curve = range_test(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), batches, F.cross_entropy)
     print(curve.suggestion)
 
-Source: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, https://arxiv.org/abs/1506.01186.
+Sources: Smith, "Cyclical Learning Rates for Training Neural Networks", 2017, https://arxiv.org/abs/1506.01186, who
+raises the rate by equal steps and watches the accuracy; equal factors and a tenth of the rate at the lowest loss are
+fast.ai's, https://sgugger.github.io/how-do-you-find-a-good-learning-rate.html.
 """
 
 import copy

@@ -204,7 +204,7 @@ def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> 
     """Train each setting in full, until the budget does not afford another one. Trials that are there come first.
 
     With `random_settings` this is random search (Bergstra and Bengio 2012, https://jmlr.org/papers/v13/bergstra12a.html),
-    with `grid_settings` a grid search.
+    with `grid_settings` a grid search, with `even_settings` a search by a Latin hypercube.
     """
     for trial in [trial for trial in search.trials if not trial.failed and trial.epochs < epochs]:
         if not search.affords(search.cost(trial, epochs)):
@@ -221,6 +221,24 @@ def random_settings(space: Space, seed: int) -> Iterator[Settings]:
     generator, space = random.Random(seed), plain_space(space)
     while True:
         yield {name: generator.choice(values) for name, values in space.items()}
+
+
+def even_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
+    """Return so many settings whose values are spread evenly over each axis, and combined at random.
+
+    This is a Latin hypercube (라틴 하이퍼큐브): on each axis every n-th part of the values has one of n trials.
+    Source: McKay, Beckman and Conover 1979, https://doi.org/10.1080/00401706.1979.10489755.
+
+    Raises:
+        ValueError: for fewer than one trial.
+    """
+    if trials < 1:
+        raise ValueError(f"A search has one trial or more, but trials is {trials}.")
+    generator = random.Random(seed)
+    columns = {name: _spaced(values, trials, generator) for name, values in plain_space(space).items()}
+    for values in columns.values():
+        generator.shuffle(values)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def grid_settings(space: Space, trials: int, seed: int = 0) -> list[Settings]:
