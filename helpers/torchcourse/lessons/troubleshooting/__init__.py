@@ -2,6 +2,7 @@
 
 Memory
     tracking          what is alive while code runs: how many bytes, of which kind, made by which line
+    tensor_parts      the tensors inside a structure, and the dense ones inside a sparse or nested tensor
     simulated_device  a small device that runs out of memory, and tensors without numbers inside
     gpu_device        the same calls on a GPU, answered by its allocator
     allocator         what PyTorch's cache keeps between tensors and a GPU

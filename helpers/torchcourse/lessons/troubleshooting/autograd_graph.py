@@ -1,6 +1,5 @@
 """The autograd graph (자동 미분 그래프) behind live tensors: how many nodes it has, and which memory they keep."""
 
-import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -15,11 +15,9 @@ hide(__file__)
 _LIMIT = 300_000  # nodes that are looked at; a graph that is larger shows its growth long before
 
 
-def storage_key(tensor: torch.Tensor) -> int | None:
-    """Return a number for the memory behind a tensor, the same for all its views; None where there is none."""
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # sparse, some wrapped, lazy ones
-        return tensor.untyped_storage()._cdata
-    return None
+def storage_keys(tensor: torch.Tensor) -> list[int]:
+    """Return a number for each memory behind a tensor, the same for all its views; empty where there is none."""
+    return [part.untyped_storage()._cdata for part in dense_parts(tensor)]
 
 
 def live_tensors() -> list[torch.Tensor]:
@@ -54,8 +52,7 @@ def storages(node: Any) -> set[int]:
     values = [_saved(node, name) for name in (*names, "saved_tensors")]
     values += list(getattr(node, "__dict__", {}).values())  # what a torch.autograd.Function writes on its ctx
     flat = [item for value in values for item in (value if isinstance(value, tuple | list) else [value])]
-    keys = {storage_key(item) for item in flat if isinstance(item, torch.Tensor)}
-    return {key for key in keys if key is not None}
+    return {key for item in flat if isinstance(item, torch.Tensor) for key in storage_keys(item)}
 
 
 def _tensor_classes() -> set[type]:

@@ -65,9 +65,10 @@ class Search:
                     self._locals.setdefault(id(value), []).append((frame, name))
             frame = frame.f_back
         # Weak, so that the search is none of the holders that it finds.
-        self._tensors: dict[int | None, list[weakref.ref]] = {}
+        self._tensors: dict[int, list[weakref.ref]] = {}
         for tensor in autograd_graph.live_tensors():
-            self._tensors.setdefault(autograd_graph.storage_key(tensor), []).append(weakref.ref(tensor))
+            for key in autograd_graph.storage_keys(tensor):
+                self._tensors.setdefault(key, []).append(weakref.ref(tensor))
 
     def holder_of(self, made: Allocation) -> Holder:
         """Return who keeps this storage alive."""

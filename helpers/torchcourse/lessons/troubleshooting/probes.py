@@ -14,13 +14,14 @@ keeps one number for each layer, its largest magnitude, on the device, and looks
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from torchcourse.lessons.troubleshooting.tensor_parts import magnitudes, tensors_in
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -117,35 +118,31 @@ class NanProbe:
         self._forward, self._backward, self._seen = [], [], _NOTHING
         step, self.step = self.step, self.step + 1
         if loss is not None:
-            forward = [*forward, _Value("", "the loss", "loss", _largest(loss))]
+            forward = [*forward, *_values("", "the loss", "loss", loss)]
         parameters = dict(self.model.named_parameters())
-        gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None and p.grad.numel()}
-        sizes = [value.size for value in forward + backward]
-        sizes += torch._foreach_norm(list(gradients.values())) if gradients else []  # fast, but may overflow itself
-        if not sizes:
-            return None
-        device = sizes[0].device
-        found = torch.stack([size.detach().to(device, torch.float32) for size in sizes]).tolist()  # the only wait
+        gradients = _gradient_norms(parameters)
+        found = _fetch([value.size for value in forward + backward + gradients])  # the only wait for the device
         if all(map(math.isfinite, found)):
             return None
         norms = slice(len(forward + backward), None)
-        if not all(map(math.isfinite, found[norms])):
-            found[norms] = [_largest(gradient).item() for gradient in gradients.values()]
-        return self._judge(step, forward, backward, list(gradients), parameters, found)
+        if not all(map(math.isfinite, found[norms])):  # the norm is fast, but may overflow itself
+            gradients = [value for name, p in parameters.items() for value in _values(name, "", "gradient", p.grad)]
+            found[norms] = _fetch([value.size for value in gradients])
+        return self._judge(step, forward, backward, gradients, parameters, found)
 
     def _on_input(self, name: str, label: str) -> Any:
         def record(_module: nn.Module, inputs: tuple) -> None:
-            for tensor in _floats(inputs):
+            for tensor in tensors_in(inputs):
                 last, version = self._seen
                 if last() is not tensor or version != _version(tensor):  # else it is the output just recorded
-                    self._forward.append(_Value(name, f"the input of {label}", "input", _largest(tensor)))
+                    self._forward += _values(name, f"the input of {label}", "input", tensor)
 
         return record
 
     def _on_output(self, name: str, label: str) -> Any:
         def record(_module: nn.Module, _inputs: tuple, output: Any) -> None:
-            for tensor in _floats(output):
-                self._forward.append(_Value(name, f"the output of {label}", "output", _largest(tensor)))
+            for tensor in tensors_in(output):
+                self._forward += _values(name, f"the output of {label}", "output", tensor)
                 self._seen = (weakref.ref(tensor), _version(tensor))
                 if tensor.requires_grad:
                     tensor.register_hook(lambda gradient: self._on_gradient(name, label, gradient))
@@ -153,14 +150,14 @@ class NanProbe:
         return record
 
     def _on_gradient(self, name: str, label: str, gradient: torch.Tensor) -> None:
-        self._backward.append(_Value(name, f"the gradient of the output of {label}", "gradient", _largest(gradient)))
+        self._backward += _values(name, f"the gradient of the output of {label}", "gradient", gradient)
 
     def _judge(
         self,
         step: int,
         forward: list[_Value],
         backward: list[_Value],
-        gradients: list[str],
+        gradients: list[_Value],
         parameters: dict[str, nn.Parameter],
         found: list[float],
     ) -> Finding | None:
@@ -180,7 +177,7 @@ class NanProbe:
             if not math.isfinite(size):
                 return Finding(step, "backward", value.layer, value.what, _kind(size), _backward_evidence(before))
             before.append((value, size))
-        spoiled = [(name, size) for name, size in zip(gradients, sizes, strict=True) if not math.isfinite(size)]
+        spoiled = [(value.layer, size) for value, size in zip(gradients, sizes, strict=True) if not math.isfinite(size)]
         if not spoiled:
             return None
         name, size = spoiled[0]
@@ -208,12 +205,12 @@ class NanProbe:
             return Finding(step, "forward", value.layer, value.what, kind, evidence)
         own = {name: p for name, p in parameters.items() if name.rpartition(".")[0] == value.layer}
         for name, parameter in own.items():
-            if not math.isfinite(weight := _largest(parameter).item()):
+            if not math.isfinite(weight := _worst(parameter)):
                 evidence = (
                     f"So the layer's output is {kind} too. An earlier step, or whoever wrote the weights, made it."
                 )
                 return Finding(step, "weights", value.layer, f"the weight `{name}`", _kind(weight), evidence)
-        weights = max((_largest(parameter).item() for parameter in own.values()), default=None)
+        weights = max((_worst(parameter) for parameter in own.values()), default=None)
         said = f"Before it: {_said(before[-1])}. " if before else ""
         said += f"Its weights are finite (at most {weights:.3g}). " if weights is not None else "It has no weights. "
         if value.size.dtype == torch.float16:
@@ -249,28 +246,41 @@ def _kind(size: float) -> str:
     return "nan" if math.isnan(size) else "inf"
 
 
-def _floats(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point() and value.numel():
-            yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _floats(item)
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _floats(item)
+def _values(layer: str, what: str, kind: str, tensor: torch.Tensor | None) -> list[_Value]:
+    return [] if tensor is None else [_Value(layer, what, kind, size) for size in magnitudes(tensor)]
+
+
+def _gradient_norms(parameters: dict[str, nn.Parameter]) -> list[_Value]:
+    """The norms of the dense gradients, all at once, which is fast; of others the largest magnitude."""
+    gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    dense = {name: gradient for name, gradient in gradients.items() if _is_dense(gradient)}
+    norms = torch._foreach_norm(list(dense.values())) if dense else []
+    values = [_Value(name, "", "gradient", norm) for name, norm in zip(dense, norms, strict=True)]
+    return values + [
+        value for name, grad in gradients.items() if name not in dense for value in _values(name, "", "gradient", grad)
+    ]
+
+
+def _is_dense(gradient: torch.Tensor) -> bool:
+    plain = type(gradient) is torch.Tensor and gradient.layout == torch.strided and not gradient.is_nested
+    return plain and gradient.numel() > 0 and gradient.device.type != "meta"
+
+
+def _fetch(sizes: list[torch.Tensor]) -> list[float]:
+    """The numbers, by one transfer; in the widest format that the device has."""
+    if not sizes:
+        return []
+    device = sizes[0].device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.stack([size.detach().to(device, dtype) for size in sizes]).tolist()
+
+
+def _worst(tensor: torch.Tensor) -> float:
+    """The largest magnitude; of several parts the first that is not finite."""
+    found = _fetch(magnitudes(tensor))
+    return next((size for size in found if not math.isfinite(size)), max(found, default=0.0))
 
 
 def _version(tensor: torch.Tensor) -> int:
     """How often the tensor has been changed in place."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def _largest(tensor: torch.Tensor) -> torch.Tensor:
-    """The largest magnitude, in one pass and without a copy; nan if there is one, −inf if nothing else is infinite.
-
-    The norm of order infinity would be the same number: on a CPU it takes 20 to 60 times as long, isfinite() too.
-    """
-    low, high = torch.aminmax(tensor.detach())
-    only_negative = (low == -math.inf) & (high < math.inf)
-    return torch.where(only_negative, -math.inf, torch.maximum(-low, high))

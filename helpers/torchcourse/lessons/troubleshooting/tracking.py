@@ -8,10 +8,14 @@
 
 The tracker sees each operation of PyTorch below autograd, notes the storages (저장 공간) of its results, and keeps only
 weak references to them: it makes nothing live longer. It works on real tensors of any device and on fake ones, which
-have shapes but no memory (`torch._subclasses.FakeTensorMode`).
+have shapes but no memory (`torch._subclasses.FakeTensorMode`). Of a sparse, nested or sharded tensor its parts count.
 
-Not seen: what an operation needs inside itself (a workspace), the allocator's rounding and gaps, and the context of a
-GPU. Tensors that were made before count when they are watched.
+Tensors that were made before count when they are watched, and so do those that are made out of the tracker's sight: in
+another thread, by `torch.frombuffer` or `from_dlpack`. Where an operation uses one that is not watched, `unseen` says
+how many bytes are missing. A tensor from NumPy counts as if it had memory of its own.
+
+Not seen at all: what an operation needs inside itself (a workspace), a bare `UntypedStorage`, the allocator's rounding
+and gaps, and the context of a GPU.
 
 Source: PyTorch's own `torch.distributed._tools.mem_tracker.MemTracker` works in this way; the kinds are its kinds.
 """
@@ -28,8 +32,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts, tensors_in
 from torchcourse.source_lines import Line, hide, user_lines
 from torchcourse.units import format_bytes
 
@@ -37,6 +41,12 @@ hide(__file__)
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "others")
 """Kinds of memory. Others: inputs, buffers, and what lives for a moment, such as the gradients of activations."""
+
+_FROM_OUTSIDE = {
+    "aten::lift_fresh": "torch.tensor or from_numpy",
+    "aten::set_.source_Storage_storage_offset": "deepcopy or load",
+}
+"""Operations that give back a tensor whose memory PyTorch has just got without one: who calls them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +111,8 @@ class MemoryTracker(TorchDispatchMode):
         self._current = self._peak = self._op = 0
         self._alive: dict[int, Allocation] = {}  # by the address of the storage's C++ side
         self._references: dict[int, weakref.ref] = {}
+        self._used: dict[int, tuple[weakref.ref, int]] = {}  # storages that operations used, and that do not count
+        self._unseen = self._most_unseen = 0
         self._at_peak: list[Allocation] = []
         self._peak_is_new = False
         self._changes: deque[tuple[int, Allocation, int]] = deque(maxlen=longest)
@@ -117,6 +129,14 @@ class MemoryTracker(TorchDispatchMode):
     def peak(self) -> int:
         """The most bytes that were alive at once."""
         return self._peak
+
+    @property
+    def unseen(self) -> int:
+        """The most bytes at once of tensors that operations used, and that neither were made in sight nor are watched.
+
+        They are missing in all the other numbers.
+        """
+        return self._most_unseen
 
     def watch(self, *things: nn.Module | torch.optim.Optimizer | torch.Tensor) -> None:
         """Count what these hold already, and call it by its kind from now on: also the gradients that are to come.
@@ -186,19 +206,39 @@ class MemoryTracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self._op += 1
+        given = list(tensors_in((args, kwargs)))
+        parts = [part for tensor in given for part in dense_parts(tensor)]
+        seen = {part.untyped_storage()._cdata for part in parts}
         result = func(*args, **(kwargs or {}))
-        given = _tensors((args, kwargs))
-        seen = {tensor.untyped_storage()._cdata for tensor in given}
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            known = self._alive.get(storage._cdata)
-            if known is not None and known.bytes != self._size(storage.nbytes()):
-                self._free(storage._cdata)  # resized in place: it counts as a new one
-                seen.discard(storage._cdata)
-            if storage._cdata not in self._alive and storage._cdata not in seen:
-                recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
-                self._add(tensor, "activations" if recorded else "others", func._schema.name.partition("::")[2])
+        outside = _FROM_OUTSIDE.get(func.name())
+        name = outside or func.name().rpartition("::")[2].partition(".")[0]
+        for tensor in tensors_in(result):
+            for part in dense_parts(tensor):
+                storage = part.untyped_storage()
+                known = self._alive.get(storage._cdata)
+                if known is not None and known.bytes != self._size(storage.nbytes()):
+                    self._free(storage._cdata)  # resized in place: it counts as a new one
+                    seen.discard(storage._cdata)
+                if storage._cdata not in self._alive and (outside or storage._cdata not in seen):
+                    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
+                    self._add(part, "activations" if recorded else "others", name)
+        for part in parts:
+            self._note_use(part)
         return result
+
+    def _note_use(self, part: torch.Tensor) -> None:
+        """Note the storage of an operation's input, if it does not count."""
+        storage = part.untyped_storage()
+        key = storage._cdata
+        if key in self._alive or key in self._used or not self._counts(part):
+            return
+        self._used[key] = weakref.ref(storage, lambda _: self._forget_use(key)), self._size(storage.nbytes())
+        self._unseen += self._used[key][1]
+        self._most_unseen = max(self._most_unseen, self._unseen)
+
+    def _forget_use(self, key: int) -> None:
+        if (used := self._used.pop(key, None)) is not None:
+            self._unseen -= used[1]
 
     # What devices do otherwise
 
@@ -234,6 +274,7 @@ class MemoryTracker(TorchDispatchMode):
             born=self._op,
         )
         self._admit(allocation)
+        self._forget_use(key)
         self._alive[key] = allocation
         self._references[key] = weakref.ref(storage, lambda _: self._free(key))
         self._changes.append((self._op, allocation, 1))
@@ -256,11 +297,12 @@ class MemoryTracker(TorchDispatchMode):
             self._at_peak, self._peak_is_new = list(self._alive.values()), False
 
     def _label(self, tensor: torch.Tensor, kind: str, op: str) -> None:
-        known = self._alive.get(tensor.untyped_storage()._cdata)
-        if known is None:
-            self._add(tensor, kind, op)
-        else:
-            known.kind = kind
+        for part in dense_parts(tensor):
+            known = self._alive.get(part.untyped_storage()._cdata)
+            if known is None:
+                self._add(part, kind, op)
+            else:
+                known.kind = kind
 
     def _watch_model(self, model: nn.Module) -> None:
         self._names |= {id(module): name for name, module in model.named_modules() if name}
@@ -274,12 +316,12 @@ class MemoryTracker(TorchDispatchMode):
             self._label(buffer, "others", "buffer")
 
     def _label_gradient(self, parameter: torch.Tensor) -> None:
-        if parameter.grad is not None and parameter.grad.layout == torch.strided:
+        if parameter.grad is not None:
             self._label(parameter.grad, "gradients", "gradient")
 
     def _label_state(self, optimizer: torch.optim.Optimizer) -> None:
         for state in optimizer.state.values():
-            for tensor in _tensors(list(state.values())):
+            for tensor in tensors_in(state):
                 self._label(tensor, "optimizer", "optimizer state")
 
 
@@ -294,11 +336,6 @@ def sum_by_kind(allocations: Iterable[Allocation]) -> dict[str, int]:
 def list_largest(live: list[Allocation], count: int = 5) -> str:
     """Write the first of these allocations, a line each, as the end of an out-of-memory error."""
     return "The largest live tensors:\n" + ("\n".join(f"  {allocation}" for allocation in live[:count]) or "  none")
-
-
-def _tensors(tree: Any) -> list[torch.Tensor]:
-    """The tensors in a structure that have one storage (sparse ones have several, and are left out)."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor) and leaf.layout == torch.strided]
 
 
 def _innermost(names: dict[int, str]) -> str:

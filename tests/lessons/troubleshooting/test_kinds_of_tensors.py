@@ -1,0 +1,217 @@
+"""No kind of tensor, and no structure around it, ends a healthy run because a watcher is on."""
+
+import dataclasses
+import gc
+import types
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor, Shard, init_device_mesh
+from torch.testing._internal.two_tensor import TwoTensor
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.lessons.troubleshooting.leaks import find_leaks
+from torchcourse.lessons.troubleshooting.probes import NanProbe
+from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
+from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts, magnitudes, tensors_in
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+
+# Nested, CSR, quantized and masked tensors call themselves prototypes, or old.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Own(torch.Tensor):
+    """A subclass of a user's own."""
+
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+    more: dict
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank():
+    gc.freeze()  # a search for holders then takes a tenth of the time
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+    gc.unfreeze()
+
+
+def shard(x):
+    return DTensor.from_local(x, init_device_mesh("cpu", (1,)), [Shard(0)])
+
+
+def beside(make):
+    """The tensor itself, and another of a kind that no gradient flows through."""
+    return lambda x: (x, make(x.detach())), lambda pair: pair[0]
+
+
+KINDS = {
+    "nested": (lambda x: torch.nested.as_nested_tensor([x[:1], x[1:]]), lambda n: torch.cat(n.unbind())),
+    "jagged": (lambda x: torch.nested.nested_tensor_from_jagged(x, torch.tensor([0, 1, 3])), lambda n: n.values()),
+    "sparse": (lambda x: x.to_sparse(), lambda s: s.to_dense()),
+    "CSR": (lambda x: x.to_sparse_csr(), lambda s: s.to_dense()),
+    "complex": (torch.fft.fft, torch.abs),
+    "own subclass": (lambda x: x.as_subclass(Own), lambda o: o.as_subclass(torch.Tensor)),
+    "DTensor": (shard, lambda d: d.to_local()),
+    "vmap": (torch.vmap(lambda row: row * 2), lambda x: x),
+    "quantized": beside(lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)),
+    "float8": beside(lambda x: x.to(torch.float8_e4m3fn)),
+    "meta": beside(lambda x: x.to("meta")),
+    "wrapper": beside(lambda x: TwoTensor(x, x)),
+    "MKL-DNN": beside(lambda x: x.to_mkldnn()),
+    "masked": beside(lambda x: torch.masked.masked_tensor(x, x > 0)),
+    "nothing": beside(lambda x: None),
+    "dataclass": (lambda x: Output(x, {"states": [x, (None, 3)]}), lambda out: out.logits),
+    "namespace": (lambda x: types.SimpleNamespace(last={"set": {x}}), lambda out: next(iter(out.last["set"]))),
+}
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def parts(kind):
+    """A model whose second layer gives out this kind of tensor, and a step of training."""
+    torch.manual_seed(0)
+    give, take = KINDS[kind]
+    model = nn.Sequential(nn.Linear(4, 4), Call(give), Call(take), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def step(look=lambda loss: None):
+        optimizer.zero_grad()
+        loss = model(X).square().mean()
+        loss.backward()
+        look(loss)
+        optimizer.step()
+
+    return model, optimizer, step
+
+
+def nan_probe(model, optimizer, step):
+    with NanProbe(model) as probe:
+        step(probe.check)
+
+
+def tracker(model, optimizer, step, of=MemoryTracker):
+    with of() as memory:
+        memory.watch(model, optimizer)
+        step()
+    assert memory.peak_by_kind()["gradients"] > 0
+    assert all(map(str, memory.live_at_peak()))
+
+
+def device(model, optimizer, step):
+    tracker(model, optimizer, step, of=lambda: SimulatedDevice("1 MiB"))
+
+
+def sanity_probe(model, optimizer, step):
+    with SanityProbe(model, optimizer) as probe:
+        step()
+    probe.alarms()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("watch", [nan_probe, tracker, device, sanity_probe])
+def test_no_kind_of_tensor_ends_a_healthy_run(watch, kind):
+    watch(*parts(kind))
+
+
+def test_a_search_for_leaks_meets_every_kind_of_tensor_and_accuses_none():
+    steps = [parts(kind)[-1] for kind in KINDS]
+    assert find_leaks(lambda: [step() for step in steps], steps=5).leaks == []
+
+
+def test_the_memory_of_a_special_tensor_is_that_of_its_parts():
+    with MemoryTracker() as memory:
+        sparse = torch.eye(100).to_sparse()
+        assert memory.current == 100 * (4 + 2 * 8)
+        nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])
+        assert memory.current == 100 * 20 + 4 * 18
+        assert (sparse.is_sparse, nested.is_nested) == (True, True)
+
+
+def test_gradients_of_a_sparse_embedding_are_counted_and_looked_at():
+    model = nn.Embedding(50, 8, sparse=True)
+    with MemoryTracker() as memory:
+        memory.watch(model)
+        model(torch.tensor([1, 2, 3])).sum().backward()
+        assert memory.by_kind()["gradients"] == 3 * (8 * 4 + 8)
+    probe = NanProbe(model)
+    loss = model(torch.tensor([1, 2, 3])).sum()
+    loss.backward()
+    model.weight.grad._values()[0, 0] = torch.inf
+    assert probe.look(loss).what == "the gradient of `weight`"
+
+
+@pytest.mark.parametrize("kind", ["nested", "jagged", "sparse", "CSR", "complex", "DTensor", "own subclass"])
+def test_a_nan_in_any_kind_of_tensor_is_found_in_the_layer_that_gives_it_out(kind):
+    model, _, _ = parts(kind)
+    give = model[1].function
+    model[1].function = lambda x: give(x / 0)
+    probe = NanProbe(model)
+    loss = model(X).square().mean()
+    found = probe.look(loss)
+    assert (found.phase, found.layer) == ("forward", "1")
+
+
+def test_a_leak_of_sparse_tensors_is_found_with_its_holder():
+    kept = []
+    report = find_leaks(lambda: kept.append(torch.eye(20).to_sparse()), steps=5)
+    assert [(leak.bytes_a_step, "`kept`" in leak.holder) for leak in report.leaks] == [(400, True)]
+
+
+def test_an_encoders_fast_path_is_evaluated_under_every_watcher():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1).eval()
+    padding = torch.tensor([[0, 0, 1], [0, 0, 0]]).bool()
+
+    def step():
+        with torch.no_grad():
+            return model(torch.ones(2, 3, 8), src_key_padding_mask=padding).sum()
+
+    with MemoryTracker(), NanProbe(model) as probe:
+        probe.check(step())
+    assert find_leaks(step, steps=5).leaks == []
+
+
+def test_fake_tensors_and_tensors_inside_vmap_have_no_numbers_to_look_at():
+    model = nn.Linear(4, 4)
+    probe = NanProbe(model)
+    torch.vmap(torch.func.grad(lambda w, x: torch.func.functional_call(model, {"weight": w}, x).sum()), (None, 0))(
+        model.weight, X
+    )
+    assert probe.look() is None
+    with FakeTensorMode():
+        fake = nn.Linear(4, 4)
+        probe = NanProbe(fake)
+        (loss := fake(torch.ones(2, 4)).sum()).backward()
+        assert probe.look(loss) is None
+
+
+def test_tensors_are_found_in_what_holds_itself_too():
+    held = [X]
+    held.append(held)
+    assert len(list(tensors_in(held))) > 0
+    assert list(tensors_in([Output(X, {"a": X}), "text", None, 3]))[1] is X
+
+
+def test_the_largest_magnitude_of_any_format():
+    assert magnitudes(torch.tensor([3 + 4j]))[0].item() == 4
+    assert magnitudes(torch.tensor([1.0, torch.nan]).to(torch.float8_e5m2))[0].isnan()
+    assert (
+        magnitudes(torch.tensor([1, 2])) == magnitudes(torch.ones(0)) == magnitudes(torch.ones(2, device="meta")) == []
+    )
+    assert dense_parts(nn.LazyLinear(3).weight) == []
