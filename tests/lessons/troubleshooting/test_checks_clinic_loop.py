@@ -2,7 +2,7 @@
 
 import pytest
 
-from clinic_repairs import broken
+from clinic_repairs import broken, parts
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from verdicts import accepted, refused
 
@@ -10,6 +10,8 @@ from verdicts import accepted, refused
 
 BACKWARD = "        loss.backward()\n"
 STEP = "        optimizer.step()\n"
+ZERO = "        optimizer.zero_grad()\n"
+NEW_OPTIMIZER = "        optimizer = torch.optim.SGD(model.parameters(), lr=optimizer.param_groups[0]['lr'])\n"
 
 
 def after_the_step(code):
@@ -28,6 +30,28 @@ def test_learns_then_forgets_accepts(change):
     accepted(repair("learns_then_forgets", *broken("learns_then_forgets", change)))
 
 
+CLOSURE = """
+def train_epoch(model, loader, optimizer):
+    model.train()
+    total, count = 0.0, 0
+    for images, labels in loader:
+        def closure():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            return loss
+        total += optimizer.step(closure).item() * len(labels)
+        count += len(labels)
+    return total / count
+"""
+
+
+def test_learns_then_forgets_takes_a_closure():
+    accepted(repair("learns_then_forgets", *parts("learns_then_forgets", CLOSURE)))
+    without = CLOSURE.replace("            optimizer.zero_grad()\n", "")
+    refused(repair("learns_then_forgets", *parts("learns_then_forgets", without)), "still_there")
+
+
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -40,6 +64,13 @@ def test_learns_then_forgets_accepts(change):
             [(BACKWARD, "        optimizer.zero_grad()\n" + BACKWARD), ("total / count", "total / len(loader)")],
             "wrong_value",
         ),
+        ([(BACKWARD, NEW_OPTIMIZER + ZERO + BACKWARD)], "other_optimizer"),
+        ([(BACKWARD, "        optimizer.state.clear()\n" + ZERO + BACKWARD)], "training_changed"),
+        (
+            [(BACKWARD, "        optimizer.param_groups[0]['weight_decay'] = 0.1\n" + ZERO + BACKWARD)],
+            "training_changed",
+        ),
+        ([("    model.train()\n", ""), (BACKWARD, ZERO + BACKWARD)], "evaluation_mode"),
     ],
 )
 def test_learns_then_forgets_refuses(changes, symptom):
@@ -52,6 +83,53 @@ DIVIDED = ("        (loss / accumulate).backward()\n", "        loss.backward()\
 INDENTED_STEP = "            optimizer.step()\n"
 CLIP = "            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)\n"
 BEFORE_STEP = "        if number % accumulate == 0:\n"
+
+
+WHOLE = """
+def accumulated_epoch(model, loader, optimizer, accumulate):
+    assert len(loader) % accumulate == 0, "the last step would be made of fewer batches"
+    model.train()
+    total, group = 0.0, []
+    optimizer.zero_grad()
+    for images, labels in loader:
+        loss = F.cross_entropy(model(images), labels)
+        total += loss.item()
+        group.append(KEPT)
+        if len(group) == accumulate:
+            JOINED.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            group = []
+    return total / len(loader)
+"""
+GRAPHS_KEPT = WHOLE.replace("KEPT", "loss").replace("JOINED", "torch.stack(group).mean()")
+JOINED_AGAIN = WHOLE.replace("KEPT", "(images, labels)").replace(
+    "JOINED", "F.cross_entropy(model(torch.cat([i for i, _ in group])), torch.cat([l for _, l in group]))"
+)
+OWN_SUMS = """
+def accumulated_epoch(model, loader, optimizer, accumulate):
+    assert len(loader) % accumulate == 0, "the last step would be made of fewer batches"
+    model.train()
+    batches, losses = iter(loader), []
+    for _ in range(len(loader) // accumulate):
+        sums = [torch.zeros_like(p) for p in model.parameters()]
+        for _ in range(accumulate):
+            images, labels = next(batches)
+            losses.append(F.cross_entropy(model(images), labels))
+            for s, g in zip(sums, torch.autograd.grad(losses[-1], list(model.parameters()))):
+                s += g
+            losses[-1] = losses[-1].item()
+        for p, s in zip(model.parameters(), sums):
+            p.grad = s / accumulate
+        optimizer.step()
+    return sum(losses) / len(losses)
+"""
+
+
+def test_big_batch_diverges_asks_for_the_memory_of_a_small_batch():
+    for text in (GRAPHS_KEPT, JOINED_AGAIN):
+        refused(repair("big_batch_diverges", *parts("big_batch_diverges", text)), "no_memory_saved")
+    accepted(repair("big_batch_diverges", *parts("big_batch_diverges", OWN_SUMS)))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +162,10 @@ def test_big_batch_diverges_accepts(changes):
         ([("        loss.backward()", "        loss = loss / accumulate\n        loss.backward()")], "wrong_value"),
         ([("        if number % accumulate == 0", "        if True")], "steps"),
         ([(BACKWARD, DIVIDED[0]), ("    assert len(loader) % accumulate == 0, ", "    _ = ")], "no_assertion"),
+        ([(BACKWARD, DIVIDED[0]), ("    return total / len(loader)", "    print(total / len(loader))")], "no_number"),
+        ([(BACKWARD, DIVIDED[0]), ("total += loss.item()", "total += loss")], "graph_returned"),
+        ([(BACKWARD, DIVIDED[0]), ("    model.train()\n", "")], "evaluation_mode"),
+        ([(BACKWARD, DIVIDED[0]), (INDENTED_STEP, "    " + NEW_OPTIMIZER + INDENTED_STEP)], "other_optimizer"),
     ],
 )
 def test_big_batch_diverges_refuses(changes, symptom):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -59,7 +59,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step, as it was about to happen."""
+    """One optimizer step, as it was about to happen; one that is given a closure, as it has just happened."""
 
     rates: tuple[float, ...]
     """The learning rate of each parameter group."""
@@ -130,7 +130,10 @@ class TrainingRecorder:
         return way / max(math.sqrt(sum(start.double().square().sum().item() for _, start in pairs)), 1e-12)
 
     def __enter__(self) -> "TrainingRecorder":
-        handles = [register_optimizer_step_pre_hook(self._on_step)]
+        handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ]
         if self._model is None:
             handles.append(register_module_forward_pre_hook(self._on_call))
             handles.append(register_module_forward_hook(self._on_return, always_call=True))
@@ -185,7 +188,15 @@ class TrainingRecorder:
             self._stale = any(gradient.count_nonzero() for gradient in _gradients(self._optimizer))
         self._backwards.append(loss.detach().sum().item())
 
-    def _on_step(self, optimizer: Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if not _has_closure(args, kwargs):
+            self._on_step(optimizer)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if _has_closure(args, kwargs):  # its gradient was made inside the step
+            self._on_step(optimizer)
+
+    def _on_step(self, optimizer: Optimizer) -> None:
         if self._optimizer is not None and optimizer is not self._optimizer:
             return
         found = [gradient.flatten() for gradient in _gradients(optimizer)] if self._gradients else []
@@ -221,6 +232,11 @@ class _Calls(TorchFunctionMode):
             target = args[1] if len(args) > 1 else kwargs["target"]
             self._recorder._on_loss(func, scores, target, out)
         return out
+
+
+def _has_closure(args: tuple, kwargs: dict) -> bool:
+    """Whether `optimizer.step` was called with a closure; the optimizer itself is the first of its arguments."""
+    return any(value is not None for value in (*args[1:2], kwargs.get("closure")))
 
 
 def _gradients(optimizer: Optimizer) -> list[torch.Tensor]:

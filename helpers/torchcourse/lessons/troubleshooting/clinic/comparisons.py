@@ -1,12 +1,13 @@
 """What several judges do: train a copy of a model; look at steps, weights, optimizer, and the images that arrived."""
 
 import copy
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
 
 from torchcourse.checks import Wrong
@@ -22,6 +23,12 @@ class Trained:
     model: nn.Module
     steps: list[Step]
     returned: Any
+    weights: list[torch.Tensor]
+    """Before each step, all weights in one vector; empty unless gradients are kept."""
+    evaluating: int
+    """How many forward passes with a graph found the model in evaluation mode."""
+    own: int
+    """How many of the steps were made by the optimizer that the epoch was given."""
 
 
 def train_copy(
@@ -31,24 +38,62 @@ def train_copy(
     rate: float,
     *more: Any,
     gradients: bool = True,
+    momentum: float = 0.0,
 ) -> Trained:
-    """Call `epoch(model, loader, optimizer, *more)` with a copy of `start` and with plain SGD, and record its steps.
+    """Call `epoch(model, loader, optimizer, *more)` with a copy of `start` and with SGD, and record its steps.
 
     Args:
+        momentum: of SGD. With some, an optimizer that was made anew shows in the weights.
         gradients: whether the steps keep their gradients; without them the record keeps no tensor alive.
     """
     model = copy.deepcopy(start)
-    with TrainingRecorder(gradients=gradients) as record:
-        returned = epoch(model, loader, torch.optim.SGD(model.parameters(), lr=rate), *more)
-    return Trained(model, record.steps, returned)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    own: list[None] = []
+    weights: list[torch.Tensor] = []
+
+    def note(*_: Any) -> None:
+        if gradients:
+            weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+
+    optimizer.register_step_post_hook(lambda *_: own.append(None))
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        with TrainingRecorder(gradients=gradients) as record:
+            returned = epoch(model, loader, optimizer, *more)
+    finally:
+        handle.remove()
+    evaluating = sum(not seen.training for seen in record.trained)
+    return Trained(model, record.steps, returned, weights, evaluating, len(own))
 
 
-def expect_steps(given: Sized, expected: Sized) -> None:
-    """Refuse a training epoch that makes another number of optimizer steps than expected."""
-    if len(given) != len(expected):
+def expect_steps(given: Trained, expected: Trained) -> None:
+    """Refuse a training epoch that makes a different number of optimizer steps, or makes them by another optimizer."""
+    if len(given.steps) != len(expected.steps):
         raise Wrong(
             "steps",
-            f"For {len(expected)} batches your epoch makes {len(given)} steps. One step per batch, as it was before.",
+            f"For {len(expected.steps)} batches your epoch makes {len(given.steps)} optimizer steps. One step per "
+            "batch, as it was before.",
+        )
+    expect_own_optimizer(given)
+
+
+def expect_own_optimizer(given: Trained) -> None:
+    """Refuse an epoch whose steps are not all made by the optimizer that it was given."""
+    if given.own < len(given.steps):
+        raise Wrong(
+            "other_optimizer",
+            f"{len(given.steps) - given.own} of {len(given.steps)} steps are made by an optimizer that your function "
+            "builds. The caller's own is left behind, and so are its momentum, its schedule and its checkpoint.",
+        )
+
+
+def expect_training_mode(given: Trained) -> None:
+    """Refuse an epoch that trains a model which came in evaluation mode and was left there."""
+    if given.evaluating:
+        raise Wrong(
+            "evaluation_mode",
+            f"{given.evaluating} forward passes of the training find the model in evaluation mode: the evaluation "
+            "before it left it there. Your function was the one to change that.",
         )
 
 
@@ -59,9 +104,18 @@ def expect_weights(given: nn.Module, expected: nn.Module) -> None:
 
 
 def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse every optimizer but SGD with momentum 0.9."""
-    if not isinstance(optimizer, torch.optim.SGD) or any(group["momentum"] != 0.9 for group in optimizer.param_groups):
+    """Refuse every optimizer but SGD with momentum 0.9 and nothing else."""
+    if type(optimizer) is not torch.optim.SGD:
         raise Wrong("other_optimizer", "The optimizer was SGD with momentum 0.9, and it was not at fault.")
+    plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9).param_groups[0]
+    for group in optimizer.param_groups:
+        for name in ("momentum", "dampening", "weight_decay", "nesterov", "maximize"):
+            if group[name] != plain[name]:
+                raise Wrong(
+                    "other_optimizer",
+                    f"The optimizer was SGD with {name}={plain[name]}, and now has {name}={group[name]}. It was not at "
+                    "fault.",
+                )
 
 
 def image_numbers(images: Iterable[torch.Tensor], count: int, left_out: Iterable[int]) -> list[int | None]:

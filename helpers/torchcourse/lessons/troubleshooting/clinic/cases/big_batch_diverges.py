@@ -1,5 +1,9 @@
 """Patient: gradient accumulation adds up the gradients of several batches and does not divide by their number."""
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,12 +11,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import number
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import train_copy
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    expect_own_optimizer,
+    expect_training_mode,
+    train_copy,
+)
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
+from torchcourse.units import format_bytes
 
 
 def evidence(program: Program) -> None:
@@ -36,7 +47,7 @@ def evidence(program: Program) -> None:
 
 
 def judge(program: Program, seed: int) -> str:
-    """Compare each step's gradient with that of all its samples in one batch."""
+    """Compare each step's gradient with that of all its samples in one batch, and the memory with that of one batch."""
     size, rate = 4 + seed % 3, 0.1
     generator = torch.Generator().manual_seed(seed)
     for accumulate in (2 + seed % 2, 5, 1):
@@ -44,17 +55,15 @@ def judge(program: Program, seed: int) -> str:
         labels = torch.randint(0, 3, (len(inputs),), generator=generator)
         loader = DataLoader(TensorDataset(inputs, labels), size)
         torch.manual_seed(seed)
-        start = mlp(7, 5, 3).double()
+        start = mlp(7, 5, 3).double().eval()
         given, right = (
             train_copy(epoch, start, loader, rate, accumulate) for epoch in (program.accumulated_epoch, _plain_epoch)
         )
         _compare(given.steps, right.steps, accumulate, rate)
-        if abs(float(given.returned) - right.returned) > 1e-9:
-            raise Wrong(
-                "wrong_value",
-                f"The steps are right. The reported loss of a batch should be {right.returned:.4f}, and is "
-                f"{float(given.returned):.4f}: what was divided for the gradient is not for the log.",
-            )
+        expect_own_optimizer(given)
+        expect_training_mode(given)
+        _judge_report(given.returned, right.returned, accumulate)
+    _judge_memory(program.accumulated_epoch)
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
         program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)
@@ -78,16 +87,56 @@ def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Op
     return sum(losses) / len(losses)
 
 
+def _judge_report(given: Any, right: float, accumulate: int) -> None:
+    if isinstance(given, torch.Tensor) and given.requires_grad:
+        raise Wrong("graph_returned", "The loss that you return still has a graph: the log would keep it alive.")
+    found = number(given)
+    if found is None:
+        raise Wrong("no_number", f"The steps are right. Return the mean loss of a batch; you returned {given!r}.")
+    text = f"The steps are right. The reported loss of a batch should be {right:.4f}, and is {found:.4f}"
+    if accumulate > 1 and abs(found * accumulate - right) < 1e-9:
+        raise Wrong("wrong_value", f"{text}: what was divided for the gradient is not for the log.")
+    if abs(found - right) > 1e-9:
+        raise Wrong("wrong_value", f"{text}. It was the mean over the batches before.")
+
+
+def _judge_memory(epoch: Callable) -> None:
+    """Refuse an epoch that has more alive at once than what one small batch needs."""
+    accumulate, size = 8, 256  # far more activations than weights
+    torch.manual_seed(0)
+    start = mlp(4, 16, 16, 3)
+    data = TensorDataset(torch.randn(accumulate * size, 4), torch.randint(0, 3, (accumulate * size,)))
+
+    def peak(function: Callable, loader: DataLoader, batches: int) -> int:
+        model = copy.deepcopy(start)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with MemoryTracker() as tracker:
+            tracker.watch(model)
+            function(model, loader, optimizer, batches)
+        return max(tracker.timeline().by_kind["activations"], default=0)
+
+    loader = DataLoader(data, size)
+    most = peak(epoch, loader, accumulate)
+    small, large = peak(_plain_epoch, loader, 1), peak(_plain_epoch, DataLoader(data, accumulate * size), 1)
+    if most > 2 * small:
+        raise Wrong(
+            "no_memory_saved",
+            f"The steps are right. But {accumulate} batches per step need {format_bytes(most)} of activations at once; "
+            f"one batch alone needs {format_bytes(small)}, and the large batch {format_bytes(large)}, which does not "
+            "fit on their GPU. When are the activations of the first batch released?",
+        )
+
+
 def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float) -> None:
     if len(given) != len(right):
         raise Wrong(
             "steps", f"{3 * accumulate} batches, {accumulate} per step: {len(right)} steps, and you make {len(given)}."
         )
-    for number, (step, should) in enumerate(zip(given, right, strict=True), start=1):
+    for turn, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
             raise Wrong(
                 "learning_rate",
-                f"The learning rate at step {number} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
+                f"The learning rate at step {turn} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
                 "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
             )
         if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
@@ -106,7 +155,7 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
             )
         raise Wrong(
             "not_all_batches",
-            f"With {accumulate} batches per step, step {number} does not go along the mean gradient of its batches: "
+            f"With {accumulate} batches per step, step {turn} does not go along the mean gradient of its batches: "
             "some are missing in it, or do not count equally.",
         )
 

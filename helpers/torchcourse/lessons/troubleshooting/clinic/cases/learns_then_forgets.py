@@ -8,7 +8,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_steps, expect_weights, train_copy
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    expect_steps,
+    expect_training_mode,
+    expect_weights,
+    train_copy,
+)
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
 from torchcourse.models import mlp
@@ -38,11 +43,20 @@ def judge(program: Program, seed: int) -> str:
     labels = torch.randint(0, 4, (len(inputs),), generator=generator)
     loader = DataLoader(TensorDataset(inputs, labels), size)
     torch.manual_seed(seed)
-    start = mlp(12, 6, 4)
-    right, given = (train_copy(epoch, start, loader, rate) for epoch in (_plain_epoch, program.train_epoch))
-    expect_steps(given.steps, right.steps)
+    start = mlp(12, 6, 4).eval()  # as `accuracy` leaves it
+    right, given = (
+        train_copy(epoch, start, loader, rate, momentum=0.9) for epoch in (_plain_epoch, program.train_epoch)
+    )
+    expect_steps(given, right)
     for number, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
+        if not torch.allclose(given.weights[number - 1], right.weights[number - 1], rtol=1e-4, atol=1e-6):
+            raise Wrong(
+                "training_changed",
+                f"The gradient of step {number - 1} is right, and the weights after it are not those that the "
+                "caller's optimizer gives with it. Are its settings or its memory of earlier steps changed?",
+            )
         _compare(number, step, expected, rate)
+    expect_training_mode(given)
     expect_weights(given.model, right.model)
     loss = given.returned
     if not isinstance(loss, float) or abs(loss - right.returned) > 1e-6:

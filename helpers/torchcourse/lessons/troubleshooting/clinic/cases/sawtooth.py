@@ -57,7 +57,7 @@ def judge(program: Program, seed: int) -> str:
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
-    expect_steps(given.steps, plain.steps)
+    expect_steps(given, plain)
     expect_weights(given.model, plain.model)
     _judge_numbers([float(number) for number in given.returned], plain.returned)
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."

@@ -57,7 +57,7 @@ def judge(program: Program, seed: int) -> str:
         )
     if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in given.returned):
         raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
-    expect_steps(given.steps, plain.steps)
+    expect_steps(given, plain)
     expect_weights(given.model, plain.model)
     names = "training loss", "loss on the probe"
     for name, loss, right in zip(names, given.returned, plain.returned, strict=True):
