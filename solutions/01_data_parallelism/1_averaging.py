@@ -258,6 +258,7 @@ _means = {2: 3.0, 4: 9.0}
 
 def _mean_of_ranks():
     layer = nn.Linear(3, 2).to(device())
+    layer.bias.requires_grad_(False)
     layer.weight.grad = torch.full_like(layer.weight, 6.0 * dist.get_rank())
     average_gradients(layer)
     return layer.weight.grad[0, 0].item(), layer.bias.grad
@@ -677,7 +678,10 @@ for seed_per_rank in (False, True):
 
 # %% exercise: average_uneven
 def average_uneven(model: nn.Module, samples: int) -> None:
-    """Replace each gradient by its mean over all samples on all ranks; this rank has `samples` of them."""
+    """Replace each gradient by its mean over all samples on all ranks; this rank has `samples` of them.
+
+    Parameters without a gradient are left alone, as in exercise 1.
+    """
     ### BEGIN SOLUTION
     total = torch.tensor(samples, device=device())
     dist.all_reduce(total)
@@ -696,14 +700,16 @@ _means = {(6, 2): 12.5, (1, 2, 6, 1): 27.0}
 
 def _mean_of_samples(sizes):
     layer = nn.Linear(2, 1).to(device())
+    layer.weight.requires_grad_(False)
     layer.bias.grad = torch.full_like(layer.bias, 10.0 * (dist.get_rank() + 1))
     average_uneven(layer, sizes[dist.get_rank()])
-    return layer.bias.grad.item()
+    return layer.bias.grad.item(), layer.weight.grad
 
 
 for _sizes, _mean in _means.items():
-    for _value in run_ranks(_mean_of_samples, _sizes, world_size=len(_sizes)):
+    for _value, _frozen in run_ranks(_mean_of_samples, _sizes, world_size=len(_sizes)):
         assert abs(_value - _mean) < 1e-4
+        assert _frozen is None
 ### END HIDDEN TESTS
 checked
 
@@ -811,8 +817,8 @@ def samples_of_rank(total: int, epoch: int, rank: int, world_size: int) -> list[
     """Return the numbers (0 to total − 1) of this rank's samples in this epoch, in mixed order.
 
     In one epoch no sample is used twice, all ranks get equally many, and fewer than `world_size`
-    samples are left out. Every epoch is mixed anew. The global random generators of the ranks are in
-    different states: do not rely on them.
+    samples are left out. In every epoch all samples are mixed anew, before they are dealt out. The global
+    random generators of the ranks are in different states: do not rely on them, and do not seed them.
     """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(epoch)

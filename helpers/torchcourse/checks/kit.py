@@ -27,9 +27,15 @@ ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 """For `env=`: ranks that compute on the CPU on every machine, in the float64 of the check's oracle."""
 
 LEFT_ALONE = "Rank {rank} waited in a collective that another rank never called."
-HANG = (
-    "After {seconds:g} s the {ranks} ranks still waited for one another. A collective is called by all ranks or by "
-    "none, equally often: is one of yours inside an `if`, or in a loop of different length?"
+_QUESTION = (
+    "A collective is called by all ranks or by none, equally often: is one of yours inside an `if`, or in a loop of "
+    "different length?"
+)
+HANG = "After {seconds:g} s the {ranks} ranks still waited for one another. " + _QUESTION
+_LEFT = "Rank {rank} waited for a rank that had already left your function. " + _QUESTION
+_ALL_AT_ONE_LINE = (
+    "After {seconds:g} s all {ranks} ranks still stood in the same line. Either its loop never ends, or the calls "
+    "there do not match: all ranks must give the same source and the same size, in the same round."
 )
 
 
@@ -51,7 +57,8 @@ def on_ranks(
         world_size: how many ranks.
         seconds: the time limit, counted from the moment when all ranks have started.
         hang: the hint for ranks that wait for each other; `{seconds}` and `{ranks}` are filled in.
-        left_alone: the hint for a rank that waits for one that has left, with `{rank}` filled in; None: like `hang`.
+        left_alone: the hint for a rank that waits for one that has left, with `{rank}` filled in; None: the symptom
+            `hang`, with its hint.
         known: pieces of an error's text → symptom and hint. A piece `A & B` asks for both texts. `{rank}` and
             `{first_line}` of the message are filled in.
         env: environment variables for the ranks.
@@ -69,6 +76,8 @@ def on_ranks(
         if isinstance(error, RankTimeout):
             _refuse_endless(error.traceback, seconds)
         if waiting:
+            if hang is HANG:
+                hang = _hang_hint(error)
             text = hang.format(seconds=seconds, ranks=world_size, **about)
             raise Wrong("hang", text + waiting_lines(error.traceback)) from None
         for pieces, (symptom, hint) in (known or {}).items():
@@ -77,6 +86,14 @@ def on_ranks(
         if error.left_alone and left_alone is not None:
             raise Wrong("left_alone", left_alone.format(**about)) from None
         raise
+
+
+def _hang_hint(error: RankError) -> str:
+    """The general hint for what was seen: a rank had left, all ranks stood in one line, or in several."""
+    if not isinstance(error, RankTimeout):
+        return _LEFT
+    at = [next((line for line in lines if is_cell(line.file)), None) for _, lines in _stacks_of(error.traceback)]
+    return _ALL_AT_ONE_LINE if len(at) > 1 and None not in at and len(set(at)) == 1 else HANG
 
 
 def _refuse_endless(stacks: str, seconds: float) -> None:

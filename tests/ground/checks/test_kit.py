@@ -143,6 +143,15 @@ rank 2 was here:
     dist.recv(arrived, left)"""
 
 
+SAME_LINE = "".join(
+    f"""rank {rank} was here:
+  Cell In[7], line 4, in train
+    dist.broadcast(p.data, src=rank)
+"""
+    for rank in (0, 1)
+)
+
+
 def test_a_hang_names_each_ranks_line_of_the_cell(monkeypatch):
     def hang(*_, **__):
         raise RankTimeout(0, "TimeoutError", "ranks 0, 1, 2 had not finished", STACKS)
@@ -152,6 +161,16 @@ def test_a_hang_names_each_ranks_line_of_the_cell(monkeypatch):
         on_ranks(fail, "fine", world_size=3)
     assert "Rank 0 waits in line 4: dist.send(chunks[0], right)\nRank 2 waits in line 9" in caught.value.hint
     assert "Rank 1" not in caught.value.hint
+
+
+def test_ranks_that_all_stand_in_one_line_are_told_so(monkeypatch):
+    def hang(*_, **__):
+        raise RankTimeout(0, "TimeoutError", "ranks 0, 1 had not finished", SAME_LINE)
+
+    monkeypatch.setattr(kit, "run_ranks", hang)
+    with pytest.raises(Wrong, match="all 2 ranks still stood in the same line") as caught:
+        on_ranks(fail, "fine", world_size=2)
+    assert "inside an `if`" not in caught.value.hint
 
 
 def test_a_rank_left_alone_is_that_or_a_hang(monkeypatch):
@@ -165,6 +184,8 @@ def test_a_rank_left_alone_is_that_or_a_hang(monkeypatch):
     with pytest.raises(Wrong) as caught:
         on_ranks(fail, "fine", world_size=2, left_alone=None)
     assert caught.value.symptom == "hang"
+    assert "Rank 1 waited for a rank that had already left" in caught.value.hint
+    assert "20 s" not in caught.value.hint  # nobody waited so long
 
 
 def test_one_name_for_one_general_symptom():

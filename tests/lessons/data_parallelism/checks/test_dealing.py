@@ -1,7 +1,9 @@
 """Deals of samples that are fair, or that are PyTorch's, are accepted; each other has its symptom."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DistributedSampler
@@ -38,9 +40,34 @@ def drawn_from_a_numpy_generator(total, epoch, rank, world_size):
     return order[: total // world_size * world_size].reshape(world_size, -1)[rank]
 
 
-@pytest.mark.parametrize("answer", [every_nth, own_block, drawn_from_a_numpy_generator])
+def drawn_from_a_fork(total, epoch, rank, world_size):
+    with torch.random.fork_rng():
+        torch.manual_seed(epoch)
+        return torch.randperm(total).tolist()[rank::world_size][: total // world_size]
+
+
+def sampled_by_python(total, epoch, rank, world_size):
+    return random.Random(epoch).sample(range(total), total // world_size * world_size)[rank::world_size]
+
+
+@pytest.mark.parametrize(
+    "answer", [every_nth, own_block, drawn_from_a_numpy_generator, drawn_from_a_fork, sampled_by_python]
+)
 def test_samples_of_rank_accepts(answer):
     accepted(check.samples_of_rank(answer))
+
+
+def block_mixed(total, epoch, rank, world_size):
+    each = total // world_size
+    return [rank * each + number for number in mixed(each, epoch)]
+
+
+def after_seeding(seed):
+    def answer(total, epoch, rank, world_size):
+        seed(epoch)
+        return every_nth(total, epoch, rank, world_size)
+
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -53,6 +80,17 @@ def test_samples_of_rank_accepts(answer):
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[rank * 10 : rank * 10 + 10], "samples_lost"),
         (lambda total, epoch, rank, ranks: shuffled(total, 0)[rank::ranks], "same_every_epoch"),
         (lambda total, epoch, rank, ranks: list(range(rank, total, ranks))[:: 1 - 2 * (epoch % 2)], "not_mixed"),
+        (lambda total, epoch, rank, ranks: list(range(rank, total, ranks)), "not_mixed"),
+        (lambda total, epoch, rank, ranks: [(n + epoch + 1) % total for n in range(rank, total, ranks)], "not_mixed"),
+        (lambda total, epoch, rank, ranks: block_mixed(total, epoch, rank, ranks), "same_parts"),
+        (lambda total, epoch, rank, ranks: every_nth(total, 0, (rank + epoch) % ranks, ranks), "same_parts"),
+        (
+            lambda total, epoch, rank, ranks: [number + 0.5 for number in every_nth(total, epoch, rank, ranks)],
+            "wrong_type",
+        ),
+        (after_seeding(torch.manual_seed), "global_seed"),
+        (after_seeding(random.seed), "global_seed"),
+        (after_seeding(np.random.seed), "global_seed"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[: total - total % 2][rank::2], "two_ranks_only"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[rank::ranks] + 1, "out_of_range"),
         (lambda total, epoch, rank, ranks: None, "wrong_type"),

@@ -38,8 +38,22 @@ def mean_by_gathering(model):
         parameter.grad.copy_(torch.stack(everyone).mean(dim=0))
 
 
+def mean_of_those_that_train(model):
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
 @pytest.mark.parametrize(
-    "answer", [data_parallel.average_gradients, mean_with_avg, mean_in_one_message, mean_by_gathering]
+    "answer",
+    [
+        data_parallel.average_gradients,
+        mean_with_avg,
+        mean_in_one_message,
+        mean_by_gathering,
+        mean_of_those_that_train,
+    ],
 )
 def test_average_gradients_accepts(answer):
     accepted(check.average_gradients(answer))
@@ -110,6 +124,18 @@ def result_expected_back(model):
         parameter.grad = dist.all_reduce(parameter.grad) / dist.get_world_size()
 
 
+def frozen_as_zeros(model):
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    mean_with_avg(model)
+
+
+def frozen_thawed(model):
+    model.requires_grad_(True)
+    mean_with_avg(model)
+
+
 def gradients_cleared(model):
     mean_with_avg(model)
     model.zero_grad()
@@ -139,6 +165,8 @@ def largest(model):
         (weights_averaged, "weights_changed"),
         (frozen_forgotten, "no_gradient"),
         (result_expected_back, "nothing_returned"),
+        (frozen_as_zeros, "frozen"),
+        (frozen_thawed, "frozen"),
         (gradients_cleared, "gradient_lost"),
         (largest, "wrong_value"),
     ],
@@ -220,6 +248,7 @@ def inverse_weights(model, samples):
         (weigh(lambda samples, total, ranks: samples // total), "whole_numbers"),
         (weigh(lambda samples, total, ranks: samples / total), "ranks_disagree"),
         (not_added, "not_added"),
+        (lambda model, samples: [frozen_as_zeros(model), weighted_by_the_sum(model, samples)], "frozen"),
         (lambda model, samples: None, "nothing_changed"),
         (inverse_weights, "wrong_value"),
     ],

@@ -43,21 +43,65 @@ def trained_by_torch(model, batches, lr):
         optimizer.step()
 
 
-@pytest.mark.parametrize("answer", [trained_by_the_package, trained_without_an_optimizer, trained_by_torch])
+def trained_in_pieces(model, batches, lr):
+    """One forward pass per sample, and a look at the loss of the whole batch besides."""
+    averaging.copy_from_rank_0(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for images, labels in batches:
+        mine, labels_of_mine = averaging.shard(images), averaging.shard(labels)
+        optimizer.zero_grad()
+        for image, label in zip(mine, labels_of_mine, strict=True):
+            (F.cross_entropy(model(image[None]), label[None]) / len(mine)).backward()
+        data_parallel.average_gradients(model)
+        optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(images), labels)
+
+
+def trained_in_uneven_parts(model, batches, lr):
+    averaging.copy_from_rank_0(model)
+    for images, labels in batches:
+        sizes = [3, 9] if dist.get_world_size() == 2 else [3, 3, 6]
+        mine, labels_of_mine = images.split(sizes)[dist.get_rank()], labels.split(sizes)[dist.get_rank()]
+        model.zero_grad()
+        (F.cross_entropy(model(mine), labels_of_mine, reduction="sum") / len(images)).backward()
+        for parameter in model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.data -= lr * parameter.grad
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        trained_by_the_package,
+        trained_without_an_optimizer,
+        trained_by_torch,
+        trained_in_pieces,
+        trained_in_uneven_parts,
+    ],
+)
 def test_train_together_accepts(answer):
     accepted(check.train_together(answer))
 
 
 def loop(
-    *, begin=averaging.copy_from_rank_0, cut=averaging.shard, clear=True, after=data_parallel.average_gradients, scale=1
+    *,
+    begin=averaging.copy_from_rank_0,
+    cut=averaging.shard,
+    clear=True,
+    after=data_parallel.average_gradients,
+    scale=1,
+    outputs_of=lambda outputs: outputs,
+    take=slice(None),
+    momentum=0,
 ):
     """A training loop, right unless an argument makes it wrong."""
 
     def train(model, batches, lr):
         begin(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-        for images, labels in batches:
-            loss = scale * F.cross_entropy(model(cut(images)), cut(labels))
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+        for images, labels in batches[take]:
+            loss = scale * F.cross_entropy(outputs_of(model(cut(images))), cut(labels))
             if clear:
                 optimizer.zero_grad()
             loss.backward()
@@ -93,6 +137,25 @@ def sum_of_gradients(model):
         dist.all_reduce(parameter.grad)
 
 
+def average_and_step(model):
+    """As `averaging.step` does, in front of the skeleton's own step."""
+    data_parallel.average_gradients(model)
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+
+
+def gradients_of_rank_0(model):
+    for parameter in model.parameters():
+        dist.broadcast(parameter.grad, src=0)
+
+
+def labels_of_rank_0(batch):
+    return batch.chunk(dist.get_world_size())[dist.get_rank() if batch.is_floating_point() else 0]
+
+
+def three_and_the_rest(batch):
+    return batch[:3] if dist.get_rank() == 0 else batch[3:]
+
+
 def labels_of_the_other_rank(batch):
     ours = dist.get_rank() if batch.is_floating_point() else 1 - dist.get_rank()
     return batch.chunk(2)[ours]
@@ -111,6 +174,16 @@ def labels_of_the_other_rank(batch):
         (loop(after=sum_of_gradients), "step_too_long"),
         (loop(scale=0.5), "step_too_short"),
         (loop(clear=False), "later_steps"),
+        (loop(momentum=0.9), "later_steps"),
+        (loop(after=nn.Module.zero_grad), "nothing_moved"),
+        (loop(after=average_and_step), "steps_twice"),
+        (loop(after=gradients_of_rank_0), "rank_0_only"),
+        (loop(outputs_of=lambda outputs: outputs.softmax(dim=1)), "softmax_before"),
+        (loop(cut=labels_of_rank_0), "labels_of_rank_0"),
+        (loop(cut=three_and_the_rest), "uneven"),
+        (loop(take=slice(1)), "batches_left_out"),
+        (loop(take=slice(1, None)), "batches_left_out"),
+        (loop(scale=3), "step_too_long"),
         (loop(cut=labels_of_the_other_rank), "wrong_value"),
     ],
 )

@@ -1,9 +1,13 @@
 """Checks of lesson 01 on dealing the samples of an epoch to the ranks: by any fair rule, and by PyTorch's."""
 
+import operator
+import random
+from collections import Counter
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DistributedSampler, TensorDataset
 
@@ -20,17 +24,22 @@ Deal = Callable[[int, int, int, int], list[int]]
 def samples_of_rank(learner: Deal) -> str:
     """Deal out several data sets, with a different state of the global random generator on every rank."""
     for total, world_size in ((40, 2), (40, 3), (100, 8)):
-        first = [_dealt(learner, total, 0, rank, world_size) for rank in range(world_size)]
+        epochs = [[_dealt(learner, total, epoch, rank, world_size) for rank in range(world_size)] for epoch in (0, 1)]
+        first = epochs[0]
         if world_size == 2:
-            _judge_deal(first, [_dealt(learner, total, 1, rank, world_size) for rank in range(world_size)], total)
+            _judge_deal(first, epochs[1], total)
         elif not _fair(first, total):
             raise Wrong(
                 "two_ranks_only",
-                f"Right for 2 ranks. For {total} samples and {world_size} ranks the parts are "
+                f"Right for 40 samples and 2 ranks. For {total} samples and {world_size} ranks the parts are "
                 f"{[len(part) for part in first]} samples long and hold {len(set().union(*first))} different samples. "
                 "All parts must be equally long, with no sample twice; what does not fit is left out.",
             )
-    return "Each sample goes to one rank at most, all ranks get equally many, and every epoch is mixed anew."
+    _refuse_moved_generators(learner)
+    return (
+        "Each sample goes to one rank at most, all ranks get equally many, every epoch is mixed anew, and no global "
+        "random generator is seeded."
+    )
 
 
 @check
@@ -50,22 +59,59 @@ def share_of_epoch(learner: Deal) -> str:
 
 def _as_list(share: Any) -> list[int]:
     try:
-        return [int(index) for index in share]
+        return [operator.index(index) for index in share]
     except TypeError:
-        raise Wrong("wrong_type", f"Return a list of sample numbers. You returned {share!r}.") from None
+        raise Wrong("wrong_type", f"Return a list of sample numbers, whole ones. You returned {share!r}.") from None
 
 
 # Any fair rule
 
 
 def _dealt(learner: Deal, total: int, epoch: int, rank: int, world_size: int) -> list[int]:
-    """Call the learner as rank `rank` would: every process has a global random generator in a state of its own."""
+    """Call the learner as rank `rank` would: every process has global random generators in a state of its own."""
+    states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1000 + rank)
-        share = _as_list(learner(total, epoch, rank, world_size))
+        _seed_all(1000 + rank)
+        try:
+            share = _as_list(learner(total, epoch, rank, world_size))
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
     if any(not 0 <= number < total for number in share):
         raise Wrong("out_of_range", f"With {total} samples the numbers run from 0 to {total - 1}; yours do not.")
     return share
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+def _refuse_moved_generators(learner: Deal) -> None:
+    """Refuse a function that deals rightly and sets a global random generator on the way."""
+    draws: dict[str, Callable[[], float]] = {
+        "PyTorch": lambda: float(torch.rand(())),
+        "Python": random.random,
+        "NumPy": np.random.random_sample,
+    }
+    seen: list[dict[str, float]] = []
+
+    def drawing(total: int, epoch: int, rank: int, world_size: int) -> list[int]:
+        share = learner(total, epoch, rank, world_size)
+        seen.append({name: draw() for name, draw in draws.items()})
+        return share
+
+    for rank in (0, 1):
+        _dealt(drawing, 40, 0, rank, 2)
+    for name in draws:
+        if seen[0][name] == seen[1][name]:
+            raise Wrong(
+                "global_seed",
+                f"The samples are dealt rightly, but afterwards the global random generator of {name} is in the same "
+                "state on all ranks: your function seeds it. Whatever a rank draws from it next is equal on all ranks, "
+                "as in the lab. Draw from a generator of your own.",
+            )
 
 
 def _fair(parts: Shares, total: int) -> bool:
@@ -96,14 +142,26 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
         )
     if not _fair(second, total):
         raise Wrong("second_epoch", "Epoch 0 is dealt out rightly, epoch 1 is not.")
+    if any(_in_order(part) for part in (*first, *second)):
+        raise Wrong("not_mixed", "The samples come in the order of the data set. Mix them before you deal them out.")
     if first == second:
         raise Wrong(
             "same_every_epoch",
-            "Epoch 1 brings the same samples to the same ranks in the same order as epoch 0. What should the seed "
-            "depend on?",
+            "Epoch 1 brings the same samples to the same ranks in the same order as epoch 0. Which of the arguments "
+            "should the order depend on?",
         )
-    if any(part == sorted(part) for part in first):
-        raise Wrong("not_mixed", "The samples come in the order of the data set. Mix them before you deal them out.")
+    if {frozenset(part) for part in first} == {frozenset(part) for part in second}:
+        raise Wrong(
+            "same_parts",
+            f"The parts of epoch 1 hold the same {len(one)} samples each as those of epoch 0: only their order, or the "
+            "rank that gets them, has changed. Mix all samples before you cut.",
+        )
+
+
+def _in_order(part: list[int]) -> bool:
+    """Whether most neighbors in this part are equally far apart, as in a slice of the data set."""
+    steps = Counter(after - before for before, after in pairwise(part))
+    return steps.most_common(1)[0][1] > len(part) / 2
 
 
 # PyTorch's rule

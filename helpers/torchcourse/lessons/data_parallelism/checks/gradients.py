@@ -51,11 +51,15 @@ def average_uneven(learner: Callable) -> str:
 
 @dataclass
 class Gradients:
-    """The gradients of one rank before and after the learner's function, and whether it moved the weights."""
+    """The gradients of one rank before and after the learner's function, and what else it changed.
+
+    `moved`: the weights. `thawed`: the frozen parameter has a gradient now, or is no longer frozen.
+    """
 
     before: Tensors
     after: list[torch.Tensor | None]
     moved: bool
+    thawed: bool
 
 
 def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> Gradients:
@@ -77,7 +81,8 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
     weights = copies(model.parameters())
     learner(model, *arguments[dist.get_rank()])
     after = [None if p.grad is None else p.grad.detach().cpu() for p in trained]
-    return Gradients(before, after, moved=not same(copies(model.parameters()), weights, FLOAT32))
+    moved = not same(copies(model.parameters()), weights, FLOAT32)
+    return Gradients(before, after, moved, thawed=frozen and (last.bias.requires_grad or last.bias.grad is not None))
 
 
 def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[Gradients]:
@@ -117,6 +122,12 @@ def _refuse_lost_or_moved(seen: list[Gradients]) -> None:
         raise Wrong(
             "weights_changed",
             "Your function changed the weights themselves. Only the gradients, p.grad, are to be averaged.",
+        )
+    if any(one.thawed for one in seen):
+        raise Wrong(
+            "frozen",
+            "The frozen parameter is no longer as it was: it had no gradient, and now it has one, or would get one. "
+            "With weight decay even a gradient of zeros makes an optimizer move it. Leave it alone.",
         )
 
 

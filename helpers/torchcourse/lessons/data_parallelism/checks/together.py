@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import copies, on_ranks, one_thread, same
+from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
     TWO_RANKS_ONLY,
     Tensors,
@@ -33,7 +35,7 @@ def train_together(learner: Callable) -> str:
         by_rank = on_ranks(_train, learner, world_size=world_size, seconds=TIME_LIMIT, left_alone=None)
         for count, runs in zip(_COUNTS, zip(*by_rank, strict=True), strict=True):
             expected = _one_process(runs[0].start, count)
-            if same([one.end for one in runs], [expected] * world_size) and _shared_out(runs):
+            if same([one.end for one in runs], [expected] * world_size) and _shared_out(runs, count):
                 continue
             if world_size > 2:
                 raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
@@ -43,11 +45,15 @@ def train_together(learner: Callable) -> str:
 
 @dataclass
 class Training:
-    """What one rank's training started from, ended with, and which samples went through the model, step by step."""
+    """What one rank's training started from and ended with, the samples it trained on, and the optimizer's steps.
+
+    A sample is its number, counted through all batches.
+    """
 
     start: Tensors
     end: Tensors
-    seen: list[list[int]]
+    seen: list[int]
+    steps: int = 0
 
 
 Runs = tuple[Training, ...]
@@ -60,41 +66,56 @@ def _train(learner: Callable) -> list[Training]:
         torch.manual_seed(dist.get_rank())
         model = classifier().to(device())
         run = Training(copies(model.parameters()), [], [])
-        model.register_forward_pre_hook(lambda _, inputs, run=run: run.seen.append(_numbers_of(inputs[0])))
+
+        def note(_: Any, inputs: tuple[torch.Tensor, ...], run: Training = run) -> None:
+            if torch.is_grad_enabled():  # whoever only looks at a loss does not train on it
+                run.seen += _numbers_of(inputs[0])
+
+        def note_step(*_: Any, run: Training = run) -> None:
+            run.steps += 1
+
+        model.register_forward_pre_hook(note)
+        stepping = register_optimizer_step_post_hook(note_step)
         learner(model, [(images.to(device()), labels.to(device())) for images, labels in _batches(count)], _RATE)
+        stepping.remove()
         run.end = copies(model.parameters())
         runs.append(run)
     return runs
 
 
 def _batches(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return batches in which the first feature of a sample is its number, by which the check knows it again."""
+    """Return batches whose first two features are the numbers of sample and batch, by which the check knows them."""
     batches = samples(count, _BATCH, seed=1)
-    for images, _ in batches:
+    for number, (images, _) in enumerate(batches):
         images[:, 0] = torch.arange(_BATCH) / _BATCH
+        images[:, 1] = number / 4
     return batches
 
 
 def _numbers_of(images: torch.Tensor) -> list[int]:
-    return (images[:, 0] * _BATCH).round().int().tolist()
+    return ((images[:, 0] + images[:, 1] * 4) * _BATCH).round().int().tolist()
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From outputs and labels."""
 
 
 @one_thread()
-def _one_process(start: Tensors, batches: int) -> Tensors:
+def _one_process(start: Tensors, batches: int, loss_of: Loss = F.cross_entropy, clear: bool = True) -> Tensors:
+    """Return the weights of one process after so many batches; `clear=False`: gradients pile up."""
     model = started(classifier(), start)
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
     for images, labels in _batches(batches):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        if clear:
+            optimizer.zero_grad()
+        loss_of(model(images), labels).backward()
         optimizer.step()
     return copies(model.parameters())
 
 
-def _shared_out(runs: Runs) -> bool:
-    """Whether at each step every sample went through the model of exactly one rank."""
-    return len({len(one.seen) for one in runs}) == 1 and all(
-        sorted(chain(*parts)) == list(range(_BATCH)) for parts in zip(*(one.seen for one in runs), strict=True)
-    )
+def _shared_out(runs: Runs, batches: int) -> bool:
+    """Whether every sample of every batch was trained on by exactly one rank."""
+    return sorted(chain(*(one.seen for one in runs))) == list(range(batches * _BATCH))
 
 
 def _judge_training(runs: Runs, batches: int, expected: Tensors) -> None:
@@ -108,55 +129,132 @@ def _judge_training(runs: Runs, batches: int, expected: Tensors) -> None:
             "Before the first batch the ranks hold different weights: each was started with its own seed. "
             "Averaged gradients do not bring them together.",
         )
-    if not _shared_out(runs):
-        _judge_shares(*(one.seen[0] if one.seen else [] for one in runs))
+    if not _shared_out(runs, batches):
+        _judge_shares(*(one.seen for one in runs), batches)
     if not agree:
         raise Wrong(
             "not_averaged",
-            "The ranks start equal and are different after the first step: each took a step along its own gradient. "
-            "Between backward() and step() something is missing, or it comes too early.",
+            f"The ranks start equal and are different after {batches} step{'s' * (batches > 1)}: each took a step "
+            "along its own gradient. Between backward() and step() something is missing, or it comes too early.",
+        )
+    if max(one.steps for one in runs) > batches:
+        raise Wrong(
+            "steps_twice",
+            f"The optimizer took {max(one.steps for one in runs)} steps for {batches} "
+            f"batch{'es' * (batches > 1)}. The last line of the skeleton is one step already.",
         )
     if batches > 1:
+        _judge_later_steps(runs[0], batches)
+    sizes = [len(one.seen) for one in runs]
+    if len(set(sizes)) > 1:
         raise Wrong(
-            "later_steps",
-            "The first step is right, the later ones are not. What is still in p.grad when the second batch arrives?",
+            "uneven",
+            f"Rank 0 computed {sizes[0]} samples and rank 1 {sizes[1]}, and the step is not that of the whole batch. "
+            "How much does a sample of each rank count in your mean?",
         )
     _judge_first_step(runs[0], expected)
 
 
-def _judge_shares(first: list[int], second: list[int]) -> None:
-    """Raise what is wrong with the samples that two ranks computed in the first step."""
-    if len(first) == len(second) == _BATCH:
+def _judge_shares(first: list[int], second: list[int], batches: int) -> None:
+    """Raise what is wrong with the samples that two ranks trained on."""
+    trained = {number // _BATCH for number in first + second}
+    if len(trained) < batches:
+        raise Wrong(
+            "batches_left_out",
+            f"Of {batches} batch{'es' * (batches > 1)} only {len(trained)} went through the model.",
+        )
+    if {number // _BATCH for number in first} != {number // _BATCH for number in second}:
+        raise Wrong("batch_each", "Each rank takes other batches. Each batch is to be cut up among the ranks.")
+    first, second = ([number for number in seen if number < _BATCH] for seen in (first, second))
+    if set(first) == set(second) == set(range(_BATCH)):
         raise Wrong(
             "whole_batch",
             f"Each rank computed all {_BATCH} samples of the batch. The weights may be right, but no work was shared.",
         )
+    what = f"In the first step rank 0 computed the samples {first} and rank 1 {second}"
     if set(first) & set(second):
+        raise Wrong("same_shard", f"{what}: some of them twice. Each sample belongs to one rank.")
+    if len(first) + len(second) > len({*first, *second}):
+        raise Wrong("sample_twice", f"{what}: some of them went through the model twice on one rank.")
+    raise Wrong("samples_lost", f"{what}, out of 0 to {_BATCH - 1}.")
+
+
+def _judge_later_steps(one: Training, batches: int) -> None:
+    """Raise what is wrong with steps after the first, which is right."""
+    if same(one.end, _one_process(one.start, batches, clear=False)):
         raise Wrong(
-            "same_shard",
-            f"In the first step rank 0 computed the samples {first} and rank 1 {second}: some of them twice. "
-            "Each sample belongs to one rank.",
+            "later_steps",
+            "The first step is right, the later ones are not. What is still in p.grad when the second batch arrives?",
         )
     raise Wrong(
-        "samples_lost",
-        f"In the first step rank 0 computed the samples {first} and rank 1 {second}, out of 0 to {_BATCH - 1}, "
-        "and one model call per batch is enough.",
+        "later_steps",
+        "The first step is right, the later ones are not. What does your code carry over from one step to the next?",
     )
 
 
 def _judge_first_step(one: Training, expected: Tensors) -> None:
+    """Raise what is wrong with the first step, on which all ranks agree."""
+    if same(one.end, one.start):
+        raise Wrong(
+            "nothing_moved",
+            "After one batch the weights are what they were before: step() found no gradient, or only zeros. What "
+            "comes between backward() and step(), and does it leave p.grad alone?",
+        )
     moved, wanted = _moved(one.end, one.start), _moved(expected, one.start)
     ratio = (moved @ wanted / (wanted @ wanted)).item()
     if torch.allclose(moved, ratio * wanted, atol=1e-9) and not same(ratio, 1.0, tolerance=1e-5):
-        raise Wrong(
-            "step_too_long" if ratio > 1 else "step_too_short",
-            f"The first step goes the right way, but it is {ratio:.3g} times as long as that of one process on the "
-            "whole batch. Is your gradient a mean over the ranks, and your loss a mean over samples?",
-        )
+        _refuse_length(ratio)
+
+    def softmax_before(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs.softmax(dim=1), labels)
+
+    def of_rank_0(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs[: _BATCH // 2], labels[: _BATCH // 2])
+
+    def labels_of_rank_0(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, labels[: _BATCH // 2].repeat(2))
+
+    known = {
+        "softmax_before": (
+            _one_process(one.start, 1, softmax_before),
+            "That is the step for outputs that went through a softmax. cross_entropy does that by itself: give it the "
+            "model's outputs as they are.",
+        ),
+        "rank_0_only": (
+            _one_process(one.start, 1, of_rank_0),
+            "All ranks hold what rank 0's samples alone give. The gradients of the other ranks are lost.",
+        ),
+        "labels_of_rank_0": (
+            _one_process(one.start, 1, labels_of_rank_0),
+            "Each rank has its own images, and all have the labels of rank 0.",
+        ),
+    }
+    refuse_known(one.end, known)
     raise Wrong(
         "wrong_value",
-        "After one batch all ranks agree, but on other weights than one process has. Do the images and the labels "
-        "of a rank belong together?",
+        "After one batch all ranks agree, but on other weights than one process has. Compare one step on paper: which "
+        "images and labels does a rank use, which loss, and which learning rate?",
+    )
+
+
+def _refuse_length(ratio: float) -> None:
+    """Refuse a first step in the right direction; `ratio` is its length against that of one process."""
+    ranks = 2
+    where = f"The first step goes the right way, but it is {ratio:.3g} times as long as that of one process. "
+    known = {
+        "step_too_long": (
+            AnyOf((float(ranks), float(_BATCH // ranks), float(_BATCH))),
+            "A sum in place of a mean does that: over the ranks, or over a rank's samples.",
+        ),
+        "step_too_short": (
+            AnyOf((1 / ranks, 1 / ranks**2)),
+            "Who divides here, and how often? average_gradients divides by the number of ranks already.",
+        ),
+    }
+    refuse_known(ratio, known, tolerance=1e-5, where=where)
+    raise Wrong(
+        "step_too_long" if ratio > 1 else "step_too_short",
+        f"{where}Which numbers multiply your loss, your gradient and your learning rate?",
     )
 
 
