@@ -1,0 +1,87 @@
+"""Small training programs, each built differently, that `SanityProbe` is judged on: healthy ones and silent bugs.
+
+A program gets `watch`, and trains within it, as a user would:
+
+    def program(watch: Watch) -> None:
+        ...
+        with watch(model, optimizer):
+            for _ in range(20):
+                ...
+
+`healthy_loops` and `healthy_models` must raise no alarm. Of the bugs, the rules were set on those in `silent_bugs`;
+those in `held_back_bugs` were only counted, at the end.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.lessons.troubleshooting.watched_run import Alarm
+
+Watch = Callable[..., SanityProbe]
+Program = Callable[[Watch], None]
+
+
+def judge(program: Program, seed: int = 0) -> list[Alarm]:
+    """Run the program under a probe, and return its alarms."""
+    probes: list[SanityProbe] = []
+
+    def watch(model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> SanityProbe:
+        probes.append(SanityProbe(model, optimizer, frozen))
+        return probes[-1]
+
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a loop's own faults, such as a broadcast
+        program(watch)
+    return probes[-1].alarms()
+
+
+def programs_of(module: object) -> dict[str, Program]:
+    """Return the public functions of a module of programs, by name."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == getattr(module, "__name__", None) and name[0] != "_"
+    }
+
+
+def clouds(samples: int = 400, size: int = 12, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points round a center per class: inputs [samples, size] with spread about 1, labels [samples]."""
+    centers = torch.randn(classes, size)
+    labels = torch.randint(classes, (samples,))
+    return 0.7 * centers[labels] + 0.7 * torch.randn(samples, size), labels
+
+
+def images(samples: int = 200, classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise with a bright row whose place is the class: inputs [samples, 1, 8, 8], labels [samples]."""
+    labels = torch.randint(classes, (samples,))
+    pictures = 0.5 * torch.randn(samples, 1, 8, 8)
+    pictures[torch.arange(samples), 0, 2 * labels + 1] += 2.0
+    return pictures - 0.25, labels
+
+
+def sentences(samples: int = 64, length: int = 12, vocabulary: int = 20) -> torch.Tensor:
+    """Tokens that count upward by one or two from a random start: [samples, length + 1] of whole numbers from 1."""
+    strides = torch.randint(1, 3, (samples, 1))
+    starts = torch.randint(vocabulary - 1, (samples, 1))
+    return (starts + strides * torch.arange(length + 1)) % (vocabulary - 1) + 1
+
+
+def batches(*tensors: torch.Tensor, size: int = 32, steps: int = 24) -> Iterable[tuple[torch.Tensor, ...]]:
+    """Yield so many batches, in a new random order for each epoch; the last one of an epoch may be smaller."""
+    count = 0
+    while count < steps:
+        for rows in torch.randperm(len(tensors[0])).split(size):
+            if count == steps:
+                return
+            yield tuple(tensor[rows] for tensor in tensors)
+            count += 1
+
+
+def dense(size: int = 12, classes: int = 4, *between: nn.Module) -> nn.Sequential:
+    """A dense network with one hidden layer; `between` comes after its ReLU."""
+    return nn.Sequential(nn.Linear(size, 24), nn.ReLU(), *between, nn.Linear(24, classes))

@@ -1,0 +1,402 @@
+"""Healthy training programs: models, data and tasks that are built differently."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, images, sentences
+
+
+class _Recurrent(nn.Module):
+    """A GRU over [time, samples, features], as PyTorch's layers take it by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 16, bidirectional=True), nn.Linear(32, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x)[0].mean(dim=0))
+
+
+class _Language(nn.Module):
+    """A small causal transformer; with `tied`, the output layer shares the embedding's weights."""
+
+    def __init__(self, vocabulary: int = 20, tied: bool = False) -> None:
+        super().__init__()
+        self.embed, self.place = nn.Embedding(vocabulary, 16), nn.Parameter(0.1 * torch.randn(32, 16))
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(16, vocabulary, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.size(1))
+        return self.head(self.layer(self.embed(tokens) + self.place[: tokens.size(1)], src_mask=mask, is_causal=True))
+
+
+class _Variational(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(12, 8), nn.Linear(4, 12)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean, log_variance = self.encode(x).chunk(2, dim=1)
+        return self.decode(mean + torch.randn_like(mean) * (log_variance / 2).exp()), mean, log_variance
+
+
+class _Noisy(nn.Module):
+    """Draws in evaluation too, since its noise is part of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(12, 4), nn.Linear(4, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.encode(x)
+        return self.decode(hidden + 0.1 * torch.randn_like(hidden))
+
+
+class _Experts(nn.Module):
+    """Each sample goes to one of eight experts; some may get none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(12, 8)
+        self.experts = nn.ModuleList(nn.Linear(12, 4) for _ in range(8))
+        with torch.no_grad():
+            self.router.bias[3:] -= 10
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gates, chosen = self.router(x).softmax(dim=1).max(dim=1)
+        out = torch.zeros(len(x), 4)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero().flatten()
+            if len(rows):
+                out = out.index_add(0, rows, gates[rows, None] * expert(x[rows]))
+        return out
+
+
+class _TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(12, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.body(x).relu()
+        return {"kind": self.kind(hidden), "size": self.size(hidden)}
+
+
+def _fit(watch: Watch, model: nn.Module, x: torch.Tensor, y: torch.Tensor, lr: float = 3e-3, steps: int = 20) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y, steps=steps):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+
+
+def class_that_never_comes(watch: Watch) -> None:
+    x, y = clouds()
+    _fit(watch, dense(), x, torch.where(y == 2, 1, y), steps=30)
+
+
+def rare_classes(watch: Watch) -> None:
+    x, y = clouds(600, 12, 10)
+    keep = (y < 2) | (torch.rand(600) < 0.02)
+    _fit(watch, dense(12, 10), x[keep], y[keep], steps=30)
+
+
+def images_with_batch_norm(watch: Watch) -> None:
+    layers = [nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten()]
+    _fit(watch, nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(96, 3)), *images(), lr=1e-2)
+
+
+def raw_numbers_into_batch_norm(watch: Watch) -> None:
+    """The model prepares its inputs itself."""
+    x, y = clouds()
+    _fit(watch, nn.Sequential(nn.BatchNorm1d(12), dense()), 40 * x + 300, y)
+
+
+def one_hot_words(watch: Watch) -> None:
+    words = torch.randint(600, (300,))
+    _fit(
+        watch, nn.Sequential(nn.Linear(600, 24), nn.ReLU(), nn.Linear(24, 4)), F.one_hot(words, 600).float(), words % 4
+    )
+
+
+def time_first_recurrence(watch: Watch) -> None:
+    labels = torch.randint(2, (200,))
+    x = torch.sin(torch.arange(15)[:, None, None] * (0.3 + 0.5 * labels[None, :, None])) + 0.3 * torch.randn(15, 200, 3)
+    model = _Recurrent()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with watch(model, optimizer):
+        for _ in range(20):
+            rows = torch.randperm(200)[:24]
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[:, rows]), labels[rows]).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+
+def language_model(watch: Watch) -> None:
+    tokens, model = sentences(200), _Language()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (rows,) in batches(tokens, size=16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+            optimizer.step()
+
+
+def rare_tokens(watch: Watch) -> None:
+    """Words as they come in a language: few often, most hardly ever."""
+    words = torch.multinomial(1 / torch.arange(1.0, 501.0), 200 * 13, replacement=True).view(200, 13)
+    model = _Language(500)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (rows,) in batches(words, size=64):
+            logits = model(rows[:, :-1])
+            optimizer.zero_grad()
+            F.cross_entropy(logits.transpose(1, 2), rows[:, 1:]).backward()
+            optimizer.step()
+
+
+def tied_weights(watch: Watch) -> None:
+    tokens, model = sentences(200), _Language(tied=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (rows,) in batches(tokens, size=16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+            optimizer.step()
+
+
+def padded_tokens_left_out(watch: Watch) -> None:
+    tokens, model = sentences(200), _Language()
+    lengths = torch.randint(3, 13, (200, 1))
+    targets = torch.where(torch.arange(12) < lengths, tokens[:, 1:], 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for rows, aims in batches(tokens[:, :-1], targets, size=16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows).flatten(0, 1), aims.flatten(), ignore_index=0).backward()
+            optimizer.step()
+
+
+def contrastive_pairs(watch: Watch) -> None:
+    x, _ = clouds()
+    model = dense(12, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (xb,) in batches(x):
+            views = [F.normalize(model(xb + 0.2 * torch.randn_like(xb)), dim=1) for _ in range(2)]
+            optimizer.zero_grad()
+            F.cross_entropy(views[0] @ views[1].T / 0.1, torch.arange(len(xb))).backward()
+            optimizer.step()
+
+
+def variational_autoencoder(watch: Watch) -> None:
+    x, _ = clouds()
+    model = _Variational()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (xb,) in batches(x):
+            again, mean, log_variance = model(xb)
+            apart = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
+            optimizer.zero_grad()
+            (F.mse_loss(again, xb) + 0.01 * apart).backward()
+            optimizer.step()
+
+
+def noise_in_evaluation(watch: Watch) -> None:
+    x, _ = clouds()
+    model = _Noisy()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for (xb,) in batches(x):
+            optimizer.zero_grad()
+            F.mse_loss(model(xb), xb).backward()
+            optimizer.step()
+
+
+def _adversaries(watch: Watch, critic_watched: bool) -> None:
+    real, _ = clouds(400, 6, 1)
+    maker, critic = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6)), dense(6, 1)
+    makes = torch.optim.Adam(maker.parameters(), lr=2e-3, betas=(0.5, 0.999))
+    judges = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.999))
+    with watch(critic, judges) if critic_watched else watch(maker, makes):
+        for (xb,) in batches(real):
+            ones, zeros = torch.ones(len(xb), 1), torch.zeros(len(xb), 1)
+            with torch.no_grad():
+                fakes = maker(torch.randn(len(xb), 4))
+            judges.zero_grad()
+            F.binary_cross_entropy_with_logits(critic(xb), ones).backward()
+            F.binary_cross_entropy_with_logits(critic(fakes), zeros).backward()
+            judges.step()
+            makes.zero_grad()
+            F.binary_cross_entropy_with_logits(critic(maker(torch.randn(len(xb), 4))), ones).backward()
+            makes.step()
+
+
+def adversary_that_judges(watch: Watch) -> None:
+    _adversaries(watch, critic_watched=True)
+
+
+def adversary_that_makes(watch: Watch) -> None:
+    _adversaries(watch, critic_watched=False)
+
+
+def gradient_penalty(watch: Watch) -> None:
+    real, _ = clouds(400, 6, 1)
+    critic = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
+    with watch(critic, optimizer):
+        for (xb,) in batches(real):
+            fake, share = torch.randn_like(xb), torch.rand(len(xb), 1)
+            between = (share * xb + (1 - share) * fake).requires_grad_()
+            slopes = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
+            loss = critic(fake).mean() - critic(xb).mean() + 10 * (slopes.norm(dim=1) - 1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def constant_targets(watch: Watch) -> None:
+    x, _ = clouds()
+    model = dense(12, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with watch(model, optimizer):
+        for (xb,) in batches(x):
+            optimizer.zero_grad()
+            F.mse_loss(model(xb), torch.ones(len(xb), 1)).backward()
+            optimizer.step()
+
+
+def many_labels_per_sample(watch: Watch) -> None:
+    x, _ = clouds()
+    y = (x[:, :5] > 0.3).float()
+    model = dense(12, 5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    loss_fn = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2, 3, 1, 1]))
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            loss_fn(model(xb), yb).backward()
+            optimizer.step()
+
+
+def segmentation(watch: Watch) -> None:
+    x, _ = images()
+    _fit(watch, nn.Conv2d(1, 2, 3, padding=1), x, (x[:, 0] > 0.8).long(), lr=1e-2)
+
+
+def frozen_backbone(watch: Watch) -> None:
+    x, y = clouds()
+    model = nn.ModuleDict({"backbone": nn.Linear(12, 24), "head": nn.Linear(24, 4)})
+    model["backbone"].requires_grad_(False)
+    whole = nn.Sequential(model["backbone"], nn.ReLU(), model["head"])
+    optimizer = torch.optim.Adam(model["head"].parameters(), lr=1e-2)
+    with watch(whole, optimizer, frozen=["0."]):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            F.cross_entropy(whole(xb), yb).backward()
+            optimizer.step()
+
+
+def experts_without_work(watch: Watch) -> None:
+    _fit(watch, _Experts(), *clouds())
+
+
+def several_tasks(watch: Watch) -> None:
+    """One step classifies, the next one measures, in turn; the second loss is much the larger."""
+    x, y = clouds()
+    sizes = 5 * x[:, :1] + 9
+    model = _TwoHeads()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for number, (xb, yb, sb) in enumerate(batches(x, y, sizes)):
+            out = model(xb)
+            loss = F.mse_loss(out["size"], sb) if number % 2 else F.cross_entropy(out["kind"], yb)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def moving_targets(watch: Watch) -> None:
+    """Values of states, learned from rewards and from the values of a copy that follows: the loss may grow."""
+    states, _ = clouds(400, 6, 1)
+    model = dense(6, 2)
+    target = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    with watch(model, optimizer):
+        for number, (now,) in enumerate(batches(states, steps=30)):
+            after, reward = now + 0.1 * torch.randn_like(now), now[:, 0].clamp(0, 1)
+            aims = reward + 0.9 * target(after).max(dim=1).values
+            actions = torch.randint(2, (len(now), 1))
+            loss = F.smooth_l1_loss(model(now).gather(1, actions).squeeze(1), aims)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if number % 5 == 4:
+                target.load_state_dict(model.state_dict())
+
+
+def pseudo_labels(watch: Watch) -> None:
+    """In each step the model first labels what has no label, without a gradient."""
+    x, y = clouds()
+    model = dense(12, 4, nn.Dropout(0.2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y, size=40):
+            with torch.no_grad():
+                guesses = model(xb[20:]).argmax(dim=1)
+            loss = F.cross_entropy(model(xb[:20]), yb[:20]) + 0.1 * F.cross_entropy(model(xb[20:]), guesses)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def embedding_bag_with_two_optimizers(watch: Watch) -> None:
+    words = torch.randint(1, 50, (300, 6))
+    y = (words.sum(dim=1) > 150).long()
+    model = nn.Sequential(nn.EmbeddingBag(50, 16, sparse=True), nn.Linear(16, 2))
+    sparse, plain = torch.optim.SparseAdam(model[0].parameters()), torch.optim.SGD(model[1].parameters(), lr=0.1)
+    with watch(model, plain):
+        for xb, yb in batches(words, y):
+            sparse.zero_grad()
+            plain.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            sparse.step()
+            plain.step()
+
+
+def ranking(watch: Watch) -> None:
+    """Every score is compared with every other one."""
+    x, _ = clouds()
+    y = x[:, 0] + 0.5 * x[:, 1]
+    model = dense(12, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            scores = model(xb)
+            right = (yb[:, None] - yb > 0).float()
+            loss = F.binary_cross_entropy_with_logits(scores - scores.T, right)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def distillation(watch: Watch) -> None:
+    x, _ = clouds()
+    teacher, model = dense().eval(), dense(12, 4, nn.Dropout(0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    with watch(model, optimizer):
+        for (xb,) in batches(x):
+            with torch.no_grad():
+                aims = (teacher(xb) / 2).softmax(dim=1)
+            loss = 4 * F.kl_div((model(xb) / 2).log_softmax(dim=1), aims, reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()

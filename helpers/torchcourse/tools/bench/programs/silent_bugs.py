@@ -1,0 +1,183 @@
+"""Programs with one silent bug each, on which the rules of `SanityProbe` were set."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from torchcourse.tools.bench.programs import Watch, batches, clouds, dense, sentences
+from torchcourse.tools.bench.programs.healthy_models import _Language
+
+
+def eval_mode_from_the_middle(watch: Watch) -> None:
+    x, y = clouds(500)
+    model = dense(12, 4, nn.Dropout(0.3))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+            if number == 12:
+                model.eval()
+                with torch.no_grad():
+                    model(x[400:])
+
+
+def eval_mode_left_at_the_end(watch: Watch) -> None:
+    x, y = clouds(500)
+    model = dense(12, 4, nn.BatchNorm1d(24))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def train(steps: int) -> None:
+        for xb, yb in batches(x[:400], y[:400], steps=steps):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+
+    def validate() -> float:
+        model.eval()
+        with torch.no_grad():
+            return F.cross_entropy(model(x[400:]), y[400:]).item()
+
+    with watch(model, optimizer):
+        train(20)
+        validate()
+
+
+def zero_grad_forgotten(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+
+
+def loss_made_anew(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            loss = torch.tensor(F.cross_entropy(model(xb), yb).item(), requires_grad=True)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def state_is_no_copy(watch: Watch) -> None:
+    x, y = clouds(500)
+    model = dense()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    least, best = float("inf"), {}
+    with watch(model, optimizer):
+        for number, (xb, yb) in enumerate(batches(x[:400], y[:400])):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+            if number % 6 == 5:
+                with torch.no_grad():
+                    loss = F.cross_entropy(model(x[400:]), y[400:]).item()
+                if loss < least:
+                    least, best = loss, model.state_dict()
+    model.load_state_dict(best)
+
+
+def epoch_never_set(watch: Watch) -> None:
+    data = TensorDataset(*clouds(320))
+    loader = DataLoader(data, 20, sampler=DistributedSampler(data, num_replicas=2, rank=0))
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer):
+        for _ in range(3):
+            for xb, yb in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb), yb).backward()
+                optimizer.step()
+
+
+def padding_is_counted(watch: Watch) -> None:
+    tokens, model = sentences(200), _Language()
+    lengths = torch.randint(3, 13, (200, 1))
+    targets = torch.where(torch.arange(12) < lengths, tokens[:, 1:], 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for rows, aims in batches(tokens[:, :-1], targets, size=16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows).flatten(0, 1), aims.flatten()).backward()
+            optimizer.step()
+
+
+def clipped_before_unscaling(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(xb), yb)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            scaler.step(optimizer)
+            scaler.update()
+
+
+def head_not_in_the_optimizer(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model[2] = nn.Linear(24, 4)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+
+
+def labels_shuffled_apart(watch: Watch) -> None:
+    x, y = clouds()
+    model, y = dense(), y[torch.randperm(len(y))]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+
+
+def optimizer_made_anew(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    with watch(model, optimizer):
+        for _ in range(3):
+            optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+            for xb, yb in batches(x, y, steps=8):
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb), yb).backward()
+                optimizer.step()
+
+
+def clipped_to_nothing(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1e-5)
+            optimizer.step()
+
+
+def softmax_over_the_wrong_dimension(watch: Watch) -> None:
+    x, y = clouds()
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y):
+            optimizer.zero_grad()
+            F.nll_loss(model(xb).log_softmax(dim=0), yb).backward()
+            optimizer.step()
