@@ -276,6 +276,7 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "python": (version, torch.tensor(python_keys), python_rest),
         "numpy": (kind, torch.from_numpy(numpy_keys.astype(np.int64)), *numpy_rest),
         "loader": generator.get_state() if generator is not None else None,
@@ -291,6 +292,8 @@ def set_random_state(state: dict[str, Any], generator: torch.Generator | None = 
     np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *numpy_rest))
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if state.get("mps") is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
     if state["loader"] is not None and generator is not None:
         generator.set_state(state["loader"])
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchcourse.training import checkpoint, sanity, wrappers
-from torchcourse.training.losses import Count, Loss, mean_of
+from torchcourse.training import checkpoint, explanations, sanity, wrappers
+from torchcourse.training.losses import Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll
 from torchcourse.training.progress import GentleStop
 
@@ -27,8 +27,8 @@ class Evaluating(Protocol):
 
 def forward(
     trainer: Evaluating, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool
-) -> tuple[Any, torch.Tensor, Count]:
-    """Return the outputs, the mean or summed loss as one number, and what it counts.
+) -> tuple[Any, torch.Tensor, Any]:
+    """Return the outputs, the mean or summed loss as one number, and what it counts: a Count if `summed`.
 
     Raises:
         ValueError: if outputs and targets do not fit the loss function, or for known faults of the model's.
@@ -37,9 +37,9 @@ def forward(
         try:
             outputs = model(inputs)
         except Exception as error:
-            if known := sanity.about_model(error, targets):
+            if known := explanations.about_model(error, model, inputs, targets):
                 raise known from error
-            error.add_note(sanity.about_inputs(inputs))
+            error.add_note(explanations.about_inputs(inputs))
             raise
         try:
             loss, count = (trainer.loss.total if summed else trainer.loss.mean)(outputs, targets)
@@ -47,7 +47,7 @@ def forward(
             raise
         except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
             own = not (getattr(trainer.loss.fn, "__module__", None) or "").startswith("torch.")
-            raise sanity.about_loss(error, outputs, targets) from (error if own else None)
+            raise explanations.about_loss(error, outputs, targets) from (error if own else None)
     return outputs, loss, count
 
 

@@ -9,8 +9,9 @@ import torch
 from torchcourse.ranks import who
 from torchcourse.training import finite, snapshot
 from torchcourse.training.checkpoint import some
+from torchcourse.training.explanations import about_loss_that_is_no_number
 from torchcourse.training.losses import Loss
-from torchcourse.training.sanity import about_loss_that_is_no_number, checked_folder
+from torchcourse.training.sanity import checked_folder
 from torchcourse.training.snapshot import Training
 
 

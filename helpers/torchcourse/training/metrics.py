@@ -1,13 +1,14 @@
 """Metrics, and means that stay right when batches are uneven or spread over ranks."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from torchcourse.ranks import who
-from torchcourse.training.losses import Count, rows
+from torchcourse.training import losses
+from torchcourse.training.losses import Count, LabelsToCount, numbers, rows
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor | float | tuple[torch.Tensor | float, Count]]
 """`metric(outputs, targets)`: one value per sample (a tensor of shape [N] or [N, ...]), their mean as one number, or
@@ -91,7 +92,9 @@ class Averages:
         self._over_all = {n: metric for n, metric in metrics.items() if isinstance(metric, OverAll) and evaluation}
         self._all: list[tuple[Any, torch.Tensor]] = []  # outputs and targets for these
         self.names = ["loss", *self.metrics]
-        self.losses: list[tuple[Count, torch.Tensor]] = []  # count and mean loss of each batch since the last flush
+        self.losses: list[
+            tuple[Count | LabelsToCount, torch.Tensor]
+        ] = []  # count and mean loss of each batch since the last flush
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
         self._held: float = 0  # numbers in these outputs
         self._looked = False  # whether metrics of one number were seen to be means
@@ -99,7 +102,9 @@ class Averages:
         self._parts: list[list[tuple[torch.Tensor, Count]]] = [[] for _ in self.metrics]
         self._totals = [[0.0, 0.0] for _ in self.names]
 
-    def add(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor, count: Count | None = None) -> None:
+    def add(
+        self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor, count: Count | LabelsToCount | None = None
+    ) -> None:
         """Take in a batch: outputs [N, ...], targets [N, ...], the mean loss, and what it counts (None: N)."""
         self.losses.append((targets.size(0) if count is None else count, loss.detach()))
         if self._over_all:
@@ -142,9 +147,10 @@ class Averages:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to go on within an epoch."""
+        counts = numbers([count for count, _ in self.losses])
         return {
             "names": self.names,
-            "losses": self.losses,
+            "losses": [(count, loss) for count, (_, loss) in zip(counts, self.losses, strict=True)],
             "batches": self._batches,
             "parts": self._parts,
             "totals": self._totals,
@@ -180,14 +186,15 @@ class Averages:
     def _sum(self, metric: Metric, values: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
         """Return the sum of a metric's values, and how many count."""
         if isinstance(values, tuple):
-            return torch.as_tensor(values[0]).double(), values[1]
+            return _wide(values[0]), values[1]
         if not isinstance(values, torch.Tensor) or values.dim() == 0:
-            return torch.as_tensor(values).double() * len(targets), len(targets)
+            return _wide(values) * len(targets), len(targets)
+        dtype = losses.widest(values.device)
         ignored = -100 if self.ignored is None and metric is accuracy else self.ignored
         if ignored is None or values.shape != targets.shape or targets.is_floating_point():
-            return values.sum(dtype=torch.float64), values.numel()
+            return values.sum(dtype=dtype), values.numel()
         counts = targets != ignored
-        return values.where(counts, 0).sum(dtype=torch.float64), counts.sum()
+        return values.where(counts, 0).sum(dtype=dtype), counts.sum()
 
     def _means(self, sums: list[list[float]]) -> dict[str, float]:
         means = [total / count if count else math.nan for total, count in sums]
@@ -227,6 +234,11 @@ _OVER_ALL = (
 _HOLD = 2**16
 
 
+def _wide(value: torch.Tensor | float) -> torch.Tensor:
+    value = torch.as_tensor(value)
+    return value.to(losses.widest(value.device))
+
+
 def _joined(batches: list[tuple[Any, torch.Tensor]]) -> list[tuple[Any, torch.Tensor]]:
     """Make one batch of many, if their samples have the same shape."""
     if len(batches) < 2:
@@ -240,12 +252,3 @@ def _joined(batches: list[tuple[Any, torch.Tensor]]) -> list[tuple[Any, torch.Te
 
 def _sum_and_count(parts: list[tuple[torch.Tensor, Count]]) -> list[float]:
     return [sum(total.item() for total, _ in parts), sum(numbers([count for _, count in parts]))]
-
-
-def numbers(values: Sequence[torch.Tensor | float]) -> list[float]:
-    """Return numbers and tensors of one number as numbers; waits for the device once."""
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    if not tensors:
-        return list(values)  # type: ignore[arg-type]  # none of them is a tensor
-    read = iter(torch.stack(tensors).tolist())
-    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ from torch.utils.data import IterableDataset
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training.checkpoint import parameter_names, some
-from torchcourse.training.losses import Count, reduction
+from torchcourse.training.explanations import LONE, UNUSED, shapes
+from torchcourse.training.losses import reduction
 from torchcourse.training.metrics import Metric, OverAll, check_mean
-from torchcourse.training.position import Position
 from torchcourse.training.schedules import check_mode
 
 
@@ -38,6 +37,11 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             "maximum is best, such as 'val_accuracy', or use mode='min'."
         )
     check_mode(given["scheduler"], given["monitor"], given["mode"])
+    if not hasattr(given["optimizer"], "param_groups"):
+        raise ValueError(
+            f"optimizer has to be one optimizer of torch, but is a {type(given['optimizer']).__name__}. One can hold "
+            "several groups of parameters, each with a learning rate of its own: AdamW([{'params': …, 'lr': …}, …])."
+        )
     closure = inspect.signature(given["optimizer"].step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
@@ -119,12 +123,17 @@ _LEAST_SCALE = 2.0**-20  # from 2**16 on, that is 36 steps left out
 
 
 def not_repeated(loader: Iterable, batches: Iterator) -> Iterator:
-    """Yield the batches. Raises ValueError if each of a stream's workers yields the same ones."""
+    """Return the batches. They raise ValueError if each of a stream's workers yields the same ones."""
     workers = getattr(loader, "num_workers", 0)
+    stream = workers > 1 and isinstance(getattr(loader, "dataset", None), IterableDataset)
+    return _compared(batches, workers) if stream else batches
+
+
+def _compared(batches: Iterator, workers: int) -> Iterator:
     first: list[float] = []
     for number, batch in enumerate(batches):
         # The workers take turns: the second batch is the first of the second worker.
-        if number < 2 and workers > 1 and isinstance(getattr(loader, "dataset", None), IterableDataset):
+        if number < 2:
             print_of = _fingerprint(batch)
             if print_of and print_of == first:
                 raise ValueError(
@@ -198,7 +207,15 @@ def check_first_batch(
         if isinstance(metric, OverAll):
             continue
         with torch.no_grad():
-            value = metric(outputs, targets)
+            try:
+                value = metric(outputs, targets)
+            except (AttributeError, TypeError) as error:
+                if isinstance(outputs, torch.Tensor):
+                    raise
+                raise ValueError(
+                    f"The metric {name!r} cannot take the model's outputs, {shapes(outputs)}: {error}. Give the "
+                    "Trainer metrics={}, or a metric that takes them apart."
+                ) from error
         one = isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
         one = one or (isinstance(value, tuple) and len(value) == 2)
         if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
@@ -224,13 +241,7 @@ def check_unused(replica: nn.Module) -> None:
         return
     parameters = replica.module.named_parameters()
     if unused := [name for name, parameter in parameters if parameter.requires_grad and parameter.grad is None]:
-        raise ValueError(f"The loss does not depend on {some(unused)}, and {_UNUSED}")
-
-
-_UNUSED = (
-    "on several ranks every parameter that can learn has to take part in every step. Freeze what takes no part "
-    "(requires_grad_(False)), or give the Trainer DistributedDataParallel(model, find_unused_parameters=True)."
-)
+        raise ValueError(f"The loss does not depend on {some(unused)}, and {UNUSED}")
 
 
 @contextlib.contextmanager
@@ -253,7 +264,7 @@ def lone_sample_refused(model: nn.Module, loader: Iterable) -> Iterator[None]:
 
     def look(module: nn.Module, inputs: tuple) -> None:
         if module.training and inputs[0].numel() == inputs[0].size(0) * inputs[0].size(1):
-            raise ValueError(f"{count} samples in batches of {size} leave one for the last batch, and {_LONE}")
+            raise ValueError(f"{count} samples in batches of {size} leave one for the last batch, and {LONE}")
         for hook in hooks:
             hook.remove()
 
@@ -263,12 +274,6 @@ def lone_sample_refused(model: nn.Module, loader: Iterable) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-_LONE = (
-    "BatchNorm cannot train on one value per channel. Leave it out with drop_last=True, or choose a batch size that "
-    "leaves more."
-)
 
 
 def samples(batch: Any) -> int:
@@ -305,66 +310,12 @@ def _to_device(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=True) if hasattr(value, "to") else value
 
 
-def about_model(error: Exception, targets: torch.Tensor) -> ValueError | None:
-    """Return an error in place of one that the model raised, where its cause is known."""
-    reason = str(error)
-    if "Expected more than 1 value per channel" in reason:
-        return ValueError(f"This batch has {len(targets)} sample(s), and {_LONE}")
-    if "Expected to have finished reduction in the prior iteration" in reason:
-        return ValueError(f"A step before this one left parameters out, and {_UNUSED}")
-    return None
-
-
-def about_inputs(inputs: Any) -> str:
-    """Return a note for an error that the model raised."""
-    return f"The Trainer called the model with a batch of {shapes(inputs)}."
-
-
-def about_loss(error: Exception, outputs: Any, targets: torch.Tensor) -> ValueError:
-    """Return an error that says what the loss function was given."""
-    reason = str(error).strip().partition("\n")[0]
-    return ValueError(
-        f"The loss function cannot compare outputs of {shapes(outputs)} with targets of {shapes(targets)}: {reason} "
-        "Make the model's last layer, the targets and the loss function fit each other."
-    )
-
-
-def about_loss_that_is_no_number(
-    losses: list[tuple[Count, torch.Tensor]], accumulate: int, position: Position
-) -> FloatingPointError:
-    """Return an error that names the first step whose loss was nan or infinite. Every rank has to call it.
-
-    Args:
-        losses: count and loss of each batch since the last log.
-        accumulate: batches per step.
-        position: at the end of a step.
-    """
-    bad = [number // accumulate for number, (_, loss) in enumerate(losses) if not math.isfinite(loss)]
-    step = min(number for numbers in who.gather(bad) for number in numbers) + position.logged + 1
-    return FloatingPointError(
-        f"The loss became nan or infinite at step {step} (epoch {position.epoch + 1}), so training stopped. "
-        "Try a lower learning rate or clip_norm=1.0, and look for log(0), a division by 0, nan in the data, or a batch "
-        "whose targets are all ignored. Any checkpoint is from before that."
-    )
-
-
 @contextlib.contextmanager
 def broadcasting_refused() -> Iterator[None]:
     """Make PyTorch's warning about unequal shapes in a loss an error: broadcasting would compare every pair."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size")
         yield
-
-
-def shapes(value: Any) -> str:
-    """Return "shape [64, 10]", or the shapes of all tensors in a container."""
-    if isinstance(value, torch.Tensor):
-        return f"shape {list(value.shape)}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {shapes(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        return "(" + ", ".join(shapes(item) for item in value) + ")"
-    return type(value).__name__
 
 
 def _fingerprint(value: Any) -> list[float]:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.data.loaders import begin_at, length, set_epoch, windows
 from torchcourse.ranks import who
-from torchcourse.training import checkpoint, evaluation, resuming, sanity, schedules, snapshot, wrappers
+from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot, wrappers
 from torchcourse.training.gradients import clip_gradients, divide_gradients
 from torchcourse.training.history import History
 from torchcourse.training.keeping import Keeper
@@ -68,7 +68,8 @@ class Trainer:
         after_step, after_epoch: `function(trainer)`, called after every optimizer step, and after every epoch, which is
             saved by then. Returning True ends the training; on several ranks all have to return the same.
         progress: whether to show a progress bar.
-        device: in place of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU.
+        device: in place of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU. Apple's
+            "mps" is never chosen, since it lacks float64 and has no ranks; it has to be asked for.
 
     Raises:
         ValueError: for an argument that makes no sense, in one sentence.
@@ -321,7 +322,7 @@ class Trainer:
         self.loss.check()
         means = self.averages.flush()
         if not math.isfinite(means["loss"]):
-            raise sanity.about_loss_that_is_no_number(losses, self.accumulate, self.position)
+            raise explanations.about_loss_that_is_no_number(losses, self.accumulate, self.position)
         sanity.check_scale(self.scaler)
         self.position.logged = self.position.step
         row = means | {"lr": self._rate()}

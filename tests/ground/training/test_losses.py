@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchcourse.ranks import run_ranks
-from torchcourse.training import OverAll, Trainer
+from torchcourse.training import OverAll, Trainer, losses
 from torchcourse.training.losses import Loss
 
 WIDTH, CLASSES, PLACES = 5, 4, 6
@@ -68,6 +69,8 @@ class Own(nn.Module):
         return F.cross_entropy(outputs, targets, reduction="none").mean()
 
 
+PARTS = [3, 1, 8, 6, 2]  # the first one may count nothing
+
 LOSSES: dict[str, Any] = {
     "labels": nn.CrossEntropyLoss(),
     "weights": nn.CrossEntropyLoss(weight=WEIGHTS),
@@ -101,11 +104,27 @@ def trained(kind, sizes, accumulate=1, rank=0, ranks=1, metrics=None, **options)
     return trainer
 
 
+@pytest.mark.parametrize("sizes", [[4] * 5, PARTS], ids=["alike", "unequal"])
+@pytest.mark.parametrize("kind", [kind for kind in LOSSES if "numbers" not in kind])
+def test_the_mean_of_an_epoch_of_single_batches_counts_what_the_loss_counts(kind, sizes):
+    torch.manual_seed(0)
+    model, loss = Tagger().double(), LOSSES[kind]
+    inputs, targets = samples(kind)
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.0), loss, metrics={}, progress=False)
+    batches = [pair for pair in zip(inputs.split(sizes), targets.split(sizes), strict=True) if counts(kind, *pair)]
+    history = trainer.fit(batches, 1)
+    whole = trained(kind, [20]).history["loss"]
+    assert history["loss"] == pytest.approx(whole, rel=1e-12)
+
+
+def counts(kind, inputs, targets):
+    """Whether a batch has a target that is not ignored: the mean of none is not a number."""
+    ignored = 0 if "padded" in kind else -100
+    return targets.is_floating_point() or (targets != ignored).any()
+
+
 def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
-
-
-PARTS = [3, 1, 8, 6, 2]  # the first one may count nothing
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -329,3 +348,27 @@ def test_losses_of_torch_divide_as_torch_does():
         parts = [Loss(fn).total(scores[part], numbers[part]) for part in (slice(2), slice(2, 6))]
         assert sum(total for total, _ in parts) / sum(count for _, count in parts) == pytest.approx(fn(scores, numbers))
         assert whole[1] == sum(count for _, count in parts)
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device that lacks float64, as Apple's MPS does."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError(f"{func} makes float64")
+        return result
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), by_sum_and_count, Own()], ids=["torch", "pair", "own"])
+def test_a_device_without_float64_trains_and_evaluates(loss, monkeypatch):
+    monkeypatch.setattr(losses, "widest", lambda _: torch.float32)
+    model = Tagger()
+    batches = [(torch.randn(4, WIDTH), torch.randint(1, CLASSES, (4,))) for _ in range(4)]
+    metrics = {"right": lambda outputs, targets: (outputs.argmax(1) == targets).float().mean()}
+    options: dict[str, Any] = {"metrics": metrics, "accumulate": 2, "progress": False, "device": "cpu"}
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), loss, **options)
+    with NoFloat64():
+        history = trainer.fit(batches, 1, batches)
+    assert history["loss"][0] > 0
+    assert 0 <= history["val_right"][0] <= 1
