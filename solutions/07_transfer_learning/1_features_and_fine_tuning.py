@@ -483,22 +483,20 @@ for name, other in (("scratch", "nearest neighbour"), ("frozen", "nearest neighb
 #
 # ●●● · 12 minutes · good for: not paying for a difference that is not there.
 #
-# Each method was run with the same seeds, in the same order. Take the method with the best mean. Another one is *clearly below* it if the mean of the paired
-# differences is more than two standard errors above 0 (standard error: `std(ddof=1) / sqrt(n)`). Of all methods that are not clearly below, return the
-# cheapest.
+# Each method was run with the same seeds, in the same order. Take the method with the best mean. Another one is *good enough* if it is less than a margin below
+# it, with 95 % confidence: the interval of the mean paired difference, best − other, ends below the margin. It ends `t95(n - 1)` standard errors above the mean of n
+# differences (standard error: `std(ddof=1) / sqrt(n)`); `paired(best, other).high` is that end. Of the best one and all that are good enough, return the cheapest.
+#
+# "Not clearly worse" would be the wrong rule: the fewer seeds you run, the less is clear.
 
 
 # %% exercise: choose
-def choose(accuracies: dict[str, list[float]], seconds: dict[str, float]) -> str:
-    """Return the cheapest of the methods that are not clearly below the best one."""
+def choose(accuracies: dict[str, list[float]], seconds: dict[str, float], margin: float) -> str:
+    """Return the cheapest of the methods that are, with 95 % confidence, less than the margin below the best one."""
     ### BEGIN SOLUTION
     best = max(accuracies, key=lambda name: sum(accuracies[name]))
-    level = []
-    for name, values in accuracies.items():
-        difference = paired(accuracies[best], values)
-        if difference.mean <= 2 * difference.error:
-            level.append(name)
-    return min(level, key=lambda name: seconds[name])
+    enough = [name for name, values in accuracies.items() if paired(accuracies[best], values).high < margin]
+    return min(enough, key=lambda name: seconds[name])
     ### END SOLUTION
 
 
@@ -509,12 +507,11 @@ for _row in range(len(LABELS)):
     _accuracies = {_name: table.accuracy[_name][_row].tolist() for _name in METHODS}
     _seconds = {_name: float(table.seconds[_name][_row].mean()) for _name in METHODS}
     _best = max(_accuracies, key=lambda _name, _a=_accuracies: sum(_a[_name]))
-    _level = [
-        _name for _name in METHODS
-        if (_d := paired(_accuracies[_best], _accuracies[_name])).mean <= 2 * _d.error
-    ]  # fmt: skip
-    assert choose(_accuracies, _seconds) == min(_level, key=_seconds.get)
-    assert choose(_accuracies, {_name: -_cost for _name, _cost in _seconds.items()}) == max(_level, key=_seconds.get)
+    for _margin in (0.005, 0.02, 0.1):
+        _enough = [_name for _name in METHODS if paired(_accuracies[_best], _accuracies[_name]).high < _margin]
+        assert choose(_accuracies, _seconds, _margin) == min(_enough, key=_seconds.get)
+        _turned = {_name: -_cost for _name, _cost in _seconds.items()}
+        assert choose(_accuracies, _turned, _margin) == max(_enough, key=_seconds.get)
 ### END HIDDEN TESTS
 checked
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
-from torchcourse.error_bars import paired
+from torchcourse.error_bars import paired, t95
 from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, rate_groups
@@ -209,56 +209,76 @@ def best_of(accuracies):
     return max(accuracies, key=lambda name: np.mean(accuracies[name]))
 
 
-def by_pairs(accuracies, seconds):
+def by_pairs(accuracies, seconds, margin):
     best = accuracies[best_of(accuracies)]
     for name in sorted(seconds, key=seconds.get):
-        difference = paired(best, accuracies[name])
-        if difference.mean <= 2 * difference.error:
+        if paired(best, accuracies[name]).high < margin:
             return name
 
 
-def by_hand(accuracies, seconds):
+def by_hand(accuracies, seconds, margin):
     best, level = best_of(accuracies), []
     for name, values in accuracies.items():
         d = [a - b for a, b in zip(accuracies[best], values, strict=True)]
         mean = sum(d) / len(d)
         variance = sum((x - mean) ** 2 for x in d) / (len(d) - 1)
-        if mean <= 2 * (variance / len(d)) ** 0.5:
+        if mean + t95(len(d) - 1) * (variance / len(d)) ** 0.5 < margin:
             level.append(name)
     return min(level, key=lambda name: seconds[name])
 
 
-@pytest.mark.parametrize("answer", [by_pairs, by_hand])
+def by_margin(accuracies, seconds, margin):
+    best = accuracies[best_of(accuracies)]
+    level = [name for name, values in accuracies.items() if paired(values, best).at_most_below(margin)]
+    return min(level, key=seconds.get)
+
+
+@pytest.mark.parametrize("answer", [by_pairs, by_hand, by_margin])
 def test_right_choices(answer):
     accepted(check.choose(answer))
 
 
-def with_tolerance(tolerance):
-    def answer(accuracies, seconds):
+def ends(at):
+    """Choose by an interval that ends `at(best, values)`, which may be wrong."""
+
+    def answer(accuracies, seconds, margin):
         best = accuracies[best_of(accuracies)]
-        level = [
-            n for n, v in accuracies.items() if np.mean(best) - np.mean(v) <= tolerance(np.array(best), np.array(v))
-        ]
+        level = [n for n, v in accuracies.items() if v is best or at(np.array(best), np.array(v)) < margin]
         return min(level, key=seconds.get)
 
     return answer
 
 
-def any_level(accuracies, seconds):
+def not_clearly_below(accuracies, seconds, margin):
     best = accuracies[best_of(accuracies)]
-    level = [n for n in accuracies if paired(best, accuracies[n]).mean <= 2 * paired(best, accuracies[n]).error]
+    level = [n for n, v in accuracies.items() if paired(best, v).within(margin) or not paired(best, v).clear]
+    return min(level, key=seconds.get)
+
+
+def any_level(accuracies, seconds, margin):
+    best = accuracies[best_of(accuracies)]
+    level = [n for n in accuracies if paired(best, accuracies[n]).high < margin]
     return sorted(level, key=seconds.get)[min(1, len(level) - 1)] if len(level) > 2 else min(level, key=seconds.get)
+
+
+def apart(one, other):
+    return (one.var(ddof=1) / 16 + other.var(ddof=1) / 16) ** 0.5
 
 
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
-        (lambda accuracies, seconds: best_of(accuracies), "highest_mean"),
-        (lambda accuracies, seconds: min(seconds, key=seconds.get), "cheapest"),
-        (with_tolerance(lambda best, v: 2 * (best.var(ddof=1) / 16 + v.var(ddof=1) / 16) ** 0.5), "unpaired"),
-        (with_tolerance(lambda best, v: 2 * (best - v).std(ddof=1)), "deviation"),
+        (lambda accuracies, seconds, margin: best_of(accuracies), "highest_mean"),
+        (lambda accuracies, seconds, margin: min(seconds, key=seconds.get), "cheapest"),
+        (ends(lambda best, v: (best - v).mean() + 2.13 * apart(best, v)), "unpaired"),
+        (ends(lambda best, v: (best - v).mean() + 2.13 * (best - v).std(ddof=1)), "deviation"),
+        (not_clearly_below, "open"),
+        (ends(lambda best, v: (best - v).mean()), "mean_only"),
+        (ends(lambda best, v: (best - v).mean() + 2 * (best - v).std(ddof=1) / 4), "short_interval"),
+        (ends(lambda best, v: (best - v).mean() + 2.131 * (best - v).std() / 4), "short_interval"),
+        (lambda accuracies, seconds, margin: by_pairs(accuracies, seconds, 0.01), "other_margin"),
         (any_level, "not_cheapest"),
-        (lambda accuracies, seconds: 0.9, "no_method"),
+        (lambda accuracies, seconds, margin: 0.9, "no_method"),
     ],
 )
 def test_wrong_choices(answer, symptom):
