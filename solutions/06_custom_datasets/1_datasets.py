@@ -352,7 +352,7 @@ for _size, _ahead, _threads in ((4, 2, 1), (7, 1, 2), (31, 3, 1)):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "called by your generator itself"</summary>
+# <details><summary>Help – I get "called outside of what you gave to `submit`"</summary>
 #
 # `submit(collate, [dataset[n] for n in part])` fetches first and submits then: arguments are computed before a call. Put the fetching into a function.
 # </details>
@@ -416,6 +416,12 @@ for _numbers in ((0, 40, 269), (7,), (100, 101, 102, 103, 5)):
     assert not _x[~_mask].any()
     assert _mask.sum(1).tolist() == _lengths.tolist() == [len(x) for x, _ in _samples]
     assert _labels.tolist() == train.labels[list(_numbers)].tolist()
+for _value in (0.0, 1.0, -1.0, -100.0, 99.0, -999.0, -9999.0, 1e6, -1e9, torch.finfo(torch.float32).min):
+    _steps = torch.full((9, 2), _value)
+    _x, _lengths, _mask, _labels = collate([(_steps[:4], 3), (_steps[:9], 0), (_steps[:1], 5)])
+    assert _lengths.tolist() == [4, 9, 1]
+    assert torch.equal(_mask, torch.arange(9) < torch.tensor([[4], [9], [1]]))
+    assert torch.equal(_x, torch.where(_mask[..., None], _value, 0.0).expand(3, 9, 2))
 ### END HIDDEN TESTS
 checked
 
@@ -757,6 +763,8 @@ checked = check.find_leaks(find_leaks, points=2)
 _generator = torch.Generator().manual_seed(6)
 _samples = [torch.randint(0, 9, (3, 3), generator=_generator) for _ in range(40)]
 _samples[30], _samples[31] = _samples[2].clone(), _samples[33].clone()
+_samples[35] = _samples[4].clone()
+_samples[35][-1, -1] += 1
 _groups = [f"patient {n // 3}" for n in range(40)]
 for _seed in range(4):
     _order = torch.randperm(40, generator=torch.Generator().manual_seed(_seed)).tolist()

@@ -47,6 +47,36 @@ class Pictures(Dataset):
         return read_image(self.folder / row["file"]), self.classes.index(row["label"])
 
 
+class LeavesOut(Pictures):
+    def look(self):
+        self.rows = [row for row in self.rows if (self.folder / row["file"]).exists()]
+
+
+class OtherError(Pictures):
+    def look(self):
+        assert all((self.folder / row["file"]).exists() for row in self.rows), "an image is missing"
+
+
+class FromOne(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, label + 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom", "words"),
+    [
+        (LeavesOut, "skipped", "4 of 5 samples"),
+        (OtherError, "other_error", "AssertionError: an image is missing"),
+        (FromOne, "class_number", "counted from 0"),
+    ],
+)
+def test_the_hint_on_a_data_set_names_what_was_seen(answer, symptom, words):
+    checked = check.pictures(answer)
+    refused(checked, symptom)
+    assert words in checked.message
+
+
 @pytest.mark.parametrize("answer", [Pictures, ImageTable])
 def test_right_data_sets(answer):
     accepted(check.pictures(answer))
@@ -200,6 +230,37 @@ def test_wrong_loaders(answer, symptom):
     refused(check.batches(answer), symptom)
 
 
+def endless(dataset, sampler, batch_size, collate, submit, ahead):
+    yield from by_hand.batches(dataset, sampler, batch_size, collate, submit, ahead)
+    while True:
+        yield collate([])
+
+
+def calls_its_work(dataset, sampler, batch_size, collate, submit, ahead):
+    for part in parts(sampler, batch_size):
+        yield submit(collate([dataset[n] for n in part])).result()
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (endless, "too_many"),
+        (calls_its_work, "no_function"),
+        (lambda *args: list(by_hand.batches(*args)), "not_yielded"),
+        (lambda *args: None, "not_yielded"),
+        (lambda d, s, b, c, submit, a: [c([d[n] for n in part]) for part in parts(s, b)], "fetched_in_front"),
+    ],
+)
+def test_loaders_that_are_no_loaders(answer, symptom):
+    refused(check.batches(answer), symptom)
+
+
+def test_a_wrong_batch_is_told_from_the_right_one():
+    checked = check.batches(lambda d, s, b, c, submit, a: by_hand.batches(d, range(len(s)), b, c, submit, a))
+    refused(checked, "wrong_value")
+    assert "batch 0 is (0, 10), and should be (60, 0)" in checked.message
+
+
 def with_the_package(samples):
     batch, labels = pad(samples)
     return batch.x, batch.lengths, batch.mask, labels
@@ -257,6 +318,56 @@ def test_wrong_collates(answer, symptom):
     refused(check.collate(answer), symptom)
 
 
+def filled_with(value, whole_steps):
+    """A collate whose lengths, mask or both are made from what it filled in."""
+
+    def answer(samples):
+        x = pad_sequence([x for x, _ in samples], batch_first=True, padding_value=value)
+        mask = (x != value).all(-1) if whole_steps else (x != value).any(-1)
+        return x.masked_fill(~mask[..., None], 0), mask.sum(1), mask, torch.tensor([label for _, label in samples])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (change(mask=lambda s, o: o["x"][..., 0] != 0), "mask"),
+        (change(mask=lambda s, o: (o["x"] != 0).any(-1)), "mask"),
+        (change(mask=lambda s, o: o["x"].abs().sum(-1) > 0), "mask"),
+        (change(lengths=lambda s, o: (o["x"] != 0).any(-1).sum(1)), "lengths"),
+        (filled_with(0.0, whole_steps=True), "lengths"),
+        (filled_with(-1.0, whole_steps=False), "lengths"),
+        (filled_with(-1.0, whole_steps=True), "lengths"),
+    ],
+)
+def test_a_mask_or_lengths_from_values(answer, symptom):
+    checked = check.collate(answer)
+    refused(checked, symptom)
+    assert "from values?" in checked.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom", "words"),
+    [
+        (lambda samples: with_the_package(sorted(samples, key=lambda s: -len(s[0]))), "order", "[5, 3, 2]"),
+        (change(x=lambda s, o: o["x"].double()), "dtype", "float64"),
+        (change(lengths=lambda s, o: o["lengths"].tolist()), "wrong_type", "the lengths are of type list"),
+        (lambda samples: None, "wrong_type", "NoneType"),
+        (change(mask=lambda s, o: torch.arange(o["x"].shape[1]) <= o["lengths"][:, None]), "mask", "[4, 5, 3]"),
+    ],
+)
+def test_the_hint_on_a_collate_names_what_was_seen(answer, symptom, words):
+    checked = check.collate(answer)
+    refused(checked, symptom)
+    assert words in checked.message
+    assert "from values?" not in checked.message
+
+
+def test_the_four_tensors_may_come_as_a_list():
+    accepted(check.collate(lambda samples: list(with_the_package(samples))))
+
+
 def buckets(lengths, size, pool, generator, mix=True, sort=True, mix_batches=True, keep_short=True, cut_pools=True):
     order = torch.randperm(len(lengths), generator=generator).tolist() if mix else list(range(len(lengths)))
     step = size * pool if cut_pools else len(lengths)
@@ -296,10 +407,37 @@ def test_wrong_buckets(changed, symptom):
     refused(check.bucket_batches(lambda *args: buckets(*args, **changed)), symptom)
 
 
+def from_its_seed(lengths, size, pool, generator):
+    return buckets(lengths, size, pool, torch.Generator().manual_seed(generator.initial_seed()))
+
+
 def test_more_wrong_buckets():
+    refused(check.bucket_batches(from_its_seed), "not_drawn")
+    refused(check.bucket_batches(lambda n, b, p, g: [k for batch in buckets(n, b, p, g) for k in batch]), "wrong_type")
+    refused(check.bucket_batches(lambda *args: None), "nothing_returned")
     refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b + 1, p, g)), "too_large")
     refused(check.bucket_batches(lambda n, b, p, g: [*buckets(n, b, p, g), [0]]), "not_once")
     refused(check.bucket_batches(lambda n, b, p, g: buckets(n, b, p, None)), "not_repeatable")
+
+
+def by_sum(samples, groups, train, test):
+    sums = {int(samples[n].sum()) for n in train}
+    return by_group(groups, train, test) | {n for n in test if n in train or int(samples[n].sum()) in sums}
+
+
+def group_by_place(samples, groups, train, test):
+    known = {groups[place] for place, _ in enumerate(train)}
+    return by_content(samples, train, test) | {n for n in test if n in train or groups[n] in known}
+
+
+def group_of_a_leaking_sample(samples, groups, train, test):
+    found = all_three(samples, groups, train, test)
+    return found | {n for n in test if groups[n] in {groups[other] for other in found}}
+
+
+@pytest.mark.parametrize("answer", [by_sum, group_by_place, group_of_a_leaking_sample])
+def test_finders_that_find_too_much(answer):
+    refused(check.find_leaks(answer), "no_leak")
 
 
 def all_three(samples, groups, train, test):
