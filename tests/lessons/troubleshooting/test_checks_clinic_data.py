@@ -112,6 +112,13 @@ def test_promised_more_accepts(changes):
         ),
         ([FIRST, (RETURN, AUGMENTED), ("torch.randperm(len(images))", "torch.arange(len(images))")], "by_position"),
         ([FIRST, (RETURN, AUGMENTED), ("order[held_back:]", "order[2 * held_back :]")], "samples_lost"),
+        (
+            [
+                FIRST,
+                (RETURN, AUGMENTED.replace("(images[train], copies)", "(images[train], 1).repeat(copies, 1, 1, 1)")),
+            ],
+            "copies_alike",
+        ),
         ([FIRST, (RETURN, AUGMENTED), ("share * len(images)", "share * len(images) / copies")], "other_share"),
         ([FIRST, (RETURN, AUGMENTED.replace("repeat(copies)", "repeat_interleave(copies)"))], "labels_mixed"),
     ],

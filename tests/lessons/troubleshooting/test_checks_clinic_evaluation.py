@@ -11,13 +11,16 @@ from verdicts import accepted, refused
 LOOP = "    with torch.no_grad():\n"
 RESULT = "    return right / count\n"
 EVAL = "    model.eval()\n"
+MOODY = "    moody = [m for m in model if isinstance(m, nn.BatchNorm1d | nn.Dropout) and m.training]\n"
+WAKE = "    for layer in moody:\n        layer.train()\n"
 COPY = "    import copy\n\n    model = copy.deepcopy(model).eval()\n"
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        [(LOOP, EVAL + LOOP), (RESULT, "    model.train()\n" + RESULT)],
+        [(LOOP, "    was = model.training\n" + EVAL + LOOP), (RESULT, "    if was:\n        model.train()\n" + RESULT)],
+        [(LOOP, MOODY + "    for layer in moody:\n        layer.eval()\n" + LOOP), (RESULT, WAKE + RESULT)],
         [
             (
                 "    right = count = 0\n",
@@ -38,6 +41,10 @@ def test_moody_score_accepts(changes):
     ("changes", "symptom"),
     [
         ([(LOOP, EVAL + LOOP)], "mode_left_changed"),
+        ([(LOOP, EVAL + LOOP), (RESULT, "    model.train()\n" + RESULT)], "mode_left_changed"),
+        ([(LOOP, COPY + "    torch.set_grad_enabled(False)\n" + LOOP)], "grad_off"),
+        ([(LOOP, "    model.requires_grad_(False)\n" + COPY + LOOP)], "frozen"),
+        ([(LOOP, COPY + LOOP), (RESULT, "    print(right / count)\n")], "no_number"),
         ([(LOOP, "    torch.manual_seed(0)\n" + LOOP)], "seeded"),
         ([(LOOP, "    model[4].p = 0.0\n" + LOOP)], "layer_changed"),
         ([(LOOP, "    model[2].eval()\n" + LOOP)], "still_there"),
@@ -61,6 +68,7 @@ def test_moody_score_refuses(changes, symptom):
 # hungry_validation
 
 FOR = "    for images, labels in loader:\n        loss = F.cross_entropy(model(images), labels, reduction"
+JOINED = "[[torch.cat(parts) for parts in zip(*loader, strict=True)]]"
 VALIDATION = "def validation_loss"
 BACK = "    model.train(was_training)\n"
 FREEZE_ALL = "    model.requires_grad_(False)\n"
@@ -89,6 +97,9 @@ def test_hungry_validation_accepts(changes):
         ([(FOR, "    torch.set_grad_enabled(False)\n" + FOR)], "grad_off"),
         ([(FOR, FREEZE_ALL + FOR)], "frozen"),
         ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), (BACK, "")], "mode_left_changed"),
+        ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), (BACK, "    model.train()\n")], "mode_left_changed"),
+        ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), ("    model.eval()\n", "")], "training_mode"),
+        ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), ("in loader:", "in " + JOINED + ":")], "batches_joined"),
         ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), ("total / count", "total / len(loader)")], "wrong_value"),
     ],
 )

@@ -40,6 +40,20 @@ def test_swelling_run_accepts(changes):
     accepted(repair("swelling_run", *broken("swelling_run", *changes)))
 
 
+def test_swelling_run_accepts_detached_losses_and_says_what_they_hold():
+    lists = [
+        ("running, probed = 0.0, 0.0", "running, probed = [], []"),
+        (RUNNING, "        running.append(loss.detach())\n"),
+        (PROBED, "        probed.append(F.mse_loss(model(probe), probe).detach())\n"),
+        (DENOISED, "    return torch.stack(running).mean(), torch.stack(probed).mean()\n"),
+    ]
+    checked = repair("swelling_run", *broken("swelling_run", *lists))
+    accepted(checked)
+    assert "still leaves 5120 bytes" in checked.message
+    with_graphs = [(old, new.replace(".detach()", "")) for old, new in lists]
+    refused(repair("swelling_run", *broken("swelling_run", *with_graphs)), "still_there")
+
+
 @pytest.mark.parametrize(
     ("changes", "symptom"),
     [
@@ -76,6 +90,17 @@ def test_swelling_run_accepts(changes):
                 (DENOISED, "    return running / len(loader), F.mse_loss(model(probe), probe)\n"),
             ],
             "graph_returned",
+        ),
+        (
+            [
+                (RUNNING, "        running += loss.item()\n        if running > 3:\n            break\n"),
+                (PROBED, NO_GRAD),
+            ],
+            "steps",
+        ),
+        (
+            [(RUNNING, "        running += loss.item()\n"), (PROBED, NO_GRAD), (DENOISED, "    return running\n")],
+            "wrong_type",
         ),
     ],
 )
@@ -133,6 +158,55 @@ def reconstruction_epoch(model, loader, optimizer, near=0.5):
 """
 
 
+def counted(first: str, each: str, last: str) -> str:
+    """An epoch whose own lines stand before the loop, at the end of each step, and at the end."""
+    return f"""
+def reconstruction_epoch(model, loader, optimizer, near=0.5):
+    {first}
+    for images, _ in loader:
+        images = images.flatten(1)
+        optimizer.zero_grad()
+        output = model(images)
+        F.mse_loss(output, images).backward()
+        optimizer.step()
+        off = (output.detach() - images).abs()
+        {each}
+    {last}
+"""
+
+
+PIXELS = "loader.dataset[0][0].numel()"
+BUFFER = counted(
+    f"kept, done = torch.empty(len(loader.dataset), {PIXELS}), 0",
+    "kept[done : done + len(off)] = off; done += len(off)",
+    "return kept.square().mean().item(), (kept < near).float().mean().item()",
+)
+NUMPY = counted(
+    "kept = []",
+    "kept.append(off.numpy().copy())",
+    "import numpy; a = numpy.concatenate(kept); return (a**2).mean(), (a < near).mean()",
+)
+NUMPY_BUFFER = counted(
+    f"import numpy; kept, done = numpy.empty((len(loader.dataset), {PIXELS}), 'float32'), 0",
+    "kept[done : done + len(off)] = off.numpy(); done += len(off)",
+    "return (kept**2).mean(), (kept < near).mean()",
+)
+PYTHON = counted(
+    "kept = []",
+    "kept += off.flatten().tolist()",
+    "return sum(x * x for x in kept) / len(kept), sum(x < near for x in kept) / len(kept)",
+)
+PER_SAMPLE = counted(
+    "squares, close = [], []",
+    "squares += off.square().mean(1).tolist(); close += (off < near).float().mean(1).tolist()",
+    "return sum(squares) / len(squares), sum(close) / len(close)",
+)
+
+
+def test_sawtooth_accepts_a_number_for_each_sample():
+    accepted(repair("sawtooth", *parts("sawtooth", PER_SAMPLE)))
+
+
 def test_sawtooth_accepts():
     accepted(repair("sawtooth", *parts("sawtooth", ONLY_SUMS)))
     numbers = ONLY_SUMS.replace("(total[0] / total[2]).item()", "total[0] / total[2]")
@@ -151,6 +225,11 @@ def test_sawtooth_accepts():
         (parts("sawtooth", AFTERWARDS), "wrong_value"),
         (parts("sawtooth", ONLY_SUMS.replace("loss.backward()", "(2 * loss).backward()")), "training_changed"),
         (parts("sawtooth", ONLY_SUMS.replace(*SKIP)), "steps"),
+        (parts("sawtooth", BUFFER), "grows_with_epoch"),
+        (parts("sawtooth", NUMPY), "grows_outside"),
+        (parts("sawtooth", NUMPY_BUFFER), "grows_outside"),
+        (parts("sawtooth", PYTHON), "grows_outside"),
+        (parts("sawtooth", ONLY_SUMS.replace("    return (total", "    return None, (total")), "wrong_type"),
     ],
 )
 def test_sawtooth_refuses(given, symptom):

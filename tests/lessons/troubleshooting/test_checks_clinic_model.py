@@ -91,6 +91,8 @@ def test_head_that_sleeps_accepts():
             "froze",
         ),
         (parts("head_that_sleeps", NEW.replace(", momentum=0.9", "").replace("SGD", "Adam")), "other_optimizer"),
+        (parts("head_that_sleeps", NEW.replace("momentum=0.9", "momentum=0.9, weight_decay=0.1")), "other_optimizer"),
+        (parts("head_that_sleeps", NEW.replace("momentum=0.9", "momentum=0.9, nesterov=True")), "other_optimizer"),
     ],
 )
 def test_head_that_sleeps_refuses(given, symptom):
@@ -133,6 +135,10 @@ def test_loss_that_stands_still_accepts(changes):
         ),
         ([(RETURN, "    model[-1].requires_grad_(False)\n" + RETURN)], "head_frozen"),
         ([(REPLACE, ""), (FREEZE, REPLACE + FREEZE), ("lr=lr", "lr=lr / 10")], "learning_rate"),
+        (
+            [(REPLACE, ""), ("    trainable", REPLACE + "    trainable"), ("=0.9", "=0.9, dampening=0.5")],
+            "other_optimizer",
+        ),
         (
             [
                 (REPLACE, ""),

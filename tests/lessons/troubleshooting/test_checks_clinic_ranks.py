@@ -169,6 +169,14 @@ def saved_after(line, save=SAVE):
                 + "        images, labels = batch_of(step)\n",
             ),
         ],
+        [
+            (SAVE, ""),
+            (
+                "        images, labels = batch_of(step)\n",
+                "        images, labels = batch_of(step)\n"
+                + SAVE.replace("(step + 1) % every", "step and step % every").replace("step + 1", "step"),
+            ),
+        ],
     ],
 )
 def test_resumes_elsewhere_accepts(changes):

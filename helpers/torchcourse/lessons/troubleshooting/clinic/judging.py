@@ -4,6 +4,8 @@ import contextlib
 import io
 from collections.abc import Callable
 
+import torch
+
 from torchcourse.checks import NotDone, Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import one_thread
@@ -34,10 +36,21 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
         raise NotDone("The program is still as it was admitted.")
     try:
         with program.lend_names(), one_thread(), contextlib.redirect_stdout(io.StringIO()), time_limit(TIME_LIMIT):
-            return case.judge(program, seed)
+            with torch.enable_grad():  # whatever a part leaves behind, the next one finds autograd as it was
+                healed = case.judge(program, seed)
+                _refuse_autograd_off()
+            return healed
     except TimeIsUp as end:
         text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end?"
         raise Wrong("endless", text + still_at(end)) from None
+
+
+def _refuse_autograd_off() -> None:
+    if not torch.is_grad_enabled():
+        raise Wrong(
+            "grad_off",
+            "After your code has run, autograd is off for everybody: the next training step has no gradients.",
+        )
 
 
 def symptom(slug: str, *parts: Callable, seed: int) -> str | None:

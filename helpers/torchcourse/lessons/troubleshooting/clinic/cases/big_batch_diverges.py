@@ -102,7 +102,7 @@ def _judge_report(given: Any, right: float, accumulate: int) -> None:
 
 def _judge_memory(epoch: Callable) -> None:
     """Refuse an epoch that has more alive at once than what one small batch needs."""
-    accumulate, size = 8, 256  # far more activations than weights
+    accumulate, size = 4, 256  # far more activations than weights
     torch.manual_seed(0)
     start = mlp(4, 16, 16, 3)
     data = TensorDataset(torch.randn(accumulate * size, 4), torch.randint(0, 3, (accumulate * size,)))

@@ -47,12 +47,12 @@ def judge(program: Program, seed: int) -> str:
     with torch.no_grad():
         right = F.cross_entropy(model(images), labels).item()
     before = copy.deepcopy(model.state_dict())
-    try:
-        with TrainingRecorder() as record:
-            given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
-        recording = torch.is_grad_enabled()
-    finally:
-        torch.set_grad_enabled(True)
+    with TrainingRecorder() as record:
+        given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
+    recording = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    if not record.passes:
+        raise Wrong("no_pass", "Your validation never calls the model.")
     if any(seen.recorded for seen in record.passes):
         if max(seen.samples for seen in record.passes) < size:
             raise Wrong(
@@ -65,14 +65,31 @@ def judge(program: Program, seed: int) -> str:
             "The forward pass still keeps its intermediate results, for a backward pass that never comes. What is "
             "thrown away after the pass comes too late: the peak is in the pass.",
         )
+    if max(seen.samples for seen in record.passes) > size:
+        raise Wrong(
+            "batches_joined",
+            f"No pass is recorded any more, but one takes {max(seen.samples for seen in record.passes)} samples, and "
+            f"the loader gives {size} at a time. On the whole validation set that does not fit either.",
+        )
     if not recording:
         raise Wrong(
             "grad_off", "After the validation autograd is off for everybody: the next training step has no gradients."
+        )
+    if any(seen.training for seen in record.passes):
+        raise Wrong(
+            "training_mode",
+            "Your validation asks the model in training mode. The call of model.eval() was right, and it has gone.",
         )
     if not all(parameter.requires_grad for parameter in model.parameters()):
         raise Wrong("frozen", "After the validation the parameters are frozen: the next epoch trains nothing.")
     if not model.training:
         raise Wrong("mode_left_changed", "The model was in training mode before the validation, and is not any more.")
+    program.validation_loss(model.eval(), DataLoader(TensorDataset(images, labels), size))
+    if model.training:
+        raise Wrong(
+            "mode_left_changed",
+            "A model that came in evaluation mode leaves the validation in training mode. In which mode did it come?",
+        )
     if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
         raise Wrong("weights_changed", "The validation has changed the model's weights.")
     if not isinstance(given, float) or abs(given - right) > 1e-5:

@@ -1,6 +1,7 @@
 """Patient: `eval` is missing in an evaluation: dropout is active, and batch norm takes the test batch's statistics."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,9 +9,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import number
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 
 def evidence(program: Program) -> dict[str, float]:
@@ -46,27 +47,27 @@ def judge(program: Program, seed: int) -> str:
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
-    with TrainingRecorder() as record:
-        scores = [program.evaluate(model.train(), loader) for loader in loaders]
-    in_training = any(seen.training for seen in record.passes)
-    if in_training and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
+    scores, awake = _scores(program, model, loaders)
+    if awake and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise Wrong(
             "seeded",
             "Two evaluations agree, because they throw the same dice. The score is still that of another model: "
             "some of its units are switched off, and the test batch sets its statistics.",
         )
     _judge_model(model, look, state)
-    if in_training:
+    if awake:
         raise Wrong(
             "still_there",
-            f"The score depends on the batch ({scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%}): the "
-            "model is asked while it behaves as in training.",
+            f"In two batch sizes the score is {scores[0]:.1%} and {scores[1]:.1%}; it should be {right:.1%} in both. "
+            f"The model is asked while it behaves as in training: {' and '.join(sorted(awake))}.",
         )
     if any(abs(score - right) > 1e-6 for score in scores):
         raise Wrong(
-            "wrong_value", f"The share of right answers is {right:.1%}; your function returned {scores[0]:.1%}."
+            "wrong_value",
+            f"The share of right answers is {right:.2%}; your function returned {scores[0]:.2%} and {scores[1]:.2%} in "
+            "two batch sizes.",
         )
-    if not model.training:
+    if any(not layer.training for layer in model.modules()):
         raise Wrong(
             "mode_left_changed",
             "The scores are right. But the training loop calls model.train() once, at its start: after your first "
@@ -74,7 +75,37 @@ def judge(program: Program, seed: int) -> str:
         )
     if not torch.equal(torch.get_rng_state(), dice):
         raise Wrong("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
+    model.eval()
+    program.evaluate(model, loaders[0])
+    if any(layer.training for layer in model.modules()):
+        raise Wrong(
+            "mode_left_changed",
+            "The scores are right. But a model that came in evaluation mode leaves in training mode: the next one who "
+            "asks it gets an answer with moods. In which mode did it come?",
+        )
     return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
+
+
+def _scores(program: Program, model: nn.Module, loaders: list[DataLoader]) -> tuple[list[float], set[str]]:
+    """Evaluate with each loader; return the scores, and which kinds of layers were asked in training mode."""
+    awake: set[str] = set()
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, _: awake.add(type(layer).__name__) if layer.training else None)
+        for layer in model.modules()
+        if isinstance(layer, nn.Dropout | nn.BatchNorm1d)
+    ]
+    try:
+        return [_score(program.evaluate(model.train(), loader)) for loader in loaders], awake
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _score(given: Any) -> float:
+    found = number(given)
+    if found is None:
+        raise Wrong("no_number", f"Return the share of right answers, a number. You returned {given!r}.")
+    return found
 
 
 def _dice_after(program: Program, model: nn.Module, loader: DataLoader, seed: int) -> list[int]:
@@ -91,6 +122,8 @@ def _judge_model(model: nn.Module, look: str, state: dict[str, torch.Tensor]) ->
     weights = [name for name in state if "running" not in name and "tracked" not in name]
     if any(not torch.equal(state[name], now[name]) for name in weights):
         raise Wrong("weights_changed", "After the evaluation the model has other weights.")
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise Wrong("frozen", "After the evaluation the parameters are frozen: the next epoch trains nothing.")
 
 
 CASE = Case(

@@ -96,6 +96,13 @@ def _judge_copies(train: Split, originals: int, copies: int) -> None:
         )
     if train[0].flatten(1).std(dim=1).min() < 0.1:
         raise Wrong("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
+    versions = len(train[0].unique(dim=0))
+    if versions < len(train[0]):
+        raise Wrong(
+            "copies_alike",
+            f"Of {len(train[0])} images to train on {versions} are different: an original has the same version more "
+            "than once. A version that is repeated adds nothing to it.",
+        )
 
 
 CASE = Case(

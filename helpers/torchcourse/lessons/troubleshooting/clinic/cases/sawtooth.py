@@ -1,5 +1,6 @@
 """Patient: all outputs of an epoch are kept in a list, for a metric that needs only sums."""
 
+import tracemalloc
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.checks.kit import refuse_known
+from torchcourse.checks.kit import numbers_of, refuse_known
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
@@ -17,6 +18,7 @@ from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedL
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.models import mlp
+from torchcourse.units import format_bytes
 
 
 def evidence(program: Program) -> None:
@@ -47,7 +49,7 @@ def judge(program: Program, seed: int) -> str:
     start = mlp(width, 8, width)
     given, alive = _alive(program.reconstruction_epoch, start, loader, near)
     plain, _ = _alive(_plain_epoch, start, loader, near)
-    grown = (alive[12] - alive[4]) / 8
+    grown = (alive[12] - alive[4]) / 8 if len(alive) > 12 else 0.0  # an epoch that ends early has too few steps
     if grown > 100:
         share = grown / (size * width * 4)
         if len(given.steps) == len(plain.steps) and share < 1.9:
@@ -57,10 +59,61 @@ def judge(program: Program, seed: int) -> str:
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
+    _judge_length(program.reconstruction_epoch)
     expect_steps(given, plain)
     expect_weights(given.model, plain.model)
-    _judge_numbers([float(number) for number in given.returned], plain.returned)
+    _judge_numbers(numbers_of(given.returned, 2, "the error and the share of close pixels"), plain.returned)
     return "Healed: memory stays level over the epoch, and both numbers are those of all pixels of the epoch."
+
+
+def _judge_length(epoch: Callable) -> None:
+    """Refuse what needs more memory for a longer epoch, at once or bit by bit, in tensors or outside of them."""
+    size, width, short, long = 32, 400, 5, 15
+    images = torch.randn(long * size, 1, width)
+    model = mlp(width, 4, width)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def run(batches: int) -> None:
+        data = TensorDataset(images[: batches * size], torch.zeros(batches * size))
+        epoch(model, DataLoader(data, size), optimizer, 0.5)
+
+    def in_tensors(batches: int) -> int:
+        with MemoryTracker() as tracker:
+            run(batches)
+        return tracker.peak
+
+    enough = (long - short) * size * width / 2  # half a byte for each pixel
+    more = in_tensors(long) - in_tensors(short)
+    if more > enough:
+        raise Wrong(
+            "grows_with_epoch",
+            f"An epoch of {long} batches needs {format_bytes(more)} more in tensors than one of {short}. Nothing piles "
+            "up from step to step, yet the room that is taken grows with the data. What do the two numbers need of it?",
+        )
+    _outside_tensors(lambda: run(short))  # what is made once, such as caches, is not counted
+    more = _outside_tensors(lambda: run(long)) - _outside_tensors(lambda: run(short))
+    if more > enough:
+        raise Wrong(
+            "grows_outside",
+            f"In tensors, memory stays level. But an epoch of {long} batches needs {format_bytes(more)} more than one "
+            f"of {short} in NumPy arrays or Python objects: the pile has moved. What do the two numbers need of a "
+            "batch, once it is done?",
+        )
+
+
+def _outside_tensors(work: Callable[[], None]) -> int:
+    """The most bytes that Python objects and NumPy arrays take at once while this works."""
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not tracing:
+            tracemalloc.stop()
 
 
 Sums = list[tuple[float, int, int]]
