@@ -362,6 +362,11 @@ for _ranks, _workers, _count in [(3, 5, 100), (4, 1, 3), (1, 7, 50), (2, 3, 0), 
     assert sorted(itertools.chain(*_parts)) == list(range(_count))
     assert max(map(len, _parts)) - min(map(len, _parts)) <= 1
 assert len(list(itertools.islice(my_share(itertools.count(), 2, 3, 1, 2), 9))) == 9
+for _rank, _worker in itertools.product(range(2), range(2)):
+    _read = []
+    _stream = (_read.append(n) or f"{7 * n % 20}" for n in itertools.count())
+    for _record in itertools.islice(my_share(_stream, _rank, 2, _worker, 2), 5):
+        assert _record == f"{7 * _read[-1] % 20}"
 ### END HIDDEN TESTS
 checked
 

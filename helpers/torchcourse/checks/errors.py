@@ -103,7 +103,9 @@ def learners_line(error: BaseException) -> Place | None:
     of_learner = [line for line in lines if is_learners(line.file)]
     cells = [line for line in of_learner if is_cell(line.file)]
     found = cells or of_learner
-    return found[-1] if found else None
+    # "generator raised StopIteration": only the cause has the generator's frame.
+    inside = learners_line(error.__cause__) if isinstance(error.__cause__, StopIteration) else None
+    return inside or (found[-1] if found else None)
 
 
 def lines_of(text: str) -> list[Place]:

@@ -126,6 +126,12 @@ class Twice(torch.autograd.Function):
 def f():
     Twice.apply(torch.ones(1, requires_grad=True)).backward()
 """
+STOPS = """\
+def f():
+    return list(g())
+def g():
+    yield next(iter([]))
+"""
 HOOK = """\
 import torch
 def f():
@@ -136,7 +142,13 @@ def f():
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [(FAILING, "return 1 / x"), (BACKWARD, "return gradient / undefined"), (HOOK, "output.no_such")]
+    ("text", "line"),
+    [
+        (FAILING, "return 1 / x"),
+        (BACKWARD, "return gradient / undefined"),
+        (STOPS, "yield next(iter([]))"),
+        (HOOK, "output.no_such"),
+    ],
 )
 def test_the_learners_innermost_line_is_named(text, line):
     message = called(cell(text)["f"]).message

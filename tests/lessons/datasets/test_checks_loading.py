@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,7 +32,11 @@ def by_trying(load, step, send, cores):
     return best
 
 
-@pytest.mark.parametrize("learner", [by_formula, by_trying])
+def as_numpy(load, step, send, cores):
+    return np.int64(by_formula(load, step, send, cores))
+
+
+@pytest.mark.parametrize("learner", [by_formula, by_trying, as_numpy])
 def test_workers_for_accepts(learner):
     accepted(check.workers_for(learner))
 
@@ -45,6 +50,8 @@ def test_workers_for_accepts(learner):
         (lambda load, step, send, cores: min(cores, math.ceil(load / (step + send))), "zero_can_win"),
         (lambda load, step, send, cores: min(cores, math.ceil(load / step)) if load > send else 0, "send_forgotten"),
         (lambda load, step, send, cores: min(cores, int(load / (step + send))), "waits"),
+        (lambda load, step, send, cores: min(cores, round(load / (step + send))) if load > send else 0, "waits"),
+        (lambda *given: float(by_formula(*given)), "no_number"),
     ],
 )
 def test_workers_for_refuses(learner, symptom):
@@ -93,9 +100,29 @@ def uneven(records, rank, world_size, worker, workers):
             yield record
 
 
+def in_groups(records, rank, world_size, worker, workers):
+    while group := list(itertools.islice(records, world_size * workers)):
+        yield from group[rank * workers + worker :][:1]
+
+
+def one_ahead(records, *place):
+    waiting = None
+    for record in by_slices(records, *place):
+        if waiting is not None:
+            yield waiting
+        waiting = record
+    if waiting is not None:
+        yield waiting
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (in_groups, "reads_ahead"),
+        (one_ahead, "reads_ahead"),
+        (lambda records, *place: next(by_slices(records, *place), None) or "record 0", "wrong_type"),
+        (lambda records, *place: by_slices(enumerate(records), *place), "no_record"),
+        (lambda records, *place: by_slices(map(len, records), *place), "no_record"),
         (lambda *place: None, "nothing_returned"),
         (every(lambda r, w, k, n: r, lambda w, n: w), "workers_repeat"),
         (every(lambda r, w, k, n: k, lambda w, n: n), "ranks_repeat"),
@@ -137,7 +164,12 @@ def with_a_helper(dataset, names, numbers):
     return [what for whole, what in results if whole], [what for whole, what in results if not whole]
 
 
-@pytest.mark.parametrize("learner", [right, with_a_helper])
+def as_lists(dataset, names, numbers):
+    samples, corrupt = right(dataset, names, numbers)
+    return [samples, [list(entry) for entry in corrupt]]
+
+
+@pytest.mark.parametrize("learner", [right, with_a_helper, as_lists])
 def test_fetch_accepts(learner):
     accepted(check.fetch(learner))
 
@@ -170,12 +202,33 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
         (fetches(entry=lambda name, number, error: (name, "corrupt")), "no_reason"),
         (fetches(entry=lambda name, number, error: name), "entry"),
         (lambda *given: right(*given)[0], "wrong_type"),
+        (fetches(errors=(ValueError, OSError, KeyError)), "hides_bugs"),
+        (fetches(errors=(ValueError, OSError, RuntimeError, ZeroDivisionError)), "hides_bugs"),
+        (lambda *given: (list(filter(None, right(*given)[0])), right(*given)[1]), "samples"),
+        (lambda *given: (right(*given)[0], list(dict(right(*given)[1]).items())), "silent"),
+        (lambda dataset, names, numbers: right(dataset, names[1:] + names[:1], numbers), "other_name"),
         (lambda dataset, names, numbers: right(dataset, names, sorted(numbers)), "samples"),
         (lambda dataset, names, numbers: (right(dataset, names, numbers)[0], [("a", "b")] * 9), "too_many_reported"),
     ],
 )
 def test_fetch_refuses(learner, symptom):
     refused(check.fetch(learner), symptom)
+
+
+def unpacks_too_much(dataset, names, numbers):
+    samples, corrupt, _ = right(dataset, names, numbers)
+    return samples, corrupt
+
+
+def looks_for_a_name(dataset, names, numbers):
+    return fetches(entry=lambda name, number, error: (names.index(number), str(error)))(dataset, names, numbers)
+
+
+@pytest.mark.parametrize("learner", [unpacks_too_much, looks_for_a_name])
+def test_an_error_of_the_learners_own_is_no_bad_record(learner):
+    checked = check.fetch(learner)
+    assert checked.symptom == "raised_ValueError"
+    assert "test_checks_loading.py" in checked.message
 
 
 # rest_of_epoch
@@ -219,6 +272,11 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
     [
         (by_global_seed, "global_stream"),
         (by_samples, "samples_not_batches"),
+        (lambda *given: None, "wrong_type"),
+        (lambda *given: len(rest(*given)), "wrong_type"),
+        (lambda *given: [number for batch in rest(*given) for number in batch], "wrong_type"),
+        (lambda n, size, *place: rest(n, -(-n // size), *place), "reordered"),
+        (lambda n, size, *place: rest(n, size, *place) or [[]], "wrong_value"),
         (shuffled_again, "reordered"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, 0), "queue_lost"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, 0, drawn, waiting), "epoch_ignored"),

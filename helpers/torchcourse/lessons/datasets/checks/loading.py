@@ -5,6 +5,7 @@ In the notebook's order: `workers_for`, `my_share`, `fetch`, `rest_of_epoch`.
 
 import itertools
 import math
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ LOADERS = [
     (0.4, 5, 2, 4),
     (200, 12, 3, 6),
     (33, 10, 1, 8),
+    (32, 9, 1, 8),
 ]
 """(load, step, send, cores), times in ms."""
 
@@ -31,8 +33,12 @@ def workers_for(learner: Callable[[float, float, float, int], int]) -> str:
     """Compare with the fewest workers that give the shortest time a batch on a simulated clock."""
     for load, step, send, cores in LOADERS:
         given = learner(load, step, send, cores)
-        if isinstance(given, bool) or not isinstance(given, int):
-            raise Wrong("no_number", f"Return a whole number of workers. You returned {given!r}.")
+        if isinstance(given, bool) or not hasattr(given, "__index__"):
+            raise Wrong(
+                "no_number",
+                f"Return a whole number of workers, an int. You returned {given!r}, of type {type(given).__name__}.",
+            )
+        given = operator.index(given)
         _judge_workers(given, load, step, send, cores)
     return f"As few workers as are needed, on {len(LOADERS)} loaders and machines."
 
@@ -43,14 +49,21 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
     for world_size, workers, samples in [(1, 2, 10), (2, 1, 10), (2, 2, 24), (3, 2, 17), (2, 4, 5), (1, 1, 3)]:
         shares = {}
         for rank, worker in itertools.product(range(world_size), range(workers)):
-            given = learner(iter(range(samples)), rank, world_size, worker, workers)
-            if given is None:
-                raise Wrong("nothing_returned", "It returned None. Yield the records, or return an iterator over them.")
-            shares[rank, worker] = list(given)
+            given = learner(map(_NAME.format, range(samples)), rank, world_size, worker, workers)
+            shares[rank, worker] = [_number_of(record) for record in _iterable(given)]
         _judge_shares(shares, world_size, workers, samples)
-    taken = list(itertools.islice(learner(_endless(), 1, 2, 0, 2), 20))
-    if len(taken) < 20:
-        raise Wrong("stops", f"Of an endless stream it yields {len(taken)} records and ends.")
+    stream = _Endless()
+    taken = 0
+    for record in itertools.islice(_iterable(learner(stream, 1, 2, 0, 2)), 20):
+        taken += 1
+        if stream.read > _number_of(record) + 1:
+            raise Wrong(
+                "reads_ahead",
+                f"Of an endless stream, it hands over {record!r} when it has read up to "
+                f"{_NAME.format(stream.read - 1)!r}. Hand over each record as soon as it is read.",
+            )
+    if taken < 20:
+        raise Wrong("stops", f"Of an endless stream it yields {taken} records and ends.")
     return "Every record exactly once in six layouts of ranks and workers; an endless stream is no obstacle."
 
 
@@ -62,19 +75,19 @@ def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, lis
         try:
             given = learner(records, records.names, numbers)
         except (ValueError, OSError) as error:
+            if error not in records.bad.values():
+                raise
             raise Wrong("raises", f'Batch {numbers} ends with "{error}". Go on, and remember that record.') from error
-        if not (isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, list) for part in given)):
-            raise Wrong("wrong_type", "Return two lists: the samples, and what could not be read as (name, reason).")
+        pair = isinstance(given, (tuple, list)) and len(given) == 2
+        if not pair or not all(isinstance(part, list) for part in given):
+            raise Wrong(
+                "wrong_type",
+                f"Return two lists: the samples, and what could not be read as (name, reason). You return {given!r}.",
+            )
         _judge_fetched(*given, numbers, records)
-    try:
-        learner(_Records({2: AttributeError("nothing")}), _Records({}).names, [1, 2])
-    except AttributeError:
-        return "Whole records in order, corrupt ones by name and reason, and a bug is still a bug."
-    raise Wrong(
-        "hides_bugs",
-        "The data set raised AttributeError: that is a mistake in the program, and it was taken for a bad record. "
-        "Which exceptions mean a bad record?",
-    )
+    for bug in (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ZeroDivisionError):
+        _judge_bug(learner, bug("nothing"))
+    return "Whole records in order, corrupt ones by name and reason, and a bug is still a bug."
 
 
 @check
@@ -86,6 +99,7 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
         (30, 4, 5, 1, 7, 4),
         (30, 4, 5, 1, 8, 2),
         (9, 2, 1, 3, 4, 4),
+        (12, 5, 2, 1, 3, 0),
     ]:
         torch.manual_seed(samples + drawn)
         before = torch.get_rng_state()
@@ -96,9 +110,16 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
                 "It draws from (or seeds) torch's global generator, which dropout uses too. A generator of its own "
                 "changes nothing for others.",
             )
+        if not isinstance(given, Iterable):
+            raise Wrong("wrong_type", f"Return a list of batches. You returned {given!r}.")
+        given = list(given)
+        if any(not isinstance(batch, Iterable) or getattr(batch, "ndim", 1) == 0 for batch in given):
+            raise Wrong(
+                "wrong_type", f"Return a list of batches, each a list of numbers. Yours begins with {given[0]}."
+            )
         given = [[int(number) for number in batch] for batch in given]
         _judge_rest(given, samples, size, seed, epoch, drawn, waiting)
-    return "The batches that were not used yet, in their order, after five interruptions."
+    return "The batches that were not used yet, in their order, after six interruptions."
 
 
 def _judge_workers(given: int, load: float, step: float, send: float, cores: int) -> None:
@@ -126,15 +147,44 @@ def _judge_workers(given: int, load: float, step: float, send: float, cores: int
     raise Wrong("idle", f"{case}: {given} workers, and fewer would give the same {took:g} ms a batch.")
 
 
-def _endless() -> Iterator[int]:
-    for number in itertools.count():
-        if number > 5000:
+_NAME = "record {}"
+
+
+def _iterable(given: Any) -> Iterable:
+    if given is None:
+        raise Wrong("nothing_returned", "It returned None. Yield the records, or return an iterator over them.")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise Wrong("wrong_type", f"It returned {given!r}. Yield the records, or return an iterator over them.")
+    return given
+
+
+def _number_of(record: Any) -> int:
+    name, _, number = record.partition(" ") if isinstance(record, str) else ("", "", "")
+    if name != "record" or not number.isdigit():
+        raise Wrong(
+            "no_record", f"It yields {record!r}. The records look like {_NAME.format(0)!r}; yield them as they are."
+        )
+    return int(number)
+
+
+class _Endless:
+    """A stream of records without an end; `read` counts how many were taken from it."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.read > 5000:
             raise Wrong(
                 "reads_ahead",
                 "Of an endless stream, 20 records were asked for, and it read 5,000: it never ends. "
                 "Does it make a list?",
             )
-        yield number
+        self.read += 1
+        return _NAME.format(self.read - 1)
 
 
 def _judge_shares(shares: dict[tuple[int, int], list], world_size: int, workers: int, samples: int) -> None:
@@ -159,8 +209,22 @@ def _judge_shares(shares: dict[tuple[int, int], list], world_size: int, workers:
         raise Wrong("uneven", f"{layout}: the shares have {lengths} records. They can differ by one at most.")
 
 
+def _judge_bug(learner: Callable, bug: Exception) -> None:
+    try:
+        learner(_Records({2: bug}), _Records({}).names, [1, 2])
+    except Exception as error:
+        if error is bug or bug in (error.__cause__, error.__context__):
+            return
+        raise
+    raise Wrong(
+        "hides_bugs",
+        f"The data set raised {type(bug).__name__}: that is a mistake in the program, and it was taken for a bad "
+        "record. Which exceptions mean a bad record?",
+    )
+
+
 class _Records:
-    """Ten records, of which some raise."""
+    """Ten numbers, 0 among them; some raise when they are read."""
 
     def __init__(self, bad: dict[int, Exception]) -> None:
         self.bad, self.names = bad, [f"scan-{number:02d}.png" for number in range(10)]
@@ -168,14 +232,14 @@ class _Records:
     def __len__(self) -> int:
         return 10
 
-    def __getitem__(self, number: int) -> str:
+    def __getitem__(self, number: int) -> int:
         if number in self.bad:
             raise self.bad[number]
-        return f"image {number}"
+        return 100 * number
 
 
 def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _Records) -> None:
-    whole = [f"image {number}" for number in numbers if number not in records.bad]
+    whole = [100 * number for number in numbers if number not in records.bad]
     bad = [number for number in numbers if number in records.bad]
     case = f"Batch {numbers}, where {sorted(set(bad)) or 'none'} cannot be read"
     if len(samples) > len(whole):
@@ -183,15 +247,19 @@ def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _R
     if samples != whole:
         raise Wrong("samples", f"{case}: the samples are {samples}, not {whole}.")
     if len(corrupt) < len(bad):
-        raise Wrong(
-            "silent", f"{case}: {len(corrupt)} of {len(bad)} corrupt records are reported. Silence is the fault."
-        )
+        again = " One was asked for twice: report it each time." if len(corrupt) == len(set(bad)) else ""
+        raise Wrong("silent", f"{case}: {len(corrupt)} of {len(bad)} corrupt records are reported.{again}")
     if len(corrupt) > len(bad):
         raise Wrong("too_many_reported", f"{case}: {len(corrupt)} are reported.")
     for number, entry in zip(bad, corrupt, strict=True):
-        if not (isinstance(entry, tuple) and len(entry) == 2):
+        if not (isinstance(entry, (tuple, list)) and len(entry) == 2):
             raise Wrong("entry", f"{case}: an entry of the report is (name, reason), not {entry!r}.")
         name, reason = entry
+        if name in records.names and name != records.names[number]:
+            raise Wrong(
+                "other_name",
+                f"{case}: the report says {name!r}, and record {number} is {records.names[number]!r}.",
+            )
         if name != records.names[number]:
             raise Wrong("no_name", f"{case}: the report says {name!r}. Nobody finds the file by that; say its name.")
         if str(records.bad[number]) not in str(reason):
@@ -218,11 +286,11 @@ def _judge_rest(
         raise Wrong("epoch_ignored", f"{case}: that is the order of epoch 0. This is epoch {epoch}.")
     order = list(itertools.chain(*whole))
     flat = list(itertools.chain(*given))
-    if flat == order[used:]:
+    if used and flat == order[used:]:
         raise Wrong("samples_not_batches", f"{case}: you leave out {used} samples, and {used} batches were used.")
-    if flat == order:
+    if used and flat == order:
         raise Wrong("from_the_start", f"{case}: the epoch begins anew, and {used} batches come a second time.")
-    if sorted(flat) == sorted(itertools.chain(*rest)):
+    if flat and sorted(flat) == sorted(itertools.chain(*rest)):
         raise Wrong("reordered", f"{case}: the right samples, but not in the batches that the epoch would have had.")
     if given == rest[:-1]:
         raise Wrong("last_missing", f"{case}: the last, smaller batch is missing.")
@@ -231,6 +299,6 @@ def _judge_rest(
             "order_of_another_epoch",
             f"{case}: as many samples as are left, but others: the order is not that of the epoch.",
         )
-    raise Wrong(
-        "wrong_value", f"{case}: {len(rest)} batches are left, beginning with {rest[0]}; you return {given[:1]}."
-    )
+    first = f", beginning with {rest[0]}" if rest else ""
+    yours = f", beginning with {given[0]}" if given else ""
+    raise Wrong("wrong_value", f"{case}: {len(rest)} batches are left{first}; you return {len(given)}{yours}.")
