@@ -1,8 +1,13 @@
 """find_leaks says by how much memory grows, who holds it, and at which line; on a healthy loop it says nothing."""
 
+import copy
 import gc
+import io
 import itertools
+import threading
+import types
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -223,6 +228,174 @@ def test_a_layer_that_is_not_made_yet_somewhere_in_the_process_is_no_obstacle():
     leak = only(find_leaks(trainer(network(), lambda out, loss: outputs.append(out)), steps=6))
     assert leak.bytes_a_step == 32 * 5 * 4
     assert waiting.has_uninitialized_params()
+
+
+WEIGHTS = {"weight": torch.ones(30, 30)}
+
+
+def deep_copies(kept):
+    kept.append(copy.deepcopy(WEIGHTS))
+
+
+def from_a_list(kept):
+    kept.append(torch.tensor([1.0] * 900))
+
+
+def from_numpy(kept):
+    kept.append(torch.from_numpy(np.ones(900, dtype=np.float32)))
+
+
+def from_a_file(kept):
+    file = io.BytesIO()
+    torch.save(torch.ones(900), file)
+    file.seek(0)
+    kept.append(torch.load(file))
+
+
+def from_bytes(kept):
+    kept.append(torch.frombuffer(bytearray(3600), dtype=torch.float32))
+
+
+def from_a_thread(kept):
+    thread = threading.Thread(target=lambda: kept.append(torch.ones(900)))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("make", [deep_copies, from_a_list, from_numpy, from_a_file, from_bytes, from_a_thread])
+def test_what_no_operation_makes_leaks_too(make):
+    kept = []
+    leak = only(find_leaks(lambda: make(kept), steps=5))
+    assert leak.bytes_a_step == 3600
+    assert "`kept`" in leak.holder
+    if make in (from_bytes, from_a_thread):
+        assert "made out of sight" in leak.made
+    else:
+        assert "kept.append" in leak.line.text
+
+
+@pytest.mark.parametrize("kind", ["array", "objects", "storage"])
+def test_memory_that_grows_in_no_tensor_is_named(kind):
+    makers = {
+        "array": lambda: np.ones(2**17),
+        "objects": lambda: [float(number) for number in range(30_000)],
+        "storage": lambda: torch.UntypedStorage(2**20),
+    }
+    kept = []
+    report = find_leaks(lambda: kept.append(makers[kind]()), steps=6)
+    assert report.leaks == []
+    assert report.unseen_a_step == pytest.approx(2**20, rel=0.3)
+    assert "in no tensor that I can see" in str(report)
+
+
+def test_memory_that_comes_and_goes_is_not_named():
+    batches, step = itertools.cycle([20, 60, 40]), trainer(network())
+
+    def healthy():
+        step()
+        np.ones(2**20).sum()
+        torch.ones(next(batches), 1000).sin().sum().item()
+        return [float(number) for number in range(30_000)]
+
+    report = find_leaks(healthy, steps=8)
+    assert report.unseen_a_step == 0
+    assert report.leaks == []
+
+
+def old_graph(length=150):
+    total = torch.zeros(())
+    for _ in range(length):
+        total = total + network()[0].bias.sum()
+    return total
+
+
+def test_the_graph_that_grows_is_accused_and_not_the_largest():
+    average, old_total = {"loss": 0.0}, old_graph()
+
+    def add(out, loss):
+        average["loss"] = 0.9 * average["loss"] + 0.1 * loss
+
+    leak = only(find_leaks(trainer(network(), add), steps=6))
+    assert "`average`" in leak.holder
+    assert leak.line.text == 'average["loss"] = 0.9 * average["loss"] + 0.1 * loss'
+    assert old_total.grad_fn is not None
+
+
+def test_two_growing_graphs_and_a_list_have_three_holders_the_list_first():
+    sums, outputs = {"loss": 0.0, "first": 0.0}, []
+
+    class Log:
+        total = 0.0
+
+    log = Log()
+
+    def add(out, loss):
+        sums["loss"] = sums["loss"] + out.mean()
+        log.total = log.total + loss
+        outputs.append(out.detach())
+
+    report = find_leaks(trainer(network(), add), steps=6)
+    assert len(report.leaks) == 3, str(report)
+    assert "`outputs`" in report.leaks[0].holder
+    assert {leak.line.text.partition(" ")[0] for leak in report.leaks[1:]} == {'sums["loss"]', "log.total"}
+
+
+def test_what_is_computed_from_a_running_value_in_each_step_is_not_its_holder():
+    state = types.SimpleNamespace(running=0.0, mean=0.0)
+
+    def add(out, loss):
+        state.running = state.running + loss
+        state.mean = state.running / 10
+
+    leak = only(find_leaks(trainer(network(), add), steps=6))
+    assert leak.line.text == "state.running = state.running + loss"
+
+
+def test_a_large_graph_that_each_step_makes_anew_or_builds_upon_is_no_leak():
+    state, constant = {}, old_graph(50)
+
+    def step():
+        state["new"] = old_graph(20) + constant
+
+    assert find_leaks(step, steps=6).leaks == []
+
+
+def test_a_cycle_through_a_function_of_ones_own_accuses_no_graph():
+    old_total = old_graph(50)
+
+    class Keeps(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.result = x * 2
+            return ctx.result
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * 2
+
+    x = torch.ones(100, requires_grad=True)
+    gc.disable()
+    try:
+        report = find_leaks(lambda: Keeps.apply(x).sum().backward(), steps=6)
+    finally:
+        gc.enable()
+    assert report.leaks == []
+    assert old_total.requires_grad
+    assert report.bytes_in_cycles > 0
+
+
+def test_batches_of_many_lengths_and_one_line_that_fills_two_lists():
+    lengths, short, long = itertools.count(10), [], []
+
+    def step():
+        for kept in (short, long):
+            kept.append(torch.ones(next(lengths), 3) * 2)
+
+    report = find_leaks(step, steps=6)
+    assert sorted(leak.holder.partition(" of test_")[0] for leak in report.leaks) == [
+        "a list of 6, the local variable `long`",
+        "a list of 6, the local variable `short`",
+    ]
 
 
 def test_too_few_steps_are_refused():

@@ -1,15 +1,18 @@
 """The tracker counts each storage once, from its birth to its death, by kind, and names the line that made it."""
 
+import copy
 import gc
+import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.tracking import MemoryTracker, describe_unseen
 from torchcourse.models import mlp
 
 MIB = 2**20
@@ -52,6 +55,33 @@ def test_a_storage_that_grows_in_place_is_counted_anew():
         out = torch.empty(1)
         torch.add(torch.ones(512), torch.ones(512), out=out.resize_(0))
         assert tracker.current == 4 * 512
+
+
+def test_tensors_from_numbers_arrays_files_and_copies_are_counted():
+    kept, before = [], {"weight": torch.zeros(256)}
+    with MemoryTracker() as tracker:
+        for make in (
+            lambda: torch.tensor([1.0] * 256),
+            lambda: torch.from_numpy(np.zeros(256, dtype=np.float32)),
+            lambda: copy.deepcopy(before),
+            lambda: pickle.loads(pickle.dumps(before)),
+        ):
+            kept.append(make())
+            assert tracker.current == len(kept) * 1024
+    assert {made.op for made in tracker.live()} == {"torch.tensor or from_numpy", "copy.deepcopy or torch.load"}
+
+
+def test_what_an_operation_uses_and_nobody_watches_is_said_to_be_missing():
+    before = torch.zeros(256, 1024)
+    with MemoryTracker() as tracker:
+        elsewhere = torch.frombuffer(bytearray(MIB), dtype=torch.float32)
+        kept = [before.sum(), elsewhere.sum(), before[0], before.sum()]
+        assert (tracker.current, tracker.unseen) == (3 * 4, 2 * MIB)
+        assert "Not counted: 2.0 MiB of tensors made before or elsewhere" in describe_unseen(tracker)
+    with MemoryTracker() as tracker:
+        tracker.watch(before, elsewhere)
+        kept.append(before.sum())
+        assert describe_unseen(tracker) == ""
 
 
 def trained(model, optimizer, x, y, tracker, steps=2):

@@ -15,6 +15,7 @@ Memory
 Leaks
     leaks             what grows from step to step, and the line that keeps it alive
     holders           who refers to a tensor, up to a variable
+    host_memory       how much memory of the host this process holds, tensors or not
     autograd_graph    the graph behind live tensors, and the memory that it keeps
 
 Numbers that are none

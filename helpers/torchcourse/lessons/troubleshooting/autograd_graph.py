@@ -14,6 +14,8 @@ hide(__file__)
 
 _LIMIT = 300_000  # nodes that are looked at; a graph that is larger shows its growth long before
 
+_OF_A_LEAF = 2**64 - 1  # the number of every AccumulateGrad node, so that they run first
+
 
 def storage_keys(tensor: torch.Tensor) -> list[int]:
     """Return a number for each memory behind a tensor, the same for all its views; empty where there is none."""
@@ -26,11 +28,31 @@ def live_tensors() -> list[torch.Tensor]:
     return [item for item in gc.get_objects() if type(item) in kinds]
 
 
-def count_nodes(more: list[weakref.ref]) -> int:
-    """Return how many nodes of autograd graphs are reached from the live tensors, and from `more`."""
-    tensors = live_tensors() + [tensor for reference in more if (tensor := reference()) is not None]
-    roots = [tensor.grad_fn for tensor in tensors if not tensor.is_leaf]
-    return sum(1 for _ in nodes(*roots))
+def count_nodes(more: list[weakref.ref], live: list[torch.Tensor] | None = None) -> int:
+    """Return how many nodes of autograd graphs are reached from the live tensors (if not given), and from `more`."""
+    tensors = (live_tensors() if live is None else live) + [tensor for ref in more if (tensor := ref()) is not None]
+    return sum(1 for _ in nodes(*map(end_of_graph, tensors)))
+
+
+def end_of_graph(tensor: torch.Tensor) -> Any:
+    """Return the node that made the tensor, or None."""
+    try:
+        return tensor.grad_fn
+    except RuntimeError:  # a view whose graph autograd refuses to make
+        return None
+
+
+def next_number() -> int:
+    """Return a number that all nodes made so far by this thread lie below, and those to come do not."""
+    with torch.inference_mode(False), torch.enable_grad():
+        made: Any = torch.ones((), device="cpu", requires_grad=True).neg().grad_fn
+    return made._sequence_nr()
+
+
+def numbers(graph: list[Any], since: int) -> set[int]:
+    """Return the sequence numbers of those nodes that were made since `next_number()` was this one."""
+    found = {node._sequence_nr() for node in graph}
+    return {number for number in found if since <= number < _OF_A_LEAF}
 
 
 def nodes(*roots: Any) -> Iterator[Any]:

@@ -1,13 +1,15 @@
 """Who keeps a tensor alive: the way from it, by Python's references, up to a variable, and the line that filled it."""
 
 import ast
+import bisect
 import functools
 import gc
 import linecache
+import statistics
 import sys
 import types
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from torchcourse.source_lines import Line, hide, is_users
 hide(__file__)
 
 _DEPTH = 14  # references from a tensor to a variable; real ways are shorter than ten
+_INNER = 8  # tensors inside a growing graph that are tried before its end
 _WIDTH = 20_000  # objects looked at in one search
 
 
@@ -52,10 +55,23 @@ class _Link:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class _Graph:
+    """What lies behind a tensor: storages that are saved there or are its own, nodes, and their numbers if new."""
+
+    end: weakref.ref
+    saved: set[int]
+    count: int
+    numbers: set[int]
+
+
 class Search:
     """Looks for holders. Made when the loop has stopped, and thrown away after the report."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: list[int] | None = None) -> None:
+        """`starts` has the number of the first node of each step, and last that of the first one after them."""
+        self._starts = starts or []
+        self._saved: dict[Any, set[int]] = {}  # of nodes, for graphs have most of theirs in common
         self._modules = {id(vars(module)): name for name, module in list(sys.modules.items()) if module is not None}
         self._locals: dict[int, list[tuple[types.FrameType, str]]] = {}
         frame: types.FrameType | None = sys._getframe(1)
@@ -75,11 +91,36 @@ class Search:
         way = self._way_to_a_variable(_present(self._tensors.get(made.key, [])))
         if way is not None:
             return _describe(way)
-        return self._holder_of_graph([(tensor, count) for tensor, saved, count in self._graphs if made.key in saved])
+        graphs = [graph for graph in self._graphs if made.key in graph.saved]
+        return self._holder_of_graph([(graph.end, graph.count) for graph in graphs])
 
-    def holder_of_largest_graph(self) -> Holder:
-        """Return who keeps the tensor with the most nodes behind it."""
-        return self._holder_of_graph([(tensor, count) for tensor, _, count in self._graphs])
+    def growing_graphs(self, steps: range, known: set[int]) -> dict[Holder, float]:
+        """Return who keeps a graph that has got nodes in nearly each of these steps, with the nodes per step.
+
+        Args:
+            steps: which to look at.
+            known: storages whose holder is known; a graph that keeps one of them is known with it.
+        """
+        found: dict[Holder, float] = {}
+        told: set[int] = set()
+        for graph in sorted(self._graphs, key=lambda graph: -len(graph.numbers)):
+            counts = self._new_nodes(graph.numbers - told, steps)
+            if not _in_most(counts) or graph.saved & known:
+                continue
+            # What is made of a running value in each step has its graph too: `mean = total / n`. So start inside.
+            inner = [end for end in self._inner_ends(graph) if _in_most(self._new_nodes(end.numbers - told, steps))]
+            candidates = [*sorted(inner, key=lambda end: len(end.numbers))[:_INNER], graph]
+            holders = (self._holder_of_graph([(end.end, end.count)]) for end in candidates)
+            holder = next((holder for holder in holders if holder is not UNKNOWN), UNKNOWN)
+            if holder is not UNKNOWN:
+                told |= graph.numbers
+                found[holder] = found.get(holder, 0.0) + float(statistics.median(counts))
+        return found
+
+    def _new_nodes(self, numbers: set[int], steps: range) -> list[int]:
+        """Return how many nodes with these numbers each of the steps has made."""
+        new = Counter(bisect.bisect_right(self._starts, number) - 1 for number in numbers)
+        return [new[step] for step in steps]
 
     def _holder_of_graph(self, candidates: list[tuple[weakref.ref, int]]) -> Holder:
         for tensor, count in sorted(candidates, key=lambda pair: -pair[1])[:5]:
@@ -89,14 +130,40 @@ class Search:
         return UNKNOWN
 
     @functools.cached_property
-    def _graphs(self) -> list[tuple[weakref.ref, set[int], int]]:
-        """Each tensor that ends a graph, with the storages saved in it and the number of its nodes."""
-        graphs = []
-        for tensor in _present([tensor for tensors in self._tensors.values() for tensor in tensors]):
-            if not tensor.is_leaf:
-                nodes = list(autograd_graph.nodes(tensor.grad_fn))
-                graphs.append((weakref.ref(tensor), set().union(*map(autograd_graph.storages, nodes)), len(nodes)))
-        return graphs
+    def _ends(self) -> list[tuple[weakref.ref, Any]]:
+        """Each tensor that was computed, with the node that made it."""
+        tensors = _present([tensor for tensors in self._tensors.values() for tensor in tensors])
+        pairs = [(weakref.ref(tensor), autograd_graph.end_of_graph(tensor)) for tensor in tensors]
+        return [(tensor, node) for tensor, node in pairs if node is not None]
+
+    @functools.cached_property
+    def _graphs(self) -> list["_Graph"]:
+        """The graphs that no other graph is built upon: somebody else must keep these."""
+        reached = autograd_graph.nodes(*(node for _, node in self._ends))
+        inside = {following for node in reached for following, _ in node.next_functions}
+        return [self._graph(tensor, node) for tensor, node in self._ends if node not in inside]
+
+    def _graph(self, tensor: weakref.ref, end: Any, saved: bool = True) -> "_Graph":
+        nodes = list(autograd_graph.nodes(end))
+        keys = set().union(*map(self._saved_in, nodes)) if saved else set()
+        keys |= {key for present in _present([tensor]) for key in autograd_graph.storage_keys(present)}
+        since = self._starts[0] if self._starts else 0
+        return _Graph(tensor, keys, len(nodes), autograd_graph.numbers(nodes, since))
+
+    def _saved_in(self, node: Any) -> set[int]:
+        if node not in self._saved:
+            self._saved[node] = autograd_graph.storages(node)
+        return self._saved[node]
+
+    def _inner_ends(self, graph: "_Graph") -> list["_Graph"]:
+        """Return the graphs inside this one whose tensors the last step has made, the youngest few."""
+        last = self._starts[-2]
+        young = {number for number in graph.numbers if number >= last}
+        inner = [
+            (tensor, node) for tensor, node in self._ends if node._sequence_nr() in young and tensor is not graph.end
+        ]
+        inner.sort(key=lambda pair: -pair[1]._sequence_nr())
+        return [self._graph(tensor, node, saved=False) for tensor, node in inner[:_INNER]]
 
     def _way_to_a_variable(self, items: list[Any]) -> _Link | None:
         """Search upwards, breadth first, until a variable of a module or of a running function is met."""
@@ -136,6 +203,11 @@ class Search:
         for frame, name in self._locals.get(id(link.item), []):
             return _Link(frame, link, f"the local variable `{name}` of {frame.f_code.co_name}()", name)
         return None
+
+
+def _in_most(counts: list[int]) -> bool:
+    """Whether there is something in at least three of four."""
+    return sum(count > 0 for count in counts) >= 0.75 * len(counts)
 
 
 def _present(tensors: list[weakref.ref]) -> list[torch.Tensor]:
@@ -235,6 +307,7 @@ def _container(links: list[_Link]) -> str:
     return ""
 
 
+_EMPTY = {ast.dump(ast.parse(text, mode="eval").body) for text in ("[]", "{}", "()")}
 _ADDERS = {"append", "appendleft", "add", "extend", "insert", "setdefault", "update", "put", "push"}
 
 
@@ -282,8 +355,9 @@ def _fills(node: ast.AST, name: str) -> int | None:
         for target in node.targets:
             if _last_name(target) == name:
                 again = any(_last_name(part) == name for part in ast.walk(node.value))
-                empty = isinstance(node.value, ast.Constant | ast.List | ast.Dict)
-                return 0 if again or isinstance(target, ast.Subscript) else 2 if empty else 1
+                if isinstance(node.value, ast.Constant) or ast.dump(node.value) in _EMPTY:
+                    return None  # it empties the name
+                return 0 if again or isinstance(target, ast.Subscript) else 1
     return None
 
 

@@ -17,7 +17,13 @@ from collections.abc import Iterator
 
 import torch
 
-from torchcourse.lessons.troubleshooting.tracking import Allocation, MemoryTracker, list_largest, sum_by_kind
+from torchcourse.lessons.troubleshooting.tracking import (
+    Allocation,
+    MemoryTracker,
+    describe_unseen,
+    list_largest,
+    sum_by_kind,
+)
 from torchcourse.source_lines import hide
 from torchcourse.units import format_bytes
 
@@ -57,7 +63,8 @@ class SimulatedDevice(MemoryTracker):
             f"Simulated device out of memory. Tried to allocate {format_bytes(wanted.bytes)}, but of "
             f"{format_bytes(self.capacity)} only {format_bytes(self.capacity - self.current)} are free.\n"
             f"Wanted:\n  {wanted}\n"
-            f"In use: {format_bytes(self.current)} ({kinds or 'nothing'}). {list_largest(self.live())}"
+            f"In use: {format_bytes(self.current)} ({kinds or 'nothing'}).{describe_unseen(self)} "
+            f"{list_largest(self.live())}"
         )
 
 

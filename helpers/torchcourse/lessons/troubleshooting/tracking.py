@@ -44,9 +44,11 @@ KINDS = ("parameters", "gradients", "optimizer", "activations", "others")
 
 _FROM_OUTSIDE = {
     "aten::lift_fresh": "torch.tensor or from_numpy",
-    "aten::set_.source_Storage_storage_offset": "deepcopy or load",
+    "aten::set_.source_Storage_storage_offset": "copy.deepcopy or torch.load",
 }
 """Operations that give back a tensor whose memory PyTorch has just got without one: who calls them."""
+_WRAPS = "aten::set_.source_Storage"
+"""Puts a tensor round a storage for a moment, old or new, as copying a storage does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +73,8 @@ class Allocation:
     """The number of the operation that made it."""
     died: int | None = None
     """The number of the last operation before it was freed, or None while it is alive."""
+    device: str = "cpu"
+    """The type of the device that it lies on."""
 
     def __str__(self) -> str:
         shape = "×".join(map(str, self.shape)) or "one number"
@@ -158,6 +162,12 @@ class MemoryTracker(TorchDispatchMode):
             else:
                 raise TypeError(f"watch() takes models, optimizers and tensors, but got a {type(thing).__name__}.")
 
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Count a tensor that was made out of sight. Its operation is "unseen", its step the present one."""
+        for part in dense_parts(tensor):
+            if part.untyped_storage()._cdata not in self._alive:
+                self._add(part, "others", "unseen", in_sight=False)
+
     def mark(self, name: str) -> None:
         """Set a mark into the timeline, such as `backward`."""
         self._marks.append((self._op, name))
@@ -212,7 +222,7 @@ class MemoryTracker(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         outside = _FROM_OUTSIDE.get(func.name())
         name = outside or func.name().rpartition("::")[2].partition(".")[0]
-        for tensor in tensors_in(result):
+        for tensor in tensors_in(result) if func.name() != _WRAPS else ():
             for part in dense_parts(tensor):
                 storage = part.untyped_storage()
                 known = self._alive.get(storage._cdata)
@@ -253,7 +263,7 @@ class MemoryTracker(TorchDispatchMode):
     def _admit(self, allocation: Allocation) -> None:
         """Refuse what does not fit, by raising."""
 
-    def _add(self, tensor: torch.Tensor, kind: str, op: str) -> None:
+    def _add(self, tensor: torch.Tensor, kind: str, op: str, in_sight: bool = True) -> None:
         if not self._counts(tensor):
             return
         storage = tensor.untyped_storage()
@@ -268,10 +278,11 @@ class MemoryTracker(TorchDispatchMode):
             tuple(tensor.shape),
             tensor.dtype,
             kind,
-            layer=_innermost(self._names) if self._names else "",
-            lines=user_lines(self._lines),
+            layer=_innermost(self._names) if self._names and in_sight else "",
+            lines=user_lines(self._lines) if in_sight else (),
             step=self.step,
             born=self._op,
+            device=storage.device.type,
         )
         self._admit(allocation)
         self._forget_use(key)
@@ -331,6 +342,13 @@ def sum_by_kind(allocations: Iterable[Allocation]) -> dict[str, int]:
     for allocation in allocations:
         counter[allocation.kind] += allocation.bytes
     return dict(counter)
+
+
+def describe_unseen(tracker: MemoryTracker) -> str:
+    """Say how much is missing in the tracker's numbers, if it is at least a hundredth of them; else ""."""
+    if tracker.unseen < max(1, tracker.peak) / 100:
+        return ""
+    return f" Not counted: {format_bytes(tracker.unseen)} of tensors made before or elsewhere. Pass them to watch()."
 
 
 def list_largest(live: list[Allocation], count: int = 5) -> str:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from torchcourse.figures import COLORS, new
-from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, MemoryTracker, Timeline
+from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, MemoryTracker, Timeline, describe_unseen
 from torchcourse.units import format_bytes
 
 MIB = 2**20
@@ -50,7 +50,7 @@ def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None =
 def describe_memory(tracker: MemoryTracker) -> str:
     """Say in words what `draw_memory` shows."""
     tops = "; ".join(_label(life) for life in _longest_largest(tracker, 3))
-    return f"{_finding(tracker)}. Below it the lives of the largest tensors: {tops}."
+    return f"{_finding(tracker)}. Below it the lives of the largest tensors: {tops}.{describe_unseen(tracker)}"
 
 
 def _finding(tracker: MemoryTracker) -> str:
