@@ -132,7 +132,8 @@ run_ranks(try_it, world_size=3)
 #
 # ●●● · 15 minutes · good for: it is how NCCL, the library behind GPUs, sums large tensors.
 #
-# The chunks are cut for you. They are views: what you write into a chunk is in the tensor. Numbers wrap round:
+# The chunks are cut for you, as a tuple. They are views: what you write *into* a chunk, as `chunk += …` and
+# `chunk.copy_(…)` do, is in the tensor. A new tensor in the place of a chunk is not. Numbers wrap round:
 # `(rank - 1) % n` is the left neighbour of rank 0 too. If N does not divide the length, the chunks differ by one
 # number; some may be empty.
 
@@ -422,8 +423,9 @@ bucket_picture()
 
 # %% exercise: fill_buckets
 def fill_buckets(parameters: list[nn.Parameter], limit: int) -> list[list[nn.Parameter]]:
-    """Return buckets of parameters, from the last parameter to the first; frozen parameters are left out.
+    """Return buckets of parameters, from the last parameter to the first.
 
+    Frozen parameters, whose `requires_grad` is False, are left out: no gradient is there yet to look at.
     A bucket holds at most `limit` bytes (`parameter.nbytes` counts them), but a parameter larger than that has a bucket
     to itself. A new bucket is begun only when the next parameter does not fit into the one before.
     """
@@ -698,7 +700,8 @@ outcome(
 def accumulate(ddp: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[tuple]) -> None:
     """Take one optimizer step on all micro-batches of this rank (pairs of images and labels, equally many in each).
 
-    The loss is the mean cross-entropy over all samples. Gradients are averaged over the ranks once.
+    The loss is the mean cross-entropy over all samples. Gradients are averaged over the ranks once, and only one
+    micro-batch at a time is held in memory.
     """
     optimizer.zero_grad()
     ### BEGIN SOLUTION
@@ -833,7 +836,10 @@ outcome(
 
 # %% exercise: train_and_log
 def train_and_log(model: nn.Module, batches: list[tuple]) -> list[float]:
-    """Train on this rank's batches; on rank 0 return the mean loss over all ranks of every second step."""
+    """Train on this rank's batches; on rank 0 return the mean loss over all ranks of every second step.
+
+    These are the second, the fourth and so on, as above.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     log = []
     for step, (images, labels) in enumerate(batches):

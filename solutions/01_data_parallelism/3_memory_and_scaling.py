@@ -252,9 +252,9 @@ except RankError as error:
 #
 # ●●○ · 8 minutes · good for: data that does not come in equal parts, which is most data.
 #
-# Every rank uses each of its batches once. In a step, the gradients of those ranks are averaged that still have a batch, and all end with
-# the same weights. PyTorch has a context for this, `ddp.join()`: inside it, a rank that has run out answers the others' all-reduces with
-# zeros. You may also write it by hand.
+# Every rank uses each of its batches once. In a step, the gradients of those ranks that still have a batch are added, and the sum is divided
+# by the number of *all* ranks, or of *those* ranks: both are accepted. All ranks end with the same weights. PyTorch has a context for this,
+# `ddp.join()`: inside it, a rank that has run out answers the others' all-reduces with zeros. You may also write it by hand.
 
 
 # %% exercise: train_on_all
@@ -286,9 +286,9 @@ checked
 # Stopping at the shortest rank is a repair that loses data without a word. Sometimes that is wanted; here it is not.
 # </details>
 #
-# By default `join` divides by *all* ranks, also by those that have run out: the last steps are shorter. With
-# `divide_by_initial_world_size=False` it divides by those that are left. Neither gives each sample the same weight; notebook 1's
-# exercise 3 does.
+# By default `join` divides by *all* ranks, also by those that have run out: the last steps are shorter, and in batches of one size every
+# sample keeps its weight. With `divide_by_initial_world_size=False` it divides by those that are left: the last samples weigh more.
+# Where the batches differ in size, notebook 1's exercise 3 helps.
 
 # %% [markdown]
 # ## 4 · DataParallel, the old way
@@ -423,7 +423,7 @@ def zero_bytes(parameters: float, world_size: int, stage: int) -> tuple[float, f
 # %% check: zero_bytes
 checked = check.zero_bytes(zero_bytes, points=2)
 ### BEGIN HIDDEN TESTS
-assert [round(sum(zero_bytes(7.5e9, 64, stage)) / 1e9, 1) for stage in range(4)] == [120.0, 31.4, 16.6, 1.9]
+assert [round(float(sum(zero_bytes(7.5e9, 64, stage))) / 1e9, 1) for stage in range(4)] == [120.0, 31.4, 16.6, 1.9]
 assert list(zero_bytes(1e8, 10, 2)) == [2e8, 2e7, 1.2e8]
 ### END HIDDEN TESTS
 checked

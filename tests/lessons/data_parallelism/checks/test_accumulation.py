@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from torchcourse.lessons.data_parallelism import data_parallel
 from torchcourse.lessons.data_parallelism.checks import accumulation as check
 from verdicts import accepted, refused, todo
 
@@ -47,6 +48,65 @@ def accumulate_the_loss(ddp, optimizer, batches):
     optimizer.step()
 
 
+def backward_at_the_end(ddp, optimizer, batches):
+    optimizer.zero_grad()
+    with ddp.no_sync():
+        for loss in [F.cross_entropy(ddp(images), labels) / len(batches) for images, labels in batches[:-1]]:
+            loss.backward()
+    (F.cross_entropy(ddp(batches[-1][0]), batches[-1][1]) / len(batches)).backward()
+    optimizer.step()
+
+
+def averaged_by_hand(ddp, optimizer, batches, each=False):
+    optimizer.zero_grad()
+    with ddp.no_sync():
+        for images, labels in batches:
+            (F.cross_entropy(ddp(images), labels) / len(batches)).backward()
+            if each:
+                data_parallel.average_gradients(ddp)
+    data_parallel.average_gradients(ddp)
+    optimizer.step()
+
+
+def averaged_in_one_row(ddp, optimizer, batches):
+    optimizer.zero_grad()
+    for images, labels in batches:
+        (F.cross_entropy(ddp.module(images), labels) / len(batches)).backward()
+    row = torch.cat([parameter.grad.flatten() for parameter in ddp.parameters()])
+    dist.all_reduce(row)
+    torch.nn.utils.vector_to_parameters(row / dist.get_world_size(), [p.grad for p in ddp.parameters()])
+    optimizer.step()
+
+
+def averaged_by_both(ddp, optimizer, batches):
+    stepping = optimizer.step
+    optimizer.step = lambda: None
+    accumulate(ddp, optimizer, batches)
+    optimizer.step = stepping
+    data_parallel.average_gradients(ddp)
+    optimizer.step()
+
+
+def summed_by_hand(ddp, optimizer, batches):
+    accumulate(ddp.module, optimizer, batches, quiet=lambda *_: False)
+    dist.all_reduce(torch.zeros(1))
+
+
+def looked_at_besides(ddp, optimizer, batches):
+    with torch.no_grad():
+        ddp.module(batches[0][0])
+    accumulate(ddp, optimizer, batches)
+
+
+def last_counts_whole(ddp, optimizer, batches):
+    optimizer.zero_grad()
+    with ddp.no_sync():
+        for images, labels in batches[:-1]:
+            (F.cross_entropy(ddp(images), labels) / len(batches)).backward()
+    F.cross_entropy(ddp(batches[-1][0]), batches[-1][1]).backward()
+    optimizer.step()
+
+
 def zero_grad_in_the_loop(ddp, optimizer, batches):
     for index, (images, labels) in enumerate(batches):
         optimizer.zero_grad()
@@ -80,7 +140,9 @@ def through_the_module(ddp, optimizer, batches):
     accumulate(ddp.module, optimizer, batches, quiet=lambda *_: False)
 
 
-@pytest.mark.parametrize("answer", [accumulate, accumulate_in_two_parts])
+@pytest.mark.parametrize(
+    "answer", [accumulate, accumulate_in_two_parts, averaged_by_hand, averaged_in_one_row, looked_at_besides]
+)
 def test_accumulate_accepts(answer):
     accepted(check.accumulate(answer))
 
@@ -101,10 +163,29 @@ def test_accumulate_accepts(answer):
         (one_big_batch, "one_big_batch"),
         (first_only, "batches_left_out"),
         (never_cleared, "later_steps"),
+        (accumulate_the_loss, "graphs_kept"),
+        (backward_at_the_end, "graphs_kept"),
+        (lambda *given: averaged_by_hand(*given, each=True), "too_many_messages"),
+        (averaged_by_both, "averaged_twice"),
+        (summed_by_hand, "ranks_disagree"),
+        (last_counts_whole, "wrong_share"),
+        (lambda *given: accumulate(*given, divide=0.5), "wrong_share"),
     ],
 )
 def test_accumulate_refuses(answer, symptom):
     refused(check.accumulate(answer), symptom)
+
+
+@pytest.mark.parametrize(
+    ("switches", "words"),
+    [
+        ({"outside": True}, "decides during the forward pass"),
+        ({"quiet": lambda index, last: index == 0}, "1 of 3 forward passes"),
+        ({"quiet": lambda *_: False}, "sent for nothing"),
+    ],
+)
+def test_accumulate_says_of_no_sync_what_was_seen(switches, words):
+    assert words in check.accumulate(lambda *given: accumulate(*given, **switches)).message
 
 
 def test_a_stub_is_not_done_yet():

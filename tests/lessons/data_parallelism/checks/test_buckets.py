@@ -82,6 +82,17 @@ def total_never_reset(parameters, limit):
     return buckets
 
 
+def emptied(parameters, limit):
+    buckets = fill(parameters, limit)
+    parameters.clear()
+    return buckets
+
+
+def reversed_in_place(parameters, limit):
+    parameters.reverse()
+    return fill(parameters[::-1], limit)
+
+
 @pytest.mark.parametrize("answer", [fill, fill_with_a_running_total, fill_as_the_package])
 def test_fill_buckets_accepts(answer):
     accepted(check.fill_buckets(answer))
@@ -94,6 +105,10 @@ def test_fill_buckets_accepts(answer):
         (lambda parameters, limit: [bucket[::-1] for bucket in fill(parameters, limit)], "order"),
         (lambda parameters, limit: fill(parameters, limit, size=torch.numel), "numbers_not_bytes"),
         (fill_until_full, "too_full"),
+        (lambda parameters, limit: [[p for p in reversed(parameters) if p.requires_grad]], "too_full"),
+        (lambda parameters, limit: [[p] for p in parameters if p.grad is not None], "no_parameter"),
+        (emptied, "inputs_changed"),
+        (reversed_in_place, "inputs_changed"),
         (last_bucket_forgotten, "lost"),
         (large_left_out, "lost"),
         (empty_before_large, "empty"),
@@ -109,6 +124,14 @@ def test_fill_buckets_accepts(answer):
 )
 def test_fill_buckets_refuses(answer, symptom):
     refused(check.fill_buckets(answer), symptom)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(last_bucket_forgotten, "when the loop is over"), (large_left_out, "larger than the limit")],
+)
+def test_fill_buckets_asks_of_a_lost_parameter_what_fits_it(answer, words):
+    assert words in check.fill_buckets(answer).message
 
 
 def fill_with_frozen(parameters, limit):
@@ -196,6 +219,40 @@ def weights_averaged(bucket):
         parameter.data.mul_(0.99)
 
 
+def averages_into_the_weights(bucket):
+    row = row_of(bucket)
+    dist.all_reduce(row)
+    for parameter, part in zip(bucket, row.split([p.numel() for p in bucket]), strict=True):
+        parameter.data.copy_(part.view_as(parameter))
+
+
+def skipped_with_a_none(bucket):
+    if all(parameter.grad is not None for parameter in bucket):
+        averaged(bucket)
+
+
+def reduced_to_rank_0(bucket):
+    row = row_of(bucket)
+    dist.reduce(row, dst=0)
+    put_back(bucket, row / dist.get_world_size())
+
+
+def result_expected_back(bucket):
+    put_back(bucket, dist.all_reduce(row_of(bucket)))
+
+
+def ones_for_none(bucket):
+    for parameter in bucket:
+        parameter.grad = torch.ones_like(parameter) if parameter.grad is None else parameter.grad
+    averaged(bucket)
+
+
+def row_of_float32(bucket):
+    row = row_of(bucket).float()
+    dist.all_reduce(row)
+    put_back(bucket, (row / dist.get_world_size()).double())
+
+
 def rank_0_alone(bucket):
     if dist.get_rank() == 0:
         averaged(bucket)
@@ -221,6 +278,14 @@ def test_average_bucket_accepts(answer):
         (cut_in_another_order, "some_parameters"),
         (weights_averaged, "weights_changed"),
         (rank_0_alone, "left_alone"),
+        (lambda bucket: averaged(bucket, lambda n: len(bucket)), "divided_by_bucket"),
+        (averages_into_the_weights, "weights_changed"),
+        (skipped_with_a_none, "bucket_left_out"),
+        (reduced_to_rank_0, "one_rank_only"),
+        (result_expected_back, "nothing_returned"),
+        (ones_for_none, "missing_gradient"),
+        (row_of_float32, "dtype"),
+        (lambda bucket: put_back(bucket, torch.zeros_like(row_of(bucket))), "all_zero"),
     ],
 )
 def test_average_bucket_refuses(answer, symptom):

@@ -1,5 +1,6 @@
 """The bytes and the seconds by different ways are accepted; each wrong formula has its symptom."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,11 @@ def test_zero_bytes_accepts(learner):
         (lambda p, n, stage: bytes_a_rank(p, n, stage, shared_from=(4, 3, 2)), "not_shared"),
         (lambda p, n, stage: bytes_a_rank(p, n**2, stage), "wrong_share"),
         (lambda p, n, stage: sum(bytes_a_rank(p, n, stage)), "wrong_type"),
+        (lambda p, n, stage: [part / 1e9 for part in bytes_a_rank(p, n, stage)], "unit"),
+        (lambda p, n, stage: bytes_a_rank(p, n, stage)[::-1], "order"),
+        (lambda p, n, stage: torch.empty(int(p), dtype=torch.float16).nbytes, "allocates"),
+        (lambda p, n, stage: len(bytes(2 * int(p))), "allocates"),
+        (lambda p, n, stage: np.zeros(int(p)).nbytes, "allocates"),
     ],
 )
 def test_zero_bytes_refuses(learner, symptom):
@@ -74,6 +80,14 @@ def test_step_seconds_accepts(learner):
         (lambda c, s, n, a, b: seconds(c, s, n, a, b) if n > 1 else c + 0.1, "one_rank_talks"),
         (lambda c, s, n, a, b: 2 * seconds(c, s, n, a, b), "wrong_value"),
         (lambda c, s, n, a, b: None, "no_number"),
+        (lambda c, s, n, a, b: seconds(0, s, n, a, b), "compute_forgotten"),
+        (lambda c, s, n, a, b: c / n, "all_reduce_forgotten"),
+        (lambda c, s, n, a, b: seconds(c, s, n, a, b) / 2 + c / n / 2, "half_a_ring"),
+        (lambda c, s, n, a, b: (c + seconds(0, s, n, a, b)) / n, "all_reduce_shared"),
+        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * (a + s * b), "whole_tensor_each_step"),
+        (lambda c, s, n, a, b: seconds(c, 0, n, a, b), "bytes_forgotten"),
+        (lambda c, s, n, a, b: seconds(c, s, n, 0, b), "messages"),
+        (lambda c, s, n, a, b: seconds(c, s, n, b, a), "swapped"),
     ],
 )
 def test_step_seconds_refuses(learner, symptom):

@@ -12,7 +12,7 @@ from torchcourse.lessons.data_parallelism.checks import rank_0_log as check
 from verdicts import accepted, refused, todo
 
 
-def trained(model, batches, log, rate=check.LOG_RATE):
+def trained(model, batches, log, rate=check.LOG_RATE, second=1):
     """The training loop of the lab; `log(loss, entries)` is called by every rank after each second step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     entries = []
@@ -22,7 +22,7 @@ def trained(model, batches, log, rate=check.LOG_RATE):
         loss.backward()
         data_parallel.average_gradients(model)
         optimizer.step()
-        if step % 2 == 1:
+        if step % 2 == second:
             log(loss.detach().clone(), entries)
     return entries
 
@@ -71,6 +71,17 @@ def all_ranks_log_a_reduce(loss, entries):
     entries.append(loss.item() / dist.get_world_size())
 
 
+def reduced_to_rank_1(loss, entries):
+    total = loss.clone()
+    dist.all_reduce(total)  # what rank 0 holds after a reduce to rank 1 is not promised
+    dist.reduce(loss, dst=1)
+    entries.append(total.item() / dist.get_world_size())
+
+
+def result_of_a_reduce(loss, entries):
+    entries.append(dist.reduce(loss, dst=0) / dist.get_world_size())
+
+
 def largest(loss, entries):
     dist.all_reduce(loss, op=dist.ReduceOp.MAX)
     entries.append(loss.item())
@@ -89,6 +100,9 @@ def test_train_and_log_accepts(log):
         (lambda model, batches: trained(model, batches, only_divided), "only_divided"),
         (lambda model, batches: trained(model, batches, all_ranks_log_a_reduce), "other_ranks_log"),
         (lambda model, batches: trained(model, batches, largest), "wrong_value"),
+        (lambda model, batches: trained(model, batches, reduced, second=0), "even_steps"),
+        (lambda model, batches: trained(model, batches, reduced_to_rank_1), "other_destination"),
+        (lambda model, batches: trained(model, batches, result_of_a_reduce), "nothing_returned"),
         (lambda model, batches: trained(model, batches, reduced)[:1], "missing_entries"),
         (lambda model, batches: trained(model, batches, lambda *_: None), "missing_entries"),
         (lambda model, batches: print(trained(model, batches, reduced)), "missing_entries"),

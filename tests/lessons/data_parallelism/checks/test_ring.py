@@ -129,7 +129,37 @@ def other_length_arrives(tensor):
     pass_right(tensor[: 6 if dist.get_rank() == 0 else 3], torch.empty_like(tensor[:3]))
 
 
-@pytest.mark.parametrize("answer", [ring, collectives.ring_all_reduce, ring_to_the_left, ring_of_padded_chunks])
+def ring_of_a_list(tensor, keep_first=True, keep_second=True):
+    """The chunks as a list, whose entries get new tensors unless they are kept."""
+    rank, n, *_ = neighbours()
+    chunks = list(tensor.tensor_split(n))
+    for step in range(2 * (n - 1)):
+        place, first = (rank - step - 1) % n, step < n - 1
+        arrived = torch.empty_like(chunks[place])
+        pass_right(chunks[(rank - step) % n], arrived)
+        result = chunks[place] + arrived if first else arrived
+        if keep_first if first else keep_second:
+            chunks[place].copy_(result)
+        else:
+            chunks[place] = result
+
+
+def entry_of_a_tuple(tensor):
+    chunks = tensor.tensor_split(dist.get_world_size())
+    chunks[0] += 1
+
+
+def result_of_pass_right(tensor):
+    tensor += pass_right(tensor, torch.empty_like(tensor))
+
+
+def other_dtype_arrives(tensor):
+    pass_right(tensor, torch.empty(len(tensor)))
+
+
+@pytest.mark.parametrize(
+    "answer", [ring_of_a_list, ring, collectives.ring_all_reduce, ring_to_the_left, ring_of_padded_chunks]
+)
 def test_ring_all_reduce_accepts(answer):
     accepted(check.ring_all_reduce(answer))
 
@@ -151,6 +181,12 @@ def test_ring_all_reduce_accepts(answer):
         (whole_tensors_round_the_ring, "too_many_bytes"),
         (straight_to_each_rank, "not_a_ring"),
         (other_length_arrives, "sizes_differ"),
+        (other_dtype_arrives, "sizes_differ"),
+        (lambda tensor: ring_of_a_list(tensor, keep_second=False), "not_in_the_tensor"),
+        (lambda tensor: ring_of_a_list(tensor, keep_first=False), "not_in_the_tensor"),
+        (lambda tensor: ring(tensor, second_steps=dist.get_world_size()), "too_many_steps"),
+        (entry_of_a_tuple, "tuple"),
+        (result_of_pass_right, "nothing_returned"),
     ],
 )
 def test_ring_all_reduce_refuses(answer, symptom):

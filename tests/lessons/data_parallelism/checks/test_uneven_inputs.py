@@ -44,7 +44,24 @@ def mean_of_the_active(ddp, optimizer, loss_of, batches):
     return len(batches)
 
 
-@pytest.mark.parametrize("learner", [joined, zeros_by_hand, mean_of_the_active])
+def dummy_counted_0_times(ddp, optimizer, loss_of, batches, weight=0):
+    most = torch.tensor(len(batches))
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    for step in range(most.item()):
+        optimizer.zero_grad()
+        batch = batches[step] if step < len(batches) else torch.ones_like(batches[0])
+        (loss_of(ddp(batch)) * (1 if step < len(batches) else weight)).backward()
+        optimizer.step()
+    return len(batches)
+
+
+def last_batch_first(ddp, optimizer, loss_of, batches):
+    return joined(ddp, optimizer, loss_of, batches[::-1])
+
+
+@pytest.mark.parametrize(
+    "learner", [joined, zeros_by_hand, mean_of_the_active, dummy_counted_0_times, last_batch_first]
+)
 def test_train_on_all_accepts(learner):
     accepted(check.train_on_all(learner))
 
@@ -86,6 +103,45 @@ def never_averages(ddp, optimizer, loss_of, batches):
     return len(batches)
 
 
+def joined_with(ddp, optimizer, batches, one):
+    with ddp.join():
+        for batch in batches:
+            one(batch)
+    return len(batches)
+
+
+def never_cleared(ddp, optimizer, loss_of, batches):
+    def one(batch):
+        loss_of(ddp(batch)).backward()
+        optimizer.step()
+
+    return joined_with(ddp, optimizer, batches, one)
+
+
+def no_step(ddp, optimizer, loss_of, batches):
+    return joined_with(ddp, optimizer, batches, lambda batch: loss_of(ddp(batch)).backward())
+
+
+def one_step_at_the_end(ddp, optimizer, loss_of, batches):
+    def one(batch):
+        optimizer.zero_grad()
+        loss_of(ddp(batch)).backward()
+
+    joined_with(ddp, optimizer, batches, one)
+    optimizer.step()
+    return len(batches)
+
+
+def through_the_module(ddp, optimizer, loss_of, batches):
+    return ignores_it(ddp.module, optimizer, loss_of, batches)
+
+
+def dealt_anew(ddp, optimizer, loss_of, batches):
+    everyone: list[list] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, batches)
+    return joined(ddp, optimizer, loss_of, [batch for each in everyone for batch in each])
+
+
 def returns_all(ddp, optimizer, loss_of, batches):
     joined(ddp, optimizer, loss_of, batches)
     total = torch.tensor(len(batches))
@@ -100,7 +156,13 @@ def returns_all(ddp, optimizer, loss_of, batches):
         (shortest, "left_out"),
         (repeats, "used_twice"),
         (alone_at_the_end, "ranks_disagree"),
-        (never_averages, "wrong_value"),
+        (never_averages, "own_steps"),
+        (never_cleared, "not_cleared"),
+        (no_step, "nothing_moved"),
+        (one_step_at_the_end, "one_step"),
+        (through_the_module, "not_averaged"),
+        (dealt_anew, "not_its_own"),
+        (lambda *given: dummy_counted_0_times(*given, weight=1), "not_its_own"),
         (returns_all, "count"),
     ],
 )

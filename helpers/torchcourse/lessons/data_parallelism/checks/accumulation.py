@@ -12,6 +12,7 @@ from torch import nn
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
+from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
@@ -32,19 +33,29 @@ def accumulate(learner: Callable) -> str:
             _refuse_passes(runs[0], count, case)
             _refuse_averages(runs, case)
             _judge_weights(runs[0], count, world_size, case)
+            _refuse_graphs(runs[0], case)
             _refuse_messages(runs[0], case)
     return "1, 3 and 4 micro-batches: the step of one big batch, and one all-reduce for each step, on 2 and on 3 ranks."
 
 
 @dataclass
 class Accumulated:
-    """One rank's two steps: the weights, how often DDP averaged, and the samples of each forward pass."""
+    """One rank's two steps.
+
+    `syncs`: how often DDP averaged. `by_hand`: collectives that the learner called. `forwards`: the samples of each
+    forward pass. `quiet`: of these, the passes that will not lead to an average. `waiting`: the most forward passes at
+    a time whose backward pass was still to come.
+    """
 
     weights: list[Tensors]
     syncs: int = 0
+    by_hand: int = 0
     optimizer_steps: int = 0
     forwards: list[int] = field(default_factory=list)
+    quiet: int = 0
+    waiting: int = 0
     used_no_sync: bool = False
+    backwards: int = 0
 
 
 def _accumulate(learner: Callable) -> list[Accumulated]:
@@ -56,7 +67,10 @@ def _accumulate(learner: Callable) -> list[Accumulated]:
         ddp, optimizer = _watched(model, seen)
         for step in range(_STEPS):
             batches = _micro_batches(count, step, dist.get_rank())
-            learner(ddp, optimizer, [(images.to(device()), labels.to(device())) for images, labels in batches])
+            syncs = seen.syncs
+            with watched() as traffic:
+                learner(ddp, optimizer, [(images.to(device()), labels.to(device())) for images, labels in batches])
+            seen.by_hand += len(traffic.collectives) - (seen.syncs - syncs)
             seen.weights.append(copies(model.parameters()))
         runs.append(seen)
     return runs
@@ -70,8 +84,17 @@ def _watched(model: nn.Module, seen: Accumulated) -> tuple[nn.Module, torch.opti
     """Return the model in DDP and its optimizer; what happens to them is written into `seen`."""
     ddp = nn.parallel.DistributedDataParallel(model)
     ddp.register_comm_hook(seen, _count_and_average)
-    model.register_forward_pre_hook(lambda _, inputs: seen.forwards.append(len(inputs[0])))
     no_sync = ddp.no_sync
+
+    def note_forward(_: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> None:
+        if outputs.requires_grad:  # whoever only looks at a loss does not train on it
+            seen.forwards.append(len(inputs[0]))
+            seen.quiet += not ddp.require_backward_grad_sync
+            seen.waiting = max(seen.waiting, len(seen.forwards) - seen.backwards)
+            outputs.register_hook(note_backward)
+
+    def note_backward(_: torch.Tensor) -> None:
+        seen.backwards += 1
 
     def noted() -> Any:
         seen.used_no_sync = True
@@ -80,6 +103,7 @@ def _watched(model: nn.Module, seen: Accumulated) -> tuple[nn.Module, torch.opti
     def note_step(*_: Any) -> None:
         seen.optimizer_steps += 1
 
+    model.register_forward_hook(note_forward)
     setattr(ddp, "no_sync", noted)  # noqa: B010  # mypy refuses to assign to a method
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
     optimizer.register_step_post_hook(note_step)
@@ -116,12 +140,19 @@ def _refuse_passes(one: Accumulated, count: int, case: str) -> None:
 
 def _refuse_averages(runs: Sequence[Accumulated], case: str) -> None:
     """Refuse a first step after which the ranks disagree."""
-    if runs[0].syncs == 0:
+    agree = all(same(other.weights[1], runs[0].weights[1]) for other in runs)
+    if not agree and runs[0].syncs == runs[0].by_hand == 0:
         raise Wrong(
             "never_averaged",
             f"{case}no all-reduce took place, and the ranks' weights part. Which backward pass should send?",
         )
-    if not all(same(other.weights[1], runs[0].weights[1]) for other in runs):
+    if not agree and runs[0].syncs == 0:
+        raise Wrong(
+            "ranks_disagree",
+            f"{case}your code calls collectives itself, and the ranks hold different weights after one step. Does each "
+            "gradient become the mean over the ranks, after the last backward pass?",
+        )
+    if not agree:
         raise Wrong(
             "averaged_too_early",
             f"{case}the ranks hold different weights after one step: what was added after the all-reduce never "
@@ -158,16 +189,62 @@ def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
         ),
     }
     refuse_known(one.weights[1], known, where=case)
+    if (counted := _shares_counted(one, n, count)) is not None:
+        raise Wrong(
+            "wrong_share",
+            f"{case}the step counts the micro-batches {', '.join(f'{share:.3g}' for share in counted)} times. Each "
+            f"should count 1/{count}: by what is each loss divided, and is it a mean over its samples?",
+        )
     raise Wrong("wrong_value", f"{case}all ranks agree, but on other weights than one process has.")
 
 
-def _refuse_messages(one: Accumulated, case: str) -> None:
-    if one.syncs > _STEPS:
-        hint = (
-            "You use no_sync(), yet DDP sends: it decides during the forward pass. Is that inside too?"
-            if one.used_no_sync
-            else "The weights are right, but all messages but the last were sent for nothing."
+def _shares_counted(one: Accumulated, n: int, count: int) -> list[float] | None:
+    """How often each micro-batch counts in the first step; None if the step is no sum of their gradients."""
+    start = torch.cat([tensor.flatten() for tensor in one.weights[0]])
+
+    def moved(weights: Tensors) -> torch.Tensor:
+        return torch.cat([tensor.flatten() for tensor in weights]) - start
+
+    each = torch.stack(
+        [moved(_one_process(one.weights[0], n, range(k, k + 1), count, 1.0)[0]) for k in range(count)], dim=1
+    )
+    step = moved(one.weights[1])
+    shares = torch.linalg.lstsq(each, step[:, None]).solution
+    return shares.flatten().tolist() if torch.allclose(each @ shares, step[:, None], atol=1e-9) else None
+
+
+def _refuse_graphs(one: Accumulated, case: str) -> None:
+    if one.waiting > 1:
+        raise Wrong(
+            "graphs_kept",
+            f"{case}the weights are right, but up to {one.waiting} forward passes came before the backward pass of the "
+            "first of them: their graphs are in memory together, as those of the big batch are. When can backward() "
+            "be called?",
         )
+
+
+def _refuse_messages(one: Accumulated, case: str) -> None:
+    """Refuse averages that were not needed: by DDP, by hand, or by both."""
+    if one.syncs and one.by_hand:
+        raise Wrong(
+            "averaged_twice",
+            f"{case}the weights are right, but DDP averaged the gradients, and your code did so again.",
+        )
+    if one.by_hand > _STEPS * len(one.weights[0]):
+        raise Wrong(
+            "too_many_messages",
+            f"{case}your code calls {one.by_hand / _STEPS:g} collectives per step for {len(one.weights[0])} "
+            "parameters. One average is enough, after the last backward pass.",
+        )
+    if one.syncs > _STEPS:
+        hint = "The weights are right, but all messages but the last were sent for nothing."
+        if one.used_no_sync and not one.quiet:
+            hint = "You use no_sync(), yet DDP sends: it decides during the forward pass. Is that inside too?"
+        elif one.used_no_sync:
+            hint = (
+                f"{one.quiet / _STEPS:g} of {len(one.forwards) / _STEPS:g} forward passes were inside no_sync(). Which "
+                "one only has to send?"
+            )
         raise Wrong(
             "too_many_messages", f"{case}each step took {one.syncs / _STEPS:g} all-reduces instead of 1. {hint}"
         )

@@ -31,16 +31,11 @@ _RATE = 0.5
 @check
 def fill_buckets(learner: Callable) -> str:
     """Ask for buckets of several lists of parameters, and test the rules of the exercise one by one."""
-    for sizes, limit in _CASES:
-        parameters = [nn.Parameter(torch.zeros(size), requires_grad=size not in _FROZEN) for size in sizes]
-        buckets = _named(learner(list(parameters), limit), parameters)
-        size = [4 * parameter.numel() for parameter in parameters]
-        case = (
-            f"For parameters of {size} bytes and a limit of {limit}, your buckets hold "
-            f"{[[size[place] for place in bucket] for bucket in buckets]} bytes"
-        )
-        _refuse_members(buckets, [p.requires_grad for p in parameters], size, case)
-        _refuse_cuts(buckets, size, limit, case)
+    answers = [_filling(learner, sizes, limit) for sizes, limit in _CASES]
+    in_numbers = all(one.buckets == _filled(one.trained[::-1], one.size, 4 * one.limit) for one in answers)
+    for one in answers:
+        _refuse_members(one)
+        _refuse_cuts(one, in_numbers)
     return f"Last parameter first, none lost, none too full: checked on {len(_CASES)} lists of parameters."
 
 
@@ -48,14 +43,10 @@ def fill_buckets(learner: Callable) -> str:
 def average_bucket(learner: Callable) -> str:
     """Train three steps on 2 and on 3 ranks and compare every step with one process; count the all-reduces."""
     for world_size in (2, 3):
-        runs = on_ranks(
-            _train,
-            learner,
-            world_size=world_size,
-            seconds=TIME_LIMIT,
-            known={"NoneType": ("no_gradient", _NONE), "ProcessDied": ("sizes_differ", _SIZES_DIFFER)},
-        )
+        runs = _run(learner, world_size)
         expected = _one_process(runs[0].weights[0], world_size)
+        if any(one.moved for one in runs):
+            raise Wrong("weights_changed", "Your function changed the weights. Only the gradients are to be averaged.")
         for step in range(1, _STEPS + 1):
             if not same([one.weights[step] for one in runs], [expected[step]] * world_size):
                 _judge_step(runs, step)
@@ -70,6 +61,21 @@ def average_bucket(learner: Callable) -> str:
         "Step by step the weights of one process, on 2 and on 3 ranks that start from different seeds, with a tied "
         "weight and a parameter that only rank 0 uses; one all-reduce per bucket."
     )
+
+
+def _run(learner: Callable, world_size: int) -> list["BucketRun"]:
+    """Train on ranks; a None that the learner trips over is a missing gradient only if it needs one to be missing."""
+    try:
+        return _train_on_ranks(learner, world_size, False, "no_gradient", _NONE)
+    except Wrong as wrong:
+        if wrong.symptom == "no_gradient":
+            _train_on_ranks(learner, world_size, True, "nothing_returned", _NO_RESULT)
+        raise
+
+
+def _train_on_ranks(learner: Callable, world_size: int, filled: bool, symptom: str, hint: str) -> list["BucketRun"]:
+    known = {"NoneType": (symptom, hint), "ProcessDied": ("sizes_differ", _SIZES_DIFFER)}
+    return on_ranks(_train, learner, filled, world_size=world_size, seconds=TIME_LIMIT, known=known)
 
 
 # Which parameters share a bucket
@@ -90,6 +96,34 @@ Buckets = list[list[int]]
 """For each bucket the places of its parameters in the list."""
 
 
+@dataclass
+class Filling:
+    """One case: the bytes of each parameter, the places of those that are trained, the limit, the learner's buckets."""
+
+    size: list[int]
+    trained: list[int]
+    limit: int
+    buckets: Buckets
+
+    def __str__(self) -> str:
+        held = [[self.size[place] for place in bucket] for bucket in self.buckets]
+        return f"For parameters of {self.size} bytes and a limit of {self.limit}, your buckets hold {held} bytes"
+
+
+def _filling(learner: Callable, sizes: Sequence[int], limit: int) -> Filling:
+    parameters = [nn.Parameter(torch.zeros(size), requires_grad=size not in _FROZEN) for size in sizes]
+    given = list(parameters)
+    buckets = _named(learner(given, limit), parameters)
+    if [id(parameter) for parameter in given] != [id(parameter) for parameter in parameters]:
+        raise Wrong(
+            "inputs_changed",
+            "Your function changed the list that it was given: whoever uses that list next finds it in another "
+            "order, or empty. Leave it as it is.",
+        )
+    trained = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
+    return Filling([4 * size for size in sizes], trained, limit, buckets)
+
+
 def _named(buckets: Any, parameters: Sequence[nn.Parameter]) -> Buckets:
     places = {id(parameter): place for place, parameter in enumerate(parameters)}
     try:
@@ -100,17 +134,28 @@ def _named(buckets: Any, parameters: Sequence[nn.Parameter]) -> Buckets:
         ) from None
 
 
-def _refuse_members(buckets: Buckets, trains: Sequence[bool], size: Sequence[int], case: str) -> None:
+def _refuse_members(one: Filling) -> None:
     """Refuse buckets that do not hold each trained parameter once, in the order of the backward pass."""
-    trained = [place for place, needed in enumerate(trains) if needed]
+    case, buckets, trained, size = str(one), one.buckets, one.trained, one.size
     flat = list(itertools.chain(*buckets))
+    if not flat:
+        raise Wrong(
+            "no_parameter",
+            "Your buckets hold no parameter at all. They are filled before the first backward pass, when .grad is None "
+            "everywhere: a frozen parameter is one whose requires_grad is False.",
+        )
     if frozen := set(flat) - set(trained):
         raise Wrong("frozen", f"{case}; number {min(frozen)} is frozen and gets no gradient, but it is in a bucket.")
     if lost := set(trained) - set(flat):
+        question = ""
+        if all(size[place] > one.limit for place in lost):
+            question = " What does your code do with a parameter larger than the limit?"
+        elif lost == set(trained[: len(lost)]):
+            question = " What happens to the last bucket when the loop is over?"
         raise Wrong(
             "lost",
             f"{case}: the parameter of {size[min(lost)]} bytes (number {min(lost)}) is in none, so its gradient "
-            "would never be averaged. What happens to the last bucket, and to a parameter larger than the limit?",
+            f"would never be averaged.{question}",
         )
     if len(flat) > len(trained):
         raise Wrong("twice", f"{case}: some parameter is there twice and would be averaged twice.")
@@ -125,13 +170,18 @@ def _refuse_members(buckets: Buckets, trains: Sequence[bool], size: Sequence[int
         raise Wrong("order", f"{case}. Last parameter first, also inside a bucket: {trained[::-1]}.")
 
 
-def _refuse_cuts(buckets: Buckets, size: Sequence[int], limit: int, case: str) -> None:
-    """Refuse buckets that are too full, and those that were closed while there was room."""
+def _refuse_cuts(one: Filling, in_numbers: bool) -> None:
+    """Refuse buckets that are too full, and those that were closed while there was room.
+
+    Args:
+        in_numbers: whether in all cases the buckets are those of a limit in numbers.
+    """
+    case, buckets, size, limit = str(one), one.buckets, one.size, one.limit
     for bucket in buckets:
         total = sum(size[place] for place in bucket)
-        if len(bucket) > 1 and total > limit + max(size):
-            raise Wrong("numbers_not_bytes", f"{case}: one has {total} bytes. Does your code count bytes, or numbers?")
         if len(bucket) > 1 and total > limit:
+            if in_numbers:
+                raise Wrong("numbers_not_bytes", f"{case}: one has {total} bytes. Your code counts numbers, not bytes.")
             raise Wrong("too_full", f"{case}: one has {total} bytes. When do you look if it still fits?")
     for bucket, following in itertools.pairwise(buckets):
         if sum(size[place] for place in bucket) + size[following[0]] <= limit:
@@ -142,16 +192,33 @@ def _refuse_cuts(buckets: Buckets, size: Sequence[int], limit: int, case: str) -
             )
 
 
+def _filled(places: Sequence[int], size: Sequence[int], limit: int) -> Buckets:
+    """The buckets of these places, in this order, for a limit."""
+    buckets: Buckets = []
+    for place in places:
+        if not buckets or sum(size[other] for other in buckets[-1]) + size[place] > limit:
+            buckets.append([])
+        buckets[-1].append(place)
+    return buckets
+
+
 # How one is averaged
 
 _NONE = (
     "Your code met a parameter whose .grad is None: nothing used it in this step. It needs a place in the row all the "
     "same."
 )
+_NO_RESULT = (
+    "Your code used None where it wanted a value. Collectives such as dist.all_reduce return None: they write into the "
+    "tensor that you give them."
+)
 _SIZES_DIFFER = (
     "A message was longer than what the receiver had made ready, and the process of a rank died of it. The row of a "
     "bucket must be equally long on all ranks, whatever gradients a rank has."
 )
+
+
+_PLACES = (range(3), range(3, 9))  # of the parameters of `_Tied`, in two buckets
 
 
 class _Tied(nn.Module):
@@ -179,7 +246,10 @@ def _inputs(step: int, rank: int) -> torch.Tensor:
 
 @dataclass
 class BucketRun:
-    """One rank's training: weights before and after each step, own and averaged gradients of the first step."""
+    """One rank's training: weights before and after each step, own and averaged gradients of the first step.
+
+    `moved`: the learner's function changed weights.
+    """
 
     names: list[str]
     weights: list[Tensors]
@@ -187,16 +257,17 @@ class BucketRun:
     averaged: Tensors
     buckets: int
     all_reduces: int
+    moved: bool = False
 
 
-def _train(learner: Callable) -> BucketRun:
+def _train(learner: Callable, filled: bool) -> BucketRun:
+    """Train with the learner's average; `filled`: gradients that are None are zeros before it is called."""
     torch.manual_seed(dist.get_rank())
     model = _Tied().to(device())
     parameters = list(model.parameters())
     for parameter in parameters:
         dist.broadcast(parameter.detach(), src=0)
-    cut = 3
-    buckets = [parameters[cut:][::-1], parameters[:cut][::-1]]
+    buckets = [[parameters[place] for place in members[::-1]] for members in _PLACES[::-1]]
     optimizer = torch.optim.SGD(parameters, lr=_RATE)
     names = [name for name, _ in model.named_parameters()]
     run = BucketRun(names, [copies(parameters)], [], [], len(buckets), 0)
@@ -204,11 +275,15 @@ def _train(learner: Callable) -> BucketRun:
         optimizer.zero_grad()
         model(_inputs(step, dist.get_rank()).to(device()), extra=dist.get_rank() == 0).backward()
         run.own = run.own or _gradients(parameters)
+        if filled:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         with watched() as traffic:
             for bucket in buckets:
                 learner(list(bucket))
         run.all_reduces += len(traffic.collectives)
         run.averaged = run.averaged or _gradients(parameters)
+        run.moved |= not same(copies(parameters), run.weights[-1])
         optimizer.step()
         run.weights.append(copies(parameters))
     return run
@@ -243,10 +318,7 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
     if any(ours.shape != wanted.shape for rank in averaged for ours, wanted in zip(rank, mean, strict=True)):
         raise Wrong("shape", "A gradient came back as a flat row. It needs the shape of its parameter again.")
     known = {
-        "weights_changed": (
-            [mean] * n,
-            "Your function changed the weights. Only the gradients are to be averaged.",
-        ),
+        "all_zero": ([scaled(mean, 0)] * n, "After your function all gradients are 0."),
         "nothing_changed": (
             own,
             "Each rank still has its own gradients. torch.cat copies: the averages are in the row, and somebody has to "
@@ -254,8 +326,17 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
         ),
         **mistaken_averages(own),
         "two_ranks_only": ([scaled(mean, n / 2)] * n, TWO_RANKS_ONLY),
+        "divided_by_bucket": (
+            [[n / len(members) * mean[place] for members in _PLACES for place in members]] * n,
+            "You divide by the number of parameters in the bucket. A mean over the ranks is a sum divided by what?",
+        ),
     }
     refuse_known(averaged, known)
+    if same(averaged, [mean] * n, tolerance=1e-4):
+        raise Wrong(
+            "dtype",
+            "The means are right to a few digits only. The gradients have more: which dtype has your row?",
+        )
     _judge_parameters(runs, mean)
 
 
@@ -273,10 +354,30 @@ def _judge_parameters(runs: Sequence[BucketRun], mean: Tensors) -> None:
             f"Wrong for {' and '.join(wrong)} alone: only rank 0 has a gradient there, on the other ranks p.grad is "
             "None. What does None count as, and do all ranks hold the mean in the end?",
         )
+    if all(name.startswith(("only_rank_0", "unused")) for name in wrong):
+        raise Wrong(
+            "missing_gradient",
+            f"Wrong for {', '.join(wrong)} alone: those are the parameters whose p.grad is None on some or all ranks. "
+            "What does None count as?",
+        )
+    if same(runs[0].averaged, mean):
+        raise Wrong(
+            "one_rank_only",
+            "Rank 0 has the means, the other ranks have not. Which collective gives the result to all ranks?",
+        )
+    what = f"With {len(runs)} ranks, right for some parameters, wrong for {', '.join(wrong)}. "
+    places = [names.index(name) for name in wrong]
+    untouched = all(
+        same([one.averaged[place] for place in places], [one.own[place] for place in places]) for one in runs
+    )
+    if untouched and set(places) <= set(_PLACES[1]):
+        raise Wrong(
+            "bucket_left_out",
+            f"{what}Each rank still has its own gradients there, and all of these are in the bucket in which some "
+            "p.grad is None. The others of that bucket need their mean too.",
+        )
     if len(wrong) < len(names):
         raise Wrong(
-            "some_parameters",
-            f"With {len(runs)} ranks, right for some parameters, wrong for {', '.join(wrong)}. "
-            "Is the row cut where it was joined?",
+            "some_parameters", f"{what}Is the row cut where it was joined, and does each piece get its shape back?"
         )
     raise Wrong("wrong_value", f"With {len(runs)} ranks the gradients are neither their own nor the mean.")

@@ -1,10 +1,15 @@
 """Checks of lesson 01 on two formulas: the bytes of each rank under ZeRO, and the seconds of a step with a ring."""
 
-from collections.abc import Callable
+import contextlib
+import math
+import tracemalloc
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
+
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, numbers_of, refuse_known, same
+from torchcourse.checks.kit import number, numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 
@@ -13,8 +18,10 @@ _CLOSE = 1e-6  # relative
 
 @check
 def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
-    """Compare with the formula of the ZeRO paper for every stage."""
-    for parameters, world_size in ((7.5e9, 64), (1e9, 8), (1e6, 1)):
+    """Compare with the formula of the ZeRO paper for every stage, a small model first."""
+    with _allocations_refused():
+        learner(float(_LARGE), 4, 0)
+    for parameters, world_size in ((1e6, 4), (7.5e9, 64), (1e9, 8), (1e6, 1)):
         for stage in (0, 1, 2, 3):
             where = f"{parameters:g} parameters on {world_size} ranks, stage {stage}: "
             right = zero_memory(parameters, world_size, stage)
@@ -24,20 +31,22 @@ def zero_bytes(learner: Callable[[float, int, int], Any]) -> str:
                 plain = numbers_of(learner(parameters, 1, 0), 3, _PARTS)
                 _refuse_bytes_per_parameter([part / parameters for part in plain])
                 _judge_shares(given, expected, plain, world_size, where)
-    return "The bytes of the ZeRO paper, for DDP and stages 1, 2 and 3: checked for three models."
+    return "The bytes of the ZeRO paper, for DDP and stages 1, 2 and 3: checked for four models."
 
 
 @check
 def step_seconds(learner: Callable[..., float]) -> str:
     """Compare with compute / N plus the ring's time, for one rank and for many."""
+    given = []
     for case in _STEPS:
         answer = learner(*case)
-        given = number(answer)
-        if given is None:
+        found = number(answer)
+        if found is None:
             raise Wrong("no_number", f"Return one number, the seconds of a step. You returned {answer!r}.")
-        compute, size, world_size, alpha, beta = case
-        if not same(given, compute / world_size + ring_seconds(size, world_size, alpha, beta), _CLOSE):
-            _judge_seconds(given, *case)
+        given.append(found)
+    right = [_seconds(*case) for case in _STEPS]
+    if not same(given, right, _CLOSE):
+        _judge_seconds(given, right)
     return f"Checked on {len(_STEPS)} combinations of model, network and number of ranks, one rank alone among them."
 
 
@@ -46,13 +55,61 @@ def step_seconds(learner: Callable[..., float]) -> str:
 _PARTS = "parameters, gradients, optimizer"
 
 
+_LARGE = 10**6  # parameters, for a first look: whoever allocates them takes megabytes
+
+
+class _NoLargeTensors(TorchFunctionMode):
+    """Refuses to make a tensor of `_LARGE` elements."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "") in ("empty", "zeros", "ones", "full", "rand", "randn", "arange"):
+            size = args[0] if args and isinstance(args[0], list | tuple) else args
+            if math.prod(length for length in size if isinstance(length, int)) >= _LARGE:
+                raise _allocated()
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def _allocations_refused() -> Iterator[None]:
+    """Refuse a function that makes what it only has to count: a tensor, or `_LARGE` bytes in Python or NumPy."""
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        with _NoLargeTensors():
+            yield
+        if tracemalloc.get_traced_memory()[1] - before >= _LARGE:
+            raise _allocated()
+    finally:
+        if not tracing:
+            tracemalloc.stop()
+
+
+def _allocated() -> Wrong:
+    return Wrong(
+        "allocates",
+        f"For a model of {_LARGE:,} parameters your function makes something as large in memory; for 7.5 billion it "
+        "would need gigabytes. The bytes can be worked out from the numbers that it is given.",
+    )
+
+
 def _refuse_bytes_per_parameter(each: list[float]) -> None:
-    if [round(value) for value in each] != [2, 2, 12]:
-        raise Wrong(
-            "bytes_per_parameter",
-            f"Without sharding you count {each[0]:g} + {each[1]:g} + {each[2]:g} bytes per parameter. In mixed "
-            "precision with Adam it is 2 (weights), 2 (gradients) and 12: which three float32 numbers make up the 12?",
-        )
+    wanted = [2.0, 2.0, 12.0]
+    if same(each, wanted, _CLOSE):
+        return
+    counted = f"Without sharding you count {each[0]:g} + {each[1]:g} + {each[2]:g} bytes per parameter"
+    if each[0] > 0 and same([part / each[0] for part in each], [1.0, 1.0, 6.0], _CLOSE):
+        raise Wrong("unit", f"{counted}. The parts are right to one another. In which unit are they? Return bytes.")
+    if same(sorted(each), wanted, _CLOSE):
+        raise Wrong("order", f"{counted}: the right numbers in a different order. Return {_PARTS}.")
+    question = "which three float32 numbers make up the 12?" if same(each[:2], wanted[:2]) else "which is yours?"
+    raise Wrong(
+        "bytes_per_parameter",
+        f"{counted}. In mixed precision with Adam it is 2 (weights in 16 bits), 2 (gradients in 16 bits) and 12: "
+        f"{question}",
+    )
 
 
 def _judge_shares(given: list[float], right: list[float], plain: list[float], world_size: int, where: str) -> None:
@@ -75,8 +132,10 @@ def _judge_shares(given: list[float], right: list[float], plain: list[float], wo
 
 # Time
 
-_STEPS = [
-    # compute (s), gradients (bytes), ranks, α (s), β (s per byte)
+Step = tuple[float, float, int, float, float]
+"""Compute (s), gradients (bytes), ranks, α (s), β (s per byte)."""
+
+_STEPS: list[Step] = [
     (0.4, 1e8, 4, 1e-5, 1e-9),
     (0.4, 1e8, 1, 1e-5, 1e-9),
     (0.4, 0.0, 8, 1e-3, 1e-9),
@@ -85,36 +144,81 @@ _STEPS = [
 ]
 
 
-def _judge_seconds(given: float, compute: float, size: float, world_size: int, alpha: float, beta: float) -> None:
+def _seconds(compute: float, size: float, n: int, alpha: float, beta: float) -> float:
+    return compute / n + ring_seconds(size, n, alpha, beta)
+
+
+_MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
+    "compute_not_shared": (
+        [lambda c, s, n, a, b: c + ring_seconds(s, n, a, b)],
+        "Your ranks each compute the whole batch. How much of it does one rank have?",
+    ),
+    "compute_forgotten": (
+        [lambda c, s, n, a, b: ring_seconds(s, n, a, b)],
+        "You count the all-reduce only. A step also computes.",
+    ),
+    "all_reduce_forgotten": ([lambda c, s, n, a, b: c / n], "You count the computing only. A step also sends."),
+    "overlapped": (
+        [lambda c, s, n, a, b: max(c / n, ring_seconds(s, n, a, b))],
+        "You let communication and computing hide behind each other. Here nothing overlaps.",
+    ),
+    "all_reduce_shared": (
+        [lambda c, s, n, a, b: (c + ring_seconds(s, n, a, b)) / n],
+        "You divide the time of the all-reduce by the number of ranks as well. Only the computing is shared.",
+    ),
+    "half_a_ring": (
+        [lambda c, s, n, a, b: c / n + ring_seconds(s, n, a, b) / 2],
+        "You count one half of the ring. How many halves has it?",
+    ),
+    "whole_tensor": (
+        [
+            lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + s * b,
+            lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * s * b,
+        ],
+        "Your all-reduce sends the tensor once or twice as a whole. How much does a rank really send?",
+    ),
+    "whole_tensor_each_step": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * (a + s * b)],
+        "Your ring sends the whole tensor in each of its steps. How large is what travels in one step?",
+    ),
+    "plain_way": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + (n - 1) * s * b],
+        "That is the plain way, where one rank sends N−1 tensors. This is a ring.",
+    ),
+    "messages": (
+        [
+            lambda c, s, n, a, b, k=k: c / n + k(n) * a + 2 * (n - 1) / n * s * b
+            for k in (lambda n: 0, lambda n: 1, lambda n: 2, lambda n: n - 1, lambda n: n, lambda n: 2 * (n - 1) / n)
+        ],
+        "The bytes are right, the messages are not. How many steps has a ring, in both of its halves?",
+    ),
+    "bytes_forgotten": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a],
+        "You count the messages and not their bytes.",
+    ),
+    "swapped": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * b + 2 * (n - 1) / n * s * a],
+        "α and β have changed places: α is per message, β per byte.",
+    ),
+}
+
+
+def _judge_seconds(given: list[float], right: list[float]) -> None:
+    """Raise what is wrong: a mistake that explains all cases, else the first case that differs."""
+    for symptom, (formulas, hint) in _MISTAKES.items():
+        if any(same(given, [formula(*case) for case in _STEPS], _CLOSE) for formula in formulas):
+            raise Wrong(symptom, hint)
+    place = next(place for place, ours in enumerate(given) if not same(ours, right[place], _CLOSE))
+    compute, size, world_size, alpha, beta = _STEPS[place]
     where = f"compute {compute} s, {size:g} bytes, {world_size} ranks, α {alpha:g} s, β {beta:g} s per byte: "
-    share, sends = compute / world_size, world_size - 1
-    messages, traffic = 2 * sends * alpha, 2 * sends / world_size * size * beta
-    not_shared = "your ranks each compute the whole batch. How much of it does one rank have?"
-    refuse_known(given, {"compute_not_shared": (compute + messages + traffic, not_shared)}, _CLOSE, where=where)
     if world_size == 1:
         raise Wrong(
-            "one_rank_talks", f"{where}one rank alone has nobody to send to, but you count {given - compute:g} s."
+            "one_rank_talks",
+            f"{where}one rank alone has nobody to send to and computes everything, {compute} s; you return "
+            f"{given[place]:g} s.",
         )
-    known = {
-        "whole_tensor": (
-            AnyOf(share + messages + times * size * beta for times in (1, 2)),
-            "your all-reduce sends the tensor once or twice as a whole. How much does a rank really send?",
-        ),
-        "plain_way": (
-            share + messages + sends * size * beta,
-            "that is the plain way, where one rank sends N−1 tensors. This is a ring.",
-        ),
-        "messages": (
-            AnyOf(share + count * alpha + traffic for count in (0, 1, 2, sends, world_size)),
-            "the bytes are right, the messages are not. How many steps has a ring, in both of its halves?",
-        ),
-        "overlapped": (
-            max(share, messages + traffic),
-            "you let all communication hide behind computing. Here nothing overlaps.",
-        ),
-    }
-    refuse_known(given, known, _CLOSE, where=where)
     raise Wrong(
         "wrong_value",
-        f"{where}you return {given:g} s. Work it out by hand for β = 0 (messages only), then for α = 0 (bytes only).",
+        f"{where}you return {given[place]:g} s. Work it out by hand for β = 0 (messages only), then for α = 0 (bytes "
+        "only).",
     )

@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
+from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
 LOG_RATE = 0.1  # the learning rate in the frame of the exercise
 
+_NO_RESULT = (
+    "Your code used None where it wanted a value. Collectives such as dist.reduce return None: they write into the "
+    "tensor that you give them."
+)
 _STEPS = 4
 _ROUNDING = 1e-6  # relative; a log may hold float32
 
@@ -24,7 +29,13 @@ _ROUNDING = 1e-6  # relative; a log may hold float32
 def train_and_log(learner: Callable) -> str:
     """Train on 2 and 3 ranks; compare the weights and rank 0's log with one process."""
     for world_size in (2, 3):
-        runs = on_ranks(_train_and_log, learner, world_size=world_size, seconds=TIME_LIMIT)
+        runs = on_ranks(
+            _train_and_log,
+            learner,
+            world_size=world_size,
+            seconds=TIME_LIMIT,
+            known={"NoneType": ("nothing_returned", _NO_RESULT)},
+        )
         end, losses = _one_process(runs[0].start, world_size)
         if not same([one.end for one in runs], [end] * world_size):
             raise Wrong(
@@ -33,24 +44,33 @@ def train_and_log(learner: Callable) -> str:
                 "the repair touched the training itself.",
             )
         _judge_log([one.log for one in runs], losses)
+        if runs[0].destinations and 0 not in runs[0].destinations:
+            raise Wrong(
+                "other_destination",
+                "Rank 0 logs, but your dist.reduce sends the sum to another rank. What the others then hold is not "
+                "promised, though here it happens to be right.",
+            )
     return "No rank waits, rank 0's log holds the mean loss over all ranks, and the training is what it was."
 
 
 @dataclass
 class Logged:
-    """One rank's training: start, end, and what the learner's function returned."""
+    """One rank's training: start, end, what the learner's function returned, and where its reduces sent their sums."""
 
     start: Tensors
     end: Tensors
     log: Any
+    destinations: set[int]
 
 
 def _train_and_log(learner: Callable) -> Logged:
     torch.manual_seed(0)
     model = classifier().to(device())
     start = copies(model.parameters())
-    log = learner(model, [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())])
-    return Logged(start, copies(model.parameters()), log)
+    batches = [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())]
+    with watched() as traffic:
+        log = learner(model, batches)
+    return Logged(start, copies(model.parameters()), log, traffic.destinations)
 
 
 def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -59,7 +79,7 @@ def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @one_thread()
 def _one_process(start: Tensors, n: int) -> tuple[Tensors, list[list[float]]]:
-    """Return the weights at the end and, for every second step, the loss of each rank."""
+    """Return the weights at the end and, for each step, the loss of each rank."""
     model = started(classifier(), start)
     optimizer = torch.optim.SGD(model.parameters(), lr=LOG_RATE)
     batches = [_batches(rank) for rank in range(n)]
@@ -69,8 +89,7 @@ def _one_process(start: Tensors, n: int) -> tuple[Tensors, list[list[float]]]:
         losses = [F.cross_entropy(model(images), labels) for images, labels in (own[step] for own in batches)]
         (torch.stack(losses).sum() / n).backward()
         optimizer.step()
-        if step % 2 == 1:
-            logged.append([loss.item() for loss in losses])
+        logged.append([loss.item() for loss in losses])
     return copies(model.parameters()), logged
 
 
@@ -79,10 +98,10 @@ def _judge_log(logs: Sequence[Any], losses: list[list[float]]) -> None:
 
     Args:
         logs: what each rank returned.
-        losses: for every second step the loss of each rank.
+        losses: for each step the loss of each rank.
     """
     n = len(logs)
-    means = [sum(row) / n for row in losses]
+    means = [sum(row) / n for row in losses[1::2]]
     log = numbers(logs[0])
     if log is None or len(log) != len(means):
         raise Wrong(
@@ -103,8 +122,13 @@ def _judge_log(logs: Sequence[Any], losses: list[list[float]]) -> None:
 
 def _judge_entries(log: list[float], means: list[float], losses: list[list[float]]) -> None:
     """Raise what is wrong with the losses that rank 0 logged."""
-    n, own = len(losses[0]), [row[0] for row in losses]
+    n, own = len(losses[0]), [row[0] for row in losses[1::2]]
     known = {
+        "even_steps": (
+            [sum(row) / n for row in losses[::2]],
+            "Rank 0 logs the first and the third step. Every second step is the second, the fourth and so on: what is "
+            "`step` there?",
+        ),
         "own_loss": (
             own,
             f"Nothing hangs, but rank 0 logs {log[0]:.4f}, its own loss, where the mean over {n} ranks is "

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.errors import sentence
 from torchcourse.checks.kit import on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.traffic import Traffic, watched
 from torchcourse.ranks.run import RankError
@@ -23,10 +24,10 @@ def ring_all_reduce(learner: Callable) -> str:
             _judge_ring(learner, (12, 24, 10, 5, 1), world_size)
         except (Wrong, RankError) as error:
             _judge_ring(learner, (12, 24), world_size)
-            what = error.hint if isinstance(error, Wrong) else f"Your code stopped with {error.kind}: {error.message}."
+            what = error.hint if isinstance(error, Wrong) else sentence(error)
             raise Wrong(
                 "not_divisible",
-                f"On {world_size} ranks the lengths 12 and 24 are right, but one of 10, 5 and 1 is not. {what}",
+                f"{what}\nOn {world_size} ranks the lengths 12 and 24 are right; this came of 10, 5 or 1.",
             ) from None
     return (
         "The sums of dist.all_reduce, on 2, 3 and 4 ranks, for lengths from 1 to 24; and no rank sent more than "
@@ -43,8 +44,16 @@ LEFT_ALONE = (
     "make the same calls, equally often?"
 )
 SIZES_DIFFER = (
-    "A message was longer than what the receiver had made ready, and the process of a rank died of it. The same call "
-    "must have tensors of the same length on all ranks that meet in it."
+    "A message was longer than what the receiver had made ready, and the process of a rank died of it. Compare what "
+    "one rank sends with the `incoming` of its right neighbor: is it as many numbers, and of the same dtype?"
+)
+TUPLE = (
+    "`chunks` is a tuple: Python lets nobody put another tensor in the place of an entry, as `chunks[i] = …` and "
+    "`chunks[i] += …` do. What an entry holds can be changed all the same, by a method that works in place."
+)
+NONE = (
+    "Your code used None where it wanted a tensor. pass_right() returns nothing: it fills the tensor that it is given "
+    "as `incoming`, which must be there, and as long as what arrives, before the call."
 )
 
 
@@ -71,7 +80,11 @@ def _judge_ring(learner: Callable, lengths: Sequence[int], world_size: int) -> N
         seconds=TIME_LIMIT,
         hang=HANG,
         left_alone=LEFT_ALONE,
-        known={"ProcessDied": ("sizes_differ", SIZES_DIFFER)},
+        known={
+            "ProcessDied": ("sizes_differ", SIZES_DIFFER),
+            "'tuple' object does not support item assignment": ("tuple", TUPLE),
+            "NoneType": ("nothing_returned", NONE),
+        },
     )
     for length, runs in zip(lengths, zip(*by_rank, strict=True), strict=True):
         if used := sorted({name for one in runs for name in one.traffic.collectives}):
@@ -127,7 +140,10 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
                 "second half?",
             )
     complete = torch.stack([one.times.eq(1).all(dim=0) for one in runs])  # [ranks, length]
+    all_sent = all(one.traffic.messages >= 2 * (n - 1) for one in runs)
     if complete.any(dim=1).all() and complete.sum(dim=0).eq(1).all():
+        if all_sent:
+            raise Wrong("not_in_the_tensor", f"Each rank's tensor holds the sum of one chunk. {_ELSEWHERE}")
         raise Wrong(
             "only_reduce_scatter",
             "Each rank has the sum of one chunk, and a different one: reduce-scatter is right. "
@@ -141,20 +157,34 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
         "incomplete",
         f"With {n} ranks, element {element} of {length} on rank {rank} holds the numbers of rank "
         f"{' and '.join(map(str, inside)) or 'nobody'} only. Follow that chunk with the slider of the ring: who holds "
-        "it in each step, and how many steps are there?",
+        "it in each step"
+        + (", and is each sum written into the chunk itself?" if all_sent else ", and how many steps are there?"),
     )
+
+
+_ELSEWHERE = (
+    "The messages of both halves were sent, so the other sums have arrived, but not in the tensor: a name or a list "
+    "entry that gets a new tensor leaves the old one as it was. What writes into a chunk?"
+)
 
 
 def _judge_messages(runs: Sequence[RingRun], length: int) -> None:
     n, element = len(runs), runs[0].before.element_size()
     most = 2 * (n - 1) * -(-length // n) * element
     for rank, one in enumerate(runs):
+        if one.traffic.bytes > most and one.traffic.largest <= -(-length // n) * element:
+            raise Wrong(
+                "too_many_steps",
+                f"The sums are right, and chunks travel, but rank {rank} of {n} sent {one.traffic.messages} of them. "
+                f"Each half of the ring has {n - 1} steps. Which of your steps brings nothing new?",
+            )
         if one.traffic.bytes > most:
             raise Wrong(
                 "too_many_bytes",
                 f"The sums are right, but rank {rank} of {n} sent {one.traffic.bytes} bytes of a tensor of "
                 f"{length * element}: {one.traffic.bytes / (length * element):.2f} times its size, where a ring needs "
-                f"{most / (length * element):.2f}. Do whole tensors travel, or chunks?",
+                f"{most / (length * element):.2f}. The largest message, {one.traffic.largest} bytes, is more than a "
+                "chunk.",
             )
         if not one.traffic.targets <= {(rank - 1) % n, (rank + 1) % n}:
             raise Wrong(

@@ -130,7 +130,7 @@ def _judge_training(runs: Runs, batches: int, expected: Tensors) -> None:
             "Averaged gradients do not bring them together.",
         )
     if not _shared_out(runs, batches):
-        _judge_shares(*(one.seen for one in runs), batches)
+        _judge_shares(runs[0].seen, runs[1].seen, batches)
     if not agree:
         raise Wrong(
             "not_averaged",

@@ -25,11 +25,17 @@ _COLLECTIVES = (
 
 @dataclass
 class Traffic:
-    """What one rank sent by itself, and the collectives it called."""
+    """What one rank sent by itself, the collectives it called, and the ranks to which it let one send its result.
+
+    `largest`: the bytes of the largest message.
+    """
 
     bytes: int = 0
+    messages: int = 0
+    largest: int = 0
     targets: set[int] = field(default_factory=set)
     collectives: list[str] = field(default_factory=list)
+    destinations: set[int] = field(default_factory=set)
 
 
 @contextlib.contextmanager
@@ -39,13 +45,17 @@ def watched() -> Iterator[Traffic]:
     originals = {name: vars(group)[name] for name in ("send", *_COLLECTIVES)}
 
     def send(self: Any, tensors: Sequence[torch.Tensor], target: int, *rest: Any) -> Any:
-        traffic.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        traffic.bytes += size
+        traffic.messages += 1
+        traffic.largest = max(traffic.largest, size)
         traffic.targets.add(target)
         return originals["send"](self, tensors, target, *rest)
 
     def noted(name: str) -> Callable:
         def call(*arguments: Any, **named: Any) -> Any:
             traffic.collectives.append(name.strip("_"))
+            traffic.destinations |= {option.rootRank for option in arguments if isinstance(option, dist.ReduceOptions)}
             return originals[name](*arguments, **named)
 
         return call

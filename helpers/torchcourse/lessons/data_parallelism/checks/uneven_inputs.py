@@ -10,12 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import on_ranks, same
+from torchcourse.checks.kit import AnyOf, on_ranks, refuse_known, same
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 15.0  # seconds for one call; healthy ranks need a fraction of one
 
-_RATE = 1e-3
+_RATE = 1e-4
+_START = 1.0  # the weight
 
 
 @check
@@ -35,22 +36,28 @@ def train_on_all(learner: Callable[..., int]) -> str:
         )
         for rank, (run, count) in enumerate(zip(runs, counts, strict=True)):
             _refuse_batches(run, rank, count)
-        _refuse_weights(runs)
+        _refuse_weights(runs, counts)
     return "Every batch of every rank was used once, and all ranks end with the same weights: 2 and 3 ranks, uneven."
 
 
 class _Recorder(nn.Module):
-    """One weight, and a list of the batches that it was trained on."""
+    """One weight, and a list of the batches that it was trained on: those whose gradient was not 0."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.weight = nn.Parameter(torch.tensor(_START, dtype=torch.float64))
         self.used: list[int] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled():
-            self.used.append(int(x[0].item()))
-        return self.weight * x
+        outputs = self.weight * x
+        if outputs.requires_grad:
+            number = int(x[0].item())
+            outputs.register_hook(lambda gradient: self._note(gradient, number))
+        return outputs
+
+    def _note(self, gradient: torch.Tensor, number: int) -> None:
+        if gradient.any():  # a batch whose loss is counted 0 times only answers the others' all-reduce
+            self.used.append(number)
 
 
 @dataclass
@@ -64,7 +71,7 @@ class Trained:
 
 def _numbers_of(rank: int, count: int) -> list[int]:
     """The numbers of a rank's batches; a batch is filled with its number."""
-    return list(range(10 * rank, 10 * rank + count))
+    return list(range(10 * rank + 1, 10 * rank + 1 + count))
 
 
 def _train(learner: Callable, counts: list[int]) -> Trained:
@@ -76,51 +83,87 @@ def _train(learner: Callable, counts: list[int]) -> Trained:
         torch.full((2,), float(number), dtype=torch.float64, device=device())
         for number in _numbers_of(rank, counts[rank])
     ]
-    returned = learner(ddp, optimizer, lambda output: output.pow(2).mean(), batches)
+    returned = learner(ddp, optimizer, lambda output: (output + 1).pow(2).mean(), batches)
     return Trained(returned, model.used, model.weight.item())
 
 
 def _refuse_batches(run: Trained, rank: int, count: int) -> None:
-    if len(run.used) < count:
+    own = set(_numbers_of(rank, count))
+    if foreign := set(run.used) - own:
+        raise Wrong(
+            "not_its_own",
+            f"Rank {rank} trained on {len(foreign)} kind{'s' * (len(foreign) > 1)} of batches that are none of its "
+            "own, with a loss that counts. Its own are to be used, each once.",
+        )
+    if len(set(run.used)) < count:
         raise Wrong(
             "left_out",
-            f"Rank {rank} has {count} batches and used {len(run.used)} of them. No error, and part of the data is "
+            f"Rank {rank} has {count} batches and used {len(set(run.used))} of them. No error, and part of the data is "
             "never seen. Can the others take part in its steps without data of their own?",
         )
-    if run.used != _numbers_of(rank, count):
+    if len(run.used) > count:
         raise Wrong(
             "used_twice",
-            f"Rank {rank} should use each of its {count} batches once, in order; it made {len(run.used)} "
-            "training passes. A repeated batch counts twice as much as the others.",
+            f"Rank {rank} has {count} batch{'es' * (count > 1)} and made {len(run.used)} training passes whose loss "
+            "counts. A repeated batch counts more than the others.",
         )
     if run.returned != count:
         raise Wrong("count", f"Rank {rank} trained on {count} batches, but returned {run.returned!r}.")
 
 
-def _refuse_weights(runs: list[Trained]) -> None:
+def _refuse_weights(runs: list[Trained], counts: list[int]) -> None:
     weights = [run.weight for run in runs]
+    if not same(weights, weights[:1] * len(runs)) and len(set(counts)) == 1:
+        raise Wrong(
+            "not_averaged",
+            f"Each rank has {counts[0]} batches, so none runs out, and still they end with different weights "
+            f"({min(weights):.4f} to {max(weights):.4f}). Are the gradients averaged at all? The wrapper, ddp(batch), "
+            "does that, in backward().",
+        )
     if not same(weights, weights[:1] * len(runs)):
         raise Wrong(
             "ranks_disagree",
             f"All batches were used, but the ranks end with different weights ({min(weights):.4f} to "
             f"{max(weights):.4f}): after some rank had run out, the others went on alone.",
         )
-    if not any(same(weights[0], right) for right in _joined([run.used for run in runs])):
-        raise Wrong(
-            "wrong_value",
-            "The ranks agree, but their weights are not those of averaged steps. In each step the gradients of all "
-            "ranks that still have a batch are averaged. Is there a step without an average, or one too many?",
-        )
+    used = [run.used for run in runs]
+    if any(same(weights[0], right) for right in _joined(used)):
+        return
+    known = {
+        "nothing_moved": (
+            _START,
+            "All batches went through backward(), and the weights never moved. Who takes the step?",
+        ),
+        "not_cleared": (
+            AnyOf(_joined(used, clear=False)),
+            "The ranks agree, but each step also goes along the gradients of the steps before. Who clears them?",
+        ),
+        "one_step": (
+            AnyOf(_joined([numbers[-1:] for numbers in used])),
+            "The ranks agree, but they took one step, with the gradients of the last batches. Every batch has a step.",
+        ),
+        "own_steps": (
+            AnyOf(_joined([numbers])[0] for numbers in used),
+            "The ranks end with the weights of one rank that trained alone: what the others learned is lost.",
+        ),
+    }
+    refuse_known(weights[0], known)
+    raise Wrong(
+        "wrong_value",
+        "The ranks agree, but their weights are not those of averaged steps. In each step the gradients of the ranks "
+        "that still have a batch are added, and divided by the number of all ranks, or of those.",
+    )
 
 
-def _joined(used: list[list[int]]) -> list[float]:
-    """The right final weight: a step divides by all ranks, or by those that still have a batch."""
+def _joined(used: list[list[int]], clear: bool = True) -> list[float]:
+    """The final weight: a step divides by all ranks, or by those that still have a batch; or gradients pile up."""
     results = []
     for by_all in (True, False):
-        weight = 1.0
+        weight, gradient = _START, 0.0
         for step in range(max(len(numbers) for numbers in used)):
             active = [numbers[step] for numbers in used if step < len(numbers)]
-            gradients = [2 * weight * number**2 for number in active]
-            weight -= _RATE * sum(gradients) / (len(used) if by_all else len(active))
+            new = sum(2 * number * (weight * number + 1) for number in active)
+            gradient = new / (len(used) if by_all else len(active)) + (0.0 if clear else gradient)
+            weight -= _RATE * gradient
         results.append(weight)
     return results
