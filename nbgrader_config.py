@@ -11,7 +11,6 @@ from nbgrader.preprocessors import (
     ClearMarkScheme,
     ClearOutput,
     ComputeChecksums,
-    Execute,
     IgnorePattern,
     LimitOutput,
     LockCells,
@@ -25,6 +24,7 @@ from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
     RecoverMetadata,
+    RunInSandbox,
     SaveClampedGrades,
     StderrIsNoError,
 )
@@ -58,7 +58,7 @@ c.GenerateAssignment.preprocessors = [
 ]
 
 c.OverwriteCells.add_missing_cells = True
-c.Execute.timeout = 300
+c.RunInSandbox.timeout = 300  # where nothing can be isolated, and a kernel runs the notebook
 
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,
@@ -69,7 +69,7 @@ c.Autograde.sanitize_preprocessors = [
     CheckCellMetadata,
 ]
 c.Autograde.autograde_preprocessors = [
-    Execute,
+    RunInSandbox,
     IgnorePattern,
     StderrIsNoError,
     CapOutput,

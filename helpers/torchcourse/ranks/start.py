@@ -13,15 +13,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 import psutil
 
+from torchcourse.ranks import server
 from torchcourse.ranks.environ import IN_RANK, under_torchrun
 from torchcourse.ranks.server import NUMBER, READY
 
@@ -97,26 +98,36 @@ def warm_up() -> None:
             _server()
 
 
-class _Server:
-    """The notebook's end of the rank server."""
+def fork_server() -> None:
+    """Fork the rank server from this process, which has imported PyTorch, has one thread and computed no tensor."""
+    global _current
+    with _current_lock:
+        _current = _Server(_forked_server)
 
-    def __init__(self) -> None:
+
+class _Process(Protocol):
+    """What is needed of the rank server's process."""
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+    def terminate(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class _Server:
+    """The notebook's end of the rank server.
+
+    Args:
+        begin: starts the process, which gets this end of the control socket.
+    """
+
+    def __init__(self, begin: Callable[[socket.socket], _Process]) -> None:
         self.owner = os.getpid()
         self._ready = False
         self._lock = threading.Lock()  # two threads may start ranks
         self._control, theirs = socket.socketpair()
-        script = Path(__file__).with_name("server.py")
         with theirs:
-            self._process = subprocess.Popen(
-                # -P: the folder of the script holds this package's modules, which must not become top-level names
-                [sys.executable, "-P", str(script), str(theirs.fileno()), json.dumps(_path())],
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C and the kernel's own signals are for the notebook only
-            )
+            self._process = begin(theirs)
         atexit.register(self.stop)
 
     def alive(self) -> bool:
@@ -183,8 +194,53 @@ def _server() -> _Server:
     global _current
     with _current_lock:
         if _current is None or not _current.alive():
-            _current = _Server()
+            _current = _Server(_started_server)
         return _current
+
+
+def _started_server(control: socket.socket) -> subprocess.Popen:
+    script = Path(__file__).with_name("server.py")
+    return subprocess.Popen(
+        # -P: the folder of the script holds this package's modules, which must not become top-level names
+        [sys.executable, "-P", str(script), str(control.fileno()), json.dumps(_path())],
+        pass_fds=[control.fileno()],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C and the kernel's own signals are for the notebook only
+    )
+
+
+def _forked_server(control: socket.socket) -> "_Forked":
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        os.environ.update(_environment())
+        server.main(os.dup(control.fileno()), _path())
+    return _Forked(pid)
+
+
+class _Forked:
+    """A child of this process, with what is needed of a Popen."""
+
+    def __init__(self, pid: int) -> None:
+        self._process, self._ended = psutil.Process(pid), False
+
+    def poll(self) -> int | None:
+        self._ended = self._ended or os.waitpid(self._process.pid, os.WNOHANG)[0] != 0
+        return 0 if self._ended else None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.wait(timeout)
+        self._ended = True
+        return 0
 
 
 def _path() -> list[str]:

@@ -1,4 +1,4 @@
-"""Grade a class with stock nbgrader: `python -m torchcourse.tools.classroom.grade`, or `make grade`.
+"""Grade a class with nbgrader, several submissions at a time: `python -m torchcourse.tools.classroom.grade`.
 
 The folder of the class holds what was handed in, as nbgrader collects it:
 
@@ -7,8 +7,8 @@ The folder of the class holds what was handed in, as nbgrader collects it:
 Beside it appear gradebook.db (nbgrader's own, for manual grading in its formgrader), autograded/, feedback/ and
 grades.csv. Each submission is graded by itself: one that fails is named with the reason, and the others go on.
 
-What is handed in is code, and it runs as you. nbgrader is no security boundary: grade strangers' notebooks on a
-machine, or under an account, that holds nothing else.
+What is handed in is code. It runs in a sandbox (`execution`), several notebooks at a time; one process alone writes
+into the gradebook.
 """
 
 import argparse
@@ -17,17 +17,25 @@ import logging
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
+import nbformat
+from nbformat.notebooknode import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from tqdm import tqdm
+from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
+from torchcourse.tools.classroom import execution
+from torchcourse.tools.classroom.preprocessors import UNPROTECTED, RunInSandbox
+from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
 State = Literal["graded", "needs manual grading", "failed"]
@@ -57,6 +65,7 @@ def grade_class(folder: Path, lessons: list[str] | None = None, root: Path = ROO
         FileNotFoundError: when there is nothing to grade, or a lesson does not exist; the message says what does.
     """
     submissions = find_submissions(folder, lessons, root)
+    grades: list[Grade] = []
     # nbgrader asks its database tool for a version by the name of its command, which lies beside this Python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with tempfile.TemporaryDirectory() as course:
@@ -64,7 +73,10 @@ def grade_class(folder: Path, lessons: list[str] | None = None, root: Path = ROO
         for lesson in sorted({lesson for _, lesson in submissions}):
             grader.register(lesson)
         progress = tqdm(submissions, desc="Grading", unit="submission", file=sys.stdout, disable=None)
-        grades = [grader.grade(student, lesson) for student, lesson in progress]
+        with _Runs(grader, submissions) as runs:
+            for number, (student, lesson) in enumerate(progress):
+                runs.begin(number)
+                grades.append(grader.grade(student, lesson))
     with (folder / "grades.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Grade)])
@@ -110,14 +122,37 @@ class _Grader:
             self._converter(Autograde, lesson, student, messages).start()
             self._converter(GenerateFeedback, lesson, student).start()
         except NbGraderException:
+            RunInSandbox.notes.clear()
             return Grade(student, lesson, "failed", None, None, messages.reason() or "nbgrader gave no reason")
+        notes = {notebook: RunInSandbox.notes[key] for key in list(RunInSandbox.notes) for notebook in key[2:]}
+        RunInSandbox.notes.clear()
         with Gradebook(self._database, "torchcourse") as book:
             try:
                 result = book.find_submission(lesson, student)
             except MissingEntry:
                 return Grade(student, lesson, "failed", None, None, "nbgrader kept no score")
-            state: State = "needs manual grading" if result.needs_manual_grade else "graded"
+            manual = result.needs_manual_grade or any(one.needs_person for one in notes.values())
+            state: State = "needs manual grading" if manual else "graded"
+            note = "; ".join([note] * bool(note) + [f"{name} {one.text}" for name, one in notes.items() if one.text])
             return Grade(student, lesson, state, result.score, result.max_score, note)
+
+    def sanitized(self, student: str, lesson: str) -> dict[str, NotebookNode]:
+        """Return a submission's notebooks as they will be run, by name; those that cannot be read are left out."""
+        found = {}
+        config = self._config(lesson, student)
+        for path in sorted((self.folder / "submitted" / student / lesson).glob("*.ipynb")):
+            if path.name in self._unknown_notebooks(student, lesson):
+                continue
+            place = {"student": student, "assignment": lesson, "notebook": path.stem, "db_url": self._database}
+            resources = {"nbgrader": place, "unique_key": path.stem, "metadata": {"name": path.stem}}
+            try:
+                notebook = nbformat.read(path, as_version=4)
+                for mend in config.Autograde.sanitize_preprocessors:
+                    notebook, resources = mend(config=config)(notebook, resources)
+            except Exception:
+                continue  # nbgrader meets the same error, and names it
+            found[path.stem] = notebook
+        return found
 
     @property
     def _database(self) -> str:
@@ -128,18 +163,51 @@ class _Grader:
         handed_in = {path.name for path in (self.folder / "submitted" / student / lesson).glob("*.ipynb")}
         return sorted(handed_in - known)
 
-    def _converter(self, kind: type, lesson: str, student: str, handler: logging.Handler | None = None) -> Any:
+    def _config(self, lesson: str, student: str) -> Config:
         config = nbgrader_config(self.root, self.folder)
         config.CourseDirectory.source_directory = str(self.course / "solutions")
         config.CourseDirectory.release_directory = str(self.course / "notebooks")
         config.CourseDirectory.db_url = self._database
         config.CourseDirectory.assignment_id = lesson
         config.CourseDirectory.student_id = student
+        return config
+
+    def _converter(self, kind: type, lesson: str, student: str, handler: logging.Handler | None = None) -> Any:
+        config = self._config(lesson, student)
         log = logging.Logger(f"nbgrader-{lesson}-{student}")
         log.addHandler(handler or logging.NullHandler())
         converter = kind(coursedir=CourseDirectory(config=config), config=config, log=log)
         converter.force = True
         return converter
+
+
+class _Runs:
+    """Runs submissions ahead of the one that is being written into the gradebook."""
+
+    def __init__(self, grader: _Grader, submissions: list[tuple[str, str]]) -> None:
+        self._grader, self._submissions, self._begun = grader, submissions, 0
+        self._workers = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers)
+
+    def begin(self, number: int) -> None:
+        """Begin submission `number`, and those that come soon after it."""
+        if not POSSIBLE:
+            return
+        ahead = self._submissions[self._begun : number + 1 + 2 * self._workers]
+        for student, lesson in ahead:
+            for name, notebook in self._grader.sanitized(student, lesson).items():
+                run = self._pool.submit(execution.execute, notebook)
+                RunInSandbox.prepared[student, lesson, name] = (notebook, run)
+        self._begun += len(ahead)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        RunInSandbox.prepared.clear()
 
 
 class _Messages(logging.Handler):
@@ -169,6 +237,8 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
+    if not (POSSIBLE and execution.is_isolated()):
+        print(UNPROTECTED)
     width = max(len(grade.student) for grade in grades)
     for grade in grades:
         score = "   –" if grade.score is None else f"{grade.score:4g} of {grade.max_score:g}"

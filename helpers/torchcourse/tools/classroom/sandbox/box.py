@@ -1,0 +1,219 @@
+"""A sandbox as a grader uses it: begun in milliseconds, given one cell at a time, and ended with all that it started.
+
+    with Warm() as warm, Box(warm) as box:
+        outputs = box.run("1 + 1", processor=60, wall=300)
+
+Nothing of a cell is in the sandbox before it is to run. Linux only; `Warm` says what the machine allows.
+"""
+
+import contextlib
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from torchcourse.tools.classroom.sandbox import frames
+
+POSSIBLE = sys.platform == "linux"
+MEMORY = 8 * 2**30
+"""Bytes that all processes of a sandbox may have in memory together."""
+
+ENVIRONMENT = {
+    "NBGRADER_EXECUTION": "autograde",
+    "OMP_NUM_THREADS": "1",  # from before PyTorch is imported, so that forking is safe
+    "MKL_NUM_THREADS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # else c10d warns that loopback has no name
+    "MPLBACKEND": "agg",
+    "LANG": "C.UTF-8",
+}
+"""What a sandbox finds in its environment, besides the search path for programs."""
+
+_START = 300.0  # seconds: to import PyTorch on a crowded machine
+_GRACE = 5.0  # seconds that an interrupted cell has to end
+_LOOK = 0.25  # seconds from look to look at a running cell
+
+
+class Warm:
+    """The process that forks sandboxes. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair()
+        script = Path(__file__).with_name("warm.py")
+        environment = os.environ | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(script), str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._control.settimeout(_START)
+        answer = self._control.recv(2**16)
+        if not answer:
+            raise RuntimeError("The process that starts the sandboxes ended unexpectedly.")
+        said = json.loads(answer)
+        self.isolated: bool = said["isolated"]
+        self.reason: str = said["reason"]
+
+    def fork(self, request: dict[str, Any]) -> tuple[psutil.Process, socket.socket]:
+        """Start a sandbox; return its process and the grader's end of its channel."""
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
+            pid = int.from_bytes(self._control.recv(8), "big")
+        return psutil.Process(pid), ours
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+
+
+_TOO_LONG = {
+    "output_type": "error",
+    "ename": "TimeLimit",
+    "evalue": "This cell took more time than the grader gives it, and was interrupted.",
+    "traceback": ["This cell took more time than the grader gives it, and was interrupted."],
+}
+
+
+class Died(Exception):
+    """The sandbox has ended, or was ended; the message says why, for the teacher."""
+
+
+class Box:
+    """One sandbox.
+
+    Args:
+        warm: forks it.
+    """
+
+    def __init__(self, warm: Warm) -> None:
+        self._folder = tempfile.mkdtemp(prefix="graded-")  # used where nothing can be isolated
+        environment = ENVIRONMENT | {"PATH": os.environ.get("PATH", os.defpath)}
+        request = {"isolated": warm.isolated, "environment": environment, "folder": f"{self._folder}/work"}
+        self._isolated = warm.isolated
+        self._process, self._channel = warm.fork(request)
+        self._reader = frames.Reader()
+        self._number = 0
+
+    def run(self, source: str, processor: float, wall: float, whole: float = math.inf) -> list[dict[str, Any]]:
+        """Run a cell; return its outputs, as a notebook keeps them.
+
+        A cell that takes too long is interrupted, which is an error in its outputs.
+
+        Args:
+            source: the cell's text.
+            processor: seconds of processor time, of all processes together.
+            wall: seconds on the clock.
+            whole: seconds of processor time since the sandbox began.
+
+        Raises:
+            Died: when the sandbox ended in the middle, by itself or because of its limits.
+        """
+        self._number += 1
+        with contextlib.suppress(OSError):  # then the answer is missing too
+            frames.send(self._channel, {"source": source, "number": self._number})
+        begun, used = time.monotonic(), self._processor_time()
+        interrupted = 0.0
+        while True:
+            if (message := self._message()) is not None:
+                return [*message["outputs"], *([_TOO_LONG] if interrupted else [])]
+            if self._memory() > MEMORY:
+                raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
+            spent, passed = self._processor_time() - used, time.monotonic() - begun
+            if interrupted and time.monotonic() - interrupted > _GRACE:
+                raise Died(f"a cell did not end after {spent:.0f} s of processor time, nor when it was interrupted")
+            if used + spent > whole:
+                raise Died(f"all cells together took more than {whole:.0f} s of processor time")
+            if not interrupted and (spent > processor or passed > wall):
+                interrupted = time.monotonic()
+                self._interrupt()
+
+    def end(self) -> None:
+        """End every process of the sandbox, and remove what it wrote."""
+        self._channel.close()
+        for process in [*self._tree(), self._process]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(psutil.Error):
+            self._process.wait(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def _message(self) -> dict[str, Any] | None:
+        """Wait a moment for a part of the answer; return it once it is whole."""
+        readable, _, _ = select.select([self._channel], [], [], _LOOK)
+        if not readable:
+            if self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
+                return None
+            raise Died("the process ended in the middle of a cell")
+        try:
+            data = self._channel.recv(2**20)
+            if not data:
+                raise Died("the process ended in the middle of a cell")
+            message = self._reader.add(data)
+        except (OSError, ValueError) as error:
+            raise Died("the process sent what is no answer, and was ended") from error
+        if message is None:
+            return None
+        if message.get("number") != self._number or not isinstance(message.get("outputs"), list):
+            raise Died("the process sent what is no answer to this cell, and was ended")
+        return message
+
+    def _tree(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return self._process.children(recursive=True)
+        return []
+
+    def _processor_time(self) -> float:
+        """Seconds of processor time so far, of all processes that live and of those that they have waited for."""
+        spent = 0.0
+        for process in [self._process, *self._tree()]:
+            with contextlib.suppress(psutil.Error):
+                spent += sum(process.cpu_times()[:4])
+        return spent
+
+    def _memory(self) -> int:
+        """Bytes in memory that belong to this sandbox alone."""
+        size = 0
+        for process in self._tree():
+            with contextlib.suppress(psutil.Error):
+                info = process.memory_info()
+                size += info.rss - info.shared
+        return size
+
+    def _interrupt(self) -> None:
+        """Interrupt what runs the cells: isolated, it is the first child's child."""
+        with contextlib.suppress(psutil.Error, IndexError):
+            cells = self._process.children()[0] if self._isolated else self._process
+            cells.send_signal(signal.SIGINT)

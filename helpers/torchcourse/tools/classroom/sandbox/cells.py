@@ -1,0 +1,131 @@
+"""Within the sandbox: run cells in IPython, and keep what each of them puts out, as a notebook keeps it."""
+
+import builtins
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+MOST_OUTPUT = 2**20
+"""Characters that a cell's outputs may have together; what comes after is dropped."""
+
+
+class Outputs:
+    """The outputs of the cell that runs."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self._left = MOST_OUTPUT
+
+    def take(self) -> list[dict[str, Any]]:
+        """Return the outputs so far, and begin anew."""
+        kept, self.kept, self._left = self.kept, [], MOST_OUTPUT
+        return kept
+
+    def stream(self, name: str, text: str) -> None:
+        text = text[: self._left]
+        self._left -= len(text)
+        if not text:
+            return
+        if self.kept and self.kept[-1].get("name") == name:
+            self.kept[-1]["text"] += text
+        else:
+            self.kept.append({"output_type": "stream", "name": name, "text": text})
+
+    def show(self, kind: str, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        texts = {name: value for name, value in data.items() if isinstance(value, str | dict)}
+        size = sum(len(str(value)) for value in texts.values())
+        if size > self._left:
+            texts = {"text/plain": str(data.get("text/plain", ""))[: self._left]}
+        self._left -= min(size, self._left)
+        number = {"execution_count": None} if kind == "execute_result" else {}
+        self.kept.append({"output_type": kind, "data": texts, "metadata": metadata} | number)
+
+    def error(self, kind: type, error: BaseException, lines: list[str]) -> None:
+        """An error is kept whatever came before it: it decides about points."""
+        text = str(error)[:10_000]
+        lines = [line[:10_000] for line in lines[-100:]]
+        self.kept.append({"output_type": "error", "ename": kind.__name__, "evalue": text, "traceback": lines})
+
+
+class Shell(InteractiveShell):
+    """IPython without a front end."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        super().__init__(displayhook_class=_results(outputs), display_pub_class=_displays(outputs))
+        self._outputs = outputs
+        if self.history_manager is not None:
+            self.history_manager.enabled = False
+
+    def _showtraceback(self, etype: type, evalue: BaseException, stb: str | list[str]) -> None:
+        self._outputs.error(etype, evalue, stb.splitlines() if isinstance(stb, str) else list(stb))
+
+
+def _results(outputs: Outputs) -> type[DisplayHook]:
+    class Results(DisplayHook):
+        def write_output_prompt(self) -> None:
+            """There is none."""
+
+        def write_format_data(self, format_dict: dict, md_dict: dict | None = None) -> None:
+            outputs.show("execute_result", format_dict, md_dict or {})
+
+        def finish_displayhook(self) -> None:
+            """Nothing was written that a line would have to end."""
+
+    return Results
+
+
+def _displays(outputs: Outputs) -> type[DisplayPublisher]:
+    class Displays(DisplayPublisher):
+        def publish(self, data: dict, metadata: dict | None = None, *_source: Any, **options: Any) -> None:
+            if not options.get("update"):
+                outputs.show("display_data", data, metadata or {})
+
+        def clear_output(self, wait: bool = False) -> None:
+            outputs.take()
+
+    return Displays
+
+
+class _Stream(io.TextIOBase):
+    encoding = "utf-8"
+
+    def __init__(self, name: str, outputs: Outputs) -> None:
+        self._name, self._outputs = name, outputs
+
+    def write(self, text: str) -> int:
+        self._outputs.stream(self._name, text)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+
+def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str, Any]], None]) -> None:
+    """Run each cell that arrives, and send back its outputs, until no more arrive."""
+    outputs = Outputs()
+    Shell.clear_instance()
+    shell = Shell(outputs)
+    for asked in (Shell, InteractiveShell):  # by get_ipython() and display()
+        asked._instance = shell  # type: ignore[assignment]  # traitlets declares it as None
+    builtins.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
+    shell.user_ns["get_ipython"] = builtins.get_ipython  # type: ignore[attr-defined]
+    while (message := receive()) is not None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        owner = os.getpid()
+        try:
+            shell.run_cell(message["source"], store_history=True)
+        except SystemExit as error:
+            outputs.error(SystemExit, error, ["SystemExit"])
+        finally:
+            if os.getpid() != owner:  # a copy of this process that the cell made
+                os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        send({"number": message["number"], "outputs": outputs.take()})

@@ -1,0 +1,171 @@
+"""What handed-in code cannot reach: Linux namespaces, a file system of its own, and limits. As root or as any user.
+
+A process that has entered has no network but its own loopback, sees no process but its own, and no file but what is
+named here, read-only. What it writes goes to memory and ends with it. The calls are those of unshare(2), mount(2),
+mount_setattr(2), pivot_root(2), capset(2) and prctl(2).
+"""
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a submission may use. Memory and processor time of the whole tree of processes are watched from outside."""
+
+    memory: int = 6144 * MEBIBYTE  # bytes of data per process
+    processes: int = 256
+    file_size: int = 256 * MEBIBYTE
+    disk: int = 1024 * MEBIBYTE  # bytes of /tmp, and the same again of shared memory
+    open_files: int = 1024
+
+
+def enter(limits: Limits, readable: Iterable[Path]) -> None:
+    """Go on in a new process that is alone in its namespaces; the calling one waits for it and ends as it ends.
+
+    The calling process must have one thread.
+
+    Args:
+        limits: what may be used.
+        readable: files and folders that are visible, at their own places.
+
+    Raises:
+        OSError: if this machine does not allow it. Then the process may be in some of the namespaces already.
+    """
+    user, group = os.getuid(), os.getgid()
+    _call("unshare", _libc.unshare(sum(_NAMESPACES)))
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{_USER} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{_USER} {group} 1")
+    with socket.socket() as probe:
+        fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _IFF_UP_RUNNING))
+    child = os.fork()
+    if child:
+        _end_as(child)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _new_root(limits, [path for path in readable if path.exists()])
+    limit(limits)
+    _call("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    nothing = struct.pack("6I", *[0] * 6)
+    _call("capset", _libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), nothing))
+
+
+def limit(limits: Limits) -> None:
+    """Set the limits that the system counts per process, or per user."""
+    for what, most in (
+        (resource.RLIMIT_DATA, limits.memory),
+        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_FSIZE, limits.file_size),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+
+
+def visible() -> list[Path]:
+    """Return what a lesson reads: this Python, its packages, the course, and what the system's programs need."""
+    import torchcourse
+
+    places = [Path(sys.prefix), Path(sys.base_prefix), Path(str(torchcourse.__file__)).parent]
+    system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys", *_SETTINGS]
+    return [*(Path(name) for name in system), *dict.fromkeys(place.resolve() for place in places)]
+
+
+_SETTINGS = [
+    f"/etc/{name}"
+    for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "nsswitch.conf")
+]
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+
+
+def _end_as(child: int) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _new_root(limits: Limits, readable: list[Path]) -> None:
+    """Make a file system in memory that holds what is readable, and let it be all there is."""
+    _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
+    links = [path for path in readable if path.is_symlink()]
+    places = [path for path in readable if not path.is_symlink()]
+    devices = [Path("/dev") / name for name in _DEVICES]
+    opened = {path: os.open(path, os.O_PATH) for path in [*places, *devices]}
+    root = Path("/tmp")
+    _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=755")
+    for path, fd in opened.items():
+        target = root / path.relative_to("/")
+        if any(parent in opened for parent in path.parents):
+            os.close(fd)
+            continue  # it lies within a place that is visible already
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            target.touch()
+        _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC)
+        os.close(fd)
+        _read_only(target, device=path in devices)
+    for path in links:  # as /bin → usr/bin
+        (root / path.relative_to("/")).symlink_to(os.readlink(path))
+    for name in ("proc", "tmp", "dev/shm", "old"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "dev/fd").symlink_to("/proc/self/fd")
+    _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    for name in ("tmp", "dev/shm"):
+        _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=1777")
+    _call("pivot_root", _libc.syscall(_PIVOT_ROOT, str(root).encode(), str(root / "old").encode()))
+    os.chdir("/")
+    _call("umount", _libc.umount2(b"/old", _MNT_DETACH))
+    os.rmdir("/old")
+    _read_only(Path("/"), device=False, recursive=False)
+
+
+def _read_only(path: Path, device: bool, recursive: bool = True) -> None:
+    flags = _ATTR_RDONLY | _ATTR_NOSUID | (0 if device else _ATTR_NODEV)
+    attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
+    how = _AT_RECURSIVE if recursive else 0
+    result = _libc.syscall(_MOUNT_SETATTR, -100, str(path).encode(), how, ctypes.byref(attributes), 32)
+    _call(f"mount_setattr {path}", result)
+
+
+def _mount(source: str | None, target: Path | str, kind: str | None, flags: int, data: str | None = None) -> None:
+    def encoded(text: str | None) -> bytes | None:
+        return None if text is None else text.encode()
+
+    result = _libc.mount(encoded(source), str(target).encode(), encoded(kind), flags, encoded(data))
+    _call(f"mount {target}", result)
+
+
+def _call(what: str, result: int) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_USER = 1000  # who it is inside
+_NAMESPACES = (0x10000000, 0x20000, 0x8000000, 0x20000000, 0x40000000, 0x4000000)  # user, mount, ipc, pid, net, uts
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 0x1000, 0x4000, 0x40000
+_MNT_DETACH, _AT_RECURSIVE = 2, 0x8000
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
+_MOUNT_SETATTR = 442
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 1 | 64
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CAPABILITY_VERSION_3 = 0x20080522
