@@ -319,7 +319,8 @@ figures.show(draw_memory(evaluation, capacity=evaluation.capacity), describe_mem
 #
 # ●●○ · 6 minutes · good for: this is the most common out-of-memory outside of training.
 #
-# Same accuracy over all samples, on the same device. After it, training must be possible as before. Smaller batches are no repair: try them, and see why.
+# Same accuracy over all samples, on the same device. No forward pass keeps what only a backward pass needs. After it, training must be possible as
+# before. Smaller batches are no repair: try them, and see why.
 
 
 # %% exercise: evaluate
@@ -487,7 +488,7 @@ with SimulatedDevice("24 MiB") as finder_device:
 #
 # ●●○ · 8 minutes · good for: the batch you want on the device you have.
 #
-# Cut the batch into `parts` (the last ones may be smaller), and leave in `.grad` exactly the gradient of `loss_fn(model(x), y)` over the whole batch.
+# Cut the batch into `parts` (the last ones may be smaller), and add to `.grad` exactly the gradient of `loss_fn(model(x), y)` over the whole batch.
 # `loss_fn` takes a mean, like `F.cross_entropy`. Only one part's activations may be alive at a time.
 
 
@@ -513,6 +514,8 @@ for _samples, _parts in ((10, 3), (33, 32)):
     _model.zero_grad()
     accumulate(_model, F.cross_entropy, _x, _y, _parts)
     assert all(torch.allclose(_p.grad, _g) for _p, _g in zip(_model.parameters(), _whole, strict=True))
+    accumulate(_model, F.cross_entropy, _x, _y, _parts)
+    assert all(torch.allclose(_p.grad, 2 * _g) for _p, _g in zip(_model.parameters(), _whole, strict=True))
 ### END HIDDEN TESTS
 checked
 

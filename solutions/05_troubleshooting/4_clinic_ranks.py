@@ -260,7 +260,8 @@ def detection_loss(logits, targets):
 # %% patient: details_are_lost
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts.
+# ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts. Whoever reads the log in the morning
+# has to see what happened to a bad line: keep nothing silent.
 
 
 # %% repair: details_are_lost

@@ -52,21 +52,30 @@ EXIT = "sys.exit(2)"
 LINES = "        self.lines = Path(path).read_text().splitlines()\n"
 GET = "        return parse_record(self.lines[index])\n"
 RAISE = (EXIT, 'raise ValueError("a bad record")')
+FILTERED = LINES + "        good = [x for x in self.lines if len(x) == 1570]\n"
+COLLATE = (
+    "multiprocessing_context=",
+    "collate_fn=lambda rows: torch.utils.data.default_collate([r for r in rows if r]), multiprocessing_context=",
+)
 TRY = "        try:\n    " + GET + "        except ValueError:\n            "
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        [(LINES, LINES + "        self.lines = [x for x in self.lines if len(x.partition(' ')[2]) == 1568]\n")],
-        [  # left out when a batch is put together
-            (EXIT, "return None"),
+        [(LINES, FILTERED + "        print(len(good), 'lines of', len(self.lines))\n        self.lines = good\n")],
+        [(LINES, FILTERED + "        self.left_out = set(self.lines) - set(good)\n        self.lines = good\n")],
+        [
             (
-                "multiprocessing_context=",
-                "collate_fn=lambda rows: torch.utils.data.default_collate("
-                "[r for r in rows if r]), multiprocessing_context=",
-            ),
+                LINES,
+                FILTERED
+                + "        __import__('logging').warning('%d lines', len(self.lines))\n        self.lines = good\n",
+            )
         ],
+        [
+            (EXIT, "print('a bad line:', line[:5])\n        return None"),
+            COLLATE,
+        ],  # left out when a batch is put together
     ],
 )
 def test_details_are_lost_accepts(changes):
@@ -83,6 +92,9 @@ def test_details_are_lost_accepts(changes):
         ([RAISE, (GET, TRY + "return torch.zeros(784), 0\n")], "invented_image"),
         ([RAISE, (GET, TRY + "return self[(index + 1) % len(self)]\n")], "sample_twice"),
         ([(LINES, LINES.rstrip() + "[100:140]\n")], "samples_lost"),
+        ([(LINES, FILTERED + "        self.lines = good\n        print(len(good), 'from', path)\n")], "silent"),
+        ([(EXIT, "return None"), COLLATE], "silent"),
+        ([(LINES, FILTERED + "        self.lines = good\n"), (" / 255", "")], "pixels_changed"),
         (
             [
                 (LINES, LINES + "        self.lines = [x for x in self.lines if len(x) == 1570]\n"),

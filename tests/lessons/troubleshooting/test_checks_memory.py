@@ -130,9 +130,8 @@ def in_smaller_batches(model, batches):
     "learner",
     [
         with_no_grad,
-        counted,
+        torch.no_grad()(counted),
         torch.inference_mode()(collect),
-        lambda model, batches: collect(model, batches, torch.Tensor.detach),
         lambda model, batches: torch.tensor(with_no_grad(model, batches)),
     ],
 )
@@ -146,6 +145,8 @@ def test_evaluate_accepts(learner):
         (collect, "still_out_of_memory"),
         (in_smaller_batches, "still_out_of_memory"),
         (in_train_mode, "training_mode"),
+        (counted, "graph_recorded"),
+        (lambda model, batches: collect(model, batches, torch.Tensor.detach), "graph_recorded"),
         (muted, "wrong_value"),
         (switched_off_for_good, "gradients_off"),
         (frozen, "gradients_off"),
@@ -302,6 +303,7 @@ def test_accumulate_accepts(learner):
         (lambda *a: accumulate(*a, share=lambda part, x, parts: 1 / parts), "uneven"),
         (one_backward, "no_memory_saved"),
         (cleared, "wrong_gradient"),
+        (lambda model, *rest: model.zero_grad() or accumulate(model, *rest), "gradient_cleared"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y), "no_gradient"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),
     ],

@@ -19,6 +19,7 @@ from torchcourse.checks.kit import copies, number, numbers, refuse_known, same
 from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp, small_cnn
 from torchcourse.units import format_bytes
 
@@ -51,7 +52,7 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
     tracker = SimulatedDevice("24 MiB")
     room = format_bytes(tracker.capacity)
     try:
-        with tracker:
+        with TrainingRecorder() as record, tracker:
             tracker.watch(model, *[tensor for batch in batches for tensor in batch])
             given = learner(model, batches)
     except torch.OutOfMemoryError:
@@ -82,6 +83,13 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
             "wrong_value",
             f"It fits, but the accuracy over all batches is {right:.4f}, and you return {accuracy:.4f}. Does every "
             "sample count, and each alike?",
+        )
+    if record.trained:
+        raise Wrong(
+            "graph_recorded",
+            f"The accuracy is right, and it fits. But {len(record.trained)} of {len(record.passes)} forward passes "
+            "still keep their activations for a backward pass that never comes: a model as large as the memory allows "
+            "has no room for that, with a single batch either. What keeps them from being recorded?",
         )
     return f"{len(batches)} batches on {room}, a peak of {format_bytes(tracker.peak)}, and the right accuracy."
 
@@ -323,6 +331,13 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int) -
             "no_memory_saved",
             f"The gradients are right, but 4 parts need {format_bytes(peak)} of activations, and the whole batch at "
             f"once needs {format_bytes(plain)}. When are the activations of the first part released?",
+        )
+    learner(model, F.cross_entropy, x, y, parts)
+    if same(_gradients(model), right, 1e-7):
+        raise Wrong(
+            "gradient_cleared",
+            "The gradients are right, and what was in .grad before is gone: called a second time, your function leaves "
+            "the same again. It is to add to .grad; who calls it clears.",
         )
 
 

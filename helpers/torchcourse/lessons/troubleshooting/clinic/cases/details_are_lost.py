@@ -1,19 +1,25 @@
 """Patient: `sys.exit` on a bad line, in a parser that runs inside a worker of a DataLoader."""
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.errors import message_of
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
-from torchcourse.ranks.run import RankError
+from torchcourse.ranks.run import RankError, RankTimeout
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images [B, 784] and labels [B]."""
@@ -49,33 +55,66 @@ def evidence(program: Program) -> None:
 def judge(program: Program, seed: int) -> str:
     """Load files with bad lines at other places for two epochs, in a process of its own; compare what arrives."""
     count = 150 + 7 * seed
-    files = {"first.txt": (20 + seed, 99), "second.txt": (0, 3 + seed, count - 1)}
+    first, second = (20 + seed, 99), (0, 3 + seed, count - 1)
+    files = [(count, first), (count, second), (count - len(first), ())]  # the last one is whole
     with tempfile.TemporaryDirectory() as folder:
-        for name, cut_off in files.items():
-            program.write_records(Path(folder, name), count, cut_off)
-        fetched = _fetched(program.record_loader, [Path(folder, name) for name in files], seed)
-    for (workers, batches), cut_off in zip(fetched, files.values(), strict=True):
-        if not workers:
+        paths = [Path(folder, str(number), "records.txt") for number in range(len(files))]
+        for path, (records, cut_off) in zip(paths, files, strict=True):
+            path.parent.mkdir()
+            program.write_records(path, records, cut_off)
+        fetched = _fetched(program.record_loader, paths, seed)
+    for loaded, (records, cut_off) in zip(fetched, files, strict=True):
+        if not loaded.workers:
             raise Wrong(
                 "no_workers",
                 "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. "
                 "Loading was given to two workers because it is slow; they should come back.",
             )
-        _judge_epochs(batches, count, cut_off)
+        _judge_epochs(loaded.epochs, records, cut_off)
+    _judge_report(fetched[0], fetched[2], len(first))
     return (
-        "Healed: each readable record arrives once per epoch, in a new order, from workers; the bad lines are left out."
+        "Healed: each readable record arrives once per epoch, in a new order, from workers; the bad lines are left out "
+        "and reported."
     )
 
 
-def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
-    """Return for each file the number of workers and, for each epoch, its batches."""
+@dataclass(frozen=True)
+class Fetched:
+    """What the loader of a file brought, and what it told."""
+
+    workers: int
+    epochs: list[list[Batch]]
+    said: str
+    """What was printed, warned of or logged, by the loader and its workers; without the folder's name."""
+    kept: dict[str, int]
+    """Attributes of the data set and of the loader that are a number, or have a length: these."""
+
+
+def _judge_report(cut: Fetched, whole: Fetched, left_out: int) -> None:
+    """Refuse a loader that is as silent about a file with bad lines as about a whole one of as many good lines."""
+    counted = any(size == left_out and not whole.kept.get(name) for name, size in cut.kept.items())
+    if cut.said == whole.said and not counted:
+        raise Wrong(
+            "silent",
+            f"The good records arrive. But nothing tells of the {left_out} that are left out: no line is printed, "
+            "nothing is warned of, and the data set keeps no count. Who would notice that half of a file is cut off?",
+        )
+
+
+def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetched]:
+    """Load each file in a process of its own."""
     try:
         return call_separately(_fetch, record_loader, paths, seed)
+    except RankTimeout:
+        raise Wrong(
+            "hang",
+            "After 20 s your loader was still being read: a worker has stopped without a word, or a loop does not end.",
+        ) from None
     except RankError as error:
-        what = error.message.splitlines()[0][:120] if error.message else error.kind
+        what = (message_of(error).splitlines() or [error.kind])[0][:120].rstrip(".")
         if "exited unexpectedly" in error.message or error.kind in _LEFT_ALONE:
             raise Wrong(
-                "still_there", f"A worker still ends in the middle of the file: {what} Which line was it given?"
+                "still_there", f"A worker still ends in the middle of the file: {what}. Which line was it given?"
             ) from None
         if error.kind == "SystemExit":
             raise Wrong(
@@ -90,12 +129,36 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[tupl
         ) from None
 
 
-def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[tuple[int, list[list[Batch]]]]:
-    loaders = [record_loader(path, seed) for path in paths]
-    return [
-        (getattr(loader, "num_workers", 0), [[tuple(batch) for batch in loader] for _ in range(EPOCHS)])
-        for loader in loaders
-    ]
+def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetched]:
+    return [_fetch_file(record_loader, path, seed) for path in paths]
+
+
+def _fetch_file(record_loader: Callable, path: Path, seed: int) -> Fetched:
+    with tempfile.TemporaryFile("w+", buffering=1) as said, _told_to(said):  # a file: workers write to it too
+        loader = record_loader(path, seed)
+        epochs = [[tuple(batch) for batch in loader] for _ in range(EPOCHS)]
+        said.seek(0)
+        text = said.read().replace(str(path.parent), "")
+    kept = {}
+    for thing in (getattr(loader, "dataset", None), loader):
+        for name, value in getattr(thing, "__dict__", {}).items():
+            size = len(value) if isinstance(value, Sized) else value
+            if isinstance(size, int) and not isinstance(size, bool):
+                kept[f"{type(thing).__name__}.{name}"] = size
+    return Fetched(getattr(loader, "num_workers", 0), epochs, text, kept)
+
+
+@contextlib.contextmanager
+def _told_to(file: Any) -> Iterator[None]:
+    """Send there what is printed, warned of and logged."""
+    handler, root = logging.StreamHandler(file), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file), warnings.catch_warnings():
+            warnings.simplefilter("always")
+            yield
+    finally:
+        root.removeHandler(handler)
 
 
 def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...]) -> None:
@@ -110,6 +173,11 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
     case = f"Of {count} records {readable} can be read:"
     found = image_numbers([row for rows, _ in batches for row in rows], count, cut_off)
     order = [number for number in found if number is not None]
+    if not order:
+        raise Wrong(
+            "pixels_changed",
+            f"{case} {len(found)} images arrive, and none is one of the file. Are their pixels still scaled to 0–1?",
+        )
     if len(order) < len(found):
         raise Wrong(
             "invented_image",
