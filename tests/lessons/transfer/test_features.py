@@ -46,6 +46,21 @@ def test_a_head_learns_from_features(images):
     torch.testing.assert_close(head.weight, again.weight)
 
 
+@pytest.mark.parametrize("per_class", [1, 10])
+def test_a_head_is_trained_to_the_end(images, per_class):
+    labels = mnist("test").tensors[1][:200]
+    chosen = torch.cat([(labels == digit).nonzero()[:per_class, 0] for digit in range(10)])
+    out = extract(mnist_cnn(), images)[chosen]
+    weights = {}
+    for steps in (500, 2000):
+        head = train_head(out, labels[chosen], num_classes=10, steps=steps)
+        loss = nn.functional.cross_entropy(head(out), labels[chosen], reduction="sum") + head.weight.square().sum() / 2
+        gradients = torch.autograd.grad(loss / len(chosen), list(head.parameters()))
+        assert max(gradient.abs().max() for gradient in gradients) < 1e-4
+        weights[steps] = head.weight
+    torch.testing.assert_close(weights[500], weights[2000], rtol=1e-2, atol=1e-3)
+
+
 def test_the_second_time_features_come_from_the_file(images, tmp_path, monkeypatch):
     path, body = tmp_path / "kept" / "features.safetensors", mnist_cnn()
     first = cached(path, body, images)

@@ -7,7 +7,21 @@ import pytest
 import torch
 
 from torchcourse.lessons.transfer import few_labels_picture as pictures
-from torchcourse.lessons.transfer.few_labels import LABELS, METHODS, SEEDS, Results, digit_pixels, pick, results, run
+from torchcourse.lessons.transfer.few_labels import (
+    LABELS,
+    METHODS,
+    RECIPES,
+    SEEDS,
+    TUNED_AT,
+    TUNING_SEEDS,
+    Results,
+    best_recipe,
+    digit_pixels,
+    pick,
+    results,
+    run,
+    validated,
+)
 
 
 def test_digits_have_their_place_and_their_white():
@@ -50,29 +64,59 @@ def test_the_table_is_whole_and_says_who_made_it():
     assert find_spec(table.made.split()[2].rstrip(","))
     assert set(table.accuracy) == set(table.seconds) == set(METHODS)
     for method in METHODS:
-        assert table.accuracy[method].shape == (len(LABELS), SEEDS)
+        assert table.accuracy[method].shape == (len(LABELS), SEEDS[method])
         assert (table.accuracy[method] > 0.4).all()
         assert (table.seconds[method] > 0).all()
+    for method, recipes in RECIPES.items():
+        assert table.tuning[method].shape == (len(TUNED_AT), len(recipes), len(TUNING_SEEDS))
 
 
-def test_the_title_names_the_best_and_the_cheapest_of_those_that_are_level():
-    base = np.linspace(0.5, 0.6, SEEDS)
-    noise = 0.05 * np.array([1, -1] * (SEEDS // 2))
+def test_methods_with_rates_are_tuned_alike_and_on_images_that_test_nothing():
+    assert len({len(recipes) for recipes in RECIPES.values()}) == 1
+    assert not set(TUNING_SEEDS) & set(range(max(SEEDS.values())))
+    recipe = RECIPES["fine-tuned"][0]
+    tuned = results().tuning["fine-tuned"][TUNED_AT.index(1), 0, 0]
+    assert abs(validated("fine-tuned", 1, TUNING_SEEDS[0], recipe) - tuned) < 0.04
+
+
+def test_the_recipe_is_the_best_one_at_the_next_smaller_number_of_labels():
+    tuning = {"scratch": np.zeros((3, 4, 3))}
+    tuning["scratch"][[0, 1, 2], [1, 2, 3]] = 0.9
+    wanted = {1: 1, 2: 1, 4: 1, 5: 2, 19: 2, 20: 3, 100: 3}
+    for labels, place in wanted.items():
+        assert best_recipe("scratch", labels, tuning) == RECIPES["scratch"][place]
+
+
+def test_methods_are_paired_over_the_seeds_that_both_have():
+    table = results()
+    assert table.paired("frozen", "nearest neighbour", 50).pairs == 40
+    assert table.paired("frozen", "scratch", 50).pairs == 10
+    assert {len(values) for values in table.shared(50).values()} == {10}
+    assert np.array_equal(table.shared(50)["frozen"], table.accuracy["frozen"][LABELS.index(50), :10])
+
+
+def test_the_title_names_what_is_within_a_point_and_the_cheapest_first():
+    base, noise = np.linspace(0.5, 0.6, 10), 0.05 * np.array([1, -1] * 5)
 
     def table(**gains):
         accuracy = {
             name: np.tile(base + gains.get(name[0], 0) + (name == "scratch") * noise, (7, 1)) for name in METHODS
         }
-        seconds = {name: np.full((7, SEEDS), float(place)) for place, name in enumerate(METHODS)}
-        return Results(accuracy, seconds, "here")
+        seconds = {name: np.full((7, 10), float(place)) for place, name in enumerate(METHODS)}
+        return Results(accuracy, seconds, {}, "here")
 
-    assert (
-        pictures.describe_labels(1, table(f=0.1))
-        == "1 label a class: frozen, fine-tuned are level; cheapest of them: frozen"
-    )
-    alone = table(n=0.2)
-    assert pictures.describe_labels(5, alone) == "5 labels a class: nearest neighbour is clearly best"
-    assert pictures.close_to_best({"a": base, "b": base + noise - 0.001, "c": base - 0.01}) == ["a", "b"]
+    title = "1 label per class; within a point of the best, cheapest first: frozen, fine-tuned"
+    assert pictures.describe_labels(1, table(f=0.1)) == title
+    alone = "5 labels per class: only nearest neighbour is sure to be within a point of the best"
+    assert pictures.describe_labels(5, table(n=0.2)) == alone
+
+
+def test_what_is_open_is_not_good_enough():
+    base, noise = np.linspace(0.5, 0.6, 10), 0.05 * np.array([1, -1] * 5)
+    methods = {"best": base, "clear, and within": base - 0.005, "open": base + noise - 0.001, "below": base - 0.02}
+    assert pictures.good_enough(methods) == ["best", "clear, and within"]
+    assert pictures.good_enough(methods, margin=0.03) == ["best", "clear, and within", "below"]
+    assert pictures.good_enough(methods, margin=0.1) == list(methods)
 
 
 def test_the_picture_shows_every_method_and_moves_with_the_labels():

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,12 @@ from torch.utils.data import TensorDataset
 from torchcourse.lessons.transfer.few_labels import accuracy
 from torchcourse.lessons.transfer.finetune import trainable_bytes
 from torchcourse.lessons.transfer.forgetting import (
+    CURVE_SEEDS,
+    KNOBS,
     SEEDS,
     WAYS,
     blend,
+    curves,
     distillation,
     held_back,
     importance,
@@ -70,6 +74,11 @@ def test_the_table_says_about_what_training_gives(learned, known):
     for way in WAYS:
         assert table[way].shape == (SEEDS, 2)
         assert ((table[way] > 0.6) & (table[way] <= 1)).all()
+    for way, values in curves().items():
+        assert values.shape == (len(KNOBS[way].tried), CURVE_SEEDS, 2)
+        if KNOBS[way].usual in KNOBS[way].tried:  # the same runs
+            usual = values[KNOBS[way].tried.index(KNOBS[way].usual)]
+            assert np.abs(usual - table[way][:CURVE_SEEDS]).max() < 0.03
     for way in LONG:
         pairs = zip(table[way].mean(axis=0), ("MNIST", "small digits"), strict=True)
         assert all(abs(share - accuracy(learned[way], *known[name].test.tensors)) < 0.1 for share, name in pairs)
@@ -81,6 +90,16 @@ def test_an_adapter_that_is_switched_off_forgets_nothing(learned, reader, known)
     with torch.no_grad(), without_adapters(model):
         assert torch.equal(model(images), reader(images))
     assert trainable_bytes(model) < trainable_bytes(mnist_reader()) / 5
+
+
+def test_a_knob_trades_the_new_task_against_the_old_one(learned, reader, known):
+    new, old = known["small digits"].train, known["MNIST"]
+    held = learn(reader, new, "EWC", old.train, epochs=1, knob=1e6)
+    assert accuracy(held, *old.test[:500]) > accuracy(learned["EWC"], *old.test[:500]) + 0.005
+    ends = {way: 100 * values.mean(axis=1)[[0, -1]] for way, values in curves().items()}
+    for way, (first, last) in ends.items():
+        assert last[0] > first[0] - 0.3, way  # from learning most to keeping most
+    assert set(curves()) == set(WAYS) - {"lower rate"}
 
 
 def test_a_head_alone_leaves_the_body(learned, reader):

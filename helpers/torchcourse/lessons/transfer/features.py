@@ -54,20 +54,34 @@ def cached(path: str | Path, body: nn.Module, inputs: torch.Tensor, batch_size: 
 
 
 def train_head(
-    features: torch.Tensor, labels: torch.Tensor, num_classes: int, steps: int = 100, rate: float = 1e-2
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int, steps: int = 500, penalty: float = 1.0
 ) -> nn.Linear:
-    """Return a linear layer that was trained on features [N, F] and labels [N], all at once in each step.
+    """Return a linear layer that was trained to the end on features [N, F] and labels [N], all at once in each step.
 
-    It starts from zeros, so nothing about it is random.
+    A head that is stopped early says how far its optimizer came, not what the features are worth. This problem is
+    convex, so L-BFGS ends at its one minimum, usually after 50 to 200 steps. It starts from zeros: nothing is random.
+
+    Args:
+        features, labels: of N pictures.
+        num_classes: outputs of the head.
+        steps: the most that it takes.
+        penalty: N times the loss is the sum of the cross entropies + penalty / 2 · |weights|²; 1.0 is also the default
+            of scikit-learn's LogisticRegression.
     """
     head = nn.Linear(features.shape[1], num_classes, device=features.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=1e-2)
-    for _ in range(steps):
+    optimizer = torch.optim.LBFGS(
+        head.parameters(), max_iter=steps, tolerance_grad=1e-5, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        F.cross_entropy(head(features), labels).backward()
-        optimizer.step()
+        value = F.cross_entropy(head(features), labels) + penalty / (2 * len(labels)) * head.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
     return head
 
 

@@ -2,17 +2,24 @@
 
     runs = [run("fine-tuned", per_class=5, seed=seed) for seed in range(5)]     # trains, here and now
     table = results()                                                          # all of it, trained before
-    paired(table.accuracy["fine-tuned"][0], table.accuracy["scratch"][0])      # mean difference ± standard error
+    table.paired("fine-tuned", "scratch", labels=5)                             # mean difference ± standard error
 
 Four ways to use the labels, from cheap to dear: the `METHODS`. Each seed chooses other images to train on, the same
 ones for every method, so methods are compared seed by seed. All are tested on the same 500 images.
+
+The two methods with learning rates are tuned alike: each has four `RECIPES`, of which the best one is taken. It is
+chosen with other seeds, on training images that those seeds did not choose. These are more labels than the methods get
+to train on; who has fewer labels can tune less well.
 """
 
 import functools
+import itertools
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +29,7 @@ from torch.utils.data import TensorDataset
 
 from torchcourse.data import digits
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD
+from torchcourse.error_bars import Difference, paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Classifier, mnist_cnn
 from torchcourse.lessons.transfer.features import extract, train_head
 from torchcourse.lessons.transfer.finetune import fine_tune
@@ -33,7 +41,15 @@ pretrained weights, and one rate from random ones."""
 LABELS = (1, 2, 5, 10, 20, 50, 100)
 """The numbers of labelled images of each digit in the table."""
 
-SEEDS = 10
+SEEDS = {"nearest neighbour": 40, "frozen": 40, "fine-tuned": 10, "scratch": 10}
+"""How many seeds the table has: what costs little has more. The first ones are the same for every method."""
+
+TUNED_AT, TUNING_SEEDS = (1, 5, 20), range(100, 103)
+"""The numbers of labels at which recipes are compared, and the seeds that choose the images for it."""
+
+MARGIN = 0.01
+"""A difference of accuracies that would not matter: one point."""
+
 TABLE = Path(__file__).parent / "tables" / "few_labels.npz"
 
 WHITE = 16
@@ -61,6 +77,27 @@ def pick(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     return torch.cat([order[labels[order] == label][:per_class] for label in labels.unique()])
 
 
+class Recipe(NamedTuple):
+    """How a network is trained: learning rates of head and body, and how often each image comes.
+
+    Training ends after `MOST_STEPS` steps at the latest.
+    """
+
+    head: float
+    body: float
+    epochs: int
+
+
+RECIPES = {
+    "fine-tuned": tuple(Recipe(1e-2, body, epochs) for body, epochs in itertools.product((1e-3, 3e-3), (10, 30))),
+    "scratch": tuple(Recipe(rate, rate, epochs) for rate, epochs in itertools.product((3e-3, 1e-2), (30, 90))),
+}
+"""What each method that has learning rates may choose from. Random weights need more epochs than pretrained ones."""
+
+MOST_STEPS = 1000
+_BATCH = {"fine-tuned": 10, "scratch": 30}
+
+
 @dataclass(frozen=True)
 class Run:
     """What one method reached from one choice of images: accuracy from 0 to 1, and CPU seconds of training."""
@@ -69,8 +106,14 @@ class Run:
     seconds: float
 
 
-def run(method: str, per_class: int, seed: int) -> Run:
+def run(method: str, per_class: int, seed: int, recipe: Recipe | None = None) -> Run:
     """Train with one method on a seed's choice of images, and test it on the 500 test images.
+
+    Args:
+        method: one of `METHODS`.
+        per_class: labelled images of each digit.
+        seed: chooses them.
+        recipe: of a method that has some; by default the best one, `best_recipe`.
 
     Raises:
         ValueError: for an unknown method, or more labels than there are.
@@ -80,28 +123,54 @@ def run(method: str, per_class: int, seed: int) -> Run:
     inputs, labels, test_inputs, test_labels = _scaled()
     chosen = pick(labels, per_class, seed)
     inputs, labels = inputs[chosen], labels[chosen]
+    if method in RECIPES and recipe is None:
+        recipe = best_recipe(method, per_class, results().tuning)
     start = time.process_time()
     if method == "nearest neighbour":
         distances = torch.cdist(test_inputs.flatten(1), inputs.flatten(1))
         guesses, seconds = labels[distances.argmin(dim=1)], time.process_time() - start
         return Run((guesses == test_labels).float().mean().item(), seconds)
-    model = trained(method, inputs, labels, seed)
+    model = trained(method, inputs, labels, seed, recipe)
     seconds = time.process_time() - start
     return Run(accuracy(model, test_inputs, test_labels), seconds)
 
 
-def trained(method: str, inputs: torch.Tensor, labels: torch.Tensor, seed: int) -> nn.Module:
-    """Return a model that was trained by one of the methods that train, on scaled digits."""
-    data = TensorDataset(inputs, labels)
+def validated(method: str, per_class: int, seed: int, recipe: Recipe) -> float:
+    """Train with a recipe; return its accuracy, from 0 to 1, on the training images that the seed did not choose."""
+    inputs, labels, _, _ = _scaled()
+    chosen = pick(labels, per_class, seed)
+    others = torch.ones(len(labels), dtype=torch.bool).index_fill(0, chosen, False)
+    model = trained(method, inputs[chosen], labels[chosen], seed, recipe)
+    return accuracy(model, inputs[others], labels[others])
+
+
+def trained(
+    method: str, inputs: torch.Tensor, labels: torch.Tensor, seed: int, recipe: Recipe | None = None
+) -> nn.Module:
+    """Return a model that was trained by one of the methods that train, on scaled digits.
+
+    All but "frozen" need a recipe.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(mnist_cnn(pretrained=method != "scratch"), num_classes=10)
-        if method == "frozen":
+        if recipe is None:
             model.head = train_head(extract(model.body, inputs), labels, num_classes=10)
             return model
-        if method == "fine-tuned":
-            return fine_tune(model, data, {"head": 1e-2, "body": 1e-3}, epochs=10, batch_size=10, seed=seed)
-        return fine_tune(model, data, {"head": 3e-3, "body": 3e-3}, epochs=30, batch_size=30, seed=seed)
+        rates = {"head": recipe.head, "body": recipe.body}
+        data, batch = TensorDataset(inputs, labels), _BATCH[method]
+        epochs = min(recipe.epochs, MOST_STEPS // math.ceil(len(data) / batch))
+        return fine_tune(model, data, rates, epochs, batch, seed=seed)
+
+
+def best_recipe(method: str, per_class: int, tuning: Mapping[str, np.ndarray]) -> Recipe:
+    """Return the recipe of a method that was best on validation, at the largest of `TUNED_AT` up to so many labels.
+
+    Args:
+        tuning: as `Results` holds it.
+    """
+    row = max(place for place, count in enumerate(TUNED_AT) if count <= per_class)
+    return RECIPES[method][int(tuning[method][row].mean(axis=-1).argmax())]
 
 
 def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
@@ -113,11 +182,31 @@ def accuracy(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> fl
 
 @dataclass(frozen=True)
 class Results:
-    """The table: for each method, accuracies and CPU seconds of training, [numbers of labels, seeds]."""
+    """The table.
+
+    Attributes:
+        accuracy, seconds: for each method, test accuracies and CPU seconds of training, [`LABELS`, its `SEEDS`].
+        tuning: for each method with `RECIPES`, validation accuracies, [`TUNED_AT`, recipes, `TUNING_SEEDS`].
+        made: which command made it, and when.
+    """
 
     accuracy: dict[str, np.ndarray]
     seconds: dict[str, np.ndarray]
+    tuning: dict[str, np.ndarray]
     made: str
+
+    def paired(self, one: str, other: str, labels: int) -> Difference:
+        """Return by how much one method is above another at a number of labels, over the seeds that both have."""
+        row = LABELS.index(labels)
+        ones, others = self.accuracy[one][row], self.accuracy[other][row]
+        both = min(len(ones), len(others))
+        return paired(ones[:both], others[:both])
+
+    def shared(self, labels: int) -> dict[str, np.ndarray]:
+        """Return every method's accuracies at a number of labels, over the seeds that all of them have."""
+        rows = {method: values[LABELS.index(labels)] for method, values in self.accuracy.items()}
+        both = min(map(len, rows.values()))
+        return {method: row[:both] for method, row in rows.items()}
 
 
 @functools.cache
@@ -127,7 +216,8 @@ def results() -> Results:
         accuracy, seconds = (
             {method: file[f"{method}/{kind}"] for method in METHODS} for kind in ("accuracy", "seconds")
         )
-        return Results(accuracy, seconds, made=str(file["made"]))
+        tuning = {method: file[f"{method}/tuning"] for method in RECIPES}
+        return Results(accuracy, seconds, tuning, made=str(file["made"]))
 
 
 @functools.cache

@@ -6,35 +6,32 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from torchcourse.error_bars import paired, standard_error
+from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.figures import COLORS, new
-from torchcourse.lessons.transfer.few_labels import LABELS, METHODS, Results
+from torchcourse.lessons.transfer.few_labels import LABELS, MARGIN, METHODS, Results
 
 _COLORS = dict(zip(METHODS, ("grey", "orange", "blue", "vermillion"), strict=True))
 
 
-def close_to_best(accuracy: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the methods that are not clearly below the one with the best mean: within two standard errors of the
-    paired difference. `accuracy` holds one value a seed for each method."""
+def good_enough(accuracy: Mapping[str, np.ndarray], margin: float = MARGIN) -> list[str]:
+    """Return the methods that are, with 95 % confidence, less than the margin below the one with the best mean.
+
+    Args:
+        accuracy: one value per seed for each method, from the same seeds.
+        margin: a difference that would not matter.
+    """
     best = max(accuracy, key=lambda method: np.mean(accuracy[method]))
-    return [method for method in accuracy if method == best or not clearly_below(accuracy[method], accuracy[best])]
-
-
-def clearly_below(ones: np.ndarray, others: np.ndarray) -> bool:
-    """Whether `ones` are below `others` by more than two standard errors of the paired difference."""
-    difference = paired(ones, others)
-    return difference.mean < -2 * difference.error
+    return [method for method, values in accuracy.items() if paired(values, accuracy[best]).at_most_below(margin)]
 
 
 def describe_labels(labels: int, results: Results) -> str:
-    """Say which methods are best with so many labels a class, and which of them trains fastest: the title."""
-    row = LABELS.index(labels)
-    best = close_to_best({method: values[row] for method, values in results.accuracy.items()})
-    cheapest = min(best, key=lambda method: np.median(results.seconds[method][row]))
-    count = f"{labels} label{'s' if labels > 1 else ''} a class"
-    if len(best) == 1:
-        return f"{count}: {best[0]} is clearly best"
-    return f"{count}: {', '.join(best)} are level; cheapest of them: {cheapest}"
+    """Say which methods are within a point of the best with so many labels, the one first that trains fastest."""
+    seconds = {method: np.median(values[LABELS.index(labels)]) for method, values in results.seconds.items()}
+    enough = sorted(good_enough(results.shared(labels)), key=lambda method: seconds[method])
+    count = f"{labels} label{'s' if labels > 1 else ''} per class"
+    if len(enough) == 1:
+        return f"{count}: only {enough[0]} is sure to be within a point of the best"
+    return f"{count}; within a point of the best, cheapest first: {', '.join(enough)}"
 
 
 def draw_labels(labels: int, results: Results) -> Figure:
@@ -42,19 +39,19 @@ def draw_labels(labels: int, results: Results) -> Figure:
     row = LABELS.index(labels)
     figure, (left, right) = new(9.5, 3.4, ncols=2, width_ratios=[2, 1])
     for method, values in results.accuracy.items():
-        mean, error = 100 * values.mean(axis=1), 100 * standard_error(values)
-        left.errorbar(LABELS, mean, yerr=2 * error, marker="o", ms=4, capsize=3, color=COLORS[_COLORS[method]])
+        mean, half = 100 * values.mean(axis=1), 100 * t95(values.shape[1] - 1) * standard_error(values)
+        left.errorbar(LABELS, mean, yerr=half, marker="o", ms=4, capsize=3, color=COLORS[_COLORS[method]])
         name = {"nearest neighbour": "nearest\nneighbour"}.get(method, method)
         seconds, accuracy = np.median(results.seconds[method][row]), mean[row]
-        right.errorbar(max(seconds, 1e-3), accuracy, yerr=2 * error[row], marker="o", color=COLORS[_COLORS[method]])
-        # One label above its point: where training is dear, the points lie close to one another.
-        place, side = ((-4, 14), "center") if method == "fine-tuned" else ((6, -12), "left")
+        right.errorbar(max(seconds, 1e-3), accuracy, yerr=half[row], marker="o", color=COLORS[_COLORS[method]])
+        # One label on the other side of its point: where training costs much, the points lie close to one another.
+        place, side = ((-6, 4), "right") if method == "fine-tuned" else ((6, -12), "left")
         right.annotate(
             name, (max(seconds, 1e-3), accuracy), place, textcoords="offset points", ha=side, fontsize=8,
             color=COLORS[_COLORS[method]],
         )  # fmt: skip
     left.axvline(labels, color=COLORS["grey"], lw=0.8, ls="--")
-    left.set(xscale="log", xlabel="labelled images of each digit", ylabel="test accuracy, %  (± 2 standard errors)")
+    left.set(xscale="log", xlabel="labelled images of each digit", ylabel="test accuracy, %  (95 % intervals)")
     left.set_xticks(LABELS, [str(number) for number in LABELS])
     left.minorticks_off()
     right.set(xscale="log", xlabel="training, CPU seconds", ylabel="test accuracy, %", xlim=(5e-4, 60))

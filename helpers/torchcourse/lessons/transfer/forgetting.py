@@ -4,7 +4,8 @@
     after = learn(reader, new.train)                     # the small digits: coarser, by other writers
     accuracy(after, *old.test.tensors), accuracy(after, *new.test.tensors)      # few_labels.accuracy
 
-`WAYS` lists what can be done about it. Each starts from the same reader and sees the same new images:
+`WAYS` lists what can be done about it. Each starts from the same reader and sees the same new images. Each has a knob
+(`KNOBS`) that trades the old task against the new one, so that a way is a curve and one setting of it a point:
 
 * lower rate: take smaller steps.
 * head only: let the body be.
@@ -44,7 +45,28 @@ WAYS = ("fine-tuned", "lower rate", "head only", "rehearsal", "distillation", "E
 NEW_IMAGES, MEMORY = 300, 100
 """How many images of the new task are learned, and how many of the old one rehearsal keeps."""
 
-SEEDS = 10
+
+class Knob(NamedTuple):
+    """What a way can be set by, its usual value, and the values of its curve: from learning most to keeping most."""
+
+    name: str
+    usual: float
+    tried: tuple[float, ...]
+
+
+RATES = (3e-3, 1e-3, 5e-4, 2e-4)
+KNOBS = {
+    "fine-tuned": Knob("rate", 3e-3, RATES),
+    "lower rate": Knob("rate", 5e-4, ()),
+    "head only": Knob("rate", 3e-3, RATES),
+    "rehearsal": Knob("old images", MEMORY, (20, 50, 100, 300)),
+    "distillation": Knob("weight", 0.5, (0.2, 0.5, 1.0, 2.0)),
+    "EWC": Knob("strength", 3e3, (1e3, 1e4, 1e5, 1e6)),
+    "LoRA": Knob("rate", 3e-3, RATES),
+}
+"""The knob of each way; "lower rate" is a point on the curve of "fine-tuned"."""
+
+SEEDS, CURVE_SEEDS = 10, 5
 TABLE = Path(__file__).parent / "tables" / "forgetting.npz"
 
 
@@ -89,6 +111,7 @@ def learn(
     seed: int = 0,
     epochs: int = 5,
     keep_norms: bool = True,
+    knob: float | None = None,
 ) -> Classifier:
     """Return a copy of the reader that has learned `NEW_IMAGES` images of a new task, chosen by the seed.
 
@@ -100,6 +123,7 @@ def learn(
         seed: chooses images and order, and the adapters' start.
         epochs: how often each image comes.
         keep_norms: whether BatchNorm keeps the old task's statistics.
+        knob: another value than the usual one of the way's `KNOBS`.
 
     Raises:
         ValueError: for an unknown way, or one that needs old images and gets none.
@@ -109,7 +133,8 @@ def learn(
     model = copy.deepcopy(reader)
     chosen = torch.randperm(len(new), generator=torch.Generator().manual_seed(seed))[:NEW_IMAGES]
     images, labels = new[chosen]
-    plan = Plan(way, model, TensorDataset(images, labels), reader, old, seed)
+    knob = KNOBS[way].usual if knob is None else knob
+    plan = Plan(way, model, TensorDataset(images, labels), reader, old, seed, knob)
     if keep_norms:
         freeze_norms(model)
     _PREPARE[way](plan)
@@ -130,9 +155,10 @@ class Plan:
     reader: Classifier
     given: TensorDataset | None
     seed: int
+    knob: float
     batch_size: int = 20
     loss: Callable[..., torch.Tensor] = F.cross_entropy
-    rate: float = 3e-3
+    rate: float = RATES[0]
     memory: Sequence[TensorDataset] = ()
 
     @property
@@ -148,19 +174,17 @@ class Plan:
 
 
 def _fine_tuned(plan: Plan) -> None:
-    """Nothing is changed."""
-
-
-def _lower_rate(plan: Plan) -> None:
-    plan.rate = 5e-4
+    plan.rate = plan.knob
 
 
 def _head_only(plan: Plan) -> None:
+    plan.rate = plan.knob
     freeze(plan.model, "body")
 
 
 def _rehearsal(plan: Plan) -> None:
-    plan.memory = [TensorDataset(*plan.old[:MEMORY])] * (NEW_IMAGES // MEMORY)
+    memory = int(plan.knob)
+    plan.memory = [TensorDataset(*plan.old[:memory])] * (NEW_IMAGES // memory)
     plan.batch_size = 40
 
 
@@ -168,14 +192,18 @@ def _distillation(plan: Plan) -> None:
     images, labels = plan.new.tensors
     with torch.no_grad():
         said = plan.reader.eval()(images)
-    plan.new, plan.loss = TensorDataset(images, torch.cat([labels[:, None], said], dim=1)), distillation
+    plan.new, plan.loss = (
+        TensorDataset(images, torch.cat([labels[:, None], said], dim=1)),
+        functools.partial(distillation, weight=plan.knob),
+    )
 
 
 def _ewc(plan: Plan) -> None:
-    plan.loss = held_back(plan.model, importance(plan.reader, *plan.old[:NEW_IMAGES]))
+    plan.loss = held_back(plan.model, importance(plan.reader, *plan.old[:NEW_IMAGES]), strength=plan.knob)
 
 
 def _lora(plan: Plan) -> None:
+    plan.rate = plan.knob
     freeze(plan.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
@@ -184,7 +212,7 @@ def _lora(plan: Plan) -> None:
 
 _PREPARE = {
     "fine-tuned": _fine_tuned,
-    "lower rate": _lower_rate,
+    "lower rate": _fine_tuned,
     "head only": _head_only,
     "rehearsal": _rehearsal,
     "distillation": _distillation,
@@ -201,6 +229,13 @@ def results() -> dict[str, np.ndarray]:
     """
     with np.load(TABLE) as file:
         return {way: file[way] for way in WAYS}
+
+
+@functools.cache
+def curves() -> dict[str, np.ndarray]:
+    """Return for each way that has several values of its knob the same accuracies, [values tried, 5 seeds, 2]."""
+    with np.load(TABLE) as file:
+        return {way: file[f"{way}/curve"] for way, knob in KNOBS.items() if knob.tried}
 
 
 def distillation(
