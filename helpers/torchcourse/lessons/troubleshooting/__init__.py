@@ -20,12 +20,16 @@ Leaks
 
 Numbers that are none
     probes            the first layer and step with a NaN or an infinity
+    nan_verdict       who made it: the judgement on what the probe has recorded
     overflow          what a small format makes of the numbers of a step
 
 Silent bugs
     invariants        SanityProbe: which rules of a healthy run the first steps of a loop break
-    training_step     the recorder of passes, losses and steps; the clinic's judges use it too
-    watched_run       what the rules judge and what they say, for `training_invariants` and `data_invariants`
+    training_watch    the recorder of one model's passes, losses and steps, told by `torch_calls` of what has no hook
+    surroundings      what happens between the steps: modes, states, epochs
+    watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
+                      `program_invariants`, `data_invariants`, `output_invariants`
+    training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 
 Processes

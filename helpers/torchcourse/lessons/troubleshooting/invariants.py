@@ -20,8 +20,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchcourse.lessons.troubleshooting import data_invariants, training_invariants
-from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
+from torchcourse.lessons.troubleshooting import (
+    data_invariants,
+    loss_invariants,
+    output_invariants,
+    program_invariants,
+    training_invariants,
+)
+from torchcourse.lessons.troubleshooting.training_watch import TrainingWatch
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 
@@ -42,8 +48,8 @@ class SanityProbe:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
-        self._record = TrainingRecorder(model, optimizer, batches=True)
-        self._run = WatchedRun(self._record, model, optimizer, tuple(frozen))
+        self._record = TrainingWatch(model, optimizer)
+        self._run = WatchedRun(self._record, self._record.around, model, optimizer, tuple(frozen))
 
     def __enter__(self) -> "SanityProbe":
         self._record.__enter__()
@@ -60,5 +66,6 @@ class SanityProbe:
         """
         if not self._record.passes:
             raise ValueError("The model that the probe watches was never called. Is another one being trained?")
-        rules = [*training_invariants.RULES, *data_invariants.RULES]
-        return [alarm for rule in rules for alarm in rule(self._run)]
+        parts = [training_invariants, loss_invariants, program_invariants, data_invariants, output_invariants]
+        with torch.no_grad():
+            return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]

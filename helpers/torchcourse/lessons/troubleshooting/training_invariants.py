@@ -1,27 +1,24 @@
-"""Invariants of the mechanics: gradients, the optimizer, modes, rates, losses. Each rule yields alarms."""
+"""Invariants of the mechanics: gradients, parameters and modes. Each rule yields alarms."""
 
 import math
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from torchcourse.lessons.troubleshooting.training_step import LOGISTIC, MEASURING
-from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
+from torchcourse.lessons.troubleshooting.training_watch import Pass
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
-LOSS_ABOVE_START = 1.5  # nats that the first loss may lie above log(classes)
-LOSS_GROWTH = 2.0  # times the first loss
-SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
-RATE_LEFT = 0.05  # of the highest learning rate
+CLIPPED_TO = 2e-3  # of the gradient's norm: less is left only by a threshold that was meant otherwise
+FORGETS = 0.9  # a BatchNorm's momentum above which its statistics are those of the last few batches
 
 
 def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     """zero_grad, backward and step: each once, in this order."""
     record = run.record
-    if record.trained and not record.steps:
+    recorded = any(seen.recorded for seen in record.passes)
+    if recorded and not record.steps and not record.others:
         yield Alarm("no_step", "The model was trained, but the optimizer's step() was never called.")
         return
     stale = sum(step.stale for step in record.steps)
@@ -31,8 +28,17 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
             f"In {stale} of {len(record.steps)} steps the last step's gradients were still there when backward() "
             "added the new ones. Is zero_grad() missing, or does it belong to another optimizer?",
         )
-    empty = [step for step in record.steps if not any(step.norms.values())]
-    if len(empty) >= 2:
+    wiped = [step for step in record.steps if step.made > 0 and step.norm == 0]
+    without = [step for step in record.steps if not step.backwards and step.norm == 0]
+    empty = max(wiped, without, key=len)
+    unreached = [step for step in record.steps if step.backwards and step.made == 0 and step.norm == 0]
+    if len(unreached) == len(record.steps) >= 3:
+        yield Alarm(
+            "gradients_empty",
+            f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and no parameter of the "
+            "optimizer got a gradient. Was the loss cut off from the model by item(), detach() or no_grad()?",
+        )
+    elif len(empty) >= 2 and record.backward_seen:
         yield Alarm(
             "gradients_empty",
             f"In {len(empty)} of {len(record.steps)} steps the optimizer found no gradient. Does zero_grad() come "
@@ -40,197 +46,247 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
-    """Each trainable parameter is in the optimizer."""
-    owned = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
-    missing = [name for name, p in run.model.named_parameters() if p.requires_grad and id(p) not in owned]
-    if missing:
+def each_gradient_once(run: WatchedRun) -> Iterator[Alarm]:
+    """Each gradient that is made goes into one step."""
+    record = run.record
+    again = [step for step in record.steps if not step.backwards and step.norm > 0 and not step.closure]
+    if record.backward_seen and len(again) >= 2:
         yield Alarm(
-            "not_in_optimizer",
-            f"The optimizer does not have {_listed(missing)}. Was it made from a part of the model, or before a layer "
-            "was replaced?",
+            "stepped_twice",
+            f"In {len(again)} of {len(record.steps)} steps there was no backward() since the step before: the same "
+            "gradients were applied again. Is there one step() too many?",
+        )
+    lost = [step for step in record.steps if any(_different(p, step.passes) for p in step.lost)]
+    if len(lost) >= 2 and not record.others:
+        most = max(len(step.lost) for step in lost)
+        yield Alarm(
+            "gradients_lost",
+            f"Before {len(lost)} of {len(record.steps)} steps, gradients of up to {most} other batches had been "
+            "cleared unused. Does zero_grad() stand inside the accumulation?",
         )
 
 
+def _different(lost: tuple[Pass, ...], used: tuple[Pass, ...]) -> bool:
+    """Whether the batches whose gradients were cleared are others than those that were used, and were to train on."""
+    theirs = [seen.inputs for seen in used if seen.inputs is not None]
+    ours = [seen.inputs for seen in lost if seen.inputs is not None and seen.training]
+    return bool(ours and theirs) and all(
+        one.shape != other.shape or not torch.equal(one, other) for one in ours for other in theirs
+    )
+
+
+def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
+    """Each trainable parameter that gets a gradient is in an optimizer."""
+    record = run.record
+    missing = [
+        name
+        for name, p in run.model.named_parameters()
+        if p.requires_grad and p.grad is not None and id(p) not in record.owned
+        if not name.startswith(run.frozen or ("\0",))
+    ]
+    if missing:
+        yield Alarm(
+            "not_in_optimizer",
+            f"The optimizer does not have {listed(missing)}. Was it made from a part of the model, or before a layer "
+            "was replaced?",
+        )
+    unregistered = [
+        name for name, p in _hidden_parameters(run.model) if p.grad is not None and id(p) not in record.owned
+    ]
+    if unregistered:
+        yield Alarm(
+            "not_registered",
+            f"{listed(unregistered)} gets gradients, but parameters() does not list it, and no optimizer has it. Put "
+            "layers into an nn.ModuleList and tensors into an nn.Parameter.",
+        )
+
+
+def _hidden_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield tensors with a gradient that modules hold in plain lists, dicts and attributes, with names."""
+    known = {id(parameter) for parameter in model.parameters()}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key.startswith("_"):
+                continue
+            parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            for part in parts:
+                inner = part.parameters() if isinstance(part, nn.Module) else [part]
+                for tensor in inner:
+                    own = isinstance(tensor, torch.Tensor) and id(tensor) not in known
+                    if own and tensor.is_leaf and tensor.requires_grad:
+                        yield f"{name}.{key}".lstrip("."), tensor
+                        break
+
+
 def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
-    """Each trainable parameter gets a gradient."""
-    steps = run.record.steps
-    trainable = [name for name, p in run.model.named_parameters() if p.requires_grad]
-    never = [name for name in trainable if len(steps) >= 3 and not any(step.norms.get(name) for step in steps)]
-    if never and len(never) < len(trainable):
+    """Each layer that is called in training gets a gradient in one of its parameters."""
+    steps, never, some = run.record.steps, [], False
+    names = {id(p): name for name, p in run.model.named_parameters()}  # the first name of one that has two
+    for name, module in run.model.named_modules():
+        own = [names[id(p)] for p in module.parameters(recurse=False) if p.requires_grad]
+        reached = any(step.norms.get(key) for step in steps for key in own)
+        some = some or reached
+        if own and not reached and run.record.called.get(name):
+            never += own
+    if never and some and len(steps) >= 3:
         yield Alarm(
             "never_changes",
-            f"{_listed(never)} got no gradient in {len(steps)} steps. Is there a detach(), a no_grad(), a layer that "
+            f"{listed(never)} got no gradient in {len(steps)} steps. Is there a detach(), a no_grad(), a layer that "
             "is not called, or a layer whose units are all dead?",
         )
 
 
 def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:
-    """Each parameter is trainable, unless it is meant to be frozen."""
-    fixed = [name for name, p in run.model.named_parameters() if not p.requires_grad]
-    unmeant = [name for name in fixed if not name.startswith(run.frozen or ("\0",))]
+    """What the optimizer has can learn, unless it is meant to be frozen; what it leaves out may be frozen."""
+    ever = {name for step in run.record.steps for name in step.norms}
+    unmeant = []
+    for owner, module in run.model.named_modules():
+        if not type(module).__module__.startswith("torch."):
+            continue  # a constant, such as a table of positions
+        for key, p in module.named_parameters(recurse=False):
+            name = f"{owner}.{key}".lstrip(".")
+            if not p.requires_grad and name not in ever and id(p) in run.record.owned:
+                unmeant += [name] if not name.startswith(run.frozen or ("\0",)) else []
     if unmeant:
         yield Alarm(
             "frozen",
-            f"{_listed(unmeant)} cannot learn (requires_grad is False). If that is meant, name them in frozen=.",
+            f"{listed(unmeant)} cannot learn (requires_grad is False), and the optimizer has been given it to train. "
+            "If that is meant, name them in frozen=.",
         )
 
 
 def modes(run: WatchedRun) -> Iterator[Alarm]:
-    """Training in training mode, evaluation in evaluation mode, and nothing random in it."""
-    layers, record = _mode_dependent(run.model), run.record
-    if layers and record.trained and not any(forward.training for forward in record.trained[1:]):
+    """Training in training mode, evaluation in evaluation mode."""
+    layers, record, around = run.mode_dependent(), run.record, run.around
+    if not layers and True not in record.dropped:
+        return
+    what = listed(layers) if layers else "dropout"
+    in_eval = [seen for seen in record.trained if not seen.training]
+    if len(in_eval) >= 2:
         yield Alarm(
             "eval_in_training",
-            f"The model was trained in evaluation mode, so {_listed(layers)} did not do their work. Is there a "
-            "model.eval() without a model.train() after it?",
+            f"{len(in_eval)} of {len(record.trained)} batches were trained on in evaluation mode, so {what} did not "
+            "work as in training. Is there a model.eval() without a model.train() after it?",
         )
-    wrong = [forward for forward in record.evaluated if forward.training]
-    if layers and wrong:
+    elif _left_in_evaluation(run):
+        by = around.evaluated_by.co_name if around.evaluated_by else "the validation"
+        yield Alarm(
+            "eval_left_on",
+            f"`{by}` set evaluation mode and returned without model.train(), and nothing that was watched calls it: "
+            f"the next epoch would be trained in evaluation mode, and {what} would not work as in training.",
+        )
+    trained = [seen.inputs for seen in record.trained if seen.inputs is not None]
+    wrong = [seen for block in run.validations for seen in _in_training_mode(block, trained)]
+    if wrong:
         yield Alarm(
             "train_in_evaluation",
-            f"{len(wrong)} batches were evaluated in training mode: {_listed(layers)} saw them as training data. "
+            f"{len(wrong)} batches were evaluated in training mode: {what} saw them as training data. "
             "model.eval() before, model.train() after.",
         )
 
 
-def losses(run: WatchedRun) -> Iterator[Alarm]:
-    """The first loss is that of guessing; later ones are numbers and do not run away."""
-    record = run.record
-    values = [loss.value for loss in record.losses]
-    if any(not math.isfinite(value) for value in values):
-        step = next(number for number, value in enumerate(values) if not math.isfinite(value))
-        yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
-        return
-    if record.classified:
-        first, classes = record.classified[0].value, record.classified[0].scores.size(1)
-        if first > math.log(classes) + LOSS_ABOVE_START:
-            yield Alarm(
-                "first_loss",
-                f"The first loss is {first:.2f}; who knows nothing about {classes} classes has log({classes}) = "
-                f"{math.log(classes):.2f}. The model starts sure and wrong: look at its weights and its inputs.",
-            )
-    medians = [sorted(values[i : i + 3])[1] for i in range(len(values) - 2)]
-    if medians and max(medians) > LOSS_GROWTH * values[0] + 0.1:
-        yield Alarm(
-            "diverges", f"The loss went from {values[0]:.3g} up to {max(medians):.3g}. Is the learning rate too high?"
-        )
+def _left_in_evaluation(run: WatchedRun) -> bool:
+    """Whether a function that is not the loop itself has left evaluation mode on, and nobody ever turns it off."""
+    around = run.around
+    left = around.training_before and not around.training_after and not around.trained_by_call
+    return left and around.evaluated_by is not None and around.evaluated_by not in run.record.loop
 
 
-def rates(run: WatchedRun) -> Iterator[Alarm]:
-    """The weights move, and the schedule is that of a long training."""
-    steps = run.record.steps
-    if len(steps) < 3:
-        return
-    way = run.record.moved()
-    if way < SMALLEST_WAY and any(any(step.norms.values()) for step in steps):
-        yield Alarm(
-            "nothing_moves",
-            f"There were gradients, but in {len(steps)} steps the weights moved by {way:.0e} of their length. Is the "
-            "learning rate 0, or does the optimizer hold another model's parameters?",
-        )
-    tops = [max(step.rates) for step in steps]
-    if tops[-1] < RATE_LEFT * max(tops):
-        yield Alarm(
-            "rate_collapses",
-            f"Within {len(steps)} steps the learning rate fell from {max(tops):.2g} to {tops[-1]:.2g}. Is a schedule "
-            "that counts epochs stepped after each batch?",
-        )
+def _in_training_mode(block: list[Pass], trained: list[torch.Tensor]) -> list[Pass]:
+    """Return the passes of a validation in training mode.
 
-
-def accumulation(run: WatchedRun) -> Iterator[Alarm]:
-    """Where k batches make one step, each loss counts by its share."""
-    record = run.record
-    steps = [step for step in record.steps if len(step.backwards) > 1 and step.passes == len(step.backwards)]
-    if len(steps) < 2 or len({loss.function for loss in record.losses}) != 1:
-        return
-    values = {loss.value for loss in record.losses}
-    if all(value in values for step in steps for value in step.backwards):
-        times = len(steps[0].backwards)
-        yield Alarm(
-            "sum_of_batches",
-            f"{times} batches are added up for each step, and each counts fully: the gradient is {times} times that of "
-            "one big batch. Divide each loss by their number.",
-        )
-
-
-def class_scores(run: WatchedRun) -> Iterator[Alarm]:
-    """Cross-entropy gets logits, and nll_loss log-probabilities."""
-    softmaxed = [loss for loss in run.record.classified if loss.function is F.cross_entropy]
-    if len(softmaxed) >= 3 and all((loss.scores >= 0).all() for loss in softmaxed):
-        yield _one_sided([loss.scores for loss in softmaxed])
-    taken = [loss.scores for loss in run.record.classified if loss.function is F.nll_loss]
-    if any((scores.float().logsumexp(dim=1).abs() > 0.01).any() for scores in taken):
-        yield Alarm(
-            "no_log_probabilities",
-            "nll_loss got scores that are not log-probabilities: log_softmax is missing.",
-        )
-
-
-def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
-    """The logistic loss that has a sigmoid of its own gets logits."""
-    logistic = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy_with_logits]
-    if len(logistic) >= 3 and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
-        yield Alarm(
-            "sigmoid_twice",
-            "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
-            "model has done so before.",
-        )
-
-
-def shapes(run: WatchedRun) -> Iterator[Alarm]:
-    """Outputs are compared with targets of the same shape."""
-    for loss in run.record.losses:
-        if loss.function in MEASURING | LOGISTIC and loss.scores.shape != loss.target.shape:
-            yield Alarm(
-                "broadcast",
-                f"Outputs of shape {list(loss.scores.shape)} were compared with targets of {list(loss.target.shape)}: "
-                "broadcasting compares each with every other.",
-            )
-            break
-
-
-def _one_sided(tables: list[torch.Tensor]) -> Alarm:
-    if all(((table.sum(dim=1) - 1).abs() < 1e-3).all() for table in tables):
-        return Alarm(
-            "softmax_twice",
-            "cross_entropy got probabilities: each row adds up to 1. It applies a softmax itself, so the model should "
-            "put out logits.",
-        )
-    if all(((table.sum(dim=0) - 1).abs() < 1e-3).all() for table in tables):
-        return Alarm("softmax_over_batch", "Each column of the scores adds up to 1: a softmax runs over the batch.")
-    return Alarm(
-        "one_sided_logits",
-        "No score that cross_entropy got was ever below 0. Is there a ReLU or a sigmoid after the last layer?",
-    )
-
-
-def _mode_dependent(model: nn.Module) -> list[str]:
-    """Return the names of the layers that work differently in training and in evaluation."""
+    Not among them: passes before the first step, which try the shapes out; passes that measure a BatchNorm's
+    statistics; a batch that was trained on, which is no validation; and a batch that is passed again and again, to see
+    how much the dropout scatters.
+    """
+    found = [seen for seen in block if seen.training and seen.step and not seen.cumulative and not seen.recorded]
+    inputs = [seen.inputs for seen in found]
     return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        or (isinstance(module, _DropoutNd) and module.p > 0)
-        or (isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.dropout > 0)
+        seen
+        for number, seen in enumerate(found)
+        if seen.inputs is None
+        or not any(
+            other is not None and other.shape == seen.inputs.shape and torch.equal(other, seen.inputs)
+            for other in (*trained, *inputs[:number], *inputs[number + 1 :])
+        )
     ]
 
 
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" if name else "the model" for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def statistics(run: WatchedRun) -> Iterator[Alarm]:
+    """A BatchNorm that trains gathers statistics over many batches; one that is frozen keeps its own."""
+    still, drifting, short = [], [], []
+    layers = ((name, m) for name, m in run.model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats)
+    for name, module in layers:
+        buffer = module.running_mean
+        start = run.record.start_buffers.get(f"{name}.running_mean".lstrip("."))
+        if buffer is None or start is None or start.shape != buffer.shape or run.record.called.get(name, 0) < 3:
+            continue
+        moved = not torch.equal(start, buffer.detach())
+        fixed = [p for p in module.parameters() if not p.requires_grad]
+        drifting += [name] if moved and len(fixed) == 2 else []
+        still += [name] if not moved and module.training and module.momentum == 0 else []
+        short += [name] if moved and module.momentum is not None and module.momentum > FORGETS else []
+    if still:
+        yield Alarm(
+            "statistics_still",
+            f"{listed(still)} trained on batches, and its running mean is what it was. Its momentum is 0, the share of "
+            "each new batch: evaluation will use statistics of no data.",
+        )
+    if short:
+        yield Alarm(
+            "statistics_short",
+            f"The momentum of {listed(short)} is the share of the *new* batch: its running statistics are almost those "
+            "of the last batch alone. Most use 0.1.",
+        )
+    if drifting:
+        yield Alarm(
+            "statistics_drift",
+            f"{listed(drifting)} is frozen, but its running mean has changed: a frozen BatchNorm also needs eval().",
+        )
+
+
+def clipping(run: WatchedRun) -> Iterator[Alarm]:
+    """Clipping leaves a gradient, and sees it in its right size."""
+    steps = run.record.steps
+    left = [step.norm / step.made for step in steps if step.made > 0 and step.before_unscaling is None]
+    if len(left) >= 3 and 0 < max(left) < CLIPPED_TO and max(left) > 1.5 * min(left):
+        yield Alarm(
+            "clipped_to_nothing",
+            f"Between backward() and step() the gradients shrank to at most {max(left):.0e} of what they were, in each "
+            "of the steps. Is the threshold of the clipping far too small?",
+        )
+    pairs = [(step.before_unscaling, step.made) for step in steps if step.made > 0]
+    shares = [before / made for before, made in pairs if before is not None]
+    if len(shares) >= 3 and max(shares) < 0.999 and max(shares) > 1.01 * min(shares):
+        yield Alarm(
+            "clipped_before_unscaling",
+            f"In {len(shares)} steps the gradients were clipped while they were still scaled, to {min(shares):.1e} of "
+            "their size or so, and the scaler divided what was left. Call scaler.unscale_(optimizer) first.",
+        )
+    scales = [step.scale for step in steps if step.backwards and step.before_unscaling is None]
+    untouched = all(abs(step.norm / step.made - 1) < 1e-3 for step in steps if step.made > 0)
+    if len(scales) == len(steps) >= 3 and untouched and all(_power_of_two(scale) for scale in scales):
+        yield Alarm(
+            "gradients_scaled",
+            f"backward() was called on {scales[0]:.0f} times the loss, and nothing divided the gradients before "
+            "the step. Use scaler.step(optimizer) instead of optimizer.step().",
+        )
+
+
+def _power_of_two(scale: float) -> bool:
+    if not 1000 < scale < math.inf:
+        return False
+    nearest = 2 ** round(math.log2(scale))
+    return abs(scale / nearest - 1) < 1e-3
 
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     order_of_calls,
+    each_gradient_once,
     owned_parameters,
     reached_parameters,
     frozen_parameters,
     modes,
-    class_scores,
-    logistic_scores,
-    shapes,
-    losses,
-    rates,
-    accumulation,
+    statistics,
+    clipping,
 ]

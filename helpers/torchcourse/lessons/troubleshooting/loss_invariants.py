@@ -1,0 +1,263 @@
+"""Invariants of losses: what they get, what they count, how large they are. Each rule yields alarms."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
+from torchcourse.lessons.troubleshooting.training_watch import Loss
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
+
+LOSS_ABOVE_START = 2.0  # nats that the first loss may lie above log(classes)
+LOSS_GROWTH = 2.0  # times the first loss
+WORSE_THAN_NOTHING = 2.0  # times the loss of a model that puts out nothing
+NUMBERS_AT_LEAST = 64  # scores, before "none was ever negative" says anything
+COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of a step may differ
+
+
+def losses(run: WatchedRun) -> Iterator[Alarm]:
+    """The first loss is that of guessing; later ones are numbers and do not run away."""
+    found = run.record.losses
+    values = [loss.value for loss in found]
+    if any(not math.isfinite(value) for value in values):
+        step = next(number for number, value in enumerate(values) if not math.isfinite(value))
+        yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
+        return
+    classified = [loss for loss in run.classified if not _picks_rows(loss)]
+    if classified and not _tied(run):
+        first, classes = _mean(classified[0]), classified[0].scores.size(1)
+        if first > math.log(classes) + LOSS_ABOVE_START:
+            yield Alarm(
+                "first_loss",
+                f"The first loss is {first:.2f} per sample; a model that knows nothing about {classes} classes has "
+                f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
+                "its inputs.",
+            )
+    if not run.record.others:  # with an adversary, each one's loss grows as the other learns
+        yield from _growth(run)
+
+
+def _growth(run: WatchedRun) -> Iterator[Alarm]:
+    series: dict[tuple, list[Loss]] = {}
+    for loss in run.record.losses:
+        series.setdefault((loss.function, loss.scores.shape[1:], loss.reduction), []).append(loss)
+    for same in series.values():
+        values = [_mean(loss) for loss in same]
+        medians = [sorted(values[i : i + 3])[1] for i in range(len(values) - 2)]
+        if not medians:
+            continue
+        most = max(range(len(medians)), key=medians.__getitem__)
+        nothing = max(_of_zeros(loss) for loss in same[most : most + 3])
+        if medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing:
+            yield Alarm(
+                "diverges",
+                f"The loss went from {values[0]:.3g} up to {medians[most]:.3g}, where outputs of 0 would have "
+                f"{nothing:.3g}. Is the learning rate too high, or the sign of the loss wrong?",
+            )
+            return
+
+
+def _mean(loss: Loss) -> float:
+    """Return the loss per sample (or per number), without weights and however it was summed up."""
+    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+        return loss.value / (max(loss.target.numel(), 1) if loss.reduction == "sum" else 1)
+    counted = loss.target != loss.ignored
+    if not counted.any():
+        return 0.0
+    return loss.function(loss.scores.float(), loss.target, ignore_index=loss.ignored).item()
+
+
+def _of_zeros(loss: Loss) -> float:
+    """Return the loss that outputs of 0 would have."""
+    if loss.function in CLASSIFYING:
+        return math.log(max(loss.scores.size(min(1, loss.scores.dim() - 1)), 2))
+    if loss.function in LOGISTIC:
+        return math.log(2)
+    if loss.function in MEASURING:
+        return loss.function(torch.zeros_like(loss.target.float()), loss.target.float()).item()
+    return math.inf
+
+
+def _picks_rows(loss: Loss) -> bool:
+    """Whether each row's label is its own number, as where pairs are told from all others."""
+    return torch.equal(loss.target, torch.arange(len(loss.target)))
+
+
+def _tied(run: WatchedRun) -> bool:
+    """Whether a parameter has two names: the sizes that an embedding starts with are large for scores."""
+    return len(list(run.model.named_parameters(remove_duplicate=False))) > len(list(run.model.named_parameters()))
+
+
+def class_scores(run: WatchedRun) -> Iterator[Alarm]:
+    """Cross-entropy gets logits, and nll_loss and kl_div log-probabilities."""
+    taken = [loss for loss in run.record.losses if loss.function is F.cross_entropy and loss.scores.dim() > 1]
+    tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not _picks_rows(loss)]
+    if len(tables) >= 3 and sum(t.numel() for t in tables) >= NUMBERS_AT_LEAST and all((t >= 0).all() for t in tables):
+        yield from _one_sided(tables)
+    logs = [loss for loss in run.record.losses if loss.function is F.nll_loss and loss.scores.dim() > 1]
+    divergent = [loss for loss in run.record.losses if loss.function is F.kl_div]
+    wrong = any((loss.scores.float().logsumexp(dim=1).abs() > 0.01).any() for loss in logs)
+    if wrong or any((loss.scores > 1e-3).any() for loss in divergent):
+        yield Alarm(
+            "no_log_probabilities",
+            f"{'nll_loss' if wrong else 'kl_div'} got scores that are not log-probabilities: log_softmax is missing, "
+            "or runs over the wrong dimension.",
+        )
+
+
+def _one_sided(tables: list[torch.Tensor]) -> Iterator[Alarm]:
+    if all(((table.sum(dim=1) - 1).abs() < 1e-2).all() for table in tables):
+        yield Alarm(
+            "softmax_twice",
+            "cross_entropy got probabilities: each row adds up to 1. It applies a softmax itself, so the model should "
+            "put out logits.",
+        )
+    elif all(((table.sum(dim=0) - 1).abs() < 1e-2).all() for table in tables):
+        yield Alarm("softmax_over_batch", "Each column of the scores adds up to 1: a softmax runs over the batch.")
+    elif any((table == 0).any() for table in tables) or _like_sigmoids(tables):
+        yield Alarm(
+            "one_sided_logits",
+            "No score that cross_entropy got was ever below 0. Is there a ReLU or a sigmoid after the last layer?",
+        )
+
+
+def _like_sigmoids(tables: list[torch.Tensor]) -> bool:
+    """Whether all scores are from 0 to 1, and began about a half; small scores can all be above 0 by chance."""
+    return all((table <= 1).all() for table in tables) and 0.35 < tables[0].mean() < 0.65
+
+
+def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
+    """The logistic loss that has a sigmoid of its own gets logits, and targets from 0 to 1."""
+    logistic = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy_with_logits]
+    enough = len(logistic) >= 3 and sum(loss.scores.numel() for loss in logistic) >= NUMBERS_AT_LEAST
+    if enough and all(((loss.scores >= 0) & (loss.scores <= 1)).all() for loss in logistic):
+        yield Alarm(
+            "sigmoid_twice",
+            "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
+            "model has done so before.",
+        )
+    outside = [loss for loss in run.record.losses if loss.function in LOGISTIC and _outside(loss.target)]
+    if outside:
+        low, high = outside[0].target.min().item(), outside[0].target.max().item()
+        yield Alarm(
+            "targets_outside",
+            f"A logistic loss got targets from {low:g} to {high:g}. It is made for 0 to 1: below or above, it can fall "
+            "without end.",
+        )
+
+
+def _outside(target: torch.Tensor) -> bool:
+    return bool(target.numel() and (target.min() < 0 or target.max() > 1))
+
+
+def shapes(run: WatchedRun) -> Iterator[Alarm]:
+    """Outputs are compared with targets of the same shape."""
+    pair = run.record.broadcast
+    for loss in run.record.losses:
+        both = loss.scores.shape, loss.target.shape
+        if loss.function in MEASURING | LOGISTIC and torch.broadcast_shapes(*both) not in both:
+            pair = list(both[0]), list(both[1])
+            break
+    if pair is not None:
+        yield Alarm(
+            "broadcast",
+            f"Outputs of shape {pair[0]} were compared with targets of {pair[1]}: broadcasting compares each with "
+            "every other.",
+        )
+
+
+def accumulation(run: WatchedRun) -> Iterator[Alarm]:
+    """Where k batches make one step, each sample or token counts alike, and the loss is that of one big batch."""
+    steps = [
+        (number, step)
+        for number, step in enumerate(run.record.steps)
+        if not step.closure and len(step.backwards) > 1 and len(step.passes) == len(step.backwards)
+    ]
+    if len(steps) < 2 or len({(loss.function, loss.scores.shape[1:]) for loss in run.record.losses}) != 1:
+        return
+    times = len(steps[0][1].backwards)
+    per_step = [[loss for loss in run.record.losses if loss.step == number] for number, _ in steps]
+    if run.record.others or any(loss.reduction != "mean" or _constant(loss) for part in per_step for loss in part):
+        return
+    values = {loss.value for loss in run.record.losses}
+    whole = all(value in values for _, step in steps for value in step.backwards)
+    if whole and all(abs(step.norm / max(step.made, 1e-30) - 1) < 1e-4 for _, step in steps):
+        yield Alarm(
+            "sum_of_batches",
+            f"{times} batches are added up for each step, and each counts fully: the gradient is {times} times that of "
+            "one big batch. Divide each loss by their number.",
+        )
+    counts = [[_counted(loss) for loss in part] for part in per_step]
+    padded = any(_counted(loss) < loss.target.numel() for part in per_step for loss in part)
+    apart = [part for part in counts if (max(part) - min(part)) > COUNTS_APART * sum(part) / len(part)]
+    if padded and len(apart) > len(counts) / 2:
+        yield Alarm(
+            "means_of_means",
+            f"The parts of a step count different numbers of tokens (such as {min(apart[0])} and {max(apart[0])}), and "
+            "each part's mean weighs the same. Add up sums, and divide by the tokens of the whole step.",
+        )
+
+
+def _constant(loss: Loss) -> bool:
+    """Whether all targets are the same number, as those for what is real and for what is made."""
+    return bool((loss.target == loss.target.flatten()[0]).all())
+
+
+def _counted(loss: Loss) -> int:
+    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+        return loss.target.numel()
+    return int((loss.target != loss.ignored).sum())
+
+
+def padding(run: WatchedRun) -> Iterator[Alarm]:
+    """What fills the sentences up to one length does not count."""
+    counted = filled = found = 0
+    fillers = set()
+    for loss in run.record.losses:
+        # The pass with as many tokens as there are targets says where the sentences end.
+        table = _by_sentence(loss, [seen.inputs for seen in run.record.trained if seen.step == loss.step])
+        value = None if table is None or loss.reduction == "none" else _filler(table)
+        if table is None or value is None or value == loss.ignored:
+            continue
+        fillers.add(value)
+        found, counted, filled = found + 1, counted + table.numel(), filled + int((table == value).sum())
+    if found >= 3 and len(fillers) == 1 and filled > 0.02 * counted:
+        yield Alarm(
+            "padding_counted",
+            f"Class {min(fillers)} stands only at the ends of sentences, up to the longest one: "
+            f"{filled / counted:.0%} of all targets, and the loss counts them. Give it ignore_index={min(fillers)}.",
+        )
+
+
+def _by_sentence(loss: Loss, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return the targets as [sentences, tokens], if that is what they are."""
+    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+        return None
+    if loss.target.dim() == 2:
+        return loss.target
+    for batch in inputs:
+        if batch is not None and batch.dim() >= 2 and batch.size(0) * batch.size(1) == loss.target.numel():
+            return loss.target.view(batch.size(0), batch.size(1)) if loss.target.dim() == 1 else None
+    return None
+
+
+def _filler(table: torch.Tensor) -> int | None:
+    """Return the class that stands at the ends of sentences and nowhere else, in runs of different lengths."""
+    values, counts = table[:, -1].unique(return_counts=True)
+    value = values[counts.argmax()]
+    same = (table == value).long()
+    runs = same.flip(1).cumprod(dim=1).sum(dim=1)
+    different = len(runs.unique()) >= 3 and int((runs >= 2).sum()) >= 2 and int(runs.min()) < table.size(1)
+    return int(value) if different and int(same.sum()) == int(runs.sum()) else None
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    class_scores,
+    logistic_scores,
+    shapes,
+    losses,
+    accumulation,
+    padding,
+]

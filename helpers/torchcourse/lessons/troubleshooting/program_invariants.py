@@ -1,0 +1,239 @@
+"""Invariants of what stands round the steps: rates, optimizers, states, epochs, random numbers. Each yields alarms."""
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from torchcourse.lessons.troubleshooting.data_invariants import hashes
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
+
+SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
+MEANT_TO_BE_SMALL = 1e-5  # a learning rate below it says itself that the weights are to move little
+RATE_LEFT = 0.05  # of the highest learning rate
+LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training
+DROP = 5.0  # times, from one step to the next
+COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
+
+_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
+
+
+def movement(run: WatchedRun) -> Iterator[Alarm]:
+    """The weights move."""
+    steps = run.record.steps
+    if len(steps) < 3 or not any(any(step.norms.values()) for step in steps):
+        return
+    way, highest = run.record.moved(), max(rate for step in steps for rate in step.rates)
+    if way < SMALLEST_WAY and (highest == 0 or highest > MEANT_TO_BE_SMALL):
+        yield Alarm(
+            "nothing_moves",
+            f"There were gradients, but in {len(steps)} steps with learning rates up to {highest:.2g} the weights "
+            f"moved by {way:.0e} of their length. Is the learning rate 0, are the gradients clipped to almost nothing, "
+            "or does the optimizer hold another model's parameters?",
+        )
+
+
+def schedule(run: WatchedRun) -> Iterator[Alarm]:
+    """The schedule is that of a long training: it does not end long before the steps do."""
+    tops = [max(step.rates) for step in run.record.steps]
+    if len(tops) < 5:
+        return
+    most = max(range(len(tops)), key=tops.__getitem__)
+    low = [number for number in range(most, len(tops)) if tops[number] < RATE_LEFT * tops[most]]
+    ends = {entry.step for entry in run.around.iterations}  # a drop there is that of a schedule by epoch
+    drops = [n for n in range(most + 1, len(tops)) if tops[n] * DROP < tops[n - 1] and n not in ends]
+    at_most = AFTER_A_DROP if drops else LONG_AFTER
+    if low and len(low) > at_most * len(tops) and not (ends - {0, len(tops)} and not drops):
+        yield Alarm(
+            "rate_collapses",
+            f"After {low[0]} of {len(tops)} steps the learning rate had fallen from {tops[most]:.2g} to "
+            f"{tops[low[0]]:.2g}. Is a schedule that counts epochs stepped after each batch?",
+        )
+
+
+def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
+    """The optimizer keeps what it has gathered."""
+    steps = run.record.steps
+    changes = [
+        number
+        for number in range(1, len(steps))
+        if (before := steps[number - 1].optimizer) is not (after := steps[number].optimizer)
+        if type(before) is type(after) and before.state and _same_parameters(before, after)
+        if all(after is not step.optimizer for step in steps[:number])
+    ]
+    if changes:
+        yield Alarm(
+            "optimizer_anew",
+            f"From step {changes[0]} on, another {type(steps[0].optimizer).__name__} with the same parameters was "
+            "stepped: momentum and averages began anew. Make the optimizer once, before the loop.",
+        )
+
+
+def _same_parameters(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool:
+    both = ([id(p) for group in each.param_groups for p in group["params"]] for each in (one, other))
+    return sorted(next(both)) == sorted(next(both))
+
+
+def best_state(run: WatchedRun) -> Iterator[Alarm]:
+    """A state that is kept while the training goes on is a copy."""
+    total = len(run.record.steps)
+    kept = [s for s in run.around.states if s.loaded or (s.kept and not s.read and s.step > 0)]
+    if kept:
+        yield Alarm(
+            "state_is_no_copy",
+            f"The state_dict() taken after step {kept[-1].step} shares the memory of the weights, and was kept "
+            f"while later ones of the {total} steps changed them: what it holds is no longer that state. Keep "
+            "copy.deepcopy(model.state_dict()).",
+        )
+
+
+def epochs(run: WatchedRun) -> Iterator[Alarm]:
+    """A sampler that shuffles by its epoch is told the epoch."""
+    gone: dict[int, list[Any]] = {}
+    for entry in run.around.iterations:
+        source = entry.source.sampler if isinstance(entry.source, DataLoader) else entry.source
+        epoch = getattr(source, "epoch", None) if isinstance(entry.source, DataLoader) else entry.epoch
+        shuffles = getattr(source, "shuffle", True)
+        if hasattr(source, "set_epoch") and shuffles and epoch is not None and entry.source is source:
+            gone.setdefault(id(source), []).append(entry)
+    for entries in gone.values():
+        pairs = pairwise(entries)
+        same = [a for a, b in pairs if a.epoch == b.epoch and _trained_between(run, a.step, b.step)]
+        if same:
+            yield Alarm(
+                "epoch_not_set",
+                f"A {type(entries[0].source).__name__} that shuffles was gone through {len(entries)} times with epoch "
+                f"{same[0].epoch}: each time in the same order. Call sampler.set_epoch(epoch) before each epoch.",
+            )
+            return
+
+
+def _trained_between(run: WatchedRun, first: int, last: int) -> bool:
+    return any(first <= seen.step < last for seen in run.record.trained)
+
+
+def workers(run: WatchedRun) -> Iterator[Alarm]:
+    """Each worker of a loader draws its own random numbers, and has its own part of a stream."""
+    loaders = {id(e.source): e.source for e in run.around.iterations if isinstance(e.source, DataLoader)}
+    for loader in loaders.values():
+        if loader.num_workers < 2:
+            continue
+        names = _drawing(loader.dataset) if loader.worker_init_fn is None else []
+        if names:
+            yield Alarm(
+                "workers_alike",
+                f"The data set draws from {listed(names)}, and each of the {loader.num_workers} workers gets a copy: "
+                "they all draw the same numbers. Seed it in worker_init_fn, or draw from torch.",
+            )
+        elif loader.worker_init_fn is not None and _seeds_alike(loader.worker_init_fn):
+            yield Alarm(
+                "workers_alike",
+                f"worker_init_fn gives each of the {loader.num_workers} workers the same seed: they all draw the same "
+                "numbers. Take torch.initial_seed() or the worker's number into it.",
+            )
+        if isinstance(loader.dataset, IterableDataset):
+            yield from _repeated(run, loader)
+
+
+def _drawing(dataset: Any) -> list[str]:
+    """Return the names of the generators that the data set holds, and draws from to make a sample."""
+    held = _held_generators(dataset, 3)
+    if not held:
+        return []
+    before = {name: _state(generator) for name, generator in held.items()}
+    try:
+        with torch.random.fork_rng():
+            tried = copy.deepcopy(dataset)
+            next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
+    except Exception:  # somebody's data set, asked for one sample outside its loader
+        return []
+    after = {name: _state(generator) for name, generator in _held_generators(tried, 3).items()}
+    return [name for name, state in before.items() if state != after.get(name, state)]
+
+
+def _held_generators(holder: Any, depth: int, name: str = "") -> dict[str, Any]:
+    found = {}
+    parts = enumerate(holder) if isinstance(holder, list | tuple) else getattr(holder, "__dict__", {}).items()
+    for key, value in list(parts)[:50]:
+        inner = f"{name}.{key}".lstrip(".")
+        if isinstance(value, _GENERATORS):
+            found[inner] = value
+        elif depth > 1 and not isinstance(value, torch.Tensor | np.ndarray | type):
+            found |= _held_generators(value, depth - 1, inner)
+    return found
+
+
+def _state(generator: Any) -> str:
+    if isinstance(generator, torch.Generator):
+        return str(generator.get_state().tolist())
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state)
+    return str(generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False))
+
+
+def _seeds_alike(worker_init_fn: Callable[[int], object]) -> bool:
+    """Call it as two workers would, with their own torch seeds, and compare what NumPy, random and torch draw next."""
+    kept = np.random.get_state(), random.getstate()
+    drawn = []
+    try:
+        with torch.random.fork_rng():
+            for number in range(2):
+                torch.manual_seed(1000 + number)
+                np.random.seed(2000 + number)
+                random.seed(3000 + number)
+                worker_init_fn(number)
+                drawn.append((np.random.random(), random.random(), torch.rand(()).item()))
+    except Exception:  # it may need to be in a worker
+        return False
+    finally:
+        np.random.set_state(kept[0])
+        random.setstate(kept[1])
+    return any(one == other for one, other in zip(*drawn, strict=True))
+
+
+def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
+    starts = sorted(e.step for e in run.around.iterations if e.source is loader)
+    last = starts[1] if len(starts) > 1 else len(run.record.steps)
+    rows = [p.inputs for p in run.record.trained if p.inputs is not None and starts[0] <= p.step < last]
+    keys = [key for part in rows if part.dim() > 1 for key in hashes(part)]
+    share = 1 - len(set(keys)) / len(keys) if keys else 0.0
+    if share > COPIES:
+        yield Alarm(
+            "stream_repeated",
+            f"In one pass through a stream with {loader.num_workers} workers, {share:.0%} of the samples came again: "
+            "each worker reads all of it. Split it by get_worker_info().",
+        )
+
+
+def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
+    """Each step drops other units: nobody seeds again within the loop."""
+    if True not in run.record.dropped:
+        return
+    first: dict[int, int] = {}
+    for seen in run.record.trained:
+        if seen.training:
+            first.setdefault(seen.step, seen.random_state)
+    states = list(first.values())
+    most = max((states.count(state) for state in set(states)), default=0)
+    if most >= 3:
+        yield Alarm(
+            "same_random_numbers",
+            f"{most} of {len(states)} steps began with the same random numbers, so dropout dropped the same units each "
+            "time. Is there a manual_seed() within the loop?",
+        )
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    movement,
+    schedule,
+    one_optimizer,
+    best_state,
+    epochs,
+    workers,
+    random_numbers,
+]

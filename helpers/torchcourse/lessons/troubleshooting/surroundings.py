@@ -1,0 +1,137 @@
+"""What a program does between the steps of its training: modes set, states taken, data sets gone through.
+
+PyTorch has no hook for these. So while a `Surroundings` is entered, four methods of its classes note that they were
+called, and do what they do otherwise.
+"""
+
+import contextlib
+import functools
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+_VIEWS = {"cpu", "to", "float", "detach", "contiguous", "view", "__get__"}  # often the same memory, and no reading
+
+
+@dataclass
+class TakenState:
+    """A `state_dict()` of the model that shares the memory of its weights."""
+
+    step: int
+    """How many steps had been taken."""
+    tensors: list["weakref.ref[torch.Tensor]"]
+    read: bool = False
+    """Whether its numbers were read before the next step: copied, saved, or loaded elsewhere."""
+    loaded: bool = False
+    """Whether the model has loaded it after later steps."""
+    kept: bool = False
+    """Whether it was still held when a later step was taken."""
+
+    def place_of(self, value: Any) -> int | None:
+        """Return which of its tensors this is, if any."""
+        if not isinstance(value, torch.Tensor):
+            return None
+        return next((place for place, tensor in enumerate(self.tensors) if tensor() is value), None)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One time that a loader or a DistributedSampler was gone through."""
+
+    source: Any
+    step: int
+    epoch: int | None
+    """What `set_epoch` had set, if the source has it."""
+
+
+class Surroundings:
+    """Notes what happens to `model` between steps; `steps()` says how many have been taken."""
+
+    def __init__(self, model: nn.Module, steps: Callable[[], int]) -> None:
+        self.trained_by_call = False
+        """Whether `train()` was called on the model."""
+        self.evaluated_by: CodeType | None = None
+        """The code of the function that called `eval()` last."""
+        self.training_before = self.training_after = True
+        self.states: list[TakenState] = []
+        self.iterations: list[Iteration] = []
+        self._model, self._steps = model, steps
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Surroundings":
+        self.training_before = self._model.training
+        self._replace(nn.Module, "train", self._on_train)
+        self._replace(nn.Module, "state_dict", self._on_state)
+        self._replace(DataLoader, "__iter__", self._on_iteration)
+        self._replace(DistributedSampler, "__iter__", self._on_iteration)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+        self.training_after = self._model.training
+
+    def on_step(self) -> None:
+        """Note which states are held while a step is taken."""
+        for state in self.states:
+            state.kept = state.kept or all(tensor() is not None for tensor in state.tensors)
+
+    def on_call(self, name: str, args: tuple, out: Any) -> None:
+        """Note that a function of torch got these arguments, and what came out."""
+        for value in args if self.states else ():
+            for state in self.states:
+                place = state.place_of(value)
+                if place is None:
+                    continue
+                if name in _VIEWS:
+                    if isinstance(out, torch.Tensor) and out.data_ptr() == value.data_ptr():
+                        state.tensors[place] = weakref.ref(out)  # the same memory, held by another tensor
+                elif state.step == self._steps():
+                    state.read = True
+                elif name == "copy_" and value is args[1] and args[0].data_ptr() == value.data_ptr():
+                    state.loaded = True
+
+    def _replace(self, owner: type, name: str, note: Callable[..., None]) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def noted(this: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(this, *args, **kwargs)
+            note(this, args, kwargs, result)
+            return result
+
+        setattr(owner, name, noted)
+        self._open.callback(setattr, owner, name, original)
+
+    def _on_train(self, module: nn.Module, args: tuple, kwargs: dict, _result: Any) -> None:
+        if module is not self._model:
+            return
+        if args[0] if args else kwargs.get("mode", True):
+            self.trained_by_call = True
+            return
+        frame = sys._getframe(2)  # past `noted`
+        while frame.f_back is not None and frame.f_code is nn.Module.eval.__code__:
+            frame = frame.f_back
+        self.evaluated_by = frame.f_code
+
+    def _on_state(self, module: nn.Module, _args: tuple, kwargs: dict, result: Any) -> None:
+        if module is not self._model or not isinstance(result, dict):
+            return
+        places = {parameter.data_ptr() for parameter in module.parameters()}
+        shared = [t for t in result.values() if isinstance(t, torch.Tensor) and not isinstance(t, nn.Parameter)]
+        shared = [tensor for tensor in shared if tensor.numel() and tensor.data_ptr() in places]
+        if shared:
+            self.states.append(TakenState(self._steps(), [weakref.ref(tensor) for tensor in shared]))
+
+    def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
+        self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))

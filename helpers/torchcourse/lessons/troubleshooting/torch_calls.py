@@ -1,0 +1,53 @@
+"""Calls of torch that have no hook, told to whoever watches: losses, dropout, `backward()`, differences, scalers."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+CLASSIFYING = {F.cross_entropy, F.nll_loss}
+LOGISTIC = {F.binary_cross_entropy_with_logits, F.binary_cross_entropy}
+MEASURING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}
+LOSSES = CLASSIFYING | LOGISTIC | MEASURING | {F.kl_div}
+DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+_BACKWARD = {torch.Tensor.backward, torch.autograd.backward}
+_DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "subtract"}
+
+
+class TorchCalls(TorchFunctionMode):
+    """While it is entered, tells `watch` of these calls, and does what they would do."""
+
+    def __init__(self, watch: Any) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _BACKWARD:
+            roots = args[0] if args else kwargs["tensors"]
+            with self._watch.on_backward([roots] if isinstance(roots, torch.Tensor) else roots):
+                return func(*args, **kwargs)
+        if func in DROPOUTS and drops(args, kwargs):
+            self._watch.on_dropout()
+        if getattr(func, "__name__", "") == "_amp_foreach_non_finite_check_and_unscale_":
+            self._watch.on_unscale()
+        out = func(*args, **kwargs)
+        self._watch.on_call(getattr(func, "__name__", ""), args, out)
+        if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad:
+            scores = args[0] if args else kwargs["input"]
+            self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)
+        sides = [side for side in args[:2] if isinstance(side, torch.Tensor)]
+        if getattr(func, "__name__", "") in _DIFFERENCES and len(sides) == 2:
+            self._watch.on_difference(*sides)
+        return out
+
+
+def drops(args: tuple, kwargs: dict) -> bool:
+    """Whether a call of a dropout function drops anything, by its arguments."""
+    probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    return bool(args[2] if len(args) > 2 else kwargs.get("training", True)) and probability > 0

@@ -1,0 +1,390 @@
+"""What a training loop of somebody else does in its first steps: passes, losses, gradients and steps of one model.
+
+    with TrainingWatch(model, optimizer) as watch:
+        train(model, optimizer, loader)      # the loop, as it is
+    watch.steps[0].rates, watch.passes[-1].training, watch.losses[0].value
+
+It tells which forward passes a step has learned from: those whose gradients were still there when the step came. The
+numbers of the training stay the same. What happens outside the steps is in `surroundings`.
+"""
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
+
+from torchcourse.lessons.troubleshooting.surroundings import Surroundings
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls
+from torchcourse.lessons.troubleshooting.training_step import gradients_of, has_closure
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+ROWS = 4096  # samples whose inputs are kept, at most
+
+
+@dataclass
+class Pass:
+    """One call of the model, or of a part of it where the loop calls the parts one by one."""
+
+    training: bool
+    """The mode of the whole model."""
+    recorded: bool
+    """Whether autograd recorded it."""
+    samples: int
+    step: int
+    """How many steps had been taken before."""
+    inputs: torch.Tensor | None
+    """A copy of the first tensor that went in, if there was room."""
+    output: torch.Tensor | None
+    """The tensor that came out, without its graph."""
+    random_state: int
+    """Which random numbers come next: equal for equal states of the generator."""
+    cumulative: bool
+    """Whether a BatchNorm was averaging over all batches, as when its statistics are measured anew."""
+    entry: tuple[float, float] | None
+    """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
+    used: bool = False
+    """Whether a step has taken a gradient that came through it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One call of a loss function of torch.nn.functional that a gradient can come from."""
+
+    function: Any
+    scores: torch.Tensor
+    target: torch.Tensor
+    value: float
+    """Its value, or the mean of its values."""
+    reduction: str
+    ignored: int
+    """The label that does not count."""
+    seen: Pass | None
+    """The pass before it, if it had as many samples as there are targets."""
+    step: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as it was about to happen; with a closure, as it has happened."""
+
+    rates: tuple[float, ...]
+    """The learning rate of each parameter group."""
+    norms: dict[str, float | None]
+    """The norm of each trainable parameter's gradient, None where there is none."""
+    backwards: tuple[float, ...]
+    """What `backward()` was called on, for those whose gradients are still there."""
+    passes: tuple[Pass, ...]
+    """The passes that these gradients came through."""
+    lost: tuple[tuple[Pass, ...], ...]
+    """The passes of gradients that were cleared before the step, while the weights were as they are now."""
+    stale: bool
+    """Whether the gradients of the step before were there at each backward pass since."""
+    made: float
+    """The norm of all gradients when the last backward pass was over."""
+    norm: float
+    """Their norm at the step."""
+    before_unscaling: float | None
+    """Their norm when a GradScaler began to unscale them."""
+    scale: float
+    """What `backward()` was called on, as a multiple of the last loss."""
+    closure: bool
+    optimizer: Optimizer
+
+
+@dataclass
+class _Since:
+    """What has happened since the last step."""
+
+    backwards: list[float] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
+    cleared: list[tuple[int, tuple[Pass, ...]]] = field(default_factory=list)
+    count: int = 0
+    was_clean: bool = False
+    made: float = 0.0
+    versions: int = 0
+    before_unscaling: float | None = None
+    scale: float = 0.0
+
+
+class TrainingWatch:
+    """Records one model's training while it is entered.
+
+    Args:
+        model: as the loop calls it.
+        optimizer: the one that steps it. Another one with a parameter of it counts as the same.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        self.passes: list[Pass] = []
+        self.losses: list[Loss] = []
+        self.steps: list[Step] = []
+        self.called: dict[str, int] = {}
+        """How often each layer was called with samples, while autograd was on."""
+        self.owned: set[int] = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        """The ids of the parameters of each optimizer that has stepped, and of this one."""
+        self.others = 0
+        """Steps of optimizers that share no parameter with this one."""
+        self.backward_seen = False
+        self.dropped: set[bool] = set()
+        """The modes of the model in which a dropout function has dropped."""
+        self.broadcast: tuple[list[int], list[int]] | None = None
+        """The shapes of an output and a target whose difference was taken for each pair of samples."""
+        self.loop: set[Any] = set()
+        """The code of the functions that were running when a step was taken."""
+        self.start: dict[str, torch.Tensor] = {}
+        self.start_buffers: dict[str, torch.Tensor] = {}
+        self.around = Surroundings(model, lambda: len(self.steps))
+        self._model, self._optimizer = model, optimizer
+        self._ids = set(self.owned)
+        self._open = contextlib.ExitStack()
+        self._depth = self._rows = 0
+        self._in_backward = self._entered = False
+        self._entry: tuple[float, float] | None = None
+        self._random = 0
+        self._since = _Since()
+
+    @property
+    def trained(self) -> list[Pass]:
+        """The passes that steps have learned from; those with a graph, where `backward()` is not called."""
+        if not self.backward_seen:
+            return [seen for seen in self.passes if seen.recorded]
+        return [seen for seen in self.passes if seen.used]
+
+    @property
+    def evaluated(self) -> list[Pass]:
+        """The passes without a graph, and those in evaluation mode that nothing was learned from."""
+        return [p for p in self.passes if not p.recorded or (not p.training and not p.used and self.backward_seen)]
+
+    def moved(self) -> float:
+        """Return how far the weights have come, as a share of their length."""
+        now = dict(self._model.named_parameters())
+        pairs = [(now[name].detach(), start) for name, start in self.start.items() if name in now]
+        way = math.sqrt(sum((end - start).double().square().sum().item() for end, start in pairs))
+        return way / max(math.sqrt(sum(start.double().square().sum().item() for _, start in pairs)), 1e-12)
+
+    def __enter__(self) -> "TrainingWatch":
+        self.start = {name: p.detach().clone() for name, p in self._model.named_parameters() if _has_numbers(p)}
+        self.start_buffers = {name: b.detach().clone() for name, b in self._model.named_buffers() if _has_numbers(b)}
+        handles: list[Any] = [register_optimizer_step_pre_hook(self._before_step)]
+        handles.append(register_optimizer_step_post_hook(self._after_step))
+        compiled = hasattr(self._model, "_orig_mod")  # its parts run without their hooks
+        for name, module in [("", self._model)] if compiled else self._model.named_modules():
+            handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(partial(self._on_return, name), with_kwargs=True, always_call=True)
+            )
+        for handle in handles:
+            self._open.callback(handle.remove)
+        self._open.enter_context(TorchCalls(self))
+        self._open.enter_context(self.around)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+
+    # Calls of the model
+
+    def _on_call(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._depth += 1
+        if self._in_backward:  # a checkpointed part is computed once more
+            return
+        if self._depth == 1:
+            self._entered, self._entry = False, None
+            self._random = _random_state(self._model)
+        if not self._entered and _has_weights(module):
+            self._entered = True
+            first = _first_tensor(args, kwargs)
+            if first is not None and first.is_floating_point() and first.numel() > 1 and _has_numbers(first):
+                flat = first.detach().double()
+                bits = bool(((flat == 0) | (flat == 1)).all())
+                self._entry = None if bits else (flat.mean().item(), flat.std().item())
+
+    def _on_return(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        self._depth -= 1
+        if self._in_backward or output is None:  # always called: without an output after an error
+            return
+        first = _first_tensor(args, kwargs)
+        if torch.is_grad_enabled() and (first is None or first.numel()):
+            self.called[name] = self.called.get(name, 0) + 1
+        if self._depth == 0:
+            self._on_pass(first, output)
+
+    def _on_pass(self, first: torch.Tensor | None, output: Any) -> None:
+        out = list(tensors_of(output))
+        with_graph = [tensor for tensor in out if tensor.requires_grad]
+        samples = len(first) if first is not None and first.dim() else 0
+        keep = first is not None and samples > 0 and self._rows < ROWS and _has_numbers(first)
+        self._rows += samples if keep else 0
+        whole = isinstance(output, torch.Tensor) and _has_numbers(output)
+        norms = [m for m in self._model.modules() if getattr(m, "momentum", 0) is None and m.training]
+        seen = Pass(
+            training=self._model.training,
+            recorded=torch.is_grad_enabled() and (bool(with_graph) or not out),
+            samples=samples,
+            step=len(self.steps),
+            inputs=first.detach().cpu().clone() if keep and first is not None else None,
+            output=output.detach().cpu() if whole else None,
+            random_state=self._random,
+            cumulative=bool(norms),
+            entry=self._entry,
+        )
+        for tensor in with_graph:
+            tensor.register_hook(partial(self._on_flow, seen))
+        self.passes.append(seen)
+
+    def _on_flow(self, seen: Pass, _gradient: torch.Tensor) -> None:
+        if self._in_backward and all(seen is not other for other in self._since.passes):
+            self._since.passes.append(seen)
+
+    # Calls of torch, told by TorchCalls
+
+    def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
+        last = self.passes[-1] if self.passes else None
+        self.losses.append(
+            Loss(
+                function,
+                scores.detach().cpu().clone(),
+                target.detach().cpu().clone(),
+                out.detach().float().mean().item(),
+                how.get("reduction", "mean"),
+                how.get("ignore_index", -100),
+                last if last is not None and target.dim() and last.samples == len(target) else None,
+                len(self.steps),
+            )
+        )
+
+    def on_call(self, name: str, args: tuple, out: Any) -> None:
+        self.around.on_call(name, args, out)
+
+    def on_dropout(self) -> None:
+        self.dropped.add(self._model.training)
+
+    def on_difference(self, one: torch.Tensor, other: torch.Tensor) -> None:
+        """Note an output [N, 1] and targets [N] whose difference is [N, N]."""
+        output = self.passes[-1].output if self.passes else None
+        for scores, target in ((one, other), (other, one)):
+            of_model = output is not None and scores.shape == output.shape and scores.requires_grad
+            column = scores.dim() == 2 and scores.size(1) == 1 and target.dim() == 1
+            if of_model and column and not target.requires_grad and len(target) == len(scores) > 1:
+                self.broadcast = list(scores.shape), list(target.shape)
+
+    @contextlib.contextmanager
+    def on_backward(self, roots: Iterable[torch.Tensor]) -> Iterator[None]:
+        since, self.backward_seen = self._since, True
+        roots = list(roots)
+        if not any(gradient.count_nonzero() for gradient in _values(self._optimizer)):
+            since.was_clean = True
+            if since.backwards and since.before_unscaling is None:  # a scaler skips steps that overflow
+                since.cleared.append((since.versions, tuple(since.passes)))
+            since.backwards, since.passes = [], []
+        self._in_backward = True
+        try:
+            yield
+        finally:
+            self._in_backward = False
+        value = sum(root.detach().double().sum().item() for root in roots)
+        since.backwards.append(value)
+        since.count += 1
+        since.made = _norm(self._optimizer)
+        since.versions = self._versions()
+        since.before_unscaling = None
+        last = self.losses[-1].value if self.losses else 0.0
+        since.scale = value / last if last else 0.0
+
+    def on_unscale(self) -> None:
+        self._since.before_unscaling = _norm(self._optimizer)
+
+    def _versions(self) -> int:
+        """Return a number that grows when a weight is written to."""
+        return sum(parameter._version for parameter in self._model.parameters())
+
+    # Steps
+
+    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if not has_closure(args, kwargs):
+            self._on_step(optimizer, closure=False)
+
+    def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if has_closure(args, kwargs):  # its gradient was made inside the step
+            self._on_step(optimizer, closure=True)
+
+    def _on_step(self, optimizer: Optimizer, closure: bool) -> None:
+        ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self.owned |= ids
+        if optimizer is not self._optimizer and not ids & self._ids:
+            self.others += 1
+            return
+        self.around.on_step()
+        since, self._since = self._since, _Since()
+        learning = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        for seen in since.passes:
+            seen.used = True
+        self.steps.append(
+            Step(
+                rates=tuple(float(group["lr"]) for group in optimizer.param_groups),
+                norms={name: None if p.grad is None else p.grad.norm().item() for name, p in learning},
+                backwards=tuple(since.backwards),
+                passes=tuple(since.passes),
+                lost=tuple(passes for versions, passes in since.cleared if versions == since.versions),
+                stale=bool(since.count) and not since.was_clean,
+                made=since.made,
+                norm=_norm(optimizer),
+                before_unscaling=since.before_unscaling,
+                scale=since.scale,
+                closure=closure,
+                optimizer=optimizer,
+            )
+        )
+        frame = sys._getframe()
+        while frame is not None:
+            self.loop.add(frame.f_code)
+            frame = frame.f_back  # type: ignore[assignment]  # None above the outermost frame
+
+
+def tensors_of(output: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in what a model has returned: nested lists and dicts, and objects with tensors in them."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__"):
+            yield from (part for part in vars(leaf).values() if isinstance(part, torch.Tensor))
+
+
+def _first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
+    found = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
+    return next((item for item in found if not item.is_nested and item.dim()), None)
+
+
+def _has_numbers(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested and not tensor.is_complex()
+
+
+def _has_weights(module: nn.Module) -> bool:
+    if "Norm" in type(module).__name__ or isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+
+
+def _random_state(model: nn.Module) -> int:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return hash(state.numpy().tobytes())
+
+
+def _values(optimizer: Optimizer) -> list[torch.Tensor]:
+    """Return the gradients; of a sparse one, the numbers that are there."""
+    return [g.coalesce().values() if g.is_sparse else g for g in gradients_of(optimizer)]
+
+
+def _norm(optimizer: Optimizer) -> float:
+    return math.sqrt(sum(gradient.double().square().sum().item() for gradient in _values(optimizer)))
