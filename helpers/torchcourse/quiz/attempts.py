@@ -13,7 +13,7 @@ class Attempt:
     """One question of a bank as it is put to the learner. Each answer is a line in the journal, with the reasoning."""
 
     def __init__(self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False) -> None:
-        self.lesson = bank.lesson
+        self.lesson, self.title = bank.lesson, bank.title
         self.first = first
         self.question = shown
         self.number = bank.number(shown) if grade_line else None
@@ -44,6 +44,19 @@ class Attempt:
     def reason(self, answer: str | float, text: str) -> None:
         """Write down the reasoning behind a wrong answer."""
         journal.record("reasoning", **self._names(), answer=answer, text=text)
+
+    def last(self, *, same: bool = False) -> journal.Entry | None:
+        """Return the journal's last answer to this question or its variants, or to this very one (`same`)."""
+        field, name = ("asked", self.question.id) if same else ("question", self.first.id)
+        found = [
+            entry
+            for entry in journal.read()
+            if entry["kind"] == "quiz"
+            and entry.get("lesson") == self.lesson
+            and entry.get(field) == name
+            and entry.get("answer") is not None
+        ]
+        return found[-1] if found else None
 
     def _record(self, kind: str, answer: str | float, sure: int | None, verdict: "Verdict | None" = None) -> None:
         result = {}

@@ -6,8 +6,10 @@
 Every answer is a line in the journal. So is the reasoning behind a wrong one.
 """
 
+import html
 from typing import TYPE_CHECKING, Any
 
+from torchcourse import live
 from torchcourse.quiz import answers, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.attempts import Attempt
@@ -36,6 +38,8 @@ def card(lesson: str, question: str, *, grade_line: bool = True) -> "Card":
 
 class Card(Attempt):
     """A question and the learner's answer to it. Show it in a notebook, or call `answer`."""
+
+    renew: live.Replace = staticmethod(live.unseen)
 
     def answer(
         self,
@@ -74,28 +78,40 @@ class Card(Attempt):
             self.reason(read, reasoning)
         return Feedback(self, verdict=verdict, reasoning="" if verdict.right else reasoning)
 
-    def _how(self) -> str:
+    def _line(self) -> str:
+        """The line that answers by code, in any notebook."""
         example = {"number": "0.5", "text": '"word"', "open": '"…"'}.get(self.question.kind, '"A"')
-        return f'quiz.card("{self.lesson}", "{self.question.id}").answer({example}, sure=2)'
+        call = f'card("{self.lesson}", "{self.question.id}").answer({example}, sure=2)'
+        return f"from torchcourse.quiz import card; {call}"
 
     def __repr__(self) -> str:
         from torchcourse.quiz import render
 
-        how = texts.say("by_code", how=self._how())
-        return render.plain_text(self.question, self.number, texts.current(), how)
+        language = texts.current()
+        past = render.past(self.question, self.last(), language)
+        head = render.heading(self.title, self.question, self.number, language, past)
+        return render.plain_text(self.question, head, language, texts.say("by_code", how=self._line()))
 
-    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
+    def _repr_html_(self) -> str:
+        """Return what stays when nothing can be clicked: the question, one's last answer, and how to go on."""
         from torchcourse.quiz import render
 
-        how = texts.say("by_code", how=self._how())
-        static = render.static_html(self.question, self.number, texts.current(), how)
-        return {"text/plain": repr(self), "text/html": static} | widget_bundle(self.widget)
+        language, last = texts.current(), self.last(same=True)
+        told, past = "", render.past(self.question, self.last(), language)
+        if last and last.get("form") == self.question.kind:
+            told, past = render.told_html(self.question, last, language), ""
+        head = render.heading(self.title, self.question, self.number, language, past)
+        how = texts.say("by_code", how=f"<code>{html.escape(self._line())}</code>")
+        return render.static_html(self.question, head, language, how, told)
+
+    def _ipython_display_(self) -> None:
+        self.renew = live.show(self.widget, self._repr_html_(), repr(self))
 
     def widget(self) -> Any:
-        """Return the card as an ipywidget."""
-        from torchcourse.quiz.widget import CardWidget
+        """Return the card as a widget."""
+        from torchcourse.quiz.widget import CardForm
 
-        return CardWidget(self).box
+        return CardForm(self, lambda _form: self.renew(self._repr_html_(), repr(self)))
 
 
 class Feedback:
@@ -133,13 +149,3 @@ class Feedback:
             return None
         inner = render.feedback_html(self.verdict, self.card.question, texts.current(), self.reasoning)
         return f'{render.STYLE}<div class="tc-card">{inner}</div>'
-
-
-def widget_bundle(make: Any) -> dict[str, Any]:
-    """Return what a notebook needs to show the widget that `make` returns; nothing where there are no widgets."""
-    try:
-        import ipywidgets  # noqa: F401
-    except ImportError:
-        return {}
-    view = {"version_major": 2, "version_minor": 0, "model_id": make().model_id}
-    return {"application/vnd.jupyter.widget-view+json": view}

@@ -8,29 +8,36 @@ A wrong prediction costs nothing: it is what makes the outcome stick. Both are l
 """
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
-from torchcourse import journal
+from torchcourse import journal, live
 from torchcourse.quiz import markup, texts
 from torchcourse.quiz.answers import LETTERS
 
-_asked: dict[str, list[str]] = {}
-"""The choices of each prediction asked in this session, by its name."""
+_asked: dict[str, "Prediction"] = {}
+"""The predictions asked for in this session, by name."""
 
 
-def predict(name: str, question: str, choices: list[str]) -> "Prediction":
+def predict(name: str, question: str = "", choices: Sequence[str] = ()) -> "Prediction":
     """Ask for a prediction and keep it. What was predicted last counts.
 
     Args:
-        name: an id that `outcome` uses again, such as `01-1.mean`.
+        name: an id that `outcome` uses again, such as `01-1.mean`. Alone, it names a question asked before.
         question, choices: texts in the little Markdown of `markup`.
+
+    Raises:
+        ValueError: if a name stands alone that was not asked before.
     """
-    _asked[name] = choices
-    return Prediction(name, question, choices)
+    if question:
+        _asked[name] = Prediction(name, question, list(choices))
+    elif name not in _asked:
+        raise ValueError(f"predict('{name}'): run the cell with this question first; then this line knows it.")
+    return _asked[name]
 
 
 def outcome(name: str, text: str, right: str | None = None) -> "Outcome":
-    """Show the kept prediction beside what came out. Without a prediction, show the outcome alone.
+    """Show the kept prediction beside what came out. Without a prediction, show the question, the outcome folded below.
 
     Args:
         name: the id that was given to `predict`.
@@ -40,12 +47,13 @@ def outcome(name: str, text: str, right: str | None = None) -> "Outcome":
     Raises:
         ValueError: if `right` is none of the choices that `predict` offered.
     """
-    if right is not None and right not in _asked.get(name, [right]):
-        raise ValueError(f"outcome('{name}'): '{right}' is none of the choices {_asked[name]}.")
+    asked = _asked.get(name)
+    if right is not None and asked and right not in asked.choices:
+        raise ValueError(f"outcome('{name}'): '{right}' is none of the choices {asked.choices}.")
     predicted = _kept(name)
     correct = None if predicted is None or right is None else predicted == right
     journal.record("outcome", id=name, predicted=predicted, right=correct, text=text)
-    return Outcome(predicted, text, correct)
+    return Outcome(predicted, text, correct, asked, right)
 
 
 class Prediction:
@@ -53,6 +61,7 @@ class Prediction:
 
     def __init__(self, name: str, question: str, choices: list[str]) -> None:
         self.name, self.question, self.choices = name, question, choices
+        self.renew: live.Replace = live.unseen
 
     @property
     def kept(self) -> str | None:
@@ -73,36 +82,70 @@ class Prediction:
             journal.record("prediction", id=self.name, choice=choice)
         return self
 
+    def _line(self) -> str:
+        """The line that predicts by code, once the question has been asked."""
+        return f'from torchcourse.quiz import predict; predict("{self.name}").choose("A")'
+
     def __repr__(self) -> str:
         listed = [
             f"  {letter}  {markup.to_plain(choice)}" for letter, choice in zip(LETTERS, self.choices, strict=False)
         ]
         kept = [texts.say("predicted", choice=markup.to_plain(self.kept))] if self.kept else []
-        return "\n".join([markup.to_plain(self.question), *listed, *kept])
+        return "\n".join(
+            [markup.to_plain(self.question), *listed, *kept, texts.say("predict_by_code", how=self._line())]
+        )
 
-    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
-        from torchcourse.quiz.cards import widget_bundle
+    def _repr_html_(self) -> str:
+        """Return what stays when nothing can be clicked: the question, one's prediction, and how to go on."""
         from torchcourse.quiz.render import STYLE
 
-        listed = "".join(f"<li>{markup.to_inline(choice)}</li>" for choice in self.choices)
-        static = (
-            f'{STYLE}<div class="tc-card"><div class="tc-question">{markup.to_html(self.question)}</div>'
-            f'<ol type="A">{listed}</ol></div>'
+        how = texts.say("predict_by_code", how=f"<code>{html.escape(self._line())}</code>")
+        return (
+            f'{STYLE}<div class="tc-card"><div class="tc-meta">{texts.say("predict")}</div>{self.asked_html()}'
+            f'<p class="tc-meta tc-below">{how}</p></div>'
         )
-        return {"text/plain": repr(self), "text/html": static} | widget_bundle(self.widget)
+
+    def asked_html(self, right: str | None = None) -> str:
+        """Return the question and its choices; one's own is marked, and the right one where it is given."""
+        from torchcourse.quiz.render import lettered
+
+        rows = []
+        for choice, (_letter, label) in zip(
+            self.choices, lettered(list(map(markup.to_inline, self.choices))), strict=True
+        ):
+            marks = [texts.say("right_choice")] if choice == right else []
+            marks += [texts.say("your_choice")] if choice == self.kept else []
+            look = " tc-chosen" if choice == self.kept else ""
+            said = f' <i class="tc-meta">← {", ".join(marks)}</i>' if marks else ""
+            rows.append(f'<div class="tc-choice{look}">{label}{said}</div>')
+        return f'<div class="tc-question">{markup.to_html(self.question)}</div>{"".join(rows)}'
+
+    def _ipython_display_(self) -> None:
+        self.renew = live.show(self.widget, self._repr_html_(), repr(self))
 
     def widget(self) -> Any:
-        """Return the question with its choices as an ipywidget."""
-        from torchcourse.quiz.widget import PredictionWidget
+        """Return the question with its choices as a widget."""
+        from torchcourse.quiz.widget import PredictionForm
 
-        return PredictionWidget(self.question, self.choices, self.kept, self.choose).box
+        def choose(letter: str) -> None:
+            self.choose(letter)
+            self.renew(self._repr_html_(), repr(self))
+
+        return PredictionForm(self.question, self.choices, self.kept, choose)
 
 
 class Outcome:
     """What came out, with what was predicted."""
 
-    def __init__(self, predicted: str | None, text: str, right: bool | None) -> None:
-        self.predicted, self.text, self.right = predicted, text, right
+    def __init__(
+        self,
+        predicted: str | None,
+        text: str,
+        right: bool | None,
+        asked: Prediction | None = None,
+        choice: str | None = None,
+    ) -> None:
+        self.predicted, self.text, self.right, self.asked, self.choice = predicted, text, right, asked, choice
 
     def _line(self) -> str:
         if self.predicted is None:
@@ -119,10 +162,19 @@ class Outcome:
         from torchcourse.quiz.render import STYLE
 
         look = {True: "tc-right", False: "tc-partly", None: ""}[self.right]
+        verdict = (
+            f'<div class="tc-verdict {look} tc-below"><p><b>{texts.say("outcome")}</b></p>'
+            f"{markup.to_html(self.text)}</div>"
+        )
+        asked = ""
+        if self.predicted is None:
+            verdict = f"<details><summary>{texts.say('show_anyway')}</summary>{verdict}</details>"
+            asked = self.asked.asked_html() if self.asked else ""
+        elif self.asked and self.choice:
+            asked = self.asked.asked_html(self.choice)
         return (
-            f'{STYLE}<div class="tc-card" role="status"><div class="tc-meta">{html.escape(self._line())}</div>'
-            f'<div class="tc-verdict {look}" style="margin-top:6px"><p><b>{texts.say("outcome")}</b></p>'
-            f"{markup.to_html(self.text)}</div></div>"
+            f'{STYLE}<div class="tc-card" role="status" data-lm-suppress-shortcuts="true">'
+            f'<div class="tc-meta">{html.escape(self._line())}</div>{asked}{verdict}</div>'
         )
 
 

@@ -1,12 +1,15 @@
 """A question and its feedback as HTML and as plain text. All text of a bank passes through `markup`."""
 
+import functools
 import html
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from torchcourse import notice
-from torchcourse.quiz import markup, texts
+from torchcourse import journal, notice
+from torchcourse.journal import Entry
+from torchcourse.quiz import answers, markup, texts
+from torchcourse.quiz.answers import LETTERS
 from torchcourse.quiz.questions import (
     ChoiceQuestion,
     NumberQuestion,
@@ -16,11 +19,12 @@ from torchcourse.quiz.questions import (
     Text,
     required,
 )
-from torchcourse.quiz.verdict import Remark, Verdict, explanation
+from torchcourse.quiz.verdict import Remark, Verdict, explanation, judge
 
 _KINDS: tuple[notice.Kind, ...] = ("right", "wrong", "open")
 _COLOURS = "".join(f"--tc-{kind}:{notice.colour(kind)};" for kind in _KINDS)
-STYLE = f"<style>:root{{{_COLOURS}}}\n{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}</style>"
+CSS = f":root{{{_COLOURS}}}\n{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}"
+STYLE = f"<style>{CSS}</style>"
 
 
 def question_html(question: Question, language: str) -> str:
@@ -34,41 +38,153 @@ def question_html(question: Question, language: str) -> str:
     return f'<div class="tc-question" lang="{language}">{markup.to_html(question.text[language])}{items}</div>'
 
 
+def answer_fields(question: Question, language: str, name: str) -> str:
+    """Return the question with the controls to answer it; `name` is a prefix for ids that no other card has."""
+    asked = question_html(question, language)
+    if isinstance(question, ChoiceQuestion):
+        choices = lettered([markup.to_inline(text[language]) for text in question.options])
+        return group("answer", "radio" if question.kind == "one" else "checkbox", asked, choices)
+    label = html.escape(texts.say(f"kind_{question.kind}", language))
+    field = f'name="answer" aria-describedby="{name}-question {name}-hint"'
+    if question.kind == "open":
+        control = f'{label}<textarea rows="6" {field}></textarea>'
+    else:
+        control = f'{label} <input type="text" {field}> {unit_html(question, language)}'
+    return f'<div id="{name}-question">{asked}</div><label class="tc-typed">{control}</label>'
+
+
+def lettered(choices: list[str]) -> list[tuple[str, str]]:
+    """Return each choice, HTML already, with its letter: as a value, and in the label."""
+    return [(letter, f"<b>{letter}</b><span>{choice}</span>") for letter, choice in zip(LETTERS, choices, strict=False)]
+
+
+def group(name: str, kind: str, title: str, choices: list[tuple[str, str]]) -> str:
+    """Return native radio buttons or tick boxes under their title; choices are (value, HTML)."""
+    rows = "".join(
+        f'<label class="tc-choice"><input type="{kind}" name="{name}" value="{value}">{text}</label>'
+        for value, text in choices
+    )
+    letters = " data-letters" if choices and choices[0][0].isalpha() else ""
+    return f'<fieldset class="tc-group tc-{name}"{letters}><legend>{title}</legend>{rows}</fieldset>'
+
+
+def button(action: str, label: str, *, value: str = "", able: bool = True, more: str = "") -> str:
+    """Return a button that asks the form for an action."""
+    disabled = "" if able else " disabled"
+    return (
+        f'<button type="button" class="tc-button" data-action="{action}" value="{value}"{disabled}{more}>'
+        f"{html.escape(label)}</button>"
+    )
+
+
+def language_buttons(language: str) -> str:
+    """Return a button for each language; the present one is pressed."""
+    buttons = [
+        button("language", label, value=code, more=f' lang="{code}" aria-pressed="{str(code == language).lower()}"')
+        for code, label in texts.LANGUAGES.items()
+    ]
+    return f'<span class="tc-language">{"".join(buttons)}</span>'
+
+
+def reason_field(language: str) -> str:
+    """Return where a learner writes down what made them choose."""
+    return (
+        f'<label class="tc-below">{html.escape(texts.say("what_thought", language))}<textarea rows="3" name="reason"'
+        f' placeholder="{html.escape(texts.say("because", language))}"></textarea></label>'
+        f"{button('why', texts.say('show_why', language))}"
+    )
+
+
+def ticks(question: Question, language: str) -> str:
+    """Return what the writer of an open answer ticks after reading the model answer."""
+    if not isinstance(question, OpenQuestion):
+        return ""
+    lists = [
+        ("said", "self_check", [part.text for part in question.self_check]),
+        ("thought", "traps", [trap.reasoning for trap in question.mistakes]),
+    ]
+    groups = [
+        group(
+            name,
+            "checkbox",
+            html.escape(texts.say(title, language)),
+            [(str(number), f"<span>{markup.to_inline(text[language])}</span>") for number, text in enumerate(lines, 1)],
+        )
+        for name, title, lines in lists
+        if lines
+    ]
+    return f'<div class="tc-below">{"".join(groups)}{button("done", texts.say("done", language))}</div>'
+
+
+def notes_html(language: str) -> str:
+    """Return what the form shows where Python does not answer: because it is busy, or because it has gone."""
+    return "".join(
+        f'<p class="{look}" role="alert">{html.escape(texts.say(name, language))}</p>'
+        for look, name in (("tc-waiting", "busy"), ("tc-gone", "gone"))
+    )
+
+
 def unit_html(question: Question, language: str) -> str:
     """Return the unit of a number, empty where there is none."""
     unit = _unit(question)
     return f'<span class="tc-meta">{markup.to_inline(unit[language])}</span>' if unit else ""
 
 
-def choice_labels(question: Question, language: str) -> list[str]:
-    """Return the label of each choice, for a tick box that takes HTML; none where nothing is to be ticked."""
-    if not isinstance(question, ChoiceQuestion):
-        return []
-    return [
-        f"<b>{letter}</b>&nbsp; {markup.to_label(text[language])}"
-        for letter, text in zip(question.letters, question.options, strict=True)
-    ]
+def heading(title: Text, question: Question, number: int | None, language: str, past: str = "") -> str:
+    """Return the line above a question: where it is from, what kind of answer it takes, what was before.
+
+    `title` is the lesson's, shown where the question has no number, that is outside its quiz.
+    """
+    say = functools.partial(texts.say, language=language)
+    parts = [say("question", number=number) if number else title[language], say(f"kind_{question.kind}")]
+    if number:
+        parts.append(say("point" if question.points == 1 else "points", points=question.points))
+    return " · ".join([*parts, *([past] if past else [])])
 
 
-def meta(question: Question, number: int | None, language: str) -> str:
-    """Return the line above a question: its number, what kind of answer it takes, its points."""
-    place = texts.say("question", language, number=number) if number else texts.say("again", language)
-    name = "point" if question.points == 1 else "points"
-    points = [texts.say(name, language, points=question.points)] if number else []
-    return " · ".join([place, texts.say(f"kind_{question.kind}", language), *points])
+def past(question: Question, last: Entry | None, language: str) -> str:
+    """Return when the question or a variant of it was answered last, and how that came out.
+
+    A right answer is not told: who is asked again shall find it again.
+    """
+    if last is None:
+        return texts.say("new", language)
+    name = "before" if last.get("asked") == question.id else "before_other"
+    return texts.say(name, language, day=journal.when(last).astimezone().date(), result=_result(last, language))
 
 
-def static_html(question: Question, number: int | None, language: str, how: str) -> str:
-    """Return the whole question for a place where widgets do not show."""
-    choices = "".join(f"<div>{label}</div>" for label in choice_labels(question, language))
+def static_html(question: Question, head: str, language: str, how: str, told: str = "") -> str:
+    """Return the whole question for a place where nothing can be clicked.
+
+    Args:
+        head: the line above it. how: how to go on, as HTML.
+        told: what the learner answered and why that is right or not, as HTML; empty before the first answer.
+    """
+    options = question.options if isinstance(question, ChoiceQuestion) else []
+    choices = "".join(
+        f'<div class="tc-choice">{label}</div>'
+        for _letter, label in lettered([markup.to_inline(text[language]) for text in options])
+    )
     return (
-        f'{STYLE}<div class="tc-card"><div class="tc-meta">{html.escape(meta(question, number, language))}</div>'
-        f"{question_html(question, language)}{choices}{unit_html(question, language)}"
-        f'<p class="tc-meta" style="margin-top:.6em">{html.escape(how)}</p></div>'
+        f'{STYLE}<div class="tc-card"><div class="tc-meta">{html.escape(head)}</div>'
+        f"{question_html(question, language)}{choices}{unit_html(question, language)}{told}"
+        f'<p class="tc-meta tc-below">{how}</p></div>'
     )
 
 
-def plain_text(question: Question, number: int | None, language: str, how: str) -> str:
+def told_html(question: Question, last: Entry, language: str) -> str:
+    """Return what a learner answered, when, and the explanation of it."""
+    answer = html.escape(answers.show(last.get("answer"), question.kind))
+    moment = journal.when(last).astimezone().strftime("%Y-%m-%d %H:%M")
+    line = f'<p class="tc-below">{texts.say("you_answered", language, day=moment, answer=answer)}</p>'
+    if isinstance(question, OpenQuestion):
+        model = model_answer_html(question, language) if question.model_answer else ""
+        return f"{line}{model}"
+    verdict = judge(question, last["answer"])
+    return line + feedback_html(verdict, question, language)
+
+
+def plain_text(question: Question, head: str, language: str, how: str) -> str:
     """Return the whole question as text."""
     listed = [
         f"  {letter}  {markup.to_plain(text[language])}"
@@ -76,8 +192,7 @@ def plain_text(question: Question, number: int | None, language: str, how: str) 
     ]
     unit = _unit(question)
     listed += [f"  ({markup.to_plain(unit[language])})"] if unit else []
-    lines = [meta(question, number, language), "", markup.to_plain(question.text[language]), *listed, "", how]
-    return "\n".join(lines)
+    return "\n".join([head, "", markup.to_plain(question.text[language]), *listed, "", how])
 
 
 def verdict_line(verdict: Verdict, question: Question, language: str) -> str:
@@ -106,7 +221,7 @@ def verdict_html(verdict: Verdict, question: Question, language: str) -> str:
         else {True: "right", False: "wrong", None: "kept"}[verdict.right]
     )
     line = html.escape(verdict_line(verdict, question, language))
-    return f'<div class="tc-verdict tc-{look}" role="status" lang="{language}">{line}</div>'
+    return f'<div class="tc-verdict tc-{look}" tabindex="-1" lang="{language}">{line}</div>'
 
 
 def feedback_html(verdict: Verdict, question: Question, language: str, reasoning: str = "") -> str:
@@ -144,7 +259,7 @@ def model_answer_html(question: OpenQuestion, language: str) -> str:
     """Return the model answer, to be compared with one's own."""
     title = html.escape(texts.say("model_answer", language))
     return (
-        f'<div class="tc-feedback" lang="{language}"><div class="tc-verdict"><b>{title}</b></div>'
+        f'<div class="tc-feedback" lang="{language}"><div class="tc-verdict" tabindex="-1"><b>{title}</b></div>'
         f'<div class="tc-remark">{markup.to_html(required(question.model_answer)[language])}</div></div>'
     )
 
@@ -205,6 +320,19 @@ def _remark_head(remark: Remark, question: Question, language: str, form: Callab
 
 def _belongs(remark: Remark, question: Question, language: str) -> str:
     return texts.say(f"{question.kind}_{'right' if remark.right else 'wrong'}", language)
+
+
+def _result(entry: Entry, language: str) -> str:
+    """Return in a few words how an answer of the journal came out."""
+    if entry.get("right") is None:
+        return texts.say("was_kept", language)
+    if entry["right"]:
+        return texts.say("was_right", language)
+    return texts.say("was_wrong", language, answer=_short(answers.show(entry.get("answer"), str(entry.get("form")))))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _unit(question: Question) -> Text | None:

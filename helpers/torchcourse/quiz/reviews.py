@@ -19,12 +19,11 @@ A second try within ten minutes, fresh from the feedback, is practice and does n
 import html
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import texts
-from torchcourse.quiz.cards import Card, widget_bundle
+from torchcourse.quiz.cards import Card
 
 SAME_SITTING = timedelta(minutes=10)
 
@@ -56,6 +55,8 @@ def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
     deck = _deck(due, count)
     if deck.cards:
         deck.message = texts.say("due_1" if len(due) == 1 else "due", count=len(due))
+        if len(deck) < len(due):
+            deck.message += " " + texts.say("due_now", count=len(deck))
     elif everything:
         following = min(everything, key=lambda state: state.due)
         deck.message = texts.say("nothing_due", day=following.due.astimezone(now.tzinfo).date())
@@ -142,19 +143,17 @@ class Deck:
     def __repr__(self) -> str:
         return "\n\n".join([self.message, *(repr(card) for card in self.cards)])
 
-    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
+    def _repr_html_(self) -> str:
+        return self._message_html() + "".join(card._repr_html_() for card in self.cards)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        display(HTML(self._message_html()), *self.cards)
+
+    def _message_html(self) -> str:
         lines = [self.message, *journal.problems()]
-        message = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-        static = f'<div class="tc-page">{message}</div>'
-        if not self.cards:
-            return {"text/plain": repr(self), "text/html": static}
-        static += "".join(card._repr_mimebundle_()["text/html"] for card in self.cards)
-        return {"text/plain": repr(self), "text/html": static} | widget_bundle(lambda: self._widget(message))
-
-    def _widget(self, message: str) -> Any:
-        import ipywidgets as widgets
-
-        return widgets.VBox([widgets.HTML(message), *(card.widget() for card in self.cards)])
+        return f'<div class="tc-page">{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</div>'
 
 
 def _deck(wanted: list[QuestionState], count: int) -> Deck:

@@ -1,4 +1,4 @@
-"""The card: by code, and by clicks on its widgets."""
+"""The card: by code, and by what is clicked in its form."""
 
 import re
 from pathlib import Path
@@ -10,21 +10,22 @@ from torchcourse import journal, notice
 from torchcourse.quiz import bank, card, texts
 from torchcourse.quiz.bank import BankError
 from torchcourse.quiz.render import answer_line
-from torchcourse.quiz.widget import CardWidget
+from torchcourse.quiz.widget import CardForm
 
 pytestmark = pytest.mark.usefixtures("banks")
 
 
-def open_card(question: str) -> CardWidget:
-    return CardWidget(card(example.LESSON, question))
+def open_card(question: str) -> CardForm:
+    return CardForm(card(example.LESSON, question))
+
+
+def able(form: CardForm) -> bool:
+    """Whether the button that checks works."""
+    return "disabled" not in form.parts["actions"]
 
 
 def logged(kind: str = "quiz") -> list[dict]:
     return [entry for entry in journal.read() if entry["kind"] == kind]
-
-
-def visible(box: CardWidget, part: str) -> bool:
-    return getattr(box, part).layout.display != "none"
 
 
 # By code
@@ -124,56 +125,81 @@ def test_an_unknown_card_is_one_sentence() -> None:
         card(example.LESSON, "x")
 
 
-def test_a_card_shows_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
-    bundle = card(example.LESSON, "pick-several")._repr_mimebundle_()
-    assert set(bundle) == {"text/plain", "text/html"}
-    for form in bundle.values():
+def test_a_card_is_read_where_nothing_can_be_clicked() -> None:
+    shown = card(example.LESSON, "pick-several")
+    forms = shown._repr_html_(), repr(shown)
+    for form in forms:
         assert "Pick several" in form
         assert "four" in form
-        assert "answer(" in form
-    assert "  B  three" in bundle["text/plain"]
-    assert "Question 2 · Choose all that apply · 2 points" in bundle["text/plain"]
+        assert "<input" not in form
+    assert "  B  three" in forms[1]
+    assert "Question 2 · Choose all that apply · 2 points · new to you" in forms[1]
+    html = card(example.LESSON, "pick-one")._repr_html_().split("</style>")[1]
+    assert "&lt;b&gt;" in html
+    assert "<b> <" not in html
 
 
-def test_a_card_offers_a_widget_and_both_fallbacks() -> None:
-    bundle = card(example.LESSON, "pick-one")._repr_mimebundle_()
-    assert bundle["application/vnd.jupyter.widget-view+json"]["model_id"]
-    assert "&lt;b&gt;" in bundle["text/html"]
-    assert "<b> <" not in bundle["text/html"].split("</style>")[1]
+def test_the_line_that_a_card_gives_runs_as_it_stands() -> None:
+    for question in ("pick-one", "type-number", "type-text", "write"):
+        line = repr(card(example.LESSON, question)).rpartition(": ")[2]
+        exec(line, {})
+    assert [entry["question"] for entry in logged()] == ["pick-one", "type-number", "type-text"]
+
+
+def test_the_next_day_a_card_tells_what_was_answered_and_why() -> None:
+    card(example.LESSON, "pick-several").answer("ab", sure=3)
+    shown = card(example.LESSON, "pick-several")._repr_html_()
+    day = logged()[0]["time"][:10]
+    assert re.search(rf"On {day} \d\d:\d\d you answered: A, B", shown)
+    assert "Not right yet." in shown
+    assert "Why three." in shown
+    card(example.LESSON, "write").answer("Big.", sure=1, said=[1])
+    assert "Because of this and that." in card(example.LESSON, "write")._repr_html_()
+
+
+def test_the_head_of_a_card_says_whether_it_was_asked_before() -> None:
+    def head(question: str) -> str:
+        return repr(card(example.LESSON, question)).splitlines()[0]
+
+    assert head("pick-one-again") == "Example · Choose one · new to you"
+    card(example.LESSON, "pick-one").answer("A", sure=2)
+    day = logged()[0]["time"][:10]
+    assert head("pick-one-again") == f"Example · Choose one · asked differently on {day}: you answered A, not right"
+    assert head("pick-one") == f"Question 1 · Choose one · 1 point · asked on {day}: you answered A, not right"
+    card(example.LESSON, "pick-one").answer("B", sure=2)
+    assert head("pick-one").endswith(f"asked on {day}: you were right"), "not what the right answer is"
 
 
 # By clicks
 
 
 def test_check_waits_for_an_answer_and_a_confidence() -> None:
-    box = open_card("pick-several")
-    assert box.check.disabled
-    box.choices[0].value = True
-    assert box.check.disabled
-    assert "say how sure" in box.hint.value
-    box.sure.value = 2
-    assert not box.check.disabled
-    box.choices[0].value = False
-    assert box.check.disabled
-    box.check.click()
+    form = open_card("pick-several")
+    assert not able(form)
+    form.do("input", answer=["A"])
+    assert not able(form)
+    assert "say how sure" in form.parts["actions"]
+    form.do("input", sure=["2"])
+    assert able(form)
+    form.do("input", answer=[])
+    assert not able(form)
+    assert form.do("check") is False
     assert journal.read() == []
 
 
 def test_a_wrong_click_asks_for_the_reasoning_before_it_shows_why() -> None:
-    box = open_card("pick-several")
-    box.choices[0].value = box.choices[1].value = True
-    box.sure.value = 3
-    assert not visible(box, "reason_box")
-    box.check.click()
-    assert visible(box, "reason_box")
-    assert "Not right yet" in box.feedback.value
-    assert "Why three." not in box.feedback.value
-    assert box.check.disabled, "the same answer is not logged twice"
-    box.reason.value = "<i>odd</i> looked fine"
-    box.show_why.click()
-    assert not visible(box, "reason_box")
-    own = box.feedback.value.split("<details>")[0]
+    form = open_card("pick-several")
+    form.do("input", answer=["A", "B"], sure=["3"])
+    assert form.parts["reason"] == ""
+    assert form.do("check") is True, "the focus goes to the verdict"
+    assert "<textarea" in form.parts["reason"]
+    assert "Not right yet" in form.parts["feedback"]
+    assert "Why three." not in form.parts["feedback"]
+    assert not able(form), "the same answer is not logged twice"
+    assert form.do("check") is False
+    assert form.do("why", reason=["<i>odd</i> looked fine"]) is True
+    assert form.parts["reason"] == ""
+    own = form.parts["feedback"].split("<details>")[0]
     assert "Why three." in own
     assert "Why five." not in own
     assert "&lt;i&gt;odd&lt;/i&gt; looked fine" in own
@@ -182,43 +208,46 @@ def test_a_wrong_click_asks_for_the_reasoning_before_it_shows_why() -> None:
 
 
 def test_no_reasoning_is_needed_to_see_why() -> None:
-    box = open_card("pick-one")
-    box.choices[0].value = True
-    box.sure.value = 1
-    box.check.click()
-    box.show_why.click()
-    assert "Why one." in box.feedback.value
+    form = open_card("pick-one")
+    form.do("check", answer=["A"], sure=["1"])
+    form.do("why")
+    assert "Why one." in form.parts["feedback"]
     assert logged("reasoning") == []
 
 
 def test_a_second_try_replaces_the_feedback_and_keeps_a_reasoning_that_was_begun() -> None:
-    box = open_card("pick-one")
-    box.choices[0].value = True
-    box.sure.value = 1
-    box.check.click()
-    box.reason.value = "half a thought"
-    box.choices[1].value = True
-    assert [choice.value for choice in box.choices] == [False, True], "one choice only"
-    assert box.feedback.value == ""
+    form = open_card("pick-one")
+    form.do("check", answer=["A"], sure=["1"])
+    form.do("input", answer=["B"], reason=["half a thought"])
+    assert form.parts["feedback"] == ""
     assert [(entry["answer"], entry["text"]) for entry in logged("reasoning")] == [("A", "half a thought")]
-    box.check.click()
-    assert "Right." in box.feedback.value
-    assert "Why two." in box.feedback.value
-    assert not visible(box, "reason_box")
+    form.do("check")
+    assert "Right." in form.parts["feedback"]
+    assert "Why two." in form.parts["feedback"]
+    assert form.parts["reason"] == ""
     assert [entry["right"] for entry in logged()] == [False, True]
 
 
+def test_what_stays_of_a_card_follows_each_answer() -> None:
+    shown = card(example.LESSON, "pick-one")
+    kept: list[str] = []
+    form = CardForm(shown, lambda _form: kept.append(shown._repr_html_()))
+    form.do("check", answer=["A"], sure=["1"])
+    form.do("input", answer=["B"])
+    form.do("check")
+    assert ["you answered: A" in kept[0], "you answered: B" in kept[1], len(kept)] == [True, True, 2]
+
+
 def test_the_line_for_the_grade_follows_the_choice() -> None:
-    box = open_card("pick-several")
-    assert "answer_q2 = ..." in box.grade.value
-    box.choices[2].value = True
-    box.choices[0].value = True
-    assert "answer_q2 = &quot;AC&quot;" in box.grade.value
+    form = open_card("pick-several")
+    assert "answer_q2 = ..." in form.parts["grade"]
+    form.do("input", answer=["A", "C"])
+    assert "answer_q2 = &quot;AC&quot;" in form.parts["grade"]
     number = open_card("type-number")
-    number.typed.value = "4"
-    assert "answer_q3 = 4<" in number.grade.value
-    assert open_card("pick-one-again").grade.value == ""
-    assert "write your answer in the cell below" in open_card("write").grade.value
+    number.do("input", answer=["4"])
+    assert "answer_q3 = 4<" in number.parts["grade"]
+    assert open_card("pick-one-again").parts["grade"] == ""
+    assert "write your answer in the cell below" in open_card("write").parts["grade"]
     for answer, line in ((None, "..."), ('say "it"', '"say \\"it\\""'), (0.25, "0.25")):
         assert answer_line(4, answer) == f"answer_q4 = {line}"
         assert answer is None or eval(answer_line(4, answer).partition(" = ")[2]) == answer
@@ -233,55 +262,71 @@ def test_the_line_for_the_grade_follows_the_choice() -> None:
     ],
 )
 def test_a_typed_answer(question, typed, refused, sentence) -> None:
-    box = open_card(question)
-    box.sure.value = 2
-    box.typed.value = refused
-    assert box.check.disabled
-    assert sentence in box.hint.value
-    box.typed.value = typed
-    assert not box.check.disabled
-    box.check.click()
-    assert "Right." in box.feedback.value
+    form = open_card(question)
+    form.do("input", sure=["2"], answer=[refused])
+    assert not able(form)
+    assert sentence in form.parts["actions"]
+    assert ("tc-error" in form.parts["actions"]) is bool(sentence)
+    form.do("input", answer=[typed])
+    assert able(form)
+    form.do("check")
+    assert "Right." in form.parts["feedback"]
     assert logged()[0]["right"] is True
 
 
 def test_an_open_question_shows_the_model_answer_only_after_writing() -> None:
-    box = open_card("write")
-    assert "this and that" not in box.feedback.value
-    assert not visible(box, "tick_box")
-    box.typed.value = "Because of size."
-    box.sure.value = 2
-    box.check.click()
-    assert "Because of this and that." in box.feedback.value
-    assert visible(box, "tick_box")
+    form = open_card("write")
+    assert "this and that" not in form.parts["feedback"]
+    assert form.parts["ticks"] == ""
+    form.do("check", answer=["Because of size."], sure=["2"])
+    assert "Because of this and that." in form.parts["feedback"]
+    assert form.parts["ticks"].count("<input") == 3
     assert logged("written")[0]["answer"] == "Because of size."
-    box.thought[0].value = True
-    box.said[1].value = True
-    box.done.click()
-    assert "Your answer says 1 of 2 points." in box.result.value
-    assert "Look again." in box.result.value
+    assert form.do("done", thought=["1"], said=["2"]) is True
+    assert "Your answer says 1 of 2 points." in form.parts["result"]
+    assert "Look again." in form.parts["result"]
     [entry] = logged()
     assert (entry["score"], entry["misconceptions"]) == (0.5, ["odd", "slip"])
 
 
 def test_the_language_switch_keeps_everything_and_is_remembered() -> None:
-    box = open_card("pick-several")
-    box.choices[1].value = True
-    box.sure.value = 3
-    box.check.click()
-    box.reason.value = "왜냐하면"
-    box.language.value = "ko"
-    assert "한국어 Pick several" in box.text.value
-    assert "한국어 three" in box.choices[1].description
-    assert "아직 맞지 않습니다" in box.feedback.value
-    assert (box.choices[1].value, box.sure.value, box.reason.value) == (True, 3, "왜냐하면")
-    assert [label for label, _sure in box.sure.options] == ["찍음", "꽤 확신", "확실함"]
-    box.show_why.click()
-    assert "한국어 Why three." in box.feedback.value
+    form = open_card("pick-several")
+    form.do("check", answer=["B"], sure=["3"])
+    form.do("language", "ko", reason=["왜냐하면"])
+    assert "한국어 Pick several" in form.parts["answer"]
+    assert "한국어 three" in form.parts["answer"]
+    assert "아직 맞지 않습니다" in form.parts["feedback"]
+    assert 'lang="ko" aria-pressed="true"' in form.parts["head"]
+    assert form.values == {"answer": ["B"], "sure": ["3"], "reason": ["왜냐하면"]}
+    assert all(label in form.parts["sure"] for label in ["찍음", "꽤 확신", "확실함"])
+    form.do("why")
+    assert "한국어 Why three." in form.parts["feedback"]
     assert texts.current() == "ko"
     texts._chosen = None
     assert texts.current() == "ko", "a new kernel finds it in the journal"
-    assert "한국어 Pick" in open_card("pick-one").text.value
+    assert "한국어 Pick" in open_card("pick-one").parts["answer"]
+
+
+@pytest.mark.parametrize("question", [question["id"] for question in example.bank()["questions"]])
+def test_every_control_of_a_card_has_a_name_and_belongs_to_a_group(question: str) -> None:
+    """What a screen reader reads out: the question for its choices, a label for each field."""
+    form = open_card(question)
+    form.do(
+        "check",
+        answer=["4"] if question == "type-number" else ["ABC" if question == "put-in-order" else "A"],
+        sure=["1"],
+    )
+    page = "".join(form.parts.values())
+    for control in re.finditer(r"<(?:input|textarea)", page):
+        before = page[: control.start()]
+        assert before.count("<label") == before.count("</label>") + 1, control
+    groups = re.findall(r"<fieldset.*?</fieldset>", page)
+    assert all(re.search(r"<legend>.*\w.*</legend>", group) for group in groups)
+    loose = re.sub(r"<fieldset.*?</fieldset>", "", page)
+    assert 'type="radio"' not in loose
+    assert 'type="checkbox"' not in loose
+    for name in re.findall(r'aria-describedby="([^"]+)"', page):
+        assert all(f'id="{each}"' in page for each in name.split())
 
 
 @pytest.mark.parametrize("question", ["pick-one", "type-number", "put-in-order", "write"])
@@ -292,16 +337,11 @@ def test_a_card_of_a_stripped_bank_keeps_the_answer_for_the_teacher(banks: Path,
     assert feedback.right is None
     assert "Your teacher grades it." in repr(feedback)
     assert "Your teacher grades it." in str(feedback._repr_html_())
-    box = open_card(question)
-    if box.typed:
-        box.typed.value = str(answer)
-    else:
-        box.choices[0].value = True
-    box.sure.value = 2
-    box.check.click()
-    assert "Your teacher grades it." in box.feedback.value
-    assert not visible(box, "reason_box")
-    assert not visible(box, "tick_box")
+    form = open_card(question)
+    form.do("check", answer=[str(answer)], sure=["2"])
+    assert "Your teacher grades it." in form.parts["feedback"]
+    assert form.parts["reason"] == form.parts["ticks"] == ""
+    assert "Your answer is kept." in card(example.LESSON, question)._repr_html_() or question == "write"
     assert [entry["right"] for entry in logged()] == [None, None]
 
 

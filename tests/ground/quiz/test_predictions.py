@@ -4,7 +4,7 @@ import pytest
 
 from torchcourse import journal
 from torchcourse.quiz import outcome, predict
-from torchcourse.quiz.widget import PredictionWidget
+from torchcourse.quiz.widget import PredictionForm
 
 CHOICES = ["the `outputs`", "the gradients", "nothing <at all>"]
 
@@ -28,11 +28,31 @@ def test_the_last_prediction_counts_and_a_letter_will_do() -> None:
     assert len([entry for entry in journal.read() if entry["kind"] == "prediction"]) == 2
 
 
-def test_without_a_prediction_the_outcome_says_so_gently() -> None:
-    shown = outcome("never-asked", "So.", right="anything")
-    assert shown.right is None
-    assert "You made no prediction this time." in repr(shown)
-    assert "So." in shown._repr_html_()
+def test_without_a_prediction_the_outcome_waits_behind_its_question() -> None:
+    predict("x", "What is averaged?", CHOICES)
+    for shown in (
+        outcome("x", "So it came.", right="the gradients"),
+        outcome("never-asked", "So it came.", right="any"),
+    ):
+        assert shown.right is None
+        assert "You made no prediction." in repr(shown)
+        seen, folded = shown._repr_html_().split("<details><summary>Show it anyway</summary>")
+        assert "So it came." in folded
+        assert "So it came." not in seen
+        assert "← right" not in seen + folded
+    asked = outcome("x", "So it came.", right="the gradients")._repr_html_()
+    assert "What is averaged?" in asked
+    assert "nothing &lt;at all&gt;" in asked
+
+
+def test_the_right_choice_is_marked_with_ones_own_beside_it() -> None:
+    predict("x", "What is averaged?", CHOICES).choose("A")
+    shown = outcome("x", "So.", right="the gradients")._repr_html_()
+    assert '<code>outputs</code></span> <i class="tc-meta">← your prediction</i>' in shown
+    assert 'the gradients</span> <i class="tc-meta">← right</i>' in shown
+    predict("x").choose("B")
+    assert "← right, your prediction" in outcome("x", "So.", right="the gradients")._repr_html_()
+    assert "← right" not in outcome("x", "It depends.")._repr_html_()
 
 
 def test_an_outcome_that_none_predicted_rightly_or_wrongly() -> None:
@@ -51,26 +71,32 @@ def test_what_is_no_choice_is_refused() -> None:
         outcome("x", "So.", right="gradients")
 
 
-def shown() -> PredictionWidget:
+def shown() -> PredictionForm:
     asked = predict("x", "Which `one`?", CHOICES)
-    return PredictionWidget(asked.question, asked.choices, asked.kept, asked.choose)
+    return PredictionForm(asked.question, asked.choices, asked.kept, asked.choose)
 
 
 def test_a_click_is_kept_at_once_and_found_again() -> None:
-    box = shown()
-    assert "Kept" not in box.kept.value
-    box.choices[0].value = True
-    box.choices[2].value = True
-    assert [choice.value for choice in box.choices] == [False, False, True]
-    assert "Kept" in box.kept.value
+    form = shown()
+    assert form.parts["kept"].endswith("></span>")
+    form.do("input", answer=["A"])
+    form.do("input", answer=["C"])
+    assert "Kept" in form.parts["kept"]
     assert outcome("x", "So.").predicted == "nothing <at all>"
     again = shown()
-    assert [choice.value for choice in again.choices] == [False, False, True]
-    assert "Which <code>one</code>?" in again.box.children[2].value
+    assert again.values == {"answer": ["C"]}
+    assert "Which <code>one</code>?" in again.parts["answer"]
+    again.do("ask")
+    assert len([entry for entry in journal.read() if entry["kind"] == "prediction"]) == 2
 
 
-def test_a_prediction_shows_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
-    bundle = predict("x", "Which `one`?", CHOICES)._repr_mimebundle_()
-    assert bundle["text/plain"] == "Which `one`?\n  A  the `outputs`\n  B  the gradients\n  C  nothing <at all>"
-    assert "nothing &lt;at all&gt;" in bundle["text/html"]
+def test_a_prediction_is_read_and_made_where_nothing_can_be_clicked() -> None:
+    asked = predict("x", "Which `one`?", CHOICES)
+    lines = repr(asked).splitlines()
+    assert lines[:4] == ["Which `one`?", "  A  the `outputs`", "  B  the gradients", "  C  nothing <at all>"]
+    assert "nothing &lt;at all&gt;" in asked._repr_html_()
+    exec(lines[-1].rpartition(": ")[2], {})
+    assert asked.kept == "the `outputs`"
+    assert "← your prediction" in asked._repr_html_()
+    with pytest.raises(ValueError, match="run the cell with this question first"):
+        predict("never-asked")

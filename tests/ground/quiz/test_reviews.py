@@ -98,10 +98,9 @@ def test_review_shows_at_most_as_many_as_asked() -> None:
     log(*(entry for name in names for entry in answered((0, False, 2), question=name, lesson=example.LESSON)))
     deck = review(START + timedelta(days=2), count=2)
     assert len(deck) == 2
-    assert deck.message == f"{len(names)} reviews are due."
-    bundle = deck._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert deck.message in bundle["text/html"]
+    assert deck.message == f"{len(names)} reviews are due. Here are 2 of them; run this cell again for the next."
+    assert deck.message in deck._repr_html_()
+    assert "Pick several" in deck._repr_html_()
 
 
 def test_recall_draws_on_earlier_lessons_and_on_wrong_answers(banks: Path) -> None:

@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse import journal, notice
+from torchcourse import journal, live, notice
 from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
@@ -82,14 +82,21 @@ class Hints:
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        self.renew: live.Replace = live.unseen
 
     def __repr__(self) -> str:
         return f'{len(self.case.hints)} hints; clinic.hint("{self.case.slug}") opens the next one.'
 
-    def _repr_mimebundle_(self, **_kwargs: Any) -> dict[str, Any]:
-        from torchcourse.quiz.cards import widget_bundle
+    def _repr_html_(self) -> str:
+        """Return what stays when nothing can be clicked: the opened hints, and how to open one by code."""
+        return f"{self._opened_html()}<p>{html.escape(repr(self))}</p>"
 
-        return {"text/plain": repr(self)} | widget_bundle(self.widget)
+    def _ipython_display_(self) -> None:
+        self.renew = live.show(self.widget, self._repr_html_(), repr(self))
+
+    def _opened_html(self) -> str:
+        shown = enumerate(self.case.hints[: _opened(self.case.slug)], start=1)
+        return "".join(f"<p><b>Hint {place}.</b> {markup.to_inline(text)}</p>" for place, text in shown)
 
     def widget(self) -> Any:
         """Return the button and the opened hints as an ipywidget."""
@@ -102,12 +109,12 @@ class Hints:
             number, total = _opened(self.case.slug), len(self.case.hints)
             button.description = f"Open hint {number + 1} of {total}" if number < total else "All hints are open"
             button.disabled = number >= total
-            shown = enumerate(self.case.hints[:number], start=1)
-            opened.value = "".join(f"<p><b>Hint {place}.</b> {markup.to_inline(text)}</p>" for place, text in shown)
+            opened.value = self._opened_html()
 
         def click(_button: Any) -> None:
             hint(self.case.slug)
             show()
+            self.renew(self._repr_html_(), repr(self))
 
         button.on_click(click)
         show()

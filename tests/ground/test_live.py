@@ -1,0 +1,54 @@
+"""What a cell shows of something alive: the widget, and a static form that stands in for it."""
+
+import sys
+
+import ipywidgets as widgets
+import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+
+from torchcourse import live
+
+
+@pytest.fixture
+def outputs(monkeypatch):
+    """The outputs of a notebook's cell, in which the test runs."""
+    publisher = CapturingDisplayPublisher()
+    shell = InteractiveShell.instance()
+    monkeypatch.setattr(shell, "display_pub", publisher)
+    yield publisher.outputs
+    InteractiveShell.clear_instance()
+
+
+def test_two_outputs_of_which_one_shows(outputs):
+    live.show(widgets.Button, "<p>A picture.</p>", "A picture.")
+    widget, static = (output["data"] for output in outputs)
+    assert widget[live.VIEW]["model_id"]
+    assert (widget["text/html"], widget["text/plain"]) == ("", ""), "nothing, where widgets do not show"
+    assert static["text/html"].endswith("<p>A picture.</p></div>")
+    assert static["text/plain"] == "A picture."
+    mark = outputs[1]["transient"]["display_id"]
+    assert f".tc-live-{mark}" in static["text/html"]
+    assert f'data-tc-static="{mark}"' in static["text/html"]
+
+
+def test_the_static_form_is_replaced_in_its_place(outputs):
+    replace = live.show(widgets.Button, "before", "before")
+    replace("after", "after")
+    assert outputs[2]["update"] is True
+    assert outputs[2]["transient"] == outputs[1]["transient"]
+    assert "after</div>" in outputs[2]["data"]["text/html"]
+    assert "tc-live-" in outputs[2]["data"]["text/html"], "still hidden while the widget shows"
+
+
+def test_without_ipywidgets_the_static_form_stands_alone(outputs, monkeypatch):
+    def make():
+        import ipywidgets
+
+        return ipywidgets.Button()
+
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    live.show(make, "<p>A picture.</p>", "A picture.")
+    [static] = outputs
+    assert static["data"]["text/html"].endswith("<p>A picture.</p></div>")
+    assert "<style>" not in static["data"]["text/html"]
