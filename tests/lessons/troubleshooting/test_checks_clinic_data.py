@@ -11,6 +11,7 @@ from verdicts import accepted, refused
 SCANS = "idle_since_tuesday"
 LABELS = "torch.tensor(labels[: len(images)])"
 SKIP = "            continue\n"
+DELETED = "        except OSError:\n            del labels[len(images)]\n"
 CATCH = "        except OSError:  # the scanner sometimes leaves an unreadable file\n"
 
 
@@ -45,6 +46,11 @@ def test_idle_since_tuesday_accepts(changes):
             "sample_twice",
         ),
         ([(SKIP, "            break\n")], "samples_lost"),
+        ([(CATCH + SKIP, DELETED), (".unsqueeze(1)", "")], "shape"),
+        ([(CATCH + SKIP, DELETED), ("torch.tensor(labels[: len(images)])", "labels")], "wrong_type"),
+        ([(CATCH + SKIP, DELETED), (LABELS, "torch.tensor(labels).float()")], "dtype"),
+        ([(CATCH + SKIP, DELETED), (f", {LABELS}", "")], "wrong_type"),
+        ([(CATCH + SKIP, DELETED), (" / 255", " / 256")], "pixels_changed"),
         ([(SKIP, "            raise\n")], "stops"),
         ([("    return torch.stack", "    assert len(images) == len(rows)\n    return torch.stack")], "stops"),
     ],
@@ -103,6 +109,7 @@ def test_promised_more_accepts(changes):
             "still_there",
         ),
         ([FIRST], "copies_lost"),
+        ([FIRST, (RETURN, "    return images[train], images[val]\n")], "wrong_type"),
         (
             [
                 FIRST,
@@ -176,6 +183,8 @@ def test_good_only_in_crowds_accepts(changes):
             "still_there",
         ),
         ([(PREDICT, "scans.flatten(1)).argmax")], "other_numbers"),
+        ([("argmax(dim=1)", "argmax(dim=0)")], "shape"),
+        ([(".argmax(dim=1)", ".argmax().item()")], "wrong_type"),
         ([(PREDICT, "(scans.flatten(1) / 255 - 0.1307) / 0.3081).argmax")], "only_this_scanner"),
         ([(STATISTICS, "(pixels / 255 - 0.1307) / 0.3081")], "only_this_scanner"),
         ([(STATISTICS, "(pixels - 30) / 70"), ("lr=0.02", "lr=0.005")], "training_changed"),

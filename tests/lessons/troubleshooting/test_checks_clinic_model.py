@@ -10,6 +10,11 @@ from verdicts import accepted, refused
 
 SOFTMAX, WITHOUT = ".softmax(dim=1)\n\n\ndef loss_of", "\n\n\ndef loss_of"
 LOSS = "return F.cross_entropy(outputs, labels)"
+BORROWED = (  # the value of the one, the gradient of the other
+    "sick = F.cross_entropy(outputs.softmax(1), labels)\n"
+    "    return F.cross_entropy(outputs, labels).detach() + sick - sick.detach()"
+)
+WITH_GRAPH = "    return model(images).softmax(1)\n"
 MODEL_OF_IMAGES = "        return model(images)\n"
 
 
@@ -39,6 +44,14 @@ def test_loss_with_a_floor_accepts(changes):
         ([(LOSS, "return F.cross_entropy(outputs, labels) - 1.4")], "cosmetic"),
         ([(LOSS, "return F.cross_entropy(10 * outputs, labels)")], "not_cross_entropy"),
         ([(LOSS, "return F.nll_loss(outputs, labels)")], "negative"),
+        ([(SOFTMAX, WITHOUT), (LOSS, "return F.cross_entropy(outputs.detach(), labels)")], "no_loss"),
+        ([(SOFTMAX, WITHOUT), (LOSS, "F.cross_entropy(outputs, labels)")], "no_loss"),
+        ([(SOFTMAX, WITHOUT), (LOSS, BORROWED)], "cosmetic"),
+        ([(SOFTMAX, WITHOUT), (MODEL_OF_IMAGES, "        return model(images).argmax(1)\n")], "wrong_type"),
+        (
+            [(SOFTMAX, WITHOUT), ("    with torch.no_grad():\n        return model(images)\n", WITH_GRAPH)],
+            "graph_returned",
+        ),
         ([(LOSS, "return F.nll_loss(outputs.log(), labels)")], "unstable"),
         ([(LOSS, "return F.nll_loss((outputs + 1e-8).log(), labels)")], "unstable"),
         ([(SOFTMAX, WITHOUT)], "no_probabilities"),
@@ -93,6 +106,7 @@ def test_head_that_sleeps_accepts():
         (parts("head_that_sleeps", NEW.replace(", momentum=0.9", "").replace("SGD", "Adam")), "other_optimizer"),
         (parts("head_that_sleeps", NEW.replace("momentum=0.9", "momentum=0.9, weight_decay=0.1")), "other_optimizer"),
         (parts("head_that_sleeps", NEW.replace("momentum=0.9", "momentum=0.9, nesterov=True")), "other_optimizer"),
+        (parts("head_that_sleeps", NEW.replace("    return torch", "    found = torch")), "wrong_type"),
     ],
 )
 def test_head_that_sleeps_refuses(given, symptom):
@@ -126,6 +140,10 @@ def test_loss_that_stands_still_accepts(changes):
         ([(FREEZE, ""), ("SGD(trainable", "SGD(model.parameters()")], "thawed"),
         ([(RETURN, "    optimizer.add_param_group({'params': model[-1].parameters()})\n" + RETURN)], "stale"),
         ([(REPLACE, "")], "old_layer"),
+        ([(REPLACE, REPLACE.replace("classes)", "classes, bias=False)"))], "other_layer"),
+        ([(REPLACE, "    model.append(nn.Linear(model[-1].out_features, classes))\n")], "other_layer"),
+        ([(RETURN, "    return model\n")], "wrong_type"),
+        ([(RETURN, "    return optimizer, model\n")], "wrong_type"),
         (
             [
                 (REPLACE, REPLACE + "    model[-1].weight.data.copy_(weight[:classes])\n"),

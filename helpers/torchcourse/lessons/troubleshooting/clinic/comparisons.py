@@ -103,6 +103,19 @@ def expect_weights(given: nn.Module, expected: nn.Module) -> None:
         raise Wrong("training_changed", "The model ends with other weights: the repair has changed the training.")
 
 
+def expect_optimizer(given: Any) -> None:
+    """Refuse what is no optimizer."""
+    if not isinstance(given, torch.optim.Optimizer):
+        raise Wrong("wrong_type", f"One optimizer was to be returned, and {type(given).__name__} came.")
+
+
+def expect_pair(given: Any, names: str) -> None:
+    """Refuse what is no pair."""
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        count = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        raise Wrong("wrong_type", f"Return {names}, two things. You return {type(given).__name__}{count}.")
+
+
 def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Refuse every optimizer but SGD with momentum 0.9 and nothing else."""
     if type(optimizer) is not torch.optim.SGD:

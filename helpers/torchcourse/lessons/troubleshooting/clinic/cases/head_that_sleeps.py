@@ -8,7 +8,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
@@ -55,6 +55,7 @@ def _model(names: list[str], width: int) -> nn.Module:
 
 
 def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    expect_optimizer(optimizer)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if frozen:
         raise Wrong(

@@ -11,7 +11,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 SHOWN = 10  # images at once
@@ -51,13 +51,24 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
     with tempfile.TemporaryDirectory() as name:
         program.export(Path(name), count, unreadable)
         try:
-            return program.load_scans(Path(name))
+            given = program.load_scans(Path(name))
         except (OSError, ValueError, AssertionError, IndexError) as error:
             raise Wrong(
                 "stops",
                 f"{len(unreadable)} unreadable files among {count}, and loading ends in {type(error).__name__}: "
                 f"{str(error)[:90]}. The scanner will go on leaving such files; the other scans are wanted.",
             ) from None
+    expect_pair(given, "scans and labels")
+    images, labels = given
+    if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
+        kinds = " and ".join(type(value).__name__ for value in given)
+        raise Wrong("wrong_type", f"Scans and labels were two tensors; you return {kinds}.")
+    if images.shape[1:] != (1, 28, 28) or labels.dim() != 1:
+        shapes = " and ".join(str(list(value.shape)) for value in given)
+        raise Wrong("shape", f"Scans are [N, 1, 28, 28] and labels [N], as before; yours are {shapes}.")
+    if images.dtype != torch.float32 or labels.dtype != torch.int64:
+        raise Wrong("dtype", f"Scans were float32 and labels int64; yours are {images.dtype} and {labels.dtype}.")
+    return images, labels
 
 
 def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable: tuple[int, ...]) -> None:
@@ -66,6 +77,10 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
     if len(images) != len(labels):
         raise Wrong("lengths_differ", f"{case} you return {len(images)} scans and {len(labels)} labels.")
     found = image_numbers(images, count, unreadable)
+    if set(found) == {None}:
+        raise Wrong(
+            "pixels_changed", f"{case} none of your images is a scan of the folder. Are they still scaled to 0–1?"
+        )
     if None in found:
         raise Wrong(
             "invented_image",

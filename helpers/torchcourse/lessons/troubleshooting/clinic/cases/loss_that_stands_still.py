@@ -8,7 +8,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer, expect_pair
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 
@@ -41,7 +41,10 @@ def judge(program: Program, seed: int) -> str:
     torch.manual_seed(seed)
     features, last = nn.Linear(9, 12), nn.Linear(12, 10 + seed % 2)
     features_before, last_before = features.weight.detach().clone(), last.weight.detach().clone()
-    model, optimizer = program.prepare(nn.Sequential(nn.Flatten(), features, nn.ReLU(), last), classes, rate)
+    given = program.prepare(nn.Sequential(nn.Flatten(), features, nn.ReLU(), last), classes, rate)
+    expect_pair(given, "model and optimizer")
+    model, optimizer = given
+    expect_optimizer(optimizer)
     _judge_model(model, last_before, classes)
     _judge_optimizer(model, optimizer, rate)
     images, labels = torch.randn(30, 9), torch.randint(0, classes, (30,))
@@ -60,7 +63,13 @@ def judge(program: Program, seed: int) -> str:
 
 def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int) -> None:
     last = model[-1]
-    if not isinstance(last, nn.Linear) or last.out_features != classes:
+    if not isinstance(last, nn.Linear) or len(model) != 4 or last.in_features != 12 or last.bias is None:
+        raise Wrong(
+            "other_layer",
+            f"The model was four layers, the last one Linear with 12 inputs and a bias; now it is {len(model)}, the "
+            f"last one {last}. Only the number of outputs was to change.",
+        )
+    if last.out_features != classes:
         raise Wrong("old_layer", f"The last layer has {last.out_features} outputs; the new task has {classes} classes.")
     if any(torch.equal(row, old) for row in last.weight for old in old_weight):
         raise Wrong("old_layer", "The last layer still has weights of the old task.")

@@ -65,7 +65,13 @@ def _judge_loss(program: Program, model: Any, images: torch.Tensor, labels: torc
     right = F.cross_entropy(_logits(model, images), labels)
     twice = F.cross_entropy(_logits(model, images).softmax(1), labels)
     given = program.loss_of(model(images), labels)
+    if not isinstance(given, torch.Tensor) or given.dim() or not given.requires_grad:
+        raise Wrong("no_loss", f"A loss is one number with a graph behind it; loss_of() returns {given!r}.")
     if torch.allclose(given, right, rtol=1e-4):
+        if not _parallel(*(torch.autograd.grad(loss, model.output.weight)[0] for loss in (given, right))):
+            raise Wrong(
+                "cosmetic", "The number is right, and its gradient points elsewhere: the network learns from that."
+            )
         return
     if torch.allclose(given, twice, rtol=1e-4):
         raise Wrong("still_there", "The loss is what it was: for perfect answers it still stays far above zero.")
@@ -89,6 +95,15 @@ def _judge_loss(program: Program, model: Any, images: torch.Tensor, labels: torc
 def _judge_probabilities(program: Program, model: Any, images: torch.Tensor) -> None:
     right = _logits(model, images).softmax(1)
     given = program.probabilities(model, images)
+    if not isinstance(given, torch.Tensor) or given.shape != right.shape or not given.is_floating_point():
+        shape = f" {list(given.shape)} of {given.dtype}" if isinstance(given, torch.Tensor) else ""
+        raise Wrong(
+            "wrong_type",
+            f"probabilities() gives a row for each image, one probability for each class: {list(right.shape)} here. "
+            f"Yours gives {type(given).__name__}{shape}.",
+        )
+    if given.requires_grad:
+        raise Wrong("graph_returned", "What probabilities() returns has a graph now, which it did not have before.")
     if torch.allclose(given, right, atol=1e-5):
         return
     if torch.allclose(given, right.softmax(1), atol=1e-5):

@@ -6,6 +6,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 Split = tuple[torch.Tensor, torch.Tensor]
@@ -39,7 +40,11 @@ def judge(program: Program, seed: int) -> str:
     images = numbers.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28).clone()  # shifting changes nothing in these
     labels = numbers * 10 // originals
     torch.manual_seed(seed)
-    train, val = program.make_splits(images, labels, copies, share)
+    given = program.make_splits(images, labels, copies, share)
+    expect_pair(given, "the pairs to train on and to validate on")
+    for pair in given:
+        expect_pair(pair, "images and labels in each pair")
+    train, val = given
     _judge_originals(_numbers(train), _numbers(val), originals, share)
     for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
         if len(pictures) != len(digits) or not torch.equal(labels[ids], digits):
