@@ -151,6 +151,7 @@ def test_large_gradients_whose_norm_overflows_are_no_alarm():
     assert probe.look(loss) is None
 
 
+@pytest.mark.filterwarnings("ignore:NanProbe looks")
 def test_overflow_in_float16_says_where_float16_ends():
     model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).half()
     model[0].weight.data.fill_(300)
@@ -212,6 +213,269 @@ def test_in_place_layers_and_evaluation_do_no_harm():
     with torch.inference_mode():
         probe.model(X)
     assert probe.look() is None
+
+
+# A scaler makes gradients overflow on purpose.
+
+
+def half_precision_run(steps, init_scale, check, loss_of=lambda out: F.cross_entropy(out.float(), Y)):
+    """Train in float16 on the CPU; return the steps in which the scale fell."""
+    model = Net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+    optimizer, fell = torch.optim.SGD(model.parameters(), lr=0.1), []
+    with NanProbe(model) as probe:
+        for step in range(steps):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                out = model(X)
+            loss, scale = loss_of(out), scaler.get_scale()
+            scaler.scale(loss).backward()
+            check(probe, loss, scaler)
+            scaler.step(optimizer)
+            scaler.update()
+            fell += [step] if scaler.get_scale() < scale else []
+    return fell, probe.skipped
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_gradients_that_a_scaler_makes_overflow_are_no_fault_and_the_skipped_steps_are_said(told):
+    def check(probe, loss, scaler):
+        if told:
+            probe.check(loss, scaler=scaler)
+        else:
+            scaler.get_scale()
+            probe.check(loss)
+
+    fell, skipped = half_precision_run(25, 2.0**24, check)
+    assert len(fell) > 2
+    assert [finding.step for finding in skipped] == fell
+    assert "the scaler skips this step" in str(skipped[0])
+
+
+def test_a_gradient_that_no_scale_mends_and_a_fault_before_it_are_found_with_a_scaler_too():
+    def check(probe, loss, scaler):
+        probe.check(loss, scaler)
+
+    with pytest.raises(NotFinite, match="scaled by 1 alone") as error:
+        half_precision_run(30, 2.0**6, check, lambda out: (out.float() * 0).sqrt().sum())
+    assert error.value.finding.step == 6
+    with pytest.raises(NotFinite, match="Step 0, loss"):
+        half_precision_run(2, 2.0**6, check, lambda out: out.float().sum() / 0)
+
+
+LEFT_BEHIND = [torch.amp.GradScaler("cpu")]
+
+
+def test_a_scaler_that_this_loop_does_not_name_excuses_nothing():
+    LEFT_BEHIND[0].scale(torch.ones(()))
+    found = one_step(NanProbe(Net()), loss_fn=lambda out: (out * 0).sqrt().sum())
+    assert found.phase == "backward"
+    assert "scaler=scaler" in found.evidence
+
+
+# Hooks that do not run are noticed.
+
+
+def compiled(model):
+    model = torch.compile(model, backend="eager", fullgraph=True)
+    model(X)
+    return model
+
+
+def compiled_later(model):
+    return torch.compile(model, backend="eager", fullgraph=True)
+
+
+def scripted(model):
+    return torch.jit.script(model)
+
+
+def traced(model):
+    return torch.jit.trace(model, X)
+
+
+@pytest.fixture
+def clean_compiler():
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("make", [compiled, compiled_later, scripted, traced])
+def test_a_model_that_runs_past_its_hooks_is_noticed_and_the_loss_not_blamed(make, clean_compiler):
+    plain = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    probe = NanProbe(plain) if make is compiled_later else None
+    model = make(plain)
+    probe = probe or NanProbe(model)
+    loss = F.cross_entropy(model(X), Y)
+    with pytest.warns(UserWarning, match="saw no layer"):
+        assert probe.look(loss) is None
+    found = probe.look(F.cross_entropy(model(X), Y) / 0)
+    assert place(found) == ("loss", "", "inf")
+    assert "saw no layer" in found.evidence
+    assert "loss function made it" not in found.evidence
+    next(model.parameters()).data[0, 0] = torch.nan
+    found = probe.look(F.cross_entropy(model(X), Y))
+    assert found.phase == "weights"
+    assert "0.weight`" in found.what
+
+
+def test_the_layers_of_a_symbolic_trace_are_watched():
+    probe = NanProbe(torch.fx.symbolic_trace(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))))
+    probe.model.get_submodule("2").weight.data[0, 0] = torch.nan
+    assert place(one_step(probe)) == ("weights", "2", "nan")
+
+
+# Who is not to blame.
+
+
+class Attention(nn.Module):
+    """Attention with a mask that is handed in, and a vector that is added between the layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.place = nn.Parameter(torch.zeros(8))
+        self.first, self.attention = nn.Linear(8, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x, mask=None, missing=None):
+        h = self.first(x) + self.place
+        if missing is not None:
+            h = h + missing.nan_to_num()
+        return self.last(self.attention(h, h, h, attn_mask=mask, need_weights=False)[0]).mean(dim=1)
+
+
+SEQUENCE = X.view(4, 4, 8)
+CAUSAL = torch.full((4, 4), -torch.inf).triu(1)
+MISSING = torch.tensor([torch.nan] + [1.0] * 7)
+
+
+def attend(probe, *inputs, **more):
+    loss = F.cross_entropy(probe.model(*inputs, **more), Y[:4])
+    loss.backward()
+    return probe.look(loss)
+
+
+@pytest.mark.parametrize("more", [{"mask": CAUSAL}, {"missing": MISSING}, {"mask": CAUSAL, "missing": MISSING}])
+def test_masks_and_missing_values_that_the_model_takes_care_of_are_no_alarm(more):
+    assert attend(NanProbe(Attention()), SEQUENCE, **more) is None
+
+
+def test_scores_of_minus_infinity_that_come_out_of_the_model_are_no_alarm():
+    allowed = torch.tensor([True, True, False])
+    model = nn.Sequential(nn.Linear(8, 3), Masked(nn.Identity(), ~allowed))
+    model[1].first = nn.Identity()
+    probe = NanProbe(model)
+    loss = F.cross_entropy(model(X), Y % 2)
+    loss.backward()
+    assert probe.look() is None  # without the loss too
+    assert one_step(probe, loss_fn=lambda out: F.cross_entropy(out, Y % 2)) is None
+
+
+@pytest.mark.parametrize("name", ["place", "attention.in_proj_weight", "attention.out_proj.weight", "last.weight"])
+def test_a_weight_that_was_nan_before_the_first_step_is_blamed_wherever_it_is(name):
+    model = Attention()
+    model.requires_grad_(False)
+    model.last.bias.requires_grad_()
+    model.get_parameter(name).view(-1)[0] = torch.nan
+    found = attend(NanProbe(model), SEQUENCE, mask=CAUSAL)
+    assert (found.phase, found.what) == ("weights", f"the weight `{name}`")
+    assert "before the first step" in found.evidence
+
+
+def test_a_tied_weight_and_a_running_variance_are_blamed_in_the_layer_that_uses_them():
+    embedding = nn.Embedding(5, 8)
+    model = nn.Sequential(embedding, nn.BatchNorm1d(8), nn.Linear(8, 5, bias=False))
+    model[2].weight = embedding.weight
+    embedding.weight.data[4, 0] = torch.nan  # a row that no token looks up
+    probe = NanProbe(model)
+    found = probe.look(model(torch.tensor([0, 1, 2])).sum())
+    assert (found.phase, found.layer, found.what) == ("weights", "2", "the weight `2.weight`")
+    embedding.weight.data[4, 0] = 0
+    model[1].running_var[0] = torch.nan
+    found = NanProbe.look(probe, model.eval()(torch.tensor([0, 1, 2])).sum())
+    assert (found.phase, found.what) == ("weights", "the buffer `1.running_var`")
+
+
+@pytest.mark.parametrize("how", ["first", "later", "by name"])
+def test_data_is_blamed_wherever_it_comes_in(how):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+
+        def forward(self, x, scale=1.0):
+            return self.last(self.first(x * 1.0) * scale)
+
+    bad = torch.full((16, 1), torch.nan)
+    given = {"first": ((X * bad,), {}), "later": ((X, bad), {}), "by name": ((), {"x": X, "scale": bad})}
+    probe = NanProbe(Two())
+    inputs, more = given[how]
+    found = probe.look(probe.model(*inputs, **more).sum())
+    assert found.phase == "data"
+    assert "came with the batch" in found.evidence
+
+
+def test_a_line_before_the_first_layer_is_not_the_data():
+    class Log(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.layer(x.log())
+
+    found = one_step(NanProbe(Log()), X)
+    assert found.phase == "forward"
+    assert "given finite values" in found.evidence
+
+
+def test_an_evaluation_that_nobody_checks_is_no_part_of_the_next_step_and_takes_no_memory():
+    probe = NanProbe(Net())
+    with torch.no_grad():
+        for _ in range(5):
+            probe.model(X / 0)
+    assert len(probe._record.values) < 20
+    assert one_step(probe) is None
+    with torch.no_grad():
+        assert probe.look(probe.model(X / 0).sum()).phase == "data"  # one that is checked is judged
+
+
+def test_a_gradient_that_nobody_has_cleared_and_one_that_clipping_spreads():
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 3))
+    probe = NanProbe(model)
+    F.cross_entropy(model(X), Y).backward()
+    model[0].weight.grad[0, 0] = torch.nan
+    assert "own backward pass" in probe.look().evidence
+    F.cross_entropy(model(X), Y).backward()
+    assert "zero_grad() is missing" in probe.look().evidence
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    model.zero_grad()
+    F.cross_entropy(model(X), Y).backward()
+    model[1].weight.grad[0, 0] = torch.nan
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    probe._before = None
+    assert "before clip_grad_norm_" in probe.look().evidence
+
+
+def test_a_gradient_that_overflows_and_reaches_no_weight_is_no_alarm():
+    class Root(nn.Module):
+        def forward(self, x):
+            return x.sqrt()
+
+    probe = NanProbe(nn.Sequential(nn.Identity(), Root(), nn.Linear(8, 3)))
+    x = torch.zeros(16, 8, requires_grad=True)
+    assert one_step(probe, x) is None
+    assert not x.grad.isfinite().all()
+
+
+def test_numbers_of_float64_that_float32_does_not_hold_are_no_alarm():
+    model = nn.Linear(8, 3).double()
+    probe = NanProbe(model)
+    loss = (model(X.double() * 1e60)).mean()
+    loss.backward()
+    assert probe.look(loss) is None
 
 
 @pytest.mark.gpu
