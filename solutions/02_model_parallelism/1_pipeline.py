@@ -328,8 +328,8 @@ def bubble(ranks: int, micro_batches: int, pieces: int = 1) -> float:
 checked = check.bubble(bubble, points=2)
 ### BEGIN HIDDEN TESTS
 for _p, _m, _v in ((3, 5, 1), (6, 18, 3), (1, 4, 1), (10, 10, 2), (2, 1, 1)):
-    assert abs(bubble(_p, _m, _v) - (_p - 1) / (_v * _m + _p - 1)) < 1e-12
-assert abs(bubble(5, 4) - 0.5) < 1e-12
+    assert abs(bubble(_p, _m, _v) - (_p - 1) / (_v * _m + _p - 1)) < 1e-6
+assert abs(bubble(5, 4) - 0.5) < 1e-6
 ### END HIDDEN TESTS
 checked
 
@@ -438,10 +438,10 @@ def one_f_one_b_order(rank: int, ranks: int, micro_batches: int) -> list[str]:
 # %% check: one_f_one_b_order
 checked = check.one_f_one_b_order(one_f_one_b_order, points=3)
 ### BEGIN HIDDEN TESTS
-assert one_f_one_b_order(0, 3, 5) == ["F0", "F1", "F2", "B0", "F3", "B1", "F4", "B2", "B3", "B4"]
-assert one_f_one_b_order(2, 3, 3) == ["F0", "B0", "F1", "B1", "F2", "B2"]
-assert one_f_one_b_order(0, 6, 2) == ["F0", "F1", "B0", "B1"]
-assert one_f_one_b_order(0, 1, 2) == ["F0", "B0", "F1", "B1"]
+assert list(one_f_one_b_order(0, 3, 5)) == ["F0", "F1", "F2", "B0", "F3", "B1", "F4", "B2", "B3", "B4"]
+assert list(one_f_one_b_order(2, 3, 3)) == ["F0", "B0", "F1", "B1", "F2", "B2"]
+assert list(one_f_one_b_order(0, 6, 2)) == ["F0", "F1", "B0", "B1"]
+assert list(one_f_one_b_order(0, 1, 2)) == ["F0", "B0", "F1", "B1"]
 ### END HIDDEN TESTS
 checked
 

@@ -36,6 +36,7 @@ def test_dropout_seeds_accepts(answer):
         (lambda s, r, n, t: (r, 10**9 + r // t), "every_step"),
         (lambda s, r, n, t: (s + r, 10**9 + n * s + r // t), "repeats"),
         (lambda s, r, n, t: (n * s + r, n * s + r // t), "repeats"),
+        (lambda s, r, n, t: (100 * s + r, 100 * s + 50 + r // t), "repeats"),
         (lambda s, r, n, t: (10**6 * s + r % t, 10**9 + 10**6 * s + r // t), "repeats"),
         (lambda s, r, n, t: (random.randrange(10**9), random.randrange(10**9)), "not_repeatable"),
         (lambda s, r, n, t: s + r, "wrong_type"),

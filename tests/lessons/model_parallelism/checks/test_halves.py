@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 
 from torchcourse.lessons.model_parallelism import pipeline
 from torchcourse.lessons.model_parallelism.checks import halves as check
@@ -100,6 +101,23 @@ def one_leaves(stage, x, y, between):
         receive(between, 1)
 
 
+def with_a_step(stage, *given):
+    loss = split(stage, *given)
+    torch.optim.SGD(stage.parameters(), lr=0.1).step()
+    return loss
+
+
+def softmax_before_the_loss(stage, *given):
+    return split(nn.Sequential(stage, nn.Softmax(1)) if dist.get_rank() else stage, *given)
+
+
+def backward_twice(stage, *given):
+    loss = split(stage, *given)
+    for parameter in stage.parameters() if dist.get_rank() else ():
+        parameter.grad *= 2
+    return loss
+
+
 @pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
 def test_split_step_accepts(answer):
     accepted(check.split_step(answer))
@@ -120,6 +138,9 @@ def test_split_step_accepts(answer):
         (lambda *given: split(*given, answer=lambda loss: None), "no_loss"),
         (lambda *given: split(*given, answer=lambda loss: loss / 2), "wrong_loss"),
         (lambda *given: split(*given) or 0.0, "loss_on_rank_0"),
+        (with_a_step, "weights_changed"),
+        (softmax_before_the_loss, "wrong_loss"),
+        (backward_twice, "twice"),
         (both_listen, "hang"),
         (one_leaves, "left_alone"),
     ],

@@ -119,10 +119,17 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: tp.join(column(x, linear))[..., :1], "shape"),
         (lambda x, linear: None, "wrong_type"),
         (lambda x, linear: column(x, linear, back=only_rank_0), "left_alone"),
+        (lambda x, linear: column(x, linear, back=total_in_place), "in_place"),
+        (lambda x, linear: mine(linear(Function.apply(x, same, total)).movedim(-1, 0)).movedim(0, -1), "others_used"),
     ],
 )
 def test_column_linear_refuses(answer, symptom):
     refused(check.column_linear(answer), symptom)
+
+
+def total_in_place(gradient):
+    dist.all_reduce(gradient)
+    return gradient
 
 
 def first(tensor):
@@ -203,7 +210,8 @@ def test_row_linear_accepts(answer):
         (row_bare, "outside_autograd"),
         (lambda part, linear: row(part, linear, before=on_rank_0, after=None), "bias_on_one_rank"),
         (lambda part, linear: row(part, linear, before=lambda b: b / place()[1], after=None), "bias_shared_out"),
-        (lambda part, linear: total(row(part, linear).detach()) / place()[1], "bias_on_one_rank"),
+        (lambda part, linear: total(row(part, linear).detach()) / place()[1], "no_gradient_of_input"),
+        (lambda part, linear: row(part, linear, after=torch.detach), "no_gradient_of_bias"),
         (lambda part, linear: row(part.detach(), linear), "no_gradient_of_input"),
         (lambda part, linear: print("nothing"), "wrong_type"),
     ],

@@ -51,6 +51,7 @@ def test_head_outputs_accepts(answer):
         (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 1, "torn_heads"),
         (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 3 * w, "no_such_output"),
         (lambda h, w, r, n: slice(0, 8), "wrong_type"),
+        (lambda h, w, r, n: [], "some_missing"),
         (lambda h, w, r, n: torch.randn(4), "wrong_type"),
         (lambda h, w, r, n: torch.arange(3 * w).view(3, h, -1).chunk(n, 1)[r], "wrong_type"),
     ],
@@ -101,6 +102,27 @@ def test_mesh_groups_accepts(answer):
 )
 def test_mesh_groups_refuses(answer, symptom):
     refused(check.mesh_groups(answer), symptom)
+
+
+def with_an_error(error):
+    def yielded(ranks, tensor):
+        yield mesh(ranks, tensor)[0]
+        raise error
+
+    return yielded
+
+
+@pytest.mark.parametrize("error", [TypeError("no number"), ValueError("no group"), KeyError("no rank")])
+def test_an_error_in_a_generator_of_groups_is_the_learners_own(error):
+    checked = check.mesh_groups(with_an_error(error))
+    assert checked.symptom == f"raised_{type(error).__name__}"
+    assert checked.message.endswith("raise error")
+
+
+def test_the_output_that_does_not_exist_is_named():
+    checked = check.head_outputs(lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) - w // n)
+    refused(checked, "no_such_output")
+    assert "names the output -4" in checked.message
 
 
 # both

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import pytest
+import torch
 
 from torchcourse.lessons.model_parallelism import pipeline
 from torchcourse.lessons.model_parallelism.checks import schedules as check
@@ -16,6 +17,7 @@ from verdicts import accepted, refused, todo
     [
         lambda p, m, v=1: (p - 1) / (v * m + p - 1),
         lambda p, m, v=1: 1 - m / (m + Fraction(p - 1, v)),
+        lambda p, m, v=1: torch.tensor((p - 1) / (v * m + p - 1)),  # float32
         pipeline.bubble,
     ],
 )
@@ -35,6 +37,7 @@ def test_bubble_accepts(answer):
         (lambda p, m, v=1: p / (v * m + p), "all_ranks_counted"),
         (lambda p, m, v=1: (v * p - 1) / (m + v * p - 1), "pieces_count_as_ranks"),
         (lambda p, m, v=1: 0.3, "wrong_value"),
+        (lambda p, m, v=1: round((p - 1) / (v * m + p - 1), 2), "rounded"),
         (lambda p, m, v=1: None, "no_number"),
     ],
 )

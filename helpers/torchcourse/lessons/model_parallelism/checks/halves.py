@@ -24,6 +24,7 @@ def split_step(learner: Callable) -> str:
     for width, batch in ((5, 6), (8, 3)):
         first, second = _on_two_ranks(_split_step, learner, width, batch)
         case = f"With {batch} samples and {width} numbers between the halves: "
+        _judge_parameters(first, second, case)
         for rank, half in ((1, second), (0, first)):
             _judge_half(half, rank, case)
         _judge_answers(first, second, case)
@@ -36,6 +37,7 @@ def repaired_step(learner: Callable) -> str:
     for count in (1, 2, 3, 6):
         first, second = _on_two_ranks(_repaired_step, learner, count)
         case = f"With {count} micro-batch{'es' * (count > 1)}: "
+        _judge_parameters(first, second, case)
         _judge_repair(first, second, case)
         _judge_answers(first, second, case)
     return (
@@ -52,6 +54,7 @@ class Half:
     right: Gradients
     loss: float
     mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
+    changed: bool  # whether the learner changed the parameters
 
 
 HANG = (
@@ -81,6 +84,7 @@ ERRORS = {
 HINTS = {
     "sum_of_the_border": "rank 0's gradients are those of the *sum* of its outputs. Nothing of the loss is in them.",
     "border_came_back": "rank 0 went backward with the activations themselves, where their gradient should be.",
+    "twice": "rank 1's gradients are twice those of the loss. Does it go backward once?",
     "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
     "last_left_out": "rank 0 never went backward through the last micro-batch.",
     "only_last": "rank 0's gradients are those of the last micro-batch alone.",
@@ -113,11 +117,24 @@ def _data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 4, generator=generator, dtype=torch.float64), torch.arange(batch) % 3
 
 
-def _half(answer: Any, own: nn.Module, right: Gradients, loss: float, mistakes: dict[str, Gradients]) -> Half:
+def _half(
+    answer: Any, own: nn.Module, before: nn.Module, right: Gradients, loss: float, mistakes: dict[str, Gradients]
+) -> Half:
     """What this rank sends back: copies, without a graph."""
+    changed = not same(list(own.parameters()), list(before.parameters()))
     gradients = [None if p.grad is None else p.grad.detach().clone() for p in own.parameters()]
     answer = answer.detach().clone() if isinstance(answer, torch.Tensor) else answer
-    return Half(answer, gradients, right, loss, mistakes)
+    return Half(answer, gradients, right, loss, mistakes, changed)
+
+
+def _judge_parameters(first: Half, second: Half, case: str) -> None:
+    for rank, half in enumerate((first, second)):
+        if half.changed:
+            raise Wrong(
+                "weights_changed",
+                f"{case}the parameters of rank {rank}'s half are not what they were. Leave the gradients there; the "
+                "optimizer's step is not part of this function.",
+            )
 
 
 def _judge_answers(first: Half, second: Half, case: str) -> None:
@@ -159,8 +176,9 @@ def _split_step(learner: Callable, width: int, batch: int) -> Half:
     else:
         summed = F.cross_entropy(whole[1](border), y, reduction="sum")
         mistakes["sum_not_mean"] = list(torch.autograd.grad(summed, second))
+        mistakes["twice"] = [2 * gradient for gradient in right[len(first) :]]
     mine = right[: len(first)] if rank == 0 else right[len(first) :]
-    return _half(answer, halves[rank], list(mine), loss.item(), mistakes)
+    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes)
 
 
 def _judge_half(half: Half, rank: int, case: str) -> None:
@@ -171,6 +189,13 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
         )
     _refuse_mistakes(half, case)
     if not same(half.gradients, half.right):
+        loss = number(half.answer)
+        if rank == 1 and loss is not None and not same(loss, half.loss):
+            raise Wrong(
+                "wrong_loss",
+                f"{case}rank 1 returned the loss {loss:.4f}; the mean cross-entropy of the whole model is "
+                f"{half.loss:.4f}. Its gradients are others too. What goes into the loss, and what into rank 1's half?",
+            )
         raise Wrong(
             f"wrong_gradient_on_rank_{rank}",
             f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what "
@@ -197,7 +222,7 @@ def _repaired_step(learner: Callable, count: int) -> Half:
     mistakes: dict[str, Gradients] = {}
     if rank == 0 and count > 1:
         mistakes = {"last_left_out": [*added(parts[:-1])], "only_last": list(parts[-1])}
-    return _half(answer, halves[rank], [*added(parts)], loss, mistakes)
+    return _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
 
 
 def _judge_repair(first: Half, second: Half, case: str) -> None:

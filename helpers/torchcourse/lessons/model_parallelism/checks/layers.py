@@ -1,5 +1,6 @@
 """Checks of lesson 02 on a linear layer that is split over ranks: by columns and by rows."""
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Answer:
     other_outputs: dict[str, torch.Tensor]  # by symptom: what a known mistake puts out here
     other_gradients: dict[str, torch.Tensor]  # by symptom: the gradients of the input of a known mistake
     warned: bool
+    in_place: bool  # whether a gradient that autograd handed over was changed
+    others_used: bool = False  # whether the parts of other ranks were computed with
 
 
 _SHAPES = (
@@ -73,17 +76,39 @@ def _dense(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, 
     return linear, torch.randn(*shape[:-1], inputs).double(), torch.randn(*shape[:-1], 2 * ranks).double()
 
 
-def _call(learner: Callable, x: torch.Tensor, linear: nn.Linear, weights: Callable) -> tuple[torch.Tensor | None, bool]:
-    """Call the learner's layer and go backward; the output, and whether autograd warned."""
+def _call(
+    learner: Callable, x: torch.Tensor, linear: nn.Linear, weights: Callable
+) -> tuple[torch.Tensor | None, bool, bool]:
+    """Call the learner's layer and go backward; the output, whether autograd warned, whether a gradient was changed."""
+    handed_over: list[tuple[torch.Tensor, torch.Tensor]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         y = learner(x, linear)
         if isinstance(y, torch.Tensor) and y.requires_grad:
             factors = weights(y)
+            _watch(y, handed_over)
             if factors.shape == y.shape:
                 (y * factors).sum().backward()
     warned = any("autograd kernel was not registered" in str(warning.message) for warning in caught)
-    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned
+    in_place = any(not torch.equal(gradient, before) for gradient, before in handed_over)
+    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned, in_place
+
+
+def _watch(y: torch.Tensor, handed_over: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Note each gradient that a Function of the learner's gets in the backward pass, and a copy of it."""
+
+    def note(gradients: Sequence[torch.Tensor | None]) -> None:
+        handed_over.extend((gradient, gradient.clone()) for gradient in gradients if gradient is not None)
+
+    seen, ahead = set(), [y.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            node.register_prehook(note)
+        ahead += [following for following, _ in node.next_functions]
 
 
 def _part(tensor: torch.Tensor, dimension: int) -> torch.Tensor:
@@ -126,6 +151,15 @@ def _with_hints(values: Mapping[str, torch.Tensor], hints: Mapping[str, str]) ->
     return {symptom: (value, hints[symptom]) for symptom, value in values.items()}
 
 
+def _judge_in_place(answer: Answer, rank: int, case: str) -> None:
+    if answer.in_place:
+        raise Wrong(
+            "in_place",
+            f"{case}the values are right, but on rank {rank} the backward pass changes the gradient that it was given. "
+            "Other code may still need it: let the collective work on a copy.",
+        )
+
+
 def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
     for name, right in answer.right_gradients.items():
         ours = answer.gradients[name]
@@ -165,9 +199,30 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
     }
     other_gradients = {"not_summed": own, "averaged": whole / ranks, "too_often": whole * ranks}
     ours = x.clone().requires_grad_()
-    output, warned = _call(learner, ours, linear, lambda _: _part(weights, -1))
+    output, warned, in_place = _call(learner, ours, linear, lambda _: _part(weights, -1))
     gradients = _gradients(ours, linear, 0)
-    return Answer(output, gradients, _part(y, -1).detach(), right_gradients, other_outputs, other_gradients, warned)
+    return Answer(
+        output,
+        gradients,
+        _part(y, -1).detach(),
+        right_gradients,
+        other_outputs,
+        other_gradients,
+        warned,
+        in_place,
+        _uses_other_rows(learner, linear, x, weights),
+    )
+
+
+def _uses_other_rows(learner: Callable, linear: nn.Linear, x: torch.Tensor, weights: torch.Tensor) -> bool:
+    """Whether NaN in the rows of other ranks reaches this rank's output or the gradient of its input."""
+    linear, x = copy.deepcopy(linear), x.clone().requires_grad_()
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            own = _part(parameter, 0)
+            parameter.fill_(torch.nan).chunk(dist.get_world_size())[dist.get_rank()].copy_(own)
+    output, *_ = _call(learner, x, linear, lambda _: _part(weights, -1))
+    return any(tensor is not None and bool(tensor.isnan().any()) for tensor in (output, x.grad))
 
 
 _COLUMN_HINTS = {
@@ -189,6 +244,13 @@ def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
         case = f"On {ranks} ranks, "
         _judge_outputs(answer, rank, case, _COLUMN_HINTS)
         _judge_gradients(answer, rank, case)
+        _judge_in_place(answer, rank, case)
+        if answer.others_used:
+            raise Wrong(
+                "others_used",
+                f"{case}the values are right, but rank {rank} computes with rows of `linear.weight` or `linear.bias` "
+                "that belong to other ranks. Then nothing is saved: take this rank's rows before you multiply.",
+            )
 
 
 # By rows
@@ -219,9 +281,9 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "gradient_too_small": right_gradients["input"] / ranks,
     }
     ours = _part(x, -1).requires_grad_()
-    output, warned = _call(learner, ours, linear, lambda _: weights)
+    output, warned, in_place = _call(learner, ours, linear, lambda _: weights)
     gradients = _gradients(ours, linear, 1)
-    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned)
+    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place)
 
 
 _ROW_HINTS = {
@@ -246,6 +308,8 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
     for rank, answer in enumerate(answers):
         bias, right = answer.gradients["bias"], answer.right_gradients["bias"]
         if bias is None or not bias.any():
+            if not any(other.gradients["bias"] is not None for other in answers):
+                _judge_gradients(answer, rank, case)
             raise Wrong(
                 "bias_on_one_rank",
                 f"{case}the outputs are right, but on rank {rank} the bias got no gradient: after one step of the "
@@ -258,3 +322,4 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
                 "a share of it. Is there a place where the whole bias can be added, and count once?",
             )
         _judge_gradients(answer, rank, case)
+        _judge_in_place(answer, rank, case)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.errors import learners_line
 from torchcourse.lessons.model_parallelism.tensor_parallel import outputs_of_heads
 
 
@@ -32,9 +33,13 @@ def mesh_groups(learner: Callable) -> str:
 
 def _indices(answer: Any, call: str) -> list[int]:
     """The learner's answer as a list of whole numbers; a mask counts as the places where it is true."""
+    if isinstance(answer, list | tuple) and not answer:
+        return []
     try:
         tensor = torch.as_tensor(answer)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError) as error:
+        if learners_line(error):
+            raise
         tensor = None
     if tensor is not None and tensor.dtype == torch.bool:
         tensor = tensor.nonzero().flatten()
@@ -48,8 +53,8 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
     if answer == right:
         return
     share, total = 3 * width // ranks, 3 * width
-    if answer and (min(answer) < 0 or max(answer) >= total):
-        raise Wrong("no_such_output", f"{call} names the output {max(answer)}; they are numbered 0 to {total - 1}.")
+    if outside := [index for index in answer if not 0 <= index < total]:
+        raise Wrong("no_such_output", f"{call} names the output {outside[0]}; they are numbered 0 to {total - 1}.")
     if answer == list(range(rank * share, (rank + 1) * share)):
         thirds = sorted({"qkv"[index // width] for index in answer}, key="qkv".index)
         raise Wrong(
@@ -91,7 +96,9 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
     call = f"mesh_groups({ranks}, {tensor})"
     try:
         tensor_groups, data_groups = ([sorted(int(rank) for rank in group) for group in kind] for kind in answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        if learners_line(error):  # an error of a generator that the learner returned
+            raise
         raise Wrong("wrong_type", f"{call} is {answer!r}. Two lists of groups were asked for.") from None
     order = torch.arange(ranks).view(-1, tensor)
     right_tensor, right_data = order.tolist(), order.T.tolist()

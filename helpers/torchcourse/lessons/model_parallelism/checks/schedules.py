@@ -45,7 +45,7 @@ def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> N
     value = number(answer)
     if value is None:
         raise Wrong("no_number", f"bubble({p}, {m}, {v}) is {answer!r}. A number from 0 to 1 was asked for.")
-    if same(value, right):
+    if same(value, right, 1e-6):
         return
     case = f"bubble({p}, {m}, {v}) is {value:.4f}. "
     plain = (p - 1) / (m + p - 1)
@@ -72,7 +72,9 @@ def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> N
             "You count each piece as a rank of its own. But the pieces of one rank share its time.",
         ),
     }
-    refuse_known(value, known, where=case)
+    refuse_known(value, known, 1e-6, where=case)
+    if abs(value - right) < 0.01 and value == round(value, 3):
+        raise Wrong("rounded", f"{case}That is a rounded value. Return it as it was computed.")
     raise Wrong("wrong_value", f"{case}Draw {p} ranks and {m} micro-batches with the slider, and count parts of time.")
 
 
