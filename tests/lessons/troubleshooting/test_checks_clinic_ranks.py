@@ -199,6 +199,7 @@ def test_resumes_elsewhere_accepts(changes):
             ],
             "rate_off",
         ),
+        (saved_after(SCHEDULER, SAVE.replace("run.items()}", "run.items() if name != 'scheduler'}")), "rate_off"),
         (
             [
                 *saved_after(SCHEDULER),

@@ -143,7 +143,14 @@ def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, e
         raise Wrong(
             "rate_off",
             f"{case}, and they are. But the learning rate is {rate:.6f} in place of {right[first][1]:.6f}: not "
-            "everything in the file belongs to the same moment.",
+            "everything that was saved and loaded belongs to the same moment.",
+        )
+    later = next((step for step in asked if abs(resumed.states[step][1] - right[step][1]) > 1e-9), None)
+    if later is not None and _close(resumed.states[later][0], right[later][0]):
+        raise Wrong(
+            "rate_off",
+            f"{case}, and they are. But at step {later} the learning rate is {resumed.states[later][1]:.6f} in place of "
+            f"{right[later][1]:.6f}. Who sets it, and how does it know at which step it is?",
         )
     if not _same(_state(resumed.run), right[steps]):
         raise Wrong(
