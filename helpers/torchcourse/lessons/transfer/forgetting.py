@@ -5,7 +5,7 @@
     accuracy(after, *old.test.tensors), accuracy(after, *new.test.tensors)      # few_labels.accuracy
 
 `WAYS` lists what can be done about it. Each starts from the same reader and sees the same new images. Each has a knob
-(`KNOBS`) that trades the old task against the new one, so that a way is a curve and one setting of it a point:
+(`KNOBS`), and most knobs trade the old task against the new one: a way is a curve, one setting of it a point.
 
 * lower rate: take smaller steps.
 * head only: let the body be.
@@ -47,7 +47,7 @@ NEW_IMAGES, MEMORY = 300, 100
 
 
 class Knob(NamedTuple):
-    """What a way can be set by, its usual value, and the values of its curve: from learning most to keeping most."""
+    """What a way can be set by, its usual value, and the values of its curve: from forgetting most to keeping most."""
 
     name: str
     usual: float
