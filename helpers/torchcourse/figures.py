@@ -8,6 +8,7 @@ Figures never touch pyplot's global state: nothing stays open, and a cell that f
 import base64
 import html
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
+
+from torchcourse import live
 
 COLORS = {
     "blue": "#0072B2",
@@ -114,12 +117,51 @@ def to_html(figure: Figure | str, alt: str) -> str:
     return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
+_NAME_SLIDERS = """
+// ipywidgets gives a slider no name: here it gets the words that stand beside it.
+function render({ el }) {
+  let watch
+  const begin = () => {
+    const box = el.parentElement
+    if (!box) return setTimeout(begin, 50)
+    const name = () => {
+      for (const slider of box.querySelectorAll("[role=slider]:not([aria-label])")) {
+        const label = slider.closest(".jupyter-widgets")?.querySelector("label")
+        if (label) slider.setAttribute("aria-label", label.textContent)
+      }
+    }
+    watch = new MutationObserver(name)
+    watch.observe(box, { childList: true, subtree: true })
+    name()
+  }
+  begin()
+  return () => watch?.disconnect()
+}
+export default { render }
+"""
+
+
+class Explorer(widgets.VBox):
+    """Controls and a picture that follows them. The picture of the start stays where no widget shows."""
+
+    def _ipython_display_(self) -> None:
+        start = self.children[-1].value
+        alt = re.search('(?:alt|aria-label)="([^"]*)"', start)
+        words = html.unescape(alt[1]) if alt else start
+        live.show(self._named, f"{start}<p>To move the controls, run this cell.</p>", f"[picture: {words}]")
+
+    def _named(self) -> widgets.VBox:
+        import anywidget
+
+        return widgets.VBox([self, anywidget.AnyWidget(_esm=_NAME_SLIDERS)])
+
+
 def explorer(
     draw: Callable[..., Figure | str],
     *,
     alt: str | Callable[..., str],
     **controls: tuple | list | bool | widgets.Widget,
-) -> widgets.VBox:
+) -> Explorer:
     """Return a widget that draws `draw(**values)` again whenever a control moves.
 
     A control is `(low, high, start)` for a slider (whole steps when all three are whole numbers; a fourth number is
@@ -143,7 +185,7 @@ def explorer(
     for box in boxes.values():
         box.observe(redraw, names="value")
     redraw()
-    return widgets.VBox([*boxes.values(), picture])
+    return Explorer([*boxes.values(), picture])
 
 
 def steps(description: str, low: int, high: int, start: int) -> widgets.IntSlider:

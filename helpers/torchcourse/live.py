@@ -11,7 +11,7 @@ from typing import Any
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 Replace = Callable[[str, str], None]
-LOST = "This has lost its kernel: nothing that you click is kept. Run its cell again."
+LOST = "The kernel of this cell has gone, so its controls do nothing. Run the cell again."
 
 
 def show(make: Callable[[], Any], static: str, text: str) -> Replace:

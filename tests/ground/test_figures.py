@@ -32,6 +32,18 @@ def test_an_explorer_redraws_and_renames():
     assert "4 bars down" in picture.value
 
 
+def test_the_picture_of_the_start_stays_where_no_widget_shows(monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures.live, "show", lambda make, static, text: shown.append((make(), static, text)))
+    widget = figures.explorer(draw, alt=lambda bars: f"{bars} bars > 1", bars=(1, 5, 2))
+    widget._ipython_display_()
+    [(live, static, text)] = shown
+    assert live.children[0] is widget
+    assert static.startswith("<img ")
+    assert "run this cell" in static
+    assert text == "[picture: 2 bars > 1]"
+
+
 def test_values_that_cannot_be_drawn_are_answered_in_words():
     widget = figures.explorer(draw, alt="bars", bars=(1, 5, 2))
     widget.children[0].value = 3

@@ -55,7 +55,9 @@ def answer_fields(question: Question, language: str, name: str) -> str:
 
 def lettered(choices: list[str]) -> list[tuple[str, str]]:
     """Return each choice, HTML already, with its letter: as a value, and in the label."""
-    return [(letter, f"<b>{letter}</b><span>{choice}</span>") for letter, choice in zip(LETTERS, choices, strict=False)]
+    return [
+        (letter, f"<b>{letter}</b> <span>{choice}</span>") for letter, choice in zip(LETTERS, choices, strict=False)
+    ]
 
 
 def group(name: str, kind: str, title: str, choices: list[tuple[str, str]]) -> str:
