@@ -149,8 +149,8 @@ def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, e
     if later is not None and _close(resumed.states[later][0], right[later][0]):
         raise Wrong(
             "rate_off",
-            f"{case}, and they are. But at step {later} the learning rate is {resumed.states[later][1]:.6f} in place of "
-            f"{right[later][1]:.6f}. Who sets it, and how does it know at which step it is?",
+            f"{case}, and they are. But at step {later} the learning rate is {resumed.states[later][1]:.6f} in place "
+            f"of {right[later][1]:.6f}. Who sets it, and how does it know at which step it is?",
         )
     if not _same(_state(resumed.run), right[steps]):
         raise Wrong(
