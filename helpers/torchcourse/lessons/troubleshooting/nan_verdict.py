@@ -89,12 +89,15 @@ def values_of(layer: str, what: str, kind: str, tensor: torch.Tensor | None) -> 
 
 def fetch(values: list[Value]) -> None:
     """Bring the numbers from the device by one transfer, in the widest format that it has."""
-    if values:
-        device = values[0].size.device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        sizes = torch.stack([value.size.detach().to(device, dtype) for value in values]).tolist()
-        for value, number in zip(values, sizes, strict=True):
-            value.number = number
+    if not values:
+        return
+    sizes = [value.size for value in values]
+    device, kinds = sizes[0].device, {(size.device, size.dtype) for size in sizes}
+    widest = torch.float32 if device.type == "mps" else torch.float64
+    if len(kinds) > 1:
+        sizes = [size.to(device, widest) for size in sizes]
+    for value, number in zip(values, torch.stack(sizes).detach().to(widest).tolist(), strict=True):
+        value.number = number
 
 
 def judge(record: StepRecord, before: StepRecord | None, model: nn.Module) -> Finding | None:

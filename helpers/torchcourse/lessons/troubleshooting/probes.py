@@ -74,6 +74,7 @@ class NanProbe:
         self._evaluation: tuple[int, int] | None = None  # where in the record the last pass began, if without a graph
         self._warned = False
         self._seen: tuple[Callable, int] = _NOTHING
+        self._sizes: dict[int, tuple[Callable, int, list[torch.Tensor]]] = {}  # of the model's inputs
         self._handles: list[Any] = []
         if not isinstance(model, torch.jit.ScriptModule):
             self._handles.append(model.register_forward_pre_hook(self._on_start, with_kwargs=True))
@@ -155,8 +156,11 @@ class NanProbe:
         if self._evaluation is not None:  # it is over, nobody has asked about it, and it is no part of a step
             del given[self._evaluation[0] :], forward[self._evaluation[1] :]
         self._evaluation = None if torch.is_grad_enabled() else (len(given), len(forward))
+        self._sizes.clear()
         for tensor in tensors_in((inputs, more)):
-            given += values_of("", "an input of the model", "given", tensor)
+            found = values_of("", "an input of the model", "given", tensor)
+            self._sizes[id(tensor)] = weakref.ref(tensor), _version(tensor), [value.size for value in found]
+            given += found
 
     def _on_input(self, name: str, label: str) -> Any:
         def record(_module: nn.Module, inputs: tuple, more: dict) -> None:
@@ -165,9 +169,16 @@ class NanProbe:
             for tensor in tensors_in((inputs, more)):
                 last, version = self._seen
                 if last() is not tensor or version != _version(tensor):  # else it is the output just recorded
-                    self._record.forward += values_of(name, f"the input of {label}", "input", tensor)
+                    self._record.forward += self._input_values(name, f"the input of {label}", tensor)
 
         return record
+
+    def _input_values(self, name: str, what: str, tensor: torch.Tensor) -> list[Value]:
+        """Measure a layer's input, unless it is an input of the model, which is measured already."""
+        known, version, sizes = self._sizes.get(id(tensor), (*_NOTHING, []))
+        if known() is tensor and version == _version(tensor):
+            return [Value(name, what, "input", size) for size in sizes]
+        return values_of(name, what, "input", tensor)
 
     def _on_output(self, name: str, label: str) -> Any:
         def record(_module: nn.Module, _inputs: tuple, output: Any) -> None:

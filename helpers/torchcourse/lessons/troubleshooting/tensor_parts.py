@@ -87,14 +87,19 @@ def magnitudes(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _with_numbers(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    from torch._subclasses.fake_tensor import FakeTensor
-
     if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return
-    for part in dense_parts(tensor):
+    plain = type(tensor) in _PLAIN and tensor.layout == torch.strided and not tensor.is_nested
+    for part in (tensor,) if plain else dense_parts(tensor):
         floats = part.is_floating_point() or part.is_complex()
-        if floats and part.device.type != "meta" and not isinstance(part, FakeTensor) and part.numel():
+        if floats and part.numel() and not part.is_meta and (type(part) in _PLAIN or not _is_fake(part)):
             yield part
+
+
+def _is_fake(tensor: torch.Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor  # takes a while
+
+    return isinstance(tensor, FakeTensor)
 
 
 def _largest(part: torch.Tensor) -> torch.Tensor:
