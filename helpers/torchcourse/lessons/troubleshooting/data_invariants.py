@@ -174,15 +174,23 @@ def _guessed(answers: torch.Tensor, linear: torch.Tensor) -> float:
 
 def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     """What is validated on has not been trained on, and is the same each time."""
-    trained = {key for seen in run.record.trained if seen.inputs is not None for key in _keys(seen.inputs)}
-    whole = {key for seen in run.record.trained if seen.inputs is not None for key in [tuple(_keys(seen.inputs))]}
+    trained: dict[float, int] = {}  # of each sample, the step that took it first
+    for seen in run.record.trained:
+        for key in _keys(seen.inputs):
+            trained.setdefault(key, seen.step)
+    whole = {tuple(_keys(seen.inputs)) for seen in run.record.trained}
     blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.validations]
     blocks = [block for block in blocks if block]
-    keys = [key for block in blocks for seen in block for key in _keys(seen.inputs)]
+    keys = [(key, seen.step) for block in blocks for seen in block for key in _keys(seen.inputs)]
     batch_again = any(tuple(_keys(seen.inputs)) in whole for block in blocks for seen in block)
-    shared = sum(key in trained for key in keys)
+    shared = sum(trained.get(key, step) < step for key, step in keys)
     # All that was trained on, in one validation, is how a program looks at its training error.
-    if len(keys) >= 8 and shared > SHARED_ROWS * len(keys) and not batch_again and not trained <= set(keys):
+    if (
+        len(keys) >= 8
+        and shared > SHARED_ROWS * len(keys)
+        and not batch_again
+        and not set(trained) <= {key for key, _ in keys}
+    ):
         yield Alarm(
             "validated_on_training_data",
             f"{shared} of the {len(keys)} samples that were validated on had been trained on. Do the "

@@ -35,8 +35,16 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
                 f"log({classes}) = {math.log(classes):.2f}. The model starts sure and wrong: look at its weights and "
                 "its inputs.",
             )
-    if not run.record.others:  # with an adversary, each one's loss grows as the other learns
-        yield from _growth(run)
+    if run.record.others:  # with an adversary, each one's loss grows as the other learns
+        return
+    steps = run.record.steps
+    if len(steps) >= 3 and all(abs(step.scale + 1) < 1e-4 for step in steps):
+        yield Alarm(
+            "loss_negated",
+            f"In {len(steps)} steps backward() was called on minus the loss: the steps make it larger. Is there one "
+            "minus too many?",
+        )
+    yield from _growth(run)
 
 
 def _growth(run: WatchedRun) -> Iterator[Alarm]:
@@ -218,7 +226,9 @@ def padding(run: WatchedRun) -> Iterator[Alarm]:
     for loss in run.record.losses:
         # The pass with as many tokens as there are targets says where the sentences end.
         table = _by_sentence(loss, [seen.inputs for seen in run.record.trained if seen.step == loss.step])
-        value = None if table is None or loss.reduction == "none" else _filler(table)
+        value = None if table is None else _filler(table)
+        if loss.reduction == "none" and value is not None and not _divided_by_all(run, loss, value):
+            value = None
         if table is None or value is None or value == loss.ignored:
             continue
         fillers.add(value)
@@ -227,8 +237,19 @@ def padding(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "padding_counted",
             f"Class {min(fillers)} stands only at the ends of sentences, up to the longest one: "
-            f"{filled / counted:.0%} of all targets, and the loss counts them. Give it ignore_index={min(fillers)}.",
+            f"{filled / counted:.0%} of all targets, and the loss counts them or divides by their "
+            f"number. Give it ignore_index={min(fillers)}.",
         )
+
+
+def _divided_by_all(run: WatchedRun, loss: Loss, filler: int) -> bool:
+    """Whether a loss per token was masked where it is filled up, and then divided by the number of all."""
+    step = run.record.steps[loss.step] if loss.step < len(run.record.steps) else None
+    if step is None or len(step.backwards) != 1:
+        return False
+    each = loss.function(loss.scores.float(), loss.target, reduction="none", ignore_index=loss.ignored)
+    masked = each[loss.target != filler].sum().item() / each.numel()
+    return abs(step.backwards[0] - masked) < 1e-3 * masked
 
 
 def _by_sentence(loss: Loss, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:

@@ -109,11 +109,11 @@ def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
     inputs = seen.inputs
     if inputs is None or len(whole) != len(inputs):
         return False
+    if inputs.dim() < 2 or whole.dim() < 3 or whole.shape[:2] != inputs.shape[:2]:
+        return inputs.dim() < 3 or len(inputs) != inputs.size(1)
+    # Outputs for each place may be [time, samples, …], which has as many targets as its second dimension, or as both.
     targets = [loss.target for loss in run.record.losses if loss.target.dim()]
-    if inputs.dim() < 3 or not targets:
-        return True
-    # [time, samples, …] has as many targets as its second dimension, or as both.
-    return len(targets[-1]) == len(inputs) != inputs.size(1)
+    return bool(targets) and len(targets[-1]) == len(inputs) != inputs.size(1)
 
 
 def foretelling(run: WatchedRun) -> Iterator[Alarm]:
@@ -167,7 +167,7 @@ def in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.T
     """
     try:
         judged = copy.deepcopy(model)
-    except (RuntimeError, TypeError, AttributeError):
+    except Exception:  # whatever a part of it that cannot be copied raises
         judged = model
     before = {module: module.training for module in judged.modules()}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
@@ -111,6 +111,31 @@ def epochs(run: WatchedRun) -> Iterator[Alarm]:
                 f"{same[0].epoch}: each time in the same order. Call sampler.set_epoch(epoch) before each epoch.",
             )
             return
+
+
+def orders(run: WatchedRun) -> Iterator[Alarm]:
+    """A loader that shuffles deals its batches in another order each time."""
+    starts: dict[tuple, list[int]] = {}
+    for entry in run.around.iterations:
+        if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):
+            loader: DataLoader = entry.source  # perhaps made anew for each epoch
+            starts.setdefault((loader.batch_size, len(loader)), []).append(entry.step)
+    for begun in starts.values():
+        dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.record.steps)])]
+        for one, two in pairwise(dealt):
+            both = list(zip(one, two, strict=False))
+            if len(both) >= 3 and len({tuple(keys) for keys in one}) >= 3 and all(a == b for a, b in both):
+                yield Alarm(
+                    "same_order",
+                    f"A loader that shuffles dealt the same {len(both)} batches in the same order twice. Is it seeded "
+                    "anew for each epoch?",
+                )
+                return
+
+
+def _batches(run: WatchedRun, first: int, last: int) -> list[list[float]]:
+    kept = [p.inputs for p in run.record.trained if first <= p.step < last and p.inputs is not None]
+    return [hashes(batch) for batch in kept if batch.dim() > 1]
 
 
 def _trained_between(run: WatchedRun, first: int, last: int) -> bool:
@@ -234,6 +259,7 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     one_optimizer,
     best_state,
     epochs,
+    orders,
     workers,
     random_numbers,
 ]

@@ -126,7 +126,10 @@ def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
         own = [names[id(p)] for p in module.parameters(recurse=False) if p.requires_grad]
         reached = any(step.norms.get(key) for step in steps for key in own)
         some = some or reached
-        if own and not reached and run.record.called.get(name):
+        # A parameter that a module of one's own holds may be for another use; a layer uses all of its own.
+        layer = type(module).__module__.startswith("torch.")
+        idle = not layer and all(step.norms.get(key) is None for step in steps for key in own)
+        if own and not reached and not idle and run.record.called.get(name):
             never += own
     if never and some and len(steps) >= 3:
         yield Alarm(
