@@ -1,0 +1,130 @@
+"""Loops that are built differently: healthy ones raise no alarm, and each silent bug raises its own."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.tools.bench.programs import (
+    Watch,
+    batches,
+    clouds,
+    dense,
+    healthy_loops,
+    healthy_models,
+    held_back_bugs,
+    judge,
+    programs_of,
+    silent_bugs,
+)
+
+HEALTHY = {**programs_of(healthy_loops), **programs_of(healthy_models)}
+# The dearest of them are left to `make bench`.
+CHEAP = (
+    *("lbfgs", "one_cycle_of_25_steps", "steps_of_epochs", "warm_up_from_zero", "tiny_learning_rate", "sum_reduction"),
+    *("accumulated_sums", "sharpness_aware", "scaler_with_clipping", "validation_at_the_end", "tiny_data"),
+    *("one_epoch_and_a_last_test", "accuracy_on_the_training_batch", "saved_each_epoch", "gradients_by_hand"),
+    *("adversarial_images", "weights_averaged_at_the_end", "class_that_never_comes", "rare_classes", "one_hot_words"),
+    *("raw_numbers_into_batch_norm", "noise_in_evaluation", "adversary_that_judges", "gradient_penalty"),
+    *("experts_without_work", "several_tasks", "pseudo_labels", "embedding_bag_with_two_optimizers"),
+)
+ALARMS = {
+    "eval_mode_from_the_middle": "eval_in_training",
+    "eval_mode_left_at_the_end": "eval_left_on",
+    "zero_grad_forgotten": "gradients_kept",
+    "loss_made_anew": "gradients_empty",
+    "state_is_no_copy": "state_is_no_copy",
+    "epoch_never_set": "epoch_not_set",
+    "padding_is_counted": "padding_counted",
+    "clipped_before_unscaling": "clipped_before_unscaling",
+    "head_not_in_the_optimizer": "not_in_optimizer",
+    "labels_shuffled_apart": "labels_unrelated",
+    "optimizer_made_anew": "optimizer_anew",
+    "clipped_to_nothing": "clipped_to_nothing",
+    "softmax_over_the_wrong_dimension": "no_log_probabilities",
+    "layers_in_a_list": "not_registered",
+    "future_is_seen": "future_seen",
+    "statistics_stand_still": "statistics_still",
+    "validation_from_the_training_data": "validated_on_training_data",
+    "sorted_without_shuffle": "not_mixed",
+    "validation_is_augmented": "validation_changes",
+    "schedule_of_epochs_by_batch": "rate_collapses",
+    "stepped_past_the_scaler": "gradients_scaled",
+    "zero_grad_for_each_part": "gradients_lost",
+    "seeded_in_each_step": "same_random_numbers",
+    "frozen_by_mistake": "frozen",
+    "targets_broadcast_by_hand": "broadcast",
+    "workers_draw_alike": "workers_alike",
+}
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_healthy_loop_raises_no_alarm(name: str) -> None:
+    assert [str(alarm) for alarm in judge(HEALTHY[name])] == []
+
+
+@pytest.mark.parametrize("name", [name for name in ALARMS if name != "workers_draw_alike"])
+def test_a_silent_bug_raises_its_alarm(name: str) -> None:
+    program = {**programs_of(silent_bugs), **programs_of(held_back_bugs)}[name]
+    assert ALARMS[name] in [alarm.name for alarm in judge(program)]
+
+
+@pytest.mark.slow
+def test_workers_that_draw_alike_are_found() -> None:
+    assert [alarm.name for alarm in judge(held_back_bugs.workers_draw_alike)] == ["workers_alike"]
+
+
+def test_each_bug_of_the_bench_has_its_alarm_here() -> None:
+    assert set(ALARMS) == {*programs_of(silent_bugs), *programs_of(held_back_bugs)}
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "alarm"),
+    [
+        (lambda scores, y: -F.cross_entropy(scores, y), "loss_negated"),
+        (lambda scores, y: F.binary_cross_entropy_with_logits(scores, 2.0 * F.one_hot(y, 4) - 1), "targets_outside"),
+        (lambda scores, y: F.kl_div(scores.softmax(dim=1), F.one_hot(y, 4).float()), "no_log_probabilities"),
+        (lambda scores, y: F.cross_entropy(scores * math.inf, y), "not_finite"),
+    ],
+)
+def test_what_a_loss_gets(loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], alarm: str) -> None:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(100)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with watch(model, optimizer):
+            for xb, yb in batches(x, y, steps=4):
+                optimizer.zero_grad()
+                loss_of(model(xb), yb).backward()
+                optimizer.step()
+
+    assert alarm in [found.name for found in judge(program)]
+
+
+def test_a_step_taken_twice_and_parts_that_count_different_numbers_of_tokens() -> None:
+    def twice(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(100)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with watch(model, optimizer):
+            for xb, yb in batches(x, y, steps=4):
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb), yb).backward()
+                optimizer.step()
+                optimizer.step()
+
+    def parts(watch: Watch) -> None:
+        model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with watch(model, optimizer):
+            for length in (2, 3, 4):
+                for size in (length, 9 * length):
+                    words = torch.randint(20, (8, 10))
+                    targets = torch.where(torch.arange(80).view(8, 10) < size, words, -100)
+                    (F.cross_entropy(model(words).flatten(0, 1), targets.flatten()) / 2).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    assert [alarm.name for alarm in judge(twice)] == ["stepped_twice"]
+    assert "means_of_means" in [alarm.name for alarm in judge(parts)]
