@@ -182,7 +182,8 @@ for _step in (1, 2, 3):
     _state = torch.load("hidden_save.pt", weights_only=True)
     assert _state["step"] == _step
     assert bool((_state["weights"] == _step).all())
-assert set(kill_while_saving(save_whole, Path("hidden_kills"), kills=3, seed=5)) == {"whole"}
+_outcomes = kill_while_saving(lambda state, path: save_whole(state, str(path)), Path("hidden_kills"), kills=3, seed=5)
+assert set(_outcomes) == {"whole"}
 ### END HIDDEN TESTS
 checked
 

@@ -228,3 +228,24 @@ def refuse_known(found: Any, known: Mapping[str, tuple[Any, str]], tolerance: fl
     for symptom, (values, hint) in known.items():
         if any(same(found, value, tolerance) for value in (values if isinstance(values, AnyOf) else [values])):
             raise Wrong(symptom, where + hint)
+
+
+def refuse_formula(
+    given: Sequence[float],
+    cases: Sequence[tuple],
+    mistakes: Mapping[str, tuple[Sequence[Callable[..., float]], str]],
+    tolerance: float = 1e-6,
+) -> None:
+    """Raise `Wrong(symptom, hint)` for the first wrong formula that gives the learner's answers in all cases.
+
+    In a single case a different mistake may give the same number.
+
+    Args:
+        given: the learner's answer in each case.
+        cases: the arguments of each case.
+        mistakes: symptom → wrong formulas of the same arguments, and the hint.
+        tolerance: as for `same`.
+    """
+    for symptom, (formulas, hint) in mistakes.items():
+        if any(same(list(given), [formula(*case) for case in cases], tolerance) for formula in formulas):
+            raise Wrong(symptom, hint)

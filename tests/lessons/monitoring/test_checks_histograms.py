@@ -63,6 +63,14 @@ def evenly(batches, edges):
     return torch.histc(values.clamp(low, high), len(edges) - 1, low, high)
 
 
+def by_list(batches, edges):
+    counts = [0] * (len(edges) - 1)
+    for batch in batches:
+        for place in places(batch, edges).tolist():
+            counts[place] += 1
+    return torch.tensor(counts)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
@@ -74,6 +82,7 @@ def evenly(batches, edges):
         (lambda batches, edges: bucketized(batches, edges).tolist(), "wrong_type"),
         (lambda batches, edges: torch.bincount(torch.bucketize(torch.cat(list(batches)), edges)), "shape"),
         (by_python, "waits"),
+        (by_list, "waits"),
         (left_bins, "on_the_edge"),
         (evenly, "equal_bins"),
         (lambda batches, edges: bucketized(batches, edges).flip(0), "wrong_value"),
@@ -132,6 +141,14 @@ def dead_in(output):
     return (output == 0).all(dim=0).float().mean().item()
 
 
+def after_changing(change):
+    def learner(model, batches):
+        change(model)
+        return judged(lambda rows: dead_in(torch.cat(rows)))(model, batches)
+
+    return learner
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
@@ -140,6 +157,11 @@ def dead_in(output):
         (judged(lambda rows: (torch.cat(rows) == 0).float().mean().item()), "zeros_not_units"),
         (judged(lambda rows: (torch.cat(rows) == 0).any(dim=0).float().mean().item()), "any_zero"),
         (judged(lambda rows: 1 - dead_in(torch.cat(rows))), "alive_share"),
+        (judged(lambda rows: 100 * dead_in(torch.cat(rows))), "percent"),
+        (judged(lambda rows: dead_in(rows[0])), "one_batch"),
+        (judged(lambda rows: 0.0), "inputs_not_outputs"),
+        (after_changing(nn.Module.eval), "mode_left_changed"),
+        (after_changing(lambda model: model.requires_grad_(False)), "mode_left_changed"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=0).sum().item()), "count_not_share"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=1).float().mean().item()), "samples_not_units"),
         (judged(lambda rows: 0.123), "wrong_value"),
@@ -213,6 +235,7 @@ def test_gradient_factor_accepts(learner):
         (lambda scale, layers: scale * (layers - 1), "layers_add_up"),
         (lambda scale, layers: 0.7, "wrong_value"),
         (lambda scale, layers: scale * layers, "layers_add_up"),
+        (lambda scale, layers: scale ** (layers - 2), "wrong_value"),  # in one case 8, as of a sum
         (lambda scale, layers: scale, "one_layer"),
         (lambda scale, layers: scale ** (1 - layers), "upside_down"),
         (lambda scale, layers: layers**scale, "power_of_layers"),

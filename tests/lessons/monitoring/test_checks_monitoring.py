@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -86,10 +87,15 @@ def keeps_graphs(losses, every, write):
         write(step, torch.stack(waiting).mean().item())
 
 
+def list_each_step(losses, every, write):
+    means((torch.tensor(loss.detach().tolist()) for loss in losses), every, write)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
         (item_each_step, "waits_each_step"),
+        (list_each_step, "waits_each_step"),
         (keeps_graphs, "keeps_the_graph"),
         (logged(lambda all_, waiting, every: waiting[-1]), "last_not_mean"),
         (logged(lambda all_, waiting, every: torch.stack(all_).mean()), "mean_since_start"),
@@ -142,7 +148,11 @@ def first_rise(steps, losses):
         (of_curve(lambda steps, losses: min(losses)), "value_not_step"),
         (of_curve(lambda steps, losses: steps[losses.index(min(losses))], "loss/train"), "training_curve"),
         (of_curve(first_rise), "first_rise"),
-        (lambda log_dir: None, "wrong_step"),
+        (lambda log_dir: None, "no_turn"),
+        (of_curve(lambda steps, losses: losses[0]), "value_not_step"),
+        (of_curve(lambda steps, losses: str(steps[0])), "wrong_type"),
+        (of_curve(lambda steps, losses: steps[(losses.index(min(losses)) + 1) % len(steps)]), "step_after"),
+        (of_curve(lambda steps, losses: steps[0]), "wrong_step"),
     ],
 )
 def test_turning_step_refuses(learner, symptom):
@@ -163,7 +173,7 @@ def by_trying(look, step, budget):
     return every
 
 
-@pytest.mark.parametrize("learner", [interval, by_trying])
+@pytest.mark.parametrize("learner", [interval, by_trying, lambda *price: np.int64(interval(*price))])
 def test_look_every_accepts(learner):
     accepted(check.look_every(learner))
 
@@ -178,6 +188,12 @@ def test_look_every_accepts(learner):
         (lambda look, step, budget: look / (step * budget), "no_whole_number"),
         (lambda look, step, budget: 2 * interval(look, step, budget), "too_seldom"),
         (lambda look, step, budget: 7, "over_budget"),
+        (lambda look, step, budget: max(1, math.ceil(look * step / budget)), "over_budget"),
+        (lambda look, step, budget: 1, "over_budget"),
+        (lambda look, step, budget: max(1, math.ceil(look / step)), "budget_forgotten"),
+        (lambda look, step, budget: max(1, math.ceil(look * budget / step)), "budget_times"),
+        (lambda look, step, budget: interval(look * (1 - budget), step, budget), "share_of_all"),
+        (lambda look, step, budget: np.ceil(look / step / budget), "no_whole_number"),
     ],
 )
 def test_look_every_refuses(learner, symptom):
@@ -243,6 +259,8 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (reduced(lambda own, total, means: total[0] / total[1], first=1), "steps"),
         (reduced(lambda own, total, means: 0.123), "wrong_value"),
         (lambda log_dir, step, correct, seen: None, "no_writer"),
+        (reduced(lambda own, total, means: 100 * total[0] / total[1]), "percent"),
+        (lambda log_dir, *counts: summed(log_dir / str(dist.get_rank()), *counts), "subfolders"),
     ],
 )
 def test_log_epoch_refuses(learner, symptom):

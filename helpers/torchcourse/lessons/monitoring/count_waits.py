@@ -4,15 +4,18 @@
         total += loss.item()
     print(waits.count)
 
-A GPU works behind the program: a call only queues the work. `item()`, `float(tensor)`, `bool(tensor)` and printing need
-the result, so the program waits until all work before it is done. Source: PyTorch, CUDA semantics, asynchronous
-execution, https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution
+A GPU works behind the program: a call only queues the work. `item()`, `float(tensor)`, `bool(tensor)`, `tolist()`,
+`numpy()` and printing need the result, so the program waits until all work before it is done. Source: PyTorch, CUDA
+semantics, asynchronous execution, https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution
 """
 
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_BELOW_DISPATCH = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 
 
 class CountWaits(TorchDispatchMode):
@@ -21,8 +24,30 @@ class CountWaits(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self._methods = _CountMethods(self)
+
+    def __enter__(self) -> "CountWaits":
+        self._methods.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._methods.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _CountMethods(TorchFunctionMode):
+    """Counts the conversions that dispatch never sees."""
+
+    def __init__(self, waits: CountWaits) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.waits.count += func in _BELOW_DISPATCH
         return func(*args, **(kwargs or {}))

@@ -9,7 +9,7 @@ from typing import Any
 from torch.overrides import TorchFunctionMode
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, numbers_of, refuse_known, same
+from torchcourse.checks.kit import number, numbers_of, refuse_formula, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 
@@ -205,9 +205,7 @@ _MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
 
 def _judge_seconds(given: list[float], right: list[float]) -> None:
     """Raise what is wrong: a mistake that explains all cases, else the first case that differs."""
-    for symptom, (formulas, hint) in _MISTAKES.items():
-        if any(same(given, [formula(*case) for case in _STEPS], _CLOSE) for formula in formulas):
-            raise Wrong(symptom, hint)
+    refuse_formula(given, _STEPS, _MISTAKES, _CLOSE)
     place = next(place for place, ours in enumerate(given) if not same(ours, right[place], _CLOSE))
     compute, size, world_size, alpha, beta = _STEPS[place]
     where = f"compute {compute} s, {size:g} bytes, {world_size} ranks, α {alpha:g} s, β {beta:g} s per byte: "

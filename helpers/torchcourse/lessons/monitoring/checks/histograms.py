@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from torchcourse.checks import NotDone, Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, same, tensor_of
+from torchcourse.checks.kit import AnyOf, number, refuse_formula, refuse_known, same, tensor_of
 from torchcourse.lessons.monitoring import sick_runs
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 from torchcourse.training.events import RunLog
@@ -17,24 +16,24 @@ from torchcourse.training.events import RunLog
 @check
 def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor]) -> str:
     """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
-    generator = torch.Generator().manual_seed(0)
+    generator, waited = torch.Generator().manual_seed(0), 0
     for edges in (torch.linspace(-2, 2, 9), torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])):
         batches = [torch.randn(size, generator=generator) * scale for size, scale in ((50, 0.3), (20, 3.0), (31, 1.0))]
         batches[0][0] = edges[2]  # a value on an edge belongs to the bin that begins there
         with CountWaits() as waits:
             given = learner(iter(batches), edges)
-            waited = waits.count
+            waited += waits.count
         bins = len(edges) - 1
         given = tensor_of(
             given, [bins], f"For {bins + 1} edges return a tensor of {bins}: a bin between each two edges."
         )
         _judge_counts(given, batches, edges)
-        if waited:
-            raise Wrong(
-                "waits",
-                f"The counts are right, but you turned tensors into numbers {waited} times on the way: each waits for "
-                "the device. Count with functions on whole tensors.",
-            )
+    if waited:
+        raise Wrong(
+            "waits",
+            f"The counts are right, but you turned tensors into numbers {waited} times on the way: each waits for "
+            "the device. Count with functions on whole tensors.",
+        )
     return "All values of all batches in the same bins, none lost: checked on equal and on unequal bins."
 
 
@@ -88,6 +87,7 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
     for seed, sizes in ((0, (6, 6)), (1, (4, 9, 3))):
         model, batches = _half_dead(seed), _batches(seed, sizes)
         before = {name: len(module._forward_hooks) for name, module in model.named_modules()}
+        state = _settings(model)
         given = learner(model, list(batches))
         if not isinstance(given, Mapping):
             raise Wrong("wrong_type", f"You return {type(given).__name__}, not a share for each ReLU by its name.")
@@ -98,7 +98,18 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
             raise Wrong(
                 "hooks_left", "The shares are right, but your hooks are still on the model, for all later calls."
             )
+        if _settings(model) != state:
+            raise Wrong(
+                "mode_left_changed",
+                "The shares are right, but the model is not as it was: training or evaluation mode, or requires_grad "
+                "of a parameter, has changed. Put it back.",
+            )
     return "A unit is dead when no sample of any batch wakes it: checked on two networks, and no hook was left."
+
+
+def _settings(model: nn.Module) -> tuple[list[bool], list[bool]]:
+    """The mode of each module, and whether each parameter needs a gradient."""
+    return [module.training for module in model.modules()], [one.requires_grad for one in model.parameters()]
 
 
 def _half_dead(seed: int) -> nn.Sequential:
@@ -136,6 +147,7 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
     rows = [each(dead, outputs) for outputs in zero_of_batch]
     known = {
         "last_batch": (rows[-1], "That is the share in the last batch. A unit asleep there may wake in another."),
+        "one_batch": (AnyOf(rows), "That is the share in one batch. A unit asleep there may wake in another."),
         "mean_over_batches": (
             {name: sum(row[name] for row in rows) / len(rows) for name in right},
             "That is the mean of the batches' shares. A unit that wakes in one of them is alive.",
@@ -152,6 +164,11 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
         "count_not_share": (
             each(lambda output: output.all(dim=0).sum()),
             "That is how many units are dead. Of how many?",
+        ),
+        "percent": ({name: 100 * share for name, share in right.items()}, "That is in percent. Asked for is a share."),
+        "inputs_not_outputs": (
+            dict.fromkeys(right, 0.0),
+            "You find no dead unit at all. Do you look at what a ReLU gets, or at what it puts out?",
         ),
         "samples_not_units": (
             each(lambda output: output.all(dim=1).double().mean()),
@@ -221,29 +238,45 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
 @check
 def gradient_factor(learner: Callable[[float, int], float]) -> str:
     """Compare with scale^(hidden layers − 1)."""
-    for scale, layers in ((2.0, 5), (0.5, 8), (1.5, 1), (1.0, 20), (0.3, 6)):
-        _judge_factor(learner(scale, layers), scale, layers)
+    given = []
+    for scale, layers in _NETWORKS:
+        answer = learner(scale, layers)
+        found = number(answer)
+        if found is None:
+            raise Wrong("no_number", f"For scale {scale:g} and {layers} hidden layers you return {answer!r}.")
+        given.append(found)
+    right = [scale ** (layers - 1) for scale, layers in _NETWORKS]
+    if not same(given, right, tolerance=1e-6):
+        refuse_formula(given, _NETWORKS, _FACTOR_MISTAKES)
+        place = next(place for place, ours in enumerate(given) if not same(ours, right[place], tolerance=1e-6))
+        scale, layers = _NETWORKS[place]
+        raise Wrong(
+            "wrong_value",
+            f"For scale {scale:g} and {layers} hidden layers you return {given[place]:g}. Work it out for 2 hidden "
+            "layers, then for 3.",
+        )
     return "A product over the other layers: checked on 5 networks."
 
 
-def _judge_factor(answer: Any, scale: float, layers: int) -> None:
-    where, given = f"For scale {scale:g} and {layers} hidden layers", number(answer)
-    if given is None:
-        raise Wrong("no_number", f"{where} you return {answer!r}.")
-    if same(given, scale ** (layers - 1), tolerance=1e-6):
-        return
-    known = {
-        "own_layer_counted": (
-            scale**layers,
-            "How many *other* hidden layers are on the way? A layer's own weights do not count.",
-        ),
-        "layers_add_up": (
-            AnyOf((scale * (layers - 1), scale * layers)),
-            "Each layer multiplies what it passes on: what comes of that?",
-        ),
-        "one_layer": (scale, "That would be true if a single layer lay on the way."),
-        "upside_down": (scale ** (1 - layers), "Larger weights make larger gradients, not smaller ones."),
-        "power_of_layers": (float(layers) ** scale, "Which number is multiplied, and which counts how often?"),
-    }
-    refuse_known(given, known, tolerance=1e-6, where=f"{where} you return {given:g}. ")
-    raise Wrong("wrong_value", f"{where} you return {given:g}. Work it out for 2 hidden layers, then for 3.")
+_NETWORKS = [(2.0, 5), (0.5, 8), (1.5, 1), (1.0, 20), (0.3, 6)]
+"""The scale of the weights, and the number of hidden layers."""
+
+_FACTOR_MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
+    "own_layer_counted": (
+        [lambda scale, layers: scale**layers],
+        "You count all hidden layers. How many *other* ones are on the way? A layer's own weights do not count.",
+    ),
+    "layers_add_up": (
+        [lambda scale, layers: scale * (layers - 1), lambda scale, layers: scale * layers],
+        "Your factors add up. Each layer multiplies what it passes on: what comes of that?",
+    ),
+    "one_layer": ([lambda scale, layers: scale], "That would be true if a single layer lay on the way."),
+    "upside_down": (
+        [lambda scale, layers: scale ** (1 - layers)],
+        "Larger weights make larger gradients, not smaller ones.",
+    ),
+    "power_of_layers": (
+        [lambda scale, layers: float(layers) ** scale],
+        "Which number is multiplied, and which counts how often?",
+    ),
+}

@@ -1,6 +1,7 @@
 """Checks of lesson 04, notebook 1, monitoring: logging at an interval, reading back, the price of looks, one writer."""
 
 import math
+import operator
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, on_ranks, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, on_ranks, refuse_formula, refuse_known, same
 from torchcourse.lessons.monitoring.count_waits import CountWaits
 from torchcourse.training import event_files
 from torchcourse.training.events import read_scalars
@@ -140,20 +141,29 @@ def _write_curves(folder: Path, steps: list[int], losses: list[float]) -> None:
 
 
 def _refuse_turn(name: str, given: Any, right: int | None, steps: list[int], losses: list[float]) -> None:
-    where = f"For {name}, {losses} at steps {steps}, you return {given}"
+    where = f"For {name}, {losses} at steps {steps}, you return {given!r}"
     if right is None:
-        raise Wrong("turns_at_the_end", f"{where}. The lowest is the last: it has not turned yet.")
-    if isinstance(given, float) and not given.is_integer():
+        raise Wrong("turns_at_the_end", f"{where}. The lowest is the last: it has not turned yet, and None says so.")
+    if given is None:
+        raise Wrong(
+            "no_turn",
+            f"{where}, which says that the lowest is the last. It is not. Do you read loss/val, and return the step?",
+        )
+    if isinstance(given, float) and any(same(given, loss, tolerance=1e-5) for loss in losses):
         raise Wrong("value_not_step", f"{where}, a loss. Asked for is the step.")
+    if number(given) is None or isinstance(given, bool):
+        raise Wrong("wrong_type", f"{where}, of type {type(given).__name__}. A step is a number.")
     lowest = losses.index(min(losses))
     rise = next((place for place in range(1, len(losses)) if losses[place] > losses[place - 1]), 0)
+    falls_again = min(losses[rise:]) < losses[rise - 1]
     known = {
         "place_not_step": (AnyOf((lowest, lowest + 1)), ": the place in the list. Which step is there?"),
         "training_curve": (AnyOf((steps[-1], steps[-1] - 2)), ", the lowest *training* loss. That one always falls."),
         "first_rise": (
-            AnyOf(steps[place] for place in (rise - 1, rise) if rise),
+            AnyOf(steps[place] for place in (rise - 1, rise) if falls_again),
             ", where it rose for the first time. It fell again later.",
         ),
+        "step_after": (steps[lowest + 1], ", the step after the lowest."),
     }
     refuse_known(given, known, where=where)
     raise Wrong("wrong_step", f"{where}. Where is the lowest value?")
@@ -162,39 +172,83 @@ def _refuse_turn(name: str, given: Any, right: int | None, steps: list[int], los
 @check
 def look_every(learner: Callable[[float, float, float], int]) -> str:
     """Compare with the smallest interval that keeps within the budget."""
-    cases = ((0.010, 0.020, 0.01), (0.003, 0.004, 0.02), (0.5, 0.3, 0.05), (0.001, 1.0, 0.01), (0.0, 0.1, 0.01))
-    for look, step, budget in cases:
-        given = learner(look, step, budget)
-        where = f"For a look of {look:g} s, a step of {step:g} s and a budget of {budget:.0%} you return {given!r}"
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise Wrong("no_whole_number", f"{where}. An interval is a whole number of steps.")
-        _judge_interval(given, look, step, budget, where)
-    return "The smallest interval within the budget, never below one step: checked on 5 prices."
+    given = []
+    for look, step, budget in _PRICES:
+        answer = learner(look, step, budget)
+        if not hasattr(answer, "__index__") or isinstance(answer, bool):
+            where = _price(look, step, budget)
+            raise Wrong("no_whole_number", f"{where} {answer!r}. Return a whole number of steps, of type int.")
+        given.append(operator.index(answer))
+    if given != [_interval(*price) for price in _PRICES]:
+        refuse_formula(given, _PRICES, _INTERVAL_MISTAKES)
+        for interval, price in zip(given, _PRICES, strict=True):
+            _judge_interval(interval, *price)
+    return "The smallest interval within the budget, never below one step: checked on 6 prices."
 
 
-def _judge_interval(given: int, look: float, step: float, budget: float, where: str) -> None:
-    def rounded_up(interval: float) -> int:
-        return max(1, math.ceil(interval - 1e-9))
+_PRICES = [
+    (0.010, 0.020, 0.01),
+    (0.003, 0.004, 0.02),
+    (0.5, 0.3, 0.05),
+    (0.001, 1.0, 0.01),
+    (0.0, 0.1, 0.01),
+    (2.0, 0.01, 0.05),
+]
+"""Seconds of a look and of a step, and the budget."""
 
-    right = rounded_up(look / (step * budget))
+
+def _price(look: float, step: float, budget: float) -> str:
+    return f"For a look of {look:g} s, a step of {step:g} s and a budget of {budget:.0%} you return"
+
+
+def _rounded_up(interval: float) -> int:
+    return max(1, math.ceil(interval - 1e-9))
+
+
+def _interval(look: float, step: float, budget: float) -> int:
+    return _rounded_up(look / (step * budget))
+
+
+_INTERVAL_MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
+    "rounded_down": (
+        [
+            lambda look, step, budget: max(1, math.floor(look / (step * budget) + 1e-9)),
+            lambda look, step, budget: max(1, round(look / (step * budget))),
+        ],
+        "You round to the nearest whole number, or down: where that is down, looking takes more than the budget.",
+    ),
+    "budget_in_percent": (
+        [
+            lambda look, step, budget: _rounded_up(look / (step * budget * 100)),
+            lambda look, step, budget: _rounded_up(look / (step * budget / 100)),
+        ],
+        "The budget is a share: 1 % is 0.01.",
+    ),
+    "budget_forgotten": ([lambda look, step, budget: _rounded_up(look / step)], "Your interval leaves the budget out."),
+    "budget_times": (
+        [lambda look, step, budget: _rounded_up(look / step * budget)],
+        "Your interval grows with the budget. A larger budget allows more looks.",
+    ),
+    "share_of_all": (
+        [lambda look, step, budget: _rounded_up(look * (1 - budget) / (step * budget))],
+        "You take the share of training and looking together. Asked for is the share of the training alone.",
+    ),
+    "upside_down": (
+        [lambda look, step, budget: _rounded_up(step / (look * budget)) if look else 1],
+        "The longer a look takes, the more seldom it should be taken. Yours is taken more often.",
+    ),
+}
+
+
+def _judge_interval(given: int, look: float, step: float, budget: float) -> None:
+    where, right = f"{_price(look, step, budget)} {given}", _interval(look, step, budget)
     if given == right:
         return
     if given < 1:
         raise Wrong("below_one", f"{where}. A Trainer cannot look more often than every step.")
-    spent = look / (given * step)
-    down = max(1, math.floor(look / (step * budget) + 1e-9)), round(look / (step * budget))
-    known = {
-        "rounded_down": (AnyOf(down), f": looking takes {spent:.2%} then. Over the budget."),
-        "budget_in_percent": (rounded_up(look / (step * budget * 100)), ". The budget is a share: 1 % is 0.01."),
-        "upside_down": (
-            rounded_up(step / (look * budget)) if look else 1,
-            ". A dearer look should be taken more seldom.",
-        ),
-    }
-    refuse_known(given, known, where=where)
     if given > right:
         raise Wrong("too_seldom", f"{where}, but every {right} steps would still be within it.")
-    raise Wrong("over_budget", f"{where}: looking takes {spent:.2%} then.")
+    raise Wrong("over_budget", f"{where}: looking takes {look / (given * step):.2%} then.")
 
 
 TIME_LIMIT = 10.0  # seconds for one call; healthy ranks need a fraction of one
@@ -233,7 +287,12 @@ def _log_two_epochs(learner: Callable, folder: Path, shares: list[tuple[int, int
 
 def _accuracies(folder: Path) -> Iterator[tuple[int, float]]:
     """Yield each epoch and its accuracy from the log; refuse a log with no writer, several, or other tags and steps."""
-    files = [file.name for file in folder.iterdir()] if folder.exists() else []
+    found = list(folder.iterdir()) if folder.exists() else []
+    if folders := [one.name for one in found if one.is_dir()]:
+        raise Wrong(
+            "subfolders", f"The log is in folders of its own, {', '.join(sorted(folders))}. Write into the one given."
+        )
+    files = [file.name for file in found]
     if not files:
         raise Wrong("no_writer", "No rank wrote anything. Which rank is the one that writes?")
     writers = {event_files.writer(name) for name in files}
@@ -269,6 +328,7 @@ def _judge_accuracy(value: float, counts: list[tuple[int, int]]) -> None:
             AnyOf(correct / count for _, count in counts),
             "The right ones are those of all ranks, the total is one rank's.",
         ),
+        "percent": (100 * correct / seen, "That is in percent. The tag holds a share, from 0 to 1."),
         "sum_of_means": (sum(shares), "An accuracy cannot be above 1: you added the ranks' accuracies."),
     }
     refuse_known(value, known, tolerance=1e-5, where=where)
