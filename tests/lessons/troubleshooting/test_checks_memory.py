@@ -159,6 +159,17 @@ def test_evaluate_refuses(learner, symptom):
     assert torch.is_grad_enabled()
 
 
+def test_evaluate_speaks_of_the_samples_where_no_activation_is_kept():
+    def at_once(model, batches):
+        model.eval()
+        with torch.no_grad():
+            return model(torch.cat([x for x, _ in batches])).argmax(1).float().mean()
+
+    checked = check.evaluate(at_once)
+    refused(checked, "still_out_of_memory")
+    assert "How many samples" in checked.message
+
+
 # find_batch_size
 
 
@@ -291,7 +302,18 @@ def cleared(model, loss_fn, x, y, parts):
         (loss_fn(model(part), labels) * len(part) / len(x)).backward()
 
 
-@pytest.mark.parametrize("learner", [accumulate, with_autograd_grad])
+def summed_apart(model, loss_fn, x, y, parts):
+    weights = list(model.parameters())
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for part, labels in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+        loss = loss_fn(model(part), labels) * len(part) / len(x)
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient
+    for weight, total in zip(weights, sums, strict=True):
+        weight.grad = total if weight.grad is None else weight.grad + total
+
+
+@pytest.mark.parametrize("learner", [accumulate, with_autograd_grad, summed_apart])
 def test_accumulate_accepts(learner):
     accepted(check.accumulate(learner))
 
@@ -303,6 +325,8 @@ def test_accumulate_accepts(learner):
         (lambda *a: accumulate(*a, share=lambda part, x, parts: 1 / parts), "uneven"),
         (one_backward, "no_memory_saved"),
         (cleared, "wrong_gradient"),
+        (lambda *a: accumulate(*a, share=lambda part, x, parts: 1 / len(x)), "scaled"),
+        (lambda model, *rest: accumulate(model, *rest) or model.zero_grad(), "no_gradient"),
         (lambda model, *rest: model.zero_grad() or accumulate(model, *rest), "gradient_cleared"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y), "no_gradient"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),

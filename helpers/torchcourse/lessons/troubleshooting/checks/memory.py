@@ -56,12 +56,7 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
             tracker.watch(model, *[tensor for batch in batches for tensor in batch])
             given = learner(model, batches)
     except torch.OutOfMemoryError:
-        alive = format_bytes(tracker.by_kind()["activations"])
-        raise Wrong(
-            "still_out_of_memory",
-            f"Still out of memory: {len(batches)} batches do not go through a device of {room}, where one does. "
-            f"{alive} of activations are alive when it happens. Who still needs the activations of the first batch?",
-        ) from None
+        raise Wrong("still_out_of_memory", _say_what_is_alive(tracker, len(batches))) from None
     finally:
         grad_on = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
@@ -124,7 +119,7 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
 @check
 def accumulate(learner: Callable[..., Any]) -> str:
     """Compare gradients with those of the whole batch, and the peak with that of one part."""
-    for samples, parts in ((64, 4), (60, 8), (50, 1), (7, 7)):
+    for samples, parts in ((1024, 4), (60, 8), (50, 1), (7, 7)):
         _judge_accumulation(learner, samples, parts)
     return "The gradients of the whole batch, in parts of equal and unequal size, at the memory of one part."
 
@@ -219,6 +214,17 @@ def _evaluation_batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(x, (x.mean((1, 2, 3)) * 200).long().remainder(10)) for x in images]
 
 
+def _say_what_is_alive(device: SimulatedDevice, batches: int) -> str:
+    alive = device.by_kind()["activations"]
+    text = f"Still out of memory: {batches} batches do not go through a device of {format_bytes(device.capacity)}, "
+    if alive:
+        return (
+            f"{text}where one does. {format_bytes(alive)} of activations are alive when it happens. Who still needs "
+            "the activations of the first batch?"
+        )
+    return f"{text}though no activation is kept for a backward pass. How many samples go through the model at once?"
+
+
 def _accuracy(model: nn.Module, batches: list) -> float:
     with torch.no_grad():
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in batches)
@@ -252,7 +258,7 @@ class _Room:
 
 def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int) -> None:
     where = f"Where {most} of at most {limit} fit"
-    if not isinstance(given, int):
+    if not isinstance(given, int) or isinstance(given, bool):
         raise Wrong("no_number", f"{where}: return one whole number. You returned {given!r}.")
     if given > most:
         symptom = "one_too_many" if given == most + 1 else "does_not_fit"
@@ -320,7 +326,8 @@ def _run(blocks: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[torch.
 
 def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int) -> None:
     torch.manual_seed(samples)
-    model, x, y = mlp(20, 256, 256, 3).double(), torch.randn(samples, 20).double(), torch.randint(3, (samples,))
+    # Few weights, so that what is alive at once are activations, and not gradients that somebody sums up.
+    model, x, y = mlp(20, 16, 16, 3).double(), torch.randn(samples, 20).double(), torch.randint(3, (samples,))
     plain = _peak(model, lambda: F.cross_entropy(model(x), y).backward())
     right = _gradients(model)
     model.zero_grad()
@@ -344,7 +351,10 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int) -
 def _judge_gradients(model: nn.Module, right: list[torch.Tensor], samples: int, parts: int) -> None:
     where = f"{samples} samples in {parts} parts"
     if any(parameter.grad is None for parameter in model.parameters()):
-        raise Wrong("no_gradient", f"{where}: the parameters have no gradient afterwards. Who calls backward()?")
+        raise Wrong(
+            "no_gradient",
+            f"{where}: the parameters have no gradient afterwards. Who calls backward(), and what clears it?",
+        )
     given = _gradients(model)
     if same(given, right, 1e-7):
         return
@@ -354,6 +364,12 @@ def _judge_gradients(model: nn.Module, right: list[torch.Tensor], samples: int, 
         raise Wrong(
             "times_parts",
             f"{where}: your gradients are {parts} times too large. backward() adds up; each part's loss is a mean.",
+        )
+    if len(ratios) and ratio > 0 and ratios.std() < 1e-3 * ratio:
+        raise Wrong(
+            "scaled",
+            f"{where}: your gradients have the right direction and {ratio:.3g} times the length. Each part's loss is a "
+            "mean over its own samples: which share of the batch's mean is it?",
         )
     if ratio > 1.5 or samples % parts == 0:
         raise Wrong(
