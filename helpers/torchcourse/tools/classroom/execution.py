@@ -4,11 +4,13 @@ import atexit
 import secrets
 import threading
 from dataclasses import dataclass
+from typing import Any
 
+import nbformat
 from nbformat.notebooknode import NotebookNode
 
 from torchcourse.tools.classroom import literal_answers
-from torchcourse.tools.classroom.sandbox.box import Box, Died, Warm
+from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Warm
 
 PROCESSOR, WALL, WHOLE = 300.0, 1200.0, 1800.0
 """Seconds: of processor time per cell, on the clock per cell, and of processor time per notebook."""
@@ -39,19 +41,27 @@ def execute(notebook: NotebookNode) -> Note:
                 continue
             try:
                 cell.outputs = [_output(one, number) for one in box.run(cell.source, PROCESSOR, WALL, WHOLE)]
+            except Forged as forged:
+                return _nothing_counts(cells, str(forged))
             except Died as died:
                 for left in cells[number - 1 :]:
                     left.outputs = [_not_run(str(died))]
                 return Note(f"ended in code cell {number} of {len(cells)}: {died}")
         try:
             answer = box.run(f"raise AssertionError({token!r})", 30, 300, WHOLE)
+        except Forged as forged:
+            return _nothing_counts(cells, str(forged))
         except Died as died:
             return Note(f"ended after the last cell: {died}")
     if not any(one["output_type"] == "error" and one["evalue"] == token for one in answer):
-        for cell in cells:
-            cell.outputs = [_not_run("a check that must fail did not fail, so no result of this notebook counts")]
-        return Note("a check that must fail did not fail: no result counts; look at this notebook", needs_person=True)
+        return _nothing_counts(cells, "a check that must fail did not fail")
     return Note()
+
+
+def _nothing_counts(cells: list[NotebookNode], reason: str) -> Note:
+    for cell in cells:
+        cell.outputs = [_not_run(f"{reason}, so that no result of this notebook counts")]
+    return Note(f"no result counts, since {reason}; look at this notebook", needs_person=True)
 
 
 _warm: Warm | None = None
@@ -74,12 +84,19 @@ def is_isolated() -> bool:
 
 
 def _output(message: dict, number: int) -> NotebookNode:
-    output = NotebookNode(message)
+    output = nbformat.from_dict(_writable(message))
     if output.output_type == "execute_result":
         output.execution_count = number
-    if "data" in output:
-        output.data, output.metadata = NotebookNode(output.data), NotebookNode(output.metadata)
     return output
+
+
+def _writable(value: Any) -> Any:
+    """Replace half characters (surrogates), which no file can hold."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_writable(name): _writable(item) for name, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
 def _not_run(reason: str) -> NotebookNode:

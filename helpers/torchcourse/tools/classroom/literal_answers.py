@@ -42,6 +42,8 @@ def _is_quiz_check(source: str) -> bool:
     """Whether a check cell asks `quiz.received` only, and so needs nothing but the answer."""
     tree = ast.parse(source)
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if not all(isinstance(statement, ast.Assign | ast.Expr) for statement in tree.body):
+        return False
     return {"quiz", "received"} <= names and all(re.fullmatch(r"quiz|received|answer_q\d+", name) for name in names)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -28,7 +29,7 @@ import psutil
 from torchcourse.tools.classroom.sandbox import frames
 
 POSSIBLE = sys.platform == "linux"
-MEMORY = 8 * 2**30
+MEMORY = 6 * 2**30
 """Bytes that all processes of a sandbox may have in memory together."""
 
 ENVIRONMENT = {
@@ -103,6 +104,10 @@ class Died(Exception):
     """The sandbox has ended, or was ended; the message says why, for the teacher."""
 
 
+class Forged(Died):
+    """What runs in the sandbox sent an answer of its own, so that none of its answers counts."""
+
+
 class Box:
     """One sandbox.
 
@@ -114,10 +119,10 @@ class Box:
         self._folder = tempfile.mkdtemp(prefix="graded-")  # used where nothing can be isolated
         environment = ENVIRONMENT | {"PATH": os.environ.get("PATH", os.defpath)}
         request = {"isolated": warm.isolated, "environment": environment, "folder": f"{self._folder}/work"}
-        self._isolated = warm.isolated
+        self._warm = warm  # which ends, with all its sandboxes, when nobody holds it any more
         self._process, self._channel = warm.fork(request)
         self._reader = frames.Reader()
-        self._number = 0
+        self._nonce = ""
 
     def run(self, source: str, processor: float, wall: float, whole: float = math.inf) -> list[dict[str, Any]]:
         """Run a cell; return its outputs, as a notebook keeps them.
@@ -132,10 +137,13 @@ class Box:
 
         Raises:
             Died: when the sandbox ended in the middle, by itself or because of its limits.
+            Forged: when something else than the one answer came.
         """
-        self._number += 1
+        if self._has_data():
+            raise Forged("something was sent in the place of a result")
+        self._nonce = secrets.token_hex(16)
         with contextlib.suppress(OSError):  # then the answer is missing too
-            frames.send(self._channel, {"source": source, "number": self._number})
+            frames.send(self._channel, {"source": source, "nonce": self._nonce})
         begun, used = time.monotonic(), self._processor_time()
         interrupted = 0.0
         while True:
@@ -170,6 +178,12 @@ class Box:
     ) -> None:
         self.end()
 
+    def _has_data(self) -> bool:
+        readable, _, _ = select.select([self._channel], [], [], 0)
+        with contextlib.suppress(OSError):
+            return bool(readable and self._channel.recv(1, socket.MSG_PEEK))
+        return False
+
     def _message(self) -> dict[str, Any] | None:
         """Wait a moment for a part of the answer; return it once it is whole."""
         readable, _, _ = select.select([self._channel], [], [], _LOOK)
@@ -182,12 +196,14 @@ class Box:
             if not data:
                 raise Died("the process ended in the middle of a cell")
             message = self._reader.add(data)
-        except (OSError, ValueError) as error:
-            raise Died("the process sent what is no answer, and was ended") from error
+        except OSError as error:
+            raise Died("the process ended in the middle of a cell") from error
+        except ValueError as error:
+            raise Forged("something was sent in the place of a result") from error
         if message is None:
             return None
-        if message.get("number") != self._number or not isinstance(message.get("outputs"), list):
-            raise Died("the process sent what is no answer to this cell, and was ended")
+        if message.get("nonce") != self._nonce or not isinstance(message.get("outputs"), list):
+            raise Forged("something was sent in the place of a result")
         return message
 
     def _tree(self) -> list[psutil.Process]:
@@ -215,5 +231,5 @@ class Box:
     def _interrupt(self) -> None:
         """Interrupt what runs the cells: isolated, it is the first child's child."""
         with contextlib.suppress(psutil.Error, IndexError):
-            cells = self._process.children()[0] if self._isolated else self._process
+            cells = self._process.children()[0] if self._warm.isolated else self._process
             cells.send_signal(signal.SIGINT)

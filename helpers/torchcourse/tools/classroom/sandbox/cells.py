@@ -2,18 +2,24 @@
 
 import builtins
 import io
+import itertools
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+from ipykernel.compiler import XCachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets import Type
 
 MOST_OUTPUT = 2**20
 """Characters that a cell's outputs may have together; what comes after is dropped."""
+
+_MOST_FRAMES = 100
 
 
 class Outputs:
@@ -55,13 +61,27 @@ class Outputs:
 
 
 class Shell(InteractiveShell):
-    """IPython without a front end."""
+    """IPython without a front end. Cells have the names that a notebook's kernel gives them."""
+
+    compiler_class = Type(XCachingCompiler)
 
     def __init__(self, outputs: Outputs) -> None:
         super().__init__(displayhook_class=_results(outputs), display_pub_class=_displays(outputs))
         self._outputs = outputs
         if self.history_manager is not None:
             self.history_manager.enabled = False
+
+    def showtraceback(self, exc_tuple: tuple | None = None, *options: Any, **named: Any) -> None:
+        """A recursion without end has a thousand frames, for each of which IPython would ask all modules."""
+        kind, error, trace = self._get_exc_info(exc_tuple)
+        if len(list(itertools.islice(traceback.walk_tb(trace), _MOST_FRAMES + 1))) > _MOST_FRAMES:
+            self._showtraceback(kind, error, traceback.format_exception(kind, error, trace, limit=-5))
+        else:
+            super().showtraceback(exc_tuple, *options, **named)
+
+    def _format_exception_for_storage(self, *_exception: Any, **_named: Any) -> dict:
+        """IPython 9 formats every error a second time, for a history that ends with this process."""
+        return {}
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: str | list[str]) -> None:
         self._outputs.error(etype, evalue, stb.splitlines() if isinstance(stb, str) else list(stb))
@@ -115,10 +135,10 @@ def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str
     for asked in (Shell, InteractiveShell):  # by get_ipython() and display()
         asked._instance = shell  # type: ignore[assignment]  # traitlets declares it as None
     builtins.get_ipython = lambda: shell  # type: ignore[attr-defined]
-    sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
     shell.user_ns["get_ipython"] = builtins.get_ipython  # type: ignore[attr-defined]
     while (message := receive()) is not None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
         owner = os.getpid()
         try:
             shell.run_cell(message["source"], store_history=True)
@@ -128,4 +148,4 @@ def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str
             if os.getpid() != owner:  # a copy of this process that the cell made
                 os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        send({"number": message["number"], "outputs": outputs.take()})
+        send({"nonce": message["nonce"], "outputs": outputs.take()})

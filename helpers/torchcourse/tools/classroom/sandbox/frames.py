@@ -12,7 +12,7 @@ MOST = 64 * 2**20
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
     """Raise OSError if the other end is gone, ValueError for a message that is too long."""
-    data = json.dumps(message).encode()
+    data = json.dumps(message, default=repr, skipkeys=True).encode()
     if len(data) > MOST:
         raise ValueError(f"The message is {len(data):,} bytes long, and at most {MOST:,} are sent.")
     channel.sendall(_LENGTH.pack(len(data)) + data)

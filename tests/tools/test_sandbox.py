@@ -1,0 +1,376 @@
+"""What handed-in code may try, and what comes of it: the grader goes on, and nothing outside has changed."""
+
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbgrader.utils import determine_grade
+
+from torchcourse.tools.classroom import execution, literal_answers
+from torchcourse.tools.classroom.preprocessors import SaveClampedGrades, StderrIsNoError
+from torchcourse.tools.classroom.sandbox import box as sandbox
+from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Warm
+from torchcourse.tools.repository import ROOT
+
+pytestmark = pytest.mark.skipif(not sandbox.POSSIBLE, reason="needs Linux, whose namespaces the sandbox is made of")
+
+
+@pytest.fixture(scope="module")
+def warm():
+    with Warm() as warm:
+        if not warm.isolated:
+            pytest.skip(f"this machine allows no namespaces: {warm.reason}")
+        yield warm
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    monkeypatch.setattr(sandbox, "MEMORY", 2**30)
+    monkeypatch.setattr(sandbox, "_GRACE", 0.5)
+
+
+def run(warm, source, processor=2.0, wall=20.0):
+    """Run a cell, then one that shows whether the sandbox still works; return both cells' outputs, or why it ended."""
+    with Box(warm) as box:
+        try:
+            return box.run(textwrap.dedent(source), processor, wall), box.run("40 + 2", processor, wall)
+        except Died as died:
+            return died, None
+
+
+def error(outputs):
+    return next((one["ename"] for one in outputs if one["output_type"] == "error"), None)
+
+
+def text(outputs):
+    return "".join(one.get("text", one.get("data", {}).get("text/plain", "")) for one in outputs)
+
+
+UNREACHABLE = {
+    "the gradebook": f"open({str(ROOT / 'gradebook.db')!r}, 'w')",
+    "the solutions": f"import os; os.listdir({str(ROOT / 'solutions')!r})",
+    "the question banks": f"import os; os.listdir({str(ROOT / 'quizzes')!r})",
+    "the teacher's keys": f"import os; os.listdir({str(Path.home() / '.ssh')!r})",
+    "passwords": "open('/etc/shadow')",
+    "a link out": f"import os; os.symlink({str(ROOT)!r}, '/tmp/out'); os.listdir('/tmp/out/solutions')",
+    "the course's code": "import torchcourse; open(torchcourse.__file__, 'a')",
+    "a package": "import torch; open(torch.__file__, 'a')",
+    "the network": "import socket; socket.create_connection(('192.0.2.1', 80), 2)",
+    "names of hosts": "import socket; socket.gethostbyname('example.org')",
+    "a mount": "import subprocess; subprocess.run(['mount', '-t', 'tmpfs', 'x', '/tmp'], check=True)",
+    "a file system beside this one": "open('/proc/1/root/etc/shadow')",
+}
+
+
+@pytest.mark.parametrize("source", UNREACHABLE.values(), ids=UNREACHABLE)
+def test_what_is_outside_cannot_be_reached(warm, source):
+    outputs, after = run(warm, source)
+    assert error(outputs)
+    assert text(after) == "42"
+
+
+SURVIVED = {
+    "much output": "for _ in range(500): print('x' * 100_000)",
+    "much on stderr": "import sys\nfor _ in range(500): sys.stderr.write('x' * 100_000)",
+    "output past Python": "import os\nfor _ in range(50): os.write(1, b'x' * 100_000)",
+    "no end of recursion": "def again(): return again()\nagain()",
+    "one big array": "b'x' * 10**11",
+    "a big file": "f = open('/tmp/big', 'wb')\nwhile True: f.write(b'x' * 2**20)",
+    "many files": "for n in range(99):\n  f = open(f'/tmp/{n}', 'wb')\n  for _ in range(200): f.write(b'x' * 2**20)",
+    "no end of threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()",
+    "no end of open files": "kept = []\nwhile True: kept.append(open('/dev/null'))",
+    "half a character": r"print('\ud800')",
+    "an object in place of data": "class A:\n  def _repr_mimebundle_(self, **_): return {'x/y': object(), 3: b''}\nA()",
+    "a name that ends": "class A:\n  def __repr__(self): raise SystemExit\nA()",
+    "an exit": "raise SystemExit(3)",
+    "an error of the bottom": "raise BaseException('x')",
+    "closed output": "import sys; sys.stdout.close(); sys.stderr.close()",
+    "no output": "import sys; sys.stdout = sys.stderr = None",
+    "no environment": "import os; os.environ.clear()",
+    "a folder that is gone": "import os; os.mkdir('/tmp/a'); os.chdir('/tmp/a'); os.rmdir('/tmp/a')",
+    "a question": "input('?')",
+    "a copy of itself": "import os\nif os.fork() == 0: raise KeyError",
+    "kill all": "import os; os.kill(-1, 9)",
+    "top-level await": "import asyncio; await asyncio.sleep(0.01)",
+}
+
+
+@pytest.mark.parametrize("source", SURVIVED.values(), ids=SURVIVED)
+def test_what_goes_wrong_in_a_cell_stays_in_it(warm, source):
+    outputs, after = run(warm, source)
+    assert not isinstance(outputs, Died), outputs
+    assert len(text(outputs)) <= 2**20
+    assert text(after) == "42"
+
+
+ENDED = {
+    "an exit past Python": ("import os; os._exit(0)", "ended in the middle"),
+    "a fault of the machine": ("import ctypes; ctypes.string_at(0)", "ended in the middle"),
+    "a closed channel": ("import os; os.closerange(3, 99)", "ended in the middle"),
+    "memory of one": ("x = bytearray(2 * 2**30)\nfor n in range(0, len(x), 4096): x[n] = 1", "memory"),
+    "memory of many": (
+        """
+        import os, time
+        for _ in range(5):
+            if os.fork() == 0:
+                x = bytearray(400 * 2**20)
+                for n in range(0, len(x), 4096): x[n] = 1
+                time.sleep(99)
+        time.sleep(99)
+        """,
+        "memory",
+    ),
+    "a loop that will not stop": (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        "did not end",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), ENDED.values(), ids=ENDED)
+def test_what_ends_a_sandbox_is_named(warm, source, reason):
+    died, _ = run(warm, source, processor=1.0)
+    assert isinstance(died, Died)
+    assert not isinstance(died, Forged)
+    assert reason in str(died)
+
+
+FORGED = {
+    "every channel written to": """
+        import os
+        for fd in range(3, 60):
+            try: os.write(fd, bytes([0, 0, 0, 2]) + b"{}")
+            except OSError: pass
+        """,
+    "a result made up": """
+        import gc, json, socket, struct
+        data = json.dumps({"nonce": "?", "outputs": []}).encode()
+        for one in gc.get_objects():
+            if isinstance(one, socket.socket): one.sendall(struct.pack("!I", len(data)) + data)
+        """,
+    "a message without end": """
+        import gc, socket, struct
+        for one in gc.get_objects():
+            if isinstance(one, socket.socket): one.sendall(struct.pack("!I", 2**32 - 1))
+        """,
+    "no JSON": """
+        import gc, socket, struct
+        for one in gc.get_objects():
+            if isinstance(one, socket.socket): one.sendall(struct.pack("!I", 3) + b"abc")
+        """,
+    "each answer twice": """
+        from torchcourse.tools.classroom.sandbox import frames
+        send = frames.send
+        frames.send = lambda *message: (send(*message), send(*message))
+        """,
+}
+
+
+@pytest.mark.parametrize("source", FORGED.values(), ids=FORGED)
+def test_an_answer_that_the_sandbox_did_not_give_is_noticed(warm, source):
+    died, _ = run(warm, source)
+    assert isinstance(died, Forged)
+
+
+@pytest.mark.parametrize("source", ["while True: pass", "import time\ntime.sleep(99)"], ids=["busy", "asleep"])
+def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, source):
+    outputs, after = run(warm, source, processor=0.5, wall=2.0)
+    assert outputs[-1]["ename"] == "TimeLimit"
+    assert text(after) == "42"
+
+
+LEFT_BEHIND = """
+    import os, subprocess, time
+    subprocess.Popen(["sleep", "4321"], start_new_session=True)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0: time.sleep(4321)
+        os._exit(0)
+    """
+
+
+def test_nothing_is_left_behind(warm):
+    with Box(warm) as box:
+        box.run(textwrap.dedent(LEFT_BEHIND), 5, 20)
+        inside = box._tree()
+        assert len(inside) >= 4
+    psutil.wait_procs(inside, timeout=10)
+    assert [process for process in inside if process.is_running()] == []
+
+
+def test_a_grader_that_is_killed_takes_its_sandboxes_with_it(tmp_path):
+    program = """
+        import time
+        from torchcourse.tools.classroom.sandbox.box import Box, Warm
+        box = Box(Warm())
+        box.run("1", 9, 99)
+        print(*(process.pid for process in [box._process, *box._tree()]), flush=True)
+        time.sleep(99)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with psutil.Popen(command, stdout=-1, cwd=tmp_path, text=True) as grader:
+        pids = list(map(int, grader.stdout.readline().split()))
+        assert len(pids) >= 3
+        grader.kill()
+    end = time.monotonic() + 20
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [pid for pid in pids if psutil.pid_exists(pid)] == []
+
+
+def test_ranks_and_workers_run_inside(warm, monkeypatch):
+    monkeypatch.setattr(sandbox, "MEMORY", 4 * 2**30)
+    program = """
+        import torch, torch.distributed as dist
+        from torch.utils.data import DataLoader
+        from torchcourse.ranks import run_ranks
+        def added():
+            total = torch.ones(1); dist.all_reduce(total); return total.item()
+        run_ranks(added, world_size=2), len(list(DataLoader(torch.arange(6), 2, num_workers=2)))
+        """
+    outputs, after = run(warm, program, processor=60, wall=120)
+    assert text(outputs) == "([2.0, 2.0], 3)"
+    assert text(after) == "42"
+
+
+def notebook(*sources, points=2):
+    """A notebook whose cells named by "check:" are graded."""
+    cells = []
+    for number, source in enumerate(sources):
+        cell = nbformat.v4.new_code_cell(source.removeprefix("check:"))
+        if source.startswith("check:"):
+            role = {"grade": True, "solution": False, "grade_id": f"c{number}", "points": points, "locked": True}
+            cell.metadata.nbgrader = nbformat.from_dict({**role, "schema_version": 3, "task": False})
+        cells.append(cell)
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.fixture
+def executed(warm, monkeypatch):
+    monkeypatch.setattr(execution, "_warm", warm)
+
+    def execute(*sources):
+        made = notebook(*sources)
+        note = execution.execute(made)
+        nbformat.validate(made)
+        return [points(cell) for cell in made.cells if "nbgrader" in cell.metadata], note
+
+    return execute
+
+
+def points(cell):
+    """As the gradebook gets them."""
+    saver = SaveClampedGrades()
+    saver._add_score = lambda *_: None
+    for step in (StderrIsNoError(), saver):
+        cell, _ = step.preprocess_cell(cell, {}, 0)
+    return determine_grade(cell)[0]
+
+
+def test_a_crash_keeps_what_was_earned_before_it(executed):
+    earned, note = executed("x = 1", "check:2 if x == 1 else 0", "import os; os._exit(0)", "check:2", "check:1")
+    assert earned == [2, 0, 0]
+    assert "ended in code cell 3 of 5" in note.text
+    assert not note.needs_person
+
+
+@pytest.mark.parametrize(
+    ("source", "earned"),
+    [
+        ("check:1", 1),
+        ("check:2.5e3", 2),
+        ("check:-1", 0),
+        ("check:None", 0),
+        ("check:'2'", 0),
+        ("check:print(2)", 0),
+        ("check:assert False", 0),
+        ("check:from IPython.display import display\ndisplay(2)\n1", 1),
+        ("check:get_ipython().displayhook(2)\n1", 1),
+        ("check:get_ipython().displayhook(2)\nassert False", 0),
+        ("check:float('nan')", 0),
+        ("check:import sys; print('careful', file=sys.stderr)\n2", 2),
+    ],
+)
+def test_the_last_result_of_a_check_counts_and_an_error_is_nothing(executed, source, earned):
+    found, note = executed(source)
+    assert found == [earned]
+    assert not note.text
+
+
+PATCHES = {
+    "cells that do not run": "get_ipython().run_cell = lambda *_, **__: None",
+    "errors that do not show": "get_ipython().showtraceback = lambda *_, **__: None",
+    "cells with their errors cut off": """
+        import ast
+        class Quiet(ast.NodeTransformer):
+            def visit_Raise(self, node): return ast.Pass()
+        get_ipython().ast_transformers.append(Quiet())
+        """,
+    "every cell replaced": "get_ipython().input_transformers_cleanup.append(lambda lines: ['2\\n'])",
+}
+
+
+@pytest.mark.parametrize("patch", PATCHES.values(), ids=PATCHES)
+def test_a_notebook_in_which_nothing_can_fail_earns_nothing(executed, patch):
+    earned, note = executed(textwrap.dedent(patch), "check:assert False", "check:2")
+    assert earned == [0, 0]
+    assert note.needs_person
+
+
+QUIZ = 'received = quiz.received("04_x", "q", answer_q1, kind="one", letters="ABCD", points=2)\n'
+QUIZ_CHECK = f'check:{QUIZ}received.grade(key="B")\nreceived'
+
+
+def answered(source, *others):
+    made = notebook(source, *others, QUIZ_CHECK)
+    role = {"grade": False, "solution": True, "grade_id": "q1", "locked": False, "schema_version": 3, "task": False}
+    made.cells[0].metadata.nbgrader = nbformat.from_dict(role)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("source", "earned"),
+    [
+        ('answer_q1 = "B"', 2),
+        ('# the letter\nanswer_q1 = "b"  # sure', 2),
+        ('answer_q1 = "A"', 0),
+        ("answer_q1 = ...", 0),
+        ("answer_q1 = None", 0),
+        ("answer_q1 = ['B', {}]", 0),
+        ("answer_q1 = -1", 0),
+    ],
+)
+def test_a_literal_answer_is_judged_without_running_it(source, earned):
+    made = answered(source)
+    assert literal_answers.score(made)
+    assert points(made.cells[-1]) == earned
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'answer_q1 = "A" if 0 else "B"',
+        "answer_q1 = open('/etc/passwd').read()",
+        'answer_q1 = "B"\nimport os',
+        'answer_q1 += "B"',
+        "answer_q1 = (",
+        "answer_q1 = " + "(" * 5000,
+        "answer_q1: str = 'B'",
+    ],
+)
+def test_what_is_no_literal_has_to_be_run(source):
+    assert not literal_answers.score(answered(source))
+
+
+def test_a_cell_that_changes_an_answer_has_to_be_run():
+    assert not literal_answers.score(answered('answer_q1 = "A"', 'answer_q1 = "B"'))
+
+
+def test_a_check_that_asks_more_than_the_answer_has_to_be_run():
+    made = answered('answer_q1 = "B"')
+    made.cells[-1].source = "import os\n" + made.cells[-1].source
+    assert not literal_answers.score(made)
