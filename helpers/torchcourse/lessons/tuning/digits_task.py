@@ -26,6 +26,9 @@ SPACE: dict[str, tuple] = {
 }
 """Hyperparameter → its values: learning rates from 1e-4 to 1, three for each power of ten; 780 settings in all."""
 
+IMAGES = (15, 30, 60, 125, 250, 500)
+"""The numbers of training images of the table `scaling`."""
+
 BATCHES = (8, 16, 32, 64, 128, 256)
 """The batch sizes of the table `batches`."""
 

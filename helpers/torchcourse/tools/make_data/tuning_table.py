@@ -26,11 +26,10 @@ import numpy as np
 import torch
 
 from torchcourse.lessons.tuning import digits_task
-from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE, EpochResult
+from torchcourse.lessons.tuning.digits_task import BATCHES, IMAGES, SPACE, EpochResult
 from torchcourse.tools.make_data.provenance import save_table
 
 TARGET = Path(__file__).parents[2] / "lessons" / "tuning" / "tables" / "digits.npz"
-IMAGES = (15, 30, 60, 125, 250, 500)
 SCALING = {"lr": SPACE["lr"][5], "optimizer": "adamw", "weight_decay": 0.0}
 BATCHED = {"width": 16, "optimizer": "sgd", "weight_decay": 0.0}
 RIVALS = (
