@@ -127,7 +127,7 @@ def _relation(found: list[Loss]) -> Iterator[Alarm]:
     once = list({value: number for number, value in enumerate(hashes(rows))}.values())
     # A sample that has come again would be its own neighbor.
     rows, answers = rows[once], answers[once]
-    if len(once) < ROWS_AT_LEAST:
+    if len(once) < ROWS_AT_LEAST or not _structured(rows):
         return
     distances = torch.cdist(rows, rows).fill_diagonal_(math.inf)
     nearest = distances.topk(NEIGHBORS, largest=False).indices  # [samples, neighbors]
@@ -151,6 +151,23 @@ def _relation(found: list[Loss]) -> Iterator[Alarm]:
 def _measured(rows: torch.Tensor) -> bool:
     """Whether the inputs are measured, so that near samples are alike: not tokens, and not only zeros and ones."""
     return rows.is_floating_point() and not bool(((rows == 0) | (rows == 1)).all())
+
+
+def _structured(rows: torch.Tensor) -> bool:
+    """Whether there is anything in the inputs that labels could follow, so that they are not noise made for a trial.
+
+    Then samples lie nearer to each other than rows whose numbers come each from another sample.
+    """
+    generator = torch.Generator().manual_seed(0)
+    near = _to_nearest(rows)
+    mixed = torch.stack([column[torch.randperm(len(rows), generator=generator)] for column in rows.T], dim=1)
+    other = _to_nearest(mixed)
+    error = math.sqrt((near.var() + other.var()).item() / len(rows))
+    return (other.mean() - near.mean()).item() > DEVIATIONS * error
+
+
+def _to_nearest(rows: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(rows, rows).fill_diagonal_(math.inf).min(dim=1).values
 
 
 def _agreement(answers: torch.Tensor, nearest: torch.Tensor) -> float:

@@ -123,7 +123,9 @@ def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
     steps, never, some = run.record.steps, [], False
     names = {id(p): name for name, p in run.model.named_parameters()}  # the first name of one that has two
     for name, module in run.model.named_modules():
-        own = [names[id(p)] for p in module.parameters(recurse=False) if p.requires_grad]
+        # What no optimizer has and nothing reaches is a constant, such as a teacher.
+        owned = [p for p in module.parameters(recurse=False) if id(p) in run.record.owned]
+        own = [names[id(p)] for p in owned if p.requires_grad]
         reached = any(step.norms.get(key) for step in steps for key in own)
         some = some or reached
         # A parameter that a module of one's own holds may be for another use; a layer uses all of its own.

@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
+import torch
+
 from torchcourse.tools.bench.programs import (
     Program,
     healthy_loops,
@@ -17,6 +19,7 @@ SEEDS = (0, 1, 2)
 
 
 def table() -> Table:
+    torch.set_num_threads(1)
     rows, notes = [], []
     healthy = {**programs_of(healthy_loops), **programs_of(healthy_models)}
     accused = {name: _names(program) for name, program in healthy.items()}
