@@ -120,7 +120,7 @@ def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
             optimizer.step()
         tuned.append(accuracy(model, test_inputs, tests[1]))
     gain = paired(tuned, scratch)
-    if gain.mean < 2 * gain.error or gain.mean < 0.05:
+    if not gain.clear or gain.mean < 0.05:
         raise Wrong("no_gain", f"With your groups, fine-tuning beats scratch by {gain} only. Which parameters learn?")
     return (
         f"Every parameter once, at its rate. With one label a class, fine-tuning beats scratch by {gain} "
