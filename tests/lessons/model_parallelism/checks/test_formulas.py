@@ -57,6 +57,7 @@ def test_gpu_bytes_accepts(answer):
     ("wrong", "symptom"),
     [
         ({"each": (4, 4, 8)}, "bytes_per_parameter"),
+        ({"each": (2 / 24, 2 / 24, 12 / 24)}, "one_layer"),
         ({"share": lambda t, p, d: 1}, "nothing_divided"),
         ({"share": lambda t, p, d: p}, "tensor_ignored"),
         ({"share": lambda t, p, d: t}, "pipeline_ignored"),
@@ -168,6 +169,7 @@ def test_step_seconds_accepts(answer):
     [
         (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m + p - 1) * (c + t)), "share_of_all"),
         (step_with(lambda c, t, p, m, v, d: 0), "no_bubble"),
+        (lambda *case: step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * (c + t))(*case)[::-1], "swapped"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * c), "compute_only"),
         (step_with(lambda c, t, p, m, v, d: p / (v * m) * (c + t)), "one_rank_too_many"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) / m * (c + t)), "pieces_ignored"),

@@ -38,6 +38,8 @@ def test_my_layout_accepts_what_the_search_finds():
         (Layout(64, tensor=8, pipeline=8), "other_batch"),
         (Layout(512, tensor=8, pipeline=8, recipe="float32, SGD"), "other_recipe"),
         ({"tensor": 8, "pipeline": 8}, "wrong_type"),
+        (Layout(512, tensor="8", pipeline=8), "no_number"),
+        (Layout(512, tensor=8.0, pipeline=8), "no_number"),
     ],
 )
 def test_my_layout_refuses(layout, symptom):

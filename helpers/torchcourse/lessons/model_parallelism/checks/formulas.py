@@ -75,6 +75,8 @@ def _judge_states(given: list[float], case: tuple) -> None:
     right, where = _states(own, data, stage), _case_name(case)
     if same(given, right, _CLOSE):
         return
+    if same(given, [part / model.layers for part in right], _CLOSE):
+        raise Wrong("one_layer", f"{where}you count one layer, of {model.layers}. `layer_parameters` is of one layer.")
     if (tensor, pipeline, data) == (1, 1, 1):
         each = ", ".join(f"{part / own:.3g}" for part in given)
         raise Wrong(
@@ -272,6 +274,8 @@ def _judge_step(given: list[float], case: tuple) -> None:
         f"{compute} s compute, {tensor} s tensor, {ranks} ranks, {micro_batches} micro-batches, {pieces} pieces, "
         f"{data} s data: "
     )
+    if same(given[::-1], [bubble, work + bubble + data], _CLOSE):
+        raise Wrong("swapped", f"{where}the two are swapped: the bubble comes first, then the whole step.")
     if not same(given[0], bubble, _CLOSE):
         one = work / micro_batches  # seconds of a micro-batch on a rank
         known = {

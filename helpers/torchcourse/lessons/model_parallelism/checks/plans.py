@@ -65,7 +65,11 @@ def _total(planned: Plan) -> str:
 
 def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
     if not isinstance(layout, Layout):
-        raise Wrong("wrong_type", f"A Layout was asked for. This is {layout!r}.")
+        shown = repr(layout) if len(repr(layout)) < 100 else f"of type {type(layout).__name__}"
+        raise Wrong("wrong_type", f"A Layout was asked for. This is {shown}.")
+    for name in ("batch", "micro_batch", "tensor", "pipeline", "data", "context", "stage", "interleaving"):
+        if not isinstance(value := getattr(layout, name), int):
+            raise Wrong("no_number", f"In your layout `{name}` is {value!r}. A whole number, an int, was asked for.")
     if layout.batch != batch:
         raise Wrong(
             "other_batch",
@@ -88,7 +92,7 @@ def _must_fit(chosen: Plan, where: str = "") -> None:
         room = format_bytes(chosen.cluster.gpu.memory, decimals=0)
         raise Wrong(
             "does_not_fit",
-            f"{where}it does not fit: {_total(chosen)}, and a GPU has {room}. The largest part: "
+            f"{where or 'Your layout: '}it does not fit: {_total(chosen)}, and a GPU has {room}. The largest part: "
             f"{part}, {format_bytes(parts[part])}. What divides that part?",
         )
 
