@@ -101,6 +101,16 @@ def in_another_folder(state, path):
     os.replace(temporary, path)
 
 
+def synced_before_it_is_handed_over(state, path):
+    content = io.BytesIO()
+    torch.save(state, content)
+    with open(path + ".tmp", "wb") as file:
+        file.write(content.getvalue()[:-100])
+        file.write(content.getvalue()[-100:])  # few enough for Python to keep
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
 def forgets_the_name(state, path):
     torch.save(state, path + ".tmp")
 
@@ -121,6 +131,10 @@ def test_a_file_that_survives_every_kill_is_accepted(learner):
         (without_fsync, "no_fsync"),
         (in_another_folder, "elsewhere"),
         (forgets_the_name, "not_saved"),
+        (synced_before_it_is_handed_over, "synced_too_early"),
+        (lambda state, path: os.replace(path, path + ".tmp"), "gone"),
+        (lambda state, path: pathlib.Path(path).write_bytes(pickle.dumps(state)), "unreadable"),
+        (lambda state, path: save_beside({"weights": state["weights"]}, path), "other_state"),
     ],
 )
 def test_a_file_that_a_kill_or_a_power_cut_can_cost_is_refused(learner, symptom):
@@ -246,6 +260,15 @@ def draw(image, generator):
         (lambda image, seed, epoch, index: image.add_(by_own_generator(image, seed, epoch, index)), "inputs_changed"),
         (lambda image, seed, epoch, index: image * 1, "no_noise"),
         (lambda image, seed, epoch, index: random.random(), "wrong_type"),
+        (lambda image, *key: by_own_generator(torch.zeros_like(image), *key), "image_lost"),
+        (lambda image, *key: by_own_generator(image, *key).clamp(0, 1), "clamped"),
+        (lambda image, *key: by_own_generator(image, *key) + 0.1, "shifted"),
+        (lambda image, *key: image + 1.3 * (by_own_generator(image, *key) - image), "no_noise"),
+        (
+            lambda image, *key: image + 0.346 * (torch.rand(image.shape, generator=generator_of(*key)) - 0.5),
+            "not_normal",
+        ),
+        (lambda image, *key: draw(image, torch.Generator().manual_seed(hash(str(key)))), "other_process"),
     ],
 )
 def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
@@ -302,10 +325,23 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
         (lambda path, model: model.load_state_dict(load(path, plain), strict=False), "silent"),
         (lambda path, model: model.load_state_dict(load(path, plain, weights_only=False)), "ran_code"),
         (lambda path, model: model["head"].load_state_dict(only_head(load(path, plain))), "partly"),
+        (lambda path, model: load_parameters(load(path, plain), model), "partly"),
+        (lambda path, model: model.load_state_dict(load(path, lambda name: name.lstrip("module."))), "letters"),
+        (lambda path, model: load_by_order(load(path, plain), model), "other_names"),
     ],
 )
 def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
     refused(check.load_on_one(learner), symptom)
+
+
+def load_parameters(weights, model):
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def load_by_order(weights, model):
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
 
 
 def load_by_copying(path, model):

@@ -39,12 +39,25 @@ def load_on_one(learner: Load) -> str:
         hint = "you took “module.” out of the middle of a name as well. The wrapper put it only in front."
         _load_and_compare(learner, path, _net(name="submodule"), special, what, ("replaced_inside", hint))
 
+        letters = _net(seed=1, name="encoder").state_dict()
+        torch.save(_wrapped(letters), path)
+        what = "A file saved with DistributedDataParallel, of a model with a layer called encoder: "
+        hint = "its names do not fit any more. Did you take off the word “module.”, or all letters that are in it?"
+        _load_and_compare(learner, path, _net(name="encoder"), letters, what, ("letters", hint))
+
         torch.save({name: tensor for name, tensor in _wrapped(trained).items() if name != "module.head.bias"}, path)
         if not _refuses(learner, path):
             raise Wrong(
                 "silent",
                 "A file without head.bias was loaded without a word, and that layer keeps its random values. What "
                 "does not fit has to be an error.",
+            )
+        torch.save({name.replace("head", "tail"): tensor for name, tensor in _wrapped(trained).items()}, path)
+        if not _refuses(learner, path):
+            raise Wrong(
+                "other_names",
+                "A file with a layer called tail was loaded without a word into a model whose layer is called head. "
+                "The names say what belongs where, not the order. What does not fit has to be an error.",
             )
         torch.save({"module.x": torch.ones(1), "surprise": _Surprise(os.fspath(marker))}, path)
         _refuses(learner, path)
@@ -72,7 +85,9 @@ class _Surprise:
 
 def _net(seed: int = 0, name: str = "body") -> nn.Module:
     torch.manual_seed(seed)
-    return nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), "head": nn.Linear(4, 3)})
+    norm = nn.BatchNorm1d(4)
+    norm(torch.randn(8, 4))  # a model that was trained has statistics of its own
+    return nn.ModuleDict({name: nn.Sequential(nn.Linear(6, 4), norm), "head": nn.Linear(4, 3)})
 
 
 def _wrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

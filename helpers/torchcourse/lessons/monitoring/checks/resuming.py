@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import same, tensor_of
+from torchcourse.checks.kit import on_ranks, same, tensor_of
 from torchcourse.lessons.monitoring.by_hand import Run
 from torchcourse.training import CheckpointError, checkpoint
 
@@ -114,17 +114,16 @@ Noisy = Callable[[torch.Tensor, int, int, int], torch.Tensor]
 @check
 def noisy_image(learner: Noisy) -> str:
     """Draw the same sample after other draws, and compare samples that have to differ."""
-    image = torch.zeros(1, 28, 28)
+    image = torch.linspace(0, 1, 784).view(1, 28, 28)
+    given = image.clone()
     torch.manual_seed(0)
-    first = tensor_of(learner(image, 0, 1, 5), image.shape, f"Return an image of shape {list(image.shape)}.")
-    if image.any():
+    first = tensor_of(learner(given, 0, 1, 5), image.shape, f"Return an image of shape {list(image.shape)}.")
+    if not torch.equal(given, image):
         raise Wrong(
             "inputs_changed",
             "You changed the image that was given to you. In the next epoch it would carry this noise too.",
         )
-    deviation = float(first.std())
-    if not 0.05 < deviation < 0.2:
-        raise Wrong("no_noise", f"The noise should have a standard deviation of about 0.1, and it has {deviation:.3g}.")
+    _judge_noise(first, image, learner(torch.zeros_like(image), 0, 1, 5))
     torch.manual_seed(1)
     before = torch.get_rng_state()
     if not torch.equal(learner(image, 0, 1, 5), first):
@@ -159,4 +158,34 @@ def noisy_image(learner: Noisy) -> str:
             f"Of {len(keys)} different combinations of seed, epoch and index, only {len(images)} get noise of "
             "their own. Adding or multiplying the three makes (0, 1, 5) and (0, 0, 6), say, the same number.",
         )
+    there = on_ranks(learner, image, 0, 1, 5, world_size=1, seconds=TIME_LIMIT)[0]
+    if not torch.equal(there, first):
+        raise Wrong(
+            "other_process",
+            "In a different process the same three numbers give different noise: after a restart the run would not be "
+            "the same. What goes into your seed? hash() of a text, for one, is different in each process.",
+        )
     return f"{len(keys)} combinations of seed, epoch and index: each has its own noise, whatever was drawn before."
+
+
+TIME_LIMIT = 20.0  # seconds for one call in a process of its own
+
+
+def _judge_noise(result: torch.Tensor, image: torch.Tensor, on_black: torch.Tensor) -> None:
+    """Refuse noise that is not normal around 0 with a deviation of 0.1; `on_black` is the result for a black image."""
+    noise = (result - image).double()
+    deviation, mean, largest = float(noise.std()), float(noise.mean()), float(noise.abs().max())
+    if deviation > 0 and torch.equal(result, on_black):
+        raise Wrong("image_lost", "A different image gives the same result: the image itself is not in it.")
+    if float(result.min()) >= 0 and float(result.max()) <= 1 and largest > 0:
+        raise Wrong("clamped", "All values of your result are between 0 and 1: the noise beyond is cut off. Leave it.")
+    if not 0.09 < deviation < 0.11:
+        raise Wrong("no_noise", f"The noise should have a standard deviation of 0.1, and it has {deviation:.3g}.")
+    if abs(mean) > 0.02:
+        raise Wrong("shifted", f"Normal noise lies around 0. Yours has the mean {mean:.3g}.")
+    if largest < 0.2:
+        raise Wrong(
+            "not_normal",
+            f"None of the {noise.numel()} values of your noise is larger than {largest:.3g}. Of as many normal numbers "
+            "with a standard deviation of 0.1, some are.",
+        )

@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,10 +28,7 @@ def save_whole(learner: Save) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
         seen = _save(learner, path)
-        if _step_in(path) != 2:
-            raise Wrong(
-                "not_saved", f"After your function, {path.name} still holds the old state. Where did the new one go?"
-            )
+        _refuse_other_state(path)
         if seen.opened:
             raise Wrong(
                 "torn",
@@ -47,6 +44,12 @@ def save_whole(learner: Save) -> str:
                 "elsewhere",
                 f"Your temporary file is in {seen.moved_from}. If that is another disk, moving it is a copy, and "
                 "a copy can be killed half-way. Which folder is certainly on the same disk as the file?",
+            )
+        if seen.synced and seen.moved_bytes is not None and seen.moved_bytes not in seen.synced:
+            raise Wrong(
+                "synced_too_early",
+                f"When you call os.fsync, {max(seen.synced):,} of the file's {seen.moved_bytes:,} bytes are in it: the "
+                "rest is not yet written, or still in Python's hands. What hands it over before?",
             )
         if not seen.synced:
             raise Wrong(
@@ -79,7 +82,32 @@ def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
         )
 
 
+def _refuse_other_state(path: Path) -> None:
+    """Refuse a call after which the file does not hold the new state, by what it holds instead."""
+    if not path.exists():
+        raise Wrong(
+            "gone", f"After your function there is no {path.name} any more. Which of the two names is the new one?"
+        )
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise Wrong(
+            "unreadable",
+            f"After your function, torch.load cannot read {path.name} ({type(error).__name__}). Is it torch.save that "
+            "writes the state, and all of it?",
+        ) from None
+    if not isinstance(state, dict) or (state.get("step") != 1 and state.keys() != {"step", "weights"}):
+        raise Wrong(
+            "other_state", f"After your function, {path.name} holds something else than the state it was given."
+        )
+    if state["step"] != 2:
+        raise Wrong(
+            "not_saved", f"After your function, {path.name} still holds the old state. Where did the new one go?"
+        )
+
+
 def _step_in(path: Path) -> int | None:
+    """The step in the file; None for a file that cannot be read."""
     try:
         return torch.load(path, weights_only=True)["step"]
     except Exception:
@@ -88,12 +116,17 @@ def _step_in(path: Path) -> int | None:
 
 @dataclass
 class _Seen:
-    """What a call did: lines that ran, the target opened for writing, synced before the move, moved from where."""
+    """What a call did.
+
+    `lines`: how many ran. `opened`: the target, for writing. `synced`: the bytes of what was forced to the disk before
+    the move. `moved_from`, `moved_bytes`: where the new file came from, and its size then.
+    """
 
     lines: int = 0
     opened: bool = False
-    synced: bool = False
+    synced: set[int] = field(default_factory=set)
     moved_from: str | None = None
+    moved_bytes: int | None = None
 
 
 def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
@@ -116,6 +149,7 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
             seen.opened |= isinstance(args[1], str) and any(letter in args[1] for letter in "wax+")
         elif event == "os.rename" and os.fspath(args[1]) == path:
             seen.moved_from = os.path.dirname(os.path.abspath(os.fspath(args[0])))
+            seen.moved_bytes = os.path.getsize(args[0])
 
     def trace(frame: Any, event: str, _arg: Any) -> Any:
         if frame.f_code.co_filename not in files:
@@ -140,8 +174,10 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
         seen.opened |= isinstance(target, str | os.PathLike) and os.path.abspath(os.fspath(target)) == path
         real_save(state, target, *args, **options)
 
-    def watched_sync(descriptor: int) -> None:
-        seen.synced |= seen.moved_from is None
+    def watched_sync(descriptor: Any) -> None:
+        if seen.moved_from is None:
+            number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
+            seen.synced.add(os.fstat(number).st_size)
         real_sync(descriptor)
 
     sys.addaudithook(audit)
