@@ -46,6 +46,12 @@ def weighted(kept):
     return float(sum(value * count for value, count in kept) / sum(count for _, count in kept))
 
 
+def backwards(model, batches):
+    value = by_sum(model, batches)
+    model[0].weight.sum().backward()
+    return value
+
+
 ITEM = lambda loss, count: (loss.item(), count)  # noqa: E731
 
 
@@ -65,6 +71,11 @@ def test_mean_loss_accepts(answer):
         (evaluated(ITEM, lambda kept: torch.tensor(weighted(kept))), "wrong_type"),
         (evaluated(ITEM, weighted, evaluation=False), "training_mode"),
         (evaluated(ITEM, weighted, restore=False), "mode_left_changed"),
+        (lambda model, batches: by_sum(model, list(batches)), "tensors_kept"),
+        (lambda model, batches: print(by_sum(model, batches)), "nothing_returned"),
+        (lambda model, batches: by_sum(model.requires_grad_(False), batches), "frozen"),
+        (lambda model, batches: (torch.set_grad_enabled(False), by_sum(model, batches))[1], "gradients_off"),
+        (backwards, "gradient_left"),
     ],
 )
 def test_mean_loss_refuses(answer, symptom):
@@ -127,6 +138,11 @@ def by_names_of_modules(model, inputs):
     return next(iter(found), None)
 
 
+def by_parameters(model, inputs):
+    names = [name.rpartition(".")[0] for name, value in model.named_parameters() if not value.isfinite().all()]
+    return names[0] if names else None
+
+
 @pytest.mark.parametrize("answer", [by_hooks(), by_names_of_modules])
 def test_first_bad_layer_accepts(answer):
     accepted(check.first_bad_layer(answer))
@@ -141,6 +157,8 @@ def test_first_bad_layer_accepts(answer):
         (by_hooks(leaves=False, first=False), "container"),
         (by_hooks(remove=False), "hooks_left"),
         (by_listing, "order_of_listing"),
+        (by_parameters, "overflow_missed"),
+        (by_hooks(test=lambda out: (out == float("inf")).any() or out.isnan().any()), "infinity_missed"),
         (lambda model, inputs: None, "nothing_found"),
         (lambda model, inputs: [by_hooks()(model, inputs)], "wrong_type"),
     ],

@@ -392,6 +392,7 @@ def test_checkpointed_accepts(learner):
         (reentrant, "no_gradient"),
         (torch.no_grad()(lambda blocks, x: blocks(x)), "no_gradient"),
         (doubled, "wrong_gradient"),
+        (lambda blocks, x: print(each_block(blocks, x).mean()), "wrong_type"),
         (lambda blocks, x: each_block(blocks[:-1], x), "wrong_value"),
         (lambda blocks, x: each_block(copy.deepcopy(blocks), x), "no_gradient"),
     ],

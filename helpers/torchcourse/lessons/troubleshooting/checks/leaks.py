@@ -25,9 +25,12 @@ def mean_loss(learner: Callable) -> str:
         x, y = torch.randn(16 * 8 + 4, 8), torch.randint(4, (16 * 8 + 4,))
         if training:
             value, report = _watched(learner, model, x, y)
+            _refuse_switched_off()
             _refuse_leaks(report)
         else:
             value = learner(model, zip(x.split(16), y.split(16), strict=True))
+        if value is None:
+            raise Wrong("nothing_returned", "It returned None. Return the mean loss, a Python number.")
         if not isinstance(value, float):
             raise Wrong(
                 "wrong_type",
@@ -40,6 +43,7 @@ def mean_loss(learner: Callable) -> str:
                 "The running statistics of BatchNorm have changed: the model was evaluated in training mode, and has "
                 "learnt from the validation data.",
             )
+        _judge_what_is_left(model)
         if model.training is not training:
             raise Wrong(
                 "mode_left_changed",
@@ -49,12 +53,32 @@ def mean_loss(learner: Callable) -> str:
     return "The mean over all samples, in evaluation mode, and not a byte more with each batch."
 
 
+def _refuse_switched_off() -> None:
+    if not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        raise Wrong(
+            "gradients_off",
+            "After your validation autograd is off for everybody: the next training step has no gradients.",
+        )
+
+
+def _judge_what_is_left(model: nn.Module) -> None:
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise Wrong("frozen", "After your validation the parameters are frozen: the next epoch trains nothing.")
+    if any(parameter.grad is not None for parameter in model.parameters()):
+        raise Wrong(
+            "gradient_left",
+            "After your validation the parameters have gradients, which take memory and get into the next step. Who "
+            "called backward()?",
+        )
+
+
 def _watched(learner: Callable, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> tuple[object, LeakReport]:
     with LeakWatch() as watch:
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for inputs, targets in zip(x.split(16), y.split(16), strict=True):
-                yield inputs, targets
+                yield inputs.clone(), targets.clone()  # as a loader does: whoever keeps them keeps memory
                 watch.step()
 
         value = learner(model, batches())

@@ -315,6 +315,8 @@ def _run(blocks: nn.Module, forward: Callable[[], torch.Tensor]) -> tuple[torch.
 
     def work() -> None:
         output = forward()
+        if not isinstance(output, torch.Tensor):
+            raise Wrong("wrong_type", f"Return the output of the blocks, a tensor. You return {type(output).__name__}.")
         kept.append(output.detach().clone())
         if output.requires_grad:
             output.square().sum().backward()

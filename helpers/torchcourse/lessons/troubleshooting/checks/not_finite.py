@@ -25,8 +25,8 @@ class _Crossed(nn.Module):
 
 @check
 def first_bad_layer(learner: Callable) -> str:
-    """Spoil one layer after another, with NaN and with infinity."""
-    for value in (math.nan, math.inf):
+    """Spoil one layer after another, with NaN and with infinity; then let one overflow whose weights are finite."""
+    for value in (math.nan, math.inf, -math.inf):
         for name in ("block.2", "block.0", "late", "end"):
             model, x = _spoilt(name, value)
             answer = learner(model, x)
@@ -34,12 +34,20 @@ def first_bad_layer(learner: Callable) -> str:
                 raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
             _judge_name(answer, name, value)
     model, x = _spoilt(None, 0.0)
+    model.late.weight.data.fill_(3e38)
+    if (answer := learner(model, x)) != "late":
+        raise Wrong(
+            "overflow_missed",
+            "Right where a parameter is not finite. But where all parameters are finite and the output of 'late' "
+            f"overflows, you return {answer!r}. Which tensors are asked about?",
+        )
+    model, x = _spoilt(None, 0.0)
     if (answer := learner(model, x)) is not None:
         raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
     return "The first layer, by NaN and by infinity, in the order of the calls, and no hook left behind."
 
 
-def _spoilt(name: str | None, value: float) -> tuple[nn.Module, torch.Tensor]:
+def _spoilt(name: str | None, value: float) -> tuple[_Crossed, torch.Tensor]:
     torch.manual_seed(0)
     model = _Crossed()
     if name is not None:
