@@ -137,7 +137,7 @@ def test_no_score_is_above_the_points(grades):
 
 def test_a_file_that_is_not_a_notebook_fails_alone_and_is_not_a_zero(grades):
     folder, results = grades
-    assert results["garbage"].state == "failed"
+    assert results["garbage"].state == "could not be graded"
     assert results["garbage"].score is None
     assert results["garbage"].note
     with (folder / "grades.csv").open(encoding="utf-8") as file:
@@ -149,7 +149,7 @@ def test_a_file_that_is_not_a_notebook_fails_alone_and_is_not_a_zero(grades):
 def test_feedback_is_a_page_for_each_that_could_be_graded(grades):
     folder, results = grades
     pages = {path.parts[-3] for path in (folder / "feedback").rglob("*.html")}
-    assert pages == {student for student, result in results.items() if result.state != "failed"}
+    assert pages == {student for student, result in results.items() if result.state != "could not be graded"}
 
 
 def test_a_flood_of_output_is_cut(grades):

@@ -1,0 +1,57 @@
+"""The table of grades, `grades.csv`: one row for each student and lesson, kept from one grading to the next."""
+
+import csv
+import os
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+State = Literal["graded", "needs manual grading", "could not be graded", "not handed in"]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What became of one submission. `score` is None when there is none: that is not a zero."""
+
+    student: str
+    lesson: str
+    state: State
+    score: float | None
+    max_score: float | None
+    note: str = ""
+
+
+def read(path: Path) -> dict[tuple[str, str], Grade]:
+    """Return the rows of a table that was written before, by student and lesson; none if there is no such file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [dict(row) for row in csv.DictReader(file)]
+    names = {field.name for field in fields(Grade)}
+    return {
+        (row["student"], row["lesson"]): Grade(
+            row["student"], row["lesson"], row["state"], _number(row["score"]), _number(row["max_score"]), row["note"]
+        )
+        for row in rows
+        if names <= row.keys()
+    }
+
+
+def write(path: Path, grades: dict[tuple[str, str], Grade]) -> None:
+    """Write the table whole or not at all, sorted by lesson and student."""
+    temporary = path.with_suffix(".csv.new")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([field.name for field in fields(Grade)])
+        for key in sorted(grades, key=lambda key: (key[1], key[0])):
+            writer.writerow(["" if value is None else _harmless(value) for value in astuple(grades[key])])
+    os.replace(temporary, path)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _harmless(value: object) -> object:
+    """Keep a spreadsheet from taking a name for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

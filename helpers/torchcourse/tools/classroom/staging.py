@@ -1,0 +1,153 @@
+"""What a student handed in, sorted before it is graded: which file is which notebook, and what cannot be read.
+
+Browsers and mail programs rename files, editors add byte-order marks, and a student may hand in two of one. nbgrader
+wants each notebook under the name of its lesson, and gives up the whole submission for one that it cannot read.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat.notebooknode import NotebookNode
+
+MOST = 50 * 2**20
+"""Bytes that a notebook may have; one with its pictures has about a million."""
+
+
+@dataclass
+class Staged:
+    """A submission, ready for nbgrader."""
+
+    notebooks: list[str] = field(default_factory=list)
+    """Names of the notebooks that will be graded."""
+    notes: list[str] = field(default_factory=list)
+    """What a teacher has to know, a sentence each."""
+    unread: bool = False
+    """Whether a file could not be read, so that points may be missing."""
+
+
+def stage(source: Path, target: Path, known: Mapping[str, NotebookNode]) -> Staged:
+    """Copy a submission's notebooks to `target` under the names that the lesson gave them.
+
+    Args:
+        source: the folder of one student's submission.
+        target: an empty folder, or one to be made.
+        known: the lesson's notebooks, by name.
+    """
+    staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
+    for path in sorted(source.glob("*.ipynb")):
+        try:
+            notebook = read(path)
+        except ValueError as error:
+            staged.notes.append(f"{path.name} could not be read: {error}")
+            staged.unread = True
+            continue
+        name = which(path, notebook, known)
+        if name is None:
+            staged.notes.append(f"{path.name} is no notebook of this lesson, and was ignored")
+        else:
+            candidates.setdefault(name, []).append((path, notebook))
+    target.mkdir(parents=True, exist_ok=True)
+    for name, found in sorted(candidates.items()):
+        newest, notebook = max(found, key=lambda one: (one[0].stem == name, one[0].stat().st_mtime))
+        if len(found) > 1:
+            others = ", ".join(path.name for path, _ in found if path != newest)
+            staged.notes.append(f"{newest.name} was graded, and not {others}, which is the same notebook")
+        elif newest.stem != name:
+            staged.notes.append(f"{newest.name} was taken for {name}.ipynb")
+        nbformat.write(notebook, target / f"{name}.ipynb")
+        staged.notebooks.append(name)
+    if (source / "timestamp.txt").exists():
+        shutil.copy(source / "timestamp.txt", target)
+    return staged
+
+
+def read(path: Path) -> NotebookNode:
+    """Return a notebook, whatever program wrote it.
+
+    Raises:
+        ValueError: in a few words, if it is none.
+    """
+    try:
+        if not path.is_file() or path.is_symlink():
+            raise ValueError("it is no file")
+        if path.stat().st_size > MOST:
+            raise ValueError(f"it has {path.stat().st_size / 2**20:.0f} MiB, and at most {MOST / 2**20:.0f} are read")
+        content = json.loads(_decoded(path.read_bytes()))
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    except json.JSONDecodeError as error:
+        raise ValueError("it is no notebook, or was cut off") from error
+    if not isinstance(content, dict) or not isinstance(content.get("cells", content.get("worksheets")), list):
+        raise ValueError("it is no notebook")
+    try:
+        notebook = nbformat.convert(nbformat.from_dict(content), 4)
+        _mend(notebook)
+        nbformat.validate(notebook)
+    except Exception as error:  # whatever a file from elsewhere can hold
+        raise ValueError(f"its cells are damaged ({type(error).__name__})") from error
+    return notebook
+
+
+def which(path: Path, notebook: NotebookNode, known: Mapping[str, NotebookNode]) -> str | None:
+    """Return which of the lesson's notebooks this is: by its cells, by what the build wrote into it, or by its name."""
+    own = _grade_ids(notebook)
+    shares = {name: len(own & _grade_ids(one)) for name, one in known.items()}
+    best = max(shares, key=lambda name: shares[name], default=None)
+    if best is not None and shares[best] > 0:
+        return best
+    stamp = notebook.metadata.get("torchcourse")
+    written = Path(str(stamp.get("generated_from", "")) if isinstance(stamp, dict) else "").stem
+    if written in known:
+        return written
+    plain = {_plain(name): name for name in known}
+    return plain.get(_plain(path.stem))
+
+
+def _plain(stem: str) -> str:
+    """Return a file's name without what a browser or an operating system adds to a second copy."""
+    return re.sub(r"([ _-]*(\(\d+\)|copy\d*|checkpoint))+$", "", stem.casefold()).strip()
+
+
+def _grade_ids(notebook: NotebookNode) -> set[str]:
+    """Return the ids of graded cells; where an editor dropped the metadata, cell ids are the same."""
+    found: set[str] = set()
+    for cell in notebook.cells:
+        role = cell.metadata.get("nbgrader")
+        grade_id = role.get("grade_id") if isinstance(role, dict) else None
+        found |= {value for value in (grade_id, cell.get("id")) if isinstance(value, str)}
+    return {one for one in found if not re.fullmatch(r"setup|cell-\d+", one)}
+
+
+def _decoded(data: bytes) -> str:
+    for encoding in ("utf-8-sig", "utf-16", "cp949"):
+        try:
+            return data.decode(encoding)
+        except UnicodeError:
+            continue
+    raise ValueError("its characters are in no encoding that is known")
+
+
+def _mend(notebook: NotebookNode) -> None:
+    """Give each cell the parts that nbgrader reads, and an id of its own."""
+    seen: set[str] = set()
+    for number, cell in enumerate(notebook.cells):
+        cell.setdefault("metadata", NotebookNode())
+        cell.source = cell.source if isinstance(cell.source, str) else _joined(cell.source)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if not isinstance(cell.get("id"), str) or cell.id in seen:
+            cell.id = f"handed-in-{number}"
+        seen.add(cell.id)
+        if not isinstance(cell.metadata.get("nbgrader", {}), dict):
+            del cell.metadata["nbgrader"]
+    notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 5))
+
+
+def _joined(source: Any) -> str:
+    return "".join(map(str, source)) if isinstance(source, Iterable) else ""
