@@ -103,6 +103,9 @@ class Search:
         """
         found: dict[Holder, float] = {}
         told: set[int] = set()
+        everything = list(autograd_graph.nodes(*(node for _, node in self._ends)))
+        if not _in_most(self._new_nodes(autograd_graph.numbers(everything, self._starts[0]), steps)):
+            return found  # the usual case, and quickly told
         for graph in sorted(self._graphs, key=lambda graph: -len(graph.numbers)):
             counts = self._new_nodes(graph.numbers - told, steps)
             if not _in_most(counts) or graph.saved & known:
