@@ -465,6 +465,10 @@ retrospective(language="ko")  # or "en"
 #
 # (Colab has keys of its own; **Ctrl+M**, then **H** lists them.)
 #
+# Cells that only import, ask, check or show an outcome are folded: you see their title. They run as the others do. To
+# read one, click the three dots behind its title, or choose *View → Expand All Code*.
+# In a question, the letters **A**, **B**, … choose, and the arrow keys move; no such key reaches the notebook.
+#
 # Try an interrupt now. Make a new cell below (**Esc**, **B**, **Enter**), type
 # `import time; run_ranks(lambda: time.sleep(50))`, run it, then press **Esc**, **I**, **I**. Both ranks stop within a second or two,
 # and you are shown at which line each of them was. And when a cell behaves strangely: restart, then

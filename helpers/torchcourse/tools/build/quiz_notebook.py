@@ -14,7 +14,8 @@ HOW_EN = """\
 Read a question, choose in its card, say how sure you are, and check. A wrong answer is worth more than a lucky one: \
 write down what you thought before you read why, and it comes back to you until it sits. Nothing leaves your machine.
 
-What is graded is the line that you type in the cell below the card. The card shows it ready to copy. For several \
+On your own you need only the cards. In a class, what is graded is the line that you type in the cell below the \
+card. The card shows it ready to copy. For several \
 choices you get the share of the right ones that you ticked minus the share of the wrong ones, so ticking everything \
 earns nothing."""
 
@@ -23,8 +24,9 @@ HOW_KO = """\
 값집니다. 해설을 읽기 전에 어떻게 생각했는지 적어 두면, 완전히 익힐 때까지 다시 나옵니다. 기록은 이 컴퓨터를 \
 벗어나지 않습니다.
 
-채점하는 것은 카드 아래 셀에 입력한 줄입니다. 카드가 그 줄을 그대로 보여 줍니다. 여러 개를 고르는 문제는 맞는 것을 \
-고른 비율에서 틀린 것을 고른 비율을 뺀 만큼 점수를 받으므로, 모두 고르면 점수가 없습니다."""
+혼자 공부한다면 카드만 풀면 됩니다. 수업에서 채점하는 것은 카드 아래 셀에 입력한 줄입니다. 카드가 그 줄을 그대로 \
+보여 줍니다. 여러 개를 고르는 문제는 맞는 것을 고른 비율에서 틀린 것을 고른 비율을 뺀 만큼 점수를 받으므로, \
+모두 고르면 점수가 없습니다."""
 
 PROMPTS = {
     "one": "# One letter between quotes.",

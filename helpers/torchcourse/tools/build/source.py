@@ -7,7 +7,8 @@ The marking is the title of a cell:
     # %% written: why_mean, 3 points [markdown]     graded by a person; the text is the model answer
     # %% setup                              replaced by the lines that install the course where it is missing
 
-Everything else about nbgrader (ids, checksums, locks) follows from it. Two markings stand for several cells, the frame
+Everything else about nbgrader (ids, checksums, locks) follows from it. `folds` says which cells are folded away, and
+splits a prediction or an outcome off the code before it. Two markings stand for several cells, the frame
 of a patient of the clinic, whose broken program is `torchcourse/lessons/troubleshooting/clinic/programs/SLUG.py`:
 
     # %% patient: SLUG                      an empty cell; it becomes three: admit, evidence, hints
@@ -30,6 +31,8 @@ import jupytext
 import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
+
+from torchcourse.tools.build.folds import fold, split
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"
 
@@ -65,7 +68,11 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
         language_info={"name": "python"},
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    cells = list(_with_frames(notebook.cells, origin.path))
+    cells = [
+        (part, title, where)
+        for cell, title, where in _with_frames(notebook.cells, origin.path)
+        for part in ([cell] if title else split(cell))
+    ]
     notebook.cells = [cell for cell, _, _ in cells]
     seen: set[str] = set()
     for position, (cell, title, where) in enumerate(cells):
@@ -85,6 +92,7 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
             raise SourceError(
                 f"{where}: a solution or hidden test in an unmarked cell; add 'exercise: NAME' to its title."
             )
+        fold(cell, title)
     if origin.repository and notebook.cells:
         _add_badges(notebook.cells[0], origin)
     nbformat.validate(notebook)

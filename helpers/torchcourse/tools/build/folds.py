@@ -1,0 +1,83 @@
+"""Which cells of a notebook are folded away: those that install, import, ask, draw, check or grade.
+
+A page is to be read, and code that tells the answer is not read by the way. A folded cell runs as any other. JupyterLab
+shows its first line, Colab a title: so the first line is a title that tells nothing.
+"""
+
+import ast
+import itertools
+import re
+
+from nbformat.notebooknode import NotebookNode
+from nbformat.v4 import new_code_cell
+
+TITLES = {
+    "predict": "Your prediction",
+    "outcome": "What came out",
+    "card": "A question",
+    "recall": "What do you still know?",
+    "review": "What is due today",
+    "explorer": "A picture to play with",
+}
+"""What a cell is called that consists of calls of these functions."""
+
+
+ASKING = {"predict", "outcome"}
+
+
+def split(cell: NotebookNode) -> list[NotebookNode]:
+    """Return a cell in two where code is followed by a prediction or an outcome: the code stays open."""
+    statements = _statements(cell.source) if cell.cell_type == "code" else []
+    asking = list(itertools.takewhile(lambda statement: _called(statement) in ASKING, reversed(statements)))
+    if not asking or len(asking) == len(statements):
+        return [cell]
+    lines = cell.source.splitlines()
+    line = asking[-1].lineno - 1
+    while lines[line - 1].startswith("#"):
+        line -= 1
+    code = cell.copy()
+    code.source = "\n".join(lines[:line]).rstrip()
+    return [code, new_code_cell("\n".join(lines[line:]))]
+
+
+def fold(cell: NotebookNode, marking: str) -> None:
+    """Fold a code cell if it is one of those, under a title. `marking` is its title in the source."""
+    title = _title(cell.source, marking) if cell.cell_type == "code" else ""
+    if title:
+        cell.source = f"# @title {title}\n{cell.source}"
+        cell.metadata["jupyter"] = {"source_hidden": True}
+        cell.metadata["cellView"] = "form"
+
+
+def _title(source: str, marking: str) -> str:
+    if marking == "setup":
+        return "Install the course where it is missing"
+    if marking.startswith("check: "):
+        return "Check"
+    statements = _statements(source)
+    if marking or not statements:
+        return ""
+    rest = [statement for statement in statements if not isinstance(statement, ast.Import | ast.ImportFrom)]
+    if len(statements) - len(rest) >= 2 and len(rest) <= 2 and all(isinstance(each, ast.Expr) for each in rest):
+        return "Imports"
+    called = [_called(statement) for statement in statements]
+    if all(name in TITLES for name in called):
+        return TITLES[called[-1]]
+    if re.match(r"figure, \w+ = (figures\.)?(new|canvas)\(", source) and called[-1] == "show":
+        return "The picture"
+    return ""
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:  # a magic of IPython
+        return []
+
+
+def _called(statement: ast.stmt) -> str:
+    """Return the name of the function that a statement is a call of, such as "card" for `quiz.card(…)`."""
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return ""
+    function = statement.value.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")

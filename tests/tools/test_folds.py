@@ -1,0 +1,62 @@
+"""What only installs, imports, asks, draws, checks or grades is folded; the code of a lesson stays open."""
+
+import pytest
+
+from torchcourse.tools.build.source import Origin, to_notebook
+
+
+def built(text: str) -> list[tuple[str, bool]]:
+    """Return (source, folded) of each code cell."""
+    cells = to_notebook(text, Origin("solutions/01_x/1_y.py")).cells
+    folded = [(cell.source, cell.metadata.get("jupyter", {}).get("source_hidden", False)) for cell in cells]
+    assert all(
+        (cell.metadata.get("cellView") == "form") is hidden for cell, (_, hidden) in zip(cells, folded, strict=True)
+    )
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("cell", "title"),
+    [
+        ("# %% setup", "Install the course where it is missing"),
+        ("# %%\nimport torch\nfrom torch import nn\n\nprint(torch)", "Imports"),
+        ('# %%\npredict("x", "?", ["a", "b"])', "Your prediction"),
+        ('# %%\noutcome("x", "So.", right="a")', "What came out"),
+        ('# %%\nquiz.card("04", "x")', "A question"),
+        ("# %%\nfigures.explorer(draw, size=(1, 2, 1))", "A picture to play with"),
+        ("# %%\nfigure, axes = figures.new()\naxes.plot(x)\nfigures.show(figure, alt)", "The picture"),
+        ("# %% check: x\ncheck.x(x, points=1)\n### BEGIN HIDDEN TESTS\n1\n### END HIDDEN TESTS", "Check"),
+    ],
+)
+def test_a_folded_cell_tells_nothing_but_its_title(cell, title):
+    [(source, folded)] = built(cell)
+    assert folded
+    assert source.splitlines()[0] == f"# @title {title}"
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "# %%\nloss = model(x)\nloss",
+        "# %%\nimport torch",
+        "# %%\nimport torch\nfrom torch import nn\n\nmodel = nn.Linear(1, 1)",
+        "# %%\ndata = load()\nfigure, axes = figures.new()\nfigures.show(figure, alt)",
+        "# %% exercise: x\ndef x():\n    ### BEGIN SOLUTION\n    return predict()\n    ### END SOLUTION",
+        "# %%\n# %tensorboard --logdir logs",
+        "# %%\nlabels = model.predict(x)",
+    ],
+)
+def test_the_code_of_a_lesson_stays_open(cell):
+    [(source, folded)] = built(cell)
+    assert not folded
+    assert "@title" not in source
+
+
+def test_code_before_an_outcome_stays_open_in_a_cell_of_its_own():
+    text = (
+        '# %%\nsizes = [3, 3]\nprint(sizes)\n\n# Both are used.\noutcome(\n    "x", f"{sizes}",\n    right="3 each"\n)'
+    )
+    assert built(text) == [
+        ("sizes = [3, 3]\nprint(sizes)", False),
+        ('# @title What came out\n# Both are used.\noutcome(\n    "x", f"{sizes}",\n    right="3 each"\n)', True),
+    ]
