@@ -185,7 +185,7 @@ class _Forward:
                 since = "The step before was checked and fine, so the optimizer's step made it, or a line that writes."
                 since = since if not self.before.spoiled else "The gradients of an earlier step were not finite."
             fault = "nan" if math.isnan(number) else "inf"
-            evidence = f"So the layer's output is {self.value.fault} too. {since}"
+            evidence = f"So what the layer puts out is not finite either. {since}"
             return Finding(self.record.number, "weights", layer, f"the {what} `{name}`", fault, evidence)
         return None
 
