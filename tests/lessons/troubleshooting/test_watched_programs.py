@@ -1,12 +1,14 @@
 """Loops that are built differently: healthy ones raise no alarm, and each silent bug raises its own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from torchcourse.tools.bench.programs import (
     Watch,
@@ -18,6 +20,7 @@ from torchcourse.tools.bench.programs import (
     held_back_bugs,
     judge,
     programs_of,
+    sentences,
     silent_bugs,
 )
 
@@ -128,3 +131,80 @@ def test_a_step_taken_twice_and_parts_that_count_different_numbers_of_tokens() -
 
     assert [alarm.name for alarm in judge(twice)] == ["stepped_twice"]
     assert "means_of_means" in [alarm.name for alarm in judge(parts)]
+
+
+def steps(watch: Watch, after: Callable[[nn.Module, torch.optim.Optimizer], object], model: nn.Module) -> None:
+    """Train, and do something after each step that belongs elsewhere."""
+    x, y = clouds(100)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with watch(model, optimizer):
+        for xb, yb in batches(x, y, steps=8):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            optimizer.step()
+            after(model, optimizer)
+
+
+def test_clipping_after_the_step_and_a_cosine_stepped_past_its_end() -> None:
+    def clip(model: nn.Module, _: torch.optim.Optimizer) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler] = []
+
+    def schedule(_: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        schedulers[:] = schedulers or [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)]
+        schedulers[0].step()
+
+    assert [alarm.name for alarm in judge(lambda watch: steps(watch, clip, dense()))] == ["clipped_late"]
+    assert [alarm.name for alarm in judge(lambda watch: steps(watch, schedule, dense()))] == ["schedule_outrun"]
+
+
+def test_batch_norms_with_the_wrong_momentum_and_units_that_start_alike() -> None:
+    alike = dense()
+    for layer in (alike[0], alike[2]):
+        nn.init.constant_(layer.weight, 0.1)
+        nn.init.zeros_(layer.bias)
+    models = {
+        "statistics_short": dense(12, 4, nn.BatchNorm1d(24, momentum=0.99)),
+        "statistics_drift": dense(12, 4, nn.BatchNorm1d(24).requires_grad_(False)),
+        "units_alike": alike,
+    }
+    for name, model in models.items():
+        found = judge(lambda watch, model=model: steps(watch, lambda *_: None, model))
+        assert name in [alarm.name for alarm in found]
+
+
+def test_orders_streams_and_targets_that_repeat() -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            yield from zip(*rows, strict=True)
+
+    torch.manual_seed(0)
+    rows = clouds(96)
+    again = [
+        DataLoader(TensorDataset(*rows), 16, shuffle=True, generator=torch.Generator().manual_seed(0)) for _ in range(2)
+    ]
+
+    def program(loaders: list[DataLoader], watch: Watch) -> None:
+        model = dense()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with watch(model, optimizer):
+            for loader in loaders:
+                for xb, yb in loader:
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(xb), yb).backward()
+                    optimizer.step()
+
+    def unshifted(watch: Watch) -> None:
+        model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with watch(model, optimizer):
+            for (words,) in batches(sentences(), steps=4):
+                optimizer.zero_grad()
+                F.cross_entropy(model(words).flatten(0, 1), words.flatten()).backward()
+                optimizer.step()
+
+    assert [alarm.name for alarm in judge(partial(program, again))] == ["same_order"]
+    assert [alarm.name for alarm in judge(unshifted)] == ["target_is_input"]
+    twice = judge(partial(program, [DataLoader(Stream(), 16, num_workers=2)]))
+    assert "stream_repeated" in [alarm.name for alarm in twice]

@@ -26,6 +26,7 @@ Numbers that are none
 Silent bugs
     invariants        SanityProbe: which rules of a healthy run the first steps of a loop break
     training_watch    the recorder of one model's passes, losses and steps, told by `torch_calls` of what has no hook
+    training_records  what it writes down
     surroundings      what happens between the steps: modes, states, epochs
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
                       `program_invariants`, `data_invariants`, `output_invariants`

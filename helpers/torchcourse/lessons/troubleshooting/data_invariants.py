@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from torchcourse.lessons.troubleshooting.training_watch import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the first layer

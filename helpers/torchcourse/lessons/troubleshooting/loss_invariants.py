@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
-from torchcourse.lessons.troubleshooting.training_watch import Loss
+from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 LOSS_ABOVE_START = 2.0  # nats that the first loss may lie above log(classes)
@@ -104,6 +104,13 @@ def class_scores(run: WatchedRun) -> Iterator[Alarm]:
     tables = [loss.scores.movedim(1, -1).flatten(0, -2).float() for loss in taken if not _picks_rows(loss)]
     if len(tables) >= 3 and sum(t.numel() for t in tables) >= NUMBERS_AT_LEAST and all((t >= 0).all() for t in tables):
         yield from _one_sided(tables)
+    elsewhere = [dim for dim in range(2, 5) if len(taken) >= 3 and all(_adds_up(loss.scores, dim) for loss in taken)]
+    if elsewhere:
+        yield Alarm(
+            "softmax_elsewhere",
+            f"The scores add up to 1 over dimension {elsewhere[0]}, and classes are dimension 1: a softmax runs over "
+            "the wrong one, and cross_entropy has its own.",
+        )
     logs = [loss for loss in run.record.losses if loss.function is F.nll_loss and loss.scores.dim() > 1]
     divergent = [loss for loss in run.record.losses if loss.function is F.kl_div]
     wrong = any((loss.scores.float().logsumexp(dim=1).abs() > 0.01).any() for loss in logs)
@@ -113,6 +120,12 @@ def class_scores(run: WatchedRun) -> Iterator[Alarm]:
             f"{'nll_loss' if wrong else 'kl_div'} got scores that are not log-probabilities: log_softmax is missing, "
             "or runs over the wrong dimension.",
         )
+
+
+def _adds_up(scores: torch.Tensor, dim: int) -> bool:
+    """Whether the scores are probabilities over more than one place of this dimension."""
+    wide = dim < scores.dim() and scores.size(dim) > 1
+    return wide and bool((scores >= 0).all() and ((scores.float().sum(dim=dim) - 1).abs() < 1e-2).all())
 
 
 def _one_sided(tables: list[torch.Tensor]) -> Iterator[Alarm]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, TorchCalls, drops
-from torchcourse.lessons.troubleshooting.training_watch import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 MIXES_AT_LEAST = 1e-3  # of the outputs' size, in float32; half a percent of rounding is normal in bfloat16
@@ -26,7 +26,7 @@ def different_outputs(run: WatchedRun) -> Iterator[Alarm]:
         name
         for name, p in run.model.named_parameters()
         if p.requires_grad and p.dim() == 2 and min(p.shape) > 1 and any(step.norms.get(name) for step in _steps(run))
-        if (p == p[:1]).all()
+        if (p - p[:1]).abs().max() <= 1e-6 * p.abs().max()
     ]
     if alike and len(_steps(run)) >= 3:
         yield Alarm(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
@@ -54,6 +55,18 @@ def schedule(run: WatchedRun) -> Iterator[Alarm]:
             f"After {low[0]} of {len(tops)} steps the learning rate had fallen from {tops[most]:.2g} to "
             f"{tops[low[0]]:.2g}. Is a schedule that counts epochs stepped after each batch?",
         )
+
+
+def planned_length(run: WatchedRun) -> Iterator[Alarm]:
+    """A cosine that falls to its end stops there."""
+    for scheduler in run.around.schedulers.values():
+        if type(scheduler) is CosineAnnealingLR and scheduler.last_epoch > scheduler.T_max + 1:
+            yield Alarm(
+                "schedule_outrun",
+                f"CosineAnnealingLR was stepped {scheduler.last_epoch} times and has T_max={scheduler.T_max}: the "
+                "learning rate has fallen to its end and rises again. Does T_max count epochs, and step() batches?",
+            )
+            return
 
 
 def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
@@ -256,6 +269,7 @@ def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     movement,
     schedule,
+    planned_length,
     one_optimizer,
     best_state,
     epochs,

@@ -1,6 +1,6 @@
 """What a program does between the steps of its training: modes set, states taken, data sets gone through.
 
-PyTorch has no hook for these. So while a `Surroundings` is entered, four methods of its classes note that they were
+PyTorch has no hook for these. So while a `Surroundings` is entered, five methods of its classes note that they were
 called, and do what they do otherwise.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from torchcourse.source_lines import hide
@@ -66,6 +67,7 @@ class Surroundings:
         self.training_before = self.training_after = True
         self.states: list[TakenState] = []
         self.iterations: list[Iteration] = []
+        self.schedulers: dict[int, LRScheduler] = {}
         self._model, self._steps = model, steps
         self._open = contextlib.ExitStack()
 
@@ -75,6 +77,7 @@ class Surroundings:
         self._replace(nn.Module, "state_dict", self._on_state)
         self._replace(DataLoader, "__iter__", self._on_iteration)
         self._replace(DistributedSampler, "__iter__", self._on_iteration)
+        self._replace(LRScheduler, "step", self._on_schedule)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -135,3 +138,6 @@ class Surroundings:
 
     def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))
+
+    def _on_schedule(self, scheduler: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
+        self.schedulers[id(scheduler)] = scheduler

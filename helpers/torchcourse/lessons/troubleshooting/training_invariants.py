@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from torchcourse.lessons.troubleshooting.training_watch import Pass
+from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 CLIPPED_TO = 2e-3  # of the gradient's norm: less is left only by a threshold that was meant otherwise
@@ -253,6 +253,12 @@ def statistics(run: WatchedRun) -> Iterator[Alarm]:
 def clipping(run: WatchedRun) -> Iterator[Alarm]:
     """Clipping leaves a gradient, and sees it in its right size."""
     steps = run.record.steps
+    if run.record.shrunk_late >= 3 and not run.record.shrunk_in_time:
+        yield Alarm(
+            "clipped_late",
+            f"{run.record.shrunk_late} times gradients were made smaller after the step that had used them, and never "
+            "before one. Clip between backward() and step().",
+        )
     left = [step.norm / step.made for step in steps if step.made > 0 and step.before_unscaling is None]
     if len(left) >= 3 and 0 < max(left) < CLIPPED_TO and max(left) > 1.5 * min(left):
         yield Alarm(

@@ -23,82 +23,14 @@ from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import gradients_of, has_closure
 from torchcourse.source_lines import hide
 
 hide(__file__)
 
 ROWS = 4096  # samples whose inputs are kept, at most
-
-
-@dataclass
-class Pass:
-    """One call of the model, or of a part of it where the loop calls the parts one by one."""
-
-    training: bool
-    """The mode of the whole model."""
-    recorded: bool
-    """Whether autograd recorded it."""
-    samples: int
-    step: int
-    """How many steps had been taken before."""
-    inputs: torch.Tensor | None
-    """A copy of the first tensor that went in, if there was room."""
-    output: torch.Tensor | None
-    """The tensor that came out, without its graph."""
-    random_state: int
-    """Which random numbers come next: equal for equal states of the generator."""
-    cumulative: bool
-    """Whether a BatchNorm was averaging over all batches, as when its statistics are measured anew."""
-    entry: tuple[float, float] | None
-    """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
-    used: bool = False
-    """Whether a step has taken a gradient that came through it."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One call of a loss function of torch.nn.functional that a gradient can come from."""
-
-    function: Any
-    scores: torch.Tensor
-    target: torch.Tensor
-    value: float
-    """Its value, or the mean of its values."""
-    reduction: str
-    ignored: int
-    """The label that does not count."""
-    seen: Pass | None
-    """The pass before it, if it had as many samples as there are targets."""
-    step: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimizer step, as it was about to happen; with a closure, as it has happened."""
-
-    rates: tuple[float, ...]
-    """The learning rate of each parameter group."""
-    norms: dict[str, float | None]
-    """The norm of each trainable parameter's gradient, None where there is none."""
-    backwards: tuple[float, ...]
-    """What `backward()` was called on, for those whose gradients are still there."""
-    passes: tuple[Pass, ...]
-    """The passes that these gradients came through."""
-    lost: tuple[tuple[Pass, ...], ...]
-    """The passes of gradients that were cleared before the step, while the weights were as they are now."""
-    stale: bool
-    """Whether the gradients of the step before were there at each backward pass since."""
-    made: float
-    """The norm of all gradients when the last backward pass was over."""
-    norm: float
-    """Their norm at the step."""
-    before_unscaling: float | None
-    """Their norm when a GradScaler began to unscale them."""
-    scale: float
-    """What `backward()` was called on, as a multiple of the last loss."""
-    closure: bool
-    optimizer: Optimizer
+_SHRINKING = {"mul_", "_foreach_mul_", "clamp_", "_foreach_clamp_min_", "_foreach_clamp_max_"}
 
 
 @dataclass
@@ -139,6 +71,8 @@ class TrainingWatch:
         """The modes of the model in which a dropout function has dropped."""
         self.broadcast: tuple[list[int], list[int]] | None = None
         """The shapes of an output and a target whose difference was taken for each pair of samples."""
+        self.shrunk_in_time = self.shrunk_late = 0
+        """How often gradients were made smaller between backward() and step(), and after it."""
         self.loop: set[Any] = set()
         """The code of the functions that were running when a step was taken."""
         self.start: dict[str, torch.Tensor] = {}
@@ -148,7 +82,7 @@ class TrainingWatch:
         self._ids = set(self.owned)
         self._open = contextlib.ExitStack()
         self._depth = self._rows = 0
-        self._in_backward = self._entered = False
+        self._in_backward = self._entered = self._in_step = False
         self._entry: tuple[float, float] | None = None
         self._random = 0
         self._since = _Since()
@@ -265,17 +199,25 @@ class TrainingWatch:
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         self.around.on_call(name, args, out)
+        first = args[0] if args else None
+        first = first[0] if isinstance(first, list | tuple) and first else first
+        if name in _SHRINKING and not self._in_step and any(first is g for g in gradients_of(self._optimizer)):
+            if self._since.backwards:
+                self.shrunk_in_time += 1
+            elif self.steps:
+                self.shrunk_late += 1
 
     def on_dropout(self) -> None:
         self.dropped.add(self._model.training)
 
     def on_difference(self, one: torch.Tensor, other: torch.Tensor) -> None:
-        """Note an output [N, 1] and targets [N] whose difference is [N, N]."""
+        """Note an output [N, 1] and targets [N], or the reverse, whose difference is [N, N]."""
         output = self.passes[-1].output if self.passes else None
         for scores, target in ((one, other), (other, one)):
-            of_model = output is not None and scores.shape == output.shape and scores.requires_grad
-            column = scores.dim() == 2 and scores.size(1) == 1 and target.dim() == 1
-            if of_model and column and not target.requires_grad and len(target) == len(scores) > 1:
+            of_model = output is not None and scores.numel() == len(output) and scores.requires_grad
+            crossed = {scores.dim(), target.dim()} == {1, 2} and scores.shape[1:] in ((), (1,))
+            column = crossed and target.shape[1:] in ((), (1,)) and len(target) == len(scores) > 1
+            if of_model and column and not target.requires_grad:
                 self.broadcast = list(scores.shape), list(target.shape)
 
     @contextlib.contextmanager
@@ -313,8 +255,10 @@ class TrainingWatch:
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         if not has_closure(args, kwargs):
             self._on_step(optimizer, closure=False)
+            self._in_step = True
 
     def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        self._in_step = False
         if has_closure(args, kwargs):  # its gradient was made inside the step
             self._on_step(optimizer, closure=True)
 

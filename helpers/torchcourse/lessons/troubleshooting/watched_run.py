@@ -9,7 +9,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
-from torchcourse.lessons.troubleshooting.training_watch import Loss, Pass, TrainingWatch
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_watch import TrainingWatch
 
 IN_STEPS_AT_MOST = 0.5  # of the steps may hold a pass without gradients, where such passes are a validation
 

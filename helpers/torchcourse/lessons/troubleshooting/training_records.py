@@ -1,0 +1,77 @@
+"""What a `TrainingWatch` writes down: passes, losses and steps."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+
+@dataclass
+class Pass:
+    """One call of the model, or of a part of it where the loop calls the parts one by one."""
+
+    training: bool
+    """The mode of the whole model."""
+    recorded: bool
+    """Whether autograd recorded it."""
+    samples: int
+    step: int
+    """How many steps had been taken before."""
+    inputs: torch.Tensor | None
+    """A copy of the first tensor that went in, if there was room."""
+    output: torch.Tensor | None
+    """The tensor that came out, without its graph."""
+    random_state: int
+    """Which random numbers come next: equal for equal states of the generator."""
+    cumulative: bool
+    """Whether a BatchNorm was averaging over all batches, as when its statistics are measured anew."""
+    entry: tuple[float, float] | None
+    """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
+    used: bool = False
+    """Whether a step has taken a gradient that came through it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One call of a loss function of torch.nn.functional that a gradient can come from."""
+
+    function: Any
+    scores: torch.Tensor
+    target: torch.Tensor
+    value: float
+    """Its value, or the mean of its values."""
+    reduction: str
+    ignored: int
+    """The label that does not count."""
+    seen: Pass | None
+    """The pass before it, if it had as many samples as there are targets."""
+    step: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as it was about to happen; with a closure, as it has happened."""
+
+    rates: tuple[float, ...]
+    """The learning rate of each parameter group."""
+    norms: dict[str, float | None]
+    """The norm of each trainable parameter's gradient, None where there is none."""
+    backwards: tuple[float, ...]
+    """What `backward()` was called on, for those whose gradients are still there."""
+    passes: tuple[Pass, ...]
+    """The passes that these gradients came through."""
+    lost: tuple[tuple[Pass, ...], ...]
+    """The passes of gradients that were cleared before the step, while the weights were as they are now."""
+    stale: bool
+    """Whether the gradients of the step before were there at each backward pass since."""
+    made: float
+    """The norm of all gradients when the last backward pass was over."""
+    norm: float
+    """Their norm at the step."""
+    before_unscaling: float | None
+    """Their norm when a GradScaler began to unscale them."""
+    scale: float
+    """What `backward()` was called on, as a multiple of the last loss."""
+    closure: bool
+    optimizer: Optimizer
