@@ -119,7 +119,8 @@ def lines_of(text: str) -> list[Place]:
 
 def is_learners(file: str) -> bool:
     """Whether the file is neither the course's nor a library's."""
-    return is_cell(file) or not (is_library(file) or file.startswith(_COURSE))
+    compiled = file.endswith((".pyx", ".pxd"))  # Cython names its frames by the source it was made from
+    return is_cell(file) or not (is_library(file) or compiled or file.startswith(_COURSE))
 
 
 def _whole_message(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -132,6 +133,11 @@ def f():
 def g():
     yield next(iter([]))
 """
+DRAWS = """\
+import numpy as np
+def f():
+    return np.random.default_rng(0).choice(3, 10, replace=False)
+"""
 HOOK = """\
 import torch
 def f():
@@ -147,6 +153,7 @@ def f():
         (FAILING, "return 1 / x"),
         (BACKWARD, "return gradient / undefined"),
         (STOPS, "yield next(iter([]))"),
+        (DRAWS, "choice(3, 10, replace=False)"),
         (HOOK, "output.no_such"),
     ],
 )
@@ -180,6 +187,14 @@ def test_what_the_check_meets_is_not_put_down_to_a_line():
     assert checked.symptom == "raised_TypeError"
     assert "Your code stopped" not in checked.message
     assert "None of your lines was running" in checked.message
+
+
+def test_a_frame_of_compiled_code_is_no_line_of_the_learners():
+    with pytest.raises(ValueError) as met:
+        np.random.default_rng(0).choice(3, 10, replace=False)
+    line = errors.learners_line(met.value)
+    assert line is not None
+    assert line.file == __file__
 
 
 def test_names_of_cells_are_read_from_a_written_traceback():

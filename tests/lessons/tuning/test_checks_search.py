@@ -64,7 +64,20 @@ def sweep_by_hand(model, batches, low, high):
     return np.array(rates), np.array(losses)
 
 
-@pytest.mark.parametrize("learner", [sweep(), sweep_by_hand])
+def weights_only(model, batches, low, high):
+    kept = [parameter.detach().clone() for parameter in model.parameters()]
+    result = sweep(restore=False)(model, batches, low, high)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), kept, strict=True):
+            parameter.copy_(value)
+    return result
+
+
+def as_a_list(*given):
+    return list(sweep()(*given))
+
+
+@pytest.mark.parametrize("learner", [sweep(), sweep_by_hand, as_a_list])
 def test_range_test_accepts(learner):
     accepted(check.range_test(learner))
 
@@ -74,6 +87,7 @@ def test_range_test_accepts(learner):
     [
         (sweep(space=np.linspace), "linear"),
         (sweep(restore=False), "weights"),
+        (weights_only, "buffers"),
         (sweep(zero=False), "gradients"),
         (sweep(after=True), "after"),
         (sweep(setting=False), "rate_not_set"),
@@ -144,6 +158,7 @@ def gridded(low, high, dice):
         (searching(draw=lambda low, high, dice: dice.uniform(low, high)), "not_log"),
         (searching(draw=gridded), "repeats"),
         (searching(draw=unseeded), "not_repeatable"),
+        (lambda objective, trials, dice: searching()(objective, trials, np.random.default_rng(0)), "not_drawn"),
         (searching(best=min), "worst"),
         (searching(tied=True), "tied"),
         (searching(more=1), "count"),
@@ -190,7 +205,12 @@ def by_heap(values, promoted):
     return found
 
 
-@pytest.mark.parametrize("learner", [promoting(), by_heap, halving.promotion])
+def as_a_pair(values, promoted):
+    found = promoting()(values, promoted)
+    return found and list(found)
+
+
+@pytest.mark.parametrize("learner", [promoting(), by_heap, halving.promotion, as_a_pair])
 def test_promotion_accepts(learner):
     accepted(check.promotion(learner))
 
@@ -206,6 +226,8 @@ def test_promotion_accepts(learner):
         (promoting(at_least=1), "too_early"),
         (promoting(last=0), "last_rung"),
         (lambda values, promoted: None, "never"),
+        (lambda values, promoted: promoting()(values, promoted) or False, "wrong_type"),
+        (lambda values, promoted: promoting()(values, promoted) or (), "wrong_type"),
         (lambda values, promoted: (4, 0) if len(values[0]) > 2 else None, "not_the_best"),
     ],
 )
@@ -331,9 +353,23 @@ def test_share_found_accepts(learner):
     accepted(check.share_found(learner))
 
 
+def without_replacement(first, second, seeds, generator):
+    sides = [np.array([generator.choice(side, seeds, replace=False) for _ in range(1000)]) for side in (first, second)]
+    errors = np.sqrt(sum(side.var(1, ddof=1) for side in sides) / seeds)
+    return float(np.mean(abs(sides[0].mean(1) - sides[1].mean(1)) > t95(2 * seeds - 2) * errors))
+
+
+def from_the_global_stream(first, second, seeds, generator):
+    return finding()(first, second, seeds, np.random)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (lambda *given: None, "no_number"),
+        (from_the_global_stream, "not_repeatable"),
+        (finding(found=lambda gaps, errors, seeds: gaps > t95(2 * seeds - 2) * errors), "one_sided"),
+        (finding(found=lambda gaps, errors, seeds: -gaps > t95(2 * seeds - 2) * errors), "one_sided"),
         (finding(draw=False), "always_the_same"),
         (finding(error=lambda one, two: one.std(1, ddof=1) / one.shape[1] ** 0.5), "one_error"),
         (finding(error=lambda one, two: np.sqrt(one.var(1, ddof=1) + two.var(1, ddof=1))), "too_rarely"),
@@ -344,3 +380,9 @@ def test_share_found_accepts(learner):
 )
 def test_share_found_refuses(learner, symptom):
     refused(check.share_found(learner), symptom)
+
+
+def test_draws_without_replacement_are_refused():
+    checked = check.share_found(without_replacement)
+    assert (checked.state, checked.symptom) == ("wrong", "raised_ValueError")
+    assert "replace=False" in checked.message

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, numbers, refuse_known, same
-from torchcourse.error_bars import paired, t95
-from torchcourse.lessons.tuning.comparison import METHODS, clear_share, compare
+from torchcourse.checks.kit import AnyOf, refuse_known, same
+from torchcourse.error_bars import paired
+from torchcourse.lessons.tuning.checks.comparisons import report, share_found
+from torchcourse.lessons.tuning.comparison import METHODS, compare
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.halving import asha
 from torchcourse.lessons.tuning.search import random_settings
+
+__all__ = ["promotion", "random_search", "range_test", "report", "share_found"]
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -28,7 +31,7 @@ def range_test(learner: Callable[..., tuple]) -> str:
         model, batches = _model_and_batches(seed, steps)
         before = copy.deepcopy(model)
         result = learner(model, batches, low, high)
-        if not isinstance(result, tuple) or len(result) != 2:
+        if not isinstance(result, tuple | list) or len(result) != 2:
             raise Wrong("wrong_type", "Return two lists: the rates, and the loss at each of them.")
         rates, losses = (list(values) for values in result)
         if losses and isinstance(losses[0], torch.Tensor):
@@ -37,17 +40,29 @@ def range_test(learner: Callable[..., tuple]) -> str:
             raise Wrong("count", f"For {steps} batches there are {len(rates)} rates and {len(losses)} losses.")
         _judge_rates(rates, low, high)
         _judge_losses(losses, before, batches, rates)
-        weights = before.state_dict()
-        if any(not torch.equal(weights[name], value) for name, value in model.state_dict().items()):
-            raise Wrong("weights", "After the test the model has other weights than before it. The test only measures.")
+        _judge_state(before, model)
     return "Rates by equal factors, each loss before its step, and the model as it was: on two models."
+
+
+def _judge_state(before: nn.Module, after: nn.Module) -> None:
+    state, buffers = before.state_dict(), dict(before.named_buffers())
+    changed = [name for name, value in after.state_dict().items() if not torch.equal(state[name], value)]
+    if any(name not in buffers for name in changed):
+        raise Wrong("weights", "After the test the model has other weights than before it. The test only measures.")
+    if changed:
+        raise Wrong(
+            "buffers",
+            f"The weights are as they were, but the buffers {', '.join(changed)} are not: BatchNorm went on counting. "
+            "What holds weights and buffers?",
+        )
 
 
 def _model_and_batches(seed: int, steps: int) -> tuple[nn.Module, Batches]:
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+        norm = [nn.BatchNorm1d(8)] if seed else []
+        model = nn.Sequential(nn.Linear(5, 8), *norm, nn.Tanh(), nn.Linear(8, 3))
     teacher = torch.randn(5, 3, generator=generator)
     x = torch.randn(steps, 16, 5, generator=generator)
     return model, [(rows, (rows @ teacher).argmax(dim=1)) for rows in x]
@@ -127,6 +142,12 @@ def random_search(learner: Callable[..., dict]) -> str:
     learner(_recording(again), 20, np.random.default_rng(5))
     if [setting["lr"] for setting in again] != [setting["lr"] for setting in asked[:20]]:
         raise Wrong("not_repeatable", "A generator with the same seed gives other settings. Who else throws the dice?")
+    other: list[dict[str, Any]] = []
+    learner(_recording(other), 20, np.random.default_rng(6))
+    if [setting["lr"] for setting in other] == [setting["lr"] for setting in again]:
+        raise Wrong(
+            "not_drawn", "Generators with different seeds give the same settings: yours draws from another one."
+        )
     rates = {setting["lr"] for setting in asked}
     return f"400 trials, {len(rates)} different learning rates, and the best one returned."
 
@@ -207,6 +228,10 @@ def _judge_decisions(learner: Promotion) -> None:
     ) -> None:
         """Refuse a wrong decision: by its known symptom, else with the symptom and the hint for all others."""
         given = learner([dict(rung) for rung in rungs], [set(rung) for rung in gone])
+        if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
+            raise Wrong(
+                "wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}."
+            )
         if not same(given, right):
             refuse_known(given, known)
             raise Wrong(symptom, f"{hint} You return {given!r}.")
@@ -256,138 +281,4 @@ def _judge_decisions(learner: Promotion) -> None:
         None,
         "last_rung",
         "The last rung is the end, nobody goes on from there.",
-    )
-
-
-Method = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
-
-
-@check
-def report(learner: Callable[[Method, Method, int, Sequence[int]], tuple[float, float]]) -> str:
-    """Let it compare planted methods that note how they are called."""
-    for budget, seeds in ((90, range(8)), (30, (11, 4, 7, 2, 9))):
-        calls: dict[str, list[tuple[int, int]]] = {"ours": [], "theirs": []}
-        ours, theirs = (_method(name, shift, calls[name]) for name, shift in (("ours", 0.01), ("theirs", 0.0)))
-        given = numbers(learner(ours, theirs, budget, seeds))
-        if given is None or len(given) != 2:
-            raise Wrong("wrong_type", "Return two numbers: the mean difference, and half the width of its interval.")
-        _judge_calls(calls, budget, list(seeds))
-        runs = [[method(budget, seed) for seed in seeds] for method in (ours, theirs)]
-        chosen = np.array([[test[val.argmax()] for val, test in side] for side in runs])
-        _judge_mean(given[0], runs, chosen)
-        _judge_half(given[1], chosen)
-    return "Equal budgets, the same seeds, chosen on validation, every seed counted: on two planted comparisons."
-
-
-def _method(name: str, shift: float, calls: list[tuple[int, int]]) -> Method:
-    def run(budget: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        calls.append((budget, seed))
-        common = np.random.default_rng([budget, seed]).normal(0, 0.02)
-        own = np.random.default_rng([budget, seed, len(name)])
-        val = own.uniform(0.8, 0.95, 12)
-        return val, val + shift + common + own.normal(0, 0.02, 12)
-
-    return run
-
-
-def _judge_calls(calls: dict[str, list[tuple[int, int]]], budget: int, seeds: list[int]) -> None:
-    if not all(calls.values()):
-        raise Wrong("not_run", "One of the two methods was never run.")
-    spent = {name: sum(epochs for epochs, _ in made) for name, made in calls.items()}
-    made = [*calls["ours"], *calls["theirs"]]
-    if spent["ours"] != spent["theirs"] or any(epochs != budget for epochs, _ in made):
-        raise Wrong(
-            "budgets", f"Ours had {spent['ours']} epochs in all, theirs {spent['theirs']}; {budget} a run was asked."
-        )
-    if any({seed for _, seed in made} != set(seeds) for made in calls.values()):
-        raise Wrong("seeds", f"Both methods should run with each of the seeds {seeds}, and with no others.")
-
-
-def _judge_mean(mean: float, runs: list, chosen: np.ndarray) -> None:
-    """Compare with the mean difference of the test scores that validation chose, `chosen` [2, seeds]."""
-    right = (chosen[0] - chosen[1]).mean()
-    if same(mean, right, tolerance=1e-6):
-        return
-    by_test = np.array([[test.max() for _, test in side] for side in runs])
-    by_val = np.array([[val.max() for val, _ in side] for side in runs])
-    others = (*chosen.max(1), *chosen.mean(1), *by_test.max(1))
-    known = {
-        "test_chose": (
-            AnyOf(by_test[0].mean() - other[1].mean() for other in (by_test, chosen)),
-            "The test images choose the trial: each method is flattered by its luckiest one.",
-        ),
-        "validation": (
-            by_val[0].mean() - by_val[1].mean(),
-            "You compare the scores that chose. Choose on validation, then compare on test.",
-        ),
-        "best_of_seeds": (
-            AnyOf(ours[0].max() - other for ours in (chosen, by_test) for other in others),
-            "A lucky seed stands for a method. Every seed counts.",
-        ),
-        "sign": (-right, "The sign is turned round: ours − theirs is asked for."),
-    }
-    refuse_known(mean, known, tolerance=1e-6)
-    raise Wrong("mean", f"The mean difference here is {right:+.4f}, and not {mean:+.4f}.")
-
-
-def _judge_half(half: float, chosen: np.ndarray) -> None:
-    """Compare with half the width of the 95 % interval of the pairs' mean difference."""
-    gaps, count = chosen[0] - chosen[1], chosen.shape[1]
-    deviation, factor, root = gaps.std(ddof=1), t95(count - 1), math.sqrt(count)
-    right = factor * deviation / root
-    if same(half, right, tolerance=1e-6):
-        return
-    apart = math.hypot(*chosen.std(axis=1, ddof=1)) / root
-    known = {
-        "deviation": (
-            AnyOf((factor * deviation, deviation)),
-            "That is how far single pairs spread. The mean of n pairs is more certain than one pair.",
-        ),
-        "one_error": (
-            deviation / root,
-            "That is one standard error: an interval that holds the truth in 68 % of cases or fewer.",
-        ),
-        "unpaired": (
-            AnyOf((factor * apart, t95(2 * count - 2) * apart)),
-            "The interval ignores the pairs. Both methods had the same seed: take differences first.",
-        ),
-        "ddof": (
-            factor * gaps.std() / root,
-            "The deviation of a sample divides by n − 1; yours divides by n and is too small.",
-        ),
-    }
-    refuse_known(half, known, tolerance=1e-6)
-    raise Wrong("half", f"Half the interval should be {right:.4f} for these {count} pairs. You return {half:.4f}.")
-
-
-@check
-def share_found(learner: Callable[..., float]) -> str:
-    """Compare with a simulation of our own for planted runs that lie 0, 0.5 and 1 standard deviations apart."""
-    first = np.random.default_rng(0).normal(90, 1, 40)
-    for shift, seeds in ((0.0, 10), (1.0, 10), (0.5, 10), (1.0, 4)):
-        second = first + shift
-        given = float(learner(first.copy(), second.copy(), seeds, np.random.default_rng(7)))
-        wanted = clear_share(first, second, seeds, 4000)
-        if abs(given - wanted) > 0.07:
-            _refuse_share(given, wanted, first, second, seeds)
-    return "The shares agree with another simulation for four experiments, and without a difference it is about 5 %."
-
-
-def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.ndarray, seeds: int) -> None:
-    if given > 1:
-        raise Wrong("no_share", f"{given:g} is not a share. A share goes from 0 to 1.")
-    where = f"{seeds} seeds per side, runs {second.mean() - first.mean():.1f} points apart"
-    if given in (0.0, 1.0):
-        raise Wrong("always_the_same", f"{where}: found in {given:.0%} of the repeats. Does each repeat draw anew?")
-    generator = np.random.default_rng(1)
-    draws = [generator.choice(side, (4000, seeds)) for side in (first, second)]
-    gaps = draws[1].mean(axis=1) - draws[0].mean(axis=1)
-    one = draws[0].std(axis=1, ddof=1) / math.sqrt(seeds)
-    if abs(given - np.mean(gaps > 0)) < 0.05:
-        raise Wrong("sign", f"{where}: you count {given:.0%}, as often as one mean is merely above the other.")
-    if abs(given - np.mean(abs(gaps) > t95(2 * seeds - 2) * one)) < 0.05:
-        raise Wrong("one_error", f"{where}: you find it in {given:.0%}. Both means are uncertain, not one of them.")
-    raise Wrong(
-        "too_rarely" if given < wanted else "too_often",
-        f"{where}: you find it in {given:.0%}, and it should be {wanted:.0%}. How wide is the interval?",
     )
