@@ -106,7 +106,8 @@ figures.explorer(
 def convolve(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: int = 0) -> torch.Tensor:
     """Return the convolution of a picture [C, H, W] with kernels [O, C, kH, kW]: [O, H', W'].
 
-    `padding` rows and columns of zeros go on each side of the picture first.
+    `padding` rows and columns of zeros go on each side of the picture first. Write the sum yourself, without
+    `F.conv2d`, `F.unfold` or any function that convolves for you.
     """
     ### BEGIN SOLUTION
     x = F.pad(x, (padding,) * 4)
@@ -125,13 +126,16 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: in
 # %% check: convolve
 checked = check.convolve(convolve, points=3)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.borrowed import watch
+
 _generator = torch.Generator().manual_seed(11)
 for _c, _o, _kernel, _stride, _padding in ((4, 3, (2, 5), 1, 2), (1, 5, (1, 1), 3, 0), (3, 1, (4, 3), 2, 1)):
     _x = torch.randn(_c, 9, 7, generator=_generator, dtype=torch.float64)
     _w = torch.randn(_o, _c, *_kernel, generator=_generator, dtype=torch.float64)
-    torch.testing.assert_close(
-        convolve(_x, _w, _stride, _padding), F.conv2d(_x[None], _w, stride=_stride, padding=_padding)[0]
-    )
+    with watch(operators=("conv", "im2col"), package="torchcourse.lessons.convolution") as _borrowed:
+        _out = convolve(_x, _w, _stride, _padding)
+    assert not _borrowed
+    torch.testing.assert_close(_out, F.conv2d(_x[None], _w, stride=_stride, padding=_padding)[0])
 ### END HIDDEN TESTS
 checked
 
@@ -388,7 +392,10 @@ checked = check.size_and_field(size_and_field, points=2)
 ### BEGIN HIDDEN TESTS
 for _layers in ([(3, 2, 1, 1)] * 4, [(4, 3, 0, 2), (5, 1, 2, 1)], [(11, 4, 2, 1), (3, 2, 0, 1), (5, 1, 2, 1)]):
     _model = nn.Sequential(*(nn.Conv2d(1, 1, _k, _s, _p, _d) for _k, _s, _p, _d in _layers))
-    assert size_and_field(97, _layers) == (_model(torch.zeros(1, 1, 97, 97)).shape[2], by_formula(_model)[0].size)
+    assert tuple(size_and_field(97, _layers)) == (
+        _model(torch.zeros(1, 1, 97, 97)).shape[2],
+        by_formula(_model)[0].size,
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -499,7 +506,8 @@ checked = check.pool_shift(pool_shift, points=3)
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(3)
 _conv = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
-for _model, _right in ((nn.Sequential(_conv, nn.AvgPool2d(5)), 5), (nn.MaxPool2d(6), 6), (_conv, 1)):
+_back = nn.Sequential(nn.MaxPool2d(3), nn.Upsample(scale_factor=3))
+for _model, _right in ((nn.Sequential(_conv, nn.AvgPool2d(5)), 5), (nn.MaxPool2d((5, 6)), 6), (_conv, 1), (_back, 3)):
     assert pool_shift(_model, torch.randn(1, 1, 30, 30)) == _right
 ### END HIDDEN TESTS
 checked

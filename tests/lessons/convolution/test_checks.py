@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torchcourse.lessons.convolution import checks as check
 from torchcourse.lessons.convolution.by_hand import conv2d_im2col
 from torchcourse.lessons.convolution.equivariance import shift_error
+from torchcourse.lessons.convolution.fourier import conv2d_fft
 from verdicts import accepted, refused, todo
 
 
@@ -19,42 +20,96 @@ def by_columns(x, weight, stride, padding):
     return conv2d_im2col(x[None], weight, None, stride, padding)[0]
 
 
+def by_places(x, weight, stride, padding):
+    x = F.pad(x, (padding,) * 4)
+    rows, columns = ((x.shape[d] - weight.shape[d + 1]) // stride + 1 for d in (1, 2))
+    out = x.new_zeros(len(weight), rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            patch = x[:, i * stride :, j * stride :][:, : weight.shape[2], : weight.shape[3]]
+            out[:, i, j] = (patch * weight).sum(dim=(1, 2, 3))
+    return out
+
+
+def by_spectrum(x, weight, stride, padding):
+    x = F.pad(x, (padding,) * 4)
+    size = [x.shape[d] + weight.shape[d + 1] - 1 for d in (1, 2)]
+    product = torch.fft.rfft2(x, size)[None] * torch.fft.rfft2(weight.flip(2, 3), size)
+    full = torch.fft.irfft2(product.sum(dim=1), size)
+    return full[:, weight.shape[2] - 1 : x.shape[1] : stride, weight.shape[3] - 1 : x.shape[2] : stride]
+
+
 def by_windows(x, weight, stride, padding):
     windows = F.pad(x, (padding,) * 4).unfold(1, weight.shape[2], stride).unfold(2, weight.shape[3], stride)
     return torch.einsum("chwij,ocij->ohw", windows, weight)
 
 
-@pytest.mark.parametrize("answer", [by_columns, by_windows])
+@pytest.mark.parametrize("answer", [by_places, by_windows, by_spectrum])
 def test_right_convolutions(answer):
     accepted(check.convolve(answer))
 
 
+def by_layer(x, weight, stride, padding):
+    layer = torch.nn.Conv2d(x.shape[0], len(weight), weight.shape[2:], stride, padding, bias=False)
+    layer.weight = torch.nn.Parameter(weight)
+    return layer(x).detach()
+
+
+def by_unfold(x, weight, stride, padding):
+    columns = torch.nn.Unfold(weight.shape[2:], padding=padding, stride=stride)(x[None])[0]
+    rows = (x.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
+    return (weight.flatten(1) @ columns).view(len(weight), rows, -1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x, w, s, p: F.conv2d(x, w, stride=s, padding=p),
+        lambda x, w, s, p: torch.conv2d(x[None], w, None, s, p)[0],
+        lambda x, w, s, p: torch.ops.aten.convolution(x[None], w, None, [s, s], [p, p], [1, 1], False, [0, 0], 1)[0],
+        lambda x, w, s, p: F.conv3d(x[None], w[:, None], stride=(1, s, s), padding=(0, p, p))[:, 0],
+        by_layer,
+        by_unfold,
+        by_columns,
+        lambda x, w, s, p: conv2d_fft(F.pad(x[None], (p,) * 4), w)[0, :, ::s, ::s],
+    ],
+)
+def test_a_convolution_of_a_library_is_not_the_learners_own(answer):
+    refused(check.convolve(answer), "library_call")
+
+
 def unstrided(x, weight, stride, padding):
-    right = by_columns(x, weight, stride, padding)
-    return by_columns(x, weight, 1, padding)[:, : right.shape[1], : right.shape[2]]
+    right = by_windows(x, weight, stride, padding)
+    return by_windows(x, weight, 1, padding)[:, : right.shape[1], : right.shape[2]]
+
+
+def in_place(x, weight, stride, padding):
+    return by_windows(x, weight.mul_(2), stride, padding) / 2
 
 
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
-        (lambda x, w, s, p: by_columns(x, w.flip(2, 3), s, p), "kernel_flipped"),
-        (lambda x, w, s, p: by_columns(x[:1], w[:, :1], s, p), "one_channel"),
-        (lambda x, w, s, p: by_columns(x, w, s, p) / w[0].numel(), "mean"),
+        (lambda x, w, s, p: by_windows(x, w.flip(2, 3), s, p), "kernel_flipped"),
+        (lambda x, w, s, p: by_windows(x[:1], w[:, :1], s, p), "one_channel"),
+        (lambda x, w, s, p: by_windows(x, w, s, p) / w[0].numel(), "mean"),
         (lambda x, w, s, p: x.new_zeros(w.shape[0], *x.shape[1:]), "same_size"),
-        (lambda x, w, s, p: by_columns(x, w, s, 0), "shape"),
+        (lambda x, w, s, p: by_windows(x, w, s, 0), "shape"),
         (unstrided, "stride_ignored"),
-        (lambda x, w, s, p: by_columns(x, w, s, p) + 1, "wrong_value"),
+        (lambda x, w, s, p: by_windows(x.float(), w.float(), s, p), "dtype"),
+        (in_place, "inputs_changed"),
+        (lambda x, w, s, p: by_windows(x, w, s, p) + 1, "wrong_value"),
     ],
 )
 def test_wrong_convolutions(answer, symptom):
     refused(check.convolve(answer), symptom)
 
 
-def sizes(size, layers, both=2, first=1, dilate=True, jumps="after"):
+def sizes(size, layers, both=2, first=1, dilate=True, jumps="after", up=False):
     field, jump = 1, 1
     for kernel, stride, padding, dilation in layers:
         reach = dilation * (kernel - 1) + 1 if dilate else kernel
-        size = (size + both * padding - reach) // stride + first
+        size = (size + both * padding - reach + up * (stride - 1)) // stride + first
         if jumps == "before":
             jump *= stride
         field += dilation * (kernel - 1) * jump
@@ -70,7 +125,7 @@ def from_the_end(size, layers):
     return sizes(size, layers)[0], field
 
 
-@pytest.mark.parametrize("answer", [sizes, from_the_end])
+@pytest.mark.parametrize("answer", [sizes, from_the_end, lambda n, layers: list(sizes(n, layers))])
 def test_right_sizes(answer):
     accepted(check.size_and_field(answer))
 
@@ -86,6 +141,15 @@ def test_right_sizes(answer):
         (lambda n, layers: sizes(n, layers)[::-1], "swapped"),
         (lambda n, layers: sizes(n, layers)[0], "wrong_type"),
         (lambda n, layers: tuple(map(float, sizes(n, layers))), "no_int"),
+        (lambda n, layers: None, "wrong_type"),
+        (lambda n, layers: sizes(n, layers, both=0), "no_padding"),
+        (lambda n, layers: sizes(n, layers, up=True), "rounded_up"),
+        (lambda n, layers: (sizes(n, layers)[0], sizes(n, [(k, s, p, 1) for k, s, p, _ in layers])[1]), "no_dilation"),
+        (lambda n, layers: (sizes(n, layers)[0], sizes(n, layers[::-1])[1]), "from_the_end"),
+        (lambda n, layers: (sizes(n, layers)[0], min(n, sizes(n, layers)[1])), "cut_off"),
+        (lambda n, layers: (sizes(n, layers)[0], sizes(n, layers)[1] - 1), "no_pixel"),
+        (lambda n, layers: (sizes(n, layers)[0], sizes(n, layers[:1])[1]), "field"),
+        (lambda n, layers: sizes(n, layers[:1]), "size"),
     ],
 )
 def test_wrong_sizes(answer, symptom):
@@ -96,13 +160,15 @@ def tries(model, x, follows=lambda out, shifted, places: torch.allclose(shifted,
     with torch.no_grad():
         out = model(x)
         for pixels in range(1, x.shape[3] + 1):
-            if follows(out, model(x.roll(pixels, 3)), pixels * out.shape[3] // x.shape[3]):
+            places, rest = divmod(pixels * out.shape[3], x.shape[3])
+            if not rest and follows(out, model(x.roll(pixels, 3)), places):
                 return pixels
 
 
 def with_the_package(model, x):
     with torch.no_grad():
-        return next(pixels for pixels in range(1, x.shape[3] + 1) if shift_error(model, x, pixels) < 1e-4)
+        each = x.shape[3] // model(x).shape[3]
+        return next(pixels for pixels in range(each, x.shape[3] + 1, each) if shift_error(model, x, pixels) < 1e-4)
 
 
 @pytest.mark.parametrize("answer", [tries, with_the_package])
@@ -115,9 +181,34 @@ def by_pixels(model, x):
     return next(p for p in range(1, 25) if p == 24 or torch.allclose(model(x.roll(p, 3)), out.roll(p, 3), atol=1e-5))
 
 
+def rounding_down(model, x):
+    out = model(x)
+    moved = ((p, model(x.roll(p, 3)), out.roll(p * out.shape[3] // x.shape[3], 3)) for p in range(1, 25))
+    return next(pixels for pixels, shifted, rolled in moved if torch.allclose(shifted, rolled, atol=1e-5))
+
+
+def down_the_rows(model, x):
+    return tries(model, x.transpose(2, 3).roll(0)) if isinstance(model, torch.nn.Conv2d) else 2
+
+
+def in_the_given_tensor(model, x):
+    found = tries(model, x)
+    x.copy_(x.roll(found, 3))
+    return found
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
+        (lambda model, x: tries(model, x, lambda out, moved, n: torch.equal(moved, out.roll(n, 3))), "not_smallest"),
+        (lambda model, x: x.shape[3] // model(x).shape[3], "always_one"),
+        (rounding_down, "no_whole_place"),
+        (down_the_rows, "wrong_value"),
+        (in_the_given_tensor, "inputs_changed"),
+        (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).mean() < 9), "always_one"),
+        (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),
+        (lambda model, x: tries(model, x) > 0, "wrong_type"),
+        (lambda model, x: 1e-7, "wrong_type"),
         (lambda model, x: 1, "always_one"),
         (lambda model, x: 2 * tries(model, x), "not_smallest"),
         (lambda model, x: 0, "zero"),
@@ -159,6 +250,10 @@ def test_right_flips(answer):
         (lambda image, kernel: full(image, kernel.flip(0)), "one_axis"),
         (lambda image, kernel: full(image, kernel.flip(1)), "one_axis"),
         (lambda image, kernel: full(image.flip(0, 1), kernel), "picture_flipped"),
+        (lambda image, kernel: full(image.flip(0, 1), kernel.flip(0, 1)), "picture_flipped"),
+        (lambda image, kernel: full(image, kernel.flip(0, 1)).flip(0, 1), "picture_flipped"),
+        (lambda image, kernel: full(image.float(), kernel.float()), "dtype"),
+        (lambda image, kernel: full(image, kernel.mul_(2)) / 2, "inputs_changed"),
         (lambda image, kernel: full(image, kernel)[1:-1, 1:-1], "shape"),
         (lambda image, kernel: 2 * full(image, kernel), "wrong_value"),
     ],
