@@ -222,12 +222,12 @@ def test_safe_distance_refuses(answer, symptom):
 # unchanged
 
 
-def compared(keep=lambda p: p.detach().clone(), trainable=True, calls=None):
+def compared(keep=lambda p: p.detach().clone(), trainable=True, calls=None, same=torch.equal):
     def answer(model, step, steps=5):
         before = {name: keep(p) for name, p in model.named_parameters()}
         for _ in range(calls or steps):
             step()
-        names = [name for name, p in model.named_parameters() if (before[name] == p).all()]
+        names = [name for name, p in model.named_parameters() if same(before[name], p)]
         return [name for name in names if not trainable or model.get_parameter(name).requires_grad]
 
     return answer
@@ -275,6 +275,11 @@ def test_unchanged_accepts(answer):
         (after_one, "one_step_only"),
         (compared(calls=5), "steps_ignored"),
         (lambda model, step, steps: [step() for _ in range(steps)] and [], "wrong_names"),
+        (compared(same=lambda a, b: torch.allclose(a, b, atol=1e-2)), "small_changes"),
+        (compared(same=lambda a, b: (a == b).any()), "partly_changed"),
+        (lambda *given: len(compared()(*given)), "wrong_type"),
+        (lambda *given: ", ".join(compared()(*given)), "wrong_type"),
+        (lambda model, *given: [model.get_parameter(name) for name in compared()(model, *given)], "wrong_type"),
     ],
 )
 def test_unchanged_refuses(answer, symptom):
@@ -314,7 +319,10 @@ def by_permutation(model, batch):
     return apart > 1e-3 * whole.abs().max().item()
 
 
-@pytest.mark.parametrize("answer", [mixing(), mixing(part=lambda x: x.split(1)), by_permutation])
+@pytest.mark.parametrize(
+    "answer",
+    [mixing(), lambda *given: torch.tensor(mixing()(*given)), mixing(part=lambda x: x.split(1)), by_permutation],
+)
 def test_mixes_samples_accepts(answer):
     accepted(check.mixes_samples(answer))
 
@@ -329,6 +337,9 @@ def test_mixes_samples_accepts(answer):
         (mixing(part=lambda x: [x]), "mixing_missed"),
         (lambda model, batch: False, "mixing_missed"),
         (lambda model, batch: True, "healthy_accused"),
+        (lambda model, batch: mixing()(model, batch) or bool(model.train() and False), "mode_left_changed"),
+        (lambda model, batch: str(mixing()(model, batch)), "wrong_type"),
+        (lambda model, batch: print(mixing()(model, batch)), "wrong_type"),
     ],
 )
 def test_mixes_samples_refuses(answer, symptom):
@@ -357,7 +368,18 @@ def judged(softmax=lambda s: (s >= 0).all() and torch.allclose(s.sum(1), torch.o
     return answer
 
 
-@pytest.mark.parametrize("answer", [judged(), lambda scores, targets: tuple(judged()(scores, targets))])
+def perfect(scores, targets):
+    return F.cross_entropy(scores, targets) < math.log(scores.size(1)) - 1.5
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        judged(),
+        lambda scores, targets: set(judged()(scores, targets)),
+        lambda scores, targets: tuple(judged()(scores, targets)),
+    ],
+)
 def test_bad_start_accepts(answer):
     accepted(check.bad_start(answer))
 
@@ -365,7 +387,20 @@ def test_bad_start_accepts(answer):
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
-        (judged(limit=lambda scores: 2.8), "limit_without_classes"),
+        (judged(limit=lambda scores: math.log(scores.size(1))), "fresh_accused"),
+        (judged(limit=lambda scores: 2.8), "wrong_limit"),
+        (judged(limit=lambda scores: math.log(len(scores)) + 1.5), "wrong_limit"),
+        (judged(limit=lambda scores: 1.5 * math.log(scores.size(1))), "wrong_limit"),
+        (judged(limit=lambda scores: math.log10(scores.size(1)) + 1.5), "wrong_limit"),
+        (judged(softmax=lambda s: (s.sum(1) - 1).abs().max() < 1e-3), "half_looked_at"),
+        (judged(softmax=lambda s: (s >= 0).all() and abs(s.sum() - len(s)) < 1e-3), "half_looked_at"),
+        (
+            lambda scores, targets: judged()(scores, targets) or (["no guess"] if perfect(scores, targets) else []),
+            "below_accused",
+        ),
+        (lambda scores, targets: ", ".join(judged()(scores, targets)), "wrong_type"),
+        (lambda scores, targets: print(judged()(scores, targets)), "wrong_type"),
+        (lambda scores, targets: [name.replace(" ", "_") for name in judged()(scores, targets)], "wrong_type"),
         (judged(limit=lambda scores: math.log(scores.size(0)) + 40), "no_guess_missed"),
         (judged(softmax=lambda s: (s >= 0).any() and abs(s[0].sum() - 1) < 1e-3), "half_looked_at"),
         (judged(softmax=lambda s: (s >= 0).all()), "half_looked_at"),
@@ -408,6 +443,13 @@ def test_odd_ones_out_accepts(answer):
         (lambda stacks: by_counter(stacks)[::-1], "order"),
         (lambda stacks: sorted(set(stacks) - set(by_counter(stacks))), "the_many"),
         (lambda stacks: by_counter(stacks) or [0], "nobody_is_odd"),
+        (lambda stacks: sorted(r for r in stacks if list(stacks.values()).count(stacks[r]) == 1), "two_together"),
+        (lambda stacks: by_counter({rank: lines[:1] + lines[-1:] for rank, lines in stacks.items()}), "ends_only"),
+        (lambda stacks: by_counter({rank: lines[-2:] for rank, lines in stacks.items()}), "inner_lines_only"),
+        (lambda stacks: by_counter({rank: sorted(lines) for rank, lines in stacks.items()}), "lines_without_order"),
+        (lambda stacks: [rank for rank in stacks if rank in by_counter(stacks)], "order"),
+        (lambda stacks: len(by_counter(stacks)), "wrong_type"),
+        (lambda stacks: [str(rank) for rank in by_counter(stacks)], "wrong_type"),
     ],
 )
 def test_odd_ones_out_refuses(answer, symptom):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -52,10 +52,34 @@ _CASES = (
         "All ranks stand at the same place, and you named {answer}.",
     ),
     Case(
-        {5: ["a()"], 3: ["b()"], 1: ["a()"], 4: ["c()"], 0: ["a()"], 2: ["a()"]},
+        {5: ["a()"], 4: ["c()"], 1: ["a()"], 3: ["b()"], 0: ["a()"], 2: ["a()"]},
         [3, 4],
         "one_only",
         "Two ranks are elsewhere, each in its own place: [3, 4]. You named {answer}.",
+    ),
+    Case(
+        {0: ["a()"], 1: ["a()"], 2: ["a()"], 3: ["b()"], 4: ["b()"]},
+        [3, 4],
+        "two_together",
+        "Three ranks stand at one place, and [3, 4] together at a different one. You named {answer}.",
+    ),
+    Case(
+        {0: ["step()", "a()", _WAIT], 1: ["step()", "b()", _WAIT], 2: ["step()", "a()", _WAIT]},
+        [1],
+        "ends_only",
+        "All stacks begin and end alike, and in between rank 1 is elsewhere: compare whole stacks. You named {answer}.",
+    ),
+    Case(
+        {0: ["step()", _REDUCE, _WAIT], 1: ["step()", _REDUCE, _WAIT], 2: ["log()", _REDUCE, _WAIT]},
+        [2],
+        "inner_lines_only",
+        "The two innermost lines are the same on all ranks, and rank 2 came from elsewhere. You named {answer}.",
+    ),
+    Case(
+        {0: ["a()", "b()"], 1: ["b()", "a()"], 2: ["a()", "b()"]},
+        [1],
+        "lines_without_order",
+        "Rank 1 has the same lines in another order: a different stack. You named {answer}.",
     ),
 )
 
@@ -64,7 +88,7 @@ _CASES = (
 def odd_ones_out(learner: Callable) -> str:
     """Judge stacks in which many ranks, few ranks or none are elsewhere."""
     for case in _CASES:
-        answer = list(learner({rank: list(lines) for rank, lines in case.stacks.items()}))
+        answer = _ranks_in(learner({rank: list(lines) for rank, lines in case.stacks.items()}))
         if answer == case.right:
             continue
         if sorted(answer) == case.right:
@@ -74,6 +98,13 @@ def odd_ones_out(learner: Callable) -> str:
             raise Wrong("the_many", f"You named {answer}: these stand together. Whoever is not with them is asked for.")
         raise Wrong(case.symptom, case.hint.format(answer=answer))
     return "Those that have returned and those that wait elsewhere are named, one or several."
+
+
+def _ranks_in(answer: Any) -> list[int]:
+    found = list(answer) if isinstance(answer, list | tuple | set) else None
+    if found is None or any(isinstance(rank, bool) or not isinstance(rank, int) for rank in found):
+        raise Wrong("wrong_type", f"Return a list of the numbers of ranks. You returned {answer!r}.")
+    return found
 
 
 _LOSSES = (

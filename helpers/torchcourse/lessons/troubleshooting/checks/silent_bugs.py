@@ -1,7 +1,8 @@
 """Checks of lesson 05 on invariants: what must change in a step, what must not depend on what, how a loss begins."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torchcourse.checks.kit import copies, same
 
 @check
 def unchanged(learner: Callable) -> str:
-    """Train a model in which some parameters learn, some never, some only now and then, and one must not."""
+    """Train a model in which parameters learn fast, slowly, in part, now and then, never, or must not."""
     for steps in (4, 1):
         model, step = _partly_training()
         answer = learner(model, step, steps)
@@ -21,8 +22,18 @@ def unchanged(learner: Callable) -> str:
         right |= {"rare.weight", "rare.bias"} if steps == 1 else set()
         if step.calls != steps:
             raise Wrong("steps_ignored", f"step() was to be called {steps} times, and was called {step.calls} times.")
-        _judge_names(set(answer), right, steps)
+        _judge_names(_names_in(answer), right, steps)
     return "Left out of the optimizer, cut off by detach(): both found, and what is frozen on purpose is not accused."
+
+
+def _names_in(answer: Any) -> set[str]:
+    if isinstance(answer, str) or not isinstance(answer, Iterable):
+        raise Wrong("wrong_type", f"Return a list of names. You returned {answer!r}.")
+    found = list(answer)
+    others = [type(name).__name__ for name in found if not isinstance(name, str)]
+    if others:
+        raise Wrong("wrong_type", f"Return the names as texts. Your list holds values of type {others[0]}.")
+    return set(found)
 
 
 class _Step:
@@ -30,14 +41,17 @@ class _Step:
 
     def __init__(self, model: nn.ModuleDict) -> None:
         self.model, self.calls = model, 0
-        owned = [p for name, p in model.named_parameters() if not name.startswith("left_out")]
-        self.optimizer = torch.optim.SGD([p for p in owned if p.requires_grad], lr=0.1)
+        out = ("left_out", "slow")
+        owned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(out)]
+        groups: list[dict[str, Any]] = [{"params": owned}, {"params": list(model["slow"].parameters()), "lr": 1e-4}]
+        self.optimizer = torch.optim.SGD(groups, lr=0.1)
 
     def __call__(self) -> None:
         self.calls += 1
         model, x = self.model, torch.ones(4, 3)
         self.optimizer.zero_grad()
         out = model["left_out"](model["learns"](model["detached"](model["frozen"](x)).detach()))
+        out = out + model["slow"](x) + model["table"](torch.ones(4, dtype=torch.long))
         out = out + (model["rare"](x) if self.calls == 3 else 0)
         out.square().mean().backward()
         self.optimizer.step()
@@ -45,7 +59,9 @@ class _Step:
 
 def _partly_training() -> tuple[nn.ModuleDict, _Step]:
     torch.manual_seed(0)
-    model = nn.ModuleDict({name: nn.Linear(3, 3) for name in ("frozen", "detached", "learns", "left_out", "rare")})
+    names = ("frozen", "detached", "learns", "left_out", "rare", "slow")
+    model = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
+    model["table"] = nn.Embedding(4, 3)  # one row of it is used
     model["frozen"].requires_grad_(False)
     return model, _Step(model)
 
@@ -64,6 +80,16 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
     if any(name.startswith("rare") for name in answer - right):
         raise Wrong(
             "one_step_only", f"'rare' learnt in step 3 of {steps}: compare after the last step, and not after one."
+        )
+    if answer - right == {"table.weight"}:
+        raise Wrong(
+            "partly_changed",
+            "One row of 'table' has changed, and you list it. Unchanged is a parameter of which every number is.",
+        )
+    if answer - right and all(name.startswith("slow") for name in answer - right):
+        raise Wrong(
+            "small_changes",
+            "'slow' learns at a rate of 0.0001: it has changed by little, and you list it. As it was means equal.",
         )
     if right - answer and all(name.startswith("left_out") for name in right - answer):
         raise Wrong(
@@ -97,7 +123,7 @@ def mixes_samples(learner: Callable) -> str:
     }
     for what, model in healthy.items():
         before = copies(model.buffers())
-        answer = learner(model, x)
+        answer = _yes_or_no(learner(model, x))
         if not same(list(model.buffers()), before):
             raise Wrong("statistics_changed", "The model's running statistics have changed: it was in training mode.")
         if not model.training:
@@ -108,13 +134,25 @@ def mixes_samples(learner: Callable) -> str:
                 f"A healthy model ({what}) is accused. In training mode, dropout and BatchNorm may do what they do; "
                 "and rounding grows with the size of the outputs.",
             )
+        learner(model.eval(), x)
+        if model.training:
+            raise Wrong("mode_left_changed", "The model came in evaluation mode and was left in training mode.")
     for model in (nn.Sequential(nn.Linear(6, 3), _MixesRows()), nn.Sequential(nn.Linear(6, 3), _SumToOne())):
-        if not learner(model, x):
+        if not _yes_or_no(learner(model, x)):
             raise Wrong("mixing_missed", "A model that mixes the samples of a batch was called healthy.")
     last = nn.Sequential(nn.Linear(6, 3), _OnlyLast())
-    if not learner(last, x):
+    if not _yes_or_no(learner(last, x)):
         raise Wrong("first_sample_only", "In this model only the last sample depends on others: compare all of them.")
     return "Mixed samples are found, wherever they are, and dropout, BatchNorm and rounding are not accused."
+
+
+def _yes_or_no(answer: Any) -> bool:
+    """What was answered; a truth value of NumPy or a tensor of one counts."""
+    if hasattr(answer, "item") and getattr(answer, "size", None) is not None:
+        answer = answer.item()
+    if not isinstance(answer, bool):
+        raise Wrong("wrong_type", f"Return True or False. You returned {answer!r}.")
+    return answer
 
 
 class _OnlyLast(nn.Module):
@@ -139,7 +177,7 @@ def bad_start(learner: Callable) -> str:
     """Judge starts of models with few and with many classes."""
     for classes in (3, 10, 200):
         torch.manual_seed(classes)
-        targets, scores = torch.randint(classes, (64,)), torch.randn(64, classes)
+        targets, scores = torch.randint(2, (64,)), torch.randn(64, classes)  # not every class occurs
         large = F.one_hot((targets + 1) % classes, classes) * 40.0
         half = torch.cat([scores[:32].softmax(dim=1), scores[32:]])
         positive = scores.abs() + 1
@@ -149,10 +187,36 @@ def bad_start(learner: Callable) -> str:
             (scores + large, ["no guess"], "sure and wrong"),
             (half, [], "probabilities in half of the rows"),
             (0.2 * positive, [], "positive scores that do not add up to 1"),
+            (scores - scores.mean(dim=1, keepdim=True) + 1 / classes, [], "rows that add up to 1 with scores below 0"),
+            (scores.softmax(dim=1) * _ROWS, [], "positive rows that add up to 0.5 or 1.5, to 1 on average"),
+            (_starting(targets, classes, 1.4), [], _BELOW),
+            (_starting(targets, classes, 1.6), ["no guess"], _ABOVE),
+            (40.0 * F.one_hot(targets, classes), [], _KNOWS),
         )
         for table, right, what in cases:
-            _judge_start(list(learner(table, targets)), right, what, classes)
+            _judge_start(_found_in(learner(table, targets)), right, what, classes)
     return "Probabilities are told from logits, and a guess from a wrong certainty, for 3, 10 and 200 classes."
+
+
+_ROWS = torch.tensor([0.5, 1.5]).repeat(32)[:, None]
+_BELOW, _ABOVE = "a loss of 1.4 above log C", "a loss of 1.6 above log C"
+_KNOWS = "a loss near 0"
+
+
+def _starting(targets: torch.Tensor, classes: int, above: float) -> torch.Tensor:
+    """Scores [N, C] whose loss is so far above log C: one wrong class is preferred in each row."""
+    lead = math.log(classes * math.exp(above) - classes + 1)
+    return lead * F.one_hot((targets + 1) % classes, classes)
+
+
+def _found_in(answer: Any) -> list[str]:
+    names = "softmax twice", "no guess"
+    if isinstance(answer, str) or not isinstance(answer, Iterable):
+        raise Wrong("wrong_type", f"Return a list with some of {names}, or an empty one. You returned {answer!r}.")
+    found = list(answer)
+    if any(name not in names for name in found):
+        raise Wrong("wrong_type", f"Return a list with some of {names}, or an empty one. You returned {found!r}.")
+    return sorted(found)
 
 
 def _judge_start(answer: list, right: list[str], what: str, classes: int) -> None:
@@ -160,9 +224,19 @@ def _judge_start(answer: list, right: list[str], what: str, classes: int) -> Non
         return
     if what == "a fresh model" and "no guess" in answer:
         raise Wrong(
-            "limit_without_classes",
+            "fresh_accused",
             f"A new model of {classes} classes is accused: its loss is near log({classes}) = {math.log(classes):.2f}. "
-            "The limit must depend on the number of classes.",
+            f"For {classes} classes the limit is {math.log(classes) + 1.5:.2f}. Which is yours?",
+        )
+    if what in (_BELOW, _ABOVE):
+        raise Wrong(
+            "wrong_limit",
+            f"Of {classes} classes, {what}: you found {answer}, and right is {right}. The limit is 1.5 above the "
+            "natural logarithm of the number of classes, whichever of them occur in the batch.",
+        )
+    if what == _KNOWS and "no guess" in answer:
+        raise Wrong(
+            "below_accused", "The loss is near 0, far below log C, and you found 'no guess'. Above is asked for."
         )
     if "softmax twice" in answer and not right:
         raise Wrong(
@@ -172,8 +246,8 @@ def _judge_start(answer: list, right: list[str], what: str, classes: int) -> Non
     if right == ["softmax twice"]:
         raise Wrong(
             "softmax_missed",
-            f"Rows of probabilities over {classes} classes were not recognised, or something else was found. The "
-            "sum of 200 rounded numbers is not exactly 1.",
+            f"For rows of probabilities over {classes} classes you found {answer}. The sum of a row, as rounded as it "
+            "is, differs from 1 by less than 0.001.",
         )
     if right == ["no guess"]:
         raise Wrong("no_guess_missed", f"The loss is far above log({classes}), and you found {answer}.")
