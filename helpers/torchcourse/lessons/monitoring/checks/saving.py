@@ -175,10 +175,10 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
         real_save(state, target, *args, **options)
 
     def watched_sync(descriptor: Any) -> None:
+        real_sync(descriptor)  # first, for it says what is no descriptor
         if seen.moved_from is None:
             number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
             seen.synced.add(os.fstat(number).st_size)
-        real_sync(descriptor)
 
     sys.addaudithook(audit)
     state = {"step": 2, "weights": torch.ones(1000)}
