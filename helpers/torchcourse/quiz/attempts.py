@@ -1,5 +1,6 @@
 """A learner's attempt at a question: what is judged, and what is written into the journal."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from torchcourse import journal
@@ -18,6 +19,7 @@ class Attempt:
         self.question = shown
         self.number = bank.number(shown) if grade_line else None
         self.keyless = bank.stripped
+        self.begun = datetime.now().astimezone().replace(microsecond=0)
 
     def check(self, answer: str | float, sure: int | None) -> "Verdict":
         """Judge an answer in its normal form, and write it down."""

@@ -9,7 +9,7 @@ Every answer is a line in the journal. So is the reasoning behind a wrong one.
 import html
 from typing import TYPE_CHECKING, Any
 
-from torchcourse import live
+from torchcourse import journal, live
 from torchcourse.quiz import answers, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.attempts import Attempt
@@ -99,7 +99,7 @@ class Card(Attempt):
         language, last = texts.current(), self.last(same=True)
         told, past = "", render.past(self.question, self.last(), language)
         if last and last.get("form") == self.question.kind:
-            told, past = render.told_html(self.question, last, language), ""
+            told, past = render.told_html(self.question, last, language, fresh=journal.when(last) >= self.begun), ""
         head = render.heading(self.title, self.question, self.number, language, past)
         how = texts.say("by_code", how=f"<code>{html.escape(self._line())}</code>")
         return render.static_html(self.question, head, language, how, told)

@@ -174,16 +174,19 @@ def static_html(question: Question, head: str, language: str, how: str, told: st
     )
 
 
-def told_html(question: Question, last: Entry, language: str) -> str:
-    """Return what a learner answered, when, and the explanation of it."""
-    answer = html.escape(answers.show(last.get("answer"), question.kind))
+def told_html(question: Question, last: Entry, language: str, *, fresh: bool) -> str:
+    """Return what a learner answered, when, and the explanation of it.
+
+    Unless the answer is `fresh`, it is folded: a question that comes back is to be answered once more, not read.
+    """
+    answer = html.escape(_short(answers.show(last.get("answer"), question.kind)))
     moment = journal.when(last).astimezone().strftime("%Y-%m-%d %H:%M")
-    line = f'<p class="tc-below">{texts.say("you_answered", language, day=moment, answer=answer)}</p>'
+    line = texts.say("you_answered", language, day=moment, answer=answer)
     if isinstance(question, OpenQuestion):
-        model = model_answer_html(question, language) if question.model_answer else ""
-        return f"{line}{model}"
-    verdict = judge(question, last["answer"])
-    return line + feedback_html(verdict, question, language)
+        why = model_answer_html(question, language) if question.model_answer else ""
+    else:
+        why = feedback_html(judge(question, last["answer"]), question, language)
+    return f'<details class="tc-below"{" open" if fresh else ""}><summary>{line}</summary>{why}</details>'
 
 
 def plain_text(question: Question, head: str, language: str, how: str) -> str:

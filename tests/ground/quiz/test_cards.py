@@ -1,6 +1,8 @@
 """The card: by code, and by what is clicked in its form."""
 
+import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -148,9 +150,13 @@ def test_the_line_that_a_card_gives_runs_as_it_stands() -> None:
 
 def test_the_next_day_a_card_tells_what_was_answered_and_why() -> None:
     card(example.LESSON, "pick-several").answer("ab", sure=3)
+    [entry] = logged()
+    yesterday = journal.when(entry) - timedelta(days=1)
+    old = json.dumps(entry | {"time": yesterday.isoformat()}) + "\n"
+    journal.path().write_text(old, encoding="utf-8")
     shown = card(example.LESSON, "pick-several")._repr_html_()
-    day = logged()[0]["time"][:10]
-    assert re.search(rf"On {day} \d\d:\d\d you answered: A, B", shown)
+    assert re.search(rf"On {yesterday.date()} \d\d:\d\d you answered: A, B", shown)
+    assert '<details class="tc-below">' in shown, "to be answered once more, not read"
     assert "Not right yet." in shown
     assert "Why three." in shown
     card(example.LESSON, "write").answer("Big.", sure=1, said=[1])
@@ -236,6 +242,7 @@ def test_what_stays_of_a_card_follows_each_answer() -> None:
     form.do("input", answer=["B"])
     form.do("check")
     assert ["you answered: A" in kept[0], "you answered: B" in kept[1], len(kept)] == [True, True, 2]
+    assert all('<details class="tc-below" open>' in each for each in kept), "just answered: to be read"
 
 
 def test_the_line_for_the_grade_follows_the_choice() -> None:
