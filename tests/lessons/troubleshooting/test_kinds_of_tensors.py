@@ -18,6 +18,7 @@ from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.tensor_parts import dense_parts, magnitudes, tensors_in
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 # Nested, CSR, quantized and masked tensors call themselves prototypes, or old.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -154,6 +155,19 @@ def test_gradients_of_a_sparse_embedding_are_counted_and_looked_at():
     loss.backward()
     model.weight.grad._values()[0, 0] = torch.inf
     assert probe.look(loss).what == "the gradient of `weight`"
+
+
+def test_the_gradient_of_a_sparse_embedding_is_recorded_like_a_dense_one():
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Embedding(5, 4, sparse=sparse)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with TrainingRecorder(gradients=True) as record:
+            model(torch.tensor([1, 2, 1])).square().sum().backward()
+            optimizer.step()
+        found.append(record.steps[0].gradient)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("kind", ["nested", "jagged", "sparse", "CSR", "complex", "DTensor", "own subclass"])

@@ -102,7 +102,7 @@ class TrainingRecorder:
             self._on_step(optimizer)
 
     def _on_step(self, optimizer: Optimizer) -> None:
-        found = [gradient.flatten() for gradient in gradients_of(optimizer)] if self._gradients else []
+        found = [gradient.to_dense().flatten() for gradient in gradients_of(optimizer)] if self._gradients else []
         self.steps.append(
             Step(
                 rates=tuple(float(group["lr"]) for group in optimizer.param_groups),
