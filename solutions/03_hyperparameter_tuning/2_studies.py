@@ -122,7 +122,7 @@ for _lr, _full in ((0.5, False), (0.02, True)):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "when all 9 epochs were trained already"</summary>
+# <details><summary>Help – I get "when 9 epochs were trained already"</summary>
 #
 # `list(train(lr))` trains to the end before you look at the first value. Loop over `train(lr)` itself.
 # </details>
@@ -653,7 +653,7 @@ def main_effect(table: np.ndarray, axis: int) -> float:
 # %% check: main_effect
 checked = check.main_effect(main_effect, points=2)
 ### BEGIN HIDDEN TESTS
-_table = replay.accuracies()[..., -1]
+_table = replay.accuracies()[..., -1].copy()
 for _axis in range(4):
     _means = np.array([part.mean() for part in np.moveaxis(_table, _axis, 0)])
     assert abs(main_effect(_table, _axis) - np.mean((_means - _table.mean()) ** 2) / _table.var()) < 1e-9

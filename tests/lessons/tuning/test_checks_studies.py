@@ -83,6 +83,58 @@ def test_objective_refuses(learner, symptom):
     refused(check.objective(learner), symptom)
 
 
+def with_the_best(trial, train):
+    seen = []
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
+        seen.append(accuracy)
+        trial.report(accuracy, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return max(seen)
+
+
+def asking_late(trial, train):
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
+        trial.report(accuracy, epoch)
+        if epoch > 2 and trial.should_prune():
+            raise optuna.TrialPruned
+    return accuracy
+
+
+def never_calls_it(trial, train):
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
+        trial.report(accuracy, epoch)
+        if trial.should_prune:
+            raise optuna.TrialPruned
+    return accuracy
+
+
+def asking_before_the_report(trial, train):
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        trial.report(accuracy, epoch)
+    return accuracy
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom", "words"),
+    [
+        (with_the_best, "wrong_value", "of the last epoch"),
+        (asking_late, "not_asked", "9 epochs were trained, and the pruner was asked 7 times"),
+        (never_calls_it, "all_pruned", "the pruner was asked 0 times"),
+        (asking_before_the_report, "trained_already", "epochs were trained already"),
+        (lambda *given: print(right(*given)), "nothing_returned", "returned None"),
+        (lambda trial, train: right(trial, lambda rate: [*train(rate), *train(rate)]), "trained_twice", "18 epochs"),
+        (variant(name="log_lr"), "no_lr", "It has log_lr."),
+    ],
+)
+def test_the_hint_on_an_objective_names_what_was_seen(learner, symptom, words):
+    checked = check.objective(learner)
+    refused(checked, symptom)
+    assert words in checked.message
+
+
 @pytest.mark.filterwarnings("ignore:The reported value is ignored")
 def test_objective_refuses_one_step_for_all():
     refused(check.objective(variant(step=1)), "one_step")
@@ -125,6 +177,21 @@ def mends(states=(TrialState.RUNNING,), spare=True, tell=TrialState.FAIL, params
     return learner
 
 
+def queued_twice(study, alive):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if trial.number not in alive:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            study.enqueue_trial(trial.params)
+
+
+def queues_distributions(study, alive):
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        if trial.number not in alive:
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.distributions)
+
+
 def mend_failed(study, alive):
     mends(params=None)(study, alive)
     if not any(trial.state == TrialState.WAITING for trial in study.trials):
@@ -142,6 +209,8 @@ def mend_failed(study, alive):
         (mends(states=(TrialState.RUNNING, TrialState.FAIL)), "twice"),
         (mend_failed, "failed_again"),
         (mends(params=lambda params: params | {"width": 5}), "other_settings"),
+        (queued_twice, "count"),
+        (queues_distributions, "other_settings"),
     ],
 )
 def test_revive_refuses(learner, symptom):
@@ -226,6 +295,11 @@ def test_main_effect_accepts(learner):
     accepted(check.main_effect(learner))
 
 
+def in_place(table, axis):
+    table -= table.mean()
+    return (means_of(table, axis) ** 2).mean() / (table**2).mean()
+
+
 def means_of(table, axis):
     return table.mean(axis=tuple(other for other in range(table.ndim) if other != axis))
 
@@ -237,7 +311,13 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).std() / table.std(), "deviation"),
         (lambda table, axis: table.mean(axis=axis).var() / table.var(), "wrong_axis"),
         (lambda table, axis: np.ptp(means_of(table, axis)) / np.ptp(table), "range"),
-        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "wrong_value"),
+        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "ddof"),
+        (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(ddof=1), "ddof"),
+        (lambda table, axis: 100 * effect(table, axis), "percent"),
+        (lambda table, axis: np.median(table, axis).var() / table.var(), "wrong_value"),
+        (lambda table, axis: None, "no_number"),
+        (lambda table, axis: means_of(table, axis) / table.var(), "no_number"),
+        (in_place, "changed_table"),
     ],
 )
 def test_main_effect_refuses(learner, symptom):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,44 +17,71 @@ from torchcourse.checks.kit import AnyOf, number, refuse_known, same
 EPOCHS = 9
 
 
+class _Pruner(optuna.pruners.SuccessiveHalvingPruner):
+    """A strict pruner that counts how often each trial asks it."""
+
+    def __init__(self) -> None:
+        super().__init__(min_resource=1, reduction_factor=3)
+        self.asked: Counter[int] = Counter()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        self.asked[trial.number] += 1
+        return super().prune(study, trial)
+
+
 @check
 def objective(learner: Callable[..., float]) -> str:
     """Run 30 trials on planted curves with a strict pruner; count the epochs that were trained."""
-    trained, pruned = 0, 0
+    trained, pruned, pruner = 0, 0, _Pruner()
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.RandomSampler(seed=3),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        pruner=pruner,
     )
     for _ in range(30):
         trial = study.ask()
         seen: list[float] = []
         try:
             value = learner(trial, lambda rate, seen=seen: _planted(rate, seen))
+            if value is None:
+                raise Wrong("nothing_returned", "A trial that was not ended early returned None: return an accuracy.")
         except optuna.TrialPruned:
             value = None
         _judge_rate(study.trials[-1])
         _judge_reports(list(study.trials[-1].intermediate_values.values()), seen, value)
+        if 0 < pruner.asked[trial.number] < len(seen) - 1:
+            raise Wrong(
+                "not_asked",
+                f"{len(seen)} epochs were trained, and the pruner was asked {pruner.asked[trial.number]} times. It may "
+                "end a trial after any epoch.",
+            )
         study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
         trained, pruned = trained + len(seen), pruned + (value is None)
     if not pruned:
         raise Wrong("never_pruned", f"30 trials, {trained} epochs: no trial was ended early. Who asks the pruner?")
+    if pruned == 30:
+        asked = sum(pruner.asked.values())
+        raise Wrong("all_pruned", f"All 30 trials were ended early, and the pruner was asked {asked} times. By what?")
     if abs(math.log10(study.best_params["lr"]) + 2) > 0.5:
         raise Wrong("not_found", f"The best learning rate found is {study.best_params['lr']:.2g}; 0.01 is best here.")
     return f"The planted optimum was found in {trained} epochs; {30 * EPOCHS} without pruning."
 
 
 def _planted(rate: float, seen: list[float]) -> Iterator[float]:
-    """Yield the accuracies of a made-up training, best at 0.01; each epoch that is trained is put into `seen`."""
+    """Yield the accuracies of a made-up training, best at a rate of 0.01, and a little worse in the last epoch.
+
+    Each epoch that is trained is put into `seen`.
+    """
     height = 0.95 - 0.25 * abs(math.log10(rate) + 2)
     for epoch in range(1, EPOCHS + 1):
-        seen.append(height * (1 - 0.5**epoch))
+        seen.append(height * (1 - 0.5**epoch) - 0.01 * (epoch == EPOCHS))
         yield seen[-1]
 
 
 def _judge_rate(trial: FrozenTrial) -> None:
     if "lr" not in trial.params:
-        raise Wrong("no_lr", "The trial has no hyperparameter named lr: ask the trial to suggest one.")
+        others = f" It has {', '.join(trial.params)}." if trial.params else ""
+        raise Wrong("no_lr", f"The trial has no hyperparameter named lr: ask it to suggest one of that name.{others}")
     kind = trial.distributions["lr"]
     if not isinstance(kind, FloatDistribution) or not kind.log:
         raise Wrong("not_log", "The learning rate is not drawn on a log scale: nine of ten draws would be above 0.1.")
@@ -68,11 +96,15 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any) -> None
         raise Wrong("not_trained", "Nothing was trained: `train(lr)` gives an accuracy for each epoch.")
     if not reported:
         raise Wrong("no_report", f"{epochs}, and the pruner heard of none of them.")
+    if len(seen) > EPOCHS:
+        raise Wrong("trained_twice", f"{epochs} in one trial. A training has {EPOCHS}: call `train` once.")
     if value is not None and len(reported) == 1 < len(seen):
         raise Wrong("one_step", f"{epochs}, but all are reported as the same step, or only one.")
     if value is None and len(seen) > len(reported):
         raise Wrong(
-            "trained_already", f"Pruned after report {len(reported)}, when all {len(seen)} epochs were trained already."
+            "trained_already",
+            f"Pruned after report {len(reported)}, when {len(seen)} epochs were trained already. Report each epoch, "
+            "and ask, before the next one is trained.",
         )
     if not same(reported, seen[: len(reported)]):
         raise Wrong("other_value", f"Reported: {reported[0]:.3f}, after an epoch with the accuracy {seen[0]:.3f}.")
@@ -131,14 +163,22 @@ def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> 
         raise Wrong(
             "not_again", "The dead trials are marked, and nothing waits to be run again: their settings are lost."
         )
+    for trial in study.trials:
+        queued = trial.system_attrs.get("fixed_params", {})
+        if trial.state == TrialState.WAITING and not all(isinstance(value, int | float) for value in queued.values()):
+            raise Wrong("other_settings", f"What waits in the queue is {queued}: no setting. A trial has its `params`.")
     asked = [_suggest(study.ask()) for _ in range(_waiting(study))]
     if settings[5] in asked:
         raise Wrong("failed_again", "Trial 5 had failed by itself, with an error, and now it waits to fail again.")
     if any(settings[place] in asked for place in (3, 6)):
         raise Wrong("living_again", "A trial that a worker is still training waits to be run a second time.")
-    if sorted(map(str, asked)) != sorted(str(settings[place]) for place in dead):
+    wanted = sorted(str(settings[place]) for place in dead)
+    if set(map(str, asked)) == set(wanted) and len(asked) > len(dead):
+        raise Wrong("count", f"{len(asked)} trials wait, for {len(dead)} dead ones: queue each setting once.")
+    if sorted(map(str, asked)) != wanted:
         raise Wrong(
-            "other_settings", f"{len(dead)} dead trials had other settings than the {len(asked)} that wait now."
+            "other_settings",
+            f"{len(dead)} trials were dead, and {len(asked)} wait now. The settings are not the same ones.",
         )
 
 
@@ -175,7 +215,7 @@ def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) 
         first = draws.setdefault(draw(*key), key)
         if first != key:
             same_draw = f"(seed, worker, count) = {first} and {key} draw the same."
-            raise Wrong("collide", f"{same_draw} Three numbers that are added up lose who is who.")
+            raise Wrong("collide", f"{same_draw} Put the three together so that none can stand in for another.")
     return f"{len(draws)} combinations of seed, worker and count draw {len(draws)} different settings, repeatably."
 
 
@@ -224,7 +264,18 @@ def main_effect(learner: Callable[[np.ndarray, int], float]) -> str:
     for shape in ((4, 3), (2, 5, 3), (3, 2, 2, 4)):
         table = generator.random(shape) + generator.random((shape[0],) + (1,) * (len(shape) - 1))
         for axis in range(len(shape)):
-            _judge_effect(float(learner(table.copy(), axis)), table, axis)
+            own = table.copy()
+            answer = learner(own, axis)
+            given = number(answer)
+            if given is None:
+                raise Wrong(
+                    "no_number", f"Return one share, a number. You return a value of type {type(answer).__name__}."
+                )
+            if not np.array_equal(own, table):
+                raise Wrong(
+                    "changed_table", "Afterwards the table has other values. Others will read it: work on a copy."
+                )
+            _judge_effect(given, table, axis)
     return "The share of each axis, on tables of two, three and four hyperparameters."
 
 
@@ -241,6 +292,11 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
         "wrong_axis": (
             table.mean(axis=axis).var() / table.var(),
             "You averaged over the axis itself: what is left is the effect of all the others.",
+        ),
+        "percent": (100 * means.var() / table.var(), "A share from 0 to 1 was asked for, not percent."),
+        "ddof": (
+            AnyOf((means.var(ddof=1) / table.var(ddof=1), means.var(ddof=1) / table.var())),
+            "You divide by n − 1, as for a sample. The table holds all values: divide by n.",
         ),
         "range": (np.ptp(means) / np.ptp(table), "Ranges grow with the number of values. Use variances."),
     }
