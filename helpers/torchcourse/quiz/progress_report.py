@@ -42,6 +42,11 @@ class LessonProgress:
     def begun(self) -> bool:
         return bool(self.tried or self.answered)
 
+    def quiz(self, language: str) -> str:
+        """Return in words how many questions have been answered, and how many of them rightly at last."""
+        counts = {"answered": len(self.answered), "total": self.questions, "right": len(self.right)}
+        return texts.say("quiz_counts", language, **counts)
+
 
 def progress_by_lesson(entries: list[Entry] | None = None, now: datetime | None = None) -> list[LessonProgress]:
     """Return the progress in each lesson that has a quiz, a folder beside the journal, or an entry in it.
@@ -85,12 +90,12 @@ class ProgressReport:
         for lesson in self.lessons:
             counts = [
                 f"{texts.say('exercises')} {len(lesson.passed)}/{lesson.exercises}",
-                f"{texts.say('quiz')} {len(lesson.right)}/{lesson.questions}",
+                f"{texts.say('quiz')} {lesson.quiz(language)}",
                 f"{texts.say('open_ideas')} {len(lesson.misconceptions)}",
                 f"{texts.say('reviews')} {lesson.due}",
             ]
             lines.append(f"  {lesson.title[language]}: {', '.join(counts) if lesson.begun else texts.say('not_begun')}")
-        lines += [f"  - {markup.to_plain(idea[language])}" for idea in self._ideas()]
+            lines += [f"    - {markup.to_plain(idea[language])}" for idea in lesson.misconceptions]
         return "\n".join([*lines, *journal.problems(), texts.say("kept_in", path=journal.path())])
 
     def _repr_html_(self) -> str:
@@ -104,16 +109,19 @@ class ProgressReport:
             head = "".join(f'<th scope="col">{html.escape(texts.say(name))}</th>' for name in names)
             rows = "".join(_row(lesson, language) for lesson in self.lessons)
             body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        ideas = "".join(f"<li>{markup.to_inline(idea[language])}</li>" for idea in self._ideas())
+        ideas = "".join(_ideas(lesson, language) for lesson in self.lessons if lesson.misconceptions)
         if ideas:
-            body += f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p><ul>{ideas}</ul>"
+            body += f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p>{ideas}"
         lines = [*journal.problems(), texts.say("kept_in", path=journal.path())]
         notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in lines)
         title = html.escape(texts.say("progress"))
         return f'{STYLE}<div class="tc-page" lang="{language}"><p><b>{title}</b></p>{body}{notes}</div>'
 
-    def _ideas(self) -> list[dict[str, str]]:
-        return [idea for lesson in self.lessons for idea in lesson.misconceptions]
+
+def _ideas(lesson: LessonProgress, language: str) -> str:
+    """Return the misconceptions of a lesson that are still open, under its title."""
+    lines = "".join(f"<li>{markup.to_inline(idea[language])}</li>" for idea in lesson.misconceptions)
+    return f"<p>{html.escape(lesson.title[language])}</p><ul>{lines}</ul>"
 
 
 def _row(lesson: LessonProgress, language: str) -> str:
@@ -121,18 +129,19 @@ def _row(lesson: LessonProgress, language: str) -> str:
     if not lesson.begun:
         note = html.escape(texts.say("not_begun"))
         return f'<tr><th scope="row">{title}</th><td colspan="4" class="tc-meta">{note}</td></tr>'
-    bars = _bar(len(lesson.passed), lesson.exercises) + _bar(len(lesson.right), lesson.questions)
+    bars = _bar(len(lesson.passed), lesson.exercises)
+    bars += _bar(len(lesson.answered), lesson.questions, html.escape(lesson.quiz(language)))
     counts = f"<td>{len(lesson.misconceptions) or '–'}</td><td>{lesson.due or '–'}</td>"
     return f'<tr><th scope="row">{title}</th>{bars}{counts}</tr>'
 
 
-def _bar(done: int, total: int) -> str:
+def _bar(done: int, total: int, words: str = "") -> str:
     if not total:
         return "<td>–</td>"
     share = round(100 * done / total)
     return (
         f'<td><span class="tc-bar" aria-hidden="true"><span style="width:{share}%"></span></span> '
-        f"{done}&thinsp;/&thinsp;{total}</td>"
+        f"{words or f'{done}&thinsp;/&thinsp;{total}'}</td>"
     )
 
 

@@ -45,11 +45,15 @@ def test_the_counts(study: Path) -> None:
 
 def test_the_dashboard_in_text_and_html(study: Path) -> None:
     shown = progress()
-    assert "07 Example: Exercises 1/2, Quiz 2/6, Open misconceptions 1, Reviews due 0" in repr(shown)
+    assert "07 Example: Exercises 1/2, Quiz 3 of 6 answered, 2 right, Open misconceptions 1, Reviews due 0" in repr(
+        shown
+    )
     assert "Odd ones count." in repr(shown)
     html = shown._repr_html_()
     assert "1&thinsp;/&thinsp;2" in html
-    assert "width:33%" in html
+    assert "width:50%" in html
+    assert "3 of 6 answered, 2 right" in html
+    assert "<p>07 Example</p><ul><li>Odd ones count.</li></ul>" in html
     assert "Odd ones count." in html
     assert str(journal.path()) in html
 
