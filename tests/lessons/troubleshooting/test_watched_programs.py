@@ -15,8 +15,10 @@ from torchcourse.tools.bench.programs import (
     batches,
     clouds,
     dense,
+    healthy_epochs,
     healthy_loops,
     healthy_models,
+    healthy_pairs,
     held_back_bugs,
     judge,
     programs_of,
@@ -24,7 +26,8 @@ from torchcourse.tools.bench.programs import (
     silent_bugs,
 )
 
-HEALTHY = {**programs_of(healthy_loops), **programs_of(healthy_models)}
+MODULES = (healthy_loops, healthy_epochs, healthy_models, healthy_pairs)
+HEALTHY = {name: program for module in MODULES for name, program in programs_of(module).items()}
 # The dearest of them are left to `make bench`.
 CHEAP = (
     *("lbfgs", "one_cycle_of_25_steps", "steps_of_epochs", "warm_up_from_zero", "tiny_learning_rate", "sum_reduction"),
@@ -32,7 +35,14 @@ CHEAP = (
     *("one_epoch_and_a_last_test", "accuracy_on_the_training_batch", "saved_each_epoch", "gradients_by_hand"),
     *("adversarial_images", "weights_averaged_at_the_end", "class_that_never_comes", "rare_classes", "one_hot_words"),
     *("raw_numbers_into_batch_norm", "noise_in_evaluation", "adversary_that_judges", "gradient_penalty"),
-    *("experts_without_work", "several_tasks", "pseudo_labels", "embedding_bag_with_two_optimizers"),
+    *(
+        "experts_without_work",
+        "several_tasks",
+        "pseudo_labels",
+        "embedding_bag_with_two_optimizers",
+        "answers_before_lessons",
+        "scatter_by_dropout",
+    ),
 )
 ALARMS = {
     "eval_mode_from_the_middle": "eval_in_training",

@@ -227,7 +227,7 @@ def _changed(blocks: list[list[Pass]]) -> Iterator[Alarm]:
             if set(_keys(a)) & set(_keys(b)) or a[0].numel() < 4:
                 return  # the same samples, perhaps in another order
             rows = [(part - part.mean(dim=0)).flatten(1) for part in (a, b)]
-            alike.append(torch.nn.functional.cosine_similarity(*rows))
+            alike.append(torch.nn.functional.cosine_similarity(rows[0], rows[1]))
     if alike and torch.cat(alike).median() > SAME_SAMPLE:
         yield Alarm(
             "validation_changes",

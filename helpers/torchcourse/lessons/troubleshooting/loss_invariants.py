@@ -146,7 +146,7 @@ def _one_sided(tables: list[torch.Tensor]) -> Iterator[Alarm]:
 
 def _like_sigmoids(tables: list[torch.Tensor]) -> bool:
     """Whether all scores are from 0 to 1, and began about a half; small scores can all be above 0 by chance."""
-    return all((table <= 1).all() for table in tables) and 0.35 < tables[0].mean() < 0.65
+    return all((table <= 1).all() for table in tables) and 0.35 < tables[0].mean().item() < 0.65
 
 
 def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:

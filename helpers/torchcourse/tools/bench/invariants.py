@@ -6,8 +6,10 @@ import torch
 
 from torchcourse.tools.bench.programs import (
     Program,
+    healthy_epochs,
     healthy_loops,
     healthy_models,
+    healthy_pairs,
     held_back_bugs,
     judge,
     programs_of,
@@ -21,7 +23,8 @@ SEEDS = (0, 1, 2)
 def table() -> Table:
     torch.set_num_threads(1)
     rows, notes = [], []
-    healthy = {**programs_of(healthy_loops), **programs_of(healthy_models)}
+    modules = (healthy_loops, healthy_epochs, healthy_models, healthy_pairs)
+    healthy = {name: program for module in modules for name, program in programs_of(module).items()}
     accused = {name: _names(program) for name, program in healthy.items()}
     wrong = {name: found for name, found in accused.items() if any(found)}
     rows.append([f"{len(healthy)} healthy programs", f"{len(wrong)} accused"])

@@ -8,8 +8,8 @@ A program gets `watch`, and trains within it, as a user would:
             for _ in range(20):
                 ...
 
-`healthy_loops` and `healthy_models` must raise no alarm. Of the bugs, the rules were set on those in `silent_bugs`;
-those in `held_back_bugs` were only counted, at the end.
+`healthy_loops`, `healthy_epochs`, `healthy_models` and `healthy_pairs` must raise no alarm. Of the bugs, the rules were
+set on those in `silent_bugs`; those in `held_back_bugs` were only counted, before and after.
 """
 
 import warnings

@@ -1,7 +1,5 @@
 """Healthy training programs: models, data and tasks that are built differently."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -221,48 +219,6 @@ def noise_in_evaluation(watch: Watch) -> None:
             optimizer.step()
 
 
-def _adversaries(watch: Watch, critic_watched: bool) -> None:
-    real, _ = clouds(400, 6, 1)
-    maker, critic = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 6)), dense(6, 1)
-    makes = torch.optim.Adam(maker.parameters(), lr=2e-3, betas=(0.5, 0.999))
-    judges = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.999))
-    with watch(critic, judges) if critic_watched else watch(maker, makes):
-        for (xb,) in batches(real):
-            ones, zeros = torch.ones(len(xb), 1), torch.zeros(len(xb), 1)
-            with torch.no_grad():
-                fakes = maker(torch.randn(len(xb), 4))
-            judges.zero_grad()
-            F.binary_cross_entropy_with_logits(critic(xb), ones).backward()
-            F.binary_cross_entropy_with_logits(critic(fakes), zeros).backward()
-            judges.step()
-            makes.zero_grad()
-            F.binary_cross_entropy_with_logits(critic(maker(torch.randn(len(xb), 4))), ones).backward()
-            makes.step()
-
-
-def adversary_that_judges(watch: Watch) -> None:
-    _adversaries(watch, critic_watched=True)
-
-
-def adversary_that_makes(watch: Watch) -> None:
-    _adversaries(watch, critic_watched=False)
-
-
-def gradient_penalty(watch: Watch) -> None:
-    real, _ = clouds(400, 6, 1)
-    critic = nn.Sequential(nn.Linear(6, 24), nn.Tanh(), nn.Linear(24, 1))
-    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
-    with watch(critic, optimizer):
-        for (xb,) in batches(real):
-            fake, share = torch.randn_like(xb), torch.rand(len(xb), 1)
-            between = (share * xb + (1 - share) * fake).requires_grad_()
-            slopes = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
-            loss = critic(fake).mean() - critic(xb).mean() + 10 * (slopes.norm(dim=1) - 1).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 def constant_targets(watch: Watch) -> None:
     x, _ = clouds()
     model = dense(12, 1)
@@ -324,40 +280,6 @@ def several_tasks(watch: Watch) -> None:
             optimizer.step()
 
 
-def moving_targets(watch: Watch) -> None:
-    """Values of states, learned from rewards and from the values of a copy that follows: the loss may grow."""
-    states, _ = clouds(400, 6, 1)
-    model = dense(6, 2)
-    target = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with watch(model, optimizer):
-        for number, (now,) in enumerate(batches(states, steps=30)):
-            after, reward = now + 0.1 * torch.randn_like(now), now[:, 0].clamp(0, 1)
-            aims = reward + 0.9 * target(after).max(dim=1).values
-            actions = torch.randint(2, (len(now), 1))
-            loss = F.smooth_l1_loss(model(now).gather(1, actions).squeeze(1), aims)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if number % 5 == 4:
-                target.load_state_dict(model.state_dict())
-
-
-def pseudo_labels(watch: Watch) -> None:
-    """In each step the model first labels what has no label, without a gradient."""
-    x, y = clouds()
-    model = dense(12, 4, nn.Dropout(0.2))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with watch(model, optimizer):
-        for xb, yb in batches(x, y, size=40):
-            with torch.no_grad():
-                guesses = model(xb[20:]).argmax(dim=1)
-            loss = F.cross_entropy(model(xb[:20]), yb[:20]) + 0.1 * F.cross_entropy(model(xb[20:]), guesses)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 def embedding_bag_with_two_optimizers(watch: Watch) -> None:
     words = torch.randint(1, 50, (300, 6))
     y = (words.sum(dim=1) > 150).long()
@@ -383,20 +305,6 @@ def ranking(watch: Watch) -> None:
             scores = model(xb)
             right = (yb[:, None] - yb > 0).float()
             loss = F.binary_cross_entropy_with_logits(scores - scores.T, right)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
-def distillation(watch: Watch) -> None:
-    x, _ = clouds()
-    teacher, model = dense().eval(), dense(12, 4, nn.Dropout(0.1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
-    with watch(model, optimizer):
-        for (xb,) in batches(x):
-            with torch.no_grad():
-                aims = (teacher(xb) / 2).softmax(dim=1)
-            loss = 4 * F.kl_div((model(xb) / 2).log_softmax(dim=1), aims, reduction="batchmean")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
