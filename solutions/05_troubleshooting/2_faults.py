@@ -595,7 +595,7 @@ print(f"\nThe last one in full: {probe.alarms()[0]}")
 # other kinds of models; `tests/lessons/troubleshooting/test_invariants.py`): they have to catch nine in ten of the bugs *on our list*, and
 # to be silent in 50 healthy runs. That was not enough: of 58 healthy loops that are built differently (LBFGS, two networks against each
 # other, experts without work …; `make bench ARGS=invariants`) the first rules accused 26. "Each parameter is in *the* optimizer" does not hold
-# where there are two, and a loss may well grow against an adversary. Now the rules accuse none of the 58 and name each of 26 bugs. But
+# where there are two, and a loss may well grow against an adversary. Now the rules accuse none of 60 and name each of 26 bugs. But
 # those who wrote the rules also wrote these bugs: of yours they will find fewer. And some bugs are beyond them:
 
 # %%
