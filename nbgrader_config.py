@@ -23,6 +23,7 @@ from torchcourse.tools.build.preprocessors import ClearSolutionLines, CloseGaps,
 from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
+    HarmlessPages,
     RecoverMetadata,
     RunInSandbox,
     SaveClampedGrades,
@@ -77,4 +78,5 @@ c.Autograde.autograde_preprocessors = [
     SaveClampedGrades,
     AssignLatePenalties,
     CheckCellMetadata,
+    HarmlessPages,
 ]

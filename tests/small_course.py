@@ -1,9 +1,16 @@
 """A course of one short lesson, for tests of building and grading that need not wait for torch."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
+
+from torchcourse.tools.build.notebooks import release, solutions, write_text
+
 ROOT = Path(__file__).parents[1]
+
+LESSON_NAME = "01_small"
 
 LESSON = '''\
 # %% [markdown]
@@ -54,10 +61,45 @@ colour_score
 
 def make(root: Path) -> Path:
     """Write the sources of the small course into `root`, with the real project file and nbgrader configuration."""
-    lesson = root / "solutions" / "01_small" / "1_lesson.py"
+    lesson = root / "solutions" / LESSON_NAME / "1_lesson.py"
     lesson.parent.mkdir(parents=True)
     lesson.write_text(LESSON, encoding="utf-8")
     (root / "quizzes").mkdir()
     for name in ("pyproject.toml", "nbgrader_config.py"):
         shutil.copy(ROOT / name, root / name)
     return root
+
+
+def released(root: Path) -> Path:
+    """Make the small course as it is committed: with its release, without notebooks among the solutions."""
+    make(root)
+    for path, text in release(solutions(root), root).items():
+        write_text(root / path, text)
+    return root
+
+
+def notebook(course: Path, change: Callable | None = None, *, solved: bool) -> nbformat.NotebookNode:
+    """Return the solution or the release, changed by `change(cells by id, notebook)`."""
+    texts = solutions(course)
+    (text,) = (texts if solved else release(texts, course)).values()
+    made = nbformat.reads(text, as_version=4)
+    if change:
+        change({cell.id: cell for cell in made.cells}, made)
+    return made
+
+
+def hand_in(
+    course: Path,
+    folder: Path,
+    student: str,
+    change: Callable | None = None,
+    *,
+    solved: bool,
+    name: str = "1_lesson.ipynb",
+    lesson: str = LESSON_NAME,
+) -> Path:
+    """Hand in what `notebook` returns, and return its path."""
+    target = folder / "submitted" / student / lesson / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook(course, change, solved=solved), target)
+    return target

@@ -8,31 +8,15 @@ import nbformat
 import pytest
 
 import small_course
-from torchcourse.tools.build.notebooks import release, solutions, write_text
 from torchcourse.tools.classroom import grade
 
-LESSON = "01_small"
+LESSON = small_course.LESSON_NAME
+hand_in = small_course.hand_in
 
 
 @pytest.fixture(scope="module")
 def course(tmp_path_factory) -> Path:
-    """The small course as it is committed: with its release, without notebooks among the solutions."""
-    root = small_course.make(tmp_path_factory.mktemp("course"))
-    for path, text in release(solutions(root), root).items():
-        write_text(root / path, text)
-    return root
-
-
-def hand_in(course: Path, folder: Path, student: str, change=None, *, solved: bool) -> None:
-    """Hand in the solution or the release, changed by `change(cells by id, notebook)`."""
-    texts = solutions(course)
-    (text,) = (texts if solved else release(texts, course)).values()
-    notebook = nbformat.reads(text, as_version=4)
-    if change:
-        change({cell.id: cell for cell in notebook.cells}, notebook)
-    target = folder / "submitted" / student / LESSON / "1_lesson.ipynb"
-    target.parent.mkdir(parents=True)
-    nbformat.write(notebook, target)
+    return small_course.released(tmp_path_factory.mktemp("course"))
 
 
 def half(cells, _notebook):

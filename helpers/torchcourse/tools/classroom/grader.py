@@ -1,6 +1,5 @@
 """One class's submissions through nbgrader: sorted, run in sandboxes ahead of time, scored, and given feedback."""
 
-import glob
 import hashlib
 import logging
 import os
@@ -82,7 +81,7 @@ class Grader:
             return Grade(student, lesson, "could not be graded", None, None, reason)
         messages = _Messages()
         try:
-            self._converter(Autograde, lesson, student, messages).start()
+            self._converter(_Autograde, lesson, student, messages).start()
             self.write_feedback(student, lesson)
         except NbGraderException:
             reason = messages.reason() or "nbgrader gave no reason"
@@ -95,7 +94,7 @@ class Grader:
 
     def write_feedback(self, student: str, lesson: str) -> None:
         """Write the pages that a student gets, from what the gradebook holds."""
-        self._converter(GenerateFeedback, lesson, student).start()
+        self._converter(_Feedback, lesson, student).start()
 
     def result(self, student: str, lesson: str, notes: list[str], needs_person: bool = False) -> Grade:
         """Return what the gradebook holds, of the notebooks that were handed in."""
@@ -146,7 +145,7 @@ class Grader:
         config.CourseDirectory.submitted_directory = str(self._submitted)
         config.CourseDirectory.db_url = self._database
         config.CourseDirectory.assignment_id = lesson
-        config.CourseDirectory.student_id = student if student == "*" else glob.escape(student)
+        config.CourseDirectory.student_id = student
         return config
 
     def _converter(self, kind: type, lesson: str, student: str, handler: logging.Handler | None = None) -> Any:
@@ -156,6 +155,25 @@ class Grader:
         converter = kind(coursedir=CourseDirectory(config=config), config=config, log=log)
         converter.force = True
         return converter
+
+
+class _OneSubmission:
+    """Finds a submission by its folder. nbgrader takes a name with brackets for a pattern."""
+
+    def init_notebooks(self: Any) -> None:
+        folder = self._format_source(self.coursedir.assignment_id, self.coursedir.student_id)
+        found = sorted(map(str, Path(folder).glob("*.ipynb")))
+        if not found:
+            raise NbGraderException(f"There is no notebook in {folder}.")
+        self.assignments = {folder: found}
+
+
+class _Autograde(_OneSubmission, Autograde):
+    """nbgrader's, for one submission."""
+
+
+class _Feedback(_OneSubmission, GenerateFeedback):
+    """nbgrader's, for one submission."""
 
 
 def _by_hand(submission: SubmittedAssignment) -> list[tuple]:

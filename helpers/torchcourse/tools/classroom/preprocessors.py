@@ -1,13 +1,18 @@
 """Mends for what nbgrader 0.9 gets wrong when it grades: one class per fault, each used by nbgrader_config.py."""
 
+import re
 from concurrent.futures import Future
+from html import unescape
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
+from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES, ALLOWED_TAGS, SanitizeHTML
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader import utils
 from nbgrader.api import Gradebook, SourceCell
 from nbgrader.preprocessors import Execute, NbGraderPreprocessor, SaveAutoGrades
+from traitlets import Bool, Dict, List
 
 from torchcourse.tools.classroom import execution
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
@@ -114,6 +119,37 @@ class CapOutput(NbGraderPreprocessor):
         return cell, resources
 
 
+class HarmlessPages(SanitizeHTML):
+    """Let nothing that was handed in run in the browser of who looks at it, in formgrader or in feedback.
+
+    Unmended, a script in a written answer, or in what a cell shows, runs there as the teacher. What is no text, picture
+    or plain HTML goes, with all that programs noted about cells; what is left of HTML is escaped by bleach.
+    """
+
+    enabled = Bool(True).tag(config=True)  # nbconvert's own are off
+    tags = List([*ALLOWED_TAGS, "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "p", "div", "span"])
+    attributes = Dict({**ALLOWED_ATTRIBUTES, "*": ["lang", "style"]})
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        kept = ("kernelspec", "language_info", "torchcourse")
+        nb.metadata = NotebookNode({name: nb.metadata[name] for name in kept if name in nb.metadata})
+        return super().preprocess(nb, resources)
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
+        cell.pop("attachments", None)
+        cell.metadata = NotebookNode({name: cell.metadata[name] for name in ("nbgrader",) if name in cell.metadata})
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output.metadata = NotebookNode()
+        cell, resources = super().preprocess_cell(cell, resources, index)
+        if cell.cell_type == "markdown":
+            cell.source = _safe_links(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = _safe_links(output.data["text/markdown"])
+        return cell, resources
+
+
 class SaveClampedGrades(SaveAutoGrades):
     """Let only a check cell's last result count, between zero and the cell's points; no result, or an error, is 0.
 
@@ -130,6 +166,17 @@ class SaveClampedGrades(SaveAutoGrades):
             last.data["text/plain"] = f"{_clamped(last.data.get('text/plain', ''), points):g}"
             cell.outputs = [output for output in cell.outputs if output.output_type != "execute_result"] + [last]
         return super().preprocess_cell(cell, resources, index)
+
+
+def _safe_links(markdown: str) -> str:
+    """Let links of Markdown, which bleach does not read, lead to pages only."""
+    return re.sub(r"(\]\s*[(:]\s*<?)([^)\s>]+)", lambda link: link[1] + _safe_address(link[2]), markdown)
+
+
+def _safe_address(address: str) -> str:
+    plain = re.sub(r"[\x00-\x20]|&(tab|newline);", "", unquote(unescape(address)), flags=re.IGNORECASE)
+    scheme = re.match(r"[^/?#]*?:", plain)
+    return address if scheme is None or scheme[0].lower() in ("http:", "https:", "mailto:") else "#"
 
 
 def _role(source: SourceCell, points: dict[str, float], solutions: set[str]) -> NotebookNode:

@@ -4,7 +4,7 @@ import csv
 import os
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 State = Literal["graded", "needs manual grading", "could not be graded", "not handed in"]
 
@@ -28,13 +28,13 @@ def read(path: Path) -> dict[tuple[str, str], Grade]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [dict(row) for row in csv.DictReader(file)]
     names = {field.name for field in fields(Grade)}
-    return {
-        (row["student"], row["lesson"]): Grade(
-            row["student"], row["lesson"], row["state"], _number(row["score"]), _number(row["max_score"]), row["note"]
-        )
-        for row in rows
-        if names <= row.keys()
-    }
+    grades = []
+    for row in rows:
+        if names <= row.keys():
+            state = cast(State, row["state"])
+            score, most = _number(row["score"]), _number(row["max_score"])
+            grades.append(Grade(_plain(row["student"]), _plain(row["lesson"]), state, score, most, _plain(row["note"])))
+    return {(grade.student, grade.lesson): grade for grade in grades}
 
 
 def write(path: Path, grades: dict[tuple[str, str], Grade]) -> None:
@@ -52,6 +52,14 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
+def _plain(text: str) -> str:
+    """Undo `_harmless`."""
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
+
+_FORMULA = ("=", "+", "-", "@")
+
+
 def _harmless(value: object) -> object:
     """Keep a spreadsheet from taking a name for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value

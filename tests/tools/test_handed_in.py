@@ -1,0 +1,337 @@
+"""What classes really hand in: renamed, doubled, marked, cut off, hostile to whoever looks at it; and twice."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbgrader.api import Gradebook
+
+import small_course
+from small_course import LESSON_NAME, hand_in
+from torchcourse.tools.classroom import execution, grade, staging
+from torchcourse.tools.classroom.grade import grade_class
+from torchcourse.tools.classroom.preprocessors import HarmlessPages
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory) -> Path:
+    return small_course.released(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture(scope="module")
+def known(course):
+    return {"1_lesson": small_course.notebook(course, solved=True)}
+
+
+def other_cells(_cells, notebook):
+    """As if every id and every trace of the build were lost."""
+    notebook.cells = [nbformat.v4.new_code_cell(cell.source) for cell in notebook.cells]
+    notebook.metadata = nbformat.NotebookNode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("1_lesson.ipynb", None),
+        ("1_lesson (1).ipynb", None),
+        ("Kim_1_lesson-final2.ipynb", None),
+        ("Untitled.ipynb", None),
+        ("1_Lesson (2).ipynb", other_cells),
+        ("1_lesson-Copy1.ipynb", other_cells),
+        ("1_lesson - copy.ipynb", other_cells),
+    ],
+)
+def test_a_notebook_is_known_under_any_name(course, known, tmp_path, name, change):
+    source = hand_in(course, tmp_path, "ada", change, solved=True, name=name).parent
+    staged = staging.stage(source, tmp_path / "staged", known)
+    assert staged.notebooks == ["1_lesson"]
+    assert [path.name for path in (tmp_path / "staged").iterdir()] == ["1_lesson.ipynb"]
+    assert bool(staged.notes) == (name != "1_lesson.ipynb")
+
+
+def test_what_belongs_elsewhere_is_named(course, known, tmp_path):
+    source = hand_in(course, tmp_path, "ada", other_cells, solved=True, name="diary.ipynb").parent
+    staged = staging.stage(source, tmp_path / "staged", known)
+    assert staged.notebooks == []
+    assert staged.notes == ["diary.ipynb is no notebook of this lesson, and was ignored"]
+
+
+def test_of_two_the_one_with_the_right_name_counts(course, known, tmp_path):
+    hand_in(course, tmp_path, "ada", solved=False, name="1_lesson (1).ipynb")
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    staged = staging.stage(source, tmp_path / "staged", known)
+    assert staged.notebooks == ["1_lesson"]
+    assert "and not 1_lesson (1).ipynb" in staged.notes[0]
+
+
+ENCODED = {
+    "a byte-order mark": lambda text: text.encode("utf-8-sig"),
+    "UTF-16": lambda text: text.encode("utf-16"),
+    "Korean Windows": lambda text: text.replace("Some text.", "글").encode("cp949"),
+    "old format": lambda text: nbformat.writes(nbformat.reads(text, as_version=3), version=3).encode(),
+    "lines in lists": lambda text: text.encode(),
+    "no ids": lambda text: without(text, "id").encode(),
+    "no outputs": lambda text: without(text, "outputs").encode(),
+    "metadata of a wrong kind": lambda text: text.replace('"grade_id": "double"', '"grade_id": 7').encode(),
+}
+
+
+def without(text, part):
+    content = json.loads(text)
+    for cell in content["cells"]:
+        cell.pop(part, None)
+    return json.dumps(content, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("encoded", ENCODED.values(), ids=ENCODED)
+def test_whatever_program_wrote_it_is_read(course, known, tmp_path, encoded):
+    path = hand_in(course, tmp_path, "ada", solved=True)
+    path.write_bytes(encoded(path.read_text(encoding="utf-8")))
+    staged = staging.stage(path.parent, tmp_path / "staged", known)
+    assert staged.notebooks == ["1_lesson"]
+    assert not staged.unread
+
+
+DAMAGED = {
+    "empty": b"",
+    "a page": b"<html>not found</html>",
+    "cut off": b'{"cells": [{"cell_type": "code", "source": "x',
+    "a list": b"[]",
+    "a number": b"1e999",
+    "deep": b"[" * 100_000,
+    "no cells": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+    "cells that are none": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1, null]}',
+    "a cell of a new kind": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "x"}]}',
+    "a format to come": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
+    "bytes": bytes(range(256)) * 9,
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
+def test_what_is_no_notebook_is_named_and_costs_only_itself(course, known, tmp_path, data):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    (source / "quiz.ipynb").write_bytes(data)
+    staged = staging.stage(source, tmp_path / "staged", known)
+    assert staged.notebooks == ["1_lesson"]
+    assert staged.unread == (staged.notes[0].startswith("quiz.ipynb could not be read: "))
+    assert len(staged.notes[0]) < 200
+
+
+def test_a_link_is_not_followed(course, known, tmp_path):
+    secret = hand_in(course, tmp_path, "bob", solved=True)
+    source = tmp_path / "submitted" / "ada" / LESSON_NAME
+    source.mkdir(parents=True)
+    (source / "1_lesson.ipynb").symlink_to(secret)
+    staged = staging.stage(source, tmp_path / "staged", known)
+    assert staged.notebooks == []
+    assert staged.unread
+
+
+def test_a_file_that_is_too_large_is_not_read(course, known, tmp_path, monkeypatch):
+    path = hand_in(course, tmp_path, "ada", solved=True)
+    monkeypatch.setattr(staging, "MOST", 1000)
+    assert "at most" in staging.stage(path.parent, tmp_path / "staged", known).notes[0]
+
+
+SCRIPTS = [
+    "<script>window.ran = 1</script>",
+    "<img src=x onerror='window.ran = 1'>",
+    "<svg onload='window.ran = 1'></svg>",
+    "<iframe srcdoc='&lt;script&gt;window.ran = 1&lt;/script&gt;'></iframe>",
+    "<a href='javascript:window.ran = 1'>look</a>",
+    "[look](javascript:window.ran=1)",
+    "[look]( JavaScript&colon;window.ran=1)",
+    "[look](&#106;avascript:window.ran=1)",
+    "[look](java&Tab;script:window.ran=1)",
+    "[look][1]\n\n[1]: <javascript:window.ran=1>",
+    "[look][2]\n\n[2]:\n javascript:window.ran=1",
+    "[look](data:text/html,<script>window.ran=1</script>)",
+    "<javascript:window.ran=1>",
+    "<div style='background: url(javascript:window.ran)' onclick='window.ran = 1'>x</div>",
+    "<details open ontoggle='window.ran = 1'><summary>x</summary></details>",
+]
+
+
+def dangerous(cells, notebook):
+    cells["why"].source = "\n\n".join(SCRIPTS)
+    cells["setup"].source += "\nfrom IPython.display import HTML, SVG, Javascript, Markdown, display\n" + "\n".join(
+        [f"display(HTML({one!r}), Markdown({one!r}))" for one in SCRIPTS]
+        + ["display(Javascript('window.ran = 1'))", "print('<script>window.ran = 1</script>')"]
+        + ["display(SVG('<svg xmlns=\"http://www.w3.org/2000/svg\"><script>window.ran = 1</script></svg>'))"]
+        + ["display({'image/png': '\"><script>window.ran = 1</script>'}, raw=True)"]
+        + ["display({'text/plain': 'x'}, raw=True, metadata={'image/png': {'alt': '\"><script>window.ran</script>'}})"]
+    )
+    notebook.metadata["title"] = "</title><script>window.ran = 1</script>"
+    notebook.cells[0].metadata["tags"] = ['"><script>window.ran = 1</script>']
+
+
+def warned(cells, _notebook):
+    cells["double"].source += "\nraise ValueError('<script>window.ran = 1</script>')"
+
+
+class Running(HTMLParser):
+    """Collects what a page would run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self._in_script = [], False
+
+    def handle_starttag(self, tag, attrs):
+        self._in_script = tag == "script"
+        for name, value in attrs:
+            plain = re.sub(r"\s", "", value or "").lower()
+            if name.startswith("on") or "javascript:" in plain or plain.startswith("data:text") or name == "srcdoc":
+                self.found.append((tag, name, value))
+
+    def handle_endtag(self, tag):
+        self._in_script = False
+
+    def handle_data(self, data):
+        if self._in_script and "window.ran" in data:
+            self.found.append(("script", data))
+
+
+@pytest.fixture(scope="module")
+def class_folder(course, tmp_path_factory):
+    """A class of one lesson, graded once, and once more after a student was enrolled."""
+    folder = tmp_path_factory.mktemp("class")
+    hand_in(course, folder, "ada", solved=True, name="1_lesson (1).ipynb")
+    hand_in(course, folder, "x[1]", solved=True)
+    hand_in(course, folder, "hostile", dangerous, solved=True)
+    hand_in(course, folder, "error", warned, solved=True)
+    hand_in(course, folder, "=cmd()", solved=False)
+    hand_in(course, folder, "lost", solved=True, lesson="01_smal")
+    grade_class(folder, root=course)
+    with Gradebook(f"sqlite:///{folder}/gradebook.db", "torchcourse") as book:
+        book.add_student("absent")
+    grade_class(folder, root=course)
+    return folder
+
+
+def rows(folder):
+    with (folder / "grades.csv").open(encoding="utf-8", newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+def test_odd_names_of_files_and_students_cost_no_point(class_folder):
+    found = rows(class_folder)
+    assert [found[name]["score"] for name in ("ada", "x[1]", "hostile")] == ["3.0"] * 3
+    assert "was taken for 1_lesson.ipynb" in found["ada"]["note"]
+
+
+def test_who_handed_in_nothing_is_in_the_table(class_folder):
+    assert rows(class_folder)["absent"]["state"] == "not handed in"
+    assert rows(class_folder)["absent"]["score"] == ""
+
+
+def test_a_name_is_no_formula_for_a_spreadsheet(class_folder):
+    assert "'=cmd()" in rows(class_folder)
+
+
+@pytest.mark.parametrize("student", ["hostile", "error"])
+def test_nothing_handed_in_runs_in_a_browser(class_folder, student):
+    page = Running()
+    (path,) = (class_folder / "feedback" / student).rglob("*.html")
+    page.feed(path.read_text(encoding="utf-8"))
+    assert page.found == []
+
+
+def test_links_to_pages_stay():
+    text = "[a](https://pytorch.org/x_(y)) and [b](page.html#part), [c]: mailto:a@b.example `x[1](2)`"
+    cell = nbformat.v4.new_markdown_cell(text)
+    assert HarmlessPages().preprocess_cell(cell, {}, 0)[0].source == text
+
+
+def test_a_folder_that_is_no_lesson_is_named(class_folder, course, capsys):
+    grade.find_submissions(class_folder, None, course)
+    assert "submitted/lost/01_smal was not graded: the course has no such lesson. Did you mean 01_small?" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many notebooks are run."""
+    ran = []
+    execute = execution.execute
+    monkeypatch.setattr(execution, "execute", lambda notebook: (ran.append(1), execute(notebook))[1])
+    return ran
+
+
+def test_only_what_changed_is_graded_again(class_folder, course, counted):
+    before = rows(class_folder)
+    grade_class(class_folder, root=course)
+    assert counted == []
+    hand_in(course, class_folder, "ada", solved=False, name="1_lesson (1).ipynb")
+    grade_class(class_folder, root=course)
+    assert len(counted) == 1
+    after = rows(class_folder)
+    assert after["ada"]["score"] == "0.0"
+    assert {name: row for name, row in after.items() if name != "ada"} == {
+        name: row for name, row in before.items() if name != "ada"
+    }
+
+
+def test_one_student_alone_leaves_the_others_as_they_are(class_folder, course, counted):
+    before = rows(class_folder)
+    (found,) = grade_class(class_folder, root=course, student="x[1]", again=True)
+    assert (found.student, found.score) == ("x[1]", 3.0)
+    assert len(counted) == 1
+    assert rows(class_folder) == before
+
+
+def test_what_is_graded_by_hand_follows_without_running_anything(class_folder, course, counted):
+    with Gradebook(f"sqlite:///{class_folder}/gradebook.db", "torchcourse") as book:
+        given = book.find_grade("why", "1_lesson", LESSON_NAME, "hostile")
+        given.manual_score, given.needs_manual_grade = 2.5, False
+        book.find_comment("why", "1_lesson", LESSON_NAME, "hostile").manual_comment = "Well argued."
+        book.db.commit()
+    grade_class(class_folder, root=course)
+    assert counted == []
+    row = rows(class_folder)["hostile"]
+    assert (row["score"], row["state"]) == ("5.5", "graded")
+    (page,) = (class_folder / "feedback" / "hostile").rglob("*.html")
+    assert "Well argued." in page.read_text(encoding="utf-8")
+
+
+def test_a_record_that_is_damaged_grades_all_again(class_folder, course, counted):
+    before = rows(class_folder)
+    (class_folder / "grading.json").write_text('{"ada/01_sm')
+    grade_class(class_folder, root=course, student="x[1]")
+    assert len(counted) == 1
+    assert rows(class_folder) == before
+
+
+def test_a_grader_that_is_killed_goes_on_where_it_was(course, tmp_path):
+    for number in range(4):
+        hand_in(course, tmp_path, f"student-{number}", solved=True)
+    program = f"""
+        import os, pathlib
+        from torchcourse.tools.classroom import grade, grader
+        once = grader.Grader.grade
+        done = []
+        def killed(self, *key):
+            if len(done) == 2: os.kill(os.getpid(), 9)
+            done.append(key)
+            return once(self, *key)
+        grader.Grader.grade = killed
+        grade.grade_class(pathlib.Path({str(tmp_path)!r}), root=pathlib.Path({str(course)!r}))
+        """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, env=os.environ.copy())
+    assert ended.returncode == -9, ended.stderr
+    assert len(rows(tmp_path)) == 2
+    again = []
+    once = execution.execute
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "execute", lambda notebook: (again.append(1), once(notebook))[1])
+        grade_class(tmp_path, root=course)
+    assert len(again) == 2
+    assert [row["score"] for row in rows(tmp_path).values()] == ["3.0"] * 4
