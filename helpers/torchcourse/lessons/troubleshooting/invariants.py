@@ -41,7 +41,7 @@ class SanityProbe:
     Args:
         model: as the loop calls it (inside a DistributedDataParallel, the wrapper).
         optimizer: the one that the loop steps.
-        frozen: beginnings of the names of the parameters that are meant not to learn.
+        frozen: beginnings of the names of the parameters that are meant not to learn, though the optimizer has them.
 
     Losses are recognised if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
     class numbers.
