@@ -183,6 +183,12 @@ def one_ahead(stage, inputs, between):
     borders[-1].backward(receive(between, 1))
 
 
+def divided_again(stage, inputs, between):
+    one_ahead(stage, inputs, between)
+    for parameter in stage.parameters():
+        parameter.grad /= len(inputs)
+
+
 def by_a_held_border(stage, inputs, between):
     held = None
     for x in (*inputs, None):
@@ -289,6 +295,7 @@ def test_repaired_step_accepts(loop):
         (last_taken_but_unused, "last_left_out"),
         (wrong_border, "mixed_up"),
         (cleared, "only_last"),
+        (divided_again, "divided_again"),
         (never_backward, "no_gradient_on_rank_0"),
         (same_input, "mixed_up"),
     ],

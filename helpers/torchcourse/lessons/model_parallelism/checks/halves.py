@@ -38,7 +38,7 @@ def repaired_step(learner: Callable) -> str:
         first, second = _on_two_ranks(_repaired_step, learner, count)
         case = f"With {count} micro-batch{'es' * (count > 1)}: "
         _judge_parameters(first, second, case)
-        _judge_repair(first, second, case)
+        _judge_repair(first, second, count, case)
         _judge_answers(first, second, case)
     return (
         "Rank 1 fetches early and nobody waits for ever; loss and gradients are right for 1, 2, 3 and 6 micro-batches."
@@ -88,6 +88,7 @@ HINTS = {
     "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
     "last_left_out": "rank 0 never went backward through the last micro-batch.",
     "only_last": "rank 0's gradients are those of the last micro-batch alone.",
+    "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is of the mean loss.",
 }
 """For each known mistake, by symptom."""
 
@@ -221,20 +222,25 @@ def _repaired_step(learner: Callable, count: int) -> Half:
         parts.append(torch.autograd.grad(part, own))
     mistakes: dict[str, Gradients] = {}
     if rank == 0 and count > 1:
-        mistakes = {"last_left_out": [*added(parts[:-1])], "only_last": list(parts[-1])}
+        mistakes = {
+            "last_left_out": [*added(parts[:-1])],
+            "only_last": list(parts[-1]),
+            "divided_again": [gradient / count for gradient in added(parts)],
+        }
     return _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
 
 
-def _judge_repair(first: Half, second: Half, case: str) -> None:
+def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
     if all(gradient is None for gradient in first.gradients):
         raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
     _refuse_mistakes(first, case)
     if not same(first.gradients, first.right):
-        raise Wrong(
-            "mixed_up",
-            f"{case}rank 0's gradients are wrong. Does each gradient that comes back meet the output of its own "
-            "micro-batch?",
+        question = (
+            "Print what is sent and what arrives on both sides: the same numbers?"
+            if count == 1
+            else "Does each gradient that comes back meet the output of its own micro-batch?"
         )
+        raise Wrong("mixed_up", f"{case}rank 0's gradients are wrong. {question}")
     if not same(second.gradients, second.right):
         raise Wrong(
             "second_rank_changed", f"{case}rank 1's gradients are wrong. Its part was right: what reaches it now?"

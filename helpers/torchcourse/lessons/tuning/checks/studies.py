@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,14 +18,14 @@ EPOCHS = 9
 
 
 class _Pruner(optuna.pruners.SuccessiveHalvingPruner):
-    """A strict pruner that counts how often each trial asks it."""
+    """A strict pruner that notes after how many reports each trial asks it."""
 
     def __init__(self) -> None:
         super().__init__(min_resource=1, reduction_factor=3)
-        self.asked: Counter[int] = Counter()
+        self.asked: defaultdict[int, set[int]] = defaultdict(set)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        self.asked[trial.number] += 1
+        self.asked[trial.number].add(len(trial.intermediate_values))
         return super().prune(study, trial)
 
 
@@ -49,19 +49,19 @@ def objective(learner: Callable[..., float]) -> str:
             value = None
         _judge_rate(study.trials[-1])
         _judge_reports(list(study.trials[-1].intermediate_values.values()), seen, value)
-        if 0 < pruner.asked[trial.number] < len(seen) - 1:
+        asked = pruner.asked[trial.number]
+        if asked and (left_out := set(range(1, len(seen))) - asked):
             raise Wrong(
                 "not_asked",
-                f"{len(seen)} epochs were trained, and the pruner was asked {pruner.asked[trial.number]} times. It may "
-                "end a trial after any epoch.",
+                f"After epoch {min(left_out)} of a trial the pruner was not asked. It may end a trial after any epoch.",
             )
         study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
         trained, pruned = trained + len(seen), pruned + (value is None)
     if not pruned:
         raise Wrong("never_pruned", f"30 trials, {trained} epochs: no trial was ended early. Who asks the pruner?")
     if pruned == 30:
-        asked = sum(pruner.asked.values())
-        raise Wrong("all_pruned", f"All 30 trials were ended early, and the pruner was asked {asked} times. By what?")
+        times = sum(map(len, pruner.asked.values()))
+        raise Wrong("all_pruned", f"All 30 trials were ended early, and the pruner was asked {times} times. By what?")
     if abs(math.log10(study.best_params["lr"]) + 2) > 0.5:
         raise Wrong("not_found", f"The best learning rate found is {study.best_params['lr']:.2g}; 0.01 is best here.")
     return f"The planted optimum was found in {trained} epochs; {30 * EPOCHS} without pruning."
