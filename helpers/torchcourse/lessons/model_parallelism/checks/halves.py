@@ -88,7 +88,7 @@ HINTS = {
     "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
     "last_left_out": "rank 0 never went backward through the last micro-batch.",
     "only_last": "rank 0's gradients are those of the last micro-batch alone.",
-    "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is of the mean loss.",
+    "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is divided already.",
 }
 """For each known mistake, by symptom."""
 
