@@ -60,3 +60,16 @@ def test_code_before_an_outcome_stays_open_in_a_cell_of_its_own():
         ("sizes = [3, 3]\nprint(sizes)", False),
         ('# @title What came out\n# Both are used.\noutcome(\n    "x", f"{sizes}",\n    right="3 each"\n)', True),
     ]
+
+
+def test_an_outcome_among_code_gets_a_cell_of_its_own_or_would_not_show():
+    text = (
+        '# %%\nx = 1\noutcome("x", "So.")\nassert x\n\n\npredict("y", "?", ["a", "b"])\npredict("z", "?", ["a", "b"])'
+    )
+    assert built(text) == [
+        ("x = 1", False),
+        ('# @title What came out\noutcome("x", "So.")', True),
+        ("assert x", False),
+        ('# @title Your prediction\npredict("y", "?", ["a", "b"])', True),
+        ('# @title Your prediction\npredict("z", "?", ["a", "b"])', True),
+    ]

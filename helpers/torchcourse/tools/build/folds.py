@@ -26,18 +26,24 @@ ASKING = {"predict", "outcome"}
 
 
 def split(cell: NotebookNode) -> list[NotebookNode]:
-    """Return a cell in two where code is followed by a prediction or an outcome: the code stays open."""
+    """Return a cell in parts, where predictions and outcomes stand among code: each alone, and the code stays open.
+
+    Only what a cell ends with is shown, so an outcome before other code would not be.
+    """
     statements = _statements(cell.source) if cell.cell_type == "code" else []
-    asking = list(itertools.takewhile(lambda statement: _called(statement) in ASKING, reversed(statements)))
-    if not asking or len(asking) == len(statements):
-        return [cell]
     lines = cell.source.splitlines()
-    line = asking[-1].lineno - 1
-    while lines[line - 1].startswith("#"):
-        line -= 1
-    code = cell.copy()
-    code.source = "\n".join(lines[:line]).rstrip()
-    return [code, new_code_cell("\n".join(lines[line:]))]
+    cuts = {0, len(lines)}
+    for place, statement in enumerate(statements):
+        if _called(statement) in ASKING and len(statements) > 1:
+            start = statement.lineno - 1
+            # With the comment above it; the code of a cell comes before its first question.
+            while start > 0 and lines[start - 1].startswith("#"):
+                start -= 1
+            end = statement.end_lineno if place + 1 < len(statements) else len(lines)
+            cuts |= {start, end or start}
+    edges = sorted(cuts)
+    parts = ["\n".join(lines[start:end]).strip("\n") for start, end in itertools.pairwise(edges)]
+    return [cell] if len(parts) <= 1 else [new_code_cell(part) for part in parts if part]
 
 
 def fold(cell: NotebookNode, marking: str) -> None:
