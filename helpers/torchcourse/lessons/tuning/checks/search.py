@@ -218,6 +218,13 @@ def promotion(learner: Promotion) -> str:
     return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain.in_points()}."
 
 
+def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[int]]) -> Any:
+    given = learner([dict(rung) for rung in rungs], [set(rung) for rung in gone])
+    if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
+        raise Wrong("wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}.")
+    return given
+
+
 def _judge_decisions(learner: Promotion) -> None:
     low = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1, 6: 0.3}
     middle, last = {2: 0.91, 3: 0.95, 4: 0.2}, {2: 0.91, 3: 0.95, 4: 0.97}
@@ -227,11 +234,7 @@ def _judge_decisions(learner: Promotion) -> None:
         rungs: list[dict[int, float]], gone: list[set[int]], right: Any, symptom: str, hint: str, **known: Any
     ) -> None:
         """Refuse a wrong decision: by its known symptom, else with the symptom and the hint for all others."""
-        given = learner([dict(rung) for rung in rungs], [set(rung) for rung in gone])
-        if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
-            raise Wrong(
-                "wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}."
-            )
+        given = _decision(learner, rungs, gone)
         if not same(given, right):
             refuse_known(given, known)
             raise Wrong(symptom, f"{hint} You return {given!r}.")
@@ -250,7 +253,7 @@ def _judge_decisions(learner: Promotion) -> None:
         "not_the_best",
         "Trial 2 has earned it, from the rung 0: (2, 0).",
         never=(None, f"Seven trials are at the rung 0, with {low}: nobody is promoted."),
-        worst=(AnyOf(((5, 0), 5)), "Trial 5 is promoted, and it has the lowest value of all."),
+        worst=((5, 0), "Trial 5 is promoted, and it has the lowest value of all."),
     )
     ask(
         [low, {}, {}],
