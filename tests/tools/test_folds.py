@@ -19,7 +19,7 @@ def built(text: str) -> list[tuple[str, bool]]:
     ("cell", "title"),
     [
         ("# %% setup", "Install the course where it is missing"),
-        ("# %%\nimport torch\nfrom torch import nn\n\nprint(torch)", "Imports"),
+        ("# %%\nimport os\nimport torch\nfrom torch import nn\n\nprint(torch)", "Imports"),
         ('# %%\npredict("x", "?", ["a", "b"])', "Your prediction"),
         ('# %%\noutcome("x", "So.", right="a")', "What came out"),
         ('# %%\nquiz.card("04", "x")', "A question"),

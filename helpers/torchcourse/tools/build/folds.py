@@ -64,7 +64,8 @@ def _title(source: str, marking: str) -> str:
     if marking or not statements:
         return ""
     rest = [statement for statement in statements if not isinstance(statement, ast.Import | ast.ImportFrom)]
-    if len(statements) - len(rest) >= 2 and len(rest) <= 2 and all(isinstance(each, ast.Expr) for each in rest):
+    simple = all(isinstance(statement, ast.Expr | ast.Assign) for statement in rest)
+    if simple and len(statements) >= max(2, 4 * len(rest)):
         return "Imports"
     called = [_called(statement) for statement in statements]
     if all(name in TITLES for name in called):
