@@ -55,6 +55,7 @@ def test_images_nobody_sees_accepts(changes):
         ([(EPOCH, "epoch"), ("seed=seed", "seed=seed + dist.get_rank()")], "still_there"),
         ([("seed=seed", "shuffle=False")], "no_shuffle"),
         ([("sampler=sampler", "shuffle=True")], "whole_set"),
+        ([(EPOCH, "epoch"), ("data, seed=seed", "data")], "seed_ignored"),
         ([(EPOCH, "epoch"), ("lr=lr", "lr=lr / 10")], "training_changed"),
         ([(EPOCH, "epoch"), ("            average_gradients(model)\n", "")], "training_changed"),
     ],
@@ -67,6 +68,11 @@ def test_images_nobody_sees_refuses(changes, symptom):
 
 STALE = "closed_connection"
 ITEM = "        loss = validation_loss(model, *val).item()\n"
+SUMMED = """\
+        loss = validation_loss(model, *val)
+        dist.all_reduce(loss)
+        loss = loss.item()
+"""
 STOP = "        if stale == patience:\n            break\n"
 
 
@@ -110,6 +116,8 @@ def test_closed_connection_accepts(changes):
             "ranks_disagree",
         ),
         ([("            average_gradients(model)\n", "")], "training_changed"),
+        ([(ITEM, SUMMED)], "wrong_value"),
+        ([(ITEM, SUMMED), ("    return losses\n", "    print(losses)\n")], "wrong_type"),
         ([(STOP, "        if epoch == 0:\n            break\n")], "too_early"),
         ([(STOP, "        dist.barrier()\n" + STOP)], "left_alone"),
         (

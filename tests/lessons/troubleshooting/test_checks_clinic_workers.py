@@ -166,6 +166,7 @@ def test_augmentation_adds_nothing_accepts(changes):
         ([("num_workers=2", "num_workers=0"), (OPTION, "timeout=0")], "no_workers"),
         (by_worker(""), "not_repeatable"),
         ([(DRAW, "        brightness = 1.0\n")], "no_augmentation"),
+        ([(DRAW, "        brightness = 0.5 + 0.25 * int(torch.randint(5, ()))\n")], "no_augmentation"),
         (
             [
                 ("generator=order,", ""),

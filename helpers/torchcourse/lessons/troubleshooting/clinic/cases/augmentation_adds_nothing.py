@@ -102,6 +102,13 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
             "evenly between 0.5 and 1.5: that is what the model is to get used to.",
         )
     total = drawn.shape[1]
+    first = drawn[0][:32]  # a batch, which one worker makes
+    if len(first.unique()) < len(first) // 2:
+        raise Wrong(
+            "no_augmentation",
+            f"The {len(first)} numbers of the first batch are only {len(first.unique())} different ones. They were "
+            "drawn evenly between 0.5 and 1.5.",
+        )
     within = total - len(drawn[0].unique())
     if within > total // 4:
         raise Wrong(
@@ -113,8 +120,8 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
     if repeated > total // 4:
         raise Wrong(
             "same_in_epochs",
-            f"The workers differ now, but {repeated} of {total} numbers of the second epoch are those of the first. "
-            "A worker starts anew each epoch: what is different for it then?",
+            f"Within an epoch no number comes twice now, but {repeated} of {total} numbers of the second epoch are "
+            "those of the first. A worker starts anew each epoch: what is different for it then?",
         )
 
 

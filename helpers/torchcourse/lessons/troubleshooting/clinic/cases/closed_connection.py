@@ -13,7 +13,7 @@ from torch import nn
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.checks.kit import copies, on_ranks, same
+from torchcourse.checks.kit import copies, numbers, on_ranks, same
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
@@ -87,6 +87,8 @@ class Expected:
     """After how many by the mean loss."""
     weights: list[list[torch.Tensor]]
     """The weights after each epoch."""
+    losses: list[list[float]]
+    """After each epoch the validation loss of each rank."""
 
 
 def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
@@ -128,7 +130,7 @@ def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expec
         weights.append(copies(model.parameters()))
     columns = list(zip(*losses, strict=True))
     mean = [sum(row) / ranks for row in losses]
-    return Expected([_stop(column, patience) for column in columns], _stop(mean, patience), weights)
+    return Expected([_stop(column, patience) for column in columns], _stop(mean, patience), weights, losses)
 
 
 def _stop(losses: Sequence[float], patience: int) -> int:
@@ -140,8 +142,8 @@ def _stop(losses: Sequence[float], patience: int) -> int:
     return len(losses)
 
 
-Run = tuple[int, list[torch.Tensor]]
-"""After how many epochs a rank stopped, and with which weights."""
+Run = tuple[list[float] | None, list[torch.Tensor]]
+"""The losses that a rank returned, one for each epoch until it stopped (None: no numbers), and its weights."""
 
 
 def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, seed: int) -> Run:
@@ -149,11 +151,14 @@ def _train(train_until_stale: Callable, train: Part, val: Part, patience: int, s
     model = _model(seed)
     shares = _share(train, rank, ranks), _share(val, rank, ranks)
     losses = train_until_stale(model, *shares, epochs=EPOCHS, patience=patience, lr=RATE)
-    return len(losses), copies(model.parameters())
+    return numbers(losses), copies(model.parameters())
 
 
 def _judge_runs(runs: list[Run], expected: Expected) -> int:
-    epochs = [count for count, _ in runs]
+    returned = [losses for losses, _ in runs if losses is not None]
+    if len(returned) < len(runs):
+        raise Wrong("wrong_type", "A list of validation losses was returned, one for each epoch, and no longer is.")
+    epochs = [len(losses) for losses in returned]
     if len(set(epochs)) > 1:
         raise Wrong(
             "ranks_disagree",
@@ -176,6 +181,14 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
             "training_changed",
             f"All stop together after {count} epochs, but not with the weights that averaged gradients lead to.",
         )
+    for epoch, own in enumerate(expected.losses[:count]):
+        for losses in returned:
+            if not min(own) - 1e-2 < losses[epoch] < max(own) + 1e-2:
+                raise Wrong(
+                    "wrong_value",
+                    f"The ranks stop together. But for epoch {epoch} a loss of {losses[epoch]:.3f} is returned, where "
+                    f"the ranks find {', '.join(f'{loss:.3f}' for loss in own)}: neither one of these nor their mean.",
+                )
     return count
 
 

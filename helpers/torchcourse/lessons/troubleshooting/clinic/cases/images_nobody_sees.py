@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,10 @@ def judge(program: Program, seed: int) -> str:
     for ranks, count in ((2, 64 + 2 * seed), (3, 70 + seed)):
         images, labels = mnist()[100 * seed : 100 * seed + count]
         runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
-        _judge_orders([order for order, _ in runs], ranks, count)
+        _judge_orders([run.order for run in runs], ranks, count)
+        each = len(runs[0].order) // EPOCHS
+        if all(run.order[:each] == run.other[:each] for run in runs):
+            raise Wrong("seed_ignored", "Two trainings with different seeds bring the images in the same order.")
         _judge_weights(runs, images, labels, seed)
     return "Healed: on 2 and 3 ranks, each epoch brings every image once, in an order that is new."
 
@@ -46,14 +50,21 @@ def _model(seed: int) -> nn.Module:
     return mlp(784, 8, 10)
 
 
-Run = tuple[list[int], list[torch.Tensor]]
-"""The indices that a rank fetched, in order, and the weights with which it ended."""
+class Run(NamedTuple):
+    """What a rank fetched, and where it ended."""
+
+    order: list[int]
+    """The indices in the order in which they were fetched."""
+    other: list[int]
+    """The same of an epoch with a different seed."""
+    weights: list[torch.Tensor]
 
 
 def _train(train_sampled: Callable, data_class: type, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Run:
-    model, data = _model(seed), data_class(images, labels)
+    model, data, other = _model(seed), data_class(images, labels), data_class(images, labels)
     train_sampled(model, data, EPOCHS, seed, RATE)
-    return data.fetched, copies(model.parameters())
+    train_sampled(_model(seed), other, 1, seed + 1, RATE)
+    return Run(data.fetched, other.fetched, copies(model.parameters()))
 
 
 def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
@@ -91,16 +102,17 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
 def _judge_weights(runs: Sequence[Run], images: torch.Tensor, labels: torch.Tensor, seed: int) -> None:
     model = _model(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    each = len(runs[0][0]) // EPOCHS
+    orders = [run.order for run in runs]
+    each = len(orders[0]) // EPOCHS
     for epoch in range(EPOCHS):
-        parts = [torch.tensor(order[each * epoch : each * (epoch + 1)]).split(BATCH) for order, _ in runs]
+        parts = [torch.tensor(order[each * epoch : each * (epoch + 1)]).split(BATCH) for order in orders]
         for batches in zip(*parts, strict=True):
             optimizer.zero_grad()
             losses = [F.cross_entropy(model(images[batch]), labels[batch]) for batch in batches]
             torch.stack(losses).mean().backward()
             optimizer.step()
     expected = list(model.parameters())
-    if not all(same(weights, expected, tolerance=1e-3) for _, weights in runs):
+    if not all(same(run.weights, expected, tolerance=1e-3) for run in runs):
         raise Wrong(
             "training_changed",
             "The order is right, but the weights are not those that it should lead to: the steps, their batches of "
