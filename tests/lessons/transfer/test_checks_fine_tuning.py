@@ -10,10 +10,13 @@ from torch import nn
 
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired, t95
+from torchcourse.lessons.transfer.backbones import mnist_cnn
 from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, rate_groups
 from verdicts import accepted, refused, todo
+
+BODY = mnist_cnn()
 
 
 @pytest.mark.parametrize("name", ["features", "freeze_body", "two_rates", "prepare", "choose"])
@@ -46,6 +49,8 @@ def as_inference(body, pixels, top):
         (lambda body, pixels, top: body(body.scaling(pixels, top)).detach(), "statistics"),
         (lambda body, pixels, top: copy.deepcopy(body)(body.scaling(pixels, top)).detach(), "training_mode"),
         (lambda body, pixels, top: body.eval()(body.scaling(pixels, top)), "graph"),
+        (lambda body, pixels, top: body.eval().requires_grad_(False)(body.scaling(pixels, top)), "frozen_for_ever"),
+        (lambda body, pixels, top: extract(body, body.scaling(pixels, pixels.max().item())), "white_measured"),
         (as_inference, "inference"),
         (
             lambda body, pixels, top: extract(body, F.interpolate(pixels, size=(28, 28), mode="bilinear") / 255),
@@ -98,7 +103,52 @@ def zeros(model):
     nn.init.ones_(model.head.weight)
 
 
-@pytest.mark.parametrize("answer", [with_the_package, with_an_own_train])
+def with_an_own_class(model):
+    class Frozen(type(model.body)):
+        def train(self, mode=True):
+            return super().train(False)
+
+    model.body.__class__ = Frozen
+    model.body.requires_grad_(False).eval()
+
+
+def before_each_pass(model):
+    model.body.requires_grad_(False)
+    model.body.register_forward_pre_hook(lambda body, _: body.eval() and None)
+
+
+def for_every_backbone(model):
+    model.body.requires_grad_(False).eval()
+    type(model.body).train = lambda self, mode=True: self
+
+
+def for_every_norm(model):
+    model.body.requires_grad_(False).eval()
+    nn.BatchNorm2d.train = lambda self, mode=True: self
+
+
+def without_a_mode(model):
+    model.body.requires_grad_(False).eval()
+    model.body.train = lambda: model.body
+
+
+def in_a_box(model):
+    model.body = nn.Sequential(model.body)
+
+
+def zero_gradients(model):
+    freeze_norms(model.body)
+    for parameter in model.body.parameters():
+        parameter.register_hook(torch.zeros_like)
+
+
+def not_tracking(model):
+    model.body.requires_grad_(False)
+    for module in model.body.modules():
+        module.track_running_stats = False
+
+
+@pytest.mark.parametrize("answer", [with_the_package, with_an_own_train, with_an_own_class, before_each_pass])
 def test_right_freezing(answer):
     accepted(check.freeze_body(answer))
 
@@ -112,10 +162,17 @@ def test_right_freezing(answer):
         (everything, "head_frozen"),
         (zeros, "changed_at_once"),
         (lambda model: None, "weights_move"),
+        (for_every_backbone, "all_models"),
+        (for_every_norm, "all_models"),
+        (without_a_mode, "train_call"),
+        (in_a_box, "body_replaced"),
+        (zero_gradients, "weights_move"),
+        (not_tracking, "batch_statistics"),
     ],
 )
 def test_wrong_freezing(answer, symptom):
     refused(check.freeze_body(answer), symptom)
+    assert all(module.training for module in copy.deepcopy(BODY).train().modules())  # no class is left changed
 
 
 def test_frozen_statistics_that_are_not_used_are_refused():
@@ -144,7 +201,13 @@ def a_group_each(model, body_rate, head_rate):
 
 
 @pytest.mark.parametrize(
-    "answer", [groups, a_group_each, lambda model, body, head: rate_groups(model, {"body": body, "head": head})]
+    "answer",
+    [
+        groups,
+        a_group_each,
+        lambda *a: tuple(groups(*a)),
+        lambda model, body, head: rate_groups(model, {"body": body, "head": head}),
+    ],
 )
 def test_right_rates(answer):
     verdict = check.two_rates(answer)
@@ -162,6 +225,12 @@ def test_right_rates(answer):
         (lambda m, b, h: groups(m, h, b), "swapped"),
         (lambda m, b, h: groups(m, h, h), "one_rate"),
         (lambda m, b, h: groups(m, b / 2, h), "rate"),
+        (lambda m, b, h: groups(m, 1e-3, 1e-2), "rate"),
+        (lambda m, b, h: groups(m.requires_grad_(True), b, h), "frozen_changed"),
+        (lambda m, b, h: groups(m, b, h, body=[*m.body.requires_grad_(False).parameters()]), "frozen_changed"),
+        (lambda m, b, h: nn.init.ones_(m.head.weight) is not None and groups(m, b, h), "weights_changed"),
+        (lambda m, b, h: groups(m, str(b), h), "wrong_type"),
+        (lambda m, b, h: groups(m, [b], h), "wrong_type"),
         (lambda m, b, h: {"body": b, "head": h}, "wrong_type"),
         (lambda m, b, h: [{"params": ["body"], "lr": b}, {"params": ["head"], "lr": h}], "foreign"),
     ],
@@ -197,7 +266,14 @@ def test_right_scalings(answer):
         (lambda pixels: (resized(pixels) - DIGITS_MEAN) / DIGITS_STD, "own_statistics"),
         (resized, "not_scaled"),
         (lambda pixels: (resized(pixels) - resized(pixels).mean()) / resized(pixels).std(), "per_batch"),
-        (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "wrong_value"),
+        (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "white_measured"),
+        (lambda p: (resized(p / p.amax((1, 2, 3), True)) - MNIST_MEAN) / MNIST_STD, "white_measured"),
+        (
+            lambda p: (resized(p) - resized(p).mean((1, 2, 3), True)) / resized(p).std((1, 2, 3), keepdim=True),
+            "per_picture",
+        ),
+        (lambda pixels: (resized(pixels) / 16 - 0.13) / 0.31, "wrong_value"),
+        (lambda pixels: (resized(pixels) // 16 - MNIST_MEAN) / MNIST_STD, "wrong_value"),
         (lambda pixels: (pixels / 16 - MNIST_MEAN) / MNIST_STD, "shape"),
     ],
 )
@@ -261,6 +337,11 @@ def any_level(accuracies, seconds, margin):
     return sorted(level, key=seconds.get)[min(1, len(level) - 1)] if len(level) > 2 else min(level, key=seconds.get)
 
 
+def luckiest(accuracies, seconds, margin):
+    best = max(accuracies.values(), key=max)
+    return min((name for name in accuracies if paired(best, accuracies[name]).high < margin), key=seconds.get)
+
+
 def apart(one, other):
     return (one.var(ddof=1) / 16 + other.var(ddof=1) / 16) ** 0.5
 
@@ -279,6 +360,9 @@ def apart(one, other):
         (lambda accuracies, seconds, margin: by_pairs(accuracies, seconds, 0.01), "other_margin"),
         (any_level, "not_cheapest"),
         (lambda accuracies, seconds, margin: 0.9, "no_method"),
+        (lambda accuracies, seconds, margin: [*accuracies], "no_method"),
+        (luckiest, "luckiest_seed"),
+        (ends(lambda best, v: (best - v).mean() + t95(16) * (best - v).std(ddof=1) / 4), "short_interval"),
     ],
 )
 def test_wrong_choices(answer, symptom):
