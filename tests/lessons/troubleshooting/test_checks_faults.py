@@ -528,7 +528,10 @@ def count_of_good(loss):
         (told_by_rank_0, "rank_0_decides"),
         (reduced_to_rank_0, "ranks_disagree"),
         (nan_alone, "nan_only"),
-        (all_bad, "never"),
+        (all_bad, "all_not_any"),
+        (lambda loss: False, "never"),
+        (lambda loss: print(by_gathering(loss)), "wrong_type"),
+        (lambda loss: str(by_gathering(loss)), "wrong_type"),
         (count_of_good, "good_accused"),
     ],
 )

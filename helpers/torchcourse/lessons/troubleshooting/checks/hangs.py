@@ -113,6 +113,7 @@ _LOSSES = (
     (math.nan, 1.0, 2.0),
     (1.0, 2.0, math.inf),
     (1.0, math.inf, -math.inf),
+    (math.nan, math.inf, math.nan),
     (3.0, 2.0, 1.0),
 )
 
@@ -123,7 +124,7 @@ def _ask(learner: Callable) -> list:
     for row in _LOSSES:
         loss = torch.tensor(row[dist.get_rank()], device=device(), requires_grad=True)
         answer = learner(loss * 1.0)
-        answers.append(answer.item() if isinstance(answer, torch.Tensor) else answer)
+        answers.append(answer.item() if hasattr(answer, "item") else answer)
     return answers
 
 
@@ -139,6 +140,9 @@ def any_rank_bad(learner: Callable) -> str:
         left_alone=None,
     )
     right = [any(not math.isfinite(value) for value in row) for row in _LOSSES]
+    for value in (value for rank in answers for value in rank):
+        if not isinstance(value, bool | int | float):
+            raise Wrong("wrong_type", f"Return True or False. You returned {value!r}.")
     answers = [[bool(value) for value in rank] for rank in answers]
     if any(rank != right for rank in answers):
         _judge_answers(answers, right)
