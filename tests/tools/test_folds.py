@@ -23,6 +23,7 @@ def built(text: str) -> list[tuple[str, bool]]:
         ('# %%\npredict("x", "?", ["a", "b"])', "Your prediction"),
         ('# %%\noutcome("x", "So.", right="a")', "What came out"),
         ('# %%\nquiz.card("04", "x")', "A question"),
+        ('# %%\nfrom torchcourse.quiz import recall\n\nrecall("04")', "What do you still know?"),
         ("# %%\nfigures.explorer(draw, size=(1, 2, 1))", "A picture to play with"),
         ("# %%\nfigure, axes = figures.new()\naxes.plot(x)\nfigures.show(figure, alt)", "The picture"),
         ("# %% check: x\ncheck.x(x, points=1)\n### BEGIN HIDDEN TESTS\n1\n### END HIDDEN TESTS", "Check"),

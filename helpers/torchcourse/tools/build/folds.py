@@ -19,7 +19,7 @@ TITLES = {
     "review": "What is due today",
     "explorer": "A picture to play with",
 }
-"""What a cell is called that consists of calls of these functions."""
+"""What a cell is called that does nothing but call these functions, and import what it needs for that."""
 
 
 ASKING = {"predict", "outcome"}
@@ -64,13 +64,13 @@ def _title(source: str, marking: str) -> str:
     if marking or not statements:
         return ""
     rest = [statement for statement in statements if not isinstance(statement, ast.Import | ast.ImportFrom)]
+    called = [_called(statement) for statement in rest]
+    if rest and all(name in TITLES for name in called):
+        return TITLES[called[-1]]
     simple = all(isinstance(statement, ast.Expr | ast.Assign) for statement in rest)
     if simple and len(statements) >= max(2, 4 * len(rest)):
         return "Imports"
-    called = [_called(statement) for statement in statements]
-    if all(name in TITLES for name in called):
-        return TITLES[called[-1]]
-    if re.match(r"figure, \w+ = (figures\.)?(new|canvas)\(", source) and called[-1] == "show":
+    if re.match(r"figure, \w+ = (figures\.)?(new|canvas)\(", source) and _called(statements[-1]) == "show":
         return "The picture"
     return ""
 
