@@ -25,6 +25,7 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from IPython.display import display
 from torch.utils.data import TensorDataset
 
 from torchcourse import figures
@@ -637,7 +638,7 @@ if photos:
                 0: "no clear difference",
                 -1: "brightness is clearly better",
             }[clear]
-            outcome("07-1.solar", f"EfficientNet − brightness: {points(gain)}.", right=answer)
+            display(outcome("07-1.solar", f"EfficientNet − brightness: {points(gain)}.", right=answer))
 
 # %% [markdown]
 # Both heads have a knob, the penalty on their weights, and both are tuned alike: 1,280 features ask for a stronger one than 13 do. With the same penalty of 1 for both, 40 seeds would say that brightness is

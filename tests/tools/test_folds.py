@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchcourse.tools.build.source import Origin, to_notebook
+from torchcourse.tools.build.source import Origin, SourceError, to_notebook
 
 
 def built(text: str) -> list[tuple[str, bool]]:
@@ -74,3 +74,10 @@ def test_an_outcome_among_code_gets_a_cell_of_its_own_or_would_not_show():
         ('# @title Your prediction\npredict("y", "?", ["a", "b"])', True),
         ('# @title Your prediction\npredict("z", "?", ["a", "b"])', True),
     ]
+
+
+def test_an_outcome_that_would_not_show_is_refused():
+    with pytest.raises(SourceError, match=r"cell 1: predict or outcome inside a block is not shown"):
+        built('# %%\nif cells:\n    outcome("x", "So.")')
+    [(_, folded)] = built('# %%\nif cells:\n    display(outcome("x", "So."))')
+    assert not folded

@@ -46,6 +46,13 @@ def split(cell: NotebookNode) -> list[NotebookNode]:
     return [cell] if len(parts) <= 1 else [new_code_cell(part) for part in parts if part]
 
 
+def asks_unseen(source: str) -> bool:
+    """Whether a prediction or an outcome stands inside a block, where a notebook does not show it."""
+    statements = _statements(source)
+    inside = (node for statement in statements for node in ast.walk(statement) if node is not statement)
+    return any(isinstance(node, ast.Expr) and _called(node) in ASKING for node in inside)
+
+
 def fold(cell: NotebookNode, marking: str) -> None:
     """Fold a code cell if it is one of those, under a title. `marking` is its title in the source."""
     title = _title(cell.source, marking) if cell.cell_type == "code" else ""

@@ -32,7 +32,7 @@ import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from torchcourse.tools.build.folds import fold, split
+from torchcourse.tools.build.folds import asks_unseen, fold, split
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"
 
@@ -76,6 +76,10 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
     notebook.cells = [cell for cell, _, _ in cells]
     seen: set[str] = set()
     for position, (cell, title, where) in enumerate(cells):
+        if cell.cell_type == "code" and asks_unseen(cell.source):
+            raise SourceError(
+                f"{where}: predict or outcome inside a block is not shown; put it behind the block, or into display(…)."
+            )
         cell.metadata = NotebookNode()
         cell.id = f"cell-{position:03d}"
         if title == "setup":
