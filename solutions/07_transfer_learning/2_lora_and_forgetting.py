@@ -127,11 +127,11 @@ def forgetting(accuracy: torch.Tensor) -> float:
 checked = check.forgetting(forgetting, points=2)
 ### BEGIN HIDDEN TESTS
 _table = torch.tensor([[0.5, 0.1, 0.3], [0.75, 0.25, 0.3], [0.5, 0.5, 1.0]], dtype=torch.float64)
-assert abs(forgetting(_table) - 0.0) < 1e-9
-assert abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75) < 1e-9
+assert abs(forgetting(_table) - 0.0) < 1e-6
+assert abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75) < 1e-6
 _table = torch.rand(5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 _lost = [max(_table[_i, _j].item() for _i in range(4)) - _table[4, _j].item() for _j in range(4)]
-assert abs(forgetting(_table) - sum(_lost) / 4) < 1e-9
+assert abs(forgetting(_table) - sum(_lost) / 4) < 1e-6
 ### END HIDDEN TESTS
 checked
 
@@ -232,6 +232,7 @@ torch.manual_seed(21)
 for _inputs, _outputs, _rank, _alpha in ((9, 3, 4, 10.0), (2, 6, 1, 3.0)):
     _base, _x = nn.Linear(_inputs, _outputs), torch.randn(4, _inputs)
     _old, _layer = copy.deepcopy(_base), OwnLoRA(_base, _rank, _alpha)
+    assert not any(isinstance(_module, LoRALinear) for _module in _layer.modules())
     torch.testing.assert_close(_layer(_x), _old(_x))
     assert {_n for _n, _p in _layer.named_parameters() if _p.requires_grad} == {"down", "up"}
     _layer.up.data.normal_()
@@ -378,8 +379,8 @@ checked = check.training_bytes(training_bytes, points=2)
 ### BEGIN HIDDEN TESTS
 _model = nn.Sequential(nn.Linear(5, 6), LoRALinear(nn.Linear(6, 8), rank=3), nn.Linear(8, 8)).double()
 _model[0].bias.requires_grad_(False)
-assert training_bytes(_model) == (8 * (36 + 56 + 42 + 72), 3 * 8 * (30 + 42 + 72))
-assert training_bytes(_model.half()) == (2 * (36 + 56 + 42 + 72), 3 * 2 * (30 + 42 + 72))
+assert tuple(training_bytes(_model)) == (8 * (36 + 56 + 42 + 72), 3 * 8 * (30 + 42 + 72))
+assert tuple(training_bytes(_model.half())) == (2 * (36 + 56 + 42 + 72), 3 * 2 * (30 + 42 + 72))
 assert training_bytes(_model.requires_grad_(False))[1] == 0
 ### END HIDDEN TESTS
 checked

@@ -25,7 +25,8 @@ class Own(nn.Module):
 
     def __init__(self, base, rank, alpha, **mistakes):
         super().__init__()
-        self.base, self.mistakes, self.scale = base, mistakes, mistakes.get("scale", lambda a, r: a / r)(alpha, rank)
+        self.base = (lambda x: base(x)) if "hidden" in mistakes else base
+        self.mistakes, self.scale = mistakes, mistakes.get("scale", lambda a, r: a / r)(alpha, rank)
         if "not_frozen" not in mistakes:
             base.requires_grad_(False)
         down, up = torch.randn(rank, base.in_features), torch.zeros(base.out_features, rank)
@@ -46,6 +47,8 @@ class Own(nn.Module):
         added = self.scale * (x @ self.down.T @ self.up.T)
         if "alone" in self.mistakes:
             return added + (self.base(x) if self.up.abs().sum() == 0 else 0)
+        if "no_graph" in self.mistakes:
+            added = added.detach()
         if "into_base" in self.mistakes:
             with torch.no_grad():
                 self.base.weight += 1e-3
@@ -66,7 +69,37 @@ class Product(nn.Module):
         return nn.functional.linear(x, weight, self.inner.bias)
 
 
-@pytest.mark.parametrize("answer", [Own, Product, LoRALinear])
+class Kept(nn.Module):
+    """And one that keeps the old numbers in buffers."""
+
+    def __init__(self, base, rank, alpha):
+        super().__init__()
+        self.register_buffer("weight", base.weight.detach().clone())
+        self.register_buffer("bias", None if base.bias is None else base.bias.detach().clone())
+        self.down = nn.Parameter(torch.zeros(rank, base.in_features))
+        self.up = nn.Parameter(torch.randn(base.out_features, rank))
+        self.scale = alpha / rank
+
+    def forward(self, x):
+        added = torch.einsum("...i,ri,or->...o", x, self.down, self.up)
+        return nn.functional.linear(x, self.weight, self.bias) + self.scale * added
+
+
+class Boxed(nn.Module):
+    """The package's layer inside."""
+
+    def __init__(self, *args):
+        super().__init__()
+        self.inner = LoRALinear(*args)
+        self.down, self.up, self.forward = self.inner.down, self.inner.up, self.inner.forward
+
+
+@pytest.mark.parametrize("answer", [LoRALinear, type("OwnLoRA", (LoRALinear,), {}), Boxed])
+def test_an_adapter_of_the_package_is_not_the_learners_own(answer):
+    refused(check.own_lora(answer), "library_call")
+
+
+@pytest.mark.parametrize("answer", [Own, Product, Kept])
 def test_right_adapters(answer):
     accepted(check.own_lora(answer))
 
@@ -84,6 +117,10 @@ def test_right_adapters(answer):
         ({"scale": lambda alpha, rank: alpha}, "alpha_only"),
         ({"scale": lambda alpha, rank: rank / alpha}, "scale_inverted"),
         ({"alone": 1}, "no_base"),
+        ({"scale": lambda alpha, rank: alpha // rank}, "never_learns"),
+        ({"no_graph": 1}, "no_graph"),
+        ({"hidden": 1}, "base_not_kept"),
+        ({"into_base": 1}, "base_changed"),
     ],
 )
 def test_wrong_adapters(mistakes, symptom):
@@ -92,7 +129,8 @@ def test_wrong_adapters(mistakes, symptom):
 
 def test_other_wrong_adapters():
     refused(check.own_lora(lambda base, rank, alpha: base.weight), "no_module")
-    assert check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, into_base=1)).state == "wrong"
+    verdict = check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, scale=lambda alpha, rank: alpha // rank))
+    assert "both are zero" not in verdict.message  # one of them is not
 
 
 def new_layer(layer, factor=None, base=1.0, bias=True):
@@ -112,6 +150,23 @@ def by_the_unit_vectors(layer):
     return plain
 
 
+def as_a_subclass(layer):
+    kind = type("Plain", (nn.Linear,), {"forward": lambda self, x: layer(x)})
+    return kind(layer.base.in_features, layer.base.out_features)
+
+
+def turned_sizes(layer):
+    plain, right = nn.Linear(layer.base.out_features, layer.base.in_features), new_layer(layer)
+    plain.weight, plain.bias = right.weight, right.bias
+    return plain
+
+
+def switching_off(layer):
+    plain = new_layer(layer)
+    layer.enabled = False
+    return plain
+
+
 @pytest.mark.parametrize("answer", [new_layer, by_the_unit_vectors, lambda layer: copy.deepcopy(layer).merged()])
 def test_right_merges(answer):
     accepted(check.merged(answer))
@@ -128,6 +183,9 @@ def test_right_merges(answer):
         (lambda layer: layer.merged(), "in_place"),
         (lambda layer: layer, "not_linear"),
         (lambda layer: layer.change(), "not_linear"),
+        (as_a_subclass, "not_linear"),
+        (turned_sizes, "sizes"),
+        (switching_off, "layer_changed"),
     ],
 )
 def test_wrong_merges(answer, symptom):
@@ -151,7 +209,7 @@ def with_the_package(model):
     return sum(storages.values()), 3 * trainable_bytes(model)
 
 
-@pytest.mark.parametrize("answer", [by_hand, with_the_package])
+@pytest.mark.parametrize("answer", [by_hand, with_the_package, lambda model: list(by_hand(model))])
 def test_right_bytes(answer):
     accepted(check.training_bytes(answer))
 
@@ -169,6 +227,8 @@ def test_right_bytes(answer):
         (lambda m: (total(m.parameters()), 2 * total(learning(m))), "one_moment"),
         (lambda m: (total(m.parameters()), 4 * total(learning(m))), "weights_again"),
         (lambda m: sum(by_hand(m)), "wrong_type"),
+        (lambda m: by_hand(m.requires_grad_(True)), "model_changed"),
+        (lambda m: by_hand(m.requires_grad_(False)), "model_changed"),
         (lambda m: (0, 0), "wrong_value"),
     ],
 )
@@ -185,7 +245,7 @@ def by_loops(accuracy):
     return sum(max(accuracy[i][j] for i in range(tasks - 1)) - accuracy[-1][j] for j in range(tasks - 1)) / (tasks - 1)
 
 
-@pytest.mark.parametrize("answer", [from_the_best, by_loops])
+@pytest.mark.parametrize("answer", [from_the_best, by_loops, lambda a: from_the_best(a.float()).item()])
 def test_right_measures(answer):
     accepted(check.forgetting(answer))
 
@@ -201,6 +261,13 @@ def test_right_measures(answer):
         (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
         (lambda a: a[-1], "no_number"),
         (lambda a: 0.5, "wrong_value"),
+        (lambda a: from_the_best(a) * (len(a) - 1) / len(a), "newest_counted"),
+        (lambda a: (a.max(dim=0).values - a[-1])[:-1].mean(), "last_counted"),
+        (lambda a: (a[:-1, :-1].max(dim=0).values - a[-1, :-1]).clamp(min=0).mean(), "last_counted"),
+        (lambda a: (a[-2, :-1] - a[-1, :-1]).mean(), "from_previous"),
+        (lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean(), "one_side_transposed"),
+        (lambda a: (a.tril()[:-1, :-1].max(dim=0).values - a[-1, :-1]).mean(), "not_before_learning"),
+        (lambda a: (a[:-1, :-1].max(dim=0).values - a[-1, :-1]).abs().mean(), "wrong_value"),
     ],
 )
 def test_wrong_measures(answer, symptom):

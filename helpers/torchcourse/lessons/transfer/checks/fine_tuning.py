@@ -267,7 +267,7 @@ def _must_stand_once(rates: dict[str, list[float]], frozen: set[str]) -> None:
     if missing := [name for name, found in rates.items() if not found and name not in frozen]:
         raise Wrong("missing", f"{missing[0]} stands in no group: it would never learn. {len(missing)} are missing.")
     if double := [name for name, found in rates.items() if len(found) > 1]:
-        raise Wrong("twice", f"{double[0]} stands in the groups twice. It belongs in exactly one place.")
+        raise Wrong("twice", f"{double[0]} stands in two groups, or twice in one. Once is right.")
 
 
 def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:

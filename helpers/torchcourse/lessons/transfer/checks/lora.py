@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_known, tensor_of
+from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_formula, refuse_known, same, tensor_of
 from torchcourse.lessons.transfer.finetune import freeze
-from torchcourse.lessons.transfer.lora import LoRALinear
+from torchcourse.lessons.transfer.lora import LoRA, LoRALinear
 from torchcourse.models import mlp
 
 
@@ -29,21 +29,15 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         before, should = copy.deepcopy(base.state_dict()), base(x).detach()
         layer: Any = learner(base, rank, alpha)
         case = f"A layer from {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
-        _judge_parts(layer, case, inputs, outputs, rank)
+        _judge_parts(layer, base, case, rank)
         out = layer(x)
+        if any(not torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items()):
+            raise Wrong("base_changed", f"{case}: the old layer's own weights have changed.")
         tensor_of(out, should.shape, f"{case}: {list(x.shape)} goes in, {list(should.shape)} should come out.")
         if not torch.allclose(out, should, atol=1e-6):
             raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
-        F.mse_loss(out, should + 1).backward()
-        if not any(p.grad is not None and p.grad.abs().max() > 0 for p in (layer.down, layer.up)):
-            raise Wrong(
-                "never_learns",
-                f"{case}: the gradients of `down` and `up` are both zero. In a product, each one's "
-                "gradient has the other as a factor: what if both are zero?",
-            )
+        _judge_gradients(layer, out, should, case)
         _judge_formula(layer, x, should, rank, alpha, case)
-        if any(not torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items()):
-            raise Wrong("base_changed", f"{case}: the old layer's own weights have changed.")
     return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
 
 
@@ -51,17 +45,24 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
 def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
     """Compare the plain layer with the layer that has an adapter, which stays as it is."""
     torch.manual_seed(1)
-    for inputs, outputs, rank, alpha, bias in ((6, 4, 2, 6.0, True), (5, 7, 3, 1.5, True), (4, 4, 1, 3.0, False)):
+    cases = [(6, 4, 2, 6.0, True), (5, 7, 3, 1.5, True), (4, 4, 1, 3.0, False)]
+    for inputs, outputs, rank, alpha, bias in cases:
         base = nn.Linear(inputs, outputs, bias=bias)
         layer, x = LoRALinear(base, rank, alpha), torch.randn(8, inputs)
         nn.init.normal_(layer.up)
         state, should = copy.deepcopy(layer.state_dict()), layer(x).detach()
         plain = learner(layer)
         case = f"From {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
-        if not isinstance(plain, nn.Linear):
+        if type(plain) is not nn.Linear:
             raise Wrong("not_linear", f"{case}: a plain nn.Linear should come back, and you return {_kind(plain)}.")
+        if (plain.in_features, plain.out_features) != (inputs, outputs) or plain.weight.shape != (outputs, inputs):
+            raise Wrong(
+                "sizes", f"{case}: your new layer says of itself {plain}, with a weight {list(plain.weight.shape)}."
+            )
         if any(not torch.equal(tensor, state[name]) for name, tensor in layer.state_dict().items()):
             raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
+        if not torch.equal(layer(x), should):
+            raise Wrong("layer_changed", f"{case}: the layer with the adapter computes other values than before.")
         out = plain(x).detach()
         if torch.allclose(out, should, atol=1e-5):
             continue
@@ -75,7 +76,7 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
         if torch.allclose(out - (base.bias if bias else 0), layer.scale * x @ change.T, atol=1e-5):
             raise Wrong("no_base", f"{case}: that is what the adapter adds. The old weight is missing.")
         raise Wrong("wrong_value", f"{case}: the outputs differ by up to {(out - should).abs().max():.2g}.")
-    return "Three layers: one plain nn.Linear each, equal to rounding, and the adapter can still be taken off."
+    return f"{len(cases)} layers: one plain nn.Linear each, equal to rounding, and the adapter can still be taken off."
 
 
 @check
@@ -89,8 +90,13 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
     models = {"all of it trained": mlp(8, 4), "the first layer frozen": half, "an adapter beside a layer": adapted}
     models |= {"in bfloat16": thin, "one weight used in two layers": tied}
     for name, model in models.items():
-        got, right = learner(model), _counted(model)
-        if not isinstance(got, tuple) or len(got) != 2:
+        right, learning = _counted(model), [parameter.requires_grad for parameter in model.parameters()]
+        got = learner(model)
+        if [parameter.requires_grad for parameter in model.parameters()] != learning:
+            raise Wrong(
+                "model_changed", f"A model with {name}: your function changes what is frozen. It should only count."
+            )
+        if not isinstance(got, tuple | list) or len(got) != 2:
             raise Wrong("wrong_type", f"Return a pair, bytes of all weights and bytes that training adds. Not {got!r}.")
         if tuple(got) != right:
             _judge_bytes(model, tuple(got), right, name)
@@ -105,37 +111,71 @@ def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
         [[0.9, 0.2, 0.1], [0.7, 0.8, 0.1], [0.5, 0.6, 0.9]],
         [[0.6, 0.2, 0.1], [0.8, 0.7, 0.3], [0.7, 0.75, 0.9]],
         [[0.8, 0.5, 0.1, 0.1], [0.6, 0.9, 0.2, 0.1], [0.9, 0.5, 0.8, 0.3], [0.4, 0.6, 0.7, 0.95]],
+        [[0.9, 0.85, 0.1], [0.7, 0.8, 0.2], [0.6, 0.5, 0.9]],
     ]
-    for table in tables:
-        accuracy = torch.tensor(table, dtype=torch.float64)
-        old, last = accuracy[:-1, :-1], accuracy[-1, :-1]
-        right = (old.max(dim=0).values - last).mean().item()
+    cases = [torch.tensor(table, dtype=torch.float64) for table in tables]
+    given = []
+    for accuracy in cases:
         got = number(learner(accuracy.clone()))
         if got is None:
             raise Wrong("no_number", "Return one number, the mean over the old tasks.")
-        if abs(got - right) < 1e-9:
-            continue
-        text = f"After {len(table)} tasks with the accuracies {table},"
-        wrongs = {
-            "sign": (-right, "you return the gain. Forgetting is positive where accuracy was lost."),
-            "newest_counted": (
-                (accuracy.max(dim=0).values - accuracy[-1]).mean().item(),
-                "your mean is over all tasks. The newest one had no time to be forgotten.",
-            ),
-            "from_learning": (
-                (old.diagonal() - last).mean().item(),
-                "a task was read better *later* than right after it was learned. Count from its best.",
-            ),
-            "from_first": ((accuracy[0, :-1] - last).mean().item(), "you count from the first row for all tasks."),
-            "transposed": (
-                (accuracy[:-1, :-1].max(dim=1).values - accuracy[:-1, -1]).mean().item(),
-                "you take rows for columns: a row is a moment, a column is a task.",
-            ),
-            "sum": ((old.max(dim=0).values - last).sum().item(), "that is the sum over the old tasks, not the mean."),
-        }
-        refuse_known(got, wrongs, where=f"{text} ")
-        raise Wrong("wrong_value", f"{text} you return {got:.4g}.")
+        given.append(got)
+    right = [_lost(accuracy).mean().item() for accuracy in cases]
+    if not same(given, right, tolerance=1e-6):
+        refuse_formula(given, [(accuracy,) for accuracy in cases], _OTHER_MEASURES)
+        first = next(i for i, got in enumerate(given) if not same(got, right[i], tolerance=1e-6))
+        raise Wrong(
+            "wrong_value",
+            f"After {len(tables[first])} tasks with the accuracies {tables[first]}, you return {given[first]:.4g}.",
+        )
     return f"{len(tables)} tables: from each old task's best, to the end, and the mean of it."
+
+
+def _lost(accuracy: torch.Tensor) -> torch.Tensor:
+    """For each old task: the best accuracy at an earlier moment, less the last one."""
+    return accuracy[:-1, :-1].max(dim=0).values - accuracy[-1, :-1]
+
+
+_OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = {
+    "sign": (
+        [lambda a: -_lost(a).mean().item()],
+        "You return the gain. Forgetting is positive where accuracy was lost.",
+    ),
+    "newest_counted": (
+        [lambda a: (a.max(dim=0).values - a[-1]).mean().item(), lambda a: _lost(a).sum().item() / len(a)],
+        "Your mean is over all tasks. The newest one had no time to be forgotten.",
+    ),
+    "last_counted": (
+        [lambda a: (a.max(dim=0).values - a[-1])[:-1].mean().item(), lambda a: _lost(a).clamp(min=0).mean().item()],
+        "A task that is better now than ever before counts as 0 for you. Its best *earlier* moment counts, and then it "
+        "was forgotten by less than nothing.",
+    ),
+    "from_learning": (
+        [lambda a: (a.diagonal()[:-1] - a[-1, :-1]).mean().item()],
+        "You count from when a task was learned. It may have been read better earlier or later. Count from its best.",
+    ),
+    "from_first": (
+        [lambda a: (a[0, :-1] - a[-1, :-1]).mean().item()],
+        "You count from the first row for all tasks.",
+    ),
+    "from_previous": (
+        [lambda a: (a[-2, :-1] - a[-1, :-1]).mean().item()],
+        "You count from the last moment but one. The best of all earlier moments counts.",
+    ),
+    "not_before_learning": (
+        [lambda a: _lost(torch.cat([a[:-1].tril(), a[-1:]])).mean().item()],
+        "You leave out what a task's accuracy was before it was learned. *Any* earlier moment counts.",
+    ),
+    "transposed": (
+        [lambda a: _lost(a.T).mean().item()],
+        "You take rows for columns: a row is a moment, a column a task.",
+    ),
+    "one_side_transposed": (
+        [lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean().item()],
+        "Your best is that of a row, the best task at one moment. It should be the best moment of one task.",
+    ),
+    "sum": ([lambda a: _lost(a).sum().item()], "That is the sum over the old tasks, not the mean."),
+}
 
 
 @check
@@ -218,14 +258,38 @@ def _kind(thing: object) -> str:
     return f"a {type(thing).__name__}"
 
 
-def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int) -> None:
+def _judge_gradients(layer: Any, out: torch.Tensor, should: torch.Tensor, case: str) -> None:
+    parts = (layer.down, layer.up)
+    if not out.requires_grad:
+        raise Wrong(
+            "no_graph",
+            f"{case}: no gradient can flow from the output back to `down` and `up`. Is a part computed without a "
+            "graph, or once and for all in `__init__`?",
+        )
+    F.mse_loss(out, should + 1).backward()
+    if any(part.grad is not None and part.grad.abs().max() > 0 for part in parts):
+        return
+    text = f"{case}: the gradients of `down` and `up` are both zero or missing."
+    if not any(part.detach().abs().max() > 0 for part in parts):
+        text += " In a product, each one's gradient has the other as a factor, and both are zero."
+    else:
+        text += " What stands between them and the output? A factor of 0 is enough."
+    raise Wrong("never_learns", text)
+
+
+def _judge_parts(layer: object, base: nn.Linear, case: str, rank: int) -> None:
     if not isinstance(layer, nn.Module):
         raise Wrong("no_module", f"{case}: the layer should be an nn.Module, and is {_kind(layer)}.")
+    if any(isinstance(module, LoRA) for module in layer.modules()):
+        raise Wrong("library_call", f"{case}: the package's LoRA layer does the work. Write these few lines yourself.")
+    inputs, outputs = base.in_features, base.out_features
     for name, shape in (("down", [rank, inputs]), ("up", [outputs, rank])):
         part = getattr(layer, name, None)
         if not isinstance(part, torch.Tensor) or list(part.shape) != shape:
-            has = list(part.shape) if isinstance(part, torch.Tensor) else _kind(part)
-            raise Wrong("shape", f"{case}: `{name}` should have the shape {shape}, and is {has}.")
+            has = f"has {list(part.shape)}" if isinstance(part, torch.Tensor) else f"is {_kind(part)}"
+            if not hasattr(layer, name):
+                has = "there is none of that name"
+            raise Wrong("shape", f"{case}: `{name}` should have the shape {shape}, and {has}.")
         if not isinstance(part, nn.Parameter):
             raise Wrong("no_parameters", f"{case}: no optimizer will find `{name}`. What makes a tensor a parameter?")
     learning = {name for name, parameter in layer.named_parameters() if parameter.requires_grad}
@@ -233,6 +297,12 @@ def _judge_parts(layer: object, case: str, inputs: int, outputs: int, rank: int)
         raise Wrong("not_frozen", f"{case}: {', '.join(sorted(learning - {'down', 'up'}))} would be trained, too.")
     if learning != {"down", "up"}:
         raise Wrong("frozen_too_much", f"{case}: `down` and `up` should both get gradients.")
+    if not any(isinstance(kept, torch.Tensor) and same(kept, base.weight) for kept in layer.state_dict().values()):
+        raise Wrong(
+            "base_not_kept",
+            f"{case}: the old layer's weight is not in your layer's state_dict(). Moving it to a GPU and saving it "
+            "would leave that weight behind. What makes a layer part of a module?",
+        )
 
 
 def _judge_formula(layer: Any, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str) -> None:
