@@ -31,6 +31,7 @@ from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution, roster
 from torchcourse.tools.classroom.grader import Grader, Runs
 from torchcourse.tools.classroom.preprocessors import UNPROTECTED
+from torchcourse.tools.classroom.quick_nbgrader import one_engine
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import ROOT
@@ -60,7 +61,7 @@ def grade_class(
     # nbgrader asks its database tool for a version by the name of its command, which lies beside this Python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     table, record = roster.read(folder / "grades.csv"), _Record(folder / "grading.json")
-    with tempfile.TemporaryDirectory() as course, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as course, warnings.catch_warnings(), one_engine():
         warnings.simplefilter("ignore", SAWarning)  # about nbgrader's own use of its database
         grader = Grader(folder, root, Path(course))
         digests = {lesson: grader.register(lesson) for lesson in sorted({lesson for _, lesson in submissions})}

@@ -15,11 +15,13 @@ from nbgrader.api import Gradebook, MissingEntry, SubmittedAssignment
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
+from traitlets import Type
 from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution, staging
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
+from torchcourse.tools.classroom.quick_nbgrader import QuickHTMLExporter
 from torchcourse.tools.classroom.roster import Grade, State
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.classroom.staging import Staged
@@ -174,6 +176,8 @@ class _Autograde(_OneSubmission, Autograde):
 
 class _Feedback(_OneSubmission, GenerateFeedback):
     """nbgrader's, for one submission."""
+
+    exporter_class = Type(QuickHTMLExporter)
 
 
 def _by_hand(submission: SubmittedAssignment) -> list[tuple]:
