@@ -360,6 +360,13 @@ def weights_averaged(model, stages, train_stage):
         parameter.data /= dist.get_world_size()
 
 
+def one_at_a_time(model, stages, train_stage):
+    for name in stages:
+        freeze(model)
+        unfreeze(model, name)
+        train_stage(DistributedDataParallel(model))
+
+
 def first_stage_only(model, stages, train_stage):
     freeze(model)
     unfreeze(model, stages[0])
@@ -377,6 +384,9 @@ def first_stage_only(model, stages, train_stage):
         (weights_averaged, "not_one_process"),
         (first_stage_only, "stage_left_out"),
         (lambda model, stages, train_stage: None, "nothing_learned"),
+        (lambda model, stages, train_stage: wrapped_anew(copy.deepcopy(model), stages, train_stage), "nothing_learned"),
+        (lambda model, stages, train_stage: wrapped_anew(model, stages[::-1], train_stage), "other_stages"),
+        (one_at_a_time, "other_stages"),
     ],
 )
 def test_wrong_stages(answer, symptom):

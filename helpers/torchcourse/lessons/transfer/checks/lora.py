@@ -181,30 +181,37 @@ _OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = 
 @check
 def unfreeze_in_stages(learner: Callable[..., None]) -> str:
     """Run it on two ranks and compare the weights with each other and with one process on all the data."""
-    right, _ = on_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
-    (ones, kept), (others, _) = on_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
+    right, _, wanted = on_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
+    (ones, kept, calls), (others, _, _) = on_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
+    if not calls:
+        raise Wrong("nothing_learned", "train_stage() was never called.")
     if torch.equal(ones["last.weight"], kept["last.weight"]):
-        raise Wrong("nothing_learned", "The last layer has its first weights still. Is train_stage() called?")
-    apart = [name for name in ones if (ones[name] - others[name]).abs().max() > 1e-12]
-    if apart:
         raise Wrong(
-            "ranks_disagree",
-            f"The two ranks end with different weights in {', '.join(apart)}. Which gradients did "
-            "DistributedDataParallel know about when it was made?",
+            "nothing_learned", "The model that you were given has its first weights still. Which one is trained?"
         )
+    if apart := [name for name in ones if (ones[name] - others[name]).abs().max() > 1e-12]:
+        alone = "last.weight" in apart  # it learns from the first stage on
+        why = "Nobody averages the gradients" if alone else "Which gradients did DistributedDataParallel know about"
+        end = ": each rank learns from its own half of the data." if alone else " when it was made?"
+        raise Wrong("ranks_disagree", f"The two ranks end with different weights in {', '.join(apart)}. {why}{end}")
     if not torch.equal(ones["first.weight"], kept["first.weight"]):
         raise Wrong("frozen_moved", "`first` is in no stage, but its weights have changed. What is it before stage 1?")
     if torch.equal(ones["middle.weight"], kept["middle.weight"]):
         raise Wrong("stage_left_out", "`middle` has its first weights still, but it is in the second stage.")
+    if calls == wanted[1:] * 2:
+        raise Wrong("all_at_once", "`middle` learns from the first stage on. It should wait for the second.")
+    if calls != wanted:
+        each = "; ".join(" and ".join(names) or "nothing" for names in calls)
+        raise Wrong(
+            "other_stages",
+            f"The stages were `last`, then `middle`. In your calls of train_stage() there learned, in turn: {each}.",
+        )
     off = max((ones[name] - right[name]).abs().max().item() for name in ones)
     if off > 1e-9:
-        only, _ = on_ranks(partial(_in_stages, _all_at_once), world_size=1, env=ON_CPU)[0]
-        if max((ones[name] - only[name]).abs().max().item() for name in ones) < 1e-9:
-            raise Wrong("all_at_once", "`middle` learns from the first stage on. It should wait for the second.")
         raise Wrong(
             "not_one_process",
             f"The ranks agree with each other, but not with one process on all the data: "
-            f"{off:.1e} apart. Are *gradients* averaged in every step, and each stage trained once?",
+            f"{off:.1e} apart. Are *gradients* averaged in every step?",
         )
     return "Two stages on two ranks: equal weights on both, and equal to one process on all the data."
 
@@ -219,15 +226,20 @@ def small_net() -> nn.Sequential:
     return net.double()
 
 
-def _in_stages(way: Callable[..., None]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """In a rank: train `small_net` in two stages; return its weights after and before."""
-    net = small_net()
+def _in_stages(way: Callable[..., None]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[str]]]:
+    """In a rank: train `small_net` in two stages; return its weights after and before, and what learned in turn."""
+    net, calls = small_net(), []
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    way(net, ["last", "middle"], _train_stage)
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}, before
+
+    def train_stage(replica: nn.Module, steps: int = 3) -> None:
+        calls.append(sorted({name.split(".")[-2] for name, p in replica.named_parameters() if p.requires_grad}))
+        _train_stage(replica, steps)
+
+    way(net, ["last", "middle"], train_stage)
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}, before, calls
 
 
-def _train_stage(replica: nn.Module, steps: int = 3) -> None:
+def _train_stage(replica: nn.Module, steps: int) -> None:
     """Take steps of SGD on this rank's half of 16 samples, on what is not frozen."""
     generator = torch.Generator().manual_seed(4)
     inputs, targets = torch.randn(16, 6, generator=generator, dtype=torch.float64), torch.arange(16) % 3
@@ -243,14 +255,6 @@ def _one_process(net: nn.Module, stages: list[str], train_stage: Callable[[nn.Mo
     net.requires_grad_(False)
     for name in stages:
         net.get_submodule(name).requires_grad_(True)
-        train_stage(net)
-
-
-def _all_at_once(net: nn.Module, stages: list[str], train_stage: Callable[[nn.Module], None]) -> None:
-    net.requires_grad_(False)
-    for name in stages:
-        net.get_submodule(name).requires_grad_(True)
-    for _ in stages:
         train_stage(net)
 
 
