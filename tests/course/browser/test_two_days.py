@@ -91,7 +91,9 @@ def test_two_days_and_a_lost_kernel(lab):
     expect(card.get_by_text("The performance is measured at each saving")).to_be_visible()
     expect(prediction.get_by_text("← your prediction")).to_be_visible()
     expect(explorer.get_by_role("img", name="3 boxes")).to_be_visible()
-    assert notebook.page.get_by_text(NOT_FOUND).filter(visible=True).count() == 0
+    for complaint in (cell.get_by_text(NOT_FOUND) for cell in (card, prediction, explorer)):
+        expect(complaint).to_be_attached()
+        expect(complaint).to_be_hidden()
     notebook.run_all()
     expect(card.get_by_text(f"asked on {yesterday}: you answered A, not right")).to_be_visible()
     expect(prediction.get_by_role("radio").nth(1)).to_be_checked()
