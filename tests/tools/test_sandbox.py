@@ -183,6 +183,18 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, s
     assert text(after) == "42"
 
 
+def test_without_namespaces_a_cell_runs_with_limits_and_leaves_nothing(warm, monkeypatch):
+    monkeypatch.setattr(warm, "isolated", False)
+    program = "import os\nopen('note', 'w').write('x')\n__import__('subprocess').Popen(['sleep', '4321'])\nos.getcwd()"
+    with Box(warm) as box:
+        folder = Path(text(box.run(program, 5, 20)).strip("'"))
+        inside = box._tree()
+        assert (folder / "note").exists()
+    psutil.wait_procs(inside, timeout=10)
+    assert not folder.parent.exists()
+    assert [process for process in inside if process.is_running()] == []
+
+
 LEFT_BEHIND = """
     import os, subprocess, time
     subprocess.Popen(["sleep", "4321"], start_new_session=True)
