@@ -43,10 +43,15 @@ def watch(operators: Sequence[str] = (), package: str | None = None) -> Iterator
 class _Operators(TorchDispatchMode):
     def __init__(self, pieces: Sequence[str], found: list[str]) -> None:
         super().__init__()
-        self._pieces, self._found = pieces, found
+        self.pieces, self.found = pieces, found
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name().partition("::")[2].partition(".")[0].strip("_")
-        if any(piece in name for piece in self._pieces):
-            self._found.append(f"PyTorch's {name}")
-        return func(*args, **(kwargs or {}))
+
+def _see(self: _Operators, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    name = func.name().partition("::")[2].partition(".")[0].strip("_")
+    if any(piece in name for piece in self.pieces):
+        self.found.append(f"PyTorch's {name}")
+    return func(*args, **(kwargs or {}))
+
+
+# Set here and not in the class: torch wraps what it finds there, and imports its compiler for that, which takes 4 s.
+_Operators.__torch_dispatch__ = _see  # type: ignore[method-assign, assignment]  # see above
