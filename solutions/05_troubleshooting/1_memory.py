@@ -112,7 +112,8 @@ outcome(
 
 # %% [markdown]
 # Read the picture from left to right. The **forward pass** (순전파) piles up **activations** (활성값): results that the backward pass will
-# need. The **backward pass** (역전파) takes them down again, the last one first. At the end the **optimizer** (옵티마이저) works with almost nothing.
+# need. The **backward pass** (역전파) takes them down again, the last one first. At the end the **optimizer** (옵티마이저) steps; on a CPU it works
+# tensor by tensor and needs little more. (A GPU's default needs more: section 2.)
 # Below, each bar is one tensor: the operation that made it, its layer, its bytes.
 #
 # | kind | bytes in float32 | lives |
@@ -231,11 +232,11 @@ predict(
 
 
 # %%
-def simulated_steps(build, make_batch, capacity, dtype=torch.float32, steps=2):
+def simulated_steps(build, make_batch, capacity, dtype=torch.float32, steps=2, **options):
     """Train with AdamW on fake tensors; return the device that saw it. Adam's numbers are there from the first step on."""
     with fake_tensors(dtype), SimulatedDevice(capacity) as device:
         model, batch = build(), make_batch()
-        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+        optimizer = torch.optim.AdamW(model.parameters(), **options)
         device.watch(model, optimizer, *batch)
         for _ in range(steps):
             logits = model(batch[0]).flatten(0, -2)
@@ -274,11 +275,18 @@ def tokens():
 
 
 start = time.perf_counter()
-decoder = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1)
+decoder = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, foreach=False)
 print(f"{time.perf_counter() - start:.1f} s; peak {format_bytes(decoder.peak)}")
+for way in ("foreach", "fused"):
+    peak = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, **{way: True}).peak
+    print(f"with {way}=True the peak is {format_bytes(peak)}")
 print({kind: format_bytes(size) for kind, size in decoder.peak_by_kind().items()})
 
 # %% [markdown]
+# The three ways of AdamW compute the same. `foreach=True` works on many tensors at once, and is the default on a GPU
+# ([documentation](https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html)). For that it holds temporary tensors as large as the
+# parameters, as the difference shows. So `fused=True` or `foreach=False` is a remedy where the optimizer makes the peak.
+#
 # Two models, two shapes of the problem. ResNet-50 is all activations: a smaller batch helps. The language model with its one sample of 2048
 # tokens (토큰) is all parameters, gradients and optimizer: no batch is small enough for 24 GiB. Lesson 01 shares those out over ranks.
 #
@@ -649,7 +657,7 @@ outcome(
 # So what is it good for? Not for your own program: the next tensor would have come from the cache anyway, and now it must ask the driver again. PyTorch
 # also empties the cache by itself before it gives up. The documentation says it plainly:
 # [*empty_cache() doesn't increase the amount of GPU memory available for PyTorch*](https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.empty_cache.html).
-# It helps *another* process on the same GPU, and now and then against **fragmentation** (단편화), free memory in pieces that are too small:
+# (With `expandable_segments` it can give back parts of a segment, too.) It helps *another* process on the same GPU, and now and then against **fragmentation** (단편화), free memory in pieces that are too small:
 
 # %%
 gpu = CachingAllocator(capacity=40 * MIB)
@@ -699,13 +707,24 @@ for name, keep in kept_as.items():
         losses = [keep(F.cross_entropy(model(images[:16]), labels[:16])) for _ in range(10)]
         print(f"10 losses kept as {name:<14} {format_bytes(device.current):>10}")
 
+guess, wanted = torch.randn(1000, 1000, requires_grad=True), torch.randn(1000, 1000)
+for loss_function in (F.l1_loss, F.mse_loss):
+    loss = loss_function(guess, wanted).detach()
+    held = loss.untyped_storage().nbytes()
+    print(
+        f"a detached {loss_function.__name__}: {held:,} bytes behind it; cloned {loss.clone().untyped_storage().nbytes()}"
+    )
+
 # %% [markdown]
-# `loss` drags its graph along; notebook 2 hunts for such leaks. `detach()` lets the graph go and keeps one block of the device for each. `item()`
-# keeps nothing there: it is a Python float.
+# `loss` drags its graph along; notebook 2 hunts for such leaks. `detach()` lets the graph go and keeps the tensor's **storage** (저장 공간) on the device. For
+# cross-entropy that is one small block. `F.mse_loss` in PyTorch 2.13 is different: its one number sits in the memory of all
+# squared errors, and a detached loss keeps all of it ([issue 185647](https://github.com/pytorch/pytorch/issues/185647)).
+# `loss.detach().clone()` keeps one number. `item()` keeps nothing there: it is a Python float.
 #
 # But `item()` has a price that **only a GPU shows**. A GPU works behind your back: calls return before they are computed
 # ([asynchronous execution](https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution), 비동기 실행). To know the *number*, Python must
-# wait until the GPU is done, and the queue runs dry. So: detach in every step, `item()` when you log.
+# wait until the GPU is done, and the queue runs dry. So: `item()` when you log. In between, add up in **one** tensor:
+# `total += loss.detach()`, where `total = torch.zeros((), device=loss.device)`. Keep no list of detached losses.
 
 # %%
 if torch.cuda.is_available():

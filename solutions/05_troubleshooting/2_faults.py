@@ -127,7 +127,8 @@ print(training_report)
 # still a leak, but the one that fills a GPU is the *evaluation* without `no_grad`.
 #
 # The remedy is the same for both: **do not keep the tensor, keep what you want to know.** `loss.item()` is a Python
-# number, and waits for the GPU. `loss.detach()` is a tensor without a graph, and waits for nothing.
+# number, and waits for the GPU. `loss.detach()` is a tensor without a graph, and waits for nothing. Add it to *one* tensor; a list of
+# detached losses can keep a lot of memory (`F.mse_loss` in notebook 1).
 
 # %%
 remedies = {
@@ -735,8 +736,8 @@ checked
 #
 # ### Shapes and devices
 #
-# Three messages that everybody meets. The device `meta` has no memory, and stands here for a second device, so that you can see the
-# message on any machine.
+# Three messages that everybody meets. The device `meta` has no memory, and stands here for a second device. With a real
+# GPU the message about devices has other words: `Expected all tensors to be on the same device, but found at least two devices`.
 
 # %%
 layer = nn.Linear(100, 10)
@@ -749,8 +750,10 @@ for wrong in (batch.flatten(1), torch.ones(4, 100, device="meta"), torch.ones(4,
 # %% [markdown]
 # Read them from the numbers. `mat1 and mat2 shapes cannot be multiplied (100x784 and 100x10)`: your input is `mat1`, [100, 784];
 # the layer's weight (transposed) is `mat2`, so the layer wants 100 numbers a sample and gets 784. The *inner* numbers must agree.
-# "… not on the expected device": the layer's weights are in one place, the input in another. Move the *model* once and each *batch*
-# as it comes; a tensor made inside `forward()` needs `device=x.device`.
+# "… not on the expected device" (`meta`) and "Expected all tensors to be on the same device" (a GPU): the layer's weights are in one place,
+# the input in another. Move the *model* once and each *batch*
+# as it comes; a tensor made inside `forward()` needs `device=x.device`. The third message names two dtypes (자료형): the input is double
+# (64 bits), the weights are float (32 bits). NumPy's default is double; `.float()` converts the input.
 #
 # Worse is the shape that raises no error:
 
@@ -1015,8 +1018,8 @@ checked
 #
 # <details><summary>Help – a NaN on rank 1, and rank 0 says False</summary>
 #
-# The maximum or minimum of numbers with a NaN among them is not reliable across backends, and the sum of an inf and a minus inf is a
-# NaN. Send a flag, 0 or 1, in place of the loss.
+# The maximum or minimum of numbers with a NaN among them is not reliable across backends, and a large but finite loss
+# can overflow in a sum. Send a flag, 0 or 1, instead of the loss.
 # </details>
 
 # %% [markdown]
@@ -1150,7 +1153,7 @@ except RuntimeError as error:
 # * PyTorch, [FAQ: my model reports "cuda runtime error(2): out of memory"](https://docs.pytorch.org/docs/stable/notes/faq.html):
 #   do not accumulate history across your training loop.
 # * PyTorch, [anomaly detection](https://docs.pytorch.org/docs/stable/autograd.html#anomaly-detection).
-# * Micikevicius et al. 2018, [Mixed Precision Training](https://arxiv.org/abs/1710.03740): why a loss scale, with histograms.
+# * Micikevicius et al. 2017, [Mixed Precision Training](https://arxiv.org/abs/1710.03740): why a loss scale, with histograms.
 # * A. Karpathy 2019, [A Recipe for Training Neural Networks](https://karpathy.github.io/2019/04/25/recipe/): the first part is a list of
 #   invariants.
 # * PyTorch, [DataLoader](https://docs.pytorch.org/docs/stable/data.html): `timeout`, `worker_init_fn`, shared memory.

@@ -65,7 +65,7 @@ clinic.admit("learns_then_forgets")
 # %% [markdown]
 # **Hypotheses.** The training loss goes *up*, so it is no over-fitting. Three causes come to mind: the learning rate is too high, the gradient is
 # wrong, the labels are wrong. They predict different things. With too high a learning rate the gradients of the first steps are of the usual length.
-# With wrong labels the first epoch would learn nothing.
+# With labels that are all wrong by chance, the first epoch would learn nothing of use.
 
 # %%
 predict(
@@ -87,7 +87,7 @@ outcome(
 )
 
 # %% [markdown]
-# **One hypothesis.** The gradient grows from the second step on and never gets shorter, though all batches are alike. So it is not the gradient of its batch alone. What
+# **One hypothesis.** The gradient grows from the second step on, nearly without a pause, though all batches are alike. So it is not the gradient of its batch alone. What
 # else is in it? Read the program now, with this one question.
 
 # %%
