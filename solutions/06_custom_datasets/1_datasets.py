@@ -179,22 +179,22 @@ checked
 # One large array is better than a million small files. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory, and
 # the operating system brings in the pages that you touch, and drops them when it needs the room.
 #
-# The file below has 96 MB. A process may allocate 24 MB more than it has (`RLIMIT_DATA`, which Linux enforces).
+# The file below has 96 MiB. A process may allocate 24 MiB more than it has (`RLIMIT_DATA`, which Linux enforces).
 
 # %%
 predict(
     "06-1.map",
-    "Which of the two can read every row of the 96 MB, with 24 MB to allocate?",
+    "Which of the two can read every row of the 96 MiB, with 24 MiB to allocate?",
     ["neither", "the memory map alone", "both, `np.load` more slowly"],
 )
 
 # %%
-MB = 2**20
-write_rows("large.npy", 96, (np.full((8, MB // 4), part, dtype=np.float32) for part in range(12)))
+MIB = 2**20
+write_rows("large.npy", 96, (np.full((8, MIB // 4), part, dtype=np.float32) for part in range(12)))
 
 
 def read_with_little_memory():
-    with memory_limit(24 * MB) as enforced:
+    with memory_limit(24 * MIB) as enforced:
         mapped = MappedArray("large.npy")
         mean = sum(float(row.mean()) for row in map(mapped.__getitem__, range(len(mapped)))) / len(mapped)
         try:
@@ -206,7 +206,7 @@ def read_with_little_memory():
 
 
 ((enforced, mean, loaded),) = run_ranks(read_with_little_memory, world_size=1)
-print(f"limit enforced: {enforced}; mapped: mean {mean} of all 96 MB; np.load: {loaded}")
+print(f"limit enforced: {enforced}; mapped: mean {mean} of all 96 MiB; np.load: {loaded}")
 outcome(
     "06-1.map",
     "All rows came through the map. " + ("Loading was refused." if enforced else "This system enforces no limit."),
@@ -214,7 +214,7 @@ outcome(
 )
 
 # %% [markdown]
-# `MappedArray` is a map-style dataset again: `rows[i]` is a copy of row i. It pickles as a path, so loader workers get a few bytes in place of 96 MB.
+# `MappedArray` is a map-style dataset again: `rows[i]` is a copy of row i. It pickles as a path, so loader workers get a few bytes instead of 96 MiB.
 #
 # ## 3 · Iterable: what comes as a stream
 #
@@ -251,14 +251,16 @@ except ValueError as error:
 outcome("06-1.stream", f"PyTorch says: {said}", right="it is refused")
 
 # %% [markdown]
-# Mixing needs numbers to draw. So take a map-style dataset when you can, and a stream when you must. With loader workers, each worker would read the
+# A full shuffle needs numbers to draw. A stream can be mixed only in part, by a **shuffle buffer** (셔플 버퍼): hold some samples, give out one of
+# them by chance, take the next (`ShardedStream(shuffle=True, buffer=256)` in notebook 2). So take a map-style dataset when you can. With loader workers, each worker would read the
 # *whole* stream; notebook 2 deals it out.
 #
 # | | map-style | iterable |
 # |---|---|---|
 # | you write | `__len__`, `__getitem__` | `__iter__` |
 # | order | a sampler's | the source's |
-# | over workers and ranks | numbers are dealt out | you deal out |
+# | over workers | the DataLoader deals numbers out | you deal out |
+# | over ranks | a `DistributedSampler` deals numbers out (lesson 01) | you deal out |
 #
 # ## 4 · A loader by hand
 #
@@ -637,12 +639,12 @@ ways = {
 }
 for name, (all_batches, loss) in ways.items():
     found = torch.stack([gradient(batch, loss) for batch in all_batches]) / aim.norm()
-    off, spread = (found.mean(0) - aim / aim.norm()).norm(), (found - found.mean(0)).norm(dim=1).mean()
-    print(f"{name:20} mean of 300 batches off by {off:.2f}, single batches by {spread:.2f} (aim has length 1)")
+    off, single = (found.mean(0) - aim / aim.norm()).norm(), (found - aim / aim.norm()).norm(dim=1).mean()
+    print(f"{name:20} mean of 300 batches off by {off:.2f}, single batches by {single:.2f} (aim has length 1)")
 print(f"batches without any nine: {sum(not is_nine[batch].any() for batch in mixed) / 300:.0%}")
 
 # %% [markdown]
-# The sampler's batches are near the aim, on average and one by one. With `weight=` even the average is off: a batch without a nine is divided by small weights,
+# The sampler's batches are near the aim on average. One by one they are still far off, but less than half as far as with weights. With `weight=` even the average is off: a batch without a nine is divided by small weights,
 # so its fours count in full. The plain mean puts the average right; single batches stay noisy, since some have no nine and others have three.
 # (On several ranks the division by a rank's own weights does harm once more: lesson 01, exercise on uneven parts.)
 #

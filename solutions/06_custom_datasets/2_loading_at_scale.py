@@ -290,7 +290,8 @@ outcome(
 
 # %% [markdown]
 # Nothing failed, and three of four samples get the number of another one. Three ways out. Draw from the streams of `torch`, `random` or
-# `numpy.random`: the DataLoader seeds them in each worker, anew in each epoch. Or give each worker's copy a generator, in a
+# `numpy.random`: the DataLoader seeds them in each worker when the worker starts. That is anew in each epoch, except with `persistent_workers=True`: there the
+# streams go on. Or give each worker's copy a generator, in a
 # **`worker_init_fn`**. Or have no streams (lesson 04): `SeededSamples` lets the numbers depend on seed, epoch and index alone.
 
 # %%
