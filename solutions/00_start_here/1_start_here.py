@@ -121,8 +121,8 @@ for answer in run_ranks(who_am_i, world_size=4):
 #
 # ## Predict: are two ranks twice as fast?
 #
-# Two ranks do half of the work each. Before you measure it, say what you expect. A prediction (예측) is not graded. But only one that
-# you have written down can surprise you.
+# Two ranks do half of the work each. Before you measure it, say what you expect. A prediction (예측) is not graded. Write it
+# down: only then can the result surprise you.
 
 # %%
 speeds = ["1.8 times as fast, or more", "between 1.1 and 1.8 times", "no faster: less than 1.1 times"]
@@ -161,11 +161,13 @@ figures.show(figure, alt=f"{title}. Seconds with 1 rank: {seconds[1]}. With 2 ra
 # %% [markdown]
 # Read your own picture; another machine shows another one, and so does this one tomorrow.
 #
-# - **Twice is the ceiling**: two do the same work in half of the time at best. And two ranks wait for each other at every step to exchange gradients, and
-#   a small network computes so little between two exchanges that the exchange weighs much.
-# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little or nothing is gained.
+# - **Two is what you may hope for**: each rank of this course computes with one thread on the CPU, so 1 rank uses one core and 2 ranks use two. (PyTorch
+#   without ranks uses all cores.) But the two ranks wait for each other at every step to exchange gradients, and a small network computes so little between
+#   two exchanges that the exchange weighs much.
+# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, nothing is gained, and two ranks can even be slower than one.
 # - **The dots of one row show the noise.** They are the same work, again and again. A difference smaller than their spread says
-#   nothing. If you see more than 2, measure again: most likely something else kept the machine busy while one rank worked.
+#   nothing. More than 2 is possible (half of the data may fit a cache better), but measure again first: something else may have kept the machine busy while one
+#   rank worked.
 #
 # Lesson 01 measures the price of an exchange and predicts this number.
 
@@ -477,7 +479,7 @@ retrospective(language="ko")  # or "en"
 # %% [markdown]
 # ## Scale up
 #
-# The same function runs on 1 process, 2 ranks or many GPUs, and gives the same mean but for rounding. That is the promise of this course: what you
+# The same function runs on 1 process, 2 ranks or many GPUs, and gives the same mean, except for rounding. That is the promise of this course: what you
 # learn on two CPU ranks is what runs on eight GPUs.
 
 
