@@ -798,11 +798,11 @@ outcome(
 )
 
 # %% [markdown]
-# Two ranks did to the last digit what one rank does: twice the electricity, no gain. The average of two equal gradients is that
+# Both ranks computed exactly what one rank computes: twice the work, no gain. The average of two equal gradients is that
 # gradient.
 #
 # Where is the fault? `plain_cnn(seed=0)` seeds PyTorch's global random generator alike on all ranks, and then
-# `shuffle=True` draws the order of the samples from that generator. It is the dropout story again, with data.
+# `shuffle=True` draws the order of the samples from that generator. As with dropout, equal seeds gave equal random numbers.
 #
 # With a seed of its own each rank would mix in its own way. Then the lists *look* different, yet they overlap: some
 # samples come twice in an epoch and others never.
@@ -870,9 +870,11 @@ right.set(ylabel="different samples", title=f"of {len(used[0]):,} computed", yli
 figures.show(figure, f"Left: test accuracy; the script's two curves coincide. Right: different samples, {different}.")
 
 # %% [markdown]
-# The accuracies end close together: on an easy task, half the data hides well. That is why you look at sample numbers, not at curves.
-# A cheap guard for real trainings: at the first step gather a fingerprint of each rank's batch, say `x.sum().item()` by
-# `dist.all_gather_object`, and stop if two are equal.
+# The accuracies end close together: on an easy task you cannot see from the curve that half
+# of the data is missing. That is why you look at sample numbers, not at curves.
+# A cheap guard for real training runs: at the first step gather a fingerprint of each rank's batch, say `x.sum().item()` by
+# `dist.all_gather_object`, and stop if two are equal. It finds equal batches only. Lists that overlap, as with a seed of its
+# own on each rank, pass it: to find those, gather the sample numbers of an epoch.
 
 # %% [markdown]
 # ## 8 · Scale up

@@ -82,12 +82,12 @@ for ranks in (2, 4, 6):
 # %%
 predict(
     "01-2.bytes",
-    "In a ring of N ranks, how much does each rank send in all, for a tensor of S bytes?",
+    "In a ring of 8 ranks, how much does each rank send in all, for a tensor of S bytes?",
     [
-        "S/N: its own chunk",
+        "S/8: its own chunk",
         "S: the tensor once",
-        "a bit less than 2S, however many ranks there are",
-        "(N−1)·S: the tensor to everyone else",
+        "between S and 2S",
+        "7·S: the tensor to everyone else",
     ],
 )
 
@@ -130,7 +130,7 @@ run_ranks(try_it, world_size=3)
 # %% [markdown]
 # ### Exercise 1 · Ring all-reduce
 #
-# ●●● · 15 minutes · good for: it is how NCCL, the library behind GPUs, sums large tensors.
+# ●●● · 15 minutes · good for: it is one of the ways in which NCCL, the library behind GPUs, sums large tensors.
 #
 # The chunks are cut for you, as a tuple. They are views: what you write *into* a chunk, as `chunk += …` and
 # `chunk.copy_(…)` do, is in the tensor. A new tensor in the place of a chunk is not. Numbers wrap round:
@@ -220,12 +220,13 @@ figures.show(
 outcome(
     "01-2.bytes",
     f"Measured with 8 ranks: {ring[-1]:.2f} tensors in the ring, {naive[-1]:.0f} from rank 0 in the plain way.",
-    right="a bit less than 2S, however many ranks there are",
+    right="between S and 2S",
 )
 
 # %% [markdown]
-# **Why 2(N−1)/N.** There are 2(N−1) steps, and in each a rank sends one chunk of S/N bytes. It cannot be done with
-# less: Patarasuk and Yuan proved it in 2009 (further reading).
+# **Why 2(N−1)/N.** There are 2(N−1) steps, and in each a rank sends one chunk of S/N bytes. For 2 ranks that is
+# S, and it comes close to 2S as N grows. Where only the ranks add, it cannot be done with less: Patarasuk and Yuan proved
+# it in 2009 (further reading). A switch that adds by itself (NVLink SHARP, which NCCL can use) saves about half of it.
 #
 # What grows with N is the number of steps, 2(N−1). For small tensors the waiting counts, not the bytes. Libraries
 # then switch to trees.
@@ -332,9 +333,9 @@ axes.legend(frameon=False, loc="center right")
 figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for name, curve in curves.items()))
 
 # %% [markdown]
-# * **No same start**: equal steps from different places stay different. Averaging gradients never brings weights
-#   together.
-# * **No average**: the ranks start alike and part a little more with each step.
+# * **No same start**: equal steps from different places stay different. Averaging gradients alone does not bring
+#   weights together.
+# * **No average**: the ranks start alike, and differ from the first step on.
 # * **Both**: one process, to rounding, with a tied weight (autograd adds up both uses *before* anyone averages) and
 #   with parameters that have no gradient.
 
@@ -564,9 +565,9 @@ except RankError as error:
         print(line.strip())
 
 # %% [markdown]
-# This is the error that most people meet first with DDP. Read it with what you know now. DDP waits until every bucket
+# This is a common error with DDP. Read it with what you know now. DDP waits until every bucket
 # is full; the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one
-# unfinished. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
+# unfinished. In the first step no rank got an average of that bucket: each went on with its own gradients, in silence. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
 #
 # Three cures, the best first: remove or freeze what is not used; if different steps use different parts,
 # `find_unused_parameters=True`, for which DDP walks through the graph after each forward pass; and if the same
@@ -639,8 +640,8 @@ for bucket_mb in (25, 0.3):
 # %%
 predict(
     "01-2.trace",
-    "In the coming picture an orange bar is an all-reduce. For one and the same all-reduce, rank 0's bar is long and "
-    "rank 1's is short. Why?",
+    "In the coming picture an orange bar is an all-reduce. Suppose that for one and the same all-reduce rank 0's bar is "
+    "long and rank 1's is short. Why would that be?",
     ["rank 0 has the slower wire", "rank 0 had more bytes to send", "rank 1 came later, and rank 0 waited for it"],
 )
 
@@ -810,8 +811,9 @@ except RankTimeout as error:
     print(error)
 
 # %% [markdown]
-# Real trainings stop like this without a word, often after hours: no error, the GPUs at 100 %. A time limit and **the
-# stack of each rank** (스택) are the evidence. Ask three questions:
+# Real training runs stop like this too, often after hours, with the GPUs at 100%. With NCCL a watchdog ends the run, by default
+# after 10 minutes; until then there is no error. A time limit and **the stack of each rank** (스택) are the evidence: here from
+# `run_ranks`, elsewhere from `py-spy dump --pid PID` or PyTorch's Flight Recorder. Ask three questions:
 #
 # 1. At which line is rank 0, and which ranks can reach that line?
 # 2. At which line is rank 1, and in which step must it be?
@@ -821,14 +823,14 @@ except RankTimeout as error:
 outcome(
     "01-2.hang",
     "Rank 0 stands in dist.reduce, waiting for rank 1's loss. Rank 1 never calls reduce: it is one step ahead, in the "
-    "all-reduce of the gradients, waiting for rank 0's. Nobody is wrong alone.",
+    "all-reduce of the gradients, waiting for rank 0's. Each call is fine by itself; together they never match.",
     right="both ranks wait: rank 0 in the reduce of step 1, rank 1 in step 2",
 )
 
 # %% [markdown]
 # ### Exercise 5 · Repair it
 #
-# ●●○ · 5 minutes · good for: the most common hang there is; saving, evaluating and logging "on rank 0 only" all
+# ●●○ · 5 minutes · good for: a common hang; saving, evaluating and logging "on rank 0 only" all
 # invite it.
 #
 # The log must keep its meaning: the mean loss over *all* ranks.
@@ -886,10 +888,11 @@ checked
 # %% [markdown]
 # <details><summary>Help – nothing hangs, but the check says that rank 0 logs its own loss</summary>
 #
-# You removed the collective. It was right; only the crowd round it was too small.
+# You removed the collective. The collective was right. Too few ranks called it.
 # </details>
 #
-# **The rule:** a collective is never inside an `if` that asks for the rank. All ranks call; one uses the result.
+# **The rule:** a collective of all ranks is never inside an `if` that asks for the rank. All ranks of its group call; one uses
+# the result.
 #
 # ### And a fault that says nothing at all
 #

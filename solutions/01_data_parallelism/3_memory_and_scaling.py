@@ -186,7 +186,7 @@ outcome("01-3.batch", f"{means[1]:.1%} instead of {means[0]:.1%}, the mean of th
 
 # %% [markdown]
 # The usual rule: **N times the batch, N times the learning rate** (학습률), with a **warm-up** (워밍업) from the small rate to the
-# large one in the first steps (Goyal et al. 2017). It is a rule of thumb for SGD, and it ends somewhere: change 0.01 and 0.08 to 0.1 and 0.8
+# large one in the first steps (Goyal et al. 2017). It is a rule of thumb for SGD, and it fails for very large batches: change 0.01 and 0.08 to 0.1 and 0.8
 # in the cell above, and the scaled run breaks down. Tune it; lesson 03 says how.
 #
 # ### One writer
@@ -369,7 +369,7 @@ else:
 # %% [markdown]
 # ## 5 · Memory: what every rank keeps, and how to share it
 #
-# With DDP every rank holds *all* parameters, gradients and optimizer numbers. N times the same is N−1 times too much. **ZeRO** shares these
+# With DDP every rank holds *all* parameters, gradients and optimizer numbers. N copies are N−1 too many. **ZeRO** shares these
 # **states** (상태) out; each rank keeps 1/N:
 #
 # | | shared out | on each of N ranks, mixed precision with Adam |
@@ -619,7 +619,7 @@ export_script(train_digits.train, "train_on_many.py")
 # * A sampler deals alike-mixed samples; `set_epoch` mixes anew; padding repeats a few. For evaluation deal without padding.
 # * N ranks make N times the batch. Scale the learning rate, warm up, and measure.
 # * Uneven batches: `ddp.join()`. A "connection closed" comes from the victim.
-# * DataParallel: one process, a new replica each step, GPU 0 as a funnel. DDP: a process a rank, nothing but gradients travels. Use DDP.
+# * DataParallel: one process, a new replica each step, GPU 0 as a funnel. DDP: a process per rank; gradients travel, and rank 0's buffers (BatchNorm's running statistics). Use DDP.
 # * States: 16 bytes a parameter in mixed precision with Adam. ZeRO shares out optimizer, gradients, parameters; FSDP is all three.
 # * Two constants, α and β, say how long an all-reduce takes; Amdahl says where it ends.
 #
