@@ -337,7 +337,8 @@ def describe_turn(epochs_seen, smoothing):
 figures.explorer(draw_turn, alt=describe_turn, epochs_seen=(2, 40, 20), smoothing=(0.0, 0.95, 0.8, 0.05))
 
 # %% [markdown]
-# Smoothing looks calm because it looks back: it moves the turn to a later epoch. Use it to see a trend, never to choose a checkpoint (체크포인트).
+# Smoothing looks calm because it looks back: it moves the turn to a later epoch, so a smoothed curve chooses a checkpoint (체크포인트) too late. The raw
+# minimum has a fault of its own: among many noisy values the lowest is partly luck (lesson 03).
 #
 # ### Exercise 2 · Find the turn in the files
 #
@@ -626,10 +627,10 @@ rates = [run.scalars["lr/train"][1] for run in runs.values()]
 off = max(abs(a - b) for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True))
 evidence = {
     "A": f"over-fitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: the best weights are worth keeping",
-    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, over-fit, under-fit alike",
+    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, over-fit, under-fit. A fixed rate is a choice, and shows nothing",
     "C": "over- and under-fitting were seen in two curves each, and nowhere else",
-    "D": f"on 2 ranks the loss is {off:.0e} away from that of 1: the same model, however fast",
-    "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch {share:.1%} of the time",
+    "D": f"on 2 ranks the loss is {off:.0e} away from that of 1, at the same global batch; the speed was not measured here",
+    "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch {share:.1%} of the time. Whether it converges, the losses say",
 }
 for statement, sentence in evidence.items():
     print(f"{statement}  {sentence}")
@@ -638,8 +639,8 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # %% [markdown]
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | Answer A, C, **D**: *여러 GPU로 데이터 병렬처리, 학습속도 향상이 맞다고 생각했고* | Section 7: the curves of 1 and 2 ranks are the same. | D changes when the training is over, not how good it is, and tells you nothing about it. It is 성능 as *speed*. |
-# | *모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것* | Section 5: the cost of a look, counted in steps. | E in every epoch is cheap, if what you look at are histograms counted on the device. Every *step* is dear: there the worry is right. |
+# | Answer A, C, **D**: *여러 GPU로 데이터 병렬처리, 학습속도 향상이 맞다고 생각했고* | Section 7: the curves of 1 and 2 ranks are the same. | D is meant to change when the training is over. At the same global batch it does not change how good the model is, and it tells you nothing about it. It is 성능 as *speed*. |
+# | *모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것* | Section 5: the cost of a look, counted in steps. | E in every epoch is cheap, if what you look at are histograms counted on the device. Every *step* is dear: there the worry is right. What E can tell: whether weights still move. It cannot tell whether they have *converged*: a learning rate near 0, or a vanishing gradient (notebook 2), stops them as well. The validation loss tells. |
 # | *n번에 1번 등으로 생각함* | Exercise 3. | A fair compromise: choose n by a budget. In this course n is 100 steps. |
 # | *매 에포크마다 확인하고 수정하는 방법이 더 맞는 말 같다* | Section 4: the turn is visible only where validation was measured. | Yes: **A, C, E**. |
 
@@ -652,6 +653,8 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # * Looking has a price in steps. Choose the interval by a budget.
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
+# * The course's Trainer acts for you: `patience=3` ends a training whose `monitor` no longer improves, `max_steps` ends it after so many steps,
+#   `after_step` and `after_epoch` call your function, `OverAll(metric)` computes what is no mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
 #
 # **Next:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #

@@ -122,6 +122,7 @@ print(
 # %% [markdown]
 # `save_every=10` saves within an epoch, every ten steps. `keep=3` keeps the three newest states besides, in case the newest one
 # turns out to be spoilt. Without `overwrite=True`, `fit` refuses a folder that holds an earlier run, as it would when this cell runs twice.
+# When a cluster ends the job by SIGTERM, the Trainer saves `last.pt` first, and `resume=True` goes on from there.
 
 # %% [markdown]
 # ## 2 · A kill at any moment
@@ -529,8 +530,8 @@ outcome(
 )
 
 # %% [markdown]
-# So size is not the problem. What is? Take the file as it would come from a machine with four GPUs, where rank 3 saved it. For each tensor the file
-# notes the device. (With fewer GPUs here, `save_as_from` writes the note of a device that you do not have; everything else is as `torch.save` does it.)
+# So size is not the problem. What is? Take the file as it would come from a machine with four GPUs, where rank 3 saved it. (Usually rank 0 saves, and the file notes `cuda:0`. A machine with
+# one GPU has that device, so there only the second half below is left; a machine without a GPU meets both.) For each tensor the file notes the device. (With fewer GPUs here, `save_as_from` writes the note of a device that you do not have; everything else is as `torch.save` does it.)
 
 # %%
 state = torch.load("from_4_ranks.pt", map_location="cpu", weights_only=True)
@@ -733,8 +734,8 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 # | The log | The evidence | Corrected |
 # |---|---|---|
 # | 단순히 multi GPU model이니 모델 크기가 클거라 생각했다: a multi-GPU model is big | Section 5: 1, 2 and 4 ranks wrote files of the same size. | Data parallelism keeps a whole model on each GPU and saves one. Only *shares* (FSDP) are files of another size, and smaller ones. |
-# | device 문제가 생긴다. device 지정하기! A problem of the device: name the device | Section 5: `torch.load` stopped at a GPU that is not here; `map_location` helped. | Right, and it is **half** of it. |
-# | – | With the device solved, not one name fitted; `strict=False` loaded nothing and was silent. | The other half is the prefix **`module.`**. Take it off, or save `ddp.module.state_dict()`. |
+# | device 문제가 생긴다. device 지정하기! A problem of the device: name the device | Section 5: `torch.load` stopped at a GPU that is not here; `map_location` helped. | Right where the file names a GPU that the machine lacks: always without a GPU, and with one GPU if another rank than 0 saved. Then it is **half** of it. |
+# | – | With the device solved, not one name fitted; `strict=False` loaded nothing and was silent. | The other half, and from rank 0 to one GPU the whole problem, is the prefix **`module.`**. Take it off, or save `ddp.module.state_dict()`. |
 
 # %% [markdown]
 # ## Take away
