@@ -4,8 +4,9 @@
 # **60 minutes** · one CPU is enough (two to four processes) · before this: [lesson 01](../01_data_parallelism/1_averaging.ipynb),
 # up to the word *rank*
 #
-# In lesson 01 every device held the whole model. What if the model does not fit into one? Then you cut the *model*, and
-# each device holds some of its layers: **model parallelism** (모델 병렬화). The study log calls it hard, and adds that a
+# In lesson 01 every device held the whole model. What if the model does not fit into one? FSDP stores
+# only a share on each device, but every device still computes whole layers, and keeps their activations. The other way is to
+# cut the *model*, so that each device holds some of its layers: **model parallelism** (모델 병렬화). The study log calls it hard, and adds that a
 # *pipeline* makes it pay. You will cut a model with your own hands, see why that alone buys no time at all, and then
 # build what does: **pipeline parallelism** (파이프라인 병렬화).
 #
@@ -616,7 +617,7 @@ except pipeline.Deadlock as error:
 # %% [markdown]
 # ### Exercise 4 · Repair rank 0
 #
-# ●●○ · 8 minutes · good for: this ring is the most common fault in hand-written pipelines.
+# ●●○ · 8 minutes · good for: finding a ring of waits in a pipeline written by hand.
 #
 # Rank 1 stays as it is: fetching early is worth having. Write the loop of rank 0 that goes with it. Which of the
 # schedules of this lesson does it become?
@@ -716,7 +717,7 @@ for name, make in pipeline.SCHEDULES.items():
 # %% [markdown]
 # ### PyTorch's own
 #
-# `torch.distributed.pipelining` has the same schedules. You give it your rank's stage; it finds the shapes, sends and
+# `torch.distributed.pipelining` has GPipe, 1F1B and interleaved 1F1B too, and other zero-bubble schedules. You give it your rank's stage; it finds the shapes, sends and
 # receives:
 
 
@@ -773,15 +774,17 @@ export_script(train_pipeline, "train_pipeline.py", overwrite=True)
 #          --rdzv-endpoint=FIRST_MACHINE:29500 train_pipeline.py                   # two machines, on each of them
 # ```
 #
-# Between stages travels one tensor a micro-batch. That is far less than data parallelism sends, so pipelines are what
-# large trainings stretch *between* machines. Other cuts go through the middle of each layer: **AlexNet**, in 2012, put
+# Between two stages, one tensor per micro-batch goes forward and one gradient comes back. That grows with the tokens of a
+# batch; what data parallelism sends grows with the weights. The messages go to one neighbor only, and can travel while other
+# micro-batches are computed. So pipelines are what large training runs stretch *between* machines. Other cuts go through the middle of each layer: **AlexNet**, in 2012, put
 # half of the kernels of each layer on each of two GPUs, because 3 GB were too few for the whole (Krizhevsky et al., section
 # 3.2). Today that cut is called **tensor parallelism** (텐서 병렬화).
 
 # %%
 weights = sum(parameter.numel() for parameter in whole_model(blocks=8).parameters())
 message = len(images) // 4 * 8 * 32
-print(f"one message of the pipeline: {message:,} numbers; a data-parallel step averages {weights:,} numbers")
+print(f"a border of the pipeline: {2 * 4 * message:,} numbers per step, forward and back, with 4 micro-batches")
+print(f"a rank of 4 in a data-parallel ring sends {2 * 3 * weights // 4:,} numbers per step")
 
 # %% [markdown]
 # ## 8 · What the log said

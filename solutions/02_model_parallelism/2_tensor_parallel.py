@@ -585,13 +585,16 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 
 # %% [markdown]
 # Twice as many messages, the same bytes, and the activations between the regions are shared out too (Korthikanti et al.
-# 2022). Now the norms see other tokens on each rank: here *their* gradients have to be summed, which DTensor does by itself.
+# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed. DTensor does it, but only later:
+# after `backward()` they are still `Partial(sum)`, and the optimizer's step sends a few more small all-reduces, which are not
+# counted above. Who reads or clips such a gradient by `.grad.to_local()` gets one rank's part.
 
 # %% [markdown]
 # ## 5 · Why it stays inside one machine
 #
-# A block sends four all-reduces of tokens × width numbers. In this form none of them hides behind computing, as those of data
-# parallelism do: the next layer needs the sum. How long do they take? A block like ours, but as wide as those of Llama 3 70B, on
+# A block sends four all-reduces of tokens × width numbers. In our code none of them hides behind computing, as those of data
+# parallelism do: the next layer needs the sum. (Megatron-Core hides the two of the backward pass: while the gradient of the input
+# is summed, it computes the gradient of the weights.) How long do they take? A block like ours, but as wide as those of Llama 3 70B, on
 # H100 GPUs. The bandwidths are those of the data sheets, the share of the peak FLOP/s is what the planner of this package
 # found in published runs:
 
@@ -608,7 +611,7 @@ for ranks in (2, 4, 8):
 # %% [markdown]
 # More ranks compute for less time, but none sends less. In eight machines, with a network card for each GPU, eight ranks would
 # send for longer than they compute. So the rule of Narayanan et al. (2021, takeaway 1): tensor parallelism up to the number of
-# GPUs in a machine, and pipelines across machines.
+# GPUs in a machine, and pipelines across machines. "Machine" means all GPUs that NVLink joins: 8 here, 72 in a rack of GB200 NVL72.
 
 # %% [markdown]
 # ## 6 · Two dimensions
@@ -773,7 +776,7 @@ figures.show(
 # %% [markdown]
 # Read the evidence:
 #
-# 1. Nothing fails, and the loss falls. Who looks at the loss alone sees a healthy run.
+# 1. Nothing fails, and the loss falls. If you look only at the loss, the run looks healthy.
 # 2. But look at the two losses: in a tensor group both ranks have the same samples and the same weights. Should their losses
 #    differ at all?
 # 3. Embedding, norms and head are on both ranks, and should be equal. They drift apart. Which of them would you save?
