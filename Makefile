@@ -2,10 +2,11 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: lab test build grade bench gpu-check solve help
+.PHONY: lab test build class grade bench gpu-check solve help
 lab: ; @$(PYTHON) course.py lab $(ARGS)
 test: ; @$(PYTHON) course.py test $(ARGS)
 build: ; @$(PYTHON) course.py build $(ARGS)
+class: ; @$(PYTHON) course.py class $(ARGS)
 grade: ; @$(PYTHON) course.py grade $(ARGS)
 bench: ; @$(PYTHON) course.py bench $(ARGS)
 gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)

@@ -41,7 +41,7 @@ FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
-    commands["solve"] = solve
+    commands |= {"class": make_class, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
@@ -106,6 +106,11 @@ def grade(arguments: list[str]) -> int:
     return run_module("grade", arguments, {"lab"})
 
 
+def make_class(arguments: list[str]) -> int:
+    """Make the folder of a class, with its roster (class FOLDER --roster students.csv)."""
+    return run_module("class", arguments, {"lab"})
+
+
 def bench(arguments: list[str]) -> int:
     """Print the speed tables, beside other tools of the same kind."""
     return run_module("bench", arguments, {"lab", "bench"})
@@ -139,6 +144,7 @@ def solve(arguments: list[str]) -> int:
 MODULES = {
     "build": "torchcourse.tools.build",
     "grade": "torchcourse.tools.classroom.grade",
+    "class": "torchcourse.tools.classroom.course_folder",
     "bench": "torchcourse.tools.bench",
 }
 
