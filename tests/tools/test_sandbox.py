@@ -313,6 +313,13 @@ def test_the_last_result_of_a_check_counts_and_an_error_is_nothing(executed, sou
     assert not note.text
 
 
+def test_a_card_is_not_drawn_for_a_grader(executed):
+    card = "from torchcourse import quiz\nquiz.card('04_monitoring_and_checkpoints', 'manage-training')"
+    earned, note = executed(card, f"check:shown = {card.splitlines()[1]}\nshown.answer('A', sure=1)\n2")
+    assert earned == [2]
+    assert not note.text
+
+
 PATCHES = {
     "cells that do not run": "get_ipython().run_cell = lambda *_, **__: None",
     "errors that do not show": "get_ipython().showtraceback = lambda *_, **__: None",

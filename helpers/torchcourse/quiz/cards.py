@@ -7,7 +7,8 @@ Every answer is a line in the journal. So is the reasoning behind a wrong one.
 """
 
 import html
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, cast
 
 from torchcourse import journal, live
 from torchcourse.quiz import answers, texts
@@ -29,11 +30,23 @@ def card(lesson: str, question: str, *, grade_line: bool = True) -> "Card":
     Raises:
         BankError: for a lesson or a question that does not exist; the message lists those that do.
     """
+    if "NBGRADER_EXECUTION" in os.environ:
+        return cast(Card, _NotShown())
     from torchcourse.quiz import bank
 
     found = bank.lesson(lesson)
     first, shown = found.question(question)
     return Card(found, first, shown, grade_line=grade_line)
+
+
+class _NotShown:
+    """In the place of a card while a notebook is graded: nobody looks at it, and the bank with its keys is hidden."""
+
+    def answer(self, *_answer: Any, **_more: Any) -> "_NotShown":
+        return self
+
+    def _repr_mimebundle_(self, **_kinds: Any) -> dict[str, str]:
+        return {"text/plain": ""}
 
 
 class Card(Attempt):

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -113,12 +114,19 @@ class Box:
 
     Args:
         warm: forks it.
+        readable: folders that its cells may read, besides Python, the packages and the course.
+        environment: the environment variables of its cells, besides the search path for programs.
     """
 
-    def __init__(self, warm: Warm) -> None:
+    def __init__(self, warm: Warm, readable: Sequence[Path] = (), environment: Mapping[str, str] = ENVIRONMENT) -> None:
         self._folder = tempfile.mkdtemp(prefix="graded-")  # used where nothing can be isolated
-        environment = ENVIRONMENT | {"PATH": os.environ.get("PATH", os.defpath)}
-        request = {"isolated": warm.isolated, "environment": environment, "folder": f"{self._folder}/work"}
+        environment = {**environment, "PATH": os.environ.get("PATH", os.defpath)}
+        request = {
+            "readable": [str(path) for path in readable],
+            "isolated": warm.isolated,
+            "environment": environment,
+            "folder": f"{self._folder}/work",
+        }
         self._warm = warm  # which ends, with all its sandboxes, when nobody holds it any more
         self._process, self._channel = warm.fork(request)
         self._reader = frames.Reader()

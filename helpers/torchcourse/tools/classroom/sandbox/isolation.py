@@ -78,9 +78,7 @@ def limit(limits: Limits) -> None:
 
 def visible() -> list[Path]:
     """Return what a lesson reads: this Python, its packages, the course, and what the system's programs need."""
-    import torchcourse
-
-    places = [Path(sys.prefix), Path(sys.base_prefix), Path(str(torchcourse.__file__)).parent]
+    places = [Path(sys.prefix), Path(sys.base_prefix), _COURSE]
     system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys", *_SETTINGS]
     return [*(Path(name) for name in system), *dict.fromkeys(place.resolve() for place in places)]
 
@@ -89,6 +87,14 @@ _SETTINGS = [
     f"/etc/{name}"
     for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "nsswitch.conf")
 ]
+_COURSE = Path(__file__).parents[3]
+_HIDDEN = (_COURSE / "quiz" / "banks",)
+_FILES = {
+    "hosts": "127.0.0.1 localhost {host}\n::1 localhost\n",
+    "passwd": "learner:x:1000:1000:learner:/tmp/work:/bin/sh\n",
+    "group": "learner:x:1000:\n",
+}
+"""What /etc holds of the sandbox's own."""
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -108,6 +114,9 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
     opened = {path: os.open(path, os.O_PATH) for path in [*places, *devices]}
     root = Path("/tmp")
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=755")
+    for name in ("tmp", "dev/shm"):  # first, since what is readable may lie below them
+        (root / name).mkdir(parents=True)
+        _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=1777")
     for path, fd in opened.items():
         target = root / path.relative_to("/")
         if any(parent in opened for parent in path.parents):
@@ -121,14 +130,18 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC)
         os.close(fd)
         _read_only(target, device=path in devices)
+    for path in _HIDDEN:  # of an installed course, which holds its question banks with their keys
+        if path.is_dir() and path not in readable:
+            _mount("tmpfs", root / path.relative_to("/"), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     for path in links:  # as /bin → usr/bin
         (root / path.relative_to("/")).symlink_to(os.readlink(path))
-    for name in ("proc", "tmp", "dev/shm", "old"):
-        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "etc").mkdir(exist_ok=True)
+    for name, text in _FILES.items():
+        (root / "etc" / name).write_text(text.format(host=socket.gethostname()))
+    for name in ("proc", "old"):
+        (root / name).mkdir()
     (root / "dev/fd").symlink_to("/proc/self/fd")
     _mount("proc", root / "proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-    for name in ("tmp", "dev/shm"):
-        _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=1777")
     _call("pivot_root", _libc.syscall(_PIVOT_ROOT, str(root).encode(), str(root / "old").encode()))
     os.chdir("/")
     _call("umount", _libc.umount2(b"/old", _MNT_DETACH))

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import types
+from pathlib import Path
 from typing import Any, NoReturn
 
 from torchcourse.ranks.server import PRELOAD
@@ -97,7 +98,7 @@ def _become_sandbox(channel: socket.socket, request: dict[str, Any]) -> NoReturn
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         if request["isolated"]:
-            isolation.enter(isolation.Limits(), isolation.visible())
+            isolation.enter(isolation.Limits(), [*isolation.visible(), *map(Path, request["readable"])])
         else:
             isolation.limit(isolation.Limits())
         folder = WORK if request["isolated"] else request["folder"]
