@@ -627,7 +627,7 @@ rates = [run.scalars["lr/train"][1] for run in runs.values()]
 off = max(abs(a - b) for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True))
 evidence = {
     "A": f"over-fitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: the best weights are worth keeping",
-    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, over-fit, under-fit. A fixed rate is a choice, and shows nothing",
+    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, over-fit, under-fit. Nothing here changed the rate, so this tests nothing about B",
     "C": "over- and under-fitting were seen in two curves each, and nowhere else",
     "D": f"on 2 ranks the loss is {off:.0e} away from that of 1, at the same global batch; the speed was not measured here",
     "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch {share:.1%} of the time. Whether it converges, the losses say",

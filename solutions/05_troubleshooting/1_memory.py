@@ -134,6 +134,9 @@ for name, size in kept:
     print(f"{name:>5} {layer:<14} {format_bytes(size):>10}")
 
 # %% [markdown]
+# The first convolution shows 0 bytes: its input is the batch, which is counted as "others". A max-pooling layer keeps the *places* of its maxima, as
+# integers of 8 bytes each.
+#
 # The formula and the tracker are two independent roads. Do they meet? Count after the forward pass:
 
 # %%
@@ -325,7 +328,7 @@ figures.show(draw_memory(evaluation, capacity=evaluation.capacity), describe_mem
 #
 # ### Exercise 2 · Repair it
 #
-# ●●○ · 6 minutes · good for: this is the most common out-of-memory outside of training.
+# ●●○ · 6 minutes · good for: an evaluation that runs out of memory although training fits.
 #
 # Same accuracy over all samples, on the same device. No forward pass keeps what only a backward pass needs. After it, training must be possible as
 # before. Smaller batches are no repair: try them, and see why.
@@ -375,7 +378,7 @@ checked
 #
 # Now a step of training that is too large. Four remedies besides a smaller batch, tried on a small decoder that is heavy in activations:
 #
-# * **gradient accumulation** (그래디언트 누적): the batch in parts, one after the other; one optimizer step;
+# * **gradient accumulation** (기울기 누적): the batch in parts, one after the other; one optimizer step;
 # * **activation checkpointing** (활성값 체크포인팅): keep a block's input only, and compute its inside again in the backward pass;
 # * **mixed precision** (혼합 정밀도): compute in 16 bits where that is safe; parameters stay in 32;
 # * an optimizer with fewer numbers.
@@ -412,7 +415,7 @@ outcome(
 # `no_grad` is no remedy for training, but look at it: without a backward pass there are no activations to keep at all.
 #
 # Each remedy has its price. Accumulation: the parts run one after the other, and BatchNorm sees only its part. Checkpointing: about one more
-# forward pass of computing ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)). Mixed precision: fewer digits. SGD: another training. Play with them:
+# forward pass of computing ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)). Mixed precision: fewer digits. (Its 16-bit copies of weights count as activations here.) SGD: another training. Play with them:
 #
 # * Find the lowest peak at batch 32. Which kind is left over, and what would reduce *that*?
 # * When does checkpointing stop helping? Look at 16 parts.
@@ -820,7 +823,7 @@ assert (half["parameters"], half["optimizer"]) == (alone["parameters"], alone["o
 # | gradient | 기울기 | derivative of the loss for each parameter |
 # | graph | 계산 그래프 | what autograd recorded, with its activations |
 # | fake tensor | 가짜 텐서 | shape and type without numbers |
-# | gradient accumulation | 그래디언트 누적 | a batch in parts, one step |
+# | gradient accumulation | 기울기 누적 | a batch in parts, one step |
 # | activation checkpointing | 활성값 체크포인팅 | keep inputs, compute the inside again |
 # | mixed precision | 혼합 정밀도 | computing in 16 bits, parameters in 32 |
 # | cache, segment | 캐시, 세그먼트 | memory that PyTorch keeps from the driver |

@@ -768,7 +768,7 @@ print(
 )
 
 # %% [markdown]
-# **Broadcasting** (브로드캐스팅) compared each output with each target: 4,096 pairs in place of 64. Such a model learns the mean of the targets. PyTorch warns
+# **Broadcasting** (브로드캐스팅) compared each output with each target: 4,096 pairs instead of 64. Such a model learns the mean of the targets. PyTorch warns
 # only inside its own losses; `SanityProbe` calls it `broadcast`, and the course's Trainer refuses it.
 #
 # ### CUDA errors come late
@@ -779,7 +779,7 @@ print(
 # (PyTorch, [asynchronous execution](https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution).)
 #
 # With a GPU, the next cell does it: a label that does not exist, in a process of its own, because after such an error the
-# process can use its GPU no more. Without one, it shows the other method that always helps: **the same step on the CPU**,
+# process can use its GPU no more. Without one, it shows a second method that needs no GPU: **the same step on the CPU**,
 # where each error comes at its line.
 
 # %%
@@ -833,7 +833,7 @@ for function, arguments in ((load, ["raises"]), (load, ["dies"]), (load_with_tim
 # %% [markdown]
 # * **It raises**: the worker's traceback travels to you, and names the worker.
 # * **It dies**: the message depends on who notices first: "killed by signal: Killed", "exited unexpectedly" or "Connection reset by
-#   peer"; or the loading process ends too, without a word. Nearly always the system killed it, out of main memory: look at what each worker keeps. (After "Bus error", look
+#   peer"; or the loading process ends too, without a word. Often the system killed it, out of main memory: look at what each worker keeps. (After "Bus error", look
 #   at shared memory, `/dev/shm`.)
 # * **It hangs**: *without* `timeout=` nothing would ever come. With it you learn *that* a worker hangs, and not where. For that,
 #   `write_stack_after` had each worker write its stack to a file, by Python's `faulthandler`:
