@@ -102,7 +102,7 @@ predict(
     "01-1.mean",
     "How far is that mean from the gradient of all 64 digits, computed in one go?",
     [
-        "it is equal, but for rounding",
+        "it is equal, except for rounding",
         "a few percent: the two halves show different digits",
         "it is half as long: each rank saw half the digits",
     ],
@@ -150,7 +150,7 @@ for dtype in (torch.float32, torch.float64):
 outcome(
     "01-1.mean",
     f"The mean is {off:.0e} away: rounding. Yet the two halves are {halves:.0%} apart.",
-    right="it is equal, but for rounding",
+    right="it is equal, except for rounding",
 )
 
 # %% [markdown]

@@ -250,7 +250,7 @@ except RankError as error:
 #
 # ### Exercise 2 · Repair it
 #
-# ●●○ · 8 minutes · good for: data that does not come in equal parts, which is most data.
+# ●●○ · 8 minutes · good for: data that does not come in equal parts.
 #
 # Every rank uses each of its batches once. In a step, the gradients of those ranks that still have a batch are added, and the sum is divided
 # by the number of *all* ranks, or of *those* ranks: both are accepted. All ranks end with the same weights. PyTorch has a context for this,
@@ -379,7 +379,8 @@ else:
 # | stage 2 | + gradients | 2 + 2/N + 12/N |
 # | stage 3, FSDP | + parameters | (2 + 2 + 12)/N |
 #
-# The 12 bytes: a copy of the weight in float32, and Adam's two averages, 4 bytes each.
+# Weights and gradients have 16 bits here, as in DeepSpeed and Megatron. The 12 bytes: a copy of the weight in float32, and Adam's two
+# moments, 4 bytes each. PyTorch's `autocast` keeps weights and gradients in float32: 4 + 4 + 8 is 16 too, but stage 1 leaves 8 + 8/N.
 
 # %%
 predict(
