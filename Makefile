@@ -2,12 +2,13 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: lab test build class grade bench gpu-check solve help
+.PHONY: lab test build class grade glance bench gpu-check solve help
 lab: ; @$(PYTHON) course.py lab $(ARGS)
 test: ; @$(PYTHON) course.py test $(ARGS)
 build: ; @$(PYTHON) course.py build $(ARGS)
 class: ; @$(PYTHON) course.py class $(ARGS)
 grade: ; @$(PYTHON) course.py grade $(ARGS)
+glance: ; @$(PYTHON) course.py glance $(ARGS)
 bench: ; @$(PYTHON) course.py bench $(ARGS)
 gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)
 solve: ; @$(PYTHON) course.py solve $(ARGS)

@@ -44,7 +44,7 @@ def write(path: Path, grades: dict[tuple[str, str], Grade]) -> None:
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Grade)])
         for key in sorted(grades, key=lambda key: (key[1], key[0])):
-            writer.writerow(["" if value is None else _harmless(value) for value in astuple(grades[key])])
+            writer.writerow(["" if value is None else harmless(value) for value in astuple(grades[key])])
     os.replace(temporary, path)
 
 
@@ -53,13 +53,13 @@ def _number(text: str) -> float | None:
 
 
 def _plain(text: str) -> str:
-    """Undo `_harmless`."""
+    """Undo `harmless`."""
     return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
 
 
 _FORMULA = ("=", "+", "-", "@")
 
 
-def _harmless(value: object) -> object:
+def harmless(value: object) -> object:
     """Keep a spreadsheet from taking a name for a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
