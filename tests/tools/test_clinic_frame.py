@@ -38,6 +38,7 @@ def test_a_repair_brings_its_check_and_its_hidden_test_and_discharges_after_the_
     assert repair.metadata["nbgrader"]["solution"]
     assert "softmax" in repair.metadata["torchcourse"]["broken"]
     assert check.source == (
+        "# @title Check\n"
         f'checked = check.repair("{SLUG}", DigitNet, loss_of, points=1)\n'
         "### BEGIN HIDDEN TESTS\n"
         "for _seed in (7, 12):\n"

@@ -226,7 +226,7 @@ def test_a_grader_that_is_killed_takes_its_sandboxes_with_it(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with psutil.Popen(command, stdout=-1, cwd=tmp_path, text=True) as grader:
         pids = list(map(int, grader.stdout.readline().split()))
-        assert len(pids) >= 3
+        assert len(pids) >= 2
         grader.kill()
     end = time.monotonic() + 20
     while any(map(psutil.pid_exists, pids)) and time.monotonic() < end:
