@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import nbformat
@@ -70,7 +71,7 @@ def summarize(folder: Path) -> Summary:
     return summary
 
 
-def _add(summary: Summary, exercise: Exercise, student: str, grade, said: str) -> None:
+def _add(summary: Summary, exercise: Exercise, student: str, grade: Any, said: str) -> None:
     if grade.needs_manual_grade:  # which is no zero
         return
     summary.scores.setdefault(exercise, {})[student] = grade.score
