@@ -2,12 +2,13 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: lab test build class grade glance bench gpu-check solve help
+.PHONY: lab test build class collect grade glance bench gpu-check solve help
 lab: ; @$(PYTHON) course.py lab $(ARGS)
 test: ; @$(PYTHON) course.py test $(ARGS)
 build: ; @$(PYTHON) course.py build $(ARGS)
 class: ; @$(PYTHON) course.py class $(ARGS)
 grade: ; @$(PYTHON) course.py grade $(ARGS)
+collect: ; @$(PYTHON) course.py collect $(ARGS)
 glance: ; @$(PYTHON) course.py glance $(ARGS)
 bench: ; @$(PYTHON) course.py bench $(ARGS)
 gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)

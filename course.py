@@ -41,7 +41,7 @@ FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
-    commands |= {"class": make_class, "glance": glance, "solve": solve}
+    commands |= {"class": make_class, "collect": collect, "glance": glance, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
@@ -111,6 +111,11 @@ def make_class(arguments: list[str]) -> int:
     return run_module("class", arguments, {"lab"})
 
 
+def collect(arguments: list[str]) -> int:
+    """Sort a zip file of Moodle or Canvas into the class's folder (ZIP --lesson LESSON --folder FOLDER)."""
+    return run_module("collect", arguments, {"lab"})
+
+
 def glance(arguments: list[str]) -> int:
     """Write the class at a glance, from what was graded (options: --folder FOLDER, --no-names)."""
     return run_module("glance", arguments, {"lab"})
@@ -150,6 +155,7 @@ MODULES = {
     "build": "torchcourse.tools.build",
     "grade": "torchcourse.tools.classroom.grade",
     "class": "torchcourse.tools.classroom.course_folder",
+    "collect": "torchcourse.tools.classroom.collect",
     "glance": "torchcourse.tools.classroom.class_page",
     "bench": "torchcourse.tools.bench",
 }

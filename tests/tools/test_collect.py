@@ -1,0 +1,110 @@
+"""Downloads of Moodle and Canvas, sorted into the folder of a class; and archives that try to get out of it."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import small_course
+from torchcourse.tools.classroom import collect, course_folder, staging
+from torchcourse.tools.classroom.collect import Member, parse
+
+LESSON = small_course.LESSON_NAME
+ROSTER = """id,first_name,last_name,email
+ada,Ada,Lovelace,ada@b.example
+kim,민수,김,kim@b.example
+kim1,Jo,Kim,jo@b.example
+kim2,Jo,Kim,jo2@b.example
+oneill,Sean,O'Neill,sean@b.example
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "member"),
+    [
+        ("Ada Lovelace_4711_assignsubmission_file_/quiz.ipynb", Member("Ada Lovelace", "4711", "quiz.ipynb")),
+        ("Ada Lovelace_4711_assignsubmission_file_quiz.ipynb", Member("Ada Lovelace", "4711", "quiz.ipynb")),
+        ("Week 1/Ada Lovelace_4711_assignsubmission_file_/a/quiz.ipynb", Member("Ada Lovelace", "4711", "quiz.ipynb")),
+        ("lovelaceada_311_9001_quiz-1.ipynb", Member("lovelaceada", "311", "quiz-1.ipynb")),
+        ("lovelaceada_LATE_311_9001_1_start_here.ipynb", Member("lovelaceada", "311", "1_start_here.ipynb")),
+        ("민수 김_12_assignsubmission_file_/quiz.ipynb", Member("민수 김", "12", "quiz.ipynb")),
+        ("lovelaceada_311_9001_notes.pdf", None),
+        ("quiz.ipynb", None),
+        ("__MACOSX/Ada Lovelace_4711_assignsubmission_file_/._quiz.ipynb", None),
+    ],
+)
+def test_whose_a_file_is(path, member):
+    assert parse(path) == member
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory) -> Path:
+    return small_course.released(tmp_path_factory.mktemp("course"))
+
+
+@pytest.fixture(scope="module")
+def made(course, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("class")
+    (folder / "students.csv").write_text(ROSTER, encoding="utf-8")
+    course_folder.make(folder, folder / "students.csv", course)
+    return folder
+
+
+def archive(folder: Path, names: list[str], data: bytes = b"{}") -> Path:
+    path = folder / "downloads.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in names:
+            file.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("Ada Lovelace_4711_assignsubmission_file_/quiz.ipynb", "ada"),
+        ("lovelaceada_311_9001_quiz.ipynb", "ada"),
+        ("김민수_LATE_12_9_quiz.ipynb", "kim"),
+        ("Sean O'Neill_13_assignsubmission_file_/quiz.ipynb", "oneill"),
+        ("Jo Kim_14_assignsubmission_file_/quiz.ipynb", "Jo Kim-14"),
+        ("Eve_15_assignsubmission_file_/quiz.ipynb", "Eve-15"),
+        ("../../Eve_16_assignsubmission_file_/quiz.ipynb", "Eve-16"),
+        ("..\\..\\Eve_17_assignsubmission_file_/quiz.ipynb", "Eve-17"),
+        ("/etc/Eve_18_assignsubmission_file_/quiz.ipynb", "Eve-18"),
+    ],
+)
+def test_each_notebook_lands_with_its_student(course, made, tmp_path, name, place):
+    (line,) = collect.collect(archive(tmp_path, [name]), LESSON, made, course)
+    assert f"is {place}'s" in line
+    assert (made / "submitted" / place / LESSON / "quiz.ipynb").read_bytes() == b"{}"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "downloads.zip"]
+
+
+def test_what_comes_later_replaces_what_came_before(course, made, tmp_path):
+    for data in (b"{}", b"[]"):
+        collect.collect(archive(tmp_path, ["lovelaceada_311_9001_quiz.ipynb"], data), LESSON, made, course)
+    assert (made / "submitted" / "ada" / LESSON / "quiz.ipynb").read_bytes() == b"[]"
+
+
+def test_a_file_that_unpacks_without_end_is_left_out(course, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MOST", 1000)
+    path = archive(tmp_path, ["Bomb_1_assignsubmission_file_/quiz.ipynb"], b"0" * 10**6)
+    assert "more than" in collect.collect(path, LESSON, made, course)[0]
+    assert not (made / "submitted" / "Bomb-1").exists()
+
+
+def test_too_many_files_are_refused(course, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(collect, "MOST_FILES", 1)
+    with pytest.raises(ValueError, match="holds 2 files, and at most 1"):
+        collect.collect(archive(tmp_path, ["a", "b"]), LESSON, made, course)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04cut off", b"<html>"])
+def test_what_is_no_archive_is_one_sentence(course, made, tmp_path, data):
+    (tmp_path / "downloads.zip").write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be read as a zip file"):
+        collect.collect(tmp_path / "downloads.zip", LESSON, made, course)
+
+
+def test_a_lesson_that_does_not_exist_is_named(course, made, tmp_path):
+    with pytest.raises(ValueError, match="no lesson '01_smal'"):
+        collect.collect(archive(tmp_path, []), "01_smal", made, course)
