@@ -23,6 +23,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from torchcourse.interrupts import stopped
 from torchcourse.ranks import group, pickling, start
 from torchcourse.ranks.environ import IN_RANK, under_torchrun
 from torchcourse.ranks.errors import RankError, RankTimeout
@@ -82,7 +83,7 @@ def run_ranks(
         supervisor.send(_job(world_size, store.port, env), payload)
         return supervisor.results(timeout)
     except KeyboardInterrupt:
-        raise _interrupted(supervisor.where()) from None
+        raise stopped(f"The ranks were stopped.\n{supervisor.where()}") from None
     finally:
         supervisor.close()
 
@@ -201,11 +202,3 @@ def _sources() -> dict[str, str]:
     """The texts of notebook cells: what Python knows the source of, without a file."""
     entries = [entry for entry in linecache.cache.values() if len(entry) == 4]  # others are not read yet
     return {name: "".join(lines) for _, _, lines, name in entries if not os.path.exists(name)}
-
-
-def _interrupted(where: str) -> KeyboardInterrupt:
-    error = KeyboardInterrupt(f"The ranks were stopped.\n{where}")
-    shown = f"KeyboardInterrupt: {error}".splitlines()
-    # IPython asks an error for this method, and so leaves the launcher's own frames out.
-    error._render_traceback_ = lambda: shown  # type: ignore[attr-defined]  # no class of errors declares it
-    return error

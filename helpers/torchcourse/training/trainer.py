@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.data.loaders import begin_at, length, set_epoch, windows
+from torchcourse.interrupts import stopped
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot, wrappers
 from torchcourse.training.gradients import clip_gradients, divide_gradients
@@ -142,9 +143,10 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs (에폭), or `max_steps` steps, and return the history.
 
-        In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved and the history
-        so far returned. Pressed twice, it interrupts at once. On several ranks what was saved last stays. After a
-        SIGTERM, `last.pt` is saved and the process ends (SystemExit 143).
+        In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved, and a
+        KeyboardInterrupt says how to go on; `history` has what there is so far. Pressed twice, it interrupts at once.
+        On several ranks what was saved last stays. After a SIGTERM, `last.pt` is saved and the process ends
+        (SystemExit 143).
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
@@ -159,6 +161,7 @@ class Trainer:
                 checkpoint_dir that holds a different run.
             FloatingPointError: when the loss, a weight or the optimizer's state is no longer a finite number.
             CheckpointError: when resuming from a file that is damaged or belongs to a different model.
+            KeyboardInterrupt: after the stop button, when everything is saved.
         """
         sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
         self._keeper.begin(self, resume, overwrite)
@@ -366,10 +369,12 @@ class Trainer:
         kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
         if self.checkpoint_dir is not None:
             kept = f"Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here."
+        said = f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}"
+        if not terminated:
+            raise stopped(said)
         if who.rank() == 0:
-            print(f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}", flush=True)
-        if terminated:
-            raise SystemExit(128 + signal.SIGTERM)  # as a shell names a process that SIGTERM ended
+            print(said, flush=True)
+        raise SystemExit(128 + signal.SIGTERM)  # as a shell names a process that SIGTERM ended
 
     def _resume(self, length_of: Length) -> dict[str, Any] | None:
         """Go back to where training was saved; return the random state from which an epoch under way goes on."""

@@ -76,15 +76,19 @@ history = trainer.fit(batches, epochs=3, val_loader=batches)
 STOPPED = """
 import os, signal, threading
 threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-history = trainer.fit(batches, epochs=1_000_000)
-print("epochs:", len(history) > 3, "handler:", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+trainer.fit(batches, epochs=1_000_000)
+"""
+
+AFTER = """
+print("epochs:", len(trainer.history) > 3, "handler:", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
 
 
-def test_a_notebook_gets_one_bar_and_its_stop_button_returns_the_history():
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in (FIT, STOPPED)])
-    NotebookClient(notebook, timeout=240, kernel_name="python3").execute()
-    fitted, stopped = (cell.outputs for cell in notebook.cells)
+def test_a_notebook_gets_one_bar_and_its_stop_button_one_sentence():
+    cells = [nbformat.v4.new_code_cell(code) for code in (FIT, STOPPED, AFTER)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=240, kernel_name="python3", allow_errors=True).execute()
+    fitted, stopped, after = (cell.outputs for cell in notebook.cells)
     (bar,) = fitted  # and it stays as it was at the end, in the saved notebook too
     assert bar.output_type == "display_data"
     line = bar.data["text/plain"]
@@ -92,10 +96,12 @@ def test_a_notebook_gets_one_bar_and_its_stop_button_returns_the_history():
     assert "60/60" in line
     assert "val_accuracy" in line
     assert "\n" not in line
-    text = "".join(output.text for output in stopped if output.output_type == "stream")
-    assert {output.name for output in stopped if output.output_type == "stream"} == {"stdout"}
-    assert "Stopped after step" in text
-    assert "epochs: True handler: True" in text
+    (error,) = (output for output in stopped if output.output_type == "error")
+    assert error.ename == "KeyboardInterrupt"
+    (line,) = error.traceback
+    assert line.startswith("KeyboardInterrupt: Stopped after step")
+    assert {output.name for output in stopped if output.output_type == "stream"} <= {"stdout"}
+    assert [output.text for output in after] == ["epochs: True handler: True\n"]
 
 
 def test_the_first_signal_asks_and_the_second_interrupts():

@@ -312,9 +312,12 @@ def run(folder, loader, epochs, resume=False, stop_in=None, accumulate=1, hook=N
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     options = {"checkpoint_dir": folder, "log_every": 4, "accumulate": accumulate, "save_every": save_every}
     ours = trainer(model, optimizer, scheduler=schedule, **options)
-    history = ours.fit(loader(), epochs, val_loader=batches(data(30, seed=2), 8), resume=resume)
-    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in history.rows]
-    return model, rows, history.steps, optimizer, ours
+    try:
+        ours.fit(loader(), epochs, val_loader=batches(data(30, seed=2), 8), resume=resume)
+    except KeyboardInterrupt as error:
+        print(error)
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in ours.history.rows]
+    return model, rows, ours.history.steps, optimizer, ours
 
 
 LOADERS = {
@@ -462,7 +465,9 @@ def test_stopping_during_validation_repeats_only_the_validation(tmp_path, stoppi
     validation = batches(data(30, seed=2), 8)
     model, optimizer = parts()
     stopped = trainer(model, optimizer, checkpoint_dir=tmp_path)
-    assert len(stopped.fit(batches(data(), 8), 1, val_loader=stopping(validation))) == 0
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(batches(data(), 8), 1, val_loader=stopping(validation))
+    assert len(stopped.history) == 0
     other, optimizer = parts()
     resumed = trainer(other, optimizer, checkpoint_dir=tmp_path)
     row = resumed.fit(batches(data(), 8), 1, val_loader=validation, resume=True).rows[0]
@@ -483,11 +488,11 @@ def test_pressing_stop_twice_interrupts_at_once_and_gives_the_signal_back(tmp_pa
     assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 7
 
 
-def test_stopping_without_a_folder_says_where_the_weights_are(capsys):
+def test_stopping_without_a_folder_says_where_the_weights_are():
     model, optimizer = parts()
     model.register_forward_hook(StopIn(2))
-    trainer(model, optimizer).fit(batches(data(), 8), 3)
-    assert "Stopped after step 2, in epoch 1. The weights are in the model" in capsys.readouterr().out
+    with pytest.raises(KeyboardInterrupt, match=r"Stopped after step 2, in epoch 1\. The weights are in the model"):
+        trainer(model, optimizer).fit(batches(data(), 8), 3)
 
 
 def test_resuming_hides_later_values_of_an_earlier_run(tmp_path):

@@ -141,8 +141,10 @@ def test_ctrl_c_has_the_trial_run_again(tmp_path):
             raise KeyboardInterrupt
         yield 0.2
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stopped with 2 of 10 trials finished, and they are kept") as caught:
         run(study, interrupted, 10)
+    shown = vars(caught.value)["_render_traceback_"]()  # what a notebook shows
+    assert len(shown) == 1
     assert len(finished(study)) == 2
     run(study, planted, 3)
     assert study.trials[3].params == study.trials[2].params

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective
@@ -162,7 +163,11 @@ def run(
                 study.optimize(followed, n_trials=1, callbacks=callbacks, catch=(_Failure,))
             except KeyboardInterrupt:
                 _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
-                raise
+                done = len(study.get_trials(deepcopy=False, states=_FINISHED))
+                raise stopped(
+                    f"The study was stopped with {done} of {trials} trials finished, and they are kept. "
+                    "Run it again: it goes on with the trial that was cut short."
+                ) from None
         if len(in_a_row) == GIVE_UP:
             raise _given_up(study, in_a_row[-1])
     return study
