@@ -51,7 +51,6 @@ def text(outputs):
 
 
 UNREACHABLE = {
-    "the gradebook": f"open({str(ROOT / 'gradebook.db')!r}, 'w')",
     "the solutions": f"import os; os.listdir({str(ROOT / 'solutions')!r})",
     "the question banks": f"import os; os.listdir({str(ROOT / 'quizzes')!r})",
     "the teacher's keys": f"import os; os.listdir({str(Path.home() / '.ssh')!r})",
@@ -71,6 +70,13 @@ def test_what_is_outside_cannot_be_reached(warm, source):
     outputs, after = run(warm, source)
     assert error(outputs)
     assert text(after) == "42"
+
+
+def test_what_is_written_stays_inside(warm):
+    """A course below /tmp lies where the sandbox has a folder of its own, which can be written to."""
+    book = ROOT / "written-by-the-sandbox.db"
+    run(warm, f"open({str(book)!r}, 'w').write('99')")
+    assert not book.exists()
 
 
 SURVIVED = {

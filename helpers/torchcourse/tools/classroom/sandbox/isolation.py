@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Iterable
@@ -123,7 +124,7 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
             os.close(fd)
             continue  # it lies within a place that is visible already
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        if stat.S_ISDIR(os.fstat(fd).st_mode):  # of what was opened: its path may be hidden by now
             target.mkdir(exist_ok=True)
         else:
             target.touch()
@@ -131,7 +132,7 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
         os.close(fd)
         _read_only(target, device=path in devices)
     for path in _HIDDEN:  # of an installed course, which holds its question banks with their keys
-        if path.is_dir() and path not in readable:
+        if (root / path.relative_to("/")).is_dir() and path not in readable:
             _mount("tmpfs", root / path.relative_to("/"), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     for path in links:  # as /bin → usr/bin
         (root / path.relative_to("/")).symlink_to(os.readlink(path))
