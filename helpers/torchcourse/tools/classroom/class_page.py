@@ -17,9 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 import nbformat
-from nbgrader.api import Gradebook
 
-from torchcourse.tools.classroom import roster
+from torchcourse.tools.classroom import gradebook, roster
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.repository import ROOT
 
@@ -56,11 +55,11 @@ def summarize(folder: Path) -> Summary:
         FileNotFoundError: when nothing was graded there.
     """
     table = roster.read(folder / "grades.csv")
-    if not table or not (folder / "gradebook.db").exists():
+    if not table or not (folder / gradebook.NAME).exists():
         raise FileNotFoundError(f"Nothing was graded in {folder} yet; run make grade first.")
     summary = Summary([table[key] for key in sorted(table, key=lambda key: (key[1], key[0]))])
     graded = {(row.student, row.lesson) for row in summary.rows if row.score is not None}
-    with Gradebook(f"sqlite:///{folder.resolve()}/gradebook.db", "torchcourse") as book:
+    with gradebook.opened(folder) as book:
         for student, lesson in sorted(graded):
             for notebook in book.find_submission(lesson, student).notebooks:
                 path = folder / "autograded" / student / lesson / f"{notebook.name}.ipynb"

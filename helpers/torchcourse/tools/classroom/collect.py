@@ -18,10 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nbgrader.api import Gradebook
-
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import staging
+from torchcourse.tools.classroom import gradebook, staging
 from torchcourse.tools.repository import ROOT
 
 MOST_FILES = 5000
@@ -100,8 +98,8 @@ def _take(
 def _students(folder: Path) -> dict[str, list[str]]:
     """Return the ids of the roster by the names that Moodle ("Ada Lovelace") and Canvas ("lovelaceada") write."""
     found: dict[str, set[str]] = defaultdict(set)
-    if (folder / "gradebook.db").exists():
-        with Gradebook(f"sqlite:///{folder.resolve()}/gradebook.db", "torchcourse") as book:
+    if (folder / gradebook.NAME).exists():
+        with gradebook.opened(folder) as book:
             for student in book.students:
                 first, last = student.first_name or "", student.last_name or ""
                 for name in {first + last, last + first, student.id} - {""}:

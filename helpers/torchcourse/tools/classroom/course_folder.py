@@ -11,17 +11,14 @@ What is there already stays as it is: a second run adds lessons and students tha
 import argparse
 import csv
 import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 
-from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
-from sqlalchemy.exc import SAWarning
 
 from torchcourse.tools.build import notebooks
+from torchcourse.tools.classroom import gradebook
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
 COLUMNS = ("id", "first_name", "last_name", "email")
@@ -57,15 +54,12 @@ def make(folder: Path, roster: Path | None = None, root: Path = ROOT) -> list[st
         raise ValueError("The folder of a class must be outside the course; name a different one.")
     students = read_roster(roster) if roster else []
     folder.mkdir(parents=True, exist_ok=True)
-    # nbgrader asks its database tool for a version by the name of its command, which lies beside this Python.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     added = []
     config = folder / "nbgrader_config.py"
     if not config.exists():
         notebooks.write_text(config, CONFIG.format(root=str(root)))
         added.append(f"nbgrader's configuration: {config.name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)  # about nbgrader's own use of its database
+    with gradebook.at_work():
         missing = [lesson for lesson in notebooks.lessons(root) if not (folder / "notebooks" / lesson).exists()]
         for lesson in missing:
             _add_lesson(folder, root, lesson)
@@ -108,7 +102,7 @@ def _add_lesson(folder: Path, root: Path, lesson: str) -> None:
         if not (folder / path).exists():
             notebooks.write_text(folder / path, text)
     config = nbgrader_config(root, folder)
-    config.CourseDirectory.db_url = _database(folder)
+    config.CourseDirectory.db_url = gradebook.address(folder)
     config.CourseDirectory.assignment_id = lesson
     log = logging.Logger(f"nbgrader-{lesson}")
     log.addHandler(logging.NullHandler())
@@ -116,16 +110,12 @@ def _add_lesson(folder: Path, root: Path, lesson: str) -> None:
 
 
 def _add_students(folder: Path, students: list[dict[str, str]]) -> list[str]:
-    with Gradebook(_database(folder), "torchcourse") as book:
+    with gradebook.opened(folder) as book:
         known = {student.id for student in book.students}
         new = [row for row in students if row["id"] not in known]
         for row in new:
             book.add_student(row["id"], **{name: row[name] or None for name in COLUMNS[1:]})
     return [f"{len(new)} students"] if new else []
-
-
-def _database(folder: Path) -> str:
-    return f"sqlite:///{folder}/gradebook.db"
 
 
 def main() -> int:

@@ -20,18 +20,15 @@ import json
 import os
 import sys
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy.exc import SAWarning
 from tqdm import tqdm
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import execution, roster
+from torchcourse.tools.classroom import execution, gradebook, roster
 from torchcourse.tools.classroom.grader import Grader, Runs
 from torchcourse.tools.classroom.preprocessors import UNPROTECTED
-from torchcourse.tools.classroom.quick_nbgrader import one_engine
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import ROOT
@@ -58,11 +55,8 @@ def grade_class(
         FileNotFoundError: when there is nothing to grade, or a lesson does not exist; the message says what does.
     """
     submissions = find_submissions(folder, lessons, root, student)
-    # nbgrader asks its database tool for a version by the name of its command, which lies beside this Python.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     table, record = roster.read(folder / "grades.csv"), _Record(folder / "grading.json")
-    with tempfile.TemporaryDirectory() as course, warnings.catch_warnings(), one_engine():
-        warnings.simplefilter("ignore", SAWarning)  # about nbgrader's own use of its database
+    with tempfile.TemporaryDirectory() as course, gradebook.at_work():
         grader = Grader(folder, root, Path(course))
         digests = {lesson: grader.register(lesson) for lesson in sorted({lesson for _, lesson in submissions})}
         changed = []

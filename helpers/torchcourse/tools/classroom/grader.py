@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
-from nbgrader.api import Gradebook, MissingEntry, SubmittedAssignment
+from nbgrader.api import MissingEntry, SubmittedAssignment
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
@@ -19,9 +19,9 @@ from traitlets import Type
 from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import execution, staging
+from torchcourse.tools.classroom import execution, gradebook, staging
+from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
-from torchcourse.tools.classroom.quick_nbgrader import QuickHTMLExporter
 from torchcourse.tools.classroom.roster import Grade, State
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.classroom.staging import Staged
@@ -63,7 +63,12 @@ class Grader:
         found = {}
         config = self._config(lesson, student)
         for name in self._staged[student, lesson].notebooks:
-            place = {"student": student, "assignment": lesson, "notebook": name, "db_url": self._database}
+            place = {
+                "student": student,
+                "assignment": lesson,
+                "notebook": name,
+                "db_url": gradebook.address(self.folder),
+            }
             resources = {"nbgrader": place, "unique_key": name, "metadata": {"name": name}}
             try:
                 notebook = nbformat.read(self._submitted / student / lesson / f"{name}.ipynb", as_version=4)
@@ -101,7 +106,7 @@ class Grader:
     def result(self, student: str, lesson: str, notes: list[str], needs_person: bool = False) -> Grade:
         """Return what the gradebook holds, of the notebooks that were handed in."""
         staged = self._staged[student, lesson]
-        with Gradebook(self._database, "torchcourse") as book:
+        with gradebook.opened(self.folder) as book:
             try:
                 found = book.find_submission(lesson, student)
             except MissingEntry:
@@ -120,7 +125,7 @@ class Grader:
 
     def fingerprint(self, student: str, lesson: str) -> str:
         """Return what changes whenever a teacher changes a score or a comment by hand; empty without a submission."""
-        with Gradebook(self._database, "torchcourse") as book:
+        with gradebook.opened(self.folder) as book:
             try:
                 found = book.find_submission(lesson, student)
             except MissingEntry:
@@ -129,12 +134,8 @@ class Grader:
 
     def students(self) -> list[str]:
         """Return everybody whom the gradebook knows."""
-        with Gradebook(self._database, "torchcourse") as book:
+        with gradebook.opened(self.folder) as book:
             return [student.id for student in book.students]
-
-    @property
-    def _database(self) -> str:
-        return f"sqlite:///{self.folder.resolve()}/gradebook.db"
 
     @cached_property
     def _submitted(self) -> Path:
@@ -145,7 +146,7 @@ class Grader:
         config.CourseDirectory.source_directory = str(self.course / "solutions")
         config.CourseDirectory.release_directory = str(self.course / "notebooks")
         config.CourseDirectory.submitted_directory = str(self._submitted)
-        config.CourseDirectory.db_url = self._database
+        config.CourseDirectory.db_url = gradebook.address(self.folder)
         config.CourseDirectory.assignment_id = lesson
         config.CourseDirectory.student_id = student
         return config

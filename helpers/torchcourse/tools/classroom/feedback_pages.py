@@ -1,27 +1,9 @@
-"""nbgrader's own work, without what it does anew for each submission: an engine per query, a template per page."""
+"""nbgrader's feedback pages, without compiling each template anew per page."""
 
-import contextlib
-import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jinja2
-import nbgrader.api
 from nbconvert.exporters import HTMLExporter
-
-
-@contextlib.contextmanager
-def one_engine() -> Iterator[None]:
-    """Within the block, let all of nbgrader's gradebooks of one address share SQLAlchemy's engine.
-
-    nbgrader opens the gradebook eight times per notebook, and each new engine compiles every query again.
-    """
-    create = nbgrader.api.create_engine
-    nbgrader.api.create_engine = functools.cache(create)
-    try:
-        yield
-    finally:
-        nbgrader.api.create_engine = create
 
 
 class QuickHTMLExporter(HTMLExporter):
