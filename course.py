@@ -155,7 +155,7 @@ MODULES = {
     "build": "torchcourse.tools.build",
     "grade": "torchcourse.tools.classroom.grade",
     "class": "torchcourse.tools.classroom.course_folder",
-    "collect": "torchcourse.tools.classroom.collect",
+    "collect": "torchcourse.tools.classroom.downloads",
     "glance": "torchcourse.tools.classroom.class_page",
     "bench": "torchcourse.tools.bench",
 }

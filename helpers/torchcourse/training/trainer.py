@@ -143,10 +143,9 @@ class Trainer:
     ) -> History:
         """Train for `epochs` epochs (에폭), or `max_steps` steps, and return the history.
 
-        In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved, and a
-        KeyboardInterrupt says how to go on; `history` has what there is so far. Pressed twice, it interrupts at once.
-        On several ranks what was saved last stays. After a SIGTERM, `last.pt` is saved and the process ends
-        (SystemExit 143).
+        In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved, `history` has
+        what there is, and a KeyboardInterrupt says how to go on. Pressed twice, it interrupts at once. On several ranks
+        what was saved last stays. After a SIGTERM, `last.pt` is saved and the process ends (SystemExit 143).
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
@@ -161,7 +160,6 @@ class Trainer:
                 checkpoint_dir that holds a different run.
             FloatingPointError: when the loss, a weight or the optimizer's state is no longer a finite number.
             CheckpointError: when resuming from a file that is damaged or belongs to a different model.
-            KeyboardInterrupt: after the stop button, when everything is saved.
         """
         sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
         self._keeper.begin(self, resume, overwrite)

@@ -610,7 +610,8 @@ def test_metrics_may_change_between_epochs_but_not_within_one(tmp_path):
     assert 0 <= history["accuracy"][1] <= 1
     model, optimizer = parts()
     model.register_forward_hook(StopIn(2))
-    trainer(model, optimizer, checkpoint_dir=tmp_path).fit(batches(data(), 8), 1, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(model, optimizer, checkpoint_dir=tmp_path).fit(batches(data(), 8), 1, overwrite=True)
     with pytest.raises(CheckpointError, match="within an epoch, whose means are of loss, accuracy"):
         trainer(checkpoint_dir=tmp_path, metrics={}).fit(batches(data(), 8), 2, resume=True)
 

@@ -1,4 +1,4 @@
-"""Sort what Moodle or Canvas downloads into the folder of a class: `python -m torchcourse.tools.classroom.collect`.
+"""Sort what Moodle or Canvas downloads into the folder of a class: `python -m torchcourse.tools.classroom.downloads`.
 
     make collect ARGS="downloads.zip --lesson 04_monitoring_and_checkpoints --folder ~/algo-2027"
 

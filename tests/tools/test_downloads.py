@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import small_course
-from torchcourse.tools.classroom import collect, course_folder, staging
-from torchcourse.tools.classroom.collect import Member, parse
+from torchcourse.tools.classroom import course_folder, downloads, staging
+from torchcourse.tools.classroom.downloads import Member, parse
 
 LESSON = small_course.LESSON_NAME
 ROSTER = """id,first_name,last_name,email
@@ -73,7 +73,7 @@ def archive(folder: Path, names: list[str], data: bytes = b"{}") -> Path:
     ],
 )
 def test_each_notebook_lands_with_its_student(course, made, tmp_path, name, place):
-    (line,) = collect.collect(archive(tmp_path, [name]), LESSON, made, course)
+    (line,) = downloads.collect(archive(tmp_path, [name]), LESSON, made, course)
     assert f"is {place}'s" in line
     assert (made / "submitted" / place / LESSON / "quiz.ipynb").read_bytes() == b"{}"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "downloads.zip"]
@@ -81,30 +81,30 @@ def test_each_notebook_lands_with_its_student(course, made, tmp_path, name, plac
 
 def test_what_comes_later_replaces_what_came_before(course, made, tmp_path):
     for data in (b"{}", b"[]"):
-        collect.collect(archive(tmp_path, ["lovelaceada_311_9001_quiz.ipynb"], data), LESSON, made, course)
+        downloads.collect(archive(tmp_path, ["lovelaceada_311_9001_quiz.ipynb"], data), LESSON, made, course)
     assert (made / "submitted" / "ada" / LESSON / "quiz.ipynb").read_bytes() == b"[]"
 
 
 def test_a_file_that_unpacks_without_end_is_left_out(course, made, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "MOST", 1000)
     path = archive(tmp_path, ["Bomb_1_assignsubmission_file_/quiz.ipynb"], b"0" * 10**6)
-    assert "more than" in collect.collect(path, LESSON, made, course)[0]
+    assert "more than" in downloads.collect(path, LESSON, made, course)[0]
     assert not (made / "submitted" / "Bomb-1").exists()
 
 
 def test_too_many_files_are_refused(course, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(collect, "MOST_FILES", 1)
+    monkeypatch.setattr(downloads, "MOST_FILES", 1)
     with pytest.raises(ValueError, match="holds 2 files, and at most 1"):
-        collect.collect(archive(tmp_path, ["a", "b"]), LESSON, made, course)
+        downloads.collect(archive(tmp_path, ["a", "b"]), LESSON, made, course)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04cut off", b"<html>"])
 def test_what_is_no_archive_is_one_sentence(course, made, tmp_path, data):
     (tmp_path / "downloads.zip").write_bytes(data)
     with pytest.raises(ValueError, match="cannot be read as a zip file"):
-        collect.collect(tmp_path / "downloads.zip", LESSON, made, course)
+        downloads.collect(tmp_path / "downloads.zip", LESSON, made, course)
 
 
 def test_a_lesson_that_does_not_exist_is_named(course, made, tmp_path):
     with pytest.raises(ValueError, match="no lesson '01_smal'"):
-        collect.collect(archive(tmp_path, []), "01_smal", made, course)
+        downloads.collect(archive(tmp_path, []), "01_smal", made, course)
