@@ -244,7 +244,7 @@ def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
     if WINDOWS:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to answer
         return run(command, environment)
-    # In place of this process: signals, the terminal and the exit status are then the server's own.
+    # Instead of this process: signals, the terminal and the exit status are then the server's own.
     os.chdir(ROOT)
     os.execve(python, command, environment)
 

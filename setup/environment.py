@@ -52,7 +52,7 @@ def prepare(extras: set[str], root: Path = ROOT) -> Path:
         raise Problem(f"The folder {root} cannot be written to; copy the course to a folder of your own.")
     check_disk(root, DISK_GB_CUDA if has_nvidia_driver() else DISK_GB)
     if todo == "create" and venv.exists():
-        print(f"Making the environment in {venv} afresh: {why}.")
+        print(f"Making the environment in {venv} again: {why}.")
         remove(venv)
     venv.mkdir(exist_ok=True)
     (venv / "stamp.json").unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def prepare(extras: set[str], root: Path = ROOT) -> Path:
 def plan(old: dict, new: dict, interrupted: bool) -> tuple[str, str]:
     """Compare the stamp of the last installation with what is wanted: 'nothing', 'update' or 'create', and why.
 
-    An environment is made afresh when its last installation ended while packages were being unpacked (a half-written
+    An environment is made again when its last installation ended while packages were being unpacked (a half-written
     package looks installed), when its Python is gone or another, or when the folder has moved. Without a stamp it is
     somebody's own work: it is completed.
     """

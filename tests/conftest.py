@@ -78,7 +78,7 @@ def one_thread_in_kernels():
 def one_thread():
     """Three processes test on few cores, and the networks are tiny: a second thread only waits, and burns a core at it.
 
-    For each test anew, as one that asks for two threads would slow down all that come after it in its process.
+    For each test again, as one that asks for two threads would slow down all that come after it in its process.
     """
     torch.set_num_threads(1)
 

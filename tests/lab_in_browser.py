@@ -88,7 +88,7 @@ class Lab:
         return notebook
 
     def _a_page(self) -> tuple[Page, bool]:
-        """Return a page, and whether JupyterLab is loaded in it: to load it anew for each notebook takes 6 s of CPU."""
+        """Return a page, and whether JupyterLab is loaded in it: loading it for each notebook takes 6 s of CPU."""
         assert self.browser is not None, "set lab.browser first, as the fixture `lab` does"
         for page in (page for context in self.browser.contexts for page in context.pages):
             return page, True

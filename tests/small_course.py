@@ -44,10 +44,10 @@ assert twice(-1) == -2, "hidden words"
 ### END HIDDEN TESTS
 score
 
-# %% exercise: colour
+# %% exercise: color
 answer = "green"  ### SOLUTION
 
-# %% check: colour
+# %% check: color
 colour_score = 0.0 if answer is ... else 1  # points=1
 ### BEGIN HIDDEN TESTS
 colour_score = 1.0 if answer == "green" else 0.0

@@ -306,7 +306,7 @@ def _row(finding: Finding) -> str:
     remedy = f"<br><b>Do this:</b> {html.escape(finding.remedy)}" if finding.remedy else ""
     short, long = (f'style="text-align:left;white-space:{space}"' for space in ("nowrap", "normal"))
     return (
-        f'<tr><td {short}><b style="color:{notice.colour(kind)}">{word}</b></td>'
+        f'<tr><td {short}><b style="color:{notice.color(kind)}">{word}</b></td>'
         f'<th scope="row" {short}>{html.escape(finding.name)}</th>'
         f"<td {long}>{html.escape(finding.found)}</td>"
         f"<td {long}>{html.escape(finding.meaning)}{remedy}</td></tr>"

@@ -2,7 +2,7 @@
 
 gain = paired(ours, theirs)      # a value for each seed
 print(gain)                      # mean ± standard error (how many pairs)
-gain.clear                       # whether the interval of 95 % leaves out zero
+gain.clear                       # whether the interval of 95% leaves out zero
 gain.within(0.01)                # whether it lies within one point of zero: the methods are level
 
 "Clear" and "level" are claims, and each needs evidence. What is neither is open: more seeds may settle it. Of twenty
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 MANY = 10_000
-"""Degrees of freedom from which on Student's t is taken for this number of them; 1.9602 in place of 1.9600."""
+"""Degrees of freedom from which on Student's t is taken for this number of them; 1.9602 instead of 1.9600."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Difference:
 
     @property
     def low(self) -> float:
-        """The lower end of the interval of 95 % confidence."""
+        """The lower end of the interval of 95% confidence."""
         return self.mean - t95(self.pairs - 1) * self.error
 
     @property
@@ -40,11 +40,11 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero: the paired t-test at 5 %."""
+        """Whether the interval leaves out zero: the paired t-test at 5%."""
         return self.clear_among(1)
 
     def clear_among(self, comparisons: int) -> bool:
-        """Whether the difference is clear as one of so many that are read together (Bonferroni: 5 % for all of them).
+        """Whether the difference is clear as one of so many that are read together (Bonferroni: 5% for all of them).
 
         Raises:
             ValueError: for less than one comparison.
@@ -75,7 +75,7 @@ class Difference:
 
     def in_points(self) -> str:
         """Say a difference of percentages with its interval, in percentage points."""
-        text = f"{self.mean:+.2f} points, 95 % interval {self.low:+.2f} to {self.high:+.2f} ({self.pairs} pairs)"
+        text = f"{self.mean:+.2f} points, 95% interval {self.low:+.2f} to {self.high:+.2f} ({self.pairs} pairs)"
         return text.replace("-", "−")
 
 
@@ -113,7 +113,7 @@ def standard_error(values: ArrayLike) -> np.ndarray:
 
 
 def t95(freedom: int) -> float:
-    """Return how many standard errors an interval of 95 % reaches to each side (Student's t; 1.96 for very many).
+    """Return how many standard errors an interval of 95% reaches to each side (Student's t; 1.96 for very many).
 
     Raises:
         ValueError: for less than one degree of freedom.

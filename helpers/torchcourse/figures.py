@@ -30,9 +30,9 @@ COLORS = {
     "sky": "#56B4E9",
     "yellow": "#F0E442",
     "black": "#000000",
-    "grey": "#7F7F7F",
+    "gray": "#7F7F7F",
 }
-"""Colors that color-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a grey."""
+"""Colors that color-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a gray."""
 
 CYCLE = [COLORS[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black")]
 
@@ -168,7 +168,7 @@ def explorer(
     the step), a list for a choice, a truth value for a tick box, or any ipywidget. The keyboard reaches all of them:
     Tab to a control, arrow keys to move it. `alt` is the text alternative, or a function of the same values.
 
-    A value that cannot be drawn (`ValueError`) is answered with its sentence in place of the picture.
+    A value that cannot be drawn (`ValueError`) is answered with its sentence instead of the picture.
     """
     boxes = {name: _control(name, spec) for name, spec in controls.items()}
     picture = widgets.HTML()

@@ -10,7 +10,7 @@ from torch import nn
 def small_cnn(num_classes: int = 10, width: int = 16) -> nn.Sequential:
     """Return a network of two convolutions with batch normalization, for images of shape [N, 1, 28, 28].
 
-    It puts out logits of shape [N, num_classes]. With `width` 16 it has about 106,000 parameters and reaches 97 to 98 %
+    It puts out logits of shape [N, num_classes]. With `width` 16 it has about 106,000 parameters and reaches 97 to 98%
     on MNIST 5,000 in eight epochs.
     """
     return nn.Sequential(

@@ -252,7 +252,7 @@ checked
 # You cut blocks of the rounded-up size, so the last rank gets what is left. One sample more or less is allowed, two are not.
 # </details>
 # <details><summary>Help – I get "which is not in the list"</summary>
-# You handed out positions 0, 1, 2 … The list may hold the indices 107, 104, 101 … because a data set is shuffled first.
+# You handed out positions 0, 1, 2 … The list may hold the indices 107, 104, 101 … because a dataset is shuffled first.
 # </details>
 
 # %% [markdown]
@@ -335,7 +335,7 @@ checked
 # %% [markdown]
 # ## Break it: one rank fails
 #
-# A colleague computes the mean pixel of a data set over two ranks: each rank adds up the means of its images, batch by batch, and
+# A colleague computes the mean pixel of a dataset over two ranks: each rank adds up the means of its images, batch by batch, and
 # `all_reduce` (올리듀스) adds the totals of all ranks. This ran for months. Today 191 images came, and it stops.
 #
 # `try` and `except` let this notebook run on; without them you would see the same text in red.
@@ -380,7 +380,7 @@ checked
 # %% [markdown]
 # ### Exercise 5: repair it
 #
-# ●○○ · 3 minutes · *Good for*: any data set whose size you do not choose. The line that failed is missing here; write one that works for
+# ●○○ · 3 minutes · *Good for*: any dataset whose size you do not choose. The line that failed is missing here; write one that works for
 # a batch of any size.
 
 

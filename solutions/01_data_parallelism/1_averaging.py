@@ -166,7 +166,7 @@ outcome(
 # 1. all ranks have **the same weights**,
 # 2. the loss is a **mean** over samples,
 # 3. the parts are **equally large**,
-# 4. the loss of a sample depends on **this sample alone**, not on its neighbours in the batch.
+# 4. the loss of a sample depends on **this sample alone**, not on its neighbors in the batch.
 #
 # Sections 5 and 6 break each of the four.
 
@@ -644,7 +644,7 @@ outcome(
 # * **Unequal parts.** The gradient has about the right length and the wrong direction: the few count too much. The same
 #   happens without anyone cutting a batch badly when a mean runs over *tokens* and padding differs from rank to rank.
 #   For gradient accumulation, its twin, this fault sat in a widely used library until 2024 (further reading).
-# * **BatchNorm** (배치 정규화). It normalises each sample by the mean and the spread of its neighbours. 32 neighbours are
+# * **BatchNorm** (배치 정규화). It normalizes each sample by the mean and the spread of its neighbors. 32 neighbors are
 #   not 64, so the parts compute a different function. No weight repairs that. On GPUs
 #   [SyncBatchNorm](https://docs.pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html) shares the statistics; Goyal
 #   et al. (further reading) keep those of each part, and keep the part the same size when they add GPUs.
@@ -817,7 +817,7 @@ def samples_of_rank(total: int, epoch: int, rank: int, world_size: int) -> list[
     """Return the numbers (0 to total − 1) of this rank's samples in this epoch, in mixed order.
 
     In one epoch no sample is used twice, all ranks get equally many, and fewer than `world_size`
-    samples are left out. In every epoch all samples are mixed anew, before they are dealt out. The global
+    samples are left out. In every epoch all samples are mixed again, before they are dealt out. The global
     random generators of the ranks are in different states: do not rely on them, and do not seed them.
     """
     ### BEGIN SOLUTION
@@ -948,14 +948,14 @@ for n, on_ranks in results.items():
 # | all-reduce | 올리듀스 | sum over ranks, result on all of them |
 # | broadcast | 브로드캐스트 | copy from one rank to all |
 # | in place | 제자리 | writing into the tensor that is given |
-# | batch normalisation | 배치 정규화 | normalising each sample by the statistics of its batch |
+# | batch normalization | 배치 정규화 | normalizing each sample by the statistics of its batch |
 # | dropout | 드롭아웃 | setting random activations to zero while training |
 #
 # ### Further reading
 #
 # * [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): all collectives and backends.
 # * Li et al. 2020, [PyTorch Distributed](https://arxiv.org/abs/2006.15704): why gradients and not parameters are averaged (section 2.2).
-# * Goyal et al. 2017, [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677): the loss normalisation of exercise 3, and BatchNorm a part
+# * Goyal et al. 2017, [Accurate, Large Minibatch SGD](https://arxiv.org/abs/1706.02677): the loss normalization of exercise 3, and BatchNorm a part
 #   at a time, at 256 GPUs.
-# * Stich 2019, [Local SGD](https://arxiv.org/abs/1805.09767): averaging weights now and then, analysed.
+# * Stich 2019, [Local SGD](https://arxiv.org/abs/1805.09767): averaging weights now and then, analyzed.
 # * Hugging Face 2024, [Fixing gradient accumulation](https://huggingface.co/blog/gradient_accumulation): a mean of unequal means, found late.

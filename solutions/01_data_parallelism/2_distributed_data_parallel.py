@@ -76,7 +76,7 @@ for ranks in (2, 4, 6):
 #
 # ## 2 · The ring
 #
-# Put the ranks in a circle. Each talks to its two neighbours only: it sends to the right, and receives from the left.
+# Put the ranks in a circle. Each talks to its two neighbors only: it sends to the right, and receives from the left.
 # The tensor is cut into N **chunks** (조각), and all wires are busy all the time.
 
 # %%
@@ -105,12 +105,12 @@ ring_picture()
 # %% [markdown]
 # A step of the ring needs one tool: send one tensor to the right *while* another arrives from the left. The prefix
 # `i` in `isend` and `irecv` means "start, and do not wait". With plain `send`, every rank would stand there until its
-# right neighbour receives, and nobody would.
+# right neighbor receives, and nobody would.
 
 
 # %%
 def pass_right(outgoing, incoming):
-    """Send `outgoing` to the right neighbour while `incoming` is filled by the left one."""
+    """Send `outgoing` to the right neighbor while `incoming` is filled by the left one."""
     rank, n = dist.get_rank(), dist.get_world_size()
     moves = [dist.P2POp(dist.isend, outgoing, (rank + 1) % n), dist.P2POp(dist.irecv, incoming, (rank - 1) % n)]
     for work in dist.batch_isend_irecv(moves):
@@ -134,7 +134,7 @@ run_ranks(try_it, world_size=3)
 #
 # The chunks are cut for you, as a tuple. They are views: what you write *into* a chunk, as `chunk += …` and
 # `chunk.copy_(…)` do, is in the tensor. A new tensor in the place of a chunk is not. Numbers wrap round:
-# `(rank - 1) % n` is the left neighbour of rank 0 too. If N does not divide the length, the chunks differ by one
+# `(rank - 1) % n` is the left neighbor of rank 0 too. If N does not divide the length, the chunks differ by one
 # number; some may be empty.
 
 
@@ -193,7 +193,7 @@ checked
 #
 # <details><summary>Help – "a message was longer than what the receiver had made ready"</summary>
 #
-# What your left neighbour sends in this step must be the chunk that you expect. Make the place for it with
+# What your left neighbor sends in this step must be the chunk that you expect. Make the place for it with
 # `torch.empty_like` of *that* chunk.
 # </details>
 
@@ -554,7 +554,7 @@ assert max(off(ours)) < 1e-10
 # %% [markdown]
 # ## 5 · PyTorch's own
 #
-# The same loop, with `torch.nn.parallel.DistributedDataParallel` in place of ours:
+# The same loop, with `torch.nn.parallel.DistributedDataParallel` instead of ours:
 
 
 # %%
@@ -900,7 +900,7 @@ checked
 #
 # ### And a fault that says nothing at all
 #
-# Rank 1 runs an older version of the code, which stores a weight the other way round: 3 rows of 2 in place of 2 rows
+# Rank 1 runs an older version of the code, which stores a weight the other way round: 3 rows of 2 instead of 2 rows
 # of 3. Both ranks hold the same gradient, so the sum should simply be twice that: [[2, 4, 6], [8, 10, 12]].
 
 
@@ -1039,7 +1039,7 @@ for ranks in (1, 3, 5):
 # | English | 한국어 | here |
 # |---|---|---|
 # | DistributedDataParallel (DDP) | 분산 데이터 병렬 | PyTorch's wrapper for data parallelism |
-# | ring all-reduce | 링 올리듀스 | all-reduce in which each rank talks to its neighbours only |
+# | ring all-reduce | 링 올리듀스 | all-reduce in which each rank talks to its neighbors only |
 # | reduce-scatter | 리듀스 스캐터 | each rank ends with the sum of one chunk |
 # | all-gather | 올개더 | each rank ends with all chunks |
 # | chunk | 조각 | 1/N of the tensor |

@@ -349,7 +349,7 @@ from torchcourse.lessons.data_parallelism.timeline import Workload, dataparallel
 old, new = dataparallel_timeline(Workload()), ddp_timeline(Workload())
 outcome(
     "01-3.dp",
-    f"Modelled for 4 GPUs: {old.step_ms:.0f} ms a step against {new.step_ms:.0f} ms. Both compute the same; GPU 1 computes "
+    f"Modeled for 4 GPUs: {old.step_ms:.0f} ms a step against {new.step_ms:.0f} ms. Both compute the same; GPU 1 computes "
     f"for {old.busy(1):.0%} of DataParallel's step and for {new.busy(1):.0%} of DDP's.",
     right="copying: the model goes out and the gradients come back in every step, and nothing overlaps",
 )
@@ -364,7 +364,7 @@ if torch.cuda.device_count() >= 2:
     for line in measure(partial(mlp, 784, 4096, 4096, 10), *(tensor[:2048] for tensor in mnist()[:])):
         print(line)
 else:
-    print("Fewer than two GPUs here: the picture above is modelled, and nothing was measured.")
+    print("Fewer than two GPUs here: the picture above is modeled, and nothing was measured.")
 
 # %% [markdown]
 # ## 5 · Memory: what every rank keeps, and how to share it
@@ -617,7 +617,7 @@ export_script(train_digits.train, "train_on_many.py")
 # %% [markdown]
 # ## Take away
 #
-# * A sampler deals alike-mixed samples; `set_epoch` mixes anew; padding repeats a few. For evaluation deal without padding.
+# * A sampler deals alike-mixed samples; `set_epoch` mixes again; padding repeats a few. For evaluation deal without padding.
 # * N ranks make N times the batch. Scale the learning rate, warm up, and measure.
 # * Uneven batches: `ddp.join()`. A "connection closed" comes from the victim.
 # * DataParallel: one process, a new replica each step, GPU 0 as a funnel. DDP: a process per rank; gradients travel, and rank 0's buffers (BatchNorm's running statistics). Use DDP.

@@ -310,7 +310,7 @@ figures.show(figure, ", ".join(f"{m} micro-batches: {w:.0%}" for m, w in zip(cou
 #
 # ●○○ · 5 minutes · good for: judging a layout before you rent the GPUs.
 #
-# One more idea is in it. Let each rank hold v small pieces of the model in place of one large one: with p = 2 and
+# One more idea is in it. Let each rank hold v small pieces of the model instead of one large one: with p = 2 and
 # v = 2, rank 0 holds the pieces 0 and 2, rank 1 the pieces 1 and 3. (This is **interleaving**, 인터리빙; section 5 draws
 # it.) Each piece takes only 1/v of the time. So filling and draining the pipeline takes 1/v of the time too, while
 # the work of each rank stays the same. The micro-batches go through in groups of p, so with v > 1 their number must be
@@ -474,9 +474,9 @@ checked
 # %%
 predict(
     "02-1.zero",
-    "Four ranks, eight micro-batches, a backward pass twice as long as a forward pass. 1F1B waits 27 % of the time. "
+    "Four ranks, eight micro-batches, a backward pass twice as long as a forward pass. 1F1B waits 27% of the time. "
     "And ZB-H1?",
-    ["0 %: it is called zero-bubble", "about 11 %", "about 20 %", "27 % too, but with less memory"],
+    ["0%: it is called zero-bubble", "about 11%", "about 20%", "27% too, but with less memory"],
 )
 
 # %%
@@ -503,7 +503,7 @@ outcome(
     "02-1.zero",
     f"{ideal_zero:.0%}. What is left is the start: the last rank cannot begin before the first micro-batch has come "
     "through the three others, 3 forward passes. After that it never waits.",
-    right="about 11 %",
+    right="about 11%",
 )
 
 # %% [markdown]

@@ -136,7 +136,7 @@ class Enter(torch.autograd.Function):
 def column_linear(x, linear):
     """This rank's outputs [..., outputs/N] of the dense layer `linear`, for x [..., inputs], the same on each rank.
 
-    Rank r of N computes the r-th block of neighbouring outputs, and uses only what it needs of `linear.weight` and
+    Rank r of N computes the r-th block of neighboring outputs, and uses only what it needs of `linear.weight` and
     `linear.bias`. Afterwards `backward()` gives x its whole gradient, on each rank.
     """
     ### BEGIN SOLUTION
@@ -225,7 +225,7 @@ class Leave(torch.autograd.Function):
 def row_linear(part, linear):
     """All outputs [..., outputs] of the dense layer `linear`, the same on each rank.
 
-    Rank r of N has the r-th block of neighbouring inputs, `part` [..., inputs/N]. Afterwards `backward()`, from the same
+    Rank r of N has the r-th block of neighboring inputs, `part` [..., inputs/N]. Afterwards `backward()`, from the same
     loss on each rank, gives `part` its gradient, and `linear.bias` its gradient on each rank.
     """
     ### BEGIN SOLUTION
@@ -365,7 +365,7 @@ split_picture()
 # %%
 predict(
     "02-2.heads",
-    "Four heads of 8 numbers: the fused layer has 96 outputs. Two ranks take 48 neighbours each, by `chunk`. What is on rank 0?",
+    "Four heads of 8 numbers: the fused layer has 96 outputs. Two ranks take 48 neighbors each, by `chunk`. What is on rank 0?",
     [
         "heads 0 and 1: their queries, keys and values",
         "all queries, and half of the keys",
@@ -377,7 +377,7 @@ predict(
 
 # %%
 def attention_by_chunks():
-    """A block whose fused layer is cut into neighbouring blocks: how far is its output from the dense block's?"""
+    """A block whose fused layer is cut into neighboring blocks: how far is its output from the dense block's?"""
     torch.manual_seed(0)
     block = TransformerBlock(32, heads=4).double().to(device())
     x = torch.randn(2, 8, 32, dtype=torch.float64).to(device())
@@ -410,7 +410,7 @@ outcome(
 def head_outputs(heads: int, width: int, rank: int, ranks: int):
     """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a list or tensor of their numbers.
 
-    Rank r of N has the r-th block of neighbouring heads. Its outputs stand in the same order as in the whole layer: its
+    Rank r of N has the r-th block of neighboring heads. Its outputs stand in the same order as in the whole layer: its
     queries, its keys, its values. A head has width/heads numbers.
     """
     ### BEGIN SOLUTION
@@ -545,7 +545,7 @@ for layer, style in with_dtensor.PLAN.items():
 
 # %% [markdown]
 # `parallelize_module(block, mesh, plan)` does it. A plan knows nothing of heads, so `with_dtensor.split_block` first brings the
-# fused layer into an order in which each block of neighbours holds whole heads (exercise 3).
+# fused layer into an order in which each block of neighbors holds whole heads (exercise 3).
 
 
 # %%
@@ -643,7 +643,7 @@ predict(
 def mesh_groups(ranks: int, tensor: int):
     """The groups of a mesh of (ranks/tensor) × tensor: (tensor groups, data groups), each a list of lists of ranks.
 
-    A tensor group has `tensor` ranks, all neighbours: 0 … tensor−1 are the first. A data group has those ranks that hold the
+    A tensor group has `tensor` ranks, all neighbors: 0 … tensor−1 are the first. A data group has those ranks that hold the
     same part of each layer.
     """
     ### BEGIN SOLUTION
@@ -832,7 +832,7 @@ for step in range(2):
 def dropout_seeds(step: int, rank: int, ranks: int, tensor: int) -> tuple[int, int]:
     """The seeds of the inner and of the outer dropout on this rank in this step: two whole numbers.
 
-    There are `ranks` ranks; each `tensor` neighbours are a tensor group. Two masks get the same seed only if they must be equal.
+    There are `ranks` ranks; each `tensor` neighbors are a tensor group. Two masks get the same seed only if they must be equal.
     """
     ### BEGIN SOLUTION
     start = 2 * ranks * step

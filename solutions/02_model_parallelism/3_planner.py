@@ -13,7 +13,7 @@
 #
 # 1. compute the bytes that a GPU holds for a model and a layout;
 # 2. split the time of a step into compute, communication and bubble, and choose a layout;
-# 3. tell model FLOP utilisation from hardware FLOP utilisation;
+# 3. tell model FLOP utilization from hardware FLOP utilization;
 # 4. tell data parallelism from model parallelism, and say when each pays.
 
 # %% setup
@@ -134,7 +134,7 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
     assert abs(formula / counted - 1) < 0.05
 
 # %% [markdown]
-# (The rest of a per cent or two: a mean and a deviation for each token, and the like.)
+# (The rest of a percent or two: a mean and a deviation for each token, and the like.)
 #
 # Three more rules, and the memory is complete:
 #
@@ -206,7 +206,7 @@ checked
 # </details>
 
 # %% [markdown]
-# ## 2 · FLOP, and two utilisations
+# ## 2 · FLOP, and two utilizations
 #
 # A **FLOP** is one floating-point operation: one multiplication or one addition. A weight is used once a token, in the forward pass: multiply and add, 2 FLOP. The backward
 # pass does twice as much (a gradient for the input, and one for the weight). So training takes 6 FLOP a parameter and token, and attention adds
@@ -220,10 +220,10 @@ print(f"GPT-3, a token: {per_token / 1e12:.3f} TFLOP; weights {weights / 1e12:.3
 assert abs((weights + scores) / per_token - 1) < 0.01
 
 # %% [markdown]
-# Divide the FLOP/s that you reach by the FLOP/s on the data sheet, and you have a utilisation. But *which* FLOP?
+# Divide the FLOP/s that you reach by the FLOP/s on the data sheet, and you have a utilization. But *which* FLOP?
 #
-# * **Model FLOP utilisation**, MFU (모델 FLOP 활용률): what the *model* needs.
-# * **Hardware FLOP utilisation**, HFU (하드웨어 FLOP 활용률): what the *hardware* does, recomputation included.
+# * **Model FLOP utilization**, MFU (모델 FLOP 활용률): what the *model* needs.
+# * **Hardware FLOP utilization**, HFU (하드웨어 FLOP 활용률): what the *hardware* does, recomputation included.
 #
 # Papers report the one or the other. Megatron-LM's table of 2021 gives 163 TFLOP/s a GPU for 530 billion parameters, of 312 on the A100's data sheet. Llama 3 405B
 # gives 400, of 989 on the H100's. Both are in `planner.published`.
@@ -327,7 +327,7 @@ planner_picture()
 # %%
 predict(
     "02-3.across",
-    "Tensor groups of 16 GPUs in place of 8, on nodes of 8 GPUs. The time that goes into tensor communication …",
+    "Tensor groups of 16 GPUs instead of 8, on nodes of 8 GPUs. The time that goes into tensor communication …",
     ["halves: each GPU has half as much of each layer", "stays about the same", "becomes three times as much or more"],
 )
 
@@ -432,13 +432,13 @@ for row in by_source(judged):
 #
 # Read it with care:
 #
-# * On the sources that set nothing, the planner is 11 % off on average where recomputation counts, and 6 % where it does not.
-# * A harder question: set the constants on all sources but one, and judge on that one. Then the planner is 21 % off on Aleph Alpha, 13 % on BigScience, 8 and 11 % on
-#   MosaicML's A100 and H100, and 7 % on Megatron-LM's first table. Expect this of a cluster that nobody has measured.
+# * On the sources that set nothing, the planner is 11% off on average where recomputation counts, and 6% where it does not.
+# * A harder question: set the constants on all sources but one, and judge on that one. Then the planner is 21% off on Aleph Alpha, 13% on BigScience, 8 and 11% on
+#   MosaicML's A100 and H100, and 7% on Megatron-LM's first table. Expect this of a cluster that nobody has measured.
 # * On tables whose rows are all alike (Megatron-LM 2021 and 2022, BigScience), **the best constant is better than the planner**. Somebody has to
 #   know it, though. Megatron-LM's own kernels are faster than the planner thinks, BigScience's run was slower.
 # * For BigScience's trials before BLOOM (72 layers, 33 layouts) the rank correlation is 0.67. **The planner tells good layouts from bad ones. It does not tell
-#   the best from the second best**: take layouts within 5 % as level, and try them.
+#   the best from the second best**: take layouts within 5% as level, and try them.
 #
 # And the memory. `Bytes` counts tensors, then adds what the framework takes (5 GiB) and what the allocator adds (a tenth of the states, three tenths of the
 # activations). These shares are set on BigScience's log. The judges are torchtitan's four measurements, and the layouts of Aleph Alpha that ran out of memory:
@@ -460,7 +460,7 @@ print(f"MosaicML: {wrong} of {len(small)} layouts that ran are refused")
 
 # %% [markdown]
 # So a layout that the planner refuses may still fit, above all a small model with large micro-batches: MosaicML's runs keep less than the planner thinks. `fits` leaves
-# 3 % free besides. The planner knows neither FP8 nor experts. And a warning about time: ZeRO stage 3 as it was measured in 2021 fetched parameters through
+# 3% free besides. The planner knows neither FP8 nor experts. And a warning about time: ZeRO stage 3 as it was measured in 2021 fetched parameters through
 # each GPU's own network card, at an eighth of the rate that today's rings reach. Where a plan leans on the network, measure on two nodes first.
 
 # %% [markdown]
@@ -533,7 +533,7 @@ for model, gpus, batch in CASES:
     print(with_and_without(model, grand_teton(gpus), batch))
 
 # %% [markdown]
-# *Level* counts the layouts within 5 % of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
+# *Level* counts the layouts within 5% of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
 # many. And the same on a network that delivers a tenth as much:
 
 # %%
@@ -568,7 +568,7 @@ print(
 )
 
 # %% [markdown]
-# That is a lower bound: results of pooling, normalisation and dropout and the convolutions' work space are not in it, and the paper does not say how much they took. On *one* card of 80 GB nobody
+# That is a lower bound: results of pooling, normalization and dropout and the convolutions' work space are not in it, and the paper does not say how much they took. On *one* card of 80 GB nobody
 # would split it today. What needs splitting changes with the hardware; the three reasons do not.
 #
 # ### Four dimensions today
@@ -593,7 +593,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
 #
 # ●●○ · 10 minutes · good for: it is the question.
 #
-# GPT-3, 64 A100 of 80 GiB in nodes of 8, batches of 512 sequences. Choose a layout that fits and is at most 5 % slower than the fastest of all. Use the picture
+# GPT-3, 64 A100 of 80 GiB in nodes of 8, batches of 512 sequences. Choose a layout that fits and is at most 5% slower than the fastest of all. Use the picture
 # of section 3, or `print(plan(GPT3, cluster, Layout(…)))`, but think first: how much are the states, and into how many parts must they go?
 #
 # (`Layout` has `batch`, `micro_batch`, `tensor`, `pipeline`, `data`, `stage`, `interleaving`, `recomputation`. What you leave out is 1, or 0, or "none".)
@@ -630,7 +630,7 @@ tried = [plan(GPT3, cluster, layout) for layout in layouts(GPT3, cluster, batch=
 fitting = [each for each in tried if each.fits]
 quickest = min(fitting, key=lambda each: each.seconds.total)
 alike = level(GPT3, cluster, batch=512)
-print(f"{len(tried):,} layouts, {len(fitting):,} fit. These {len(alike)} are level, within 5 % of the fastest:")
+print(f"{len(tried):,} layouts, {len(fitting):,} fit. These {len(alike)} are level, within 5% of the fastest:")
 for each in alike:
     chosen = each.layout
     print(
@@ -864,7 +864,7 @@ print(
 # ## Take away
 #
 # * Bytes: 16 a parameter of what the GPU computes with, less what ZeRO shares out; activations: 34·s·h/t a layer, times layers, times micro-batches under way.
-# * Recomputation: 2 in place of 34, paid with a forward pass. Ask whether you need it.
+# * Recomputation: 2 instead of 34, paid with a forward pass. Ask whether you need it.
 # * Training: 6 FLOP a parameter and token, and the scores. MFU counts what the model needs, HFU what the hardware does. Compare MFU.
 # * A step: compute + messages + bubble + what is not hidden of the data average. Read the parts.
 # * First data parallelism with ZeRO; tensor inside a node; pipeline over nodes, with many micro-batches. Small ones shrink the bubble, large ones use the GPU better: try 1, 2, 4.
@@ -883,8 +883,8 @@ print(
 # | tensor parallelism | 텐서 병렬화 | each layer is cut through |
 # | pipeline parallelism | 파이프라인 병렬화 | the model is cut between layers |
 # | context parallelism | 컨텍스트 병렬화 | the tokens of a sequence are shared out |
-# | model FLOP utilisation, MFU | 모델 FLOP 활용률 | needed FLOP/s as a share of the peak |
-# | hardware FLOP utilisation, HFU | 하드웨어 FLOP 활용률 | FLOP/s that were done, repetitions too |
+# | model FLOP utilization, MFU | 모델 FLOP 활용률 | needed FLOP/s as a share of the peak |
+# | hardware FLOP utilization, HFU | 하드웨어 FLOP 활용률 | FLOP/s that were done, repetitions too |
 # | node | 노드 | one machine with several GPUs |
 #
 # ### Further reading

@@ -101,7 +101,7 @@ figures.show(
 # %%
 for name, factor in (("lowest", 1), ("a tenth", 0.1), ("ten times", 10)):
     place = abs(np.log(rates / (factor * curve.lowest))).argmin()
-    print(f"{name:10s} rate {rates[place]:.4f}: {100 * final[place]:.1f} % after 9 epochs")
+    print(f"{name:10s} rate {rates[place]:.4f}: {100 * final[place]:.1f}% after 9 epochs")
 outcome(
     "03-1.range",
     f"The test needed {len(curve.rates)} steps, about {len(curve.rates) / 16:.0f} epochs. At the lowest loss you stand on the "
@@ -170,7 +170,7 @@ checked
 # ## 2 · Grid or random?
 #
 # With two hyperparameters or more you search. A **trial** (시행) is one training with one setting. A **grid search** (격자 탐색) tries all combinations of a few values each. **Random search**
-# (무작위 탐색) draws every value of every trial afresh. Below, only the horizontal axis matters, and nobody knows that.
+# (무작위 탐색) draws every value of every trial again. Below, only the horizontal axis matters, and nobody knows that.
 
 # %%
 predict(
@@ -264,7 +264,7 @@ successive_halving(halved, random_settings(SPACE, seed=0))
 for name, search in (("random", whole), ("successive halving", halved)):
     best = search.best
     print(
-        f"{name:18s} {len(search.trials):2d} trials, {search.spent} epochs, best {100 * best.values[-1]:.1f} %: {best.settings}"
+        f"{name:18s} {len(search.trials):2d} trials, {search.spent} epochs, best {100 * best.values[-1]:.1f}%: {best.settings}"
     )
 
 # %% [markdown]
@@ -376,7 +376,7 @@ predict(
 start = [10 ** (-4 + 4 * number / 5) for number in range(6)]
 copying, alone = train_population(start, 6, width=8), train_population(start, 6, width=8, exploit=False)
 ends = {name: [100 * m.scores[-1] for m in group] for name, group in (("copying", copying), ("alone", alone))}
-line = "; ".join(f"{name}: best {max(v):.1f} %, middle {np.median(v):.1f} %" for name, v in ends.items())
+line = "; ".join(f"{name}: best {max(v):.1f}%, middle {np.median(v):.1f}%" for name, v in ends.items())
 figures.show(draw_population(copying, line), f"Learning rates and accuracies of a population. {line}.")
 
 # %%
@@ -406,7 +406,7 @@ scores = compare(METHODS, BUDGETS, seeds=range(400))
 print(f"{len(METHODS) * len(BUDGETS) * 400} searches in {time.perf_counter() - began:.1f} s")
 
 # %% [markdown]
-# Grey dots are searches, diamonds are means, and each bar is a 95 % **confidence interval** (신뢰 구간) of the mean.
+# Gray dots are searches, diamonds are means, and each bar is a 95% **confidence interval** (신뢰 구간) of the mean.
 
 # %%
 figures.explorer(
@@ -443,7 +443,7 @@ outcome(
 
 # %% [markdown]
 # A word on the verdicts. Of 20 comparisons *without* any difference, one is clear by luck. Here are 30, so "clear among 30" asks for more: an interval of
-# 99.8 % that leaves out zero (Bonferroni's correction: 5 % divided by the number of comparisons). "Open" is not "equal". The interval says how large the
+# 99.8% that leaves out zero (Bonferroni's correction: 5% divided by the number of comparisons). "Open" is not "equal". The interval says how large the
 # difference may still be.
 #
 # What holds:
@@ -508,12 +508,12 @@ print(f"random search beats random search by {same:.1f} points")
 # ●●○ · 10 minutes · good for: reading a paper, and writing one.
 #
 # Run each method with the same `budget` and each of the `seeds`. Choose on validation, report on test. Return the mean of the differences `ours − theirs`, pair
-# by pair, and half the width of its 95 % interval: `t95(n - 1)` standard errors for n pairs. The **standard error** (표준 오차) of a mean is the standard deviation of a sample (`ddof=1`) over √n.
+# by pair, and half the width of its 95% interval: `t95(n - 1)` standard errors for n pairs. The **standard error** (표준 오차) of a mean is the standard deviation of a sample (`ddof=1`) over √n.
 
 
 # %% exercise: report
 def report(ours, theirs, budget: int, seeds) -> tuple[float, float]:
-    """Return the mean difference of the two methods and half the width of its 95 % interval."""
+    """Return the mean difference of the two methods and half the width of its 95% interval."""
     ### BEGIN SOLUTION
     gaps = []
     for seed in seeds:
@@ -551,7 +551,7 @@ checked
 RIVALS = ("AdamW, width 16", "AdamW, width 32", "SGD, width 16")
 runs = 100 * replay.accuracies("seeds", "test")[..., -1]
 for name, values in zip(RIVALS, runs, strict=True):
-    print(f"{name:16s} {values.mean():.2f} % on average; single runs {values.min():.1f} to {values.max():.1f} %")
+    print(f"{name:16s} {values.mean():.2f}% on average; single runs {values.min():.1f} to {values.max():.1f}%")
 predict(
     "03-1.seeds",
     "Width 32 is about one point better than width 16. How often does an experiment with 3 seeds for each make sure of it?",
@@ -563,7 +563,7 @@ predict(
 #
 # ●●○ · 10 minutes · good for: planning an experiment before you pay for it.
 #
-# Simulate 1,000 experiments. Each draws `seeds` runs of each side (`generator.choice`, with replacement) and *finds* the difference if the 95 % interval of the
+# Simulate 1,000 experiments. Each draws `seeds` runs of each side (`generator.choice`, with replacement) and *finds* the difference if the 95% interval of the
 # difference of the two means leaves out zero: if it is larger than `t95(2 * seeds - 2)` standard errors. We leave the pairs aside here, so the error of the difference is √((s₁² + s₂²) / seeds), with the
 # sample deviations s₁ and s₂. The share that finds it is the **power** (검정력) of the experiment.
 
@@ -616,7 +616,7 @@ figures.show(
 three = clear_share(runs[0], runs[1], 3)
 outcome(
     "03-1.seeds",
-    f"In {100 * three:.0f} % of experiments. {finding}.",
+    f"In {100 * three:.0f}% of experiments. {finding}.",
     right="less than half of the time" if three < 0.5 else "about 2 times in 3",
 )
 
@@ -635,7 +635,7 @@ for _ in range(500):
     found["one look at 20 pairs"] += looks[-1] / 500
     found["a look after each, from 3 to 20"] += any(looks) / 500
 for how, share in found.items():
-    print(f"{how}: a difference is found in {100 * share:.0f} % of experiments, and there is none")
+    print(f"{how}: a difference is found in {100 * share:.0f}% of experiments, and there is none")
 
 # %% [markdown]
 #
@@ -646,7 +646,7 @@ for how, share in found.items():
 # %%
 predict(
     "03-1.matter",
-    "Of the 260 settings with AdamW, how many reach 95 % on the test images?",
+    "Of the 260 settings with AdamW, how many reach 95% on the test images?",
     ["more than half", "about a third", "one in five or fewer"],
 )
 
@@ -655,11 +655,11 @@ last = 100 * replay.accuracies("space", "test")[..., -1]
 for number, name in enumerate(SPACE["optimizer"]):
     part = last[:, :, number]
     spread = ", ".join(f"{value:.0f}" for value in np.quantile(part, (0.1, 0.25, 0.5, 0.75, 0.9)))
-    print(f"{name:8s} 10, 25, 50, 75, 90 % of settings: below {spread} %; {np.mean(part >= 95):.0%} reach 95 %")
+    print(f"{name:8s} 10, 25, 50, 75, 90% of settings: below {spread}%; {np.mean(part >= 95):.0%} reach 95%")
 reach = float(np.mean(last[:, :, SPACE["optimizer"].index("adamw")] >= 95))
 outcome(
     "03-1.matter",
-    f"{100 * reach:.0f} % of them.",
+    f"{100 * reach:.0f}% of them.",
     right="more than half" if reach > 0.5 else "about a third" if reach > 0.25 else "one in five or fewer",
 )
 
@@ -674,7 +674,7 @@ for place, width in enumerate(SPACE["width"]):
         SPACE["lr"].index(0.001), place, SPACE["optimizer"].index("adamw"), SPACE["weight_decay"].index(0.01)
     ]
     tuned = last[:, place].ravel()[validated[:, place].argmax()]
-    print(f"width {width:2d}: defaults {default:.1f} %, chosen {tuned:.1f} %")
+    print(f"width {width:2d}: defaults {default:.1f}%, chosen {tuned:.1f}%")
 longer = 100 * replay.accuracies("longer", "test")  # [defaults or rate 0.01, seeds, epochs], width 16
 print("width 16, ten seeds, rate 0.01 without decay − defaults:")
 for epochs in (9, 20, 40, 60):
@@ -695,7 +695,7 @@ for width, row in zip(SPACE["width"], size, strict=True):
 
 # %% [markdown]
 # The wide networks are ahead where images are few: width 64 gains 37 to 57 points on width 4 with up to 125 images, and 9 with 500. So a larger network does not have to
-# over-fit more. But nine epochs of 15 images are nine steps, and a wide network gets further in a step: part of the gain is speed. The three widest are close to one another
+# overfit more. But nine epochs of 15 images are nine steps, and a wide network gets further in a step: part of the gain is speed. The three widest are close to one another
 # at 500 images, and three seeds do not part them.
 #
 # Believe a table only after you have tried it. Train two of its settings again:
@@ -704,13 +704,13 @@ for width, row in zip(SPACE["width"], size, strict=True):
 for setting in [s for s, _ in zip(random_settings(SPACE | {"width": (4, 8, 16)}, seed=11), range(2), strict=False)]:
     *_, result = train(setting, epochs=2)
     kept = replay.accuracies()[(*replay.position(setting), 1)]
-    print(f"{setting}: {100 * result.val_accuracy:.1f} % now, {100 * kept:.1f} % in the table")
+    print(f"{setting}: {100 * result.val_accuracy:.1f}% now, {100 * kept:.1f}% in the table")
     assert abs(result.val_accuracy - kept) < 0.06  # rounding differs from machine to machine
 
 # %% [markdown]
 # ## 8 · Scale up: two ranks share a search
 #
-# Trials are independent: each rank takes every second setting, and what they find is put together again. Nothing has to be synchronised until the end.
+# Trials are independent: each rank takes every second setting, and what they find is put together again. Nothing has to be synchronized until the end.
 
 
 # %%
@@ -746,8 +746,8 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | Learning rate, model size, optimizer | Section 1: between a tenth of the edge and ten times the edge lies everything, from 95 % to chance. | These three, and weight decay, batch size and schedule. Begin with the rate. |
-# | used to have a great influence | Section 7: in this space four of five settings with AdamW stay below 95 % after nine epochs. PyTorch's defaults are then five points behind a tuned rate, and level with it after 40. | They have it now, above all where training is short. Good defaults are settings that somebody has tuned for problems like yours. Whether the influence was larger *then* was not measured here: it would take a network of that time beside one of today. |
+# | Learning rate, model size, optimizer | Section 1: between a tenth of the edge and ten times the edge lies everything, from 95% to chance. | These three, and weight decay, batch size and schedule. Begin with the rate. |
+# | used to have a great influence | Section 7: in this space four of five settings with AdamW stay below 95% after nine epochs. PyTorch's defaults are then five points behind a tuned rate, and level with it after 40. | They have it now, above all where training is short. Good defaults are settings that somebody has tuned for problems like yours. Whether the influence was larger *then* was not measured here: it would take a network of that time beside one of today. |
 # | matters when one goes into the details | Section 6: one point needs about ten seeds, a tenth of a point more than 40. | In the details the differences are smaller than the noise of one run. There it takes seeds and error bars to know. |
 #
 # ## Take away
@@ -768,7 +768,7 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 # | range test | 범위 테스트 | a short run with a growing learning rate |
 # | trial | 시행 | one training with one setting |
 # | grid search | 격자 탐색 | all combinations of a few values |
-# | random search | 무작위 탐색 | each value drawn afresh in each trial |
+# | random search | 무작위 탐색 | each value drawn again in each trial |
 # | Latin hypercube | 라틴 하이퍼큐브 | values spread evenly over each axis, combined at random |
 # | log scale | 로그 척도 | equal factors take equal room |
 # | successive halving | 연속 반감법 | after each rung the best third goes on |

@@ -160,7 +160,7 @@ for seed in range(20):
     with_pruning.append(tested(pruned))
     without.append(tested(whole))
 print(f"{np.mean(spent):.0f} epochs per search; accuracy of the chosen setting on test images:")
-print(f"30 trials, pruned {np.mean(with_pruning):.1f} %; fewer, but whole {np.mean(without):.1f} %")
+print(f"30 trials, pruned {np.mean(with_pruning):.1f}%; fewer, but whole {np.mean(without):.1f}%")
 print("pruned − whole:", paired(with_pruning, without).in_points())
 
 # %% [markdown]
@@ -174,11 +174,11 @@ for name in ("random", "successive halving"):
     print(f"TPE − {name}: {paired(by_tpe, others).in_points()}")
 
 # %% [markdown]
-# With 40 seeds both differences are open. With 100 (nine seconds; try it) TPE is 0.30 points above random search, 95 % interval 0.05 to 0.55, and 0.20 points
+# With 40 seeds both differences are open. With 100 (nine seconds; try it) TPE is 0.30 points above random search, 95% interval 0.05 to 0.55, and 0.20 points
 # below successive halving, 0.06 to 0.34. With 60 trials it is level with random search, within half a point. So in this space stopping early gains more than the
 # sampler does. In a space with more hyperparameters it may be the other way round: measure it there.
 #
-# What a study has seen, all at once: a line is a trial, dark where it is good, grey where it was pruned. Then each hyperparameter by itself.
+# What a study has seen, all at once: a line is a trial, dark where it is good, gray where it was pruned. Then each hyperparameter by itself.
 
 # %%
 study = run(study, replay.replayed, trials=80)
@@ -441,7 +441,7 @@ print(
 # images (시험 집합) chose nothing. Search through all 780 settings in random order, and follow the best so far.
 #
 # One split into 500 and 797 images may be lucky or unlucky. The table knows of each of the 1,297 images whether each state reads it, so it can be split
-# anew 200 times without any training:
+# again 200 times without any training:
 
 # %%
 predict(
@@ -537,7 +537,7 @@ checked
 # </details>
 #
 # Which guards help? Look at the test images **once**, at the end: that makes the *number* honest. For the *choice*, measure two ideas on the same 780 trials
-# and 200 splits: more validation images, and the last epoch of each trial in place of its best one, which is a choice less.
+# and 200 splits: more validation images, and the last epoch of each trial instead of its best one, which is a choice less.
 
 # %%
 for images in (100, 250, 500, 1000):
@@ -545,7 +545,7 @@ for images in (100, 250, 500, 1000):
         axis=0
     )
     print(
-        f"{images:5,} validation images: chosen one {on_val:.2f} % there, {on_test:.2f} % on the rest, {on_val - on_test:+.2f}"
+        f"{images:5,} validation images: chosen one {on_val:.2f}% there, {on_test:.2f}% on the rest, {on_val - on_test:+.2f}"
     )
 splits, chosen = np.arange(len(val)), val[..., -1].argmax(axis=1)
 last = 100 * (test[splits, chosen, -1] - scores[:, -1, 1])
@@ -750,6 +750,6 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * Akiba et al. 2019, [Optuna](https://arxiv.org/abs/1907.10902).
 # * Optuna, [RDBStorage](https://optuna.readthedocs.io/en/stable/reference/generated/optuna.storages.RDBStorage.html): heartbeats.
 # * Bergstra et al. 2011, [Algorithms for hyper-parameter optimization](https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization): TPE.
-# * Cawley and Talbot 2010, [On over-fitting in model selection](https://jmlr.org/papers/v11/cawley10a.html).
+# * Cawley and Talbot 2010, [On overfitting in model selection](https://jmlr.org/papers/v11/cawley10a.html).
 # * Watanabe et al. 2023, [PED-ANOVA](https://arxiv.org/abs/2304.10255): the importance that section 6 draws.
 # * Goyal et al. 2017, [Accurate, large minibatch SGD](https://arxiv.org/abs/1706.02677): the linear scaling rule.

@@ -10,7 +10,7 @@
 # **After this notebook you can**
 #
 # 1. write scalars, images, histograms and hyperparameters to TensorBoard, and read them back by code;
-# 2. tell over-fitting and under-fitting from the curves of a run;
+# 2. tell overfitting and underfitting from the curves of a run;
 # 3. say what monitoring costs, and choose how often to look;
 # 4. tell what manages a training from what merely makes it faster.
 
@@ -260,13 +260,13 @@ figures.show(figure, f"Eight digits that the network with learning rate {lr} got
 # %% [markdown]
 # ## 4 · What the curves tell
 #
-# Three runs made on purpose: one fits, one **over-fits** (과적합: it learns its 200 training images by heart), one **under-fits** (과소적합: it sees each
-# digit as four grey spots, too little to tell ten digits apart).
+# Three runs made on purpose: one fits, one **overfits** (과적합: it learns its 200 training images by heart), one **underfits** (과소적합: it sees each
+# digit as four gray spots, too little to tell ten digits apart).
 
 # %%
 predict(
     "04-1.turn",
-    "The training loss of the over-fitting run falls to almost 0. What does its validation loss do?",
+    "The training loss of the overfitting run falls to almost 0. What does its validation loss do?",
     ["it falls as well, only slower", "it falls, then rises again", "it rises from the start"],
 )
 
@@ -290,8 +290,8 @@ outcome(
 )
 
 # %% [markdown]
-# * **Over-fitting**: training and validation part. The *gap* tells.
-# * **Under-fitting**: both stay high, close together. Even the training data is not learnt.
+# * **Overfitting**: training and validation part. The *gap* tells.
+# * **Underfitting**: both stay high, close together. Even the training data is not learned.
 #
 # You need *two* curves for that. No single one tells, and none of the two comes from the weights: remember that for notebook 2.
 #
@@ -303,7 +303,7 @@ outcome(
 
 # %%
 def smooth(values, weight):
-    """Exponential average whose first value is not pulled towards 0, as TensorBoard does it."""
+    """Exponential average whose first value is not pulled toward 0, as TensorBoard does it."""
     average, smoothed = 0.0, []
     for count, value in enumerate(values, start=1):
         average = weight * average + (1 - weight) * value
@@ -320,7 +320,7 @@ def draw_turn(epochs_seen, smoothing):
     values, smoothed = smoothed_turn(epochs_seen, smoothing)
     figure, axes = figures.new(7, 3)
     epochs = range(1, len(values) + 1)
-    axes.plot(epochs, values, "o-", color=figures.COLORS["grey"], markersize=3, label="as written")
+    axes.plot(epochs, values, "o-", color=figures.COLORS["gray"], markersize=3, label="as written")
     axes.plot(epochs, smoothed, color=figures.COLORS["orange"], label="smoothed")
     axes.set(xlabel="epoch", ylabel="validation loss", xlim=(0, len(losses) + 1), ylim=(0.6, 2.3))
     axes.legend()
@@ -387,7 +387,7 @@ checked
 predict(
     "04-1.cost",
     "All weights, gradients and activations of a CNN as histograms in every epoch of 63 steps: what share of the time is that?",
-    ["less than 2 %", "2 to 10 %", "more than 10 %"],
+    ["less than 2%", "2 to 10%", "more than 10%"],
 )
 
 
@@ -415,7 +415,7 @@ print(f"a step {step_seconds * 1e3:.1f} ms, a look {look_seconds * 1e3:.1f} ms o
 
 # %%
 share = look_seconds / (63 * step_seconds)
-bins = ["less than 2 %", "2 to 10 %", "more than 10 %"]
+bins = ["less than 2%", "2 to 10%", "more than 10%"]
 outcome(
     "04-1.cost",
     f"A look costs as much as {look_seconds / step_seconds:.1f} steps. Once in 63 steps that is {share:.1%} of the time.",
@@ -437,8 +437,8 @@ def draw_price(steps_between_looks, faster_steps):
     intervals = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
     axes.plot(intervals, [100 * share_of_time(every, faster_steps) for every in intervals])
     axes.plot(steps_between_looks, 100 * share_of_time(steps_between_looks, faster_steps), "o", markersize=9)
-    axes.axhline(1, color=figures.COLORS["grey"], linestyle=":")
-    axes.text(1, 1.15, "1 %", color=figures.COLORS["grey"])
+    axes.axhline(1, color=figures.COLORS["gray"], linestyle=":")
+    axes.text(1, 1.15, "1%", color=figures.COLORS["gray"])
     axes.set(xscale="log", yscale="log", xlabel="steps between two looks", ylabel="share of the time, %")
     axes.set_title(describe_price(steps_between_looks, faster_steps))
     return figure
@@ -464,7 +464,7 @@ figures.explorer(draw_price, alt=describe_price, steps_between_looks=(1, 500, 63
 def look_every(look_seconds: float, step_seconds: float, budget: float) -> int:
     """Return the smallest number of steps between looks, so that looking takes at most this share of the training.
 
-    `budget` is a share: 0.01 is 1 %. The interval is at least 1.
+    `budget` is a share: 0.01 is 1%. The interval is at least 1.
     """
     ### BEGIN SOLUTION
     every = 1
@@ -483,7 +483,7 @@ assert look_every(0.2, 0.03, 0.1) == 67
 checked
 
 # %% [markdown]
-# The course's `Trainer` looks every 100 steps unless told otherwise (`watch_every`), leaves a look out where looking would take more than 1 % of the time, and turns the loss into a number every 50 (`log_every`).
+# The course's `Trainer` looks every 100 steps unless told otherwise (`watch_every`), leaves a look out where looking would take more than 1% of the time, and turns the loss into a number every 50 (`log_every`).
 
 # %% [markdown]
 # ## 6 · Break-it lab: a dashboard that lies
@@ -495,7 +495,7 @@ checked
 predict(
     "04-1.lie",
     "What is the accuracy of the model on all 1,000 digits?",
-    ["95 %", "90 %", "70 %"],
+    ["95%", "90%", "70%"],
 )
 
 
@@ -532,7 +532,7 @@ figures.show(
 outcome(
     "04-1.lie",
     f"(855 + 45) / 1000 = {(855 + 45) / 1000:.0%}. The mean of the two ranks' accuracies is {(855 / 900 + 45 / 100) / 2:.0%}.",
-    right="90 %",
+    right="90%",
 )
 
 # %% [markdown]
@@ -626,9 +626,9 @@ val = runs["over-fitting"].scalars["loss/val"][1]
 rates = [run.scalars["lr/train"][1] for run in runs.values()]
 off = max(abs(a - b) for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True))
 evidence = {
-    "A": f"over-fitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: the best weights are worth keeping",
-    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, over-fit, under-fit. Nothing here changed the rate, so this tests nothing about B",
-    "C": "over- and under-fitting were seen in two curves each, and nowhere else",
+    "A": f"overfitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: the best weights are worth keeping",
+    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, overfit, underfit. Nothing here changed the rate, so this tests nothing about B",
+    "C": "over- and underfitting were seen in two curves each, and nowhere else",
     "D": f"on 2 ranks the loss is {off:.0e} away from that of 1, at the same global batch; the speed was not measured here",
     "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch {share:.1%} of the time. Whether it converges, the losses say",
 }
@@ -649,7 +649,7 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 #
 # * Scalars, images, histograms and hyperparameters go into event files; they come back by code, even from a torn file.
 # * Keep tensors until a value is due: each number costs a wait on a GPU.
-# * Over-fitting is a gap between two curves; under-fitting is two high curves. Smoothing moves the turn.
+# * Overfitting is a gap between two curves; underfitting is two high curves. Smoothing moves the turn.
 # * Looking has a price in steps. Choose the interval by a budget.
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
@@ -667,8 +667,8 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # | scalar | 스칼라 | a tag, a step, a number |
 # | histogram | 히스토그램 | how many values lie between which limits |
 # | hyperparameter | 하이퍼파라미터 | what a run was made with |
-# | over-fitting | 과적합 | good on training data, worse on others |
-# | under-fitting | 과소적합 | not good even on training data |
+# | overfitting | 과적합 | good on training data, worse on others |
+# | underfitting | 과소적합 | not good even on training data |
 # | smoothing | 평활화 | running average of a curve |
 # | performance | 성능 | quality, or speed: ask which |
 #

@@ -4,14 +4,14 @@
 # **50 minutes** · one CPU is enough · before this: notebook 1
 #
 # The second recorded wrong answer of the study log is about histograms. The question, in our words: TensorBoard shows how weights and biases are spread. They
-# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? The learner chose over-fitting and under-fitting. The key says exploding and
+# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? The learner chose overfitting and underfitting. The key says exploding and
 # vanishing gradients. The learner then concluded: *오로지 학습량에 대한 문제였다(?)*, only a matter of how much is learned, with a question mark. This notebook answers the
 # question mark by experiment.
 #
 # **After this notebook you can**
 #
 # 1. name a sick run (vanishing, exploding, dead or saturated units) from its histograms and gradient norms;
-# 2. say what over-fitting and under-fitting do to the histograms of the weights;
+# 2. say what overfitting and underfitting do to the histograms of the weights;
 # 3. predict how the scale of the initial weights reaches the gradients.
 
 # %% setup
@@ -49,7 +49,7 @@ predict(
     "04-2.infer",
     "Weights run to extremes within a few steps, or hardly change. What do you infer, the learning rate aside?",
     [
-        "over-fitting and under-fitting",
+        "overfitting and underfitting",
         "exploding and vanishing gradients",
         "how much was learned, nothing else",
         "all of these",
@@ -125,7 +125,7 @@ checked
 # %% [markdown]
 # ## 2 · Seven runs made on purpose
 #
-# Each trains on MNIST with the same optimizer (옵티마이저) and the same learning rate (학습률), 0.02. Only the network or the data are spoilt:
+# Each trains on MNIST with the same optimizer (옵티마이저) and the same learning rate (학습률), 0.02. Only the network or the data are spoiled:
 #
 # | run | what was done |
 # |---|---|
@@ -134,8 +134,8 @@ checked
 # | exploding (기울기 폭주) | eight layers, first weights 1.7 times too large |
 # | dead units (죽은 유닛) | ReLU with biases at −2 |
 # | saturated (포화) | tanh, first weights 6 times too large |
-# | over-fitting (과적합) | 200 images, 40 epochs |
-# | under-fitting (과소적합) | each digit averaged down to four grey spots |
+# | overfitting (과적합) | 200 images, 40 epochs |
+# | underfitting (과소적합) | each digit averaged down to four gray spots |
 
 # %%
 predict(
@@ -167,7 +167,7 @@ outcome(
 # * **Weights of layer 1**, at the first and at the last look. Thrown far out: exploding. Not moved at all: vanishing or dead.
 # * **Gradients, layer by layer**, on a log axis (로그 축). A slope over many powers of ten (sigmoid), or tiny in all layers (ReLU): vanishing. High everywhere: exploding. Exactly 0: dead.
 # * **Units**: dead (0 for the whole batch), or saturated (at the flat ends of tanh).
-# * **Loss**: the two curves of notebook 1. For over- and under-fitting, only this panel shows the gap. (Where the training loss has come near 0, the
+# * **Loss**: the two curves of notebook 1. For over- and underfitting, only this panel shows the gap. (Where the training loss has come near 0, the
 #   gradients get small as well. That says how low the *training* loss is, and nothing about other data.)
 #
 # Now the same in TensorBoard. Open HISTOGRAMS, choose a run on the left, and compare `gradients/1.weight` with the gradients of the last layer.
@@ -323,7 +323,7 @@ for letter, run in unknown.items():
     print(f"run {letter}          histograms: {diagnose(run).name}")
 
 # %% [markdown]
-# Look at the lines of over- and under-fitting. Judged by their histograms, they are **healthy**. But the limits of `diagnose` were set on dense
+# Look at the lines of over- and underfitting. Judged by their histograms, they are **healthy**. But the limits of `diagnose` were set on dense
 # networks like these, so these lines alone prove little. The runs A to G are other networks with other seeds, and section 5 adds
 # seeds that were not used for the limits.
 
@@ -338,8 +338,8 @@ for letter, run in unknown.items():
 # %%
 predict(
     "04-2.growth",
-    "The same network, the same 160 steps: once on 200 images (over-fits), once on 4,000 (fits). Where do the weights spread more?",
-    ["much more where it over-fits", "about equally", "much more where it fits"],
+    "The same network, the same 160 steps: once on 200 images (overfits), once on 4,000 (fits). Where do the weights spread more?",
+    ["much more where it overfits", "about equally", "much more where it fits"],
 )
 
 # %%
@@ -348,7 +348,7 @@ recipes = {
     "200 images, 160 steps": over,
     "200 images, 640 steps": replace(over, epochs=160),
     "4,000 images, 160 steps": replace(over, samples=4000, epochs=4),
-    "four grey spots, 160 steps": replace(over, samples=4000, epochs=4, pool=14),
+    "four gray spots, 160 steps": replace(over, samples=4000, epochs=4, pool=14),
     "200 images, 4 steps": replace(over, epochs=1, every=1),
     "vanishing, 120 steps": sick,
     "vanishing, 480 steps": replace(sick, epochs=12),
@@ -380,7 +380,7 @@ for name, run in longer.items():
 # One run for each line proves little (lesson 03). So the three conditions that differ in their fit once more, each with ten new seeds:
 
 # %%
-compared = ("200 images, 160 steps", "4,000 images, 160 steps", "four grey spots, 160 steps")
+compared = ("200 images, 160 steps", "4,000 images, 160 steps", "four gray spots, 160 steps")
 seeds = {
     name: [
         sick_runs.train(replace(recipes[name], every=40), f"seeds/{place}-{seed}", seed=seed) for seed in range(1, 11)
@@ -423,8 +423,8 @@ figures.show(figure, f"Spread of the weights against the gap of the losses; {fou
 ratio = (same[0] - 1) / (same[1] - 1)
 outcome(
     "04-2.growth",
-    f"×{same[0]:.2f} where it over-fits, ×{same[1]:.2f} where it fits, means of ten seeds. The network that sees four spots: ×{same[2]:.2f}.",
-    right="much more where it over-fits"
+    f"×{same[0]:.2f} where it overfits, ×{same[1]:.2f} where it fits, means of ten seeds. The network that sees four spots: ×{same[2]:.2f}.",
+    right="much more where it overfits"
     if ratio > 1.5
     else "much more where it fits"
     if ratio < 1 / 1.5
@@ -432,18 +432,18 @@ outcome(
 )
 
 # %% [markdown]
-# * **Over- and under-fitting cannot be read from the weights.** In networks like these, trained for so long, runs that fit, over-fit and under-fit move their weights about
+# * **Over- and underfitting cannot be read from the weights.** In networks like these, trained for so long, runs that fit, overfit and underfit move their weights about
 #   alike. The difference is in data that the weights have never seen.
 # * **The gradients do differ at the end,** and by a lot: where all 200 images are learned by heart, almost no error is left. That shows how low the *training* loss is. A long healthy
 #   training shrinks them, too. So they cannot show the gap.
-# * **More training is not the point either.** Four times as many steps widen the weights of the over-fitting run a little, and leave the vanishing run where it was: almost
+# * **More training is not the point either.** Four times as many steps widen the weights of the overfitting run a little, and leave the vanishing run where it was: almost
 #   no gradient reaches its first layer.
 # * **One half of the hypothesis holds.** After 4 steps almost nothing has moved, in any layer, and the loss is high: so a histogram that stands still *can* mean that too
 #   little was trained. *Where* it stands still does not tell the two apart: ten ReLU layers at half scale stand still everywhere, and vanish. Look at the size of the gradients
 #   at the start, against the strongest one, biases too. Trained too little: ordinary. Vanishing: a thousandth or less, in some layer or in all.
 # * **If 학습량 meant how much is learned in one step,** then the learner was nearly right: with a given learning rate that is the size of the gradient.
 #
-# There are models in which over-fitting *does* show in the weights. The textbook case is a polynomial (다항식) through noisy points (Bishop 2006, table 1.1):
+# There are models in which overfitting *does* show in the weights. The textbook case is a polynomial (다항식) through noisy points (Bishop 2006, table 1.1):
 
 # %%
 noise = np.random.default_rng(0)
@@ -453,10 +453,10 @@ for degree in (3, 9):
     print(f"degree {degree}: largest coefficient {abs(np.polyfit(places, heights, degree)).max():,.0f}")
 
 # %% [markdown]
-# So the learner's guess has a reason: in such a fit extreme weights and over-fitting come together, and weight decay works against both. In the networks
+# So the learner's guess has a reason: in such a fit extreme weights and overfitting come together, and weight decay works against both. In the networks
 # above they do not.
 #
-# This is the run that over-fits, look by look, as TensorBoard draws it:
+# This is the run that overfits, look by look, as TensorBoard draws it:
 
 # %%
 tag = "weights/5.weight"
@@ -544,7 +544,7 @@ def draw_start(scale, hidden_layers):
     measured, law = at_start(scale, hidden_layers)
     figure, axes = figures.new(7, 3.2)
     axes.plot(
-        list(law), list(law.values()), color=figures.COLORS["grey"], label="law: scale to the power of (layers − 1)"
+        list(law), list(law.values()), color=figures.COLORS["gray"], label="law: scale to the power of (layers − 1)"
     )
     axes.plot(list(measured), list(measured.values()), "o", label="measured, first layer")
     axes.plot(scale, measured[scale], "o", markersize=11, color=figures.COLORS["vermillion"])
@@ -581,14 +581,14 @@ assert 10 ** max(map(abs, off)) < 10
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | *overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데*: chose over- and under-fitting | Sections 4 and 5: judged by their histograms these runs are healthy; over ten seeds about the same spread occurs with and without a gap. | Not in these networks' weights (in a polynomial fit, yes). Look at the two curves. What you *can* infer: **exploding** (extremes within steps) and **vanishing** gradients (weights stand still, and a gradient is tiny from the start). |
+# | *overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데*: chose over- and underfitting | Sections 4 and 5: judged by their histograms these runs are healthy; over ten seeds about the same spread occurs with and without a gap. | Not in these networks' weights (in a polynomial fit, yes). Look at the two curves. What you *can* infer: **exploding** (extremes within steps) and **vanishing** gradients (weights stand still, and a gradient is tiny from the start). |
 # | *그게 아니라 오로지 학습량에 대한 문제였다(?)* | Section 5: four times the training leaves the vanishing run where it was; 4 steps of training move nothing anywhere. | Half right. Too little training does look like standing still. But vanishing and exploding are about the **size of the signal through the layers**, and more training cures neither. If you meant the size of the *steps*: yes, that is the gradient. |
 # | *너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다* | Section 6: the product law. | Right: by a factor for each other layer. |
 
 # %%
 outcome(
     "04-2.infer",
-    f"Over-fitting: {diagnose(runs['over-fitting']).name} by its histograms. Exploding: {diagnose(runs['exploding']).evidence[0]}.",
+    f"Overfitting: {diagnose(runs['overfitting']).name} by its histograms. Exploding: {diagnose(runs['exploding']).evidence[0]}.",
     right="exploding and vanishing gradients",
 )
 
@@ -598,7 +598,7 @@ outcome(
 # * Count on the device, in bins that are the same for all batches.
 # * Four questions to a run: how far did the weights move, how large is the gradient in each layer, do the units live, what do the two curves say?
 # * Exploding: extremes within steps. Vanishing: some layer's gradient, or every layer's, is tiny from the start; with sigmoid as a slope from layer to layer. Dead: exact zeros. Saturated: outputs at the ends.
-# * Over- and under-fitting: ordinary weights. Only training *and* validation loss tell.
+# * Over- and underfitting: ordinary weights. Only training *and* validation loss tell.
 # * Scale to the power of the other layers: that is how the start reaches the gradients.
 #
 # **Next:** what to keep of a run, and how to go on from it. **Questions on this lesson:** [quiz](quiz.ipynb).
@@ -612,7 +612,7 @@ outcome(
 # | dead unit | 죽은 유닛 | a ReLU that is 0 for all samples |
 # | saturated | 포화 | at the flat end of tanh or sigmoid |
 # | activation | 활성값 | what a unit puts out |
-# | initialisation | 초기화 | how the first weights are drawn |
+# | initialization | 초기화 | how the first weights are drawn |
 # | gradient norm | 기울기 노름 | length of the gradient as one vector |
 #
 # ### Further reading

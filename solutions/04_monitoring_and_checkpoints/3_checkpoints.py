@@ -121,7 +121,7 @@ print(
 
 # %% [markdown]
 # `save_every=10` saves within an epoch, every ten steps. `keep=3` keeps the three newest states besides, in case the newest one
-# turns out to be spoilt. Without `overwrite=True`, `fit` refuses a folder that holds an earlier run, as it would when this cell runs twice.
+# turns out to be spoiled. Without `overwrite=True`, `fit` refuses a folder that holds an earlier run, as it would when this cell runs twice.
 # When a cluster ends the job by SIGTERM, the Trainer saves `last.pt` first, and `resume=True` goes on from there.
 
 # %% [markdown]
@@ -417,8 +417,8 @@ resumed = killed_and_resumed("streams_killed", NoisyDigits(), 2, 0, **on_the_cpu
 figure, axis = figures.new(height=2.6)
 steps = range(1, len(unbroken) + 1)
 axis.plot(steps, [abs(a - b) for a, b in zip(unbroken, resumed, strict=True)], "o-")
-axis.axvline(12.5, color="grey", linestyle="--")
-axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="grey", ha="right")
+axis.axvline(12.5, color="gray", linestyle="--")
+axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="gray", ha="right")
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
 axis.set(xlabel="step", ylabel="difference of the losses (nats)", xticks=range(0, 21, 4))
 axis.set_title(f"Everything was restored, and the losses differ by up to {gap:.2g}")
@@ -476,7 +476,7 @@ checked
 #
 # ### The proof
 #
-# `SeededSamples` of the package does this for any data set: before each sample it sets the generators by seed, epoch and index, and puts them back
+# `SeededSamples` of the package does this for any dataset: before each sample it sets the generators by seed, epoch and index, and puts them back
 # afterwards. The same run, the same kill, two workers before and none after:
 
 # %%
@@ -718,7 +718,7 @@ whole = gather("shares", "whole.pt")
 print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 
 # %% [markdown]
-# **On a cluster** the same `Trainer` call runs under `torchrun`. It starts the ranks anew after a crash, and `resume=True` goes on from the
+# **On a cluster** the same `Trainer` call runs under `torchrun`. It starts the ranks again after a crash, and `resume=True` goes on from the
 # last file, which has to lie where all machines can read it:
 #
 # ```

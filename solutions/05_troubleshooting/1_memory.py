@@ -686,7 +686,7 @@ if torch.cuda.is_available():
     torch.cuda.empty_cache()
     print("empty_cache: ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
 else:
-    print("No GPU here: the pictures above are modelled, and nothing was measured.")
+    print("No GPU here: the pictures above are modeled, and nothing was measured.")
 
 # %% [markdown]
 # **item.** The log says: turn a *1-d tensor* into a Python object. What is meant is a tensor with **one element**: a loss has no dimensions at all.

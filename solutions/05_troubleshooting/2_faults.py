@@ -364,7 +364,7 @@ checked
 # `def look(module, args, output, name=name):`.
 # </details>
 #
-# <details><summary>Help – it returns an empty name, or "1" in place of "1.1"</summary>
+# <details><summary>Help – it returns an empty name, or "1" instead of "1.1"</summary>
 #
 # The model itself and each `Sequential` are modules too. Whose list of `children()` is empty?
 # </details>
@@ -658,7 +658,7 @@ checked
 # The optimizer changes parameters *in place*. `dict(model.named_parameters())` holds the same tensors before and after.
 # </details>
 #
-# **b)** Does a sample's output depend on its neighbours in the batch? In evaluation it must not: a softmax or a norm over the
+# **b)** Does a sample's output depend on its neighbors in the batch? In evaluation it must not: a softmax or a norm over the
 # wrong dimension, a `view` that mixes, all show here.
 
 
@@ -1079,19 +1079,19 @@ def whose():
         loss.backward()
         found = probe.look(loss)
         averaging.average_gradients(net)
-        spoilt = not all(p.grad.isfinite().all() for p in net.parameters())
-        if spoilt:
-            return spoilt, str(found) if found else "nothing of my own"
+        spoiled = not all(p.grad.isfinite().all() for p in net.parameters())
+        if spoiled:
+            return spoiled, str(found) if found else "nothing of my own"
     return False, "nothing"
 
 
 for ranks in sorted({1, 2, 3, default_world_size()}):
     print(f"{ranks} rank(s)")
-    for rank, (spoilt, found) in enumerate(run_ranks(whose, world_size=ranks)):
-        print(f"  rank {rank}: gradients spoilt: {spoilt}; found: {found}")
+    for rank, (spoiled, found) in enumerate(run_ranks(whose, world_size=ranks)):
+        print(f"  rank {rank}: gradients spoiled: {spoiled}; found: {found}")
 
 # %% [markdown]
-# (With one rank there is no rank 1, and so no trouble.) All gradients are spoilt, and one rank confesses: it was the data. In a script under `torchrun` the same lines run; print the
+# (With one rank there is no rank 1, and so no trouble.) All gradients are spoiled, and one rank confesses: it was the data. In a script under `torchrun` the same lines run; print the
 # finding with the rank, and gather before you stop.
 #
 # ```

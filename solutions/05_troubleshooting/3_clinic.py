@@ -63,7 +63,7 @@ print(f"PyTorch {torch.__version__}. The patients are small: they all run on one
 clinic.admit("learns_then_forgets")
 
 # %% [markdown]
-# **Hypotheses.** The training loss goes *up*, so it is no over-fitting. Three causes come to mind: the learning rate is too high, the gradient is
+# **Hypotheses.** The training loss goes *up*, so it is no overfitting. Three causes come to mind: the learning rate is too high, the gradient is
 # wrong, the labels are wrong. They predict different things. With too high a learning rate the gradients of the first steps are of the usual length.
 # With labels that are all wrong by chance, the first epoch would learn nothing of use.
 
@@ -304,7 +304,7 @@ predict(
 seen = clinic.evidence("moody_score")
 outcome(
     "05-3.batch",
-    f"From {seen['low']:.1f} % to {seen['high']:.1f} %, and batches of {seen['worst']} score lowest.",
+    f"From {seen['low']:.1f}% to {seen['high']:.1f}%, and batches of {seen['worst']} score lowest.",
     right="4",
 )
 

@@ -56,7 +56,7 @@ clinic.evidence("idle_since_tuesday")
 clinic.hints("idle_since_tuesday")
 
 # %% [markdown]
-# ●○○ · 6 minutes · for every data set that is made of files and a table. Repair the part below.
+# ●○○ · 6 minutes · for every dataset that is made of files and a table. Repair the part below.
 
 
 # %% repair: idle_since_tuesday
@@ -93,7 +93,7 @@ def load_scans(folder):
 # %% patient: promised_more
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every data set with several pictures of one thing: frames of a film, slices of a scan, copies by
+# ●●○ · 8 minutes · for every dataset with several pictures of one thing: frames of a film, slices of a scan, copies by
 # **augmentation** (데이터 증강).
 
 
@@ -120,7 +120,7 @@ def make_splits(images, labels, copies=8, share=0.2):
 # %% [markdown]
 # ### Patient 3
 #
-# **Normalisation** (정규화) shifts and scales the input, so that training starts well for any scanner.
+# **Normalization** (정규화) shifts and scales the input, so that training starts well for any scanner.
 
 # %%
 clinic.admit("good_only_in_crowds")
@@ -270,7 +270,7 @@ def parse_record(line):
     label, _, pixels = line.partition(" ")
     values = bytes.fromhex(pixels)
     if len(values) != 784:
-        raise ValueError(f"a record of {len(values)} pixels, in place of 784")
+        raise ValueError(f"a record of {len(values)} pixels, instead of 784")
     return torch.tensor(list(values)) / 255, int(label)
 
 
@@ -331,7 +331,7 @@ class JitteredDigits(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        brightness = 0.5 + torch.rand(()).item()  # PyTorch seeds its generator anew in each worker, each epoch
+        brightness = 0.5 + torch.rand(()).item()  # PyTorch seeds its generator again in each worker, each epoch
         return self.images[index] * brightness, self.labels[index], brightness
 
 
@@ -351,7 +351,7 @@ def jitter_loader(images, labels, seed):
 # %% [markdown]
 # <details><summary>Help – I get "the second epoch are those of the first"</summary>
 #
-# A worker is started anew in each epoch. A seed made of its number alone is the same each time.
+# A worker is started again in each epoch. A seed made of its number alone is the same each time.
 # </details>
 #
 # <details><summary>Help – I get "two runs with the same seed draw other numbers"</summary>
@@ -511,7 +511,7 @@ clinic.board("data", "numbers", "workers", "ranks", "checkpoints")
 # | validation | 검증 |
 # | data leak | 데이터 누수 |
 # | augmentation | 데이터 증강 |
-# | normalisation | 정규화 |
+# | normalization | 정규화 |
 # | worker | 워커 |
 # | distributed sampler | 분산 샘플러 |
 # | collective | 집합 통신 |

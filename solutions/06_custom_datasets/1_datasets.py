@@ -479,7 +479,7 @@ differ = {}
 for packed in (False, True):
     model = trained(packed)
     together, alone = answers(model, len(test)), answers(model, 1)
-    right = [f"{100 * (given == test.labels).float().mean():.1f} %" for given in (together, alone)]
+    right = [f"{100 * (given == test.labels).float().mean():.1f}%" for given in (together, alone)]
     differ[packed] = int((together != alone).sum())
     print(
         f"packed: {packed!s:5}  in one batch {right[0]}, one at a time {right[1]}, answers that differ: {differ[packed]}"
@@ -503,13 +503,13 @@ outcome(
 predict(
     "06-1.padding",
     "Recordings of 7 to 26 frames, in mixed batches of 32. Which share of all steps is padding?",
-    ["about 5 %", "about 35 %", "about 70 %"],
+    ["about 5%", "about 35%", "about 70%"],
 )
 
 # %%
 shuffled = padding_share(train.lengths, BucketBatches(train.lengths, 32, pool=1))
 choice = min((5, 35, 70), key=lambda percent: abs(percent - 100 * shuffled))
-outcome("06-1.padding", f"{shuffled:.1%} of the steps.", right=f"about {choice} %")
+outcome("06-1.padding", f"{shuffled:.1%} of the steps.", right=f"about {choice}%")
 
 # %% [markdown]
 # So let sequences of similar length meet (**length buckets**, 길이 버킷). Sorting all of them would do it, but then each epoch has the same batches. The
@@ -565,7 +565,7 @@ checked
 # Within a pool the batches come out sorted. Which order do they have to get before you return them?
 # </details>
 #
-# <details><summary>Help – I get "the whole data set is one pool"</summary>
+# <details><summary>Help – I get "the whole dataset is one pool"</summary>
 #
 # You sort everything. The random order has to be cut *before* the sorting.
 # </details>
@@ -679,7 +679,7 @@ for name, curve in curves.items():
     (line,) = axis.plot(range(1, 21), curve.mean(0), label=name)
     axis.fill_between(range(1, 21), curve.amin(0), curve.amax(0), color=line.get_color(), alpha=0.2)
 early, late = ({name: curve[:, at].mean().item() for name, curve in curves.items()} for at in (4, 19))
-found = "Nines found after 5 and 20 epochs: " + ", ".join(f"{n} {early[n]:.0f} and {late[n]:.0f} %" for n in curves)
+found = "Nines found after 5 and 20 epochs: " + ", ".join(f"{n} {early[n]:.0f} and {late[n]:.0f}%" for n in curves)
 axis.set(xlabel="epoch", ylabel="nines found, % (3 seeds)", ylim=(0, 100), title=found)
 axis.set_xticks(range(1, 21, 2))
 axis.legend(loc="lower right")
@@ -698,10 +698,10 @@ figures.show(figure, f"Share of the test's nines that are found, over the epochs
 # Early on both help. The longer a network trains, the smaller the difference: once the training set is fitted, weights change little
 # ([Byrd and Lipton 2019](https://arxiv.org/abs/1812.03372)). And twenty nines stay twenty nines.
 #
-# ## 8 · Break-it lab: 99 %, and on the next occasion 90 %
+# ## 8 · Break-it lab: 99%, and on the next occasion 90%
 #
 # A colleague wants to know the speaker from *one* frame. She takes all frames of the 270 recordings, mixes them, keeps a fifth for testing, and takes the nearest
-# training frame's speaker (nearest neighbour, 최근접 이웃).
+# training frame's speaker (nearest neighbor, 최근접 이웃).
 
 # %%
 speaker_of = train.labels.repeat_interleave(train.lengths)
@@ -722,7 +722,7 @@ print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
 predict(
     "06-1.leak",
     "The same speakers were recorded on other occasions: the 370 test recordings. How many of their frames are answered rightly?",
-    ["about as many", "about 90 %", "about half"],
+    ["about as many", "about 90%", "about half"],
 )
 
 # %%
@@ -731,7 +731,7 @@ truth = nearest(train.steps, speaker_of, known, test.steps, other_occasion)
 outcome(
     "06-1.leak",
     f"{truth:.1%}, where {claimed:.1%} was claimed: {(1 - truth) / (1 - claimed):.0f} times as many mistakes.",
-    right="about 90 %" if truth < 0.95 else "about as many",
+    right="about 90%" if truth < 0.95 else "about as many",
 )
 
 # %% [markdown]
@@ -795,7 +795,7 @@ honest = nearest(train.steps, speaker_of, parts[0], train.steps[parts[1]], speak
 print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, other occasions {truth:.1%}")
 
 # %% [markdown]
-# A frame looks like its neighbour 6.4 ms before. Mixed, the neighbour is in the training part, and the test asks whether the network has *seen* the recording. Ask
+# A frame looks like its neighbor 6.4 ms before. Mixed, the neighbor is in the training part, and the test asks whether the network has *seen* the recording. Ask
 # what the model will meet later (new recordings? new speakers? another room?) and let that be the group.
 #
 # ## 9 · Scale up: buckets on ranks

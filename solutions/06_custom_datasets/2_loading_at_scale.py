@@ -86,7 +86,7 @@ outcome(
 )
 
 # %% [markdown]
-# `profile_loader` asks for samples one by one and takes the time of each stage. A data set names its stages with `with stage("decode"): …`. You
+# `profile_loader` asks for samples one by one and takes the time of each stage. A dataset names its stages with `with stage("decode"): …`. You
 # should do this before you change anything: a loader has four places where it can be slow, and each has another remedy.
 #
 # | slow is | remedy |
@@ -168,7 +168,7 @@ took = [run.wait + run.transfer + run.step for run in measured]
 model_says = [waiting.batch_time(load, loop, workers, profile.send) for workers in counts]
 finding = f"{took[0]:.0f} ms a batch without workers, {took[-1]:.0f} ms with 4 (model: {model_says[-1]:.0f})"
 figure, axes = figures.new(6, 3)
-axes.plot(counts, model_says, "o--", color=figures.COLORS["grey"], mfc="white", label="model")
+axes.plot(counts, model_says, "o--", color=figures.COLORS["gray"], mfc="white", label="model")
 axes.plot(counts, took, "o-", label="measured")
 axes.set(xlabel="workers", ylabel="time a batch [ms]", ylim=(0, None), xticks=counts, title=finding)
 axes.legend(frameon=False)
@@ -236,7 +236,7 @@ for keep in (False, True):
 ahead = 2 * 2 * profile.bytes
 print(f"2 workers × 2 batches ahead × {profile.bytes / 1024:.0f} KiB = {ahead / 1024:.0f} KiB")
 large = 64 * 3 * 224 * 224 * 4
-print(f"8 workers × 2 × a batch of 64 colour photos of 224×224 in float32: {8 * 2 * large / 2**30:.1f} GiB")
+print(f"8 workers × 2 × a batch of 64 color photos of 224×224 in float32: {8 * 2 * large / 2**30:.1f} GiB")
 
 # %% [markdown]
 # **Pinning** is for GPUs. Memory that the system may move has to be copied to a fixed place before the GPU can fetch it. `pin_memory=True` puts batches there at
@@ -290,7 +290,7 @@ outcome(
 
 # %% [markdown]
 # Nothing failed, and three of four samples get the number of another one. Three ways out. Draw from the streams of `torch`, `random` or
-# `numpy.random`: the DataLoader seeds them in each worker when the worker starts. That is anew in each epoch, except with `persistent_workers=True`: there the
+# `numpy.random`: the DataLoader seeds them in each worker when the worker starts. That is again in each epoch, except with `persistent_workers=True`: there the
 # streams go on. Or give each worker's copy a generator, in a
 # **`worker_init_fn`**. Or have no streams (lesson 04): `SeededSamples` lets the numbers depend on seed, epoch and index alone.
 
@@ -309,7 +309,7 @@ print("SeededSamples: the same numbers without workers and with two")
 # %% [markdown]
 # ## 4 · A stream, and who reads it
 #
-# An **iterable data set** (순회 방식 데이터셋) has no numbers to deal out: it is read from its beginning to its end. Suited to logs, to archives, to what is too
+# An **iterable dataset** (순회 방식 데이터셋) has no numbers to deal out: it is read from its beginning to its end. Suited to logs, to archives, to what is too
 # large for a list of samples. `NaiveStream` yields 12 records. Two ranks read it, with two workers each.
 
 
@@ -325,7 +325,7 @@ records = list(itertools.chain(*run_ranks(read_all, practice.NaiveStream(), worl
 print(sorted(records))
 outcome(
     "06-2.stream",
-    f"{len(records)} records: each worker of each rank has a copy of the data set, and reads all of it.",
+    f"{len(records)} records: each worker of each rank has a copy of the dataset, and reads all of it.",
     right=str(len(records)),
 )
 
@@ -334,7 +334,7 @@ outcome(
 #
 # ### Exercise 2 · My share of a stream
 #
-# ●●○ · 10 minutes · good for: every iterable data set that meets `num_workers` or a second rank.
+# ●●○ · 10 minutes · good for: every iterable dataset that meets `num_workers` or a second rank.
 #
 # There are `world_size` ranks with `workers` workers each. Yield the records of one of them. All together get each record exactly once, and the shares
 # differ by one record at most. The stream may be endless.
@@ -396,7 +396,7 @@ figures.explorer(
 
 # %% [markdown]
 # By record, each reader goes through all files and passes over most records: even shares, much reading. By shard, each file is read once: little
-# reading, uneven shares, and idle readers when there are more of them than files. Large data sets have thousands of shards, and deal them.
+# reading, uneven shares, and idle readers when there are more of them than files. Large datasets have thousands of shards, and deal them.
 #
 # ### Uneven shares, and ranks that wait
 #
@@ -505,14 +505,14 @@ loss, accuracy, recall_of = fit(make_loader(Robust(images), 50))
 print(f"training loss {loss:.3f}, test accuracy {accuracy:.1%}")
 
 # %% [markdown]
-# No error, a small loss, an accuracy that one might believe. Now the evidence: the share of each digit that is recognised (**recall**, 재현율).
+# No error, a small loss, an accuracy that one might believe. Now the evidence: the share of each digit that is recognized (**recall**, 재현율).
 
 # %%
 worst = min(range(10), key=lambda digit: recall_of[digit])
-finding = f"Of the {worst}s, {recall_of[worst]:.0%} are recognised; of the others at least {sorted(recall_of)[1]:.0%}"
+finding = f"Of the {worst}s, {recall_of[worst]:.0%} are recognized; of the others at least {sorted(recall_of)[1]:.0%}"
 figure, axes = figures.new(6, 2.6)
 axes.bar(range(10), [100 * value for value in recall_of])
-axes.set(xlabel="digit", ylabel="recognised [%]", xticks=range(10), title=finding)
+axes.set(xlabel="digit", ylabel="recognized [%]", xticks=range(10), title=finding)
 figures.show(figure, f"Bars of the recall of each digit. {finding}.")
 outcome(
     "06-2.robust",
@@ -582,7 +582,7 @@ checked
 # `except Exception` catches everything. Name the two classes that a bad file raises: `except (ValueError, OSError) as error`.
 # </details>
 #
-# The package does the same through workers. `Guarded` puts a note in place of the record, and the note travels inside the batch. `CheckedLoader` takes it
+# The package does the same through workers. `Guarded` puts a note instead of the record, and the note travels inside the batch. `CheckedLoader` takes it
 # out. It either ends at the first one or counts, with a limit:
 
 # %%
@@ -605,7 +605,7 @@ loader = CheckedLoader(make_loader(Guarded(images, images.files), 50), on_corrup
 repaired_loss, repaired_accuracy, repaired = fit(loader)
 print(loader.report)
 assert len(loader.report) == 3
-print(f"of the {worst}s, {recall_of[worst]:.0%} were recognised before, {repaired[worst]:.0%} now")
+print(f"of the {worst}s, {recall_of[worst]:.0%} were recognized before, {repaired[worst]:.0%} now")
 
 # %% [markdown]
 # ## 6 · In the middle of an epoch
@@ -708,7 +708,7 @@ assert all(torch.equal(a, b) for a, b in zip(whole[7:], rest, strict=True))
 print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 
 # %% [markdown]
-# torchdata's [StatefulDataLoader](https://github.com/meta-pytorch/data/tree/main/torchdata/stateful_dataloader) keeps the state of each worker, so that a data set
+# torchdata's [StatefulDataLoader](https://github.com/meta-pytorch/data/tree/main/torchdata/stateful_dataloader) keeps the state of each worker, so that a dataset
 # which can save its own position need not read everything again.
 
 # %% [markdown]
@@ -724,7 +724,7 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # * Profile before you tune. Read, decode, collate, transfer: each has its own remedy, and workers are the remedy for some.
 # * Workers pay when making a batch takes longer than receiving one. Take the fewest that keep the loop busy.
 # * A generator made in `__init__` is copied into each worker. Let random numbers depend on seed, epoch and index.
-# * An iterable data set is read by rank × worker readers. Each needs its number, or each record comes that many times.
+# * An iterable dataset is read by rank × worker readers. Each needs its number, or each record comes that many times.
 # * Never replace or skip a record in silence. Count it, name it, set a limit.
 # * What was used counts, not what was drawn.
 #
@@ -738,13 +738,13 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # | prefetching | 미리 가져오기 | asking for batches before they are needed |
 # | collate | 모으기 | put samples together into a batch |
 # | pinned memory | 고정 메모리 | memory that the system does not move, so that a GPU can fetch from it |
-# | iterable data set | 순회 방식 데이터셋 | a data set that is read from beginning to end |
+# | iterable dataset | 순회 방식 데이터셋 | a dataset that is read from beginning to end |
 # | shard | 샤드 | a file, or another part of the data |
 # | corrupt record | 손상된 레코드 | a record that cannot be read |
-# | recall | 재현율 | of all samples of a class, the share that is recognised |
+# | recall | 재현율 | of all samples of a class, the share that is recognized |
 #
 # ### Further reading
 #
-# * PyTorch, [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): workers, iterable data sets, seeds, pinning.
+# * PyTorch, [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): workers, iterable datasets, seeds, pinning.
 # * PyTorch, [A guide on good usage of non_blocking and pin_memory](https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
 # * torchdata, [StatefulDataLoader](https://github.com/meta-pytorch/data/tree/main/torchdata/stateful_dataloader).

@@ -84,7 +84,7 @@ print(
 # %% [markdown]
 # The **scaling** (스케일링) belongs to the weights: same size, same range, same mean and deviation as in training. Section 4 shows what happens otherwise.
 #
-# One labelled image of each digit, ten in all. How far do they get you? The cheapest way of all needs no training: the label of the **nearest neighbour**
+# One labeled image of each digit, ten in all. How far do they get you? The cheapest way of all needs no training: the label of the **nearest neighbor**
 # (최근접 이웃) among the ten, by distance of the raw pixels.
 
 # %%
@@ -92,9 +92,9 @@ predict(
     "07-1.few",
     "Ten labels. Which order, from worst to best?",
     [
-        "nearest neighbour, from scratch, frozen features",
-        "from scratch, nearest neighbour, frozen features",
-        "from scratch, frozen features, nearest neighbour",
+        "nearest neighbor, from scratch, frozen features",
+        "from scratch, nearest neighbor, frozen features",
+        "from scratch, frozen features, nearest neighbor",
     ],
 )
 
@@ -104,7 +104,7 @@ means = {}
 for method, runs in few.items():
     means[method] = sum(r.accuracy for r in runs) / len(runs)
     print(f"{method:18} {means[method]:.3f}   {sum(r.seconds for r in runs) / len(runs):6.3f} CPU seconds of training")
-order = sorted(("scratch", "nearest neighbour", "frozen"), key=means.get)
+order = sorted(("scratch", "nearest neighbor", "frozen"), key=means.get)
 outcome(
     "07-1.few",
     f"{order[0]}, {order[1]}, {order[2]}.",
@@ -180,7 +180,7 @@ change = (extract(model.body, test_inputs) - before).abs().mean() / before.abs()
 outcome("07-1.frozen", f"The features moved by {change:.0%} on average.", right="no, they changed")
 
 # %% [markdown]
-# No gradient touched them. **Batch normalisation** (배치 정규화) keeps a running mean and variance of what passes through, and it collects them in training
+# No gradient touched them. **Batch normalization** (배치 정규화) keeps a running mean and variance of what passes through, and it collects them in training
 # mode, gradients or not. Each epoch begins with `model.train()`, so calling `eval()` once does not last. The package's `freeze_norms` makes it last.
 #
 # ### Exercise 2 · Really frozen
@@ -223,7 +223,7 @@ torch.testing.assert_close(_model.body(3 * inputs[:20]), extract(mnist_cnn(), 3 
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "its BatchNorm layers normalise with the mean and variance of the batch"</summary>
+# <details><summary>Help – I get "its BatchNorm layers normalize with the mean and variance of the batch"</summary>
 #
 # A momentum of 0 keeps the running numbers as they are, but in training mode nobody looks at them.
 # </details>
@@ -271,7 +271,7 @@ outcome("07-1.rates", f"The best single rate is {best}. Against it: {points(gain
 
 # %% [markdown]
 # Three things about these numbers. The differences are **paired** (짝지은): both ways got the same images in each seed, so lucky and unlucky choices cancel
-# out. The brackets are the 95 % interval of the *mean* difference: t95(n − 1) **standard errors** (표준 오차) to each side, as in lesson 03. A difference is *clear* where
+# out. The brackets are the 95% interval of the *mean* difference: t95(n − 1) **standard errors** (표준 오차) to each side, as in lesson 03. A difference is *clear* where
 # they leave out zero. And the rival decides: the same two rates gain over ten points against a badly chosen single rate, and little against the best one. What two rates
 # save is the search for it.
 #
@@ -361,7 +361,7 @@ def colleagues_prepare(pixels):
 predict(
     "07-1.scaling",
     "White is 16 in these pictures, and the function divides by 255. What happens to the accuracy of a head on frozen features (five labels a digit)?",
-    ["an error message", "chance: 10 %", "a plausible number, too low by some twenty points"],
+    ["an error message", "chance: 10%", "a plausible number, too low by some twenty points"],
 )
 
 
@@ -437,7 +437,7 @@ for _part in (pixels[500:520], pixels[7:8] / 3, torch.full((2, 1, 12, 12), 5.0))
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "you measure them anew each time"</summary>
+# <details><summary>Help – I get "you measure them again each time"</summary>
 #
 # Mean and deviation are constants of the *training*. `MNIST_MEAN` and `MNIST_STD` hold them.
 # </details>
@@ -461,30 +461,30 @@ for top in (255, 1):
 # * Fine-tuning and scratch were tuned alike: the best of four recipes each (rates and epochs), chosen at 1, 5 and 20 labels, with other seeds, on images that
 #   neither trained nor test. In real life those labels would be missing. Then one tunes less well, or on another task.
 #
-# A difference of less than one point would not matter here. That is the **margin** (허용 차이): two methods are *level* if the whole 95 % interval of their difference lies within it.
+# A difference of less than one point would not matter here. That is the **margin** (허용 차이): two methods are *level* if the whole 95% interval of their difference lies within it.
 
 # %%
 predict(
     "07-1.many",
-    "50 labels of each digit. How do frozen features and the nearest neighbour on raw pixels compare?",
+    "50 labels of each digit. How do frozen features and the nearest neighbor on raw pixels compare?",
     [
         "frozen features are clearly better",
         "they are level: less than a point apart",
-        "the nearest neighbour is clearly better",
+        "the nearest neighbor is clearly better",
     ],
 )
 
 # %%
 table = results()
-difference = table.paired("frozen", "nearest neighbour", labels=50)
+difference = table.paired("frozen", "nearest neighbor", labels=50)
 answers = {
     "clearly above": "frozen features are clearly better",
     "level": "they are level: less than a point apart",
-    "clearly below": "the nearest neighbour is clearly better",
+    "clearly below": "the nearest neighbor is clearly better",
 }
 outcome(
     "07-1.many",
-    f"Frozen − nearest neighbour: {points(difference)}, {difference.pairs} pairs: {difference.verdict(MARGIN)}.",
+    f"Frozen − nearest neighbor: {points(difference)}, {difference.pairs} pairs: {difference.verdict(MARGIN)}.",
     right=answers.get(difference.verdict(MARGIN)),
 )
 
@@ -511,8 +511,8 @@ figures.explorer(draw_labels, alt=describe_labels, position=(1, len(LABELS), 1))
 
 # %%
 rivals = (
-    ("scratch", "nearest neighbour"),
-    ("frozen", "nearest neighbour"),
+    ("scratch", "nearest neighbor"),
+    ("frozen", "nearest neighbor"),
     ("fine-tuned", "frozen"),
     ("fine-tuned", "scratch"),
 )
@@ -529,11 +529,11 @@ for name, other in rivals:
 # What holds:
 #
 # * **Fine-tuning** is above frozen features at every number of labels, by one to four points. Against scratch it gains 19 points at one label, and nothing at 100.
-# * **Frozen features** are 12 points above the nearest neighbour at one label, and level with it from 50 on.
-# * **Scratch** against the nearest neighbour is open at five and ten labels. It is clearly above it at 50.
+# * **Frozen features** are 12 points above the nearest neighbor at one label, and level with it from 50 on.
+# * **Scratch** against the nearest neighbor is open at five and ten labels. It is clearly above it at 50.
 # * The **baseline** (기준선) that trains nothing is within a point of the best at 100 labels.
 #
-# Do frozen features stop at what the backbone learnt to see? Careful: train the head for only 100 steps of AdamW, and at 50 labels you get 97.0 % in place of 97.8 %. The nearest neighbour
+# Do frozen features stop at what the backbone learned to see? Careful: train the head for only 100 steps of AdamW, and at 50 labels you get 97.0% instead of 97.8%. The nearest neighbor
 # would seem clearly better. An optimizer that was stopped looks like features that stop.
 #
 # ### Exercise 5 · Choose
@@ -541,7 +541,7 @@ for name, other in rivals:
 # ●●● · 12 minutes · good for: not paying for a difference that is not there.
 #
 # Each method was run with the same seeds, in the same order. Take the method with the best mean. Another one is *good enough* if it is less than a margin below
-# it, with 95 % confidence: the interval of the mean paired difference, best − other, ends below the margin. It ends `t95(n - 1)` standard errors above the mean of n
+# it, with 95% confidence: the interval of the mean paired difference, best − other, ends below the margin. It ends `t95(n - 1)` standard errors above the mean of n
 # differences (standard error: `std(ddof=1) / sqrt(n)`); `paired(best, other).high` is that end. Of the best one and all that are good enough, return the cheapest.
 #
 # "Not clearly worse" would be the wrong rule: the fewer seeds you run, the less is clear.
@@ -549,7 +549,7 @@ for name, other in rivals:
 
 # %% exercise: choose
 def choose(accuracies: dict[str, list[float]], seconds: dict[str, float], margin: float) -> str:
-    """Return the cheapest of the methods that are, with 95 % confidence, less than the margin below the best one."""
+    """Return the cheapest of the methods that are, with 95% confidence, less than the margin below the best one."""
     ### BEGIN SOLUTION
     best = max(accuracies, key=lambda name: sum(accuracies[name]))
     enough = [name for name, values in accuracies.items() if paired(accuracies[best], values).high < margin]
@@ -580,11 +580,11 @@ checked
 #
 # ## 6 · Real photos, a real backbone
 #
-# [EfficientNet-Lite0](https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) learnt from 1.3 million photos of ImageNet. Here it looks at
+# [EfficientNet-Lite0](https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) learned from 1.3 million photos of ImageNet. Here it looks at
 # solar cells, photographed in the light that they give off under current; some are broken
 # ([Deitsch et al. 2019](https://doi.org/10.1016/j.solener.2019.02.067)). The pictures may **not be used commercially** (CC BY-NC-SA 4.0). Both come with `make lab`.
 #
-# The cheap rival: 13 numbers about brightness (mean, deviation, quantiles, steps between neighbours), and the same linear head.
+# The cheap rival: 13 numbers about brightness (mean, deviation, quantiles, steps between neighbors), and the same linear head.
 
 # %%
 photos = solar.installed()
@@ -602,7 +602,7 @@ else:
 # %%
 predict(
     "07-1.solar",
-    "25 labelled cells of each kind. A linear head on EfficientNet's 1,280 features, or on 13 numbers about brightness?",
+    "25 labeled cells of each kind. A linear head on EfficientNet's 1,280 features, or on 13 numbers about brightness?",
     ["EfficientNet is clearly better", "no clear difference", "brightness is clearly better"],
 )
 
@@ -722,7 +722,7 @@ for weights in run_ranks(fine_tune_on_ranks, data, world_size=2):
 # | fine-tuning | 미세 조정 | to train pretrained weights further |
 # | discriminative rates | 차등 학습률 | a learning rate for each part |
 # | gradual unfreezing | 점진적 동결 해제 | the head first, then layer by layer |
-# | batch normalisation | 배치 정규화 | a layer with a running mean and variance |
+# | batch normalization | 배치 정규화 | a layer with a running mean and variance |
 # | baseline | 기준선 | the cheap way to compare with |
 # | standard error | 표준 오차 | how sure a mean is: deviation / √n |
 # | margin | 허용 차이 | a difference that would not matter |

@@ -162,7 +162,7 @@ def draw_adapter(inputs, outputs, rank):
     figure, axes = figures.new(7, 3.2)
     boxes = {"W": (0, 0, inputs, outputs), "down": (0, -outputs / 8 - rank, inputs, rank)}
     boxes["up"] = (inputs * 1.05, 0, rank, outputs)
-    for (name, (x, y, width, height)), color in zip(boxes.items(), ("grey", "blue", "orange"), strict=True):
+    for (name, (x, y, width, height)), color in zip(boxes.items(), ("gray", "blue", "orange"), strict=True):
         axes.add_patch(Rectangle((x, y), width, height, color=figures.COLORS[color], alpha=0.7, label=name))
     axes.set(xlim=(-10, inputs * 1.1 + rank), ylim=(-outputs / 4 - rank, outputs * 1.05), yticks=(0, outputs))
     axes.set(xlabel="inputs (columns)", ylabel="outputs (rows)", title=share_of_weights(inputs, outputs, rank))
@@ -282,7 +282,7 @@ except ValueError as error:
 predict(
     "07-2.merge",
     "How much does a merged network differ from the one with adapters?",
-    ["by rounding only", "by about 1 %: a low rank is an approximation", "it needs another round of training"],
+    ["by rounding only", "by about 1%: a low rank is an approximation", "it needs another round of training"],
 )
 
 # %%
@@ -394,7 +394,7 @@ checked
 # For a model that is *large*, the picture changes by orders of magnitude. A language model of 7 billion weights in bfloat16:
 
 # %%
-learns = 7e9 * 0.003  # an adapter of 0.3 %
+learns = 7e9 * 0.003  # an adapter of 0.3%
 for name, numbers in (("fine-tuned", 7e9), ("LoRA", learns)):
     print(f"{name:10} weights {2 * 7e9 / 1e9:.0f} GB, gradients and moments {3 * 2 * numbers / 1e9:5.1f} GB")
 
@@ -442,7 +442,7 @@ for way, values in curve.items():
     knob = KNOBS[way]
     print(f"{way}: {knob.name}")
     for setting, (kept, learned) in zip(knob.tried, 100 * values.mean(axis=1), strict=True):
-        print(f"   {setting:<9g} MNIST {kept:.1f} %   small digits {learned:.1f} %")
+        print(f"   {setting:<9g} MNIST {kept:.1f}%   small digits {learned:.1f}%")
 
 # %%
 figure, axes = figures.new(7, 3.8)
@@ -461,7 +461,7 @@ figures.show(figure, f"{title}: accuracies in % on old and new for {len(curve)} 
 
 # %%
 def points(difference):
-    """Say a difference of accuracies in percentage points, with its 95 % interval."""
+    """Say a difference of accuracies in percentage points, with its 95% interval."""
     low, high = 100 * difference.low, 100 * difference.high
     return f"{100 * difference.mean:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
 
@@ -488,8 +488,8 @@ for task, name in enumerate(("MNIST", "small digits")):
 # At the same rate LoRA forgets less than full fine-tuning and learns less, as [Biderman et al. 2024](https://arxiv.org/abs/2405.09673) found for language models. But at the same rate it
 # also takes a smaller part. Where both learn equally well, a lower rate keeps more of the old task here, and costs nothing.
 #
-# Read the picture from the upper right. Of the settings that read 95 % of the small digits, distillation keeps 95.9 % of MNIST, rehearsal with 300 old images 95.2 %, and the lowest rate 94.6 %. The
-# first two are not clearly apart. EWC keeps 92.0 %, LoRA 87.8 %, and a head alone never gets so far. This holds for four values of one knob each, read off the same test images for all ways. Two knobs
+# Read the picture from the upper right. Of the settings that read 95% of the small digits, distillation keeps 95.9% of MNIST, rehearsal with 300 old images 95.2%, and the lowest rate 94.6%. The
+# first two are not clearly apart. EWC keeps 92.0%, LoRA 87.8%, and a head alone never gets so far. This holds for four values of one knob each, read off the same test images for all ways. Two knobs
 # together, such as EWC at a lower rate, were not tried.
 #
 # ### Between the old network and the new
@@ -508,14 +508,14 @@ for name, target in (("fine-tuned", tuned), ("LoRA", plain)):
 # %%
 def describe_blend(percent, network):
     on_old, on_new = blended[network][percent // 10]
-    return f"{percent} % {network}: MNIST {on_old:.1%}, small digits {on_new:.1%}"
+    return f"{percent}% {network}: MNIST {on_old:.1%}, small digits {on_new:.1%}"
 
 
 def draw_blend(percent, network):
     figure, axes = figures.new(7, 3)
     for label, values in zip(("MNIST", "small digits"), zip(*blended[network], strict=True), strict=True):
         axes.plot(range(0, 101, 10), values, "o-", label=label)
-    axes.axvline(percent, color=figures.COLORS["grey"])
+    axes.axvline(percent, color=figures.COLORS["gray"])
     axes.set(xlabel=f"share of {network}, %", ylabel="accuracy", title=describe_blend(percent, network))
     axes.legend(frameon=False)
     return figure
@@ -735,7 +735,7 @@ for lora, norms_kept in ((False, True), (True, True), (True, False)):
     assert (off < 1e-4) == norms_kept
 
 # %% [markdown]
-# With frozen norms, two ranks train what one process does. With norms in training mode each rank normalises by *its* part of the batch, and they do
+# With frozen norms, two ranks train what one process does. With norms in training mode each rank normalizes by *its* part of the batch, and they do
 # not (lesson 01 has the why).
 #
 # Do fewer bytes learn, so that fewer travel? A **hook** (훅) sees each bucket on its way:

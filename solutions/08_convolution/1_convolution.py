@@ -63,8 +63,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %%
 predict(
     "08-1.edges",
-    "The weights of a kernel add up to 0. What does it make of an area of one even colour?",
-    ["0, whatever the colour", "the same colour", "it depends on the colour"],
+    "The weights of a kernel add up to 0. What does it make of an area of one even color?",
+    ["0, whatever the color", "the same color", "it depends on the color"],
 )
 
 # %%
@@ -72,7 +72,7 @@ grey = photo().mean(dim=0)
 even = torch.full((1, 1, 9, 9), 0.7)
 edges = named_kernel("edges", 3)
 value = F.conv2d(even, edges[None, None]).abs().max().item()
-outcome("08-1.edges", f"{value:.1g}: 0.7 times the sum of the weights, which is 0.", right="0, whatever the colour")
+outcome("08-1.edges", f"{value:.1g}: 0.7 times the sum of the weights, which is 0.", right="0, whatever the color")
 
 # %% [markdown]
 # Now play. Turn `angle` on `edges` and follow the whiskers. Enlarge `size` on `blur`. What does `dilation` (팽창) do to a
@@ -541,7 +541,7 @@ print(f"accuracy {trainer.history['val_accuracy'][-1]:.1%}")
 predict(
     "08-1.filters",
     "How alike are a filter before and after training (cosine: 1 is the same direction, 0 is unrelated)?",
-    ["below 0.3: learnt anew", "0.3 to 0.7", "above 0.7: the start shines through"],
+    ["below 0.3: learned again", "0.3 to 0.7", "above 0.7: the start shines through"],
 )
 
 # %%
@@ -551,12 +551,12 @@ title = f"16 first filters, random and trained: mean cosine {cosine:.2f}"
 figures.show(pictures.draw_filters(pictures_of, title), f"Two rows of 3×3 filters. {title}.")
 
 # %%
-answers = ["below 0.3: learnt anew", "0.3 to 0.7", "above 0.7: the start shines through"]
+answers = ["below 0.3: learned again", "0.3 to 0.7", "above 0.7: the start shines through"]
 right = answers[0] if cosine < 0.3 else answers[1] if cosine <= 0.7 else answers[2]
 outcome("08-1.filters", f"The mean cosine is {cosine:.2f}.", right=right)
 
 # %% [markdown]
-# So be careful with stories about learnt filters. The famous edge and colour filters of
+# So be careful with stories about learned filters. The famous edge and color filters of
 # [AlexNet](https://papers.nips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html) are 11×11 and saw a million photos. In 3×3 filters from a short training,
 # much of the random start can remain. How much of a filter is an edge detector can be measured: the share of its strength in its mean, and the share in the two slopes.
 
@@ -583,7 +583,7 @@ for name, weights in pictures_of.items():
 # %% [markdown]
 # ## 10 · Scale up: one picture, two ranks
 #
-# A picture that is too large for a device can be cut into strips of rows. At the cut a kernel needs rows of the neighbour: the **halo** (경계 영역). Each rank sends
+# A picture that is too large for a device can be cut into strips of rows. At the cut a kernel needs rows of the neighbor: the **halo** (경계 영역). Each rank sends
 # its edge rows and receives the others', then computes its part ([Dryden et al. 2019](https://arxiv.org/abs/1903.06681)).
 
 
@@ -606,7 +606,7 @@ for world_size in (1, 2):
     assert torch.allclose(joined, whole, atol=1e-4)
 
 # %% [markdown]
-# A halo is kernel // 2 rows a layer and neighbour, however tall the strip is. On 8 GPUs, or on two machines of 8, the same function runs as a script:
+# A halo is kernel // 2 rows a layer and neighbor, however tall the strip is. On 8 GPUs, or on two machines of 8, the same function runs as a script:
 # `torchrun --nproc-per-node=8 script.py`, `torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 script.py`.
 #
 # ## 11 · What the log said
@@ -614,7 +614,7 @@ for world_size in (1, 2):
 # | The log | The evidence | The notes, in order |
 # |---|---|---|
 # | *conv 정리하기* | Sections 2 to 4: three routes, one result. | A convolution multiplies a kernel with each patch and sums, over channels too. |
-# | | Section 5: one bright pixel draws the kernel flipped. | PyTorch's is a cross-correlation. Learnt weights do not mind, ported ones do. |
+# | | Section 5: one bright pixel draws the kernel flipped. | PyTorch's is a cross-correlation. Learned weights do not mind, ported ones do. |
 # | | Section 6: formula and gradient agree. | Depth adds to the receptive field, stride multiplies what comes after. |
 # | | Section 7: parameters and multiply-adds, counted. | Sharing saves parameters, locality saves work. |
 # | | Section 8: errors of a shift, measured. | Equivariant, but for padding at the edge, and stride and pooling for parts of a place. |
@@ -637,12 +637,12 @@ for world_size in (1, 2):
 # | cross-correlation | 교차 상관 | the same without flipping: what PyTorch computes |
 # | kernel | 커널 | a small table of weights |
 # | stride | 스트라이드 | pixels from one position to the next |
-# | dilation | 팽창 | distance of neighbours within the kernel |
+# | dilation | 팽창 | distance of neighbors within the kernel |
 # | group | 그룹 | channels that see only one another |
 # | transposed convolution | 전치 합성곱 | the gradient of a convolution with respect to its input |
 # | receptive field | 수용 영역 | what one output value can see |
 # | equivariance | 등변성 | shift in, the same shift out |
-# | halo | 경계 영역 | rows borrowed from a neighbour |
+# | halo | 경계 영역 | rows borrowed from a neighbor |
 #
 # ### Further reading
 #

@@ -1,4 +1,4 @@
-"""setup/environment.py: when it installs, when it makes the environment afresh, and what it refuses to begin."""
+"""setup/environment.py: when it installs, when it makes the environment again, and what it refuses to begin."""
 
 import importlib.metadata
 import os

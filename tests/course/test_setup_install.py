@@ -331,7 +331,7 @@ def test_an_installation_cut_off_in_the_middle_is_healed(project, ending, capfd)
     (project / "uv.py").write_text(INSTALL)
     environment.prepare({"lab"}, project)
     assert not half.exists()
-    assert "afresh: the last installation did not finish" in capfd.readouterr().out
+    assert "again: the last installation did not finish" in capfd.readouterr().out
 
 
 @posix

@@ -1,4 +1,4 @@
-"""The built wheel works where the repository is not: it brings its data, its question banks and its licences."""
+"""The built wheel works where the repository is not: it brings its data, its question banks and its licenses."""
 
 import re
 import subprocess
@@ -78,6 +78,6 @@ def test_the_wheel_holds_licences_and_no_lesson(wheel):
     data = [name for name in names if re.search("/(data/files|weights)/", name) and not name.endswith(".md")]
     assert data
     for name in data:
-        assert name.rpartition(".")[0] + ".LICENSE.md" in names, f"{name} has no licence beside it"
+        assert name.rpartition(".")[0] + ".LICENSE.md" in names, f"{name} has no license beside it"
     assert [name for name in names if not name.startswith(("torchcourse/", "torchcourse-"))] == []
     assert [name for name in names if name.endswith(".ipynb")] == []

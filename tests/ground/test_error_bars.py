@@ -26,9 +26,7 @@ def test_an_interval_of_95_per_cent_covers_the_truth_that_often():
         assert 0.93 < np.mean([gap.low < 2 < gap.high for gap in found]) < 0.97
     with pytest.raises(ValueError, match="one pair has no error bar"):
         paired(np.array([1.0]), np.array([0.5]))
-    assert (
-        paired(np.array([1.0, 1.0]), np.array([2.0, 2.0])).in_points().startswith("−1.00 points, 95 % interval −1.00")
-    )
+    assert paired(np.array([1.0, 1.0]), np.array([2.0, 2.0])).in_points().startswith("−1.00 points, 95% interval −1.00")
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_the_stub_keeps_the_frame_and_loses_the_solution(course):
         'def double(number):\n    """Return twice the number."""\n'
         '    raise NotImplementedError("Write your code here, then run this cell again.")'
     )
-    assert stubs["colour"].source == "answer = ..."
+    assert stubs["color"].source == "answer = ..."
     assert stubs["check-double"].source.endswith('print("Not done yet")\nscore')
     assert stubs["why"].source == "*Write your answer here.*"
     text = render(course)[RELEASE]

@@ -90,7 +90,7 @@ SURVIVED = {
     "no end of threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()",
     "no end of open files": "kept = []\nwhile True: kept.append(open('/dev/null'))",
     "half a character": r"print('\ud800')",
-    "an object in place of data": "class A:\n  def _repr_mimebundle_(self, **_): return {'x/y': object(), 3: b''}\nA()",
+    "an object instead of data": "class A:\n  def _repr_mimebundle_(self, **_): return {'x/y': object(), 3: b''}\nA()",
     "a name that ends": "class A:\n  def __repr__(self): raise SystemExit\nA()",
     "an exit": "raise SystemExit(3)",
     "an error of the bottom": "raise BaseException('x')",

@@ -1,6 +1,6 @@
 """How a check talks: it runs what the learner wrote, and answers with a symptom and a hint, never with the solution.
 
-A check is a function of the learner's function (or value). It raises `Wrong` for a mistake that it recognises and
+A check is a function of the learner's function (or value). It raises `Wrong` for a mistake that it recognizes and
 returns the sentence that is shown on success:
 
     @check
@@ -31,7 +31,7 @@ State = Literal["right", "wrong", "not done"]
 
 
 class Wrong(Exception):
-    """A mistake that a check recognised.
+    """A mistake that a check recognized.
 
     Args:
         symptom: a short fixed name of the mistake, for the journal and for tests, such as `sum_not_mean`.

@@ -1,4 +1,4 @@
-"""Data sets and loaders: what the lessons train on, from small licensed files inside the package."""
+"""Datasets and loaders: what the lessons train on, from small licensed files inside the package."""
 
 from torchcourse.data.datasets import digits, mnist, photo
 from torchcourse.data.loaders import SeededSamples, make_loader

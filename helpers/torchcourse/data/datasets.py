@@ -1,4 +1,4 @@
-"""Small real data sets that travel with the package, so that every lesson runs without a network."""
+"""Small real datasets that travel with the package, so that every lesson runs without a network."""
 
 from importlib.resources import files
 from typing import BinaryIO, Literal, cast
@@ -59,7 +59,7 @@ def photo() -> torch.Tensor:
 
 
 def _images(name: str, split: str, to_train_on: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a file's grey images of a split, float32 [N, 1, H, W], and their labels, int64 [N]."""
+    """Return a file's gray images of a split, float32 [N, 1, H, W], and their labels, int64 [N]."""
     parts = {"train": slice(to_train_on), "test": slice(to_train_on, None)}
     if split not in parts:
         raise ValueError(f"{name.partition('_')[0]}() has the splits 'train' and 'test', but not {split!r}.")

@@ -32,14 +32,14 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
     * `shuffle=False` is for evaluation: every sample comes exactly once, in order.
 
     Args:
-        dataset: any data set with a length.
+        dataset: any dataset with a length.
         batch_size: samples per step, over all ranks; a multiple of the number of ranks.
         shuffle: whether to mix the samples, differently in each epoch.
         seed: chooses the order.
         **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
 
     Raises:
-        ValueError: if the data set is empty or has no length, the batch cannot be dealt out evenly, or `options` choose
+        ValueError: if the dataset is empty or has no length, the batch cannot be dealt out evenly, or `options` choose
             the order too.
     """
     if taken := sorted(options.keys() & {"sampler", "batch_sampler", "generator"}):
@@ -54,7 +54,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
             "iterable data set to a DataLoader, and let each rank iterate over samples of its own."
         )
     if samples == 0:
-        raise ValueError("The data set is empty: there is nothing to load.")
+        raise ValueError("The dataset is empty: there is nothing to load.")
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
     # workers, and workers of different ranks must not draw the same numbers.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + who.rank()) % 2**63)
@@ -125,7 +125,7 @@ class Shares(Sampler[int]):
 
 
 def set_epoch(loader: Iterable, epoch: int) -> None:
-    """Tell a loader's sampler and its data set which epoch comes, so that each has an order of its own."""
+    """Tell a loader's sampler and its dataset which epoch comes, so that each has an order of its own."""
     parts: list[Any] = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     dataset = getattr(loader, "dataset", None)
     while dataset is not None:  # a Subset has the data set inside
@@ -152,7 +152,7 @@ def begin_at(loader: Iterable, batch: int) -> Iterator:
 
 
 class SeededSamples(Dataset):
-    """A data set whose random changes to a sample (augmentation, 데이터 증강) depend on seed, epoch and index alone.
+    """A dataset whose random changes to a sample (augmentation, 데이터 증강) depend on seed, epoch and index alone.
 
     Whatever `dataset[index]` and `transform` draw from the generators of torch, `random` and NumPy comes out the same
     on any rank, in any worker, after any interruption. So a run resumes exactly, with any number of workers.
@@ -201,7 +201,7 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def length(loader: Any) -> int | None:
-    """Return the number of a loader's batches or of a data set's samples, or None where it is not known."""
+    """Return the number of a loader's batches or of a dataset's samples, or None where it is not known."""
     try:
         return len(loader)
     except TypeError:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 
 class Sequences(Dataset):
-    """A map-style data set of sequences of different lengths, each with a label.
+    """A map-style dataset of sequences of different lengths, each with a label.
 
     All steps of all sequences lie in one tensor, one sequence after the other: a sequence is a slice of it, with no
     copy. `sequences[i]` is `(x, label)`: x of shape [T_i, C], label an int.

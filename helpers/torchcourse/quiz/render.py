@@ -22,8 +22,8 @@ from torchcourse.quiz.questions import (
 from torchcourse.quiz.verdict import Remark, Verdict, explanation, judge
 
 _KINDS: tuple[notice.Kind, ...] = ("right", "wrong", "open")
-_COLOURS = "".join(f"--tc-{kind}:{notice.colour(kind)};" for kind in _KINDS)
-CSS = f":root{{{_COLOURS}}}\n{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}"
+_COLORS = "".join(f"--tc-{kind}:{notice.color(kind)};" for kind in _KINDS)
+CSS = f":root{{{_COLORS}}}\n{Path(__file__).with_name('card.css').read_text(encoding='utf-8')}"
 STYLE = f"<style>{CSS}</style>"
 
 

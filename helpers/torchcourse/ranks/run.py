@@ -47,7 +47,7 @@ def run_ranks(
     Inside, `torch.distributed` is initialized: with NCCL if every rank has a GPU of its own, else with gloo on the CPU
     and one thread per rank. `device()` is the device to compute on. What ranks print appears live, as `[rank 0] …`.
 
-    Each rank starts as a fresh Python does: modules are imported anew, and random generators have different seeds on
+    Each rank starts as a fresh Python does: modules are imported again, and random generators have different seeds on
     each rank and in each call; seed them in `fn` where that matters. A rank has your folder, environment and import
     path. `fn` and `args` are pickled, so it works on copies. Tensors travel as CPU copies without a graph, in both
     directions. When `fn` returns, whatever processes it has started end too.

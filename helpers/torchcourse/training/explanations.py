@@ -23,7 +23,7 @@ LONE = (
 
 
 def about_model(error: Exception, model: nn.Module, inputs: Any, targets: torch.Tensor) -> ValueError | None:
-    """Return an error in place of one that the model raised, where its cause is known."""
+    """Return an error instead of one that the model raised, where its cause is known."""
     reason = str(error)
     if isinstance(error, TypeError) and not isinstance(inputs, torch.Tensor) and (needed := _takes(model, inputs)):
         return ValueError(

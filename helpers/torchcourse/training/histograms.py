@@ -149,7 +149,7 @@ def _thin_out(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return edges and counts of the filled range alone, with fewer bins for values far smaller than the largest.
 
     Four bins per doubling for the upper four doublings, one for the next eight, one for every eight below: some seventy
-    numbers in place of two thousand, and the eye sees no difference. What is written is what a look costs most for.
+    numbers instead of two thousand, and the eye sees no difference. What is written is what a look costs most for.
     """
     filled = np.flatnonzero(counts)
     if not len(filled):

@@ -88,12 +88,12 @@ class Keeper:
             if not math.isfinite(who.sum_over_ranks([[total]], trainer.device)[0][0]):
                 raise about_loss_that_is_no_number(losses, trainer.accumulate, trainer.position)
         found = [name for name in finite.not_finite(trainer.model, trainer.optimizer) if name not in self._odd]
-        spoilt = list(dict.fromkeys(name for names in who.gather(found) for name in names))
-        if not spoilt:
+        spoiled = list(dict.fromkeys(name for names in who.gather(found) for name in names))
+        if not spoiled:
             return
         after = f"after step {self._saved}, which is saved, and " if self.is_ours and self._saved is not None else ""
         raise FloatingPointError(
-            f"{some(spoilt)} became nan or infinite {after}by step {trainer.position.step}, though the losses are "
+            f"{some(spoiled)} became nan or infinite {after}by step {trainer.position.step}, though the losses are "
             "numbers: a gradient was not, as that of sqrt(0) or of norm(0), or the learning rate is too high. So "
             "nothing was saved since. Add a small number inside the root, or lower the rate."
         )

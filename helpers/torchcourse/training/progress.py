@@ -123,7 +123,7 @@ _FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remai
 class _Output:
     """A cell's output as a file with one line, which every write replaces.
 
-    In place of tqdm's own widget, which needs ipywidgets, and stays at 0 % in a saved notebook and nbgrader's feedback.
+    Instead of tqdm's own widget, which needs ipywidgets, and stays at 0% in a saved notebook and nbgrader's feedback.
     """
 
     encoding = "utf-8"  # tells tqdm that it may draw with blocks

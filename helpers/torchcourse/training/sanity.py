@@ -138,7 +138,7 @@ def _compared(batches: Iterator, workers: int) -> Iterator:
             if print_of and print_of == first:
                 raise ValueError(
                     f"The first two batches are equal: each of the {workers} workers goes through the whole stream, so "
-                    "that every sample comes once per worker. Let the data set's __iter__ skip what is others' "
+                    "that every sample comes once per worker. Let the dataset's __iter__ skip what is others' "
                     "(torch.utils.data.get_worker_info()), or use num_workers=0."
                 )
             first = print_of
@@ -180,7 +180,7 @@ def check_fit(
     shares = who.gather((length(train_loader), length(getattr(train_loader, "sampler", None))))
     batches, samples = zip(*shares, strict=True)
     if set(batches) == {0} or (val_loader is not None and set(who.gather(length(val_loader))) == {0}):
-        raise ValueError("A loader has no batch. Is the data set empty, or smaller than a batch with drop_last=True?")
+        raise ValueError("A loader has no batch. Is the dataset empty, or smaller than a batch with drop_last=True?")
     if len(set(shares)) > 1:
         raise ValueError(
             f"The ranks' training loaders are unequal: they have {list(batches)} batches of {list(samples)} samples. A "
@@ -287,7 +287,7 @@ def samples(batch: Any) -> int:
     parts = f" with {len(batch)} parts" if isinstance(batch, tuple | list | dict) else ""
     raise ValueError(
         f"The loader yields a {type(batch).__name__}{parts}, but the Trainer needs pairs (inputs, targets), where "
-        "targets is a tensor with one row per sample. Change what the data set returns, or give the loader a "
+        "targets is a tensor with one row per sample. Change what the dataset returns, or give the loader a "
         "collate_fn."
     )
 

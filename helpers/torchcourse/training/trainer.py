@@ -58,7 +58,7 @@ class Trainer:
         log_dir: folder for TensorBoard.
         log_every: steps between two logged values. Only there does the loop wait for the device.
         watch_every: steps between two looks at weights, gradients and activations (`watch`), with a log_dir; 0: never.
-            None: 100, as long as looking takes no more than 1 % of the time.
+            None: 100, as long as looking takes no more than 1% of the time.
         checkpoint_dir: folder for `last.pt` and `best.pt`, saved after every epoch.
         save_every: steps between two savings within an epoch, so that a crash loses no more than these.
         keep: how many of the last savings to keep besides, as `step-N.pt`.
@@ -69,7 +69,7 @@ class Trainer:
         after_step, after_epoch: `function(trainer)`, called after every optimizer step, and after every epoch, which is
             saved by then. Returning True ends the training; on several ranks all have to return the same.
         progress: whether to show a progress bar.
-        device: in place of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU. Apple's
+        device: instead of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU. Apple's
             "mps" is never chosen, since it lacks float64 and has no ranks; it has to be asked for.
 
     Raises:

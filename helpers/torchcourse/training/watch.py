@@ -9,7 +9,7 @@
 | `gradient_norm/NAME`, `gradient_norm/all` | length of the gradient of a parameter, and of all together |
 | `update_ratio/NAME` | how far the step moved a parameter, as a share of the parameter's length |
 | `dead/NAME` | share of a ReLU layer's units that were 0 for the whole batch |
-| `saturated/NAME` | share of a tanh's or sigmoid's outputs within 1.5 % of the ends of its range |
+| `saturated/NAME` | share of a tanh's or sigmoid's outputs within 1.5% of the ends of its range |
 
 Gradients are the optimizer's: averaged over the ranks, unscaled, and clipped if there is a `clip_norm`. Activations are
 those of the rank that writes.
@@ -31,7 +31,7 @@ from torchcourse.training.monitor import Monitor
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid)
 CAN_DIE = (nn.ReLU, nn.ReLU6)
 EDGES = {nn.Tanh: (-0.97, 0.97), nn.Sigmoid: (0.015, 0.985)}
-"""Outputs beyond these are called saturated (포화): the slope there is below 6 % of the steepest."""
+"""Outputs beyond these are called saturated (포화): the slope there is below 6% of the steepest."""
 
 
 class Watch:
@@ -41,7 +41,7 @@ class Watch:
         model: without wrappers.
         board: where to write.
         every: steps from look to look; 0 never looks. None: 100, but a look that would bring the time spent on looking
-            above 1 % of the time so far (the first step's look apart) is left out.
+            above 1% of the time so far (the first step's look apart) is left out.
     """
 
     def __init__(self, model: nn.Module, board: Monitor, every: int | None) -> None:

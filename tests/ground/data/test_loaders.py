@@ -106,7 +106,7 @@ class LongStream(Stream):
 
 
 def test_what_cannot_be_dealt_gets_one_sentence(monkeypatch):
-    with pytest.raises(ValueError, match="data set is empty"):
+    with pytest.raises(ValueError, match="dataset is empty"):
         make_loader(dataset(0), 4)
     with pytest.raises(ValueError, match=r"batch_size=0 cannot be dealt out to 1 rank"):
         make_loader(dataset(4), 0)

@@ -68,7 +68,7 @@ def test_a_wrong_answer_by_code_is_explained_and_logged_with_its_reasoning() -> 
         ("pick-one", "A", False, ["odd"], "Why one."),
         ("pick-one-again", "B", False, ["odd"], "Why three."),
         ("pick-several", "AC", True, [], "Right."),
-        ("pick-several", "A", False, [], "Partly right: 50 % of the points."),
+        ("pick-several", "A", False, [], "Partly right: 50% of the points."),
         ("type-number", 4.05, True, [], "Four."),
         ("type-number", "8", False, ["slip"], "Look again."),
         ("type-number", 5, False, [], "Not right yet."),
@@ -354,7 +354,7 @@ def test_a_card_of_a_stripped_bank_keeps_the_answer_for_the_teacher(banks: Path,
 
 def test_a_verdict_has_the_colour_of_the_courses_boxes() -> None:
     html = str(card(example.LESSON, "pick-one").answer("B", sure=3)._repr_html_())
-    assert f"--tc-right:{notice.colour('right')};" in html
+    assert f"--tc-right:{notice.color('right')};" in html
     used = set(re.findall(r"var\((--tc-\w+)\)", html))
     assert used - set(re.findall(r"(--tc-\w+):", html)) == set()
 

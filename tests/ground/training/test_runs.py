@@ -1,4 +1,4 @@
-"""What ends, begins and resumes a run: nothing spoilt is saved, nothing is overwritten, and what differs is said."""
+"""What ends, begins and resumes a run: nothing spoiled is saved, nothing is overwritten, and what differs is said."""
 
 import math
 import os

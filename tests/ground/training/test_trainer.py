@@ -271,7 +271,7 @@ def test_scalars_on_disk_are_those_of_the_history(tmp_path):
 
 
 class Augmented(Dataset):
-    """Draws from every generator that a data set may use."""
+    """Draws from every generator that a dataset may use."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -299,7 +299,7 @@ class StopIn:
 
 
 def run(folder, loader, epochs, resume=False, stop_in=None, accumulate=1, hook=None, save_every=None):
-    """One life of a training program: everything is built anew."""
+    """One life of a training program: everything is built again."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)

@@ -50,7 +50,7 @@ def test_fit_finds_the_constants_behind_exact_times(alpha: float, beta: float, w
 
 
 def test_fit_weighs_relative_errors() -> None:
-    """Ten per cent more on the largest tensor may not turn a latency of 1 ms into something else."""
+    """Ten percent more on the largest tensor may not turn a latency of 1 ms into something else."""
     seconds = [ring_seconds(size, 2, 1e-3, 1e-9) for size in SIZES]
     seconds[-1] *= 1.1
     alpha, _ = fit_alpha_beta(SIZES, seconds, 2)

@@ -117,7 +117,7 @@ def test_dataparallel_title_has_the_ratio_of_the_times_and_of_the_memory() -> No
 def test_time_lines_say_that_they_are_modelled() -> None:
     for figure in (draw_dataparallel(2, 100, 128, 10, SMALL), draw_buckets(25, 8, 200, 10)):
         assert labelled(figure)
-        assert "modelled" in figure.axes[0].get_xlabel()
+        assert "modeled" in figure.axes[0].get_xlabel()
 
 
 def test_buckets_title_and_best_size() -> None:

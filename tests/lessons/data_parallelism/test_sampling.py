@@ -63,7 +63,7 @@ def test_in_a_rank_it_knows_its_place_and_feeds_a_loader() -> None:
 def test_refusals_say_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="no rank 2 among 2 ranks"):
         DistributedSampler(range(10), 2, 2)
-    with pytest.raises(ValueError, match="data set is empty"):
+    with pytest.raises(ValueError, match="dataset is empty"):
         DistributedSampler([], 2, 0)
     with pytest.raises(RuntimeError, match="run_ranks"):
         DistributedSampler(range(10))

@@ -194,7 +194,7 @@ def loss_in_double(model: nn.Module, step: int, rank: int) -> torch.Tensor:
 
 
 def sharded_with_torchs_interface(stage: int, make) -> dict:
-    """The same in ranks; between steps 2 and 3 the optimizer is made anew and loaded."""
+    """The same in ranks; between steps 2 and 3 the optimizer is made again and loaded."""
     torch.manual_seed(dist.get_rank())
     model = make().double()
     if dist.get_rank() == 0:
@@ -349,7 +349,7 @@ def in_the_way() -> dict[str, str]:
 
 
 SAID = {
-    "a second optimizer": "make the model anew",
+    "a second optimizer": "make the model again",
     "evaluated": "the same",
     "nothing to train": "nothing to train",
     "torch's clipping, stage 1": "optimizer.clip_grad_norm_",

@@ -1,4 +1,4 @@
-"""The modelled time lines of DataParallel and DDP: by hand for one case, and what must hold for all."""
+"""The modeled time lines of DataParallel and DDP: by hand for one case, and what must hold for all."""
 
 import itertools
 

@@ -1,6 +1,6 @@
 """The profile of a loader: each stage's time goes where it belongs, and the advice follows from the numbers.
 
-Sleeping data sets give the times a floor; there is no upper bound, since a busy machine is slower. What is compared
+Sleeping datasets give the times a floor; there is no upper bound, since a busy machine is slower. What is compared
 lies far apart.
 """
 

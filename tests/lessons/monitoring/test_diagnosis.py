@@ -81,7 +81,7 @@ OTHERS = {
         lambda net: torch.optim.AdamW(net.parameters(), lr=3e-3),
         "healthy",
     ),
-    "batch normalisation": (
+    "batch normalization": (
         lambda: nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4)),
         lambda net: torch.optim.SGD(net.parameters(), lr=0.1),
         "healthy",

@@ -89,7 +89,7 @@ def test_the_recipe_is_the_best_one_at_the_next_smaller_number_of_labels():
 
 def test_methods_are_paired_over_the_seeds_that_both_have():
     table = results()
-    assert table.paired("frozen", "nearest neighbour", 50).pairs == 40
+    assert table.paired("frozen", "nearest neighbor", 50).pairs == 40
     assert table.paired("frozen", "scratch", 50).pairs == 10
     assert {len(values) for values in table.shared(50).values()} == {10}
     assert np.array_equal(table.shared(50)["frozen"], table.accuracy["frozen"][LABELS.index(50), :10])
@@ -107,7 +107,7 @@ def test_the_title_names_what_is_within_a_point_and_the_cheapest_first():
 
     title = "1 label per class; within a point of the best, cheapest first: frozen, fine-tuned"
     assert pictures.describe_labels(1, table(f=0.1)) == title
-    alone = "5 labels per class: only nearest neighbour is sure to be within a point of the best"
+    alone = "5 labels per class: only nearest neighbor is sure to be within a point of the best"
     assert pictures.describe_labels(5, table(n=0.2)) == alone
 
 
@@ -129,7 +129,7 @@ def test_the_picture_shows_every_method_and_moves_with_the_labels():
 
 
 def test_scalings_are_drawn_side_by_side():
-    figure = pictures.draw_scalings({"a": torch.zeros(4, 4), "b": torch.ones(4, 4)}, "Two greys")
+    figure = pictures.draw_scalings({"a": torch.zeros(4, 4), "b": torch.ones(4, 4)}, "Two grays")
     assert [axis.get_xlabel().split("\n")[0] for axis in figure.axes[:2]] == ["a", "b"]
     assert "mean 1.00" in figure.axes[1].get_xlabel()
 

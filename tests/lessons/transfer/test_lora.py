@@ -70,7 +70,7 @@ def test_an_adapter_starts_as_nothing_and_merges_to_rounding(layer, shape):
     merged = lora.merged()
     assert type(merged) is type(layer)
     torch.testing.assert_close(merged(x), out, rtol=1e-12, atol=1e-12)
-    # By the definition, with loops in place of one product.
+    # By the definition, with loops instead of one product.
     assert lora.scale == 2.5
     first = sum(lora.up[0, r].squeeze() * lora.down[r] for r in range(2))
     torch.testing.assert_close(lora.change()[0], 2.5 * first.detach(), rtol=1e-12, atol=1e-12)

@@ -194,7 +194,7 @@ def test_a_head_that_is_stopped_looks_like_features_that_stop():
     (_, counts), (_, frozen), (_, nearest) = rows("features-that-stop")
     measured = few_labels.results().accuracy
     places = [few_labels.LABELS.index(int(count)) for count in counts]
-    assert nearest == [pytest.approx(measured["nearest neighbour"][place, :10].mean(), abs=6e-4) for place in places]
+    assert nearest == [pytest.approx(measured["nearest neighbor"][place, :10].mean(), abs=6e-4) for place in places]
     ended = [measured["frozen"][few_labels.LABELS.index(count), :10].mean() for count in (50, 100)]
     assert ended == [pytest.approx(0.979, abs=6e-4), pytest.approx(0.985, abs=6e-4)]
     features = {

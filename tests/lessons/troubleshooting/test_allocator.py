@@ -50,7 +50,7 @@ def test_empty_cache_gives_back_whole_free_segments_and_nothing_of_live_tensors(
     assert kept.used
 
 
-def test_free_neighbours_become_one_block():
+def test_free_neighbors_become_one_block():
     allocator = CachingAllocator()
     blocks = [allocator.allocate(6 * MIB) for _ in range(3)]
     for block in blocks:

@@ -137,8 +137,8 @@ def test_promised_more_refuses(changes, symptom):
 # good_only_in_crowds: statistics of the request at hand
 
 READER = "good_only_in_crowds"
-INPUTS = "        inputs = standardise(scans.flatten(1))\n"
-PREDICT = "standardise(scans.flatten(1))).argmax"
+INPUTS = "        inputs = standardize(scans.flatten(1))\n"
+PREDICT = "standardize(scans.flatten(1))).argmax"
 STATISTICS = "(pixels - pixels.mean(dim=0)) / pixels.std()"
 KEEP = "        self.seen = scans.flatten(1)\n"
 

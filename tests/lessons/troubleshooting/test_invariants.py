@@ -28,7 +28,7 @@ def waves(samples, seed):
 
 @cache
 def bars(samples, seed):
-    """A bright bar in one of three directions, somewhere: images [N, 1, 12, 12], about normalised."""
+    """A bright bar in one of three directions, somewhere: images [N, 1, 12, 12], about normalized."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (samples,), generator=generator)
     images = 0.4 * torch.randn(samples, 1, 12, 12, generator=generator)

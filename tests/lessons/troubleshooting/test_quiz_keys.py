@@ -295,7 +295,7 @@ def test_which_checks_find_a_head_outside_the_optimizer():
     assert {letter for letter, passed in passes.items() if not passed} == set(key("head-outside-the-optimizer"))
 
 
-def test_neighbours_change_the_answer_in_training_mode():
+def test_neighbors_change_the_answer_in_training_mode():
     model, x = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), torch.randn(8, 3)
     assert torch.equal(model(x), model(x))
     assert (model(x)[:2] - model(x[:2])).abs().max() > 0.01

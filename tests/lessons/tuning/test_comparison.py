@@ -96,6 +96,6 @@ def test_pictures_say_what_they_show(scores):
     assert len(search_picture.draw_curves(search).axes[0].lines) == len(search.trials) + 3
     side = np.arange(20) % 5
     finding = comparison_picture.clear_share_finding({"far": (side, side + 9.0), "none": (side, side)}, (3, 5))
-    assert finding == "Seeds for 80 %: far: 3; none: over 5"
+    assert finding == "Seeds for 80%: far: 3; none: over 5"
     assert comparison_picture.draw_clear_share({"far": (side, side + 9.0)}, (3, 5)).axes[0].get_title()
     assert "16 trials: 4 places or 16" in random_or_grid_picture.draw(4).get_suptitle()

@@ -130,7 +130,7 @@ def test_one_of_many_comparisons_is_clear_by_luck():
     assert [key("twenty-comparisons")] == close(100 * (1 - 0.95**20))
     assert mistakes("twenty-comparisons") == [5, 20 * 5]
     for_all_together = 1 - (1 - 0.05 / 20) ** 20
-    assert for_all_together == pytest.approx(0.05, abs=0.002)  # "again 5 % for all together"
+    assert for_all_together == pytest.approx(0.05, abs=0.002)  # "again 5% for all together"
 
 
 def test_standard_errors():
@@ -174,7 +174,7 @@ def test_looking_often_finds_differences_that_are_not_there():
     for n in range(3, 31, 3):
         part = differences[:, :n]
         found |= abs(part.mean(axis=1)) > 2 * part.std(axis=1, ddof=1) / math.sqrt(n)
-    assert found.mean() > 0.25  # "more than 20 %"
+    assert found.mean() > 0.25  # "more than 20%"
     assert key("looking-until-it-shows") == "B"
 
 
@@ -189,7 +189,7 @@ def test_the_table_says_what_the_question_prints():
     assert adamw[rates == 1].max() < adamw[rates == 0.001].min()
     assert (final < 15).mean() > 0.25
     assert final.max() == pytest.approx(97.6)
-    assert "97.6 %" in asked("correct-the-log-on-tuning").model_answer.en
+    assert "97.6%" in asked("correct-the-log-on-tuning").model_answer.en
     assert key("adamw-over-the-whole-space") == "B"
 
 

@@ -95,7 +95,7 @@ def test_over_many_splits_the_choice_gets_better_and_its_score_too_good():
 def test_the_pictures_of_the_table():
     scores = selection.mean_scores(*selection.split_accuracies(3), orders=2)
     picture = selection_picture.draw_selection(20, scores, scores[0]).axes[0]
-    assert f"{100 * scores[:, 19, 0].mean():.1f} % on validation" in picture.get_title()
+    assert f"{100 * scores[:, 19, 0].mean():.1f}% on validation" in picture.get_title()
     with pytest.raises(ValueError, match="1 to 780"):
         selection_picture.draw_selection(0, scores, scores[0])
     rates = selection_picture.draw_rates(64).axes[0]

@@ -40,7 +40,7 @@ def named_kernel(kind: str, size: int = 3, angle: float = 0.0) -> torch.Tensor:
 
 
 def apply(picture: torch.Tensor, weights: torch.Tensor, stride: int, dilation: int) -> torch.Tensor:
-    """Return what a kernel [k, k] makes of a grey picture [H, W]: [1, 1, H', W']; with stride 1, as large as it."""
+    """Return what a kernel [k, k] makes of a gray picture [H, W]: [1, 1, H', W']; with stride 1, as large as it."""
     padding = dilation * (weights.shape[0] // 2)
     # Repeat the edge: zeros would draw a frame that is not in the photo.
     padded = F.pad(picture[None, None], (padding,) * 4, mode="replicate")

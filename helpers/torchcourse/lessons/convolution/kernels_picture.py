@@ -14,7 +14,7 @@ def describe_kernel(kind: str, size: int, angle: float, stride: int, dilation: i
 
 
 def draw_kernel(kind: str, size: int, angle: float, stride: int, dilation: int, picture: torch.Tensor) -> Figure:
-    """Draw a grey picture [H, W], the kernel, and what the kernel makes of the picture."""
+    """Draw a gray picture [H, W], the kernel, and what the kernel makes of the picture."""
     weights = named_kernel(kind, size, angle)
     out = apply(picture, weights, stride, dilation)[0, 0]
     figure, axes = new(9.5, 2.9, ncols=3, width_ratios=[3, 1.6, 3])

@@ -76,7 +76,7 @@ def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int,
     """Return which pixels reach one output value, as a truth value for each: [H, W].
 
     A gradient that is zero by chance (a ReLU that is off, a maximum elsewhere) would hide a pixel. So this looks at a
-    copy of the model whose weights are all positive, with means in place of maxima and nothing cut off.
+    copy of the model whose weights are all positive, with means instead of maxima and nothing cut off.
 
     Args:
         model: layers that take [1, C, H, W] to [1, O, H', W'].
@@ -178,7 +178,7 @@ def _transparent_layer(layer: nn.Module) -> nn.Module:
 
 
 class _MeanPool(nn.Module):
-    """The mean in place of a maximum: also over padding and with dilation, which nn.AvgPool2d lacks."""
+    """The mean instead of a maximum: also over padding and with dilation, which nn.AvgPool2d lacks."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def draw(sizes: list[int], gradients: torch.Tensor, whole: torch.Tensor) -> Figu
     figure, axis = canvas(7.0, 1.0 + 0.26 * len(names), left=1.3, right=0.2, bottom=0.6, top=0.4)
     bars(axis, [(0, row - 0.35, value, 0.7) for row, value in enumerate(values)], colors)
     axis.axvline(right, color=COLORS["black"], linewidth=1, linestyle="--")
-    axis.axvline(0, color=COLORS["grey"], linewidth=0.8)
+    axis.axvline(0, color=COLORS["gray"], linewidth=0.8)
     low, high = min(*values, 0), max(*values, 0)
     room = 0.05 * (high - low)
     axis.set(xlim=(low - room, high + room), ylim=(len(names) - 0.5, -0.5))

@@ -45,7 +45,7 @@ def draw_scaling(measured: Sequence[Scaling], predicted_seconds: Sequence[float]
     speedups = [one / point.step_seconds for point in measured]
     fraction = min(1.0, max(0.0, serial_fraction(speedups[1], ranks[1])))
     expectations = {
-        "N times as fast": (ranks, COLORS["grey"], ":"),
+        "N times as fast": (ranks, COLORS["gray"], ":"),
         "α–β prediction": ([one / seconds for seconds in predicted_seconds], COLORS["blue"], "--"),
         f"Amdahl, {fraction:.0%} serial": ([amdahl_speedup(n, fraction) for n in ranks], COLORS["green"], "-."),
     }

@@ -52,7 +52,7 @@ class DistributedSampler(Sampler[int]):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"There is no rank {rank} among {num_replicas} ranks: they count from 0.")
         if len(dataset) == 0:
-            raise ValueError("The data set is empty: there is no sample to deal to the ranks.")
+            raise ValueError("The dataset is empty: there is no sample to deal to the ranks.")
         self.length = len(dataset)
         self.num_replicas, self.rank = num_replicas, rank
         self.shuffle, self.seed, self.drop_last = shuffle, seed, drop_last

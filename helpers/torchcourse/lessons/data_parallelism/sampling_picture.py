@@ -36,7 +36,7 @@ def draw_shares(samples: int, ranks: int, rest: Rest) -> Figure:
     for step in range(steps):
         for rank, share in enumerate(given):
             if step >= len(share):
-                _box(axis, step, rank, "waits", face="white", edge=COLORS["grey"], dashed=True)
+                _box(axis, step, rank, "waits", face="white", edge=COLORS["gray"], dashed=True)
                 continue
             again = share[step] in seen
             name = f"{share[step]} again" if again else f"{share[step]}"

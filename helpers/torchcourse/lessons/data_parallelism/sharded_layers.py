@@ -86,7 +86,7 @@ class ShardedLayer(nn.Module):
 
     @contextlib.contextmanager
     def _holding(self, tensors: dict[str, torch.Tensor]) -> Iterator[None]:
-        """Within the block, the layer has these in place of its parts."""
+        """Within the block, the layer has these instead of its parts."""
         parts = {name: self.get_parameter(name) for name in tensors}
         self._hold(tensors)
         try:

@@ -191,13 +191,13 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return {"rank": self.rank, "world_size": self.world_size, "sizes": [part.numel() for part in self.parts]}
 
     def _share_out(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the group with this rank's parts in place of the parameters."""
+        """Return the group with this rank's parts instead of the parameters."""
         parts = []
         for parameter in _listed(group["params"]):
             if any(parameter is other for other in self.parameters):
                 raise ValueError(f"A parameter of shape {list(parameter.shape)} is in two groups. Leave it in one.")
             if isinstance(parameter, _Shared) and parameter.own_part() is not None:
-                raise ValueError("This model has a ShardedOptimizer already. For a new one, make the model anew.")
+                raise ValueError("This model has a ShardedOptimizer already. For a new one, make the model again.")
             part = nn.Parameter(cut(parameter.detach())[self.rank], requires_grad=parameter.requires_grad)
             parameter.__class__ = _Shared
             parameter.part = part

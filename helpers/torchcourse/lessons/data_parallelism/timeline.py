@@ -1,6 +1,6 @@
 """One training step as a time line per device: DataParallel and DistributedDataParallel, from a cost model.
 
-Everything here is *modelled*: a few numbers describe the model, the batch and the machine (`Workload`), and out come
+Everything here is *modeled*: a few numbers describe the model, the batch and the machine (`Workload`), and out come
 the times at which each device computes or copies, and what it holds in memory. The model leaves out Python's global
 lock, which slows the threads of DataParallel further, and kernels that share a device with a copy.
 
@@ -176,7 +176,7 @@ def ddp_rank(work: Workload) -> list[Span]:
         start = max(full, wire_free)
         wire_free = start + _all_reduce_ms(work, size)
         row.append(Span(0, "copy", start, wire_free))
-    # The last bucket is full when backward ends, so when it has travelled, all is done.
+    # The last bucket is full when backward ends, so when it has traveled, all is done.
     return [*row, Span(0, "optimizer", wire_free, wire_free + _optimizer_ms(work))]
 
 
@@ -189,7 +189,7 @@ def hidden_communication(row: list[Span]) -> float:
 
 
 _LOSS_MS = 0.5
-_DEVICE_MEMORY_GB_PER_S = 1000.0  # of a data-centre GPU; the optimizer is bound by it
+_DEVICE_MEMORY_GB_PER_S = 1000.0  # of a data-center GPU; the optimizer is bound by it
 
 
 def _forward_ms(work: Workload) -> float:

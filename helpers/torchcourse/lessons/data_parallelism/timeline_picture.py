@@ -52,7 +52,7 @@ def dataparallel_picture() -> widgets.VBox:
 def draw_dataparallel(
     devices: int, model_MB: float, batch: int, GB_per_second: float, output_of_a_sample: str
 ) -> Figure:
-    """Draw one modelled step both ways: time for each device on the left, memory for each device on the right.
+    """Draw one modeled step both ways: time for each device on the left, memory for each device on the right.
 
     Raises:
         ValueError: if the batch cannot be shared by the devices.
@@ -78,8 +78,8 @@ def draw_dataparallel(
         memory.text(0, first_row - 0.65, f"at most {_largest(line):.1f} GB", fontweight="bold")
         first_row += devices + 1.2
 
-    time.set(xlim=(0, max(line.step_ms for line in both) * 1.02), xlabel="time in the step (ms), modelled")
-    memory.set(xlim=(0, max(_largest(line) for line in both) * 1.05), xlabel="memory (GB), modelled")
+    time.set(xlim=(0, max(line.step_ms for line in both) * 1.02), xlabel="time in the step (ms), modeled")
+    memory.set(xlim=(0, max(_largest(line) for line in both) * 1.05), xlabel="memory (GB), modeled")
     for axis in (time, memory):
         axis.set_ylim(first_row - 1.6, -1.3)
         axis.tick_params(axis="y", length=0)
@@ -118,7 +118,7 @@ def bucket_picture() -> widgets.VBox:
 
 
 def draw_buckets(bucket_MB: float, devices: int, model_MB: float, GB_per_second: float) -> Figure:
-    """Draw a modelled step of one DDP rank: above, computing and communication; below, the step for other buckets."""
+    """Draw a modeled step of one DDP rank: above, computing and communication; below, the step for other buckets."""
     work = _bucket_work(bucket_MB, devices, model_MB, GB_per_second)
     spans = ddp_rank(work)
     figure, (above, below) = canvas(
@@ -137,16 +137,16 @@ def draw_buckets(bucket_MB: float, devices: int, model_MB: float, GB_per_second:
     above.set(
         xlim=(0, spans[-1].end * 1.02),
         ylim=(1.6, -0.6),
-        xlabel="time in the step (ms), modelled",
+        xlabel="time in the step (ms), modeled",
     )
     headline(figure, _bucket_finding(work))
     above.set_yticks([0, 1], ["compute", "communicate"])
 
     steps = _steps_by_bucket(devices, model_MB, GB_per_second)
-    below.plot(range(len(_BUCKETS)), steps, color=COLORS["grey"], zorder=1)
+    below.plot(range(len(_BUCKETS)), steps, color=COLORS["gray"], zorder=1)
     here = _BUCKETS.index(bucket_MB)
     below.plot([here], [steps[here]], "o", color=COLORS["vermillion"], markersize=9)
-    below.set(xlabel="size of a bucket (MB)", ylabel="step (ms), modelled", ylim=(0, max(steps) * 1.1))
+    below.set(xlabel="size of a bucket (MB)", ylabel="step (ms), modeled", ylim=(0, max(steps) * 1.1))
     below.set_xticks(range(len(_BUCKETS)), [f"{size:g}" for size in _BUCKETS])
     legend(figure, TIME_COLORS)
     return figure

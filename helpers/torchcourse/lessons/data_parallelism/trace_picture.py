@@ -38,7 +38,7 @@ def draw_trace(spans: Sequence[Span]) -> Figure:
         row = 2 * ranks.index(span.device) + (span.kind == "copy")
         rectangles.append((span.start - start, row - 0.4, span.end - span.start, 0.8))
         colors.append(TIME_COLORS[KINDS[span.kind]])
-    # Buckets may travel at the same time: where two bars overlap, the colour is darker.
+    # Buckets may travel at the same time: where two bars overlap, the color is darker.
     bars(axis, rectangles, colors, edgecolors="white", linewidths=0.3, alpha=0.85)
     axis.set(xlim=(0, max(span.end for span in spans) - start), ylim=(2 * len(ranks) - 0.5, -0.6))
     axis.set_yticks(range(2 * len(ranks)), [f"rank {rank}, {what}" for rank in ranks for what in ("compute", "send")])

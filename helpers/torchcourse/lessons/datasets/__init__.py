@@ -10,7 +10,7 @@ memory_mapped   an array on disk that need not fit into memory
 sharding        a stream that ranks and workers read together
 waiting         a model of a DataLoader with workers, and how many of them pay
 loader_profile  where the time of a batch goes, measured
-practice        data sets that every kind of worker finds
+practice        datasets that every kind of worker finds
 checks          of the exercises
 
 Pictures: `X_picture` beside the `X` that it draws.

@@ -29,8 +29,8 @@ def draw_padding(lengths: torch.Tensor, batch_size: int, pool: int) -> Figure:
             cells[:length, column] = 1
             column += 1
     figure, axis = new(7.5, 3.2)
-    colours = ListedColormap(["white", COLORS["blue"], COLORS["orange"]])
-    axis.imshow(cells, origin="lower", aspect="auto", interpolation="nearest", cmap=colours, vmin=0, vmax=2)
+    colors = ListedColormap(["white", COLORS["blue"], COLORS["orange"]])
+    axis.imshow(cells, origin="lower", aspect="auto", interpolation="nearest", cmap=colors, vmin=0, vmax=2)
     for edge in range(batch_size, len(lengths), batch_size):
         axis.axvline(edge - 0.5, color="white", linewidth=0.6)
     axis.legend(

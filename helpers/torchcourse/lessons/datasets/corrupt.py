@@ -30,7 +30,7 @@ class CorruptRecord(ValueError):
 
 @dataclass(frozen=True)
 class Corrupt:
-    """What a data set gives in place of a record that it could not read."""
+    """What a dataset gives instead of a record that it could not read."""
 
     index: int
     name: str
@@ -68,7 +68,7 @@ class CorruptReport:
 
 
 class Guarded(Dataset):
-    """A map-style data set that gives `Corrupt` in place of a record that cannot be read.
+    """A map-style dataset that gives `Corrupt` instead of a record that cannot be read.
 
     Args:
         dataset: with a length.
@@ -78,7 +78,7 @@ class Guarded(Dataset):
 
     def __init__(
         self,
-        dataset: Any,  # a map-style data set: torch declares no length for its Dataset
+        dataset: Any,  # a map-style dataset: torch declares no length for its Dataset
         names: Sequence[str] | None = None,
         errors: tuple[type[Exception], ...] = DAMAGE,
     ) -> None:
@@ -106,14 +106,14 @@ class CheckedLoader:
     They travel from the workers to this process inside the batch, so nothing is lost with a worker.
 
     Args:
-        loader: over a `Guarded` data set; its `collate_fn` is wrapped, so give it to nobody else.
+        loader: over a `Guarded` dataset; its `collate_fn` is wrapped, so give it to nobody else.
         on_corrupt: "raise" ends at the first corrupt record; "report" goes on and counts.
         most: with "report", the share of an epoch's records that may be corrupt (on each rank) before it raises.
 
     Raises:
         CorruptRecord: while iterating: at a corrupt record, when there are too many, or if a batch has no whole one
             (a rank that left the batch out would take fewer steps than the others).
-        ValueError: for an unknown `on_corrupt`, or a loader without a `Guarded` data set or without batches.
+        ValueError: for an unknown `on_corrupt`, or a loader without a `Guarded` dataset or without batches.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class CheckedLoader:
             raise ValueError(f"on_corrupt is 'raise' or 'report', but not {on_corrupt!r}.")
         if not isinstance(loader.dataset, Guarded):
             raise ValueError(
-                f"The loader's data set is a {type(loader.dataset).__name__}. Put it into Guarded(dataset, names), so "
+                f"The loader's dataset is a {type(loader.dataset).__name__}. Put it into Guarded(dataset, names), so "
                 "that a record which cannot be read gets here with its name."
             )
         if loader.batch_sampler is None:
@@ -162,7 +162,7 @@ def _records_of_an_epoch(loader: DataLoader) -> int | None:
     """Return how many records this rank asks for in an epoch, or None where only the end of the epoch tells."""
     if loader.batch_size is not None:
         return len(cast(Sized, loader.sampler))
-    # With a batch sampler of the user's, `loader.sampler` is one that torch makes for the whole data set, of which this
+    # With a batch sampler of the user's, `loader.sampler` is one that torch makes for the whole dataset, of which this
     # rank may get a part.
     size = getattr(loader.batch_sampler, "batch_size", None)
     batches = length(loader)

@@ -1,4 +1,4 @@
-"""A folder of images with a label table: the data set that most projects begin with."""
+"""A folder of images with a label table: the dataset that most projects begin with."""
 
 import codecs
 import csv
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 
 class ImageTable(Dataset):
-    """A map-style data set of grey image files that a table lists with their labels.
+    """A map-style dataset of gray image files that a table lists with their labels.
 
     When it is made, it reads the table alone and looks whether each file is there. A file is opened when its sample is
     asked for, so the memory that is needed does not grow with the folder. `table[i]` is `(image, label)`: a float32
@@ -109,7 +109,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = 
 
 
 def read_image(path: str | os.PathLike) -> torch.Tensor:
-    """Return the first picture of a file in grey, as a float32 tensor [1, H, W] from 0 to 1.
+    """Return the first picture of a file in gray, as a float32 tensor [1, H, W] from 0 to 1.
 
     It stands as its EXIF data say, 16 bits keep all their steps, and what is transparent is white.
 
@@ -135,7 +135,7 @@ def read_image(path: str | os.PathLike) -> torch.Tensor:
 def write_images(
     folder: str | os.PathLike, pixels: torch.Tensor, rows: Sequence[dict[str, Any]], table: str = "labels.csv"
 ) -> None:
-    """Write grey images and their table: what `ImageTable` reads.
+    """Write gray images and their table: what `ImageTable` reads.
 
     Args:
         folder: made if it is not there.
@@ -245,9 +245,9 @@ def _must_be_whole(files: list[str], paths: list[str], labels: list[str], table:
     twice = [name for name, path in zip(files, paths, strict=True) if times[os.path.normpath(path)] > 1]
     if twice:
         raise ValueError(f"{table} names {_some(list(dict.fromkeys(twice)))} more than once.")
-    unlabelled = [name for name, label in zip(files, labels, strict=True) if not label]
-    if unlabelled:
-        raise ValueError(f"{table} has no label for {_some(unlabelled)}.")
+    unlabeled = [name for name, label in zip(files, labels, strict=True) if not label]
+    if unlabeled:
+        raise ValueError(f"{table} has no label for {_some(unlabeled)}.")
 
 
 def _one_form(text: str) -> str:

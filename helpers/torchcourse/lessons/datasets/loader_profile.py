@@ -16,7 +16,7 @@ _running: dict[str, float] | None = None
 
 @contextlib.contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Name a part of a data set's work, such as "decode": `profile_loader` then counts its time apart.
+    """Name a part of a dataset's work, such as "decode": `profile_loader` then counts its time apart.
 
     Without a profile being made, it costs about a microsecond.
     """
@@ -100,17 +100,17 @@ def profile_loader(
     """Measure a loader in parts: first its data set in this process, then the loader as it is set, with your step.
 
     Args:
-        loader: a DataLoader with a map-style data set.
+        loader: a DataLoader with a map-style dataset.
         step: called with each batch on `device`, as training would; None for a step that takes no time.
         device: where the batches go.
         batches: how many to measure; the first of each kind are not counted.
         cores: how many workers the advice may propose at most.
 
     Raises:
-        ValueError: for an iterable data set (its samples cannot be asked for one by one), or too few batches.
+        ValueError: for an iterable dataset (its samples cannot be asked for one by one), or too few batches.
     """
     if isinstance(loader.dataset, IterableDataset):
-        raise ValueError("profile_loader() asks for samples by number, and an iterable data set has none.")
+        raise ValueError("profile_loader() asks for samples by number, and an iterable dataset has none.")
     numbers = _some_batches(loader, batches + 1)
     load, batch = _profile_loading(loader, numbers)
     wait, transfer, taken = _profile_loop(loader, step or (lambda batch: None), torch.device(device), batches)

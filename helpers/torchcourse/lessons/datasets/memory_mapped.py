@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 
 class MappedArray(Dataset):
-    """A map-style data set of the rows of a `.npy` file, which stays on disk.
+    """A map-style dataset of the rows of a `.npy` file, which stays on disk.
 
     `rows[i]` is a tensor of its own, a copy of row i. Workers and ranks get the path and not the content, and the pages
     that they read are shared by all processes of the machine.

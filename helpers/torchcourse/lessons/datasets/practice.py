@@ -1,6 +1,6 @@
-"""Data sets that the lesson on loading plays with. Here, not in a cell, every kind of worker finds them.
+"""Datasets that the lesson on loading plays with. Here, not in a cell, every kind of worker finds them.
 
-(Where workers are started afresh, on macOS and Windows, they import what they run; a class from a cell cannot be
+(Where workers are started again, on macOS and Windows, they import what they run; a class from a cell cannot be
 imported.)
 """
 
@@ -44,7 +44,7 @@ class RemoteScans(Dataset):
 
 
 class Noise(Dataset):
-    """Each sample is a random number, drawn from a generator that is made together with the data set."""
+    """Each sample is a random number, drawn from a generator that is made together with the dataset."""
 
     def __init__(self, count: int = 8) -> None:
         self.count, self.generator = count, np.random.default_rng(0)

@@ -51,7 +51,7 @@ class BucketBatches(Sampler[list[int]]):
         self.batch_size, self.pool, self.shuffle, self.seed, self.epoch = batch_size, pool, shuffle, seed, 0
         self.rank, self.world_size = who.rank(), who.world_size()
         if len(self.lengths) == 0:
-            raise ValueError("There are no lengths: the data set is empty.")
+            raise ValueError("There are no lengths: the dataset is empty.")
         if self.lengths.dim() != 1 or not self.lengths.isfinite().all():
             raise ValueError(
                 "Lengths are one number per sample, [N]. An array of sequences has none: give len() of each."

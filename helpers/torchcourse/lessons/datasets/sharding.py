@@ -29,7 +29,7 @@ def share(records: Iterable[Record], reader: int, readers: int) -> Iterator[Reco
 
 
 class ShardedStream(IterableDataset):
-    """An iterable data set over shards (샤드: files, or other parts of the data), shared among ranks × workers.
+    """An iterable dataset over shards (샤드: files, or other parts of the data), shared among ranks × workers.
 
     A DataLoader copies an iterable data set into each of its workers, and each rank has workers of its own. So a stream
     has to ask who is reading. `ShardedStream` asks torch for the worker at the moment of reading, and for the rank when
@@ -52,7 +52,7 @@ class ShardedStream(IterableDataset):
         seed: chooses the order.
 
     Raises:
-        ValueError: if there are no shards, or a path in place of a list of them, or for an unknown `by`.
+        ValueError: if there are no shards, or a path instead of a list of them, or for an unknown `by`.
     """
 
     def __init__(

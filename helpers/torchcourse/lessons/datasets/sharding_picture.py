@@ -24,7 +24,7 @@ def shares(ranks: int, workers: int, by: Literal["record", "shard"]) -> list[lis
 
 
 def draw_shares(ranks: int = 2, workers: int = 2, by: Literal["record", "shard"] = "record") -> Figure:
-    """Draw which reader takes which of the 20 records; the colour is the file that a record lies in."""
+    """Draw which reader takes which of the 20 records; the color is the file that a record lies in."""
     parts = shares(ranks, workers, by)
     figure, axes = figures.new(7.5, 1.4 + 0.27 * len(parts))
     for reader, records in enumerate(parts):
@@ -35,7 +35,7 @@ def draw_shares(ranks: int = 2, workers: int = 2, by: Literal["record", "shard"]
     axes.set_ylim(len(parts) - 0.4, -0.6)
     axes.set_xlim(-0.7, sum(SHARDS) - 0.3)
     axes.set_xticks(range(0, sum(SHARDS), 2))
-    axes.set_xlabel("record; a colour is a file")
+    axes.set_xlabel("record; a color is a file")
     axes.set_title(shares_finding(ranks, workers, by))
     return figure
 

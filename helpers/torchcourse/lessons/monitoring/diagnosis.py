@@ -1,10 +1,10 @@
 """What a run's log says about the run: a name, and the evidence for it in words and numbers.
 
     diagnose(run)   # from histograms and gradient norms: healthy, exploding, dead units, saturated, vanishing
-    judge_fit(run)  # from the two loss curves: fitting, over-fitting, under-fitting
+    judge_fit(run)  # from the two loss curves: fitting, overfitting, underfitting
 
 The two answer different questions. Histograms and norms tell whether a signal gets through the layers; they know
-nothing of the validation data. The curves tell what was learnt; they do not know which layer learnt it.
+nothing of the validation data. The curves tell what was learned; they do not know which layer learned it.
 
 The limits below were set on dense networks with PyTorch's cross-entropy, and judged on convolutions, thinner and deeper
 networks and other seeds. A loss on another scale (a sum, squared errors of large targets) moves LARGE_NORM with it.
@@ -18,7 +18,7 @@ from torchcourse.training.events import RunLog
 from torchcourse.training.histograms import Histogram
 
 LARGE_NORM = 100.0  # of all gradients together; healthy runs have 0.1 to 10
-GROWTH = 4.0  # of a layer's weights, last look over first; healthy and over-fitting runs stay under 2.7
+GROWTH = 4.0  # of a layer's weights, last look over first; healthy and overfitting runs stay under 2.7
 MOST = 0.5  # share of a layer's units, or outputs, from which most are dead, or saturated
 LITTLE = 1e-3  # gradient of the weakest layer over that of the strongest parameter; healthy runs have 0.02 to 1
 
@@ -60,8 +60,8 @@ def diagnose(run: RunLog) -> Diagnosis:
 def judge_fit(run: RunLog) -> Diagnosis:
     """Say what the loss curves of training and validation tell.
 
-    over-fitting: the validation loss has turned and is 5 % above its lowest, and twice the training loss or more.
-    under-fitting: the training loss is still above half of where it began.
+    overfitting: the validation loss has turned and is 5% above its lowest, and twice the training loss or more.
+    underfitting: the training loss is still above half of where it began.
 
     Raises:
         ValueError: if the run has no two such curves.

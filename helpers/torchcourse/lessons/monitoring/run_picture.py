@@ -108,7 +108,7 @@ def _weights_of_first_layer(axes: Axes, run: RunLog) -> None:
     looks = run.histograms[tag]
     first, last = looks[0][1], looks[-1][1]
     grid = np.linspace(-4 * first.std, 4 * first.std, 61)
-    for (step, histogram), color in zip((looks[0], looks[-1]), ("grey", "blue"), strict=True):
+    for (step, histogram), color in zip((looks[0], looks[-1]), ("gray", "blue"), strict=True):
         axes.plot(grid, _density(histogram, grid), color=figures.COLORS[color], label=f"step {step}")
     axes.set(xlabel="weight", yticks=[])
     axes.legend(fontsize=7, frameon=False)

@@ -63,7 +63,7 @@ def train(
     Args:
         kind: one of `RECIPES`, or a recipe of your own.
         log_dir: a new folder for the event files.
-        epochs: in place of the recipe's own number.
+        epochs: instead of the recipe's own number.
 
     Raises:
         ValueError: for a kind that there is not.

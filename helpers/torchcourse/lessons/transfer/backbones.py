@@ -43,7 +43,7 @@ class Scaling:
         """Return pixels as the network was trained on: float32 [N, channels, side, side].
 
         Args:
-            pixels: [N, 1 or channels, H, W], of any dtype; grey pictures are repeated for each channel.
+            pixels: [N, 1 or channels, H, W], of any dtype; gray pictures are repeated for each channel.
             top: the value of a white pixel: 1, 16, 255 …
             side: another size than the network was trained with, where it can do with one.
 

@@ -35,7 +35,7 @@ def extract(body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torc
 def cached(path: str | Path, body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Return `extract(body, inputs)`, from the file at `path` if it holds the features of these weights and pictures.
 
-    The file carries a checksum of both. Anything else at `path` is computed anew and replaced.
+    The file carries a checksum of both. Anything else at `path` is computed again and replaced.
 
     Raises:
         CheckpointError: if the file cannot be written.

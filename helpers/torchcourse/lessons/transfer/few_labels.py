@@ -1,4 +1,4 @@
-"""How many labels does it take? From MNIST to the small digits, with 1 to 100 labelled images of each digit.
+"""How many labels does it take? From MNIST to the small digits, with 1 to 100 labeled images of each digit.
 
     runs = [run("fine-tuned", per_class=5, seed=seed) for seed in range(5)]     # trains, here and now
     table = results()                                                          # all of it, trained before
@@ -34,14 +34,14 @@ from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Classifier, mn
 from torchcourse.lessons.transfer.features import extract, train_head
 from torchcourse.lessons.transfer.finetune import fine_tune
 
-METHODS = ("nearest neighbour", "frozen", "fine-tuned", "scratch")
-"""Nearest neighbour compares raw pixels and trains nothing; the others are a head on frozen features, two rates from
+METHODS = ("nearest neighbor", "frozen", "fine-tuned", "scratch")
+"""Nearest neighbor compares raw pixels and trains nothing; the others are a head on frozen features, two rates from
 pretrained weights, and one rate from random ones."""
 
 LABELS = (1, 2, 5, 10, 20, 50, 100)
-"""The numbers of labelled images of each digit in the table."""
+"""The numbers of labeled images of each digit in the table."""
 
-SEEDS = {"nearest neighbour": 40, "frozen": 40, "fine-tuned": 10, "scratch": 10}
+SEEDS = {"nearest neighbor": 40, "frozen": 40, "fine-tuned": 10, "scratch": 10}
 """How many seeds the table has: what costs little has more. The first ones are the same for every method."""
 
 TUNED_AT, TUNING_SEEDS = (1, 5, 20), range(100, 103)
@@ -111,7 +111,7 @@ def run(method: str, per_class: int, seed: int, recipe: Recipe | None = None) ->
 
     Args:
         method: one of `METHODS`.
-        per_class: labelled images of each digit.
+        per_class: labeled images of each digit.
         seed: chooses them.
         recipe: of a method that has some; by default the best one, `best_recipe`.
 
@@ -126,7 +126,7 @@ def run(method: str, per_class: int, seed: int, recipe: Recipe | None = None) ->
     if method in RECIPES and recipe is None:
         recipe = best_recipe(method, per_class, results().tuning)
     start = time.process_time()
-    if method == "nearest neighbour":
+    if method == "nearest neighbor":
         distances = torch.cdist(test_inputs.flatten(1), inputs.flatten(1))
         guesses, seconds = labels[distances.argmin(dim=1)], time.process_time() - start
         return Run((guesses == test_labels).float().mean().item(), seconds)

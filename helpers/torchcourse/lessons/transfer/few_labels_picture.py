@@ -10,11 +10,11 @@ from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.figures import COLORS, new
 from torchcourse.lessons.transfer.few_labels import LABELS, MARGIN, METHODS, Results
 
-_COLORS = dict(zip(METHODS, ("grey", "orange", "blue", "vermillion"), strict=True))
+_COLORS = dict(zip(METHODS, ("gray", "orange", "blue", "vermillion"), strict=True))
 
 
 def good_enough(accuracy: Mapping[str, np.ndarray], margin: float = MARGIN) -> list[str]:
-    """Return the methods that are, with 95 % confidence, less than the margin below the one with the best mean.
+    """Return the methods that are, with 95% confidence, less than the margin below the one with the best mean.
 
     Args:
         accuracy: one value per seed for each method, from the same seeds.
@@ -41,7 +41,7 @@ def draw_labels(labels: int, results: Results) -> Figure:
     for method, values in results.accuracy.items():
         mean, half = 100 * values.mean(axis=1), 100 * t95(values.shape[1] - 1) * standard_error(values)
         left.errorbar(LABELS, mean, yerr=half, marker="o", ms=4, capsize=3, color=COLORS[_COLORS[method]])
-        name = {"nearest neighbour": "nearest\nneighbour"}.get(method, method)
+        name = {"nearest neighbor": "nearest\nneighbor"}.get(method, method)
         seconds, accuracy = np.median(results.seconds[method][row]), mean[row]
         right.errorbar(max(seconds, 1e-3), accuracy, yerr=half[row], marker="o", color=COLORS[_COLORS[method]])
         # One label on the other side of its point: where training costs much, the points lie close to one another.
@@ -50,8 +50,8 @@ def draw_labels(labels: int, results: Results) -> Figure:
             name, (max(seconds, 1e-3), accuracy), place, textcoords="offset points", ha=side, fontsize=8,
             color=COLORS[_COLORS[method]],
         )  # fmt: skip
-    left.axvline(labels, color=COLORS["grey"], lw=0.8, ls="--")
-    left.set(xscale="log", xlabel="labelled images of each digit", ylabel="test accuracy, %  (95 % intervals)")
+    left.axvline(labels, color=COLORS["gray"], lw=0.8, ls="--")
+    left.set(xscale="log", xlabel="labeled images of each digit", ylabel="test accuracy, %  (95% intervals)")
     left.set_xticks(LABELS, [str(number) for number in LABELS])
     left.minorticks_off()
     right.set(xscale="log", xlabel="training, CPU seconds", ylabel="test accuracy, %", xlim=(5e-4, 60))
@@ -61,7 +61,7 @@ def draw_labels(labels: int, results: Results) -> Figure:
 
 
 def draw_scalings(pictures: Mapping[str, torch.Tensor], title: str) -> Figure:
-    """Draw one picture [H, W] as a network gets it in several scalings, all in the same greys."""
+    """Draw one picture [H, W] as a network gets it in several scalings, all in the same grays."""
     figure, axes = new(1.9 * len(pictures) + 0.8, 2.7, ncols=len(pictures), squeeze=False)
     for axis, (name, picture) in zip(axes[0], pictures.items(), strict=True):
         image = axis.imshow(picture.numpy(), cmap="gray", vmin=-1, vmax=3)

@@ -123,7 +123,7 @@ def fine_tune(
 ) -> nn.Module:
     """Train what is not frozen, for cross entropy, with AdamW and a rate for each name; return the model.
 
-    Each rate rises to its value in the first 30 % of the steps and then falls to nearly nothing (OneCycleLR). On
+    Each rate rises to its value in the first 30% of the steps and then falls to nearly nothing (OneCycleLR). On
     several ranks the batch is dealt to them.
 
     Raises:

@@ -1,6 +1,6 @@
 """Catastrophic forgetting (치명적 망각): what a reader of MNIST loses when it learns other digits, and what helps.
 
-    reader = mnist_reader()                              # 97 % on MNIST
+    reader = mnist_reader()                              # 97% on MNIST
     after = learn(reader, new.train)                     # the small digits: coarser, by other writers
     accuracy(after, *old.test.tensors), accuracy(after, *new.test.tensors)      # few_labels.accuracy
 
@@ -283,7 +283,7 @@ def importance(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> 
 def held_back(
     model: nn.Module, importance: Mapping[str, torch.Tensor], strength: float = 3000.0
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a loss that pulls the model's weights towards where they are now, each as strongly as it is important.
+    """Return a loss that pulls the model's weights toward where they are now, each as strongly as it is important.
 
     That is elastic weight consolidation (EWC): cross entropy + strength / 2 · Σ importance · (weight − start)².
 

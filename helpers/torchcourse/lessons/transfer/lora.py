@@ -34,7 +34,7 @@ class LoRA(nn.Module):
         base: the layer as it was, frozen.
         down, up: the adapter's two weights, the only ones that get gradients.
         scale: alpha / rank. It is saved and loaded with the weights, in `state_dict()`, too.
-        weight: the base layer's weight with the adapter in it, computed anew each time it is read.
+        weight: the base layer's weight with the adapter in it, computed again each time it is read.
         enabled: whether the adapter counts; `without_adapters` switches it.
 
     What else is read of it (`bias`, `in_features`, `stride`, …) is the base layer's.

@@ -1,6 +1,6 @@
 """Solar cells, photographed in the light that they give off when current flows: sound ones and broken ones.
 
-The pictures come from the package elpv-dataset, which is part of the extra [lab]. **Their licence is CC BY-NC-SA 4.0:
+The pictures come from the package elpv-dataset, which is part of the extra [lab]. **Their license is CC BY-NC-SA 4.0:
 no commercial use.** Cite Buerhop-Lutz et al. 2018 (https://doi.org/10.4229/35thEUPVSEC20182018-5CV.3.15) and Deitsch
 et al. 2019 (https://doi.org/10.1016/j.solener.2019.02.067).
 """
@@ -44,7 +44,7 @@ def solar_cells(per_class: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 def brightness(pixels: torch.Tensor) -> torch.Tensor:
     """Return 13 numbers for each picture [N, 1, H, W] that take no network: [N, 13].
 
-    They are mean, deviation and seven quantiles of the pixels, and mean and deviation of the steps between neighbours.
+    They are mean, deviation and seven quantiles of the pixels, and mean and deviation of the steps between neighbors.
     """
     white = 255 if pixels.dtype == torch.uint8 else 1
     pixels = pixels.float() / white

@@ -20,7 +20,7 @@ Leaks
 
 Numbers that are none
     probes            the first layer and step with a NaN or an infinity
-    nan_verdict       who made it: the judgement on what the probe has recorded
+    nan_verdict       who made it: the judgment on what the probe has recorded
     overflow          what a small format makes of the numbers of a step
 
 Silent bugs

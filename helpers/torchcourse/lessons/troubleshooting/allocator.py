@@ -85,7 +85,7 @@ class CachingAllocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Take a block back into the cache, and join it with free neighbours. `reserved` stays as it is."""
+        """Take a block back into the cache, and join it with free neighbors. `reserved` stays as it is."""
         segment = next(segment for segment in self.segments if block in segment.blocks)
         block.used, block.name = False, ""
         joined: list[Block] = []

@@ -14,12 +14,12 @@ SAME_ROWS = 0.3  # share of a batch that may be copies of other rows in it
 SEEN_A_CLASS = 20  # samples a class, on average, from which on a class that never came is missed
 FEWER_CLASSES = 0.85  # of the different classes a batch that a mixed order would give
 NEIGHBORS, ROWS_AT_LEAST, DEVIATIONS = 5, 150, 3.0
-LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learnt from the inputs
+LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learned from the inputs
 SHARED_ROWS = 0.02  # of the samples validated on: so many may be equal to a sample trained on, by chance
 SAME_SAMPLE = 0.5  # correlation of a sample with what augmentation has made of it
 
 
-def normalised_inputs(run: WatchedRun) -> Iterator[Alarm]:
+def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     """What the first layer gets is about 0 with a spread of about 1; validation inputs look like those of training."""
     entries = [seen.entry for seen in run.record.trained if seen.entry is not None]
     if entries:
@@ -61,7 +61,7 @@ def different_samples(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "same_samples",
             f"In a typical batch {shares[len(shares) // 2]:.0%} of the samples are copies of others in it, and "
-            f"{unlike} of them have another label. Does the data set return the same buffer each time?",
+            f"{unlike} of them have another label. Does the dataset return the same buffer each time?",
         )
 
 
@@ -263,7 +263,7 @@ def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
 
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
-    normalised_inputs,
+    normalized_inputs,
     different_samples,
     labels,
     separate_validation,

@@ -43,7 +43,7 @@ class SanityProbe:
         optimizer: the one that the loop steps.
         frozen: beginnings of the names of the parameters that are meant not to learn, though the optimizer has them.
 
-    Losses are recognised if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
+    Losses are recognized if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
     class numbers.
     """
 

@@ -1,4 +1,4 @@
-"""Who made the first value that is not finite: a judgement on what NanProbe has recorded of a step."""
+"""Who made the first value that is not finite: a judgment on what NanProbe has recorded of a step."""
 
 import math
 from collections.abc import Iterator
@@ -180,7 +180,7 @@ class _Forward:
             elif not tensor.requires_grad and what == "weight":
                 since = "It is frozen, so no optimizer's step has made it: somebody has written it."
             elif what == "buffer":
-                since = "An earlier batch has spoilt what the layer keeps, or somebody has written it."
+                since = "An earlier batch has spoiled what the layer keeps, or somebody has written it."
             else:
                 since = "The step before was checked and fine, so the optimizer's step made it, or a line that writes."
                 since = since if not self.before.spoiled else "The gradients of an earlier step were not finite."

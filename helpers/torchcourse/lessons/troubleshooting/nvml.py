@@ -36,7 +36,7 @@ class Gpu:
     def __str__(self) -> str:
         told = [
             f"memory {format_bytes(self.memory_used)} of {format_bytes(self.memory_total)}",
-            *([f"busy {self.busy} %"] if self.busy is not None else []),
+            *([f"busy {self.busy}%"] if self.busy is not None else []),
             *([f"{self.temperature} °C"] if self.temperature is not None else []),
             *([f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts is not None and self.watts_limit else []),
         ]

@@ -27,13 +27,13 @@ def draw_magnitudes(found: Magnitudes, name: str) -> Figure:
         axes.plot([], [], "x", color=figures.COLORS["vermillion"], mew=2, label="nan or inf (outputs above gradients)")
     for value, text in ((limits.max, "largest in"), (limits.smallest_normal, "smallest of full precision in")):
         if 1e-12 < value < 10 * top:
-            axes.axhline(value, color=figures.COLORS["grey"], linestyle=":")
+            axes.axhline(value, color=figures.COLORS["gray"], linestyle=":")
             axes.text(
                 1,
                 value * 1.8,
                 f"{text} {name}: {value:,.0f}" if 1 < value < 1e6 else f"{text} {name}: {value:.0e}",
                 fontsize=8,
-                color=figures.COLORS["grey"],
+                color=figures.COLORS["gray"],
             )
     axes.set(
         xlabel="layer",

@@ -83,7 +83,7 @@ def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "optimizer_anew",
             f"From step {changes[0]} on, another {type(steps[0].optimizer).__name__} with the same parameters was "
-            "stepped: momentum and averages began anew. Make the optimizer once, before the loop.",
+            "stepped: momentum and averages began again. Make the optimizer once, before the loop.",
         )
 
 
@@ -131,7 +131,7 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
     starts: dict[tuple, list[int]] = {}
     for entry in run.around.iterations:
         if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):
-            loader: DataLoader = entry.source  # perhaps made anew for each epoch
+            loader: DataLoader = entry.source  # perhaps made again for each epoch
             starts.setdefault((loader.batch_size, len(loader)), []).append(entry.step)
     for begun in starts.values():
         dealt = [_batches(run, one, two) for one, two in pairwise([*begun, len(run.record.steps)])]
@@ -141,7 +141,7 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
                 yield Alarm(
                     "same_order",
                     f"A loader that shuffles dealt the same {len(both)} batches in the same order twice. Is it seeded "
-                    "anew for each epoch?",
+                    "again for each epoch?",
                 )
                 return
 
@@ -165,7 +165,7 @@ def workers(run: WatchedRun) -> Iterator[Alarm]:
         if names:
             yield Alarm(
                 "workers_alike",
-                f"The data set draws from {listed(names)}, and each of the {loader.num_workers} workers gets a copy: "
+                f"The dataset draws from {listed(names)}, and each of the {loader.num_workers} workers gets a copy: "
                 "they all draw the same numbers. Seed it in worker_init_fn, or draw from torch.",
             )
         elif loader.worker_init_fn is not None and _seeds_alike(loader.worker_init_fn):
@@ -179,7 +179,7 @@ def workers(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def _drawing(dataset: Any) -> list[str]:
-    """Return the names of the generators that the data set holds, and draws from to make a sample."""
+    """Return the names of the generators that the dataset holds, and draws from to make a sample."""
     held = _held_generators(dataset, 3)
     if not held:
         return []
@@ -188,7 +188,7 @@ def _drawing(dataset: Any) -> list[str]:
         with torch.random.fork_rng():
             tried = copy.deepcopy(dataset)
             next(iter(tried)) if isinstance(tried, IterableDataset) else tried[0]
-    except Exception:  # somebody's data set, asked for one sample outside its loader
+    except Exception:  # somebody's dataset, asked for one sample outside its loader
         return []
     after = {name: _state(generator) for name, generator in _held_generators(tried, 3).items()}
     return [name for name, state in before.items() if state != after.get(name, state)]

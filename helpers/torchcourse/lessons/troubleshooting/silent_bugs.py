@@ -1,4 +1,4 @@
-"""Silent bugs to practise on: one healthy training, and for each bug the one change that spoils it.
+"""Silent bugs to practice on: one healthy training, and for each bug the one change that spoils it.
 
     run = prepare(TASKS["blobs"], seed=0)
     BUGS["no_zero_grad"].plant(run)
@@ -247,7 +247,7 @@ def _start_too_large(run: Run) -> None:
 
 
 def _dead_start(run: Run) -> None:
-    # What a wrong sign in an initialisation does: the first layer's units are far below 0 for every sample.
+    # What a wrong sign in an initialization does: the first layer's units are far below 0 for every sample.
     module = next(m for m in run.model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d))
     module.register_forward_hook(lambda _module, _args, output: output * 0)
 
@@ -289,8 +289,8 @@ BUGS: dict[str, Bug] = {
     "labels_from_1": Bug("labels start at 1, one output more", _labels_from_1, ("classes_missing",)),
     "raw_inputs": Bug("inputs from 0 to 255", _scaled(78.6, 33.3), ("inputs_not_normalised",)),
     "normalised_twice": Bug("inputs divided by 255 twice", _scaled(1 / 255), ("inputs_not_normalised",)),
-    "validation_raw": Bug("validation inputs not normalised", _validation_raw, ("validation_differs",)),
-    "one_buffer": Bug("the data set returns one buffer", _one_buffer, ("same_samples",)),
+    "validation_raw": Bug("validation inputs not normalized", _validation_raw, ("validation_differs",)),
+    "one_buffer": Bug("the dataset returns one buffer", _one_buffer, ("same_samples",)),
     "rate_too_high": Bug("learning rate 1,000 times too high", _rate(1000), ("diverges", "not_finite")),
     "rate_zero": Bug("learning rate 0", _rate(0), ("nothing_moves",)),
     "epochs_as_batches": Bug("schedule in epochs, stepped a batch", _epochs_as_batches, ("rate_collapses",)),
@@ -303,7 +303,7 @@ BUGS: dict[str, Bug] = {
         "F.dropout without training=", _wrap(Before, lambda x: F.dropout(x, 0.2)), ("random_in_evaluation",)
     ),
     "batch_centred": Bug(
-        "inputs centred over the batch", _wrap(Before, lambda x: x - x.mean(dim=0)), ("samples_mixed",)
+        "inputs centered over the batch", _wrap(Before, lambda x: x - x.mean(dim=0)), ("samples_mixed",)
     ),
     "labels_partly_wrong": Bug("a fifth of the labels wrong", _labels_partly_wrong),
     "validation_shifted": Bug("validation labels off by one", _validation_labels_shifted),

@@ -29,7 +29,7 @@ def by_rank(error: RankError) -> dict[int, list[str]]:
 
 
 def of_worker(file: str | os.PathLike) -> list[str]:
-    """Return where a worker stood when it wrote last: its lines of source from the data set on, the innermost last.
+    """Return where a worker stood when it wrote last: its lines of source from the dataset on, the innermost last.
 
     Args:
         file: written by `write_stack_after`. Empty or without a sample being read: an empty list.

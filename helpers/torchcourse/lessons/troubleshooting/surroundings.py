@@ -1,4 +1,4 @@
-"""What a program does between the steps of its training: modes set, states taken, data sets gone through.
+"""What a program does between the steps of its training: modes set, states taken, datasets gone through.
 
 PyTorch has no hook for these. So while a `Surroundings` is entered, five methods of its classes note that they were
 called, and do what they do otherwise.

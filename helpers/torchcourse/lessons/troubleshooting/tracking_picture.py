@@ -11,7 +11,7 @@ from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, Memo
 from torchcourse.units import format_bytes
 
 MIB = 2**20
-KIND_COLORS = dict(zip(KINDS, (COLORS[c] for c in ("blue", "orange", "green", "vermillion", "grey")), strict=True))
+KIND_COLORS = dict(zip(KINDS, (COLORS[c] for c in ("blue", "orange", "green", "vermillion", "gray")), strict=True))
 
 
 def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None = None) -> Figure:

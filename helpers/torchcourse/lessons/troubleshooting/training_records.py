@@ -25,7 +25,7 @@ class Pass:
     random_state: int
     """Which random numbers come next: equal for equal states of the generator."""
     cumulative: bool
-    """Whether a BatchNorm was averaging over all batches, as when its statistics are measured anew."""
+    """Whether a BatchNorm was averaging over all batches, as when its statistics are measured again."""
     entry: tuple[float, float] | None
     """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
     used: bool = False

@@ -79,7 +79,7 @@ def errors_explained(where: str) -> Iterator[None]:
     """Turn what the database raises into one sentence.
 
     Raises:
-        StudyError: in place of it.
+        StudyError: instead of it.
     """
     try:
         yield

@@ -48,7 +48,7 @@ def compare(
     objective: Objective = replay.replayed,
     score: Callable[[Trial], float] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return for each method its scores [budgets, seeds], in per cent.
+    """Return for each method its scores [budgets, seeds], in percent.
 
     Args:
         methods: name → `method(search, seed)`, which spends the budget of the search.
@@ -83,7 +83,7 @@ def tested(trial: Trial) -> float:
 def clear_share(first: np.ndarray, second: np.ndarray, seeds: int, repeats: int = 1000, seed: int = 0) -> float:
     """Return how often an experiment with so many seeds per side finds the difference (its **power**), from 0 to 1.
 
-    Each repeat draws `seeds` runs of each side, with replacement, and asks whether the 95 % interval of the difference
+    Each repeat draws `seeds` runs of each side, with replacement, and asks whether the 95% interval of the difference
     of the means leaves out zero. For a difference that is there, large is good; without one it should be 0.05.
 
     Raises:

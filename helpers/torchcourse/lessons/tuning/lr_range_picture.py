@@ -14,7 +14,7 @@ def draw_range_test(curve: RangeTest, good: tuple[float, float] | None = None) -
     axis.plot(curve.rates, curve.smoothed, color=COLORS["blue"], label="smoothed")
     axis.axvline(curve.suggestion, color=COLORS["vermillion"], label="suggestion")
     if good:
-        axis.axvspan(*good, color=COLORS["green"], alpha=0.15, label="reach 90 % in 9 epochs")
+        axis.axvspan(*good, color=COLORS["green"], alpha=0.15, label="reach 90% in 9 epochs")
     axis.set(xscale="log", xlabel="learning rate", ylabel="loss before the step (nats)")
     axis.set_ylim(0, 1.6 * curve.losses[0])
     axis.legend(frameon=False, fontsize=9)

@@ -16,7 +16,7 @@ def draw_population(members: Sequence[Member], finding: str) -> Figure:
     epochs = np.arange(1, len(members[0].scores) + 1)
     best = max(members, key=lambda member: member.scores[-1])
     for member in members:
-        color = COLORS["vermillion"] if member is best else COLORS["grey"]
+        color = COLORS["vermillion"] if member is best else COLORS["gray"]
         look = {"color": color, "linewidth": 2 if member is best else 0.8, "zorder": 2 + (member is best)}
         for axis, values in zip(axes, (member.rates, 100 * np.array(member.scores)), strict=True):
             axis.plot(epochs, values, **look)

@@ -12,9 +12,9 @@ from torchcourse.lessons.tuning.search import Search
 def draw_curves(search: Search) -> Figure:
     """Draw the value of each trial over the epochs, and a cross where one failed."""
     figure, axis = figures.new(height=3.3)
-    colors = {RUNGS[0]: "grey", RUNGS[1]: "orange", RUNGS[2]: "blue"}
+    colors = {RUNGS[0]: "gray", RUNGS[1]: "orange", RUNGS[2]: "blue"}
     for trial in search.trials:
-        color = COLORS[colors.get(trial.epochs, "grey")]
+        color = COLORS[colors.get(trial.epochs, "gray")]
         epochs = np.arange(1, trial.epochs + 1)
         axis.plot(epochs, 100 * np.array(trial.values), "o-", color=color, ms=4, linewidth=1, zorder=trial.epochs)
         if trial.failed:
@@ -32,5 +32,5 @@ def curves_finding(search: Search) -> str:
     failed = f", {len(search.failures)} failed" if search.failures else ""
     return (
         f"{len(search.trials)} trials began{failed}, {further} passed epoch 1, {ended} reached the end: "
-        f"{search.spent} epochs, best {100 * search.best.values[-1]:.1f} %"
+        f"{search.spent} epochs, best {100 * search.best.values[-1]:.1f}%"
     )

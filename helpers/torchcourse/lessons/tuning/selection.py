@@ -1,11 +1,11 @@
 """Choosing among many trials on few images: what the chosen one scores there, and what it scores on fresh images.
 
 The score that chose is too good: among many settings that are about equal, the one whose mistakes happen to fall
-outside the validation images wins. Source: Cawley and Talbot, "On Over-fitting in Model Selection and Subsequent
+outside the validation images wins. Source: Cawley and Talbot, "On Overfitting in Model Selection and Subsequent
 Selection Bias in Performance Evaluation", JMLR 11, 2010, https://jmlr.org/papers/v11/cawley10a.html.
 
 What one split of the images shows may be its own luck. The table knows of each image whether each state of each setting
-reads it, so the 1,297 images outside training can be split anew, many times, without training anything again.
+reads it, so the 1,297 images outside training can be split again, many times, without training anything again.
 """
 
 import numpy as np
@@ -80,7 +80,7 @@ def mean_scores(val: np.ndarray, test: np.ndarray, orders: int = ORDERS) -> np.n
 
 
 def window(batch_size: int) -> list[float]:
-    """Return the learning rates with which a batch size reaches 80 % on validation by the last epoch."""
+    """Return the learning rates with which a batch size reaches 80% on validation by the last epoch."""
     final = replay.accuracies("batches")[BATCHES.index(batch_size), :, -1]
     return [rate for rate, value in zip(SPACE["lr"], final, strict=True) if value >= 0.8]
 

@@ -35,7 +35,7 @@ def draw_selection(trials: int, scores: np.ndarray, own: np.ndarray) -> Figure:
         own_label = "the same on the course's split" if part else None
         axis.plot(x, 100 * own[:, part], "--", color=COLORS[color], linewidth=1, label=own_label)
         axis.plot(trials, means[trials - 1, part], "o", color=COLORS[color])
-    axis.axvline(trials, color=COLORS["grey"], linewidth=0.8)
+    axis.axvline(trials, color=COLORS["gray"], linewidth=0.8)
     axis.set(xscale="log", xlim=(5, len(x)), ylim=(92, 99.5), ylabel="accuracy of the chosen one (%)")
     axis.set_xlabel(f"trials (mean and standard deviation over {len(scores)} splits)")
     axis.legend(frameon=False, fontsize=9, loc="lower right")
@@ -66,7 +66,7 @@ def _finding(trials: int, scores: np.ndarray) -> str:
     val, test = 100 * scores[:, trials - 1].mean(axis=0)
     gap = f"{val - test:+.1f}".replace("-", "−")
     plural = "trial" if trials == 1 else "trials"
-    return f"The best of {trials} {plural}: {val:.1f} % on validation, {test:.1f} % on test, a gap of {gap} points"
+    return f"The best of {trials} {plural}: {val:.1f}% on validation, {test:.1f}% on test, a gap of {gap} points"
 
 
 def draw_rates(batch_size: int) -> Figure:
@@ -85,4 +85,4 @@ def draw_rates(batch_size: int) -> Figure:
 def rates_finding(batch_size: int) -> str:
     """Say which learning rates serve a batch size."""
     good = window(batch_size)
-    return f"Batch size {batch_size}: {good[0]:.2g} to {good[-1]:.2g} reach 80 % in 9 epochs"
+    return f"Batch size {batch_size}: {good[0]:.2g} to {good[-1]:.2g} reach 80% in 9 epochs"

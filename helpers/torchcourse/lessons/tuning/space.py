@@ -44,7 +44,7 @@ def is_ordered(values: tuple) -> bool:
 
 
 def categories(name: str, values: tuple) -> tuple:
-    """Return what a study keeps in place of the values: themselves, or their labels where JSON does not know one.
+    """Return what a study keeps instead of the values: themselves, or their labels where JSON does not know one.
 
     Raises:
         ValueError: for values whose labels are the same, or would be different in the next process.

@@ -291,7 +291,7 @@ def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worke
     """Ask for epoch after epoch; report each value, and stop where the pruner says so.
 
     Raises:
-        _Failure: in place of what the objective raises.
+        _Failure: instead of what the objective raises.
     """
     trial.set_user_attr("worker", worker)
     settings = suggest(trial, study.space)

@@ -22,7 +22,7 @@ def draw_history(study: optuna.Study) -> Figure:
     """Draw each finished trial's value in the order of the trials, and the best so far; a cross where one failed."""
     complete, pruned = _trials(study, TrialState.COMPLETE), _trials(study, TrialState.PRUNED)
     figure, axis = figures.new(height=3.0)
-    for trials, color, name in ((complete, "blue", "complete"), (pruned, "grey", "pruned: the last value seen")):
+    for trials, color, name in ((complete, "blue", "complete"), (pruned, "gray", "pruned: the last value seen")):
         axis.plot([t.number for t in trials], [t.value for t in trials], "o", color=COLORS[color], ms=4, label=name)
     failed = _trials(study, TrialState.FAIL)
     for number, trial in enumerate(failed):
@@ -103,7 +103,7 @@ def importance_finding(shares: Sequence[dict[str, float]]) -> str:
 
 
 def draw_parallel(study: optuna.Study, space: Space) -> Figure:
-    """Draw a line for each trial through its choices: the darker, the better; grey where it was pruned."""
+    """Draw a line for each trial through its choices: the darker, the better; gray where it was pruned."""
     trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
     figure, axis = figures.new(height=3.4)
     shades = colormaps["viridis_r"](np.linspace(0, 1, max(len(trials), 1)))
@@ -135,7 +135,7 @@ def parallel_finding(study: optuna.Study, space: Space) -> str:
 
 
 def draw_slices(study: optuna.Study, space: Space) -> Figure:
-    """Draw each finished trial's value over each hyperparameter by itself; grey where it was pruned."""
+    """Draw each finished trial's value over each hyperparameter by itself; gray where it was pruned."""
     figure, axes = figures.new(9.0, 2.8, ncols=len(space), sharey=True)
     for axis, name in zip(np.atleast_1d(axes), space, strict=True):
         for state, color in ((TrialState.PRUNED, "#BBBBBB"), (TrialState.COMPLETE, COLORS["blue"])):

@@ -42,7 +42,7 @@ def table() -> Table:
         rows,
         f"Processor time of all threads, the writer's included, {ROUNDS} rounds in turn, one CPU thread. The Trainer's "
         "look: histograms of weights, gradients and activations, norms, update ratios, dead units. add_histogram: "
-        "weights and gradients only. Without watch_every the Trainer leaves out looks that would cost more than 1 %.",
+        "weights and gradients only. Without watch_every the Trainer leaves out looks that would cost more than 1%.",
     )
 
 

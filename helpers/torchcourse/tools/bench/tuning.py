@@ -32,7 +32,7 @@ def table() -> Table:
     rows = []
     for name, values in scores.items():
         halves = t95(len(SEEDS) - 1) * standard_error(values)
-        cells = [f"{mean:.2f} ± {half:.2f} %" for mean, half in zip(values.mean(axis=1), halves, strict=True)]
+        cells = [f"{mean:.2f} ± {half:.2f}%" for mean, half in zip(values.mean(axis=1), halves, strict=True)]
         gain = paired(values[1], scores["random"][1])
         rows.append([name, *cells, "–" if name == "random" else gain.in_points(), f"{1e3 * seconds[name]:.1f} ms"])
     columns = ["method", *(f"{budget} epochs" for budget in BUDGETS)]
@@ -40,7 +40,7 @@ def table() -> Table:
         "Search methods at equal budgets",
         [*columns, f"against random, in pairs, {BUDGETS[1]} epochs", "its own CPU time a search"],
         rows,
-        "Test accuracy of the trial that the search hands over, chosen on validation images: mean and 95 % interval "
+        "Test accuracy of the trial that the search hands over, chosen on validation images: mean and 95% interval "
         f"over {len(SEEDS)} seeds. 780 settings of a network for digits, of at most {EPOCHS} epochs each, trained once "
         "(`lessons/tuning/tables/digits.npz`) and replayed.",
     )

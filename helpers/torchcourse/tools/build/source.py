@@ -215,7 +215,7 @@ def _program(name: str, title: str, where: str) -> str:
 
 
 def _broken_parts(repaired: str, program: str, title: str, where: str) -> str:
-    """Return the text that the broken program has in place of the functions and classes of a repair cell."""
+    """Return the text that the broken program has instead of the functions and classes of a repair cell."""
     wanted = set(_definitions(repaired))
     parts = [part for part_name, part in _definitions(program).items() if part_name in wanted]
     if not parts or len(parts) < len(wanted):

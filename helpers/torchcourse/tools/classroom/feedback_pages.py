@@ -1,4 +1,4 @@
-"""nbgrader's feedback pages, without compiling each template anew per page."""
+"""nbgrader's feedback pages, without compiling each template again per page."""
 
 from typing import Any
 

@@ -34,7 +34,7 @@ def main() -> None:
         "architecture": "torchcourse.models.small_cnn()",
         "data": "torchcourse.data.mnist('train'): pixels from 0 to 1, minus 0.1307, divided by 0.3081",
         "test_accuracy": json.dumps(history["val_accuracy"][-1]),
-        "licence": "CC BY-SA 3.0, as the data; see mnist_cnn.LICENSE.md",
+        "license": "CC BY-SA 3.0, as the data; see mnist_cnn.LICENSE.md",
     }
     TARGET.parent.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, TARGET, metadata=about)

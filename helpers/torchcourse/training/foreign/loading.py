@@ -155,7 +155,7 @@ def _states(content: dict[str, Any], optimizer: Any, scheduler: Any, scaler: Any
         if not isinstance(state, dict):
             raise CheckpointError(
                 f"there is no state of one {name} in it, so nothing was loaded. "
-                f"Load without {name}=…, and it begins anew."
+                f"Load without {name}=…, and it begins again."
             )
         states[name] = state
     return states
@@ -177,9 +177,9 @@ def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
             pair = (str(tensor.dtype).removeprefix("torch."), str(own[name].dtype).removeprefix("torch."))
             changes[pair] = changes.get(pair, 0) + 1
     steps += [f"converted {count} tensors from {old} to {new}" for (old, new), count in changes.items()]
-    spoilt = [name for name, tensor in match.tensors.items() if _has_nan(tensor)]
-    if spoilt:
-        steps.append(f"CAUTION: {some(spoilt)} holds values that are not numbers (NaN)")
+    spoiled = [name for name, tensor in match.tensors.items() if _has_nan(tensor)]
+    if spoiled:
+        steps.append(f"CAUTION: {some(spoiled)} holds values that are not numbers (NaN)")
     if match.unused:
         steps.append(f"did not use {some(match.unused)}, which stands beside the weights")
     return steps + match.notes

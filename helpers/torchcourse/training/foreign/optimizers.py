@@ -212,11 +212,11 @@ def load(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimiz
 
 
 def changes(named: dict[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return sentences on the settings that come with the state in place of the optimizer's own."""
+    """Return sentences on the settings that come with the state instead of the optimizer's own."""
     sentences = []
     for number, (ours, saved) in enumerate(zip(optimizer.param_groups, named["groups"], strict=True), 1):
         where = f" of group {number}" if len(named["groups"]) > 1 else ""
         for key in ("lr", "weight_decay", "momentum", "betas", "eps", "alpha"):
             if key in ours and key in saved and ours[key] != (tuple(saved[key]) if key == "betas" else saved[key]):
-                sentences.append(f"set the optimizer's {key}{where} to {saved[key]}, in place of {ours[key]}")
+                sentences.append(f"set the optimizer's {key}{where} to {saved[key]}, instead of {ours[key]}")
     return sentences

@@ -9,13 +9,13 @@ from torchcourse.lessons.data_parallelism.checks import ring as check
 from verdicts import accepted, refused, todo
 
 
-def neighbours():
+def neighbors():
     rank, n = dist.get_rank(), dist.get_world_size()
     return rank, n, (rank + 1) % n, (rank - 1) % n
 
 
 def pass_right(outgoing, incoming):
-    _, _, right, left = neighbours()
+    _, _, right, left = neighbors()
     sending = dist.isend(outgoing, right)
     dist.recv(incoming, left)
     sending.wait()
@@ -23,7 +23,7 @@ def pass_right(outgoing, incoming):
 
 def ring(tensor, cut=torch.tensor_split, first_steps=None, second_steps=None, second_offset=1, adds=False, mean=False):
     """The ring of the notebook, with switches for its mistakes."""
-    rank, n, *_ = neighbours()
+    rank, n, *_ = neighbors()
     chunks = cut(tensor, n)
     for step in range(n - 1 if first_steps is None else first_steps):
         arrived = torch.empty_like(chunks[(rank - step - 1) % n])
@@ -39,7 +39,7 @@ def ring(tensor, cut=torch.tensor_split, first_steps=None, second_steps=None, se
 
 
 def ring_to_the_left(tensor):
-    rank, n, right, left = neighbours()
+    rank, n, right, left = neighbors()
     chunks = tensor.tensor_split(n)
     for step in range(2 * (n - 1)):
         target = chunks[(rank + step + 1) % n]
@@ -47,7 +47,7 @@ def ring_to_the_left(tensor):
         if rank % 2:  # odd ranks send first
             dist.send(chunks[(rank + step) % n], left)
             dist.recv(arrived, right)
-        elif n % 2 and rank == 0:  # in an odd ring two even ranks are neighbours
+        elif n % 2 and rank == 0:  # in an odd ring two even ranks are neighbors
             sending = dist.isend(chunks[(rank + step) % n], left)
             dist.recv(arrived, right)
             sending.wait()
@@ -67,7 +67,7 @@ def ring_of_padded_chunks(tensor):
 
 
 def gather_on_rank_0(tensor):
-    rank, n, *_ = neighbours()
+    rank, n, *_ = neighbors()
     arrived = torch.empty_like(tensor)
     if rank > 0:
         dist.send(tensor, 0)
@@ -89,7 +89,7 @@ def whole_tensors_round_the_ring(tensor):
 
 
 def straight_to_each_rank(tensor):
-    rank, n, *_ = neighbours()
+    rank, n, *_ = neighbors()
     chunks = tensor.tensor_split(n)
     others = [other for other in range(n) if other != rank]
     sent = [dist.isend(chunks[other].clone(), other) for other in others]
@@ -119,7 +119,7 @@ def even_pieces(tensor, n):
 
 
 def everybody_sends_first(tensor):
-    _, _, right, left = neighbours()
+    _, _, right, left = neighbors()
     arrived = torch.empty_like(tensor)
     dist.send(tensor, right)
     dist.recv(arrived, left)
@@ -131,7 +131,7 @@ def other_length_arrives(tensor):
 
 def ring_of_a_list(tensor, keep_first=True, keep_second=True):
     """The chunks as a list, whose entries get new tensors unless they are kept."""
-    rank, n, *_ = neighbours()
+    rank, n, *_ = neighbors()
     chunks = list(tensor.tensor_split(n))
     for step in range(2 * (n - 1)):
         place, first = (rank - step - 1) % n, step < n - 1

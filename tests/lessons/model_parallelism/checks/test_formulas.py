@@ -88,7 +88,7 @@ def test_gpu_bytes_wants_four_numbers(answer):
     refused(check.gpu_bytes(answer), "wrong_type")
 
 
-# utilisations
+# utilizations
 
 
 def shares(parameters, layers, width, sequence, tokens, peak, again, *, weights=6, scores=12, extra=1, scale=1.0):

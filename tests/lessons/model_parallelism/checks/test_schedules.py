@@ -30,7 +30,7 @@ def test_bubble_accepts(answer):
     [
         (lambda p, m, v=1: (p - 1) / (v * m), "relative_to_work"),
         (lambda p, m, v=1: (p - 1) / (v * m + p), "one_too_many"),
-        (lambda p, m, v=1: v * m / (v * m + p - 1), "utilisation"),
+        (lambda p, m, v=1: v * m / (v * m + p - 1), "utilization"),
         (lambda p, m, v=1: 100 * (p - 1) / (v * m + p - 1), "percent"),
         (lambda p, m, v=1: (p - 1) / (m + p - 1), "pieces_ignored"),
         (lambda p, m, v=1: (p - 1) / (m + p - 1) / v, "pieces_divide_all"),

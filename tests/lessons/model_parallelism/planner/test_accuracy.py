@@ -20,7 +20,7 @@ AGGREGATE = (4.4, 8.8, 18.2, 34.6, 70.8, 143.8, 227.1, 297.4, 410.2, 502.0)
 """PFLOP/s of all GPUs: the last column of Narayanan et al. 2021, table 1."""
 
 UTILISATION = {"22B": (41.5, 43.7), "175B": (51.4, 52.8), "530B": (56.0, 57.0), "1T": (56.3, 57.0)}
-"""MFU and HFU in per cent of Korthikanti et al. 2022, table 5, "present work"."""
+"""MFU and HFU in percent of Korthikanti et al. 2022, table 5, "present work"."""
 
 
 MPT_PARAMETERS = {

@@ -134,7 +134,7 @@ def test_float32_computes_at_the_slow_peak() -> None:
     assert on(1, recipe="float32, Adam").seconds.compute > 5 * on(1).seconds.compute
 
 
-# Utilisation
+# Utilization
 
 
 @pytest.mark.parametrize("recomputation", ["none", "selective", "full"])

@@ -92,7 +92,7 @@ def test_bars_of_several_plans_compare_those_that_fit() -> None:
             ends[name] = max(ends[name], bar.get_x() + bar.get_width())
     assert list(ends) == ["tensor 2", "tensor 8", "tensor 16", "whole, does not fit"]
     for end, each in zip(ends.values(), plans.values(), strict=True):
-        assert end == pytest.approx(each.seconds.total, rel=0.05)  # parts below 1 % have no bar
+        assert end == pytest.approx(each.seconds.total, rel=0.05)  # parts below 1% have no bar
     fitting = {name: plans[name].seconds.total for name in ("tensor 2", "tensor 8", "tensor 16")}
     assert figure.get_suptitle().startswith(
         f"{min(fitting, key=lambda name: fitting[name])}: {min(fitting.values()):.1f} s per step"

@@ -22,7 +22,7 @@ Deal = Callable[[int, int, int, int], list[int]]
 
 @check
 def samples_of_rank(learner: Deal) -> str:
-    """Deal out several data sets, with a different state of the global random generator on every rank."""
+    """Deal out several datasets, with a different state of the global random generator on every rank."""
     for total, world_size in ((40, 2), (40, 3), (100, 8)):
         epochs = [[_dealt(learner, total, epoch, rank, world_size) for rank in range(world_size)] for epoch in (0, 1)]
         first = epochs[0]
@@ -37,7 +37,7 @@ def samples_of_rank(learner: Deal) -> str:
             )
     _refuse_moved_generators(learner)
     return (
-        "Each sample goes to one rank at most, all ranks get equally many, every epoch is mixed anew, and no global "
+        "Each sample goes to one rank at most, all ranks get equally many, every epoch is mixed again, and no global "
         "random generator is seeded."
     )
 
@@ -143,7 +143,7 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
     if not _fair(second, total):
         raise Wrong("second_epoch", "Epoch 0 is dealt out rightly, epoch 1 is not.")
     if any(_in_order(part) for part in (*first, *second)):
-        raise Wrong("not_mixed", "The samples come in the order of the data set. Mix them before you deal them out.")
+        raise Wrong("not_mixed", "The samples come in the order of the dataset. Mix them before you deal them out.")
     if first == second:
         raise Wrong(
             "same_every_epoch",
@@ -159,7 +159,7 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
 
 
 def _in_order(part: list[int]) -> bool:
-    """Whether most neighbors in this part are equally far apart, as in a slice of the data set."""
+    """Whether most neighbors in this part are equally far apart, as in a slice of the dataset."""
     steps = Counter(after - before for before, after in pairwise(part))
     return steps.most_common(1)[0][1] > len(part) / 2
 

@@ -1,4 +1,4 @@
-"""Check of lesson 01 on an all-reduce in a ring, made of single messages: its sums, its bytes, its neighbours."""
+"""Check of lesson 01 on an all-reduce in a ring, made of single messages: its sums, its bytes, its neighbors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -190,5 +190,5 @@ def _judge_messages(runs: Sequence[RingRun], length: int) -> None:
             raise Wrong(
                 "not_a_ring",
                 f"The sums and the bytes are right, but rank {rank} sent to the ranks {sorted(one.traffic.targets)}. "
-                "In a ring every rank talks to its neighbours only.",
+                "In a ring every rank talks to its neighbors only.",
             )

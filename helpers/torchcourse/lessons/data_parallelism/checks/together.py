@@ -244,7 +244,7 @@ def _refuse_length(ratio: float) -> None:
     known = {
         "step_too_long": (
             AnyOf((float(ranks), float(_BATCH // ranks), float(_BATCH))),
-            "A sum in place of a mean does that: over the ranks, or over a rank's samples.",
+            "A sum instead of a mean does that: over the ranks, or over a rank's samples.",
         ),
         "step_too_short": (
             AnyOf((1 / ranks, 1 / ranks**2)),

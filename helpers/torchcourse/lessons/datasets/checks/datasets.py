@@ -1,4 +1,4 @@
-"""Checks of lesson 06, notebook 1: data sets and loaders. Each names the symptom of a mistake.
+"""Checks of lesson 06, notebook 1: datasets and loaders. Each names the symptom of a mistake.
 
 In the notebook's order: `pictures`, `batches`, `collate`, `bucket_batches`, `find_leaks`.
 """
@@ -22,7 +22,7 @@ __all__ = ["batches", "bucket_batches", "collate", "find_leaks", "pictures"]
 
 @check
 def pictures(learner: Callable[[Path], Any]) -> str:
-    """Make a folder with a table in an order of its own, change it under the data set, then take an image away."""
+    """Make a folder with a table in an order of its own, change it under the dataset, then take an image away."""
     labels = ["fox", "owl", "ant", "owl", "fox"]
     files = ["m.png", "c.png", "x.png", "a.png", "k.png"]
     pixels = torch.arange(5 * 12).reshape(5, 3, 4).to(torch.uint8)
@@ -38,13 +38,13 @@ def pictures(learner: Callable[[Path], Any]) -> str:
                 if len(data) == 6
                 else ""
             )
-            raise Wrong("count", f"The table has 5 rows, and your data set has the length {len(data)}.{more}")
+            raise Wrong("count", f"The table has 5 rows, and your dataset has the length {len(data)}.{more}")
         _judge_samples(data, pixels, files, labels)
         write_images(folder, pixels[:1] + 100, [{"file": "m.png", "label": "fox"}], table="other.csv")
         if torch.equal(data[0][0], pixels[:1] / 255):
             raise Wrong(
                 "eager",
-                "A file was changed after your data set had been made, and it still returns the old image: "
+                "A file was changed after your dataset had been made, and it still returns the old image: "
                 "all images are in memory. When is a file to be opened?",
             )
         (folder / "x.png").unlink()
@@ -64,18 +64,18 @@ def _judge_missing(learner: Callable[[Path], Any], folder: Path) -> None:
             raise
         raise Wrong(
             "other_error",
-            f"An image of the table is missing, and making your data set ends with {type(error).__name__}: {error}. "
+            f"An image of the table is missing, and making your dataset ends with {type(error).__name__}: {error}. "
             "FileNotFoundError was asked for, with the name of the image.",
         ) from error
     if len(data) < 5:
         raise Wrong(
             "skipped",
-            f"An image of the table is missing, and your data set leaves it out: it has {len(data)} of 5 samples, and "
+            f"An image of the table is missing, and your dataset leaves it out: it has {len(data)} of 5 samples, and "
             "nobody is told. Raise FileNotFoundError with its name when it is made.",
         )
     raise Wrong(
         "missing_late",
-        "An image of the table is missing, and your data set is made all the same. The error "
+        "An image of the table is missing, and your dataset is made all the same. The error "
         "will come in the middle of an epoch. Raise FileNotFoundError with its name when it is made.",
     )
 
@@ -154,7 +154,7 @@ class _Executor:
 
 
 class _Watched:
-    """A data set that remembers which samples were fetched, and which of them not by the executor."""
+    """A dataset that remembers which samples were fetched, and which of them not by the executor."""
 
     def __init__(self, executor: _Executor | None) -> None:
         self.executor, self.outside = executor, 0

@@ -69,7 +69,7 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
 
 @check
 def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, list]]) -> str:
-    """Fetch batches with bad records, with none, with nothing but bad ones; then from a data set with a bug."""
+    """Fetch batches with bad records, with none, with nothing but bad ones; then from a dataset with a bug."""
     for numbers in ([4, 0, 7, 2], [1, 2, 5], [9, 3, 8, 0, 6], [3, 7], [2, 2, 3, 3]):
         records = _Records({3: ValueError("cut off"), 7: OSError("no such block"), 9: ValueError("not a PNG")})
         try:
@@ -218,7 +218,7 @@ def _judge_bug(learner: Callable, bug: Exception) -> None:
         raise
     raise Wrong(
         "hides_bugs",
-        f"The data set raised {type(bug).__name__}: that is a mistake in the program, and it was taken for a bad "
+        f"The dataset raised {type(bug).__name__}: that is a mistake in the program, and it was taken for a bad "
         "record. Which exceptions mean a bad record?",
     )
 
@@ -289,7 +289,7 @@ def _judge_rest(
     if used and flat == order[used:]:
         raise Wrong("samples_not_batches", f"{case}: you leave out {used} samples, and {used} batches were used.")
     if used and flat == order:
-        raise Wrong("from_the_start", f"{case}: the epoch begins anew, and {used} batches come a second time.")
+        raise Wrong("from_the_start", f"{case}: the epoch begins again, and {used} batches come a second time.")
     if flat and sorted(flat) == sorted(itertools.chain(*rest)):
         raise Wrong("reordered", f"{case}: the right samples, but not in the batches that the epoch would have had.")
     if given == rest[:-1]:

@@ -118,10 +118,10 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
             raise Wrong(
                 "not_drawn",
                 f"{case}, two epochs in turn from one generator are the same. Draw from the generator that you get; a "
-                "new one with its seed begins anew.",
+                "new one with its seed begins again.",
             )
         _judge_padding(lengths, epochs, size, pool, case)
-    return "Four data sets, six epochs each: every sample once, little padding, and long batches at no special place."
+    return "Four datasets, six epochs each: every sample once, little padding, and long batches at no special place."
 
 
 def _as_lists(batches: Any) -> list[list[int]]:
@@ -160,14 +160,14 @@ def _judge_padding(lengths: list[int], epochs: list[list[list[int]]], size: int,
     if len(lengths) >= 4 * size * pool and mine < sorted_all + 0.2 * (ours - sorted_all):
         raise Wrong(
             "one_pool",
-            f"{case}, the whole data set is one pool: the same samples meet in every epoch. Mix first, "
+            f"{case}, the whole dataset is one pool: the same samples meet in every epoch. Mix first, "
             "then cut into pools, then sort within each.",
         )
     place = torch.linspace(-1, 1, len(epochs[0]))
     trends = []
     for epoch in epochs:
         means = torch.tensor([sum(lengths[n] for n in batch) / len(batch) for batch in epoch])
-        # Within a pool, short batches before long ones: neighbours then rise more often than they fall.
+        # Within a pool, short batches before long ones: neighbors then rise more often than they fall.
         trends.append(((means[1:] > means[:-1]).float().mean() - 0.5) * 2)
         trends.append(torch.corrcoef(torch.stack([place, means]))[0, 1])
     rising, slope = torch.stack(trends).reshape(-1, 2).mean(0).abs().tolist()

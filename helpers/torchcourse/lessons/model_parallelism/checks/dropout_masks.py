@@ -38,20 +38,20 @@ def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
                 raise Wrong("not_repeatable", f"{call} gives other seeds each time. No other rank could agree on them.")
     on = f"{ranks} ranks in tensor groups of {tensor}: "
     for rank in range(ranks):
-        neighbour = rank - rank % tensor
-        if seeds[0, rank][1] != seeds[0, neighbour][1]:
+        neighbor = rank - rank % tensor
+        if seeds[0, rank][1] != seeds[0, neighbor][1]:
             raise Wrong(
                 "outer_by_rank",
-                f"{on}the ranks {neighbour} and {rank} share their layers, but their *outer* masks differ. The sum "
+                f"{on}the ranks {neighbor} and {rank} share their layers, but their *outer* masks differ. The sum "
                 "behind the layer was the same on both; after this dropout it is not.",
             )
-        if rank != neighbour and seeds[0, rank][0] == seeds[0, neighbour][0]:
+        if rank != neighbor and seeds[0, rank][0] == seeds[0, neighbor][0]:
             raise Wrong(
                 "inner_alike",
-                f"{on}the ranks {neighbour} and {rank} have the same *inner* mask. They hold different hidden units, "
+                f"{on}the ranks {neighbor} and {rank} have the same *inner* mask. They hold different hidden units, "
                 "which would always fall out in pairs.",
             )
-        if rank == neighbour != 0 and seeds[0, rank][1] == seeds[0, 0][1]:
+        if rank == neighbor != 0 and seeds[0, rank][1] == seeds[0, 0][1]:
             raise Wrong(
                 "data_alike",
                 f"{on}the ranks 0 and {rank} have different samples, but the same outer mask (lesson 01).",

@@ -143,7 +143,7 @@ def _judge_answers(first: Half, second: Half, case: str) -> None:
     loss = number(second.answer)
     if loss is None:
         raise Wrong(
-            "no_loss", f"{case}the gradients are right, but rank 1 returned {second.answer!r} in place of the loss."
+            "no_loss", f"{case}the gradients are right, but rank 1 returned {second.answer!r} instead of the loss."
         )
     if not same(loss, second.loss):
         raise Wrong(

@@ -229,7 +229,7 @@ _COLUMN_HINTS = {
     "whole_output": "it computed all outputs. Then nothing is saved; which of them are this rank's?",
     "no_bias": "the outputs lack the bias. Each output has its own: which entries are this rank's?",
     "same_part": "it computed the outputs of rank 0. Does the part depend on the rank?",
-    "every_nth": "it computed every n-th output. A block of neighbours was asked for: the r-th of N.",
+    "every_nth": "it computed every n-th output. A block of neighbors was asked for: the r-th of N.",
     "summed_forward": "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
     "not_summed": "the outputs are right, but the gradient of the input is only the part that this rank's outputs "
     "gave. The input went into the outputs of all ranks.",

@@ -22,10 +22,10 @@ def head_outputs(learner: Callable) -> str:
 
 @check
 def mesh_groups(learner: Callable) -> str:
-    """Compare with a mesh of data × tensor in which a tensor group is made of neighbours."""
+    """Compare with a mesh of data × tensor in which a tensor group is made of neighbors."""
     for ranks, tensor in ((8, 2), (4, 2), (8, 4), (6, 3), (4, 4), (4, 1)):
         _judge_mesh(learner(ranks, tensor), ranks, tensor)
-    return "Every rank is in one group of each kind, for six meshes; neighbours share the layers."
+    return "Every rank is in one group of each kind, for six meshes; neighbors share the layers."
 
 
 # Heads
@@ -59,7 +59,7 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
         thirds = sorted({"qkv"[index // width] for index in answer}, key="qkv".index)
         raise Wrong(
             "one_block",
-            f"{call} is one block of neighbours. It holds only outputs of {' and '.join(thirds)}: print which third "
+            f"{call} is one block of neighbors. It holds only outputs of {' and '.join(thirds)}: print which third "
             "each of them lies in.",
         )
     if set(answer) < set(right):
@@ -80,7 +80,7 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
         raise Wrong(
             "other_heads",
             f"{call} holds whole heads, {sorted(here)}, but they are not this rank's: rank r has the r-th block of "
-            "neighbours.",
+            "neighbors.",
         )
     raise Wrong(
         "torn_heads",
@@ -107,7 +107,7 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
     if (sorted(tensor_groups), sorted(data_groups)) == (right_data, right_tensor):
         raise Wrong(
             "swapped",
-            f"{call}: these are the groups, but the two kinds are exchanged. It is neighbours that share layers.",
+            f"{call}: these are the groups, but the two kinds are exchanged. It is neighbors that share layers.",
         )
     other = torch.arange(ranks).view(tensor, -1)
     if sorted(tensor_groups) == other.tolist():
@@ -116,8 +116,8 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
         )
     if sorted(tensor_groups) == sorted(other.T.tolist()):
         raise Wrong(
-            "not_neighbours",
-            f"{call}: the tensor groups have the right size, but {tensor_groups[0]} are no neighbours. Which ranks sit "
+            "not_neighbors",
+            f"{call}: the tensor groups have the right size, but {tensor_groups[0]} are no neighbors. Which ranks sit "
             "in one machine?",
         )
     for name, groups in (("tensor", tensor_groups), ("data", data_groups)):

@@ -55,7 +55,7 @@ def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> N
             (p - 1) / (v * m + p),
             "Close. Count the parts of time once more: when does the last rank begin?",
         ),
-        "utilisation": (1 - right, "That is the part in which a rank works."),
+        "utilization": (1 - right, "That is the part in which a rank works."),
         "percent": (100 * right, "That is in percent; a part from 0 to 1 was asked for."),
         "pieces_ignored": (
             plain,

@@ -272,6 +272,6 @@ def _one_group_per_wire(schedule: Schedule) -> dict[tuple[str, int, int], dist.P
     NCCL matches messages by order and works through those of one group one after the other, whichever way they go: a
     message that nobody takes yet would hold up those that the other side waits for. gloo has tags, and needs none.
     """
-    neighbours = {(schedule.rank_of(stage), schedule.rank_of(stage + 1)) for stage in range(schedule.stages - 1)}
-    wires = [("F", here, there) for here, there in neighbours] + [("B", there, here) for here, there in neighbours]
+    neighbors = {(schedule.rank_of(stage), schedule.rank_of(stage + 1)) for stage in range(schedule.stages - 1)}
+    wires = [("F", here, there) for here, there in neighbors] + [("B", there, here) for here, there in neighbors]
     return {wire: dist.new_group(sorted(wire[1:])) for wire in sorted(wires) if wire[1] != wire[2]}

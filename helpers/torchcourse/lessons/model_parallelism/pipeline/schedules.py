@@ -180,7 +180,7 @@ def bubble(
 
     GPipe and 1F1B: (p−1)/(m+p−1). Interleaved with v stages per rank: (p−1)/(v·m+p−1). Neither depends on how long a
     backward pass takes. Zero-bubble (ZB-H1) with equal halves: each rank waits for p−1 forward passes, or p−1 halves of
-    a backward pass where these are longer, in place of p−1 forward and backward passes.
+    a backward pass where these are longer, instead of p−1 forward and backward passes.
 
     Args:
         backward: the time of a whole backward pass ÷ the time of a forward pass. It counts only if `split`.

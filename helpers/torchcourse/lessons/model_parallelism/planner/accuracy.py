@@ -19,7 +19,7 @@ from torchcourse.lessons.model_parallelism.planner.search import layouts
 
 @dataclass(frozen=True)
 class Judgement:
-    """A published run beside its plan. Errors are relative: 0.1 is 10 % too much."""
+    """A published run beside its plan. Errors are relative: 0.1 is 10% too much."""
 
     run: Run
     plan: Plan

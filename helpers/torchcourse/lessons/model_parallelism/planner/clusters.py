@@ -93,7 +93,7 @@ class Cluster:
         Where the ring crosses nodes, it divides over the network cards of all its members in a node.
 
         Args:
-            span: how many neighbouring GPUs lie between the first and the last member, both counted.
+            span: how many neighboring GPUs lie between the first and the last member, both counted.
             stride: how many lie from one member to the next.
         """
         link = self.link * self.efficiency.link
@@ -108,7 +108,7 @@ class Cluster:
         return self.network * self.efficiency.network
 
     def latency(self, span: int) -> float:
-        """Seconds per message in a group that spans `span` neighbouring GPUs."""
+        """Seconds per message in a group that spans `span` neighboring GPUs."""
         return self.link_latency if span <= self.gpus_per_node else self.network_latency
 
 

@@ -14,7 +14,7 @@ RECOMPUTATION = ("none", "selective", "full")
 class Layout:
     """How a model and its batch are spread over a cluster: tensor × context × pipeline × data GPUs.
 
-    Neighbours first: a tensor group is made of neighbouring GPUs, then context, then pipeline, then data, as in
+    Neighbors first: a tensor group is made of neighboring GPUs, then context, then pipeline, then data, as in
     Llama 3 (section 3.3.2, https://arxiv.org/abs/2407.21783).
 
     Attributes:

@@ -95,7 +95,7 @@ class Model:
     def model_flop(self) -> float:
         """FLOP per sequence that training needs: the backward pass costs twice the forward pass.
 
-        In GPT this is 72lsh²(1 + s/(6h) + V/(12lh)). The numerator of model FLOP utilisation (MFU).
+        In GPT this is 72lsh²(1 + s/(6h) + V/(12lh)). The numerator of model FLOP utilization (MFU).
 
         Source: Korthikanti et al. 2022, equation 7, https://arxiv.org/abs/2205.05198
         """

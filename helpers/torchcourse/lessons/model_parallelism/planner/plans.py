@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the bytes fit into a GPU's memory, with a reserve of 3 %."""
+        """Whether the bytes fit into a GPU's memory, with a reserve of 3%."""
         return self.bytes.total <= (1 - RESERVE) * self.cluster.gpu.memory
 
     @property
@@ -67,12 +67,12 @@ class Plan:
 
     @property
     def mfu(self) -> float:
-        """Model FLOP utilisation (모델 FLOP 활용률): `model_flops` as a share of the peak."""
+        """Model FLOP utilization (모델 FLOP 활용률): `model_flops` as a share of the peak."""
         return self.model_flops / self._peak
 
     @property
     def hfu(self) -> float:
-        """Hardware FLOP utilisation: `hardware_flops` as a share of the peak. Never less than `mfu`."""
+        """Hardware FLOP utilization: `hardware_flops` as a share of the peak. Never less than `mfu`."""
         return self.hardware_flops / self._peak
 
     def _a_second_and_gpu(self, flop_per_sequence: float) -> float:

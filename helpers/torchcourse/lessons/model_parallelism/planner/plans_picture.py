@@ -30,7 +30,7 @@ BYTE_COLORS = {
     "gathered": COLORS["sky"],
     "activations": COLORS["vermillion"],
     "working": COLORS["purple"],
-    "logits": COLORS["grey"],
+    "logits": COLORS["gray"],
     "allocator": COLORS["yellow"],
     "framework": COLORS["black"],
 }
@@ -39,7 +39,7 @@ SECOND_COLORS = {
     "recomputation": COLORS["sky"],
     "tensor": COLORS["vermillion"],
     "context": COLORS["purple"],
-    "bubble": COLORS["grey"],
+    "bubble": COLORS["gray"],
     "transfer": COLORS["yellow"],
     "data": COLORS["orange"],
     "update": COLORS["black"],
@@ -157,7 +157,7 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
     lowest = 0.9 * min(min(each.run.flops, each.flops) for each in judgements) / 1e12
     line = (lowest, highest)
     axis.plot(line, line, color=COLORS["black"], linewidth=1, label="planned as published")
-    axis.fill_between(line, [0.85 * x for x in line], [1.15 * x for x in line], color="#eeeeee", label="within 15 %")
+    axis.fill_between(line, [0.85 * x for x in line], [1.15 * x for x in line], color="#eeeeee", label="within 15%")
     judged = [each for each in judgements if not each.run.calibrates]
     for setting, face, label in ((True, "white", "sets constants"), (False, COLORS["blue"], "judged")):
         shown = [each for each in judgements if each.run.calibrates == setting]

@@ -56,7 +56,7 @@ class ColumnParallelLinear(SplitLinear):
     Args:
         dense: the whole layer, the same on each rank.
         group: the ranks that share it.
-        outputs: which outputs this rank computes; a block of neighbours if left out.
+        outputs: which outputs this rank computes; a block of neighbors if left out.
 
     Raises:
         RuntimeError: outside a rank.

@@ -22,7 +22,7 @@ def split_picture() -> widgets.VBox:
 
 
 def draw_split(ranks: int, order: str, width: int, tokens: int) -> Figure:
-    """Draw y = GELU(x·A)·B with a colour for each rank, and under it the bytes that a rank sends in a step.
+    """Draw y = GELU(x·A)·B with a color for each rank, and under it the bytes that a rank sends in a step.
 
     Raises:
         ValueError: for an order that does not exist.
@@ -33,7 +33,7 @@ def draw_split(ranks: int, order: str, width: int, tokens: int) -> Figure:
     )
     _draw_matrices(top, ranks, order)
     megabytes = [size / 1e6 for size in sent.values()]
-    colors = [COLORS["vermillion"], COLORS["grey"], COLORS["grey"]]
+    colors = [COLORS["vermillion"], COLORS["gray"], COLORS["gray"]]
     bars(bottom, [(0, row - 0.36, size, 0.72) for row, size in enumerate(megabytes)], colors)
     largest = max(*megabytes, 1e-9)
     for row, size in enumerate(megabytes):
@@ -105,14 +105,14 @@ def _draw_matrices(axis: Axes, ranks: int, order: str) -> None:
     for name, text in _exchanges(order).items():
         left, bottom, wide, _ = _PLACES[name]
         axis.text(left + wide / 2, bottom - 0.15, text, ha="center", va="top", color=COLORS["vermillion"], fontsize=9)
-    axis.text(-1.4, 4.62, "a colour: one rank · grey: the same on each rank", va="top", fontsize=9)
+    axis.text(-1.4, 4.62, "a color: one rank · gray: the same on each rank", va="top", fontsize=9)
     axis.set(xlim=(-1.6, 18.2), ylim=(-0.1, 4.7))
     axis.set_axis_off()
     box = axis.get_position()
     axis.set_position((0.02, box.y0, 0.96, box.height))  # no labels at its left: it can have the whole width
 
 
-_RANKS = [*CYCLE, COLORS["grey"]]
+_RANKS = [*CYCLE, COLORS["gray"]]
 
 
 def _short(number: float) -> str:

@@ -38,7 +38,7 @@ SEQUENCE_PLAN = {
 def split_block(block: TransformerBlock, mesh: DeviceMesh, *, sequence: bool = False) -> TransformerBlock:
     """Split a transformer block, in place, over a mesh of one dimension.
 
-    A plan knows nothing of heads: it cuts the fused query-key-value layer into neighbouring blocks. So its outputs are
+    A plan knows nothing of heads: it cuts the fused query-key-value layer into neighboring blocks. So its outputs are
     first brought into an order in which each block holds whole heads.
 
     Args:

@@ -85,7 +85,7 @@ def _judge_log(written: Written, right: Written, losses: list[float], every: int
         ),
         "mean_since_start": (
             [total / step for total, step in zip(sums, due, strict=True)],
-            "each value is the mean since the first step. Such a curve hides what happens late in a run: begin anew "
+            "each value is the mean since the first step. Such a curve hides what happens late in a run: begin again "
             "after each value.",
         ),
         "sum_not_mean": (
@@ -222,7 +222,7 @@ _INTERVAL_MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
             lambda look, step, budget: _rounded_up(look / (step * budget * 100)),
             lambda look, step, budget: _rounded_up(look / (step * budget / 100)),
         ],
-        "The budget is a share: 1 % is 0.01.",
+        "The budget is a share: 1% is 0.01.",
     ),
     "budget_forgotten": ([lambda look, step, budget: _rounded_up(look / step)], "Your interval leaves the budget out."),
     "budget_times": (

@@ -15,7 +15,7 @@ from torchcourse.training import CheckpointError, checkpoint
 
 @check
 def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) -> str:
-    """Stop in two places, build everything anew, restore, and compare each piece and all later losses."""
+    """Stop in two places, build everything again, restore, and compare each piece and all later losses."""
     capture, restore = learner
     for stop in (7, 27):
         run = Run()

@@ -17,7 +17,7 @@ def my_share(learner: Share) -> str:
     """Every index in exactly one share, shares equal but for one, for several sizes and numbers of ranks."""
     cases = [(12, 2), (12, 3), (10, 4), (7, 2), (23, 5), (2, 3)]
     for count, world_size in cases:
-        # Indices that are not 0, 1, 2 …: a part of a data set, or a shuffled one, hands out such lists.
+        # Indices that are not 0, 1, 2 …: a part of a dataset, or a shuffled one, hands out such lists.
         indices = [100 + 3 * position for position in reversed(range(count))]
         given = [list(indices) for _ in range(world_size)]
         shares = [_as_list(learner(given[rank], rank, world_size)) for rank in range(world_size)]

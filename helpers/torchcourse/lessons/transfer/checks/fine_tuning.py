@@ -112,10 +112,10 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
         raise Wrong(
             "batch_statistics",
             "The body keeps its numbers, but in training it does not use them: its BatchNorm "
-            "layers normalise with the mean and variance of the batch at hand.",
+            "layers normalize with the mean and variance of the batch at hand.",
         )
     return (
-        "Three steps of training, model.train() before each: the head has learnt, and the body is the same to the bit."
+        "Three steps of training, model.train() before each: the head has learned, and the body is the same to the bit."
     )
 
 
@@ -305,7 +305,7 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
         "own_statistics": (
             (resized - DIGITS_MEAN) / DIGITS_STD,
             "These are mean and deviation of the digits. The "
-            "network learnt with those of MNIST, and its weights fit only them.",
+            "network learned with those of MNIST, and its weights fit only them.",
         ),
         "not_scaled": (resized, "The pixels still go from 0 to 16."),
         "per_picture": (
@@ -323,7 +323,7 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
     if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
         raise Wrong(
             "per_batch",
-            "Every batch has mean 0 and deviation 1: you measure them anew each time. Then a picture's "
+            "Every batch has mean 0 and deviation 1: you measure them again each time. Then a picture's "
             "values depend on the others. The numbers of the training are fixed.",
         )
     raise Wrong(
@@ -383,9 +383,9 @@ _MISLED = {
         "open": "The mean difference is 0.015, its standard error 0.01. It is not clear, but nothing "
         "shows that it is small: it may be 0.036, and the margin is 0.01.",
         "mean_only": "The mean difference is 0.006, its standard error 0.005. The mean is within the margin "
-        "of 0.01; where does the interval of 95 % end?",
+        "of 0.01; where does the interval of 95% end?",
         "short_interval": "The mean difference is 0.001, its standard error 0.00424 (deviation of a sample: "
-        "ddof=1). For 16 pairs an interval of 95 % reaches t95(15) = 2.13 of them, to 0.01003. "
+        "ddof=1). For 16 pairs an interval of 95% reaches t95(15) = 2.13 of them, to 0.01003. "
         "The margin is 0.01.",
         "other_margin": "The mean difference is 0.012, its standard error 0.002. The interval ends at 0.016, "
         "and the margin of this comparison is 0.02.",

@@ -41,7 +41,7 @@ def mean_loss(learner: Callable) -> str:
             raise Wrong(
                 "training_mode",
                 "The running statistics of BatchNorm have changed: the model was evaluated in training mode, and has "
-                "learnt from the validation data.",
+                "learned from the validation data.",
             )
         _judge_what_is_left(model)
         if model.training is not training:

@@ -95,7 +95,7 @@ def safe_distance(learner: Callable) -> str:
     value = tensor_of(learner(output, target), (6,), "Six rows have six distances: return a tensor of shape [6].")
     exact = (output - target).detach().norm(dim=1)
     if not value.requires_grad:
-        raise Wrong("no_gradient", "No gradient flows through your distance, so nothing can be learnt from it.")
+        raise Wrong("no_gradient", "No gradient flows through your distance, so nothing can be learned from it.")
     if not value.isfinite().all():
         raise Wrong("value_not_finite", "A distance itself is not finite now.")
     far = exact > 0

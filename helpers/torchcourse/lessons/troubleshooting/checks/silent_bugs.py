@@ -79,7 +79,7 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
         raise Wrong("frozen_listed", "Parameters that are not trainable are frozen on purpose: leave them out.")
     if any(name.startswith("rare") for name in answer - right):
         raise Wrong(
-            "one_step_only", f"'rare' learnt in step 3 of {steps}: compare after the last step, and not after one."
+            "one_step_only", f"'rare' learned in step 3 of {steps}: compare after the last step, and not after one."
         )
     if answer - right == {"table.weight"}:
         raise Wrong(

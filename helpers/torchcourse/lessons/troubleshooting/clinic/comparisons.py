@@ -43,7 +43,7 @@ def train_copy(
     """Call `epoch(model, loader, optimizer, *more)` with a copy of `start` and with SGD, and record its steps.
 
     Args:
-        momentum: of SGD. With some, an optimizer that was made anew shows in the weights.
+        momentum: of SGD. With some, an optimizer that was made again shows in the weights.
         gradients: whether the steps keep their gradients; without them the record keeps no tensor alive.
     """
     model = copy.deepcopy(start)

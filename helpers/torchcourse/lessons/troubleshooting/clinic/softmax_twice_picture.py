@@ -22,7 +22,7 @@ def draw_floor(classes: int, lead: float) -> Figure:
         left.plot(lead, here, "o", color=line.get_color())
         right.plot(margins, slope)
         right.plot(lead, slope_here, "o", color=line.get_color())
-    left.axhline(floor(classes), color=figures.COLORS["grey"], linestyle=":")
+    left.axhline(floor(classes), color=figures.COLORS["gray"], linestyle=":")
     left.set(xlabel="lead of the right class's logit", ylabel="cross entropy (nats)")
     left.set_title(f"{classes} classes: twice stays above {floor(classes):.2f}")
     left.legend()

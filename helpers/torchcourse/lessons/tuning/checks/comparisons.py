@@ -82,7 +82,7 @@ def _judge_mean(mean: float, runs: list, chosen: np.ndarray) -> None:
 
 
 def _judge_half(half: float, chosen: np.ndarray) -> None:
-    """Compare with half the width of the 95 % interval of the pairs' mean difference."""
+    """Compare with half the width of the 95% interval of the pairs' mean difference."""
     gaps, count = chosen[0] - chosen[1], chosen.shape[1]
     deviation, factor, root = gaps.std(ddof=1), t95(count - 1), math.sqrt(count)
     right = factor * deviation / root
@@ -96,7 +96,7 @@ def _judge_half(half: float, chosen: np.ndarray) -> None:
         ),
         "one_error": (
             deviation / root,
-            "That is one standard error: an interval that holds the truth in 68 % of cases or fewer.",
+            "That is one standard error: an interval that holds the truth in 68% of cases or fewer.",
         ),
         "unpaired": (
             AnyOf((factor * apart, t95(2 * count - 2) * apart)),
@@ -135,7 +135,7 @@ def share_found(learner: Callable[..., float]) -> str:
             _refuse_share(given, wanted, first, second, seeds)
     few = np.array([90.0, 91.0, 92.0])
     _share(learner, few, few + 1.0, 10)  # more seeds than runs: only draws with replacement can give them
-    return "The shares agree with another simulation for five experiments, and without a difference it is about 5 %."
+    return "The shares agree with another simulation for five experiments, and without a difference it is about 5%."
 
 
 def _share(learner: Callable[..., float], first: np.ndarray, second: np.ndarray, seeds: int) -> float:
@@ -151,7 +151,7 @@ def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.nda
         raise Wrong("no_share", f"{given:g} is not a share. A share goes from 0 to 1.")
     where = f"{seeds} seeds per side, runs {second.mean() - first.mean():.1f} points apart"
     if given in (0.0, 1.0):
-        raise Wrong("always_the_same", f"{where}: found in {given:.0%} of the repeats. Does each repeat draw anew?")
+        raise Wrong("always_the_same", f"{where}: found in {given:.0%} of the repeats. Does each repeat draw again?")
     generator = np.random.default_rng(1)
     draws = [generator.choice(side, (4000, seeds)) for side in (first, second)]
     gaps = draws[1].mean(axis=1) - draws[0].mean(axis=1)

@@ -154,7 +154,7 @@ def saved_each_epoch(watch: Watch) -> None:
 
 
 def weights_averaged_at_the_end(watch: Watch) -> None:
-    """The BatchNorm statistics are measured anew, without gradients and in training mode."""
+    """The BatchNorm statistics are measured again, without gradients and in training mode."""
     x, y = clouds()
     model = dense(12, 4, nn.BatchNorm1d(24))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

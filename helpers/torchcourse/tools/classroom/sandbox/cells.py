@@ -30,7 +30,7 @@ class Outputs:
         self._left = MOST_OUTPUT
 
     def take(self) -> list[dict[str, Any]]:
-        """Return the outputs so far, and begin anew."""
+        """Return the outputs so far, and begin again."""
         kept, self.kept, self._left = self.kept, [], MOST_OUTPUT
         return kept
 

@@ -1,4 +1,4 @@
-"""Patient: a random generator that is made once and copied into each worker, anew in each epoch."""
+"""Patient: a random generator that is made once and copied into each worker, again in each epoch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -121,7 +121,7 @@ def _judge_drawn(drawn: torch.Tensor) -> None:
         raise Wrong(
             "same_in_epochs",
             f"Within an epoch no number comes twice now, but {repeated} of {total} numbers of the second epoch are "
-            "those of the first. A worker starts anew each epoch: what is different for it then?",
+            "those of the first. A worker starts again each epoch: what is different for it then?",
         )
 
 
@@ -138,10 +138,10 @@ CASE = Case(
         "Read the log by columns: which batches share their numbers? Which worker makes which batch?",
         "Print `torch.utils.data.get_worker_info().id` and the first number that each worker draws, in two epochs.",
         "The generator is made once, before the workers are. Each gets a copy, and gets it again next epoch. "
-        "PyTorch's own random numbers do not have this fault: what does PyTorch give each worker, anew each epoch?",
+        "PyTorch's own random numbers do not have this fault: what does PyTorch give each worker, again each epoch?",
     ),
     diagnosis=(
-        "The generator was an attribute of the data set. Each worker got a copy of it in the same state, and got it "
+        "The generator was an attribute of the dataset. Each worker got a copy of it in the same state, and got it "
         "again at the start of the next epoch. PyTorch gives each worker a seed of its own in each epoch, and seeds "
         "`torch`, `random` and NumPy's global generator with it, but it cannot know of a generator that you keep. To "
         "resume in mid-epoch exactly, draw from (seed, epoch, index) instead: then the number of workers does not "

@@ -136,7 +136,7 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
         if any(abs(value - rate) > 1e-12 for value in step.rates):
             raise Wrong(
                 "learning_rate",
-                f"The learning rate at step {turn} is {step.rates[0]:g} in place of {rate:g}. For plain SGD that "
+                f"The learning rate at step {turn} is {step.rates[0]:g} instead of {rate:g}. For plain SGD that "
                 "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
             )
         if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):

@@ -33,7 +33,7 @@ _LEFT_ALONE = (
     "FileNotFoundError",
     "ProcessDied",
 )
-"""What the main process may meet in place of "exited unexpectedly": it was fetching a tensor from the dead worker."""
+"""What the main process may meet instead of "exited unexpectedly": it was fetching a tensor from the dead worker."""
 
 
 def evidence(program: Program) -> None:
@@ -87,7 +87,7 @@ class Fetched:
     said: str
     """What was printed, warned of or logged, by the loader and its workers; without the folder's name."""
     kept: dict[str, int]
-    """Attributes of the data set and of the loader that are a number, or have a length: these."""
+    """Attributes of the dataset and of the loader that are a number, or have a length: these."""
 
 
 def _judge_report(cut: Fetched, whole: Fetched, left_out: int) -> None:
@@ -97,7 +97,7 @@ def _judge_report(cut: Fetched, whole: Fetched, left_out: int) -> None:
         raise Wrong(
             "silent",
             f"The good records arrive. But nothing tells of the {left_out} that are left out: no line is printed, "
-            "nothing is warned of, and the data set keeps no count. Who would notice that half of a file is cut off?",
+            "nothing is warned of, and the dataset keeps no count. Who would notice that half of a file is cut off?",
         )
 
 

@@ -1,4 +1,4 @@
-"""Patient: scans normalised with the statistics of whatever comes along, in service a request of one."""
+"""Patient: scans normalized with the statistics of whatever comes along, in service a request of one."""
 
 import copy
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def evidence(program: Program) -> dict[str, float]:
     figure, (left, middle) = figures.new(9, 3.2, ncols=2)
     left.plot(sizes, right, marker="o")
     left.set(xlabel="scans in a request", ylabel="right answers (%)", xscale="log", ylim=(0, 100))
-    left.set_title(f"{right[0]:.0f} % right one by one, {right[-1]:.0f} % together")
+    left.set_title(f"{right[0]:.0f}% right one by one, {right[-1]:.0f}% together")
     middle.plot(sizes, spread, marker="o")
     middle.set(xlabel="scans in a request", ylabel="std of what the network sees", xscale="log", ylim=(0, 1.1))
     middle.set_title(f"A single scan arrives with a std of {spread[0]:.2f}")
@@ -125,7 +125,7 @@ CASE = Case(
         "same scans: sent all together they are read well, sent one by one they are not. We let the clerks collect "
         "scans until they have a pile. Nobody is happy with that."
     ),
-    parts=("standardise", "DigitReader"),
+    parts=("standardize", "DigitReader"),
     hints=(
         "The weights are the same in both cases, so the difference must be in what the network is given.",
         "Take one scan. Print the mean and the spread of what the network gets for it: alone, and among 200.",
@@ -133,7 +133,7 @@ CASE = Case(
         "kept until the next request?",
     ),
     diagnosis=(
-        "The scans of a request decided by which numbers they were normalised. In training and in validation hundreds "
+        "The scans of a request decided by which numbers they were normalized. In training and in validation hundreds "
         "came together, and nobody noticed; a single scan minus its own mean is zero everywhere. The statistics are a "
         "part of the model: computed once, on the training data, saved with the weights, used everywhere. BatchNorm "
         "in training mode has the same fault, and `eval()` is its cure."

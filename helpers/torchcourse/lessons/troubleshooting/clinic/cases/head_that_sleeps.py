@@ -95,7 +95,7 @@ def _judge_rates(given: dict[str, float], rate: float) -> None:
         if abs(found - wanted) > 1e-9:
             raise Wrong(
                 "learning_rate",
-                f"Asked for the rate {rate:g}, {name} gets {found:g} in place of {wanted:g}. A higher rate elsewhere "
+                f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. A higher rate elsewhere "
                 "does not stand in for a layer that does not learn.",
             )
 

@@ -138,7 +138,7 @@ CASE = Case(
     diagnosis=(
         "DistributedSampler lets each rank shuffle *all* indices and take every N-th. The shares only fit together if "
         "all ranks shuffle alike, so seed and epoch must be the same everywhere. With orders of their own, each image "
-        "is missed by all of N ranks with probability (1 − 1/N)^N: 25 % for 2 ranks, 32 % for 4, 37 % for many. It "
+        "is missed by all of N ranks with probability (1 − 1/N)^N: 25% for 2 ranks, 32% for 4, 37% for many. It "
         "grows with every GPU, as the complaint says."
     ),
     evidence=evidence,

@@ -71,13 +71,13 @@ def _compare(number: int, step: Step, expected: Step, rate: float) -> None:
     if any(abs(given - rate) > 1e-12 for given in step.rates):
         raise Wrong(
             "learning_rate",
-            f"Step {number} uses the learning rate {step.rates[0]:g} in place of {rate:g}. Smaller steps make the "
+            f"Step {number} uses the learning rate {step.rates[0]:g} instead of {rate:g}. Smaller steps make the "
             "curve look better; the direction of each step is still wrong.",
         )
     if step.gradient.numel() == 0 or not step.gradient.any():
         raise Wrong(
             "nothing_left",
-            f"At step {number} the gradient is zero or gone: nothing is learnt. What was wiped, and when?",
+            f"At step {number} the gradient is zero or gone: nothing is learned. What was wiped, and when?",
         )
     if torch.allclose(step.gradient, expected.gradient, rtol=1e-4, atol=1e-7):
         return
@@ -110,7 +110,7 @@ CASE = Case(
     title="It learns, then forgets",
     complaint=(
         "Our digit classifier learns well in the first epoch. Then it gets worse with every epoch, on the training "
-        "data too, so it is no over-fitting. A ten times smaller learning rate only puts it off. The same model "
+        "data too, so it is no overfitting. A ten times smaller learning rate only puts it off. The same model "
         "trains fine in a colleague's script."
     ),
     parts=("train_epoch",),

@@ -115,7 +115,7 @@ CASE = Case(
     hints=(
         "The same to the last digit, at any learning rate: that is not slow learning. Something is not connected.",
         "Is there a gradient in the last layer? And does the layer move? The evidence shows both over 20 steps.",
-        "`zero_grad()` should make the gradient start anew in each step, and it grows. Whose gradients does it set "
+        "`zero_grad()` should make the gradient start again in each step, and it grows. Whose gradients does it set "
         "to zero?",
     ),
     diagnosis=(

@@ -23,7 +23,7 @@ def evidence(program: Program) -> dict[str, float]:
         axis.plot([place] * len(values), values, "o", color=figures.COLORS["blue"], alpha=0.6)
     axis.set(xticks=range(len(sizes)), xticklabels=sizes, xlabel="batch size in evaluate()", ylabel="accuracy (%)")
     low, high = min(map(min, scores)), max(map(max, scores))
-    axis.set_title(f"One model, one test set, 16 evaluations: {low:.1f} % to {high:.1f} %")
+    axis.set_title(f"One model, one test set, 16 evaluations: {low:.1f}% to {high:.1f}%")
     figures.show(figure, f"Accuracy of sixteen evaluations of the same model: from {low:.1f} to {high:.1f} percent.")
     worst = min(zip(scores, sizes, strict=True), key=lambda pair: sum(pair[0]))[1]
     return {"low": low, "high": high, "worst": worst}
@@ -141,7 +141,7 @@ CASE = Case(
         "it again?",
     ),
     diagnosis=(
-        "In training mode dropout switches units off by chance, and batch normalisation takes mean and variance "
+        "In training mode dropout switches units off by chance, and batch normalization takes mean and variance "
         "from the batch at hand: the score depends on chance and on the batch. `model.eval()` ends both. The "
         "training must get its mode back afterwards. And the evaluation in training mode had one more effect: it "
         "moved the running statistics, so the test set leaked into the model."

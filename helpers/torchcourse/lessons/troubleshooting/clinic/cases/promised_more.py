@@ -114,7 +114,7 @@ CASE = Case(
     slug="promised_more",
     title="The validation promised more",
     complaint=(
-        "We have few labelled digits, so we make noisy and shifted copies of each. Validation was excellent, and we "
+        "We have few labeled digits, so we make noisy and shifted copies of each. Validation was excellent, and we "
         "went into service. There the accuracy is far lower. The digits in service come from the same source, written "
         "by the same people. Our validation set is split off at random, as one should."
     ),

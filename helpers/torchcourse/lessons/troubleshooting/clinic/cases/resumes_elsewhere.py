@@ -47,7 +47,7 @@ def evidence(program: Program) -> None:
     figure, axis = figures.new()
     axis.plot(steps, apart, marker="o", markersize=3, label="distance of the resumed weights from the right ones")
     axis.axhline(
-        stride, linestyle="--", color=figures.COLORS["grey"], label=f"length of the update of step {steps[0] - 1}"
+        stride, linestyle="--", color=figures.COLORS["gray"], label=f"length of the update of step {steps[0] - 1}"
     )
     axis.set(xlabel="step, before its update", ylabel="distance", ylim=(0, None))
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -142,7 +142,7 @@ def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, e
     if abs(rate - right[first][1]) > 1e-9:
         raise Wrong(
             "rate_off",
-            f"{case}, and they are. But the learning rate is {rate:.6f} in place of {right[first][1]:.6f}: not "
+            f"{case}, and they are. But the learning rate is {rate:.6f} instead of {right[first][1]:.6f}: not "
             "everything that was saved and loaded belongs to the same moment.",
         )
     later = next((step for step in asked if abs(resumed.states[step][1] - right[step][1]) > 1e-9), None)

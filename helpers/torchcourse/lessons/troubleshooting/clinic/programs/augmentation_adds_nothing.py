@@ -1,4 +1,4 @@
-"""Train on digits whose brightness is drawn anew each time one is fetched."""
+"""Train on digits whose brightness is drawn again each time one is fetched."""
 
 import numpy as np
 import torch

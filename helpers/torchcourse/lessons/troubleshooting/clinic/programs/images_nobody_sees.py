@@ -11,7 +11,7 @@ from torchcourse.ranks.run import run_ranks
 
 
 class Counted(TensorDataset):
-    """A data set that notes which samples were fetched."""
+    """A dataset that notes which samples were fetched."""
 
     def __init__(self, *tensors):
         super().__init__(*tensors)

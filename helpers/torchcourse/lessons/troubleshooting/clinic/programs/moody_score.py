@@ -1,4 +1,4 @@
-"""Train a digit network with dropout and batch normalisation; score it on the test set after each epoch."""
+"""Train a digit network with dropout and batch normalization; score it on the test set after each epoch."""
 
 import torch
 import torch.nn.functional as F
