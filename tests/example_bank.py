@@ -25,6 +25,7 @@ def bank() -> dict[str, Any]:
     variant = {
         "id": "pick-one-again",
         "kind": "one",
+        "fixed_order": True,
         "text": both("Pick the even one"),
         "choices": [choice("two"), choice("three", "odd")],
     }
@@ -37,6 +38,7 @@ def bank() -> dict[str, Any]:
                 {
                     "id": "pick-one",
                     "kind": "one",
+                    "fixed_order": True,
                     "source": source,
                     "text": both("Pick `one` <b>"),
                     "choices": [choice("one", "odd"), choice("two")],
@@ -45,6 +47,7 @@ def bank() -> dict[str, Any]:
                 {
                     "id": "pick-several",
                     "kind": "several",
+                    "fixed_order": True,
                     "source": source,
                     "points": 2,
                     "text": both("Pick several"),

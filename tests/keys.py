@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from torchcourse.quiz import bank
+from torchcourse.quiz import bank, choice_order
 
 
 class Keys:
@@ -14,7 +14,8 @@ class Keys:
         self.lesson = lesson
 
     def asked(self, name: str):
-        return bank.lesson(self.lesson).question(name)[1]
+        """Return a question with its choices as the file lists them, whatever order was drawn for learners."""
+        return choice_order.in_file_order(bank.lesson(self.lesson).question(name)[1])
 
     def key(self, name: str) -> float | str:
         return self.asked(name).key
@@ -26,6 +27,11 @@ class Keys:
     def program(self, name: str) -> str:
         """Return the first block of code in the question's English text."""
         return re.search(r"```\n(.*?)```", self.asked(name).text.en, re.DOTALL)[1]
+
+
+def now(lesson: str, name: str, letters: str) -> str:
+    """Return the letters that some choices have today, given the letters that the bank's file gives them."""
+    return str(choice_order.answer_now(bank.lesson(lesson).question(name)[1], {"answer": letters}))
 
 
 def close(*numbers: float, rel: float = 2e-3) -> list:

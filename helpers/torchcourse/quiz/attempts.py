@@ -11,14 +11,27 @@ if TYPE_CHECKING:
 
 
 class Attempt:
-    """One question of a bank as it is put to the learner. Each answer is a line in the journal, with the reasoning."""
+    """One question of a bank as it is put to the learner. Each answer is a line in the journal, with the reasoning.
 
-    def __init__(self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False) -> None:
+    Args:
+        bank: the question's bank.
+        first: the question as it is asked first.
+        shown: that, or one of its variants, with its choices as they are shown.
+        grade_line: whether to show the line to type for a grade.
+        draw: which order of the choices `shown` has; see `choice_order.redrawn`.
+    """
+
+    def __init__(
+        self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False, draw: int = 0
+    ) -> None:
         self.lesson, self.title = bank.lesson, bank.title
         self.first = first
         self.question = shown
         self.number = bank.number(shown) if grade_line else None
         self.keyless = bank.stripped
+        self.draw = draw
+        # What the letters of the answer mean, in the letters of the bank's file; see `choice_order`.
+        self.order = {"order": shown.order} if shown.kind in ("one", "several") and shown.order else {}
         self.begun = datetime.now().astimezone().replace(microsecond=0)
 
     def check(self, answer: str | float, sure: int | None) -> "Verdict":
@@ -45,7 +58,7 @@ class Attempt:
 
     def reason(self, answer: str | float, text: str) -> None:
         """Write down the reasoning behind a wrong answer."""
-        journal.record("reasoning", **self._names(), answer=answer, text=text)
+        journal.record("reasoning", **self._names(), answer=answer, **self.order, text=text)
 
     def last(self, *, same: bool = False) -> journal.Entry | None:
         """Return the journal's last answer to this question or its variants, or to this very one (`same`)."""
@@ -65,7 +78,7 @@ class Attempt:
         if verdict is not None:
             score = None if verdict.score is None else round(verdict.score, 4)
             result = {"right": verdict.right, "score": score, "misconceptions": verdict.misconceptions}
-        journal.record(kind, **self._names(), form=self.question.kind, answer=answer, sure=sure, **result)
+        journal.record(kind, **self._names(), form=self.question.kind, answer=answer, **self.order, sure=sure, **result)
 
     def _names(self) -> dict[str, str]:
         return {"lesson": self.lesson, "question": self.first.id, "asked": self.question.id}

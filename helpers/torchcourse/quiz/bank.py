@@ -17,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from torchcourse.quiz import bank_rules, yaml_text
+from torchcourse.quiz import bank_rules, choice_order, yaml_text
 from torchcourse.quiz.answers import KINDS, LETTERS
 from torchcourse.quiz.questions import Bank, BankError
 
@@ -48,7 +48,7 @@ def folder() -> Path:
 
 
 def load(path: str | Path) -> Bank:
-    """Read and check one bank.
+    """Read and check one bank; each question's choices stand in the order that `choice_order` drew.
 
     Raises:
         BankError: naming the file and, for each fault, the question, the field and what is wrong with it.
@@ -74,12 +74,15 @@ def load(path: str | Path) -> Bank:
         lines = "".join(f"\n  {path.name}, {fault}" for fault in faults)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise BankError(f"{path.name} has {count}:{lines}")
-    return bank
+    return choice_order.arranged(bank)
 
 
 def strip(bank: Bank) -> str:
-    """Return the bank as YAML text without keys, feedback, rubrics, model answers and variants, to give to a class."""
-    kept = dict.fromkeys(("id", "kind", "text", "source", "points", "unit", "items"), True)
+    """Return the bank as YAML text without keys, feedback, rubrics, model answers and variants, to give to a class.
+
+    The choices stand in their drawn order, so that a class has the letters of the quiz notebook.
+    """
+    kept = dict.fromkeys(("id", "kind", "text", "source", "points", "unit", "items", "order"), True)
     questions = {"__all__": kept | {"choices": {"__all__": {"text"}}}}
     data = bank.model_dump(
         include={"title": True, "objectives": True, "questions": questions}, exclude_none=True, exclude_defaults=True

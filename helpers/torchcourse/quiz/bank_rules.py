@@ -128,6 +128,8 @@ def _order_rules(question: OrderQuestion) -> Iterator[tuple[str, str]]:
 
 
 def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+    if question.order:
+        yield "order", "is drawn by the course; leave it out, or write 'fixed_order: true' to keep the file's order."
     for letter, choice in zip(question.letters, question.choices, strict=True):
         where = f"choices, {letter}"
         if not _is_one_paragraph(choice):
@@ -146,6 +148,8 @@ def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
 
 
 def _stripped_choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+    if question.order and sorted(question.order) != sorted(question.letters):
+        yield "order", f"must hold each letter from A to {question.letters[-1]} once, not '{question.order}'."
     for letter, choice in zip(question.letters, question.choices, strict=True):
         if not _is_one_paragraph(choice):
             yield f"choices, {letter}, text", _ONE_PARAGRAPH

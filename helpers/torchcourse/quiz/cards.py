@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     from torchcourse.quiz.verdict import Verdict
 
 
-def card(lesson: str, question: str, *, grade_line: bool = True) -> "Card":
+def card(lesson: str, question: str, *, grade_line: bool = True, draw: int = 0) -> "Card":
     """Show a question of a lesson's bank.
 
     Args:
         lesson: the bank's name, such as `04_monitoring_and_checkpoints`.
         question: the id of a question or of one of its variants.
         grade_line: whether to show the line to type for a grade, as in a quiz notebook.
+        draw: which order of the choices to show: 0 is the quiz notebook's, a review shows one of its own.
 
     Raises:
         BankError: for a lesson or a question that does not exist; the message lists those that do.
     """
     if "NBGRADER_EXECUTION" in os.environ:
         return cast(Card, _NotShown())
-    from torchcourse.quiz import bank
+    from torchcourse.quiz import bank, choice_order
 
     found = bank.lesson(lesson)
     first, shown = found.question(question)
-    return Card(found, first, shown, grade_line=grade_line)
+    return Card(found, first, choice_order.redrawn(shown, draw), grade_line=grade_line and not draw, draw=draw)
 
 
 class _NotShown:
@@ -94,7 +95,8 @@ class Card(Attempt):
     def _line(self) -> str:
         """The line that answers by code, in any notebook."""
         example = {"number": "0.5", "text": '"word"', "open": '"…"'}.get(self.question.kind, '"A"')
-        call = f'card("{self.lesson}", "{self.question.id}").answer({example}, sure=2)'
+        drawn = f", draw={self.draw}" if self.draw else ""
+        call = f'card("{self.lesson}", "{self.question.id}"{drawn}).answer({example}, sure=2)'
         return f"from torchcourse.quiz import card; {call}"
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.quiz import answers, bank, markup, texts
+from torchcourse.quiz import answers, bank, choice_order, markup, texts
 from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.questions import BankError, OpenQuestion, Question
@@ -94,7 +94,7 @@ def _surprise_lines(today: list[Entry], language: str) -> list[str]:
 
 def _wrong_lines(answered: list[Entry], today: list[Entry], language: str) -> list[str]:
     """Return each wrong answer once, numbered: the question, the answer, the reasoning, the correction."""
-    wrong = {(entry.get("asked"), str(entry.get("answer"))): entry for entry in answered if not entry["right"]}
+    wrong = {_given(entry): entry for entry in answered if not entry["right"]}
     items = []
     for place, entry in enumerate(wrong.values(), start=1):
         question = _find(entry["lesson"], str(entry.get("asked")))
@@ -116,11 +116,8 @@ def _wrong_parts(question: Question | None, entry: Entry, today: list[Entry], la
     how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
     answer = entry.get("answer")
     shown = answers.show(answer, question.kind) if question else str(answer)
-    same = (entry.get("asked"), str(answer))
     reasons = [
-        str(other.get("text", ""))
-        for other in today
-        if other["kind"] == "reasoning" and (other.get("asked"), str(other.get("answer"))) == same
+        str(other.get("text", "")) for other in today if other["kind"] == "reasoning" and _given(other) == _given(entry)
     ]
     return [
         texts.say("my_answer", language, answer=_one_line(f"{shown}{how_sure}")),
@@ -138,6 +135,9 @@ def _corrections(question: Question | None, entry: Entry, language: str) -> list
     if not question.has_key:
         return []
     answer = entry.get("answer")
+    question = choice_order.as_answered(question, entry)
+    if question is None:
+        return []  # its choices have been changed since: nobody can say what the letters meant
     remarks = _wrong_remarks(question, answer)
     seen = [remark.label for remark in remarks] + (list(str(answer)) if question.kind == "several" else [])
     remarks += [remark for remark in explanation(question) if remark.right and remark.label not in seen]
@@ -180,6 +180,11 @@ def _plan_lines(entries: list[Entry], today: list[Entry], evening: datetime, lan
     last = {entry.get("exercise"): entry.get("state") for entry in today if entry["kind"] == "check"}
     unfinished = [str(name).partition(".")[2] for name, state in last.items() if state == "wrong"]
     return lines + [f"- [ ] {texts.say('finish', language, name=f'`{name}`')}" for name in unfinished]
+
+
+def _given(entry: Entry) -> tuple[object, ...]:
+    """Return what tells one answer from the next: the question, the answer, and what its letters meant."""
+    return (entry.get("asked"), str(entry.get("answer")), str(entry.get("order")))
 
 
 def _find(lesson: str, asked: str) -> Question | None:

@@ -118,7 +118,14 @@ class _Question(_Part):
 
 
 class _Choices(_Question):
+    """`choice_order` says where the choices stand. `fixed_order` keeps them as in the file.
+
+    `order` holds the file's letters in the order in which the choices stand; only stripped banks write it down.
+    """
+
     choices: list[Choice] = Field(min_length=2, max_length=len(LETTERS))
+    fixed_order: bool = Field(default=False, strict=True)
+    order: Annotated[str, StringConstraints(pattern=r"^[A-H]*$", strict=True)] = ""
 
     @property
     def options(self) -> list[Text]:

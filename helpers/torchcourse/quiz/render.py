@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchcourse import journal, notice
 from torchcourse.journal import Entry
-from torchcourse.quiz import answers, markup, texts
+from torchcourse.quiz import answers, choice_order, markup, texts
 from torchcourse.quiz.answers import LETTERS
 from torchcourse.quiz.questions import (
     ChoiceQuestion,
@@ -152,7 +152,9 @@ def past(question: Question, last: Entry | None, language: str) -> str:
     if last is None:
         return texts.say("new", language)
     name = "before" if last.get("asked") == question.id else "before_other"
-    return texts.say(name, language, day=journal.when(last).astimezone().date(), result=_result(last, language))
+    return texts.say(
+        name, language, day=journal.when(last).astimezone().date(), result=_result(question, last, language)
+    )
 
 
 def static_html(question: Question, head: str, language: str, how: str, told: str = "") -> str:
@@ -179,13 +181,14 @@ def told_html(question: Question, last: Entry, language: str, *, fresh: bool) ->
 
     Unless the answer is `fresh`, it is folded: a question that comes back is to be answered once more, not read.
     """
-    answer = html.escape(_short(answers.show(last.get("answer"), question.kind)))
+    now = choice_order.answer_now(question, last)
+    answer = html.escape(_short(answers.show(last.get("answer") if now is None else now, question.kind)))
     moment = journal.when(last).astimezone().strftime("%Y-%m-%d %H:%M")
     line = texts.say("you_answered", language, day=moment, answer=answer)
     if isinstance(question, OpenQuestion):
         why = model_answer_html(question, language) if question.model_answer else ""
     else:
-        why = feedback_html(judge(question, last["answer"]), question, language)
+        why = "" if now is None else feedback_html(judge(question, now), question, language)
     return f'<details class="tc-below"{" open" if fresh else ""}><summary>{line}</summary>{why}</details>'
 
 
@@ -327,13 +330,16 @@ def _belongs(remark: Remark, question: Question, language: str) -> str:
     return texts.say(f"{question.kind}_{'right' if remark.right else 'wrong'}", language)
 
 
-def _result(entry: Entry, language: str) -> str:
-    """Return in a few words how an answer of the journal came out."""
+def _result(question: Question, entry: Entry, language: str) -> str:
+    """Return in a few words how an answer of the journal came out, in the letters that the question has now."""
     if entry.get("right") is None:
         return texts.say("was_kept", language)
     if entry["right"]:
         return texts.say("was_right", language)
-    return texts.say("was_wrong", language, answer=_short(answers.show(entry.get("answer"), str(entry.get("form")))))
+    same = entry.get("asked") == question.id and entry.get("form") == question.kind
+    now = choice_order.answer_now(question, entry) if same else None
+    answer = answers.show(entry.get("answer") if now is None else now, str(entry.get("form")))
+    return texts.say("was_wrong", language, answer=_short(answer))
 
 
 def _short(text: str) -> str:

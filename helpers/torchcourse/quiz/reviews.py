@@ -166,8 +166,11 @@ def _deck(wanted: list[QuestionState], count: int) -> Deck:
 
 
 def _card(state: QuestionState) -> Card | None:
-    """Return the question, or the variant whose turn it is; None if its bank has gone or no longer has it."""
-    from torchcourse.quiz import bank
+    """Return the question, or the variant whose turn it is, its choices in a new order.
+
+    None if its bank has gone or no longer has it.
+    """
+    from torchcourse.quiz import bank, choice_order
     from torchcourse.quiz.questions import versions
 
     try:
@@ -176,4 +179,5 @@ def _card(state: QuestionState) -> Card | None:
     except bank.BankError:
         return None
     asked = versions(first)
-    return Card(found, first, asked[state.sittings % len(asked)])
+    shown = choice_order.redrawn(asked[state.sittings % len(asked)], state.sittings)
+    return Card(found, first, shown, draw=state.sittings)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, DistributedSampler
 
 from torchcourse.lessons.data_parallelism import cost
-from torchcourse.quiz import bank
+from torchcourse.quiz import bank, choice_order
 from torchcourse.quiz.answers import KINDS
 from torchcourse.quiz.questions import NumberQuestion, OpenQuestion, Question, Text, TextQuestion, versions
 from torchcourse.quiz.verdict import judge
@@ -32,7 +32,7 @@ LESSONS = [
 
 
 def key(lesson: str, question: str) -> Any:
-    return bank.lesson(lesson).question(question)[1].key
+    return choice_order.in_file_order(bank.lesson(lesson).question(question)[1]).key
 
 
 def words(text: str) -> str:

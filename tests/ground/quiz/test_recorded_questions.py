@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from keys import now
 from torchcourse import journal
 from torchcourse.quiz import bank, card, progress, retrospective
 from torchcourse.quiz.questions import OpenQuestion, Question, SeveralQuestion, required
@@ -21,9 +22,12 @@ SPEED = (
     "모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것이라 생각했다."
 )
 
+# By the letters of the bank's file: over- and underfitting, as in the study log, and what is right.
+FITS, GRADIENTS = (now(LESSON, "extremes-in-histograms", letters) for letters in ("AE", "BD"))
+
 RECORDED: list[tuple[str, str, dict[str, Any], str]] = [
     ("load-on-one-device", TOO_BIG, {"said": [], "thought": [1]}, "saved-model-is-bigger"),
-    ("extremes-in-histograms", "AE", {"reasoning": FITTING}, "histogram-shows-fit"),
+    ("extremes-in-histograms", FITS, {"reasoning": FITTING}, "histogram-shows-fit"),
     ("manage-training", "ACD", {"reasoning": SPEED}, "performance-is-speed"),
 ]
 
@@ -87,8 +91,8 @@ def test_the_whole_loop() -> None:
         f"내 생각: {SPEED}",
         "`map_location",
         "`module.`",
-        "**A. 과적합 (overfitting)** 지나치게",
-        "**B. 기울기 폭주 (exploding gradients)**",
+        f"**{now(LESSON, 'extremes-in-histograms', 'A')}. 과적합 (overfitting)** 지나치게",
+        f"**{now(LESSON, 'extremes-in-histograms', 'B')}. 기울기 폭주 (exploding gradients)**",
         "**D. 여러 GPU에서 데이터 병렬화를 사용해 학습 속도를 높인다.** 함정은",
         "n 에포크에 한 번도 합리적인 절충입니다",
         "‘모델을 모니터링할 때의 성능은 속도를 뜻한다.’",
@@ -98,7 +102,7 @@ def test_the_whole_loop() -> None:
     assert "Open misconceptions 5" in repr(progress())
 
     card(LESSON, "load-on-one-device").answer("장치와 module. 접두사", sure=3, said=[1, 2, 3])
-    card(LESSON, "extremes-in-histograms").answer("BD", sure=3)
+    card(LESSON, "extremes-in-histograms").answer(GRADIENTS, sure=3)
     card(LESSON, "manage-training").answer("ACE", sure=3)
     page = retrospective().text
     assert page.count("- [x] 다시 풀어 맞힘") == 3
@@ -107,7 +111,7 @@ def test_the_whole_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "earned"), [(("BD", "ACE"), [2, 2]), (("AE", "ACD"), [0, 1 / 3]), ((..., ...), [0, 0])]
+    ("answers", "earned"), [((GRADIENTS, "ACE"), [2, 2]), ((FITS, "ACD"), [0, 1 / 3]), ((..., ...), [0, 0])]
 )
 def test_they_are_graded_in_the_quiz_notebook(answers, earned) -> None:
     text = quiz_notebook.quiz_source(bank.lesson(LESSON))
