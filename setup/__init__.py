@@ -19,7 +19,7 @@ def python_problem(version):
     )
 
 
-# Before any module with newer annotations is read: an old Python shall print the sentence, not a traceback.
+# Before any module with newer annotations is read: an old Python should print the sentence, not a traceback.
 if python_problem(sys.version_info):
     sys.exit(python_problem(sys.version_info))
 

@@ -1,8 +1,8 @@
 """What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
 
 The suite runs in three processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
-fixtures that are dear; only whole notebooks are dealt out one by one. What takes long begins first, so that no process
-is left with a notebook when the other has nothing to do any more.
+fixtures that are expensive; only whole notebooks are dealt out one by one. What takes long begins first, so that no
+process is left with a notebook when the other has nothing to do any more.
 """
 
 import gc

@@ -212,7 +212,7 @@ def place(environ: Mapping[str, str], modules: Collection[str]) -> Finding:
     if "VSCODE_PID" in environ:
         return Finding("Notebook", "VS Code", "Lessons run here too. The keyboard shortcuts are those of VS Code.")
     if "ipykernel" in modules:
-        return Finding("Notebook", "run by a program", "Nobody can click here, so cards and sliders only stand still.")
+        return Finding("Notebook", "run by a program", "Nobody can click here, so cards and sliders do nothing.")
     return Finding(
         "Notebook", "none", "Cards and sliders need a notebook.", "missing", "Run `make lab` in the course's folder."
     )

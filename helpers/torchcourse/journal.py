@@ -197,7 +197,7 @@ def _append(target: Path, lines: bytes) -> None:
 
 
 def _unfinished(descriptor: int) -> bytes:
-    """Return what stands behind the last newline."""
+    """Return what comes after the last newline."""
     start = os.lseek(descriptor, 0, os.SEEK_END)
     tail = b""
     while start > 0 and b"\n" not in tail:
@@ -242,7 +242,7 @@ def _locked(descriptor: int) -> Iterator[bool]:
 if sys.platform == "win32":
     import msvcrt
 
-    # Windows keeps others from reading what is locked, so the lock is on a byte far behind the text.
+    # Windows keeps others from reading what is locked, so the lock is on a byte far after the text.
     _LOCKED_BYTE = 1 << 30
 
     def _lock(descriptor: int) -> None:

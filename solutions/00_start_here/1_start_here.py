@@ -159,7 +159,7 @@ axis.set_xlabel("seconds for one epoch")
 figures.show(figure, alt=f"{title}. Seconds with 1 rank: {seconds[1]}. With 2 ranks: {seconds[2]}.")
 
 # %% [markdown]
-# Read your own picture; another machine shows another one, and so does this one tomorrow.
+# Read your own picture; it differs on each machine, and this machine will show a different one tomorrow.
 #
 # - **Two is what you may hope for**: each rank of this course computes with one thread on the CPU, so 1 rank uses one core and 2 ranks use two. (PyTorch
 #   without ranks uses all cores.) But the two ranks wait for each other at every step to exchange gradients, and a small network computes so little between
@@ -516,7 +516,7 @@ means
 #
 # | The log | What you saw | So |
 # |---|---|---|
-# | One way to use several GPUs is to split the data and average the results. It stands under "model parallel". | Two ranks trained one network on two halves of the data; each held the *whole* model. | Splitting data is **data parallelism** (데이터 병렬화), not model parallelism. What is averaged, you will see in lesson 01. |
+# | One way to use several GPUs is to split the data and average the results. It is listed under "model parallel". | Two ranks trained one network on two halves of the data; each held the *whole* model. | Splitting data is **data parallelism** (데이터 병렬화), not model parallelism. What is averaged, you will see in lesson 01. |
 # | `DistributedDataParallel` makes a process for each CPU. | You started 4 ranks, with the cores that you have. | One process for each **rank**, as many as you ask for; with GPUs, usually one for each GPU. |
 #
 # The log also shows how to learn from a wrong answer. Beside each one the learner wrote what they had thought, then the correction, and

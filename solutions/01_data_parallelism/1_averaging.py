@@ -161,7 +161,7 @@ outcome(
 # $$\nabla L \;=\; \frac{1}{n}\sum_{i=1}^{n} \nabla \ell_i \;=\; \frac{1}{N}\sum_{r=1}^{N}
 # \underbrace{\Bigl(\frac{N}{n}\sum_{i\,\in\,\text{part } r} \nabla \ell_i\Bigr)}_{\text{gradient of rank } r}$$
 #
-# Nothing happened here but putting brackets into a sum. So it holds for any model and any data, as long as
+# Nothing happened here but putting brackets into a sum. It therefore holds for any model and any data, as long as
 #
 # 1. all ranks have **the same weights**,
 # 2. the loss is a **mean** over samples,
@@ -467,7 +467,7 @@ outcome(
 
 # %% [markdown]
 # Both ranks subtract *the same* vector at each step, so their difference cannot change. It cannot close either: these
-# ranks will never hold one model. And nothing looks wrong from outside, for the loss falls on both. They just average
+# ranks will never hold one model. And nothing looks wrong from outside, because the loss falls on both. They just average
 # gradients taken at two different places, and a checkpoint of rank 0 is not the model that rank 1 has.
 #
 # The remedy is one collective before the first step: `dist.broadcast(tensor, src=0)`, **broadcast** (브로드캐스트), copies
@@ -927,7 +927,7 @@ for n, on_ranks in results.items():
 # * A rank is a process with the whole model and a part of the data.
 # * Before the first step: broadcast rank 0's weights. At each step: own part → own gradient → all-reduce, divide by N → step.
 # * The mean of the gradients is the gradient of the whole batch if the weights are the same, the loss is a mean, the parts are
-#   equal, and each sample stands alone.
+#   equal, and each sample is processed alone.
 # * Unequal parts: weigh each rank by its samples. Sum loss: add, do not divide.
 # * Equal weights, a falling loss and a good accuracy do not prove that ranks see different data. Sample numbers do.
 #

@@ -82,7 +82,7 @@ for ranks in (2, 4, 6):
 # %%
 predict(
     "01-2.bytes",
-    "In a ring of 8 ranks, how much does each rank send in all, for a tensor of S bytes?",
+    "In a ring of 8 ranks, how much does each rank send in total, for a tensor of S bytes?",
     [
         "S/8: its own chunk",
         "S: the tensor once",
@@ -104,7 +104,7 @@ ring_picture()
 
 # %% [markdown]
 # A step of the ring needs one tool: send one tensor to the right *while* another arrives from the left. The prefix
-# `i` in `isend` and `irecv` means "start, and do not wait". With plain `send`, every rank would stand there until its
+# `i` in `isend` and `irecv` means "start, and do not wait". With plain `send`, every rank would wait there until its
 # right neighbor receives, and nobody would.
 
 
@@ -342,7 +342,7 @@ figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for 
 # %% [markdown]
 # ## 4 · Why buckets
 #
-# `average_gradients` sends one message for each parameter tensor. A ResNet-50 has 161 of them, 102 MB in all.
+# `average_gradients` sends one message for each parameter tensor. A ResNet-50 has 161 of them, 102 MB in total.
 
 # %%
 predict(
@@ -675,7 +675,7 @@ outcome(
 
 # %% [markdown]
 # Above, one bucket: sending begins where computing ends. Below, two: sending begins while the backward pass goes on.
-# Whether the *step* gets shorter is another question here: on a CPU, sending and computing share the same cores. A
+# Whether the *step* gets shorter is a different question here: on a CPU, sending and computing share the same cores. A
 # GPU sends mostly beside computing.
 #
 # **Open the whole trace.** The folder `runs` beside this notebook now has `trace_25MB_0.json` and three more, one for
@@ -826,7 +826,7 @@ except RankTimeout as error:
 # %%
 outcome(
     "01-2.hang",
-    "Rank 0 stands in dist.reduce, waiting for rank 1's loss. Rank 1 never calls reduce: it is one step ahead, in the "
+    "Rank 0 is in dist.reduce, waiting for rank 1's loss. Rank 1 never calls reduce: it is one step ahead, in the "
     "all-reduce of the gradients, waiting for rank 0's. Each call is fine by itself; together they never match.",
     right="both ranks wait: rank 0 in the reduce of step 1, rank 1 in step 2",
 )
@@ -954,7 +954,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # %% [markdown]
 # ### Out of the notebook
 #
-# On several machines a training is started by `torchrun`, from a file. `export_script` writes that file: the
+# On several machines a training run is started by `torchrun`, from a file. `export_script` writes that file: the
 # function, and what it uses from other cells. It refuses what a script could not know:
 
 # %%
@@ -1028,7 +1028,7 @@ for ranks in (1, 3, 5):
 #   while `backward()` still runs.
 # * "Expected to have finished reduction": a parameter got no gradient, and its bucket never filled.
 # * k micro-batches: k−1 times `no_sync()` round forward *and* backward, each loss divided by k.
-# * A collective that only some ranks call hangs all of them. The stacks of two ranks show it: they stand in different
+# * A collective that only some ranks call hangs all of them. The stacks of two ranks show it: they are in different
 #   calls.
 #
 # **Next notebook:** DataParallel against DDP, samplers, uneven inputs, sharding, and how far it all scales.

@@ -140,7 +140,7 @@ assert ours == theirs
 # no padding, and no gradients that the ranks would have to wait for. `make_loader(…, shuffle=False)` of the package does that.
 
 # %% [markdown]
-# ## 2 · A larger batch needs another learning rate
+# ## 2 · A larger batch needs a different learning rate
 #
 # Eight ranks with 64 samples each take the step of *one* process with 512 samples: that is notebook 1. So an epoch on 8 ranks has an
 # eighth of the steps. One process is enough to see what follows.
@@ -349,7 +349,7 @@ from torchcourse.lessons.data_parallelism.timeline import Workload, dataparallel
 old, new = dataparallel_timeline(Workload()), ddp_timeline(Workload())
 outcome(
     "01-3.dp",
-    f"Modeled for 4 GPUs: {old.step_ms:.0f} ms a step against {new.step_ms:.0f} ms. Both compute the same; GPU 1 computes "
+    f"Modeled for 4 GPUs: {old.step_ms:.0f} ms per step against {new.step_ms:.0f} ms. Both compute the same; GPU 1 computes "
     f"for {old.busy(1):.0%} of DataParallel's step and for {new.busy(1):.0%} of DDP's.",
     right="copying: the model goes out and the gradients come back in every step, and nothing overlaps",
 )
@@ -374,7 +374,7 @@ else:
 #
 # | | shared out | on each of N ranks, mixed precision with Adam |
 # |---|---|---|
-# | DDP | nothing | 2 + 2 + 12 bytes a parameter |
+# | DDP | nothing | 2 + 2 + 12 bytes per parameter |
 # | stage 1 | optimizer numbers | 2 + 2 + 12/N |
 # | stage 2 | + gradients | 2 + 2/N + 12/N |
 # | stage 3, FSDP | + parameters | (2 + 2 + 12)/N |
@@ -397,7 +397,7 @@ sizes = [memory.zero_memory(7.5e9, 64, stage).total / 1e9 for stage in range(4)]
 names = ["DDP", "stage 1", "stage 2", "stage 3, FSDP"]
 outcome(
     "01-3.zero",
-    "GB a rank: " + ", ".join(f"{name} {size:.1f}" for name, size in zip(names, sizes, strict=True)),
+    "GB per rank: " + ", ".join(f"{name} {size:.1f}" for name, size in zip(names, sizes, strict=True)),
     right=next(name for name, size in zip(names, sizes, strict=True) if size <= 80),
 )
 
@@ -433,7 +433,7 @@ checked
 # ### Measured
 #
 # Formulas forget things. The package has all three stages by hand: 1 and 2 in `sharding.py`, 3 in `sharded_layers.py`. Here each trains a small network
-# in float32 with Adam (4 + 4 + 8 bytes a parameter) on two ranks, and then counts the tensors that the rank really holds.
+# in float32 with Adam (4 + 4 + 8 bytes per parameter) on two ranks, and then counts the tensors that the rank really holds.
 
 
 # %%
@@ -496,7 +496,7 @@ for way, (weights, _) in results.items():
 network = run_ranks(cost.measure_alpha_beta, world_size=2)[0]
 figures.show(
     draw_alpha_beta(network),
-    f"All-reduce of 2 ranks: alpha {network.alpha * 1e6:.0f} microseconds a message, {network.bandwidth / 1e9:.2f} GB a second.",
+    f"All-reduce of 2 ranks: alpha {network.alpha * 1e6:.0f} microseconds per message, {network.bandwidth / 1e9:.2f} GB per second.",
 )
 
 # %% [markdown]
@@ -611,7 +611,7 @@ export_script(train_digits.train, "train_on_many.py")
 # | The log | The evidence | Corrected |
 # |---|---|---|
 # | 단순 데이터 분배 후 평균 (GPU 사용 불균형): DataParallel distributes simply and averages, with uneven GPU use | Section 4: one process; outputs are gathered on the first device, and the replicas' gradients are **summed** there. GPU 0 holds and does more. | Uneven use: right. *Averages*: not quite. The loss of the whole batch is computed on GPU 0, so the replicas' gradients only need adding up. |
-# | 각 CPU마다 process 생성: DistributedDataParallel makes a process for each *CPU* | Notebooks 1 to 3: `run_ranks` started 2, 3, 4 or 8 ranks on the same CPU. | **One process a rank, usually one a GPU.** The number is your choice; gradients are **averaged** over the ranks. |
+# | 각 CPU마다 process 생성: DistributedDataParallel makes a process for each *CPU* | Notebooks 1 to 3: `run_ranks` started 2, 3, 4 or 8 ranks on the same CPU. | **One process per rank, usually one per GPU.** The number is your choice; gradients are **averaged** over the ranks. |
 # | 데이터를 나눠 … 결과의 평균 under *Model Parallel* | Notebook 1, section 9. | Data parallelism: gradients, not results. |
 
 # %% [markdown]

@@ -347,7 +347,7 @@ checked
 # as a part of *all* time, work and waiting.
 # </details>
 #
-# What shrinks the bubble, then? More micro-batches; fewer ranks; more pieces a rank. Each has its price. Smaller
+# What shrinks the bubble, then? More micro-batches; fewer ranks; more pieces per rank. Each has its price. Smaller
 # micro-batches use a GPU less well; fewer ranks hold less; and more pieces send more messages:
 
 # %%
@@ -355,7 +355,7 @@ for v in (1, 2, 4):
     schedule = pipeline.interleaved(4, 8, stages_per_rank=v)
     line = pipeline.simulate(schedule)
     messages = 2 * (schedule.stages - 1) * schedule.micro_batches
-    print(f"{v} piece(s) a rank: the ranks wait {float(line.bubble):.0%} of the time, {messages} messages a step")
+    print(f"{v} piece(s) per rank: the ranks wait {float(line.bubble):.0%} of the time, {messages} messages per step")
 
 # %% [markdown]
 # ## 4 · The same time, less memory
@@ -464,7 +464,7 @@ checked
 #
 # Two schedules go further. Look at each in the picture of section 3 too, with 4 ranks and 8 micro-batches.
 #
-# **Interleaved 1F1B** (Narayanan et al. 2021): v pieces a rank, as in exercise 2. Rank 0 gets its second turn long
+# **Interleaved 1F1B** (Narayanan et al. 2021): v pieces per rank, as in exercise 2. Rank 0 gets its second turn long
 # before the first micro-batch is through.
 #
 # **Zero-bubble** (Qi et al. 2023): a backward pass has two halves. The gradient of the *input* is what the rank before
@@ -507,7 +507,7 @@ outcome(
 )
 
 # %% [markdown]
-# So ZB-H1 is not zero: with one piece a rank, and a step that begins and ends together, it cannot be less. The paper
+# So ZB-H1 is not zero: with one piece per rank, and a step that begins and ends together, it cannot be less. The paper
 # goes to zero by letting the next step begin before all ranks have finished this one, and pays with more memory.
 #
 # The order of the four in bubble and in memory is not the same. That is why there are four: **choose by what you are
@@ -806,7 +806,7 @@ for m, wait in zip(counts, waits, strict=True):
 #
 # * Cut a model, and two things travel at each border: activations forward, their gradient back.
 # * The cut alone leaves all ranks but one idle. Micro-batches make a pipeline of it.
-# * Bubble = (p−1)/(m+p−1), or (p−1)/(v·m+p−1) with v pieces a rank. More micro-batches shrink it, more ranks swell it.
+# * Bubble = (p−1)/(m+p−1), or (p−1)/(v·m+p−1) with v pieces per rank. More micro-batches shrink it, more ranks swell it.
 # * GPipe holds all m micro-batches. 1F1B takes the same time and holds p−r on rank r.
 # * Interleaving pays with messages and memory; zero-bubble splits the backward pass and fills gaps with weight
 #   gradients.

@@ -63,7 +63,7 @@ for name, result in (("by columns", by_columns), ("by rows", by_rows)):
 print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.shape))
 
 # %% [markdown]
-# * **By columns**, each rank has all of x and computes *some outputs*. The outputs stand side by side.
+# * **By columns**, each rank has all of x and computes *some outputs*. The outputs are put side by side.
 # * **By rows**, each rank has some of the inputs and computes *a part of every output*. The parts are added up.
 #
 # Beware of the names: PyTorch keeps `weight` as [outputs, inputs], the transpose of A. So the columns of A are
@@ -327,7 +327,7 @@ print(f"GELU of the sum {F.gelu(parts.sum()):.3f}, sum of the GELUs {F.gelu(part
 # %%
 outcome(
     "02-2.pair",
-    "One: the sum behind B. A's outputs are whole, only fewer on each rank, so GELU takes them as they are, and they are "
+    "One: the sum after B. A's outputs are whole, only fewer on each rank, so GELU takes them as they are, and they are "
     "just the inputs that this rank's rows of B ask for. Backward it is one again: the gradient of x.",
     right="one",
 )
@@ -359,7 +359,7 @@ split_picture()
 # between, no **head** (헤드) knows of another. So: the first layer by columns, some heads for each rank, the last layer by
 # rows. But *which* columns?
 #
-# The three are fused into one layer. Its outputs stand in this order: the queries of all heads, then the keys of all heads,
+# The three are fused into one layer. Its outputs are in this order: the queries of all heads, then the keys of all heads,
 # then the values.
 
 # %%
@@ -410,7 +410,7 @@ outcome(
 def head_outputs(heads: int, width: int, rank: int, ranks: int):
     """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a list or tensor of their numbers.
 
-    Rank r of N has the r-th block of neighboring heads. Its outputs stand in the same order as in the whole layer: its
+    Rank r of N has the r-th block of neighboring heads. Its outputs are in the same order as in the whole layer: its
     queries, its keys, its values. A head has width/heads numbers.
     """
     ### BEGIN SOLUTION
@@ -438,7 +438,7 @@ checked
 # this table are rank 1's, if there are two ranks?
 # </details>
 #
-# <details><summary>Help – "the right outputs in another order"</summary>
+# <details><summary>Help – "the right outputs in a different order"</summary>
 #
 # Attention cuts what the rank has into three equal blocks and takes the first for queries. So all queries of the rank come
 # first, not all numbers of its first head.
@@ -535,7 +535,7 @@ outcome(
 # %% [markdown]
 # ### PyTorch's own: DTensor
 #
-# In PyTorch you do not write layers for this. You say how each weight lies, in a plan, and `parallelize_module` turns it into a
+# In PyTorch you do not write layers for this. You say how each weight is stored, in a plan, and `parallelize_module` turns it into a
 # **DTensor**: a tensor that knows its layout. `Shard(0)` is cut along dimension 0 and `Replicate()` is whole on each rank. The
 # collectives follow.
 
@@ -715,8 +715,8 @@ outcome(
 # differ. A colleague remembers, and adds **dropout** (드롭아웃) to a tensor-parallel model with a seed for each rank. It is used at two places
 # of the dense part:
 #
-# * *inner*, behind GELU: on hidden units, of which each rank holds others;
-# * *outer*, behind the second layer: on its output, which each rank holds whole.
+# * *inner*, after GELU: on hidden units, of which each rank holds others;
+# * *outer*, after the second layer: on its output, which each rank holds whole.
 
 # %%
 images_32, labels_32 = digits()[:1280]
@@ -744,7 +744,7 @@ def train_with_dropout(seeds, steps=40):
 
 # %%
 def colleagues_seeds(step, rank):
-    """Another seed on each rank, in each step, and at each place."""
+    """A different seed on each rank, in each step, and at each place."""
     return 1000 * step + rank, 1_000_000 + 1000 * step + rank
 
 
@@ -786,7 +786,7 @@ difference = max(abs(a - b) for a, b in zip(losses, losses_1, strict=True))
 outcome(
     "02-2.dropout",
     f"The loss falls. But the two ranks' losses differ by up to {difference:.2f}, and their copies are {max(apart):.2g} apart. "
-    "Behind the outer dropout each rank goes on with another x, and the sums of the next layer add up parts of two models.",
+    "After the outer dropout each rank goes on with a different x, and the sums of the next layer add up parts of two models.",
     right="the loss falls as it should, but the ranks no longer hold one model",
 )
 
@@ -796,7 +796,7 @@ outcome(
 
 # %%
 def one_seed(step, rank):
-    """The same seed everywhere, another one in each step."""
+    """The same seed everywhere, a different one in each step."""
     return step, step
 
 
@@ -863,7 +863,7 @@ checked
 #
 # <details><summary>Help – "share their layers, but their outer masks differ"</summary>
 #
-# In exercise 4, what is the same for all ranks of a tensor group, and another number in the next group? You can compute it from
+# In exercise 4, what is the same for all ranks of a tensor group, and a different number in the next group? You can compute it from
 # `rank` and `tensor`.
 # </details>
 #

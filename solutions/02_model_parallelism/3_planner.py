@@ -88,7 +88,7 @@ outcome(
 # |---|---|---|---|---|
 # | **data** parallelism (데이터 병렬화) | all layers, for its samples | whole; ZeRO shares them out | of its samples | gradients |
 # | **pipeline** parallelism (파이프라인 병렬화) | some layers, for all samples | 1/p | of its layers, for several micro-batches | activations and their gradients, between stages |
-# | **tensor** parallelism (텐서 병렬화) | a part of each layer, for all samples | 1/t | 1/t | activations, several times a layer |
+# | **tensor** parallelism (텐서 병렬화) | a part of each layer, for all samples | 1/t | 1/t | activations, several times per layer |
 #
 # A **layout** (레이아웃) is a choice of these numbers: tensor × pipeline × data = GPUs. `plan` says what it costs.
 
@@ -209,7 +209,7 @@ checked
 # ## 2 · FLOP, and two utilizations
 #
 # A **FLOP** is one floating-point operation: one multiplication or one addition. A weight is used once a token, in the forward pass: multiply and add, 2 FLOP. The backward
-# pass does twice as much (a gradient for the input, and one for the weight). So training takes 6 FLOP a parameter and token, and attention adds
+# pass does twice as much (a gradient for the input, and one for the weight). So training takes 6 FLOP per parameter and token, and attention adds
 # its scores: 4·s·h a token and layer in the forward pass, again times 3.
 
 # %%
@@ -280,7 +280,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – my number is far above 1</summary>
 #
-# FLOP a token, times tokens a second, is FLOP a second. Divide by another number of FLOP a second, and only a share is left.
+# FLOP per token, times tokens per second, is FLOP per second. Divide by the peak in FLOP per second, and only a share is left.
 # </details>
 #
 # <details><summary>Help – I get "each layer has scores"</summary>
@@ -306,12 +306,12 @@ outcome(
 )
 
 # %% [markdown]
-# **Tokens a second follow the MFU.** A high HFU with a low MFU is a GPU that is busy repeating itself.
+# **Tokens per second follow the MFU.** A high HFU with a low MFU is a GPU that is busy repeating itself.
 #
 # ## 3 · Where a step's time goes
 #
 # The planner adds up, for the slowest rank of the pipeline: **compute**, the FLOP at the rate that large matrix products reach, and the traffic of
-# activations to memory; **recomputation**; **tensor**, two all-reduces a layer and pass; **bubble** (버블), the waiting; **transfer** from stage to
+# activations to memory; **recomputation**; **tensor**, two all-reduces per layer and pass; **bubble** (버블), the waiting; **transfer** from stage to
 # stage; **data**, what nothing hides of the gradients' average; **update**, the optimizer.
 #
 # Bytes above, seconds below. Ask the picture:
@@ -471,7 +471,7 @@ print(f"MosaicML: {wrong} of {len(small)} layouts that ran are refused")
 # %%
 predict(
     "02-3.which",
-    "6.7 billion parameters, 8 × A100 with 80 GiB, 64 sequences a step. Which layout has the shortest step among those that fit?",
+    "6.7 billion parameters, 8 × A100 with 80 GiB, 64 sequences per step. Which layout has the shortest step among those that fit?",
     ["tensor 8", "pipeline 8", "data 8, with ZeRO"],
 )
 
@@ -865,7 +865,7 @@ print(
 #
 # * Bytes: 16 a parameter of what the GPU computes with, less what ZeRO shares out; activations: 34·s·h/t a layer, times layers, times micro-batches under way.
 # * Recomputation: 2 instead of 34, paid with a forward pass. Ask whether you need it.
-# * Training: 6 FLOP a parameter and token, and the scores. MFU counts what the model needs, HFU what the hardware does. Compare MFU.
+# * Training: 6 FLOP per parameter and token, and the scores. MFU counts what the model needs, HFU what the hardware does. Compare MFU.
 # * A step: compute + messages + bubble + what is not hidden of the data average. Read the parts.
 # * First data parallelism with ZeRO; tensor inside a node; pipeline over nodes, with many micro-batches. Small ones shrink the bubble, large ones use the GPU better: try 1, 2, 4.
 # * A plan is about a tenth off on runs that set none of its constants. It sorts out bad layouts; measure those that it calls level.

@@ -3,7 +3,7 @@
 #
 # **90 minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
-# Learning rate, size, optimizer: each training begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
+# Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
 # good ones by hand, in a few lines a method. Then it asks the harder question: is one method, or one setting, really better than
 # another, or was it luck?
 #
@@ -96,7 +96,7 @@ figures.show(
 
 # %% [markdown]
 # How do we know the green range? All 780 settings of a space were trained once, by `python -m torchcourse.tools.make_data.tuning_table`. A table keeps their accuracies after each of nine
-# epochs. You can look up in microseconds what a training would give:
+# epochs. You can look up in microseconds what a training run would give:
 
 # %%
 for name, factor in (("lowest", 1), ("a tenth", 0.1), ("ten times", 10)):
@@ -110,7 +110,7 @@ outcome(
 )
 
 # %% [markdown]
-# In a single run the rate on the edge may still do well. With another seed the edge lies elsewhere. A tenth of it keeps a margin.
+# In a single run the rate on the edge may still do well. With a different seed the edge lies elsewhere. A tenth of it keeps a margin.
 #
 # ### Exercise 1 · Your own range test
 #
@@ -169,7 +169,7 @@ checked
 #
 # ## 2 · Grid or random?
 #
-# With two hyperparameters or more you search. A **trial** (시행) is one training with one setting. A **grid search** (격자 탐색) tries all combinations of a few values each. **Random search**
+# With two hyperparameters or more you search. A **trial** (시행) is one training run with one setting. A **grid search** (격자 탐색) tries all combinations of a few values each. **Random search**
 # (무작위 탐색) draws every value of every trial again. Below, only the horizontal axis matters, and nobody knows that.
 
 # %%
@@ -448,7 +448,7 @@ outcome(
 #
 # What holds:
 #
-# * Stopping early pays most where the budget is small: ten points at 27 epochs, more than one and a half at 90. At 540 epochs, 60 whole trainings, it still gains, but
+# * Stopping early pays most where the budget is small: ten points at 27 epochs, more than one and a half at 90. At 540 epochs, 60 whole training runs, it still gains, but
 #   a tenth of a point.
 # * ASHA is no better than successive halving here, and below 100 epochs it is a little worse: it promotes before all trials are in. What it saves is the
 #   waiting of many workers, and these searches have one worker.
@@ -764,9 +764,9 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 #
 # | English | 한국어 | here |
 # |---|---|---|
-# | hyperparameter | 하이퍼파라미터 | a number of a training that is not learned |
+# | hyperparameter | 하이퍼파라미터 | a number of a training run that is not learned |
 # | range test | 범위 테스트 | a short run with a growing learning rate |
-# | trial | 시행 | one training with one setting |
+# | trial | 시행 | one training run with one setting |
 # | grid search | 격자 탐색 | all combinations of a few values |
 # | random search | 무작위 탐색 | each value drawn again in each trial |
 # | Latin hypercube | 라틴 하이퍼큐브 | values spread evenly over each axis, combined at random |

@@ -49,7 +49,7 @@ print(f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, Py
 # %% [markdown]
 # ## 1 · A study, a trial, a pruner
 #
-# A **trial** (시행) is one training with one setting. A **study** (스터디) is all trials of one question. What is tuned here is a small
+# A **trial** (시행) is one training run with one setting. A **study** (스터디) is all trials of one question. What is tuned here is a small
 # network that reads digits, with 500 images to train on and 500 to validate. The space:
 
 # %%
@@ -68,7 +68,7 @@ print("settings:", np.prod([len(values) for values in SPACE.values()]))
 # %%
 predict(
     "03-2.pruning",
-    "30 trials of up to 9 epochs each, 270 epochs in all. How many are left with that pruner?",
+    "30 trials of up to 9 epochs each, 270 epochs in total. How many are left with that pruner?",
     ["about 200", "about 80", "about 30"],
 )
 
@@ -189,7 +189,7 @@ figures.show(study_picture.draw_slices(study, SPACE), f"Value over each hyperpar
 # %% [markdown]
 # ## 2 · Killed, and resumed
 #
-# Now the trials really train. The study lies in an SQLite file. A process works on it, and in its 20th
+# Now the trials really train. The study is in an SQLite file. A process works on it, and in its 20th
 # epoch it is killed as a machine dies, with `kill -9`.
 
 
@@ -295,7 +295,7 @@ print(f"all {len(finished)} finished trials are as they were")
 # %% [markdown]
 # ### When the file does not fit
 #
-# Open a study with another space, and its trials would mean something else. Optuna itself lets you change a range. `open_study` keeps the space in
+# Open a study with a different space, and its trials would mean something else. Optuna itself lets you change a range. `open_study` keeps the space in
 # the study and refuses. A trial that raises or yields NaN has failed: it is shown, and the study goes on. Only when ten in a row have failed is
 # it the objective that is broken, and the run ends with a sentence:
 
@@ -591,7 +591,7 @@ outcome(
 # %% [markdown]
 # This is the **linear scaling rule** (선형 스케일링 규칙) for SGD ([Goyal et al. 2017](https://arxiv.org/abs/1706.02677)): k times the batch, k times the
 # rate. It has an end: the highest good rate stops growing at batch 64, and the range gets narrower. (The *lowest* good rate grows as well, but that is because 9
-# epochs of large batches are few steps.) For Adam the rule is another one, about √k ([Malladi et al. 2022](https://arxiv.org/abs/2205.10287)).
+# epochs of large batches are few steps.) For Adam the rule is different, about √k ([Malladi et al. 2022](https://arxiv.org/abs/2205.10287)).
 #
 # The two hyperparameters belong together. Tune them together, or search the learning rate again after each change of the batch.
 
@@ -735,7 +735,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 #
 # | English | 한국어 | here |
 # |---|---|---|
-# | trial | 시행 | one training with one setting |
+# | trial | 시행 | one training run with one setting |
 # | study | 스터디 | all trials of one question |
 # | sampler | 샘플러 | proposes the next setting |
 # | pruning | 가지치기 | ending a trial that is not worth going on |

@@ -5,14 +5,14 @@
 #
 # A training that runs for hours tells you something every second, if you let it. You will write what a run says into
 # files, look at it in TensorBoard, read it back by code, and find out what looking costs. On the way the third recorded
-# wrong answer of the study log is settled: which of five statements are about *managing* a training.
+# wrong answer of the study log is settled: which of five statements are about *managing* a training run.
 #
 # **After this notebook you can**
 #
 # 1. write scalars, images, histograms and hyperparameters to TensorBoard, and read them back by code;
 # 2. tell overfitting and underfitting from the curves of a run;
 # 3. say what monitoring costs, and choose how often to look;
-# 4. tell what manages a training from what merely makes it faster.
+# 4. tell what manages a training run from what merely makes it faster.
 
 # %% setup
 
@@ -260,7 +260,7 @@ figures.show(figure, f"Eight digits that the network with learning rate {lr} got
 # %% [markdown]
 # ## 4 · What the curves tell
 #
-# Three runs made on purpose: one fits, one **overfits** (과적합: it learns its 200 training images by heart), one **underfits** (과소적합: it sees each
+# Three runs made on purpose: one fits, one **overfits** (과적합: it memorizes its 200 training images), one **underfits** (과소적합: it sees each
 # digit as four gray spots, too little to tell ten digits apart).
 
 # %%
@@ -380,7 +380,7 @@ checked
 # %% [markdown]
 # ## 5 · What looking costs
 #
-# Statement E is to look at the weights in every epoch. The learner feared that this is too dear: *모든 에포크마다 가중치 변화를 출력하면
+# Statement E is to look at the weights in every epoch. The learner feared that this is too expensive: *모든 에포크마다 가중치 변화를 출력하면
 # 성능에는 무리가 될 것* and thought of *n번에 1번*, once every n times. That is a claim about cost, so measure it.
 
 # %%
@@ -423,7 +423,7 @@ outcome(
 )
 
 # %% [markdown]
-# So looking at *every step* would be dear, and at every epoch it is not. How that moves with the interval, and with a machine that takes
+# So looking at *every step* would be expensive, and at every epoch it is not. How that moves with the interval, and with a machine that takes
 # its steps faster while a look costs the same (on a GPU the steps shrink most):
 
 
@@ -582,7 +582,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – the ranks wait for one another until the time is up</summary>
 #
-# A collective ends when *all* ranks have called it. Only the writing may stand inside a condition on the rank.
+# A collective ends when *all* ranks have called it. Only the writing may be inside a condition on the rank.
 # </details>
 #
 # <details><summary>Help – the check says that the right ones are of all ranks, the total of one</summary>
@@ -640,7 +640,7 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # | The log | The evidence | Corrected |
 # |---|---|---|
 # | Answer A, C, **D**: *여러 GPU로 데이터 병렬처리, 학습속도 향상이 맞다고 생각했고* | Section 7: the curves of 1 and 2 ranks are the same. | D is meant to change when the training is over. At the same global batch it does not change how good the model is, and it tells you nothing about it. It is 성능 as *speed*. |
-# | *모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것* | Section 5: the cost of a look, counted in steps. | E in every epoch is cheap, if what you look at are histograms counted on the device. Every *step* is dear: there the worry is right. What E can tell: whether weights still move. It cannot tell whether they have *converged*: a learning rate near 0, or a vanishing gradient (notebook 2), stops them as well. The validation loss tells. |
+# | *모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것* | Section 5: the cost of a look, counted in steps. | E in every epoch is cheap, if what you look at are histograms counted on the device. Every *step* is expensive: there the worry is right. What E can tell: whether weights still move. It cannot tell whether they have *converged*: a learning rate near 0, or a vanishing gradient (notebook 2), stops them as well. The validation loss tells. |
 # | *n번에 1번 등으로 생각함* | Exercise 3. | A fair compromise: choose n by a budget. In this course n is 100 steps. |
 # | *매 에포크마다 확인하고 수정하는 방법이 더 맞는 말 같다* | Section 4: the turn is visible only where validation was measured. | Yes: **A, C, E**. |
 
@@ -653,7 +653,7 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # * Looking has a price in steps. Choose the interval by a budget.
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
-# * The course's Trainer acts for you: `patience=3` ends a training whose `monitor` no longer improves, `max_steps` ends it after so many steps,
+# * The course's Trainer acts for you: `patience=3` ends a training run whose `monitor` no longer improves, `max_steps` ends it after so many steps,
 #   `after_step` and `after_epoch` call your function, `OverAll(metric)` computes what is no mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
 #
 # **Next:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).

@@ -434,7 +434,7 @@ outcome(
 # %% [markdown]
 # * **Over- and underfitting cannot be read from the weights.** In networks like these, trained for so long, runs that fit, overfit and underfit move their weights about
 #   alike. The difference is in data that the weights have never seen.
-# * **The gradients do differ at the end,** and by a lot: where all 200 images are learned by heart, almost no error is left. That shows how low the *training* loss is. A long healthy
+# * **The gradients do differ at the end,** and by a lot: where all 200 images are memorized, almost no error is left. That shows how low the *training* loss is. A long healthy
 #   training shrinks them, too. So they cannot show the gap.
 # * **More training is not the point either.** Four times as many steps widen the weights of the overfitting run a little, and leave the vanishing run where it was: almost
 #   no gradient reaches its first layer.

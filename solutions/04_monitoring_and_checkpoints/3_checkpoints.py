@@ -191,7 +191,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – I get "you write into the file that holds the old state"</summary>
 #
-# Any way of opening `path` for writing empties it. Write under another name first.
+# Any way of opening `path` for writing empties it. Write under a different name first.
 # </details>
 #
 # <details><summary>Help – I get "which folder is certainly on the same disk"</summary>
@@ -219,10 +219,10 @@ except CheckpointError as error:
 # ### How often?
 #
 # Each saving takes time from training; each crash costs the work since the last saving. In between there is a best **interval**: √(2 · C · M),
-# for C seconds a saving and M seconds from crash to crash (Young 1974). Llama 3 405B, on 16,384 GPUs, counted 419 unexpected interruptions in 54
+# for C seconds per saving and M seconds from crash to crash (Young 1974). Llama 3 405B, on 16,384 GPUs, counted 419 unexpected interruptions in 54
 # days ([section 3.3.4](https://arxiv.org/abs/2407.21783)): one every three hours. Try:
 #
-# * that run, with 30 seconds a saving. How much does "once an hour" lose?
+# * that run, with 30 seconds per saving. How much does "once an hour" lose?
 # * a crash every two days: does it still matter?
 
 # %%
@@ -240,7 +240,7 @@ print(f"Loading and saving the whole state of this small run: {1000 * (perf_coun
 #
 # After a crash, a run that goes on should be *the same run*: every later loss equal to that of a run that never stopped, to the last bit. Then a
 # crash changes nothing in your results, and a difference always means a bug. What does that take? Here is a small run with all its pieces in
-# plain sight: dropout and BatchNorm, AdamW, a schedule, 20 batches an epoch.
+# plain sight: dropout and BatchNorm, AdamW, a schedule, 20 batches per epoch.
 
 # %%
 import inspect
@@ -265,7 +265,7 @@ predict(
 # ●●○ · 12 minutes · good for: any training loop that is not the package's `Trainer`.
 #
 # Write both halves. `capture` returns a dict that `checkpoint.save` accepts: tensors, numbers and containers of them, no objects. `restore` gets it back
-# from the file, and a *new* run that was built with another seed. Look at `Run.train` above: what does its next step depend on?
+# from the file, and a *new* run that was built with a different seed. Look at `Run.train` above: what does its next step depend on?
 
 
 # %% exercise: resume
@@ -427,7 +427,7 @@ figures.show(figure, f"Up to step 12 the losses of both runs are equal; afterwar
 # %% [markdown]
 # Read the evidence. Weights, optimizer, dropout and the order of the samples are right: the `Trainer` restores them. What else does a
 # loss depend on? On the images, and those get noise from a stream of random numbers. Which stream? That of the worker that happens to load
-# the sample. Another number of workers, another noise.
+# the sample. With a different number of workers, the noise differs.
 #
 # The way out is not to save the streams of all workers. It is to have no streams: let the noise of a sample depend on what it *is*: the
 # seed of the run, the number of the epoch, and the number of the sample.
@@ -682,7 +682,7 @@ unbroken = run_ranks(train, start_over("two_unbroken"), seeded, 0, world_size=2)
 resumed = killed_and_resumed("two_killed", seeded, 0, 0, world_size=2)
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
 print("largest difference on 2 ranks:", gap)
-assert gap == 0 if torch.cuda.device_count() < 2 else gap < 1e-3  # GPUs may add up in another order
+assert gap == 0 if torch.cuda.device_count() < 2 else gap < 1e-3  # GPUs may add up in a different order
 
 # %% [markdown]
 # **A model in shares.** With FSDP (lesson 01) no rank has the whole model. So each saves its share into a file of its own: **sharded**
@@ -719,7 +719,7 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 
 # %% [markdown]
 # **On a cluster** the same `Trainer` call runs under `torchrun`. It starts the ranks again after a crash, and `resume=True` goes on from the
-# last file, which has to lie where all machines can read it:
+# last file, which has to be where all machines can read it:
 #
 # ```
 # torchrun --nproc-per-node=8 --max-restarts=3 train.py
@@ -733,7 +733,7 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | 단순히 multi GPU model이니 모델 크기가 클거라 생각했다: a multi-GPU model is big | Section 5: 1, 2 and 4 ranks wrote files of the same size. | Data parallelism keeps a whole model on each GPU and saves one. Only *shares* (FSDP) are files of another size, and smaller ones. |
+# | 단순히 multi GPU model이니 모델 크기가 클거라 생각했다: a multi-GPU model is big | Section 5: 1, 2 and 4 ranks wrote files of the same size. | Data parallelism keeps a whole model on each GPU and saves one. Only *shares* (FSDP) are files of a different size, and smaller ones. |
 # | device 문제가 생긴다. device 지정하기! A problem of the device: name the device | Section 5: `torch.load` stopped at a GPU that is not here; `map_location` helped. | Right where the file names a GPU that the machine lacks: always without a GPU, and with one GPU if another rank than 0 saved. Then it is **half** of it. |
 # | – | With the device solved, not one name fitted; `strict=False` loaded nothing and was silent. | The other half, and from rank 0 to one GPU the whole problem, is the prefix **`module.`**. Take it off, or save `ddp.module.state_dict()`. |
 

@@ -415,7 +415,7 @@ outcome(
 # `no_grad` is no remedy for training, but look at it: without a backward pass there are no activations to keep at all.
 #
 # Each remedy has its price. Accumulation: the parts run one after the other, and BatchNorm sees only its part. Checkpointing: about one more
-# forward pass of computing ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)). Mixed precision: fewer digits. (Its 16-bit copies of weights count as activations here.) SGD: another training. Play with them:
+# forward pass of computing ([Chen et al. 2016](https://arxiv.org/abs/1604.06174)). Mixed precision: fewer digits. (Its 16-bit copies of weights count as activations here.) SGD: a different training run. Play with them:
 #
 # * Find the lowest peak at batch 32. Which kind is left over, and what would reduce *that*?
 # * When does checkpointing stop helping? Look at 16 parts.
@@ -806,9 +806,9 @@ assert (half["parameters"], half["optimizer"]) == (alone["parameters"], alone["o
 # %% [markdown]
 # ## Take away
 #
-# * Parameters, gradients, optimizer: bytes a parameter. Activations: what the layers keep, times the batch, and mostly the larger part.
+# * Parameters, gradients, optimizer: bytes per parameter. Activations: what the layers keep, times the batch, and mostly the larger part.
 # * In an out-of-memory error, the line that failed is the last drop. Look at what is alive, of which kind, made where.
-# * Activations too large: accumulate, checkpoint, mixed precision. States too large: another optimizer, or shard them. No backward: `no_grad`.
+# * Activations too large: accumulate, checkpoint, mixed precision. States too large: a different optimizer, or shard them. No backward: `no_grad`.
 # * Checkpoint block by block, never all in one.
 # * `del` removes a name. `empty_cache` frees no tensor. `item` takes one element, drops the graph, and waits for the GPU.
 #

@@ -10,7 +10,7 @@
 #
 # **After this notebook you can**
 #
-# 1. find a leak by its growth a step, and name the line that keeps the tensors alive;
+# 1. find a leak by its growth per step, and name the line that keeps the tensors alive;
 # 2. trace a NaN to the layer and the step that made it;
 # 3. catch silent bugs with cheap checks in the first steps;
 # 4. find out where a rank or a loader worker hangs or died;
@@ -505,7 +505,7 @@ with warnings.catch_warnings():
     rounds = [{way: seconds_a_step(way) for way in ways} for _ in range(4)]  # in turn, so that a busy moment hits all
 cost = {way: min(times[way] for times in rounds) for way in ways}
 for way, seconds in cost.items():
-    print(f"{way:15s} {1e3 * seconds:6.2f} ms a step, {seconds / cost['nothing']:.2f} times")
+    print(f"{way:15s} {1e3 * seconds:6.2f} ms per step, {seconds / cost['nothing']:.2f} times")
 
 # %% [markdown]
 # On a busy machine, small differences are noise, and this step is a very short one. Measure on your own step whether the probe can stay on
@@ -751,7 +751,7 @@ for wrong in (batch.flatten(1), torch.ones(4, 100, device="meta"), torch.ones(4,
 
 # %% [markdown]
 # Read them from the numbers. `mat1 and mat2 shapes cannot be multiplied (100x784 and 100x10)`: your input is `mat1`, [100, 784];
-# the layer's weight (transposed) is `mat2`, so the layer wants 100 numbers a sample and gets 784. The *inner* numbers must agree.
+# the layer's weight (transposed) is `mat2`, so the layer wants 100 numbers per sample and gets 784. The *inner* numbers must agree.
 # "… not on the expected device" (`meta`) and "Expected all tensors to be on the same device" (a GPU): the layer's weights are in one place,
 # the input in another. Move the *model* once and each *batch*
 # as it comes; a tensor made inside `forward()` needs `device=x.device`. The third message names two dtypes (자료형): the input is double
@@ -890,7 +890,7 @@ except RankTimeout as error:
     print(error)
 
 # %% [markdown]
-# Two ranks stand in an all-reduce: that is where one *waits*, not where the fault is. One stands elsewhere. In a script, set a
+# Two ranks are in an all-reduce: that is where one *waits*, not where the fault is. One is somewhere else. In a script, set a
 # time limit too: NCCL's watchdog gives up after ten minutes by default, and
 # [`py-spy dump --pid PID`](https://github.com/benfred/py-spy) shows the stack of any running Python process.
 #
@@ -930,7 +930,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – two stacks end with the same line, and the check says that they differ</summary>
 #
-# All collectives end in the same line of PyTorch, `work.wait()`. *Which* one it is stands further out.
+# All collectives end in the same line of PyTorch, `work.wait()`. Look further out for *which* one it is.
 # </details>
 
 # %% [markdown]
@@ -1056,7 +1056,7 @@ sums = {numbers[torch.randperm(len(numbers))].sum().item() for _ in range(20)}
 print(f"{len(sums)} different sums of the same numbers in 20 orders, {max(sums) - min(sums):.1e} apart")
 
 # %% [markdown]
-# On a GPU some kernels add in whatever order threads come; another number of CPU threads or of ranks changes the order too.
+# On a GPU some kernels add in whatever order threads come; a different number of CPU threads or of ranks changes the order too.
 # `torch.use_deterministic_algorithms(True)` chooses kernels that repeat, or raises an error where there is none. Across other versions,
 # machines or devices nothing is promised. The third source: workers and ranks. Each needs a seed of its own, drawn from one.
 # (PyTorch, [reproducibility](https://docs.pytorch.org/docs/stable/notes/randomness.html).)
@@ -1104,7 +1104,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 #
 # | The log | The evidence here | Corrected |
 # |---|---|---|
-# | GPUUtil로 memory leak 확인하기: find a memory leak with GPUtil | Section 1: growth a step shows *that* there is a leak; the references show *whose*. A utility that shows a GPU's total shows neither line nor holder, and PyTorch's cache hides small growth from it. | Watch **live bytes a step**, then ask **who holds them**. (GPUtil has not been released since 2018; NVML is its successor, notebook 1.) |
+# | GPUUtil로 memory leak 확인하기: find a memory leak with GPUtil | Section 1: growth per step shows *that* there is a leak; the references show *whose*. A utility that shows a GPU's total shows neither line nor holder, and PyTorch's cache hides small growth from it. | Watch **live bytes per step**, then ask **who holds them**. (GPUtil has not been released since 2018; NVML is its successor, notebook 1.) |
 # | loop연산 시 tensor variables는 gpu 메모리 사용: in loops, tensor variables use GPU memory | A variable of the loop is overwritten, and its tensor freed. What grew was what *outlived a turn*: a sum with its graph, a list, a hook, an exception. | A tensor stays as long as **somebody refers to it**, also through an autograd graph. |
 # | 1d tensor는 python 기본 객체로 변환하여 처리하기: convert a 1-d tensor into a Python object | The cell below: the loss has 0 dimensions and 1 element, and `.item()` takes exactly such a tensor. | A **one-element** tensor (usually 0-d), by `.item()`; it **waits for the GPU**, so do it where you log, and `.detach()` elsewhere. |
 
@@ -1119,7 +1119,7 @@ except RuntimeError as error:
 # %% [markdown]
 # ## Take away
 #
-# * A leak is somebody's reference. Measure growth a step, then follow the references to a variable: sum, list, attribute,
+# * A leak is somebody's reference. Measure growth per step, then follow the references to a variable: sum, list, attribute,
 #   hook, closure, exception.
 # * `total += loss` keeps whole graphs in an evaluation without `no_grad`; after `backward()` only their nodes.
 # * The first place of a NaN counts: data, weights, forward, loss or backward, in which layer and step. A finite loss can have a NaN

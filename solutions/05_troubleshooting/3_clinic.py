@@ -137,7 +137,7 @@ clinic.run("learns_then_forgets", train_epoch)
 # %% patient: big_batch_diverges
 
 # %% [markdown]
-# ●●○ · 6 minutes · good for: every training whose batch does not fit.
+# ●●○ · 6 minutes · good for: every training run whose batch does not fit.
 
 
 # %% repair: big_batch_diverges
@@ -317,7 +317,7 @@ clinic.hints("moody_score")
 
 # %% repair: moody_score
 def evaluate(model, loader):
-    """Return the share of samples that the model answers rightly."""
+    """Return the share of samples that the model answers correctly."""
     was_training = model.training
     model.eval()
     right = count = 0
@@ -332,7 +332,7 @@ def evaluate(model, loader):
 # %% [markdown]
 # <details><summary>Help – I get "the training loop calls model.train() once"</summary>
 #
-# Your evaluation is right, and it leaves the model in another mode than it found it in.
+# Your evaluation is right, and it leaves the model in a different mode than it found it in.
 # </details>
 
 # %% [markdown]
@@ -399,7 +399,7 @@ def denoise_epoch(model, loader, optimizer, probe, generator):
 
 
 # %% [markdown]
-# <details><summary>Help – I get "the graph still grows by a few nodes a step"</summary>
+# <details><summary>Help – I get "the graph still grows by a few nodes per step"</summary>
 #
 # The large part is gone. There are *two* sums in this function.
 # </details>

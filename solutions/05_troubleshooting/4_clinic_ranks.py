@@ -3,7 +3,7 @@
 #
 # **75 minutes** · one CPU is enough (two and three processes), on Linux or macOS · before this: [the clinic's first half](3_clinic.ipynb)
 #
-# Here are nine more programs. Few of these faults stand in a single line. Most lie between two things that are both right: an
+# Here are nine more programs. Few of these faults are in a single line. Most are between two things that are both right: an
 # image and its label, training and service, one worker and the next, rank 0 and rank 1, a run and its restart.
 #
 # **After this notebook you can**
@@ -182,7 +182,7 @@ class DigitReader:
 
 
 # %% [markdown]
-# <details><summary>Help – I get "scans get another answer"</summary>
+# <details><summary>Help – I get "scans get a different answer"</summary>
 #
 # Print what `standardise` makes of one scan, alone and among others. Is there still a number in it that comes from the request?
 # </details>
@@ -369,7 +369,7 @@ def jitter_loader(images, labels, seed):
 # %% patient: images_nobody_sees
 
 # %% [markdown]
-# ●○○ · 6 minutes · for every training on more than one rank.
+# ●○○ · 6 minutes · for every training run on more than one rank.
 
 
 # %% repair: images_nobody_sees
@@ -401,12 +401,12 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
 # %% [markdown]
 # ### Patient 8
 #
-# **Early stopping** (조기 종료) ends a training when the validation loss no longer falls. A **collective** (집합 통신) needs all ranks.
+# **Early stopping** (조기 종료) ends a training run when the validation loss no longer falls. A **collective** (집합 통신) needs all ranks.
 
 # %% patient: closed_connection
 
 # %% [markdown]
-# ●●● · 10 minutes · for every decision in a training on several ranks.
+# ●●● · 10 minutes · for every decision in a training run on several ranks.
 
 
 # %% repair: closed_connection

@@ -366,7 +366,7 @@ checked
 #
 # ## 5 · Sequences of different lengths
 #
-# Nine speakers say /ae/, 30 times each. Each recording is a sequence of frames, one for every 6.4 ms, with 12 numbers a frame
+# Nine speakers say /ae/, 30 times each. Each recording is a sequence of frames, one for every 6.4 ms, with 12 numbers per frame
 # ([Kudo, Toyama and Shimbo 1999](https://doi.org/10.24432/C5NS47), CC BY 4.0). Who speaks?
 
 # %%
@@ -492,7 +492,7 @@ outcome(
 
 # %% [markdown]
 # Without packing, the network goes on over the zeros and forgets. How far depends on the *company*: on the longest of the batch. So the same recording gets
-# another answer in another batch, and no error is raised. A mean over time has the same trap: divide by the length, and not by T. Attention needs the
+# a different answer in another batch, and no error is raised. A mean over time has the same trap: divide by the length, and not by T. Attention needs the
 # mask. A test that finds all of these: **one sample alone must get the answer that it gets in a batch.**
 #
 # ## 6 · Buckets
@@ -721,7 +721,7 @@ print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
 # %%
 predict(
     "06-1.leak",
-    "The same speakers were recorded on other occasions: the 370 test recordings. How many of their frames are answered rightly?",
+    "The same speakers were recorded on other occasions: the 370 test recordings. How many of their frames are answered correctly?",
     ["about as many", "about 90%", "about half"],
 )
 
@@ -741,7 +741,7 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
-# A test sample **leaks** (누출) when the training part knows it: it is itself in it, or its content is, under another number (a copy, saved again), or another
+# A test sample **leaks** (누출) when the training part knows it: it is itself in it, or its content is, under a different number (a copy, saved again), or another
 # sample of its **group** (그룹) is: the same writer, patient, recording.
 
 
@@ -779,7 +779,7 @@ for _seed in range(4):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "has another number and another writer"</summary>
+# <details><summary>Help – I get "has a different number and a different writer"</summary>
 #
 # Then only the content tells. `torch.equal(a, b)` compares two tensors; `a.numpy().tobytes()` can be put into a set.
 # </details>
@@ -839,7 +839,7 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 # * A loader is sampler, fetch, collate, prefetch. Prefetching hides the shorter of fetching and training, at the price of memory.
 # * One sample alone must get the answer that it gets in a batch. Pack, mask, and divide by lengths.
 # * Buckets: mix, cut, sort, cut, mix. Little padding, and still chance.
-# * Sampler or loss weights: the same aim, another noise. Neither makes rare samples more.
+# * Sampler or loss weights: the same goal, different noise. Neither adds rare samples.
 # * Split by what the model will meet later.
 #
 # ### Glossary

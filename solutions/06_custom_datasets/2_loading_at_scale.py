@@ -81,13 +81,13 @@ print(profile)
 share = profile.wait / (profile.wait + profile.transfer + profile.step)
 outcome(
     "06-2.wait",
-    f"It waits {share:.0%} of its time. Reading alone takes {profile.load['read']:.1f} ms a batch, the step {profile.step:.1f} ms.",
+    f"It waits {share:.0%} of its time. Reading alone takes {profile.load['read']:.1f} ms per batch, the step {profile.step:.1f} ms.",
     right="less than a quarter" if share < 0.25 else "about half" if share < 0.55 else "more than half",
 )
 
 # %% [markdown]
 # `profile_loader` asks for samples one by one and takes the time of each stage. A dataset names its stages with `with stage("decode"): …`. You
-# should do this before you change anything: a loader has four places where it can be slow, and each has another remedy.
+# should do this before you change anything: a loader has four places where it can be slow, and each has a different remedy.
 #
 # | slow is | remedy |
 # |---|---|
@@ -104,14 +104,14 @@ outcome(
 # %%
 predict(
     "06-2.fastest",
-    "4,000 small images that lie in memory, in batches of 50. Which way gives the most images a second?",
+    "4,000 small images that lie in memory, in batches of 50. Which way gives the most images per second?",
     ["DataLoader with 2 workers", "DataLoader without workers", "one index_select a batch, no DataLoader"],
 )
 
 
 # %%
 def rate(loader, rounds=3):
-    """Images a second, the best of some epochs."""
+    """Images per second, the best of some epochs."""
     seconds = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -166,7 +166,7 @@ counts = [0, 1, 2, 4]
 measured = [profile, *(measure(DataLoader(scans, 50, num_workers=workers)) for workers in counts[1:])]
 took = [run.wait + run.transfer + run.step for run in measured]
 model_says = [waiting.batch_time(load, loop, workers, profile.send) for workers in counts]
-finding = f"{took[0]:.0f} ms a batch without workers, {took[-1]:.0f} ms with 4 (model: {model_says[-1]:.0f})"
+finding = f"{took[0]:.0f} ms per batch without workers, {took[-1]:.0f} ms with 4 (model: {model_says[-1]:.0f})"
 figure, axes = figures.new(6, 3)
 axes.plot(counts, model_says, "o--", color=figures.COLORS["gray"], mfc="white", label="model")
 axes.plot(counts, took, "o-", label="measured")
@@ -267,7 +267,7 @@ else:
 # %%
 predict(
     "06-2.noise",
-    "16 samples in all (2 epochs × 8). How many different random numbers are among them?",
+    "16 samples in total (2 epochs × 8). How many different random numbers are among them?",
     ["16", "8", "4"],
 )
 
@@ -289,7 +289,7 @@ outcome(
 )
 
 # %% [markdown]
-# Nothing failed, and three of four samples get the number of another one. Three ways out. Draw from the streams of `torch`, `random` or
+# Nothing failed, and three of four samples get the number of a different one. Three ways out. Draw from the streams of `torch`, `random` or
 # `numpy.random`: the DataLoader seeds them in each worker when the worker starts. That is again in each epoch, except with `persistent_workers=True`: there the
 # streams go on. Or give each worker's copy a generator, in a
 # **`worker_init_fn`**. Or have no streams (lesson 04): `SeededSamples` lets the numbers depend on seed, epoch and index alone.

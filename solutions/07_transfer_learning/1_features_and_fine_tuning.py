@@ -84,7 +84,7 @@ print(
 # %% [markdown]
 # The **scaling** (스케일링) belongs to the weights: same size, same range, same mean and deviation as in training. Section 4 shows what happens otherwise.
 #
-# One labeled image of each digit, ten in all. How far do they get you? The cheapest way of all needs no training: the label of the **nearest neighbor**
+# One labeled image of each digit, ten in total. How far do they get you? The cheapest way of all needs no training: the label of the **nearest neighbor**
 # (최근접 이웃) among the ten, by distance of the raw pixels.
 
 # %%
@@ -309,7 +309,7 @@ for _name, _parameter in _model.named_parameters():
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "stands in two groups"</summary>
+# <details><summary>Help – I get "is in two groups"</summary>
 #
 # `model.parameters()` are all of them, the head's included.
 # </details>
@@ -645,7 +645,7 @@ if photos:
 # clearly better at 25 labels, and with 100 for both that EfficientNet is. (The network gets 96 × 96 pixels here to save time, and was trained with 224 × 224.)
 #
 # Note what is compared: 20 choices of training cells out of the same 250, so the errors are those of the choice of labels, not of the choice of cells. And
-# EfficientNet wants `(pixel − 127) / 128`, while most ImageNet networks want another mean and deviation. Is that mix-up as bad as the colleague's?
+# EfficientNet wants `(pixel − 127) / 128`, while most ImageNet networks want a different mean and deviation. Is that mix-up as bad as the colleague's?
 
 # %%
 if photos:
@@ -708,7 +708,7 @@ for weights in run_ranks(fine_tune_on_ranks, data, world_size=2):
 # * Freezing has two halves: gradients and running statistics.
 # * Pixels get the scaling of the *backbone's* training. `norm_gap` tells without labels.
 # * Compare seed by seed, with the interval of the mean difference. Say beforehand which difference would matter: "level" means within that margin, and "not clear" does not.
-# * Beside every network stands something cheap.
+# * Compare every network with something cheap.
 #
 # ### Glossary
 #

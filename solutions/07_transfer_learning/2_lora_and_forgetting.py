@@ -342,13 +342,13 @@ checked
 # ## 4 · What it costs
 #
 # A frozen weight is in memory, but gets no gradient and no optimizer state. So LoRA saves memory while training, and what
-# has to be *kept* of a training is the adapter alone.
+# has to be *kept* of a training run is the adapter alone.
 
 # %%
 whole = sum(parameter.nbytes for parameter in reader.parameters())
 predict(
     "07-2.bytes",
-    f"The reader has {whole / 1e3:.0f} kB of weights. How many bytes has a file of adapters of rank 8 beside all its layers?",
+    f"The reader has {whole / 1e3:.0f} kB of weights. How many bytes is a file of adapters of rank 8 for all its layers?",
     ["about 60 kB", "about 210 kB", "as many: each layer has one"],
 )
 
@@ -691,7 +691,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – the ranks end with different weights</summary>
 #
-# When does DDP learn which parameters there are? Where does that stand in your loop?
+# When does DDP learn which parameters there are? Where is that in your loop?
 # </details>
 #
 # <details><summary>Help – "a module doesn't have any parameter that requires a gradient"</summary>

@@ -606,7 +606,7 @@ for world_size in (1, 2):
     assert torch.allclose(joined, whole, atol=1e-4)
 
 # %% [markdown]
-# A halo is kernel // 2 rows a layer and neighbor, however tall the strip is. On 8 GPUs, or on two machines of 8, the same function runs as a script:
+# A halo is kernel // 2 rows per layer and neighbor, however tall the strip is. On 8 GPUs, or on two machines of 8, the same function runs as a script:
 # `torchrun --nproc-per-node=8 script.py`, `torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 script.py`.
 #
 # ## 11 · What the log said

@@ -87,7 +87,7 @@ def test_a_notebook_alone_installs_the_course_and_runs_to_its_end(host, wheel, t
     monkeypatch.setenv("TORCHCOURSE_SOURCE", str(wheel))
     monkeypatch.delenv("TORCHCOURSE_WORK")
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    # Should the course ever ask for another torch, pip shall say so here, and not download gigabytes.
+    # Should the course ever ask for another torch, pip should say so here, and not download gigabytes.
     (tmp_path / "constraints.txt").write_text(f"torch=={HOST_TORCH}\n")
     monkeypatch.setenv("PIP_CONSTRAINT", str(tmp_path / "constraints.txt"))
 

@@ -43,7 +43,7 @@ def is_hole(error: BaseException) -> bool:
 
 
 def hole_sentence(error: BaseException) -> str:
-    """Say that there is a hole; where code stands beside it, also that the skeleton's line is still there."""
+    """Say that there is a hole; where code is beside it, also that the skeleton's line is still there."""
     line = learners_line(error)
     if line is None or not _has_company(line):
         return NOT_DONE

@@ -34,7 +34,7 @@ _QUESTION = (
 HANG = "After {seconds:g} s the {ranks} ranks still waited for one another. " + _QUESTION
 _LEFT = "Rank {rank} waited for a rank that had already left your function. " + _QUESTION
 _ALL_AT_ONE_LINE = (
-    "After {seconds:g} s all {ranks} ranks still stood in the same line. Either its loop never ends, or the calls "
+    "After {seconds:g} s all {ranks} ranks were still in the same line. Either its loop never ends, or the calls "
     "there do not match: all ranks must give the same source and the same size, in the same round."
 )
 

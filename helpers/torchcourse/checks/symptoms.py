@@ -12,7 +12,7 @@ GENERAL: Final[dict[str, str]] = {
     "ranks_disagree": "The ranks came to different results where they must agree.",
     "endless": "The program was still running at the time limit.",
     "nothing_returned": "The function returned None.",
-    "wrong_type": "The function returned something of another kind: no tensor, list, dictionary or pair.",
+    "wrong_type": "The function returned something of a different kind: no tensor, list, dictionary or pair.",
     "no_number": "The function returned something that is not one finite number.",
     "count": "There are too few or too many of the things asked for.",
     "order": "The right things came in a different order.",

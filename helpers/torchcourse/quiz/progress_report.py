@@ -43,7 +43,7 @@ class LessonProgress:
         return bool(self.tried or self.answered)
 
     def quiz(self, language: str) -> str:
-        """Return in words how many questions have been answered, and how many of them rightly at last."""
+        """Return in words how many questions have been answered, and how many of them correctly at last."""
         counts = {"answered": len(self.answered), "total": self.questions, "right": len(self.right)}
         return texts.say("quiz_counts", language, **counts)
 

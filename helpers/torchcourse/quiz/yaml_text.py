@@ -51,11 +51,11 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         for key, value in node.value:
             name = getattr(key, "value", None)
             if isinstance(name, str) and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is here twice", key.start_mark)
             seen.add(name)
             if node.flow_style:
                 _refuse_cut(value)
-                # A key without a value is what stands behind a comma of a text.
+                # A key without a value is what comes after a comma of a text.
                 if value.value == "" and not value.style and value.start_mark.index == value.end_mark.index:
                     raise _cut(key)
         return super().construct_mapping(node, deep=deep)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def dumps_call(function: Any, args: tuple[Any, ...]) -> bytes:
-    """Pickle what the ranks shall run.
+    """Pickle what the ranks should run.
 
     Raises:
         TypeError: with a sentence that names the part that cannot be sent.

@@ -99,7 +99,7 @@ def _become_rank(rank_fds: list[int], unused: list[int]) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         for fd in unused:
             os.close(fd)
-        sys.modules["__main__"] = types.ModuleType("__main__")  # the learner's functions shall not see this script
+        sys.modules["__main__"] = types.ModuleType("__main__")  # the learner's functions should not see this script
         from torchcourse.ranks import worker
 
         worker.main(*rank_fds)

@@ -47,7 +47,7 @@ def save(state: dict[str, Any], path: str | os.PathLike) -> None:
         path: the file; its folder is made if needed.
 
     Raises:
-        TypeError: for a value of another kind, which `load` would refuse.
+        TypeError: for a value of a different kind, which `load` would refuse.
         CheckpointError: if the disk is full or the folder cannot be written. The old file is still there.
     """
     state = plain(state)

@@ -44,7 +44,7 @@ class Keeper:
         """Get ready for a fit. Every rank has to call it.
 
         Raises:
-            ValueError: if the folder holds a different run, and nobody said what shall become of it.
+            ValueError: if the folder holds a different run, and nobody said what should become of it.
         """
         self._odd = set(finite.not_finite(trainer.model, trainer.optimizer))
         if resume:

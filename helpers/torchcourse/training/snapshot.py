@@ -170,7 +170,7 @@ def _wound_on(trainer: Training, state: dict[str, Any]) -> list[dict[str, Any]] 
     except ValueError as error:
         raise CheckpointError(
             f"The checkpoint's schedule has moved {moves} times, the new {type(schedule).__name__} cannot: {error} "
-            "Make it as long as the whole training."
+            "Make it as long as the whole training run."
         ) from None
 
 

@@ -149,7 +149,7 @@ class Trainer:
 
         Args:
             train_loader: yields `(inputs, targets)`; on several ranks this rank's share (`make_loader`).
-            epochs: how many more; with `resume`, how many in all. None: as many as `max_steps` takes.
+            epochs: how many more; with `resume`, how many in total. None: as many as `max_steps` takes.
             val_loader: what to evaluate on after every epoch. One of its batches is tried before the first.
             resume: load `last.pt` first, if there is one, and go on exactly where it was saved.
             max_steps: optimizer steps after which training ends, also within an epoch; counted as `epochs` are.

@@ -168,7 +168,7 @@ def test_ranks_that_all_stand_in_one_line_are_told_so(monkeypatch):
         raise RankTimeout(0, "TimeoutError", "ranks 0, 1 had not finished", SAME_LINE)
 
     monkeypatch.setattr(kit, "run_ranks", hang)
-    with pytest.raises(Wrong, match="all 2 ranks still stood in the same line") as caught:
+    with pytest.raises(Wrong, match="all 2 ranks were still in the same line") as caught:
         on_ranks(fail, "fine", world_size=2)
     assert "inside an `if`" not in caught.value.hint
 

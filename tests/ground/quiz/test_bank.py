@@ -50,7 +50,7 @@ BREAK = {
         "type-number: 'essay' is no kind; the",
     ),
     "no kind": (lambda b: b["questions"][2].pop("kind"), "type-number: 'kind' is missing"),
-    "a field of another kind": (
+    "a field of a different kind": (
         lambda b: b["questions"][2].update(accepted=["4"]),
         "type-number, field accepted: is not known",
     ),

@@ -1,4 +1,4 @@
-"""Reviews are planned from the journal alone, and come back asked in another way."""
+"""Reviews are planned from the journal alone, and come back asked in a different way."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

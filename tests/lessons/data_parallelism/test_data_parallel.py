@@ -256,7 +256,7 @@ class Words(nn.Module):
 
 
 class ManyKinds(nn.Module):
-    """Complex, half and double precision, a frozen weight, another layout of memory, a buffer without numbers."""
+    """Complex, half and double precision, a frozen weight, a different layout of memory, a buffer without numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -461,7 +461,7 @@ def test_buckets_are_launched_while_backward_still_runs(found: list[dict]) -> No
 @pytest.mark.parametrize("case", [name for name in ODD if name != "twice, re-entrant"])
 def test_odd_layers_and_gradients_train_as_in_one_process(case: str, found: list[dict]) -> None:
     for rank in found:
-        assert rank["odd"][case] < (1e-2 if "many kinds" in case else CLOSE)  # half precision adds in another order
+        assert rank["odd"][case] < (1e-2 if "many kinds" in case else CLOSE)  # half precision adds in a different order
 
 
 def test_a_gradient_that_grows_after_it_was_sent_is_refused(found: list[dict]) -> None:

@@ -76,7 +76,7 @@ def test_the_advice_follows_from_the_numbers():
     assert "busy with something else" in replace(slow, workers=4).advice()
     tiny = replace(slow, load={"fetch": 0.2, "collate": 0.3}, step=0.1, transfer=0.0, wait=0.5)
     assert "workers do not pay" in tiny.advice()
-    assert "decode    40.000 ms a batch" in str(slow)
+    assert "decode    40.000 ms per batch" in str(slow)
 
 
 def test_what_cannot_be_profiled_is_refused():

@@ -89,7 +89,7 @@ def test_which_mean_is_the_same_in_company():
     assert not torch.allclose(layer(together.x).mean(1)[0], layer(alone.x).mean(1)[0])
     own = (layer(together.x) * together.mask[..., None]).sum(1) / together.lengths[:, None]
     torch.testing.assert_close(own[0], layer(alone.x).mean(1)[0])
-    # One fixed length: equal frames, half as many of them, and another mean.
+    # One fixed length: equal frames, half as many of them, and a different mean.
     halves = nn.functional.pad(frames[1][:10], (0, 0, 0, 30)), nn.functional.pad(frames[1], (0, 0, 0, 20))
     assert not torch.allclose(layer(halves[0]).mean(0), layer(halves[1]).mean(0))
     assert key("another-answer-in-company") == "C"

@@ -17,6 +17,6 @@ def test_each_record_is_drawn_once(ranks, workers, by):
 
 
 def test_the_finding_is_counted():
-    assert shares_finding(2, 2, "record") == "4 readers, by record: 5 records each, 20 in all"
-    assert shares_finding(3, 2, "shard") == "6 readers, by shard: 0 to 6 records each, 20 in all"
+    assert shares_finding(2, 2, "record") == "4 readers, by record: 5 records each, 20 in total"
+    assert shares_finding(3, 2, "shard") == "6 readers, by shard: 0 to 6 records each, 20 in total"
     assert shares(2, 1, "shard") == [[*range(6), *range(8, 13), *range(16, 20)], [6, 7, 13, 14, 15]]

@@ -29,9 +29,9 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order():
 
 
 def test_a_split_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="Take another share"):
+    with pytest.raises(ValueError, match="Take a different share"):
         split_by_group(["one"] * 10)
-    with pytest.raises(ValueError, match="Take another share"):
+    with pytest.raises(ValueError, match="Take a different share"):
         split_by_group([0, 0, 0, 1, 1, 1], 0.1)
 
 

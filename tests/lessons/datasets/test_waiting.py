@@ -44,6 +44,6 @@ def test_how_many_workers_pay():
 def test_the_picture_says_what_it_shows():
     figure = draw_timeline(2, 25)
     assert figure.axes[0].get_title() == timeline_finding(2, 25)
-    assert timeline_finding(2, 25) == "2 workers: 12.5 ms a batch, and the loop waits 20% of the time"
+    assert timeline_finding(2, 25) == "2 workers: 12.5 ms per batch, and the loop waits 20% of the time"
     assert len(figure.axes[0].patches) == 24
     assert len(draw_timeline(0, 25).axes[0].patches) == 24

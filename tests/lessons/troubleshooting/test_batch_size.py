@@ -64,7 +64,7 @@ def test_circles_that_a_failed_try_leaves_are_collected():
         with SimulatedDevice("1 MiB") as device:
 
             def attempt(size):
-                circle = [torch.zeros(size, 1024)]  # 4 KiB a sample
+                circle = [torch.zeros(size, 1024)]  # 4 KiB per sample
                 circle.append(circle)
                 torch.zeros(size, 1024)
                 circle.clear()

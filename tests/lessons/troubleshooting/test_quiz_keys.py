@@ -130,7 +130,7 @@ def test_eval_records_a_graph_and_no_grad_does_not():
 
 
 def growth_a_batch(line: str, train: bool) -> tuple[float, dict]:
-    """Return by how many bytes a batch memory grows when `line` stands at the end of each, and the names it uses."""
+    """Return by how many bytes per batch memory grows when `line` stands at the end of each, and the names it uses."""
     model = nn.Sequential(nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 2))
     names: dict[str, Any] = {"total": 0.0, "history": [], "outputs": [], "best": math.inf, "smooth": 0.0}
     after = []

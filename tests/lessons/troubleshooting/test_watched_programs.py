@@ -28,7 +28,7 @@ from torchcourse.tools.bench.programs import (
 
 MODULES = (healthy_loops, healthy_epochs, healthy_models, healthy_pairs)
 HEALTHY = {name: program for module in MODULES for name, program in programs_of(module).items()}
-# The dearest of them are left to `make bench`.
+# The most expensive of them are left to `make bench`.
 CHEAP = (
     *("lbfgs", "one_cycle_of_25_steps", "steps_of_epochs", "warm_up_from_zero", "tiny_learning_rate", "sum_reduction"),
     *("accumulated_sums", "sharpness_aware", "scaler_with_clipping", "validation_at_the_end", "tiny_data"),

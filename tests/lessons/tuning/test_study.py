@@ -230,7 +230,7 @@ def test_foreign_files_are_left_alone(tmp_path):
 def test_another_space_or_direction_is_refused(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     run(open_study(url, SPACE), planted, 2)
-    with pytest.raises(StudyError, match=r"another space \(lr was .*0\.001.* now \[0\.1, 1\.0\]\)"):
+    with pytest.raises(StudyError, match=r"a different space \(lr was .*0\.001.* now \[0\.1, 1\.0\]\)"):
         open_study(url, SPACE | {"lr": (0.1, 1.0)})
     with pytest.raises(StudyError, match="maximize, but you asked to minimize"):
         open_study(url, SPACE, direction="minimize")

@@ -1,7 +1,7 @@
 """Lesson 01, data parallelism (데이터 병렬화): averaging, collectives, DDP by hand, sharding, and what they cost.
 
 averaging       a training step with nothing hidden
-train_digits    a training for any number of ranks, also under torchrun
+train_digits    a training run for any number of ranks, also under torchrun
 data_parallel   gradients averaged, one by one and in buckets during the backward pass
 collectives     all-reduce and its parts, made of single messages
 sampling        which rank sees which sample

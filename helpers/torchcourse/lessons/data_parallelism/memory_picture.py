@@ -73,7 +73,7 @@ def draw_measured_memory(measured: Mapping[str, States], formula: Mapping[str, S
     figure, axis = canvas(8.0, 1.4 + 0.28 * len(rows), left=2.1, right=0.9, bottom=0.9, top=0.4)
     _draw_bars(axis, rows, unit=1e3)
     largest = max(states.total for states in rows.values()) / 1e3
-    axis.set(xlim=(0, 1.02 * largest), ylim=(len(rows) - 0.5, -0.6), xlabel="states (kB a rank)")
+    axis.set(xlim=(0, 1.02 * largest), ylim=(len(rows) - 0.5, -0.6), xlabel="states (kB per rank)")
     worst = max(abs(states.total / formula[name].total - 1) for name, states in measured.items())
     title = (
         "A rank holds exactly what the formula says"

@@ -76,8 +76,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     Raises:
         RuntimeError: outside a rank.
-        ValueError: for another stage, an optimizer that needs whole matrices, parameters that are not contiguous, or a
-            model that has nothing to train or a ShardedOptimizer already.
+        ValueError: for a different stage, an optimizer that needs whole matrices, parameters that are not contiguous,
+            or a model that has nothing to train or a ShardedOptimizer already.
     """
 
     # GradScaler then calls `step` on all ranks, also where it found an overflow on one: `step` can refuse it.

@@ -21,7 +21,7 @@ def batches(
     Args:
         dataset: map-style.
         sampler: the numbers of the samples, in order.
-        batch_size: samples a batch; the last may have fewer.
+        batch_size: samples per batch; the last may have fewer.
         collate: makes a batch of a list of samples.
         submit: `submit(function, *args)` starts the work and returns a future at once, as that of an executor of
             `concurrent.futures` does. One thread or process hands the batches back in order, and so do several.

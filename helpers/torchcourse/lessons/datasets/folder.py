@@ -78,8 +78,8 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the text is in another encoding, a column is missing, a row does not fit the header, or there are
-            no rows.
+        ValueError: if the text is in a different encoding, a column is missing, a row does not fit the header, or
+            there are no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,7 +144,7 @@ def write_images(
         table: name of the CSV file, with the columns of the first row.
 
     Raises:
-        ValueError: for pixels of another type or shape.
+        ValueError: for pixels of a different type or shape.
     """
     if pixels.dtype != torch.uint8 or pixels.dim() != 3:
         raise ValueError(f"Pixels are uint8 [N, H, W], but these are {pixels.dtype} {list(pixels.shape)}.")

@@ -32,7 +32,7 @@ def stage(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LoaderProfile:
-    """Milliseconds a batch; `print(profile)` shows a table and what to change.
+    """Milliseconds per batch; `print(profile)` shows a table and what to change.
 
     Attributes:
         load: of making a batch in one process, by stage: "fetch" (what no `stage` claims), the stages, "collate".
@@ -84,8 +84,8 @@ class LoaderProfile:
 
     def __str__(self) -> str:
         parts = [*self.load.items(), ("transfer", self.transfer), ("step", self.step)]
-        lines = [f"{name:>10}  {value:8.3f} ms a batch" for name, value in parts]
-        lines.append(f"{'wait':>10}  {self.wait:8.3f} ms a batch, with {self.workers} workers")
+        lines = [f"{name:>10}  {value:8.3f} ms per batch" for name, value in parts]
+        lines.append(f"{'wait':>10}  {self.wait:8.3f} ms per batch, with {self.workers} workers")
         return "\n".join([*lines, self.advice()])
 
 
@@ -126,7 +126,7 @@ def _some_batches(loader: DataLoader, count: int) -> list[list[int]]:
 
 
 def _profile_loading(loader: DataLoader, numbers: list[list[int]]) -> tuple[dict[str, float], Any]:
-    """Milliseconds a batch by stage, in this process; and the last batch."""
+    """Milliseconds per batch by stage, in this process; and the last batch."""
     global _running
     dataset: Any = loader.dataset
     totals = {"fetch": 0.0, "collate": 0.0}

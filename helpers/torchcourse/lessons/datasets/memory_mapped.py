@@ -63,7 +63,7 @@ class MappedArray(Dataset):
 def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) -> None:
     """Write an array to a `.npy` file part by part, so that it is never in memory as a whole.
 
-    The file has another name until it is whole, so that a write that is broken off leaves what was there before.
+    The file has a different name until it is whole, so that a write that is broken off leaves what was there before.
 
     Args:
         path: the file.
@@ -71,7 +71,7 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) 
         parts: arrays [n, …] of one type and shape of row, which make up the rows one after the other.
 
     Raises:
-        ValueError: if the parts make up another number of rows, or their rows differ in type or shape.
+        ValueError: if the parts make up a different number of rows, or their rows differ in type or shape.
     """
     path, array, done = Path(path), None, 0
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -24,13 +24,13 @@ class BucketBatches(Sampler[list[int]]):
 
     All samples are mixed and cut into pools. Within a pool they are sorted by length and cut into batches, and then the
     batches of all pools are mixed. A pool of one batch is an ordinary shuffle; the larger it is, the less padding, and
-    the less chance decides who meets whom. `set_epoch` gives another order to each epoch.
+    the less chance decides who meets whom. `set_epoch` gives a different order to each epoch.
 
     Each sample comes once an epoch; on ranks that do not divide the last batch, the first of it come twice.
 
     Args:
         lengths: the length of each sample, [N].
-        batch_size: samples a batch, over all ranks; a multiple of the number of ranks.
+        batch_size: samples per batch, over all ranks; a multiple of the number of ranks.
         pool: how many batches are sorted together.
         shuffle: False takes all samples sorted by length, for evaluation.
         seed: chooses the order.
@@ -61,7 +61,7 @@ class BucketBatches(Sampler[list[int]]):
         samples_per_rank(batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch have another order. The Trainer calls it."""
+        """Let the next epoch have a different order. The Trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class BucketBatches(Sampler[list[int]]):
 
 
 class WeightedSamples(Sampler[int]):
-    """Samples drawn with replacement, each as often as its weight says, another draw each epoch.
+    """Samples drawn with replacement, each as often as its weight says, a different draw each epoch.
 
     It is torch's WeightedRandomSampler with a seed, `set_epoch` and ranks: the order comes from seed and epoch alone,
     and every N-th sample of it is a rank's.
@@ -116,7 +116,7 @@ class WeightedSamples(Sampler[int]):
             raise ValueError("Weights are 0 or more, one of them above 0, and each rank needs a sample.")
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch have another draw. The Trainer calls it."""
+        """Let the next epoch have a different draw. The Trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ class ShardedStream(IterableDataset):
         shards: what `read` is called with, such as paths.
         read: opens a shard and yields its records.
         by: what is dealt out.
-        shuffle: whether to mix; `set_epoch` gives another order to each epoch.
+        shuffle: whether to mix; `set_epoch` gives a different order to each epoch.
         buffer: records that a reader keeps to mix.
         seed: chooses the order.
 
@@ -79,7 +79,7 @@ class ShardedStream(IterableDataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next epoch have another order. The Trainer calls it."""
+        """Let the next epoch have a different order. The Trainer calls it."""
         self._epoch.fill_(epoch)
 
     def reader(self) -> tuple[int, int]:

@@ -44,4 +44,6 @@ def shares_finding(ranks: int = 2, workers: int = 2, by: Literal["record", "shar
     """Say what the picture shows."""
     sizes = [len(part) for part in shares(ranks, workers, by)]
     range_of = f"{sizes[0]}" if len(set(sizes)) == 1 else f"{min(sizes)} to {max(sizes)}"
-    return f"{len(sizes)} reader{'s' if len(sizes) > 1 else ''}, by {by}: {range_of} records each, {sum(sizes)} in all"
+    return (
+        f"{len(sizes)} reader{'s' if len(sizes) > 1 else ''}, by {by}: {range_of} records each, {sum(sizes)} in total"
+    )

@@ -32,7 +32,7 @@ def split_by_group(groups: Iterable[Any], test_share: float = 0.2, seed: int = 0
     if not chosen or len(chosen) == len(sizes):
         raise ValueError(
             f"{len(sizes)} group(s), the smallest of {min(sizes.values(), default=0)} samples, cannot be split so that "
-            f"{test_share:.0%} of {len(groups)} samples are for testing. Take another share."
+            f"{test_share:.0%} of {len(groups)} samples are for testing. Take a different share."
         )
     train = [number for number, group in enumerate(groups) if group not in chosen]
     test = [number for number, group in enumerate(groups) if group in chosen]

@@ -94,4 +94,4 @@ def best_workers(load: float, step: float, cores: int, send: float = 0.0) -> int
 def timeline_finding(workers: int, load: float, step: float = 10.0, send: float = 1.0) -> str:
     """Say what the timeline shows."""
     run = simulate(load, step, workers, send=send, batches=200)
-    return f"{workers} workers: {run.batch_time():.1f} ms a batch, and the loop waits {run.waiting():.0%} of the time"
+    return f"{workers} workers: {run.batch_time():.1f} ms per batch, and the loop waits {run.waiting():.0%} of the time"

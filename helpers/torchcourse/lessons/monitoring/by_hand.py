@@ -23,7 +23,7 @@ BATCH, BATCHES = 32, 20
 
 
 class Run:
-    """A small network with dropout and BatchNorm on 640 digits, 20 batches an epoch, on the CPU.
+    """A small network with dropout and BatchNorm on 640 digits, 20 batches per epoch, on the CPU.
 
     Attributes:
         model, optimizer, scheduler: as usual; the schedule takes a step after each batch.

@@ -7,7 +7,7 @@ The two answer different questions. Histograms and norms tell whether a signal g
 nothing of the validation data. The curves tell what was learned; they do not know which layer learned it.
 
 The limits below were set on dense networks with PyTorch's cross-entropy, and judged on convolutions, thinner and deeper
-networks and other seeds. A loss on another scale (a sum, squared errors of large targets) moves LARGE_NORM with it.
+networks and other seeds. A loss on a different scale (a sum, squared errors of large targets) moves LARGE_NORM with it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """How often to save: too seldom loses work at a crash, too often spends the time on saving.
 
-A run that saves every T seconds, at C seconds a saving, with M seconds from crash to crash on average, spends the share
-C/T on saving, and loses T/2 at a crash, which is the share T/(2M). The sum is least at T = √(2·C·M).
+A run that saves every T seconds, at C seconds per saving, with M seconds from crash to crash on average, spends the
+share C/T on saving, and loses T/2 at a crash, which is the share T/(2M). The sum is least at T = √(2·C·M).
 
 Source: Young, "A first order approximation to the optimum checkpoint interval", CACM 17(9), 1974,
 https://doi.org/10.1145/361147.361115. It holds while C is small against M; Daly (2006) has further terms,

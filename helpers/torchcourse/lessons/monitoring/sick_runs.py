@@ -3,7 +3,7 @@
     run = train("vanishing", "runs/vanishing")
 
 Every run is one `Trainer` on MNIST digits, watched at a few dozen steps. `family` chooses the network: "dense" layers,
-"narrow" ones, more and thinner, or "conv"olutions. Another seed draws other weights and another order of the samples.
+"narrow" ones, more and thinner, or "conv"olutions. The seed decides the weights and the order of the samples.
 """
 
 import os

@@ -5,7 +5,7 @@
     features = backbone(inputs)                    # [N, backbone.features]
     model = Classifier(backbone, num_classes=2)    # with a new head, to be trained
 
-A network that gets pixels in another scaling does not complain: it only sees worse. So the scaling travels with the
+A network that gets pixels in a different scaling does not complain: it only sees worse. So the scaling travels with the
 weights, and asks for the range of the pixels that it is given.
 """
 
@@ -45,11 +45,11 @@ class Scaling:
         Args:
             pixels: [N, 1 or channels, H, W], of any dtype; gray pictures are repeated for each channel.
             top: the value of a white pixel: 1, 16, 255 …
-            side: another size than the network was trained with, where it can do with one.
+            side: a different size than the network was trained with, where it can do with one.
 
         Raises:
-            ValueError: if the pixels have another shape, or cannot be pixels from 0 to `top`: some lie outside, or the
-                lightest of all is darker than a tenth of white.
+            ValueError: if the pixels have a different shape, or cannot be pixels from 0 to `top`: some lie outside,
+                or the lightest of all is darker than a tenth of white.
         """
         if pixels.dim() != 4 or pixels.shape[1] not in (1, self.channels):
             channels = " or ".join(map(str, sorted({1, self.channels})))
@@ -58,7 +58,7 @@ class Scaling:
         if low < 0 or high > top or 0 < high <= top / 10:
             raise ValueError(
                 f"These pixels go from {low:g} to {high:g}, and should fill the range from 0 to top={top:g}. Were they "
-                "scaled before, or is white another number?"
+                "scaled before, or is white a different number?"
             )
         pixels, side = pixels.float() / top, side or self.side
         if pixels.shape[2:] != (side, side):

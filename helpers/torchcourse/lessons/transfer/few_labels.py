@@ -4,8 +4,8 @@
     table = results()                                                          # all of it, trained before
     table.paired("fine-tuned", "scratch", labels=5)                             # mean difference ± standard error
 
-Four ways to use the labels, from cheap to dear: the `METHODS`. Each seed chooses other images to train on, the same
-ones for every method, so methods are compared seed by seed. All are tested on the same 500 images.
+Four ways to use the labels, from cheap to expensive: the `METHODS`. Each seed chooses other images to train on, the
+same ones for every method, so methods are compared seed by seed. All are tested on the same 500 images.
 
 The two methods with learning rates are tuned alike: each has four `RECIPES`, of which the best one is taken. It is
 chosen with other seeds, on training images that those seeds did not choose. These are more labels than the methods get

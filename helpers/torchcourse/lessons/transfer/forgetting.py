@@ -123,7 +123,7 @@ def learn(
         seed: chooses images and order, and the adapters' start.
         epochs: how often each image comes.
         keep_norms: whether BatchNorm keeps the old task's statistics.
-        knob: another value than the usual one of the way's `KNOBS`.
+        knob: a different value than the usual one of the way's `KNOBS`.
 
     Raises:
         ValueError: for an unknown way, or one that needs old images and gets none.

@@ -197,7 +197,7 @@ def without_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return copies of the adapters' weights and their scales under their names: all to be kept of a training.
+    """Return copies of the adapters' weights and their scales under their names: all to be kept of a training run.
 
     Raises:
         ValueError: for a model without adapters.

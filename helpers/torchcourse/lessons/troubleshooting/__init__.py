@@ -1,4 +1,4 @@
-"""Lesson 05, troubleshooting (문제 해결): see what a training does with its memory, and find what is wrong with it.
+"""Lesson 05, troubleshooting (문제 해결): see what a training run does with its memory, and find what is wrong with it.
 
 Memory
     tracking          what is alive while code runs: how many bytes, of which kind, made by which line

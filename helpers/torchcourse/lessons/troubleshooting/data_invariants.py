@@ -11,7 +11,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the first layer
 SAME_ROWS = 0.3  # share of a batch that may be copies of other rows in it
-SEEN_A_CLASS = 20  # samples a class, on average, from which on a class that never came is missed
+SEEN_A_CLASS = 20  # samples per class, on average, from which on a class that never came is missed
 FEWER_CLASSES = 0.85  # of the different classes a batch that a mixed order would give
 NEIGHBORS, ROWS_AT_LEAST, DEVIATIONS = 5, 150, 3.0
 LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learned from the inputs
@@ -61,7 +61,7 @@ def different_samples(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "same_samples",
             f"In a typical batch {shares[len(shares) // 2]:.0%} of the samples are copies of others in it, and "
-            f"{unlike} of them have another label. Does the dataset return the same buffer each time?",
+            f"{unlike} of them have a different label. Does the dataset return the same buffer each time?",
         )
 
 
@@ -225,7 +225,7 @@ def _changed(blocks: list[list[Pass]]) -> Iterator[Alarm]:
             if a is None or b is None or a.shape != b.shape or not a.is_floating_point() or len(a) < 4:
                 return
             if set(_keys(a)) & set(_keys(b)) or a[0].numel() < 4:
-                return  # the same samples, perhaps in another order
+                return  # the same samples, perhaps in a different order
             rows = [(part - part.mean(dim=0)).flatten(1) for part in (a, b)]
             alike.append(torch.nn.functional.cosine_similarity(rows[0], rows[1]))
     if alike and torch.cat(alike).median() > SAME_SAMPLE:

@@ -1,4 +1,4 @@
-"""Silent bugs (조용한 버그): a training that runs, learns a little, and is wrong. Cheap checks in its first steps.
+"""Silent bugs (조용한 버그): a training run that runs, learns a little, and is wrong. Cheap checks in its first steps.
 
     with SanityProbe(model, optimizer) as probe:
         train(model, optimizer, loader, steps=20)  # your own loop, as it is
@@ -65,7 +65,7 @@ class SanityProbe:
             ValueError: if the model was never called, so that nothing can be said.
         """
         if not self._record.passes:
-            raise ValueError("The model that the probe watches was never called. Is another one being trained?")
+            raise ValueError("The model that the probe watches was never called. Is a different one being trained?")
         parts = [training_invariants, loss_invariants, program_invariants, data_invariants, output_invariants]
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]

@@ -163,7 +163,7 @@ class _Forward:
             return self._say("data", "It is the first thing that the model was given.")
         where = f"The layers before put out finite values (the last: {self.healthy[-1]})" if self.healthy else ""
         where = where or f"The model was given finite values (at most {self.record.given[0].number:.3g})"
-        evidence = f"{where}. So it was made between the layers, in a line of forward() that is no module."
+        evidence = f"{where}. It was made between the layers, in a line of forward() that is not a module."
         return self._say("forward", evidence)
 
     def _say(self, phase: str, evidence: str) -> Finding:

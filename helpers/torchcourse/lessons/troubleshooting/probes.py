@@ -53,9 +53,9 @@ class NanProbe:
     """Finds the first value of a step that is nan or infinite, and the layer that made it.
 
     For each layer the probe records the largest magnitude of its output and, in the backward pass, of the output's
-    gradient. Nothing waits for the device until `check`, and no tensor is kept. It may stay on for a whole training.
-    Values of −inf are no fault where the next layer makes finite numbers of them, as a softmax does of a mask. What
-    the batch brings is no fault either, if the layers make finite numbers of it.
+    gradient. Nothing waits for the device until `check`, and no tensor is kept. It may stay on for a whole training
+    run. Values of −inf are no fault where the next layer makes finite numbers of them, as a softmax does of a mask.
+    What the batch brings is no fault either, if the layers make finite numbers of it.
 
     Args:
         model: its layers (modules without children or with weights of their own) are watched; activation checkpointing

@@ -17,7 +17,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, l
 SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
 MEANT_TO_BE_SMALL = 1e-5  # a learning rate below it says itself that the weights are to move little
 RATE_LEFT = 0.05  # of the highest learning rate
-LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training
+LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
 DROP = 5.0  # times, from one step to the next
 COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
 
@@ -127,7 +127,7 @@ def epochs(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def orders(run: WatchedRun) -> Iterator[Alarm]:
-    """A loader that shuffles deals its batches in another order each time."""
+    """A loader that shuffles deals its batches in a different order each time."""
     starts: dict[tuple, list[int]] = {}
     for entry in run.around.iterations:
         if isinstance(entry.source, DataLoader) and isinstance(entry.source.sampler, RandomSampler):

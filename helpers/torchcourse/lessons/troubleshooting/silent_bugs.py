@@ -31,7 +31,7 @@ class Task:
         model: returns a new model.
         data: `data(samples, seed)` returns inputs [N, …] and labels [N].
         classes: how many.
-        batch: samples a batch.
+        batch: samples per batch.
         optimizer: from parameters and a learning rate.
         lr: the learning rate.
     """

@@ -1,6 +1,6 @@
 """One training step of a small decoder on fake tensors, under every remedy: what does each save?
 
-The decoder is heavy in activations: 3.7 million parameters, 256 tokens a sample.
+The decoder is heavy in activations: 3.7 million parameters, 256 tokens per sample.
 """
 
 from dataclasses import dataclass

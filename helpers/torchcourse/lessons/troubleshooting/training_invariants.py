@@ -62,7 +62,7 @@ def each_gradient_once(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "gradients_lost",
             f"Before {len(lost)} of {len(record.steps)} steps, gradients of up to {most} other batches had been "
-            "cleared unused. Does zero_grad() stand inside the accumulation?",
+            "cleared unused. Is zero_grad() inside the accumulation?",
         )
 
 

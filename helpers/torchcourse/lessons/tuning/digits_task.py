@@ -24,7 +24,7 @@ SPACE: dict[str, tuple] = {
     "optimizer": ("sgd", "adamw", "rmsprop"),
     "weight_decay": (0.0, 1e-4, 1e-2, 1e-1),
 }
-"""Hyperparameter → its values: learning rates from 1e-4 to 1, three for each power of ten; 780 settings in all."""
+"""Hyperparameter → its values: learning rates from 1e-4 to 1, three for each power of ten; 780 settings in total."""
 
 IMAGES = (15, 30, 60, 125, 250, 500)
 """The numbers of training images of the table `scaling`."""

@@ -87,7 +87,7 @@ def open_study(
         pruner: None for successive halving, which keeps a third at epochs 1, 3, 9 …
 
     Raises:
-        StudyError: for a file that is not a study, that is locked, or a study with another space or direction.
+        StudyError: for a file that is not a study, that is locked, or a study with a different space or direction.
         ValueError: for a space whose values are no sequence, or that a study cannot keep.
     """
     space = plain_space(space)
@@ -104,13 +104,13 @@ def open_study(
         known = study.user_attrs.get("space", {})
     if known != description:
         raise StudyError(
-            f"The study {name!r} in {url} has another space ({_difference(known, description)}): its trials would "
-            "mean something else. Give the study of the new space another name."
+            f"The study {name!r} in {url} has a different space ({_difference(known, description)}): its trials would "
+            "mean something else. Give the study of the new space a different name."
         )
     if study.direction.name.lower() != direction:
         raise StudyError(
             f"The study {name!r} in {url} is there to {study.direction.name.lower()}, but you asked to {direction}: "
-            "give the study of the other direction another name."
+            "give the study of the other direction a different name."
         )
     return study
 
@@ -134,7 +134,7 @@ def run(
     Args:
         study: from `open_study`.
         seed: of the search.
-        worker: another number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
+        worker: a different number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
         on_trial: called after each trial with the study and the trial, for progress.
 
     Raises:

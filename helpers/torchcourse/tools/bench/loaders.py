@@ -1,4 +1,4 @@
-"""How many samples a second a loader hands over: the course's, PyTorch's default, and what copying alone would take."""
+"""How many samples per second a loader hands over: the course's, PyTorch's default, and with copying alone."""
 
 from collections.abc import Callable, Iterable
 from functools import partial

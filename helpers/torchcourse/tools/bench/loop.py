@@ -1,4 +1,4 @@
-"""What a training loop costs beside the training: microseconds a step over a raw loop, for ours and its peers."""
+"""What a training loop costs beside the training: microseconds per step over a raw loop, for ours and its peers."""
 
 import contextlib
 import logging

@@ -25,7 +25,7 @@ def table() -> Table:
         rows, accuracies = _speed(), _accuracies()
     return Table(
         "Feature extraction",
-        ["backbone", "pixels", "layout in memory", f"{PICTURES} pictures", "pictures a second", "against contiguous"],
+        ["backbone", "pixels", "layout in memory", f"{PICTURES} pictures", "pictures per second", "against contiguous"],
         rows,
         f"Batches of 16, evaluation mode, no graph, {ROUNDS} rounds in turn, one CPU thread.",
         notes=[accuracies],

@@ -78,7 +78,7 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
     for position, (cell, title, where) in enumerate(cells):
         if cell.cell_type == "code" and asks_unseen(cell.source):
             raise SourceError(
-                f"{where}: predict or outcome inside a block is not shown; put it behind the block, or into display(…)."
+                f"{where}: predict or outcome inside a block is not shown; put it after the block, or into display(…)."
             )
         cell.metadata = NotebookNode()
         cell.id = f"cell-{position:03d}"
@@ -135,7 +135,7 @@ def _with_frames(cells: list[NotebookNode], path: str) -> Iterator[_Cell]:
             discharge = None
         if title.startswith("patient:"):
             if title in patients:
-                raise SourceError(f"{where}: '{title}' stands here twice; remove one of the two.")
+                raise SourceError(f"{where}: '{title}' is here twice; remove one of the two.")
             patients.add(title)
             yield from _patient_cells(cell, title, where)
             continue
@@ -152,7 +152,7 @@ def _patient_cells(cell: NotebookNode, title: str, where: str) -> Iterator[_Cell
     _, name, _ = _parsed(title, where)
     _program(name, title, where)
     if cell.source or cell.cell_type != "code":
-        raise SourceError(f"{where}: '{title}' stands for three cells; put its text into a cell after it.")
+        raise SourceError(f"{where}: '{title}' makes three cells; put its text into a cell after it.")
     for step in ("admit", "evidence", "hints"):
         yield new_code_cell(f'clinic.{step}("{name}")'), "", where
 

@@ -38,7 +38,7 @@ class Member:
 
 
 def parse(path: str) -> Member | None:
-    """Return whose notebook a path within an archive is; None for what is no notebook, or has another form of name."""
+    """Return whose notebook a path within an archive is; None for what is no notebook or has no such name."""
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     joined = "/".join(parts)
     if not joined.lower().endswith(".ipynb") or any(part.startswith(("__MACOSX", ".")) for part in parts):

@@ -181,7 +181,7 @@ def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
     if spoiled:
         steps.append(f"CAUTION: {some(spoiled)} holds values that are not numbers (NaN)")
     if match.unused:
-        steps.append(f"did not use {some(match.unused)}, which stands beside the weights")
+        steps.append(f"did not use {some(match.unused)}, which is beside the weights")
     return steps + match.notes
 
 

@@ -116,7 +116,7 @@ def _with_what_stands_beside(folder: Path, found: Found, beside: dict[Path, str]
 def _read_shares(folder: Path) -> Found:
     found = Found(*sharded.read_folder(folder))
     if left := sorted(path.name for path in folder.iterdir() if path.suffix != ".distcp" and path.name != ".metadata"):
-        found.notes.append(f"did not read {some(left)}, which stands beside the shares")
+        found.notes.append(f"did not read {some(left)}, which is beside the shares")
     return found
 
 

@@ -318,7 +318,7 @@ def test_a_lightning_checkpoint_with_its_optimizer(lightning, capsys):
 
 
 class Reordered(Net):
-    """The same parameters, made in another order."""
+    """The same parameters, made in a different order."""
 
     def __init__(self):
         super().__init__()

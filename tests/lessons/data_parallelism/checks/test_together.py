@@ -1,4 +1,4 @@
-"""Trainings that ranks do together are accepted when they end as one process does."""
+"""Training runs that ranks do together are accepted when they end as one process does."""
 
 import pytest
 import torch

@@ -49,7 +49,7 @@ def test_bubble_refuses(answer, symptom):
 
 
 def order(rank, ranks, micro_batches, warm_up=None):
-    """1F1B with another number of forward passes before the first pair."""
+    """1F1B with a different number of forward passes before the first pair."""
     first = min(ranks - 1 - rank if warm_up is None else warm_up(rank, ranks), micro_batches)
     done = [f"F{k}" for k in range(first)]
     for k in range(micro_batches):

@@ -1,7 +1,7 @@
 """The checks of lesson 01. Its notebooks take them from here, each under the name of its exercise.
 
 gradients        the mean of all ranks' gradients, also for parts of unequal size
-together         a whole training that ends where one process ends
+together         a whole training run that ends where one process ends
 dealing          the samples of an epoch, dealt by any fair rule and by PyTorch's
 ring             an all-reduce made of single messages
 buckets          which gradients travel together, and their average

@@ -335,7 +335,7 @@ def _judge_step(runs: Sequence[BucketRun], step: int) -> None:
     if same(averaged, [mean] * n, tolerance=1e-4):
         raise Wrong(
             "dtype",
-            "The means are right to a few digits only. The gradients have more: which dtype has your row?",
+            "The means are right to a few digits only. The gradients have more: what is the dtype of your row?",
         )
     _judge_parameters(runs, mean)
 

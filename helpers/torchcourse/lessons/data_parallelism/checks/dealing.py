@@ -89,7 +89,7 @@ def _seed_all(seed: int) -> None:
 
 
 def _refuse_moved_generators(learner: Deal) -> None:
-    """Refuse a function that deals rightly and sets a global random generator on the way."""
+    """Refuse a function that deals correctly and sets a global random generator on the way."""
     draws: dict[str, Callable[[], float]] = {
         "PyTorch": lambda: float(torch.rand(())),
         "Python": random.random,
@@ -108,7 +108,7 @@ def _refuse_moved_generators(learner: Deal) -> None:
         if seen[0][name] == seen[1][name]:
             raise Wrong(
                 "global_seed",
-                f"The samples are dealt rightly, but afterwards the global random generator of {name} is in the same "
+                f"The samples are dealt correctly, but afterwards the global random generator of {name} is in the same "
                 "state on all ranks: your function seeds it. Whatever a rank draws from it next is equal on all ranks, "
                 "as in the lab. Draw from a generator of your own.",
             )
@@ -141,7 +141,7 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
             f"Of {total} samples only {len(set(one + two))} are ever used, and {len(one + two)} places are dealt out.",
         )
     if not _fair(second, total):
-        raise Wrong("second_epoch", "Epoch 0 is dealt out rightly, epoch 1 is not.")
+        raise Wrong("second_epoch", "Epoch 0 is dealt out correctly, epoch 1 is not.")
     if any(_in_order(part) for part in (*first, *second)):
         raise Wrong("not_mixed", "The samples come in the order of the dataset. Mix them before you deal them out.")
     if first == second:
@@ -208,7 +208,7 @@ def _judge_order(given: Shares, length: int, epoch: int, where: str) -> None:
         )
     if given[0] == list(range(length))[::ranks][:each]:
         raise Wrong("not_mixed", f"{where}the samples come in their own order. Where is the shuffle?")
-    raise Wrong("order", f"{where}the right samples, in another order than PyTorch's.")
+    raise Wrong("order", f"{where}the right samples, in a different order than PyTorch's.")
 
 
 def _judge_choice(given: Shares, length: int, where: str) -> None:

@@ -195,7 +195,7 @@ def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
         ),
         "not_added": (
             [scaled(rows, 1 / total) for rows in weighted],
-            "Each rank has its own gradients, rightly weighted, but they were not added up over the ranks.",
+            "Each rank has its own gradients, correctly weighted, but they were not added up over the ranks.",
         ),
         "own_total": (
             [scaled(whole, 1 / n) for n in counts],

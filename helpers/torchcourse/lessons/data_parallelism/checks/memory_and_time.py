@@ -190,7 +190,7 @@ _MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
             lambda c, s, n, a, b, k=k: c / n + k(n) * a + 2 * (n - 1) / n * s * b
             for k in (lambda n: 0, lambda n: 1, lambda n: 2, lambda n: n - 1, lambda n: n, lambda n: 2 * (n - 1) / n)
         ],
-        "The bytes are right, the messages are not. How many steps has a ring, in both of its halves?",
+        "The bytes are right, the messages are not. How many steps does a ring take, in both of its halves?",
     ),
     "bytes_forgotten": (
         [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a],

@@ -150,7 +150,7 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
             "The finished chunks still have to reach the other ranks.",
         )
     if complete.all():
-        raise Wrong("wrong_place", "All numbers were added, but some sums stand where another chunk belongs.")
+        raise Wrong("wrong_place", "All numbers were added, but some sums are where a different chunk belongs.")
     rank, element = (int(place) for place in complete.logical_not().nonzero()[0])
     inside = [source for source in range(n) if runs[rank].times[source, element]]
     raise Wrong(

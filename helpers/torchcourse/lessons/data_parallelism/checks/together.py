@@ -1,4 +1,4 @@
-"""Check of lesson 01 on a whole training that ranks do together: it ends where one process ends."""
+"""Check of lesson 01 on a whole training run that ranks do together: it ends where one process ends."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ def _shared_out(runs: Runs, batches: int) -> bool:
 
 
 def _judge_training(runs: Runs, batches: int, expected: Tensors) -> None:
-    """Raise what is wrong with a training on two ranks."""
+    """Raise what is wrong with a training run on two ranks."""
     agree = same(runs[1].end, runs[0].end)
     if batches == 0 and agree:
         raise Wrong("other_start", "All ranks start from the same weights, but not from those of rank 0.")

@@ -268,7 +268,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
     """Plant three kinds of leaks, and what only looks like one."""
     generator = torch.Generator().manual_seed(4)
     samples = [torch.randint(0, 256, (4, 4), dtype=torch.uint8, generator=generator) for _ in range(12)]
-    samples[8] = samples[1].clone()  # saved again under another name and writer
+    samples[8] = samples[1].clone()  # saved again under a different name and writer
     samples[9] = samples[7].clone()  # twice, but both in the test part
     groups = ["ann", "ann", "bob", "cho", "cho", "dan", "eva", "fay", "gil", "hal", "bob", "ivo"]
     cases = [
@@ -306,7 +306,10 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         hints = {
             "same sample": ("misses_samples", "is in both parts itself"),
             "same group": ("misses_groups", "has no twin in the training part, but its writer is there"),
-            "same content": ("misses_contents", "has another number and another writer than its twin in training"),
+            "same content": (
+                "misses_contents",
+                "has a different number and a different writer than its twin in training",
+            ),
         }
         symptom, hint = next(hints[reason] for reason in hints if reason in missed)
         number = next(missed[reason] for reason in hints if reason in missed)

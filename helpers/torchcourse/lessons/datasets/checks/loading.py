@@ -144,7 +144,7 @@ def _judge_workers(given: int, load: float, step: float, send: float, cores: int
             f"{case}: {given} workers keep up with the step. But the loop receives each batch, too: it is slower, "
             "and fewer workers keep up with it.",
         )
-    raise Wrong("idle", f"{case}: {given} workers, and fewer would give the same {took:g} ms a batch.")
+    raise Wrong("idle", f"{case}: {given} workers, and fewer would give the same {took:g} ms per batch.")
 
 
 _NAME = "record {}"

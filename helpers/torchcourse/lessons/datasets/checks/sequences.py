@@ -111,7 +111,7 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
             _judge_epoch(epoch, count, size, case)
         again = _as_lists(learner(list(lengths), size, pool, torch.Generator().manual_seed(0)))
         if again != epochs[0]:
-            raise Wrong("not_repeatable", f"{case}, the same generator gives another order. Draw from it alone.")
+            raise Wrong("not_repeatable", f"{case}, the same generator gives a different order. Draw from it alone.")
         if count > size and all(epoch == epochs[0] for epoch in epochs):
             raise Wrong("never_shuffled", f"{case}, all epochs are the same.")
         if count > size and epochs[-1] == epochs[-2]:

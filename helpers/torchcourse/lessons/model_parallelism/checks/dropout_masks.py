@@ -43,7 +43,7 @@ def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
             raise Wrong(
                 "outer_by_rank",
                 f"{on}the ranks {neighbor} and {rank} share their layers, but their *outer* masks differ. The sum "
-                "behind the layer was the same on both; after this dropout it is not.",
+                "after the layer was the same on both; after this dropout it is not.",
             )
         if rank != neighbor and seeds[0, rank][0] == seeds[0, neighbor][0]:
             raise Wrong(

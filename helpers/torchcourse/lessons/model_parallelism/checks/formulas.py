@@ -160,7 +160,7 @@ def _judge_activations(given: float, case: tuple) -> None:
             "you count all layers of the model. How many has one stage?",
         ),
         "tensor_ignored_in_activations": (tensor * right, "the tensor ranks share out the activations, too."),
-        "one_layer": (kept * in_flight + working, "you count one layer. How many has a stage?"),
+        "one_layer": (kept * in_flight + working, "you count one layer. How many does a stage have?"),
         "working_forgotten": (
             kept * layers * in_flight,
             "you count the inputs only. While a layer is computed again, its inside is there, too.",

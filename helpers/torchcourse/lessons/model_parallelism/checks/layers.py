@@ -141,7 +141,7 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
         raise Wrong(
             "outside_autograd",
             f"{case}the outputs are right, but autograd warns: it does not know how to go back through a bare "
-            "`dist.all_reduce`. The collective belongs into the forward or the backward of your Function.",
+            "`dist.all_reduce`. The collective belongs in the forward or the backward of your Function.",
         )
     if not same(answer.gradients["input"], answer.right_gradients["input"]):
         refuse_known(answer.gradients["input"], _with_hints(answer.other_gradients, hints), where=where)

@@ -69,8 +69,8 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
     if set(answer) == set(right):
         raise Wrong(
             "order",
-            f"{call} has the right outputs in another order. Attention takes the rank's outputs apart in three equal "
-            "blocks: what must stand in the first?",
+            f"{call} has the right outputs in a different order. Attention takes the rank's outputs apart in three "
+            "equal blocks: what must be in the first?",
         )
     if len(answer) != share:
         raise Wrong("too_many", f"{call} has {len(answer)} outputs; a rank's share of {total} is {share}.")

@@ -73,11 +73,13 @@ def _planned(model: Model, cluster: Cluster, layout: Any, batch: int) -> Plan:
     if layout.batch != batch:
         raise Wrong(
             "other_batch",
-            f"The batch is {batch} sequences per step; your layout has {layout.batch}. That would be another training.",
+            f"The batch is {batch} sequences per step; your layout has {layout.batch}. That would be "
+            "a different training run.",
         )
     if layout.recipe != Layout(batch).recipe:
         raise Wrong(
-            "other_recipe", f"The recipe stays {Layout(batch).recipe!r}: another optimizer is another training."
+            "other_recipe",
+            f"The recipe stays {Layout(batch).recipe!r}: a different optimizer is a different training run.",
         )
     try:
         return plan(model, cluster, layout)

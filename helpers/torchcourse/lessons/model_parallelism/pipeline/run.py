@@ -182,7 +182,7 @@ class Pipeline:
     # Messages
 
     def _pass_on(self, result: Action, tensor: torch.Tensor, stage: int) -> None:
-        """Give a result to the rank of another stage, without waiting until it takes it."""
+        """Give a result to the rank of a different stage, without waiting until it takes it."""
         target = self.schedule.rank_of(stage)
         if target == self.rank:
             self._here[result] = tensor
@@ -194,7 +194,7 @@ class Pipeline:
         self._sent.append((sending, tensor))
 
     def _take(self, result: Action) -> torch.Tensor:
-        """Wait for a result of another stage."""
+        """Wait for a result of a different stage."""
         source = self.schedule.rank_of(result.stage)
         if source == self.rank:
             return self._here.pop(result)

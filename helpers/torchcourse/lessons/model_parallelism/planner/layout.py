@@ -18,7 +18,7 @@ class Layout:
     Llama 3 (section 3.3.2, https://arxiv.org/abs/2407.21783).
 
     Attributes:
-        batch: sequences per step, in all.
+        batch: sequences per step, in total.
         micro_batch: sequences that go through the pipeline together.
         data, tensor, pipeline, context: into how many parts each kind of parallelism divides.
         stage: of ZeRO, 0 to 3, over the data and context parallel ranks.

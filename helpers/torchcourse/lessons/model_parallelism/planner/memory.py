@@ -144,7 +144,7 @@ def _micro_batches_in_flight(layout: Layout, rank: int) -> float:
     """Return how many micro-batches of its layers a pipeline rank keeps at the worst moment of 1F1B.
 
     Plain 1F1B: p − rank. With v pieces per rank, 2(p − rank − 1) + (v − 1)p + 1 of them, each 1/v of the rank's layers:
-    on the first rank p(1 + (p − 1)/(pv)) micro-batches in all, which is Korthikanti et al. 2022, section 4.2.3.
+    on the first rank p(1 + (p − 1)/(pv)) micro-batches in total, which is Korthikanti et al. 2022, section 4.2.3.
 
     Source of the warm-up's length: Narayanan et al. 2021, figure 4, https://arxiv.org/abs/2104.04473
     """

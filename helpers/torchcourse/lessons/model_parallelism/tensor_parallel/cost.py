@@ -32,7 +32,7 @@ def pair_bytes(order: str, tokens: int, width: int, ranks: int, number: int = 4)
     4·`width` wide, and an all-gather each way at the ends, which sends half as much as an all-reduce.
 
     Raises:
-        ValueError: for another order.
+        ValueError: for a different order.
     """
     narrow = ring_bytes(tokens * width * number, ranks)
     if order == COLUMN_ROW:

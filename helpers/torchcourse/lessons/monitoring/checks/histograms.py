@@ -65,7 +65,7 @@ def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch
         ),
         "on_the_edge": (
             _counts(values, edges, right=False),
-            "A value that lies on an edge belongs to the bin that *begins* there.",
+            "A value on an edge belongs to the bin that *begins* there.",
         ),
         "equal_bins": (
             torch.histc(values.clamp(edges[0], edges[-1]), len(edges) - 1, float(edges[0]), float(edges[-1])),

@@ -259,7 +259,7 @@ def log_epoch(learner: Callable[[Path, int, int, int], None]) -> str:
     """Let two and three ranks log uneven shares, and read what is in the folder afterwards."""
     hang = (
         "A rank waited for others that never came. Adding up needs all ranks, writing only one: which of your lines "
-        "stand inside the if?"
+        "be inside the if?"
     )
     for shares in ([(90, 100), (5, 20)], [(10, 10), (0, 30), (7, 20)]):
         with tempfile.TemporaryDirectory() as folder:

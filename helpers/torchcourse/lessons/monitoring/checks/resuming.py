@@ -88,8 +88,8 @@ def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None
             "optimizer",
             same(theirs["state"], ours["state"], tolerance=0),
             f"the optimizer has forgotten: AdamW keeps two running means for each weight, and yours has "
-            f"{len(theirs['state'])} of {len(ours['state'])} entries, or others. The first steps will be of another "
-            "length.",
+            f"{len(theirs['state'])} of {len(ours['state'])} entries, or others. The first steps will be of a "
+            "different length.",
         ),
         (
             "scheduler",

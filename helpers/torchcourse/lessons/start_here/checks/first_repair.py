@@ -22,7 +22,7 @@ def evidence(learner: tuple[int, int]) -> str:
         raise NotDone
     rank, batch = _whole_number(rank), _whole_number(batch)
     if (rank, batch) == (BROKEN_BATCH, BROKEN_RANK):
-        raise Wrong("swapped", "Both numbers are right, and they stand in each other's place.")
+        raise Wrong("swapped", "Both numbers are right, and they are in each other's place.")
     if rank == BROKEN_RANK + 1:
         raise Wrong("counted_from_one", "There is no such rank here: two ranks are called 0 and 1.")
     if rank == 0:

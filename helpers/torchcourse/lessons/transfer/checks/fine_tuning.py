@@ -96,7 +96,7 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     parameters = {name for name, _ in model.named_parameters()}
     if weights := sorted(name for name in moved & parameters if name.startswith("body")):
-        raise Wrong("weights_move", f"After three steps of SGD, {weights[0]} is another one: it still gets gradients.")
+        raise Wrong("weights_move", f"After three steps of SGD, {weights[0]} has changed: it still gets gradients.")
     if not moved & {"head.weight"}:
         raise Wrong("head_frozen", "After three steps of SGD the head is the same as before. It is what should learn.")
     if moved - parameters:
@@ -263,11 +263,11 @@ def _judge_groups(groups: object, model: nn.Module, body_rate: float, head_rate:
 def _must_stand_once(rates: dict[str, list[float]], frozen: set[str]) -> None:
     """Refuse groups with a frozen parameter, without a parameter that learns, or with one twice."""
     if wrongly := sorted(name for name in frozen if rates[name]):
-        raise Wrong("frozen_included", f"{wrongly[0]} is frozen, and it stands in a group. Leave it out.")
+        raise Wrong("frozen_included", f"{wrongly[0]} is frozen, and it is in a group. Leave it out.")
     if missing := [name for name, found in rates.items() if not found and name not in frozen]:
-        raise Wrong("missing", f"{missing[0]} stands in no group: it would never learn. {len(missing)} are missing.")
+        raise Wrong("missing", f"{missing[0]} is in no group: it would never learn. {len(missing)} are missing.")
     if double := [name for name, found in rates.items() if len(found) > 1]:
-        raise Wrong("twice", f"{double[0]} stands in two groups, or twice in one. Once is right.")
+        raise Wrong("twice", f"{double[0]} is in two groups, or twice in one. Once is right.")
 
 
 def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:
@@ -351,7 +351,7 @@ def _choices() -> list[Comparison]:
     lucky = {"small": np.array([0.99, *none[1:]]) - 0.02, "large": none + 0.01 * wave}
 
     def two(seeds: np.ndarray, mean: float, error: float) -> dict[str, np.ndarray]:
-        """A cheap and a dear method whose paired difference has this mean and this standard error."""
+        """A cheap and an expensive method whose paired difference has this mean and this standard error."""
         return {"small": seeds, "large": seeds + mean + 4 * error * wave}
 
     costs, cost = {"large": 60.0, "middle": 20.0, "small": 5.0, "tiny": 0.1}, {"small": 1.0, "large": 60.0}

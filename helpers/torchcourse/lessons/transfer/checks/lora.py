@@ -277,7 +277,7 @@ def _judge_gradients(layer: Any, out: torch.Tensor, should: torch.Tensor, case: 
     if not any(part.detach().abs().max() > 0 for part in parts):
         text += " In a product, each one's gradient has the other as a factor, and both are zero."
     else:
-        text += " What stands between them and the output? A factor of 0 is enough."
+        text += " What is between them and the output? A factor of 0 is enough."
     raise Wrong("never_learns", text)
 
 
@@ -325,7 +325,7 @@ def _judge_formula(layer: Any, x: torch.Tensor, start: torch.Tensor, rank: int, 
             if torch.allclose(out, start + factor * added, atol=1e-4):
                 raise Wrong(symptom, f"{case}: {hint}")
         if torch.allclose(out, alpha / rank * added, atol=1e-4):
-            raise Wrong("no_base", f"{case}: that is the adapter alone. It should stand *beside* the old layer.")
+            raise Wrong("no_base", f"{case}: that is the adapter alone. It should work *beside* the old layer.")
         off = (out - start - alpha / rank * added).abs().max()
         raise Wrong("wrong_value", f"{case}: with other numbers in `down` and `up` the outputs are off by {off:.2g}.")
 

@@ -49,7 +49,7 @@ _CASES = (
         {rank: [_REDUCE, _WAIT] for rank in range(4)},
         [],
         "nobody_is_odd",
-        "All ranks stand at the same place, and you named {answer}.",
+        "All ranks are at the same place, and you named {answer}.",
     ),
     Case(
         {5: ["a()"], 4: ["c()"], 1: ["a()"], 3: ["b()"], 0: ["a()"], 2: ["a()"]},
@@ -61,7 +61,7 @@ _CASES = (
         {0: ["a()"], 1: ["a()"], 2: ["a()"], 3: ["b()"], 4: ["b()"]},
         [3, 4],
         "two_together",
-        "Three ranks stand at one place, and [3, 4] together at a different one. You named {answer}.",
+        "Three ranks are at one place, and [3, 4] together at a different one. You named {answer}.",
     ),
     Case(
         {0: ["step()", "a()", _WAIT], 1: ["step()", "b()", _WAIT], 2: ["step()", "a()", _WAIT]},
@@ -79,7 +79,7 @@ _CASES = (
         {0: ["a()", "b()"], 1: ["b()", "a()"], 2: ["a()", "b()"]},
         [1],
         "lines_without_order",
-        "Rank 1 has the same lines in another order: a different stack. You named {answer}.",
+        "Rank 1 has the same lines in a different order: a different stack. You named {answer}.",
     ),
 )
 
@@ -95,7 +95,7 @@ def odd_ones_out(learner: Callable) -> str:
             raise Wrong("order", f"The right ranks, in the order {answer}: ascending is asked for.")
         # Where rank 0 is the odd one, the many are what its stack as the measure gives.
         if set(answer) == set(case.stacks) - set(case.right) and case.right and case.right != [0]:
-            raise Wrong("the_many", f"You named {answer}: these stand together. Whoever is not with them is asked for.")
+            raise Wrong("the_many", f"You named {answer}: these are together. Name the ranks that are not with them.")
         raise Wrong(case.symptom, case.hint.format(answer=answer))
     return "Those that have returned and those that wait elsewhere are named, one or several."
 

@@ -141,7 +141,7 @@ def checkpointed(learner: Callable[[nn.Sequential, torch.Tensor], torch.Tensor])
         raise Wrong(
             "no_gradient",
             f"{len(without)} of {len(right)} parameters get no gradient, {without[0]} first. With the old "
-            "`use_reentrant=True` a block whose input needs no gradient gets none; under no_grad or behind a detach "
+            "`use_reentrant=True` a block whose input needs no gradient gets none; under no_grad or after a detach "
             "nothing does.",
         )
     if not same(_gradients(blocks), right, 1e-4):
@@ -170,7 +170,7 @@ def _judge_bytes(given: list[float], right: tuple[int, ...], widths: list[int], 
         return
     where = f"Widths {widths}, batch {batch}: "
     counted = [number / 4 for number in right]
-    refuse_known(given, {"not_bytes": (counted, "you count numbers. How many bytes has a float32?")}, where=where)
+    refuse_known(given, {"not_bytes": (counted, "you count numbers. How many bytes is a float32?")}, where=where)
     if given[0] == 4 * sum(a * b for a, b in pairwise(widths)):
         hint = f"{given[0]:g} bytes of parameters. A linear layer has something besides weights."
         raise Wrong("no_biases", where + hint)

@@ -11,7 +11,7 @@ from torchcourse.checks.kit import AnyOf, refuse_known, tensor_of
 
 
 class _Crossed(nn.Module):
-    """Layers that are called in another order than they are listed in, one of them inside a block."""
+    """Layers that are called in a different order than they are listed in, one of them inside a block."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -161,7 +161,7 @@ class _OnlyLast(nn.Module):
 
 
 class _Rounds(nn.Module):
-    """Rounds otherwise in a batch of another size, as matrix products do on some machines."""
+    """Rounds otherwise in a batch of a different size, as matrix products do on some machines."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * (1 + len(x) % 5 * 2.0**-22)

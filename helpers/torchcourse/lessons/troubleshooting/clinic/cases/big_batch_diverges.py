@@ -151,7 +151,7 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
             raise Wrong(
                 "scaled",
                 f"With {accumulate} batches per step the gradient has the right direction and {ratio:.2f} times the "
-                "length. Is something cut off, or divided by a number that is right for another setting only?",
+                "length. Is something cut off, or divided by a number that is right for a different setting only?",
             )
         raise Wrong(
             "not_all_batches",

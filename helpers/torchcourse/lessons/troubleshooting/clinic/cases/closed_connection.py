@@ -196,7 +196,7 @@ CASE = Case(
     slug="closed_connection",
     title="One rank goes home early",
     complaint=(
-        "Since we stop early, training on several ranks breaks, in another epoch on other data, and with some data "
+        "Since we stop early, training on several ranks breaks, in a different epoch on other data, and with some data "
         "not at all. The message is about a connection that was closed. The cluster people say "
         "that the network is fine. On one rank it always works."
     ),

@@ -194,7 +194,7 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
             "samples_lost", f"{case} {len(order)} arrive in an epoch. Good records are lost together with the bad."
         )
     if [int(label) for _, labels in batches for label in labels] != mnist()[:count][1][order].tolist():
-        raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of another one.")
+        raise Wrong("labels_mixed", f"{case} they arrive, and some carry the label of a different one.")
     if max(len(rows) for rows, _ in batches) != BATCH:
         raise Wrong("other_batches", f"The batches were {BATCH} records long, and no longer are.")
     return order
@@ -204,9 +204,9 @@ CASE = Case(
     slug="details_are_lost",
     title="Details are lost",
     complaint=(
-        "Training stops in the first epoch: a worker of the DataLoader exited. With another seed it is another step, "
-        "because the order is shuffled. The message says nothing of what our code did there. With yesterday's file it "
-        "works. More memory did not help."
+        "Training stops in the first epoch: a worker of the DataLoader exited. With a different seed it is a "
+        "different step, because the order is shuffled. The message says nothing of what our code did there. With "
+        "yesterday's file it works. More memory did not help."
     ),
     parts=("parse_record", "Records", "record_loader"),
     hints=(

@@ -60,10 +60,10 @@ def judge(program: Program, seed: int) -> str:
         answers = _answers(reader, sent)
         answers = answers[::2] if len(answers) > 200 else answers  # the brighter scan is only company
         differ = int((answers != together).sum())
-        if differ > 2:  # a sum may be rounded in another way
+        if differ > 2:  # a sum may be rounded in a different way
             raise Wrong(
                 "still_there",
-                f"Sent {company}, {differ} of 200 scans get another answer than all at once"
+                f"Sent {company}, {differ} of 200 scans get a different answer than all at once"
                 f"{_compare_shares(answers == digits, together == digits)}. "
                 "What a scan is should not depend on which others it comes with.",
             )

@@ -59,7 +59,8 @@ def _judge_groups(model: nn.Module, optimizer: torch.optim.Optimizer, rate: floa
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if frozen:
         raise Wrong(
-            "froze", f"{frozen[0]} can learn no more. Frozen layers are another training than the one asked for."
+            "froze",
+            f"{frozen[0]} can learn no more. Frozen layers are a different training run than the one asked for.",
         )
     rate_of = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, parameter in model.named_parameters() if id(parameter) not in rate_of]
@@ -96,7 +97,7 @@ def _judge_rates(given: dict[str, float], rate: float) -> None:
             raise Wrong(
                 "learning_rate",
                 f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. A higher rate elsewhere "
-                "does not stand in for a layer that does not learn.",
+                "does not replace a layer that does not learn.",
             )
 
 

@@ -120,7 +120,7 @@ CASE = Case(
     ),
     diagnosis=(
         "One file could not be read, and it was left out of the list of images, but not out of the list of labels. "
-        "From there on every label stood one place too early, and cutting the longer list at its end hid it. Two "
+        "From there on every label was one place too early, and cutting the longer list at its end hid it. Two "
         "lists that belong together should grow in the same line, or be joined by a key such as the file's name. And "
         "ten images with their labels, from the front, the middle and the end, are the first thing to look at."
     ),

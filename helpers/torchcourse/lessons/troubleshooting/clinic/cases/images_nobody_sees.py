@@ -1,4 +1,4 @@
-"""Patient: `set_epoch` with a number that differs between the ranks: each cuts its share out of another order."""
+"""Patient: `set_epoch` with a number that differs between the ranks: each cuts its share out of a different order."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def judge(program: Program, seed: int) -> str:
         _judge_orders([run.order for run in runs], ranks, count)
         each = len(runs[0].order) // EPOCHS
         if all(run.order[:each] == run.other[:each] for run in runs):
-            raise Wrong("seed_ignored", "Two trainings with different seeds bring the images in the same order.")
+            raise Wrong("seed_ignored", "Two training runs with different seeds bring the images in the same order.")
         _judge_weights(runs, images, labels, seed)
     return "Healed: on 2 and 3 ranks, each epoch brings every image once, in an order that is new."
 

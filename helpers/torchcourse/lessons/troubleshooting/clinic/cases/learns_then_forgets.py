@@ -83,7 +83,8 @@ def _compare(number: int, step: Step, expected: Step, rate: float) -> None:
         return
     if F.cosine_similarity(step.gradient, expected.gradient, dim=0) > 0.9999:
         raise Wrong(
-            "scaled", f"At step {number} the gradient has the right direction and another length: it is cut or scaled."
+            "scaled",
+            f"At step {number} the gradient has the right direction and a different length: it is cut or scaled.",
         )
     if number == 1:
         raise Wrong("first_step", "The very first gradient is not that of the first batch's mean loss.")

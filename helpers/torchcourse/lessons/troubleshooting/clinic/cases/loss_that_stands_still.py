@@ -76,8 +76,8 @@ def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int) -
     if any(parameter.requires_grad for parameter in model[:-1].parameters()):
         raise Wrong(
             "thawed",
-            "Now the features learn as well. The loss moves again, but it is another training: the features were to "
-            "stay.",
+            "Now the features learn as well. The loss moves again, but it is a different training run: the features "
+            "were to stay.",
         )
     if not all(parameter.requires_grad for parameter in last.parameters()):
         raise Wrong("head_frozen", "The new layer is frozen too: it has nothing to learn with.")
@@ -105,7 +105,7 @@ def _judge_optimizer(model: nn.Sequential, optimizer: torch.optim.Optimizer, rat
 
 CASE = Case(
     slug="loss_that_stands_still",
-    title="The loss that stands still",
+    title="The loss that does not move",
     complaint=(
         "We took a network for ten digits, froze its features and gave it a new last layer for three classes. The "
         "loss is the same in every epoch, to the last digit. A learning rate a hundred times as large changes "

@@ -79,7 +79,7 @@ def _judge_loss(program: Program, model: Any, images: torch.Tensor, labels: torc
     if _parallel(slope, sick) and not _parallel(slope, sound):
         raise Wrong(
             "cosmetic",
-            "The number is another, and its gradient still points where it did: the curve looks better, and the "
+            "The number is different, and its gradient still points where it did: the curve looks better, and the "
             "network learns as badly as before.",
         )
     if given < 0:
@@ -125,7 +125,7 @@ CASE = Case(
     title="The loss that never gets small",
     complaint=(
         "The accuracy is not bad, but the training loss stops falling far from zero, whatever we do: more epochs, a "
-        "larger network, even ten images that it knows by heart. Other people's logs of this network end near zero."
+        "larger network, even ten images that it has memorized. Other people's logs of this network end near zero."
     ),
     parts=("DigitNet", "loss_of", "probabilities"),
     hints=(

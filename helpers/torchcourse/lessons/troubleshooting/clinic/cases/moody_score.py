@@ -117,7 +117,9 @@ def _dice_after(program: Program, model: nn.Module, loader: DataLoader, seed: in
 
 def _judge_model(model: nn.Module, look: str, state: dict[str, torch.Tensor]) -> None:
     if repr(model) != look:
-        raise Wrong("layer_changed", "After the evaluation the model is another: a layer was changed or switched off.")
+        raise Wrong(
+            "layer_changed", "After the evaluation the model is different: a layer was changed or switched off."
+        )
     now = model.state_dict()
     weights = [name for name in state if "running" not in name and "tracked" not in name]
     if any(not torch.equal(state[name], now[name]) for name in weights):
@@ -130,8 +132,9 @@ CASE = Case(
     slug="moody_score",
     title="A score with moods",
     complaint=(
-        "The same finished model gets another accuracy each time we evaluate it, and yet another with another batch "
-        "size. We cannot tell whether a change of ours helps. Somebody proposed to average five evaluations."
+        "The same finished model gets a different accuracy each time we evaluate it, and yet another one with a "
+        "different batch size. We cannot tell whether a change of ours helps. Somebody proposed to average five "
+        "evaluations."
     ),
     parts=("evaluate",),
     hints=(

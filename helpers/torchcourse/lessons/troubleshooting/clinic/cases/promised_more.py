@@ -48,7 +48,7 @@ def judge(program: Program, seed: int) -> str:
     _judge_originals(_numbers(train), _numbers(val), originals, share)
     for name, (pictures, digits), ids in (("training", train, _numbers(train)), ("validation", val, _numbers(val))):
         if len(pictures) != len(digits) or not torch.equal(labels[ids], digits):
-            raise Wrong("labels_mixed", f"In the {name} set images carry the label of another one.")
+            raise Wrong("labels_mixed", f"In the {name} set images carry the label of a different image.")
     _judge_copies(train, originals - len(_numbers(val).unique()), copies)
     held = labels[_numbers(val).unique()].unique()
     if len(held) < 6:

@@ -54,7 +54,7 @@ def judge(program: Program, seed: int) -> str:
     if nodes > 0:
         raise Wrong(
             "graph_grows",
-            "The tensors are gone, but the graph still grows by a few nodes a step: one of the sums still remembers "
+            "The tensors are gone, but the graph still grows by a few nodes per step: one of the sums still remembers "
             "how it came about.",
         )
     returned = given.returned if isinstance(given.returned, tuple | list) else ()

@@ -31,7 +31,7 @@ def run(batch_size, accumulate, samples, epochs, lr, seed):
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(Subset(mnist("train"), range(samples)), batch_size, shuffle=True, generator=generator)
     losses = [accumulated_epoch(model, loader, optimizer, accumulate) for _ in range(epochs)]
-    print(f"{accumulate:2} × {batch_size:3} samples a step: " + "  ".join(f"{loss:8.3f}" for loss in losses))
+    print(f"{accumulate:2} × {batch_size:3} samples per step: " + "  ".join(f"{loss:8.3f}" for loss in losses))
     return losses
 
 

@@ -20,7 +20,7 @@ def make_model(inputs=784, hidden=64, classes=10):
 
 
 def evaluate(model, loader):
-    """Return the share of samples that the model answers rightly."""
+    """Return the share of samples that the model answers correctly."""
     right = count = 0
     with torch.no_grad():
         for images, labels in loader:
