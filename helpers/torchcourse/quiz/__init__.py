@@ -4,6 +4,7 @@ from typing import Any
 
 from torchcourse.quiz.cards import card
 from torchcourse.quiz.daily_page import retrospective
+from torchcourse.quiz.final_quiz import final, final_elsewhere, final_result
 from torchcourse.quiz.grade_line import received
 from torchcourse.quiz.predictions import outcome, predict
 from torchcourse.quiz.progress_report import progress
@@ -12,6 +13,9 @@ from torchcourse.quiz.reviews import recall, review
 __all__ = [
     "bank",
     "card",
+    "final",
+    "final_elsewhere",
+    "final_result",
     "outcome",
     "predict",
     "progress",

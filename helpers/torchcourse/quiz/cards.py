@@ -32,7 +32,7 @@ def card(lesson: str, question: str, *, grade_line: bool = True, draw: int = 0) 
         BankError: for a lesson or a question that does not exist; the message lists those that do.
     """
     if "NBGRADER_EXECUTION" in os.environ:
-        return cast(Card, _NotShown())
+        return cast(Card, NotShown())
     from torchcourse.quiz import bank, choice_order
 
     found = bank.lesson(lesson)
@@ -40,10 +40,10 @@ def card(lesson: str, question: str, *, grade_line: bool = True, draw: int = 0) 
     return Card(found, first, choice_order.redrawn(shown, draw), grade_line=grade_line and not draw, draw=draw)
 
 
-class _NotShown:
+class NotShown:
     """In the place of a card while a notebook is graded: nobody looks at it, and the bank with its keys is hidden."""
 
-    def answer(self, *_answer: Any, **_more: Any) -> "_NotShown":
+    def answer(self, *_answer: Any, **_more: Any) -> "NotShown":
         return self
 
     def _repr_mimebundle_(self, **_kinds: Any) -> dict[str, str]:

@@ -1,0 +1,145 @@
+"""What finals came to: how many were right, how long they took, how sure the learner was. All of it from the journal.
+
+sittings(entries)       # every final that was begun, with its answers
+results(entries)        # every final that was finished, also one taken elsewhere, the oldest first
+calibration(answers)    # {sure: (right, answered)}
+"""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+
+from torchcourse import journal
+from torchcourse.journal import Entry
+from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.final_draw import Asked
+
+PASSED = 0.7
+"""The share of right answers with which a final is passed."""
+LONGEST_PAUSE = timedelta(minutes=10)
+"""A longer gap between two answers is a pause, or a clock that was set, and counts as this."""
+
+
+@dataclass
+class Sitting:
+    """One final: what was asked, and the first answer to each question."""
+
+    name: str
+    begun: Entry
+    asked: list[Asked]
+    answers: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    """By lesson and wording."""
+
+    @property
+    def open(self) -> list[Asked]:
+        """The questions without an answer."""
+        return [each for each in self.asked if (each.lesson, each.wording) not in self.answers]
+
+    @property
+    def gone(self) -> list[Asked]:
+        """The open questions that the banks no longer have: they do not count."""
+        return [each for each in self.open if not _exists(each)]
+
+    @property
+    def waiting(self) -> list[Asked]:
+        """The open questions that can be answered."""
+        return [each for each in self.open if _exists(each)]
+
+    @property
+    def total(self) -> int:
+        return len(self.asked) - len(self.gone)
+
+    @property
+    def right(self) -> int:
+        return sum(entry["right"] for entry in self.answers.values())
+
+    @property
+    def seconds(self) -> int:
+        """The time spent, without long pauses."""
+        moments = [journal.when(entry) for entry in (self.begun, *self.answers.values())]
+        gaps = (max(after - before, timedelta()) for before, after in itertools.pairwise(moments))
+        return round(sum((min(gap, LONGEST_PAUSE) for gap in gaps), timedelta()).total_seconds())
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished final. `seconds` is None where nobody measured; `sure` is what `calibration` gives."""
+
+    day: date
+    right: int
+    total: int
+    seconds: int | None = None
+    sure: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.total > 0 and self.right >= PASSED * self.total
+
+
+def sittings(entries: list[Entry]) -> list[Sitting]:
+    """Return every final that was begun, the oldest first. Entries that say something else are passed over."""
+    found: dict[str, Sitting] = {}
+    for entry in entries:
+        if entry["kind"] == "final" and entry.get("state") == "begun":
+            asked = _asked(entry.get("questions"))
+            if asked and isinstance(entry.get("final"), str):
+                found.setdefault(entry["final"], Sitting(entry["final"], entry, asked))
+        elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and entry.get("final") in found:
+            sitting = found[entry["final"]]
+            place = (str(entry.get("lesson")), str(entry.get("asked")))
+            if place in {(each.lesson, each.wording) for each in sitting.asked}:
+                sitting.answers.setdefault(place, entry)
+    return list(found.values())
+
+
+def results(entries: list[Entry]) -> list[Result]:
+    """Return every finished final, the oldest first, with those that were taken elsewhere."""
+    found = [
+        Result(_day(each.begun), each.right, each.total, each.seconds, calibration(each.answers.values()))
+        for each in sittings(entries)
+        if each.answers and not each.waiting
+    ]
+    for entry in entries:
+        if entry["kind"] == "final" and entry.get("state") == "elsewhere":
+            right, total = entry.get("right"), entry.get("total")
+            if isinstance(right, int) and isinstance(total, int) and 0 <= right <= total and total:
+                found.append(Result(_elsewhere_day(entry), right, total))
+    return sorted(found, key=lambda result: result.day)
+
+
+def calibration(answers: Iterable[Entry]) -> dict[int, tuple[int, int]]:
+    """Return how many answers were right, and how many were given, for each degree of confidence that occurs."""
+    found: dict[int, tuple[int, int]] = {}
+    for entry in answers:
+        sure = entry.get("sure")
+        if sure in SURE and isinstance(entry.get("right"), bool):
+            right, count = found.get(sure, (0, 0))
+            found[sure] = (right + entry["right"], count + 1)
+    return dict(sorted(found.items()))
+
+
+def _exists(asked: Asked) -> bool:
+    from torchcourse.quiz import bank
+
+    try:
+        bank.lesson(asked.lesson).question(asked.wording)
+    except bank.BankError:
+        return False
+    return True
+
+
+def _asked(questions: object) -> list[Asked]:
+    rows = questions if isinstance(questions, list) else []
+    return [Asked(*row) for row in rows if isinstance(row, list) and list(map(type, row)) == [str, str, str, int]]
+
+
+def _day(entry: Entry) -> date:
+    return journal.when(entry).astimezone().date()
+
+
+def _elsewhere_day(entry: Entry) -> date:
+    try:
+        return date.fromisoformat(str(entry.get("day")))
+    except ValueError:
+        return _day(entry)
