@@ -34,23 +34,25 @@ class LabelsToCount:
 
 
 def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
-    """Return counts, and tensors of one number, as numbers; waits for the device once."""
+    """Return counts, and tensors of one number, as numbers; waits for the device once per kind."""
     labels = iter(_count_together([value for value in values if isinstance(value, LabelsToCount)]))
-    counts = [next(labels) if isinstance(value, LabelsToCount) else value for value in values]
-    tensors = [count for count in counts if isinstance(count, torch.Tensor)]
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
     read = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [next(read) if isinstance(count, torch.Tensor) else count for count in counts]
+    return [
+        next(read) if isinstance(value, torch.Tensor) else next(labels) if isinstance(value, LabelsToCount) else value
+        for value in values
+    ]
 
 
-def _count_together(batches: list[LabelsToCount]) -> Sequence[torch.Tensor]:
+def _count_together(batches: list[LabelsToCount]) -> list[float]:
     if not batches:
         return []
     alike = len({batch.targets.shape for batch in batches}) == 1
     weight, ignored = batches[0].weight, batches[0].ignored
     if not alike or any(batch.weight is not weight for batch in batches):
-        return [_weight_of_labels(batch.targets, batch.weight, batch.ignored).sum() for batch in batches]
+        return [_weight_of_labels(batch.targets, batch.weight, batch.ignored).sum().item() for batch in batches]
     together = torch.stack([batch.targets for batch in batches])
-    return _weight_of_labels(together, weight, ignored).flatten(1).sum(dim=1).unbind()
+    return _weight_of_labels(together, weight, ignored).flatten(1).sum(dim=1).tolist()
 
 
 PAIR = "return (sum, count): the sum of the losses that count, and how many they are (or the sum of their weights)"
