@@ -75,12 +75,20 @@ def record(kind: str, /, **fields: Any) -> Entry:
 
 def read() -> list[Entry]:
     """Return all entries, oldest first. Lines that cannot be read are left out; `problems` names them."""
-    return _parse(_bytes())[0] + list(_unsaved)
+    return _parse(content())[0] + list(_unsaved)
 
 
 def problems() -> list[str]:
     """Return one sentence for each line of the journal that cannot be read; usually none."""
-    return _parse(_bytes())[1]
+    return _parse(content())[1]
+
+
+def content() -> bytes:
+    """Return the bytes of the journal's file; none where it cannot be read."""
+    try:
+        return path().read_bytes()
+    except OSError:
+        return b""
 
 
 def path() -> Path:
@@ -263,17 +271,10 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def _bytes() -> bytes:
-    try:
-        return path().read_bytes()
-    except OSError:
-        return b""
-
-
-def _parse(content: bytes) -> tuple[list[Entry], list[str]]:
+def _parse(lines: bytes) -> tuple[list[Entry], list[str]]:
     entries, unreadable = [], []
     # Split as bytes: an answer may hold a character that Unicode counts as a line break.
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(lines.splitlines(), start=1):
         if not line.strip():
             continue
         entry = _entry(line)

@@ -3,9 +3,11 @@
 from typing import Any
 
 from torchcourse.quiz.cards import card
+from torchcourse.quiz.completion_page import completion
 from torchcourse.quiz.daily_page import retrospective
 from torchcourse.quiz.final_quiz import final, final_elsewhere, final_result
 from torchcourse.quiz.grade_line import received
+from torchcourse.quiz.placement_quiz import placement
 from torchcourse.quiz.predictions import outcome, predict
 from torchcourse.quiz.progress_report import progress
 from torchcourse.quiz.reviews import recall, review
@@ -13,10 +15,12 @@ from torchcourse.quiz.reviews import recall, review
 __all__ = [
     "bank",
     "card",
+    "completion",
     "final",
     "final_elsewhere",
     "final_result",
     "outcome",
+    "placement",
     "predict",
     "progress",
     "recall",

@@ -40,7 +40,7 @@ def retrospective(day: date | None = None, language: Literal["ko", "en"] = "ko")
         mine = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None
         text = made if mine is None else "\n".join(merge(_base(before, mine, made), mine.split("\n"), made.split("\n")))
         if text != mine:
-            _write(path, text)
+            write_page(path, text)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Page(made, path, texts.say("page_not_kept", language, path=path, reason=reason))
@@ -87,6 +87,21 @@ def merge(base: list[str], mine: list[str], theirs: list[str]) -> list[str]:
     return merged
 
 
+def write_page(path: Path, text: str) -> None:
+    """Replace the file in one step: a crash leaves the old page or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def _base(before: str | None, mine: str, made: str) -> list[str]:
     """Return what the file held when it was last made; for a file made by hand, what it shares with the new page."""
     if before is not None:
@@ -106,18 +121,3 @@ def _added(old: list[str], new: list[str]) -> list[str]:
     return [
         line for tag, _i1, _i2, j1, j2 in matcher.get_opcodes() if tag in ("insert", "replace") for line in new[j1:j2]
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file in one step: a crash leaves the old page or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

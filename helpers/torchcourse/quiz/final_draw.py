@@ -12,19 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torchcourse.journal import Entry
+from torchcourse.quiz.final_results import Asked
 from torchcourse.quiz.questions import Bank, ChoiceQuestion, OpenQuestion, Question, versions
 
 QUESTIONS = 10
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One question as it was drawn: the lesson, the question, the wording, and the order of the choices."""
-
-    lesson: str
-    question: str
-    wording: str
-    draw: int
 
 
 @dataclass

@@ -13,12 +13,21 @@ from datetime import date, timedelta
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz.answers import SURE
-from torchcourse.quiz.final_draw import Asked
 
 PASSED = 0.7
 """The share of right answers with which a final is passed."""
 LONGEST_PAUSE = timedelta(minutes=10)
 """A longer gap between two answers is a pause, or a clock that was set, and counts as this."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as it was drawn: the lesson, the question, the wording, and the order of the choices."""
+
+    lesson: str
+    question: str
+    wording: str
+    draw: int
 
 
 @dataclass

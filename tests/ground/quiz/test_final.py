@@ -9,8 +9,8 @@ import pytest
 
 from torchcourse import journal
 from torchcourse.quiz import answers, bank, choice_order, final, final_draw, final_elsewhere, final_result
-from torchcourse.quiz.final_draw import Asked, for_class, for_learner, ideas_of, shares
-from torchcourse.quiz.final_results import PASSED, calibration, results, sittings
+from torchcourse.quiz.final_draw import for_class, for_learner, ideas_of, shares
+from torchcourse.quiz.final_results import PASSED, Asked, calibration, results, sittings
 from torchcourse.quiz.questions import Question
 from torchcourse.quiz.verdict import judge
 

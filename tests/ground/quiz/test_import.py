@@ -23,12 +23,14 @@ def test_using_all_of_the_quiz_never_imports_torch() -> None:
     program = (
         "import json, sys\n"
         "from torchcourse.tools.build import quiz_notebook\n"
-        "from torchcourse.quiz import bank, card, outcome, predict, progress, recall, retrospective, review\n"
+        "from torchcourse.quiz import bank, card, completion, final, outcome, placement, predict, progress, recall\n"
+        "from torchcourse.quiz import retrospective, review\n"
         "lesson = '04_monitoring_and_checkpoints'\n"
         "card(lesson, 'manage-training').answer('ACD', sure=2, reasoning='x')\n"
         "shown = [card(lesson, 'manage-training'), predict('x', '?', ['a', 'b']), review(), recall('09_x')]\n"
         "forms = [part.widget() for part in shown[:2]], [part._repr_html_() for part in shown]\n"
-        "outcome('x', '?'), progress()._repr_html_(), retrospective(), quiz_notebook.quiz_source(bank.lesson(lesson))\n"
+        "[part._repr_html_() for part in (final(), placement())], outcome('x', '?'), progress()._repr_html_()\n"
+        "retrospective(), completion(), quiz_notebook.quiz_source(bank.lesson(lesson))\n"
         "print(json.dumps({'torch': 'torch' in sys.modules, 'widget': 'anywidget' in sys.modules}))"
     )
     assert python(program) == {"torch": False, "widget": True}

@@ -1,0 +1,144 @@
+"""Where to begin: two questions per lesson say which lessons to take first.
+
+    placement()     # the next questions; when all are answered, which lessons to take
+
+The second question of a lesson comes only after a right answer to the first, so whoever is new here answers few. The
+answers are lines of the journal of a kind of their own: they plan no reviews and count for no lesson.
+"""
+
+import hashlib
+import html
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from torchcourse import journal
+from torchcourse.journal import Entry
+from torchcourse.quiz import texts
+from torchcourse.quiz.cards import Card, NotShown
+
+if TYPE_CHECKING:
+    from torchcourse.quiz.questions import Bank, Question
+
+PER_LESSON = 2
+
+
+@dataclass
+class Standing:
+    """What a learner has shown of one lesson: for each of its questions in turn, whether it was known."""
+
+    bank: "Bank"
+    questions: "list[Question]"
+    known: list[bool] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> "Question | None":
+        """The question to ask next; None where it is clear what to advise."""
+        decided = not all(self.known) or len(self.known) == len(self.questions)
+        return None if decided else self.questions[len(self.known)]
+
+    @property
+    def take(self) -> bool:
+        """Whether the lesson is to be taken: one answer was wrong, or guessed."""
+        return not all(self.known)
+
+
+def placement() -> "Placement":
+    """Show the questions that are next, or which lessons to take."""
+    if "NBGRADER_EXECUTION" in os.environ:
+        return cast(Placement, NotShown())
+    return Placement(standings(journal.read()))
+
+
+def standings(entries: list[Entry]) -> list[Standing]:
+    """Return where a learner stands in each lesson but the first, which shows how the course works."""
+    from torchcourse.quiz import bank
+
+    answered: dict[tuple[object, object], Entry] = {}
+    for entry in entries:
+        if entry["kind"] == "placement" and isinstance(entry.get("right"), bool):
+            answered.setdefault((entry.get("lesson"), entry.get("asked")), entry)
+    found = []
+    for name in bank.lessons()[1:]:
+        lesson = bank.lesson(name)
+        standing = Standing(lesson, chosen(lesson))
+        for question in standing.questions:
+            if (name, question.id) not in answered:
+                break
+            first = answered[name, question.id]
+            standing.known.append(first["right"] and first.get("sure") != 1)
+        found.append(standing)
+    return found
+
+
+def chosen(lesson: "Bank") -> "list[Question]":
+    """Return the questions that stand for a lesson: on different objectives, and none that a person must grade."""
+    able = [question for question in lesson.questions if question.kind != "open" and question.has_key]
+    able.sort(key=lambda question: hashlib.sha256(f"placement {question.id}".encode()).hexdigest())
+    picked: list[Question] = []
+    for question in able:
+        objectives = {each.source.objective for each in picked if each.source}
+        if len(picked) < PER_LESSON and (question.source is None or question.source.objective not in objectives):
+            picked.append(question)
+    return picked
+
+
+class PlacementCard(Card):
+    """A card whose answers stay out of the reviews."""
+
+    def _record(self, _kind: str, *parts: Any) -> None:
+        super()._record("placement", *parts)
+
+    def _line(self) -> str:
+        example = {"number": "0.5", "text": '"word"'}.get(self.question.kind, '"A"')
+        return f'from torchcourse.quiz import placement; placement()["{self.lesson}"].answer({example}, sure=2)'
+
+
+class Placement:
+    """The cards that are next, by lesson, or the advice."""
+
+    def __init__(self, found: list[Standing]) -> None:
+        self.standings = found
+        self.cards = {
+            each.bank.lesson: PlacementCard(each.bank, each.waiting, each.waiting) for each in found if each.waiting
+        }
+
+    def __getitem__(self, lesson: str) -> PlacementCard:
+        if lesson not in self.cards:
+            raise KeyError(f"No question of lesson {lesson} waits; these do: {', '.join(self.cards) or 'none'}.")
+        return self.cards[lesson]
+
+    def lines(self, language: str | None = None) -> list[str]:
+        """Return what to do next: answer, or take these lessons and skip those."""
+        if self.cards:
+            return [texts.say("placement_next", language, count=len(self.cards))]
+        language = language or texts.current()
+        titles = {
+            take: [_title(each, language) for each in self.standings if each.take is take] for take in (True, False)
+        }
+        lines = [texts.say("placement_take", language, names=", ".join(titles[True]))] if titles[True] else []
+        if titles[False]:
+            lines.append(texts.say("placement_skip", language, names=", ".join(titles[False])))
+        return [*lines, texts.say("placement_first", language)]
+
+    def __repr__(self) -> str:
+        return "\n\n".join([*self.lines(), *map(repr, self.cards.values())])
+
+    def _head_html(self) -> str:
+        from torchcourse.quiz.render import STYLE
+
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
+        return f'{STYLE}<div class="tc-page" lang="{texts.current()}">{lines}</div>'
+
+    def _repr_html_(self) -> str:
+        return self._head_html() + "".join(card._repr_html_() for card in self.cards.values())
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        display(HTML(self._head_html()), *self.cards.values())
+
+
+def _title(standing: Standing, language: str) -> str:
+    number = standing.bank.lesson.partition("_")[0]
+    return f"{number} {standing.bank.title[language]}"
