@@ -879,7 +879,7 @@ figures.show(figure, f"Left: test accuracy; the script's two curves coincide. Ri
 # %% [markdown]
 # ## 8 · Scale up
 #
-# A training for several machines lives in a file, not in a cell. This one is in the package. Nothing in it knows
+# A training run on several machines starts from a file, not from a cell. This one is in the package. Nothing in it knows
 # how many ranks there are, or whether they have GPUs:
 
 # %%

@@ -1007,7 +1007,7 @@ assert f"rank 0 returned {here[0]}" in run.stdout
 #
 # | The log | The evidence here | Corrected |
 # |---|---|---|
-# | DistributedDataParallel: 각 **CPU**마다 process 생성: makes a process for each *CPU* | The cell below: as many processes as you ask for, on however many cores. DDP started none of them; it wraps a model inside a process that is already running. | **One process a rank, and usually one rank a GPU.** Starting them is the launcher's work: `run_ranks`, `torchrun`. |
+# | DistributedDataParallel: 각 **CPU**마다 process 생성: makes a process for each *CPU* | The cell below: as many processes as you ask for, on however many cores. DDP started none of them; it wraps a model inside a process that is already running. | **One process per rank, and usually one rank per GPU.** Starting them is the launcher's work: `run_ranks`, `torchrun`. |
 # | DataParallel vs DistributedDataParallel: "… 후 평균", then *average* | Section 3: same start and averaged gradients give one process's weights, in every step. Without the same start, the ranks never meet. | DDP averages **gradients**. It never averages weights: they stay equal because they *start* equal. |
 
 # %%

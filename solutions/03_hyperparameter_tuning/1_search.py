@@ -349,7 +349,7 @@ checked
 
 # %%
 def fragile(settings):
-    """A training that falls apart at large rates."""
+    """A training run that falls apart at large rates."""
     for accuracy in replay.replayed(settings):
         yield math.nan if settings["lr"] > 0.5 else accuracy
 

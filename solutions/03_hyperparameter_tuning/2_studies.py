@@ -307,7 +307,7 @@ except StudyError as error:
 
 
 def falls_apart(settings):
-    """A training that yields NaN at large rates."""
+    """A training run that yields NaN at large rates."""
     for accuracy in replay.replayed(settings):
         yield float("nan") if settings["lr"] > 0.3 else accuracy
 

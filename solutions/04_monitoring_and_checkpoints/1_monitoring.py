@@ -3,7 +3,7 @@
 #
 # **50 minutes** · one CPU is enough (two processes) · before this: lessons 00 and 01
 #
-# A training that runs for hours tells you something every second, if you let it. You will write what a run says into
+# A training run of several hours tells you something every second, if you let it. You will write what a run says into
 # files, look at it in TensorBoard, read it back by code, and find out what looking costs. On the way the third recorded
 # wrong answer of the study log is settled: which of five statements are about *managing* a training run.
 #
@@ -271,7 +271,7 @@ predict(
 )
 
 # %%
-runs = {kind: sick_runs.train(kind, f"runs/{kind}") for kind in ("healthy", "over-fitting", "under-fitting")}
+runs = {kind: sick_runs.train(kind, f"runs/{kind}") for kind in ("healthy", "overfitting", "underfitting")}
 figure, axes = figures.new(9, 2.8, ncols=3)
 for axis, (kind, run) in zip(axes, runs.items(), strict=True):
     draw_curves(axis, run)
@@ -281,7 +281,7 @@ figures.show(figure, "; ".join(f"{kind}: {judge_fit(run).evidence[0]}" for kind,
 # %%
 for run in runs.values():
     print(judge_fit(run))
-steps, losses = runs["over-fitting"].scalars["loss/val"]
+steps, losses = runs["overfitting"].scalars["loss/val"]
 low = losses.index(min(losses))
 outcome(
     "04-1.turn",
@@ -622,7 +622,7 @@ for tag in ("loss/train", "loss/val", "accuracy/val", "gradient_norm/all"):
 # is about the first. Here is what this notebook measured on each:
 
 # %%
-val = runs["over-fitting"].scalars["loss/val"][1]
+val = runs["overfitting"].scalars["loss/val"][1]
 rates = [run.scalars["lr/train"][1] for run in runs.values()]
 off = max(abs(a - b) for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True))
 evidence = {

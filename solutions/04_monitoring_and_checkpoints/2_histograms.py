@@ -150,7 +150,7 @@ for kind in ("healthy", "vanishing", "exploding", "dead units"):
     figures.show(draw_card(runs[kind], kind), f"{kind}: {describe_card(runs[kind])}")
 
 # %%
-for kind in ("saturated", "over-fitting", "under-fitting"):
+for kind in ("saturated", "overfitting", "underfitting"):
     figures.show(draw_card(runs[kind], kind), f"{kind}: {describe_card(runs[kind])}")
 
 # %%
@@ -282,15 +282,15 @@ for letter in "EFG":
 #
 # ●●○ · 8 minutes · good for: the moment when your own run does not learn.
 #
-# Use `"healthy"`, `"vanishing"`, `"exploding"`, `"dead units"`, `"saturated"`, `"over-fitting"`, `"under-fitting"`.
+# Use `"healthy"`, `"vanishing"`, `"exploding"`, `"dead units"`, `"saturated"`, `"overfitting"`, `"underfitting"`.
 
 # %% exercise: names_of_runs
 name_of_a = "vanishing"  ### SOLUTION
-name_of_b = "over-fitting"  ### SOLUTION
+name_of_b = "overfitting"  ### SOLUTION
 name_of_c = "exploding"  ### SOLUTION
 name_of_d = "healthy"  ### SOLUTION
 name_of_e = "dead units"  ### SOLUTION
-name_of_f = "under-fitting"  ### SOLUTION
+name_of_f = "underfitting"  ### SOLUTION
 name_of_g = "saturated"  ### SOLUTION
 
 # %% check: names_of_runs
@@ -312,7 +312,7 @@ checked
 # `diagnose` reads histograms and gradient norms and nothing else; `judge_fit` reads the two curves and nothing else. Each gives its evidence.
 
 # %%
-for kind in ("vanishing", "saturated", "over-fitting"):
+for kind in ("vanishing", "saturated", "overfitting"):
     print(f"run {kind!r}:", diagnose(runs[kind]))
 
 # %%
@@ -343,7 +343,7 @@ predict(
 )
 
 # %%
-over, sick = sick_runs.RECIPES["over-fitting"], sick_runs.RECIPES["vanishing"]
+over, sick = sick_runs.RECIPES["overfitting"], sick_runs.RECIPES["vanishing"]
 recipes = {
     "200 images, 160 steps": over,
     "200 images, 640 steps": replace(over, epochs=160),
@@ -407,7 +407,7 @@ for name, ten in seeds.items():
 
 # %%
 figure, axes = figures.new(8, 3)
-shapes = {"fitting": "o", "over-fitting": "^", "under-fitting": "v"}
+shapes = {"fitting": "o", "overfitting": "^", "underfitting": "v"}
 for place, (name, run) in enumerate(longer.items()):
     gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
     color = figures.CYCLE[place % len(figures.CYCLE)]
@@ -460,9 +460,9 @@ for degree in (3, 9):
 
 # %%
 tag = "weights/5.weight"
-looks = runs["over-fitting"].histograms[tag]
+looks = runs["overfitting"].histograms[tag]
 figures.show(
-    draw_over_time(runs["over-fitting"], tag),
+    draw_over_time(runs["overfitting"], tag),
     f"{len(looks)} histograms of {tag}, widening from {looks[0][1].std:.2g} to {looks[-1][1].std:.2g}, without an extreme.",
 )
 

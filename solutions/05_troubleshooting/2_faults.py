@@ -4,7 +4,7 @@
 # **60 minutes** · one CPU is enough (two or three processes); what needs a GPU says so · before this:
 # [memory](1_memory.ipynb)
 #
-# A training that crashes tells you where. The faults of this notebook are quieter: memory that grows a little with each
+# A training run that crashes tells you where. The faults of this notebook are quieter: memory that grows a little with each
 # step, a number that is none, a bug that costs two points of accuracy and says nothing, a process that waits for ever.
 # Each of them leaves evidence. You learn where to look, and you write the tools yourself before you use better ones.
 #

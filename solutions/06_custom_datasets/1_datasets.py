@@ -308,7 +308,7 @@ outcome(
 # ●●● · 15 minutes · good for: knowing what `num_workers` and `prefetch_factor` do, and where an error inside a worker comes from.
 #
 # `submit(function, *arguments)` starts the work elsewhere and returns a **future** (퓨처) at once. `future.result()` waits for it. Fetch and
-# collate belong into that work. When you hand over a batch, the next `ahead` have to be under way, and no more than one beyond.
+# collate belong in that work. When you hand over a batch, the next `ahead` have to be under way, and no more than one beyond.
 
 
 # %% exercise: batches
@@ -700,7 +700,7 @@ figures.show(figure, f"Share of the test's nines that are found, over the epochs
 #
 # ## 8 · Break-it lab: 99%, and on the next occasion 90%
 #
-# A colleague wants to know the speaker from *one* frame. She takes all frames of the 270 recordings, mixes them, keeps a fifth for testing, and takes the nearest
+# A colleague wants to know the speaker from *one* frame. They take all frames of the 270 recordings, mix them, keep a fifth for testing, and take the nearest
 # training frame's speaker (nearest neighbor, 최근접 이웃).
 
 # %%

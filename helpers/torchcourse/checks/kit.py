@@ -89,7 +89,7 @@ def on_ranks(
 
 
 def _hang_hint(error: RankError) -> str:
-    """The general hint for what was seen: a rank had left, all ranks stood in one line, or in several."""
+    """The general hint for what was seen: a rank had left, all ranks waited in one line, or in several."""
     if not isinstance(error, RankTimeout):
         return _LEFT
     at = [next((line for line in lines if is_cell(line.file)), None) for _, lines in _stacks_of(error.traceback)]

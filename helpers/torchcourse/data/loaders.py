@@ -128,7 +128,7 @@ def set_epoch(loader: Iterable, epoch: int) -> None:
     """Tell a loader's sampler and its dataset which epoch comes, so that each has an order of its own."""
     parts: list[Any] = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
     dataset = getattr(loader, "dataset", None)
-    while dataset is not None:  # a Subset has the data set inside
+    while dataset is not None:  # a Subset has the dataset inside
         parts.append(dataset)
         dataset = getattr(dataset, "dataset", None)
     for part in parts:

@@ -1,4 +1,4 @@
-"""Where each choice stands: drawn from the question's id, balanced over its bank, and drawn anew for each review.
+"""Where each choice stands: drawn from the question's id, balanced over its bank, and drawn again for each review.
 
 The order of a bank's file names the choices for good: the journal notes, with each answer, which of the file's letters
 stood at A, B, C … (`order`). An entry without that note is from a time when all questions stood as in the file.

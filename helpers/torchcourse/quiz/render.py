@@ -147,7 +147,7 @@ def heading(title: Text, question: Question, number: int | None, language: str, 
 def past(question: Question, last: Entry | None, language: str) -> str:
     """Return when the question or a variant of it was answered last, and how that came out.
 
-    A right answer is not told: who is asked again shall find it again.
+    A right answer is not told: whoever is asked again should find it again.
     """
     if last is None:
         return texts.say("new", language)

@@ -39,7 +39,7 @@ class QuestionState:
     sittings: int = 0
     sure: int | None = None
     misconceptions: list[str] = field(default_factory=list)
-    """Those behind the last wrong answer; empty once the idea has been answered rightly in a later sitting."""
+    """Those of the last wrong answer; empty once the idea has been answered correctly in a later sitting."""
 
 
 def review(now: datetime | None = None, *, count: int = 5) -> "Deck":

@@ -14,7 +14,7 @@ def parse(text: str) -> Any:
     """Return what the text says.
 
     Raises:
-        yaml.YAMLError: if it is not YAML, if a key stands twice in one group, or if a text ends at a comma that seems
+        yaml.YAMLError: if it is not YAML, if a key is there twice in one group, or if a text ends at a comma that seems
             to belong to it.
     """
     try:

@@ -194,7 +194,7 @@ def test_names_that_are_not_filled_in_are_not_done_yet():
     [
         ({"B": "exploding"}, "exploding_for_over_fitting"),
         ({"F": "vanishing"}, "vanishing_for_under_fitting"),
-        ({"D": "over-fitting"}, "over_fitting_for_healthy"),
+        ({"D": "overfitting"}, "over_fitting_for_healthy"),
         ({"E": "saturated", "G": "dead units"}, "saturated_for_dead_units"),
         ({"A": "sick"}, "no_such_name"),
         ({"H": "healthy"}, "letters"),

@@ -24,7 +24,7 @@ def runs(request, tmp_path_factory):
 
 
 def _epochs(kind):
-    return None if kind in ("over-fitting", "healthy") else 1
+    return None if kind in ("overfitting", "healthy") else 1
 
 
 def test_each_sickness_gets_its_name(runs):
@@ -33,7 +33,7 @@ def test_each_sickness_gets_its_name(runs):
 
 
 def test_the_fit_is_judged_from_the_curves(runs):
-    for kind in ("over-fitting", "under-fitting"):
+    for kind in ("overfitting", "underfitting"):
         assert judge_fit(runs[kind]).name == kind
     assert judge_fit(runs["healthy"]).name == "fitting"
 

@@ -97,7 +97,7 @@ def profile_loader(
     batches: int = 20,
     cores: int = 2,
 ) -> LoaderProfile:
-    """Measure a loader in parts: first its data set in this process, then the loader as it is set, with your step.
+    """Measure a loader in parts: first its dataset in this process, then the loader as it is set, with your step.
 
     Args:
         loader: a DataLoader with a map-style dataset.

@@ -31,7 +31,7 @@ def share(records: Iterable[Record], reader: int, readers: int) -> Iterator[Reco
 class ShardedStream(IterableDataset):
     """An iterable dataset over shards (샤드: files, or other parts of the data), shared among ranks × workers.
 
-    A DataLoader copies an iterable data set into each of its workers, and each rank has workers of its own. So a stream
+    A DataLoader copies an iterable dataset into each of its workers, and each rank has workers of its own. So a stream
     has to ask who is reading. `ShardedStream` asks torch for the worker at the moment of reading, and for the rank when
     it is made (a worker does not belong to the process group).
 

@@ -76,9 +76,9 @@ def judge_fit(run: RunLog) -> Diagnosis:
         f"lowest {lowest:.2f} at step {turned} of {steps[-1]}"
     )
     if validation[-1] > 1.05 * lowest and validation[-1] > 2 * train[-1]:
-        return Diagnosis("over-fitting", (end,))
+        return Diagnosis("overfitting", (end,))
     if not train[-1] < 0.5 * train[0]:
-        return Diagnosis("under-fitting", (end,))
+        return Diagnosis("underfitting", (end,))
     return Diagnosis("fitting", (end,))
 
 

@@ -44,8 +44,8 @@ RECIPES = {
     "exploding": Recipe(depth=8, scale=1.7, epochs=1, every=1),
     "dead units": Recipe(bias=-2.0),
     "saturated": Recipe(activation=nn.Tanh, scale=6.0),
-    "over-fitting": Recipe(depth=2, scale=1.0, samples=200, epochs=40),
-    "under-fitting": Recipe(depth=2, scale=1.0, pool=14),
+    "overfitting": Recipe(depth=2, scale=1.0, samples=200, epochs=40),
+    "underfitting": Recipe(depth=2, scale=1.0, pool=14),
 }
 """The kinds of runs. The names are those of `diagnosis`."""
 

@@ -186,11 +186,11 @@ def _zeros(model: nn.Sequential, batch: torch.Tensor) -> dict[str, torch.Tensor]
 
 _UNKNOWN: dict[str, tuple[str, sick_runs.Family, int]] = {
     "A": ("vanishing", "narrow", 21),
-    "B": ("over-fitting", "conv", 22),
+    "B": ("overfitting", "conv", 22),
     "C": ("exploding", "narrow", 23),
     "D": ("healthy", "conv", 24),
     "E": ("dead units", "conv", 25),
-    "F": ("under-fitting", "narrow", 26),
+    "F": ("underfitting", "narrow", 26),
     "G": ("saturated", "narrow", 27),
 }
 """The runs that the learner names: other networks and seeds than those that the lesson shows."""
@@ -200,8 +200,8 @@ _SEE = {
     "exploding": "the size of the gradients and of the loss, and how far the weights spread",
     "dead units": "the third panel, and what it counts",
     "saturated": "the third panel, and what it counts",
-    "over-fitting": "the two curves of the loss: nothing else tells",
-    "under-fitting": "the two curves of the loss: nothing else tells",
+    "overfitting": "the two curves of the loss: nothing else tells",
+    "underfitting": "the two curves of the loss: nothing else tells",
     "healthy": "all four panels: is there one that is out of order?",
 }
 

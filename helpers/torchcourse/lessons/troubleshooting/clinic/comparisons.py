@@ -67,7 +67,7 @@ def train_copy(
 
 
 def expect_steps(given: Trained, expected: Trained) -> None:
-    """Refuse a training epoch that makes a different number of optimizer steps, or makes them by another optimizer."""
+    """Refuse a training epoch that makes a different number of optimizer steps, or makes them with a different one."""
     if len(given.steps) != len(expected.steps):
         raise Wrong(
             "steps",

@@ -1,0 +1,166 @@
+"""Patterns that a reader of English as a second language should not meet, in all text of the course.
+
+Looked at are the lessons' prose, the strings and comments of all Python, the question banks and the READMEs. Code in
+backquotes and Korean are left out. What no pattern can hold, a person has to read.
+"""
+
+import functools
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+_UNIT = (
+    "rank|step|second|token|layer|GPU|sample|image|parameter|epoch|micro-batch|batch|hour|minute|worker|process|node|"
+    "class|frame|row|value|run|save|saving|stage|piece|student|picture|message"
+)
+_COUNTED = (
+    "(?:milli|micro)?seconds|ms|[kMG]B|bytes|FLOP|samples|images|tokens|steps|values|numbers|messages|sequences|pieces?|"
+    "batches|pictures|epochs|rows|nodes|growth|times|all-reduces|gradients|records|one process"
+)
+_DIFFERS = (
+    "order|answer|noise|seed|space|scaling|shape|type|stage|value|remedy|mode|encoding|draw|share|setting|scale|"
+    "direction|form|kind|size|optimizer|rate|length|training|learning rate|batch size|layout|recipe|spelling|format"
+)
+_BRITISH = (
+    "colour|neighbour|behaviour|favour|labour|learnt|spoilt|grey|labell|modell|travell|cancell|centre|licence|towards|"
+    "whilst|amongst|judgement|analys(?=e)|artefact|programme(?!r|d)|(?:normal|util|initial|optim|recogn|organ|standard|"
+    "general|quant|summar|minim|maxim|synchron|serial|parallel|vector|memor|visual|regular|special|real)is(?=e|ing|ation)"
+)
+
+
+class Fault(NamedTuple):
+    """A pattern that is wrong, what to write, and a sentence with it."""
+
+    pattern: str
+    use: str
+    wrong: str
+
+
+FAULTS = {
+    "percent": Fault(r"[\d}] %(?![\w(=%.\[])", "close it up: 17%", "It waits 17 % of the time"),
+    "per": Fault(rf"\b(?:{_COUNTED}) an? (?:{_UNIT})\b(?! (?:of|that|in|to|is|has)\b)", "per", "6 FLOP a token"),
+    "another": Fault(
+        rf"(?<!one )(?<!yet )(?<!to )(?<!from )(?<!is )\banother (?:{_DIFFERS})s?\b",
+        "a different",
+        "it gets another answer",
+    ),
+    "training": Fault(
+        r"\btrainings\b|"
+        r"\b(?:a|one|each|every|whole) training(?=[.,;:?!]| (?:that|on|with|whose|for|ends|begins|stops|is)\b)",
+        "a training run, training runs",
+        "Real trainings stop like this, and a training ends.",
+    ),
+    "American": Fault(rf"(?<![\w./])(?:{_BRITISH})\w*", "American spelling", "the neighbouring rank"),
+    "one spelling": Fault(
+        r"\b(?:over|under)-fit\w*|\bdata sets?\b(?! (?:by|to|for|aside|apart))|\bper cent\b",
+        "overfitting, dataset, percent",
+        "how over-fitting looks on a data set",
+    ),
+    "dated": Fault(
+        r"\b(?:shall|dearer|dearest|afresh|anew|rightly|in place of|belongs? into|by heart)\b|\bdear\b(?!,)",
+        "should, expensive, again, correctly, instead of, belongs in, memorized",
+        "the training shall be faster",
+    ),
+    "order of a question": Fault(
+        r"\bwhich \w+ (?:has|have) (?:the|your|each)\b(?! \w+est\b)|\bhow many \w+ (?:has|have) (?:the|a|an)\b|"
+        r"\bso it (?:is with|goes on|would be|came)\b",
+        "What is the … of, How many … does … have",
+        "Which shape has the tensor?",
+    ),
+    "behind": Fault(r"\bbehind (?:the (?:loop|last|layer|block|newline))\b", "after", "a barrier behind the loop"),
+    "stand": Fault(
+        r"\bstands? (?:twice|in (?:no|two|a|each other's) (?:groups?|line|place)|at (?:one|the same) place)\b",
+        "is, are",
+        "it stands in two groups",
+    ),
+    "across": Fault(r"\b(?:share[sd]?|deals?|dealt) out over\b", "across", "shared out over the ranks"),
+    "a person": Fault(r"(?-i:\b(?:he|[Ss]he|him|[Hh]is|[Hh]er)\b)", "they", "a colleague says that he"),
+    "hype": Fault(
+        r"\b(?:obviously|of course|powerful|amazing|seamless\w*|effortless\w*|blazing\w*|state-of-the-art|"
+        r"cutting-edge|game-chang\w*|incredibl\w+|leverag\w+|delve\w*|magic(?:al)?ly)\b|[\U0001f300-\U0001faff]",
+        "nothing",
+        "a powerful tool",
+    ),
+}
+
+
+def sources() -> list[Path]:
+    """Return every file with text that a learner, teacher or author reads."""
+    python = [ROOT / "course.py", *(ROOT / "setup").glob("*.py"), *(ROOT / "helpers").rglob("*.py")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), ROOT / "helpers/torchcourse/quiz/texts.yaml"]
+    return sorted([*python, *(ROOT / "solutions").glob("*/*.py"), *pages])
+
+
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of text in a file, with their numbers: without code in backquotes, addresses and Korean."""
+    text = path.read_text("utf-8")
+    lines = list(_in_python(text)) if path.suffix == ".py" else list(enumerate(text.splitlines(), start=1))
+    fenced = False
+    for number, line in lines:
+        if line.lstrip("# ").startswith("```"):
+            fenced = not fenced
+        if not fenced and not re.match(r"\s*(?:- )?ko:", line):
+            yield number, re.sub(r"`[^`]*`|https?://\S+|[가-힣]+", "", line)
+
+
+def _in_python(text: str) -> Iterator[tuple[int, str]]:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        name = re.fullmatch(
+            r"['\"]\w+['\"]|# %%.*", token.string
+        )  # of a thing, not a text: a name that journals know stays
+        if token.type in (tokenize.STRING, tokenize.COMMENT) and not name:
+            yield from enumerate(token.string.splitlines(), start=token.start[0])
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern:
+    return re.compile(FAULTS[name].pattern, re.IGNORECASE)
+
+
+@functools.cache
+def found() -> dict[str, list[str]]:
+    """Return the places of each fault: "path:line: the text"."""
+    result: dict[str, list[str]] = {name: [] for name in FAULTS}
+    for path in sources():
+        text = path.read_text("utf-8")
+        suspects = [
+            name for name in FAULTS if _pattern(name).search(text)
+        ]  # most files have none: no need to read them
+        for number, line in prose(path) if suspects else ():
+            for name in suspects:
+                if _pattern(name).search(line):
+                    result[name].append(f"{path.relative_to(ROOT).as_posix()}:{number}: {line.strip()}")
+    return result
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_text_has_no_such_fault(fault):
+    assert found()[fault] == [], f"write {FAULTS[fault].use}"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_pattern_finds_its_fault(fault):
+    assert _pattern(fault).search(FAULTS[fault].wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        "It waits 17% of the time, and `7 % 3` is 1.",
+        "6 FLOP per token, once a day, and it takes steps a rank has to wait for",
+        "one after another, and another rank waits; this is another way to do it",
+        "a training set, each training step, and one training loss",
+        "a programmer analyzes the neighbor's gray colors",
+        "He et al. 2016; which layout has the shortest step?",
+    ],
+)
+def test_what_is_right_is_left_alone(right):
+    text = re.sub(r"`[^`]*`", "", right)
+    assert [name for name in FAULTS if _pattern(name).search(text)] == []
