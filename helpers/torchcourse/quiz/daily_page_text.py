@@ -152,7 +152,7 @@ def _wrong_remarks(question: Question, answer: Any) -> list[Remark]:
     try:
         return [remark for remark in judge(question, answer).remarks if not remark.right]
     except (TypeError, ValueError, AttributeError):
-        return []  # the question has been changed since, and takes another kind of answer now
+        return []  # the question has been changed since, and takes a different kind of answer now
 
 
 def _open_corrections(question: OpenQuestion, entry: Entry, language: str) -> list[str]:
