@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Lesson 00: start here
 #
-# **30 minutes** · **Hardware**: yours, whatever it is (1 CPU → 2 CPU ranks → several GPUs) · **You need**: Python, and one PyTorch model that you have trained before
+# **{minutes} minutes** · **Hardware**: yours, whatever it is (1 CPU → 2 CPU ranks → several GPUs) · **You need**: Python, and one PyTorch model that you have trained before
 #
 # After this notebook you can
 #

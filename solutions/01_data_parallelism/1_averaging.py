@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Averaging: what is averaged, and when it is right
 #
-# **60 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 00
 #
 # The study log behind this course says: *split the data, give each GPU a part, then average the results*. That sentence
 # is the idea of **data parallelism** (데이터 병렬화). One word in it is wrong, and the rest is right under four

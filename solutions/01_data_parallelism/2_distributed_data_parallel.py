@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The ring, and DistributedDataParallel by hand
 #
-# **60 minutes** · one CPU is enough (two to five processes); with several GPUs, each process takes one · before this:
+# **{minutes} minutes** · one CPU is enough (two to five processes); with several GPUs, each process takes one · before this:
 # [averaging](1_averaging.ipynb)
 #
 # In notebook 1 every training step ended with an average over all ranks. Here you open the box: how do numbers get

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Samples, memory and scaling
 #
-# **60 minutes** · one CPU is enough (two to four processes); with several GPUs, each process takes one · before this:
+# **{minutes} minutes** · one CPU is enough (two to four processes); with several GPUs, each process takes one · before this:
 # [averaging](1_averaging.ipynb), [the ring and DDP](2_distributed_data_parallel.ipynb)
 #
 # The first two notebooks made N ranks equal one process. This one asks what it is worth. Who gets which samples, what must each rank

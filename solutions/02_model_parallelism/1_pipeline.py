@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Pipelines: one model over several devices
 #
-# **60 minutes** · one CPU is enough (two to four processes) · before this: [lesson 01](../01_data_parallelism/1_averaging.ipynb),
+# **{minutes} minutes** · one CPU is enough (two to four processes) · before this: [lesson 01](../01_data_parallelism/1_averaging.ipynb),
 # up to the word *rank*
 #
 # In lesson 01 every device held the whole model. What if the model does not fit into one? FSDP stores

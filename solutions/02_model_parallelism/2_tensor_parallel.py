@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Tensor parallelism: every layer over several devices
 #
-# **60 minutes** · one CPU is enough (two to four processes) · before this: [pipelines](1_pipeline.ipynb), section 1, and
+# **{minutes} minutes** · one CPU is enough (two to four processes) · before this: [pipelines](1_pipeline.ipynb), section 1, and
 # the [ring](../01_data_parallelism/2_distributed_data_parallel.ipynb) of lesson 01
 #
 # A pipeline cuts a model *between* its layers. So a rank waits for the one before it, and a single layer must still fit

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The planner: which layout fits, and which is fast
 #
-# **60 minutes** · one CPU is enough; only section 7 starts **ranks** (랭크), one and two · before this: [pipelines](1_pipeline.ipynb),
+# **{minutes} minutes** · one CPU is enough; only section 7 starts **ranks** (랭크), one and two · before this: [pipelines](1_pipeline.ipynb),
 # [tensor parallelism](2_tensor_parallel.ipynb), and section 5 of [memory and scaling](../01_data_parallelism/3_memory_and_scaling.ipynb) (ZeRO)
 #
 # You can cut a model between its layers, through its layers, or not at all. For 64 GPUs and GPT-3 there are thousands of ways to

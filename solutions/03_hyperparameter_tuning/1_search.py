@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Search: which settings, how long, and how sure is the answer?
 #
-# **90 minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
 # good ones by hand, in a few lines a method. Then it asks the harder question: is one method, or one setting, really better than

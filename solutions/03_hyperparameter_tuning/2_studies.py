@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Studies: a search that survives, is shared, and does not fool you
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: [notebook 1](1_search.ipynb)
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: [notebook 1](1_search.ipynb)
 #
 # A search for **hyperparameters** (하이퍼파라미터) runs for hours, on machines that fail and that you share with others. It ends with one
 # number, and that number is too good. This notebook keeps a search in a database, kills it, goes on, runs it with two workers, and then asks

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Monitoring: what a run tells, and what it costs to listen
 #
-# **50 minutes** · one CPU is enough (two processes) · before this: lessons 00 and 01
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: lessons 00 and 01
 #
 # A training run of several hours tells you something every second, if you let it. You will write what a run says into
 # files, look at it in TensorBoard, read it back by code, and find out what looking costs. On the way the third recorded

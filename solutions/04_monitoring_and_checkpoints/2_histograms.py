@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Histograms: what a sick run looks like
 #
-# **50 minutes** · one CPU is enough · before this: notebook 1
+# **{minutes} minutes** · one CPU is enough · before this: notebook 1
 #
 # The second recorded wrong answer of the study log is about histograms. The question, in our words: TensorBoard shows how weights and biases are spread. They
 # run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? The learner chose overfitting and underfitting. The key says exploding and

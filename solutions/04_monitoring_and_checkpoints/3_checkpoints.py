@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Checkpoints: whole, exact, and readable elsewhere
 #
-# **60 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01; the two other
+# **{minutes} minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01; the two other
 # notebooks of this lesson are not needed
 #
 # A **checkpoint** (체크포인트) is a file from which training goes on, or a trained model is used. Three things can go wrong with it. The

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Memory: where it goes, and what to do when it runs out
 #
-# **60 minutes** · one CPU is enough, a small device is simulated; on a GPU the same calls ask its allocator · before this:
+# **{minutes} minutes** · one CPU is enough, a small device is simulated; on a GPU the same calls ask its allocator · before this:
 # lessons 00 and 01
 #
 # The study log behind this course says about running out of memory (OOM): *hard to trace; what was in memory before is hard to know;

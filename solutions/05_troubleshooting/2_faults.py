@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Leaks, NaN, silent bugs, and processes that hang
 #
-# **60 minutes** · one CPU is enough (two or three processes); what needs a GPU says so · before this:
+# **{minutes} minutes** · one CPU is enough (two or three processes); what needs a GPU says so · before this:
 # [memory](1_memory.ipynb)
 #
 # A training run that crashes tells you where. The faults of this notebook are quieter: memory that grows a little with each

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The clinic: loop, model, evaluation, memory
 #
-# **60 minutes** · one CPU is enough · before this: [memory](1_memory.ipynb) and [faults](2_faults.ipynb)
+# **{minutes} minutes** · one CPU is enough · before this: [memory](1_memory.ipynb) and [faults](2_faults.ipynb)
 #
 # Here are nine training programs. Each is broken, and none of them ends in an error. You get what a colleague would give you: a
 # complaint, a log and the program. You find the cause, and you repair it there.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The clinic: data, numbers, workers, ranks, checkpoints
 #
-# **75 minutes** · one CPU is enough (two and three processes), on Linux or macOS · before this: [the clinic's first half](3_clinic.ipynb)
+# **{minutes} minutes** · one CPU is enough (two and three processes), on Linux or macOS · before this: [the clinic's first half](3_clinic.ipynb)
 #
 # Here are nine more programs. Few of these faults are in a single line. Most are between two things that are both right: an
 # image and its label, training and service, one worker and the next, rank 0 and rank 1, a run and its restart.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Datasets: from files to batches
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # The study log lists an assignment that was not begun: *Custom Dataset 및 Custom DataLoader*. Here you do it: images in a
 # folder with a label table, a file that does not fit into memory, spoken vowels of different lengths, classes of very different

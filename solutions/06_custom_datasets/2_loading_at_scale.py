@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Loading at scale: feed the loop, share the stream, lose nothing
 #
-# **55 minutes** · one CPU is enough (two ranks, two workers each); a GPU is used where there is one · before this: lesson 01 and
+# **{minutes} minutes** · one CPU is enough (two ranks, two workers each); a GPU is used where there is one · before this: lesson 01 and
 # notebook 1
 #
 # A loader has two duties. It must be fast enough that the training never waits. And it must deliver what it says: every sample once, none left

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Features and fine-tuning: what a pretrained network saves you, and when it does not
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # The study log has an assignment that was not begun: *심화과제 Transfer Learning*. Here it is. You take networks that others trained, and use them
 # where labels are few. You will measure what that brings, seed by seed, and find the cases where something cheaper is as good.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # LoRA and forgetting: learning something new without losing the old
 #
-# **60 minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01,
+# **{minutes} minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01,
 # and the first notebook of this lesson
 #
 # Fine-tuning writes over what a network knew. Here you measure how much is lost, try six ways to lose less, and write the

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Convolution: what a layer computes, sees and costs
 #
-# **60 minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # The study log has one line left open: *conv 정리하기*, put the notes on convolution in order. This notebook does. You will
 # compute a convolution in three ways, find out what one output value sees, what breaks when a picture moves, and what the

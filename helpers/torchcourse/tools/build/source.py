@@ -33,6 +33,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from torchcourse.tools.build.folds import asks_unseen, fold, split
+from torchcourse.tools.build.minutes import write_minutes
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"
 
@@ -97,6 +98,7 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
                 f"{where}: a solution or hidden test in an unmarked cell; add 'exercise: NAME' to its title."
             )
         fold(cell, title)
+    write_minutes(notebook)
     if origin.repository and notebook.cells:
         _add_badges(notebook.cells[0], origin)
     nbformat.validate(notebook)
