@@ -6,6 +6,9 @@ from nbgrader.coursedir import CourseDirectory
 from traitlets.config.loader import PyFileConfigLoader
 
 import small_course
+from torchcourse.quiz import bank, choice_order, markup
+from torchcourse.quiz.final_draw import for_class
+from torchcourse.tools.build.final_notebook import final_source
 from torchcourse.tools.classroom import course_folder
 
 ROSTER = "\ufeffid,first_name,last_name,email\nkim,Min,Kim,kim@example.org\nlee,,이,\n"
@@ -17,6 +20,9 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("class") / "algo 2027"
     roster = folder.parent / "students.csv"
     roster.write_text(ROSTER, encoding="utf-8")
+    final = root / "solutions" / course_folder.FINAL / "1_final.py"
+    final.parent.mkdir()
+    final.write_text("# %% written: why, 1 point [markdown]\n# Because the model answer says so.\n", encoding="utf-8")
     course_folder.make(folder, roster, root)
     return root, folder, roster
 
@@ -77,3 +83,27 @@ def test_a_roster_that_cannot_be_used_is_named(tmp_path, text, words):
 def test_the_course_itself_is_no_class(made):
     with pytest.raises(ValueError, match="outside the course"):
         course_folder.make(made[0], root=made[0])
+
+
+def test_a_class_has_a_final_of_its_own(made):
+    _, folder, _ = made
+    seed = (folder / "final-seed.txt").read_text(encoding="utf-8").strip()
+    text = (folder / "notebooks" / course_folder.FINAL / "final.ipynb").read_text(encoding="utf-8")
+    for place, asked in enumerate(for_class(seed), start=1):
+        assert f'\\"{asked.lesson}\\", \\"{asked.wording}\\", answer_q{place}' in text
+    assert "quiz.card" not in text
+    assert "key=" not in text
+    with book(folder) as gradebook:
+        notebooks = {notebook.name for notebook in gradebook.find_assignment(course_folder.FINAL).notebooks}
+    assert notebooks == {"1_final", "final"}
+
+
+def test_the_source_of_a_final_has_the_letters_of_its_draw():
+    drawn = for_class("spring")
+    source = final_source(drawn)
+    for place, asked in enumerate(drawn, start=1):
+        shown = choice_order.redrawn(bank.lesson(asked.lesson).question(asked.wording)[1], asked.draw)
+        if shown.kind in ("one", "several"):
+            assert f'answer_q{place} = "{shown.key}"' in source
+            assert f"# - **A.** {markup.to_markdown(shown.options[0].en)}" in source
+    assert source != final_source(for_class("autumn"))

@@ -24,7 +24,8 @@ def journal(lab):
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("release", RELEASES, ids=name)
+# The final has nothing to check: its cards are tested as cards, and test_execution runs it.
+@pytest.mark.parametrize("release", [path for path in RELEASES if path.stem != "1_final"], ids=name)
 def test_a_notebook_done_earns_all_points(lab, release):
     done = filled_in(release, lambda _: True)
     path = f"done/{name(release)}.ipynb"

@@ -51,22 +51,29 @@ def lessons(root: Path = ROOT) -> list[str]:
 
 def solutions(root: Path = ROOT, lesson: str = "*") -> dict[str, str]:
     """Return the text of each solution notebook by its path relative to `root`: of one lesson, or of all."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    repository = project["tool"]["torchcourse"]["repository"]
     result = {}
     for source in sorted((root / "solutions").glob(f"{lesson}/*.py")):
-        origin = Origin(source.relative_to(root).as_posix(), repository)
-        notebook = to_notebook(source.read_text(encoding="utf-8"), origin)
-        result[origin.path.removesuffix(".py") + ".ipynb"] = _text(stamp(notebook, origin.path))
+        path = source.relative_to(root).with_suffix(".ipynb").as_posix()
+        text = source.read_text(encoding="utf-8")
+        result[path] = solution_text(text, path, source.relative_to(root).as_posix(), root)
     for questions in sorted((root / "quizzes").glob(f"{lesson}.yaml")):
         from torchcourse.quiz import bank
         from torchcourse.tools.build.quiz_notebook import quiz_source
 
-        origin = Origin(f"solutions/{questions.stem}/quiz.py", repository)
-        notebook = to_notebook(quiz_source(bank.load(questions)), origin)
         path = f"solutions/{questions.stem}/quiz.ipynb"
-        result[path] = _text(stamp(notebook, f"quizzes/{questions.name}"))
+        result[path] = solution_text(quiz_source(bank.load(questions)), path, f"quizzes/{questions.name}", root)
     return result
+
+
+def solution_text(source: str, path: str, made_from: str, root: Path = ROOT) -> str:
+    """Return the text of the solution notebook that goes to `path`.
+
+    Args:
+        source: in percent format. made_from: the file of the repository that it comes from.
+    """
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    origin = Origin(path.removesuffix(".ipynb") + ".py", project["tool"]["torchcourse"]["repository"])
+    return nbformat.writes(stamp(to_notebook(source, origin), made_from), version=4) + "\n"
 
 
 def release(solutions: dict[str, str], root: Path = ROOT) -> dict[str, str]:
@@ -104,10 +111,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a generated file, with its folder: the same bytes on every system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _text(notebook: nbformat.NotebookNode) -> str:
-    return nbformat.writes(notebook, version=4) + "\n"
 
 
 def _write(root: Path, texts: dict[str, str], force: bool) -> Report:

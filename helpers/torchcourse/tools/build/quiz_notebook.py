@@ -50,19 +50,21 @@ def quiz_source(bank: Bank) -> str:
     head = (
         f"# Quiz {number}: {bank.title.en}\n\n"
         f"{bank.title.ko} · about {minutes} minutes · any computer · after the notebooks of lesson {number}\n\n"
-        f"{HOW_EN}\n\n{_korean(HOW_KO)}"
+        f"{HOW_EN}\n\n{in_korean(HOW_KO)}"
     )
-    cells = [_markdown(head), "# %% setup\n", "# %%\nfrom torchcourse import quiz\n"]
+    cells = [markdown_cell(head), "# %% setup\n", "# %%\nfrom torchcourse import quiz\n"]
     for place, question in enumerate(bank.questions, start=1):
-        cells += _question(bank.lesson, place, question)
+        card = f'# %%\nquiz.card("{bank.lesson}", "{question.id}")\n'
+        text, *graded = question_cells(bank.lesson, place, question)
+        cells += [text, card, *graded]
     return "\n".join(cells)
 
 
-def _question(lesson: str, place: int, question: Question) -> list[str]:
-    card = f'# %%\nquiz.card("{lesson}", "{question.id}")\n'
-    head = [_markdown(_read(place, question)), card]
+def question_cells(lesson: str, place: int, question: Question) -> list[str]:
+    """Return the source of a question's cells: what is read, then what is graded."""
+    text = markdown_cell(_read(place, question))
     if isinstance(question, OpenQuestion):
-        return [*head, _markdown(_model_answer(question), f"written: q{place}, {_points(question.points, 'en')} ")]
+        return [text, markdown_cell(_model_answer(question), f"written: q{place}, {_points(question.points, 'en')} ")]
     tolerance = f", tolerance={question.tolerance!r}" if isinstance(question, NumberQuestion) else ""
     letters = f', letters="{question.letters}"' if question.letters else ""
     exercise = (
@@ -78,12 +80,23 @@ def _question(lesson: str, place: int, question: Question) -> list[str]:
         f"### END HIDDEN TESTS\n"
         f"received\n"
     )
-    return [*head, exercise, check]
+    return [text, exercise, check]
+
+
+def in_korean(text: str) -> str:
+    """Return the text folded away under the word for Korean."""
+    return f'<details lang="ko"><summary>한국어</summary>\n\n{text}\n\n</details>'
+
+
+def markdown_cell(text: str, title: str = "") -> str:
+    """Return the source of a cell of prose."""
+    lines = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
+    return f"# %% {title}[markdown]\n{lines}\n"
 
 
 def _read(place: int, question: Question) -> str:
     head = f"## Question {place}\n\n*{say(f'kind_{question.kind}', 'en')} · {_points(question.points, 'en')}*"
-    return f"{head}\n\n{_asked(question, 'en')}\n\n{_korean(_asked(question, 'ko'))}"
+    return f"{head}\n\n{_asked(question, 'en')}\n\n{in_korean(_asked(question, 'ko'))}"
 
 
 def _asked(question: Question, language: str) -> str:
@@ -96,10 +109,6 @@ def _asked(question: Question, language: str) -> str:
     return "\n\n".join(lines)
 
 
-def _korean(text: str) -> str:
-    return f'<details lang="ko"><summary>한국어</summary>\n\n{text}\n\n</details>'
-
-
 def _model_answer(question: OpenQuestion) -> str:
     parts = []
     for language in ("en", "ko"):
@@ -107,7 +116,7 @@ def _model_answer(question: OpenQuestion) -> str:
             f"- {_points(line.points, language)}: {markup.to_markdown(line.text[language])}" for line in question.rubric
         )
         parts.append(f"{markup.to_markdown(required(question.model_answer)[language])}\n\n{rubric}")
-    return f"{parts[0]}\n\n{_korean(parts[1])}"
+    return f"{parts[0]}\n\n{in_korean(parts[1])}"
 
 
 def _points(points: int, language: str) -> str:
@@ -122,8 +131,3 @@ def _python(value: str | float | list[str] | None) -> str:
     if isinstance(value, float):
         return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     return json.dumps(value, ensure_ascii=False)
-
-
-def _markdown(text: str, title: str = "") -> str:
-    lines = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
-    return f"# %% {title}[markdown]\n{lines}\n"
