@@ -18,6 +18,7 @@ from nbgrader.preprocessors import (
     OverwriteKernelspec,
     SaveCells,
 )
+from nbgrader.validator import Validator
 
 from torchcourse.tools.build.preprocessors import ClearSolutionLines, CloseGaps, Stamp
 from torchcourse.tools.classroom.preprocessors import (
@@ -80,3 +81,5 @@ c.Autograde.autograde_preprocessors = [
     CheckCellMetadata,
     HarmlessPages,
 ]
+# What `nbgrader validate` and the button Validate run is no setting of nbgrader's. traitlets finds defaults by name.
+Validator._preprocessors_default = lambda _: [CheckCellMetadata, ClearOutput, RunInSandbox]

@@ -1,5 +1,6 @@
 """What handed-in code may try, and what comes of it: the grader goes on, and nothing outside has changed."""
 
+import subprocess
 import sys
 import textwrap
 import time
@@ -13,6 +14,7 @@ from nbgrader.utils import determine_grade
 from torchcourse.tools.classroom import execution, literal_answers
 from torchcourse.tools.classroom.preprocessors import SaveClampedGrades, StderrIsNoError
 from torchcourse.tools.classroom.sandbox import box as sandbox
+from torchcourse.tools.classroom.sandbox import bubblewrap
 from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Warm
 from torchcourse.tools.repository import ROOT
 
@@ -399,3 +401,37 @@ def test_a_check_that_asks_more_than_the_answer_has_to_be_run():
     made = answered('answer_q1 = "B"')
     made.cells[-1].source = "import os\n" + made.cells[-1].source
     assert not literal_answers.score(made)
+
+
+def test_an_ordinary_user_is_isolated_too():
+    """As root the test becomes one first; where ordinary users may make no namespaces, it is skipped."""
+    tried = subprocess.run([sys.executable, "-P", "-c", ORDINARY], capture_output=True, text=True, timeout=30)
+    if "Operation not permitted" in tried.stderr or "Permission denied" in tried.stderr:
+        pytest.skip(f"ordinary users may make no namespaces here: {tried.stderr.splitlines()[-1]}")
+    assert tried.stdout.split() == ["1000", "hidden", "alone"], tried.stderr
+
+
+ORDINARY = f"""
+import ctypes, os, sys
+from pathlib import Path
+from torchcourse.tools.classroom.sandbox import isolation
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    ctypes.CDLL(None).prctl(4, 1)  # PR_SET_DUMPABLE: else /proc/self is still root's
+system = [Path(name) for name in ("/usr", "/bin", "/lib", "/lib64")]
+isolation.enter(isolation.Limits(), system)
+seen = Path({str(ROOT)!r}).exists() or Path("/etc/shadow").exists()
+processes = [name for name in os.listdir("/proc") if name.isdigit()]
+print(os.getuid(), "seen" if seen else "hidden", "alone" if processes == ["1"] else processes, flush=True)
+"""
+
+
+@pytest.mark.skipif(not bubblewrap.is_possible(), reason="this machine has no bubblewrap that may make sandboxes")
+def test_in_bubblewrap_nothing_can_be_reached_either():
+    with Warm(["bubblewrap"]) as warm, Box(warm) as box:
+        assert (warm.kind, warm.isolated) == ("bubblewrap", True)
+        reached = {name: error(box.run(source, 60, 60)) for name, source in UNREACHABLE.items()}
+        assert all(reached.values()), reached
+        assert error(box.run("while True: pass", 0.5, 20)) == "KeyboardInterrupt"
+        ranks = "from torchcourse.ranks import run_ranks\nimport os\nrun_ranks(os.getuid, world_size=2)"
+        assert text(box.run(ranks, 60, 60)) == "[1000, 1000]"

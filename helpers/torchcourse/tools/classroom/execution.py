@@ -10,10 +10,7 @@ import nbformat
 from nbformat.notebooknode import NotebookNode
 
 from torchcourse.tools.classroom import literal_answers
-from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Warm
-
-PROCESSOR, WALL, WHOLE = 300.0, 1200.0, 1800.0
-"""Seconds: of processor time per cell, on the clock per cell, and of processor time per notebook."""
+from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Warm
 
 
 @dataclass(frozen=True)
@@ -24,12 +21,14 @@ class Note:
     needs_person: bool = False
 
 
-def execute(notebook: NotebookNode) -> Note:
-    """Fill in the outputs of all code cells of a sanitized submission.
+def execute(notebook: NotebookNode, trusted: bool = True) -> Note:
+    """Fill in the outputs of all code cells of a submission. What ended early keeps what it earned before.
 
-    What ended early keeps what it earned before.
+    Args:
+        notebook: the submission, sanitized: its check cells are the teacher's.
+        trusted: False if they may be anything, as in a notebook that is validated and not graded.
     """
-    if literal_answers.score(notebook):
+    if trusted and literal_answers.score(notebook):
         return Note()
     token = secrets.token_hex(16)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -81,6 +80,17 @@ def warm() -> Warm:
 def is_isolated() -> bool:
     """Whether what runs here can reach nothing else."""
     return warm().isolated
+
+
+PROTECTION: dict[Kind, str] = {
+    "namespaces": "Each notebook ran in namespaces of its own: without network, and with none of your files.",
+    "bubblewrap": "Each notebook ran in bubblewrap, without network, and with none of your files. A machine that "
+    "allows namespaces without it is quicker.",
+    "limits": "This machine allows no namespaces, nor bubblewrap, so what was handed in ran with limits only: it could "
+    "read and change all that you can. Grade strangers' notebooks on a machine, or under an account, that holds "
+    "nothing else.",
+}
+UNPROTECTED = PROTECTION["limits"]
 
 
 def _output(message: dict, number: int) -> NotebookNode:

@@ -28,7 +28,6 @@ from tqdm import tqdm
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution, gradebook, roster
 from torchcourse.tools.classroom.grader import Grader, Runs
-from torchcourse.tools.classroom.preprocessors import UNPROTECTED
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import ROOT
@@ -177,8 +176,7 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    if not (POSSIBLE and execution.is_isolated()):
-        print(UNPROTECTED)
+    print(execution.PROTECTION[execution.warm().kind] if POSSIBLE else execution.UNPROTECTED)
     width = max(len(grade.student) for grade in grades)
     for grade in grades:
         score = "   –" if grade.score is None else f"{grade.score:4g} of {grade.max_score:g}"

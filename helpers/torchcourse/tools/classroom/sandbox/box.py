@@ -23,15 +23,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import psutil
 
-from torchcourse.tools.classroom.sandbox import frames
+from torchcourse.tools.classroom.sandbox import bubblewrap, frames
 
+Kind = Literal["namespaces", "bubblewrap", "limits"]
+"""What a sandbox is made of: namespaces and limits, the same by bubblewrap, or limits only, which protect nothing."""
 POSSIBLE = sys.platform == "linux"
 MEMORY = 6 * 2**30
 """Bytes that all processes of a sandbox may have in memory together."""
+
+PROCESSOR, WALL, WHOLE = 300.0, 1200.0, 1800.0
+"""Seconds: of processor time per cell, on the clock per cell, and of processor time per notebook."""
 
 ENVIRONMENT = {
     "NBGRADER_EXECUTION": "autograde",
@@ -49,9 +54,13 @@ _LOOK = 0.25  # seconds from look to look at a running cell
 
 
 class Warm:
-    """The process that forks sandboxes. Threads may share it."""
+    """The process that forks sandboxes. Threads may share it.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: what may be used, the best first; the first one that this machine allows is.
+    """
+
+    def __init__(self, kinds: Sequence[Kind] = get_args(Kind)) -> None:
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
         script = Path(__file__).with_name("warm.py")
@@ -71,12 +80,17 @@ class Warm:
         if not answer:
             raise RuntimeError("The process that starts the sandboxes ended unexpectedly.")
         said = json.loads(answer)
-        self.isolated: bool = said["isolated"]
         self.reason: str = said["reason"]
+        allowed = {"namespaces": said["isolated"], "bubblewrap": "bubblewrap" in kinds and bubblewrap.is_possible()}
+        self.kind: Kind = next((kind for kind in kinds if allowed.get(kind)), "limits")
+        self.isolated = self.kind != "limits"
 
     def fork(self, request: dict[str, Any]) -> tuple[psutil.Process, socket.socket]:
         """Start a sandbox; return its process and the grader's end of its channel."""
         ours, theirs = socket.socketpair()
+        if self.kind == "bubblewrap":
+            with theirs:
+                return _fresh(request, theirs.fileno()), ours
         with self._lock, theirs:
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
             pid = int.from_bytes(self._control.recv(8), "big")
@@ -91,6 +105,21 @@ class Warm:
         self._control.close()
         self._process.kill()
         self._process.wait()
+
+
+def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
+    """Start a sandbox that is not forked from the warm process."""
+    script, work = Path(__file__).with_name("warm.py"), bubblewrap.WORK
+    environment = request["environment"] | {"HOME": work, "TORCHCOURSE_WORK": work, "TMPDIR": str(Path(work).parent)}
+    inside = bubblewrap.command([Path(path) for path in request["readable"]], environment)
+    return psutil.Popen(
+        [*inside, sys.executable, "-P", str(script), "--fresh", str(channel)],
+        pass_fds=[channel],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 _TOO_LONG = {
@@ -123,14 +152,36 @@ class Box:
         environment = {**environment, "PATH": os.environ.get("PATH", os.defpath)}
         request = {
             "readable": [str(path) for path in readable],
-            "isolated": warm.isolated,
+            "isolated": warm.kind == "namespaces",
             "environment": environment,
             "folder": f"{self._folder}/work",
         }
-        self._warm = warm  # which ends, with all its sandboxes, when nobody holds it any more
+        self._warm: Warm | None = warm  # which ends, with all its sandboxes, when nobody holds it any more
         self._process, self._channel = warm.fork(request)
+        self._depth = {"namespaces": 1, "bubblewrap": bubblewrap.DEPTH, "limits": 0}[warm.kind]
         self._reader = frames.Reader()
         self._nonce = ""
+        if warm.kind == "bubblewrap":  # what its imports take is not the first cell's
+            try:
+                self.run("", _START, _START)
+            except Died:
+                self.end()
+                raise
+
+    def handed_over(self) -> tuple[int, list[str]]:
+        """Return the channel's file descriptor, and the words by which a process that inherits it can `adopt` this."""
+        channel = self._channel.fileno()
+        return channel, [str(self._process.pid), str(channel), str(self._depth)]
+
+    @classmethod
+    def adopt(cls, words: Sequence[str]) -> Self:
+        """Return a sandbox that this process's parent began, and that the parent ends."""
+        pid, channel, depth = map(int, words)
+        box = cls.__new__(cls)
+        box._warm, box._folder, box._depth = None, "", depth
+        box._process, box._channel = psutil.Process(pid), socket.socket(fileno=channel)
+        box._reader, box._nonce = frames.Reader(), ""
+        return box
 
     def run(self, source: str, processor: float, wall: float, whole: float = math.inf) -> list[dict[str, Any]]:
         """Run a cell; return its outputs, as a notebook keeps them.
@@ -166,7 +217,15 @@ class Box:
                 raise Died(f"all cells together took more than {whole:.0f} s of processor time")
             if not interrupted and (spent > processor or passed > wall):
                 interrupted = time.monotonic()
-                self._interrupt()
+                self.interrupt()
+
+    def interrupt(self) -> None:
+        """Interrupt the cell that runs, as the stop button does."""
+        with contextlib.suppress(psutil.Error, IndexError):
+            cells = self._process
+            for _ in range(self._depth):
+                cells = cells.children()[0]
+            cells.send_signal(signal.SIGINT)
 
     def end(self) -> None:
         """End every process of the sandbox, and remove what it wrote."""
@@ -235,9 +294,3 @@ class Box:
                 info = process.memory_info()
                 size += info.rss - info.shared
         return size
-
-    def _interrupt(self) -> None:
-        """Interrupt what runs the cells: isolated, it is the first child's child."""
-        with contextlib.suppress(psutil.Error, IndexError):
-            cells = self._process.children()[0] if self._warm.isolated else self._process
-            cells.send_signal(signal.SIGINT)

@@ -89,7 +89,7 @@ _SETTINGS = [
     for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "nsswitch.conf")
 ]
 _COURSE = Path(__file__).parents[3]
-_HIDDEN = (_COURSE / "quiz" / "banks",)
+HIDDEN = (_COURSE / "quiz" / "banks",)
 _FILES = {
     "hosts": "127.0.0.1 localhost {host}\n::1 localhost\n",
     "passwd": "learner:x:1000:1000:learner:/tmp/work:/bin/sh\n",
@@ -131,7 +131,7 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC)
         os.close(fd)
         _read_only(target, device=path in devices)
-    for path in _HIDDEN:  # of an installed course, which holds its question banks with their keys
+    for path in HIDDEN:  # of an installed course, which holds its question banks with their keys
         if (root / path.relative_to("/")).is_dir() and path not in readable:
             _mount("tmpfs", root / path.relative_to("/"), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     for path in links:  # as /bin → usr/bin

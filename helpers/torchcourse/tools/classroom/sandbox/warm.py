@@ -1,8 +1,9 @@
 """The warm process: it has imported what lessons use, and forks a sandbox on request.
 
-It runs as a script of its own. Command line: the file descriptor of the control socket. On the socket it says what it
-can do (`{"isolated": true}`, or why not); then each request, JSON with one file descriptor, makes a child that serves
-cells on it (`cells`). The answer is the child's process id.
+It runs as a script of its own. Command line: the file descriptor of the control socket; with `--fresh` before it, this
+process is a sandbox itself, and the descriptor is its channel (`bubblewrap`). On the socket
+it says what it can do (`{"isolated": true}`, or why not); then each request, JSON with one file descriptor, makes a
+child that serves cells on it (`cells`). The answer is the child's process id.
 
 Forking after `import torch` is safe because this process has one thread, OMP_NUM_THREADS was 1 before the import, and
 no tensor is computed here.
@@ -36,9 +37,7 @@ WORK = "/tmp/work"
 
 
 def main(control: socket.socket) -> NoReturn:
-    for module in MODULES:
-        with contextlib.suppress(ImportError):  # a cell that needs it meets the same error
-            importlib.import_module(module)
+    _import_all()
     if len(os.listdir("/proc/self/task")) != 1:
         raise RuntimeError("A module started a thread while it was imported, so that forking is not safe.")
     gc.freeze()  # what is here now stays in memory that all children share
@@ -66,6 +65,24 @@ def main(control: socket.socket) -> NoReturn:
                 _become_sandbox(socket.socket(fileno=fds[0]), json.loads(request))
             os.close(fds[0])
             control.sendall(pid.to_bytes(8, "big"))
+
+
+def fresh(channel: socket.socket) -> NoReturn:
+    """Serve cells in this process, which bubblewrap has isolated."""
+    try:
+        os.environ["TORCHCOURSE_IN_RANK"] = "1"  # so that no import starts a process
+        _import_all()
+        del os.environ["TORCHCOURSE_IN_RANK"]
+        isolation.limit(isolation.Limits())
+        _serve(channel)
+    finally:
+        os._exit(3)
+
+
+def _import_all() -> None:
+    for module in MODULES:
+        with contextlib.suppress(ImportError):  # a cell that needs it meets the same error
+            importlib.import_module(module)
 
 
 def _possible() -> dict[str, Any]:
@@ -132,4 +149,5 @@ def _serve(channel: socket.socket) -> None:
 _PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    serve = fresh if sys.argv[1:-1] == ["--fresh"] else main
+    serve(socket.socket(fileno=int(sys.argv[-1])))
