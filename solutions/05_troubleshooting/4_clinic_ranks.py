@@ -128,7 +128,7 @@ clinic.admit("good_only_in_crowds")
 # %%
 predict(
     "05-4.alone",
-    "`standardise` gets a single scan. What comes out?",
+    "`standardize` gets a single scan. What comes out?",
     [
         "the same numbers as for this scan among 200 others",
         "the same picture, but brighter",
@@ -152,7 +152,7 @@ clinic.hints("good_only_in_crowds")
 
 
 # %% repair: good_only_in_crowds
-def standardise(pixels, mean, std):
+def standardize(pixels, mean, std):
     """Shift and scale scans [N, 784] by a mean for each pixel and one standard deviation."""
     return (pixels - mean) / std
 
@@ -168,7 +168,7 @@ class DigitReader:
         optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
         pixels = scans.flatten(1)
         self.mean, self.std = pixels.mean(dim=0), pixels.std()
-        inputs = standardise(pixels, self.mean, self.std)
+        inputs = standardize(pixels, self.mean, self.std)
         for _ in range(epochs):
             for batch in torch.randperm(len(inputs)).split(32):
                 loss = F.cross_entropy(self.model(inputs[batch]), labels[batch])
@@ -178,13 +178,13 @@ class DigitReader:
 
     @torch.no_grad()
     def predict(self, scans):
-        return self.model(standardise(scans.flatten(1), self.mean, self.std)).argmax(dim=1)
+        return self.model(standardize(scans.flatten(1), self.mean, self.std)).argmax(dim=1)
 
 
 # %% [markdown]
 # <details><summary>Help – I get "scans get a different answer"</summary>
 #
-# Print what `standardise` makes of one scan, alone and among others. Is there still a number in it that comes from the request?
+# Print what `standardize` makes of one scan, alone and among others. Is there still a number in it that comes from the request?
 # </details>
 #
 # <details><summary>Help – I get "The numbers of one scanner are not those of another"</summary>

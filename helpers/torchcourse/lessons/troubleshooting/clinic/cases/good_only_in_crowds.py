@@ -23,7 +23,7 @@ def evidence(program: Program) -> dict[str, float]:
     scans, labels = program.scanned("test", 200)
     sizes = [1, 2, 5, 10, 25, 50, 100, 200]
     right = [100 * program.accuracy(reader, scans, labels, size) for size in sizes]
-    spread = [torch.stack([program.standardise(few.flatten(1)).std() for few in scans.split(s)]).mean() for s in sizes]
+    spread = [torch.stack([program.standardize(few.flatten(1)).std() for few in scans.split(s)]).mean() for s in sizes]
     figure, (left, middle) = figures.new(9, 3.2, ncols=2)
     left.plot(sizes, right, marker="o")
     left.set(xlabel="scans in a request", ylabel="right answers (%)", xscale="log", ylim=(0, 100))

@@ -7,7 +7,7 @@ from torchcourse.data import mnist
 from torchcourse.models import mlp
 
 
-def standardise(pixels):
+def standardize(pixels):
     """Shift and scale scans [N, 784] so that each pixel has mean 0 and the whole a standard deviation of 1."""
     return (pixels - pixels.mean(dim=0)) / pixels.std()
 
@@ -21,7 +21,7 @@ class DigitReader:
 
     def fit(self, scans, labels, epochs=6, lr=0.02):
         optimizer = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
-        inputs = standardise(scans.flatten(1))
+        inputs = standardize(scans.flatten(1))
         for _ in range(epochs):
             for batch in torch.randperm(len(inputs)).split(32):
                 loss = F.cross_entropy(self.model(inputs[batch]), labels[batch])
@@ -31,7 +31,7 @@ class DigitReader:
 
     @torch.no_grad()
     def predict(self, scans):
-        return self.model(standardise(scans.flatten(1))).argmax(dim=1)
+        return self.model(standardize(scans.flatten(1))).argmax(dim=1)
 
 
 def scanned(split, count, brightness=200.0):
