@@ -33,6 +33,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from torchcourse.entry_times import in_order
+
 Entry = dict[str, Any]
 
 NAME = "journal.jsonl"
@@ -74,13 +76,21 @@ def record(kind: str, /, **fields: Any) -> Entry:
 
 
 def read() -> list[Entry]:
-    """Return all entries, oldest first. Lines that cannot be read are left out; `problems` names them."""
-    return _parse(content())[0] + list(_unsaved)
+    """Return all entries, oldest first. Lines that cannot be read are left out; `problems` names them.
+
+    An entry of a wrong clock has the time of its neighbors, and what was written as `clock`; see `entry_times`.
+    """
+    return in_order(_read()[0] + [dict(entry) for entry in _unsaved], datetime.now().astimezone())
 
 
 def problems() -> list[str]:
-    """Return one sentence for each line of the journal that cannot be read; usually none."""
-    return _parse(content())[1]
+    """Return one sentence for each line of the journal that cannot be read, and one for a wrong clock; usually none."""
+    entries, unreadable = _read()
+    wrong = [entry["clock"] for entry in in_order(entries, datetime.now().astimezone()) if "clock" in entry]
+    if wrong:
+        lines = "One entry was" if len(wrong) == 1 else f"{len(wrong)} entries were"
+        return [*unreadable, f"{lines} written by a wrong clock ({wrong[0]}), and dated by the entries around."]
+    return unreadable
 
 
 def content() -> bytes:
@@ -269,6 +279,21 @@ else:
 
     def _unlock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _read() -> tuple[list[Entry], list[str]]:
+    """Return copies of the file's entries, and what is wrong with its lines. An unchanged file is parsed once."""
+    target = path()
+    with contextlib.suppress(OSError):
+        status = target.stat()
+        entries, unreadable = _parsed(target, status.st_mtime_ns, status.st_size)
+        return [dict(entry) for entry in entries], list(unreadable)
+    return [], []
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed(target: Path, _modified: int, _size: int) -> tuple[list[Entry], list[str]]:
+    return _parse(target.read_bytes())
 
 
 def _parse(lines: bytes) -> tuple[list[Entry], list[str]]:

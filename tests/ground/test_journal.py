@@ -372,3 +372,15 @@ def test_a_folder_that_was_gone_from_the_start_costs_nothing(home: Path, monkeyp
     assert len(journal.read()) == 1
     monkeypatch.setenv("TORCHCOURSE_WORK", "~nobody-is-called-so/work")
     assert journal.path().name == journal.NAME
+
+
+def test_a_wrong_clock_is_told_in_one_sentence() -> None:
+    path = journal.path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ahead = (datetime.now(UTC) + timedelta(days=3000)).isoformat(timespec="seconds")
+    path.write_text("".join(f'{{"time": "{ahead}", "kind": "x"}}\n' for _ in range(3)), encoding="utf-8")
+    journal.record("y")
+    assert [entry["kind"] for entry in journal.read()] == ["x", "x", "x", "y"]
+    assert journal.problems() == [
+        f"3 entries were written by a wrong clock ({ahead}), and dated by the entries around."
+    ]

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from torchcourse.journal import Entry
+from torchcourse.quiz import answers
 from torchcourse.quiz.answers import LETTERS
 from torchcourse.quiz.questions import Bank, ChoiceQuestion, Question
 
@@ -63,10 +64,16 @@ def as_answered(question: Question, entry: Entry) -> Question | None:
 
 
 def answer_now(question: Question, entry: Entry) -> str | float | None:
-    """Return an answer of the journal in the letters that the question has now; None where that cannot be said."""
+    """Return an answer of the journal in the letters that the question has now; None where that cannot be said.
+
+    That is so, too, where the question takes another kind of answer now.
+    """
     answer: str | float | None = entry.get("answer")
     if not isinstance(question, ChoiceQuestion):
-        return answer
+        try:
+            return answers.read(question.kind, answer, question.letters)
+        except answers.AnswerError:
+            return None
     then = as_answered(question, entry)
     if not isinstance(then, ChoiceQuestion):
         return None
