@@ -537,7 +537,7 @@ means
 # | process | 프로세스 | a running program with memory of its own |
 # | rank | 랭크 | one of the processes of a run, and its number |
 # | world size | 월드 크기 | how many ranks a run has |
-# | sample, batch | 표본, 배치 | one example; the examples of one step |
+# | sample, batch | 샘플, 배치 | one example; the examples of one step |
 # | share, shard | 몫, 샤드 | the part of the data that one rank works on |
 # | all-reduce | 올리듀스 | every rank gives a tensor, and gets the sum of all |
 # | logits | 로짓 | the scores of the classes before softmax |

@@ -318,7 +318,7 @@ for order in ORDERS:
 # %% [markdown]
 # Row, then column is exact too, and sends several times as much. Its first layer ends in a sum, which is four times as wide
 # here. And it begins with `tp.cut` (each rank takes its part of x) and ends with `tp.join` (parts side by side): an
-# **all-gather** (올게더) each way. Could one leave out the sum in the middle, and apply GELU to the parts?
+# **all-gather** (올개더) each way. Could one leave out the sum in the middle, and apply GELU to the parts?
 
 # %%
 parts = torch.tensor([1.0, -2.0])  # of two ranks
@@ -992,7 +992,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # | column-parallel | 열 병렬 | each rank computes some outputs |
 # | row-parallel | 행 병렬 | each rank adds its inputs' part to every output |
 # | all-reduce | 올리듀스 | the sum over all ranks, for all ranks |
-# | all-gather | 올게더 | the parts of all ranks, side by side, for all ranks |
+# | all-gather | 올개더 | the parts of all ranks, side by side, for all ranks |
 # | reduce-scatter | 리듀스 스캐터 | the sum over all ranks, a part of it for each |
 # | head | 헤드 | one of several attentions in a layer; they do not know each other |
 # | sequence parallelism | 시퀀스 병렬화 | between the split regions, each rank has some of the tokens |

@@ -169,8 +169,8 @@ checked
 #
 # ## 2 · Grid or random?
 #
-# With two hyperparameters or more you search. A **trial** (시행) is one training run with one setting. A **grid search** (격자 탐색) tries all combinations of a few values each. **Random search**
-# (무작위 탐색) draws every value of every trial again. Below, only the horizontal axis matters, and nobody knows that.
+# With two hyperparameters or more you search. A **trial** (시행) is one training run with one setting. A **grid search** (격자 탐색, 그리드 서치) tries all combinations of a few values each. **Random search**
+# (무작위 탐색, 랜덤 서치) draws every value of every trial again. Below, only the horizontal axis matters, and nobody knows that.
 
 # %%
 predict(
@@ -767,8 +767,8 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 # | hyperparameter | 하이퍼파라미터 | a number of a training run that is not learned |
 # | range test | 범위 테스트 | a short run with a growing learning rate |
 # | trial | 시행 | one training run with one setting |
-# | grid search | 격자 탐색 | all combinations of a few values |
-# | random search | 무작위 탐색 | each value drawn again in each trial |
+# | grid search | 격자 탐색(그리드 서치) | all combinations of a few values |
+# | random search | 무작위 탐색(랜덤 서치) | each value drawn again in each trial |
 # | Latin hypercube | 라틴 하이퍼큐브 | values spread evenly over each axis, combined at random |
 # | log scale | 로그 척도 | equal factors take equal room |
 # | successive halving | 연속 반감법 | after each rung the best third goes on |

@@ -438,7 +438,7 @@ print(
 # ## 4 · The winner's score is too good
 #
 # You keep the best state of each trial, and of all trials the best. Both choices are made on the same 500 validation images (검증 집합). 797 test
-# images (시험 집합) chose nothing. Search through all 780 settings in random order, and follow the best so far.
+# images (테스트 집합) chose nothing. Search through all 780 settings in random order, and follow the best so far.
 #
 # One split into 500 and 797 images may be lucky or unlucky. The table knows of each of the 1,297 images whether each state reads it, so it can be split
 # again 200 times without any training:
@@ -505,7 +505,7 @@ for images in (500, 797, 10_000):
 #     return max(val.max(), test.max())
 # ```
 #
-# Two **leaks** (누출) in one line. Return the accuracy that may be reported: of the one state (trial and epoch) that you would keep, on images that
+# Two **leaks** (누수) in one line. Return the accuracy that may be reported: of the one state (trial and epoch) that you would keep, on images that
 # chose nothing.
 
 
@@ -741,7 +741,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # | pruning | 가지치기 | ending a trial that is not worth going on |
 # | heartbeat | 하트비트 | a sign of life of a running trial |
 # | winner's curse | 승자의 저주 | the chosen one's score is too good |
-# | leak | 누출 | images that chose also judge |
+# | leak | 누수 | images that chose also judge |
 # | importance | 중요도 | a hyperparameter's share of the differences |
 # | interaction | 상호작용 | what no single hyperparameter explains |
 #

@@ -58,7 +58,7 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # * **B** Set the learning rate (학습률) to a fixed value that never changes.
 # * **C** Chart metrics such as the loss with a tool like TensorBoard.
 # * **D** Train on several GPUs with data parallelism, for speed.
-# * **E** Look at how the weights change in every epoch (에폭), to see whether the model converges.
+# * **E** Look at how the weights change in every epoch (에포크), to see whether the model converges.
 
 # %%
 predict("04-1.manage", "Which are about managing the training?", ["A and C", "A, C and D", "A, C and E", "all but B"])

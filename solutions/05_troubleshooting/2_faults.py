@@ -270,7 +270,7 @@ checked
 # %% [markdown]
 # ## 2 · A number that is none
 #
-# **NaN** ("not a number", 넌) comes from 0/0, ∞−∞, the root or logarithm of a negative number; **inf** (무한대) from numbers that are
+# **NaN** ("not a number") comes from 0/0, ∞−∞, the root or logarithm of a negative number; **inf** (무한대) from numbers that are
 # too large. Both spread: one step after the first NaN all weights are NaN, and by then the evidence is gone.
 #
 # First see how little it takes in 16 bits. The picture shows a training step of a network of six layers, in the format that
@@ -1140,7 +1140,7 @@ except RuntimeError as error:
 # | weak reference | 약한 참조 | a reference that keeps nothing alive |
 # | closure | 클로저 | the outer variables that an inner function keeps |
 # | traceback | 트레이스백 | where an error came through, with all local variables |
-# | NaN, inf | 넌, 무한대 | results that are no number, or too large for the format |
+# | NaN, inf | NaN, 무한대(inf) | results that are not a number, or too large for the format |
 # | loss scale | 손실 스케일 | a factor that keeps small gradients above 0 in fp16 |
 # | hook | 훅 | a function that PyTorch calls at a layer or a tensor |
 # | silent bug | 조용한 버그 | wrong, without an error |

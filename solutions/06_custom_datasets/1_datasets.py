@@ -67,7 +67,7 @@ write_images("scans", pixels, rows)
 print(*Path("scans/labels.csv").read_text().splitlines()[:4], sep="\n")
 
 # %% [markdown]
-# A **map-style** dataset (맵 방식) has two methods. `len(data)` says how many samples there are, and `data[i]` returns sample number i.
+# A **map-style** dataset (맵 스타일) has two methods. `len(data)` says how many samples there are, and `data[i]` returns sample number i.
 # Nothing more is asked of it ([documentation](https://docs.pytorch.org/docs/stable/data.html#map-style-datasets)). The package has one:
 
 # %%
@@ -218,7 +218,7 @@ outcome(
 #
 # ## 3 · Iterable: what comes as a stream
 #
-# A log, a socket, a compressed archive: such sources can be read from front to back and in no other way. An **iterable** dataset (순회 방식) has one method,
+# A log, a socket, a compressed archive: such sources can be read from front to back and in no other way. An **iterable** dataset (이터러블) has one method,
 # `__iter__`. It has no numbers, and often no length.
 
 
@@ -741,7 +741,7 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
-# A test sample **leaks** (누출) when the training part knows it: it is itself in it, or its content is, under a different number (a copy, saved again), or another
+# A test sample **leaks** (누수) when the training part knows it: it is itself in it, or its content is, under a different number (a copy, saved again), or another
 # sample of its **group** (그룹) is: the same writer, patient, recording.
 
 
@@ -846,8 +846,8 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 #
 # | English | 한국어 | here |
 # |---|---|---|
-# | map-style dataset | 맵 방식 데이터셋 | `len(data)` and `data[i]` |
-# | iterable dataset | 순회 방식 데이터셋 | from front to back |
+# | map-style dataset | 맵 스타일 데이터셋 | `len(data)` and `data[i]` |
+# | iterable dataset | 이터러블 데이터셋 | from front to back |
 # | lazy loading | 지연 로딩 | opened when it is asked for |
 # | memory map | 메모리 맵 | a file that looks like an array |
 # | sampler | 샘플러 | gives the numbers of the samples |
@@ -857,7 +857,7 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 # | packing | 패킹 | the real steps alone |
 # | length bucket | 길이 버킷 | similar lengths in one batch |
 # | class imbalance | 클래스 불균형 | one class is rare |
-# | leak | 누출 | the training part knows the test |
+# | leak | 누수 | the training part knows the test |
 # | group | 그룹 | samples that belong together |
 #
 # ### Further reading

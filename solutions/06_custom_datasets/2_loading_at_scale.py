@@ -54,7 +54,7 @@ print(f"training on {device}, {default_world_size()} ranks by default, PyTorch {
 # %% [markdown]
 # ## 1 · Where does the time of a batch go?
 #
-# A batch is **fetched** (read, decoded), **collated** (모으기, put together), sent to the device, and used. `RemoteScans` has PNG images on a slow
+# A batch is **fetched** (read, decoded), **collated** (put together into a batch), sent to the device, and used. `RemoteScans` has PNG images on a slow
 # drive: each read takes 0.4 ms, in which the processor has nothing to do. The step is one of a GPU that takes 8 ms for 50 images; the processor
 # waits for it. (Both are made with `time.sleep`, so that you see the same on every machine. The decoding is real.)
 
@@ -309,7 +309,7 @@ print("SeededSamples: the same numbers without workers and with two")
 # %% [markdown]
 # ## 4 · A stream, and who reads it
 #
-# An **iterable dataset** (순회 방식 데이터셋) has no numbers to deal out: it is read from its beginning to its end. Suited to logs, to archives, to what is too
+# An **iterable dataset** (이터러블 데이터셋) has no numbers to deal out: it is read from its beginning to its end. Suited to logs, to archives, to what is too
 # large for a list of samples. `NaiveStream` yields 12 records. Two ranks read it, with two workers each.
 
 
@@ -736,9 +736,9 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # |---|---|---|
 # | worker | 워커 | a process that loads batches |
 # | prefetching | 미리 가져오기 | asking for batches before they are needed |
-# | collate | 모으기 | put samples together into a batch |
+# | collate | collate(배치로 묶기) | put samples together into a batch |
 # | pinned memory | 고정 메모리 | memory that the system does not move, so that a GPU can fetch from it |
-# | iterable dataset | 순회 방식 데이터셋 | a dataset that is read from beginning to end |
+# | iterable dataset | 이터러블 데이터셋 | a dataset that is read from beginning to end |
 # | shard | 샤드 | a file, or another part of the data |
 # | corrupt record | 손상된 레코드 | a record that cannot be read |
 # | recall | 재현율 | of all samples of a class, the share that is recognized |

@@ -141,7 +141,7 @@ class Trainer:
         max_steps: int | None = None,
         overwrite: bool = False,
     ) -> History:
-        """Train for `epochs` epochs (에폭), or `max_steps` steps, and return the history.
+        """Train for `epochs` epochs (에포크), or `max_steps` steps, and return the history.
 
         In one process, the stop button (or Ctrl-C) ends it after the step under way: `last.pt` is saved, `history` has
         what there is, and a KeyboardInterrupt says how to go on. Pressed twice, it interrupts at once. On several ranks

@@ -302,7 +302,7 @@ def test_the_language_switch_keeps_everything_and_is_remembered() -> None:
     form.do("language", "ko", reason=["왜냐하면"])
     assert "한국어 Pick several" in form.parts["answer"]
     assert "한국어 three" in form.parts["answer"]
-    assert "아직 맞지 않습니다" in form.parts["feedback"]
+    assert "아직 정답이 아닙니다" in form.parts["feedback"]
     assert 'lang="ko" aria-pressed="true"' in form.parts["head"]
     assert form.values == {"answer": ["B"], "sure": ["3"], "reason": ["왜냐하면"]}
     assert all(label in form.parts["sure"] for label in ["찍음", "꽤 확신", "확실함"])

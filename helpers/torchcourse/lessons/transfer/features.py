@@ -1,4 +1,4 @@
-"""Frozen features (고정 특징): what a backbone makes of pictures, computed once, kept, and read by a small head.
+"""Frozen features (동결한 특징): what a backbone makes of pictures, computed once, kept, and read by a small head.
 
 features = cached("cells.safetensors", backbone, inputs)     # [N, features]; the second time from the file
 head = train_head(features[train], labels[train], num_classes=2)
