@@ -1,0 +1,125 @@
+"""The check of milestone M1: the dataset made of the customer's files."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchcourse.checks import Wrong, check
+from torchcourse.lessons.capstone.delivery import broken_files, deliver
+from torchcourse.lessons.datasets.folder import read_image, read_table
+from torchcourse.lessons.transfer.backbones import MNIST_SCALING
+
+IMAGES = 160
+SHARES = (0.1, 0.4)
+"""Between which shares of the pictures the validation part lies."""
+
+
+@check
+def dataset(learner: Callable[[Path, str], Any]) -> str:
+    """Open both parts of a new delivery, and compare files, cards, labels and pixels with the table."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = deliver(Path(place) / "delivery", IMAGES, seed=11)
+        parts = {part: _opened(learner, folder, part) for part in ("train", "val")}
+        rows = {row["file"]: row for row in read_table(folder / "labels.csv", ("file", "card", "label"))}
+        _judge_files(parts, set(rows))
+        _judge_cards(parts, rows)
+        for part, data in parts.items():
+            _judge_samples(data, part, folder, rows)
+        if list(_opened(learner, folder, "val").files) != list(parts["val"].files):
+            raise Wrong(
+                "split_moves",
+                "Opened a second time, the validation part holds different files: what one process trains on, "
+                "a different one validates on. What does your split depend on?",
+            )
+    return "Both parts hold whole cards, every file is in a part or reported, and the backbone gets what it knows."
+
+
+def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any:
+    try:
+        data = learner(folder, part)
+    except ValueError as error:
+        if "cannot be read as an image" not in str(error):
+            raise
+        raise Wrong(
+            "stopped_by_a_file",
+            f"{error}. A delivery of real files has such ones: report them in `skipped`, and go on.",
+        ) from None
+    for name in ("files", "skipped"):
+        if not isinstance(getattr(data, name, None), list | tuple):
+            raise Wrong("no_list", f"The dataset of part {part!r} has no list `{name}`, which the brief asks for.")
+    if len(data) != len(data.files):
+        raise Wrong("count", f"Part {part!r} has the length {len(data)}, but its list `files` has {len(data.files)}.")
+    return data
+
+
+def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
+    train, val = (set(data.files) for data in parts.values())
+    reported = {file for data in parts.values() for file in data.skipped}
+    broken = set(broken_files(IMAGES))
+    twice = train & val
+    if twice:
+        raise Wrong("same_file", f"{len(twice)} files are in both parts, such as {min(twice)}.")
+    kept = broken & (train | val)
+    if kept:
+        raise Wrong("broken_kept", f"{min(kept)} is cut off in the middle, and it is among your samples.")
+    if broken - reported:
+        raise Wrong(
+            "silent_skip",
+            f"{min(broken - reported)} cannot be read. It is in neither part, and no list `skipped` names it: "
+            "nobody will learn that it is missing.",
+        )
+    whole = reported - broken
+    if whole:
+        raise Wrong("whole_skipped", f"{min(whole)} can be read, but you report it as skipped.")
+    lost = known - train - val - reported
+    if lost:
+        raise Wrong("lost", f"{len(lost)} files of the table are in neither part, such as {min(lost)}.")
+    low, high = SHARES
+    share = len(val) / (len(train) + len(val))
+    if not low <= share <= high:
+        raise Wrong("val_share", f"The validation part has {share:.0%} of the pictures: take {low:.0%} to {high:.0%}.")
+
+
+def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None:
+    train, val = ({rows[file]["card"] for file in data.files} for data in parts.values())
+    if train & val:
+        raise Wrong(
+            "leak",
+            f"{len(train & val)} cards are in both parts. The pictures of a card share light, paper and slant, and one "
+            "of its digits comes twice: your validation knows them already.",
+        )
+
+
+def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str, str]]) -> None:
+    for place in range(0, len(data), 7):
+        image, label = data[place]
+        file = data.files[place]
+        if not isinstance(image, torch.Tensor) or image.shape != (1, 28, 28) or image.dtype != torch.float32:
+            kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+            raise Wrong("shape", f"The backbone takes float32 [1, 28, 28]; your dataset returns {kind}.")
+        if int(label) != int(rows[file]["label"]):
+            raise Wrong("label", f"{file} shows a {rows[file]['label']}, and your dataset says {int(label)}.")
+        if part == "val":  # what is trained on may be augmented
+            _judge_pixels(image, MNIST_SCALING(1 - read_image(folder / file)[None], 1)[0], file)
+
+
+def _judge_pixels(image: torch.Tensor, right: torch.Tensor, file: str) -> None:
+    """Any way of making the picture larger will do, so only likeness, brightness and contrast are compared."""
+    likeness = torch.corrcoef(torch.stack([image.flatten(), right.flatten()]))[0, 1].item()
+    if likeness < -0.5:
+        raise Wrong(
+            "paper_and_ink",
+            "Your pictures are negatives of what the backbone was trained on: in MNIST, is ink light or dark?",
+        )
+    if not likeness > 0.8:
+        raise Wrong("wrong_picture", f"The pixels of sample {file} are not those of its file.")
+    shift, contrast = (image.mean() - right.mean()).abs().item(), (image.std() / right.std()).item()
+    if shift > 0.3 or not 0.7 < contrast < 1.4:
+        raise Wrong(
+            "scaling",
+            f"The pixels of {file} have mean {image.mean():.2f} and deviation {image.std():.2f}; scaled as the "
+            f"backbone was trained, they have {right.mean():.2f} and {right.std():.2f}.",
+        )

@@ -1,0 +1,129 @@
+"""The check of milestone M2: a study that is killed and resumed."""
+
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from torchcourse.checks import Wrong, check
+from torchcourse.lessons.capstone.delivery import deliver
+from torchcourse.ranks.run import RankError, run_ranks
+from torchcourse.training.crash import KILL
+
+IMAGES, TRIALS = 160, 3
+SECONDS = 80
+"""For the search until it is killed."""
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@check
+def study(learner: Callable[[str, Path, int], Any]) -> str:
+    """Kill the search in its second trial, call it again, and look at what the file holds."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, file = deliver(Path(place) / "delivery", IMAGES, seed=12), Path(place) / "study.db"
+        url = f"sqlite:///{file}"
+        _kill_in_the_second_trial(learner, url, folder, file)
+        before = _trials(url)
+        first = {trial.number: (trial.params, trial.value) for trial in before if trial.state in FINISHED}
+        learner(url, folder, TRIALS)
+        after = _trials(url)
+    _judge(first, after)
+    _judge_values(after)
+    killed = sum(trial.state == TrialState.RUNNING for trial in before)
+    return (
+        f"Killed with {len(first)} trials finished and {killed} under way, called again: {TRIALS} are finished, and "
+        "those from before are as they were."
+    )
+
+
+def _kill_in_the_second_trial(learner: Callable, url: str, folder: Path, file: Path) -> None:
+    try:
+        run_ranks(_search_and_die, learner, url, folder, file, world_size=1, timeout=SECONDS)
+    except RankError as error:
+        if error.kind == "ProcessDied":
+            return
+        raise
+    if not file.exists():
+        raise Wrong(
+            "not_stored", f"Your search ended, and there is no file at {url.split('/')[-1]}: where is the study?"
+        )
+    raise Wrong(
+        "too_early",
+        f"Your search ended before its second trial: asked for {TRIALS}, the file holds "
+        f"{sum(trial.state in FINISHED for trial in _trials(url))} finished trials.",
+    )
+
+
+def _search_and_die(learner: Callable, url: str, folder: Path, file: Path) -> None:
+    threading.Thread(target=_watch, args=(file,), daemon=True).start()
+    learner(url, folder, TRIALS)
+
+
+def _watch(file: Path) -> None:
+    """Kill this process once the file tells of a finished trial and of one under way."""
+    while True:
+        time.sleep(0.02)
+        if not file.exists():
+            continue
+        try:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=5)) as database:
+                states = Counter(row[0] for row in database.execute("SELECT state FROM trials"))
+        except sqlite3.Error:
+            continue  # its tables are being made
+        if states["RUNNING"] and states["COMPLETE"] + states["PRUNED"]:
+            os.kill(os.getpid(), KILL)
+
+
+def _trials(url: str) -> list[FrozenTrial]:
+    """Return the trials of the one study in the file."""
+    found = optuna.get_all_study_summaries(url)
+    if len(found) != 1:
+        raise Wrong(
+            "many_studies",
+            f"The file holds {len(found)} studies: a search that is called again has to find its own. "
+            "Which name has it?",
+        )
+    return optuna.load_study(study_name=found[0].study_name, storage=url).get_trials(deepcopy=False)
+
+
+def _judge(first: dict[int, tuple[dict, float | None]], after: list[FrozenTrial]) -> None:
+    now = {trial.number: (trial.params, trial.value) for trial in after}
+    if any(now.get(number) != trial for number, trial in first.items()):
+        raise Wrong(
+            "began_anew", "The trials that were finished before the kill are gone: the search began again from nothing."
+        )
+    finished = sum(trial.state in FINISHED for trial in after)
+    if finished != TRIALS:
+        why = "Are those from before the kill counted?" if finished > TRIALS else "Is the trial that died counted?"
+        raise Wrong("trials", f"Asked for {TRIALS} trials in all, the file holds {finished} finished ones. {why}")
+    running = [trial.number for trial in after if trial.state == TrialState.RUNNING]
+    if running:
+        raise Wrong(
+            "left_running",
+            f"Trial {running[0]} died with its process, and the file still says RUNNING. Who looks for signs of life?",
+        )
+
+
+def _judge_values(after: list[FrozenTrial]) -> None:
+    tuned = {name for trial in after for name, value in trial.params.items()}
+    if len(tuned) < 2:
+        raise Wrong("one_axis", f"The study tunes {', '.join(tuned) or 'nothing'}: tune two hyperparameters or more.")
+    values = [trial.value for trial in after if trial.state in FINISHED and trial.value is not None]
+    if not all(0 <= value <= 1 for value in values):
+        raise Wrong("no_accuracy", f"A trial has the value {max(values, key=abs):g}: an accuracy is from 0 to 1.")
+    if max(values, default=0) < 0.3:
+        raise Wrong(
+            "chance",
+            f"The best of {TRIALS} trials reads {max(values, default=0):.0%} of the validation part, and guessing 10%. "
+            "Does a trial train at all?",
+        )

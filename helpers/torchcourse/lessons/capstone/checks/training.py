@@ -1,0 +1,150 @@
+"""The checks of milestones M3 and M5: a run on two ranks, and its checkpoint on one device."""
+
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, on_ranks, one_thread
+from torchcourse.lessons.capstone.delivery import deliver
+from torchcourse.lessons.datasets.folder import read_image, read_table
+from torchcourse.lessons.transfer.backbones import MNIST_SCALING
+from torchcourse.training.event_files import writer
+from torchcourse.training.events import read_run
+
+IMAGES, SECONDS = 160, 80.0
+Train = Callable[[Path, Path, int], nn.Module]
+
+
+@check
+def ddp_run(learner: Train) -> str:
+    """Train on two ranks; compare the ranks' weights and pictures, and read back what was logged."""
+    with tempfile.TemporaryDirectory() as place:
+        folder, run_dir = deliver(Path(place) / "delivery", IMAGES, seed=13), Path(place) / "run"
+        pictures, labels = _pictures(deliver(Path(place) / "others", 80, seed=14, part="test"))
+        ones, others = on_ranks(_observed, learner, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
+        _judge_ranks(ones, others)
+        _judge_log(run_dir)
+    share = (ones["logits"].argmax(dim=1) == labels).float().mean().item()
+    if share < 0.3:
+        raise Wrong(
+            "not_learned",
+            f"After training, the model reads {share:.0%} of new pictures, and guessing 10%. Do the settings suit it?",
+        )
+    return f"Two ranks, different pictures, the same weights, one log; new pictures: {share:.0%} right."
+
+
+@check
+def one_device(learner: tuple[Train, Callable[[Path, torch.device], nn.Module]]) -> str:
+    """Train on two ranks, load the run in this process, and compare what both models say."""
+    train, load = learner
+    with tempfile.TemporaryDirectory() as place, one_thread():
+        folder, run_dir = deliver(Path(place) / "delivery", 80, seed=15), Path(place) / "run"
+        pictures, _ = _pictures(deliver(Path(place) / "others", 80, seed=16, part="test"))
+        first, _ = on_ranks(_observed, train, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
+        model = load(run_dir, torch.device("cpu"))
+        if not isinstance(model, nn.Module):
+            raise Wrong("no_model", f"Return the model; you return a value of type {type(model).__name__}.")
+        _judge_loaded(model, first, pictures)
+    return "The checkpoint of two ranks gives, in one process, the same answers as the model that was trained."
+
+
+def _observed(train: Train, folder: Path, run_dir: Path, pictures: torch.Tensor) -> dict[str, Any]:
+    """Train in a rank, and note which pictures go through the network with gradients."""
+    seen: list[int] = []
+
+    def note(module: nn.Module, inputs: tuple) -> None:
+        if isinstance(module, nn.Conv2d) and module.in_channels == 1 and torch.is_grad_enabled() and len(seen) < 1000:
+            seen.extend(zlib.crc32(row.numpy().tobytes()) for row in inputs[0].detach().cpu())
+
+    hook = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        model = train(folder, run_dir, 3)
+    finally:
+        hook.remove()
+    if not isinstance(model, nn.Module):
+        return {"kind": type(model).__name__}
+    parameters = copies(model.parameters())
+    model.eval()
+    with torch.no_grad():
+        logits = model(pictures.to(next(model.parameters()).device)).cpu()
+    return {"parameters": parameters, "seen": seen, "logits": logits}
+
+
+def _judge_ranks(ones: dict[str, Any], others: dict[str, Any]) -> None:
+    if "kind" in ones:
+        raise Wrong("no_model", f"Return the trained model; you return a value of type {ones['kind']}.")
+    pairs = zip(ones["parameters"], others["parameters"], strict=True)
+    apart = max((one - other).abs().max().item() for one, other in pairs)
+    if apart > 1e-5:
+        raise Wrong(
+            "ranks_apart",
+            f"After training, the weights of the two ranks are {apart:.2g} apart: there are two models. "
+            "Which parameters does DistributedDataParallel know, and does it see the forward pass?",
+        )
+    start = int(0.3 * IMAGES)  # of the first epoch, where no picture comes twice
+    one, other = set(ones["seen"][:start]), set(others["seen"][:start])
+    if one and len(one & other) > 0.3 * len(one):
+        raise Wrong(
+            "same_data",
+            f"Of the first {len(one)} pictures that rank 0 trained on, rank 1 had {len(one & other)}, too. "
+            "Two ranks that see the same do the work of one.",
+        )
+
+
+def _judge_log(run_dir: Path) -> None:
+    files = sorted(run_dir.rglob("*tfevents*")) if run_dir.exists() else []
+    if not files:
+        raise Wrong("no_events", "There are no event files for TensorBoard below the folder of the run.")
+    for folder in {file.parent for file in files}:
+        writers = {writer(file.name) for file in files if file.parent == folder}
+        if len(writers) > 1:
+            raise Wrong("two_writers", f"{len(writers)} processes wrote into one log. Which rank is to write?")
+    curves = {
+        tag: values
+        for folder in {file.parent for file in files}
+        for tag, (_, values) in read_run(folder).scalars.items()
+        if len(values) > 1
+    }
+    for name, what in (("loss", "a loss"), ("val", "a value of the validation part")):
+        if not any(name in tag.lower() for tag in curves):
+            raise Wrong(
+                "no_curve",
+                f"The log has no curve with {what}: no tag with {name!r} in it and two points or more. "
+                f"It has {', '.join(curves) or 'none at all'}.",
+            )
+
+
+def _judge_loaded(model: nn.Module, first: dict[str, Any], pictures: torch.Tensor) -> None:
+    if model.training:
+        raise Wrong(
+            "training_mode", "The model is in training mode: BatchNorm would use the batch that is asked about."
+        )
+    with torch.no_grad():
+        logits = model(pictures)
+    if logits.shape != first["logits"].shape:
+        raise Wrong("shape", f"For {len(pictures)} pictures, the loaded model returns the shape {list(logits.shape)}.")
+    if not torch.isfinite(logits).all() or (logits - first["logits"]).abs().max() > 1e-2:
+        agree = (logits.argmax(dim=1) == first["logits"].argmax(dim=1)).float().mean().item()
+        raise Wrong(
+            "different_model",
+            f"The loaded model says the same as the trained one on {agree:.0%} of the pictures. Which weights did the "
+            "file hold, under which names, and did loading leave any out? The model that `train` returns counts.",
+        )
+
+
+def _pictures(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pictures of a delivery that can be read, scaled for the backbone, and their labels."""
+    images, labels = [], []
+    for row in read_table(folder / "labels.csv", ("file", "label")):
+        try:
+            images.append(read_image(folder / row["file"]))
+        except ValueError:
+            continue
+        labels.append(int(row["label"]))
+    return MNIST_SCALING(1 - torch.stack(images), 1), torch.tensor(labels)
