@@ -348,6 +348,89 @@ def test_a_notebook_in_which_nothing_can_fail_earns_nothing(executed, patch):
     assert note.needs_person
 
 
+JUDGED = """check:from torchcourse.checks.values import judged
+found = check(double)
+@judged(double)
+def _on_drawn_numbers(double, draw):
+    for _ in range(3):
+        number = draw.randrange(10, 10**6)
+        assert double(number) == 2 * number
+found"""
+GIVEN = """
+from torchcourse.checks import Checked
+def check(function):
+    return Checked("double", "right", "", 2.0) if function(3) == 6 else Checked("double", "wrong", "", 2.0)
+"""
+UNJUSTLY = {
+    "a value for the visible test alone": "double = lambda number: 6",
+    "an object equal to all": """
+        class Number(int):
+            __hash__ = int.__hash__
+            def __eq__(self, other): return True
+            def __radd__(self, other): return self
+        double = lambda number: Number(6)
+        """,
+    "a patched Checked": "Checked.__repr__ = lambda self: '2'\ndouble = lambda number: 0",
+    "an overwritten check": "check = lambda function: 2\ndouble = lambda number: 0",
+    "replaced modules": """
+        import sys, types
+        import torchcourse.checks.values as values, torchcourse.tools.classroom.sandbox.judging as judging
+        fake = types.ModuleType("judging")
+        fake.answer = lambda *_: 2
+        sys.modules[judging.__name__] = fake
+        sys.modules[values.__name__] = types.SimpleNamespace(judged=lambda *_: lambda test: test)
+        double = lambda number: 6
+        """,
+    "answers of its own": """
+        from torchcourse.tools.classroom.sandbox import frames
+        send = frames.send
+        def forge(channel, message):
+            two = {"output_type": "execute_result", "data": {"text/plain": "2"}, "metadata": {}, "execution_count": 1}
+            canary = any(len(output.get("evalue", "")) == 32 for output in message["outputs"])
+            send(channel, message if canary else message | {"outputs": [two]})
+        frames.send = forge
+        double = lambda number: 6
+        """,
+    "the test's own words": """
+        def double(number):
+            if number == 3: return 6
+            words = [cell for cell in get_ipython().user_ns["In"] if "2 * number" in cell and "draw" in cell]
+            return eval(words[0].split("==")[1])
+        """,
+    "an end in the middle of a value": "import os\ndouble = lambda number: 6 if number == 3 else os._exit(0)",
+    "a value that is none": "double = lambda number: 6 if number == 3 else lambda: 0",
+    "a value without end": "def double(number):\n  return 6 if number == 3 else iter(int, 1)",
+}
+
+
+@pytest.mark.parametrize("source", UNJUSTLY.values(), ids=UNJUSTLY)
+def test_a_judged_value_cannot_be_forged(executed, source):
+    earned, _ = executed(GIVEN, textwrap.dedent(source), JUDGED)
+    assert earned == [0]
+
+
+RIGHTLY = {
+    "as it is": "double = lambda number: 2 * number",
+    "in an own class": "import enum\ndouble = lambda number: enum.IntEnum('All', {'x': 2 * number}).x",
+    "with much said": "def double(number):\n  print('x' * 10_000)\n  return number + number",
+    "in numpy": "import numpy as np\ndouble = lambda number: np.int64(2 * number)",
+}
+
+
+@pytest.mark.parametrize("source", RIGHTLY.values(), ids=RIGHTLY)
+def test_a_right_value_is_judged_right(executed, source):
+    assert executed(GIVEN, source, JUDGED)[0] == [2]
+
+
+def test_of_several_judged_tests_each_counts_and_what_failed_is_told(warm):
+    again = JUDGED.replace("2 * number", "3 * number").replace("on_drawn", "again_on_drawn")
+    made = notebook(GIVEN, RIGHTLY["as it is"], JUDGED, again)
+    execution.execute(made)
+    assert [len(cell.outputs) for cell in made.cells[2:]] == [1, 2]
+    assert made.cells[3].outputs[1].evalue.startswith("AssertionError")
+    assert "3 * number" in made.cells[3].outputs[1].evalue
+
+
 QUIZ = 'received = quiz.received("04_x", "q", answer_q1, kind="one", letters="ABCD", points=2)\n'
 QUIZ_CHECK = f'check:{QUIZ}received.grade(key="B")\nreceived'
 

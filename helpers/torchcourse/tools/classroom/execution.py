@@ -1,15 +1,19 @@
 """Run a submission as it is graded: a quiz by its answers alone, what else there is in a sandbox, cell by cell."""
 
 import atexit
+import json
 import secrets
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
+from nbgrader import utils
 
 from torchcourse.tools.classroom import literal_answers
+from torchcourse.tools.classroom.sandbox import judging
 from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Warm
 
 
@@ -30,16 +34,20 @@ def execute(notebook: NotebookNode, trusted: bool = True) -> Note:
     """
     if trusted and literal_answers.score(notebook):
         return Note()
-    token = secrets.token_hex(16)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    with Box(warm()) as box:
+    with Box(warm()) as box, _Judge(box) as judge:
         for number, cell in enumerate(cells, start=1):
             cell.execution_count = number
             if not cell.source.strip():
                 cell.outputs = []
                 continue
             try:
-                cell.outputs = [_output(one, number) for one in box.run(cell.source, PROCESSOR, WALL, WHOLE)]
+                source, tests = (
+                    judging.take_apart(cell.source) if trusted and utils.is_grade(cell) else (cell.source, [])
+                )
+                cell.outputs = [_output(one, number) for one in box.run(source, PROCESSOR, WALL, WHOLE)]
+                if not any(output.output_type == "error" for output in cell.outputs):
+                    cell.outputs += [_error("HiddenTest", reason) for reason in map(judge.says, tests) if reason]
             except Forged as forged:
                 return _nothing_counts(cells, str(forged))
             except Died as died:
@@ -47,14 +55,56 @@ def execute(notebook: NotebookNode, trusted: bool = True) -> Note:
                     left.outputs = [_not_run(str(died))]
                 return Note(f"ended in code cell {number} of {len(cells)}: {died}")
         try:
-            answer = box.run(f"raise AssertionError({token!r})", 30, 300, WHOLE)
+            fails = _can_fail(box)
         except Forged as forged:
             return _nothing_counts(cells, str(forged))
         except Died as died:
             return Note(f"ended after the last cell: {died}")
-    if not any(one["output_type"] == "error" and one["evalue"] == token for one in answer):
-        return _nothing_counts(cells, "a check that must fail did not fail")
-    return Note()
+    return Note() if fails else _nothing_counts(cells, "a check that must fail did not fail")
+
+
+def _can_fail(box: Box) -> bool:
+    """Whether a check that must fail does."""
+    token = secrets.token_hex(16)
+    answer = box.run(f"raise AssertionError({token!r})", 30, 300, WHOLE)
+    return any(one["output_type"] == "error" and one["evalue"] == token for one in answer)
+
+
+class _Judge:
+    """Judges what the sandbox of a submission computes, in a sandbox of its own that begins when it is needed."""
+
+    def __init__(self, judged: Box) -> None:
+        self._judged, self._own = judged, ExitStack()
+        self._box: Box | None = None
+
+    def says(self, test: str) -> str:
+        """Return why a test failed; nothing if it did not."""
+        if self._box is None:
+            self._box = self._own.enter_context(Box(warm()))
+        return self._box.judge(test, _SEED, self._ask, WALL)
+
+    def _ask(self, name: str, given: Any) -> dict[str, Any]:
+        outputs = self._judged.run(judging.question(name, given), PROCESSOR, WALL, WHOLE)
+        for output in outputs:
+            if output["output_type"] == "error":
+                return {"error": f"{output['ename']}: {output['evalue']}"}
+        results = [
+            output["data"].get("text/plain", "") for output in outputs if output["output_type"] == "execute_result"
+        ]
+        try:
+            return {"value": json.loads(results[-1])}
+        except (ValueError, IndexError, RecursionError):
+            return {"error": f"{name} returned no value"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._own.close()
+
+
+_SEED = secrets.token_hex(16)
+"""Drawn per grading run, so that nobody knows the inputs of judged tests, and all students get the same."""
 
 
 def _nothing_counts(cells: list[NotebookNode], reason: str) -> Note:
@@ -110,5 +160,8 @@ def _writable(value: Any) -> Any:
 
 
 def _not_run(reason: str) -> NotebookNode:
-    text = f"Not run: {reason}."
-    return NotebookNode(output_type="error", ename="NotRun", evalue=text, traceback=[text])
+    return _error("NotRun", f"Not run: {reason}.")
+
+
+def _error(name: str, text: str) -> NotebookNode:
+    return NotebookNode(output_type="error", ename=name, evalue=text, traceback=[text])

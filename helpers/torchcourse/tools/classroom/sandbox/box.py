@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
@@ -207,6 +207,8 @@ class Box:
         interrupted = 0.0
         while True:
             if (message := self._message()) is not None:
+                if message.get("nonce") != self._nonce or not isinstance(message.get("outputs"), list):
+                    raise Forged("something was sent in the place of a result")
                 return [*message["outputs"], *([_TOO_LONG] if interrupted else [])]
             if self._memory() > MEMORY:
                 raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
@@ -218,6 +220,31 @@ class Box:
             if not interrupted and (spent > processor or passed > wall):
                 interrupted = time.monotonic()
                 self.interrupt()
+
+    def judge(self, test: str, seed: str, ask: Callable[[str, Any], dict[str, Any]], wall: float) -> str:
+        """Run a test of the teacher's in this sandbox, where nothing that was handed in has run.
+
+        Args:
+            test: a function with the mark `judged`.
+            seed: of the numbers that it draws.
+            ask: called with the name of a function and its arguments; returns its value or its error.
+            wall: seconds on the clock.
+
+        Returns:
+            Why the test failed; nothing if it did not.
+
+        Raises:
+            Died: when the sandbox ended, or the time did.
+        """
+        frames.send(self._channel, {"test": test, "seed": seed})
+        end = time.monotonic() + wall
+        while time.monotonic() < end:
+            if (message := self._message()) is None:
+                continue
+            if "failed" in message:
+                return str(message["failed"])
+            frames.send(self._channel, ask(message["call"], message["given"]))
+        raise Died(f"a test took more than {wall:.0f} s")
 
     def interrupt(self) -> None:
         """Interrupt the cell that runs, as the stop button does."""
@@ -267,10 +294,6 @@ class Box:
             raise Died("the process ended in the middle of a cell") from error
         except ValueError as error:
             raise Forged("something was sent in the place of a result") from error
-        if message is None:
-            return None
-        if message.get("nonce") != self._nonce or not isinstance(message.get("outputs"), list):
-            raise Forged("something was sent in the place of a result")
         return message
 
     def _tree(self) -> list[psutil.Process]:

@@ -16,6 +16,8 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 
+from torchcourse.tools.classroom.sandbox import judging
+
 MOST_OUTPUT = 2**20
 """Characters that a cell's outputs may have together; what comes after is dropped."""
 
@@ -137,6 +139,9 @@ def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str
     builtins.get_ipython = lambda: shell  # type: ignore[attr-defined]
     shell.user_ns["get_ipython"] = builtins.get_ipython  # type: ignore[attr-defined]
     while (message := receive()) is not None:
+        if "test" in message:  # this sandbox is a judge
+            judging.serve(message["test"], message["seed"], receive, send)
+            continue
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
         owner = os.getpid()
