@@ -8,6 +8,10 @@
 | text    | a few words                | all or nothing; case, spaces, hyphens and punctuation do not count        |
 | order   | all letters, in your order | (pairs in the right order − pairs in the wrong order) / pairs, never < 0  |
 
+A number may be typed as 0.25, 0,25, 1/4, 2.5e-1, 2.5*10^-1 or 1,250. A comma before exactly three digits stands between
+thousands, unless only a zero is before it: 1,250 is 1250, and 0,125 is an eighth. A name may be typed as a call, with
+its module or its arguments: `torch.load(path)` is `load`. Where several orders are right, the nearest one counts.
+
 So ticking everything earns nothing, nor does ticking nothing or guessing, on average. An open question is read by a
 person.
 """
@@ -53,7 +57,7 @@ def score(kind: str, answer: Any, key: Any, letters: str = LETTERS, tolerance: f
     Args:
         kind: one of `KINDS` but "open".
         answer: what `read` returned; None earns 0.
-        key: the right letters; the right number; or the list of accepted texts.
+        key: the right letters, or for `order` a list of all right orders; the right number; the list of accepted texts.
         letters: all letters of the question, right and wrong.
         tolerance: how far a number may be from the key.
     """
@@ -62,11 +66,9 @@ def score(kind: str, answer: Any, key: Any, letters: str = LETTERS, tolerance: f
     if kind == "number":
         return float(is_close(answer, key, tolerance))
     if kind == "text":
-        return float(plain(answer) in {plain(form) for form in key})
+        return float(is_same(answer, key))
     if kind == "order":
-        pairs = list(itertools.combinations(answer, 2))
-        wrong = sum(key.index(first) > key.index(second) for first, second in pairs)
-        return max(0.0, 1 - 2 * wrong / len(pairs))
+        return max(_order_score(answer, right) for right in ([key] if isinstance(key, str) else key))
     if kind == "several":
         right, wrong = set(key), set(letters) - set(key)
         ticked = set(answer)
@@ -84,6 +86,11 @@ def plain(text: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFKC", text).casefold() if sign.isalnum())
 
 
+def is_same(answer: str, forms: Iterable[str]) -> bool:
+    """Whether a text is one of some forms: as it is written, or as the name in a call, an argument or a sentence."""
+    return bool({plain(answer), plain(_core(answer))} & {plain(form) for form in forms})
+
+
 def show(answer: str | float | None, kind: str) -> str:
     """Return a normal form as a reader likes it: 'A, C', '0.25'."""
     if answer is None:
@@ -93,11 +100,30 @@ def show(answer: str | float | None, kind: str) -> str:
     return f"{answer:g}" if isinstance(answer, float) else str(answer)
 
 
+def _order_score(answer: str, key: str) -> float:
+    pairs = list(itertools.combinations(answer, 2))
+    wrong = sum(key.index(first) > key.index(second) for first, second in pairs)
+    return max(0.0, 1 - 2 * wrong / len(pairs))
+
+
+def _core(text: str) -> str:
+    """Return the name in `raise optuna.TrialPruned()`, `map_location="cpu"`, `올리듀스(all-reduce)입니다`.
+
+    What is set to False or None is not set: `strict=False` is no answer `strict`.
+    """
+    text = " ".join(text[:200].split())
+    text = re.sub(r"^(raise|import|from|the|an?)\s+", "", text.strip("`'\" "), flags=re.IGNORECASE)
+    text = re.sub(r"\s*(입니다|이에요|예요|이다)?\s*[.!]?$", "", text)
+    text = re.sub(r"\(.*\)$", "", text, flags=re.DOTALL)
+    text = re.sub(r"\s*=(?!\s*(False|None)\b).+$", "", text, flags=re.DOTALL)
+    return re.sub(r"^([A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
+
+
 def _number(answer: Any) -> float:
     if isinstance(answer, bool):
         raise AnswerError("Type a number, such as 0.25, not True or False.")
     try:
-        number = float(Fraction(answer.replace(" ", ""))) if isinstance(answer, str) else float(answer)
+        number = _parsed(answer) if isinstance(answer, str) else float(answer)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
         raise AnswerError(
             f"{_quote(answer)} is not read as a number. Type it with a point and nothing else, such as 0.25."
@@ -105,6 +131,32 @@ def _number(answer: Any) -> float:
     if not math.isfinite(number):
         raise AnswerError("Type a finite number.")
     return number
+
+
+def _parsed(text: str) -> float:
+    """Return the number that a text says, in the forms of the module's docstring.
+
+    Raises:
+        ValueError: if it says none. ZeroDivisionError: for 1/0. OverflowError: beyond a float.
+    """
+    raised = re.sub(r"(?<=10)[⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{found[0]}", text)
+    text = unicodedata.normalize("NFKC", raised).translate(_SIGNS).replace(" ", "")
+    above, slash, below = text.partition("/")
+    value = _factor(above)
+    return float(value / _factor(below) if slash else value)
+
+
+def _factor(text: str) -> Fraction:
+    if power := re.fullmatch(r"(?:(.+?)[*x])?10(?:\^|\*\*)\(?([-+]?\d{1,3})\)?", text):
+        return (_factor(power[1]) if power[1] else 1) * Fraction(10) ** int(power[2])
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?", text):
+        text = text.replace(",", "")
+    if not re.fullmatch(r"[-+]?(\d+[.,]?\d*|[.,]\d+)(e[-+]?\d{1,3})?", text, re.IGNORECASE):
+        raise ValueError(text)
+    return Fraction(text.replace(",", "."))
+
+
+_SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "÷": "/", "×": "*", "·": "*", "，": ","})
 
 
 def _letters(kind: str, answer: Any, letters: str) -> str | None:

@@ -79,6 +79,8 @@ def _question_rules(question: Question, stripped: bool) -> Iterator[tuple[str, s
     if isinstance(question, ChoiceQuestion):
         yield from _stripped_choice_rules(question) if stripped else _choice_rules(question)
         return
+    if stripped and isinstance(question, OrderQuestion) and question.also_right:
+        yield "also_right", "a stripped bank must not hold it."
     for field in _NEEDED[question.kind]:
         empty = getattr(question, field) in (None, [])
         if stripped and not empty:
@@ -113,18 +115,22 @@ def _number_rules(question: NumberQuestion) -> Iterator[tuple[str, str]]:
 
 
 def _order_rules(question: OrderQuestion) -> Iterator[tuple[str, str]]:
-    answer = question.answer
-    if answer is None:
+    if question.answer is None:
         return
-    if sorted(answer) != sorted(question.letters):
-        yield "answer", f"must hold each letter from A to {question.letters[-1]} once, not '{answer}'."
-        return
-    if answer == question.letters:
-        yield "items", "they stand in the right order already; mix them."
+    right = [question.answer, *question.also_right]
+    for order in right:
+        field = "answer" if order is question.answer else "also_right"
+        if sorted(order) != sorted(question.letters):
+            yield field, f"must hold each letter from A to {question.letters[-1]} once, not '{order}'."
+            return
+        if order == question.letters:
+            yield "items", "they stand in the right order already; mix them."
     for mistake in question.mistakes:
-        places = [answer.find(letter) for letter in mistake.swapped]
-        if min(places) < 0 or places[0] <= places[1]:
-            yield "mistakes", f"'{mistake.swapped}' is no mistake: that is the right order, or no item."
+        for order in right:
+            places = [order.find(letter) for letter in mistake.swapped]
+            if min(places) < 0 or places[0] <= places[1]:
+                yield "mistakes", f"'{mistake.swapped}' is no mistake: that is the right order, or no item."
+                break
 
 
 def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:

@@ -169,9 +169,12 @@ class TextQuestion(_Question):
 
 
 class OrderQuestion(_Question):
+    """`answer` is the order that is shown as the solution; `also_right` are the others that work as well."""
+
     kind: Literal["order"]
     items: list[Text] = Field(min_length=3, max_length=len(LETTERS))
     answer: Filled | None = None
+    also_right: list[Filled] = []
     why: Text | None = None
     mistakes: list[OrderMistake] = []
 
@@ -180,8 +183,8 @@ class OrderQuestion(_Question):
         return self.items
 
     @property
-    def key(self) -> str | None:
-        return self.answer
+    def key(self) -> str | list[str] | None:
+        return [self.answer, *self.also_right] if self.answer and self.also_right else self.answer
 
 
 class OpenQuestion(_Question):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torchcourse.quiz import answers
+from torchcourse.quiz import answers, texts
 from torchcourse.quiz.questions import (
     Choice,
     ChoiceQuestion,
@@ -60,7 +60,11 @@ def judge(question: Question, answer: str | float) -> Verdict:
     if score >= 1:
         return Verdict(score, [Remark(True, required(question.why), answers.show(answer, question.kind))])
     made = [mistake for mistake in question.mistakes if _is_made(mistake, answer, tolerance)]
-    return Verdict(score, [Remark(False, mistake.why, _label(mistake, answer)) for mistake in made], 0, _named(made))
+    remarks = [Remark(False, mistake.why, _label(mistake, answer)) for mistake in made]
+    if not made and isinstance(question, NumberQuestion):
+        near = _near(float(answer), question.answer or 0.0, tolerance)
+        remarks = [Remark(False, Text(**texts.sentences()[near]), answers.show(answer, "number"))] if near else []
+    return Verdict(score, remarks, 0, _named(made))
 
 
 def judge_open(question: OpenQuestion, said: list[int], thought: list[int]) -> Verdict:
@@ -104,8 +108,22 @@ def _is_made(mistake: Mistake, answer: str | float, tolerance: float) -> bool:
     if isinstance(mistake, OrderMistake):
         return str(answer).index(mistake.swapped[0]) < str(answer).index(mistake.swapped[1])
     if isinstance(mistake, TextMistake):
-        return answers.plain(str(answer)) in {answers.plain(form) for form in mistake.answers}
+        return answers.is_same(str(answer), mistake.answers)
     return answers.is_close(float(answer), mistake.answer, tolerance)
+
+
+def _near(number: float, key: float, tolerance: float) -> str:
+    """Return the name of the text that says how a wrong number is near the right one; empty where it is not."""
+    if number and answers.is_close(-number, key, tolerance):
+        return "near_sign"
+    for power in (2, 3, 6, 9, *([1] if tolerance else [])):
+        if key and any(answers.is_close(number * scale, key, tolerance) for scale in (10.0**power, 10.0**-power)):
+            return "near_percent" if power == 2 else "near_unit"
+    if number and key and answers.is_close(1 / number, key, tolerance):
+        return "near_inverse"
+    if not tolerance and key == round(key) and abs(number - key) == 1 and abs(key) > 2:
+        return "near_count"
+    return "near_rounding" if tolerance and key and abs(number - key) < 0.03 * abs(key) else ""
 
 
 def _label(mistake: Mistake, answer: str | float) -> str:

@@ -62,8 +62,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
     def construct_sequence(self, node: yaml.SequenceNode, deep: bool = False) -> list[Any]:
         if node.flow_style:
-            for item in node.value:
-                _refuse_cut(item)
+            _refuse_cut_list(node.value)
         return super().construct_sequence(node, deep=deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -88,6 +87,19 @@ def _refuse_cut(node: yaml.Node) -> None:
         text = node.value
         if any(text.count(opening) != text.count(closing) for opening, closing in ("()", "[]", "{}")):
             raise _cut(node)
+
+
+def _refuse_cut_list(items: list[yaml.Node]) -> None:
+    """Refuse a list between brackets in which YAML may have split a text at its comma: nobody can tell afterward."""
+    for place, item in enumerate(items, start=1):
+        _refuse_cut(item)
+        if len(items) == 1 or not isinstance(item, yaml.ScalarNode) or item.style:
+            continue
+        if place < len(items) and items[place].start_mark.index == item.end_mark.index + 1:
+            raise _cut(item)  # no space behind the comma, as in 1,000
+        if len(item.value.split()) > 1:
+            problem = f"'{item.value}' has several words; between brackets put such a text between quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, item.start_mark)
 
 
 def _cut(node: yaml.Node) -> yaml.constructor.ConstructorError:

@@ -33,6 +33,19 @@ from torchcourse.quiz.answers import AnswerError, read, score
         ("number", "1/4", 0.25),
         ("number", "1e-3", 0.001),
         ("number", " -2.5 ", -2.5),
+        ("number", "0,001", 0.001),
+        ("number", "0,5", 0.5),
+        ("number", "1,25", 1.25),
+        ("number", "1,690", 1690.0),
+        ("number", "12,300.5", 12300.5),
+        ("number", "1 / 8", 0.125),
+        ("number", "½", 0.5),
+        ("number", "0.1/0.4", 0.25),
+        ("number", "2.5×10⁻¹", 0.25),
+        ("number", "2.5*10^-1", 0.25),
+        ("number", "10**3", 1000.0),
+        ("number", "１２", 12.0),
+        ("number", "−3", -3.0),
         ("number", np.float32(0.5), 0.5),
         ("text", " map_location ", "map_location"),
         ("text", 8, "8"),
@@ -52,6 +65,10 @@ def test_an_answer_with_one_meaning_is_understood(kind, typed, meant) -> None:
     ("kind", "typed", "said"),
     [
         ("several", "AF", "no choice F"),
+        *[
+            ("number", typed, "not read as a number")
+            for typed in ("1.690,5", "1,2,3", "12%", "3 steps", "1_000", "1e9999")
+        ],
         ("several", "A1", "no choice 1"),
         ("several", 3, "between quotes"),
         ("several", ["A", 2], "between quotes"),
@@ -61,7 +78,7 @@ def test_an_answer_with_one_meaning_is_understood(kind, typed, meant) -> None:
         ("order", "AB", "each letter from A to E once"),
         ("order", "ABCDEE", "each letter from A to E once"),
         ("number", "a lot", "not read as a number"),
-        ("number", "0,5", "with a point"),
+        ("number", "0.5.1", "with a point"),
         ("number", True, "not True"),
         ("number", "1/0", "not read as a number"),
         ("number", float("nan"), "finite"),
@@ -127,3 +144,35 @@ def test_whatever_is_typed_is_read_or_refused_with_a_sentence(kind, typed) -> No
     except AnswerError as error:
         sentence = str(error)
     assert sentence.endswith(".") if sentence else meant is None or isinstance(meant, str | float)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "all_reduce",
+        "All-Reduce",
+        "`dist.all_reduce(x)`",
+        "torch.distributed.all_reduce(x, op=ReduceOp.SUM)",
+        "the all-reduce",
+        "올리듀스",
+        "올 리듀스",
+        "올리듀스(all-reduce)",
+        "올리듀스입니다.",
+        "all_reduce = True",
+    ],
+)
+def test_a_name_is_known_in_each_of_its_forms(typed: str) -> None:
+    assert score("text", typed, ["all_reduce", "올리듀스"]) == 1
+
+
+@pytest.mark.parametrize(
+    "typed", ["reduce", "reduce(all_reduce)", "all_reduce = False", "not all_reduce", "()", "…", "a" * 10**5]
+)
+def test_a_different_name_is_not(typed: str) -> None:
+    assert score("text", typed, ["all_reduce", "올리듀스"]) == 0
+
+
+def test_where_several_orders_are_right_the_nearest_counts() -> None:
+    assert score("order", "CAB", ["ABC", "CAB"], "ABC") == 1
+    assert score("order", "ABC", ["ABC", "CAB"], "ABC") == 1
+    assert score("order", "ACB", ["ABC", "CAB"], "ABC") == pytest.approx(1 / 3)

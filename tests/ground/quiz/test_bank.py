@@ -102,6 +102,18 @@ BREAK = {
         lambda b: b["questions"][3].update(accepted=["%"]),
         "type-text, field accepted: '%' has neither a letter nor a digit",
     ),
+    "another right order that is in order already": (
+        lambda b: b["questions"][4].update(also_right=["ABC"]),
+        "put-in-order, field items: they stand in the right order already",
+    ),
+    "another right order with a letter missing": (
+        lambda b: b["questions"][4].update(also_right=["CB"]),
+        "put-in-order, field also_right: must hold each letter from A to C once, not 'CB'",
+    ),
+    "a mistake that another right order makes": (
+        lambda b: b["questions"][4].update(also_right=["ACB"]),
+        "put-in-order, field mistakes: 'AB' is no mistake",
+    ),
     "an order with a letter missing": (
         lambda b: b["questions"][4].update(answer="BA"),
         "put-in-order, field answer: must hold each letter from A to C once, not 'BA'",
@@ -181,7 +193,7 @@ def test_several_faults_are_listed_at_once(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("title: [", "is not valid YAML: line 2, column 1"),
-        ("title: {en: a, ko: b}\ntitle: {en: a, ko: b}", "line 2, column 1: the key 'title' stands twice"),
+        ("title: {en: a, ko: b}\ntitle: {en: a, ko: b}", "line 2, column 1: the key 'title' is here twice"),
         ("- a\n- b", "is no question bank"),
         ("", "is no question bank"),
     ],
@@ -229,6 +241,10 @@ def test_what_is_written_as_yaml_is_read_back_by_old_and_new_readers(value: obje
         "accepted: [x(1, 2)]",
         "text: {en: Yes, it does, ko: 네}",
         "text: {en: f(a, b), ko: 네}",
+        "accepted: [yes, it is]",
+        "accepted: [first this, then that]",
+        "accepted: [1,000]",
+        "accepted: [reduce,scatter]",
     ],
 )
 def test_a_text_that_yaml_cuts_off_at_a_comma_is_refused(text: str) -> None:
@@ -237,7 +253,14 @@ def test_a_text_that_yaml_cuts_off_at_a_comma_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["accepted: [f(), (a), 'f(a, b)', f(a)]", 'text: {en: "Yes, it does", ko: 네}', "en: f(a, b"]
+    "text",
+    [
+        "accepted: [f(), (a), 'f(a, b)', f(a)]",
+        "accepted: [reduce, 'all reduce']",
+        "accepted: [all reduce]",
+        'text: {en: "Yes, it does", ko: 네}',
+        "en: f(a, b",
+    ],
 )
 def test_a_comma_between_quotes_cuts_nothing(text: str) -> None:
     assert yaml_text.parse(text)

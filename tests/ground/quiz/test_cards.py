@@ -71,7 +71,12 @@ def test_a_wrong_answer_by_code_is_explained_and_logged_with_its_reasoning() -> 
         ("pick-several", "A", False, [], "Partly right: 50% of the points."),
         ("type-number", 4.05, True, [], "Four."),
         ("type-number", "8", False, ["slip"], "Look again."),
-        ("type-number", 5, False, [], "Not right yet."),
+        ("type-number", 5.2, False, [], "Not right yet."),
+        ("type-number", -4, False, [], "the sign is not"),
+        ("type-number", 400, False, [], "is a share asked for, or percent?"),
+        ("type-number", 4000, False, [], "the power of ten is not"),
+        ("type-number", 0.25, False, [], "upside down"),
+        ("type-number", 4.11, False, [], "keep more digits"),
         ("type-text", "All-Reduce", True, [], "That one."),
         ("type-text", "reduce", False, ["slip"], "Look again."),
         ("put-in-order", "BCA", True, [], "So."),
@@ -263,7 +268,7 @@ def test_the_line_for_the_grade_follows_the_choice() -> None:
 @pytest.mark.parametrize(
     ("question", "typed", "refused", "sentence"),
     [
-        ("type-number", "4", "0,4", "with a point"),
+        ("type-number", "4", "0.4.1", "with a point"),
         ("type-text", "allreduce", "", ""),
         ("put-in-order", "bca", "BC", "each letter"),
     ],
