@@ -278,8 +278,22 @@ print(f"Your network reads {accuracy_of(logits, labels):.1%} of the test images 
 # %% check: accuracy_of
 checked = check.accuracy_of(accuracy_of, points=1)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 assert accuracy_of(torch.eye(4) - 5, torch.tensor([0, 1, 2, 0])) == 0.75
 assert type(accuracy_of(torch.eye(3), torch.tensor([1, 2, 0]))) is float
+
+
+@judged(accuracy_of)
+def _on_drawn_scores(accuracy_of, draw):
+    import torch
+
+    rows = [[draw.random() for _ in range(5)] for _ in range(16)]
+    labels = [draw.randrange(5) for _ in range(16)]
+    right = sum(row.index(max(row)) == label for row, label in zip(rows, labels, strict=True))
+    assert abs(accuracy_of(torch.tensor(rows), torch.tensor(labels)) - right / 16) < 1e-6
+
+
 ### END HIDDEN TESTS
 checked
 

@@ -108,11 +108,26 @@ def share_of_epoch(length: int, epoch: int, rank: int, world_size: int) -> list[
 # %% check: share_of_epoch
 checked = check.share_of_epoch(share_of_epoch, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 for _length, _epoch, _ranks in ((23, 4, 5), (8, 7, 8), (2, 0, 7)):
     for _rank in range(_ranks):
         _sampler = DistributedSampler(range(_length), _ranks, _rank)
         _sampler.set_epoch(_epoch)
         assert [int(i) for i in share_of_epoch(_length, _epoch, _rank, _ranks)] == list(_sampler)
+
+
+@judged(share_of_epoch)
+def _in_drawn_epochs(share_of_epoch, draw):
+    from torch.utils.data import DistributedSampler
+
+    length, epoch, ranks = draw.randint(5, 60), draw.randint(0, 90), draw.randint(2, 6)
+    for rank in range(ranks):
+        sampler = DistributedSampler(range(length), ranks, rank)
+        sampler.set_epoch(epoch)
+        assert [int(index) for index in share_of_epoch(length, epoch, rank, ranks)] == list(sampler)
+
+
 ### END HIDDEN TESTS
 checked
 

@@ -656,11 +656,24 @@ def mesh_groups(ranks: int, tensor: int):
 # %% check: mesh_groups
 checked = check.mesh_groups(mesh_groups, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 for _ranks, _tensor in ((12, 4), (12, 3), (16, 8), (2, 2)):
     _groups, _copies = mesh_groups(_ranks, _tensor)
     _order = torch.arange(_ranks).view(-1, _tensor)
     assert sorted(sorted(int(_r) for _r in _group) for _group in _groups) == _order.tolist()
     assert sorted(sorted(int(_r) for _r in _group) for _group in _copies) == _order.T.tolist()
+
+
+@judged(mesh_groups)
+def _of_drawn_meshes(mesh_groups, draw):
+    tensor, data = draw.randint(2, 6), draw.randint(2, 6)
+    groups, copies = mesh_groups(tensor * data, tensor)
+    rows = [list(range(tensor * row, tensor * (row + 1))) for row in range(data)]
+    assert sorted(sorted(int(rank) for rank in group) for group in groups) == rows
+    assert sorted(sorted(int(rank) for rank in group) for group in copies) == list(map(list, zip(*rows, strict=True)))
+
+
 ### END HIDDEN TESTS
 checked
 

@@ -653,11 +653,25 @@ def main_effect(table: np.ndarray, axis: int) -> float:
 # %% check: main_effect
 checked = check.main_effect(main_effect, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 _table = replay.accuracies()[..., -1].copy()
 for _axis in range(4):
     _means = np.array([part.mean() for part in np.moveaxis(_table, _axis, 0)])
     assert abs(main_effect(_table, _axis) - np.mean((_means - _table.mean()) ** 2) / _table.var()) < 1e-9
 assert abs(main_effect(np.arange(3.0)[:, None] + np.zeros((3, 4)), 0) - 1) < 1e-9
+
+
+@judged(main_effect)
+def _in_drawn_tables(main_effect, draw):
+    import numpy as np
+
+    table = np.random.default_rng(draw.getrandbits(32)).uniform(80, 99, (3, 4, 5))
+    for axis in range(3):
+        means = np.array([part.mean() for part in np.moveaxis(table, axis, 0)])
+        assert abs(main_effect(table, axis) - np.mean((means - table.mean()) ** 2) / table.var()) < 1e-9
+
+
 ### END HIDDEN TESTS
 checked
 

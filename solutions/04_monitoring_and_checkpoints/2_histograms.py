@@ -522,8 +522,18 @@ def gradient_factor(scale: float, hidden_layers: int) -> float:
 # %% check: gradient_factor
 checked = check.gradient_factor(gradient_factor, points=1)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 assert abs(gradient_factor(3.0, 4) - 27) < 1e-9
 assert abs(gradient_factor(0.1, 3) - 0.01) < 1e-12
+
+
+@judged(gradient_factor)
+def _at_drawn_scales(gradient_factor, draw):
+    scale, layers = draw.uniform(0.2, 4), draw.randint(2, 9)
+    assert abs(gradient_factor(scale, layers) / scale ** (layers - 1) - 1) < 1e-6
+
+
 ### END HIDDEN TESTS
 checked
 

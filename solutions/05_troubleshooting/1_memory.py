@@ -170,6 +170,8 @@ def mlp_bytes(widths: list[int], batch: int) -> tuple[int, int, int, int]:
 # %% check: mlp_bytes
 checked = check.mlp_bytes(mlp_bytes, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 for _widths, _batch in (([5, 6, 7, 8, 9], 11), ([100, 2], 3), ([64, 512, 512, 10], 256)):
     _right = step_bytes(mlp(*_widths), (_batch, _widths[0]))
     assert list(mlp_bytes(_widths, _batch)) == [
@@ -178,6 +180,18 @@ for _widths, _batch in (([5, 6, 7, 8, 9], 11), ([100, 2], 3), ([64, 512, 512, 10
         _right.optimizer,
         _right.activations,
     ]
+
+
+@judged(mlp_bytes)
+def _of_drawn_widths(mlp_bytes, draw):
+    from torchcourse.lessons.troubleshooting.formula import step_bytes
+    from torchcourse.models import mlp
+
+    widths, batch = [draw.randint(2, 90) for _ in range(draw.randint(2, 6))], draw.randint(1, 64)
+    right = step_bytes(mlp(*widths), (batch, widths[0]))
+    assert list(mlp_bytes(widths, batch)) == [right.parameters, right.gradients, right.optimizer, right.activations]
+
+
 ### END HIDDEN TESTS
 checked
 

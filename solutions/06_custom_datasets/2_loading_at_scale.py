@@ -199,6 +199,8 @@ def workers_for(load: float, step: float, send: float, cores: int) -> int:
 # %% check: workers_for
 checked = check.workers_for(workers_for, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 for _load, _step, _send, _cores, _workers in [
     (70, 9, 1, 16, 7),
     (71, 9, 1, 16, 8),
@@ -208,6 +210,16 @@ for _load, _step, _send, _cores, _workers in [
     (12, 6, 6, 4, 1),
 ]:
     assert workers_for(_load, _step, _send, _cores) == _workers
+
+
+@judged(workers_for)
+def _on_drawn_machines(workers_for, draw):
+    for _ in range(5):
+        load, step, send = 840 * draw.randint(1, 9), draw.randint(1, 999), draw.randint(1, 99)  # 840: no rounding
+        seconds = [load + step, *(max(load / workers, step + send) for workers in range(1, 9))]
+        assert workers_for(load, step, send, 8) == seconds.index(min(seconds))
+
+
 ### END HIDDEN TESTS
 checked
 

@@ -126,12 +126,25 @@ def forgetting(accuracy: torch.Tensor) -> float:
 # %% check: forgetting
 checked = check.forgetting(forgetting, points=2)
 ### BEGIN HIDDEN TESTS
+from torchcourse.checks.values import judged
+
 _table = torch.tensor([[0.5, 0.1, 0.3], [0.75, 0.25, 0.3], [0.5, 0.5, 1.0]], dtype=torch.float64)
 assert abs(forgetting(_table) - 0.0) < 1e-6
 assert abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75) < 1e-6
 _table = torch.rand(5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 _lost = [max(_table[_i, _j].item() for _i in range(4)) - _table[4, _j].item() for _j in range(4)]
 assert abs(forgetting(_table) - sum(_lost) / 4) < 1e-6
+
+
+@judged(forgetting)
+def _in_drawn_tables(forgetting, draw):
+    import torch
+
+    rows = [[draw.random() for _ in range(4)] for _ in range(4)]
+    lost = [max(row[task] for row in rows[:-1]) - rows[-1][task] for task in range(3)]
+    assert abs(forgetting(torch.tensor(rows, dtype=torch.float64)) - sum(lost) / 3) < 1e-6
+
+
 ### END HIDDEN TESTS
 checked
 

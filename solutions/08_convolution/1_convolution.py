@@ -127,6 +127,7 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: in
 checked = check.convolve(convolve, points=3)
 ### BEGIN HIDDEN TESTS
 from torchcourse.checks.borrowed import watch
+from torchcourse.checks.values import judged
 
 _generator = torch.Generator().manual_seed(11)
 for _c, _o, _kernel, _stride, _padding in ((4, 3, (2, 5), 1, 2), (1, 5, (1, 1), 3, 0), (3, 1, (4, 3), 2, 1)):
@@ -136,6 +137,20 @@ for _c, _o, _kernel, _stride, _padding in ((4, 3, (2, 5), 1, 2), (1, 5, (1, 1), 
         _out = convolve(_x, _w, _stride, _padding)
     assert not _borrowed
     torch.testing.assert_close(_out, F.conv2d(_x[None], _w, stride=_stride, padding=_padding)[0])
+
+
+@judged(convolve)
+def _on_drawn_pictures(convolve, draw):
+    import torch
+
+    generator = torch.Generator().manual_seed(draw.getrandbits(32))
+    x = torch.randn(2, 8, 7, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 2, 3, 2, generator=generator, dtype=torch.float64)
+    stride, padding = draw.randint(1, 3), draw.randint(0, 2)
+    right = torch.nn.functional.conv2d(x[None], weight, stride=stride, padding=padding)[0]
+    torch.testing.assert_close(convolve(x, weight, stride, padding), right)
+
+
 ### END HIDDEN TESTS
 checked
 
