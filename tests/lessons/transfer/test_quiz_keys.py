@@ -416,7 +416,7 @@ def test_freezing_comes_before_wrapping(ranks):
 
 
 def test_the_order_of_adapters_on_ranks(pixels):
-    assert key("adapters-on-two-ranks") == "CEBDA"
+    assert key("adapters-on-two-ranks") == ["CEBDA", "ECBDA"]  # freezing the network spares adapters that are there
     model = freeze_everything()
     assert not any(parameter.requires_grad for parameter in model.parameters())
     reader = mnist_reader()
