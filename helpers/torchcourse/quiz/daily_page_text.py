@@ -4,16 +4,16 @@ The shape is the one of the study log: 일일 진도 현황, 배운 것, 궁금�
 """
 
 from datetime import date, datetime, time
-from typing import Any
 
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import answers, bank, choice_order, markup, texts
 from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.final_results import Result, results
 from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.questions import BankError, OpenQuestion, Question
-from torchcourse.quiz.reviews import answers_in, states
-from torchcourse.quiz.verdict import Remark, explanation, judge
+from torchcourse.quiz.reviews import answers_in, review_days, states
+from torchcourse.quiz.verdict import explanation, judge
 
 
 def page_text(entries: list[Entry], day: date, language: str) -> str:
@@ -28,7 +28,7 @@ def page_text(entries: list[Entry], day: date, language: str) -> str:
     evening = datetime.combine(day, time.max).astimezone()
     lessons = [lesson for lesson in progress_by_lesson(entries, evening) if lesson.begun]
     sections = [
-        ("page_progress", _progress_lines(lessons, language)),
+        ("page_progress", [*_progress_lines(lessons, language), *_final_lines(results(entries), language)]),
         ("page_learned", _learned_lines(lessons, today, language)),
         ("page_questions", _open_lines(lessons, language)),
         ("page_references", []),
@@ -44,15 +44,26 @@ def _progress_lines(lessons: list[LessonProgress], language: str) -> list[str]:
     lines: list[str] = []
     for lesson in lessons:
         counts = [
-            ("exercises", len(lesson.passed), lesson.exercises),
-            ("quiz", len(lesson.right), lesson.questions),
+            ("exercises", len(lesson.passed), len(lesson.passed_once), lesson.exercises),
+            ("quiz", len(lesson.right), len(lesson.right_once), lesson.questions),
         ]
-        counts = [count for count in counts if count[2]]
-        lines.append(f"- [{_tick(all(done == total for _name, done, total in counts))}] {lesson.title[language]}")
-        lines += [
-            f"  - [{_tick(done == total)}] {texts.say(name, language)} ({done}/{total})" for name, done, total in counts
-        ]
+        counts = [count for count in counts if count[3]]
+        lines.append(
+            f"- [{_tick(all(done == total for _name, done, _best, total in counts))}] {lesson.title[language]}"
+        )
+        for name, done, best, total in counts:
+            more = texts.say("at_best", language, best=best) if best > done else ""
+            lines.append(f"  - [{_tick(done == total)}] {texts.say(name, language)} ({done}/{total}){more}")
     return lines
+
+
+def _final_lines(finals: list[Result], language: str) -> list[str]:
+    """Return the last final as the learner noted an exam, (5/10), ticked when it is passed, and the tries before it."""
+    if not finals:
+        return []
+    *before, last = [f"({each.right}/{each.total})" for each in finals]
+    tried = f"{' → '.join(before)} → " if before else ""
+    return [f"- [{_tick(finals[-1].passed)}] {texts.say('final', language)} {tried}{last}"]
 
 
 def _learned_lines(lessons: list[LessonProgress], today: list[Entry], language: str) -> list[str]:
@@ -66,7 +77,8 @@ def _lesson_lines(lesson: LessonProgress, today: list[Entry], language: str) -> 
     checks = [entry for entry in today if entry["kind"] == "check" and entry.get("state") == "right"]
     passed = [str(entry.get("exercise")) for entry in checks if str(entry.get("exercise")).startswith(prefix)]
     answered = [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
-    right = {entry["question"] for entry in answered if entry["right"]}
+    last = {entry["question"]: entry["right"] for entry in answered}
+    right = [question for question, is_right in last.items() if is_right]
     done = []
     if passed:
         names = ", ".join(f"`{name.removeprefix(prefix)}`" for name in dict.fromkeys(passed))
@@ -95,12 +107,12 @@ def _surprise_lines(today: list[Entry], language: str) -> list[str]:
 def _wrong_lines(answered: list[Entry], today: list[Entry], language: str) -> list[str]:
     """Return each wrong answer once, numbered: the question, the answer, the reasoning, the correction."""
     wrong = {_given(entry): entry for entry in answered if not entry["right"]}
+    last = {entry["question"]: entry["right"] for entry in answered}
     items = []
     for place, entry in enumerate(wrong.values(), start=1):
         question = _find(entry["lesson"], str(entry.get("asked")))
         text = markup.to_markdown(question.text[language]) if question else str(entry.get("asked"))
-        after = [other for other in answered if other["question"] == entry["question"] and other["right"]]
-        done = any(journal.when(other) >= journal.when(entry) for other in after)
+        done = last[entry["question"]]  # right, and then wrong again, is not mended
         numbered = f"{place}. "
         indent = " " * len(numbered)
         first, *rest = text.split("\n")
@@ -115,7 +127,7 @@ def _wrong_parts(question: Question | None, entry: Entry, today: list[Entry], la
     sure = entry.get("sure")
     how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
     answer = entry.get("answer")
-    shown = answers.show(answer, question.kind) if question else str(answer)
+    shown = answers.show(answer, str(entry.get("form") or (question.kind if question else "")))
     reasons = [
         str(other.get("text", "")) for other in today if other["kind"] == "reasoning" and _given(other) == _given(entry)
     ]
@@ -134,11 +146,11 @@ def _corrections(question: Question | None, entry: Entry, language: str) -> list
         return _open_corrections(question, entry, language)
     if not question.has_key:
         return []
-    answer = entry.get("answer")
+    answer = entry.get("answer") if choice_order.answer_now(question, entry) is not None else None
     question = choice_order.as_answered(question, entry)
-    if question is None:
-        return []  # its choices have been changed since: nobody can say what the letters meant
-    remarks = _wrong_remarks(question, answer)
+    if question is None or answer is None:
+        return []  # the question has been changed since: nobody can say what the answer meant
+    remarks = [remark for remark in judge(question, answer).remarks if not remark.right]
     seen = [remark.label for remark in remarks] + (list(str(answer)) if question.kind == "several" else [])
     remarks += [remark for remark in explanation(question) if remark.right and remark.label not in seen]
     corrections = []
@@ -146,13 +158,6 @@ def _corrections(question: Question | None, entry: Entry, language: str) -> list
         what = f"{remark.label}. {markup.to_markdown(remark.text[language])}" if remark.text else f"`{remark.label}`"
         corrections.append(f"**{what}** {_joined(remark.why[language])}")
     return corrections
-
-
-def _wrong_remarks(question: Question, answer: Any) -> list[Remark]:
-    try:
-        return [remark for remark in judge(question, answer).remarks if not remark.right]
-    except (TypeError, ValueError, AttributeError):
-        return []  # the question has been changed since, and takes a different kind of answer now
 
 
 def _open_corrections(question: OpenQuestion, entry: Entry, language: str) -> list[str]:
@@ -172,11 +177,8 @@ def _open_lines(lessons: list[LessonProgress], language: str) -> list[str]:
 
 
 def _plan_lines(entries: list[Entry], today: list[Entry], evening: datetime, language: str) -> list[str]:
-    days: dict[date, int] = {}
-    for state in states(entries):
-        due = max(state.due.astimezone(evening.tzinfo).date(), evening.date())
-        days[due] = days.get(due, 0) + 1
-    lines = [f"- [ ] {texts.say('review_on', language, day=due, count=days[due])}" for due in sorted(days)[:3]]
+    days = review_days(states(entries), evening)
+    lines = [f"- [ ] {texts.say('review_on', language, day=day, count=count)}" for day, count in list(days.items())[:3]]
     last = {entry.get("exercise"): entry.get("state") for entry in today if entry["kind"] == "check"}
     unfinished = [str(name).partition(".")[2] for name, state in last.items() if state == "wrong"]
     return lines + [f"- [ ] {texts.say('finish', language, name=f'`{name}`')}" for name in unfinished]

@@ -187,9 +187,14 @@ def result_lines(tries: list[Result], language: str) -> list[str]:
     if last.seconds is not None:
         lines.append(texts.say("final_time", language, minutes=max(1, round(last.seconds / 60))))
     if last.sure:
-        said = [f"{texts.say(f'sure_{sure}', language)} {right}/{count}" for sure, (right, count) in last.sure.items()]
-        lines.append(texts.say("final_sure", language, said=", ".join(said)))
+        lines.append(sure_line(last.sure, language))
     return lines
+
+
+def sure_line(sure: dict[int, tuple[int, int]], language: str) -> str:
+    """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
+    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in sure.items()]
+    return texts.say("final_sure", language, said=", ".join(said))
 
 
 def _is_told(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""How far the learner is: exercises, quiz results, misconceptions still open, reviews due. All of it from the journal.
+"""How far the learner is: exercises, quizzes, finals, misconceptions still open, reviews due. All from the journal.
 
 progress()
 """
@@ -11,7 +11,9 @@ from datetime import datetime
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import markup, texts
-from torchcourse.quiz.reviews import QuestionState, answers_in, is_due, states
+from torchcourse.quiz.final_quiz import result_lines, sure_line
+from torchcourse.quiz.final_results import Result, calibration, results
+from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, states
 
 
 def progress(now: datetime | None = None) -> "ProgressReport":
@@ -20,19 +22,26 @@ def progress(now: datetime | None = None) -> "ProgressReport":
     Args:
         now: the moment that counts as now; without a zone it is local time.
     """
-    return ProgressReport(progress_by_lesson(now=now))
+    entries = journal.read()
+    return ProgressReport(progress_by_lesson(entries, now), results(entries), calibration(answers_in(entries)))
 
 
 @dataclass
 class LessonProgress:
-    """What the journal says about one lesson."""
+    """What the journal says about one lesson.
+
+    `passed` and `right` go by the last attempt, so what was right and then wrong is in neither; `passed_once` and
+    `right_once` go by the best.
+    """
 
     name: str
     title: dict[str, str]
     passed: set[str] = field(default_factory=set)
+    passed_once: set[str] = field(default_factory=set)
     tried: set[str] = field(default_factory=set)
     exercises: int = 0
     right: set[str] = field(default_factory=set)
+    right_once: set[str] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)
     questions: int = 0
     misconceptions: list[dict[str, str]] = field(default_factory=list)
@@ -42,10 +51,20 @@ class LessonProgress:
     def begun(self) -> bool:
         return bool(self.tried or self.answered)
 
+    def counted(self, language: str) -> str:
+        """Return in words how many exercises are passed."""
+        words = f"{len(self.passed)}/{self.exercises}"
+        if len(self.passed_once) > len(self.passed):
+            words += texts.say("at_best", language, best=len(self.passed_once))
+        return words
+
     def quiz(self, language: str) -> str:
         """Return in words how many questions have been answered, and how many of them correctly at last."""
         counts = {"answered": len(self.answered), "total": self.questions, "right": len(self.right)}
-        return texts.say("quiz_counts", language, **counts)
+        words = texts.say("quiz_counts", language, **counts)
+        if len(self.right_once) > len(self.right):
+            words += texts.say("at_best", language, best=len(self.right_once))
+        return words
 
 
 def progress_by_lesson(entries: list[Entry] | None = None, now: datetime | None = None) -> list[LessonProgress]:
@@ -65,44 +84,61 @@ def progress_by_lesson(entries: list[Entry] | None = None, now: datetime | None 
         lesson = found.setdefault(entry["lesson"], _empty(entry["lesson"]))
         lesson.answered.add(entry["question"])
         (lesson.right.add if entry["right"] else lesson.right.discard)(entry["question"])
-    for state in states(entries):
+        if entry["right"]:
+            lesson.right_once.add(entry["question"])
+    everything = states(entries)
+    for state in due_today(everything, now):
+        found[state.lesson].due += 1
+    for state in everything:
         lesson = found[state.lesson]
-        lesson.due += is_due(state, now)
         known = [idea["slug"] for idea in lesson.misconceptions]
         lesson.misconceptions += [_idea(state, slug) for slug in state.misconceptions if slug not in known]
     for lesson in found.values():
         lesson.exercises = max(lesson.exercises, len(lesson.tried))
         lesson.questions = max(lesson.questions, len(lesson.answered))
-    return sorted(found.values(), key=lambda lesson: lesson.name)
+    # A folder with nothing to count, such as the final's, is no lesson.
+    lessons = [lesson for lesson in found.values() if lesson.exercises or lesson.questions or lesson.begun]
+    return sorted(lessons, key=lambda lesson: lesson.name)
 
 
 class ProgressReport:
     """The table of `progress`, as HTML and as text."""
 
-    def __init__(self, lessons: list[LessonProgress]) -> None:
-        self.lessons = lessons
+    def __init__(self, lessons: list[LessonProgress], finals: list[Result], sure: dict[int, tuple[int, int]]) -> None:
+        self.lessons, self.finals, self.sure = lessons, finals, sure
+
+    @property
+    def empty(self) -> bool:
+        return not self.finals and not any(lesson.begun for lesson in self.lessons)
+
+    def _below(self, language: str) -> list[str]:
+        """Return the lines below the table: the finals, how far one's confidence can be trusted, what is wrong."""
+        lines = result_lines(self.finals, language)
+        if self.sure:
+            lines.append(sure_line(self.sure, language))
+        return [*lines, *journal.problems(), texts.say("kept_in", path=journal.path())]
 
     def __repr__(self) -> str:
-        if not any(lesson.begun for lesson in self.lessons):
+        if self.empty:
             return texts.say("nothing_done")
         language = texts.current()
         lines = [texts.say("progress")]
         for lesson in self.lessons:
             counts = [
-                f"{texts.say('exercises')} {len(lesson.passed)}/{lesson.exercises}",
+                f"{texts.say('exercises')} {lesson.counted(language)}",
                 f"{texts.say('quiz')} {lesson.quiz(language)}",
                 f"{texts.say('open_ideas')} {len(lesson.misconceptions)}",
                 f"{texts.say('reviews')} {lesson.due}",
             ]
             lines.append(f"  {lesson.title[language]}: {', '.join(counts) if lesson.begun else texts.say('not_begun')}")
             lines += [f"    - {markup.to_plain(idea[language])}" for idea in lesson.misconceptions]
-        return "\n".join([*lines, *journal.problems(), texts.say("kept_in", path=journal.path())])
+        return "\n".join([*lines, *self._below(language)])
 
     def _repr_html_(self) -> str:
         from torchcourse.quiz.render import STYLE
 
         language = texts.current()
-        if not any(lesson.begun for lesson in self.lessons):
+        if self.empty:
             body = f"<p>{html.escape(texts.say('nothing_done'))}</p>"
         else:
             names = ("lesson", "exercises", "quiz", "open_ideas", "reviews")
@@ -112,8 +148,7 @@ class ProgressReport:
         ideas = "".join(_ideas(lesson, language) for lesson in self.lessons if lesson.misconceptions)
         if ideas:
             body += f"<p><b>{html.escape(texts.say('open_ideas'))}</b></p>{ideas}"
-        lines = [*journal.problems(), texts.say("kept_in", path=journal.path())]
-        notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in lines)
+        notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in self._below(language))
         title = html.escape(texts.say("progress"))
         return f'{STYLE}<div class="tc-page" lang="{language}"><p><b>{title}</b></p>{body}{notes}</div>'
 
@@ -129,20 +164,17 @@ def _row(lesson: LessonProgress, language: str) -> str:
     if not lesson.begun:
         note = html.escape(texts.say("not_begun"))
         return f'<tr><th scope="row">{title}</th><td colspan="4" class="tc-meta">{note}</td></tr>'
-    bars = _bar(len(lesson.passed), lesson.exercises)
+    bars = _bar(len(lesson.passed), lesson.exercises, html.escape(lesson.counted(language)))
     bars += _bar(len(lesson.answered), lesson.questions, html.escape(lesson.quiz(language)))
     counts = f"<td>{len(lesson.misconceptions) or '–'}</td><td>{lesson.due or '–'}</td>"
     return f'<tr><th scope="row">{title}</th>{bars}{counts}</tr>'
 
 
-def _bar(done: int, total: int, words: str = "") -> str:
+def _bar(done: int, total: int, words: str) -> str:
     if not total:
         return "<td>–</td>"
     share = round(100 * done / total)
-    return (
-        f'<td><span class="tc-bar" aria-hidden="true"><span style="width:{share}%"></span></span> '
-        f"{words or f'{done}&thinsp;/&thinsp;{total}'}</td>"
-    )
+    return f'<td><span class="tc-bar" aria-hidden="true"><span style="width:{share}%"></span></span> {words}</td>'
 
 
 def _names() -> list[str]:
@@ -188,10 +220,13 @@ def _count_check(found: dict[str, LessonProgress], entry: Entry) -> None:
     """Count an exercise, such as `lesson01.mean_loss`, as tried and as passed."""
     room, _, exercise = entry["exercise"].partition(".")
     lesson = _of_number(found, room.removeprefix("lesson"))
-    if entry.get("state") != "not done":
-        lesson.tried.add(exercise)
-    if entry.get("state") == "right":
-        lesson.passed.add(exercise)
+    if entry.get("state") == "not done":
+        return  # no attempt: a notebook that is run again passes its stubs
+    lesson.tried.add(exercise)
+    right = entry.get("state") == "right"
+    (lesson.passed.add if right else lesson.passed.discard)(exercise)
+    if right:
+        lesson.passed_once.add(exercise)
 
 
 def _of_number(found: dict[str, LessonProgress], number: str) -> LessonProgress:

@@ -13,19 +13,23 @@ Nothing is stored for this. The state of each question is computed from the jour
 | right, fairly sure    | good            |
 | right, certain        | easy            |
 
-A second try within ten minutes, fresh from the feedback, is practice and does not count.
+A second try within ten minutes, fresh from the feedback, is practice and does not count. At most `PER_DAY` questions
+come back on one day, those with an open misconception first; the others wait until the next.
 """
 
 import html
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import texts
+from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.cards import Card
 
 SAME_SITTING = timedelta(minutes=10)
+PER_DAY = 20
+"""How many questions come back on one day at most, also after weeks without work."""
 
 
 @dataclass
@@ -36,7 +40,10 @@ class QuestionState:
     question: str
     due: datetime
     right: bool
+    """Whether the last answer that counts was right: what was right and then wrong is not known."""
     sittings: int = 0
+    last: datetime | None = None
+    """When that was."""
     sure: int | None = None
     misconceptions: list[str] = field(default_factory=list)
     """Those of the last wrong answer; empty once the idea has been answered correctly in a later sitting."""
@@ -51,12 +58,17 @@ def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
     """
     now = (now or datetime.now()).astimezone()
     everything = states()
-    due = [state for state in everything if is_due(state, now)]
+    due = due_today(everything, now)
+    waiting = sum(is_due(state, now) for state in everything) - len(due)
     deck = _deck(due, count)
     if deck.cards:
         deck.message = texts.say("due_1" if len(due) == 1 else "due", count=len(due))
         if len(deck) < len(due):
             deck.message += " " + texts.say("due_now", count=len(deck))
+        if waiting:
+            deck.message += " " + texts.say("due_tomorrow", count=waiting)
+    elif waiting:
+        deck.message = texts.say("enough_today", count=waiting)
     elif everything:
         following = min(everything, key=lambda state: state.due)
         deck.message = texts.say("nothing_due", day=following.due.astimezone(now.tzinfo).date())
@@ -86,6 +98,37 @@ def is_due(state: QuestionState, now: datetime) -> bool:
     return state.due.astimezone(now.tzinfo).date() <= now.date()
 
 
+def due_today(everything: list[QuestionState], now: datetime) -> list[QuestionState]:
+    """Return the questions to review on this day: open misconceptions first, then the longest due; `PER_DAY` at most.
+
+    What was reviewed on this day already counts.
+    """
+    done = sum(
+        state.sittings > 1 and state.last is not None and state.last.astimezone(now.tzinfo).date() == now.date()
+        for state in everything
+    )
+    due = [state for state in everything if is_due(state, now)]
+    due.sort(key=lambda state: (not state.misconceptions, state.due, state.lesson, state.question))
+    return due[: max(0, PER_DAY - done)]
+
+
+def review_days(everything: list[QuestionState], now: datetime) -> dict[date, int]:
+    """Return how many questions come back on which day, from today on, if nothing else happens: `PER_DAY` at most."""
+    days: dict[date, int] = {}
+    first, today = len(due_today(everything, now)), now.date()
+    overdue = sum(is_due(state, now) for state in everything)
+    if first:
+        days[today] = first
+    falls = sorted(state.due.astimezone(now.tzinfo).date() for state in everything if not is_due(state, now))
+    day = today
+    for due in [today] * (overdue - first) + falls:
+        day = max(day, due, today + timedelta(days=1))
+        while days.get(day, 0) >= PER_DAY:
+            day += timedelta(days=1)
+        days[day] = days.get(day, 0) + 1
+    return days
+
+
 def states(entries: list[Entry] | None = None) -> list[QuestionState]:
     """Replay the journal and return the state of every question answered so far, the longest due first.
 
@@ -102,19 +145,22 @@ def states(entries: list[Entry] | None = None) -> list[QuestionState]:
     for entry in answers_in(journal.read() if entries is None else entries):
         idea = (entry["lesson"], entry["question"])
         moment = journal.when(entry).astimezone(UTC)
-        repeat = idea in last and moment - last[idea] < SAME_SITTING
-        last[idea] = moment
+        repeat = idea in last and abs(moment - last[idea]) < SAME_SITTING
+        # A clock that was set back a little: the scheduler knows no answer before the last one.
+        moment = last[idea] = max(moment, last.get(idea, moment))
         if repeat:
             continue
-        sure: int | None = entry.get("sure")
+        sure: int | None = entry.get("sure") if entry.get("sure") in SURE else None
         rating = fsrs.Rating.Again
         if entry["right"]:
             rating = fsrs.Rating.Hard if sure == 1 else fsrs.Rating.Easy if sure == 3 else fsrs.Rating.Good
         card = cards.get(idea) or fsrs.Card(card_id=len(cards) + 1, due=moment)
         cards[idea], _log = scheduler.review_card(card, rating, moment)
         state = found.setdefault(idea, QuestionState(*idea, due=moment, right=False))
-        state.due, state.right, state.sure = cards[idea].due, entry["right"], sure
-        state.misconceptions = [] if entry["right"] else list(entry.get("misconceptions", []))
+        state.due, state.right, state.sure, state.last = cards[idea].due, entry["right"], sure, moment
+        ideas = entry.get("misconceptions")
+        named = [slug for slug in ideas if isinstance(slug, str)] if isinstance(ideas, list) else []
+        state.misconceptions = [] if entry["right"] else named
         state.sittings += 1
     return sorted(found.values(), key=lambda state: (state.due, state.lesson, state.question))
 

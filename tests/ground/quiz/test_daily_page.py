@@ -164,3 +164,16 @@ def test_merging_keeps_every_line_that_was_added(base: list[str], theirs: list[s
     assert merge(base, base, theirs) == theirs
     assert merge(base, mine, base) == mine
     assert merge(theirs, merged, theirs) == merged
+
+
+def test_right_and_then_wrong_is_not_mended_and_a_changed_question_is_not_judged(banks: Path) -> None:
+    for answer in ("A", "B", "A"):
+        card(example.LESSON, "pick-one").answer(answer, sure=1)
+    assert "   - [ ] 다시 풀어 맞힘" in retrospective().text
+    card(example.LESSON, "type-text").answer("reduce", sure=1)
+    changed = example.bank()
+    changed["questions"][3] = changed["questions"][4] | {"id": "type-text"}
+    example.write(banks, changed)
+    assert "reduce" in retrospective().text
+    assert "reduce" in repr(card(example.LESSON, "type-text"))
+    assert "order" in card(example.LESSON, "type-text")._repr_html_()

@@ -8,7 +8,7 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import card, progress
+from torchcourse.quiz import card, final_elsewhere, progress, retrospective
 from torchcourse.quiz.progress_report import progress_by_lesson
 
 
@@ -50,7 +50,7 @@ def test_the_dashboard_in_text_and_html(study: Path) -> None:
     )
     assert "Odd ones count." in repr(shown)
     html = shown._repr_html_()
-    assert "1&thinsp;/&thinsp;2" in html
+    assert "</span></span> 1/2</td>" in html
     assert "width:50%" in html
     assert "3 of 6 answered, 2 right" in html
     assert "<p>07 Example</p><ul><li>Odd ones count.</li></ul>" in html
@@ -93,3 +93,28 @@ def test_a_lesson_or_a_question_without_its_bank(banks: Path) -> None:
 def test_odd_entries_do_not_stop_it(banks: Path, entry: dict) -> None:
     journal.record("check", **entry)
     progress()._repr_html_()
+
+
+def test_what_was_right_and_then_wrong_is_not_known(study: Path) -> None:
+    journal.record("check", exercise="lesson07.a", state="not done")
+    assert progress_by_lesson()[0].passed == {"a"}, "a notebook that is run again tries nothing"
+    journal.record("check", exercise="lesson07.a", state="wrong")
+    card(example.LESSON, "pick-one").answer("A", sure=2)
+    [lesson] = progress_by_lesson()
+    assert (lesson.passed, lesson.passed_once) == (set(), {"a"})
+    assert (lesson.right, lesson.right_once) == ({"type-number"}, {"pick-one", "type-number"})
+    shown = repr(progress())
+    assert "Exercises 0/2 (1 at best), Quiz 3 of 6 answered, 1 right (2 at best)" in shown
+    page = retrospective(language="en").text
+    assert "  - [ ] Exercises (0/2) (1 at best)" in page
+    assert "  - [ ] Quiz (1/6) (2 at best)" in page
+    assert "[x] Answered" not in page
+
+
+def test_finals_and_confidence_are_on_the_page(study: Path) -> None:
+    final_elsewhere(5, 10, day="2023-09-14")
+    final_elsewhere(8, 10, day="2024-09-14")
+    shown = repr(progress())
+    assert "Final: 5 of 10 then, 8 of 10 now (2024-09-14)." in shown
+    assert "How sure, and how many of them right: Fairly sure 2/3." in shown
+    assert "- [x] 최종 퀴즈 (5/10) → (8/10)" in retrospective().text

@@ -8,7 +8,7 @@ import pytest
 import example_bank as example
 from torchcourse import journal
 from torchcourse.quiz import card, recall, review
-from torchcourse.quiz.reviews import states
+from torchcourse.quiz.reviews import PER_DAY, due_today, review_days, states
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -63,6 +63,35 @@ def test_the_same_journal_gives_the_same_plan() -> None:
 def test_entries_that_are_no_judged_answers_are_passed_over() -> None:
     odd = [entry | change for entry in answered((0, True, 2)) for change in ({"right": None}, {"lesson": 3})]
     assert states([*odd, {"time": START.isoformat(), "kind": "quiz"}]) == []
+
+
+def test_a_journal_of_another_version_is_read_as_far_as_it_goes() -> None:
+    odd = [
+        entry | change
+        for entry in answered((0, False, 2), (1, False, 2))
+        for change in ({"misconceptions": None}, {"misconceptions": [3]}, {"sure": "very"}, {"sure": 9})
+    ]
+    [state] = states(odd)
+    assert (state.right, state.sittings, state.misconceptions) == (False, 2, [])
+
+
+def test_a_clock_that_was_set_back_a_little_is_no_second_try() -> None:
+    [state] = states(answered((1, False, 2), (0.6, True, 2)))
+    assert (state.right, state.sittings) == (True, 2)
+
+
+def test_after_weeks_without_work_a_day_is_not_too_full() -> None:
+    entries = [entry for n in range(70) for entry in answered((n / 100, n % 7 > 0, 2), question=f"q{n}")]
+    late = START + timedelta(days=30)
+    due = due_today(states(entries), late)
+    assert len(due) == PER_DAY
+    assert all(state.misconceptions for state in due[:10])
+    assert not any(state.misconceptions for state in due[10:])
+    done = [entry for state in due[:15] for entry in answered((30, True, 2), question=state.question)]
+    assert len(due_today(states(entries + done), late)) == PER_DAY - 15
+    days = review_days(states(entries), late)
+    assert list(days.values())[:4] == [PER_DAY] * 3 + [10]
+    assert next(iter(days)) == late.date()
 
 
 def log(*entries: dict) -> None:
