@@ -102,8 +102,8 @@ figures.show(figure, alt=f"Ten handwritten digits. The network reads {guesses}; 
 # ## What is a rank?
 #
 # A **process** (프로세스) is a running program with memory of its own. When several processes train one network, each is called
-# a **rank** (랭크), and has a number: 0, 1, 2 … Their number is the **world size** (월드 크기). Ranks share no variables. All
-# that one knows of another came in a message.
+# a **rank** (랭크), and has a number: 0, 1, 2 … Their number is the **world size** (월드 크기). Ranks share no variables.
+# What one rank knows of another came in a message.
 
 
 # %%
@@ -299,7 +299,7 @@ checked
 
 # %% [markdown]
 # <details><summary>Help – I get "The size of tensor a (3) must match the size of tensor b (8)"</summary>
-# You compare one value a class with one value a sample. Along which dimension of `[samples, classes]` did you look for the largest?
+# You compare one value per class with one value per sample. Along which dimension of `[samples, classes]` did you look for the largest?
 # </details>
 # <details><summary>Help – I get "You returned a tensor"</summary>
 # A tensor of one element knows its number; see <a href="https://docs.pytorch.org/docs/stable/generated/torch.Tensor.item.html">Tensor.item</a>.

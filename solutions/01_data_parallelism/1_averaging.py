@@ -12,7 +12,7 @@
 #
 # 1. start a function on several ranks, and say what a rank has to itself;
 # 2. show that the mean of the parts' gradients is the gradient of the whole batch;
-# 3. write a training step for N ranks that ends with the very weights of one process;
+# 3. write a training step for N ranks that ends with exactly the weights of one process;
 # 4. name the conditions under which the plain mean is right, and repair it for parts of different sizes;
 # 5. prove from a run's own records whether its ranks train on different data.
 
@@ -231,7 +231,7 @@ run_ranks(add_up, world_size=3)
 #
 # ### Exercise 1 · Average the gradients
 #
-# ●○○ · 5 minutes · good for: this is the heart of every data-parallel training, also of PyTorch's own.
+# ●○○ · 5 minutes · good for: this is the heart of all data-parallel training, also of PyTorch's own.
 #
 # The function runs on every rank, after `backward()`. After it, each `parameter.grad` holds the mean over all ranks.
 
@@ -404,14 +404,14 @@ outcome(
 #   not, so the mean of two Adam steps is not the Adam step of the mean.
 # * **2, weights once at the end**: from the second step on, the ranks compute gradients at different places. (As a
 #   method of its own, with its own analysis, this is *local SGD*: see further reading.)
-# * **1, losses**: the mean is a fine number to log. It moves no weight: each rank walks its own way.
+# * **1, losses**: the mean is a fine number to log. It moves no weight: each rank goes its own way.
 #
 # So the wrong word in the log is *results*. What is averaged is **gradients**.
 
 # %% [markdown]
 # ## 5 · The same start: broadcast
 #
-# Condition 1 says: the same weights on all ranks. The step keeps equal weights equal, for every rank subtracts the same
+# Condition 1 says: the same weights on all ranks. The step keeps equal weights equal, because every rank subtracts the same
 # averaged gradient. But who makes them equal at the start? A layer draws its first weights at random, and two
 # processes draw different numbers unless someone seeds them alike. Here each rank sets a seed of its own.
 
@@ -476,7 +476,7 @@ outcome(
 #
 # ### Exercise 2 · Train together
 #
-# ●●○ · 12 minutes · good for: a whole data-parallel training, which you can test against one process.
+# ●●○ · 12 minutes · good for: a whole data-parallel training run, which you can test against one process.
 #
 # The function runs on every rank. The ranks get models with *different* weights, and the *same* whole batches. Use
 # `data_parallel.average_gradients`, or your own.
@@ -581,7 +581,7 @@ figures.show(figure, f"Distance over 30 steps: up to {max(in_32):.0e} in 32 bits
 # %% [markdown]
 # ## 6 · When the plain mean is wrong
 #
-# Condition 1 you have broken. Now the other three. An everyday case of condition 3: the last batch of an epoch is short,
+# You have broken condition 1. Now the other three. An everyday case of condition 3: the last batch of an epoch is short,
 # and rank 0 gets 48 digits while rank 1 gets 16.
 
 # %%
@@ -810,6 +810,9 @@ outcome(
 # ### Exercise 4 · Repair it: who gets which sample?
 #
 # ●●○ · 8 minutes · good for: this is what a distributed sampler does; faults here are silent.
+#
+# `torch.Generator().manual_seed(3)` makes a random generator of your own. `torch.randperm(10, generator=generator)` draws
+# an order of ten numbers from it, and leaves the global generator alone.
 
 
 # %% exercise: samples_of_rank

@@ -12,7 +12,7 @@
 #
 # 1. follow a chunk round a ring, and say how many bytes each rank sends;
 # 2. write an all-reduce from single messages;
-# 3. build DDP from a same start, averaged gradients and buckets, and prove that it equals one process;
+# 3. build DDP from the same start, averaged gradients and buckets, and prove that it equals one process;
 # 4. read in DDP's log and in a profiler trace how much communication is hidden, and accumulate without sending;
 # 5. find, from the stacks of ranks that hang, the call that somebody missed.
 
@@ -276,7 +276,7 @@ def part_of(step):
 
 # %%
 def train(prepare, steps=12):
-    """Train on this rank's shards; return all weights after each step, one row a step."""
+    """Train on this rank's shards; return all weights after each step, one row per step."""
     torch.manual_seed(dist.get_rank())  # every rank is born with weights of its own
     model, after_backward = prepare(Digits().double().to(device()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -333,7 +333,7 @@ axes.legend(frameon=False, loc="center right")
 figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for name, curve in curves.items()))
 
 # %% [markdown]
-# * **No same start**: equal steps from different places stay different. Averaging gradients alone does not bring
+# * **Different starts**: equal steps from different places stay different. Averaging gradients alone does not bring
 #   weights together.
 # * **No average**: the ranks start alike, and differ from the first step on.
 # * **Both**: one process, to rounding, with a tied weight (autograd adds up both uses *before* anyone averages) and
@@ -392,8 +392,8 @@ outcome(
 
 # %% [markdown]
 # So send everything in one message? Then nothing can leave before the *last* gradient is there, and the wires idle
-# during the whole backward pass. But the first gradients are there early. Autograd calls a hook when a parameter's
-# gradient is complete:
+# during the whole backward pass. But the first gradients are there early. A **hook** (훅) is a function of yours that
+# PyTorch calls at a certain moment. This one is called when a parameter's gradient is complete:
 
 # %%
 model = Digits().double()
@@ -424,6 +424,9 @@ bucket_picture()
 # ### Exercise 2 · Fill the buckets
 #
 # ●●○ · 6 minutes · good for: all ranks must agree on who travels with whom, or they would add apples to pears.
+#
+# A parameter is **frozen** (동결) when its `requires_grad` is False: `parameter.requires_grad_(False)` sets it. Autograd
+# then computes no gradient for this parameter, and its `.grad` stays `None`.
 
 
 # %% exercise: fill_buckets
@@ -573,9 +576,9 @@ except RankError as error:
 # is full; the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one
 # unfinished. In the first step no rank got an average of that bucket: each went on with its own gradients, in silence. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
 #
-# Three cures, the best first: remove or freeze what is not used; if different steps use different parts,
-# `find_unused_parameters=True`, for which DDP walks through the graph after each forward pass; and if the same
-# parameters are unused in every step, `static_graph=True`.
+# There are three remedies, the best first. Remove or freeze what is not used. If different steps use different parts, pass
+# `find_unused_parameters=True`: DDP then walks through the graph after each forward pass. If the same parameters are
+# unused in every step, pass `static_graph=True`.
 
 # %%
 theirs = run_ranks(train, partial(torchs, find_unused_parameters=True), world_size=2)
@@ -634,7 +637,7 @@ for bucket_mb in (25, 0.3):
 #   gradients really came.
 # * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size, a little unlike
 #   yours.
-# * With one bucket next to nothing happens at once: everything is sent at the end.
+# * With one bucket almost nothing overlaps: everything is sent at the end.
 #
 # ### What a trace shows
 #
@@ -917,8 +920,8 @@ for rank, result in enumerate(run_ranks(mismatched, world_size=2, env=ON_CPU)):
     print(f"rank {rank}: {result}")
 
 # %% [markdown]
-# No error, and wrong numbers: the elements were added in the order in which they lie in memory. A training goes on
-# with that for days. Run the same with `TORCH_DISTRIBUTED_DEBUG=DETAIL`: now the ranks compare what they are about to
+# No error, and wrong numbers: the elements were added in the order in which they lie in memory. A training run goes
+# on with that for days. Run the same with `TORCH_DISTRIBUTED_DEBUG=DETAIL`: now the ranks compare what they are about to
 # do before each collective.
 
 # %%
@@ -929,7 +932,7 @@ except RankError as error:
 
 # %% [markdown]
 # Both shapes are named (`TensorShape`), and so is the call (`SequenceNumber`). This costs an extra exchange for each
-# collective, so it is for the first minute of a new training and for hunting, not for every day. With *different*
+# collective, so it is for the first minute of a new training run and for hunting, not for every day. With *different*
 # numbers of elements gloo stops without the variable too: a rank dies with "Received data size doesn't match expected
 # size".
 

@@ -88,7 +88,7 @@ outcome(
 # %% [markdown]
 # ### Exercise 1 · Deal an epoch
 #
-# ●●○ · 8 minutes · good for: you will meet this sampler in every distributed training, and its padding in every strange count.
+# ●●○ · 8 minutes · good for: you will meet this sampler in all distributed training, and its padding in every strange count.
 #
 # Write what `DistributedSampler` does, index for index. The order of an epoch is `torch.randperm` with a generator that is seeded with
 # the number of the epoch. All ranks get equally many samples; if N does not divide the length, the deal goes on with
@@ -309,8 +309,7 @@ checked
 # ## 4 · DataParallel, the old way
 #
 # `nn.DataParallel` is older than DDP and shorter to write: one line, no ranks. It keeps **one process**. In each step it copies the model to every
-# GPU (a **replica**, 복제본, which is thrown away afterwards), cuts the batch on GPU 0, collects all outputs on GPU 0, and sums the replicas'
-# gradients on GPU 0.
+# GPU: a **replica** (복제본), thrown away after the step. GPU 0 cuts the batch, collects all outputs, and sums the replicas' gradients.
 #
 # Without a GPU it does nothing at all, and does not say so:
 

@@ -468,7 +468,7 @@ checked
 # before the first micro-batch is through.
 #
 # **Zero-bubble** (Qi et al. 2023): a backward pass has two halves. The gradient of the *input* is what the rank before
-# waits for. The gradient of the *weights* nobody waits for, until the optimizer's step. So the second half can be put
+# waits for. No rank waits for the gradient of the *weights*, until the optimizer's step. So the second half can be put
 # off, and fill the gaps. This is their schedule ZB-H1, which keeps to the memory of rank 0 in 1F1B.
 
 # %%

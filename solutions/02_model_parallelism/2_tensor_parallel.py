@@ -109,11 +109,13 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: the first half of every split layer, and your first collective *inside* autograd.
 #
-# A **`torch.autograd.Function`** is a step with a way forward and a way back of your own. `Enter` stands at the entrance
-# of the split layer. Forward it passes x on. Backward it gets the gradient that *this rank's* outputs gave, and
-# returns the one that goes on to whatever came before. Write its way back, and the layer.
+# A **`torch.autograd.Function`** is a step whose backward pass you write yourself. `forward(ctx, x)` returns the output.
+# `backward(ctx, gradient)` gets the gradient of the output and returns the gradient of x. It is called as `Enter.apply(x)`.
 #
-# (`dist.all_reduce` works in place, and a gradient may still belong to somebody else: `clone()` it first.)
+# `Enter` is the entrance of the split layer. Forward it passes x on. Backward it gets the gradient that *this rank's*
+# outputs gave, and returns the gradient for the layers before. Write its backward pass, and the layer.
+#
+# (`dist.all_reduce` works in place, and other code may still use the gradient: `clone()` it first.)
 
 
 # %% exercise: column_linear
@@ -336,8 +338,8 @@ outcome(
 # ### Who holds what, and what it costs
 #
 # The picture has the matrices above and the bytes below: what a rank sends for these two layers in one step, forward and
-# backward, beside what data parallelism would send (the gradients of both layers, averaged) and what crosses one border
-# of a pipeline. All in float32.
+# backward. Beside it is what data parallelism would send (the gradients of both layers, averaged), and what crosses one
+# border of a pipeline. All in float32.
 #
 # Guess first, then move:
 #

@@ -405,8 +405,8 @@ checked
 # %% [markdown]
 # ## 4 · Is the planner right?
 #
-# A formula that looks right proves nothing. `planner.published` holds runs of six groups, each with its address. Five constants that no data sheet has
-# (how much of the peak a large matrix product reaches, how often activations move, what starting a kernel costs) are set on three of the sources:
+# A formula that looks right proves nothing. `planner.published` holds runs of six groups, each with its address. Five constants are in no data sheet: for example, how much of the peak a large matrix product reaches, how often activations move, and what starting a kernel costs.
+# They are set on three of the sources:
 # Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. On all *other* sources the planner is judged. A source is on one side as a
 # whole: rows of one table resemble each other, so half a table would give the other half away.
 
@@ -574,8 +574,8 @@ print(
 # ### Four dimensions today
 #
 # Llama 3 405B was trained on up to 16,384 GPUs with four kinds at once. **Context** parallelism (컨텍스트 병렬화) is the fourth: the *tokens* of a sequence are shared out, for long
-# sequences. The paper's table 4 (its groups in the order tensor, context, pipeline, data, from the nearest GPUs to the farthest), and what the planner says to the first rows, with the
-# interleaving that it finds fastest, since the paper does not give it:
+# sequences. This is the paper's table 4, beside what the planner says of the first rows. The paper orders its groups from the nearest GPUs to the farthest: tensor,
+# context, pipeline, data. It does not give the interleaving, so the planner takes the fastest one:
 
 # %%
 for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):

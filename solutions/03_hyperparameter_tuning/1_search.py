@@ -63,6 +63,8 @@ print(f"{default_world_size()} ranks by default, PyTorch {torch.__version__}")
 # each step, until it is far too large. At first the loss does not move, then it falls, then it jumps. The test is
 # [Smith's](https://arxiv.org/abs/1506.01186), who raises the rate by equal *steps*. Equal factors, and the rule that you will see below, are
 # [fast.ai's](https://sgugger.github.io/how-do-you-find-a-good-learning-rate.html). The task: a small network that reads digits, 500 images.
+#
+# `batches` below is a **generator** (제너레이터), a function with `yield`. It computes a value when the loop asks for one, and then waits where it is.
 
 
 # %%
@@ -294,7 +296,7 @@ figures.show(search_picture.draw_curves(search), f"Trials of ASHA. {search_pictu
 # that goes on from rung k, or `None` where a new one should start.
 #
 # * A trial may go on if it is in the best third of **all** that reached its rung: of seven trials, the best two.
-# * Nobody goes on twice from one rung, and nobody from the last rung.
+# * No trial goes on twice from one rung, and none from the last rung.
 # * Where several may, the highest rung first, and there the best one.
 #
 # The check runs a whole ASHA with your rule, 40 times, against random search with the same seeds.
@@ -563,8 +565,7 @@ predict(
 #
 # ●●○ · 10 minutes · good for: planning an experiment before you pay for it.
 #
-# Simulate 1,000 experiments. Each draws `seeds` runs of each side (`generator.choice`, with replacement) and *finds* the difference if the 95% interval of the
-# difference of the two means leaves out zero: if it is larger than `t95(2 * seeds - 2)` standard errors. We leave the pairs aside here, so the error of the difference is √((s₁² + s₂²) / seeds), with the
+# Simulate 1,000 experiments. Each draws `seeds` runs of each side (`generator.choice`, with replacement). It *finds* the difference if the 95% interval of the difference of the two means leaves out zero. That is so if the difference is larger than `t95(2 * seeds - 2)` standard errors. We leave the pairs aside here, so the error of the difference is √((s₁² + s₂²) / seeds), with the
 # sample deviations s₁ and s₂. The share that finds it is the **power** (검정력) of the experiment.
 
 

@@ -77,7 +77,7 @@ predict(
 #
 # ●○○ · 8 minutes · good for: any training loop that you hand to Optuna.
 #
-# `train(lr)` yields an accuracy after each epoch; it trains an epoch only when you ask for the next value. Draw `lr` from 1e-4 to 1, evenly on a
+# `train(lr)` is a generator (notebook 1). It yields an accuracy after each epoch, and trains an epoch only when you ask for the next value. Draw `lr` from 1e-4 to 1, evenly on a
 # log scale. After each epoch, `trial.report(value, step)` tells the pruner and `trial.should_prune()` asks it. A trial that ends early raises
 # `optuna.TrialPruned`; the others return their last accuracy.
 
@@ -738,10 +738,10 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 #
 # * A study in a database loses no finished trial. A killed trial stays RUNNING until somebody looks for heartbeats; then run it again.
 # * Workers need one database and random numbers of their own. One seed for all of them runs trials twice.
-# * The score that chose is too good, the more so the longer you search. Report what chose nothing, and look at more than one split.
+# * The score used for choosing is too optimistic, and more so the longer you search. Report a score from data that played no part in the choice, and look at more than one split.
 # * A trial that fails ends no study. Ten in a row do.
 # * Batch size and learning rate: together. For SGD, twice the batch asks for about twice the rate, up to a limit.
-# * An importance is an estimate, belongs to a space, and needs trials that nobody pruned.
+# * An importance is an estimate, belongs to a space, and needs trials that were not pruned.
 #
 # **Questions on this lesson:** [quiz](quiz.ipynb).
 #
@@ -755,7 +755,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # | pruning | 가지치기 | ending a trial that is not worth going on |
 # | heartbeat | 하트비트 | a sign of life of a running trial |
 # | winner's curse | 승자의 저주 | the chosen one's score is too good |
-# | leak | 누수 | images that chose also judge |
+# | leak | 누수 | the images used to choose are also used to judge |
 # | importance | 중요도 | a hyperparameter's share of the differences |
 # | interaction | 상호작용 | what no single hyperparameter explains |
 #

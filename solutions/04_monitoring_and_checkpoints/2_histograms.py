@@ -202,7 +202,9 @@ figures.explorer(
 #
 # ●●○ · 10 minutes · good for: finding out how much of a network does nothing.
 #
-# A ReLU puts out 0 for many samples: that is its job. A unit (유닛) is **dead** when it puts out 0 for *all* of them, for then no gradient reaches its weights.
+# A ReLU puts out 0 for many samples: that is its job. A unit (유닛) is **dead** when it puts out 0 for *all* of them, because then no gradient reaches its weights.
+#
+# `handle = layer.register_forward_hook(look)` makes PyTorch call your `look(layer, inputs, output)` after each call of the layer. `handle.remove()` ends that.
 
 
 # %% exercise: dead_share

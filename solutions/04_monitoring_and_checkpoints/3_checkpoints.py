@@ -200,7 +200,7 @@ checked
 # </details>
 #
 # Two more things that the package's `checkpoint.save` does: it forces the *folder's* new entry to the disk, and it ends the file in a
-# **checksum** (체크섬). For there is damage that nobody notices. Flip one bit of a weight:
+# **checksum** (체크섬). Some damage stays unnoticed without one. Flip one bit of a weight:
 
 # %%
 torch.save({"weight": torch.ones(4)}, "plain.pt")
@@ -429,8 +429,8 @@ figures.show(figure, f"Up to step 12 the losses of both runs are equal; afterwar
 # loss depend on? On the images, and those get noise from a stream of random numbers. Which stream? That of the worker that happens to load
 # the sample. With a different number of workers, the noise differs.
 #
-# The way out is not to save the streams of all workers. It is to have no streams: let the noise of a sample depend on what it *is*: the
-# seed of the run, the number of the epoch, and the number of the sample.
+# The way out is not to save the streams of all workers. Have no streams. Let the noise of a sample depend on what it *is*: the seed of the run, the number of the epoch, and the number of
+# the sample.
 #
 # ### Exercise 3 · Noise without a stream
 #

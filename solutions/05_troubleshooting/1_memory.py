@@ -338,7 +338,7 @@ figures.show(draw_memory(evaluation, capacity=evaluation.capacity), describe_mem
 
 # %% [markdown]
 # The evidence: memory climbs batch by batch, and never comes down. The largest live tensors are activations, several of the *same* layer, from
-# earlier batches. Nobody asked for gradients. So who keeps them?
+# earlier batches. No line asked for gradients. So what keeps them?
 #
 # ### Exercise 2 · Repair it
 #

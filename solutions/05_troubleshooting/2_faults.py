@@ -5,7 +5,7 @@
 # [memory](1_memory.ipynb)
 #
 # A training run that crashes tells you where. The faults of this notebook are quieter: memory that grows a little with each
-# step, a number that is none, a bug that costs two points of accuracy and says nothing, a process that waits for ever.
+# step, a number that is NaN, a bug that costs two points of accuracy and says nothing, a process that waits for ever.
 # Each of them leaves evidence. You learn where to look, and you write the tools yourself before you use better ones.
 #
 # **After this notebook you can**
@@ -62,8 +62,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %% [markdown]
 # ## 1 · Memory that grows
 #
-# A **memory leak** (메모리 누수) in Python is never forgotten memory. A tensor is freed when nobody refers to it any more. So
-# where memory grows from step to step, *somebody still holds the tensors*. Two questions find the fault: what is
+# A **memory leak** (메모리 누수) in Python is never forgotten memory. A tensor is freed when nothing refers to it any more. So
+# where memory grows from step to step, *something still holds the tensors*. Two questions find the fault: what is
 # left of earlier steps, and who holds it?
 #
 # Here is a validation that every learner has written. It adds up the losses, to print their mean.
@@ -268,7 +268,7 @@ checked
 # </details>
 
 # %% [markdown]
-# ## 2 · A number that is none
+# ## 2 · A number that is not a number
 #
 # **NaN** ("not a number") comes from 0/0, ∞−∞, the root or logarithm of a negative number; **inf** (무한대) from numbers that are
 # too large. Both spread: one step after the first NaN all weights are NaN, and by then the evidence is gone.
@@ -316,7 +316,8 @@ figures.explorer(
 # ●●○ · 10 minutes · good for: the question "since which layer?" ends most hunts for a NaN.
 #
 # Call the model once. Return the name (as in `named_modules()`) of the first layer, in the order of the *calls*, whose output
-# holds a NaN or an infinity; `None` if all are finite. Layers are modules without children. Leave no hooks behind.
+# holds a NaN or an infinity; `None` if all are finite. Layers are modules without children. Leave no hooks behind:
+# `handle = layer.register_forward_hook(look)` calls `look(layer, inputs, output)` after the layer, until `handle.remove()`.
 
 
 # %% exercise: first_bad_layer
@@ -578,7 +579,7 @@ outcome(
 # %% [markdown]
 # And in life there is no red line: you do not know what the healthy run would have. So do not look at the accuracy. Look at what *must hold
 # in every healthy run*, whatever the model and the data are: an **invariant** (불변 조건). `SanityProbe` watches your own loop
-# for its first 20 steps, and looks for some fifty ways to break one. It also looks at what stands round the steps: a best state that is no
+# for its first 20 steps, and looks for some fifty ways to break one. It also looks at what is around the steps: a best state that is no
 # copy, `set_epoch` forgotten, workers that draw the same numbers, padding that counts, clipping before `unscale_`, evaluation mode left on.
 
 # %%
@@ -699,7 +700,7 @@ checked
 # first *half* of the batch with the same rows of the whole batch.
 # </details>
 #
-# **c)** Does the model start by guessing? With C classes, who knows nothing has a loss of log C. Far above: it starts sure and wrong.
+# **c)** Does the model start by guessing? With C classes, a model that knows nothing has a loss of log C. Far above that, it starts sure and wrong.
 # And scores that are all in [0, 1] and add up to 1 have been through a softmax already.
 
 
@@ -979,7 +980,7 @@ outcome(
 )
 
 # %% [markdown]
-# In a training of days the error comes at the end of the epoch, and the wrong averages have gone on since step 2.
+# In a run of days the error comes at the end of the epoch, and the wrong averages have gone on since step 2.
 #
 # ### Exercise 6 · Skip together
 #
@@ -1119,7 +1120,7 @@ except RuntimeError as error:
 # %% [markdown]
 # ## Take away
 #
-# * A leak is somebody's reference. Measure growth per step, then follow the references to a variable: sum, list, attribute,
+# * A leak is a reference that is still held. Measure growth per step, then follow the references to a variable: sum, list, attribute,
 #   hook, closure, exception.
 # * `total += loss` keeps whole graphs in an evaluation without `no_grad`; after `backward()` only their nodes.
 # * The first place of a NaN counts: data, weights, forward, loss or backward, in which layer and step. A finite loss can have a NaN
@@ -1135,7 +1136,7 @@ except RuntimeError as error:
 #
 # | English | 한국어 | here |
 # |---|---|---|
-# | memory leak | 메모리 누수 | memory that grows because somebody still refers to it |
+# | memory leak | 메모리 누수 | memory that grows because something still refers to it |
 # | autograd graph | 자동 미분 그래프 | what a tensor was computed from, kept for the backward pass |
 # | weak reference | 약한 참조 | a reference that keeps nothing alive |
 # | closure | 클로저 | the outer variables that an inner function keeps |

@@ -456,7 +456,7 @@ def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
 # %% patient: resumes_elsewhere
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every run that is longer than the machine lasts.
+# ●●○ · 8 minutes · for every run that may outlast its machine.
 
 
 # %% repair: resumes_elsewhere
@@ -499,7 +499,7 @@ def train_resumably(run, batch_of, steps, path, every=10):
 # * `num_workers=0` shows the error of a worker. It does not mend it.
 # * Random numbers in a worker come from what PyTorch seeds there, or from (seed, epoch, index).
 # * Ranks share one order of the data, and one decision about each collective.
-# * A checkpoint belongs between two steps. One run in one go and one with a cut must end alike.
+# * A checkpoint belongs between two steps. A run without a break and a resumed one must end the same.
 
 # %%
 clinic.board("data", "numbers", "workers", "ranks", "checkpoints")

@@ -741,8 +741,8 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
-# A test sample **leaks** (누수) when the training part knows it: it is itself in it, or its content is, under a different number (a copy, saved again), or another
-# sample of its **group** (그룹) is: the same writer, patient, recording.
+# A test sample **leaks** (누수) when the training part knows it. There are three ways: the sample itself is in the training part; its content is, under a different number (a copy, saved again); or another sample of its
+# **group** (그룹) is: the same writer, patient or recording.
 
 
 # %% exercise: find_leaks
@@ -831,7 +831,7 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 #
 # | The log | The evidence | Now |
 # |---|---|---|
-# | 기본과제 2) Custom Dataset 및 Custom DataLoader: not begun | Exercises 1 and 2 | Done, when both checks are green: a dataset is two methods, a loader four steps. The work is in what the assignment does not say: what is missing, too long, too rare, or on both sides of the split. |
+# | 기본과제 2) Custom Dataset 및 Custom DataLoader: not begun | Exercises 1 and 2 | It is done when both checks pass: a dataset is two methods, a loader four steps. The work is in what the assignment does not say: what is missing, too long, too rare, or on both sides of the split. |
 #
 # ## Take away
 #

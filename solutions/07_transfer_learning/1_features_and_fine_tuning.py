@@ -225,7 +225,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – I get "its BatchNorm layers normalize with the mean and variance of the batch"</summary>
 #
-# A momentum of 0 keeps the running numbers as they are, but in training mode nobody looks at them.
+# A momentum of 0 keeps the running numbers as they are, but in training mode they are not used.
 # </details>
 #
 # ## 3 · Fine-tuning

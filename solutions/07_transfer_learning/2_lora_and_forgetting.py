@@ -149,7 +149,7 @@ def _in_drawn_tables(forgetting, draw):
 checked
 
 # %% [markdown]
-# <details><summary>Help – the check says that a task was read better later</summary>
+# <details><summary>Help – the check says that a task had a higher accuracy later</summary>
 #
 # The diagonal holds each task right after it was learned. Learning a similar task may have helped it since.
 # </details>
@@ -540,7 +540,7 @@ figures.explorer(draw_blend, alt=describe_blend, percent=(0, 100, 50, 10), netwo
 # ### The switch
 #
 # LoRA has something that no other way has. The old weights are still there: switch the adapter off, and the old network is back, to the last bit.
-# One model can so carry an adapter for each customer.
+# So one model can carry an adapter for each customer.
 
 # %%
 predict(
@@ -633,7 +633,7 @@ for name, distance in apart.items():
 differing = sorted(name for name, distance in apart.items() if distance > 1e-12)
 outcome(
     "07-2.late",
-    f"No error. But {' and '.join(differing)} differ between the ranks: nobody averages them.",
+    f"No error. But {' and '.join(differing)} differ between the ranks: they are never averaged.",
     right="each rank trains a dense layer of its own",
 )
 

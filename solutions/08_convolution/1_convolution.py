@@ -189,8 +189,8 @@ outcome("08-1.memory", f"{columns.numel():,} numbers for {x.numel():,} pixels: {
 
 # %% [markdown]
 # That is the price for a fast product. Here are all routes beside PyTorch's, with stride, padding, dilation and **groups** (그룹: the
-# channels fall into groups that do not see each other), and the **transposed** convolution (전치 합성곱), which goes the other
-# way: it is the gradient of a convolution with respect to its input.
+# channels fall into groups that do not see each other), and the **transposed** convolution
+# (전치 합성곱). That one goes the other way: it is the gradient of a convolution with respect to its input.
 
 # %%
 torch.manual_seed(0)

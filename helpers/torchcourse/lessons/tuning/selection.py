@@ -1,6 +1,6 @@
 """Choosing among many trials on few images: what the chosen one scores there, and what it scores on fresh images.
 
-The score that chose is too good: among many settings that are about equal, the one whose mistakes happen to fall
+The score used for choosing is too optimistic: among many settings that are about equal, the one whose mistakes happen to fall
 outside the validation images wins. Source: Cawley and Talbot, "On Overfitting in Model Selection and Subsequent
 Selection Bias in Performance Evaluation", JMLR 11, 2010, https://jmlr.org/papers/v11/cawley10a.html.
 

@@ -40,7 +40,7 @@ def train_together(learner: Callable) -> str:
             if world_size > 2:
                 raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
             _judge_training(runs, count, expected)
-    return "After 0, 1 and 3 batches all ranks hold the very weights of one process: checked on 2 and on 3 ranks."
+    return "After 0, 1 and 3 batches all ranks hold exactly the weights of one process: checked on 2 and on 3 ranks."
 
 
 @dataclass
