@@ -1,5 +1,6 @@
 """Judge an answer with the bank's key, and find the feedback for the very choice that was made."""
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torchcourse.quiz.questions import (
     OpenMistake,
     OpenQuestion,
     OrderMistake,
+    OrderQuestion,
     Question,
     SelfCheck,
     Text,
@@ -61,9 +63,8 @@ def judge(question: Question, answer: str | float) -> Verdict:
         return Verdict(score, [Remark(True, required(question.why), answers.show(answer, question.kind))])
     made = [mistake for mistake in question.mistakes if _is_made(mistake, answer, tolerance)]
     remarks = [Remark(False, mistake.why, _label(mistake, answer)) for mistake in made]
-    if not made and isinstance(question, NumberQuestion):
-        near = _near(float(answer), question.answer or 0.0, tolerance)
-        remarks = [Remark(False, Text(**texts.sentences()[near]), answers.show(answer, "number"))] if near else []
+    if not made and isinstance(question, NumberQuestion | OrderQuestion):
+        remarks = _general(question, answer)
     return Verdict(score, remarks, 0, _named(made))
 
 
@@ -110,6 +111,22 @@ def _is_made(mistake: Mistake, answer: str | float, tolerance: float) -> bool:
     if isinstance(mistake, TextMistake):
         return answers.is_same(str(answer), mistake.answers)
     return answers.is_close(float(answer), mistake.answer, tolerance)
+
+
+def _general(question: NumberQuestion | OrderQuestion, answer: str | float) -> list[Remark]:
+    """Return what can be said about a wrong answer that the bank does not expect, where it is near the right one."""
+    if isinstance(question, NumberQuestion):
+        near = _near(float(answer), question.answer or 0.0, question.tolerance)
+        label = answers.show(answer, "number")
+    else:
+        orders = [question.key] if isinstance(question.key, str) else question.key or []
+        pairs = [pair for pair in itertools.pairwise(str(answer)) if all(_is_swapped(pair, order) for order in orders)]
+        near, label = ("near_order", " → ".join(pairs[0])) if pairs else ("", "")
+    return [Remark(False, Text(**texts.sentences()[near]), label)] if near else []
+
+
+def _is_swapped(pair: tuple[str, str], order: str) -> bool:
+    return order.index(pair[0]) > order.index(pair[1])
 
 
 def _near(number: float, key: float, tolerance: float) -> str:

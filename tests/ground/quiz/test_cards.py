@@ -81,6 +81,7 @@ def test_a_wrong_answer_by_code_is_explained_and_logged_with_its_reasoning() -> 
         ("type-text", "reduce", False, ["slip"], "Look again."),
         ("put-in-order", "BCA", True, [], "So."),
         ("put-in-order", "ABC", False, ["slip"], "Look again."),
+        ("put-in-order", "CBA", False, [], "Take these two alone"),
     ],
 )
 def test_each_kind_by_code(question, answer, right, misconceptions, said) -> None:
