@@ -2,10 +2,13 @@
 
 import csv
 
+import nbformat
 import pytest
 
 import small_course
+from torchcourse.checks import Checked
 from torchcourse.tools.classroom import class_page, grade
+from torchcourse.tools.classroom.preprocessors import HarmlessPages
 
 LESSON = small_course.LESSON_NAME
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -45,6 +48,21 @@ def test_the_table_has_each_score(graded):
         rows = {(row["student"], row["exercise"]): float(row["score"]) for row in csv.DictReader(file)}
     assert rows["all", "check-double"] == 2
     assert rows[HOSTILE, "check-double"] == 0
+
+
+def test_what_a_check_of_the_course_said_is_read_from_its_box(tmp_path):
+    wrong = Checked("double", "wrong", "Yours is <2> times\ntoo large.", 2)
+    made = nbformat.v4.new_notebook()
+    for number, failed in enumerate((False, True)):
+        cell = nbformat.v4.new_code_cell(metadata={"nbgrader": {"grade_id": f"check-{number}"}})
+        data = {"text/plain": repr(wrong), "text/html": wrong._repr_html_()}
+        cell.outputs = [nbformat.v4.new_output("execute_result", data)]
+        cell.outputs += [nbformat.v4.new_output("error", ename="HiddenTest", evalue="not on these inputs")] * failed
+        made.cells.append(cell)
+    made, _ = HarmlessPages().preprocess(made, {})
+    nbformat.write(made, tmp_path / "1.ipynb")
+    said = class_page._said(tmp_path / "1.ipynb")
+    assert said == {"check-0": "Not yet. Yours is <2> times too large.", "check-1": "not on these inputs"}
 
 
 def test_for_a_projector_no_name_is_shown(graded):

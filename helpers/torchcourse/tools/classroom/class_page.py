@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from html import escape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -88,7 +89,9 @@ def _said(path: Path) -> dict[str, str]:
         return {}
     for cell in cells:
         name = cell.metadata.get("nbgrader", {}).get("grade_id")
-        texts = [_text(output) for output in cell.get("outputs", [])]
+        # An error decides about the points, whatever was said before it.
+        outputs = sorted(cell.get("outputs", []), key=lambda output: output.output_type != "error")
+        texts = [_text(output) for output in outputs]
         lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
         if name and lines:
             found[name] = lines[0][:LONGEST]
@@ -100,9 +103,31 @@ def _text(output: nbformat.NotebookNode) -> str:
         return str(output.text)
     if output.output_type == "error":
         return str(output.evalue)
-    # A number alone is the score, which the page shows already.
-    text = str(output.get("data", {}).get("text/plain", ""))
-    return "" if text.replace(".", "", 1).isdigit() else text
+    # A number alone is the score, which the page shows already; beside it a check of the course says why, as HTML.
+    data = output.get("data", {})
+    text = str(data.get("text/plain", ""))
+    return _plain(str(data.get("text/html", ""))) if text.replace(".", "", 1).isdigit() else text
+
+
+def _plain(html: str) -> str:
+    """Return the words of a piece of HTML."""
+    reader = _Words()
+    reader.feed(html)
+    return " ".join("".join(reader.words).split())
+
+
+class _Words(HTMLParser):
+    """Keeps what is no tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.words += [" "] if tag in ("br", "p", "div", "td", "tr", "li") else []
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
 
 
 def write(folder: Path, names: bool = True) -> None:

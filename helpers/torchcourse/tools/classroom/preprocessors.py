@@ -119,6 +119,12 @@ class CapOutput(NbGraderPreprocessor):
         return cell, resources
 
 
+_PLAIN_TAGS = [
+    *("br", "details", "div", "hr", "p", "pre", "span", "sub", "summary", "sup"),
+    *("table", "tbody", "td", "th", "thead", "tr"),
+]
+
+
 class HarmlessPages(SanitizeHTML):
     """Let nothing that was handed in run in the browser of who looks at it, in formgrader or in feedback.
 
@@ -127,7 +133,7 @@ class HarmlessPages(SanitizeHTML):
     """
 
     enabled = Bool(True).tag(config=True)  # nbconvert's own are off
-    tags = List([*ALLOWED_TAGS, "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "p", "div", "span"])
+    tags = List([*ALLOWED_TAGS, *_PLAIN_TAGS])
     attributes = Dict({**ALLOWED_ATTRIBUTES, "*": ["lang", "style"]})
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
