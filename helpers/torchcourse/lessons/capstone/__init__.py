@@ -3,7 +3,9 @@
 delivery   the customer's files: photographs of digits on cards, with a label table, and what is wrong with them
 sizes      the one setting of the project: how much data, how many trials, epochs and seeds
 budget     CPU-seconds of a function, of its ranks too
-incident   a training run with a planted failure, a different one for each learner, and its records
+colleague  a training run with a planted failure, a different one for each learner
+records    what that run leaves behind, step by step
+measured   accuracies card by card: what the report is about
 checks     of the milestones
 """
 

@@ -1,0 +1,45 @@
+"""The check of milestone M4: the diagnosis of the colleague's run."""
+
+from collections.abc import Callable
+from types import EllipsisType
+
+from torchcourse.checks import NotDone, Wrong, check
+from torchcourse.lessons.capstone.colleague import CAUSES, is_cause, known_runs
+from torchcourse.lessons.capstone.records import Records
+
+
+@check
+def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]) -> str:
+    """Try the learner's test on runs with the same failure, with none, and with different ones; then the name."""
+    name, cause, shows = learner
+    if isinstance(name, EllipsisType) or isinstance(cause, EllipsisType):
+        raise NotDone("Write your name and the cause in the cell above.")
+    if cause not in CAUSES:
+        raise Wrong("unknown_cause", f"{cause!r} is not among the causes. Print CAUSES, and take one of its names.")
+    runs = known_runs(name)
+    rings = {kind: [bool(shows(run)) for run in of_kind] for kind, of_kind in runs.items()}
+    if any(rings["healthy"]):
+        raise Wrong(
+            "rings_for_healthy",
+            f"Your test is true of {sum(rings['healthy'])} of {len(rings['healthy'])} runs in which nothing is wrong. "
+            "What does it measure that a healthy run does not show?",
+        )
+    if not all(rings["own"]):
+        raise Wrong(
+            "misses_own",
+            "Your test is false of a run with your failure, other pictures and different random numbers. "
+            "Does it depend on what was drawn, or is its limit too near to your run?",
+        )
+    if any(rings["other"]):
+        raise Wrong(
+            "rings_for_others",
+            f"Your test is true of {sum(rings['other'])} of {len(rings['other'])} runs that have a different failure. "
+            "It sees that something is wrong, and not what. Which of the records has only your run?",
+        )
+    if not is_cause(name, cause):
+        raise Wrong(
+            "wrong_name",
+            f"Your test tells your run from all others, but {CAUSES[cause]!r} is not what it shows. "
+            "Say in words what the numbers are, then read the causes again.",
+        )
+    return f"Your test is true of all {len(rings['own'])} runs with this failure, and of none of the others."
