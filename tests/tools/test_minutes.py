@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from torchcourse.tools.build.minutes import lines, minutes, words, write_minutes
+from torchcourse.tools.build.minutes import counted_minutes, lines, words, write_minutes
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*/[0-9]*.ipynb"))
@@ -60,10 +60,10 @@ def test_an_exercise_counts_as_long_as_it_says_and_its_code_not_again():
     exercise = new_code_cell("\n".join(["x = 1"] * 150), metadata={"nbgrader": {"solution": True}})
     folded = new_code_cell("\n".join(["x = 1"] * 150), metadata={"jupyter": {"source_hidden": True}})
     text = new_markdown_cell("### Exercise\n\n●●○ · 20 minutes · good for: it")
-    plain = minutes(notebook(text))
+    plain = counted_minutes(notebook(text))
     assert 20 < plain < 20.2
-    assert minutes(notebook(text, exercise, folded)) == plain
-    assert minutes(notebook(text, new_code_cell("\n".join(["x = 1"] * 30)))) == pytest.approx(plain + 2)
+    assert counted_minutes(notebook(text, exercise, folded)) == plain
+    assert counted_minutes(notebook(text, new_code_cell("\n".join(["x = 1"] * 30)))) == pytest.approx(plain + 2)
 
 
 @pytest.mark.parametrize("header", ["**{minutes} minutes** · one CPU", "**10 minutes** · one CPU"])
@@ -81,4 +81,4 @@ def test_a_notebook_without_a_header_stays_as_it_is():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_notebook_is_done_in_one_sitting(path):
-    assert minutes(nbformat.read(path, 4)) <= LONGER.get(f"{path.parent.name}/{path.stem}", MOST)
+    assert counted_minutes(nbformat.read(path, 4)) <= LONGER.get(f"{path.parent.name}/{path.stem}", MOST)

@@ -24,6 +24,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
+from torchcourse.quiz import texts
+
 KINDS = ("one", "several", "number", "text", "order", "open")
 LETTERS = "ABCDEFGH"
 SURE = (1, 2, 3)
@@ -31,7 +33,7 @@ SURE = (1, 2, 3)
 
 
 class AnswerError(ValueError):
-    """An answer that cannot be understood; the message says what to type instead."""
+    """An answer that cannot be understood; the message says what to type instead, in the reader's language."""
 
 
 def read(kind: str, answer: Any, letters: str = LETTERS) -> str | float | None:
@@ -121,15 +123,13 @@ def _core(text: str) -> str:
 
 def _number(answer: Any) -> float:
     if isinstance(answer, bool):
-        raise AnswerError("Type a number, such as 0.25, not True or False.")
+        raise AnswerError(texts.say("not_a_number"))
     try:
         number = _parsed(answer) if isinstance(answer, str) else float(answer)
     except (ValueError, TypeError, OverflowError, ZeroDivisionError):
-        raise AnswerError(
-            f"{_quote(answer)} is not read as a number. Type it with a point and nothing else, such as 0.25."
-        ) from None
+        raise AnswerError(texts.say("unreadable_number", given=_quote(answer))) from None
     if not math.isfinite(number):
-        raise AnswerError("Type a finite number.")
+        raise AnswerError(texts.say("not_finite"))
     return number
 
 
@@ -160,23 +160,23 @@ _SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "÷": "/", "×": "*"
 
 
 def _letters(kind: str, answer: Any, letters: str) -> str | None:
-    span = f"{letters[0]} to {letters[-1]}"
+    span = texts.say("letter_span", first=letters[0], last=letters[-1])
     signs = answer if isinstance(answer, str) else _joined(answer)
     if signs is None:
-        raise AnswerError(f'Type letters between quotes, such as "{_example(kind, letters)}"; the choices are {span}.')
+        raise AnswerError(texts.say("no_letters", example=_example(kind, letters), span=span))
     signs = re.sub(r"[\s,;.:/&+>\-()\[\]'\"]", "", unicodedata.normalize("NFKC", signs)).upper()
     unknown = [sign for sign in signs if sign not in letters]
     if unknown:
-        raise AnswerError(f"There is no choice {unknown[0]} here: type letters from {span}, and nothing else.")
+        raise AnswerError(texts.say("unknown_letter", letter=unknown[0], span=span))
     if not signs:
         return None
     if kind == "order":
         if sorted(signs) != sorted(letters):
-            raise AnswerError(f"Type each letter from {span} once, in your order.")
+            raise AnswerError(texts.say("not_every_letter", span=span))
         return signs
     chosen = "".join(sorted(set(signs)))
     if kind == "one" and len(chosen) > 1:
-        raise AnswerError(f"This question has one answer: type one letter, not {len(chosen)}.")
+        raise AnswerError(texts.say("more_than_one", count=len(chosen)))
     return chosen
 
 

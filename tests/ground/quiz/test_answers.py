@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchcourse.quiz import answers
+from torchcourse.quiz import answers, texts
 from torchcourse.quiz.answers import AnswerError, read, score
 
 
@@ -86,6 +86,21 @@ def test_an_answer_with_one_meaning_is_understood(kind, typed, meant) -> None:
     ],
 )
 def test_an_answer_without_a_clear_meaning_gets_a_sentence(kind, typed, said) -> None:
+    with pytest.raises(AnswerError, match=said):
+        read(kind, typed, "ABCDE")
+
+
+@pytest.mark.parametrize(
+    ("kind", "typed", "said"),
+    [
+        ("number", "many", "수로 읽히지"),
+        ("one", "F", "A~E에 있는 글자"),
+        ("order", "AB", "한 번씩"),
+        ("one", "AB", "하나만"),
+    ],
+)
+def test_a_reader_of_korean_gets_the_sentence_in_korean(kind, typed, said, monkeypatch) -> None:
+    monkeypatch.setattr(texts, "_chosen", "ko")
     with pytest.raises(AnswerError, match=said):
         read(kind, typed, "ABCDE")
 

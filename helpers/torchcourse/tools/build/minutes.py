@@ -27,11 +27,11 @@ _WORD = re.compile(r"[^\W_][\w'’.,/×·-]*")
 def write_minutes(notebook: NotebookNode) -> None:
     """Put the minutes of a notebook into its first cell, where that has a place for them."""
     if notebook.cells and _HEADER.search(notebook.cells[0].source):
-        rounded = -(-minutes(notebook) // STEP) * STEP
+        rounded = -(-counted_minutes(notebook) // STEP) * STEP
         notebook.cells[0].source = _HEADER.sub(f"**{rounded:.0f} minutes**", notebook.cells[0].source)
 
 
-def minutes(notebook: NotebookNode) -> float:
+def counted_minutes(notebook: NotebookNode) -> float:
     """Return the minutes that a built notebook takes."""
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and not _is_answer(cell)]
     code = [
