@@ -1,0 +1,211 @@
+"""Checks of lesson 01 on flat shards: the shard that a rank keeps, and the mean gradient that it gets."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same, tensor_of
+from torchcourse.lessons.data_parallelism import flat_shards
+from torchcourse.lessons.data_parallelism.messages import listed_messages
+from torchcourse.ranks.who import device
+
+Tensors = list[torch.Tensor]
+
+_UNITS = (([(2, 3), (2,)], 2), ([(3, 3), (1,)], 4), ([(2, 2), (3,), (2,)], 3), ([(3,)], 5), ([(2, 2)], 1))
+"""Shapes of the tensors of a unit, and ranks: lengths that N divides and others, also fewer numbers than ranks."""
+
+
+@check
+def own_shard(learner: Callable[[Tensors, int, int], Any]) -> str:
+    """Compare the shards of all ranks with the flat tensor, cut, for five units."""
+    for shapes, world_size in _UNITS:
+        tensors = _numbered(shapes)
+        where = f"Shapes {', '.join(map(str, shapes))} on {world_size} rank{'s' if world_size > 1 else ''}: "
+        found = []
+        for rank in range(world_size):
+            given = copies(tensors)
+            found.append(learner(given, rank, world_size))
+            if not same(given, tensors):
+                raise Wrong("inputs_changed", f"{where}your function changed the parameters. It only copies from them.")
+        _judge_shards(found, tensors, world_size, where)
+    return "Equal shards that put the unit together again, with zeros at the end only: checked for five units."
+
+
+def _numbered(shapes: Sequence[tuple[int, ...]]) -> Tensors:
+    """Tensors that hold 1, 2, 3 … in float64. The first of two dimensions lies transposed in memory."""
+    lengths = [torch.Size(shape).numel() for shape in shapes]
+    pieces = torch.arange(1.0, sum(lengths) + 1, dtype=torch.float64).split(lengths)
+    tensors = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return [tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for tensor in tensors]
+
+
+def _judge_shards(found: list[Any], tensors: Tensors, world_size: int, where: str) -> None:
+    right = [flat_shards.own_shard(tensors, rank, world_size) for rank in range(world_size)]
+    flat, each = torch.cat([tensor.reshape(-1) for tensor in tensors]), len(right[0])
+    for shard in found:
+        if shard is None:
+            raise Wrong("nothing_returned", "Your function returns nothing. Return the shard of this rank.")
+        if not isinstance(shard, torch.Tensor):
+            raise Wrong("wrong_type", f"Return one tensor. You return a value of type {type(shard).__name__}.")
+        if shard.dim() != 1:
+            raise Wrong("shape", f"{where}return a flat tensor [{each}]. You return the shape {list(shard.shape)}.")
+    if not same(found, right):
+        _refuse_shards(found, tensors, flat, world_size, where)
+    if found[0].dtype != flat.dtype:
+        raise Wrong("dtype", f"The parameters are {flat.dtype}, and your shard is {found[0].dtype}. Keep their type.")
+    if any(shard.untyped_storage().nbytes() > each * flat.element_size() for shard in found):
+        raise Wrong(
+            "keeps_the_whole",
+            f"{where}the numbers are right, but your shard is a view: it keeps the whole flat tensor in memory, and "
+            "nothing is saved. What makes a tensor of its own out of a view?",
+        )
+
+
+def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_size: int, where: str) -> None:
+    padded = flat_shards.flatten(tensors, world_size)
+    by_column = torch.cat([tensor.t().reshape(-1) if tensor.dim() == 2 else tensor for tensor in tensors])
+    zeros = len(padded) - len(flat)
+    right = list(padded.chunk(world_size))
+    lengths = [len(shard) for shard in found]
+    known = {
+        "cut_each": (
+            [torch.cat([flat_shards.own_shard([t], rank, world_size) for t in tensors]) for rank in range(world_size)],
+            "you cut each tensor by itself. A unit is one flat tensor: put all of them end to end, then cut once.",
+        ),
+        "by_column": (
+            list(flat_shards.flatten([by_column], world_size).chunk(world_size)),
+            "the numbers of a matrix come column by column. reshape(-1) reads a matrix row by row, also where it lies "
+            "transposed in memory.",
+        ),
+        "backwards": (
+            list(flat_shards.flatten(tensors[::-1], world_size).chunk(world_size)),
+            "the tensors come in reverse. Keep the order in which they are given.",
+        ),
+        "zeros_first": (
+            list(torch.cat([padded[len(flat) :], flat]).chunk(world_size)),
+            "the zeros stand in front. They belong at the end.",
+        ),
+        "dealt": (
+            [padded[rank::world_size].clone() for rank in range(world_size)],
+            "you deal the numbers out like cards. A shard is a block of neighbors: it travels as one piece of memory.",
+        ),
+        "other_rank": (right[1:] + right[:1], "each rank has the shard of the next one. Which block is rank 0's?"),
+        "order": (right[::-1], "the shards come in reverse: rank 0 has the last block."),
+        "whole": ([flat] * world_size, "each rank keeps all numbers. A rank keeps one of N blocks."),
+        "padded_whole": ([padded] * world_size, "each rank keeps all numbers. A rank keeps one of N blocks."),
+        "only_the_first": (
+            list(flat_shards.flatten(tensors[:1], world_size).chunk(world_size)),
+            "only the first tensor is in your shards. A unit has several.",
+        ),
+        "too_many_zeros": (
+            list(torch.cat([flat, flat.new_zeros(world_size - zeros)]).chunk(world_size)),
+            f"you add {world_size - zeros} zeros to {len(flat)} numbers. How many does it need when N divides the "
+            "length already?",
+        ),
+    }
+    refuse_known(found, known, where=where)
+    if sum(lengths) < len(flat):
+        raise Wrong(
+            "numbers_lost",
+            f"{where}your shards hold {sum(lengths)} numbers together, and the unit has {len(flat)}: some are lost. "
+            "Round the length of a shard up.",
+        )
+    if len(set(lengths)) > 1:
+        raise Wrong(
+            "not_equal",
+            f"{where}your shards have the lengths {lengths}. An all-gather wants equal ones: add zeros at the end "
+            "of the flat tensor until N divides its length.",
+        )
+    if lengths[0] == len(right[0]) and same(torch.cat(found)[: len(flat)], flat):
+        raise Wrong("not_zeros", f"{where}what you add at the end is not zero, and would count in a norm. Add zeros.")
+    raise Wrong("wrong_value", f"{where}rank 0 should keep {right[0].tolist()}; yours keeps {found[0].tolist()}.")
+
+
+@check
+def mean_shard(learner: Callable[[Tensors], Any]) -> str:
+    """Compare with the mean of all ranks' gradients, cut, on 2 and 3 ranks; count what each rank sends."""
+    for world_size in (2, 3):
+        for shapes, _ in _UNITS[:3]:
+            _judge_means(learner, shapes, world_size)
+    return "Each rank gets its shard of the mean, on 2 and 3 ranks, and sends no more than one reduce-scatter does."
+
+
+def _judge_means(learner: Callable, shapes: Sequence[tuple[int, ...]], world_size: int) -> None:
+    runs = on_ranks(_reduce, learner, shapes, world_size=world_size)
+    own, found, sent = [list(part) for part in zip(*runs, strict=True)]
+    flats = torch.stack([flat_shards.flatten(gradients, world_size) for gradients in own])  # [ranks, numbers]
+    total, where = flats.sum(dim=0), f"On {world_size} ranks, with {sum(t.numel() for t in own[0])} numbers: "
+    right = list((total / world_size).chunk(world_size))
+    for shard in found:
+        if shard is None:
+            raise Wrong("nothing_returned", "Your function returns nothing. Return this rank's shard of the mean.")
+        if isinstance(shard, torch.Tensor) and shard.shape == total.shape:
+            raise Wrong(
+                "whole_gradient",
+                f"{where}you return all {len(total)} numbers. A rank needs the gradient of its own shard only.",
+            )
+        tensor_of(shard, [len(right[0])], f"{where}return this rank's shard, a flat tensor [{len(right[0])}].")
+    if not same(found, right):
+        _refuse_means(found, flats, where)
+    most = (world_size - 1) / world_size * len(total) * total.element_size()
+    for kind, size in sent:
+        if size > most * 1.01:
+            raise Wrong(
+                "too_many_bytes",
+                f"{where}the values are right, but a rank sends {size:g} bytes ({kind}), and a reduce-scatter sends "
+                f"{most:g}. Which collective leaves each rank its own part of a sum, and nothing else?",
+            )
+
+
+def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
+    n, total = len(flats), flats.sum(dim=0)
+    mean, parts = list((total / n).chunk(n)), [flat.chunk(n) for flat in flats]
+    own = [part[rank] for rank, part in enumerate(parts)]
+    known = {
+        "sum_not_mean": (list(total.chunk(n)), f"your shards are {n} times too large: they are sums."),
+        "divided_twice": (
+            list((total / n**2).chunk(n)),
+            f"your shards are {n} times too small: you divide twice, or what you add up is a mean already.",
+        ),
+        "own_only": (own, "each rank has its own gradients: nothing came from the other ranks."),
+        "only_divided": (
+            [part / n for part in own],
+            f"each rank has its own gradients, only {n} times smaller: nothing came from the other ranks.",
+        ),
+        "other_rank": (mean[1:] + mean[:1], "each rank has the shard of the next one."),
+        "same_shard": ([mean[0]] * n, "all ranks have the shard of rank 0. Each needs its own."),
+        "largest": (
+            list((flats.amax(dim=0)).chunk(n)),
+            "the ranks keep the largest number of each place. Which operation adds up?",
+        ),
+        "largest_divided": (
+            list((flats.amax(dim=0) / n).chunk(n)),
+            "the ranks keep the largest number of each place, divided. Which operation adds up?",
+        ),
+        "average_of_a_shard": (
+            [torch.full_like(part, float(part.mean())) for part in mean],
+            "all numbers of your shard are one number. The mean goes over the ranks, place by place.",
+        ),
+    }
+    refuse_known(found, known, where=where)
+    raise Wrong(
+        "wrong_value",
+        f"{where}rank 0 should get {[round(number, 3) for number in mean[0].tolist()]}; yours has "
+        f"{[round(number, 3) for number in found[0].tolist()]}.",
+    )
+
+
+def _reduce(learner: Callable, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensors, Any, tuple[str, float]]:
+    """Return this rank's gradients, what the learner's function gives, and which collectives sent how many bytes."""
+    generator = torch.Generator().manual_seed(dist.get_rank())
+    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device()) for shape in shapes]
+    before = copies(gradients)
+    with listed_messages() as messages:
+        found = learner(gradients)
+    found = found.detach().cpu() if isinstance(found, torch.Tensor) else found
+    share = 1 - 1 / dist.get_world_size()
+    sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in messages)
+    return before, found, (", ".join(sorted({message.kind for message in messages})), sent)
