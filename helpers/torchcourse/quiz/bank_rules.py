@@ -1,5 +1,6 @@
 """What cannot be right in a bank whose shape is right: a sentence for each fault, with the question and the field."""
 
+import re
 from collections.abc import Iterator
 
 from torchcourse.quiz import markup
@@ -146,6 +147,7 @@ def _choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
             yield f"{where}, misconception", "a right choice has none."
         if not choice.right and not choice.misconception:
             yield f"{where}, misconception", "is missing: a wrong choice names the misconception behind it."
+    yield from _named_letters(question)
     right = len(question.key)
     if question.kind == "one" and right != 1:
         yield "choices", f"exactly one must be 'right: true'; {right} are."
@@ -161,6 +163,34 @@ def _stripped_choice_rules(question: ChoiceQuestion) -> Iterator[tuple[str, str]
             yield f"choices, {letter}, text", _ONE_PARAGRAPH
         if choice.model_fields_set - {"text"}:
             yield f"choices, {letter}", "a choice of a stripped bank has a text and nothing else."
+
+
+def _named_letters(question: ChoiceQuestion) -> Iterator[tuple[str, str]]:
+    """Yield a fault where a reason names a choice by a letter, which it has in the file and not before the learner."""
+    if question.fixed_order:
+        return
+    for letter, choice in zip(question.letters, question.choices, strict=True):
+        for language in ("en", "ko"):
+            reason = _without_code(choice.why[language]) if choice.why else ""
+            about = _without_code(" ".join([question.text[language], *(text[language] for text in question.options)]))
+            found = [
+                *_NAMED.findall(reason),
+                *(one for one in _BARE.findall(reason) if one not in _BARE.findall(about)),
+            ]
+            if found:
+                yield f"choices, {letter}, why, {language}", f"'{found[0]}' names a choice by its letter, {_DRAWN}"
+
+
+_NAMED = re.compile(
+    r"\b(?:choices?|options?|answers?) [A-H]\b|(?:보기|선택지|답) ?[A-H](?![A-Za-z])|(?<![A-Za-z])[A-H]번"
+)
+_BARE = re.compile(r"(?<![A-Za-z0-9_'’.×·*/+=²-])[B-H](?![A-Za-z0-9_'’×·*/+=²-])")
+"""A letter that stands for something. A is left out, as it is a word of English."""
+_DRAWN = "but the course draws where a choice stands; say what the choice says, or write 'fixed_order: true'."
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
 
 
 _ONE_PARAGRAPH = "a choice is one paragraph, without a block of code."

@@ -70,6 +70,41 @@ def test_nobody_writes_the_order_into_a_bank(banks: Path) -> None:
         bank.lesson(example.LESSON)
 
 
+@pytest.mark.parametrize(
+    ("reason", "named"),
+    [
+        ({"en": "B confuses the two.", "ko": "둘을 헷갈렸습니다."}, "B"),
+        ({"en": "See choice A.", "ko": "왼쪽을 보세요."}, "choice A"),
+        ({"en": "Unlike (C), it stays.", "ko": "그대로입니다."}, "C"),
+        ({"en": "It is the other one.", "ko": "보기 A와 같습니다."}, "보기 A"),
+        ({"en": "It is the other one.", "ko": "B는 다릅니다."}, "B"),
+        ({"en": "It is the other one.", "ko": "3번이 아니라 A번입니다."}, "A번"),
+    ],
+)
+def test_a_reason_that_names_a_choice_by_its_letter_is_refused(banks: Path, reason: dict, named: str) -> None:
+    asked = question("q1")
+    asked["choices"][1]["why"] = reason
+    with pytest.raises(bank.BankError, match=f"choices, B, why, (en|ko): '{named}' names a choice by its letter"):
+        written(banks, asked)
+    assert written(banks, asked | {"fixed_order": True})
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["A rank has one.", "`B` is code, and so is `x[C]`.", "2·B and B×T are sizes.", "In C++ too.", "A's is not."],
+)
+def test_other_letters_may_stand_in_a_reason(banks: Path, reason: str) -> None:
+    asked = question("q1")
+    asked["choices"][1]["why"] = example.both(reason)
+    assert written(banks, asked)
+
+
+def test_a_letter_of_the_question_itself_may_be_named(banks: Path) -> None:
+    asked = question("q1") | {"text": example.both("Is method B better than method A?")}
+    asked["choices"][1]["why"] = example.both("B won with each seed.")
+    assert written(banks, asked)
+
+
 @pytest.fixture
 def moved(banks: Path) -> SeveralQuestion:
     """A question that does not stand as in its file: its right choices, w and y, are not at A and C."""
