@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
+from nbgrader.utils import determine_grade, is_grade
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.repository import ROOT
@@ -39,6 +40,14 @@ def filled_in(release: Path, wanted: Callable[[NotebookNode], bool]) -> Notebook
         if "nbgrader" in cell.metadata and wanted(cell):
             cell.source = answers[cell.id].source
     return notebook
+
+
+def assert_all_points(cells: list[NotebookNode]) -> None:
+    """As stock nbgrader scores a cell, for which a single line on stderr is an error."""
+    for cell in filter(is_grade, cells):
+        points, of = determine_grade(cell)
+        # A written answer waits for the teacher: no points yet, and not the zero of an empty one.
+        assert points == (None if cell.cell_type == "markdown" else of), (cell.id, cell.get("outputs"))
 
 
 @functools.cache

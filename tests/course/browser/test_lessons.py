@@ -1,6 +1,7 @@
 """Each notebook done once in a browser as its learner does it: run, be checked, move a slider, take the quiz.
 
-It is run as the grader runs it: with all answers, and with the hidden tests in its check cells.
+It is run as the grader runs it: with all answers, and with the hidden tests in its check cells. Of the quizzes, which
+are all made alike, one comes here; the others are done in ../test_execution.py.
 """
 
 import json
@@ -9,11 +10,11 @@ import re
 
 import nbformat
 import pytest
-from nbgrader.utils import determine_grade, is_grade
+from nbgrader.utils import is_grade
 from playwright.sync_api import expect
 
 from lab_in_browser import Notebook
-from lesson_notebooks import RELEASES, filled_in, name, outputs, read
+from lesson_notebooks import RELEASES, assert_all_points, filled_in, name, outputs, read
 from torchcourse.tools.repository import ROOT
 
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -49,14 +50,6 @@ def test_a_notebook_done_earns_all_points(lab, release):
     code = [cell for cell in saved.cells if cell.cell_type == "code" and cell.source.strip()]
     assert [cell.id for cell in code if cell.execution_count is None] == []
     assert_all_points(saved.cells)
-
-
-def assert_all_points(cells):
-    """As stock nbgrader scores a cell, for which a single line on stderr is an error."""
-    for cell in filter(is_grade, cells):
-        points, of = determine_grade(cell)
-        # A written answer waits for the teacher: no points yet, and not the zero of an empty one.
-        assert points == (None if cell.cell_type == "markdown" else of), (cell.id, cell.get("outputs"))
 
 
 def move_the_first_slider(notebook: Notebook):
