@@ -80,13 +80,13 @@ def read() -> list[Entry]:
 
     An entry of a wrong clock has the time of its neighbors, and what was written as `clock`; see `entry_times`.
     """
-    return in_order(_read()[0] + [dict(entry) for entry in _unsaved], datetime.now().astimezone())
+    return _read()[0] + list(_unsaved)
 
 
 def problems() -> list[str]:
     """Return one sentence for each line of the journal that cannot be read, and one for a wrong clock; usually none."""
     entries, unreadable = _read()
-    wrong = [entry["clock"] for entry in in_order(entries, datetime.now().astimezone()) if "clock" in entry]
+    wrong = [entry["clock"] for entry in entries if "clock" in entry]
     if wrong:
         lines = "One entry was" if len(wrong) == 1 else f"{len(wrong)} entries were"
         return [*unreadable, f"{lines} written by a wrong clock ({wrong[0]}), and dated by the entries around."]
@@ -282,7 +282,7 @@ else:
 
 
 def _read() -> tuple[list[Entry], list[str]]:
-    """Return copies of the file's entries, and what is wrong with its lines. An unchanged file is parsed once."""
+    """Return copies of the file's entries, and what is wrong with its lines. An unchanged file is read once."""
     target = path()
     with contextlib.suppress(OSError):
         status = target.stat()
@@ -293,7 +293,8 @@ def _read() -> tuple[list[Entry], list[str]]:
 
 @functools.lru_cache(maxsize=2)
 def _parsed(target: Path, _modified: int, _size: int) -> tuple[list[Entry], list[str]]:
-    return _parse(target.read_bytes())
+    entries, unreadable = _parse(target.read_bytes())
+    return in_order(entries, datetime.now().astimezone()), unreadable
 
 
 def _parse(lines: bytes) -> tuple[list[Entry], list[str]]:

@@ -81,7 +81,9 @@ def progress_by_lesson(entries: list[Entry] | None = None, now: datetime | None 
         if entry["kind"] == "check" and isinstance(entry.get("exercise"), str):
             _count_check(found, entry)
     for entry in answers_in(entries):
-        lesson = found.setdefault(entry["lesson"], _empty(entry["lesson"]))
+        if entry["lesson"] not in found:
+            found[entry["lesson"]] = _empty(entry["lesson"])
+        lesson = found[entry["lesson"]]
         lesson.answered.add(entry["question"])
         (lesson.right.add if entry["right"] else lesson.right.discard)(entry["question"])
         if entry["right"]:

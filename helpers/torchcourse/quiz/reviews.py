@@ -57,7 +57,8 @@ def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
         count: how many to show at most.
     """
     now = (now or datetime.now()).astimezone()
-    everything = states()
+    answered = states()
+    everything = [state for state in answered if _exists(state)]
     due = due_today(everything, now)
     waiting = sum(is_due(state, now) for state in everything) - len(due)
     deck = _deck(due, count)
@@ -74,6 +75,8 @@ def review(now: datetime | None = None, *, count: int = 5) -> "Deck":
         deck.message = texts.say("nothing_due", day=following.due.astimezone(now.tzinfo).date())
     else:
         deck.message = texts.say("nothing_yet")
+    if gone := len(answered) - len(everything):
+        deck.message += " " + texts.say("gone_1" if gone == 1 else "questions_gone", count=gone)
     return deck
 
 
@@ -101,13 +104,13 @@ def is_due(state: QuestionState, now: datetime) -> bool:
 def due_today(everything: list[QuestionState], now: datetime) -> list[QuestionState]:
     """Return the questions to review on this day: open misconceptions first, then the longest due; `PER_DAY` at most.
 
-    What was reviewed on this day already counts.
+    What was reviewed on this day already counts. Questions that the banks no longer have are left out.
     """
     done = sum(
         state.sittings > 1 and state.last is not None and state.last.astimezone(now.tzinfo).date() == now.date()
         for state in everything
     )
-    due = [state for state in everything if is_due(state, now)]
+    due = [state for state in everything if is_due(state, now) and _exists(state)]
     due.sort(key=lambda state: (not state.misconceptions, state.due, state.lesson, state.question))
     return due[: max(0, PER_DAY - done)]
 
@@ -116,10 +119,11 @@ def review_days(everything: list[QuestionState], now: datetime) -> dict[date, in
     """Return how many questions come back on which day, from today on, if nothing else happens: `PER_DAY` at most."""
     days: dict[date, int] = {}
     first, today = len(due_today(everything, now)), now.date()
-    overdue = sum(is_due(state, now) for state in everything)
+    existing = [state for state in everything if _exists(state)]
+    overdue = sum(is_due(state, now) for state in existing)
     if first:
         days[today] = first
-    falls = sorted(state.due.astimezone(now.tzinfo).date() for state in everything if not is_due(state, now))
+    falls = sorted(state.due.astimezone(now.tzinfo).date() for state in existing if not is_due(state, now))
     day = today
     for due in [today] * (overdue - first) + falls:
         day = max(day, due, today + timedelta(days=1))
@@ -209,6 +213,16 @@ def _deck(wanted: list[QuestionState], count: int) -> Deck:
         if card is not None and len(cards) < count:
             cards.append(card)
     return Deck(cards)
+
+
+def _exists(state: QuestionState) -> bool:
+    from torchcourse.quiz import bank
+
+    try:
+        bank.lesson(state.lesson).question(state.question)
+    except bank.BankError:
+        return False
+    return True
 
 
 def _card(state: QuestionState) -> Card | None:

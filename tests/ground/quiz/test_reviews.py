@@ -7,7 +7,7 @@ import pytest
 
 import example_bank as example
 from torchcourse import journal
-from torchcourse.quiz import card, recall, review
+from torchcourse.quiz import bank, card, recall, review
 from torchcourse.quiz.reviews import PER_DAY, due_today, review_days, states
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -81,13 +81,20 @@ def test_a_clock_that_was_set_back_a_little_is_no_second_try() -> None:
 
 
 def test_after_weeks_without_work_a_day_is_not_too_full() -> None:
-    entries = [entry for n in range(70) for entry in answered((n / 100, n % 7 > 0, 2), question=f"q{n}")]
+    asked = [(name, question.id) for name in bank.lessons() for question in bank.lesson(name).questions][:70]
+    entries = [
+        entry
+        for n, (lesson, question) in enumerate(asked)
+        for entry in answered((n / 100, n % 7 > 0, 2), question=question, lesson=lesson)
+    ]
     late = START + timedelta(days=30)
     due = due_today(states(entries), late)
     assert len(due) == PER_DAY
     assert all(state.misconceptions for state in due[:10])
     assert not any(state.misconceptions for state in due[10:])
-    done = [entry for state in due[:15] for entry in answered((30, True, 2), question=state.question)]
+    done = [
+        entry for state in due[:15] for entry in answered((30, True, 2), question=state.question, lesson=state.lesson)
+    ]
     assert len(due_today(states(entries + done), late)) == PER_DAY - 15
     days = review_days(states(entries), late)
     assert list(days.values())[:4] == [PER_DAY] * 3 + [10]
