@@ -44,8 +44,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # ## 1 · A model in two halves
 #
 # The model of this lesson is a small transformer. It reads a digit of 8 × 8 pixels row by row: an embedding, then
-# equal **blocks**, then a head. Only one property matters here: between any two blocks travels a tensor of one and the
-# same shape.
+# equal **blocks**, then a head. Only one property matters here: the tensor that travels between two
+# blocks always has the same shape.
 
 # %%
 images, labels = digits()[:48]
@@ -199,13 +199,13 @@ checked
 # the size fits. And the time?
 #
 # To see a *schedule* and nothing else, let the stages only sleep: 40 ms for a forward pass, 80 ms for a backward
-# pass. (Two ranks that compute would quarrel over this machine's cores, and you would measure that.) The messages are
+# pass. (Two ranks that compute would compete for this machine's cores, and you would measure that.) The messages are
 # real.
 
 # %%
 predict(
     "02-1.busy",
-    "Four ranks, each with a quarter of the model. Which part of the time does a rank work?",
+    "Four ranks, each with a quarter of the model. What share of the time does a rank work?",
     ["nearly all of it: four work together", "about a half", "a quarter"],
 )
 
@@ -656,7 +656,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – it still hangs with three micro-batches</summary>
 #
-# Draw two columns, one a rank, and write the sends and receives of each in order. Rank 1's column is given: receive 0,
+# Draw two columns, one per rank, and write the sends and receives of each in order. Rank 1's column is given: receive 0,
 # receive 1, send back 0, receive 2, send back 1 … Each line needs its partner in rank 0's column, in this order.
 # </details>
 #

@@ -540,7 +540,7 @@ checked
 #
 # ## 9 · What a network learns to look for
 #
-# The first filters of a network work on pixels, so they can be looked at. The course's small CNN, before and after a training of two epochs:
+# The first filters of a network work on pixels, so they can be looked at. The course's small CNN, before and after two epochs of training:
 
 # %%
 torch.manual_seed(0)

@@ -66,7 +66,7 @@ def as_answered(question: Question, entry: Entry) -> Question | None:
 def answer_now(question: Question, entry: Entry) -> str | float | None:
     """Return an answer of the journal in the letters that the question has now; None where that cannot be said.
 
-    That is so, too, where the question takes another kind of answer now.
+    That is so, too, where the question takes a different kind of answer now.
     """
     answer: str | float | None = entry.get("answer")
     if not isinstance(question, ChoiceQuestion):

@@ -68,7 +68,7 @@ def page_text(
 
 
 def has_passed(lesson: LessonProgress) -> bool:
-    """Whether all exercises of a lesson were passed, and all questions of its quiz answered rightly at last."""
+    """Whether all exercises of a lesson were passed, and all questions of its quiz answered correctly at last."""
     done = len(lesson.passed) >= lesson.exercises > 0 and len(lesson.right) >= lesson.questions
     return lesson.begun and done
 

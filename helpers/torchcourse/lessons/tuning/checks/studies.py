@@ -97,7 +97,7 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any) -> None
     if not reported:
         raise Wrong("no_report", f"{epochs}, and the pruner heard of none of them.")
     if len(seen) > EPOCHS:
-        raise Wrong("trained_twice", f"{epochs} in one trial. A training has {EPOCHS}: call `train` once.")
+        raise Wrong("trained_twice", f"{epochs} in one trial. A training run has {EPOCHS}: call `train` once.")
     if value is not None and len(reported) == 1 < len(seen):
         raise Wrong("one_step", f"{epochs}, but all are reported as the same step, or only one.")
     if value is None and len(seen) > len(reported):

@@ -1,7 +1,7 @@
 """A sandbox where the system lets no program of ours make namespaces, but lets bubblewrap: each one a fresh process.
 
 Some systems allow namespaces to named programs only, `bwrap` (bubblewrap, https://github.com/containers/bubblewrap)
-among them. It cannot fork from the warm process, so each notebook waits until PyTorch is imported anew.
+among them. It cannot fork from the warm process, so each notebook waits until PyTorch is imported again.
 """
 
 import shutil
