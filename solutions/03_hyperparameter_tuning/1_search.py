@@ -4,7 +4,7 @@
 # **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
-# good ones by hand, in a few lines a method. Then it asks the harder question: is one method, or one setting, really better than
+# good ones by hand, in a few lines per method. Then it asks the harder question: is one method, or one setting, really better than
 # another, or was it luck?
 #
 # **After this notebook you can**
@@ -172,7 +172,7 @@ checked
 # ## 2 · Grid or random?
 #
 # With two hyperparameters or more you search. A **trial** (시행) is one training run with one setting. A **grid search** (격자 탐색, 그리드 서치) tries all combinations of a few values each. **Random search**
-# (무작위 탐색, 랜덤 서치) draws every value of every trial again. Below, only the horizontal axis matters, and nobody knows that.
+# (무작위 탐색, 랜덤 서치) draws every value of every trial again. Below, only the horizontal axis matters, and the search does not know it.
 
 # %%
 predict(
@@ -341,7 +341,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – I get "are the third of seven, and have gone on"</summary>
 #
-# Take the best third of all trials at the rung first. Then leave out those that have gone on already. The other way round everybody is promoted in the end.
+# Take the best third of all trials at the rung first. Then leave out those that have gone on already. In the other order, every trial is promoted in the end.
 # </details>
 #
 # ### When the objective breaks
@@ -459,7 +459,7 @@ outcome(
 # * Evenly drawn values have both advantages. With three trials they are not clearly below the grid, from 10 to 30 trials they are better than it, and they are
 #   never clearly below random search. Drawing them takes five lines of Python.
 #
-# And stopping early is a bet that early ranks tell late ones. How well do they, in this space?
+# Stopping early is a bet: that the order of the trials early on predicts their order at the end. How well does it, in this space?
 
 # %%
 table = replay.accuracies().reshape(780, 9)
@@ -547,7 +547,7 @@ checked
 #
 # ## 6 · How many seeds does a difference need?
 #
-# Settings are compared just so. The table has three good settings, each trained with 40 seeds:
+# Settings are compared in the same way. The table has three good settings, each trained with 40 seeds:
 
 # %%
 RIVALS = ("AdamW, width 16", "AdamW, width 32", "SGD, width 16")
@@ -697,7 +697,7 @@ for width, row in zip(SPACE["width"], size, strict=True):
 # %% [markdown]
 # The wide networks are ahead where images are few: width 64 gains 37 to 57 points on width 4 with up to 125 images, and 9 with 500. So a larger network does not have to
 # overfit more. But nine epochs of 15 images are nine steps, and a wide network gets further in a step: part of the gain is speed. The three widest are close to one another
-# at 500 images, and three seeds do not part them.
+# at 500 images, and three seeds do not tell them apart.
 #
 # Believe a table only after you have tried it. Train two of its settings again:
 
@@ -747,7 +747,7 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | Learning rate, model size, optimizer | Section 1: between a tenth of the edge and ten times the edge lies everything, from 95% to chance. | These three, and weight decay, batch size and schedule. Begin with the rate. |
+# | Learning rate, model size, optimizer | Section 1: between a tenth of the edge and ten times the edge, accuracies go from 95% to chance. | These three, and weight decay, batch size and schedule. Begin with the rate. |
 # | used to have a great influence | Section 7: in this space four of five settings with AdamW stay below 95% after nine epochs. PyTorch's defaults are then five points behind a tuned rate, and level with it after 40. | They have it now, above all where training is short. Good defaults are settings that somebody has tuned for problems like yours. Whether the influence was larger *then* was not measured here: it would take a network of that time beside one of today. |
 # | matters when one goes into the details | Section 6: one point needs about ten seeds, a tenth of a point more than 40. | In the details the differences are smaller than the noise of one run. There it takes seeds and error bars to know. |
 #
@@ -755,7 +755,7 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 #
 # * A range test costs a hundred steps. Take a tenth of the rate at the lowest loss, and the weights from before the test.
 # * Random search tries a new value of each axis in each trial. Draw rates on a log scale.
-# * Stopping early pays most at small budgets. It bets that early ranks tell late ones.
+# * Stopping early pays most at small budgets. It bets that the early order of the trials predicts the late one.
 # * Spread the draws evenly over each axis. With few trials a grid beats random search, with more it is the other way round; even draws are never far from the better one.
 # * A fair comparison: equal epochs, equal width, the same seeds, chosen on validation, judged on test, with an interval. Compare a method with itself first.
 # * Of 20 comparisons without a difference one is clear by luck. Ask for more where you make many.

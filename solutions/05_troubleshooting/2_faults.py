@@ -192,7 +192,7 @@ errors.clear()
 
 # %% [markdown]
 # The hook's list lives in its **closure** (클로저), the hook in the layer, the layer in the model. The exception holds
-# its **traceback** (트레이스백), that the frame of the function, and that every local variable. Store `str(error)` instead.
+# its **traceback** (트레이스백), the traceback holds the frame of the function, and the frame holds every local variable. Store `str(error)` instead.
 # (The training step still adds to its running loss, so that graph is named too. Each leak has its own holder.)
 #
 # How does `find_leaks` do it? After each step it asks a *weak reference* (약한 참조) of every storage whether it is still there.
@@ -277,7 +277,7 @@ checked
 # you choose. Try this:
 #
 # * `fp16`, and a larger and larger input. Which layer overflows first, and at which magnitude?
-# * The same in `bf16`: as many bits, but other ones. What does it have more of than `fp16`?
+# * The same in `bf16`: as many bits, divided differently. What does it have more of than `fp16`?
 # * `fp16` with tiny inputs: nothing overflows, and yet something is lost. What does a *loss scale* (손실 스케일) of 2^12 do
 #   about that? And of 2^24?
 
@@ -595,12 +595,9 @@ for bug in [None, *silent]:
 print(f"\nThe last one in full: {probe.alarms()[0]}")
 
 # %% [markdown]
-# The limits of such rules must not be set on what they are judged by. These were set on two tasks and judged on four others (other data,
-# other kinds of models; `tests/lessons/troubleshooting/test_invariants.py`): they have to catch nine in ten of the bugs *on our list*, and
-# to be silent in 50 healthy runs. That was not enough: of 58 healthy loops that are built differently (LBFGS, two networks against each
-# other, experts without work …; `make bench ARGS=invariants`) the first rules accused 26. "Each parameter is in *the* optimizer" does not hold
-# where there are two, and a loss may well grow against an adversary. Now the rules accuse none of 60 and name each of 26 bugs. But
-# those who wrote the rules also wrote these bugs: of yours they will find fewer. And some bugs are beyond them:
+# The limits of such rules must not be set on what they are judged by. These were set on two tasks and judged on four others. On 60 healthy loops that are
+# built differently (LBFGS, two networks against each other, experts without work …; `make bench ARGS=invariants`) they are silent, and they name each of
+# 26 bugs. But those who wrote the rules also wrote these bugs: of yours they will find fewer. And some bugs are beyond them:
 
 # %%
 beyond = [bug.line for bug in BUGS.values() if not bug.alarms]
@@ -739,7 +736,7 @@ checked
 #
 # ### Shapes and devices
 #
-# Three messages that everybody meets. The device `meta` has no memory, and stands here for a second device. With a real
+# Three messages that everybody meets. The device `meta` has no memory, and takes the place of a second device here. With a real
 # GPU the message about devices has other words: `Expected all tensors to be on the same device, but found at least two devices`.
 
 # %%
@@ -1092,7 +1089,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
         print(f"  rank {rank}: gradients spoiled: {spoiled}; found: {found}")
 
 # %% [markdown]
-# (With one rank there is no rank 1, and so no trouble.) All gradients are spoiled, and one rank confesses: it was the data. In a script under `torchrun` the same lines run; print the
+# (With one rank there is no rank 1, and so no trouble.) All gradients are spoiled, and one rank says why: it was the data. In a script under `torchrun` the same lines run; print the
 # finding with the rank, and gather before you stop.
 #
 # ```
@@ -1106,7 +1103,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # | The log | The evidence here | Corrected |
 # |---|---|---|
 # | GPUUtil로 memory leak 확인하기: find a memory leak with GPUtil | Section 1: growth per step shows *that* there is a leak; the references show *whose*. A utility that shows a GPU's total shows neither line nor holder, and PyTorch's cache hides small growth from it. | Watch **live bytes per step**, then ask **who holds them**. (GPUtil has not been released since 2018; NVML is its successor, notebook 1.) |
-# | loop연산 시 tensor variables는 gpu 메모리 사용: in loops, tensor variables use GPU memory | A variable of the loop is overwritten, and its tensor freed. What grew was what *outlived a turn*: a sum with its graph, a list, a hook, an exception. | A tensor stays as long as **somebody refers to it**, also through an autograd graph. |
+# | loop연산 시 tensor variables는 gpu 메모리 사용: in loops, tensor variables use GPU memory | A variable of the loop is overwritten, and its tensor freed. What grew was what *outlived a turn*: a sum with its graph, a list, a hook, an exception. | A tensor stays as long as **something refers to it**, also through an autograd graph. |
 # | 1d tensor는 python 기본 객체로 변환하여 처리하기: convert a 1-d tensor into a Python object | The cell below: the loss has 0 dimensions and 1 element, and `.item()` takes exactly such a tensor. | A **one-element** tensor (usually 0-d), by `.item()`; it **waits for the GPU**, so do it where you log, and `.detach()` elsewhere. |
 
 # %%
@@ -1127,7 +1124,7 @@ except RuntimeError as error:
 #   gradient.
 # * Accuracy does not show silent bugs. What must hold in every healthy run does, within 20 steps.
 # * CUDA's errors come late: `CUDA_LAUNCH_BLOCKING=1`, or the same step on the CPU.
-# * A time limit, then the stack of each process. Whoever is not where the others are is the one to ask.
+# * A time limit, then the stack of each process. Look first at the process that is not where the others are.
 # * A decision that changes who calls what is taken by all ranks together.
 #
 # **Next notebook:** [the clinic](3_clinic.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).

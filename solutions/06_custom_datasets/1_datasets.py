@@ -572,7 +572,7 @@ checked
 #
 # ## 7 · Classes of different sizes
 #
-# 400 fours and 20 nines (**class imbalance**, 클래스 불균형), and the question which is which. Two remedies are common. A **weighted sampler**
+# 400 fours and 20 nines (**class imbalance**, 클래스 불균형), and the task is to tell them apart. Two remedies are common. A **weighted sampler**
 # (가중 샘플러) draws the rare ones more often. **Loss weights** (손실 가중치) let them count for more.
 
 
