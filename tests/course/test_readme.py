@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "TEACHING.md", "CONTRIBUTING.md", "solutions/README.md", "quizzes/README.md"]
+PAGES = ["README.md", "TEACHING.md", "CONTRIBUTING.md", "solutions/README.md", "quizzes/README.md", "docs/GLOSSARY.md"]
 PACKAGE = ROOT / "helpers" / "torchcourse"
 
 

@@ -2,6 +2,7 @@
 
     solutions/NN_name/*.py   →  the .ipynb beside it  →  notebooks/NN_name/*.ipynb   (nbgrader's generate step)
     quizzes/NN_name.yaml     →  solutions/NN_name/quiz.ipynb  →  notebooks/NN_name/quiz.ipynb
+    the glossaries at the end of notebooks  →  docs/GLOSSARY.md
 
 notebooks/ is committed. The notebooks in solutions/ are not: they are for nbgrader's own commands, run by hand.
 The result depends on the sources alone, not on the day or the machine. Only files whose text changes are written. A
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 
+from torchcourse.tools.build import glossary
 from torchcourse.tools.build.seal import is_untouched, stamp
 from torchcourse.tools.build.source import Origin, to_notebook
 from torchcourse.tools.repository import ROOT, nbgrader_config
@@ -37,10 +39,18 @@ def build(root: Path = ROOT, *, force: bool = False) -> Report:
 
     Raises:
         torchcourse.tools.build.source.SourceError: for a lesson source that cannot be built.
+        ValueError: for a line of a glossary that cannot be read.
         torchcourse.quiz.bank.BankError: for a question bank that cannot be read.
     """
     texts = solutions(root)
-    return _write(root, texts | release(texts, root), force)
+    report = _write(root, texts | release(texts, root), force)
+    if found := glossary.terms(root):
+        target, page = root / glossary.PATH, glossary.glossary_page(found)
+        new = not target.exists() or target.read_text(encoding="utf-8") != page
+        (report.written if new else report.unchanged).append(glossary.PATH)
+        if new:
+            write_text(target, page)
+    return report
 
 
 def lessons(root: Path = ROOT) -> list[str]:
