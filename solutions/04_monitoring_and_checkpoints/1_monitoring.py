@@ -290,10 +290,10 @@ outcome(
 )
 
 # %% [markdown]
-# * **Overfitting**: training and validation part. The *gap* tells.
+# * **Overfitting**: the curves of training and validation move apart. Look at the *gap*.
 # * **Underfitting**: both stay high, close together. Even the training data is not learned.
 #
-# You need *two* curves for that. No single one tells, and none of the two comes from the weights: remember that for notebook 2.
+# You need *two* curves for that. One curve alone is not enough, and neither of the two comes from the weights: remember that for notebook 2.
 #
 # ### A curve that you smooth tells less
 #
@@ -455,7 +455,7 @@ figures.explorer(draw_price, alt=describe_price, steps_between_looks=(1, 500, 63
 # %% [markdown]
 # ### Exercise 3 · Choose how often to look
 #
-# ●○○ · 4 minutes · good for: granting the learner's *n번에 1번* with a number for n.
+# ●○○ · 4 minutes · good for: giving the learner's *n번에 1번* a number for n.
 #
 # For simplicity the share is that of the training: n steps of training to one look.
 
@@ -654,7 +654,7 @@ outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value,
 # * Several ranks: one writer, and sums over all ranks before you divide.
 # * Managing is watching and acting on what you see. Being faster is something else.
 # * The course's Trainer acts for you: `patience=3` ends a training run whose `monitor` no longer improves, `max_steps` ends it after so many steps,
-#   `after_step` and `after_epoch` call your function, `OverAll(metric)` computes what is no mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
+#   `after_step` and `after_epoch` call your function, `OverAll(metric)` computes what is not a mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
 #
 # **Next:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #

@@ -64,7 +64,7 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %% [markdown]
 # ## 1 · Frozen features
 #
-# **Transfer learning** (전이 학습) uses a network that was trained on one task, with many labels, for another one with few. The **backbone** (백본) is
+# **Transfer learning** (전이 학습) uses a network that was trained on one task, with many labels, for a second task with few. The **backbone** (백본) is
 # that network without its last layer: it turns a picture into **features** (특징). A new last layer, the **head** (헤드), reads them.
 #
 # Our backbone is the course's small CNN, trained on 4,000 images of MNIST (`python -m torchcourse.tools.make_data.mnist_weights`). The new task: other
@@ -112,7 +112,7 @@ outcome(
 )
 
 # %% [markdown]
-# With ten labels, a network that starts from random weights is worse than no network. Frozen features get their head in a blink: the backbone runs *once*
+# With ten labels, a network that starts from random weights is worse than no network. The head on frozen features is trained in a moment: the backbone runs *once*
 # over each picture, and the head trains on the numbers that came out. Three seeds are few; section 5 has more of them, and more labels.
 #
 # ### Exercise 1 · Features
@@ -410,7 +410,7 @@ figures.show(pictures.draw_scalings(seen, title), f"Five pictures: MNIST, and on
 
 # %% [markdown]
 # The gap tells *gross* mistakes without a single label: divided by 255, or left between 0 and 1. It does not tell small ones. The new digits differ from MNIST in the right scaling as
-# well, and a slightly wrong one can bring them nearer. The accuracy tells only the worst one: a new head makes up for a lot. That is what makes this bug live long.
+# well, and a slightly wrong one can bring them nearer. The accuracy tells only the worst one: a new head makes up for a lot. So this bug stays unnoticed for a long time.
 #
 # ### Exercise 4 · Repair it
 #
@@ -534,7 +534,7 @@ for name, other in rivals:
 # * The **baseline** (기준선) that trains nothing is within a point of the best at 100 labels.
 #
 # Do frozen features stop at what the backbone learned to see? Careful: train the head for only 100 steps of AdamW, and at 50 labels you get 97.0% instead of 97.8%. The nearest neighbor
-# would seem clearly better. An optimizer that was stopped looks like features that stop.
+# would seem clearly better. An optimizer that was stopped too early looks like features that are not good enough.
 #
 # ### Exercise 5 · Choose
 #
