@@ -184,3 +184,16 @@ def test_shapes_that_differ_pass_in_silence():
     ours, theirs = run_ranks(mismatched, world_size=2)
     assert ours != right
     assert theirs != torch.tensor(right).T.tolist()
+
+
+def test_keys_of_fsdp_and_of_joining_follow_from_their_sizes():
+    lesson = "01_data_parallelism"
+    unit = sum(parameter.numel() for parameter in nn.Linear(7, 10).parameters())
+    assert key(lesson, "numbers-in-a-flat-shard") == -(-unit // 3)
+    assert key(lesson, "megabytes-of-an-fsdp-step") == 1.5 * cost.ring_bytes(600, 4)
+    assert key(lesson, "norm-over-four-shards") == torch.tensor([1.0, 2.0, 2.0, 4.0]).norm()
+    assert key(lesson, "first-number-on-rank-2") == 2 * -(-10 // 4)
+    assert key(lesson, "last-step-under-join") == (3 + 0) / 2
+    fused = torch.arange(96).chunk(2)[0]
+    assert key("02_model_parallelism", "values-on-rank-0") == (fused >= 64).sum()
+    assert key("02_model_parallelism", "percent-for-recomputing") == pytest.approx(100 * (4 / 3 - 1), abs=0.1)
