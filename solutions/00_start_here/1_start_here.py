@@ -546,13 +546,16 @@ means
 # - A run fails in one rank first. Find that rank, then what it says, then the line of yours.
 # - Read → predict → do → be checked → be asked → be asked again. Your journal keeps it, on your machine.
 #
-# | English | 한국어 | meaning |
+# ### Glossary
+#
+# | English | 한국어 | here |
 # |---|---|---|
 # | process | 프로세스 | a running program with memory of its own |
 # | rank | 랭크 | one of the processes of a run, and its number |
 # | world size | 월드 크기 | how many ranks a run has |
-# | sample, batch | 샘플, 배치 | one example; the examples of one step |
-# | share, shard | 몫, 샤드 | the part of the data that one rank works on |
+# | sample | 샘플 | one example |
+# | batch | 배치 | the examples of one step |
+# | shard | 샤드 | the part of the data that one rank works on |
 # | all-reduce | 올리듀스 | every rank gives a tensor, and gets the sum of all |
 # | logits | 로짓 | the scores of the classes before softmax |
 # | accuracy | 정확도 | the part of the samples that are right |

@@ -635,7 +635,7 @@ export_script(train_digits.train, "train_on_many.py")
 # * N ranks make N times the batch. Scale the learning rate, warm up, and measure.
 # * Uneven batches: `ddp.join()`. A "connection closed" comes from the victim.
 # * DataParallel: one process, a new replica each step, GPU 0 as a funnel. DDP: a process per rank; gradients travel, and rank 0's buffers (BatchNorm's running statistics). Use DDP.
-# * States: 16 bytes a parameter in mixed precision with Adam. ZeRO shares out optimizer, gradients, parameters; FSDP is all three.
+# * States: 16 bytes per parameter in mixed precision with Adam. ZeRO shares out optimizer, gradients, parameters; FSDP is all three.
 # * Two constants, α and β, say how long an all-reduce takes; Amdahl says where it ends.
 #
 # **Next lesson:** the model itself is cut. **Questions on this lesson:** [quiz](quiz.ipynb).

@@ -97,7 +97,7 @@ cluster = dgx_a100(64)  # 8 machines of 8 A100 with 80 GiB
 print(plan(GPT3, cluster, Layout(batch=512, tensor=8, pipeline=8)))
 
 # %% [markdown]
-# Where do the numbers come from? **States** (상태): 16 bytes a parameter in mixed precision with Adam (lesson 01), of the parameters that *this* GPU
+# Where do the numbers come from? **States** (상태): 16 bytes per parameter in mixed precision with Adam (lesson 01), of the parameters that *this* GPU
 # computes with. **Activations** (활성값): what the forward pass leaves for the backward pass. In a layer of GPT, for a sequence of *s* tokens and width *h*,
 # in 16 bit, that is
 #
@@ -146,7 +146,7 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
 #
 # ### Exercise 1 · The bytes of a GPU
 #
-# ●●○ · 12 minutes · good for: to know before you rent whether it fits.
+# ●●○ · 12 minutes · good for: knowing before you rent whether it fits.
 #
 # The first rank of the pipeline, 1F1B, micro-batches of one sequence. Leave out embeddings and output layer: all parameters are in the layers.
 # `model` has `layers`, `layer_parameters` (of one layer), `sequence` and `width`.
@@ -208,9 +208,9 @@ checked
 # %% [markdown]
 # ## 2 · FLOP, and two utilizations
 #
-# A **FLOP** is one floating-point operation: one multiplication or one addition. A weight is used once a token, in the forward pass: multiply and add, 2 FLOP. The backward
+# A **FLOP** is one floating-point operation: one multiplication or one addition. A weight is used once per token, in the forward pass: multiply and add, 2 FLOP. The backward
 # pass does twice as much (a gradient for the input, and one for the weight). So training takes 6 FLOP per parameter and token, and attention adds
-# its scores: 4·s·h a token and layer in the forward pass, again times 3.
+# its scores: 4·s·h per token and layer in the forward pass, again times 3.
 
 # %%
 per_token = GPT3.model_flop / GPT3.sequence
@@ -225,7 +225,7 @@ assert abs((weights + scores) / per_token - 1) < 0.01
 # * **Model FLOP utilization**, MFU (모델 FLOP 활용률): what the *model* needs.
 # * **Hardware FLOP utilization**, HFU (하드웨어 FLOP 활용률): what the *hardware* does, recomputation included.
 #
-# Papers report the one or the other. Megatron-LM's table of 2021 gives 163 TFLOP/s a GPU for 530 billion parameters, of 312 on the A100's data sheet. Llama 3 405B
+# Papers report the one or the other. Megatron-LM's table of 2021 gives 163 TFLOP/s per GPU for 530 billion parameters, of 312 on the A100's data sheet. Llama 3 405B
 # gives 400, of 989 on the H100's. Both are in `planner.published`.
 
 # %%
@@ -552,7 +552,7 @@ for model, gpus, batch in CASES:
 # 3. **Messages.** Where the network is slow, or a GPU has few tokens, the backward pass is too short to hide the gradients' average. A cut leaves each GPU fewer
 #    parameters to average.
 #
-# If none of the three presses: data parallelism, with ZeRO as far as memory asks for it. That is the answer to *hard*.
+# If none of the three applies: data parallelism, with ZeRO as far as memory asks for it. That is the answer to *hard*.
 #
 # ### AlexNet's two GPUs
 #
@@ -591,7 +591,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
 #
 # ### Exercise 4 · Choose a layout
 #
-# ●●○ · 10 minutes · good for: it is the question.
+# ●●○ · 10 minutes · good for: this is the question before every large training run.
 #
 # GPT-3, 64 A100 of 80 GiB in nodes of 8, batches of 512 sequences. Choose a layout that fits and is at most 5% slower than the fastest of all. Use the picture
 # of section 3, or `print(plan(GPT3, cluster, Layout(…)))`, but think first: how much are the states, and into how many parts must they go?
@@ -849,8 +849,8 @@ print(
 
 # %% [markdown]
 # How near is it? Read the ratio, and run the cells again: on a busy machine it moves. No constant was fitted here, and none of the published runs was on hardware like
-# yours. (Other programs that take the cores while the *speeds* are measured make the plan too slow; while the *step* is measured, too fast.) That is how far
-# you may trust a plan for a new cluster: measure three speeds first, then one step, then plan the rest.
+# yours. (Other programs that take the cores while the *speeds* are measured make the plan too slow; while the *step* is measured, too fast.) So, before
+# you trust a plan for a new cluster, measure three speeds and one step. Then plan the rest.
 #
 # ## 8 · What the log said
 #
@@ -863,7 +863,7 @@ print(
 #
 # ## Take away
 #
-# * Bytes: 16 a parameter of what the GPU computes with, less what ZeRO shares out; activations: 34·s·h/t a layer, times layers, times micro-batches under way.
+# * Bytes: 16 per parameter of what the GPU computes with, less what ZeRO shares out; activations: 34·s·h/t per layer, times layers, times micro-batches under way.
 # * Recomputation: 2 instead of 34, paid with a forward pass. Ask whether you need it.
 # * Training: 6 FLOP per parameter and token, and the scores. MFU counts what the model needs, HFU what the hardware does. Compare MFU.
 # * A step: compute + messages + bubble + what is not hidden of the data average. Read the parts.

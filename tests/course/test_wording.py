@@ -22,7 +22,7 @@ _UNIT = (
     "class|frame|row|value|run|save|saving|stage|piece|student|picture|message"
 )
 _COUNTED = (
-    "(?:milli|micro)?seconds|ms|[kMG]B|bytes|FLOP|samples?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
+    "(?:milli|micro)?seconds|ms|[kMG]B|bytes|T?FLOP(?:/s)?|samples?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
     "batches|pictures|epochs|rows|nodes|growth|times|all-reduces|gradients|records|one process"
 )
 _DIFFERS = (
@@ -46,7 +46,7 @@ class Fault(NamedTuple):
 
 FAULTS = {
     "percent": Fault(r"[\d}] %(?![\w(=%.\[])", "close it up: 17%", "It waits 17 % of the time"),
-    "per": Fault(rf"\b(?:{_COUNTED}) an? (?:{_UNIT})\b(?! (?:of|that|in|to|is|has)\b)", "per", "6 FLOP a token"),
+    "per": Fault(rf"\b(?:{_COUNTED}) an? (?:{_UNIT})\b(?! (?:of|that|to|is|has)\b)", "per", "6 FLOP a token"),
     "another": Fault(
         rf"(?<!one )(?<!yet )(?<!to )(?<!from )(?<!is )\banother (?:{_DIFFERS})s?\b",
         "a different",
