@@ -18,6 +18,9 @@ TITLES = {
     "recall": "What do you still know?",
     "review": "What is due today",
     "explorer": "A picture to play with",
+    "placement": "Where to begin",
+    "final": "Ten questions",
+    "final_result": "How it went",
 }
 """What a cell is called that does nothing but call these functions, and import what it needs for that."""
 
