@@ -2,7 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: lab test build class collect grade glance bench gpu-check solve help
+.PHONY: lab test build class collect grade glance scores bench gpu-check solve help
 lab: ; @$(PYTHON) course.py lab $(ARGS)
 test: ; @$(PYTHON) course.py test $(ARGS)
 build: ; @$(PYTHON) course.py build $(ARGS)
@@ -10,6 +10,7 @@ class: ; @$(PYTHON) course.py class $(ARGS)
 grade: ; @$(PYTHON) course.py grade $(ARGS)
 collect: ; @$(PYTHON) course.py collect $(ARGS)
 glance: ; @$(PYTHON) course.py glance $(ARGS)
+scores: ; @$(PYTHON) course.py scores $(ARGS)
 bench: ; @$(PYTHON) course.py bench $(ARGS)
 gpu-check: ; @$(PYTHON) course.py gpu-check $(ARGS)
 solve: ; @$(PYTHON) course.py solve $(ARGS)

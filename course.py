@@ -41,7 +41,8 @@ FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
-    commands |= {"class": make_class, "collect": collect, "glance": glance, "solve": solve}
+    commands |= {"class": make_class, "collect": collect, "glance": glance}
+    commands |= {"scores": scores, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
@@ -121,6 +122,11 @@ def glance(arguments: list[str]) -> int:
     return run_module("glance", arguments, {"lab"})
 
 
+def scores(arguments: list[str]) -> int:
+    """Write scores into a table that Moodle or Canvas exported (TABLE --lesson LESSON --folder FOLDER)."""
+    return run_module("scores", arguments, {"lab"})
+
+
 def bench(arguments: list[str]) -> int:
     """Print the speed tables, beside other tools of the same kind."""
     return run_module("bench", arguments, {"lab", "bench"})
@@ -157,6 +163,7 @@ MODULES = {
     "class": "torchcourse.tools.classroom.course_folder",
     "collect": "torchcourse.tools.classroom.downloads",
     "glance": "torchcourse.tools.classroom.class_page",
+    "scores": "torchcourse.tools.classroom.scores",
     "bench": "torchcourse.tools.bench",
 }
 

@@ -86,7 +86,7 @@ def _take(
         return f"{shown} was left out: {str(error).partition(chr(10))[0]}"
     if len(data) > staging.MOST:
         return f"{shown} was left out: it has more than {staging.MOST / 2**20:.0f} MiB"
-    found = students.get(_key(member.name), [])
+    found = students.get(key(member.name), [])
     student = found[0] if len(found) == 1 else _plain(f"{member.name}-{member.number}")
     place = folder / "submitted" / student / lesson
     place.mkdir(parents=True, exist_ok=True)
@@ -103,11 +103,11 @@ def _students(folder: Path) -> dict[str, list[str]]:
             for student in book.students:
                 first, last = student.first_name or "", student.last_name or ""
                 for name in {first + last, last + first, student.id} - {""}:
-                    found[_key(name)].add(student.id)
+                    found[key(name)].add(student.id)
     return {name: sorted(ids) for name, ids in found.items()}
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
     """Return a name's letters and digits alone: Canvas drops everything else."""
     return "".join(letter for letter in unicodedata.normalize("NFKC", name).casefold() if letter.isalnum())
 
