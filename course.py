@@ -33,6 +33,7 @@ from setup.indexes import pip_settings, uv_variables
 
 VENV = ROOT / ".venv"
 WORK = ROOT / "work"
+FRONT_PAGE = "start.ipynb"
 FIRST_LESSON = "00_start_here/1_start_here.ipynb"
 
 # ---------------------------------------------------------------------------------------------------- the commands
@@ -76,6 +77,7 @@ def lab(arguments: list[str]) -> int:
     python = prepare({"lab"})
     for line in copy_lessons(ROOT / "notebooks", WORK):
         print(line)
+    make_front_page(python, WORK)
     return start_lab(python, WORK, port, browser=not options.no_browser)
 
 
@@ -243,7 +245,7 @@ def free_port(asked: int | None, first: int = 8888, count: int = 100) -> int:
 
 
 def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
-    """Start JupyterLab in the learner's folder, at the first lesson. It keeps its own token authentication."""
+    """Start JupyterLab in the learner's folder, at the front page. It keeps its own token authentication."""
     work.mkdir(exist_ok=True)
     command = lab_command(python, work, port) + ([] if browser else ["--no-browser"])
     environment = clean_environment(python) | lab_variables(work)
@@ -256,10 +258,17 @@ def start_lab(python: Path, work: Path, port: int, browser: bool) -> int:
     os.execve(python, command, environment)
 
 
+def make_front_page(python: Path, work: Path) -> None:
+    """Bring the page with which JupyterLab opens up to date. Without it, the first lesson opens."""
+    environment = clean_environment(python) | {"TORCHCOURSE_WORK": str(work)}
+    run([python, "-m", "torchcourse.quiz.start_notebook"], environment)
+
+
 def lab_command(python: Path, work: Path, port: int) -> list[str]:
-    lesson = "/tree/" + FIRST_LESSON if (work / FIRST_LESSON).exists() else ""
+    first = next((name for name in (FRONT_PAGE, FIRST_LESSON) if (work / name).exists()), None)
+    opened = f"/tree/{first}" if first else ""
     command = [str(python), "-m", "jupyterlab", f"--ServerApp.root_dir={work}", f"--ServerApp.port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{lesson}", "--Application.log_level=WARN"]
+    command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{opened}", "--Application.log_level=WARN"]
     command.append("--LabApp.extension_manager=readonly")  # no catalogue of extensions is fetched from the network
     command += [f"--ServerApp.jpserver_extensions={module}=False" for module in NBGRADER_PAGES]
     if not WINDOWS and os.geteuid() == 0:

@@ -121,6 +121,8 @@ def hidden_modules(package: Path) -> list[str]:
 
 
 DRAWERS = ["torchcourse.figures", "torchcourse.environment", "torchcourse.lessons.troubleshooting.clinic.cases."]
+# A page for the learner, into which `front_page_picture` puts its pictures.
+DRAWERS.append("torchcourse.quiz.front_page")
 
 
 def draws(file: Path) -> bool:

@@ -70,6 +70,12 @@ def test_lab_opens_the_first_lesson_in_the_learners_folder_behind_a_token(tmp_pa
     assert "nbgrader" not in said
 
 
+def test_lab_opens_the_front_page_where_there_is_one(tmp_path):
+    (tmp_path / course.FRONT_PAGE).write_text("{}")
+    assert "--LabApp.default_url=/lab/tree/start.ipynb" in course.lab_command(Path("python"), tmp_path, 8888)
+    assert "--LabApp.default_url=/lab" in course.lab_command(Path("python"), tmp_path / "empty", 8888)
+
+
 def wait_until_it_answers(url: str, seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -6,6 +6,7 @@ from torchcourse.quiz.cards import card
 from torchcourse.quiz.completion_page import completion
 from torchcourse.quiz.daily_page import retrospective
 from torchcourse.quiz.final_quiz import final, final_elsewhere, final_result
+from torchcourse.quiz.front_page import where_was_i
 from torchcourse.quiz.grade_line import received
 from torchcourse.quiz.placement_quiz import placement
 from torchcourse.quiz.predictions import outcome, predict
@@ -27,6 +28,7 @@ __all__ = [
     "received",
     "retrospective",
     "review",
+    "where_was_i",
 ]
 
 

@@ -1,0 +1,95 @@
+"""The pictures of the front page: how sure against how right, what falls due, misconceptions by lesson.
+
+What is written inside them is English everywhere: the fonts that come with matplotlib have no Korean letters.
+"""
+
+from datetime import date, timedelta
+from math import sqrt
+
+from matplotlib.figure import Figure
+
+from torchcourse import figures
+from torchcourse.figures import COLORS
+from torchcourse.quiz import texts
+
+SIZE = (4.4, 2.7)
+LEVELS = {1: "guessing", 2: "fairly sure", 3: "certain"}
+DAYS = 14
+
+
+def sure(found: dict[int, tuple[int, int]], language: str) -> str:
+    """Return as an image how often each degree of confidence was right; nothing without answers.
+
+    Args:
+        found: what `calibration` gives: {degree: (right, answered)}.
+        language: of the text alternative.
+    """
+    said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in found.items()]
+    return _image(sure_figure(found), "front_sure_alt", said, language) if found else ""
+
+
+def days(answered: dict[date, int], coming: dict[date, int], today: date, language: str) -> str:
+    """Return as an image what was answered and what comes back, by day; nothing where nothing comes back."""
+    said = [f"{day} {count}" for day, count in sorted(coming.items())[:DAYS]]
+    return _image(days_figure(answered, coming, today), "front_days_alt", said, language) if coming else ""
+
+
+def ideas(found: dict[str, int], language: str) -> str:
+    """Return as an image how many misconceptions are open in each lesson; nothing where none is."""
+    said = [f"{number} {count}" for number, count in found.items()]
+    return _image(ideas_figure(found), "front_ideas_alt", said, language) if found else ""
+
+
+def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
+    """Draw the share of right answers for each degree of confidence, with its 95% interval (Wilson 1927)."""
+    figure, axis = figures.new(*SIZE)
+    for place, (right, count) in enumerate(found.values()):
+        low, high = _wilson(right, count)
+        axis.bar(place, 100 * right / count, color=COLORS["blue"], width=0.6)
+        axis.vlines(place, 100 * low, 100 * high, color=COLORS["black"], linewidth=1.2)
+        axis.annotate(f"{right} of {count}", (place, 2), ha="center", va="bottom", fontsize=9, color="white")
+    axis.set_xticks(range(len(found)), [LEVELS[level] for level in found])
+    axis.set(ylim=(0, 105), ylabel="right, with 95% interval / %", xlabel="how sure you were")
+    level, (right, count) = list(found.items())[-1]
+    axis.set_title(f"When {LEVELS[level]}, right in {right} of {count}")
+    return figure
+
+
+def days_figure(answered: dict[date, int], coming: dict[date, int], today: date) -> Figure:
+    """Draw a strip of days: the questions answered on each of the last 14, those that come back in the next 14."""
+    figure, axis = figures.new(*SIZE)
+    for offset in range(-DAYS, DAYS):
+        day = today + timedelta(days=offset)
+        before = answered.get(day, 0)
+        axis.bar(offset, before, color=COLORS["blue"], width=0.8, label="answered" if offset == -DAYS else None)
+        look = {"color": COLORS["orange"], "width": 0.8, "label": "come back" if offset == 0 else None}
+        axis.bar(offset, coming.get(day, 0) if offset >= 0 else 0, bottom=before, **look)
+    axis.set(xlabel="days from today", ylabel="questions", xlim=(-DAYS - 0.6, DAYS - 0.4))
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.axvline(0, color=COLORS["gray"], linewidth=0.8, linestyle=":")
+    axis.legend(frameon=False, fontsize=8.5)
+    week = sum(count for day, count in coming.items() if day < today + timedelta(days=7))
+    axis.set_title(f"{week} come back within 7 days")
+    return figure
+
+
+def ideas_figure(found: dict[str, int]) -> Figure:
+    """Draw how many misconceptions are open in each lesson, by the lesson's number."""
+    figure, axis = figures.new(*SIZE)
+    axis.bar(list(found), list(found.values()), color=COLORS["vermillion"], width=0.6)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="lesson", ylabel="open misconceptions")
+    most = max(found, key=lambda number: found[number])
+    axis.set_title(f"{sum(found.values())} open, {found[most]} of them in lesson {most}")
+    return figure
+
+
+def _image(figure: Figure, alt: str, said: list[str], language: str) -> str:
+    return figures.to_html(figure, texts.say(alt, language, said=", ".join(said)))
+
+
+def _wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    share = right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
