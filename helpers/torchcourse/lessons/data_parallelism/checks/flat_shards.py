@@ -14,7 +14,7 @@ from torchcourse.ranks.who import device
 
 Tensors = list[torch.Tensor]
 
-_UNITS = (([(2, 3), (2,)], 2), ([(3, 3), (1,)], 4), ([(2, 2), (3,), (2,)], 3), ([(3,)], 5), ([(2, 2)], 1))
+_UNITS = (([(2, 2), (4,), (2,)], 3), ([(3, 3), (1,)], 4), ([(2, 3), (2,)], 2), ([(3,)], 5), ([(2, 2)], 1))
 """Shapes of the tensors of a unit, and ranks: lengths that N divides and others, also fewer numbers than ranks."""
 
 
@@ -128,13 +128,15 @@ def _refuse_shards(found: Tensors, tensors: Tensors, flat: torch.Tensor, world_s
 def mean_shard(learner: Callable[[Tensors], Any]) -> str:
     """Compare with the mean of all ranks' gradients, cut, on 2 and 3 ranks; count what each rank sends."""
     for world_size in (2, 3):
-        for shapes, _ in _UNITS[:3]:
-            _judge_means(learner, shapes, world_size)
+        by_rank = on_ranks(_reduce, learner, [shapes for shapes, _ in _UNITS[:3]], world_size=world_size)
+        for runs in zip(*by_rank, strict=True):
+            _judge_means(runs)
     return "Each rank gets its shard of the mean, on 2 and 3 ranks, and sends no more than one reduce-scatter does."
 
 
-def _judge_means(learner: Callable, shapes: Sequence[tuple[int, ...]], world_size: int) -> None:
-    runs = on_ranks(_reduce, learner, shapes, world_size=world_size)
+def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float]]]) -> None:
+    """Raise what is wrong with one unit; `runs` is what `_reduce` gives for it on each rank."""
+    world_size = len(runs)
     own, found, sent = [list(part) for part in zip(*runs, strict=True)]
     flats = torch.stack([flat_shards.flatten(gradients, world_size) for gradients in own])  # [ranks, numbers]
     total, where = flats.sum(dim=0), f"On {world_size} ranks, with {sum(t.numel() for t in own[0])} numbers: "
@@ -198,14 +200,18 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
     )
 
 
-def _reduce(learner: Callable, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensors, Any, tuple[str, float]]:
-    """Return this rank's gradients, what the learner's function gives, and which collectives sent how many bytes."""
+def _reduce(
+    learner: Callable, units: Sequence[Sequence[tuple[int, ...]]]
+) -> list[tuple[Tensors, Any, tuple[str, float]]]:
+    """Return for each unit this rank's gradients, what the function gives, and which collectives sent how much."""
     generator = torch.Generator().manual_seed(dist.get_rank())
-    gradients = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device()) for shape in shapes]
-    before = copies(gradients)
-    with listed_messages() as messages:
-        found = learner(gradients)
-    found = found.detach().cpu() if isinstance(found, torch.Tensor) else found
-    share = 1 - 1 / dist.get_world_size()
-    sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in messages)
-    return before, found, (", ".join(sorted({message.kind for message in messages})), sent)
+    share, results = 1 - 1 / dist.get_world_size(), []
+    for shapes in units:
+        gradients = [torch.randn(shape, generator=generator, dtype=torch.float64).to(device()) for shape in shapes]
+        before = copies(gradients)
+        with listed_messages() as messages:
+            found = learner(gradients)
+        found = found.detach().cpu() if isinstance(found, torch.Tensor) else found
+        sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in messages)
+        results.append((before, found, (", ".join(sorted({message.kind for message in messages})), sent)))
+    return results

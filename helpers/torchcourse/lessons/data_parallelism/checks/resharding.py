@@ -21,15 +21,17 @@ _CASES = (
 @check
 def reshard(learner: Callable[..., Any]) -> str:
     """Compare every rank's shard with a fresh cut of the whole unit, and note which files each rank opens."""
-    for saved_ranks, length, world_size in _CASES:
-        _judge_case(learner, saved_ranks, length, world_size)
+    opened = [_judge_case(learner, *case) for case in _CASES]
+    for (saved_ranks, length, world_size), files in zip(_CASES, opened, strict=True):
+        _judge_files(files, saved_ranks, length, world_size)
     return f"The shards of a fresh cut, for {len(_CASES)} pairs of old and new ranks, and no file opened in vain."
 
 
-def _judge_case(learner: Callable, saved_ranks: int, length: int, world_size: int) -> None:
+def _judge_case(learner: Callable, saved_ranks: int, length: int, world_size: int) -> list[set[int]]:
+    """Raise what is wrong with the shards; return the files that each rank opened."""
     unit = torch.arange(1.0, length + 1, dtype=torch.float64)
     saved = [flat_shards.own_shard([unit], rank, saved_ranks) for rank in range(saved_ranks)]
-    where = f"{length} numbers, saved on {_ranks(saved_ranks)}, loaded on {_ranks(world_size)}: "
+    where = _case(saved_ranks, length, world_size)
     found: list[Any] = []
     opened: list[set[int]] = []
     for rank in range(world_size):
@@ -48,7 +50,11 @@ def _judge_case(learner: Callable, saved_ranks: int, length: int, world_size: in
         found.append(learner(open_shard, saved_ranks, length, rank, world_size))
         opened.append(files)
     _judge_values(found, unit, saved, world_size, where)
-    _judge_files(opened, length, saved_ranks, world_size, where)
+    return opened
+
+
+def _case(saved_ranks: int, length: int, world_size: int) -> str:
+    return f"{length} numbers, saved on {_ranks(saved_ranks)}, loaded on {_ranks(world_size)}: "
 
 
 def _ranks(count: int) -> str:
@@ -85,6 +91,10 @@ def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Te
             f"you cut {len(together)} numbers, and the unit has {length}: zeros that were added when it was saved are "
             "not part of it.",
         ),
+        "not_equal": (
+            list(unit.tensor_split(n)),
+            "your shards differ in length. All have the length ⌈length/N⌉: zeros fill the last ones up.",
+        ),
         "old_zeros_unequal": (
             list(together.tensor_split(n)),
             f"you cut {len(together)} numbers, and the unit has {length}: zeros that were added when it was saved are "
@@ -93,10 +103,6 @@ def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Te
         "no_zeros": (
             [unit[rank * len(right[0]) : (rank + 1) * len(right[0])] for rank in range(n)],
             "the last shards are too short. All have the same length: zeros fill them up.",
-        ),
-        "not_equal": (
-            list(unit.tensor_split(n)),
-            "your shards differ in length. All have the length ⌈length/N⌉: zeros fill the last ones up.",
         ),
         "rounded_down": (
             [unit[rank * (length // n) : (rank + 1) * (length // n)] for rank in range(n)],
@@ -135,8 +141,8 @@ def _listed(shard: torch.Tensor) -> str:
     return f"[{', '.join(f'{number:g}' for number in shard.tolist())}]"
 
 
-def _judge_files(opened: list[set[int]], length: int, saved_ranks: int, world_size: int, where: str) -> None:
-    old, new = -(-length // saved_ranks), -(-length // world_size)
+def _judge_files(opened: list[set[int]], saved_ranks: int, length: int, world_size: int) -> None:
+    old, new, where = -(-length // saved_ranks), -(-length // world_size), _case(saved_ranks, length, world_size)
     for rank, files in enumerate(opened):
         needed = {number // old for number in range(rank * new, min((rank + 1) * new, length))}
         if len(files) > max(len(needed), 1):
