@@ -68,28 +68,55 @@ def _final_lines(finals: list[Result], language: str) -> list[str]:
 
 def _learned_lines(lessons: list[LessonProgress], today: list[Entry], language: str) -> list[str]:
     sections = [_lesson_lines(lesson, today, language) for lesson in lessons]
-    return _with_gaps([*sections, _surprise_lines(today, language)])
+    return _with_gaps([_only_right_line(lessons, today, language), *sections, _surprise_lines(today, language)])
+
+
+def _only_right_line(lessons: list[LessonProgress], today: list[Entry], language: str) -> list[str]:
+    """Return one line for all lessons of which there is nothing to tell but right answers, as after a review."""
+    counts = [(lesson.title[language], len(_right(lesson, today))) for lesson in lessons if _only_right(lesson, today)]
+    said = ", ".join(f"{title} {count}" for title, count in counts)
+    return [f"- {texts.say('answered_right_in', language, said=said)}"] if said else []
 
 
 def _lesson_lines(lesson: LessonProgress, today: list[Entry], language: str) -> list[str]:
-    """Return what was learned in one lesson under its title; nothing where that is nothing."""
-    prefix = f"lesson{lesson.name.partition('_')[0]}."
-    checks = [entry for entry in today if entry["kind"] == "check" and entry.get("state") == "right"]
-    passed = [str(entry.get("exercise")) for entry in checks if str(entry.get("exercise")).startswith(prefix)]
-    answered = [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
-    last = {entry["question"]: entry["right"] for entry in answered}
-    right = [question for question, is_right in last.items() if is_right]
+    """Return what was learned in one lesson under its title; nothing where that is nothing, or one line above."""
+    if _only_right(lesson, today):
+        return []
+    passed, right = _passed(lesson, today), _right(lesson, today)
     done = []
     if passed:
-        names = ", ".join(f"`{name.removeprefix(prefix)}`" for name in dict.fromkeys(passed))
+        names = ", ".join(f"`{name}`" for name in passed)
         done.append(f"- {texts.say('passed', language, names=names)}")
     if right:
         done.append(f"- {texts.say('answered_right', language, count=len(right))}")
-    wrong = _wrong_lines(answered, today, language)
+    wrong = _wrong_lines(_answered(lesson, today), today, language)
     if wrong:
         wrong = [f"#### {texts.say('page_wrong', language)}", "", *wrong]
     body = _with_gaps([done, wrong])
     return [f"### {lesson.title[language]}", "", *body] if body else []
+
+
+def _answered(lesson: LessonProgress, today: list[Entry]) -> list[Entry]:
+    return [entry for entry in answers_in(today) if entry["lesson"] == lesson.name]
+
+
+def _right(lesson: LessonProgress, today: list[Entry]) -> list[str]:
+    """Return the questions whose last answer of the day was right."""
+    last = {str(entry["question"]): entry["right"] for entry in _answered(lesson, today)}
+    return [question for question, is_right in last.items() if is_right]
+
+
+def _passed(lesson: LessonProgress, today: list[Entry]) -> list[str]:
+    """Return the exercises whose last attempt of the day was right."""
+    prefix = f"lesson{lesson.name.partition('_')[0]}."
+    tried = [entry for entry in today if entry["kind"] == "check" and entry.get("state") != "not done"]
+    last = {str(entry.get("exercise")): entry.get("state") for entry in tried}
+    return [name.removeprefix(prefix) for name, state in last.items() if state == "right" and name.startswith(prefix)]
+
+
+def _only_right(lesson: LessonProgress, today: list[Entry]) -> bool:
+    right = all(entry["right"] for entry in _answered(lesson, today))
+    return right and bool(_right(lesson, today)) and not _passed(lesson, today)
 
 
 def _surprise_lines(today: list[Entry], language: str) -> list[str]:

@@ -191,10 +191,10 @@ def result_lines(tries: list[Result], language: str) -> list[str]:
     return lines
 
 
-def sure_line(sure: dict[int, tuple[int, int]], language: str) -> str:
+def sure_line(sure: dict[int, tuple[int, int]], language: str, name: str = "final_sure") -> str:
     """Return in words what `calibration` gives: how many answers of each degree of confidence were right."""
     said = [f"{texts.say(f'sure_{level}', language)} {right}/{count}" for level, (right, count) in sure.items()]
-    return texts.say("final_sure", language, said=", ".join(said))
+    return texts.say(name, language, said=", ".join(said))
 
 
 def _is_told(name: str) -> bool:

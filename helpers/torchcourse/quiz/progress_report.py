@@ -117,7 +117,7 @@ class ProgressReport:
         """Return the lines below the table: the finals, how far one's confidence can be trusted, what is wrong."""
         lines = result_lines(self.finals, language)
         if self.sure:
-            lines.append(sure_line(self.sure, language))
+            lines.append(sure_line(self.sure, language, "all_sure"))
         return [*lines, *journal.problems(), texts.say("kept_in", path=journal.path())]
 
     def __repr__(self) -> str:

@@ -177,3 +177,14 @@ def test_right_and_then_wrong_is_not_mended_and_a_changed_question_is_not_judged
     assert "reduce" in retrospective().text
     assert "reduce" in repr(card(example.LESSON, "type-text"))
     assert "order" in card(example.LESSON, "type-text")._repr_html_()
+
+
+def test_lessons_with_right_answers_alone_share_a_line(banks: Path) -> None:
+    for lesson in ("05_before", "08_after"):
+        example.write(banks, example.bank(), lesson)
+        card(lesson, "pick-one").answer("B", sure=3)
+    card("05_before", "type-number").answer(4, sure=3)
+    card(example.LESSON, "pick-one").answer("A", sure=3)
+    text = retrospective(language="en").text
+    assert "- Questions answered rightly: 05 Example 2, 08 Example 1\n\n### 07 Example\n\n#### Wrong answers\n" in text
+    assert "### 05" not in text

@@ -116,5 +116,5 @@ def test_finals_and_confidence_are_on_the_page(study: Path) -> None:
     final_elsewhere(8, 10, day="2024-09-14")
     shown = repr(progress())
     assert "Final: 5 of 10 then, 8 of 10 now (2024-09-14)." in shown
-    assert "How sure, and how many of them right: Fairly sure 2/3." in shown
+    assert "All answers, how sure and how many of them right: Fairly sure 2/3." in shown
     assert "- [x] 최종 퀴즈 (5/10) → (8/10)" in retrospective().text
