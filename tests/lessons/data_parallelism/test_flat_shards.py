@@ -209,9 +209,9 @@ def test_a_network_that_is_too_slow_sets_the_pace():
         assert modeled_step(12, 1, 20, ahead).milliseconds >= 3 * 12 * 20
 
 
-@pytest.mark.parametrize("setting", [(6, 4, 3, 1), (12, 1, 20, 3), (2, 10, 1, 2)])
-def test_the_picture_of_prefetching_says_what_it_saves(setting):
-    without, ahead = (modeled_step(*setting[:3], prefetch) for prefetch in (0, setting[3]))
-    title = draw_prefetch(*setting).get_suptitle()
+@pytest.mark.parametrize(("units", "compute", "gather", "prefetch"), [(6, 4, 3, 1), (12, 1, 20, 3), (2, 10, 1, 2)])
+def test_the_picture_of_prefetching_says_what_it_saves(units, compute, gather, prefetch):
+    without, ahead = (modeled_step(units, compute, gather, count) for count in (0, prefetch))
+    title = draw_prefetch(units, compute, gather, prefetch).get_suptitle()
     assert f"{without.milliseconds:.0f} ms become {ahead.milliseconds:.0f} ms" in title
-    assert title in describe_prefetch(*setting)
+    assert title in describe_prefetch(units, compute, gather, prefetch)
