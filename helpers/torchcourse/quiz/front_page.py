@@ -18,6 +18,21 @@ from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, review_days, states
 
 
+# JupyterLab looks for the cell of a link before the notebook has any; so the link is followed again when there are some.
+_ONCE_MORE = """
+if (this.followed) return
+this.followed = true
+let looks = 0
+const timer = setInterval(() => {
+  const panel = document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden)")
+  const there = panel && !panel.contains(this) && panel.querySelector(".jp-Cell")
+  if (!there && ++looks < 120) return
+  clearInterval(timer)
+  setTimeout(() => { if (there) this.click(); this.followed = false }, 500)
+}, 250)
+"""
+
+
 def where_was_i(now: datetime | None = None) -> "FrontPage":
     """Show where to continue, what is due, and how far you are.
 
@@ -82,7 +97,8 @@ class FrontPage:
             return html.escape(texts.say(name, language, **values))
 
         place, href = self._place(language)
-        link = f'<a href="{html.escape(href)}">{html.escape(place)}</a>' if href else html.escape(place)
+        twice = f' onclick="{html.escape(_ONCE_MORE)}"' if "#" in href else ""
+        link = f'<a href="{html.escape(href)}"{twice}>{html.escape(place)}</a>' if href else html.escape(place)
         moment = self.now.strftime("%Y-%m-%d %H:%M")
         return (
             f'<p class="tc-continue"><b>{html.escape(self._verb(language))}</b><br>{link}</p>'
