@@ -21,6 +21,7 @@ from nbgrader.preprocessors import (
 from nbgrader.validator import Validator
 
 from torchcourse.tools.build.preprocessors import ClearSolutionLines, CloseGaps, Stamp
+from torchcourse.tools.classroom.late import LatePenalty
 from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
@@ -61,6 +62,8 @@ c.GenerateAssignment.preprocessors = [
 
 c.OverwriteCells.add_missing_cells = True
 c.RunInSandbox.timeout = 300  # where nothing can be isolated, and a kernel runs the notebook
+
+c.AssignLatePenalties.plugin_class = LatePenalty
 
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,

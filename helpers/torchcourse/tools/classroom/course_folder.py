@@ -3,6 +3,7 @@
     FOLDER/nbgrader_config.py      the course's configuration, so that nbgrader's commands and formgrader work there
     FOLDER/solutions/LESSON/       the teacher's notebooks, with solutions and hidden tests: not for students
     FOLDER/notebooks/LESSON/       what students get
+    FOLDER/grading.toml            due dates, and the rule for late work
     FOLDER/gradebook.db            nbgrader's, with the students of the roster
     FOLDER/final-seed.txt          from this the final's ten questions are drawn, the same for the whole class
 
@@ -22,7 +23,7 @@ from nbgrader.coursedir import CourseDirectory
 from torchcourse.quiz import final_draw
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.build.final_notebook import final_source
-from torchcourse.tools.classroom import gradebook
+from torchcourse.tools.classroom import gradebook, late
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
 FINAL = "11_final"
@@ -65,6 +66,9 @@ def make(folder: Path, roster: Path | None = None, root: Path = ROOT) -> list[st
     if not config.exists():
         notebooks.write_text(config, CONFIG.format(root=str(root)))
         added.append(f"nbgrader's configuration: {config.name}")
+    if not (folder / late.NAME).exists():
+        notebooks.write_text(folder / late.NAME, late.TEMPLATE)
+        added.append(f"due dates, none so far: {late.NAME}")
     with gradebook.at_work():
         missing = [lesson for lesson in notebooks.lessons(root) if not (folder / "notebooks" / lesson).exists()]
         for lesson in missing:

@@ -52,6 +52,7 @@ def grade_class(
 
     Raises:
         FileNotFoundError: when there is nothing to grade, or a lesson does not exist; the message says what does.
+        ValueError: for rules of late work that cannot be read (`late`).
     """
     submissions = find_submissions(folder, lessons, root, student)
     table, record = roster.read(folder / "grades.csv"), _Record(folder / "grading.json")
@@ -173,7 +174,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         grades = grade_class(options.folder, options.lessons or None, student=options.student, again=options.again)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(execution.PROTECTION[execution.warm().kind] if POSSIBLE else execution.UNPROTECTED)

@@ -19,7 +19,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import execution, gradebook, staging
+from torchcourse.tools.classroom import execution, gradebook, late, staging
 from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
 from torchcourse.tools.classroom.roster import Grade, State
@@ -39,6 +39,7 @@ class Grader:
 
     def __init__(self, folder: Path, root: Path, course: Path) -> None:
         self.folder, self.root, self.course = folder, root, course
+        self.rules = late.read(folder, notebooks.lessons(root))
         self._known: dict[str, dict[str, NotebookNode]] = {}
         self._staged: dict[tuple[str, str], Staged] = {}
 
@@ -49,7 +50,12 @@ class Grader:
             notebooks.write_text(self.course / path, text)
         self._known[lesson] = {Path(path).stem: nbformat.reads(text, as_version=4) for path, text in texts.items()}
         self._converter(GenerateAssignment, lesson, "*").start()
-        return hashlib.blake2b("".join(texts[path] for path in sorted(texts)).encode(), digest_size=16).hexdigest()
+        due = self.rules and self.rules.due.get(lesson)
+        if due:
+            with gradebook.opened(self.folder) as book:
+                book.update_or_create_assignment(lesson, duedate=due.isoformat())
+        whole = "".join(texts[path] for path in sorted(texts)) + (f"{due} {self.rules}" if self.rules else "")
+        return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
 
     def stage(self, student: str, lesson: str) -> Staged:
         """Sort what a student handed in, so that nbgrader finds it."""
@@ -114,10 +120,17 @@ class Grader:
             parts = [part for part in found.notebooks if part.name in staged.notebooks]
             manual = needs_person or any(part.needs_manual_grade for part in parts)
             state: State = "needs manual grading" if manual else "graded"
+            seconds = found.total_seconds_late
+            if self.rules:  # again, since points that were given by hand count too
+                for part in parts:
+                    part.late_submission_penalty = self.rules.penalty(part.score, seconds) or None
+                book.db.commit()
             # The penalty for a late submission too, as nbgrader exports it.
             penalty = sum(part.late_submission_penalty or 0.0 for part in parts)
             score = max(0.0, sum(part.score for part in parts) - penalty)
             most = sum(part.max_score for part in parts)
+        if seconds > 0:
+            notes = [*notes, f"{seconds / 3600:.1f} h late"]
         missing = sorted(set(self._known[lesson]) - set(staged.notebooks))
         if missing:
             notes = [*notes, f"not handed in: {', '.join(missing)}"]

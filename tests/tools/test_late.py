@@ -1,0 +1,81 @@
+"""Late work: due dates and a rule in the folder of a class, and the same points in every output."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+import small_course
+from torchcourse.tools.classroom import gradebook, late
+from torchcourse.tools.classroom.grade import grade_class
+
+LESSON = small_course.LESSON_NAME
+
+
+@pytest.mark.parametrize(
+    ("rule", "hours", "lost"),
+    [
+        *(("none", 99, 0), ("zero", 0.01, 8), ("zero", 0, 0), ("zero", -5, 0)),
+        *(("25% per day", 1, 2), ("25 % per day", 24, 2), ("25% per day", 24.1, 4), ("25% per day", 999, 8)),
+    ],
+)
+def test_what_late_work_costs(tmp_path, rule, hours, lost):
+    (tmp_path / late.NAME).write_text(f'late = "{rule}"\n', encoding="utf-8")
+    assert late.read(tmp_path).penalty(8.0, hours * 3600) == pytest.approx(lost)
+
+
+def test_a_date_has_a_zone_and_the_whole_of_its_day(tmp_path):
+    text = "[due]\na = 2027-04-01T23:59:00+02:00\nb = 2027-04-01\n"
+    (tmp_path / late.NAME).write_text(text, encoding="utf-8")
+    due = late.read(tmp_path, ["a", "b"]).due
+    assert due["a"] == datetime(2027, 4, 1, 21, 59, tzinfo=UTC)
+    assert due["b"] == datetime(2027, 4, 1, 23, 59, 59).astimezone()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('late = "half"', "the rule 'half'"),
+        ("late = 10", "the rule 10"),
+        ("[due]\nb = 2027-04-01", "no such lesson"),
+        ("[due]\na = 'tomorrow'", "the date 'tomorrow'"),
+        ("due = 3", "no table"),
+        ("lates = 'zero'", "has lates"),
+        ("late = ", "cannot be read"),
+    ],
+)
+def test_what_is_no_rule_is_named(tmp_path, text, words):
+    (tmp_path / late.NAME).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        late.read(tmp_path, ["a"])
+
+
+def test_the_template_is_a_file_without_rules(tmp_path):
+    (tmp_path / late.NAME).write_text(late.TEMPLATE, encoding="utf-8")
+    assert late.read(tmp_path, []) == late.Rules()
+    assert late.read(tmp_path / "nowhere") is None
+
+
+def test_lateness_counts_in_table_and_gradebook_also_for_points_given_by_hand(tmp_path):
+    course = small_course.released(tmp_path / "course")
+    folder = tmp_path / "class"
+    for student, stamp in (("early", "2027-03-01 09:00:00 UTC"), ("late", "2027-03-02 22:00:00 UTC")):
+        place = small_course.hand_in(course, folder, student, solved=True).parent
+        (place / "timestamp.txt").write_text(stamp, encoding="utf-8")
+    rules = f'late = "25% per day"\n[due]\n{LESSON} = 2027-03-01T23:00:00+01:00\n'
+    (folder / late.NAME).write_text(rules, encoding="utf-8")
+    grades = {grade.student: grade for grade in grade_class(folder, root=course)}
+    assert grades["early"].score == 3
+    assert grades["late"].score == 2.25
+    assert grades["late"].note == "24.0 h late"
+    with gradebook.opened(folder) as book:
+        by_hand = book.find_grade("why", "1_lesson", LESSON, "late")
+        by_hand.manual_score, by_hand.needs_manual_grade = 3.0, False
+        book.db.commit()
+    grades = {grade.student: grade for grade in grade_class(folder, root=course)}
+    assert grades["late"].score == 4.5
+    with gradebook.opened(folder) as book:
+        (part,) = book.find_submission(LESSON, "late").notebooks
+        assert part.score - part.late_submission_penalty == 4.5
+    (folder / late.NAME).write_text(rules.replace("25% per day", "zero"), encoding="utf-8")
+    grades = {grade.student: grade for grade in grade_class(folder, root=course)}
+    assert grades["late"].score == 0
