@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "solutions").glob("*/*.py"))
+BANKS = sorted((ROOT / "quizzes").glob("*.yaml"))
 
 _UNIT = (
     "rank|step|second|token|layer|GPU|sample|image|parameter|epoch|micro-batch|batch|hour|minute|worker|process|node|"
@@ -96,7 +97,7 @@ FAULTS = {
 def sources() -> list[Path]:
     """Return every file with text that a learner, teacher or author reads."""
     python = [ROOT / "course.py", *(ROOT / "setup").glob("*.py"), *(ROOT / "helpers").rglob("*.py")]
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), ROOT / "helpers/torchcourse/quiz/texts.yaml"]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), ROOT / "helpers/torchcourse/quiz/texts.yaml", *BANKS]
     return sorted([*python, *(ROOT / "solutions").glob("*/*.py"), *pages])
 
 
@@ -108,8 +109,12 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in lines:
         if line.lstrip("# ").startswith("```"):
             fenced = not fenced
-        if not fenced and not re.match(r"\s*(?:- )?ko:", line):
-            yield number, re.sub(r"`[^`]*`|https?://\S+|[가-힣]+", "", line)
+        if not fenced and not _NO_ENGLISH.match(line):
+            yield number, re.sub(r"`[^`]*`|https?://\S+|\bko: .*|[가-힣]+", "", line)
+
+
+_NO_ENGLISH = re.compile(r"\s*(?:- )?(?:ko|id|source|misconception|accepted|answers):|\s*[\w-]+:$|.*\S {3,}\S")
+"""Lines of a bank with Korean, a name, or a row of a table whose columns are aligned."""
 
 
 def _in_python(text: str) -> Iterator[tuple[int, str]]:
