@@ -9,7 +9,7 @@ import small_course
 from torchcourse.quiz import bank, choice_order, markup
 from torchcourse.quiz.final_draw import for_class
 from torchcourse.tools.build.final_notebook import final_source
-from torchcourse.tools.classroom import course_folder
+from torchcourse.tools.classroom import class_final, course_folder
 
 ROSTER = "\ufeffid,first_name,last_name,email\nkim,Min,Kim,kim@example.org\nlee,,이,\n"
 
@@ -20,7 +20,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("class") / "algo 2027"
     roster = folder.parent / "students.csv"
     roster.write_text(ROSTER, encoding="utf-8")
-    final = root / "solutions" / course_folder.FINAL / "1_final.py"
+    final = root / "solutions" / class_final.LESSON / "1_final.py"
     final.parent.mkdir()
     final.write_text("# %% written: why, 1 point [markdown]\n# Because the model answer says so.\n", encoding="utf-8")
     course_folder.make(folder, roster, root)
@@ -86,16 +86,20 @@ def test_the_course_itself_is_no_class(made):
 
 
 def test_a_class_has_a_final_of_its_own(made):
-    _, folder, _ = made
+    root, folder, _ = made
     seed = (folder / "final-seed.txt").read_text(encoding="utf-8").strip()
-    text = (folder / "notebooks" / course_folder.FINAL / "final.ipynb").read_text(encoding="utf-8")
+    text = (folder / "notebooks" / class_final.LESSON / "final.ipynb").read_text(encoding="utf-8")
     for place, asked in enumerate(for_class(seed), start=1):
         assert f'\\"{asked.lesson}\\", \\"{asked.wording}\\", answer_q{place}' in text
     assert "quiz.card" not in text
     assert "key=" not in text
     with book(folder) as gradebook:
-        notebooks = {notebook.name for notebook in gradebook.find_assignment(course_folder.FINAL).notebooks}
-    assert notebooks == {"1_final", "final"}
+        notebooks = {notebook.name: notebook for notebook in gradebook.find_assignment(class_final.LESSON).notebooks}
+        assert notebooks.keys() == {"1_final", "final"}
+        assert notebooks["final"].max_score == 10
+    # What the grader renders is what the students have.
+    path = f"solutions/{class_final.LESSON}/final.ipynb"
+    assert class_final.solutions(folder, root, class_final.LESSON)[path] == (folder / path).read_text(encoding="utf-8")
 
 
 def test_the_source_of_a_final_has_the_letters_of_its_draw():

@@ -20,7 +20,7 @@ HOW_KO = """\
 
 
 def final_source(drawn: list[Asked]) -> str:
-    """Return the percent-format source of the notebook.
+    """Return the percent-format source of the notebook. Each question is worth one point.
 
     Args:
         drawn: the questions, such as `final_draw.for_class` gives.
@@ -33,5 +33,6 @@ def final_source(drawn: list[Asked]) -> str:
     cells = [markdown_cell(head), "# %% setup\n", "# %%\nfrom torchcourse import quiz\n"]
     for place, asked in enumerate(drawn, start=1):
         _first, shown = bank.lesson(asked.lesson).question(asked.wording)
-        cells += question_cells(asked.lesson, place, choice_order.redrawn(shown, asked.draw))
+        shown = choice_order.redrawn(shown, asked.draw).model_copy(update={"points": 1})
+        cells += question_cells(asked.lesson, place, shown)
     return "\n".join(cells)

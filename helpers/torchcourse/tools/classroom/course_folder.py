@@ -13,21 +13,16 @@ What is there already stays as it is: a second run adds lessons and students tha
 import argparse
 import csv
 import logging
-import secrets
 import sys
 from pathlib import Path
 
 from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 
-from torchcourse.quiz import final_draw
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.build.final_notebook import final_source
-from torchcourse.tools.classroom import gradebook, late
+from torchcourse.tools.classroom import class_final, gradebook, late
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
-FINAL = "11_final"
-"""The lesson with the final; for a class it has a second notebook, `final.ipynb`, the exam."""
 COLUMNS = ("id", "first_name", "last_name", "email")
 
 CONFIG = '''\
@@ -108,11 +103,9 @@ def read_roster(path: Path) -> list[dict[str, str]]:
 
 def _add_lesson(folder: Path, root: Path, lesson: str) -> None:
     """Write a lesson's solutions where there are none, release it, and put its cells and points into the gradebook."""
-    texts = notebooks.solutions(root, lesson)
-    if lesson == FINAL:
-        path = f"solutions/{FINAL}/final.ipynb"
-        texts[path] = notebooks.solution_text(final_source(final_draw.for_class(_seed(folder))), path, "quizzes", root)
-    for path, text in texts.items():
+    if lesson == class_final.LESSON:
+        class_final.draw_seed(folder)
+    for path, text in class_final.solutions(folder, root, lesson).items():
         if not (folder / path).exists():
             notebooks.write_text(folder / path, text)
     config = nbgrader_config(root, folder)
@@ -121,14 +114,6 @@ def _add_lesson(folder: Path, root: Path, lesson: str) -> None:
     log = logging.Logger(f"nbgrader-{lesson}")
     log.addHandler(logging.NullHandler())
     GenerateAssignment(coursedir=CourseDirectory(config=config), config=config, log=log).start()
-
-
-def _seed(folder: Path) -> str:
-    """Return the seed of this class's final; it is drawn once, unless the teacher has written one."""
-    file = folder / "final-seed.txt"
-    if not file.exists():
-        notebooks.write_text(file, secrets.token_hex(8) + "\n")
-    return file.read_text(encoding="utf-8").strip()
 
 
 def _add_students(folder: Path, students: list[dict[str, str]]) -> list[str]:

@@ -19,7 +19,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import execution, gradebook, late, staging
+from torchcourse.tools.classroom import class_final, execution, gradebook, late, staging
 from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
 from torchcourse.tools.classroom.roster import Grade, State
@@ -45,7 +45,7 @@ class Grader:
 
     def register(self, lesson: str) -> str:
         """Render a lesson's solutions, put its cells and points into the gradebook, and return the lesson's digest."""
-        texts = notebooks.solutions(self.root, lesson)
+        texts = class_final.solutions(self.folder, self.root, lesson)
         for path, text in texts.items():
             notebooks.write_text(self.course / path, text)
         self._known[lesson] = {Path(path).stem: nbformat.reads(text, as_version=4) for path, text in texts.items()}
