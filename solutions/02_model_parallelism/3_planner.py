@@ -413,7 +413,7 @@ checked
 # %%
 judged = judge()
 figures.show(
-    draw_accuracy(judged), "Planned over published TFLOP/s a GPU for all sources: " + ", ".join(
+    draw_accuracy(judged), "Planned over published TFLOP/s per GPU for all sources: " + ", ".join(
         f"{row.key} {row.error:.0%}" for row in by_source(judged)
     )
 )  # fmt: skip
