@@ -4,7 +4,8 @@
 # **{minutes} minutes** · one CPU is enough (two to four processes); with several GPUs, each process takes one · before this:
 # [averaging](1_averaging.ipynb), [the ring and DDP](2_distributed_data_parallel.ipynb), [memory and scaling](3_memory_and_scaling.ipynb)
 #
-# Notebook 3 had a line for FSDP in a table: parameters, gradients and optimizer numbers, all shared out. Here you build it. At the end your
+# Notebook 3 had a line for **FSDP** (fully sharded data parallel, 완전 샤딩 데이터 병렬) in a table: parameters, gradients and optimizer numbers,
+# all shared out. Here you build it. At the end your
 # model trains like PyTorch's `fully_shard` and like one process, weight for weight, and you know what each rank holds at each moment.
 #
 # **After this notebook you can**
@@ -168,13 +169,13 @@ predict(
 )
 
 # %% [markdown]
-# `FlatShards` in `flat_shards.py` does this for a whole model, in about 100 lines. Three hooks per unit: before and after its forward pass, and before its backward
-# pass. `listed_messages` sees every collective, also those inside PyTorch's own `fully_shard`.
+# `FlatShards` in `flat_shards.py` does this for a whole model, in about 170 lines. Hooks do the work: before and after a unit's forward pass, before its backward
+# pass, and when its gradients are complete. `listed_messages` sees every collective, also those inside PyTorch's own `fully_shard`.
 
 
 # %%
 def wrapped(way, model, **options):
-    """Return the parameters that this rank trains, and a function that returns all weights."""
+    """Return the parameters that this rank trains, a function that returns all weights, and our FlatShards."""
     if way == "by hand":
         sharded = FlatShards(model, **options)
         return sharded.shards, lambda: list(sharded.full_parameters().values()), sharded
@@ -219,7 +220,7 @@ outcome(
 )
 
 # %% [markdown]
-# Gather for the forward pass, gather for the backward pass, reduce-scatter: three times (N−1)/N of the model per rank. DDP's all-reduce is two times that. So FSDP sends **half as
+# Gather for the forward pass, gather for the backward pass, reduce-scatter: each sends (N−1)/N of the model per rank. That is three times (N−1)/N, and DDP's all-reduce is two times. So FSDP sends **half as
 # much again**, as notebook 3 said.
 #
 # ## 3 · Reduce-scatter: each rank gets the mean of its own shard
@@ -352,8 +353,8 @@ outcome(
 )
 
 # %% [markdown]
-# The peak is the shards plus the largest unit that is whole. **So units should be small, and of equal size.** A model that is one single unit gathers all of it at once, and FSDP saves only
-# between steps. The gradients of one unit are whole for a moment too; the picture leaves them out.
+# The peak is the shards plus the units that are gathered at the time. **So units should be of equal size, and small beside the model**, but not tiny: each costs three messages. A model that is one single unit
+# is gathered all at once, and FSDP saves only between steps. The gradients of one unit are whole for a moment too; the picture leaves them out.
 
 # %% [markdown]
 # ## 5 · Prefetch: gather the next unit while this one computes
@@ -364,6 +365,8 @@ outcome(
 for name in ("reshard", "reshard, prefetch 1"):
     start = [f"{event.action} {event.unit}" for event in events[name][:11] if event.action != "freed"]
     print(f"{name:20}", " → ".join(start))
+for way, messages in sent.items():
+    print(f"{way:20} backward begins:", " → ".join(message.kind for message in messages[6:9]))
 
 # %%
 predict(
@@ -387,8 +390,8 @@ outcome(
 )
 
 # %% [markdown]
-# One unit ahead hides a gather that is shorter than the computing. If a gather takes *longer*, the network is the limit: more prefetch cannot help, and larger batches or
-# fewer ranks per model can. `fully_shard` prefetches one unit in the backward pass by default; `set_modules_to_forward_prefetch` does it in the forward pass.
+# One unit ahead hides a gather that is shorter than the computing. If a gather takes *longer*, the network is the limit: more prefetch cannot help. A larger batch per rank
+# can, because it makes the computing longer. `fully_shard` prefetches one unit in the backward pass by default, as the order of its messages shows. For the forward pass it has `set_modules_to_forward_prefetch`.
 
 # %% [markdown]
 # ## 6 · Break-it lab: a norm of one shard, taken for the whole
@@ -401,16 +404,16 @@ def clip_own(shards, max_norm):
     return nn.utils.clip_grad_norm_(shards, max_norm)
 
 
-def clipped_step(clip, max_norm=0.02):
+def clipped_step(clip, way="by hand", max_norm=0.02):
     """Take one step of SGD with clipping; return the norm that `clip` reports, and all weights."""
     model = make_model()
-    sharded = FlatShards(model)
-    optimizer = torch.optim.SGD(sharded.shards, lr=1.0)
+    parameters, weights, _ = wrapped(way, model)
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
     x, y = next(batches())
     F.cross_entropy(model(x), y).backward()
-    norm = clip(sharded.shards, max_norm)
+    norm = clip(parameters, max_norm)
     optimizer.step()
-    return float(norm), [weight.cpu() for weight in sharded.full_parameters().values()]
+    return float(norm), [weight.cpu() for weight in weights()]
 
 
 # %%
@@ -441,8 +444,8 @@ outcome(
 )
 
 # %% [markdown]
-# Read the evidence: each rank reports *its own* norm, and all are smaller than the one of the whole gradient. With DDP the ranks' weights would drift apart, and someone would notice. Here each rank
-# holds other numbers anyway, so nothing can drift apart. Each rank's part has the length `max_norm` now, so on N ranks the step is √N times as long as it may be.
+# Read the evidence: each rank reports *its own* norm, and all are smaller than the one of the whole gradient. DDP's ranks hold the same weights, so different factors would show there. Here each rank
+# holds different numbers anyway: there is nothing to compare. Each rank's part has the length `max_norm` now, so on N ranks the step is √N times as long as it may be.
 #
 # ### Exercise 3 · Repair it
 #
@@ -496,19 +499,26 @@ checked
 # The factor is `max_norm / norm` only where the norm is larger. Else it is 1.
 # </details>
 #
-# The package's own, `sharding.clip_grad_norm_`, gives one process's step again. With `fully_shard`, PyTorch's own line is right: its parameters are DTensors, which know that they are parts.
+# The package's own, `sharding.clip_grad_norm_`, gives one process's step again. With `fully_shard`, PyTorch's own line is right: its parameters are DTensors, which know that they are parts. The
+# norm that it returns is a part too, until `full_tensor()`.
+
 
 # %%
-for ranks in (2, 4):
-    norm, weights = run_ranks(clipped_step, sharding.clip_grad_norm_, world_size=ranks)[0]
-    off = largest_difference(weights, reference)
-    print(f"{ranks} ranks: norm {norm:.4f}, weights off by {off:.0e}")
-    assert off < 1e-9
+def clip_fully_sharded(parameters, max_norm):
+    return nn.utils.clip_grad_norm_(parameters, max_norm).full_tensor()
+
+
+for way, clip in {"by hand": sharding.clip_grad_norm_, "fully_shard": clip_fully_sharded}.items():
+    for ranks in (2, 4):
+        norm, weights = run_ranks(clipped_step, clip, way, world_size=ranks)[0]
+        off = largest_difference(weights, reference)
+        print(f"{way:11} on {ranks} ranks: norm {norm:.4f}, weights off by {off:.0e}")
+        assert off < 1e-6
 
 # %% [markdown]
 # ## 7 · Mixed precision: what has 16 bits, and what keeps 32
 #
-# A large model computes in **bfloat16** (16 bits), and is trained in float32. FSDP does both: shards, gradients and Adam's numbers are float32; a unit is cast *before* it is gathered.
+# Large models often compute in **bfloat16** (16 bits), and train in float32. FSDP does both: shards, gradients and Adam's numbers are float32; a unit is cast *before* it is gathered.
 
 # %%
 predict(
@@ -558,8 +568,8 @@ outcome(
 )
 
 # %% [markdown]
-# The states have the 4 + 4 + 8 bytes per parameter of notebook 3's "float32, Adam", shared by N: mixed precision does not make them smaller. It halves what is gathered and the activations, and 16-bit arithmetic is faster
-# on GPUs that have it. Why keep 32 bits at all? A bfloat16 has 8 significant bits. A small step is lost:
+# The states have the 4 + 4 + 8 bytes per parameter of notebook 3's "float32, Adam", shared by N: mixed precision does not make them smaller. It halves what is gathered and the activations, and on many GPUs
+# 16-bit arithmetic is faster. Why keep 32 bits at all? A bfloat16 has 8 significant bits. A small step is lost:
 
 # %%
 weight = torch.tensor(1.0)
@@ -576,7 +586,7 @@ for dtype in (torch.float32, torch.bfloat16):
 # %% [markdown]
 # ## 8 · Saved on two ranks, loaded on one and on four
 #
-# Each rank saves its own shards: no rank ever holds the model. But two shards of 985 numbers are not four of 493. What is saved must be cut again.
+# Each rank saves its own shards: no rank has to hold the model. But two shards of 985 numbers are not four of 493. What is saved must be cut again.
 
 
 # %%
@@ -595,7 +605,7 @@ def save_shards(folder):
 Path("saved_shards").mkdir(exist_ok=True)
 trained = run_ranks(save_shards, "saved_shards", world_size=2)[0]
 for path in sorted(Path("saved_shards").iterdir()):
-    print(path.name, {name: len(shard) for name, shard in torch.load(path).items()})
+    print(path.name, {name: len(shard) for name, shard in torch.load(path, map_location="cpu").items()})
 
 # %% [markdown]
 # ### Exercise 4 · Cut again
@@ -648,7 +658,8 @@ checked
 # %%
 def load_shards(folder, saved_ranks):
     sharded = FlatShards(make_model())
-    sharded.load_state_dicts([torch.load(f"{folder}/rank_{rank}_of_{saved_ranks}.pt") for rank in range(saved_ranks)])
+    paths = [f"{folder}/rank_{rank}_of_{saved_ranks}.pt" for rank in range(saved_ranks)]
+    sharded.load_state_dicts([torch.load(path, map_location="cpu") for path in paths])
     return [weight.cpu() for weight in sharded.full_parameters().values()]
 
 
@@ -664,7 +675,7 @@ for ranks in (1, 4):
 # ## 9 · CPU offload: what it would do
 #
 # With `CPUOffloadPolicy` the shards, their gradients and the optimizer's numbers lie in the host's memory. A GPU holds only gathered units. In return, a shard travels to the GPU before each
-# gather, its gradient travels back, and the CPU takes the optimizer's step. Worked out, not measured, for 7.5 billion parameters in float32 with bfloat16 gathers on 8 ranks:
+# gather, its gradient travels back, and the CPU takes the optimizer's step. Worked out from nominal speeds, not measured, for 7.5 billion parameters in float32 with bfloat16 gathers on 8 ranks:
 
 # %%
 numbers = 7.5e9 / 8  # per rank
