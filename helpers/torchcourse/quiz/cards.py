@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from torchcourse.quiz.verdict import Verdict
 
 
-def card(lesson: str, question: str, *, grade_line: bool = True, draw: int = 0) -> "Card":
+def card(lesson: str, question: str, *, grade_line: bool = True, order: str = "", draw: int = 0) -> "Card":
     """Show a question of a lesson's bank.
 
     Args:
         lesson: the bank's name, such as `04_monitoring_and_checkpoints`.
         question: the id of a question or of one of its variants.
         grade_line: whether to show the line to type for a grade, as in a quiz notebook.
-        draw: which order of the choices to show: 0 is the quiz notebook's, a review shows one of its own.
+        order: the order of the choices, in the letters of the bank's file. A quiz notebook gives its own, so that its
+            letters stay those of the card when the bank changes; without one the choices stand as in the file.
+        draw: the number of an order that a review or a final quiz drew; it goes before `order`.
 
     Raises:
         BankError: for a lesson or a question that does not exist; the message lists those that do.
@@ -37,7 +39,8 @@ def card(lesson: str, question: str, *, grade_line: bool = True, draw: int = 0) 
 
     found = bank.lesson(lesson)
     first, shown = found.question(question)
-    return Card(found, first, choice_order.redrawn(shown, draw), grade_line=grade_line and not draw, draw=draw)
+    shown = choice_order.redrawn(shown, draw) if draw else choice_order.in_file_order(shown, order)
+    return Card(found, first, shown, grade_line=grade_line and not draw, draw=draw)
 
 
 class NotShown:
@@ -94,8 +97,11 @@ class Card(Attempt):
 
     def _line(self) -> str:
         """The line that answers by code, in any notebook."""
+        from torchcourse.quiz import choice_order
+
         example = {"number": "0.5", "text": '"word"', "open": '"…"'}.get(self.question.kind, '"A"')
-        drawn = f", draw={self.draw}" if self.draw else ""
+        order = choice_order.moved(self.question)
+        drawn = f", draw={self.draw}" if self.draw else f', order="{order}"' if order else ""
         call = f'card("{self.lesson}", "{self.question.id}"{drawn}).answer({example}, sure=2)'
         return f"from torchcourse.quiz import card; {call}"
 

@@ -42,9 +42,22 @@ def redrawn(question: Question, draw: int) -> Question:
     return _in_order(question, _mixed(file_letters(question), f"{question.id} {draw}"))
 
 
-def in_file_order(question: Question) -> Question:
-    """Return the question with its choices as the bank's file lists them."""
-    return _in_order(question, sorted(file_letters(question))) if isinstance(question, ChoiceQuestion) else question
+def in_file_order(question: Question, order: str = "") -> Question:
+    """Return the question with its choices as the bank's file lists them, or in an order given in the file's letters.
+
+    Choices that the order does not name come last; a letter that no choice has is passed over.
+    """
+    if not isinstance(question, ChoiceQuestion) or question.fixed_order:
+        return question
+    known = sorted(file_letters(question))
+    wanted = dict.fromkeys([*(letter for letter in order if letter in known), *known])
+    return _in_order(question, wanted)
+
+
+def moved(question: Question) -> str:
+    """Return the file's letters in the order in which the choices stand; empty where they stand as in the file."""
+    order = file_letters(question) if isinstance(question, ChoiceQuestion) else ""
+    return "" if order == "".join(sorted(order)) else order
 
 
 def as_answered(question: Question, entry: Entry) -> Question | None:

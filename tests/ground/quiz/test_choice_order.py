@@ -121,11 +121,26 @@ def test_card_notebook_key_and_feedback_agree(moved: ChoiceQuestion) -> None:
     source = quiz_notebook.quiz_source(bank.lesson(example.LESSON))
     for text, letter in listed.items():
         assert f"- **{letter}.** {text}" in source
-        assert f"  {letter}  {text}" in repr(card(example.LESSON, moved.id))
+        assert f"  {letter}  {text}" in repr(card(example.LESSON, moved.id, order=moved.order))
     assert f'received.grade(key="{moved.key}")' in source
-    feedback = card(example.LESSON, moved.id).answer(listed["x"], sure=2)
+    assert f'quiz.card("{example.LESSON}", "{moved.id}", order="{moved.order}")' in source
+    assert f'order="{moved.order}").answer(' in repr(card(example.LESSON, moved.id, order=moved.order))
+    feedback = card(example.LESSON, moved.id, order=moved.order).answer(listed["x"], sure=2)
     assert f"{listed['x']}  x (" in repr(feedback)
-    assert card(example.LESSON, moved.id).answer(moved.key, sure=2).right is True
+    assert card(example.LESSON, moved.id, order=moved.order).answer(moved.key, sure=2).right is True
+
+
+def test_a_card_follows_its_notebook_when_the_bank_has_changed(moved: SeveralQuestion, banks: Path) -> None:
+    """A notebook from before the draw gives no order, and shows that of the file; a later one gives its own."""
+    assert texts(card(example.LESSON, moved.id).question) == NAMES
+    changed = question(moved.id, "wy", "several")
+    changed["choices"].append(example.choice("added", "odd"))
+    written(banks, question("put before it"[:3]), changed)
+    shown = card(example.LESSON, moved.id, order=moved.order).question
+    assert texts(shown) == [*texts(moved), "added"]
+    assert shown.key == moved.key
+    shorter = card(example.LESSON, moved.id, order=f"H{moved.order[:2]}").question
+    assert texts(shorter)[:2] == texts(moved)[:2]
 
 
 def test_a_journal_from_before_the_draw_keeps_its_meaning(moved: ChoiceQuestion) -> None:
@@ -134,21 +149,21 @@ def test_a_journal_from_before_the_draw_keeps_its_meaning(moved: ChoiceQuestion)
     journal.record("quiz", **old, answer="AB", right=False, score=0.0, misconceptions=["odd"])
     listed = dict(zip(texts(moved), moved.letters, strict=True))
     assert f"you answered {', '.join(sorted([listed['w'], listed['x']]))}, not right" in repr(
-        card(example.LESSON, moved.id)
+        card(example.LESSON, moved.id, order=moved.order)
     )
     page = retrospective(language="en").text
     assert "My answer: A, B" in page
     assert "**B. x**" in page
     assert "**C. y**" in page
     journal.record("quiz", **old, answer="AC", right=True, score=1.0, misconceptions=[])
-    told = card(example.LESSON, moved.id)._repr_html_()
+    told = card(example.LESSON, moved.id, order=moved.order)._repr_html_()
     assert f"you answered: {', '.join(moved.key)}" in told
     assert "tc-verdict tc-right" in told
 
 
 def test_an_answer_says_what_its_letters_meant(moved: ChoiceQuestion) -> None:
     wrong = moved.letters[texts(moved).index("x")]
-    card(example.LESSON, moved.id).answer(wrong, sure=2, reasoning="It looked so.")
+    card(example.LESSON, moved.id, order=moved.order).answer(wrong, sure=2, reasoning="It looked so.")
     entry, reason = journal.read()
     assert entry["order"] == reason["order"] == moved.order != "ABCD"
     assert entry["order"][moved.letters.index(wrong)] == "B"
@@ -178,7 +193,7 @@ def test_letters_that_mean_nothing_any_more_are_not_judged(moved: ChoiceQuestion
     assert choice_order.answer_now(moved, entry) is None
     names = {"lesson": example.LESSON, "question": moved.id, "asked": moved.id, "form": "several"}
     journal.record("quiz", **names, **entry, right=False, misconceptions=[])
-    assert 'class="tc-verdict' not in card(example.LESSON, moved.id)._repr_html_()
+    assert 'class="tc-verdict' not in card(example.LESSON, moved.id, order=moved.order)._repr_html_()
     assert "Which of" in retrospective().text
 
 
@@ -213,7 +228,7 @@ def test_a_class_without_keys_sees_the_letters_of_the_notebook(moved: ChoiceQues
     [given] = bank.lesson(example.LESSON).questions
     assert isinstance(given, SeveralQuestion)
     assert (given.options, given.order) == (moved.options, moved.order)
-    card(example.LESSON, moved.id).answer("A", sure=1)
+    card(example.LESSON, moved.id, order=moved.order).answer("A", sure=1)
     [entry] = journal.read()
     assert entry["order"] == moved.order
 

@@ -22,8 +22,9 @@ SPEED = (
     "모든 에포크마다 가중치 변화를 출력하면 성능에는 무리가 될 것이라 생각했다."
 )
 
-# By the letters of the bank's file: over- and underfitting, as in the study log, and what is right.
-FITS, GRADIENTS = (now(LESSON, "extremes-in-histograms", letters) for letters in ("AE", "BD"))
+# Over- and underfitting, as in the study log, and what is right: by the bank's file, and in the quiz notebook.
+FITS, GRADIENTS = "AE", "BD"
+QUIZ_FITS, QUIZ_GRADIENTS = (now(LESSON, "extremes-in-histograms", letters) for letters in (FITS, GRADIENTS))
 
 RECORDED: list[tuple[str, str, dict[str, Any], str]] = [
     ("load-on-one-device", TOO_BIG, {"said": [], "thought": [1]}, "saved-model-is-bigger"),
@@ -91,8 +92,8 @@ def test_the_whole_loop() -> None:
         f"내 생각: {SPEED}",
         "`map_location",
         "`module.`",
-        f"**{now(LESSON, 'extremes-in-histograms', 'A')}. 과적합 (overfitting)** 지나치게",
-        f"**{now(LESSON, 'extremes-in-histograms', 'B')}. 기울기 폭주 (exploding gradients)**",
+        "**A. 과적합 (overfitting)** 지나치게",
+        "**B. 기울기 폭주 (exploding gradients)**",
         "**D. 여러 GPU에서 데이터 병렬화를 사용해 학습 속도를 높인다.** 함정은",
         "n 에포크에 한 번도 합리적인 절충입니다",
         "‘모델을 모니터링할 때의 성능은 속도를 뜻한다.’",
@@ -111,7 +112,7 @@ def test_the_whole_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answers", "earned"), [((GRADIENTS, "ACE"), [2, 2]), ((FITS, "ACD"), [0, 1 / 3]), ((..., ...), [0, 0])]
+    ("answers", "earned"), [((QUIZ_GRADIENTS, "ACE"), [2, 2]), ((QUIZ_FITS, "ACD"), [0, 1 / 3]), ((..., ...), [0, 0])]
 )
 def test_they_are_graded_in_the_quiz_notebook(answers, earned) -> None:
     text = quiz_notebook.quiz_source(bank.lesson(LESSON))

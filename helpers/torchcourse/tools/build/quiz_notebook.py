@@ -6,7 +6,7 @@ the release that nbgrader makes holds no key, no feedback and no model answer.
 
 import json
 
-from torchcourse.quiz import markup
+from torchcourse.quiz import choice_order, markup
 from torchcourse.quiz.questions import Bank, BankError, NumberQuestion, OpenQuestion, Question, required
 from torchcourse.quiz.texts import say
 
@@ -24,7 +24,7 @@ HOW_KO = """\
 값집니다. 해설을 읽기 전에 어떻게 생각했는지 적어 두면, 완전히 익힐 때까지 다시 나옵니다. 기록은 이 컴퓨터를 \
 벗어나지 않습니다.
 
-혼자 공부한다면 카드만 풀면 됩니다. 수업에서 채점하는 것은 카드 아래 셀에 입력한 줄입니다. 카드가 그 줄을 그대로 \
+혼자 공부한다면 카드만 풀면 됩니다. 수업에서 채점 대상은 카드 아래 셀에 입력한 줄입니다. 카드가 그 줄을 그대로 \
 보여 줍니다. 여러 개를 고르는 문제는 맞는 것을 고른 비율에서 틀린 것을 고른 비율을 뺀 만큼 점수를 받으므로, \
 모두 고르면 점수가 없습니다."""
 
@@ -54,7 +54,9 @@ def quiz_source(bank: Bank) -> str:
     )
     cells = [markdown_cell(head), "# %% setup\n", "# %%\nfrom torchcourse import quiz\n"]
     for place, question in enumerate(bank.questions, start=1):
-        card = f'# %%\nquiz.card("{bank.lesson}", "{question.id}")\n'
+        order = choice_order.moved(question)
+        given = f', order="{order}"' if order else ""
+        card = f'# %%\nquiz.card("{bank.lesson}", "{question.id}"{given})\n'
         text, *graded = question_cells(bank.lesson, place, question)
         cells += [text, card, *graded]
     return "\n".join(cells)
