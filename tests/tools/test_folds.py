@@ -2,6 +2,7 @@
 
 import pytest
 
+from torchcourse.tools.build.hidden_keys import hide_keys
 from torchcourse.tools.build.source import Origin, SourceError, to_notebook
 
 
@@ -59,7 +60,7 @@ def test_code_before_an_outcome_stays_open_in_a_cell_of_its_own():
     )
     assert built(text) == [
         ("sizes = [3, 3]\nprint(sizes)", False),
-        ('# @title What came out\n# Both are used.\noutcome(\n    "x", f"{sizes}",\n    right="3 each"\n)', True),
+        ('# @title What came out\n# Both are used.\noutcome(\n    "x", f"{sizes}",\n    key="MyBlYWNo"\n)', True),
     ]
 
 
@@ -81,3 +82,24 @@ def test_an_outcome_that_would_not_show_is_refused():
         built('# %%\nif cells:\n    outcome("x", "So.")')
     [(_, folded)] = built('# %%\nif cells:\n    display(outcome("x", "So."))')
     assert not folded
+
+
+@pytest.mark.parametrize(
+    ("source", "hidden"),
+    [
+        ('outcome("x", "…", right="a")', 'outcome("x", "…", key="YQ==")'),
+        (
+            'outcome(\n    "x", "…",\n    right="a"\n    "b",\n)\nquiz.outcome("y", "", right="가")',
+            'outcome(\n    "x", "…",\n    key="YWI=",\n)\nquiz.outcome("y", "", key="6rCA")',
+        ),
+    ],
+)
+def test_a_right_choice_in_words_is_hidden(source, hidden):
+    assert hide_keys(source) == hidden
+
+
+@pytest.mark.parametrize(
+    "source", ['outcome("x", "…", right=best)', 'f(right="a")', "%time outcome(", 'outcome("x", "")']
+)
+def test_a_computed_choice_and_all_other_code_stays(source):
+    assert hide_keys(source) == source

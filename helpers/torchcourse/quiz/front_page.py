@@ -17,8 +17,7 @@ from torchcourse.quiz.course_map import Notebook, Step, done, next_step, read_no
 from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, review_days, states
 
-
-# JupyterLab looks for the cell of a link before the notebook has any; so the link is followed again when there are some.
+# JupyterLab looks for the cell of a link before the notebook has any, so the link is followed again when it has.
 _ONCE_MORE = """
 if (this.followed) return
 this.followed = true

@@ -7,6 +7,7 @@
 A wrong prediction costs nothing: it is what makes the outcome stick. Both are lines in the journal.
 """
 
+import base64
 import html
 from collections.abc import Sequence
 from typing import Any
@@ -36,17 +37,20 @@ def predict(name: str, question: str = "", choices: Sequence[str] = ()) -> "Pred
     return _asked[name]
 
 
-def outcome(name: str, text: str, right: str | None = None) -> "Outcome":
+def outcome(name: str, text: str, right: str | None = None, *, key: str | None = None) -> "Outcome":
     """Show the kept prediction beside what came out. Without a prediction, show the question, the outcome folded below.
 
     Args:
         name: the id that was given to `predict`.
         text: what came out, in the little Markdown of `markup`.
         right: the choice that turned out right, as it was written in `choices`; None where none is simply right.
+        key: the same in Base64, as the build writes it, so that the answer is not read by the way.
 
     Raises:
         ValueError: if `right` is none of the choices that `predict` offered.
     """
+    if key is not None:
+        right = base64.b64decode(key).decode()
     asked = _asked.get(name)
     if right is not None and asked and right not in asked.choices:
         raise ValueError(f"outcome('{name}'): '{right}' is none of the choices {asked.choices}.")

@@ -100,3 +100,9 @@ def test_a_prediction_is_read_and_made_where_nothing_can_be_clicked() -> None:
     assert "← your prediction" in asked._repr_html_()
     with pytest.raises(ValueError, match="run the cell with this question first"):
         predict("never-asked")
+
+
+def test_the_right_choice_may_come_in_base64():
+    predict("coded", "?", ["a", "가"]).choose("B")
+    assert outcome("coded", "It came.", key="6rCA").right is True
+    assert outcome("coded", "It came.", key="YQ==").right is False

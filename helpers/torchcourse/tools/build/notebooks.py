@@ -17,11 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
+from nbformat.v4 import new_markdown_cell
 
 from torchcourse.tools.build import glossary
 from torchcourse.tools.build.seal import is_untouched, stamp
 from torchcourse.tools.build.source import Origin, to_notebook
 from torchcourse.tools.repository import ROOT, nbgrader_config
+
+WAY_BACK = (
+    "[Where was I?](../start.ipynb) (어디까지 했나요?) is the page that says what comes next and what is due today."
+)
+"""The end of each notebook. `make lab` makes the page that it leads to."""
 
 
 @dataclass
@@ -83,7 +89,11 @@ def solution_text(source: str, path: str, made_from: str, root: Path = ROOT) -> 
     """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     origin = Origin(path.removesuffix(".ipynb") + ".py", project["tool"]["torchcourse"]["repository"])
-    return nbformat.writes(stamp(to_notebook(source, origin), made_from), version=4) + "\n"
+    notebook = to_notebook(source, origin)
+    back = new_markdown_cell(WAY_BACK)
+    back.id = "way-back"
+    notebook.cells.append(back)
+    return nbformat.writes(stamp(notebook, made_from), version=4) + "\n"
 
 
 def release(solutions: dict[str, str], root: Path = ROOT) -> dict[str, str]:

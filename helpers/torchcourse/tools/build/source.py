@@ -33,6 +33,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from torchcourse.tools.build.folds import asks_unseen, fold, split
+from torchcourse.tools.build.hidden_keys import hide_keys
 from torchcourse.tools.build.minutes import write_minutes
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"
@@ -97,6 +98,8 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
             raise SourceError(
                 f"{where}: a solution or hidden test in an unmarked cell; add 'exercise: NAME' to its title."
             )
+        if cell.cell_type == "code":
+            cell.source = hide_keys(cell.source)
         fold(cell, title)
     write_minutes(notebook)
     if origin.repository and notebook.cells:
