@@ -18,17 +18,7 @@ from torchcourse.quiz.verdict import judge
 from torchcourse.ranks import run_ranks
 
 ROOT = Path(__file__).parents[3]
-LESSONS = [
-    "00_start_here",
-    "01_data_parallelism",
-    "02_model_parallelism",
-    "03_hyperparameter_tuning",
-    "04_monitoring_and_checkpoints",
-    "05_troubleshooting",
-    "06_custom_datasets",
-    "07_transfer_learning",
-    "08_convolution",
-]
+LESSONS = bank.lessons()
 
 
 def key(lesson: str, question: str) -> Any:
