@@ -11,7 +11,7 @@ from torchcourse.tools.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
-TABLES += ["tuning", "transfer", "planner", "invariants", "records"]
+TABLES += ["tuning", "transfer", "planner", "invariants", "records", "grading"]
 
 
 def main() -> int:

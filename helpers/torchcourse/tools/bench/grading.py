@@ -1,0 +1,157 @@
+"""Grading a class: `make grade` and stock nbgrader in turn, on the same submissions, with gradebook and feedback.
+
+Alone, `python -m torchcourse.tools.bench.grading --submissions 1000` grades so many quizzes, ends the grader with
+kill -9 at a third and at two thirds, goes on each time, and says whether each submission was graded, and once.
+"""
+
+import argparse
+import csv
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from nbgrader.converters import Autograde, GenerateFeedback
+from nbgrader.coursedir import CourseDirectory
+from traitlets.config import Config
+
+from torchcourse.tools.bench.report import Table
+from torchcourse.tools.build import notebooks
+from torchcourse.tools.classroom import execution, gradebook
+from torchcourse.tools.classroom.grade import grade_class
+from torchcourse.tools.classroom.grader import Grader
+from torchcourse.tools.repository import ROOT
+
+QUIZ = ("04_monitoring_and_checkpoints", "quiz")
+LESSON = ("00_start_here", "1_start_here")
+ROUNDS = 3
+_MOST_WAIT = 3600.0  # seconds for a part of the run with kills
+
+
+def table() -> Table:
+    """Return submissions per minute of both ways, for a quiz and for a lesson that runs ranks."""
+    execution.warm()  # once per class, and so no part of a submission
+    rows = []
+    for name, (lesson, notebook), count in (("quiz of lesson 04", QUIZ, 6), ("lesson 00, with ranks", LESSON, 2)):
+        seconds: dict[str, list[float]] = {"make grade": [], "stock nbgrader": []}
+        for _ in range(ROUNDS):
+            earned = []
+            for way, run in (("make grade", _ours), ("stock nbgrader", _stock)):
+                with tempfile.TemporaryDirectory() as folder:
+                    hand_in(Path(folder), lesson, notebook, count)
+                    took, scores = run(Path(folder), lesson)
+                seconds[way].append(took)
+                earned.append(scores)
+            if earned[0] != earned[1]:
+                raise RuntimeError(f"The two ways disagree about the {name}: {earned}.")
+        middle = {way: median(every) for way, every in seconds.items()}
+        for way, each in middle.items():
+            ratio = middle["stock nbgrader"] / each
+            rows.append([name, way, f"{each / count:.2f} s", f"{60 * count / each:.1f}", f"{ratio:.1f}"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    how = (
+        f"{os.cpu_count()} cores, right answers, {ROUNDS} rounds in turn, medians; gradebook and feedback included. "
+        f"Both gave the same scores. The grader's own process had at most {peak:.0f} MiB."
+    )
+    return Table("Grading", ["work", "way", "per submission", "per minute", "times stock"], rows, how)
+
+
+def hand_in(folder: Path, lesson: str, notebook: str, count: int) -> None:
+    """Let `count` students hand in one notebook, with right answers."""
+    (text,) = (text for path, text in notebooks.solutions(ROOT, lesson).items() if Path(path).stem == notebook)
+    for number in range(count):
+        notebooks.write_text(folder / "submitted" / f"student-{number:04}" / lesson / f"{notebook}.ipynb", text)
+
+
+def _ours(folder: Path, lesson: str) -> tuple[float, list[float | None]]:
+    start = time.perf_counter()
+    grades = grade_class(folder, [lesson])
+    return time.perf_counter() - start, [grade.score for grade in grades]
+
+
+def _stock(folder: Path, lesson: str) -> tuple[float, list[float | None]]:
+    config = Config()
+    config.CourseDirectory.root = str(folder)
+    config.CourseDirectory.course_id = "torchcourse"
+    config.CourseDirectory.assignment_id = lesson
+    config.CourseDirectory.db_url = gradebook.address(folder)
+    config.Execute.timeout = 600
+    config.NbGrader.log_level = "ERROR"
+    with gradebook.at_work(), tempfile.TemporaryDirectory() as course:
+        Grader(folder, ROOT, Path(course)).register(lesson)
+    start = time.perf_counter()
+    for converter in (Autograde, GenerateFeedback):
+        converter(coursedir=CourseDirectory(config=config), config=config).start()
+    took = time.perf_counter() - start
+    with gradebook.opened(folder) as book:
+        found = sorted((one.student.id, one.score) for one in book.assignment_submissions(lesson))
+    return took, [score for _, score in found]
+
+
+def killed_twice(folder: Path, count: int, say: Callable[[str], None] = print) -> None:
+    """Grade `count` quizzes with two ends by kill -9 in between; raise if one was lost, or graded twice."""
+    lesson, notebook = QUIZ
+    hand_in(folder, lesson, notebook, count)
+    command = [sys.executable, "-m", "torchcourse.tools.classroom.grade", lesson, "--folder", str(folder)]
+    graded: Counter[str] = Counter()
+    for until in (count // 3, 2 * count // 3, count):
+        start, before = time.perf_counter(), _written(folder)
+        with (folder / "log.txt").open("a", encoding="utf-8") as log:
+            grader = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        largest = 0.0
+        while grader.poll() is None and time.perf_counter() - start < _MOST_WAIT:
+            largest = max(largest, _resident(grader.pid))
+            if until < count and len(_rows(folder)) >= until:
+                os.kill(grader.pid, signal.SIGKILL)
+            time.sleep(0.2)
+        grader.wait(10)
+        after = _written(folder)
+        graded.update(name for name, stamp in after.items() if before.get(name) != stamp)
+        took = time.perf_counter() - start
+        say(f"{len(_rows(folder))} of {count} graded, {took:.0f} s, the grader had at most {largest:.0f} MiB")
+    scores = Counter((row["state"], row["score"]) for row in _rows(folder))
+    twice = [name for name, times in graded.items() if times > 1]
+    if len(scores) != 1 or sum(scores.values()) != count or len(twice) > 2:
+        raise RuntimeError(f"Scores {scores}; graded twice: {twice}.")
+    say(f"All have the same score. Graded again after a kill: {len(twice)}, those that were under way.")
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / "grades.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["student"] and row["state"] != "not handed in"]
+
+
+def _written(folder: Path) -> dict[str, float]:
+    """Return when each autograded notebook was written."""
+    return {path.parts[-3]: path.stat().st_mtime for path in folder.glob("autograded/*/*/*.ipynb")}
+
+
+def _resident(pid: int) -> float:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    lines = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(lines[0].split()[1]) / 1024 if lines else 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Grade many quizzes, with two ends by kill -9.")
+    parser.add_argument("--submissions", type=int, default=1000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        killed_twice(Path(folder), options.submissions)
+
+
+if __name__ == "__main__":
+    main()
