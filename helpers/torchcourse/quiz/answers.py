@@ -53,6 +53,11 @@ def read(kind: str, answer: Any, letters: str = LETTERS) -> str | float | None:
     return _letters(kind, answer, letters)
 
 
+def how_sure(value: Any) -> int | None:
+    """Return what a journal says of a learner's confidence, None where that is none of `SURE`."""
+    return value if type(value) is int and value in SURE else None
+
+
 def score(kind: str, answer: Any, key: Any, letters: str = LETTERS, tolerance: float = 0.0) -> float:
     """Return the share of the points, from 0 to 1, for an answer in its normal form.
 

@@ -8,7 +8,6 @@ from datetime import date, datetime, time
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import answers, bank, choice_order, markup, texts
-from torchcourse.quiz.answers import SURE
 from torchcourse.quiz.final_results import Result, results
 from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
 from torchcourse.quiz.questions import BankError, OpenQuestion, Question
@@ -122,7 +121,7 @@ def _only_right(lesson: LessonProgress, today: list[Entry]) -> bool:
 def _surprise_lines(today: list[Entry], language: str) -> list[str]:
     """Return a line for each prediction that came out differently, as its last outcome has it."""
     surprises = {
-        entry.get("id"): entry for entry in today if entry["kind"] == "outcome" and entry.get("right") is False
+        str(entry.get("id")): entry for entry in today if entry["kind"] == "outcome" and entry.get("right") is False
     }
     lines = []
     for entry in surprises.values():
@@ -151,8 +150,8 @@ def _wrong_lines(answered: list[Entry], today: list[Entry], language: str) -> li
 
 def _wrong_parts(question: Question | None, entry: Entry, today: list[Entry], language: str) -> list[str]:
     """Return the answer with how sure its writer was, what was thought, and the correction: one line each."""
-    sure = entry.get("sure")
-    how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure in SURE else ""
+    sure = answers.how_sure(entry.get("sure"))
+    how_sure = f" ({texts.say(f'sure_{sure}', language)})" if sure else ""
     answer = entry.get("answer")
     shown = answers.show(answer, str(entry.get("form") or (question.kind if question else "")))
     reasons = [
@@ -188,11 +187,11 @@ def _corrections(question: Question | None, entry: Entry, language: str) -> list
 
 
 def _open_corrections(question: OpenQuestion, entry: Entry, language: str) -> list[str]:
-    slugs = entry.get("misconceptions") or []
+    slugs = entry.get("misconceptions")
     traps = [
         f"**{markup.to_markdown(trap.reasoning[language])}** {_joined(trap.why[language])}"
         for trap in question.mistakes
-        if trap.misconception in slugs
+        if isinstance(slugs, list) and trap.misconception in slugs
     ]
     model = question.model_answer
     return [*traps, *([_joined(model[language])] if model else [])]
@@ -206,14 +205,14 @@ def _open_lines(lessons: list[LessonProgress], language: str) -> list[str]:
 def _plan_lines(entries: list[Entry], today: list[Entry], evening: datetime, language: str) -> list[str]:
     days = review_days(states(entries), evening)
     lines = [f"- [ ] {texts.say('review_on', language, day=day, count=count)}" for day, count in list(days.items())[:3]]
-    last = {entry.get("exercise"): entry.get("state") for entry in today if entry["kind"] == "check"}
+    last = {str(entry.get("exercise")): entry.get("state") for entry in today if entry["kind"] == "check"}
     unfinished = [str(name).partition(".")[2] for name, state in last.items() if state == "wrong"]
     return lines + [f"- [ ] {texts.say('finish', language, name=f'`{name}`')}" for name in unfinished]
 
 
 def _given(entry: Entry) -> tuple[object, ...]:
     """Return what tells one answer from the next: the question, the answer, and what its letters meant."""
-    return (entry.get("asked"), str(entry.get("answer")), str(entry.get("order")))
+    return (str(entry.get("asked")), str(entry.get("answer")), str(entry.get("order")))
 
 
 def _find(lesson: str, asked: str) -> Question | None:

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 
 from torchcourse import journal
 from torchcourse.journal import Entry
-from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.answers import how_sure
 
 PASSED = 0.7
 """The share of right answers with which a final is passed."""
@@ -94,8 +94,8 @@ def sittings(entries: list[Entry]) -> list[Sitting]:
             asked = _asked(entry.get("questions"))
             if asked and isinstance(entry.get("final"), str):
                 found.setdefault(entry["final"], Sitting(entry["final"], entry, asked))
-        elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and entry.get("final") in found:
-            sitting = found[entry["final"]]
+        elif entry["kind"] == "quiz" and isinstance(entry.get("right"), bool) and str(entry.get("final")) in found:
+            sitting = found[str(entry["final"])]
             place = (str(entry.get("lesson")), str(entry.get("asked")))
             if place in {(each.lesson, each.wording) for each in sitting.asked}:
                 sitting.answers.setdefault(place, entry)
@@ -121,8 +121,8 @@ def calibration(answers: Iterable[Entry]) -> dict[int, tuple[int, int]]:
     """Return how many answers were right, and how many were given, for each degree of confidence that occurs."""
     found: dict[int, tuple[int, int]] = {}
     for entry in answers:
-        sure = entry.get("sure")
-        if sure in SURE and isinstance(entry.get("right"), bool):
+        sure = how_sure(entry.get("sure"))
+        if sure is not None and isinstance(entry.get("right"), bool):
             right, count = found.get(sure, (0, 0))
             found[sure] = (right + entry["right"], count + 1)
     return dict(sorted(found.items()))

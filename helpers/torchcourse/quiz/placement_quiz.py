@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import texts
+from torchcourse.quiz.answers import how_sure
 from torchcourse.quiz.cards import Card, NotShown
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def standings(entries: list[Entry]) -> list[Standing]:
     """Return where a learner stands in each lesson but the first, which shows how the course works."""
     from torchcourse.quiz import bank
 
-    answered: dict[tuple[object, object], Entry] = {}
+    answered: dict[tuple[str, str], Entry] = {}
     for entry in entries:
         if entry["kind"] == "placement" and isinstance(entry.get("right"), bool):
-            answered.setdefault((entry.get("lesson"), entry.get("asked")), entry)
+            answered.setdefault((str(entry.get("lesson")), str(entry.get("asked"))), entry)
     found = []
     for name in bank.lessons()[1:]:
         lesson = bank.lesson(name)
@@ -66,7 +67,7 @@ def standings(entries: list[Entry]) -> list[Standing]:
             if (name, question.id) not in answered:
                 break
             first = answered[name, question.id]
-            standing.known.append(first["right"] and first.get("sure") != 1)
+            standing.known.append(first["right"] and how_sure(first.get("sure")) != 1)
         found.append(standing)
     return found
 

@@ -24,7 +24,7 @@ from datetime import UTC, date, datetime, timedelta
 from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import texts
-from torchcourse.quiz.answers import SURE
+from torchcourse.quiz.answers import how_sure
 from torchcourse.quiz.cards import Card
 
 SAME_SITTING = timedelta(minutes=10)
@@ -154,7 +154,7 @@ def states(entries: list[Entry] | None = None) -> list[QuestionState]:
         moment = last[idea] = max(moment, last.get(idea, moment))
         if repeat:
             continue
-        sure: int | None = entry.get("sure") if entry.get("sure") in SURE else None
+        sure = how_sure(entry.get("sure"))
         rating = fsrs.Rating.Again
         if entry["right"]:
             rating = fsrs.Rating.Hard if sure == 1 else fsrs.Rating.Easy if sure == 3 else fsrs.Rating.Good

@@ -17,7 +17,7 @@ def current() -> str:
     """Return the language last chosen, `en` or `ko`; it is kept in the journal."""
     global _chosen
     if _chosen is None:
-        choices = [entry.get("value") for entry in journal.read() if entry["kind"] == "language"]
+        choices = [str(entry.get("value")) for entry in journal.read() if entry["kind"] == "language"]
         _chosen = choices[-1] if choices and choices[-1] in LANGUAGES else "en"
     return _chosen
 
