@@ -73,7 +73,10 @@ from torchcourse.training import Trainer, checkpoint, read_run
 from torchcourse.training.crash import run_and_kill
 
 torch.set_num_threads(1)
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # One setting says how large everything is: `"quick"` to try a program out, `"two cores"` for the project, `"GPUs"` where each rank has one. Write
@@ -96,7 +99,10 @@ for axis, row in zip(axes.flat, shown, strict=False):
         axis.set_title(row["label"], fontsize=8)
     except ValueError as error:
         print(error)
-figures.show(figure, f"The pictures of two cards of the {len(rows)} in the delivery, with their labels.")
+figures.show(
+    figure,
+    f"The pictures of two cards of the {len(rows)} in the delivery, with their labels.",
+)
 
 # %% [markdown]
 # ## M1 · The dataset
@@ -104,19 +110,23 @@ figures.show(figure, f"The pictures of two cards of the {len(rows)} in the deliv
 # Write `open_part(folder, part)`, for the parts `"train"` and `"val"`. It returns a map-style dataset (lesson 06): `data[i]` is a picture as the backbone wants
 # it, float32 [1, 28, 28], and its label. It has two lists: `files`, the names of its samples in their order, and
 # `skipped`, the names of the files of this part that cannot be read. Each file of the table is in one of these lists of one part. Which pictures are
-# for validation, a tenth to four tenths of them, is your design; think of what two pictures may have in common.
+# for validation, a tenth to four tenths of them, is your design; think of what two pictures may have in common. The first cell is for what you need besides:
+# a class, say.
 
 
-# %% exercise: open_part
+# %% exercise: own_dataset
+### BEGIN SOLUTION
 class Pictures(Dataset):
-    """The pictures of some rows of the table. They are small: read once, scaled, kept."""
+    """The pictures of some rows of the table. They are small: read once, scaled,
+    kept.
+    """
 
-    ### BEGIN SOLUTION
     def __init__(self, folder: Path, rows: list[dict[str, str]], scaling) -> None:
         self.files, self.skipped, pixels, labels = [], [], [], []
         for row in rows:
             try:
-                pixels.append(1 - read_image(folder / row["file"]))  # ink is light in MNIST
+                # ink is light in MNIST
+                pixels.append(1 - read_image(folder / row["file"]))
             except ValueError:
                 self.skipped.append(row["file"])
                 continue
@@ -130,9 +140,11 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.images[index], int(self.labels[index])
 
-    ### END SOLUTION
+
+### END SOLUTION
 
 
+# %% exercise: open_part
 def open_part(folder: Path, part: str) -> Dataset:
     """Return the part "train" or "val" of a delivery."""
     ### BEGIN SOLUTION
@@ -148,11 +160,16 @@ checked = check.dataset(open_part, points=3)
 ### BEGIN HIDDEN TESTS
 _folder = deliver("hidden-m1", 240, seed=31)
 _parts = {_part: open_part(_folder, _part) for _part in ("train", "val")}
-_rows = {_row["file"]: _row for _row in read_table(_folder / "labels.csv", ("file", "card", "label"))}
+_rows = {
+    _row["file"]: _row
+    for _row in read_table(_folder / "labels.csv", ("file", "card", "label"))
+}
 _cards = [{_rows[_file]["card"] for _file in _data.files} for _data in _parts.values()]
 assert not _cards[0] & _cards[1]
 assert sum(len(_data) for _data in _parts.values()) == 234
-assert sorted(_f for _data in _parts.values() for _f in _data.skipped) == [f"{_n:04d}.png" for _n in range(7, 240, 40)]
+assert sorted(_f for _data in _parts.values() for _f in _data.skipped) == [
+    f"{_n:04d}.png" for _n in range(7, 240, 40)
+]
 _image, _label = _parts["val"][3]
 assert int(_label) == int(_rows[_parts["val"].files[3]]["label"])
 assert _image.shape == (1, 28, 28)
@@ -175,18 +192,26 @@ checked
 # A trial that is cheaper than a full run leaves more of the budget. Is what is best in few epochs also best in all? Say what you decided in D1 below.
 
 
-# %% exercise: search
+# %% exercise: own_trials
 ### BEGIN SOLUTION
-SPACE = {"head": (3e-3, 1e-2, 3e-2), "body": (3e-4, 1e-3, 3e-3, 1e-2), "weight_decay": (1e-3, 1e-1)}
+SPACE = {
+    "head": (3e-3, 1e-2, 3e-2),
+    "body": (3e-4, 1e-3, 3e-3, 1e-2),
+    "weight_decay": (1e-3, 1e-1),
+}
 
 
-def prepared(settings: dict, epochs: int, steps_per_epoch: int) -> tuple[Classifier, torch.optim.Optimizer, object]:
+def prepared(
+    settings: dict, epochs: int, steps_per_epoch: int
+) -> tuple[Classifier, torch.optim.Optimizer, object]:
     """Return a model, its optimizer and its schedule."""
     model = Classifier(mnist_cnn(), 10)
     groups = rate_groups(model, {"head": settings["head"], "body": settings["body"]})
     optimizer = torch.optim.AdamW(groups, weight_decay=settings["weight_decay"])
     peaks = [group["lr"] for group in groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=epochs * steps_per_epoch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, peaks, total_steps=epochs * steps_per_epoch
+    )
     return model, optimizer, schedule
 
 
@@ -196,18 +221,34 @@ def accuracies(settings: dict, train_part: Dataset, val_part: Dataset):
     epochs = max(2, SCALE.epochs // 2)
     loader = make_loader(train_part, SCALE.batch_size)
     model, optimizer, schedule = prepared(settings, epochs, len(loader))
-    trainer = Trainer(model, optimizer, F.cross_entropy, scheduler=schedule, schedule_by="step", progress=False)
+    trainer = Trainer(
+        model,
+        optimizer,
+        F.cross_entropy,
+        scheduler=schedule,
+        schedule_by="step",
+        progress=False,
+    )
     for _ in range(epochs):
         trainer.fit(loader, 1)
         yield trainer.evaluate(make_loader(val_part, 250, shuffle=False))["accuracy"]
 
 
 ### END SOLUTION
+
+
+# %% exercise: search
 def search(url: str, folder: Path, trials: int):
-    """Work on the study in `url` until `trials` of its trials are finished; return it."""
+    """Work on the study in `url` until `trials` of its trials are finished; return
+    it.
+    """
     ### BEGIN SOLUTION
     parts = open_part(folder, "train"), open_part(folder, "val")
-    return run(open_study(url, SPACE, "reader"), lambda settings: accuracies(settings, *parts), trials)
+    return run(
+        open_study(url, SPACE, "reader"),
+        lambda settings: accuracies(settings, *parts),
+        trials,
+    )
     ### END SOLUTION
 
 
@@ -217,13 +258,22 @@ checked = check.study(search, points=3)
 _folder = deliver("hidden-m2", 160, seed=32)
 for _trials in (1, 2, 2):
     _study = search("sqlite:///hidden-m2.db", _folder, _trials)
-    assert len([_t for _t in _study.trials if _t.state.is_finished() and _t.value is not None]) == _trials
+    assert (
+        len(
+            [
+                _t
+                for _t in _study.trials
+                if _t.state.is_finished() and _t.value is not None
+            ]
+        )
+        == _trials
+    )
 ### END HIDDEN TESTS
 checked
 
 # %% [markdown]
 # Now run *your* search, on the delivery. Kill it once with `run_and_kill`, as a machine would, and let it go on. Count the CPU-seconds: `Meter`
-# counts those of this process, `counted` those of ranks. Then write down the settings that you take: a later reader has no database.
+# counts those of this process, `counted` those of ranks. In the cell after it, write down the settings that you take: a later reader has no database.
 
 # %% exercise: my_search
 ### BEGIN SOLUTION
@@ -235,10 +285,15 @@ with Meter() as meter:
     study = search(url, DELIVERY, SCALE.trials)
 for trial in study.trials:
     tell(study, trial)
-print(f"{meter.seconds:.0f} CPU-seconds after the kill, and 3 before it at most; best: {study.best_params}")
+print(
+    f"{meter.seconds:.0f} CPU-seconds after the kill, and 3 before it at most; best: "
+    f"{study.best_params}"
+)
 values = [trial.value for trial in study.trials if trial.value is not None]
 spent_searching = meter.seconds + 3
 ### END SOLUTION
+
+# %% exercise: my_settings
 settings = {"head": 1e-2, "body": 3e-3, "weight_decay": 1e-1}  ### SOLUTION
 
 # %% [markdown]
@@ -268,7 +323,9 @@ def train(settings: dict, folder: Path, run_dir: Path, seed: int) -> nn.Module:
         mode="max",
         progress=False,
     )
-    trainer.fit(loader, SCALE.epochs, make_loader(open_part(folder, "val"), 250, shuffle=False))
+    trainer.fit(
+        loader, SCALE.epochs, make_loader(open_part(folder, "val"), 250, shuffle=False)
+    )
     trainer.restore("best")
     return trainer.model
     ### END SOLUTION
@@ -278,7 +335,11 @@ def train(settings: dict, folder: Path, run_dir: Path, seed: int) -> nn.Module:
 checked = check.ddp_run(partial(train, settings), points=4)
 ### BEGIN HIDDEN TESTS
 _models = run_ranks(
-    partial(train, settings), deliver("hidden-m3", 160, seed=33), Path("hidden-m3-run"), 5, world_size=2
+    partial(train, settings),
+    deliver("hidden-m3", 160, seed=33),
+    Path("hidden-m3-run"),
+    5,
+    world_size=2,
 )
 for _one, _other in zip(_models[0].parameters(), _models[1].parameters(), strict=True):
     torch.testing.assert_close(_one, _other)
@@ -306,7 +367,10 @@ name = "reference"  ### SOLUTION
 
 # %%
 records = incident(name, "incident")
-print(f"validation accuracy after each epoch: {[round(value, 2) for value in records.val_accuracy]}")
+print(
+    f"validation accuracy after each epoch: "
+    f"{[round(value, 2) for value in records.val_accuracy]}"
+)
 for cause, words in CAUSES.items():
     print(f"{cause:22} {words}")
 
@@ -363,8 +427,13 @@ def load(run_dir: Path, device: torch.device) -> nn.Module:
 checked = check.one_device((partial(train, settings), load), points=3)
 ### BEGIN HIDDEN TESTS
 _folder = deliver("hidden-m5", 80, seed=35)
-_trained = run_ranks(partial(train, settings), _folder, Path("hidden-m5-run"), 6, world_size=2)[0].eval()
-_loaded, _images = load(Path("hidden-m5-run"), torch.device("cpu")), torch.rand(9, 1, 28, 28)
+_trained = run_ranks(
+    partial(train, settings), _folder, Path("hidden-m5-run"), 6, world_size=2
+)[0].eval()
+_loaded, _images = (
+    load(Path("hidden-m5-run"), torch.device("cpu")),
+    torch.rand(9, 1, 28, 28),
+)
 assert not _loaded.training
 torch.testing.assert_close(_loaded(_images), _trained(_images), rtol=1e-3, atol=1e-3)
 ### END HIDDEN TESTS
@@ -382,23 +451,31 @@ checked
 # An interval is honest if it says how far the gain may be from what the customer will see. They will send **other cards**. What are the independent samples?
 
 
-# %% exercise: write_report
+# %% exercise: own_plots
 ### BEGIN SOLUTION
 def embedded(figure, alt: str) -> str:
     """Return a figure as an element of a page that holds the picture itself."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
     picture = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}" style="max-width: 100%">'
+    return (
+        f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}" '
+        f'style="max-width: 100%">'
+    )
 
 
 def draw_gains(gains: list[float], gain) -> str:
     """Draw each card's gain, sorted, and the mean with its interval."""
     figure, axes = figures.new(7, 2.8)
     axes.bar(range(1, len(gains) + 1), sorted(gains), color=figures.COLORS["blue"])
-    axes.axhspan(100 * gain.low, 100 * gain.high, color=figures.COLORS["orange"], alpha=0.5)
+    axes.axhspan(
+        100 * gain.low, 100 * gain.high, color=figures.COLORS["orange"], alpha=0.5
+    )
     better = sum(value > 0 for value in gains)
-    title = f"{better} of {len(gains)} cards are read better; band: 95% interval of the mean"
+    title = (
+        f"{better} of {len(gains)} cards are read better; band: 95% interval of the "
+        f"mean"
+    )
     axes.set(xlabel="card, sorted by gain", ylabel="gain, points", title=title)
     return embedded(figure, f"Gain of each card in percentage points. {title}.")
 
@@ -416,15 +493,24 @@ def draw_curves(curves: list) -> str:
 
 
 ### END SOLUTION
+
+
+# %% exercise: write_report
 def write_report(measured: Measured, page: Path) -> None:
     """Write the one-page report to the file `page`."""
     ### BEGIN SOLUTION
     by_card = torch.tensor(measured.tuned).mean(dim=0).tolist()
     gain = paired(by_card, measured.present)
-    gains = [100 * (new - old) for new, old in zip(by_card, measured.present, strict=True)]
+    gains = [
+        100 * (new - old) for new, old in zip(by_card, measured.present, strict=True)
+    ]
     seeds, cards = len(measured.tuned), len(by_card)
     old, new = 100 * sum(measured.present) / cards, 100 * sum(by_card) / cards
-    verdict = "More digits are read" if gain.low > 0 else "It is open whether more digits are read"
+    verdict = (
+        "More digits are read"
+        if gain.low > 0
+        else "It is open whether more digits are read"
+    )
     page.write_text(
         f"""<!doctype html><meta charset="utf-8"><title>The reader</title>
 <h1>{verdict}: {old:.1f}% before, {new:.1f}% now</h1>
@@ -456,7 +542,9 @@ _measured = Measured(
 write_report(_measured, Path("hidden-report.html"))
 _text = Path("hidden-report.html").read_text(encoding="utf-8").replace("−", "-")
 _gain = paired([0.625, 0.75, 1.0, 0.75], _measured.present)
-assert all(f"{100 * _value:.1f}" in _text for _value in (_gain.mean, _gain.low, _gain.high))
+assert all(
+    f"{100 * _value:.1f}" in _text for _value in (_gain.mean, _gain.low, _gain.high)
+)
 ### END HIDDEN TESTS
 checked
 
@@ -480,7 +568,9 @@ for seed in range(SCALE.seeds):
     spent += seconds
     tuned.append(card_by_card(load(folder, torch.device("cpu")), SEALED))
     curves.append(read_run(folder / "log").scalars["accuracy/val"])
-measured = Measured(tuned, card_by_card(present, SEALED), curves, values, spent, SCALE.cpu_seconds)
+measured = Measured(
+    tuned, card_by_card(present, SEALED), curves, values, spent, SCALE.cpu_seconds
+)
 write_report(measured, Path("report.html"))
 display(HTML(Path("report.html").read_text(encoding="utf-8")))
 ### END SOLUTION

@@ -41,7 +41,7 @@ def report(learner: Callable[[Measured, Path], object]) -> str:
 def made_up(seed: int) -> Measured:
     """Return numbers such as a project gives: cards differ much, seeds little, and both readers share the cards."""
     draw = np.random.default_rng(seed)
-    cards, seeds = int(draw.integers(11, 15)), int(draw.integers(3, 6))
+    cards, seeds = int(draw.integers(11, 15)), int(draw.integers(6, 9))
     hard = draw.uniform(0.45, 0.95, cards)
     gain = draw.normal(0.06, 0.05, cards)
     tuned = np.clip(hard + gain + draw.normal(0, 0.01, (seeds, cards)), 0, 1)

@@ -121,7 +121,7 @@ def _judge_values(after: list[FrozenTrial]) -> None:
     values = [trial.value for trial in after if trial.state in FINISHED and trial.value is not None]
     if not all(0 <= value <= 1 for value in values):
         raise Wrong("no_accuracy", f"A trial has the value {max(values, key=abs):g}: an accuracy is from 0 to 1.")
-    if max(values, default=0) < 0.3:
+    if max(values, default=0) < 0.2:
         raise Wrong(
             "chance",
             f"The best of {TRIALS} trials reads {max(values, default=0):.0%} of the validation part, and guessing 10%. "

@@ -1,0 +1,347 @@
+"""The milestones' checks refuse what learners really write, each with its own symptom."""
+
+import copy
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import capstone_by_hand as right
+from torchcourse.checks import Wrong
+from torchcourse.error_bars import paired, standard_error, t95
+from torchcourse.lessons.capstone.checks import milestones as check
+from torchcourse.lessons.capstone.checks import search, training
+from torchcourse.training import Monitor
+from verdicts import accepted, refused, todo
+
+
+@pytest.mark.parametrize("name", ["dataset", "report"])
+def test_a_stub_is_not_done(name):
+    assert getattr(check, name)(todo).state == "not done"
+
+
+def test_a_diagnosis_with_a_hole_is_not_done():
+    assert check.diagnosis((..., ..., todo)).state == "not done"
+    assert check.diagnosis(("reference", "same order", todo)).state == "not done"
+
+
+# M1: the dataset
+
+
+def changed(**changes):
+    """Return an `open_part` whose dataset has its methods or lists changed."""
+
+    def open_part(folder, part):
+        data = right.open_part(folder, part)
+        data.__class__ = type("Changed", (right.Lazy,), {k: v for k, v in changes.items() if callable(v)})
+        data.__dict__ |= {k: v for k, v in changes.items() if not callable(v)}
+        return data
+
+    return open_part
+
+
+def all_rows(folder):
+    parts = [right.open_part(folder, part) for part in ("train", "val")]
+    whole = parts[0]
+    for name in ("files", "skipped", "labels"):
+        getattr(whole, name).extend(getattr(parts[1], name))
+    return whole
+
+
+def some(folder, numbers, skipped=True):
+    data = all_rows(folder)
+    data.files = [data.files[number] for number in numbers]
+    data.labels = [data.labels[number] for number in numbers]
+    return data
+
+
+def by_picture(folder, part):
+    return some(folder, range(0, 156, 4) if part == "val" else [n for n in range(156) if n % 4])
+
+
+def drawn_again(folder, part):
+    return some(folder, torch.randperm(156)[: 39 if part == "val" else 117].tolist())
+
+
+def tiny_part(folder, part):
+    return some(folder, range(3) if part == "val" else range(3, 156))
+
+
+def stops(folder, part):
+    raise ValueError("0007.png cannot be read as an image: truncated")
+
+
+def lost(folder, part):
+    data = right.open_part(folder, part)
+    data.files, data.labels = data.files[:-1], data.labels[:-1]
+    return data
+
+
+DATASETS = {
+    "leak": by_picture,
+    "same_file": drawn_again,
+    "val_share": tiny_part,
+    "stopped_by_a_file": stops,
+    "lost": lost,
+    "silent_skip": changed(skipped=[]),
+    "no_list": changed(skipped=None),
+    "count": changed(__len__=lambda self: len(self.files) + 1),
+    "paper_and_ink": changed(__getitem__=lambda self, i: (-right.Lazy.__getitem__(self, i)[0], self.labels[i])),
+    "scaling": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] * 0.3, self.labels[i])),
+    "label": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0], self.labels[i - 1])),
+    "shape": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0][0], self.labels[i])),
+    "wrong_picture": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i - 1)[0], self.labels[i])),
+}
+
+
+@pytest.mark.parametrize("symptom", DATASETS)
+def test_wrong_datasets(symptom):
+    refused(check.dataset(DATASETS[symptom]), symptom)
+
+
+# M2: the study; nothing is trained, so that only what is kept counts
+
+
+def trials(url, count, value=0.5):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(storage=url, study_name="s", load_if_exists=True, direction="maximize")
+
+    def objective(trial):
+        trial.suggest_float("a", 0, 1)
+        trial.suggest_float("b", 0, 1)
+        time.sleep(0.05)
+        return value
+
+    study.optimize(objective, n_trials=count)
+
+
+def asked_again(url, folder, count):
+    trials(url, count)
+
+
+def begins_again(url, folder, count):
+    Path(url.removeprefix("sqlite:///")).unlink(missing_ok=True)
+    trials(url, count)
+
+
+def in_memory(url, folder, count):
+    trials(None, 1)
+
+
+def leaves_it_running(url, folder, count, value=0.5):
+    file = Path(url.removeprefix("sqlite:///"))
+    known = optuna.load_study(study_name="s", storage=url).trials if file.exists() else []
+    trials(url, count - sum(trial.state.name == "COMPLETE" for trial in known), value)
+
+
+def keeps_all(url, folder, count, value=0.5):
+    leaves_it_running(url, folder, count, value)
+    study = optuna.load_study(study_name="s", storage=url)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+
+
+@pytest.mark.parametrize(("search", "symptom"), [(asked_again, "trials"), (in_memory, "not_stored")])
+def test_wrong_searches(search, symptom):
+    refused(check.study(search), symptom)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """The kill takes a process; here one trial is finished and one under way, as if there had been one."""
+
+    def one_and_a_half(learner, url, folder, file):
+        trials(url, 1, value=0.1)
+        optuna.load_study(study_name="s", storage=url).ask()
+
+    monkeypatch.setattr(search, "_kill_in_the_second_trial", one_and_a_half)
+    monkeypatch.setattr(search, "deliver", lambda folder, images, seed: folder)
+
+
+@pytest.mark.parametrize(
+    ("learner", "symptom"),
+    [
+        (asked_again, "trials"),
+        (begins_again, "began_anew"),
+        (leaves_it_running, "left_running"),
+        (partial(keeps_all, value=0.1), "chance"),
+        (partial(keeps_all, value=75.0), "no_accuracy"),
+    ],
+)
+def test_searches_that_do_not_go_on(learner, symptom, in_this_process):
+    refused(check.study(learner), symptom)
+
+
+def test_a_search_that_keeps_all_is_right_whatever_it_trains(in_this_process):
+    accepted(check.study(keeps_all))
+
+
+# M3 and M5: a small network on noise shows what ranks and files do
+
+
+def careless(mistake, folder, run_dir, seed):
+    torch.manual_seed(seed)
+    rank = dist.get_rank()
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(162, 10))
+    replica = model if mistake == "ranks_apart" else DistributedDataParallel(model)
+    generator = torch.Generator().manual_seed(0 if mistake == "same_data" else rank)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(5):
+        images = torch.randn(12, 1, 28, 28, generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(replica(images), torch.arange(12) % 10).backward()
+        optimizer.step()
+    if rank == 0 or mistake == "two_writers":
+        with Monitor(run_dir) as board:
+            for step in range(2):
+                board.scalars(step, {"loss": 1.0, "val": 0.1})
+    if rank == 0:
+        run_dir.mkdir(exist_ok=True, parents=True)
+        torch.save(replica.state_dict(), run_dir / "w.pt")
+    return model
+
+
+@pytest.mark.parametrize("symptom", ["ranks_apart", "same_data", "two_writers", "not_learned"])
+def test_wrong_runs(symptom):
+    refused(check.ddp_run(partial(careless, symptom)), symptom)
+
+
+def test_wrong_logs(tmp_path):
+    with pytest.raises(Wrong, match="no event files"):
+        training._judge_log(tmp_path)
+    with Monitor(tmp_path / "run") as board:
+        for step in range(2):
+            board.scalars(step, {"loss": 1.0})
+    with pytest.raises(Wrong, match=r"validation part.*It has loss"):
+        training._judge_log(tmp_path)
+
+
+def loaded(run_dir, device, prefix="module.", strict=True, mode=False):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, stride=3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(162, 10))
+    weights = torch.load(run_dir / "w.pt")
+    model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, strict=strict)
+    return model.train(mode)
+
+
+def test_wrong_loading():
+    train = partial(careless, "")
+    accepted(check.one_device((train, loaded)))
+    refused(check.one_device((train, partial(loaded, mode=True))), "training_mode")
+    refused(check.one_device((train, partial(loaded, prefix="", strict=False))), "different_model")
+
+
+# M4: the diagnosis
+
+
+@pytest.mark.parametrize(
+    ("cause", "shows", "symptom"),
+    [
+        ("same order", lambda records: True, "rings_for_healthy"),
+        ("same order", lambda records: records.val_accuracy[-1] < 0.5, "misses_own"),
+        ("same order", lambda records: records.files[0][0] == ["a"], "misses_own"),
+        ("same data", lambda records: records.files[0][:7] == records.files[0][7:14], "wrong_name"),
+        ("bad luck", lambda records: True, "unknown_cause"),
+    ],
+)
+def test_wrong_diagnoses(cause, shows, symptom):
+    refused(check.diagnosis(("reference", cause, shows)), symptom)
+
+
+def test_a_test_that_only_sees_that_something_is_wrong():
+    def falls_little(records):
+        return records.val_accuracy[-1] < 0.5
+
+    refused(check.diagnosis(("Kim Minji", "body left out", falls_little)), "rings_for_others")
+
+
+# M6: the report
+
+
+@pytest.fixture(autouse=True)
+def pictures_made_once(monkeypatch):
+    """Drawing costs more than judging: all pages of these tests have the same two pictures."""
+    monkeypatch.setattr(right, "embedded", lambda figure: TWO_PICTURES[len(figure.axes[0].lines) > 0])
+
+
+TWO_PICTURES = []
+for slope in (1, 2):
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, slope])
+    figure.axes[0].set_ylim(0, 2)
+    TWO_PICTURES.append(right.embedded(figure))
+
+
+def with_interval(make):
+    """Return a `write_report` with different ends of the interval."""
+
+    def write(measured, page):
+        right.write_report(measured, page)
+        tuned, present = 100 * np.array(measured.tuned), 100 * np.array(measured.present)
+        mean = tuned.mean() - present.mean()
+        reach = make(tuned, present)
+        gain = paired(tuned.mean(0), present)
+        text = page.read_text()
+        text = text.replace(f"({gain.low:.2f} to {gain.high:.2f}", f"({mean - reach:.2f} to {mean + reach:.2f}")
+        page.write_text(text)
+
+    return write
+
+
+def se(values):
+    return standard_error(values).item()
+
+
+INTERVALS = {
+    "over_seeds": lambda new, old: t95(len(new) - 1) * se(new.mean(1) - old.mean()),
+    "one_error": lambda new, old: se(new.mean(0) - old),
+    "not_student": lambda new, old: 1.96 * se(new.mean(0) - old),
+    "unpaired": lambda new, old: t95(len(old) - 1) * np.hypot(se(new.mean(0)), se(old)),
+    "over_all": lambda new, old: t95(new.size - 1) * se((new - old).flatten()),
+    "no_interval": lambda new, old: 0.01,
+}
+
+
+@pytest.mark.parametrize("symptom", INTERVALS)
+def test_wrong_intervals(symptom):
+    refused(check.report(with_interval(INTERVALS[symptom])), symptom)
+
+
+def edited(old, new):
+    def write(measured, page):
+        right.write_report(measured, page)
+        page.write_text(page.read_text().replace(old, new))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "symptom"),
+    [
+        (edited("data:image/png;base64,", "plot.png?"), "not_alone"),
+        (edited(' alt="Accuracy of both readers on each card"', ""), "no_alt"),
+        (edited("<html>", "<html><img>"), "two_plots"),
+        (edited("<html>", "<html>" + "many words " * 250), "one_page"),
+        (edited("Cost: ", "Cost: 1"), "number_missing"),
+        (lambda measured, page: None, "no_page"),
+    ],
+)
+def test_wrong_pages(write, symptom):
+    refused(check.report(write), symptom)
+
+
+def once(measured, page, kept=[]):  # noqa: B006 - the mistake to be refused: numbers of an earlier call
+    kept.append(copy.deepcopy(measured))
+    right.write_report(kept[0], page)
+
+
+def test_numbers_that_do_not_come_from_what_was_measured():
+    refused(check.report(once), "no_gain")
