@@ -45,7 +45,10 @@ from torchcourse.lessons.data_parallelism.prefetch import modeled_step
 from torchcourse.lessons.data_parallelism.prefetch_picture import prefetching_picture
 from torchcourse.ranks import default_world_size, device, run_ranks
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · One unit, one flat shard
@@ -65,7 +68,10 @@ def make_model(dtype=torch.float64):
 
 for name, unit in make_model().named_children():
     shapes = [list(parameter.shape) for parameter in unit.parameters()]
-    print(f"unit {name}: {shapes}, {sum(parameter.numel() for parameter in unit.parameters())} numbers")
+    print(
+        f"unit {name}: {shapes}, "
+        f"{sum(parameter.numel() for parameter in unit.parameters())} numbers"
+    )
 
 # %%
 predict(
@@ -80,7 +86,9 @@ shards = [flat_shards.own_shard(last, rank, 4) for rank in range(4)]
 print("lengths:", [len(shard) for shard in shards])
 print("the end of rank 3's:", [round(number, 3) for number in shards[3][-4:].tolist()])
 outcome(
-    "01-4.padding", f"{[len(shard) for shard in shards]}: two zeros fill up the last shard.", right="493 on each rank"
+    "01-4.padding",
+    f"{[len(shard) for shard in shards]}: two zeros fill up the last shard.",
+    right="493 on each rank",
 )
 
 # %% [markdown]
@@ -89,7 +97,7 @@ outcome(
 #
 # ### Exercise 1 · The shard of a rank
 #
-# ●○○ · 6 minutes · good for: this is the memory that FSDP saves, and a view would save nothing.
+# ●○○ · 5 minutes · good for: this is the memory that FSDP saves, and a view would save nothing.
 #
 # Lay the tensors end to end, in their order, each row by row. Add zeros until N divides the length. Return block number `rank`, as a tensor of its own: the flat
 # tensor must be free to go.
@@ -97,7 +105,9 @@ outcome(
 
 # %% exercise: own_shard
 def own_shard(tensors: list[torch.Tensor], rank: int, world_size: int) -> torch.Tensor:
-    """Return this rank's shard of the tensors: one flat tensor, with zeros at the end where needed."""
+    """Return this rank's shard of the tensors: one flat tensor, with zeros at the
+    end where needed.
+    """
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     ### BEGIN SOLUTION
     padded = F.pad(flat, (0, -len(flat) % world_size))
@@ -108,7 +118,12 @@ def own_shard(tensors: list[torch.Tensor], rank: int, world_size: int) -> torch.
 # %% check: own_shard
 checked = check.own_shard(own_shard, points=2)
 ### BEGIN HIDDEN TESTS
-for _shapes, _ranks in (([(4, 2), (2,)], 3), ([(5,), (1,)], 4), ([(8,)], 4), ([(2,)], 5)):
+for _shapes, _ranks in (
+    ([(4, 2), (2,)], 3),
+    ([(5,), (1,)], 4),
+    ([(8,)], 4),
+    ([(2,)], 5),
+):
     _tensors = [torch.randn(shape) for shape in _shapes]
     _found = [own_shard(_tensors, rank, _ranks) for rank in range(_ranks)]
     _flat = torch.cat([tensor.reshape(-1) for tensor in _tensors])
@@ -144,18 +159,29 @@ def one_layer():
         [parameter.shape for parameter in layer.parameters()],
         layer(torch.ones(1, 196).to(device()).double()),
     )
-    shard = flat_shards.own_shard([parameter.detach() for parameter in layer.parameters()], dist.get_rank(), 2)
+    shard = flat_shards.own_shard(
+        [parameter.detach() for parameter in layer.parameters()], dist.get_rank(), 2
+    )
     full = torch.empty(2 * len(shard), dtype=shard.dtype, device=shard.device)
     dist.all_gather(list(full.chunk(2)), shard)
     weight, bias = flat_shards.unflatten(full, shapes)
     again = F.linear(torch.ones_like(weight[:1]), weight, bias)
     before = full.untyped_storage().nbytes()
-    full.untyped_storage().resize_(0)  # the memory is gone; the views are still there, of nothing
-    return torch.equal(whole, again), shard.untyped_storage().nbytes(), before, full.untyped_storage().nbytes()
+    # the memory is gone; the views are still there, of nothing
+    full.untyped_storage().resize_(0)
+    return (
+        torch.equal(whole, again),
+        shard.untyped_storage().nbytes(),
+        before,
+        full.untyped_storage().nbytes(),
+    )
 
 
 same, shard_bytes, full_bytes, after = run_ranks(one_layer, world_size=2)[0]
-print(f"same output: {same}; shard {shard_bytes} bytes; gathered {full_bytes} bytes; after the layer {after} bytes")
+print(
+    f"same output: {same}; shard {shard_bytes} bytes; gathered {full_bytes} bytes; "
+    f"after the layer {after} bytes"
+)
 
 # %% [markdown]
 # The backward pass needs the weights a second time: the gradient of a layer's input is computed from them. Autograd has kept the views, but their
@@ -164,8 +190,14 @@ print(f"same output: {same}; shard {shard_bytes} bytes; gathered {full_bytes} by
 # %%
 predict(
     "01-4.messages",
-    "A step of our model with six units: how many messages does FSDP send, all-gathers and reduce-scatters together?",
-    ["6: one per unit", "12: two per unit", "18: three per unit", "36: three per tensor"],
+    "A step of our model with six units: how many messages does FSDP send, "
+    "all-gathers and reduce-scatters together?",
+    [
+        "6: one per unit",
+        "12: two per unit",
+        "18: three per unit",
+        "36: three per tensor",
+    ],
 )
 
 # %% [markdown]
@@ -175,13 +207,20 @@ predict(
 
 # %%
 def wrapped(way, model, **options):
-    """Return the parameters that this rank trains, a function that returns all weights, and our FlatShards."""
+    """Return the parameters that this rank trains, a function that returns all
+    weights, and our FlatShards.
+    """
     if way == "by hand":
         sharded = FlatShards(model, **options)
         return sharded.shards, lambda: list(sharded.full_parameters().values()), sharded
     if way == "fully_shard":
-        sharding.shard_with_fsdp2(model)  # fully_shard(child) for each child, then fully_shard(model)
-    return list(model.parameters()), lambda: [w.cpu() for w in sharding.full_parameters(model).values()], None
+        # fully_shard(child) for each child, then fully_shard(model)
+        sharding.shard_with_fsdp2(model)
+    return (
+        list(model.parameters()),
+        lambda: [w.cpu() for w in sharding.full_parameters(model).values()],
+        None,
+    )
 
 
 images, labels = mnist()[:192]
@@ -205,17 +244,27 @@ def messages_of_a_step(way, **options):
     return messages
 
 
-sent = {way: run_ranks(messages_of_a_step, way, world_size=2)[0] for way in ("by hand", "fully_shard")}
+sent = {
+    way: run_ranks(messages_of_a_step, way, world_size=2)[0]
+    for way in ("by hand", "fully_shard")
+}
 for way, messages in sent.items():
-    kinds = {kind: [m.size for m in messages if m.kind == kind] for kind in ("all-gather", "reduce-scatter")}
-    text = ", ".join(f"{len(sizes)} {kind}s of {sum(sizes)} bytes in all" for kind, sizes in kinds.items())
+    kinds = {
+        kind: [m.size for m in messages if m.kind == kind]
+        for kind in ("all-gather", "reduce-scatter")
+    }
+    text = ", ".join(
+        f"{len(sizes)} {kind}s of {sum(sizes)} bytes in all"
+        for kind, sizes in kinds.items()
+    )
     print(f"{way:11}: {text}")
 assert len(sent["by hand"]) == len(sent["fully_shard"]) == 18
 
 # %%
 outcome(
     "01-4.messages",
-    f"{len(sent['by hand'])} messages by hand, {len(sent['fully_shard'])} in fully_shard.",
+    f"{len(sent['by hand'])} messages by hand, {len(sent['fully_shard'])} in "
+    f"fully_shard.",
     right="18: three per unit",
 )
 
@@ -238,7 +287,9 @@ outcome(
 
 # %% exercise: mean_shard
 def mean_shard(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return this rank's shard of the mean of all ranks' gradients. All ranks call it."""
+    """Return this rank's shard of the mean of all ranks' gradients. All ranks call
+    it.
+    """
     world_size = dist.get_world_size()
     parts = flat_shards.flatten(gradients, world_size).chunk(world_size)
     ### BEGIN SOLUTION
@@ -256,7 +307,10 @@ checked = check.mean_shard(mean_shard, points=2)
 def _hidden_mean():
     rank = dist.get_rank()
     return mean_shard(
-        [torch.full((2, 3), 1.0 + rank, device=device()), torch.arange(3.0, device=device()) * rank]
+        [
+            torch.full((2, 3), 1.0 + rank, device=device()),
+            torch.arange(3.0, device=device()) * rank,
+        ]
     ).cpu()
 
 
@@ -301,9 +355,14 @@ one, one_bytes = run_ranks(train, "one process", world_size=1)[0]
 for ranks in (2, 4):
     for way in ("by hand", "fully_shard"):
         course, size = run_ranks(train, way, world_size=ranks)[0]
-        off = [largest_difference(ours, reference) for ours, reference in zip(course, one, strict=True)]
+        off = [
+            largest_difference(ours, reference)
+            for ours, reference in zip(course, one, strict=True)
+        ]
         print(
-            f"{way:11} on {ranks} ranks: off by {', '.join(f'{x:.0e}' for x in off)}; {size / one_bytes:.4f} of the bytes"
+            f"{way:11} on {ranks} ranks: off by "
+            f"{', '.join(f'{x:.0e}' for x in off)}; {size / one_bytes:.4f} of the "
+            f"bytes"
         )
         assert max(off) < 1e-6
 
@@ -316,8 +375,13 @@ for ranks in (2, 4):
 # %%
 predict(
     "01-4.reshard",
-    "With reshard_after_forward=False a unit stays whole from its forward to its backward pass. What follows?",
-    ["fewer messages, more memory", "fewer messages, same memory", "same messages, more memory"],
+    "With reshard_after_forward=False a unit stays whole from its forward to its "
+    "backward pass. What follows?",
+    [
+        "fewer messages, more memory",
+        "fewer messages, same memory",
+        "same messages, more memory",
+    ],
 )
 
 
@@ -336,11 +400,16 @@ settings = {
     "reshard, prefetch 1": {"prefetch": 1},
     "no reshard": {"reshard_after_forward": False},
 }
-results = {name: run_ranks(partial(events_of_a_step, **options), world_size=4)[0] for name, options in settings.items()}
+results = {
+    name: run_ranks(partial(events_of_a_step, **options), world_size=4)[0]
+    for name, options in settings.items()
+}
 events = {name: run[0] for name, run in results.items()}
 whole = sum(parameter.numel() * 8 for parameter in make_model().parameters())
 figures.show(
-    draw_held(events, whole), "Parameters on a rank over a step, measured, for three settings of FSDP and for DDP."
+    draw_held(events, whole),
+    "Parameters on a rank over a step, measured, for three settings of FSDP and for "
+    "DDP.",
 )
 
 # %%
@@ -348,7 +417,8 @@ most = {name: max(event.held for event in run) / whole for name, run in events.i
 count = {name: run[1] for name, run in results.items()}
 outcome(
     "01-4.reshard",
-    f"Messages: {count['no reshard']} instead of {count['reshard']}. Most parameters held: {most['no reshard']:.0%} of the model instead of {most['reshard']:.0%}.",
+    f"Messages: {count['no reshard']} instead of {count['reshard']}. Most parameters "
+    f"held: {most['no reshard']:.0%} of the model instead of {most['reshard']:.0%}.",
     right="fewer messages, more memory",
 )
 
@@ -363,16 +433,28 @@ outcome(
 
 # %%
 for name in ("reshard", "reshard, prefetch 1"):
-    start = [f"{event.action} {event.unit}" for event in events[name][:11] if event.action != "freed"]
+    start = [
+        f"{event.action} {event.unit}"
+        for event in events[name][:11]
+        if event.action != "freed"
+    ]
     print(f"{name:20}", " → ".join(start))
 for way, messages in sent.items():
-    print(f"{way:20} backward begins:", " → ".join(message.kind for message in messages[6:9]))
+    print(
+        f"{way:20} backward begins:",
+        " → ".join(message.kind for message in messages[6:9]),
+    )
 
 # %%
 predict(
     "01-4.prefetch",
-    "A unit computes for 4 ms forward, 8 ms backward, and is gathered in 3 ms. What does prefetch 3 bring over prefetch 1?",
-    ["a shorter step, same memory", "same step, more memory", "a shorter step, more memory"],
+    "A unit computes for 4 ms forward, 8 ms backward, and is gathered in 3 ms. What "
+    "does prefetch 3 bring over prefetch 1?",
+    [
+        "a shorter step, same memory",
+        "same step, more memory",
+        "a shorter step, more memory",
+    ],
 )
 
 # %% [markdown]
@@ -385,7 +467,9 @@ prefetching_picture()
 one_ahead, three_ahead = (modeled_step(6, 4, 3, ahead) for ahead in (1, 3))
 outcome(
     "01-4.prefetch",
-    f"Modeled: {one_ahead.milliseconds:.0f} and {three_ahead.milliseconds:.0f} ms per step; at most {one_ahead.most_gathered} and {three_ahead.most_gathered} units gathered.",
+    f"Modeled: {one_ahead.milliseconds:.0f} and {three_ahead.milliseconds:.0f} ms "
+    f"per step; at most {one_ahead.most_gathered} and {three_ahead.most_gathered} "
+    f"units gathered.",
     right="same step, more memory",
 )
 
@@ -405,7 +489,9 @@ def clip_own(shards, max_norm):
 
 
 def clipped_step(clip, way="by hand", max_norm=0.02):
-    """Take one step of SGD with clipping; return the norm that `clip` reports, and all weights."""
+    """Take one step of SGD with clipping; return the norm that `clip` reports, and
+    all weights.
+    """
     model = make_model()
     parameters, weights, _ = wrapped(way, model)
     optimizer = torch.optim.SGD(parameters, lr=1.0)
@@ -420,26 +506,36 @@ def clipped_step(clip, way="by hand", max_norm=0.02):
 predict(
     "01-4.clip",
     "Each of 2 ranks clips its shards by the norm of its own shards. What is seen?",
-    ["an error from PyTorch", "the ranks hang", "nothing: the step is taken, in a different direction"],
+    [
+        "an error from PyTorch",
+        "the ranks hang",
+        "nothing: the step is taken, in a different direction",
+    ],
 )
 
 # %%
 norm, reference = run_ranks(clipped_step, clip_own, world_size=1)[0]
 start = [parameter.detach() for parameter in make_model().cpu().parameters()]
-step = torch.cat([(new - old).flatten() for new, old in zip(reference, start, strict=True)])
+step = torch.cat(
+    [(new - old).flatten() for new, old in zip(reference, start, strict=True)]
+)
 print(f"1 rank:  norm {norm:.4f}, length of the step {step.norm():.4f}")
 for ranks in (2, 4):
     runs = run_ranks(clipped_step, clip_own, world_size=ranks)
-    wrong = torch.cat([(new - old).flatten() for new, old in zip(runs[0][1], start, strict=True)])
+    wrong = torch.cat(
+        [(new - old).flatten() for new, old in zip(runs[0][1], start, strict=True)]
+    )
     turned = F.cosine_similarity(wrong, step, dim=0).clamp(max=1).acos().rad2deg()
     print(
-        f"{ranks} ranks: norms {[round(run[0], 4) for run in runs]}, length {wrong.norm():.4f}, turned by {turned:.1f}°"
+        f"{ranks} ranks: norms {[round(run[0], 4) for run in runs]}, length "
+        f"{wrong.norm():.4f}, turned by {turned:.1f}°"
     )
 
 # %%
 outcome(
     "01-4.clip",
-    f"No error. On 4 ranks the step has the length {wrong.norm():.3f} instead of {step.norm():.3f}, and is turned by {turned:.1f}°.",
+    f"No error. On 4 ranks the step has the length {wrong.norm():.3f} instead of "
+    f"{step.norm():.3f}, and is turned by {turned:.1f}°.",
     right="nothing: the step is taken, in a different direction",
 )
 
@@ -457,7 +553,9 @@ outcome(
 
 # %% exercise: clip_shards
 def clip_shards(shards: list[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scale the gradients of all ranks' shards down to the norm `max_norm`, if theirs is larger; return the norm."""
+    """Scale the gradients of all ranks' shards down to the norm `max_norm`, if
+    theirs is larger; return the norm.
+    """
     gradients = [shard.grad for shard in shards if shard.grad is not None]
     ### BEGIN SOLUTION
     square = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
@@ -482,9 +580,13 @@ def _hidden_clip():
     return norms, shard.grad.cpu()
 
 
-for _rank, (_norms, _gradient) in enumerate(run_ranks(_hidden_clip, world_size=3, timeout=30)):
+for _rank, (_norms, _gradient) in enumerate(
+    run_ranks(_hidden_clip, world_size=3, timeout=30)
+):
     assert all(abs(norm - 56**0.5) < 1e-3 for norm in _norms)
-    assert torch.allclose(_gradient, torch.full((4,), (1.0 + _rank) / 56**0.5), rtol=1e-4)
+    assert torch.allclose(
+        _gradient, torch.full((4,), (1.0 + _rank) / 56**0.5), rtol=1e-4
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -508,7 +610,10 @@ def clip_fully_sharded(parameters, max_norm):
     return nn.utils.clip_grad_norm_(parameters, max_norm).full_tensor()
 
 
-for way, clip in {"by hand": sharding.clip_grad_norm_, "fully_shard": clip_fully_sharded}.items():
+for way, clip in {
+    "by hand": sharding.clip_grad_norm_,
+    "fully_shard": clip_fully_sharded,
+}.items():
     for ranks in (2, 4):
         norm, weights = run_ranks(clipped_step, clip, way, world_size=ranks)[0]
         off = largest_difference(weights, reference)
@@ -524,7 +629,11 @@ for way, clip in {"by hand": sharding.clip_grad_norm_, "fully_shard": clip_fully
 predict(
     "01-4.mixed",
     "bfloat16 for computing. What gets half as large on a rank?",
-    ["all of it: 16 bits everywhere", "gathered units and their messages", "the optimizer's numbers"],
+    [
+        "all of it: 16 bits everywhere",
+        "gathered units and their messages",
+        "the optimizer's numbers",
+    ],
 )
 
 
@@ -532,7 +641,9 @@ predict(
 def look_inside(param_dtype):
     model = make_model(torch.float32)
     seen = {}
-    model[1][0].register_forward_hook(lambda layer, x, y: seen.update(weight=layer.weight.dtype, activation=y.dtype))
+    model[1][0].register_forward_hook(
+        lambda layer, x, y: seen.update(weight=layer.weight.dtype, activation=y.dtype)
+    )
     sharded = FlatShards(model, param_dtype=param_dtype)
     optimizer = torch.optim.Adam(sharded.shards)
     x, y = next(batches())
@@ -540,9 +651,15 @@ def look_inside(param_dtype):
         F.cross_entropy(model(x.float()).float(), y).backward()
     optimizer.step()
     shard = sharded.shards[1]
-    seen |= {"shard": shard.dtype, "its gradient": shard.grad.dtype, "Adam": optimizer.state[shard]["exp_avg"].dtype}
+    seen |= {
+        "shard": shard.dtype,
+        "its gradient": shard.grad.dtype,
+        "Adam": optimizer.state[shard]["exp_avg"].dtype,
+    }
     gathered = sum(message.size for message in messages if message.kind == "all-gather")
-    reduced = sum(message.size for message in messages if message.kind == "reduce-scatter")
+    reduced = sum(
+        message.size for message in messages if message.kind == "reduce-scatter"
+    )
     states = measure_memory(nn.ParameterList(sharded.shards), optimizer).total
     return seen, {
         "states": states,
@@ -552,18 +669,24 @@ def look_inside(param_dtype):
     }
 
 
-full32, mixed = (run_ranks(look_inside, dtype, world_size=2)[0] for dtype in (None, torch.bfloat16))
+full32, mixed = (
+    run_ranks(look_inside, dtype, world_size=2)[0] for dtype in (None, torch.bfloat16)
+)
 for name, dtype in mixed[0].items():
     print(f"{name:13} {full32[0][name]!s:14} {dtype}")
 for name, size in mixed[1].items():
     print(f"{name:13} {full32[1][name]:8.0f} bytes → {size:8.0f} bytes")
 
 # %%
-halved = mixed[1]["gathered"] * 2 == full32[1]["gathered"] and mixed[1]["states"] == full32[1]["states"]
+halved = (
+    mixed[1]["gathered"] * 2 == full32[1]["gathered"]
+    and mixed[1]["states"] == full32[1]["states"]
+)
 assert halved
 outcome(
     "01-4.mixed",
-    f"States: {mixed[1]['states']:.0f} bytes both times. Gathered: {full32[1]['gathered']} bytes become {mixed[1]['gathered']}.",
+    f"States: {mixed[1]['states']:.0f} bytes both times. Gathered: "
+    f"{full32[1]['gathered']} bytes become {mixed[1]['gathered']}.",
     right="gathered units and their messages",
 )
 
@@ -598,14 +721,23 @@ def save_shards(folder):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
-    torch.save(sharded.state_dict(), f"{folder}/rank_{dist.get_rank()}_of_{dist.get_world_size()}.pt")
+    torch.save(
+        sharded.state_dict(),
+        f"{folder}/rank_{dist.get_rank()}_of_{dist.get_world_size()}.pt",
+    )
     return [weight.cpu() for weight in weights()]
 
 
 Path("saved_shards").mkdir(exist_ok=True)
 trained = run_ranks(save_shards, "saved_shards", world_size=2)[0]
 for path in sorted(Path("saved_shards").iterdir()):
-    print(path.name, {name: len(shard) for name, shard in torch.load(path, map_location="cpu").items()})
+    print(
+        path.name,
+        {
+            name: len(shard)
+            for name, shard in torch.load(path, map_location="cpu").items()
+        },
+    )
 
 # %% [markdown]
 # ### Exercise 4 · Cut again
@@ -617,13 +749,20 @@ for path in sorted(Path("saved_shards").iterdir()):
 
 
 # %% exercise: reshard
-def reshard(open_shard, saved_ranks: int, length: int, rank: int, world_size: int) -> torch.Tensor:
-    """Return this rank's shard, of `world_size` ranks, from shards that were saved on `saved_ranks` ranks."""
-    old, new = -(-length // saved_ranks), -(-length // world_size)  # lengths of a shard, rounded up
+def reshard(
+    open_shard, saved_ranks: int, length: int, rank: int, world_size: int
+) -> torch.Tensor:
+    """Return this rank's shard, of `world_size` ranks, from shards that were saved
+    on `saved_ranks` ranks.
+    """
+    # lengths of a shard, rounded up
+    old, new = -(-length // saved_ranks), -(-length // world_size)
     ### BEGIN SOLUTION
     start, stop = min(rank * new, length), min((rank + 1) * new, length)
     first, last = min(start, length - 1) // old, max(start, stop - 1) // old
-    opened = torch.cat([open_shard(source) for source in range(first, min(last, saved_ranks - 1) + 1)])
+    opened = torch.cat(
+        [open_shard(source) for source in range(first, min(last, saved_ranks - 1) + 1)]
+    )
     own = opened[start - first * old : stop - first * old]
     return F.pad(own, (0, new - len(own)))
     ### END SOLUTION
@@ -637,7 +776,9 @@ for _old, _length, _new in ((2, 14, 4), (3, 10, 1), (4, 13, 3), (2, 5, 4)):
     _saved = [flat_shards.own_shard([_unit], rank, _old) for rank in range(_old)]
     for _rank in range(_new):
         _wanted = flat_shards.own_shard([_unit], _rank, _new)
-        assert torch.equal(reshard(_saved.__getitem__, _old, _length, _rank, _new), _wanted)
+        assert torch.equal(
+            reshard(_saved.__getitem__, _old, _length, _rank, _new), _wanted
+        )
 ### END HIDDEN TESTS
 checked
 
@@ -665,8 +806,13 @@ def load_shards(folder, saved_ranks):
 
 for ranks in (1, 4):
     loaded = run_ranks(load_shards, "saved_shards", 2, world_size=ranks)[0]
-    print(f"saved on 2 ranks, loaded on {ranks}: off by {largest_difference(loaded, trained)}")
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(loaded, trained, strict=True))
+    print(
+        f"saved on 2 ranks, loaded on {ranks}: off by "
+        f"{largest_difference(loaded, trained)}"
+    )
+    assert all(
+        torch.equal(ours, theirs) for ours, theirs in zip(loaded, trained, strict=True)
+    )
 
 # %% [markdown]
 # The optimizer's numbers are flat shards of the same lengths, and are cut the same way. PyTorch does all this with **distributed checkpoints** (`torch.distributed.checkpoint`), which lesson 04 uses.
@@ -680,10 +826,12 @@ for ranks in (1, 4):
 # %%
 numbers = 7.5e9 / 8  # per rank
 states = 16 * numbers  # 4 + 4 + 8 bytes
-crossing = (4 + 4 + 4) * numbers  # the float32 shard to the GPU twice, its float32 gradient back
+# the float32 shard to the GPU twice, its float32 gradient back
+crossing = (4 + 4 + 4) * numbers
 for link, speed in {"PCIe 4, 16 lanes": 32e9, "PCIe 5, 16 lanes": 64e9}.items():
     print(
-        f"{link}: {states / 1e9:.0f} GB leave each GPU; {crossing / speed:.2f} s per step on the link at {speed / 1e9:.0f} GB/s"
+        f"{link}: {states / 1e9:.0f} GB leave each GPU; {crossing / speed:.2f} s per "
+        f"step on the link at {speed / 1e9:.0f} GB/s"
     )
 
 # %% [markdown]

@@ -63,15 +63,17 @@ def trained(model, parameters, dtype=torch.float64):
     return first
 
 
-def all_ways():
-    """Return for each way the weights and the messages of a step; for ours also the events and the saved shards."""
+def all_ways(settings):
+    """Return the weights and messages of our settings and of `fully_shard`; of ours also the events and the shards."""
     results: dict[str, Any] = {}
-    for name, options in SETTINGS.items():
+    for name in settings:
         model = small_model()
-        sharded = FlatShards(model, **options)
+        sharded = FlatShards(model, **SETTINGS[name])
         messages = trained(model, sharded.shards)
         weights = list(sharded.full_parameters().values())
         results[name] = weights, messages, sharded.events, sharded.state_dict(), sharded.held
+    if dist.get_world_size() == 1:
+        return results
     model = small_model()
     sharding.shard_with_fsdp2(model)
     messages = trained(model, model.parameters())
@@ -87,7 +89,7 @@ def all_ways():
 
 @pytest.fixture(scope="module")
 def runs():
-    return {ranks: run_ranks(all_ways, world_size=ranks) for ranks in (1, 2, 4)}
+    return {ranks: run_ranks(all_ways, SETTINGS if ranks > 1 else ["plain"], world_size=ranks) for ranks in (1, 2, 4)}
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -77,7 +77,7 @@ def _draw_step(axis: Axes, step: Step, first_row: float) -> None:
     ]
     bars(axis, rectangles, [KIND_COLORS[task.kind] for task in step.tasks], edgecolors="white", linewidths=0.5)
     for task, row in zip(step.tasks, rows, strict=True):
-        if task.end - task.start > step.milliseconds / 45:
+        if task.end - task.start > step.milliseconds / 60:
             color = "white" if task.kind in ("backward", "reduce-scatter") else "black"
             middle = (task.start + task.end) / 2
             axis.text(middle, row, str(task.unit), ha="center", va="center", fontsize=8, color=color)
