@@ -316,7 +316,8 @@ print("first digits of rank 1:", parts[1][:8].tolist())
 # %%
 predict(
     "01-1.what",
-    "Which of 1 to 4 end with the weights of the one process, with SGD and with Adam alike?",
+    "Which of 1 to 4 end with the weights of the one process, with SGD and with Adam "
+    "alike?",
     ["all four", "2, 3 and 4", "3 and 4", "only 4"],
 )
 
@@ -391,8 +392,10 @@ figures.show(figure, f"Distances of the four candidates on a log axis. {values}"
 # %%
 outcome(
     "01-1.what",
-    f"Gradients: {distances['SGD'][3]:.0e} with SGD, {averaged_gradients:.0e} with Adam. "
-    f"Weights after each step: {distances['SGD'][2]:.0e} with SGD, but {averaged_weights:.0%} with Adam.",
+    f"Gradients: {distances['SGD'][3]:.0e} with SGD, {averaged_gradients:.0e} with "
+    f"Adam. "
+    f"Weights after each step: {distances['SGD'][2]:.0e} with SGD, but "
+    f"{averaged_weights:.0%} with Adam.",
     right="only 4",
 )
 
@@ -418,7 +421,8 @@ outcome(
 # %%
 predict(
     "01-1.start",
-    "Two ranks start from different random weights and average their gradients at each of 40 steps. "
+    "Two ranks start from different random weights and average their gradients at "
+    "each of 40 steps. "
     "What becomes of the gap between their weights?",
     [
         "it closes: averaging pulls the ranks together",
@@ -587,7 +591,8 @@ figures.show(figure, f"Distance over 30 steps: up to {max(in_32):.0e} in 32 bits
 # %%
 predict(
     "01-1.uneven",
-    "Each rank takes the mean loss over its part. Is the plain mean of the two gradients right?",
+    "Each rank takes the mean loss over its part. Is the plain mean of the two "
+    "gradients right?",
     [
         "yes: a mean of means is the mean",
         "no: each of the 16 digits counts as much as three of the 48",
@@ -793,7 +798,8 @@ print(f"largest difference between the losses of one rank and of two: {apart}")
 # %%
 outcome(
     "01-1.lab",
-    f"All is not well: of {len(used):,} samples computed only {len(set(used)):,} are different.",
+    f"All is not well: of {len(used):,} samples computed only {len(set(used)):,} are "
+    f"different.",
     right="that cannot be told from these three facts",
 )
 

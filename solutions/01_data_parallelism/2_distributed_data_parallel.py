@@ -82,7 +82,8 @@ for ranks in (2, 4, 6):
 # %%
 predict(
     "01-2.bytes",
-    "In a ring of 8 ranks, how much does each rank send in total, for a tensor of S bytes?",
+    "In a ring of 8 ranks, how much does each rank send in total, for a tensor of S "
+    "bytes?",
     [
         "S/8: its own chunk",
         "S: the tensor once",
@@ -219,7 +220,8 @@ figures.show(
 # %%
 outcome(
     "01-2.bytes",
-    f"Measured with 8 ranks: {ring[-1]:.2f} tensors in the ring, {naive[-1]:.0f} from rank 0 in the plain way.",
+    f"Measured with 8 ranks: {ring[-1]:.2f} tensors in the ring, {naive[-1]:.0f} "
+    f"from rank 0 in the plain way.",
     right="between S and 2S",
 )
 
@@ -382,7 +384,8 @@ figures.show(figure, ", ".join(f"{n} messages {1000 * s:.1f} ms" for n, s in sec
 # %%
 outcome(
     "01-2.messages",
-    f"{slower:.0f} times as long here: each message costs about {1e6 * each:.0f} µs, however little is in it.",
+    f"{slower:.0f} times as long here: each message costs about {1e6 * each:.0f} µs, "
+    f"however little is in it.",
     right="more than ten times as long"
     if slower > 10
     else "a few times as long"
@@ -647,7 +650,8 @@ for bucket_mb in (25, 0.3):
 # %%
 predict(
     "01-2.trace",
-    "In the coming picture an orange bar is an all-reduce. Suppose that for one and the same all-reduce rank 0's bar is "
+    "In the coming picture an orange bar is an all-reduce. Suppose that for one and "
+    "the same all-reduce rank 0's bar is "
     "long and rank 1's is short. Why would that be?",
     ["rank 0 has the slower wire", "rank 0 had more bytes to send", "rank 1 came later, and rank 0 waited for it"],
 )
@@ -671,7 +675,8 @@ for bucket_mb in (25, 0.3):
 # %%
 outcome(
     "01-2.trace",
-    "Both ranks send equally much, and an all-reduce ends for all at about the same time. Bars of different length began "
+    "Both ranks send equally much, and an all-reduce ends for all at about the same "
+    "time. Bars of different length began "
     "at different times: the long one is mostly waiting.",
     right="rank 1 came later, and rank 0 waited for it",
 )
@@ -829,8 +834,10 @@ except RankTimeout as error:
 # %%
 outcome(
     "01-2.hang",
-    "Rank 0 is in dist.reduce, waiting for rank 1's loss. Rank 1 never calls reduce: it is one step ahead, in the "
-    "all-reduce of the gradients, waiting for rank 0's. Each call is fine by itself; together they never match.",
+    "Rank 0 is in dist.reduce, waiting for rank 1's loss. Rank 1 never calls reduce: "
+    "it is one step ahead, in the "
+    "all-reduce of the gradients, waiting for rank 0's. Each call is fine by itself; "
+    "together they never match.",
     right="both ranks wait: rank 0 in the reduce of step 1, rank 1 in step 2",
 )
 

@@ -81,7 +81,8 @@ orders = [list(sampler) for _ in range(3)]
 print(orders)
 outcome(
     "01-3.set_epoch",
-    f"Three epochs of rank 0 without set_epoch: {orders[0]}, and twice more the same. No error and no warning.",
+    f"Three epochs of rank 0 without set_epoch: {orders[0]}, and twice more the "
+    f"same. No error and no warning.",
     right="every epoch has the same order; nothing else changes",
 )
 
@@ -339,10 +340,12 @@ assert torch.allclose(single.weight.grad, pair.weight.grad)
 # %%
 predict(
     "01-3.dp",
-    "4 GPUs train a ResNet-50. Where is the time of DataParallel lost, compared with DDP?",
+    "4 GPUs train a ResNet-50. Where is the time of DataParallel lost, compared with "
+    "DDP?",
     [
         "computing: the replicas compute more",
-        "copying: the model goes out and the gradients come back in every step, and nothing overlaps",
+        "copying: the model goes out and the gradients come back in every step, and "
+        "nothing overlaps",
         "there is no difference",
     ],
 )
@@ -363,7 +366,8 @@ from torchcourse.lessons.data_parallelism.timeline import Workload, dataparallel
 old, new = dataparallel_timeline(Workload()), ddp_timeline(Workload())
 outcome(
     "01-3.dp",
-    f"Modeled for 4 GPUs: {old.step_ms:.0f} ms per step against {new.step_ms:.0f} ms. Both compute the same; GPU 1 computes "
+    f"Modeled for 4 GPUs: {old.step_ms:.0f} ms per step against {new.step_ms:.0f} "
+    f"ms. Both compute the same; GPU 1 computes "
     f"for {old.busy(1):.0%} of DataParallel's step and for {new.busy(1):.0%} of DDP's.",
     right="copying: the model goes out and the gradients come back in every step, and nothing overlaps",
 )
@@ -399,7 +403,8 @@ else:
 # %%
 predict(
     "01-3.zero",
-    "A model of 7.5 billion parameters on 64 GPUs of 80 GB. Which is the first that fits?",
+    "A model of 7.5 billion parameters on 64 GPUs of 80 GB. Which is the first that "
+    "fits?",
     ["DDP", "stage 1", "stage 2", "stage 3, FSDP"],
 )
 
@@ -510,7 +515,8 @@ for way, (weights, _) in results.items():
 network = run_ranks(cost.measure_alpha_beta, world_size=2)[0]
 figures.show(
     draw_alpha_beta(network),
-    f"All-reduce of 2 ranks: alpha {network.alpha * 1e6:.0f} microseconds per message, {network.bandwidth / 1e9:.2f} GB per second.",
+    f"All-reduce of 2 ranks: alpha {network.alpha * 1e6:.0f} microseconds per "
+    f"message, {network.bandwidth / 1e9:.2f} GB per second.",
 )
 
 # %% [markdown]
@@ -560,7 +566,8 @@ checked
 # %%
 predict(
     "01-3.scaling",
-    f"This machine has {os.cpu_count()} CPU cores and {torch.cuda.device_count()} GPUs. How much faster than 1 are 4 ranks?",
+    f"This machine has {os.cpu_count()} CPU cores and {torch.cuda.device_count()} "
+    f"GPUs. How much faster than 1 are 4 ranks?",
     ["3 times or more", "between 1.2 and 3 times", "less than 1.2 times"],
 )
 

@@ -67,7 +67,8 @@ print("between them travels a tensor of shape", list(first(images).shape))
 # %%
 predict(
     "02-1.travels",
-    "Rank 0 holds the first half, rank 1 the second. What has to travel between them in one training step?",
+    "Rank 0 holds the first half, rank 1 the second. What has to travel between them "
+    "in one training step?",
     [
         "the activations, from rank 0 to rank 1; each rank then has what it needs",
         "the activations one way, and their gradient the other way",
@@ -111,7 +112,8 @@ assert torch.allclose(ours, right, rtol=1e-12, atol=1e-14)
 # %%
 outcome(
     "02-1.travels",
-    f"Two tensors of shape {list(border.shape)}: the activations forward, and their gradient back. No weight travels.",
+    f"Two tensors of shape {list(border.shape)}: the activations forward, and their "
+    f"gradient back. No weight travels.",
     right="the activations one way, and their gradient the other way",
 )
 
@@ -205,7 +207,8 @@ checked
 # %%
 predict(
     "02-1.busy",
-    "Four ranks, each with a quarter of the model. What share of the time does a rank work?",
+    "Four ranks, each with a quarter of the model. What share of the time does a "
+    "rank work?",
     ["nearly all of it: four work together", "about a half", "a quarter"],
 )
 
@@ -216,13 +219,15 @@ ideal, measured = pipeline.simulate(naive, seconds), pipeline.measure(naive, sec
 busy = 1 - measured.bubble
 figures.show(
     draw_both(ideal, measured),
-    f"One batch passes four ranks forward and back; only one works at a time. Measured: each works {busy:.0%} of the time.",
+    f"One batch passes four ranks forward and back; only one works at a time. "
+    f"Measured: each works {busy:.0%} of the time.",
 )
 
 # %%
 outcome(
     "02-1.busy",
-    f"{busy:.0%}: rank 1 waits for rank 0, rank 2 for rank 1 …, and all the way back. At any time one rank works.",
+    f"{busy:.0%}: rank 1 waits for rank 0, rank 2 for rank 1 …, and all the way "
+    f"back. At any time one rank works.",
     right="a quarter",
 )
 
@@ -286,7 +291,8 @@ schedule_picture()
 for p, m in ((2, 2), (4, 4), (4, 8), (4, 32), (8, 32)):
     line = pipeline.simulate(pipeline.gpipe(p, m))
     print(
-        f"p = {p}, m = {m:2}: simulated {line.bubble!s:>5}, formula {pipeline.bubble(p, m)!s:>5} = {float(line.bubble):.1%}"
+        f"p = {p}, m = {m:2}: simulated {line.bubble!s:>5}, formula "
+        f"{pipeline.bubble(p, m)!s:>5} = {float(line.bubble):.1%}"
     )
     assert line.bubble == pipeline.bubble(p, m)
 
@@ -367,7 +373,8 @@ for v in (1, 2, 4):
 # %%
 predict(
     "02-1.memory",
-    "Four ranks, eight micro-batches. For how many micro-batches does each rank hold activations at its worst moment, "
+    "Four ranks, eight micro-batches. For how many micro-batches does each rank hold "
+    "activations at its worst moment, "
     "in 1F1B?",
     ["8 on each rank, as in GPipe", "4, 3, 2, 1", "4 on each rank", "1 on each rank: one forward, one backward"],
 )
@@ -403,7 +410,8 @@ figures.show(
 peaks = [pipeline.simulate(pipeline.one_f_one_b(4, 8)).peak(rank) for rank in range(4)]
 outcome(
     "02-1.memory",
-    f"Simulated: {', '.join(map(str, peaks))}. Measured in bytes of the transformer, GPipe's eight are "
+    f"Simulated: {', '.join(map(str, peaks))}. Measured in bytes of the transformer, "
+    f"GPipe's eight are "
     f"{saved[0]:.1f} times as much on rank 0 and {saved[3]:.1f} times on rank 3.",
     right="4, 3, 2, 1",
 )
@@ -474,7 +482,8 @@ checked
 # %%
 predict(
     "02-1.zero",
-    "Four ranks, eight micro-batches, a backward pass twice as long as a forward pass. 1F1B waits 27% of the time. "
+    "Four ranks, eight micro-batches, a backward pass twice as long as a forward "
+    "pass. 1F1B waits 27% of the time. "
     "And ZB-H1?",
     ["0%: it is called zero-bubble", "about 11%", "about 20%", "27% too, but with less memory"],
 )
@@ -493,7 +502,8 @@ for name in ("interleaved 1F1B", "zero-bubble (ZB-H1)"):
     simulated, clock = results[name]
     figures.show(
         draw_both(simulated, clock),
-        f"{name} on 4 ranks with 8 micro-batches, simulated above measured: waits {simulated.bubble:.1%} and "
+        f"{name} on 4 ranks with 8 micro-batches, simulated above measured: waits "
+        f"{simulated.bubble:.1%} and "
         f"{clock.bubble:.1%} of the time.",
     )
 
@@ -501,7 +511,8 @@ for name in ("interleaved 1F1B", "zero-bubble (ZB-H1)"):
 ideal_zero = results["zero-bubble (ZB-H1)"][0].bubble
 outcome(
     "02-1.zero",
-    f"{ideal_zero:.0%}. What is left is the start: the last rank cannot begin before the first micro-batch has come "
+    f"{ideal_zero:.0%}. What is left is the start: the last rank cannot begin before "
+    f"the first micro-batch has come "
     "through the three others, 3 forward passes. After that it never waits.",
     right="about 11%",
 )
@@ -595,7 +606,8 @@ except RankTimeout as error:
 # %%
 outcome(
     "02-1.deadlock",
-    "Rank 0 waits for the gradient of micro-batch 0 before it sends micro-batch 1; rank 1 waits for micro-batch 1 "
+    "Rank 0 waits for the gradient of micro-batch 0 before it sends micro-batch 1; "
+    "rank 1 waits for micro-batch 1 "
     "before it computes micro-batch 0. Both are in recv, and nobody is left to send.",
     right="both ranks wait in recv: rank 0 for a gradient, rank 1 for an activation",
 )
@@ -798,7 +810,8 @@ print(f"a rank of 4 in a data-parallel ring sends {2 * 3 * weights // 4:,} numbe
 # %%
 for m, wait in zip(counts, waits, strict=True):
     print(
-        f"{m:2} micro-batches on 4 ranks: each rank works {1 - wait:.0%} of the time: {4 * (1 - wait):.1f} ranks' worth"
+        f"{m:2} micro-batches on 4 ranks: each rank works {1 - wait:.0%} of the "
+        f"time: {4 * (1 - wait):.1f} ranks' worth"
     )
 
 # %% [markdown]

@@ -72,7 +72,8 @@ print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.
 # %%
 predict(
     "02-2.column",
-    "Two ranks hold a layer by columns. Both have the whole x and need only their own outputs. What must they exchange?",
+    "Two ranks hold a layer by columns. Both have the whole x and need only their "
+    "own outputs. What must they exchange?",
     [
         "nothing, neither forward nor backward",
         "forward nothing; backward the gradients of the weights",
@@ -99,8 +100,10 @@ print(f"their sum:    off by {(rank_0 + rank_1 - whole).abs().max():.0e}")
 # %%
 outcome(
     "02-2.column",
-    "x went into the outputs of both ranks, so its gradient is a sum over both: an all-reduce on the way back. The "
-    "gradient of a rank's weights needs that rank's outputs only: it stays where it is.",
+    "x went into the outputs of both ranks, so its gradient is a sum over both: an "
+    "all-reduce on the way back. The "
+    "gradient of a rank's weights needs that rank's outputs only: it stays where it "
+    "is.",
     right="forward nothing; backward the gradient of x, which is summed",
 )
 
@@ -291,7 +294,8 @@ checked
 # %%
 predict(
     "02-2.pair",
-    "y = GELU(x·A)·B, with A by columns and B by rows. Each rank has x and needs y. How many collectives forward?",
+    "y = GELU(x·A)·B, with A by columns and B by rows. Each rank has x and needs y. "
+    "How many collectives forward?",
     ["none", "one", "two, one for each layer", "three: GELU needs one too"],
 )
 
@@ -329,8 +333,10 @@ print(f"GELU of the sum {F.gelu(parts.sum()):.3f}, sum of the GELUs {F.gelu(part
 # %%
 outcome(
     "02-2.pair",
-    "One: the sum after B. A's outputs are whole, only fewer on each rank, so GELU takes them as they are, and they are "
-    "just the inputs that this rank's rows of B ask for. Backward it is one again: the gradient of x.",
+    "One: the sum after B. A's outputs are whole, only fewer on each rank, so GELU "
+    "takes them as they are, and they are "
+    "just the inputs that this rank's rows of B ask for. Backward it is one again: "
+    "the gradient of x.",
     right="one",
 )
 
@@ -367,7 +373,8 @@ split_picture()
 # %%
 predict(
     "02-2.heads",
-    "Four heads of 8 numbers: the fused layer has 96 outputs. Two ranks take 48 neighbors each, by `chunk`. What is on rank 0?",
+    "Four heads of 8 numbers: the fused layer has 96 outputs. Two ranks take 48 "
+    "neighbors each, by `chunk`. What is on rank 0?",
     [
         "heads 0 and 1: their queries, keys and values",
         "all queries, and half of the keys",
@@ -397,7 +404,8 @@ for rank, (held, off) in enumerate(run_ranks(attention_by_chunks, world_size=2))
 # %%
 outcome(
     "02-2.heads",
-    "Rank 0 has all queries and half of the keys, rank 1 the other keys and all values. All shapes fit, no error comes, "
+    "Rank 0 has all queries and half of the keys, rank 1 the other keys and all "
+    "values. All shapes fit, no error comes, "
     f"and the output is off by {off:.2f}.",
     right="all queries, and half of the keys",
 )
@@ -500,7 +508,8 @@ for ranks in (1, 2, 4):
 # %%
 predict(
     "02-2.gradients",
-    "Which gradients must the ranks of a tensor-parallel model exchange before the optimizer's step?",
+    "Which gradients must the ranks of a tensor-parallel model exchange before the "
+    "optimizer's step?",
     [
         "all of them",
         "those of the norms and of the other weights that each rank holds whole",
@@ -523,13 +532,15 @@ def train_alone(steps=20):
 
 apart = run_ranks(train_alone, world_size=2)[0]
 print(
-    f"{len(apart)} parameters are whole on each rank; after 20 steps they are at most {max(apart.values()):.0e} apart"
+    f"{len(apart)} parameters are whole on each rank; after 20 steps they are at "
+    f"most {max(apart.values()):.0e} apart"
 )
 
 # %%
 outcome(
     "02-2.gradients",
-    "None. A part of a matrix lies on one rank only. And what is whole on each rank got its whole gradient on each, by the "
+    "None. A part of a matrix lies on one rank only. And what is whole on each rank "
+    "got its whole gradient on each, by the "
     "all-reduces on the way back.",
     right="none",
 )
@@ -631,7 +642,8 @@ for ranks in (2, 4, 8):
 # %%
 predict(
     "02-2.mesh",
-    "After the backward pass on this mesh: with whom does rank 0 average its gradients?",
+    "After the backward pass on this mesh: with whom does rank 0 average its "
+    "gradients?",
     ["with rank 1", "with rank 2", "with all three others", "with nobody"],
 )
 
@@ -718,8 +730,10 @@ print(f"no error; gradients off by {furthest(gradients):.2f}, and the largest gr
 # %%
 outcome(
     "02-2.mesh",
-    "With rank 2 only: it holds the same part of each layer and saw other samples. Rank 1 holds other parts, of the same "
-    f"shapes: averaged with those, the gradients are off by {furthest(gradients):.2f}, without an error.",
+    "With rank 2 only: it holds the same part of each layer and saw other samples. "
+    "Rank 1 holds other parts, of the same "
+    f"shapes: averaged with those, the gradients are off by "
+    f"{furthest(gradients):.2f}, without an error.",
     right="with rank 2",
 )
 
@@ -800,8 +814,10 @@ figures.show(
 difference = max(abs(a - b) for a, b in zip(losses, losses_1, strict=True))
 outcome(
     "02-2.dropout",
-    f"The loss falls. But the two ranks' losses differ by up to {difference:.2f}, and their copies are {max(apart):.2g} apart. "
-    "After the outer dropout each rank goes on with a different x, and the sums of the next layer add up parts of two models.",
+    f"The loss falls. But the two ranks' losses differ by up to {difference:.2f}, "
+    f"and their copies are {max(apart):.2g} apart. "
+    "After the outer dropout each rank goes on with a different x, and the sums of "
+    "the next layer add up parts of two models.",
     right="the loss falls as it should, but the ranks no longer hold one model",
 )
 

@@ -64,7 +64,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %%
 predict(
     "02-3.share",
-    "GPT-3 has 175 billion parameters. 64 GPUs of 80 GiB train it; each gets 1/64 of the samples (DDP). How much does each GPU hold?",
+    "GPT-3 has 175 billion parameters. 64 GPUs of 80 GiB train it; each gets 1/64 of "
+    "the samples (DDP). How much does each GPU hold?",
     ["a 64th of what one GPU would need", "an eighth", "as much as if it were alone"],
 )
 
@@ -76,7 +77,8 @@ for gpus in (1, 8, 64):
 # %%
 outcome(
     "02-3.share",
-    f"{split_data.bytes.states / 2**30:,.0f} GiB on each of 64 GPUs, and as much on a single one. Splitting the data leaves the model "
+    f"{split_data.bytes.states / 2**30:,.0f} GiB on each of 64 GPUs, and as much on "
+    f"a single one. Splitting the data leaves the model "
     "whole on every GPU.",
     right="as much as if it were alone",
 )
@@ -129,7 +131,8 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
     model = Model("one layer", 1, width, 4, sequence=sequence, dropout=False)
     formula = layer_activations(model, Layout(batch=1, recipe="float32, Adam"))
     print(
-        f"width {width:3}, {sequence:3} tokens: counted {counted:9,} bytes, formula {formula:9,.0f}: {formula / counted:.3f}"
+        f"width {width:3}, {sequence:3} tokens: counted {counted:9,} bytes, formula "
+        f"{formula:9,.0f}: {formula / counted:.3f}"
     )
     assert abs(formula / counted - 1) < 0.05
 
@@ -301,7 +304,8 @@ difference = mfu["Llama 3"] - mfu["Megatron-LM"]
 near, clear = "they are within 3 points of each other", "Llama 3, clearly" if difference > 0 else "Megatron-LM, clearly"
 outcome(
     "02-3.utilisation",
-    f"MFU {mfu['Megatron-LM']:.1%} and {mfu['Llama 3']:.1%}. Of Megatron-LM's FLOP, {1 - again:.0%} repeated what had been computed before.",
+    f"MFU {mfu['Megatron-LM']:.1%} and {mfu['Llama 3']:.1%}. Of Megatron-LM's FLOP, "
+    f"{1 - again:.0%} repeated what had been computed before.",
     right=near if abs(difference) < 0.03 else clear,
 )
 
@@ -452,7 +456,8 @@ refused = sum(not plan(row.model, row.cluster, row.layout).fits for row in faile
 ran = [each.run for each in judged if each.run.key == "aleph-alpha"]
 wrong = sum(not plan(run.model, run.cluster, run.layout).fits for run in ran)
 print(
-    f"Aleph Alpha: {refused} of {len(failed)} layouts that ran out of memory are refused, and {wrong} of {len(ran)} that ran"
+    f"Aleph Alpha: {refused} of {len(failed)} layouts that ran out of memory are "
+    f"refused, and {wrong} of {len(ran)} that ran"
 )
 small = [each.run for each in judged if each.run.key.startswith("mpt")]
 wrong = sum(not plan(run.model, run.cluster, run.layout).fits for run in small)
@@ -471,7 +476,8 @@ print(f"MosaicML: {wrong} of {len(small)} layouts that ran are refused")
 # %%
 predict(
     "02-3.which",
-    "6.7 billion parameters, 8 × A100 with 80 GiB, 64 sequences per step. Which layout has the shortest step among those that fit?",
+    "6.7 billion parameters, 8 × A100 with 80 GiB, 64 sequences per step. Which "
+    "layout has the shortest step among those that fit?",
     ["tensor 8", "pipeline 8", "data 8, with ZeRO"],
 )
 
@@ -491,7 +497,9 @@ best = min((name for name in plans if plans[name].fits), key=lambda name: plans[
 extra = plans["tensor 8"].seconds.total / plans[best].seconds.total - 1
 outcome(
     "02-3.which",
-    f"{best}: {plans[best].seconds.total:.1f} s. Tensor parallelism takes {extra:.0%} longer, for messages and for narrow matrix products; the pipeline waits, and its last "
+    f"{best}: {plans[best].seconds.total:.1f} s. Tensor parallelism takes "
+    f"{extra:.0%} longer, for messages and for narrow matrix products; the pipeline "
+    f"waits, and its last "
     "stage has the output layer besides.",
     right={"data 8, ZeRO 1": "data 8, with ZeRO"}.get(best, best),
 )
@@ -564,7 +572,8 @@ for model, gpus, batch in CASES:
 states = 60e6 * (4 + 4 + 4)  # float32: weight, gradient, momentum
 outputs = 650e3 * 128 * 4
 print(
-    f"states {states / 1e9:.2f} GB + outputs {outputs / 1e9:.2f} GB + their gradients {outputs / 1e9:.2f} GB, of 3 GB"
+    f"states {states / 1e9:.2f} GB + outputs {outputs / 1e9:.2f} GB + their "
+    f"gradients {outputs / 1e9:.2f} GB, of 3 GB"
 )
 
 # %% [markdown]
@@ -582,8 +591,10 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
     each = runs[name]
     layout = each.plan.layout
     print(
-        f"{name}: tensor {layout.tensor} × context {layout.context} × pipeline {layout.pipeline} × data {layout.data}: published MFU "
-        f"{each.run.flops / each.run.cluster.gpu.flops:.1%}, planned {each.plan.mfu:.1%}"
+        f"{name}: tensor {layout.tensor} × context {layout.context} × pipeline "
+        f"{layout.pipeline} × data {layout.data}: published MFU "
+        f"{each.run.flops / each.run.cluster.gpu.flops:.1%}, planned "
+        f"{each.plan.mfu:.1%}"
     )
 
 # %% [markdown]
@@ -634,11 +645,14 @@ print(f"{len(tried):,} layouts, {len(fitting):,} fit. These {len(alike)} are lev
 for each in alike:
     chosen = each.layout
     print(
-        f"  {each.seconds.total:.1f} s: tensor {chosen.tensor} × pipeline {chosen.pipeline} × data {chosen.data}, ZeRO {chosen.stage}, "
+        f"  {each.seconds.total:.1f} s: tensor {chosen.tensor} × pipeline "
+        f"{chosen.pipeline} × data {chosen.data}, ZeRO {chosen.stage}, "
         f"micro-batch {chosen.micro_batch}, interleaving {chosen.interleaving}"
     )
 print(
-    f"the slowest that fits takes {max(each.seconds.total for each in fitting) / quickest.seconds.total:.0f} times as long"
+    f"the slowest that fits takes "
+    f"{max(each.seconds.total for each in fitting) / quickest.seconds.total:.0f} "
+    f"times as long"
 )
 print(quickest)
 
@@ -673,8 +687,10 @@ share = sick.seconds.compute / sick.seconds.total
 bins = ("less than half", "about two thirds", "nearly all: HFU is close to what others reach")
 outcome(
     "02-3.crawl",
-    f"{share:.0%}. The rest: tensor {sick.seconds.tensor / sick.seconds.total:.0%}, bubble {sick.seconds.bubble / sick.seconds.total:.0%}, "
-    f"recomputation {sick.seconds.recomputation / sick.seconds.total:.0%}. HFU {sick.hfu:.0%} hides the last one.",
+    f"{share:.0%}. The rest: tensor {sick.seconds.tensor / sick.seconds.total:.0%}, "
+    f"bubble {sick.seconds.bubble / sick.seconds.total:.0%}, "
+    f"recomputation {sick.seconds.recomputation / sick.seconds.total:.0%}. HFU "
+    f"{sick.hfu:.0%} hides the last one.",
     right=bins[0] if share < 0.5 else bins[1] if share < 0.8 else bins[2],
 )
 
@@ -844,7 +860,8 @@ for ranks in (1, 2):
 print("losses:", [round(value, 4) for value in losses[1].tolist()])
 assert torch.allclose(losses[1], losses[2], rtol=1e-3)
 print(
-    f"two ranks: largest difference {(losses[1] - losses[2]).abs().max():.0e}. This machine has {os.cpu_count()} CPU cores."
+    f"two ranks: largest difference {(losses[1] - losses[2]).abs().max():.0e}. This "
+    f"machine has {os.cpu_count()} CPU cores."
 )
 
 # %% [markdown]

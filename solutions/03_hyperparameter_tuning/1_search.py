@@ -106,8 +106,10 @@ for name, factor in (("lowest", 1), ("a tenth", 0.1), ("ten times", 10)):
     print(f"{name:10s} rate {rates[place]:.4f}: {100 * final[place]:.1f}% after 9 epochs")
 outcome(
     "03-1.range",
-    f"The test needed {len(curve.rates)} steps, about {len(curve.rates) / 16:.0f} epochs. At the lowest loss you stand on the "
-    "edge: all the smaller rates before have helped, and the next larger one throws the weights away.",
+    f"The test needed {len(curve.rates)} steps, about {len(curve.rates) / 16:.0f} "
+    f"epochs. At the lowest loss you stand on the "
+    "edge: all the smaller rates before have helped, and the next larger one throws "
+    "the weights away.",
     right="with about a tenth of it",
 )
 
@@ -177,7 +179,8 @@ checked
 # %%
 predict(
     "03-1.grid",
-    "16 trials on two axes of which one matters. How many different values of that axis do grid and random search try?",
+    "16 trials on two axes of which one matters. How many different values of that "
+    "axis do grid and random search try?",
     ["16 and 16", "4 and 16", "4 and 4"],
 )
 
@@ -185,7 +188,8 @@ predict(
 figures.explorer(
     random_or_grid_picture.draw,
     alt=lambda side: (
-        f"Grid and random search over a space where one axis matters. {random_or_grid_picture.finding(side)}."
+        f"Grid and random search over a space where one axis matters. "
+        f"{random_or_grid_picture.finding(side)}."
     ),
     side=(2, 8, 4),
 )
@@ -266,7 +270,8 @@ successive_halving(halved, random_settings(SPACE, seed=0))
 for name, search in (("random", whole), ("successive halving", halved)):
     best = search.best
     print(
-        f"{name:18s} {len(search.trials):2d} trials, {search.spent} epochs, best {100 * best.values[-1]:.1f}%: {best.settings}"
+        f"{name:18s} {len(search.trials):2d} trials, {search.spent} epochs, best "
+        f"{100 * best.values[-1]:.1f}%: {best.settings}"
     )
 
 # %% [markdown]
@@ -278,7 +283,8 @@ for name, search in (("random", whole), ("successive halving", halved)):
 # %%
 predict(
     "03-1.asha",
-    "90 epochs for each search, 400 seeds, the chosen trial judged on test images. ASHA against random search, on average:",
+    "90 epochs for each search, 400 seeds, the chosen trial judged on test images. "
+    "ASHA against random search, on average:",
     ["about equal", "ASHA is 1 to 3 points better", "ASHA is 5 to 10 points better"],
 )
 
@@ -370,7 +376,8 @@ print("best:", search.best.settings)
 # %%
 predict(
     "03-1.population",
-    "Six networks with rates from 0.0001 to 1. With copying or without, the same 36 epochs. What does copying change most?",
+    "Six networks with rates from 0.0001 to 1. With copying or without, the same 36 "
+    "epochs. What does copying change most?",
     ["the best network", "the middle of the six", "nothing that one can see"],
 )
 
@@ -467,7 +474,8 @@ alive = table[table[:, -1] > 0.9]
 for epochs in (1, 3):
     ranks = [np.argsort(np.argsort(values)) for values in (alive[:, epochs - 1], alive[:, -1])]
     print(
-        f"rank after {epochs} epochs against rank after 9: correlation {np.corrcoef(*ranks)[0, 1]:.2f}, of {len(alive)} good settings"
+        f"rank after {epochs} epochs against rank after 9: correlation "
+        f"{np.corrcoef(*ranks)[0, 1]:.2f}, of {len(alive)} good settings"
     )
 
 # %% [markdown]
@@ -556,7 +564,8 @@ for name, values in zip(RIVALS, runs, strict=True):
     print(f"{name:16s} {values.mean():.2f}% on average; single runs {values.min():.1f} to {values.max():.1f}%")
 predict(
     "03-1.seeds",
-    "Width 32 is about one point better than width 16. How often does an experiment with 3 seeds for each make sure of it?",
+    "Width 32 is about one point better than width 16. How often does an experiment "
+    "with 3 seeds for each make sure of it?",
     ["about 9 times in 10", "about 2 times in 3", "less than half of the time"],
 )
 

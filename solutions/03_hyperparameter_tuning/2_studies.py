@@ -68,7 +68,8 @@ print("settings:", np.prod([len(values) for values in SPACE.values()]))
 # %%
 predict(
     "03-2.pruning",
-    "30 trials of up to 9 epochs each, 270 epochs in total. How many are left with that pruner?",
+    "30 trials of up to 9 epochs each, 270 epochs in total. How many are left with "
+    "that pruner?",
     ["about 200", "about 80", "about 30"],
 )
 
@@ -226,7 +227,8 @@ left = open_study(url, SPACE).trials
 print(Counter(trial.state.name for trial in left))
 outcome(
     "03-2.kill",
-    f"The last trial, number {left[-1].number}, is {left[-1].state.name}. Nobody is left to say that it is not.",
+    f"The last trial, number {left[-1].number}, is {left[-1].state.name}. Nobody is "
+    f"left to say that it is not.",
     right="it is still running",
 )
 
@@ -342,7 +344,8 @@ def worker(url):
 
 predict(
     "03-2.workers",
-    "Each trial has a number of its own in the database, 0 to 15. How many different settings do the 16 trials have?",
+    "Each trial has a number of its own in the database, 0 to 15. How many different "
+    "settings do the 16 trials have?",
     ["16", "about 8", "1"],
 )
 
@@ -353,7 +356,8 @@ drawn = [trial.params["lr"] for trial in optuna.load_study(study_name="shared", 
 print([round(rate, 3) for rate in drawn])
 outcome(
     "03-2.workers",
-    f"{len(set(drawn))} different settings in {len(drawn)} trials: the database shares results, not random numbers.",
+    f"{len(set(drawn))} different settings in {len(drawn)} trials: the database "
+    f"shares results, not random numbers.",
     right="16" if len(set(drawn)) > 13 else "about 8",
 )
 
@@ -407,7 +411,8 @@ assert numbers == sorted(set(numbers))
 ends = [(trial.datetime_start, trial.datetime_complete) for trial in study.trials[-8:]]
 together = sum(later[0] < earlier[1] for earlier, later in itertools.pairwise(ends))
 print(
-    f"{len(numbers)} trials, each number once; of the last 8, {together} began while the one before was still training"
+    f"{len(numbers)} trials, each number once; of the last 8, {together} began while "
+    f"the one before was still training"
 )
 
 # %% [markdown]
@@ -446,7 +451,8 @@ print(
 # %%
 predict(
     "03-2.leak",
-    "From the best of 50 trials to the best of all 780, mean of 200 splits: the validation accuracy rises. And the test accuracy of the chosen one?",
+    "From the best of 50 trials to the best of all 780, mean of 200 splits: the "
+    "validation accuracy rises. And the test accuracy of the chosen one?",
     ["it rises too, but less", "it stays", "it falls"],
 )
 
@@ -461,8 +467,10 @@ rise = 100 * (scores[:, 779] - scores[:, 49])  # [splits, validation and test]
 falls, rises = (rise[:, 1] < -0.2).mean(), (rise[:, 1] > 0.2).mean()
 outcome(
     "03-2.leak",
-    f"From 50 to 780 trials: validation {rise[:, 0].mean():+.2f} points, test {rise[:, 1].mean():+.2f}. The test accuracy falls "
-    f"by more than 0.2 points in {falls:.0%} of the splits and rises by more than that in {rises:.0%}.",
+    f"From 50 to 780 trials: validation {rise[:, 0].mean():+.2f} points, test "
+    f"{rise[:, 1].mean():+.2f}. The test accuracy falls "
+    f"by more than 0.2 points in {falls:.0%} of the splits and rises by more than "
+    f"that in {rises:.0%}.",
     right="it falls"
     if rise[:, 1].mean() < -0.1
     else "it stays"
@@ -470,7 +478,8 @@ outcome(
     else "it rises too, but less",
 )
 print(
-    f"the course's own split: validation {100 * (own[779] - own[49])[0]:+.2f}, test {100 * (own[779] - own[49])[1]:+.2f}"
+    f"the course's own split: validation {100 * (own[779] - own[49])[0]:+.2f}, test "
+    f"{100 * (own[779] - own[49])[1]:+.2f}"
 )
 
 # %% [markdown]
@@ -545,12 +554,14 @@ for images in (100, 250, 500, 1000):
         axis=0
     )
     print(
-        f"{images:5,} validation images: chosen one {on_val:.2f}% there, {on_test:.2f}% on the rest, {on_val - on_test:+.2f}"
+        f"{images:5,} validation images: chosen one {on_val:.2f}% there, "
+        f"{on_test:.2f}% on the rest, {on_val - on_test:+.2f}"
     )
 splits, chosen = np.arange(len(val)), val[..., -1].argmax(axis=1)
 last = 100 * (test[splits, chosen, -1] - scores[:, -1, 1])
 print(
-    f"last epoch − best epoch, on test: {last.mean():+.2f} points; better in {(last > 0.2).mean():.0%}, worse in {(last < -0.2).mean():.0%}"
+    f"last epoch − best epoch, on test: {last.mean():+.2f} points; better in "
+    f"{(last > 0.2).mean():.0%}, worse in {(last < -0.2).mean():.0%}"
 )
 
 # %% [markdown]
@@ -584,7 +595,8 @@ for size, rates in windows.items():
 factor = (windows[64][-1] / windows[8][-1]) ** (1 / 3)
 outcome(
     "03-2.batch",
-    f"From batch 8 to 64, the highest good rate grows by {factor:.2f} for each doubling (the table's rates are 2.15 apart).",
+    f"From batch 8 to 64, the highest good rate grows by {factor:.2f} for each "
+    f"doubling (the table's rates are 2.15 apart).",
     right="at about twice the rates" if factor > 1.5 else "where it was",
 )
 

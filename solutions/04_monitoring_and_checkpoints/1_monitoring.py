@@ -386,7 +386,8 @@ checked
 # %%
 predict(
     "04-1.cost",
-    "All weights, gradients and activations of a CNN as histograms in every epoch of 63 steps: what share of the time is that?",
+    "All weights, gradients and activations of a CNN as histograms in every epoch of "
+    "63 steps: what share of the time is that?",
     ["less than 2%", "2 to 10%", "more than 10%"],
 )
 
@@ -418,7 +419,8 @@ share = look_seconds / (63 * step_seconds)
 bins = ["less than 2%", "2 to 10%", "more than 10%"]
 outcome(
     "04-1.cost",
-    f"A look costs as much as {look_seconds / step_seconds:.1f} steps. Once in 63 steps that is {share:.1%} of the time.",
+    f"A look costs as much as {look_seconds / step_seconds:.1f} steps. Once in 63 "
+    f"steps that is {share:.1%} of the time.",
     right=bins[0] if share < 0.02 else bins[1] if share < 0.1 else bins[2],
 )
 
@@ -446,7 +448,8 @@ def draw_price(steps_between_looks, faster_steps):
 
 def describe_price(steps_between_looks, faster_steps):
     return (
-        f"a look every {steps_between_looks} steps: {share_of_time(steps_between_looks, faster_steps):.1%} of the time"
+        f"a look every {steps_between_looks} steps: "
+        f"{share_of_time(steps_between_looks, faster_steps):.1%} of the time"
     )
 
 
@@ -531,7 +534,8 @@ figures.show(
 # %%
 outcome(
     "04-1.lie",
-    f"(855 + 45) / 1000 = {(855 + 45) / 1000:.0%}. The mean of the two ranks' accuracies is {(855 / 900 + 45 / 100) / 2:.0%}.",
+    f"(855 + 45) / 1000 = {(855 + 45) / 1000:.0%}. The mean of the two ranks' "
+    f"accuracies is {(855 / 900 + 45 / 100) / 2:.0%}.",
     right="90%",
 )
 

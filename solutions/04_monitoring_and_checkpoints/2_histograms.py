@@ -47,7 +47,8 @@ print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 # %%
 predict(
     "04-2.infer",
-    "Weights run to extremes within a few steps, or hardly change. What do you infer, the learning rate aside?",
+    "Weights run to extremes within a few steps, or hardly change. What do you "
+    "infer, the learning rate aside?",
     [
         "overfitting and underfitting",
         "exploding and vanishing gradients",
@@ -75,7 +76,8 @@ for name, tensor in {
 }.items():
     histogram = measure({"x": tensor})["x"]
     print(
-        f"{name:20} {histogram.number:,} values in {len(histogram.counts)} bins: std {histogram.std:.2g}, "
+        f"{name:20} {histogram.number:,} values in {len(histogram.counts)} bins: std "
+        f"{histogram.std:.2g}, "
         f"median {histogram.quantile(0.5):.1g}, exactly 0: {histogram.zeros:.0%}"
     )
 
@@ -157,7 +159,8 @@ for kind in ("saturated", "overfitting", "underfitting"):
 sizes = list(layer_gradients(runs["vanishing"]).values())
 outcome(
     "04-2.still",
-    f"The first layer gets a gradient of {sizes[0]:.0e}, the last one of {sizes[-1]:.0e}: {sizes[-1] / sizes[0]:,.0f} times as much.",
+    f"The first layer gets a gradient of {sizes[0]:.0e}, the last one of "
+    f"{sizes[-1]:.0e}: {sizes[-1] / sizes[0]:,.0f} times as much.",
     right="the first",
 )
 
@@ -262,7 +265,8 @@ for kind, pixels in image.items():
         first = network[:3](pixels)
     alive = (~dead_units(first)).sum().item()
     print(
-        f"{kind:10} layer 1 before training: {(first == 0).float().mean():.0%} of outputs are 0, {alive} of 64 units alive"
+        f"{kind:10} layer 1 before training: {(first == 0).float().mean():.0%} of "
+        f"outputs are 0, {alive} of 64 units alive"
     )
 
 # %% [markdown]
@@ -340,7 +344,8 @@ for letter, run in unknown.items():
 # %%
 predict(
     "04-2.growth",
-    "The same network, the same 160 steps: once on 200 images (overfits), once on 4,000 (fits). Where do the weights spread more?",
+    "The same network, the same 160 steps: once on 200 images (overfits), once on "
+    "4,000 (fits). Where do the weights spread more?",
     ["much more where it overfits", "about equally", "much more where it fits"],
 )
 
@@ -402,9 +407,11 @@ for name, ten in seeds.items():
     healthy = sum(diagnose(run).name == "healthy" for run in ten)
     fits = [judge_fit(run).name for run in ten]
     print(
-        f"{name:26} last layer ×{statistics.mean(spread[name]):.2f} ({min(spread[name]):.2f} to {max(spread[name]):.2f}), "
+        f"{name:26} last layer ×{statistics.mean(spread[name]):.2f} "
+        f"({min(spread[name]):.2f} to {max(spread[name]):.2f}), "
         f"gradient at the end {min(ending[name]):.0e} to {max(ending[name]):.0e}\n"
-        f"{'':26} histograms: {healthy} of 10 healthy; curves: { {fit: fits.count(fit) for fit in sorted(set(fits))} }"
+        f"{'':26} histograms: {healthy} of 10 healthy; curves: "
+        f"{ {fit: fits.count(fit) for fit in sorted(set(fits))} }"
     )
 
 # %%
@@ -425,7 +432,8 @@ figures.show(figure, f"Spread of the weights against the gap of the losses; {fou
 ratio = (same[0] - 1) / (same[1] - 1)
 outcome(
     "04-2.growth",
-    f"×{same[0]:.2f} where it overfits, ×{same[1]:.2f} where it fits, means of ten seeds. The network that sees four spots: ×{same[2]:.2f}.",
+    f"×{same[0]:.2f} where it overfits, ×{same[1]:.2f} where it fits, means of ten "
+    f"seeds. The network that sees four spots: ×{same[2]:.2f}.",
     right="much more where it overfits"
     if ratio > 1.5
     else "much more where it fits"
@@ -465,7 +473,8 @@ tag = "weights/5.weight"
 looks = runs["overfitting"].histograms[tag]
 figures.show(
     draw_over_time(runs["overfitting"], tag),
-    f"{len(looks)} histograms of {tag}, widening from {looks[0][1].std:.2g} to {looks[-1][1].std:.2g}, without an extreme.",
+    f"{len(looks)} histograms of {tag}, widening from {looks[0][1].std:.2g} to "
+    f"{looks[-1][1].std:.2g}, without an extreme.",
 )
 
 # %% [markdown]
@@ -482,7 +491,8 @@ figures.show(
 # %%
 predict(
     "04-2.scale",
-    "10 hidden layers, weights at half the right scale. By what factor does the gradient of the first layer change?",
+    "10 hidden layers, weights at half the right scale. By what factor does the "
+    "gradient of the first layer change?",
     ["by 0.5", "by about 0.05: ten layers", "by about 0.002: 0.5 nine times"],
 )
 
@@ -564,7 +574,8 @@ def draw_start(scale, hidden_layers):
     axes.set_xlabel("scale of the first weights, 1 = He")
     axes.legend(loc="upper left")
     axes.set_title(
-        f"{hidden_layers} layers at scale {scale:g}: gradient ×{measured[scale]:.1e}, by the law ×{law[scale]:.1e}"
+        f"{hidden_layers} layers at scale {scale:g}: gradient "
+        f"×{measured[scale]:.1e}, by the law ×{law[scale]:.1e}"
     )
     return figure
 
@@ -580,7 +591,8 @@ figures.explorer(draw_start, alt=describe_start, scale=(0.3, 3.0, 1.5, 0.1), hid
 ratios = [at_start(scale, layers) for scale in (0.3, 3.0) for layers in (5, 10, 20)]
 off = [math.log10(measured[scale] / law[scale]) for measured, law in ratios for scale in (0.3, 3.0)]
 print(
-    f"law against measurement, scales 0.3 and 3, 5 to 20 layers: off by a factor of {10 ** max(map(abs, off)):.1f} at most"
+    f"law against measurement, scales 0.3 and 3, 5 to 20 layers: off by a factor of "
+    f"{10 ** max(map(abs, off)):.1f} at most"
 )
 assert 10 ** max(map(abs, off)) < 10
 
@@ -600,7 +612,8 @@ assert 10 ** max(map(abs, off)) < 10
 # %%
 outcome(
     "04-2.infer",
-    f"Overfitting: {diagnose(runs['overfitting']).name} by its histograms. Exploding: {diagnose(runs['exploding']).evidence[0]}.",
+    f"Overfitting: {diagnose(runs['overfitting']).name} by its histograms. "
+    f"Exploding: {diagnose(runs['exploding']).evidence[0]}.",
     right="exploding and vanishing gradients",
 )
 

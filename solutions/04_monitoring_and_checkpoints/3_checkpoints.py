@@ -55,7 +55,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %%
 predict(
     "04-3.size",
-    "AdamW trained the model. The file with everything to go on training is how many times as big as the file with the weights?",
+    "AdamW trained the model. The file with everything to go on training is how many "
+    "times as big as the file with the weights?",
     ["about as big", "about twice", "about three times"],
 )
 
@@ -69,14 +70,16 @@ torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, "
 weights, everything = os.path.getsize("weights.pt"), os.path.getsize("all.pt")
 parameters = sum(parameter.numel() for parameter in model.parameters())
 print(
-    f"{parameters:,} parameters of 4 bytes: {4 * parameters:,}. weights.pt: {weights:,} bytes. all.pt: {everything:,} bytes."
+    f"{parameters:,} parameters of 4 bytes: {4 * parameters:,}. weights.pt: "
+    f"{weights:,} bytes. all.pt: {everything:,} bytes."
 )
 
 # %%
 answers = {1: "about as big", 2: "about twice", 3: "about three times"}
 outcome(
     "04-3.size",
-    f"{everything / weights:.2f} times. For each weight AdamW keeps two more numbers: a running mean of the gradient, and one of its square.",
+    f"{everything / weights:.2f} times. For each weight AdamW keeps two more "
+    f"numbers: a running mean of the gradient, and one of its square.",
     right=answers[round(everything / weights)],
 )
 
@@ -144,7 +147,8 @@ for name, outcomes in left.items():
 good = left["torch.serialization"].count("whole")
 outcome(
     "04-3.kill",
-    f"torch.save in place: {good} of 5 whole. checkpoint.save: {left['torchcourse.training.checkpoint'].count('whole')} of 5.",
+    f"torch.save in place: {good} of 5 whole. checkpoint.save: "
+    f"{left['torchcourse.training.checkpoint'].count('whole')} of 5.",
     right="all five: a file is replaced in one go"
     if good == 5
     else "some or none: it is being written most of the time",
@@ -218,7 +222,7 @@ except CheckpointError as error:
 # %% [markdown]
 # ### How often?
 #
-# Each saving takes time from training; each crash costs the work since the last saving. In between there is a best **interval**: √(2 · C · M),
+# Each save takes time from training; each crash costs the work since the last save. In between there is a best **interval**: √(2 · C · M),
 # for C seconds per saving and M seconds from crash to crash (Young 1974). Llama 3 405B, on 16,384 GPUs, counted 419 unexpected interruptions in 54
 # days ([section 3.3.4](https://arxiv.org/abs/2407.21783)): one every three hours. Try:
 #
@@ -250,7 +254,8 @@ print(inspect.getsource(Run.train))
 # %%
 predict(
     "04-3.piece",
-    "The run stops in its second epoch. Restored are weights, optimizer, schedule and position, but not the state of the random numbers. "
+    "The run stops in its second epoch. Restored are weights, optimizer, schedule "
+    "and position, but not the state of the random numbers. "
     "Which loss is the first one to differ?",
     [
         "none: the order of the samples is known",
@@ -363,7 +368,8 @@ figures.show(figure, f"Largest difference of a loss, by the piece that was left 
 assert largest["nothing"] == 0
 outcome(
     "04-3.piece",
-    f"Without the random numbers, the first loss already differs by {differences['random'][0]:.2g}.",
+    f"Without the random numbers, the first loss already differs by "
+    f"{differences['random'][0]:.2g}.",
     right="the very first: dropout draws other numbers",
 )
 
@@ -496,7 +502,8 @@ assert resumed == unbroken
 # %%
 predict(
     "04-3.ranks",
-    "The same model is trained with DistributedDataParallel on 1, 2 and 4 ranks, and rank 0 saves its state dict. The file of 4 ranks is…",
+    "The same model is trained with DistributedDataParallel on 1, 2 and 4 ranks, and "
+    "rank 0 saves its state dict. The file of 4 ranks is…",
     ["4 times as big", "a quarter as big", "just as big"],
 )
 
@@ -524,7 +531,8 @@ print("bytes:", sizes)
 assert max(sizes.values()) - min(sizes.values()) < 500  # names and rounding, no weights
 outcome(
     "04-3.ranks",
-    f"{sizes[1]:,}, {sizes[2]:,} and {sizes[4]:,} bytes: {parameters:,} parameters of 4 bytes each, and a little for BatchNorm and names. "
+    f"{sizes[1]:,}, {sizes[2]:,} and {sizes[4]:,} bytes: {parameters:,} parameters "
+    f"of 4 bytes each, and a little for BatchNorm and names. "
     "Each rank has the whole model, and one of the copies is saved.",
     right="just as big",
 )
@@ -555,7 +563,7 @@ except RuntimeError as error:
 
 # %% [markdown]
 # **The second half: the names.** DDP wraps the model: its own part is called `module`, so each name begins with `module.`. DataParallel does the
-# same, and `torch.compile` puts `_orig_mod.` there. Many an answer on the web adds `strict=False`. It makes the error go away:
+# same, and `torch.compile` puts `_orig_mod.` there. Many answers on the web add `strict=False`. It makes the error go away:
 
 # %%
 answer = model.load_state_dict(state, strict=False)
@@ -568,7 +576,8 @@ def accuracy(model):
 
 
 print(
-    f"missing {len(answer.missing_keys)}, unexpected {len(answer.unexpected_keys)}, loaded {len(state) - len(answer.unexpected_keys)} tensors"
+    f"missing {len(answer.missing_keys)}, unexpected {len(answer.unexpected_keys)}, "
+    f"loaded {len(state) - len(answer.unexpected_keys)} tensors"
 )
 print(f"accuracy {accuracy(model):.1%}: the model still has its random weights")
 
@@ -663,7 +672,7 @@ print("PyTorch's file:", numbers, "\nthe package's: ", names)
 
 # %% [markdown]
 # **safetensors** is a format without any program in it: a table of names, types and shapes, then the numbers. By itself it takes one flat dict of tensors:
-# no step count, no nested dicts, no two names for one tensor. `export_safetensors` writes down the rest as text, in the room that the format has for notes.
+# no step count, no nested dicts, no two names for one tensor. `export_safetensors` writes the rest as text, in the place that the format has for notes.
 
 # %%
 export_safetensors(checkpoint.load("kept/last.pt"), "whole.safetensors")

@@ -106,7 +106,9 @@ most = max(kinds, key=kinds.get)
 names = {"parameters": "the parameters", "optimizer": "Adam's numbers", "others": "the images"}
 outcome(
     "05-1.where",
-    f"At the peak of {format_bytes(tracker.peak)}: {most}, {kinds[most] / tracker.peak:.0%}. Parameters: {format_bytes(kinds['parameters'])}.",
+    f"At the peak of {format_bytes(tracker.peak)}: {most}, "
+    f"{kinds[most] / tracker.peak:.0%}. Parameters: "
+    f"{format_bytes(kinds['parameters'])}.",
     right=names.get(most, "what the layers keep for the backward pass"),
 )
 
@@ -275,7 +277,8 @@ print(f"{time.perf_counter() - start:.1f} s; peak {format_bytes(resnet.peak)}")
 print({kind: format_bytes(size) for kind, size in resnet.peak_by_kind().items()})
 outcome(
     "05-1.resnet",
-    f"{format_bytes(resnet.peak)}, of which activations {format_bytes(resnet.peak_by_kind()['activations'])}.",
+    f"{format_bytes(resnet.peak)}, of which activations "
+    f"{format_bytes(resnet.peak_by_kind()['activations'])}.",
     right="5.5 GiB",
 )
 
@@ -652,7 +655,8 @@ figures.show(draw_segments(gpu), describe_segments(gpu))
 # %%
 predict(
     "05-1.cache",
-    f"{format_bytes(gpu.allocated)} are allocated, {format_bytes(gpu.reserved)} reserved. What does empty_cache() do?",
+    f"{format_bytes(gpu.allocated)} are allocated, {format_bytes(gpu.reserved)} "
+    f"reserved. What does empty_cache() do?",
     [
         "it frees a and c too",
         "it gives back all that is free: 10 MiB stay reserved",
@@ -665,7 +669,8 @@ given_back = gpu.empty_cache()
 figures.show(draw_segments(gpu), describe_segments(gpu))
 outcome(
     "05-1.cache",
-    f"{format_bytes(given_back)} go back to the driver. {format_bytes(gpu.reserved)} stay, {format_bytes(gpu.allocated)} of them in use: two small "
+    f"{format_bytes(given_back)} go back to the driver. {format_bytes(gpu.reserved)} "
+    f"stay, {format_bytes(gpu.allocated)} of them in use: two small "
     "tensors hold a whole segment.",
     right="it gives back only segments that are wholly free: 20 MiB stay reserved",
 )
@@ -729,7 +734,8 @@ for loss_function in (F.l1_loss, F.mse_loss):
     loss = loss_function(guess, wanted).detach()
     held = loss.untyped_storage().nbytes()
     print(
-        f"a detached {loss_function.__name__}: {held:,} bytes behind it; cloned {loss.clone().untyped_storage().nbytes()}"
+        f"a detached {loss_function.__name__}: {held:,} bytes behind it; cloned "
+        f"{loss.clone().untyped_storage().nbytes()}"
     )
 
 # %% [markdown]
@@ -752,7 +758,8 @@ if torch.cuda.is_available():
     queued = time.perf_counter() - start
     product.sum().item()
     print(
-        f"the multiplication was queued in {queued * 1e3:.2f} ms; item() came back after {time.perf_counter() - start:.4f} s"
+        f"the multiplication was queued in {queued * 1e3:.2f} ms; item() came back "
+        f"after {time.perf_counter() - start:.4f} s"
     )
 else:
     print("No GPU here: on a CPU every operation is done when its call returns, so item() has nothing to wait for.")

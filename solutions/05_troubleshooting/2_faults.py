@@ -95,7 +95,8 @@ print(report)
 # %%
 outcome(
     "05-2.total",
-    f"{format_bytes(report.bytes_a_step)} per step. The sum was computed from the loss, the loss from the layers, and autograd keeps "
+    f"{format_bytes(report.bytes_a_step)} per step. The sum was computed from the "
+    f"loss, the loss from the layers, and autograd keeps "
     "what a backward pass would need.",
     right="about 100 KiB: what the layers put out",
 )
@@ -421,7 +422,8 @@ def root_of_squares(output, target):
 # %%
 predict(
     "05-2.root",
-    "In step 7 one sample is predicted exactly: its distance is 0. What becomes NaN first?",
+    "In step 7 one sample is predicted exactly: its distance is 0. What becomes NaN "
+    "first?",
     ["the loss", "the gradient", "nothing: 0 is a good loss"],
 )
 
@@ -526,7 +528,8 @@ for way, seconds in cost.items():
 # %%
 predict(
     "05-2.silent",
-    "Twelve training programs, each with one bug: no `zero_grad()`, no `eval()`, softmax twice … How many end at least 10 "
+    "Twelve training programs, each with one bug: no `zero_grad()`, no `eval()`, "
+    "softmax twice … How many end at least 10 "
     "points of accuracy below the healthy run?",
     ["nearly all", "about half", "three or fewer"],
 )
@@ -957,7 +960,8 @@ predict(
     "Rank 1 skips its batch of step 2. What happens?",
     [
         "all ranks go on, and their weights stay equal",
-        "rank 1 is a step ahead from then on, and in the end the others wait for a rank that is gone",
+        "rank 1 is a step ahead from then on, and in the end the others wait for a "
+        "rank that is gone",
         "rank 1 stops with an error at once, and the others with it",
     ],
 )
@@ -971,7 +975,8 @@ except RankError as error:
 # %%
 outcome(
     "05-2.skip",
-    "Rank 1 had returned, and the others still wanted its gradients. Before that, its gradients of step 3 were averaged with "
+    "Rank 1 had returned, and the others still wanted its gradients. Before that, "
+    "its gradients of step 3 were averaged with "
     "the others' of step 2, without a word.",
     right="rank 1 is a step ahead from then on, and in the end the others wait for a rank that is gone",
 )

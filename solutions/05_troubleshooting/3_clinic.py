@@ -82,7 +82,8 @@ predict(
 seen = clinic.evidence("learns_then_forgets")
 outcome(
     "05-3.norm",
-    f"{seen['first']:.1f} at the first step, {seen['tenth']:.1f} at the tenth, {seen['largest']:.0f} at most.",
+    f"{seen['first']:.1f} at the first step, {seen['tenth']:.1f} at the tenth, "
+    f"{seen['largest']:.0f} at most.",
     right="longer and longer from the first steps on",
 )
 
@@ -296,7 +297,8 @@ clinic.admit("moody_score")
 # %%
 predict(
     "05-3.batch",
-    "The same model is scored on the same test set in batches of 4, 20, 100 and 600. Which batch size gives the lowest scores?",
+    "The same model is scored on the same test set in batches of 4, 20, 100 and 600. "
+    "Which batch size gives the lowest scores?",
     ["4", "600", "all alike, up to chance"],
 )
 
@@ -304,7 +306,8 @@ predict(
 seen = clinic.evidence("moody_score")
 outcome(
     "05-3.batch",
-    f"From {seen['low']:.1f}% to {seen['high']:.1f}%, and batches of {seen['worst']} score lowest.",
+    f"From {seen['low']:.1f}% to {seen['high']:.1f}%, and batches of {seen['worst']} "
+    f"score lowest.",
     right="4",
 )
 

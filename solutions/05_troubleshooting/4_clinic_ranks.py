@@ -140,7 +140,8 @@ predict(
 seen = clinic.evidence("good_only_in_crowds")
 outcome(
     "05-4.alone",
-    f"A single scan comes out with a standard deviation of {seen['alone']:.2f}, one among 200 with {seen['together']:.2f}.",
+    f"A single scan comes out with a standard deviation of {seen['alone']:.2f}, one "
+    f"among 200 with {seen['together']:.2f}.",
     right="nothing: zeros everywhere",
 )
 
@@ -210,7 +211,8 @@ clinic.evidence("nan_since_new_scanner")
 # %%
 predict(
     "05-4.clamp",
-    "A scan that is no zero (target 0), and a logit of 20: the network is certain, and wrong. "
+    "A scan that is no zero (target 0), and a logit of 20: the network is certain, "
+    "and wrong. "
     "What is the gradient of the clamped loss for this logit?",
     ["about 1, as it should be", "very large", "0"],
 )

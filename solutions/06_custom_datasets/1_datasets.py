@@ -73,7 +73,8 @@ print(*Path("scans/labels.csv").read_text().splitlines()[:4], sep="\n")
 # %%
 predict(
     "06-1.lazy",
-    "`ImageTable('scans')` is made, and then `data[7]` is asked for. How many of the 400 images are opened?",
+    "`ImageTable('scans')` is made, and then `data[7]` is asked for. How many of the "
+    "400 images are opened?",
     ["400: all at the beginning", "1", "8: up to number 7"],
 )
 
@@ -462,7 +463,8 @@ def trained(packed, epochs=8):
 # %%
 predict(
     "06-1.company",
-    "The test recordings go through the network without packing: in one batch of 370, and then one at a time. How many answers differ?",
+    "The test recordings go through the network without packing: in one batch of "
+    "370, and then one at a time. How many answers differ?",
     ["none: a sample is a sample", "a handful: rounding", "dozens"],
 )
 
@@ -482,7 +484,8 @@ for packed in (False, True):
     right = [f"{100 * (given == test.labels).float().mean():.1f}%" for given in (together, alone)]
     differ[packed] = int((together != alone).sum())
     print(
-        f"packed: {packed!s:5}  in one batch {right[0]}, one at a time {right[1]}, answers that differ: {differ[packed]}"
+        f"packed: {packed!s:5}  in one batch {right[0]}, one at a time {right[1]}, "
+        f"answers that differ: {differ[packed]}"
     )
 outcome(
     "06-1.company",
@@ -502,7 +505,8 @@ outcome(
 # %%
 predict(
     "06-1.padding",
-    "Recordings of 7 to 26 frames, in mixed batches of 32. Which share of all steps is padding?",
+    "Recordings of 7 to 26 frames, in mixed batches of 32. Which share of all steps "
+    "is padding?",
     ["about 5%", "about 35%", "about 70%"],
 )
 
@@ -589,13 +593,15 @@ images, is_nine = images[kept], is_nine[kept]
 test_images, test_nine = fours_and_nines("test")
 weights = class_weights(is_nine)
 print(
-    f"{is_nine.bincount().tolist()} samples, class weights {[round(w, 3) for w in weights.tolist()]}; test {test_nine.bincount().tolist()}"
+    f"{is_nine.bincount().tolist()} samples, class weights "
+    f"{[round(w, 3) for w in weights.tolist()]}; test {test_nine.bincount().tolist()}"
 )
 
 # %%
 predict(
     "06-1.sampler",
-    "420 draws with replacement, both classes equally likely. How many of the 400 fours come in one epoch?",
+    "420 draws with replacement, both classes equally likely. How many of the 400 "
+    "fours come in one epoch?",
     ["all 400", "about 210: one draw in two", "about 160"],
 )
 
@@ -604,7 +610,8 @@ drawn = torch.tensor(list(WeightedSamples(balanced(is_nine))))
 fours, nines = (drawn[is_nine[drawn] == kind] for kind in (0, 1))
 outcome(
     "06-1.sampler",
-    f"{len(fours)} draws, and {len(fours.unique())} different fours: some come twice. Each nine comes {len(nines) / 20:.1f} times.",
+    f"{len(fours)} draws, and {len(fours.unique())} different fours: some come "
+    f"twice. Each nine comes {len(nines) / 20:.1f} times.",
     right="about 160",
 )
 
@@ -721,7 +728,8 @@ print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
 # %%
 predict(
     "06-1.leak",
-    "The same speakers were recorded on other occasions: the 370 test recordings. How many of their frames are answered correctly?",
+    "The same speakers were recorded on other occasions: the 370 test recordings. "
+    "How many of their frames are answered correctly?",
     ["about as many", "about 90%", "about half"],
 )
 
@@ -730,7 +738,8 @@ other_occasion = test.labels.repeat_interleave(test.lengths)
 truth = nearest(train.steps, speaker_of, known, test.steps, other_occasion)
 outcome(
     "06-1.leak",
-    f"{truth:.1%}, where {claimed:.1%} was claimed: {(1 - truth) / (1 - claimed):.0f} times as many mistakes.",
+    f"{truth:.1%}, where {claimed:.1%} was claimed: "
+    f"{(1 - truth) / (1 - claimed):.0f} times as many mistakes.",
     right="about 90%" if truth < 0.95 else "about as many",
 )
 

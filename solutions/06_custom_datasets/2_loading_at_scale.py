@@ -68,7 +68,8 @@ def step(batch):
 
 predict(
     "06-2.wait",
-    "No workers: the loop loads a batch, then trains on it. What share of its time does it wait for data?",
+    "No workers: the loop loads a batch, then trains on it. What share of its time "
+    "does it wait for data?",
     ["less than a quarter", "about half", "more than half"],
 )
 
@@ -279,7 +280,8 @@ else:
 # %%
 predict(
     "06-2.noise",
-    "16 samples in total (2 epochs × 8). How many different random numbers are among them?",
+    "16 samples in total (2 epochs × 8). How many different random numbers are among "
+    "them?",
     ["16", "8", "4"],
 )
 
@@ -296,7 +298,8 @@ for number, values in enumerate(drawn):
 different = len(set(drawn[0] + drawn[1]))
 outcome(
     "06-2.noise",
-    f"{different} different numbers among 16: each worker has a copy of the generator, and each epoch has new copies.",
+    f"{different} different numbers among 16: each worker has a copy of the "
+    f"generator, and each epoch has new copies.",
     right=str(different) if different in (4, 8, 16) else None,
 )
 
@@ -337,7 +340,8 @@ records = list(itertools.chain(*run_ranks(read_all, practice.NaiveStream(), worl
 print(sorted(records))
 outcome(
     "06-2.stream",
-    f"{len(records)} records: each worker of each rank has a copy of the dataset, and reads all of it.",
+    f"{len(records)} records: each worker of each rank has a copy of the dataset, "
+    f"and reads all of it.",
     right=str(len(records)),
 )
 
@@ -627,7 +631,8 @@ print(f"of the {worst}s, {recall_of[worst]:.0%} were recognized before, {repaire
 # %%
 predict(
     "06-2.drawn",
-    "Two workers, prefetch_factor=2, batches of 5. You have received 3 batches. How many were drawn from the sampler?",
+    "Two workers, prefetch_factor=2, batches of 5. You have received 3 batches. How "
+    "many were drawn from the sampler?",
     ["3", "5", "7"],
 )
 
@@ -640,7 +645,8 @@ in_queue = sampler.drawn // 5 - 3
 del batches  # ends the workers
 outcome(
     "06-2.drawn",
-    f"{sampler.drawn // 5} batches were drawn, and {in_queue} of them wait in a queue or are being made.",
+    f"{sampler.drawn // 5} batches were drawn, and {in_queue} of them wait in a "
+    f"queue or are being made.",
     right=str(sampler.drawn // 5),
 )
 

@@ -78,7 +78,8 @@ print(body.scaling)
 inputs, test_inputs = body.scaling(pixels, top=WHITE), body.scaling(test_pixels, top=WHITE)
 print(f"pixels {list(pixels.shape)}, 0 to {pixels.max():g}; inputs {list(inputs.shape)}", end=", ")
 print(
-    f"{inputs.min():.2f} to {inputs.max():.2f}; MNIST {mnist().tensors[0].min():.2f} to {mnist().tensors[0].max():.2f}"
+    f"{inputs.min():.2f} to {inputs.max():.2f}; MNIST {mnist().tensors[0].min():.2f} "
+    f"to {mnist().tensors[0].max():.2f}"
 )
 
 # %% [markdown]
@@ -160,7 +161,8 @@ checked
 # %%
 predict(
     "07-1.frozen",
-    "Every parameter of the body is frozen. After an epoch of training the head: does the body give the same features as before?",
+    "Every parameter of the body is frozen. After an epoch of training the head: "
+    "does the body give the same features as before?",
     ["yes, to the bit", "no, they changed"],
 )
 
@@ -237,7 +239,8 @@ checked
 # %%
 predict(
     "07-1.rates",
-    "One label per digit, 12 seeds. The head at 0.01 and the body at 0.001, against the best of three single rates: what do two rates bring?",
+    "One label per digit, 12 seeds. The head at 0.01 and the body at 0.001, against "
+    "the best of three single rates: what do two rates bring?",
     ["nothing that 12 seeds show", "a few points of accuracy", "more than ten points"],
 )
 
@@ -382,7 +385,8 @@ bad, good = head_accuracies(colleagues_prepare), head_accuracies(right_way)
 loss = paired(good, bad)
 outcome(
     "07-1.scaling",
-    f"{sum(bad) / 4:.3f}, and nothing complains. In the right scaling {sum(good) / 4:.3f}: {loss}.",
+    f"{sum(bad) / 4:.3f}, and nothing complains. In the right scaling "
+    f"{sum(good) / 4:.3f}: {loss}.",
     right="a plausible number, too low by some twenty points",
 )
 
@@ -466,7 +470,8 @@ for top in (255, 1):
 # %%
 predict(
     "07-1.many",
-    "50 labels of each digit. How do frozen features and the nearest neighbor on raw pixels compare?",
+    "50 labels of each digit. How do frozen features and the nearest neighbor on raw "
+    "pixels compare?",
     [
         "frozen features are clearly better",
         "they are level: less than a point apart",
@@ -484,7 +489,8 @@ answers = {
 }
 outcome(
     "07-1.many",
-    f"Frozen − nearest neighbor: {points(difference)}, {difference.pairs} pairs: {difference.verdict(MARGIN)}.",
+    f"Frozen − nearest neighbor: {points(difference)}, {difference.pairs} pairs: "
+    f"{difference.verdict(MARGIN)}.",
     right=answers.get(difference.verdict(MARGIN)),
 )
 
@@ -629,7 +635,8 @@ if photos:
         plain = [cell_accuracy(brightness, per_class, seed, plain_penalty) for seed in range(20)]
         gain = paired(deep, plain)
         print(
-            f"{per_class:3} labels: EfficientNet {sum(deep) / 20:.3f}, brightness {sum(plain) / 20:.3f}; {points(gain)}"
+            f"{per_class:3} labels: EfficientNet {sum(deep) / 20:.3f}, brightness "
+            f"{sum(plain) / 20:.3f}; {points(gain)}"
         )
         if per_class == 25:
             clear = 0 if not gain.clear else 1 if gain.mean > 0 else -1

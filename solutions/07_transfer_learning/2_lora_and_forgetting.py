@@ -87,7 +87,8 @@ tuned = learn(reader, new.train)
 before, after = read["MNIST"], accuracy(tuned, *old.test.tensors)
 outcome(
     "07-2.forget",
-    f"Small digits: {accuracy(tuned, *new.test.tensors):.1%}. MNIST: {before:.1%} before, {after:.1%} after.",
+    f"Small digits: {accuracy(tuned, *new.test.tensors):.1%}. MNIST: {before:.1%} "
+    f"before, {after:.1%} after.",
     right="clearly fewer",
 )
 
@@ -205,7 +206,8 @@ for name, make_down, make_up in (("both zero", torch.zeros, torch.zeros), ("up z
     print(f"{name:10} gradient of down {down.grad.norm():.2f}, of up {up.grad.norm():.2f}")
 outcome(
     "07-2.start",
-    "Both random would change the outputs at once. With both zero, both gradients are zero, for ever.",
+    "Both random would change the outputs at once. With both zero, both gradients "
+    "are zero, for ever.",
     right="`down` random, `up` zero",
 )
 
@@ -361,7 +363,8 @@ checked
 whole = sum(parameter.nbytes for parameter in reader.parameters())
 predict(
     "07-2.bytes",
-    f"The reader has {whole / 1e3:.0f} kB of weights. How many bytes is a file of adapters of rank 8 for all its layers?",
+    f"The reader has {whole / 1e3:.0f} kB of weights. How many bytes is a file of "
+    f"adapters of rank 8 for all its layers?",
     ["about 60 kB", "about 210 kB", "as many: each layer has one"],
 )
 
@@ -434,7 +437,8 @@ for name, numbers in (("fine-tuned", 7e9), ("LoRA", learns)):
 # %%
 predict(
     "07-2.ways",
-    "LoRA, and full fine-tuning whose rate was lowered until it reads as many of the small digits as LoRA. Which keeps more of MNIST?",
+    "LoRA, and full fine-tuning whose rate was lowered until it reads as many of the "
+    "small digits as LoRA. Which keeps more of MNIST?",
     ["LoRA", "fine-tuning at the lower rate", "neither: less than a point apart"],
 )
 
@@ -485,7 +489,8 @@ on_old, on_new = (paired(equal[:, task], lora[:, task]) for task in (0, 1))
 verdicts = {"clearly above": "fine-tuning at the lower rate", "clearly below": "LoRA"}
 outcome(
     "07-2.ways",
-    f"Fine-tuning − LoRA, five pairs: small digits {points(on_new)}, MNIST {points(on_old)}.",
+    f"Fine-tuning − LoRA, five pairs: small digits {points(on_new)}, MNIST "
+    f"{points(on_old)}.",
     right=verdicts.get(on_old.verdict(0.01), "neither: less than a point apart"),
 )
 
@@ -545,7 +550,8 @@ figures.explorer(draw_blend, alt=describe_blend, percent=(0, 100, 50, 10), netwo
 # %%
 predict(
     "07-2.switch",
-    "LoRA learned the turned digits while BatchNorm was in training mode. Switched off, does it read MNIST as before?",
+    "LoRA learned the turned digits while BatchNorm was in training mode. Switched "
+    "off, does it read MNIST as before?",
     ["yes: no old weight has changed", "no: something else has changed"],
 )
 
@@ -556,13 +562,15 @@ for keep_norms in (True, False):
         off = accuracy(model, *old.test.tensors)
     moved = (model.body.norm2.running_mean - reader.body.norm2.running_mean).abs().max().item()
     print(
-        f"BatchNorm frozen: {keep_norms!s:5} switched off {off:.1%} (was {before:.1%}), its mean moved by {moved:.2f}"
+        f"BatchNorm frozen: {keep_norms!s:5} switched off {off:.1%} (was "
+        f"{before:.1%}), its mean moved by {moved:.2f}"
     )
 
 # %%
 outcome(
     "07-2.switch",
-    "The running statistics are no weights, and no gradient moves them: the forward pass does.",
+    "The running statistics are no weights, and no gradient moves them: the forward "
+    "pass does.",
     right="no: something else has changed",
 )
 
@@ -633,7 +641,8 @@ for name, distance in apart.items():
 differing = sorted(name for name, distance in apart.items() if distance > 1e-12)
 outcome(
     "07-2.late",
-    f"No error. But {' and '.join(differing)} differ between the ranks: they are never averaged.",
+    f"No error. But {' and '.join(differing)} differ between the ranks: they are "
+    f"never averaged.",
     right="each rank trains a dense layer of its own",
 )
 

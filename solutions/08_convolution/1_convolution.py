@@ -63,7 +63,8 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # %%
 predict(
     "08-1.edges",
-    "The weights of a kernel add up to 0. What does it make of an area of one even color?",
+    "The weights of a kernel add up to 0. What does it make of an area of one even "
+    "color?",
     ["0, whatever the color", "the same color", "it depends on the color"],
 )
 
@@ -177,7 +178,8 @@ print(small[0, 0], im2col(small, kernel=2)[0], sep="\n\n")
 # %%
 predict(
     "08-1.memory",
-    "A kernel of 5×5, stride 1, output as large as the picture. How many times does im2col hold a pixel, about?",
+    "A kernel of 5×5, stride 1, output as large as the picture. How many times does "
+    "im2col hold a pixel, about?",
     ["once", "5 times", "25 times"],
 )
 
@@ -229,7 +231,8 @@ except ValueError as error:
 # %%
 predict(
     "08-1.fft",
-    "8 to 8 channels, 64×64 pixels. At which kernel is FFT faster than `F.conv2d` (one CPU thread)?",
+    "8 to 8 channels, 64×64 pixels. At which kernel is FFT faster than `F.conv2d` "
+    "(one CPU thread)?",
     ["already at 3×3", "somewhere between 5×5 and 31×31", "not even at 31×31"],
 )
 
@@ -346,7 +349,8 @@ checked
 # %%
 predict(
     "08-1.field",
-    "Three convolutions of 3×3, stride 1, one after the other. What does one output value see?",
+    "Three convolutions of 3×3, stride 1, one after the other. What does one output "
+    "value see?",
     ["3×3 pixels", "7×7 pixels", "9×9 pixels"],
 )
 
@@ -356,7 +360,8 @@ height, width = by_formula(three)
 seen = by_gradient(three, (1, 30, 30))
 outcome(
     "08-1.field",
-    f"By formula {height.size}×{width.size}; by gradient {int(seen.sum())} pixels, which is {height.size}².",
+    f"By formula {height.size}×{width.size}; by gradient {int(seen.sum())} pixels, "
+    f"which is {height.size}².",
     right="7×7 pixels",
 )
 
@@ -432,7 +437,8 @@ checked
 # %%
 predict(
     "08-1.dense",
-    "From 1×28×28 to 16×28×28 values. How many times the convolution's weights (3×3) has a dense layer?",
+    "From 1×28×28 to 16×28×28 values. How many times the convolution's weights (3×3) "
+    "has a dense layer?",
     ["about 100 times", "about 10,000 times", "more than 50,000 times"],
 )
 
@@ -444,7 +450,8 @@ for name, cost in (("convolution", conv), ("dense", dense)):
     print(f"{name:12} {cost.parameters:12,} parameters {cost.multiply_adds:12,} multiply-adds a picture")
 outcome(
     "08-1.dense",
-    f"{dense.parameters / conv.parameters:,.0f} times the parameters, {dense.multiply_adds / conv.multiply_adds:.0f} "
+    f"{dense.parameters / conv.parameters:,.0f} times the parameters, "
+    f"{dense.multiply_adds / conv.multiply_adds:.0f} "
     "times the multiply-adds.",
     right="more than 50,000 times",
 )
@@ -491,7 +498,8 @@ with torch.no_grad():
 broken = [name for name, (one, _) in errors.items() if one > 1e-4]
 outcome(
     "08-1.shift",
-    f"Broken for one pixel: {', '.join(broken)}. Zero padding only near the edge: {inside:.0e} away from it.",
+    f"Broken for one pixel: {', '.join(broken)}. Zero padding only near the edge: "
+    f"{inside:.0e} away from it.",
     right="all three",
 )
 
@@ -555,7 +563,8 @@ print(f"accuracy {trainer.history['val_accuracy'][-1]:.1%}")
 # %%
 predict(
     "08-1.filters",
-    "How alike are a filter before and after training (cosine: 1 is the same direction, 0 is unrelated)?",
+    "How alike are a filter before and after training (cosine: 1 is the same "
+    "direction, 0 is unrelated)?",
     ["below 0.3: learned again", "0.3 to 0.7", "above 0.7: the start shines through"],
 )
 
@@ -616,7 +625,8 @@ for world_size in (1, 2):
     alone, joined = (torch.cat(parts, dim=2) for parts in zip(*results, strict=True))
     wrong = int(((alone - whole).abs() > 1e-4).any(dim=3).any(dim=1).sum())
     print(
-        f"{world_size} ranks: {wrong} wrong rows without a halo; with it at most {(joined - whole).abs().max():.0e} off"
+        f"{world_size} ranks: {wrong} wrong rows without a halo; with it at most "
+        f"{(joined - whole).abs().max():.0e} off"
     )
     assert torch.allclose(joined, whole, atol=1e-4)
 
