@@ -7,6 +7,9 @@ collectives     all-reduce and its parts, made of single messages
 sampling        which rank sees which sample
 sharding        ZeRO's stages 1 and 2
 sharded_layers  ZeRO's stage 3, and FSDP2
+flat_shards     FSDP: units with one flat shard per rank, gathered, freed and reduced
+messages        every collective that a rank calls
+prefetch        when FSDP's units compute and travel, modeled
 parts           parts of tensors, one per rank
 replicas        `DataParallel`, the legacy way, by hand
 timeline        both ways as time lines, from a cost model
