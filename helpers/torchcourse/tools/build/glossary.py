@@ -72,7 +72,7 @@ def _number(term: Term) -> str:
 
 def _of_notebook(source: Path, root: Path) -> list[Term]:
     notebook = source.relative_to(root / "solutions").with_suffix(".ipynb").as_posix()
-    table = re.search(r"^(# \| English \| 한국어 \|.*\n(?:# \|.*\n)+)", source.read_text(encoding="utf-8"), re.MULTILINE)
+    table = re.search(r"(?m)^(# \| English \| 한국어 \|.*\n(?:# \|.*\n)+)", source.read_text(encoding="utf-8"))
     found = []
     for line in table[1].splitlines()[2:] if table else []:
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.removeprefix("# "))[1:-1]]
