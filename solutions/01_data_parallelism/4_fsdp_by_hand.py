@@ -155,16 +155,12 @@ checked
 # %%
 def one_layer():
     layer = make_model()[0][0]
-    shapes, whole = (
-        [parameter.shape for parameter in layer.parameters()],
-        layer(torch.ones(1, 196).to(device()).double()),
-    )
-    shard = flat_shards.own_shard(
-        [parameter.detach() for parameter in layer.parameters()], dist.get_rank(), 2
-    )
+    tensors = [parameter.detach() for parameter in layer.parameters()]
+    whole = F.linear(torch.ones_like(tensors[0][:1]), *tensors)
+    shard = flat_shards.own_shard(tensors, dist.get_rank(), 2)
     full = torch.empty(2 * len(shard), dtype=shard.dtype, device=shard.device)
     dist.all_gather(list(full.chunk(2)), shard)
-    weight, bias = flat_shards.unflatten(full, shapes)
+    weight, bias = flat_shards.unflatten(full, [tensor.shape for tensor in tensors])
     again = F.linear(torch.ones_like(weight[:1]), weight, bias)
     before = full.untyped_storage().nbytes()
     # the memory is gone; the views are still there, of nothing
