@@ -74,7 +74,6 @@ def accuracy(model, data):
 
 def search(url, folder, trials):
     train_part, val_part = open_part(folder, "train"), open_part(folder, "val")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=url, study_name="by hand", direction="maximize", load_if_exists=True)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # one process works here, so these are dead
         study.tell(trial.number, state=TrialState.FAIL)

@@ -98,7 +98,6 @@ def steps_of(model, part, rate, steps, seed, rank=0, ranks=1):
 
 
 def search(url, folder, trials):
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=url, direction="maximize", study_name="plan", load_if_exists=True)
     for dead in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(dead.number, state=TrialState.FAIL)

@@ -89,20 +89,32 @@ SCALE
 
 # %%
 rows = read_table(DELIVERY / "labels.csv", ("file", "card", "label"))
-figure, axes = figures.new(7, 1.4, ncols=10, nrows=2)
-shown = [row for row in rows if row["card"] in {rows[0]["card"], rows[1]["card"]}]
-for axis in axes.flat:
-    axis.axis("off")
-for axis, row in zip(axes.flat, shown, strict=False):
-    try:
-        axis.imshow(read_image(DELIVERY / row["file"])[0], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(row["label"], fontsize=8)
-    except ValueError as error:
-        print(error)
-figures.show(
-    figure,
-    f"The pictures of two cards of the {len(rows)} in the delivery, with their labels.",
-)
+cards = sorted({row["card"] for row in rows})
+
+
+def describe_card(number):
+    on_it = [row["label"] for row in rows if row["card"] == cards[number]]
+    return f"card {cards[number]}, one of {len(cards)}: {', '.join(on_it)}"
+
+
+def draw_card(number):
+    figure, axes = figures.new(7, 1.5, ncols=8)
+    for axis, row in zip(
+        axes, [row for row in rows if row["card"] == cards[number]], strict=True
+    ):
+        axis.axis("off")
+        try:
+            axis.imshow(
+                read_image(DELIVERY / row["file"])[0], cmap="gray", vmin=0, vmax=1
+            )
+        except ValueError:
+            axis.text(0, 0.5, "cannot be read", fontsize=8)
+        axis.set_title(row["label"])
+    figure.suptitle(describe_card(number))
+    return figure
+
+
+figures.explorer(draw_card, alt=describe_card, number=(0, len(cards) - 1, 0))
 
 # %% [markdown]
 # ## M1 · The dataset
@@ -445,7 +457,8 @@ checked
 # One page, for somebody who has three minutes. Write `write_report(measured, page)`: it writes an HTML page of 60 to 500 words that stands alone, with two plots
 # of your choice (each with `alt` text), and with these numbers, each computed from `measured`:
 #
-# * the accuracy of the present and of the tuned reader, in %, the gain in percentage points, and its **95% interval**, to a tenth;
+# * the accuracy of the present and of the tuned reader, in %, the gain in percentage points, and its **95% interval**, to a tenth (Student's t,
+#   of pairs: both readers read the same pictures);
 # * how many seeds and cards are behind it; the CPU-seconds spent, and the budget.
 #
 # An interval is honest if it says how far the gain may be from what the customer will see. They will send **other cards**. What are the independent samples?
