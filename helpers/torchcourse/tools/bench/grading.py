@@ -56,8 +56,8 @@ def table() -> Table:
             rows.append([name, way, f"{each / count:.2f} s", f"{60 * count / each:.1f}", f"{ratio:.1f}"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     how = (
-        f"{os.cpu_count()} cores, right answers, {ROUNDS} rounds in turn, medians; gradebook, feedback and what is done "
-        f"once per lesson included. Both gave the same scores. The grader's own process had at most {peak:.0f} MiB."
+        f"{os.cpu_count()} cores, right answers, {ROUNDS} rounds in turn, medians; gradebook, feedback and what is "
+        f"done once per lesson included. Both gave the same scores. The grader itself had at most {peak:.0f} MiB."
     )
     return Table("Grading", ["work", "way", "per submission", "per minute", "times stock"], rows, how)
 
