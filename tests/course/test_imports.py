@@ -24,6 +24,7 @@ WINGS = [
     "datasets",
     "transfer",
     "convolution",
+    "performance",
     "capstone",
 ]
 

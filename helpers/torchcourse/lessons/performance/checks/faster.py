@@ -1,0 +1,139 @@
+"""Checks by measured speed: a ratio in one run, with proof that no work was left out."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import same, tensor_of
+from torchcourse.lessons.performance import slow_loop
+from torchcourse.lessons.performance.class_means import class_means_loop, drawn
+from torchcourse.lessons.performance.speed import Comparison, compare
+
+FASTER_MEANS, FASTER_LOOP = 5.0, 2.0
+"""How many times as fast as the given one a function has to be."""
+
+
+@check
+def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -> str:
+    """Compare the values with the loop's, then the times: pairs in turn, each with inputs that were never seen."""
+    for rows in (1, 7, 60):
+        features, labels, classes = drawn(rows, rows)
+        given = features.clone(), labels.clone()
+        _judge_means(learner(*given, classes), (features, labels, classes), class_means_loop(features, labels, classes))
+        if not (torch.equal(given[0], features) and torch.equal(given[1], labels)):
+            raise Wrong(
+                "inputs_changed", "Your function changed a tensor that it was given. The caller still needs it."
+            )
+    comparison = compare(learner, class_means_loop, lambda pair: drawn(1000 + pair), _judge_means, FASTER_MEANS)
+    _refuse_slow(
+        comparison, FASTER_MEANS, "A loop over rows in Python is what costs. Which operations add up by label?"
+    )
+    return f"The same values, {comparison}."
+
+
+def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> None:
+    features, labels, classes = arguments
+    out = tensor_of(out, right.shape, f"The result has one row per class: {list(right.shape)}.")
+    if out.dtype != right.dtype:
+        raise Wrong("dtype", f"The features are {right.dtype}, and your means are {out.dtype}. Keep their type.")
+    if same(out, right, tolerance=1e-8):
+        return
+    counts = torch.bincount(labels, minlength=classes).to(right.dtype)
+    if out.isnan().any():
+        raise Wrong("nan", "A class without rows has the mean 0 here. Yours is NaN: 0 divided by 0.")
+    if same(out, right * counts[:, None], tolerance=1e-8):
+        raise Wrong("sum_not_mean", "Your values are sums. How many rows has each class?")
+    if same(out, right * counts[:, None] / max(1, len(features)), tolerance=1e-8):
+        raise Wrong("divided_by_all", "You divided by the number of all rows, not by that of the class.")
+    raise Wrong(
+        "wrong_value",
+        f"For {len(features)} rows your means differ by up to {(out - right).abs().max():.2g}. "
+        "Inputs are drawn anew for each call.",
+    )
+
+
+@check
+def quick_loop(learner: Callable[..., dict[str, Any]]) -> str:
+    """Compare report, weights and steps with the slow loop's, then the times, in pairs."""
+    for pair, steps in ((1, 10), (2, 25), (3, 4)):
+        runs = [_run(train, pair, steps) for train in (slow_loop.train, learner)]
+        _judge_run(runs[1], runs[0])
+    comparison = compare(
+        functools.partial(_run, learner),
+        functools.partial(_run, slow_loop.train),
+        lambda pair: (100 + pair, 20),
+        lambda ours, _arguments, right: _judge_run(ours, right),
+        FASTER_LOOP,
+        pairs=5,
+        most=25,
+    )
+    _refuse_slow(comparison, FASTER_LOOP, "What does your loop still do in every step, and the report never shows?")
+    return f"The same report and weights, {comparison}."
+
+
+class _Counter:
+    """Counts forward passes: of training, and of evaluation."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.training = self.evaluation = 0
+        model.register_forward_pre_hook(self._count)
+
+    def _count(self, model: nn.Module, _inputs: Any) -> None:
+        self.training += model.training
+        self.evaluation += not model.training
+
+
+def _run(train: Callable[..., dict[str, Any]], seed: int, steps: int) -> tuple[Any, nn.Module, _Counter, int]:
+    """Train a small network; return the report, the model, its passes, and the number of steps asked for."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(128), nn.Linear(128, 10))
+    counter = _Counter(model)
+    batches = [(torch.randn(16, 64), torch.randint(10, (16,))) for _ in range(steps)]
+    held_out = torch.randn(2048, 64), torch.randint(10, (2048,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return train(model, optimizer, batches, held_out), model, counter, steps
+
+
+def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.Module, _Counter, int]) -> None:
+    (report, model, counter, steps), (as_before, trained, _, _) = ours, right
+    if not isinstance(report, dict) or set(report) != set(as_before):
+        raise Wrong("wrong_type", f"The report is a dictionary with {', '.join(map(repr, as_before))}.")
+    if counter.training != steps:
+        raise Wrong("steps", f"{steps} batches are {steps} training passes. Your loop made {counter.training}.")
+    if not same(list(report["losses"]), as_before["losses"], tolerance=1e-6):
+        if counter.training == steps and same(list(report["losses"])[:1], as_before["losses"][:1], tolerance=1e-6):
+            raise Wrong(
+                "training_changed",
+                "The first loss is the same, a later one is not. Is the model in training mode in each step?",
+            )
+        raise Wrong("losses", "The losses are not those of the slow loop: one number per step, in order.")
+    if len(report["accuracies"]) != len(as_before["accuracies"]):
+        raise Wrong(
+            "count",
+            f"{steps} steps give {len(as_before['accuracies'])} accuracies: after every tenth step. Yours are "
+            f"{len(report['accuracies'])}.",
+        )
+    if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
+        raise Wrong(
+            "wrong_accuracy", "An accuracy differs. It is taken after the optimizer's step, in evaluation mode."
+        )
+    if not same(dict(model.state_dict()), dict(trained.state_dict()), tolerance=1e-6):
+        raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
+    if not same(dict(report["weights"]), dict(as_before["weights"]), tolerance=1e-6):
+        raise Wrong("wrong_weights", 'report["weights"] are not the weights after the last step.')
+    mine = {value.data_ptr() for value in model.state_dict().values()}
+    if any(value.data_ptr() in mine for value in report["weights"].values()):
+        raise Wrong("no_copy", 'report["weights"] is no copy: further training would change it.')
+
+
+def _refuse_slow(comparison: Comparison, target: float, hint: str) -> None:
+    if comparison.middle < target:
+        raise Wrong(
+            "too_slow",
+            f"The values are right. Measured in turn with the given function, yours is {comparison}; asked are "
+            f"{target:g} times. {hint}",
+        )

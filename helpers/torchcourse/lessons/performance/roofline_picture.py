@@ -1,0 +1,57 @@
+"""The roofline of a machine, with the layers of a model under it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from torchcourse.figures import COLORS, headline, new, show
+from torchcourse.lessons.performance.roofline import Machine, Point
+
+
+def show_roofline(machine: Machine, points: Sequence[Point]) -> None:
+    """Show layers under the roof, below the cell."""
+    show(draw_roofline(machine, points), describe_roofline(machine, points))
+
+
+def draw_roofline(machine: Machine, points: Sequence[Point]) -> Figure:
+    """Draw the roof over arithmetic intensity, both axes logarithmic, and a dot for each layer, numbered in order."""
+    figure, axis = new(8.5, 4.0)
+    intensities = [point.intensity for point in points] + [machine.ridge]
+    low, high = min(intensities) / 3, max(intensities) * 3
+    x = np.geomspace(low, high, 200)
+    axis.loglog(x, [machine.roof(value) / 1e9 for value in x], color=COLORS["black"], label="the roof, measured")
+    for bound, color, marker in (("memory", COLORS["orange"], "o"), ("compute", COLORS["blue"], "s")):
+        own = [point for point in points if point.bound(machine) == bound]
+        axis.loglog(
+            [point.intensity for point in own],
+            [point.speed / 1e9 for point in own],
+            marker,
+            color=color,
+            label=f"layers under the {'slope' if bound == 'memory' else 'flat part'}",
+        )
+    for number, point in enumerate(points, start=1):
+        axis.annotate(
+            str(number), (point.intensity, point.speed / 1e9), xytext=(5, 3), textcoords="offset points", fontsize=8
+        )
+    axis.set(xlabel="arithmetic intensity (operations per byte)", ylabel="speed (10⁹ operations per second)")
+    axis.legend(frameon=False, fontsize=8.5)
+    headline(figure, _finding(machine, points))
+    return figure
+
+
+def describe_roofline(machine: Machine, points: Sequence[Point]) -> str:
+    """Say in words what `draw_roofline` shows."""
+    layers = "; ".join(
+        f"{number} {point.name}: {point.intensity:.2g} operations per byte, {point.reached(machine):.0%} of its roof"
+        for number, point in enumerate(points, start=1)
+    )
+    return f"{_finding(machine, points)}. {layers}."
+
+
+def _finding(machine: Machine, points: Sequence[Point]) -> str:
+    memory = sum(point.bound(machine) == "memory" for point in points)
+    return (
+        f"{memory} of {len(points)} layers stand under the slope: below {machine.ridge:.1f} operations per byte, "
+        "memory is the limit"
+    )
