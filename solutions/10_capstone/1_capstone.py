@@ -534,8 +534,8 @@ one card share light and slant, and do not count as independent.</p>
 {draw_gains(gains, gain)}
 {draw_curves(measured.curves)}
 <p>Search and training took {measured.cpu_seconds:.0f} CPU-seconds of a budget of {measured.budget:.0f}. The settings were
-chosen among {len(measured.trials)} trials on other cards than the sealed ones. Files that are cut off were left out, and
-are listed. The interval does not cover cards of a new kind: a different camera or hand needs a new test.</p>""",
+chosen among {len(measured.trials)} trials on other cards than the sealed ones. Files that are cut off were left out.
+The interval does not cover cards of a new kind: a different camera or hand needs a new test.</p>""",
         encoding="utf-8",
     )
     ### END SOLUTION
@@ -607,7 +607,7 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 # About a third of what was spent went into the search, and the rest into four seeds of the final run, since the customer asks *how sure*, and one run
 # cannot say. Tuned: the two learning rates and the weight decay, since rates decide most (lesson 03); not the batch size, which would change the work of both
 # ranks. A trial has half of the epochs, and successive halving ends most after one. The risk: what is best in four epochs may be too fast for eight. It was checked by the curves of the
-# final runs, which are flat at the end. Two thirds of the budget are left: more seeds would not help, since the interval is over cards.
+# final runs, which are flat at the end. Half of the budget is left: more seeds would not help, since the interval is over cards.
 
 # %% [markdown]
 # ### D2 · What is wrong in the colleague's run, how do you know, what is it not, and how is it repaired?
