@@ -99,7 +99,7 @@ def search(url, folder, trials):
 def train(settings, folder, run_dir, seed):
     torch.manual_seed(seed)
     train_part, val_part = open_part(folder, "train"), open_part(folder, "val")
-    sampler = DistributedSampler(train_part, seed=seed)
+    sampler: DistributedSampler = DistributedSampler(train_part, seed=seed)
     loader = DataLoader(train_part, settings["batch"] // dist.get_world_size(), sampler=sampler)
     replica = DistributedDataParallel(new_model().to(device()))
     optimizer = torch.optim.Adam(replica.parameters(), lr=settings["rate"])
