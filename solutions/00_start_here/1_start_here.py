@@ -21,7 +21,15 @@
 
 # %%
 from torchcourse import journal
-from torchcourse.quiz import card, outcome, predict, progress, recall, retrospective, review
+from torchcourse.quiz import (
+    card,
+    outcome,
+    predict,
+    progress,
+    recall,
+    retrospective,
+    review,
+)
 from torchcourse.ranks import RankError, device, run_ranks
 
 recall("00_start_here")
@@ -58,7 +66,10 @@ def train(epochs: int):
     model = small_cnn().to(device())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = Trainer(model, optimizer, nn.CrossEntropyLoss())
-    to_learn, to_test = make_loader(mnist("train"), 64), make_loader(mnist("test"), 250, shuffle=False)
+    to_learn, to_test = (
+        make_loader(mnist("train"), 64),
+        make_loader(mnist("test"), 250, shuffle=False),
+    )
     history = trainer.fit(to_learn, epochs, val_loader=to_test)
     return history, {name: value.cpu() for name, value in model.state_dict().items()}
 
@@ -78,12 +89,21 @@ with torch.no_grad():
 
 guesses = logits[:10].argmax(dim=1).tolist()
 figure, axes = figures.new(7.5, 1.5, ncols=10)
-for axis, image, guess, label in zip(axes, images[:10], guesses, labels[:10].tolist(), strict=True):
+for axis, image, guess, label in zip(
+    axes, images[:10], guesses, labels[:10].tolist(), strict=True
+):
     axis.imshow(image[0], cmap="gray_r")
     axis.set_title(f"{guess}" if guess == label else f"{guess}, not {label}")
     axis.axis("off")
-figure.suptitle(f"The network reads {sum(logits.argmax(dim=1) == labels)} of {len(labels)} test images right")
-figures.show(figure, alt=f"Ten handwritten digits. The network reads {guesses}; the labels are {labels[:10].tolist()}.")
+figure.suptitle(
+    f"The network reads {sum(logits.argmax(dim=1) == labels)} of {len(labels)} test "
+    f"images right"
+)
+figures.show(
+    figure,
+    alt=f"Ten handwritten digits. The network reads {guesses}; the labels are "
+    f"{labels[:10].tolist()}.",
+)
 
 # %% [markdown]
 # ## How this course works
@@ -108,7 +128,10 @@ figures.show(figure, alt=f"Ten handwritten digits. The network reads {guesses}; 
 
 # %%
 def who_am_i() -> str:
-    return f"I am rank {dist.get_rank()} of {dist.get_world_size()}: process {os.getpid()}, on {device()}."
+    return (
+        f"I am rank {dist.get_rank()} of {dist.get_world_size()}: process "
+        f"{os.getpid()}, on {device()}."
+    )
 
 
 print(f"This notebook is process {os.getpid()}.")
@@ -125,8 +148,16 @@ for answer in run_ranks(who_am_i, world_size=4):
 # down: only then can the result surprise you.
 
 # %%
-speeds = ["1.8 times as fast, or more", "between 1.1 and 1.8 times", "no faster: less than 1.1 times"]
-predict("00-1.speed", "One epoch on the CPU of this machine: how fast are 2 ranks, compared with 1?", speeds)
+speeds = [
+    "1.8 times as fast, or more",
+    "between 1.1 and 1.8 times",
+    "no faster: less than 1.1 times",
+]
+predict(
+    "00-1.speed",
+    "One epoch on the CPU of this machine: how fast are 2 ranks, compared with 1?",
+    speeds,
+)
 
 # %% [markdown]
 # Now measure: four epochs over 1,280 images, with one rank and with two. All use the CPU here, so that the comparison is fair on a
@@ -144,7 +175,10 @@ def seconds_an_epoch() -> list[float]:
 
 
 no_gpu = {"CUDA_VISIBLE_DEVICES": ""}
-seconds = {ranks: run_ranks(seconds_an_epoch, world_size=ranks, env=no_gpu)[0] for ranks in (1, 2)}
+seconds = {
+    ranks: run_ranks(seconds_an_epoch, world_size=ranks, env=no_gpu)[0]
+    for ranks in (1, 2)
+}
 speed_up = statistics.median(seconds[1]) / statistics.median(seconds[2])
 right = speeds[0] if speed_up >= 1.8 else speeds[1] if speed_up >= 1.1 else speeds[2]
 outcome("00-1.speed", f"Measured just now: {speed_up:.2f} times as fast.", right=right)
@@ -153,10 +187,22 @@ outcome("00-1.speed", f"Measured just now: {speed_up:.2f} times as fast.", right
 figure, axis = figures.new(7, 2.2)
 for ranks, measured in seconds.items():
     axis.plot(measured, [ranks] * len(measured), "o", markersize=9, alpha=0.7)
-title = f"2 ranks were {speed_up:.2f} times as fast as 1; equal epochs differ from dot to dot"
-axis.set(xlim=(0, None), ylim=(0.5, 2.5), yticks=[1, 2], yticklabels=["1 rank", "2 ranks"], title=title)
+title = (
+    f"2 ranks were {speed_up:.2f} times as fast as 1; equal epochs differ from dot "
+    f"to dot"
+)
+axis.set(
+    xlim=(0, None),
+    ylim=(0.5, 2.5),
+    yticks=[1, 2],
+    yticklabels=["1 rank", "2 ranks"],
+    title=title,
+)
 axis.set_xlabel("seconds for one epoch")
-figures.show(figure, alt=f"{title}. Seconds with 1 rank: {seconds[1]}. With 2 ranks: {seconds[2]}.")
+figures.show(
+    figure,
+    alt=f"{title}. Seconds with 1 rank: {seconds[1]}. With 2 ranks: {seconds[2]}.",
+)
 
 # %% [markdown]
 # Read your own picture; it differs on each machine, and this machine will show a different one tomorrow.
@@ -195,13 +241,22 @@ environment.report()
 # %%
 predict(
     "00-1.share",
-    "DistributedSampler shares out 10 samples over 4 ranks, as it does by default. How many does each rank get?",
-    ["2 or 3, whatever is left", "2 each: two samples are left out", "3 each: two samples are used twice"],
+    "DistributedSampler shares out 10 samples over 4 ranks, as it does by default. "
+    "How many does each rank get?",
+    [
+        "2 or 3, whatever is left",
+        "2 each: two samples are left out",
+        "3 each: two samples are used twice",
+    ],
 )
 
 # %%
 sizes = [len(share) for share in sampling.shares(10, 4, "repeat some samples")]
-outcome("00-1.share", f"The four ranks got {sizes} samples.", right="3 each: two samples are used twice")
+outcome(
+    "00-1.share",
+    f"The four ranks got {sizes} samples.",
+    right="3 each: two samples are used twice",
+)
 
 # %% [markdown]
 # All ranks take the same number of steps, because they meet at the end of each one to exchange gradients. Equal shares have a
@@ -228,7 +283,9 @@ figures.explorer(
 
 # %% exercise: my_share
 def my_share(indices: list[int], rank: int, world_size: int) -> list[int]:
-    """Return the part of `indices` that belongs to `rank`, one of 0 … world_size - 1."""
+    """Return the part of `indices` that belongs to `rank`, one of 0 … world_size -
+    1.
+    """
     ### BEGIN SOLUTION
     return indices[rank::world_size]
     ### END SOLUTION
@@ -267,7 +324,9 @@ checked
 
 # %% exercise: accuracy_of
 def accuracy_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Return the accuracy of logits of the shape [samples, classes] for labels of the shape [samples]."""
+    """Return the accuracy of logits of the shape [samples, classes] for labels of
+    the shape [samples].
+    """
     ### BEGIN SOLUTION
     return (logits.argmax(dim=1) == labels).float().mean().item()
     ### END SOLUTION
@@ -290,8 +349,12 @@ def _on_drawn_scores(accuracy_of, draw):
 
     rows = [[draw.random() for _ in range(5)] for _ in range(16)]
     labels = [draw.randrange(5) for _ in range(16)]
-    right = sum(row.index(max(row)) == label for row, label in zip(rows, labels, strict=True))
-    assert abs(accuracy_of(torch.tensor(rows), torch.tensor(labels)) - right / 16) < 1e-6
+    right = sum(
+        row.index(max(row)) == label for row, label in zip(rows, labels, strict=True)
+    )
+    assert (
+        abs(accuracy_of(torch.tensor(rows), torch.tensor(labels)) - right / 16) < 1e-6
+    )
 
 
 ### END HIDDEN TESTS
@@ -315,8 +378,13 @@ checked
 
 
 # %% exercise: training_step
-def training_step(model, optimizer, loss_fn, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Do one training step on one batch. Return the loss of the batch, as a plain number."""
+def training_step(
+    model, optimizer, loss_fn, images: torch.Tensor, labels: torch.Tensor
+) -> float:
+    """Do one training step on one batch.
+
+    Return the loss of the batch, as a plain number.
+    """
     ### BEGIN SOLUTION
     optimizer.zero_grad()
     loss = loss_fn(model(images), labels)
@@ -332,7 +400,10 @@ checked = check.training_step(training_step, points=2)
 line = nn.Linear(1, 1, bias=False)
 line.weight.data.fill_(1.0)
 descent = torch.optim.SGD(line.parameters(), lr=0.25)
-losses = [training_step(line, descent, nn.MSELoss(), torch.ones(1, 1), torch.zeros(1, 1)) for _ in range(2)]
+losses = [
+    training_step(line, descent, nn.MSELoss(), torch.ones(1, 1), torch.zeros(1, 1))
+    for _ in range(2)
+]
 assert losses == [1.0, 0.25]
 assert line.weight.item() == 0.25
 ### END HIDDEN TESTS
@@ -400,7 +471,10 @@ checked
 
 # %% exercise: mean_pixel
 def mean_pixel(images: torch.Tensor) -> float:
-    """Return the mean pixel of all images, of the shape [N, 1, 28, 28]. Runs in every rank."""
+    """Return the mean pixel of all images, of the shape [N, 1, 28, 28].
+
+    Runs in every rank.
+    """
     mine = images.tensor_split(dist.get_world_size())[dist.get_rank()].to(device())
     total = torch.zeros(1, device=device())
     for batch in mine.split(32):
@@ -415,7 +489,9 @@ def mean_pixel(images: torch.Tensor) -> float:
 checked = check.mean_pixel(mean_pixel, points=2)
 ### BEGIN HIDDEN TESTS
 bright = torch.arange(77.0).reshape(77, 1, 1, 1).expand(77, 1, 28, 28)
-assert all(abs(mean - 38) < 1e-3 for mean in run_ranks(mean_pixel, bright, world_size=2))
+assert all(
+    abs(mean - 38) < 1e-3 for mean in run_ranks(mean_pixel, bright, world_size=2)
+)
 ### END HIDDEN TESTS
 checked
 
@@ -505,7 +581,10 @@ def mean_of_all(images: torch.Tensor) -> float:
     return total.item() / len(images)
 
 
-means = {ranks: run_ranks(mean_of_all, todays_images, world_size=ranks)[0] for ranks in (1, 2, 4)}
+means = {
+    ranks: run_ranks(mean_of_all, todays_images, world_size=ranks)[0]
+    for ranks in (1, 2, 4)
+}
 assert max(means.values()) - min(means.values()) < 1e-5
 means
 

@@ -37,11 +37,19 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from torchcourse import figures
 from torchcourse.data import mnist
-from torchcourse.lessons.data_parallelism import averaging, averaging_picture, data_parallel, train_digits
+from torchcourse.lessons.data_parallelism import (
+    averaging,
+    averaging_picture,
+    data_parallel,
+    train_digits,
+)
 from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.ranks import default_world_size, device, run_ranks
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · One function, several ranks
@@ -57,7 +65,10 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 def who_am_i():
     part = averaging.shard(torch.arange(8))
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    print(f"process {os.getpid()}, rank {rank} of {world_size}, on {device()}: {part.tolist()}")
+    print(
+        f"process {os.getpid()}, rank {rank} of {world_size}, on {device()}: "
+        f"{part.tolist()}"
+    )
     return part.sum().item()
 
 
@@ -86,7 +97,11 @@ predict(
 
 # %%
 print("returned by the ranks:", run_ranks(remember), "   in the notebook:", seen)
-outcome("01-1.memory", f"In the notebook the list is {seen}: each rank filled a copy of its own.", right="nothing")
+outcome(
+    "01-1.memory",
+    f"In the notebook the list is {seen}: each rank filled a copy of its own.",
+    right="nothing",
+)
 
 # %% [markdown]
 # The ranks share no memory. They get copies of what your function uses, and only what it *returns* comes back.
@@ -118,9 +133,16 @@ images = images.double()  # 64 bits, so that rounding cannot hide a mistake
 
 
 def plain_cnn(seed=0):
-    """A small network in which every digit goes its own way: no BatchNorm, no dropout."""
+    """A small network in which every digit goes its own way: no BatchNorm, no
+    dropout.
+    """
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2), nn.ReLU()]
+    layers = [
+        nn.Conv2d(1, 8, 5, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 5, stride=2),
+        nn.ReLU(),
+    ]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10)).double()
 
 
@@ -144,7 +166,10 @@ for dtype in (torch.float32, torch.float64):
     first, second = gradient(model, x[:32], y[:32]), gradient(model, x[32:], y[32:])
     off = distance((first + second) / 2, whole)
     halves = distance(first, second)
-    print(f"{dtype}:  half to half {halves:.2f},  mean of the halves to the whole batch {off:.0e}")
+    print(
+        f"{dtype}:  half to half {halves:.2f},  mean of the halves to the whole "
+        f"batch {off:.0e}"
+    )
 
 # %%
 outcome(
@@ -191,12 +216,18 @@ print(f"a gradient of {table.shape[1]:,} numbers for each of {table.shape[0]} di
 
 # %%
 def share_out(ranks, samples_on_rank_0, loss, order):
-    """The sizes of the parts, the gradient of each rank, and the gradient of the whole batch."""
+    """The sizes of the parts, the gradient of each rank, and the gradient of the
+    whole batch.
+    """
     rows = table[labels[:samples].argsort()] if order == "sorted by digit" else table
     others = torch.arange(samples - samples_on_rank_0).tensor_split(ranks - 1)
     sizes = [samples_on_rank_0, *(len(part) for part in others)]
     reduce = torch.mean if loss == "mean" else torch.sum
-    return sizes, torch.stack([reduce(part, dim=0) for part in rows.split(sizes)]), reduce(rows, dim=0)
+    return (
+        sizes,
+        torch.stack([reduce(part, dim=0) for part in rows.split(sizes)]),
+        reduce(rows, dim=0),
+    )
 
 
 figures.explorer(
@@ -240,7 +271,8 @@ run_ranks(add_up, world_size=3)
 def average_gradients(model: nn.Module) -> None:
     """Replace each gradient by its mean over all ranks, for any number of ranks.
 
-    Parameters without a gradient (`.grad is None`, because they are frozen) are left alone.
+    Parameters without a gradient (`.grad is None`, because they are frozen) are left
+    alone.
     """
     ### BEGIN SOLUTION
     for parameter in model.parameters():
@@ -328,7 +360,9 @@ def weights(model):
 
 
 def batch(number):
-    """Batch 0 to 9 of 64 digits, on this rank's device; then from the beginning again."""
+    """Batch 0 to 9 of 64 digits, on this rank's device; then from the beginning
+    again.
+    """
     rows = slice(64 * (number % 10), 64 * (number % 10) + 64)
     return images[rows].to(device()), labels[rows].to(device())
 
@@ -345,24 +379,40 @@ def train_alone(model, optimizer, x, y):
 
 # %%
 def distance_after_10_steps(candidate, make_optimizer):
-    """Train on all ranks, and beside it alone; return how far apart the two walks through weight space end."""
+    """Train on all ranks, and beside it alone; return how far apart the two walks
+    through weight space end.
+    """
     together, alone = plain_cnn().to(device()), plain_cnn().to(device())
-    ours, reference = make_optimizer(together.parameters()), make_optimizer(alone.parameters())
+    ours, reference = (
+        make_optimizer(together.parameters()),
+        make_optimizer(alone.parameters()),
+    )
     start = weights(alone)
     for step in range(10):
         train_alone(alone, reference, *batch(step))
-        gradient(together, *part_of(step))  # the mean of the losses would only be a number to print
+        # the mean of the losses would only be a number to print
+        gradient(together, *part_of(step))
         if candidate == "4 gradients, each step":
             data_parallel.average_gradients(together)
         ours.step()
-        if candidate == "3 weights, each step" or (candidate == "2 weights, at the end" and step == 9):
+        if candidate == "3 weights, each step" or (
+            candidate == "2 weights, at the end" and step == 9
+        ):
             averaging.average_weights(together)
     return distance(weights(together) - start, weights(alone) - start)
 
 
 # %%
-CANDIDATES = ["1 losses", "2 weights, at the end", "3 weights, each step", "4 gradients, each step"]
-OPTIMIZERS = {"SGD": partial(torch.optim.SGD, lr=0.1), "Adam": partial(torch.optim.Adam, lr=1e-3)}
+CANDIDATES = [
+    "1 losses",
+    "2 weights, at the end",
+    "3 weights, each step",
+    "4 gradients, each step",
+]
+OPTIMIZERS = {
+    "SGD": partial(torch.optim.SGD, lr=0.1),
+    "Adam": partial(torch.optim.Adam, lr=1e-3),
+}
 
 
 def all_candidates():
@@ -374,7 +424,10 @@ def all_candidates():
 
 distances = run_ranks(all_candidates, world_size=2)[0]
 for row, candidate in enumerate(CANDIDATES):
-    print(f"{candidate:24}", *(f"  {name} {values[row]:.0e}" for name, values in distances.items()))
+    print(
+        f"{candidate:24}",
+        *(f"  {name} {values[row]:.0e}" for name, values in distances.items()),
+    )
 
 # %%
 figure, axes = figures.new(height=2.8)
@@ -383,7 +436,10 @@ for (name, values), shape, size in zip(distances.items(), "os", (11, 6), strict=
 axes.set(xscale="log", xlim=(1e-17, 10), ylim=(-0.5, 3.5))
 axes.set_xlabel("distance from one process (1 = as long as its whole way)")
 averaged_weights, averaged_gradients = distances["Adam"][2:]
-axes.set_title(f"Adam: weights averaged at each step {averaged_weights:.0%} off, gradients {averaged_gradients:.0e}")
+axes.set_title(
+    f"Adam: weights averaged at each step {averaged_weights:.0%} off, gradients "
+    f"{averaged_gradients:.0e}"
+)
 axes.grid(axis="x", alpha=0.3)
 axes.legend(loc="lower left")
 values = "; ".join(f"{name}: {values}" for name, values in distances.items())
@@ -434,7 +490,9 @@ predict(
 
 # %%
 def train_from_own_seed(copy_first, steps=40):
-    """Return for each step: the gap to rank 0's weights, the way from the start, the loss."""
+    """Return for each step: the gap to rank 0's weights, the way from the start, the
+    loss.
+    """
     model = plain_cnn(seed=dist.get_rank()).to(device())
     if copy_first:
         averaging.copy_from_rank_0(model)
@@ -460,7 +518,11 @@ for values, label in zip((gaps, way, copied), names, strict=True):
     axes.text(30, values[30] + 0.15, label, color=line.get_color(), ha="right")
 axes.set(xlabel="step", ylabel="length in weight space", ylim=(-0.3, 1.2 * gaps[0]))
 axes.set_title(f"The ranks move by {way[-1]:.1f}, and the gap stays {gaps[-1]:.2f}")
-figures.show(figure, f"Over 40 steps the gap is flat: at {gaps[0]:.2f} from own seeds, at 0 after copying rank 0.")
+figures.show(
+    figure,
+    f"Over 40 steps the gap is flat: at {gaps[0]:.2f} from own seeds, at 0 after "
+    f"copying rank 0.",
+)
 
 # %%
 outcome(
@@ -487,11 +549,14 @@ outcome(
 
 
 # %% exercise: train_together
-def train_together(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], lr: float) -> None:
-    """Train `model` with SGD so that all ranks end with the weights of one process on the whole batches.
+def train_together(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], lr: float
+) -> None:
+    """Train `model` with SGD so that all ranks end with the weights of one process on
+    the whole batches.
 
-    That process starts from rank 0's weights. Each rank computes its own part of each batch only.
-    The number of samples in a batch can be divided by the number of ranks.
+    That process starts from rank 0's weights. Each rank computes its own part of each
+    batch only. The number of samples in a batch can be divided by the number of ranks.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     ### BEGIN SOLUTION
@@ -501,7 +566,9 @@ def train_together(model: nn.Module, batches: list[tuple[torch.Tensor, torch.Ten
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     for x, y in batches:
         ### BEGIN SOLUTION
-        loss = F.cross_entropy(model(x.chunk(world_size)[rank]), y.chunk(world_size)[rank])
+        loss = F.cross_entropy(
+            model(x.chunk(world_size)[rank]), y.chunk(world_size)[rank]
+        )
         optimizer.zero_grad()
         loss.backward()
         data_parallel.average_gradients(model)
@@ -557,10 +624,16 @@ checked
 
 # %%
 def follow(dtype, steps=30):
-    """Train over the ranks, and beside it alone; return the distance of the weights after each step."""
-    together, alone = (plain_cnn(seed).to(device(), dtype) for seed in (dist.get_rank(), 0))
+    """Train over the ranks, and beside it alone; return the distance of the weights
+    after each step.
+    """
+    together, alone = (
+        plain_cnn(seed).to(device(), dtype) for seed in (dist.get_rank(), 0)
+    )
     averaging.copy_from_rank_0(together)
-    ours, reference = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (together, alone))
+    ours, reference = (
+        torch.optim.SGD(model.parameters(), lr=0.1) for model in (together, alone)
+    )
     distances = []
     for step in range(steps):
         (x, y), (part_x, part_y) = batch(step), part_of(step)
@@ -571,16 +644,26 @@ def follow(dtype, steps=30):
 
 
 # %%
-in_32, in_64 = (run_ranks(follow, dtype, world_size=2)[0] for dtype in (torch.float32, torch.float64))
+in_32, in_64 = (
+    run_ranks(follow, dtype, world_size=2)[0]
+    for dtype in (torch.float32, torch.float64)
+)
 assert max(in_64) < 1e-12
 
 figure, axes = figures.new(height=2.8)
 axes.plot(in_32, label="32 bits")
 axes.plot(in_64, label="64 bits")
 axes.set(yscale="log", ylim=(1e-17, 1), xlabel="step", ylabel="distance of the weights")
-axes.set_title(f"Two ranks stay within {max(in_32):.0e} (32 bits) and {max(in_64):.0e} (64 bits) of one process")
+axes.set_title(
+    f"Two ranks stay within {max(in_32):.0e} (32 bits) and {max(in_64):.0e} (64 "
+    f"bits) of one process"
+)
 axes.legend()
-figures.show(figure, f"Distance over 30 steps: up to {max(in_32):.0e} in 32 bits, up to {max(in_64):.0e} in 64 bits.")
+figures.show(
+    figure,
+    f"Distance over 30 steps: up to {max(in_32):.0e} in 32 bits, up to "
+    f"{max(in_64):.0e} in 64 bits.",
+)
 
 # %% [markdown]
 # ## 6 · When the plain mean is wrong
@@ -603,7 +686,9 @@ predict(
 
 # %%
 def plain_mean(reduction="mean", sizes=None, with_batch_norm=False):
-    """Distance and length of the ranks' plain mean, measured by the gradient of the whole batch."""
+    """Distance and length of the ranks' plain mean, measured by the gradient of the
+    whole batch.
+    """
     model = plain_cnn()
     if with_batch_norm:
         model.insert(1, nn.BatchNorm2d(8).double())
@@ -624,9 +709,15 @@ cases = {
     "3: unequal parts": {2: {"sizes": [48, 16]}, 4: {"sizes": [40, 8, 8, 8]}},
     "4: BatchNorm": {"with_batch_norm": True},
 }
-print(f"{'condition broken':22}{'2 ranks: distance, length':>30}{'4 ranks: distance, length':>30}")
+print(
+    f"{'condition broken':22}{'2 ranks: distance, length':>30}"
+    f"{'4 ranks: distance, length':>30}"
+)
 for name, changes in cases.items():
-    found = [run_ranks(partial(plain_mean, **changes.get(n, changes)), world_size=n)[0] for n in (2, 4)]
+    found = [
+        run_ranks(partial(plain_mean, **changes.get(n, changes)), world_size=n)[0]
+        for n in (2, 4)
+    ]
     print(f"{name:22}", *(f"{off:22.2g}, {length:5.2f}" for off, length in found))
     if name.startswith("3"):
         uneven = found[0][0]
@@ -667,7 +758,10 @@ def dropout_mask(seed_per_rank):
 for seed_per_rank in (False, True):
     first, second = run_ranks(dropout_mask, seed_per_rank, world_size=2)
     same = sum(a == b for a, b in zip(first, second, strict=True))
-    print("A seed for each rank" if seed_per_rank else "The same seed", f": {same} of 40 places alike")
+    print(
+        "A seed for each rank" if seed_per_rank else "The same seed",
+        f": {same} of 40 places alike",
+    )
     print(f"{first}\n{second}")
 
 # %% [markdown]
@@ -683,7 +777,8 @@ for seed_per_rank in (False, True):
 
 # %% exercise: average_uneven
 def average_uneven(model: nn.Module, samples: int) -> None:
-    """Replace each gradient by its mean over all samples on all ranks; this rank has `samples` of them.
+    """Replace each gradient by its mean over all samples on all ranks; this rank has
+    `samples` of them.
 
     Parameters without a gradient are left alone, as in exercise 1.
     """
@@ -744,9 +839,13 @@ checked
 
 # %%
 def colleague(steps=60, sampler=None):
-    """Train on real digits; log the losses, the numbers of the samples used, and the test accuracy."""
-    model = plain_cnn(seed=0).float().to(device())  # one seed on all ranks: all start from the same weights
-    digits = TensorDataset(*mnist()[:], torch.arange(4000))  # image, label, number of the sample
+    """Train on real digits; log the losses, the numbers of the samples used, and the
+    test accuracy.
+    """
+    # one seed on all ranks: all start from the same weights
+    model = plain_cnn(seed=0).float().to(device())
+    # image, label, number of the sample
+    digits = TensorDataset(*mnist()[:], torch.arange(4000))
     sampler = sampler and sampler(digits)
     loader = DataLoader(digits, batch_size=32, shuffle=sampler is None, sampler=sampler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -756,15 +855,22 @@ def colleague(steps=60, sampler=None):
         loss = averaging.step(model, optimizer, x.to(device()), y.to(device()))
         log["losses"].append(loss.item())
         log["samples"] += numbers.tolist()
-        log["accuracy"].append((model(test_x).argmax(dim=1) == test_y).float().mean().item())
+        log["accuracy"].append(
+            (model(test_x).argmax(dim=1) == test_y).float().mean().item()
+        )
     return log | {"weights": weights(model).cpu()}
 
 
 # %%
 run = run_ranks(colleague, world_size=2)
-print("loss of rank 0, every 10 steps:", *(f"{loss:.2f}" for loss in run[0]["losses"][::10]))
+print(
+    "loss of rank 0, every 10 steps:",
+    *(f"{loss:.2f}" for loss in run[0]["losses"][::10]),
+)
 print(f"test accuracy at the end: {run[0]['accuracy'][-1]:.1%}")
-print("the ranks hold equal weights:", torch.equal(run[0]["weights"], run[1]["weights"]))
+print(
+    "the ranks hold equal weights:", torch.equal(run[0]["weights"], run[1]["weights"])
+)
 
 # %%
 predict(
@@ -823,11 +929,13 @@ outcome(
 
 # %% exercise: samples_of_rank
 def samples_of_rank(total: int, epoch: int, rank: int, world_size: int) -> list[int]:
-    """Return the numbers (0 to total − 1) of this rank's samples in this epoch, in mixed order.
+    """Return the numbers (0 to total − 1) of this rank's samples in this epoch, in
+    mixed order.
 
-    In one epoch no sample is used twice, all ranks get equally many, and fewer than `world_size`
-    samples are left out. In every epoch all samples are mixed again, before they are dealt out. The global
-    random generators of the ranks are in different states: do not rely on them, and do not seed them.
+    In one epoch no sample is used twice, all ranks get equally many, and fewer than
+    `world_size` samples are left out. In every epoch all samples are mixed again,
+    before they are dealt out. The global random generators of the ranks are in
+    different states: do not rely on them, and do not seed them.
     """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(epoch)
@@ -841,10 +949,16 @@ def samples_of_rank(total: int, epoch: int, rank: int, world_size: int) -> list[
 checked = check.samples_of_rank(samples_of_rank, points=2)
 ### BEGIN HIDDEN TESTS
 for _total, _ranks in ((31, 3), (64, 4)):
-    _parts = [[int(i) for i in samples_of_rank(_total, 5, rank, _ranks)] for rank in range(_ranks)]
+    _parts = [
+        [int(i) for i in samples_of_rank(_total, 5, rank, _ranks)]
+        for rank in range(_ranks)
+    ]
     assert [len(part) for part in _parts] == [_total // _ranks] * _ranks
     assert len(set().union(*_parts)) == _total // _ranks * _ranks
-    assert _parts != [[int(i) for i in samples_of_rank(_total, 6, rank, _ranks)] for rank in range(_ranks)]
+    assert _parts != [
+        [int(i) for i in samples_of_rank(_total, 6, rank, _ranks)]
+        for rank in range(_ranks)
+    ]
 ### END HIDDEN TESTS
 checked
 
@@ -871,12 +985,24 @@ figure, (left, right) = figures.new(height=3.0, ncols=2, width_ratios=[3, 2])
 left.plot(run[0]["accuracy"], linewidth=5, alpha=0.4, label="2 ranks, script")
 left.plot(alone["accuracy"], "k--", linewidth=1, label="1 rank, script")
 left.plot(repaired[0]["accuracy"], label="2 ranks, repaired")
-left.set(xlabel="step", ylabel="test accuracy", title=f"The script's 2 ranks and 1 rank differ by {apart:g}")
+left.set(
+    xlabel="step",
+    ylabel="test accuracy",
+    title=f"The script's 2 ranks and 1 rank differ by {apart:g}",
+)
 left.legend(loc="lower right", fontsize=8)
 different = [len(set(numbers)) for numbers in used]
 right.bar_label(right.bar(["script", "repaired"], different, width=0.5), fmt="{:,.0f}")
-right.set(ylabel="different samples", title=f"of {len(used[0]):,} computed", ylim=(0, 1.15 * len(used[0])))
-figures.show(figure, f"Left: test accuracy; the script's two curves coincide. Right: different samples, {different}.")
+right.set(
+    ylabel="different samples",
+    title=f"of {len(used[0]):,} computed",
+    ylim=(0, 1.15 * len(used[0])),
+)
+figures.show(
+    figure,
+    f"Left: test accuracy; the script's two curves coincide. Right: different "
+    f"samples, {different}.",
+)
 
 # %% [markdown]
 # The accuracies end close together: on an easy task you cannot see from the curve that half
@@ -895,11 +1021,17 @@ figures.show(figure, f"Left: test accuracy; the script's two curves coincide. Ri
 print(inspect.getsource(train_digits.train))
 
 # %%
-results = {n: run_ranks(train_digits.train, world_size=n) for n in sorted({1, 2, 3, default_world_size()})}
+results = {
+    n: run_ranks(train_digits.train, world_size=n)
+    for n in sorted({1, 2, 3, default_world_size()})
+}
 for n, on_ranks in results.items():
     off = max(distance(one, results[1][0]) for one in on_ranks)
     assert off < 1e-10
-    print(f"{n} rank(s): every rank within {off:.0e} of one process, the weights {on_ranks[0].norm():.12f} long")
+    print(
+        f"{n} rank(s): every rank within {off:.0e} of one process, the weights "
+        f"{on_ranks[0].norm():.12f} long"
+    )
 
 # %% [markdown]
 # Three ranks cut 64 digits into 22, 21 and 21; `averaging.step` weighs them as you did in exercise 3.

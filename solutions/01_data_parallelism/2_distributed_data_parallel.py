@@ -45,10 +45,20 @@ from torchcourse.lessons.data_parallelism.collectives_picture import ring_pictur
 from torchcourse.lessons.data_parallelism.timeline_picture import bucket_picture
 from torchcourse.lessons.data_parallelism.trace_picture import show_trace
 from torchcourse.models import mlp
-from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, export_script, run_ranks
+from torchcourse.ranks import (
+    RankError,
+    RankTimeout,
+    default_world_size,
+    device,
+    export_script,
+    run_ranks,
+)
 
 Path("runs").mkdir(exist_ok=True)  # for the files that this notebook writes
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · All-reduce, the plain way
@@ -64,11 +74,16 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 def tensors_sent(all_reduce):
     """How much this rank sent, as a multiple of the tensor."""
     tensor = torch.ones(120_000, device=device())
-    return all_reduce(tensor) / tensor.nbytes  # each all-reduce of the package returns the bytes it sent
+    # each all-reduce of the package returns the bytes it sent
+    return all_reduce(tensor) / tensor.nbytes
 
 
 for ranks in (2, 4, 6):
-    print(f"{ranks} ranks send", run_ranks(tensors_sent, collectives.naive_all_reduce, world_size=ranks), "tensors")
+    print(
+        f"{ranks} ranks send",
+        run_ranks(tensors_sent, collectives.naive_all_reduce, world_size=ranks),
+        "tensors",
+    )
 
 # %% [markdown]
 # Rank 0 sends N−1 tensors, and has received N−1 before. With 100 ranks and 1 GB of gradients that is 99 GB each way
@@ -111,9 +126,14 @@ ring_picture()
 
 # %%
 def pass_right(outgoing, incoming):
-    """Send `outgoing` to the right neighbor while `incoming` is filled by the left one."""
+    """Send `outgoing` to the right neighbor while `incoming` is filled by the left
+    one.
+    """
     rank, n = dist.get_rank(), dist.get_world_size()
-    moves = [dist.P2POp(dist.isend, outgoing, (rank + 1) % n), dist.P2POp(dist.irecv, incoming, (rank - 1) % n)]
+    moves = [
+        dist.P2POp(dist.isend, outgoing, (rank + 1) % n),
+        dist.P2POp(dist.irecv, incoming, (rank - 1) % n),
+    ]
     for work in dist.batch_isend_irecv(moves):
         work.wait()
 
@@ -141,7 +161,9 @@ run_ranks(try_it, world_size=3)
 
 # %% exercise: ring_all_reduce
 def ring_all_reduce(tensor: torch.Tensor) -> None:
-    """Replace a flat tensor of any length by its sum over all ranks, in place, by means of pass_right() only."""
+    """Replace a flat tensor of any length by its sum over all ranks, in place, by
+    means of pass_right() only.
+    """
     rank, n = dist.get_rank(), dist.get_world_size()
     chunks = tensor.tensor_split(n)
     ### BEGIN SOLUTION
@@ -161,14 +183,21 @@ checked = check.ring_all_reduce(ring_all_reduce, points=4)
 
 ### BEGIN HIDDEN TESTS
 def _ring_of_ones(length):
-    tensor = torch.arange(length, dtype=torch.float64, device=device()) * (dist.get_rank() + 1)
+    tensor = torch.arange(length, dtype=torch.float64, device=device()) * (
+        dist.get_rank() + 1
+    )
     ring_all_reduce(tensor)
     return tensor.cpu()
 
 
 for _ranks, _length in ((5, 7), (2, 3), (3, 2)):
-    _expected = torch.arange(_length, dtype=torch.float64) * (_ranks * (_ranks + 1) // 2)
-    assert all(torch.equal(one, _expected) for one in run_ranks(_ring_of_ones, _length, world_size=_ranks))
+    _expected = torch.arange(_length, dtype=torch.float64) * (
+        _ranks * (_ranks + 1) // 2
+    )
+    assert all(
+        torch.equal(one, _expected)
+        for one in run_ranks(_ring_of_ones, _length, world_size=_ranks)
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -201,20 +230,29 @@ checked
 
 # %%
 def both_ways():
-    return tensors_sent(collectives.naive_all_reduce), tensors_sent(collectives.ring_all_reduce)
+    return tensors_sent(collectives.naive_all_reduce), tensors_sent(
+        collectives.ring_all_reduce
+    )
 
 
 worlds = (2, 3, 4, 6, 8)
-naive, ring = zip(*(map(max, zip(*run_ranks(both_ways, world_size=n), strict=True)) for n in worlds), strict=True)
+naive, ring = zip(
+    *(map(max, zip(*run_ranks(both_ways, world_size=n), strict=True)) for n in worlds),
+    strict=True,
+)
 figure, axes = figures.new(height=3.0)
 axes.plot(worlds, naive, "s-", label="plain way, rank 0")
 axes.plot(worlds, ring, "o", markersize=9, label="ring, every rank")
-axes.plot(worlds, [2 * (n - 1) / n for n in worlds], "k--", linewidth=1, label="2(N−1)/N")
+axes.plot(
+    worlds, [2 * (n - 1) / n for n in worlds], "k--", linewidth=1, label="2(N−1)/N"
+)
 axes.set(xlabel="ranks N", ylabel="sent, as a multiple of the tensor", ylim=(0, 8))
 axes.set_title("In a ring, no rank ever sends the tensor more than twice")
 axes.legend(frameon=False)
 figures.show(
-    figure, f"Sent by the busiest rank, for {worlds} ranks. Plain way: {naive}. Ring: {[round(x, 2) for x in ring]}."
+    figure,
+    f"Sent by the busiest rank, for {worlds} ranks. Plain way: {naive}. Ring: "
+    f"{[round(x, 2) for x in ring]}.",
 )
 
 # %%
@@ -250,7 +288,9 @@ outcome(
 
 # %%
 class Digits(nn.Module):
-    """Pixels → 32 numbers → pixels by the same weight backwards; a classifier; a layer for later. Returns the loss."""
+    """Pixels → 32 numbers → pixels by the same weight backwards; a classifier; a
+    layer for later. Returns the loss.
+    """
 
     def __init__(self):
         super().__init__()
@@ -271,14 +311,18 @@ images = images.double()  # 64 bits, so that rounding cannot hide a mistake
 
 
 def part_of(step):
-    """This rank's shard of batch 0 to 9, 64 digits each; then from the beginning again."""
+    """This rank's shard of batch 0 to 9, 64 digits each; then from the beginning
+    again.
+    """
     rows = slice(64 * (step % 10), 64 * (step % 10) + 64)
     return [averaging.shard(tensor[rows]).to(device()) for tensor in (images, labels)]
 
 
 # %%
 def train(prepare, steps=12):
-    """Train on this rank's shards; return all weights after each step, one row per step."""
+    """Train on this rank's shards; return all weights after each step, one row per
+    step.
+    """
     torch.manual_seed(dist.get_rank())  # every rank is born with weights of its own
     model, after_backward = prepare(Digits().double().to(device()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -288,7 +332,9 @@ def train(prepare, steps=12):
         model(*part_of(step)).backward()
         after_backward()
         optimizer.step()
-        history.append(torch.cat([p.detach().flatten() for p in model.parameters()]).cpu())
+        history.append(
+            torch.cat([p.detach().flatten() for p in model.parameters()]).cpu()
+        )
     return torch.stack(history)
 
 
@@ -318,21 +364,35 @@ def no_average(model):
 
 # %%
 def off(histories):
-    """For each step, how far the worst rank is from one process; 1 would be as far as the weights are long."""
-    distances = [(one - reference).norm(dim=1) / reference.norm(dim=1) for one in histories]
+    """For each step, how far the worst rank is from one process; 1 would be as far
+    as the weights are long.
+    """
+    distances = [
+        (one - reference).norm(dim=1) / reference.norm(dim=1) for one in histories
+    ]
     return torch.stack(distances).amax(dim=0).tolist()
 
 
 reference = run_ranks(train, alone, world_size=1)[0]
-curves = {way.__name__: off(run_ranks(train, way, world_size=2)) for way in (both_parts, no_same_start, no_average)}
+curves = {
+    way.__name__: off(run_ranks(train, way, world_size=2))
+    for way in (both_parts, no_same_start, no_average)
+}
 figure, axes = figures.new(height=3.0)
 for (name, curve), style in zip(curves.items(), ("o-", "s-", "^-"), strict=True):
     axes.semilogy(range(1, 13), curve, style, label=name.replace("_", " "))
 axes.set(
-    xlabel="step", ylabel="distance from one process", title="Both parts are needed; together they equal one process"
+    xlabel="step",
+    ylabel="distance from one process",
+    title="Both parts are needed; together they equal one process",
 )
 axes.legend(frameon=False, loc="center right")
-figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for name, curve in curves.items()))
+figures.show(
+    figure,
+    "; ".join(
+        f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for name, curve in curves.items()
+    ),
+)
 
 # %% [markdown]
 # * **Different starts**: equal steps from different places stay different. Averaging gradients alone does not bring
@@ -349,8 +409,13 @@ figures.show(figure, "; ".join(f"{name}: {curve[0]:.0e} to {curve[-1]:.0e}" for 
 # %%
 predict(
     "01-2.messages",
-    "The same 1 MB, cut into 256 messages and added up one after the other. How much longer does that take than one?",
-    ["about as long: the bytes are the same", "a few times as long", "more than ten times as long"],
+    "The same 1 MB, cut into 256 messages and added up one after the other. How much "
+    "longer does that take than one?",
+    [
+        "about as long: the bytes are the same",
+        "a few times as long",
+        "more than ten times as long",
+    ],
 )
 
 
@@ -365,7 +430,9 @@ def seconds_by_messages():
             for part in row.chunk(messages):
                 dist.all_reduce(part)
             row[0].item()  # waits for a GPU
-            seconds[messages] = min(seconds.get(messages, 99), time.perf_counter() - start)
+            seconds[messages] = min(
+                seconds.get(messages, 99), time.perf_counter() - start
+            )
     return seconds
 
 
@@ -376,10 +443,14 @@ each = (seconds[256] - seconds[1]) / 255
 figure, axes = figures.new(height=2.6)
 axes.loglog(list(seconds), [1000 * s for s in seconds.values()], "o-")
 axes.set(
-    xlabel="messages", ylabel="milliseconds for 1 MB", title=f"256 messages take {slower:.0f} times as long as one"
+    xlabel="messages",
+    ylabel="milliseconds for 1 MB",
+    title=f"256 messages take {slower:.0f} times as long as one",
 )
 axes.set_xticks(list(seconds), list(seconds))
-figures.show(figure, ", ".join(f"{n} messages {1000 * s:.1f} ms" for n, s in seconds.items()))
+figures.show(
+    figure, ", ".join(f"{n} messages {1000 * s:.1f} ms" for n, s in seconds.items())
+)
 
 # %%
 outcome(
@@ -401,7 +472,9 @@ outcome(
 # %%
 model = Digits().double()
 for name, parameter in model.named_parameters():
-    parameter.register_post_accumulate_grad_hook(lambda _, name=name: print(name, end="   "))
+    parameter.register_post_accumulate_grad_hook(
+        lambda _, name=name: print(name, end="   ")
+    )
 model(images[:64], labels[:64]).backward()
 
 # %% [markdown]
@@ -433,12 +506,15 @@ bucket_picture()
 
 
 # %% exercise: fill_buckets
-def fill_buckets(parameters: list[nn.Parameter], limit: int) -> list[list[nn.Parameter]]:
+def fill_buckets(
+    parameters: list[nn.Parameter], limit: int
+) -> list[list[nn.Parameter]]:
     """Return buckets of parameters, from the last parameter to the first.
 
-    Frozen parameters, whose `requires_grad` is False, are left out: no gradient is there yet to look at.
-    A bucket holds at most `limit` bytes (`parameter.nbytes` counts them), but a parameter larger than that has a bucket
-    to itself. A new bucket is begun only when the next parameter does not fit into the one before.
+    Frozen parameters, whose `requires_grad` is False, are left out: no gradient is
+    there yet to look at. A bucket holds at most `limit` bytes (`parameter.nbytes`
+    counts them), but a parameter larger than that has a bucket to itself. A new bucket
+    is begun only when the next parameter does not fit into the one before.
     """
     ### BEGIN SOLUTION
     buckets = []
@@ -457,8 +533,15 @@ checked = check.fill_buckets(fill_buckets, points=2)
 ### BEGIN HIDDEN TESTS
 _sizes = [6, 30, 1, 1, 8, 2]
 _list = [nn.Parameter(torch.zeros(size)) for size in _sizes]
-assert [[p.numel() for p in bucket] for bucket in fill_buckets(_list, 40)] == [[2, 8], [1, 1], [30], [6]]
-assert [[p.numel() for p in bucket] for bucket in fill_buckets(_list, 10**6)] == [_sizes[::-1]]
+assert [[p.numel() for p in bucket] for bucket in fill_buckets(_list, 40)] == [
+    [2, 8],
+    [1, 1],
+    [30],
+    [6],
+]
+assert [[p.numel() for p in bucket] for bucket in fill_buckets(_list, 10**6)] == [
+    _sizes[::-1]
+]
 ### END HIDDEN TESTS
 checked
 
@@ -486,9 +569,11 @@ checked
 
 # %% exercise: average_bucket
 def average_bucket(bucket: list[nn.Parameter]) -> None:
-    """Replace the gradients of these parameters by their means over all ranks, with one all-reduce.
+    """Replace the gradients of these parameters by their means over all ranks, with one
+    all-reduce.
 
-    A gradient that is None on a rank counts as zeros there. Afterwards every rank has the mean.
+    A gradient that is None on a rank counts as zeros there. Afterwards every rank has
+    the mean.
     """
     ### BEGIN SOLUTION
     for parameter in bucket:
@@ -509,7 +594,9 @@ checked = check.average_bucket(average_bucket, points=3)
 
 ### BEGIN HIDDEN TESTS
 def _bucket_on_each_rank():
-    first, second = (nn.Parameter(torch.zeros(shape, device=device())) for shape in ((2, 3), (4,)))
+    first, second = (
+        nn.Parameter(torch.zeros(shape, device=device())) for shape in ((2, 3), (4,))
+    )
     first.grad = torch.full_like(first, 3.0 * dist.get_rank())
     if dist.get_rank() == 1:
         second.grad = torch.arange(4.0, device=device())
@@ -554,7 +641,10 @@ def by_hand(model):
 
 
 ours = run_ranks(train, by_hand, world_size=2)
-print(f"by hand, largest distance from one process in {len(reference)} steps: {max(off(ours)):.0e}")
+print(
+    f"by hand, largest distance from one process in {len(reference)} steps: "
+    f"{max(off(ours)):.0e}"
+)
 assert max(off(ours)) < 1e-10
 
 # %% [markdown]
@@ -585,8 +675,14 @@ except RankError as error:
 
 # %%
 theirs = run_ranks(train, partial(torchs, find_unused_parameters=True), world_size=2)
-between = max(((a - b).norm(dim=1) / a.norm(dim=1)).max().item() for a, b in zip(ours, theirs, strict=True))
-print(f"PyTorch's, largest distance from one process: {max(off(theirs)):.0e},  from ours: {between:.0e}")
+between = max(
+    ((a - b).norm(dim=1) / a.norm(dim=1)).max().item()
+    for a, b in zip(ours, theirs, strict=True)
+)
+print(
+    f"PyTorch's, largest distance from one process: {max(off(theirs)):.0e},  from "
+    f"ours: {between:.0e}"
+)
 assert max(off(theirs)) < 1e-10
 
 # %% [markdown]
@@ -600,7 +696,9 @@ assert max(off(theirs)) < 1e-10
 def ddp_and_step(bucket_mb):
     """A network of 1.6 MB under DDP, and a function that trains it for one step."""
     torch.manual_seed(0)
-    ddp = DistributedDataParallel(mlp(784, 256, 256, 256, 256, 10).to(device()), bucket_cap_mb=bucket_mb)
+    ddp = DistributedDataParallel(
+        mlp(784, 256, 256, 256, 256, 10).to(device()), bucket_cap_mb=bucket_mb
+    )
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     x, y = (part[:1024].to(device()) for part in mnist()[:])
 
@@ -623,14 +721,22 @@ def read_log(bucket_mb, steps=12):
 for bucket_mb in (25, 0.3):
     log = run_ranks(read_log, bucket_mb, world_size=2)[0]
     print(f"bucket_cap_mb={bucket_mb}")
-    print("  bytes of the buckets, first step:", log["bucket_sizes"], "  later:", log["rebuilt_bucket_sizes"])
+    print(
+        "  bytes of the buckets, first step:",
+        log["bucket_sizes"],
+        "  later:",
+        log["rebuilt_bucket_sizes"],
+    )
     print("  parameters of each bucket:", log["rebuilt_per_bucket_param_indices"])
     names = {
         "compute": "backward_compute_time",
         "send": "backward_comm_time",
         "both at once": "backward_compute_comm_overlap_time",
     }
-    print("  backward, milliseconds:", {name: round(log[f"avg_{key}"] / 1e6, 1) for name, key in names.items()})
+    print(
+        "  backward, milliseconds:",
+        {name: round(log[f"avg_{key}"] / 1e6, 1) for name, key in names.items()},
+    )
 
 # %% [markdown]
 # Find in it:
@@ -653,7 +759,11 @@ predict(
     "In the coming picture an orange bar is an all-reduce. Suppose that for one and "
     "the same all-reduce rank 0's bar is "
     "long and rank 1's is short. Why would that be?",
-    ["rank 0 has the slower wire", "rank 0 had more bytes to send", "rank 1 came later, and rank 0 waited for it"],
+    [
+        "rank 0 has the slower wire",
+        "rank 0 had more bytes to send",
+        "rank 1 came later, and rank 0 waited for it",
+    ],
 )
 
 
@@ -669,7 +779,8 @@ def traced(bucket_mb):
 
 
 for bucket_mb in (25, 0.3):
-    run_ranks(traced, bucket_mb, world_size=2, env={"KINETO_LOG_LEVEL": "99"})  # without the profiler's own notes
+    # without the profiler's own notes
+    run_ranks(traced, bucket_mb, world_size=2, env={"KINETO_LOG_LEVEL": "99"})
     show_trace(f"runs/trace_{bucket_mb}MB_0.json", f"runs/trace_{bucket_mb}MB_1.json")
 
 # %%
@@ -710,11 +821,14 @@ outcome(
 
 
 # %% exercise: accumulate
-def accumulate(ddp: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[tuple]) -> None:
-    """Take one optimizer step on all micro-batches of this rank (pairs of images and labels, equally many in each).
+def accumulate(
+    ddp: nn.Module, optimizer: torch.optim.Optimizer, micro_batches: list[tuple]
+) -> None:
+    """Take one optimizer step on all micro-batches of this rank (pairs of images and
+    labels, equally many in each).
 
-    The loss is the mean cross-entropy over all samples. Gradients are averaged over the ranks once, and only one
-    micro-batch at a time is held in memory.
+    The loss is the mean cross-entropy over all samples. Gradients are averaged over the
+    ranks once, and only one micro-batch at a time is held in memory.
     """
     optimizer.zero_grad()
     ### BEGIN SOLUTION
@@ -740,14 +854,27 @@ def _one_step(count):
     start = plain.weight.detach().clone()
     x = torch.randn(2, 12, 3, dtype=torch.float64).to(device())
     y = torch.randint(2, (2, 12)).to(device())
-    right = start - torch.autograd.grad(F.cross_entropy(plain(x.flatten(0, 1)), y.flatten()), plain.weight)[0]
+    right = (
+        start
+        - torch.autograd.grad(
+            F.cross_entropy(plain(x.flatten(0, 1)), y.flatten()), plain.weight
+        )[0]
+    )
     ddp, rank = DistributedDataParallel(plain), dist.get_rank()
     optimizer = torch.optim.SGD(ddp.parameters(), lr=1.0)
-    accumulate(ddp, optimizer, list(zip(x[rank].chunk(count), y[rank].chunk(count), strict=True)))
+    accumulate(
+        ddp,
+        optimizer,
+        list(zip(x[rank].chunk(count), y[rank].chunk(count), strict=True)),
+    )
     return (plain.weight - right).abs().max().item()
 
 
-assert all(value < 1e-9 for count in (1, 2, 6) for value in run_ranks(_one_step, count, world_size=2))
+assert all(
+    value < 1e-9
+    for count in (1, 2, 6)
+    for value in run_ranks(_one_step, count, world_size=2)
+)
 ### END HIDDEN TESTS
 checked
 
@@ -814,7 +941,9 @@ ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 def start(training):
     torch.manual_seed(0)
-    return training(mlp(784, 32, 10).double().to(device()), [part_of(step) for step in range(4)])
+    return training(
+        mlp(784, 32, 10).double().to(device()), [part_of(step) for step in range(4)]
+    )
 
 
 try:
@@ -852,7 +981,8 @@ outcome(
 
 # %% exercise: train_and_log
 def train_and_log(model: nn.Module, batches: list[tuple]) -> list[float]:
-    """Train on this rank's batches; on rank 0 return the mean loss over all ranks of every second step.
+    """Train on this rank's batches; on rank 0 return the mean loss over all ranks of
+    every second step.
 
     These are the second, the fourth and so on, as above.
     """
@@ -884,11 +1014,15 @@ def _log_of(training):
     model = nn.Linear(4, 2).double().to(device())
     generator = torch.Generator().manual_seed(dist.get_rank())
     x = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64).to(device())
-    log = training(model, [(rows, torch.zeros(5, dtype=torch.long, device=device())) for rows in x])
+    log = training(
+        model, [(rows, torch.zeros(5, dtype=torch.long, device=device())) for rows in x]
+    )
     torch.manual_seed(3)
     fresh = nn.Linear(4, 2).double().to(device())
     training(fresh, [(x[0], torch.zeros(5, dtype=torch.long, device=device()))])
-    own = F.cross_entropy(fresh(x[1]), torch.zeros(5, dtype=torch.long, device=device()))
+    own = F.cross_entropy(
+        fresh(x[1]), torch.zeros(5, dtype=torch.long, device=device())
+    )
     dist.all_reduce(own.detach_())
     return [float(value) for value in log], own.item() / dist.get_world_size()
 
@@ -933,7 +1067,9 @@ for rank, result in enumerate(run_ranks(mismatched, world_size=2, env=ON_CPU)):
 
 # %%
 try:
-    run_ranks(mismatched, world_size=2, env=ON_CPU | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+    run_ranks(
+        mismatched, world_size=2, env=ON_CPU | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}
+    )
 except RankError as error:
     print(f"rank {error.rank}, {error.kind}:", *error.message.split(", but "), sep="\n")
 
@@ -952,7 +1088,10 @@ except RankError as error:
 wrap = partial(torchs, find_unused_parameters=True)
 for ranks in sorted({1, 2, 3, default_world_size()}):
     distance = max(off(run_ranks(train, wrap, world_size=ranks)))
-    print(f"{ranks} rank(s): at most {distance:.0e} from one process, over {len(reference)} steps")
+    print(
+        f"{ranks} rank(s): at most {distance:.0e} from one process, over "
+        f"{len(reference)} steps"
+    )
     if 64 % ranks == 0:
         assert distance < 1e-10
 
@@ -979,9 +1118,14 @@ except TypeError as error:
 
 # %%
 def train_ddp(steps):
-    """The training of this notebook with PyTorch's DDP. Returns the length of the weights, to compare runs."""
+    """The training of this notebook with PyTorch's DDP.
+
+    Returns the length of the weights, to compare runs.
+    """
     torch.manual_seed(dist.get_rank())
-    ddp = DistributedDataParallel(Digits().double().to(device()), find_unused_parameters=True)
+    ddp = DistributedDataParallel(
+        Digits().double().to(device()), find_unused_parameters=True
+    )
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     images, labels = (part[: 64 * steps].to(device()) for part in mnist()[:])
     for batch in torch.arange(64 * steps).split(64):
@@ -989,7 +1133,9 @@ def train_ddp(steps):
         optimizer.zero_grad()
         ddp(images[mine].double(), labels[mine]).backward()
         optimizer.step()
-    return round(torch.cat([p.detach().flatten() for p in ddp.parameters()]).norm().item(), 9)
+    return round(
+        torch.cat([p.detach().flatten() for p in ddp.parameters()]).norm().item(), 9
+    )
 
 
 here = run_ranks(train_ddp, 10, world_size=2)
@@ -1003,7 +1149,14 @@ script = export_script(train_ddp, "runs/train_ddp.py", 10, overwrite=True)
 # `python -m torch.distributed.run` is what `torchrun` stands for.
 
 # %%
-torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+torchrun = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node=2",
+    script,
+]
 run = subprocess.run(torchrun, capture_output=True, text=True)
 print(run.stdout or run.stderr)
 assert f"rank 0 returned {here[0]}" in run.stdout
@@ -1023,7 +1176,10 @@ assert f"rank 0 returned {here[0]}" in run.stdout
 # %%
 for ranks in (1, 3, 5):
     processes = run_ranks(os.getpid, world_size=ranks)
-    print(f"{ranks} ranks: {len(set(processes))} processes, on a machine with {os.cpu_count()} CPU cores")
+    print(
+        f"{ranks} ranks: {len(set(processes))} processes, on a machine with "
+        f"{os.cpu_count()} CPU cores"
+    )
 
 # %% [markdown]
 # DataParallel itself, and its uneven use of the GPUs (GPU사용 불균형), is the next notebook's.

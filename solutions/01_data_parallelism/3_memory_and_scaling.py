@@ -37,15 +37,31 @@ from torch.utils.data import DistributedSampler
 from torchcourse import figures
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism import checks as check
-from torchcourse.lessons.data_parallelism import cost, data_parallel, memory, replicas, sampling, sharding
-from torchcourse.lessons.data_parallelism.cost_picture import draw_alpha_beta, draw_scaling
-from torchcourse.lessons.data_parallelism.memory_picture import draw_measured_memory, zero_picture
+from torchcourse.lessons.data_parallelism import (
+    cost,
+    data_parallel,
+    memory,
+    replicas,
+    sampling,
+    sharding,
+)
+from torchcourse.lessons.data_parallelism.cost_picture import (
+    draw_alpha_beta,
+    draw_scaling,
+)
+from torchcourse.lessons.data_parallelism.memory_picture import (
+    draw_measured_memory,
+    zero_picture,
+)
 from torchcourse.lessons.data_parallelism.timeline_picture import dataparallel_picture
 from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import RankError, default_world_size, device, run_ranks
 from torchcourse.training import Trainer
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · Who gets which sample?
@@ -98,8 +114,12 @@ outcome(
 
 # %% exercise: share_of_epoch
 def share_of_epoch(length: int, epoch: int, rank: int, world_size: int) -> list[int]:
-    """Return the numbers of this rank's samples in this epoch, as torch's DistributedSampler deals them."""
-    order = torch.randperm(length, generator=torch.Generator().manual_seed(epoch)).tolist()
+    """Return the numbers of this rank's samples in this epoch, as torch's
+    DistributedSampler deals them.
+    """
+    order = torch.randperm(
+        length, generator=torch.Generator().manual_seed(epoch)
+    ).tolist()
     ### BEGIN SOLUTION
     each = -(-length // world_size)
     return (order * world_size)[: each * world_size][rank::world_size]
@@ -115,7 +135,9 @@ for _length, _epoch, _ranks in ((23, 4, 5), (8, 7, 8), (2, 0, 7)):
     for _rank in range(_ranks):
         _sampler = DistributedSampler(range(_length), _ranks, _rank)
         _sampler.set_epoch(_epoch)
-        assert [int(i) for i in share_of_epoch(_length, _epoch, _rank, _ranks)] == list(_sampler)
+        assert [int(i) for i in share_of_epoch(_length, _epoch, _rank, _ranks)] == list(
+            _sampler
+        )
 
 
 @judged(share_of_epoch)
@@ -126,7 +148,9 @@ def _in_drawn_epochs(share_of_epoch, draw):
     for rank in range(ranks):
         sampler = DistributedSampler(range(length), ranks, rank)
         sampler.set_epoch(epoch)
-        assert [int(index) for index in share_of_epoch(length, epoch, rank, ranks)] == list(sampler)
+        assert [
+            int(index) for index in share_of_epoch(length, epoch, rank, ranks)
+        ] == list(sampler)
 
 
 ### END HIDDEN TESTS
@@ -164,8 +188,13 @@ assert ours == theirs
 # %%
 predict(
     "01-3.batch",
-    "Batch 512 instead of 64, same learning rate, same number of epochs. The test accuracy will be…",
-    ["the same: the same samples were seen", "lower: an eighth of the steps", "higher: the gradients are less noisy"],
+    "Batch 512 instead of 64, same learning rate, same number of epochs. The test "
+    "accuracy will be…",
+    [
+        "the same: the same samples were seen",
+        "lower: an eighth of the steps",
+        "higher: the gradients are less noisy",
+    ],
 )
 
 # %%
@@ -175,7 +204,12 @@ train_set, test_set = mnist("train"), mnist("test")
 def accuracy(batch, rate, seed):
     torch.manual_seed(seed)
     model = mlp(784, 64, 10)
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=rate), F.cross_entropy, progress=False)
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=rate),
+        F.cross_entropy,
+        progress=False,
+    )
     trainer.fit(make_loader(train_set, batch, seed=seed), epochs=4)
     return trainer.evaluate(make_loader(test_set, 500, shuffle=False))["accuracy"]
 
@@ -186,19 +220,37 @@ settings = {
     "512, rate 0.01\n(8 ranks)": (512, 0.01),
     "512, rate 0.08\n(8 ranks, scaled)": (512, 0.08),
 }
-scores = {name: [accuracy(*values, seed) for seed in range(3)] for name, values in settings.items()}
+scores = {
+    name: [accuracy(*values, seed) for seed in range(3)]
+    for name, values in settings.items()
+}
 means = [sum(values) / 3 for values in scores.values()]
 figure, axis = figures.new(height=3.0)
 axis.bar(list(scores), means, width=0.5)
 for column, values in enumerate(scores.values()):
     axis.plot([column] * 3, values, "ko", markersize=4)
-axis.set(ylabel="test accuracy", ylim=(0, 1), xlabel="batch and learning rate (dots: 3 seeds)")
-axis.set_title(f"8 times the batch: {means[1]:.0%} at the old rate, {means[2]:.0%} at 8 times the rate")
+axis.set(
+    ylabel="test accuracy",
+    ylim=(0, 1),
+    xlabel="batch and learning rate (dots: 3 seeds)",
+)
+axis.set_title(
+    f"8 times the batch: {means[1]:.0%} at the old rate, {means[2]:.0%} at 8 times "
+    f"the rate"
+)
 figures.show(figure, f"Mean test accuracies: {[round(mean, 3) for mean in means]}.")
 
 # %%
-right = "lower: an eighth of the steps" if means[1] < means[0] - 0.005 else "the same: the same samples were seen"
-outcome("01-3.batch", f"{means[1]:.1%} instead of {means[0]:.1%}, the mean of three seeds.", right=right)
+right = (
+    "lower: an eighth of the steps"
+    if means[1] < means[0] - 0.005
+    else "the same: the same samples were seen"
+)
+outcome(
+    "01-3.batch",
+    f"{means[1]:.1%} instead of {means[0]:.1%}, the mean of three seeds.",
+    right=right,
+)
 
 # %% [markdown]
 # The usual rule: **N times the batch, N times the learning rate** (학습률), with a **warm-up** (워밍업) from the small rate to the
@@ -215,7 +267,9 @@ outcome("01-3.batch", f"{means[1]:.1%} instead of {means[0]:.1%}, the mean of th
 def train_and_save(folder):
     model = small_cnn()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    trainer = Trainer(model, optimizer, F.cross_entropy, checkpoint_dir=folder, progress=False)
+    trainer = Trainer(
+        model, optimizer, F.cross_entropy, checkpoint_dir=folder, progress=False
+    )
     trainer.fit(make_loader(train_set, 500), epochs=1, overwrite=True)
     return os.getpid(), trainer.history["loss"][-1]
 
@@ -250,7 +304,9 @@ def start(training, counts):
     torch.manual_seed(0)
     model = DistributedDataParallel(nn.Linear(4, 1).to(device()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    batches = [torch.randn(8, 4).to(device()) for _ in range(counts[int(os.environ["RANK"])])]
+    batches = [
+        torch.randn(8, 4).to(device()) for _ in range(counts[int(os.environ["RANK"])])
+    ]
     return training(model, optimizer, lambda output: output.square().mean(), batches)
 
 
@@ -274,8 +330,16 @@ except RankError as error:
 
 
 # %% exercise: train_on_all
-def train_on_all(ddp: DistributedDataParallel, optimizer: torch.optim.Optimizer, loss_of, batches: list) -> int:
-    """Train on all batches of this rank, which may be fewer than another rank's. Return how many these were."""
+def train_on_all(
+    ddp: DistributedDataParallel,
+    optimizer: torch.optim.Optimizer,
+    loss_of,
+    batches: list,
+) -> int:
+    """Train on all batches of this rank, which may be fewer than another rank's.
+
+    Return how many these were.
+    """
     ### BEGIN SOLUTION
     with ddp.join():
         for batch in batches:
@@ -316,7 +380,12 @@ checked
 
 # %%
 wrapped = nn.DataParallel(nn.Linear(2, 2))
-print("GPUs that it uses:", wrapped.device_ids, "  its output:", wrapped(torch.ones(4, 2)).shape)
+print(
+    "GPUs that it uses:",
+    wrapped.device_ids,
+    "  its output:",
+    wrapped(torch.ones(4, 2)).shape,
+)
 
 # %% [markdown]
 # The package has it by hand, in 20 lines (`replicas.py`), and that one can pretend: `["cpu", "cpu"]` are two devices. Are the gradients of the
@@ -361,7 +430,11 @@ predict(
 dataparallel_picture()
 
 # %%
-from torchcourse.lessons.data_parallelism.timeline import Workload, dataparallel_timeline, ddp_timeline
+from torchcourse.lessons.data_parallelism.timeline import (
+    Workload,
+    dataparallel_timeline,
+    ddp_timeline,
+)
 
 old, new = dataparallel_timeline(Workload()), ddp_timeline(Workload())
 outcome(
@@ -369,7 +442,8 @@ outcome(
     f"Modeled for 4 GPUs: {old.step_ms:.0f} ms per step against {new.step_ms:.0f} "
     f"ms. Both compute the same; GPU 1 computes "
     f"for {old.busy(1):.0%} of DataParallel's step and for {new.busy(1):.0%} of DDP's.",
-    right="copying: the model goes out and the gradients come back in every step, and nothing overlaps",
+    right="copying: the model goes out and the gradients come back in every step, and "
+    "nothing overlaps",
 )
 
 # %% [markdown]
@@ -379,10 +453,15 @@ outcome(
 from torchcourse.lessons.data_parallelism.gpu_comparison import measure
 
 if torch.cuda.device_count() >= 2:
-    for line in measure(partial(mlp, 784, 4096, 4096, 10), *(tensor[:2048] for tensor in mnist()[:])):
+    for line in measure(
+        partial(mlp, 784, 4096, 4096, 10), *(tensor[:2048] for tensor in mnist()[:])
+    ):
         print(line)
 else:
-    print("Fewer than two GPUs here: the picture above is modeled, and nothing was measured.")
+    print(
+        "Fewer than two GPUs here: the picture above is modeled, and nothing was "
+        "measured."
+    )
 
 # %% [markdown]
 # ## 5 · Memory: what every rank keeps, and how to share it
@@ -416,7 +495,8 @@ sizes = [memory.zero_memory(7.5e9, 64, stage).total / 1e9 for stage in range(4)]
 names = ["DDP", "stage 1", "stage 2", "stage 3, FSDP"]
 outcome(
     "01-3.zero",
-    "GB per rank: " + ", ".join(f"{name} {size:.1f}" for name, size in zip(names, sizes, strict=True)),
+    "GB per rank: "
+    + ", ".join(f"{name} {size:.1f}" for name, size in zip(names, sizes, strict=True)),
     right=next(name for name, size in zip(names, sizes, strict=True) if size <= 80),
 )
 
@@ -429,21 +509,30 @@ outcome(
 
 
 # %% exercise: zero_bytes
-def zero_bytes(parameters: float, world_size: int, stage: int) -> tuple[float, float, float]:
-    """Return the bytes of parameters, gradients and optimizer numbers on each rank, in mixed precision with Adam.
+def zero_bytes(
+    parameters: float, world_size: int, stage: int
+) -> tuple[float, float, float]:
+    """Return the bytes of parameters, gradients and optimizer numbers on each rank, in
+    mixed precision with Adam.
 
     `stage` is 0 (DDP), 1, 2 or 3.
     """
     ### BEGIN SOLUTION
     share = [1 if stage < first else world_size for first in (3, 2, 1)]
-    return 2 * parameters / share[0], 2 * parameters / share[1], 12 * parameters / share[2]
+    return (
+        2 * parameters / share[0],
+        2 * parameters / share[1],
+        12 * parameters / share[2],
+    )
     ### END SOLUTION
 
 
 # %% check: zero_bytes
 checked = check.zero_bytes(zero_bytes, points=2)
 ### BEGIN HIDDEN TESTS
-assert [round(float(sum(zero_bytes(7.5e9, 64, stage))) / 1e9, 1) for stage in range(4)] == [120.0, 31.4, 16.6, 1.9]
+assert [
+    round(float(sum(zero_bytes(7.5e9, 64, stage))) / 1e9, 1) for stage in range(4)
+] == [120.0, 31.4, 16.6, 1.9]
 assert list(zero_bytes(1e8, 10, 2)) == [2e8, 2e7, 1.2e8]
 ### END HIDDEN TESTS
 checked
@@ -457,7 +546,9 @@ checked
 
 # %%
 def three_steps(way):
-    """Train three steps; return the weights of all ranks put together, and the bytes of this rank's states."""
+    """Train three steps; return the weights of all ranks put together, and the bytes
+    of this rank's states.
+    """
     torch.manual_seed(0)
     model, adam = mlp(784, 256, 128, 10).to(device()), torch.optim.Adam
     if way in ("stage 1", "stage 2"):
@@ -470,7 +561,9 @@ def three_steps(way):
         }
         model = wrap[way](model)
         optimizer = adam(model.parameters(), lr=1e-3)
-    for images, labels in make_loader(torch.utils.data.Subset(train_set, range(192)), 64):
+    for images, labels in make_loader(
+        torch.utils.data.Subset(train_set, range(192)), 64
+    ):
         optimizer.zero_grad()
         F.cross_entropy(model(images.to(device())), labels.to(device())).backward()
         optimizer.step()
@@ -483,9 +576,14 @@ ways = {"DDP": 0, "stage 1": 1, "stage 2": 2, "stage 3": 3, "FSDP2": 3}
 results = {way: run_ranks(three_steps, way, world_size=2)[0] for way in ways}
 count = sum(parameter.numel() for parameter in mlp(784, 256, 128, 10).parameters())
 measured = {way: states for way, (_, states) in results.items()}
-formula = {way: memory.zero_memory(count, 2, stage, "float32, Adam") for way, stage in ways.items()}
+formula = {
+    way: memory.zero_memory(count, 2, stage, "float32, Adam")
+    for way, stage in ways.items()
+}
 text = {way: f"{states.total / 1e3:.0f} kB" for way, states in measured.items()}
-figures.show(draw_measured_memory(measured, formula), f"States of a rank, measured: {text}.")
+figures.show(
+    draw_measured_memory(measured, formula), f"States of a rank, measured: {text}."
+)
 
 # %%
 for way, (weights, _) in results.items():
@@ -531,8 +629,12 @@ figures.show(
 
 
 # %% exercise: step_seconds
-def step_seconds(compute: float, gradient_bytes: float, world_size: int, alpha: float, beta: float) -> float:
-    """Return the seconds of a step on `world_size` ranks; `compute` is the seconds of the whole batch on one rank."""
+def step_seconds(
+    compute: float, gradient_bytes: float, world_size: int, alpha: float, beta: float
+) -> float:
+    """Return the seconds of a step on `world_size` ranks; `compute` is the seconds
+    of the whole batch on one rank.
+    """
     ### BEGIN SOLUTION
     steps = 2 * (world_size - 1)
     return compute / world_size + steps * (alpha + gradient_bytes / world_size * beta)
@@ -574,18 +676,34 @@ predict(
 # %%
 torch.manual_seed(0)
 images, labels = (tensor[:512] for tensor in mnist()[:])
-scaling = cost.measure_scaling(small_cnn, images, labels, world_sizes=(1, 2, 4), steps=5)
+scaling = cost.measure_scaling(
+    small_cnn, images, labels, world_sizes=(1, 2, 4), steps=5
+)
 gradient_bytes = 4 * sum(parameter.numel() for parameter in small_cnn().parameters())
-processors = torch.cuda.device_count() if torch.cuda.device_count() >= 4 else os.cpu_count()
-predicted = [cost.predict_step(scaling[0], point.world_size, network, gradient_bytes, processors) for point in scaling]
+processors = (
+    torch.cuda.device_count() if torch.cuda.device_count() >= 4 else os.cpu_count()
+)
+predicted = [
+    cost.predict_step(scaling[0], point.world_size, network, gradient_bytes, processors)
+    for point in scaling
+]
 speed_ups = [scaling[0].step_seconds / point.step_seconds for point in scaling]
-text = ", ".join(f"{point.world_size} ranks {speed:.2f} times" for point, speed in zip(scaling, speed_ups, strict=True))
-figures.show(draw_scaling(scaling, predicted), f"Measured speed-up over one rank: {text}.")
+text = ", ".join(
+    f"{point.world_size} ranks {speed:.2f} times"
+    for point, speed in zip(scaling, speed_ups, strict=True)
+)
+figures.show(
+    draw_scaling(scaling, predicted), f"Measured speed-up over one rank: {text}."
+)
 
 # %%
 bins = ["3 times or more", "between 1.2 and 3 times", "less than 1.2 times"]
 right = bins[0] if speed_ups[-1] >= 3 else bins[1] if speed_ups[-1] >= 1.2 else bins[2]
-outcome("01-3.scaling", f"4 ranks are {speed_ups[-1]:.2f} times as fast as 1, here and now.", right=right)
+outcome(
+    "01-3.scaling",
+    f"4 ranks are {speed_ups[-1]:.2f} times as fast as 1, here and now.",
+    right=right,
+)
 
 # %% [markdown]
 # Read the picture with three questions:
@@ -607,12 +725,19 @@ def train_digits_with_trainer():
     torch.manual_seed(0)
     model = mlp(784, 32, 10).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    data = torch.utils.data.TensorDataset(train_set.tensors[0].double(), train_set.tensors[1])
-    history = Trainer(model, optimizer, F.cross_entropy, progress=False).fit(make_loader(data, 240), epochs=1)
+    data = torch.utils.data.TensorDataset(
+        train_set.tensors[0].double(), train_set.tensors[1]
+    )
+    history = Trainer(model, optimizer, F.cross_entropy, progress=False).fit(
+        make_loader(data, 240), epochs=1
+    )
     return history["loss"][-1]
 
 
-losses = {n: run_ranks(train_digits_with_trainer, world_size=n) for n in sorted({1, 2, default_world_size()})}
+losses = {
+    n: run_ranks(train_digits_with_trainer, world_size=n)
+    for n in sorted({1, 2, default_world_size()})
+}
 for n, values in losses.items():
     print(f"{n} rank(s): loss of the epoch {values[0]:.12f}")
     assert all(abs(value - losses[1][0]) < 1e-9 for value in values)

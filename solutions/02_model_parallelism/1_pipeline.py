@@ -34,11 +34,23 @@ from torchcourse import figures
 from torchcourse.data import digits
 from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism import pipeline
-from torchcourse.lessons.model_parallelism.pipeline.schedules_picture import draw_both, schedule_picture
+from torchcourse.lessons.model_parallelism.pipeline.schedules_picture import (
+    draw_both,
+    schedule_picture,
+)
 from torchcourse.models import row_transformer
-from torchcourse.ranks import RankTimeout, default_world_size, device, export_script, run_ranks
+from torchcourse.ranks import (
+    RankTimeout,
+    default_world_size,
+    device,
+    export_script,
+    run_ranks,
+)
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · A model in two halves
@@ -61,7 +73,10 @@ def whole_model(blocks=4):
 first, second = pipeline.cut(whole_model(), 2)
 for name, half in (("first", first), ("second", second)):
     count = sum(parameter.numel() for parameter in half.parameters())
-    print(f"{name} half: {', '.join(type(layer).__name__ for layer in half)}: {count:,} parameters")
+    print(
+        f"{name} half: {', '.join(type(layer).__name__ for layer in half)}: "
+        f"{count:,} parameters"
+    )
 print("between them travels a tensor of shape", list(first(images).shape))
 
 # %%
@@ -85,7 +100,9 @@ predict(
 border = first(images)  # on rank 0
 arrived = border.detach().requires_grad_()  # what rank 1 would receive
 F.cross_entropy(second(arrived), labels).backward()
-print("second half has gradients:", all(p.grad is not None for p in second.parameters()))
+print(
+    "second half has gradients:", all(p.grad is not None for p in second.parameters())
+)
 print("first half has gradients: ", all(p.grad is not None for p in first.parameters()))
 print("arrived.grad has the shape", list(arrived.grad.shape))
 
@@ -129,10 +146,12 @@ outcome(
 
 # %% exercise: split_step
 def split_step(stage, images, labels, between):
-    """One forward and backward pass of a model in two halves; each rank calls this with its own half, `stage`.
+    """One forward and backward pass of a model in two halves; each rank calls this with
+    its own half, `stage`.
 
-    Afterwards the parameters of both halves have their gradients. Rank 0 uses `images` and returns None. Rank 1 uses
-    `labels` and returns the mean cross-entropy. `between` has the shape and type of what travels.
+    Afterwards the parameters of both halves have their gradients. Rank 0 uses `images`
+    and returns None. Rank 1 uses `labels` and returns the mean cross-entropy. `between`
+    has the shape and type of what travels.
     """
     ### BEGIN SOLUTION
     if dist.get_rank() == 0:
@@ -159,18 +178,27 @@ checked = check.split_step(split_step, points=3)
 ### BEGIN HIDDEN TESTS
 def _halves_of_a_chain(scale):
     torch.manual_seed(5)
-    _chain = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 5)).double()
+    _chain = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 5)
+    ).double()
     _x, _y = scale * torch.randn(7, 3, dtype=torch.float64), torch.arange(7) % 5
     _loss = F.cross_entropy(_chain(_x), _y)
     _right = torch.autograd.grad(_loss, list(_chain.parameters()))
-    _mine, _theirs = ((_chain[:2], _right[:2]), (_chain[2:], _right[2:]))[dist.get_rank()]
+    _mine, _theirs = ((_chain[:2], _right[:2]), (_chain[2:], _right[2:]))[
+        dist.get_rank()
+    ]
     _answer = split_step(_mine, _x, _y, torch.empty(7, 4, dtype=torch.float64))
-    _off = max((p.grad - g).abs().max().item() for p, g in zip(_mine.parameters(), _theirs, strict=True))
+    _off = max(
+        (p.grad - g).abs().max().item()
+        for p, g in zip(_mine.parameters(), _theirs, strict=True)
+    )
     return _off, None if _answer is None else abs(float(_answer) - _loss.item())
 
 
 for _scale in (1.0, 3.0):
-    (_off_0, _none), (_off_1, _off_loss) = run_ranks(_halves_of_a_chain, _scale, world_size=2, timeout=30)
+    (_off_0, _none), (_off_1, _off_loss) = run_ranks(
+        _halves_of_a_chain, _scale, world_size=2, timeout=30
+    )
     assert max(_off_0, _off_1, _off_loss) < 1e-12
     assert _none is None
 ### END HIDDEN TESTS
@@ -245,7 +273,10 @@ outcome(
 model.zero_grad()
 for x, y in zip(images.chunk(4), labels.chunk(4), strict=True):
     (F.cross_entropy(model(x), y) / 4).backward()
-print(f"largest difference to the whole batch: {(gradient_of(model) - right).abs().max():.0e}")
+print(
+    f"largest difference to the whole batch: "
+    f"{(gradient_of(model) - right).abs().max():.0e}"
+)
 
 # %% [markdown]
 # ## 3 · The bubble
@@ -257,7 +288,9 @@ print(f"largest difference to the whole batch: {(gradient_of(model) - right).abs
 # %%
 def gpipe_order(rank, ranks, micro_batches):
     """Each rank the same: F0 F1 … B0 B1 …"""
-    return [f"F{k}" for k in range(micro_batches)] + [f"B{k}" for k in range(micro_batches)]
+    return [f"F{k}" for k in range(micro_batches)] + [
+        f"B{k}" for k in range(micro_batches)
+    ]
 
 
 for rank in range(3):
@@ -305,11 +338,25 @@ short = pipeline.Costs(forward=0.02, backward=0.04)
 waits = [pipeline.measure(pipeline.gpipe(4, m), short).bubble for m in counts]
 figure, axes = figures.new(height=2.8)
 axes.plot(counts, [100 * w for w in waits], "o", label="measured")
-axes.plot(counts, [100 * float(pipeline.bubble(4, m)) for m in counts], "k--", linewidth=1, label="(p−1)/(m+p−1)")
+axes.plot(
+    counts,
+    [100 * float(pipeline.bubble(4, m)) for m in counts],
+    "k--",
+    linewidth=1,
+    label="(p−1)/(m+p−1)",
+)
 axes.set(xlabel="micro-batches", ylabel="ranks wait (% of the time)", ylim=(0, 80))
-axes.set_title(f"Four ranks wait {waits[0]:.0%} of the time with 1 micro-batch, {waits[-1]:.0%} with 16")
+axes.set_title(
+    f"Four ranks wait {waits[0]:.0%} of the time with 1 micro-batch, {waits[-1]:.0%} "
+    f"with 16"
+)
 axes.legend(frameon=False)
-figures.show(figure, ", ".join(f"{m} micro-batches: {w:.0%}" for m, w in zip(counts, waits, strict=True)))
+figures.show(
+    figure,
+    ", ".join(
+        f"{m} micro-batches: {w:.0%}" for m, w in zip(counts, waits, strict=True)
+    ),
+)
 
 # %% [markdown]
 # ### Exercise 2 · The bubble
@@ -325,7 +372,9 @@ figures.show(figure, ", ".join(f"{m} micro-batches: {w:.0%}" for m, w in zip(cou
 
 # %% exercise: bubble
 def bubble(ranks: int, micro_batches: int, pieces: int = 1) -> float:
-    """The part of all time, from 0 to 1, that a rank waits; `pieces` is how many pieces of the model a rank holds."""
+    """The part of all time, from 0 to 1, that a rank waits; `pieces` is how many
+    pieces of the model a rank holds.
+    """
     ### BEGIN SOLUTION
     return (ranks - 1) / (pieces * micro_batches + ranks - 1)
     ### END SOLUTION
@@ -361,7 +410,10 @@ for v in (1, 2, 4):
     schedule = pipeline.interleaved(4, 8, stages_per_rank=v)
     line = pipeline.simulate(schedule)
     messages = 2 * (schedule.stages - 1) * schedule.micro_batches
-    print(f"{v} piece(s) per rank: the ranks wait {float(line.bubble):.0%} of the time, {messages} messages per step")
+    print(
+        f"{v} piece(s) per rank: the ranks wait {float(line.bubble):.0%} of the "
+        f"time, {messages} messages per step"
+    )
 
 # %% [markdown]
 # ## 4 · The same time, less memory
@@ -376,34 +428,62 @@ predict(
     "Four ranks, eight micro-batches. For how many micro-batches does each rank hold "
     "activations at its worst moment, "
     "in 1F1B?",
-    ["8 on each rank, as in GPipe", "4, 3, 2, 1", "4 on each rank", "1 on each rank: one forward, one backward"],
+    [
+        "8 on each rank, as in GPipe",
+        "4, 3, 2, 1",
+        "4 on each rank",
+        "1 on each rank: one forward, one backward",
+    ],
 )
 
 
 # %%
 def peak_bytes(schedule):
-    """One real step of this schedule; the most bytes that autograd held on this rank for backward passes."""
+    """One real step of this schedule; the most bytes that autograd held on this rank
+    for backward passes.
+    """
     parts = pipeline.cut(whole_model(blocks=4), schedule.stages)
     mine = [parts[stage].to(device()) for stage in schedule.stages_of(dist.get_rank())]
-    between = torch.empty(len(images) // schedule.micro_batches, 8, 32, dtype=torch.float64, device=device())
+    between = torch.empty(
+        len(images) // schedule.micro_batches,
+        8,
+        32,
+        dtype=torch.float64,
+        device=device(),
+    )
     runner = pipeline.Pipeline(schedule, mine, F.cross_entropy, between)
     runner.step(images.to(device()), labels.to(device()), record=True)
     return runner.record.peak_bytes
 
 
-held = {s.name: run_ranks(peak_bytes, s, world_size=4) for s in (pipeline.gpipe(4, 8), pipeline.one_f_one_b(4, 8))}
+held = {
+    s.name: run_ranks(peak_bytes, s, world_size=4)
+    for s in (pipeline.gpipe(4, 8), pipeline.one_f_one_b(4, 8))
+}
 
 # %%
 figure, axes = figures.new(height=2.6)
 for offset, (name, sizes) in zip((-0.2, 0.2), held.items(), strict=True):
-    axes.bar([rank + offset for rank in range(4)], [size / 1e6 for size in sizes], 0.38, label=name)
+    axes.bar(
+        [rank + offset for rank in range(4)],
+        [size / 1e6 for size in sizes],
+        0.38,
+        label=name,
+    )
 axes.set(xlabel="rank", ylabel="activations held (MB)")
 axes.set_xticks(range(4))
 saved = [old / new for old, new in zip(*held.values(), strict=True)]
-axes.set_title(f"GPipe holds {saved[0]:.1f}, {saved[1]:.1f}, {saved[2]:.1f}, {saved[3]:.1f} times what 1F1B holds")
+axes.set_title(
+    f"GPipe holds {saved[0]:.1f}, {saved[1]:.1f}, {saved[2]:.1f}, {saved[3]:.1f} "
+    f"times what 1F1B holds"
+)
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 figures.show(
-    figure, "; ".join(f"{name}: {[round(size / 1e6, 2) for size in sizes]} MB" for name, sizes in held.items())
+    figure,
+    "; ".join(
+        f"{name}: {[round(size / 1e6, 2) for size in sizes]} MB"
+        for name, sizes in held.items()
+    ),
 )
 
 # %%
@@ -432,7 +512,9 @@ outcome(
 
 # %% exercise: one_f_one_b_order
 def one_f_one_b_order(rank: int, ranks: int, micro_batches: int) -> list[str]:
-    """The order of 1F1B for one rank, as entries like "F0" and "B0": pass and micro-batch."""
+    """The order of 1F1B for one rank, as entries like "F0" and "B0": pass and
+    micro-batch.
+    """
     ### BEGIN SOLUTION
     warm_up = min(ranks - 1 - rank, micro_batches)
     order = [f"F{k}" for k in range(warm_up)]
@@ -447,7 +529,18 @@ def one_f_one_b_order(rank: int, ranks: int, micro_batches: int) -> list[str]:
 # %% check: one_f_one_b_order
 checked = check.one_f_one_b_order(one_f_one_b_order, points=3)
 ### BEGIN HIDDEN TESTS
-assert list(one_f_one_b_order(0, 3, 5)) == ["F0", "F1", "F2", "B0", "F3", "B1", "F4", "B2", "B3", "B4"]
+assert list(one_f_one_b_order(0, 3, 5)) == [
+    "F0",
+    "F1",
+    "F2",
+    "B0",
+    "F3",
+    "B1",
+    "F4",
+    "B2",
+    "B3",
+    "B4",
+]
 assert list(one_f_one_b_order(2, 3, 3)) == ["F0", "B0", "F1", "B1", "F2", "B2"]
 assert list(one_f_one_b_order(0, 6, 2)) == ["F0", "F1", "B0", "B1"]
 assert list(one_f_one_b_order(0, 1, 2)) == ["F0", "B0", "F1", "B1"]
@@ -485,17 +578,28 @@ predict(
     "Four ranks, eight micro-batches, a backward pass twice as long as a forward "
     "pass. 1F1B waits 27% of the time. "
     "And ZB-H1?",
-    ["0%: it is called zero-bubble", "about 11%", "about 20%", "27% too, but with less memory"],
+    [
+        "0%: it is called zero-bubble",
+        "about 11%",
+        "about 20%",
+        "27% too, but with less memory",
+    ],
 )
 
 # %%
 results = {}
 for name, make in pipeline.SCHEDULES.items():
     schedule = make(4, 8)
-    results[name] = pipeline.simulate(schedule, seconds), pipeline.measure(schedule, seconds)
+    results[name] = (
+        pipeline.simulate(schedule, seconds),
+        pipeline.measure(schedule, seconds),
+    )
     simulated, clock = results[name]
     memory = max(float(simulated.peak(rank)) for rank in range(4))
-    print(f"{name:20} waits {simulated.bubble:6.1%} by the rules, {clock.bubble:6.1%} measured; holds up to {memory:g}")
+    print(
+        f"{name:20} waits {simulated.bubble:6.1%} by the rules, {clock.bubble:6.1%} "
+        f"measured; holds up to {memory:g}"
+    )
 
 # %%
 for name in ("interleaved 1F1B", "zero-bubble (ZB-H1)"):
@@ -542,7 +646,10 @@ def receive(between, source):
 
 
 def second_rank(stage, targets, between):
-    """Rank 1: always one micro-batch ahead in fetching. Returns the mean loss over all micro-batches."""
+    """Rank 1: always one micro-batch ahead in fetching.
+
+    Returns the mean loss over all micro-batches.
+    """
     losses = []
     following = receive(between, 0)
     for k, target in enumerate(targets):
@@ -557,7 +664,9 @@ def second_rank(stage, targets, between):
 
 # %%
 def colleagues_step(stage, inputs, targets, between):
-    """One step of a model in two halves; `inputs` and `targets` are lists of micro-batches."""
+    """One step of a model in two halves; `inputs` and `targets` are lists of
+    micro-batches.
+    """
     if dist.get_rank() == 1:
         return second_rank(stage, targets, between)
     for x in inputs:
@@ -589,7 +698,10 @@ predict(
 
 # %%
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
-print("1 micro-batch: loss", run_ranks(start, colleagues_step, 1, world_size=2, env=ON_CPU)[1][0].item())
+print(
+    "1 micro-batch: loss",
+    run_ranks(start, colleagues_step, 1, world_size=2, env=ON_CPU)[1][0].item(),
+)
 try:
     run_ranks(start, colleagues_step, 4, world_size=2, timeout=4, env=ON_CPU)
 except RankTimeout as error:
@@ -622,7 +734,11 @@ orders = (
     (A("F", 1, 0), A("F", 1, 1), A("B", 1, 0), A("B", 1, 1)),
 )
 try:
-    pipeline.simulate(pipeline.Schedule("the colleague's", micro_batches=2, stages_per_rank=1, orders=orders))
+    pipeline.simulate(
+        pipeline.Schedule(
+            "the colleague's", micro_batches=2, stages_per_rank=1, orders=orders
+        )
+    )
 except pipeline.Deadlock as error:
     print(error)
 
@@ -637,9 +753,11 @@ except pipeline.Deadlock as error:
 
 # %% exercise: repaired_step
 def repaired_step(stage, inputs, targets, between):
-    """One step of a model in two halves; `inputs` and `targets` are lists of micro-batches, one or more.
+    """One step of a model in two halves; `inputs` and `targets` are lists of
+    micro-batches, one or more.
 
-    Afterwards both halves have the gradients of the mean loss. Rank 0 returns None, rank 1 the loss.
+    Afterwards both halves have the gradients of the mean loss. Rank 0 returns None,
+    rank 1 the loss.
     """
     if dist.get_rank() == 1:
         return second_rank(stage, targets, between)
@@ -659,9 +777,13 @@ def repaired_step(stage, inputs, targets, between):
 checked = check.repaired_step(repaired_step, points=3)
 ### BEGIN HIDDEN TESTS
 for _count in (1, 3, 8):
-    (_none, _grad_0), (_loss, _grad_1) = run_ranks(start, repaired_step, _count, world_size=2, timeout=30, env=ON_CPU)
+    (_none, _grad_0), (_loss, _grad_1) = run_ranks(
+        start, repaired_step, _count, world_size=2, timeout=30, env=ON_CPU
+    )
     assert torch.allclose(torch.cat([_grad_0, _grad_1]), right, rtol=1e-9, atol=1e-12)
-    assert abs(_loss.item() - F.cross_entropy(whole_model()(images), labels).item()) < 1e-9
+    assert (
+        abs(_loss.item() - F.cross_entropy(whole_model()(images), labels).item()) < 1e-9
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -691,11 +813,17 @@ checked
 
 # %%
 def train(make, micro_batches, steps=6):
-    """Train with the schedule `make(ranks, micro_batches)`; the losses on the last rank, None on the others."""
+    """Train with the schedule `make(ranks, micro_batches)`; the losses on the last
+    rank, None on the others.
+    """
     schedule = make(dist.get_world_size(), micro_batches)
     parts = pipeline.cut(whole_model(blocks=8), schedule.stages)
-    mine = torch.nn.ModuleList(parts[s].to(device()) for s in schedule.stages_of(dist.get_rank()))
-    between = torch.empty(len(images) // micro_batches, 8, 32, dtype=torch.float64, device=device())
+    mine = torch.nn.ModuleList(
+        parts[s].to(device()) for s in schedule.stages_of(dist.get_rank())
+    )
+    between = torch.empty(
+        len(images) // micro_batches, 8, 32, dtype=torch.float64, device=device()
+    )
     runner = pipeline.Pipeline(schedule, mine, F.cross_entropy, between)
     optimizer = torch.optim.SGD(mine.parameters(), lr=0.3)
     losses = []
@@ -741,7 +869,8 @@ def with_torch(schedule_class, micro_batches):
     stage = pp.PipelineStage(part, rank, ranks, device())
     runner = schedule_class(stage, micro_batches, loss_fn=F.cross_entropy)
     runner.step(
-        *([images.to(device())] if rank == 0 else []), target=labels.to(device()) if rank == ranks - 1 else None
+        *([images.to(device())] if rank == 0 else []),
+        target=labels.to(device()) if rank == ranks - 1 else None,
     )
     return gradient_of(part).cpu()
 
@@ -750,7 +879,10 @@ for schedule_class in (pp.ScheduleGPipe, pp.Schedule1F1B):
     for ranks in (2, 4):
         theirs = torch.cat(run_ranks(with_torch, schedule_class, 4, world_size=ranks))
         off = (theirs - right).abs().max().item()
-        print(f"{schedule_class.__name__}, {ranks} ranks: largest difference to the unsplit model {off:.0e}")
+        print(
+            f"{schedule_class.__name__}, {ranks} ranks: largest difference to the "
+            f"unsplit model {off:.0e}"
+        )
         assert off < 1e-12
 
 # %% [markdown]
@@ -765,7 +897,9 @@ def train_pipeline(micro_batches=4, steps=6):
     torch.manual_seed(0)
     images, labels = (part[:48].to(device()) for part in digits()[:])
     schedule = pipeline.one_f_one_b(dist.get_world_size(), micro_batches)
-    stage = pipeline.cut(row_transformer(blocks=8), schedule.stages)[dist.get_rank()].to(device())
+    stage = pipeline.cut(row_transformer(blocks=8), schedule.stages)[
+        dist.get_rank()
+    ].to(device())
     between = torch.empty(48 // micro_batches, 8, 32, device=device())
     runner = pipeline.Pipeline(schedule, [stage], F.cross_entropy, between)
     optimizer = torch.optim.SGD(stage.parameters(), lr=0.3)
@@ -795,8 +929,14 @@ export_script(train_pipeline, "train_pipeline.py", overwrite=True)
 # %%
 weights = sum(parameter.numel() for parameter in whole_model(blocks=8).parameters())
 message = len(images) // 4 * 8 * 32
-print(f"a border of the pipeline: {2 * 4 * message:,} numbers per step, forward and back, with 4 micro-batches")
-print(f"a rank of 4 in a data-parallel ring sends {2 * 3 * weights // 4:,} numbers per step")
+print(
+    f"a border of the pipeline: {2 * 4 * message:,} numbers per step, forward and "
+    f"back, with 4 micro-batches"
+)
+print(
+    f"a rank of 4 in a data-parallel ring sends {2 * 3 * weights // 4:,} numbers per "
+    f"step"
+)
 
 # %% [markdown]
 # ## 8 · What the log said

@@ -36,12 +36,21 @@ from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism import tensor_parallel as tp
 from torchcourse.lessons.model_parallelism.planner import grand_teton
 from torchcourse.lessons.model_parallelism.tensor_parallel import with_dtensor
-from torchcourse.lessons.model_parallelism.tensor_parallel.cost import COLUMN_ROW, ORDERS, block_bytes
-from torchcourse.lessons.model_parallelism.tensor_parallel.layers_picture import split_picture
+from torchcourse.lessons.model_parallelism.tensor_parallel.cost import (
+    COLUMN_ROW,
+    ORDERS,
+    block_bytes,
+)
+from torchcourse.lessons.model_parallelism.tensor_parallel.layers_picture import (
+    split_picture,
+)
 from torchcourse.models import TransformerBlock, row_transformer
 from torchcourse.ranks import default_world_size, device, export_script, run_ranks
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · Two ways to cut a matrix
@@ -53,11 +62,18 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 torch.manual_seed(0)
 linear = nn.Linear(4, 6).double()
 x = torch.randn(3, 4, dtype=torch.float64)
-A, b = linear.weight.T.detach(), linear.bias.detach()  # PyTorch keeps the transpose of A
+# PyTorch keeps the transpose of A
+A, b = linear.weight.T.detach(), linear.bias.detach()
 y = x @ A + b
 
 by_columns = torch.cat([x @ part for part in A.chunk(2, dim=1)], dim=1) + b
-by_rows = sum(inputs @ part for inputs, part in zip(x.chunk(2, dim=1), A.chunk(2, dim=0), strict=True)) + b
+by_rows = (
+    sum(
+        inputs @ part
+        for inputs, part in zip(x.chunk(2, dim=1), A.chunk(2, dim=0), strict=True)
+    )
+    + b
+)
 for name, result in (("by columns", by_columns), ("by rows", by_rows)):
     print(f"{name:10}: largest difference to y {(result - y).abs().max():.0e}")
 print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.shape))
@@ -87,11 +103,13 @@ predict(
 
 # %%
 x.requires_grad_()
-weights = torch.arange(18.0, dtype=torch.float64).view(3, 6)  # stands for whatever follows
+# stands for whatever follows
+weights = torch.arange(18.0, dtype=torch.float64).view(3, 6)
 outputs = linear(x)
 whole = torch.autograd.grad((outputs * weights).sum(), x, retain_graph=True)[0]
 rank_0, rank_1 = (
-    torch.autograd.grad((outputs * weights)[:, part].sum(), x, retain_graph=True)[0] for part in (slice(3), slice(3, 6))
+    torch.autograd.grad((outputs * weights)[:, part].sum(), x, retain_graph=True)[0]
+    for part in (slice(3), slice(3, 6))
 )
 print(f"rank 0 alone: off by {(rank_0 - whole).abs().max():.1f}")
 print(f"rank 1 alone: off by {(rank_1 - whole).abs().max():.1f}")
@@ -123,7 +141,10 @@ outcome(
 
 # %% exercise: column_linear
 class Enter(torch.autograd.Function):
-    """Forward: x as it is. Backward: the gradient that x has through the outputs of all ranks."""
+    """Forward: x as it is.
+
+    Backward: the gradient that x has through the outputs of all ranks.
+    """
 
     @staticmethod
     def forward(ctx, x):
@@ -139,14 +160,18 @@ class Enter(torch.autograd.Function):
 
 
 def column_linear(x, linear):
-    """This rank's outputs [..., outputs/N] of the dense layer `linear`, for x [..., inputs], the same on each rank.
+    """This rank's outputs [..., outputs/N] of the dense layer `linear`, for x [...,
+    inputs], the same on each rank.
 
-    Rank r of N computes the r-th block of neighboring outputs, and uses only what it needs of `linear.weight` and
-    `linear.bias`. Afterwards `backward()` gives x its whole gradient, on each rank.
+    Rank r of N computes the r-th block of neighboring outputs, and uses only what it
+    needs of `linear.weight` and `linear.bias`. Afterwards `backward()` gives x its
+    whole gradient, on each rank.
     """
     ### BEGIN SOLUTION
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    return F.linear(Enter.apply(x), linear.weight.chunk(ranks)[rank], linear.bias.chunk(ranks)[rank])
+    return F.linear(
+        Enter.apply(x), linear.weight.chunk(ranks)[rank], linear.bias.chunk(ranks)[rank]
+    )
     ### END SOLUTION
 
 
@@ -159,17 +184,26 @@ def _column_against_dense(seed):
     torch.manual_seed(seed)
     _rank, _ranks = dist.get_rank(), dist.get_world_size()
     _linear = nn.Linear(5, 8).double()
-    _x, _w = torch.randn(2, 7, 5, dtype=torch.float64), torch.randn(2, 7, 8, dtype=torch.float64)
+    _x, _w = (
+        torch.randn(2, 7, 5, dtype=torch.float64),
+        torch.randn(2, 7, 8, dtype=torch.float64),
+    )
     _ours, _right = _x.clone().requires_grad_(), _x.clone().requires_grad_()
     _y = column_linear(_ours, _linear)
     (_y * _w.chunk(_ranks, -1)[_rank]).sum().backward()
     _dense = _linear(_right)
     (_dense * _w).sum().backward()
-    return max((_y - _dense.chunk(_ranks, -1)[_rank]).abs().max().item(), (_ours.grad - _right.grad).abs().max().item())
+    return max(
+        (_y - _dense.chunk(_ranks, -1)[_rank]).abs().max().item(),
+        (_ours.grad - _right.grad).abs().max().item(),
+    )
 
 
 for _seed, _ranks in ((11, 2), (12, 4)):
-    assert max(run_ranks(_column_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+    assert (
+        max(run_ranks(_column_against_dense, _seed, world_size=_ranks, timeout=60))
+        < 1e-12
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -210,7 +244,10 @@ checked
 
 # %% exercise: row_linear
 class Leave(torch.autograd.Function):
-    """Forward: the sum of the ranks' parts. Backward: the gradient of the sum, for this rank's part."""
+    """Forward: the sum of the ranks' parts.
+
+    Backward: the gradient of the sum, for this rank's part.
+    """
 
     @staticmethod
     def forward(ctx, part):
@@ -230,8 +267,9 @@ class Leave(torch.autograd.Function):
 def row_linear(part, linear):
     """All outputs [..., outputs] of the dense layer `linear`, the same on each rank.
 
-    Rank r of N has the r-th block of neighboring inputs, `part` [..., inputs/N]. Afterwards `backward()`, from the same
-    loss on each rank, gives `part` its gradient, and `linear.bias` its gradient on each rank.
+    Rank r of N has the r-th block of neighboring inputs, `part` [..., inputs/N].
+    Afterwards `backward()`, from the same loss on each rank, gives `part` its gradient,
+    and `linear.bias` its gradient on each rank.
     """
     ### BEGIN SOLUTION
     weight = linear.weight.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
@@ -248,8 +286,14 @@ def _row_against_dense(seed):
     torch.manual_seed(seed)
     _rank, _ranks = dist.get_rank(), dist.get_world_size()
     _linear = nn.Linear(8, 3).double()
-    _x, _w = torch.randn(2, 7, 8, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
-    _ours, _right = _x.chunk(_ranks, -1)[_rank].clone().requires_grad_(), _x.clone().requires_grad_()
+    _x, _w = (
+        torch.randn(2, 7, 8, dtype=torch.float64),
+        torch.randn(2, 7, 3, dtype=torch.float64),
+    )
+    _ours, _right = (
+        _x.chunk(_ranks, -1)[_rank].clone().requires_grad_(),
+        _x.clone().requires_grad_(),
+    )
     _y = row_linear(_ours, _linear)
     (_y * _w).sum().backward()
     _bias = _linear.bias.grad.clone()
@@ -258,12 +302,19 @@ def _row_against_dense(seed):
     (_dense * _w).sum().backward()
     _gradient = _right.grad.chunk(_ranks, -1)[_rank]
     return max(
-        (_a - _b).abs().max().item() for _a, _b in ((_y, _dense), (_ours.grad, _gradient), (_bias, _linear.bias.grad))
+        (_a - _b).abs().max().item()
+        for _a, _b in (
+            (_y, _dense),
+            (_ours.grad, _gradient),
+            (_bias, _linear.bias.grad),
+        )
     )
 
 
 for _seed, _ranks in ((21, 2), (22, 4)):
-    assert max(run_ranks(_row_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+    assert (
+        max(run_ranks(_row_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -302,16 +353,24 @@ predict(
 
 # %%
 def dense_part(order):
-    """Both layers split in this order: what is sent forward and backward, and how far y is from the dense layers'."""
+    """Both layers split in this order: what is sent forward and backward, and how
+    far y is from the dense layers'.
+    """
     torch.manual_seed(0)
-    first, second = (nn.Linear(*sizes).double().to(device()) for sizes in ((32, 128), (128, 32)))
+    first, second = (
+        nn.Linear(*sizes).double().to(device()) for sizes in ((32, 128), (128, 32))
+    )
     x = torch.randn(8, 8, 32, dtype=torch.float64).to(device()).requires_grad_()
     if order == COLUMN_ROW:
         column, row = tp.ColumnParallelLinear(first), tp.RowParallelLinear(second)
     else:
         row, column = tp.RowParallelLinear(first), tp.ColumnParallelLinear(second)
     with tp.Traffic() as forward:
-        y = row(F.gelu(column(x))) if order == COLUMN_ROW else tp.join(column(F.gelu(row(tp.cut(x)))))
+        y = (
+            row(F.gelu(column(x)))
+            if order == COLUMN_ROW
+            else tp.join(column(F.gelu(row(tp.cut(x)))))
+        )
     with tp.Traffic() as backward:
         y.square().sum().backward()
     return forward, backward, (y - second(F.gelu(first(x)))).abs().max().item()
@@ -319,7 +378,9 @@ def dense_part(order):
 
 for order in ORDERS:
     forward, backward, off = run_ranks(dense_part, order, world_size=2)[0]
-    print(f"{order} (off by {off:.0e})\n    forward:  {forward}\n    backward: {backward}")
+    print(
+        f"{order} (off by {off:.0e})\n    forward:  {forward}\n    backward: {backward}"
+    )
 
 # %% [markdown]
 # Row, then column is exact too, and sends several times as much. Its first layer ends in a sum, which is four times as wide
@@ -328,7 +389,10 @@ for order in ORDERS:
 
 # %%
 parts = torch.tensor([1.0, -2.0])  # of two ranks
-print(f"GELU of the sum {F.gelu(parts.sum()):.3f}, sum of the GELUs {F.gelu(parts).sum():.3f}")
+print(
+    f"GELU of the sum {F.gelu(parts.sum()):.3f}, sum of the GELUs "
+    f"{F.gelu(parts).sum():.3f}"
+)
 
 # %%
 outcome(
@@ -386,15 +450,23 @@ predict(
 
 # %%
 def attention_by_chunks():
-    """A block whose fused layer is cut into neighboring blocks: how far is its output from the dense block's?"""
+    """A block whose fused layer is cut into neighboring blocks: how far is its
+    output from the dense block's?
+    """
     torch.manual_seed(0)
     block = TransformerBlock(32, heads=4).double().to(device())
     x = torch.randn(2, 8, 32, dtype=torch.float64).to(device())
     dense = block(x)
-    block.qkv = tp.ColumnParallelLinear(block.qkv)  # rank r has the r-th block of outputs
+    # rank r has the r-th block of outputs
+    block.qkv = tp.ColumnParallelLinear(block.qkv)
     block.out = tp.RowParallelLinear(block.out)
     block.heads //= dist.get_world_size()
-    held = sorted({["queries", "keys", "values"][index // 32] for index in block.qkv.held["weight"][1].tolist()})
+    held = sorted(
+        {
+            ["queries", "keys", "values"][index // 32]
+            for index in block.qkv.held["weight"][1].tolist()
+        }
+    )
     return held, (block(x) - dense).abs().max().item()
 
 
@@ -418,14 +490,20 @@ outcome(
 
 # %% exercise: head_outputs
 def head_outputs(heads: int, width: int, rank: int, ranks: int):
-    """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a list or tensor of their numbers.
+    """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a
+    list or tensor of their numbers.
 
-    Rank r of N has the r-th block of neighboring heads. Its outputs are in the same order as in the whole layer: its
-    queries, its keys, its values. A head has width/heads numbers.
+    Rank r of N has the r-th block of neighboring heads. Its outputs are in the same
+    order as in the whole layer: its queries, its keys, its values. A head has
+    width/heads numbers.
     """
     ### BEGIN SOLUTION
     share = width // ranks
-    return [third * width + rank * share + number for third in range(3) for number in range(share)]
+    return [
+        third * width + rank * share + number
+        for third in range(3)
+        for number in range(share)
+    ]
     ### END SOLUTION
 
 
@@ -437,7 +515,10 @@ for _heads, _width, _ranks in ((8, 48, 4), (6, 18, 2), (3, 9, 3)):
     for _rank in range(_ranks):
         _got = torch.as_tensor(head_outputs(_heads, _width, _rank, _ranks))
         _mask = (_number % _width) * _ranks // _width == _rank
-        assert torch.equal(_got.nonzero().flatten() if _got.dtype == torch.bool else _got, _number[_mask])
+        assert torch.equal(
+            _got.nonzero().flatten() if _got.dtype == torch.bool else _got,
+            _number[_mask],
+        )
 ### END HIDDEN TESTS
 checked
 
@@ -472,14 +553,18 @@ def whole_model(blocks=2):
 
 
 def one_step():
-    """Forward and backward on a split model: its traffic, its loss and, put together, its gradients."""
+    """Forward and backward on a split model: its traffic, its loss and, put
+    together, its gradients.
+    """
     model = tp.split(whole_model())
     with tp.Traffic() as forward:
         loss = F.cross_entropy(model(images.to(device())), labels.to(device()))
     with tp.Traffic() as backward:
         loss.backward()
     held = sum(parameter.numel() for parameter in model.parameters())
-    gradients = {name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()}
+    gradients = {
+        name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()
+    }
     return forward, backward, held, loss.item(), gradients
 
 
@@ -491,13 +576,25 @@ loss.backward()
 
 def furthest(gradients):
     """The largest difference to the dense model's gradients, over all parameters."""
-    return max((gradients[name] - parameter.grad).abs().max().item() for name, parameter in dense.named_parameters())
+    return max(
+        (gradients[name] - parameter.grad).abs().max().item()
+        for name, parameter in dense.named_parameters()
+    )
 
 
 for ranks in (1, 2, 4):
-    forward, backward, held, split_loss, gradients = run_ranks(one_step, world_size=ranks)[0]
-    print(f"{ranks} rank(s): each holds {held:,} parameters; loss off by {abs(split_loss - loss.item()):.0e}, ", end="")
-    print(f"gradients by {furthest(gradients):.0e}\n    forward:  {forward}\n    backward: {backward}")
+    forward, backward, held, split_loss, gradients = run_ranks(
+        one_step, world_size=ranks
+    )[0]
+    print(
+        f"{ranks} rank(s): each holds {held:,} parameters; loss off by "
+        f"{abs(split_loss - loss.item()):.0e}, ",
+        end="",
+    )
+    print(
+        f"gradients by {furthest(gradients):.0e}\n    forward:  {forward}\n    "
+        f"backward: {backward}"
+    )
     assert furthest(gradients) < 1e-12
 
 # %% [markdown]
@@ -520,7 +617,9 @@ predict(
 
 # %%
 def train_alone(steps=20):
-    """Train a split model with no exchange of gradients; how far what each rank holds whole is apart at the end."""
+    """Train a split model with no exchange of gradients; how far what each rank
+    holds whole is apart at the end.
+    """
     model = tp.split(whole_model())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(steps):
@@ -563,17 +662,29 @@ for layer, style in with_dtensor.PLAN.items():
 
 # %%
 def with_plan(sequence):
-    """One block, split by DTensor: how weights lie, what is sent, how far the output is from the dense block's."""
+    """One block, split by DTensor: how weights lie, what is sent, how far the output
+    is from the dense block's.
+    """
     mesh = init_device_mesh(device().type, (dist.get_world_size(),))
     torch.manual_seed(0)
-    dense, x = TransformerBlock(32, 4).double(), torch.randn(4, 8, 32, dtype=torch.float64)
+    dense, x = (
+        TransformerBlock(32, 4).double(),
+        torch.randn(4, 8, 32, dtype=torch.float64),
+    )
     right = dense(x)
-    mine = (lambda whole: whole.chunk(mesh.size(), 1)[mesh.get_local_rank()]) if sequence else (lambda whole: whole)
+    mine = (
+        (lambda whole: whole.chunk(mesh.size(), 1)[mesh.get_local_rank()])
+        if sequence
+        else (lambda whole: whole)
+    )
     block = with_dtensor.split_block(dense.to(device()), mesh, sequence=sequence)
     with tp.Traffic() as traffic:
         y = block(mine(x).to(device()).requires_grad_())
         y.sum().backward()
-    layouts = {name: block.get_parameter(f"{name}.weight").placements for name in with_dtensor.PLAN}
+    layouts = {
+        name: block.get_parameter(f"{name}.weight").placements
+        for name in with_dtensor.PLAN
+    }
     return layouts, traffic, (y.cpu() - mine(right)).abs().max().item()
 
 
@@ -613,13 +724,19 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 
 # %%
 cluster, width, tokens = grand_teton(8), 8192, 8192
-flop = 3 * 2 * 12 * width**2 * tokens  # forward once, backward twice; 12·width² weights, attention scores left out
+# forward once, backward twice; 12·width² weights, attention scores left out
+flop = 3 * 2 * 12 * width**2 * tokens
 for ranks in (2, 4, 8):
     computing = flop / ranks / (cluster.gpu.flops * cluster.efficiency.matmul)
     sent = block_bytes(tokens, width, ranks, number=2)
     inside, across = sent / cluster.link, sent / cluster.network
-    print(f"{ranks} ranks: compute {1e3 * computing:4.1f} ms, send {sent / 1e9:.2f} GB: ", end="")
-    print(f"{1e3 * inside:.1f} ms over NVLink, {1e3 * across:4.1f} ms over network cards")
+    print(
+        f"{ranks} ranks: compute {1e3 * computing:4.1f} ms, send {sent / 1e9:.2f} GB: ",
+        end="",
+    )
+    print(
+        f"{1e3 * inside:.1f} ms over NVLink, {1e3 * across:4.1f} ms over network cards"
+    )
 
 # %% [markdown]
 # More ranks compute for less time, but none sends less. In eight machines, with a network card for each GPU, eight ranks would
@@ -655,13 +772,16 @@ predict(
 
 # %% exercise: mesh_groups
 def mesh_groups(ranks: int, tensor: int):
-    """The groups of a mesh of (ranks/tensor) × tensor: (tensor groups, data groups), each a list of lists of ranks.
+    """The groups of a mesh of (ranks/tensor) × tensor: (tensor groups, data groups),
+    each a list of lists of ranks.
 
-    A tensor group has `tensor` ranks, all neighbors: 0 … tensor−1 are the first. A data group has those ranks that hold the
-    same part of each layer.
+    A tensor group has `tensor` ranks, all neighbors: 0 … tensor−1 are the first. A data
+    group has those ranks that hold the same part of each layer.
     """
     ### BEGIN SOLUTION
-    tensor_groups = [list(range(first, first + tensor)) for first in range(0, ranks, tensor)]
+    tensor_groups = [
+        list(range(first, first + tensor)) for first in range(0, ranks, tensor)
+    ]
     data_groups = [list(range(place, ranks, tensor)) for place in range(tensor)]
     return tensor_groups, data_groups
     ### END SOLUTION
@@ -675,8 +795,14 @@ from torchcourse.checks.values import judged
 for _ranks, _tensor in ((12, 4), (12, 3), (16, 8), (2, 2)):
     _groups, _copies = mesh_groups(_ranks, _tensor)
     _order = torch.arange(_ranks).view(-1, _tensor)
-    assert sorted(sorted(int(_r) for _r in _group) for _group in _groups) == _order.tolist()
-    assert sorted(sorted(int(_r) for _r in _group) for _group in _copies) == _order.T.tolist()
+    assert (
+        sorted(sorted(int(_r) for _r in _group) for _group in _groups)
+        == _order.tolist()
+    )
+    assert (
+        sorted(sorted(int(_r) for _r in _group) for _group in _copies)
+        == _order.T.tolist()
+    )
 
 
 @judged(mesh_groups)
@@ -685,7 +811,9 @@ def _of_drawn_meshes(mesh_groups, draw):
     groups, copies = mesh_groups(tensor * data, tensor)
     rows = [list(range(tensor * row, tensor * (row + 1))) for row in range(data)]
     assert sorted(sorted(int(rank) for rank in group) for group in groups) == rows
-    assert sorted(sorted(int(rank) for rank in group) for group in copies) == list(map(list, zip(*rows, strict=True)))
+    assert sorted(sorted(int(rank) for rank in group) for group in copies) == list(
+        map(list, zip(*rows, strict=True))
+    )
 
 
 ### END HIDDEN TESTS
@@ -703,19 +831,32 @@ checked
 
 # %%
 def on_a_mesh(average_over="data"):
-    """One step on a mesh of 2 × 2; this rank's groups, and the gradients, put together."""
+    """One step on a mesh of 2 × 2; this rank's groups, and the gradients, put
+    together.
+    """
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
     groups = {name: mesh[name].get_group() for name in ("data", "tensor")}
     model = tp.split(whole_model(), groups["tensor"])
-    x, target = (part.chunk(2)[mesh["data"].get_local_rank()].to(device()) for part in (images, labels))
+    x, target = (
+        part.chunk(2)[mesh["data"].get_local_rank()].to(device())
+        for part in (images, labels)
+    )
     F.cross_entropy(model(x), target).backward()
     average_gradients(model, groups[average_over])
-    gradients = {name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()}
-    return {name: dist.get_process_group_ranks(group) for name, group in groups.items()}, gradients
+    gradients = {
+        name: gradient.cpu() for name, gradient in tp.whole(model, "gradients").items()
+    }
+    return {
+        name: dist.get_process_group_ranks(group) for name, group in groups.items()
+    }, gradients
 
 
 for rank, (groups, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
-    print(f"rank {rank}: shares layers in {groups['tensor']}, averages in {groups['data']}; ", end="")
+    print(
+        f"rank {rank}: shares layers in {groups['tensor']}, averages in "
+        f"{groups['data']}; ",
+        end="",
+    )
     print(f"gradients off by {furthest(gradients):.0e}")
     assert furthest(gradients) < 1e-12
 
@@ -725,7 +866,10 @@ for rank, (groups, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
 # %%
 _, gradients = run_ranks(on_a_mesh, "tensor", world_size=4)[0]
 size = max(parameter.grad.abs().max().item() for parameter in dense.parameters())
-print(f"no error; gradients off by {furthest(gradients):.2f}, and the largest gradient is {size:.2f}")
+print(
+    f"no error; gradients off by {furthest(gradients):.2f}, and the largest gradient "
+    f"is {size:.2f}"
+)
 
 # %%
 outcome(
@@ -752,7 +896,9 @@ images_32, labels_32 = digits()[:1280]
 
 
 def train_with_dropout(seeds, steps=40):
-    """Train with `seeds(step, rank)` → (inner, outer); the losses, and every ten steps how far the ranks are apart."""
+    """Train with `seeds(step, rank)` → (inner, outer); the losses, and every ten
+    steps how far the ranks are apart.
+    """
     torch.manual_seed(0)
     model = tp.split(row_transformer(blocks=2).to(device()))
     dropouts = tp.Dropouts(model, p=0.2)
@@ -762,7 +908,9 @@ def train_with_dropout(seeds, steps=40):
         batch = slice(64 * (step % 20), 64 * (step % 20) + 64)
         dropouts.seed(*seeds(step, dist.get_rank()))
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images_32[batch].to(device())), labels_32[batch].to(device()))
+        loss = F.cross_entropy(
+            model(images_32[batch].to(device())), labels_32[batch].to(device())
+        )
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -789,17 +937,25 @@ predict(
 )
 
 # %%
-(losses, apart), (losses_1, _) = run_ranks(train_with_dropout, colleagues_seeds, world_size=2)
+(losses, apart), (losses_1, _) = run_ranks(
+    train_with_dropout, colleagues_seeds, world_size=2
+)
 figure, (left, right) = figures.new(height=2.8, ncols=2)
 left.plot(losses, label="rank 0")
 left.plot(losses_1, "--", label="rank 1")
-left.set(xlabel="step", ylabel="loss", title=f"The loss falls to {sum(losses[-10:]) / 10:.2f} …")
+left.set(
+    xlabel="step",
+    ylabel="loss",
+    title=f"The loss falls to {sum(losses[-10:]) / 10:.2f} …",
+)
 left.legend(frameon=False)
 right.plot(range(0, 41, 10), apart, "o-", color=figures.COLORS["vermillion"])
 right.set(xlabel="step", ylabel="largest difference of a weight", ylim=(0, None))
 right.set_title(f"… and the copies are {max(apart):.2g} apart")
 figures.show(
-    figure, f"Loss from {losses[0]:.2f} to {losses[-1]:.2f} on both ranks; copies of weights {max(apart):.2g} apart."
+    figure,
+    f"Loss from {losses[0]:.2f} to {losses[-1]:.2f} on both ranks; copies of weights "
+    f"{max(apart):.2g} apart.",
 )
 
 # %% [markdown]
@@ -841,12 +997,19 @@ print(f"the copies are {max(apart):.0e} apart")
 # %%
 def inner_mask(seed):
     """Which of this rank's 8 hidden units fall out."""
-    return (torch.rand(8, generator=torch.Generator().manual_seed(seed)) < 0.4).int().tolist()
+    return (
+        (torch.rand(8, generator=torch.Generator().manual_seed(seed)) < 0.4)
+        .int()
+        .tolist()
+    )
 
 
 for step in range(2):
     masks = run_ranks(inner_mask, step, world_size=2)
-    print(f"step {step}: units 0 to 7 on rank 0 {masks[0]}, units 8 to 15 on rank 1 {masks[1]}")
+    print(
+        f"step {step}: units 0 to 7 on rank 0 {masks[0]}, units 8 to 15 on rank 1 "
+        f"{masks[1]}"
+    )
 
 # %% [markdown]
 # Unit 0 and unit 8 always fall out together, and so on: 8 coins are tossed for 16 units. No dense model's dropout does that.
@@ -861,9 +1024,11 @@ for step in range(2):
 
 # %% exercise: dropout_seeds
 def dropout_seeds(step: int, rank: int, ranks: int, tensor: int) -> tuple[int, int]:
-    """The seeds of the inner and of the outer dropout on this rank in this step: two whole numbers.
+    """The seeds of the inner and of the outer dropout on this rank in this step: two
+    whole numbers.
 
-    There are `ranks` ranks; each `tensor` neighbors are a tensor group. Two masks get the same seed only if they must be equal.
+    There are `ranks` ranks; each `tensor` neighbors are a tensor group. Two masks get
+    the same seed only if they must be equal.
     """
     ### BEGIN SOLUTION
     start = 2 * ranks * step
@@ -879,8 +1044,16 @@ for _ranks, _tensor in ((6, 3), (16, 4), (1, 1)):
     for _step in range(9):
         for _rank in range(_ranks):
             _inner, _outer = dropout_seeds(_step, _rank, _ranks, _tensor)
-            assert _used.setdefault(_inner, (_step, _rank, "inner")) == (_step, _rank, "inner")
-            assert _used.setdefault(_outer, (_step, _rank // _tensor, "outer")) == (_step, _rank // _tensor, "outer")
+            assert _used.setdefault(_inner, (_step, _rank, "inner")) == (
+                _step,
+                _rank,
+                "inner",
+            )
+            assert _used.setdefault(_outer, (_step, _rank // _tensor, "outer")) == (
+                _step,
+                _rank // _tensor,
+                "outer",
+            )
     assert len(_used) == 9 * (_ranks + _ranks // _tensor)
 ### END HIDDEN TESTS
 checked
@@ -911,13 +1084,24 @@ checked
 
 # %%
 def train_on_a_mesh(tensor=2, steps=6):
-    """Tensor groups of this size, data parallelism over the rest; the loss of the whole batch in each step."""
-    mesh = init_device_mesh(device().type, (dist.get_world_size() // tensor, tensor), mesh_dim_names=("data", "tensor"))
+    """Tensor groups of this size, data parallelism over the rest; the loss of the
+    whole batch in each step.
+    """
+    mesh = init_device_mesh(
+        device().type,
+        (dist.get_world_size() // tensor, tensor),
+        mesh_dim_names=("data", "tensor"),
+    )
     groups, place = mesh["data"].get_group(), mesh["data"].get_local_rank()
     torch.manual_seed(0)
-    model = tp.split(row_transformer(blocks=2).double().to(device()), mesh["tensor"].get_group())
+    model = tp.split(
+        row_transformer(blocks=2).double().to(device()), mesh["tensor"].get_group()
+    )
     images, labels = digits()[:16]
-    x, target = (part.chunk(mesh["data"].size())[place].to(device()) for part in (images.double(), labels))
+    x, target = (
+        part.chunk(mesh["data"].size())[place].to(device())
+        for part in (images.double(), labels)
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for _ in range(steps):
@@ -947,7 +1131,10 @@ print("one process:     ", [round(value, 4) for value in alone])
 for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
     losses = run_ranks(train_on_a_mesh, tensor, world_size=ranks)[-1]
     off = max(abs(a - b) for a, b in zip(losses, alone, strict=True))
-    print(f"data {ranks // tensor} × tensor {tensor}: largest difference over 6 steps {off:.0e}")
+    print(
+        f"data {ranks // tensor} × tensor {tensor}: largest difference over 6 steps "
+        f"{off:.0e}"
+    )
     assert off < 1e-9
 
 # %% [markdown]
@@ -959,14 +1146,19 @@ for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
 
 # %%
 def with_torch(steps=6):
-    """DTensor's tensor parallelism × FSDP2 on a mesh of 2 × 2; the loss of the whole batch in each step."""
+    """DTensor's tensor parallelism × FSDP2 on a mesh of 2 × 2; the loss of the whole
+    batch in each step.
+    """
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
     model = whole_model()
     for block in model[1:-1]:
         with_dtensor.split_block(block, mesh["tensor"])
         fully_shard(block, mesh=mesh["data"])
     fully_shard(model, mesh=mesh["data"])
-    x, target = (part.chunk(2)[mesh["data"].get_local_rank()].to(device()) for part in (images, labels))
+    x, target = (
+        part.chunk(2)[mesh["data"].get_local_rank()].to(device())
+        for part in (images, labels)
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     losses = []
     for _ in range(steps):
@@ -978,7 +1170,8 @@ def with_torch(steps=6):
     return losses
 
 
-first, _, second, _ = run_ranks(with_torch, world_size=4)  # ranks 0 and 2 have different samples
+# ranks 0 and 2 have different samples
+first, _, second, _ = run_ranks(with_torch, world_size=4)
 off = max(abs((a + b) / 2 - c) for a, b, c in zip(first, second, alone, strict=True))
 print(f"FSDP2 × DTensor: largest difference over 6 steps {off:.0e}")
 assert off < 1e-9

@@ -37,11 +37,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torchcourse import figures
 from torchcourse.lessons.data_parallelism import cost
 from torchcourse.lessons.model_parallelism import checks as check
-from torchcourse.lessons.model_parallelism.planner.accuracy import by_source, judge, memory_error
-from torchcourse.lessons.model_parallelism.planner.clusters import A100, GPU, Cluster, Efficiency, dgx_a100, grand_teton
+from torchcourse.lessons.model_parallelism.planner.accuracy import (
+    by_source,
+    judge,
+    memory_error,
+)
+from torchcourse.lessons.model_parallelism.planner.clusters import (
+    A100,
+    GPU,
+    Cluster,
+    Efficiency,
+    dgx_a100,
+    grand_teton,
+)
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.lessons.model_parallelism.planner.models import GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B, Model
+from torchcourse.lessons.model_parallelism.planner.models import (
+    GPT3,
+    LLAMA3_8B,
+    LLAMA3_70B,
+    LLAMA3_405B,
+    Model,
+)
 from torchcourse.lessons.model_parallelism.planner.plans import plan
 from torchcourse.lessons.model_parallelism.planner.plans_picture import (
     describe_seconds,
@@ -54,7 +71,10 @@ from torchcourse.lessons.model_parallelism.planner.search import fastest, layout
 from torchcourse.models import TransformerBlock
 from torchcourse.ranks import default_world_size, device, run_ranks
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · What does a GPU hold?
@@ -72,7 +92,10 @@ predict(
 # %%
 for gpus in (1, 8, 64):
     split_data = plan(GPT3, dgx_a100(gpus), Layout(batch=gpus, data=gpus))
-    print(f"{gpus:2} GPUs: {split_data.bytes.states / 2**30:,.0f} GiB of states on each; fits: {split_data.fits}")
+    print(
+        f"{gpus:2} GPUs: {split_data.bytes.states / 2**30:,.0f} GiB of states on "
+        f"each; fits: {split_data.fits}"
+    )
 
 # %%
 outcome(
@@ -157,11 +180,19 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
 
 # %% exercise: gpu_bytes
 def gpu_bytes(
-    model: Model, tensor: int, pipeline: int, data: int, stage: int, micro_batches: int, again: bool
+    model: Model,
+    tensor: int,
+    pipeline: int,
+    data: int,
+    stage: int,
+    micro_batches: int,
+    again: bool,
 ) -> tuple[float, float, float, float]:
-    """Return the bytes of parameters, gradients, optimizer (mixed precision, Adam) and activations on a GPU.
+    """Return the bytes of parameters, gradients, optimizer (mixed precision, Adam) and
+    activations on a GPU.
 
-    `stage` is of ZeRO, 0 to 3; with `again`, each layer is computed again in the backward pass.
+    `stage` is of ZeRO, 0 to 3; with `again`, each layer is computed again in the
+    backward pass.
     """
     ### BEGIN SOLUTION
     layers = model.layers / pipeline
@@ -178,7 +209,11 @@ def gpu_bytes(
 checked = check.gpu_bytes(gpu_bytes, points=3)
 ### BEGIN HIDDEN TESTS
 _model = Model("hidden", layers=30, width=1536, heads=12, sequence=1024)
-for _t, _p, _d, _stage, _m, _again in ((2, 5, 3, 2, 7, True), (4, 10, 2, 1, 4, False), (1, 3, 6, 3, 9, True)):
+for _t, _p, _d, _stage, _m, _again in (
+    (2, 5, 3, 2, 7, True),
+    (4, 10, 2, 1, 4, False),
+    (1, 3, 6, 3, 9, True),
+):
     _own = 30 * _model.layer_parameters / (_t * _p)
     _unit = 1024 * 1536 / _t
     _right = [
@@ -187,7 +222,9 @@ for _t, _p, _d, _stage, _m, _again in ((2, 5, 3, 2, 7, True), (4, 10, 2, 1, 4, F
         12 * _own / _d,
         _unit * ((2 if _again else 34) * 30 / _p * min(_p, _m) + 32 * _again),
     ]
-    for _given, _expected in zip(gpu_bytes(_model, _t, _p, _d, _stage, _m, _again), _right, strict=True):
+    for _given, _expected in zip(
+        gpu_bytes(_model, _t, _p, _d, _stage, _m, _again), _right, strict=True
+    ):
         assert abs(_given / _expected - 1) < 1e-9
 ### END HIDDEN TESTS
 checked
@@ -219,7 +256,10 @@ checked
 per_token = GPT3.model_flop / GPT3.sequence
 weights = 6 * GPT3.parameters
 scores = 3 * GPT3.layers * 4 * GPT3.sequence * GPT3.width
-print(f"GPT-3, a token: {per_token / 1e12:.3f} TFLOP; weights {weights / 1e12:.3f} + scores {scores / 1e12:.3f}")
+print(
+    f"GPT-3, a token: {per_token / 1e12:.3f} TFLOP; weights {weights / 1e12:.3f} + "
+    f"scores {scores / 1e12:.3f}"
+)
 assert abs((weights + scores) / per_token - 1) < 0.01
 
 # %% [markdown]
@@ -233,16 +273,27 @@ assert abs((weights + scores) / per_token - 1) < 0.01
 
 # %%
 runs = {each.run.name: each for each in judge()}
-megatron, llama = runs["GPT 529.6B, 2520 GPUs"].run, runs["Llama 3 405B, 16384 GPUs"].run
+megatron, llama = (
+    runs["GPT 529.6B, 2520 GPUs"].run,
+    runs["Llama 3 405B, 16384 GPUs"].run,
+)
 for run in (megatron, llama):
     share = run.flops / run.cluster.gpu.flops
-    print(f"{run.name:27} {run.flops / 1e12:.0f} of {run.cluster.gpu.flops / 1e12:.0f} TFLOP/s: {share:.1%}")
+    print(
+        f"{run.name:27} {run.flops / 1e12:.0f} of {run.cluster.gpu.flops / 1e12:.0f} "
+        f"TFLOP/s: {share:.1%}"
+    )
 
 # %%
 predict(
     "02-3.utilisation",
-    "Megatron-LM computed every layer again, and counted that. Llama 3 computed nothing twice. Which one used its GPUs better, in MFU?",
-    ["Megatron-LM, clearly", "they are within 3 points of each other", "Llama 3, clearly"],
+    "Megatron-LM computed every layer again, and counted that. Llama 3 computed "
+    "nothing twice. Which one used its GPUs better, in MFU?",
+    [
+        "Megatron-LM, clearly",
+        "they are within 3 points of each other",
+        "Llama 3, clearly",
+    ],
 )
 
 # %% [markdown]
@@ -255,9 +306,17 @@ predict(
 
 # %% exercise: utilisations
 def utilisations(
-    parameters: float, layers: int, width: int, sequence: int, tokens_per_second: float, peak: float, again: bool
+    parameters: float,
+    layers: int,
+    width: int,
+    sequence: int,
+    tokens_per_second: float,
+    peak: float,
+    again: bool,
 ) -> tuple[float, float]:
-    """Return MFU and HFU, from 0 to 1. `tokens_per_second` is of one GPU, `peak` its FLOP/s.
+    """Return MFU and HFU, from 0 to 1.
+
+    `tokens_per_second` is of one GPU, `peak` its FLOP/s.
 
     With `again`, each layer is computed again in the backward pass.
     """
@@ -301,7 +360,10 @@ mfu = {
 }
 print(", ".join(f"{name} {share:.1%}" for name, share in mfu.items()))
 difference = mfu["Llama 3"] - mfu["Megatron-LM"]
-near, clear = "they are within 3 points of each other", "Llama 3, clearly" if difference > 0 else "Megatron-LM, clearly"
+near, clear = (
+    "they are within 3 points of each other",
+    "Llama 3, clearly" if difference > 0 else "Megatron-LM, clearly",
+)
 outcome(
     "02-3.utilisation",
     f"MFU {mfu['Megatron-LM']:.1%} and {mfu['Llama 3']:.1%}. Of Megatron-LM's FLOP, "
@@ -331,19 +393,29 @@ planner_picture()
 # %%
 predict(
     "02-3.across",
-    "Tensor groups of 16 GPUs instead of 8, on nodes of 8 GPUs. The time that goes into tensor communication …",
-    ["halves: each GPU has half as much of each layer", "stays about the same", "becomes three times as much or more"],
+    "Tensor groups of 16 GPUs instead of 8, on nodes of 8 GPUs. The time that goes "
+    "into tensor communication …",
+    [
+        "halves: each GPU has half as much of each layer",
+        "stays about the same",
+        "becomes three times as much or more",
+    ],
 )
 
 # %%
 sweep = {
-    f"tensor {t} × pipeline {64 // t}": plan(GPT3, cluster, Layout(batch=64, tensor=t, pipeline=64 // t))
+    f"tensor {t} × pipeline {64 // t}": plan(
+        GPT3, cluster, Layout(batch=64, tensor=t, pipeline=64 // t)
+    )
     for t in (2, 4, 8, 16, 32)
 }
 figures.show(draw_seconds(sweep), describe_seconds(sweep))
 
 # %%
-inside, across = (sweep[name].seconds.tensor for name in ("tensor 8 × pipeline 8", "tensor 16 × pipeline 4"))
+inside, across = (
+    sweep[name].seconds.tensor
+    for name in ("tensor 8 × pipeline 8", "tensor 16 × pipeline 4")
+)
 bins = (
     "halves: each GPU has half as much of each layer",
     "stays about the same",
@@ -351,9 +423,15 @@ bins = (
 )
 outcome(
     "02-3.across",
-    f"From {inside:.1f} s to {across:.1f} s, {across / inside:.1f} times as much. Half of the pipeline means twice the layers on each GPU: that "
-    f"is a factor of 2. The rest, {across / inside / 2:.1f}, is the network between the nodes, and twice as many members in a group.",
-    right=bins[2] if across >= 3 * inside else bins[1] if across > 0.75 * inside else bins[0],
+    f"From {inside:.1f} s to {across:.1f} s, {across / inside:.1f} times as much. "
+    f"Half of the pipeline means twice the layers on each GPU: that "
+    f"is a factor of 2. The rest, {across / inside / 2:.1f}, is the network between "
+    f"the nodes, and twice as many members in a group.",
+    right=bins[2]
+    if across >= 3 * inside
+    else bins[1]
+    if across > 0.75 * inside
+    else bins[0],
 )
 
 # %% [markdown]
@@ -370,7 +448,12 @@ outcome(
 
 # %% exercise: step_seconds
 def step_seconds(
-    compute: float, tensor: float, pipeline: int, micro_batches: int, pieces: int, data: float
+    compute: float,
+    tensor: float,
+    pipeline: int,
+    micro_batches: int,
+    pieces: int,
+    data: float,
 ) -> tuple[float, float]:
     """Return the seconds of the bubble, and of the whole step."""
     ### BEGIN SOLUTION
@@ -391,7 +474,13 @@ assert _bubble == 0
 assert abs(_total - 1.375) < 1e-12
 _planned = plan(GPT3, cluster, Layout(batch=64, tensor=8, pipeline=8, interleaving=3))
 _parts, _work = _planned.seconds, _planned.seconds.compute + _planned.seconds.tensor
-assert abs(step_seconds(_parts.compute, _parts.tensor, 8, 64, 3, 0.0)[0] / _parts.bubble - 1) < 0.05
+assert (
+    abs(
+        step_seconds(_parts.compute, _parts.tensor, 8, 64, 3, 0.0)[0] / _parts.bubble
+        - 1
+    )
+    < 0.05
+)
 ### END HIDDEN TESTS
 checked
 
@@ -416,18 +505,24 @@ checked
 
 # %%
 judged = judge()
+off = ", ".join(f"{row.key} {row.error:.0%}" for row in by_source(judged))
 figures.show(
-    draw_accuracy(judged), "Planned over published TFLOP/s per GPU for all sources: " + ", ".join(
-        f"{row.key} {row.error:.0%}" for row in by_source(judged)
-    )
-)  # fmt: skip
+    draw_accuracy(judged),
+    f"Planned over published TFLOP/s per GPU for all sources: {off}",
+)
 
 # %%
-print(f"{'source':22}{'rows':>5}  {'counts':10}{'planner':>8}{'best constant':>15}{'rank':>7}")
+print(
+    f"{'source':22}{'rows':>5}  "
+    f"{'counts':10}{'planner':>8}{'best constant':>15}{'rank':>7}"
+)
 for row in by_source(judged):
     rank = "" if row.rank is None else f"{row.rank:.2f}"
     used = ", sets constants" if row.calibrates else ""
-    print(f"{row.key:22}{row.rows:5}  {row.counts:10}{row.error:8.0%}{row.constant:15.0%}{rank:>7}{used}")
+    print(
+        f"{row.key:22}{row.rows:5}  "
+        f"{row.counts:10}{row.error:8.0%}{row.constant:15.0%}{rank:>7}{used}"
+    )
 
 # %% [markdown]
 # *Counts* says whether the source counts recomputation ("hardware") or not ("model"). *The best constant* is what you would reach with one and the same
@@ -450,7 +545,10 @@ for row in by_source(judged):
 # %%
 for row in MEMORY:
     if row.key == "torchtitan":
-        print(f"{row.name:40} {row.size / 2**30:6.1f} GiB measured, planned {memory_error(row):+.0%}")
+        print(
+            f"{row.name:40} {row.size / 2**30:6.1f} GiB measured, planned "
+            f"{memory_error(row):+.0%}"
+        )
 failed = [row for row in MEMORY if row.key == "aleph-alpha"]
 refused = sum(not plan(row.model, row.cluster, row.layout).fits for row in failed)
 ran = [each.run for each in judged if each.run.key == "aleph-alpha"]
@@ -493,7 +591,10 @@ plans = {name: plan(GPT7, dgx_a100(8), layout) for name, layout in ways.items()}
 figures.show(draw_seconds(plans), describe_seconds(plans))
 
 # %%
-best = min((name for name in plans if plans[name].fits), key=lambda name: plans[name].seconds.total)
+best = min(
+    (name for name in plans if plans[name].fits),
+    key=lambda name: plans[name].seconds.total,
+)
 extra = plans["tensor 8"].seconds.total / plans[best].seconds.total - 1
 outcome(
     "02-3.which",
@@ -512,11 +613,15 @@ outcome(
 
 # %%
 def with_and_without(model, cluster, batch):
-    """One line: the fastest layout (tensor × pipeline × data, ZeRO), how many are level with it, and data parallelism alone."""
+    """One line: the fastest layout (tensor × pipeline × data, ZeRO), how many are
+    level with it, and data parallelism alone.
+    """
     alike = level(model, cluster, batch, context=1)
     best = alike[0]
     layout = best.layout
-    spread = f"{layout.tensor} × {layout.pipeline:2} × {layout.data:4}, ZeRO {layout.stage}"
+    spread = (
+        f"{layout.tensor} × {layout.pipeline:2} × {layout.data:4}, ZeRO {layout.stage}"
+    )
     line = f"{model.name:13}{cluster.gpus:7}{batch:7}    {spread:25}{len(alike):5}  "
     if batch < cluster.gpus:
         return line + "impossible: fewer sequences than GPUs"
@@ -524,11 +629,21 @@ def with_and_without(model, cluster, batch):
         alone = fastest(model, cluster, batch, tensor=1, pipeline=1, context=1)
     except ValueError:
         return line + "does not fit"
-    longer, waits = alone.seconds.total / best.seconds.total, alone.seconds.data / alone.seconds.total
-    return line + f"{longer:.2f} times as long, waits {waits:3.0%}, recomputation {alone.layout.recomputation}"
+    longer, waits = (
+        alone.seconds.total / best.seconds.total,
+        alone.seconds.data / alone.seconds.total,
+    )
+    return (
+        line + f"{longer:.2f} times as long, waits {waits:3.0%}, recomputation "
+        f"{alone.layout.recomputation}"
+    )
 
 
-HEAD = f"{'model':13}{'GPUs':>7}{'batch':>7}    {'the fastest layout':25}{'level':>5}  data parallelism alone"
+# %%
+HEAD = (
+    f"{'model':13}{'GPUs':>7}{'batch':>7}    {'the fastest layout':25}{'level':>5}  "
+    f"data parallelism alone"
+)
 CASES = (
     (LLAMA3_8B, 8, 512),
     (LLAMA3_8B, 512, 512),
@@ -548,7 +663,9 @@ for model, gpus, batch in CASES:
 print(HEAD)
 for model, gpus, batch in CASES:
     fast = grand_teton(gpus)
-    slow = replace(fast, efficiency=replace(fast.efficiency, network=fast.efficiency.network / 10))
+    slow = replace(
+        fast, efficiency=replace(fast.efficiency, network=fast.efficiency.network / 10)
+    )
     print(with_and_without(model, slow, batch))
 
 # %% [markdown]
@@ -641,7 +758,10 @@ tried = [plan(GPT3, cluster, layout) for layout in layouts(GPT3, cluster, batch=
 fitting = [each for each in tried if each.fits]
 quickest = min(fitting, key=lambda each: each.seconds.total)
 alike = level(GPT3, cluster, batch=512)
-print(f"{len(tried):,} layouts, {len(fitting):,} fit. These {len(alike)} are level, within 5% of the fastest:")
+print(
+    f"{len(tried):,} layouts, {len(fitting):,} fit. These {len(alike)} are level, "
+    f"within 5% of the fastest:"
+)
 for each in alike:
     chosen = each.layout
     print(
@@ -664,14 +784,20 @@ print(quickest)
 
 # %%
 large = dgx_a100(128)
-colleagues = Layout(batch=256, micro_batch=8, tensor=16, pipeline=8, recomputation="full")
+colleagues = Layout(
+    batch=256, micro_batch=8, tensor=16, pipeline=8, recomputation="full"
+)
 print(plan(GPT3, large, colleagues))
 
 # %%
 predict(
     "02-3.crawl",
     "How much of this step is compute that the model needs?",
-    ["less than half", "about two thirds", "nearly all: HFU is close to what others reach"],
+    [
+        "less than half",
+        "about two thirds",
+        "nearly all: HFU is close to what others reach",
+    ],
 )
 
 # %% [markdown]
@@ -684,7 +810,11 @@ predict(
 # %%
 sick = plan(GPT3, large, colleagues)
 share = sick.seconds.compute / sick.seconds.total
-bins = ("less than half", "about two thirds", "nearly all: HFU is close to what others reach")
+bins = (
+    "less than half",
+    "about two thirds",
+    "nearly all: HFU is close to what others reach",
+)
 outcome(
     "02-3.crawl",
     f"{share:.0%}. The rest: tensor {sick.seconds.tensor / sick.seconds.total:.0%}, "
@@ -705,17 +835,31 @@ outcome(
 
 # %% exercise: repaired
 def repaired(model: Model, cluster: Cluster, layout: Layout) -> Layout:
-    """Return a layout for the same batch on the same GPUs that fits and does not crawl."""
+    """Return a layout for the same batch on the same GPUs that fits and does not
+    crawl.
+    """
     ### BEGIN SOLUTION
     tensor = min(layout.tensor, cluster.gpus_per_node)
     pipeline = layout.pipeline * layout.tensor // tensor
     plans = [
-        plan(model, cluster, replace(layout, tensor=tensor, pipeline=pipeline, micro_batch=size, recomputation=again))
+        plan(
+            model,
+            cluster,
+            replace(
+                layout,
+                tensor=tensor,
+                pipeline=pipeline,
+                micro_batch=size,
+                recomputation=again,
+            ),
+        )
         for size in (1, 2, 4)
         for again in ("none", "full")
         if layout.batch % (layout.data * size) == 0
     ]
-    return min((each for each in plans if each.fits), key=lambda each: each.seconds.total).layout
+    return min(
+        (each for each in plans if each.fits), key=lambda each: each.seconds.total
+    ).layout
     ### END SOLUTION
 
 
@@ -724,7 +868,10 @@ checked = check.repaired(repaired, points=3)
 ### BEGIN HIDDEN TESTS
 _half = replace(A100, memory=40 * 2**30)
 for _cluster, _layout in (
-    (dgx_a100(96), Layout(batch=192, micro_batch=8, tensor=16, pipeline=6, recomputation="full")),
+    (
+        dgx_a100(96),
+        Layout(batch=192, micro_batch=8, tensor=16, pipeline=6, recomputation="full"),
+    ),
     (
         Cluster(A100, 192, gpus_per_node=4),
         Layout(batch=384, micro_batch=8, tensor=8, pipeline=24, recomputation="full"),
@@ -760,7 +907,9 @@ checked
 steps = {"the colleague's": colleagues}
 steps["tensor inside a node"] = replace(colleagues, tensor=8, pipeline=16)
 steps["smaller micro-batches"] = replace(steps["tensor inside a node"], micro_batch=1)
-steps["nothing computed again"] = replace(steps["smaller micro-batches"], recomputation="none")
+steps["nothing computed again"] = replace(
+    steps["smaller micro-batches"], recomputation="none"
+)
 repairs = {name: plan(GPT3, large, layout) for name, layout in steps.items()}
 figures.show(draw_seconds(repairs), describe_seconds(repairs))
 
@@ -792,52 +941,89 @@ def shortest(call, repeats):
 
 
 def measure_speeds():
-    """FLOP/s of a matrix product, bytes/s of memory, and the constants of an all-reduce."""
+    """FLOP/s of a matrix product, bytes/s of memory, and the constants of an
+    all-reduce.
+    """
     size = 4096 if device().type == "cuda" else 512
-    square, block = torch.randn(size, size, device=device()), torch.randn(1 << 24, device=device())
+    square, block = (
+        torch.randn(size, size, device=device()),
+        torch.randn(1 << 24, device=device()),
+    )
     flops = 2 * size**3 / shortest(lambda: square @ square, 7)
     return flops, 2 * block.nbytes / shortest(block.clone, 7), cost.measure_alpha_beta()
 
 
 # %%
-ALIKE = {} if torch.cuda.device_count() >= 2 else {"CUDA_VISIBLE_DEVICES": ""}  # all ranks on the same kind of device
+# all ranks on the same kind of device
+ALIKE = {} if torch.cuda.device_count() >= 2 else {"CUDA_VISIBLE_DEVICES": ""}
 speeds = run_ranks(measure_speeds, world_size=2, env=ALIKE)
 flops, memory_bandwidth = (min(each[part] for each in speeds) for part in (0, 1))
 network = speeds[0][2]
-print(f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} GB/s of memory")
-print(f"all-reduce: {network.bandwidth / 1e9:.2f} GB/s, {network.alpha * 1e6:.0f} µs a message")
-rank = GPU("rank of this machine", flops, flops, memory=4 * 2**30, memory_bandwidth=memory_bandwidth)
-# Measured speeds have arrived already: shares of 1. Each activation is counted as written once and read once.
-arrived = Efficiency(matmul=1.0, traffic=2.0, link=1.0, network=1.0, between_traffic=2.0)
+print(
+    f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} "
+    f"GB/s of memory"
+)
+print(
+    f"all-reduce: {network.bandwidth / 1e9:.2f} GB/s, {network.alpha * 1e6:.0f} µs a "
+    f"message"
+)
+rank = GPU(
+    "rank of this machine",
+    flops,
+    flops,
+    memory=4 * 2**30,
+    memory_bandwidth=memory_bandwidth,
+)
+# Measured speeds have arrived already: shares of 1. Each activation is counted as
+# written once and read once.
+arrived = Efficiency(
+    matmul=1.0, traffic=2.0, link=1.0, network=1.0, between_traffic=2.0
+)
 
 
 def this_machine(ranks):
-    return Cluster(rank, ranks, ranks, link=network.bandwidth, link_latency=network.alpha, efficiency=arrived)
+    return Cluster(
+        rank,
+        ranks,
+        ranks,
+        link=network.bandwidth,
+        link_latency=network.alpha,
+        efficiency=arrived,
+    )
 
 
 # %% [markdown]
 # The same function trains a small GPT on one rank, and with DDP on two. Each step takes the same eight sequences, so the losses must agree.
 
 # %%
-SMALL = Model("small GPT", 4, 256, 4, vocabulary=1024, sequence=128, dropout=False, tied=False)
+SMALL = Model(
+    "small GPT", 4, 256, 4, vocabulary=1024, sequence=128, dropout=False, tied=False
+)
 
 
 def train_small(batch=8, steps=5):
     """Train on one batch; the seconds of the shortest step, and this rank's losses."""
     torch.manual_seed(0)
     blocks = [TransformerBlock(SMALL.width, SMALL.heads) for _ in range(SMALL.layers)]
-    ends = nn.Embedding(SMALL.vocabulary, SMALL.width), nn.Linear(SMALL.width, SMALL.vocabulary, bias=False)
+    ends = (
+        nn.Embedding(SMALL.vocabulary, SMALL.width),
+        nn.Linear(SMALL.width, SMALL.vocabulary, bias=False),
+    )
     model = nn.Sequential(ends[0], *blocks, ends[1]).to(device())
     model = DistributedDataParallel(model) if dist.get_world_size() > 1 else model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     random = torch.Generator().manual_seed(1)
-    tokens = torch.randint(SMALL.vocabulary, (batch, SMALL.sequence + 1), generator=random)
+    tokens = torch.randint(
+        SMALL.vocabulary, (batch, SMALL.sequence + 1), generator=random
+    )
     mine = tokens.chunk(dist.get_world_size())[dist.get_rank()].to(device())
     losses = []
 
     def step():
         optimizer.zero_grad()
-        losses.append(F.cross_entropy(model(mine[:, :-1]).flatten(0, 1), mine[:, 1:].flatten()))
+        losses.append(
+            F.cross_entropy(model(mine[:, :-1]).flatten(0, 1), mine[:, 1:].flatten())
+        )
         losses[-1].backward()
         optimizer.step()
 
@@ -849,10 +1035,21 @@ losses = {}
 for ranks in (1, 2):
     results = run_ranks(train_small, world_size=ranks, env=ALIKE)
     measured = max(seconds for seconds, _ in results)
-    layout = Layout(batch=8, micro_batch=8 // ranks, data=ranks, recipe="float32, SGD", overlap=False)
+    layout = Layout(
+        batch=8,
+        micro_batch=8 // ranks,
+        data=ranks,
+        recipe="float32, SGD",
+        overlap=False,
+    )
     planned = plan(SMALL, this_machine(ranks), layout).seconds
-    parts = ", ".join(f"{part} {1000 * s:.0f}" for part, s in vars(planned).items() if s)
-    print(f"{ranks} rank(s): measured {1000 * measured:.0f} ms, planned {1000 * planned.total:.0f} ms ({parts})")
+    parts = ", ".join(
+        f"{part} {1000 * s:.0f}" for part, s in vars(planned).items() if s
+    )
+    print(
+        f"{ranks} rank(s): measured {1000 * measured:.0f} ms, planned "
+        f"{1000 * planned.total:.0f} ms ({parts})"
+    )
     print(f"          planned / measured = {planned.total / measured:.2f}")
     losses[ranks] = torch.tensor([each for _, each in results]).mean(dim=0)
 

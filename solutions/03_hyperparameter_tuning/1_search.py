@@ -46,7 +46,13 @@ from torchcourse.lessons.tuning import (
 )
 from torchcourse.lessons.tuning.checks import search as check
 from torchcourse.lessons.tuning.comparison import METHODS, clear_share, compare
-from torchcourse.lessons.tuning.digits_task import IMAGES, SPACE, digits_cnn, parts, train
+from torchcourse.lessons.tuning.digits_task import (
+    IMAGES,
+    SPACE,
+    digits_cnn,
+    parts,
+    train,
+)
 from torchcourse.lessons.tuning.halving import asha, successive_halving
 from torchcourse.lessons.tuning.population import train_population
 from torchcourse.lessons.tuning.population_picture import draw_population
@@ -89,7 +95,9 @@ model = digits_cnn(width=16)
 optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
 curve = lr_range.range_test(model, optimizer, batches(), F.cross_entropy)
 rates = np.array(SPACE["lr"])
-final = replay.accuracies()[:, SPACE["width"].index(16), SPACE["optimizer"].index("adamw"), 0, -1]
+final = replay.accuracies()[
+    :, SPACE["width"].index(16), SPACE["optimizer"].index("adamw"), 0, -1
+]
 good = rates[final >= 0.9]
 figures.show(
     lr_range_picture.draw_range_test(curve, (good[0], good[-1])),
@@ -103,7 +111,9 @@ figures.show(
 # %%
 for name, factor in (("lowest", 1), ("a tenth", 0.1), ("ten times", 10)):
     place = abs(np.log(rates / (factor * curve.lowest))).argmin()
-    print(f"{name:10s} rate {rates[place]:.4f}: {100 * final[place]:.1f}% after 9 epochs")
+    print(
+        f"{name:10s} rate {rates[place]:.4f}: {100 * final[place]:.1f}% after 9 epochs"
+    )
 outcome(
     "03-1.range",
     f"The test needed {len(curve.rates)} steps, about {len(curve.rates) / 16:.0f} "
@@ -126,13 +136,19 @@ outcome(
 
 
 # %% exercise: range_test
-def range_test(model, batches: list, low: float, high: float) -> tuple[list[float], list[float]]:
-    """Take one step for each (x, y) of `batches`, with growing rates; return the rates and the losses."""
+def range_test(
+    model, batches: list, low: float, high: float
+) -> tuple[list[float], list[float]]:
+    """Take one step for each (x, y) of `batches`, with growing rates; return the
+    rates and the losses.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=low)
     rates, losses = [], []
     ### BEGIN SOLUTION
     before = copy.deepcopy(model.state_dict())
-    for rate, (x, y) in zip(np.geomspace(low, high, len(batches)), batches, strict=True):
+    for rate, (x, y) in zip(
+        np.geomspace(low, high, len(batches)), batches, strict=True
+    ):
         optimizer.param_groups[0]["lr"] = rate
         loss = F.cross_entropy(model(x), y)
         rates.append(float(rate))
@@ -155,12 +171,19 @@ _batches = [(torch.randn(4, 3), torch.tensor([0, 1, 1, 0])) for _ in range(9)]
 _rates, _losses = range_test(_model, _batches, 0.01, 2.56)
 assert np.allclose(_rates, [0.01 * 2**n for n in range(9)])
 assert torch.equal(_model.weight, _weight)
-assert abs(_losses[0] - F.cross_entropy(_model(_batches[0][0]), _batches[0][1]).item()) < 1e-6
+assert (
+    abs(_losses[0] - F.cross_entropy(_model(_batches[0][0]), _batches[0][1]).item())
+    < 1e-6
+)
 _twin = copy.deepcopy(_model)
 for (_x, _y), _rate, _loss in zip(_batches, _rates, _losses, strict=True):
     _value = F.cross_entropy(_twin(_x), _y)
     assert abs(_value.item() - _loss) < 1e-4
-    for _p, _g in zip(_twin.parameters(), torch.autograd.grad(_value, tuple(_twin.parameters())), strict=True):
+    for _p, _g in zip(
+        _twin.parameters(),
+        torch.autograd.grad(_value, tuple(_twin.parameters())),
+        strict=True,
+    ):
         _p.data -= _rate * _g
 ### END HIDDEN TESTS
 checked
@@ -198,7 +221,9 @@ figures.explorer(
 grid_tries = len(set(random_or_grid.grid_points(4)[:, 0]))
 random_tries = len(set(random_or_grid.random_points(4, np.random.default_rng(0))[:, 0]))
 outcome(
-    "03-1.grid", f"{grid_tries} and {random_tries}: look at the marks below.", right=f"{grid_tries} and {random_tries}"
+    "03-1.grid",
+    f"{grid_tries} and {random_tries}: look at the marks below.",
+    right=f"{grid_tries} and {random_tries}",
 )
 
 # %% [markdown]
@@ -215,7 +240,9 @@ outcome(
 
 # %% exercise: random_search
 def search_randomly(objective, trials: int, generator: np.random.Generator) -> dict:
-    """Try random settings, dictionaries of lr, weight_decay and width; return the best one."""
+    """Try random settings, dictionaries of lr, weight_decay and width; return the
+    best one.
+    """
     ### BEGIN SOLUTION
     tried = []
     for _ in range(trials):
@@ -243,7 +270,11 @@ for _seed in (1, 2):
     assert len(_asked) == 300
     assert _objective(_best) == max(_objective(setting) for setting in _asked[:300])
     assert 0.35 < sum(setting["lr"] < 1e-2 for setting in _asked[:300]) / 300 < 0.65
-    assert 0.25 < sum(setting["weight_decay"] < 1e-4 for setting in _asked[:300]) / 300 < 0.55
+    assert (
+        0.25
+        < sum(setting["weight_decay"] < 1e-4 for setting in _asked[:300]) / 300
+        < 0.55
+    )
     assert len({setting["lr"] for setting in _asked[:300]}) > 290
     assert {setting["width"] for setting in _asked} == {4, 8, 16, 32, 64}
 ### END HIDDEN TESTS
@@ -291,7 +322,10 @@ predict(
 # %%
 search = Search(replay.replayed, BUDGET)
 asha(search, random_settings(SPACE, seed=0))
-figures.show(search_picture.draw_curves(search), f"Trials of ASHA. {search_picture.curves_finding(search)}.")
+figures.show(
+    search_picture.draw_curves(search),
+    f"Trials of ASHA. {search_picture.curves_finding(search)}.",
+)
 
 # %% [markdown]
 # ### Exercise 3 · The rule of ASHA
@@ -309,7 +343,9 @@ figures.show(search_picture.draw_curves(search), f"Trials of ASHA. {search_pictu
 
 
 # %% exercise: promotion
-def promotion(values: list[dict[int, float]], promoted: list[set[int]]) -> tuple[int, int] | None:
+def promotion(
+    values: list[dict[int, float]], promoted: list[set[int]]
+) -> tuple[int, int] | None:
     """Return (trial, the rung it leaves), or None where a new trial should start."""
     ### BEGIN SOLUTION
     for rung in reversed(range(len(values) - 1)):
@@ -334,7 +370,9 @@ for _ in range(60):
     _gone = [set(_values[_rung + 1]) if _rung < 3 else set() for _rung in range(4)]
     _wanted = None
     for _rung in (2, 1, 0):
-        _third = sorted(_values[_rung], key=lambda name, rung=_rung: -_values[rung][name])[: len(_values[_rung]) // 3]
+        _third = sorted(
+            _values[_rung], key=lambda name, rung=_rung: -_values[rung][name]
+        )[: len(_values[_rung]) // 3]
         _free = [name for name in _third if name not in _gone[_rung]]
         if _free:
             _wanted = (_free[0], _rung)
@@ -364,7 +402,10 @@ def fragile(settings):
 
 search = Search(fragile, BUDGET)
 asha(search, random_settings(SPACE, seed=1))
-print(f"{len(search.failures)} of {len(search.trials)} trials failed. {search.failures[0]}")
+print(
+    f"{len(search.failures)} of {len(search.trials)} trials failed. "
+    f"{search.failures[0]}"
+)
 print("best:", search.best.settings)
 
 # %% [markdown]
@@ -383,17 +424,32 @@ predict(
 
 # %%
 start = [10 ** (-4 + 4 * number / 5) for number in range(6)]
-copying, alone = train_population(start, 6, width=8), train_population(start, 6, width=8, exploit=False)
-ends = {name: [100 * m.scores[-1] for m in group] for name, group in (("copying", copying), ("alone", alone))}
-line = "; ".join(f"{name}: best {max(v):.1f}%, middle {np.median(v):.1f}%" for name, v in ends.items())
-figures.show(draw_population(copying, line), f"Learning rates and accuracies of a population. {line}.")
+copying, alone = (
+    train_population(start, 6, width=8),
+    train_population(start, 6, width=8, exploit=False),
+)
+ends = {
+    name: [100 * m.scores[-1] for m in group]
+    for name, group in (("copying", copying), ("alone", alone))
+}
+line = "; ".join(
+    f"{name}: best {max(v):.1f}%, middle {np.median(v):.1f}%"
+    for name, v in ends.items()
+)
+figures.show(
+    draw_population(copying, line),
+    f"Learning rates and accuracies of a population. {line}.",
+)
 
 # %%
 changes = [f(ends["copying"]) - f(ends["alone"]) for f in (max, np.median)]
 outcome(
     "03-1.population",
-    f"{line}. One run of each, on 500 images: between the best ones, {abs(changes[0]):.1f} points say little.",
-    right="the middle of the six" if abs(changes[1]) > abs(changes[0]) + 2 else "the best network",
+    f"{line}. One run of each, on 500 images: between the best ones, "
+    f"{abs(changes[0]):.1f} points say little.",
+    right="the middle of the six"
+    if abs(changes[1]) > abs(changes[0]) + 2
+    else "the best network",
 )
 
 # %% [markdown]
@@ -412,7 +468,10 @@ outcome(
 BUDGETS = (27, 54, 90, 135, 270, 540)
 began = time.perf_counter()
 scores = compare(METHODS, BUDGETS, seeds=range(400))
-print(f"{len(METHODS) * len(BUDGETS) * 400} searches in {time.perf_counter() - began:.1f} s")
+print(
+    f"{len(METHODS) * len(BUDGETS) * 400} searches in "
+    f"{time.perf_counter() - began:.1f} s"
+)
 
 # %% [markdown]
 # Gray dots are searches, diamonds are means, and each bar is a 95% **confidence interval** (신뢰 구간) of the mean.
@@ -420,7 +479,10 @@ print(f"{len(METHODS) * len(BUDGETS) * 400} searches in {time.perf_counter() - b
 # %%
 figures.explorer(
     lambda budget: comparison_picture.draw_methods(scores, BUDGETS, budget),
-    alt=lambda budget: f"Test accuracy of five methods. {comparison_picture.methods_finding(scores, BUDGETS, budget)}.",
+    alt=lambda budget: (
+        f"Test accuracy of five methods. "
+        f"{comparison_picture.methods_finding(scores, BUDGETS, budget)}."
+    ),
     budget=[90, *(budget for budget in BUDGETS if budget != 90)],
 )
 
@@ -437,7 +499,13 @@ for one, other in RIVALRIES:
     print(f"{one} − {other}")
     for row, budget in enumerate(BUDGETS):
         gap = paired(scores[one][row], scores[other][row])
-        verdict = f"clear among {looks}" if gap.clear_among(looks) else "clear alone" if gap.clear else "open"
+        verdict = (
+            f"clear among {looks}"
+            if gap.clear_among(looks)
+            else "clear alone"
+            if gap.clear
+            else "open"
+        )
         print(f"   {budget:3d} epochs  {gap.in_points()}: {verdict}")
 gain = paired(scores["ASHA"][2], scores["random"][2])
 outcome(
@@ -472,7 +540,10 @@ outcome(
 table = replay.accuracies().reshape(780, 9)
 alive = table[table[:, -1] > 0.9]
 for epochs in (1, 3):
-    ranks = [np.argsort(np.argsort(values)) for values in (alive[:, epochs - 1], alive[:, -1])]
+    ranks = [
+        np.argsort(np.argsort(values))
+        for values in (alive[:, epochs - 1], alive[:, -1])
+    ]
     print(
         f"rank after {epochs} epochs against rank after 9: correlation "
         f"{np.corrcoef(*ranks)[0, 1]:.2f}, of {len(alive)} good settings"
@@ -486,21 +557,34 @@ for epochs in (1, 3):
 
 # %%
 def flattering(ours, theirs, budget, seeds):
-    """Compare two methods; each returns validation and test accuracies of its trials."""
+    """Compare two methods; each returns validation and test accuracies of its
+    trials.
+    """
     best = max(test.max() for val, test in (ours(budget, seed) for seed in seeds))
     others = [theirs(budget // 2, seed) for seed in seeds]
     return best - np.mean([test[val.argmax()] for val, test in others])
 
 
 def searching(name):
-    """Return a method that gives the last accuracies [trials] of its finished trials, on validation and on test."""
+    """Return a method that gives the last accuracies [trials] of its finished
+    trials, on validation and on test.
+    """
 
     def run(budget, seed):
         search = Search(replay.replayed, budget)
         METHODS[name](search, seed)
-        places = [replay.position(trial.settings) for trial in search.trials if trial.epochs == search.best.epochs]
+        places = [
+            replay.position(trial.settings)
+            for trial in search.trials
+            if trial.epochs == search.best.epochs
+        ]
         return tuple(
-            np.array([replay.accuracies("space", part)[(*place, search.best.epochs - 1)] for place in places])
+            np.array(
+                [
+                    replay.accuracies("space", part)[(*place, search.best.epochs - 1)]
+                    for place in places
+                ]
+            )
             for part in ("val", "test")
         )
 
@@ -523,13 +607,17 @@ print(f"random search beats random search by {same:.1f} points")
 
 # %% exercise: report
 def report(ours, theirs, budget: int, seeds) -> tuple[float, float]:
-    """Return the mean difference of the two methods and half the width of its 95% interval."""
+    """Return the mean difference of the two methods and half the width of its 95%
+    interval.
+    """
     ### BEGIN SOLUTION
     gaps = []
     for seed in seeds:
         (val, test), (other_val, other_test) = ours(budget, seed), theirs(budget, seed)
         gaps.append(test[val.argmax()] - other_test[other_val.argmax()])
-    return float(np.mean(gaps)), float(t95(len(gaps) - 1) * np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
+    return float(np.mean(gaps)), float(
+        t95(len(gaps) - 1) * np.std(gaps, ddof=1) / math.sqrt(len(gaps))
+    )
     ### END SOLUTION
 
 
@@ -537,11 +625,16 @@ def report(ours, theirs, budget: int, seeds) -> tuple[float, float]:
 checked = check.report(report, points=2)
 ### BEGIN HIDDEN TESTS
 for _budget, _seeds in ((90, range(12)), (135, [3, 1, 8])):
-    _pairs = [(searching("ASHA")(_budget, _s), searching("grid")(_budget, _s)) for _s in _seeds]
+    _pairs = [
+        (searching("ASHA")(_budget, _s), searching("grid")(_budget, _s))
+        for _s in _seeds
+    ]
     _gaps = np.array([a[1][a[0].argmax()] - b[1][b[0].argmax()] for a, b in _pairs])
     _mean, _half = report(searching("ASHA"), searching("grid"), _budget, _seeds)
     assert abs(_mean - _gaps.mean()) < 1e-9
-    assert abs(_half - t95(len(_gaps) - 1) * _gaps.std(ddof=1) / len(_gaps) ** 0.5) < 1e-9
+    assert (
+        abs(_half - t95(len(_gaps) - 1) * _gaps.std(ddof=1) / len(_gaps) ** 0.5) < 1e-9
+    )
 _mean, _half = report(searching("random"), searching("random"), 54, range(6))
 assert _mean == _half == 0
 ### END HIDDEN TESTS
@@ -561,7 +654,10 @@ checked
 RIVALS = ("AdamW, width 16", "AdamW, width 32", "SGD, width 16")
 runs = 100 * replay.accuracies("seeds", "test")[..., -1]
 for name, values in zip(RIVALS, runs, strict=True):
-    print(f"{name:16s} {values.mean():.2f}% on average; single runs {values.min():.1f} to {values.max():.1f}%")
+    print(
+        f"{name:16s} {values.mean():.2f}% on average; single runs {values.min():.1f} "
+        f"to {values.max():.1f}%"
+    )
 predict(
     "03-1.seeds",
     "Width 32 is about one point better than width 16. How often does an experiment "
@@ -579,7 +675,9 @@ predict(
 
 
 # %% exercise: share_found
-def share_found(first: np.ndarray, second: np.ndarray, seeds: int, generator: np.random.Generator) -> float:
+def share_found(
+    first: np.ndarray, second: np.ndarray, seeds: int, generator: np.random.Generator
+) -> float:
     """Return the share, from 0 to 1, of 1,000 experiments that find the difference."""
     ### BEGIN SOLUTION
     one, two = (generator.choice(side, (1000, seeds)) for side in (first, second))
@@ -593,7 +691,10 @@ def share_found(first: np.ndarray, second: np.ndarray, seeds: int, generator: np
 checked = check.share_found(share_found, points=2)
 ### BEGIN HIDDEN TESTS
 _runs = np.random.default_rng(3).normal(50, 2, 60)
-_shares = [share_found(_runs, _runs + _shift, 8, np.random.default_rng(2)) for _shift in (0, 1, 2, 3, 8)]
+_shares = [
+    share_found(_runs, _runs + _shift, 8, np.random.default_rng(2))
+    for _shift in (0, 1, 2, 3, 8)
+]
 assert _shares == sorted(_shares)
 assert _shares[0] < 0.12
 assert 0.3 < _shares[2] < 0.75
@@ -645,7 +746,10 @@ for _ in range(500):
     found["one look at 20 pairs"] += looks[-1] / 500
     found["a look after each, from 3 to 20"] += any(looks) / 500
 for how, share in found.items():
-    print(f"{how}: a difference is found in {100 * share:.0f}% of experiments, and there is none")
+    print(
+        f"{how}: a difference is found in {100 * share:.0f}% of experiments, and "
+        f"there is none"
+    )
 
 # %% [markdown]
 #
@@ -664,13 +768,22 @@ predict(
 last = 100 * replay.accuracies("space", "test")[..., -1]
 for number, name in enumerate(SPACE["optimizer"]):
     part = last[:, :, number]
-    spread = ", ".join(f"{value:.0f}" for value in np.quantile(part, (0.1, 0.25, 0.5, 0.75, 0.9)))
-    print(f"{name:8s} 10, 25, 50, 75, 90% of settings: below {spread}%; {np.mean(part >= 95):.0%} reach 95%")
+    spread = ", ".join(
+        f"{value:.0f}" for value in np.quantile(part, (0.1, 0.25, 0.5, 0.75, 0.9))
+    )
+    print(
+        f"{name:8s} 10, 25, 50, 75, 90% of settings: below {spread}%; "
+        f"{np.mean(part >= 95):.0%} reach 95%"
+    )
 reach = float(np.mean(last[:, :, SPACE["optimizer"].index("adamw")] >= 95))
 outcome(
     "03-1.matter",
     f"{100 * reach:.0f}% of them.",
-    right="more than half" if reach > 0.5 else "about a third" if reach > 0.25 else "one in five or fewer",
+    right="more than half"
+    if reach > 0.5
+    else "about a third"
+    if reach > 0.25
+    else "one in five or fewer",
 )
 
 # %% [markdown]
@@ -681,11 +794,15 @@ outcome(
 validated = replay.accuracies()[..., -1]
 for place, width in enumerate(SPACE["width"]):
     default = last[
-        SPACE["lr"].index(0.001), place, SPACE["optimizer"].index("adamw"), SPACE["weight_decay"].index(0.01)
+        SPACE["lr"].index(0.001),
+        place,
+        SPACE["optimizer"].index("adamw"),
+        SPACE["weight_decay"].index(0.01),
     ]
     tuned = last[:, place].ravel()[validated[:, place].argmax()]
     print(f"width {width:2d}: defaults {default:.1f}%, chosen {tuned:.1f}%")
-longer = 100 * replay.accuracies("longer", "test")  # [defaults or rate 0.01, seeds, epochs], width 16
+# [defaults or rate 0.01, seeds, epochs], width 16
+longer = 100 * replay.accuracies("longer", "test")
 print("width 16, ten seeds, rate 0.01 without decay − defaults:")
 for epochs in (9, 20, 40, 60):
     gap = paired(longer[1, :, epochs - 1], longer[0, :, epochs - 1])
@@ -698,8 +815,12 @@ for epochs in (9, 20, 40, 60):
 # And model size, the log's second word? Five widths, trained on 15 to 500 images, at one rate:
 
 # %%
-size = 100 * replay.accuracies("scaling", "test")[..., -1].mean(axis=-1)  # [widths, numbers of images]
-print("test accuracy, %, means of three seeds; images:", "".join(f"{count:6d}" for count in IMAGES))
+# [widths, numbers of images]
+size = 100 * replay.accuracies("scaling", "test")[..., -1].mean(axis=-1)
+print(
+    "test accuracy, %, means of three seeds; images:",
+    "".join(f"{count:6d}" for count in IMAGES),
+)
 for width, row in zip(SPACE["width"], size, strict=True):
     print(f"width {width:2d}:".rjust(47), "".join(f"{value:6.1f}" for value in row))
 
@@ -711,11 +832,20 @@ for width, row in zip(SPACE["width"], size, strict=True):
 # Believe a table only after you have tried it. Train two of its settings again:
 
 # %%
-for setting in [s for s, _ in zip(random_settings(SPACE | {"width": (4, 8, 16)}, seed=11), range(2), strict=False)]:
+for setting in [
+    s
+    for s, _ in zip(
+        random_settings(SPACE | {"width": (4, 8, 16)}, seed=11), range(2), strict=False
+    )
+]:
     *_, result = train(setting, epochs=2)
     kept = replay.accuracies()[(*replay.position(setting), 1)]
-    print(f"{setting}: {100 * result.val_accuracy:.1f}% now, {100 * kept:.1f}% in the table")
-    assert abs(result.val_accuracy - kept) < 0.06  # rounding differs from machine to machine
+    print(
+        f"{setting}: {100 * result.val_accuracy:.1f}% now, {100 * kept:.1f}% in the "
+        f"table"
+    )
+    # rounding differs from machine to machine
+    assert abs(result.val_accuracy - kept) < 0.06
 
 # %% [markdown]
 # ## 8 · Scale up: two ranks share a search
@@ -725,9 +855,13 @@ for setting in [s for s, _ in zip(random_settings(SPACE | {"width": (4, 8, 16)},
 
 # %%
 def search_shared(settings, epochs):
-    """Train every n-th setting on each of n ranks; return (place, accuracy) of this rank's settings."""
+    """Train every n-th setting on each of n ranks; return (place, accuracy) of this
+    rank's settings.
+    """
     torch.set_num_threads(1)
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, ranks = (
+        (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    )
     results = []
     for place in range(rank, len(settings), ranks):
         *_, result = train(settings[place], epochs)
@@ -735,9 +869,18 @@ def search_shared(settings, epochs):
     return results
 
 
-settings = [s for s, _ in zip(random_settings(SPACE | {"width": (4, 8, 16)}, seed=2), range(6), strict=False)]
+settings = [
+    s
+    for s, _ in zip(
+        random_settings(SPACE | {"width": (4, 8, 16)}, seed=2), range(6), strict=False
+    )
+]
 alone = dict(search_shared(settings, epochs=2))
-together = dict(pair for part in run_ranks(search_shared, settings, 2, world_size=2) for pair in part)
+together = dict(
+    pair
+    for part in run_ranks(search_shared, settings, 2, world_size=2)
+    for pair in part
+)
 assert set(together) == set(alone)
 assert all(abs(together[place] - alone[place]) < 0.02 for place in alone)
 print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.items())})

@@ -35,16 +35,31 @@ from optuna.trial import TrialState
 
 from torchcourse import figures
 from torchcourse.error_bars import paired
-from torchcourse.lessons.tuning import replay, selection, selection_picture, study_picture
+from torchcourse.lessons.tuning import (
+    replay,
+    selection,
+    selection_picture,
+    study_picture,
+)
 from torchcourse.lessons.tuning.checks import studies as check
 from torchcourse.lessons.tuning.comparison import METHODS, compare
 from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE, train
-from torchcourse.lessons.tuning.study import StudyError, open_study, run, run_workers, settings_of, tell
+from torchcourse.lessons.tuning.study import (
+    StudyError,
+    open_study,
+    run,
+    run_workers,
+    settings_of,
+    tell,
+)
 from torchcourse.ranks import default_world_size, run_ranks
 from torchcourse.training.crash import KILL, run_and_kill
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-print(f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, PyTorch "
+    f"{torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · A study, a trial, a pruner
@@ -85,7 +100,9 @@ predict(
 
 # %% exercise: objective
 def objective(trial, train) -> float:
-    """Train with a learning rate that `trial` suggests, and let the pruner end it after any epoch."""
+    """Train with a learning rate that `trial` suggests, and let the pruner end it
+    after any epoch.
+    """
     ### BEGIN SOLUTION
     lr = trial.suggest_float("lr", 1e-4, 1, log=True)
     for epoch, accuracy in enumerate(train(lr), 1):
@@ -100,7 +117,11 @@ def objective(trial, train) -> float:
 checked = check.objective(objective, points=2)
 ### BEGIN HIDDEN TESTS
 _storage = optuna.storages.InMemoryStorage()
-_study = optuna.create_study(storage=_storage, direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=0.4))
+_study = optuna.create_study(
+    storage=_storage,
+    direction="maximize",
+    pruner=optuna.pruners.ThresholdPruner(lower=0.4),
+)
 for _lr, _full in ((0.5, False), (0.02, True)):
     _seen = []
 
@@ -149,7 +170,10 @@ outcome(
 # %%
 def tested(study):
     """The test accuracy, in %, of the setting that a study found best on validation."""
-    return 100 * replay.accuracies("space", "test")[(*replay.position(study.best_params), -1)]
+    return (
+        100
+        * replay.accuracies("space", "test")[(*replay.position(study.best_params), -1)]
+    )
 
 
 never = optuna.pruners.NopPruner()
@@ -157,11 +181,22 @@ spent, with_pruning, without = [], [], []
 for seed in range(20):
     pruned = run(open_study(None, SPACE), replay.replayed, 30, seed=seed)
     spent.append(sum(len(trial.intermediate_values) for trial in pruned.trials))
-    whole = run(open_study(None, SPACE, pruner=never), replay.replayed, round(spent[-1] / 9), seed=seed)
+    whole = run(
+        open_study(None, SPACE, pruner=never),
+        replay.replayed,
+        round(spent[-1] / 9),
+        seed=seed,
+    )
     with_pruning.append(tested(pruned))
     without.append(tested(whole))
-print(f"{np.mean(spent):.0f} epochs per search; accuracy of the chosen setting on test images:")
-print(f"30 trials, pruned {np.mean(with_pruning):.1f}%; fewer, but whole {np.mean(without):.1f}%")
+print(
+    f"{np.mean(spent):.0f} epochs per search; accuracy of the chosen setting on test "
+    f"images:"
+)
+print(
+    f"30 trials, pruned {np.mean(with_pruning):.1f}%; fewer, but whole "
+    f"{np.mean(without):.1f}%"
+)
 print("pruned − whole:", paired(with_pruning, without).in_points())
 
 # %% [markdown]
@@ -169,7 +204,10 @@ print("pruned − whole:", paired(with_pruning, without).in_points())
 # it, beside random search and successive halving of notebook 1 with as many epochs:
 
 # %%
-by_tpe = [tested(run(open_study(None, SPACE, pruner=never), replay.replayed, 30, seed=seed)) for seed in range(40)]
+by_tpe = [
+    tested(run(open_study(None, SPACE, pruner=never), replay.replayed, 30, seed=seed))
+    for seed in range(40)
+]
 for name in ("random", "successive halving"):
     (others,) = compare({name: METHODS[name]}, [270], range(40))[name]
     print(f"TPE − {name}: {paired(by_tpe, others).in_points()}")
@@ -184,8 +222,13 @@ for name in ("random", "successive halving"):
 # %%
 study = run(study, replay.replayed, trials=80)
 finding = study_picture.parallel_finding(study, SPACE)
-figures.show(study_picture.draw_parallel(study, SPACE), f"Parallel coordinates. {finding}.")
-figures.show(study_picture.draw_slices(study, SPACE), f"Value over each hyperparameter. {finding}.")
+figures.show(
+    study_picture.draw_parallel(study, SPACE), f"Parallel coordinates. {finding}."
+)
+figures.show(
+    study_picture.draw_slices(study, SPACE),
+    f"Value over each hyperparameter. {finding}.",
+)
 
 # %% [markdown]
 # ## 2 · Killed, and resumed
@@ -216,8 +259,13 @@ def search_and_die(url, epochs):
 
 predict(
     "03-2.kill",
-    "The process is killed in the middle of a trial. What does the file say of that trial?",
-    ["it is still running", "it has failed", "nothing: a trial is written when it is finished"],
+    "The process is killed in the middle of a trial. What does the file say of that "
+    "trial?",
+    [
+        "it is still running",
+        "it has failed",
+        "nothing: a trial is written when it is finished",
+    ],
 )
 
 # %%
@@ -267,7 +315,17 @@ for _number in (1, 6):
     _study.tell(_number, 0.5)
 revive(_study, {0, 4})
 assert [trial.state.name for trial in _study.trials[:9]] == [
-    *("RUNNING", "COMPLETE", "FAIL", "FAIL", "RUNNING", "FAIL", "COMPLETE", "FAIL", "FAIL")
+    *(
+        "RUNNING",
+        "COMPLETE",
+        "FAIL",
+        "FAIL",
+        "RUNNING",
+        "FAIL",
+        "COMPLETE",
+        "FAIL",
+        "FAIL",
+    )
 ]
 _again = [_study.ask().suggest_float("rate", 0, 1) for _ in range(5)]
 assert sorted(_again) == sorted(_values[number] for number in (2, 3, 5, 7, 8))
@@ -289,9 +347,16 @@ checked
 finished = {trial.number: trial.value for trial in left if trial.state.is_finished()}
 study = run(open_study(url, SPACE), accuracies, trials=len(finished) + 4, on_trial=tell)
 assert all(study.trials[number].value == value for number, value in finished.items())
-again = {trial.user_attrs["again"]: trial for trial in study.trials if "again" in trial.user_attrs}
+again = {
+    trial.user_attrs["again"]: trial
+    for trial in study.trials
+    if "again" in trial.user_attrs
+}
 for number, trial in again.items():
-    print(f"trial {number} died; its setting {settings_of(trial, SPACE)} was run again as trial {trial.number}")
+    print(
+        f"trial {number} died; its setting {settings_of(trial, SPACE)} was run again "
+        f"as trial {trial.number}"
+    )
 print(f"all {len(finished)} finished trials are as they were")
 
 # %% [markdown]
@@ -337,7 +402,9 @@ except StudyError as error:
 # %%
 def worker(url):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name="shared", storage=url, sampler=optuna.samplers.TPESampler(seed=0))
+    study = optuna.load_study(
+        study_name="shared", storage=url, sampler=optuna.samplers.TPESampler(seed=0)
+    )
     study.optimize(lambda trial: trial.suggest_float("lr", 0, 1), n_trials=8)
     return [trial.params["lr"] for trial in study.trials if "lr" in trial.params]
 
@@ -352,7 +419,12 @@ predict(
 # %%
 optuna.create_study(study_name="shared", storage="sqlite:///shared.db")
 run_ranks(worker, "sqlite:///shared.db", world_size=2)
-drawn = [trial.params["lr"] for trial in optuna.load_study(study_name="shared", storage="sqlite:///shared.db").trials]
+drawn = [
+    trial.params["lr"]
+    for trial in optuna.load_study(
+        study_name="shared", storage="sqlite:///shared.db"
+    ).trials
+]
 print([round(rate, 3) for rate in drawn])
 outcome(
     "03-2.workers",
@@ -375,9 +447,13 @@ outcome(
 
 # %% exercise: sampler_of
 def sampler_of(seed: int, worker: int, before: int) -> optuna.samplers.BaseSampler:
-    """Return a sampler whose random numbers belong to this seed, worker and number of trials before."""
+    """Return a sampler whose random numbers belong to this seed, worker and number
+    of trials before.
+    """
     ### BEGIN SOLUTION
-    return optuna.samplers.TPESampler(seed=random.Random(f"{seed} {worker} {before}").getrandbits(31))
+    return optuna.samplers.TPESampler(
+        seed=random.Random(f"{seed} {worker} {before}").getrandbits(31)
+    )
     ### END SOLUTION
 
 
@@ -385,8 +461,16 @@ def sampler_of(seed: int, worker: int, before: int) -> optuna.samplers.BaseSampl
 checked = check.sampler_of(sampler_of, points=2)
 ### BEGIN HIDDEN TESTS
 _draws = {}
-for _key in [(seed, worker, before) for seed in (3, 30) for worker in (0, 1, 11) for before in (0, 1, 2, 10, 11, 111)]:
-    _pair = [optuna.create_study(sampler=sampler_of(*_key)).ask().suggest_float("x", 0, 1) for _ in range(2)]
+for _key in [
+    (seed, worker, before)
+    for seed in (3, 30)
+    for worker in (0, 1, 11)
+    for before in (0, 1, 2, 10, 11, 111)
+]:
+    _pair = [
+        optuna.create_study(sampler=sampler_of(*_key)).ask().suggest_float("x", 0, 1)
+        for _ in range(2)
+    ]
     assert _pair[0] == _pair[1]
     _draws[_key] = _pair[0]
 assert len(set(_draws.values())) == len(_draws)
@@ -497,10 +581,18 @@ print(
 # %%
 right = replay.right_images().reshape(780, 9, 1297)[:, -1]
 able = right[right[:, :500].sum(axis=1).argsort()[-20:]].astype(float)
-apart = np.mean([np.abs(one - other).mean() for one, other in itertools.combinations(able, 2)])
+apart = np.mean(
+    [np.abs(one - other).mean() for one, other in itertools.combinations(able, 2)]
+)
 for images in (500, 797, 10_000):
-    one, two = (100 * (share / images) ** 0.5 for share in (able.mean() * (1 - able.mean()), apart))
-    print(f"{images:6,} images: ± {one:.2f} points for one accuracy, ± {two:.2f} for a difference (one standard error)")
+    one, two = (
+        100 * (share / images) ** 0.5
+        for share in (able.mean() * (1 - able.mean()), apart)
+    )
+    print(
+        f"{images:6,} images: ± {one:.2f} points for one accuracy, ± {two:.2f} for a "
+        f"difference (one standard error)"
+    )
 
 # %% [markdown]
 # ### Exercise 4 · Find the leak
@@ -520,7 +612,9 @@ for images in (500, 797, 10_000):
 
 # %% exercise: honest
 def honest(val: np.ndarray, test: np.ndarray) -> float:
-    """Return what to report of a search, from accuracies [trials, epochs] on validation and on test images."""
+    """Return what to report of a search, from accuracies [trials, epochs] on
+    validation and on test images.
+    """
     ### BEGIN SOLUTION
     return float(test.ravel()[val.argmax()])
     ### END SOLUTION
@@ -533,9 +627,14 @@ _val = replay.accuracies("space", "val").reshape(-1, 9)
 _test = replay.accuracies("space", "test").reshape(-1, 9)
 _some = np.random.default_rng(8).permutation(780)
 for _first in range(0, 700, 70):
-    _v = _val[_some[_first : _first + 70]] + np.random.default_rng(_first).uniform(0, 1e-6, (70, 9))
+    _v = _val[_some[_first : _first + 70]] + np.random.default_rng(_first).uniform(
+        0, 1e-6, (70, 9)
+    )
     _t = _test[_some[_first : _first + 70]]
-    assert abs(honest(_v, _t) - _t[_v.max(axis=1).argmax(), _v.max(axis=0).argmax()]) < 1e-9
+    assert (
+        abs(honest(_v, _t) - _t[_v.max(axis=1).argmax(), _v.max(axis=0).argmax()])
+        < 1e-9
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -550,9 +649,9 @@ checked
 
 # %%
 for images in (100, 250, 500, 1000):
-    on_val, on_test = 100 * selection.mean_scores(*selection.split_accuracies(200, images), orders=1)[:, -1].mean(
-        axis=0
-    )
+    on_val, on_test = 100 * selection.mean_scores(
+        *selection.split_accuracies(200, images), orders=1
+    )[:, -1].mean(axis=0)
     print(
         f"{images:5,} validation images: chosen one {on_val:.2f}% there, "
         f"{on_test:.2f}% on the rest, {on_val - on_test:+.2f}"
@@ -584,7 +683,9 @@ predict(
 # %%
 figures.explorer(
     selection_picture.draw_rates,
-    alt=lambda batch_size: f"Accuracy over learning rate. {selection_picture.rates_finding(batch_size)}.",
+    alt=lambda batch_size: (
+        f"Accuracy over learning rate. {selection_picture.rates_finding(batch_size)}."
+    ),
     batch_size=list(BATCHES),
 )
 
@@ -626,11 +727,17 @@ try:
 except ValueError as error:
     print(error)
 shares = [
-    study_picture.importances(run(open_study(None, SPACE, pruner=never), replay.replayed, 60, seed=seed), SPACE)
+    study_picture.importances(
+        run(open_study(None, SPACE, pruner=never), replay.replayed, 60, seed=seed),
+        SPACE,
+    )
     for seed in range(10)
 ]
 finding = study_picture.importance_finding(shares)
-figures.show(study_picture.draw_importance(shares), f"Importance of each hyperparameter in ten studies. {finding}.")
+figures.show(
+    study_picture.draw_importance(shares),
+    f"Importance of each hyperparameter in ten studies. {finding}.",
+)
 
 # %%
 firsts = Counter(max(share, key=share.get) for share in shares).most_common()
@@ -655,7 +762,9 @@ outcome(
 
 # %% exercise: main_effect
 def main_effect(table: np.ndarray, axis: int) -> float:
-    """Return the variance of the means along `axis`, as a share of the variance of all values of `table`."""
+    """Return the variance of the means along `axis`, as a share of the variance of
+    all values of `table`.
+    """
     ### BEGIN SOLUTION
     others = tuple(other for other in range(table.ndim) if other != axis)
     return float(table.mean(axis=others).var() / table.var())
@@ -670,7 +779,13 @@ from torchcourse.checks.values import judged
 _table = replay.accuracies()[..., -1].copy()
 for _axis in range(4):
     _means = np.array([part.mean() for part in np.moveaxis(_table, _axis, 0)])
-    assert abs(main_effect(_table, _axis) - np.mean((_means - _table.mean()) ** 2) / _table.var()) < 1e-9
+    assert (
+        abs(
+            main_effect(_table, _axis)
+            - np.mean((_means - _table.mean()) ** 2) / _table.var()
+        )
+        < 1e-9
+    )
 assert abs(main_effect(np.arange(3.0)[:, None] + np.zeros((3, 4)), 0) - 1) < 1e-9
 
 
@@ -681,7 +796,13 @@ def _in_drawn_tables(main_effect, draw):
     table = np.random.default_rng(draw.getrandbits(32)).uniform(80, 99, (3, 4, 5))
     for axis in range(3):
         means = np.array([part.mean() for part in np.moveaxis(table, axis, 0)])
-        assert abs(main_effect(table, axis) - np.mean((means - table.mean()) ** 2) / table.var()) < 1e-9
+        assert (
+            abs(
+                main_effect(table, axis)
+                - np.mean((means - table.mean()) ** 2) / table.var()
+            )
+            < 1e-9
+        )
 
 
 ### END HIDDEN TESTS
@@ -700,7 +821,10 @@ checked
 
 # %%
 def main_of(table, axis):
-    return np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1).mean(axis=1).var() / table.var()
+    return (
+        np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1).mean(axis=1).var()
+        / table.var()
+    )
 
 
 def total_of(table, axis):
@@ -711,10 +835,19 @@ table = replay.accuracies()[..., -1]
 lr = np.array(SPACE["lr"])
 good = table[(lr >= 0.001) & (lr < 0.03)]
 for where, part in (("whole space", table), ("learning rate in order", good)):
-    mains, totals = ({name: effect(part, axis) for axis, name in enumerate(SPACE)} for effect in (main_of, total_of))
+    mains, totals = (
+        {name: effect(part, axis) for axis, name in enumerate(SPACE)}
+        for effect in (main_of, total_of)
+    )
     for kind, found in (("main effects", mains), ("total effects", totals)):
-        print(f"{where:23s} {kind:13s}", {name: round(float(share), 2) for name, share in found.items()})
-    print(f"{'':23s} interaction   {1 - sum(mains.values()):.2f} (what the main effects leave)")
+        print(
+            f"{where:23s} {kind:13s}",
+            {name: round(float(share), 2) for name, share in found.items()},
+        )
+    print(
+        f"{'':23s} interaction   {1 - sum(mains.values()):.2f} (what the main "
+        f"effects leave)"
+    )
 
 # %% [markdown]
 # The answer depends on the space you ask in. Over the whole space the learning rate decides. Where it is about right, its main effect nearly vanishes and

@@ -46,9 +46,14 @@ from torchcourse.ranks import default_world_size, run_ranks
 from torchcourse.training import Monitor, Trainer, read_run, read_scalars
 from torchcourse.training.watch import Watch
 
-torch.set_num_threads(1)  # these networks are so small that threads would only wait for one another
-shutil.rmtree("runs", ignore_errors=True)  # begin with an empty folder when the notebook is run again
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+# these networks are so small that threads would only wait for one another
+torch.set_num_threads(1)
+# begin with an empty folder when the notebook is run again
+shutil.rmtree("runs", ignore_errors=True)
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # First a question that you will answer again at the end. It is the recorded one, in our words: you train a model and want to
@@ -61,7 +66,11 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 # * **E** Look at how the weights change in every epoch (에포크), to see whether the model converges.
 
 # %%
-predict("04-1.manage", "Which are about managing the training?", ["A and C", "A, C and D", "A, C and E", "all but B"])
+predict(
+    "04-1.manage",
+    "Which are about managing the training?",
+    ["A and C", "A, C and D", "A, C and E", "all but B"],
+)
 
 # %% [markdown]
 # ## 1 · A run that writes
@@ -79,9 +88,18 @@ def train(name, lr=0.1, epochs=4, **options):
     torch.manual_seed(0)
     model = mlp(784, 64, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    options = {"log_dir": f"runs/{name}", "log_every": 5, "watch_every": 5, "progress": False} | options
+    options = {
+        "log_dir": f"runs/{name}",
+        "log_every": 5,
+        "watch_every": 5,
+        "progress": False,
+    } | options
     trainer = Trainer(model, optimizer, F.cross_entropy, **options)
-    trainer.fit(make_loader(digits, 50), epochs, val_loader=make_loader(validation, 250, shuffle=False))
+    trainer.fit(
+        make_loader(digits, 50),
+        epochs,
+        val_loader=make_loader(validation, 250, shuffle=False),
+    )
     return trainer
 
 
@@ -106,8 +124,16 @@ show_tensorboard("runs", "scalars")
 run = read_run("runs/lr 0.1")
 for tag in ("loss/train", "loss/val", "accuracy/val"):
     steps, values = run.scalars[tag]
-    print(f"{tag:13} {len(steps):3} values, at steps {steps[0]} to {steps[-1]}: {values[0]:.3f} … {values[-1]:.3f}")
-difference = max(abs(a - b) for a, b in zip(run.scalars["loss/val"][1], trainer.history["val_loss"], strict=True))
+    print(
+        f"{tag:13} {len(steps):3} values, at steps {steps[0]} to {steps[-1]}: "
+        f"{values[0]:.3f} … {values[-1]:.3f}"
+    )
+difference = max(
+    abs(a - b)
+    for a, b in zip(
+        run.scalars["loss/val"][1], trainer.history["val_loss"], strict=True
+    )
+)
 print(f"largest difference from the history in memory: {difference:.0e}")
 assert difference < 1e-6
 
@@ -158,7 +184,10 @@ with CountWaits() as each_step:
     values = [loss.item() for loss in losses_of(50)]
 with CountWaits() as once:
     mean = torch.stack([loss.detach() for loss in losses_of(50)]).mean().item()
-print(f"a number each step: {each_step.count} waits;  tensors until the end: {once.count};  both say {mean:.4f}")
+print(
+    f"a number each step: {each_step.count} waits;  tensors until the end: "
+    f"{once.count};  both say {mean:.4f}"
+)
 assert abs(mean - statistics.mean(values)) < 1e-5
 
 # %% [markdown]
@@ -171,10 +200,14 @@ assert abs(mean - statistics.mean(values)) < 1e-5
 
 
 # %% exercise: log_means
-def log_means(losses: Iterable[torch.Tensor], every: int, write: Callable[[int, float], None]) -> None:
-    """Call `write(step, mean)` after every `every` steps, and once more for a rest at the end. The first step is step 1.
+def log_means(
+    losses: Iterable[torch.Tensor], every: int, write: Callable[[int, float], None]
+) -> None:
+    """Call `write(step, mean)` after every `every` steps, and once more for a rest at
+    the end. The first step is step 1.
 
-    `mean` is the mean of the losses since the last call. The losses come with their graphs, as from a training step.
+    `mean` is the mean of the losses since the last call. The losses come with their
+    graphs, as from a training step.
     """
     ### BEGIN SOLUTION
     waiting = []
@@ -199,7 +232,15 @@ for _count, _every in ((11, 3), (6, 6), (2, 4)):
     _starts = range(0, _count, _every)
     assert list(_written) == [min(_start + _every, _count) for _start in _starts]
     for _value, _start in zip(_written.values(), _starts, strict=True):
-        assert abs(_value - statistics.mean(_n**2 for _n in range(_start, min(_start + _every, _count)))) < 1e-4
+        assert (
+            abs(
+                _value
+                - statistics.mean(
+                    _n**2 for _n in range(_start, min(_start + _every, _count))
+                )
+            )
+            < 1e-4
+        )
     assert _waits.count <= 2 * len(_written)
 ### END HIDDEN TESTS
 checked
@@ -232,11 +273,15 @@ for lr, trainer in trainers.items():
     with torch.no_grad():
         guesses = trainer.model(images.to(trainer.device)).argmax(dim=1).cpu()
     wrong = torch.nonzero(guesses != labels).flatten()[:8]
-    strip = torch.cat(list(images[wrong]), dim=2) * 0.3081 + 0.1307  # back to pixels from 0 to 1
+    # back to pixels from 0 to 1
+    strip = torch.cat(list(images[wrong]), dim=2) * 0.3081 + 0.1307
     with Monitor(f"runs/lr {lr}") as board:
         board.images(trainer.position.step, {"mistakes": strip})
         board.texts(0, {"mistakes": f"taken for {guesses[wrong].tolist()}"})
-        board.hyperparameters({"lr": lr, "layers": 2}, {"best/accuracy": max(trainer.history["val_accuracy"])})
+        board.hyperparameters(
+            {"lr": lr, "layers": 2},
+            {"best/accuracy": max(trainer.history["val_accuracy"])},
+        )
 
 # %%
 show_tensorboard("runs", "hparams", height=450)
@@ -248,14 +293,20 @@ show_tensorboard("runs", "hparams", height=450)
 for lr in (0.01, 0.1, 1.0):
     run = read_run(f"runs/lr {lr}")
     print(
-        run.hyperparameters, f"best accuracy {run.scalars['best/accuracy'][1][-1]:.3f}", *run.texts["mistakes"][0][1:]
+        run.hyperparameters,
+        f"best accuracy {run.scalars['best/accuracy'][1][-1]:.3f}",
+        *run.texts["mistakes"][0][1:],
     )
 figure, axes = figures.new(7, 1.3)
 step, image = run.images["mistakes"][-1]
 axes.imshow(image, cmap="gray")
 axes.set_axis_off()
 axes.set_title(f"lr {lr}: mistakes at step {step}, {run.texts['mistakes'][0][1]}")
-figures.show(figure, f"Eight digits that the network with learning rate {lr} got wrong: {run.texts['mistakes'][0][1]}.")
+figures.show(
+    figure,
+    f"Eight digits that the network with learning rate {lr} got wrong: "
+    f"{run.texts['mistakes'][0][1]}.",
+)
 
 # %% [markdown]
 # ## 4 · What the curves tell
@@ -266,17 +317,31 @@ figures.show(figure, f"Eight digits that the network with learning rate {lr} got
 # %%
 predict(
     "04-1.turn",
-    "The training loss of the overfitting run falls to almost 0. What does its validation loss do?",
-    ["it falls as well, only slower", "it falls, then rises again", "it rises from the start"],
+    "The training loss of the overfitting run falls to almost 0. What does its "
+    "validation loss do?",
+    [
+        "it falls as well, only slower",
+        "it falls, then rises again",
+        "it rises from the start",
+    ],
 )
 
 # %%
-runs = {kind: sick_runs.train(kind, f"runs/{kind}") for kind in ("healthy", "overfitting", "underfitting")}
+runs = {
+    kind: sick_runs.train(kind, f"runs/{kind}")
+    for kind in ("healthy", "overfitting", "underfitting")
+}
 figure, axes = figures.new(9, 2.8, ncols=3)
 for axis, (kind, run) in zip(axes, runs.items(), strict=True):
     draw_curves(axis, run)
-    axis.set_title(f"{kind}: ends at {run.scalars['loss/train'][1][-1]:.2f} / {run.scalars['loss/val'][1][-1]:.2f}")
-figures.show(figure, "; ".join(f"{kind}: {judge_fit(run).evidence[0]}" for kind, run in runs.items()))
+    axis.set_title(
+        f"{kind}: ends at {run.scalars['loss/train'][1][-1]:.2f} / "
+        f"{run.scalars['loss/val'][1][-1]:.2f}"
+    )
+figures.show(
+    figure,
+    "; ".join(f"{kind}: {judge_fit(run).evidence[0]}" for kind, run in runs.items()),
+)
 
 # %%
 for run in runs.values():
@@ -303,7 +368,9 @@ outcome(
 
 # %%
 def smooth(values, weight):
-    """Exponential average whose first value is not pulled toward 0, as TensorBoard does it."""
+    """Exponential average whose first value is not pulled toward 0, as TensorBoard
+    does it.
+    """
     average, smoothed = 0.0, []
     for count, value in enumerate(values, start=1):
         average = weight * average + (1 - weight) * value
@@ -316,13 +383,26 @@ def smoothed_turn(epochs_seen, smoothing):
     return values, smooth(values, smoothing)
 
 
+# %%
 def draw_turn(epochs_seen, smoothing):
     values, smoothed = smoothed_turn(epochs_seen, smoothing)
     figure, axes = figures.new(7, 3)
     epochs = range(1, len(values) + 1)
-    axes.plot(epochs, values, "o-", color=figures.COLORS["gray"], markersize=3, label="as written")
+    axes.plot(
+        epochs,
+        values,
+        "o-",
+        color=figures.COLORS["gray"],
+        markersize=3,
+        label="as written",
+    )
     axes.plot(epochs, smoothed, color=figures.COLORS["orange"], label="smoothed")
-    axes.set(xlabel="epoch", ylabel="validation loss", xlim=(0, len(losses) + 1), ylim=(0.6, 2.3))
+    axes.set(
+        xlabel="epoch",
+        ylabel="validation loss",
+        xlim=(0, len(losses) + 1),
+        ylim=(0.6, 2.3),
+    )
     axes.legend()
     axes.set_title(describe_turn(epochs_seen, smoothing))
     return figure
@@ -331,10 +411,18 @@ def draw_turn(epochs_seen, smoothing):
 def describe_turn(epochs_seen, smoothing):
     values, smoothed = smoothed_turn(epochs_seen, smoothing)
     lowest = [curve.index(min(curve)) + 1 for curve in (values, smoothed)]
-    return f"lowest at epoch {lowest[0]} as written, at epoch {lowest[1]} of {epochs_seen} when smoothed"
+    return (
+        f"lowest at epoch {lowest[0]} as written, at epoch {lowest[1]} of "
+        f"{epochs_seen} when smoothed"
+    )
 
 
-figures.explorer(draw_turn, alt=describe_turn, epochs_seen=(2, 40, 20), smoothing=(0.0, 0.95, 0.8, 0.05))
+figures.explorer(
+    draw_turn,
+    alt=describe_turn,
+    epochs_seen=(2, 40, 20),
+    smoothing=(0.0, 0.95, 0.8, 0.05),
+)
 
 # %% [markdown]
 # Smoothing looks calm because it looks back: it moves the turn to a later epoch, so a smoothed curve chooses a checkpoint (체크포인트) too late. The raw
@@ -349,7 +437,8 @@ figures.explorer(draw_turn, alt=describe_turn, epochs_seen=(2, 40, 20), smoothin
 def turning_step(log_dir: str | Path) -> int | None:
     """Return the step of the lowest validation loss in a run's event files.
 
-    None if the lowest is the last: then the curve has not turned (yet). The tag is "loss/val".
+    None if the lowest is the last: then the curve has not turned (yet). The tag is
+    "loss/val".
     """
     ### BEGIN SOLUTION
     steps, losses = read_scalars(log_dir)["loss/val"]
@@ -361,11 +450,17 @@ def turning_step(log_dir: str | Path) -> int | None:
 # %% check: turning_step
 checked = check.turning_step(turning_step, points=2)
 ### BEGIN HIDDEN TESTS
-for _losses, _turn in (([3.0, 1.0, 2.0], 14), ([3.0, 2.0, 1.0], None), ([0.5, 2.0, 1.0, 0.9], 7)):
+for _losses, _turn in (
+    ([3.0, 1.0, 2.0], 14),
+    ([3.0, 2.0, 1.0], None),
+    ([0.5, 2.0, 1.0, 0.9], 7),
+):
     shutil.rmtree("hidden", ignore_errors=True)
     with Monitor("hidden") as _board:
         for _n, _loss in enumerate(_losses, start=1):
-            _board.scalars(7 * _n, {"loss/val": _loss, "loss/train": 1 / _n, "accuracy/val": 0.5})
+            _board.scalars(
+                7 * _n, {"loss/val": _loss, "loss/train": 1 / _n, "accuracy/val": 0.5}
+            )
     assert turning_step("hidden") == _turn
 shutil.rmtree("hidden")
 ### END HIDDEN TESTS
@@ -394,12 +489,15 @@ predict(
 
 # %%
 def measure_look(make_model, images, labels, rounds=12):
-    """Return the seconds of a training step, and what a look adds to one (medians over some rounds)."""
+    """Return the seconds of a training step, and what a look adds to one (medians
+    over some rounds).
+    """
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     seconds = {0: [], 1: []}
     with Monitor("runs/cost") as board:
-        for every in [0, 1] * rounds:  # in turn, so that a busy machine disturbs both alike
+        # in turn, so that a busy machine disturbs both alike
+        for every in [0, 1] * rounds:
             start = time.process_time()  # of all threads, the writer's included
             with Watch(model, board, every).around(1):
                 optimizer.zero_grad()
@@ -412,7 +510,10 @@ def measure_look(make_model, images, labels, rounds=12):
 
 images, labels = mnist()[:64]
 step_seconds, look_seconds = measure_look(small_cnn, images, labels)
-print(f"a step {step_seconds * 1e3:.1f} ms, a look {look_seconds * 1e3:.1f} ms of processor time")
+print(
+    f"a step {step_seconds * 1e3:.1f} ms, a look {look_seconds * 1e3:.1f} ms of "
+    f"processor time"
+)
 
 # %%
 share = look_seconds / (63 * step_seconds)
@@ -431,21 +532,36 @@ outcome(
 
 # %%
 def share_of_time(steps_between_looks, faster_steps):
-    return look_seconds / (steps_between_looks * step_seconds / faster_steps + look_seconds)
+    return look_seconds / (
+        steps_between_looks * step_seconds / faster_steps + look_seconds
+    )
 
 
 def draw_price(steps_between_looks, faster_steps):
     figure, axes = figures.new(7, 3)
     intervals = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-    axes.plot(intervals, [100 * share_of_time(every, faster_steps) for every in intervals])
-    axes.plot(steps_between_looks, 100 * share_of_time(steps_between_looks, faster_steps), "o", markersize=9)
+    axes.plot(
+        intervals, [100 * share_of_time(every, faster_steps) for every in intervals]
+    )
+    axes.plot(
+        steps_between_looks,
+        100 * share_of_time(steps_between_looks, faster_steps),
+        "o",
+        markersize=9,
+    )
     axes.axhline(1, color=figures.COLORS["gray"], linestyle=":")
     axes.text(1, 1.15, "1%", color=figures.COLORS["gray"])
-    axes.set(xscale="log", yscale="log", xlabel="steps between two looks", ylabel="share of the time, %")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="steps between two looks",
+        ylabel="share of the time, %",
+    )
     axes.set_title(describe_price(steps_between_looks, faster_steps))
     return figure
 
 
+# %%
 def describe_price(steps_between_looks, faster_steps):
     return (
         f"a look every {steps_between_looks} steps: "
@@ -453,7 +569,12 @@ def describe_price(steps_between_looks, faster_steps):
     )
 
 
-figures.explorer(draw_price, alt=describe_price, steps_between_looks=(1, 500, 63), faster_steps=(1, 50, 1))
+figures.explorer(
+    draw_price,
+    alt=describe_price,
+    steps_between_looks=(1, 500, 63),
+    faster_steps=(1, 50, 1),
+)
 
 # %% [markdown]
 # ### Exercise 3 · Choose how often to look
@@ -465,7 +586,8 @@ figures.explorer(draw_price, alt=describe_price, steps_between_looks=(1, 500, 63
 
 # %% exercise: look_every
 def look_every(look_seconds: float, step_seconds: float, budget: float) -> int:
-    """Return the smallest number of steps between looks, so that looking takes at most this share of the training.
+    """Return the smallest number of steps between looks, so that looking takes at most
+    this share of the training.
 
     `budget` is a share: 0.01 is 1%. The interval is at least 1.
     """
@@ -511,24 +633,38 @@ def log_epoch_of_each_rank(log_dir, step, correct, seen):
 def validate(log):
     """Log ten epochs of a model that gets better."""
     for epoch in range(1, 11):
-        correct, seen = [(800 + 5 * epoch + 5, 900), (30 + int(1.5 * epoch), 100)][dist.get_rank()]
+        correct, seen = [(800 + 5 * epoch + 5, 900), (30 + int(1.5 * epoch), 100)][
+            dist.get_rank()
+        ]
         log("runs/two ranks", epoch, correct, seen)
         dist.barrier()
 
 
 run_ranks(validate, log_epoch_of_each_rank, world_size=2)
 steps, values = read_scalars("runs/two ranks", every=True)["accuracy/val"]
-print(len(list(Path("runs/two ranks").iterdir())), "event files; steps:", steps[:6], "…")
+print(
+    len(list(Path("runs/two ranks").iterdir())), "event files; steps:", steps[:6], "…"
+)
 
 # %%
 figure, axes = figures.new(7, 2.6)
 axes.plot(steps, values, "o-", markersize=3)
-axes.axhline(0.9, color=figures.COLORS["green"], linestyle="--", label="all 1,000 digits, last epoch")
+axes.axhline(
+    0.9,
+    color=figures.COLORS["green"],
+    linestyle="--",
+    label="all 1,000 digits, last epoch",
+)
 axes.set(xlabel="epoch", ylabel="accuracy/val", ylim=(0, 1))
 axes.legend(loc="center right")
-axes.set_title(f"One run, {len(steps)} values at {len(set(steps))} steps: from {min(values):.2f} to {max(values):.2f}")
+axes.set_title(
+    f"One run, {len(steps)} values at {len(set(steps))} steps: from "
+    f"{min(values):.2f} to {max(values):.2f}"
+)
 figures.show(
-    figure, "The accuracy jumps between about 0.4 and 0.95 at every step; the true one is 0.90 in the last epoch."
+    figure,
+    "The accuracy jumps between about 0.4 and 0.95 at every step; the true one is "
+    "0.90 in the last epoch.",
 )
 
 # %%
@@ -550,7 +686,8 @@ outcome(
 
 # %% exercise: log_epoch
 def log_epoch(log_dir: str | Path, step: int, correct: int, seen: int) -> None:
-    """Log the accuracy of all ranks' samples together under "accuracy/val"; runs on every rank, and one of them writes.
+    """Log the accuracy of all ranks' samples together under "accuracy/val"; runs on
+    every rank, and one of them writes.
 
     Args:
         correct, seen: how many samples of this rank were right, and how many it had.
@@ -571,7 +708,9 @@ checked = check.log_epoch(log_epoch, points=3)
 
 ### BEGIN HIDDEN TESTS
 def _four_ranks():
-    log_epoch("hidden", 3, [5, 0, 20, 9][dist.get_rank()], [10, 1, 40, 9][dist.get_rank()])
+    log_epoch(
+        "hidden", 3, [5, 0, 20, 9][dist.get_rank()], [10, 1, 40, 9][dist.get_rank()]
+    )
 
 
 shutil.rmtree("hidden", ignore_errors=True)
@@ -628,17 +767,29 @@ for tag in ("loss/train", "loss/val", "accuracy/val", "gradient_norm/all"):
 # %%
 val = runs["overfitting"].scalars["loss/val"][1]
 rates = [run.scalars["lr/train"][1] for run in runs.values()]
-off = max(abs(a - b) for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True))
+off = max(
+    abs(a - b)
+    for a, b in zip(one.scalars["loss/val"][1], two.scalars["loss/val"][1], strict=True)
+)
 evidence = {
-    "A": f"overfitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: the best weights are worth keeping",
-    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in three runs: fit, overfit, underfit. Nothing here changed the rate, so this tests nothing about B",
+    "A": f"overfitting run: best validation loss {min(val):.2f}, last {val[-1]:.2f}: "
+    f"the best weights are worth keeping",
+    "B": f"learning rate {min(map(min, rates)):.2g} to {max(map(max, rates)):.2g} in "
+    f"three runs: fit, overfit, underfit. Nothing here changed the rate, so this "
+    f"tests nothing about B",
     "C": "over- and underfitting were seen in two curves each, and nowhere else",
-    "D": f"on 2 ranks the loss is {off:.0e} away from that of 1, at the same global batch; the speed was not measured here",
-    "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch {share:.1%} of the time. Whether it converges, the losses say",
+    "D": f"on 2 ranks the loss is {off:.0e} away from that of 1, at the same global "
+    f"batch; the speed was not measured here",
+    "E": f"a look costs {look_seconds / step_seconds:.1f} steps: in every epoch "
+    f"{share:.1%} of the time. Whether it converges, the losses say",
 }
 for statement, sentence in evidence.items():
     print(f"{statement}  {sentence}")
-outcome("04-1.manage", "A, C and E watch the run and act on it. B fixes a value, D saves time.", right="A, C and E")
+outcome(
+    "04-1.manage",
+    "A, C and E watch the run and act on it. B fixes a value, D saves time.",
+    right="A, C and E",
+)
 
 # %% [markdown]
 # | The log | The evidence | Corrected |

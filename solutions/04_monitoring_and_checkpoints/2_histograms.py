@@ -32,15 +32,26 @@ from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring import sick_runs
-from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit, layer_gradients, rms
-from torchcourse.lessons.monitoring.run_picture import describe_card, draw_card, draw_layers, draw_over_time
+from torchcourse.lessons.monitoring.diagnosis import (
+    diagnose,
+    judge_fit,
+    layer_gradients,
+    rms,
+)
+from torchcourse.lessons.monitoring.run_picture import (
+    describe_card,
+    draw_card,
+    draw_layers,
+    draw_over_time,
+)
 from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 from torchcourse.models import small_cnn
 from torchcourse.quiz import outcome, predict
 from torchcourse.training.histograms import measure
 from torchcourse.training.watch import dead_units
 
-torch.set_num_threads(1)  # these networks are so small that threads would only wait for one another
+# these networks are so small that threads would only wait for one another
+torch.set_num_threads(1)
 shutil.rmtree("runs", ignore_errors=True)
 print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
 
@@ -88,16 +99,22 @@ for name, tensor in {
 
 
 # %% exercise: fixed_histogram
-def fixed_histogram(batches: Iterable[torch.Tensor], edges: torch.Tensor) -> torch.Tensor:
-    """Return how many values of all batches lie in each bin: int64 [len(edges) - 1], on the device of the edges.
+def fixed_histogram(
+    batches: Iterable[torch.Tensor], edges: torch.Tensor
+) -> torch.Tensor:
+    """Return how many values of all batches lie in each bin: int64 [len(edges) - 1], on
+    the device of the edges.
 
-    Bin i begins at edges[i], itself included, and ends before edges[i + 1]. The edges rise; bins need not be equal.
-    Values below the first edge count in the first bin, values above the last edge (or on it) in the last.
+    Bin i begins at edges[i], itself included, and ends before edges[i + 1]. The edges
+    rise; bins need not be equal. Values below the first edge count in the first bin,
+    values above the last edge (or on it) in the last.
     """
     counts = torch.zeros(len(edges) - 1, dtype=torch.int64, device=edges.device)
     for batch in batches:
         ### BEGIN SOLUTION
-        bins = (torch.bucketize(batch.flatten(), edges, right=True) - 1).clamp(0, len(counts) - 1)
+        bins = (torch.bucketize(batch.flatten(), edges, right=True) - 1).clamp(
+            0, len(counts) - 1
+        )
         counts += torch.bincount(bins, minlength=len(counts))
         ### END SOLUTION
     return counts
@@ -212,14 +229,22 @@ figures.explorer(
 
 # %% exercise: dead_share
 def dead_share(model: nn.Module, batches: list[torch.Tensor]) -> dict[str, float]:
-    """Return for each nn.ReLU of the model, by its name in `named_modules()`, the share of its units that are dead.
+    """Return for each nn.ReLU of the model, by its name in `named_modules()`, the share
+    of its units that are dead.
 
-    Dead: 0 for every sample of all batches. Outputs are [N, units]. The model is left as it was, without hooks.
+    Dead: 0 for every sample of all batches. Outputs are [N, units]. The model is left
+    as it was, without hooks.
     """
-    outputs = {name: [] for name, module in model.named_modules() if isinstance(module, nn.ReLU)}
+    outputs = {
+        name: []
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ReLU)
+    }
     ### BEGIN SOLUTION
     hooks = [
-        model.get_submodule(name).register_forward_hook(lambda _module, _inputs, output, rows=rows: rows.append(output))
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, rows=rows: rows.append(output)
+        )
         for name, rows in outputs.items()
     ]
     with torch.no_grad():
@@ -227,7 +252,10 @@ def dead_share(model: nn.Module, batches: list[torch.Tensor]) -> dict[str, float
             model(batch)
     for hook in hooks:
         hook.remove()
-    return {name: (torch.cat(rows) == 0).all(dim=0).float().mean().item() for name, rows in outputs.items()}
+    return {
+        name: (torch.cat(rows) == 0).all(dim=0).float().mean().item()
+        for name, rows in outputs.items()
+    }
     ### END SOLUTION
 
 
@@ -236,7 +264,9 @@ checked = check.dead_share(dead_share, points=3)
 ### BEGIN HIDDEN TESTS
 _model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
 with torch.no_grad():
-    _model[0].weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
+    _model[0].weight.copy_(
+        torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    )
     _model[0].bias.copy_(torch.tensor([0.0, 0.0, -9.0, 0.0]))
 _one, _other = torch.tensor([[1.0, 0.0], [2.0, 1.0]]), torch.tensor([[-1.0, 0.0]])
 assert dead_share(_model, [_one])["1"] == 0.5
@@ -277,11 +307,17 @@ for kind, pixels in image.items():
 # %%
 unknown = check.train_unknown("unknown")
 for letter in "ABCD":
-    figures.show(draw_card(unknown[letter], letter), f"Run {letter}: {describe_card(unknown[letter])}")
+    figures.show(
+        draw_card(unknown[letter], letter),
+        f"Run {letter}: {describe_card(unknown[letter])}",
+    )
 
 # %%
 for letter in "EFG":
-    figures.show(draw_card(unknown[letter], letter), f"Run {letter}: {describe_card(unknown[letter])}")
+    figures.show(
+        draw_card(unknown[letter], letter),
+        f"Run {letter}: {describe_card(unknown[letter])}",
+    )
 
 # %% [markdown]
 # ### Exercise 3 · Give each run its name
@@ -323,7 +359,11 @@ for kind in ("vanishing", "saturated", "overfitting"):
 
 # %%
 for kind, run in runs.items():
-    fit = judge_fit(run).name if "loss/val" in run.scalars else "no validation: it stopped before"
+    fit = (
+        judge_fit(run).name
+        if "loss/val" in run.scalars
+        else "no validation: it stopped before"
+    )
     print(f"{kind:14} histograms: {diagnose(run).name:12} curves: {fit}")
 for letter, run in unknown.items():
     print(f"run {letter}          histograms: {diagnose(run).name}")
@@ -361,48 +401,89 @@ recipes = {
     "vanishing, 480 steps": replace(sick, epochs=12),
     "10 ReLU layers at half scale": sick_runs.Recipe(depth=10, scale=0.5),
 }
-longer = {name: sick_runs.train(recipe, f"longer/{name}") for name, recipe in recipes.items()}
+longer = {
+    name: sick_runs.train(recipe, f"longer/{name}") for name, recipe in recipes.items()
+}
 
 
 # %%
 def growth(run):
-    """How many times wider the weights of the first and of the last layer are at the end."""
-    tags = [tag for tag in run.histograms if tag.startswith("weights/") and tag.endswith("weight")]
-    return [run.histograms[tag][-1][1].std / run.histograms[tag][0][1].std for tag in (tags[0], tags[-1])]
+    """How many times wider the weights of the first and of the last layer are at the
+    end.
+    """
+    tags = [
+        tag
+        for tag in run.histograms
+        if tag.startswith("weights/") and tag.endswith("weight")
+    ]
+    return [
+        run.histograms[tag][-1][1].std / run.histograms[tag][0][1].std
+        for tag in (tags[0], tags[-1])
+    ]
 
 
 def weakest_gradient(run):
-    """The smallest gradient of a layer's weights over the largest of any parameter, biases too, at the first look."""
-    sizes = {tag: rms(looks[0][1]) for tag, looks in run.histograms.items() if tag.startswith("gradients/")}
-    return min(size for tag, size in sizes.items() if tag.endswith("weight")) / max(sizes.values())
+    """The smallest gradient of a layer's weights over the largest of any parameter,
+    biases too, at the first look.
+    """
+    sizes = {
+        tag: rms(looks[0][1])
+        for tag, looks in run.histograms.items()
+        if tag.startswith("gradients/")
+    }
+    return min(size for tag, size in sizes.items() if tag.endswith("weight")) / max(
+        sizes.values()
+    )
 
 
 for name, run in longer.items():
     first, last = growth(run)
     gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
-    print(f"{name:28} weights ×{first:.2f} first, ×{last:.2f} last layer;  gap {gap:+.2f}  {judge_fit(run).name}")
-    print(f"{'':28} weakest gradient at the start: {weakest_gradient(run):.1g} of the strongest")
+    print(
+        f"{name:28} weights ×{first:.2f} first, ×{last:.2f} last layer;  gap "
+        f"{gap:+.2f}  {judge_fit(run).name}"
+    )
+    print(
+        f"{'':28} weakest gradient at the start: {weakest_gradient(run):.1g} of the "
+        f"strongest"
+    )
 
 # %% [markdown]
 # One run for each line proves little (lesson 03). So the three conditions that differ in their fit once more, each with ten new seeds:
 
 # %%
-compared = ("200 images, 160 steps", "4,000 images, 160 steps", "four gray spots, 160 steps")
+compared = (
+    "200 images, 160 steps",
+    "4,000 images, 160 steps",
+    "four gray spots, 160 steps",
+)
 seeds = {
     name: [
-        sick_runs.train(replace(recipes[name], every=40), f"seeds/{place}-{seed}", seed=seed) for seed in range(1, 11)
+        sick_runs.train(
+            replace(recipes[name], every=40), f"seeds/{place}-{seed}", seed=seed
+        )
+        for seed in range(1, 11)
     ]
     for place, name in enumerate(compared)
 }
 
 
+# %%
 def first_layers_gradient(run):
     """The root mean square gradient of the first layer's weights at the last look."""
-    return rms(next(looks for tag, looks in run.histograms.items() if tag.startswith("gradients/"))[-1][1])
+    return rms(
+        next(
+            looks
+            for tag, looks in run.histograms.items()
+            if tag.startswith("gradients/")
+        )[-1][1]
+    )
 
 
 spread = {name: [growth(run)[1] for run in ten] for name, ten in seeds.items()}
-ending = {name: [first_layers_gradient(run) for run in ten] for name, ten in seeds.items()}
+ending = {
+    name: [first_layers_gradient(run) for run in ten] for name, ten in seeds.items()
+}
 for name, ten in seeds.items():
     healthy = sum(diagnose(run).name == "healthy" for run in ten)
     fits = [judge_fit(run).name for run in ten]
@@ -420,8 +501,18 @@ shapes = {"fitting": "o", "overfitting": "^", "underfitting": "v"}
 for place, (name, run) in enumerate(longer.items()):
     gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]
     color = figures.CYCLE[place % len(figures.CYCLE)]
-    axes.plot(growth(run)[1], gap, shapes[judge_fit(run).name], color=color, markersize=9, label=name)
-axes.set(xlabel="weights of the last layer: spread at the end ÷ at the start", ylabel="validation − training loss")
+    axes.plot(
+        growth(run)[1],
+        gap,
+        shapes[judge_fit(run).name],
+        color=color,
+        markersize=9,
+        label=name,
+    )
+axes.set(
+    xlabel="weights of the last layer: spread at the end ÷ at the start",
+    ylabel="validation − training loss",
+)
 axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 same = [statistics.mean(spread[name]) for name in compared]
 found = f"mean of ten seeds: ×{same[0]:.2f} on 200 images, ×{same[1]:.2f} on 4,000"
@@ -460,7 +551,10 @@ noise = np.random.default_rng(0)
 places = np.linspace(0, 1, 10)
 heights = np.sin(2 * np.pi * places) + 0.3 * noise.standard_normal(10)
 for degree in (3, 9):
-    print(f"degree {degree}: largest coefficient {abs(np.polyfit(places, heights, degree)).max():,.0f}")
+    print(
+        f"degree {degree}: largest coefficient "
+        f"{abs(np.polyfit(places, heights, degree)).max():,.0f}"
+    )
 
 # %% [markdown]
 # So the learner's guess has a reason: in such a fit extreme weights and overfitting come together, and weight decay works against both. In the networks
@@ -502,7 +596,9 @@ images, labels = mnist()[:200]
 
 
 def gradients_at_start(scale, hidden_layers, seed=0):
-    """The root mean square gradient of each hidden layer's weights, before any training."""
+    """The root mean square gradient of each hidden layer's weights, before any
+    training.
+    """
     torch.manual_seed(seed)
     model = sick_runs.build(sick_runs.Recipe(depth=hidden_layers, scale=scale))
     F.cross_entropy(model(images), labels).backward()
@@ -525,7 +621,9 @@ outcome(
 
 # %% exercise: gradient_factor
 def gradient_factor(scale: float, hidden_layers: int) -> float:
-    """Return by what factor the gradients of hidden layers' weights change when all their weights start `scale` times larger."""
+    """Return by what factor the gradients of hidden layers' weights change when all
+    their weights start `scale` times larger.
+    """
     ### BEGIN SOLUTION
     return scale ** (hidden_layers - 1)
     ### END SOLUTION
@@ -555,22 +653,36 @@ checked
 
 # %%
 def at_start(scale, hidden_layers):
-    """Scales around the chosen one, their measured factors for the first layer, and the law's."""
+    """Scales around the chosen one, their measured factors for the first layer, and
+    the law's.
+    """
     scales = sorted({0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, scale})
     reference = gradients_at_start(1.0, hidden_layers)[0]
-    measured = {each: gradients_at_start(each, hidden_layers)[0] / reference for each in scales}
+    measured = {
+        each: gradients_at_start(each, hidden_layers)[0] / reference for each in scales
+    }
     return measured, {each: each ** (hidden_layers - 1) for each in scales}
 
 
+# %%
 def draw_start(scale, hidden_layers):
     measured, law = at_start(scale, hidden_layers)
     figure, axes = figures.new(7, 3.2)
     axes.plot(
-        list(law), list(law.values()), color=figures.COLORS["gray"], label="law: scale to the power of (layers − 1)"
+        list(law),
+        list(law.values()),
+        color=figures.COLORS["gray"],
+        label="law: scale to the power of (layers − 1)",
     )
-    axes.plot(list(measured), list(measured.values()), "o", label="measured, first layer")
-    axes.plot(scale, measured[scale], "o", markersize=11, color=figures.COLORS["vermillion"])
-    axes.set(xscale="log", yscale="log", ylim=(1e-11, 1e11), ylabel="gradient, 1 at scale 1")
+    axes.plot(
+        list(measured), list(measured.values()), "o", label="measured, first layer"
+    )
+    axes.plot(
+        scale, measured[scale], "o", markersize=11, color=figures.COLORS["vermillion"]
+    )
+    axes.set(
+        xscale="log", yscale="log", ylim=(1e-11, 1e11), ylabel="gradient, 1 at scale 1"
+    )
     axes.set_xlabel("scale of the first weights, 1 = He")
     axes.legend(loc="upper left")
     axes.set_title(
@@ -582,14 +694,23 @@ def draw_start(scale, hidden_layers):
 
 def describe_start(scale, hidden_layers):
     measured, law = at_start(scale, hidden_layers)
-    return f"Gradient at scale {scale:g} with {hidden_layers} layers: {measured[scale]:.1e} measured, {law[scale]:.1e} by the law."
+    return (
+        f"Gradient at scale {scale:g} with {hidden_layers} layers: "
+        f"{measured[scale]:.1e} measured, {law[scale]:.1e} by the law."
+    )
 
 
-figures.explorer(draw_start, alt=describe_start, scale=(0.3, 3.0, 1.5, 0.1), hidden_layers=(1, 20, 8))
+figures.explorer(
+    draw_start, alt=describe_start, scale=(0.3, 3.0, 1.5, 0.1), hidden_layers=(1, 20, 8)
+)
 
 # %%
 ratios = [at_start(scale, layers) for scale in (0.3, 3.0) for layers in (5, 10, 20)]
-off = [math.log10(measured[scale] / law[scale]) for measured, law in ratios for scale in (0.3, 3.0)]
+off = [
+    math.log10(measured[scale] / law[scale])
+    for measured, law in ratios
+    for scale in (0.3, 3.0)
+]
 print(
     f"law against measurement, scales 0.3 and 3, 5 to 20 layers: off by a factor of "
     f"{10 ** max(map(abs, off)):.1f} at most"

@@ -37,15 +37,27 @@ from torchcourse import figures
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring.by_hand import PIECES, NoisyDigits, Run, add_noise
-from torchcourse.lessons.monitoring.foreign_examples import absent_gpu, save_as_from, zoo
+from torchcourse.lessons.monitoring.foreign_examples import (
+    absent_gpu,
+    save_as_from,
+    zoo,
+)
 from torchcourse.lessons.monitoring.save_interval_picture import interval_picture
 from torchcourse.models import small_cnn
 from torchcourse.ranks import RankError, default_world_size, device, run_ranks
 from torchcourse.training import CheckpointError, Trainer, checkpoint
 from torchcourse.training.crash import kill_at_step, kill_while_saving
-from torchcourse.training.foreign import export_safetensors, gather, load_any, save_sharded
+from torchcourse.training.foreign import (
+    export_safetensors,
+    gather,
+    load_any,
+    save_sharded,
+)
 
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · What is in the file?
@@ -94,7 +106,10 @@ best = model.state_dict()
 before = best["0.weight"][0, 0, 0, 0].item()
 with torch.no_grad():
     model[0].weight += 1  # stands for the next training step
-print(f"kept: {before:.3f}, later in the same variable: {best['0.weight'][0, 0, 0, 0].item():.3f}")
+print(
+    f"kept: {before:.3f}, later in the same variable: "
+    f"{best['0.weight'][0, 0, 0, 0].item():.3f}"
+)
 
 # %% [markdown]
 # `state_dict()` copies nothing: "the best" went on training. Save it to a file, or `copy.deepcopy` it. The `Trainer` writes both files:
@@ -113,7 +128,9 @@ trainer = Trainer(
 )
 some_digits = torch.utils.data.Subset(mnist("train"), range(1280))
 validation = make_loader(mnist("test"), 500, shuffle=False)
-history = trainer.fit(make_loader(some_digits, 64), epochs=3, val_loader=validation, overwrite=True)
+history = trainer.fit(
+    make_loader(some_digits, 64), epochs=3, val_loader=validation, overwrite=True
+)
 print(sorted(path.name for path in Path("kept").iterdir()))
 print(
     "validation loss of each epoch:",
@@ -136,12 +153,19 @@ print(
 # %%
 predict(
     "04-3.kill",
-    "torch.save writes over the file of the last save, again and again. Of five processes killed on the way, how many leave a readable file?",
-    ["all five: a file is replaced in one go", "some or none: it is being written most of the time"],
+    "torch.save writes over the file of the last save, again and again. Of five "
+    "processes killed on the way, how many leave a readable file?",
+    [
+        "all five: a file is replaced in one go",
+        "some or none: it is being written most of the time",
+    ],
 )
 
 # %%
-left = {save.__module__: kill_while_saving(save, Path("killed"), kills=5) for save in (torch.save, checkpoint.save)}
+left = {
+    save.__module__: kill_while_saving(save, Path("killed"), kills=5)
+    for save in (torch.save, checkpoint.save)
+}
 for name, outcomes in left.items():
     print(f"{name}.save: {outcomes}")
 good = left["torch.serialization"].count("whole")
@@ -168,7 +192,9 @@ outcome(
 
 # %% exercise: save_whole
 def save_whole(state: dict, path: str) -> None:
-    """Save `state` to `path`, so that at every moment the file there is whole: the old one, or the new one."""
+    """Save `state` to `path`, so that at every moment the file there is whole: the
+    old one, or the new one.
+    """
     ### BEGIN SOLUTION
     temporary = f"{path}.tmp"
     with open(temporary, "wb") as file:
@@ -183,11 +209,18 @@ def save_whole(state: dict, path: str) -> None:
 checked = check.save_whole(save_whole, points=2)
 ### BEGIN HIDDEN TESTS
 for _step in (1, 2, 3):
-    save_whole({"step": _step, "weights": torch.full((500,), float(_step))}, "hidden_save.pt")
+    save_whole(
+        {"step": _step, "weights": torch.full((500,), float(_step))}, "hidden_save.pt"
+    )
     _state = torch.load("hidden_save.pt", weights_only=True)
     assert _state["step"] == _step
     assert bool((_state["weights"] == _step).all())
-_outcomes = kill_while_saving(lambda state, path: save_whole(state, str(path)), Path("hidden_kills"), kills=3, seed=5)
+_outcomes = kill_while_saving(
+    lambda state, path: save_whole(state, str(path)),
+    Path("hidden_kills"),
+    kills=3,
+    seed=5,
+)
 assert set(_outcomes) == {"whole"}
 ### END HIDDEN TESTS
 checked
@@ -211,7 +244,8 @@ torch.save({"weight": torch.ones(4)}, "plain.pt")
 checkpoint.save({"weight": torch.ones(4)}, "sealed.pt")
 for name in ("plain.pt", "sealed.pt"):
     content = bytearray(Path(name).read_bytes())
-    content[content.find(b"\x00\x00\x80\x3f" * 4) + 3] ^= 0x40  # one bit of the first 1.0
+    # one bit of the first 1.0
+    content[content.find(b"\x00\x00\x80\x3f" * 4) + 3] ^= 0x40
     Path(name).write_bytes(content)
 print("torch.load says nothing:", torch.load("plain.pt", weights_only=True))
 try:
@@ -237,7 +271,10 @@ from time import perf_counter
 
 start = perf_counter()
 checkpoint.save(checkpoint.load("kept/last.pt"), "again.pt")
-print(f"Loading and saving the whole state of this small run: {1000 * (perf_counter() - start):.0f} ms")
+print(
+    f"Loading and saving the whole state of this small run: "
+    f"{1000 * (perf_counter() - start):.0f} ms"
+)
 
 # %% [markdown]
 # ## 3 · Go on exactly
@@ -347,7 +384,9 @@ def losses_without(piece):
 
 
 differences = {
-    piece or "nothing": [abs(a - b) for a, b in zip(losses_without(piece), whole[27:], strict=True)]
+    piece or "nothing": [
+        abs(a - b) for a, b in zip(losses_without(piece), whole[27:], strict=True)
+    ]
     for piece in (*PIECES, None)
 }
 
@@ -356,13 +395,27 @@ figure, axis = figures.new(height=3.0)
 largest = {piece: max(values) for piece, values in differences.items()}
 axis.barh(list(largest), list(largest.values()), height=0.6)
 for row, (piece, value) in enumerate(largest.items()):
-    axis.text(value + 0.02, row, f"{value:.2g} (first step {differences[piece][0]:.2g})", va="center", fontsize=8)
-axis.set(xlabel="largest difference of a loss to the unbroken run, in nats, of 18 steps", ylabel="left out")
+    axis.text(
+        value + 0.02,
+        row,
+        f"{value:.2g} (first step {differences[piece][0]:.2g})",
+        va="center",
+        fontsize=8,
+    )
+axis.set(
+    xlabel="largest difference of a loss to the unbroken run, in nats, of 18 steps",
+    ylabel="left out",
+)
 axis.set_xlim(0, 1.35 * max(largest.values()))
 smallest = min(value for piece, value in largest.items() if piece != "nothing")
-axis.set_title(f"With every piece the difference is {largest['nothing']:g}; without one it is {smallest:.2g} or more")
+axis.set_title(
+    f"With every piece the difference is {largest['nothing']:g}; without one it is "
+    f"{smallest:.2g} or more"
+)
 text = ", ".join(f"{piece} {value:.3g}" for piece, value in largest.items())
-figures.show(figure, f"Largest difference of a loss, by the piece that was left out: {text}.")
+figures.show(
+    figure, f"Largest difference of a loss, by the piece that was left out: {text}."
+)
 
 # %%
 assert largest["nothing"] == 0
@@ -388,14 +441,28 @@ outcome(
 # %%
 def train(folder, dataset, workers=0, die_after=None):
     torch.manual_seed(int(os.environ["RANK"]))
-    layers = [nn.Flatten(), nn.Linear(784, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10)]
+    layers = [
+        nn.Flatten(),
+        nn.Linear(784, 32),
+        nn.BatchNorm1d(32),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(32, 10),
+    ]
     model = nn.Sequential(*layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    options = {"checkpoint_dir": folder, "save_every": 4, "log_every": 1, "progress": False}
+    options = {
+        "checkpoint_dir": folder,
+        "save_every": 4,
+        "log_every": 1,
+        "progress": False,
+    }
     trainer = Trainer(model, optimizer, F.cross_entropy, **options)
     if die_after is not None:
         kill_at_step(trainer, die_after)
-    history = trainer.fit(make_loader(dataset, 64, num_workers=workers), epochs=2, resume=True)
+    history = trainer.fit(
+        make_loader(dataset, 64, num_workers=workers), epochs=2, resume=True
+    )
     return [row["loss"] for row in history.steps]
 
 
@@ -411,12 +478,19 @@ def killed_and_resumed(folder, dataset, workers_before, workers_after, **where):
     try:
         run_ranks(train, folder, dataset, workers_before, 13, **where)
     except RankError as error:
-        print("killed:", error.kind, "· saved last: step", checkpoint.load(f"{folder}/last.pt")["position"]["step"])
+        print(
+            "killed:",
+            error.kind,
+            "· saved last: step",
+            checkpoint.load(f"{folder}/last.pt")["position"]["step"],
+        )
     return run_ranks(train, folder, dataset, workers_after, **where)[0]
 
 
 on_the_cpu = {"world_size": 1, "env": {"CUDA_VISIBLE_DEVICES": ""}}
-unbroken = run_ranks(train, start_over("streams_unbroken"), NoisyDigits(), 2, **on_the_cpu)[0]
+unbroken = run_ranks(
+    train, start_over("streams_unbroken"), NoisyDigits(), 2, **on_the_cpu
+)[0]
 resumed = killed_and_resumed("streams_killed", NoisyDigits(), 2, 0, **on_the_cpu)
 
 # %%
@@ -426,9 +500,15 @@ axis.plot(steps, [abs(a - b) for a, b in zip(unbroken, resumed, strict=True)], "
 axis.axvline(12.5, color="gray", linestyle="--")
 axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="gray", ha="right")
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
-axis.set(xlabel="step", ylabel="difference of the losses (nats)", xticks=range(0, 21, 4))
+axis.set(
+    xlabel="step", ylabel="difference of the losses (nats)", xticks=range(0, 21, 4)
+)
 axis.set_title(f"Everything was restored, and the losses differ by up to {gap:.2g}")
-figures.show(figure, f"Up to step 12 the losses of both runs are equal; afterwards they differ by up to {gap:.2g}.")
+figures.show(
+    figure,
+    f"Up to step 12 the losses of both runs are equal; afterwards they differ by up "
+    f"to {gap:.2g}.",
+)
 
 # %% [markdown]
 # Read the evidence. Weights, optimizer, dropout and the order of the samples are right: the `Trainer` restores them. What else does a
@@ -448,7 +528,9 @@ figures.show(figure, f"Up to step 12 the losses of both runs are equal; afterwar
 
 # %% exercise: noisy_image
 def noisy_image(image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
-    """Return a new image: this one with noise that is always the same for the same three numbers."""
+    """Return a new image: this one with noise that is always the same for the same
+    three numbers.
+    """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(hash((seed, epoch, index)))
     return image + 0.1 * torch.randn(image.shape, generator=generator)
@@ -489,7 +571,10 @@ checked
 seeded = SeededSamples(torch.utils.data.TensorDataset(*by_hand.digits()), add_noise)
 unbroken = run_ranks(train, start_over("seeded_unbroken"), seeded, 0, **on_the_cpu)[0]
 resumed = killed_and_resumed("seeded_killed", seeded, 2, 0, **on_the_cpu)
-print("largest difference of 20 losses:", max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True)))
+print(
+    "largest difference of 20 losses:",
+    max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True)),
+)
 assert resumed == unbroken
 
 # %% [markdown]
@@ -595,7 +680,9 @@ def load_on_one(path: str, model: nn.Module) -> None:
     """Load the weights in the file into `model`, which has no wrapper."""
     ### BEGIN SOLUTION
     state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict({name.removeprefix("module."): tensor for name, tensor in state.items()})
+    model.load_state_dict(
+        {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    )
     ### END SOLUTION
 
 
@@ -605,11 +692,19 @@ checked = check.load_on_one(load_on_one, points=3)
 _right = small_cnn(width=4)
 for _names in ("module.{}", "{}"):
     save_as_from(
-        "cuda:7", {_names.format(_name): _tensor for _name, _tensor in _right.state_dict().items()}, "hidden.pth"
+        "cuda:7",
+        {
+            _names.format(_name): _tensor
+            for _name, _tensor in _right.state_dict().items()
+        },
+        "hidden.pth",
     )
     _model = small_cnn(width=4)
     load_on_one("hidden.pth", _model)
-    assert all(torch.equal(_tensor, _right.state_dict()[_name]) for _name, _tensor in _model.state_dict().items())
+    assert all(
+        torch.equal(_tensor, _right.state_dict()[_name])
+        for _name, _tensor in _model.state_dict().items()
+    )
 for _wrong in (nn.Sequential(nn.Linear(2, 2)), small_cnn(width=5)):
     _refused = False
     try:
@@ -678,7 +773,10 @@ print("PyTorch's file:", numbers, "\nthe package's: ", names)
 export_safetensors(checkpoint.load("kept/last.pt"), "whole.safetensors")
 other = small_cnn(width=8)
 load_any("whole.safetensors", other, optimizer=torch.optim.AdamW(other.parameters()))
-assert all(torch.equal(tensor, trainer.model.state_dict()[name].cpu()) for name, tensor in other.state_dict().items())
+assert all(
+    torch.equal(tensor, trainer.model.state_dict()[name].cpu())
+    for name, tensor in other.state_dict().items()
+)
 
 # %% [markdown]
 # ## 7 · Scale up
@@ -691,7 +789,8 @@ unbroken = run_ranks(train, start_over("two_unbroken"), seeded, 0, world_size=2)
 resumed = killed_and_resumed("two_killed", seeded, 0, 0, world_size=2)
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
 print("largest difference on 2 ranks:", gap)
-assert gap == 0 if torch.cuda.device_count() < 2 else gap < 1e-3  # GPUs may add up in a different order
+# GPUs may add up in a different order
+assert gap == 0 if torch.cuda.device_count() < 2 else gap < 1e-3
 
 # %% [markdown]
 # **A model in shares.** With FSDP (lesson 01) no rank has the whole model. So each saves its share into a file of its own: **sharded**

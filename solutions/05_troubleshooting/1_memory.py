@@ -36,18 +36,27 @@ from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
-from torchcourse.lessons.troubleshooting.allocator_picture import describe_segments, draw_segments
+from torchcourse.lessons.troubleshooting.allocator_picture import (
+    describe_segments,
+    draw_segments,
+)
 from torchcourse.lessons.troubleshooting.batch_size import largest_batch_size
 from torchcourse.lessons.troubleshooting.formula import kept_by_layers, step_bytes
 from torchcourse.lessons.troubleshooting.gpu_device import memory_device
 from torchcourse.lessons.troubleshooting.large_models import Decoder, resnet50
 from torchcourse.lessons.troubleshooting.nvml import gpu_status
 from torchcourse.lessons.troubleshooting.rank_memory import memory_of_a_step
-from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice, fake_tensors
+from torchcourse.lessons.troubleshooting.simulated_device import (
+    SimulatedDevice,
+    fake_tensors,
+)
 from torchcourse.lessons.troubleshooting.step_study import study_step
 from torchcourse.lessons.troubleshooting.step_study_picture import step_explorer
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
-from torchcourse.lessons.troubleshooting.tracking_picture import describe_memory, draw_memory
+from torchcourse.lessons.troubleshooting.tracking_picture import (
+    describe_memory,
+    draw_memory,
+)
 from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import run_ranks
 from torchcourse.units import format_bytes
@@ -65,13 +74,19 @@ print(gpu_status())
 # A small network learns digits: 106,000 parameters (파라미터), 128 images in a batch, Adam.
 
 # %%
-images, labels = (tensor[:512].clone() for tensor in mnist()[:])  # copies: a view would hold all 5,000 images
+# copies: a view would hold all 5,000 images
+images, labels = (tensor[:512].clone() for tensor in mnist()[:])
 model = small_cnn()
 print(f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 predict(
     "05-1.where",
     "What takes most of the memory in a training step?",
-    ["the parameters", "Adam's numbers", "what the layers keep for the backward pass", "the images"],
+    [
+        "the parameters",
+        "Adam's numbers",
+        "what the layers keep for the backward pass",
+        "the images",
+    ],
 )
 
 # %% [markdown]
@@ -93,7 +108,8 @@ def train_step(model, optimizer, x, y, tracker):
 # %%
 optimizer = torch.optim.Adam(model.parameters())
 x, y = images[:128], labels[:128]
-train_step(model, optimizer, x, y, MemoryTracker())  # the first step makes Adam's numbers
+# the first step makes Adam's numbers
+train_step(model, optimizer, x, y, MemoryTracker())
 with MemoryTracker() as tracker:
     tracker.watch(model, optimizer, x, y)
     train_step(model, optimizer, x, y, tracker)
@@ -103,7 +119,11 @@ figures.show(draw_memory(tracker), describe_memory(tracker))
 kinds = tracker.peak_by_kind()
 print({kind: format_bytes(size) for kind, size in kinds.items()})
 most = max(kinds, key=kinds.get)
-names = {"parameters": "the parameters", "optimizer": "Adam's numbers", "others": "the images"}
+names = {
+    "parameters": "the parameters",
+    "optimizer": "Adam's numbers",
+    "others": "the images",
+}
 outcome(
     "05-1.where",
     f"At the peak of {format_bytes(tracker.peak)}: {most}, "
@@ -147,7 +167,10 @@ with MemoryTracker() as tracker:
     loss = F.cross_entropy(model(x), y)
     measured = tracker.by_kind()["activations"]
 formula = step_bytes(model, x.shape).activations
-print(f"formula {formula:,} bytes, measured {measured:,}: they differ by {measured - formula}")
+print(
+    f"formula {formula:,} bytes, measured {measured:,}: they differ by "
+    f"{measured - formula}"
+)
 assert measured - formula == 8  # the loss itself, and the number that it was divided by
 
 # %% [markdown]
@@ -161,10 +184,14 @@ assert measured - formula == 8  # the loss itself, and the number that it was di
 
 # %% exercise: mlp_bytes
 def mlp_bytes(widths: list[int], batch: int) -> tuple[int, int, int, int]:
-    """Return the bytes of parameters, gradients, Adam's numbers and activations. `widths` are as in mlp(*widths)."""
+    """Return the bytes of parameters, gradients, Adam's numbers and activations.
+
+    `widths` are as in mlp(*widths).
+    """
     ### BEGIN SOLUTION
     count = sum(inputs * outputs + outputs for inputs, outputs in pairwise(widths))
-    activations = batch * sum(widths[1:])  # each ReLU's output, and the loss's logarithms
+    # each ReLU's output, and the loss's logarithms
+    activations = batch * sum(widths[1:])
     return 4 * count, 4 * count, 8 * count, 4 * activations
     ### END SOLUTION
 
@@ -174,7 +201,11 @@ checked = check.mlp_bytes(mlp_bytes, points=2)
 ### BEGIN HIDDEN TESTS
 from torchcourse.checks.values import judged
 
-for _widths, _batch in (([5, 6, 7, 8, 9], 11), ([100, 2], 3), ([64, 512, 512, 10], 256)):
+for _widths, _batch in (
+    ([5, 6, 7, 8, 9], 11),
+    ([100, 2], 3),
+    ([64, 512, 512, 10], 256),
+):
     _right = step_bytes(mlp(*_widths), (_batch, _widths[0]))
     assert list(mlp_bytes(_widths, _batch)) == [
         _right.parameters,
@@ -189,9 +220,17 @@ def _of_drawn_widths(mlp_bytes, draw):
     from torchcourse.lessons.troubleshooting.formula import step_bytes
     from torchcourse.models import mlp
 
-    widths, batch = [draw.randint(2, 90) for _ in range(draw.randint(2, 6))], draw.randint(1, 64)
+    widths, batch = (
+        [draw.randint(2, 90) for _ in range(draw.randint(2, 6))],
+        draw.randint(1, 64),
+    )
     right = step_bytes(mlp(*widths), (batch, widths[0]))
-    assert list(mlp_bytes(widths, batch)) == [right.parameters, right.gradients, right.optimizer, right.activations]
+    assert list(mlp_bytes(widths, batch)) == [
+        right.parameters,
+        right.gradients,
+        right.optimizer,
+        right.activations,
+    ]
 
 
 ### END HIDDEN TESTS
@@ -234,7 +273,9 @@ except torch.OutOfMemoryError as error:
 # And the log's question, *what happened before?* The timeline knows:
 
 # %%
-figures.show(draw_memory(device, largest=6, capacity=device.capacity), describe_memory(device))
+figures.show(
+    draw_memory(device, largest=6, capacity=device.capacity), describe_memory(device)
+)
 
 # %% [markdown]
 # ### Models that would never fit here
@@ -245,14 +286,24 @@ figures.show(draw_memory(device, largest=6, capacity=device.capacity), describe_
 # %%
 predict(
     "05-1.resnet",
-    "ResNet-50 has 25.6 million parameters, 98 MiB. A step with Adam and 64 images needs about…",
-    ["0.4 GiB: parameters, gradients, and twice as much for Adam", "1.5 GiB", "5.5 GiB"],
+    "ResNet-50 has 25.6 million parameters, 98 MiB. A step with Adam and 64 images "
+    "needs about…",
+    [
+        "0.4 GiB: parameters, gradients, and twice as much for Adam",
+        "1.5 GiB",
+        "5.5 GiB",
+    ],
 )
 
 
 # %%
-def simulated_steps(build, make_batch, capacity, dtype=torch.float32, steps=2, **options):
-    """Train with AdamW on fake tensors; return the device that saw it. Adam's numbers are there from the first step on."""
+def simulated_steps(
+    build, make_batch, capacity, dtype=torch.float32, steps=2, **options
+):
+    """Train with AdamW on fake tensors; return the device that saw it.
+
+    Adam's numbers are there from the first step on.
+    """
     with fake_tensors(dtype), SimulatedDevice(capacity) as device:
         model, batch = build(), make_batch()
         optimizer = torch.optim.AdamW(model.parameters(), **options)
@@ -268,7 +319,10 @@ def simulated_steps(build, make_batch, capacity, dtype=torch.float32, steps=2, *
 
 # %%
 def photos(count):
-    return lambda: (torch.randn(count, 3, 224, 224), torch.zeros(count, dtype=torch.long))
+    return lambda: (
+        torch.randn(count, 3, 224, 224),
+        torch.zeros(count, dtype=torch.long),
+    )
 
 
 start = time.perf_counter()
@@ -291,14 +345,20 @@ except torch.OutOfMemoryError as error:
 
 # %%
 def tokens():
-    return torch.zeros(1, 2048, dtype=torch.long), torch.zeros(1, 2048, dtype=torch.long)
+    return torch.zeros(1, 2048, dtype=torch.long), torch.zeros(
+        1, 2048, dtype=torch.long
+    )
 
 
 start = time.perf_counter()
-decoder = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, foreach=False)
+decoder = simulated_steps(
+    Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, foreach=False
+)
 print(f"{time.perf_counter() - start:.1f} s; peak {format_bytes(decoder.peak)}")
 for way in ("foreach", "fused"):
-    peak = simulated_steps(Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, **{way: True}).peak
+    peak = simulated_steps(
+        Decoder, tokens, "80 GiB", torch.bfloat16, steps=1, **{way: True}
+    ).peak
     print(f"with {way}=True the peak is {format_bytes(peak)}")
 print({kind: format_bytes(size) for kind, size in decoder.peak_by_kind().items()})
 
@@ -337,7 +397,9 @@ try:
         print(broken_evaluate(model, batches))
 except torch.OutOfMemoryError as error:
     print(error)
-figures.show(draw_memory(evaluation, capacity=evaluation.capacity), describe_memory(evaluation))
+figures.show(
+    draw_memory(evaluation, capacity=evaluation.capacity), describe_memory(evaluation)
+)
 
 # %% [markdown]
 # The evidence: memory climbs batch by batch, and never comes down. The largest live tensors are activations, several of the *same* layer, from
@@ -353,7 +415,9 @@ figures.show(draw_memory(evaluation, capacity=evaluation.capacity), describe_mem
 
 # %% exercise: evaluate
 def evaluate(model: nn.Module, batches: list) -> float:
-    """Return the accuracy (0 to 1) over all samples of all batches of (images, labels)."""
+    """Return the accuracy (0 to 1) over all samples of all batches of (images,
+    labels).
+    """
     model.eval()
     ### BEGIN SOLUTION
     right = samples = 0
@@ -404,7 +468,12 @@ checked
 predict(
     "05-1.remedy",
     "16 samples, Adam, float32. Which of these leaves the lowest peak?",
-    ["mixed precision", "checkpointing", "accumulation in 4 parts", "SGD instead of Adam"],
+    [
+        "mixed precision",
+        "checkpointing",
+        "accumulation in 4 parts",
+        "SGD instead of Adam",
+    ],
 )
 
 # %%
@@ -419,13 +488,24 @@ remedies = {
 }
 for name, step in remedies.items():
     kinds = {kind: f"{size / 2**20:.0f}" for kind, size in step.by_kind.items() if size}
-    print(f"{name:<24} {format_bytes(step.peak):>10}  {step.peak / plain.peak:4.0%}  MiB: {kinds}")
+    print(
+        f"{name:<24} {format_bytes(step.peak):>10}  {step.peak / plain.peak:4.0%}  "
+        f"MiB: {kinds}"
+    )
 
 # %%
-candidates = ["mixed precision", "checkpointing", "accumulation in 4 parts", "SGD instead of Adam"]
+candidates = [
+    "mixed precision",
+    "checkpointing",
+    "accumulation in 4 parts",
+    "SGD instead of Adam",
+]
 best = min(candidates, key=lambda name: remedies[name].peak)
 outcome(
-    "05-1.remedy", f"{best}: {format_bytes(remedies[best].peak)} instead of {format_bytes(plain.peak)}.", right=best
+    "05-1.remedy",
+    f"{best}: {format_bytes(remedies[best].peak)} instead of "
+    f"{format_bytes(plain.peak)}.",
+    right=best,
 )
 
 # %% [markdown]
@@ -452,7 +532,9 @@ step_explorer()
 
 # %% exercise: find_batch_size
 def find_batch_size(attempt, limit: int) -> int:
-    """Return the largest batch size up to `limit` for which attempt(size) does not run out of memory."""
+    """Return the largest batch size up to `limit` for which attempt(size) does not
+    run out of memory.
+    """
     ### BEGIN SOLUTION
     fits, too_many = 0, limit + 1
     while too_many - fits > 1:
@@ -521,8 +603,13 @@ with SimulatedDevice("24 MiB") as finder_device:
 
 
 # %% exercise: accumulate
-def accumulate(model: nn.Module, loss_fn, x: torch.Tensor, y: torch.Tensor, parts: int) -> None:
-    """Add the gradient of the mean loss of the batch (x, y) to .grad, part by part. No optimizer step."""
+def accumulate(
+    model: nn.Module, loss_fn, x: torch.Tensor, y: torch.Tensor, parts: int
+) -> None:
+    """Add the gradient of the mean loss of the batch (x, y) to .grad, part by part.
+
+    No optimizer step.
+    """
     pairs = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
     ### BEGIN SOLUTION
     for part, targets in pairs:
@@ -541,9 +628,15 @@ for _samples, _parts in ((10, 3), (33, 32)):
     _whole = [_parameter.grad.clone() for _parameter in _model.parameters()]
     _model.zero_grad()
     accumulate(_model, F.cross_entropy, _x, _y, _parts)
-    assert all(torch.allclose(_p.grad, _g) for _p, _g in zip(_model.parameters(), _whole, strict=True))
+    assert all(
+        torch.allclose(_p.grad, _g)
+        for _p, _g in zip(_model.parameters(), _whole, strict=True)
+    )
     accumulate(_model, F.cross_entropy, _x, _y, _parts)
-    assert all(torch.allclose(_p.grad, 2 * _g) for _p, _g in zip(_model.parameters(), _whole, strict=True))
+    assert all(
+        torch.allclose(_p.grad, 2 * _g)
+        for _p, _g in zip(_model.parameters(), _whole, strict=True)
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -582,8 +675,14 @@ def peak_of(forward):
 
 
 print("no checkpoint:          ", peak_of(lambda blocks, x: blocks(x)))
-print("one around all blocks:  ", peak_of(lambda blocks, x: checkpoint(blocks, x, use_reentrant=False)))
-print("one around the last:    ", peak_of(lambda b, x: checkpoint(b[-1], b[:-1](x), use_reentrant=False)))
+print(
+    "one around all blocks:  ",
+    peak_of(lambda blocks, x: checkpoint(blocks, x, use_reentrant=False)),
+)
+print(
+    "one around the last:    ",
+    peak_of(lambda b, x: checkpoint(b[-1], b[:-1](x), use_reentrant=False)),
+)
 
 # %% [markdown]
 # One around everything saves nothing: at the start of the backward pass it computes all of it again, and *then* all of it is alive. One around
@@ -592,7 +691,9 @@ print("one around the last:    ", peak_of(lambda b, x: checkpoint(b[-1], b[:-1](
 
 # %% exercise: checkpointed
 def checkpointed(blocks: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """Return blocks(x), with less than half of its activations alive at the peak of forward and backward."""
+    """Return blocks(x), with less than half of its activations alive at the peak of
+    forward and backward.
+    """
     ### BEGIN SOLUTION
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False)
@@ -612,7 +713,9 @@ for _forward in (lambda x: _blocks(x), lambda x: checkpointed(_blocks, x)):
     _peaks.append(_tracker.peak)
     _gradients.append([_parameter.grad.clone() for _parameter in _blocks.parameters()])
 assert _peaks[1] < 0.75 * _peaks[0]
-assert all(torch.allclose(_a, _b, atol=1e-4) for _a, _b in zip(*_gradients, strict=True))
+assert all(
+    torch.allclose(_a, _b, atol=1e-4) for _a, _b in zip(*_gradients, strict=True)
+)
 ### END HIDDEN TESTS
 checked
 
@@ -633,7 +736,11 @@ with MemoryTracker() as tracker:
     first_row = batch[0]
     print("made:                ", format_bytes(tracker.current))
     del batch
-    print("after del batch:     ", format_bytes(tracker.current), "   a view of one row keeps it all")
+    print(
+        "after del batch:     ",
+        format_bytes(tracker.current),
+        "   a view of one row keeps it all",
+    )
     first_row = first_row.clone()
     print("after cloning the row:", format_bytes(tracker.current))
 
@@ -647,7 +754,10 @@ with MemoryTracker() as tracker:
 # %%
 MIB = 2**20
 gpu = CachingAllocator(capacity=60 * MIB)
-blocks = {name: gpu.allocate(size * MIB, name) for name, size in (("a", 5), ("b", 5), ("c", 5), ("d", 5), ("e", 32))}
+blocks = {
+    name: gpu.allocate(size * MIB, name)
+    for name, size in (("a", 5), ("b", 5), ("c", 5), ("d", 5), ("e", 32))
+}
 for name in "bde":
     gpu.free(blocks[name])
 figures.show(draw_segments(gpu), describe_segments(gpu))
@@ -699,11 +809,29 @@ except torch.OutOfMemoryError as error:
 if torch.cuda.is_available():
     allocated, reserved = torch.cuda.memory_allocated, torch.cuda.memory_reserved
     large = torch.zeros(64 * MIB, device="cuda")
-    print("made:        ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
+    print(
+        "made:        ",
+        format_bytes(allocated()),
+        "allocated,",
+        format_bytes(reserved()),
+        "reserved",
+    )
     del large
-    print("del:         ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
+    print(
+        "del:         ",
+        format_bytes(allocated()),
+        "allocated,",
+        format_bytes(reserved()),
+        "reserved",
+    )
     torch.cuda.empty_cache()
-    print("empty_cache: ", format_bytes(allocated()), "allocated,", format_bytes(reserved()), "reserved")
+    print(
+        "empty_cache: ",
+        format_bytes(allocated()),
+        "allocated,",
+        format_bytes(reserved()),
+        "reserved",
+    )
 else:
     print("No GPU here: the pictures above are modeled, and nothing was measured.")
 
@@ -712,7 +840,14 @@ else:
 
 # %%
 loss = F.cross_entropy(model(images[:16]), labels[:16])
-print("dimensions of a loss:", loss.dim(), "   elements:", loss.numel(), "   as a number:", loss.item())
+print(
+    "dimensions of a loss:",
+    loss.dim(),
+    "   elements:",
+    loss.numel(),
+    "   as a number:",
+    loss.item(),
+)
 try:
     torch.tensor([1.0, 2.0]).item()
 except RuntimeError as error:
@@ -726,7 +861,9 @@ kept_as = {
 }
 for name, keep in kept_as.items():
     with SimulatedDevice("1 GiB") as device:
-        losses = [keep(F.cross_entropy(model(images[:16]), labels[:16])) for _ in range(10)]
+        losses = [
+            keep(F.cross_entropy(model(images[:16]), labels[:16])) for _ in range(10)
+        ]
         print(f"10 losses kept as {name:<14} {format_bytes(device.current):>10}")
 
 guess, wanted = torch.randn(1000, 1000, requires_grad=True), torch.randn(1000, 1000)
@@ -762,7 +899,10 @@ if torch.cuda.is_available():
         f"after {time.perf_counter() - start:.4f} s"
     )
 else:
-    print("No GPU here: on a CPU every operation is done when its call returns, so item() has nothing to wait for.")
+    print(
+        "No GPU here: on a CPU every operation is done when its call returns, so "
+        "item() has nothing to wait for."
+    )
 
 # %% [markdown]
 # ## 6 · Scale up
@@ -792,10 +932,16 @@ with memory_device("256 MiB") as device:
 on_ranks = {n: run_ranks(memory_of_a_step, world_size=n) for n in (1, 2)}
 for n, ranks in on_ranks.items():
     for rank, kinds in enumerate(ranks):
-        print(f"{n} rank(s), rank {rank}:", {kind: format_bytes(size) for kind, size in kinds.items()})
+        print(
+            f"{n} rank(s), rank {rank}:",
+            {kind: format_bytes(size) for kind, size in kinds.items()},
+        )
 alone, half = on_ranks[1][0], on_ranks[2][0]
 assert abs(half["activations"] / alone["activations"] - 0.5) < 0.01
-assert (half["parameters"], half["optimizer"]) == (alone["parameters"], alone["optimizer"])
+assert (half["parameters"], half["optimizer"]) == (
+    alone["parameters"],
+    alone["optimizer"],
+)
 
 # %% [markdown]
 # Activations halve. Parameters, gradients and Adam's numbers stay, on every rank: lesson 01's sharding is for those. The same step

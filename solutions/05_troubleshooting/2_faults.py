@@ -46,18 +46,38 @@ from torchcourse.lessons.data_parallelism import averaging
 from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.leaks import find_leaks
-from torchcourse.lessons.troubleshooting.overflow import FORMATS, describe_magnitudes, magnitudes
+from torchcourse.lessons.troubleshooting.overflow import (
+    FORMATS,
+    describe_magnitudes,
+    magnitudes,
+)
 from torchcourse.lessons.troubleshooting.overflow_picture import draw_magnitudes
 from torchcourse.lessons.troubleshooting.probes import NanProbe
 from torchcourse.lessons.troubleshooting.silent_bugs import BUGS, TASKS, prepare
-from torchcourse.lessons.troubleshooting.stacks import Shaky, by_rank, of_worker, read_from_drive, write_stack_after
+from torchcourse.lessons.troubleshooting.stacks import (
+    Shaky,
+    by_rank,
+    of_worker,
+    read_from_drive,
+    write_stack_after,
+)
 from torchcourse.models import mlp
-from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, run_ranks
+from torchcourse.ranks import (
+    RankError,
+    RankTimeout,
+    default_world_size,
+    device,
+    run_ranks,
+)
 from torchcourse.units import format_bytes
 
 Path("runs").mkdir(exist_ok=True)
-torch.set_num_threads(1)  # the networks here are so small that a second thread only waits
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+# the networks here are so small that a second thread only waits
+torch.set_num_threads(1)
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · Memory that grows
@@ -84,8 +104,13 @@ def validation_step():
 # %%
 predict(
     "05-2.total",
-    "The loss is one number of 4 bytes. How much memory does each further validation step keep?",
-    ["4 bytes: the loss", "about 100 KiB: what the layers put out", "nothing: the sum is overwritten"],
+    "The loss is one number of 4 bytes. How much memory does each further validation "
+    "step keep?",
+    [
+        "4 bytes: the loss",
+        "about 100 KiB: what the layers put out",
+        "nothing: the sum is overwritten",
+    ],
 )
 
 # %%
@@ -152,9 +177,19 @@ flat = [name for name, rise in growth.items() if rise < 1]
 figure, axes = figures.new(height=2.8)
 for (name, curve), style in zip(curves.items(), ("o-", "s-", "x--"), strict=True):
     axes.plot(range(1, 7), curve, style, label=name)
-axes.set(xlabel="validation step", ylabel="alive (KiB)", title=f"{len(flat)} of 3 ways to add up a loss stay flat")
+axes.set(
+    xlabel="validation step",
+    ylabel="alive (KiB)",
+    title=f"{len(flat)} of 3 ways to add up a loss stay flat",
+)
 axes.legend(frameon=False)
-figures.show(figure, "; ".join(f"{name}: {curve[0]:.0f} to {curve[-1]:.0f} KiB" for name, curve in curves.items()))
+figures.show(
+    figure,
+    "; ".join(
+        f"{name}: {curve[0]:.0f} to {curve[-1]:.0f} KiB"
+        for name, curve in curves.items()
+    ),
+)
 
 # %% [markdown]
 # ### Who else holds tensors?
@@ -222,8 +257,12 @@ arrays.clear()
 
 
 # %% exercise: mean_loss
-def mean_loss(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    """Return the mean cross-entropy over all samples of all batches, as a Python number."""
+def mean_loss(
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> float:
+    """Return the mean cross-entropy over all samples of all batches, as a Python
+    number.
+    """
     was_training = model.training
     ### BEGIN SOLUTION
     model.eval()
@@ -241,7 +280,9 @@ def mean_loss(model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tens
 checked = check.mean_loss(mean_loss, points=3)
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(4)
-_model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+_model = nn.Sequential(
+    nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)
+)
 _x, _y = torch.randn(23, 6), torch.randint(3, (23,))
 _model(_x)
 _before = _model[1].running_mean.clone()
@@ -290,7 +331,12 @@ sample = torch.randn(64, 64)
 
 
 def overflow(format, input_times_10_to_the, loss_scale_2_to_the):
-    found = magnitudes(deep, sample * 10**input_times_10_to_the, FORMATS[format], 2.0**loss_scale_2_to_the)
+    found = magnitudes(
+        deep,
+        sample * 10**input_times_10_to_the,
+        FORMATS[format],
+        2.0**loss_scale_2_to_the,
+    )
     return found, format
 
 
@@ -348,7 +394,9 @@ def first_bad_layer(model: nn.Module, inputs: torch.Tensor) -> str | None:
 # %% check: first_bad_layer
 checked = check.first_bad_layer(first_bad_layer, points=3)
 ### BEGIN HIDDEN TESTS
-_model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 4)), nn.Linear(4, 2))
+_model = nn.Sequential(
+    nn.Linear(4, 4), nn.Sequential(nn.Tanh(), nn.Linear(4, 4)), nn.Linear(4, 2)
+)
 _x = torch.randn(5, 4)
 assert first_bad_layer(_model, _x) is None
 _model[2].bias.data[1] = math.inf
@@ -397,7 +445,9 @@ def batch_of(step):
 
 # %%
 def train_distance(distance, steps=12):
-    """Return what the probe found, or None; step 7 holds a sample that the model gets exactly right."""
+    """Return what the probe found, or None; step 7 holds a sample that the model
+    gets exactly right.
+    """
     torch.manual_seed(0)
     net = Distance()
     steps_taken = torch.optim.SGD(net.parameters(), lr=0.05)
@@ -430,7 +480,11 @@ predict(
 # %%
 found = train_distance(root_of_squares)
 print(found)
-outcome("05-2.root", f"{found.phase.capitalize()}: the loss of that step was a number.", right="the gradient")
+outcome(
+    "05-2.root",
+    f"{found.phase.capitalize()}: the loss of that step was a number.",
+    right="the gradient",
+)
 
 # %% [markdown]
 # The derivative of √x at 0 is infinite, and infinity times 0 (the derivative of x² there) is NaN. The loss of that step is fine.
@@ -445,7 +499,9 @@ outcome("05-2.root", f"{found.phase.capitalize()}: the loss of that step was a n
 
 # %% exercise: safe_distance
 def safe_distance(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the distance of each row of `output` from that of `target`, [n]; with a finite gradient everywhere."""
+    """Return the distance of each row of `output` from that of `target`, [n]; with a
+    finite gradient everywhere.
+    """
     ### BEGIN SOLUTION
     return ((output - target).square().sum(dim=1) + 1e-8).sqrt()
     ### END SOLUTION
@@ -505,10 +561,14 @@ def seconds_a_step(watch, steps=30):
 ways = ("nothing", "loss.item()", "NanProbe", "detect_anomaly")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # detect_anomaly says each time that it is slow
-    rounds = [{way: seconds_a_step(way) for way in ways} for _ in range(4)]  # in turn, so that a busy moment hits all
+    # in turn, so that a busy moment hits all
+    rounds = [{way: seconds_a_step(way) for way in ways} for _ in range(4)]
 cost = {way: min(times[way] for times in rounds) for way in ways}
 for way, seconds in cost.items():
-    print(f"{way:15s} {1e3 * seconds:6.2f} ms per step, {seconds / cost['nothing']:.2f} times")
+    print(
+        f"{way:15s} {1e3 * seconds:6.2f} ms per step, "
+        f"{seconds / cost['nothing']:.2f} times"
+    )
 
 # %% [markdown]
 # On a busy machine, small differences are noise, and this step is a very short one. Measure on your own step whether the probe can stay on
@@ -565,18 +625,34 @@ ends = {bug: accuracy(bug) for bug in silent}
 low = [bug for bug, value in ends.items() if value < healthy - 0.1]
 figure, axes = figures.new(height=3.6)
 order = sorted(ends, key=ends.get)
-axes.barh([BUGS[bug].line for bug in order], [100 * ends[bug] for bug in order], color=figures.COLORS["blue"])
+axes.barh(
+    [BUGS[bug].line for bug in order],
+    [100 * ends[bug] for bug in order],
+    color=figures.COLORS["blue"],
+)
 axes.axvline(100 * healthy, color=figures.COLORS["vermillion"], label="healthy run")
 axes.set(xlabel="validation accuracy after 75 steps (%)", xlim=(0, 100))
-axes.set_title(f"{len(ends) - len(low)} of {len(ends)} bugs end within 10 points of the healthy run, or above")
+axes.set_title(
+    f"{len(ends) - len(low)} of {len(ends)} bugs end within 10 points of the healthy "
+    f"run, or above"
+)
 axes.legend(frameon=False, loc="lower right")
-figures.show(figure, f"Healthy {healthy:.0%}. " + ", ".join(f"{BUGS[bug].line} {ends[bug]:.0%}" for bug in order))
+figures.show(
+    figure,
+    f"Healthy {healthy:.0%}. "
+    + ", ".join(f"{BUGS[bug].line} {ends[bug]:.0%}" for bug in order),
+)
 
 # %%
 outcome(
     "05-2.silent",
-    f"{len(low)} of {len(ends)}: {', '.join(BUGS[bug].line for bug in low)}. The healthy run has {healthy:.0%}.",
-    right="nearly all" if len(low) > 8 else "about half" if len(low) > 3 else "three or fewer",
+    f"{len(low)} of {len(ends)}: {', '.join(BUGS[bug].line for bug in low)}. The "
+    f"healthy run has {healthy:.0%}.",
+    right="nearly all"
+    if len(low) > 8
+    else "about half"
+    if len(low) > 3
+    else "three or fewer",
 )
 
 # %% [markdown]
@@ -593,7 +669,8 @@ for bug in [None, *silent]:
     with SanityProbe(run.model, run.optimizer) as probe:
         run.go(steps=20)
     print(
-        f"{BUGS[bug].line if bug else 'healthy':40s}", ", ".join(alarm.name for alarm in probe.alarms()) or "no alarm"
+        f"{BUGS[bug].line if bug else 'healthy':40s}",
+        ", ".join(alarm.name for alarm in probe.alarms()) or "no alarm",
     )
 print(f"\nThe last one in full: {probe.alarms()[0]}")
 
@@ -620,9 +697,13 @@ print(f"{len(beyond)} of {len(BUGS)} bugs have no alarm: {'; '.join(beyond)}.")
 
 # %% exercise: unchanged
 def unchanged(model: nn.Module, step: Callable[[], None], steps: int = 5) -> list[str]:
-    """Call `step()` so many times; return the names of the trainable parameters that are as they were before."""
+    """Call `step()` so many times; return the names of the trainable parameters that
+    are as they were before.
+    """
     ### BEGIN SOLUTION
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    before = {
+        name: parameter.detach().clone() for name, parameter in model.named_parameters()
+    }
     for _ in range(steps):
         step()
     return [
@@ -637,7 +718,9 @@ def unchanged(model: nn.Module, step: Callable[[], None], steps: int = 5) -> lis
 checked = check.unchanged(unchanged, points=2)
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(2)
-_model = nn.ModuleDict({"used": nn.Linear(3, 3), "idle": nn.Linear(3, 3), "fixed": nn.Linear(3, 3)})
+_model = nn.ModuleDict(
+    {"used": nn.Linear(3, 3), "idle": nn.Linear(3, 3), "fixed": nn.Linear(3, 3)}
+)
 _model["fixed"].requires_grad_(False)
 _sgd = torch.optim.SGD(_model.parameters(), lr=0.1)
 
@@ -665,9 +748,11 @@ checked
 
 # %% exercise: mixes_samples
 def mixes_samples(model: nn.Module, batch: torch.Tensor) -> bool:
-    """Say whether, in evaluation mode, the outputs of some samples change with the rest of the batch.
+    """Say whether, in evaluation mode, the outputs of some samples change with the rest
+    of the batch.
 
-    The model is afterwards in the mode in which it came. Rounding (up to a thousandth of the outputs' size) is no change.
+    The model is afterwards in the mode in which it came. Rounding (up to a thousandth
+    of the outputs' size) is no change.
     """
     was_training = model.training
     ### BEGIN SOLUTION
@@ -685,7 +770,9 @@ checked = check.mixes_samples(mixes_samples, points=2)
 ### BEGIN HIDDEN TESTS
 torch.manual_seed(3)
 _x = torch.randn(9, 6)
-_plain = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+_plain = nn.Sequential(
+    nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)
+)
 assert not mixes_samples(_plain, _x)
 assert _plain.training
 assert mixes_samples(nn.Sequential(nn.Linear(6, 5), nn.Softmax(dim=0)), _x)
@@ -744,7 +831,11 @@ checked
 
 # %%
 layer = nn.Linear(100, 10)
-for wrong in (batch.flatten(1), torch.ones(4, 100, device="meta"), torch.ones(4, 100).double()):
+for wrong in (
+    batch.flatten(1),
+    torch.ones(4, 100, device="meta"),
+    torch.ones(4, 100).double(),
+):
     try:
         layer(wrong)
     except RuntimeError as error:
@@ -762,7 +853,12 @@ for wrong in (batch.flatten(1), torch.ones(4, 100, device="meta"), torch.ones(4,
 
 # %%
 outputs, targets = torch.randn(64, 1), torch.randn(64)
-print("differences:", (outputs - targets).shape, " mean square:", (outputs - targets).square().mean().item())
+print(
+    "differences:",
+    (outputs - targets).shape,
+    " mean square:",
+    (outputs - targets).square().mean().item(),
+)
 print(
     "as meant:   ",
     (outputs[:, 0] - targets).shape,
@@ -802,9 +898,21 @@ for blocking in ("0", "1") if where == "cuda" else ("0",):
         capture_output=True,
         text=True,
     )
-    frames = [line.strip() for line in run.stderr.splitlines() if "line" in line and "<string>" in line]
-    print(f"{where}, CUDA_LAUNCH_BLOCKING={blocking}: {run.stdout.strip() or 'nothing printed'}")
-    print("  the traceback points to", frames[0] if frames else "nothing", "\n ", run.stderr.strip().splitlines()[-1])
+    frames = [
+        line.strip()
+        for line in run.stderr.splitlines()
+        if "line" in line and "<string>" in line
+    ]
+    print(
+        f"{where}, CUDA_LAUNCH_BLOCKING={blocking}: "
+        f"{run.stdout.strip() or 'nothing printed'}"
+    )
+    print(
+        "  the traceback points to",
+        frames[0] if frames else "nothing",
+        "\n ",
+        run.stderr.strip().splitlines()[-1],
+    )
 
 # %% [markdown]
 # ## 5 · Processes that hang or die
@@ -817,7 +925,9 @@ for blocking in ("0", "1") if where == "cuda" else ("0",):
 
 # %%
 def load(trouble, **options):
-    for _ in DataLoader(Shaky(size=8, bad=5, trouble=trouble), num_workers=2, **options):
+    for _ in DataLoader(
+        Shaky(size=8, bad=5, trouble=trouble), num_workers=2, **options
+    ):
         pass
 
 
@@ -826,7 +936,11 @@ def load_with_timeout():
 
 
 # %%
-for function, arguments in ((load, ["raises"]), (load, ["dies"]), (load_with_timeout, [])):
+for function, arguments in (
+    (load, ["raises"]),
+    (load, ["dies"]),
+    (load_with_timeout, []),
+):
     try:
         run_ranks(function, *arguments, world_size=1)
     except RankError as error:
@@ -843,7 +957,10 @@ for function, arguments in ((load, ["raises"]), (load, ["dies"]), (load_with_tim
 
 # %%
 for worker in (0, 1):
-    print(f"worker {worker}:", " → ".join(of_worker(f"runs/worker-{worker}.txt")) or "waits for work")
+    print(
+        f"worker {worker}:",
+        " → ".join(of_worker(f"runs/worker-{worker}.txt")) or "waits for work",
+    )
 
 # %% [markdown]
 # To find a bad *sample*, set `num_workers=0`: then everything happens in your process, and the debugger works.
@@ -856,10 +973,16 @@ for worker in (0, 1):
 
 # %%
 def batches_of_rank(trouble, steps=4):
-    """This rank's batches. In step 2 rank 1 has trouble: "a drive" that does not answer, or "a NaN"."""
+    """This rank's batches.
+
+    In step 2 rank 1 has trouble: "a drive" that does not answer, or "a NaN".
+    """
     generator = torch.Generator().manual_seed(dist.get_rank())
     for step in range(steps):
-        x, y = torch.randn(8, 5, generator=generator), torch.randint(3, (8,), generator=generator)
+        x, y = (
+            torch.randn(8, 5, generator=generator),
+            torch.randint(3, (8,), generator=generator),
+        )
         if step == 2 and dist.get_rank() == 1:
             if trouble == "a drive":
                 read_from_drive()
@@ -907,9 +1030,11 @@ for rank, lines in stacks.items():
 
 # %% exercise: odd_ones_out
 def odd_ones_out(stacks: dict[int, list[str]]) -> list[int]:
-    """Return the ranks whose stack differs from the most frequent one, in ascending order.
+    """Return the ranks whose stack differs from the most frequent one, in ascending
+    order.
 
-    A stack is a list of lines of source, the innermost last; a rank that has returned has an empty list.
+    A stack is a list of lines of source, the innermost last; a rank that has returned
+    has an empty list.
     """
     ### BEGIN SOLUTION
     where = {rank: tuple(lines) for rank, lines in stacks.items()}
@@ -970,7 +1095,12 @@ predict(
 try:
     run_ranks(start, careful_training, "a NaN", world_size=3, timeout=4, env=ON_CPU)
 except RankError as error:
-    print(f"rank {error.rank}: {error.message[:150]} …", error.note.partition("(rank")[0], error.traceback, sep="\n")
+    print(
+        f"rank {error.rank}: {error.message[:150]} …",
+        error.note.partition("(rank")[0],
+        error.traceback,
+        sep="\n",
+    )
 
 # %%
 outcome(
@@ -978,7 +1108,8 @@ outcome(
     "Rank 1 had returned, and the others still wanted its gradients. Before that, "
     "its gradients of step 3 were averaged with "
     "the others' of step 2, without a word.",
-    right="rank 1 is a step ahead from then on, and in the end the others wait for a rank that is gone",
+    right="rank 1 is a step ahead from then on, and in the end the others wait for a "
+    "rank that is gone",
 )
 
 # %% [markdown]
@@ -1007,11 +1138,23 @@ checked = check.any_rank_bad(any_rank_bad, points=3)
 
 ### BEGIN HIDDEN TESTS
 def _decisions():
-    tables = ([0.5, 1.0, 2.0], [0.5, math.nan, 1.0], [math.inf, 1.0, -math.inf], [1.0, 1.0, math.nan], [3.0, 4.0, 5.0])
-    return [any_rank_bad(torch.tensor(table[dist.get_rank()], device=device())) for table in tables]
+    tables = (
+        [0.5, 1.0, 2.0],
+        [0.5, math.nan, 1.0],
+        [math.inf, 1.0, -math.inf],
+        [1.0, 1.0, math.nan],
+        [3.0, 4.0, 5.0],
+    )
+    return [
+        any_rank_bad(torch.tensor(table[dist.get_rank()], device=device()))
+        for table in tables
+    ]
 
 
-assert run_ranks(_decisions, world_size=3, timeout=20) == [[False, True, True, True, False]] * 3
+assert (
+    run_ranks(_decisions, world_size=3, timeout=20)
+    == [[False, True, True, True, False]] * 3
+)
 ### END HIDDEN TESTS
 checked
 
@@ -1056,7 +1199,10 @@ print("with a seed, equal:   ", torch.equal(short_run(1), short_run(1)))
 # %%
 numbers = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))
 sums = {numbers[torch.randperm(len(numbers))].sum().item() for _ in range(20)}
-print(f"{len(sums)} different sums of the same numbers in 20 orders, {max(sums) - min(sums):.1e} apart")
+print(
+    f"{len(sums)} different sums of the same numbers in 20 orders, "
+    f"{max(sums) - min(sums):.1e} apart"
+)
 
 # %% [markdown]
 # On a GPU some kernels add in whatever order threads come; a different number of CPU threads or of ranks changes the order too.
@@ -1113,7 +1259,10 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 
 # %%
 loss = F.cross_entropy(model(batch), answers)
-print(f"the loss: {loss.dim()} dimensions, {loss.numel()} element, item() gives a {type(loss.item()).__name__}")
+print(
+    f"the loss: {loss.dim()} dimensions, {loss.numel()} element, item() gives a "
+    f"{type(loss.item()).__name__}"
+)
 try:
     torch.ones(3).item()
 except RuntimeError as error:

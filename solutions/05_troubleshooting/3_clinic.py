@@ -24,9 +24,14 @@ from torch import nn
 
 from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks import clinic as check
-from torchcourse.lessons.troubleshooting.clinic.softmax_twice_picture import explore_floor
+from torchcourse.lessons.troubleshooting.clinic.softmax_twice_picture import (
+    explore_floor,
+)
 
-print(f"PyTorch {torch.__version__}. The patients are small: they all run on one CPU core.")
+print(
+    f"PyTorch {torch.__version__}. The patients are small: they all run on one CPU "
+    f"core."
+)
 
 # %% [markdown]
 # ## 1 · The method
@@ -143,7 +148,9 @@ clinic.run("learns_then_forgets", train_epoch)
 
 # %% repair: big_batch_diverges
 def accumulated_epoch(model, loader, optimizer, accumulate):
-    """One epoch in which every `accumulate` batches make up one step; return the mean loss of a batch."""
+    """One epoch in which every `accumulate` batches make up one step; return the
+    mean loss of a batch.
+    """
     assert len(loader) % accumulate == 0, "the last step would be made of fewer batches"
     model.train()
     total = 0.0
@@ -225,11 +232,16 @@ def probabilities(model, images):
 
 # %% repair: head_that_sleeps
 def make_optimizer(model, lr):
-    """The backbone learns at a tenth of the rate; whatever is not the backbone is new and learns at the full rate."""
+    """The backbone learns at a tenth of the rate; whatever is not the backbone is
+    new and learns at the full rate.
+    """
     groups = {"backbone": [], "new": []}
     for name, parameter in model.named_parameters():
         groups["backbone" if name.startswith("backbone.") else "new"].append(parameter)
-    settings = [{"params": groups["backbone"], "lr": lr / 10}, {"params": groups["new"], "lr": lr}]
+    settings = [
+        {"params": groups["backbone"], "lr": lr / 10},
+        {"params": groups["new"], "lr": lr},
+    ]
     return torch.optim.SGD(settings, lr=lr, momentum=0.9)
 
 
@@ -250,11 +262,15 @@ def make_optimizer(model, lr):
 
 # %% repair: loss_that_stands_still
 def prepare(model, classes, lr):
-    """Freeze the features, put a new last layer of `classes` outputs on them, and return model and optimizer."""
+    """Freeze the features, put a new last layer of `classes` outputs on them, and
+    return model and optimizer.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model[-1] = nn.Linear(model[-1].in_features, classes)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [
+        parameter for parameter in model.parameters() if parameter.requires_grad
+    ]
     optimizer = torch.optim.SGD(trainable, lr=lr, momentum=0.9)
     return model, optimizer
 
@@ -387,7 +403,9 @@ def validation_loss(model, loader):
 
 # %% repair: swelling_run
 def denoise_epoch(model, loader, optimizer, probe, generator):
-    """Train one epoch; return the mean training loss of a batch, and the mean loss on the clean probe."""
+    """Train one epoch; return the mean training loss of a batch, and the mean loss
+    on the clean probe.
+    """
     running, probed = 0.0, 0.0
     for images, _ in loader:
         images = images.flatten(1)
@@ -423,7 +441,9 @@ def denoise_epoch(model, loader, optimizer, probe, generator):
 
 # %% repair: sawtooth
 def reconstruction_epoch(model, loader, optimizer, near=0.5):
-    """Train one epoch; return the mean squared error of all pixels and the share that is off by less than `near`."""
+    """Train one epoch; return the mean squared error of all pixels and the share
+    that is off by less than `near`.
+    """
     squares, close, count = 0.0, 0, 0
     for images, _ in loader:
         images = images.flatten(1)

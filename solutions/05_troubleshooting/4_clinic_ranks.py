@@ -62,7 +62,8 @@ clinic.hints("idle_since_tuesday")
 # %% repair: idle_since_tuesday
 def load_scans(folder):
     """Return the scans [N, 1, 28, 28], scaled to 0–1, and their labels [N]."""
-    rows = (folder / "labels.csv").read_text().splitlines()[1:]  # the first row is the header
+    # the first row is the header
+    rows = (folder / "labels.csv").read_text().splitlines()[1:]
     label_of = {name: int(label) for name, label in (row.split(",") for row in rows)}
     images, labels = [], []
     for path in sorted(folder.glob("*.png")):
@@ -99,11 +100,16 @@ def load_scans(folder):
 
 # %% repair: promised_more
 def make_splits(images, labels, copies=8, share=0.2):
-    """Return (images, labels) to train on and (images, labels) to validate on, the given share of the data."""
+    """Return (images, labels) to train on and (images, labels) to validate on, the
+    given share of the data.
+    """
     order = torch.randperm(len(images))
     held_back = round(share * len(images))
     val, train = order[:held_back], order[held_back:]
-    return (augment(images[train], copies), labels[train].repeat(copies)), (images[val], labels[val])
+    return (augment(images[train], copies), labels[train].repeat(copies)), (
+        images[val],
+        labels[val],
+    )
 
 
 # %% [markdown]
@@ -154,7 +160,9 @@ clinic.hints("good_only_in_crowds")
 
 # %% repair: good_only_in_crowds
 def standardize(pixels, mean, std):
-    """Shift and scale scans [N, 784] by a mean for each pixel and one standard deviation."""
+    """Shift and scale scans [N, 784] by a mean for each pixel and one standard
+    deviation.
+    """
     return (pixels - mean) / std
 
 
@@ -179,7 +187,9 @@ class DigitReader:
 
     @torch.no_grad()
     def predict(self, scans):
-        return self.model(standardize(scans.flatten(1), self.mean, self.std)).argmax(dim=1)
+        return self.model(standardize(scans.flatten(1), self.mean, self.std)).argmax(
+            dim=1
+        )
 
 
 # %% [markdown]
@@ -222,7 +232,11 @@ logit = torch.tensor(20.0, requires_grad=True)
 p = torch.sigmoid(logit).clamp(1e-7, 1 - 1e-7)
 loss = -(1 - p).log()
 loss.backward()
-outcome("05-4.clamp", f"The loss is {loss.item():.1f}, and its gradient {logit.grad.item():g}.", right="0")
+outcome(
+    "05-4.clamp",
+    f"The loss is {loss.item():.1f}, and its gradient {logit.grad.item():g}.",
+    right="0",
+)
 
 # %% [markdown]
 # The clamped loss says that this scan is very wrong, and tells the weights nothing about it. That is **muting** (증상만 가리기).
@@ -236,7 +250,9 @@ clinic.hints("nan_since_new_scanner")
 
 # %% repair: nan_since_new_scanner
 def detection_loss(logits, targets):
-    """Return the mean cross-entropy of logits [N] and targets [N] (1 for a zero, 0 for another digit)."""
+    """Return the mean cross-entropy of logits [N] and targets [N] (1 for a zero, 0
+    for another digit).
+    """
     return torch.nn.functional.binary_cross_entropy_with_logits(logits, targets)
 
 
@@ -268,7 +284,10 @@ def detection_loss(logits, targets):
 
 # %% repair: details_are_lost
 def parse_record(line):
-    """Return the image [784], scaled to 0–1, and the label. Comes from our command-line tool."""
+    """Return the image [784], scaled to 0–1, and the label.
+
+    Comes from our command-line tool.
+    """
     label, _, pixels = line.partition(" ")
     values = bytes.fromhex(pixels)
     if len(values) != 784:
@@ -298,7 +317,12 @@ def record_loader(path, seed):
     order = torch.Generator().manual_seed(seed)
     # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
-        Records(path), batch_size=32, shuffle=True, generator=order, num_workers=2, multiprocessing_context="fork"
+        Records(path),
+        batch_size=32,
+        shuffle=True,
+        generator=order,
+        num_workers=2,
+        multiprocessing_context="fork",
     )
 
 
@@ -324,7 +348,9 @@ def record_loader(path, seed):
 
 # %% repair: augmentation_adds_nothing
 class JitteredDigits(Dataset):
-    """Images [N, 1, 28, 28], each multiplied by a random brightness between 0.5 and 1.5."""
+    """Images [N, 1, 28, 28], each multiplied by a random brightness between 0.5 and
+    1.5.
+    """
 
     def __init__(self, images, labels, seed):
         self.images, self.labels = images, labels
@@ -333,12 +359,14 @@ class JitteredDigits(Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        brightness = 0.5 + torch.rand(()).item()  # PyTorch seeds its generator again in each worker, each epoch
+        # PyTorch seeds its generator again in each worker, each epoch
+        brightness = 0.5 + torch.rand(()).item()
         return self.images[index] * brightness, self.labels[index], brightness
 
 
 def jitter_loader(images, labels, seed):
-    order = torch.Generator().manual_seed(seed)  # the workers' seeds are drawn from this one too
+    # the workers' seeds are drawn from this one too
+    order = torch.Generator().manual_seed(seed)
     # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
         JitteredDigits(images, labels, seed),
@@ -413,7 +441,9 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
 
 # %% repair: closed_connection
 def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
-    """Train on this rank's parts; stop after `patience` epochs without a better validation loss. Returns the losses."""
+    """Train on this rank's parts; stop after `patience` epochs without a better
+    validation loss. Returns the losses.
+    """
     images, labels = train
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     best, stale, losses = float("inf"), 0, []
@@ -463,7 +493,9 @@ def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
 
 # %% repair: resumes_elsewhere
 def train_resumably(run, batch_of, steps, path, every=10):
-    """Train `run` (model, optimizer, scheduler) up to step `steps`, from the checkpoint at `path` if there is one."""
+    """Train `run` (model, optimizer, scheduler) up to step `steps`, from the
+    checkpoint at `path` if there is one.
+    """
     start = 0
     if path.exists():
         saved = torch.load(path)
@@ -478,7 +510,11 @@ def train_resumably(run, batch_of, steps, path, every=10):
         run["optimizer"].step()
         run["scheduler"].step()
         if (step + 1) % every == 0:
-            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
+            torch.save(
+                {"step": step + 1}
+                | {name: part.state_dict() for name, part in run.items()},
+                path,
+            )
 
 
 # %% [markdown]

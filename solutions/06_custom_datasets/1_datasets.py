@@ -36,7 +36,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    TensorDataset,
+    default_collate,
+)
 
 from torchcourse import figures
 from torchcourse.data import mnist, vowels
@@ -44,15 +50,28 @@ from torchcourse.lessons.datasets import by_hand, collate_picture, folder
 from torchcourse.lessons.datasets.checks import datasets as check
 from torchcourse.lessons.datasets.collate import pad
 from torchcourse.lessons.datasets.folder import ImageTable, read_image, write_images
-from torchcourse.lessons.datasets.memory_mapped import MappedArray, memory_limit, write_rows
-from torchcourse.lessons.datasets.samplers import BucketBatches, WeightedSamples, balanced, class_weights, padding_share
+from torchcourse.lessons.datasets.memory_mapped import (
+    MappedArray,
+    memory_limit,
+    write_rows,
+)
+from torchcourse.lessons.datasets.samplers import (
+    BucketBatches,
+    WeightedSamples,
+    balanced,
+    class_weights,
+    padding_share,
+)
 from torchcourse.lessons.datasets.splits import leaks, split_by_group
 from torchcourse.models import mlp
 from torchcourse.ranks import default_world_size, export_script, run_ranks
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · A folder of images with a label table
@@ -83,9 +102,12 @@ with mock.patch.object(folder, "read_image", wraps=read_image) as opened:
     data = ImageTable("scans")
     image, label = data[7]
 print(
-    f"{len(data)} samples; number 7 is a {data.classes[label]}, {list(image.shape)}, {image.min():.0f} to {image.max():.0f}"
+    f"{len(data)} samples; number 7 is a {data.classes[label]}, {list(image.shape)}, "
+    f"{image.min():.0f} to {image.max():.0f}"
 )
-outcome("06-1.lazy", f"{opened.call_count}. Making it reads the table alone.", right="1")
+outcome(
+    "06-1.lazy", f"{opened.call_count}. Making it reads the table alone.", right="1"
+)
 
 # %% [markdown]
 # That is **lazy loading** (지연 로딩): the memory does not grow with the folder. But being lazy about *mistakes* is no virtue. A missing image that
@@ -114,7 +136,9 @@ for name, table in (("one.csv", bad), ("two.csv", [{"name": "000.png", "digit": 
 
 # %% exercise: Pictures
 class Pictures(Dataset):
-    """The images that `labels.csv` in a folder lists, in its order: `(image [1, H, W], class number)`."""
+    """The images that `labels.csv` in a folder lists, in its order: `(image [1, H,
+    W], class number)`.
+    """
 
     def __init__(self, folder: Path) -> None:
         ### BEGIN SOLUTION
@@ -123,7 +147,9 @@ class Pictures(Dataset):
             self.rows = list(csv.DictReader(file))
         for row in self.rows:
             if not (self.folder / row["file"]).is_file():
-                raise FileNotFoundError(f"{row['file']} is in labels.csv and not in {self.folder}.")
+                raise FileNotFoundError(
+                    f"{row['file']} is in labels.csv and not in {self.folder}."
+                )
         self.classes = sorted({row["label"] for row in self.rows})
         ### END SOLUTION
 
@@ -152,7 +178,12 @@ for _n in (4, 0, 5, 2):
     _image, _number = _data[_n]
     assert torch.equal(_image, _pixels[_n][None] / 255)
     assert int(_number) == "abcd".index(_kinds[_n])
-write_images("hidden", 255 - _pixels[:1], [{"file": _rows[3]["file"], "label": "a"}], table="unused.csv")
+write_images(
+    "hidden",
+    255 - _pixels[:1],
+    [{"file": _rows[3]["file"], "label": "a"}],
+    table="unused.csv",
+)
 assert torch.equal(_data[3][0], (255 - _pixels[:1]) / 255)
 Path("hidden", _rows[4]["file"]).unlink()
 _named = "nothing was raised"
@@ -191,13 +222,19 @@ predict(
 
 # %%
 MIB = 2**20
-write_rows("large.npy", 96, (np.full((8, MIB // 4), part, dtype=np.float32) for part in range(12)))
+write_rows(
+    "large.npy",
+    96,
+    (np.full((8, MIB // 4), part, dtype=np.float32) for part in range(12)),
+)
 
 
 def read_with_little_memory():
     with memory_limit(24 * MIB) as enforced:
         mapped = MappedArray("large.npy")
-        mean = sum(float(row.mean()) for row in map(mapped.__getitem__, range(len(mapped)))) / len(mapped)
+        mean = sum(
+            float(row.mean()) for row in map(mapped.__getitem__, range(len(mapped)))
+        ) / len(mapped)
         try:
             np.load("large.npy")
             loaded = True
@@ -207,10 +244,13 @@ def read_with_little_memory():
 
 
 ((enforced, mean, loaded),) = run_ranks(read_with_little_memory, world_size=1)
-print(f"limit enforced: {enforced}; mapped: mean {mean} of all 96 MiB; np.load: {loaded}")
+print(
+    f"limit enforced: {enforced}; mapped: mean {mean} of all 96 MiB; np.load: {loaded}"
+)
 outcome(
     "06-1.map",
-    "All rows came through the map. " + ("Loading was refused." if enforced else "This system enforces no limit."),
+    "All rows came through the map. "
+    + ("Loading was refused." if enforced else "This system enforces no limit."),
     right="the memory map alone" if enforced else "both, `np.load` more slowly",
 )
 
@@ -239,8 +279,13 @@ class Lines(IterableDataset):
 print(next(iter(DataLoader(Lines("scans/labels.csv"), batch_size=3))))
 predict(
     "06-1.stream",
-    "You ask for a stream in mixed order: `DataLoader(Lines(…), shuffle=True)`. What happens?",
-    ["it reads all lines first, then mixes", "it mixes within each batch", "it is refused"],
+    "You ask for a stream in mixed order: `DataLoader(Lines(…), shuffle=True)`. What "
+    "happens?",
+    [
+        "it reads all lines first, then mixes",
+        "it mixes within each batch",
+        "it is refused",
+    ],
 )
 
 # %%
@@ -274,7 +319,11 @@ outcome("06-1.stream", f"PyTorch says: {said}", right="it is refused")
 predict(
     "06-1.prefetch",
     "15 batches, each fetched in 8 ms and used for 8 ms. Prefetching makes the epoch …",
-    ["about as long: the work is the same", "about half as long", "about a third as long: 2 are ahead"],
+    [
+        "about as long: the work is the same",
+        "about half as long",
+        "about a third as long: 2 are ahead",
+    ],
 )
 
 
@@ -291,7 +340,9 @@ class Slow(Dataset):
 def epoch(ahead):
     with ThreadPoolExecutor(1) as pool:
         start = time.perf_counter()
-        for _ in by_hand.batches(Slow(), range(15), 1, default_collate, pool.submit, ahead):
+        for _ in by_hand.batches(
+            Slow(), range(15), 1, default_collate, pool.submit, ahead
+        ):
             time.sleep(0.008)
         return 1e3 * (time.perf_counter() - start)
 
@@ -299,8 +350,11 @@ def epoch(ahead):
 alone, two = epoch(ahead=0), epoch(ahead=2)
 outcome(
     "06-1.prefetch",
-    f"{alone:.0f} ms without, {two:.0f} ms with two batches ahead. The slower of the two sets the pace.",
-    right="about half as long" if two < 0.8 * alone else "about as long: the work is the same",
+    f"{alone:.0f} ms without, {two:.0f} ms with two batches ahead. The slower of the "
+    f"two sets the pace.",
+    right="about half as long"
+    if two < 0.8 * alone
+    else "about as long: the work is the same",
 )
 
 # %% [markdown]
@@ -314,7 +368,9 @@ outcome(
 
 # %% exercise: batches
 def batches(dataset, sampler, batch_size, collate, submit, ahead=2):
-    """Yield `collate` of each `batch_size` samples, in the sampler's order; the last batch may be smaller."""
+    """Yield `collate` of each `batch_size` samples, in the sampler's order; the last
+    batch may be smaller.
+    """
     ### BEGIN SOLUTION
 
     def fetch(part):
@@ -350,7 +406,10 @@ for _size, _ahead, _threads in ((4, 2, 1), (7, 1, 2), (31, 3, 1)):
     _theirs = list(DataLoader(_set, _size, sampler=_order))
     assert len(_mine) == len(_theirs) == len(_started)
     assert all(torch.equal(a[1], b[1]) for a, b in zip(_mine, _theirs, strict=True))
-    assert all(min(_ahead, len(_mine) - 1 - n) <= way <= _ahead + 1 for n, way in enumerate(_under_way))
+    assert all(
+        min(_ahead, len(_mine) - 1 - n) <= way <= _ahead + 1
+        for n, way in enumerate(_under_way)
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -383,7 +442,10 @@ except RuntimeError as error:
 counts = train.lengths.bincount()
 figure, axis = figures.new(6.5, 2.6)
 axis.bar(range(len(counts)), counts)
-found = f"From {train.lengths.min()} to {train.lengths.max()} frames, with a median of {train.lengths.median()}"
+found = (
+    f"From {train.lengths.min()} to {train.lengths.max()} frames, with a median of "
+    f"{train.lengths.median()}"
+)
 axis.set(xlabel="length, frames of 6.4 ms", ylabel="recordings", title=found)
 figures.show(figure, f"Histogram of the lengths of the training recordings. {found}.")
 
@@ -398,7 +460,9 @@ figures.show(figure, f"Histogram of the lengths of the training recordings. {fou
 
 # %% exercise: collate
 def collate(samples: list[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, ...]:
-    """Return x [N, T, C] with zeros after each sequence, lengths [N], mask [N, T] (True: real), labels [N]."""
+    """Return x [N, T, C] with zeros after each sequence, lengths [N], mask [N, T]
+    (True: real), labels [N].
+    """
     ### BEGIN SOLUTION
     sequences, labels = zip(*samples, strict=True)
     lengths = torch.tensor([len(x) for x in sequences])
@@ -419,9 +483,22 @@ for _numbers in ((0, 40, 269), (7,), (100, 101, 102, 103, 5)):
     assert not _x[~_mask].any()
     assert _mask.sum(1).tolist() == _lengths.tolist() == [len(x) for x, _ in _samples]
     assert _labels.tolist() == train.labels[list(_numbers)].tolist()
-for _value in (0.0, 1.0, -1.0, -100.0, 99.0, -999.0, -9999.0, 1e6, -1e9, torch.finfo(torch.float32).min):
+for _value in (
+    0.0,
+    1.0,
+    -1.0,
+    -100.0,
+    99.0,
+    -999.0,
+    -9999.0,
+    1e6,
+    -1e9,
+    torch.finfo(torch.float32).min,
+):
     _steps = torch.full((9, 2), _value)
-    _x, _lengths, _mask, _labels = collate([(_steps[:4], 3), (_steps[:9], 0), (_steps[:1], 5)])
+    _x, _lengths, _mask, _labels = collate(
+        [(_steps[:4], 3), (_steps[:9], 0), (_steps[:1], 5)]
+    )
     assert _lengths.tolist() == [4, 9, 1]
     assert torch.equal(_mask, torch.arange(9) < torch.tensor([[4], [9], [1]]))
     assert torch.equal(_x, torch.where(_mask[..., None], _value, 0.0).expand(3, 9, 2))
@@ -440,12 +517,17 @@ checked
 
 # %%
 class Speaker(nn.Module):
-    """Who speaks: a GRU in both directions over the steps, and a layer on its two last states."""
+    """Who speaks: a GRU in both directions over the steps, and a layer on its two
+    last states.
+    """
 
     def __init__(self, packed):
         super().__init__()
         self.packed = packed
-        self.gru, self.head = nn.GRU(12, 32, batch_first=True, bidirectional=True), nn.Linear(64, 9)
+        self.gru, self.head = (
+            nn.GRU(12, 32, batch_first=True, bidirectional=True),
+            nn.Linear(64, 9),
+        )
 
     def forward(self, batch):
         _, last = self.gru(batch.pack() if self.packed else batch.x)
@@ -455,8 +537,18 @@ class Speaker(nn.Module):
 def trained(packed, epochs=8):
     torch.manual_seed(0)
     model = Speaker(packed)
-    trainer = Trainer(model, torch.optim.Adam(model.parameters(), 0.005), nn.CrossEntropyLoss(), progress=False)
-    trainer.fit(DataLoader(train, batch_sampler=BucketBatches(train.lengths, 32), collate_fn=pad), epochs)
+    trainer = Trainer(
+        model,
+        torch.optim.Adam(model.parameters(), 0.005),
+        nn.CrossEntropyLoss(),
+        progress=False,
+    )
+    trainer.fit(
+        DataLoader(
+            train, batch_sampler=BucketBatches(train.lengths, 32), collate_fn=pad
+        ),
+        epochs,
+    )
     return model.eval()
 
 
@@ -481,7 +573,10 @@ differ = {}
 for packed in (False, True):
     model = trained(packed)
     together, alone = answers(model, len(test)), answers(model, 1)
-    right = [f"{100 * (given == test.labels).float().mean():.1f}%" for given in (together, alone)]
+    right = [
+        f"{100 * (given == test.labels).float().mean():.1f}%"
+        for given in (together, alone)
+    ]
     differ[packed] = int((together != alone).sum())
     print(
         f"packed: {packed!s:5}  in one batch {right[0]}, one at a time {right[1]}, "
@@ -490,7 +585,11 @@ for packed in (False, True):
 outcome(
     "06-1.company",
     f"{differ[False]} of {len(test)} without packing, {differ[True]} with it.",
-    right="dozens" if differ[False] > 12 else "a handful: rounding" if differ[False] else "none: a sample is a sample",
+    right="dozens"
+    if differ[False] > 12
+    else "a handful: rounding"
+    if differ[False]
+    else "none: a sample is a sample",
 )
 
 # %% [markdown]
@@ -534,17 +633,28 @@ figures.explorer(
 
 
 # %% exercise: bucket_batches
-def bucket_batches(lengths: list[int], batch_size: int, pool: int, generator: torch.Generator) -> list[list[int]]:
-    """Return an epoch's batches: samples of similar length together, `pool` batches sorted at a time.
+def bucket_batches(
+    lengths: list[int], batch_size: int, pool: int, generator: torch.Generator
+) -> list[list[int]]:
+    """Return an epoch's batches: samples of similar length together, `pool` batches
+    sorted at a time.
 
-    Each sample comes once. All chance comes from the generator, as in `torch.randperm(n, generator=generator)`.
+    Each sample comes once. All chance comes from the generator, as in
+    `torch.randperm(n, generator=generator)`.
     """
     ### BEGIN SOLUTION
     found = []
-    for part in torch.randperm(len(lengths), generator=generator).split(batch_size * pool):
+    for part in torch.randperm(len(lengths), generator=generator).split(
+        batch_size * pool
+    ):
         ordered = sorted(part.tolist(), key=lambda number: lengths[number])
-        found += [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
-    return [found[number] for number in torch.randperm(len(found), generator=generator).tolist()]
+        found += [
+            ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)
+        ]
+    return [
+        found[number]
+        for number in torch.randperm(len(found), generator=generator).tolist()
+    ]
     ### END SOLUTION
 
 
@@ -553,10 +663,15 @@ checked = check.bucket_batches(bucket_batches, points=3)
 ### BEGIN HIDDEN TESTS
 _lengths = vowels("test").lengths.tolist()
 for _size, _pool in ((10, 9), (16, 5)):
-    _epochs = [bucket_batches(_lengths, _size, _pool, torch.Generator().manual_seed(s)) for s in (50, 51, 50)]
+    _epochs = [
+        bucket_batches(_lengths, _size, _pool, torch.Generator().manual_seed(s))
+        for s in (50, 51, 50)
+    ]
     assert _epochs[0] == _epochs[2] != _epochs[1]
     for _epoch in _epochs:
-        assert sorted(n for batch in _epoch for n in batch) == list(range(len(_lengths)))
+        assert sorted(n for batch in _epoch for n in batch) == list(
+            range(len(_lengths))
+        )
         assert max(map(len, _epoch)) == _size
     _mixed = padding_share(_lengths, BucketBatches(_lengths, _size, pool=1))
     assert padding_share(_lengths, _epochs[0]) < 0.6 * _mixed
@@ -588,7 +703,9 @@ def fours_and_nines(split):
 
 
 images, is_nine = fours_and_nines("train")
-kept = torch.cat([(is_nine == 0).nonzero()[:400], (is_nine == 1).nonzero()[:20]]).flatten()
+kept = torch.cat(
+    [(is_nine == 0).nonzero()[:400], (is_nine == 1).nonzero()[:20]]
+).flatten()
 images, is_nine = images[kept], is_nine[kept]
 test_images, test_nine = fours_and_nines("test")
 weights = class_weights(is_nine)
@@ -625,18 +742,24 @@ model = mlp(784, 32, 2)
 
 
 def gradient(batch, loss):
-    found = torch.autograd.grad(loss(model(images[batch]), is_nine[batch]), model.parameters())
+    found = torch.autograd.grad(
+        loss(model(images[batch]), is_nine[batch]), model.parameters()
+    )
     return torch.cat([part.flatten() for part in found])
 
 
 def plain_mean(outputs, targets):
-    return (F.cross_entropy(outputs, targets, reduction="none") * weights[targets]).mean()
+    return (
+        F.cross_entropy(outputs, targets, reduction="none") * weights[targets]
+    ).mean()
 
 
 # %%
 weighted = functools.partial(F.cross_entropy, weight=weights)
 aim = gradient(torch.arange(420), weighted)
-drawn = torch.tensor(list(WeightedSamples(balanced(is_nine), samples=32 * 300))).split(32)
+drawn = torch.tensor(list(WeightedSamples(balanced(is_nine), samples=32 * 300))).split(
+    32
+)
 mixed = [torch.randperm(420)[:32] for _ in range(300)]
 ways = {
     "as it is": (mixed, F.cross_entropy),
@@ -646,9 +769,18 @@ ways = {
 }
 for name, (all_batches, loss) in ways.items():
     found = torch.stack([gradient(batch, loss) for batch in all_batches]) / aim.norm()
-    off, single = (found.mean(0) - aim / aim.norm()).norm(), (found - aim / aim.norm()).norm(dim=1).mean()
-    print(f"{name:20} mean of 300 batches off by {off:.2f}, single batches by {single:.2f} (aim has length 1)")
-print(f"batches without any nine: {sum(not is_nine[batch].any() for batch in mixed) / 300:.0%}")
+    off, single = (
+        (found.mean(0) - aim / aim.norm()).norm(),
+        (found - aim / aim.norm()).norm(dim=1).mean(),
+    )
+    print(
+        f"{name:20} mean of 300 batches off by {off:.2f}, single batches by "
+        f"{single:.2f} (aim has length 1)"
+    )
+print(
+    f"batches without any nine: "
+    f"{sum(not is_nine[batch].any() for batch in mixed) / 300:.0%}"
+)
 
 # %% [markdown]
 # The sampler's batches are near the aim on average. One by one they are still far off, but less than half as far as with weights. With `weight=` even the average is off: a batch without a nine is divided by small weights,
@@ -668,10 +800,17 @@ def nines_found(way, seed, epochs=20):
         order = torch.tensor(list(sampler)) if way == "sampler" else torch.randperm(420)
         for batch in order.split(32):
             optimizer.zero_grad()
-            (plain_mean if way == "loss weights" else F.cross_entropy)(model(images[batch]), is_nine[batch]).backward()
+            (plain_mean if way == "loss weights" else F.cross_entropy)(
+                model(images[batch]), is_nine[batch]
+            ).backward()
             optimizer.step()
         with torch.no_grad():
-            found.append((model(test_images).argmax(1)[test_nine == 1] == 1).float().mean().item())
+            found.append(
+                (model(test_images).argmax(1)[test_nine == 1] == 1)
+                .float()
+                .mean()
+                .item()
+            )
     return found
 
 
@@ -684,13 +823,24 @@ curves = {
 figure, axis = figures.new(6.5, 3)
 for name, curve in curves.items():
     (line,) = axis.plot(range(1, 21), curve.mean(0), label=name)
-    axis.fill_between(range(1, 21), curve.amin(0), curve.amax(0), color=line.get_color(), alpha=0.2)
-early, late = ({name: curve[:, at].mean().item() for name, curve in curves.items()} for at in (4, 19))
-found = "Nines found after 5 and 20 epochs: " + ", ".join(f"{n} {early[n]:.0f} and {late[n]:.0f}%" for n in curves)
+    axis.fill_between(
+        range(1, 21), curve.amin(0), curve.amax(0), color=line.get_color(), alpha=0.2
+    )
+early, late = (
+    {name: curve[:, at].mean().item() for name, curve in curves.items()}
+    for at in (4, 19)
+)
+found = "Nines found after 5 and 20 epochs: " + ", ".join(
+    f"{n} {early[n]:.0f} and {late[n]:.0f}%" for n in curves
+)
 axis.set(xlabel="epoch", ylabel="nines found, % (3 seeds)", ylim=(0, 100), title=found)
 axis.set_xticks(range(1, 21, 2))
 axis.legend(loc="lower right")
-figures.show(figure, f"Share of the test's nines that are found, over the epochs, for three ways. {found}.")
+figures.show(
+    figure,
+    f"Share of the test's nines that are found, over the epochs, for three ways. "
+    f"{found}.",
+)
 
 # %% [markdown]
 # How they differ:
@@ -716,13 +866,22 @@ recording_of = torch.arange(len(train)).repeat_interleave(train.lengths)
 
 
 def nearest(steps, speakers, known, asked, answers):
-    """The share of right answers for `asked`, when each gets the speaker of the nearest of the known steps."""
-    return (speakers[known][torch.cdist(asked, steps[known]).argmin(1)] == answers).float().mean().item()
+    """The share of right answers for `asked`, when each gets the speaker of the
+    nearest of the known steps.
+    """
+    return (
+        (speakers[known][torch.cdist(asked, steps[known]).argmin(1)] == answers)
+        .float()
+        .mean()
+        .item()
+    )
 
 
 mixed = torch.randperm(len(train.steps), generator=torch.Generator().manual_seed(0))
 kept_out, known = mixed[: len(mixed) // 5], mixed[len(mixed) // 5 :]
-claimed = nearest(train.steps, speaker_of, known, train.steps[kept_out], speaker_of[kept_out])
+claimed = nearest(
+    train.steps, speaker_of, known, train.steps[kept_out], speaker_of[kept_out]
+)
 print(f"{len(kept_out)} frames kept out: {claimed:.1%} right")
 
 # %%
@@ -755,7 +914,9 @@ outcome(
 
 
 # %% exercise: find_leaks
-def find_leaks(samples: list[torch.Tensor], groups: list, train: list[int], test: list[int]) -> set[int]:
+def find_leaks(
+    samples: list[torch.Tensor], groups: list, train: list[int], test: list[int]
+) -> set[int]:
     """Return the numbers in `test` that leak."""
     ### BEGIN SOLUTION
     contents = {samples[number].numpy().tobytes() for number in train}
@@ -763,7 +924,9 @@ def find_leaks(samples: list[torch.Tensor], groups: list, train: list[int], test
     return {
         number
         for number in test
-        if number in train or groups[number] in trained_groups or samples[number].numpy().tobytes() in contents
+        if number in train
+        or groups[number] in trained_groups
+        or samples[number].numpy().tobytes() in contents
     }
     ### END SOLUTION
 
@@ -781,7 +944,12 @@ for _seed in range(4):
     _order = torch.randperm(40, generator=torch.Generator().manual_seed(_seed)).tolist()
     _train, _test = _order[:15], [*_order[25:], _order[0]]
     _right = {
-        t for t in _test if any(t == n or t // 3 == n // 3 or torch.equal(_samples[t], _samples[n]) for n in _train)
+        t
+        for t in _test
+        if any(
+            t == n or t // 3 == n // 3 or torch.equal(_samples[t], _samples[n])
+            for n in _train
+        )
     }
     assert set(find_leaks(_samples, _groups, _train, _test)) == _right
 ### END HIDDEN TESTS
@@ -797,11 +965,22 @@ checked
 
 # %%
 found = leaks(train.steps, recording_of.tolist(), known.tolist(), kept_out.tolist())
-print(f"{len(found)} of {len(kept_out)} test frames leak: {dict(Counter(found.values()))}")
-parts = [torch.tensor(part) for part in split_by_group(recording_of.tolist(), 0.2, seed=0)]
-assert not leaks(train.steps, recording_of.tolist(), parts[0].tolist(), parts[1].tolist())
-honest = nearest(train.steps, speaker_of, parts[0], train.steps[parts[1]], speaker_of[parts[1]])
-print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, other occasions {truth:.1%}")
+print(
+    f"{len(found)} of {len(kept_out)} test frames leak: {dict(Counter(found.values()))}"
+)
+parts = [
+    torch.tensor(part) for part in split_by_group(recording_of.tolist(), 0.2, seed=0)
+]
+assert not leaks(
+    train.steps, recording_of.tolist(), parts[0].tolist(), parts[1].tolist()
+)
+honest = nearest(
+    train.steps, speaker_of, parts[0], train.steps[parts[1]], speaker_of[parts[1]]
+)
+print(
+    f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, other occasions "
+    f"{truth:.1%}"
+)
 
 # %% [markdown]
 # A frame looks like its neighbor 6.4 ms before. Mixed, the neighbor is in the training part, and the test asks whether the network has *seen* the recording. Ask
@@ -817,17 +996,29 @@ print(f"mixed frames {claimed:.1%}, split by recording {honest:.1%}, other occas
 def train_speakers(epochs=3):
     torch.manual_seed(0)
     model, data = Speaker(packed=True), vowels()
-    loader = DataLoader(data, batch_sampler=BucketBatches(data.lengths, 32, pool=4), collate_fn=pad)
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), 0.3), nn.CrossEntropyLoss(), progress=False)
+    loader = DataLoader(
+        data, batch_sampler=BucketBatches(data.lengths, 32, pool=4), collate_fn=pad
+    )
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), 0.3),
+        nn.CrossEntropyLoss(),
+        progress=False,
+    )
     history = trainer.fit(loader, epochs)
-    return history, torch.cat([p.detach().cpu().flatten() for p in trainer.model.parameters()])
+    return history, torch.cat(
+        [p.detach().cpu().flatten() for p in trainer.model.parameters()]
+    )
 
 
 ((history, alone),) = run_ranks(train_speakers, world_size=1)
 (_, together), *_ = run_ranks(train_speakers, world_size=2)
 difference = (alone - together).abs().max().item()
 assert difference < 1e-3
-print(f"1 process and 2 ranks: the weights differ by {difference:.0e} at most after 3 epochs")
+print(
+    f"1 process and 2 ranks: the weights differ by {difference:.0e} at most after 3 "
+    f"epochs"
+)
 
 # %% [markdown]
 # The same function as a script, for `torchrun` on one machine or on several (with GPUs, each process takes one):

@@ -35,7 +35,12 @@ from torchcourse import figures
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.data.loaders import begin_at, set_epoch
 from torchcourse.data.memory_loader import MemoryLoader
-from torchcourse.lessons.datasets import practice, sharding_picture, waiting, waiting_picture
+from torchcourse.lessons.datasets import (
+    practice,
+    sharding_picture,
+    waiting,
+    waiting_picture,
+)
 from torchcourse.lessons.datasets.checks import loading as check
 from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
 from torchcourse.lessons.datasets.folder import ImageTable, write_images
@@ -47,9 +52,13 @@ from torchcourse.training import Trainer
 
 # Workers that sleep need no core, so more workers than cores make sense here.
 warnings.filterwarnings("ignore", "This DataLoader will create")
-torch.set_num_threads(1)  # the models are tiny, and the other cores are for workers and ranks
+# the models are tiny, and the other cores are for workers and ranks
+torch.set_num_threads(1)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(f"training on {device}, {default_world_size()} ranks by default, PyTorch {torch.__version__}")
+print(
+    f"training on {device}, {default_world_size()} ranks by default, PyTorch "
+    f"{torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · Where does the time of a batch go?
@@ -82,8 +91,13 @@ print(profile)
 share = profile.wait / (profile.wait + profile.transfer + profile.step)
 outcome(
     "06-2.wait",
-    f"It waits {share:.0%} of its time. Reading alone takes {profile.load['read']:.1f} ms per batch, the step {profile.step:.1f} ms.",
-    right="less than a quarter" if share < 0.25 else "about half" if share < 0.55 else "more than half",
+    f"It waits {share:.0%} of its time. Reading alone takes "
+    f"{profile.load['read']:.1f} ms per batch, the step {profile.step:.1f} ms.",
+    right="less than a quarter"
+    if share < 0.25
+    else "about half"
+    if share < 0.55
+    else "more than half",
 )
 
 # %% [markdown]
@@ -105,8 +119,13 @@ outcome(
 # %%
 predict(
     "06-2.fastest",
-    "4,000 small images that lie in memory, in batches of 50. Which way gives the most images per second?",
-    ["DataLoader with 2 workers", "DataLoader without workers", "one index_select a batch, no DataLoader"],
+    "4,000 small images that lie in memory, in batches of 50. Which way gives the "
+    "most images per second?",
+    [
+        "DataLoader with 2 workers",
+        "DataLoader without workers",
+        "one index_select a batch, no DataLoader",
+    ],
 )
 
 
@@ -123,13 +142,17 @@ def rate(loader, rounds=3):
 
 def copied(data, buffer):
     """Copy the images in order: what no loader can beat."""
-    for images, labels in zip(data.tensors[0].split(50), data.tensors[1].split(50), strict=True):
+    for images, labels in zip(
+        data.tensors[0].split(50), data.tensors[1].split(50), strict=True
+    ):
         yield buffer.copy_(images), labels
 
 
 train_set = mnist()
 ways = {
-    "DataLoader with 2 workers": DataLoader(train_set, 50, shuffle=True, num_workers=2, persistent_workers=True),
+    "DataLoader with 2 workers": DataLoader(
+        train_set, 50, shuffle=True, num_workers=2, persistent_workers=True
+    ),
     "DataLoader without workers": DataLoader(train_set, 50, shuffle=True),
     "one index_select a batch, no DataLoader": MemoryLoader(train_set, 50, reuse=True),
 }
@@ -137,8 +160,15 @@ rates = {name: rate(loader) for name, loader in ways.items()}
 buffer = train_set.tensors[0][:50].clone()
 limit = max(rate(copied(train_set, buffer), rounds=1) for _ in range(5))
 for name, value in rates.items():
-    print(f"{name:40s} {value / 1000:7.0f} thousand images/s, {value / limit:5.1%} of copying")
-outcome("06-2.fastest", f"Copying alone: {limit / 1000:.0f} thousand images/s.", right=max(rates, key=rates.get))
+    print(
+        f"{name:40s} {value / 1000:7.0f} thousand images/s, {value / limit:5.1%} of "
+        f"copying"
+    )
+outcome(
+    "06-2.fastest",
+    f"Copying alone: {limit / 1000:.0f} thousand images/s.",
+    right=max(rates, key=rates.get),
+)
 
 # %% [markdown]
 # `MemoryLoader` gives the batches of `make_loader`, in the same order. Why do workers make it *worse* here? To make a batch takes
@@ -151,7 +181,12 @@ outcome("06-2.fastest", f"Copying alone: {limit / 1000:.0f} thousand images/s.",
 # takes 10 ms, receiving a batch from a worker 1 ms.
 
 # %%
-figures.explorer(waiting_picture.draw_timeline, alt=waiting.timeline_finding, workers=(0, 6, 2), load=(5, 60, 25))
+figures.explorer(
+    waiting_picture.draw_timeline,
+    alt=waiting.timeline_finding,
+    workers=(0, 6, 2),
+    load=(5, 60, 25),
+)
 
 # %% [markdown]
 # The time of a batch, once the start is over:
@@ -164,14 +199,30 @@ figures.explorer(waiting_picture.draw_timeline, alt=waiting.timeline_finding, wo
 # %%
 load, loop = sum(profile.load.values()), profile.transfer + profile.step
 counts = [0, 1, 2, 4]
-measured = [profile, *(measure(DataLoader(scans, 50, num_workers=workers)) for workers in counts[1:])]
+measured = [
+    profile,
+    *(measure(DataLoader(scans, 50, num_workers=workers)) for workers in counts[1:]),
+]
 took = [run.wait + run.transfer + run.step for run in measured]
-model_says = [waiting.batch_time(load, loop, workers, profile.send) for workers in counts]
-finding = f"{took[0]:.0f} ms per batch without workers, {took[-1]:.0f} ms with 4 (model: {model_says[-1]:.0f})"
+model_says = [
+    waiting.batch_time(load, loop, workers, profile.send) for workers in counts
+]
+finding = (
+    f"{took[0]:.0f} ms per batch without workers, {took[-1]:.0f} ms with 4 (model: "
+    f"{model_says[-1]:.0f})"
+)
 figure, axes = figures.new(6, 3)
-axes.plot(counts, model_says, "o--", color=figures.COLORS["gray"], mfc="white", label="model")
+axes.plot(
+    counts, model_says, "o--", color=figures.COLORS["gray"], mfc="white", label="model"
+)
 axes.plot(counts, took, "o-", label="measured")
-axes.set(xlabel="workers", ylabel="time a batch [ms]", ylim=(0, None), xticks=counts, title=finding)
+axes.set(
+    xlabel="workers",
+    ylabel="time a batch [ms]",
+    ylim=(0, None),
+    xticks=counts,
+    title=finding,
+)
 axes.legend(frameon=False)
 figures.show(figure, f"Time a batch over the number of workers. {finding}.")
 
@@ -188,7 +239,9 @@ figures.show(figure, f"Time a batch over the number of workers. {finding}.")
 
 # %% exercise: workers_for
 def workers_for(load: float, step: float, send: float, cores: int) -> int:
-    """Return the number of workers for a batch that takes `load` to make, `send` to receive and `step` to train on."""
+    """Return the number of workers for a batch that takes `load` to make, `send` to
+    receive and `step` to train on.
+    """
     ### BEGIN SOLUTION
     times = {0: load + step}
     for workers in range(1, cores + 1):
@@ -216,8 +269,16 @@ for _load, _step, _send, _cores, _workers in [
 @judged(workers_for)
 def _on_drawn_machines(workers_for, draw):
     for _ in range(5):
-        load, step, send = 840 * draw.randint(1, 9), draw.randint(1, 999), draw.randint(1, 99)  # 840: no rounding
-        seconds = [load + step, *(max(load / workers, step + send) for workers in range(1, 9))]
+        # 840: no rounding
+        load, step, send = (
+            840 * draw.randint(1, 9),
+            draw.randint(1, 999),
+            draw.randint(1, 99),
+        )
+        seconds = [
+            load + step,
+            *(max(load / workers, step + send) for workers in range(1, 9)),
+        ]
         assert workers_for(load, step, send, 8) == seconds.index(min(seconds))
 
 
@@ -245,11 +306,20 @@ def three_epochs(**options):
 
 for keep in (False, True):
     seconds, batches = three_epochs(num_workers=2, persistent_workers=keep)
-    print(f"persistent_workers={keep!s:5}: three epochs of {batches} batches take {1000 * seconds:.0f} ms")
+    print(
+        f"persistent_workers={keep!s:5}: three epochs of {batches} batches take "
+        f"{1000 * seconds:.0f} ms"
+    )
 ahead = 2 * 2 * profile.bytes
-print(f"2 workers × 2 batches ahead × {profile.bytes / 1024:.0f} KiB = {ahead / 1024:.0f} KiB")
+print(
+    f"2 workers × 2 batches ahead × {profile.bytes / 1024:.0f} KiB = "
+    f"{ahead / 1024:.0f} KiB"
+)
 large = 64 * 3 * 224 * 224 * 4
-print(f"8 workers × 2 × a batch of 64 color photos of 224×224 in float32: {8 * 2 * large / 2**30:.1f} GiB")
+print(
+    f"8 workers × 2 × a batch of 64 color photos of 224×224 in float32: "
+    f"{8 * 2 * large / 2**30:.1f} GiB"
+)
 
 # %% [markdown]
 # **Pinning** is for GPUs. Memory that the system may move has to be copied to a fixed place before the GPU can fetch it. `pin_memory=True` puts batches there at
@@ -267,7 +337,10 @@ if device.type == "cuda":
         returned = time.perf_counter()
         torch.cuda.synchronize()
         done = time.perf_counter()
-        print(f"{name}: returns after {1000 * (returned - start):.2f} ms, done after {1000 * (done - start):.2f} ms")
+        print(
+            f"{name}: returns after {1000 * (returned - start):.2f} ms, done after "
+            f"{1000 * (done - start):.2f} ms"
+        )
 else:
     print("No GPU here: a batch is used where it was made.")
 
@@ -288,7 +361,9 @@ predict(
 
 # %%
 def two_epochs(dataset, **options):
-    loader = DataLoader(dataset, 1, num_workers=2, generator=torch.Generator().manual_seed(1), **options)
+    loader = DataLoader(
+        dataset, 1, num_workers=2, generator=torch.Generator().manual_seed(1), **options
+    )
     return [[value for batch in loader for value in batch.tolist()] for _ in range(2)]
 
 
@@ -312,12 +387,17 @@ outcome(
 # %%
 for name, values in {
     "torch's own stream": two_epochs(practice.GlobalNoise()),
-    "worker_init_fn": two_epochs(practice.Noise(), worker_init_fn=practice.own_generator),
+    "worker_init_fn": two_epochs(
+        practice.Noise(), worker_init_fn=practice.own_generator
+    ),
 }.items():
     print(f"{name}: {len(set(values[0] + values[1]))} different numbers among 16")
 
 seeded = SeededSamples(practice.GlobalNoise(), seed=7)
-by_workers = [torch.cat(list(DataLoader(seeded, 2, num_workers=workers))).tolist() for workers in (0, 2)]
+by_workers = [
+    torch.cat(list(DataLoader(seeded, 2, num_workers=workers))).tolist()
+    for workers in (0, 2)
+]
 assert by_workers[0] == by_workers[1]
 print("SeededSamples: the same numbers without workers and with two")
 
@@ -330,13 +410,23 @@ print("SeededSamples: the same numbers without workers and with two")
 
 # %%
 def read_all(dataset):
-    return [record for batch in DataLoader(dataset, 3, num_workers=2) for record in batch.tolist()]
+    return [
+        record
+        for batch in DataLoader(dataset, 3, num_workers=2)
+        for record in batch.tolist()
+    ]
 
 
-predict("06-2.stream", "How many records do the two ranks train on in an epoch, of the 12?", ["12", "24", "48"])
+predict(
+    "06-2.stream",
+    "How many records do the two ranks train on in an epoch, of the 12?",
+    ["12", "24", "48"],
+)
 
 # %%
-records = list(itertools.chain(*run_ranks(read_all, practice.NaiveStream(), world_size=2)))
+records = list(
+    itertools.chain(*run_ranks(read_all, practice.NaiveStream(), world_size=2))
+)
 print(sorted(records))
 outcome(
     "06-2.stream",
@@ -370,7 +460,13 @@ def my_share(records, rank: int, world_size: int, worker: int, workers: int):
 # %% check: my_share
 checked = check.my_share(my_share, points=3)
 ### BEGIN HIDDEN TESTS
-for _ranks, _workers, _count in [(3, 5, 100), (4, 1, 3), (1, 7, 50), (2, 3, 0), (5, 2, 11)]:
+for _ranks, _workers, _count in [
+    (3, 5, 100),
+    (4, 1, 3),
+    (1, 7, 50),
+    (2, 3, 0),
+    (5, 2, 11),
+]:
     _parts = [
         list(my_share(iter(range(_count)), _rank, _ranks, _worker, _workers))
         for _rank in range(_ranks)
@@ -423,13 +519,19 @@ figures.explorer(
 
 # %%
 def steps_of_ranks(agree):
-    stream = ShardedStream([range(40 * n, 40 * n + 40) for n in range(5)], practice.digit_shard, by="shard")
+    stream = ShardedStream(
+        [range(40 * n, 40 * n + 40) for n in range(5)], practice.digit_shard, by="shard"
+    )
     batches = DataLoader(stream, 20)
     return sum(1 for _ in (in_step(batches) if agree else batches))
 
 
-print("batches on each rank:           ", run_ranks(steps_of_ranks, False, world_size=2))
-print("steps on each rank, with in_step:", run_ranks(steps_of_ranks, True, world_size=2))
+print(
+    "batches on each rank:           ", run_ranks(steps_of_ranks, False, world_size=2)
+)
+print(
+    "steps on each rank, with in_step:", run_ranks(steps_of_ranks, True, world_size=2)
+)
 
 # %% [markdown]
 # The price: what the longer rank still has is not used in this epoch. By record and shuffled it is little, and other records each time.
@@ -444,8 +546,15 @@ print("steps on each rank, with in_step:", run_ranks(steps_of_ranks, True, world
 def train_on_stream(batch):
     torch.manual_seed(0)
     model = mlp(784, 10)
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.05), F.cross_entropy, progress=False)
-    stream = ShardedStream([range(n, n + 100) for n in range(0, 1000, 100)], practice.digit_shard)
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.05),
+        F.cross_entropy,
+        progress=False,
+    )
+    stream = ShardedStream(
+        [range(n, n + 100) for n in range(0, 1000, 100)], practice.digit_shard
+    )
     trainer.fit(DataLoader(stream, batch), epochs=1)
     return next(trainer.model.parameters()).detach().cpu()
 
@@ -454,7 +563,10 @@ one = run_ranks(train_on_stream, 50, world_size=1)[0]
 two = run_ranks(train_on_stream, 25, world_size=2)
 difference = max((one - other).abs().max().item() for other in two)
 assert difference < 1e-5
-print(f"largest difference between the weights of 1 process and of 2 ranks: {difference:.1e}")
+print(
+    f"largest difference between the weights of 1 process and of 2 ranks: "
+    f"{difference:.1e}"
+)
 
 # %% [markdown]
 # On several GPUs or machines nothing changes but the start. Write the call into a script for `torchrun`; it prints how to start it:
@@ -497,8 +609,13 @@ class Robust(Dataset):
 # %%
 predict(
     "06-2.robust",
-    "A tenth of the files is corrupt, and another sample takes the place of each. What will the run show?",
-    ["an error", "a training loss that is clearly too high", "a normal training loss and a weak spot somewhere"],
+    "A tenth of the files is corrupt, and another sample takes the place of each. "
+    "What will the run show?",
+    [
+        "an error",
+        "a training loss that is clearly too high",
+        "a normal training loss and a weak spot somewhere",
+    ],
 )
 
 
@@ -506,13 +623,23 @@ predict(
 def fit(loader, epochs=5):
     torch.manual_seed(0)
     net = mlp(784, 64, 10)
-    trainer = Trainer(net, torch.optim.Adam(net.parameters(), lr=5e-3), F.cross_entropy, progress=False)
+    trainer = Trainer(
+        net,
+        torch.optim.Adam(net.parameters(), lr=5e-3),
+        F.cross_entropy,
+        progress=False,
+    )
     history = trainer.fit(loader, epochs)
     test_images, test_labels = mnist("test").tensors
     images = test_images * 0.3081 + 0.1307  # from 0 to 1, as the files are
     with torch.no_grad():
-        right = trainer.model.eval()(images.to(trainer.device)).argmax(1).cpu() == test_labels
-    recall_of = [right[test_labels == digit].float().mean().item() for digit in range(10)]
+        right = (
+            trainer.model.eval()(images.to(trainer.device)).argmax(1).cpu()
+            == test_labels
+        )
+    recall_of = [
+        right[test_labels == digit].float().mean().item() for digit in range(10)
+    ]
     return history["loss"][-1], right.float().mean().item(), recall_of
 
 
@@ -525,7 +652,10 @@ print(f"training loss {loss:.3f}, test accuracy {accuracy:.1%}")
 
 # %%
 worst = min(range(10), key=lambda digit: recall_of[digit])
-finding = f"Of the {worst}s, {recall_of[worst]:.0%} are recognized; of the others at least {sorted(recall_of)[1]:.0%}"
+finding = (
+    f"Of the {worst}s, {recall_of[worst]:.0%} are recognized; of the others at least "
+    f"{sorted(recall_of)[1]:.0%}"
+)
 figure, axes = figures.new(6, 2.6)
 axes.bar(range(10), [100 * value for value in recall_of])
 axes.set(xlabel="digit", ylabel="recognized [%]", xticks=range(10), title=finding)
@@ -552,7 +682,9 @@ outcome(
 
 # %% exercise: fetch
 def fetch(dataset, names, numbers) -> tuple[list, list]:
-    """Return the samples with these numbers that can be read, and name and reason of those that cannot."""
+    """Return the samples with these numbers that can be read, and name and reason of
+    those that cannot.
+    """
     ### BEGIN SOLUTION
     samples, corrupt = [], []
     for number in numbers:
@@ -582,7 +714,10 @@ _names = [f"file {number}" for number in range(30)]
 _samples, _corrupt = fetch(_Hidden(), _names, [19, 18, 3, 0, 13, 14])
 assert _samples == [361, 0, 196]
 assert [name for name, _ in _corrupt] == ["file 18", "file 3", "file 13"]
-assert all(f"bad block {number}" in str(reason) for number, (_, reason) in zip((18, 3, 13), _corrupt, strict=True))
+assert all(
+    f"bad block {number}" in str(reason)
+    for number, (_, reason) in zip((18, 3, 13), _corrupt, strict=True)
+)
 try:
     fetch(_Hidden(), _names, [1, 20])
 except ZeroDivisionError:
@@ -603,7 +738,9 @@ checked
 
 # %%
 for options in ({"on_corrupt": "raise"}, {"on_corrupt": "report", "most": 0.02}):
-    loader = CheckedLoader(make_loader(Guarded(images, images.files), 50, num_workers=2), **options)
+    loader = CheckedLoader(
+        make_loader(Guarded(images, images.files), 50, num_workers=2), **options
+    )
     try:
         for _ in loader:
             pass
@@ -617,11 +754,16 @@ for options in ({"on_corrupt": "raise"}, {"on_corrupt": "report", "most": 0.02})
 for name in cut_off[3:]:
     with open(f"scans/{name}", "wb") as file:
         file.write(whole_files[name])
-loader = CheckedLoader(make_loader(Guarded(images, images.files), 50), on_corrupt="report", most=0.01)
+loader = CheckedLoader(
+    make_loader(Guarded(images, images.files), 50), on_corrupt="report", most=0.01
+)
 repaired_loss, repaired_accuracy, repaired = fit(loader)
 print(loader.report)
 assert len(loader.report) == 3
-print(f"of the {worst}s, {recall_of[worst]:.0%} were recognized before, {repaired[worst]:.0%} now")
+print(
+    f"of the {worst}s, {recall_of[worst]:.0%} were recognized before, "
+    f"{repaired[worst]:.0%} now"
+)
 
 # %% [markdown]
 # ## 6 · In the middle of an epoch
@@ -663,10 +805,14 @@ outcome(
 
 
 # %% exercise: rest_of_epoch
-def rest_of_epoch(samples: int, batch_size: int, seed: int, epoch: int, drawn: int, waiting: int) -> list[list[int]]:
+def rest_of_epoch(
+    samples: int, batch_size: int, seed: int, epoch: int, drawn: int, waiting: int
+) -> list[list[int]]:
     """Return the numbers of the samples of each batch that was not used yet."""
     ### BEGIN SOLUTION
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
+    order = torch.randperm(
+        samples, generator=torch.Generator().manual_seed(seed + epoch)
+    )
     batches = [batch.tolist() for batch in order.split(batch_size)]
     return batches[drawn - waiting :]
     ### END SOLUTION
@@ -675,9 +821,18 @@ def rest_of_epoch(samples: int, batch_size: int, seed: int, epoch: int, drawn: i
 # %% check: rest_of_epoch
 checked = check.rest_of_epoch(rest_of_epoch, points=2)
 ### BEGIN HIDDEN TESTS
-for _n, _size, _seed, _epoch, _drawn, _waiting in [(101, 10, 3, 4, 9, 4), (12, 5, 0, 7, 3, 3), (64, 8, 9, 0, 8, 0)]:
-    _order = torch.randperm(_n, generator=torch.Generator().manual_seed(_seed + _epoch)).tolist()
-    _rest = [list(batch) for batch in rest_of_epoch(_n, _size, _seed, _epoch, _drawn, _waiting)]
+for _n, _size, _seed, _epoch, _drawn, _waiting in [
+    (101, 10, 3, 4, 9, 4),
+    (12, 5, 0, 7, 3, 3),
+    (64, 8, 9, 0, 8, 0),
+]:
+    _order = torch.randperm(
+        _n, generator=torch.Generator().manual_seed(_seed + _epoch)
+    ).tolist()
+    _rest = [
+        list(batch)
+        for batch in rest_of_epoch(_n, _size, _seed, _epoch, _drawn, _waiting)
+    ]
     assert list(itertools.chain(*_rest)) == _order[(_drawn - _waiting) * _size :]
     assert all(len(batch) == _size for batch in _rest[:-1])
 ### END HIDDEN TESTS
@@ -696,14 +851,21 @@ checked
 
 # %%
 def epoch_three(workers, begin):
-    loader = make_loader(SeededSamples(train_set, practice.noisy, seed=5), 50, seed=5, num_workers=workers)
+    loader = make_loader(
+        SeededSamples(train_set, practice.noisy, seed=5),
+        50,
+        seed=5,
+        num_workers=workers,
+    )
     set_epoch(loader, 3)
     return begin_at(loader, begin)
 
 
 uninterrupted, resumed = list(epoch_three(2, 0)), list(epoch_three(0, 60))
 assert len(uninterrupted) == 60 + len(resumed)
-for (images_a, labels_a), (images_b, labels_b) in zip(uninterrupted[60:], resumed, strict=True):
+for (images_a, labels_a), (images_b, labels_b) in zip(
+    uninterrupted[60:], resumed, strict=True
+):
     assert torch.equal(images_a, images_b)
     assert torch.equal(labels_a, labels_b)
 print(f"{len(resumed)} batches after the stop, all bit for bit as without it")
@@ -715,7 +877,12 @@ print(f"{len(resumed)} batches after the stop, all bit for bit as without it")
 
 # %%
 def stream_epoch(begin):
-    stream = ShardedStream([range(n, n + 50) for n in range(0, 600, 50)], practice.digit_shard, shuffle=True, seed=2)
+    stream = ShardedStream(
+        [range(n, n + 50) for n in range(0, 600, 50)],
+        practice.digit_shard,
+        shuffle=True,
+        seed=2,
+    )
     loader = DataLoader(stream, 50, num_workers=2)
     set_epoch(loader, 1)
     return [labels for _, labels in begin_at(loader, begin)]

@@ -34,7 +34,11 @@ from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer import few_labels_picture as pictures
 from torchcourse.lessons.transfer import solar
-from torchcourse.lessons.transfer.backbones import Classifier, efficientnet_lite0, mnist_cnn
+from torchcourse.lessons.transfer.backbones import (
+    Classifier,
+    efficientnet_lite0,
+    mnist_cnn,
+)
 from torchcourse.lessons.transfer.checks import fine_tuning as check
 from torchcourse.lessons.transfer.features import cached, extract, norm_gap, train_head
 from torchcourse.lessons.transfer.few_labels import (
@@ -59,7 +63,10 @@ from torchcourse.lessons.transfer.finetune import (
 from torchcourse.ranks import default_world_size, run_ranks
 
 torch.set_num_threads(1)
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · Frozen features
@@ -75,8 +82,14 @@ body = mnist_cnn()
 pixels, labels = digit_pixels("train")
 test_pixels, test_labels = digit_pixels("test")
 print(body.scaling)
-inputs, test_inputs = body.scaling(pixels, top=WHITE), body.scaling(test_pixels, top=WHITE)
-print(f"pixels {list(pixels.shape)}, 0 to {pixels.max():g}; inputs {list(inputs.shape)}", end=", ")
+inputs, test_inputs = (
+    body.scaling(pixels, top=WHITE),
+    body.scaling(test_pixels, top=WHITE),
+)
+print(
+    f"pixels {list(pixels.shape)}, 0 to {pixels.max():g}; inputs {list(inputs.shape)}",
+    end=", ",
+)
 print(
     f"{inputs.min():.2f} to {inputs.max():.2f}; MNIST {mnist().tensors[0].min():.2f} "
     f"to {mnist().tensors[0].max():.2f}"
@@ -100,16 +113,25 @@ predict(
 )
 
 # %%
-few = {method: [run(method, per_class=1, seed=seed) for seed in range(3)] for method in METHODS}
+few = {
+    method: [run(method, per_class=1, seed=seed) for seed in range(3)]
+    for method in METHODS
+}
 means = {}
 for method, runs in few.items():
     means[method] = sum(r.accuracy for r in runs) / len(runs)
-    print(f"{method:18} {means[method]:.3f}   {sum(r.seconds for r in runs) / len(runs):6.3f} CPU seconds of training")
+    print(
+        f"{method:18} {means[method]:.3f}   "
+        f"{sum(r.seconds for r in runs) / len(runs):6.3f} CPU seconds of training"
+    )
 order = sorted(("scratch", "nearest neighbor", "frozen"), key=means.get)
 outcome(
     "07-1.few",
     f"{order[0]}, {order[1]}, {order[2]}.",
-    right=", ".join("from scratch" if name == "scratch" else name + " features" * (name == "frozen") for name in order),
+    right=", ".join(
+        "from scratch" if name == "scratch" else name + " features" * (name == "frozen")
+        for name in order
+    ),
 )
 
 # %% [markdown]
@@ -126,7 +148,9 @@ outcome(
 
 # %% exercise: features
 def features(body, pixels: torch.Tensor, top: float) -> torch.Tensor:
-    """Return the features [N, F] of pixels [N, 1, H, W] whose white is `top`, without a graph."""
+    """Return the features [N, F] of pixels [N, 1, H, W] whose white is `top`,
+    without a graph.
+    """
     ### BEGIN SOLUTION
     body.eval()
     with torch.no_grad():
@@ -141,9 +165,13 @@ _pixels = digit_pixels("train")[0][100:140] / 16 * 120
 _body = mnist_cnn().train()
 _state = {_name: _tensor.clone() for _name, _tensor in _body.state_dict().items()}
 _out = features(_body, _pixels, 200)
-torch.testing.assert_close(_out, extract(mnist_cnn(), mnist_cnn().scaling(_pixels, 200)), atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(
+    _out, extract(mnist_cnn(), mnist_cnn().scaling(_pixels, 200)), atol=1e-4, rtol=1e-4
+)
 assert not _out.requires_grad
-assert all(torch.equal(_tensor, _state[_name]) for _name, _tensor in _body.state_dict().items())
+assert all(
+    torch.equal(_tensor, _state[_name]) for _name, _tensor in _body.state_dict().items()
+)
 train_head(_out, digit_pixels("train")[1][100:140], num_classes=10, steps=1)
 ### END HIDDEN TESTS
 checked
@@ -171,15 +199,24 @@ chosen = pick(labels, per_class=5, seed=0)
 data = TensorDataset(inputs[chosen], labels[chosen])
 model = Classifier(mnist_cnn(), num_classes=10)
 freeze(model, "body")
-print(f"{trainable_bytes(model):,} bytes of parameters learn, of {sum(4 * p.numel() for p in model.parameters()):,}")
+print(
+    f"{trainable_bytes(model):,} bytes of parameters learn, of "
+    f"{sum(4 * p.numel() for p in model.parameters()):,}"
+)
 before = extract(model.body, test_inputs)
 fine_tune(model, data, {"head": 1e-2}, epochs=4, batch_size=10, device="cpu")
 moved = [
-    name for name, tensor in model.body.state_dict().items() if not torch.equal(tensor, mnist_cnn().state_dict()[name])
+    name
+    for name, tensor in model.body.state_dict().items()
+    if not torch.equal(tensor, mnist_cnn().state_dict()[name])
 ]
 print("changed:", moved)
 change = (extract(model.body, test_inputs) - before).abs().mean() / before.abs().mean()
-outcome("07-1.frozen", f"The features moved by {change:.0%} on average.", right="no, they changed")
+outcome(
+    "07-1.frozen",
+    f"The features moved by {change:.0%} on average.",
+    right="no, they changed",
+)
 
 # %% [markdown]
 # No gradient touched them. **Batch normalization** (배치 정규화) keeps a running mean and variance of what passes through, and it collects them in training
@@ -196,7 +233,9 @@ outcome("07-1.frozen", f"The features moved by {change:.0%} on average.", right=
 
 # %% exercise: freeze_body
 def freeze_body(model: Classifier) -> None:
-    """Keep `model.body` as it is, through any number of `model.train()` and optimizer steps."""
+    """Keep `model.body` as it is, through any number of `model.train()` and
+    optimizer steps.
+    """
     ### BEGIN SOLUTION
     model.body.requires_grad_(False)
     model.body.eval()
@@ -218,9 +257,17 @@ for _ in range(2):
     _optimizer.step()
 for _name, _tensor in _model.state_dict().items():
     assert torch.equal(_tensor, _state[_name]) == _name.startswith("body")
-assert all(_module.training for _module in Classifier(mnist_cnn(), num_classes=10).train().modules())
+assert all(
+    _module.training
+    for _module in Classifier(mnist_cnn(), num_classes=10).train().modules()
+)
 _model.train()
-torch.testing.assert_close(_model.body(3 * inputs[:20]), extract(mnist_cnn(), 3 * inputs[:20]), atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(
+    _model.body(3 * inputs[:20]),
+    extract(mnist_cnn(), 3 * inputs[:20]),
+    atol=1e-4,
+    rtol=1e-4,
+)
 ### END HIDDEN TESTS
 checked
 
@@ -247,30 +294,53 @@ predict(
 
 # %%
 def tuned(rates, seed, per_class=1, **options):
-    """Fine-tune the pretrained network on a seed's choice of images; return its accuracy on the test images."""
+    """Fine-tune the pretrained network on a seed's choice of images; return its
+    accuracy on the test images.
+    """
     chosen = pick(labels, per_class, seed)
     model = Classifier(mnist_cnn(), num_classes=10)
     if options.get("norms_frozen"):
         freeze_norms(model)
-    fine_tune(model, TensorDataset(inputs[chosen], labels[chosen]), rates, epochs=10, batch_size=10, seed=seed)
+    fine_tune(
+        model,
+        TensorDataset(inputs[chosen], labels[chosen]),
+        rates,
+        epochs=10,
+        batch_size=10,
+        seed=seed,
+    )
     return accuracy(model, test_inputs, test_labels)
 
 
+# %%
 def points(difference):
     """Say a difference of accuracies in percentage points, with its interval."""
     low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.mean:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return f"{100 * difference.mean:+.1f} points [{low:+.1f}, {high:+.1f}]".replace(
+        "-", "−"
+    )
 
 
 two = [tuned({"head": 1e-2, "body": 1e-3}, seed) for seed in range(12)]
-single = {rate: [tuned({"head": rate, "body": rate}, seed) for seed in range(12)] for rate in (1e-3, 3e-3, 1e-2)}
+single = {
+    rate: [tuned({"head": rate, "body": rate}, seed) for seed in range(12)]
+    for rate in (1e-3, 3e-3, 1e-2)
+}
 for rate, scores in single.items():
     print(f"two rates − one rate {rate:5}: {points(paired(two, scores))}")
 best = max(single, key=lambda rate: sum(single[rate]))
 gain = paired(two, single[best])
-answers = ["nothing that 12 seeds show", "a few points of accuracy", "more than ten points"]
+answers = [
+    "nothing that 12 seeds show",
+    "a few points of accuracy",
+    "more than ten points",
+]
 right = answers[0] if not gain.clear else answers[1] if gain.mean <= 0.1 else answers[2]
-outcome("07-1.rates", f"The best single rate is {best}. Against it: {points(gain)}, 12 pairs.", right=right)
+outcome(
+    "07-1.rates",
+    f"The best single rate is {best}. Against it: {points(gain)}, 12 pairs.",
+    right=right,
+)
 
 # %% [markdown]
 # Three things about these numbers. The differences are **paired** (짝지은): both ways got the same images in each seed, so lucky and unlucky choices cancel
@@ -288,9 +358,14 @@ outcome("07-1.rates", f"The best single rate is {best}. Against it: {points(gain
 
 # %% exercise: two_rates
 def two_rates(model: Classifier, body_rate: float, head_rate: float) -> list[dict]:
-    """Return parameter groups: the body's parameters at one rate, the head's at another."""
+    """Return parameter groups: the body's parameters at one rate, the head's at
+    another.
+    """
     ### BEGIN SOLUTION
-    groups = {"body": {"params": [], "lr": body_rate}, "head": {"params": [], "lr": head_rate}}
+    groups = {
+        "body": {"params": [], "lr": body_rate},
+        "head": {"params": [], "lr": head_rate},
+    }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[name.split(".")[0]]["params"].append(parameter)
@@ -303,10 +378,17 @@ checked = check.two_rates(two_rates, points=3)
 ### BEGIN HIDDEN TESTS
 _model = Classifier(mnist_cnn(), num_classes=4)
 freeze(_model, "body.conv2", "head.bias")
-_groups = torch.optim.SGD(two_rates(_model, 0.25, 0.5)).param_groups  # it refuses a parameter that comes twice
+# it refuses a parameter that comes twice
+_groups = torch.optim.SGD(two_rates(_model, 0.25, 0.5)).param_groups
 _rates = {id(_p): _group["lr"] for _group in _groups for _p in _group["params"]}
 for _name, _parameter in _model.named_parameters():
-    _right = None if _name.startswith("body.conv2") or _name == "head.bias" else 0.5 if _name == "head.weight" else 0.25
+    _right = (
+        None
+        if _name.startswith("body.conv2") or _name == "head.bias"
+        else 0.5
+        if _name == "head.weight"
+        else 0.25
+    )
     assert _rates.get(id(_parameter)) == _right
 ### END HIDDEN TESTS
 checked
@@ -328,7 +410,10 @@ model = Classifier(mnist_cnn(), num_classes=10)
 for stage in gradually(model, list(rates)):
     fine_tune(model, data, rates, epochs=4, batch_size=10)
     score = accuracy(model, test_inputs, test_labels)
-    print(f"{stage:11} at {rates[stage]:.4f}: {trainable_bytes(model):8,} bytes learn, accuracy {score:.3f}")
+    print(
+        f"{stage:11} at {rates[stage]:.4f}: {trainable_bytes(model):8,} bytes learn, "
+        f"accuracy {score:.3f}"
+    )
 
 # %% [markdown]
 # More bytes that learn are not always more accuracy: with so few labels the head alone does most of it. One seed tells no more than that.
@@ -340,9 +425,14 @@ rates = {"head": 1e-2, "body": 1e-3}
 moving = [tuned(rates, seed, per_class=5) for seed in range(7)]
 kept = [tuned(rates, seed, per_class=5, norms_frozen=True) for seed in range(7)]
 effect = paired(kept, moving)
-print(f"statistics frozen {sum(kept) / 7:.3f}, moving {sum(moving) / 7:.3f}: {points(effect)}")
+print(
+    f"statistics frozen {sum(kept) / 7:.3f}, moving {sum(moving) / 7:.3f}: "
+    f"{points(effect)}"
+)
 print("clear" if effect.clear else "open", "at seven seeds")
-print("the new digits, beside what the network saw in training:", norm_gap(body, inputs))
+print(
+    "the new digits, beside what the network saw in training:", norm_gap(body, inputs)
+)
 
 # %% [markdown]
 # In this case frozen statistics cost about three points, though a batch has ten pictures only. Each channel's statistics come from 10 × 784 values, enough for a stable mean.
@@ -363,15 +453,25 @@ def colleagues_prepare(pixels):
 
 predict(
     "07-1.scaling",
-    "White is 16 in these pictures, and the function divides by 255. What happens to the accuracy of a head on frozen features (five labels a digit)?",
-    ["an error message", "chance: 10%", "a plausible number, too low by some twenty points"],
+    "White is 16 in these pictures, and the function divides by 255. What happens to "
+    "the accuracy of a head on frozen features (five labels a digit)?",
+    [
+        "an error message",
+        "chance: 10%",
+        "a plausible number, too low by some twenty points",
+    ],
 )
 
 
 # %%
 def head_accuracies(prepare, per_class=5, seeds=4):
-    """Train a head on the frozen features of prepared pictures, for some seeds; return accuracies on the test images."""
-    features, test_features = extract(body, prepare(pixels)), extract(body, prepare(test_pixels))
+    """Train a head on the frozen features of prepared pictures, for some seeds;
+    return accuracies on the test images.
+    """
+    features, test_features = (
+        extract(body, prepare(pixels)),
+        extract(body, prepare(test_pixels)),
+    )
     scores = []
     for seed in range(seeds):
         chosen = pick(labels, per_class, seed)
@@ -399,7 +499,9 @@ ways = {
     "right": right_way,
     "by 255": colleagues_prepare,
     "0 to 1": lambda p: F.interpolate(p / WHITE, size=(28, 28), mode="bilinear"),
-    "the digits' own": lambda p: F.interpolate((p - DIGITS_MEAN) / DIGITS_STD, size=(28, 28), mode="bilinear"),
+    "the digits' own": lambda p: F.interpolate(
+        (p - DIGITS_MEAN) / DIGITS_STD, size=(28, 28), mode="bilinear"
+    ),
 }
 print("MNIST itself".ljust(16), norm_gap(body, mnist("test").tensors[0]))
 for name, way in ways.items():
@@ -407,10 +509,18 @@ for name, way in ways.items():
     print(name.ljust(16), norm_gap(body, way(test_pixels)), f"accuracy {score:.3f}")
 
 # %%
-seen = {"MNIST": mnist("test").tensors[0][1, 0]} | {name: way(test_pixels[:1])[0, 0] for name, way in ways.items()}
+seen = {"MNIST": mnist("test").tensors[0][1, 0]} | {
+    name: way(test_pixels[:1])[0, 0] for name, way in ways.items()
+}
 spreads = {name: picture.std().item() for name, picture in seen.items()}
-title = f"The colleague's digits have {spreads['right'] / spreads['by 255']:.0f} times less contrast"
-figures.show(pictures.draw_scalings(seen, title), f"Five pictures: MNIST, and one digit in four scalings. {title}.")
+title = (
+    f"The colleague's digits have {spreads['right'] / spreads['by 255']:.0f} times "
+    f"less contrast"
+)
+figures.show(
+    pictures.draw_scalings(seen, title),
+    f"Five pictures: MNIST, and one digit in four scalings. {title}.",
+)
 
 # %% [markdown]
 # The gap tells *gross* mistakes without a single label: divided by 255, or left between 0 and 1. It does not tell small ones. The new digits differ from MNIST in the right scaling as
@@ -423,7 +533,9 @@ figures.show(pictures.draw_scalings(seen, title), f"Five pictures: MNIST, and on
 
 # %% exercise: prepare
 def prepare(pixels: torch.Tensor) -> torch.Tensor:
-    """Return digits [N, 1, 12, 12] from 0 to 16 as the network was trained: [N, 1, 28, 28]."""
+    """Return digits [N, 1, 12, 12] from 0 to 16 as the network was trained: [N, 1,
+    28, 28].
+    """
     pixels = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
     ### BEGIN SOLUTION
     return (pixels / WHITE - MNIST_MEAN) / MNIST_STD
@@ -435,7 +547,8 @@ checked = check.prepare(prepare, points=2)
 ### BEGIN HIDDEN TESTS
 for _part in (pixels[500:520], pixels[7:8] / 3, torch.full((2, 1, 12, 12), 5.0)):
     assert (
-        prepare(_part.clone()) - (F.interpolate(_part, size=(28, 28), mode="bilinear") / 16 - 0.1307) / 0.3081
+        prepare(_part.clone())
+        - (F.interpolate(_part, size=(28, 28), mode="bilinear") / 16 - 0.1307) / 0.3081
     ).abs().max() < 0.01
 ### END HIDDEN TESTS
 checked
@@ -505,7 +618,10 @@ def draw_labels(position):
 
 
 def describe_labels(position):
-    rest = ", ".join(f"{method} {table.accuracy[method][position - 1].mean():.1%}" for method in METHODS)
+    rest = ", ".join(
+        f"{method} {table.accuracy[method][position - 1].mean():.1%}"
+        for method in METHODS
+    )
     return f"{pictures.describe_labels(LABELS[position - 1], table)}. {rest}."
 
 
@@ -528,8 +644,14 @@ for name, other in rivals:
     for count in LABELS:
         row = table.paired(name, other, count)
         verdict = row.verdict(MARGIN)
-        alone = "" if "clearly" not in verdict or row.clear_among(looks) else f", but not among {looks}"
-        print(f"   {count:3d} labels: {points(row)}, {row.pairs} pairs: {verdict}{alone}")
+        alone = (
+            ""
+            if "clearly" not in verdict or row.clear_among(looks)
+            else f", but not among {looks}"
+        )
+        print(
+            f"   {count:3d} labels: {points(row)}, {row.pairs} pairs: {verdict}{alone}"
+        )
 
 # %% [markdown]
 # What holds:
@@ -554,11 +676,19 @@ for name, other in rivals:
 
 
 # %% exercise: choose
-def choose(accuracies: dict[str, list[float]], seconds: dict[str, float], margin: float) -> str:
-    """Return the cheapest of the methods that are, with 95% confidence, less than the margin below the best one."""
+def choose(
+    accuracies: dict[str, list[float]], seconds: dict[str, float], margin: float
+) -> str:
+    """Return the cheapest of the methods that are, with 95% confidence, less than
+    the margin below the best one.
+    """
     ### BEGIN SOLUTION
     best = max(accuracies, key=lambda name: sum(accuracies[name]))
-    enough = [name for name, values in accuracies.items() if paired(accuracies[best], values).high < margin]
+    enough = [
+        name
+        for name, values in accuracies.items()
+        if paired(accuracies[best], values).high < margin
+    ]
     return min(enough, key=lambda name: seconds[name])
     ### END SOLUTION
 
@@ -567,11 +697,17 @@ def choose(accuracies: dict[str, list[float]], seconds: dict[str, float], margin
 checked = check.choose(choose, points=3)
 ### BEGIN HIDDEN TESTS
 for _row in range(len(LABELS)):
-    _accuracies = {_name: _values.tolist() for _name, _values in table.shared(LABELS[_row]).items()}
+    _accuracies = {
+        _name: _values.tolist() for _name, _values in table.shared(LABELS[_row]).items()
+    }
     _seconds = {_name: float(table.seconds[_name][_row].mean()) for _name in METHODS}
     _best = max(_accuracies, key=lambda _name, _a=_accuracies: sum(_a[_name]))
     for _margin in (0.005, 0.02, 0.1):
-        _enough = [_name for _name in METHODS if paired(_accuracies[_best], _accuracies[_name]).high < _margin]
+        _enough = [
+            _name
+            for _name in METHODS
+            if paired(_accuracies[_best], _accuracies[_name]).high < _margin
+        ]
         assert choose(_accuracies, _seconds, _margin) == min(_enough, key=_seconds.get)
         _turned = {_name: -_cost for _name, _cost in _seconds.items()}
         assert choose(_accuracies, _turned, _margin) == max(_enough, key=_seconds.get)
@@ -598,18 +734,28 @@ if photos:
     cells, broken = solar.solar_cells(per_class=125)
     network = efficientnet_lite0().to(memory_format=torch.channels_last)
     print(solar.LICENCE, list(cells.shape), network.scaling, sep="\n")
-    small = network.scaling(cells, top=255, side=96).contiguous(memory_format=torch.channels_last)
+    small = network.scaling(cells, top=255, side=96).contiguous(
+        memory_format=torch.channels_last
+    )
     cell_features = cached("cells.safetensors", network, small)
     brightness = solar.brightness(cells)
     brightness = (brightness - brightness.mean(dim=0)) / brightness.std(dim=0)
 else:
-    print("The solar cells are not installed here (they come with the extra [lab]), so this section has no numbers.")
+    print(
+        "The solar cells are not installed here (they come with the extra [lab]), so "
+        "this section has no numbers."
+    )
 
 # %%
 predict(
     "07-1.solar",
-    "25 labeled cells of each kind. A linear head on EfficientNet's 1,280 features, or on 13 numbers about brightness?",
-    ["EfficientNet is clearly better", "no clear difference", "brightness is clearly better"],
+    "25 labeled cells of each kind. A linear head on EfficientNet's 1,280 features, "
+    "or on 13 numbers about brightness?",
+    [
+        "EfficientNet is clearly better",
+        "no clear difference",
+        "brightness is clearly better",
+    ],
 )
 
 
@@ -623,16 +769,33 @@ def cell_accuracy(numbers, per_class, seed, penalty):
 
 
 def best_penalty(numbers):
-    """Return the penalty on the head's weights that is best at 25 labels, from seeds that the comparison does not use."""
-    return max((0.1, 1, 10, 100), key=lambda p: sum(cell_accuracy(numbers, 25, seed, p) for seed in range(100, 110)))
+    """Return the penalty on the head's weights that is best at 25 labels, from seeds
+    that the comparison does not use.
+    """
+    return max(
+        (0.1, 1, 10, 100),
+        key=lambda p: sum(
+            cell_accuracy(numbers, 25, seed, p) for seed in range(100, 110)
+        ),
+    )
 
 
+# %%
 if photos:
     deep_penalty, plain_penalty = best_penalty(cell_features), best_penalty(brightness)
-    print(f"penalty on the weights: EfficientNet {deep_penalty}, brightness {plain_penalty}")
+    print(
+        f"penalty on the weights: EfficientNet {deep_penalty}, brightness "
+        f"{plain_penalty}"
+    )
     for per_class in (5, 25, 75):
-        deep = [cell_accuracy(cell_features, per_class, seed, deep_penalty) for seed in range(20)]
-        plain = [cell_accuracy(brightness, per_class, seed, plain_penalty) for seed in range(20)]
+        deep = [
+            cell_accuracy(cell_features, per_class, seed, deep_penalty)
+            for seed in range(20)
+        ]
+        plain = [
+            cell_accuracy(brightness, per_class, seed, plain_penalty)
+            for seed in range(20)
+        ]
         gain = paired(deep, plain)
         print(
             f"{per_class:3} labels: EfficientNet {sum(deep) / 20:.3f}, brightness "
@@ -645,7 +808,13 @@ if photos:
                 0: "no clear difference",
                 -1: "brightness is clearly better",
             }[clear]
-            display(outcome("07-1.solar", f"EfficientNet − brightness: {points(gain)}.", right=answer))
+            display(
+                outcome(
+                    "07-1.solar",
+                    f"EfficientNet − brightness: {points(gain)}.",
+                    right=answer,
+                )
+            )
 
 # %% [markdown]
 # Both heads have a knob, the penalty on their weights, and both are tuned alike: 1,280 features ask for a stronger one than 13 do. With the same penalty of 1 for both, 40 seeds would say that brightness is
@@ -656,18 +825,27 @@ if photos:
 
 # %%
 if photos:
-    usual = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
+    usual = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(
+        2, 1, 3, 1, 1
+    )
     zero_to_one = small * 128 / 255 + 127 / 255
     wrongs = {
         "another network's mean": (zero_to_one - usual[0]) / usual[1],
         "divided by 255 twice": (zero_to_one - 127) / 128,
     }
-    right_ones = [cell_accuracy(cell_features, 75, seed, deep_penalty) for seed in range(10)]
+    right_ones = [
+        cell_accuracy(cell_features, 75, seed, deep_penalty) for seed in range(10)
+    ]
     print("right".ljust(24), norm_gap(network, small[:64]))
     for name, wrong in wrongs.items():
         numbers = extract(network, wrong)
-        change = paired([cell_accuracy(numbers, 75, seed, deep_penalty) for seed in range(10)], right_ones)
-        print(name.ljust(24), norm_gap(network, wrong[:64]), f"accuracy {points(change)}")
+        change = paired(
+            [cell_accuracy(numbers, 75, seed, deep_penalty) for seed in range(10)],
+            right_ones,
+        )
+        print(
+            name.ljust(24), norm_gap(network, wrong[:64]), f"accuracy {points(change)}"
+        )
 
 # %% [markdown]
 # Compare each change with its interval. A nearly right scaling costs little or nothing that these cells could show, a wrong one a lot. So accuracy is a poor alarm.
@@ -693,7 +871,10 @@ for weights in run_ranks(fine_tune_on_ranks, data, world_size=2):
     off = max((weights[name] - alone[name]).abs().max().item() for name in alone)
     print(f"largest difference between one process and two ranks: {off:.0e}")
     assert off < 1e-2
-    assert torch.equal(weights["body.norm2.running_mean"], mnist_cnn().state_dict()["norm2.running_mean"])
+    assert torch.equal(
+        weights["body.norm2.running_mean"],
+        mnist_cnn().state_dict()["norm2.running_mean"],
+    )
 
 # %% [markdown]
 # With statistics that move, each rank would collect those of its own share. On 8 GPUs, or on two machines of 8, the same function runs as a script:

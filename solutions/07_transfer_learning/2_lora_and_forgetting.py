@@ -38,7 +38,12 @@ from torchcourse.data import make_loader
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.checks import lora as check
 from torchcourse.lessons.transfer.few_labels import accuracy
-from torchcourse.lessons.transfer.finetune import freeze, freeze_norms, trainable_bytes, unfreeze
+from torchcourse.lessons.transfer.finetune import (
+    freeze,
+    freeze_norms,
+    trainable_bytes,
+    unfreeze,
+)
 from torchcourse.lessons.transfer.forgetting import (
     KNOBS,
     NEW_IMAGES,
@@ -50,12 +55,27 @@ from torchcourse.lessons.transfer.forgetting import (
     small_digits,
     tasks,
 )
-from torchcourse.lessons.transfer.lora import LoRALinear, adapter_state, add_lora, merge, without_adapters
-from torchcourse.ranks import RankError, default_world_size, device, export_script, run_ranks
+from torchcourse.lessons.transfer.lora import (
+    LoRALinear,
+    adapter_state,
+    add_lora,
+    merge,
+    without_adapters,
+)
+from torchcourse.ranks import (
+    RankError,
+    default_world_size,
+    device,
+    export_script,
+    run_ranks,
+)
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · What fine-tuning writes over
@@ -67,19 +87,30 @@ print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPU
 reader, known = mnist_reader(), tasks()
 old, new = known["MNIST"], known["small digits"]
 figure, axes = figures.new(7, 1.9, ncols=9)
-for axis, image in zip(axes, [*old.test[:3][0], *new.test[:3][0], *known["turned"].test[:3][0]], strict=True):
+for axis, image in zip(
+    axes,
+    [*old.test[:3][0], *new.test[:3][0], *known["turned"].test[:3][0]],
+    strict=True,
+):
     axis.imshow(image[0], cmap="gray_r")
     axis.axis("off")
 read = {name: accuracy(reader, *task.test.tensors) for name, task in known.items()}
-title = "The reader reads " + ", ".join(f"{share:.0%} of {name}" for name, share in read.items())
+title = "The reader reads " + ", ".join(
+    f"{share:.0%} of {name}" for name, share in read.items()
+)
 figure.suptitle(title)
 figures.show(figure, f"Three digits of each of three tasks. {title}.")
 
 # %%
 predict(
     "07-2.forget",
-    f"Fine-tuned on {NEW_IMAGES} small digits, it reads nearly all of them. How many of MNIST does it still read?",
-    ["as many as before: they are digits, too", "more: it has seen more digits", "clearly fewer"],
+    f"Fine-tuned on {NEW_IMAGES} small digits, it reads nearly all of them. How many "
+    f"of MNIST does it still read?",
+    [
+        "as many as before: they are digits, too",
+        "more: it has seen more digits",
+        "clearly fewer",
+    ],
 )
 
 # %%
@@ -101,7 +132,12 @@ outcome(
 
 # %%
 turned = learn(tuned, known["turned"].train)
-table = torch.tensor([[accuracy(m, *t.test.tensors) for t in known.values()] for m in (reader, tuned, turned)])
+table = torch.tensor(
+    [
+        [accuracy(m, *t.test.tensors) for t in known.values()]
+        for m in (reader, tuned, turned)
+    ]
+)
 print(f"{'after learning':16}" + "".join(f"{name:>14}" for name in known))
 for name, row in zip(known, table.tolist(), strict=True):
     print(f"{name:16}" + "".join(f"{share:14.1%}" for share in row))
@@ -117,7 +153,9 @@ for name, row in zip(known, table.tolist(), strict=True):
 
 # %% exercise: forgetting
 def forgetting(accuracy: torch.Tensor) -> float:
-    """Return the forgetting at the last moment, from a table [T, T] with T ≥ 2: row = moment, column = task."""
+    """Return the forgetting at the last moment, from a table [T, T] with T ≥ 2: row
+    = moment, column = task.
+    """
     ### BEGIN SOLUTION
     earlier, now = accuracy[:-1, :-1], accuracy[-1, :-1]
     return (earlier.max(dim=0).values - now).mean().item()
@@ -129,11 +167,21 @@ checked = check.forgetting(forgetting, points=2)
 ### BEGIN HIDDEN TESTS
 from torchcourse.checks.values import judged
 
-_table = torch.tensor([[0.5, 0.1, 0.3], [0.75, 0.25, 0.3], [0.5, 0.5, 1.0]], dtype=torch.float64)
+_table = torch.tensor(
+    [[0.5, 0.1, 0.3], [0.75, 0.25, 0.3], [0.5, 0.5, 1.0]], dtype=torch.float64
+)
 assert abs(forgetting(_table) - 0.0) < 1e-6
-assert abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75) < 1e-6
-_table = torch.rand(5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-_lost = [max(_table[_i, _j].item() for _i in range(4)) - _table[4, _j].item() for _j in range(4)]
+assert (
+    abs(forgetting(torch.tensor([[1.0, 0.0], [0.25, 1.0]], dtype=torch.float64)) - 0.75)
+    < 1e-6
+)
+_table = torch.rand(
+    5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64
+)
+_lost = [
+    max(_table[_i, _j].item() for _i in range(4)) - _table[4, _j].item()
+    for _j in range(4)
+]
 assert abs(forgetting(_table) - sum(_lost) / 4) < 1e-6
 
 
@@ -143,7 +191,9 @@ def _in_drawn_tables(forgetting, draw):
 
     rows = [[draw.random() for _ in range(4)] for _ in range(4)]
     lost = [max(row[task] for row in rows[:-1]) - rows[-1][task] for task in range(3)]
-    assert abs(forgetting(torch.tensor(rows, dtype=torch.float64)) - sum(lost) / 3) < 1e-6
+    assert (
+        abs(forgetting(torch.tensor(rows, dtype=torch.float64)) - sum(lost) / 3) < 1e-6
+    )
 
 
 ### END HIDDEN TESTS
@@ -169,23 +219,54 @@ checked
 # %%
 def share_of_weights(inputs, outputs, rank):
     share = rank * (inputs + outputs) / (inputs * outputs)
-    return f"rank {rank}: {rank * (inputs + outputs):,} numbers beside {inputs * outputs:,}, {share:.1%}"
+    return (
+        f"rank {rank}: {rank * (inputs + outputs):,} numbers beside "
+        f"{inputs * outputs:,}, {share:.1%}"
+    )
 
 
+# %%
 def draw_adapter(inputs, outputs, rank):
     figure, axes = figures.new(7, 3.2)
-    boxes = {"W": (0, 0, inputs, outputs), "down": (0, -outputs / 8 - rank, inputs, rank)}
+    boxes = {
+        "W": (0, 0, inputs, outputs),
+        "down": (0, -outputs / 8 - rank, inputs, rank),
+    }
     boxes["up"] = (inputs * 1.05, 0, rank, outputs)
-    for (name, (x, y, width, height)), color in zip(boxes.items(), ("gray", "blue", "orange"), strict=True):
-        axes.add_patch(Rectangle((x, y), width, height, color=figures.COLORS[color], alpha=0.7, label=name))
-    axes.set(xlim=(-10, inputs * 1.1 + rank), ylim=(-outputs / 4 - rank, outputs * 1.05), yticks=(0, outputs))
-    axes.set(xlabel="inputs (columns)", ylabel="outputs (rows)", title=share_of_weights(inputs, outputs, rank))
+    for (name, (x, y, width, height)), color in zip(
+        boxes.items(), ("gray", "blue", "orange"), strict=True
+    ):
+        axes.add_patch(
+            Rectangle(
+                (x, y),
+                width,
+                height,
+                color=figures.COLORS[color],
+                alpha=0.7,
+                label=name,
+            )
+        )
+    axes.set(
+        xlim=(-10, inputs * 1.1 + rank),
+        ylim=(-outputs / 4 - rank, outputs * 1.05),
+        yticks=(0, outputs),
+    )
+    axes.set(
+        xlabel="inputs (columns)",
+        ylabel="outputs (rows)",
+        title=share_of_weights(inputs, outputs, rank),
+    )
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
+# %%
 figures.explorer(
-    draw_adapter, alt=share_of_weights, inputs=(64, 1568, 512, 32), outputs=(32, 512, 256, 32), rank=(1, 128, 8)
+    draw_adapter,
+    alt=share_of_weights,
+    inputs=(64, 1568, 512, 32),
+    outputs=(32, 512, 256, 32),
+    rank=(1, 128, 8),
 )
 
 # %% [markdown]
@@ -195,15 +276,25 @@ figures.explorer(
 predict(
     "07-2.start",
     "How do `down` and `up` begin?",
-    ["both random", "both zero", "`down` random, `up` zero", "`down` zero, `up` zero, W random"],
+    [
+        "both random",
+        "both zero",
+        "`down` random, `up` zero",
+        "`down` zero, `up` zero, W random",
+    ],
 )
 
 # %%
-for name, make_down, make_up in (("both zero", torch.zeros, torch.zeros), ("up zero", torch.randn, torch.zeros)):
+for name, make_down, make_up in (
+    ("both zero", torch.zeros, torch.zeros),
+    ("up zero", torch.randn, torch.zeros),
+):
     x, weight = torch.randn(5, 6), torch.randn(4, 6)
     down, up = make_down(2, 6).requires_grad_(), make_up(4, 2).requires_grad_()
     (F.linear(x, weight) + x @ down.T @ up.T).square().mean().backward()
-    print(f"{name:10} gradient of down {down.grad.norm():.2f}, of up {up.grad.norm():.2f}")
+    print(
+        f"{name:10} gradient of down {down.grad.norm():.2f}, of up {up.grad.norm():.2f}"
+    )
 outcome(
     "07-2.start",
     "Both random would change the outputs at once. With both zero, both gradients "
@@ -219,9 +310,12 @@ outcome(
 
 # %% exercise: own_lora
 class OwnLoRA(nn.Module):
-    """A linear layer with an adapter: base(x) + alpha / rank · up (down x). Only `down` and `up` learn.
+    """A linear layer with an adapter: base(x) + alpha / rank · up (down x).
 
-    `down` is a parameter [rank, inputs], `up` one of [outputs, rank]. At the start it computes what `base` does.
+    Only `down` and `up` learn.
+
+    `down` is a parameter [rank, inputs], `up` one of [outputs, rank]. At the start it
+    computes what `base` does.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
@@ -230,7 +324,9 @@ class OwnLoRA(nn.Module):
         ### BEGIN SOLUTION
         base.requires_grad_(False)
         self.scale = alpha / rank
-        self.down = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
+        self.down = nn.Parameter(
+            torch.randn(rank, base.in_features) / base.in_features**0.5
+        )
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
         ### END SOLUTION
 
@@ -249,7 +345,10 @@ for _inputs, _outputs, _rank, _alpha in ((9, 3, 4, 10.0), (2, 6, 1, 3.0)):
     _old, _layer = copy.deepcopy(_base), OwnLoRA(_base, _rank, _alpha)
     assert not any(isinstance(_module, LoRALinear) for _module in _layer.modules())
     torch.testing.assert_close(_layer(_x), _old(_x))
-    assert {_n for _n, _p in _layer.named_parameters() if _p.requires_grad} == {"down", "up"}
+    assert {_n for _n, _p in _layer.named_parameters() if _p.requires_grad} == {
+        "down",
+        "up",
+    }
     _layer.up.data.normal_()
     _added = torch.einsum("ni,ri,or->no", _x, _layer.down, _layer.up) * _alpha / _rank
     torch.testing.assert_close(_layer(_x), _old(_x) + _added)
@@ -297,7 +396,11 @@ except ValueError as error:
 predict(
     "07-2.merge",
     "How much does a merged network differ from the one with adapters?",
-    ["by rounding only", "by about 1%: a low rank is an approximation", "it needs another round of training"],
+    [
+        "by rounding only",
+        "by about 1%: a low rank is an approximation",
+        "it needs another round of training",
+    ],
 )
 
 # %%
@@ -306,9 +409,17 @@ plain = copy.deepcopy(adapted)
 merge(plain)
 with torch.no_grad():
     images = new.test.tensors[0]
-    off = ((plain(images) - adapted(images)).abs().max() / adapted(images).abs().max()).item()
-    moved = ((reader(images) - adapted(images)).abs().max() / adapted(images).abs().max()).item()
-outcome("07-2.merge", f"Merged: {off:.0e} off. Without the adapters: {moved:.0e}.", right="by rounding only")
+    off = (
+        (plain(images) - adapted(images)).abs().max() / adapted(images).abs().max()
+    ).item()
+    moved = (
+        (reader(images) - adapted(images)).abs().max() / adapted(images).abs().max()
+    ).item()
+outcome(
+    "07-2.merge",
+    f"Merged: {off:.0e} off. Without the adapters: {moved:.0e}.",
+    right="by rounding only",
+)
 assert off < 1e-5
 
 # %% [markdown]
@@ -323,7 +434,10 @@ assert off < 1e-5
 
 # %% exercise: merged
 def merged(layer: LoRALinear) -> nn.Linear:
-    """Return a new plain layer that computes what `layer` does. `layer` and its base stay as they are."""
+    """Return a new plain layer that computes what `layer` does.
+
+    `layer` and its base stay as they are.
+    """
     ### BEGIN SOLUTION
     plain = copy.deepcopy(layer.base)
     with torch.no_grad():
@@ -370,7 +484,11 @@ predict(
 
 # %%
 kept = sum(tensor.nbytes for tensor in adapter_state(adapted).values())
-outcome("07-2.bytes", f"{kept / 1e3:.0f} kB, {kept / whole:.0%} of {whole / 1e3:.0f} kB.", right="about 60 kB")
+outcome(
+    "07-2.bytes",
+    f"{kept / 1e3:.0f} kB, {kept / whole:.0%} of {whole / 1e3:.0f} kB.",
+    right="about 60 kB",
+)
 
 # %% [markdown]
 # ### Exercise 4 · Count what training takes
@@ -382,10 +500,14 @@ outcome("07-2.bytes", f"{kept / 1e3:.0f} kB, {kept / whole:.0%} of {whole / 1e3:
 
 # %% exercise: training_bytes
 def training_bytes(model: nn.Module) -> tuple[int, int]:
-    """Return the bytes of all weights, and the bytes that training with AdamW adds: gradients and moments."""
+    """Return the bytes of all weights, and the bytes that training with AdamW adds:
+    gradients and moments.
+    """
     ### BEGIN SOLUTION
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    learning = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    learning = sum(
+        parameter.nbytes for parameter in model.parameters() if parameter.requires_grad
+    )
     return weights, 3 * learning
     ### END SOLUTION
 
@@ -393,10 +515,18 @@ def training_bytes(model: nn.Module) -> tuple[int, int]:
 # %% check: training_bytes
 checked = check.training_bytes(training_bytes, points=2)
 ### BEGIN HIDDEN TESTS
-_model = nn.Sequential(nn.Linear(5, 6), LoRALinear(nn.Linear(6, 8), rank=3), nn.Linear(8, 8)).double()
+_model = nn.Sequential(
+    nn.Linear(5, 6), LoRALinear(nn.Linear(6, 8), rank=3), nn.Linear(8, 8)
+).double()
 _model[0].bias.requires_grad_(False)
-assert tuple(training_bytes(_model)) == (8 * (36 + 56 + 42 + 72), 3 * 8 * (30 + 42 + 72))
-assert tuple(training_bytes(_model.half())) == (2 * (36 + 56 + 42 + 72), 3 * 2 * (30 + 42 + 72))
+assert tuple(training_bytes(_model)) == (
+    8 * (36 + 56 + 42 + 72),
+    3 * 8 * (30 + 42 + 72),
+)
+assert tuple(training_bytes(_model.half())) == (
+    2 * (36 + 56 + 42 + 72),
+    3 * 2 * (30 + 42 + 72),
+)
 assert training_bytes(_model.requires_grad_(False))[1] == 0
 ### END HIDDEN TESTS
 checked
@@ -412,7 +542,10 @@ checked
 # %%
 learns = 7e9 * 0.003  # an adapter of 0.3%
 for name, numbers in (("fine-tuned", 7e9), ("LoRA", learns)):
-    print(f"{name:10} weights {2 * 7e9 / 1e9:.0f} GB, gradients and moments {3 * 2 * numbers / 1e9:5.1f} GB")
+    print(
+        f"{name:10} weights {2 * 7e9 / 1e9:.0f} GB, gradients and moments "
+        f"{3 * 2 * numbers / 1e9:5.1f} GB"
+    )
 
 # %% [markdown]
 # That is with everything in bfloat16. The usual way keeps weights and moments for the optimizer in float32 as well: 16 bytes per weight that learns, 112 GB for all of them.
@@ -447,7 +580,10 @@ predict(
 
 # %%
 rehearsed = learn(reader, new.train, "rehearsal", old.train)
-print(f"MNIST {accuracy(rehearsed, *old.test.tensors):.1%}, small digits {accuracy(rehearsed, *new.test.tensors):.1%}")
+print(
+    f"MNIST {accuracy(rehearsed, *old.test.tensors):.1%}, small digits "
+    f"{accuracy(rehearsed, *new.test.tensors):.1%}"
+)
 
 # %% [markdown]
 # And all of them, with four values of each knob and five seeds, which choose the images and their order. They were measured before, by
@@ -458,33 +594,57 @@ curve = curves()
 for way, values in curve.items():
     knob = KNOBS[way]
     print(f"{way}: {knob.name}")
-    for setting, (kept, learned) in zip(knob.tried, 100 * values.mean(axis=1), strict=True):
+    for setting, (kept, learned) in zip(
+        knob.tried, 100 * values.mean(axis=1), strict=True
+    ):
         print(f"   {setting:<9g} MNIST {kept:.1f}%   small digits {learned:.1f}%")
 
 # %%
 figure, axes = figures.new(7, 3.8)
 for (way, values), marker in zip(curve.items(), "osD^vP", strict=True):
-    axes.plot(*100 * values.mean(axis=1).T, marker + "-", markersize=5, label=f"{way} ({KNOBS[way].name})")
-axes.plot(100 * read["MNIST"], 100 * read["small digits"], "k*", markersize=12, label="before")
+    axes.plot(
+        *100 * values.mean(axis=1).T,
+        marker + "-",
+        markersize=5,
+        label=f"{way} ({KNOBS[way].name})",
+    )
+axes.plot(
+    100 * read["MNIST"], 100 * read["small digits"], "k*", markersize=12, label="before"
+)
 title = "A way is a curve: most knobs trade old for new"
-axes.set(xlabel="accuracy on MNIST (old), %", ylabel="accuracy on small digits (new), %", title=title)
+axes.set(
+    xlabel="accuracy on MNIST (old), %",
+    ylabel="accuracy on small digits (new), %",
+    title=title,
+)
 axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 ends = "; ".join(
-    f"{way} from {100 * first[0]:.0f} and {100 * first[1]:.0f} to {100 * last[0]:.0f} and {100 * last[1]:.0f}"
-    for way, (first, *_, last) in ((way, values.mean(axis=1)) for way, values in curve.items())
+    f"{way} from {100 * first[0]:.0f} and {100 * first[1]:.0f} to "
+    f"{100 * last[0]:.0f} and {100 * last[1]:.0f}"
+    for way, (first, *_, last) in (
+        (way, values.mean(axis=1)) for way, values in curve.items()
+    )
 )
-figures.show(figure, f"{title}: accuracies in % on old and new for {len(curve)} ways, means of five seeds. {ends}.")
+figures.show(
+    figure,
+    f"{title}: accuracies in % on old and new for {len(curve)} ways, means of five "
+    f"seeds. {ends}.",
+)
 
 
 # %%
 def points(difference):
     """Say a difference of accuracies in percentage points, with its 95% interval."""
     low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.mean:+.1f} points [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+    return f"{100 * difference.mean:+.1f} points [{low:+.1f}, {high:+.1f}]".replace(
+        "-", "−"
+    )
 
 
 lora = curve["LoRA"][0]
-equal = min(curve["fine-tuned"], key=lambda values: abs(values[:, 1].mean() - lora[:, 1].mean()))
+equal = min(
+    curve["fine-tuned"], key=lambda values: abs(values[:, 1].mean() - lora[:, 1].mean())
+)
 on_old, on_new = (paired(equal[:, task], lora[:, task]) for task in (0, 1))
 verdicts = {"clearly above": "fine-tuning at the lower rate", "clearly below": "LoRA"}
 outcome(
@@ -500,7 +660,10 @@ outcome(
 # %%
 table = results()
 for task, name in enumerate(("MNIST", "small digits")):
-    print(f"LoRA − fine-tuned, {name}: {points(paired(table['LoRA'][:, task], table['fine-tuned'][:, task]))}")
+    print(
+        f"LoRA − fine-tuned, {name}: "
+        f"{points(paired(table['LoRA'][:, task], table['fine-tuned'][:, task]))}"
+    )
 
 # %% [markdown]
 # At the same rate LoRA forgets less than full fine-tuning and learns less, as [Biderman et al. 2024](https://arxiv.org/abs/2405.09673) found for language models. But at the same rate it
@@ -531,15 +694,23 @@ def describe_blend(percent, network):
 
 def draw_blend(percent, network):
     figure, axes = figures.new(7, 3)
-    for label, values in zip(("MNIST", "small digits"), zip(*blended[network], strict=True), strict=True):
+    for label, values in zip(
+        ("MNIST", "small digits"), zip(*blended[network], strict=True), strict=True
+    ):
         axes.plot(range(0, 101, 10), values, "o-", label=label)
     axes.axvline(percent, color=figures.COLORS["gray"])
-    axes.set(xlabel=f"share of {network}, %", ylabel="accuracy", title=describe_blend(percent, network))
+    axes.set(
+        xlabel=f"share of {network}, %",
+        ylabel="accuracy",
+        title=describe_blend(percent, network),
+    )
     axes.legend(frameon=False)
     return figure
 
 
-figures.explorer(draw_blend, alt=describe_blend, percent=(0, 100, 50, 10), network=list(blended))
+figures.explorer(
+    draw_blend, alt=describe_blend, percent=(0, 100, 50, 10), network=list(blended)
+)
 
 # %% [markdown]
 # ### The switch
@@ -557,10 +728,17 @@ predict(
 
 # %%
 for keep_norms in (True, False):
-    model = learn(reader, known["turned"].train, "LoRA", epochs=3, keep_norms=keep_norms)
+    model = learn(
+        reader, known["turned"].train, "LoRA", epochs=3, keep_norms=keep_norms
+    )
     with without_adapters(model):
         off = accuracy(model, *old.test.tensors)
-    moved = (model.body.norm2.running_mean - reader.body.norm2.running_mean).abs().max().item()
+    moved = (
+        (model.body.norm2.running_mean - reader.body.norm2.running_mean)
+        .abs()
+        .max()
+        .item()
+    )
     print(
         f"BatchNorm frozen: {keep_norms!s:5} switched off {off:.1%} (was "
         f"{before:.1%}), its mean moved by {moved:.2f}"
@@ -588,7 +766,9 @@ images, labels = new.train[:80]
 
 
 def batch():
-    """This rank's part of 80 images, in 64 bits, so that rounding cannot hide anything."""
+    """This rank's part of 80 images, in 64 bits, so that rounding cannot hide
+    anything.
+    """
     mine = slice(dist.get_rank(), None, dist.get_world_size())
     return images[mine].double().to(device()), labels[mine].to(device())
 
@@ -596,7 +776,9 @@ def batch():
 def train_stage(replica, steps=3):
     """A few steps of SGD on whatever is not frozen."""
     inputs, targets = batch()
-    optimizer = torch.optim.SGD([p for p in replica.parameters() if p.requires_grad], lr=0.02)
+    optimizer = torch.optim.SGD(
+        [p for p in replica.parameters() if p.requires_grad], lr=0.02
+    )
     for _ in range(steps):
         optimizer.zero_grad()
         F.cross_entropy(replica(inputs), targets).backward()
@@ -678,7 +860,8 @@ except RankError as error:
 
 # %% exercise: unfreeze_in_stages
 def unfreeze_in_stages(model: nn.Module, stages: list[str], train_stage) -> None:
-    """In a rank: freeze all, then unfreeze one name of `stages` after the other and train what is unfrozen so far.
+    """In a rank: freeze all, then unfreeze one name of `stages` after the other and
+    train what is unfrozen so far.
 
     All ranks end with the weights that one process would get on all the data.
     """
@@ -698,10 +881,15 @@ checked = check.unfreeze_in_stages(unfreeze_in_stages, points=3)
 def _staged():
     _model = start()
     unfreeze_in_stages(_model, ["head", "body.dense", "body.conv2"], train_stage)
-    return {_name: _weight.detach().cpu() for _name, _weight in _model.named_parameters()}
+    return {
+        _name: _weight.detach().cpu() for _name, _weight in _model.named_parameters()
+    }
 
 
-_one, _two, _three = *run_ranks(_staged, world_size=1), *run_ranks(_staged, world_size=2)
+_one, _two, _three = (
+    *run_ranks(_staged, world_size=1),
+    *run_ranks(_staged, world_size=2),
+)
 for _name in _one:
     torch.testing.assert_close(_two[_name], _one[_name], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(_three[_name], _one[_name], rtol=1e-9, atol=1e-12)
@@ -729,7 +917,9 @@ checked
 
 # %%
 def fine_tune(lora=True, norms_kept=True, steps=12):
-    """Fine-tune on all ranks; return the trained weights, and the bytes that this rank averages in a step."""
+    """Fine-tune on all ranks; return the trained weights, and the bytes that this
+    rank averages in a step.
+    """
     torch.manual_seed(0)
     model = mnist_reader()
     if lora:
@@ -738,22 +928,34 @@ def fine_tune(lora=True, norms_kept=True, steps=12):
         unfreeze(model, "head")
     if norms_kept:
         freeze_norms(model)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=0.02
+    )
     data = Subset(small_digits("train"), range(20 * steps))
-    Trainer(model, optimizer, F.cross_entropy, progress=False).fit(make_loader(data, 20), 1)
-    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}, trainable_bytes(model)
+    Trainer(model, optimizer, F.cross_entropy, progress=False).fit(
+        make_loader(data, 20), 1
+    )
+    return {
+        name: tensor.cpu() for name, tensor in model.state_dict().items()
+    }, trainable_bytes(model)
 
 
 # %%
 def largest(ones, others):
-    return max((ones[name].double() - others[name].double()).abs().max().item() for name in ones)
+    return max(
+        (ones[name].double() - others[name].double()).abs().max().item()
+        for name in ones
+    )
 
 
 for lora, norms_kept in ((False, True), (True, True), (True, False)):
     (alone, sent), *_ = run_ranks(fine_tune, lora, norms_kept, world_size=1)
     (first, _), (second, _) = run_ranks(fine_tune, lora, norms_kept, world_size=2)
     off = largest(first, alone)
-    print(f"LoRA {lora!s:5} norms kept {norms_kept!s:5} {sent / 1e3:4.0f} kB learn; 2 ranks against 1: {off:.0e}")
+    print(
+        f"LoRA {lora!s:5} norms kept {norms_kept!s:5} {sent / 1e3:4.0f} kB learn; 2 "
+        f"ranks against 1: {off:.0e}"
+    )
     assert (off < 1e-4) == norms_kept
 
 # %% [markdown]
@@ -782,8 +984,14 @@ def bytes_sent(lora):
     return sum(sent)
 
 
-full, thin = run_ranks(bytes_sent, False, world_size=2)[0], run_ranks(bytes_sent, True, world_size=2)[0]
-print(f"a step sends {full:,} bytes fine-tuned, {thin:,} with LoRA: {full / thin:.0f} times fewer")
+full, thin = (
+    run_ranks(bytes_sent, False, world_size=2)[0],
+    run_ranks(bytes_sent, True, world_size=2)[0],
+)
+print(
+    f"a step sends {full:,} bytes fine-tuned, {thin:,} with LoRA: {full / thin:.0f} "
+    f"times fewer"
+)
 
 # %% [markdown]
 # ### Out of the notebook

@@ -36,7 +36,12 @@ from torchcourse.data import make_loader, mnist, photo
 from torchcourse.lessons.convolution import checks as check
 from torchcourse.lessons.convolution import kernels_picture as pictures
 from torchcourse.lessons.convolution import sizes
-from torchcourse.lessons.convolution.by_hand import conv2d_im2col, conv2d_loops, conv_transpose2d, im2col
+from torchcourse.lessons.convolution.by_hand import (
+    conv2d_im2col,
+    conv2d_loops,
+    conv_transpose2d,
+    im2col,
+)
 from torchcourse.lessons.convolution.equivariance import shift_error
 from torchcourse.lessons.convolution.fourier import conv2d_fft
 from torchcourse.lessons.convolution.kernels import KERNELS, named_kernel
@@ -49,7 +54,10 @@ from torchcourse.timing import in_turn
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
-print(f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(
+    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
+    f"PyTorch {torch.__version__}"
+)
 
 # %% [markdown]
 # ## 1 · A kernel on a photo
@@ -73,7 +81,11 @@ grey = photo().mean(dim=0)
 even = torch.full((1, 1, 9, 9), 0.7)
 edges = named_kernel("edges", 3)
 value = F.conv2d(even, edges[None, None]).abs().max().item()
-outcome("08-1.edges", f"{value:.1g}: 0.7 times the sum of the weights, which is 0.", right="0, whatever the color")
+outcome(
+    "08-1.edges",
+    f"{value:.1g}: 0.7 times the sum of the weights, which is 0.",
+    right="0, whatever the color",
+)
 
 # %% [markdown]
 # Now play. Turn `angle` on `edges` and follow the whiskers. Enlarge `size` on `blur`. What does `dilation` (팽창) do to a
@@ -104,21 +116,29 @@ figures.explorer(
 
 
 # %% exercise: convolve
-def convolve(x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: int = 0) -> torch.Tensor:
-    """Return the convolution of a picture [C, H, W] with kernels [O, C, kH, kW]: [O, H', W'].
+def convolve(
+    x: torch.Tensor, weight: torch.Tensor, stride: int = 1, padding: int = 0
+) -> torch.Tensor:
+    """Return the convolution of a picture [C, H, W] with kernels [O, C, kH, kW]: [O,
+    H', W'].
 
-    `padding` rows and columns of zeros go on each side of the picture first. Write the sum yourself, without
-    `F.conv2d`, `F.unfold` or any function that convolves for you.
+    `padding` rows and columns of zeros go on each side of the picture first. Write the
+    sum yourself, without `F.conv2d`, `F.unfold` or any function that convolves for you.
     """
     ### BEGIN SOLUTION
     x = F.pad(x, (padding,) * 4)
     outputs, _, rows, columns = weight.shape
-    height, width = (x.shape[1] - rows) // stride + 1, (x.shape[2] - columns) // stride + 1
+    height, width = (
+        (x.shape[1] - rows) // stride + 1,
+        (x.shape[2] - columns) // stride + 1,
+    )
     out = x.new_zeros(outputs, height, width)
     for channel in range(outputs):
         for i in range(height):
             for j in range(width):
-                patch = x[:, i * stride : i * stride + rows, j * stride : j * stride + columns]
+                patch = x[
+                    :, i * stride : i * stride + rows, j * stride : j * stride + columns
+                ]
                 out[channel, i, j] = (patch * weight[channel]).sum()
     return out
     ### END SOLUTION
@@ -131,13 +151,21 @@ from torchcourse.checks.borrowed import watch
 from torchcourse.checks.values import judged
 
 _generator = torch.Generator().manual_seed(11)
-for _c, _o, _kernel, _stride, _padding in ((4, 3, (2, 5), 1, 2), (1, 5, (1, 1), 3, 0), (3, 1, (4, 3), 2, 1)):
+for _c, _o, _kernel, _stride, _padding in (
+    (4, 3, (2, 5), 1, 2),
+    (1, 5, (1, 1), 3, 0),
+    (3, 1, (4, 3), 2, 1),
+):
     _x = torch.randn(_c, 9, 7, generator=_generator, dtype=torch.float64)
     _w = torch.randn(_o, _c, *_kernel, generator=_generator, dtype=torch.float64)
-    with watch(operators=("conv", "im2col"), package="torchcourse.lessons.convolution") as _borrowed:
+    with watch(
+        operators=("conv", "im2col"), package="torchcourse.lessons.convolution"
+    ) as _borrowed:
         _out = convolve(_x, _w, _stride, _padding)
     assert not _borrowed
-    torch.testing.assert_close(_out, F.conv2d(_x[None], _w, stride=_stride, padding=_padding)[0])
+    torch.testing.assert_close(
+        _out, F.conv2d(_x[None], _w, stride=_stride, padding=_padding)[0]
+    )
 
 
 @judged(convolve)
@@ -148,7 +176,9 @@ def _on_drawn_pictures(convolve, draw):
     x = torch.randn(2, 8, 7, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 2, 3, 2, generator=generator, dtype=torch.float64)
     stride, padding = draw.randint(1, 3), draw.randint(0, 2)
-    right = torch.nn.functional.conv2d(x[None], weight, stride=stride, padding=padding)[0]
+    right = torch.nn.functional.conv2d(x[None], weight, stride=stride, padding=padding)[
+        0
+    ]
     torch.testing.assert_close(convolve(x, weight, stride, padding), right)
 
 
@@ -187,7 +217,11 @@ predict(
 x = photo()[None]
 columns = im2col(x, kernel=5, padding=2)
 factor = columns.numel() / x.numel()
-outcome("08-1.memory", f"{columns.numel():,} numbers for {x.numel():,} pixels: {factor:.0f} times.", right="25 times")
+outcome(
+    "08-1.memory",
+    f"{columns.numel():,} numbers for {x.numel():,} pixels: {factor:.0f} times.",
+    right="25 times",
+)
 
 # %% [markdown]
 # That is the price for a fast product. Here are all routes beside PyTorch's, with stride, padding, dilation and **groups** (그룹: the
@@ -196,7 +230,10 @@ outcome("08-1.memory", f"{columns.numel():,} numbers for {x.numel():,} pixels: {
 
 # %%
 torch.manual_seed(0)
-x, weight = torch.randn(2, 4, 12, 10, dtype=torch.float64), torch.randn(6, 2, 3, 3, dtype=torch.float64)
+x, weight = (
+    torch.randn(2, 4, 12, 10, dtype=torch.float64),
+    torch.randn(6, 2, 3, 3, dtype=torch.float64),
+)
 options = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2}
 should = F.conv2d(x, weight, **options)
 for route in (conv2d_loops, conv2d_im2col, conv2d_fft):
@@ -242,12 +279,19 @@ x = torch.randn(1, 8, 64, 64)
 for kernel in kernels:
     weight = torch.randn(8, 8, kernel, kernel)
     routes = {"F.conv2d": F.conv2d, "im2col": conv2d_im2col, "FFT": conv2d_fft}
-    calls = {n: functools.partial(r, x, weight, padding=kernel // 2) for n, r in routes.items()}
+    calls = {
+        n: functools.partial(r, x, weight, padding=kernel // 2)
+        for n, r in routes.items()
+    }
     for name, times in in_turn(calls, rounds=5).items():
         seconds[name].append(min(times) * 1e3)
 
 # %%
-faster = [k for k, a, b in zip(kernels, seconds["FFT"], seconds["F.conv2d"], strict=True) if a < b]
+faster = [
+    k
+    for k, a, b in zip(kernels, seconds["FFT"], seconds["F.conv2d"], strict=True)
+    if a < b
+]
 found = (
     f"FFT is faster than F.conv2d first at {faster[0]}×{faster[0]}"
     if faster
@@ -256,7 +300,12 @@ found = (
 figure, axes = figures.new(6.5, 3)
 for name, values in seconds.items():
     axes.plot(kernels, values, "o-", label=name)
-axes.set(yscale="log", xlabel="kernel, pixels along a side", ylabel="one call, ms", title=found)
+axes.set(
+    yscale="log",
+    xlabel="kernel, pixels along a side",
+    ylabel="one call, ms",
+    title=found,
+)
 axes.legend()
 figures.show(figure, f"Time over kernel size for three routes: {found}.")
 
@@ -293,8 +342,15 @@ predict(
 )
 
 # %%
-same = {kind: torch.allclose(named_kernel(kind, 5), named_kernel(kind, 5).flip(0, 1)) for kind in ("blur", "edges")}
-outcome("08-1.flip", f"Flipped equal to itself? {same}. Then the two are the same.", right="a Gaussian blur")
+same = {
+    kind: torch.allclose(named_kernel(kind, 5), named_kernel(kind, 5).flip(0, 1))
+    for kind in ("blur", "edges")
+}
+outcome(
+    "08-1.flip",
+    f"Flipped equal to itself? {same}. Then the two are the same.",
+    right="a Gaussian blur",
+)
 
 # %% [markdown]
 # ### Exercise 2 · The convolution of mathematics
@@ -306,13 +362,17 @@ outcome("08-1.flip", f"Flipped equal to itself? {same}. Then the two are the sam
 
 # %% exercise: flipped
 def flipped(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Return the convolution of [H, W] with [kH, kW] as mathematics defines it, full: [H + kH − 1, W + kW − 1].
+    """Return the convolution of [H, W] with [kH, kW] as mathematics defines it, full:
+    [H + kH − 1, W + kW − 1].
 
-    The colleague wrote: F.conv2d(image[None, None], kernel[None, None], padding=1)[0, 0]
+    The colleague wrote: F.conv2d(image[None, None], kernel[None, None], padding=1)[0,
+    0]
     """
     ### BEGIN SOLUTION
     padding = (kernel.shape[0] - 1, kernel.shape[1] - 1)
-    return F.conv2d(image[None, None], kernel.flip(0, 1)[None, None], padding=padding)[0, 0]
+    return F.conv2d(image[None, None], kernel.flip(0, 1)[None, None], padding=padding)[
+        0, 0
+    ]
     ### END SOLUTION
 
 
@@ -325,7 +385,9 @@ for _shape in ((2, 5), (3, 1), (4, 4)):
     _kernel = torch.randn(*_shape, generator=_generator, dtype=torch.float64)
     _size = [_a + _b - 1 for _a, _b in zip(_image.shape, _shape, strict=True)]
     _product = torch.fft.rfft2(_image, _size) * torch.fft.rfft2(_kernel, _size)
-    torch.testing.assert_close(flipped(_image, _kernel), torch.fft.irfft2(_product, _size))
+    torch.testing.assert_close(
+        flipped(_image, _kernel), torch.fft.irfft2(_product, _size)
+    )
 ### END HIDDEN TESTS
 checked
 
@@ -373,7 +435,10 @@ outcome(
 # %%
 def stack(layers, stride, dilation):
     first = nn.Conv2d(1, 1, 3, stride=stride, padding=1)
-    rest = [nn.Conv2d(1, 1, 3, padding=dilation, dilation=dilation) for _ in range(layers - 1)]
+    rest = [
+        nn.Conv2d(1, 1, 3, padding=dilation, dilation=dilation)
+        for _ in range(layers - 1)
+    ]
     return nn.Sequential(first, *rest)
 
 
@@ -388,7 +453,13 @@ def draw_stack(layers, stride, dilation):
     return draw_field(stack(layers, stride, dilation), grey, title)
 
 
-figures.explorer(draw_stack, alt=describe_stack, layers=(1, 8, 4), stride=(1, 4, 2), dilation=(1, 4, 1))
+figures.explorer(
+    draw_stack,
+    alt=describe_stack,
+    layers=(1, 8, 4),
+    stride=(1, 4, 2),
+    dilation=(1, 4, 1),
+)
 
 # %% [markdown]
 # ### Exercise 3 · Size and field
@@ -397,8 +468,11 @@ figures.explorer(draw_stack, alt=describe_stack, layers=(1, 8, 4), stride=(1, 4,
 
 
 # %% exercise: size_and_field
-def size_and_field(size: int, layers: list[tuple[int, int, int, int]]) -> tuple[int, int]:
-    """Return output size and receptive field, in pixels along one dimension, of layers that follow one another.
+def size_and_field(
+    size: int, layers: list[tuple[int, int, int, int]]
+) -> tuple[int, int]:
+    """Return output size and receptive field, in pixels along one dimension, of layers
+    that follow one another.
 
     Each layer is (kernel, stride, padding, dilation).
     """
@@ -415,8 +489,14 @@ def size_and_field(size: int, layers: list[tuple[int, int, int, int]]) -> tuple[
 # %% check: size_and_field
 checked = check.size_and_field(size_and_field, points=2)
 ### BEGIN HIDDEN TESTS
-for _layers in ([(3, 2, 1, 1)] * 4, [(4, 3, 0, 2), (5, 1, 2, 1)], [(11, 4, 2, 1), (3, 2, 0, 1), (5, 1, 2, 1)]):
-    _model = nn.Sequential(*(nn.Conv2d(1, 1, _k, _s, _p, _d) for _k, _s, _p, _d in _layers))
+for _layers in (
+    [(3, 2, 1, 1)] * 4,
+    [(4, 3, 0, 2), (5, 1, 2, 1)],
+    [(11, 4, 2, 1), (3, 2, 0, 1), (5, 1, 2, 1)],
+):
+    _model = nn.Sequential(
+        *(nn.Conv2d(1, 1, _k, _s, _p, _d) for _k, _s, _p, _d in _layers)
+    )
     assert tuple(size_and_field(97, _layers)) == (
         _model(torch.zeros(1, 1, 97, 97)).shape[2],
         by_formula(_model)[0].size,
@@ -447,7 +527,10 @@ conv = sizes.conv_cost(1, 16, 3, 28)
 dense = sizes.dense_cost(28 * 28, 16 * 28 * 28)
 assert conv.parameters == sum(p.numel() for p in small_cnn()[0].parameters())
 for name, cost in (("convolution", conv), ("dense", dense)):
-    print(f"{name:12} {cost.parameters:12,} parameters {cost.multiply_adds:12,} multiply-adds a picture")
+    print(
+        f"{name:12} {cost.parameters:12,} parameters {cost.multiply_adds:12,} "
+        f"multiply-adds a picture"
+    )
 outcome(
     "08-1.dense",
     f"{dense.parameters / conv.parameters:,.0f} times the parameters, "
@@ -463,7 +546,10 @@ outcome(
 # %%
 for groups in (1, 4, 16):
     cost = sizes.conv_cost(16, 16, 3, 28, groups=groups)
-    print(f"groups={groups:2}: {cost.parameters:6,} parameters {cost.multiply_adds:10,} multiply-adds")
+    print(
+        f"groups={groups:2}: {cost.parameters:6,} parameters "
+        f"{cost.multiply_adds:10,} multiply-adds"
+    )
 
 # %% [markdown]
 # ## 8 · When the picture moves
@@ -488,7 +574,10 @@ layers = {
 }
 print(f"{'error, relative to the largest output':30}    shift 1   shift 2")
 with torch.no_grad():
-    errors = {name: [shift_error(layer, grey[None, None], n) for n in (1, 2)] for name, layer in layers.items()}
+    errors = {
+        name: [shift_error(layer, grey[None, None], n) for n in (1, 2)]
+        for name, layer in layers.items()
+    }
 for name, (one, two) in errors.items():
     print(f"{name:38} {one:9.0e} {two:9.0e}")
 
@@ -514,17 +603,21 @@ outcome(
 
 # %% exercise: pool_shift
 def pool_shift(model: nn.Module, x: torch.Tensor) -> int:
-    """Return the smallest shift in pixels, from 1 up, that the model follows exactly (up to rounding).
+    """Return the smallest shift in pixels, from 1 up, that the model follows exactly
+    (up to rounding).
 
-    Shift pictures [1, 1, H, W] to the right, around the edge: `x.roll(pixels, dims=3)`. The output has W' places for W
-    pixels, so it has to move by pixels · W'/W places; a shift where that is no whole number is not followed.
+    Shift pictures [1, 1, H, W] to the right, around the edge: `x.roll(pixels, dims=3)`.
+    The output has W' places for W pixels, so it has to move by pixels · W'/W places; a
+    shift where that is no whole number is not followed.
     """
     ### BEGIN SOLUTION
     with torch.no_grad():
         out = model(x)
         for pixels in range(1, x.shape[3] + 1):
             places, rest = divmod(pixels * out.shape[3], x.shape[3])
-            if rest == 0 and torch.allclose(model(x.roll(pixels, dims=3)), out.roll(places, dims=3), atol=1e-5):
+            if rest == 0 and torch.allclose(
+                model(x.roll(pixels, dims=3)), out.roll(places, dims=3), atol=1e-5
+            ):
                 return pixels
     ### END SOLUTION
 
@@ -535,7 +628,12 @@ checked = check.pool_shift(pool_shift, points=3)
 torch.manual_seed(3)
 _conv = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
 _back = nn.Sequential(nn.MaxPool2d(3), nn.Upsample(scale_factor=3))
-for _model, _right in ((nn.Sequential(_conv, nn.AvgPool2d(5)), 5), (nn.MaxPool2d((5, 6)), 6), (_conv, 1), (_back, 3)):
+for _model, _right in (
+    (nn.Sequential(_conv, nn.AvgPool2d(5)), 5),
+    (nn.MaxPool2d((5, 6)), 6),
+    (_conv, 1),
+    (_back, 3),
+):
     assert pool_shift(_model, torch.randn(1, 1, 30, 30)) == _right
 ### END HIDDEN TESTS
 checked
@@ -556,7 +654,11 @@ model = small_cnn()
 before = model[0].weight.detach().clone()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
 trainer = Trainer(model, optimizer, F.cross_entropy, progress=False)
-trainer.fit(make_loader(mnist(), 50), 2, val_loader=make_loader(mnist("test"), 250, shuffle=False))
+trainer.fit(
+    make_loader(mnist(), 50),
+    2,
+    val_loader=make_loader(mnist("test"), 250, shuffle=False),
+)
 after = model[0].weight.detach().cpu()
 print(f"accuracy {trainer.history['val_accuracy'][-1]:.1%}")
 
@@ -572,10 +674,16 @@ predict(
 cosine = F.cosine_similarity(before.flatten(1), after.flatten(1)).mean().item()
 pictures_of = {"random": before, "trained": after}
 title = f"16 first filters, random and trained: mean cosine {cosine:.2f}"
-figures.show(pictures.draw_filters(pictures_of, title), f"Two rows of 3×3 filters. {title}.")
+figures.show(
+    pictures.draw_filters(pictures_of, title), f"Two rows of 3×3 filters. {title}."
+)
 
 # %%
-answers = ["below 0.3: learned again", "0.3 to 0.7", "above 0.7: the start shines through"]
+answers = [
+    "below 0.3: learned again",
+    "0.3 to 0.7",
+    "above 0.7: the start shines through",
+]
 right = answers[0] if cosine < 0.3 else answers[1] if cosine <= 0.7 else answers[2]
 outcome("08-1.filters", f"The mean cosine is {cosine:.2f}.", right=right)
 
@@ -587,17 +695,27 @@ outcome("08-1.filters", f"The mean cosine is {cosine:.2f}.", right=right)
 
 # %%
 def shares(weights):
-    """Mean share of a filter's squared length in its mean, and in its slopes to the right and down."""
+    """Mean share of a filter's squared length in its mean, and in its slopes to the
+    right and down.
+    """
     flat = F.normalize(weights.flatten(1), dim=1)
     level = torch.full((9,), 1 / 3)
-    slopes = [torch.tensor([-1.0, 0, 1]).repeat(3, 1), torch.tensor([-1.0, 0, 1]).repeat(3, 1).T]
+    slopes = [
+        torch.tensor([-1.0, 0, 1]).repeat(3, 1),
+        torch.tensor([-1.0, 0, 1]).repeat(3, 1).T,
+    ]
     slopes = torch.stack([slope.flatten() / 6**0.5 for slope in slopes])
-    return (flat @ level).square().mean().item(), (flat @ slopes.T).square().sum(dim=1).mean().item()
+    return (flat @ level).square().mean().item(), (flat @ slopes.T).square().sum(
+        dim=1
+    ).mean().item()
 
 
 for name, weights in pictures_of.items():
     mean, slope = shares(weights)
-    print(f"{name:8} mean {mean:.2f}, slopes {slope:.2f}   (by chance 1/9 = {1 / 9:.2f} and 2/9 = {2 / 9:.2f})")
+    print(
+        f"{name:8} mean {mean:.2f}, slopes {slope:.2f}   (by chance 1/9 = "
+        f"{1 / 9:.2f} and 2/9 = {2 / 9:.2f})"
+    )
 
 # %% [markdown]
 # The two numbers answer different questions. The cosine says how much of the start is left. The shares say whether training moved the filters

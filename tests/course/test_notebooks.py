@@ -140,8 +140,17 @@ def test_every_line_of_a_stub_comes_from_its_solution(path):
 @pytest.mark.parametrize("path", RELEASES, ids=name)
 def test_code_cells_are_short(path):
     cells = read(path).cells
-    length = {cell.id: cell.source.count("\n") + 1 for cell in cells if cell.cell_type == "code"}
+    # Imports stand one in a line, and folded.
+    code = [cell for cell in cells if cell.cell_type == "code" and not cell.source.startswith("# @title Imports")]
+    length = {cell.id: cell.source.count("\n") + 1 for cell in code}
     assert {cell: count for cell, count in length.items() if count > 40} == {}
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=name)
+def test_no_line_of_an_open_cell_runs_out_of_sight(path):
+    cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    shown = [cell for cell in cells if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    assert [line for cell in shown for line in cell.source.splitlines() if len(line) > 88] == []
 
 
 @pytest.mark.parametrize("lesson", LESSONS)

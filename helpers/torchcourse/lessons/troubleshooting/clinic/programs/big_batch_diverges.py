@@ -9,7 +9,9 @@ from torchcourse.models import mlp
 
 
 def accumulated_epoch(model, loader, optimizer, accumulate):
-    """One epoch in which every `accumulate` batches make up one step; return the mean loss of a batch."""
+    """One epoch in which every `accumulate` batches make up one step; return the
+    mean loss of a batch.
+    """
     assert len(loader) % accumulate == 0, "the last step would be made of fewer batches"
     model.train()
     total = 0.0
@@ -29,9 +31,19 @@ def run(batch_size, accumulate, samples, epochs, lr, seed):
     model = mlp(784, 32, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(Subset(mnist("train"), range(samples)), batch_size, shuffle=True, generator=generator)
-    losses = [accumulated_epoch(model, loader, optimizer, accumulate) for _ in range(epochs)]
-    print(f"{accumulate:2} × {batch_size:3} samples per step: " + "  ".join(f"{loss:8.3f}" for loss in losses))
+    loader = DataLoader(
+        Subset(mnist("train"), range(samples)),
+        batch_size,
+        shuffle=True,
+        generator=generator,
+    )
+    losses = [
+        accumulated_epoch(model, loader, optimizer, accumulate) for _ in range(epochs)
+    ]
+    print(
+        f"{accumulate:2} × {batch_size:3} samples per step: "
+        + "  ".join(f"{loss:8.3f}" for loss in losses)
+    )
     return losses
 
 

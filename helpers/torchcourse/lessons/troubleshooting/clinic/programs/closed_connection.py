@@ -21,7 +21,9 @@ def validation_loss(model, images, labels):
 
 
 def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
-    """Train on this rank's parts; stop after `patience` epochs without a better validation loss. Returns the losses."""
+    """Train on this rank's parts; stop after `patience` epochs without a better
+    validation loss. Returns the losses.
+    """
     images, labels = train
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     best, stale, losses = float("inf"), 0, []
@@ -53,7 +55,10 @@ def one_rank(train, val, seed):
 
 def main(ranks=2, samples=192, seed=0):
     images, labels = mnist()[: samples + 120]
-    train, val = (images[:samples], labels[:samples]), (images[samples:], labels[samples:])
+    train, val = (
+        (images[:samples], labels[:samples]),
+        (images[samples:], labels[samples:]),
+    )
     results = run_ranks(one_rank, train, val, seed, world_size=ranks, timeout=20)
     print(f"stopped after {[len(losses) for losses, _ in results]} epochs")
     return results

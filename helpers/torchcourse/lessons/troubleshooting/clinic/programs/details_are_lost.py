@@ -13,7 +13,10 @@ from torchcourse.models import mlp
 
 
 def parse_record(line):
-    """Return the image [784], scaled to 0–1, and the label. Comes from our command-line tool."""
+    """Return the image [784], scaled to 0–1, and the label.
+
+    Comes from our command-line tool.
+    """
     label, _, pixels = line.partition(" ")
     values = bytes.fromhex(pixels)
     if len(values) != 784:
@@ -36,15 +39,27 @@ def record_loader(path, seed):
     order = torch.Generator().manual_seed(seed)
     # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
-        Records(path), batch_size=32, shuffle=True, generator=order, num_workers=2, multiprocessing_context="fork"
+        Records(path),
+        batch_size=32,
+        shuffle=True,
+        generator=order,
+        num_workers=2,
+        multiprocessing_context="fork",
     )
 
 
 def write_records(path, count, cut_off):
     """What the export does; the records in `cut_off` end too early."""
     images, labels = mnist()[:count]
-    pixels = ((images - images.min()) / (images.max() - images.min()) * 255).byte().flatten(1)
-    lines = [f"{label} {bytes(row.tolist()).hex()}" for row, label in zip(pixels, labels.tolist(), strict=True)]
+    pixels = (
+        ((images - images.min()) / (images.max() - images.min()) * 255)
+        .byte()
+        .flatten(1)
+    )
+    lines = [
+        f"{label} {bytes(row.tolist()).hex()}"
+        for row, label in zip(pixels, labels.tolist(), strict=True)
+    ]
     for index in cut_off:
         lines[index] = lines[index][:200]
     Path(path).write_text("\n".join(lines) + "\n")
@@ -61,7 +76,9 @@ def train(path, epochs=2, seed=0, lr=0.1):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        print(f"epoch {epoch}: {len(loader.dataset)} records, last loss {loss.item():.3f}")
+        print(
+            f"epoch {epoch}: {len(loader.dataset)} records, last loss {loss.item():.3f}"
+        )
     return model
 
 

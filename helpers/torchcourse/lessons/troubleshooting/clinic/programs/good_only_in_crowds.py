@@ -8,7 +8,9 @@ from torchcourse.models import mlp
 
 
 def standardize(pixels):
-    """Shift and scale scans [N, 784] so that each pixel has mean 0 and the whole a standard deviation of 1."""
+    """Shift and scale scans [N, 784] so that each pixel has mean 0 and the whole a
+    standard deviation of 1.
+    """
     return (pixels - pixels.mean(dim=0)) / pixels.std()
 
 
@@ -48,9 +50,15 @@ def main(seed=0, brightness=200.0):
     reader = DigitReader(seed)
     reader.fit(*scanned("train", 800, brightness))
     scans, labels = scanned("test", 200, brightness)
-    print(f"validation, 200 scans at once: {accuracy(reader, scans, labels, 200):.1%} right")
+    print(
+        f"validation, 200 scans at once: {accuracy(reader, scans, labels, 200):.1%} "
+        f"right"
+    )
     for request in (5, 2, 1):
-        print(f"in service, {request} a request:      {accuracy(reader, scans, labels, request):.1%} right")
+        print(
+            f"in service, {request} a request:      "
+            f"{accuracy(reader, scans, labels, request):.1%} right"
+        )
     return reader
 
 

@@ -31,7 +31,9 @@ def train_epoch(model, loader, optimizer):
 
 def main(epochs=3, lr=0.2, train_batch=50, val_batch=500, seed=0):
     torch.manual_seed(seed)
-    train_loader = DataLoader(Subset(mnist("train"), range(500)), train_batch, shuffle=True)
+    train_loader = DataLoader(
+        Subset(mnist("train"), range(500)), train_batch, shuffle=True
+    )
     val_loader = DataLoader(Subset(mnist("test"), range(1000)), val_batch)
     model = mlp(784, 256, 256, 256, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -40,7 +42,10 @@ def main(epochs=3, lr=0.2, train_batch=50, val_batch=500, seed=0):
             train_epoch(model, train_loader, optimizer)
         with MemoryTracker() as validation:
             loss = validation_loss(model, val_loader)
-        peaks = f"peak memory: training {training.peak / 1e6:.1f} MB, validation {validation.peak / 1e6:.1f} MB"
+        peaks = (
+            f"peak memory: training {training.peak / 1e6:.1f} MB, validation "
+            f"{validation.peak / 1e6:.1f} MB"
+        )
         print(f"epoch {epoch}: validation loss {loss:.3f}; {peaks}")
 
 

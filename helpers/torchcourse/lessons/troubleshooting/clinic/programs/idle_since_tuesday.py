@@ -14,7 +14,8 @@ from torchcourse.models import mlp
 
 def load_scans(folder):
     """Return the scans [N, 1, 28, 28], scaled to 0–1, and their labels [N]."""
-    rows = (folder / "labels.csv").read_text().splitlines()[1:]  # the first row is the header
+    # the first row is the header
+    rows = (folder / "labels.csv").read_text().splitlines()[1:]
     labels = [int(row.split(",")[1]) for row in rows]
     images = []
     for path in sorted(folder.glob("*.png")):

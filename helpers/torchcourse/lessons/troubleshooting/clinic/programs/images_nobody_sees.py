@@ -34,7 +34,8 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
     loader = DataLoader(data, batch_size=16, sampler=sampler)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     for epoch in range(epochs):
-        sampler.set_epoch(epoch * dist.get_world_size() + dist.get_rank())  # a fresh order for every rank and epoch
+        # a fresh order for every rank and epoch
+        sampler.set_epoch(epoch * dist.get_world_size() + dist.get_rank())
         for images, labels in loader:
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
@@ -53,8 +54,15 @@ def main(count=128, epochs=3, ranks=2, seed=0):
     orders = run_ranks(one_rank, *mnist()[:count], epochs, seed, world_size=ranks)
     each = len(orders[0]) // epochs
     for epoch in range(epochs):
-        seen = [index for order in orders for index in order[epoch * each : (epoch + 1) * each]]
-        print(f"epoch {epoch}: {len(seen)} images fetched by {ranks} ranks, {len(set(seen))} different ones of {count}")
+        seen = [
+            index
+            for order in orders
+            for index in order[epoch * each : (epoch + 1) * each]
+        ]
+        print(
+            f"epoch {epoch}: {len(seen)} images fetched by {ranks} ranks, "
+            f"{len(set(seen))} different ones of {count}"
+        )
     return orders
 
 

@@ -10,7 +10,9 @@ from torchcourse.models import mlp
 
 def make_loader(samples, batch_size, seed):
     data = Subset(mnist("train"), range(samples))
-    return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(
+        data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def train_epoch(model, loader, optimizer):

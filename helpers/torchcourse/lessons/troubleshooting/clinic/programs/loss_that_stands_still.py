@@ -9,7 +9,9 @@ from torchcourse.data import mnist
 
 def load_pretrained(images, labels, steps=60):
     """Stands for a download: a small network that knows the ten digits."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -19,11 +21,15 @@ def load_pretrained(images, labels, steps=60):
 
 
 def prepare(model, classes, lr):
-    """Freeze the features, put a new last layer of `classes` outputs on them, and return model and optimizer."""
+    """Freeze the features, put a new last layer of `classes` outputs on them, and
+    return model and optimizer.
+    """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model[-1].requires_grad_(True)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [
+        parameter for parameter in model.parameters() if parameter.requires_grad
+    ]
     optimizer = torch.optim.SGD(trainable, lr=lr, momentum=0.9)
     model[-1] = nn.Linear(model[-1].in_features, classes)
     return model, optimizer

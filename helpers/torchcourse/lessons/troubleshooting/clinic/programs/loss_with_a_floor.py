@@ -45,11 +45,19 @@ def fit(model, loader, epochs, lr):
 def main(samples=1000, epochs=8, lr=0.05, seed=0):
     torch.manual_seed(seed)
     model = DigitNet()
-    fit(model, DataLoader(Subset(mnist("train"), range(samples)), 50, shuffle=True), epochs, lr)
+    fit(
+        model,
+        DataLoader(Subset(mnist("train"), range(samples)), 50, shuffle=True),
+        epochs,
+        lr,
+    )
     images, labels = mnist("test")[:500]
     sure, answers = probabilities(model, images).max(dim=1)
     accuracy = (answers == labels).float().mean()
-    print(f"test accuracy {accuracy:.1%}, mean probability of the answers {sure.mean():.1%}")
+    print(
+        f"test accuracy {accuracy:.1%}, mean probability of the answers "
+        f"{sure.mean():.1%}"
+    )
     return model
 
 

@@ -7,13 +7,17 @@ from torchcourse.models import mlp
 
 
 def detection_loss(logits, targets):
-    """Return the mean cross-entropy of logits [N] and targets [N] (1 for a zero, 0 for another digit)."""
+    """Return the mean cross-entropy of logits [N] and targets [N] (1 for a zero, 0
+    for another digit).
+    """
     p = torch.sigmoid(logits)
     return -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
 
 
 def scans_of_two(count, brightness, every=20):
-    """Return scans [N, 1, 28, 28] and targets [N]; one in `every` scans comes from the new scanner."""
+    """Return scans [N, 1, 28, 28] and targets [N]; one in `every` scans comes from
+    the new scanner.
+    """
     images, labels = mnist()[:count]
     images = (images - images.min()) / (images.max() - images.min())
     images[::every] *= brightness

@@ -8,16 +8,22 @@ from torchcourse.models import mlp
 
 
 def augment(images, copies):
-    """Return `copies` versions of each image [N, 1, 28, 28], shifted by up to one pixel; version by version."""
+    """Return `copies` versions of each image [N, 1, 28, 28], shifted by up to one
+    pixel; version by version.
+    """
     versions = []
     for _ in range(copies):
         shift = torch.randint(-1, 2, (2,)).tolist()
         versions.append(torch.roll(images, shift, dims=(-2, -1)))
-    return torch.cat(versions) + 0.3 * torch.randn(copies * len(images), *images.shape[1:])
+    return torch.cat(versions) + 0.3 * torch.randn(
+        copies * len(images), *images.shape[1:]
+    )
 
 
 def make_splits(images, labels, copies=8, share=0.2):
-    """Return (images, labels) to train on and (images, labels) to validate on, the given share of the data."""
+    """Return (images, labels) to train on and (images, labels) to validate on, the
+    given share of the data.
+    """
     images, labels = augment(images, copies), labels.repeat(copies)
     order = torch.randperm(len(images))
     held_back = round(share * len(images))

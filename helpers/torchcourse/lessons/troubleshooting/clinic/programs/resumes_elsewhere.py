@@ -15,7 +15,9 @@ class PowerCut(Exception):
 
 
 def train_resumably(run, batch_of, steps, path, every=10):
-    """Train `run` (model, optimizer, scheduler) up to step `steps`, from the checkpoint at `path` if there is one."""
+    """Train `run` (model, optimizer, scheduler) up to step `steps`, from the
+    checkpoint at `path` if there is one.
+    """
     start = 0
     if path.exists():
         saved = torch.load(path)
@@ -28,7 +30,11 @@ def train_resumably(run, batch_of, steps, path, every=10):
         run["optimizer"].zero_grad()
         loss.backward()
         if (step + 1) % every == 0:
-            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
+            torch.save(
+                {"step": step + 1}
+                | {name: part.state_dict() for name, part in run.items()},
+                path,
+            )
         run["optimizer"].step()
         run["scheduler"].step()
 
@@ -42,13 +48,17 @@ def new_run(seed=0, lr=0.05):
 
 
 def batches(seed=0, size=16, cut=None):
-    """Return the function that gives the batch of a step; the power goes at step `cut`."""
+    """Return the function that gives the batch of a step; the power goes at step
+    `cut`.
+    """
     images, labels = mnist()[:1000]
 
     def batch_of(step):
         if step == cut:
             raise PowerCut(f"in step {step}")
-        chosen = torch.randint(1000, (size,), generator=torch.Generator().manual_seed(1000 * seed + step))
+        chosen = torch.randint(
+            1000, (size,), generator=torch.Generator().manual_seed(1000 * seed + step)
+        )
         return images[chosen], labels[chosen]
 
     return batch_of

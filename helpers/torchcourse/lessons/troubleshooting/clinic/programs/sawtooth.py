@@ -10,7 +10,9 @@ from torchcourse.models import mlp
 
 
 def reconstruction_epoch(model, loader, optimizer, near=0.5):
-    """Train one epoch; return the mean squared error of all pixels and the share that is off by less than `near`."""
+    """Train one epoch; return the mean squared error of all pixels and the share
+    that is off by less than `near`.
+    """
     outputs, targets = [], []
     for images, _ in loader:
         images = images.flatten(1)
@@ -28,11 +30,16 @@ def main(samples=2000, epochs=3, batch_size=64, lr=1e-3, seed=0):
     torch.manual_seed(seed)
     model = mlp(784, 64, 784)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    loader = DataLoader(Subset(mnist("train"), range(samples)), batch_size, shuffle=True)
+    loader = DataLoader(
+        Subset(mnist("train"), range(samples)), batch_size, shuffle=True
+    )
     for epoch in range(epochs):
         with MemoryTracker() as tracker:
             error, close = reconstruction_epoch(model, loader, optimizer)
-        print(f"epoch {epoch}: error {error:.3f}, close {close:.1%}; peak memory {tracker.peak / 1e6:.1f} MB")
+        print(
+            f"epoch {epoch}: error {error:.3f}, close {close:.1%}; peak memory "
+            f"{tracker.peak / 1e6:.1f} MB"
+        )
 
 
 if __name__ == "__main__":

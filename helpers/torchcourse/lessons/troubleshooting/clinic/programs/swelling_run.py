@@ -14,7 +14,9 @@ def add_noise(images, generator):
 
 
 def denoise_epoch(model, loader, optimizer, probe, generator):
-    """Train one epoch; return the mean training loss of a batch, and the mean loss on the clean probe."""
+    """Train one epoch; return the mean training loss of a batch, and the mean loss
+    on the clean probe.
+    """
     running, probed = 0.0, 0.0
     for images, _ in loader:
         images = images.flatten(1)
@@ -32,14 +34,22 @@ def main(samples=1000, epochs=3, batch_size=50, lr=1e-3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     model = mlp(784, 64, 784)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    loader = DataLoader(Subset(mnist("train"), range(samples)), batch_size, shuffle=True, generator=generator)
+    loader = DataLoader(
+        Subset(mnist("train"), range(samples)),
+        batch_size,
+        shuffle=True,
+        generator=generator,
+    )
     probe = mnist("test")[:50][0].flatten(1)
     history = []
     with MemoryTracker() as tracker:
         for epoch in range(epochs):
             history.append(denoise_epoch(model, loader, optimizer, probe, generator))
             loss, clean = history[-1]
-            print(f"epoch {epoch}: loss {loss:.3f}, on the probe {clean:.3f}; memory {tracker.current / 1e6:.1f} MB")
+            print(
+                f"epoch {epoch}: loss {loss:.3f}, on the probe {clean:.3f}; memory "
+                f"{tracker.current / 1e6:.1f} MB"
+            )
 
 
 if __name__ == "__main__":
