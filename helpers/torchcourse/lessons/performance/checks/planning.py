@@ -1,6 +1,7 @@
 """Checks of what is reckoned: exposed communication, the bound of a layer, one graph."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -11,7 +12,8 @@ from torchcourse.lessons.performance.graphs import break_reasons, counted
 Intervals = list[tuple[float, float]]
 
 _TRACES: list[tuple[Intervals, Intervals, float]] = [
-    # computing, sending, exposed (all in ms)
+    # computing, sending, exposed (all in ms); in the first, each known mistake gives a different number
+    ([(0, 4), (9, 12)], [(2, 7), (11, 14)], 5),
     ([(0, 10)], [(10, 14)], 4),
     ([(0, 10)], [(6, 14)], 4),
     ([(0, 10), (12, 20)], [(5, 15)], 2),
@@ -65,69 +67,74 @@ def _one_number(value: object, hint: str) -> float:
 @check
 def linear_seconds(learner: Callable[[int, int, int, int, float, float], float]) -> str:
     """Compare with the roofline of a linear layer: one sample and many, 2 and 4 bytes per number, both bounds."""
-    cases = [(1, 1024, 1024, 4), (2048, 1024, 1024, 4), (1, 4096, 512, 2), (512, 512, 4096, 2), (64, 256, 256, 4)]
-    peak, bandwidth = 1e9, 5e7  # of a slow machine, so that no time is close to 0
-    for batch, inputs, outputs, width in cases:
-        case = f"{batch} × {inputs} → {outputs}, {width} bytes per number: "
-        returned = learner(batch, inputs, outputs, width, peak, bandwidth)
-        value = _one_number(returned, f"{case}the function returns seconds, one number.")
-        flop = 2 * batch * inputs * outputs
-        bias = outputs * width
-        weights, given, out = (count * width for count in (inputs * outputs, batch * inputs, batch * outputs))
-        moved = weights + given + out
-        right = AnyOf(tuple(max(flop / peak, (moved + extra) / bandwidth) for extra in (bias, 0)))
-        if any(same(value, one, tolerance=1e-6) for one in right):
-            continue
-        known = {
-            "added": (
-                AnyOf(tuple(flop / peak + (moved + extra) / bandwidth for extra in (bias, 0))),
-                "you added both times. Computing and moving run at the same time: which of the two takes longer?",
-            ),
-            "the_shorter": (
-                AnyOf(tuple(min(flop / peak, (moved + extra) / bandwidth) for extra in (bias, 0))),
-                "you took the shorter time. The layer is not done before both are done.",
-            ),
-            "one_per_product": (
-                max(flop / 2 / peak, moved / bandwidth),
-                "a multiplication and an addition are two operations for each weight and sample.",
-            ),
-            "no_weights": (
-                max(flop / peak, (given + out) / bandwidth),
-                "the weights have to be read as well.",
-            ),
-            "weights_only": (
-                AnyOf((max(flop / peak, weights / bandwidth), max(flop / peak, (weights + bias) / bandwidth))),
-                "inputs are read and outputs are written as well.",
-            ),
-            "no_outputs": (
-                AnyOf(tuple(max(flop / peak, (weights + given + extra) / bandwidth) for extra in (bias, 0))),
-                "the outputs have to be written as well.",
-            ),
-            "weights_per_sample": (
-                AnyOf(
-                    tuple(
-                        max(flop / peak, (batch * (weights + extra) + given + out) / bandwidth) for extra in (bias, 0)
-                    )
-                ),
-                "you read the weights once per sample. A batch reads them once: that is what makes it pay.",
-            ),
-            "numbers": (
-                AnyOf(tuple(max(flop / peak, (moved + extra) / width / bandwidth) for extra in (bias, 0))),
-                "you counted numbers. The bandwidth is in bytes per second.",
-            ),
-            "four_bytes": (
-                AnyOf(tuple(max(flop / peak, (moved + extra) / width * 4 / bandwidth) for extra in (bias, 0))),
-                "a number has 4 bytes in yours, whatever is given.",
-            ),
-            "compute_only": (flop / peak, "you left out the time to move the bytes."),
-            "memory_only": (
-                AnyOf(tuple((moved + extra) / bandwidth for extra in (bias, 0))),
-                "you left out the time to compute.",
-            ),
-        }
-        refuse_known(value, known, tolerance=1e-6, where=case)
-        raise Wrong("wrong_value", f"{case}at least {right[1]:.3g} s. Your function returned {value:.3g}.")
-    return f"{len(cases)} layers: both bounds, 2 and 4 bytes per number."
+    returned = [learner(*case, _BANDWIDTH) for case in _LAYERS]
+    values = [_one_number(value, "The function returns seconds, one number.") for value in returned]
+    right = AnyOf((_bounds(), _bounds(bias=True)))
+    if any(same(values, one, tolerance=1e-6) for one in right):
+        return f"{len(_LAYERS)} layers: both bounds, 2 and 4 bytes per number."
+    # A mistake is one that explains the values of all layers at once.
+    for symptom, (options, hint) in _MISTAKES.items():
+        if any(same(values, _bounds(**options, bias=bias), tolerance=1e-6) for bias in (False, True)):
+            raise Wrong(symptom, hint)
+    place = next(n for n in range(len(values)) if not any(same(values[n], one[n], tolerance=1e-6) for one in right))
+    batch, inputs, outputs, width, _ = _LAYERS[place]
+    raise Wrong(
+        "wrong_value",
+        f"{batch} × {inputs} → {outputs}, {width} bytes per number: at least {right[0][place]:.3g} s. Your function "
+        f"returned {values[place]:.3g}.",
+    )
+
+
+# Samples, inputs, outputs, bytes per number, peak. The bandwidth is that of a slow machine, so that no time is near 0.
+_LAYERS = [(64, 256, 512, 4, 1e12), (2048, 512, 512, 4, 1e9), (1, 4096, 512, 2, 1e9), (512, 512, 1024, 2, 1e9)]
+_BANDWIDTH = 5e7
+
+_MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "added": (
+        {"take": lambda compute, move: compute + move},
+        "You added both times. Computing and moving run at the same time: which of the two takes longer?",
+    ),
+    "the_shorter": ({"take": min}, "You took the shorter time. The layer is not done before both are done."),
+    "compute_only": ({"take": lambda compute, move: compute}, "You left out the time to move the bytes."),
+    "memory_only": ({"take": lambda compute, move: move}, "You left out the time to compute."),
+    "one_per_product": (
+        {"flop": 1},
+        "A multiplication and an addition are two operations for each weight and sample.",
+    ),
+    "no_weights": ({"weights": 0}, "The weights have to be read as well."),
+    "weights_only": ({"given": 0, "out": 0}, "Inputs are read and outputs are written as well."),
+    "no_inputs": ({"given": 0}, "The inputs have to be read as well."),
+    "no_outputs": ({"out": 0}, "The outputs have to be written as well."),
+    "weights_per_sample": (
+        {"per_sample": True},
+        "You read the weights once per sample. A batch reads them once: that is what makes it pay.",
+    ),
+    "numbers": ({"fixed_width": 1}, "You counted numbers. The bandwidth is in bytes per second."),
+    "four_bytes": ({"fixed_width": 4}, "A number has 4 bytes in yours, whatever is given."),
+    "milliseconds": ({"scale": 1e3}, "Your values are 1,000 times too large. Return seconds."),
+}
+
+
+def _bounds(
+    *,
+    flop: float = 2,
+    weights: float = 1,
+    given: float = 1,
+    out: float = 1,
+    per_sample: bool = False,
+    fixed_width: float | None = None,
+    scale: float = 1,
+    take: Callable[[float, float], float] = max,
+    bias: bool = False,
+) -> list[float]:
+    """Return the bound of each layer; the arguments say what a mistake does differently."""
+    bounds = []
+    for batch, inputs, outputs, width, peak in _LAYERS:
+        times = batch if per_sample else 1
+        moved = weights * times * (inputs + bias) * outputs + given * batch * inputs + out * batch * outputs
+        in_bytes = moved * (width if fixed_width is None else fixed_width)
+        bounds.append(scale * take(flop * batch * inputs * outputs / peak, in_bytes / _BANDWIDTH))
+    return bounds
 
 
 @check
@@ -135,7 +142,9 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
     """Compare values on both sides of the limit, and count the graphs that the compiler's front made."""
     generator = torch.Generator().manual_seed(0)
     small = torch.rand(6, 5, generator=generator, dtype=torch.float64) - 0.5
-    inputs = {"below the limit": small, "above the limit": 20 * small, "all 0": torch.zeros_like(small)}
+    large = 20 * small
+    large[0, 0] = -15.0  # the largest size is that of a negative number
+    inputs = {"below the limit": small, "above the limit": large, "all 0": torch.zeros_like(small)}
     for name, x in inputs.items():
         given = x.clone()
         out = tensor_of(learner(given, 1.0), x.shape, f"Input {name}: the output has the shape of the input.")
@@ -150,8 +159,8 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         raise Wrong("no_graph", "The compiler recorded no graph at all: the function is left to Python as a whole.")
     if len(graphs) > 1:
         reasons = break_reasons(learner, inputs["above the limit"].clone(), 1.0)
-        why = f" A break: {reasons[0]}" if reasons else " It was recorded anew for a different input."
-        raise Wrong("graph_break", f"The compiler made {len(graphs)} graphs of your function.{why}")
+        why = f"The first break: {reasons[0]}." if reasons else "It was recorded anew for a different input."
+        raise Wrong("graph_break", f"The compiler made {len(graphs)} graphs of your function. {why}")
     return f"One graph of {graphs.sizes[0]} operations, and the right values on both sides of the limit."
 
 
