@@ -1,19 +1,20 @@
 """How a running fit shows itself, and how it is stopped without losing anything."""
 
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from tqdm import tqdm
-
+from torchcourse.bars import bar
 from torchcourse.training.history import describe
 
 
 class Progress:
-    """One bar that moves, in a notebook and in a terminal; elsewhere a line of text per epoch.
+    """One bar that moves, in a notebook and in a terminal; elsewhere, as in a rank, a line of text per epoch.
+
+    An epoch that takes long says so in lines of its own: after 2 seconds, then after twice as long as the last time.
 
     Nothing goes to stderr, which nbgrader would take for a failure.
 
@@ -25,12 +26,15 @@ class Progress:
 
     def __init__(self, shown: bool, epochs: int | None, steps: int | None) -> None:
         self._of = "" if epochs is None else f"/{epochs}"
-        self._bar = _bar(steps) if shown else None
+        self._bar = bar(steps) if shown else None
         self._lines = shown and self._bar is None
+        self._epoch, self._steps, self._done = 0, steps, 0
+        self._quiet, self._next = QUIET_SECONDS, time.monotonic() + QUIET_SECONDS
         # Looked up once: this runs after every step.
-        self.step = self._bar.update if self._bar is not None else _nothing
+        self.step = self._bar.update if self._bar is not None else self._count if self._lines else _nothing
 
     def epoch_begins(self, epoch: int) -> None:
+        self._epoch = epoch
         if self._bar is not None:
             self._bar.set_description(f"epoch {epoch}{self._of}", refresh=False)
 
@@ -40,6 +44,15 @@ class Progress:
             self._bar.set_postfix_str(describe(shown))
         elif self._lines:
             print(f"epoch {row['epoch']}{self._of}  {describe(shown)}  ({row['seconds']:.1f} s)", flush=True)
+            self._next = time.monotonic() + self._quiet
+
+    def _count(self) -> None:
+        self._done += 1
+        if time.monotonic() >= self._next:
+            of = "" if self._steps is None else f" of {self._steps}"
+            print(f"epoch {self._epoch}{self._of}  step {self._done}{of}", flush=True)
+            self._quiet *= 2
+            self._next = time.monotonic() + self._quiet
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +62,10 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+QUIET_SECONDS = 2.0
+"""How long a fit that writes lines says nothing at first."""
 
 
 class GentleStop:
@@ -104,46 +121,6 @@ class GentleStop:
         self.asked = True
         self.requested = self._alone
         self.terminated = self.terminated or number == signal.SIGTERM
-
-
-def _bar(steps: int | None) -> tqdm | None:
-    """Return a tqdm bar, or None where only lines of text look right."""
-    look: dict[str, Any] = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
-    if _in_notebook():
-        return tqdm(file=_Output(), **look)
-    if sys.stdout.isatty():
-        return tqdm(file=sys.stdout, dynamic_ncols=True, **look)
-    return None
-
-
-# tqdm's own without steps per second, so that two metrics and their validation fit into a line of JupyterLab.
-_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-
-
-class _Output:
-    """A cell's output as a file with one line, which every write replaces.
-
-    Instead of tqdm's own widget, which needs ipywidgets, and stays at 0% in a saved notebook and nbgrader's feedback.
-    """
-
-    encoding = "utf-8"  # tells tqdm that it may draw with blocks
-
-    def __init__(self) -> None:
-        from IPython.display import display
-
-        self._line = display({"text/plain": ""}, raw=True, display_id=True)
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            self._line.update({"text/plain": text.strip()}, raw=True)
-
-    def flush(self) -> None:
-        """Nothing waits: tqdm asks for this after each write."""
-
-
-def _in_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _nothing() -> None:

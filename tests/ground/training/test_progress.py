@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from torchcourse.bars import TrialProgress
 from torchcourse.training.progress import GentleStop, Progress
 
 ROW = {"epoch": 1, "step": 3, "loss": 0.123456, "val_accuracy": 0.5, "lr": 0.1, "seconds": 2.04}
@@ -32,6 +33,19 @@ def test_a_pipe_gets_a_line_an_epoch(capfd):
     printed = capfd.readouterr()
     assert printed.out.splitlines() == [f"epoch {epoch}/2  loss 0.1235  val_accuracy 0.5  (2.0 s)" for epoch in (1, 2)]
     assert printed.err == ""
+
+
+def test_a_long_epoch_in_a_pipe_says_so_ever_more_rarely(monkeypatch, capfd):
+    clock = [0.0]
+    monkeypatch.setattr("torchcourse.training.progress.time.monotonic", lambda: clock[0])
+    with Progress(True, epochs=None, steps=99) as bar:
+        bar.epoch_begins(1)
+        for _ in range(20):
+            clock[0] += 1.0
+            bar.step()
+        bar.epoch_ends(ROW)
+    said = capfd.readouterr().out.splitlines()
+    assert said[:-1] == [f"epoch 1  step {step} of 99" for step in (2, 6, 14)]
 
 
 def test_a_terminal_gets_one_line_that_moves(monkeypatch, capfd):
@@ -137,3 +151,20 @@ def test_until_passes_errors_on_unless_a_stop_was_requested():
             raise RuntimeError("a worker exited")
 
         assert list(stop.until(stopped_while_loading())) == [1]
+
+
+def test_a_search_says_trials_the_best_and_the_time_left(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with TrialProgress(30, finished=2) as shown:
+        assert "2/30" in terminal.getvalue()
+        shown.show(3, 0.91234)
+        shown.show(4, None)
+    assert "3/30" in terminal.getvalue()
+    assert "best 0.9123" in terminal.getvalue()
+
+
+def test_a_search_in_a_pipe_leaves_the_lines_to_its_caller(capfd):
+    with TrialProgress(30, finished=0) as shown:
+        shown.show(1, 0.5)
+    assert capfd.readouterr() == ("", "")

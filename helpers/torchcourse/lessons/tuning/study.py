@@ -22,6 +22,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from torchcourse.bars import TrialProgress
 from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
@@ -150,27 +151,37 @@ def run(
     in_a_row: list[_Failure] = []
     followed = _counting_failures(objective, study, worker, in_a_row)
     study.stopped = False
-    while not study.stopped and len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
-        _database.revive(study)
-        states = [trial.state for trial in study.get_trials(deepcopy=False)]
-        if sum(state in (*_FINISHED, TrialState.RUNNING) for state in states) >= trials:
-            time.sleep(0.1)  # enough are on their way; be there if one of them dies
-            continue
-        study.sampler = _sampler(seed, worker, len(states))
-        with _database.errors_explained("its database"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
-            try:
-                study.optimize(followed, n_trials=1, callbacks=callbacks, catch=(_Failure,))
-            except KeyboardInterrupt:
-                _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
-                done = len(study.get_trials(deepcopy=False, states=_FINISHED))
-                raise stopped(
-                    f"The study was stopped with {done} of {trials} trials finished, and they are kept. "
-                    "Run it again: it goes on with the trial that was cut short."
-                ) from None
-        if len(in_a_row) == GIVE_UP:
-            raise _given_up(study, in_a_row[-1])
+    with TrialProgress(trials, _finished(study)) as shown:
+        while not study.stopped and _finished(study) < trials:
+            _database.revive(study)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            if sum(state in (*_FINISHED, TrialState.RUNNING) for state in states) >= trials:
+                time.sleep(0.1)  # enough are on their way; be there if one of them dies
+                continue
+            study.sampler = _sampler(seed, worker, len(states))
+            with _database.errors_explained("its database"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
+                try:
+                    study.optimize(followed, n_trials=1, callbacks=callbacks, catch=(_Failure,))
+                except KeyboardInterrupt:
+                    _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
+                    done = _finished(study)
+                    raise stopped(
+                        f"The study was stopped with {done} of {trials} trials finished, and they are kept. "
+                        "Run it again: it goes on with the trial that was cut short."
+                    ) from None
+            shown.show(_finished(study), _best(study))
+            if len(in_a_row) == GIVE_UP:
+                raise _given_up(study, in_a_row[-1])
     return study
+
+
+def _finished(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=_FINISHED))
+
+
+def _best(study: optuna.Study) -> float | None:
+    return study.best_value if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
 
 
 def run_workers(
