@@ -872,7 +872,7 @@ assert len({round(total, 6) for _, total in by_rank}) == 1, (
 # | arithmetic intensity | 연산 강도 | operations per byte that has to be moved |
 # | roofline | 루프라인 | the best possible speed over arithmetic intensity |
 # | graph break | 그래프 끊김 | where the compiler's front hands over to Python |
-# | recompilation | 재컴파일 | a graph recorded anew, because something that was taken for granted changed |
+# | recompilation | 재컴파일 | a graph recorded again, because something that was taken for granted changed |
 # | fusion | 융합 | several operations done in one pass over the numbers |
 # | mixed precision | 혼합 정밀도 | products in 16 bits, weights in 32 |
 #

@@ -10,8 +10,16 @@ from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom.sandbox.judging import take_apart
 from torchcourse.tools.repository import ROOT
 
+
+def _name(test: str) -> str:
+    """The name of the one function in a test."""
+    (function,) = ast.parse(test).body
+    assert isinstance(function, ast.FunctionDef)
+    return function.name
+
+
 TESTS = {
-    f"{path.parent.name}: {ast.parse(test).body[0].name}": test
+    f"{path.parent.name}: {_name(test)}": test
     for path in sorted((ROOT / "solutions").glob("*/*.py"))
     for cell in path.read_text(encoding="utf-8").split("\n# %%")
     for test in (take_apart(cell.partition("\n")[2])[1] if "\n@judged" in cell else [])

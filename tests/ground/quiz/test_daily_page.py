@@ -186,5 +186,7 @@ def test_lessons_with_right_answers_alone_share_a_line(banks: Path) -> None:
     card("05_before", "type-number").answer(4, sure=3)
     card(example.LESSON, "pick-one").answer("A", sure=3)
     text = retrospective(language="en").text
-    assert "- Questions answered correctly: 05 Example 2, 08 Example 1\n\n### 07 Example\n\n#### Wrong answers\n" in text
+    assert (
+        "- Questions answered correctly: 05 Example 2, 08 Example 1\n\n### 07 Example\n\n#### Wrong answers\n" in text
+    )
     assert "### 05" not in text

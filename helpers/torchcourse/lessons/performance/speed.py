@@ -1,7 +1,7 @@
 """Is a function faster? Measured as a ratio, in one run, in pairs.
 
 Seconds say little about a function: they change with the machine, and with what else it does. A ratio of two times that
-were taken one right after the other says much more. Each pair gets inputs of its own, drawn anew, and each output of a
+were taken one right after the other says much more. Each pair gets new inputs of its own, and each output of a
 timed call is compared afterwards: so no work can be left out.
 """
 
@@ -48,7 +48,7 @@ def compare(
     Args:
         ours: the function whose speed is asked for.
         other: the one that it is compared with.
-        draw: number of the pair → the arguments of both. It is called anew for each function, and must return equal
+        draw: number of the pair → the arguments of both. It is called once for each function, and must return equal
             values for equal numbers.
         judge: output of `ours`, the arguments, output of `other`; raises where they differ.
         target: how many times as fast `ours` should be.

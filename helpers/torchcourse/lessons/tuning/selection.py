@@ -1,7 +1,7 @@
 """Choosing among many trials on few images: what the chosen one scores there, and what it scores on fresh images.
 
-The score used for choosing is too optimistic: among many settings that are about equal, the one whose mistakes happen to fall
-outside the validation images wins. Source: Cawley and Talbot, "On Overfitting in Model Selection and Subsequent
+The score used for choosing is too optimistic: among many settings that are about equal, the one whose mistakes happen
+to fall outside the validation images wins. Source: Cawley and Talbot, "On Overfitting in Model Selection and Subsequent
 Selection Bias in Performance Evaluation", JMLR 11, 2010, https://jmlr.org/papers/v11/cawley10a.html.
 
 What one split of the images shows may be its own luck. The table knows of each image whether each state of each setting

@@ -18,6 +18,7 @@ def hide_keys(source: str) -> str:
     for keyword in sorted(_keys(tree), key=lambda each: (each.lineno, each.col_offset), reverse=True):
         value = keyword.value
         assert isinstance(value, ast.Constant)
+        assert isinstance(value.value, str)
         key = f'key="{base64.b64encode(value.value.encode()).decode()}"'.encode()
         before = lines[keyword.lineno - 1][: keyword.col_offset]
         after = lines[(keyword.end_lineno or 0) - 1][keyword.end_col_offset :]

@@ -52,7 +52,7 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
     raise Wrong(
         "wrong_value",
         f"For {len(features)} rows your means differ by up to {(out - right).abs().max():.2g}. "
-        "Inputs are drawn anew for each call.",
+        "Each call gets new inputs.",
     )
 
 

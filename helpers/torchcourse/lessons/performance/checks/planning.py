@@ -159,7 +159,7 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         raise Wrong("no_graph", "The compiler recorded no graph at all: the function is left to Python as a whole.")
     if len(graphs) > 1:
         reasons = break_reasons(learner, inputs["above the limit"].clone(), 1.0)
-        why = f"The first break: {reasons[0]}." if reasons else "It was recorded anew for a different input."
+        why = f"The first break: {reasons[0]}." if reasons else "It was recorded again for a different input."
         raise Wrong("graph_break", f"The compiler made {len(graphs)} graphs of your function. {why}")
     return f"One graph of {graphs.sizes[0]} operations, and the right values on both sides of the limit."
 
