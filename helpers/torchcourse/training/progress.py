@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from torchcourse.bars import bar
+from torchcourse.progress_bars import bar
 from torchcourse.training.history import describe
 
 

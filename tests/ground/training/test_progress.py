@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from torchcourse.bars import TrialProgress
+from torchcourse.progress_bars import TrialProgress
 from torchcourse.training.progress import GentleStop, Progress
 
 ROW = {"epoch": 1, "step": 3, "loss": 0.123456, "val_accuracy": 0.5, "lr": 0.1, "seconds": 2.04}

@@ -22,12 +22,12 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from torchcourse.bars import TrialProgress
 from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
+from torchcourse.progress_bars import TrialProgress
 
 Direction = Literal["maximize", "minimize"]
 
