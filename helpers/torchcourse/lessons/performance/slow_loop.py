@@ -37,7 +37,7 @@ def train(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, held_out: Batch) -> float:
-    """Return which share of the held-out images the model names rightly; it is in evaluation mode afterwards."""
+    """Return which share of the held-out images the model names correctly; it is in evaluation mode afterwards."""
     model.eval()
     images, labels = held_out
     return (model(images).argmax(dim=1) == labels).double().mean().item()
