@@ -24,6 +24,7 @@ from torchcourse.quiz import outcome, predict, recall
 recall("09_performance")
 
 # %%
+import functools
 import inspect
 import json
 import time
@@ -35,6 +36,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from torchcourse import figures
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism.trace import (
     computing_and_sending,
@@ -51,7 +53,11 @@ from torchcourse.lessons.performance.roofline import (
     measure_layers,
     measure_machine,
 )
-from torchcourse.lessons.performance.roofline_picture import show_roofline
+from torchcourse.lessons.performance.roofline_picture import (
+    describe_dense,
+    draw_dense,
+    show_roofline,
+)
 from torchcourse.lessons.performance.speed import compare
 from torchcourse.lessons.performance.step_clock import StepClock
 from torchcourse.lessons.performance.step_clock_picture import show_parts
@@ -384,6 +390,19 @@ for batch in (1, 64):
         f"batch {batch:2}: {middle:5.1f} operations per byte in the middle, memory "
         f"limits {memory} of {len(linear)}"
     )
+
+# %% [markdown]
+# Play: from which batch on is a dense layer limited by computing on this machine? What do 2 bytes per number change, and
+# what does a narrow layer?
+
+# %%
+figures.explorer(
+    functools.partial(draw_dense, machine),
+    alt=functools.partial(describe_dense, machine),
+    batch=(1, 256, 8),
+    width=(32, 2048, 1024, 32),
+    bytes_per_number=[4, 2],
+)
 
 # %% [markdown]
 # ### Exercise 2 · A lower bound for a dense layer

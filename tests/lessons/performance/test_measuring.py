@@ -79,6 +79,14 @@ def test_bounds_lie_on_both_sides_of_the_ridge():
     assert len(roofline_picture.draw_roofline(machine, [slope, flat]).axes[0].lines) == 3
 
 
+def test_a_dense_layer_is_limited_by_memory_until_its_batch_is_large():
+    machine = roofline.Machine(peak=100.0, bandwidth=10.0)
+    assert roofline_picture.dense_intensity(1, 1000, 4) == pytest.approx(2e6 / (4 * 1.002e6))
+    said = [roofline_picture.describe_dense(machine, batch, 1024, 4) for batch in (8, 64)]
+    assert ["memory is the limit" in text for text in said] == [True, False]
+    assert len(roofline_picture.draw_dense(machine, 8, 1024, 4).axes[0].lines) == 3
+
+
 def test_operations_and_bytes_of_layers():
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5))
     points = {point.name: point for point in roofline.measure_layers(model, torch.randn(2, 3, 4, 4), rounds=1)}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, headline, new, show
+from torchcourse.figures import COLORS, canvas, headline, new, show
 from torchcourse.lessons.performance.roofline import Machine, Point
 
 
@@ -55,3 +55,33 @@ def _finding(machine: Machine, points: Sequence[Point]) -> str:
         f"{memory} of {len(points)} layers stand under the slope: below {machine.ridge:.1f} operations per byte, "
         "memory is the limit"
     )
+
+
+def draw_dense(machine: Machine, batch: int, width: int, bytes_per_number: int) -> Figure:
+    """Draw where a dense layer [width → width] stands under the roof, by formula, for a batch and a size of numbers."""
+    figure, axis = canvas(8.0, 3.4, left=0.9, right=0.2, bottom=0.6, top=0.5)
+    x = np.geomspace(0.1, 2000, 60)
+    axis.loglog(x, [machine.roof(value) / 1e9 for value in x], color=COLORS["black"])
+    intensity = dense_intensity(batch, width, bytes_per_number)
+    color = COLORS["orange" if intensity < machine.ridge else "blue"]
+    axis.loglog([intensity], [machine.roof(intensity) / 1e9], "o", color=color, markersize=9)
+    axis.axvline(machine.ridge, color=COLORS["gray"], linewidth=0.8, linestyle=":")
+    axis.set(xlabel="arithmetic intensity (operations per byte)", ylabel="possible speed\n(10⁹ operations per second)")
+    headline(figure, _dense_finding(machine, batch, width, bytes_per_number))
+    return figure
+
+
+def describe_dense(machine: Machine, batch: int, width: int, bytes_per_number: int) -> str:
+    """Say in words what `draw_dense` shows."""
+    return f"{_dense_finding(machine, batch, width, bytes_per_number)}. The roof bends at {machine.ridge:.1f}."
+
+
+def dense_intensity(batch: int, width: int, bytes_per_number: int) -> float:
+    """Return the operations per byte of a dense layer [width → width]: weights, inputs and outputs are moved once."""
+    return 2 * batch * width**2 / (bytes_per_number * (width**2 + 2 * batch * width))
+
+
+def _dense_finding(machine: Machine, batch: int, width: int, bytes_per_number: int) -> str:
+    intensity = dense_intensity(batch, width, bytes_per_number)
+    limit = "memory" if intensity < machine.ridge else "compute"
+    return f"{batch} samples, {width} → {width}: {intensity:.1f} operations per byte, {limit} is the limit"
