@@ -73,6 +73,12 @@ def test_bounds_and_intensities():
     assert mistakes("operations-per-byte") == close(again, operations / (4 * 1000 * 1000), 4 * intensity, rel=3e-3)
 
 
+def test_what_16_bits_gain_under_the_slope():
+    computing, moving = 30 / 8, 200 / 2
+    assert key("the-bound-in-16-bits") == max(computing, moving)
+    assert mistakes("the-bound-in-16-bits") == sorted([computing, 200 / 8, computing + moving])
+
+
 def test_which_layers_memory_limits():
     machine = Machine(peak=20.0, bandwidth=1.0)
     layers = [
