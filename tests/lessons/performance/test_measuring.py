@@ -8,7 +8,7 @@ from torch import nn
 
 from torchcourse.lessons.performance import graphs, roofline, roofline_picture, step_clock_picture
 from torchcourse.lessons.performance.speed import Comparison, compare
-from torchcourse.lessons.performance.step_clock import StepClock
+from torchcourse.lessons.performance.step_clock import StepClock, operations
 
 
 class Ticking:
@@ -54,6 +54,18 @@ def test_a_part_that_raises_is_counted():
     with pytest.raises(KeyError):
         fails()
     assert clock.seconds == {"forward": 1}
+
+
+def test_operations_come_in_the_order_of_their_own_time():
+    with torch.profiler.profile() as profiler:
+        for _ in range(3):
+            torch.randn(300, 300) @ torch.randn(300, 300)
+    head, first, *others = operations(profiler, rows=4).splitlines()
+    assert head.split()[0] == "operation"
+    assert len(others) == 3
+    own = [float(line.split()[-2]) for line in [first, *others]]
+    assert own == sorted(own, reverse=True)
+    assert any(line.split()[:2] == ["aten::mm", "3"] for line in [first, *others])
 
 
 def test_no_step_is_refused():
