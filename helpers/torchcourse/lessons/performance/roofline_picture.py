@@ -28,7 +28,7 @@ def draw_roofline(machine: Machine, points: Sequence[Point]) -> Figure:
             [point.speed / 1e9 for point in own],
             marker,
             color=color,
-            label=f"layers under the {'slope' if bound == 'memory' else 'flat part'}",
+            label=f"layers that {'memory' if bound == 'memory' else 'computing'} limits",
         )
     for number, point in enumerate(points, start=1):
         axis.annotate(
@@ -51,10 +51,7 @@ def describe_roofline(machine: Machine, points: Sequence[Point]) -> str:
 
 def _finding(machine: Machine, points: Sequence[Point]) -> str:
     memory = sum(point.bound(machine) == "memory" for point in points)
-    return (
-        f"{memory} of {len(points)} layers stand under the slope: below {machine.ridge:.1f} operations per byte, "
-        "memory is the limit"
-    )
+    return f"{memory} of {len(points)} layers do fewer than {machine.ridge:.1f} operations per byte: memory limits them"
 
 
 def draw_dense(machine: Machine, batch: int, width: int, bytes_per_number: int) -> Figure:
