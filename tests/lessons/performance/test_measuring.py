@@ -87,7 +87,8 @@ def test_bounds_lie_on_both_sides_of_the_ridge():
     slope, flat = roofline.Point("a", 50, 10, 1.0), roofline.Point("b", 2000, 10, 40.0)
     assert [point.bound(machine) for point in (slope, flat)] == ["memory", "compute"]
     assert [point.reached(machine) for point in (slope, flat)] == [1.0, 0.5]
-    assert "1 of 2 layers do fewer than 10.0 operations per byte" in roofline_picture.describe_roofline(machine, [slope, flat])
+    said = roofline_picture.describe_roofline(machine, [slope, flat])
+    assert "1 of 2 layers do fewer than 10.0 operations per byte" in said
     assert len(roofline_picture.draw_roofline(machine, [slope, flat]).axes[0].lines) == 3
 
 
