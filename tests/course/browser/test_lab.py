@@ -6,6 +6,9 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
+from torchcourse import journal
+from torchcourse.quiz import course_map, start_notebook
+
 WIDGET = """\
 import ipywidgets as widgets
 button, name, answer = widgets.Button(description="Greet"), widgets.Text(placeholder="your name"), widgets.Label()
@@ -68,3 +71,23 @@ def test_a_console_error_is_noticed(lab):
     notebook.run_all()
     with pytest.raises(AssertionError, match="broken"):
         notebook.assert_no_errors()
+
+
+def test_the_front_page_is_read_without_a_run_and_leads_to_the_next_cell(lab, monkeypatch):
+    monkeypatch.setenv("TORCHCOURSE_WORK", str(lab.folder))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(lab.log.parent / "JUPYTER_DATA_DIR"))  # whose notebooks it trusts
+    steps = [step for each in course_map.read_notebooks(lab.folder) for step in each.steps]
+    exercises = [step for step in steps if step.key[:2] == ("exercise", "01")]
+    for step, state in zip(exercises, ("right", "wrong"), strict=False):
+        journal.record("check", exercise=f"lesson01.{step.key[2]}", state=state)
+    assert start_notebook.main() == 0
+    notebook = lab.open("start.ipynb")
+    page = notebook.page
+    link = page.locator(".tc-continue a").first
+    expect(link).to_contain_text(f"exercise {exercises[1].key[2]}")
+    expect(page.locator(".tc-front table").first).to_be_visible()
+    notebook.screenshot("front-page")
+    link.click()
+    stub = page.locator(".jp-Cell").filter(has_text=f"def {exercises[1].key[2]}(").first
+    expect(stub).to_be_in_viewport()
+    notebook.assert_no_errors()
