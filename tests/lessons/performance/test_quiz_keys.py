@@ -97,12 +97,12 @@ def test_which_layers_memory_limits():
     assert limited == key("under-the-slope")
 
 
-def graphs_of(*lines: str) -> int:
+def graphs_of(*lines: str, **options: bool) -> int:
     """Return how many graphs a function with these lines in its middle has."""
     program = "\n    ".join(["def function(x, weights, norm, grad):", "x = torch.sin(x)", *lines])
     space = {"torch": torch}
     exec(f"{program}\n    return torch.cos(x) + torch.cos(grad)", space)
-    compiled, graphs = counted(space["function"])
+    compiled, graphs = counted(space["function"], **options)
     compiled(torch.ones(4, 4), [torch.eye(4)] * 3, torch.tensor(2.0), torch.ones(4))
     return len(graphs)
 
@@ -118,7 +118,9 @@ def test_what_makes_it_one_graph():
     with_item, mended, _ = (choice.text.en.split("`")[1] for choice in asked("one-graph-instead-of-two").choices)
     assert graphs_of(*broken) > 1
     assert graphs_of(with_item, broken[1]) > 1
+    assert graphs_of(*broken, dynamic=True) > 1
     assert graphs_of(mended) == 1
+    assert key("one-graph-instead-of-two") == "B"
     for norm in (torch.tensor(0.5), torch.tensor(3.0)):
         by_hand, ours = ({"norm": norm, "grad": torch.ones(2)} for _ in range(2))
         exec("\n".join(broken), by_hand)
