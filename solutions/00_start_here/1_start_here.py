@@ -283,8 +283,8 @@ figures.explorer(
 
 # %% exercise: my_share
 def my_share(indices: list[int], rank: int, world_size: int) -> list[int]:
-    """Return the part of `indices` that belongs to `rank`, one of 0 … world_size -
-    1.
+    """Return the part of `indices` that belongs to `rank`,
+    one of 0 … world_size - 1.
     """
     ### BEGIN SOLUTION
     return indices[rank::world_size]

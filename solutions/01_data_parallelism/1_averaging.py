@@ -133,8 +133,8 @@ images = images.double()  # 64 bits, so that rounding cannot hide a mistake
 
 
 def plain_cnn(seed=0):
-    """A small network in which every digit goes its own way: no BatchNorm, no
-    dropout.
+    """A small network in which every digit goes its own way:
+    no BatchNorm, no dropout.
     """
     torch.manual_seed(seed)
     layers = [
@@ -216,8 +216,8 @@ print(f"a gradient of {table.shape[1]:,} numbers for each of {table.shape[0]} di
 
 # %%
 def share_out(ranks, samples_on_rank_0, loss, order):
-    """The sizes of the parts, the gradient of each rank, and the gradient of the
-    whole batch.
+    """The sizes of the parts, the gradient of each rank,
+    and the gradient of the whole batch.
     """
     rows = table[labels[:samples].argsort()] if order == "sorted by digit" else table
     others = torch.arange(samples - samples_on_rank_0).tensor_split(ranks - 1)
@@ -360,8 +360,8 @@ def weights(model):
 
 
 def batch(number):
-    """Batch 0 to 9 of 64 digits, on this rank's device; then from the beginning
-    again.
+    """Batch 0 to 9 of 64 digits, on this rank's device;
+    then from the beginning again.
     """
     rows = slice(64 * (number % 10), 64 * (number % 10) + 64)
     return images[rows].to(device()), labels[rows].to(device())
@@ -490,8 +490,8 @@ predict(
 
 # %%
 def train_from_own_seed(copy_first, steps=40):
-    """Return for each step: the gap to rank 0's weights, the way from the start, the
-    loss.
+    """Return for each step: the gap to rank 0's weights,
+    the way from the start, the loss.
     """
     model = plain_cnn(seed=dist.get_rank()).to(device())
     if copy_first:
@@ -686,8 +686,8 @@ predict(
 
 # %%
 def plain_mean(reduction="mean", sizes=None, with_batch_norm=False):
-    """Distance and length of the ranks' plain mean, measured by the gradient of the
-    whole batch.
+    """Distance and length of the ranks' plain mean,
+    measured by the gradient of the whole batch.
     """
     model = plain_cnn()
     if with_batch_norm:
@@ -839,8 +839,8 @@ checked
 
 # %%
 def colleague(steps=60, sampler=None):
-    """Train on real digits; log the losses, the numbers of the samples used, and the
-    test accuracy.
+    """Train on real digits; log the losses, the numbers of the samples used,
+    and the test accuracy.
     """
     # one seed on all ranks: all start from the same weights
     model = plain_cnn(seed=0).float().to(device())

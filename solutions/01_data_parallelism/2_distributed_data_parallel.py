@@ -126,8 +126,8 @@ ring_picture()
 
 # %%
 def pass_right(outgoing, incoming):
-    """Send `outgoing` to the right neighbor while `incoming` is filled by the left
-    one.
+    """Send `outgoing` to the right neighbor while `incoming` is
+    filled by the left one.
     """
     rank, n = dist.get_rank(), dist.get_world_size()
     moves = [
@@ -311,8 +311,8 @@ images = images.double()  # 64 bits, so that rounding cannot hide a mistake
 
 
 def part_of(step):
-    """This rank's shard of batch 0 to 9, 64 digits each; then from the beginning
-    again.
+    """This rank's shard of batch 0 to 9, 64 digits each;
+    then from the beginning again.
     """
     rows = slice(64 * (step % 10), 64 * (step % 10) + 64)
     return [averaging.shard(tensor[rows]).to(device()) for tensor in (images, labels)]
@@ -320,8 +320,8 @@ def part_of(step):
 
 # %%
 def train(prepare, steps=12):
-    """Train on this rank's shards; return all weights after each step, one row per
-    step.
+    """Train on this rank's shards; return all weights after each step,
+    one row per step.
     """
     torch.manual_seed(dist.get_rank())  # every rank is born with weights of its own
     model, after_backward = prepare(Digits().double().to(device()))

@@ -283,8 +283,8 @@ outcome(
 
 # %% exercise: mean_shard
 def mean_shard(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return this rank's shard of the mean of all ranks' gradients. All ranks call
-    it.
+    """Return this rank's shard of the mean of all ranks' gradients.
+    All ranks call it.
     """
     world_size = dist.get_world_size()
     parts = flat_shards.flatten(gradients, world_size).chunk(world_size)
@@ -485,8 +485,8 @@ def clip_own(shards, max_norm):
 
 
 def clipped_step(clip, way="by hand", max_norm=0.02):
-    """Take one step of SGD with clipping; return the norm that `clip` reports, and
-    all weights.
+    """Take one step of SGD with clipping; return the norm that `clip` reports,
+    and all weights.
     """
     model = make_model()
     parameters, weights, _ = wrapped(way, model)

@@ -512,8 +512,8 @@ outcome(
 
 # %% exercise: one_f_one_b_order
 def one_f_one_b_order(rank: int, ranks: int, micro_batches: int) -> list[str]:
-    """The order of 1F1B for one rank, as entries like "F0" and "B0": pass and
-    micro-batch.
+    """The order of 1F1B for one rank, as entries like "F0" and "B0":
+    pass and micro-batch.
     """
     ### BEGIN SOLUTION
     warm_up = min(ranks - 1 - rank, micro_batches)
@@ -664,8 +664,8 @@ def second_rank(stage, targets, between):
 
 # %%
 def colleagues_step(stage, inputs, targets, between):
-    """One step of a model in two halves; `inputs` and `targets` are lists of
-    micro-batches.
+    """One step of a model in two halves;
+    `inputs` and `targets` are lists of micro-batches.
     """
     if dist.get_rank() == 1:
         return second_rank(stage, targets, between)

@@ -831,8 +831,8 @@ checked
 
 # %%
 def on_a_mesh(average_over="data"):
-    """One step on a mesh of 2 × 2; this rank's groups, and the gradients, put
-    together.
+    """One step on a mesh of 2 × 2; this rank's groups,
+    and the gradients, put together.
     """
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
     groups = {name: mesh[name].get_group() for name in ("data", "tensor")}

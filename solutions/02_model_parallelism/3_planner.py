@@ -835,8 +835,8 @@ outcome(
 
 # %% exercise: repaired
 def repaired(model: Model, cluster: Cluster, layout: Layout) -> Layout:
-    """Return a layout for the same batch on the same GPUs that fits and does not
-    crawl.
+    """Return a layout for the same batch on the same GPUs that
+    fits and does not crawl.
     """
     ### BEGIN SOLUTION
     tensor = min(layout.tensor, cluster.gpus_per_node)
@@ -941,8 +941,8 @@ def shortest(call, repeats):
 
 
 def measure_speeds():
-    """FLOP/s of a matrix product, bytes/s of memory, and the constants of an
-    all-reduce.
+    """FLOP/s of a matrix product, bytes/s of memory,
+    and the constants of an all-reduce.
     """
     size = 4096 if device().type == "cuda" else 512
     square, block = (

@@ -240,8 +240,8 @@ outcome(
 
 # %% exercise: random_search
 def search_randomly(objective, trials: int, generator: np.random.Generator) -> dict:
-    """Try random settings, dictionaries of lr, weight_decay and width; return the
-    best one.
+    """Try random settings, dictionaries of lr,
+    weight_decay and width; return the best one.
     """
     ### BEGIN SOLUTION
     tried = []
@@ -557,8 +557,8 @@ for epochs in (1, 3):
 
 # %%
 def flattering(ours, theirs, budget, seeds):
-    """Compare two methods; each returns validation and test accuracies of its
-    trials.
+    """Compare two methods; each returns validation and test
+    accuracies of its trials.
     """
     best = max(test.max() for val, test in (ours(budget, seed) for seed in seeds))
     others = [theirs(budget // 2, seed) for seed in seeds]
@@ -607,8 +607,8 @@ print(f"random search beats random search by {same:.1f} points")
 
 # %% exercise: report
 def report(ours, theirs, budget: int, seeds) -> tuple[float, float]:
-    """Return the mean difference of the two methods and half the width of its 95%
-    interval.
+    """Return the mean difference of the two methods and half the
+    width of its 95% interval.
     """
     ### BEGIN SOLUTION
     gaps = []
@@ -855,8 +855,8 @@ for setting in [
 
 # %%
 def search_shared(settings, epochs):
-    """Train every n-th setting on each of n ranks; return (place, accuracy) of this
-    rank's settings.
+    """Train every n-th setting on each of n ranks;
+    return (place, accuracy) of this rank's settings.
     """
     torch.set_num_threads(1)
     rank, ranks = (

@@ -368,8 +368,8 @@ outcome(
 
 # %%
 def smooth(values, weight):
-    """Exponential average whose first value is not pulled toward 0, as TensorBoard
-    does it.
+    """Exponential average whose first value is not pulled toward 0,
+    as TensorBoard does it.
     """
     average, smoothed = 0.0, []
     for count, value in enumerate(values, start=1):

@@ -408,8 +408,8 @@ longer = {
 
 # %%
 def growth(run):
-    """How many times wider the weights of the first and of the last layer are at the
-    end.
+    """How many times wider the weights of the first and of the
+    last layer are at the end.
     """
     tags = [
         tag
@@ -596,8 +596,8 @@ images, labels = mnist()[:200]
 
 
 def gradients_at_start(scale, hidden_layers, seed=0):
-    """The root mean square gradient of each hidden layer's weights, before any
-    training.
+    """The root mean square gradient of each hidden layer's weights,
+    before any training.
     """
     torch.manual_seed(seed)
     model = sick_runs.build(sick_runs.Recipe(depth=hidden_layers, scale=scale))
@@ -653,8 +653,8 @@ checked
 
 # %%
 def at_start(scale, hidden_layers):
-    """Scales around the chosen one, their measured factors for the first layer, and
-    the law's.
+    """Scales around the chosen one, their measured factors for the first layer,
+    and the law's.
     """
     scales = sorted({0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, scale})
     reference = gradients_at_start(1.0, hidden_layers)[0]

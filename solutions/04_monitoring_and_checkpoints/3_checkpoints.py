@@ -528,8 +528,8 @@ figures.show(
 
 # %% exercise: noisy_image
 def noisy_image(image: torch.Tensor, seed: int, epoch: int, index: int) -> torch.Tensor:
-    """Return a new image: this one with noise that is always the same for the same
-    three numbers.
+    """Return a new image: this one with noise that is always the
+    same for the same three numbers.
     """
     ### BEGIN SOLUTION
     generator = torch.Generator().manual_seed(hash((seed, epoch, index)))

@@ -415,8 +415,8 @@ figures.show(
 
 # %% exercise: evaluate
 def evaluate(model: nn.Module, batches: list) -> float:
-    """Return the accuracy (0 to 1) over all samples of all batches of (images,
-    labels).
+    """Return the accuracy (0 to 1) over all samples of all batches
+    of (images, labels).
     """
     model.eval()
     ### BEGIN SOLUTION

@@ -260,8 +260,8 @@ arrays.clear()
 def mean_loss(
     model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> float:
-    """Return the mean cross-entropy over all samples of all batches, as a Python
-    number.
+    """Return the mean cross-entropy over all samples of all batches,
+    as a Python number.
     """
     was_training = model.training
     ### BEGIN SOLUTION

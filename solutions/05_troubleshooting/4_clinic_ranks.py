@@ -160,8 +160,8 @@ clinic.hints("good_only_in_crowds")
 
 # %% repair: good_only_in_crowds
 def standardize(pixels, mean, std):
-    """Shift and scale scans [N, 784] by a mean for each pixel and one standard
-    deviation.
+    """Shift and scale scans [N, 784] by a mean for each pixel and
+    one standard deviation.
     """
     return (pixels - mean) / std
 
@@ -348,8 +348,8 @@ def record_loader(path, seed):
 
 # %% repair: augmentation_adds_nothing
 class JitteredDigits(Dataset):
-    """Images [N, 1, 28, 28], each multiplied by a random brightness between 0.5 and
-    1.5.
+    """Images [N, 1, 28, 28], each multiplied by a random
+    brightness between 0.5 and 1.5.
     """
 
     def __init__(self, images, labels, seed):

@@ -517,8 +517,8 @@ checked
 
 # %%
 class Speaker(nn.Module):
-    """Who speaks: a GRU in both directions over the steps, and a layer on its two
-    last states.
+    """Who speaks: a GRU in both directions over the steps,
+    and a layer on its two last states.
     """
 
     def __init__(self, packed):

@@ -233,8 +233,8 @@ outcome(
 
 # %% exercise: freeze_body
 def freeze_body(model: Classifier) -> None:
-    """Keep `model.body` as it is, through any number of `model.train()` and
-    optimizer steps.
+    """Keep `model.body` as it is,
+    through any number of `model.train()` and optimizer steps.
     """
     ### BEGIN SOLUTION
     model.body.requires_grad_(False)
@@ -358,8 +358,8 @@ outcome(
 
 # %% exercise: two_rates
 def two_rates(model: Classifier, body_rate: float, head_rate: float) -> list[dict]:
-    """Return parameter groups: the body's parameters at one rate, the head's at
-    another.
+    """Return parameter groups: the body's parameters at one rate,
+    the head's at another.
     """
     ### BEGIN SOLUTION
     groups = {
@@ -533,8 +533,8 @@ figures.show(
 
 # %% exercise: prepare
 def prepare(pixels: torch.Tensor) -> torch.Tensor:
-    """Return digits [N, 1, 12, 12] from 0 to 16 as the network was trained: [N, 1,
-    28, 28].
+    """Return digits [N, 1, 12, 12] from 0 to 16 as the network was trained:
+    [N, 1, 28, 28].
     """
     pixels = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
     ### BEGIN SOLUTION

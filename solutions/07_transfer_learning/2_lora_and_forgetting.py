@@ -766,8 +766,8 @@ images, labels = new.train[:80]
 
 
 def batch():
-    """This rank's part of 80 images, in 64 bits, so that rounding cannot hide
-    anything.
+    """This rank's part of 80 images, in 64 bits,
+    so that rounding cannot hide anything.
     """
     mine = slice(dist.get_rank(), None, dist.get_world_size())
     return images[mine].double().to(device()), labels[mine].to(device())

@@ -120,7 +120,8 @@ share, times = (
 )
 outcome(
     "09-1.parts",
-    f"{longest}: {share:.0%} of a step of {sum(parts.values()):.1f} ms. Backward took {times:.1f} times as long as forward.",
+    f"{longest}: {share:.0%} of a step of {sum(parts.values()):.1f} ms. Backward "
+    f"took {times:.1f} times as long as forward.",
     right=longest,
 )
 
@@ -272,14 +273,17 @@ in_collectives = [
 ]
 rank_0_waits = in_collectives[0] > in_collectives[1] + 10
 why = (
-    "Rank 0 sends its first bucket, and waits inside the collective until rank 1 has come: a bar ends when the result "
+    "Rank 0 sends its first bucket, and waits inside the collective until rank 1 has "
+    "come: a bar ends when the result "
     "is there."
     if rank_0_waits
-    else "This time rank 0 was held up as well, by something else on this machine. Run the two cells above again."
+    else "This time rank 0 was held up as well, by something else on this machine. "
+    "Run the two cells above again."
 )
 outcome(
     "09-1.waiting",
-    f"Rank 0 spent {in_collectives[0]:.0f} ms in collectives, rank 1 {in_collectives[1]:.0f} ms. {why}",
+    f"Rank 0 spent {in_collectives[0]:.0f} ms in collectives, rank 1 "
+    f"{in_collectives[1]:.0f} ms. {why}",
     right="in its collectives, as a long all-reduce" if rank_0_waits else None,
 )
 

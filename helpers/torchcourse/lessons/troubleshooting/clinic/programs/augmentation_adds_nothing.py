@@ -10,8 +10,8 @@ from torchcourse.models import mlp
 
 
 class JitteredDigits(Dataset):
-    """Images [N, 1, 28, 28], each multiplied by a random brightness between 0.5 and
-    1.5.
+    """Images [N, 1, 28, 28], each multiplied by a random
+    brightness between 0.5 and 1.5.
     """
 
     def __init__(self, images, labels, seed):

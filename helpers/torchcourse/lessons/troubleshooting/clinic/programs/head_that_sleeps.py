@@ -38,8 +38,8 @@ def make_optimizer(model, lr):
 
 
 def pretrain(model, images, labels, steps=60):
-    """Stands for the weights that come from elsewhere: the backbone learns the ten
-    digits.
+    """Stands for the weights that come from elsewhere:
+    the backbone learns the ten digits.
     """
     digits = nn.Sequential(model.backbone, nn.Linear(model.head.in_features, 10))
     optimizer = torch.optim.Adam(digits.parameters(), lr=3e-3)

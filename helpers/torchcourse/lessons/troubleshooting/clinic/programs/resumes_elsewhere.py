@@ -48,8 +48,8 @@ def new_run(seed=0, lr=0.05):
 
 
 def batches(seed=0, size=16, cut=None):
-    """Return the function that gives the batch of a step; the power goes at step
-    `cut`.
+    """Return the function that gives the batch of a step;
+    the power goes at step `cut`.
     """
     images, labels = mnist()[:1000]
 
