@@ -192,7 +192,7 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, s
 
 
 def test_without_namespaces_a_cell_runs_with_limits_and_leaves_nothing(warm, monkeypatch):
-    monkeypatch.setattr(warm, "isolated", False)
+    monkeypatch.setattr(warm, "kind", "limits")
     program = "import os\nopen('note', 'w').write('x')\n__import__('subprocess').Popen(['sleep', '4321'])\nos.getcwd()"
     with Box(warm) as box:
         folder = Path(text(box.run(program, 5, 20)).strip("'"))

@@ -83,7 +83,11 @@ class Warm:
         self.reason: str = said["reason"]
         allowed = {"namespaces": said["isolated"], "bubblewrap": "bubblewrap" in kinds and bubblewrap.is_possible()}
         self.kind: Kind = next((kind for kind in kinds if allowed.get(kind)), "limits")
-        self.isolated = self.kind != "limits"
+
+    @property
+    def isolated(self) -> bool:
+        """Whether cells run apart from the machine, and not under limits alone."""
+        return self.kind != "limits"
 
     def fork(self, request: dict[str, Any]) -> tuple[psutil.Process, socket.socket]:
         """Start a sandbox; return its process and the grader's end of its channel."""
