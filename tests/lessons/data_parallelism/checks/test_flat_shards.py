@@ -101,6 +101,7 @@ def zeros_in_front(tensors, rank, ranks):
         (lambda t, r, n: flat_shards.flatten(t, n).view(n, -1)[r : r + 1].clone(), "shape"),
         (lambda t, r, n: flat_shards.flatten(t, n).chunk(n), "wrong_type"),
         (lambda t, r, n: cut(flat_of(t).float(), r, n), "dtype"),
+        (lambda t, r, n: cut(torch.cat([flat_of(t), torch.zeros(-flat_of(t).numel() % n)]), r, n), "dtype"),
         (changes_the_parameters, "inputs_changed"),
         (lambda t, r, n: None, "nothing_returned"),
         (lambda t, r, n: cut(flat_of(t), r, n) * 2, "wrong_value"),

@@ -69,6 +69,13 @@ def first_to_last(open_shard, old_ranks, length, rank, ranks):
     return F.pad(opened[: stop - start], (0, new - stop + start))
 
 
+def zeros_without_a_type(open_shard, old_ranks, length, rank, ranks):
+    new = lengths(old_ranks, length, ranks)[1]
+    if rank * new >= length:
+        return torch.zeros(new)
+    return first_to_last(open_shard, old_ranks, length, rank, ranks)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -134,6 +141,7 @@ def fresh(unit, rank, ranks):
         (one_file, "one_file_only"),
         (without_the_offset, "wrong_place"),
         (lambda o, s, length, r, n: fresh(all_of(o, s)[:length], r, n).float(), "dtype"),
+        (zeros_without_a_type, "dtype"),
         (lambda o, s, length, r, n: fresh(all_of(o, s)[:length], r, n)[None], "shape"),
         (lambda o, s, length, r, n: fresh(all_of(o, s)[:length], r, n).tolist(), "wrong_type"),
         (lambda o, s, length, r, n: None, "nothing_returned"),

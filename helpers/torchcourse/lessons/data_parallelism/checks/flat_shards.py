@@ -14,7 +14,7 @@ from torchcourse.ranks.who import device
 
 Tensors = list[torch.Tensor]
 
-_UNITS = (([(2, 2), (4,), (2,)], 3), ([(3, 3), (1,)], 4), ([(2, 3), (2,)], 2), ([(3,)], 5), ([(2, 2)], 1))
+_UNITS = (([(2, 2), (4,), (2,)], 3), ([(3, 3), (1,)], 4), ([(2, 3), (2,)], 2), ([(2, 2)], 1), ([(3,)], 5))
 """Shapes of the tensors of a unit, and ranks: lengths that N divides and others, also fewer numbers than ranks."""
 
 
@@ -22,7 +22,8 @@ _UNITS = (([(2, 2), (4,), (2,)], 3), ([(3, 3), (1,)], 4), ([(2, 3), (2,)], 2), (
 def own_shard(learner: Callable[[Tensors, int, int], Any]) -> str:
     """Compare the shards of all ranks with the flat tensor, cut, for five units."""
     for shapes, world_size in _UNITS:
-        tensors = _numbered(shapes)
+        # the last unit has a type that zeros made without a type would widen
+        tensors = _numbered(shapes, torch.bfloat16 if world_size == _UNITS[-1][1] else torch.float64)
         where = f"Shapes {', '.join(map(str, shapes))} on {world_size} rank{'s' if world_size > 1 else ''}: "
         found = []
         for rank in range(world_size):
@@ -34,10 +35,10 @@ def own_shard(learner: Callable[[Tensors, int, int], Any]) -> str:
     return "Equal shards that put the unit together again, with zeros at the end only: checked for five units."
 
 
-def _numbered(shapes: Sequence[tuple[int, ...]]) -> Tensors:
-    """Tensors that hold 1, 2, 3 … in float64. The first of two dimensions lies transposed in memory."""
+def _numbered(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensors:
+    """Tensors of this type that hold 1, 2, 3 … The first of two dimensions lies transposed in memory."""
     lengths = [torch.Size(shape).numel() for shape in shapes]
-    pieces = torch.arange(1.0, sum(lengths) + 1, dtype=torch.float64).split(lengths)
+    pieces = torch.arange(1.0, sum(lengths) + 1).to(dtype).split(lengths)
     tensors = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
     return [tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for tensor in tensors]
 
@@ -54,8 +55,9 @@ def _judge_shards(found: list[Any], tensors: Tensors, world_size: int, where: st
             raise Wrong("shape", f"{where}return a flat tensor [{each}]. You return the shape {list(shard.shape)}.")
     if not same(found, right):
         _refuse_shards(found, tensors, flat, world_size, where)
-    if found[0].dtype != flat.dtype:
-        raise Wrong("dtype", f"The parameters are {flat.dtype}, and your shard is {found[0].dtype}. Keep their type.")
+    for shard in found:
+        if shard.dtype != flat.dtype:
+            raise Wrong("dtype", f"The parameters are {flat.dtype}, and your shard is {shard.dtype}. Keep their type.")
     if any(shard.untyped_storage().nbytes() > each * flat.element_size() for shard in found):
         raise Wrong(
             "keeps_the_whole",

@@ -72,8 +72,12 @@ def _judge_values(found: list[Any], unit: torch.Tensor, saved: Tensors, world_si
             raise Wrong("shape", f"{where}return a flat tensor. Rank {rank} returns the shape {list(shard.shape)}.")
     if not same(found, right):
         _refuse_values(found, right, unit, saved, where)
-    if found[0].dtype != unit.dtype:
-        raise Wrong("dtype", f"The saved shards are {unit.dtype}, and yours is {found[0].dtype}. Keep their type.")
+    for rank, shard in enumerate(found):
+        if shard.dtype != unit.dtype:
+            raise Wrong(
+                "dtype",
+                f"{where}the saved shards are {unit.dtype}, and that of rank {rank} is {shard.dtype}. Keep their type.",
+            )
 
 
 def _refuse_values(found: Tensors, right: Tensors, unit: torch.Tensor, saved: Tensors, where: str) -> None:
