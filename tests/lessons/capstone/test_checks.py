@@ -20,6 +20,8 @@ from torchcourse.checks import Wrong
 from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.lessons.capstone.checks import milestones as check
 from torchcourse.lessons.capstone.checks import search, training
+from torchcourse.lessons.capstone.checks.page import interval
+from torchcourse.lessons.datasets.folder import read_image
 from torchcourse.training import Monitor
 from verdicts import accepted, refused, todo
 
@@ -86,6 +88,14 @@ def lost(folder, part):
     return data
 
 
+def framed(folder, part):
+    """The pictures in their own size, in a frame."""
+    data = right.open_part(folder, part)
+    pictures = [F.pad(1 - read_image(folder / file), (4, 4, 4, 4)) for file in data.files]
+    data.__class__ = type("Framed", (right.Lazy,), {"__getitem__": lambda self, i: (pictures[i], self.labels[i])})
+    return data
+
+
 DATASETS = {
     "leak": by_picture,
     "same_file": drawn_again,
@@ -99,6 +109,7 @@ DATASETS = {
     "scaling": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] * 0.3, self.labels[i])),
     "label": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0], self.labels[i - 1])),
     "shape": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0][0], self.labels[i])),
+    "border": framed,
     "wrong_picture": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i - 1)[0], self.labels[i])),
 }
 
@@ -305,6 +316,7 @@ INTERVALS = {
     "not_student": lambda new, old: 1.96 * se(new.mean(0) - old),
     "unpaired": lambda new, old: t95(len(old) - 1) * np.hypot(se(new.mean(0)), se(old)),
     "over_all": lambda new, old: t95(new.size - 1) * se((new - old).flatten()),
+    "divided_by_n": lambda new, old: t95(len(old) - 1) * se(new.mean(0) - old) * np.sqrt(1 - 1 / len(old)),
     "no_interval": lambda new, old: 0.01,
 }
 
@@ -312,6 +324,13 @@ INTERVALS = {
 @pytest.mark.parametrize("symptom", INTERVALS)
 def test_wrong_intervals(symptom):
     refused(check.report(with_interval(INTERVALS[symptom])), symptom)
+
+
+def whole_points(measured, page):
+    with_interval(lambda new, old: 0.0)(measured, page)
+    _, low, high = interval(measured)
+    mean = 100 * (np.mean(measured.tuned) - np.mean(measured.present))
+    page.write_text(page.read_text().replace(f"({mean:.2f} to {mean:.2f}", f"({low:.0f} to {high:.0f}"))
 
 
 def edited(old, new):
@@ -325,6 +344,7 @@ def edited(old, new):
 @pytest.mark.parametrize(
     ("write", "symptom"),
     [
+        (whole_points, "whole_points"),
         (edited("data:image/png;base64,", "plot.png?"), "not_alone"),
         (edited(' alt="Accuracy of both readers on each card"', ""), "no_alt"),
         (edited("<html>", "<html><img>"), "two_plots"),

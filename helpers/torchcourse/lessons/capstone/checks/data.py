@@ -103,12 +103,31 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
         if int(label) != int(rows[file]["label"]):
             raise Wrong("label", f"{file} shows a {rows[file]['label']}, and your dataset says {int(label)}.")
         if part == "val":  # what is trained on may be augmented
-            _judge_pixels(image, MNIST_SCALING(1 - read_image(folder / file)[None], 1)[0], file)
+            picture = read_image(folder / file)
+            _refuse_border(image, picture)
+            _judge_pixels(image, MNIST_SCALING(1 - picture[None], 1)[0], file)
+
+
+def _refuse_border(image: torch.Tensor, picture: torch.Tensor) -> None:
+    """Raise where the picture was put into a frame or a corner: ink or paper, in whatever scaling."""
+    side = picture.shape[-1]
+    for top in range(image.shape[-1] - side + 1):
+        inner = image[:, top : top + side, top : top + side]
+        if abs(_likeness(inner, picture)) > 0.99:
+            raise Wrong(
+                "border",
+                f"You keep the picture's {side} × {side} pixels, and a border fills the rest. The backbone knows "
+                "larger digits: enlarge the picture itself, to 28 × 28.",
+            )
+
+
+def _likeness(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1].item()
 
 
 def _judge_pixels(image: torch.Tensor, right: torch.Tensor, file: str) -> None:
     """Any way of making the picture larger will do, so only likeness, brightness and contrast are compared."""
-    likeness = torch.corrcoef(torch.stack([image.flatten(), right.flatten()]))[0, 1].item()
+    likeness = _likeness(image, right)
     if likeness < -0.5:
         raise Wrong(
             "paper_and_ink",

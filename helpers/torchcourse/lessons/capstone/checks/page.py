@@ -117,6 +117,8 @@ def _judge_interval(text: str, measured: Measured) -> None:
             f"The page does not say by how many percentage points the tuned reader is above the present one: "
             f"{mean:.1f} with the numbers of this check, to a tenth of a point, as the mean over seeds and cards.",
         )
+    if all(_has(found, float(round(value))) for value in (low, high)):
+        raise Wrong("whole_points", "Your interval is rounded to whole points. Give its ends to a tenth of a point.")
     raise Wrong(
         "no_interval",
         f"The page has the gain, {mean:.1f} points, but not the two ends of its 95% interval, to a tenth of a point. "
@@ -146,6 +148,11 @@ def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], 
         "not_student": (
             ends(1.96 * error),
             f"1.96 standard errors are for very many cards. How many are they for {cards}? Lesson 03 has the t.",
+        ),
+        "divided_by_n": (
+            ends(t95(cards - 1) * error * math.sqrt(1 - 1 / cards)),
+            f"Your deviation divides by {cards}, the number of cards. That of a sample divides by one less: `ddof=1` "
+            "in NumPy.",
         ),
         "unpaired": (ends(t95(cards - 1) * apart), unpaired),
         "over_all": (
