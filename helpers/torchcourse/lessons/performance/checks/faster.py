@@ -28,18 +28,17 @@ def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tenso
             raise Wrong(
                 "inputs_changed", "Your function changed a tensor that it was given. The caller still needs it."
             )
+    features, labels, classes = drawn(9, 9)
+    _judge_type(learner(features.float(), labels, classes), torch.float32)
     comparison = compare(learner, class_means_loop, lambda pair: drawn(1000 + pair), _judge_means, FASTER_MEANS)
-    _refuse_slow(
-        comparison, FASTER_MEANS, "A loop over rows in Python is what costs. Which operations add up by label?"
-    )
-    return f"The same values, {comparison}."
+    hint = "A loop over rows in Python is what costs. Which operations add up by label?"
+    return f"The same values, {judged_speed(comparison, FASTER_MEANS, hint)}."
 
 
 def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> None:
     features, labels, classes = arguments
     out = tensor_of(out, right.shape, f"The result has one row per class: {list(right.shape)}.")
-    if out.dtype != right.dtype:
-        raise Wrong("dtype", f"The features are {right.dtype}, and your means are {out.dtype}. Keep their type.")
+    _judge_type(out, right.dtype)
     if same(out, right, tolerance=1e-8):
         return
     counts = torch.bincount(labels, minlength=classes).to(right.dtype)
@@ -54,6 +53,13 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
         f"For {len(features)} rows your means differ by up to {(out - right).abs().max():.2g}. "
         "Each call gets new inputs.",
     )
+
+
+def _judge_type(out: torch.Tensor, dtype: torch.dtype) -> None:
+    if type(out) is not torch.Tensor:  # a subclass may put its work off until the clock has stopped
+        raise Wrong("wrong_type", f"Return a plain tensor. Yours is a {type(out).__name__}.")
+    if out.dtype != dtype:
+        raise Wrong("dtype", f"The features are {dtype}, and your means are {out.dtype}. Keep their type.")
 
 
 @check
@@ -71,8 +77,8 @@ def quick_loop(learner: Callable[..., dict[str, Any]]) -> str:
         pairs=5,
         most=25,
     )
-    _refuse_slow(comparison, FASTER_LOOP, "What does your loop still do in every step, and the report never shows?")
-    return f"The same report and weights, {comparison}."
+    hint = "What does your loop still do in every step, and the report never shows?"
+    return f"The same report and weights, {judged_speed(comparison, FASTER_LOOP, hint)}."
 
 
 class _Counter:
@@ -130,10 +136,19 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
         raise Wrong("no_copy", 'report["weights"] is no copy: further training would change it.')
 
 
-def _refuse_slow(comparison: Comparison, target: float, hint: str) -> None:
-    if comparison.middle < target:
+def judged_speed(comparison: Comparison, target: float, hint: str) -> str:
+    """Return the measured speed in words. Where noise hides on which side of the target it is, it counts as reached.
+
+    Raises:
+        Wrong: "too_slow" where the middle half of the pairs is below the target.
+    """
+    low, high = comparison.quarters
+    if high < target:
         raise Wrong(
             "too_slow",
             f"The values are right. Measured in turn with the given function, yours is {comparison}; asked are "
             f"{target:g} times. {hint}",
         )
+    if low < target:
+        return f"{comparison}; this machine is too busy to decide on {target:g} times, so it counts as reached"
+    return str(comparison)

@@ -21,6 +21,7 @@ _TRACES: list[tuple[Intervals, Intervals, float]] = [
     ([(0, 4), (6, 9)], [(1, 2), (3, 7), (8, 12)], 5),
     ([], [(1, 3), (5, 6)], 3),
     ([(0, 5)], [], 0),
+    ([(0.5, 4.5)], [(2, 7)], 2.5),
 ]
 
 
@@ -41,6 +42,10 @@ def exposed(learner: Callable[[Intervals, Intervals], float]) -> str:
         if abs(value - right) < 1e-9:
             continue
         known = {
+            "swapped": (
+                busy - (whole - right),
+                "you counted computing without sending. Asked is sending without computing.",
+            ),
             "all_sending": (whole, "you counted all the time of sending. What runs beside computing costs nothing."),
             "covered": (whole - right, "you counted what is covered. Asked is what is left: nothing is computed then."),
             "after_the_last": (
@@ -69,7 +74,8 @@ def linear_seconds(learner: Callable[[int, int, int, int, float, float], float])
     """Compare with the roofline of a linear layer: one sample and many, 2 and 4 bytes per number, both bounds."""
     returned = [learner(*case, _BANDWIDTH) for case in _LAYERS]
     values = [_one_number(value, "The function returns seconds, one number.") for value in returned]
-    right = AnyOf((_bounds(), _bounds(bias=True)))
+    # n products need n - 1 additions, and the bias one more: whoever counts exactly is right, too.
+    right = AnyOf(tuple(_bounds(bias=bias, extra=extra) for bias in (False, True) for extra in (0, -1, 1)))
     if any(same(values, one, tolerance=1e-6) for one in right):
         return f"{len(_LAYERS)} layers: both bounds, 2 and 4 bytes per number."
     # A mistake is one that explains the values of all layers at once.
@@ -80,13 +86,20 @@ def linear_seconds(learner: Callable[[int, int, int, int, float, float], float])
     batch, inputs, outputs, width, _ = _LAYERS[place]
     raise Wrong(
         "wrong_value",
-        f"{batch} × {inputs} → {outputs}, {width} bytes per number: at least {right[0][place]:.3g} s. Your function "
-        f"returned {values[place]:.3g}.",
+        f"{batch} × {inputs} → {outputs}, {width} bytes per number: at least {right[0][place]:.4g} s. Your function "
+        f"returned {values[place]:.4g}.",
     )
 
 
 # Samples, inputs, outputs, bytes per number, peak. The bandwidth is that of a slow machine, so that no time is near 0.
-_LAYERS = [(64, 256, 512, 4, 1e12), (2048, 512, 512, 4, 1e9), (1, 4096, 512, 2, 1e9), (512, 512, 1024, 2, 1e9)]
+# In the last, even one sample takes longer to compute than the bytes take to move.
+_LAYERS = [
+    (64, 256, 512, 4, 1e12),
+    (2048, 512, 512, 4, 1e9),
+    (1, 4096, 512, 2, 1e9),
+    (512, 512, 1024, 2, 1e9),
+    (3, 512, 512, 2, 1e7),
+]
 _BANDWIDTH = 5e7
 
 _MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
@@ -97,6 +110,14 @@ _MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "the_shorter": ({"take": min}, "You took the shorter time. The layer is not done before both are done."),
     "compute_only": ({"take": lambda compute, move: compute}, "You left out the time to move the bytes."),
     "memory_only": ({"take": lambda compute, move: move}, "You left out the time to compute."),
+    "one_sample": (
+        {"one_sample": True},
+        "You counted the operations of one sample. Each sample of the batch has its own.",
+    ),
+    "rates_swapped": (
+        {"swapped": True},
+        "The two rates are swapped: `peak` is in operations per second, `bandwidth` in bytes per second.",
+    ),
     "one_per_product": (
         {"flop": 1},
         "A multiplication and an addition are two operations for each weight and sample.",
@@ -126,6 +147,9 @@ def _bounds(
     scale: float = 1,
     take: Callable[[float, float], float] = max,
     bias: bool = False,
+    extra: int = 0,
+    one_sample: bool = False,
+    swapped: bool = False,
 ) -> list[float]:
     """Return the bound of each layer; the arguments say what a mistake does differently."""
     bounds = []
@@ -133,7 +157,9 @@ def _bounds(
         times = batch if per_sample else 1
         moved = weights * times * (inputs + bias) * outputs + given * batch * inputs + out * batch * outputs
         in_bytes = moved * (width if fixed_width is None else fixed_width)
-        bounds.append(scale * take(flop * batch * inputs * outputs / peak, in_bytes / _BANDWIDTH))
+        operations = (flop * inputs + extra) * (1 if one_sample else batch) * outputs
+        computing, moving = (_BANDWIDTH, peak) if swapped else (peak, _BANDWIDTH)
+        bounds.append(scale * take(operations / computing, in_bytes / moving))
     return bounds
 
 
@@ -145,12 +171,13 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
     large = 20 * small
     large[0, 0] = -15.0  # the largest size is that of a negative number
     inputs = {"below the limit": small, "above the limit": large, "all 0": torch.zeros_like(small)}
-    for name, x in inputs.items():
+    cases = [(name, x, 1.0) for name, x in inputs.items()] + [("above a limit of 2.5", large, 2.5)]
+    for name, x, limit in cases:
         given = x.clone()
-        out = tensor_of(learner(given, 1.0), x.shape, f"Input {name}: the output has the shape of the input.")
+        out = tensor_of(learner(given, limit), x.shape, f"Input {name}: the output has the shape of the input.")
         if not torch.equal(given, x):
             raise Wrong("inputs_changed", "Your function changed the tensor that it was given. The caller needs it.")
-        _judge_limited(name, out, x)
+        _judge_limited(name, out, x, limit)
     compiled, graphs = counted(learner)
     for x in inputs.values():
         if not same(compiled(x.clone(), 1.0), limited(x, 1.0), tolerance=1e-8):
@@ -169,20 +196,22 @@ def limited(x: torch.Tensor, limit: float) -> torch.Tensor:
     return torch.relu(x * (limit / x.abs().max().clamp_min(limit)))
 
 
-def _judge_limited(name: str, out: torch.Tensor, x: torch.Tensor) -> None:
-    if same(out, limited(x, 1.0), tolerance=1e-8):
+def _judge_limited(name: str, out: torch.Tensor, x: torch.Tensor, limit: float) -> None:
+    if same(out, limited(x, limit), tolerance=1e-8):
         return
+    if limit != 1.0 and same(out, limited(x, 1.0), tolerance=1e-8):
+        raise Wrong("fixed_limit", f"Input {name}: your function makes it as small as for a limit of 1. Use `limit`.")
     largest = x.abs().max()
     known = {
-        "clipped": (torch.relu(x.clamp(-1.0, 1.0)), "you clipped each number. All of them shrink by one factor."),
+        "clipped": (torch.relu(x.clamp(-limit, limit)), "you clipped each number. All of them shrink by one factor."),
         "always_scaled": (
-            AnyOf((torch.relu(x / largest), torch.relu(x / largest.clamp_min(1e-12)))),
+            AnyOf((torch.relu(x * (limit / largest)), torch.relu(x * (limit / largest.clamp_min(1e-12))))),
             "you scaled a tensor that is within the limit already. It stays as it is.",
         ),
         "never_scaled": (torch.relu(x), "you scaled nothing, though a number is above the limit."),
-        "no_relu": (x * (1.0 / largest.clamp_min(1.0)), "the ReLU at the end is missing."),
+        "no_relu": (x * (limit / largest.clamp_min(limit)), "the ReLU at the end is missing."),
         "largest_not_size": (
-            torch.relu(x * (1.0 / x.max().clamp_min(1.0))),
+            torch.relu(x * (limit / x.max().clamp_min(limit))),
             "the limit is for the size: a large negative number counts, too.",
         ),
     }
