@@ -1,14 +1,17 @@
 """The checks of lesson 09 accept right answers built in different ways and name wrong ones' symptoms."""
 
+import copy
 import functools
 import itertools
 
 import pytest
 import torch
 
+from torchcourse.checks import Wrong
 from torchcourse.lessons.performance import checks as check
 from torchcourse.lessons.performance import slow_loop
 from torchcourse.lessons.performance.class_means import class_means_loop
+from torchcourse.lessons.performance.speed import Comparison
 from verdicts import accepted, refused, todo
 
 
@@ -89,6 +92,11 @@ def changes_the_list(computing, sending):
         (lambda computing, sending: 1e3 * (whole(sending) - shared(sending, computing)), "wrong_value"),
         (lambda computing, sending: whole(sending) - shared(sending[:1], computing), "wrong_value"),
         (changes_the_list, "inputs_changed"),
+        (lambda computing, sending: "5 ms", "no_number"),
+        (lambda computing, sending: sending, "no_number"),
+        (lambda computing, sending: shared(sending, computing) - whole(sending), "wrong_value"),
+        (lambda computing, sending: whole(sending) + whole(computing), "wrong_value"),
+        (lambda computing, sending: whole(sending) - shared(sending, computing[:1]), "wrong_value"),
     ],
 )
 def test_wrong_exposed_times(answer, symptom):
@@ -105,7 +113,28 @@ def with_bias(batch, inputs, outputs, width, peak, bandwidth):
     return max(2 * batch * inputs * outputs / peak, width * moved / bandwidth)
 
 
-@pytest.mark.parametrize("answer", [bound, with_bias, lambda *given: torch.tensor(bound(*given), dtype=torch.float64)])
+def by_roof(batch, inputs, outputs, width, peak, bandwidth):
+    flop = 2 * batch * inputs * outputs
+    moved = sum(rows * columns * width for rows, columns in ((batch, inputs), (inputs, outputs), (batch, outputs)))
+    return flop / min(peak, bandwidth * flop / moved)
+
+
+def by_case(batch, inputs, outputs, width, peak, bandwidth):
+    compute, move = (bound(batch, inputs, outputs, width, peak, bandwidth, take=take) for take in (first, second))
+    return compute if compute > move else move
+
+
+def first(compute, move):
+    return compute
+
+
+def second(compute, move):
+    return move
+
+
+@pytest.mark.parametrize(
+    "answer", [bound, with_bias, by_roof, by_case, lambda *given: torch.tensor(bound(*given), dtype=torch.float64)]
+)
 def test_right_bounds(answer):
     accepted(check.linear_seconds(answer))
 
@@ -150,7 +179,12 @@ def by_norm(x, limit):
     return torch.clamp(x / torch.clamp(size / limit, min=1.0), min=0)
 
 
-@pytest.mark.parametrize("answer", [check.planning.limited, by_where, by_maximum, by_norm])
+def by_minimum(x, limit):
+    factor = torch.minimum(limit / x.abs().max(), torch.ones((), dtype=x.dtype))  # limit / 0 is inf, and 1 is smaller
+    return (x * factor).clamp_min(0)
+
+
+@pytest.mark.parametrize("answer", [check.planning.limited, by_where, by_maximum, by_norm, by_minimum])
 def test_right_functions_of_one_graph(answer):
     accepted(check.one_graph(answer))
 
@@ -208,6 +242,8 @@ def by_loop(x, limit):
         (lambda x, limit: torch.relu(x * (limit / x.max().clamp_min(limit))), "largest_not_size"),
         (lambda x, limit: torch.relu(x)[0], "shape"),
         (lambda x, limit: x.tolist(), "wrong_type"),
+        (lambda x, limit: torch.relu(x * (limit / x.abs().max())), "always_scaled"),
+        (lambda x, limit: None, "wrong_type"),
     ],
 )
 def test_wrong_functions_of_one_graph(answer, symptom):
@@ -285,6 +321,10 @@ def divides_in_place(features, labels, classes):
         (lambda f, n, c: by_index_add(f, n, c)[: c - 1], "shape"),
         (lambda f, n, c: by_index_add(f.half(), n, c).to(f.dtype), "wrong_value"),
         (lambda f, n, c: (row for row in by_index_add(f, n, c)), "wrong_type"),
+        (lambda f, n, c: by_index_add(f, n, c).T, "shape"),
+        (lambda f, n, c: by_index_add(f, n, c).flip(0), "wrong_value"),
+        (lambda f, n, c: by_index_add(f, n, c).tolist(), "wrong_type"),
+        (lambda f, n, c: None, "wrong_type"),
     ],
 )
 def test_wrong_or_slow_means(answer, symptom):
@@ -317,9 +357,48 @@ def losses_at_the_end(model, optimizer, batches, held_out):
     return {"losses": losses} | report
 
 
-@pytest.mark.parametrize("answer", [quick, losses_at_the_end])
+def by_index(model, optimizer, batches, held_out):
+    losses, accuracies = torch.zeros(len(batches)), []
+    for step in range(len(batches)):
+        model.train()
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(batches[step][0]), batches[step][1])
+        loss.backward()
+        optimizer.step()
+        losses[step] = loss.detach()
+        if (step + 1) % slow_loop.EVERY == 0:
+            accuracies += [slow_loop.accuracy(model, held_out)]
+    return {"losses": losses.tolist(), "accuracies": accuracies, "weights": copy.deepcopy(model.state_dict())}
+
+
+def in_tens(model, optimizer, batches, held_out):
+    losses, accuracies = [], []
+    for start in range(0, len(batches), slow_loop.EVERY):
+        model.train()
+        for images, labels in batches[start : start + slow_loop.EVERY]:
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        if start + slow_loop.EVERY <= len(batches):
+            accuracies.append(slow_loop.accuracy(model, held_out))
+    return {"losses": losses, "accuracies": accuracies, "weights": copy.deepcopy(model.state_dict())}
+
+
+def weights_by_name(model, optimizer, batches, held_out):
+    report = quick(model, optimizer, batches, held_out)
+    return report | {"weights": {name: value.detach().clone() for name, value in model.state_dict().items()}}
+
+
+@pytest.mark.parametrize("answer", [quick, losses_at_the_end, by_index, in_tens, weights_by_name])
 def test_right_and_fast_loops(answer):
     accepted(check.quick_loop(answer))
+
+
+def no_steps(model, optimizer, batches, held_out):
+    optimizer.param_groups[0]["lr"] = 0.0
+    return quick(model, optimizer, batches, held_out)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +413,20 @@ def test_right_and_fast_loops(answer):
         (lambda *given: list(quick(*given).values()), "wrong_type"),
         (lambda *given: quick(*given) | {"losses": []}, "losses"),
         (lambda *given: None, "wrong_type"),
+        (lambda *given: quick(*given) | {"accuracies": []}, "count"),
+        (lambda *given: quick(*given) | {"best": 1.0}, "wrong_type"),
+        (lambda *given: quick(*given) | {"losses": quick(*given)["losses"]}, "steps"),
+        (lambda model, optimizer, batches, held_out: quick(model, optimizer, batches[::-1], held_out), "losses"),
+        (lambda *given: quick(*given) | {"weights": {}}, "wrong_weights"),
+        (no_steps, "training_changed"),
     ],
 )
 def test_wrong_or_slow_loops(answer, symptom):
     refused(check.quick_loop(answer), symptom)
+
+
+def test_noise_is_no_reason_to_refuse():
+    assert "4.0 times" in check.faster.judged_speed(Comparison((3.9, 4.0, 4.1, 4.0)), 2.0, "")
+    assert "too busy to decide" in check.faster.judged_speed(Comparison((1.0, 1.5, 2.5, 3.5)), 2.2, "")
+    with pytest.raises(Wrong, match="asked are 2 times"):
+        check.faster.judged_speed(Comparison((1.0, 1.1, 0.9) * 3 + (9.0,)), 2.0, "")
