@@ -28,6 +28,8 @@ def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tenso
             raise Wrong(
                 "inputs_changed", "Your function changed a tensor that it was given. The caller still needs it."
             )
+    features, labels, classes = drawn(9, 9)
+    _judge_type(learner(features.float(), labels, classes), torch.float32)
     comparison = compare(learner, class_means_loop, lambda pair: drawn(1000 + pair), _judge_means, FASTER_MEANS)
     hint = "A loop over rows in Python is what costs. Which operations add up by label?"
     return f"The same values, {judged_speed(comparison, FASTER_MEANS, hint)}."
@@ -36,8 +38,7 @@ def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tenso
 def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> None:
     features, labels, classes = arguments
     out = tensor_of(out, right.shape, f"The result has one row per class: {list(right.shape)}.")
-    if out.dtype != right.dtype:
-        raise Wrong("dtype", f"The features are {right.dtype}, and your means are {out.dtype}. Keep their type.")
+    _judge_type(out, right.dtype)
     if same(out, right, tolerance=1e-8):
         return
     counts = torch.bincount(labels, minlength=classes).to(right.dtype)
@@ -52,6 +53,13 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
         f"For {len(features)} rows your means differ by up to {(out - right).abs().max():.2g}. "
         "Each call gets new inputs.",
     )
+
+
+def _judge_type(out: torch.Tensor, dtype: torch.dtype) -> None:
+    if type(out) is not torch.Tensor:  # a subclass may put its work off until the clock has stopped
+        raise Wrong("wrong_type", f"Return a plain tensor. Yours is a {type(out).__name__}.")
+    if out.dtype != dtype:
+        raise Wrong("dtype", f"The features are {dtype}, and your means are {out.dtype}. Keep their type.")
 
 
 @check
@@ -101,12 +109,16 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
     if not isinstance(report, dict) or set(report) != set(as_before):
         raise Wrong("wrong_type", f"The report is a dictionary with {', '.join(map(repr, as_before))}.")
     if counter.training != steps:
-        raise Wrong("steps", f"{steps} batches are {steps} training passes. Your loop made {counter.training}.")
+        raise Wrong(
+            "steps",
+            f"{steps} batches are {steps} passes in training mode, one each. Your loop made {counter.training} in "
+            f"training mode and {counter.evaluation} in evaluation mode.",
+        )
     if not same(list(report["losses"]), as_before["losses"], tolerance=1e-6):
-        if counter.training == steps and same(list(report["losses"])[:1], as_before["losses"][:1], tolerance=1e-6):
+        if same(list(report["losses"])[:1], as_before["losses"][:1], tolerance=1e-6):
             raise Wrong(
                 "training_changed",
-                "The first loss is the same, a later one is not. Is the model in training mode in each step?",
+                "The first loss is the same, a later one is not. What do gradients and optimizer do between two losses?",
             )
         raise Wrong("losses", "The losses are not those of the slow loop: one number per step, in order.")
     if len(report["accuracies"]) != len(as_before["accuracies"]):
@@ -117,10 +129,15 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
         )
     if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
         raise Wrong(
-            "wrong_accuracy", "An accuracy differs. It is taken after the optimizer's step, in evaluation mode."
+            "wrong_accuracy",
+            "An accuracy differs. It is the share of all held-out rows, in evaluation mode, after steps 10, 20 and so on.",
         )
     if not same(dict(model.state_dict()), dict(trained.state_dict()), tolerance=1e-6):
         raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
+    if not isinstance(report["weights"], dict):
+        raise Wrong(
+            "wrong_weights", f'report["weights"] is a dictionary. Yours is a {type(report["weights"]).__name__}.'
+        )
     if not same(dict(report["weights"]), dict(as_before["weights"]), tolerance=1e-6):
         raise Wrong("wrong_weights", 'report["weights"] are not the weights after the last step.')
     mine = {value.data_ptr() for value in model.state_dict().values()}
