@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import EllipsisType
+from typing import Any
 
 from torchcourse.checks import NotDone, Wrong, check
 from torchcourse.lessons.capstone.colleague import CAUSES, is_cause, known_runs
@@ -17,7 +18,7 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
     if cause not in CAUSES:
         raise Wrong("unknown_cause", f"{cause!r} is not among the causes. Print CAUSES, and take one of its names.")
     runs = known_runs(name)
-    rings = {kind: [bool(shows(run)) for run in of_kind] for kind, of_kind in runs.items()}
+    rings = {kind: [_answer(shows(run)) for run in of_kind] for kind, of_kind in runs.items()}
     if any(rings["healthy"]):
         raise Wrong(
             "rings_for_healthy",
@@ -43,3 +44,16 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
             "Say in words what the numbers are, then read the causes again.",
         )
     return f"Your test is true of all {len(rings['own'])} runs with this failure, and of none of the others."
+
+
+def _answer(found: Any) -> bool:
+    if found is None:
+        raise Wrong("nothing_returned", "Your test returns nothing. Return True or False.")
+    try:
+        return bool(found)
+    except (ValueError, RuntimeError):  # an array or a tensor of several
+        raise Wrong(
+            "not_one_answer",
+            "Your test returns several answers. A run has one, True or False. Does the failure show "
+            "in any of them, or in all?",
+        ) from None
