@@ -344,12 +344,8 @@ checked
 
 # %%
 machine = measure_machine(device)
-print(
-    f"peak of a product:   {machine.peak / 1e9:,.0f} · 10⁹ operations per second"
-)
-print(
-    f"bandwidth of a copy: {machine.bandwidth / 1e9:,.1f} · 10⁹ bytes per second"
-)
+print(f"peak of a product:   {machine.peak / 1e9:,.0f} · 10⁹ operations per second")
+print(f"bandwidth of a copy: {machine.bandwidth / 1e9:,.1f} · 10⁹ bytes per second")
 print(f"the roof bends at {machine.ridge:.1f} operations per byte")
 
 # %%
