@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torchcourse.lessons.performance import checks as check
+from torchcourse.lessons.performance import slow_loop
 from verdicts import accepted, refused
 
 
@@ -85,3 +86,33 @@ def means(features, labels, classes):
 )
 def test_wrong_means(answer, symptom):
     refused(check.class_means(answer), symptom)
+
+
+def loop(model, optimizer, batches, held_out, *, first=9, zeroed=True, copied=True):
+    losses, accuracies = [], []
+    for step, (images, labels) in enumerate(batches):
+        model.train()
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        if zeroed:
+            optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if step % 10 == first:
+            accuracies.append(slow_loop.accuracy(model, held_out))
+    weights = {name: value.clone() for name, value in model.state_dict().items()} if copied else None
+    return {"losses": losses, "accuracies": accuracies, "weights": weights}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "symptom", "hint"),
+    [
+        ({"zeroed": False}, "training_changed", "between the two"),
+        ({"first": 0}, "wrong_accuracy", "after steps 10, 20"),
+        ({"copied": False}, "wrong_weights", "a dictionary"),
+    ],
+)
+def test_hints_are_true_of_the_loop(mistake, symptom, hint):
+    checked = check.quick_loop(functools.partial(loop, **mistake))
+    refused(checked, symptom)
+    assert hint in checked.message

@@ -118,7 +118,7 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
         if same(list(report["losses"])[:1], as_before["losses"][:1], tolerance=1e-6):
             raise Wrong(
                 "training_changed",
-                "The first loss is the same, a later one is not. What do gradients and optimizer do between two losses?",
+                "The first loss is the same, a later one is not. What happens between the two?",
             )
         raise Wrong("losses", "The losses are not those of the slow loop: one number per step, in order.")
     if len(report["accuracies"]) != len(as_before["accuracies"]):
@@ -130,7 +130,7 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
     if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
         raise Wrong(
             "wrong_accuracy",
-            "An accuracy differs. It is the share of all held-out rows, in evaluation mode, after steps 10, 20 and so on.",
+            "An accuracy differs. It is the share of all held-out rows, evaluated after steps 10, 20, …",
         )
     if not same(dict(model.state_dict()), dict(trained.state_dict()), tolerance=1e-6):
         raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
