@@ -130,7 +130,7 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
     if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
         raise Wrong(
             "wrong_accuracy",
-            "An accuracy differs. It is the share of all held-out rows, evaluated after steps 10, 20, …",
+            "An accuracy differs. All held-out rows count, in evaluation mode, after steps 10, 20 and so on.",
         )
     if not same(dict(model.state_dict()), dict(trained.state_dict()), tolerance=1e-6):
         raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
