@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from torchcourse import journal
-from torchcourse.quiz import bank, completion, final, placement, progress, recall, retrospective, review
+from torchcourse.quiz import bank, completion, final, placement, progress, recall, retrospective, review, where_was_i
 from torchcourse.tools.bench.report import Table
 
 LINES = 10_000
 PAGES: dict[str, Callable[[], object]] = {
+    "front page": lambda: where_was_i()._repr_html_(),
     "progress": lambda: progress()._repr_html_(),
     "review": lambda: review()._repr_html_(),
     "recall": lambda: recall("08_convolution")._repr_html_(),
