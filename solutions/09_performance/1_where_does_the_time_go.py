@@ -791,7 +791,7 @@ torch.testing.assert_close(_own["weights"], _right["weights"])
 checked
 
 # %% [markdown]
-# <details><summary>Help – a later loss differs</summary>
+# <details><summary>Help – too few or too many passes are in training mode</summary>
 #
 # `slow_loop.accuracy` leaves the model in evaluation mode. Where does your loop put it back?
 # </details>
