@@ -5,6 +5,7 @@
 #
 # This is a project. You get a wish, a budget and a folder of files, and hand in a model, a diagnosis and one page. How you get there is
 # your design: there are six milestones, each with a check that says whether it is reached, and no steps between them.
+# A check that refuses says what it met. Mend your cell, run it, and check again, as often as you like.
 #
 # ## The brief
 #
@@ -312,8 +313,8 @@ settings = {"head": 1e-2, "body": 3e-3, "weight_decay": 1e-1}  ### SOLUTION
 # ## M3 · A run on two ranks
 #
 # Write `train(settings, folder, run_dir, seed)`. `run_ranks` calls it in each rank. It fine-tunes on the part `"train"`, dealt to the ranks, and returns the
-# trained model on every rank. Below `run_dir` it leaves a log for TensorBoard with a loss and a value of the validation part, epoch by epoch, and a
-# checkpoint (lessons 01, 04, 07).
+# trained model on every rank. Below `run_dir` it leaves a log for TensorBoard with a loss and a value of the validation part, epoch by epoch (their tags
+# have `loss` and `val` in them), and a checkpoint (lessons 01, 04, 07).
 
 
 # %% exercise: train

@@ -249,6 +249,15 @@ def test_wrong_loading():
     refused(check.one_device((train, partial(loaded, prefix="", strict=False))), "different_model")
 
 
+def test_a_run_that_leaves_only_its_log(tmp_path):
+    with Monitor(tmp_path) as board:
+        for step in range(2):
+            board.scalars(step, {"loss": 1.0, "val": 0.1})
+    with pytest.raises(Wrong) as wrong:
+        training._judge_log(tmp_path)
+    assert wrong.value.symptom == "no_checkpoint"
+
+
 # M4: the diagnosis
 
 

@@ -118,6 +118,10 @@ def _judge_log(run_dir: Path) -> None:
                 f"The log has no curve with {what}: no tag with {name!r} in it and two points or more. "
                 f"It has {', '.join(curves) or 'none at all'}.",
             )
+    if not any(file.is_file() and file not in files for file in run_dir.rglob("*")):
+        raise Wrong(
+            "no_checkpoint", "The run leaves its log and no checkpoint below its folder: M5 has nothing to load."
+        )
 
 
 def _judge_loaded(model: nn.Module, first: dict[str, Any], pictures: torch.Tensor) -> None:
