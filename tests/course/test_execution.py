@@ -1,6 +1,7 @@
 """Each release is run for real, as a learner first meets it: every cell runs, and only exercises say what is missing.
 
-The same notebook done, with all answers, runs in browser/test_lessons.py, in a kernel of JupyterLab's; quizzes here.
+With all answers, the first notebook of each lesson runs in browser/test_lessons.py, in a kernel of JupyterLab's, and
+the others here.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.notebooknode import NotebookNode
 
-from lesson_notebooks import RELEASES, assert_all_points, filled_in, name, outputs, read
+from lesson_notebooks import DONE_IN_A_SANDBOX, RELEASES, assert_all_points, filled_in, name, outputs, read
 from torchcourse.tools.classroom.sandbox.box import ENVIRONMENT, POSSIBLE, Box, Warm
 from torchcourse.tools.repository import ROOT
 
@@ -59,8 +60,8 @@ def test_a_release_runs_with_not_done_yet_from_each_check(release, execute):
             assert "Not done yet" in result.data["text/html"] or "Not answered yet" in result.data["text/html"]
 
 
-@pytest.mark.parametrize("release", [release for release in RELEASES if release.stem == "quiz"], ids=name)
-def test_a_quiz_done_earns_all_points(release, execute):
+@pytest.mark.parametrize("release", DONE_IN_A_SANDBOX, ids=name)
+def test_a_notebook_done_earns_all_points(release, execute):
     done = execute(filled_in(release, lambda _: True))
     assert [cell.id for cell in done.cells if outputs(cell, "error")] == []
     assert any(cell.metadata.get("nbgrader", {}).get("grade") for cell in done.cells)

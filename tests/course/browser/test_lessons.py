@@ -1,7 +1,7 @@
 """Each notebook done once in a browser as its learner does it: run, be checked, move a slider, take the quiz.
 
-It is run as the grader runs it: with all answers, and with the hidden tests in its check cells. Of the quizzes, which
-are all made alike, one comes here; the others are done in ../test_execution.py.
+It is run as the grader runs it: with all answers, and with the hidden tests in its check cells. The first notebook of
+each lesson comes here; the others are done in ../test_execution.py, or here with TORCHCOURSE_EVERY_NOTEBOOK=1.
 """
 
 import json
@@ -14,7 +14,7 @@ from nbgrader.utils import is_grade
 from playwright.sync_api import expect
 
 from lab_in_browser import Notebook
-from lesson_notebooks import RELEASES, assert_all_points, filled_in, name, outputs, read
+from lesson_notebooks import DONE_IN_THE_BROWSER, assert_all_points, filled_in, name, outputs, read
 from torchcourse.tools.repository import ROOT
 
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -25,12 +25,7 @@ def journal(lab):
     return [json.loads(line) for line in text.splitlines()]
 
 
-# The final has nothing to check: its cards are tested as cards, and test_execution runs it.
-NOT_HERE = [path for path in RELEASES if path.stem == "1_final"]
-NOT_HERE += [path for path in RELEASES if path.stem == "quiz" and not path.parent.name.startswith("00_")]
-
-
-@pytest.mark.parametrize("release", [path for path in RELEASES if path not in NOT_HERE], ids=name)
+@pytest.mark.parametrize("release", DONE_IN_THE_BROWSER, ids=name)
 def test_a_notebook_done_earns_all_points(lab, release):
     done = filled_in(release, lambda _: True)
     path = f"done/{name(release)}.ipynb"
