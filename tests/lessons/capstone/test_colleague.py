@@ -78,9 +78,12 @@ def test_no_text_of_the_lesson_tells_a_failure_from_the_causes_that_are_not_plan
 
 def test_an_incident_is_the_failure_that_the_name_draws(tmp_path):
     name = next(name for name in map(str, range(99)) if colleague.is_cause(name, "not averaged"))
+    of_an_earlier_call = tmp_path / "incident" / "log" / "events.out.tfevents.1"
+    of_an_earlier_call.parent.mkdir(parents=True)
+    of_an_earlier_call.touch()
     records = colleague.incident(name, tmp_path / "incident", seed=5)
     assert [cause for cause, shows in EVIDENCE.items() if shows(records)] == ["not averaged"]
-    assert list((tmp_path / "incident" / "log").glob("*tfevents*"))
+    assert len(list(of_an_earlier_call.parent.glob("*tfevents*"))) == 1
 
 
 @pytest.mark.parametrize("kind", ["own", "healthy", "other"])

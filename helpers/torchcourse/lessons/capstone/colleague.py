@@ -9,6 +9,7 @@ The program that is run and its failures are in `planted.bin`, packed, so that n
 import functools
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 from types import EllipsisType
@@ -50,6 +51,7 @@ def incident(name: str | EllipsisType, folder: str | os.PathLike, seed: int = 0)
     """
     folder = deliver(folder, IMAGES, seed=1000 + seed)
     records = from_ranks(run_ranks(_in_a_rank, _drawn(name), folder, seed, world_size=RANKS))
+    shutil.rmtree(folder / "log", ignore_errors=True)  # of an earlier call: TensorBoard would draw both runs as one
     with Monitor(folder / "log") as board:
         for step in range(records.loss.shape[1]):
             values = {"rate": records.rate[0, step], "gradient_norm": records.gradient_norm[0, step]}
