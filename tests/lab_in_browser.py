@@ -77,6 +77,7 @@ class Lab:
         else:
             page.goto(f"{self.url}/lab/tree/{path}?reset&token={self._token}", wait_until="domcontentloaded")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        page.wait_for_function("() => jupyterapp.shell.currentWidget?.sessionContext", polling=POLLING)
         page.evaluate(
             """async () => {
                 const session = jupyterapp.shell.currentWidget.sessionContext
@@ -142,7 +143,7 @@ class Notebook:
         )
 
     def save(self) -> None:
-        self._command("docmanager:save", 30)
+        self._command("docmanager:save", 300)
 
     def wait_idle(self, timeout: float = 60) -> None:
         """Wait until the kernel has nothing to do and no cell is waiting for it."""

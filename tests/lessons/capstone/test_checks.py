@@ -103,7 +103,7 @@ DATASETS = {
     "stopped_by_a_file": stops,
     "lost": lost,
     "silent_skip": changed(skipped=[]),
-    "no_list": changed(skipped=None),
+    "wrong_type": changed(skipped=None),
     "count": changed(__len__=lambda self: len(self.files) + 1),
     "paper_and_ink": changed(__getitem__=lambda self, i: (-right.Lazy.__getitem__(self, i)[0], self.labels[i])),
     "scaling": changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] * 0.3, self.labels[i])),

@@ -149,7 +149,7 @@ def test_right_bounds(answer):
         (functools.partial(bound, given=0, out=0), "weights_only"),
         (functools.partial(bound, out=0), "no_outputs"),
         (lambda n, i, o, w, p, b: max(2 * n * i * o / p, w * n * (i * o + i + o) / b), "weights_per_sample"),
-        (lambda n, i, o, w, p, b: bound(n, i, o, 1, p, b), "numbers"),
+        (lambda n, i, o, w, p, b: bound(n, i, o, 1, p, b), "numbers_not_bytes"),
         (lambda n, i, o, w, p, b: bound(n, i, o, 4, p, b), "four_bytes"),
         (functools.partial(bound, take=lambda a, b: a), "compute_only"),
         (functools.partial(bound, take=lambda a, b: b), "memory_only"),

@@ -49,7 +49,7 @@ def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any
         ) from None
     for name in ("files", "skipped"):
         if not isinstance(getattr(data, name, None), list | tuple):
-            raise Wrong("no_list", f"The dataset of part {part!r} has no list `{name}`, which the brief asks for.")
+            raise Wrong("wrong_type", f"The dataset of part {part!r} has no list `{name}`, which the brief asks for.")
     if len(data) != len(data.files):
         raise Wrong("count", f"Part {part!r} has the length {len(data)}, but its list `files` has {len(data.files)}.")
     return data

@@ -130,7 +130,7 @@ _MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"per_sample": True},
         "You read the weights once per sample. A batch reads them once: that is what makes it pay.",
     ),
-    "numbers": ({"fixed_width": 1}, "You counted numbers. The bandwidth is in bytes per second."),
+    "numbers_not_bytes": ({"fixed_width": 1}, "You counted numbers. The bandwidth is in bytes per second."),
     "four_bytes": ({"fixed_width": 4}, "A number has 4 bytes in yours, whatever is given."),
     "milliseconds": ({"scale": 1e3}, "Your values are 1,000 times too large. Return seconds."),
 }
