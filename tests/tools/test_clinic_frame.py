@@ -67,7 +67,7 @@ def test_a_repair_without_help_at_the_end_is_discharged_too_and_may_be_worth_mor
         ("# %% patient: nobody\n", "cell 1: 'patient: nobody' has no broken program; write programs/nobody.py"),
         (f"# %% patient: {SLUG}\nprint(1)\n", "makes three cells; put its text into a cell after it"),
         (f"# %% patient: {SLUG} [markdown]\n# Text.\n", "makes three cells; put its text"),
-        (f"# %% patient: {SLUG}\n\n# %% patient: {SLUG}\n", "cell 2: .* stands here twice; remove one"),
+        (f"# %% patient: {SLUG}\n\n# %% patient: {SLUG}\n", "cell 2: .* is here twice; remove one"),
         ("# %% patient: a b\n", "is not understood; write .*'patient: SLUG', 'repair: SLUG'"),
         ("# %% patients: a\n", "is not understood; write .*'patient: SLUG', 'repair: SLUG'"),
         (f"# %% repair: {SLUG}, half{REPAIR}", "is not understood"),

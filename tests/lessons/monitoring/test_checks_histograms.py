@@ -192,9 +192,9 @@ def test_names_that_are_not_filled_in_are_not_done_yet():
 @pytest.mark.parametrize(
     ("change", "symptom"),
     [
-        ({"B": "exploding"}, "exploding_for_over_fitting"),
-        ({"F": "vanishing"}, "vanishing_for_under_fitting"),
-        ({"D": "overfitting"}, "over_fitting_for_healthy"),
+        ({"B": "exploding"}, "exploding_for_overfitting"),
+        ({"F": "vanishing"}, "vanishing_for_underfitting"),
+        ({"D": "overfitting"}, "overfitting_for_healthy"),
         ({"E": "saturated", "G": "dead units"}, "saturated_for_dead_units"),
         ({"A": "sick"}, "no_such_name"),
         ({"H": "healthy"}, "letters"),

@@ -148,7 +148,16 @@ def test_closed_connection_refuses_ranks_that_wait_for_one_another(monkeypatch):
 RESUMED = "resumes_elsewhere"
 SAVE = """\
         if (step + 1) % every == 0:
-            torch.save({"step": step + 1} | {name: part.state_dict() for name, part in run.items()}, path)
+            torch.save(
+                {"step": step + 1}
+                | {name: part.state_dict() for name, part in run.items()},
+                path,
+            )
+"""
+STATE_FIRST = """\
+        if (step + 1) % every == 0:
+            state = {"step": step + 1} | {name: part.state_dict() for name, part in run.items()}
+            torch.save(state, path)
 """
 OPTIMIZER = '        run["optimizer"].step()\n'
 SCHEDULER = '        run["scheduler"].step()\n'
@@ -162,13 +171,7 @@ def saved_after(line, save=SAVE):
     "changes",
     [
         [('{"step": step + 1}', '{"step": step}')],  # the step is done again
-        saved_after(
-            SCHEDULER,
-            SAVE.replace("torch.save(", "state = ")
-            .replace("items()}, path", "items()}")
-            .replace("items()})", "items()}")
-            + "            torch.save(state, path)\n",
-        ),
+        saved_after(SCHEDULER, STATE_FIRST),
         [
             (SAVE, ""),
             (

@@ -86,7 +86,7 @@ def test_details_are_lost_accepts(changes):
     ("changes", "symptom"),
     [
         ([("num_workers=2", "num_workers=1")], "still_there"),
-        ([('num_workers=2, multiprocessing_context="fork"', "num_workers=0")], "program_ends"),
+        ([('num_workers=2,\n        multiprocessing_context="fork"', "num_workers=0")], "program_ends"),
         ([RAISE], "still_stops"),
         ([("    if len(values)", "    values = values.ljust(784, bytes(1))\n    if len(values)")], "invented_image"),
         ([RAISE, (GET, TRY + "return torch.zeros(784), 0\n")], "invented_image"),
@@ -98,14 +98,14 @@ def test_details_are_lost_accepts(changes):
         (
             [
                 (LINES, LINES + "        self.lines = [x for x in self.lines if len(x) == 1570]\n"),
-                ('num_workers=2, multiprocessing_context="fork"', "num_workers=0"),
+                ('num_workers=2,\n        multiprocessing_context="fork"', "num_workers=0"),
             ],
             "no_workers",
         ),
         (
             [
                 (LINES, LINES + "        self.lines = [x for x in self.lines if len(x) == 1570]\n"),
-                ("shuffle=True, generator=order, ", ""),
+                ("        shuffle=True,\n        generator=order,\n", ""),
             ],
             "no_shuffle",
         ),
