@@ -7,7 +7,6 @@ Source: Williams, Waterman and Patterson 2009, https://doi.org/10.1145/1498765.1
 """
 
 import functools
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,8 +148,3 @@ def best_seconds(call: Callable[[], object], device: torch.device | str = "cpu",
 
     done()
     return min(seconds_of(done) for _ in range(rounds))
-
-
-def middle_share(points: list[Point], machine: Machine) -> float:
-    """Return the median share of its roof that a layer reaches."""
-    return statistics.median(point.reached(machine) for point in points)

@@ -43,16 +43,21 @@ def _numbered(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Tensors:
     return [tensor.t().contiguous().t() if tensor.dim() == 2 else tensor for tensor in tensors]
 
 
+def must_be_flat(shard: Any, asked: str) -> None:
+    """Raise `Wrong` for what is not one tensor of one dimension; `asked` goes before the shape that was returned."""
+    if shard is None:
+        raise Wrong("nothing_returned", "Your function returns nothing. Return the shard of this rank.")
+    if not isinstance(shard, torch.Tensor):
+        raise Wrong("wrong_type", f"Return one tensor. You return a value of type {type(shard).__name__}.")
+    if shard.dim() != 1:
+        raise Wrong("shape", f"{asked} the shape {list(shard.shape)}.")
+
+
 def _judge_shards(found: list[Any], tensors: Tensors, world_size: int, where: str) -> None:
     right = [flat_shards.own_shard(tensors, rank, world_size) for rank in range(world_size)]
     flat, each = torch.cat([tensor.reshape(-1) for tensor in tensors]), len(right[0])
     for shard in found:
-        if shard is None:
-            raise Wrong("nothing_returned", "Your function returns nothing. Return the shard of this rank.")
-        if not isinstance(shard, torch.Tensor):
-            raise Wrong("wrong_type", f"Return one tensor. You return a value of type {type(shard).__name__}.")
-        if shard.dim() != 1:
-            raise Wrong("shape", f"{where}return a flat tensor [{each}]. You return the shape {list(shard.shape)}.")
+        must_be_flat(shard, f"{where}return a flat tensor [{each}]. You return")
     if not same(found, right):
         _refuse_shards(found, tensors, flat, world_size, where)
     for shard in found:

@@ -8,6 +8,7 @@ import torch
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import refuse_known, same
 from torchcourse.lessons.data_parallelism import flat_shards
+from torchcourse.lessons.data_parallelism.checks.flat_shards import must_be_flat
 
 Tensors = list[torch.Tensor]
 
@@ -64,12 +65,7 @@ def _ranks(count: int) -> str:
 def _judge_values(found: list[Any], unit: torch.Tensor, saved: Tensors, world_size: int, where: str) -> None:
     right = [flat_shards.own_shard([unit], rank, world_size) for rank in range(world_size)]
     for rank, shard in enumerate(found):
-        if shard is None:
-            raise Wrong("nothing_returned", "Your function returns nothing. Return this rank's shard.")
-        if not isinstance(shard, torch.Tensor):
-            raise Wrong("wrong_type", f"Return one tensor. You return a value of type {type(shard).__name__}.")
-        if shard.dim() != 1:
-            raise Wrong("shape", f"{where}return a flat tensor. Rank {rank} returns the shape {list(shard.shape)}.")
+        must_be_flat(shard, f"{where}return a flat tensor. Rank {rank} returns")
     if not same(found, right):
         _refuse_values(found, right, unit, saved, where)
     for rank, shard in enumerate(found):
