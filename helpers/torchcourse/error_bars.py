@@ -139,6 +139,17 @@ def t_reach(freedom: int, confidence: float) -> float:
     return math.tan(low) * math.sqrt(min(freedom, MANY))
 
 
+def interval_of_share(right: int, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share, from how many of how many were right; it stays between 0 and 1.
+
+    Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
+    """
+    share, square = right / count, 1.96**2 / count
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def _covered(angle: float, freedom: int) -> float:
     """Return the probability that |t| is below √freedom · tan(angle).
 

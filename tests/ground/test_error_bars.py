@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchcourse.error_bars import Difference, paired, standard_error, t95, t_reach
+from torchcourse.error_bars import Difference, interval_of_share, paired, standard_error, t95, t_reach
 
 
 def test_pairs_forget_what_both_share():
@@ -107,3 +107,9 @@ def test_a_standard_error_of_each_row():
     assert standard_error(rows).tolist() == pytest.approx([1, 0])
     with pytest.raises(ValueError, match="two or more"):
         standard_error([1.0])
+
+
+def test_the_interval_of_a_share():
+    assert interval_of_share(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert interval_of_share(0, 5)[0] == 0
+    assert interval_of_share(5, 5)[1] == 1

@@ -4,11 +4,11 @@ What is written inside them is English everywhere: the fonts that come with matp
 """
 
 from datetime import date, timedelta
-from math import sqrt
 
 from matplotlib.figure import Figure
 
 from torchcourse import figures
+from torchcourse.error_bars import interval_of_share
 from torchcourse.figures import COLORS
 from torchcourse.quiz import texts
 
@@ -44,7 +44,7 @@ def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
     """Draw the share of right answers for each degree of confidence, with its 95% interval (Wilson 1927)."""
     figure, axis = figures.new(*SIZE)
     for place, (right, count) in enumerate(found.values()):
-        low, high = _wilson(right, count)
+        low, high = interval_of_share(right, count)
         axis.bar(place, 100 * right / count, color=COLORS["blue"], width=0.6)
         axis.vlines(place, 100 * low, 100 * high, color=COLORS["black"], linewidth=1.2)
         axis.annotate(f"{right} of {count}", (place, 2), ha="center", va="bottom", fontsize=9, color="white")
@@ -86,10 +86,3 @@ def ideas_figure(found: dict[str, int]) -> Figure:
 
 def _image(figure: Figure, alt: str, said: list[str], language: str) -> str:
     return figures.to_html(figure, texts.say(alt, language, said=", ".join(said)))
-
-
-def _wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)

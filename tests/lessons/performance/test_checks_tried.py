@@ -116,3 +116,20 @@ def test_hints_are_true_of_the_loop(mistake, symptom, hint):
     checked = check.quick_loop(functools.partial(loop, **mistake))
     refused(checked, symptom)
     assert hint in checked.message
+
+
+def emptied(model, optimizer, batches, held_out):
+    report = loop(model, optimizer, batches, held_out)
+    held_out[1].zero_()
+    return report
+
+
+def frozen(model, optimizer, batches, held_out):
+    report = loop(model, optimizer, batches, held_out)
+    model.requires_grad_(False)
+    return report
+
+
+@pytest.mark.parametrize(("answer", "symptom"), [(emptied, "inputs_changed"), (frozen, "frozen")])
+def test_a_loop_leaves_no_damage(answer, symptom):
+    refused(check.quick_loop(answer), symptom)

@@ -101,7 +101,12 @@ def _run(train: Callable[..., dict[str, Any]], seed: int, steps: int) -> tuple[A
     batches = [(torch.randn(16, 64), torch.randint(10, (16,))) for _ in range(steps)]
     held_out = torch.randn(2048, 64), torch.randint(10, (2048,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    return train(model, optimizer, batches, held_out), model, counter, steps
+    given = [tensor for batch in (*batches, held_out) for tensor in batch]
+    before = [tensor.clone() for tensor in given]
+    report = train(model, optimizer, batches, held_out)
+    if not all(map(torch.equal, given, before)):
+        raise Wrong("inputs_changed", "Your loop changed images or labels that it was given. The caller needs them.")
+    return report, model, counter, steps
 
 
 def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.Module, _Counter, int]) -> None:
@@ -134,6 +139,8 @@ def _judge_run(ours: tuple[Any, nn.Module, _Counter, int], right: tuple[Any, nn.
         )
     if not same(dict(model.state_dict()), dict(trained.state_dict()), tolerance=1e-6):
         raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        raise Wrong("frozen", "Your loop leaves weights that no longer learn: requires_grad is False afterwards.")
     if not isinstance(report["weights"], dict):
         raise Wrong(
             "wrong_weights", f'report["weights"] is a dictionary. Yours is a {type(report["weights"]).__name__}.'
