@@ -671,6 +671,9 @@ print("the loop against itself:", same_function)
 # %% [markdown]
 # That is the noise of this machine, now. A result is worth a sentence only where it is far outside of it.
 #
+# The two checks below count the processor's time (`time.process_time`), on one thread. So they ask for less work, and
+# what other programs do at the same time takes no part. It would miss a function that only waits, for a disk for example.
+#
 # ### Exercise 4 · Class means, five times as fast
 #
 # ●●● · 15 minutes · good for: replacing a loop by operations on whole tensors.
