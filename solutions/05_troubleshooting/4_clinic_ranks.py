@@ -1,10 +1,11 @@
 # %% [markdown]
-# # The clinic: data, numbers, workers, ranks, checkpoints
+# # The clinic: data, numbers, ranks, checkpoints
 #
-# **{minutes} minutes** · one CPU is enough (two and three processes), on Linux or macOS · before this: [the clinic's first half](3_clinic.ipynb)
+# **{minutes} minutes** · one CPU is enough (two and three processes) · before this: [the clinic's first half](3_clinic.ipynb)
 #
-# Here are nine more programs. Few of these faults are in a single line. Most are between two things that are both right: an
-# image and its label, training and service, one worker and the next, rank 0 and rank 1, a run and its restart.
+# Here are six more programs. Few of these faults are in a single line. Most are between two things that are both right: an
+# image and its label, training and service, rank 0 and rank 1, a run and its restart. (Three more wait in lesson 06, which
+# teaches what they need.)
 #
 # **After this notebook you can**
 #
@@ -89,43 +90,6 @@ def load_scans(folder):
 # %% [markdown]
 # ### Patient 2
 #
-# **Validation** (검증) is a rehearsal: it says how the model will do on data that it has never seen.
-
-# %% patient: promised_more
-
-# %% [markdown]
-# ●●○ · 8 minutes · for every dataset with several pictures of one thing: frames of a film, slices of a scan, copies by
-# **augmentation** (데이터 증강).
-
-
-# %% repair: promised_more
-def make_splits(images, labels, copies=8, share=0.2):
-    """Return (images, labels) to train on and (images, labels) to validate on, the
-    given share of the data.
-    """
-    order = torch.randperm(len(images))
-    held_back = round(share * len(images))
-    val, train = order[:held_back], order[held_back:]
-    return (augment(images[train], copies), labels[train].repeat(copies)), (
-        images[val],
-        labels[val],
-    )
-
-
-# %% [markdown]
-# <details><summary>Help – I get "have a version in the training set too"</summary>
-#
-# Which line decides on which side a copy ends up? At that line, what does the program know about where it comes from?
-# </details>
-#
-# <details><summary>Help – I get "of 10 classes"</summary>
-#
-# The data of this check is sorted by class, as folders often are. Taking the last fifth is no random choice.
-# </details>
-
-# %% [markdown]
-# ### Patient 3
-#
 # **Normalization** (정규화) shifts and scales the input, so that training starts well for any scanner.
 
 # %%
@@ -206,7 +170,7 @@ class DigitReader:
 # %% [markdown]
 # ## 2 · Ward: numbers
 #
-# ### Patient 4
+# ### Patient 3
 
 # %%
 clinic.admit("nan_since_new_scanner")
@@ -268,131 +232,9 @@ def detection_loss(logits, targets):
 # </details>
 
 # %% [markdown]
-# ## 3 · Ward: workers
+# ## 3 · Ward: ranks
 #
-# A DataLoader with `num_workers=2` has its samples fetched by two other processes, the **workers** (워커). What goes wrong there,
-# goes wrong out of your sight.
-#
-# ### Patient 5
-
-# %% patient: details_are_lost
-
-# %% [markdown]
-# ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts. Whoever reads the log in the morning
-# has to see what happened to a bad line: keep nothing silent.
-
-
-# %% repair: details_are_lost
-def parse_record(line):
-    """Return the image [784], scaled to 0–1, and the label.
-
-    Comes from our command-line tool.
-    """
-    label, _, pixels = line.partition(" ")
-    values = bytes.fromhex(pixels)
-    if len(values) != 784:
-        raise ValueError(f"a record of {len(values)} pixels, instead of 784")
-    return torch.tensor(list(values)) / 255, int(label)
-
-
-class Records(Dataset):
-    def __init__(self, path):
-        self.lines = []
-        for number, line in enumerate(Path(path).read_text().splitlines()):
-            try:
-                parse_record(line)
-            except ValueError as error:
-                print(f"line {number} left out: {error}")
-            else:
-                self.lines.append(line)
-
-    def __len__(self):
-        return len(self.lines)
-
-    def __getitem__(self, index):
-        return parse_record(self.lines[index])
-
-
-def record_loader(path, seed):
-    order = torch.Generator().manual_seed(seed)
-    # fork: on every system, so that a notebook's own classes reach the workers
-    return DataLoader(
-        Records(path),
-        batch_size=32,
-        shuffle=True,
-        generator=order,
-        num_workers=2,
-        multiprocessing_context="fork",
-    )
-
-
-# %% [markdown]
-# <details><summary>Help – I get "the epoch still ends at the bad line"</summary>
-#
-# That is progress: the error can be read now. What should happen to such a line, and when could it be found?
-# </details>
-#
-# <details><summary>Help – I get "Nothing dies any more, because there is no worker"</summary>
-#
-# You used it to see the error. Take it back now.
-# </details>
-
-# %% [markdown]
-# ### Patient 6
-
-# %% patient: augmentation_adds_nothing
-
-# %% [markdown]
-# ●●● · 10 minutes · for every random choice that a worker makes. You may change both parts.
-
-
-# %% repair: augmentation_adds_nothing
-class JitteredDigits(Dataset):
-    """Images [N, 1, 28, 28], each multiplied by a random
-    brightness between 0.5 and 1.5.
-    """
-
-    def __init__(self, images, labels, seed):
-        self.images, self.labels = images, labels
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        # PyTorch seeds its generator again in each worker, each epoch
-        brightness = 0.5 + torch.rand(()).item()
-        return self.images[index] * brightness, self.labels[index], brightness
-
-
-def jitter_loader(images, labels, seed):
-    # the workers' seeds are drawn from this one too
-    order = torch.Generator().manual_seed(seed)
-    # fork: on every system, so that a notebook's own classes reach the workers
-    return DataLoader(
-        JitteredDigits(images, labels, seed),
-        batch_size=32,
-        shuffle=True,
-        generator=order,
-        num_workers=2,
-        multiprocessing_context="fork",
-    )
-
-
-# %% [markdown]
-# <details><summary>Help – I get "the second epoch are those of the first"</summary>
-#
-# A worker is started again in each epoch. A seed made of its number alone is the same each time.
-# </details>
-#
-# <details><summary>Help – I get "two runs with the same seed draw other numbers"</summary>
-#
-# Without a seed NumPy asks the operating system. Look at what `torch.utils.data.get_worker_info()` offers.
-# </details>
-
-# %% [markdown]
-# ## 4 · Ward: ranks
-#
-# ### Patient 7
+# ### Patient 4
 #
 # A **DistributedSampler** (분산 샘플러) gives each rank its share of the indices of an epoch.
 
@@ -429,7 +271,7 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
 # </details>
 
 # %% [markdown]
-# ### Patient 8
+# ### Patient 5
 #
 # **Early stopping** (조기 종료) ends a training run when the validation loss no longer falls. A **collective** (집합 통신) needs all ranks.
 
@@ -479,9 +321,9 @@ def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
 # </details>
 
 # %% [markdown]
-# ## 5 · Ward: checkpoints
+# ## 4 · Ward: checkpoints
 #
-# ### Patient 9
+# ### Patient 6
 #
 # A **checkpoint** (체크포인트) must hold everything that belongs to *one* moment of the training.
 
@@ -534,32 +376,25 @@ def train_resumably(run, batch_of, steps, path, every=10):
 # * A model that does not learn: look at ten samples *as the model gets them*, from the front, the middle and the end.
 # * What is learned from data, statistics included, belongs to the training set, and is saved with the model.
 # * A finite loss is not a healthy loss. Look at its gradient where the network is wrong.
-# * `num_workers=0` shows the error of a worker. It does not mend it.
-# * Random numbers in a worker come from what PyTorch seeds there, or from (seed, epoch, index).
 # * Ranks share one order of the data, and one decision about each collective.
 # * A checkpoint belongs between two steps. A run without a break and a resumed one must end the same.
 
 # %%
-clinic.board("data", "numbers", "workers", "ranks", "checkpoints")
+clinic.board("data", "numbers", "ranks", "checkpoints")
 
 # %% [markdown]
 # | term | |
 # |---|---|
 # | label | 레이블 |
-# | validation | 검증 |
-# | data leak | 데이터 누수 |
-# | augmentation | 데이터 증강 |
 # | normalization | 정규화 |
-# | worker | 워커 |
 # | distributed sampler | 분산 샘플러 |
 # | collective | 집합 통신 |
 # | early stopping | 조기 종료 |
 # | checkpoint | 체크포인트 |
 #
 # **Further reading.**
-# [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): workers, their seeds, `worker_init_fn`, DistributedSampler.
+# [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): DistributedSampler.
 # [BCEWithLogitsLoss](https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html): why it takes logits.
 # [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): time limits, and debugging of collectives.
-# Kapoor and Narayanan, [Leakage and the reproducibility crisis in machine-learning-based science](https://doi.org/10.1016/j.patter.2023.100804), 2023.
 #
-# Next: the [quiz](quiz.ipynb).
+# **Next:** the [quiz](quiz.ipynb).

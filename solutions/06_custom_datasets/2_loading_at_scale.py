@@ -913,7 +913,7 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # * Never replace or skip a record in silence. Count it, name it, set a limit.
 # * What was used counts, not what was drawn.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [the clinic: splits and workers](3_clinic_data.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

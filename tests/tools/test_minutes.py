@@ -17,7 +17,6 @@ LONGER = {
     "02_model_parallelism/3_planner": 90,
     "03_hyperparameter_tuning/1_search": 81,
     "05_troubleshooting/2_faults": 90,
-    "05_troubleshooting/4_clinic_ranks": 80,
     "06_custom_datasets/1_datasets": 85,
 }
 """Notebooks above the limit: they may get shorter, and no longer than this."""

@@ -198,7 +198,7 @@ def texts(module: ast.Module) -> list[str]:
 def repairs() -> dict[str, tuple[str, str]]:
     """The notebook of each patient, and its text from the repair to the next patient."""
     found = {}
-    for path in sorted((ROOT / "solutions" / "05_troubleshooting").glob("*.py")):
+    for path in sorted((ROOT / "solutions").glob("0[56]_*/*clinic*.py")):
         for slug, text in re.findall(r"(?ms)^# %% repair: (\w+)\n(.*?)(?=^# %% repair|\Z)", path.read_text("utf-8")):
             found[slug] = path.stem, text
     return found

@@ -40,16 +40,8 @@ Numbers = list[float]
         ),
         ("sawtooth", MEGABYTES, lambda ill: ill[0] > 1, lambda ill, now: min(ill) > 5 * max(now)),
         ("idle_since_tuesday", r"training loss ([\d.]+)", lambda ill: ill[-1] > 1.5, lambda ill, now: now[-1] < 0.3),
-        ("promised_more", r"([\d.]+)%", lambda ill: ill[0] > ill[1] + 8, lambda ill, now: abs(now[0] - now[1]) < 8),
         ("good_only_in_crowds", r"([\d.]+)% right", lambda ill: ill[-1] < 20, lambda ill, now: min(now) > 85),
         ("nan_since_new_scanner", r"(nan|[\d.]+)\n", lambda ill: ill[1] != ill[1], lambda ill, now: now[-1] < 0.1),
-        ("details_are_lost", r"worker \(pid\S* (\d+)\) exited unexpectedly", len, lambda ill, now: now == []),
-        (
-            "augmentation_adds_nothing",
-            r"brightness ([\d.]+)",
-            lambda ill: len(set(ill)) == len(ill) / 4,
-            lambda ill, now: len(set(now)) == len(now) == 8,
-        ),
         ("images_nobody_sees", r"(\d+) different", lambda ill: max(ill) < 110, lambda ill, now: set(now) == {128}),
         ("closed_connection", r"(\d+)\] epochs", lambda ill: ill == [], lambda ill, now: len(now) == 1),
         (
@@ -57,6 +49,14 @@ Numbers = list[float]
             LOSS,
             lambda ill: abs(ill[1] - ill[0]) > 0.01,
             lambda ill, now: abs(now[1] - now[0]) < 1e-4,
+        ),
+        ("promised_more", r"([\d.]+)%", lambda ill: ill[0] > ill[1] + 8, lambda ill, now: abs(now[0] - now[1]) < 8),
+        ("details_are_lost", r"worker \(pid\S* (\d+)\) exited unexpectedly", len, lambda ill, now: now == []),
+        (
+            "augmentation_adds_nothing",
+            r"brightness ([\d.]+)",
+            lambda ill: len(set(ill)) == len(ill) / 4,
+            lambda ill, now: len(set(now)) == len(now) == 8,
         ),
     ],
 )

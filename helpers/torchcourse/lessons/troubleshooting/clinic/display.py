@@ -144,7 +144,7 @@ def board(*wards: str) -> Sheet:
 
 def _state(slug: str, entries: list[dict[str, Any]]) -> str:
     """A patient that was healed once stays healed: a later experiment with the cell is none of its business."""
-    states = {entry.get("state") for entry in entries if entry.get("exercise") == f"lesson05.{slug}"}
+    states = {entry.get("state") for entry in entries if str(entry.get("exercise")).partition(".")[2] == slug}
     return "healed" if "right" in states else "not yet" if "wrong" in states else "waiting"
 
 

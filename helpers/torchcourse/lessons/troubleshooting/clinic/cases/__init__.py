@@ -7,10 +7,12 @@ WARDS: dict[str, list[str]] = {
     "evaluation": ["moody_score", "hungry_validation"],
     "memory": ["swelling_run", "sawtooth"],
     # notebook 4
-    "data": ["idle_since_tuesday", "promised_more", "good_only_in_crowds"],
+    "data": ["idle_since_tuesday", "good_only_in_crowds"],
     "numbers": ["nan_since_new_scanner"],
-    "workers": ["details_are_lost", "augmentation_adds_nothing"],
     "ranks": ["images_nobody_sees", "closed_connection"],
     "checkpoints": ["resumes_elsewhere"],
+    # notebook 3 of lesson 06, which teaches what they need
+    "splits": ["promised_more"],
+    "workers": ["details_are_lost", "augmentation_adds_nothing"],
 }
 """Ward → the slugs of its cases; each is a module here, and a script in `programs/`."""
