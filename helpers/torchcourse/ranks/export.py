@@ -13,7 +13,11 @@ be worse than none.
 import functools
 import inspect
 import os
-import textwrap
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,7 @@ from torchcourse.ranks.who import default_world_size
 _HEAD = '''"""Runs {name}() on several ranks. Written by torchcourse's export_script.
 
 {commands}
-
-Each machine needs PyTorch and the package torchcourse.
+Each machine needs PyTorch, the package torchcourse, and this file under the same path.
 """'''
 _MAIN = """\
 if __name__ == "__main__":
@@ -73,8 +76,9 @@ def export_script(fn: Callable[..., Any], path: str | Path, *args: Any, overwrit
         call = _write_call(source, fn, args, keywords)
     except CannotWrite as error:
         raise TypeError(str(error)) from None
-    commands = _commands(path.name)
-    head = [_HEAD.format(name=fn.__name__, commands=commands), source.imports(), source.constants()]
+    commands = _commands("torchrun", Path(path.name), "this file's folder")
+    escaped = commands.replace("\\", "\\\\").replace('"""', r"\"\"\"")
+    head = [_HEAD.format(name=fn.__name__, commands=escaped), source.imports(), source.constants()]
     main = _MAIN.format(call=call)
     text = "\n\n\n".join(["\n\n".join(filter(None, head)), *source.copies(), main])
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text and not overwrite:
@@ -82,7 +86,7 @@ def export_script(fn: Callable[..., Any], path: str | Path, *args: Any, overwrit
             f"{path} exists and differs. Choose a different name, or pass overwrite=True to replace it."
         )
     path.write_text(text, encoding="utf-8")
-    print(f"Wrote {path}.\n{commands}")
+    print(f"Wrote {path}.\n{_commands(_torchrun_here(), path, 'the current folder')}", end="")
     return path
 
 
@@ -100,10 +104,29 @@ def _write_call(source: Source, fn: Callable[..., Any], args: tuple[Any, ...], k
     return f"run_ranks({', '.join([callee, *positional])})"
 
 
-def _commands(script: str) -> str:
-    several = "--nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=FIRST_MACHINE:29500"
-    return textwrap.dedent(f"""\
-        One machine:
-            torchrun --nproc-per-node={default_world_size()} {script}
-        Several machines, here two with 8 GPUs each; the same line on both:
-            torchrun {several} {script}""")
+def _commands(torchrun: str, script: Path, folder: str) -> str:
+    """Return the command lines, each to be copied as it stands into a terminal that is in this folder."""
+    name = str(script)
+    shown = _quoted(os.path.join(".", name) if name.startswith("-") else name)  # else it would be an option
+    job = re.sub(r"[^A-Za-z0-9_]+", "-", script.stem).strip("-") or "training"
+    meeting = f"--rdzv-backend=c10d --rdzv-id={job} --rdzv-endpoint=FIRST_MACHINE:29500"
+    return (
+        f"One machine, from {folder}:\n"
+        f"    {torchrun} --standalone --nproc-per-node={default_world_size()} {shown}\n"
+        "Several machines, here two with 8 GPUs each. Put the name or address of the first in place of FIRST_MACHINE, "
+        "and start the same line on both:\n"
+        f"    {torchrun} --nnodes=2 --nproc-per-node=8 {meeting} {shown}\n"
+    )
+
+
+def _torchrun_here() -> str:
+    """The command `torchrun` where a terminal finds that of this environment, else what it stands for."""
+    found = shutil.which("torchrun")
+    if found and Path(found).parent == Path(sys.executable).parent:
+        return "torchrun"
+    return f"{_quoted(sys.executable)} -m torch.distributed.run"
+
+
+def _quoted(word: str) -> str:
+    """Write a word for the shell of this system: a space or a Korean letter in it changes nothing."""
+    return subprocess.list2cmdline([word]) if sys.platform == "win32" else shlex.quote(word)

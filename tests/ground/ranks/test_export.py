@@ -1,8 +1,11 @@
 """export_script: what it writes gives under torchrun what the notebook gave; what it cannot write it refuses."""
 
+import ast
 import functools
 import itertools
 import linecache
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -11,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.run import parse_args
 
 from torchcourse.ranks import export_script
 
@@ -24,6 +28,14 @@ def cell(code: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
     namespace = {"__name__": "__main__"} if namespace is None else namespace
     exec(compile(code, name, "exec"), namespace)
     return namespace
+
+
+ODD_NAME = "내 train's 연습.py"
+
+
+def printed_commands(text: str) -> list[str]:
+    """The command lines of what is printed or stands in the script: one machine, then several."""
+    return [line.strip() for line in text.splitlines() if "--nproc-per-node" in line]
 
 
 @pytest.fixture(autouse=True)
@@ -82,20 +94,49 @@ def test_a_cells_function_runs_under_torchrun_as_in_the_notebook(tmp_path: Path,
                 return train
         """)
         cell("train = make(10)", notebook)
-        path = export_script(functools.partial(notebook["train"], name="é"), "train.py", 2)
+        path = export_script(functools.partial(notebook["train"], name="é"), ODD_NAME, 2)
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("tools")
-    assert path == Path("train.py")
-    assert "torchrun --nproc-per-node=2 train.py" in capsys.readouterr().out
-    assert "--nnodes=2" in path.read_text()
+    assert path == Path(ODD_NAME)
+    command = printed_commands(capsys.readouterr().out)[0]
     assert "import torch.utils.tensorboard\n" in path.read_text()
     assert "dist_rank = 'a name" not in path.read_text()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     result = ([100.0, 100.0], [2, 2], {"a": [1, (2,)], "b": float("inf"), "type": torch.float64}, "é", 0.1)
     assert sorted(done.stdout.splitlines()) == [f"rank 0 returned {result}", f"rank 1 returned {result}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train.py", "runs/train.py", ODD_NAME, "-x.py", 'a"""b\\N.py', "$HOME & `ls`.py", "새 폴더/훈련.py"]
+)
+def test_the_commands_name_the_script_as_a_shell_reads_it(name: str, capsys: pytest.CaptureFixture) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    path = export_script(cell("def train(): return 1")["train"], name)
+    one, several = printed_commands(capsys.readouterr().out)
+    read = parse_args(shlex.split(one)[-3:])
+    assert (Path(read.training_script), read.standalone) == (path, True)
+    read = parse_args(shlex.split(several)[-6:])
+    assert (Path(read.training_script), read.nnodes, read.rdzv_backend) == (path, "2", "c10d")
+    assert read.rdzv_endpoint == "FIRST_MACHINE:29500"
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", read.rdzv_id)
+    inside = ast.get_docstring(ast.parse(path.read_text()))
+    assert inside is not None
+    for line in printed_commands(inside):  # from the folder of the script, on whatever machine it lies then
+        assert line.startswith("torchrun ")
+        assert Path(parse_args(shlex.split(line)[1:]).training_script) == Path(path.name)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_torchrun_of_a_different_environment_is_not_meant(
+    elsewhere: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path if elsewhere else Path(sys.executable).parent
+    monkeypatch.setattr("shutil.which", lambda name: str(folder / name))
+    export_script(cell("def train(): return 1")["train"], "train.py")
+    words = shlex.split(printed_commands(capsys.readouterr().out)[0])
+    assert words[:-3] == ([sys.executable, "-m", "torch.distributed.run"] if elsewhere else ["torchrun"])
 
 
 def test_a_modules_function_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
