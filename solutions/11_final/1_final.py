@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Final: ten questions from all lessons
 #
-# **30 minutes** · any computer · after the lessons
+# **About 30 minutes** · any computer · after the lessons
 #
 # The study log notes an exam at the end of the learner's PyTorch course: *PyTorch 완성하기 (5/10)*, five of ten. Here such an
 # exam is taken again. The ten questions are drawn for you: the same number from every lesson as far as ten allows, first
@@ -44,7 +44,7 @@ quiz.final_result()
 # %% [markdown]
 # ## 3 · One wrong answer in your own words
 #
-# Difficulty ●●○ · 5 minutes · good for: the exam after this one.
+# ●●○ · 5 minutes · good for: the exam after this one.
 #
 # Choose an answer that was wrong, in this final or in an earlier quiz. Write what you thought, what is right, and **how one can see
 # it**: what to print, to count or to measure. If all ten were right, choose one of which you were not certain.

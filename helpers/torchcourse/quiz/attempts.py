@@ -21,6 +21,11 @@ class Attempt:
         draw: which order of the choices `shown` has; see `choice_order.redrawn`.
     """
 
+    asks_reasoning = True
+    """Whether a wrong answer is asked for its reasoning before it is explained."""
+    after_wrong = "retry"
+    """The name of the text that says what a change of a wrong answer does."""
+
     def __init__(
         self, bank: "Bank", first: "Question", shown: "Question", *, grade_line: bool = False, draw: int = 0
     ) -> None:
@@ -72,6 +77,10 @@ class Attempt:
             and entry.get("answer") is not None
         ]
         return found[-1] if found else None
+
+    def note(self, _language: str) -> str:
+        """Return what is said below an answer that was given, besides the verdict; nothing for most questions."""
+        return ""
 
     def _record(self, kind: str, answer: str | float, sure: int | None, verdict: "Verdict | None" = None) -> None:
         result = {}

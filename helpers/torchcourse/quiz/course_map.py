@@ -20,7 +20,7 @@ Key = tuple[str, str, str]
 """What a step is called in the journal: prediction, exercise or question; its lesson where it has one; its name."""
 
 _ASKS = re.compile(r'\b(predict|card)\(\s*"([^"]+)"(?:,\s*"([^"]+)")?')
-_MINUTES = re.compile(r"(\d+) minutes")
+_TIME = re.compile(r"(?:(\d+) to )?(\d+) (minutes|hours)")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def done(entries: list[Entry]) -> set[Key]:
 def next_step(notebooks: list[Notebook], entries: list[Entry]) -> Step | None:
     """Return the first step that is not done, from where the learner was last; None when all are done.
 
-    To answer a question again, in a review, does not move that place.
+    To answer a question again in a review, or in a final, does not move that place.
     """
     steps = [step for notebook in notebooks for step in notebook.steps]
     places = {step.key: place for place, step in reversed(list(enumerate(steps)))}
@@ -78,7 +78,7 @@ def next_step(notebooks: list[Notebook], entries: list[Entry]) -> Step | None:
     last = 0
     for entry in entries:
         key = _key(entry)
-        if key in places and (key not in seen or entry["kind"] == "check"):
+        if key in places and "final" not in entry and (key not in seen or entry["kind"] == "check"):
             last = places[key]
             seen.add(key)
     finished = done(entries)
@@ -101,9 +101,8 @@ def _key(entry: Entry) -> Key | None:
 def _notebook(path: str, cells: list[dict[str, Any]]) -> Notebook:
     texts = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     head = next((text for text in texts if text.startswith("# ")), "")
-    minutes = _MINUTES.search(head)
     title = head.partition("\n")[0].lstrip("# ").strip() or Path(path).stem
-    notebook = Notebook(path, title, int(minutes[1]) if minutes else 0)
+    notebook = Notebook(path, title, _minutes(head))
     known = {cell.get("id") for cell in cells}
     questions = 0
     for cell in cells:
@@ -114,6 +113,15 @@ def _notebook(path: str, cells: list[dict[str, Any]]) -> Notebook:
                 place = place.removeprefix("check-")
             notebook.steps.append(Step(key, path, place, questions if key[0] == "question" else 0))
     return notebook
+
+
+def _minutes(head: str) -> int:
+    """Return the time that a notebook's head states, in minutes: the middle of "4 to 6 hours"."""
+    stated = _TIME.search(head)
+    if not stated:
+        return 0
+    least, most = int(stated[1] or stated[2]), int(stated[2])
+    return (least + most) * (60 if stated[3] == "hours" else 1) // 2
 
 
 def _asked(cell: dict[str, Any], number: str) -> Iterator[Key]:

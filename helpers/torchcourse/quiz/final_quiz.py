@@ -14,6 +14,7 @@ from datetime import date
 from typing import Any, cast
 
 from torchcourse import journal
+from torchcourse.journal import Entry
 from torchcourse.quiz import texts
 from torchcourse.quiz.cards import Card, NotShown
 from torchcourse.quiz.final_results import Result, Sitting, results, sittings
@@ -72,9 +73,20 @@ def final_elsewhere(right: int, total: int, day: str) -> "FinalResult":
 class FinalCard(Card):
     """A card of a final: its first answer counts, and the answer that completes the final writes the result down."""
 
+    after_wrong = "first_counts"
+
     def __init__(self, sitting: Sitting, number: int, *parts: Any, draw: int) -> None:
+        from torchcourse.quiz.questions import Text
+
         super().__init__(*parts, draw=draw)
         self.sitting, self.place = sitting.name, number
+        self.counted = sitting.answers.get((self.lesson, self.question.id))
+        """The answer that counts, None where there is none yet."""
+        place = {
+            language: texts.say("final_place", language, number=number, total=sitting.total)
+            for language in texts.LANGUAGES
+        }
+        self.title = Text(**{language: f"{place[language]} · {self.title[language]}" for language in place})
 
     def check(self, answer: str | float, sure: int | None) -> Any:
         verdict = super().check(answer, sure)
@@ -89,6 +101,29 @@ class FinalCard(Card):
                 seconds=sitting.seconds,
             )
         return verdict
+
+    def note(self, language: str) -> str:
+        [sitting] = [each for each in sittings(journal.read()) if each.name == self.sitting]
+        waiting = len(sitting.waiting)
+        return texts.say("final_left" if waiting else "final_all_answered", language, count=waiting)
+
+    def _ipython_display_(self) -> None:
+        if self.counted is None:
+            super()._ipython_display_()
+        else:
+            from IPython.display import HTML, display
+
+            display(HTML(self._counted_html(self.counted)))
+
+    def _counted_html(self, counted: Entry) -> str:
+        """Return the question with the answer that counts; the explanation is folded on a later day."""
+        from torchcourse.quiz import render
+
+        language = texts.current()
+        head = render.heading(self.title, self.question, self.number, language)
+        fresh = journal.when(counted).date() == self.begun.date()
+        told = render.told_html(self.question, counted, language, fresh=fresh)
+        return render.static_html(self.question, head, language, texts.say("final_counted", language), told)
 
     def _names(self) -> dict[str, str]:
         return super()._names() | {"final": self.sitting}

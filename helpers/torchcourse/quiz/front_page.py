@@ -14,7 +14,7 @@ from torchcourse import journal
 from torchcourse.journal import Entry
 from torchcourse.quiz import markup, texts
 from torchcourse.quiz.course_map import Notebook, Step, done, next_step, read_notebooks
-from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson
+from torchcourse.quiz.progress_report import LessonProgress, progress_by_lesson, title_of
 from torchcourse.quiz.reviews import QuestionState, answers_in, due_today, review_days, states
 
 # JupyterLab looks for the cell of a link before the notebook has any, so the link is followed again when it has.
@@ -87,11 +87,11 @@ class FrontPage:
             for other, name in (("en", "English"), ("ko", "한국어"))
             if other != language
         )
-        page = f'<div lang="{language}">{self._body(language)}</div>{self._pictures(language)}{folded}'
+        page = f'<div lang="{language}">{self._body(language, self._pictures(language))}</div>{folded}'
         notes = "".join(f'<p class="tc-meta">{html.escape(line)}</p>' for line in journal.problems())
         return f'{STYLE}<div class="tc-page tc-front">{page}{notes}</div>'
 
-    def _body(self, language: str) -> str:
+    def _body(self, language: str, pictures: str = "") -> str:
         def say(name: str, **values: object) -> str:
             return html.escape(texts.say(name, language, **values))
 
@@ -102,7 +102,7 @@ class FrontPage:
         return (
             f'<p class="tc-continue"><b>{html.escape(self._verb(language))}</b><br>{link}</p>'
             f"<p><b>{say('front_due')}</b><br>{html.escape(self.due(language))}</p>"
-            f"<p><b>{say('front_lessons')}</b></p>{self._map(language)}{self._ideas(language)}"
+            f"<p><b>{say('front_lessons')}</b></p>{self._map(language)}{pictures}{self._ideas(language)}"
             f'<p class="tc-meta">{say("front_now", moment=moment)}</p>'
         )
 
@@ -134,7 +134,7 @@ class FrontPage:
             mine = [notebook for notebook in self.notebooks if notebook.lesson == name]
             lesson = known.get(name)
             links = "".join(_link(notebook, finished) for notebook in mine)
-            title = lesson.title[language] if lesson else name.replace("_", " ")
+            title = lesson.title[language] if lesson else title_of(name)[language]
             counts = [
                 lesson.counted(language) if lesson and lesson.exercises else "–",
                 lesson.quiz(language) if lesson and lesson.questions else "–",

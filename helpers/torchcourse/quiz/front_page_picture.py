@@ -47,9 +47,9 @@ def sure_figure(found: dict[int, tuple[int, int]]) -> Figure:
         low, high = interval_of_share(right, count)
         axis.bar(place, 100 * right / count, color=COLORS["blue"], width=0.6)
         axis.vlines(place, 100 * low, 100 * high, color=COLORS["black"], linewidth=1.2)
-        axis.annotate(f"{right} of {count}", (place, 2), ha="center", va="bottom", fontsize=9, color="white")
+        axis.annotate(f"{right} of {count}", (place, 100 * high + 2), ha="center", va="bottom", fontsize=9)
     axis.set_xticks(range(len(found)), [LEVELS[level] for level in found])
-    axis.set(ylim=(0, 105), ylabel="right, with 95% interval / %", xlabel="how sure you were")
+    axis.set(ylim=(0, 118), yticks=range(0, 101, 25), ylabel="right, with 95% interval / %", xlabel="how sure you were")
     level, (right, count) = list(found.items())[-1]
     axis.set_title(f"When {LEVELS[level]}, right in {right} of {count}")
     return figure

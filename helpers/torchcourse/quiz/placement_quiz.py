@@ -85,7 +85,13 @@ def chosen(lesson: "Bank") -> "list[Question]":
 
 
 class PlacementCard(Card):
-    """A card whose answers stay out of the reviews."""
+    """A card whose answers stay out of the reviews; so its reasoning is not asked for. Its first answer counts."""
+
+    asks_reasoning = False
+    after_wrong = "first_counts"
+
+    def note(self, language: str) -> str:
+        return texts.say("placement_note", language)
 
     def _record(self, _kind: str, *parts: Any) -> None:
         super()._record("placement", *parts)

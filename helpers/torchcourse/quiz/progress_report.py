@@ -190,17 +190,26 @@ def _empty(name: str) -> LessonProgress:
     """Return a lesson in which nothing has been done, with its title and how much there is to do."""
     from torchcourse.quiz import bank
 
-    number, _, rest = name.partition("_")
-    plain = f"{number} {rest.replace('_', ' ')}".strip()
-    title, questions = {"en": plain, "ko": plain}, 0
     try:
-        found = bank.lesson(name)
+        questions = len(bank.lesson(name).questions)
     except bank.BankError:
-        pass  # a lesson without a quiz, or one whose quiz has gone
-    else:
-        title = {language: f"{number} {found.title[language]}" for language in texts.LANGUAGES}
-        questions = len(found.questions)
-    return LessonProgress(name, title, exercises=_exercises(name), questions=questions)
+        questions = 0  # a lesson without a quiz, or one whose quiz has gone
+    return LessonProgress(name, title_of(name), exercises=_exercises(name), questions=questions)
+
+
+def title_of(name: str) -> dict[str, str]:
+    """Return what the lesson in a folder is called, such as "10 Capstone" for `10_capstone`, by language."""
+    from torchcourse.quiz import bank
+
+    number, _, rest = name.partition("_")
+    try:
+        found = bank.lesson(name).title
+        title = {language: found[language] for language in texts.LANGUAGES}
+    except bank.BankError:
+        own = rest in ("capstone", "final")
+        plain = rest.replace("_", " ")
+        title = {language: texts.say(rest, language) if own else plain for language in texts.LANGUAGES}
+    return {language: f"{number} {words}".strip() for language, words in title.items()}
 
 
 def _exercises(name: str) -> int:

@@ -45,7 +45,7 @@ class CardForm(Form):
     @property
     def asks_reason(self) -> bool:
         wrong = self.verdict is not None and self.verdict.right is False
-        return wrong and not self.compares and self.reasoning is None
+        return wrong and not self.compares and self.reasoning is None and self.card.asks_reasoning
 
     # What happens
 
@@ -123,8 +123,12 @@ class CardForm(Form):
             "ticks": render.ticks(question, language) if self.compares and self.checked else "",
             "result": render.feedback_html(self.verdict, question, language) if self.compares and self.verdict else "",
             "grade": render.grade_html(question, self.card.number, answer, language) if self.card.number else "",
+            "note": f'<p class="tc-meta tc-below" role="status">{html.escape(self._note(language))}</p>',
             "notes": render.notes_html(language),
         }
+
+    def _note(self, language: str) -> str:
+        return "" if self.checked is None or self.asks_reason else self.card.note(language)
 
     def _hint(self, able: bool, language: str) -> str:
         text, look = "", "tc-meta"
@@ -135,8 +139,10 @@ class CardForm(Form):
         else:
             if not able and self.checked is None:
                 text = texts.say("first", language)
-            elif self.verdict is not None and not self.verdict.right and self.reasoning is not None:
-                text = texts.say("retry", language)
+            elif (
+                self.verdict is not None and self.verdict.right is False and not self.compares and not self.asks_reason
+            ):
+                text = texts.say(self.card.after_wrong, language)
         return f'<span id="{self.model_id}-hint" class="{look}" role="status">{html.escape(text)}</span>'
 
     def _feedback(self, language: str) -> str:

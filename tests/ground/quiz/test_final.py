@@ -217,3 +217,29 @@ def test_letters_of_a_final_stay_readable() -> None:
     assert answers.score("one", choice_order.answer_now(again, entry), again.key) == 1
     assert entry["final"] == sittings(journal.read())[0].name
     assert final_draw.QUESTIONS == 10
+
+
+def test_a_card_of_the_final_says_what_counts_and_what_is_left() -> None:
+    exam = final()
+    form = exam[3].widget()
+    assert "3 of 10 · " in form.parts["head"]
+    form.do("check", answer=[str(wrong_answer(exam[3].question))], sure=["3"])
+    assert form.parts["note"].count("left") == 0, "first the reasoning"
+    form.do("why", reason=["so it is"])
+    assert "Your first answer counts." in form.parts["actions"]
+    assert "Questions of this final that are left: 9." in form.parts["note"]
+    for card in exam.cards[:2] + exam.cards[3:]:
+        card.answer(right_answer(card.question), sure=3)
+    assert 'Run the cell "How it went" below.' in exam[3].note("en")
+
+
+def test_an_answered_card_of_the_final_shows_the_answer_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("IPython.display.display", lambda *parts, **_: shown.extend(str(part.data) for part in parts))
+    first = final()[1]
+    first.answer(wrong_answer(first.question), sure=3)
+    first.answer(right_answer(first.question), sure=3)
+    final()[1]._ipython_display_()
+    assert "This answer counts in the final." in shown[0]
+    assert answers.show(wrong_answer(first.question), first.question.kind) in shown[0]
+    assert "Not right yet." in shown[0]

@@ -65,6 +65,7 @@ def test_the_next_step_follows_what_was_done_last(course):
     assert place(course, [question(0), passed["one"], question(0)]) == "1_means.ipynb#check-Two", (
         "a review moves nothing"
     )
+    assert place(course, [passed["one"], question(1, final="a")]) == "1_means.ipynb#check-Two", "nor does a final"
     assert place(course, [question(0), question(1)]) == "1_means.ipynb#ask", "what was left out comes at the end"
     assert place(course, [predicted, *passed.values(), question(0), question(1, right=False)]) is None
 
@@ -144,3 +145,21 @@ def test_every_notebook_of_the_course_has_steps_and_minutes():
     assert len(lessons) > 25
     assert [notebook.path for notebook in lessons if not notebook.steps or not notebook.minutes] == []
     assert all(step.cell for notebook in notebooks for step in notebook.steps)
+
+
+@pytest.mark.parametrize(
+    ("stated", "minutes"), [("**90 minutes**", 90), ("**About 30 minutes**", 30), ("**4 to 6 hours, over days**", 300)]
+)
+def test_the_time_that_a_notebook_states_is_read(course, stated, minutes):
+    head = {"cell_type": "markdown", "id": "head", "metadata": {}, "source": f"# Means\n\n{stated}"}
+    (course / LESSON / "1_means.ipynb").write_text(json.dumps({"cells": [head], "nbformat": 4, "metadata": {}}))
+    assert course_map.read_notebooks(course)[0].minutes == minutes
+
+
+def test_folders_without_a_bank_have_a_title_in_both_languages(course):
+    for name in ("10_capstone", "11_final", "12_my_own"):
+        (course / name).mkdir()
+        (course / name / "1_x.ipynb").write_text(json.dumps({"cells": [], "nbformat": 4, "metadata": {}}))
+    page = where_was_i(NOW)._repr_html_()
+    for title in ("10 Capstone", "10 종합 과제", "11 Final", "11 최종 퀴즈", "12 my own"):
+        assert title in page

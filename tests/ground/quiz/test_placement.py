@@ -5,7 +5,7 @@ import pytest
 import example_bank as example
 from torchcourse import journal
 from torchcourse.quiz import bank, placement, progress, review
-from torchcourse.quiz.placement_quiz import chosen, standings
+from torchcourse.quiz.placement_quiz import PlacementCard, chosen, standings
 from torchcourse.quiz.questions import Question
 
 
@@ -52,3 +52,13 @@ def test_a_question_can_be_answered_by_code_and_an_unknown_lesson_is_named() -> 
     assert 'placement()["08_more"].answer(' in repr(placement())
     with pytest.raises(KeyError, match="No question of lesson 09_x waits; these do: 08_more"):
         placement()["09_x"]
+
+
+def test_a_wrong_answer_is_explained_at_once_and_says_what_to_do_next() -> None:
+    lesson = bank.lesson("01_data_parallelism")
+    question = next(each for each in lesson.questions if each.kind == "one")
+    form = PlacementCard(lesson, question, question).widget()
+    form.do("check", answer=[next(letter for letter in question.letters if letter != question.key)], sure=["3"])
+    assert form.parts["reason"] == "", "a reasoning would be kept for a review that never comes"
+    assert "Your first answer counts." in form.parts["actions"]
+    assert "run this cell again" in form.parts["note"]

@@ -6,7 +6,7 @@ Counted are the words that are read (at 120 per minute, for readers of a second 
 characters per minute, which is 15 lines of the course's code, however they are broken), and the minutes that each
 exercise states. Fold-outs and folded cells are opened by those who want
 them; the glossary and the further reading are looked up. They count nothing, and the code of an exercise is part of its
-minutes.
+minutes. A header that says "About 30 minutes" stays: it is the final's, whose time goes into its cards.
 """
 
 import re
