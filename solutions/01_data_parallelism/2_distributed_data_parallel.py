@@ -4,16 +4,16 @@
 # **{minutes} minutes** · one CPU is enough (two to five processes); with several GPUs, each process takes one · before this:
 # [averaging](1_averaging.ipynb)
 #
-# In notebook 1 every training step ended with an average over all ranks. Here you open the box: how do numbers get
+# In notebook 1 every training step ended with an average over all ranks. How do numbers get
 # from each rank to all the others, what does that cost, and how does PyTorch hide the cost? At the end you have
-# written the three ideas of **DistributedDataParallel** (분산 데이터 병렬, DDP) yourself, and PyTorch's own holds no secret.
+# written the three ideas of **DistributedDataParallel** (분산 데이터 병렬, DDP) yourself, and you will understand PyTorch's own.
 #
 # **After this notebook you can**
 #
 # 1. follow a chunk round a ring, and say how many bytes each rank sends;
 # 2. write an all-reduce from single messages;
 # 3. build DDP from the same start, averaged gradients and buckets, and prove that it equals one process;
-# 4. read in DDP's log and in a profiler trace how much communication is hidden, and accumulate without sending;
+# 4. read in DDP's log how much communication is hidden, and accumulate without sending;
 # 5. find, from the stacks of ranks that hang, the call that somebody missed.
 
 # %% setup
@@ -43,7 +43,6 @@ from torchcourse.lessons.data_parallelism import averaging, collectives, data_pa
 from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.lessons.data_parallelism.collectives_picture import ring_picture
 from torchcourse.lessons.data_parallelism.timeline_picture import bucket_picture
-from torchcourse.lessons.data_parallelism.trace_picture import show_trace
 from torchcourse.models import mlp
 from torchcourse.ranks import (
     RankError,
@@ -87,7 +86,7 @@ for ranks in (2, 4, 6):
 
 # %% [markdown]
 # Rank 0 sends N−1 tensors, and has received N−1 before. With 100 ranks and 1 GB of gradients that is 99 GB each way
-# through one wire, while the others look on. The total is not the trouble; the *queue* at rank 0 is.
+# through one wire, while the others wait.
 #
 # ## 2 · The ring
 #
@@ -268,8 +267,7 @@ outcome(
 # S, and it comes close to 2S as N grows. Where only the ranks add, it cannot be done with less: Patarasuk and Yuan proved
 # it in 2009 (further reading). A switch that adds by itself (NVLink SHARP, which NCCL can use) saves about half of it.
 #
-# What grows with N is the number of steps, 2(N−1). For small tensors the waiting counts, not the bytes. Libraries
-# then switch to trees.
+# What grows with N is the number of steps, 2(N−1). For small tensors the waiting counts, and libraries switch to trees.
 
 # %% [markdown]
 # ## 3 · DDP by hand
@@ -340,7 +338,8 @@ def train(prepare, steps=12):
 
 # %% [markdown]
 # `prepare` gets the model as it was born and returns the model to train, and what to do after each `backward()`. One
-# process is the reference. Beside it train two ranks with both parts, and with each of them left out:
+# process is the reference. Beside it train two ranks with both parts, and without the average. (Different starts
+# stay different: notebook 1 measured it.)
 
 
 # %%
@@ -350,10 +349,6 @@ def alone(model):
 
 def both_parts(model):
     averaging.copy_from_rank_0(model)
-    return model, partial(data_parallel.average_gradients, model)
-
-
-def no_same_start(model):
     return model, partial(data_parallel.average_gradients, model)
 
 
@@ -376,15 +371,15 @@ def off(histories):
 reference = run_ranks(train, alone, world_size=1)[0]
 curves = {
     way.__name__: off(run_ranks(train, way, world_size=2))
-    for way in (both_parts, no_same_start, no_average)
+    for way in (both_parts, no_average)
 }
 figure, axes = figures.new(height=3.0)
-for (name, curve), style in zip(curves.items(), ("o-", "s-", "^-"), strict=True):
+for (name, curve), style in zip(curves.items(), ("o-", "^-"), strict=True):
     axes.semilogy(range(1, 13), curve, style, label=name.replace("_", " "))
 axes.set(
     xlabel="step",
     ylabel="distance from one process",
-    title="Both parts are needed; together they equal one process",
+    title="With both parts, two ranks equal one process",
 )
 axes.legend(frameon=False, loc="center right")
 figures.show(
@@ -395,8 +390,6 @@ figures.show(
 )
 
 # %% [markdown]
-# * **Different starts**: equal steps from different places stay different. Averaging gradients alone does not bring
-#   weights together.
 # * **No average**: the ranks start alike, and differ from the first step on.
 # * **Both**: one process, to rounding, with a tied weight (autograd adds up both uses *before* anyone averages) and
 #   with parameters that have no gradient.
@@ -465,8 +458,8 @@ outcome(
 )
 
 # %% [markdown]
-# So send everything in one message? Then nothing can leave before the *last* gradient is there, and the wires idle
-# during the whole backward pass. But the first gradients are there early. A **hook** (훅) is a function of yours that
+# So send everything in one message? Then nothing can leave before the *last* gradient is there. But the first gradients
+# are there early. A **hook** (훅) is a function of yours that
 # PyTorch calls at a certain moment. This one is called when a parameter's gradient is complete:
 
 # %%
@@ -665,7 +658,7 @@ except RankError as error:
         print(line.strip())
 
 # %% [markdown]
-# This is a common error with DDP. Read it with what you know now. DDP waits until every bucket
+# This is a common error with DDP. DDP waits until every bucket
 # is full; the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one
 # unfinished. In the first step no rank got an average of that bucket: each went on with its own gradients, in silence. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
 #
@@ -744,63 +737,10 @@ for bucket_mb in (25, 0.3):
 # * The order of the parameters: last to first.
 # * In the first step one bucket holds everything. After it, DDP *rebuilds* its buckets, in the order in which the
 #   gradients really came.
-# * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size, a little unlike
-#   yours.
+# * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size.
 # * With one bucket almost nothing overlaps: everything is sent at the end.
 #
-# ### What a trace shows
-#
-# The log gives averages. A **trace** (트레이스) shows one step. Every rank runs a step under PyTorch's profiler and
-# writes a file; `show_trace` draws the files.
-
-# %%
-predict(
-    "01-2.trace",
-    "In the coming picture an orange bar is an all-reduce. Suppose that for one and "
-    "the same all-reduce rank 0's bar is "
-    "long and rank 1's is short. Why would that be?",
-    [
-        "rank 0 has the slower wire",
-        "rank 0 had more bytes to send",
-        "rank 1 came later, and rank 0 waited for it",
-    ],
-)
-
-
-# %%
-def traced(bucket_mb):
-    _, step = ddp_and_step(bucket_mb)
-    for _ in range(4):
-        step()
-    dist.barrier()
-    with torch.profiler.profile() as profiler:
-        step()
-    profiler.export_chrome_trace(f"runs/trace_{bucket_mb}MB_{dist.get_rank()}.json")
-
-
-for bucket_mb in (25, 0.3):
-    # without the profiler's own notes
-    run_ranks(traced, bucket_mb, world_size=2, env={"KINETO_LOG_LEVEL": "99"})
-    show_trace(f"runs/trace_{bucket_mb}MB_0.json", f"runs/trace_{bucket_mb}MB_1.json")
-
-# %%
-outcome(
-    "01-2.trace",
-    "Both ranks send equally much, and an all-reduce ends for all at about the same "
-    "time. Bars of different length began "
-    "at different times: the long one is mostly waiting.",
-    right="rank 1 came later, and rank 0 waited for it",
-)
-
-# %% [markdown]
-# Above, one bucket: sending begins where computing ends. Below, two: sending begins while the backward pass goes on.
-# Whether the *step* gets shorter is a different question here: on a CPU, sending and computing share the same cores. A
-# GPU sends mostly beside computing.
-#
-# **Open the whole trace.** The folder `runs` beside this notebook now has `trace_25MB_0.json` and three more, one for
-# each run and rank. Open `chrome://tracing` in Chrome and load one; that needs no network.
-# [ui.perfetto.dev](https://ui.perfetto.dev) is nicer; the page comes from the net, your file stays in the browser.
-# Look for `gloo:all_reduce` (`nccl:all_reduce` on GPUs), in a thread of its own.
+# The log gives averages. Lesson 09 shows a single step, rank beside rank.
 
 # %% [markdown]
 # ## 6 · Accumulate without sending
@@ -952,7 +892,7 @@ except RankTimeout as error:
     print(error)
 
 # %% [markdown]
-# Real training runs stop like this too, often after hours, with the GPUs at 100%. With NCCL a watchdog ends the run, by default
+# Real training runs stop like this too, with the GPUs at 100%. With NCCL a watchdog ends the run, by default
 # after 10 minutes; until then there is no error. A time limit and **the stack of each rank** (스택) are the evidence: here from
 # `run_ranks`, elsewhere from `py-spy dump --pid PID` or PyTorch's Flight Recorder. Ask three questions:
 #
@@ -1061,9 +1001,8 @@ for rank, result in enumerate(run_ranks(mismatched, world_size=2, env=ON_CPU)):
     print(f"rank {rank}: {result}")
 
 # %% [markdown]
-# No error, and wrong numbers: the elements were added in the order in which they lie in memory. A training run goes
-# on with that for days. Run the same with `TORCH_DISTRIBUTED_DEBUG=DETAIL`: now the ranks compare what they are about to
-# do before each collective.
+# No error, and wrong numbers: the elements were added in the order in which they lie in memory. With
+# `TORCH_DISTRIBUTED_DEBUG=DETAIL` the ranks compare what they are about to do before each collective:
 
 # %%
 try:
@@ -1075,9 +1014,8 @@ except RankError as error:
 
 # %% [markdown]
 # Both shapes are named (`TensorShape`), and so is the call (`SequenceNumber`). This costs an extra exchange for each
-# collective, so it is for the first minute of a new training run and for hunting, not for every day. With *different*
-# numbers of elements gloo stops without the variable too: a rank dies with "Received data size doesn't match expected
-# size".
+# collective: use it for the first minute of a new training run. With *different* numbers of elements gloo stops
+# without the variable too.
 
 # %% [markdown]
 # ## 8 · Scale up
@@ -1097,23 +1035,14 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 
 # %% [markdown]
 # Three ranks are visibly off, and you know why from notebook 1: 64 digits cut into 22, 21 and 21 are unequal parts,
-# and DDP takes the plain mean. It is not a fault of DDP. In practice the sampler makes all parts equally large
-# (notebook 3).
+# and DDP takes the plain mean. In practice the sampler makes all parts equally large (notebook 3).
 
 # %% [markdown]
 # ### Out of the notebook
 #
 # On several machines a training run is started by `torchrun`, from a file. `export_script` writes that file: the
-# function, and what it uses from other cells. It refuses what a script could not know:
-
-# %%
-try:
-    export_script(train, "runs/train_ddp.py", torchs)
-except TypeError as error:
-    print(error)
-
-# %% [markdown]
-# So put into one function all that it needs, data included. First try it here:
+# function, and what it uses from other cells. So put into one function all that it needs, data included. First try
+# it here:
 
 
 # %%
@@ -1145,7 +1074,7 @@ print(here)
 script = export_script(train_ddp, "runs/train_ddp.py", 10, overwrite=True)
 
 # %% [markdown]
-# Open the file: it is short. Here it runs once, in two processes that have nothing to do with this notebook.
+# Open the file: it is short. Here it runs in two processes that have nothing to do with this notebook.
 # `python -m torch.distributed.run` is what `torchrun` stands for.
 
 # %%
@@ -1162,8 +1091,8 @@ print(run.stdout or run.stderr)
 assert f"rank 0 returned {here[0]}" in run.stdout
 
 # %% [markdown]
-# The same weights, to the last digit shown. The line for several machines differs in two things: how many machines
-# there are, and where they meet (`--rdzv-endpoint`). The function does not change.
+# The same weights, to the last digit shown. For several machines two things are added: how many there are
+# (`--nnodes`), and where they meet (`--rdzv-endpoint`).
 
 # %% [markdown]
 # ## 9 · What the log said
@@ -1171,7 +1100,7 @@ assert f"rank 0 returned {here[0]}" in run.stdout
 # | The log | The evidence here | Corrected |
 # |---|---|---|
 # | DistributedDataParallel: 각 **CPU**마다 process 생성: makes a process for each *CPU* | The cell below: as many processes as you ask for, on however many cores. DDP started none of them; it wraps a model inside a process that is already running. | **One process per rank, and usually one rank per GPU.** Starting them is the launcher's work: `run_ranks`, `torchrun`. |
-# | DataParallel vs DistributedDataParallel: "… 후 평균", then *average* | Section 3: same start and averaged gradients give one process's weights, in every step. Without the same start, the ranks never meet. | DDP averages **gradients**. It never averages weights: they stay equal because they *start* equal. |
+# | DataParallel vs DistributedDataParallel: "… 후 평균", then *average* | Section 3: same start and averaged gradients give one process's weights, in every step. | DDP averages **gradients**. It never averages weights: they stay equal because they *start* equal. |
 
 # %%
 for ranks in (1, 3, 5):
@@ -1180,9 +1109,6 @@ for ranks in (1, 3, 5):
         f"{ranks} ranks: {len(set(processes))} processes, on a machine with "
         f"{os.cpu_count()} CPU cores"
     )
-
-# %% [markdown]
-# DataParallel itself, and its uneven use of the GPUs (GPU사용 불균형), is the next notebook's.
 
 # %% [markdown]
 # ## Take away
@@ -1194,10 +1120,9 @@ for ranks in (1, 3, 5):
 #   while `backward()` still runs.
 # * "Expected to have finished reduction": a parameter got no gradient, and its bucket never filled.
 # * k micro-batches: k−1 times `no_sync()` round forward *and* backward, each loss divided by k.
-# * A collective that only some ranks call hangs all of them. The stacks of two ranks show it: they are in different
-#   calls.
+# * A collective that only some ranks call hangs all of them: their stacks are in different calls.
 #
-# **Next notebook:** DataParallel against DDP, samplers, uneven inputs, sharding, and how far it all scales.
+# **Next notebook:** [samples, memory and scaling](3_memory_and_scaling.ipynb).
 # **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
@@ -1214,7 +1139,6 @@ for ranks in (1, 3, 5):
 # | tied weight | 묶인 가중치 | one parameter used in two places |
 # | micro-batch | 마이크로배치 | a part of the batch that is computed at once |
 # | gradient accumulation | 기울기 누적 | adding up micro-batches' gradients before a step |
-# | trace | 트레이스 | who did what when, in one step |
 # | hang, deadlock | 멈춤, 교착 상태 | ranks that wait for each other for ever |
 # | stack | 스택 | the calls a process is in, innermost last |
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Search: which settings, how long, and how sure is the answer?
 #
-# **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough · before this: lesson 00
 #
 # Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
 # good ones by hand, in a few lines per method. Then it asks the harder question: is one method, or one setting, really better than
@@ -26,11 +26,9 @@ recall("03_hyperparameter_tuning")
 # %%
 import copy
 import math
-import time
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 
 from torchcourse import figures
@@ -51,16 +49,12 @@ from torchcourse.lessons.tuning.digits_task import (
     SPACE,
     digits_cnn,
     parts,
-    train,
 )
 from torchcourse.lessons.tuning.halving import asha, successive_halving
-from torchcourse.lessons.tuning.population import train_population
-from torchcourse.lessons.tuning.population_picture import draw_population
 from torchcourse.lessons.tuning.search import Search, random_search, random_settings
-from torchcourse.ranks import default_world_size, run_ranks
 
 torch.set_num_threads(1)  # small networks train no faster on more
-print(f"{default_world_size()} ranks by default, PyTorch {torch.__version__}")
+print(f"one process, PyTorch {torch.__version__}")
 
 # %% [markdown]
 # ## 1 · One short run for the learning rate
@@ -228,7 +222,7 @@ outcome(
 
 # %% [markdown]
 # That is the argument of [Bergstra and Bengio 2012](https://jmlr.org/papers/v13/bergstra12a.html). It is about spaces where few axes matter, and about ranges
-# that are continuous. Section 5 checks it on the real table.
+# that are continuous. Section 4 checks it on the real table.
 #
 # ### Exercise 2 · Random search
 #
@@ -306,7 +300,7 @@ for name, search in (("random", whole), ("successive halving", halved)):
     )
 
 # %% [markdown]
-# Both found the same setting this time. The second has looked at four times as many.
+# The second has looked at four times as many.
 #
 # Synchronous halving waits at each rung for the last trial. With many workers most of them idle. **ASHA** ([Li et al. 2020](https://arxiv.org/abs/1810.05934)) never waits:
 # whenever a worker is free, it promotes a trial that has earned it *so far*, and else starts a new one.
@@ -409,54 +403,7 @@ print(
 print("best:", search.best.settings)
 
 # %% [markdown]
-# ## 4 · A population, and a schedule
-#
-# So far a trial keeps its learning rate to the end. In **population-based training** (집단 기반 학습, [Jaderberg et al. 2017](https://arxiv.org/abs/1711.09846)) networks train side by side. After each
-# epoch the worst copies the weights of the best, and goes on with half or twice *its* rate. This one really trains: six networks, six epochs.
-
-# %%
-predict(
-    "03-1.population",
-    "Six networks with rates from 0.0001 to 1. With copying or without, the same 36 "
-    "epochs. What does copying change most?",
-    ["the best network", "the middle of the six", "nothing that one can see"],
-)
-
-# %%
-start = [10 ** (-4 + 4 * number / 5) for number in range(6)]
-copying, alone = (
-    train_population(start, 6, width=8),
-    train_population(start, 6, width=8, exploit=False),
-)
-ends = {
-    name: [100 * m.scores[-1] for m in group]
-    for name, group in (("copying", copying), ("alone", alone))
-}
-line = "; ".join(
-    f"{name}: best {max(v):.1f}%, middle {np.median(v):.1f}%"
-    for name, v in ends.items()
-)
-figures.show(
-    draw_population(copying, line),
-    f"Learning rates and accuracies of a population. {line}.",
-)
-
-# %%
-changes = [f(ends["copying"]) - f(ends["alone"]) for f in (max, np.median)]
-outcome(
-    "03-1.population",
-    f"{line}. One run of each, on 500 images: between the best ones, "
-    f"{abs(changes[0]):.1f} points say little.",
-    right="the middle of the six"
-    if abs(changes[1]) > abs(changes[0]) + 2
-    else "the best network",
-)
-
-# %% [markdown]
-# Use it when the *schedule* matters and all members train at the same time anyway. It cannot search over architectures, because weights can be copied only
-# into the same network.
-#
-# ## 5 · Which method is better? Equal budgets, many seeds
+# ## 4 · Which method is better? Equal budgets, many seeds
 #
 # One search proves nothing. Replayed from the table, 400 searches of each method take seconds. Each method gets the same number of epochs and the same
 # seeds. It sees validation accuracy only. What counts is the *test* accuracy of the trial that it hands over.
@@ -466,12 +413,8 @@ outcome(
 
 # %%
 BUDGETS = (27, 54, 90, 135, 270, 540)
-began = time.perf_counter()
 scores = compare(METHODS, BUDGETS, seeds=range(400))
-print(
-    f"{len(METHODS) * len(BUDGETS) * 400} searches in "
-    f"{time.perf_counter() - began:.1f} s"
-)
+print(f"{len(METHODS) * len(BUDGETS) * 400} searches")
 
 # %% [markdown]
 # Gray dots are searches, diamonds are means, and each bar is a 95% **confidence interval** (신뢰 구간) of the mean.
@@ -519,20 +462,18 @@ outcome(
 )
 
 # %% [markdown]
-# A word on the verdicts. Of 20 comparisons *without* any difference, one is clear by luck. Here are 30, so "clear among 30" asks for more: an interval of
-# 99.8% that leaves out zero (Bonferroni's correction: 5% divided by the number of comparisons). "Open" is not "equal". The interval says how large the
-# difference may still be.
+# Of 20 comparisons *without* any difference, one is clear by luck. Here are 30, so "clear among 30" asks for more: an interval of
+# 99.8% that leaves out zero (Bonferroni's correction: 5% divided by the number of comparisons). "Open" is not "equal".
 #
 # What holds:
 #
-# * Stopping early pays most where the budget is small: ten points at 27 epochs, more than one and a half at 90. At 540 epochs, 60 whole training runs, it still gains, but
-#   a tenth of a point.
+# * Stopping early pays most where the budget is small: ten points at 27 epochs, more than one and a half at 90, a tenth of a point at 540.
 # * ASHA is no better than successive halving here, and below 100 epochs it is a little worse: it promotes before all trials are in. What it saves is the
 #   waiting of many workers, and these searches have one worker.
-# * With three trials random search is *worse* than the grid, by five points. It may draw three hopeless rates, which a grid of three rates cannot. With 30 trials random search is better,
-#   by 0.3 points. In between the table does not tell, even from 400 searches; 40 of them could not show the 0.3 points, either.
-# * Evenly drawn values have both advantages. With three trials they are not clearly below the grid, from 10 to 30 trials they are better than it, and they are
-#   never clearly below random search. Drawing them takes five lines of Python.
+# * With three trials random search is *worse* than the grid, by five points. It may draw three hopeless rates, which a grid of three rates cannot. With 30 trials
+#   it is better, by 0.3 points.
+# * Evenly drawn values have both advantages: with three trials they are not clearly below the grid, from 10 to 30 trials they are better than it, and they are
+#   never clearly below random search.
 #
 # Stopping early is a bet: that the order of the trials early on predicts their order at the end. How well does it, in this space?
 
@@ -595,7 +536,7 @@ same = 100 * flattering(searching("random"), searching("random"), BUDGET, range(
 print(f"random search beats random search by {same:.1f} points")
 
 # %% [markdown]
-# A comparison of a method with itself must give zero, up to noise. So the report is wrong, and you can prove it without reading it. Now read it. There are three faults.
+# A comparison of a method with itself must give zero, up to noise. So the report is wrong. Now read it: there are three faults.
 #
 # ### Exercise 4 · A fair report
 #
@@ -646,7 +587,7 @@ checked
 # Both methods drew the same first settings from the same seed. Where one was lucky, so was the other. Take the difference seed by seed, then mean and deviation of the differences.
 # </details>
 #
-# ## 6 · How many seeds does a difference need?
+# ## 5 · How many seeds does a difference need?
 #
 # Settings are compared in the same way. The table has three good settings, each trained with 40 seeds:
 
@@ -732,7 +673,7 @@ outcome(
 )
 
 # %% [markdown]
-# Half the difference needs four times the seeds: errors fall with √n. A tenth of a point is rarely found even with 40. (And all of these runs share the same 797 test images.
+# Half the difference needs four times the seeds: errors fall with √n. (And all of these runs share the same 797 test images.
 # What more seeds cannot average out is the subject of the next notebook.)
 #
 # Fix the number beforehand, and look *once*. Here somebody compares a setting with itself, looks after each new pair of runs, and stops when the interval leaves out zero:
@@ -753,7 +694,7 @@ for how, share in found.items():
 
 # %% [markdown]
 #
-# ## 7 · Do hyperparameters still matter?
+# ## 6 · Do hyperparameters still matter?
 #
 # "AdamW and good defaults: nobody has to tune any more." The table has 260 settings with each optimizer, trained for nine epochs.
 
@@ -787,7 +728,7 @@ outcome(
 )
 
 # %% [markdown]
-# That share belongs to this space, which goes up to a rate of 1. Leave out all rates above 0.1, and it grows. A fairer question: what do PyTorch's defaults for AdamW (rate 0.001,
+# That share belongs to this space, which goes up to a rate of 1. A fairer question: what do PyTorch's defaults for AdamW (rate 0.001,
 # decay 0.01) lose against settings that were chosen on validation, *at the same width*?
 
 # %%
@@ -809,7 +750,7 @@ for epochs in (9, 20, 40, 60):
     print(f"   after {epochs:2d} epochs {gap.in_points()}: {gap.verdict(margin=1.0)}")
 
 # %% [markdown]
-# The network learns too slowly with the defaults: after nine epochs, 144 steps, they are five points behind. From 40 epochs on they are level with the tuned rate, within a
+# After nine epochs, 144 steps, the defaults are five points behind. From 40 epochs on they are level with the tuned rate, within a
 # margin of one point. So what tuning brings here is mostly time: the same accuracy in a third of the epochs.
 #
 # And model size, the log's second word? Five widths, trained on 15 to 500 images, at one rate:
@@ -826,89 +767,21 @@ for width, row in zip(SPACE["width"], size, strict=True):
 
 # %% [markdown]
 # The wide networks are ahead where images are few: width 64 gains 37 to 57 points on width 4 with up to 125 images, and 9 with 500. So a larger network does not have to
-# overfit more. But nine epochs of 15 images are nine steps, and a wide network gets further in a step: part of the gain is speed. The three widest are close to one another
-# at 500 images, and three seeds do not tell them apart.
+# overfit more. But nine epochs of 15 images are nine steps, and a wide network gets further in a step: part of the gain is speed.
 #
-# Believe a table only after you have tried it. Train two of its settings again:
-
-# %%
-for setting in [
-    s
-    for s, _ in zip(
-        random_settings(SPACE | {"width": (4, 8, 16)}, seed=11), range(2), strict=False
-    )
-]:
-    *_, result = train(setting, epochs=2)
-    kept = replay.accuracies()[(*replay.position(setting), 1)]
-    print(
-        f"{setting}: {100 * result.val_accuracy:.1f}% now, {100 * kept:.1f}% in the "
-        f"table"
-    )
-    # rounding differs from machine to machine
-    assert abs(result.val_accuracy - kept) < 0.06
-
-# %% [markdown]
-# ## 8 · Scale up: two ranks share a search
-#
-# Trials are independent: each rank takes every second setting, and what they find is put together again. Nothing has to be synchronized until the end.
-
-
-# %%
-def search_shared(settings, epochs):
-    """Train every n-th setting on each of n ranks;
-    return (place, accuracy) of this rank's settings.
-    """
-    torch.set_num_threads(1)
-    rank, ranks = (
-        (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    )
-    results = []
-    for place in range(rank, len(settings), ranks):
-        *_, result = train(settings[place], epochs)
-        results.append((place, result.val_accuracy))
-    return results
-
-
-settings = [
-    s
-    for s, _ in zip(
-        random_settings(SPACE | {"width": (4, 8, 16)}, seed=2), range(6), strict=False
-    )
-]
-alone = dict(search_shared(settings, epochs=2))
-together = dict(
-    pair
-    for part in run_ranks(search_shared, settings, 2, world_size=2)
-    for pair in part
-)
-assert set(together) == set(alone)
-assert all(abs(together[place] - alone[place]) < 0.02 for place in alone)
-print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.items())})
-
-# %% [markdown]
-# Put the function and `run_ranks(search_shared, settings, 9)` into a script, and the same call runs in the ranks that `torchrun` started, on one machine or on several:
-#
-# ```
-# torchrun --nproc-per-node 2 search.py
-# torchrun --nnodes 4 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 search.py
-# ```
-#
-# Ranks with short trials wait for those with long ones. A study in a database (the next notebook) hands out one trial at a time, and survives a dead worker.
-#
-# ## 9 · What the log said
+# ## 7 · What the log said
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
 # | Learning rate, model size, optimizer | Section 1: between a tenth of the edge and ten times the edge, accuracies go from 95% to chance. | These three, and weight decay, batch size and schedule. Begin with the rate. |
-# | used to have a great influence | Section 7: in this space four of five settings with AdamW stay below 95% after nine epochs. PyTorch's defaults are then five points behind a tuned rate, and level with it after 40. | They have it now, above all where training is short. Good defaults are settings that somebody has tuned for problems like yours. Whether the influence was larger *then* was not measured here: it would take a network of that time beside one of today. |
-# | matters when one goes into the details | Section 6: one point needs about ten seeds, a tenth of a point more than 40. | In the details the differences are smaller than the noise of one run. There it takes seeds and error bars to know. |
+# | used to have a great influence | Section 6: in this space four of five settings with AdamW stay below 95% after nine epochs. PyTorch's defaults are then five points behind a tuned rate, and level with it after 40. | They have it now, above all where training is short. Whether the influence was larger *then* was not measured here. |
+# | matters when one goes into the details | Section 5: one point needs about ten seeds, a tenth of a point more than 40. | In the details the differences are smaller than the noise of one run. |
 #
 # ## Take away
 #
 # * A range test costs a hundred steps. Take a tenth of the rate at the lowest loss, and the weights from before the test.
 # * Random search tries a new value of each axis in each trial. Draw rates on a log scale.
 # * Stopping early pays most at small budgets. It bets that the early order of the trials predicts the late one.
-# * Spread the draws evenly over each axis. With few trials a grid beats random search, with more it is the other way round; even draws are never far from the better one.
 # * A fair comparison: equal epochs, equal width, the same seeds, chosen on validation, judged on test, with an interval. Compare a method with itself first.
 # * Of 20 comparisons without a difference one is clear by luck. Ask for more where you make many.
 # * Half the difference needs four times the seeds.
@@ -926,7 +799,6 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 # | log scale | 로그 척도 | equal factors take equal room |
 # | successive halving | 연속 반감법 | after each rung the best third goes on |
 # | rung | 단 | an epoch at which trials are compared |
-# | population-based training | 집단 기반 학습 | the worst copies the best and changes its rate |
 # | budget | 예산 | the epochs that a search may take |
 # | confidence interval | 신뢰 구간 | holds the true value in 95 of 100 experiments |
 # | standard error | 표준 오차 | how uncertain a mean is |
@@ -938,7 +810,6 @@ print({place: round(100 * accuracy, 1) for place, accuracy in sorted(together.it
 # * McKay, Beckman and Conover 1979, [A comparison of three methods for selecting values of input variables](https://doi.org/10.1080/00401706.1979.10489755): the Latin hypercube.
 # * Bergstra and Bengio 2012, [Random search for hyper-parameter optimization](https://jmlr.org/papers/v13/bergstra12a.html).
 # * Li et al. 2020, [A system for massively parallel hyperparameter tuning](https://arxiv.org/abs/1810.05934): ASHA.
-# * Jaderberg et al. 2017, [Population based training of neural networks](https://arxiv.org/abs/1711.09846).
 # * Bouthillier et al. 2021, [Accounting for variance in machine learning benchmarks](https://arxiv.org/abs/2103.03098).
 #
-# Next: [Studies](2_studies.ipynb), then the [quiz](quiz.ipynb).
+# **Next notebook:** [studies](2_studies.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).

@@ -13,11 +13,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*/[0-9]*.ipynb"))
 
 MOST = 75
 LONGER = {
-    "01_data_parallelism/2_distributed_data_parallel": 80,
     "02_model_parallelism/3_planner": 90,
-    "03_hyperparameter_tuning/1_search": 81,
-    "05_troubleshooting/2_faults": 90,
-    "06_custom_datasets/1_datasets": 85,
 }
 """Notebooks above the limit: they may get shorter, and no longer than this."""
 

@@ -10,78 +10,6 @@ import torch.nn.functional as F
 from torchcourse.lessons.troubleshooting import checks as check
 from verdicts import accepted, refused, todo
 
-# mean_loss
-
-
-def evaluated(keep, total_of, no_grad=True, evaluation=True, restore=True):
-    """A validation in parts, so that each mistake is one change."""
-
-    def answer(model, batches):
-        was = model.training
-        model.train(not evaluation)
-        kept = []
-        with torch.set_grad_enabled(not no_grad):
-            for inputs, targets in batches:
-                kept.append(keep(F.cross_entropy(model(inputs), targets), len(targets)))
-        if restore:
-            model.train(was)
-        return total_of(kept)
-
-    return answer
-
-
-def by_sum(model, batches):
-    was_training = model.training
-    model.eval()
-    total, samples = 0.0, 0
-    with torch.no_grad():
-        for inputs, targets in batches:
-            total += F.cross_entropy(model(inputs), targets, reduction="sum").item()
-            samples += len(targets)
-    model.train(was_training)
-    return total / samples
-
-
-def weighted(kept):
-    return float(sum(value * count for value, count in kept) / sum(count for _, count in kept))
-
-
-def backwards(model, batches):
-    value = by_sum(model, batches)
-    model[0].weight.sum().backward()
-    return value
-
-
-ITEM = lambda loss, count: (loss.item(), count)  # noqa: E731
-
-
-@pytest.mark.parametrize("answer", [by_sum, evaluated(ITEM, weighted), evaluated(ITEM, weighted, no_grad=False)])
-def test_mean_loss_accepts(answer):
-    accepted(check.mean_loss(answer))
-
-
-@pytest.mark.parametrize(
-    ("answer", "symptom"),
-    [
-        (evaluated(lambda loss, count: (loss, count), weighted, no_grad=False), "graph_kept"),
-        (evaluated(lambda loss, count: (loss, count), weighted), "tensors_kept"),
-        (evaluated(ITEM, lambda kept: sum(value for value, _ in kept) / len(kept)), "mean_of_means"),
-        (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept) / len(kept)), "wrong_value"),
-        (evaluated(ITEM, lambda kept: sum(value * count for value, count in kept)), "wrong_divisor"),
-        (evaluated(ITEM, lambda kept: torch.tensor(weighted(kept))), "wrong_type"),
-        (evaluated(ITEM, weighted, evaluation=False), "training_mode"),
-        (evaluated(ITEM, weighted, restore=False), "mode_left_changed"),
-        (lambda model, batches: by_sum(model, list(batches)), "tensors_kept"),
-        (lambda model, batches: print(by_sum(model, batches)), "nothing_returned"),
-        (lambda model, batches: by_sum(model.requires_grad_(False), batches), "frozen"),
-        (lambda model, batches: (torch.set_grad_enabled(False), by_sum(model, batches))[1], "gradients_off"),
-        (backwards, "gradient_left"),
-    ],
-)
-def test_mean_loss_refuses(answer, symptom):
-    refused(check.mean_loss(answer), symptom)
-
-
 # first_bad_layer
 
 
@@ -548,7 +476,6 @@ def test_any_rank_bad_refuses_a_collective_that_only_some_call(monkeypatch, limi
 @pytest.mark.parametrize(
     "name",
     [
-        "mean_loss",
         "first_bad_layer",
         "safe_distance",
         "unchanged",

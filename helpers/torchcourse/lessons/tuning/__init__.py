@@ -7,7 +7,6 @@ space           its values: in an order that lasts, as a database keeps them
 search          trials, a budget in epochs, random and grid search
 random_or_grid  where random search is ahead of a grid
 halving         successive halving, and ASHA
-population      population-based training: a schedule in one go
 comparison      methods at equal budgets, over many seeds
 study           studies by Optuna in a database, resumed and shared
 _database       signs of life, dead trials, errors in words

@@ -1,7 +1,6 @@
 """The checks of lesson 05. Notebooks 1 and 2 take them from here, each under the name of its exercise.
 
 memory       bytes by formula, an evaluation, batch size, accumulation, checkpoints
-leaks        a validation whose memory stays as it is
 not_finite   the layer that made a NaN, and a distance whose gradient stays finite
 silent_bugs  what must change in a step, what must not depend on what, how a loss begins
 hangs        which ranks stand elsewhere, and a decision that all take together
@@ -9,7 +8,6 @@ clinic       the repairs of notebooks 3 and 4
 """
 
 from torchcourse.lessons.troubleshooting.checks.hangs import any_rank_bad, odd_ones_out
-from torchcourse.lessons.troubleshooting.checks.leaks import mean_loss
 from torchcourse.lessons.troubleshooting.checks.memory import (
     accumulate,
     checkpointed,
@@ -29,7 +27,6 @@ __all__ = [
     "evaluate",
     "find_batch_size",
     "first_bad_layer",
-    "mean_loss",
     "mixes_samples",
     "mlp_bytes",
     "odd_ones_out",
