@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -241,15 +242,12 @@ axis.set_title(
 figures.show(figure, f"Mean test accuracies: {[round(mean, 3) for mean in means]}.")
 
 # %%
-right = (
-    "lower: an eighth of the steps"
-    if means[1] < means[0] - 0.005
-    else "the same: the same samples were seen"
-)
 outcome(
     "01-3.batch",
     f"{means[1]:.1%} instead of {means[0]:.1%}, the mean of three seeds.",
-    right=right,
+    right="lower: an eighth of the steps"
+    if means[1] < means[0] - 0.005
+    else "the same: the same samples were seen",
 )
 
 # %% [markdown]
@@ -279,6 +277,26 @@ print(sorted(path.name for path in Path("saved_by_one_rank").iterdir()))
 
 # %% [markdown]
 # Two processes, one set of files, and the same loss on both: the `Trainer` reduces what it reports over all ranks.
+#
+# The weights are not all that a model holds. A **buffer** (버퍼) is a tensor that is no parameter, such as BatchNorm's running mean. DDP
+# averages no buffers: before each training forward pass it copies rank 0's to all. Here the running mean of rank 1 is off by 100:
+
+
+# %%
+def running_mean():
+    """BatchNorm's running mean on this rank, before and after a step under DDP."""
+    norm = nn.BatchNorm1d(1).to(device())
+    ddp = DistributedDataParallel(norm)
+    norm.running_mean += 100 * dist.get_rank()
+    before = norm.running_mean.item()
+    ddp(torch.full((4, 1), float(dist.get_rank()), device=device())).sum().backward()
+    return before, round(norm.running_mean.item(), 1)
+
+
+print("before and after a step:", run_ranks(running_mean, world_size=2))
+
+# %% [markdown]
+# Rank 1 begins with rank 0's mean, and then adds what it sees itself. A checkpoint of rank 0 holds the statistics of rank 0's samples only.
 
 # %% [markdown]
 # ## 3 · Break-it lab: one rank has more batches
@@ -376,19 +394,10 @@ checked
 # `nn.DataParallel` is older than DDP and shorter to write: one line, no ranks. It keeps **one process**. In each step it copies the model to every
 # GPU: a **replica** (복제본), thrown away after the step. GPU 0 cuts the batch, collects all outputs, and sums the replicas' gradients.
 #
-# Without a GPU it does nothing at all, and does not say so:
-
-# %%
-wrapped = nn.DataParallel(nn.Linear(2, 2))
-print(
-    "GPUs that it uses:",
-    wrapped.device_ids,
-    "  its output:",
-    wrapped(torch.ones(4, 2)).shape,
-)
+# Without a GPU it does nothing at all, and does not say so.
 
 # %% [markdown]
-# The package has it by hand, in 20 lines (`replicas.py`), and that one can pretend: `["cpu", "cpu"]` are two devices. Are the gradients of the
+# The package has it by hand, in 20 lines (`replicas.py`). Ours also works without GPUs: `["cpu", "cpu"]` counts as two devices. Are the gradients of the
 # replicas averaged or added up? Give a batch of 6 to one model, and to two replicas of it:
 
 # %%
@@ -420,11 +429,8 @@ predict(
 )
 
 # %% [markdown]
-# The picture is a **model**, computed from the sizes and speeds that the sliders set (`timeline.py` has the arithmetic). Left, who computes and who
-# copies; right, what each GPU holds. Try:
-#
-# * 2 GPUs, then 8: who waits for whom?
-# * an output for every pixel: what happens to the memory of GPU 0? The learner's log calls this *GPU 사용 불균형*, uneven use.
+# The picture is a **model**, computed from the sizes and speeds that the sliders set (`timeline.py` has the arithmetic). Try 2 GPUs, then 8, and an
+# output for every pixel: what happens to the memory of GPU 0? The study log calls this *GPU 사용 불균형*, uneven use.
 
 # %%
 dataparallel_picture()
@@ -663,7 +669,14 @@ checked
 #
 # ### Live
 #
-# The same batch on 1, 2 and 4 ranks (**strong scaling**, 강한 확장), measured now.
+# The same batch on 1, 2 and 4 ranks (**strong scaling**, 강한 확장), measured now. On the CPU each rank of this course computes with one thread, so
+# one rank uses one core:
+
+# %%
+print(
+    f"threads: {torch.get_num_threads()} in this notebook, "
+    f"{run_ranks(torch.get_num_threads, world_size=2)} in two ranks"
+)
 
 # %%
 predict(
@@ -712,6 +725,27 @@ outcome(
 # * **Amdahl's law** (암달의 법칙): if a part *s* of the work does not get faster, N ranks are at most 1/*s* times as fast. The curve takes *s* from the
 #   first measurement.
 # * **Noise?** Run the cell again. On a busy machine the points move; a difference smaller than that movement says nothing.
+#
+# Most large runs do not keep the batch: they give each new rank a batch of its own. That is **weak scaling** (약한 확장). The step should then take as long
+# as on one rank, and the **efficiency** (효율) is the step of one rank over that of N:
+
+# %%
+weak = [
+    cost.measure_scaling(
+        small_cnn, images[: 128 * n], labels[: 128 * n], world_sizes=(n,), steps=5
+    )[0]
+    for n in (1, 2, 4)
+]
+for point in weak:
+    print(
+        f"{point.world_size} rank(s), batch {point.batch}: "
+        f"{1e3 * point.step_seconds:.0f} ms per step, efficiency "
+        f"{weak[0].step_seconds / point.step_seconds:.0%}"
+    )
+
+# %% [markdown]
+# Ranks that share a core must fall behind; on GPUs only the all-reduce grows, and by the formula above it hardly does. So weak scaling looks good for long. But
+# the batch grows with the ranks: whether 8 times the batch trains as well is the question of section 2.
 
 # %% [markdown]
 # ## 7 · Scale up
@@ -770,7 +804,7 @@ export_script(train_digits.train, "train_on_many.py")
 # * States: 16 bytes per parameter in mixed precision with Adam. ZeRO shares out optimizer, gradients, parameters; FSDP is all three.
 # * Two constants, α and β, say how long an all-reduce takes; Amdahl says where it ends.
 #
-# **Next lesson:** the model itself is cut. **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [FSDP by hand](4_fsdp_by_hand.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #
@@ -783,7 +817,9 @@ export_script(train_digits.train, "train_on_many.py")
 # | states | 상태 | parameters, gradients and optimizer numbers |
 # | sharding | 샤딩 | each rank keeps 1/N |
 # | mixed precision | 혼합 정밀도 | computing in 16 bits, keeping float32 weights |
+# | buffer | 버퍼 | a tensor of a model that is no parameter |
 # | strong scaling | 강한 확장 | same batch on more ranks |
+# | weak scaling | 약한 확장 | same batch per rank on more ranks |
 # | Amdahl's law | 암달의 법칙 | the part that does not get faster sets the limit |
 #
 # ### Further reading

@@ -583,7 +583,7 @@ predict(
 GPT7 = Model("GPT 6.7B", layers=32, width=4096, heads=32)
 ways = {
     "data 8": Layout(batch=64, data=8),
-    "data 8, ZeRO 1": Layout(batch=64, data=8, stage=1),
+    "data 8, with ZeRO": Layout(batch=64, data=8, stage=1),
     "tensor 8": Layout(batch=64, tensor=8),
     "pipeline 8": Layout(batch=64, pipeline=8),
 }
@@ -602,7 +602,7 @@ outcome(
     f"{extra:.0%} longer, for messages and for narrow matrix products; the pipeline "
     f"waits, and its last "
     "stage has the output layer besides.",
-    right={"data 8, ZeRO 1": "data 8, with ZeRO"}.get(best, best),
+    right=best,
 )
 
 # %% [markdown]

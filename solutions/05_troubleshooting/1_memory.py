@@ -122,6 +122,7 @@ most = max(kinds, key=kinds.get)
 names = {
     "parameters": "the parameters",
     "optimizer": "Adam's numbers",
+    "activations": "what the layers keep for the backward pass",
     "others": "the images",
 }
 outcome(
@@ -129,7 +130,7 @@ outcome(
     f"At the peak of {format_bytes(tracker.peak)}: {most}, "
     f"{kinds[most] / tracker.peak:.0%}. Parameters: "
     f"{format_bytes(kinds['parameters'])}.",
-    right=names.get(most, "what the layers keep for the backward pass"),
+    right=names.get(most),
 )
 
 # %% [markdown]

@@ -808,13 +808,8 @@ if photos:
                 0: "no clear difference",
                 -1: "brightness is clearly better",
             }[clear]
-            display(
-                outcome(
-                    "07-1.solar",
-                    f"EfficientNet − brightness: {points(gain)}.",
-                    right=answer,
-                )
-            )
+            compared = f"EfficientNet − brightness: {points(gain)}."
+            display(outcome("07-1.solar", compared, right=answer))
 
 # %% [markdown]
 # Both heads have a knob, the penalty on their weights, and both are tuned alike: 1,280 features ask for a stronger one than 13 do. With the same penalty of 1 for both, 40 seeds would say that brightness is

@@ -646,12 +646,16 @@ equal = min(
     curve["fine-tuned"], key=lambda values: abs(values[:, 1].mean() - lora[:, 1].mean())
 )
 on_old, on_new = (paired(equal[:, task], lora[:, task]) for task in (0, 1))
-verdicts = {"clearly above": "fine-tuning at the lower rate", "clearly below": "LoRA"}
+verdicts = {
+    "clearly above": "fine-tuning at the lower rate",
+    "level": "neither: less than a point apart",
+    "clearly below": "LoRA",
+}
 outcome(
     "07-2.ways",
     f"Fine-tuning − LoRA, five pairs: small digits {points(on_new)}, MNIST "
     f"{points(on_old)}.",
-    right=verdicts.get(on_old.verdict(0.01), "neither: less than a point apart"),
+    right=verdicts.get(on_old.verdict(0.01)),
 )
 
 # %% [markdown]

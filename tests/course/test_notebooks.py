@@ -174,6 +174,30 @@ def test_local_links_lead_somewhere(path):
 def test_no_outcome_tells_its_answer_by_the_way(path):
     cells = [cell for cell in read(path).cells if cell.cell_type == "code"]
     assert [cell.source for cell in cells if hide_keys(cell.source) != cell.source] == []
+    calls = [node for cell in cells for node in calls_in(cell.source)]
+    offered = {
+        texts_in(call)[0]: set(texts_in(call)[2:]) for call in calls if called(call) == "predict" and len(call.args) > 2
+    }
+    told = {texts_in(call)[0]: set(texts_in(call)[1:]) for call in calls if called(call) == "outcome"}
+    assert {name: told[name] & offered[name] for name in told if told[name] & offered.get(name, set())} == {}
+
+
+def calls_in(source: str) -> list[ast.Call]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a magic of IPython
+        return []
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def called(call: ast.Call) -> str:
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
+
+
+def texts_in(call: ast.Call) -> list[str]:
+    """Return all texts in a call, in the order of the page."""
+    constants = [node for node in ast.walk(call) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return [str(node.value) for node in sorted(constants, key=lambda node: (node.lineno, node.col_offset))]
 
 
 def test_the_search_for_secrets_finds_them(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from torchcourse.quiz import outcome
 from torchcourse.tools.build.hidden_keys import hide_keys
 from torchcourse.tools.build.source import Origin, SourceError, to_notebook
 
@@ -70,7 +71,7 @@ def test_an_outcome_among_code_gets_a_cell_of_its_own_or_would_not_show():
     )
     assert built(text) == [
         ("x = 1", False),
-        ('# @title What came out\noutcome("x", "So.")', True),
+        ('# @title What came out\noutcome("x", told="U28u")', True),
         ("assert x", False),
         ('# @title Your prediction\npredict("y", "?", ["a", "b"])', True),
         ('# @title Your prediction\npredict("z", "?", ["a", "b"])', True),
@@ -87,19 +88,40 @@ def test_an_outcome_that_would_not_show_is_refused():
 @pytest.mark.parametrize(
     ("source", "hidden"),
     [
-        ('outcome("x", "…", right="a")', 'outcome("x", "…", key="YQ==")'),
+        ('outcome("x", "", right="a")', 'outcome("x", "", key="YQ==")'),
         (
-            'outcome(\n    "x", "…",\n    right="a"\n    "b",\n)\nquiz.outcome("y", "", right="가")',
-            'outcome(\n    "x", "…",\n    key="YWI=",\n)\nquiz.outcome("y", "", key="6rCA")',
+            'outcome(\n    "x", "",\n    right="a"\n    "b",\n)\nquiz.outcome("y", "", right="가")',
+            'outcome(\n    "x", "",\n    key="YWI=",\n)\nquiz.outcome("y", "", key="6rCA")',
         ),
+        ('outcome("x", "", right="a" if b else None)', 'outcome("x", "", key="YQ==" if b else None)'),
+        ('outcome("x", "So.", right=best)', 'outcome("x", told="U28u", right=best)'),
     ],
 )
-def test_a_right_choice_in_words_is_hidden(source, hidden):
+def test_what_an_outcome_says_is_hidden(source, hidden):
     assert hide_keys(source) == hidden
+    assert hide_keys(hidden) == hidden
 
 
 @pytest.mark.parametrize(
-    "source", ['outcome("x", "…", right=best)', 'f(right="a")', "%time outcome(", 'outcome("x", "")']
+    ("text", "shown"),
+    [
+        ('"{1} of 2"', "{1} of 2"),
+        ('f"{{}} {share:.1%} of {name!r:>{width}}"', "{} 25.0% of    'a'"),
+        ('f"{name}: " + ", ".join(map(str, (1, 2))) + "."', "a: 1, 2."),
+        ('f"{share=}"', "share=0.25"),
+    ],
 )
-def test_a_computed_choice_and_all_other_code_stays(source):
+def test_a_hidden_text_says_what_it_said(text, shown):
+    names = {"share": 0.25, "name": "a", "width": 6, "outcome": outcome}
+    hidden = hide_keys(f'outcome("x", {text})')
+    assert eval(hidden, names).text == shown
+    assert "text" not in hidden
+    assert " of " not in hidden
+
+
+@pytest.mark.parametrize(
+    "source",
+    ['outcome("x", "", right=best)', 'f(right="a")', "%time outcome(", 'outcome("x", said)', 'outcome("x", f"{said}")'],
+)
+def test_a_computed_choice_or_text_and_all_other_code_stays(source):
     assert hide_keys(source) == source

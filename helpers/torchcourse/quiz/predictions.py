@@ -37,18 +37,30 @@ def predict(name: str, question: str = "", choices: Sequence[str] = ()) -> "Pred
     return _asked[name]
 
 
-def outcome(name: str, text: str, right: str | None = None, *, key: str | None = None) -> "Outcome":
+def outcome(
+    name: str,
+    text: str = "",
+    right: str | None = None,
+    *,
+    told: str | None = None,
+    values: Sequence[object] = (),
+    key: str | None = None,
+) -> "Outcome":
     """Show the kept prediction beside what came out. Without a prediction, show the question, the outcome folded below.
 
     Args:
         name: the id that was given to `predict`.
         text: what came out, in the little Markdown of `markup`.
         right: the choice that turned out right, as it was written in `choices`; None where none is simply right.
-        key: the same in Base64, as the build writes it, so that the answer is not read by the way.
+        told, values: the text in Base64, with marks of `str.format` for the values in it. So the build writes it: what
+            came out is not read by the way.
+        key: `right` in Base64, for the same reason.
 
     Raises:
         ValueError: if `right` is none of the choices that `predict` offered.
     """
+    if told is not None:
+        text = base64.b64decode(told).decode().format(*values)
     if key is not None:
         right = base64.b64decode(key).decode()
     asked = _asked.get(name)
