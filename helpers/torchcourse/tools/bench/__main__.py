@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchcourse.tools.bench.report import machine
 
-TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks"]
+TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks", "start_methods"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
 TABLES += ["tuning", "transfer", "planner", "invariants", "records", "grading"]
 

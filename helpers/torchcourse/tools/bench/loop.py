@@ -24,9 +24,9 @@ STEPS, ROUNDS = 2000, 5
 def table() -> Table:
     torch.set_num_threads(1)
     loops: dict[str, Callable[[], Callable[[], object]]] = {
-        "raw loop": _raw,
-        "Trainer": partial(_trainer, {}),
-        "Trainer, with accuracy": partial(_trainer, None),
+        "raw loop": raw_loop,
+        "Trainer": partial(trainer_loop, {}),
+        "Trainer, with accuracy": partial(trainer_loop, None),
         "Accelerate": _accelerate,
         "Lightning, all extras off": _lightning,
     }
@@ -51,17 +51,20 @@ def _seconds(prepare: Callable[[], Callable[[], object]]) -> float:
     return seconds_of(prepare())
 
 
-def _parts() -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
+def _parts(
+    device: torch.device | str = "cpu", steps: int = STEPS
+) -> tuple[nn.Module, torch.optim.Optimizer, DataLoader]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    data = TensorDataset(torch.randn(32 * STEPS, 64), torch.randint(10, (32 * STEPS,)))
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).to(device)
+    data = TensorDataset(torch.randn(32 * steps, 64).to(device), torch.randint(10, (32 * steps,)).to(device))
     batches: Any = list(DataLoader(data, batch_size=32))  # a list can be a Dataset, which torch does not type
     # Ready-made batches: what loading costs is another table.
     return model, torch.optim.SGD(model.parameters(), lr=0.01), DataLoader(batches, batch_size=None)
 
 
-def _raw() -> Callable[[], object]:
-    return partial(_loop, *_parts(), torch.Tensor.backward)
+def raw_loop(device: torch.device | str = "cpu", steps: int = STEPS) -> Callable[[], object]:
+    """Set up a loop of so many steps without any extras, and return what runs it."""
+    return partial(_loop, *_parts(device, steps), torch.Tensor.backward)
 
 
 def _loop(
@@ -74,9 +77,11 @@ def _loop(
         optimizer.step()
 
 
-def _trainer(metrics: dict | None) -> Callable[[], object]:
-    model, optimizer, loader = _parts()
+def trainer_loop(metrics: dict | None, device: torch.device | str = "cpu", steps: int = STEPS) -> Callable[[], object]:
+    """Set up the same steps with the Trainer, and return what runs them."""
+    model, optimizer, loader = _parts(device, steps)
     options: dict[str, Any] = {"metrics": metrics, "log_dir": tempfile.mkdtemp(), "log_every": 50, "progress": False}
+    options["device"] = device
     trainer = Trainer(model, optimizer, nn.functional.cross_entropy, **options)
     return lambda: trainer.fit(loader, epochs=1)
 

@@ -29,9 +29,9 @@ def table() -> Table:
     gpu = torch.cuda.is_available()
     rows = []
     for name, build, shape, dtype in CASES:
-        simulated, seconds = _timed(_simulated, build, shape, dtype)
+        simulated, seconds = _timed(simulated_peak, build, shape, dtype)
         tracked, tracker_seconds = _timed(_mem_tracker, build, shape, dtype)
-        ways = [_formula(build, shape), tracked] + ([_gpu(build, shape, dtype)] if gpu else [])
+        ways = [_formula(build, shape), tracked] + ([gpu_peak(build, shape, dtype)] if gpu else [])
         cells = ["–" if other is None else f"{simulated / other - 1:+.1%}" for other in ways]
         rows.append([name, format_bytes(simulated), f"{seconds:.1f} s", *cells, f"{tracker_seconds:.1f} s"])
         if gpu:
@@ -78,7 +78,8 @@ def _parts(
     return model, optimizer, x, y
 
 
-def _simulated(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def simulated_peak(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Return the peak of two steps in bytes, as the simulated device counts it."""
     with fake_tensors(dtype), SimulatedDevice("1000 GiB") as device:
         parts = _parts(build, shape)
         device.watch(*parts)
@@ -105,7 +106,8 @@ def _formula(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> int | No
     return step_bytes(build(), shape).peak
 
 
-def _gpu(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> int | None:
+def gpu_peak(build: Callable[[], nn.Module], shape: tuple[int, ...], dtype: torch.dtype) -> int | None:
+    """Return the peak of two steps in bytes, as the current GPU's allocator counts it; None where they do not fit."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,0 +1,80 @@
+"""The notebooks with all answers filled in, and those tests that need a GPU, on this machine."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from functools import partial
+
+import nbformat
+import torch
+from nbformat.notebooknode import NotebookNode
+
+from torchcourse.tools.bench.notebooks import seconds_to_execute
+from torchcourse.tools.build.notebooks import solutions
+from torchcourse.tools.gpu_check.parts import Case, Finding, NotRun, Part
+from torchcourse.tools.gpu_check.ranks import needs_gpus
+from torchcourse.tools.repository import ROOT
+
+SECONDS_PER_CELL = 600
+
+
+def part(patterns: Sequence[str]) -> Part:
+    """Return a case for each notebook whose name, such as 01_data_parallelism/1_averaging, fits one of the patterns."""
+    texts = {path.removeprefix("solutions/").removesuffix(".ipynb"): text for path, text in solutions().items()}
+    chosen = [name for name in texts if any(fnmatch(name, f"{pattern}*") for pattern in patterns)]
+    left_out = len(texts) - len(chosen)
+    cases = [Case(name, partial(execute, texts[name])) for name in chosen]
+    if left_out:
+        cases.append(Case(f"{left_out} of {len(texts)} notebooks", _not_chosen))
+    return Part(
+        "Notebooks",
+        "Each from its first cell to its last in a kernel of its own, with all answers filled in, its checks and its "
+        f"hidden tests; no cell longer than {SECONDS_PER_CELL} seconds. In quotes: what it printed about the machine.",
+        cases,
+    )
+
+
+def gpu_tests() -> Part:
+    return Part("Tests that need a GPU", "`pytest -m gpu`.", [Case("pytest -m gpu", run_gpu_tests)])
+
+
+def execute(text: str) -> Finding:
+    """Execute a notebook; a cell that fails is an exception."""
+    notebook = nbformat.reads(text, as_version=4)
+    seconds = seconds_to_execute(notebook, SECONDS_PER_CELL)
+    used = used_hardware(notebook)
+    return Finding(f"{seconds:.0f} s" + (f"; “{used}”" if used else ""), {"seconds": seconds})
+
+
+def used_hardware(notebook: NotebookNode) -> str:
+    """Return the first line that a notebook printed about ranks and GPUs, or nothing."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for line in output.get("text", "").splitlines():
+                if re.search(r"\d+ (GPUs|ranks by default)|on the (CPU|GPU)|cuda:\d", line):
+                    return line.strip()
+    return ""
+
+
+def run_gpu_tests() -> Finding:
+    """Run the tests that are marked with gpu.
+
+    Raises:
+        NotRun: there is no GPU.
+        RuntimeError: a test failed.
+    """
+    needs_gpus(1)
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode != 0:
+        failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        raise RuntimeError("; ".join([*failed, *lines[-1:]]) or done.stderr.strip()[-500:])
+    return Finding(lines[-1])
+
+
+def _not_chosen() -> Finding:
+    why = "choose some with --notebooks" if torch.cuda.is_available() else "this machine has no GPU"
+    raise NotRun(f"{why}; ARGS='--notebooks all' runs them")

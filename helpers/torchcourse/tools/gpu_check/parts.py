@@ -1,0 +1,101 @@
+"""What the report is made of: a part has cases, and each case becomes one row, whatever happens in it."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torchcourse.ranks.errors import RankError
+
+State = Literal["done", "FAILED", "not run"]
+DONE: State = "done"
+FAILED: State = "FAILED"
+NOT_RUN: State = "not run"
+
+
+class NotRun(Exception):
+    """This machine lacks what a case needs. The text says what, and what was found without it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a case found: in words, and the numbers that the picture is drawn from."""
+
+    text: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to try.
+
+    Args:
+        what: what is tried, in a few words.
+        measure: does it. It raises `NotRun` where the machine lacks something, and any other exception is a failure.
+    """
+
+    what: str
+    measure: Callable[[], Finding]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases that belong together, under a title, with a sentence on how they are measured."""
+
+    title: str
+    how: str
+    cases: Iterable[Case]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a case."""
+
+    what: str
+    state: State
+    result: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def row_of(case: Case) -> Row:
+    """Try a case. A failure becomes a row with its reason, so that the next case has its turn."""
+    try:
+        finding = case.measure()
+    except NotRun as reason:
+        return Row(case.what, NOT_RUN, str(reason))
+    except Exception as error:  # whatever a driver, a library or a notebook raises belongs into the report
+        return Row(case.what, FAILED, reason_of(error))
+    return Row(case.what, DONE, finding.text, finding.numbers)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says in one line: of a rank, its own error and not the whole traceback."""
+    if isinstance(error, RankError):
+        text = str(RankError(error.rank, error.kind, _first_line(error.message)))
+    else:
+        text = f"{type(error).__name__}: {_first_line(str(error))}"
+    return text.rstrip(": ")
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Fail the case with this sentence where the condition is false.
+
+    Raises:
+        ArithmeticError: the result is not what it should be.
+    """
+    if not condition:
+        raise ArithmeticError(sentence)
+
+
+def require_close(found: float, expected: float, relative: float, what: str) -> None:
+    """Fail the case where two numbers differ by more than this part of the expected one, or where one is no number.
+
+    Raises:
+        ArithmeticError: the result is not what it should be.
+    """
+    near = math.isfinite(found) and abs(found - expected) <= relative * abs(expected)
+    require(near, f"{what} is {found:.6g} instead of {expected:.6g}.")
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
