@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcourse import figures
+from torchcourse import figures, loader_workers
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism.trace import (
     computing_and_sending,
@@ -65,6 +65,7 @@ from torchcourse.lessons.performance.step_clock_picture import show_parts
 from torchcourse.models import row_transformer, small_cnn
 from torchcourse.ranks import default_world_size, run_ranks, who
 
+loader_workers.prepare()  # where a system does not fork, they start slowly otherwise
 torch.set_num_threads(1)
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no notes of the profiler's own
 print(

@@ -25,6 +25,7 @@ import cloudpickle
 import torch
 import torch.distributed as dist
 
+from torchcourse import loader_workers
 from torchcourse.ranks import group, pickling, report
 from torchcourse.ranks.environ import IN_RANK
 
@@ -211,12 +212,20 @@ def _prepare(job: Job) -> None:
     sys.argv[:] = job.argv
     for name, text in job.sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-    if sys.platform == "linux":  # so that DataLoader workers know the classes of the notebook, on Python 3.14 too
-        multiprocessing.set_start_method("fork", force=True)
+    _prepare_loader_workers()
     torch.seed()  # forked ranks would all have the server's state; two fresh processes draw different numbers
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
     dist.set_debug_level_from_env()  # torch read the environment when the server imported it
+
+
+def _prepare_loader_workers() -> None:
+    """Let a DataLoader's workers know the notebook's classes, and start fast where that is possible."""
+    standard = multiprocessing.get_all_start_methods()[0]
+    if sys.platform == "linux" and multiprocessing.get_start_method(allow_none=True) in (None, standard):
+        # This rank was forked from a clean process, so its workers may be, too. Python 3.14 has no such standard.
+        multiprocessing.set_start_method("fork", force=True)
+    loader_workers.prepare(start_server=False)  # few ranks have workers
 
 
 def _watch(connection: Connection, released: threading.Event) -> None:

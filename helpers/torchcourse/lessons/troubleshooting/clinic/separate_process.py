@@ -1,13 +1,15 @@
 """Run programs whose loader has workers in a process of their own: a rank of one.
 
-A DataLoader forks its workers, which is safe in a rank and less so in a notebook, where threads run. And where a worker
-dies, PyTorch's handler of SIGCHLD raises in the process that started it, at whatever line that process is just then.
+Where a DataLoader forks its workers, that is safe in a rank and less so in a notebook, where threads run. And where a
+worker dies, PyTorch's handler of SIGCHLD raises in the process that started it, at whatever line that process is just
+then.
 """
 
 import contextlib
 import functools
 import io
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +17,11 @@ from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.ranks.run import RankError, run_ranks
 
+TIME_LIMIT = 20 if sys.platform == "linux" else 120
+"""Seconds for a call. Where workers are not forked, they import PyTorch first."""
 
-def call_separately(function: Callable, *arguments: Any, timeout: float = 20) -> Any:
+
+def call_separately(function: Callable, *arguments: Any, timeout: float = TIME_LIMIT) -> Any:
     """Return `function(*arguments)`, called in a process of its own.
 
     Raises:
@@ -30,7 +35,7 @@ def log_separately(program: Program, **arguments: Any) -> str:
     printed = io.StringIO()
     with program.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
         try:
-            call_separately(functools.partial(program.main, **arguments), timeout=60)
+            call_separately(functools.partial(program.main, **arguments), timeout=3 * TIME_LIMIT)
         except RankError as error:
             where = [f'  File "program.py", {place}\n    {code}' for place, code in lines_of_program(error)[-1:]]
             print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import torch
 
@@ -18,7 +19,7 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
+from torchcourse.lessons.troubleshooting.clinic.separate_process import TIME_LIMIT, call_separately, log_separately
 from torchcourse.ranks.run import RankError, RankTimeout
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -108,7 +109,8 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetc
     except RankTimeout:
         raise Wrong(
             "hang",
-            "After 20 s your loader was still being read: a worker has stopped without a word, or a loop does not end.",
+            f"After {TIME_LIMIT} s your loader was still being read: a worker has stopped without a word, or a loop "
+            "does not end.",
         ) from None
     except RankError as error:
         what = (message_of(error).splitlines() or [error.kind])[0][:120].rstrip(".")
@@ -130,15 +132,18 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetc
 
 
 def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetched]:
-    return [_fetch_file(record_loader, path, seed) for path in paths]
+    # A file, since workers write to it too; one for all, since those that are not forked have it from their server.
+    with tempfile.TemporaryFile("w+", buffering=1) as said, _told_to(said):
+        return [_fetch_file(record_loader, path, seed, said) for path in paths]
 
 
-def _fetch_file(record_loader: Callable, path: Path, seed: int) -> Fetched:
-    with tempfile.TemporaryFile("w+", buffering=1) as said, _told_to(said):  # a file: workers write to it too
-        loader = record_loader(path, seed)
-        epochs = [[tuple(batch) for batch in loader] for _ in range(EPOCHS)]
-        said.seek(0)
-        text = said.read().replace(str(path.parent), "")
+def _fetch_file(record_loader: Callable, path: Path, seed: int, said: IO[str]) -> Fetched:
+    said.seek(0)
+    said.truncate()
+    loader = record_loader(path, seed)
+    epochs = [[tuple(batch) for batch in loader] for _ in range(EPOCHS)]
+    said.seek(0)
+    text = said.read().replace(str(path.parent), "")
     kept = {}
     for thing in (getattr(loader, "dataset", None), loader):
         for name, value in getattr(thing, "__dict__", {}).items():
@@ -149,16 +154,22 @@ def _fetch_file(record_loader: Callable, path: Path, seed: int) -> Fetched:
 
 
 @contextlib.contextmanager
-def _told_to(file: Any) -> Iterator[None]:
-    """Send there what is printed, warned of and logged."""
+def _told_to(file: IO[str]) -> Iterator[None]:
+    """Send there what is printed, warned of and logged, by this process and by those that it starts."""
     handler, root = logging.StreamHandler(file), logging.getLogger()
     root.addHandler(handler)
+    before = {number: os.dup(number) for number in (1, 2)}
     try:
+        for number in before:
+            os.dup2(file.fileno(), number)
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file), warnings.catch_warnings():
             warnings.simplefilter("always")
             yield
     finally:
         root.removeHandler(handler)
+        for number, copy in before.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def _judge_epochs(epochs: list[list[Batch]], count: int, cut_off: tuple[int, ...]) -> None:

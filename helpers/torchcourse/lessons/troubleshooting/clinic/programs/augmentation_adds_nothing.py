@@ -28,14 +28,12 @@ class JitteredDigits(Dataset):
 
 def jitter_loader(images, labels, seed):
     order = torch.Generator().manual_seed(seed)
-    # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
         JitteredDigits(images, labels, seed),
         batch_size=32,
         shuffle=True,
         generator=order,
         num_workers=2,
-        multiprocessing_context="fork",
     )
 
 
