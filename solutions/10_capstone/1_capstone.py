@@ -60,6 +60,7 @@ from torchcourse.lessons.capstone.budget import Meter, counted
 from torchcourse.lessons.capstone.checks import milestones as check
 from torchcourse.lessons.capstone.colleague import CAUSES, incident
 from torchcourse.lessons.capstone.delivery import deliver
+from torchcourse.lessons.capstone.delivery_picture import look_at
 from torchcourse.lessons.capstone.measured import Measured, card_by_card
 from torchcourse.lessons.capstone.records import Records
 from torchcourse.lessons.capstone.sizes import scale
@@ -89,33 +90,8 @@ DELIVERY = deliver("delivery", SCALE.images)
 SCALE
 
 # %%
-rows = read_table(DELIVERY / "labels.csv", ("file", "card", "label"))
-cards = sorted({row["card"] for row in rows})
-
-
-def describe_card(number):
-    on_it = [row["label"] for row in rows if row["card"] == cards[number]]
-    return f"card {cards[number]}, one of {len(cards)}: {', '.join(on_it)}"
-
-
-def draw_card(number):
-    figure, axes = figures.new(7, 1.5, ncols=8)
-    for axis, row in zip(
-        axes, [row for row in rows if row["card"] == cards[number]], strict=True
-    ):
-        axis.axis("off")
-        try:
-            axis.imshow(
-                read_image(DELIVERY / row["file"])[0], cmap="gray", vmin=0, vmax=1
-            )
-        except ValueError:
-            axis.text(0, 0.5, "cannot be read", fontsize=8)
-        axis.set_title(row["label"])
-    figure.suptitle(describe_card(number))
-    return figure
-
-
-figures.explorer(draw_card, alt=describe_card, number=(0, len(cards) - 1, 0))
+# The cards of the delivery, under a slider
+look_at(DELIVERY)
 
 # %% [markdown]
 # ## M1 · The dataset

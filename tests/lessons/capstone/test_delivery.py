@@ -6,6 +6,7 @@ from torch import nn
 
 from torchcourse.lessons.capstone.budget import Meter
 from torchcourse.lessons.capstone.delivery import broken_files, deliver
+from torchcourse.lessons.capstone.delivery_picture import cards_of, draw_card, look_at
 from torchcourse.lessons.capstone.measured import card_by_card
 from torchcourse.lessons.capstone.sizes import SCALES, scale
 from torchcourse.lessons.datasets.folder import read_image, read_table
@@ -63,3 +64,18 @@ def test_a_meter_counts_what_this_process_computes():
     with Meter() as meter:
         sum(range(300_000))
     assert 0 < meter.seconds < 5
+
+
+def test_each_card_can_be_looked_at_also_where_a_file_is_cut_off(tmp_path):
+    folder = deliver(tmp_path / "d", 80)
+    explorer = look_at(folder)
+    slider, picture = explorer.children
+    cards = cards_of(folder)
+    names, broken = list(cards), read_table(folder / "labels.csv", ("file", "card", "label"))[7]["card"]
+    for name in (broken, next(name for name in names if name != broken)):
+        slider.value = names.index(name)
+        labels = [row["label"] for row in cards[name]]
+        assert f"Card {name}, one of 10: {', '.join(labels)}" in picture.value
+        texts = [text.get_text() for text in draw_card(folder, name, cards[name]).axes[0].texts]
+        assert [text for text in texts if "\n" not in text] == labels
+        assert ("cannot\nbe read" in texts) or name != broken
