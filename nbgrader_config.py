@@ -26,6 +26,7 @@ from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
     HarmlessPages,
+    PersonalChecks,
     RecoverMetadata,
     RunInSandbox,
     SaveClampedGrades,
@@ -71,6 +72,7 @@ c.Autograde.sanitize_preprocessors = [
     ForgetDuplicates,
     OverwriteKernelspec,
     OverwriteCells,
+    PersonalChecks,
     CheckCellMetadata,
 ]
 c.Autograde.autograde_preprocessors = [

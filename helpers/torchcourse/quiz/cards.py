@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from torchcourse.quiz.verdict import Verdict
 
 
-def card(lesson: str, question: str, *, grade_line: bool = True, order: str = "", draw: int = 0) -> "Card":
+def card(
+    lesson: str, question: str, *, grade_line: bool = True, order: str = "", draw: int = 0, number: int | None = None
+) -> "Card":
     """Show a question of a lesson's bank.
 
     Args:
@@ -29,6 +31,8 @@ def card(lesson: str, question: str, *, grade_line: bool = True, order: str = ""
         order: the order of the choices, in the letters of the bank's file. A quiz notebook gives its own, so that its
             letters stay those of the card when the bank changes; without one the choices stand as in the file.
         draw: the number of an order that a review or a final quiz drew; it goes before `order`.
+        number: the question's number in its quiz notebook, where it differs from that in the bank: a notebook that was
+            drawn for one student asks in wordings that the bank does not number.
 
     Raises:
         BankError: for a lesson or a question that does not exist; the message lists those that do.
@@ -40,7 +44,10 @@ def card(lesson: str, question: str, *, grade_line: bool = True, order: str = ""
     found = bank.lesson(lesson)
     first, shown = found.question(question)
     shown = choice_order.redrawn(shown, draw) if draw else choice_order.in_file_order(shown, order)
-    return Card(found, first, shown, grade_line=grade_line and not draw, draw=draw)
+    made = Card(found, first, shown, grade_line=grade_line and not draw, draw=draw)
+    if number is not None:
+        made.number = number
+    return made
 
 
 class NotShown:

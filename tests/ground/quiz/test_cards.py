@@ -260,6 +260,8 @@ def test_the_line_for_the_grade_follows_the_choice() -> None:
     number.do("input", answer=["4"])
     assert "answer_q3 = 4<" in number.parts["grade"]
     assert open_card("pick-one-again").parts["grade"] == ""
+    numbered = CardForm(card(example.LESSON, "pick-one-again", number=1), lambda _form: None)
+    assert "answer_q1 = ..." in numbered.parts["grade"]
     assert "write your answer in the cell below" in open_card("write").parts["grade"]
     for answer, line in ((None, "..."), ('say "it"', '"say \\"it\\""'), (0.25, "0.25")):
         assert answer_line(4, answer) == f"answer_q4 = {line}"

@@ -6,6 +6,7 @@ tests alone, as in a quiz notebook.
 
 from torchcourse.quiz import bank, choice_order
 from torchcourse.quiz.final_results import Asked
+from torchcourse.quiz.questions import Question
 from torchcourse.tools.build.quiz_notebook import in_korean, markdown_cell, question_cells
 
 HOW_EN = """\
@@ -28,11 +29,16 @@ def final_source(drawn: list[Asked]) -> str:
     Raises:
         BankError: for a question that no bank has.
     """
-    title = f"# Final: {len(drawn)} questions\n\n최종 퀴즈 · about 30 minutes · any computer"
+    shown = [bank.lesson(asked.lesson).question(asked.wording)[1] for asked in drawn]
+    ordered = [choice_order.redrawn(question, asked.draw) for question, asked in zip(shown, drawn, strict=True)]
+    return exam_source([(asked.lesson, question) for asked, question in zip(drawn, ordered, strict=True)])
+
+
+def exam_source(questions: list[tuple[str, Question]]) -> str:
+    """Return the percent-format source of a notebook of these questions, each with its lesson and worth one point."""
+    title = f"# Final: {len(questions)} questions\n\n최종 퀴즈 · about 30 minutes · any computer"
     head = f"{title}\n\n{HOW_EN}\n\n{in_korean(HOW_KO)}"
     cells = [markdown_cell(head), "# %% setup\n", "# %%\nfrom torchcourse import quiz\n"]
-    for place, asked in enumerate(drawn, start=1):
-        _first, shown = bank.lesson(asked.lesson).question(asked.wording)
-        shown = choice_order.redrawn(shown, asked.draw).model_copy(update={"points": 1})
-        cells += question_cells(asked.lesson, place, shown)
+    for place, (lesson, question) in enumerate(questions, start=1):
+        cells += question_cells(lesson, place, question.model_copy(update={"points": 1}))
     return "\n".join(cells)

@@ -81,14 +81,16 @@ def solutions(root: Path = ROOT, lesson: str = "*") -> dict[str, str]:
     return result
 
 
-def solution_text(source: str, path: str, made_from: str, root: Path = ROOT) -> str:
+def solution_text(source: str, path: str, made_from: str, root: Path = ROOT, published: bool = True) -> str:
     """Return the text of the solution notebook that goes to `path`.
 
     Args:
         source: in percent format. made_from: the file of the repository that it comes from.
+        published: whether the course publishes its release, so that its title may link there.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    origin = Origin(path.removesuffix(".ipynb") + ".py", project["tool"]["torchcourse"]["repository"])
+    repository = project["tool"]["torchcourse"]["repository"]
+    origin = Origin(path.removesuffix(".ipynb") + ".py", repository, published)
     notebook = to_notebook(source, origin)
     back = new_markdown_cell(WAY_BACK)
     back.id = "way-back"

@@ -37,8 +37,12 @@ PROMPTS = {
 }
 
 
-def quiz_source(bank: Bank) -> str:
+def quiz_source(bank: Bank, numbered: bool = False) -> str:
     """Return the percent-format source of the bank's quiz notebook.
+
+    Args:
+        bank: the bank.
+        numbered: whether each card is told its number, since the notebook asks in wordings that have none in the bank.
 
     Raises:
         BankError: for a stripped bank, which has no keys to grade with.
@@ -56,6 +60,7 @@ def quiz_source(bank: Bank) -> str:
     for place, question in enumerate(bank.questions, start=1):
         order = choice_order.moved(question)
         given = f', order="{order}"' if order else ""
+        given += f", number={place}" if numbered else ""
         card = f'# %%\nquiz.card("{bank.lesson}", "{question.id}"{given})\n'
         text, *graded = question_cells(bank.lesson, place, question)
         cells += [text, card, *graded]
@@ -67,13 +72,17 @@ def question_cells(lesson: str, place: int, question: Question) -> list[str]:
     text = markdown_cell(_read(place, question))
     if isinstance(question, OpenQuestion):
         return [text, markdown_cell(_model_answer(question), f"written: q{place}, {_points(question.points, 'en')} ")]
-    tolerance = f", tolerance={question.tolerance!r}" if isinstance(question, NumberQuestion) else ""
-    letters = f', letters="{question.letters}"' if question.letters else ""
     exercise = (
         f"# %% exercise: q{place}\n{PROMPTS[question.kind]}\nanswer_q{place} = {_literal(question)}  ### SOLUTION\n"
     )
-    check = (
-        f"# %% check: q{place}\n"
+    return [text, exercise, f"# %% check: q{place}\n{check_code(lesson, place, question)}"]
+
+
+def check_code(lesson: str, place: int, question: Question) -> str:
+    """Return the code of the cell that grades a question, with its key in a hidden test."""
+    tolerance = f", tolerance={question.tolerance!r}" if isinstance(question, NumberQuestion) else ""
+    letters = f', letters="{question.letters}"' if question.letters else ""
+    return (
         f"received = quiz.received(\n"
         f'    "{lesson}", "{question.id}", answer_q{place}, kind="{question.kind}"{letters}, points={question.points}\n'
         f")\n"
@@ -82,7 +91,6 @@ def question_cells(lesson: str, place: int, question: Question) -> list[str]:
         f"### END HIDDEN TESTS\n"
         f"received\n"
     )
-    return [text, exercise, check]
 
 
 def in_korean(text: str) -> str:

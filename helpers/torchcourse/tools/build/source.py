@@ -52,6 +52,8 @@ class Origin:
 
     path: str
     repository: str = ""
+    published: bool = True
+    """Whether the notebook is at that address too. One that a class has for itself is not."""
 
     @property
     def release_path(self) -> str:
@@ -102,27 +104,10 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
             cell.source = hide_keys(cell.source)
         fold(cell, title)
     write_minutes(notebook)
-    if origin.repository and notebook.cells:
+    if origin.repository and origin.published and notebook.cells:
         _add_badges(notebook.cells[0], origin)
     nbformat.validate(notebook)
     return notebook
-
-
-def setup_lines(repository: str) -> str:
-    """Return the code of a set-up cell. On a machine that has the course it does nothing."""
-    default = f', "git+{repository}"' if repository else ""
-    return f"""\
-# Installs the course where it is missing (on Colab or Kaggle, say); otherwise does nothing.
-import importlib.util
-import os
-import subprocess
-import sys
-
-if importlib.util.find_spec("torchcourse") is None:
-    source = os.environ.get("TORCHCOURSE_SOURCE"{default})
-    assert source, "Set TORCHCOURSE_SOURCE to the course's folder, wheel or address, then run this cell again."
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source], check=True)
-    importlib.invalidate_caches()"""
 
 
 _Cell = tuple[NotebookNode, str, str]
@@ -248,8 +233,5 @@ def _role(cell: NotebookNode, grade_id: str, *, grade=False, solution=False, loc
 
 def _add_badges(cell: NotebookNode, origin: Origin) -> None:
     """Put links to Colab and Kaggle under the title of the first cell."""
-    place = origin.repository.removeprefix("https://github.com/").rstrip("/")
-    colab = f"https://colab.research.google.com/github/{place}/blob/main/{origin.release_path}"
-    kaggle = f"https://kaggle.com/kernels/welcome?src=https://github.com/{place}/blob/main/{origin.release_path}"
     title, _, rest = cell.source.partition("\n")
-    cell.source = f"{title}\n\n[Open in Colab]({colab}) · [Open in Kaggle]({kaggle})\n{rest}"
+    cell.source = f"{title}\n\n{badges(origin.repository, origin.release_path)}\n{rest}"

@@ -22,7 +22,7 @@ def solutions(folder: Path, root: Path, lesson: str) -> dict[str, str]:
     if lesson == LESSON and (folder / SEED).exists():
         path = f"solutions/{LESSON}/final.ipynb"
         source = final_source(final_draw.for_class((folder / SEED).read_text(encoding="utf-8").strip()))
-        texts[path] = notebooks.solution_text(source, path, "quizzes", root)
+        texts[path] = notebooks.solution_text(source, path, "quizzes", root, published=False)
     return texts
 
 

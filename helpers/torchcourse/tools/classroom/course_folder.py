@@ -6,6 +6,7 @@
     FOLDER/grading.toml            due dates, and the rule for late work
     FOLDER/gradebook.db            nbgrader's, with the students of the roster
     FOLDER/final-seed.txt          from this the final's ten questions are drawn, the same for the whole class
+    FOLDER/personal/STUDENT/       quizzes of the student's own, if grading.toml wants them (`per_student`)
 
 What is there already stays as it is: a second run adds lessons and students that are missing.
 """
@@ -20,7 +21,7 @@ from nbgrader.converters import GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import class_final, gradebook, late
+from torchcourse.tools.classroom import class_final, gradebook, late, per_student
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
 COLUMNS = ("id", "first_name", "last_name", "email")
@@ -49,7 +50,7 @@ def make(folder: Path, roster: Path | None = None, root: Path = ROOT) -> list[st
         root: the repository with solutions/ and nbgrader_config.py.
 
     Raises:
-        ValueError: in a sentence, for a roster that cannot be read, or the repository as folder.
+        ValueError: in a sentence, for a roster or rules that cannot be read, or the repository as folder.
     """
     folder, root = folder.expanduser().resolve(), root.resolve()
     if folder == root:
@@ -70,6 +71,12 @@ def make(folder: Path, roster: Path | None = None, root: Path = ROOT) -> list[st
             _add_lesson(folder, root, lesson)
             added.append(f"lesson {lesson}")
         added += _add_students(folder, students)
+        rules = late.read(folder)
+        if rules and rules.per_student:
+            with gradebook.opened(folder) as book:
+                everybody = [student.id for student in book.students]
+            count = per_student.hand_out(folder, root, everybody)
+            added += [f"{count} notebooks below {per_student.FOLDER}/, each for one student"] if count else []
     return added
 
 

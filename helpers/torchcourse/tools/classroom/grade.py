@@ -62,7 +62,7 @@ def grade_class(
         changed = []
         for key in submissions:
             grader.stage(*key)
-            digest = digests[key[1]] + _digest(folder / "submitted" / key[0] / key[1])
+            digest = digests[key[1]] + _digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
             if not again and record.is_graded(key, digest) and key in table:
                 table[key] = _followed(grader, key, table[key], record)
             else:
@@ -134,9 +134,9 @@ class _Record:
         os.replace(temporary, self._path)
 
 
-def _digest(folder: Path) -> str:
-    """Return a digest of all files that a student handed in for a lesson."""
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(folder: Path, drawn: str) -> str:
+    """Return a digest of all files that a student handed in for a lesson, and of what was drawn for the student."""
+    digest = hashlib.blake2b(drawn.encode(), digest_size=16)
     for path in sorted(path for path in folder.glob("*") if path.is_file()):
         digest.update(path.name.encode(errors="surrogateescape") + b"\0")
         digest.update(path.read_bytes())

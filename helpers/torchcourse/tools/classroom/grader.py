@@ -19,7 +19,7 @@ from traitlets import Type
 from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import class_final, execution, gradebook, late, staging
+from torchcourse.tools.classroom import class_final, execution, gradebook, late, per_student, staging
 from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
 from torchcourse.tools.classroom.roster import Grade, State
@@ -42,6 +42,7 @@ class Grader:
         self.rules = late.read(folder, notebooks.lessons(root))
         self._known: dict[str, dict[str, NotebookNode]] = {}
         self._staged: dict[tuple[str, str], Staged] = {}
+        self._drawn: dict[str, per_student.Draws] = {}
 
     def register(self, lesson: str) -> str:
         """Render a lesson's solutions, put its cells and points into the gradebook, and return the lesson's digest."""
@@ -49,6 +50,7 @@ class Grader:
         for path, text in texts.items():
             notebooks.write_text(self.course / path, text)
         self._known[lesson] = {Path(path).stem: nbformat.reads(text, as_version=4) for path, text in texts.items()}
+        self._drawn[lesson] = per_student.read(self.folder, lesson)
         self._converter(GenerateAssignment, lesson, "*").start()
         due = self.rules and self.rules.due.get(lesson)
         if due:
@@ -60,9 +62,19 @@ class Grader:
     def stage(self, student: str, lesson: str) -> Staged:
         """Sort what a student handed in, so that nbgrader finds it."""
         source = self.folder / "submitted" / student / lesson
-        staged = staging.stage(source, self._submitted / student / lesson, self._known[lesson])
+        target = self._submitted / student / lesson
+        staged = staging.stage(source, target, self._known[lesson])
+        for name, given in self._drawn[lesson].items():
+            if name in staged.notebooks:
+                note = per_student.whose(nbformat.read(target / f"{name}.ipynb", as_version=4), given, student)
+                staged.notes += [f"{name}.ipynb {note}"] if note else []
         self._staged[student, lesson] = staged
         return staged
+
+    def drawn(self, student: str, lesson: str) -> str:
+        """Return what a student was given to answer, as text; empty where that is what all were given."""
+        given = {name: students.get(student) for name, students in self._drawn[lesson].items()}
+        return repr(given) if any(given.values()) else ""
 
     def sanitized(self, student: str, lesson: str) -> dict[str, NotebookNode]:
         """Return a staged submission's notebooks as they will be run, by name; nbgrader names what fails here."""

@@ -1,12 +1,14 @@
-"""Due dates and the rule for late work: `grading.toml` in the folder of a class.
+"""Due dates, the rule for late work, and who gets which quiz: `grading.toml` in the folder of a class.
 
     late = "10% per day"
+    quizzes = "per student"
 
     [due]
     00_start_here = 2027-04-01T23:59:00+02:00
 
 A submission is late when its `timestamp.txt`, which nbgrader writes when it collects, is later than that. The rule is
-"none" (the default), "zero", or a share of the points earned for each day that has begun.
+"none" (the default), "zero", or a share of the points earned for each day that has begun. Quizzes are "the same" (the
+default), or drawn "per student" (`per_student`).
 """
 
 import math
@@ -22,10 +24,13 @@ from nbgrader.plugins import LateSubmissionPlugin
 
 NAME = "grading.toml"
 TEMPLATE = """\
-# Due dates and the rule for late work, for `make grade` and nbgrader's own commands in this folder.
+# Rules of this class, for `make class`, `make grade` and nbgrader's own commands in this folder.
 
 # "none", "zero", or such as "10% per day": of the points earned, for each day that has begun.
 late = "none"
+
+# "the same" for all, or "per student": then run `make class` again, and hand out personal/STUDENT/ for the quizzes.
+quizzes = "the same"
 
 [due]
 # 00_start_here = 2027-04-01T23:59:00+02:00
@@ -41,6 +46,8 @@ class Rules:
     per_day: float = 0.0
     """The share of the points earned that each day costs; infinite if late work earns nothing."""
     due: Mapping[str, datetime] = field(default_factory=dict)
+    per_student: bool = False
+    """Whether `make class` draws each student's quizzes. What was drawn is graded so, whatever stands here."""
 
     def penalty(self, score: float, seconds: float) -> float:
         """Return the points that work which is so many seconds late loses of its score."""
@@ -68,15 +75,19 @@ def read(folder: Path, lessons: Iterable[str] | None = None) -> Rules | None:
         raise ValueError(f"{path} cannot be read: {error}.") from error
     dates = found.pop("due", {})
     rule = found.pop("late", "none")
+    quizzes = found.pop("quizzes", "the same")
     if found or not isinstance(dates, dict):
         raise ValueError(
-            f"{path} has {', '.join(found) or 'dates that are no table'}; it may have late and [due] only."
+            f"{path} has {', '.join(found) or 'dates that are no table'}; it may have late, quizzes and [due] only."
         )
+    if quizzes not in ("the same", "per student"):
+        raise ValueError(f'{path} has the quizzes {quizzes!r}; write "the same" or "per student".')
     known = None if lessons is None else set(lessons)
     for lesson in dates:
         if known is not None and lesson not in known:
             raise ValueError(f"{path} gives a date to '{lesson}', and the course has no such lesson.")
-    return Rules(_per_day(rule, path), {lesson: _moment(value, lesson, path) for lesson, value in dates.items()})
+    moments = {lesson: _moment(value, lesson, path) for lesson, value in dates.items()}
+    return Rules(_per_day(rule, path), moments, quizzes == "per student")
 
 
 def _per_day(rule: Any, path: Path) -> float:
