@@ -124,6 +124,8 @@ def hidden_modules(package: Path) -> list[str]:
 DRAWERS = ["torchcourse.figures", "torchcourse.environment", "torchcourse.lessons.troubleshooting.clinic.cases."]
 # A page for the learner, into which `front_page_picture` puts its pictures.
 DRAWERS.append("torchcourse.quiz.front_page")
+# The command that puts a picture beside its report.
+DRAWERS.append("torchcourse.tools.gpu_check.__main__")
 
 
 def draws(file: Path) -> bool:
