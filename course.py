@@ -23,7 +23,6 @@ from setup import ROOT, WINDOWS, Problem
 from setup.environment import (
     clean_environment,
     digest,
-    has_nvidia_driver,
     prepare,
     uv_program,
     venv_python,
@@ -135,12 +134,8 @@ def bench(arguments: list[str]) -> int:
 
 
 def gpu_check(arguments: list[str]) -> int:
-    """Run the tests that need GPUs, on a machine that has some."""
-    if not has_nvidia_driver():
-        print("No NVIDIA driver was found on this machine, so there is nothing to check; run this on a GPU machine.")
-        return 0
-    python = prepare({"lab", "test"})
-    return run([python, "-m", "pytest", "-m", "gpu", *arguments], clean_environment(python))
+    """Run the course on this machine's GPUs and write a report (options: gpu-check --help)."""
+    return run_module("gpu-check", arguments, {"lab", "test"})
 
 
 def solve(arguments: list[str]) -> int:
@@ -167,6 +162,7 @@ MODULES = {
     "glance": "torchcourse.tools.classroom.class_page",
     "scores": "torchcourse.tools.classroom.scores",
     "bench": "torchcourse.tools.bench",
+    "gpu-check": "torchcourse.tools.gpu_check",
 }
 
 

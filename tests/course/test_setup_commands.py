@@ -110,10 +110,10 @@ def test_quick_leaves_out_whole_notebooks_and_the_browser(ready):
     assert "--quick" not in command
 
 
-def test_no_gpu_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(course, "has_nvidia_driver", lambda: False)
-    assert course.main(["gpu-check"]) == 0
-    assert "No NVIDIA driver was found" in capsys.readouterr().out
+def test_gpu_check_runs_on_every_machine_and_takes_its_options(ready):
+    assert course.main(["gpu-check", "ranks", "--notebooks", "none"]) == 0
+    command, _ = ready[0]
+    assert command[1:] == ["-m", "torchcourse.tools.gpu_check", "ranks", "--notebooks", "none"]
 
 
 def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
