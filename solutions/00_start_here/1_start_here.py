@@ -648,7 +648,7 @@ means
 # [Roediger and Karpicke 2006](https://doi.org/10.1111/j.1467-9280.2006.01693.x), why you are asked ·
 # [the keyboard in JupyterLab](https://jupyterlab.readthedocs.io/en/stable/user/interface.html)
 #
-# **Next**: the [quiz of this lesson](quiz.ipynb), fifteen questions. Then lesson 01, or, if you know some of the course already, the
+# **Next**: the [quiz of this lesson](quiz.ipynb), fifteen questions. Then [lesson 01](../01_data_parallelism/1_averaging.ipynb), or, if you know some of the course already, the
 # lessons that the questions below name. There are one or two per lesson; whoever is new here skips them.
 
 # %%

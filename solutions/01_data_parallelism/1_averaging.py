@@ -1072,7 +1072,7 @@ for n, on_ranks in results.items():
 # * Unequal parts: weigh each rank by its samples. Sum loss: add, do not divide.
 # * Equal weights, a falling loss and a good accuracy do not prove that ranks see different data. Sample numbers do.
 #
-# **Next notebook:** what happens *inside* all-reduce, what it costs, and how PyTorch hides that cost behind `backward()`.
+# **Next notebook:** [the ring, and DDP by hand](2_distributed_data_parallel.ipynb).
 # **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary

@@ -850,7 +850,7 @@ for link, speed in {"PCIe 4, 16 lanes": 32e9, "PCIe 5, 16 lanes": 64e9}.items():
 # * Mixed precision: gathered units and activations in 16 bits; shards, gradients and optimizer in 32.
 # * Saved shards are cut again for a different number of ranks; the padding is not part of the unit.
 #
-# **Next lesson:** the model itself is cut. **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [pipelines](../02_model_parallelism/1_pipeline.ipynb), where the model itself is cut.
 #
 # ### Glossary
 #

@@ -965,8 +965,6 @@ for m, wait in zip(counts, waits, strict=True):
 #   gradients.
 # * Both in `recv`: ask what each waits for, and what the other must do first.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
-#
 # ### Glossary
 #
 # | English | 한국어 | here |

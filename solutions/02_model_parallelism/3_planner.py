@@ -1084,7 +1084,7 @@ print(
 # * First data parallelism with ZeRO; tensor inside a node; pipeline over nodes, with many micro-batches. Small ones shrink the bubble, large ones use the GPU better: try 1, 2, 4.
 # * A plan is about a tenth off on runs that set none of its constants. It sorts out bad layouts; measure those that it calls level.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [search](../03_hyperparameter_tuning/1_search.ipynb).
 #
 # ### Glossary
 #

@@ -888,7 +888,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 # * Batch size and learning rate: together. For SGD, twice the batch asks for about twice the rate, up to a limit.
 # * An importance is an estimate, belongs to a space, and needs trials that were not pruned.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [monitoring](../04_monitoring_and_checkpoints/1_monitoring.ipynb).
 #
 # ### Glossary
 #

@@ -811,7 +811,7 @@ outcome(
 # * The course's Trainer acts for you: `patience=3` ends a training run whose `monitor` no longer improves, `max_steps` ends it after so many steps,
 #   `after_step` and `after_epoch` call your function, `OverAll(metric)` computes what is not a mean over samples (such as F1), and `device="mps"` asks for Apple's GPU.
 #
-# **Next:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [what weights and gradients look like when a run is sick](2_histograms.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

@@ -747,7 +747,7 @@ outcome(
 # * Over- and underfitting: ordinary weights. Only training *and* validation loss tell.
 # * Scale to the power of the other layers: that is how the start reaches the gradients.
 #
-# **Next:** what to keep of a run, and how to go on from it. **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [checkpoints](3_checkpoints.ipynb): what to keep of a run, and how to go on from it. **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

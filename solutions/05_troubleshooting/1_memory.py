@@ -980,7 +980,7 @@ assert (half["parameters"], half["optimizer"]) == (
 # * Checkpoint block by block, never all in one.
 # * `del` removes a name. `empty_cache` frees no tensor. `item` takes one element, drops the graph, and waits for the GPU.
 #
-# **Next notebook:** leaks, NaN, silent bugs, hangs. **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [leaks, NaN, silent bugs, hangs](2_faults.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

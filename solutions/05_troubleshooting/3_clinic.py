@@ -495,7 +495,7 @@ clinic.board("loop", "model and optimizer", "evaluation", "memory")
 # * Look at what the program does: the gradient's norm, what moved in ten steps, the mode of the model, what is alive between two steps.
 # * What you repair must leave everything else as it was: steps, rate, data, mode, result.
 #
-# **Next:** [the second half of the clinic](4_clinic_ranks.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [the second half of the clinic](4_clinic_ranks.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

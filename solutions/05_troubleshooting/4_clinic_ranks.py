@@ -397,4 +397,4 @@ clinic.board("data", "numbers", "ranks", "checkpoints")
 # [BCEWithLogitsLoss](https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html): why it takes logits.
 # [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): time limits, and debugging of collectives.
 #
-# **Next:** the [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [datasets](../06_custom_datasets/1_datasets.ipynb).

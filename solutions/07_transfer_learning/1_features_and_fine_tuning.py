@@ -893,6 +893,8 @@ for weights in run_ranks(fine_tune_on_ranks, data, world_size=2):
 # * Compare seed by seed, with the interval of the mean difference. Say beforehand which difference would matter: "level" means within that margin, and "not clear" does not.
 # * Compare every network with something cheap.
 #
+# **Next notebook:** [LoRA and forgetting](2_lora_and_forgetting.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |

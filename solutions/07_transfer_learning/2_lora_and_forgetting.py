@@ -1029,7 +1029,7 @@ export_script(fine_tune, "fine_tune_lora.py", overwrite=True)
 # * What is frozen takes no gradient, no moments, no messages.
 # * Freeze, then wrap. Unfreeze, then wrap again.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [convolution](../08_convolution/1_convolution.ipynb).
 #
 # ### Glossary
 #

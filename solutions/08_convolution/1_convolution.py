@@ -770,7 +770,7 @@ for world_size in (1, 2):
 # * A property such as equivariance is tested by doing both orders and subtracting.
 # * Strips of a picture need a halo.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [where does the time go?](../09_performance/1_where_does_the_time_go.ipynb).
 #
 # ### Glossary
 #

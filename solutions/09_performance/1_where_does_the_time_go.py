@@ -884,7 +884,7 @@ assert len({round(total, 6) for _, total in by_rank}) == 1, (
 # * Sixteen bits lose small updates: keep weights in 32.
 # * Speed is a ratio from one run, with its noise beside it.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [the capstone](../10_capstone/1_capstone.ipynb).
 #
 # ### Glossary
 #

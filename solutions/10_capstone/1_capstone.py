@@ -620,6 +620,8 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 # * A failure without an error is found by what only it can do to the records.
 # * An interval is about what will be drawn next time: here cards, not seeds and not pictures.
 #
+# **Next:** [the final](../11_final/1_final.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |

@@ -1,6 +1,7 @@
 """The whole course as files: built from its sources, complete, and without a solution in what learners get."""
 
 import ast
+import itertools
 import json
 import re
 import shutil
@@ -168,6 +169,20 @@ def test_local_links_lead_somewhere(path):
     assert "../start.ipynb" in targets
     known = {"../start.ipynb"}
     assert [target for target in targets if target not in known and not (path.parent / target).exists()] == []
+
+
+READ = sorted((ROOT / "notebooks").glob("*/[0-9]*.ipynb"))
+"""The notebooks in the order of the course, without the quizzes."""
+
+
+@pytest.mark.parametrize(
+    ("path", "following"), list(itertools.pairwise(READ)), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_the_next_line_leads_where_the_order_goes(path, following):
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    target = following.name if following.parent == path.parent else f"../{following.parent.name}/{following.name}"
+    (next_line,) = re.findall(r"(?m)^.*\*\*Next.*(?:\n.+)*", text)
+    assert f"]({target})" in next_line
 
 
 @pytest.mark.parametrize("path", RELEASES, ids=name)

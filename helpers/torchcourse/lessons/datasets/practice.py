@@ -6,7 +6,8 @@ imported.)
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -67,6 +68,53 @@ class GlobalNoise(Noise):
 
     def __getitem__(self, index: int) -> float:
         return float(torch.rand(()))
+
+
+class Names(Dataset):
+    """Names that are read one by one; a sample is the bytes of memory that belong to the reading process alone.
+
+    They are asked of Linux at the first and the last name; the samples between are 0.
+    """
+
+    def __init__(self, names: Sequence[str] | np.ndarray) -> None:
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> int:
+        str(self.names[index])
+        return private_bytes() if index in (0, len(self) - 1) else 0
+
+
+def private_bytes() -> int:
+    """Return the bytes of memory that this process has written to and shares with no other, as Linux counts them.
+
+    Raises:
+        FileNotFoundError: on other systems.
+    """
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
+
+
+class OpenFile(Dataset):
+    """The lines of a file that is opened together with the dataset, so that the open file goes wherever that goes."""
+
+    def __init__(self, path: str) -> None:
+        self.file = Path(path).open("a+", encoding="utf-8")  # noqa: SIM115 - this is the fault that the lesson shows
+
+
+class OpensLater(Dataset):
+    """The lines of a file that each process opens for itself, when it asks for the first sample."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._lines: list[str] | None = None
+
+    def __getitem__(self, index: int) -> str:
+        if self._lines is None:
+            self._lines = Path(self.path).read_text(encoding="utf-8").splitlines()
+        return self._lines[index]
 
 
 class NaiveStream(IterableDataset):

@@ -11,7 +11,7 @@ WARDS: dict[str, list[str]] = {
     "numbers": ["nan_since_new_scanner"],
     "ranks": ["images_nobody_sees", "closed_connection"],
     "checkpoints": ["resumes_elsewhere"],
-    # notebook 3 of lesson 06, which teaches what they need
+    # notebook 4 of lesson 06, which teaches what they need
     "splits": ["promised_more"],
     "workers": ["details_are_lost", "augmentation_adds_nothing"],
 }

@@ -23,10 +23,14 @@ recall("06_custom_datasets")
 
 # %%
 import itertools
+import pickle
+import random
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -45,7 +49,7 @@ from torchcourse.lessons.datasets.checks import loading as check
 from torchcourse.lessons.datasets.corrupt import CheckedLoader, CorruptRecord, Guarded
 from torchcourse.lessons.datasets.folder import ImageTable, write_images
 from torchcourse.lessons.datasets.loader_profile import profile_loader
-from torchcourse.lessons.datasets.sharding import ShardedStream, in_step
+from torchcourse.lessons.datasets.sharding import ShardedStream, in_step, mixed
 from torchcourse.models import mlp
 from torchcourse.ranks import default_world_size, export_script, run_ranks
 from torchcourse.training import Trainer
@@ -322,6 +326,42 @@ print(
 )
 
 # %% [markdown]
+# And the dataset itself? Forked workers share its memory with the notebook, page by page, until somebody writes to a page (**copy-on-write**, 쓸 때 복사). Python writes
+# when it only reads: each object counts its references. So a long list of names is copied into every worker, little by little, and main memory grows in the
+# first epoch. Linux shows it as *private* memory of a process. Here one worker reads 200,000 names:
+
+# %%
+names = [f"image-{number:07}.png" for number in range(200_000)]
+if Path("/proc/self/smaps_rollup").exists():
+    for kept in (names, np.array(names)):
+        loader = DataLoader(
+            practice.Names(kept), 10_000, num_workers=1, multiprocessing_context="fork"
+        )
+        private = torch.cat(list(loader))
+        print(
+            f"{type(kept).__name__:8s} the worker's own memory grows by "
+            f"{(private[-1] - private[0]) / 2**20:.0f} MiB"
+        )
+else:
+    print("This system does not say which memory is a process's own.")
+
+# %% [markdown]
+# An array of fixed-width text is one object, with one count
+# ([PyTorch issue 13246](https://github.com/pytorch/pytorch/issues/13246)). Three more things do not survive the way into a worker:
+#
+# * an **open file** or database connection. Forked workers share its position; workers that are started afresh (macOS, Windows, Python 3.14) get the dataset
+#   pickled, and that fails, as below. Open it in the worker, when the first sample is asked for;
+# * a **CUDA tensor** made in a forked worker: "Cannot re-initialize CUDA in forked subprocess". Workers return CPU tensors;
+# * in a script, workers that are started afresh import the script again. So its loop belongs under `if __name__ == "__main__":`.
+
+# %%
+for dataset in (practice.OpenFile("names.txt"), practice.OpensLater("names.txt")):
+    try:
+        print(f"{type(dataset).__name__}: {len(pickle.dumps(dataset))} bytes")
+    except TypeError as error:
+        print(f"{type(dataset).__name__}: {error}")
+
+# %% [markdown]
 # **Pinning** is for GPUs. Memory that the system may move has to be copied to a fixed place before the GPU can fetch it. `pin_memory=True` puts batches there at
 # once, in a thread. `tensor.to(device, non_blocking=True)` then returns before the copy is done, and the copy runs beside the computing
 # ([PyTorch's guide](https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html)). Without a GPU there is nothing to gain:
@@ -509,6 +549,18 @@ figures.explorer(
 # %% [markdown]
 # By record, each reader goes through all files and passes over most records: even shares, much reading. By shard, each file is read once: little
 # reading, uneven shares, and idle readers when there are more of them than files. Large datasets have thousands of shards, and deal them.
+#
+# A stream is mixed by a **shuffle buffer** (셔플 버퍼): it holds some records, gives out one of them by chance, and takes the next. How far does a record get?
+
+# %%
+for size in (1, 50, 600):
+    order = torch.tensor(list(mixed(range(600), size, random.Random(0))))
+    moved = (order - torch.arange(600)).abs().float().mean()
+    print(f"buffer {size:3d}: {order[:8].tolist()} …, moved by {moved:.0f} on average")
+
+# %% [markdown]
+# A small buffer mixes neighbors only. If the file is sorted by class, so are the batches. Hence the two steps of `ShardedStream(shuffle=True)`: shards in a new
+# order each epoch, then a buffer.
 #
 # ### Uneven shares, and ranks that wait
 #
@@ -913,7 +965,7 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # * Never replace or skip a record in silence. Count it, name it, set a limit.
 # * What was used counts, not what was drawn.
 #
-# **Next notebook:** [the clinic: splits and workers](3_clinic_data.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [the clinic: splits and workers](4_clinic_data.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #
@@ -924,7 +976,9 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 # | collate | collate(배치로 묶기) | put samples together into a batch |
 # | pinned memory | 고정 메모리 | memory that the system does not move, so that a GPU can fetch from it |
 # | iterable dataset | 이터러블 데이터셋 | a dataset that is read from beginning to end |
+# | copy-on-write | 쓸 때 복사 | memory that is shared until somebody writes to it |
 # | shard | 샤드 | a file, or another part of the data |
+# | shuffle buffer | 셔플 버퍼 | records that a stream holds to give out one by chance |
 # | corrupt record | 손상된 레코드 | a record that cannot be read |
 # | recall | 재현율 | of all samples of a class, the share that is recognized |
 #

@@ -2,7 +2,7 @@
 # # The clinic: splits and workers
 #
 # **{minutes} minutes** · one CPU is enough (two loader processes), on Linux or macOS · before this:
-# [loading at scale](2_loading_at_scale.ipynb), and from lesson 05 [the clinic's first half](../05_troubleshooting/3_clinic.ipynb)
+# [loading at scale](3_loading_at_scale.ipynb), and from lesson 05 [the clinic's first half](../05_troubleshooting/3_clinic.ipynb)
 #
 # Three more patients of the clinic. Each of their faults is in how the data is split or loaded, and none of them is in the model.
 # You know the method: **reproduce** (재현), **look** at evidence, **one hypothesis** (가설), **one change** at the cause, **prove**.
@@ -204,7 +204,7 @@ def jitter_loader(images, labels, seed):
 clinic.board("splits", "workers")
 
 # %% [markdown]
-# **Next:** the [quiz](quiz.ipynb).
+# **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [features and fine-tuning](../07_transfer_learning/1_features_and_fine_tuning.ipynb).
 #
 # ### Glossary
 #
