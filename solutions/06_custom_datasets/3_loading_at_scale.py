@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from torchcourse import figures
+from torchcourse import figures, loader_workers
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.data.loaders import begin_at, set_epoch
 from torchcourse.data.memory_loader import MemoryLoader
@@ -54,6 +54,8 @@ from torchcourse.models import mlp
 from torchcourse.ranks import default_world_size, export_script, run_ranks
 from torchcourse.training import Trainer
 
+# where a system does not fork, workers start slowly without this
+start_method = loader_workers.prepare()
 # Workers that sleep need no core, so more workers than cores make sense here.
 warnings.filterwarnings("ignore", "This DataLoader will create")
 # the models are tiny, and the other cores are for workers and ranks
@@ -332,11 +334,11 @@ print(
 
 # %%
 names = [f"image-{number:07}.png" for number in range(200_000)]
-if Path("/proc/self/smaps_rollup").exists():
+if start_method != "fork":
+    print(f"Workers start by {start_method} here: each has a copy from the beginning.")
+elif Path("/proc/self/smaps_rollup").exists():
     for kept in (names, np.array(names)):
-        loader = DataLoader(
-            practice.Names(kept), 10_000, num_workers=1, multiprocessing_context="fork"
-        )
+        loader = DataLoader(practice.Names(kept), 10_000, num_workers=1)
         private = torch.cat(list(loader))
         print(
             f"{type(kept).__name__:8s} the worker's own memory grows by "

@@ -119,14 +119,12 @@ class Records(Dataset):
 
 def record_loader(path, seed):
     order = torch.Generator().manual_seed(seed)
-    # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
         Records(path),
         batch_size=32,
         shuffle=True,
         generator=order,
         num_workers=2,
-        multiprocessing_context="fork",
     )
 
 
@@ -171,14 +169,12 @@ class JitteredDigits(Dataset):
 def jitter_loader(images, labels, seed):
     # the workers' seeds are drawn from this one too
     order = torch.Generator().manual_seed(seed)
-    # fork: on every system, so that a notebook's own classes reach the workers
     return DataLoader(
         JitteredDigits(images, labels, seed),
         batch_size=32,
         shuffle=True,
         generator=order,
         num_workers=2,
-        multiprocessing_context="fork",
     )
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import small_course
 from torchcourse.tools.build import notebooks as build_module
+from torchcourse.tools.build.hosts import setup_lines
 from torchcourse.tools.build.notebooks import build, lessons, release, solutions
-from torchcourse.tools.build.source import PROGRAMS, Origin, SourceError, setup_lines, to_notebook
+from torchcourse.tools.build.source import PROGRAMS, Origin, SourceError, to_notebook
 
 SOLUTION, RELEASE = "solutions/01_small/1_lesson.ipynb", "notebooks/01_small/1_lesson.ipynb"
 

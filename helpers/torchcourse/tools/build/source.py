@@ -34,6 +34,7 @@ from nbformat.v4 import new_code_cell
 
 from torchcourse.tools.build.folds import asks_unseen, fold, split
 from torchcourse.tools.build.hidden_keys import hide_keys
+from torchcourse.tools.build.hosts import badges, setup_lines
 from torchcourse.tools.build.minutes import write_minutes
 
 PROGRAMS = Path(__file__).parents[2] / "lessons" / "troubleshooting" / "clinic" / "programs"

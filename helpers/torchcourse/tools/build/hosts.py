@@ -1,0 +1,48 @@
+"""What lets a notebook run on a host that does not have the course: the set-up cell, and links to Colab and Kaggle."""
+
+
+def setup_lines(repository: str) -> str:
+    """Return the code of a set-up cell. On a machine that has the course it does nothing.
+
+    Args:
+        repository: the address where the course is published; the empty text where it is not, and then the cell says
+            in a sentence what to do.
+    """
+    default = f', "git+{repository}"' if repository else ""
+    missing = (
+        ""
+        if repository
+        else """
+    assert source, (
+        "The course is not installed here. Run `%env TORCHCOURSE_SOURCE=…` in a cell of its own, with the "
+        "address, folder or wheel of the course instead of the dots, then run this cell again."
+    )"""
+    )
+    return f"""\
+# Installs the course where it is missing (on Colab or Kaggle, say); otherwise does nothing.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("torchcourse") is None:
+    source = os.environ.get("TORCHCOURSE_SOURCE"{default}){missing}
+    installed = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source])
+    assert installed.returncode == 0, (
+        f"{{source}} was not installed: pip says why above. Kaggle has no network until you switch on Internet in "
+        "the settings of the notebook."
+    )
+    importlib.invalidate_caches()"""
+
+
+def badges(repository: str, notebook: str) -> str:
+    """Return links that open a notebook on Colab and on Kaggle, in Markdown.
+
+    As text: a picture of theirs would be fetched from them by everybody who opens the page.
+
+    Args:
+        repository: https://github.com/OWNER/NAME. notebook: its path there, on the branch main.
+    """
+    place = f"github.com/{repository.removeprefix('https://github.com/').rstrip('/')}/blob/main/{notebook}"
+    colab = f"https://colab.research.google.com/{place.replace('github.com', 'github', 1)}"
+    return f"[Open in Colab]({colab}) · [Open in Kaggle](https://kaggle.com/kernels/welcome?src=https://{place})"

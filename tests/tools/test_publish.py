@@ -1,0 +1,117 @@
+"""`make publish`: one address, from which all links to hosts come; without it there is none."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import small_course
+from torchcourse.tools import publish as publish_module
+from torchcourse.tools.build.hosts import badges, setup_lines
+from torchcourse.tools.build.notebooks import solutions
+from torchcourse.tools.publish import MARK, checked, publish
+from torchcourse.tools.repository import ROOT
+
+ADDRESS = "https://github.com/some-one/the.course"
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    root = small_course.make(tmp_path)
+    (root / "README.md").write_text(f"# Title\n\n{MARK}\n\nText\n", encoding="utf-8")
+    return root
+
+
+def written(root: Path) -> str:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["torchcourse"]["repository"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ADDRESS,
+        ADDRESS + "/",
+        ADDRESS + ".git",
+        " http://www.github.com/some-one/the.course ",
+        "github.com/some-one/the.course",
+        "git@github.com:some-one/the.course.git",
+        "ssh://git@github.com/some-one/the.course.git",
+    ],
+)
+def test_each_form_of_an_address_of_github_becomes_the_one(given):
+    assert checked(given) == ADDRESS
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "some-one/course",
+        "https://gitlab.com/some-one/course",
+        "https://github.com/some-one",
+        "https://github.com/some-one/course/tree/main",
+        "https://github.com.evil.example/some-one/course",
+        "https://github.com/some one/course",
+        'https://github.com/some-one/"course',
+        "https://github.com/-one/course",
+        "https://github.com/some-one/..",
+    ],
+)
+def test_any_other_address_is_refused_in_one_sentence_and_nothing_is_written(given, monkeypatch, capsys, course):
+    monkeypatch.setattr(sys, "argv", ["publish", "--repository", given])
+    before = (course / "pyproject.toml").read_bytes()
+    monkeypatch.setattr(publish_module, "ROOT", course)
+    assert publish_module.main() == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"'{given}' is not the address")
+    assert len(said.err.splitlines()) == 1
+    assert (course / "pyproject.toml").read_bytes() == before
+
+
+def test_the_links_come_with_the_address_and_go_with_it(course):
+    before = {name: (course / name).read_bytes() for name in ("pyproject.toml", "README.md")}
+    nowhere = solutions(course)
+    assert publish(ADDRESS + ".git", course) == written(course) == ADDRESS
+    page = (course / "README.md").read_text(encoding="utf-8")
+    assert f"{MARK} [Open in Colab](https://colab.research.google.com/github/some-one/the.course/blob/main/" in page
+    for text in solutions(course).values():
+        cells = nbformat.reads(text, as_version=4).cells
+        assert "kaggle.com/kernels/welcome?src=https://github.com/some-one/the.course/blob/main/" in cells[0].source
+    publish(ADDRESS, course)
+    assert (course / "README.md").read_text(encoding="utf-8") == page
+    publish("", course)
+    assert {name: (course / name).read_bytes() for name in before} == before
+    assert solutions(course) == nowhere
+    assert not any("Colab](" in text for text in nowhere.values())
+
+
+def test_the_course_itself_has_a_place_for_both():
+    assert (ROOT / "README.md").read_text(encoding="utf-8").count(MARK) == 1
+    assert (ROOT / "pyproject.toml").read_text(encoding="utf-8").count("\nrepository = ") == 1
+    assert (ROOT / publish_module.FIRST_NOTEBOOK).exists()
+    assert badges(ADDRESS, "notebooks/a.ipynb").count("blob/main/notebooks/a.ipynb") == 2
+
+
+@pytest.mark.parametrize(("repository", "source"), [("", ""), ("", "./no-wheel.whl"), (ADDRESS, "")])
+def test_where_the_course_is_missing_the_set_up_cell_installs_it_or_says_what_to_do(repository, source, monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[-1])
+        return subprocess.CompletedProcess(command, returncode=1)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setitem(os.environ, "TORCHCOURSE_SOURCE", source)
+    if not source:
+        monkeypatch.delenv("TORCHCOURSE_SOURCE")
+    with pytest.raises(AssertionError) as error:
+        exec(setup_lines(repository), {})
+    wanted = source or (repository and f"git+{repository}")
+    assert asked == ([wanted] if wanted else [])
+    assert (f"{wanted} was not installed" if wanted else "%env TORCHCOURSE_SOURCE=") in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
