@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
     commands |= {"class": make_class, "collect": collect, "glance": glance}
-    commands |= {"scores": scores, "solve": solve}
+    commands |= {"scores": scores, "publish": publish, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
@@ -138,6 +138,11 @@ def gpu_check(arguments: list[str]) -> int:
     return run_module("gpu-check", arguments, {"lab", "test"})
 
 
+def publish(arguments: list[str]) -> int:
+    """Set where the course is published, for Colab and Kaggle (--repository https://github.com/OWNER/NAME)."""
+    return run_module("publish", arguments, {"lab"})
+
+
 def solve(arguments: list[str]) -> int:
     """Solve constraints.txt again, for every Python and system (newer versions too: solve --upgrade)."""
     uv = shutil.which(uv_program(VENV)) or shutil.which("uv") or prepare({"lab"}).with_name("uv")
@@ -162,6 +167,7 @@ MODULES = {
     "glance": "torchcourse.tools.classroom.class_page",
     "scores": "torchcourse.tools.classroom.scores",
     "bench": "torchcourse.tools.bench",
+    "publish": "torchcourse.tools.publish",
     "gpu-check": "torchcourse.tools.gpu_check",
 }
 
