@@ -830,11 +830,13 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 # last file, which has to be where all machines can read it:
 #
 # ```
+# export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # torchrun --nproc-per-node=8 --max-restarts=3 train.py
 # torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 --max-restarts=3 train.py
 # ```
 #
-# Lesson 01 writes such a script with `export_script`.
+# Lesson 01 writes such a script with `export_script`. The first line is for PyTorch 2.13, where restarts fail without it; the next notebook kills
+# ranks and a machine, and shows what happens then.
 
 # %% [markdown]
 # ## 8 · What the log said
@@ -855,7 +857,7 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 # * From several GPUs to one: `map_location` **and** `module.`. The size is no problem. `strict=False` is no answer.
 # * A file is data: `weights_only`. What does not fit is named, or it is a bug.
 #
-# **Questions on this lesson:** [quiz](quiz.ipynb).
+# **Next notebook:** [It died](4_it_died.ipynb): who starts the ranks again, and what that costs. **Questions on this lesson:** [quiz](quiz.ipynb).
 #
 # ### Glossary
 #

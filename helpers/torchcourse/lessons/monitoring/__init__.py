@@ -9,7 +9,7 @@ save_interval     how often to save
 foreign_examples  checkpoints as they are met in the wild
 checks            of the exercises
 
-Pictures: `run_picture` (of a run's log), `save_interval_picture`.
+Pictures: `run_picture` (of a run's log), and those beside the module whose numbers they show.
 """
 
 LESSON = 4

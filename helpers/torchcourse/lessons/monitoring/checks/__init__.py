@@ -5,8 +5,10 @@ histograms  notebook 2: counting on the device, dead units, naming runs, the sca
 saving      notebook 3: a file that a kill leaves whole
 resuming    notebook 3: a run that goes on exactly, noise that can be drawn again
 loading     notebook 3: files of several GPUs, with gaps, with programs inside
+crashes     notebook 4: how often to save, what is in the weights, dealing on any number of ranks
 """
 
+from torchcourse.lessons.monitoring.checks.crashes import audit, deal, steps_between_saves
 from torchcourse.lessons.monitoring.checks.histograms import (
     dead_share,
     fixed_histogram,
@@ -20,7 +22,9 @@ from torchcourse.lessons.monitoring.checks.resuming import noisy_image, resume
 from torchcourse.lessons.monitoring.checks.saving import save_whole
 
 __all__ = [
+    "audit",
     "dead_share",
+    "deal",
     "fixed_histogram",
     "gradient_factor",
     "load_on_one",
@@ -31,6 +35,7 @@ __all__ = [
     "noisy_image",
     "resume",
     "save_whole",
+    "steps_between_saves",
     "train_unknown",
     "turning_step",
 ]
