@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
     commands = {"lab": lab, "test": test, "build": build, "grade": grade, "bench": bench, "gpu-check": gpu_check}
     commands |= {"class": make_class, "collect": collect, "glance": glance}
-    commands |= {"scores": scores, "publish": publish, "solve": solve}
+    commands |= {"scores": scores, "site": site, "publish": publish, "solve": solve}
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     rest = rest[1:] if rest[:1] == ["--"] else rest
     if name in ("help", "--help", "-h"):
@@ -133,6 +133,11 @@ def bench(arguments: list[str]) -> int:
     return run_module("bench", arguments, {"lab", "bench"})
 
 
+def site(arguments: list[str]) -> int:
+    """Make the course a static site to read, in _site/html (some lessons alone: site --only 00 06)."""
+    return run_module("site", arguments, {"lab", "site"})
+
+
 def gpu_check(arguments: list[str]) -> int:
     """Run the course on this machine's GPUs and write a report (options: gpu-check --help)."""
     return run_module("gpu-check", arguments, {"lab", "test"})
@@ -147,8 +152,8 @@ def solve(arguments: list[str]) -> int:
     """Solve constraints.txt again, for every Python and system (newer versions too: solve --upgrade)."""
     uv = shutil.which(uv_program(VENV)) or shutil.which("uv") or prepare({"lab"}).with_name("uv")
     command = [uv, "pip", "compile", "--universal", "--python-version", "3.11", "--extra", "lab", "--extra", "test"]
-    command += ["--no-annotate", "--custom-compile-command", "python3 course.py solve", "--output-file"]
-    command += ["constraints.txt", "pyproject.toml", "-", *arguments]
+    command += ["--extra", "site", "--no-annotate", "--custom-compile-command", "python3 course.py solve"]
+    command += ["--output-file", "constraints.txt", "pyproject.toml", "-", *arguments]
     # From the package index alone, where no version has the label of a build. What is pinned stays if it still fits.
     environment = clean_environment(venv_python(VENV))
     settings = pip_settings(Path(sys.executable), environment)
@@ -167,8 +172,9 @@ MODULES = {
     "glance": "torchcourse.tools.classroom.class_page",
     "scores": "torchcourse.tools.classroom.scores",
     "bench": "torchcourse.tools.bench",
-    "publish": "torchcourse.tools.publish",
     "gpu-check": "torchcourse.tools.gpu_check",
+    "site": "torchcourse.tools.site",
+    "publish": "torchcourse.tools.publish",
 }
 
 

@@ -69,7 +69,7 @@ def test_the_set_up_needs_the_standard_library_only(source):
 def test_every_make_target_is_one_line_that_calls_course_py():
     makefile = (course.ROOT / "Makefile").read_text(encoding="utf-8")
     lines = [line for line in makefile.splitlines() if re.match(r"[\w-]+:", line)]
-    assert len(lines) == 12
+    assert len(lines) == 14
     for line in lines:
         target = line.partition(":")[0]
         assert re.fullmatch(rf"{target}: ; @\$\(PYTHON\) course\.py {target}( \$\(ARGS\))?", line)
@@ -78,7 +78,7 @@ def test_every_make_target_is_one_line_that_calls_course_py():
 def test_help_names_the_commands_and_what_they_do(capsys):
     assert course.main([]) == 0
     said = capsys.readouterr().out
-    for command in ("lab", "test", "build", "grade", "bench", "gpu-check", "solve"):
+    for command in ("lab", "test", "build", "grade", "bench", "site", "gpu-check", "solve"):
         assert re.search(rf"^  {command} +[A-Z].*\.$", said, re.MULTILINE)
 
 
