@@ -29,11 +29,15 @@ class States:
 RECIPES = {
     "mixed precision, Adam": States(2, 2, 12),
     "mixed precision, Adam, float32 gradients": States(2, 4, 12),
+    "mixed precision, Adam, gradients in 16 and 32 bit": States(2, 6, 12),
     "float32, Adam": States(4, 4, 8),
     "float32, SGD with momentum": States(4, 4, 4),
     "float32, SGD": States(4, 4, 0),
 }
-"""Bytes per parameter. In mixed precision (혼합 정밀도) the optimizer keeps a float32 copy of the weights besides."""
+"""Bytes per parameter. In mixed precision (혼합 정밀도) the optimizer keeps a float32 copy of the weights besides.
+DeepSpeed's optimizer for bf16 adds the 16-bit gradients to float32 ones, and keeps both:
+https://github.com/microsoft/DeepSpeed/blob/v0.6.7/deepspeed/runtime/bf16_optimizer.py
+"""
 
 
 def zero_memory(parameters: float, world_size: int, stage: int, recipe: str = "mixed precision, Adam") -> States:

@@ -11,7 +11,7 @@ from torchcourse.tools.bench.report import machine
 
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks", "start_methods"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
-TABLES += ["tuning", "transfer", "planner", "invariants", "records", "grading"]
+TABLES += ["tuning", "transfer", "planner", "planner_left_out", "invariants", "records", "grading"]
 
 
 def main() -> int:

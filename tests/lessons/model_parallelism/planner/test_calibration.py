@@ -1,37 +1,33 @@
 """The planner's constants are at the bottom of the error over the sources that set them."""
 
-import math
-import statistics
 from dataclasses import replace
 
 import pytest
 
-from torchcourse.lessons.model_parallelism.planner.clusters import A100, H100
-from torchcourse.lessons.model_parallelism.planner.published import RUNS, SETTING
-from torchcourse.lessons.model_parallelism.planner.seconds import step_seconds
-
-
-def loss(constant: str = "matmul", factor: float = 1.0, gpu: object = None) -> float:
-    """Return the mean over the sources of log(1 + (e/0.1)²) for log errors e: far rows count little."""
-    by_source = []
-    for key in SETTING:
-        losses = []
-        for run in (run for run in RUNS if run.key == key):
-            efficiency = run.cluster.efficiency
-            if gpu is None or run.cluster.gpu is gpu:
-                efficiency = replace(efficiency, **{constant: factor * getattr(efficiency, constant)})
-            seconds = step_seconds(run.model, replace(run.cluster, efficiency=efficiency), run.layout).total
-            counted = run.layout.recomputation if run.counts == "hardware" else "none"
-            flops = run.model.hardware_flop(counted) * run.layout.batch / seconds / run.cluster.gpus
-            losses.append(math.log(1 + (math.log(flops / run.flops) / 0.1) ** 2))
-        by_source.append(statistics.mean(losses))
-    return statistics.mean(by_source)
-
-
-@pytest.mark.parametrize(
-    ("constant", "gpu"), [("matmul", A100), ("matmul", H100), ("between_traffic", None), ("pass_overhead", None)]
+from torchcourse.lessons.model_parallelism.planner.accuracy import judge
+from torchcourse.lessons.model_parallelism.planner.calibration import (
+    NAMES,
+    Constants,
+    large_sources,
+    loss,
+    planned_flops,
 )
-def test_no_constant_can_be_moved_for_the_better(constant: str, gpu: object) -> None:
-    best = loss()
+from torchcourse.lessons.model_parallelism.planner.published import RUNS, SETTING
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_constant_can_be_moved_for_the_better(name: str) -> None:
+    chosen = Constants()
+    best = loss(chosen, SETTING)
     for factor in (0.9, 1.1):
-        assert loss(constant, factor, gpu) > best - 0.01
+        assert loss(replace(chosen, **{name: factor * getattr(chosen, name)}), SETTING) > best - 0.01
+
+
+def test_the_constants_are_the_planners_own() -> None:
+    for each in judge(RUNS[::9]):
+        assert planned_flops(each.run, Constants()) == pytest.approx(each.flops)
+
+
+def test_sources_of_a_row_or_two_set_nothing() -> None:
+    assert {"llama-3", "torchtitan-a100", "megatron-2022-data"}.isdisjoint(large_sources())
+    assert set(SETTING) < set(large_sources())

@@ -5,6 +5,7 @@ The constants are those of `Efficiency` and of `memory`. A source sets constants
 for all of them; `rank_correlation` says whether the better layout is known.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from torchcourse.lessons.model_parallelism.planner.layout import Layout
 from torchcourse.lessons.model_parallelism.planner.memory import fullest_gpu
 from torchcourse.lessons.model_parallelism.planner.models import Model
 from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
-from torchcourse.lessons.model_parallelism.planner.published import RUNS, MemoryRow, Run
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY, MEMORY_SETTING, RUNS, MemoryRow, Run
 from torchcourse.lessons.model_parallelism.planner.search import layouts
 
 
@@ -93,6 +94,57 @@ def by_source(judgements: Sequence[Judgement]) -> list[SourceRow]:
         errors = mean_error(own), constant_error(own)
         rows.append(SourceRow(key, first.counts, len(own), *errors, rank, first.calibrates))
     return sorted(rows, key=lambda row: row.calibrates)
+
+
+@dataclass(frozen=True)
+class MemoryOfSource:
+    """How well the planner knows the memory of one source.
+
+    Attributes:
+        measured: how many rows have measured bytes of a whole GPU.
+        error: their mean relative error, and None if there are none.
+        ran, refused: runs, and those of them that the planner says do not fit.
+        failed, accepted: layouts that ran out of memory, and those of them that the planner says do fit.
+        calibrates: whether the source set the memory's constants.
+    """
+
+    key: str
+    measured: int
+    error: float | None
+    ran: int
+    refused: int
+    failed: int
+    accepted: int
+    calibrates: bool
+
+
+def memory_by_source() -> list[MemoryOfSource]:
+    """Return a row for each source that ran, those that set nothing first. Paper sums are left out."""
+    found = []
+    for key in dict.fromkeys(row.key for row in (*RUNS, *MEMORY)):
+        totals = [row for row in MEMORY if row.key == key and row.part == "total"]
+        errors = [abs(memory_error(row)) for row in totals if math.isfinite(row.size)]
+        failed = [row for row in totals if math.isinf(row.size)]
+        ran = [run for run in RUNS if run.key == key]
+        if not ran and not errors:
+            continue
+        found.append(
+            MemoryOfSource(
+                key,
+                measured=len(errors),
+                error=statistics.mean(errors) if errors else None,
+                ran=len(ran),
+                refused=sum(not _any_fits(run, candidates(run)) for run in ran),
+                failed=len(failed),
+                accepted=sum(_any_fits(row, [row.layout]) for row in failed),
+                calibrates=key in MEMORY_SETTING,
+            )
+        )
+    return sorted(found, key=lambda row: row.calibrates)
+
+
+def _any_fits(row: Run | MemoryRow, possible: Iterable[Layout]) -> bool:
+    return any(plan(row.model, row.cluster, layout).fits for layout in possible)
 
 
 def rank_correlation(judgements: Sequence[Judgement]) -> float:

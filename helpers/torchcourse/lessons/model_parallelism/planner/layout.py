@@ -28,6 +28,9 @@ class Layout:
         flash_attention: whether attention works without keeping the scores (FlashAttention).
         overlap: whether data-parallel communication hides behind the backward pass.
         recipe: of precision and optimizer, a key of `memory.RECIPES`. 8-bit products are refused.
+        loss_copies: copies of the logits in float32 at the peak of the loss. PyTorch's cross-entropy has 3: the
+            log-probabilities, their gradient, the gradient of the logits. Megatron-LM's, in place, has 2. A fused
+            kernel that reads 16-bit logits has 1: two copies of half the size.
         expert: of expert parallelism, which the planner does not know: anything but 1 is refused.
     """
 
@@ -44,6 +47,7 @@ class Layout:
     flash_attention: bool = True
     overlap: bool = True
     recipe: str = "mixed precision, Adam"
+    loss_copies: int = 3
     expert: int = 1
 
     @property
@@ -83,7 +87,7 @@ def layers_per_stage(model: Model, layout: Layout) -> tuple[int, int]:
 
 def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     """Raise a `ValueError` of one sentence if the layout does not fit the model or the cluster."""
-    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving")
+    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving", "loss_copies")
     for size in sizes:
         if getattr(layout, size) < 1:
             raise ValueError(f"{size} must be at least 1, but is {getattr(layout, size)}.")

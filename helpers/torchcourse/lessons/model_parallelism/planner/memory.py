@@ -8,8 +8,9 @@ one layer, one sequence of s tokens and width h, t tensor ranks: with GPT's laye
 * the scores computed again: the part 5as/h falls away (equation 6); FlashAttention does the same;
 * each whole layer computed again: its input alone, 2sh (table 2).
 
-What no formula says is set on one published log (`published`, BigScience): what the framework takes, and what the
-allocator adds. `Plan.fits` leaves a reserve besides.
+What no formula says is set on the sources in `published.MEMORY_SETTING`: what the framework takes, and what the
+allocator adds. Of the values on a grid, these tell best which layouts ran and which ran out of memory; among equals,
+those that come closest to the measured bytes; then the smallest. `Plan.fits` leaves a reserve besides.
 """
 
 from dataclasses import dataclass
@@ -19,13 +20,12 @@ from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
 from torchcourse.lessons.model_parallelism.planner.models import Model
 
-LOGIT_COPIES_FLOAT32 = 3
-"""Copies of the logits at the peak of the loss: log-probabilities, their gradient, the gradient of the logits."""
-
 FRAMEWORK = 5 * 2**30
 """Bytes of CUDA's context, NCCL's and the framework's own buffers."""
-ALLOCATOR_STATES, ALLOCATOR_ACTIVATIONS = 0.1, 0.3
-"""What the allocator adds to the states, and to activations that come and go, as a share of them."""
+ALLOCATOR_STATES, ALLOCATOR, ALLOCATOR_IN_A_PIPELINE = 0.02, 0.1, 0.3
+"""What the allocator adds to the states, and to activations, as a share of them. The states are allocated once.
+Without a pipeline the backward pass frees the activations in the reverse of the order in which they came. The
+micro-batches of a pipeline come and go in turn, which leaves gaps."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,12 @@ def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
         working = score_activations(model, layout)
     tokens = layout.micro_batch * model.sequence / layout.context
     has_the_head = rank == layout.pipeline - 1
-    logits = tokens * model.vocabulary / layout.tensor * LOGIT_COPIES_FLOAT32 * 4 if has_the_head else 0.0
+    logits = tokens * model.vocabulary / layout.tensor * layout.loss_copies * 4 if has_the_head else 0.0
     gathered = 0.0
     if layout.stage == 3:
         gathered = 2 * model.layer_parameters / layout.tensor * layout.element
-    coming_and_going = gathered + activations + working
-    allocator = ALLOCATOR_STATES * each.total + ALLOCATOR_ACTIVATIONS * coming_and_going
+    share = ALLOCATOR if layout.pipeline == 1 else ALLOCATOR_IN_A_PIPELINE
+    allocator = ALLOCATOR_STATES * each.total + share * (gathered + activations + working)
     own = each.parameters, each.gradients, each.optimizer
     return Bytes(*own, gathered, activations, working, logits, allocator, FRAMEWORK)
 
@@ -162,8 +162,9 @@ def _kept_per_token(model: Model, layout: Layout) -> tuple[float, float, float]:
     mask = 1 if model.dropout else 0
     # Two norms' inputs, the inputs of attention and of the feed-forward part, and two dropout masks.
     between = 2 * e * h + 2 * e * h + 2 * mask * h
-    # Queries, keys, values and what attention returns; then the feed-forward part's middle, before and after.
-    inside = e * h * (2 + 2 * model.key_value_share) + e * model.feed_forward * (3 if model.gated else 2)
+    # Queries, keys, values and what attention returns; then the feed-forward part's middle, before and after the
+    # activation function. With a gate: the gate before and after it, the other half, and their product.
+    inside = e * h * (2 + 2 * model.key_value_share) + e * model.feed_forward * (4 if model.gated else 2)
     # Softmax; with dropout also its mask and its result. FlashAttention keeps none of them.
     scores = model.heads * model.sequence * (2 * e + 1 if model.dropout else e)
     return between, inside, 0.0 if layout.flash_attention else scores

@@ -26,8 +26,16 @@ from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_8B, LLAM
 
 SETTING = ("aleph-alpha", "mpt-a100", "mpt-h100")
 """Sources on whose speeds the planner's constants are set. It is judged on the others."""
-MEMORY_SETTING = ("bigscience",)
-"""Sources on whose bytes the shares of framework and allocator are set."""
+MEMORY_SETTING = ("bigscience", "aleph-alpha")
+"""Sources on whose bytes, and on whose layouts that ran or ran out of memory, the memory's constants are set."""
+
+
+def _jean_zay_v100(gigabytes: int) -> Callable[[int], Cluster]:
+    """Nodes of 4 V100. The efficiency is the A100's: nothing was set on this GPU."""
+    gpu = GPU(f"V100 {gigabytes} GB", 125e12, 15.7e12, gigabytes * 2**30, 0.9e12)
+    return lambda gpus: Cluster(gpu, gpus, gpus_per_node=4, link=150e9, network=12.5e9)
+
+
 _H100_96_GB = GPU("H100 96 GB", H100.flops, H100.flops_float32, 96 * 2**30, 2.4e12)
 _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "DGX A100": dgx_a100,
@@ -35,6 +43,8 @@ _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "Grand Teton": grand_teton,
     "H100, 400 Gb/s": grand_teton,
     "Jean Zay": lambda gpus: replace(dgx_a100(gpus), network=6.25e9),
+    "V100 32 GB": _jean_zay_v100(32),
+    "V100 16 GB": _jean_zay_v100(16),
     "H100 96 GB": lambda gpus: replace(grand_teton(gpus), gpu=_H100_96_GB),
 }
 

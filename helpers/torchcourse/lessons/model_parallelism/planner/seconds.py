@@ -147,8 +147,13 @@ def _score_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
 
 def _accumulation_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
     """Return the seconds of adding a layer's gradients to those of the micro-batches before: read, read, write."""
-    size = model.layer_parameters / layout.tensor * RECIPES[layout.recipe].gradients
+    size = model.layer_parameters / layout.tensor * _gradient_element(layout)
     return 3 * size / cluster.gpu.memory_bandwidth
+
+
+def _gradient_element(layout: Layout) -> int:
+    """Return the bytes of a gradient that is added up and sent. A 16-bit copy beside it is neither."""
+    return int(min(4, RECIPES[layout.recipe].gradients))
 
 
 def _head_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
@@ -209,7 +214,7 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
     if ranks == 1:
         return 0.0
     parameters = local_parameters(model, layout)
-    gradients = _half_ring(cluster, layout, parameters * RECIPES[layout.recipe].gradients, ranks)
+    gradients = _half_ring(cluster, layout, parameters * _gradient_element(layout), ranks)
     gather = _half_ring(cluster, layout, parameters * layout.element, ranks)
     if layout.stage == 3:  # layer by layer, so that each layer waits for its messages
         waits = (layers_per_stage(model, layout)[0] - 1) * (ranks - 1) * cluster.latency(layout.gpus)
