@@ -202,7 +202,10 @@ def package(name: str, distribution: str, use: str, *, needed: bool = False) -> 
 
 def place(environ: Mapping[str, str], modules: Collection[str]) -> Finding:
     """Where the notebook runs, from environment variables and imported modules."""
-    away = "This machine is lent: when the session ends, its files go. Keep a copy of your notebook and journal."
+    away = (
+        "This machine is lent: when the session ends, its files go. Save a copy of the notebook. The section on the "
+        "journal says how to keep your answers."
+    )
     if "COLAB_RELEASE_TAG" in environ or "google.colab" in modules:
         return Finding("Notebook", "Google Colab", away)
     if "KAGGLE_KERNEL_RUN_TYPE" in environ:

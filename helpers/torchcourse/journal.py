@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,30 @@ def content() -> bytes:
         return b""
 
 
+def move_to(folder: Path, join: Callable[[bytes, bytes], bytes]) -> int:
+    """Let the journal lie in an existing folder from now on, joined with the one that lies there; that of before stays.
+
+    A merge that is cut off loses nothing: its draft lies beside the journal, and the next merge takes it in.
+
+    Args:
+        folder: which other notebooks may write to at the same time.
+        join: from the bytes of the journal there and of this one to those of both.
+
+    Returns:
+        How many entries were there.
+
+    Raises:
+        OSError: the folder cannot be written; nothing has changed.
+    """
+    target = folder / NAME
+    with _writing:
+        here = b"\n".join([content(), *(_line(waiting) for waiting in _unsaved)])
+        before = _rewrite(target, lambda there: join(there, here), join)
+        os.environ["TORCHCOURSE_WORK"] = str(folder)
+        _unsaved.clear()
+    return len(_parse(before)[0])
+
+
 def path() -> Path:
     """Return the journal's file, which need not exist yet."""
     chosen = os.environ.get("TORCHCOURSE_WORK")
@@ -110,6 +134,16 @@ def path() -> Path:
 def when(entry: Entry) -> datetime:
     """Return the time of an entry, with its zone."""
     return datetime.fromisoformat(entry["time"])
+
+
+def entry_of(line: bytes) -> Entry | None:
+    """Return the entry that a line of a journal holds; None if it holds none."""
+    try:
+        entry = json.loads(line.decode("utf-8-sig"))
+        zone = datetime.fromisoformat(entry["time"]).tzinfo
+        return entry if zone is not None and isinstance(entry["kind"], str) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _here() -> Path:
@@ -214,6 +248,29 @@ def _append(target: Path, lines: bytes) -> None:
         os.close(descriptor)
 
 
+def _rewrite(target: Path, change: Callable[[bytes], bytes], join: Callable[[bytes, bytes], bytes]) -> bytes:
+    """Replace the bytes of a journal by others under its lock, and return those of before."""
+    draft = target.with_name("journal.draft")
+    descriptor = os.open(target, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+    with open(descriptor, "r+b", buffering=0) as file, _locked(descriptor):
+        before = file.read()
+        kept = join(before, draft.read_bytes()) if draft.exists() else before
+        lines = change(kept)
+        if lines != before:
+            with draft.open("wb") as whole:
+                whole.write(lines)
+                whole.flush()
+                os.fsync(whole.fileno())
+            file.seek(0)
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[file.write(rest) or 0 :]
+            file.truncate(len(lines))
+            os.fsync(descriptor)
+        draft.unlink(missing_ok=True)
+    return before
+
+
 def _unfinished(descriptor: int) -> bytes:
     """Return what comes after the last newline."""
     start = os.lseek(descriptor, 0, os.SEEK_END)
@@ -303,7 +360,7 @@ def _parse(lines: bytes) -> tuple[list[Entry], list[str]]:
     for number, line in enumerate(lines.splitlines(), start=1):
         if not line.strip():
             continue
-        entry = _entry(line)
+        entry = entry_of(line)
         if entry is None:
             unreadable.append(f"Line {number} of {path()} cannot be read and is left out; all other lines are fine.")
         else:
@@ -312,13 +369,4 @@ def _parse(lines: bytes) -> tuple[list[Entry], list[str]]:
 
 
 def _is_entry(line: bytes) -> bool:
-    return _entry(line) is not None
-
-
-def _entry(line: bytes) -> Entry | None:
-    try:
-        entry = json.loads(line.decode("utf-8-sig"))
-        zone = datetime.fromisoformat(entry["time"]).tzinfo
-        return entry if zone is not None and isinstance(entry["kind"], str) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    return entry_of(line) is not None

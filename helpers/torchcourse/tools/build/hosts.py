@@ -32,7 +32,8 @@ if importlib.util.find_spec("torchcourse") is None:
         f"{{source}} was not installed: pip says why above. Kaggle has no network until you switch on Internet in "
         "the settings of the notebook."
     )
-    importlib.invalidate_caches()"""
+    importlib.invalidate_caches()
+    print("A lent machine forgets. To keep your answers: torchcourse.journal_copies.keep_in(FOLDER), see lesson 00.")"""
 
 
 def badges(repository: str, notebook: str) -> str:
