@@ -25,7 +25,7 @@ from statistics import median
 
 from torchcourse.error_bars import paired
 from torchcourse.lessons.monitoring import checks as check
-from torchcourse.lessons.monitoring import two_machines
+from torchcourse.lessons.monitoring import seen_samples, two_machines
 from torchcourse.lessons.monitoring.crash_costs import (
     daly_interval,
     expected_loss,
@@ -33,7 +33,7 @@ from torchcourse.lessons.monitoring.crash_costs import (
 )
 from torchcourse.lessons.monitoring.crash_costs_picture import costs_picture
 from torchcourse.lessons.monitoring.local_sgd import accuracies, share_waited
-from torchcourse.lessons.monitoring.local_sgd_picture import local_sgd_picture
+from torchcourse.lessons.monitoring.local_sgd_picture import waiting_and_accuracy
 from torchcourse.lessons.monitoring.resharding import (
     largest_difference,
     resume_from_shares,
@@ -312,7 +312,7 @@ checked
 # ### Break-it lab: the loss looks fine
 #
 # A colleague's run takes 16 samples per rank and step. Its checkpoint has the position in the epoch: how many batches each rank has done. It dies after 10 steps on four ranks
-# (the last save was after step 8). Two machines are left, so it goes on with **two** ranks. No error, and this loss:
+# (the last save was after step 8). Two machines are left, so it goes on with **two** ranks. There is no error, and the loss is this:
 
 # %%
 fewer = epoch(fresh("fewer_ranks"), deal_by_batches, ranks=(4, 2), stop_after=(10,))
@@ -397,6 +397,8 @@ repaired = epoch(
     counts_samples=True,
 )
 seen_picture({"4 → 2 → 3 ranks, repaired": repaired})
+rows = [row for part in repaired for row in part.rows]
+assert seen_samples.audit(rows, seen_samples.SAMPLES) == ([], [])
 
 # %% [markdown]
 # With parts of different sizes, the mean of the ranks' means would be wrong (lesson 01). This loop adds up the losses and divides by the number of samples of the whole step.
@@ -485,7 +487,7 @@ correct = {
     every: run_ranks(accuracies, every, range(16), world_size=1)[0]
     for every in (1, 8, 48, 192)
 }
-local_sgd_picture(waited, correct)
+waiting_and_accuracy(waited, correct)
 
 # %%
 always = waited["always rank 0"]
@@ -507,7 +509,7 @@ for every in (8, 48, 192):
     print(f"H = {every:3}: {in_points.in_points()}, {gain.verdict(margin=0.01)}")
 
 # %% [markdown]
-# The accuracy is that of 16 trainings on the digits for each H: four ranks, 192 steps, the same seeds for each H, and one point as the margin within which two are "level". In this run, averaging every 8 or 48 steps is level
+# The accuracy is that of 16 training runs on the digits for each H: four ranks, 192 steps, the same seeds for each H, and one point as the margin within which two are "level". In this run, averaging every 8 or 48 steps is level
 # with averaging after each; averaging once, at the end, is clearly below. That holds for this small network on samples that each rank draws from the whole. Where each rank has data of a different kind, the ranks drift
 # apart faster ([Stich](https://arxiv.org/abs/1805.09767) has the theory).
 #

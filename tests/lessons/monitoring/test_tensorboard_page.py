@@ -60,7 +60,7 @@ def test_a_folder_that_there_is_not_is_named(tmp_path):
 def test_behind_a_proxy_the_frame_points_to_where_the_browser_reaches_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], address: str
 ) -> None:
-    for name in ("JUPYTERHUB_SERVICE_PREFIX", "TENSORBOARD_PROXY_URL", "COLAB_RELEASE_TAG"):
+    for name in ("JUPYTERHUB_SERVICE_PREFIX", "TENSORBOARD_PROXY_URL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -77,8 +77,33 @@ def test_on_colab_its_own_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
     output = types.SimpleNamespace(eval_js=eval_js)
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(output=output))
-    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")
     monkeypatch.delenv("TENSORBOARD_PROXY_URL", raising=False)
     monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
     assert show_tensorboard(tmp_path).src == "https://6006-colab.example/#scalars"
     assert "proxyPort(6006" in asked[0]
+
+
+def test_the_name_of_a_host_alone_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JUPYTERHUB_SERVICE_PREFIX", "TENSORBOARD_PROXY_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release")  # set, but the page of this kernel has no proxy
+    monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
+    assert show_tensorboard(tmp_path).src == "http://127.0.0.1:6006/#scalars"
+
+
+def test_where_the_frame_stays_empty_the_line_below_has_the_way_and_the_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
+    for run, values in {"slow <1>": [2.0, 1.5], "fast": [2.0, 0.25]}.items():
+        with Monitor(tmp_path / run) as board:
+            for step, value in enumerate(values):
+                board.scalars(step, {"loss/train": value})
+    shown = show_tensorboard(tmp_path)._repr_html_()
+    assert shown.index("<iframe") < shown.index("<details") < shown.index("<summary>The frame stays empty?")
+    assert "ssh -L 6006:127.0.0.1:6006" in shown
+    assert "TENSORBOARD_PROXY_URL" in shown
+    assert "<tr><td>fast</td><td>0.25</td></tr><tr><td>slow &lt;1&gt;</td><td>1.5</td></tr>" in shown
+
+
+def test_a_folder_without_runs_has_the_way_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard_page, "_start", lambda folder: "http://127.0.0.1:6006/")
+    assert "<table" not in show_tensorboard(tmp_path)._repr_html_()

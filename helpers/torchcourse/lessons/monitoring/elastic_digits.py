@@ -1,4 +1,4 @@
-"""A training that survives its ranks: it saves, and each start of it goes on from the last checkpoint.
+"""A training run that survives its ranks: it saves, and each start of it goes on from the last checkpoint.
 
 On one machine; on each of two machines, of which HOST is one. In the 13th step the last rank is killed:
 

@@ -7,7 +7,7 @@ from torchcourse.error_bars import paired, t95
 from torchcourse.figures import COLORS
 
 
-def local_sgd_picture(waited: Mapping[str, Mapping[int, float]], accuracies: Mapping[int, Sequence[float]]) -> None:
+def waiting_and_accuracy(waited: Mapping[str, Mapping[int, float]], accuracies: Mapping[int, Sequence[float]]) -> None:
     """Show both.
 
     Args:

@@ -3,16 +3,24 @@
 `%load_ext tensorboard` and `%tensorboard --logdir runs` show the same, with a server of its own that stays behind when
 the notebook is closed.
 
-The browser may be on a different machine than the kernel. On Colab its proxy is asked; on JupyterHub the address goes
-through jupyter-server-proxy, which must be installed there; `$TENSORBOARD_PROXY_URL`, with `%PORT%` in it, goes before
-both. Over ssh alone, forward the port that the frame's address names: `ssh -L PORT:127.0.0.1:PORT machine`.
+The browser may be on a different machine than the kernel. `$TENSORBOARD_PROXY_URL`, with `%PORT%` in it, says how it
+gets there. Without it, a page that has a proxy of its own (Colab) is asked; on JupyterHub the address goes through
+jupyter-server-proxy, which must be installed there. A frame cannot tell that it stayed empty, so a line below it says
+what to do then, and has the last values of the runs.
 """
 
-import importlib
+import html
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
+
+from torchcourse.training.events import read_scalars
+
+RUNS, TAGS = 10, 8
+"""How many runs and curves the line below the frame has."""
 
 _servers: dict[Path, str] = {}
 """The address of the server of each folder."""
@@ -22,8 +30,8 @@ def show_tensorboard(
     log_dir: str | os.PathLike,
     tab: Literal["timeseries", "scalars", "images", "histograms", "hparams", "text"] = "scalars",
     height: int = 600,
-) -> Any:
-    """Return a frame with TensorBoard on a folder of runs, opened at a tab.
+) -> "Page":
+    """Return a frame with TensorBoard on a folder of runs, opened at a tab; below it, what to do if it stays empty.
 
     Args:
         log_dir: one run, or a folder with a folder for each run.
@@ -32,14 +40,28 @@ def show_tensorboard(
     Raises:
         FileNotFoundError: if there is no such folder.
     """
-    from IPython.display import IFrame
-
     folder = Path(log_dir).resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {log_dir} for TensorBoard to show. Train a run first.")
     if folder not in _servers:
         _servers[folder] = _start(folder)
-    return IFrame(f"{_in_the_browser(_servers[folder])}#{tab}", width="100%", height=height)
+    return Page(f"{_in_the_browser(_servers[folder])}#{tab}", height, _without_frame(_servers[folder], folder))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A frame, as a notebook shows it."""
+
+    src: str
+    """The address that the browser is sent to."""
+    height: int
+    below: str
+    """HTML for those whose frame stays empty."""
+
+    def _repr_html_(self) -> str:
+        from IPython.display import IFrame
+
+        return f"{IFrame(self.src, width='100%', height=self.height)._repr_html_()}{self.below}"
 
 
 def _in_the_browser(address: str) -> str:
@@ -51,13 +73,46 @@ def _in_the_browser(address: str) -> str:
     port = str(urlsplit(address).port)
     if proxy := os.environ.get("TENSORBOARD_PROXY_URL"):
         return proxy.replace("%PORT%", port).rstrip("/") + "/"
-    if "COLAB_RELEASE_TAG" in os.environ:
-        colab = importlib.import_module("google.colab")  # is on Colab only
-        proxied: str = colab.output.eval_js(f"google.colab.kernel.proxyPort({port}, {{'cache': true}})")
-        return proxied.rstrip("/") + "/"
+    colab = sys.modules.get("google.colab")  # imported by a kernel whose page has a proxy
+    if colab is not None:
+        proxied = colab.output.eval_js(f"google.colab.kernel.proxyPort({port}, {{'cache': true}})")
+        if proxied:
+            return f"{proxied.rstrip('/')}/"
     if prefix := os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
         return f"{prefix.rstrip('/')}/proxy/{port}/"
     return address
+
+
+def _without_frame(address: str, folder: Path) -> str:
+    """Return a folded part: how a browser elsewhere reaches the server, and the runs' last values without it."""
+    port = urlsplit(address).port
+    ways = [
+        f"The kernel is on a machine that you reach by ssh: run <code>ssh -L {port}:127.0.0.1:{port} MACHINE</code> on "
+        "yours, then load this page again.",
+        "JupyterHub, or a Jupyter server elsewhere: <code>jupyter-server-proxy</code> must be installed beside the "
+        "server. Run <code>%env TENSORBOARD_PROXY_URL=ADDRESS/proxy/%PORT%/</code> with the server's address, then "
+        "this cell again.",
+        "A host without a proxy, such as Kaggle: here are the last values.",
+    ]
+    return (
+        '<details style="margin: 6px 0"><summary>The frame stays empty?</summary>'
+        f"<p>TensorBoard answers at {html.escape(address)}, on the machine of the kernel. Your browser does not get "
+        f"there.</p><ul>{''.join(f'<li>{way}</li>' for way in ways)}</ul>{_last_values(folder)}</details>"
+    )
+
+
+def _last_values(folder: Path) -> str:
+    """Return a table: a row for each run, a column for each curve."""
+    found = sorted({file.parent for file in folder.rglob("events.out.tfevents.*")})[:RUNS]
+    runs = {run.relative_to(folder).as_posix(): read_scalars(run) for run in found}
+    tags = sorted({tag for curves in runs.values() for tag in curves})[:TAGS]
+    rows = [
+        [name, *(f"{curves[tag][1][-1]:.4g}" if curves.get(tag, ([], []))[1] else "" for tag in tags)]
+        for name, curves in runs.items()
+    ]
+    head = "".join(f"<th>{html.escape(word)}</th>" for word in ("run", *tags))
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(word)}</td>' for word in row)}</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>" if tags else ""
 
 
 def _start(folder: Path) -> str:

@@ -94,7 +94,7 @@ def play(
     Args:
         folder: an empty one.
         rank_dies_at, machine_dies_at: the step in which the last rank, or machine B, is killed.
-        replace: start agent C in place of the dead machine. If not, agent A goes on alone, with two ranks.
+        replace: start agent C as a substitute for the dead machine. If not, agent A goes on alone, with two ranks.
     """
     if not hasattr(os, "killpg"):
         print("This scene needs groups of processes, which Windows lacks. All else in this notebook works without it.")

@@ -30,11 +30,15 @@ def story_picture(story: Story | None, save_every: int = 5) -> None:
     for who, when in story.deaths.items():
         axis.axvline(when - begin, color=COLORS["vermillion"], linestyle="--")
         axis.text(when - begin, 1, f" the {who} dies", color=COLORS["vermillion"], fontsize=9)
-    twice = sum(last for *_, last in story.starts()) - sum(first - 1 for _, first, _ in story.starts()) - 30
+    done = [step for _, first, last in story.starts() for step in range(first, last + 1)]
+    twice = len(done) - len(set(done))
     seconds = story.rows[-1]["time"] - begin
     axis.set(xlabel="seconds", ylabel="step (dotted: saved)")
     axis.legend(frameon=False, loc="upper left")
-    finding = f"{len(story.starts())} starts in {seconds:.1f} s, and {twice} steps were done twice"
+    again = f"{twice} step was" if twice == 1 else f"{twice} steps were"
+    finding = f"{len(story.starts())} starts in {seconds:.1f} s, and {again} done twice"
     axis.set_title(finding)
-    starts = ", then ".join(f"{ranks} ranks did steps {a} to {b}" for ranks, a, b in story.starts())
+    starts = ", then ".join(
+        f"{ranks} rank{'s' if ranks > 1 else ''} did steps {a} to {b}" for ranks, a, b in story.starts()
+    )
     figures.show(figure, f"Steps over time. {finding}: {starts}.")

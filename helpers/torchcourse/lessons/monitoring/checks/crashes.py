@@ -197,6 +197,11 @@ def _refuse_known_audits(name: str, rows: Sequence[Row], samples: int, found: tu
         once = sorted(n for n in counts if counts[n] > 1), [n for n in range(samples) if not counts[n]]
         if found == once:
             raise Wrong(symptom, f"For {name}, {hint}")
+    if found == tuple([n for n in numbers if n < 8] for numbers in right):
+        raise Wrong(
+            "samples_ignored",
+            f"For {name}, there are {samples} samples: the last one is {samples - 1}, and you leave it out.",
+        )
     for place, word in ((0, "more than once"), (1, "never")):
         if found[place] == [] and right[place] and found[1 - place] == right[1 - place]:
             raise Wrong("half", f"For {name}, you find no sample {word}. There is one: look at each sample's count.")
