@@ -169,7 +169,8 @@ REFUSED = {
     "megatron-2022-data": (1, 0),
     "mpt-a100": (41, 1),
     "mpt-h100": (58, 4),
-    "torchtitan-a100": (1, 0),
+    "torchtitan-a100": (3, 0),
+    "ibm-fsdp": (4, 0),
 }
 """Of each source, the runs, and those that the planner says do not fit. The first two set constants."""
 

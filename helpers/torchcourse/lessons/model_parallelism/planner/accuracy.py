@@ -121,7 +121,8 @@ class MemoryOfSource:
 def memory_by_source() -> list[MemoryOfSource]:
     """Return a row for each source that ran, those that set nothing first. Paper sums are left out."""
     found = []
-    for key in dict.fromkeys(row.key for row in (*RUNS, *MEMORY)):
+    keys = [*(run.key for run in RUNS), *(row.key for row in MEMORY)]
+    for key in dict.fromkeys(keys):
         totals = [row for row in MEMORY if row.key == key and row.part == "total"]
         errors = [abs(memory_error(row)) for row in totals if math.isfinite(row.size)]
         failed = [row for row in totals if math.isinf(row.size)]

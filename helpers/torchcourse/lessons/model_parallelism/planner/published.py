@@ -22,7 +22,7 @@ from torchcourse.lessons.model_parallelism.planner.clusters import (
     grand_teton,
 )
 from torchcourse.lessons.model_parallelism.planner.layout import Layout
-from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_8B, LLAMA3_405B, Model
+from torchcourse.lessons.model_parallelism.planner.models import LLAMA3_8B, LLAMA3_70B, LLAMA3_405B, Model
 
 SETTING = ("aleph-alpha", "mpt-a100", "mpt-h100")
 """Sources on whose speeds the planner's constants are set. It is judged on the others."""
@@ -42,6 +42,7 @@ _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "DGX A100, ZeRO of 2021": lambda gpus: replace(dgx_a100(gpus), network=25e9 / 8),
     "Grand Teton": grand_teton,
     "H100, 400 Gb/s": grand_teton,
+    "H100, 100 Gb/s": lambda gpus: replace(grand_teton(gpus), network=12.5e9),
     "Jean Zay": lambda gpus: replace(dgx_a100(gpus), network=6.25e9),
     "V100 32 GB": _jean_zay_v100(32),
     "V100 16 GB": _jean_zay_v100(16),
@@ -105,7 +106,7 @@ def _published() -> list[Run | MemoryRow]:
         ValueError: for a row that says what the planner does not know. It names the line of the file.
     """
     sources = yaml.safe_load(_text("published_sources.yaml"))
-    known = {model.name: model for model in (LLAMA3_8B, LLAMA3_405B)}
+    known = {model.name: model for model in (LLAMA3_8B, LLAMA3_70B, LLAMA3_405B)}
     known |= {row["name"]: _filled(Model, row) for row in _table("published_models.csv")}
     rows: list[Run | MemoryRow] = []
     for line, row in enumerate(_table("published.csv"), start=2):
