@@ -4,7 +4,7 @@
 # **{minutes} minutes** · one CPU is enough · before this: lesson 00
 #
 # Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
-# good ones by hand, in a few lines per method. Then it asks the harder question: is one method, or one setting, really better than
+# good ones by hand, in a few lines per method. Then it asks the harder question: is one setting really better than
 # another, or was it luck?
 #
 # **After this notebook you can**
@@ -475,7 +475,7 @@ outcome(
 # * Evenly drawn values have both advantages: with three trials they are not clearly below the grid, from 10 to 30 trials they are better than it, and they are
 #   never clearly below random search.
 #
-# Stopping early is a bet: that the order of the trials early on predicts their order at the end. How well does it, in this space?
+# Stopping early is a bet that the early order of the trials predicts their order at the end. How well does it?
 
 # %%
 table = replay.accuracies().reshape(780, 9)

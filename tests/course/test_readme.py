@@ -1,12 +1,21 @@
 """README and guides promise what is there: links lead somewhere, tables name the lessons and rooms that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "TEACHING.md", "CONTRIBUTING.md", "solutions/README.md", "quizzes/README.md", "docs/GLOSSARY.md"]
+PAGES = [
+    "README.md",
+    "TEACHING.md",
+    "CONTRIBUTING.md",
+    "solutions/README.md",
+    "quizzes/README.md",
+    "docs/GLOSSARY.md",
+    "docs/LINKS.md",
+]
 PACKAGE = ROOT / "helpers" / "torchcourse"
 
 
@@ -43,3 +52,10 @@ def test_the_map_has_a_line_for_each_room_and_no_other():
     for part in ("lessons", "tools"):
         rooms |= {f"{part}/{file.parent.name}/" for file in PACKAGE.glob(f"{part}/*/__init__.py")}
     assert set(re.findall(r"^\| `([\w/.]+)` \|", page("CONTRIBUTING.md"), re.MULTILINE)) == rooms
+
+
+def test_the_newest_entry_of_the_changes_is_the_version():
+    versions = re.findall(r"^## (\d+\.\d+\.\d+) \(\d{4}-\d\d-\d\d\)$", page("CHANGELOG.md"), re.MULTILINE)
+    numbers = [tuple(map(int, version.split("."))) for version in versions]
+    assert versions[0] == tomllib.loads(page("pyproject.toml"))["project"]["version"]
+    assert numbers == sorted(set(numbers), reverse=True)

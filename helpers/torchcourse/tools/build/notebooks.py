@@ -3,6 +3,7 @@
     solutions/NN_name/*.py   →  the .ipynb beside it  →  notebooks/NN_name/*.ipynb   (nbgrader's generate step)
     quizzes/NN_name.yaml     →  solutions/NN_name/quiz.ipynb  →  notebooks/NN_name/quiz.ipynb
     the glossaries at the end of notebooks  →  docs/GLOSSARY.md
+    the links of notebooks to outside       →  docs/LINKS.md
 
 notebooks/ is committed. The notebooks in solutions/ are not: they are for nbgrader's own commands, run by hand.
 The result depends on the sources alone, not on the day or the machine. Only files whose text changes are written. A
@@ -19,7 +20,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_markdown_cell
 
-from torchcourse.tools.build import glossary
+from torchcourse.tools.build import glossary, links
 from torchcourse.tools.build.seal import is_untouched, stamp
 from torchcourse.tools.build.source import Origin, to_notebook
 from torchcourse.tools.repository import ROOT, nbgrader_config
@@ -45,17 +46,15 @@ def build(root: Path = ROOT, *, force: bool = False) -> Report:
 
     Raises:
         torchcourse.tools.build.source.SourceError: for a lesson source that cannot be built.
-        ValueError: for a line of a glossary that cannot be read.
+        ValueError: for a line of a glossary that cannot be read, or a link that leads to no primary source.
         torchcourse.quiz.bank.BankError: for a question bank that cannot be read.
     """
     texts = solutions(root)
     report = _write(root, texts | release(texts, root), force)
-    if found := glossary.terms(root):
-        target, page = root / glossary.PATH, glossary.glossary_page(found)
-        new = not target.exists() or target.read_text(encoding="utf-8") != page
-        (report.written if new else report.unchanged).append(glossary.PATH)
-        if new:
-            write_text(target, page)
+    if terms := glossary.terms(root):
+        _write_page(root, glossary.PATH, glossary.glossary_page(terms), report)
+    if addresses := links.links(root):
+        _write_page(root, links.PATH, links.links_page(addresses), report)
     return report
 
 
@@ -133,6 +132,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a generated file, with its folder: the same bytes on every system."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_page(root: Path, path: str, page: str, report: Report) -> None:
+    new = not (root / path).exists() or (root / path).read_text(encoding="utf-8") != page
+    (report.written if new else report.unchanged).append(path)
+    if new:
+        write_text(root / path, page)
 
 
 def _write(root: Path, texts: dict[str, str], force: bool) -> Report:
