@@ -10,8 +10,8 @@ from torchcourse import figures
 from torchcourse.live import VIEW
 from torchcourse.quiz import bank
 from torchcourse.tools.repository import ROOT
-from torchcourse.tools.site import frames
-from torchcourse.tools.site.api_pages import api_pages, modules_of
+from torchcourse.tools.site import explorer_picture
+from torchcourse.tools.site.api_pages import modules_of, pages_of
 from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import mend_hrefs, mend_links
 from torchcourse.tools.site.question_pages import question_page
@@ -109,7 +109,7 @@ def test_what_the_notebook_folds_is_folded_under_its_title(page) -> None:
     folded = page.cells[4]
     assert folded.source == "check.share(share)"
     assert folded.metadata["tags"] == ["hide-input"]
-    assert folded.metadata["mystnb"]["code_prompt_show"] == "Check: show the code"
+    assert folded.metadata["mystnb"]["code_prompt_show"] == "Check · show the code"
 
 
 # ---------------------------------------------------------------------------------------------------------- questions
@@ -149,7 +149,7 @@ def test_an_explorer_becomes_the_pictures_along_its_first_slider() -> None:
         return f"<p>{kind} {ranks}</p>"
 
     explorer = figures.explorer(draw, alt="a", kind=["ring", "tree"], ranks=(2, 5, 3))
-    html = frames.frames_of(explorer)
+    html = explorer_picture.frames_of(explorer)
     assert re.findall(r'data-value="(\w+)"( hidden)?>', html) == [
         ("2", " hidden"),
         ("3", ""),
@@ -165,17 +165,17 @@ def test_an_explorer_becomes_the_pictures_along_its_first_slider() -> None:
 @pytest.mark.parametrize(("low", "high", "start"), [(0, 100, 37), (1, 1000, 1), (0, 13, 13), (5, 6, 5)])
 def test_a_long_slider_has_few_pictures_with_both_ends_and_the_start(low: int, high: int, start: int) -> None:
     explorer = figures.explorer(lambda step: f"<p>{step}</p>", alt="a", step=(low, high, start))
-    shown = [int(value) for value in re.findall(r'data-value="(\d+)"', frames.frames_of(explorer))]
+    shown = [int(value) for value in re.findall(r'data-value="(\d+)"', explorer_picture.frames_of(explorer))]
     assert shown == sorted(set(shown))
     assert {low, high, start} <= set(shown)
-    assert len(shown) <= frames.MOST
+    assert len(shown) <= explorer_picture.MOST
 
 
 def test_a_slider_of_fractions_and_one_of_given_values() -> None:
     half = figures.explorer(lambda share: f"<p>{share:.2f}</p>", alt="a", share=(0.0, 1.0, 0.5, 0.25))
-    assert re.findall(r"<p>(.*?)</p>", frames.frames_of(half))[:5] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+    assert re.findall(r"<p>(.*?)</p>", explorer_picture.frames_of(half))[:5] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
     given = figures.explorer(lambda n: f"<p>{n}</p>", alt="a", n=figures.values("n", [1, 10, 100], 10))
-    assert re.findall(r'data-value="(\d+)"( hidden)?>', frames.frames_of(given)) == [
+    assert re.findall(r'data-value="(\d+)"( hidden)?>', explorer_picture.frames_of(given)) == [
         ("1", " hidden"),
         ("10", ""),
         ("100", " hidden"),
@@ -186,7 +186,7 @@ def test_pictures_get_small() -> None:
     figure, axis = figures.new(4, 2)
     axis.plot([1, 3, 2])
     large = figures.to_html(figure, "a line")
-    small = frames._small(large)
+    small = explorer_picture._small(large)
     assert 'alt="a line"' in small
     assert len(small) < 0.6 * len(large)
 
@@ -195,7 +195,7 @@ def test_pictures_get_small() -> None:
 
 
 def test_the_package_has_a_page_per_room_without_checks_and_pictures() -> None:
-    pages = api_pages(ROOT / "helpers" / "torchcourse")
+    pages = pages_of(ROOT / "helpers" / "torchcourse")
     assert {"api/index.md", "api/ranks.md", "api/training.md", "api/figures.md", "api/tuning.md"} <= set(pages)
     assert not any("tools" in name for name in pages)
     for name in pages:

@@ -17,7 +17,7 @@ lesson. Checks of exercises and the modules that only draw are left out.
 """
 
 
-def api_pages(package: Path) -> dict[str, str]:
+def pages_of(package: Path) -> dict[str, str]:
     """Return the pages as Markdown by their paths on the site. `package` is the folder of torchcourse."""
     ground = [path for path in sorted(package.iterdir()) if path.name not in ("lessons", "tools") and _is_room(path)]
     rooms = [*ground, *(path for path in sorted((package / "lessons").iterdir()) if _is_room(path))]

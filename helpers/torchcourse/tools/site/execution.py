@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell
 CELL_SECONDS = 600
 """How long one cell may take."""
 
-_WITH_FRAMES = "from torchcourse.tools.site import frames\n\nframes.install()"
+_WITH_FRAMES = "from torchcourse.tools.site import explorer_picture\n\nexplorer_picture.install()"
 
 
 def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> NotebookNode:

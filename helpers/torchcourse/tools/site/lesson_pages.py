@@ -56,7 +56,7 @@ def _fold(cell: NotebookNode) -> None:
     title = first.removeprefix("# @title ") if first.startswith("# @title ") else "Show the code"
     cell.source = rest if first.startswith("# @title ") else cell.source
     cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-input"]
-    prompts = {"code_prompt_show": f"{title}: show the code", "code_prompt_hide": f"{title}: hide the code"}
+    prompts = {"code_prompt_show": f"{title} · show the code", "code_prompt_hide": f"{title} · hide the code"}
     cell.metadata["mystnb"] = prompts
 
 

@@ -12,7 +12,7 @@ import nbformat
 from torchcourse.quiz import bank
 from torchcourse.quiz.course_map import Notebook, read_notebooks
 from torchcourse.tools.site import CACHE
-from torchcourse.tools.site.api_pages import api_pages
+from torchcourse.tools.site.api_pages import pages_of
 from torchcourse.tools.site.execution import with_outputs
 from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import START, mend_links
@@ -41,7 +41,7 @@ def write_sources(root: Path, folder: Path, *, only: list[str], again: bool = Fa
         only: numbers of lessons, such as ["00", "06"]; empty for all. again: run notebooks that ran before.
     """
     notebooks = [notebook for notebook in read_notebooks(root / "notebooks") if not only or notebook.lesson[:2] in only]
-    texts = _guides(root) | api_pages(root / "helpers" / "torchcourse")
+    texts = _guides(root) | pages_of(root / "helpers" / "torchcourse")
     paths = [_page_path(root, notebook) for notebook in notebooks]
     pages = {START, *texts, *paths}
     repository = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["torchcourse"]["repository"]
