@@ -7,6 +7,7 @@ import sqlite3
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 import torch
 from optuna.trial import TrialState
 
@@ -331,3 +332,45 @@ def test_progress_is_told_of_each_trial(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0].split()[1] for line in lines] == ["0", "1", "2"]
     assert f"best so far {study.best_value:.3f}" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlalchemy.exc.IntegrityError("CREATE TYPE", {}, Exception("duplicate key value violates a constraint")),
+        sqlalchemy.exc.ProgrammingError("CREATE TABLE", {}, Exception('relation "studies" already exists')),
+        sqlalchemy.exc.OperationalError("CREATE TABLE", {}, Exception("table studies already exists")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_worker_that_comes_second_to_an_empty_database_tries_again(monkeypatch, error):
+    answers = [error, error, "the storage"]
+
+    def connect(*arguments, **options):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", connect)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert _database.storage("postgresql+psycopg://USER@HOST/studies") == "the storage"
+
+
+def test_a_database_that_refuses_for_good_is_asked_no_second_time(monkeypatch):
+    asked = []
+
+    def connect(*arguments, **options):
+        asked.append(1)
+        raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", connect)
+    with pytest.raises(StudyError, match="connection refused"):
+        open_study("postgresql+psycopg://USER@HOST/studies", {"lr": [0.1]})
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("url", ["postgres://USER@HOST/studies", "oracle+none://HOST/studies"])
+def test_a_database_without_a_driver_is_told_what_to_install(url):
+    with pytest.raises(StudyError, match=r'pip install "psycopg\[binary\]"'):
+        open_study(url, {"lr": [0.1]})

@@ -1,6 +1,7 @@
 """The database of a study: signs of life, trials that were cut short, and errors in words."""
 
 import sqlite3
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,9 @@ HEARTBEAT = 1
 GRACE = 4
 """Seconds without a sign of life after which a running trial counts as killed."""
 
+ATTEMPTS = 10
+"""How often a worker tries to make the tables of an empty database, when others make them at the same moment."""
+
 LOCK_SECONDS = 20
 """How long a worker waits for another one that writes into the same file."""
 
@@ -31,18 +35,39 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     """Return the storage at `url`, in which running trials give signs of life and killed ones are run again.
 
     Raises:
-        StudyError: for an SQLite file that holds something else.
+        StudyError: for an SQLite file that holds something else, or a database without its driver.
     """
     options: dict = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     if url.startswith("sqlite:///"):
         _refuse_foreign(Path(url.removeprefix("sqlite:///")))
         options["engine_kwargs"] = {"connect_args": {"timeout": LOCK_SECONDS}}
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _connected(url, options)
+        except (
+            sqlalchemy.exc.IntegrityError,
+            sqlalchemy.exc.OperationalError,
+            sqlalchemy.exc.ProgrammingError,
+        ) as error:
+            # Two workers that begin at the same moment both find an empty database, and one comes second.
+            if not isinstance(error, sqlalchemy.exc.IntegrityError) and "already exists" not in str(error):
+                raise
+            time.sleep(0.2)
+    return _connected(url, options)
+
+
+def _connected(url: str, options: dict) -> optuna.storages.RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls its heartbeat experimental
         try:
             return optuna.storages.RDBStorage(url, heartbeat_stale_trial_callback=run_again, **options)
         except TypeError:  # before Optuna 4.9
             return optuna.storages.RDBStorage(url, failed_trial_callback=run_again, **options)
+        except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
+            raise StudyError(
+                f"Python cannot speak to a database whose address begins with {url.partition(':')[0]}:// here. For "
+                'PostgreSQL run pip install "psycopg[binary]", and let the address begin with postgresql+psycopg://.'
+            ) from error
 
 
 def run_again(study: optuna.Study, trial: FrozenTrial) -> None:
