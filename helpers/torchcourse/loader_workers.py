@@ -8,6 +8,7 @@ cells of a notebook define. `prepare()` mends both. Call it once, early, before 
 Where workers are forked, it changes nothing. The start methods: https://docs.python.org/3/library/multiprocessing.html
 """
 
+import functools
 import importlib
 import multiprocessing
 import pickle
@@ -46,6 +47,33 @@ def prepare(start_server: bool = True) -> str:
         if start_server:
             importlib.import_module("multiprocessing.forkserver").ensure_running()  # a module that Windows lacks
     return method
+
+
+def at_most(wanted: int) -> int:
+    """Return how many workers a loader may have: none, with a sentence, where processes can share no memory.
+
+    Some containers have no /dev/shm, through which workers hand over batches. Ranks do without it.
+    """
+    if wanted and not can_share_memory():
+        print(
+            "Processes can share no memory on this machine, so the loader has no workers. In a container, /dev/shm is "
+            "missing: start it with --ipc=host or --shm-size."
+        )
+        return 0
+    return wanted
+
+
+@functools.cache
+def can_share_memory() -> bool:
+    """Whether this process can make what is shared with another one."""
+    if sys.platform == "win32":
+        return True
+    try:
+        # "fork" makes the lock alone, and "spawn" a process beside it.
+        multiprocessing.get_context("fork").Lock()
+    except OSError:
+        return False
+    return True
 
 
 def best(current: str, possible: list[str]) -> str:

@@ -110,8 +110,8 @@ trainer.history
 # Now TensorBoard itself. The frame below is a small web server inside this kernel; it ends when the notebook ends. Look at
 # SCALARS, then at HISTOGRAMS.
 #
-# (In a terminal: `tensorboard --logdir runs`. In a notebook where the frame stays empty, as in Colab:
-# `%load_ext tensorboard` and `%tensorboard --logdir runs`.)
+# (In a terminal: `tensorboard --logdir runs`. The kernel may be on a different machine than your browser. If the frame
+# stays empty then, open the line below it: it says what to do, and has the last values.)
 
 # %%
 show_tensorboard("runs", "scalars")

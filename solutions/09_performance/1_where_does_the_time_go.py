@@ -150,10 +150,11 @@ class FarAway(torch.utils.data.Dataset):
 
 
 far = torch.utils.data.DataLoader(FarAway(), batch_size=64)
-waiting = torch.utils.data.DataLoader(FarAway(), batch_size=64, num_workers=2)
+workers = loader_workers.at_most(2)  # a few containers allow none
+waiting = torch.utils.data.DataLoader(FarAway(), batch_size=64, num_workers=workers)
 starved = train(far, StepClock(device), device)
 fed = train(waiting, StepClock(device), device)
-show_parts({"in memory": parts, "far away": starved, "2 workers": fed})
+show_parts({"in memory": parts, "far away": starved, f"{workers} workers": fed})
 
 # %% [markdown]
 # Workers do not make reading faster. They read *while* the model computes. With only 5 steps, part of what is left is

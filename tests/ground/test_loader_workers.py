@@ -1,5 +1,6 @@
 """Workers that are not forked: they start fast, and know what the cells of a notebook define."""
 
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 
 from torchcourse import loader_workers
+from torchcourse.data import SeededSamples, make_loader
+from torchcourse.lessons.datasets.sharding import ShardedStream
 
 FORK, SPAWN, SERVER = "fork", "spawn", "forkserver"
 
@@ -41,6 +44,29 @@ def test_what_cannot_be_imported_is_pickled_by_value_and_the_rest_by_name(monkey
     for known in (loader_workers.best, pytest.Item, len, pickle.Pickler):
         assert b"_load" not in bytes(ForkingPickler.dumps(known))
         assert pickle.loads(ForkingPickler.dumps(known)) is known
+
+
+def test_where_processes_share_no_memory_loaders_have_no_workers_and_say_so(monkeypatch, capsys):
+    def missing(_context):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    images = list(range(8))
+    monkeypatch.setattr(multiprocessing.context.ForkContext, "Lock", missing)
+    loader_workers.can_share_memory.cache_clear()
+    try:
+        loader = make_loader(images, 4, num_workers=2, persistent_workers=True, timeout=5)  # type: ignore[arg-type]
+        assert loader.num_workers == 0
+        assert capsys.readouterr().out.startswith("Processes can share no memory on this machine")
+        assert len(list(loader)) == 2
+        for number in (SeededSamples(images)._epoch, ShardedStream([images], iter)._epoch):  # type: ignore[arg-type]
+            assert not number.is_shared()
+        make_loader(images, 4)  # type: ignore[arg-type]
+        assert capsys.readouterr().out == ""  # nobody asked for workers
+    finally:
+        loader_workers.can_share_memory.cache_clear()
+    monkeypatch.undo()
+    assert loader_workers.at_most(2) == 2
+    assert SeededSamples(images)._epoch.is_shared()  # type: ignore[arg-type]
 
 
 NOTEBOOK = """

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from torchcourse import loader_workers
 from torchcourse.ranks import who
 
 
@@ -36,7 +37,7 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         batch_size: samples per step, over all ranks; a multiple of the number of ranks.
         shuffle: whether to mix the samples, differently in each epoch.
         seed: chooses the order.
-        **options: more for `torch.utils.data.DataLoader`, such as `num_workers`.
+        **options: more for `torch.utils.data.DataLoader`, such as `num_workers`; see `loader_workers.at_most`.
 
     Raises:
         ValueError: if the dataset is empty or has no length, the batch cannot be dealt out evenly, or `options` choose
@@ -55,6 +56,9 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         )
     if samples == 0:
         raise ValueError("The dataset is empty: there is nothing to load.")
+    if options.get("num_workers") and not loader_workers.at_most(options["num_workers"]):
+        of_workers = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context", "timeout")
+        options = {name: value for name, value in options.items() if name not in of_workers}
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
     # workers, and workers of different ranks must not draw the same numbers.
     generator = torch.Generator().manual_seed((seed * 1_000_003 + who.rank()) % 2**63)
@@ -165,8 +169,7 @@ class SeededSamples(Dataset):
 
     def __init__(self, dataset: Dataset, transform: Callable[[Any], Any] | None = None, seed: int = 0) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
-        # In shared memory: workers that live longer than an epoch (persistent_workers) see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = shared_number()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next epoch draw different numbers. The Trainer calls it."""
@@ -179,6 +182,15 @@ class SeededSamples(Dataset):
         with seeded(self.seed, int(self._epoch), int(index)):
             sample = self.dataset[index]
             return sample if self.transform is None else self.transform(sample)
+
+
+def shared_number() -> torch.Tensor:
+    """Return a 0 (int64 []) that workers which live longer than an epoch (persistent_workers) see change.
+
+    Where there is no shared memory there are no workers either, and an ordinary number serves.
+    """
+    number = torch.zeros((), dtype=torch.int64)
+    return number.share_memory_() if loader_workers.can_share_memory() else number
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
+from torchcourse.data.loaders import shared_number
 from torchcourse.ranks import who
 
 Record = TypeVar("Record")
@@ -75,8 +76,7 @@ class ShardedStream(IterableDataset):
         self.shards, self.read, self.by = shards, read, by
         self.shuffle, self.buffer, self.seed = shuffle, buffer, seed
         self.rank, self.world_size = who.rank(), who.world_size()
-        # In shared memory: workers that live longer than an epoch (persistent_workers) see it change.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = shared_number()
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next epoch have a different order. The Trainer calls it."""

@@ -8,6 +8,7 @@ then.
 import contextlib
 import functools
 import io
+import multiprocessing
 import signal
 import sys
 from collections.abc import Callable
@@ -17,17 +18,24 @@ from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.ranks.run import RankError, run_ranks
 
-TIME_LIMIT = 20 if sys.platform == "linux" else 120
-"""Seconds for a call. Where workers are not forked, they import PyTorch first."""
+TIME_LIMIT = 20
+"""Seconds for a call where workers are forked."""
 
 
-def call_separately(function: Callable, *arguments: Any, timeout: float = TIME_LIMIT) -> Any:
-    """Return `function(*arguments)`, called in a process of its own.
+def time_limit() -> int:
+    """Return the seconds for a call. Workers that are not forked import PyTorch first."""
+    chosen, standard = multiprocessing.get_start_method(allow_none=True), multiprocessing.get_all_start_methods()[0]
+    forked = sys.platform == "linux" and chosen in (None, standard, "fork")  # as a rank decides
+    return TIME_LIMIT if forked else 6 * TIME_LIMIT
+
+
+def call_separately(function: Callable, *arguments: Any, timeout: float | None = None) -> Any:
+    """Return `function(*arguments)`, called in a process of its own, within `time_limit()` if no other limit is given.
 
     Raises:
         RankError, RankTimeout: as `run_ranks`.
     """
-    return run_ranks(_shielded, function, *arguments, world_size=1, timeout=timeout)[0]
+    return run_ranks(_shielded, function, *arguments, world_size=1, timeout=timeout or time_limit())[0]
 
 
 def log_separately(program: Program, **arguments: Any) -> str:
@@ -35,7 +43,7 @@ def log_separately(program: Program, **arguments: Any) -> str:
     printed = io.StringIO()
     with program.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
         try:
-            call_separately(functools.partial(program.main, **arguments), timeout=3 * TIME_LIMIT)
+            call_separately(functools.partial(program.main, **arguments), timeout=3 * time_limit())
         except RankError as error:
             where = [f'  File "program.py", {place}\n    {code}' for place, code in lines_of_program(error)[-1:]]
             print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")

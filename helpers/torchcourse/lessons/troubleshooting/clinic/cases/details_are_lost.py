@@ -19,7 +19,7 @@ from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
-from torchcourse.lessons.troubleshooting.clinic.separate_process import TIME_LIMIT, call_separately, log_separately
+from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately, time_limit
 from torchcourse.ranks.run import RankError, RankTimeout
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -109,7 +109,7 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetc
     except RankTimeout:
         raise Wrong(
             "hang",
-            f"After {TIME_LIMIT} s your loader was still being read: a worker has stopped without a word, or a loop "
+            f"After {time_limit()} s your loader was still being read: a worker has stopped without a word, or a loop "
             "does not end.",
         ) from None
     except RankError as error:
