@@ -1,5 +1,6 @@
 """Invariants of the data: inputs, labels, and what is validated on. Each rule yields alarms."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -131,10 +132,10 @@ def _relation(found: list[Loss]) -> Iterator[Alarm]:
         return
     distances = torch.cdist(rows, rows).fill_diagonal_(math.inf)
     nearest = distances.topk(NEIGHBORS, largest=False).indices  # [samples, neighbors]
-    linear = _without_itself(rows)
     generator = torch.Generator().manual_seed(0)
     dealt = [answers[torch.randperm(len(answers), generator=generator)] for _ in range(30)]
-    rules: list[Callable[[torch.Tensor], float]] = [lambda a: _agreement(a, nearest), lambda a: _guessed(a, linear)]
+    linear = functools.cache(lambda: _ridge(rows))  # asked for only where the neighbors say nothing
+    rules: list[Callable[[torch.Tensor], float]] = [lambda a: _agreement(a, nearest), lambda a: _guessed(a, linear())]
     for rule in rules:
         chance = torch.tensor([rule(labels) for labels in dealt])
         if rule(answers) >= chance.mean() + DEVIATIONS * chance.std():
@@ -174,19 +175,21 @@ def _agreement(answers: torch.Tensor, nearest: torch.Tensor) -> float:
     return (answers[nearest] == answers[:, None]).float().mean().item()
 
 
-def _without_itself(rows: torch.Tensor) -> torch.Tensor:
-    """Return W [samples, samples]: `W @ y` foretells each y by ridge regression on all other samples."""
-    centered = rows.double() - rows.double().mean(dim=0)
-    kernel = centered @ centered.T
-    ridge = kernel.diagonal().mean()
-    hat = kernel @ torch.linalg.inv(kernel + ridge * torch.eye(len(rows), dtype=torch.float64))
-    rest = 1 - hat.diagonal()
-    return (hat - torch.diag(hat.diagonal())) / rest[:, None]
+def _ridge(rows: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function that foretells each sample's answer [samples, K] by ridge regression on all other samples."""
+    inputs = rows.double() - rows.double().mean(dim=0)
+    if inputs.shape[1] > len(inputs):  # a turned copy with fewer columns has the same answer
+        inputs = torch.linalg.qr(inputs.T, mode="r").R.T
+    columns = torch.eye(inputs.shape[1], dtype=torch.float64)
+    factor = torch.linalg.cholesky(inputs.T @ inputs + inputs.square().sum() / len(inputs) * columns)
+    weights_of = torch.cholesky_solve(inputs.T, factor)  # [columns, samples]: answers → weights
+    own = (inputs * weights_of.T).sum(dim=1, keepdim=True)  # how far a sample's answer decides on its own foretelling
+    return lambda answers: (inputs @ (weights_of @ answers) - own * answers) / (1 - own)
 
 
-def _guessed(answers: torch.Tensor, linear: torch.Tensor) -> float:
+def _guessed(answers: torch.Tensor, foretell: Callable[[torch.Tensor], torch.Tensor]) -> float:
     one_hot = torch.nn.functional.one_hot(answers).double()
-    return ((linear @ (one_hot - one_hot.mean(dim=0))).argmax(dim=1) == answers).double().mean().item()
+    return (foretell(one_hot - one_hot.mean(dim=0)).argmax(dim=1) == answers).double().mean().item()
 
 
 def separate_validation(run: WatchedRun) -> Iterator[Alarm]:

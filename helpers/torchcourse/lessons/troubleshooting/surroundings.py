@@ -90,8 +90,8 @@ class Surroundings:
             state.kept = state.kept or all(tensor() is not None for tensor in state.tensors)
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
-        """Note that a function of torch got these arguments, and what came out."""
-        for value in args if self.states else ():
+        """Note that a function of torch got these arguments, and what came out. Without states there is no need."""
+        for value in args:
             for state in self.states:
                 place = state.place_of(value)
                 if place is None:

@@ -28,22 +28,24 @@ class TorchCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
         if func in _BACKWARD:
             roots = args[0] if args else kwargs["tensors"]
             with self._watch.on_backward([roots] if isinstance(roots, torch.Tensor) else roots):
                 return func(*args, **kwargs)
         if func in DROPOUTS and drops(args, kwargs):
             self._watch.on_dropout()
-        if getattr(func, "__name__", "") == "_amp_foreach_non_finite_check_and_unscale_":
+        if name == "_amp_foreach_non_finite_check_and_unscale_":
             self._watch.on_unscale()
         out = func(*args, **kwargs)
-        self._watch.on_call(getattr(func, "__name__", ""), args, out)
+        self._watch.on_call(name, args, out)
         if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad:
             scores = args[0] if args else kwargs["input"]
             self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)
-        sides = [side for side in args[:2] if isinstance(side, torch.Tensor)]
-        if getattr(func, "__name__", "") in _DIFFERENCES and len(sides) == 2:
-            self._watch.on_difference(*sides)
+        if name in _DIFFERENCES:
+            sides = [side for side in args[:2] if isinstance(side, torch.Tensor)]
+            if len(sides) == 2:
+                self._watch.on_difference(*sides)
         return out
 
 

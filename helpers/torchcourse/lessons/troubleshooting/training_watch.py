@@ -198,10 +198,13 @@ class TrainingWatch:
         )
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
-        self.around.on_call(name, args, out)
+        if self.around.states:
+            self.around.on_call(name, args, out)
+        if name not in _SHRINKING or self._in_step:
+            return
         first = args[0] if args else None
         first = first[0] if isinstance(first, list | tuple) and first else first
-        if name in _SHRINKING and not self._in_step and any(first is g for g in gradients_of(self._optimizer)):
+        if any(first is g for g in gradients_of(self._optimizer)):
             if self._since.backwards:
                 self.shrunk_in_time += 1
             elif self.steps:
