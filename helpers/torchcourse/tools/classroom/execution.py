@@ -25,17 +25,18 @@ class Note:
     needs_person: bool = False
 
 
-def execute(notebook: NotebookNode, trusted: bool = True) -> Note:
+def execute(notebook: NotebookNode, trusted: bool = True, seed: str = "") -> Note:
     """Fill in the outputs of all code cells of a submission. What ended early keeps what it earned before.
 
     Args:
         notebook: the submission, sanitized: its check cells are the teacher's.
         trusted: False if they may be anything, as in a notebook that is validated and not graded.
+        seed: what the inputs of judged tests are drawn from; `SEED` if there is none.
     """
     if trusted and literal_answers.score(notebook):
         return Note()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    with Box(warm()) as box, _Judge(box) as judge:
+    with Box(warm()) as box, _Judge(box, seed or SEED) as judge:
         for number, cell in enumerate(cells, start=1):
             cell.execution_count = number
             if not cell.source.strip():
@@ -73,15 +74,15 @@ def _can_fail(box: Box) -> bool:
 class _Judge:
     """Judges what the sandbox of a submission computes, in a sandbox of its own that begins when it is needed."""
 
-    def __init__(self, judged: Box) -> None:
-        self._judged, self._own = judged, ExitStack()
+    def __init__(self, judged: Box, seed: str) -> None:
+        self._judged, self._seed, self._own = judged, seed, ExitStack()
         self._box: Box | None = None
 
     def says(self, test: str) -> str:
         """Return why a test failed; nothing if it did not."""
         if self._box is None:
             self._box = self._own.enter_context(Box(warm()))
-        return self._box.judge(test, _SEED, self._ask, WALL)
+        return self._box.judge(test, self._seed, self._ask, WALL)
 
     def _ask(self, name: str, given: Any) -> dict[str, Any]:
         outputs = self._judged.run(judging.question(name, given), PROCESSOR, WALL, WHOLE)
@@ -103,7 +104,7 @@ class _Judge:
         self._own.close()
 
 
-_SEED = secrets.token_hex(16)
+SEED = secrets.token_hex(16)
 """Drawn per grading run, so that nobody knows the inputs of judged tests, and all students get the same."""
 
 

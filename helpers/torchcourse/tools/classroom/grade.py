@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution, gradebook, roster
+from torchcourse.tools.classroom.cluster import Cluster, RayCluster
 from torchcourse.tools.classroom.grader import Grader, Runs
 from torchcourse.tools.classroom.roster import Grade
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
@@ -36,7 +37,12 @@ Key = tuple[str, str]  # student and lesson
 
 
 def grade_class(
-    folder: Path, lessons: list[str] | None = None, root: Path = ROOT, student: str | None = None, again: bool = False
+    folder: Path,
+    lessons: list[str] | None = None,
+    root: Path = ROOT,
+    student: str | None = None,
+    again: bool = False,
+    cluster: Cluster | None = None,
 ) -> list[Grade]:
     """Grade every submission below `folder`/submitted that is not graded yet; write feedback and `grades.csv`.
 
@@ -46,6 +52,7 @@ def grade_class(
         root: the repository with solutions/ and nbgrader_config.py.
         student: grade only this student's work.
         again: grade what was graded already, too.
+        cluster: where notebooks are executed; here by default.
 
     Returns:
         A row for each student and each of these lessons, also for those who handed in nothing.
@@ -69,7 +76,7 @@ def grade_class(
                 record.digests[key] = digest
                 changed.append(key)
         try:
-            _grade(grader, changed, table, record)
+            _grade(grader, changed, table, record, cluster)
         finally:
             if student is None:
                 _add_absent(table, sorted(digests), {*grader.students(), *(key[0] for key in submissions)})
@@ -78,9 +85,11 @@ def grade_class(
     return [row for row in rows if student in (None, row.student)]
 
 
-def _grade(grader: Grader, keys: list[Key], table: dict[Key, Grade], record: "_Record") -> None:
+def _grade(
+    grader: Grader, keys: list[Key], table: dict[Key, Grade], record: "_Record", cluster: Cluster | None
+) -> None:
     progress = tqdm(keys, desc="Grading", unit="submission", file=sys.stdout, disable=None)
-    with Runs(grader, keys) as runs:
+    with Runs(grader, keys, cluster) as runs:
         for number, key in enumerate(progress):
             runs.begin(number)
             table[key] = grader.grade(*key)
@@ -171,13 +180,19 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT, help="the folder that holds submitted/ (default: here)")
     parser.add_argument("--student", help="grade only this student's work")
     parser.add_argument("--again", action="store_true", help="grade also what did not change since it was graded")
+    parser.add_argument("--ray", metavar="ADDRESS", help="execute notebooks on this Ray cluster, such as 10.0.0.1:6379")
     options = parser.parse_args()
     try:
-        grades = grade_class(options.folder, options.lessons or None, student=options.student, again=options.again)
+        with RayCluster(options.ray) if options.ray else contextlib.nullcontext() as cluster:
+            wanted = (options.lessons or None, ROOT, options.student, options.again)
+            grades = grade_class(options.folder, *wanted, cluster=cluster)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(execution.PROTECTION[execution.warm().kind] if POSSIBLE else execution.UNPROTECTED)
+    if cluster:
+        print(*cluster.report(), sep="\n")
+    else:
+        print(execution.PROTECTION[execution.warm().kind] if POSSIBLE else execution.UNPROTECTED)
     width = max(len(grade.student) for grade in grades)
     for grade in grades:
         score = "   –" if grade.score is None else f"{grade.score:4g} of {grade.max_score:g}"

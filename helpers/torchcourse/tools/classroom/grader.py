@@ -20,6 +20,7 @@ from traitlets.config import Config
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import class_final, execution, gradebook, late, per_student, staging
+from torchcourse.tools.classroom.cluster import Cluster
 from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
 from torchcourse.tools.classroom.roster import Grade, State
@@ -215,11 +216,12 @@ def _by_hand(submission: SubmittedAssignment) -> list[tuple]:
 
 
 class Runs:
-    """Runs submissions ahead of the one that is being written into the gradebook."""
+    """Runs submissions ahead of the one that is being written into the gradebook, here or on a cluster."""
 
-    def __init__(self, grader: Grader, submissions: list[tuple[str, str]]) -> None:
+    def __init__(self, grader: Grader, submissions: list[tuple[str, str]], cluster: Cluster | None = None) -> None:
         self._grader, self._submissions, self._begun = grader, submissions, 0
-        self._workers = os.cpu_count() or 1
+        self._execute = cluster.execute if cluster else execution.execute
+        self._workers = cluster.workers if cluster else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
 
     def begin(self, number: int) -> None:
@@ -229,7 +231,7 @@ class Runs:
         ahead = self._submissions[self._begun : number + 1 + 2 * self._workers]
         for student, lesson in ahead:
             for name, notebook in self._grader.sanitized(student, lesson).items():
-                run = self._pool.submit(execution.execute, notebook)
+                run = self._pool.submit(self._execute, notebook)
                 RunInSandbox.prepared[student, lesson, name] = (notebook, run)
         self._begun += len(ahead)
 
