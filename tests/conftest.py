@@ -1,8 +1,9 @@
 """What all tests share: nothing is written into the learner's own folder, GPU tests wait for a GPU, the wheel.
 
 The suite runs in three processes (`make test`, by pytest-xdist). The tests of a file stay together, as they share
-fixtures that are expensive; only whole notebooks are dealt out one by one. What takes long begins first, so that no
-process is left with a notebook when the other has nothing to do any more.
+fixtures that are expensive, and those of the browser too, for which there is one JupyterLab and one Chromium. Only
+whole notebooks in the sandbox are dealt out one by one. What takes long begins first, so that no process is left with a
+notebook when the other has nothing to do any more.
 """
 
 import gc
@@ -18,18 +19,20 @@ import example_bank
 from torchcourse import journal
 from torchcourse.quiz import bank, texts
 
-# Files of which each test is a notebook that runs for most of a minute.
-ONE_BY_ONE = ("tests/course/browser/test_lessons.py", "tests/course/test_execution.py")
+TOGETHER = "tests/course/browser"
+ONE_BY_ONE = "tests/course/test_execution.py"
 
 
 class ByFile(LoadScopeScheduling):
-    """Which tests go to one process together: those of a file, but for ONE_BY_ONE."""
+    """Which tests go to one process together: those of a file, but for TOGETHER and ONE_BY_ONE."""
 
     # Private to xdist: no option says what a scope is, and the public hook wants a whole scheduler, which this one is
     # but for these lines.
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return nodeid if path in ONE_BY_ONE else path
+        if path.startswith(TOGETHER):
+            return TOGETHER
+        return nodeid if path == ONE_BY_ONE else path
 
 
 def pytest_xdist_make_scheduler(config, log):
