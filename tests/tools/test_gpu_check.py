@@ -12,6 +12,7 @@ from torchcourse.ranks.errors import RankError
 from torchcourse.tools.gpu_check import __main__ as gpu_check
 from torchcourse.tools.gpu_check import memory, notebooks, overhead, precision, ranks, report, scaling
 from torchcourse.tools.gpu_check.parts import Case, Finding, NotRun, Part, Row, require_close, row_of
+from torchcourse.tools.repository import ROOT
 
 
 def returns(value):
@@ -210,3 +211,11 @@ def test_notebooks_are_chosen_by_the_beginning_of_their_names(monkeypatch):
     assert row_of(notebooks.part([]).cases[0]).state == "not run"
     assert gpu_check._patterns(["all"]) == ["*"]
     assert gpu_check._patterns(["none"]) == []
+
+
+def test_the_page_for_real_machines_names_parts_that_exist():
+    page = (ROOT / "docs" / "REAL_MACHINES.md").read_text(encoding="utf-8")
+    commands = re.findall(r'make gpu-check ARGS="([^"]+)"', page)
+    assert commands
+    for words in commands:
+        assert gpu_check._options(words.split()).parts
