@@ -14,6 +14,7 @@ PAGES = [
     "solutions/README.md",
     "quizzes/README.md",
     "docs/GLOSSARY.md",
+    "docs/REAL_MACHINES.md",
     "docs/LINKS.md",
 ]
 PACKAGE = ROOT / "helpers" / "torchcourse"
