@@ -10,9 +10,9 @@
 #
 # **After this notebook you can**
 #
-# 1. say which processes `torchrun` starts again after a death, and prove that the result is the same;
+# 1. say which processes start again after a death, and prove that the result is the same;
 # 2. choose how often to save from the time of a save and the number of machines;
-# 3. find out from records which samples a restarted run repeated or left out, and deal samples so that it does neither;
+# 3. find out which samples a restarted run repeated or left out, and deal them so that it does neither;
 # 4. resume on a different number of ranks, and say what a step waits for while it is saved;
 # 5. say what local steps between averages save, and what they do not.
 
@@ -312,7 +312,7 @@ checked
 # ### Break-it lab: the loss looks fine
 #
 # A colleague's run takes 16 samples per rank and step. Its checkpoint has the position in the epoch: how many batches each rank has done. It dies after 10 steps on four ranks
-# (the last save was after step 8). Two machines are left, so it goes on with **two** ranks. There is no error, and the loss is this:
+# (the last save was after step 8). With the machines that are left, it goes on with **two** ranks. There is no error. The loss:
 
 # %%
 fewer = epoch(fresh("fewer_ranks"), deal_by_batches, ranks=(4, 2), stop_after=(10,))

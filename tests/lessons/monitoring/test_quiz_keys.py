@@ -7,6 +7,7 @@ import pickle
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint import format_utils
 from torch.utils.data import DataLoader
 
 from keys import Keys
+from torchcourse.lessons.monitoring.save_interval import best_interval
 from torchcourse.training import checkpoint
 
 LESSON = "04_monitoring_and_checkpoints"
@@ -348,3 +350,33 @@ def test_what_strict_false_loads():
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.load_state_dict(smaller, strict=False)
     assert key("head-of-another-size") == "B"
+
+
+def test_the_interval_follows_the_root():
+    hour = 3600.0
+    for name, (save, between) in {
+        "interval-on-four-times-the-machines": (1.0, 1 / 4),
+        "interval-of-a-shorter-wait": (4 / 64, 1.0),
+    }.items():
+        factor = best_interval(save, between * hour) / best_interval(1.0, hour)
+        assert key(name) == pytest.approx(40 * factor)
+
+
+def test_what_a_restart_repeats_and_leaves_out():
+    assert key("steps-done-twice") == 137 % 50
+    repeated = 100 * 32 * 8 - 100 * 32 * 4
+    assert key("batch-one-hundred-on-half-the-ranks") == repeated
+    right = next(choice for choice in asked("batch-one-hundred-on-more-ranks").choices if choice.right)
+    assert f"{repeated:,} of them were never taken" in right.text.en
+
+
+def test_who_waits_for_a_slow_machine():
+    """Of 16 machines: the time of 100 steps is that of the last to arrive, with an average after each step or one."""
+    random = np.random.default_rng(0)
+    always = np.ones((16, 100))
+    always[0] = 2
+    in_turn = 1 + (random.random((16, 100)) < 0.1)
+    together = np.tile(1 + (random.random(100) < 0.1), (16, 1))
+    saved = [steps.max(axis=0).sum() - steps.sum(axis=1).max() for steps in (in_turn, always, together)]
+    assert saved[1] == saved[2] == 0 < saved[0]
+    assert (key("one-machine-is-always-slow"), key("slow-in-turn")) == ("A", "A")
