@@ -59,7 +59,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         rows = "".join(_row(finding) for finding in self.findings)
-        words = ("", "Looked for", "Found", "What it means for you")
+        words = ("State", "Looked for", "Found", "What it means for you")
         head = "".join(f'<th scope="col" style="text-align:left">{word}</th>' for word in words)
         caption = f'<caption style="text-align:left"><b>{html.escape(self.verdict)}</b></caption>'
         return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -308,8 +308,10 @@ def _row(finding: Finding) -> str:
     kind, word = _SHOWN[finding.state]
     remedy = f"<br><b>Do this:</b> {html.escape(finding.remedy)}" if finding.remedy else ""
     short, long = (f'style="text-align:left;white-space:{space}"' for space in ("nowrap", "normal"))
+    # The color beside the word: as the color of the word, it would be too faint on a light or on a dark ground.
+    bar = f"text-align:left;white-space:nowrap;border-left:5px solid {notice.color(kind)}"
     return (
-        f'<tr><td {short}><b style="color:{notice.color(kind)}">{word}</b></td>'
+        f'<tr><td style="{bar}"><b>{word}</b></td>'
         f'<th scope="row" {short}>{html.escape(finding.name)}</th>'
         f"<td {long}>{html.escape(finding.found)}</td>"
         f"<td {long}>{html.escape(finding.meaning)}{remedy}</td></tr>"

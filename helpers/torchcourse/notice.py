@@ -9,7 +9,7 @@ _COLORS: dict[Kind, str] = {"right": "#009E73", "wrong": "#D55E00", "open": "#7F
 
 
 def color(kind: Kind) -> str:
-    """Return the color of a kind of box, for text beside one."""
+    """Return the color of a kind of box, for a bar beside a word. A word of that color would be too faint to read."""
     return _COLORS[kind]
 
 

@@ -111,6 +111,8 @@ def test_the_table_escapes_and_says_in_words_what_colours_say():
     assert "Good &amp; well." in html
     assert re.search(r"missing</b></td><th scope=[^>]*>C</th>", html)
     assert "Do this:</b> Fetch it." in html
+    assert not re.search(r'[";]color:', html), "a colored word is too faint on one of the grounds, light or dark"
+    assert "></th>" not in html
     assert report.verdict == "Look at: C."
     assert "[missing] C: 0. Gone. Fetch it." in repr(report)
 

@@ -138,6 +138,15 @@ def test_the_explanation_of_a_choice_says_what_the_bank_says() -> None:
         assert choice.why.en.split()[0] in under
 
 
+def test_a_quiz_opens_on_other_hosts_only_where_the_course_is_published() -> None:
+    questions, path = bank.lesson("00_start_here"), "notebooks/00_start_here/quiz.ipynb"
+    assert "colab" not in question_page(questions, path)
+    published = question_page(questions, path, "https://github.com/o/n")
+    assert "https://colab.research.google.com/github/o/n/blob/main/notebooks/00_start_here/quiz.ipynb" in published
+    assert "kaggle.com" in published
+    assert '<a href="quiz.ipynb" download>' in published
+
+
 # ---------------------------------------------------------------------------------------------------------- explorers
 
 

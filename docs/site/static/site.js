@@ -25,3 +25,16 @@ for (const box of document.querySelectorAll(".tc-frames")) {
 for (const box of document.querySelectorAll(".cell_output, .highlight pre, .table-wrapper")) {
   if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
 }
+
+// What the theme leaves without a name or a level, for those who hear the page.
+for (const caption of document.querySelectorAll(".caption[role=heading]")) caption.setAttribute("aria-level", "2")
+document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "All pages")
+document.querySelector(".toc-drawer")?.setAttribute("aria-label", "This page")
+if (!document.querySelector("h1")) {
+  const title = document.createElement("h1")
+  title.textContent = document.title.split(" - ")[0]
+  document.querySelector("article")?.prepend(title)
+}
+for (const head of document.querySelectorAll("th")) {
+  if (!head.textContent.trim()) head.replaceWith(document.createElement("td"))
+}

@@ -7,6 +7,7 @@ import sys
 
 from torchcourse.tools.repository import ROOT
 from torchcourse.tools.site import FOLDER, HTML
+from torchcourse.tools.site.execution import NotRun
 from torchcourse.tools.site.requests import foreign_requests
 from torchcourse.tools.site.source_tree import write_sources
 
@@ -16,7 +17,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="these lessons alone, such as 00 06")
     parser.add_argument("--again", action="store_true", help="run all notebooks again, also those that ran before")
     options = parser.parse_args()
-    written = write_sources(ROOT, FOLDER, only=options.only, again=options.again)
+    try:
+        written = write_sources(ROOT, FOLDER, only=options.only, again=options.again)
+    except NotRun as error:
+        print(f"Not built: {error} What ran before is kept.", file=sys.stderr)
+        return 1
     print(f"{written} pages are new or changed.", flush=True)
     status = sphinx()
     if status:

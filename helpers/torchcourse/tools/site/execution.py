@@ -18,12 +18,19 @@ CELL_SECONDS = 600
 _WITH_FRAMES = "from torchcourse.tools.site import explorer_picture\n\nexplorer_picture.install()"
 
 
+class NotRun(RuntimeError):
+    """A notebook could not be run to its end. The message says which one, and what to do."""
+
+
 def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> NotebookNode:
     """Return the notebook at `path` with outputs, out of the cache or from a run.
 
     Args:
         cache_folder: where jupyter-cache keeps what ran. The key is the code of the notebook.
         again: run it even if the cache has it, as after a change of the package.
+
+    Raises:
+        NotRun: if its kernel ended, or a cell took too long. Errors of cells are outputs, and end nothing.
     """
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
@@ -36,15 +43,17 @@ def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> Note
         except KeyError:
             pass
     start = time.perf_counter()
-    _run(notebook)
-    print(f"  {path.parent.name}/{path.name}: {time.perf_counter() - start:.0f} s", flush=True)
+    name = f"{path.parent.name}/{path.name}"
+    _run(notebook, name)
+    print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
     cache.cache_notebook_bundle(CacheBundleIn(notebook, str(path)), check_validity=False, overwrite=True)
     return notebook
 
 
-def _run(notebook: NotebookNode) -> None:
+def _run(notebook: NotebookNode, name: str) -> None:
     """Run a notebook in a kernel and a folder of its own, with a journal of its own."""
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     notebook.cells.insert(0, new_code_cell(_WITH_FRAMES))
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +61,14 @@ def _run(notebook: NotebookNode) -> None:
         work = str(Path(folder).resolve())
         resources = {"metadata": {"path": work}}
         client = NotebookClient(notebook, timeout=CELL_SECONDS, allow_errors=True, resources=resources)
-        client.execute(env=os.environ | {"TORCHCOURSE_WORK": work})
+        try:
+            client.execute(env=os.environ | {"TORCHCOURSE_WORK": work})
+        except CellTimeoutError:
+            raise NotRun(
+                f"{name}: a cell took more than {CELL_SECONDS} s. Try again when the machine is idle."
+            ) from None
+        except DeadKernelError:
+            raise NotRun(f"{name}: its kernel ended. Is the memory of this machine full? Then try again.") from None
     del notebook.cells[0]
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -12,6 +12,7 @@ from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_output
 
 from torchcourse.live import VIEW
+from torchcourse.tools.build.hosts import badges
 from torchcourse.tools.site.links import mend_hrefs, mend_links
 
 READING = (
@@ -38,14 +39,20 @@ def lesson_page(notebook: NotebookNode, path: str, pages: Collection[str], repos
         cell.outputs = [_output(output, styles, path, pages) for output in cell.outputs if _shows(output)]
     head = notebook.cells[0]
     title, _, rest = head.source.partition("\n")
+    # Where the course is published, the notebook has its links to Colab and Kaggle below its title already.
     head.source = f"{title}\n\n{to_open(path)}\n\n{rest.strip()}\n\n<p class='tc-note'>{READING}</p>"
     return notebook
 
 
-def to_open(path: str) -> str:
-    """Return the line that gives the notebook itself. It lies beside its page."""
+def to_open(path: str, repository: str = "") -> str:
+    """Return the line that gives the notebook itself, which lies beside its page, and opens it on Colab and Kaggle.
+
+    Args:
+        repository: where the course is published; without it there are no links to these hosts.
+    """
     name = path.rpartition("/")[2]
-    return f'<p class="tc-open"><a href="{name}" download>Download this notebook</a></p>'
+    hosts = f"\n\n{badges(repository, path)}" if repository else ""
+    return f'<p class="tc-open"><a href="{name}" download>Download this notebook</a></p>{hosts}'
 
 
 def _fold(cell: NotebookNode) -> None:

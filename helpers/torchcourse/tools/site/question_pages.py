@@ -27,12 +27,16 @@ READING = (
 )
 
 
-def question_page(bank: Bank, path: str) -> str:
-    """Return the page of a bank as Markdown. `path` is its quiz notebook in the repository."""
+def question_page(bank: Bank, path: str, repository: str = "") -> str:
+    """Return the page of a bank as Markdown.
+
+    Args:
+        path: of its quiz notebook in the repository. repository: where the course is published, if it is.
+    """
     number = bank.lesson.partition("_")[0]
     head = f"# Quiz {number}: {bank.title.en}\n\n<p lang='ko'>{markup.to_inline(bank.title.ko)}</p>\n\n"
     parts = [_question(bank, place, question) for place, question in enumerate(bank.questions, start=1)]
-    return f"{head}{to_open(path)}\n\n<p class='tc-note'>{READING}</p>\n\n" + "\n\n".join(parts) + "\n"
+    return f"{head}{to_open(path, repository)}\n\n<p class='tc-note'>{READING}</p>\n\n" + "\n\n".join(parts) + "\n"
 
 
 def _question(bank: Bank, place: int, question: Question) -> str:

@@ -50,7 +50,8 @@ def write_sources(root: Path, folder: Path, *, only: list[str], again: bool = Fa
     for notebook, page in zip(notebooks, paths, strict=True):
         path = root / "notebooks" / notebook.path
         if page.endswith(".md"):
-            texts[page] = question_page(bank.load(_bank_path(root, notebook)), f"notebooks/{notebook.path}")
+            questions = bank.load(_bank_path(root, notebook))
+            texts[page] = question_page(questions, f"notebooks/{notebook.path}", repository)
         else:
             executed = with_outputs(path, CACHE, again=again)
             made = lesson_page(executed, page, pages, repository)

@@ -134,7 +134,7 @@ def board(*wards: str) -> Sheet:
     kinds: dict[str, notice.Kind] = {"healed": "right", "not yet": "wrong", "waiting": "open"}
     cells = "".join(
         f'<tr><td>{ward}</td><td style="text-align:left">{html.escape(title)}</td>'
-        f'<td style="color:{notice.color(kinds[state])}"><b>{state}</b></td><td>{used}</td></tr>'
+        f'<td style="border-left:5px solid {notice.color(kinds[state])}"><b>{state}</b></td><td>{used}</td></tr>'
         for ward, title, state, used in rows
     )
     head = "<tr><th>ward</th><th>patient</th><th>state</th><th>hints opened</th></tr>"
