@@ -1,4 +1,4 @@
-"""axe-core finds no fault in a card, a prediction, an outcome and the front page, in the light and in the dark theme."""
+"""axe-core finds no fault in a card, a prediction, an outcome and the front page, in both themes."""
 
 import pytest
 from playwright.sync_api import expect
