@@ -4,13 +4,14 @@ import re
 import runpy
 
 import pytest
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from torchcourse import figures
 from torchcourse.live import VIEW
 from torchcourse.quiz import bank
 from torchcourse.tools.repository import ROOT
-from torchcourse.tools.site import explorer_picture
+from torchcourse.tools.site import execution, explorer_picture
 from torchcourse.tools.site.api_pages import modules_of, pages_of
 from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import mend_hrefs, mend_links
@@ -110,6 +111,38 @@ def test_what_the_notebook_folds_is_folded_under_its_title(page) -> None:
     assert folded.source == "check.share(share)"
     assert folded.metadata["tags"] == ["hide-input"]
     assert folded.metadata["mystnb"]["code_prompt_show"] == "Check · show the code"
+
+
+class _Client:
+    """Stands in for nbclient's client: prints the folder that it runs in, or raises an error."""
+
+    error: Exception | None = None
+
+    def __init__(self, notebook, timeout, allow_errors, resources) -> None:
+        self.notebook, self.folder = notebook, resources["metadata"]["path"]
+        assert allow_errors
+
+    def execute(self, env: dict[str, str]) -> None:
+        if self.error:
+            raise self.error
+        assert env["TORCHCOURSE_WORK"] == self.folder
+        for cell in self.notebook.cells:
+            cell.outputs = [new_output("stream", text=f"kept in {self.folder}/journal.jsonl")]
+
+
+def test_a_run_leaves_the_code_as_it_is_and_names_no_folder_of_the_machine(monkeypatch) -> None:
+    monkeypatch.setattr("nbclient.NotebookClient", _Client)
+    notebook = new_notebook(cells=[new_code_cell("1")])
+    execution._run(notebook, "00_a/1_b.ipynb")
+    (cell,) = notebook.cells
+    assert (cell.source, cell.outputs[0].text) == ("1", "kept in work/journal.jsonl")
+
+
+@pytest.mark.parametrize("error", [DeadKernelError("died"), CellTimeoutError("late")])
+def test_a_notebook_that_cannot_run_is_named(error: Exception, monkeypatch) -> None:
+    monkeypatch.setattr("nbclient.NotebookClient", type("Client", (_Client,), {"error": error}))
+    with pytest.raises(execution.NotRun, match=r"00_a/1_b\.ipynb: .*(Try|Then try) again"):
+        execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
 
 
 # ---------------------------------------------------------------------------------------------------------- questions
