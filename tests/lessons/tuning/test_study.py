@@ -366,11 +366,11 @@ def test_a_database_that_refuses_for_good_is_asked_no_second_time(monkeypatch):
 
     monkeypatch.setattr(optuna.storages, "RDBStorage", connect)
     with pytest.raises(StudyError, match="connection refused"):
-        open_study("postgresql+psycopg://USER@HOST/studies", {"lr": [0.1]})
+        open_study("postgresql+psycopg://USER@HOST/studies", {"lr": (0.1,)})
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize("url", ["postgres://USER@HOST/studies", "oracle+none://HOST/studies"])
 def test_a_database_without_a_driver_is_told_what_to_install(url):
     with pytest.raises(StudyError, match=r'pip install "psycopg\[binary\]"'):
-        open_study(url, {"lr": [0.1]})
+        open_study(url, {"lr": (0.1,)})

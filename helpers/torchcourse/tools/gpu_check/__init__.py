@@ -2,7 +2,7 @@
 
 parts       what a report is made of: cases, and the row that each of them becomes
 wrapped     one model under DDP or FSDP2
-ranks       collectives over NCCL and gloo, and one training on ranks that equals that of one process
+ranks       collectives over NCCL and gloo, and one training run on ranks that equals that of one process
 memory      the measured peak of a training step beside the simulated device's
 precision   float32, bfloat16, float16 with loss scaling
 scaling     DDP and FSDP2 over 1, 2, 4 and 8 GPUs; scaling_picture draws it

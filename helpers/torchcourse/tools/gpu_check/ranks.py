@@ -1,4 +1,4 @@
-"""Collectives with known answers on the ranks that this machine has, and one training on ranks against one process.
+"""Collectives with known answers on the ranks that this machine has, and one training run on ranks against one process.
 
 With as many GPUs as ranks these are NCCL's. Two gloo ranks on CPU tensors run on every machine: what a notebook on a
 machine with one GPU does.
@@ -37,7 +37,7 @@ def part() -> Part:
         "Ranks",
         f"This machine has {gpus} GPUs. All_reduce, all_gather, reduce_scatter, broadcast and a message around the "
         f"ring give the numbers that they must. The rate is that of an all_reduce of {MIB} MiB: the tensor's bytes "
-        "times 2(N-1)/N, per second. A training of three SGD steps in float64 on N ranks ends in the weights of one "
+        "times 2(N-1)/N, per second. Three SGD steps in float64 on N ranks end in the weights of one "
         "process.",
         cases,
     )
