@@ -618,6 +618,9 @@ means
 # # Two such machines, the same line on both:
 # torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint first-machine:29500 train.py
 # ```
+#
+# `docs/REAL_MACHINES.md` in the course's folder has the commands for several machines, Slurm and Ray, and `make gpu-check` runs
+# the course on the GPUs of a machine.
 
 # %% [markdown]
 # ## What the log said

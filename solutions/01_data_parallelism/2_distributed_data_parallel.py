@@ -272,7 +272,7 @@ outcome(
 # %% [markdown]
 # ## 3 · DDP by hand
 #
-# A training step needs three parts round the ordinary loop. Each has one job:
+# A training step needs three parts round the ordinary loop:
 #
 # | part | its job |
 # |---|---|
@@ -397,7 +397,7 @@ figures.show(
 # %% [markdown]
 # ## 4 · Why buckets
 #
-# `average_gradients` sends one message for each parameter tensor. A ResNet-50 has 161 of them, 102 MB in total.
+# `average_gradients` sends one message for each parameter tensor. A ResNet-50 has 161.
 
 # %%
 predict(
@@ -625,7 +625,7 @@ checked
 #
 # `data_parallel.DistributedDataParallel` joins what you have built: broadcast, buckets, and the hook that starts a
 # bucket's all-reduce as soon as its last gradient is there. It is worth reading: about 60 lines. Here it runs beside
-# one process (each bucket at most 16 KiB, so that there are several):
+# one process (each bucket at most 16 KiB):
 
 
 # %%
@@ -1092,7 +1092,8 @@ assert f"rank 0 returned {here[0]}" in run.stdout
 
 # %% [markdown]
 # The same weights, to the last digit shown. For several machines two things are added: how many there are
-# (`--nnodes`), and where they meet (`--rdzv-endpoint`).
+# (`--nnodes`), and where they meet, under which name (`--rdzv-endpoint`, `--rdzv-id`). `docs/REAL_MACHINES.md` in the course's
+# folder has this line for Slurm, too.
 
 # %% [markdown]
 # ## 9 · What the log said

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Search: which settings, how long, and how sure is the answer?
 #
-# **{minutes} minutes** · one CPU is enough · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough, and GPUs are not used: the networks are small · before this: lesson 00
 #
 # Learning rate, size, optimizer: each training run begins with numbers that nobody has learned, its **hyperparameters** (하이퍼파라미터). This notebook looks for
 # good ones by hand, in a few lines per method. Then it asks the harder question: is one setting really better than
@@ -54,7 +54,7 @@ from torchcourse.lessons.tuning.halving import asha, successive_halving
 from torchcourse.lessons.tuning.search import Search, random_search, random_settings
 
 torch.set_num_threads(1)  # small networks train no faster on more
-print(f"one process, PyTorch {torch.__version__}")
+print(f"one process on the CPU, PyTorch {torch.__version__}")
 
 # %% [markdown]
 # ## 1 · One short run for the learning rate
@@ -118,7 +118,7 @@ outcome(
 )
 
 # %% [markdown]
-# In a single run the rate on the edge may still do well. With a different seed the edge lies elsewhere. A tenth of it keeps a margin.
+# With a different seed the edge lies elsewhere. A tenth of it keeps a margin.
 #
 # ### Exercise 1 · Your own range test
 #
@@ -221,8 +221,7 @@ outcome(
 )
 
 # %% [markdown]
-# That is the argument of [Bergstra and Bengio 2012](https://jmlr.org/papers/v13/bergstra12a.html). It is about spaces where few axes matter, and about ranges
-# that are continuous. Section 4 checks it on the real table.
+# That is the argument of [Bergstra and Bengio 2012](https://jmlr.org/papers/v13/bergstra12a.html). Section 4 checks it on the real table.
 #
 # ### Exercise 2 · Random search
 #
@@ -783,7 +782,6 @@ for width, row in zip(SPACE["width"], size, strict=True):
 # * Random search tries a new value of each axis in each trial. Draw rates on a log scale.
 # * Stopping early pays most at small budgets. It bets that the early order of the trials predicts the late one.
 # * A fair comparison: equal epochs, equal width, the same seeds, chosen on validation, judged on test, with an interval. Compare a method with itself first.
-# * Of 20 comparisons without a difference one is clear by luck. Ask for more where you make many.
 # * Half the difference needs four times the seeds.
 #
 # ### Glossary

@@ -500,7 +500,8 @@ print(
 )
 
 # %% [markdown]
-# On several machines, start this script on each, with a number of its own. SQLite is for one machine: several need a database server.
+# On several machines, start this script on each, with a number of its own. SQLite is for one machine: several need a database server,
+# and its driver for Python, here `pip install "psycopg[binary]"`. (`docs/REAL_MACHINES.md` says how to make the database.)
 #
 # ```python
 # # search.py
@@ -517,8 +518,8 @@ print(
 # ```
 #
 # ```
-# python search.py postgresql://USER@HOST/studies 0       # on the first machine
-# python search.py postgresql://USER@HOST/studies 1       # on the second
+# python search.py postgresql+psycopg://USER@HOST/studies 0       # on the first machine
+# python search.py postgresql+psycopg://USER@HOST/studies 1       # on the second
 # ```
 #
 # With several GPUs on a machine, give each worker one: `CUDA_VISIBLE_DEVICES=1 python search.py … 1`.

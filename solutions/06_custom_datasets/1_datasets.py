@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Datasets: from files to batches
 #
-# **{minutes} minutes** · one CPU is enough · before this: lesson 00
+# **{minutes} minutes** · one CPU is enough, and GPUs are not used: nothing is trained here · before this: lesson 00
 #
 # The study log lists an assignment that was not begun: *Custom Dataset 및 Custom DataLoader*. Here you do it: images in a
 # folder with a label table, a file that does not fit into memory, a stream, and a loader by hand.
@@ -52,7 +52,7 @@ from torchcourse.lessons.datasets.memory_mapped import (
 from torchcourse.ranks import run_ranks
 
 torch.set_num_threads(1)
-print(f"PyTorch {torch.__version__}")
+print(f"on the CPU, PyTorch {torch.__version__}")
 
 # %% [markdown]
 # ## 1 · A folder of images with a label table
