@@ -1,7 +1,7 @@
 # %% [markdown]
 # # It died: restarts that cost little and change nothing
 #
-# **{minutes} minutes** · one CPU is enough (five processes on it, all small); the commands for several machines stand beside the cells ·
+# **{minutes} minutes** · one CPU is enough (up to seven processes on it, all small); the commands for several machines stand beside the cells ·
 # before this: notebook 3 of this lesson
 #
 # On many machines, something breaks every few hours. Then a run has to stop, start again and go on, without anybody awake. Three
@@ -475,18 +475,21 @@ predict(
     ["about 1/24 of it is left", "about half of it is left", "hardly anything changes"],
 )
 
+
 # %%
+def waiting(slow):
+    return {every: share_waited(every, slow) for every in (1, 8, 24)}
+
+
+def accuracy():
+    return {every: accuracies(every, seeds=range(16)) for every in (1, 8, 48, 192)}
+
+
 waited = {
-    slow: {
-        every: run_ranks(share_waited, every, slow, world_size=4)[0]
-        for every in (1, 8, 24)
-    }
+    slow: run_ranks(waiting, slow, world_size=4)[0]
     for slow in ("in turn", "always rank 0")
 }
-correct = {
-    every: run_ranks(accuracies, every, range(16), world_size=1)[0]
-    for every in (1, 8, 48, 192)
-}
+correct = run_ranks(accuracy, world_size=1, timeout=None)[0]
 waiting_and_accuracy(waited, correct)
 
 # %%
