@@ -3,7 +3,10 @@
 Nothing goes to stderr, which nbgrader would take for a failure.
 """
 
+import contextlib
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -41,6 +44,29 @@ class TrialProgress:
             self._bar.set_postfix_str("" if best is None else f"best {best:.4g}", refresh=False)
             self._bar.refresh()
 
+    @contextlib.contextmanager
+    def following(self, look: Callable[[], tuple[int, float | None]]) -> Iterator[None]:
+        """Show what `look` returns, trials finished and the best value, each second while other processes search.
+
+        A look that fails, at a database that is locked, say, is made again a second later.
+        """
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(LOOK_SECONDS):
+                with contextlib.suppress(Exception):
+                    self.show(*look())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        if self._bar is not None:
+            watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if watcher.is_alive():
+                watcher.join()
+
     def __enter__(self) -> Self:
         return self
 
@@ -48,6 +74,9 @@ class TrialProgress:
         if self._bar is not None:
             self._bar.close()
 
+
+LOOK_SECONDS = 1.0
+"""Time between two looks at a search of other processes."""
 
 # tqdm's own without steps per second, so that two metrics and their validation fit into a line of JupyterLab.
 _FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"

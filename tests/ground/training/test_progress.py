@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+import threading
 
 import nbformat
 import pytest
@@ -168,3 +169,24 @@ def test_a_search_in_a_pipe_leaves_the_lines_to_its_caller(capfd):
     with TrialProgress(30, finished=0) as shown:
         shown.show(1, 0.5)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_search_of_other_processes_is_followed_also_past_a_look_that_fails(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("torchcourse.progress_bars.LOOK_SECONDS", 0.01)
+    looks = iter([lambda: (1, None), lambda: 1 / 0, lambda: (2, 0.5)])
+    seen = threading.Event()
+
+    def look():
+        step = next(looks, None)
+        if step is None:
+            seen.set()
+            return 2, 0.5
+        return step()
+
+    with TrialProgress(3, finished=0) as shown, shown.following(look):
+        assert seen.wait(30)
+    assert "1/3" in terminal.getvalue()
+    assert "best 0.5" in terminal.getvalue()
+    assert [thread for thread in threading.enumerate() if "watch" in thread.name] == []

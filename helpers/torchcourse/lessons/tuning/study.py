@@ -201,8 +201,12 @@ def run_workers(
     """
     from torchcourse.ranks.run import run_ranks
 
-    open_study(url, space, name, direction)  # make the tables once, before the workers meet
-    run_ranks(_work, url, dict(space), objective, trials, name, direction, seed, world_size=workers, timeout=None)
+    study = open_study(url, space, name, direction)  # make the tables once, before the workers meet
+    work = (url, dict(space), objective, trials, name, direction, seed)
+    with TrialProgress(trials, _finished(study)) as shown:
+        with shown.following(lambda: (_finished(study), _best(study))):
+            run_ranks(_work, *work, world_size=workers, timeout=None)
+        shown.show(_finished(study), _best(study))
     return open_study(url, space, name, direction)
 
 
