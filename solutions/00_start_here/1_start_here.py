@@ -526,24 +526,15 @@ print(journal.path())
 print(journal.path().read_text(encoding="utf-8").splitlines()[-1])
 
 # %% [markdown]
-# <details><summary>On a lent machine (Colab, Kaggle, some JupyterHubs): keep your answers</summary>
+# **On a lent machine** (Colab, Kaggle, some JupyterHubs) the files go when the session ends. Keep the journal in a folder that stays, with one call at the
+# beginning of each session. It puts together what lies there and what this session has, and each later answer goes there at once. No answer is lost, and none
+# comes twice.
 #
-# When the session ends, the machine and its files go. Keep the journal in a folder that stays, with one call at the beginning of each session:
+# - **Colab**: `from google.colab import drive`, `drive.mount("/content/drive")`, then `from torchcourse import journal_copies`,
+#   `journal_copies.keep_in("/content/drive/MyDrive/torchcourse")`.
+# - **Kaggle**: the journal lies in `/kaggle/working`. Choose *Files only* under *Persistence* in the settings of the notebook. Then there is nothing to call.
+# - **JupyterHub**: your home folder usually stays, and then there is nothing to call either.
 #
-# ```
-# from torchcourse import journal_copies
-# journal_copies.keep_in("/content/drive/MyDrive/torchcourse")
-# ```
-#
-# It puts together what lies there and what this session has, and each later answer goes there at once. The same call in the next session, in any notebook,
-# brings all of it back. No answer is lost, and none comes twice.
-#
-# - **Colab**: mount your drive first, with `from google.colab import drive` and `drive.mount("/content/drive")`.
-# - **Kaggle**: the journal lies in `/kaggle/working`. Choose "Files only" under *Persistence* in the settings of the notebook, and there is nothing to call.
-# - **JupyterHub**: your home folder usually stays. Then there is nothing to call either.
-# </details>
-
-# %% [markdown]
 # From the journal comes the rest of the loop:
 #
 # - `review()` brings back what is due: wrong answers soon, right ones later and later, often in other words

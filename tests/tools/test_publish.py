@@ -13,7 +13,7 @@ import small_course
 from torchcourse.tools import publish as publish_module
 from torchcourse.tools.build.hosts import badges, setup_lines
 from torchcourse.tools.build.notebooks import solutions
-from torchcourse.tools.publish import MARK, checked, publish
+from torchcourse.tools.publish import MARK, checked, set_address
 from torchcourse.tools.repository import ROOT
 
 ADDRESS = "https://github.com/some-one/the.course"
@@ -75,15 +75,15 @@ def test_any_other_address_is_refused_in_one_sentence_and_nothing_is_written(giv
 def test_the_links_come_with_the_address_and_go_with_it(course):
     before = {name: (course / name).read_bytes() for name in ("pyproject.toml", "README.md")}
     nowhere = solutions(course)
-    assert publish(ADDRESS + ".git", course) == written(course) == ADDRESS
+    assert set_address(ADDRESS + ".git", course) == written(course) == ADDRESS
     page = (course / "README.md").read_text(encoding="utf-8")
     assert f"{MARK} [Open in Colab](https://colab.research.google.com/github/some-one/the.course/blob/main/" in page
     for text in solutions(course).values():
         cells = nbformat.reads(text, as_version=4).cells
         assert "kaggle.com/kernels/welcome?src=https://github.com/some-one/the.course/blob/main/" in cells[0].source
-    publish(ADDRESS, course)
+    set_address(ADDRESS, course)
     assert (course / "README.md").read_text(encoding="utf-8") == page
-    publish("", course)
+    set_address("", course)
     assert {name: (course / name).read_bytes() for name in before} == before
     assert solutions(course) == nowhere
     assert not any("Colab](" in text for text in nowhere.values())

@@ -20,7 +20,7 @@ MARK = "<!-- badges -->"
 """The line of the README that holds the links; alone while the course is not published."""
 
 
-def publish(address: str, root: Path = ROOT) -> str:
+def set_address(address: str, root: Path = ROOT) -> str:
     """Write the address of the repository into pyproject.toml and the README, and return it as it was written.
 
     Raises:
@@ -67,7 +67,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        address = publish(arguments.repository, ROOT)
+        address = set_address(arguments.repository, ROOT)
         report = notebooks.build()
     except ValueError as error:  # a SourceError or a BankError of the build, too
         print(error, file=sys.stderr)
