@@ -221,8 +221,13 @@ def python_version(python: Path) -> str | None:
 
 
 def clean_environment(python: Path) -> dict[str, str]:
-    """Return the variables for a program of the environment: its own programs first, nothing from another Python."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """Return the variables for a program of the environment: its own programs first, nothing from another Python.
+
+    Images for containers often set PYTHONDONTWRITEBYTECODE. Each start would then compile PyTorch and JupyterLab again,
+    which takes several seconds of processor time per process.
+    """
+    foreign = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+    environment = {name: value for name, value in os.environ.items() if name not in foreign}
     environment["PATH"] = str(python.parent) + os.pathsep + environment.get("PATH", "")
     environment["PIP_USER"] = "0"
     return environment

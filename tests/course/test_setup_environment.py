@@ -170,6 +170,7 @@ def test_an_environment_of_conda_that_has_the_course_is_used(installs, project, 
 
 def test_programs_of_a_different_python_do_not_leak_in(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/another/python")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     variables = environment.clean_environment(Path("/course/.venv/bin/python"))
-    assert "PYTHONPATH" not in variables
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE"} & variables.keys()
     assert variables["PATH"].split(os.pathsep)[0] == str(Path("/course/.venv/bin"))
