@@ -139,6 +139,15 @@ def test_a_page_that_cannot_be_written_ends_in_one_sentence(course, capsys):
     assert "The lessons open without it." in capsys.readouterr().out
 
 
+def test_an_exercise_is_known_by_its_check(course):
+    cells = [code("check.dataset(open_part, points=3)", "m1", "check-open_part")]
+    cells += [code('check.repair("sawtooth", epoch, points=1)', "p1", "check-sawtooth")]
+    (course / LESSON / "1_means.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4, "metadata": {}}))
+    passed = entry("check", exercise="lesson01.dataset", state="right")
+    assert place(course, [passed]) == "1_means.ipynb#p1"
+    assert place(course, [passed, entry("check", exercise="lesson01.sawtooth", state="right")]).startswith("quiz")
+
+
 def test_every_notebook_of_the_course_has_steps_and_minutes():
     notebooks = course_map.read_notebooks(ROOT / "notebooks")
     lessons = [notebook for notebook in notebooks if notebook.lesson < "09"]
