@@ -34,6 +34,7 @@ from torchcourse.lessons.model_parallelism.planner.accuracy import (
     by_source,
     judge,
     memory_by_source,
+    order_by_gap,
 )
 from torchcourse.lessons.model_parallelism.planner.autograd_bytes import kept_bytes
 from torchcourse.lessons.model_parallelism.planner.clusters import (
@@ -520,8 +521,22 @@ for row in by_source(judged):
 #   One of them is a GPU on which nothing was set, the V100: 6%.
 # * On tables whose rows are all alike (Megatron-LM 2021 and 2022, BigScience), **the best constant is better than the planner**. Somebody has to
 #   know it, though. Megatron-LM's own kernels are faster than the planner thinks; BigScience's and IBM's runs were slower.
-# * For BigScience's trials before BLOOM (72 layers, 33 layouts) the rank correlation is 0.67. **The planner tells good layouts from bad ones. It does not tell
-#   the best from the second best**: take layouts within 5% as level, and try them.
+#
+# Which of two layouts is faster? Take all pairs of layouts of one model on as many GPUs, from the sources that set nothing:
+
+# %%
+kept_back = [each for each in judged if not each.run.calibrates]
+for row in order_by_gap(kept_back):
+    apart = (
+        f"{row.least:.0%} to {row.most:.0%}"
+        if row.most < 1
+        else f"over {row.least:.0%}"
+    )
+    right = row.right / row.pairs
+    print(f"planned {apart:9} apart: {row.pairs} pairs, {right:.0%} in the right order")
+
+# %% [markdown]
+# **The planner tells good layouts from bad ones. It does not tell the best from the second best.** From here on, layouts within 10% count as level: try them.
 #
 # A harder question: set the constants on all sources but one, and judge on that one. This takes minutes, so here is the result (`make bench ARGS=planner_left_out`):
 #
@@ -622,7 +637,7 @@ for model, gpus, batch in CASES:
     print(compared(model, grand_teton(gpus), batch))
 
 # %% [markdown]
-# *Level* counts the layouts within 5% of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
+# *Level* counts the layouts within 10% of the fastest, itself among them: the planner cannot tell them apart, so the layout in the line is one of that
 # many. And the same on a network that delivers a tenth as much:
 
 # %%
@@ -672,7 +687,7 @@ for name in ("Llama 3 405B, 8192 GPUs", "Llama 3 405B, 16384 GPUs"):
 #
 # ●●○ · 10 minutes · good for: this is the question before every large training run.
 #
-# GPT-3, 64 A100 of 80 GiB in nodes of 8, batches of 512 sequences. Choose a layout that fits and is at most 5% slower than the fastest of all. Use the picture
+# GPT-3, 64 A100 of 80 GiB in nodes of 8, batches of 512 sequences. Choose a layout that fits and is at most 10% slower than the fastest of all. Use the picture
 # of section 3, or `print(plan(GPT3, cluster, Layout(…)))`, but think first: how much are the states, and into how many parts must they go?
 #
 # (`Layout` has `batch`, `micro_batch`, `tensor`, `pipeline`, `data`, `stage`, `interleaving`, `recomputation`. What you leave out is 1, or 0, or "none".)
@@ -687,7 +702,7 @@ assert my_layout.batch == 512
 assert my_layout.recipe == "mixed precision, Adam"
 _mine = plan(GPT3, dgx_a100(64), my_layout)
 assert _mine.fits
-assert _mine.seconds.total <= 1.05 * fastest(GPT3, dgx_a100(64), 512).seconds.total
+assert _mine.seconds.total <= 1.1 * fastest(GPT3, dgx_a100(64), 512).seconds.total
 ### END HIDDEN TESTS
 checked
 
@@ -709,8 +724,8 @@ tried = [plan(GPT3, cluster, layout) for layout in layouts(GPT3, cluster, batch=
 fitting = [each.seconds.total for each in tried if each.fits]
 print(
     f"{len(tried):,} layouts, {len(fitting):,} fit, "
-    f"{len(level(GPT3, cluster, batch=512))} are within 5% of the fastest. The slowest "
-    f"that fits takes {max(fitting) / min(fitting):.0f} times as long."
+    f"{len(level(GPT3, cluster, batch=512))} are within 10% of the fastest. "
+    f"The slowest that fits takes {max(fitting) / min(fitting):.0f} times as long."
 )
 print(fastest(GPT3, cluster, 512))
 

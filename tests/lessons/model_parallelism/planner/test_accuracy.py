@@ -1,5 +1,6 @@
 """The planner beside published runs: constants set on some, judged on the others."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,11 @@ from torchcourse.lessons.model_parallelism.planner.accuracy import (
     constant_error,
     judge,
     mean_error,
+    order_by_gap,
     rank_correlation,
 )
 from torchcourse.lessons.model_parallelism.planner.published import RUNS
+from torchcourse.lessons.model_parallelism.planner.search import LEVEL
 
 AGGREGATE = (4.4, 8.8, 18.2, 34.6, 70.8, 143.8, 227.1, 297.4, 410.2, 502.0)
 """PFLOP/s of all GPUs: the last column of Narayanan et al. 2021, table 1."""
@@ -124,6 +127,14 @@ def test_layouts_of_one_model_are_ranked(judged: list[Judgement]) -> None:
     trials = [each for each in of_source(judged, "bigscience") if each.run.model.layers == 72]
     assert len(trials) == 33
     assert rank_correlation(trials) > 0.5
+
+
+def test_layouts_that_are_not_level_are_in_the_right_order(judged: list[Judgement]) -> None:
+    """In the nearest percent, as the lesson and `LEVEL` say it."""
+    rows = order_by_gap(judged)
+    assert [(row.least, row.most) for row in rows] == [(0, LEVEL / 2), (LEVEL / 2, LEVEL), (LEVEL, math.inf)]
+    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 82, 97]
+    assert all(row.pairs > 200 for row in rows)
 
 
 def test_another_gpu_is_predicted_with_what_was_set_on_these(judged: list[Judgement]) -> None:

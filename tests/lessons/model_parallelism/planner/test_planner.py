@@ -210,7 +210,7 @@ def test_level_layouts_are_all_named_the_fastest_first() -> None:
     alike = planner.level(GPT3, dgx_a100(64), 512, tensor=8)
     assert alike[0] == planner.fastest(GPT3, dgx_a100(64), 512, tensor=8)
     assert len(alike) > 1
-    assert all(each.fits and each.seconds.total <= 1.05 * alike[0].seconds.total for each in alike)
+    assert all(each.fits and each.seconds.total <= 1.1 * alike[0].seconds.total for each in alike)
     assert {each.layout.micro_batch for each in alike} != {1}
 
 

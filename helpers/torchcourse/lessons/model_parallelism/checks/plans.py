@@ -16,12 +16,13 @@ from torchcourse.lessons.model_parallelism.planner import (
     fastest,
     plan,
 )
+from torchcourse.lessons.model_parallelism.planner.search import LEVEL
 from torchcourse.units import format_bytes
 
 TASK = (GPT3, dgx_a100(64), 512)
 """Model, cluster and batch of `my_layout`."""
-CLOSE = 1.05
-"""How much slower than the best a chosen layout may be."""
+CLOSE = 1 + LEVEL
+"""How much slower than the best a chosen layout may be: as much as the planner cannot tell apart."""
 
 
 @check

@@ -5,6 +5,7 @@ The constants are those of `Efficiency` and of `memory`. A source sets constants
 for all of them; `rank_correlation` says whether the better layout is known.
 """
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -152,6 +153,45 @@ def rank_correlation(judgements: Sequence[Judgement]) -> float:
     """Return Spearman's rank correlation of planned and published FLOP/s: 1 for the same order, 0 for none."""
     planned, published = _ranks([each.flops for each in judgements]), _ranks([each.run.flops for each in judgements])
     return statistics.correlation(planned, published)
+
+
+@dataclass(frozen=True)
+class OrderRow:
+    """How often the planner knows which of two layouts is faster.
+
+    Attributes:
+        least, most: by how much the planned speeds differ, as a share of the slower one.
+        pairs, right: pairs of layouts, and those that the planner puts into the published order.
+    """
+
+    least: float
+    most: float
+    pairs: int
+    right: int
+
+
+def order_by_gap(judgements: Sequence[Judgement], limits: Sequence[float] = (0.05, 0.1)) -> list[OrderRow]:
+    """Return how often two layouts of one model, on as many GPUs of one source, are in the right order, by their gap.
+
+    Recomputation counts for neither side. Pairs that are equally fast, planned or published, are left out.
+    """
+    groups: dict[tuple[str, Model, int], list[Judgement]] = {}
+    for each in judgements:
+        groups.setdefault((each.run.key, each.run.model, each.run.cluster.gpus), []).append(each)
+    found = []
+    for one, other in (pair for group in groups.values() for pair in itertools.combinations(group, 2)):
+        planned, published = one.plan.model_flops / other.plan.model_flops, _useful(one.run) / _useful(other.run)
+        if planned != 1 and published != 1:
+            found.append((max(planned, 1 / planned) - 1, (planned > 1) == (published > 1)))
+    bounds = zip((0.0, *limits), (*limits, math.inf), strict=True)
+    bins = {(least, most): [right for gap, right in found if least <= gap < most] for least, most in bounds}
+    return [OrderRow(*bound, len(right), sum(right)) for bound, right in bins.items()]
+
+
+def _useful(run: Run) -> float:
+    """Return the published FLOP/s per GPU without recomputation."""
+    counted = run.layout.recomputation if run.counts == "hardware" else "none"
+    return run.flops * run.model.model_flop / run.model.hardware_flop(counted)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
