@@ -1,9 +1,15 @@
-"""What a learner clicked is there the next day, and no key that is meant for a card reaches the notebook."""
+"""What a learner clicked is there the next day, no key that is meant for a card reaches the notebook, and the path of
+a learner hangs together: quiz, review, final, capstone, front page.
+"""
 
 import datetime
 import json
 
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
+
+from lesson_notebooks import RELEASES, read, solution
+from torchcourse.quiz import review as due_now
+from torchcourse.quiz import start_notebook
 
 CELLS = [
     "from torchcourse import figures\nfrom torchcourse.quiz import card, outcome, predict",
@@ -99,3 +105,87 @@ def test_two_days_and_a_lost_kernel(lab):
     expect(prediction.get_by_role("radio").nth(1)).to_be_checked()
     # JupyterLab reports each widget of yesterday.
     assert [error for error in notebook.errors if "widget model not found" not in error] == []
+
+
+PATH = [
+    "from torchcourse.quiz import card, final, final_result, review",
+    'card("04_monitoring_and_checkpoints", "manage-training")',
+    "review()",
+    "final()",
+    """\
+for each in final().cards[1:]:
+    key = each.question.key
+    each.answer(key[0] if isinstance(key, list) else key, sure=3)""",
+    "final_result()",
+]
+
+
+def answer(card: Locator, words: str) -> None:
+    """Choose these letters, or type these words, be certain, and check."""
+    typed = card.locator("[type=text][name=answer]")
+    if typed.count():
+        typed.fill(words)
+    else:
+        for letter in words:
+            card.locator(f'[name=answer][value="{letter}"]').check()
+    card.locator('[name=sure][value="3"]').check()
+    card.get_by_role("button", name="Check").click()
+
+
+def test_a_path_from_a_wrong_answer_to_the_capstone(lab, monkeypatch):
+    monkeypatch.setenv("TORCHCOURSE_WORK", str(lab.folder))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(lab.log.parent / "JUPYTER_DATA_DIR"))  # whose notebooks it trusts
+    (lab.folder / "journal.jsonl").unlink(missing_ok=True)
+    lab.write("path.ipynb", PATH)
+    notebook = lab.open("path.ipynb")
+    card, review, final, result = map(notebook.cell, (1, 2, 3, 5))
+    for number in (0, 1):
+        notebook.run_cell(number)
+    answer(card, "AD")
+    card.get_by_label("what made you choose this").fill("Speed is performance")
+    notebook.click("Keep it and show why", within=card)
+    expect(card.get_by_text("Your reasoning: Speed is performance")).to_be_visible()
+    notebook.run_cell(2)
+    expect(review).to_contain_text("Nothing is due")
+
+    # The next day the question comes back, says what was answered, and is answered rightly.
+    yesterday = make_it_yesterday(lab)
+    notebook.run_cell(2)
+    expect(review).to_contain_text("One review is due.")
+    again = review.locator("form")
+    expect(again.get_by_text(f"on {yesterday}: you answered A, D, not right")).to_be_visible()
+    [asked] = due_now().cards
+    answer(again, str(asked.question.key))
+    expect(again.locator(".tc-verdict").first).to_contain_text("Right.")
+
+    # The final: one answer in the page, nine by code, and the page says what counts.
+    notebook.run_cell(3)
+    first = final.locator("form").first
+    expect(first.get_by_text("1 of 10 ·")).to_be_visible()
+    answer(first, "1" if first.locator("[type=text]").count() else "A")
+    expect(first.locator(".tc-verdict").first).to_be_visible()
+    notebook.run_cell(4)
+    notebook.run_cell(5)
+    expect(result).to_contain_text("of 10")
+    notebook.assert_no_errors()
+
+    # The first milestone of the capstone, then the front page.
+    release = next(path for path in RELEASES if path.parent.name == "10_capstone")
+    answers = {cell.id: cell.source for cell in solution(release).cells}
+    cells = [cell.id for cell in read(release).cells]
+    lab.close_notebooks()
+    notebook = lab.open("10_capstone/1_capstone.ipynb")
+    done = cells.index("check-open_part")
+    for number in (done - 2, done - 1):
+        notebook.edit(number, answers[cells[number]])
+    imports = next(number for number, cell in enumerate(cells) if "# @title Imports" in answers[cell])
+    for number in (imports, done - 2, done - 1, done):
+        notebook.run_cell(number)
+    expect(notebook.cell(done)).to_contain_text("Right.")
+    assert start_notebook.main() == 0
+    lab.close_notebooks()
+    notebook = lab.open("start.ipynb")
+    expect(notebook.page.locator(".tc-continue a").first).to_contain_text("exercise study")
+    row = notebook.page.get_by_role("row").filter(has_text="10 Capstone").first
+    expect(row).to_contain_text("1/6")
+    notebook.assert_no_errors()
