@@ -145,6 +145,17 @@ def test_a_notebook_that_cannot_run_is_named(error: Exception, monkeypatch) -> N
         execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
 
 
+class _WithoutPictures(_Client):
+    def execute(self, env: dict[str, str]) -> None:
+        self.notebook.cells[0].outputs = [new_output("error", ename="ImportError", evalue="no name x", traceback=[])]
+
+
+def test_explorers_without_pictures_are_not_kept_in_silence(monkeypatch) -> None:
+    monkeypatch.setattr("nbclient.NotebookClient", _WithoutPictures)
+    with pytest.raises(execution.NotRun, match="explorers cannot be made into pictures: no name x"):
+        execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
+
+
 # ---------------------------------------------------------------------------------------------------------- questions
 
 

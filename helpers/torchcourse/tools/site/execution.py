@@ -19,7 +19,7 @@ _WITH_FRAMES = "from torchcourse.tools.site import explorer_picture\n\nexplorer_
 
 
 class NotRun(RuntimeError):
-    """A notebook could not be run to its end. The message says which one, and what to do."""
+    """A notebook could not be run as the site needs it. The message says which one, and what to do."""
 
 
 def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> NotebookNode:
@@ -30,7 +30,8 @@ def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> Note
         again: run it even if the cache has it, as after a change of the package.
 
     Raises:
-        NotRun: if its kernel ended, or a cell took too long. Errors of cells are outputs, and end nothing.
+        NotRun: if its kernel ended, a cell took too long, or explorers stay without pictures.
+            Errors of cells are outputs, and end nothing.
     """
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
@@ -69,7 +70,9 @@ def _run(notebook: NotebookNode, name: str) -> None:
             ) from None
         except DeadKernelError:
             raise NotRun(f"{name}: its kernel ended. Is the memory of this machine full? Then try again.") from None
-    del notebook.cells[0]
+    made = notebook.cells.pop(0)
+    if faults := [output.evalue for output in made.outputs if output.output_type == "error"]:
+        raise NotRun(f"{name}: its explorers cannot be made into pictures: {faults[0]}.")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_without_folder(output, work) for output in cell.outputs]
