@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import torch
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_output
 
 from torchcourse.ranks.errors import RankError
@@ -204,10 +205,22 @@ def test_a_notebook_tells_what_it_used():
     assert notebooks.used_hardware(nbformat.v4.new_notebook(cells=[new_code_cell()])) == ""
 
 
+def test_a_notebook_that_fails_names_the_cell_and_the_error(monkeypatch):
+    def execute(notebook, timeout):
+        notebook.cells[1].outputs = [new_output("error", ename="RankError", evalue="rank 1: no\nmore", traceback=[])]
+        raise CellExecutionError("a long traceback", "RankError", "rank 1: no\nmore")
+
+    monkeypatch.setattr(notebooks, "seconds_to_execute", execute)
+    text = nbformat.writes(nbformat.v4.new_notebook(cells=[new_code_cell("a = 1"), new_code_cell("train()\nb = 2")]))
+    row = row_of(Case("x", lambda: notebooks.execute(text)))
+    assert (row.state, row.result) == ("FAILED", "RuntimeError: cell 2 (train()): RankError: rank 1: no")
+
+
 def test_notebooks_are_chosen_by_the_beginning_of_their_names(monkeypatch):
     names = ("01_data/1_averaging", "01_data/2_ddp", "02_model/1_pipeline")
     monkeypatch.setattr(notebooks, "solutions", returns({f"solutions/{name}.ipynb": "{}" for name in names}))
     assert [case.what for case in notebooks.part(["01", "02_model/9"]).cases] == [*names[:2], "1 of 3 notebooks"]
+    assert row_of(notebooks.part(["01"]).cases[-1]).result.startswith("not chosen; ")
     assert row_of(notebooks.part([]).cases[0]).state == "not run"
     assert gpu_check._patterns(["all"]) == ["*"]
     assert gpu_check._patterns(["none"]) == []

@@ -9,6 +9,7 @@ from functools import partial
 
 import nbformat
 import torch
+from nbclient.exceptions import CellExecutionError
 from nbformat.notebooknode import NotebookNode
 
 from torchcourse.tools.bench.notebooks import seconds_to_execute
@@ -27,7 +28,7 @@ def part(patterns: Sequence[str]) -> Part:
     left_out = len(texts) - len(chosen)
     cases = [Case(name, partial(execute, texts[name])) for name in chosen]
     if left_out:
-        cases.append(Case(f"{left_out} of {len(texts)} notebooks", _not_chosen))
+        cases.append(Case(f"{left_out} of {len(texts)} notebooks", partial(_left_out, bool(chosen))))
     return Part(
         "Notebooks",
         "Each from its first cell to its last in a kernel of its own, with all answers filled in, its checks and its "
@@ -41,9 +42,16 @@ def gpu_tests() -> Part:
 
 
 def execute(text: str) -> Finding:
-    """Execute a notebook; a cell that fails is an exception."""
+    """Execute a notebook.
+
+    Raises:
+        RuntimeError: a cell failed; the text says which.
+    """
     notebook = nbformat.reads(text, as_version=4)
-    seconds = seconds_to_execute(notebook, SECONDS_PER_CELL)
+    try:
+        seconds = seconds_to_execute(notebook, SECONDS_PER_CELL)
+    except CellExecutionError as error:
+        raise RuntimeError(f"{_failed_cell(notebook)}: {error.ename}: {error.evalue}") from error
     used = used_hardware(notebook)
     return Finding(f"{seconds:.0f} s" + (f"; “{used}”" if used else ""), {"seconds": seconds})
 
@@ -75,6 +83,14 @@ def run_gpu_tests() -> Finding:
     return Finding(lines[-1])
 
 
-def _not_chosen() -> Finding:
-    why = "choose some with --notebooks" if torch.cuda.is_available() else "this machine has no GPU"
-    raise NotRun(f"{why}; ARGS='--notebooks all' runs them")
+def _failed_cell(notebook: NotebookNode) -> str:
+    """Name the first cell with an error by its number and its first line."""
+    for number, cell in enumerate(notebook.cells, 1):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            return f"cell {number} ({cell.source.partition(chr(10))[0][:60]})"
+    return "a cell"
+
+
+def _left_out(some_chosen: bool) -> Finding:
+    why = "not chosen" if some_chosen or torch.cuda.is_available() else "this machine has no GPU"
+    raise NotRun(f"{why}; ARGS='--notebooks all' runs all")
