@@ -44,6 +44,9 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.cost import (
 from torchcourse.lessons.model_parallelism.tensor_parallel.layers_picture import (
     split_picture,
 )
+from torchcourse.lessons.model_parallelism.tensor_parallel.vocabulary import (
+    cut_cross_entropy,
+)
 from torchcourse.models import TransformerBlock, row_transformer
 from torchcourse.ranks import default_world_size, device, export_script, run_ranks
 
@@ -598,9 +601,9 @@ for ranks in (1, 2, 4):
     assert furthest(gradients) < 1e-12
 
 # %% [markdown]
-# Two all-reduces a block and direction, whatever the number of ranks: one for attention, one for the dense part.
+# Two all-reduces per block and direction: one for attention, one for the dense part.
 #
-# In data parallelism a step had one more stage: before the optimizer, the gradients of all weights were averaged.
+# In data parallelism the gradients of all weights were averaged before the optimizer.
 
 # %%
 predict(
@@ -695,10 +698,8 @@ print(f"forward and backward: {traffic}; off by {off:.0e}")
 assert off < 1e-12
 
 # %% [markdown]
-# As many all-reduces as ours, and the same bytes.
-#
-# **Sequence parallelism** (시퀀스 병렬화) goes one step further. Between the split regions, each rank still computes norms for all
-# tokens and keeps their activations. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
+# **Sequence parallelism** (시퀀스 병렬화): between the split regions, each rank still keeps the activations of all
+# tokens. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
 # at the end of a region and the second at the beginning of the next; in between, each rank has some of the *tokens*:
 
 # %%
@@ -709,18 +710,37 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 
 # %% [markdown]
 # Twice as many messages, the same bytes, and the activations between the regions are shared out too (Korthikanti et al.
-# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed. DTensor does it, but only later:
-# after `backward()` they are still `Partial(sum)`, and the optimizer's step sends a few more small all-reduces, which are not
-# counted above. Who reads or clips such a gradient by `.grad.to_local()` gets one rank's part.
+# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed. DTensor does it only in
+# the optimizer's step: after `backward()` they are `Partial(sum)`, and `.grad.to_local()` is one rank's part.
+
+# %% [markdown]
+# ### The vocabulary
+#
+# `tp.split` leaves the last layer whole. In a language model with 128,000 words that is the largest matrix. Cut it by columns, and each rank has
+# the scores of some *words*. The loss needs no rank to have them all: three numbers per token travel, the largest score, the sum of
+# exponentials and the score of the right word (PyTorch's name: `loss_parallel`).
+
+
+# %%
+def loss_of_a_cut_head(words=1024, tokens=6):
+    torch.manual_seed(0)
+    x, head = torch.randn(tokens, 16), nn.Linear(16, words, bias=False)
+    target = torch.randint(words, (tokens,))
+    right = F.cross_entropy(head(x), target)
+    part = tp.ColumnParallelLinear(head.to(device()))
+    loss = cut_cross_entropy(part(x.to(device())), target.to(device()))
+    return (loss.cpu() - right).abs().item()
+
+
+print(f"off by {max(run_ranks(loss_of_a_cut_head, world_size=2)):.0e}")
 
 # %% [markdown]
 # ## 5 · Why it stays inside one machine
 #
 # A block sends four all-reduces of tokens × width numbers. In our code none of them hides behind computing, as those of data
 # parallelism do: the next layer needs the sum. (Megatron-Core hides the two of the backward pass: while the gradient of the input
-# is summed, it computes the gradient of the weights.) How long do they take? A block like ours, but as wide as those of Llama 3 70B, on
-# H100 GPUs. The bandwidths are those of the data sheets, the share of the peak FLOP/s is what the planner of this package
-# found in published runs:
+# is summed, it computes the gradient of the weights.) How long do they take? A block as wide as those of Llama 3 70B, on
+# H100 GPUs, with bandwidths of the data sheets, and a share of the peak FLOP/s as in published runs:
 
 # %%
 cluster, width, tokens = grand_teton(8), 8192, 8192
@@ -1140,8 +1160,7 @@ for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
 # %% [markdown]
 # ### PyTorch's own, in two dimensions
 #
-# The plan goes over one dimension of the mesh, and `fully_shard` of lesson 01 over the other: there each rank keeps only a share of
-# its part.
+# The plan goes over one dimension of the mesh, and `fully_shard` of lesson 01 over the other.
 
 
 # %%
@@ -1194,9 +1213,9 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 #
 # | The log | The evidence here | Corrected |
 # |---|---|---|
-# | 다중 GPU에 학습을 분산: training is spread over several GPUs | Section 4: each rank holds a part of *every* layer, and all see the same samples. | Spread can mean the samples (lesson 01), whole layers (a pipeline), or each layer (here). |
+# | 다중 GPU에 학습을 분산: training is spread over several GPUs | Section 4: each rank holds a part of *every* layer. | Spread can mean samples (lesson 01), whole layers (a pipeline), or each layer (here). |
 # | 모델/데이터 나누기 (2가지): split the model or the data, two ways | Section 6: on a mesh of 2 × 2 both at once, gradients equal to one process. | They are dimensions, not alternatives: ranks = data × tensor (× pipeline). |
-# | 모델 병렬화는 고난이도!: model parallelism is hard | Two short functions make a layer exact. Sections 3, 6 and 7: wrong heads, a wrong group, a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model, and the copies with each other. |
+# | 모델 병렬화는 고난이도!: model parallelism is hard | Sections 3, 6 and 7: wrong heads, a wrong group, a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model. |
 
 # %% [markdown]
 # ## Take away

@@ -484,7 +484,7 @@ checked
 # %% [markdown]
 # ## 4 · Is the planner right?
 #
-# A formula that looks right proves nothing. `planner.published` holds runs of seven groups, each with its address. Five constants are in no data sheet: for example, how much of the peak a large matrix product reaches, how often activations move, and what starting a kernel costs.
+# `planner.published` holds runs of seven groups, each with its address. Five constants are in no data sheet, such as how much of the peak a large matrix product reaches.
 # They are set on three of the sources:
 # Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. On all *other* sources the planner is judged. A source is on one side as a
 # whole: rows of one table resemble each other, so half a table would give the other half away.
@@ -538,7 +538,7 @@ for row in order_by_gap(kept_back):
 # %% [markdown]
 # **The planner tells good layouts from bad ones. It does not tell the best from the second best.** From here on, layouts within 10% count as level: try them.
 #
-# A harder question: set the constants on all sources but one, and judge on that one. This takes minutes, so here is the result (`make bench ARGS=planner_left_out`):
+# A harder test: set the constants on all sources but one, and judge on that one (`make bench ARGS=planner_left_out`):
 #
 # | left out | planner | best constant | | left out | planner | best constant |
 # |---|---|---|---|---|---|---|
@@ -569,13 +569,12 @@ for row in memory_by_source():
 # %% [markdown]
 # *Refused* are layouts that ran and that the planner says do not fit, *accepted* are layouts that ran out of memory and that it says do fit. On the sources that set
 # nothing it refuses 10 of 162 that ran, and accepts none of 4 that ran out. On BigScience's logs the plan is 12 to 13% below what was measured: `nvidia-smi`
-# also counts blocks that the allocator keeps and would give back. Llama 3 is refused: its authors free tensors early, which the planner does not know. Three things
+# also counts blocks that the allocator keeps and would give back. Llama 3 is refused: its authors free tensors early, which the planner does not know. Two things
 # decide much and are easily forgotten:
 #
 # * **The loss.** PyTorch's cross-entropy holds the logits three times in float32, 12 bytes for each token and word. A fused kernel needs 4 (`loss_copies=1`). With
 #   MPT 7B, 8,192 tokens and micro-batches of 8 that is 37 or 12 GiB.
 # * **The recipe.** DeepSpeed's optimizer for bf16 keeps gradients in 16 *and* 32 bit.
-# * **Gaps.** `fits` leaves 3% free, and your layout should too.
 #
 # The planner knows neither FP8 nor experts. And a warning about time: ZeRO stage 3 as it was measured in 2021 fetched parameters through
 # each GPU's own network card, at an eighth of the rate that today's rings reach. Where a plan leans on the network, measure on two nodes first.
@@ -658,11 +657,10 @@ for model, gpus, batch in CASES:
 # 3. **Messages.** Where the network is slow, or a GPU has few tokens, the backward pass is too short to hide the gradients' average. A cut leaves each GPU fewer
 #    parameters to average.
 #
-# If none of the three applies: data parallelism, with ZeRO as far as memory asks for it. That is the answer to *hard*.
+# If none of the three applies: data parallelism, with ZeRO as far as memory asks for it.
 #
-# An early cut had reason 1: AlexNet (2012) put half of each layer's kernels on each of two GTX 580, because 3 GB were too few ([Krizhevsky et
-# al.](https://proceedings.neurips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html), section 3.2). On one card of 80 GB nobody would. What needs a
-# cut changes with the hardware; the three reasons do not.
+# AlexNet (2012) was cut for reason 1: 3 GB per card were too few ([Krizhevsky et
+# al.](https://proceedings.neurips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html), section 3.2).
 #
 # ### Four dimensions today
 #
@@ -867,11 +865,9 @@ repairs = {name: plan(GPT3, large, layout) for name, layout in steps.items()}
 figures.show(draw_seconds(repairs), describe_seconds(repairs))
 
 # %% [markdown]
-# The colleague was right about one thing: large micro-batches do make large products, and a GPU uses these better. But they also make a longer bubble. Try 1, 2 and 4, and let the
-# planner, or better one node, decide.
+# The colleague was right about one thing: large micro-batches do make large products, and a GPU uses these better. But they also make a longer bubble: try 1, 2 and 4.
 #
-# The first repair alone bought little: the time moved from *tensor* to *bubble*, because the pipeline got longer. **Read the parts, not only the total**: a
-# repair can be right and wait for the next one.
+# The first repair alone bought little: the time moved from *tensor* to *bubble*, because the pipeline got longer. **Read the parts, not only the total.**
 #
 # ## 7 · Scale up: this machine as a cluster
 #

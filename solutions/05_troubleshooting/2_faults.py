@@ -563,8 +563,7 @@ beyond = [bug.line for bug in BUGS.values() if not bug.alarms]
 print(f"{len(beyond)} of {len(BUGS)} bugs have no alarm: {'; '.join(beyond)}.")
 
 # %% [markdown]
-# A fifth of wrong labels looks like a hard task, and validation labels are never seen by the training. No rule replaces
-# looking at some samples with their labels, with your own eyes.
+# A fifth of wrong labels looks like a hard task. No rule replaces looking at some samples with their labels.
 #
 # ### Exercise 3 · Three invariants by hand
 #
@@ -1105,7 +1104,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # * The first place of a NaN counts: data, weights, forward, loss or backward, in which layer and step. A finite loss can have a NaN
 #   gradient.
 # * Accuracy does not show silent bugs. What must hold in every healthy run does, within 20 steps.
-# * CUDA's errors come late: `CUDA_LAUNCH_BLOCKING=1`, or the same step on the CPU.
+# * CUDA's errors come late: take `CUDA_LAUNCH_BLOCKING=1`, or the CPU.
 # * A time limit, then the stack of each process. Look first at the process that is not where the others are.
 # * A decision that changes who calls what is taken by all ranks together.
 #

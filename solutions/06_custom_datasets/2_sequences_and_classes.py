@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Sequences, classes and splits: what belongs into one batch, and what into one part
+# # Sequences, classes and splits: what belongs in one batch, and what in one part
 #
 # **{minutes} minutes** · one CPU is enough (two processes) · before this: [datasets](1_datasets.ipynb)
 #
@@ -487,7 +487,7 @@ figures.show(
 # Early on both help. The longer a network trains, the smaller the difference: once the training set is fitted, weights change little
 # ([Byrd and Lipton 2019](https://arxiv.org/abs/1812.03372)). And twenty nines stay twenty nines.
 #
-# A third remedy trains nothing anew: move the **threshold** (임계값), the probability from which you answer "nine". Judge all of them as they would serve, where one image in
+# A third remedy trains nothing again: move the **threshold** (임계값), the probability from which you answer "nine". Judge all of them as they would serve, where one image in
 # 21 is a nine. **Recall** (재현율) is the share of nines that are found; **precision** (정밀도), the share of the answers "nine" that are right.
 
 # %%

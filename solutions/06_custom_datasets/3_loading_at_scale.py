@@ -351,10 +351,10 @@ else:
 # An array of fixed-width text is one object, with one count
 # ([PyTorch issue 13246](https://github.com/pytorch/pytorch/issues/13246)). Three more things do not survive the way into a worker:
 #
-# * an **open file** or database connection. Forked workers share its position; workers that are started afresh (macOS, Windows, Python 3.14) get the dataset
+# * an **open file** or database connection. Forked workers share its position; workers that are started without a fork (macOS, Windows, Python 3.14) get the dataset
 #   pickled, and that fails, as below. Open it in the worker, when the first sample is asked for;
 # * a **CUDA tensor** made in a forked worker: "Cannot re-initialize CUDA in forked subprocess". Workers return CPU tensors;
-# * in a script, workers that are started afresh import the script again. So its loop belongs under `if __name__ == "__main__":`.
+# * in a script, such workers import the script again. So its loop belongs under `if __name__ == "__main__":`.
 
 # %%
 for dataset in (practice.OpenFile("names.txt"), practice.OpensLater("names.txt")):

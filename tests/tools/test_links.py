@@ -8,7 +8,7 @@ from torchcourse.tools.repository import ROOT
 
 @pytest.fixture(scope="module")
 def found() -> list[links.Link]:
-    return links.links(ROOT)
+    return links.links_to_outside(ROOT)
 
 
 def test_the_page_is_what_the_build_gives(found: list[links.Link]) -> None:
@@ -28,7 +28,7 @@ def test_an_address_stands_once_with_each_notebook_that_links_it(tmp_path) -> No
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
-    assert links.links_page(links.links(tmp_path)) == links.HEAD + (
+    assert links.links_page(links.links_to_outside(tmp_path)) == links.HEAD + (
         "\n## Papers\n\n- [Two words](https://doi.org/1): [01/1](../notebooks/01_a/1_b.ipynb), "
         "[01/2](../notebooks/01_a/2_c.ipynb)\n"
         "\n## Documentation and standards\n\n"

@@ -113,7 +113,7 @@ def _commands(torchrun: str, script: Path, folder: str) -> str:
     return (
         f"One machine, from {folder}:\n"
         f"    {torchrun} --standalone --nproc-per-node={default_world_size()} {shown}\n"
-        "Several machines, here two with 8 GPUs each. Put the name or address of the first in place of FIRST_MACHINE, "
+        "Several machines, here two with 8 GPUs each. Put the name or address of the first instead of FIRST_MACHINE, "
         "and start the same line on both:\n"
         f"    {torchrun} --nnodes=2 --nproc-per-node=8 {meeting} {shown}\n"
     )

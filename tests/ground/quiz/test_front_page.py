@@ -145,7 +145,7 @@ def test_an_exercise_is_known_by_its_check(course):
     (course / LESSON / "1_means.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4, "metadata": {}}))
     passed = entry("check", exercise="lesson01.dataset", state="right")
     assert place(course, [passed]) == "1_means.ipynb#p1"
-    assert place(course, [passed, entry("check", exercise="lesson01.sawtooth", state="right")]).startswith("quiz")
+    assert str(place(course, [passed, entry("check", exercise="lesson01.sawtooth", state="right")])).startswith("quiz")
 
 
 def test_every_notebook_of_the_course_has_steps_and_minutes():

@@ -75,7 +75,7 @@ class Link:
         return HOSTS[host]
 
 
-def links(root: Path) -> list[Link]:
+def links_to_outside(root: Path) -> list[Link]:
     """Return the links to outside of all notebooks and quizzes, in the order of the lessons."""
     return [link for source in _sources(root) for link in _of_source(source, root)]
 

@@ -53,7 +53,7 @@ def build(root: Path = ROOT, *, force: bool = False) -> Report:
     report = _write(root, texts | release(texts, root), force)
     if terms := glossary.terms(root):
         _write_page(root, glossary.PATH, glossary.glossary_page(terms), report)
-    if addresses := links.links(root):
+    if addresses := links.links_to_outside(root):
         _write_page(root, links.PATH, links.links_page(addresses), report)
     return report
 

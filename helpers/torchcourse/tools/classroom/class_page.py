@@ -56,7 +56,7 @@ def summarize(folder: Path) -> Summary:
         FileNotFoundError: when nothing was graded there.
     """
     table = roster.read(folder / "grades.csv")
-    if not table or not (folder / gradebook.NAME).exists():
+    if not table or not gradebook.exists(folder):
         raise FileNotFoundError(f"Nothing was graded in {folder} yet; run make grade first.")
     summary = Summary([table[key] for key in sorted(table, key=lambda key: (key[1], key[0]))])
     graded = {(row.student, row.lesson) for row in summary.rows if row.score is not None}

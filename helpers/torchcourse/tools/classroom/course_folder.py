@@ -31,6 +31,8 @@ CONFIG = '''\
 
 from pathlib import Path
 
+from torchcourse.tools.classroom import gradebook
+
 repository = {root!r}
 if not Path(repository, "nbgrader_config.py").is_file():
     raise SystemExit(f"The course was at {{repository}} and is no longer; write its new place into {{__file__}}.")
@@ -38,6 +40,7 @@ if not Path(repository, "nbgrader_config.py").is_file():
 c = get_config()
 load_subconfig("nbgrader_config.py", path=repository)
 c.CourseDirectory.root = str(Path(__file__).resolve().parent)
+c.CourseDirectory.db_url = gradebook.address(Path(c.CourseDirectory.root))
 '''
 
 

@@ -98,7 +98,7 @@ def _take(
 def _students(folder: Path) -> dict[str, list[str]]:
     """Return the ids of the roster by the names that Moodle ("Ada Lovelace") and Canvas ("lovelaceada") write."""
     found: dict[str, set[str]] = defaultdict(set)
-    if (folder / gradebook.NAME).exists():
+    if gradebook.exists(folder):
         with gradebook.opened(folder) as book:
             for student in book.students:
                 first, last = student.first_name or "", student.last_name or ""

@@ -1,4 +1,7 @@
-"""The gradebook of a class: where it is, and nbgrader's use of it, made quick and quiet."""
+"""The gradebook of a class: where it is, and nbgrader's use of it, made quick and quiet.
+
+It is `gradebook.db` in the folder of the class, unless `grading.toml` there names a server's database.
+"""
 
 import contextlib
 import functools
@@ -12,16 +15,28 @@ import nbgrader.api
 from nbgrader.api import Gradebook
 from sqlalchemy.exc import SAWarning
 
+from torchcourse.tools.classroom import late
+
 NAME = "gradebook.db"
 
 
 def address(folder: Path) -> str:
-    """Return the gradebook's address in the folder of a class, as SQLAlchemy reads it."""
-    return f"sqlite:///{folder.resolve() / NAME}"
+    """Return the address of a class's gradebook, as SQLAlchemy reads it.
+
+    Raises:
+        ValueError: in a sentence, for rules of the class that cannot be read.
+    """
+    rules = late.read(folder)
+    return rules.gradebook if rules and rules.gradebook else f"sqlite:///{folder.resolve() / NAME}"
+
+
+def exists(folder: Path) -> bool:
+    """Whether a class has a gradebook. One on a server is there from its first use on."""
+    return not address(folder).startswith("sqlite:") or (folder / NAME).exists()
 
 
 def opened(folder: Path) -> Gradebook:
-    """Return the gradebook in the folder of a class, for a `with` block; a new one if there is none."""
+    """Return the gradebook in of a class, for a `with` block; a new one if there is none."""
     return Gradebook(address(folder), "torchcourse")
 
 

@@ -1,7 +1,8 @@
-"""Due dates, the rule for late work, and who gets which quiz: `grading.toml` in the folder of a class.
+"""The rules of a class, in `grading.toml` in its folder: due dates, late work, who gets which quiz, the gradebook.
 
     late = "10% per day"
     quizzes = "per student"
+    gradebook = "postgresql://teacher@server/algo"
 
     [due]
     00_start_here = 2027-04-01T23:59:00+02:00
@@ -48,6 +49,8 @@ class Rules:
     due: Mapping[str, datetime] = field(default_factory=dict)
     per_student: bool = False
     """Whether `make class` draws each student's quizzes. What was drawn is graded so, whatever stands here."""
+    gradebook: str = ""
+    """The address of a gradebook on a server; empty for `gradebook.db` in the folder."""
 
     def penalty(self, score: float, seconds: float) -> float:
         """Return the points that work which is so many seconds late loses of its score."""
@@ -76,9 +79,11 @@ def read(folder: Path, lessons: Iterable[str] | None = None) -> Rules | None:
     dates = found.pop("due", {})
     rule = found.pop("late", "none")
     quizzes = found.pop("quizzes", "the same")
+    gradebook = found.pop("gradebook", "")
     if found or not isinstance(dates, dict):
         raise ValueError(
-            f"{path} has {', '.join(found) or 'dates that are no table'}; it may have late, quizzes and [due] only."
+            f"{path} has {', '.join(found) or 'dates that are no table'}; "
+            "it may have late, quizzes, gradebook and [due] only."
         )
     if quizzes not in ("the same", "per student"):
         raise ValueError(f'{path} has the quizzes {quizzes!r}; write "the same" or "per student".')
@@ -86,8 +91,10 @@ def read(folder: Path, lessons: Iterable[str] | None = None) -> Rules | None:
     for lesson in dates:
         if known is not None and lesson not in known:
             raise ValueError(f"{path} gives a date to '{lesson}', and the course has no such lesson.")
+    if not isinstance(gradebook, str) or (gradebook and "://" not in gradebook):
+        raise ValueError(f'{path} has the gradebook {gradebook!r}; write such as "postgresql://teacher@server/algo".')
     moments = {lesson: _moment(value, lesson, path) for lesson, value in dates.items()}
-    return Rules(_per_day(rule, path), moments, quizzes == "per student")
+    return Rules(_per_day(rule, path), moments, quizzes == "per student", gradebook)
 
 
 def _per_day(rule: Any, path: Path) -> float:

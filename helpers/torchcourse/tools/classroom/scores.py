@@ -148,7 +148,7 @@ def _students(folder: Path, graded: list[str]) -> Callable[[str], str | None]:
     known: dict[str, set[str]] = defaultdict(set)
     for student in graded:
         known[downloads.key(student)].add(student)
-    if (folder / gradebook.NAME).exists():
+    if gradebook.exists(folder):
         with gradebook.opened(folder) as book:
             for student in book.students:
                 first, last, email = student.first_name or "", student.last_name or "", student.email or ""

@@ -63,7 +63,7 @@ def row_of(case: Case) -> Row:
         finding = case.measure()
     except NotRun as reason:
         return Row(case.what, NOT_RUN, str(reason))
-    except Exception as error:  # whatever a driver, a library or a notebook raises belongs into the report
+    except Exception as error:  # whatever a driver, a library or a notebook raises belongs in the report
         return Row(case.what, FAILED, reason_of(error))
     return Row(case.what, DONE, finding.text, finding.numbers)
 

@@ -3,6 +3,7 @@
 operators     what is exchanged, as functions that autograd can go back through
 layers        linear layers split by columns and by rows
 splitting     a whole model split, and put together again
+vocabulary    the loss over a cut vocabulary
 dropout       which masks are alike on the ranks
 with_dtensor  the same split by PyTorch's DTensor
 traffic       the collectives that a piece of code calls, and their bytes
