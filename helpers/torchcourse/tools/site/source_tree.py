@@ -18,7 +18,15 @@ from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import START, mend_links
 from torchcourse.tools.site.question_pages import question_page
 
-GUIDES = ("README.md", "TEACHING.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/GLOSSARY.md", "quizzes/README.md")
+GUIDES = (
+    "README.md",
+    "TEACHING.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/GLOSSARY.md",
+    "docs/REAL_MACHINES.md",
+    "quizzes/README.md",
+)
 """Pages of the repository that the site has too."""
 
 INDEX = """\
@@ -93,7 +101,7 @@ def _index(notebooks: list[Notebook], paths: list[str]) -> str:
         rows.append(f"| {name} | {' · '.join(f'[{title}]({path})' for title, path in listed)} |")
         toctrees.append(_toctree(name, [path for _, path in listed]))
     toctrees.append(_toctree("To look up", ["docs/GLOSSARY.md", "api/index.md", "quizzes/README.md"]))
-    toctrees.append(_toctree("Start, teach, change", ["README.md", "TEACHING.md", "CONTRIBUTING.md", "CHANGELOG.md"]))
+    toctrees.append(_toctree("Start, teach, change", [*GUIDES[:4], "docs/REAL_MACHINES.md"]))
     return INDEX.format(rows="\n".join(rows), toctrees="\n".join(toctrees))
 
 
