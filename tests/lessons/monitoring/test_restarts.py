@@ -77,6 +77,18 @@ def test_an_error_of_the_agents_is_raised(monkeypatch):
         play("unused")
 
 
+def test_agents_that_give_up_begin_again_in_an_empty_folder(monkeypatch, tmp_path, capsys):
+    def give_up(*_, **__):
+        (tmp_path / "story").mkdir()
+        return ["no sign of life"]
+
+    monkeypatch.setattr(two_machines, "run_ranks", give_up)
+    assert play(str(tmp_path / "story")) is None
+    said = capsys.readouterr().out
+    assert "gave up 3 times" in said
+    assert "no sign of life" in said
+
+
 def test_an_epoch_has_each_sample_once_and_the_next_a_new_order():
     steps = SAMPLES // BATCH
     first, second = (torch.cat([samples_of(step + shift) for step in range(steps)]) for shift in (0, steps))

@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -38,8 +39,8 @@ OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """For the environment of `torchrun`: each start of the ranks gets a store of its own. PyTorch 2.13 shares one by
 default, and after a restart gloo finds the addresses of the dead ranks in it ("Connection refused")."""
 
-SECONDS = 90.0
-"""The time limit of a story."""
+SECONDS, TRIES = 90.0, 3
+"""The time limit of a story, and how often it is begun where the agents give up."""
 
 
 @dataclass
@@ -101,7 +102,13 @@ def play(
         return None
     call = (folder, rank_dies_at, machine_dies_at, replace, start_method() == "spawn")
     try:
-        return run_ranks(_story, *call, world_size=1, timeout=SECONDS, env={"CUDA_VISIBLE_DEVICES": ""})[0]
+        for _ in range(TRIES):
+            found = run_ranks(_story, *call, world_size=1, timeout=SECONDS, env={"CUDA_VISIBLE_DEVICES": ""})[0]
+            if isinstance(found, Story):
+                return found
+            shutil.rmtree(folder)
+        print(f"The agents gave up {TRIES} times: a busy machine can miss their signs of life. Run this cell again.")
+        print(f"The last words of agent A:\n{found}")
     except RankTimeout:
         print(f"The agents had not finished after {SECONDS:g} s. On a machine that has time, run this cell again.")
     except RankError as error:
@@ -111,8 +118,13 @@ def play(
     return None
 
 
-def _story(folder: str, rank_dies_at: int | None, machine_dies_at: int | None, replace: bool, spawn: bool) -> Story:
-    """Start both agents, wait, and do what the plan says; runs in a process that has no threads of a kernel."""
+def _story(
+    folder: str, rank_dies_at: int | None, machine_dies_at: int | None, replace: bool, spawn: bool
+) -> Story | str:
+    """Start both agents, wait, and do what the plan says; runs in a process that has no threads of a kernel.
+
+    Where the agents gave up before the last step, the last words of agent A.
+    """
     dist.destroy_process_group()  # the agents make their own
     here = Path(folder).resolve()
     here.mkdir(parents=True, exist_ok=True)
@@ -131,7 +143,7 @@ def _story(folder: str, rank_dies_at: int | None, machine_dies_at: int | None, r
                     agents["C"] = _start("C", given, job, method)
             time.sleep(0.05)
         if not (here / "weights.pt").exists():
-            raise RuntimeError(f"The agents gave up. The last words of agent A:\n{_last_words(here)}")
+            return _last_words(here)
         rows = [json.loads(line) for file in here.glob("steps_*.jsonl") for line in file.read_text().splitlines()]
         rows.sort(key=lambda row: row["time"])
         return Story(torch.load(here / "weights.pt", weights_only=True), rows, deaths)
@@ -154,8 +166,8 @@ def _agent(name: str, given: list[str], job: tuple, method: str) -> None:
     for variable in (IN_RANK, "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(variable, None)
     os.environ.update({"MACHINE": name, "OMP_NUM_THREADS": "1"} | OWN_STORE)
-    # A dead agent is missed after 3 seconds instead of 15, and ranks wait 1 second for further agents instead of 30.
-    waits = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3"
+    # A dead agent is missed after 5 seconds instead of 15, and ranks wait 1 second for further agents instead of 30.
+    waits = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
     config, _, _ = config_from_args(parse_args([*given, waits, "--local-addr=127.0.0.1", elastic_digits.__file__]))
     config.start_method = method
     with open(f"{job[0]}/agent_{name}.log", "a", buffering=1, encoding="utf-8") as words:
