@@ -1,6 +1,6 @@
 """axe-core finds no fault in a card, a prediction, an outcome and the front page, in both themes."""
 
-import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from torchcourse.quiz import start_notebook
@@ -14,7 +14,7 @@ CELLS = [
 
 
 def test_axe_finds_no_fault(lab, monkeypatch):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    axe = Axe()
     monkeypatch.setenv("TORCHCOURSE_WORK", str(lab.folder))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(lab.log.parent / "JUPYTER_DATA_DIR"))  # whose notebooks it trusts
     lab.write("axe.ipynb", CELLS)
