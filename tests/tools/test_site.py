@@ -1,12 +1,15 @@
 """The pages of the site: all of a notebook, each choice explained, links that lead somewhere, no request elsewhere."""
 
+import json
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import torchcourse
 from torchcourse import figures
 from torchcourse.live import VIEW
 from torchcourse.quiz import bank
@@ -128,12 +131,17 @@ class _Client:
         assert env["TORCHCOURSE_WORK"] == self.folder
         for cell in self.notebook.cells:
             cell.outputs = [new_output("stream", text=f"kept in {self.folder}/journal.jsonl")]
+        loaded = [str(Path(torchcourse.__file__)), str(Path(figures.__file__))]
+        self.notebook.cells[-1].outputs = [new_output("stream", text=json.dumps(loaded))]
 
 
 def test_a_run_leaves_the_code_as_it_is_and_names_no_folder_of_the_machine(monkeypatch) -> None:
     monkeypatch.setattr("nbclient.NotebookClient", _Client)
     notebook = new_notebook(cells=[new_code_cell("1")])
-    execution._run(notebook, "00_a/1_b.ipynb")
+    assert execution._run(notebook, "00_a/1_b.ipynb") == [
+        "__init__.py",
+        Path(figures.__file__).relative_to(PACKAGE).as_posix(),
+    ]
     (cell,) = notebook.cells
     assert (cell.source, cell.outputs[0].text) == ("1", "kept in work/journal.jsonl")
 
@@ -154,6 +162,33 @@ def test_explorers_without_pictures_are_not_kept_in_silence(monkeypatch) -> None
     monkeypatch.setattr("nbclient.NotebookClient", _WithoutPictures)
     with pytest.raises(execution.NotRun, match="explorers cannot be made into pictures: no name x"):
         execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
+
+
+def test_outputs_depend_on_the_rooms_that_a_notebook_loads_and_on_its_questions(tmp_path, monkeypatch) -> None:
+    for name in (
+        "a.py",
+        "b/c.py",
+        "b/d.py",
+        "lessons/e/f.py",
+        "lessons/e/programs/g.py",
+        "lessons/h/i.py",
+        "00_x.yaml",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(execution, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(bank, "folder", lambda: tmp_path)
+    loaded = ["a.py", "b/c.py", "lessons/e/f.py"]
+    kept = execution.made_by(loaded, "00_x")
+    counted = ["a.py", "b/d.py", "lessons/e/programs/g.py", "00_x.yaml"]
+    for name in counted:
+        (tmp_path / name).write_text("changed")
+        assert execution.made_by(kept, "00_x") != kept, name
+        (tmp_path / name).write_text(name)
+    (tmp_path / "lessons/h/i.py").write_text("changed")
+    assert execution.made_by(kept, "00_x") == kept
+    (tmp_path / "b/new.py").touch()
+    assert execution.made_by(kept, "00_x") != kept
 
 
 # ---------------------------------------------------------------------------------------------------------- questions

@@ -15,7 +15,7 @@ from torchcourse.tools.site.source_tree import write_sources
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the course as a static site, in _site/html.")
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="these lessons alone, such as 00 06")
-    parser.add_argument("--again", action="store_true", help="run all notebooks again, also those that ran before")
+    parser.add_argument("--again", action="store_true", help="run all notebooks again, not only what changed")
     options = parser.parse_args()
     try:
         written = write_sources(ROOT, FOLDER, only=options.only, again=options.again)

@@ -1,21 +1,34 @@
-"""A release notebook with its outputs: run once, then kept by jupyter-cache for as long as its code stays the same.
+"""A release notebook with its outputs: run once, then kept by jupyter-cache until something that made them changes.
 
-It runs as a learner gets it, with nothing solved. A cell that raises an error does not end the run.
+That is the notebook's code, the rooms of the package and the bank that it read, and PyTorch. A notebook runs as a
+learner gets it, with nothing solved. A cell that raises an error does not end the run.
 """
 
+import hashlib
+import json
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
+import torch
 from nbformat.notebooknode import NotebookNode
 from nbformat.v4 import new_code_cell
+
+import torchcourse
+from torchcourse.quiz import bank
 
 CELL_SECONDS = 600
 """How long one cell may take."""
 
+_PACKAGE = Path(torchcourse.__file__).parent
 _WITH_FRAMES = "from torchcourse.tools.site import explorer_picture\n\nexplorer_picture.install()"
+_LOADED = """\
+import json, sys
+print(json.dumps([m.__file__ for n, m in [*sys.modules.items()] if f"{n}.".startswith("torchcourse.") and m.__file__]))
+"""
 
 
 class NotRun(RuntimeError):
@@ -26,8 +39,8 @@ def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> Note
     """Return the notebook at `path` with outputs, out of the cache or from a run.
 
     Args:
-        cache_folder: where jupyter-cache keeps what ran. The key is the code of the notebook.
-        again: run it even if the cache has it, as after a change of the package.
+        cache_folder: where jupyter-cache keeps what ran.
+        again: run it even if nothing changed, as after a new version of a package other than PyTorch.
 
     Raises:
         NotRun: if its kernel ended, a cell took too long, or explorers stay without pictures.
@@ -40,23 +53,52 @@ def with_outputs(path: Path, cache_folder: Path, *, again: bool = False) -> Note
     cache = get_cache(cache_folder)
     if not again:
         try:
-            return cache.merge_match_into_notebook(notebook)[1]
+            known = cache.match_cache_notebook(notebook).data or {}
+            if known == made_by(known, path.parent.name):
+                return cache.merge_match_into_notebook(notebook)[1]
         except KeyError:
             pass
     start = time.perf_counter()
     name = f"{path.parent.name}/{path.name}"
-    _run(notebook, name)
+    loaded = _run(notebook, name)
     print(f"  {name}: {time.perf_counter() - start:.0f} s", flush=True)
-    cache.cache_notebook_bundle(CacheBundleIn(notebook, str(path)), check_validity=False, overwrite=True)
+    kept = CacheBundleIn(notebook, str(path), data=made_by(loaded, path.parent.name))
+    cache.cache_notebook_bundle(kept, check_validity=False, overwrite=True)
     return notebook
 
 
-def _run(notebook: NotebookNode, name: str) -> None:
-    """Run a notebook in a kernel and a folder of its own, with a journal of its own."""
+def made_by(modules: Iterable[str], lesson: str) -> dict[str, str]:
+    """Return what a notebook's outputs depend on besides its code: digests by file, and the version of PyTorch.
+
+    Args:
+        modules: the modules that it loaded, by their paths in the package. All of their rooms count, since ranks and
+            programs of their own load others. A name that is no module is left out.
+        lesson: its bank of questions counts too.
+    """
+    files = {f"{lesson}.yaml": bank.folder() / f"{lesson}.yaml"}
+    for room in {room_of(name) for name in modules if name.endswith(".py")}:
+        place = _PACKAGE / room
+        found = [place] if place.suffix == ".py" else place.rglob("*.py")
+        files |= {path.relative_to(_PACKAGE).as_posix(): path for path in found}
+    return {name: _digest(files[name]) for name in sorted(files)} | {"torch": torch.__version__}
+
+
+def room_of(module: str) -> str:
+    """Return the room of a module: a module or folder of the ground, or the wing of a lesson."""
+    parts = module.split("/")
+    return "/".join(parts[:2] if parts[0] in ("lessons", "tools") else parts[:1])
+
+
+def _digest(file: Path) -> str:
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() if file.exists() else ""
+
+
+def _run(notebook: NotebookNode, name: str) -> list[str]:
+    """Run a notebook in a kernel, folder and journal of its own; return the modules of the course that it loaded."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    notebook.cells.insert(0, new_code_cell(_WITH_FRAMES))
+    notebook.cells = [new_code_cell(_WITH_FRAMES), *notebook.cells, new_code_cell(_LOADED)]
     with tempfile.TemporaryDirectory() as folder:
         # By its real name, as outputs show it.
         work = str(Path(folder).resolve())
@@ -70,12 +112,14 @@ def _run(notebook: NotebookNode, name: str) -> None:
             ) from None
         except DeadKernelError:
             raise NotRun(f"{name}: its kernel ended. Is the memory of this machine full? Then try again.") from None
-    made = notebook.cells.pop(0)
+    made, told = notebook.cells.pop(0), notebook.cells.pop()
     if faults := [output.evalue for output in made.outputs if output.output_type == "error"]:
         raise NotRun(f"{name}: its explorers cannot be made into pictures: {faults[0]}.")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_without_folder(output, work) for output in cell.outputs]
+    loaded = json.loads("".join(output.get("text", "") for output in told.outputs))
+    return [Path(file).relative_to(_PACKAGE).as_posix() for file in loaded]
 
 
 def _without_folder(output: NotebookNode, folder: str) -> NotebookNode:

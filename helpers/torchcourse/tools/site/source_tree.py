@@ -69,9 +69,9 @@ def write_sources(root: Path, folder: Path, *, only: list[str], again: bool = Fa
         beside.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, beside)
     texts[START] = _index(notebooks, paths)
-    if (root / "docs" / "lab.png").exists():
-        (folder / "source" / "docs").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / "docs" / "lab.png", folder / "source" / "docs" / "lab.png")
+    (folder / "source" / "docs").mkdir(parents=True, exist_ok=True)
+    for picture in (root / "docs").glob("*.png"):
+        shutil.copyfile(picture, folder / "source" / "docs" / picture.name)
     return write_pages(folder / "source", texts)
 
 
