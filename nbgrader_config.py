@@ -14,7 +14,6 @@ from nbgrader.preprocessors import (
     IgnorePattern,
     LimitOutput,
     LockCells,
-    OverwriteCells,
     OverwriteKernelspec,
     SaveCells,
 )
@@ -28,6 +27,7 @@ from torchcourse.tools.classroom.preprocessors import (
     HarmlessPages,
     PersonalChecks,
     RecoverMetadata,
+    RestoreCells,
     RunInSandbox,
     SaveClampedGrades,
     StderrIsNoError,
@@ -61,7 +61,7 @@ c.GenerateAssignment.preprocessors = [
     Stamp,
 ]
 
-c.OverwriteCells.add_missing_cells = True
+c.RestoreCells.add_missing_cells = True
 c.RunInSandbox.timeout = 300  # where nothing can be isolated, and a kernel runs the notebook
 
 c.AssignLatePenalties.plugin_class = LatePenalty
@@ -71,7 +71,7 @@ c.Autograde.sanitize_preprocessors = [
     RecoverMetadata,
     ForgetDuplicates,
     OverwriteKernelspec,
-    OverwriteCells,
+    RestoreCells,
     PersonalChecks,
     CheckCellMetadata,
 ]

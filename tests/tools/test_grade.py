@@ -34,6 +34,32 @@ def delete_checks(_cells, notebook):
     notebook.cells = [cell for cell in notebook.cells if not cell.id.startswith("check-")]
 
 
+def delete_exercise_and_check(_cells, notebook):
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in ("double", "check-double")]
+
+
+def delete_exercise(_cells, notebook):
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "double"]
+
+
+def borrow(cells, notebook):
+    foreign = nbformat.from_dict(cells["check-double"])
+    foreign.id = foreign.metadata.nbgrader.grade_id = "check-elsewhere"
+    notebook.cells.append(foreign)
+
+
+def type_again(_cells, notebook):
+    """As who copies all cells into a notebook of the learner's own: no cell has a role or its id."""
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"own-{number}"
+        cell.metadata.pop("nbgrader", None)
+
+
+def type_exercises_again(_cells, notebook):
+    type_again(None, notebook)
+    notebook.cells = [cell for cell in notebook.cells if "points=" not in cell.source]
+
+
 def strip_metadata(_cells, notebook):
     for cell in notebook.cells:
         cell.metadata.pop("nbgrader", None)
@@ -80,6 +106,11 @@ def grades(course, tmp_path_factory):
     hand_in(course, folder, "half", half, solved=False)
     hand_in(course, folder, "duplicate", duplicate, solved=True)
     hand_in(course, folder, "deleted", delete_checks, solved=True)
+    hand_in(course, folder, "one gone", delete_exercise, solved=True)
+    hand_in(course, folder, "two gone", delete_exercise_and_check, solved=True)
+    hand_in(course, folder, "borrowed", borrow, solved=True)
+    hand_in(course, folder, "own cells", type_again, solved=True)
+    hand_in(course, folder, "own exercises", type_exercises_again, solved=True)
     hand_in(course, folder, "stripped", strip_metadata, solved=True)
     hand_in(course, folder, "warns", warn, solved=True)
     hand_in(course, folder, "cheat", cheat, solved=False)
@@ -98,6 +129,11 @@ def grades(course, tmp_path_factory):
         ("half", 2),
         ("duplicate", 3),
         ("deleted", 3),
+        ("one gone", 1),
+        ("two gone", 1),
+        ("borrowed", 3),
+        ("own cells", 3),
+        ("own exercises", 3),
         ("stripped", 3),
         ("warns", 3),
         ("flood", 3),
@@ -105,12 +141,12 @@ def grades(course, tmp_path_factory):
 )
 def test_each_gets_what_the_work_is_worth(grades, student, score):
     _, results = grades
-    assert (results[student].score, results[student].max_score) == (score, 6)
+    assert (results[student].score, results[student].max_score) == (score, 6), results[student].note
 
 
 def test_a_written_answer_waits_for_the_teacher_unless_it_is_empty(grades):
     _, results = grades
-    assert results["all"].state == "needs manual grading"
+    assert {results[name].state for name in ("all", "own cells", "two gone")} == {"needs manual grading"}
     assert results["nothing"].state == "graded"
 
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES, ALLOWED_TAGS, SanitizeHTML
-from nbformat.notebooknode import NotebookNode
+from nbformat.notebooknode import NotebookNode, from_dict
 from nbformat.v4 import new_output
 from nbgrader import utils
 from nbgrader.api import Gradebook, SourceCell
-from nbgrader.preprocessors import Execute, NbGraderPreprocessor, SaveAutoGrades
+from nbgrader.preprocessors import Execute, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
 from traitlets import Bool, Dict, List
 
 from torchcourse.tools.classroom import execution, per_student
@@ -79,6 +79,41 @@ class RecoverMetadata(NbGraderPreprocessor):
         return nb, resources
 
 
+class RestoreCells(OverwriteCells):
+    """Put deleted graded cells back, whatever else was deleted or has lost its role.
+
+    Unmended, a check whose exercise is gone too, or was typed again in a cell of the learner's own, ends the whole run.
+    Such a check comes after all that could be the exercise, so before the next graded cell. A graded cell of some other
+    lesson ends the run too; here it is an ordinary cell. What nbgrader puts back is no whole cell: no notebook node
+    within, and without an id.
+    """
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, cell_index: int) -> tuple[NotebookNode, dict]:
+        cell, resources = super().preprocess_cell(cell, resources, cell_index)
+        if "grade_id" not in cell.metadata.get("nbgrader", {"grade_id": None}):
+            del cell.metadata["nbgrader"]
+        return cell, resources
+
+    def add_missing_grade_cells(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        source = self.gradebook.find_notebook(self.notebook_id, self.assignment_id)
+        sources = {cell.name: cell for cell in source.source_cells}
+        points = {cell.name: cell.max_score for cell in source.grade_cells}
+        solutions = {cell.name for cell in source.solution_cells}
+        order = list(sources)
+        for number, name in enumerate(order):
+            there = {
+                cell.metadata["nbgrader"]["grade_id"]: place for place, cell in enumerate(nb.cells) if _is_marked(cell)
+            }
+            if name not in points or name in there:
+                continue
+            cell = from_dict(self.missing_cell_transform(sources[name], points[name], is_solution=name in solutions))
+            cell.id = f"{name}-again" if name in {cell.get("id") for cell in nb.cells} else name
+            before, later = order[max(0, number - 1) : number], order[number + 1 :]
+            places = [there[one] + 1 for one in before if one in there] + [there[one] for one in later if one in there]
+            nb.cells.insert(places[0] if places else len(nb.cells), cell)
+        return nb, resources
+
+
 class PersonalChecks(NbGraderPreprocessor):
     """Grade a quiz that was drawn for this student by this student's keys. OverwriteCells knows one text for all."""
 
@@ -88,7 +123,7 @@ class PersonalChecks(NbGraderPreprocessor):
         own = per_student.checks(drawn) if drawn else {}
         for cell in nb.cells:
             if utils.is_grade(cell):
-                cell.source = own.get(cell.metadata.nbgrader.grade_id, cell.source)
+                cell.source = own.get(cell.metadata["nbgrader"]["grade_id"], cell.source)
         return nb, resources
 
 
@@ -180,12 +215,16 @@ class SaveClampedGrades(SaveAutoGrades):
 
     def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
         if utils.is_grade(cell) and cell.cell_type == "code" and not utils.is_solution(cell):
-            points = float(cell.metadata.nbgrader["points"])
+            points = float(cell.metadata["nbgrader"]["points"])
             results = [output for output in cell.outputs if output.output_type == "execute_result"]
             last = results[-1] if results else new_output("execute_result", execution_count=cell.execution_count)
             last.data["text/plain"] = f"{_clamped(last.data.get('text/plain', ''), points):g}"
             cell.outputs = [output for output in cell.outputs if output.output_type != "execute_result"] + [last]
         return super().preprocess_cell(cell, resources, index)
+
+
+def _is_marked(cell: NotebookNode) -> bool:
+    return utils.is_grade(cell) or utils.is_solution(cell)
 
 
 def _safe_links(markdown: str) -> str:
