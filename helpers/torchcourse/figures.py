@@ -3,16 +3,19 @@
 A lesson draws with `new()`, shows with `show(figure, alt)`, and lets the reader play with `explorer(draw, …)`. A
 picture that follows a slider has to be quick: it draws on a `canvas()` with fixed margins, and many `bars()` at once.
 Figures never touch pyplot's global state: nothing stays open, and a cell that fails leaves nothing behind.
+
+Where no slider shows, `at(name, …)` draws an explorer's picture for values that are given by code.
 """
 
 import base64
+import functools
 import html
 import io
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -20,6 +23,28 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from torchcourse import live
+from torchcourse.controls import Control, checked, control, control_boxes, named, steps, values
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets
+
+__all__ = [  # `steps` and `values` are what an explorer's arguments are written with
+    "COLORS",
+    "CYCLE",
+    "Explorer",
+    "Picture",
+    "at",
+    "bars",
+    "canvas",
+    "explorer",
+    "headline",
+    "legend",
+    "new",
+    "show",
+    "steps",
+    "to_html",
+    "values",
+]
 
 COLORS = {
     "blue": "#0072B2",
@@ -117,104 +142,140 @@ def to_html(figure: Figure | str, alt: str) -> str:
     return f'<img alt="{label}" style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
-_NAME_SLIDERS = """
-// ipywidgets gives a slider no name: here it gets the words that stand beside it.
-function render({ el }) {
-  let watch
-  const begin = () => {
-    const box = el.parentElement
-    if (!box) return setTimeout(begin, 50)
-    const name = () => {
-      for (const slider of box.querySelectorAll("[role=slider]:not([aria-label])")) {
-        const label = slider.closest(".jupyter-widgets")?.querySelector("label")
-        if (label) slider.setAttribute("aria-label", label.textContent)
-      }
-    }
-    watch = new MutationObserver(name)
-    watch.observe(box, { childList: true, subtree: true })
-    name()
-  }
-  begin()
-  return () => watch?.disconnect()
-}
-export default { render }
-"""
+class Explorer:
+    """Controls and a picture that follows them. Show it in a notebook, or ask `at` for the picture of other values.
 
+    The picture of the start stays where no widget shows, with a line that draws it for other values.
+    """
 
-class Explorer(widgets.VBox):
-    """Controls and a picture that follows them. The picture of the start stays where no widget shows."""
+    def __init__(
+        self, draw: Callable[..., Figure | str], alt: str | Callable[..., str], controls: Mapping[str, Control]
+    ) -> None:
+        self.draw, self.alt, self.controls = draw, alt, dict(controls)
+        self._start = self._html(self._values({}))
+        self.name = _remembered(self)
+
+    def at(self, **values: Any) -> "Picture":
+        """Return the picture for these values; the controls that are not named stand as at the start.
+
+        Raises:
+            ValueError: for a control that does not exist, a value that it cannot be set to, or values that together
+                cannot be drawn.
+        """
+        chosen = self._values(values)
+        return Picture(self.draw(**chosen), self._words(chosen))
+
+    @functools.cached_property
+    def children(self) -> "tuple[widgets.Widget, ...]":
+        """The controls, and last the picture, as ipywidgets.
+
+        Raises:
+            ImportError: on a host without ipywidgets.
+        """
+        import ipywidgets as widgets
+
+        boxes, picture = control_boxes(self.controls), widgets.HTML(self._start)
+
+        def redraw(_change: Any) -> None:
+            picture.value = self._html({name: box.value for name, box in boxes.items()})
+
+        for box in boxes.values():
+            box.observe(redraw, names="value")
+        return (*boxes.values(), picture)
+
+    def widget(self) -> "widgets.VBox":
+        """Return the controls and the picture as one ipywidget."""
+        import ipywidgets as widgets
+
+        return named(widgets.VBox(list(self.children)))
+
+    def __repr__(self) -> str:
+        alt = re.search('(?:alt|aria-label)="([^"]*)"', self._start)
+        words = f"[picture: {html.unescape(alt[1])}]" if alt else html.unescape(re.sub("<[^>]*>", "", self._start))
+        return f"{words}\n{MOVE_BY_CODE} {self._line()}"
+
+    def _repr_html_(self) -> str:
+        """Return what stays when nothing can be moved: the picture of the start, and how to go on."""
+        return f"{self._start}<p>{MOVE_BY_CODE} <code>{html.escape(self._line(), quote=False)}</code></p>"
 
     def _ipython_display_(self) -> None:
-        start = self.children[-1].value
-        alt = re.search('(?:alt|aria-label)="([^"]*)"', start)
-        words = html.unescape(alt[1]) if alt else start
-        live.show(self._named, f"{start}<p>To move the controls, run this cell.</p>", f"[picture: {words}]")
+        live.show(self.widget, self._repr_html_(), repr(self))
 
-    def _named(self) -> widgets.VBox:
-        import anywidget
+    def _line(self) -> str:
+        """The line that draws other values by code, once the explorer's cell has run."""
+        values = "".join(f", {name}={value!r}" for name, value in self._values({}).items())
+        return f'from torchcourse import figures; figures.at("{self.name}"{values})'
 
-        return widgets.VBox([self, anywidget.AnyWidget(_esm=_NAME_SLIDERS)])
+    def _values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return checked(self.controls, given)
+
+    def _html(self, values: Mapping[str, Any]) -> str:
+        try:
+            return to_html(self.draw(**values), self._words(values))
+        except ValueError as error:
+            return f"<p><b>Not possible:</b> {html.escape(str(error))}</p>"
+
+    def _words(self, values: Mapping[str, Any]) -> str:
+        return self.alt(**values) if callable(self.alt) else self.alt
+
+
+MOVE_BY_CODE = "To move the controls, run this cell. Where none show then, change the values in this line and run it:"
 
 
 def explorer(
-    draw: Callable[..., Figure | str],
-    *,
-    alt: str | Callable[..., str],
-    **controls: tuple | list | bool | widgets.Widget,
+    draw: Callable[..., Figure | str], *, alt: str | Callable[..., str], **controls: tuple | list | bool | Control
 ) -> Explorer:
-    """Return a widget that draws `draw(**values)` again whenever a control moves.
+    """Return controls and a picture, `draw(**values)`, that is drawn again whenever one of them moves.
 
     A control is `(low, high, start)` for a slider (whole steps when all three are whole numbers; a fourth number is
-    the step), a list for a choice, a truth value for a tick box, or any ipywidget. The keyboard reaches all of them:
-    Tab to a control, arrow keys to move it. `alt` is the text alternative, or a function of the same values.
+    the step), a list for a choice, a truth value for a tick box, or what `steps` and `values` return. The keyboard
+    reaches all of them: Tab to a control, arrow keys to move it. `alt` is the text alternative, or a function of the
+    same values.
 
     A value that cannot be drawn (`ValueError`) is answered with its sentence instead of the picture.
     """
-    boxes = {name: _control(name, spec) for name, spec in controls.items()}
-    picture = widgets.HTML()
-
-    def redraw(_change: Any = None) -> None:
-        values = {name: box.value for name, box in boxes.items()}
-        try:
-            figure = draw(**values)
-        except ValueError as error:
-            picture.value = f"<p><b>Not possible:</b> {html.escape(str(error))}</p>"
-            return
-        picture.value = to_html(figure, alt(**values) if callable(alt) else alt)
-
-    for box in boxes.values():
-        box.observe(redraw, names="value")
-    redraw()
-    return Explorer([*boxes.values(), picture])
+    return Explorer(draw, alt, {name: control(name, spec) for name, spec in controls.items()})
 
 
-def steps(description: str, low: int, high: int, start: int) -> widgets.IntSlider:
-    """Return a slider over whole numbers, in the look of `explorer`."""
-    return widgets.IntSlider(start, low, high, description=description, **_look())
+def at(name: str, **values: Any) -> "Picture":
+    """Return the picture of an explorer for these values, by code: for where no control shows.
+
+    Args:
+        name: as the line below the explorer's picture has it.
+        values: of its controls; those that are left out stand as at the start.
+
+    Raises:
+        ValueError: for an explorer whose cell has not run, or values that cannot be drawn.
+    """
+    if name not in _made:
+        raise ValueError(f"figures.at('{name}'): run the cell of this picture first; then this line knows it.")
+    return _made[name].at(**values)
 
 
-def values(description: str, options: Sequence[float], start: float) -> widgets.SelectionSlider:
-    """Return a slider over the given values, in the look of `explorer`."""
-    return widgets.SelectionSlider(options=options, value=start, description=description, **_look())
+_made: dict[str, Explorer] = {}
+"""The explorers of this session, by name."""
 
 
-def _control(name: str, spec: Any) -> widgets.Widget:
-    look = {"description": name.replace("_", " "), **_look()}
-    if isinstance(spec, widgets.Widget):
-        return spec
-    if isinstance(spec, bool):
-        return widgets.Checkbox(value=spec, **look)
-    if isinstance(spec, list):
-        return widgets.Dropdown(options=spec, value=spec[0], **look)
-    low, high, start, *step = spec
-    whole = all(isinstance(number, int) for number in spec)
-    kind = widgets.IntSlider if whole else widgets.FloatSlider
-    step = step[0] if step else 1 if whole else (high - low) / 50
-    return kind(min=low, max=high, value=start, step=step, continuous_update=True, **look)
+def _remembered(made: Explorer) -> str:
+    """Keep an explorer under a name of its own, that of its function or of its controls; a cell run again keeps it."""
+    stem = getattr(_plain(made.draw), "__name__", "picture")
+    stem = stem if stem.isidentifier() else "_".join(made.controls)  # a lambda
+    names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in _made or _alike(_made[name], made))
+    _made[name] = made
+    return name
 
 
-def _look() -> dict[str, Any]:
-    return {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em", max_width="100%")}
+def _alike(one: Explorer, other: Explorer) -> bool:
+    return _code(one.draw) == _code(other.draw) and list(one.controls) == list(other.controls)
+
+
+def _code(draw: Callable[..., Any]) -> Any:
+    return getattr(_plain(draw), "__code__", _plain(draw))
+
+
+def _plain(draw: Callable[..., Any]) -> Callable[..., Any]:
+    return draw.func if isinstance(draw, functools.partial) else draw
 
 
 def _titles(figure: Figure) -> list[Text]:

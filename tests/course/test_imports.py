@@ -201,7 +201,11 @@ ROOMS = ["ranks.who", "ranks.run", "training", "data", "quiz", "journal", "check
 ROOMS += ["environment", *(f"lessons.{wing}" for wing in WINGS)]
 
 
-def test_importing_anything_but_run_ranks_starts_no_process():
+NEED_WIDGETS = ["torchcourse.quiz.form", "torchcourse.quiz.widget"]
+"""Modules whose import needs ipywidgets. They are imported where one is drawn; the others live without."""
+
+
+def test_importing_anything_but_run_ranks_starts_no_process_and_needs_no_widgets():
     names = [
         name
         for name in modules(PACKAGE)
@@ -210,8 +214,12 @@ def test_importing_anything_but_run_ranks_starts_no_process():
     assert all(f"torchcourse.{room}" in names for room in ROOMS)
     code = (
         "import importlib, sys, psutil\n"
+        "sys.modules.update(ipywidgets=None, anywidget=None)\n"
         "for name in sys.argv[1:]:\n"
-        "    importlib.import_module(name)\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "    except ImportError as error:\n"
+        "        print(name, error.name)\n"
         "    children = psutil.Process().children()\n"
         "    assert not children, (name, children)\n"
         "from torchcourse.ranks import run_ranks\n"
@@ -219,7 +227,9 @@ def test_importing_anything_but_run_ranks_starts_no_process():
         "print('none, then the server')\n"
     )
     ran = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
-    assert ran.stdout == "none, then the server\n", ran.stderr
+    *refused, last = ran.stdout.splitlines()
+    assert last == "none, then the server", ran.stderr
+    assert refused == [f"{name} anywidget" for name in NEED_WIDGETS]
 
 
 def planted(folder: Path, files: dict[str, str]) -> Path:

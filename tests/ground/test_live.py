@@ -1,5 +1,7 @@
 """What a cell shows of something alive: the widget, and a static form that stands in for it."""
 
+import html
+import re
 import sys
 
 import ipywidgets as widgets
@@ -7,7 +9,8 @@ import pytest
 from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 
-from torchcourse import live
+from torchcourse import figures, live
+from torchcourse.quiz import card, predict
 
 
 @pytest.fixture
@@ -52,3 +55,31 @@ def test_without_ipywidgets_the_static_form_stands_alone(outputs, monkeypatch):
     [static] = outputs
     assert static["data"]["text/html"].endswith("<p>A picture.</p></div>")
     assert "<style>" not in static["data"]["text/html"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: card("04_monitoring_and_checkpoints", "manage-training"),
+        lambda: predict("live.bars", "How many?", ["one", "two"]),
+        lambda: figures.explorer(
+            lambda bars, kind: f"<p>{bars} {kind}</p>", alt="bars", bars=(1, 9, 3), kind=["a<b", 'a"b']
+        ),
+    ],
+    ids=["card", "prediction", "explorer"],
+)
+@pytest.mark.parametrize("missing", [("ipywidgets", "anywidget"), ("anywidget",)], ids=["neither", "no anywidget"])
+def test_on_a_host_without_widgets_the_static_form_names_a_line_that_runs(outputs, monkeypatch, missing, make):
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    for module in ("torchcourse.quiz.widget", "torchcourse.quiz.form"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    make()._ipython_display_()
+    [static] = outputs
+    [line] = re.findall(r"<code>(from .*?)</code>", static["data"]["text/html"])
+    line = html.unescape(line)
+    assert line in static["data"]["text/plain"]
+    *statements, expression = line.split("; ")
+    namespace: dict[str, object] = {}
+    exec("; ".join(statements), namespace)
+    assert eval(expression, namespace) is not None

@@ -2,23 +2,16 @@
 
 from typing import Any
 
-import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, steps
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend, steps
 from torchcourse.lessons.data_parallelism.collectives import RingStep, ring_steps
 
 
-def ring_picture() -> widgets.VBox:
+def ring_picture() -> Explorer:
     """Return the ring as an explorer: choose the number of ranks, then walk through the steps (arrow keys)."""
     ranks = steps("ranks", 2, 8, start=4)
-    step = steps("step", 0, _last_step(ranks.value), start=0)
-
-    def fit_steps(_change: Any) -> None:
-        step.max = _last_step(ranks.value)
-
-    ranks.observe(fit_steps, names="value")
-    return explorer(draw_ring, alt=describe_ring, ranks=ranks, step=step)
+    return explorer(draw_ring, alt=describe_ring, ranks=ranks, step=steps("step", 0, _last_step, start=0))
 
 
 def draw_ring(ranks: int, step: int) -> Figure:

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, values
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend, values
 from torchcourse.lessons.data_parallelism.memory import RECIPES, States, zero_memory
 
 STAGES = {0: "DDP", 1: "stage 1", 2: "stage 2", 3: "stage 3, FSDP"}
 
 
-def zero_picture() -> widgets.VBox:
+def zero_picture() -> Explorer:
     """Return the memory of DDP and of ZeRO stages 1 to 3 as an explorer, for any model and number of ranks."""
     return explorer(
         draw_zero,

@@ -1,10 +1,9 @@
 """What prefetching does to a step of FSDP: two modeled time lines, one above the other."""
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend
 from torchcourse.lessons.data_parallelism.prefetch import Step, modeled_step
 
 KIND_COLORS = {
@@ -15,7 +14,7 @@ KIND_COLORS = {
 }
 
 
-def prefetching_picture() -> widgets.VBox:
+def prefetching_picture() -> Explorer:
     """Return the step with and without prefetching as an explorer, with sliders for units and speeds."""
     return explorer(
         draw_prefetch,

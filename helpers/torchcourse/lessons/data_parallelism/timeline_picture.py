@@ -2,11 +2,10 @@
 
 from functools import cache
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, values
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend, values
 from torchcourse.lessons.data_parallelism.timeline import (
     Timeline,
     Workload,
@@ -36,7 +35,7 @@ TIME_COLORS = {
 }
 
 
-def dataparallel_picture() -> widgets.VBox:
+def dataparallel_picture() -> Explorer:
     """Return DataParallel against DDP as an explorer, with sliders for devices, model, batch and bandwidth."""
     return explorer(
         draw_dataparallel,
@@ -105,7 +104,7 @@ def describe_dataparallel(
     )
 
 
-def bucket_picture() -> widgets.VBox:
+def bucket_picture() -> Explorer:
     """Return the overlap of communication and computation as an explorer, with a slider for the bucket size."""
     return explorer(
         draw_buckets,

@@ -1,16 +1,15 @@
 """The memory of a training step beside that of the plain step, with every remedy on a slider."""
 
-import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from torchcourse.figures import explorer, new
+from torchcourse.figures import Explorer, explorer, new
 from torchcourse.lessons.troubleshooting.step_study import OPTIMIZERS, PRECISIONS, Step, study_step
 from torchcourse.lessons.troubleshooting.tracking import KINDS, Timeline
 from torchcourse.lessons.troubleshooting.tracking_picture import KIND_COLORS, MIB, kind_handles
 from torchcourse.units import format_bytes
 
 
-def step_explorer() -> widgets.VBox:
+def step_explorer() -> Explorer:
     """Return the memory of a training step as an explorer: batch size, precision, optimizer, checkpointing, parts."""
     return explorer(
         draw_step,

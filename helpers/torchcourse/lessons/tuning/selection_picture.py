@@ -1,7 +1,5 @@
 """Pictures of choosing: what the best of many trials scores, and which learning rates serve a batch size."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -43,22 +41,13 @@ def draw_selection(trials: int, scores: np.ndarray, own: np.ndarray) -> Figure:
     return figure
 
 
-def trials_picture(scores: np.ndarray, own: np.ndarray) -> Any:
+def trials_picture(scores: np.ndarray, own: np.ndarray) -> figures.Explorer:
     """Return the explorer: how many trials to choose from."""
-    import ipywidgets as widgets
-
     steps = {5, 10, 20, 50, 100, 200, 400, 780, *range(60, 780, 20)}
-    slider = widgets.SelectionSlider(
-        options=sorted(steps),
-        value=20,
-        description="trials",
-        style={"description_width": "11em"},
-        layout=widgets.Layout(width="36em", max_width="100%"),
-    )
     return figures.explorer(
         lambda trials: draw_selection(trials, scores, own),
         alt=lambda trials: f"Accuracy of the chosen setting over the number of trials. {_finding(trials, scores)}.",
-        trials=slider,
+        trials=figures.values("trials", sorted(steps), start=20),
     )
 
 

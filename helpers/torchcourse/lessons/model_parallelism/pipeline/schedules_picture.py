@@ -3,11 +3,10 @@
 import itertools
 from functools import cache
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, legend, steps, values
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend, steps, values
 from torchcourse.lessons.model_parallelism.pipeline.schedules import SCHEDULES
 from torchcourse.lessons.model_parallelism.pipeline.simulation import Costs, Span, Timeline, simulate
 
@@ -19,7 +18,7 @@ _SECOND_HALF = {"F": "#B3DDF4", "B": "#7FB8D8"}  # of the model, where a rank ho
 _MEMORY = COLORS["yellow"]
 
 
-def schedule_picture() -> widgets.VBox:
+def schedule_picture() -> Explorer:
     """Return the four schedules as an explorer, with sliders for ranks, micro-batches and the backward pass."""
     return explorer(
         draw_schedule,

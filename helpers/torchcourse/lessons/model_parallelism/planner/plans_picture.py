@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from torchcourse.figures import COLORS, bars, canvas, explorer, headline, new, values
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, new, values
 from torchcourse.lessons.model_parallelism.planner import (
     GPT3,
     LLAMA3_8B,
@@ -18,7 +17,7 @@ from torchcourse.lessons.model_parallelism.planner import (
     dgx_a100,
     plan,
 )
-from torchcourse.lessons.model_parallelism.planner.accuracy import Judgement, mean_error
+from torchcourse.lessons.model_parallelism.planner.accuracy import Judgement, by_source, mean_error
 from torchcourse.units import format_bytes
 
 MODELS = {model.name: model for model in (GPT3, LLAMA3_8B, LLAMA3_70B, LLAMA3_405B)}
@@ -46,7 +45,7 @@ SECOND_COLORS = {
 }
 
 
-def planner_picture() -> widgets.VBox:
+def planner_picture() -> Explorer:
     """Return the planner as an explorer: a GPT-3 or a Llama 3 on a cluster of A100, with a slider for each dimension.
 
     Data parallelism takes the GPUs that the other dimensions leave.
@@ -182,6 +181,12 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
         f"{len(judged)} runs of sources that set nothing: {mean_error(judged):.0%} off on average",
     )
     return figure
+
+
+def describe_accuracy(judgements: Sequence[Judgement]) -> str:
+    """Say in words what `draw_accuracy` shows."""
+    errors = ", ".join(f"{row.key} {row.error:.0%}" for row in by_source(judgements))
+    return f"Planned over published TFLOP/s per GPU for all sources: {errors}"
 
 
 def _finding(chosen: Plan) -> str:

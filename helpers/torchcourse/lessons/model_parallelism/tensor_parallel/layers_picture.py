@@ -1,15 +1,14 @@
 """Who holds which part of two dense layers, and what the ranks send for it."""
 
-import ipywidgets as widgets
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, CYCLE, bars, canvas, explorer, headline, values
+from torchcourse.figures import COLORS, CYCLE, Explorer, bars, canvas, explorer, headline, values
 from torchcourse.lessons.data_parallelism.cost import ring_bytes
 from torchcourse.lessons.model_parallelism.tensor_parallel.cost import COLUMN_ROW, ORDERS, pair_bytes, weight_bytes
 
 
-def split_picture() -> widgets.VBox:
+def split_picture() -> Explorer:
     """Return the dense part of a block, split over ranks, as an explorer: order, ranks, width and tokens."""
     return explorer(
         draw_split,

@@ -85,7 +85,8 @@ class Hints:
         self.renew: live.Replace = live.unseen
 
     def __repr__(self) -> str:
-        return f'{len(self.case.hints)} hints; clinic.hint("{self.case.slug}") opens the next one.'
+        line = f'from torchcourse.lessons.troubleshooting import clinic; clinic.hint("{self.case.slug}")'
+        return f"{len(self.case.hints)} hints. This line opens the next one by code: {line}"
 
     def _repr_html_(self) -> str:
         """Return what stays when nothing can be clicked: the opened hints, and how to open one by code."""
