@@ -1,11 +1,14 @@
 """Bars that move: in a notebook, in a terminal, and nowhere else. Importing this brings no torch.
 
+A rank draws its bar for the notebook or terminal that started it, which passes it on (`ranks/report.py`).
 Nothing goes to stderr, which nbgrader would take for a failure.
 """
 
 import contextlib
+import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -15,11 +18,29 @@ from tqdm import tqdm
 def bar(steps: int | None) -> tqdm | None:
     """Return a tqdm bar, or None where only lines of text look right."""
     look: dict[str, Any] = {"total": steps, "mininterval": 0.2, "bar_format": _FORMAT}
-    if _in_notebook():
-        return tqdm(file=_Output(), **look)
+    if in_notebook():
+        return tqdm(file=Line(), **look)
     if sys.stdout.isatty():
         return tqdm(file=sys.stdout, dynamic_ncols=True, **look)
+    columns = getattr(sys.stdout, "bar_columns", None)  # a rank's, when somebody watches
+    return None if columns is None else tqdm(file=sys.stdout, ncols=columns or None, **look)
+
+
+def columns() -> int | None:
+    """Return how many characters a line that moves may have here: 0 for any number, None where no line may move.
+
+    None also where a notebook's output is being collected, as by `redirect_stdout`.
+    """
+    if in_notebook():
+        return 0 if type(sys.stdout).__module__.startswith("ipykernel") else None
+    with contextlib.suppress(AttributeError, ValueError):  # no console, or a closed one
+        return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     return None
+
+
+def last_shown() -> float:
+    """Return when a line of this process moved last, by the monotonic clock."""
+    return Line.shown
 
 
 class TrialProgress:
@@ -31,7 +52,8 @@ class TrialProgress:
     """
 
     def __init__(self, trials: int, finished: int) -> None:
-        self._bar = bar(trials)
+        # A search in ranks is followed where they were started.
+        self._bar = bar(trials) if not hasattr(sys.stdout, "bar_columns") else None
         if self._bar is not None:
             self._bar.set_description("trials", refresh=False)
             self._bar.initial = finished
@@ -82,13 +104,15 @@ LOOK_SECONDS = 1.0
 _FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
-class _Output:
+class Line:
     """A cell's output as a file with one line, which every write replaces.
 
     Instead of tqdm's own widget, which needs ipywidgets, and stays at 0% in a saved notebook and nbgrader's feedback.
     """
 
     encoding = "utf-8"  # tells tqdm that it may draw with blocks
+    shown = 0.0
+    """When any of them was written last, by the monotonic clock."""
 
     def __init__(self) -> None:
         from IPython.display import display
@@ -98,11 +122,13 @@ class _Output:
     def write(self, text: str) -> None:
         if text.strip():
             self._line.update({"text/plain": text.strip()}, raw=True)
+            Line.shown = time.monotonic()
 
     def flush(self) -> None:
         """Nothing waits: tqdm asks for this after each write."""
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell is not None and "IPKernelApp" in shell.config

@@ -5,10 +5,12 @@ import contextlib
 import contextvars
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from torchcourse import progress_bars
 from torchcourse.source_lines import cell_name, is_library
 
 _HERE = Path(__file__).parent
@@ -66,14 +68,21 @@ _NOISE = re.compile(
 class LinePrinter:
     """Prints what ranks write, in whole lines, each with its rank in front.
 
-    A line that a rank rewrites after a carriage return (a progress bar) is rewritten here too.
+    A line that a rank rewrites after a carriage return (a progress bar) is rewritten here too. In a notebook it is an
+    output of its own, so that a saved notebook holds only its last state.
     """
 
     def __init__(self) -> None:
+        self.columns = progress_bars.columns()
         self._decoders: dict[int, codecs.IncrementalDecoder] = {}
         self._begun: dict[int, str] = {}  # rank -> its line so far
         self._quiet = _noise_hidden.get()
+        self._unshown: list[str] = []
         self._width = 0  # of the progress line that the screen's cursor is on
+        self._bars: dict[int, progress_bars.Line] | None = {} if self.columns == 0 else None  # of a notebook, by rank
+        self._note: progress_bars.Line | None = None  # what `waiting` says, in a notebook
+        self._noted = False  # whether it is the line that the screen's cursor is on, in a terminal
+        self._start = self._last = time.monotonic()
 
     def write(self, rank: int, data: bytes, final: bool = False) -> None:
         """Print the lines that `data` completes, and with `final` also what it leaves incomplete."""
@@ -90,28 +99,82 @@ class LinePrinter:
             self._begun[rank] = rest
         if self._quiet:
             lines = [line for line in lines if not _NOISE.match(line)]
-        shown = "".join(self._line(rank, line) for line in lines) + self._progress(rank)
-        if shown:
-            _show(shown)
+        for line in lines:
+            self._line(rank, line)
+        self._progress(rank)
+        self._flush()
 
-    def _line(self, rank: int, line: str) -> str:
+    def waiting(self, what: str) -> None:
+        """Say `what` goes on, and for how long, where lines can move and nothing has for a while; then each second."""
+        now, noted = time.monotonic(), self._note is not None or self._noted
+        quiet = now - (self._last if noted else max(self._last, progress_bars.last_shown()))
+        if self.columns is None or quiet < (1 if noted else QUIET_SECONDS):
+            return
+        text = f"{what}: {now - self._start:.0f} s"
+        if self._bars is not None:
+            self._note = self._note or progress_bars.Line()
+            self._note.write(text)
+            self._last = now
+        else:
+            self._unshown.append(self._place(text, over=self._noted, stay=True))
+            self._noted = True
+            self._flush()
+
+    def over(self) -> None:
+        """Say how long it took, where a notebook has been told that it goes on; take a terminal's note away."""
+        if self._note is not None:
+            self._note.write(f"run_ranks took {time.monotonic() - self._start:.0f} s.")
+            self._note = None
+        elif self._noted:
+            self._unshown.append(f"\r{' ' * self._width}\r")
+            self._width, self._noted = 0, False
+            self._flush()
+
+    def _line(self, rank: int, line: str) -> None:
         _, returned, text = line.rstrip("\r").rpartition("\r")
-        return self._place(f"[rank {rank}] {text}", over=bool(returned), stay=False) + "\n"
+        if returned and self._bars is not None:
+            self._move(rank, text)
+            del self._bars[rank]
+        else:
+            self._unshown.append(self._place(f"[rank {rank}] {text}", over=bool(returned), stay=False) + "\n")
 
-    def _progress(self, rank: int) -> str:
+    def _progress(self, rank: int) -> None:
         begun = self._begun.get(rank, "")
         if "\r" not in begun:
-            return ""
+            return
         text = begun.rstrip("\r").rpartition("\r")[2]
         self._begun[rank] = f"\r{text}\r" if begun.endswith("\r") else f"\r{text}"
-        return self._place(f"[rank {rank}] {text}", over=True, stay=True)
+        if self._bars is not None:
+            self._move(rank, text)
+        else:
+            self._unshown.append(self._place(f"[rank {rank}] {text}", over=True, stay=True))
+
+    def _move(self, rank: int, text: str) -> None:
+        """Rewrite the line of a rank in the notebook, below all that was printed before it."""
+        assert self._bars is not None
+        self._flush()
+        if rank not in self._bars:
+            self._bars[rank] = progress_bars.Line()
+        self._bars[rank].write(f"[rank {rank}] {text}")
+        self._last = time.monotonic()
 
     def _place(self, text: str, over: bool, stay: bool) -> str:
         """Put text over the progress line, if there is one, or below it; the cursor may stay on it for the next."""
+        over, self._noted = over or self._noted, False
         width, self._width = self._width, len(text) if stay else 0
         if not width:
             return text
         return "\r" + text.ljust(width) if over else "\n" + text
+
+    def _flush(self) -> None:
+        if self._unshown:
+            _show("".join(self._unshown))
+            self._unshown.clear()
+            self._last = time.monotonic()
+
+
+QUIET_SECONDS = 2.0
+"""How long ranks may run without a sign before the notebook says that they do."""
 
 
 def _show(text: str) -> None:

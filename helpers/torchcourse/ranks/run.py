@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.interrupts import stopped
-from torchcourse.ranks import group, pickling, start
+from torchcourse.ranks import group, pickling, report, start
 from torchcourse.ranks.environ import IN_RANK, under_torchrun
 from torchcourse.ranks.errors import RankError, RankTimeout
 from torchcourse.ranks.supervisor import Supervisor
@@ -78,9 +78,10 @@ def run_ranks(
     _check_memory(world_size, len(payload))
     libuv = sys.platform != "win32"  # which PyTorch for Windows is built without
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=libuv)
-    supervisor = Supervisor(_start(world_size))
+    printer = report.LinePrinter()
+    supervisor = Supervisor(_start(world_size, printer), printer)
     try:
-        supervisor.send(_job(world_size, store.port, env), payload)
+        supervisor.send(_job(world_size, store.port, env, printer.columns), payload)
         return supervisor.results(timeout)
     except KeyboardInterrupt:
         raise stopped(f"The ranks were stopped.\n{supervisor.where()}") from None
@@ -165,17 +166,17 @@ def _check_memory(world_size: int, payload: int) -> None:
         )
 
 
-def _start(world_size: int) -> list[start.RankProcess]:
+def _start(world_size: int, printer: report.LinePrinter) -> list[start.RankProcess]:
     try:
-        return start.start_ranks(world_size)
+        return start.start_ranks(world_size, lambda: printer.waiting("PyTorch is being imported for the ranks"))
     except OSError as error:
         raise RuntimeError(
             f"This machine has no room for {world_size} ranks ({error.strerror}). Ask for fewer."
         ) from None
 
 
-def _job(world_size: int, port: int, env: dict[str, str] | None) -> Job:
-    """What every rank is told: to look like this process, and where to meet the others."""
+def _job(world_size: int, port: int, env: dict[str, str] | None, columns: int | None) -> Job:
+    """What every rank is told: to look like this process, where to meet the others, and whether a bar may move."""
     return Job(
         rank=0,
         world_size=world_size,
@@ -185,6 +186,7 @@ def _job(world_size: int, port: int, env: dict[str, str] | None) -> Job:
         path=list(sys.path),
         argv=list(sys.argv),
         sources=_sources(),
+        bar_columns=max(columns - len("[rank 0] "), 1) if columns else columns,
     )
 
 

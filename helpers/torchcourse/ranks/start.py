@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -71,8 +72,12 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
-def start_ranks(world_size: int) -> list[RankProcess]:
+def start_ranks(world_size: int, meanwhile: Callable[[], object] = lambda: None) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
+
+    Args:
+        world_size: how many.
+        meanwhile: called each second while the rank server is not ready yet.
 
     Raises:
         OSError: the system has no room for so many processes or open files.
@@ -80,7 +85,7 @@ def start_ranks(world_size: int) -> list[RankProcess]:
     """
     ranks: list[RankProcess] = []
     try:
-        for process in _spawn(world_size) if start_method() == "spawn" else _server().fork(world_size):
+        for process in _spawn(world_size) if start_method() == "spawn" else _server().fork(world_size, meanwhile):
             ranks.append(process)
     except BaseException:
         for process in ranks:
@@ -133,9 +138,9 @@ class _Server:
     def alive(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def fork(self, world_size: int) -> Iterator[RankProcess]:
+    def fork(self, world_size: int, meanwhile: Callable[[], object] = lambda: None) -> Iterator[RankProcess]:
         with self._lock:
-            self._wait_until_ready()
+            self._wait_until_ready(meanwhile)
             for rank in range(world_size):
                 yield self._fork(rank)
 
@@ -147,13 +152,17 @@ class _Server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2)
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, meanwhile: Callable[[], object]) -> None:
         if self._ready:
             return
-        readable, _, _ = select.select([self._control], [], [], _START_LIMIT)
-        if not readable:
-            self._process.kill()
-            raise RuntimeError(f"The process that starts the ranks did not import PyTorch within {_START_LIMIT:.0f} s.")
+        limit = time.monotonic() + _START_LIMIT
+        while not select.select([self._control], [], [], 1.0)[0]:
+            if time.monotonic() > limit:
+                self._process.kill()
+                raise RuntimeError(
+                    f"The process that starts the ranks did not import PyTorch within {_START_LIMIT:.0f} s."
+                )
+            meanwhile()
         if self._control.recv(1) != READY:
             raise RuntimeError(_SERVER_GONE)
         self._ready = True

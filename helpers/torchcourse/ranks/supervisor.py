@@ -32,7 +32,7 @@ _TEARDOWN = 5.0  # seconds for finished ranks to flush and end
 class Supervisor:
     """The processes of one call of `run_ranks`, and what is known of each."""
 
-    def __init__(self, ranks: list[RankProcess]) -> None:
+    def __init__(self, ranks: list[RankProcess], printer: report.LinePrinter) -> None:
         self.ranks = ranks
         self.pickles: dict[int, bytes] = {}  # rank -> its pickled result
         self.failures: dict[int, Failure] = {}
@@ -40,7 +40,7 @@ class Supervisor:
         self.exited: set[int] = set()
         self.stacks: dict[int, bytes] = {rank.rank: b"" for rank in ranks}
         self.closed = False
-        self.printer = report.LinePrinter()
+        self.printer = printer
         self.selector = selectors.DefaultSelector()
         for rank in ranks:
             # In this order: what a rank has said counts before its end.
@@ -108,6 +108,7 @@ class Supervisor:
         for rank in self.ranks:
             self.printer.write(rank.rank, b"", final=True)
             rank.close()
+        self.printer.over()
         self.selector.close()
 
     def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
@@ -117,7 +118,8 @@ class Supervisor:
             left = limit - time.monotonic()
             if left <= 0:
                 return False
-            self._handle_events(min(left, 0.05 if self.failures else 60))
+            self._handle_events(min(left, 0.05 if self.failures else 1.0))
+            self.printer.waiting("run_ranks is running")
         return True
 
     def _handle_events(self, timeout: float) -> None:

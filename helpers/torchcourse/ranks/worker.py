@@ -46,6 +46,7 @@ class Job:
     path: list[str]
     argv: list[str]
     sources: dict[str, str]  # file name of a notebook cell -> its text
+    bar_columns: int | None  # characters of a line that moves, 0 for any number, None where none may move
 
 
 @dataclass
@@ -84,7 +85,7 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     released = threading.Event()
     threading.Thread(target=_watch, args=(connection, released), daemon=True).start()
     try:
-        _redirect(output_fd, stacks_fd)
+        _redirect(output_fd, stacks_fd, job.bar_columns)
         _prepare(job)
         group.join()
         function, args = cloudpickle.loads(payload)
@@ -128,14 +129,14 @@ def describe(error: BaseException) -> Failure:
     return Failure(type(error).__name__, message, report.traceback_of(error), time.monotonic())
 
 
-def _redirect(output_fd: int, stacks_fd: int) -> None:
+def _redirect(output_fd: int, stacks_fd: int, bar_columns: int | None) -> None:
     """Send all output, that of C libraries too, to the notebook line by line; say where this rank is on SIGUSR1."""
     faulthandler.enable(stacks_fd, all_threads=False)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=stacks_fd)  # all threads: any may get it
     for fd in (1, 2):
         os.dup2(output_fd, fd)
-    sys.stdout, sys.stderr = _Lines(1), _Lines(2)
+    sys.stdout, sys.stderr = _Lines(1, bar_columns), _Lines(2)
     with contextlib.suppress(Exception):  # C's stdout is a pipe here, and would keep its lines until the end
         libc = ctypes.CDLL(None)
         stdout = ctypes.c_void_p.in_dll(libc, "__stdoutp" if sys.platform == "darwin" else "stdout")
@@ -153,8 +154,9 @@ def _flush() -> None:
 class _Lines(io.TextIOWrapper):
     """A text stream that hands on whole lines: threads and DataLoader workers do not tear each other's lines."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, bar_columns: int | None = None) -> None:
         super().__init__(io.FileIO(fd, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        self.bar_columns = bar_columns  # which `progress_bars.bar` asks for
         self._begun: dict[int, str] = {}  # thread -> its line so far
         self._renew_lock()
         if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ from torchcourse.training.history import describe
 
 
 class Progress:
-    """One bar that moves, in a notebook and in a terminal; elsewhere, as in a rank, a line of text per epoch.
+    """One bar that moves, in a notebook and in a terminal, also from a rank; elsewhere a line of text per epoch.
 
     An epoch that takes long says so in lines of its own: after 2 seconds, then after twice as long as the last time.
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ class Cell:
     """What one cell showed."""
 
     printed: list[tuple[float, str]] = field(default_factory=list)  # seconds after the start, text
+    lines: dict[str, list[str]] = field(default_factory=dict)  # what each output that moves has shown, by its id
     error: str = ""
     error_name: str = ""
     seconds: float = 0.0
@@ -53,6 +55,8 @@ class Kernel:
             match message["msg_type"]:
                 case "stream":
                     cell.printed.append((time.monotonic() - start, content["text"]))
+                case "display_data" | "update_display_data":
+                    cell.lines.setdefault(content["transient"]["display_id"], []).append(content["data"]["text/plain"])
                 case "error":
                     cell.error, cell.error_name = "\n".join(content["traceback"]), content["ename"]
                 case "status" if content["execution_state"] == "idle":
@@ -113,6 +117,29 @@ def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_import
     alive = survivors(children)
     kernel.stop()
     assert not alive
+
+
+def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_runs(kernel: Kernel) -> None:
+    assert not kernel.run("run_ranks(device, world_size=1)").error  # the server has imported PyTorch
+    cell = kernel.run(
+        "from torchcourse.progress_bars import bar\n"
+        "from torchcourse.ranks import report\n"
+        "report.QUIET_SECONDS, standard = 0.5, report.QUIET_SECONDS\n"
+        "def train():\n"
+        "    print('begins')\n"
+        "    with bar(3) as shown:\n"
+        "        shown.update(3)\n"
+        "    print('ends')\n"
+        "    time.sleep(1.6)\n"
+        "run_ranks(train, world_size=1)\n"
+        "report.QUIET_SECONDS = standard\n"
+    )
+    assert not cell.error
+    assert cell.text == "[rank 0] begins\n[rank 0] ends\n"
+    bar, note = cell.lines.values()
+    assert bar[-1].startswith("[rank 0] 100%|██████████| 3/3 [00:0")
+    assert re.fullmatch(r"run_ranks is running: \d+ s", note[1])
+    assert re.fullmatch(r"run_ranks took \d+ s\.", note[-1])
 
 
 def test_a_cells_closure_and_class_travel_both_ways(kernel: Kernel) -> None:

@@ -28,6 +28,7 @@ from torch.distributed.tensor import distribute_tensor, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from torchcourse import progress_bars
 from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, group, run, run_ranks, start
 from torchcourse.ranks.report import LinePrinter
 
@@ -548,6 +549,104 @@ def test_a_progress_bar_rewrites_its_line() -> None:
         "[rank 0]  10%\r[rank 0]  20%\n[rank 1] hello\n[rank 0]  100% done\n[rank 1] bye\n"
         "[rank 1] 5\r[rank 1] 6\r[rank 1] 안\n"
     )
+
+
+class Watched(io.StringIO):
+    """A terminal of 80 columns, or a notebook whose outputs that move are written down in the order they come in."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr("torchcourse.ranks.report.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bars.Line, "shown", 0.0)
+    return now
+
+
+def test_in_a_notebook_each_rank_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    out = io.StringIO()
+
+    class Line:
+        def __init__(self) -> None:
+            out.write("<new>")
+
+        def write(self, text: str) -> None:
+            out.write(f"<{text}>")
+
+    monkeypatch.setattr(progress_bars, "columns", lambda: 0)
+    monkeypatch.setattr(progress_bars, "Line", Line)
+    monkeypatch.setattr(progress_bars, "last_shown", lambda: 0.0)
+    with contextlib.redirect_stdout(out):
+        printer = LinePrinter()
+        printer.write(0, b"hello\n\r 10%")
+        printer.write(1, b"\r  5%")
+        clock[0] += 1.9
+        printer.waiting("run_ranks is running")
+        printer.write(0, b"\r 20%")
+        printer.write(0, b"\r 100%\nnext\n")
+        clock[0] += 2.1
+        printer.waiting("run_ranks is running")
+        printer.waiting("run_ranks is running")
+        printer.write(0, b"\r 1%")
+        printer.write(1, b"", final=True)
+        clock[0] += 1.1
+        printer.waiting("run_ranks is running")
+        printer.over()
+    assert out.getvalue() == (
+        "[rank 0] hello\n<new><[rank 0]  10%><new><[rank 1]   5%><[rank 0]  20%><[rank 0]  100%>[rank 0] next\n"
+        "<new><run_ranks is running: 4 s><new><[rank 0]  1%><[rank 1]   5%>"
+        "<run_ranks is running: 5 s><run_ranks took 5 s.>"
+    )
+
+
+def test_in_a_terminal_what_is_waited_for_gives_way_to_what_comes(clock: list[float]) -> None:
+    out = Watched()
+    with contextlib.redirect_stdout(out):
+        printer = LinePrinter()
+        clock[0] += 3
+        printer.waiting("run_ranks is running")
+        clock[0] += 0.5
+        printer.waiting("run_ranks is running")
+        printer.write(0, b"hello\n")
+        clock[0] += 3
+        printer.waiting("run_ranks is running")
+        clock[0] += 1
+        printer.waiting("run_ranks is running")
+        printer.over()
+    note = "run_ranks is running: "
+    assert out.getvalue() == (f"{note}3 s\r{'[rank 0] hello':<25}\n{note}6 s\r{note}8 s\r{' ' * 25}\r"), (
+        "hello stands over the note, and at the end there is none"
+    )
+
+
+def test_in_a_log_file_nothing_moves(clock: list[float], capsys: pytest.CaptureFixture) -> None:
+    printer = LinePrinter()
+    clock[0] += 60
+    printer.waiting("run_ranks is running")
+    printer.over()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_rank_draws_its_bar_when_a_terminal_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train() -> None:
+        shown = progress_bars.bar(3)
+        if shown is not None:
+            shown.close()
+        print(shown and shown.ncols)
+
+    out = Watched()
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.redirect_stdout(out):
+        run_ranks(train, world_size=1)
+    assert "[rank 0] 71\n" in out.getvalue()
+    assert "\r[rank 0]   0%|" in out.getvalue()
+    silent = io.StringIO()
+    with contextlib.redirect_stdout(silent):
+        run_ranks(train, world_size=1)
+    assert silent.getvalue() == "[rank 0] None\n"
 
 
 @pytest.mark.parametrize("encoding", ["cp949", "ascii", "cp1252"])
