@@ -1,19 +1,22 @@
 """The planted run: somebody draws each failure, it leaves evidence of its own, and no text on the way tells it."""
 
+import inspect
+import itertools
 import json
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import torchcourse
-from torchcourse.lessons.capstone import colleague
+from torchcourse.lessons.capstone import _planted, colleague
+from torchcourse.lessons.capstone.checks import failure
 from torchcourse.lessons.capstone.records import Records, from_ranks
 from torchcourse.tools.make_data import capstone_failures, capstone_planted
 
 RUNS = [
-    (cause, from_ranks(ranks)) for cause, ranks in json.loads(zlib.decompress(colleague.PLANTED.read_bytes()))["runs"]
+    (cause, from_ranks(ranks)) for cause, ranks in json.loads(zlib.decompress(_planted.PLANTED.read_bytes()))["runs"]
 ]
 
 
@@ -55,21 +58,20 @@ def test_each_failure_has_evidence_that_no_other_run_has():
 
 
 def test_somebody_draws_each_failure_and_a_name_always_the_same():
-    drawn = [colleague._drawn(f"student {number}") for number in range(60)]
+    drawn = [_planted.drawn(f"student {number}") for number in range(60)]
     assert set(drawn) == set(capstone_planted.FAILURES)
-    assert colleague._drawn("  Kim   minji ") == colleague._drawn("KIM MINJI")
-    assert colleague.is_cause("student 3", drawn[3])
+    assert _planted.drawn("  Kim   minji ") == _planted.drawn("KIM MINJI")
 
 
 def test_the_planted_program_is_the_one_in_the_tools():
-    packed = json.loads(zlib.decompress(colleague.PLANTED.read_bytes()))["program"]
+    packed = json.loads(zlib.decompress(_planted.PLANTED.read_bytes()))["program"]
     assert packed == capstone_failures.PROGRAM.read_text(encoding="utf-8")
 
 
 def test_no_text_of_the_lesson_tells_a_failure_from_the_causes_that_are_not_planted():
     """What a learner may read on the way names all causes alike."""
     wing = Path(torchcourse.__file__).parent / "lessons" / "capstone"
-    assert b"def train" not in colleague.PLANTED.read_bytes()
+    assert b"def train" not in _planted.PLANTED.read_bytes()
     for file in wing.rglob("*.py"):
         text = file.read_text(encoding="utf-8").replace("checks are", "")
         named = {cause for cause in colleague.CAUSES if f'"{cause}"' in text}
@@ -77,7 +79,7 @@ def test_no_text_of_the_lesson_tells_a_failure_from_the_causes_that_are_not_plan
 
 
 def test_an_incident_is_the_failure_that_the_name_draws(tmp_path):
-    name = next(name for name in map(str, range(99)) if colleague.is_cause(name, "not averaged"))
+    name = next(name for name in map(str, range(99)) if _planted.drawn(name) == "not averaged")
     of_an_earlier_call = tmp_path / "incident" / "log" / "events.out.tfevents.1"
     of_an_earlier_call.parent.mkdir(parents=True)
     of_an_earlier_call.touch()
@@ -86,7 +88,39 @@ def test_an_incident_is_the_failure_that_the_name_draws(tmp_path):
     assert len(list(of_an_earlier_call.parent.glob("*tfevents*"))) == 1
 
 
-@pytest.mark.parametrize("kind", ["own", "healthy", "other"])
-def test_known_runs_are_sorted_by_what_the_name_draws(kind):
-    counts = {"own": 2, "healthy": 3, "other": 16}
-    assert len(colleague.known_runs("somebody")[kind]) == counts[kind]
+def test_known_runs_are_sorted_by_what_the_name_draws():
+    kinds = Counter(kind for kind, _ in _planted.known_runs("somebody"))
+    assert kinds == {"own": 2, "healthy": 3, "other": 16}
+
+
+def test_no_public_function_tells_whether_a_name_is_right():
+    """A learner who asks the course for the answer finds the run and the check of M4, and nothing else."""
+    own = [
+        (module.__name__.rpartition(".")[2], name)
+        for module in (colleague, failure, capstone_planted)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    assert own == [("colleague", "incident"), ("failure", "diagnosis"), ("capstone_planted", "train")]
+
+
+def test_the_check_says_nothing_of_a_name_without_evidence():
+    """Each cause of the list gets the same answer, right or wrong, until a test tells the run from all others."""
+
+    def answers(shows):
+        return {failure.diagnosis(("reference", cause, shows)).message for cause in colleague.CAUSES}
+
+    assert len(answers(lambda records: True)) == 1
+    assert len(answers(lambda records: False)) == 1
+    assert len(answers(EVIDENCE["same order"])) > 1
+
+
+def test_a_test_that_counts_its_calls_is_refused():
+    """The runs come in a new order each time, so that the place of a run tells nothing."""
+    own = [place for place, (kind, _) in enumerate(_planted.known_runs("reference")) if kind == "own"]
+
+    def counting():
+        calls = itertools.count()
+        return lambda records: next(calls) in own
+
+    assert "wrong" in [failure.diagnosis(("reference", "same order", counting())).state for _ in range(3)]

@@ -2,25 +2,21 @@
 
     records = incident("Kim Minji", "incident")     # trains on two ranks, and returns what they noted
 
-The program that is run and its failures are in `planted.bin`, packed, so that nobody reads the answer by the way.
-`python -m torchcourse.tools.make_data.capstone_failures` makes that file.
+The program that is run comes packed, with its failures, and nothing public says which one a name draws. The check of
+M4 judges a diagnosis: first its evidence, then its name.
 """
 
-import functools
-import json
 import os
 import shutil
-import zlib
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from torchcourse.lessons.capstone import _planted
 from torchcourse.lessons.capstone.delivery import deliver
 from torchcourse.lessons.capstone.records import Records, from_ranks
 from torchcourse.ranks.run import run_ranks
 from torchcourse.training.monitor import Monitor
-
-PLANTED = Path(__file__).parent / "planted.bin"
 
 CAUSES = {
     "same data": "both ranks train on the same pictures",
@@ -50,7 +46,8 @@ def incident(name: str | EllipsisType, folder: str | os.PathLike, seed: int = 0)
         seed: of the delivery and of the training; the failure stays the same.
     """
     folder = deliver(folder, IMAGES, seed=1000 + seed)
-    records = from_ranks(run_ranks(_in_a_rank, _drawn(name), folder, seed, world_size=RANKS))
+    name = os.getcwd() if isinstance(name, EllipsisType) else name
+    records = from_ranks(run_ranks(_in_a_rank, name, folder, seed, world_size=RANKS))
     shutil.rmtree(folder / "log", ignore_errors=True)  # of an earlier call: TensorBoard would draw both runs as one
     with Monitor(folder / "log") as board:
         for step in range(records.loss.shape[1]):
@@ -61,35 +58,5 @@ def incident(name: str | EllipsisType, folder: str | os.PathLike, seed: int = 0)
     return records
 
 
-def is_cause(name: str | EllipsisType, cause: str) -> bool:
-    """Whether this is the failure of the run that the name draws."""
-    return _drawn(name) == cause
-
-
-def known_runs(name: str | EllipsisType) -> dict[str, list[Records]]:
-    """Return runs that were trained before: "own" with the failure that the name draws, "healthy", and "other"."""
-    runs: dict[str, list[Records]] = {"own": [], "healthy": [], "other": []}
-    for cause, ranks in _planted()["runs"]:
-        kind = "healthy" if not cause else "own" if is_cause(name, cause) else "other"
-        runs[kind].append(from_ranks(ranks))
-    return runs
-
-
-@functools.cache
-def _planted() -> dict[str, Any]:
-    return json.loads(zlib.decompress(PLANTED.read_bytes()))
-
-
-@functools.cache
-def _program() -> dict[str, Any]:
-    program: dict[str, Any] = {"__name__": "planted"}
-    exec(compile(_planted()["program"], "the colleague's program", "exec"), program)
-    return program
-
-
-def _drawn(name: str | EllipsisType) -> str:
-    return _program()["drawn"](os.getcwd() if isinstance(name, EllipsisType) else name)
-
-
-def _in_a_rank(cause: str, folder: Path, seed: int) -> dict[str, Any]:
-    return _program()["train"](cause, folder, seed)
+def _in_a_rank(name: str, folder: Path, seed: int) -> dict[str, Any]:
+    return _planted.train(_planted.drawn(name), folder, seed)

@@ -11,7 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from torchcourse.lessons.capstone.colleague import IMAGES, PLANTED, RANKS
+from torchcourse.lessons.capstone._planted import PLANTED
+from torchcourse.lessons.capstone.colleague import IMAGES, RANKS
 from torchcourse.lessons.capstone.delivery import deliver
 from torchcourse.ranks.run import run_ranks
 from torchcourse.tools.make_data import capstone_planted

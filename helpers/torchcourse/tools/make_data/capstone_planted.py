@@ -28,7 +28,7 @@ FAILURES = (
 EPOCHS, SHARE, RATE = 4, 8, 2e-3
 
 
-def drawn(name: str) -> str:
+def _drawn(name: str) -> str:
     """Return the failure that a name draws; blanks around it and capital letters do not count."""
     digest = hashlib.blake2b(" ".join(name.split()).casefold().encode(), digest_size=8, person=b"capstone").digest()
     return FAILURES[int.from_bytes(digest, "big") % len(FAILURES)]
