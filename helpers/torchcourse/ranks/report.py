@@ -82,7 +82,7 @@ class LinePrinter:
         self._bars: dict[int, progress_bars.Line] | None = {} if self.columns == 0 else None  # of a notebook, by rank
         self._note: progress_bars.Line | None = None  # what `waiting` says, in a notebook
         self._noted = False  # whether it is the line that the screen's cursor is on, in a terminal
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._updated = time.monotonic()
 
     def write(self, rank: int, data: bytes, final: bool = False) -> None:
         """Print the lines that `data` completes, and with `final` also what it leaves incomplete."""
@@ -107,14 +107,14 @@ class LinePrinter:
     def waiting(self, what: str) -> None:
         """Say `what` goes on, and for how long, where lines can move and nothing has for a while; then each second."""
         now, noted = time.monotonic(), self._note is not None or self._noted
-        quiet = now - (self._last if noted else max(self._last, progress_bars.last_shown()))
-        if self.columns is None or quiet < (1 if noted else QUIET_SECONDS):
+        since = now - (self._updated if noted else max(self._last, progress_bars.last_shown()))
+        if self.columns is None or since < (1 if noted else QUIET_SECONDS):
             return
+        self._updated = now
         text = f"{what}: {now - self._start:.0f} s"
         if self._bars is not None:
             self._note = self._note or progress_bars.Line()
             self._note.write(text)
-            self._last = now
         else:
             self._unshown.append(self._place(text, over=self._noted, stay=True))
             self._noted = True
