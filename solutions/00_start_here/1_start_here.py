@@ -56,8 +56,8 @@ print(environment.hardware())
 # %% [markdown]
 # ## Train a real network, over two processes
 #
-# The function below trains a small convolutional network (합성곱 신경망) on 4,000 images of handwritten digits. `run_ranks`
-# starts it in two processes at once.
+# The function below trains a small convolutional network (합성곱 신경망) on 4,000 images of handwritten digits: its **samples** (샘플). In each step
+# it takes a **batch** (배치) of 64. `run_ranks` starts the function in two processes at once.
 
 
 # %%
@@ -139,8 +139,8 @@ for answer in run_ranks(who_am_i, world_size=4):
     print(answer)
 
 # %% [markdown]
-# Four ranks, however many cores you have: the number is your choice. In `train` above, each of two ranks worked on its own half
-# of the images, and in each step they averaged their gradients (기울기) before the weights moved. How and why is lesson 01.
+# Four ranks, however many cores you have: the number is your choice. In `train` above, each of the two ranks worked on its own half
+# of the images, its **shard** (샤드). In each step they averaged their gradients (기울기) before the weights moved. Lesson 01 shows how and why.
 #
 # ## Predict: are two ranks twice as fast?
 #
@@ -160,8 +160,8 @@ predict(
 )
 
 # %% [markdown]
-# Now measure: four epochs over 1,280 images, with one rank and with two. All use the CPU here, so that the comparison is fair on a
-# machine with a GPU too.
+# Now measure: four epochs over 1,280 images, with one rank and with two. All use the CPU here, so that the comparison is also fair on a
+# machine with a GPU.
 
 
 # %%
@@ -205,15 +205,15 @@ figures.show(
 )
 
 # %% [markdown]
-# Read your own picture; it differs on each machine, and this machine will show a different one tomorrow.
+# Read your own picture: it differs from machine to machine, and from day to day.
 #
-# - **Two is what you may hope for**: each rank of this course computes with one thread on the CPU, so 1 rank uses one core and 2 ranks use two. (PyTorch
-#   without ranks uses all cores.) But the two ranks wait for each other at every step to exchange gradients, and a small network computes so little between
-#   two exchanges that the exchange weighs much.
-# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, nothing is gained, and two ranks can even be slower than one.
+# - **Two is what you may hope for**. On the CPU each rank of this course computes with one thread, so 1 rank uses one core and 2 ranks use two. (PyTorch
+#   without ranks uses all cores.) But the two ranks wait for each other at every step to exchange gradients. A small network computes little between
+#   two exchanges, so their share of the time is large.
+# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little is gained: two ranks can even be slower than one.
 # - **The dots of one row show the noise.** They are the same work, again and again. A difference smaller than their spread says
-#   nothing. More than 2 is possible (half of the data may fit a cache better), but measure again first: something else may have kept the machine busy while one
-#   rank worked.
+#   nothing. More than 2 is possible, because half of the data may fit a cache better. But measure again first: a different program may have kept the
+#   machine busy while one rank worked.
 #
 # Lesson 01 measures the price of an exchange and predicts this number.
 
@@ -273,9 +273,9 @@ figures.explorer(
 )
 
 # %% [markdown]
-# ### Exercise 1: my share
+# ### Exercise 1 · My share
 #
-# ●○○ · 4 minutes · *Good for*: evaluation (평가), where every sample should count exactly once. Training repeats a few; a test score should not.
+# ●○○ · 4 minutes · good for: evaluation (평가), where every sample should count exactly once. Training repeats a few; a test score should not.
 #
 # Return the indices that belong to one rank. Over all ranks, each index goes out exactly once, and the longest share has at most
 # one more than the shortest. Which rank gets which index is up to you.
@@ -313,9 +313,9 @@ checked
 # </details>
 
 # %% [markdown]
-# ### Exercise 2: accuracy
+# ### Exercise 2 · Accuracy
 #
-# ●○○ · 2 minutes · *Good for*: the number that every training run is judged by.
+# ●○○ · 2 minutes · good for: the number that every training run is judged by.
 #
 # A classifier returns **logits** (로짓): one score for each class, of the shape `[samples, classes]`. Its answer is the class with the
 # largest one. **Accuracy** (정확도) is the part of the samples where the answer is the label, as a plain number from 0 to 1.
@@ -369,9 +369,9 @@ checked
 # </details>
 
 # %% [markdown]
-# ### Exercise 3: one training step
+# ### Exercise 3 · One training step
 #
-# ●○○ · 3 minutes · *Good for*: every training loop that you will ever read. The `Trainer` above does the same, plus what real runs need.
+# ●○○ · 3 minutes · good for: every training loop that you will ever read. The `Trainer` above does the same, plus what real runs need.
 #
 # A training step computes the loss (손실) of a batch, computes its gradients, and lets the optimizer (옵티마이저) move the weights
 # (가중치) a little. `backward` *adds* to the gradients that are there already, so somebody has to clear them.
@@ -420,7 +420,7 @@ checked
 # %% [markdown]
 # ## Break it: one rank fails
 #
-# A colleague computes the mean pixel of a dataset over two ranks: each rank adds up the means of its images, batch by batch, and
+# A colleague computes the mean pixel of a dataset over two ranks. Each rank adds up the means of its images, batch by batch. Then
 # `all_reduce` (올리듀스) adds the totals of all ranks. This ran for months. Today 191 images came, and it stops.
 #
 # `try` and `except` let this notebook run on; without them you would see the same text in red.
@@ -443,13 +443,13 @@ except RankError as error:
     print(error)
 
 # %% [markdown]
-# Read an error of several ranks in this order: **which rank** (the first line) → **what** it says (the first line) → **which
+# Read an error of several ranks in this order: **which rank**, **what** it says (both in the first line), and **which
 # line of yours** (the last lines that show your own code). The other rank had no fault: it was waiting in
 # `all_reduce` for a message that never came. `run_ranks` shows the cause and leaves out the victims.
 #
-# ### Exercise 4: read the evidence
+# ### Exercise 4 · Read the evidence
 #
-# ●○○ · 2 minutes · *Good for*: every run over several ranks that ever failed. An image has 28 × 28 = 784 pixels.
+# ●○○ · 2 minutes · good for: every run over several ranks that ever failed. An image has 28 × 28 = 784 pixels.
 
 # %% exercise: evidence
 failing_rank = 1  ### SOLUTION
@@ -463,9 +463,9 @@ assert (failing_rank, images_in_its_last_batch) == (1, 31)
 checked
 
 # %% [markdown]
-# ### Exercise 5: repair it
+# ### Exercise 5 · Repair it
 #
-# ●○○ · 3 minutes · *Good for*: any dataset whose size you do not choose. The line that failed is missing here; write one that works for
+# ●○○ · 3 minutes · good for: any dataset whose size you do not choose. The line that failed is missing here; write one that works for
 # a batch of any size.
 
 
@@ -527,8 +527,7 @@ print(journal.path().read_text(encoding="utf-8").splitlines()[-1])
 
 # %% [markdown]
 # **On a lent machine** (Colab, Kaggle, some JupyterHubs) the files go when the session ends. Keep the journal in a folder that stays, with one call at the
-# beginning of each session. It puts together what lies there and what this session has, and each later answer goes there at once. No answer is lost, and none
-# comes twice.
+# beginning of each session. The call joins the answers in that folder and those of this session, each of them once. Each later answer goes there at once.
 #
 # - **Colab**: `from google.colab import drive`, `drive.mount("/content/drive")`, then `from torchcourse import journal_copies`,
 #   `journal_copies.keep_in("/content/drive/MyDrive/torchcourse")`.
@@ -598,8 +597,8 @@ assert max(means.values()) - min(means.values()) < 1e-5
 means
 
 # %% [markdown]
-# On a machine with eight GPUs, `run_ranks(train, 2)` without a `world_size` starts eight ranks, one for each GPU, and they talk over NCCL
-# instead of gloo. The function does not change. From a terminal, the same code as a file starts like this; lesson 01 makes such a
+# On a machine with eight GPUs, `run_ranks(train, 2)` without a `world_size` starts eight ranks, one for each GPU. They talk over NCCL, the library for
+# GPUs, instead of gloo, the one for CPUs. The function does not change. From a terminal, the same code as a file starts like this; lesson 01 makes such a
 # file:
 #
 # ```
@@ -616,7 +615,7 @@ means
 # %% [markdown]
 # ## What the log said
 #
-# This course grew out of a page of one learner's study log (학습 일지): short notes, three quiz questions answered wrongly with the
+# This course grew out of a page of one learner's study log (학습 일지). It has short notes, three quiz questions answered wrongly with the
 # reasoning behind each answer, and a question left open. The lessons take each note as a claim and test it. You met two of them today:
 #
 # | The log | What you saw | So |
@@ -633,7 +632,7 @@ means
 #
 # - A rank is a process with a number. Ranks share nothing but messages, and they wait for each other.
 # - Samples that do not divide by the ranks are repeated, dropped or waited for. You choose, so know which.
-# - One step: clear the gradients, forward, backward, step. Twice the ranks is at most twice the speed; measure it.
+# - One step: clear the gradients, forward, backward, step. Twice the ranks is rarely twice the speed: measure it.
 # - A run fails in one rank first. Find that rank, then what it says, then the line of yours.
 # - Read → predict → do → be checked → be asked → be asked again. Your journal keeps it, on your machine.
 #
@@ -653,12 +652,14 @@ means
 # | gradient | 기울기 | how the loss changes with each weight |
 # | journal | 학습 기록 | the file of your answers, on your machine |
 #
-# **Read further**: [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html) (process groups and backends) ·
-# [DistributedSampler](https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.distributed.DistributedSampler) ·
-# [torchrun](https://docs.pytorch.org/docs/stable/elastic/run.html) ·
-# [Li et al. 2020](https://arxiv.org/abs/2006.15704), how PyTorch's data parallelism was built ·
-# [Roediger and Karpicke 2006](https://doi.org/10.1111/j.1467-9280.2006.01693.x), why you are asked ·
-# [the keyboard in JupyterLab](https://jupyterlab.readthedocs.io/en/stable/user/interface.html)
+# ### Further reading
+#
+# * PyTorch, [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): process groups and backends.
+# * PyTorch, [DistributedSampler](https://docs.pytorch.org/docs/stable/data.html#torch.utils.data.distributed.DistributedSampler) and
+#   [torchrun](https://docs.pytorch.org/docs/stable/elastic/run.html).
+# * Li et al. 2020, [PyTorch Distributed](https://arxiv.org/abs/2006.15704): how PyTorch's data parallelism was built.
+# * Roediger and Karpicke 2006, [Test-enhanced learning](https://doi.org/10.1111/j.1467-9280.2006.01693.x): why you are asked.
+# * JupyterLab, [the interface](https://jupyterlab.readthedocs.io/en/stable/user/interface.html): its keys.
 #
 # **Next**: the [quiz of this lesson](quiz.ipynb), fifteen questions. Then [lesson 01](../01_data_parallelism/1_averaging.ipynb), or, if you know some of the course already, the
 # lessons that the questions below name. There are one or two per lesson; whoever is new here skips them.

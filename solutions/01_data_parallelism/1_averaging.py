@@ -1067,8 +1067,8 @@ for n, on_ranks in results.items():
 #
 # * A rank is a process with the whole model and a part of the data.
 # * Before the first step: broadcast rank 0's weights. At each step: own part → own gradient → all-reduce, divide by N → step.
-# * The mean of the gradients is the gradient of the whole batch if the weights are the same, the loss is a mean, the parts are
-#   equal, and each sample is processed alone.
+# * The mean of the gradients is the gradient of the whole batch under four conditions: equal weights, a mean loss, equal parts,
+#   and samples that do not depend on each other.
 # * Unequal parts: weigh each rank by its samples. Sum loss: add, do not divide.
 # * Equal weights, a falling loss and a good accuracy do not prove that ranks see different data. Sample numbers do.
 #

@@ -90,7 +90,7 @@ for ranks in (2, 4, 6):
 #
 # ## 2 · The ring
 #
-# Put the ranks in a circle. Each talks to its two neighbors only: it sends to the right, and receives from the left.
+# A **ring all-reduce** (링 올리듀스) puts the ranks in a circle. Each talks to its two neighbors only: it sends to the right, and receives from the left.
 # The tensor is cut into N **chunks** (조각), and all wires are busy all the time.
 
 # %%
@@ -246,7 +246,7 @@ axes.plot(
     worlds, [2 * (n - 1) / n for n in worlds], "k--", linewidth=1, label="2(N−1)/N"
 )
 axes.set(xlabel="ranks N", ylabel="sent, as a multiple of the tensor", ylim=(0, 8))
-axes.set_title("In a ring, no rank ever sends the tensor more than twice")
+axes.set_title(f"In the ring a rank sends at most {max(ring):.2f} times the tensor")
 axes.legend(frameon=False)
 figures.show(
     figure,
@@ -379,7 +379,7 @@ for (name, curve), style in zip(curves.items(), ("o-", "^-"), strict=True):
 axes.set(
     xlabel="step",
     ylabel="distance from one process",
-    title="With both parts, two ranks equal one process",
+    title=f"Both parts: at most {max(curves['both_parts']):.0e} from one process",
 )
 axes.legend(frameon=False, loc="center right")
 figures.show(
@@ -472,8 +472,8 @@ model(images[:64], labels[:64]).backward()
 
 # %% [markdown]
 # From the last layer to the first. (`later` is missing: it has no gradient.) So gradients are collected in
-# **buckets** (버킷) from the last parameter to the first, and a full bucket travels while `backward()` computes the
-# next one.
+# **buckets** (버킷) from the last parameter to the first. A full bucket travels while `backward()` computes the
+# next one: this is **overlap** (겹치기).
 #
 # How large should a bucket be? The picture is a *model* of one step on one of several GPUs; the arithmetic is in
 # `timeline.py`. The lower curve has the step for all sizes. Predict before you move:
@@ -624,7 +624,7 @@ checked
 # ### All parts together
 #
 # `data_parallel.DistributedDataParallel` joins what you have built: broadcast, buckets, and the hook that starts a
-# bucket's all-reduce as soon as its last gradient is there. It is worth reading: about 60 lines. Here it runs beside
+# bucket's all-reduce as soon as its last gradient is there. It is worth reading: about 75 lines of code. Here it runs beside
 # one process (each bucket at most 16 KiB):
 
 
@@ -658,9 +658,8 @@ except RankError as error:
         print(line.strip())
 
 # %% [markdown]
-# This is a common error with DDP. DDP waits until every bucket
-# is full; the layer `later` never gets a gradient; so its bucket never fills, and the second step finds the first one
-# unfinished. In the first step no rank got an average of that bucket: each went on with its own gradients, in silence. Because of the variable `TORCH_DISTRIBUTED_DEBUG=INFO` the message even names the parameters.
+# DDP waits until every bucket is full. The layer `later` never gets a gradient, so its bucket never fills, and the second step finds the first one
+# unfinished. In the first step no rank got an average of that bucket: each went on with its own gradients, in silence. With `TORCH_DISTRIBUTED_DEBUG=INFO` the message also names the parameters.
 #
 # There are three remedies, the best first. Remove or freeze what is not used. If different steps use different parts, pass
 # `find_unused_parameters=True`: DDP then walks through the graph after each forward pass. If the same parameters are
@@ -837,7 +836,7 @@ checked
 # </details>
 
 # %% [markdown]
-# ## 7 · Break-it lab: ranks that wait for ever
+# ## 7 · Break-it lab: a hang (멈춤), ranks that wait for ever
 #
 # (Both labs run on the CPU, where they fail in the same way on every machine.)
 #
@@ -892,7 +891,7 @@ except RankTimeout as error:
     print(error)
 
 # %% [markdown]
-# Real training runs stop like this too, with the GPUs at 100%. With NCCL a watchdog ends the run, by default
+# Real training runs stop like this too. With NCCL a watchdog ends the run, by default
 # after 10 minutes; until then there is no error. A time limit and **the stack of each rank** (스택) are the evidence: here from
 # `run_ranks`, elsewhere from `py-spy dump --pid PID` or PyTorch's Flight Recorder. Ask three questions:
 #
@@ -913,8 +912,7 @@ outcome(
 # %% [markdown]
 # ### Exercise 5 · Repair it
 #
-# ●●○ · 5 minutes · good for: a common hang; saving, evaluating and logging "on rank 0 only" all
-# invite it.
+# ●●○ · 5 minutes · good for: saving, evaluating and logging "on rank 0 only", which all invite this hang.
 #
 # The log must keep its meaning: the mean loss over *all* ranks.
 

@@ -67,7 +67,7 @@ print(
 # %% [markdown]
 # ## 1 · Who gets which sample?
 #
-# In notebook 1 a script trained both ranks on the same data. PyTorch's cure is `DistributedSampler`: all ranks mix the samples
+# In notebook 1 a script trained both ranks on the same data. PyTorch's cure is a **sampler** (샘플러), `DistributedSampler`: all ranks mix the samples
 # alike, and deal them out like cards.
 
 # %%
@@ -251,9 +251,9 @@ outcome(
 )
 
 # %% [markdown]
-# The usual rule: **N times the batch, N times the learning rate** (학습률), with a **warm-up** (워밍업) from the small rate to the
-# large one in the first steps (Goyal et al. 2017). It is a rule of thumb for SGD, and it fails for very large batches: change 0.01 and 0.08 to 0.1 and 0.8
-# in the cell above, and the scaled run breaks down. Tune it; lesson 03 says how.
+# This is the **linear scaling rule** (선형 스케일링 규칙, Goyal et al. 2017): **N times the batch, N times the learning rate** (학습률). A **warm-up** (워밍업) goes from the small
+# rate to the large one in the first steps. It is a rule of thumb for SGD, and it has an end. Change 0.01 and 0.08 to 0.1 and 0.8
+# in the cell above, and the scaled run breaks down. Lesson 03 measures where it ends.
 #
 # ### One writer
 #
@@ -342,8 +342,8 @@ except RankError as error:
 #
 # ●●○ · 8 minutes · good for: data that does not come in equal parts.
 #
-# Every rank uses each of its batches once. In a step, the gradients of those ranks that still have a batch are added, and the sum is divided
-# by the number of *all* ranks, or of *those* ranks: both are accepted. All ranks end with the same weights. PyTorch has a context for this,
+# Every rank uses each of its batches once. In a step, the gradients of those ranks that still have a batch are added. The sum is divided
+# by the number of *all* ranks or of *those* ranks: both are accepted. All ranks end with the same weights. PyTorch has a context for this,
 # `ddp.join()`: inside it, a rank that has run out answers the others' all-reduces with zeros. You may also write it by hand.
 
 
@@ -473,7 +473,7 @@ else:
 # ## 5 · Memory: what every rank keeps, and how to share it
 #
 # With DDP every rank holds *all* parameters, gradients and optimizer numbers. N copies are N−1 too many. **ZeRO** shares these
-# **states** (상태) out; each rank keeps 1/N:
+# **states** (상태) out, so that each rank keeps 1/N: **sharding** (샤딩). In **mixed precision** (혼합 정밀도), which computes in 16 bits:
 #
 # | | shared out | on each of N ranks, mixed precision with Adam |
 # |---|---|---|
@@ -598,12 +598,10 @@ for way, (weights, _) in results.items():
     assert off < 1e-3
 
 # %% [markdown]
-# Same weights, less memory. FSDP2 is PyTorch's own stage 3 (`fully_shard`). The price is messages: stages 1 and 2 send as
-# much as DDP, stage 3 half as much again, because the parameters must be gathered for the backward pass once more.
+# Same weights, less memory. FSDP2 is PyTorch's own stage 3 (`fully_shard`). The price is messages. Stages 1 and 2 send as
+# much as DDP. Stage 3 sends half as much again, because the backward pass must gather the parameters once more.
 #
-# One thing needs care: **gradient clipping** (`clip_grad_norm_`) scales all gradients by their common norm. With parts, each
-# rank sees a norm of its own. So the squares must be summed over the ranks first: `optimizer.clip_grad_norm_` does that in
-# stages 1 and 2, `sharding.clip_grad_norm_` in stage 3. With FSDP2, PyTorch's own is right.
+# One thing needs care: a norm of all gradients, as gradient clipping takes it, is spread over the ranks. [Notebook 4](4_fsdp_by_hand.ipynb) breaks and repairs it.
 
 # %% [markdown]
 # ## 6 · Scaling: how much faster?
@@ -710,12 +708,14 @@ figures.show(
 )
 
 # %%
-bins = ["3 times or more", "between 1.2 and 3 times", "less than 1.2 times"]
-right = bins[0] if speed_ups[-1] >= 3 else bins[1] if speed_ups[-1] >= 1.2 else bins[2]
 outcome(
     "01-3.scaling",
     f"4 ranks are {speed_ups[-1]:.2f} times as fast as 1, here and now.",
-    right=right,
+    right="3 times or more"
+    if speed_ups[-1] >= 3
+    else "between 1.2 and 3 times"
+    if speed_ups[-1] >= 1.2
+    else "less than 1.2 times",
 )
 
 # %% [markdown]
@@ -792,7 +792,6 @@ export_script(train_digits.train, "train_on_many.py")
 # |---|---|---|
 # | 단순 데이터 분배 후 평균 (GPU 사용 불균형): DataParallel distributes simply and averages, with uneven GPU use | Section 4: one process; outputs are gathered on the first device, and the replicas' gradients are **summed** there. GPU 0 holds and does more. | Uneven use: right. *Averages*: not quite. The loss of the whole batch is computed on GPU 0, so the replicas' gradients only need adding up. |
 # | 각 CPU마다 process 생성: DistributedDataParallel makes a process for each *CPU* | Notebooks 1 to 3: `run_ranks` started 2, 3, 4 or 8 ranks on the same CPU. | **One process per rank, usually one per GPU.** The number is your choice; gradients are **averaged** over the ranks. |
-# | 데이터를 나눠 … 결과의 평균 under *Model Parallel* | Notebook 1, section 9. | Data parallelism: gradients, not results. |
 
 # %% [markdown]
 # ## Take away

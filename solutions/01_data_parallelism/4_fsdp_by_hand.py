@@ -149,7 +149,7 @@ checked
 # ## 2 · Gather, compute, free
 #
 # A rank cannot compute with a quarter of a layer. Before a unit computes, an **all-gather** brings its shards together. Then the flat tensor is cut into views with the shapes of
-# weight and bias. After it has computed, the memory is given back: the unit is **resharded**. One layer on two ranks, by hand:
+# weight and bias. After it has computed, the memory is given back: the unit is **resharded** (재샤딩). One layer on two ranks, by hand:
 
 
 # %%
@@ -197,7 +197,7 @@ predict(
 )
 
 # %% [markdown]
-# `FlatShards` in `flat_shards.py` does this for a whole model, in about 170 lines. Hooks do the work: before and after a unit's forward pass, before its backward
+# `FlatShards` in `flat_shards.py` does this for a whole model, in about 120 lines of code. Hooks do the work: before and after a unit's forward pass, before its backward
 # pass, and when its gradients are complete. `listed_messages` sees every collective, also those inside PyTorch's own `fully_shard`.
 
 
@@ -363,8 +363,8 @@ for ranks in (2, 4):
         assert max(off) < 1e-6
 
 # %% [markdown]
-# Equal up to rounding, and 1/N of the bytes: each rank holds its shards, their gradients and their Adam numbers. Where the fraction is a little above 1/N, that is padding, or
-# in `fully_shard` a parameter whose rows N does not divide: FSDP2 cuts each parameter by its rows, and puts the pieces end to end for the message.
+# Equal up to rounding, and 1/N of the bytes: each rank holds its shards, their gradients and their Adam numbers. Where the fraction is a little above 1/N, that is padding. FSDP2
+# cuts each parameter by its rows, and pads it where N does not divide them. For the message it puts the pieces end to end.
 #
 # These are the bytes *between* steps. In a step, gathered units come on top. Does a unit have to go after its forward pass?
 
@@ -597,7 +597,7 @@ checked
 # The factor is `max_norm / norm` only where the norm is larger. Else it is 1.
 # </details>
 #
-# The package's own, `sharding.clip_grad_norm_`, gives one process's step again. With `fully_shard`, PyTorch's own line is right: its parameters are DTensors, which know that they are parts. The
+# The package's own, `sharding.clip_grad_norm_`, gives one process's step again. With `fully_shard`, PyTorch's own line is right: its parameters are DTensors (lesson 02), which know that they are parts. The
 # norm that it returns is a part too, until `full_tensor()`.
 
 
@@ -814,7 +814,7 @@ for ranks in (1, 4):
 # The optimizer's numbers are flat shards of the same lengths, and are cut the same way. PyTorch does all this with **distributed checkpoints** (`torch.distributed.checkpoint`), which lesson 04 uses.
 
 # %% [markdown]
-# ## 9 · CPU offload: what it would do
+# ## 9 · CPU offload (오프로드): what it would do
 #
 # With `CPUOffloadPolicy` the shards, their gradients and the optimizer's numbers lie in the host's memory. A GPU holds only gathered units. In return, a shard travels to the GPU before each
 # gather, its gradient travels back, and the CPU takes the optimizer's step. Worked out from nominal speeds, not measured, for 7.5 billion parameters in float32 with bfloat16 gathers on 8 ranks:

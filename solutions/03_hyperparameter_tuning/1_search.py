@@ -471,7 +471,7 @@ outcome(
 #   waiting of many workers, and these searches have one worker.
 # * With three trials random search is *worse* than the grid, by five points. It may draw three hopeless rates, which a grid of three rates cannot. With 30 trials
 #   it is better, by 0.3 points.
-# * Evenly drawn values have both advantages: with three trials they are not clearly below the grid, from 10 to 30 trials they are better than it, and they are
+# * Evenly drawn values have both advantages. With three trials they are not clearly below the grid, and from 10 to 30 trials they are better than it. They are
 #   never clearly below random search.
 #
 # Stopping early is a bet that the early order of the trials predicts their order at the end. How well does it?
@@ -692,7 +692,6 @@ for how, share in found.items():
     )
 
 # %% [markdown]
-#
 # ## 6 · Do hyperparameters still matter?
 #
 # "AdamW and good defaults: nobody has to tune any more." The table has 260 settings with each optimizer, trained for nine epochs.
@@ -750,7 +749,7 @@ for epochs in (9, 20, 40, 60):
 
 # %% [markdown]
 # After nine epochs, 144 steps, the defaults are five points behind. From 40 epochs on they are level with the tuned rate, within a
-# margin of one point. So what tuning brings here is mostly time: the same accuracy in a third of the epochs.
+# margin of one point. So what tuning brings here is mostly time.
 #
 # And model size, the log's second word? Five widths, trained on 15 to 500 images, at one rate:
 

@@ -73,7 +73,7 @@ for name, values in SPACE.items():
 print("settings:", np.prod([len(values) for values in SPACE.values()]))
 
 # %% [markdown]
-# Two parts of Optuna do the work. The **sampler** (샘플러) proposes the next setting. Ours is **TPE**: it models where the good trials lie and
+# Two parts of Optuna do the work. The **sampler** (샘플러) proposes the next setting. Ours is **TPE**. It models where the good trials lie and
 # where the others lie, and proposes what is likely under the first and not under the second
 # ([Bergstra et al. 2011](https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization)).
 # The **pruner** (가지치기 도구) looks at a trial after each epoch and ends it when it is not worth going on (**pruning**, 가지치기).
@@ -213,8 +213,8 @@ for name in ("random", "successive halving"):
     print(f"TPE − {name}: {paired(by_tpe, others).in_points()}")
 
 # %% [markdown]
-# With 40 seeds both differences are open. With 100 (nine seconds; try it) TPE is 0.30 points above random search, 95% interval 0.05 to 0.55, and 0.20 points
-# below successive halving, 0.06 to 0.34. With 60 trials it is level with random search, within half a point. So in this space stopping early gains more than the
+# With 40 seeds both differences are open. With 100 (try it) TPE is 0.30 points above random search (95% interval 0.05 to 0.55). It is 0.20 points
+# below successive halving (0.06 to 0.34). With 60 trials it is level with random search, within half a point. So in this space stopping early gains more than the
 # sampler does. In a space with more hyperparameters it may be the other way round: measure it there.
 #
 # What a study has seen, all at once: a line is a trial, dark where it is good, gray where it was pruned. Then each hyperparameter by itself.
@@ -646,7 +646,7 @@ checked
 # </details>
 #
 # Which guards help? Look at the test images **once**, at the end: that makes the *number* honest. For the *choice*, measure two ideas on the same 780 trials
-# and 200 splits: more validation images, and the last epoch of each trial instead of its best one, which is a choice less.
+# and 200 splits. One is more validation images. The other is the last epoch of each trial instead of its best one: one choice fewer.
 
 # %%
 for images in (100, 250, 500, 1000):
@@ -665,8 +665,8 @@ print(
 )
 
 # %% [markdown]
-# More validation images help both. Taking the last epoch does not help here: a choice less, and a worse one on average. The guard that costs most is
-# **nested** validation (중첩 검증): the whole search is repeated on several splits, and each repetition is judged on images that its search never saw.
+# More validation images help both. Taking the last epoch does not help here: one choice fewer, and a worse result on average. A guard that costs much more is
+# **nested** validation (중첩 검증). The whole search is repeated on several splits, and each repetition is judged on images that its search never saw.
 
 # %% [markdown]
 # ## 5 · Batch size and learning rate together
@@ -703,8 +703,8 @@ outcome(
 )
 
 # %% [markdown]
-# This is the **linear scaling rule** (선형 스케일링 규칙) for SGD ([Goyal et al. 2017](https://arxiv.org/abs/1706.02677)): k times the batch, k times the
-# rate. It has an end: the highest good rate stops growing at batch 64, and the range gets narrower. (The *lowest* good rate grows as well, but that is because 9
+# This is lesson 01's **linear scaling rule** (선형 스케일링 규칙) for SGD ([Goyal et al. 2017](https://arxiv.org/abs/1706.02677)): k times the batch, k times the
+# rate. Here is its end: the highest good rate stops growing at batch 64, and the range gets narrower. (The *lowest* good rate grows as well, but that is because 9
 # epochs of large batches are few steps.) For Adam the rule is different, about √k ([Malladi et al. 2022](https://arxiv.org/abs/2205.10287)).
 #
 # The two hyperparameters belong together. Tune them together, or search the learning rate again after each change of the batch.
@@ -754,7 +754,7 @@ outcome(
 
 # %% [markdown]
 # The table lets you compute what the studies only guess. The **main effect** (주효과) of a hyperparameter is how much the mean over all the others
-# varies with it, as a share of the whole variance (functional ANOVA, [Hutter et al. 2014](https://proceedings.mlr.press/v32/hutter14.html)).
+# varies with it, as a share of the whole variance. (This is functional ANOVA, [Hutter et al. 2014](https://proceedings.mlr.press/v32/hutter14.html).)
 #
 # ### Exercise 5 · The share of one hyperparameter
 #
@@ -852,7 +852,7 @@ for where, part in (("whole space", table), ("learning rate in order", good)):
 
 # %% [markdown]
 # The answer depends on the space you ask in. Over the whole space the learning rate decides. Where it is about right, its main effect nearly vanishes and
-# its *total* effect does not: most of what is left is interaction, and the rate has to be tuned together with the optimizer. No main effect does not mean no
+# its *total* effect does not. Most of what is left is interaction: the rate has to be tuned together with the optimizer. No main effect does not mean no
 # matter. "Which one matters most" has no answer without "between which values", and "together with what".
 
 # %% [markdown]
