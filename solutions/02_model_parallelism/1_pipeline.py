@@ -139,7 +139,7 @@ outcome(
 #
 # ●●○ · 12 minutes · good for: everything else in this lesson is this, more often and in a better order.
 #
-# Now with messages. `dist.send(tensor, to)` and `dist.recv(tensor, from)` are **point-to-point** (점대점) messages: one
+# Now with messages. `dist.send(tensor, to)` and `dist.recv(tensor, from)` are **point-to-point messages** (점대점 통신): one
 # rank sends, one receives. `recv` writes into a tensor that you have made ready; here `torch.empty_like(between)` has
 # the right shape, in both directions.
 
@@ -228,7 +228,7 @@ checked
 # Each rank now holds half of the weights, half of their gradients, half of the optimizer's state. So a model of twice
 # the size fits. And the time?
 #
-# To see a *schedule* and nothing else, let the stages only sleep: 40 ms for a forward pass, 80 ms for a backward
+# The layers of one rank are a **stage** (스테이지). To see a *schedule* and nothing else, let the stages only sleep: 40 ms for a forward pass, 80 ms for a backward
 # pass. (Two ranks that compute would compete for this machine's cores, and you would measure that.) The messages are
 # real.
 
@@ -363,8 +363,8 @@ figures.show(
 #
 # ●○○ · 5 minutes · good for: judging a layout before you rent the GPUs.
 #
-# One more idea is in it. Let each rank hold v small pieces of the model instead of one large one: with p = 2 and
-# v = 2, rank 0 holds the pieces 0 and 2, rank 1 the pieces 1 and 3. (This is **interleaving**, 인터리빙; section 5 draws
+# One more idea is in it. Let each rank hold v small pieces of the model instead of one large one. With p = 2 and
+# v = 2, rank 0 holds the pieces 0 and 2, and rank 1 the pieces 1 and 3. (This is **interleaving**, 인터리빙; section 5 draws
 # it.) Each piece takes only 1/v of the time. So filling and draining the pipeline takes 1/v of the time too, while
 # the work of each rank stays the same. The micro-batches go through in groups of p, so with v > 1 their number must be
 # a multiple of p.
@@ -922,8 +922,8 @@ export_script(train_pipeline, "train_pipeline.py", overwrite=True)
 #
 # Between two stages, one tensor per micro-batch goes forward and one gradient comes back. That grows with the tokens of a
 # batch; what data parallelism sends grows with the weights. The messages go to one neighbor only, and can travel while other
-# micro-batches are computed. So pipelines are what large training runs stretch *between* machines. Other cuts go through the middle of each layer: **AlexNet**, in 2012, put
-# half of the kernels of each layer on each of two GPUs, because 3 GB were too few for the whole (Krizhevsky et al., section
+# micro-batches are computed. So pipelines are what large training runs stretch *between* machines. Other cuts go through the middle of each layer. In 2012, **AlexNet** put
+# half of the kernels of each layer on each of two GPUs. The 3 GB of one were too few (Krizhevsky et al., section
 # 3.2). Today that cut is called **tensor parallelism** (텐서 병렬화).
 
 # %%

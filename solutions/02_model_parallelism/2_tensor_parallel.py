@@ -22,6 +22,8 @@ from torchcourse.quiz import outcome, predict, recall
 recall("02_model_parallelism")
 
 # %%
+from functools import partial
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -59,7 +61,7 @@ print(
 # ## 1 · Two ways to cut a matrix
 #
 # A linear layer computes y = x·A + b. The matrix A has a column for each output and a row for each input. Cut it
-# **by columns** (열) or **by rows** (행). In one process, with 64 bits, so that rounding cannot hide a mistake:
+# **by columns** or **by rows**. In one process, with 64 bits, so that rounding cannot hide a mistake:
 
 # %%
 torch.manual_seed(0)
@@ -82,8 +84,8 @@ for name, result in (("by columns", by_columns), ("by rows", by_rows)):
 print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.shape))
 
 # %% [markdown]
-# * **By columns**, each rank has all of x and computes *some outputs*. The outputs are put side by side.
-# * **By rows**, each rank has some of the inputs and computes *a part of every output*. The parts are added up.
+# * **Column-parallel** (열 병렬): each rank has all of x and computes *some outputs*. The outputs are put side by side.
+# * **Row-parallel** (행 병렬): each rank has some of the inputs and computes *a part of every output*. The parts are added up.
 #
 # Beware of the names: PyTorch keeps `weight` as [outputs, inputs], the transpose of A. So the columns of A are
 # `weight.chunk(ranks, dim=0)`.
@@ -115,7 +117,6 @@ rank_0, rank_1 = (
     for part in (slice(3), slice(3, 6))
 )
 print(f"rank 0 alone: off by {(rank_0 - whole).abs().max():.1f}")
-print(f"rank 1 alone: off by {(rank_1 - whole).abs().max():.1f}")
 print(f"their sum:    off by {(rank_0 + rank_1 - whole).abs().max():.0e}")
 
 # %%
@@ -341,7 +342,7 @@ checked
 # %% [markdown]
 # ## 2 · Column, then row
 #
-# The dense part of a transformer block has two layers: A makes the width four times as large, GELU follows, B makes it
+# The **MLP** of a transformer block has two layers: A makes the width four times as large, GELU follows, B makes it
 # small again. Cut A by columns and B by rows. The package has your two layers as modules, and `tp.Traffic()` notes every
 # collective that is called inside it.
 
@@ -355,9 +356,9 @@ predict(
 
 
 # %%
-def dense_part(order):
+def mlp(order):
     """Both layers split in this order: what is sent forward and backward, and how
-    far y is from the dense layers'.
+    far y is from that of the whole layers.
     """
     torch.manual_seed(0)
     first, second = (
@@ -380,7 +381,7 @@ def dense_part(order):
 
 
 for order in ORDERS:
-    forward, backward, off = run_ranks(dense_part, order, world_size=2)[0]
+    forward, backward, off = run_ranks(mlp, order, world_size=2)[0]
     print(
         f"{order} (off by {off:.0e})\n    forward:  {forward}\n    backward: {backward}"
     )
@@ -424,7 +425,7 @@ outcome(
 split_picture()
 
 # %% [markdown]
-# The bars answer a common misunderstanding. Tensor parallelism does not send weights or their gradients at all. It sends
+# Tensor parallelism sends no weights, and no gradients of weights. It sends
 # *activations* and their gradients, tokens × width numbers at a time, in every layer.
 
 # %% [markdown]
@@ -537,6 +538,41 @@ checked
 # Attention cuts what the rank has into three equal blocks and takes the first for queries. So all queries of the rank come
 # first, not all numbers of its first head.
 # </details>
+#
+# ### Fewer keys than ranks
+#
+# In **grouped-query attention** (그룹 쿼리 어텐션, GQA) several query heads share one key head and one value head (Ainslie et al. 2023). Llama 3 70B has 64 query heads and 8
+# key heads. On 16 tensor ranks, two ranks hold a copy of the same key head, and each has only half of the queries that use it. Here are four query heads and two key heads on four ranks:
+
+
+# %%
+def copied_key_head():
+    """How far this rank's gradient of its key head is off: alone, and summed over
+    both copies.
+    """
+    torch.manual_seed(0)
+    # [queries, keys and values, heads, tokens, numbers of a head]
+    q, k, v = torch.randn(3, 4, 8, 16).double().to(device())
+    rank, head = dist.get_rank(), dist.get_rank() // 2
+
+    def gradient(queries):
+        key = k[head].clone().requires_grad_()
+        shared = [part.expand_as(queries) for part in (key, v[head])]
+        F.scaled_dot_product_attention(queries, *shared).square().sum().backward()
+        return key.grad
+
+    own, right = gradient(q[[rank]]), gradient(q[2 * head : 2 * head + 2])
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    total = own.clone()
+    dist.all_reduce(total, group=groups[head])
+    return [(each - right).abs().max().item() for each in (own, total)]
+
+
+for rank, (alone, summed) in enumerate(run_ranks(copied_key_head, world_size=4)):
+    print(f"rank {rank}: off by {alone:.2f} alone, {summed:.0e} summed over the copies")
+
+# %% [markdown]
+# So the gradients of a copied head's weights are summed over its copies before the optimizer's step. With no more tensor ranks than key heads there are no copies.
 
 # %% [markdown]
 # ## 4 · A whole model
@@ -601,7 +637,7 @@ for ranks in (1, 2, 4):
     assert furthest(gradients) < 1e-12
 
 # %% [markdown]
-# Two all-reduces per block and direction: one for attention, one for the dense part.
+# Two all-reduces per block and direction: one for attention, one for the MLP.
 #
 # In data parallelism the gradients of all weights were averaged before the optimizer.
 
@@ -619,16 +655,26 @@ predict(
 
 
 # %%
-def train_alone(steps=20):
-    """Train a split model with no exchange of gradients; how far what each rank
-    holds whole is apart at the end.
-    """
-    model = tp.split(whole_model())
+def sgd_losses(model, x, target, average=lambda model: None, steps=6):
+    """Train; the loss of each step, of this rank's samples."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
     for _ in range(steps):
         optimizer.zero_grad()
-        F.cross_entropy(model(images.to(device())), labels.to(device())).backward()
+        loss = F.cross_entropy(model(x), target)
+        loss.backward()
+        average(model)
         optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def train_alone():
+    """Train a split model with no exchange of gradients; how far what each rank
+    holds whole is apart after 20 steps.
+    """
+    model = tp.split(whole_model())
+    sgd_losses(model, images.to(device()), labels.to(device()), steps=20)
     return tp.drift(model)
 
 
@@ -675,20 +721,17 @@ def with_plan(sequence):
         torch.randn(4, 8, 32, dtype=torch.float64),
     )
     right = dense(x)
-    mine = (
-        (lambda whole: whole.chunk(mesh.size(), 1)[mesh.get_local_rank()])
-        if sequence
-        else (lambda whole: whole)
-    )
+    if sequence:  # this rank's tokens
+        x, right = (part.chunk(mesh.size(), 1)[dist.get_rank()] for part in (x, right))
     block = with_dtensor.split_block(dense.to(device()), mesh, sequence=sequence)
     with tp.Traffic() as traffic:
-        y = block(mine(x).to(device()).requires_grad_())
+        y = block(x.to(device()).requires_grad_())
         y.sum().backward()
     layouts = {
         name: block.get_parameter(f"{name}.weight").placements
         for name in with_dtensor.PLAN
     }
-    return layouts, traffic, (y.cpu() - mine(right)).abs().max().item()
+    return layouts, traffic, (y.cpu() - right).abs().max().item()
 
 
 # %%
@@ -710,14 +753,14 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 
 # %% [markdown]
 # Twice as many messages, the same bytes, and the activations between the regions are shared out too (Korthikanti et al.
-# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed. DTensor does it only in
-# the optimizer's step: after `backward()` they are `Partial(sum)`, and `.grad.to_local()` is one rank's part.
+# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed: DTensor does it in
+# the optimizer's step.
 
 # %% [markdown]
 # ### The vocabulary
 #
 # `tp.split` leaves the last layer whole. In a language model with 128,000 words that is the largest matrix. Cut it by columns, and each rank has
-# the scores of some *words*. The loss needs no rank to have them all: three numbers per token travel, the largest score, the sum of
+# the scores of some *words*. The loss needs no rank to have them all. Three numbers per token travel: the largest score, the sum of
 # exponentials and the score of the right word (PyTorch's name: `loss_parallel`).
 
 
@@ -738,9 +781,9 @@ print(f"off by {max(run_ranks(loss_of_a_cut_head, world_size=2)):.0e}")
 # ## 5 · Why it stays inside one machine
 #
 # A block sends four all-reduces of tokens × width numbers. In our code none of them hides behind computing, as those of data
-# parallelism do: the next layer needs the sum. (Megatron-Core hides the two of the backward pass: while the gradient of the input
-# is summed, it computes the gradient of the weights.) How long do they take? A block as wide as those of Llama 3 70B, on
-# H100 GPUs, with bandwidths of the data sheets, and a share of the peak FLOP/s as in published runs:
+# parallelism do: the next layer needs the sum. (Megatron-Core hides the two of the backward pass behind the
+# gradient of the weights.) How long do they take? Take a block as wide as those of Llama 3 70B, on
+# H100 GPUs. Bandwidths are those of the data sheets, and the share of the peak FLOP/s is that of published runs:
 
 # %%
 cluster, width, tokens = grand_teton(8), 8192, 8192
@@ -905,8 +948,8 @@ outcome(
 # ## 7 · Break-it lab: dropout
 #
 # Lesson 01 had a trap: with the same seed on every rank, dropout zeroes the same units on every rank, though the samples
-# differ. A colleague remembers, and adds **dropout** (드롭아웃) to a tensor-parallel model with a seed for each rank. It is used at two places
-# of the dense part:
+# differ. A colleague remembers, and adds **dropout** (드롭아웃) to a tensor-parallel model with a seed for each rank. It is used in two places
+# of the MLP:
 #
 # * *inner*, after GELU: on hidden units, of which each rank holds others;
 # * *outer*, after the second layer: on its output, which each rank holds whole.
@@ -960,7 +1003,10 @@ predict(
 (losses, apart), (losses_1, _) = run_ranks(
     train_with_dropout, colleagues_seeds, world_size=2
 )
-figure, (left, right) = figures.new(height=2.8, ncols=2)
+
+# %%
+figure, axes = figures.new(height=2.8, ncols=2)
+left, right = axes
 left.plot(losses, label="rank 0")
 left.plot(losses_1, "--", label="rank 1")
 left.set(
@@ -981,10 +1027,9 @@ figures.show(
 # %% [markdown]
 # Read the evidence:
 #
-# 1. Nothing fails, and the loss falls. If you look only at the loss, the run looks healthy.
-# 2. But look at the two losses: in a tensor group both ranks have the same samples and the same weights. Should their losses
+# 1. Nothing fails, and the loss falls. But in a tensor group both ranks have the same samples and the same weights. Should their losses
 #    differ at all?
-# 3. Embedding, norms and head are on both ranks, and should be equal. They drift apart. Which of them would you save?
+# 2. Embedding, norms and head are on both ranks, and should be equal. They drift apart. Which of them would you save?
 
 # %%
 difference = max(abs(a - b) for a, b in zip(losses, losses_1, strict=True))
@@ -1092,8 +1137,7 @@ checked
 # </details>
 #
 # Megatron-LM does the same (Shoeybi et al. 2019, appendix B.2). **The rule:** in a tensor-parallel run, compare the copies now and
-# then, with `tp.drift(model)` or a checksum. These are a few small
-# all-reduces, and the loss will not tell you.
+# then, with `tp.drift(model)` or a checksum. The loss will not tell you.
 
 # %% [markdown]
 # ## 8 · Scale up
@@ -1103,7 +1147,7 @@ checked
 
 
 # %%
-def train_on_a_mesh(tensor=2, steps=6):
+def train_on_a_mesh(tensor=2):
     """Tensor groups of this size, data parallelism over the rest; the loss of the
     whole batch in each step.
     """
@@ -1112,7 +1156,7 @@ def train_on_a_mesh(tensor=2, steps=6):
         (dist.get_world_size() // tensor, tensor),
         mesh_dim_names=("data", "tensor"),
     )
-    groups, place = mesh["data"].get_group(), mesh["data"].get_local_rank()
+    group, place = mesh["data"].get_group(), mesh["data"].get_local_rank()
     torch.manual_seed(0)
     model = tp.split(
         row_transformer(blocks=2).double().to(device()), mesh["tensor"].get_group()
@@ -1122,30 +1166,14 @@ def train_on_a_mesh(tensor=2, steps=6):
         part.chunk(mesh["data"].size())[place].to(device())
         for part in (images.double(), labels)
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), target)
-        loss.backward()
-        average_gradients(model, groups)
-        optimizer.step()
-        mean = loss.detach() / mesh["data"].size()
-        dist.all_reduce(mean, group=groups)
-        losses.append(mean.item())
-    return losses
+    losses = sgd_losses(model, x, target, partial(average_gradients, group=group))
+    mean = torch.tensor(losses, dtype=torch.float64, device=device())
+    dist.all_reduce(mean, group=group)
+    return (mean / mesh["data"].size()).tolist()
 
 
 # %%
-alone = []
-dense = whole_model().cpu()
-optimizer = torch.optim.SGD(dense.parameters(), lr=0.1)
-for _ in range(6):
-    optimizer.zero_grad()
-    loss = F.cross_entropy(dense(images), labels)
-    loss.backward()
-    optimizer.step()
-    alone.append(loss.item())
+alone = sgd_losses(whole_model().cpu(), images, labels)
 print("one process:     ", [round(value, 4) for value in alone])
 
 for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
@@ -1164,9 +1192,9 @@ for ranks, tensor in ((1, 1), (2, 2), (4, 2)):
 
 
 # %%
-def with_torch(steps=6):
-    """DTensor's tensor parallelism × FSDP2 on a mesh of 2 × 2; the loss of the whole
-    batch in each step.
+def with_torch():
+    """DTensor's tensor parallelism × FSDP2 on a mesh of 2 × 2; the losses of this
+    rank's samples.
     """
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("data", "tensor"))
     model = whole_model()
@@ -1178,15 +1206,7 @@ def with_torch(steps=6):
         part.chunk(2)[mesh["data"].get_local_rank()].to(device())
         for part in (images, labels)
     )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    losses = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), target)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+    return sgd_losses(model, x, target)
 
 
 # ranks 0 and 2 have different samples
@@ -1215,7 +1235,6 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # |---|---|---|
 # | 다중 GPU에 학습을 분산: training is spread over several GPUs | Section 4: each rank holds a part of *every* layer. | Spread can mean samples (lesson 01), whole layers (a pipeline), or each layer (here). |
 # | 모델/데이터 나누기 (2가지): split the model or the data, two ways | Section 6: on a mesh of 2 × 2 both at once, gradients equal to one process. | They are dimensions, not alternatives: ranks = data × tensor (× pipeline). |
-# | 모델 병렬화는 고난이도!: model parallelism is hard | Sections 3, 6 and 7: wrong heads, a wrong group, a seed too many raise no error. | The code is short. Hard is that mistakes stay silent: compare with the dense model. |
 
 # %% [markdown]
 # ## Take away
@@ -1240,6 +1259,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # | head | 헤드 | one of several attentions in a layer; they do not know each other |
 # | sequence parallelism | 시퀀스 병렬화 | between the split regions, each rank has some of the tokens |
 # | mesh | 메시 | ranks in rows and columns, one kind of parallelism along each |
+# | grouped-query attention, GQA | 그룹 쿼리 어텐션 | several query heads share a key head and a value head |
 # | dropout | 드롭아웃 | some values become zero at random, in training |
 #
 # ### Further reading
@@ -1249,6 +1269,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 #   bytes, and which kind of parallelism goes where.
 # * Korthikanti et al. 2022, [Reducing Activation Recomputation in Large Transformer Models](https://arxiv.org/abs/2205.05198):
 #   sequence parallelism.
+# * Ainslie et al. 2023, [GQA](https://arxiv.org/abs/2305.13245): grouped-query attention.
 # * PyTorch, [Tensor Parallelism](https://docs.pytorch.org/docs/stable/distributed.tensor.parallel.html) and
 #   [DTensor](https://docs.pytorch.org/docs/stable/distributed.tensor.html).
 #

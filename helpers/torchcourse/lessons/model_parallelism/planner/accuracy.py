@@ -2,7 +2,8 @@
 
 The constants are those of `Efficiency` and of `memory`. A source sets constants as a whole or not at all
 (`published.SETTING`). `judge` compares every run; `constant_error` is what anybody reaches who answers with one number
-for all of them; `rank_correlation` says whether the better layout is known.
+for all of them; `rank_correlation` says whether the better layout is known. `speed_table`, `order_table` and
+`memory_table` are these as text.
 """
 
 import itertools
@@ -97,6 +98,20 @@ def by_source(judgements: Sequence[Judgement]) -> list[SourceRow]:
     return sorted(rows, key=lambda row: row.calibrates)
 
 
+def speed_table(judgements: Sequence[Judgement]) -> str:
+    """Return the rows of `by_source` as text, under their heads."""
+    lines = [f"{'source':22}{'rows':>5}  {'counts':10}{'planner':>8}{'constant':>10}{'rank':>7}"]
+    for row in by_source(judgements):
+        rank = "" if row.rank is None else f"{row.rank:.2f}"
+        line = f"{row.key:22}{row.rows:5}  {row.counts:10}{row.error:8.0%}{row.constant:10.0%}{rank:>7}"
+        lines.append(line + _sets(row.calibrates))
+    return "\n".join(lines)
+
+
+def _sets(calibrates: bool) -> str:
+    return ", sets constants" if calibrates else ""
+
+
 @dataclass(frozen=True)
 class MemoryOfSource:
     """How well the planner knows the memory of one source.
@@ -145,6 +160,16 @@ def memory_by_source() -> list[MemoryOfSource]:
     return sorted(found, key=lambda row: row.calibrates)
 
 
+def memory_table() -> str:
+    """Return the rows of `memory_by_source` as text, under their heads."""
+    lines = [f"{'source':22}{'bytes':>6}{'off by':>8}{'ran':>6}{'refused':>9}{'ran out':>9}{'accepted':>10}"]
+    for row in memory_by_source():
+        error = "" if row.error is None else f"{row.error:.0%}"
+        line = f"{row.key:22}{row.measured:6}{error:>8}{row.ran:6}{row.refused:9}{row.failed:9}{row.accepted:10}"
+        lines.append(line + _sets(row.calibrates))
+    return "\n".join(lines)
+
+
 def _any_fits(row: Run | MemoryRow, possible: Iterable[Layout]) -> bool:
     return any(plan(row.model, row.cluster, layout).fits for layout in possible)
 
@@ -186,6 +211,15 @@ def order_by_gap(judgements: Sequence[Judgement], limits: Sequence[float] = (0.0
     bounds = zip((0.0, *limits), (*limits, math.inf), strict=True)
     bins = {(least, most): [right for gap, right in found if least <= gap < most] for least, most in bounds}
     return [OrderRow(*bound, len(right), sum(right)) for bound, right in bins.items()]
+
+
+def order_table(judgements: Sequence[Judgement]) -> str:
+    """Return the rows of `order_by_gap` as text."""
+    lines = []
+    for row in order_by_gap(judgements):
+        apart = f"{row.least:.0%} to {row.most:.0%}" if row.most < 1 else f"over {row.least:.0%}"
+        lines.append(f"planned {apart:9} apart: {row.pairs} pairs, {row.right / row.pairs:.0%} in the right order")
+    return "\n".join(lines)
 
 
 def _useful(run: Run) -> float:

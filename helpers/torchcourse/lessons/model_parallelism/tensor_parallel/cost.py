@@ -1,4 +1,4 @@
-"""What the dense part of a transformer block (width → 4·width → width) sends in one step, by kind of parallelism.
+"""What the MLP of a transformer block (width → 4·width → width) sends in one step, by kind of parallelism.
 
 Tensor parallelism sends activations: they grow with samples · tokens · width, and not with the weights. Data
 parallelism sends the gradients of all weights: they grow with width², and not with the batch.
@@ -26,7 +26,7 @@ def block_bytes(tokens: int, width: int, ranks: int, number: int = 4) -> float:
 
 
 def pair_bytes(order: str, tokens: int, width: int, ranks: int, number: int = 4) -> float:
-    """Return the bytes that a rank sends for the dense part split in one of the `ORDERS`, forward and backward.
+    """Return the bytes that a rank sends for the MLP split in one of the `ORDERS`, forward and backward.
 
     Column, then row: an all-reduce each way, `width` wide. Row, then column: an all-reduce each way in the middle,
     4·`width` wide, and an all-gather each way at the ends, which sends half as much as an all-reduce.
@@ -43,5 +43,5 @@ def pair_bytes(order: str, tokens: int, width: int, ranks: int, number: int = 4)
 
 
 def weight_bytes(width: int, number: int = 4) -> int:
-    """Return the bytes of the dense part's weights and biases, without the norm."""
+    """Return the bytes of the MLP's weights and biases, without the norm."""
     return (8 * width**2 + 5 * width) * number

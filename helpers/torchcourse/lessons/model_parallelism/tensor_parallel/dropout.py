@@ -20,7 +20,7 @@ from torchcourse.models import TransformerBlock
 
 
 class Dropouts:
-    """Inner and outer dropout in the dense part of every transformer block of a model, while it trains.
+    """Inner and outer dropout in the MLP of every transformer block of a model, while it trains.
 
     It hooks into the model, so names and parameters stay as they are.
 

@@ -5,7 +5,7 @@
     loss.backward()                             # each rank has the gradients of its parts
     dense = whole(model)                        # all weights under their dense names, on each rank
 
-In each transformer block, attention and the dense part begin with a layer split by columns and end with one split by
+In each transformer block, attention and the MLP begin with a layer split by columns and end with one split by
 rows. What lies between needs nothing from other ranks: heads do not know each other, and GELU works on single numbers.
 So a block sends two all-reduces forward and two backward, whatever the number of ranks.
 """
