@@ -1,10 +1,14 @@
 """What handed-in code may try, and what comes of it: the grader goes on, and nothing outside has changed."""
 
+import errno
+import os
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -12,10 +16,12 @@ import pytest
 from nbgrader.utils import determine_grade
 
 from torchcourse.tools.classroom import execution, literal_answers
+from torchcourse.tools.classroom.grader import Runs
 from torchcourse.tools.classroom.preprocessors import SaveClampedGrades, StderrIsNoError
 from torchcourse.tools.classroom.sandbox import box as sandbox
-from torchcourse.tools.classroom.sandbox import bubblewrap
-from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Warm
+from torchcourse.tools.classroom.sandbox import bubblewrap, processes
+from torchcourse.tools.classroom.sandbox import warm as warm_script
+from torchcourse.tools.classroom.sandbox.box import Box, Died, Forged, Lost, Warm
 from torchcourse.tools.repository import ROOT
 
 pytestmark = pytest.mark.skipif(not sandbox.POSSIBLE, reason="needs Linux, whose namespaces the sandbox is made of")
@@ -147,6 +153,13 @@ def test_what_ends_a_sandbox_is_named(warm, source, reason):
     assert reason in str(died)
 
 
+def test_memory_is_watched_without_namespaces_too(warm, monkeypatch):
+    monkeypatch.setattr(warm, "kind", "limits")
+    died, _ = run(warm, *ENDED["memory of one"][:1])
+    assert isinstance(died, Died)
+    assert "memory" in str(died)
+
+
 FORGED = {
     "every channel written to": """
         import os
@@ -191,16 +204,12 @@ def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, s
     assert text(after) == "42"
 
 
-def test_without_namespaces_a_cell_runs_with_limits_and_leaves_nothing(warm, monkeypatch):
+def test_without_namespaces_a_cell_runs_with_limits_in_a_folder_that_goes(warm, monkeypatch):
     monkeypatch.setattr(warm, "kind", "limits")
-    program = "import os\nopen('note', 'w').write('x')\n__import__('subprocess').Popen(['sleep', '4321'])\nos.getcwd()"
     with Box(warm) as box:
-        folder = Path(text(box.run(program, 5, 20)).strip("'"))
-        inside = box._tree()
+        folder = Path(text(box.run("import os\nopen('note', 'w').write('x')\nos.getcwd()", 5, 20)).strip("'"))
         assert (folder / "note").exists()
-    psutil.wait_procs(inside, timeout=10)
     assert not folder.parent.exists()
-    assert [process for process in inside if process.is_running()] == []
 
 
 LEFT_BEHIND = """
@@ -213,22 +222,173 @@ LEFT_BEHIND = """
     """
 
 
-def test_nothing_is_left_behind(warm):
+@pytest.mark.parametrize("kind", ["namespaces", "limits"])
+def test_nothing_is_left_behind(warm, monkeypatch, kind):
+    monkeypatch.setattr(warm, "kind", kind)
     with Box(warm) as box:
         box.run(textwrap.dedent(LEFT_BEHIND), 5, 20)
-        inside = box._tree()
-        assert len(inside) >= 4
-    psutil.wait_procs(inside, timeout=10)
-    assert [process for process in inside if process.is_running()] == []
+        inside = processes.below(box._process)
+        assert [one.name() for one in inside].count("sleep") == 1
+        assert len(inside) >= 3
+    assert [*filter(processes.is_alive, inside)] == []
+
+
+def is_running(pid):
+    try:
+        return processes.is_alive(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_nothing_is_left_behind_by_what_ends_itself_where_nothing_is_isolated(warm, monkeypatch, tmp_path):
+    monkeypatch.setattr(warm, "kind", "limits")
+    note = tmp_path / "pid"
+    leaver = f"""
+        import os, subprocess
+        open({str(note)!r}, "w").write(str(subprocess.Popen(["sleep", "4321"], start_new_session=True).pid))
+        os._exit(0)
+        """
+    died, _ = run(warm, leaver)
+    assert "ended in the middle" in str(died)
+    assert not is_running(int(note.read_text()))
+
+
+def test_a_sandbox_ends_where_linux_cannot_wait_for_a_process_whose_session_lives(warm, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with Box(warm) as box:
+        inside = [box._process, *processes.below(box._process)]
+    assert [*filter(processes.is_alive, inside)] == []
+
+
+def test_a_long_cell_for_a_sandbox_that_takes_nothing_in_does_not_hold_the_grader(warm, monkeypatch):
+    monkeypatch.setattr(sandbox, "_SEND", 0.2)
+    stops = "import os, signal, threading\nthreading.Timer(0.2, os.kill, (os.getpid(), signal.SIGSTOP)).start()"
+    monkeypatch.setattr(warm, "kind", "limits")  # where the first process can stop itself
+    with Box(warm) as box:
+        box.run(stops, 2, 20)
+        time.sleep(0.4)
+        with pytest.raises(Died, match="nor when it was interrupted"):
+            box.run("#" * 2**21, 2, 0.5)
+
+
+def test_a_grader_with_many_open_files_is_one_too(warm):
+    opened = [os.dup(0) for _ in range(1100)]
+    try:
+        assert text(run(warm, "40 + 2")[0]) == "42"
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def test_too_many_processes_are_named_where_the_system_does_not_count_them(warm, monkeypatch):
+    monkeypatch.setattr(sandbox, "_PROCESSES", 8)
+    died, _ = run(warm, "import subprocess as s\nfor one in [s.Popen(['sleep', '99']) for _ in range(9)]: one.wait()")
+    assert "processes at a time" in str(died)
+
+
+def one_cell(source="6 * 7"):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+
+
+@pytest.fixture
+def again_at_once(monkeypatch):
+    monkeypatch.setattr(execution, "_PAUSES", (0.01, 0.01, 0.01))
+
+
+def test_a_machine_without_room_for_a_sandbox_is_asked_again_and_costs_no_points(warm, monkeypatch, again_at_once):
+    refused = [OSError(errno.EAGAIN, "Resource temporarily unavailable")] * 2
+    fork = warm.fork
+
+    def sometimes(request):
+        if refused:
+            raise Lost("no sandbox could be begun") from refused.pop()
+        return fork(request)
+
+    monkeypatch.setattr(warm, "fork", sometimes)
+    monkeypatch.setattr(execution, "_warm", warm)
+    notebook = one_cell()
+    assert execution.execute(notebook) == execution.Note()
+    assert text(notebook.cells[0].outputs) == "42"
+    refused += [OSError()] * 9
+    with pytest.raises(Lost, match="could be begun"):
+        execution.execute(notebook)
+
+
+def test_work_that_was_lost_with_the_warm_process_is_done_again_and_stopped_work_is_not(monkeypatch, again_at_once):
+    """As when a system without memory ends the largest process: no cell is to blame."""
+    monkeypatch.setattr(execution, "_warm", None)
+    killed, real = [], Box.run
+
+    def kill_once(box, source, *limits):
+        if "* 7" in source and not killed:
+            killed.append(box._warm)
+            box._warm._process.kill()
+        return real(box, source, *limits)
+
+    monkeypatch.setattr(Box, "run", kill_once)
+    notebook = one_cell("import time; time.sleep(0.3)\n6 * 7")
+    assert execution.execute(notebook) == execution.Note()
+    assert text(notebook.cells[0].outputs) == "42"
+    assert not killed[0].lives
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        stop_a_grading()
+    assert time.monotonic() - begun < 50
+    assert not execution._warm.lives
+    assert not execution.is_stopped()
+
+
+def stop_a_grading():
+    grader = SimpleNamespace(sanitized=lambda *_: {"one": one_cell("import time; time.sleep(60)")})
+    with Runs(grader, [("ann", "lesson")] * 2) as runs:
+        runs.begin(0)
+        while not processes.below(psutil.Process(execution._warm._process.pid)):
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+
+def test_a_machine_that_protects_less_than_before_runs_nothing(monkeypatch):
+    class Dead:
+        kind, lives, reason = "namespaces", False, "no room"
+        end = staticmethod(lambda: None)
+
+    monkeypatch.setattr(execution, "_warm", Dead())
+    monkeypatch.setattr(execution, "Warm", lambda kinds: type("Less", (Dead,), {"kind": "limits"})())
+    with pytest.raises(Lost, match="allows no namespaces any more: no room"):
+        execution.warm()
+
+
+@pytest.mark.parametrize(("number", "isolated"), [(errno.ENOMEM, True), (errno.EAGAIN, True), (errno.EPERM, False)])
+def test_less_protection_is_chosen_only_where_more_is_forbidden(monkeypatch, number, isolated):
+    answers = [{"isolated": False, "reason": "?", "number": number}, {}, {"isolated": True, "reason": "yes"}]
+    monkeypatch.setattr(warm_script, "_tried", lambda: answers.pop(0))
+    monkeypatch.setattr(warm_script.time, "sleep", lambda _seconds: None)
+    assert warm_script._possible()["isolated"] is isolated
+
+
+def test_a_sandbox_that_ends_as_it_begins_is_no_cell_that_failed(warm, monkeypatch):
+    monkeypatch.setattr(warm, "fork", _ended_at_once)
+    with pytest.raises(Lost):
+        Box(warm)
+
+
+def _ended_at_once(_request):
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return psutil.Popen([sys.executable, "-c", ""]), ours
 
 
 def test_a_grader_that_is_killed_takes_its_sandboxes_with_it(tmp_path):
     program = """
         import time
+        from torchcourse.tools.classroom.sandbox import processes
         from torchcourse.tools.classroom.sandbox.box import Box, Warm
         box = Box(Warm())
         box.run("1", 9, 99)
-        print(*(process.pid for process in [box._process, *box._tree()]), flush=True)
+        print(*(one.pid for one in [box._process, *processes.below(box._process)]), flush=True)
         time.sleep(99)
         """
     command = [sys.executable, "-c", textwrap.dedent(program)]

@@ -1,12 +1,14 @@
 """Run a submission as it is graded: a quiz by its answers alone, what else there is in a sandbox, cell by cell."""
 
 import atexit
+import contextlib
 import json
 import secrets
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
@@ -14,7 +16,9 @@ from nbgrader import utils
 
 from torchcourse.tools.classroom import literal_answers
 from torchcourse.tools.classroom.sandbox import judging
-from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Warm
+from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Lost, Warm
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,18 @@ def execute(notebook: NotebookNode, trusted: bool = True, seed: str = "") -> Not
         notebook: the submission, sanitized: its check cells are the teacher's.
         trusted: False if they may be anything, as in a notebook that is validated and not graded.
         seed: what the inputs of judged tests are drawn from; `SEED` if there is none.
+
+    Raises:
+        Lost: when there was no sandbox, or it was lost, again and again. The work is not to blame, and is no zero.
     """
     if trusted and literal_answers.score(notebook):
         return Note()
+    return patiently(lambda: _execute(notebook, trusted, seed or SEED))
+
+
+def _execute(notebook: NotebookNode, trusted: bool, seed: str) -> Note:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    with Box(warm()) as box, _Judge(box, seed or SEED) as judge:
+    with Box(warm()) as box, _Judge(box, seed) as judge:
         for number, cell in enumerate(cells, start=1):
             cell.execution_count = number
             if not cell.source.strip():
@@ -116,16 +127,70 @@ def _nothing_counts(cells: list[NotebookNode], reason: str) -> Note:
 
 _warm: Warm | None = None
 _warm_lock = threading.Lock()
+_stopped = threading.Event()
 
 
 def warm() -> Warm:
-    """Return this process's warm process, which is begun when it is first asked for."""
+    """Return this process's warm process, which is begun when it is first asked for, and again when it was killed.
+
+    Raises:
+        Lost: when it could not begin, or would protect less than the one before.
+    """
     global _warm
     with _warm_lock:
+        if _stopped.is_set():
+            raise Lost("grading was stopped")
         if _warm is None:
             _warm = Warm()
-            atexit.register(_warm.__exit__, None, None, None)
+        elif not _warm.lives:
+            _warm.end()
+            again = Warm((_warm.kind,))
+            if again.kind != _warm.kind:
+                again.end()
+                raise Lost(f"this machine allows no {_warm.kind} any more: {again.reason}")
+            _warm = again
         return _warm
+
+
+@atexit.register
+def _end_warm() -> None:
+    if _warm is not None:
+        _warm.end()
+
+
+def patiently(work: Callable[[], Result]) -> Result:
+    """Do what needs a sandbox; again where it was lost. A machine without room has some a moment later, as a rule.
+
+    Raises:
+        Lost: when that happens again and again.
+    """
+    for pause in _PAUSES:
+        with contextlib.suppress(Lost):
+            return work()
+        if _stopped.wait(pause):
+            break
+    return work()
+
+
+_PAUSES = (0.5, 2.0, 5.0)  # seconds
+
+
+def is_stopped() -> bool:
+    """Whether nothing more is to run."""
+    return _stopped.is_set()
+
+
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """End all sandboxes of this process. Within the block none begins."""
+    _stopped.set()
+    try:
+        with _warm_lock:
+            if _warm is not None:
+                _warm.end()
+        yield
+    finally:
+        _stopped.clear()
 
 
 def is_isolated() -> bool:

@@ -189,6 +189,9 @@ def main() -> int:
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. What was graded is kept; the same command goes on with the rest.", file=sys.stderr)
+        return 130
     if cluster:
         print(*cluster.report(), sep="\n")
     else:

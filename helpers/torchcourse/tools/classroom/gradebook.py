@@ -36,7 +36,7 @@ def exists(folder: Path) -> bool:
 
 
 def opened(folder: Path) -> Gradebook:
-    """Return the gradebook in of a class, for a `with` block; a new one if there is none."""
+    """Return the gradebook of a class, for a `with` block; a new one if there is none."""
     return Gradebook(address(folder), "torchcourse")
 
 

@@ -1,5 +1,6 @@
 """One class's submissions through nbgrader: sorted, run in sandboxes ahead of time, scored, and given feedback."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -241,7 +242,10 @@ class Runs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        # Who stops the grading does not wait for what runs, which may take half an hour yet.
+        with execution.stopped() if error else contextlib.nullcontext():
+            self._pool.shutdown()
         RunInSandbox.prepared.clear()
 
 

@@ -26,7 +26,7 @@ class SandboxProvisioner(LocalProvisioner):
         if not execution.is_isolated():
             self.log.error(execution.UNPROTECTED)
         self._end()
-        self._box = Box(execution.warm())
+        self._box = execution.patiently(lambda: Box(execution.warm()))
         channel, words = self._box.handed_over()
         module = "torchcourse.tools.classroom.sandbox.kernel"
         place = ["-f", str(self.parent.connection_file)] if self.parent else []

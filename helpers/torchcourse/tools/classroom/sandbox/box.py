@@ -24,10 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, get_args
+from weakref import WeakSet
 
 import psutil
 
-from torchcourse.tools.classroom.sandbox import bubblewrap, frames
+from torchcourse.tools.classroom.sandbox import bubblewrap, frames, isolation, processes
 
 Kind = Literal["namespaces", "bubblewrap", "limits"]
 """What a sandbox is made of: namespaces and limits, the same by bubblewrap, or limits only, which protect nothing."""
@@ -50,7 +51,10 @@ ENVIRONMENT = {
 
 _START = 300.0  # seconds: to import PyTorch on a crowded machine
 _GRACE = 5.0  # seconds that an interrupted cell has to end
+_ENDING = 0.1  # seconds from the end of a sandbox to that of the process that forked it, whose end ended it
+_SEND = 60.0  # seconds that a sandbox has to take in what is sent
 _LOOK = 0.25  # seconds from look to look at a running cell
+_PROCESSES = isolation.Limits().processes  # which the system does not count where root grades
 
 
 class Warm:
@@ -58,28 +62,33 @@ class Warm:
 
     Args:
         kinds: what may be used, the best first; the first one that this machine allows is.
+
+    Raises:
+        Lost: when it could not begin.
     """
 
     def __init__(self, kinds: Sequence[Kind] = get_args(Kind)) -> None:
         self._lock = threading.Lock()
+        self._fresh = WeakSet[psutil.Process]()  # those that were not forked
         self._control, theirs = socket.socketpair()
+        self._control.settimeout(_START)
         script = Path(__file__).with_name("warm.py")
         environment = os.environ | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(script), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._control.settimeout(_START)
-        answer = self._control.recv(2**16)
-        if not answer:
-            raise RuntimeError("The process that starts the sandboxes ended unexpectedly.")
-        said = json.loads(answer)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(script), str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            said = json.loads(self._control.recv(2**16))
+        except (OSError, ValueError) as error:
+            self.end()
+            raise Lost("the process that forks sandboxes ended as it began") from error
         self.reason: str = said["reason"]
         allowed = {"namespaces": said["isolated"], "bubblewrap": "bubblewrap" in kinds and bubblewrap.is_possible()}
         self.kind: Kind = next((kind for kind in kinds if allowed.get(kind)), "limits")
@@ -90,15 +99,51 @@ class Warm:
         return self.kind != "limits"
 
     def fork(self, request: dict[str, Any]) -> tuple[psutil.Process, socket.socket]:
-        """Start a sandbox; return its process and the grader's end of its channel."""
+        """Start a sandbox; return its process and the grader's end of its channel.
+
+        Raises:
+            Lost: where there is no room for one more process, or no warm process any more.
+        """
         ours, theirs = socket.socketpair()
-        if self.kind == "bubblewrap":
+        try:
             with theirs:
-                return _fresh(request, theirs.fileno()), ours
-        with self._lock, theirs:
-            socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno()])
-            pid = int.from_bytes(self._control.recv(8), "big")
-        return psutil.Process(pid), ours
+                if self.kind == "bubblewrap":
+                    process = _fresh(request, theirs.fileno())
+                    self._fresh.add(process)
+                    return process, ours
+                return psutil.Process(self._forked(request, theirs.fileno())), ours
+        except (OSError, psutil.Error) as error:
+            ours.close()
+            raise Lost("no sandbox could be begun") from error
+
+    def _forked(self, request: dict[str, Any], channel: int) -> int:
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [json.dumps(request).encode()], [channel])
+                return int.from_bytes(self._control.recv(8), "big")
+            except TimeoutError:
+                self._process.kill()  # its answer may come yet, and the next one to ask would take it for its own
+                raise
+
+    @property
+    def lives(self) -> bool:
+        """Whether sandboxes can be forked still."""
+        return self._process.poll() is None
+
+    def ended(self) -> bool:
+        """Whether it has ended, or ends in this moment: its sandboxes end a little earlier."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_ENDING)
+        return not self.lives
+
+    def end(self) -> None:
+        """End this process, and all its sandboxes with it."""
+        self._control.close()
+        for process in [*self._fresh]:
+            processes.end(process)
+        if hasattr(self, "_process"):  # which could not begin, else
+            self._process.kill()
+            self._process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +151,7 @@ class Warm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._control.close()
-        self._process.kill()
-        self._process.wait()
+        self.end()
 
 
 def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
@@ -142,6 +185,10 @@ class Forged(Died):
     """What runs in the sandbox sent an answer of its own, so that none of its answers counts."""
 
 
+class Lost(Exception):
+    """There is no sandbox, or no longer, by no fault of what ran in it: on a machine without room, as a rule."""
+
+
 class Box:
     """One sandbox.
 
@@ -149,6 +196,9 @@ class Box:
         warm: forks it.
         readable: folders that its cells may read, besides Python, the packages and the course.
         environment: the environment variables of its cells, besides the search path for programs.
+
+    Raises:
+        Lost: when it could not begin, as on a machine that has no room for one more process.
     """
 
     def __init__(self, warm: Warm, readable: Sequence[Path] = (), environment: Mapping[str, str] = ENVIRONMENT) -> None:
@@ -161,16 +211,26 @@ class Box:
             "folder": f"{self._folder}/work",
         }
         self._warm: Warm | None = warm  # which ends, with all its sandboxes, when nobody holds it any more
-        self._process, self._channel = warm.fork(request)
-        self._depth = {"namespaces": 1, "bubblewrap": bubblewrap.DEPTH, "limits": 0}[warm.kind]
-        self._reader = frames.Reader()
-        self._nonce = ""
-        if warm.kind == "bubblewrap":  # what its imports take is not the first cell's
-            try:
-                self.run("", _START, _START)
-            except Died:
-                self.end()
-                raise
+        try:
+            process, channel = warm.fork(request)
+        except Lost:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self._attach(process, channel, {"namespaces": 1, "bubblewrap": bubblewrap.DEPTH, "limits": 1}[warm.kind])
+        try:  # so that a sandbox that cannot begin costs no points, and what its imports take is not the first cell's
+            self.run("", _START, _START)
+            self._cells = processes.innermost(self._process, self._depth)  # now, while it has no brothers
+        except (Died, psutil.Error) as died:
+            self.end()
+            raise Lost(f"no sandbox could be begun: {died}") from died
+
+    def _attach(self, process: psutil.Process, channel: socket.socket, depth: int) -> None:
+        self._process, self._channel, self._depth = process, channel, depth
+        self._cells = process  # until it is there
+        self._channel.settimeout(_SEND)
+        self._poll = select.poll()  # select() cannot wait for a descriptor above 1023
+        self._poll.register(channel, select.POLLIN)
+        self._reader, self._nonce = frames.Reader(), ""
 
     def handed_over(self) -> tuple[int, list[str]]:
         """Return the channel's file descriptor, and the words by which a process that inherits it can `adopt` this."""
@@ -182,9 +242,9 @@ class Box:
         """Return a sandbox that this process's parent began, and that the parent ends."""
         pid, channel, depth = map(int, words)
         box = cls.__new__(cls)
-        box._warm, box._folder, box._depth = None, "", depth
-        box._process, box._channel = psutil.Process(pid), socket.socket(fileno=channel)
-        box._reader, box._nonce = frames.Reader(), ""
+        box._warm, box._folder = None, ""
+        box._attach(psutil.Process(pid), socket.socket(fileno=channel), depth)
+        box._cells = processes.innermost(box._process, depth)
         return box
 
     def run(self, source: str, processor: float, wall: float, whole: float = math.inf) -> list[dict[str, Any]]:
@@ -201,25 +261,29 @@ class Box:
         Raises:
             Died: when the sandbox ended in the middle, by itself or because of its limits.
             Forged: when something else than the one answer came.
+            Lost: when it ended because the warm process did.
         """
         if self._has_data():
             raise Forged("something was sent in the place of a result")
         self._nonce = secrets.token_hex(16)
         with contextlib.suppress(OSError):  # then the answer is missing too
             frames.send(self._channel, {"source": source, "nonce": self._nonce})
-        begun, used = time.monotonic(), self._processor_time()
+        begun, used = time.monotonic(), processes.usage(self._process).seconds
         interrupted = 0.0
         while True:
             if (message := self._message()) is not None:
                 if message.get("nonce") != self._nonce or not isinstance(message.get("outputs"), list):
                     raise Forged("something was sent in the place of a result")
                 return [*message["outputs"], *([_TOO_LONG] if interrupted else [])]
-            if self._memory() > MEMORY:
+            usage = processes.usage(self._process)
+            if usage.memory > MEMORY:
                 raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
-            spent, passed = self._processor_time() - used, time.monotonic() - begun
+            if usage.number > _PROCESSES:
+                raise Died(f"this notebook started more than {_PROCESSES} processes at a time")
+            spent, passed = usage.seconds - used, time.monotonic() - begun
             if interrupted and time.monotonic() - interrupted > _GRACE:
                 raise Died(f"a cell did not end after {spent:.0f} s of processor time, nor when it was interrupted")
-            if used + spent > whole:
+            if usage.seconds > whole:
                 raise Died(f"all cells together took more than {whole:.0f} s of processor time")
             if not interrupted and (spent > processor or passed > wall):
                 interrupted = time.monotonic()
@@ -238,34 +302,31 @@ class Box:
             Why the test failed; nothing if it did not.
 
         Raises:
-            Died: when the sandbox ended, or the time did.
+            Died: when the time ended, or what `ask` raises.
+            Lost: when this sandbox ended.
         """
-        frames.send(self._channel, {"test": test, "seed": seed})
-        end = time.monotonic() + wall
+        end, reply = time.monotonic() + wall, dict[str, Any](test=test, seed=seed)
         while time.monotonic() < end:
-            if (message := self._message()) is None:
-                continue
-            if "failed" in message:
+            try:
+                if reply:
+                    frames.send(self._channel, reply)
+                message = self._message()
+            except (Died, OSError) as error:
+                raise Lost("the sandbox that judges ended") from error
+            if message is not None and "failed" in message:
                 return str(message["failed"])
-            frames.send(self._channel, ask(message["call"], message["given"]))
+            reply = ask(message["call"], message["given"]) if message is not None else {}
         raise Died(f"a test took more than {wall:.0f} s")
 
     def interrupt(self) -> None:
         """Interrupt the cell that runs, as the stop button does."""
-        with contextlib.suppress(psutil.Error, IndexError):
-            cells = self._process
-            for _ in range(self._depth):
-                cells = cells.children()[0]
-            cells.send_signal(signal.SIGINT)
+        with contextlib.suppress(psutil.Error):
+            self._cells.send_signal(signal.SIGINT)
 
     def end(self) -> None:
         """End every process of the sandbox, and remove what it wrote."""
+        processes.end(self._process)
         self._channel.close()
-        for process in [*self._tree(), self._process]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        with contextlib.suppress(psutil.Error):
-            self._process.wait(10)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -277,47 +338,23 @@ class Box:
         self.end()
 
     def _has_data(self) -> bool:
-        readable, _, _ = select.select([self._channel], [], [], 0)
         with contextlib.suppress(OSError):
-            return bool(readable and self._channel.recv(1, socket.MSG_PEEK))
+            return bool(self._poll.poll(0) and self._channel.recv(1, socket.MSG_PEEK))
         return False
 
     def _message(self) -> dict[str, Any] | None:
         """Wait a moment for a part of the answer; return it once it is whole."""
-        readable, _, _ = select.select([self._channel], [], [], _LOOK)
-        if not readable:
-            if self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE:
-                return None
+        data = b""
+        if self._poll.poll(1000 * _LOOK):
+            with contextlib.suppress(OSError):
+                data = self._channel.recv(2**20)
+        elif processes.is_alive(self._process):
+            return None
+        if not data:
+            if self._warm is not None and self._warm.ended():
+                raise Lost("the process that forks sandboxes was ended")
             raise Died("the process ended in the middle of a cell")
         try:
-            data = self._channel.recv(2**20)
-            if not data:
-                raise Died("the process ended in the middle of a cell")
-            message = self._reader.add(data)
-        except OSError as error:
-            raise Died("the process ended in the middle of a cell") from error
+            return self._reader.add(data)
         except ValueError as error:
             raise Forged("something was sent in the place of a result") from error
-        return message
-
-    def _tree(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            return self._process.children(recursive=True)
-        return []
-
-    def _processor_time(self) -> float:
-        """Seconds of processor time so far, of all processes that live and of those that they have waited for."""
-        spent = 0.0
-        for process in [self._process, *self._tree()]:
-            with contextlib.suppress(psutil.Error):
-                spent += sum(process.cpu_times()[:4])
-        return spent
-
-    def _memory(self) -> int:
-        """Bytes in memory that belong to this sandbox alone."""
-        size = 0
-        for process in self._tree():
-            with contextlib.suppress(psutil.Error):
-                info = process.memory_info()
-                size += info.rss - info.shared
-        return size

@@ -23,7 +23,7 @@ def is_possible() -> bool:
     if shutil.which("bwrap") is None:
         return False
     try:
-        tried = subprocess.run([*command([]), "/bin/true"], capture_output=True, timeout=20)
+        tried = subprocess.run([*command([]), "/bin/true"], capture_output=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return tried.returncode == 0

@@ -5,6 +5,7 @@ named here, read-only. What it writes goes to memory and ends with it. The calls
 mount_setattr(2), pivot_root(2), capset(2) and prctl(2).
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -14,10 +15,13 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+import psutil
 
 MEBIBYTE = 2**20
 
@@ -63,6 +67,20 @@ def enter(limits: Limits, readable: Iterable[Path]) -> None:
     _call("capset", _libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), nothing))
 
 
+def watched() -> None:
+    """Go on in a new process; the calling one waits for it, then ends all that it left behind.
+
+    Where nothing is isolated, a process that the first one started and did not wait for would go on for ever.
+    """
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)  # those whose parent ended become children of this process
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGTERM, lambda *_: _end_children())
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # when the process that forked this one ends
+        _end_as(child, _end_children)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def limit(limits: Limits) -> None:
     """Set the limits that the system counts per process, or per user."""
     for what, most in (
@@ -99,11 +117,26 @@ _FILES = {
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
-def _end_as(child: int) -> NoReturn:
+def _end_as(child: int, at_last: Callable[[], None] = lambda: None) -> NoReturn:
+    """Wait for the process that is the sandbox, and end as it did."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.closerange(3, 2**16)  # or who waits for the end of the channel waits for this process too
     _, status = os.waitpid(child, 0)
+    at_last()
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _end_children() -> None:
+    """End all processes below this one; the children of one that ended are this process's own."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+            time.sleep(0.005)
 
 
 def _new_root(limits: Limits, readable: list[Path]) -> None:
@@ -181,5 +214,5 @@ _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV = 1, 2, 4
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(os.uname().machine, -1)
 _MOUNT_SETATTR = 442
 _SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 1 | 64
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _CAPABILITY_VERSION_3 = 0x20080522

@@ -11,6 +11,7 @@ no tensor is computed here.
 
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import json
@@ -20,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any, NoReturn
@@ -58,12 +60,15 @@ def main(control: socket.socket) -> NoReturn:
             request, fds, _, _ = socket.recv_fds(control, 2**20, 1)
             if not request:
                 os._exit(0)
-            pid = os.fork()
-            if pid == 0:
-                for fd in (control.fileno(), wake, woken):
-                    os.close(fd)
-                _become_sandbox(socket.socket(fileno=fds[0]), json.loads(request))
-            os.close(fds[0])
+            pid = 0
+            with contextlib.suppress(OSError):  # then the machine has no room for one more process
+                pid = os.fork()
+                if pid == 0:
+                    for fd in (control.fileno(), wake, woken):
+                        os.close(fd)
+                    _become_sandbox(socket.socket(fileno=fds[0]), json.loads(request))
+            for fd in fds:
+                os.close(fd)
             control.sendall(pid.to_bytes(8, "big"))
 
 
@@ -86,7 +91,21 @@ def _import_all() -> None:
 
 
 def _possible() -> dict[str, Any]:
-    """Try whether a child can be isolated on this machine."""
+    """Try whether a child can be isolated on this machine.
+
+    Raises:
+        RuntimeError: if that cannot be said, as on a machine without room. Less protection would be a wrong answer.
+    """
+    for pause in (0.5, 2.0, 5.0, 0.0):
+        said = _tried()
+        if said and said.get("number") not in _NO_ROOM:
+            return {"isolated": said["isolated"], "reason": said["reason"]}
+        time.sleep(pause)
+    raise RuntimeError(f"Nobody can say whether namespaces are allowed here: {said.get('reason', 'no answer came')}.")
+
+
+def _tried() -> dict[str, Any]:
+    """Return what a child that tried to isolate itself says; nothing if it ended before."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -94,15 +113,16 @@ def _possible() -> dict[str, Any]:
         with contextlib.suppress(Exception):
             try:
                 isolation.enter(isolation.Limits(), isolation.visible())
-                os.write(writing, b"yes")
+                said: dict[str, Any] = {"isolated": True, "reason": "yes"}
             except OSError as error:
-                os.write(writing, str(error).encode())
+                said = {"isolated": False, "reason": str(error), "number": error.errno}
+            os.write(writing, json.dumps(said).encode())
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as answer:
-        text = answer.read().decode()
+        text = answer.read()
     os.waitpid(pid, 0)
-    return {"isolated": text == "yes", "reason": text}
+    return json.loads(text) if text else {}
 
 
 def _become_sandbox(channel: socket.socket, request: dict[str, Any]) -> NoReturn:
@@ -117,6 +137,7 @@ def _become_sandbox(channel: socket.socket, request: dict[str, Any]) -> NoReturn
         if request["isolated"]:
             isolation.enter(isolation.Limits(), [*isolation.visible(), *map(Path, request["readable"])])
         else:
+            isolation.watched()
             isolation.limit(isolation.Limits())
         folder = WORK if request["isolated"] else request["folder"]
         os.makedirs(folder, exist_ok=True)
@@ -147,6 +168,8 @@ def _serve(channel: socket.socket) -> None:
 
 
 _PR_SET_PDEATHSIG = 1
+_NO_ROOM = {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EINTR}
+"""Errors that pass, and say nothing about what a machine allows."""
 
 if __name__ == "__main__":
     serve = fresh if sys.argv[1:-1] == ["--fresh"] else main

@@ -1,0 +1,84 @@
+"""The processes of a sandbox, seen from outside: what they use, and that none of them stays.
+
+The first of them waits for the others, and inherits those whose parent ended; so all are found below it.
+"""
+
+import contextlib
+import time
+from typing import NamedTuple
+
+import psutil
+
+_KILLED = 10.0  # seconds that killed processes have to end
+_MOMENT = 0.005  # seconds from look to look
+
+
+class Usage(NamedTuple):
+    """What all processes of a sandbox use."""
+
+    seconds: float
+    """Of processor time so far, of those that live and of those that these have waited for."""
+    memory: int
+    """Bytes that belong to this sandbox alone."""
+    number: int
+    """How many there are."""
+
+
+def usage(first: psutil.Process) -> Usage:
+    """Return what a sandbox uses, by its first process."""
+    tree = below(first)
+    seconds, memory = 0.0, 0
+    for process in [first, *tree]:
+        with contextlib.suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:4])
+            if process != first:  # which only waits
+                info = process.memory_info()
+                memory += info.rss - info.shared
+    return Usage(seconds, memory, len(tree))
+
+
+def below(first: psutil.Process) -> list[psutil.Process]:
+    """Return all processes below this one."""
+    with contextlib.suppress(psutil.Error):
+        return first.children(recursive=True)
+    return []
+
+
+def innermost(first: psutil.Process, depth: int) -> psutil.Process:
+    """Return the process so many generations below, where each has one child.
+
+    Raises:
+        psutil.Error: if there is none.
+    """
+    for _ in range(depth):
+        children = first.children()
+        if not children:
+            raise psutil.NoSuchProcess(first.pid, msg="it has no child")
+        first = children[0]
+    return first
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process goes on; one that ended and was not waited for does not."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def end(first: psutil.Process) -> None:
+    """End this process and all below it."""
+    with contextlib.suppress(psutil.Error):
+        first.suspend()  # or it might end before its children are known, and nobody would find them
+    until = time.monotonic() + _KILLED
+    while (living := [*filter(is_alive, below(first))]) and time.monotonic() < until:
+        for process in living:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        time.sleep(_MOMENT)
+    with contextlib.suppress(psutil.Error):
+        first.kill()
+    # Not by psutil's `wait`: while others of its session live, Linux before 6.15 answers it with an error of its own.
+    while is_alive(first) and time.monotonic() < until:
+        time.sleep(_MOMENT)
+    with contextlib.suppress(psutil.Error, OSError):
+        first.wait(0)  # a child of this process is gone only then
