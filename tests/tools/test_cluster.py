@@ -103,6 +103,25 @@ def test_a_machine_with_a_different_course_grades_nobody(class_folder, course, r
     assert "different version of the course" in clustered.report()[0]
 
 
+class Gone(ConnectionError):
+    """As Ray tells what a worker raised."""
+
+    cause = MemoryError("No room.")
+
+
+def test_what_a_cluster_without_machines_will_never_answer_is_executed_here(class_folder, course, ran):
+    never = Cluster(lambda _text, _seed: Future(), workers=2, lives=lambda: False)
+    rows = grade.grade_class(class_folder, root=course, cluster=never, again=True)
+    assert {row.student: row.score for row in rows} == dict.fromkeys(STUDENTS, 2)
+    assert sorted(ran) == STUDENTS
+    assert "has no machine any more" in never.report()[0]
+
+
+def test_the_reason_of_a_worker_is_told_and_not_where_it_ran():
+    told = cluster._reason(Gone("\x1b[36mray::on_worker()\x1b[39m (pid=1)\n  File ...\nMemoryError: No room."))
+    assert told == "MemoryError: No room."
+
+
 def test_a_grading_that_was_killed_goes_on_with_what_is_left(class_folder, course, ran, tmp_path, monkeypatch):
     shutil.copytree(class_folder / "submitted", tmp_path / "submitted")
     done = []

@@ -7,6 +7,7 @@ neither the gradebook nor other submissions. It needs the same course and the ex
 Ray is reached through one function, `submit`. What is done with its answers needs no Ray.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable
@@ -21,10 +22,13 @@ from nbformat.notebooknode import NotebookNode
 import torchcourse
 from torchcourse.tools.classroom import execution, literal_answers
 from torchcourse.tools.classroom.execution import Note
-from torchcourse.tools.classroom.sandbox.box import POSSIBLE, Kind
+from torchcourse.tools.classroom.sandbox import isolation
+from torchcourse.tools.classroom.sandbox.box import POSSIBLE, Kind, Lost
 
 MISSING = 'Ray is not installed here. Install it in the course\'s folder: .venv/bin/pip install -e ".[ray]".'
 _TRIES = 3
+_READ = {".py", ".bin", ".csv", ".css", ".jpg", ".js", ".npz", ".safetensors", ".yaml"}
+_LOOK = 2.0  # seconds from look to look whether the cluster is there
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Cluster:
 
     submit: Submit
     workers: int
+    lives: Callable[[], bool] = lambda: True
+    """Whether there is a machine left that could do the work."""
     kinds: set[Kind] = field(default_factory=set)
     """How the workers isolated what they ran."""
     troubles: set[str] = field(default_factory=set)
@@ -65,10 +71,9 @@ class Cluster:
         if literal_answers.score(notebook):
             return Note()
         try:
-            answer = self.submit(nbformat.writes(notebook, version=4), execution.SEED).result()
+            answer = self._answer(self.submit(nbformat.writes(notebook, version=4), execution.SEED))
         except Exception as error:  # whatever a cluster, or a machine of it, dies of
-            first = (str(error).strip() or "no reason given").splitlines()[0]
-            self.troubles.add(f"The cluster lost work ({type(error).__name__}: {first[:200]}).")
+            self.troubles.add(f"The cluster lost work ({_reason(error)}).")
             return execution.execute(notebook)
         if answer.course != course_digest():
             self.troubles.add("A machine of the cluster has a different version of the course; install this one there.")
@@ -79,6 +84,17 @@ class Cluster:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
         return answer.note
+
+    def _answer(self, work: Future[Answer]) -> Answer:
+        """Wait for an answer, as long as there is somebody who could give it."""
+        while not work.done():
+            if execution.is_stopped():
+                raise Lost("grading was stopped")
+            if not self.lives():
+                raise ConnectionError("it has no machine any more")
+            with contextlib.suppress(TimeoutError):
+                work.result(_LOOK)
+        return work.result()
 
     def report(self) -> list[str]:
         """Return what a teacher has to know, a sentence each."""
@@ -111,8 +127,11 @@ class RayCluster(Cluster):
             raise ValueError(f"There is no Ray cluster at {address}: {reason}") from None
         # Without a limit to its tries, a notebook that ends its worker would go round for ever.
         task = ray.remote(num_cpus=1, max_retries=_TRIES)(on_worker)
-        workers = int(ray.cluster_resources().get("CPU", 1))
-        super().__init__(lambda text, seed: task.remote(text, seed).future(), workers)
+        workers = _processors(ray)
+        if not workers:
+            ray.shutdown()
+            raise ValueError(f"The Ray cluster at {address} has no machine with a processor; start one there.")
+        super().__init__(lambda text, seed: task.remote(text, seed).future(), workers, lambda: _processors(ray) > 0)
         self._ray: Any = ray
 
     def __enter__(self) -> Self:
@@ -120,6 +139,18 @@ class RayCluster(Cluster):
 
     def __exit__(self, *_error: object) -> None:
         self._ray.shutdown()
+
+
+def _processors(ray: Any) -> int:
+    """How many notebooks the machines of a cluster can run at a time."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong in one line. Ray tells what a worker raised as a report of many lines, with its cause."""
+    error = getattr(error, "cause", None) or error
+    first = (str(error).strip() or "no reason given").splitlines()[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def on_worker(text: str, seed: str) -> Answer:
@@ -131,8 +162,12 @@ def on_worker(text: str, seed: str) -> Answer:
 
 @functools.cache
 def course_digest() -> str:
-    """Return a digest of the course's programs, the same on each machine that has the same course."""
+    """Return a digest of the course's programs and of the data that they read, the same where the course is the same.
+
+    The question banks, which an installed course has among them, are used where `make grade` runs.
+    """
     folder, digest = Path(torchcourse.__file__).parent, hashlib.blake2b(digest_size=16)
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in _READ):
+        if not any(path.is_relative_to(hidden) for hidden in isolation.HIDDEN):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
