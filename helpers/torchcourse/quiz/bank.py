@@ -77,13 +77,18 @@ def load(path: str | Path) -> Bank:
     return choice_order.arranged(bank)
 
 
-def strip(bank: Bank) -> str:
-    """Return the bank as YAML text without keys, feedback, rubrics, model answers and variants, to give to a class.
+def strip(bank: Bank, variants: bool = False) -> str:
+    """Return the bank as YAML text without keys, feedback, rubrics and model answers, to give to a class.
 
     The choices stand in their drawn order, so that a class has the letters of the quiz notebook.
+
+    Args:
+        bank: with keys, as a teacher has it.
+        variants: whether to keep them. A class whose quizzes are drawn per student is asked in all wordings.
     """
     kept = dict.fromkeys(("id", "kind", "text", "source", "points", "unit", "items", "order"), True)
-    questions = {"__all__": kept | {"choices": {"__all__": {"text"}}}}
+    shown: dict[str, Any] = kept | {"choices": {"__all__": {"text"}}}
+    questions = {"__all__": shown | ({"variants": {"__all__": shown}} if variants else {})}
     data = bank.model_dump(
         include={"title": True, "objectives": True, "questions": questions}, exclude_none=True, exclude_defaults=True
     )

@@ -328,6 +328,18 @@ def test_a_stripped_bank_holds_neither_key_nor_feedback(banks: Path) -> None:
     assert bank.strip(found) == text
 
 
+def test_a_stripped_bank_holds_the_variants_without_their_keys_where_quizzes_are_drawn(banks: Path) -> None:
+    full = bank.lesson(example.LESSON)
+    text = bank.strip(full, variants=True)
+    assert not any(word in text for word in ("right", "why", "misconception", "Look again", "rubric", "answer"))
+    found = bank.load(example.write(banks, text))
+    for first in full.questions:
+        assert [one.id for one in found.question(first.id)[0].variants] == [one.id for one in first.variants]
+        for variant in first.variants:
+            assert [one.en for one in found.question(variant.id)[1].options] == [one.en for one in variant.options]
+    assert bank.strip(found, variants=True) == text
+
+
 @pytest.mark.parametrize(
     ("place", "extra", "sentence"),
     [
