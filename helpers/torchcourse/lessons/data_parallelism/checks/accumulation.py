@@ -175,8 +175,8 @@ def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
     known = {
         "not_divided": (
             step(every, 1.0),
-            f"your step is {count} times too long: the gradients of {count} micro-batches were added. What makes a "
-            "mean of a sum, and where can you divide each part?",
+            f"your step is {count} times too long: the gradients of {count} micro-batches were added. What turns a "
+            "sum into a mean, and where can you divide each part?",
         ),
         "divided_twice": (step(every, 1 / count**2), f"your step is {count} times too short: you divide twice."),
         "divided_by_ranks": (

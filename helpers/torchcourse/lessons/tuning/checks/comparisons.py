@@ -48,7 +48,8 @@ def _judge_calls(calls: dict[str, list[tuple[int, int]]], budget: int, seeds: li
     made = [*calls["ours"], *calls["theirs"]]
     if spent["ours"] != spent["theirs"] or any(epochs != budget for epochs, _ in made):
         raise Wrong(
-            "budgets", f"Ours had {spent['ours']} epochs in total, theirs {spent['theirs']}; {budget} a run was asked."
+            "budgets",
+            f"Ours had {spent['ours']} epochs in total, theirs {spent['theirs']}. Each search should get {budget}.",
         )
     if any({seed for _, seed in made} != set(seeds) for made in calls.values()):
         raise Wrong("seeds", f"Both methods should run with each of the seeds {seeds}, and with no others.")

@@ -141,7 +141,9 @@ def random_search(learner: Callable[..., dict]) -> str:
     again: list[dict[str, Any]] = []
     learner(_recording(again), 20, np.random.default_rng(5))
     if [setting["lr"] for setting in again] != [setting["lr"] for setting in asked[:20]]:
-        raise Wrong("not_repeatable", "A generator with the same seed gives other settings. Who else throws the dice?")
+        raise Wrong(
+            "not_repeatable", "A generator with the same seed gives other settings. What else draws random numbers?"
+        )
     other: list[dict[str, Any]] = []
     learner(_recording(other), 20, np.random.default_rng(6))
     if [setting["lr"] for setting in other] == [setting["lr"] for setting in again]:
