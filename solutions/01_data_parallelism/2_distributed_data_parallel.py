@@ -737,7 +737,7 @@ for bucket_mb in (25, 0.3):
 # * In the first step one bucket holds everything. After it, DDP *rebuilds* its buckets, in the order in which the
 #   gradients really came.
 # * A bucket may be larger than `bucket_cap_mb`: PyTorch closes it once it has *reached* that size.
-# * With one bucket almost nothing overlaps: everything is sent at the end.
+# * *Both at once* beside *send*: one bucket overlaps less, since it is sent at the end.
 #
 # The log gives averages. Lesson 09 shows a single step, rank beside rank.
 
@@ -1105,7 +1105,7 @@ assert f"rank 0 returned {here[0]}" in run.stdout
 for ranks in (1, 3, 5):
     processes = run_ranks(os.getpid, world_size=ranks)
     print(
-        f"{ranks} ranks: {len(set(processes))} processes, on a machine with "
+        f"{ranks} rank(s): {len(set(processes))} process(es), on a machine with "
         f"{os.cpu_count()} CPU cores"
     )
 

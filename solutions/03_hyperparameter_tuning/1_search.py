@@ -281,7 +281,7 @@ checked
 #
 # ## 3 · Stop early
 #
-# Most settings of our space are hopeless, and it shows soon. **Successive halving** (연속 반감법) trains all trials for one epoch, the best third of them for
+# Most settings of our space stay below 90%, and many of them show it soon. **Successive halving** (연속 반감법) trains all trials for one epoch, the best third of them for
 # three, and the best third of those to the end. The epochs at which it compares are **rungs** (단).
 #
 # The **budget** (예산) is counted in epochs. `Search` counts them, pauses trials and lets them go on:

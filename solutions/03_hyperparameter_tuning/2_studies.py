@@ -179,13 +179,16 @@ def tested(study):
 never = optuna.pruners.NopPruner()
 spent, with_pruning, without = [], [], []
 for seed in range(20):
-    pruned = run(open_study(None, SPACE), replay.replayed, 30, seed=seed)
+    pruned = run(
+        open_study(None, SPACE), replay.replayed, 30, seed=seed, progress=False
+    )
     spent.append(sum(len(trial.intermediate_values) for trial in pruned.trials))
     whole = run(
         open_study(None, SPACE, pruner=never),
         replay.replayed,
         round(spent[-1] / 9),
         seed=seed,
+        progress=False,
     )
     with_pruning.append(tested(pruned))
     without.append(tested(whole))
@@ -204,10 +207,10 @@ print("pruned − whole:", paired(with_pruning, without).in_points())
 # it, beside random search and successive halving of notebook 1 with as many epochs:
 
 # %%
-by_tpe = [
-    tested(run(open_study(None, SPACE, pruner=never), replay.replayed, 30, seed=seed))
-    for seed in range(40)
-]
+by_tpe = []
+for seed in range(40):
+    whole = open_study(None, SPACE, pruner=never)
+    by_tpe.append(tested(run(whole, replay.replayed, 30, seed=seed, progress=False)))
 for name in ("random", "successive halving"):
     (others,) = compare({name: METHODS[name]}, [270], range(40))[name]
     print(f"TPE − {name}: {paired(by_tpe, others).in_points()}")
@@ -729,7 +732,13 @@ except ValueError as error:
     print(error)
 shares = [
     study_picture.importances(
-        run(open_study(None, SPACE, pruner=never), replay.replayed, 60, seed=seed),
+        run(
+            open_study(None, SPACE, pruner=never),
+            replay.replayed,
+            60,
+            seed=seed,
+            progress=False,
+        ),
         SPACE,
     )
     for seed in range(10)

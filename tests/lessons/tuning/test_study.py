@@ -1,5 +1,6 @@
 """A study kept in a database: killed and resumed, shared by workers, and what it says of bad input."""
 
+import contextlib
 import enum
 import random
 import sqlite3
@@ -325,6 +326,14 @@ def test_a_space_that_no_study_can_keep_is_refused(values, words):
         next(random_settings({"a": values}, seed=0))
     with pytest.raises(ValueError, match=words):
         grid_settings({"a": values}, trials=2)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_study_shows_a_bar_unless_it_is_told_not_to(monkeypatch, progress):
+    bars = []
+    monkeypatch.setattr(study_module, "TrialProgress", lambda *counts: bars.append(counts) or contextlib.nullcontext())
+    run(open_study(None, SPACE), planted, 1, progress=progress)
+    assert bars == [(1, 0)] * progress
 
 
 def test_progress_is_told_of_each_trial(capsys):

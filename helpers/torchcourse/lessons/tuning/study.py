@@ -11,6 +11,7 @@ A study remembers its space. A trial that was cut short, by a kill or by Ctrl-C,
 A trial that raises or yields NaN has failed: it keeps why (`trial.user_attrs["error"]`), and the study goes on.
 """
 
+import contextlib
 import copy
 import math
 import random
@@ -124,6 +125,7 @@ def run(
     seed: int = 0,
     worker: int = 0,
     on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
+    progress: bool = True,
 ) -> optuna.Study:
     """Run trials by TPE until `trials` of the study are finished, those of earlier runs and other workers included.
 
@@ -136,7 +138,8 @@ def run(
         study: from `open_study`.
         seed: of the search.
         worker: a different number for each worker, or they draw the same settings. Each trial keeps it as `worker`.
-        on_trial: called after each trial with the study and the trial, for progress.
+        on_trial: called after each trial with the study and the trial.
+        progress: whether to show a bar.
 
     Raises:
         StudyError: when `GIVE_UP` trials in a row have failed, and for a study that `open_study` did not open. What
@@ -147,11 +150,10 @@ def run(
             f"The study {study.study_name!r} was not opened by open_study, so its space is not known here: open it "
             "with open_study(url, SPACE, name), or run it with study.optimize."
         )
-    callbacks = [on_trial] if on_trial else []
     in_a_row: list[_Failure] = []
     followed = _counting_failures(objective, study, worker, in_a_row)
     study.stopped = False
-    with TrialProgress(trials, _finished(study)) as shown:
+    with TrialProgress(trials, _finished(study)) if progress else contextlib.nullcontext() as shown:
         while not study.stopped and _finished(study) < trials:
             _database.revive(study)
             states = [trial.state for trial in study.get_trials(deepcopy=False)]
@@ -162,7 +164,7 @@ def run(
             with _database.errors_explained("its database"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat
                 try:
-                    study.optimize(followed, n_trials=1, callbacks=callbacks, catch=(_Failure,))
+                    study.optimize(followed, n_trials=1, callbacks=[on_trial] if on_trial else [], catch=(_Failure,))
                 except KeyboardInterrupt:
                     _database.run_again(study, study.get_trials(deepcopy=False, states=(TrialState.FAIL,))[-1])
                     done = _finished(study)
@@ -170,7 +172,8 @@ def run(
                         f"The study was stopped with {done} of {trials} trials finished, and they are kept. "
                         "Run it again: it goes on with the trial that was cut short."
                     ) from None
-            shown.show(_finished(study), _best(study))
+            if shown:
+                shown.show(_finished(study), _best(study))
             if len(in_a_row) == GIVE_UP:
                 raise _given_up(study, in_a_row[-1])
     return study
