@@ -305,7 +305,7 @@ def tuned(rates, seed, per_class=1, **options):
         model,
         TensorDataset(inputs[chosen], labels[chosen]),
         rates,
-        epochs=10,
+        epochs=options.get("epochs", 10),
         batch_size=10,
         seed=seed,
     )
@@ -372,11 +372,11 @@ for name, scores in choices.items():
     print(f"{name:32s} {sum(scores) / len(scores):.1%}")
 
 # %% [markdown]
-# With few labels, each that validates is missing in training: take rates that are known to work, or choose on a related task.
+# With few labels, each that validates is missing in training: take known rates, or choose on a related task.
 #
 # ### Exercise 3 · Two rates
 #
-# ●●○ · 8 minutes · good for: every fine-tuning you will ever do.
+# ●●○ · 8 minutes · good for: any fine-tuning with more than one rate.
 #
 # An optimizer takes a list of groups, `[{"params": [...], "lr": 0.1}, ...]`. Each parameter that gets gradients belongs in exactly one of them, frozen ones in
 # none. Names from `model.named_parameters()` begin with `head.` or `body.`. The check then fine-tunes with your groups, and compares with training from scratch.
@@ -425,8 +425,8 @@ checked
 # `model.parameters()` are all of them, the head's included.
 # </details>
 #
-# The package's `rate_groups` takes any names, and `falling_rates` makes a rate for each depth. **Gradual unfreezing** (점진적 동결 해제) is the other idea of that
-# paper: first the head alone, then one more layer at a time, so that a random head does not spoil good weights.
+# The package's `rate_groups` takes any names, and `falling_rates` makes a rate for each depth. **Gradual unfreezing** (점진적 동결 해제) is the second idea of that
+# paper: first the head alone, then one more layer at a time. A head that is still random should not spoil good weights.
 
 # %%
 chosen = pick(labels, per_class=5, seed=0)
@@ -442,14 +442,15 @@ for stage in gradually(model, list(rates)):
     )
 
 # %% [markdown]
-# More bytes that learn are not always more accuracy: with so few labels the head alone does most of it. One seed tells no more than that.
+# With so few labels the head alone does most of it. One seed tells no more than that.
 #
 # And BatchNorm? The usual advice is to keep it frozen when batches are small. Test advice before you take it:
 
 # %%
 rates = {"head": 1e-2, "body": 1e-3}
-moving = [tuned(rates, seed, per_class=5) for seed in range(7)]
-kept = [tuned(rates, seed, per_class=5, norms_frozen=True) for seed in range(7)]
+short = {"per_class": 5, "epochs": 5}
+moving = [tuned(rates, seed, **short) for seed in range(7)]
+kept = [tuned(rates, seed, **short, norms_frozen=True) for seed in range(7)]
 effect = paired(kept, moving)
 print(
     f"statistics frozen {sum(kept) / 7:.3f}, moving {sum(moving) / 7:.3f}: "
@@ -461,7 +462,7 @@ print(
 )
 
 # %% [markdown]
-# In this case frozen statistics cost about three points, though a batch has ten pictures only. Each channel's statistics come from 10 × 784 values, enough for a stable mean.
+# The advice does not hold here, though a batch has ten pictures only. Each channel of the first layer has 10 × 784 values per batch, enough for a stable mean.
 # And the new pictures differ from the old ones (the last line), which moving statistics can follow. A large network whose last maps are 3×3 pixels has fewer
 # values per batch. So measure it, in your case.
 #
@@ -530,8 +531,9 @@ ways = {
     ),
 }
 print("MNIST itself".ljust(16), norm_gap(body, mnist("test").tensors[0]))
+scores = {"right": good, "by 255": bad}  # measured above
 for name, way in ways.items():
-    score = sum(head_accuracies(way)) / 4
+    score = sum(scores.get(name) or head_accuracies(way)) / 4
     print(name.ljust(16), norm_gap(body, way(test_pixels)), f"accuracy {score:.3f}")
 
 # %%
@@ -601,8 +603,8 @@ for top in (255, 1):
 # `python -m torchcourse.tools.make_data.few_labels` trained it, and section 1 trained some of its entries again. The comparison is meant to be fair:
 #
 # * The head on frozen features is trained to the end. The problem is convex, and L-BFGS finds its one minimum.
-# * Fine-tuning and scratch were tuned alike: the best of four recipes each (rates and epochs), chosen at 1, 5 and 20 labels, with other seeds, on images that
-#   neither trained nor test. In real life those labels would be missing. Then one tunes less well, or on another task.
+# * Fine-tuning and scratch were tuned alike. Each has the best of four recipes (rates and epochs), chosen at 1, 5 and 20 labels with other seeds, on images that
+#   neither train nor test. In real life those labels would be missing. Then you tune less well, or on a related task.
 #
 # A difference of less than one point would not matter here. That is the **margin** (허용 차이): two methods are *level* if the whole 95% interval of their difference lies within it.
 
@@ -634,7 +636,7 @@ outcome(
 )
 
 # %% [markdown]
-# Move the slider. On the right the same methods are laid out by what their training costs. Where does fine-tuning begin to pay? Where does training from
+# Move the slider. On the right the same methods are laid out by what their training costs. Where does training from
 # scratch catch up? Where do frozen features fall behind?
 
 
@@ -654,7 +656,7 @@ def describe_labels(position):
 figures.explorer(draw_labels, alt=describe_labels, position=(1, len(LABELS), 1))
 
 # %% [markdown]
-# The differences themselves, 28 of them. Of 20 comparisons without any difference, one is clear by luck; so the last words of a line say where a difference would not be clear
+# The differences themselves, 28 of them. Of 20 comparisons without any difference, one is clear by luck on average. So a line says at its end where a difference would not be clear
 # as one of 28 (Bonferroni's correction, lesson 03).
 
 # %%
@@ -695,7 +697,7 @@ for name, other in rivals:
 # ●●● · 12 minutes · good for: not paying for a difference that is not there.
 #
 # Each method was run with the same seeds, in the same order. Take the method with the best mean. Another one is *good enough* if it is less than a margin below
-# it, with 95% confidence: the interval of the mean paired difference, best − other, ends below the margin. It ends `t95(n - 1)` standard errors above the mean of n
+# it, with 95% confidence. That is: the interval of the mean paired difference, best − other, ends below the margin. It ends `t95(n - 1)` standard errors above the mean of n
 # differences (standard error: `std(ddof=1) / sqrt(n)`); `paired(best, other).high` is that end. Of the best one and all that are good enough, return the cheapest.
 #
 # "Not clearly worse" would be the wrong rule: the fewer seeds you run, the less is clear.
@@ -788,10 +790,11 @@ predict(
 # %%
 def cell_accuracy(numbers, per_class, seed, penalty):
     """Train a head on some cells of each kind, and test it on the other ones."""
-    chosen = pick(broken, per_class, seed)
-    rest = torch.ones(len(broken), dtype=torch.bool).index_fill(0, chosen, False)
-    head = train_head(numbers[chosen], broken[chosen], num_classes=2, penalty=penalty)
-    return accuracy(head, numbers[rest], broken[rest])
+    kinds = broken[: len(numbers)]
+    chosen = pick(kinds, per_class, seed)
+    rest = torch.ones(len(kinds), dtype=torch.bool).index_fill(0, chosen, False)
+    head = train_head(numbers[chosen], kinds[chosen], num_classes=2, penalty=penalty)
+    return accuracy(head, numbers[rest], kinds[rest])
 
 
 def best_penalty(numbers):
@@ -801,7 +804,7 @@ def best_penalty(numbers):
     return max(
         (0.1, 1, 10, 100),
         key=lambda p: sum(
-            cell_accuracy(numbers, 25, seed, p) for seed in range(100, 110)
+            cell_accuracy(numbers, 25, seed, p) for seed in range(100, 105)
         ),
     )
 
@@ -839,9 +842,9 @@ if photos:
 
 # %% [markdown]
 # Both heads have a knob, the penalty on their weights, and both are tuned alike: 1,280 features ask for a stronger one than 13 do. With the same penalty of 1 for both, 40 seeds would say that brightness is
-# clearly better at 25 labels, and with 100 for both that EfficientNet is. (The network gets 96 × 96 pixels here to save time, and was trained with 224 × 224.)
+# clearly better at 25 labels. With 100 for both, they would say the same of EfficientNet. (The network gets 96 × 96 pixels here to save time, and was trained with 224 × 224.)
 #
-# Note what is compared: 20 choices of training cells out of the same 250, so the errors are those of the choice of labels, not of the choice of cells. And
+# Note what is compared: 20 choices of training cells out of the same 250. So the error is that of the choice of labels, not that of the choice of cells. And
 # EfficientNet wants `(pixel − 127) / 128`, while most ImageNet networks want a different mean and deviation. Is that mix-up as bad as the colleague's?
 
 # %%
@@ -849,19 +852,20 @@ if photos:
     usual = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(
         2, 1, 3, 1, 1
     )
-    zero_to_one = small * 128 / 255 + 127 / 255
+    some = small[:160]
+    zero_to_one = some * 128 / 255 + 127 / 255
     wrongs = {
         "another network's mean": (zero_to_one - usual[0]) / usual[1],
         "divided by 255 twice": (zero_to_one - 127) / 128,
     }
     right_ones = [
-        cell_accuracy(cell_features, 75, seed, deep_penalty) for seed in range(10)
+        cell_accuracy(cell_features[:160], 50, seed, deep_penalty) for seed in range(10)
     ]
-    print("right".ljust(24), norm_gap(network, small[:64]))
+    print("right".ljust(24), norm_gap(network, some[:64]))
     for name, wrong in wrongs.items():
         numbers = extract(network, wrong)
         change = paired(
-            [cell_accuracy(numbers, 75, seed, deep_penalty) for seed in range(10)],
+            [cell_accuracy(numbers, 50, seed, deep_penalty) for seed in range(10)],
             right_ones,
         )
         print(

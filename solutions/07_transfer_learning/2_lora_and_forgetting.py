@@ -4,8 +4,8 @@
 # **{minutes} minutes** · one CPU is enough (two processes); with several GPUs, each process takes one · before this: lesson 01,
 # and the first notebook of this lesson
 #
-# Fine-tuning writes over what a network knew. Here you measure how much is lost, try six ways to lose less, and write the
-# one that leaves the old weights alone: LoRA. Then you fine-tune on two ranks with parts that are frozen, where a mistake
+# Fine-tuning writes over what a network knew. Here you measure how much is lost, try six ways to lose less, and write one of them
+# yourself: LoRA, which leaves the old weights alone. Then you fine-tune on two ranks with parts that are frozen, where a mistake
 # raises no error.
 #
 # **After this notebook you can**
@@ -126,7 +126,7 @@ outcome(
 # %% [markdown]
 # No image of MNIST was *un*learned. The loss of the new task says nothing about the old one, so the weights went wherever
 # the new one led. That is **catastrophic forgetting** (치명적 망각), described in
-# [McCloskey and Cohen 1989](https://doi.org/10.1016/S0079-7421(08)60536-8).
+# [McCloskey and Cohen 1989](https://doi.org/10.1016/S0079-7421%2808%2960536-8).
 #
 # With a third task after it, MNIST turned by a quarter turn, here is the whole story. A row is a moment, a column is a task:
 
@@ -305,7 +305,7 @@ outcome(
 # %% [markdown]
 # ### Exercise 2 · LoRA by hand
 #
-# ●●○ · 10 minutes · good for: large models are adapted by these few lines.
+# ●●○ · 10 minutes · good for: adapting a model that is too large to be trained whole.
 
 
 # %% exercise: own_lora
@@ -670,8 +670,8 @@ for task, name in enumerate(("MNIST", "small digits")):
     )
 
 # %% [markdown]
-# At the same rate LoRA forgets less than full fine-tuning and learns less, as [Biderman et al. 2024](https://arxiv.org/abs/2405.09673) found for language models. But at the same rate it
-# also takes a smaller part. Where both learn equally well, a lower rate keeps more of the old task here, and costs nothing.
+# At the same rate LoRA forgets less than full fine-tuning and learns less, as [Biderman et al. 2024](https://arxiv.org/abs/2405.09673) found for language models. But the same rate is
+# not the same amount of learning. Where both learn equally well, a lower rate keeps more of the old task here, and costs nothing.
 #
 # Read the picture from the upper right. Of the settings that read 95% of the small digits, distillation keeps 95.9% of MNIST, rehearsal with 300 old images 95.2%, and the lowest rate 94.6%. The
 # first two are not clearly apart. EWC keeps 92.0%, LoRA 87.8%, and a head alone never gets so far. This holds for four values of one knob each, read off the same test images for all ways. Two knobs
@@ -679,7 +679,7 @@ for task, name in enumerate(("MNIST", "small digits")):
 #
 # ### Between the old network and the new
 #
-# The cheapest way of all needs no training: **blend** (혼합) the weights, (1 − s)·old + s·new
+# The cheapest way needs no further training: **blend** (혼합) the weights, (1 − s)·old + s·new
 # ([Wortsman et al. 2021](https://arxiv.org/abs/2109.01903)). For LoRA, merged, that is the adapter turned up to s. Move `percent`:
 
 # %%
@@ -719,7 +719,7 @@ figures.explorer(
 # %% [markdown]
 # ### The switch
 #
-# LoRA has something that no other way has. The old weights are still there: switch the adapter off, and the old network is back, to the last bit.
+# LoRA has something that the five other ways lack. The old weights are still there: switch the adapter off, and the old network is back, to the last bit.
 # So one model can carry an adapter for each customer.
 
 # %%
@@ -966,7 +966,7 @@ for lora, norms_kept in ((False, True), (True, True), (True, False)):
 # With frozen norms, two ranks train what one process does. With norms in training mode each rank normalizes by *its* part of the batch, and they do
 # not (lesson 01 has the why).
 #
-# Do fewer bytes learn, so that fewer travel? A **hook** (훅) sees each bucket on its way:
+# Fewer bytes learn. Do fewer travel, too? A **hook** (훅) sees each bucket on its way:
 
 
 # %%
@@ -1016,7 +1016,7 @@ export_script(fine_tune, "fine_tune_lora.py", overwrite=True)
 #
 # | The log | The evidence here | Corrected |
 # |---|---|---|
-# | 심화과제 Transfer Learning, not ticked off: it stayed a plan | Sections 1 and 5: the network that learned the new task lost part of the old one; seven ways, measured on *both* tasks. | The assignment is not done when the new accuracy is high. Measure the old task, too, before and after. |
+# | 심화과제 Transfer Learning, not ticked off: it stayed a plan | Sections 1 and 5: the network that learned the new task lost part of the old one. Six ways and a blend were measured on *both* tasks. | The assignment is not done when the new accuracy is high. Measure the old task, too, before and after. |
 # | 다중 GPU에 학습을 분산: distribute the training over GPUs | Section 6: no error, and a layer of its own on each rank. | Ranks train one model only as far as DDP knows its parameters. Freeze and unfreeze *before* you wrap. |
 #
 # ## Take away
