@@ -157,8 +157,8 @@ fed = train(waiting, StepClock(device), device)
 show_parts({"in memory": parts, "far away": starved, f"{workers} workers": fed})
 
 # %% [markdown]
-# Workers do not make reading faster. They read *while* the model computes. With only 5 steps, part of what is left is
-# the time to start the workers. Lesson 06 is about this; here it is one row of a picture that tells you where to look.
+# Workers do not make a single read faster. They read beside each other, and *while* the model computes. With only 5
+# steps, part of what is left is the time to start the workers. Lesson 06 is about this; here it is one row of a picture that tells you where to look.
 #
 # ## 2 · By the profiler
 #
@@ -380,8 +380,8 @@ outcome(
 # A share above 100% is possible: a small layer finds its numbers in the cache, which is faster than the memory that the
 # copy measured. A share of a few percent means that something else costs: the call itself, or a poor fit of the code.
 #
-# The same on the transformer of lesson 02. With one sample, each weight is read for one product only. With many, it is
-# read once for all of them.
+# The same on the transformer of lesson 02, which reads a digit as eight rows. With one sample, each weight that is read
+# serves eight products, one per row. With 64 samples it serves 512.
 
 # %%
 for batch in (1, 64):
@@ -640,7 +640,7 @@ outcome(
 # So weights and the optimizer's state stay in 32 bits, and only the products run in 16. That is **mixed precision**
 # (혼합 정밀도), `torch.autocast`. float16 needs a scaled loss beside it, because small gradients become 0.
 #
-# Does it pay? In bytes always. In time only where the hardware has units for it. Measure:
+# Does it pay? In bytes always. The time of a product shrinks only where the hardware has units for it. Measure:
 
 # %%
 for dtype in (torch.float32, torch.bfloat16):
@@ -674,7 +674,7 @@ print("the loop against itself:", same_function)
 # That is the noise of this machine, now. A result is worth a sentence only where it is far outside of it.
 #
 # The two checks below count the processor's time (`time.process_time`), on one thread. So they ask for less work, and
-# what other programs do at the same time takes no part. It would miss a function that only waits, for a disk for example.
+# do not count what other programs do at the same time. They would miss a function that only waits, for a disk for example.
 #
 # ### Exercise 4 · Class means, five times as fast
 #
@@ -804,8 +804,8 @@ checked
 # ## 9 · When nothing moves at all
 #
 # A rank that hangs has no slow part: it has no part at all. Then ask where each process *is*. The launcher of this course
-# shows the stack of each rank when the time is up; on any process, `py-spy dump --pid PID` does it from outside
-# ([py-spy](https://github.com/benfred/py-spy)), without a change to the program.
+# shows the stack of each rank when the time is up. [py-spy](https://github.com/benfred/py-spy) shows that of any Python
+# process from outside, without a change to the program: `py-spy dump --pid PID`.
 
 
 # %%
@@ -874,7 +874,7 @@ assert len({round(total, 6) for _, total in by_rank}) == 1, (
 #
 # | The log | The evidence | The corrected statement |
 # |---|---|---|
-# | Wrong answer 3 took *performance* (성능) for speed. | Sections 1 to 8 measure speed alone; no accuracy changes. | Speed and quality are two quantities: ask which one is meant, and measure that one. |
+# | Wrong answer 3 took *performance* (성능) for speed. | Section 8: two loops with the same weights and the same accuracies; one takes half the time or less. | Speed and quality are two quantities: ask which one is meant, and measure that one. |
 #
 # ## Take away
 #

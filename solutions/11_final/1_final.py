@@ -4,8 +4,8 @@
 # **About 30 minutes** · any computer · after the lessons
 #
 # The study log notes an exam at the end of the learner's PyTorch course: *PyTorch 완성하기 (5/10)*, five of ten. Here such an
-# exam is taken again. The ten questions are drawn for you: the same number from every lesson as far as ten allows, first
-# those behind your open misconceptions, and never in the words in which you were asked last.
+# exam is taken again. The ten questions are drawn for you: the same number from every lesson as far as ten allows, and first
+# those behind your open misconceptions. None comes in the words in which you were asked last.
 #
 # **After this notebook you can**
 #
