@@ -3,8 +3,8 @@
 #
 # **4 to 6 hours, over several days** · two CPU ranks, or several GPUs · before this: lessons 01 and 03 to 07
 #
-# This is a project. You get a wish, a budget and a folder of files, and hand in a model, a diagnosis and one page. How you get there is
-# your design: there are six milestones, each with a check that says whether it is reached, and no steps between them.
+# This is a project (**capstone**, 종합 과제). You get a wish, a budget and a folder of files, and hand in a model, a diagnosis and one page. How you get there is
+# your design. There are six **milestones** (마일스톤), each with a check that says whether it is reached, and no steps between them.
 # A check that refuses says what it met. Mend your cell, run it, and check again, as often as you like.
 #
 # ## The brief
@@ -18,7 +18,7 @@
 # | You hand in | this notebook, run from top to bottom, and its one-page report |
 # | The budget | `SCALE.cpu_seconds` CPU-seconds for search and training runs, all processes together |
 # | To beat | the backbone, frozen, with a linear head: the company's present reader |
-# | Not allowed | looking at the sealed delivery before the report; data or weights from elsewhere |
+# | Not allowed | looking at the **sealed** delivery (봉인된 데이터) before the report; data or weights from elsewhere |
 #
 # | Milestone | What the check runs | Points |
 # |---|---|---|
@@ -30,8 +30,12 @@
 # | M6 Report (보고서) | your program that writes the page, with other numbers | 4 |
 # | Judged by a person | three answers in words, by the rubric at the end | 12 |
 #
-# **After this notebook you can** plan a fine-tuning within a budget; run it on several ranks so that a kill costs little; tell a failure by its
-# evidence; hand over a model and a number that hold.
+# **After this notebook you can**
+#
+# 1. plan a fine-tuning within a budget;
+# 2. run it on several ranks so that a kill costs little;
+# 3. tell a failure by its evidence;
+# 4. hand over a model and a number that hold.
 
 # %% setup
 
@@ -289,8 +293,8 @@ settings = {"head": 1e-2, "body": 3e-3, "weight_decay": 1e-1}  ### SOLUTION
 # ## M3 · A run on two ranks
 #
 # Write `train(settings, folder, run_dir, seed)`. `run_ranks` calls it in each rank. It fine-tunes on the part `"train"`, dealt to the ranks, and returns the
-# trained model on every rank. Below `run_dir` it leaves a log for TensorBoard with a loss and a value of the validation part, epoch by epoch (their tags
-# have `loss` and `val` in them), and a checkpoint (lessons 01, 04, 07).
+# trained model on every rank. Below `run_dir` it leaves a checkpoint and a log for TensorBoard (lessons 01, 04, 07). The log has, for each epoch, a loss
+# and a value of the validation part; their tags have `loss` and `val` in them.
 
 
 # %% exercise: train
@@ -348,8 +352,8 @@ checked
 # ## M4 · The diagnosis
 #
 # A colleague has trained the same reader on two ranks, and the customer is not content. The run ended without an error. Something is wrong in it, and
-# **what** depends on your name. The records hold, for each rank and step, the loss, the learning rate, the norms of gradients and weights, mean and deviation
-# of the pixels, files and labels (`help(Records)`); a log for TensorBoard is in `incident/log`.
+# **what** depends on your name. The records say of each rank and step: the loss, the learning rate, the norms of gradients and weights, mean and deviation
+# of the pixels, files and labels (`help(Records)`). A log for TensorBoard is in `incident/log`.
 
 # %% exercise: my_name
 name = "reference"  ### SOLUTION
@@ -364,9 +368,9 @@ for cause, words in CAUSES.items():
     print(f"{cause:22} {words}")
 
 # %% [markdown]
-# Find the evidence: look at the records, compare ranks, compare epochs. Then write two things: the name of the `cause`, and `shows(records)`, a test that
-# is true of a run with this failure, and false of every other run: healthy ones, and those with a different failure. The
-# check has 21 runs that you have not seen.
+# Find the evidence: look at the records, compare ranks, compare epochs. Then write two things: the name of the `cause`, and a test `shows(records)`.
+# The test is true of a run with this failure. It is false of healthy runs and of runs with a different failure. The
+# check has 21 runs that you have not seen. It judges the name when your test tells your run from all others: evidence first.
 
 
 # %% exercise: shows
@@ -431,11 +435,11 @@ checked
 # %% [markdown]
 # ## M6 · The report
 #
-# One page, for somebody who has three minutes. Write `write_report(measured, page)`: it writes an HTML page of 60 to 500 words that stands alone, with two plots
-# of your choice (each with `alt` text), and with these numbers, each computed from `measured`:
+# One page, for somebody who has three minutes. Write `write_report(measured, page)`. It writes an HTML page of 60 to 500 words that needs no other file. The page has two plots
+# of your choice, each with `alt` text, and these numbers, each computed from `measured`:
 #
-# * the accuracy of the present and of the tuned reader, in %, the gain in percentage points, and its **95% interval**, to a tenth (Student's t,
-#   of pairs: both readers read the same pictures);
+# * the accuracy of the present and of the tuned reader, in %;
+# * the gain in percentage points, and its **95% interval**, to a tenth (Student's t, of pairs: both readers read the same pictures);
 # * how many seeds and cards are behind it; the CPU-seconds spent, and the budget.
 #
 # An interval is honest if it says how far the gain may be from what the customer will see. They will send **other cards**. What are the independent samples?
@@ -581,7 +585,7 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 # ### D1 · How did you split the budget, what did you tune, and what did you leave out?
 
 # %% written: plan, 4 points [markdown]
-# About a third of what was spent went into the search, and the rest into four seeds of the final run, since the customer asks *how sure*, and one run
+# About a third of what was spent went into the search, and the rest into three seeds of the final run. The customer asks *how sure*, and one run
 # cannot say. Tuned: the two learning rates and the weight decay, since rates decide most (lesson 03); not the batch size, which would change the work of both
 # ranks. A trial has half of the epochs, and successive halving ends most after one. The risk: what is best in four epochs may be too fast for eight. It was checked by the curves of the
 # final runs, which are flat at the end. Half of the budget is left: more seeds would not help, since the interval is over cards.
@@ -598,7 +602,7 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 
 # %% written: page, 4 points [markdown]
 # More digits are read: 73% before, 88% now; the gain is given with its 95% interval over 62 cards. It holds for cards photographed as these were. It does not say that each card is read
-# better, nor that 88% holds for a different camera, nor which of the seeds will be the best: the number is the mean of four.
+# better, nor that 88% holds for a different camera. Nor does it say which seed will be the best: the number is the mean of three.
 
 # %% [markdown]
 # ## Scale up
