@@ -88,6 +88,8 @@ with torch.no_grad():
     logits = model(images)
 
 guesses = logits[:10].argmax(dim=1).tolist()
+
+# %%
 figure, axes = figures.new(7.5, 1.5, ncols=10)
 for axis, image, guess, label in zip(
     axes, images[:10], guesses, labels[:10].tolist(), strict=True

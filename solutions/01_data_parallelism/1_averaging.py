@@ -511,6 +511,8 @@ def train_from_own_seed(copy_first, steps=40):
 copied, _, _ = run_ranks(train_from_own_seed, True, world_size=2)[1]
 gaps, way, losses = run_ranks(train_from_own_seed, False, world_size=2)[1]
 print(f"own seeds: the loss of rank 1 falls from {losses[0]:.2f} to {losses[-1]:.2f}")
+
+# %%
 figure, axes = figures.new(height=2.6)
 names = ["gap, own seeds", "way gone by rank 1, own seeds", "gap, rank 0 copied first"]
 for values, label in zip((gaps, way, copied), names, strict=True):
@@ -650,6 +652,7 @@ in_32, in_64 = (
 )
 assert max(in_64) < 1e-12
 
+# %%
 figure, axes = figures.new(height=2.8)
 axes.plot(in_32, label="32 bits")
 axes.plot(in_64, label="64 bits")
@@ -981,7 +984,10 @@ checked
 # %%
 repaired = run_ranks(partial(colleague, sampler=DistributedSampler), world_size=2)
 used = [logs[0]["samples"] + logs[1]["samples"] for logs in (run, repaired)]
-figure, (left, right) = figures.new(height=3.0, ncols=2, width_ratios=[3, 2])
+
+# %%
+figure, axes = figures.new(height=3.0, ncols=2, width_ratios=[3, 2])
+left, right = axes
 left.plot(run[0]["accuracy"], linewidth=5, alpha=0.4, label="2 ranks, script")
 left.plot(alone["accuracy"], "k--", linewidth=1, label="1 rank, script")
 left.plot(repaired[0]["accuracy"], label="2 ranks, repaired")

@@ -239,6 +239,8 @@ naive, ring = zip(
     *(map(max, zip(*run_ranks(both_ways, world_size=n), strict=True)) for n in worlds),
     strict=True,
 )
+
+# %%
 figure, axes = figures.new(height=3.0)
 axes.plot(worlds, naive, "s-", label="plain way, rank 0")
 axes.plot(worlds, ring, "o", markersize=9, label="ring, every rank")
@@ -373,6 +375,8 @@ curves = {
     way.__name__: off(run_ranks(train, way, world_size=2))
     for way in (both_parts, no_average)
 }
+
+# %%
 figure, axes = figures.new(height=3.0)
 for (name, curve), style in zip(curves.items(), ("o-", "^-"), strict=True):
     axes.semilogy(range(1, 13), curve, style, label=name.replace("_", " "))
@@ -433,6 +437,8 @@ def seconds_by_messages():
 seconds = run_ranks(seconds_by_messages, world_size=2)[0]
 slower = seconds[256] / seconds[1]
 each = (seconds[256] - seconds[1]) / 255
+
+# %%
 figure, axes = figures.new(height=2.6)
 axes.loglog(list(seconds), [1000 * s for s in seconds.values()], "o-")
 axes.set(

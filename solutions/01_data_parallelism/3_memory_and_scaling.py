@@ -226,6 +226,8 @@ scores = {
     for name, values in settings.items()
 }
 means = [sum(values) / 3 for values in scores.values()]
+
+# %%
 figure, axis = figures.new(height=3.0)
 axis.bar(list(scores), means, width=0.5)
 for column, values in enumerate(scores.values()):

@@ -336,6 +336,8 @@ for p, m in ((2, 2), (4, 4), (4, 8), (4, 32), (8, 32)):
 counts = (1, 2, 4, 8, 16)
 short = pipeline.Costs(forward=0.02, backward=0.04)
 waits = [pipeline.measure(pipeline.gpipe(4, m), short).bubble for m in counts]
+
+# %%
 figure, axes = figures.new(height=2.8)
 axes.plot(counts, [100 * w for w in waits], "o", label="measured")
 axes.plot(
@@ -725,7 +727,7 @@ outcome(
 )
 
 # %% [markdown]
-# The same can be seen before anything runs. Written as orders, the simulation refuses them, and names the ring:
+# The same can be seen before anything runs. Written as orders, the simulation refuses them, and names the ring. (1F1 is stage 1, forward pass, micro-batch 1.)
 
 # %%
 A = pipeline.Action

@@ -426,7 +426,7 @@ split_picture()
 
 # %% [markdown]
 # Tensor parallelism sends no weights, and no gradients of weights. It sends
-# *activations* and their gradients, tokens × width numbers at a time, in every layer.
+# *activations* and their gradients, tokens × width numbers at a time.
 
 # %% [markdown]
 # ## 3 · Attention: whole heads
@@ -705,7 +705,7 @@ for layer, style in with_dtensor.PLAN.items():
     print(f"{layer:8} {type(style).__name__}")
 
 # %% [markdown]
-# `parallelize_module(block, mesh, plan)` does it. A plan knows nothing of heads, so `with_dtensor.split_block` first brings the
+# `parallelize_module(block, mesh, plan)` does it (`dense` is the MLP). A plan knows nothing of heads, so `with_dtensor.split_block` first brings the
 # fused layer into an order in which each block of neighbors holds whole heads (exercise 3).
 
 
