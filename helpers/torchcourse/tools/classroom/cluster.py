@@ -10,6 +10,7 @@ Ray is reached through one function, `submit`. What is done with its answers nee
 import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ class RayCluster(Cluster):
     def __init__(self, address: str) -> None:
         if not POSSIBLE:
             raise ValueError("With --ray, the machine that grades must run Linux, as the cluster's machines must.")
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")  # else Ray prints pages about a machine that died
         try:
             import ray
         except ImportError:
