@@ -647,7 +647,7 @@ except RuntimeError as error:
     print("2.", str(error)[:330], "…")
 
 # %% [markdown]
-# **The second half: the names.** DDP wraps the model: its own part is called `module`, so each name begins with `module.`. DataParallel does the
+# **The second half: the names.** DDP wraps the model: its own part is called `module`, so each name has the **prefix** (접두사) `module.`. DataParallel does the
 # same, and `torch.compile` puts `_orig_mod.` there. Many answers on the web add `strict=False`. It makes the error go away:
 
 # %%

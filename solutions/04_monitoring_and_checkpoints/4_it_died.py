@@ -1,10 +1,10 @@
 # %% [markdown]
 # # It died: restarts that cost little and change nothing
 #
-# **{minutes} minutes** · one CPU is enough (up to seven processes on it, all small); the commands for several machines stand beside the cells ·
+# **{minutes} minutes** · one CPU is enough (up to seven processes on it, all small); the commands for several machines are beside the cells ·
 # before this: notebook 3 of this lesson
 #
-# On many machines, something breaks every few hours. Then a run has to stop, start again and go on, without anybody awake. Three
+# On thousands of GPUs, something breaks every few hours (notebook 3). Then a run has to stop, start again and go on, without anybody awake. Three
 # questions decide what that costs. Who starts the ranks again? How much work is lost? And is what comes out still the run that you
 # wanted? Here you kill ranks and a whole (small) machine, and look.
 #
@@ -71,7 +71,7 @@ print("export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
 print("torchrun", *two_machines.arguments("2", "FIRST_MACHINE:29500"), "train.py")
 
 # %% [markdown]
-# The first line is there for PyTorch 2.13: without it, ranks that were started again look for the dead ones at their old addresses, and
+# The first line is there for PyTorch 2.13. Without it, ranks that were started again look for the dead ones at their old addresses. Then
 # all restarts are used up with "Connection refused" (seen with gloo, with PyTorch alone).
 #
 # The next cell plays two machines on yours: two agents with two ranks each. They are processes of their own with these arguments. The training
@@ -133,7 +133,7 @@ outcome(
 # Three things make that true: every rank loads the same last checkpoint, the checkpoint has all pieces (notebook 3), and the samples of a
 # step depend on the number of the step alone.
 #
-# **Without a replacement.** With `--nnodes=1:2` the job needs one machine and takes up to two. Machine B dies, and A goes on with its two ranks.
+# **Without a replacement.** With `--nnodes=1:2` the job is **elastic** (탄력적): it needs one machine and takes up to two. Machine B dies, and A goes on with its two ranks.
 # The step still takes the same 64 samples, so only the order of a sum is different:
 
 # %%
@@ -152,7 +152,7 @@ if alone and undisturbed:
 # ## 2 · What a lost hour costs
 #
 # Each of those deaths cost the steps since the last save. Save more often, and each crash costs less; but each save costs as well. Notebook 3
-# had the rule for the best **interval** (저장 간격), √(2 · C · M): C seconds per save, M seconds from crash to crash. It is an approximation, so test
+# had the rule for the best **save interval** (저장 간격), √(2 · C · M). C is the seconds per save; M is the mean time between failures (평균 고장 간격). It is an approximation, so test
 # it. The points are simulated runs of 2,000 saves whose crashes are drawn at random; eight runs for each point.
 
 # %%
@@ -338,8 +338,8 @@ print(inspect.getsource(deal_by_batches))
 #
 # ●●○ · 10 minutes · good for: jobs that go on with the machines that are left.
 #
-# Write the repair. The position `done` counts samples of *all* ranks. A step takes the next 64 samples of `order`, however many ranks there are, and each rank
-# takes its part of them: each sample goes to one rank, and the parts differ by at most one sample. At the end of the epoch a step has fewer
+# Write the repair. The position `done` counts samples of *all* ranks. A step takes the next 64 samples of `order`, however many ranks there are. Each rank
+# takes its part of them. Each sample goes to one rank, and the parts differ by at most one sample. At the end of the epoch a step has fewer
 # samples, or none.
 
 
@@ -444,7 +444,7 @@ outcome(
 )
 
 # %% [markdown]
-# **What does the step wait for?** While `dcp.save` writes, training stands still. `dcp.async_save` makes a copy of the share in memory and returns; a thread writes the copy
+# **What does the step wait for?** While `dcp.save` writes, training stands still. `dcp.async_save` is an **asynchronous save** (비동기 저장): it makes a copy of the share in memory and returns. A thread writes the copy
 # while training goes on. So the step waits for a copy, and not for the disk; the copy needs as much memory as the share. Three saves of each kind, 13 MB on two ranks; the first
 # asynchronous one also starts the thread.
 
@@ -477,18 +477,18 @@ predict(
 
 
 # %%
-def waiting(slow):
-    return {every: share_waited(every, slow) for every in (1, 8, 24)}
+def waiting():
+    return {
+        slow: {every: share_waited(every, slow) for every in (1, 8, 24)}
+        for slow in ("in turn", "always rank 0")
+    }
 
 
 def accuracy():
     return {every: accuracies(every, seeds=range(16)) for every in (1, 8, 48, 192)}
 
 
-waited = {
-    slow: run_ranks(waiting, slow, world_size=4)[0]
-    for slow in ("in turn", "always rank 0")
-}
+waited = run_ranks(waiting, world_size=4)[0]
 correct = run_ranks(accuracy, world_size=1, timeout=None)[0]
 waiting_and_accuracy(waited, correct)
 
@@ -512,16 +512,16 @@ for every in (8, 48, 192):
     print(f"H = {every:3}: {in_points.in_points()}, {gain.verdict(margin=0.01)}")
 
 # %% [markdown]
-# The accuracy is that of 16 training runs on the digits for each H: four ranks, 192 steps, the same seeds for each H, and one point as the margin within which two are "level". In this run, averaging every 8 or 48 steps is level
-# with averaging after each; averaging once, at the end, is clearly below. That holds for this small network on samples that each rank draws from the whole. Where each rank has data of a different kind, the ranks drift
-# apart faster ([Stich](https://arxiv.org/abs/1805.09767) has the theory).
+# The accuracy is that of 16 training runs on the digits for each H, with four ranks, 192 steps and the same seeds. One point is the margin within which two are "level". "Level" with averaging after each step means
+# that so many local steps cost nothing that matters here; H = 192 averages once, at the end. All of it holds for this small network on samples that each rank draws from the whole.
+# [Stich](https://arxiv.org/abs/1805.09767) has the theory.
 #
 # So: local steps help against ranks that are slow *now and then*, and against a slow network, since they send 1/H as much. Against one machine that is always slow, replace the machine, or give it fewer samples.
 
 # %% [markdown]
 # ## What the log said
 #
-# The study log says of question 3 that weights are kept regularly, and the best restored. This notebook adds two things to it: *how* regularly follows from two times that you can measure, and a restored run is the same run only if its position in
+# The study log says of question 3 that weights are kept regularly, and the best restored. This notebook adds two things. *How* regularly follows from two times that you can measure. And a restored run is the same run only if its position in
 # the data is right on as many ranks as are left.
 #
 # ## Take away
@@ -532,7 +532,7 @@ for every in (8, 48, 192):
 # * A falling loss does not show which samples were taken. Count them.
 # * The position in the data counts samples of all ranks, not batches of one.
 # * DCP: any number of ranks can go on. `async_save` waits for a copy, not for the disk.
-# * Local steps even out delays that come in turn, and nothing else.
+# * Local steps even out delays that come in turn, and send 1/H as much. A machine that is always slow stays the slowest.
 #
 # **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [memory](../05_troubleshooting/1_memory.ipynb).
 #

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint import format_utils
 from torch.utils.data import DataLoader
 
 from keys import Keys
-from torchcourse.lessons.monitoring.save_interval import best_interval
+from torchcourse.lessons.monitoring.crash_costs import daly_interval, expected_loss
+from torchcourse.lessons.monitoring.save_interval import best_interval, lost_share
 from torchcourse.training import checkpoint
 
 LESSON = "04_monitoring_and_checkpoints"
@@ -380,3 +381,15 @@ def test_who_waits_for_a_slow_machine():
     saved = [steps.max(axis=0).sum() - steps.sum(axis=1).max() for steps in (in_turn, always, together)]
     assert saved[1] == saved[2] == 0 < saved[0]
     assert (key("one-machine-is-always-slow"), key("slow-in-turn")) == ("A", "A")
+
+
+def test_a_long_save_costs_more_than_the_formula_says():
+    save, between = 600, 3600
+    interval = best_interval(save, between)
+    assert round(interval / 60) == 35
+    assert f"{lost_share(interval, save, between):.0%}" == "58%"
+    assert expected_loss(interval, save, between) > 0.9
+    assert expected_loss(interval, save, between) < 1.05 * expected_loss(daly_interval(save, between), save, between)
+    assert key("a-save-of-ten-minutes") == "A"
+    assert 100 * lost_share(3600, 36, 5 * 3600) == pytest.approx(key("lost-at-once-an-hour"))
+    assert key("room-for-the-copy") == 96 / 8

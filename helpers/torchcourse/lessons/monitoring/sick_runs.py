@@ -6,6 +6,7 @@ Every run is one `Trainer` on MNIST digits, watched at a few dozen steps. `famil
 "narrow" ones, more and thinner, or "conv"olutions. The seed decides the weights and the order of the samples.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from torchcourse.data import mnist
-from torchcourse.data.loaders import make_loader
+from torchcourse.data.memory_loader import MemoryLoader
 from torchcourse.training.events import RunLog, read_run
 from torchcourse.training.trainer import Trainer
 
@@ -31,6 +31,7 @@ class Recipe:
     depth: int = 4
     scale: float | None = None  # of the first weights, in units of He's √(2 / inputs); None: PyTorch's own start
     bias: float | None = None
+    clip: float | None = None  # upper limit of the gradient's norm
     pool: int = 1  # pixels that are averaged to one before the network sees them, along each side
     samples: int = 4000
     lr: float = 0.02
@@ -78,13 +79,14 @@ def train(
         model,
         optimizer,
         nn.functional.cross_entropy,
+        clip_norm=recipe.clip,
         log_dir=log_dir,
         log_every=recipe.every,
         watch_every=recipe.every,
         progress=False,
     )
-    loader = make_loader(Subset(mnist(), range(recipe.samples)), min(100, recipe.samples // 4), seed=seed)
-    validation = make_loader(Subset(mnist("test"), range(500)), 500, shuffle=False)
+    loader = MemoryLoader(_digits("train", recipe.samples), min(100, recipe.samples // 4), seed=seed)
+    validation = MemoryLoader(_digits("test", 500), 500, shuffle=False)
     try:
         trainer.fit(loader, epochs or recipe.epochs, validation)
     except FloatingPointError as error:
@@ -128,3 +130,9 @@ def _convolutions(recipe: Recipe, side: int, channels: int = 12) -> list[nn.Modu
         side = -(-side // stride)
         layers += [nn.Conv2d(channels if number else 1, channels, 3, stride, padding=1), recipe.activation()]
     return [*layers, nn.Flatten(), nn.Linear(channels * side * side, 10)]
+
+
+@functools.cache
+def _digits(split: Literal["train", "test"], count: int) -> tuple[torch.Tensor, ...]:
+    """Return the first images and labels; read from the disk once, for runs by the dozen."""
+    return mnist(split)[:count]

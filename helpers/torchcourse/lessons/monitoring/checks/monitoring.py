@@ -81,7 +81,7 @@ def _judge_log(written: Written, right: Written, losses: list[float], every: int
     known = {
         "last_not_mean": (
             [losses[step - 1] for step in due],
-            "you wrote the loss of one batch. It jumps: what of the ones between?",
+            "you wrote the loss of one batch. It jumps: what about the losses since the last value?",
         ),
         "mean_since_start": (
             [total / step for total, step in zip(sums, due, strict=True)],
@@ -259,7 +259,7 @@ def log_epoch(learner: Callable[[Path, int, int, int], None]) -> str:
     """Let two and three ranks log uneven shares, and read what is in the folder afterwards."""
     hang = (
         "A rank waited for others that never came. Adding up needs all ranks, writing only one: which of your lines "
-        "be inside the if?"
+        "may be inside the if?"
     )
     for shares in ([(90, 100), (5, 20)], [(10, 10), (0, 30), (7, 20)]):
         with tempfile.TemporaryDirectory() as folder:
