@@ -23,8 +23,10 @@ from torchcourse.quiz import outcome, predict, recall
 recall("05_troubleshooting")
 
 # %%
+import contextlib
 import math
 import time
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -35,6 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from torchcourse import figures
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting import checks as check
+from torchcourse.lessons.troubleshooting import offload
 from torchcourse.lessons.troubleshooting.allocator import CachingAllocator
 from torchcourse.lessons.troubleshooting.allocator_picture import (
     describe_segments,
@@ -252,7 +255,7 @@ checked
 # ## 2 · Out of memory, on a device that is not there
 #
 # A `SimulatedDevice` is a tracker with a limit. Tensors are ordinary CPU tensors, and the arithmetic is real. When they would need more
-# than the device has, it raises what a GPU raises: `torch.OutOfMemoryError`. Here is one with 32 MiB, and half as many images more.
+# than the device has, it raises what a GPU raises: `torch.OutOfMemoryError`. Here is one with 32 MiB, and a batch of 192 images instead of 128.
 
 # %%
 device = SimulatedDevice("32 MiB")
@@ -368,8 +371,8 @@ print({kind: format_bytes(size) for kind, size in decoder.peak_by_kind().items()
 # ([documentation](https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html)). For that it holds temporary tensors as large as the
 # parameters, as the difference shows. So `fused=True` or `foreach=False` is a remedy where the optimizer makes the peak.
 #
-# Two models, two shapes of the problem. ResNet-50 is all activations: a smaller batch helps. The language model with its one sample of 2048
-# tokens (토큰) is all parameters, gradients and optimizer: no batch is small enough for 24 GiB. Lesson 01 shares those out over ranks.
+# Two models, two shapes of the problem. ResNet-50 is mostly activations: a smaller batch helps. The language model with its one sample of 2048
+# tokens (토큰) is mostly parameters, gradients and optimizer: no batch is small enough for 24 GiB. Lesson 01 shares those out over ranks.
 #
 # What the simulation leaves out: workspaces inside operations, gaps between blocks, and the context of a GPU, which takes some hundred MiB by itself.
 
@@ -727,6 +730,44 @@ checked
 # </details>
 
 # %% [markdown]
+# ### Or move them away
+#
+# Activations need not be on the *device* until the backward pass comes. Inside `with torch.autograd.graph.save_on_cpu():`, each tensor that autograd saves goes to the host's
+# memory, and comes back when it is needed. On a CPU the two are one memory, and the context copies nothing. So here the copies are made all the same, and counted apart:
+
+# %%
+twelve, rows = check.residual_blocks(12), torch.randn(512, 32)
+for way in offload.WAYS:
+    print(f"{way:24}", offload.step_with(twelve, rows, way))
+
+# %% [markdown]
+# "Device" holds parameters, gradients and the rest, too. Checkpoints pay with computing; `save_on_cpu` pays with copies. It copies more than the layers keep: also the weights that they save, and
+# a tensor once for each layer that saves it. What this takes cannot be seen without a GPU. It depends on the link: bytes copied, divided by its speed (lesson 01), less what the computing hides. With
+# `pin_memory=True`, copies can run beside the computing.
+
+# %%
+if torch.cuda.is_available():
+    blocks, x = check.residual_blocks(12).cuda(), torch.randn(65536, 32, device="cuda")
+    ways = {
+        "all kept": contextlib.nullcontext,
+        "save_on_cpu": partial(torch.autograd.graph.save_on_cpu, pin_memory=True),
+    }
+    for name, way in ways.items():
+        for _ in range(2):  # the first one also pins memory
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            with way():
+                total = blocks(x).sum()
+            total.backward()
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+        peak = format_bytes(torch.cuda.max_memory_allocated())
+        print(f"{name:12} peak {peak:>10}, {1000 * seconds:.0f} ms")
+else:
+    print("No GPU here: bytes were counted, and no time was measured.")
+
+# %% [markdown]
 # ## 5 · del, empty_cache and item
 #
 # The log's remedies. First **del**: it removes a *name*. Memory goes when nothing refers to the storage any more.
@@ -965,7 +1006,7 @@ assert (half["parameters"], half["optimizer"]) == (
 # |---|---|---|
 # | OOM: 추적이 힘듦, hard to trace | Section 2: the error lists the largest live tensors with operation, layer and line. | Traceable, once something records what is alive. |
 # | 메모리 이전상황 파악이 힘듦: what was before is hard to know | The timeline of sections 1 to 3. On a GPU: `_record_memory_history`. | Record it *before* it happens. |
-# | batch size를 줄이고 확인해본다: shrink the batch and look | Section 2: it helps ResNet-50, and could never help the 7B model. Section 3: it only delays a growing memory. | Right for activations. Search by halving, or keep the batch and accumulate. |
+# | batch size를 줄이고 확인해본다: shrink the batch and look | Section 2: it helps ResNet-50, and not the 7B model, whose batch is one sample. Section 3: it only delays a growing memory. | Right for activations. Search by halving, or keep the batch and accumulate. |
 # | GPUUtil로 memory leak 확인 | `gpu_status()`: the driver's figures, which count the cache too. | It shows *that* memory grows; the tracker shows *which line*. Notebook 2. |
 # | cache 삭제하기 (memory free) | Section 5: `empty_cache` gives back wholly free segments only, and frees no tensor. | No remedy for your own out-of-memory. |
 # | loop 연산 시 tensor variables는 gpu 메모리 사용 | Ten losses kept: with their graphs, detached, as numbers. | True, and the graph behind them is the large part. |
@@ -976,7 +1017,7 @@ assert (half["parameters"], half["optimizer"]) == (
 #
 # * Parameters, gradients, optimizer: bytes per parameter. Activations: what the layers keep, times the batch, and mostly the larger part.
 # * In an out-of-memory error, the line that failed is the last drop. Look at what is alive, of which kind, made where.
-# * Activations too large: accumulate, checkpoint, mixed precision. States too large: a different optimizer, or shard them. No backward: `no_grad`.
+# * Activations too large: accumulate, checkpoint, mixed precision, move them to the host. States too large: a different optimizer, or shard them. No backward: `no_grad`.
 # * Checkpoint block by block, never all in one.
 # * `del` removes a name. `empty_cache` frees no tensor. `item` takes one element, drops the graph, and waits for the GPU.
 #
@@ -1002,5 +1043,6 @@ assert (half["parameters"], half["optimizer"]) == (
 # * PyTorch, [Understanding CUDA Memory Usage](https://docs.pytorch.org/docs/stable/torch_cuda_memory.html): snapshots, and the viewer.
 # * PyTorch, [CUDA semantics](https://docs.pytorch.org/docs/stable/notes/cuda.html): asynchronous execution, the caching allocator.
 # * PyTorch, [torch.utils.checkpoint](https://docs.pytorch.org/docs/stable/checkpoint.html): why `use_reentrant=False`.
+# * PyTorch, [save_on_cpu](https://docs.pytorch.org/docs/stable/autograd.html#torch.autograd.graph.save_on_cpu): saved tensors on the host.
 # * Chen et al. 2016, [Training Deep Nets with Sublinear Memory Cost](https://arxiv.org/abs/1604.06174).
 # * Micikevicius et al. 2017, [Mixed Precision Training](https://arxiv.org/abs/1710.03740).

@@ -4,8 +4,8 @@
 # **{minutes} minutes** · one CPU is enough (two or three processes); what needs a GPU says so · before this:
 # [memory](1_memory.ipynb)
 #
-# A training run that crashes tells you where. The faults of this notebook are quieter: memory that grows a little with each
-# step, a number that is NaN, a bug that costs two points of accuracy and says nothing, a process that waits for ever.
+# A training run that crashes tells you where. The faults of this notebook are quieter. Memory grows a little with each
+# step. A number is NaN. A bug costs two points of accuracy and says nothing. A process waits for ever.
 #
 # **After this notebook you can**
 #
@@ -81,7 +81,7 @@ print(
 # where memory grows from step to step, *something still holds the tensors*. Two questions find the fault: what is
 # left of earlier steps, and who holds it?
 #
-# Here is a validation that every learner has written. It adds up the losses, to print their mean.
+# Here is a validation as it is often written. It adds up the losses, to print their mean.
 
 # %%
 images, labels = mnist("test")[:]
@@ -201,7 +201,7 @@ errors.clear()
 # ## 2 · A number that is not a number
 #
 # **NaN** ("not a number") comes from 0/0, ∞−∞, the root or logarithm of a negative number; **inf** (무한대) from numbers that are
-# too large. Both spread: one step after the first NaN all weights are NaN, and by then the evidence is gone.
+# too large. Both spread: one step after the first NaN gradient, whole layers of weights are NaN, and the evidence is gone.
 #
 # First see how little it takes in 16 bits. The picture shows a training step of a network of six layers, in the format that
 # you choose. Try this:
@@ -248,7 +248,7 @@ figures.explorer(
 # %% [markdown]
 # ### Exercise 1 · Find the first layer
 #
-# ●●○ · 10 minutes · good for: the question "since which layer?" ends most hunts for a NaN.
+# ●●○ · 10 minutes · good for: asking of a NaN since which layer it is there.
 #
 # Call the model once. Return the name (as in `named_modules()`) of the first layer, in the order of the *calls*, whose output
 # holds a NaN or an infinity; `None` if all are finite. Layers are modules without children. Leave no hooks behind:
@@ -380,7 +380,7 @@ outcome(
 #
 # ### Exercise 2 · Repair it
 #
-# ●●○ · 5 minutes · good for: the same trap waits in `hypot`, `x / x.norm()`, `var().sqrt()` and `acos()`.
+# ●●○ · 5 minutes · good for: the same trap in `hypot`, `x / x.norm()`, `var().sqrt()` and `acos()`.
 #
 # The distance must stay right (to 0.001) for all other samples, and its gradient finite for all.
 
@@ -978,7 +978,7 @@ outcome(
 # %% [markdown]
 # ### Exercise 5 · Skip together
 #
-# ●●○ · 8 minutes · good for: every decision that changes who calls what (skip, stop early, save) must be taken by all.
+# ●●○ · 8 minutes · good for: every decision that changes who calls what (skip, stop early, save), since all have to take it.
 #
 # If the loss of *any* rank is not finite, *all* ranks skip this step. `loss` has already been computed, on every rank.
 
@@ -1034,7 +1034,7 @@ checked
 # %% [markdown]
 # ## 6 · Twice the same
 #
-# A fault that shows only sometimes cannot be hunted. **Non-determinism** (비결정성) has three sources. The first: random numbers
+# A fault that shows only sometimes is hard to hunt. **Non-determinism** (비결정성) has three sources. The first: random numbers
 # (the start, the order, dropout, augmentation). One seed at the start repairs that, *if* nothing else draws from the same generator.
 # The second: the order of additions. In floating point (a + b) + c is not a + (b + c):
 
@@ -1103,7 +1103,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # * `total += loss` keeps whole graphs in an evaluation without `no_grad`; after `backward()` only their nodes.
 # * The first place of a NaN counts: data, weights, forward, loss or backward, in which layer and step. A finite loss can have a NaN
 #   gradient.
-# * Accuracy does not show silent bugs. What must hold in every healthy run does, within 20 steps.
+# * Accuracy shows few silent bugs. Checks of what must hold in every healthy run show many of them, within 20 steps.
 # * CUDA's errors come late: take `CUDA_LAUNCH_BLOCKING=1`, or the CPU.
 # * A time limit, then the stack of each process. Look first at the process that is not where the others are.
 # * A decision that changes who calls what is taken by all ranks together.

@@ -60,7 +60,7 @@ print(
 # %% [markdown]
 # ### Patient 1
 #
-# The first patient goes by the book, step for step.
+# With the first patient, the text takes each step of the method with you.
 #
 # **Reproduce.** The next cell runs the program. Unfold the code, but read the log first.
 
@@ -185,7 +185,7 @@ def accumulated_epoch(model, loader, optimizer, accumulate):
 # %% patient: loss_with_a_floor
 
 # %% [markdown]
-# ●●○ · 6 minutes · good for: telling what a function expects: logits, probabilities or their logarithms.
+# ●●○ · 6 minutes · good for: telling what a function expects: logits (로짓), probabilities or their logarithms.
 
 
 # %% repair: loss_with_a_floor
@@ -227,7 +227,7 @@ def probabilities(model, images):
 # %% patient: head_that_sleeps
 
 # %% [markdown]
-# ●●○ · 6 minutes · good for: learning rates by layer, as in every fine-tuning.
+# ●●○ · 6 minutes · good for: learning rates by **parameter group** (파라미터 그룹), as in every fine-tuning.
 
 
 # %% repair: head_that_sleeps
@@ -295,7 +295,7 @@ explore_floor()
 
 # %% [markdown]
 # With one softmax the steepness is one where the network is sure and wrong: it learns most there. With two it is almost zero there: the
-# worst mistakes move nothing. Is the sick loss only a wrong number in the log, or does the network learn less with it too? Run the repaired
+# worst mistakes move next to nothing. Is the sick loss only a wrong number in the log, or does the network learn less with it too? Run the repaired
 # program, and compare its accuracy with that of the log.
 
 # %%
@@ -398,7 +398,7 @@ def validation_loss(model, loader):
 # %% patient: swelling_run
 
 # %% [markdown]
-# ●●○ · 6 minutes · good for: runs that die in their second night.
+# ●●○ · 6 minutes · good for: runs that end after many hours, out of memory.
 
 
 # %% repair: swelling_run
@@ -484,7 +484,7 @@ clinic.board("loop", "model and optimizer", "evaluation", "memory")
 # |---|---|---|
 # | OOM: batch size를 줄이고 확인해본다, shrink the batch and look | Patient 7: with a smaller batch it gets through, and every pass still keeps what nobody needs. | Shrinking the batch is a *test*: it tells that memory grows with the batch. It is no repair while the cause is another. |
 # | cache 삭제하기, clear the cache | Patient 8: somebody holds the tensors, and what is held is in no cache. | Find the holder. Only what nobody holds can be freed. |
-# | loop연산 시 tensor variables는 gpu 메모리 사용, tensors in loops use memory | Patients 8 and 9: a sum and a list, both outliving the step. | Right, if they live longer than a step; a sum of losses keeps their graphs too. |
+# | loop연산 시 tensor variables는 gpu 메모리 사용, tensors in loops use memory | Patients 8 and 9: a **running sum** (누적합) and a list, both outliving the step. | Right, if they live longer than a step; a sum of losses keeps their graphs too. |
 
 # %% [markdown]
 # ## Take away
@@ -506,7 +506,7 @@ clinic.board("loop", "model and optimizer", "evaluation", "memory")
 # | hypothesis | 가설 | a cause that explains all evidence and predicts more |
 # | mute a symptom | 증상만 가리기 | make the log look better and leave the cause |
 # | gradient accumulation | 기울기 누적 | several batches make up one step |
-# | logit | 로짓 | what goes into a softmax |
+# | logits | 로짓 | what goes into a softmax |
 # | parameter group | 파라미터 그룹 | parameters of an optimizer that share their settings |
 # | running sum | 누적합 | a sum that grows from batch to batch |
 #

@@ -57,7 +57,7 @@ clinic.evidence("idle_since_tuesday")
 clinic.hints("idle_since_tuesday")
 
 # %% [markdown]
-# ●○○ · 6 minutes · for every dataset that is made of files and a table. Repair the part below.
+# ●○○ · 6 minutes · good for: every dataset that is made of files and a table. Repair the part below.
 
 
 # %% repair: idle_since_tuesday
@@ -119,7 +119,7 @@ outcome(
 clinic.hints("good_only_in_crowds")
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every model that leaves the notebook. You may change both parts.
+# ●●○ · 8 minutes · good for: every model that leaves the notebook. You may change both parts.
 
 
 # %% repair: good_only_in_crowds
@@ -209,7 +209,7 @@ outcome(
 clinic.hints("nan_since_new_scanner")
 
 # %% [markdown]
-# ●●○ · 6 minutes · for every loss that you write yourself. A finite loss alone is not enough: look at its gradient too.
+# ●●○ · 6 minutes · good for: every loss that you write yourself. A finite loss alone is not enough: look at its gradient too.
 
 
 # %% repair: nan_since_new_scanner
@@ -241,7 +241,7 @@ def detection_loss(logits, targets):
 # %% patient: images_nobody_sees
 
 # %% [markdown]
-# ●○○ · 6 minutes · for every training run on more than one rank.
+# ●○○ · 6 minutes · good for: every training run on more than one rank.
 
 
 # %% repair: images_nobody_sees
@@ -278,7 +278,7 @@ def train_sampled(model, data, epochs, seed=0, lr=0.1):
 # %% patient: closed_connection
 
 # %% [markdown]
-# ●●● · 10 minutes · for every decision in a training run on several ranks.
+# ●●● · 10 minutes · good for: every decision in a training run on several ranks.
 
 
 # %% repair: closed_connection
@@ -330,7 +330,7 @@ def train_until_stale(model, train, val, epochs=12, patience=2, lr=0.05):
 # %% patient: resumes_elsewhere
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every run that may outlast its machine.
+# ●●○ · 8 minutes · good for: every run that may outlast its machine.
 
 
 # %% repair: resumes_elsewhere
@@ -371,7 +371,7 @@ def train_resumably(run, batch_of, steps, path, every=10):
 # </details>
 
 # %% [markdown]
-# ## Take-away
+# ## Take away
 #
 # * A model that does not learn: look at ten samples *as the model gets them*, from the front, the middle and the end.
 # * What is learned from data, statistics included, belongs to the training set, and is saved with the model.
@@ -383,18 +383,19 @@ def train_resumably(run, batch_of, steps, path, every=10):
 clinic.board("data", "numbers", "ranks", "checkpoints")
 
 # %% [markdown]
-# | term | |
-# |---|---|
-# | label | 레이블 |
-# | normalization | 정규화 |
-# | distributed sampler | 분산 샘플러 |
-# | collective | 집합 통신 |
-# | early stopping | 조기 종료 |
-# | checkpoint | 체크포인트 |
-#
-# **Further reading.**
-# [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): DistributedSampler.
-# [BCEWithLogitsLoss](https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html): why it takes logits.
-# [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): time limits, and debugging of collectives.
-#
 # **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [datasets](../06_custom_datasets/1_datasets.ipynb).
+#
+# ### Glossary
+#
+# | English | 한국어 | here |
+# |---|---|---|
+# | label | 레이블 | what the model should answer for a sample |
+# | normalization | 정규화 | shifting and scaling the input by numbers of the training set |
+# | distributed sampler | 분산 샘플러 | gives each rank its share of an epoch's indices |
+# | early stopping | 조기 종료 | ending a training run whose validation loss no longer falls |
+#
+# ### Further reading
+#
+# * PyTorch, [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html): DistributedSampler.
+# * PyTorch, [BCEWithLogitsLoss](https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html): why it takes logits.
+# * PyTorch, [torch.distributed](https://docs.pytorch.org/docs/stable/distributed.html): time limits, and debugging of collectives.

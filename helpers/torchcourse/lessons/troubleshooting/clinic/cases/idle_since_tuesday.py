@@ -106,7 +106,7 @@ def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable:
 
 CASE = Case(
     slug="idle_since_tuesday",
-    title="It will not learn since Tuesday",
+    title="It has not learned since Tuesday",
     complaint=(
         "Every day the scanner exports a folder and we train on it. Since Tuesday the training loss hardly falls: it "
         "stays near that of guessing. The code is the same as on Monday, when it went down to almost nothing. We tried "
