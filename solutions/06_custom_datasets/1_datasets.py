@@ -67,7 +67,7 @@ write_images("scans", pixels, rows)
 print(*Path("scans/labels.csv").read_text().splitlines()[:4], sep="\n")
 
 # %% [markdown]
-# A **map-style** dataset (맵 스타일) has two methods. `len(data)` says how many samples there are, and `data[i]` returns sample number i.
+# A **map-style dataset** (맵 스타일 데이터셋) has two methods. `len(data)` says how many samples there are, and `data[i]` returns sample number i.
 # Nothing more is asked of it ([documentation](https://docs.pytorch.org/docs/stable/data.html#map-style-datasets)). The package has one:
 
 # %%
@@ -91,8 +91,8 @@ outcome(
 )
 
 # %% [markdown]
-# That is **lazy loading** (지연 로딩): the memory does not grow with the folder. But being lazy about *mistakes* is no virtue. A missing image that
-# shows in hour three costs three hours. Looking whether each file is *there* is cheap, so do that when the dataset is made.
+# That is **lazy loading** (지연 로딩): the memory does not grow with the folder. But *mistakes* should show at once. A missing image that
+# shows in hour three costs three hours. To look whether each file is *there* is cheap, so do that when the dataset is made.
 
 # %%
 bad = [{"file": "000.png", "label": 1}, {"file": "lost.png", "label": 2}]
@@ -201,7 +201,7 @@ checked
 #
 # ## 2 · What does not fit into memory
 #
-# One large array is better than a million small files. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory, and
+# A million small files have to be opened one by one; one large array is one file. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory, and
 # the operating system brings in the pages that you touch, and drops them when it needs the room.
 #
 # The file below has 96 MiB. A process may allocate 24 MiB more than it has (`RLIMIT_DATA`, which Linux enforces).
@@ -251,7 +251,7 @@ outcome(
 #
 # ## 3 · Iterable: what comes as a stream
 #
-# A log, a socket, a compressed archive: such sources can be read from front to back and in no other way. An **iterable** dataset (이터러블) has one method,
+# A log, a socket, a compressed archive: such sources can be read from front to back and in no other way. An **iterable dataset** (이터러블 데이터셋) has one method,
 # `__iter__`. It has no numbers, and often no length.
 
 
@@ -444,6 +444,8 @@ checked
 # * A dataset reads a table when it is made, and a file when it is asked. What is missing is named at once.
 # * A loader is sampler, fetch, collate, prefetch. Prefetching hides the shorter of fetching and training, at the price of memory.
 #
+# **Next notebook:** [sequences, classes and splits](2_sequences_and_classes.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).
+#
 # ### Glossary
 #
 # | English | 한국어 | here |
@@ -459,5 +461,3 @@ checked
 #
 # * PyTorch, [torch.utils.data](https://docs.pytorch.org/docs/stable/data.html).
 # * NumPy, [memmap](https://numpy.org/doc/stable/reference/generated/numpy.memmap.html).
-#
-# **Next notebook:** [sequences, classes and splits](2_sequences_and_classes.ipynb).

@@ -518,7 +518,7 @@ for epochs, (way, chance) in itertools.product((5, 20), chances.items()):
 # classes of equal size. Choose it on validation data, by what a missed nine costs against a false one.
 #
 # And look at what each network *says*: how many nines there are. After five epochs both remedies say about twice too many, since they were shown a world with as many
-# nines as fours. Their probabilities are not **calibrated** (보정): right for an answer, wrong where somebody computes with them. Accuracy shows none of this.
+# nines as fours. Their probabilities are not **calibrated** (보정된): right for an answer, wrong where somebody computes with them. Accuracy shows none of this.
 #
 # ## 4 · Break-it lab: 99%, and on the next occasion 90%
 #
@@ -574,7 +574,7 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
-# A test sample **leaks** (누수) when the training part knows it. There are three ways: the sample itself is in the training part; its content is, under a different number (a copy, saved again); or another sample of its
+# A test sample **leaks** (누수) when the training part knows it. There are three ways. The sample itself is in the training part. Or its content is, under a different number (a copy, saved again). Or another sample of its
 # **group** (그룹) is: the same writer, patient or recording.
 
 

@@ -723,7 +723,7 @@ outcome(
 )
 
 # %% [markdown]
-# Corrupt records are seldom spread at random: they come from one camera, one day, one disk. So to leave them out changes what the data *are*. And
+# **Corrupt records** (손상된 레코드) are seldom spread at random: they come from one camera, one day, one disk. So to leave them out changes what the data *are*. And
 # `except Exception` would hide a bug in your own code as well.
 #
 # ### Exercise 3 · Fetch, and tell

@@ -4,7 +4,7 @@
 # **{minutes} minutes** · one CPU is enough (two loader processes), on Linux or macOS · before this:
 # [loading at scale](3_loading_at_scale.ipynb), and from lesson 05 [the clinic's first half](../05_troubleshooting/3_clinic.ipynb)
 #
-# Three more patients of the clinic. Each of their faults is in how the data is split or loaded, and none of them is in the model.
+# Three more patients of the clinic. Each of their faults is in how the data is split or loaded, such as a **data leak** (데이터 누수). None of them is in the model.
 # You know the method: **reproduce** (재현), **look** at evidence, **one hypothesis** (가설), **one change** at the cause, **prove**.
 # The checks refuse what only hides the symptom.
 #
@@ -42,7 +42,7 @@ print(f"PyTorch {torch.__version__}; the clinic computes on the CPU.")
 # %% patient: promised_more
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every dataset with several pictures of one thing: frames of a film, slices of a scan, copies by
+# ●●○ · 8 minutes · good for: every dataset with several pictures of one thing: frames of a film, slices of a scan, copies by
 # **augmentation** (데이터 증강).
 
 
@@ -82,7 +82,7 @@ def make_splits(images, labels, copies=8, share=0.2):
 # %% patient: details_are_lost
 
 # %% [markdown]
-# ●●○ · 8 minutes · for every loader that runs at night. You may change all three parts. Whoever reads the log in the morning
+# ●●○ · 8 minutes · good for: every loader that runs at night. You may change all three parts. Whoever reads the log in the morning
 # has to see what happened to a bad line: keep nothing silent.
 
 
@@ -145,7 +145,7 @@ def record_loader(path, seed):
 # %% patient: augmentation_adds_nothing
 
 # %% [markdown]
-# ●●● · 10 minutes · for every random choice that a worker makes. You may change both parts.
+# ●●● · 10 minutes · good for: every random choice that a worker makes. You may change both parts.
 
 
 # %% repair: augmentation_adds_nothing

@@ -1,17 +1,18 @@
 """The keys of lesson 06's bank, computed again or tried out: what a question says happens is what happens."""
 
+import random
 import re
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler, Subset, TensorDataset
 
 from keys import Keys
 from torchcourse.lessons.datasets.collate import pad
 from torchcourse.lessons.datasets.samplers import balanced, class_weights, padding_share
-from torchcourse.lessons.datasets.sharding import share
+from torchcourse.lessons.datasets.sharding import mixed, share
 from torchcourse.lessons.datasets.splits import leaks
 from torchcourse.lessons.datasets.waiting import batch_time, simulate
 
@@ -206,3 +207,37 @@ def test_samples_of_a_resumed_epoch():
     assert len(left) == key("samples-that-are-left")
     assert sorted(torch.cat([used, left]).tolist()) == list(range(1000))
     assert mistakes("samples-that-are-left") == [len(used), 1000]
+
+
+class Jittered(Dataset):
+    def __init__(self):
+        self.transform = lambda value: value + torch.rand(())
+
+    def __getitem__(self, index):
+        return self.transform(0.0)
+
+
+def test_a_part_of_a_split_has_the_transform_of_the_whole():
+    part = Subset(Jittered(), [0])
+    vars(part)["transform"] = None
+    assert part[0] != part[0]
+    assert key("validation-that-wavers") == "C"
+
+
+def test_one_sample_is_left_over():
+    lengths = [len(x) for (x,) in DataLoader(TensorDataset(torch.zeros(1025, 32)), 64)]
+    assert lengths[-1] == 1
+    with pytest.raises(ValueError, match=re.escape("Expected more than 1 value per channel when training, got input")):
+        nn.BatchNorm1d(32)(torch.zeros(1, 32))
+    nn.BatchNorm1d(32).eval()(torch.zeros(1, 32))
+    assert key("dies-in-its-last-step") == "A"
+    loader = DataLoader(range(1030), 64, shuffle=True, drop_last=True)
+    assert 1030 - sum(map(len, loader)) == key("left-out-of-an-epoch")
+
+
+def test_a_buffer_reaches_as_far_as_it_is_large():
+    first = {next(mixed(range(10000), 256, random.Random(seed))) for seed in range(400)}
+    assert 250 < max(first) < key("who-can-come-first") == 256
+    labels = [record // 1000 for record in mixed(range(10000), 100, random.Random(0))]
+    assert max(len(set(labels[at : at + 50])) for at in range(0, 10000, 50)) == 2
+    assert key("sorted-behind-a-buffer") == "B"
