@@ -4,8 +4,8 @@
 # **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # The study log has one line left open: *conv 정리하기*, put the notes on convolution in order. This notebook does. You will
-# compute a convolution in three ways, find out what one output value sees, what breaks when a picture moves, and what the
-# filters of a trained network look like.
+# compute a convolution in three ways. Then you find out what one output value sees, what breaks when a picture moves, and
+# what the filters of a trained network look like.
 #
 # **After this notebook you can**
 #
@@ -45,8 +45,16 @@ from torchcourse.lessons.convolution.by_hand import (
 from torchcourse.lessons.convolution.equivariance import shift_error
 from torchcourse.lessons.convolution.fourier import conv2d_fft
 from torchcourse.lessons.convolution.kernels import KERNELS, named_kernel
-from torchcourse.lessons.convolution.receptive_field import by_formula, by_gradient
-from torchcourse.lessons.convolution.receptive_field_picture import draw_field
+from torchcourse.lessons.convolution.receptive_field import (
+    by_formula,
+    by_gradient,
+    held,
+    influence,
+)
+from torchcourse.lessons.convolution.receptive_field_picture import (
+    draw_field,
+    draw_influence,
+)
 from torchcourse.lessons.convolution.strips import conv2d_strip
 from torchcourse.models import small_cnn
 from torchcourse.ranks import default_world_size, run_ranks
@@ -224,9 +232,9 @@ outcome(
 )
 
 # %% [markdown]
-# That is the price for a fast product. Here are all routes beside PyTorch's, with stride, padding, dilation and **groups** (그룹: the
-# channels fall into groups that do not see each other), and the **transposed** convolution
-# (전치 합성곱). That one goes the other way: it is the gradient of a convolution with respect to its input.
+# That is the price for a fast product. Here are all routes beside PyTorch's, with stride, padding, dilation and **groups** (그룹: sets of
+# channels that do not see each other). After them comes the **transposed** convolution
+# (전치 합성곱). It goes the other way: it is the gradient of a convolution with respect to its input.
 
 # %%
 torch.manual_seed(0)
@@ -249,15 +257,6 @@ back = conv_transpose2d(upstream, weight, None, output_padding=1, **options)
 print(f"transposed: {list(upstream.shape)} to {list(back.shape)}")
 assert back.shape == gradient.shape
 assert torch.allclose(back, gradient)
-
-# %% [markdown]
-# What does not fit is refused in one sentence:
-
-# %%
-try:
-    conv2d_im2col(torch.zeros(1, 4, 8, 8), torch.zeros(6, 2, 3, 3), groups=3)
-except ValueError as error:
-    print(error)
 
 # %% [markdown]
 # ## 4 · Through the Fourier transform
@@ -462,6 +461,60 @@ figures.explorer(
 )
 
 # %% [markdown]
+# A pixel that *can* reach the output may hardly count. The squared gradient says how much each one does. Its share in a square
+# around the middle gives the **effective receptive field** (유효 수용 영역): here, the square that holds 95%
+# ([Luo et al. 2016](https://arxiv.org/abs/1701.04128)).
+
+# %%
+predict(
+    "08-1.effective",
+    "By formula, 8 layers of 3×3 see 17 pixels along a side, and 32 layers see 65, about "
+    "four times as many. Weights are random. How does the effective field grow?",
+    ["about four times, too", "about twice", "not at all"],
+)
+
+
+# %%
+def random_stack(layers, seed):
+    torch.manual_seed(seed)
+    parts = []
+    for inputs in [1] + [8] * (layers - 1):
+        parts += [nn.Conv2d(inputs, 8, 3, padding=1, bias=False), nn.ReLU()]
+        nn.init.kaiming_normal_(parts[-2].weight)
+    return nn.Sequential(*parts[:-1])
+
+
+maps, widths = {}, {}
+for layers in (2, 8, 32):
+    shape = (1, 2 * layers + 5, 2 * layers + 5)
+    each = [influence(random_stack(layers, seed), shape) for seed in range(10)]
+    maps[layers], widths[layers] = sum(each) / 10, [held(one) for one in each]
+    print(f"{layers:2} layers: field {2 * layers + 1}, effective {widths[layers]}")
+
+# %%
+growth = sum(widths[32]) / sum(widths[8])
+answers = ["not at all", "about twice", "about four times, too"]
+outcome(
+    "08-1.effective",
+    f"It grows {growth:.1f} times, from {sum(widths[8]) / 10:.0f} to "
+    f"{sum(widths[32]) / 10:.0f} pixels, means of ten seeds.",
+    right=answers[0] if growth < 1.3 else answers[1] if growth < 2.8 else answers[2],
+)
+
+# %%
+# How much each column of pixels counts
+share = sum(widths[32]) / 10 / 65
+title = f"32 layers: 95% of the influence in {share:.0%} of the field's width"
+figures.show(
+    draw_influence(maps, title),
+    f"Three curves of influence over the distance from the middle. {title}.",
+)
+
+# %% [markdown]
+# Many paths lead from the middle pixels to the output, and only one from the corner. So the influence, added up over each column, is nearly a bell curve. Its
+# width grows with the root of the depth. A network that has to see a whole object needs a field well above the object's size. In the paper, strides
+# and dilation widen the curve, and training does, too.
+#
 # ### Exercise 3 · Size and field
 #
 # ●●○ · 8 minutes · good for: knowing whether a network *can* see what it is asked about.
@@ -721,12 +774,11 @@ for name, weights in pictures_of.items():
 # The two numbers answer different questions. The cosine says how much of the start is left. The shares say whether training moved the filters
 # toward edges. Both can hold at once: much of the start is left, and yet the
 # share of the slopes has grown. Compare the two rows.
-
-# %% [markdown]
+#
 # ## 10 · Scale up: one picture, two ranks
 #
 # A picture that is too large for a device can be cut into strips of rows. At the cut a kernel needs rows of the neighbor: the **halo** (경계 영역). Each rank sends
-# its edge rows and receives the others', then computes its part ([Dryden et al. 2019](https://arxiv.org/abs/1903.06681)).
+# its edge rows to its neighbors and receives theirs. Then it computes its part ([Dryden et al. 2019](https://arxiv.org/abs/1903.06681)).
 
 
 # %%
@@ -749,7 +801,7 @@ for world_size in (1, 2):
     assert torch.allclose(joined, whole, atol=1e-4)
 
 # %% [markdown]
-# A halo is kernel // 2 rows per layer and neighbor, however tall the strip is. On 8 GPUs, or on two machines of 8, the same function runs as a script:
+# A halo is kernel // 2 rows per layer and neighbor, however tall the strip is. `conv2d_strip` is for reading: its messages carry no gradients. On 8 GPUs, or on two machines of 8, the same function runs as a script:
 # `torchrun --nproc-per-node=8 script.py`, `torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 script.py`.
 #
 # ## 11 · What the log said
@@ -765,7 +817,7 @@ for world_size in (1, 2):
 # ## Take away
 #
 # * Loops say what is computed; im2col makes it one product and holds each pixel about k² times; FFT can pay for large kernels.
-# * Output size and receptive field have formulas. Gradients check them.
+# * Output size and receptive field have formulas. Gradients check them, and show how much less most pixels count.
 # * Compare counts, not impressions: parameters and multiply-adds are two things.
 # * A property such as equivariance is tested by doing both orders and subtracting.
 # * Strips of a picture need a halo.
@@ -784,6 +836,7 @@ for world_size in (1, 2):
 # | group | 그룹 | channels that see only one another |
 # | transposed convolution | 전치 합성곱 | the gradient of a convolution with respect to its input |
 # | receptive field | 수용 영역 | what one output value can see |
+# | effective receptive field | 유효 수용 영역 | the part of it that holds most of the influence |
 # | equivariance | 등변성 | shift in, the same shift out |
 # | halo | 경계 영역 | rows borrowed from a neighbor |
 #

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchcourse.lessons.convolution.receptive_field import Field, by_formula, by_gradient
+from torchcourse.lessons.convolution.receptive_field import Field, by_formula, by_gradient, held, influence
 from torchcourse.models import small_cnn
 
 
@@ -126,3 +126,44 @@ def test_layers_that_have_no_weights_yet_are_named():
     assert by_formula(lazy)[0].size == 3
     with pytest.raises(ValueError, match="send one batch through"):
         by_gradient(lazy, (3, 9, 9))
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Eight layers of 3×3 that see 17 pixels; the middle pixel is the 13th of 25."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1 if number == 0 else 8, 8, 3, padding=1, bias=False) for number in range(8)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
+
+
+def test_the_influence_ends_where_the_field_ends_and_most_of_it_is_nearer(stack):
+    strength = influence(stack, (1, 25, 25))
+    assert abs(strength.sum() - 1) < 1e-9
+    assert strength[:4].sum() == strength[-4:].sum() == strength[:, :4].sum() == 0
+    assert strength[4:-4, 4:-4].sum() == pytest.approx(1)
+    assert held(strength, 1 - 1e-12) == 17
+    assert 5 < held(strength) < 15
+
+
+def test_one_layer_of_equal_weights_counts_each_pixel_alike():
+    layer = nn.Conv2d(1, 1, 3, padding=1)
+    nn.init.ones_(layer.weight)
+    strength = influence(layer, (1, 9, 9))
+    assert strength[3:6, 3:6].flatten().tolist() == pytest.approx([1 / 9] * 9)
+    assert [held(strength, share) for share in (0.1, 0.12, 1)] == [1, 3, 3]
+
+
+def test_a_network_whose_relus_are_off_has_no_influence():
+    layer = nn.Conv2d(1, 1, 3)
+    nn.init.constant_(layer.bias, -1e6)
+    with pytest.raises(ValueError, match="Are all ReLUs off"):
+        influence(nn.Sequential(layer, nn.ReLU()), (1, 9, 9))
+
+
+def test_a_square_that_does_not_fit_is_refused():
+    low = torch.zeros(3, 9)
+    low[1, 0] = 1
+    with pytest.raises(ValueError, match=r"holds 95%\. Measure on a larger picture"):
+        held(low)

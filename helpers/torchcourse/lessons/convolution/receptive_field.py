@@ -1,7 +1,11 @@
 """The receptive field (수용 영역): the part of the input that one output value can see, by formula and by gradient.
 
-Source of the formula: Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks",
-https://distill.pub/2019/computing-receptive-fields/
+How strongly each pixel of it counts is another matter: `influence` measures it, and `held` says how wide the part is
+that holds most of it, the effective receptive field (유효 수용 영역).
+
+Sources: of the formula, Araujo, Norris and Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks",
+https://distill.pub/2019/computing-receptive-fields/; of the effective field, Luo et al. 2016, "Understanding the
+Effective Receptive Field in Deep Convolutional Neural Networks", https://arxiv.org/abs/1701.04128
 """
 
 import copy
@@ -93,6 +97,44 @@ def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int,
     row, column = place if place is not None else (out.shape[2] // 2, out.shape[3] // 2)
     (gradient,) = torch.autograd.grad(out[0, :, row, column].sum(), x)
     return gradient[0].abs().sum(dim=0) > 0
+
+
+def influence(model: nn.Module, shape: tuple[int, int, int]) -> torch.Tensor:
+    """Return how much each pixel counts for the middle output value, [H, W]: squared gradients, which add up to 1.
+
+    The model is taken as it is, with its own weights, and its input is random.
+
+    Args:
+        model: layers that take [1, C, H, W] to [1, O, H', W'].
+        shape: (C, H, W) of the input.
+
+    Raises:
+        ValueError: if no pixel counts, as where all ReLUs are off.
+    """
+    model = copy.deepcopy(model).double().eval()
+    x = torch.randn(1, *shape, dtype=torch.float64, requires_grad=True)
+    out = model(x)
+    (gradient,) = torch.autograd.grad(out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum(), x)
+    strength = gradient[0].square().sum(dim=0)
+    if strength.sum() == 0:
+        raise ValueError(
+            "No pixel has a gradient. Are all ReLUs off? Initialize the weights for ReLUs, without biases."
+        )
+    return strength / strength.sum()
+
+
+def held(influence: torch.Tensor, share: float = 0.95) -> int:
+    """Return the width in pixels of the smallest square around the middle of [H, W] that holds a share of it.
+
+    Raises:
+        ValueError: if no square within the picture does.
+    """
+    row, column = (size // 2 for size in influence.shape)
+    for reach in range(min(row, column) + 1):
+        square = influence[row - reach : row + reach + 1, column - reach : column + reach + 1]
+        if square.sum() >= share * influence.sum():
+            return 2 * reach + 1
+    raise ValueError(f"No square around the middle of this picture holds {share:.0%}. Measure on a larger picture.")
 
 
 _POINTWISE = (
