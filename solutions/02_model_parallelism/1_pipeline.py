@@ -980,7 +980,7 @@ for m, wait in zip(counts, waits, strict=True):
 # | bubble | 버블 | time in which ranks wait |
 # | activations | 활성값 | what a forward pass leaves for the backward pass |
 # | warm-up | 워밍업 | the forward passes before a rank's first backward pass |
-# | interleaving | 인터리빙 | several small pieces of the model a rank |
+# | interleaving | 인터리빙 | several small pieces of the model per rank |
 # | deadlock | 교착 상태 | a ring of ranks that wait for each other |
 # | stack | 스택 | the calls a process is in, innermost last |
 #

@@ -1242,7 +1242,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # * By columns: forward nothing, backward an all-reduce of the input's gradient. By rows: the mirror image.
 # * Column, then row, with any function of single numbers between: one all-reduce each way. A transformer block: two each way.
 # * Attention is split by whole heads. A fused layer needs its outputs picked, not chunked.
-# * What is sent are activations: 8(N−1)/N · tokens · width numbers a block, on the critical path. So keep it inside a machine.
+# * What is sent are activations: 8(N−1)/N · tokens · width numbers per block, on the critical path. So keep it inside a machine.
 # * On a mesh, share layers along one dimension and average gradients along the other.
 # * Random numbers: equal where the ranks hold the same, different where they do not.
 #

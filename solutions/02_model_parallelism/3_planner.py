@@ -566,7 +566,7 @@ outcome(
 )
 
 # %% [markdown]
-# Data parallelism sends once a step, hidden behind the backward pass. Tensor and pipeline parallelism interrupt the work. You pay
+# Data parallelism sends once per step, hidden behind the backward pass. Tensor and pipeline parallelism interrupt the work. You pay
 # this price when data parallelism alone cannot do it, or costs more. When is that? The search tries *every*
 # layout, and then once more only those without a cut through the model:
 

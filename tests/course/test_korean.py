@@ -49,3 +49,16 @@ def test_glossaries_give_a_term_one_korean_word():
         for term, word in re.findall(r"^# \| ([^|]+) \| ([^|]*[가-힣][^|]*) \|", path.read_text("utf-8"), re.MULTILINE):
             rows.setdefault(term.strip().lower(), set()).add(word.strip())
     assert {term: words for term, words in rows.items() if len(words) > 1} == {}
+
+
+def test_a_term_has_its_korean_in_the_text_that_introduces_it():
+    """Beside its first use, and not in the glossary alone."""
+    introduced: set[str] = set()
+    missing = []
+    for path in sorted((ROOT / "solutions").glob("*/*.py")):
+        prose, _, glossary = path.read_text("utf-8").partition("# ### Glossary")
+        for term, word in re.findall(r"^# \| (?!English)([^|]+) \| ([^|]*[가-힣][^|]*) \|", glossary, re.MULTILINE):
+            if term.lower() not in introduced and re.split("[(,]", word)[0].strip() not in prose:
+                missing.append(f"{path.parent.name}/{path.name}: {term}: {word}")
+            introduced.add(term.lower())
+    assert missing == []

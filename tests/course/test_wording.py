@@ -23,7 +23,7 @@ _UNIT = (
     "class|frame|row|value|run|save|saving|stage|piece|student|picture|message"
 )
 _COUNTED = (
-    "(?:milli|micro)?seconds|ms|[kMG]B|bytes|T?FLOP(?:/s)?|samples?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
+    "(?:milli|micro)?seconds|ms|[kMG]i?B|bytes|blocks|states|T?FLOP(?:/s)?|samples?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
     "batches|pictures|epochs|rows|nodes|growth|times|all-reduces|gradients|records|one process"
 )
 _DIFFERS = (
@@ -97,7 +97,13 @@ FAULTS = {
 def sources() -> list[Path]:
     """Return every file with text that a learner, teacher or author reads."""
     python = [ROOT / "course.py", *(ROOT / "setup").glob("*.py"), *(ROOT / "helpers").rglob("*.py")]
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), ROOT / "helpers/torchcourse/quiz/texts.yaml", *BANKS]
+    pages = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/README.md"),
+        ROOT / "docs/REAL_MACHINES.md",
+        ROOT / "helpers/torchcourse/quiz/texts.yaml",
+        *BANKS,
+    ]
     return sorted([*python, *(ROOT / "solutions").glob("*/*.py"), *pages])
 
 
@@ -175,6 +181,8 @@ def test_what_is_right_is_left_alone(right):
 
 WORDS_OF_A_SENTENCE = 16
 """On average over a notebook: short enough for those who have learned English at school."""
+LONGEST = 34
+"""Words of a sentence: what is longer is read twice."""
 
 
 def sentence_lengths(lesson: str) -> list[int]:
@@ -187,6 +195,7 @@ def sentence_lengths(lesson: str) -> list[int]:
     ]
     text = "\n".join(read)
     text = re.sub(r"^# ```.*?^# ```|^# *[|<#].*?$|^# ?", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\$\$.*?\$\$", "", text, flags=re.DOTALL)
     text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "code", text))
     sentences = re.split(r"(?<=[.?!])[*)”\"]*\s+|\n\s*\n|\n(?=[*-] |\d+\. )", text)
     return [count for sentence in sentences if (count := len(re.findall(r"[\w'’-]+", sentence)))]
@@ -202,3 +211,10 @@ def test_sentences_are_counted_without_tables_code_and_headings():
 def test_the_sentences_of_a_lesson_are_short(path):
     lengths = sentence_lengths(path.read_text("utf-8"))
     assert sum(lengths) / len(lengths) <= WORDS_OF_A_SENTENCE
+    assert max(lengths) <= LONGEST
+
+
+def test_a_title_is_computed_from_what_was_measured():
+    """A finding can come out otherwise, and a fixed title would go on to state it."""
+    fixed = r"(?:set_title\(|suptitle\(|headline\(\w+,|\btitle=)\s*['\"]"
+    assert [f"{path.parent.name}/{path.name}" for path in LESSONS if re.search(fixed, path.read_text("utf-8"))] == []

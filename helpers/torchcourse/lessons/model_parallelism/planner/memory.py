@@ -154,7 +154,7 @@ def _micro_batches_in_flight(layout: Layout, rank: int) -> float:
 
 
 def _kept_per_token(model: Model, layout: Layout) -> tuple[float, float, float]:
-    """Return the bytes a token that a layer keeps: between the matrix products, inside them, and for the scores.
+    """Return the bytes per token that a layer keeps: between the matrix products, inside them, and for the scores.
 
     Tensor parallelism divides the last two. GPT in 16 bit: 10h, 24h and 5as (Korthikanti et al. 2022, section 4.1).
     """

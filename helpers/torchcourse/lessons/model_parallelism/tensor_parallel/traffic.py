@@ -4,7 +4,7 @@ with Traffic() as forward:
     loss = F.cross_entropy(model(x), y)
 with Traffic() as backward:
     loss.backward()
-print(forward)                      # 8 all-reduces, 0.1 MB sent a rank
+print(forward)                      # 8 all-reduces, 0.1 MB sent per rank
 """
 
 from collections import Counter
