@@ -40,7 +40,7 @@ def rank_and_world_size() -> tuple[int, int]:
 def device() -> torch.device:
     """The device to compute on: in a rank that rank's own; elsewhere the current GPU if there is one, else the CPU.
 
-    Ranks compute on the CPU when there are fewer GPUs than ranks, because gloo moves no GPU tensors between ranks.
+    Ranks compute on the CPU when there are fewer GPUs than ranks, because gloo cannot send GPU tensors to a rank.
     """
     if "LOCAL_RANK" in os.environ:
         return gpu_of_rank() or torch.device("cpu")
