@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset, DistributedSampler
 
 from torchcourse.lessons.data_parallelism import cost
@@ -159,6 +160,22 @@ def test_formulas_agree_with_the_keys():
     assert pytest.approx(key(lesson, "one-weight-after-a-step")) == 1.0 - 0.1 * (0.2 + 0.6) / 2
     assert key(lesson, "hundred-small-messages") == 50 + 1000 * 1
     assert cost.ring_seconds(8000, 4, alpha=50, beta=1) == pytest.approx(key(lesson, "all-reduce-by-alpha-and-beta"))
+
+
+def test_what_a_rank_has_to_itself():
+    def threads_and_running_mean():
+        norm = nn.BatchNorm1d(1)
+        ddp = DistributedDataParallel(norm)
+        for _ in range(2):
+            ddp(torch.full((4, 1), float(dist.get_rank()))).sum().backward()
+        assert norm.running_mean is not None
+        return torch.get_num_threads(), norm.running_mean.item()
+
+    lesson = "01_data_parallelism"
+    (threads, of_rank_0), _ = run_ranks(threads_and_running_mean, world_size=2, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert (threads, of_rank_0) == (1, 0)  # rank 1's ones are nowhere in it
+    assert (key(lesson, "one-rank-is-slower"), key(lesson, "whose-running-statistics")) == ("A", "C")
+    assert key(lesson, "efficiency-on-sixteen-ranks") == 100 * 80 / 100
 
 
 def test_shapes_that_differ_pass_in_silence():

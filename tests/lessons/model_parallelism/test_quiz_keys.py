@@ -1,5 +1,6 @@
 """The keys of lesson 02's bank, computed again or tried out: what a question says happens is what happens."""
 
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,8 @@ from torchcourse.lessons.data_parallelism.memory import RECIPES, zero_memory
 from torchcourse.lessons.model_parallelism import pipeline
 from torchcourse.lessons.model_parallelism.planner import Layout, Model, dgx_a100, plan
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from torchcourse.lessons.model_parallelism.tensor_parallel import Traffic
+from torchcourse.lessons.model_parallelism.tensor_parallel.vocabulary import cut_cross_entropy
 from torchcourse.ranks import RankTimeout, run_ranks
 
 LESSON = "02_model_parallelism"
@@ -171,7 +174,9 @@ def test_shards_of_linear_layers():
 
 
 def tensor_parallel():
-    """Return what four biases add too much, and the all-reduces of an MLP that DTensor splits, forward and backward."""
+    """Return what four biases add too much, the all-reduces of an MLP that DTensor splits, forward and backward, and
+    the numbers that a loss over a cut vocabulary puts into all-reduces.
+    """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor.debug import CommDebugMode
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
@@ -197,16 +202,25 @@ def tensor_parallel():
         out.backward()
     for mode in (forward, backward):
         counts.append({str(name).rsplit(".", 1)[-1]: count for name, count in mode.get_comm_counts().items()})
-    return names["out"].item() - bias.item(), counts
+    with Traffic() as traffic:
+        cut_cross_entropy(torch.zeros(1000, 8), torch.zeros(1000, dtype=torch.long))
+    return names["out"].item() - bias.item(), counts, sum(math.prod(each.shape) for each in traffic.collectives)
 
 
 def test_what_four_tensor_parallel_ranks_do():
-    too_large, counts = run_ranks(tensor_parallel, world_size=4, env=ON_CPU)[0]
+    too_large, counts, numbers = run_ranks(tensor_parallel, world_size=4, env=ON_CPU)[0]
+    assert numbers == key("numbers-for-a-cut-vocabulary")
     assert too_large == pytest.approx(key("bias-on-four-ranks"), abs=1e-4)
     assert counts == [{"all_reduce": 1}, {"all_reduce": 1}]
     assert key("where-an-mlp-communicates") == "BD"
     blocks_of_twelve_layers = 12 * 2
     assert blocks_of_twelve_layers * sum(count["all_reduce"] for count in counts) == key("all-reduces-of-twelve-layers")
+
+
+def test_ranks_of_a_key_head():
+    used = [{query // 8 for query in (2 * rank, 2 * rank + 1)} for rank in range(16)]
+    assert [sum(head in heads for heads in used) for head in range(4)] == [key("ranks-of-a-key-head")] * 4
+    assert key("key-heads-that-drift") == "B"
 
 
 def test_bytes_of_an_all_reduce():

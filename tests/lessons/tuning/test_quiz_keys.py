@@ -16,9 +16,11 @@ import torch
 from optuna.trial import TrialState
 
 from keys import Keys, close
+from torchcourse.error_bars import paired
 from torchcourse.lessons.tuning import replay
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.lr_range import RangeTest
+from torchcourse.lessons.tuning.search import even_settings
 
 LESSON = "03_hyperparameter_tuning"
 keys = Keys(LESSON)
@@ -87,6 +89,19 @@ def test_trials_of_random_search_and_of_a_grid():
     threes = list(itertools.product(range(3), repeat=3))
     assert sum(len(set(draw)) == 3 for draw in threes) / len(threes) == 2 / 9
     assert (key("where-random-gains"), key("where-a-grid-is-fine")) == ("B", "B")
+
+
+def test_values_of_a_latin_hypercube():
+    space = {"lr": tuple(range(160)), "width": tuple(range(16)), "depth": (1, 2), "decay": (0, 1)}
+    assert len({setting["lr"] for setting in even_settings(space, 16)}) == key("rates-of-a-latin-hypercube")
+    assert mistakes("rates-of-a-latin-hypercube") == [16 ** (1 / len(space)), len(space)]
+
+
+def test_defaults_are_level_after_forty_epochs():
+    default, tuned = 100 * replay.accuracies("longer", "test")
+    verdicts = [paired(tuned[:, epochs - 1], default[:, epochs - 1]).verdict(margin=1.0) for epochs in (9, 40)]
+    assert verdicts == ["clearly above", "level"]
+    assert key("level-after-forty-epochs") == "C"
 
 
 def test_epochs_of_successive_halving():

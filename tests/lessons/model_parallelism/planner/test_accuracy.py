@@ -15,7 +15,9 @@ from torchcourse.lessons.model_parallelism.planner.accuracy import (
     judge,
     mean_error,
     order_by_gap,
+    order_table,
     rank_correlation,
+    speed_table,
 )
 from torchcourse.lessons.model_parallelism.planner.published import RUNS
 from torchcourse.lessons.model_parallelism.planner.search import LEVEL
@@ -135,6 +137,20 @@ def test_layouts_that_are_not_level_are_in_the_right_order(judged: list[Judgemen
     assert [(row.least, row.most) for row in rows] == [(0, LEVEL / 2), (LEVEL / 2, LEVEL), (LEVEL, math.inf)]
     assert [round(100 * row.right / row.pairs) for row in rows] == [66, 82, 97]
     assert all(row.pairs > 200 for row in rows)
+
+
+def test_the_tables_name_each_source_once_and_each_gap(judgements: list[Judgement]) -> None:
+    head, *rows = speed_table(judgements).splitlines()
+    assert head.split() == ["source", "rows", "counts", "planner", "constant", "rank"]
+    assert sorted(row.split()[0] for row in rows) == sorted({each.run.key for each in judgements})
+    assert sum("sets constants" in row for row in rows) == len(
+        {each.run.key for each in judgements if each.run.calibrates}
+    )
+    assert [row.split(" apart")[0] for row in order_table(judgements).splitlines()] == [
+        "planned 0% to 5% ",
+        "planned 5% to 10%",
+        "planned over 10% ",
+    ]
 
 
 def test_another_gpu_is_predicted_with_what_was_set_on_these(judged: list[Judgement]) -> None:
