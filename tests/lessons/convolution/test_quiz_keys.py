@@ -10,7 +10,7 @@ from torch import nn
 
 from keys import Keys
 from torchcourse.lessons.convolution.equivariance import shift_error
-from torchcourse.lessons.convolution.receptive_field import by_formula, by_gradient
+from torchcourse.lessons.convolution.receptive_field import by_formula, by_gradient, influence
 from torchcourse.lessons.convolution.sizes import conv_cost, dense_cost
 
 LESSON = "08_convolution"
@@ -171,3 +171,14 @@ def test_what_the_kernels_do():
     kernel = kernel_of("an-even-area")
     assert 0.3 * kernel.sum().item() == pytest.approx(key("an-even-area"))
     assert mistakes("an-even-area") == pytest.approx([0, 0.3, 0.3 * kernel[1, 1].item()])
+
+
+def test_far_pixels_hardly_count():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4 if number else 1, 4, 3, padding=1, bias=False) for number in range(20)]
+    model = nn.Sequential(*layers)
+    assert by_formula(model)[0].size == 41
+    assert by_gradient(model, (1, 47, 47)).any(dim=0).nonzero().flatten().tolist() == list(range(3, 44))
+    columns = influence(model, (1, 47, 47)).sum(dim=0)
+    assert columns[23 - 18] + columns[23 + 18] < 0.01**2  # squared, as the influence is
+    assert key("far-pixels-hardly-count") == "B"
