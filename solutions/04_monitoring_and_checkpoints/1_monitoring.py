@@ -517,12 +517,15 @@ print(
 
 # %%
 share = look_seconds / (63 * step_seconds)
-bins = ["less than 2%", "2 to 10%", "more than 10%"]
 outcome(
     "04-1.cost",
     f"A look costs as much as {look_seconds / step_seconds:.1f} steps. Once in 63 "
     f"steps that is {share:.1%} of the time.",
-    right=bins[0] if share < 0.02 else bins[1] if share < 0.1 else bins[2],
+    right="less than 2%"
+    if share < 0.02
+    else "2 to 10%"
+    if share < 0.1
+    else "more than 10%",
 )
 
 # %% [markdown]

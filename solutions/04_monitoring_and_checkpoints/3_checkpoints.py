@@ -87,12 +87,16 @@ print(
 )
 
 # %%
-answers = {1: "about as big", 2: "about twice", 3: "about three times"}
+ratio = everything / weights
 outcome(
     "04-3.size",
-    f"{everything / weights:.2f} times. For each weight AdamW keeps two more "
+    f"{ratio:.2f} times. For each weight AdamW keeps two more "
     f"numbers: a running mean of the gradient, and one of its square.",
-    right=answers[round(everything / weights)],
+    right="about as big"
+    if ratio < 1.5
+    else "about twice"
+    if ratio < 2.5
+    else "about three times",
 )
 
 # %% [markdown]
@@ -360,8 +364,8 @@ checked
 # A schedule is an object with a `state_dict()`. So are a model, an optimizer and a gradient scaler.
 # </details>
 #
-# With loss scaling (lesson 05) a `GradScaler` is a piece as well, on a GPU also `torch.cuda.get_rng_state()`, and Python's and NumPy's random
-# numbers where you use them.
+# A `GradScaler` is a piece as well: in float16 it multiplies the loss, so that small gradients do not become 0 (lesson 05). So are, on a GPU, `torch.cuda.get_rng_state()`, and Python's
+# and NumPy's random numbers where you use them.
 #
 # ### Drop one piece
 #
@@ -403,7 +407,7 @@ for row, (piece, value) in enumerate(largest.items()):
         fontsize=8,
     )
 axis.set(
-    xlabel="largest difference of a loss to the unbroken run, in nats, of 18 steps",
+    xlabel="largest difference of a loss to the unbroken run, of 18 steps",
     ylabel="left out",
 )
 axis.set_xlim(0, 1.35 * max(largest.values()))
@@ -500,9 +504,7 @@ axis.plot(steps, [abs(a - b) for a, b in zip(unbroken, resumed, strict=True)], "
 axis.axvline(12.5, color="gray", linestyle="--")
 axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="gray", ha="right")
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
-axis.set(
-    xlabel="step", ylabel="difference of the losses (nats)", xticks=range(0, 21, 4)
-)
+axis.set(xlabel="step", ylabel="difference of the losses", xticks=range(0, 21, 4))
 axis.set_title(f"Everything was restored, and the losses differ by up to {gap:.2g}")
 figures.show(
     figure,

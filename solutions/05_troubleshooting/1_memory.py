@@ -923,9 +923,8 @@ for loss_function in (F.l1_loss, F.mse_loss):
 # squared errors, and a detached loss keeps all of it ([issue 185647](https://github.com/pytorch/pytorch/issues/185647)).
 # `loss.detach().clone()` keeps one number. `item()` keeps nothing there: it is a Python float.
 #
-# But `item()` has a price that **only a GPU shows**. A GPU works behind your back: calls return before they are computed
-# ([asynchronous execution](https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution), 비동기 실행). To know the *number*, Python must
-# wait until the GPU is done, and the queue runs dry. So: `item()` when you log. In between, add up in **one** tensor:
+# But `item()` has a price that **only a GPU shows**: the wait of [lesson 04](../04_monitoring_and_checkpoints/1_monitoring.ipynb). To know the *number*, Python must
+# wait until the GPU is done, and its queue runs dry. So: `item()` when you log. In between, add up in **one** tensor:
 # `total += loss.detach()`, where `total = torch.zeros((), device=loss.device)`. Keep no list of detached losses.
 
 # %%

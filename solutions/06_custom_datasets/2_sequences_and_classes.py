@@ -696,7 +696,7 @@ export_script(train_speakers, "train_speakers.py", overwrite=True)
 #
 # * One sample alone must get the answer that it gets in a batch. Pack, mask, and divide by lengths.
 # * Buckets: mix, cut, sort, cut, mix. Little padding, and still chance.
-# * Sampler or loss weights: the same goal, different noise. Neither adds rare samples, and both shift the probabilities. A threshold needs no training.
+# * Sampler or loss weights: the same goal, different noise. Neither adds rare samples, and both shift the probabilities, at first most. A threshold needs no training.
 # * Split by what the model will meet later.
 #
 # **Next notebook:** [loading at scale](3_loading_at_scale.ipynb). **Questions on this lesson:** [quiz](quiz.ipynb).

@@ -164,8 +164,8 @@ CASE = Case(
     slug="big_batch_diverges",
     title="A batch in pieces",
     complaint=(
-        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. By "
-        "the book that gives the same step. For us it gets worse the smaller we cut the batch."
+        "Our GPU is too small for the batch of the paper, so we add up the gradients of several small batches. In "
+        "theory that gives the same step. For us it gets worse the smaller we cut the batch."
     ),
     parts=("accumulated_epoch",),
     hints=(

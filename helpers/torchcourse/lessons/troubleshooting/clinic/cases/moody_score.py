@@ -51,8 +51,8 @@ def judge(program: Program, seed: int) -> str:
     if awake and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise Wrong(
             "seeded",
-            "Two evaluations agree, because they throw the same dice. The score is still that of another model: "
-            "some of its units are switched off, and the test batch sets its statistics.",
+            "Two evaluations agree, because they draw the same random numbers. The score is still that of another "
+            "model: some of its units are switched off, and the test batch sets its statistics.",
         )
     _judge_model(model, look, state)
     if awake:
@@ -81,7 +81,7 @@ def judge(program: Program, seed: int) -> str:
         raise Wrong(
             "mode_left_changed",
             "The scores are right. But a model that came in evaluation mode leaves in training mode: the next one who "
-            "asks it gets an answer with moods. In which mode did it come?",
+            "asks it gets an answer that changes. In which mode did it come?",
         )
     return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
 
