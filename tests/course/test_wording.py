@@ -218,3 +218,16 @@ def test_a_title_is_computed_from_what_was_measured():
     """A finding can come out otherwise, and a fixed title would go on to state it."""
     fixed = r"(?:set_title\(|suptitle\(|headline\(\w+,|\btitle=)\s*['\"]"
     assert [f"{path.parent.name}/{path.name}" for path in LESSONS if re.search(fixed, path.read_text("utf-8"))] == []
+
+
+ODD_FORMS = (
+    r"^# [●○]{3} · \d+ minutes · (?!good for: ).*|^# #+ (?:Take-away|Takeaway|Summary)\b.*|^# \*\*Further reading\b.*"
+)
+"""What other lessons write as "●●○ · 8 minutes · good for: …", "## Take away" and "### Further reading"."""
+
+
+def test_exercises_and_ends_of_notebooks_have_one_form():
+    assert re.search(ODD_FORMS, "# ●●○ · 8 minutes · for every model", re.MULTILINE)
+    assert re.search(ODD_FORMS, "# ## Take-away\n", re.MULTILINE)
+    found = {path.stem: re.findall(ODD_FORMS, path.read_text("utf-8"), re.MULTILINE) for path in LESSONS}
+    assert {name: lines for name, lines in found.items() if lines} == {}
