@@ -742,7 +742,7 @@ outcome(
 #   divides by N too, and its page warns of just this.
 # * **Unequal parts.** The gradient has about the right length and the wrong direction: the few count too much. The same
 #   happens without anyone cutting a batch badly when a mean runs over *tokens* and padding differs from rank to rank.
-#   For gradient accumulation, its twin, this fault sat in a widely used library until 2024 (further reading).
+#   For gradient accumulation (notebook 2), its twin, this fault sat in a widely used library until 2024 (further reading).
 # * **BatchNorm** (배치 정규화). It normalizes each sample by the mean and the spread of its neighbors. 32 neighbors are
 #   not 64, so the parts compute a different function. No weight repairs that. On GPUs
 #   [SyncBatchNorm](https://docs.pytorch.org/docs/stable/generated/torch.nn.SyncBatchNorm.html) shares the statistics; Goyal

@@ -307,8 +307,8 @@ def test_the_best_of_a_hundred_equals():
 
 
 def test_rates_for_larger_batches():
-    assert key("rate-for-a-larger-batch") == 0.1 * 512 / 64
-    assert mistakes("rate-for-a-larger-batch") == close(0.1, 0.1 / 8, 0.1 * math.sqrt(8))
+    assert key("rate-for-a-larger-batch") == 0.02 * 64 / 16
+    assert mistakes("rate-for-a-larger-batch") == close(0.02 / 4, 0.02, 0.02 * math.sqrt(4))
     assert [key("adam-rate-for-a-larger-batch")] == close(0.0003 * math.sqrt(512 / 32))
     assert mistakes("adam-rate-for-a-larger-batch") == close(0.0003, 0.0003 * 512 / 32)
 
