@@ -347,6 +347,7 @@ def train(way, **options):
     return course, measure_memory(holder, optimizer).total
 
 
+# %%
 one, one_bytes = run_ranks(train, "one process", world_size=1)[0]
 for ranks in (2, 4):
     for way in ("by hand", "fully_shard"):
@@ -391,6 +392,7 @@ def events_of_a_step(**options):
     return sharded.events, len(messages)
 
 
+# %%
 settings = {
     "reshard": {},
     "reshard, prefetch 1": {"prefetch": 1},
@@ -665,6 +667,7 @@ def look_inside(param_dtype):
     }
 
 
+# %%
 full32, mixed = (
     run_ranks(look_inside, dtype, world_size=2)[0] for dtype in (None, torch.bfloat16)
 )

@@ -505,6 +505,7 @@ def flattering(ours, theirs, budget, seeds):
     return best - np.mean([test[val.argmax()] for val, test in others])
 
 
+# %%
 def searching(name):
     """Return a method that gives the last accuracies [trials] of its finished
     trials, on validation and on test.

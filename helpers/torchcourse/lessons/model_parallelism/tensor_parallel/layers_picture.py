@@ -9,7 +9,7 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.cost import COLUMN_RO
 
 
 def split_picture() -> Explorer:
-    """Return the dense part of a block, split over ranks, as an explorer: order, ranks, width and tokens."""
+    """Return the MLP of a block, split over ranks, as an explorer: order, ranks, width and tokens."""
     return explorer(
         draw_split,
         alt=describe_split,
