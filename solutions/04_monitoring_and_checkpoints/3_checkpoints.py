@@ -837,7 +837,7 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 # torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 --max-restarts=3 train.py
 # ```
 #
-# Lesson 01 writes such a script with `export_script`. The first line is for PyTorch 2.13, where restarts fail without it; the next notebook kills
+# Lesson 01 writes such a script with `export_script`, and [docs/REAL_MACHINES.md](../../docs/REAL_MACHINES.md) has these lines for Slurm, too. The first line is for PyTorch 2.13, where restarts fail without it; the next notebook kills
 # ranks and a machine, and shows what happens then.
 
 # %% [markdown]
