@@ -481,7 +481,7 @@ def colleagues_prepare(pixels):
 predict(
     "07-1.scaling",
     "White is 16 in these pictures, and the function divides by 255. What happens to "
-    "the accuracy of a head on frozen features (five labels a digit)?",
+    "the accuracy of a head on frozen features (five labels per digit)?",
     [
         "an error message",
         "chance: 10%",

@@ -20,10 +20,10 @@ BANKS = sorted((ROOT / "quizzes").glob("*.yaml"))
 
 _UNIT = (
     "rank|step|second|token|layer|GPU|sample|image|parameter|epoch|micro-batch|batch|hour|minute|worker|process|node|"
-    "class|frame|row|value|run|save|saving|stage|piece|student|picture|message"
+    "class|digit|frame|row|value|run|save|saving|stage|piece|student|picture|message"
 )
 _COUNTED = (
-    "(?:milli|micro)?seconds|ms|[kMG]i?B|bytes|blocks|states|T?FLOP(?:/s)?|samples?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
+    "(?:milli|micro)?seconds|ms|[kMG]i?B|bytes|blocks|states|T?FLOP(?:/s)?|samples?|labels?|images|tokens|steps|values?|numbers|messages|sequences|pieces?|"
     "batches|pictures|epochs|rows|nodes|growth|times|all-reduces|gradients|records|one process"
 )
 _DIFFERS = (

@@ -44,7 +44,7 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
         raise Wrong(
             "rings_for_others",
             f"Your test is true of {sum(rings['other'])} of {len(rings['other'])} runs that have a different failure. "
-            "It sees that something is wrong, and not what. Which of the records has only your run?",
+            "It sees that something is wrong, and not what. Which record can only your failure change?",
         )
     if cause != _planted.drawn(name):
         raise Wrong(

@@ -93,7 +93,7 @@ def _trials(url: str) -> list[FrozenTrial]:
         raise Wrong(
             "many_studies",
             f"The file holds {len(found)} studies: a search that is called again has to find its own. "
-            "Which name has it?",
+            "Give it one name, and open it by that name.",
         )
     return optuna.load_study(study_name=found[0].study_name, storage=url).get_trials(deepcopy=False)
 

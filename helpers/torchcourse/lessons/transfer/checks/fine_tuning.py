@@ -121,7 +121,7 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
 
 @check
 def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
-    """Look at the groups, then fine-tune with them on one label a class, and compare with training from scratch."""
+    """Look at the groups, then fine-tune with them on one label per class, and compare with training from scratch."""
     for frozen, body_rate, head_rate in (((), 1e-3, 1e-2), (("conv1", "norm1"), 2e-4, 5e-3)):
         model = Classifier(mnist_cnn(), num_classes=10)
         for name in frozen:
@@ -147,7 +147,7 @@ def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
     if not gain.clear or gain.mean < 0.05:
         raise Wrong("no_gain", f"With your groups, fine-tuning beats scratch by {gain} only. Which parameters learn?")
     return (
-        f"Every parameter once, at its rate. With one label a class, fine-tuning beats scratch by {gain} "
+        f"Every parameter once, at its rate. With one label per class, fine-tuning beats scratch by {gain} "
         f"(mean of {SEEDS} paired seeds ± standard error): {np.mean(tuned):.3f} against {np.mean(scratch):.3f}."
     )
 
