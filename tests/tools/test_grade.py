@@ -6,9 +6,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbgrader.nbgraderformat import MetadataValidator, ValidationError
 
 import small_course
-from torchcourse.tools.classroom import grade
+from torchcourse.tools.classroom import grade, gradebook
 
 LESSON = small_course.LESSON_NAME
 hand_in = small_course.hand_in
@@ -164,6 +165,15 @@ def test_a_file_that_is_not_a_notebook_fails_alone_and_is_not_a_zero(grades):
         rows = {row["student"]: row for row in csv.DictReader(file)}
     assert rows["garbage"]["score"] == ""
     assert rows["nothing"]["score"] == "0.0"
+
+
+def test_a_role_that_nbgrader_refuses_is_refused_as_quickly_checked():
+    role = {"grade_id": "a", "grade": False, "solution": True, "locked": False, "schema_version": 3, "task": False}
+    cells = [nbformat.v4.new_code_cell(metadata={"nbgrader": {**role, "grade_id": one}}) for one in ("a", "b c!")]
+    with gradebook.at_work():
+        MetadataValidator().validate_cell(cells[0])
+        with pytest.raises(ValidationError, match="b c!"):
+            MetadataValidator().validate_cell(cells[1])
 
 
 def test_feedback_is_a_page_for_each_that_could_be_graded(grades):

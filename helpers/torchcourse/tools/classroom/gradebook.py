@@ -5,13 +5,19 @@ It is `gradebook.db` in the folder of the class, unless `grading.toml` there nam
 
 import contextlib
 import functools
+import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import jsonschema
 import nbgrader.api
+from jsonschema.exceptions import best_match
+from nbgrader import nbgraderformat
 from nbgrader.api import Gradebook
 from sqlalchemy.exc import SAWarning
 
@@ -45,16 +51,31 @@ def at_work() -> Iterator[None]:
     """Within the block, nbgrader finds its database tool, shares one engine per gradebook, and does not warn of itself.
 
     It asks the tool for a version by the name of its command, which lies beside this Python. It opens the gradebook
-    eight times per notebook, and each new engine of SQLAlchemy's compiles every query again.
+    eight times per notebook, and each new engine of SQLAlchemy's compiles every query again. It checks the schema of
+    cells, its own, again for each cell.
     """
     beside = str(Path(sys.executable).parent)
     if beside not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join(filter(None, [beside, os.environ.get("PATH")]))
-    create = nbgrader.api.create_engine
+    create, checked = nbgrader.api.create_engine, nbgraderformat.common.jsonschema
     nbgrader.api.create_engine = functools.cache(create)
+    nbgraderformat.common.jsonschema = SimpleNamespace(validate=_validate)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SAWarning)
             yield
     finally:
-        nbgrader.api.create_engine = create
+        nbgrader.api.create_engine, nbgraderformat.common.jsonschema = create, checked
+
+
+def _validate(metadata: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raise `jsonschema.ValidationError` as `jsonschema.validate` does."""
+    error = best_match(_validator(json.dumps(schema)).iter_errors(metadata))
+    if error is not None:
+        raise error
+
+
+@functools.cache
+def _validator(schema: str) -> Any:
+    parsed = json.loads(schema)
+    return jsonschema.validators.validator_for(parsed)(parsed)
