@@ -311,8 +311,8 @@ figures.show(
 # %% [markdown]
 # ## 4 · What the curves tell
 #
-# Three runs made on purpose: one fits, one **overfits** (과적합: it memorizes its 200 training images), one **underfits** (과소적합: it sees each
-# digit as four gray spots, too little to tell ten digits apart).
+# Three runs made on purpose. One fits. One **overfits** (과적합): it memorizes its 200 training images. One **underfits** (과소적합): it sees each
+# digit as four gray spots, too little to tell ten digits apart.
 
 # %%
 predict(

@@ -375,7 +375,7 @@ for letter, run in unknown.items():
 #
 # ### The name says what to change
 #
-# A name is of use when it leads to a remedy. So train three of the sick runs once more, for 40 steps, with three seeds each: as they were, and with something changed at the place that the name
+# A name is of use when it leads to a remedy. So train three of the sick runs once more, for 40 steps, with three seeds each. Train them as they were, and with something changed at the place that the name
 # points to. Data, optimizer, learning rate and depth stay as they are.
 
 # %%
@@ -618,7 +618,7 @@ figures.show(
 # any training. Take $L$ hidden layers with ReLU, their first weights *s* times the scale of
 # [He et al.](https://arxiv.org/abs/1502.01852), which keeps a signal the same size through a layer.
 #
-# The gradient of a layer's weights is a product: the signal that came in from below (through the layers below it) times the error that came in from above (through those above it). Each
+# The gradient of a layer's weights is a product. One factor is the signal that came in from below, through the layers below it. The other is the error that came in from above, through those above it. Each
 # of these other $L-1$ hidden layers multiplies by *s*: the layers below through the signal, the layers above through the error. So with ReLU the gradients of all hidden layers'
 # weights shrink alike. The slope from layer to layer belongs to sigmoid.
 
@@ -783,7 +783,7 @@ outcome(
 # ## Take away
 #
 # * Count on the device, in bins that are the same for all batches.
-# * Four questions to a run: how far did the weights move, how large is the gradient in each layer, do the units live, what do the two curves say?
+# * Four questions to a run. How far did the weights move? How large is the gradient in each layer? Do the units live? What do the two curves say?
 # * Exploding: extremes within steps. Vanishing: some layer's gradient, or every layer's, is tiny from the start; with sigmoid as a slope from layer to layer. Dead: exact zeros. Saturated: outputs at the ends.
 # * Over- and underfitting: ordinary weights. Only training *and* validation loss tell.
 # * Scale to the power of the other layers: that is how the start reaches the gradients.

@@ -130,7 +130,7 @@ outcome(
 )
 
 # %% [markdown]
-# Three things make that true: every rank loads the same last checkpoint, the checkpoint has all pieces (notebook 3), and the samples of a
+# Three things make that true. Every rank loads the same last checkpoint. The checkpoint has all pieces (notebook 3). And the samples of a
 # step depend on the number of the step alone.
 #
 # **Without a replacement.** With `--nnodes=1:2` the job is **elastic** (탄력적): it needs one machine and takes up to two. Machine B dies, and A goes on with its two ranks.
@@ -170,7 +170,7 @@ for save, between in ((30, 3 * 3600), (600, 3600)):
     )
 
 # %% [markdown]
-# Left, a save is short against the time between crashes: the simple formula (dashed) is right, and the curve is flat at its lowest point, so twice or half the interval
+# Left, a save is short against the time between crashes, and the simple formula (dashed) is right. The curve is flat at its lowest point: twice or half the interval
 # costs little more. Right, a save takes a sixth of that time: crashes come during saves and repeated work, so the simple formula says far too little. Its
 # interval is still near the best; [Daly](https://doi.org/10.1016/j.future.2004.11.016) has the further terms.
 #

@@ -812,8 +812,8 @@ for function, arguments in (
 
 # %% [markdown]
 # * **It raises**: the worker's traceback travels to you, and names the worker.
-# * **It dies**: the message depends on who notices first: "killed by signal: Killed", "exited unexpectedly" or "Connection reset by
-#   peer"; or the loading process ends too, without a word. Often the system killed it, out of main memory: look at what each worker keeps. (After "Bus error", look
+# * **It dies**: the message depends on who notices first. It is "killed by signal: Killed", "exited unexpectedly" or "Connection reset by
+#   peer". Or the loading process ends too, without a word. Often the system killed it, out of main memory: look at what each worker keeps. (After "Bus error", look
 #   at shared memory, `/dev/shm`.)
 # * **It hangs**: *without* `timeout=` nothing would ever come. With it you learn *that* a worker hangs, and not where. For that,
 #   `write_stack_after` had each worker write its stack to a file, by Python's `faulthandler`:

@@ -201,8 +201,8 @@ checked
 #
 # ## 2 · What does not fit into memory
 #
-# A million small files have to be opened one by one; one large array is one file. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory, and
-# the operating system brings in the pages that you touch, and drops them when it needs the room.
+# A million small files have to be opened one by one; one large array is one file. A `.npy` file can be **memory-mapped** (메모리 맵): the array seems to be in memory.
+# The operating system brings in the pages that you touch, and drops them when it needs the room.
 #
 # The file below has 96 MiB. A process may allocate 24 MiB more than it has (`RLIMIT_DATA`, which Linux enforces).
 
@@ -289,8 +289,8 @@ except ValueError as error:
 outcome("06-1.stream", f"PyTorch says: {said}", right="it is refused")
 
 # %% [markdown]
-# A full shuffle needs numbers to draw. A stream can be mixed only in part, by a **shuffle buffer** (셔플 버퍼): hold some samples, give out one of
-# them by chance, take the next (`ShardedStream(shuffle=True, buffer=256)` in notebook 3). So take a map-style dataset when you can. With loader workers, each worker would read the
+# A full shuffle needs numbers to draw. A stream can be mixed only in part, by a **shuffle buffer** (셔플 버퍼). It holds some samples, gives out one of
+# them by chance, and takes the next (`ShardedStream(shuffle=True, buffer=256)` in notebook 3). So take a map-style dataset when you can. With loader workers, each worker would read the
 # *whole* stream; notebook 3 deals it out.
 #
 # | | map-style | iterable |

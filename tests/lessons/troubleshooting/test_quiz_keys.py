@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from keys import Keys
+from torchcourse.lessons.troubleshooting.offload import step_with
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 
 LESSON = "05_troubleshooting"
@@ -428,3 +429,11 @@ def test_nan_to_num_shows_a_zero_and_leaves_the_nan():
     assert loss == 0
     assert weight.grad.isnan()
     assert "0 · ∞ = NaN" in asked("a-smooth-curve-again").model_answer.en
+
+
+def test_what_is_saved_on_the_host_crosses_the_link_twice():
+    layer, x = nn.Linear(8, 4), torch.randn(16, 8)
+    places = step_with(nn.Sequential(layer), x, "moved to the host")
+    assert places.copied == 2 * places.host
+    assert key("seconds-on-the-link") == 2 * 8 / 16
+    assert key("saved-on-the-host") == "B"
