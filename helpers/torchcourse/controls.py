@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torchcourse.live import CELL_KEYS
+
 if TYPE_CHECKING:
     import ipywidgets as widgets
 
@@ -153,12 +155,12 @@ def control_boxes(controls: Mapping[str, Control]) -> "dict[str, widgets.Widget]
     return made
 
 
-def named(box: "widgets.Widget") -> "widgets.VBox":
-    """Return a box of controls in which each slider has a name for screen readers."""
+def with_keys(box: "widgets.Widget") -> "widgets.VBox":
+    """Return the controls so that each slider has a name for screen readers, and no key of theirs is JupyterLab's."""
     import anywidget
     import ipywidgets as widgets
 
-    return widgets.VBox([box, anywidget.AnyWidget(_esm=_NAME_SLIDERS)])
+    return widgets.VBox([box, anywidget.AnyWidget(_esm=CELL_KEYS + _SLIDERS)])
 
 
 def _look() -> dict[str, Any]:
@@ -167,7 +169,7 @@ def _look() -> dict[str, Any]:
     return {"style": {"description_width": "11em"}, "layout": widgets.Layout(width="36em", max_width="100%")}
 
 
-_NAME_SLIDERS = """
+_SLIDERS = """
 // ipywidgets gives a slider no name: here it gets the words that stand beside it.
 function render({ el }) {
   let watch
@@ -183,6 +185,7 @@ function render({ el }) {
     watch = new MutationObserver(name)
     watch.observe(box, { childList: true, subtree: true })
     name()
+    keepKeys(box)
   }
   begin()
   return () => watch?.disconnect()

@@ -23,7 +23,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 
 from torchcourse import live
-from torchcourse.controls import Control, checked, control, control_boxes, named, steps, values
+from torchcourse.controls import Control, checked, control, control_boxes, steps, values, with_keys
 
 if TYPE_CHECKING:
     import ipywidgets as widgets
@@ -187,7 +187,7 @@ class Explorer:
         """Return the controls and the picture as one ipywidget."""
         import ipywidgets as widgets
 
-        return named(widgets.VBox(list(self.children)))
+        return with_keys(widgets.VBox(list(self.children)))
 
     def __repr__(self) -> str:
         alt = re.search('(?:alt|aria-label)="([^"]*)"', self._start)

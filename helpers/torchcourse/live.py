@@ -7,9 +7,12 @@ static form, which a style rule hides while the widget is on the page.
 
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 VIEW = "application/vnd.jupyter.widget-view+json"
+CELL_KEYS = Path(__file__).with_name("cell_keys.js").read_text(encoding="utf-8")
+"""JavaScript that a widget's module begins with, so that it keeps its keys: `keepKeys(root)`."""
 Replace = Callable[[str, str], None]
 LOST = "The kernel of this cell has gone, so its controls do nothing. Run the cell again."
 

@@ -10,8 +10,6 @@ function render({ model, el }) {
   const form = document.createElement("form")
   form.className = "tc-card"
   form.autocomplete = "off"
-  // JupyterLab's shortcuts would delete the cell at "d d", and leave the choices at an arrow key.
-  form.dataset.lmSuppressShortcuts = "true"
   const all = form.appendChild(document.createElement("fieldset"))
   all.className = "tc-all"
   el.append(form)
@@ -98,16 +96,9 @@ function render({ model, el }) {
     event.preventDefault()
     send("check")
   })
+  keepKeys(form)
   form.addEventListener("keydown", (event) => {
-    event.stopPropagation()
-    const command = event.ctrlKey || event.metaKey
-    if ((event.key === "Enter" && (command || event.shiftKey)) || (command && event.code === "KeyS")) {
-      // To run the cell, and to save the notebook, are JupyterLab's.
-      event.preventDefault()
-      el.parentElement.dispatchEvent(new KeyboardEvent("keydown", event))
-      return
-    }
-    if (command || event.altKey || event.target.matches("textarea, [type=text]")) return
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("textarea, [type=text]")) return
     const letter = /^Key[A-H]$/.test(event.code) ? event.code.at(-1) : ""
     const choice = letter && form.querySelector(`[data-letters] [value="${letter}"]:enabled`)
     if (choice) {

@@ -11,6 +11,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from torchcourse.live import CELL_KEYS
 from torchcourse.quiz.render import CSS
 
 Values = dict[str, list[str]]
@@ -19,7 +20,7 @@ Values = dict[str, list[str]]
 class Form(anywidget.AnyWidget):
     """A form whose state is in Python; a subclass says what its parts are (`draw`) and what happens (`act`)."""
 
-    _esm = Path(__file__).with_name("form.js")
+    _esm = CELL_KEYS + Path(__file__).with_name("form.js").read_text(encoding="utf-8")
     _css = CSS
     parts = traitlets.Dict().tag(sync=True)
     """HTML by name, in the order of the page."""

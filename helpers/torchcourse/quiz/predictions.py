@@ -188,10 +188,22 @@ class Outcome:
             asked = self.asked.asked_html() if self.asked else ""
         elif self.asked and self.choice:
             asked = self.asked.asked_html(self.choice)
+        keys = f'data-lm-suppress-shortcuts="true" onkeydown="{html.escape(_KEYS)}"'
         return (
-            f'{STYLE}<div class="tc-card" role="status" data-lm-suppress-shortcuts="true">'
+            f'{STYLE}<div class="tc-card" role="status" {keys}>'
             f'<div class="tc-meta">{html.escape(self._line())}</div>{asked}{verdict}</div>'
         )
+
+
+_KEYS = """
+event.stopPropagation()
+const cell = this.closest(".jp-Cell")
+if (!cell || !(event.key === "Escape" || (event.key === "Enter" && event.shiftKey))) return
+event.preventDefault()
+cell.focus()
+if (event.key === "Enter") cell.dispatchEvent(new KeyboardEvent("keydown", event))
+"""
+"""The way out of an outcome that keeps its keys, as `cell_keys.js` has it for a widget."""
 
 
 def _kept(name: str) -> str | None:

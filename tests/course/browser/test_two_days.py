@@ -4,6 +4,7 @@ a learner hangs together: quiz, review, final, capstone, front page.
 
 import datetime
 import json
+import re
 
 from playwright.sync_api import Locator, expect
 
@@ -69,7 +70,24 @@ def test_two_days_and_a_lost_kernel(lab):
     for key in ("a", "d", "d", "b"):
         page.keyboard.press(key)
     expect(prediction).to_contain_text("Kept.")
-    assert cells.count() == before
+
+    # Escape leads back to the cell, Tab from the last control to the next cell; sliders and folds keep their keys too.
+    page.keyboard.press("Escape")
+    expect(prediction).to_be_focused()
+    prediction.get_by_role("radio").nth(1).press("Tab")
+    expect(outcome).to_be_focused()
+    slider, fold = explorer.get_by_role("slider", name="boxes"), outcome.locator("summary")
+    for control in (slider, fold):
+        control.focus()
+        for key in ("a", "d", "d", "b", "x"):
+            page.keyboard.press(key)
+        expect(control).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(outcome).to_be_focused()
+    slider.press("Shift+Enter")
+    expect(notebook.cell(5)).to_have_class(re.compile("jp-mod-active"))
+    assert cells.count() == before + 1, "the last cell has run, so there is a new one below it"
+    before += 1
 
     # An outcome that came too early waits behind its question.
     expect(outcome).to_contain_text("You made no prediction.")

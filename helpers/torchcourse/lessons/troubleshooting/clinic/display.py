@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from torchcourse import journal, live, notice
+from torchcourse import controls, journal, live, notice
 from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
@@ -93,7 +93,7 @@ class Hints:
         return f"{self._opened_html()}<p>{html.escape(repr(self))}</p>"
 
     def _ipython_display_(self) -> None:
-        self.renew = live.show(self.widget, self._repr_html_(), repr(self))
+        self.renew = live.show(lambda: controls.with_keys(self.widget()), self._repr_html_(), repr(self))
 
     def _opened_html(self) -> str:
         shown = enumerate(self.case.hints[: _opened(self.case.slug)], start=1)
