@@ -174,6 +174,19 @@ def test_draws_that_cannot_be_read_stop_the_grading_in_a_sentence(tmp_path):
         per_student.read(tmp_path, LESSON)
 
 
+def test_nothing_is_drawn_from_an_empty_seed_or_a_bank_without_keys(folder, course, tmp_path, monkeypatch):
+    stripped = tmp_path / "quizzes"
+    stripped.mkdir()
+    example_bank.write(stripped, bank.strip(bank.lesson(LESSON), variants=True))
+    (tmp_path / per_student.SEED).write_text("spring\n", encoding="utf-8")
+    monkeypatch.setattr(bank, "folder", lambda: stripped)
+    with pytest.raises(ValueError, match="stripped of its keys"):
+        per_student.hand_out(tmp_path, course, ["ann"])
+    (tmp_path / per_student.SEED).write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="is empty"):
+        per_student.hand_out(tmp_path, course, ["ann"])
+
+
 def test_letters_of_a_neighbor_are_right_as_often_as_chance_gives(monkeypatch):
     monkeypatch.setattr(bank, "folder", REAL)
     lesson = "05_troubleshooting"

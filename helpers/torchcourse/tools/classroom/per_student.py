@@ -16,6 +16,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbgrader.preprocessors import CheckCellMetadata, SaveCells
+from tqdm import tqdm
 from traitlets.config import Config
 
 from torchcourse.quiz import bank, choice_order, final_draw
@@ -82,7 +84,7 @@ def read(folder: Path, lesson: str) -> Draws:
         ) from error
 
 
-def hand_out(folder: Path, root: Path, students: Iterable[str]) -> int:
+def hand_out(folder: Path, root: Path, students: Sequence[str]) -> int:
     """Draw for each of these students who has nothing yet, write the notebooks, and return how many were written.
 
     The quizzes that are the same for all go from notebooks/, unless somebody edited them.
@@ -91,21 +93,23 @@ def hand_out(folder: Path, root: Path, students: Iterable[str]) -> int:
         folder: the folder of the class, with its solutions.
         root: the repository.
         students: their ids.
+
+    Raises:
+        ValueError: in a sentence, for a seed, draws or a bank that nothing can be drawn from.
     """
     seed, config, written = _seed(folder), nbgrader_config(root, folder), 0
     for lesson in notebooks.lessons(root):
         draws = read(folder, lesson)
         for notebook, questions in _asked(folder, lesson).items():
             given = draws.setdefault(notebook, {})
-            for student in students:
-                given.setdefault(student, draw(questions, seed, student))
+            given |= {student: draw(questions, seed, student) for student in students if student not in given}
             _write(folder / DRAWS / f"{lesson}.json", draws)
-            for student in students:
-                path = folder / FOLDER / student / lesson / f"{notebook}.ipynb"
-                if not path.exists():
-                    text = _solution(lesson, notebook, given[student], root)
-                    notebooks.write_text(path, _released(text, config))
-                    written += 1
+            paths = {student: folder / FOLDER / student / lesson / f"{notebook}.ipynb" for student in students}
+            missing = [student for student in students if not paths[student].exists()]
+            for student in tqdm(missing, desc=lesson, unit="notebook", file=sys.stdout, disable=None):
+                text = _solution(lesson, notebook, given[student], root)
+                notebooks.write_text(paths[student], _released(text, config))
+            written += len(missing)
             same = folder / "notebooks" / lesson / f"{notebook}.ipynb"
             if same.exists() and is_untouched(same.read_text(encoding="utf-8")):
                 same.unlink()
@@ -170,7 +174,10 @@ def _told(drawn: list[Drawn]) -> set[tuple[str, str]]:
 def _asked(folder: Path, lesson: str) -> dict[str, list[tuple[str, Question]]]:
     """Return the questions of each notebook that can be drawn, with their lessons."""
     if lesson in bank.lessons():
-        return {"quiz": [(lesson, question) for question in bank.lesson(lesson).questions]}
+        found = bank.lesson(lesson)
+        if found.stripped:
+            raise ValueError(f"The bank {lesson} has been stripped of its keys; draw quizzes from the full bank.")
+        return {"quiz": [(lesson, question) for question in found.questions]}
     seed = folder / class_final.SEED
     if lesson != class_final.LESSON or not seed.exists():
         return {}
@@ -202,7 +209,10 @@ def _seed(folder: Path) -> str:
     if not path.exists():
         notebooks.write_text(path, secrets.token_hex(16) + "\n")
         path.chmod(0o600)
-    return path.read_text(encoding="utf-8").strip()
+    seed = path.read_text(encoding="utf-8").strip()
+    if not seed:
+        raise ValueError(f"{path} is empty, so anybody could work out the draws; restore it, or remove the file.")
+    return seed
 
 
 def _write(path: Path, draws: Draws) -> None:
