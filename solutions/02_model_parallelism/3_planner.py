@@ -478,8 +478,8 @@ checked
 # %% [markdown]
 # ## 4 · Is the planner right?
 #
-# `planner.published` holds runs of seven groups, each with its address. Five constants are in no data sheet, such as how much of the peak a large matrix product reaches.
-# They are set on three sources: Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. The planner is judged on all *others*. A source is on one side as
+# `planner.published` holds runs of seven groups, each with its address. Five constants of the planner are set on
+# three sources: Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. One of them is the share of the peak that a large matrix product reaches. The planner is judged on all *others*. A source is on one side as
 # a whole, since rows of one table resemble each other.
 
 # %%
