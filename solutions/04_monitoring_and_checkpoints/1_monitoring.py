@@ -142,7 +142,7 @@ assert difference < 1e-6
 #
 # ### What if the machine dies while it writes?
 #
-# Then the last value in the file is torn. Cut one off and look what is left:
+# Then the last value in the file is torn. Cut one off and see what is left:
 
 # %%
 shutil.copytree("runs/lr 0.1", "runs/torn")
