@@ -409,7 +409,7 @@ for kind, tried in changes.items():
         print(f"{kind:10} {name:28} accuracy {accuracy:27} now {', '.join(found)}")
 
 # %% [markdown]
-# Look at the half remedies. ReLU from PyTorch's own start still does not learn: that start has 0.4 of He's scale, too small for seven layers (section 6). The run only gets a different name. Clipping
+# Look at the half remedies. ReLU from PyTorch's own start still does not learn: that start has 0.4 of He's scale, too small for seven layers (section 6). The run only gets a different name. Gradient clipping (lesson 01)
 # leaves the cause, and bounds each step: the run goes on, and learns. Where the cause is gone, all three seeds learn. So prove a remedy on the run that was sick, by what it should learn, and not by a
 # curve that looks calmer.
 
@@ -798,7 +798,7 @@ outcome(
 # | exploding gradient | 기울기 폭주 | too large to train with, since many layers multiply it by more than 1 |
 # | dead unit | 죽은 유닛 | a ReLU that is 0 for all samples |
 # | saturated | 포화 | at the flat end of tanh or sigmoid |
-# | activation | 활성값 | what a unit puts out |
+# | activations | 활성값 | what the units put out |
 # | initialization | 초기화 | how the first weights are drawn |
 # | gradient norm | 기울기 노름 | length of the gradient as one vector |
 #

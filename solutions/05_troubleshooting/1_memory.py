@@ -464,7 +464,7 @@ checked
 # Now a step of training that is too large. Four remedies besides a smaller batch, tried on a small decoder that is heavy in activations:
 #
 # * **gradient accumulation** (기울기 누적): the batch in parts, one after the other; one optimizer step;
-# * **activation checkpointing** (활성값 체크포인팅): keep a block's input only, and compute its inside again in the backward pass;
+# * **activation checkpointing** (활성값 체크포인팅), the recomputation of lesson 02: keep a block's input only, and compute its inside again in the backward pass;
 # * **mixed precision** (혼합 정밀도): compute in 16 bits where that is safe; parameters stay in 32;
 # * an optimizer with fewer numbers.
 
@@ -1027,7 +1027,7 @@ assert (half["parameters"], half["optimizer"]) == (
 # | English | 한국어 | here |
 # |---|---|---|
 # | storage | 저장 공간 | the memory behind a tensor and all its views |
-# | activation | 활성값 | what a layer keeps for the backward pass |
+# | activations | 활성값 | what a layer keeps for the backward pass |
 # | gradient | 기울기 | derivative of the loss for each parameter |
 # | graph | 계산 그래프 | what autograd recorded, with its activations |
 # | fake tensor | 가짜 텐서 | shape and type without numbers |

@@ -1126,7 +1126,7 @@ for ranks in sorted({1, 2, 3, default_world_size()}):
 # | invariant | 불변 조건 | what holds in every healthy run |
 # | broadcasting | 브로드캐스팅 | shapes are stretched until they fit |
 # | asynchronous | 비동기 | the call returns before the work is done |
-# | worker | 워커 | a process that loads batches |
+# | worker | 워커 | a process that loads samples |
 # | non-determinism | 비결정성 | the same program, other numbers |
 #
 # ### Further reading

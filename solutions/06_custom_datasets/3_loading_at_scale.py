@@ -973,7 +973,7 @@ print(f"{len(whole)} batches; the last {len(rest)} are the same after a stop")
 #
 # | English | 한국어 | here |
 # |---|---|---|
-# | worker | 워커 | a process that loads batches |
+# | worker | 워커 | a process that loads samples |
 # | prefetch | 미리 가져오기 | a batch asked for before it is needed |
 # | collate | collate(배치로 묶기) | put samples together into a batch |
 # | pinned memory | 고정 메모리 | memory that the system does not move, so that a GPU can fetch from it |

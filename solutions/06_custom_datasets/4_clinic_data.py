@@ -209,7 +209,7 @@ clinic.board("splits", "workers")
 # | validation | 검증 | a rehearsal on data that was not trained on |
 # | data leak | 데이터 누수 | validation data that the training has seen |
 # | augmentation | 데이터 증강 | changed copies of a sample |
-# | worker | 워커 | a process that loads batches |
+# | worker | 워커 | a process that loads samples |
 #
 # ### Further reading
 #
