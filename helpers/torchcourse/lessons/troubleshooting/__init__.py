@@ -9,6 +9,7 @@ Memory
     formula           bytes before anything runs
     batch_size        the largest batch that fits
     step_study        what each remedy saves, on the networks of `large_models`
+    offload           where bytes lie when saved tensors are moved to the host
     rank_memory       bytes of a data-parallel step on each rank
     nvml              what the GPUs of this machine are doing, as their driver says
 
