@@ -642,7 +642,7 @@ def test_a_rank_draws_its_bar_when_a_terminal_watches(monkeypatch: pytest.Monkey
     with contextlib.redirect_stdout(out):
         run_ranks(train, world_size=1)
     assert "[rank 0] 71\n" in out.getvalue()
-    assert "\r[rank 0]   0%|" in out.getvalue()
+    assert "[rank 0]   0%|" in out.getvalue()
     silent = io.StringIO()
     with contextlib.redirect_stdout(silent):
         run_ranks(train, world_size=1)
