@@ -11,7 +11,8 @@ project = "PyTorch beyond one GPU"
 author = "The authors of the course"
 language = "en"
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "torchcourse.tools.site.mathml"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["torchcourse.tools.site.mathml", "torchcourse.tools.site.docstrings"]
 suppress_warnings = ["myst.header", "myst.xref_missing", "mystnb.unknown_mime_type", "misc.highlighting_failure"]
 # A word between backticks may be the name of several things; then it is a word.
 suppress_warnings += ["ref.python"]
@@ -34,6 +35,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute that is a property is described once more, at its place
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 html_theme = "furo"

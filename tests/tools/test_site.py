@@ -14,7 +14,7 @@ from torchcourse import figures
 from torchcourse.live import VIEW
 from torchcourse.quiz import bank
 from torchcourse.tools.repository import ROOT
-from torchcourse.tools.site import execution, explorer_picture
+from torchcourse.tools.site import docstrings, execution, explorer_picture
 from torchcourse.tools.site.api_pages import modules_of, pages_of
 from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import mend_hrefs, mend_links
@@ -159,6 +159,22 @@ def test_explorers_without_pictures_are_not_kept_in_silence(monkeypatch) -> None
     monkeypatch.setattr("nbclient.NotebookClient", _WithoutPictures)
     with pytest.raises(execution.NotRun, match="explorers cannot be made into pictures: no name x"):
         execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("a * b | c, and w_ of `x_ * y`s", ["a \\* b \\| c, and w\\_ of `x_ * y`\\ s"]),
+        ("one   first\ntwo   second", ["::", "", "    one   first", "    two   second"]),
+        ("| a | b |\n|---|---|", ["::", "", "    | a | b |", "    |---|---|"]),
+        ("first\n  further in", ["::", "", "    first", "      further in"]),
+        ("So::\n\n    x * y\n\nand on", ["So::", "", "    x * y", "", "and on"]),
+        ("Args:\n    x: a * b\n\n    y: c|d\n\nEnd_", ["Args:", "    x: a \\* b", "", "    y: c\\|d", "", "End\\_"]),
+        ("Args:\n    *rest: x", ["Args:", "    *rest: x"]),
+    ],
+)
+def test_a_docstring_shows_what_its_source_shows(written: str, read: list[str]) -> None:
+    assert docstrings.readable(written.split("\n")) == read
 
 
 def test_outputs_depend_on_the_rooms_that_a_notebook_loads_and_on_its_questions(tmp_path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ api_pages         a page for each room of the package, made of its docstrings
 links             links between the pages, and those that leave them
 source_tree       all pages together, as Sphinx reads them
 mathml            formulas that need no program in the browser
+docstrings        docstrings as they are read in the source
 requests          what the pages would load from elsewhere: nothing
 
 Sphinx is configured by docs/site/conf.py.

@@ -81,6 +81,8 @@ def _output(output: NotebookNode, styles: set[str], path: str, pages: Collection
     data.pop(VIEW, None)
     if "text/html" in data:
         data["text/html"] = mend_hrefs(_each_style_once(data["text/html"], styles), path, pages)
+    if "text/markdown" in data:  # in whose place within a page Sphinx takes no line of Markdown's own
+        data["text/markdown"] = re.sub("^---$", "<hr>", data["text/markdown"], flags=re.MULTILINE)
     return output
 
 
