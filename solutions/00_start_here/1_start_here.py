@@ -570,6 +570,7 @@ retrospective(language="ko")  # or "en"
 # Cells that only import, ask, check or show an outcome are folded: you see their title. They run as the others do. To
 # read one, click the three dots behind its title, or choose *View → Expand All Code*.
 # In a question, the letters **A**, **B**, … choose, and the arrow keys move; no such key reaches the notebook.
+# **Tab** leads into a question or a slider, and out of it; **Esc** goes back to the cell.
 #
 # Try an interrupt now. Make a new cell below (**Esc**, **B**, **Enter**), type
 # `import time; run_ranks(lambda: time.sleep(50))`, run it, then press **Esc**, **I**, **I**. Both ranks stop within a second or two,

@@ -103,7 +103,7 @@ def train(name, lr=0.1, epochs=4, **options):
     return trainer
 
 
-trainer = train("lr 0.1")
+trainer = train("lr 0.1", progress=True)
 trainer.history
 
 # %% [markdown]
@@ -327,10 +327,10 @@ predict(
 )
 
 # %%
-runs = {
-    kind: sick_runs.train(kind, f"runs/{kind}")
-    for kind in ("healthy", "overfitting", "underfitting")
-}
+runs = {}
+for kind in ("healthy", "overfitting", "underfitting"):
+    print(f"Training the {kind} run …")
+    runs[kind] = sick_runs.train(kind, f"runs/{kind}")
 figure, axes = figures.new(9, 2.8, ncols=3)
 for axis, (kind, run) in zip(axes, runs.items(), strict=True):
     draw_curves(axis, run)
