@@ -93,8 +93,9 @@ def test(arguments: list[str]) -> int:
         raise Problem(f"{NO_CHROMIUM} With CI=true this is a failure.")
     else:
         print(f"{NO_CHROMIUM} The browser tests are skipped.", flush=True)
-    # Three processes, since many tests wait; without reordering, so that tests/conftest.py decides what begins first.
-    pytest = [python, "-m", "pytest", "--durations=15", "-n", "3", "--dist", "loadscope", "--no-loadscope-reorder"]
+    # Two processes: many tests start ranks of their own, and on two cores a third process made them 15% slower in all.
+    # Without reordering, so that tests/conftest.py decides what begins first.
+    pytest = [python, "-m", "pytest", "--durations=15", "-n", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
     return run([*pytest, *arguments], environment)
 
 
