@@ -155,6 +155,13 @@ class _WithoutPictures(_Client):
         self.notebook.cells[0].outputs = [new_output("error", ename="ImportError", evalue="no name x", traceback=[])]
 
 
+def test_outputs_of_a_different_copy_of_the_course_are_not_kept(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("nbclient.NotebookClient", _Client)
+    monkeypatch.setattr(execution, "_PACKAGE", tmp_path)
+    with pytest.raises(execution.NotRun, match="a different copy of the course"):
+        execution._run(new_notebook(cells=[new_code_cell("1")]), "00_a/1_b.ipynb")
+
+
 def test_explorers_without_pictures_are_not_kept_in_silence(monkeypatch) -> None:
     monkeypatch.setattr("nbclient.NotebookClient", _WithoutPictures)
     with pytest.raises(execution.NotRun, match="explorers cannot be made into pictures: no name x"):

@@ -119,6 +119,8 @@ def _run(notebook: NotebookNode, name: str) -> list[str]:
         if cell.cell_type == "code":
             cell.outputs = [_without_folder(output, work) for output in cell.outputs]
     loaded = json.loads("".join(output.get("text", "") for output in told.outputs))
+    if elsewhere := [file for file in loaded if not Path(file).is_relative_to(_PACKAGE)]:
+        raise NotRun(f"{name}: its kernel has a different copy of the course, with {elsewhere[0]}.")
     return [Path(file).relative_to(_PACKAGE).as_posix() for file in loaded]
 
 
