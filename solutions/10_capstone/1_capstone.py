@@ -10,14 +10,14 @@
 # ## The brief
 #
 # A water company photographs the digits of its meters. Each photograph, a **card** (카드), was cut into pictures of one digit. *"Our reader was trained on
-# clean digits, and on our pictures it reads three of four. Read more of them, say how sure you are that it is more, and keep to the budget."*
+# clean digits, and with a head trained on our pictures it reads three of four. Read more of them, say how sure you are that it is more, and keep to the budget."*
 #
 # | | |
 # |---|---|
 # | You get | a folder of pictures with a label table, and a backbone trained on MNIST (`mnist_cnn`, lesson 07) |
 # | You hand in | this notebook, run from top to bottom, and its one-page report |
-# | The budget | `SCALE.cpu_seconds` CPU-seconds for search and training runs, all processes together |
-# | To beat | the backbone, frozen, with a linear head: the company's present reader |
+# | The budget | `SCALE.cpu_seconds` CPU-seconds for your search and training runs, all processes together; what the checks run is free |
+# | To beat | the company's present reader: the backbone, frozen, with a linear head that `train_head` trains on features of your part `"train"` |
 # | Not allowed | looking at the **sealed** delivery (봉인된 데이터) before the report; data or weights from elsewhere |
 #
 # | Milestone | What the check runs | Points |
@@ -178,11 +178,12 @@ checked
 #
 # ## M2 · The study
 #
-# Write `search(url, folder, trials)`. It works on a study in the database `url` until `trials` trials are finished, those of earlier calls
-# included, and returns it (lesson 03). It tunes two hyperparameters or more of your choice, and a trial's value is an accuracy on the validation part. The check kills
+# Write `search(url, folder, trials)`. It works on one study, under a name of your choice, in the database `url` until `trials` trials are finished, those of earlier calls
+# included, and returns it (lesson 03). It tunes two hyperparameters or more of your choice, and a trial's value is an accuracy on the validation part, from 0 to 1. The check kills
 # it in its second trial, and calls it again.
 #
-# A trial that is cheaper than a full run leaves more of the budget. Is what is best in few epochs also best in all? Say what you decided in D1 below.
+# A trial that is cheaper than a full run leaves more of the budget. Is what is best in few epochs also best in all? Write
+# your plan into D1 below before you search, and at the end what became of it.
 
 
 # %% exercise: own_trials
@@ -267,8 +268,18 @@ for _trials in (1, 2, 2):
 checked
 
 # %% [markdown]
-# Now run *your* search, on the delivery. Kill it once with `run_and_kill`, as a machine would, and let it go on. Count the CPU-seconds: `Meter`
-# counts those of this process, `counted` those of ranks. In the cell after it, write down the settings that you take: a later reader has no database.
+# Now run *your* search, on the delivery. Kill it once as a machine would, and let it go on. Count the CPU-seconds:
+#
+# ```python
+# killed = run_and_kill(search, url, DELIVERY, SCALE.trials, after=3)     # count its 3 seconds, too
+# with Meter() as meter:                                                  # this process
+#     study = search(url, DELIVERY, SCALE.trials)
+# print(meter.seconds)
+# models, seconds = counted(partial(train, settings), DELIVERY, run_dir, seed, world_size=2)    # ranks, in M6
+# ```
+#
+# Before you run the notebook from the top again, remove the database and the folder `runs`. A finished study has nothing left to count.
+# In the cell after your search, write down the settings that you take: a later reader has no database.
 
 # %% exercise: my_search
 ### BEGIN SOLUTION
@@ -295,8 +306,9 @@ settings = {"head": 3e-2, "body": 1e-2, "weight_decay": 1e-3}  ### SOLUTION
 # ## M3 · A run on two ranks
 #
 # Write `train(settings, folder, run_dir, seed)`. `run_ranks` calls it in each rank. It fine-tunes on the part `"train"`, dealt to the ranks, and returns the
-# trained model on every rank. Below `run_dir` it leaves a checkpoint and a log for TensorBoard (lessons 01, 04, 07). The log has, for each epoch, a loss
-# and a value of the validation part; their tags have `loss` and `val` in them.
+# trained model on every rank: of the last epoch or of the best, as you decide. Below `run_dir` it leaves a checkpoint and a log for TensorBoard (lessons 01, 04, 07).
+# The log has, for each epoch, a loss and a value of the validation part; their tags have `loss` and `val` in them, such as `loss/train` and `accuracy/val`.
+# In M5, `load` gets `run_dir` and no settings: save what it needs.
 
 
 # %% exercise: train
@@ -348,20 +360,20 @@ checked
 # DistributedDataParallel averages only what goes through *its* forward pass, of parameters that asked for gradients when it was made.
 # </details>
 #
-# While *your* runs are under way (M6), look at them: `%load_ext tensorboard`, then `%tensorboard --logdir runs` in a cell of its own. `read_run` reads
-# the same files by code.
+# *Your* runs come in M6. Give each a `run_dir` of its own below `runs`. Open TensorBoard before you start them, because the kernel is busy while they run:
+# `%load_ext tensorboard`, then `%tensorboard --logdir runs` in a cell of its own. `read_run` reads the same files by code.
 #
 # ## M4 · The diagnosis
 #
 # A colleague has trained the same reader on two ranks, and the customer is not content. The run ended without an error. Something is wrong in it, and
-# **what** depends on your name. The records say of each rank and step: the loss, the learning rate, the norms of gradients and weights, mean and deviation
+# **what** depends on the name in the next cell: write yours. The records say of each rank and step: the loss, the learning rate, the norms of gradients and weights, mean and deviation
 # of the pixels, files and labels (`help(Records)`). A log for TensorBoard is in `incident/log`.
 
 # %% exercise: my_name
-name = "reference"  ### SOLUTION
+student = "reference"  ### SOLUTION
 
 # %%
-records = incident(name, "incident")
+records = incident(student, "incident")
 print(
     f"validation accuracy after each epoch: "
     f"{[round(value, 2) for value in records.val_accuracy]}"
@@ -370,9 +382,12 @@ for cause, words in CAUSES.items():
     print(f"{cause:22} {words}")
 
 # %% [markdown]
-# Find the evidence: look at the records, compare ranks, compare epochs. Then write two things: the name of the `cause`, and a test `shows(records)`.
+# Find the evidence: look at the records, compare ranks, compare epochs. Then write two things: the `cause`, as `CAUSES` calls it, and a test `shows(records)`.
 # The test is true of a run with this failure. It is false of healthy runs and of runs with a different failure. The
-# check has 21 runs that you have not seen. It judges the name when your test tells your run from all others: evidence first.
+# check has 21 runs that you have not seen. It judges the cause when your test tells your run from all others: evidence first.
+#
+# Nobody hands you a healthy run. Compare with what the program should do, and with runs of other names, as in `incident("Ada", "incident-2")`: most
+# names draw a different failure.
 
 
 # %% exercise: shows
@@ -389,9 +404,9 @@ def shows(records: Records) -> bool:
 
 
 # %% check: shows
-checked = check.diagnosis((name, cause, shows), points=4)
+checked = check.diagnosis((student, cause, shows), points=4)
 ### BEGIN HIDDEN TESTS
-assert shows(incident(name, "hidden-m4", seed=7))
+assert shows(incident(student, "hidden-m4", seed=7))
 assert shows(records)
 ### END HIDDEN TESTS
 checked
@@ -438,10 +453,10 @@ checked
 # ## M6 · The report
 #
 # One page, for somebody who has three minutes. Write `write_report(measured, page)`. It writes an HTML page of 60 to 500 words that needs no other file. The page has two plots
-# of your choice, each with `alt` text, and these numbers, each computed from `measured`:
+# of your choice, each an `<img>` that holds the picture itself and has `alt` text of four words or more. And it has these numbers, computed from `measured` (`help(Measured)`):
 #
-# * the accuracy of the present and of the tuned reader, in %;
-# * the gain in percentage points, and its **95% interval**, to a tenth (Student's t, of pairs: both readers read the same pictures);
+# * the accuracy of the present and of the tuned reader, in %: the mean of the accuracies in `measured`, each counting alike;
+# * the gain in percentage points, and its **95% interval**, to a tenth, rounded at the end (Student's t, of paired differences);
 # * how many seeds and cards are behind it; the CPU-seconds spent, and the budget.
 #
 # An interval is honest if it says how far the gain may be from what the customer will see. They will send **other cards**. What are the independent samples?
@@ -545,8 +560,9 @@ assert all(
 checked
 
 # %% [markdown]
-# Now *your* page. Train `SCALE.seeds` runs with the settings that you took, on two ranks; open the sealed delivery, once; measure both readers card by card; write
-# `report.html`. The present reader is the backbone, frozen, with a linear head.
+# Now *your* page. Train `SCALE.seeds` runs with the settings that you took, on two ranks. Open the sealed delivery, once, with both readers, and write `report.html`.
+# `card_by_card(reader, SEALED)` opens it: it reads and scales all pictures that can be read, and returns an accuracy from 0 to 1 for each of the 62 cards. `open_part` is not
+# for it, and a reader has to be in evaluation mode. The delivery has 496 pictures at each `SCALE`.
 
 # %%
 SEALED = deliver("sealed", 496, seed=1, part="test")
