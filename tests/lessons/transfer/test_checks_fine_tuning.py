@@ -132,6 +132,22 @@ def without_a_mode(model):
     model.body.train = lambda: model.body
 
 
+def eval_too_late(model):
+    model.body.requires_grad_(False)
+    model.body.train = lambda mode=True: model.body
+    model.body.eval()
+
+
+def train_that_calls_eval(model):
+    model.body.requires_grad_(False)
+    model.body.train = lambda mode=True: model.body.eval()
+
+
+def train_and_then_eval(model):
+    train_that_calls_eval(model)
+    model.body.eval()
+
+
 def in_a_box(model):
     model.body = nn.Sequential(model.body)
 
@@ -165,6 +181,9 @@ def test_right_freezing(answer):
         (for_every_backbone, "all_models"),
         (for_every_norm, "all_models"),
         (without_a_mode, "train_call"),
+        (eval_too_late, "eval_after_train"),
+        (train_that_calls_eval, "train_calls_itself"),
+        (train_and_then_eval, "train_calls_itself"),
         (in_a_box, "body_replaced"),
         (zero_gradients, "weights_move"),
         (not_tracking, "batch_statistics"),

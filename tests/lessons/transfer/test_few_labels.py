@@ -105,9 +105,9 @@ def test_the_title_names_what_is_within_a_point_and_the_cheapest_first():
         seconds = {name: np.full((7, 10), float(place)) for place, name in enumerate(METHODS)}
         return Results(accuracy, seconds, {}, "here")
 
-    title = "1 label per class; within a point of the best, cheapest first: frozen, fine-tuned"
+    title = "1 label per digit; within a point of the best, cheapest first: frozen, fine-tuned"
     assert pictures.describe_labels(1, table(f=0.1)) == title
-    alone = "5 labels per class: only nearest neighbor is sure to be within a point of the best"
+    alone = "5 labels per digit: only nearest neighbor is sure to be within a point of the best"
     assert pictures.describe_labels(5, table(n=0.2)) == alone
 
 

@@ -28,7 +28,7 @@ def describe_labels(labels: int, results: Results) -> str:
     """Say which methods are within a point of the best with so many labels, the one first that trains fastest."""
     seconds = {method: np.median(values[LABELS.index(labels)]) for method, values in results.seconds.items()}
     enough = sorted(good_enough(results.shared(labels)), key=lambda method: seconds[method])
-    count = f"{labels} label{'s' if labels > 1 else ''} per class"
+    count = f"{labels} label{'s' if labels > 1 else ''} per digit"
     if len(enough) == 1:
         return f"{count}: only {enough[0]} is sure to be within a point of the best"
     return f"{count}; within a point of the best, cheapest first: {', '.join(enough)}"

@@ -1,11 +1,10 @@
 """Checks of lesson 07's first notebook: features, freezing, rates, scaling, and when the cheap way wins.
 
-In the notebook's order: `features`, `freeze_body`, `two_rates`, `prepare`, `choose`.
+In the notebook's order: `features`, `freeze_body` (in `freezing`), `two_rates`, `prepare`, `choose`.
 """
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,8 +16,11 @@ from torchcourse.checks.kit import number, tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, mnist_cnn
+from torchcourse.lessons.transfer.checks.freezing import freeze_body
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.few_labels import LABELS, WHITE, accuracy, digit_pixels, pick, results
+
+__all__ = ["choose", "features", "freeze_body", "prepare", "two_rates"]
 
 SEEDS = 4
 
@@ -57,71 +59,8 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
 
 
 @check
-def freeze_body(learner: Callable[[Classifier], None]) -> str:
-    """Train for some steps after the learner's function, and look at what has changed."""
-    torch.manual_seed(0)
-    model = Classifier(mnist_cnn(), num_classes=3).train()
-    inputs, labels = 2 + torch.randn(12, 1, 28, 28), torch.arange(12) % 3
-    right = extract(copy.deepcopy(model.body), inputs)
-    before = copy.deepcopy(model.state_dict())
-    with _classes_as_they_were(model) as changed:
-        learner(model)
-    if changed:
-        raise Wrong(
-            "all_models",
-            f"You have changed `train` of the class {changed[0]}, so for every model that has such a layer. Change it "
-            "for this model: on the object, or by giving the object a class of its own. The check has undone it.",
-        )
-    if model.state_dict().keys() != before.keys():
-        other = sorted(model.state_dict().keys() ^ before.keys())[0]
-        raise Wrong(
-            "body_replaced",
-            f"The model's parts have other names than before: {other} is new or gone, so no saved file fits any more. "
-            "Leave `model.body` where it is, and change how it behaves.",
-        )
-    if any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()):
-        raise Wrong(
-            "changed_at_once", "Your function itself has changed weights. It only has to keep them as they are."
-        )
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
-    for _ in range(3):
-        _train_mode(model)  # as the Trainer does before each epoch
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), labels)
-        if not loss.requires_grad:
-            raise Wrong("head_frozen", "Nothing is left to learn: the head has no gradient either.")
-        loss.backward()
-        optimizer.step()
-    after = model.state_dict()
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    parameters = {name for name, _ in model.named_parameters()}
-    if weights := sorted(name for name in moved & parameters if name.startswith("body")):
-        raise Wrong("weights_move", f"After three steps of SGD, {weights[0]} has changed: it still gets gradients.")
-    if not moved & {"head.weight"}:
-        raise Wrong("head_frozen", "After three steps of SGD the head is the same as before. It is what should learn.")
-    if moved - parameters:
-        raise Wrong(
-            "statistics_move",
-            f"No weight of the body has changed, but {min(moved - parameters)} has. BatchNorm "
-            "collects it in training mode, with or without gradients. And every epoch begins with model.train().",
-        )
-    _train_mode(model)
-    with torch.no_grad():
-        out = model.body(inputs)
-    if not torch.allclose(out, right, atol=1e-4):
-        raise Wrong(
-            "batch_statistics",
-            "The body keeps its numbers, but in training it does not use them: its BatchNorm "
-            "layers normalize with the mean and variance of the batch at hand.",
-        )
-    return (
-        "Three steps of training, model.train() before each: the head has learned, and the body is the same to the bit."
-    )
-
-
-@check
 def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
-    """Look at the groups, then fine-tune with them on one label per class, and compare with training from scratch."""
+    """Look at the groups, then fine-tune with them on one label per digit, and compare with training from scratch."""
     for frozen, body_rate, head_rate in (((), 1e-3, 1e-2), (("conv1", "norm1"), 2e-4, 5e-3)):
         model = Classifier(mnist_cnn(), num_classes=10)
         for name in frozen:
@@ -147,7 +86,7 @@ def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
     if not gain.clear or gain.mean < 0.05:
         raise Wrong("no_gain", f"With your groups, fine-tuning beats scratch by {gain} only. Which parameters learn?")
     return (
-        f"Every parameter once, at its rate. With one label per class, fine-tuning beats scratch by {gain} "
+        f"Every parameter once, at its rate. With one label per digit, fine-tuning beats scratch by {gain} "
         f"(mean of {SEEDS} paired seeds ± standard error): {np.mean(tuned):.3f} against {np.mean(scratch):.3f}."
     )
 
@@ -203,35 +142,6 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
     raise Wrong(
         "wrong_value", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
     )
-
-
-@contextlib.contextmanager
-def _classes_as_they_were(model: nn.Module) -> Iterator[list[str]]:
-    """Put `train` of the model's classes back at the end, and yield a list: of the classes that had another one."""
-    classes = {kind for module in model.modules() for kind in type(module).__mro__ if issubclass(kind, nn.Module)}
-    before = {kind: kind.__dict__.get("train") for kind in classes}
-    changed: list[str] = []
-    try:
-        yield changed
-    finally:
-        for kind, method in before.items():
-            if kind.__dict__.get("train") is not method:
-                changed.append(kind.__name__)
-                if method is None:
-                    del kind.train
-                else:
-                    kind.train = method  # type: ignore[method-assign]  # as the learner did
-
-
-def _train_mode(model: nn.Module) -> None:
-    try:
-        model.train()
-    except TypeError as error:
-        raise Wrong(
-            "train_call",
-            f"model.train() ended with: {error}. It calls `train` of each module with the mode, True or False: "
-            "a method that takes its place is called in the same ways.",
-        ) from None
 
 
 def _must_only_be_read(model: nn.Module, before: nn.Module) -> None:
