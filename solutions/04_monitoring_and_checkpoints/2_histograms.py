@@ -4,9 +4,7 @@
 # **{minutes} minutes** · one CPU is enough · before this: notebook 1
 #
 # The second recorded wrong answer of the study log is about histograms. The question, in our words: TensorBoard shows how weights and biases are spread. They
-# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? The learner chose overfitting and underfitting. The key says exploding and
-# vanishing gradients. The learner then concluded: *오로지 학습량에 대한 문제였다(?)*, only a matter of how much is learned, with a question mark. This notebook answers the
-# question mark by experiment.
+# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? Answer it below, before you read on.
 #
 # **After this notebook you can**
 #
@@ -69,6 +67,10 @@ predict(
 )
 
 # %% [markdown]
+# The learner chose overfitting and underfitting. The key says exploding and
+# vanishing gradients. The learner then concluded: *오로지 학습량에 대한 문제였다(?)*, only a matter of how much is learned, with a question mark. This notebook tests all
+# three by experiment, the key too.
+#
 # ## 1 · Count where the values are
 #
 # A **histogram** (히스토그램) says how many values lie between which limits. A layer of a hundred thousand weights becomes some seventy numbers. On a GPU the counting should happen
@@ -107,7 +109,8 @@ def fixed_histogram(
 
     Bin i begins at edges[i], itself included, and ends before edges[i + 1]. The edges
     rise; bins need not be equal. Values below the first edge count in the first bin,
-    values above the last edge (or on it) in the last.
+    values above the last edge (or on it) in the last. Each batch is [N], of the dtype
+    of the edges.
     """
     counts = torch.zeros(len(edges) - 1, dtype=torch.int64, device=edges.device)
     for batch in batches:
@@ -136,30 +139,33 @@ checked
 # `torch.bucketize(values, edges)` has an argument that says to which side such a value belongs. Try it with one value and three edges.
 # </details>
 #
-# <details><summary>Help – I get <code>index out of range</code>, or one bin too many</summary>
+# <details><summary>Help – I get <code>index out of range</code>, one bin too many, or low values in the last bin</summary>
 #
-# For values outside the edges the place is 0 or `len(edges)`. What are the first and the last bin?
+# For values outside the edges, `bucketize` gives 0 or `len(edges)`. What are the first and the last bin? Mind a place of −1: `bincount` refuses it, but as an index it means the *last*
+# bin, without an error.
 # </details>
 
 # %% [markdown]
 # ## 2 · Seven runs made on purpose
 #
-# Each trains on MNIST with the same optimizer (옵티마이저) and the same learning rate (학습률), 0.02. Only the network or the data are spoiled:
+# Each trains on MNIST with the same optimizer (옵티마이저), SGD with momentum 0.9, and the same learning rate (학습률), 0.02. Only the network or the data are spoiled:
 #
-# | run | what was done |
-# |---|---|
-# | healthy (건강) | four layers with ReLU, weights at the scale of He et al. |
-# | vanishing (기울기 소실) | seven layers with sigmoid |
-# | exploding (기울기 폭주) | eight layers, first weights 1.7 times too large |
-# | dead units (죽은 유닛) | ReLU with biases at −2 |
-# | saturated (포화) | tanh, first weights 6 times too large |
-# | overfitting (과적합) | 200 images, 40 epochs |
-# | underfitting (과소적합) | each digit averaged down to four gray spots |
+# | run | hidden layers | initial weights | what else |
+# |---|---|---|---|
+# | healthy (건강) | 4, ReLU | He's scale | |
+# | vanishing (기울기 소실) | 7, sigmoid | PyTorch's own | |
+# | exploding (기울기 폭주) | 8, ReLU | 1.7 times He's scale | |
+# | dead units (죽은 유닛) | 4, ReLU | PyTorch's own | initial biases at −2 |
+# | saturated (포화) | 4, tanh | 6 times He's scale | |
+# | overfitting (과적합) | 2, ReLU | He's scale | 200 images, 40 epochs |
+# | underfitting (과소적합) | 2, ReLU | He's scale | each digit averaged down to four gray spots |
+#
+# He's scale is that of [He et al.](https://arxiv.org/abs/1502.01852) for ReLU, about 2.4 times PyTorch's own (section 6). The output layer always starts as PyTorch does it.
 
 # %%
 predict(
     "04-2.still",
-    "In the vanishing run, which layer's weights hardly move?",
+    "In the vanishing run, which layer's weights get the smallest gradient?",
     ["all layers alike", "the first", "the last"],
 )
 
@@ -184,10 +190,12 @@ outcome(
 # %% [markdown]
 # Read each row from left to right.
 #
-# * **Weights of layer 1**, at the first and at the last look. Thrown far out: exploding. Not moved at all: vanishing or dead.
+# * **Weights of layer 1**, at the first and at the last look. Thrown far out: exploding. Not moved at all: vanishing or dead. (So with SGD. Adam divides each gradient by its own recent
+#   size, so a layer with tiny gradients can move as far as the others there. Look at the gradients.)
 # * **Gradients, layer by layer**, on a log axis (로그 축). (The *gradient norm*, 기울기 노름, is their length as one vector.) A slope over many powers of ten (sigmoid), or tiny in all layers (ReLU): vanishing. High everywhere: exploding. Exactly 0: dead.
+#   What is tiny? Divide the smallest gradient of a layer's weights by the largest gradient of any parameter, biases too: below 1/1000.
 # * **Units**: dead (0 for the whole batch), or saturated (at the flat ends of tanh).
-# * **Loss**: the two curves of notebook 1. For over- and underfitting, only this panel shows the gap. (Where the training loss has come near 0, the
+# * **Loss**: the two curves of notebook 1. Only this panel shows over- and underfitting: overfitting as a gap between the curves, underfitting as two curves that stay high. (Where the training loss has come near 0, the
 #   gradients get small as well. That says how low the *training* loss is, and nothing about other data.)
 #
 # Now the same in TensorBoard. Open HISTOGRAMS, choose a run on the left, and compare `gradients/1.weight` with the gradients of the last layer.
@@ -222,9 +230,10 @@ figures.explorer(
 #
 # ●●○ · 10 minutes · good for: finding out how much of a network does nothing.
 #
-# A ReLU puts out 0 for many samples: that is its job. A unit (유닛) is **dead** when it puts out 0 for *all* of them, because then no gradient reaches its weights.
+# A ReLU puts out 0 for many samples: that is its job. Where it does, its slope is 0 as well, and no gradient reaches the unit's weights. A unit (유닛) that puts out 0 for *all* samples
+# gets no gradient at all: it is **dead**.
 #
-# `handle = layer.register_forward_hook(look)` makes PyTorch call your `look(layer, inputs, output)` after each call of the layer. `handle.remove()` ends that.
+# `handle = layer.register_forward_hook(note)` makes PyTorch call your `note(layer, inputs, output)` after each call of the layer. `handle.remove()` ends that.
 
 
 # %% exercise: dead_share
@@ -232,8 +241,9 @@ def dead_share(model: nn.Module, batches: list[torch.Tensor]) -> dict[str, float
     """Return for each nn.ReLU of the model, by its name in `named_modules()`, the share
     of its units that are dead.
 
-    Dead: 0 for every sample of all batches. Outputs are [N, units]. The model is left
-    as it was, without hooks.
+    Dead: 0 for every sample of all batches. Outputs are [N, units]. Remove the hooks
+    that you registered, and leave the rest of the model as it was: other hooks, and
+    training or evaluation mode.
     """
     outputs = {
         name: []
@@ -300,6 +310,8 @@ for kind, pixels in image.items():
     )
 
 # %% [markdown]
+# In the healthy run half of the outputs are 0, and every unit is alive. So count units, not zeros.
+#
 # ## 3 · Name them yourself
 #
 # Seven new runs, A to G: other networks (convolutions, or thinner and deeper ones) and other seeds. Each of the seven names occurs once.
@@ -409,8 +421,9 @@ for kind, tried in changes.items():
         print(f"{kind:10} {name:28} accuracy {accuracy:27} now {', '.join(found)}")
 
 # %% [markdown]
-# Look at the half remedies. ReLU from PyTorch's own start still does not learn: that start has 0.4 of He's scale, too small for seven layers (section 6). The run only gets a different name. Gradient clipping (lesson 01)
-# leaves the cause, and bounds each step: the run goes on, and learns. Where the cause is gone, all three seeds learn. So prove a remedy on the run that was sick, by what it should learn, and not by a
+# Look at the half remedies. ReLU from PyTorch's own start still does not learn: that start has 0.4 of He's scale, too small for seven layers (section 6). The run only gets a different name, *dead units*. With
+# biases at 0 the dead units live, but from the same small start they learn slowly. Gradient clipping (lesson 01)
+# leaves the cause, weights that are too large, and bounds each step: the run goes on, and learns less than from He's scale. Where the cause is gone, all three seeds learn. So prove a remedy on the run that was sick, by what it should learn, and not by a
 # curve that looks calmer.
 
 # %% [markdown]
@@ -418,13 +431,13 @@ for kind, tried in changes.items():
 #
 # The learner's hypothesis deserves a test. 학습량, the amount of learning, can mean two things: how *long* a model trained, or how much a weight learns in *one step*. If
 # histograms showed how well a model fits, then runs that fit differently would move their weights differently. If they showed *how long* it trained, then a longer
-# training would move more, also in the vanishing run. How much is learned in one step is the learning rate times the gradient. The question leaves the learning rate aside;
-# what remains is the gradient.
+# training would move more, also in the vanishing run. With SGD, how much is learned in one step is the learning rate times the gradient (momentum adds a share of the earlier ones). The question leaves the learning rate aside;
+# what remains is the gradient. (Adam's steps depend little on the gradient's size.)
 
 # %%
 predict(
     "04-2.growth",
-    "The same network, the same 160 steps: once on 200 images (overfits), once on "
+    "The same network, the same 160 steps of 50 images: once on 200 images (overfits), once on "
     "4,000 (fits). Where do the weights spread more?",
     ["much more where it overfits", "about equally", "much more where it fits"],
 )
@@ -434,8 +447,10 @@ over, sick = sick_runs.RECIPES["overfitting"], sick_runs.RECIPES["vanishing"]
 recipes = {
     "200 images, 160 steps": over,
     "200 images, 640 steps": replace(over, epochs=160),
-    "4,000 images, 160 steps": replace(over, samples=4000, epochs=4),
-    "four gray spots, 160 steps": replace(over, samples=4000, epochs=4, pool=14),
+    "4,000 images, 160 steps": replace(over, samples=4000, batch=50, epochs=2),
+    "four gray spots, 160 steps": replace(
+        over, samples=4000, batch=50, epochs=2, pool=14
+    ),
     "200 images, 4 steps": replace(over, epochs=1, every=1),
     "vanishing, 120 steps": sick,
     "vanishing, 480 steps": replace(sick, epochs=12),
@@ -573,16 +588,15 @@ outcome(
 )
 
 # %% [markdown]
-# * **Over- and underfitting cannot be read from the weights.** In networks like these, trained for so long, runs that fit, overfit and underfit move their weights about
-#   alike. The difference is in data that the weights have never seen.
+# * **Over- and underfitting cannot be read from the weights.** In networks like these, trained for so long, the last layer's weights spread about as much in runs that fit, overfit and underfit. The difference is in data that the weights have never seen.
 # * **The gradients do differ at the end,** and by a lot: where all 200 images are memorized, almost no error is left. That shows how low the *training* loss is. It says nothing
 #   about other data, so it cannot show the gap.
 # * **More training is not the point either.** Four times as many steps widen the weights of the overfitting run a little, and leave the vanishing run where it was: almost
 #   no gradient reaches its first layer.
-# * **One half of the hypothesis holds.** After 4 steps almost nothing has moved, in any layer, and the loss is high: so a histogram that stands still *can* mean that too
-#   little was trained. *Where* it stands still does not tell the two apart: ten ReLU layers at half scale stand still everywhere, and vanish. Look at the size of the gradients
-#   at the start, against the strongest one, biases too. Trained too little: ordinary. Vanishing: a thousandth or less, in some layer or in all.
-# * **If 학습량 meant how much is learned in one step,** then the learner was nearly right: with a given learning rate that is the size of the gradient.
+# * **One half of the hypothesis holds.** After 4 steps the weights of the first and the last layer are spread almost as before, and the loss is high. So a histogram that stands
+#   still *can* mean that too little was trained. *Where* it stands still does not tell the two apart: with ten ReLU layers at half scale, the first and the last stand still, and the gradients vanish.
+#   Apply the rule of section 2 at the start: the smallest gradient of a layer's weights over the largest of any parameter. Trained too little: ordinary. Vanishing: below 1/1000.
+# * **If 학습량 meant how much is learned in one step,** then the learner was nearly right: with SGD and a given learning rate that is the size of the gradient.
 #
 # There are models in which overfitting *does* show in the weights. The textbook case is a polynomial (다항식) through noisy points (Bishop 2006, table 1.1):
 
@@ -598,7 +612,7 @@ for degree in (3, 9):
 
 # %% [markdown]
 # So the learner's guess has a reason: in such a fit extreme weights and overfitting come together, and weight decay works against both. In the networks
-# above they do not.
+# above, overfitting came without extreme weights.
 #
 # This is the run that overfits, look by look, as TensorBoard draws it:
 
@@ -615,19 +629,15 @@ figures.show(
 # ## 6 · The scale of the start
 #
 # *weight bias 분포는 너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다*: a distribution too wide or too narrow acts directly on the gradient. Test it by the start (**initialization**, 초기화) alone, before
-# any training. Take $L$ hidden layers with ReLU, their first weights *s* times the scale of
+# any training. Take $L$ hidden layers with ReLU, their initial weights *s* times the scale of
 # [He et al.](https://arxiv.org/abs/1502.01852), which keeps a signal the same size through a layer.
-#
-# The gradient of a layer's weights is a product. One factor is the signal that came in from below, through the layers below it. The other is the error that came in from above, through those above it. Each
-# of these other $L-1$ hidden layers multiplies by *s*: the layers below through the signal, the layers above through the error. So with ReLU the gradients of all hidden layers'
-# weights shrink alike. The slope from layer to layer belongs to sigmoid.
 
 # %%
 predict(
     "04-2.scale",
     "10 hidden layers, weights at half the right scale. By what factor does the "
     "gradient of the first layer change?",
-    ["by 0.5", "by about 0.05: ten layers", "by about 0.002: 0.5 nine times"],
+    ["by 0.5", "by about 0.05", "by about 0.002"],
 )
 
 
@@ -649,20 +659,23 @@ def gradients_at_start(scale, hidden_layers, seed=0):
 factor = gradients_at_start(0.5, 10)[0] / gradients_at_start(1.0, 10)[0]
 outcome(
     "04-2.scale",
-    f"It is {factor:.4f} times as large; 0.5 to the power of 9 is {0.5**9:.4f}.",
-    right="by about 0.002: 0.5 nine times",
+    f"It is {factor:.4f} times as large. How this number comes about is exercise 4.",
+    right="by about 0.002",
 )
 
 # %% [markdown]
 # ### Exercise 4 · The product law
 #
 # ●○○ · 4 minutes · good for: knowing why depth and scale belong together.
+#
+# The gradient of a layer's weights is a product. One factor is the signal that came in from below, through the layers below it. The other is the error that came in from above, through
+# those above it. A hidden layer whose weights are *s* times as large multiplies what passes through it by *s*.
 
 
 # %% exercise: gradient_factor
 def gradient_factor(scale: float, hidden_layers: int) -> float:
     """Return by what factor the gradients of hidden layers' weights change when all
-    their weights start `scale` times larger.
+    their weights start `scale` times larger. The output layer stays as it is.
     """
     ### BEGIN SOLUTION
     return scale ** (hidden_layers - 1)
@@ -688,7 +701,10 @@ def _at_drawn_scales(gradient_factor, draw):
 checked
 
 # %% [markdown]
-# Now let the law meet the measurement. Move the scale a little away from 1, then the depth. At which scales is the gradient too small or too large to train with?
+# For each layer, the $L-1$ remaining hidden layers multiply by *s*: those below it through the signal, those above it through the error. So with ReLU the gradients of all hidden layers'
+# weights shrink alike. Sigmoid's outputs stay between 0 and 1 at any scale, so the signal is kept, and only the error shrinks on its way down. That is the slope from layer to layer in section 2.
+#
+# Now let the law meet the measurement. Move the scale a little away from 1, then the depth. Call a factor below 1/1000 too small and one above 1,000 too large: which scales are left with 8 layers, and with 20?
 
 
 # %%
@@ -723,7 +739,7 @@ def draw_start(scale, hidden_layers):
     axes.set(
         xscale="log", yscale="log", ylim=(1e-11, 1e11), ylabel="gradient, 1 at scale 1"
     )
-    axes.set_xlabel("scale of the first weights, 1 = He")
+    axes.set_xlabel("scale of the initial weights, 1 = He")
     axes.legend(loc="upper left")
     axes.set_title(
         f"{hidden_layers} layers at scale {scale:g}: gradient "
@@ -758,8 +774,9 @@ print(
 assert 10 ** max(map(abs, off)) < 10
 
 # %% [markdown]
-# The law is off by a small factor (large outputs make a larger error at the top) where the gradient itself changes by up to twenty powers of ten. So the learner's sentence holds, and more sharply than it
-# was put: the width acts on the gradient **once for every other layer**. By the law, a width that is 1.5 times too large doubles the gradient in 3 layers, and makes it 2,000 times as
+# The law is off by a small factor (large outputs make a larger error at the top) where the gradient itself changes by nine or ten powers of ten. By the law, the scales 0.37 to 2.7 are left with 8 layers, and 0.70 to
+# 1.44 with 20. So the learner's sentence holds, and more sharply than it
+# was put: the width acts on the gradient **once for each of the remaining hidden layers**. By the law, a width that is 1.5 times too large doubles the gradient in 3 layers, and makes it 2,000 times as
 # large in 20.
 
 # %% [markdown]
@@ -767,9 +784,9 @@ assert 10 ** max(map(abs, off)) < 10
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | *overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데*: chose over- and underfitting | Sections 4 and 5: judged by their histograms these runs are healthy; over ten seeds about the same spread occurs with and without a gap. | Not in these networks' weights (in a polynomial fit, yes). Look at the two curves. What you *can* infer: **exploding** (extremes within steps) and **vanishing** gradients (weights stand still, and a gradient is tiny from the start). |
-# | *그게 아니라 오로지 학습량에 대한 문제였다(?)* | Section 5: four times the training leaves the vanishing run where it was; 4 steps of training move nothing anywhere. | Half right. Too little training does look like standing still. But vanishing and exploding are about the **size of the signal through the layers**, and more training cures neither. If you meant the size of the *steps*: yes, that is the gradient. |
-# | *너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다* | Section 6: the product law. | Right: by a factor for each other layer. |
+# | *overfitting이나 underfitting의 경우도 분포의 극단적 변화나 변화가 없음에 문제라 생각했는데*: chose over- and underfitting | Sections 4 and 5: judged by their histograms these runs are healthy; over ten seeds about the same spread occurs with and without a gap. | Not in these networks' weights (in a polynomial fit, yes). Look at the two curves. What you *can* infer: **exploding** (extremes within a few steps) and **vanishing** gradients (with SGD, weights stand still, and a gradient is tiny from the start). |
+# | *그게 아니라 오로지 학습량에 대한 문제였다(?)* | Section 5: four times the training leaves the vanishing run where it was; 4 steps leave the spread of the first and the last layer almost as it was. | Half right. Too little training does look like standing still. But vanishing and exploding are about the **size of the signal through the layers**, and more training did not cure the vanishing run. If you meant the size of the *steps*: yes, with SGD that is the gradient. |
+# | *너무 분포도가 커도 작아도 안 된다! grad에 직접적인 영향을 준다* | Section 6: the product law. | Right: by one factor for each of the remaining hidden layers. |
 
 # %%
 outcome(
@@ -784,9 +801,9 @@ outcome(
 #
 # * Count on the device, in bins that are the same for all batches.
 # * Four questions to a run. How far did the weights move? How large is the gradient in each layer? Do the units live? What do the two curves say?
-# * Exploding: extremes within steps. Vanishing: some layer's gradient, or every layer's, is tiny from the start; with sigmoid as a slope from layer to layer. Dead: exact zeros. Saturated: outputs at the ends.
+# * Exploding: extremes within a few steps. Vanishing: some layer's gradient, or every layer's, is tiny from the start; with sigmoid as a slope from layer to layer. Dead: exact zeros. Saturated: outputs at the ends.
 # * Over- and underfitting: ordinary weights. Only training *and* validation loss tell.
-# * Scale to the power of the other layers: that is how the start reaches the gradients.
+# * Scale to the power of the hidden layers less one: that is how the start reaches the gradients.
 #
 # **Next notebook:** [checkpoints](3_checkpoints.ipynb): what to keep of a run, and how to go on from it. **Questions on this lesson:** [quiz](quiz.ipynb).
 #
@@ -799,7 +816,7 @@ outcome(
 # | dead unit | 죽은 유닛 | a ReLU that is 0 for all samples |
 # | saturated | 포화 | at the flat end of tanh or sigmoid |
 # | activations | 활성값 | what the units put out |
-# | initialization | 초기화 | how the first weights are drawn |
+# | initialization | 초기화 | how the initial weights are drawn |
 # | gradient norm | 기울기 노름 | length of the gradient as one vector |
 #
 # ### Further reading

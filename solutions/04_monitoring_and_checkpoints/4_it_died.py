@@ -1,5 +1,5 @@
 # %% [markdown]
-# # It died: restarts that cost little and change nothing
+# # It died: what a restart costs, and what it changes
 #
 # **{minutes} minutes** · one CPU is enough (up to seven processes on it, all small); the commands for several machines are beside the cells ·
 # before this: notebook 3 of this lesson
@@ -10,10 +10,10 @@
 #
 # **After this notebook you can**
 #
-# 1. say which processes start again after a death, and prove that the result is the same;
+# 1. say which processes start again after a death, and test whether the result is the same;
 # 2. choose how often to save from the time of a save and the number of machines;
 # 3. find out which samples a restarted run repeated or left out, and deal them so that it does neither;
-# 4. resume on a different number of ranks, and say what a step waits for while it is saved;
+# 4. load a checkpoint that is saved in shares, and say what a step waits for while it is saved;
 # 5. say what local steps between averages save, and what they do not.
 
 # %% setup
@@ -63,7 +63,7 @@ def fresh(folder):
 # ## 1 · A rank dies, then a machine
 #
 # `torchrun` is an **agent** (에이전트): one on each machine. It starts the ranks of its machine, watches them, and starts them again,
-# `--max-restarts` times. The agents meet at a **rendezvous** (랑데부): an address where each says that it is there. With two machines, the same
+# `--max-restarts` times (if you do not say how often: never). The agents meet at a **rendezvous** (랑데부): an address where each says that it is there. With two machines, the same
 # line on both:
 
 # %%
@@ -72,10 +72,10 @@ print("torchrun", *two_machines.arguments("2", "FIRST_MACHINE:29500"), "train.py
 
 # %% [markdown]
 # The first line is there for PyTorch 2.13. Without it, ranks that were started again look for the dead ones at their old addresses. Then
-# all restarts are used up with "Connection refused" (seen with gloo, with PyTorch alone).
+# all restarts are used up with "Connection refused" (seen with gloo, also in a script without this course's package).
 #
 # The next cell plays two machines on yours: two agents with two ranks each. They are processes of their own with these arguments. The training
-# saves every 5 steps. In step 13 the last rank is killed. In step 23 machine B is: its agent and its ranks at once, as by a power cut.
+# saves every 5 steps. In step 13 the last rank is killed. In step 23 machine B dies: its agent and its ranks are killed at once, as by a power cut.
 # Then machine C starts an agent with the same line, as the queue of a cluster would.
 
 # %%
@@ -130,10 +130,12 @@ outcome(
 )
 
 # %% [markdown]
-# Three things make that true. Every rank loads the same last checkpoint. The checkpoint has all pieces (notebook 3). And the samples of a
-# step depend on the number of the step alone.
+# Four things make that true. Every rank loads the same last checkpoint. The checkpoint has all pieces (notebook 3). The samples of a
+# step depend on the number of the step alone. And there are as many ranks as before, so sums are taken in the same order.
 #
 # **Without a replacement.** With `--nnodes=1:2` the job is **elastic** (탄력적): it needs one machine and takes up to two. Machine B dies, and A goes on with its two ranks.
+# (If a machine joins later, all ranks start again too. PyTorch's [documentation](https://docs.pytorch.org/docs/stable/elastic/quickstart.html) counts that in `--max-restarts`;
+# the agent of PyTorch 2.13 counts deaths alone.)
 # The step still takes the same 64 samples, so only the order of a sum is different:
 
 # %%
@@ -153,7 +155,8 @@ if alone and undisturbed:
 #
 # Each of those deaths cost the steps since the last save. Save more often, and each crash costs less; but each save costs as well. Notebook 3
 # had the rule for the best **save interval** (저장 간격), √(2 · C · M). C is the seconds per save; M is the mean time between failures (평균 고장 간격). It is an approximation, so test
-# it. The points are simulated runs of 2,000 saves whose crashes are drawn at random; eight runs for each point.
+# it. The points are simulated runs of 2,000 saves whose crashes are drawn at random; eight runs for each point. The loss is the extra time (saves, repeated work),
+# in percent of the time of useful work.
 
 # %%
 costs_picture([(30, 3 * 3600), (600, 3600)])
@@ -219,7 +222,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – I get "The job stops when any of them does"</summary>
 #
-# One machine in 50,000 hours; how many crashes do 2,048 machines have in 50,000 hours, together? So how many hours lie between two of them?
+# One machine crashes once in 6,000 hours; how many crashes do 2,048 machines have in 6,000 hours, together? So how many hours lie between two of them?
 # </details>
 #
 # <details><summary>Help – I get "In which units are the two times under the root?"</summary>
@@ -231,7 +234,7 @@ checked
 # ## 3 · Which samples are in the weights?
 #
 # After a restart the loss goes on falling. Does that show that all is well? A record of what each rank took shows more. It has rows *(start, step,
-# samples)*: in start 0, step 3, a rank took these samples. When ranks die, the next start goes on after the last checkpoint.
+# taken)*: in start 0, step 3, a rank took the samples *taken*. When ranks die, the next start goes on after the last checkpoint.
 #
 # ### Exercise 2 · Read the records
 #
@@ -246,8 +249,11 @@ checked
 def audit(
     rows: list[tuple[int, int, list[int]]], samples: int
 ) -> tuple[list[int], list[int]]:
-    """Return the samples that are in more than once, and those that are never, of
-    the samples 0, 1, …, samples - 1.
+    """Return the samples that are in the weights more than once, and those that are
+    there never, of the samples 0, 1, …, samples - 1.
+
+    The rows (start, step, taken) come in any order. Each list may be in any order too,
+    and names a sample once.
     """
     ### BEGIN SOLUTION
     first = {}
@@ -334,6 +340,9 @@ import inspect
 print(inspect.getsource(deal_by_batches))
 
 # %% [markdown]
+# On four ranks, 8 batches of 16 are 512 samples of the epoch. On two ranks, the same 8 batches are only 256: so 256 samples come again. From two ranks
+# to four, 256 are left out.
+#
 # ### Exercise 3 · Deal for any number of ranks
 #
 # ●●○ · 10 minutes · good for: jobs that go on with the machines that are left.
@@ -345,7 +354,9 @@ print(inspect.getsource(deal_by_batches))
 
 # %% exercise: deal
 def deal(order: list[int], done: int, rank: int, ranks: int) -> list[int]:
-    """Return the samples that this rank takes in the step after `done` samples."""
+    """Return the samples that this rank takes in the step after `done` samples: its
+    part of the next 64 of `order`, however it is cut.
+    """
     ### BEGIN SOLUTION
     return order[done : done + 64][rank::ranks]
     ### END SOLUTION
@@ -404,9 +415,9 @@ assert seen_samples.audit(rows, seen_samples.SAMPLES) == ([], [])
 # With parts of different sizes, the mean of the ranks' means would be wrong (lesson 01). This loop adds up the losses and divides by the number of samples of the whole step.
 
 # %% [markdown]
-# ## 4 · Saved on two ranks, resumed on four
+# ## 4 · A checkpoint in shares
 #
-# With FSDP each rank has a share of the weights and of the optimizer's state (lesson 01). `torch.distributed.checkpoint` (**DCP**) has each rank write its own share. Who can go on from
+# With FSDP each rank has a share of the weights and of the optimizer's state (lesson 01). `torch.distributed.checkpoint` (**DCP**, imported as `dcp`) has each rank write its own share. Who can go on from
 # that?
 
 # %%
@@ -444,8 +455,9 @@ outcome(
 )
 
 # %% [markdown]
-# **What does the step wait for?** While `dcp.save` writes, training stands still. `dcp.async_save` is an **asynchronous save** (비동기 저장): it makes a copy of the share in memory and returns. A thread writes the copy
-# while training goes on. So the step waits for a copy, and not for the disk; the copy needs as much memory as the share. Three saves of each kind, 13 MB on two ranks; the first
+# **What does the step wait for?** While `dcp.save` writes, training stands still. `dcp.async_save` is an **asynchronous save** (비동기 저장): it copies the share into the memory of the CPU and returns. A thread writes the copy
+# while training goes on. So the step waits for a copy, and not for the disk; the copy needs as much CPU memory as the share. What `async_save` returns is a *future*
+# (퓨처): its `result()` waits until the copy is written. Three saves of each kind, 13 MB on two ranks; the first
 # asynchronous one also starts the thread.
 
 # %%
@@ -456,31 +468,31 @@ ratio = median(seconds["sync"]) / median(seconds["async"])
 print(f"the step waits {ratio:.0f} times as long for dcp.save as for dcp.async_save")
 
 # %% [markdown]
-# A copy that is not yet written is no checkpoint. Ask for its `result()` before you delete an older one, and before the next save.
-# By √(2 · C · M), a C that is so much smaller also means to save more often.
+# A copy that is not yet written is no checkpoint: a crash costs the work since the last save that *is* written. Ask for `result()` before you delete an older one, and before the next save.
+# By √(2 · C · M), a C that is so much smaller also means to save more often, but not more often than a write takes.
 
 # %% [markdown]
 # ## 5 · A slow rank is not a dead one
 #
-# A rank that is slow stops nobody, and all wait for it: after each backward pass, DDP needs every gradient. **Local SGD** (지역 SGD) averages less often: each rank takes H steps on its own,
-# then all average their weights. Measured on four ranks whose steps only sleep: 4 ms, and 20 ms for a slow one. In one case each step of each rank is slow with a chance of 20%; in the other,
-# rank 0 always is.
+# A slow rank ends no run, but all wait for it: after each backward pass, DDP needs every gradient. **Local SGD** (지역 SGD) averages less often: each rank takes H steps on its own,
+# then all average their weights. Measured on four ranks whose steps only sleep: 4 ms, and 20 ms for a slow one. In one case each step of each rank is slow with a chance of 20%, now and then; in the other,
+# rank 0 always is. The share of the time spent waiting is the mean over the four ranks.
 
 # %%
 predict(
     "04-4.slow",
     "Rank 0 is always five times as slow as the others. They average after every "
-    "24th step instead of after each one. What becomes of the share of the time "
+    "48th step instead of after each one. What becomes of the share of the time "
     "spent waiting?",
-    ["about 1/24 of it is left", "about half of it is left", "hardly anything changes"],
+    ["about 1/48 of it is left", "about half of it is left", "hardly anything changes"],
 )
 
 
 # %%
 def waiting():
     return {
-        slow: {every: share_waited(every, slow) for every in (1, 8, 24)}
-        for slow in ("in turn", "always rank 0")
+        slow: {every: share_waited(every, slow) for every in (1, 8, 48)}
+        for slow in ("now and then", "always rank 0")
     }
 
 
@@ -493,15 +505,15 @@ correct = run_ranks(accuracy, world_size=1, timeout=None)[0]
 waiting_and_accuracy(waited, correct)
 
 # %%
-always = waited["always rank 0"]
+always, at_random = waited["always rank 0"], waited["now and then"]
 outcome(
     "04-4.slow",
-    f"{always[1]:.0%} with H = 1, and {always[24]:.0%} with H = 24. After 24 steps "
-    "the slow rank is 24 delays behind, and all wait for it there. Where ranks are "
-    f"slow in turn, delays cancel out: {waited['in turn'][1]:.0%} become "
-    f"{waited['in turn'][24]:.0%}.",
+    f"{always[1]:.0%} with H = 1, and {always[48]:.0%} with H = 48. After 48 steps "
+    "the slow rank is 48 delays behind, and all wait for it there. Where ranks are "
+    "slow now and then, at random, their delays partly even out: "
+    f"{at_random[1]:.0%} become {at_random[48]:.0%}.",
     right="hardly anything changes"
-    if always[24] > 0.8 * always[1]
+    if always[48] > 0.8 * always[1]
     else "about half of it is left",
 )
 
@@ -512,7 +524,7 @@ for every in (8, 48, 192):
     print(f"H = {every:3}: {in_points.in_points()}, {gain.verdict(margin=0.01)}")
 
 # %% [markdown]
-# The accuracy is that of 16 training runs on the digits for each H, with four ranks, 192 steps and the same seeds. One point is the margin within which two are "level". "Level" with averaging after each step means
+# The accuracy is that of 16 training runs on the digits for each H, with four ranks, 192 steps and the same seeds. (One process computes what the four ranks would.) One point is the margin within which two are "level". "Level" with averaging after each step means
 # that so many local steps cost nothing that matters here; H = 192 averages once, at the end. All of it holds for this small network on samples that each rank draws from the whole.
 # [Stich](https://arxiv.org/abs/1805.09767) has the theory.
 #
@@ -521,18 +533,18 @@ for every in (8, 48, 192):
 # %% [markdown]
 # ## What the log said
 #
-# The study log says of question 3 that weights are kept regularly, and the best restored. This notebook adds two things. *How* regularly follows from two times that you can measure. And a restored run is the same run only if its position in
+# The third recorded question asks how to manage a model that is being trained. The study log is sure of answer A: weights are kept regularly, and the best restored. This notebook adds two things. *How* regularly follows from two times that you can measure. And a restored run is the same run only if its position in
 # the data is right on as many ranks as are left.
 #
 # ## Take away
 #
 # * One rank dies, and all start again from the last checkpoint. `--max-restarts` counts such starts.
-# * Equal weights at the end are the proof: same checkpoint, all pieces, samples by the number of the step.
+# * Equal weights at the end are the proof. They take the same checkpoint, all pieces, samples by the number of the step, and as many ranks as before.
 # * M of a job is M of one machine divided by the number of machines. Save every √(2·C·M) seconds.
 # * A falling loss does not show which samples were taken. Count them.
 # * The position in the data counts samples of all ranks, not batches of one.
 # * DCP: any number of ranks can go on. `async_save` waits for a copy, not for the disk.
-# * Local steps even out delays that come in turn, and send 1/H as much. A machine that is always slow stays the slowest.
+# * Local steps partly even out delays that come now and then, at random, and send 1/H as much. A machine that is always slow stays the slowest.
 #
 # **Questions on this lesson:** [quiz](quiz.ipynb). **Next lesson:** [memory](../05_troubleshooting/1_memory.ipynb).
 #

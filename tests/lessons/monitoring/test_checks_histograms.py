@@ -35,7 +35,12 @@ def compared(batches, edges):
     return inside.sum(dim=0).float()
 
 
-@pytest.mark.parametrize("learner", [bucketized, compared])
+def by_histogram(batches, edges):
+    inside = (batch.clamp(edges[0], edges[-1]) for batch in batches)
+    return sum(torch.histogram(batch, edges).hist for batch in inside).long()
+
+
+@pytest.mark.parametrize("learner", [bucketized, compared, by_histogram])
 def test_fixed_histogram_accepts(learner):
     accepted(check.fixed_histogram(learner))
 

@@ -140,7 +140,7 @@ def test_averaging_every_step_is_one_large_batch():
 
 
 def test_the_picture_of_local_steps_says_both(shown):
-    waited = {"in turn": {1: 0.5, 24: 0.2}, "always rank 0": {1: 0.6, 24: 0.59}}
+    waited = {"now and then": {1: 0.5, 24: 0.2}, "always rank 0": {1: 0.6, 24: 0.59}}
     waiting_and_accuracy(waited, {1: [0.9, 0.91, 0.92], 8: [0.91, 0.92, 0.94]})
-    assert "from 50% to 20% in turn, and from 60% to 59% with one slow rank" in shown[0]
+    assert "from 50% to 20% where ranks are slow now and then, and goes from 60% to 59% with one slow rank" in shown[0]
     assert "H = 8: +1.3 points" in shown[0]

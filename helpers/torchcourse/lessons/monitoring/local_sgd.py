@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from torchcourse.data import mnist
 
-Slow = Literal["in turn", "always rank 0"]
+Slow = Literal["now and then", "always rank 0"]
 STEPS = 48
 QUICK, SLOW = 0.004, 0.020
 """Steps of a measurement of waiting, and the seconds of a usual and of a slow step."""
@@ -30,7 +30,8 @@ def share_waited(every: int, slow: Slow, chance: float = 0.2, seed: int = 0) -> 
 
     Args:
         every: H, the local steps between two averages.
-        slow: `"in turn"`: each step of each rank is slow with the given chance. `"always rank 0"`: all of rank 0's are.
+        slow: `"now and then"`: each step of each rank is slow with the given chance. `"always rank 0"`: all of rank 0's
+            are.
         chance: of a slow step.
         seed: of the draws.
     """

@@ -20,13 +20,13 @@ def waiting_and_accuracy(waited: Mapping[str, Mapping[int, float]], accuracies: 
     left.set(xlabel="local steps H between two averages", ylabel="share of the time spent waiting", ylim=(0, 1))
     left.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     left.legend(frameon=False)
-    (in_turn, always) = waited.values()
-    first, last = min(in_turn), max(in_turn)
+    (at_random, always) = waited.values()
+    first, last = min(at_random), max(at_random)
     found = (
-        f"From H = {first} to {last}, waiting falls from {in_turn[first]:.0%} to {in_turn[last]:.0%} in turn, and from "
-        f"{always[first]:.0%} to {always[last]:.0%} with one slow rank"
+        f"From H = {first} to {last}, waiting falls from {at_random[first]:.0%} to {at_random[last]:.0%} where ranks "
+        f"are slow now and then, and goes from {always[first]:.0%} to {always[last]:.0%} with one slow rank"
     )
-    figures.headline(figure, found.replace("in turn, ", "in turn,\n"))
+    figures.headline(figure, found.replace("now and then, ", "now and then,\n"))
     base = next(iter(accuracies))
     gains = {every: paired(values, accuracies[base]) for every, values in accuracies.items() if every != base}
     right.axhline(0, color=COLORS["gray"])

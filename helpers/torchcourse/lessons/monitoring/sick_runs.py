@@ -29,11 +29,12 @@ class Recipe:
 
     activation: Callable[[], nn.Module] = nn.ReLU
     depth: int = 4
-    scale: float | None = None  # of the first weights, in units of He's √(2 / inputs); None: PyTorch's own start
+    scale: float | None = None  # of the initial weights, in units of He's √(2 / inputs); None: PyTorch's own start
     bias: float | None = None
     clip: float | None = None  # upper limit of the gradient's norm
     pool: int = 1  # pixels that are averaged to one before the network sees them, along each side
     samples: int = 4000
+    batch: int | None = None  # None: 100, or a quarter of few samples
     lr: float = 0.02
     epochs: int = 3
     every: int = 20  # steps between two values, and between two looks
@@ -85,7 +86,7 @@ def train(
         watch_every=recipe.every,
         progress=False,
     )
-    loader = MemoryLoader(_digits("train", recipe.samples), min(100, recipe.samples // 4), seed=seed)
+    loader = MemoryLoader(_digits("train", recipe.samples), recipe.batch or min(100, recipe.samples // 4), seed=seed)
     validation = MemoryLoader(_digits("test", 500), 500, shuffle=False)
     try:
         trainer.fit(loader, epochs or recipe.epochs, validation)

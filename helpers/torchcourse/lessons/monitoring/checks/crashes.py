@@ -14,7 +14,7 @@ from torchcourse.lessons.monitoring.seen_samples import BATCH, Row
 
 Steps = Callable[[float, float, float, int], int]
 
-_JOBS = ((30.0, 2.0, 50_000.0, 2048), (120.0, 0.5, 8_000.0, 64), (5.0, 0.25, 20_000.0, 1), (60.0, 3.0, 40_000.0, 500))
+_JOBS = ((30.0, 2.0, 6_000.0, 2048), (120.0, 0.5, 8_000.0, 64), (5.0, 0.25, 20_000.0, 1), (60.0, 3.0, 40_000.0, 500))
 """Seconds per save, seconds per step, hours between crashes of one machine, machines."""
 
 _WRONG_STEPS: dict[str, tuple[Callable[[float, float, float, int], float], str]] = {
@@ -137,7 +137,7 @@ def audit(learner: Audit) -> str:
                 raise Wrong(
                     "wrong_value",
                     f"For {name}, you find {found[0]} more than once and {found[1]} never. The rows (start, step, "
-                    f"samples): {given}. Which of these steps are in the weights at the end?",
+                    f"taken): {given}. Which of these steps are in the weights at the end?",
                 )
     return f"{len(_CASES)} histories: a good restart, one that repeats, one that skips, three that are easy to misread."
 
