@@ -413,8 +413,7 @@ figures.show(
 #
 # ●●○ · 6 minutes · good for: an evaluation that runs out of memory although training fits.
 #
-# Same accuracy over all samples, on the same device. No forward pass keeps what only a backward pass needs. After it, training must be possible as
-# before. Smaller batches are no repair: try them, and see why.
+# Same accuracy over all samples, on the same device. No forward pass keeps what only a backward pass needs. After it, gradients are recorded as before. Smaller batches are no repair: try them, and see why.
 
 
 # %% exercise: evaluate
@@ -530,7 +529,7 @@ step_explorer()
 # ●●○ · 10 minutes · good for: the log's remedy, *shrink the batch and look*, done in a few tries instead of an evening.
 #
 # `attempt(size)` runs a whole training step with that many samples, and raises `torch.OutOfMemoryError` if they do not fit. If `n` fit, fewer fit too.
-# Return the largest size from 1 to `limit` that fits (0 if none does), after at most 2·log2(limit) tries. Leave memory as you found it: keep no results
+# Return the largest size from 1 to `limit` that fits (0 if none does), after at most 2·log2(limit) + 1 tries. Leave memory as you found it: keep no results
 # and no errors.
 
 
@@ -564,7 +563,7 @@ for _most, _limit in ((13, 16), (1, 2), (700, 4096), (511, 512), (0, 8)):
             raise torch.OutOfMemoryError("too large")
 
     assert find_batch_size(_attempt, _limit) == _most
-    assert len(_tries) <= 2 * math.log2(_limit)
+    assert len(_tries) <= 2 * math.log2(_limit) + 1
     assert max(_tries) <= _limit
 ### END HIDDEN TESTS
 checked
@@ -602,7 +601,7 @@ with SimulatedDevice("24 MiB") as finder_device:
 #
 # ●●○ · 8 minutes · good for: the batch you want on the device you have.
 #
-# Cut the batch into `parts` (the last ones may be smaller), and add to `.grad` exactly the gradient of `loss_fn(model(x), y)` over the whole batch.
+# Cut the batch into `parts` (the last ones may be smaller, none is empty), and add to `.grad`, up to rounding, the gradient of `loss_fn(model(x), y)` over the whole batch.
 # `loss_fn` takes a mean, like `F.cross_entropy`. Only one part's activations may be alive at a time.
 
 
@@ -828,10 +827,10 @@ outcome(
 )
 
 # %% [markdown]
-# So what is it good for? Not for your own program: the next tensor would have come from the cache anyway, and now it must ask the driver again. PyTorch
+# So what is it good for? Hardly for your own program: the next tensor would have come from the cache anyway, and now it must ask the driver again. PyTorch
 # also empties the cache by itself before it gives up. The documentation says it plainly:
 # [*empty_cache() doesn't increase the amount of GPU memory available for PyTorch*](https://docs.pytorch.org/docs/stable/generated/torch.cuda.memory.empty_cache.html).
-# (With `expandable_segments` it can give back parts of a segment, too.) It helps *another* process on the same GPU, and now and then against **fragmentation** (단편화), free memory in pieces that are too small:
+# (With `expandable_segments` it can give back parts of a segment, too.) It helps a *different* process on the same GPU. It does not help against **fragmentation** (단편화), free memory in pieces that are too small, as long as each segment is partly in use:
 
 # %%
 gpu = CachingAllocator(capacity=40 * MIB)
@@ -843,6 +842,7 @@ try:
     gpu.allocate(9 * MIB)
 except torch.OutOfMemoryError as error:
     print(error)
+print(f"empty_cache() gives back {format_bytes(gpu.empty_cache())}.")
 
 # %% [markdown]
 # On a real GPU, the next cell shows both figures. Without one it says so.
@@ -1005,7 +1005,7 @@ assert (half["parameters"], half["optimizer"]) == (
 # |---|---|---|
 # | OOM: 추적이 힘듦, hard to trace | Section 2: the error lists the largest live tensors with operation, layer and line. | Traceable, once something records what is alive. |
 # | 메모리 이전상황 파악이 힘듦: what was before is hard to know | The timeline of sections 1 to 3. On a GPU: `_record_memory_history`. | Record it *before* it happens. |
-# | batch size를 줄이고 확인해본다: shrink the batch and look | Section 2: it helps ResNet-50, and not the 7B model, whose batch is one sample. Section 3: it only delays a growing memory. | Right for activations. Search by halving, or keep the batch and accumulate. |
+# | batch size를 줄이고 확인해본다: shrink the batch and look | Section 2: it helps ResNet-50, and not the 7B model, whose batch is one sample. Section 3: it does not stop a memory that grows with each sample. | Right for activations. Search by halving, or keep the batch and accumulate. |
 # | GPUUtil로 memory leak 확인 | `gpu_status()`: the driver's figures, which count the cache too. | It shows *that* memory grows; the tracker shows *which line*. Notebook 2. |
 # | cache 삭제하기 (memory free) | Section 5: `empty_cache` gives back wholly free segments only, and frees no tensor. | No remedy for your own out-of-memory. |
 # | loop 연산 시 tensor variables는 gpu 메모리 사용 | Ten losses kept: with their graphs, detached, as numbers. | True, and the graph behind them is the large part. |

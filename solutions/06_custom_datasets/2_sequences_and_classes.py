@@ -346,9 +346,9 @@ print(
 # %%
 predict(
     "06-1.sampler",
-    "420 draws with replacement, both classes equally likely. How many of the 400 "
-    "fours come in one epoch?",
-    ["all 400", "about 210: one draw in two", "about 160"],
+    "420 draws with replacement, both classes equally likely. How many *different* "
+    "fours of the 400 come in one epoch?",
+    ["all 400", "about 210: half of the draws", "about 160"],
 )
 
 # %%
@@ -480,7 +480,7 @@ figures.show(
 # | | weighted sampler | loss weights |
 # |---|---|---|
 # | an epoch | leaves out most of the common samples, repeats the rare ones | each sample once |
-# | a batch | both classes in each | often no rare sample; noisy |
+# | a batch | both classes in nearly each | often no rare sample; noisy |
 # | rare samples | many copies: with augmentation, many versions | one copy that counts much |
 # | needs | a sampler that knows ranks and epochs | a line in the loss |
 #
@@ -514,13 +514,13 @@ for epochs, (way, chance) in itertools.product((5, 20), chances.items()):
     print(line)
 
 # %% [markdown]
-# After 20 epochs the network that was trained *as it is* finds as many nines as the others, once its threshold lies at their share of 4.8%. So 0.5 is a choice, made for
+# After 20 epochs the network that was trained *as it is* finds as many nines as the others, once its threshold lies at 4.8%, the share of the nines. So 0.5 is a choice, made for
 # classes of equal size. Choose it on validation data, by what a missed nine costs against a false one.
 #
-# And look at what each network *says*: how many nines there are. After five epochs both remedies say about twice too many, since they were shown a world with as many
-# nines as fours. Their probabilities are not **calibrated** (보정된): right for an answer, wrong where somebody computes with them. Accuracy shows none of this.
+# And look at what each network *says*: how many nines there are. After five epochs both remedies say about twice as many as there are, since they were shown a world with as many
+# nines as fours. Their probabilities are not **calibrated** (보정된): right for an answer, wrong where somebody computes with them. A count of right answers cannot show this.
 #
-# ## 4 · Break-it lab: 99%, and on the next occasion 90%
+# ## 4 · Break-it lab: a result that is too good
 #
 # A colleague wants to know the speaker from *one* frame. They take all frames of the 270 recordings, mix them, keep a fifth for testing, and take the nearest
 # training frame's speaker (nearest neighbor, 최근접 이웃).
@@ -574,7 +574,7 @@ outcome(
 #
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
-# A test sample **leaks** (누수) when the training part knows it. There are three ways. The sample itself is in the training part. Or its content is, under a different number (a copy, saved again). Or another sample of its
+# A test sample **leaks** (누수) when the training part knows it. There are three ways. The sample itself is in the training part. Or its content is, under a different index (a copy, saved again). Or another sample of its
 # **group** (그룹) is: the same writer, patient or recording.
 
 
@@ -623,7 +623,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – I get "has a different number and a different writer"</summary>
 #
-# Then only the content tells. `torch.equal(a, b)` compares two tensors; `a.numpy().tobytes()` can be put into a set.
+# Then only the content tells. `torch.equal(a, b)` compares two tensors; `(a.shape, a.numpy().tobytes())` can be put into a set.
 # </details>
 #
 # The package's `leaks` on the colleague's split, and the repair: split by recording.
@@ -648,7 +648,7 @@ print(
 )
 
 # %% [markdown]
-# A frame looks like its neighbor 6.4 ms before. Mixed, the neighbor is in the training part, and the test asks whether the network has *seen* the recording. Ask
+# A frame looks like the frame 6.4 ms before. Mixed, that frame is nearly always in the training part, and the test asks only whether the *recording* is there. Ask
 # what the model will meet later (new recordings? new speakers? another room?) and let that be the group.
 #
 # ## 5 · Scale up: buckets on ranks

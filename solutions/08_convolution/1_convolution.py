@@ -4,7 +4,7 @@
 # **{minutes} minutes** · one CPU is enough (two processes) · before this: lesson 00
 #
 # The study log has one line left open: *conv 정리하기*, put the notes on convolution in order. This notebook does. You will
-# compute a convolution in three ways. Then you find out what one output value sees, what breaks when a picture moves, and
+# compute a convolution in three ways, one of which you write. Then you find out what one output value sees, what breaks when a picture moves, and
 # what the filters of a trained network look like.
 #
 # **After this notebook you can**
@@ -261,7 +261,8 @@ assert torch.allclose(back, gradient)
 # %% [markdown]
 # ## 4 · Through the Fourier transform
 #
-# A convolution in space is a product in frequency (**FFT**, 고속 푸리에 변환). The product costs the same for any kernel that fits into the picture
+# A convolution in space is a product in frequency (**FFT**, 고속 푸리에 변환). For what `F.conv2d` computes, the kernel's
+# transform is conjugated first, and zeros around the picture keep its ends apart. The product costs the same for any kernel that fits into the picture
 # ([Mathieu et al. 2013](https://arxiv.org/abs/1312.5851)). So the direct routes get slower with the kernel, and this one hardly does.
 
 # %%
@@ -337,7 +338,7 @@ print(F.conv2d(dot[None, None], kernel[None, None], padding=1)[0, 0])
 predict(
     "08-1.flip",
     "For which kernel do cross-correlation and convolution give the same?",
-    ["a Gaussian blur", "an edge kernel", "for none"],
+    ["a Gaussian blur", "a kernel that subtracts left from right", "for none"],
 )
 
 # %%
@@ -612,8 +613,8 @@ for groups in (1, 4, 16):
 # %%
 predict(
     "08-1.shift",
-    "Which of these breaks it, for a shift by one pixel?",
-    ["stride 2 and pooling", "zero padding", "all three", "none of them"],
+    "Stride 2, pooling by 2, zero padding: which break it, for a shift by one pixel?",
+    ["only stride 2 and pooling", "only zero padding", "all three", "none"],
 )
 
 # %%
@@ -657,11 +658,11 @@ outcome(
 # %% exercise: pool_shift
 def pool_shift(model: nn.Module, x: torch.Tensor) -> int:
     """Return the smallest shift in pixels, from 1 up, that the model follows exactly
-    (up to rounding).
+    (up to 1e-5, for rounding).
 
     Shift pictures [1, 1, H, W] to the right, around the edge: `x.roll(pixels, dims=3)`.
     The output has W' places for W pixels, so it has to move by pixels · W'/W places; a
-    shift where that is no whole number is not followed.
+    shift where that is no whole number is not followed. A shift by W always is.
     """
     ### BEGIN SOLUTION
     with torch.no_grad():
@@ -801,7 +802,7 @@ for world_size in (1, 2):
     assert torch.allclose(joined, whole, atol=1e-4)
 
 # %% [markdown]
-# A halo is kernel // 2 rows per layer and neighbor, however tall the strip is. `conv2d_strip` is for reading: its messages carry no gradients. On 8 GPUs, or on two machines of 8, the same function runs as a script:
+# A halo is kernel // 2 rows per layer and neighbor, however tall the strip is, as long as it has so many rows. `conv2d_strip` is for reading: its messages carry no gradients. On 8 GPUs, or on two machines of 8, the same function runs as a script (`export_script` of lesson 01 writes one):
 # `torchrun --nproc-per-node=8 script.py`, `torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 script.py`.
 #
 # ## 11 · What the log said

@@ -113,7 +113,7 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
             "A try that fails with a RuntimeError about shapes counts as out of memory for you. A mistake in the "
             "step would then look like a batch that is too large. Catch torch.OutOfMemoryError alone.",
         )
-    return "The largest size, in at most 2·log2(limit) tries, with memory as it was before: four devices."
+    return "The largest size, in at most 2·log2(limit) + 1 tries, with memory as it was before: four devices."
 
 
 @check
@@ -265,11 +265,11 @@ def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int
         raise Wrong(symptom, f"{where}: you return {given}, which does not fit.")
     if given < most:
         raise Wrong("not_the_largest", f"{where}: you return {given}, which fits, but is not the largest.")
-    if len(tries) > 2 * math.log2(limit):
+    if len(tries) > 2 * math.log2(limit) + 1:
         raise Wrong(
             "too_many_tries",
-            f"{where}: {len(tries)} tries, and 2·log2({limit}) = {2 * math.log2(limit):.0f} are enough. Each try "
-            "should halve what is left, or double what is known.",
+            f"{where}: {len(tries)} tries, and 2·log2({limit}) + 1 = {2 * math.log2(limit) + 1:.0f} are enough. Each "
+            "try should halve what is left, or double what is known.",
         )
     if left > 0:
         raise Wrong(
