@@ -22,6 +22,7 @@ from torchcourse.quiz import outcome, predict, recall
 recall("02_model_parallelism")
 
 # %%
+from collections import Counter
 from functools import partial
 
 import torch
@@ -85,9 +86,9 @@ print("linear.weight has the shape", list(linear.weight.shape), "and A", list(A.
 
 # %% [markdown]
 # * **Column-parallel** (열 병렬): each rank has all of x and computes *some outputs*. The outputs are put side by side.
-# * **Row-parallel** (행 병렬): each rank has some of the inputs and computes *a part of every output*. The parts are added up.
+# * **Row-parallel** (행 병렬): each rank has some of the inputs and computes *an addend of every output*. The addends are summed.
 #
-# Beware of the names: PyTorch keeps `weight` as [outputs, inputs], the transpose of A. So the columns of A are
+# PyTorch keeps `weight` as [outputs, inputs], the transpose of A. So the columns of A are
 # `weight.chunk(ranks, dim=0)`.
 
 # %%
@@ -136,6 +137,7 @@ outcome(
 #
 # A **`torch.autograd.Function`** is a step whose backward pass you write yourself. `forward(ctx, x)` returns the output.
 # `backward(ctx, gradient)` gets the gradient of the output and returns the gradient of x. It is called as `Enter.apply(x)`.
+# (`ctx` could keep tensors for `backward`; none is needed here. `x.view_as(x)` is x, as a new tensor.)
 #
 # `Enter` is the entrance of the split layer. Forward it passes x on. Backward it gets the gradient that *this rank's*
 # outputs gave, and returns the gradient for the layers before. Write its backward pass, and the layer.
@@ -164,12 +166,13 @@ class Enter(torch.autograd.Function):
 
 
 def column_linear(x, linear):
-    """This rank's outputs [..., outputs/N] of the dense layer `linear`, for x [...,
+    """This rank's outputs [..., outputs/N] of the whole layer `linear`, for x [...,
     inputs], the same on each rank.
 
     Rank r of N computes the r-th block of neighboring outputs, and uses only what it
-    needs of `linear.weight` and `linear.bias`. Afterwards `backward()` gives x its
-    whole gradient, on each rank.
+    needs of `linear.weight` and `linear.bias`. The loss is a sum over the outputs of
+    all ranks. `backward()`, from each rank's addend of it, gives x the gradient of the
+    whole loss, on each rank.
     """
     ### BEGIN SOLUTION
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -232,9 +235,9 @@ checked
 # ### By rows: the mirror image
 #
 # Now each rank has a part of the inputs, [..., inputs/N], as it comes out of a layer by columns. It multiplies with its
-# part of the weights and gets a part of *every* output. Forward these are summed: an all-reduce. And backward? All ranks
+# part of the weights and gets an addend of *every* output. Forward the addends are summed: an all-reduce. And backward? All ranks
 # hold the same y and compute the same loss from it, so each of them has the whole gradient of y. It passes through a sum
-# to each of its parts unchanged: nothing is sent.
+# to each addend unchanged: nothing is sent.
 #
 # | | forward | backward | in Megatron-LM's paper |
 # |---|---|---|---|
@@ -248,15 +251,15 @@ checked
 
 # %% exercise: row_linear
 class Leave(torch.autograd.Function):
-    """Forward: the sum of the ranks' parts.
+    """Forward: the sum of the ranks' addends.
 
-    Backward: the gradient of the sum, for this rank's part.
+    Backward: the gradient that this rank's addend gets through the sum.
     """
 
     @staticmethod
-    def forward(ctx, part):
+    def forward(ctx, addend):
         ### BEGIN SOLUTION
-        total = part.clone()
+        total = addend.clone()
         dist.all_reduce(total)
         return total
         ### END SOLUTION
@@ -268,16 +271,16 @@ class Leave(torch.autograd.Function):
         ### END SOLUTION
 
 
-def row_linear(part, linear):
-    """All outputs [..., outputs] of the dense layer `linear`, the same on each rank.
+def row_linear(x_part, linear):
+    """All outputs [..., outputs] of the whole layer `linear`, the same on each rank.
 
-    Rank r of N has the r-th block of neighboring inputs, `part` [..., inputs/N].
-    Afterwards `backward()`, from the same loss on each rank, gives `part` its gradient,
-    and `linear.bias` its gradient on each rank.
+    Rank r of N has the r-th block of neighboring inputs, `x_part` [..., inputs/N].
+    Afterwards `backward()`, from the same loss on each rank, gives `x_part` its
+    gradient, and `linear.bias` its gradient on each rank.
     """
     ### BEGIN SOLUTION
     weight = linear.weight.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]
-    return Leave.apply(F.linear(part, weight)) + linear.bias
+    return Leave.apply(F.linear(x_part, weight)) + linear.bias
     ### END SOLUTION
 
 
@@ -349,9 +352,14 @@ checked
 # %%
 predict(
     "02-2.pair",
-    "y = GELU(x·A)·B, with A by columns and B by rows. Each rank has x and needs y. "
-    "How many collectives forward?",
-    ["none", "one", "two, one for each layer", "three: GELU needs one too"],
+    "y = GELU(x·A)·B. Each rank has x and needs y. How many collectives forward, with "
+    "A by columns and B by rows, and the other way round?",
+    [
+        "one, and one: the layers are the same",
+        "one, and two",
+        "two, and two: one for each layer",
+        "two, and one",
+    ],
 )
 
 
@@ -403,9 +411,9 @@ outcome(
     "02-2.pair",
     "One: the sum after B. A's outputs are whole, only fewer on each rank, so GELU "
     "takes them as they are, and they are "
-    "just the inputs that this rank's rows of B ask for. Backward it is one again: "
-    "the gradient of x.",
-    right="one",
+    "just the inputs that this rank's rows of B ask for. The other way round it is "
+    "two: the sum before GELU, and the outputs side by side.",
+    right="one, and two",
 )
 
 # %% [markdown]
@@ -425,8 +433,8 @@ outcome(
 split_picture()
 
 # %% [markdown]
-# Tensor parallelism sends no weights, and no gradients of weights. It sends
-# *activations* and their gradients, tokens × width numbers at a time.
+# Tensor parallelism sends no weights. Between these layers it sends *activations* and
+# their gradients, tokens × width numbers at a time.
 
 # %% [markdown]
 # ## 3 · Attention: whole heads
@@ -455,7 +463,7 @@ predict(
 # %%
 def attention_by_chunks():
     """A block whose fused layer is cut into neighboring blocks: how far is its
-    output from the dense block's?
+    output from the whole block's?
     """
     torch.manual_seed(0)
     block = TransformerBlock(32, heads=4).double().to(device())
@@ -465,17 +473,15 @@ def attention_by_chunks():
     block.qkv = tp.ColumnParallelLinear(block.qkv)
     block.out = tp.RowParallelLinear(block.out)
     block.heads //= dist.get_world_size()
-    held = sorted(
-        {
-            ["queries", "keys", "values"][index // 32]
-            for index in block.qkv.held["weight"][1].tolist()
-        }
+    held = Counter(
+        ["queries", "keys", "values"][index // 32]
+        for index in block.qkv.held["weight"][1].tolist()
     )
     return held, (block(x) - dense).abs().max().item()
 
 
 for rank, (held, off) in enumerate(run_ranks(attention_by_chunks, world_size=2)):
-    print(f"rank {rank} holds outputs of: {', '.join(held)}. Off by {off:.2f}")
+    print(f"rank {rank} holds {dict(held)}: off by {off:.2f}")
 
 # %%
 outcome(
@@ -495,11 +501,11 @@ outcome(
 # %% exercise: head_outputs
 def head_outputs(heads: int, width: int, rank: int, ranks: int):
     """Which of the 3·width outputs of a fused query-key-value layer a rank holds: a
-    list or tensor of their numbers.
+    list or tensor of their indices.
 
     Rank r of N has the r-th block of neighboring heads. Its outputs are in the same
     order as in the whole layer: its queries, its keys, its values. A head has
-    width/heads numbers.
+    width/heads outputs of each kind, and `ranks` divides `heads`.
     """
     ### BEGIN SOLUTION
     share = width // ranks
@@ -538,46 +544,11 @@ checked
 # Attention cuts what the rank has into three equal blocks and takes the first for queries. So all queries of the rank come
 # first, not all numbers of its first head.
 # </details>
-#
-# ### Fewer keys than ranks
-#
-# In **grouped-query attention** (그룹 쿼리 어텐션, GQA) several query heads share one key head and one value head (Ainslie et al. 2023). Llama 3 70B has 64 query heads and 8
-# key heads. On 16 tensor ranks, two ranks hold a copy of the same key head, and each has only half of the queries that use it. Here are four query heads and two key heads on four ranks:
-
-
-# %%
-def copied_key_head():
-    """How far this rank's gradient of its key head is off: alone, and summed over
-    both copies.
-    """
-    torch.manual_seed(0)
-    # [queries, keys and values, heads, tokens, numbers of a head]
-    q, k, v = torch.randn(3, 4, 8, 16).double().to(device())
-    rank, head = dist.get_rank(), dist.get_rank() // 2
-
-    def gradient(queries):
-        key = k[head].clone().requires_grad_()
-        shared = [part.expand_as(queries) for part in (key, v[head])]
-        F.scaled_dot_product_attention(queries, *shared).square().sum().backward()
-        return key.grad
-
-    own, right = gradient(q[[rank]]), gradient(q[2 * head : 2 * head + 2])
-    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
-    total = own.clone()
-    dist.all_reduce(total, group=groups[head])
-    return [(each - right).abs().max().item() for each in (own, total)]
-
-
-for rank, (alone, summed) in enumerate(run_ranks(copied_key_head, world_size=4)):
-    print(f"rank {rank}: off by {alone:.2f} alone, {summed:.0e} summed over the copies")
-
-# %% [markdown]
-# So the gradients of a copied head's weights are summed over its copies before the optimizer's step. With no more tensor ranks than key heads there are no copies.
 
 # %% [markdown]
 # ## 4 · A whole model
 #
-# `tp.split(model)` does both to each block of a transformer. Norms, embedding and head stay whole on each rank. The model is
+# `tp.split(model)` splits attention and MLP of each block. Norms, embedding and output layer stay whole on each rank. The model is
 # the one of the pipeline notebook:
 
 # %%
@@ -614,7 +585,7 @@ loss.backward()
 
 
 def furthest(gradients):
-    """The largest difference to the dense model's gradients, over all parameters."""
+    """The largest difference to the whole model's gradients, over all parameters."""
     return max(
         (gradients[name] - parameter.grad).abs().max().item()
         for name, parameter in dense.named_parameters()
@@ -644,8 +615,8 @@ for ranks in (1, 2, 4):
 # %%
 predict(
     "02-2.gradients",
-    "Which gradients must the ranks of a tensor-parallel model exchange before the "
-    "optimizer's step?",
+    "Which gradients must the ranks of this model, split by `tp.split`, exchange "
+    "before the optimizer's step?",
     [
         "all of them",
         "those of the norms and of the other weights that each rank holds whole",
@@ -670,8 +641,8 @@ def sgd_losses(model, x, target, average=lambda model: None, steps=6):
 
 
 def train_alone():
-    """Train a split model with no exchange of gradients; how far what each rank
-    holds whole is apart after 20 steps.
+    """Train a split model with no exchange of gradients; how far the ranks' copies
+    of its whole parameters are apart after 20 steps.
     """
     model = tp.split(whole_model())
     sgd_losses(model, images.to(device()), labels.to(device()), steps=20)
@@ -687,11 +658,48 @@ print(
 # %%
 outcome(
     "02-2.gradients",
-    "None. A part of a matrix lies on one rank only. And what is whole on each rank "
+    "None. Here a part of a matrix lies on one rank only. And what is whole on each rank "
     "got its whole gradient on each, by the "
     "all-reduces on the way back.",
     right="none",
 )
+
+# %% [markdown]
+# ### The exception: fewer key heads than ranks
+#
+# In **grouped-query attention** (그룹 쿼리 어텐션, GQA) several query heads share one key head and one value head (Ainslie et al. 2023). Llama 3 70B has 64 query heads and 8
+# key heads. On 16 tensor ranks, two ranks hold a copy of the same key head, and each has only half of the queries that use it. Here are four query heads and two key heads on four ranks:
+
+
+# %%
+def copied_key_head():
+    """How far this rank's gradient of its key head is off: alone, and summed over
+    both copies.
+    """
+    torch.manual_seed(0)
+    # [heads, tokens, numbers of a head]: four query heads, two key and value heads
+    q = torch.randn(4, 8, 16).double().to(device())
+    k, v = torch.randn(2, 2, 8, 16).double().to(device())
+    rank, head = dist.get_rank(), dist.get_rank() // 2
+
+    def gradient(queries):
+        key = k[head].clone().requires_grad_()
+        shared = [part.expand_as(queries) for part in (key, v[head])]
+        F.scaled_dot_product_attention(queries, *shared).square().sum().backward()
+        return key.grad
+
+    own, right = gradient(q[[rank]]), gradient(q[2 * head : 2 * head + 2])
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    total = own.clone()
+    dist.all_reduce(total, group=groups[head])
+    return [(each - right).abs().max().item() for each in (own, total)]
+
+
+for rank, (alone, summed) in enumerate(run_ranks(copied_key_head, world_size=4)):
+    print(f"rank {rank}: off by {alone:.2f} alone, {summed:.0e} summed over the copies")
+
+# %% [markdown]
+# The gradients of a copied head's weights follow from these. So they too are summed over the copies before the optimizer's step.
 
 # %% [markdown]
 # ### PyTorch's own: DTensor
@@ -712,8 +720,9 @@ for layer, style in with_dtensor.PLAN.items():
 # %%
 def with_plan(sequence):
     """One block, split by DTensor: how weights lie, what is sent, how far the output
-    is from the dense block's.
+    is from the whole block's.
     """
+    # a mesh names the ranks that split the block; `sequence` comes below
     mesh = init_device_mesh(device().type, (dist.get_world_size(),))
     torch.manual_seed(0)
     dense, x = (
@@ -741,8 +750,8 @@ print(f"forward and backward: {traffic}; off by {off:.0e}")
 assert off < 1e-12
 
 # %% [markdown]
-# **Sequence parallelism** (시퀀스 병렬화): between the split regions, each rank still keeps the activations of all
-# tokens. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
+# So far each rank keeps, between attention and MLP, the activations of all tokens. **Sequence parallelism** (시퀀스 병렬화)
+# divides the tokens there. An all-reduce is a reduce-scatter and an all-gather (lesson 01). So do the first half
 # at the end of a region and the second at the beginning of the next; in between, each rank has some of the *tokens*:
 
 # %%
@@ -753,36 +762,34 @@ assert sequence_traffic.bytes_sent == traffic.bytes_sent
 
 # %% [markdown]
 # Twice as many messages, the same bytes, and the activations between the regions are shared out too (Korthikanti et al.
-# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed: DTensor does it in
-# the optimizer's step.
+# 2022). Now the norms see different tokens on each rank, so *their* gradients have to be summed.
 
 # %% [markdown]
 # ### The vocabulary
 #
-# `tp.split` leaves the last layer whole. In a language model with 128,000 words that is the largest matrix. Cut it by columns, and each rank has
+# `tp.split` leaves the last layer whole. In a language model with 128,000 words its matrix is larger than any in a block. Cut it by columns, and each rank has
 # the scores of some *words*. The loss needs no rank to have them all. Three numbers per token travel: the largest score, the sum of
 # exponentials and the score of the right word (PyTorch's name: `loss_parallel`).
 
 
 # %%
-def loss_of_a_cut_head(words=1024, tokens=6):
+def loss_of_a_cut_output(words=1024, tokens=6):
     torch.manual_seed(0)
-    x, head = torch.randn(tokens, 16), nn.Linear(16, words, bias=False)
+    x, output = torch.randn(tokens, 16), nn.Linear(16, words, bias=False)
     target = torch.randint(words, (tokens,))
-    right = F.cross_entropy(head(x), target)
-    part = tp.ColumnParallelLinear(head.to(device()))
+    right = F.cross_entropy(output(x), target)
+    part = tp.ColumnParallelLinear(output.to(device()))
     loss = cut_cross_entropy(part(x.to(device())), target.to(device()))
     return (loss.cpu() - right).abs().item()
 
 
-print(f"off by {max(run_ranks(loss_of_a_cut_head, world_size=2)):.0e}")
+print(f"off by {max(run_ranks(loss_of_a_cut_output, world_size=2)):.0e}")
 
 # %% [markdown]
 # ## 5 · Why it stays inside one machine
 #
-# A block sends four all-reduces of tokens × width numbers. In our code none of them hides behind computing, as those of data
-# parallelism do: the next layer needs the sum. (Megatron-Core hides the two of the backward pass behind the
-# gradient of the weights.) How long do they take? Take a block as wide as those of Llama 3 70B, on
+# A block sends four all-reduces of tokens × width numbers. In our code no computing hides them, unlike those of data
+# parallelism: the next layer needs the sum. How long do they take? Take a block as wide as those of Llama 3 70B, on
 # H100 GPUs. Bandwidths are those of the data sheets, and the share of the peak FLOP/s is that of published runs:
 
 # %%
@@ -817,7 +824,7 @@ for ranks in (2, 4, 8):
 # | **d = 0** | rank 0 | rank 1 |
 # | **d = 1** | rank 2 | rank 3 |
 #
-# A row is a **tensor group**: its ranks share each layer, and work on the same samples. A column is a **data group**.
+# A row is a **tensor group**: each layer is divided among its ranks, which work on the same samples.
 
 # %%
 predict(
@@ -839,7 +846,7 @@ def mesh_groups(ranks: int, tensor: int):
     each a list of lists of ranks.
 
     A tensor group has `tensor` ranks, all neighbors: 0 … tensor−1 are the first. A data
-    group has those ranks that hold the same part of each layer.
+    group (a column of the table) has those ranks that hold the same part of each layer.
     """
     ### BEGIN SOLUTION
     tensor_groups = [
@@ -885,7 +892,7 @@ checked
 # %% [markdown]
 # <details><summary>Help – the two kinds seem exchanged</summary>
 #
-# Write the ranks down row by row, `tensor` in each row. Which ranks of this table are in one machine? They share layers.
+# Write the ranks down row by row, `tensor` in each row. Which ranks of this table are in one machine? They divide the layers among them.
 # </details>
 #
 # PyTorch makes the groups of a mesh with `init_device_mesh`. The rest is what you have: split over one group, average over the
@@ -916,11 +923,11 @@ def on_a_mesh(average_over="data"):
 
 for rank, (groups, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
     print(
-        f"rank {rank}: shares layers in {groups['tensor']}, averages in "
-        f"{groups['data']}; ",
+        f"rank {rank}: layers split over {groups['tensor']}, gradients averaged over "
+        f"{groups['data']}: ",
         end="",
     )
-    print(f"gradients off by {furthest(gradients):.0e}")
+    print(f"off by {furthest(gradients):.0e}")
     assert furthest(gradients) < 1e-12
 
 # %% [markdown]
@@ -939,7 +946,7 @@ outcome(
     "02-2.mesh",
     "With rank 2 only: it holds the same part of each layer and saw other samples. "
     "Rank 1 holds other parts, of the same "
-    f"shapes: averaged with those, the gradients are off by "
+    f"shapes: averaged with those, not with rank 2's, the gradients are off by "
     f"{furthest(gradients):.2f}, without an error.",
     right="with rank 2",
 )
@@ -951,7 +958,7 @@ outcome(
 # differ. A colleague remembers, and adds **dropout** (드롭아웃) to a tensor-parallel model with a seed for each rank. It is used in two places
 # of the MLP:
 #
-# * *inner*, after GELU: on hidden units, of which each rank holds others;
+# * *inner*, after GELU: on hidden units, different ones on each rank;
 # * *outer*, after the second layer: on its output, which each rank holds whole.
 
 # %%
@@ -984,7 +991,7 @@ def train_with_dropout(seeds, steps=40):
 
 # %%
 def colleagues_seeds(step, rank):
-    """A different seed on each rank, in each step, and at each place."""
+    """A different seed on each rank and step, of 1,000 each, and at each place."""
     return 1000 * step + rank, 1_000_000 + 1000 * step + rank
 
 
@@ -994,7 +1001,7 @@ predict(
     [
         "all is well: independent masks are what dropout needs",
         "the loss becomes NaN, or does not fall",
-        "the loss falls as it should, but the ranks no longer hold one model",
+        "the loss falls, but the ranks no longer hold one model",
         "an error: the all-reduces do not match",
     ],
 )
@@ -1027,9 +1034,9 @@ figures.show(
 # %% [markdown]
 # Read the evidence:
 #
-# 1. Nothing fails, and the loss falls. But in a tensor group both ranks have the same samples and the same weights. Should their losses
+# 1. Nothing fails, and the loss falls. But in a tensor group both ranks have the same samples and hold parts of one model. Should their losses
 #    differ at all?
-# 2. Embedding, norms and head are on both ranks, and should be equal. They drift apart. Which of them would you save?
+# 2. Embedding, norms and output layer are on both ranks, and should be equal. They drift apart. Which of them would you save?
 
 # %%
 difference = max(abs(a - b) for a, b in zip(losses, losses_1, strict=True))
@@ -1039,7 +1046,7 @@ outcome(
     f"and their copies are {max(apart):.2g} apart. "
     "After the outer dropout each rank goes on with a different x, and the sums of "
     "the next layer add up parts of two models.",
-    right="the loss falls as it should, but the ranks no longer hold one model",
+    right="the loss falls, but the ranks no longer hold one model",
 )
 
 # %% [markdown]
@@ -1061,7 +1068,7 @@ print(f"the copies are {max(apart):.0e} apart")
 
 # %%
 def inner_mask(seed):
-    """Which of this rank's 8 hidden units fall out."""
+    """Which of this rank's 8 hidden units fall out, at 0.4, to see several."""
     return (
         (torch.rand(8, generator=torch.Generator().manual_seed(seed)) < 0.4)
         .int()
@@ -1077,13 +1084,13 @@ for step in range(2):
     )
 
 # %% [markdown]
-# Unit 0 and unit 8 always fall out together, and so on: 8 coins are tossed for 16 units. No dense model's dropout does that.
+# Unit 0 and unit 8 always fall out together: 8 coins are tossed for 16 units. No whole model's dropout does that.
 #
 # ### Exercise 5 · The right seeds
 #
 # ●●● · 10 minutes · good for: the question behind it comes with everything random: who must agree, and who must not?
 #
-# On a mesh of data × tensor, as in exercise 4. What would the dense model do? It tosses one coin for each unit of each sample, and
+# On a mesh of data × tensor, as in exercise 4. What would the whole model do? It tosses one coin for each unit of each sample, and
 # new ones in each step. So ask for each place: which ranks hold the *same* numbers there?
 
 
@@ -1130,20 +1137,19 @@ checked
 # one step need? Where may the next step begin?
 # </details>
 #
-# <details><summary>Help – "share their layers, but their outer masks differ"</summary>
+# <details><summary>Help – "hold parts of the same layers, but their outer masks differ"</summary>
 #
 # In exercise 4, what is the same for all ranks of a tensor group, and a different number in the next group? You can compute it from
 # `rank` and `tensor`.
 # </details>
 #
-# Megatron-LM does the same (Shoeybi et al. 2019, appendix B.2). **The rule:** in a tensor-parallel run, compare the copies now and
-# then, with `tp.drift(model)` or a checksum. The loss will not tell you.
+# Inside a tensor group, Megatron-LM does the same (Shoeybi et al. 2019, appendix B.2); its data groups share the inner seed. **The rule:** in a tensor-parallel run, compare the copies now and
+# then, with `tp.drift(model)` or a checksum. The loss of one rank will not tell you.
 
 # %% [markdown]
 # ## 8 · Scale up
 #
-# One function for all layouts: on meshes of 1 × 1, 1 × 2 and 2 × 2 the losses must be those of one process without any of
-# this.
+# One function for all layouts: on meshes of 1 × 1, 1 × 2 and 2 × 2 the losses must be those of one process.
 
 
 # %%
@@ -1243,7 +1249,7 @@ export_script(train_on_a_mesh, "train_on_a_mesh.py", 2, overwrite=True)
 # * Column, then row, with any function of single numbers between: one all-reduce each way. A transformer block: two each way.
 # * Attention is split by whole heads. A fused layer needs its outputs picked, not chunked.
 # * What is sent are activations: 8(N−1)/N · tokens · width numbers per block, on the critical path. So keep it inside a machine.
-# * On a mesh, share layers along one dimension and average gradients along the other.
+# * On a mesh, divide layers along one dimension and average gradients along the other.
 # * Random numbers: equal where the ranks hold the same, different where they do not.
 #
 # ### Glossary

@@ -2,9 +2,12 @@
 
 import random
 
+import numpy as np
 import pytest
+import torch
 
 from torchcourse.lessons.model_parallelism.checks import dropout_masks as check
+from torchcourse.lessons.model_parallelism.tensor_parallel import Dropouts
 from verdicts import accepted, refused, todo
 
 
@@ -45,6 +48,12 @@ def test_dropout_seeds_accepts(answer):
 )
 def test_dropout_seeds_refuses(answer, symptom):
     refused(check.dropout_seeds(answer), symptom)
+
+
+def test_seeds_may_be_whole_numbers_of_numpy_and_pytorch():
+    seeds = np.int64(7), torch.tensor(8)
+    assert check._pair(seeds, "") == (7, 8)
+    Dropouts(torch.nn.Linear(1, 1), 0.1).seed(*seeds)
 
 
 def test_the_last_word_has_a_training(monkeypatch):

@@ -1,5 +1,6 @@
 """Check of lesson 02 on the seeds of dropout: which masks must be alike on a mesh of ranks, and which must not."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,8 @@ def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
         if seeds[0, rank][1] != seeds[0, neighbor][1]:
             raise Wrong(
                 "outer_by_rank",
-                f"{on}the ranks {neighbor} and {rank} share their layers, but their *outer* masks differ. The sum "
-                "after the layer was the same on both; after this dropout it is not.",
+                f"{on}the ranks {neighbor} and {rank} hold parts of the same layers, but their *outer* masks differ. "
+                "The sum after the layer was the same on both; after this dropout it is not.",
             )
         if rank != neighbor and seeds[0, rank][0] == seeds[0, neighbor][0]:
             raise Wrong(
@@ -78,16 +79,23 @@ def _judge_uniqueness(seeds: dict[tuple[int, int], tuple[int, int]], on: str, te
 
 
 def _pair(answer: Any, call: str) -> tuple[int, int]:
-    if (
-        not isinstance(answer, tuple | list)
-        or len(answer) != 2
-        or not all(isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63 for seed in answer)
-    ):
+    seeds = [_whole_number(seed) for seed in answer] if isinstance(answer, tuple | list) else []
+    if len(seeds) != 2 or not all(seed is not None and -(2**63) <= seed < 2**63 for seed in seeds):
         raise Wrong(
             "wrong_type", f"{call} is {answer!r}. Two whole numbers were asked for: the inner and the outer seed."
         )
-    inner, outer = answer
+    inner, outer = seeds
+    assert inner is not None
+    assert outer is not None
     return inner, outer
+
+
+def _whole_number(seed: Any) -> int | None:
+    """A seed of Python, NumPy or PyTorch as an int; None if it is no whole number."""
+    try:
+        return None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        return None
 
 
 def _train_with_dropout(seeds: Callable) -> float:

@@ -21,7 +21,7 @@ def column_linear(learner: Callable) -> str:
     """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
     for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
         _judge_column(_answers(_one_column, learner, shape, ranks), ranks)
-    return "Outputs, and the gradients of input, weight and bias, are those of the dense layer, on 2 and on 3 ranks."
+    return "Outputs, and the gradients of input, weight and bias, are those of the whole layer, on 2 and on 3 ranks."
 
 
 @check
@@ -29,7 +29,7 @@ def row_linear(learner: Callable) -> str:
     """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
     for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
         _judge_row(_answers(_one_row, learner, shape, ranks), ranks)
-    return "Outputs, and the gradients of input, weight and bias, are those of the dense layer, on 2 and on 3 ranks."
+    return "Outputs, and the gradients of input, weight and bias, are those of the whole layer, on 2 and on 3 ranks."
 
 
 # What both share
@@ -135,7 +135,7 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
         if answer.output.shape != right.shape:
             raise Wrong("shape", f"{where}the shape is {list(answer.output.shape)}; {list(right.shape)} was asked for.")
         raise Wrong(
-            "wrong_value", f"{case}the outputs of rank {rank} are not the dense layer's. Print both side by side."
+            "wrong_value", f"{case}the outputs of rank {rank} are not the whole layer's. Print both side by side."
         )
     if answer.warned:
         raise Wrong(
@@ -171,7 +171,7 @@ def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
         if not same(ours, right):
             raise Wrong(
                 f"wrong_gradient_of_{name}",
-                f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is not the dense layer's.",
+                f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is not the whole layer's.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Checks of lesson 02 on what lies where: which heads a rank computes, and which ranks share layers or samples."""
+"""Checks of lesson 02 on what lies where: which heads a rank computes, and which ranks divide layers or samples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ def mesh_groups(learner: Callable) -> str:
     """Compare with a mesh of data × tensor in which a tensor group is made of neighbors."""
     for ranks, tensor in ((8, 2), (4, 2), (8, 4), (6, 3), (4, 4), (4, 1)):
         _judge_mesh(learner(ranks, tensor), ranks, tensor)
-    return "Every rank is in one group of each kind, for six meshes; neighbors share the layers."
+    return "Every rank is in one group of each kind, for six meshes; neighbors divide the layers among them."
 
 
 # Heads
@@ -107,7 +107,7 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
     if (sorted(tensor_groups), sorted(data_groups)) == (right_data, right_tensor):
         raise Wrong(
             "swapped",
-            f"{call}: these are the groups, but the two kinds are exchanged. It is neighbors that share layers.",
+            f"{call}: these are the groups, but the two kinds are exchanged. It is neighbors that divide the layers.",
         )
     other = torch.arange(ranks).view(tensor, -1)
     if sorted(tensor_groups) == other.tolist():

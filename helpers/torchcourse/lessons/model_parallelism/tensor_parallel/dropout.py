@@ -50,7 +50,7 @@ class _Dropout:
         self.generator = torch.Generator()
 
     def seed(self, seed: int) -> None:
-        self.generator.manual_seed(seed)
+        self.generator.manual_seed(int(seed))  # manual_seed refuses the integers of NumPy
 
     def __call__(self, module: nn.Module, _inputs: Any, y: torch.Tensor) -> torch.Tensor:
         if not module.training:

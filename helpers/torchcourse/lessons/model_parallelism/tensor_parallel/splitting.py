@@ -30,7 +30,7 @@ from torchcourse.ranks.who import rank_and_world_size
 def split(model: nn.Module, group: Group = None) -> nn.Module:
     """Replace, in place, the linear layers of all transformer blocks by this rank's parts; return the model.
 
-    Norms, embedding and head stay whole on each rank. The names of the parameters stay.
+    Norms, embedding and output layer stay whole on each rank. The names of the parameters stay.
 
     Args:
         model: the same weights on each rank.
