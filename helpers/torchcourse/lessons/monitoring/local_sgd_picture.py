@@ -26,7 +26,7 @@ def waiting_and_accuracy(waited: Mapping[str, Mapping[int, float]], accuracies: 
         f"From H = {first} to {last}, waiting falls from {at_random[first]:.0%} to {at_random[last]:.0%} where ranks "
         f"are slow now and then, and goes from {always[first]:.0%} to {always[last]:.0%} with one slow rank"
     )
-    figures.headline(figure, found.replace("now and then, ", "now and then,\n"))
+    figures.headline(figure, found.replace(" where ", "\nwhere ").replace("then, ", "then,\n"))
     base = next(iter(accuracies))
     gains = {every: paired(values, accuracies[base]) for every, values in accuracies.items() if every != base}
     right.axhline(0, color=COLORS["gray"])
