@@ -18,7 +18,7 @@ TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
 
 @check
 def column_linear(learner: Callable) -> str:
-    """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
+    """Compare outputs and gradients with the whole layer, on 2 and on 3 ranks and for two shapes of the input."""
     for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
         _judge_column(_answers(_one_column, learner, shape, ranks), ranks)
     return "Outputs, and the gradients of input, weight and bias, are those of the whole layer, on 2 and on 3 ranks."
@@ -26,7 +26,7 @@ def column_linear(learner: Callable) -> str:
 
 @check
 def row_linear(learner: Callable) -> str:
-    """Compare outputs and gradients with the dense layer, on 2 and on 3 ranks and for two shapes of the input."""
+    """Compare outputs and gradients with the whole layer, on 2 and on 3 ranks and for two shapes of the input."""
     for ranks, shape in ((2, (5, 4)), (3, (2, 3, 6))):
         _judge_row(_answers(_one_row, learner, shape, ranks), ranks)
     return "Outputs, and the gradients of input, weight and bias, are those of the whole layer, on 2 and on 3 ranks."

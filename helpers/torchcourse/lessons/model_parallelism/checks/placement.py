@@ -1,4 +1,4 @@
-"""Checks of lesson 02 on what lies where: which heads a rank computes, and which ranks divide layers or samples."""
+"""Checks of lesson 02 on what lies where: which heads a rank computes, and which ranks hold equal layers or samples."""
 
 from collections.abc import Callable
 from typing import Any

@@ -124,8 +124,8 @@ def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
     names = [name if each.fits else f"{name}, does not fit" for name, each in plans.items()]
     for part, color in SECOND_COLORS.items():
         seconds = [getattr(each.seconds, part) for each in plans.values()]
-        if max(seconds) > 0.01 * max(each.seconds.total for each in plans.values()):
-            axis.barh(names, seconds, left=left, color=color, height=0.6, label=part)
+        seen = max(seconds) > 0.01 * max(each.seconds.total for each in plans.values())
+        axis.barh(names, seconds, left=left, color=color, height=0.6, label=part if seen else None)
         left = [start + length for start, length in zip(left, seconds, strict=True)]
     axis.invert_yaxis()
     axis.set_xlabel("one step (s)")
