@@ -120,13 +120,18 @@ def describe_plan(chosen: Plan) -> str:
 def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
     """Draw the seconds of a step of several plans, each as one bar of its parts; the title compares those that fit."""
     figure, axis = new(7.5, 1.5 + 0.38 * len(plans))
-    left = [0.0] * len(plans)
     names = [name if each.fits else f"{name}, does not fit" for name, each in plans.items()]
+    left, small = [0.0] * len(plans), [0.0] * len(plans)
+    limit = 0.01 * max(each.seconds.total for each in plans.values())
     for part, color in SECOND_COLORS.items():
         seconds = [getattr(each.seconds, part) for each in plans.values()]
-        seen = max(seconds) > 0.01 * max(each.seconds.total for each in plans.values())
-        axis.barh(names, seconds, left=left, color=color, height=0.6, label=part if seen else None)
-        left = [start + length for start, length in zip(left, seconds, strict=True)]
+        if max(seconds) > limit:
+            axis.barh(names, seconds, left=left, color=color, height=0.6, label=part)
+            left = [start + length for start, length in zip(left, seconds, strict=True)]
+        else:
+            small = [sum(pair) for pair in zip(small, seconds, strict=True)]
+    if any(small):
+        axis.barh(names, small, left=left, color="#dddddd", height=0.6, label="others, each below 1%")
     axis.invert_yaxis()
     axis.set_xlabel("one step (s)")
     figure.legend(frameon=False, fontsize=8.5, ncols=len(SECOND_COLORS), loc="outside lower center")
