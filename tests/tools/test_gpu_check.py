@@ -1,6 +1,7 @@
 """gpu-check: whatever fails becomes a row, what a machine lacks is said, and the report says what was measured."""
 
 import re
+import threading
 from types import SimpleNamespace
 
 import nbformat
@@ -12,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_output
 from torchcourse.ranks.errors import RankError
 from torchcourse.tools.gpu_check import __main__ as gpu_check
 from torchcourse.tools.gpu_check import memory, notebooks, overhead, precision, ranks, report, scaling
-from torchcourse.tools.gpu_check.parts import Case, Finding, NotRun, Part, Row, require_close, row_of
+from torchcourse.tools.gpu_check.parts import Case, Finding, NotRun, Part, Row, require_close, row_of, rows_of
 from torchcourse.tools.repository import ROOT
 
 
@@ -190,9 +191,12 @@ def test_a_scaler_skips_what_overflows(monkeypatch):
 
 def test_the_trainings_of_precision_and_overhead_run(monkeypatch):
     monkeypatch.setattr(precision, "IMAGES", 100)
-    losses, seconds, _ = precision._train("bf16")
-    assert len(losses) == 2
-    assert seconds > 0
+    for name, number in {"WIDTH": 64, "TOKENS": 4, "SAMPLES": 2, "BLOCKS": 1, "STEPS": 2}.items():
+        monkeypatch.setattr(precision, name, number)
+    for training in (precision.small, precision.wide):
+        losses, seconds, _ = precision._train("bf16", training)
+        assert losses[1] < losses[0]
+        assert seconds > 0
     monkeypatch.setattr(overhead, "STEPS", 2)
     monkeypatch.setattr(overhead, "ROUNDS", 1)
     monkeypatch.setattr(overhead, "run_ranks", lambda function, **options: [function()])
@@ -232,3 +236,24 @@ def test_the_page_for_real_machines_names_parts_that_exist():
     assert commands
     for words in commands:
         assert gpu_check._options(words.split()).parts
+
+
+def test_cases_that_may_run_at_once_do_and_stay_in_order(monkeypatch, tmp_path):
+    met = threading.Barrier(2, timeout=20)
+
+    def meet():
+        met.wait()
+        return Finding("met")
+
+    part = Part("Notebooks", "How.", [Case("a", meet), Case("b", meet)], at_once=2)
+    assert [row.what for row, seconds in rows_of(part) if row.state == "done"] == ["a", "b"]
+
+
+def test_only_files_with_tests_for_a_gpu_are_read(two_gpus, monkeypatch):
+    asked = []
+    done = SimpleNamespace(stdout="22 passed\n", stderr="", returncode=0)
+    monkeypatch.setattr(notebooks.subprocess, "run", lambda command, **options: asked.extend(command) or done)
+    assert notebooks.run_gpu_tests().text == "22 passed"
+    files = [word for word in asked if word.endswith(".py")]
+    assert any(file.endswith("test_on_gpu.py") for file in files)
+    assert 10 < len(files) < 30

@@ -23,9 +23,6 @@ from torchcourse.ranks.report import without_noise
 from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
 from torchcourse.source_lines import is_cell
 
-ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
-"""For `env=`: ranks that compute on the CPU on every machine, in the float64 of the check's oracle."""
-
 LEFT_ALONE = "Rank {rank} waited in a collective that another rank never called."
 _QUESTION = (
     "A collective is called by all ranks or by none, equally often: is one of yours inside an `if`, or in a loop of "

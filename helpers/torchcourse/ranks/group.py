@@ -15,13 +15,15 @@ def join(store: dist.Store | None = None) -> None:
     """Initialize `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
 
     If each rank on this machine has a GPU of its own, that becomes the current device, with NCCL for GPU tensors and
-    gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread per rank.
+    gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread per rank, and no GPU in
+    sight.
     """
     place: dict[str, Any] = (
         {} if store is None else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
     )
     gpu = who.gpu_of_rank()
     if gpu is None:
+        os.environ.update(who.ON_CPU)
         torch.set_num_threads(1)
         dist.init_process_group("gloo", store=store, **place)
     else:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 import torch.distributed as dist
 
 from torchcourse.interrupts import stopped
@@ -28,7 +27,7 @@ from torchcourse.ranks import group, pickling, report, start
 from torchcourse.ranks.environ import IN_RANK, under_torchrun
 from torchcourse.ranks.errors import RankError, RankTimeout
 from torchcourse.ranks.supervisor import Supervisor
-from torchcourse.ranks.who import default_world_size
+from torchcourse.ranks.who import ON_CPU, default_world_size, gpus_for
 from torchcourse.ranks.worker import Job, describe
 from torchcourse.units import format_bytes
 
@@ -44,8 +43,9 @@ def run_ranks(
 ) -> list[Any]:
     """Call `fn(*args)` in `world_size` processes at once and return their results in rank order.
 
-    Inside, `torch.distributed` is initialized: with NCCL if every rank has a GPU of its own, else with gloo on the CPU
-    and one thread per rank. `device()` is the device to compute on. What ranks print appears live, as `[rank 0] …`.
+    Inside, `torch.distributed` is initialized: with NCCL if every rank has a GPU of its own, else with gloo on the CPU,
+    one thread per rank and no GPU in sight. `device()` is the device to compute on. What ranks print appears live, as
+    `[rank 0] …`.
 
     Each rank starts as a fresh Python does: modules are imported again, and random generators have different seeds on
     each rank and in each call; seed them in `fn` where that matters. A rank has your folder, environment and import
@@ -103,7 +103,7 @@ def free_memory() -> int:
 
 def memory_of_a_rank(world_size: int) -> int:
     """Bytes of main memory that each of so many ranks takes here, before any data of its own."""
-    kind = "gpu" if torch.cuda.device_count() >= world_size else start.start_method()
+    kind = "gpu" if gpus_for(world_size) else start.start_method()
     return _MEGABYTES_A_RANK[kind] * 2**20
 
 
@@ -181,7 +181,7 @@ def _job(world_size: int, port: int, env: dict[str, str] | None, columns: int | 
         rank=0,
         world_size=world_size,
         port=port,
-        environ={**os.environ, **(env or {})},
+        environ={**os.environ, **({} if gpus_for(world_size) else ON_CPU), **(env or {})},
         folder=_current_folder(),
         path=list(sys.path),
         argv=list(sys.argv),

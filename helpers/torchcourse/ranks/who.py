@@ -49,9 +49,23 @@ def device() -> torch.device:
 
 def gpu_of_rank() -> torch.device | None:
     """Return the GPU of this rank, or None where this machine has fewer GPUs than ranks."""
-    if torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+    # Counted first, as the driver does: to ask whether CUDA works opens it, and then no GPU can be hidden any more.
+    if gpus_for(int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return None
+
+
+def gpus_for(ranks: int) -> bool:
+    """Whether each of so many ranks on this machine can have a GPU of its own."""
+    return torch.cuda.device_count() >= max(1, ranks)
+
+
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
+"""The environment of a rank that computes on the CPU beside a GPU that it cannot have for itself.
+
+Parts of PyTorch take the machine's accelerator unasked, such as `fully_shard`, and would send rank 1 to a second GPU
+that is not there. What a rank does not see, they leave alone.
+"""
 
 
 def default_world_size() -> int:

@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from torchcourse import progress_bars
-from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, group, run, run_ranks, start
+from torchcourse.ranks import RankError, RankTimeout, default_world_size, device, run, run_ranks, start
 from torchcourse.ranks.report import LinePrinter
 
 
@@ -792,38 +792,3 @@ def test_under_torchrun_the_same_call_runs_in_place(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ok 0").exists()
     assert (tmp_path / "ok 1").exists()
-
-
-# GPUs, where there are none
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """A machine that seems to have two GPUs; what would be done with them is noted."""
-    done: list[tuple] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: done.append(("set_device", gpu)))
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: done.append(("backend", backend)))
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: done.append(("threads", threads)))
-    return done
-
-
-def test_each_rank_gets_a_gpu_of_its_own_or_all_use_the_cpu(two_gpus: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_world_size() == 2
-    assert device() == torch.device("cuda", 0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert device() == torch.device("cuda", 1)
-    group.join()
-    assert two_gpus == [("set_device", torch.device("cuda", 1)), ("backend", "cpu:gloo,cuda:nccl")]
-    two_gpus.clear()
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    assert device() == torch.device("cpu")
-    group.join()
-    assert two_gpus == [("threads", 1), ("backend", "gloo")]
-
-
-def test_outside_ranks_the_device_is_the_gpu_if_there_is_one() -> None:
-    assert device().type == ("cuda" if torch.cuda.is_available() else "cpu")

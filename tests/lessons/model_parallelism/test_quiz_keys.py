@@ -20,11 +20,11 @@ from torchcourse.lessons.model_parallelism.planner.memory import layer_activatio
 from torchcourse.lessons.model_parallelism.tensor_parallel import Traffic
 from torchcourse.lessons.model_parallelism.tensor_parallel.vocabulary import cut_cross_entropy
 from torchcourse.ranks import RankTimeout, run_ranks
+from torchcourse.ranks.who import ON_CPU
 
 LESSON = "02_model_parallelism"
 keys = Keys(LESSON)
 asked, key, mistakes = keys.asked, keys.key, keys.mistakes
-ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_bytes_over_a_border():

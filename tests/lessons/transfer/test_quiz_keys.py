@@ -23,11 +23,11 @@ from torchcourse.lessons.transfer.finetune import falling_rates, fine_tune, free
 from torchcourse.lessons.transfer.forgetting import blend, learn, mnist_reader
 from torchcourse.lessons.transfer.lora import LoRAConv2d, LoRALinear, adapter_state, add_lora, load_adapters, merge
 from torchcourse.ranks import run_ranks
+from torchcourse.ranks.who import ON_CPU
 
 LESSON = "07_transfer_learning"
 keys = Keys(LESSON)
 asked, key, mistakes, program = keys.asked, keys.key, keys.mistakes, keys.program
-ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture(autouse=True)

@@ -65,14 +65,37 @@ def test_the_simulated_peak_is_the_gpus_to_within_its_workspaces():
             for _ in range(2):
                 step(model, optimizer, x, y)
         peaks.append(device.peak)
-    assert peaks[1] == pytest.approx(peaks[0], rel=0.15)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_small_step_is_counted_without_the_workspaces_that_every_program_has():
+    with memory_device("1 GiB") as device:
+        model = mlp(64, 64, 10).cuda()
+        step(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), torch.randn(8, 64).cuda(), torch.zeros(8).long().cuda()
+        )
+    assert device.before > 2**20
+    assert 0 < device.peak < 2**18
+
+
+@pytest.mark.gpu
+def test_what_was_there_before_is_neither_counted_nor_listed_and_takes_nothing_from_the_limit():
+    kept = torch.zeros(2**28, device="cuda")  # 1 GiB
+    with memory_device("64 MiB") as device:
+        own = torch.zeros(2**22, device="cuda")
+        assert [block.bytes for block in device.live()] == [own.nbytes]
+    assert device.peak == own.nbytes
+    assert kept.nbytes <= device.before
 
 
 def fill(device):
+    kept = []
     with device:
         model = mlp(256, 2048, 10).cuda()
         device.watch(model)
-        return [model[1](torch.randn(2**15, 256, device="cuda")) for _ in range(100)]
+        for _ in range(100):
+            kept.append(model[1](torch.randn(2**15, 256, device="cuda")))
 
 
 @pytest.mark.gpu

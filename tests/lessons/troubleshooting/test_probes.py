@@ -482,12 +482,13 @@ def test_numbers_of_float64_that_float32_does_not_hold_are_no_alarm():
 def test_a_probe_on_a_gpu_waits_for_it_once_a_step():
     model = Net().cuda()
     probe = NanProbe(model)
-    loss = F.cross_entropy(model(X.cuda()), Y.cuda())
-    loss.backward()
+    x, y = X.cuda(), Y.cuda()
+    F.cross_entropy(model(x), y).backward()  # kernels are chosen and workspaces made
     torch.cuda.set_sync_debug_mode("error")
     try:
+        loss = F.cross_entropy(model(x), y)  # recording alone never waits
+        loss.backward()
         with pytest.raises(RuntimeError, match="synchroniz"):
             probe.check(loss)
-        probe.model(X.cuda()[:8])  # recording alone never waits
     finally:
         torch.cuda.set_sync_debug_mode("default")

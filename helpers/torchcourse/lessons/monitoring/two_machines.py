@@ -34,6 +34,7 @@ from torchcourse.lessons.monitoring import elastic_digits
 from torchcourse.ranks.environ import IN_RANK
 from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
 from torchcourse.ranks.start import start_method
+from torchcourse.ranks.who import ON_CPU
 
 OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """For the environment of `torchrun`: each start of the ranks gets a store of its own. PyTorch 2.13 shares one by
@@ -103,7 +104,7 @@ def play(
     call = (folder, rank_dies_at, machine_dies_at, replace, start_method() == "spawn")
     try:
         for _ in range(TRIES):
-            found = run_ranks(_story, *call, world_size=1, timeout=SECONDS, env={"CUDA_VISIBLE_DEVICES": ""})[0]
+            found = run_ranks(_story, *call, world_size=1, timeout=SECONDS, env=ON_CPU)[0]
             if isinstance(found, Story):
                 return found
             shutil.rmtree(folder)

@@ -113,14 +113,14 @@ def learn(
     keep_norms: bool = True,
     knob: float | None = None,
 ) -> Classifier:
-    """Return a copy of the reader that has learned `NEW_IMAGES` images of a new task, chosen by the seed.
+    """Return a copy of the reader, on its device, that has learned `NEW_IMAGES` images of a new task.
 
     Args:
         reader: stays as it is.
         new: what to learn.
         way: one of `WAYS`.
         old: images of the old task, for "rehearsal" and "EWC".
-        seed: chooses images and order, and the adapters' start.
+        seed: chooses the images, their order, and the adapters' start.
         epochs: how often each image comes.
         keep_norms: whether BatchNorm keeps the old task's statistics.
         knob: a different value than the usual one of the way's `KNOBS`.
@@ -142,7 +142,8 @@ def learn(
     trainer = Trainer(model, optimizer, plan.loss, metrics={}, progress=False)
     data: Dataset = ConcatDataset([plan.new, *plan.memory]) if plan.memory else plan.new
     trainer.fit(make_loader(data, plan.batch_size, seed=seed), epochs)
-    return model.eval()
+    # The Trainer takes a model to the GPU. A copy is compared with its original, so it stays where that is.
+    return model.to(next(reader.parameters()).device).eval()
 
 
 @dataclass
@@ -313,5 +314,6 @@ def blend(old: nn.Module, new: nn.Module, share: float) -> nn.Module:
     if {n: t.shape for n, t in ones.items()} != {n: t.shape for n, t in others.items()}:
         raise ValueError("Only weights of the same names and shapes can be blended.")
     between = copy.deepcopy(new)
-    between.load_state_dict({n: torch.lerp(t.float(), others[n].float(), share).to(t.dtype) for n, t in ones.items()})
+    blended = {n: torch.lerp(t.float(), others[n].to(t.device).float(), share).to(t.dtype) for n, t in ones.items()}
+    between.load_state_dict(blended)
     return between

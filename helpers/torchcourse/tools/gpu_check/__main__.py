@@ -2,14 +2,13 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from torchcourse.tools.gpu_check import memory, notebooks, overhead, precision, ranks, scaling
-from torchcourse.tools.gpu_check.parts import FAILED, Case, Finding, Part, Row, row_of
+from torchcourse.tools.gpu_check.parts import FAILED, Case, Finding, Part, Row, rows_of
 from torchcourse.tools.gpu_check.report import page, summary
 from torchcourse.tools.gpu_check.scaling_picture import picture
 
@@ -37,11 +36,9 @@ def main(words: list[str] | None = None) -> int:
         part, rows = _made(name, make), list[Row]()
         results[part.title] = (part, rows)
         print(f"{part.title} …", flush=True)
-        for case in part.cases:
-            start = time.perf_counter()
-            rows.append(row_of(case))
-            seconds = time.perf_counter() - start
-            print(f"  {case.what}: {rows[-1].state}: {rows[-1].result} ({seconds:.0f} s)", flush=True)
+        for row, seconds in rows_of(part):
+            rows.append(row)
+            print(f"  {row.what}: {row.state}: {row.result} ({seconds:.0f} s)", flush=True)
             report.write_text(page(results, drawn), encoding="utf-8")
         if name == "scaling" and any(row.numbers for row in rows):
             where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU ranks, no GPU"

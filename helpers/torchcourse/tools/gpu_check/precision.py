@@ -1,6 +1,11 @@
-"""Mixed precision with the Trainer: the same training in float32, bfloat16, and float16 with loss scaling."""
+"""Mixed precision with the Trainer: the same training in float32, bfloat16, and float16 with loss scaling.
+
+Two models: a small one, whose kernels are over before the next has been started, so that 16 bits save nothing; and on a
+GPU a wide one, whose products of matrices take the time.
+"""
 
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -9,33 +14,45 @@ from torch import nn
 
 from torchcourse.data.datasets import mnist
 from torchcourse.data.loaders import make_loader
-from torchcourse.models import small_cnn
+from torchcourse.models import TransformerBlock, small_cnn
 from torchcourse.ranks.run import run_ranks
 from torchcourse.ranks.who import device
 from torchcourse.tools.gpu_check.parts import Case, Finding, Part, require
 from torchcourse.tools.gpu_check.ranks import needs_gpus, synchronize
 from torchcourse.training import Trainer
 
+Training = Callable[[torch.device], tuple[nn.Module, Iterable, nn.Module]]
+"""Makes a model, an iterable of batches, and a loss."""
+
 IMAGES = 1000
+STEPS = 20
+WIDTH, TOKENS, SAMPLES, BLOCKS = 2048, 512, 16, 4
+"""Of the wide model."""
+
+WAYS = {"fp32": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast with GradScaler"}
+"""What each precision of the Trainer is called."""
 
 
 def part() -> Part:
     gpu = torch.cuda.is_available()
+    models: dict[str, Training] = {"small": small} | ({"wide": wide} if gpu else {})
+    cases = [
+        Case(f"{name} model, {way}", partial(measured, precision, training))
+        for name, training in models.items()
+        for precision, way in WAYS.items()
+    ]
     return Part(
         "Mixed precision",
-        f"The small CNN, one epoch of {IMAGES} images of MNIST in batches of 50, after one epoch that is not timed, "
-        f"on {'a GPU' if gpu else 'the CPU, which may be slower in 16 bits'}. The loss must be a number, and lower "
-        "than in the first epoch.",
-        [
-            Case("float32", partial(measured, "fp32")),
-            Case("bfloat16 autocast", partial(measured, "bf16")),
-            Case("float16 autocast with GradScaler", partial(measured, "fp16")),
-            Case("GradScaler skips a step that overflows", overflow),
-        ],
+        f"The small CNN on {IMAGES} images of MNIST in batches of {IMAGES // STEPS}"
+        + (f"; {BLOCKS} transformer blocks of width {WIDTH} on {SAMPLES} × {TOKENS} tokens" if gpu else "")
+        + f". One epoch of {STEPS} steps, after one that is not timed, on "
+        f"{'a GPU' if gpu else 'the CPU, which may be slower in 16 bits'}. The loss must be a number, and lower than "
+        "in the first epoch.",
+        [*cases, Case("GradScaler skips a step that overflows", overflow)],
     )
 
 
-def measured(precision: str) -> Finding:
+def measured(precision: str, training: Training) -> Finding:
     """Train in this precision of the Trainer.
 
     Raises:
@@ -43,10 +60,10 @@ def measured(precision: str) -> Finding:
     """
     if precision == "fp16":
         needs_gpus(1)
-    [(losses, seconds, peak)] = run_ranks(_train, precision, world_size=1, timeout=200)
+    [(losses, seconds, peak)] = run_ranks(_train, precision, training, world_size=1, timeout=200)
     require(losses[1] < losses[0], f"The loss went from {losses[0]:.4g} to {losses[1]:.4g}.")
-    milliseconds = 1e3 * seconds / (IMAGES // 50)
-    told = f"{milliseconds:.2f} ms per step; loss {losses[0]:.3f}, then {losses[1]:.3f}"
+    milliseconds = 1e3 * seconds / STEPS
+    told = f"{milliseconds:.2f} ms per step; loss {losses[0]:.3g}, then {losses[1]:.3g}"
     return Finding(
         told + (f"; peak {peak / 2**20:.0f} MiB" if peak else ""), {"milliseconds": milliseconds, "loss": losses[1]}
     )
@@ -61,13 +78,25 @@ def overflow() -> Finding:
     return Finding(f"step skipped, scale {scales[0]:.0e} halved, next step taken")
 
 
-def _train(precision: Any) -> tuple[list[float], float, int]:
+def small(_place: torch.device) -> tuple[nn.Module, Iterable, nn.Module]:
+    """Return the small CNN, its batches of digits, and its loss."""
+    images, labels = mnist()[:IMAGES]
+    loader = make_loader(torch.utils.data.TensorDataset(images, labels), IMAGES // STEPS)
+    return small_cnn(), loader, nn.CrossEntropyLoss()
+
+
+def wide(place: torch.device) -> tuple[nn.Module, Iterable, nn.Module]:
+    """Return wide transformer blocks, one batch on the device again and again, and its loss."""
+    model = nn.Sequential(*[TransformerBlock(WIDTH, heads=WIDTH // 64) for _ in range(BLOCKS)])
+    x = torch.randn(SAMPLES, TOKENS, WIDTH, device=place)
+    return model, [(x, x.roll(1, dims=1))] * STEPS, nn.MSELoss()
+
+
+def _train(precision: Any, training: Training) -> tuple[list[float], float, int]:
     """Return the mean loss of two epochs, the seconds of the second, and the peak of GPU memory in bytes."""
     place = device()
     torch.manual_seed(0)
-    images, labels = mnist()[:IMAGES]
-    loader = make_loader(torch.utils.data.TensorDataset(images, labels), 50)
-    model = small_cnn()
+    model, loader, loss = training(place)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     ends: list[float] = []
 
@@ -75,9 +104,7 @@ def _train(precision: Any) -> tuple[list[float], float, int]:
         synchronize(place)
         ends.append(time.perf_counter())
 
-    trainer = Trainer(
-        model, optimizer, nn.CrossEntropyLoss(), precision=precision, progress=False, after_epoch=note_time
-    )
+    trainer = Trainer(model, optimizer, loss, precision=precision, metrics={}, progress=False, after_epoch=note_time)
     history = trainer.fit(loader, epochs=2)
     peak = torch.cuda.max_memory_allocated(place) if place.type == "cuda" else 0
     return [float(loss) for loss in history["loss"]], ends[1] - ends[0], peak

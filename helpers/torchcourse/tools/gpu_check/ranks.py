@@ -15,14 +15,12 @@ from torch import nn
 
 from torchcourse.models import row_transformer
 from torchcourse.ranks.run import run_ranks
-from torchcourse.ranks.who import device
+from torchcourse.ranks.who import ON_CPU, device
 from torchcourse.tools.gpu_check.parts import Case, Finding, NotRun, Part, require
 from torchcourse.tools.gpu_check.wrapped import wrap
 
 WORLD_SIZES = (1, 2, 4, 8)
 MIB = 64
-NO_GPUS = {"CUDA_VISIBLE_DEVICES": ""}
-"""The environment in which a rank sees no GPU, and so computes on the CPU."""
 
 
 def part() -> Part:
@@ -59,7 +57,7 @@ def collectives(world_size: int, backend: str) -> Finding:
     if backend == "nccl":
         needs_gpus(world_size)
     found = run_ranks(
-        _collectives_of_a_rank, world_size=world_size, timeout=120, env=NO_GPUS if backend == "gloo" else None
+        _collectives_of_a_rank, world_size=world_size, timeout=120, env=ON_CPU if backend == "gloo" else None
     )
     where = {backend_used for _, backend_used in found}
     require(where == {backend}, f"The ranks used {', '.join(sorted(where))} instead of {backend}.")
@@ -73,7 +71,7 @@ def same_training(world_size: int, backend: str) -> Finding:
     """Train with DDP and with FSDP2 on so many ranks, and compare the weights with those of one process."""
     if backend == "nccl":
         needs_gpus(world_size)
-    env = NO_GPUS if backend == "gloo" else None
+    env = ON_CPU if backend == "gloo" else None
     differences = run_ranks(_differences, world_size=world_size, timeout=180, env=env)
     largest = {way: max(each[way] for each in differences) for way in differences[0]}
     for way, difference in largest.items():

@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import ON_CPU, on_ranks
+from torchcourse.checks.kit import on_ranks
 from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
 from torchcourse.lessons.model_parallelism.tensor_parallel import Dropouts, drift, split
 from torchcourse.models import TransformerBlock
+from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
 

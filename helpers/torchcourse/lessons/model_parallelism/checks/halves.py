@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_known, same
+from torchcourse.checks.kit import number, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import added
+from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 8.0  # seconds for one call; healthy ranks need a fraction of one
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import ON_CPU, number, on_ranks, refuse_formula, refuse_known, same, tensor_of
+from torchcourse.checks.kit import number, on_ranks, refuse_formula, refuse_known, same, tensor_of
 from torchcourse.lessons.transfer.finetune import freeze
 from torchcourse.lessons.transfer.lora import LoRA, LoRALinear
 from torchcourse.models import mlp
+from torchcourse.ranks.who import ON_CPU
 
 
 @check
