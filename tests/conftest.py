@@ -7,6 +7,7 @@ notebook when the other has nothing to do any more.
 """
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,12 @@ class ByFile(LoadScopeScheduling):
         if path.startswith(TOGETHER):
             return TOGETHER
         return nodeid if path == ONE_BY_ONE else path
+
+
+def pytest_configure(config):
+    """Compute on the CPU: the tests have its numbers. Those for a GPU, by `-m gpu`, alone see one."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -91,7 +98,7 @@ def pytest_collection_modifyitems(items):
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not torch.cuda.is_available():
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use"))
+            item.add_marker(pytest.mark.skip(reason="needs a GPU that torch can use, and `-m gpu`"))
 
 
 def pytest_collection_finish():

@@ -11,6 +11,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchcourse.gpu_errors import STOPPED, has_stopped_gpu
 from torchcourse.source_lines import cell_name, is_cell, is_library
 
 SKELETON = "Write your code here, then run this cell again."
@@ -56,6 +57,8 @@ def hole_sentence(error: BaseException) -> str:
 def sentence(error: BaseException) -> str:
     """Say what stopped the learner's code and at which of its lines, without the frames of the check."""
     kind, message = kind_of(error), message_of(error)
+    if has_stopped_gpu(error):
+        message = STOPPED
     if "process group has not been initialized" in message:
         message = f"{message.partition(', please')[0]}.\nThe check called your function where there are no ranks."
     line = learners_line(error)

@@ -26,9 +26,11 @@ class Evaluating(Protocol):
 
 
 def forward(
-    trainer: Evaluating, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool
+    trainer: Evaluating, model: nn.Module, inputs: Any, targets: torch.Tensor, summed: bool, first: bool = False
 ) -> tuple[Any, torch.Tensor, Any]:
     """Return the outputs, the mean or summed loss as one number, and what it counts: a Count if `summed`.
+
+    The labels of a `first` batch are looked at before a GPU meets them, which a label without a class would stop.
 
     Raises:
         ValueError: if outputs and targets do not fit the loss function, or for known faults of the model's.
@@ -42,6 +44,8 @@ def forward(
             error.add_note(explanations.about_inputs(inputs))
             raise
         try:
+            if first and targets.device.type == "cuda":
+                trainer.loss.check_labels(outputs, targets)
             loss, count = (trainer.loss.total if summed else trainer.loss.mean)(outputs, targets)
         except torch.OutOfMemoryError:
             raise
@@ -79,15 +83,15 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
         # Inference mode would spoil what a model makes in its first forward pass.
         with torch.no_grad():
             for batch in islice(stop.until(iter(loader)), 1):
-                _add_batch(trainer, batch, averages)
+                _add_batch(trainer, batch, averages, first=True)
         averages.apply_metrics()
     finally:
         trainer.model.train(was_training)
     checkpoint.set_random_state(random, generator)
 
 
-def _add_batch(trainer: Evaluating, batch: Any, averages: Averages) -> None:
+def _add_batch(trainer: Evaluating, batch: Any, averages: Averages, first: bool = False) -> None:
     inputs, targets = sanity.receive(batch, trainer.device)
     # The model and not its replica, which would wait for ranks that have had their last batch.
-    outputs, loss, count = forward(trainer, trainer.model, inputs, targets, summed=True)
+    outputs, loss, count = forward(trainer, trainer.model, inputs, targets, summed=True, first=first)
     averages.add(outputs, targets, mean_of(loss, count), count)

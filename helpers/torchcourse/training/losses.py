@@ -77,6 +77,15 @@ class Loss:
         """The label that counts for nothing, or None where the loss is not known to have one."""
         return self._options.get("ignore_index", -100) if self.function in _OF_LABELS else None
 
+    def check_labels(self, outputs: Any, targets: torch.Tensor) -> None:
+        """Raise IndexError for a label without a class, as torch does on the CPU. Waits for the device."""
+        if self.function not in _OF_LABELS or not isinstance(outputs, torch.Tensor) or targets.is_floating_point():
+            return
+        classes = outputs.size(1 if outputs.dim() > 1 else 0)
+        wrong = targets[(targets != self.ignored) & ((targets < 0) | (targets >= classes))]
+        if len(wrong):
+            raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
+
     def mean(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count | LabelsToCount]:
         """Return a batch's loss as one number, exactly as `fn` computes it, and what it was divided by."""
         value = self.fn(outputs, targets)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.data.loaders import begin_at, length, set_epoch, windows
+from torchcourse.gpu_errors import stopped_gpu_explained
 from torchcourse.interrupts import stopped
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot, wrappers
@@ -169,6 +170,7 @@ class Trainer:
         self.random_at_epoch = checkpoint.random_state(self.generator)
         writes = who.rank() == 0
         with (
+            stopped_gpu_explained(),
             sanity.broadcasting_refused(),
             sanity.lone_sample_refused(self.model, train_loader),
             Monitor(self.log_dir if writes else None, first_step=self.position.step + 1) as board,
@@ -198,7 +200,7 @@ class Trainer:
         Raises:
             ValueError: for a loader without batches, or batches that do not fit the model.
         """
-        with sanity.broadcasting_refused():
+        with stopped_gpu_explained(), sanity.broadcasting_refused():
             return evaluation.evaluate(self, loader, GentleStop(interrupts=False))
 
     def restore(self, name: Literal["best", "last"] = "best") -> None:
@@ -298,9 +300,9 @@ class Trainer:
     def _backward(self, batch: Any, unit: int) -> Count:
         """Add the gradients of a batch's summed losses over `unit`, or (0) of their mean; return the count."""
         inputs, targets = sanity.receive(batch, self.device)
-        outputs, loss, count = evaluation.forward(self, self.replica, inputs, targets, summed=bool(unit))
-        mean = mean_of(loss, count) if unit else loss
         first = self._unchecked is not None
+        outputs, loss, count = evaluation.forward(self, self.replica, inputs, targets, bool(unit), first)
+        mean = mean_of(loss, count) if unit else loss
         if self._unchecked is not None:
             sanity.check_first_batch(self._unchecked, self.metrics, inputs, outputs, targets, loss)
             with self.autocast:

@@ -372,3 +372,21 @@ def test_a_device_without_float64_trains_and_evaluates(loss, monkeypatch):
         history = trainer.fit(batches, 1, batches)
     assert history["loss"][0] > 0
     assert 0 <= history["val_right"][0] <= 1
+
+
+LABELS = torch.tensor([0, 2, -100, 1])
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(ignore_index=7), nn.NLLLoss()])
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_a_label_without_a_class_is_named_before_a_gpu_meets_it(loss, wrong):
+    targets = torch.where(LABELS == -100, Loss(loss).ignored, LABELS)
+    Loss(loss).check_labels(torch.zeros(4, 3), targets)
+    Loss(loss).check_labels(torch.zeros(2, 3, 2), targets.view(2, 2))
+    with pytest.raises(IndexError, match=f"Target {wrong} is out of bounds"):
+        Loss(loss).check_labels(torch.zeros(4, 3), torch.where(targets == 2, wrong, targets))
+
+
+def test_other_targets_than_labels_are_not_looked_at():
+    Loss(nn.MSELoss()).check_labels(torch.zeros(4, 3), torch.full((4, 3), 9.0))
+    Loss(F.cross_entropy).check_labels(torch.zeros(4, 3), torch.full((4, 3), 9.0))  # shares of classes

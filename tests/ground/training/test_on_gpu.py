@@ -6,6 +6,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from torchcourse.data import make_loader
+from torchcourse.gpu_errors import STOPPED
+from torchcourse.ranks import RankError, run_ranks
 from torchcourse.training import Trainer, checkpoint
 from torchcourse.training.foreign import load_any
 
@@ -84,3 +86,22 @@ def test_weights_saved_on_a_gpu_load_wherever_the_model_is(tmp_path, capsys):
         assert model.weight.device.type == device
         assert torch.equal(model.weight.cpu(), saved.weight.cpu())
         assert ("saved on cuda:0 to cpu" in capsys.readouterr().out) == (device == "cpu")
+
+
+def classify(labels):
+    """Train on batches of four samples of three classes with these labels."""
+    model = nn.Linear(8, 3)
+    batches = [(torch.ones(4, 8), torch.tensor(each)) for each in labels]
+    Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), progress=False).fit(batches, 1)
+
+
+def test_a_wrong_label_in_the_first_batch_is_told_and_the_gpu_goes_on():
+    with pytest.raises(ValueError, match="Target 3 is out of bounds"):
+        classify([[0, 1, 2, 3]])
+    classify([[0, 1, 2, 0]])
+
+
+def test_a_wrong_label_later_stops_the_gpu_with_a_sentence():
+    with pytest.raises(RankError) as caught:
+        run_ranks(classify, [[0, 1, 2, 0], [0, 1, 2, 3]], world_size=1)
+    assert STOPPED in caught.value.message

@@ -69,7 +69,8 @@ def _parts(
     build: Callable[[], nn.Module], shape: tuple[int, ...], where: str = "cpu"
 ) -> tuple[nn.Module, torch.optim.Optimizer, torch.Tensor, torch.Tensor]:
     """Model, optimizer and a batch; a shape of two small numbers is one of tokens."""
-    model = build().to(where) if where != "cpu" else build()
+    with torch.device(where) if where != "cpu" else contextlib.nullcontext():  # at once where it will lie
+        model = build()
     optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
     if isinstance(model, Decoder):
         x = y = torch.zeros(shape, dtype=torch.long, device=where)
