@@ -203,6 +203,14 @@ def test_the_trainings_of_precision_and_overhead_run(monkeypatch):
     assert overhead.compare().text.startswith("raw step ")
 
 
+def test_sixteen_bits_are_compared_with_float32(monkeypatch):
+    seconds = iter([0.4, 0.1])
+    monkeypatch.setattr(precision, "run_ranks", lambda *arguments, **options: [([2.0, 1.0], next(seconds), 0)])
+    full: dict[str, float] = {}
+    assert precision.measured("fp32", precision.small, full).text == "20.00 ms per step; loss 2, then 1"
+    assert precision.measured("bf16", precision.small, full).text.startswith("5.00 ms per step, 4 times as fast")
+
+
 def test_a_notebook_tells_what_it_used():
     cell = new_code_cell(outputs=[new_output("stream", text="hello\n2 ranks by default, 0 GPUs, PyTorch 2.13\n")])
     assert notebooks.used_hardware(nbformat.v4.new_notebook(cells=[cell])).startswith("2 ranks by default")

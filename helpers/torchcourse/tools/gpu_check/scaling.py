@@ -130,7 +130,7 @@ def _train(size: Size, way: str) -> Measured:
         loss.backward()
         optimizer.step()
 
-    for _ in range(3):  # the first steps make buckets, choose kernels and allocate
+    for _ in range(max(3, size.steps)):  # the first steps make buckets, choose kernels, allocate, and wake a GPU up
         step()
     states = measure_memory(model, optimizer).total
     if place.type == "cuda":
