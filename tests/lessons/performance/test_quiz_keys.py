@@ -3,6 +3,7 @@
 import itertools
 import re
 import statistics
+import time
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_self_times_of_the_table_add_up_to_the_step():
 def test_who_waits_inside_a_collective():
     entered = [int(word) for word in re.findall(r"\d+", asked("waiting-inside").text.en)[:4]]
     assert key("waiting-inside") == max(entered) - entered[0]
-    assert mistakes("waiting-inside") == [0, entered[1] - entered[0], 137 - entered[0]]
+    assert mistakes("waiting-inside") == [0, entered[3] - entered[0], entered[1] - entered[0], 137 - entered[0]]
     assert "38 ms" in asked("a-long-all-reduce").choices[1].why.en  # 42 − 4
 
 
@@ -77,6 +78,20 @@ def test_what_16_bits_gain_under_the_slope():
     computing, moving = 30 / 8, 200 / 2
     assert key("the-bound-in-16-bits") == max(computing, moving)
     assert mistakes("the-bound-in-16-bits") == sorted([computing, 200 / 8, computing + moving])
+
+
+def test_what_six_operations_move_when_they_are_one():
+    read = written = 4 * 50_000_000 / 1e12 * 1e3  # ms
+    assert key("six-operations-in-one") == pytest.approx(read + written)
+    apart = [6 * (read + written), read + 6 * written, read, (read + written) / 4]
+    assert mistakes("six-operations-in-one") == close(*apart)
+
+
+def test_the_processor_clock_stands_still_while_a_process_waits():
+    by_processor, by_clock = time.process_time(), time.perf_counter()
+    time.sleep(0.2)
+    assert time.process_time() - by_processor < 0.1 < 0.2 <= time.perf_counter() - by_clock
+    assert key("time-that-is-not-counted") == "B"
 
 
 def test_which_layers_memory_limits():
