@@ -113,9 +113,10 @@ def hardware() -> str:
     from torchcourse.ranks.who import default_world_size
 
     count, gpus = default_world_size(), torch.cuda.device_count()
-    where = "a GPU each" if gpus >= count else "the CPU"
-    have = f"{gpus} GPU{'s' * (gpus > 1)}, " if gpus else "No GPU, "
-    return f"{have}{usable_cores()} CPU cores, {format_bytes(free_memory())} free: {count} ranks on {where}."
+    where = "a GPU each" if gpus >= count else "the CPU, a single process on the GPU" if gpus else "the CPU"
+    have = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU"
+    found = f"{have}, {usable_cores()} CPU cores, {format_bytes(free_memory())} free, PyTorch {torch.__version__}"
+    return f"{found}: {count} ranks on {where}."
 
 
 def python(version: Sequence[int], floor: tuple[int, int] = (3, 11)) -> Finding:
@@ -152,7 +153,7 @@ def devices(gpus: Sequence[str], *, apple: bool) -> Finding:
         return Finding("Devices", f"{len(gpus)} × {gpus[0]}", "Each rank gets a GPU of its own.")
     if gpus:
         return Finding(
-            "Devices", gpus[0], "One GPU cannot be shared by two ranks here, so ranks work on the CPU.", "fine without"
+            "Devices", gpus[0], "A single process trains on it. Two ranks cannot share it here: they work on the CPU."
         )
     if apple:
         return Finding(

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging, collectives, data_parallel
 from torchcourse.lessons.data_parallelism import checks as check
@@ -54,10 +54,7 @@ from torchcourse.ranks import (
 )
 
 Path("runs").mkdir(exist_ok=True)  # for the files that this notebook writes
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · All-reduce, the plain way

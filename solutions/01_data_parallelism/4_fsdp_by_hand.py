@@ -32,7 +32,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.lessons.data_parallelism import flat_shards, sharding
@@ -43,12 +43,9 @@ from torchcourse.lessons.data_parallelism.memory import measure_memory
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.lessons.data_parallelism.prefetch import modeled_step
 from torchcourse.lessons.data_parallelism.prefetch_picture import prefetching_picture
-from torchcourse.ranks import default_world_size, device, run_ranks
+from torchcourse.ranks import device, run_ranks
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · One unit, one flat shard

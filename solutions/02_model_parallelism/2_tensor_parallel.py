@@ -32,7 +32,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import digits
 from torchcourse.lessons.data_parallelism.data_parallel import average_gradients
 from torchcourse.lessons.model_parallelism import checks as check
@@ -51,12 +51,11 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.vocabulary import (
     cut_cross_entropy,
 )
 from torchcourse.models import TransformerBlock, row_transformer
-from torchcourse.ranks import default_world_size, device, export_script, run_ranks
+from torchcourse.ranks import device, export_script, run_ranks
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+# these networks are so small that threads would only wait for one another
+torch.set_num_threads(1)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · Two ways to cut a matrix

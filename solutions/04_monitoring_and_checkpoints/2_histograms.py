@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring import sick_runs
@@ -51,7 +51,7 @@ from torchcourse.training.watch import dead_units
 # these networks are so small that threads would only wait for one another
 torch.set_num_threads(1)
 shutil.rmtree("runs", ignore_errors=True)
-print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(environment.hardware())
 
 # %%
 predict(

@@ -133,7 +133,11 @@ def test_importing_the_module_does_not_import_torch():
 
 def test_one_line_about_the_hardware(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert re.fullmatch(r"No GPU, \d+ CPU cores, [\d.]+ GiB free: 2 ranks on the CPU\.", environment.hardware())
+    found = r"No GPU, \d+ CPU cores, [\d.]+ GiB free, PyTorch [\w.+]+: 2 ranks on the CPU\."
+    assert re.fullmatch(found, environment.hardware())
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert environment.hardware().startswith("1 GPU, ")
+    assert environment.hardware().endswith(": 2 ranks on the CPU, a single process on the GPU.")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     assert environment.hardware().endswith(": 8 ranks on a GPU each.")
     assert environment.hardware().startswith("8 GPUs, ")
