@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism import checks as check
 from torchcourse.lessons.data_parallelism import (
@@ -59,10 +59,7 @@ from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import RankError, default_world_size, device, run_ranks
 from torchcourse.training import Trainer
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · Who gets which sample?
@@ -304,7 +301,7 @@ print("before and after a step:", run_ranks(running_mean, world_size=2))
 # ## 3 · Break-it lab: one rank has more batches
 #
 # A sampler makes equal shares. But data may lie on the ranks as it is: each machine has its own files. Here rank 0 has 3 batches and
-# rank 1 has 2.
+# rank 1 has 2. (The run that fails is on the CPU, where it fails in the same way on every machine.)
 
 
 # %%
@@ -331,8 +328,9 @@ def start(training, counts):
 
 
 # %%
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}
 try:
-    run_ranks(start, naive_training, [3, 2], world_size=2, timeout=10)
+    run_ranks(start, naive_training, [3, 2], world_size=2, timeout=10, env=ON_CPU)
 except RankError as error:
     print(f"rank {error.rank} failed with {error.kind}: {error.message}"[:300])
 
@@ -613,10 +611,15 @@ for way, (weights, _) in results.items():
 #
 # $$t_\text{all-reduce} = 2(N-1)\,\alpha + \tfrac{2(N-1)}{N}\,S\,\beta$$
 #
-# for S bytes of gradients. Measure both constants, now, on your machine:
+# for S bytes of gradients. Measure both constants, now, on your machine. In this section all ranks compute on the same kind of device: a GPU each if there are
+# four, else the CPU. (On a machine with one GPU, one rank would take it and two would not: their times would compare a GPU with a CPU.)
 
 # %%
-network = run_ranks(cost.measure_alpha_beta, world_size=2)[0]
+ALIKE = cost.alike(4)
+processors = environment.usable_cores() if ALIKE else torch.cuda.device_count()
+place = "the CPU" if ALIKE else "a GPU each"
+print(f"ranks of this section compute on {place}; processors for them: {processors}")
+network = run_ranks(cost.measure_alpha_beta, world_size=2, env=ALIKE)[0]
 figures.show(
     draw_alpha_beta(network),
     f"All-reduce of 2 ranks: alpha {network.alpha * 1e6:.0f} microseconds per "
@@ -675,14 +678,14 @@ checked
 # %%
 print(
     f"threads: {torch.get_num_threads()} in this notebook, "
-    f"{run_ranks(torch.get_num_threads, world_size=2)} in two ranks"
+    f"{run_ranks(torch.get_num_threads, world_size=2, env=ALIKE)} in two ranks"
 )
 
 # %%
 predict(
     "01-3.scaling",
-    f"This machine has {os.cpu_count()} CPU cores and {torch.cuda.device_count()} "
-    f"GPUs. How much faster than 1 are 4 ranks?",
+    f"All ranks compute on {place}; this machine has {processors} "
+    f"{'cores' if ALIKE else 'GPUs'}. How many times as fast as 1 are 4 ranks?",
     ["3 times or more", "between 1.2 and 3 times", "less than 1.2 times"],
 )
 
@@ -693,9 +696,6 @@ scaling = cost.measure_scaling(
     small_cnn, images, labels, world_sizes=(1, 2, 4), steps=5
 )
 gradient_bytes = 4 * sum(parameter.numel() for parameter in small_cnn().parameters())
-processors = (
-    torch.cuda.device_count() if torch.cuda.device_count() >= 4 else os.cpu_count()
-)
 predicted = [
     cost.predict_step(scaling[0], point.world_size, network, gradient_bytes, processors)
     for point in scaling
@@ -723,7 +723,7 @@ outcome(
 # %% [markdown]
 # Read the picture with three questions:
 #
-# * **More ranks than processors?** Then the work cannot be shared out further. The α–β prediction knows how many cores there are.
+# * **More ranks than processors?** Then the work cannot be shared out further. The α–β prediction knows how many cores or GPUs there are.
 # * **Amdahl's law** (암달의 법칙): if a part *s* of the work does not get faster, N ranks are at most 1/*s* times as fast. The curve takes *s* from the
 #   first measurement.
 # * **Noise?** Run the cell again. On a busy machine the points move; a difference smaller than that movement says nothing.
@@ -732,12 +732,9 @@ outcome(
 # as on one rank, and the **efficiency** (효율) is the step of one rank over that of N:
 
 # %%
-weak = [
-    cost.measure_scaling(
-        small_cnn, images[: 128 * n], labels[: 128 * n], world_sizes=(n,), steps=5
-    )[0]
-    for n in (1, 2, 4)
-]
+weak = cost.measure_scaling(
+    small_cnn, images, labels, world_sizes=(1, 2, 4), steps=5, samples_per_rank=128
+)
 for point in weak:
     print(
         f"{point.world_size} rank(s), batch {point.batch}: "

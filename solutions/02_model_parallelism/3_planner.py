@@ -27,7 +27,8 @@ from dataclasses import replace
 
 import torch
 
-from torchcourse import figures
+from torchcourse import environment, figures
+from torchcourse.lessons.data_parallelism.cost import alike
 from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism.planner.accuracy import (
     judge,
@@ -71,12 +72,9 @@ from torchcourse.lessons.model_parallelism.planner.this_machine import (
     train_small,
 )
 from torchcourse.models import TransformerBlock
-from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.ranks import run_ranks
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · What does a GPU hold?
@@ -810,16 +808,15 @@ figures.show(draw_seconds(repairs), describe_seconds(repairs))
 # ## 7 · Scale up: this machine as a cluster
 #
 # Measure three speeds on two ranks (matrix products, memory, all-reduce), put them into a `Cluster`, and let the planner
-# predict a step that you then measure.
+# predict a step that you then measure. As in lesson 01, all ranks compute on the same kind of device: with fewer than two GPUs, the CPU.
 
 # %%
-# all ranks on the same kind of device
-ALIKE = {} if torch.cuda.device_count() >= 2 else {"CUDA_VISIBLE_DEVICES": ""}
+ALIKE = alike(2)
 speeds = run_ranks(measure_speeds, world_size=2, env=ALIKE)
 flops, memory_bandwidth, network = speeds[0]
 print(
-    f"a rank: {flops / 1e9:.0f} GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} "
-    f"GB/s of memory"
+    f"a rank, on {'one core of the CPU' if ALIKE else 'its GPU'}: {flops / 1e9:.0f} "
+    f"GFLOP/s in float32, {memory_bandwidth / 1e9:.1f} GB/s of memory"
 )
 print(f"all-reduce: {network.bandwidth / 1e9:.2f} GB/s")
 

@@ -12,6 +12,7 @@ from torchcourse.lessons.data_parallelism.collectives import ring_all_reduce
 from torchcourse.lessons.data_parallelism.cost import (
     AlphaBeta,
     Scaling,
+    alike,
     amdahl_speedup,
     fit_alpha_beta,
     measure_alpha_beta,
@@ -22,6 +23,7 @@ from torchcourse.lessons.data_parallelism.cost import (
     serial_fraction,
 )
 from torchcourse.ranks import run_ranks
+from torchcourse.ranks.who import ON_CPU
 
 SIZES = (1 << 10, 1 << 16, 1 << 20, 1 << 23)
 
@@ -126,6 +128,23 @@ def test_scaling_is_measured_for_each_number_of_ranks() -> None:
     measured = measure_scaling(lambda: nn.Linear(6, 3), torch.randn(10, 6), torch.zeros(10).long(), (1, 3), steps=2)
     assert [(point.world_size, point.batch) for point in measured] == [(1, 10), (3, 10)]
     assert all(0 < point.step_seconds < 10 for point in measured)
+
+
+def test_in_weak_scaling_the_batch_grows_with_the_ranks() -> None:
+    inputs, targets = torch.randn(12, 6), torch.zeros(12).long()
+    measured = measure_scaling(lambda: nn.Linear(6, 3), inputs, targets, (1, 3), steps=2, samples_per_rank=4)
+    assert [(point.world_size, point.batch) for point in measured] == [(1, 4), (3, 12)]
+    with pytest.raises(ValueError, match="batch of 12 cannot be shared by 4"):
+        measure_scaling(lambda: nn.Linear(6, 3), inputs, targets, (1, 4), samples_per_rank=4)
+
+
+def test_all_numbers_of_ranks_are_measured_on_one_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (alike(2), alike(4)) == ({}, ON_CPU)
+    envs = []
+    monkeypatch.setattr(cost, "run_ranks", lambda fn, world_size, env: envs.append(env) or [1.0])
+    measure_scaling(lambda: nn.Linear(6, 3), torch.randn(10, 6), torch.zeros(10).long(), (1, 2, 4))
+    assert envs == [ON_CPU] * 3
 
 
 def test_a_batch_smaller_than_the_ranks_is_refused() -> None:

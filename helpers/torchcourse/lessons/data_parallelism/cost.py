@@ -3,7 +3,8 @@
 * `ring_seconds` and `AlphaBeta`: the time of an all-reduce as a fixed cost a message (α) and a cost a byte (β).
   `measure_alpha_beta` measures both on the ranks that it runs on.
 * `amdahl_speedup` and `serial_fraction`: the limit that the part which does not get faster sets.
-* `measure_scaling` trains with 1, 2, 4 … ranks; `predict_step` says beforehand how long a step should take.
+* `measure_scaling` trains with 1, 2, 4 … ranks, all on the same kind of device (`alike`); `predict_step` says
+  beforehand how long a step should take.
 
 Units: seconds, bytes, and bytes per second, unless a name says otherwise.
 """
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.ranks.run import run_ranks
-from torchcourse.ranks.who import device, rank_and_world_size
+from torchcourse.ranks.who import ON_CPU, device, gpus_for, rank_and_world_size
 
 
 def ring_bytes(size: float, world_size: int) -> float:
@@ -155,32 +156,49 @@ class Scaling:
     batch: int
 
 
+def alike(ranks: int) -> dict[str, str]:
+    """Return the `env=` with which one rank and up to `ranks` of them compute on the same kind of device.
+
+    A GPU each where there are so many, else the CPU. Without it, one rank would have the only GPU of a machine for
+    itself and two ranks the CPU, and their times would compare these devices.
+    """
+    return {} if gpus_for(ranks) else ON_CPU
+
+
 def measure_scaling(
     make_model: Callable[[], nn.Module],
     inputs: torch.Tensor,
     targets: torch.Tensor,
     world_sizes: Sequence[int] = (1, 2, 4),
     steps: int = 10,
+    samples_per_rank: int | None = None,
 ) -> list[Scaling]:
-    """Train with torch's DistributedDataParallel on one batch, shared by 1, 2, 4 … ranks; call it outside the ranks.
+    """Train with torch's DistributedDataParallel on 1, 2, 4 … ranks, all `alike`; call it outside the ranks.
 
-    The batch stays the same (strong scaling), so the best possible is N times faster.
+    By default the batch stays the same (strong scaling), so the best possible is N times faster. With
+    `samples_per_rank` it grows with the ranks (weak scaling), so the best possible is a step that takes as long.
 
     Args:
         make_model: returns a new classifier.
         inputs, targets: the whole batch, shapes [batch, …] and [batch]; each rank takes its part.
         world_sizes: the numbers of ranks to try.
         steps: how many steps are timed, after two to warm up. The median counts, on the slowest rank.
+        samples_per_rank: N ranks train on the first N times as many of the batch.
 
     Raises:
-        ValueError: if the batch has fewer samples than there are ranks.
+        ValueError: if the batch has too few samples for the ranks.
     """
-    if max(world_sizes) > len(inputs):
-        raise ValueError(f"A batch of {len(inputs)} cannot be shared by {max(world_sizes)} ranks.")
+    most = max(world_sizes)
+    if most * (samples_per_rank or 1) > len(inputs):
+        raise ValueError(f"A batch of {len(inputs)} cannot be shared by {most} ranks.")
+
+    def batch_of(ranks: int) -> int:
+        return ranks * samples_per_rank if samples_per_rank else len(inputs)
 
     def seconds_of_a_step() -> float:
         rank, world_size = rank_and_world_size()
-        x, y = (tensor.tensor_split(world_size)[rank].to(device()) for tensor in (inputs, targets))
+        samples = batch_of(world_size)
+        x, y = (tensor[:samples].tensor_split(world_size)[rank].to(device()) for tensor in (inputs, targets))
         model = DistributedDataParallel(make_model().to(device()))
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
@@ -192,8 +210,8 @@ def measure_scaling(
         return _slowest(statistics.median(_seconds(step, steps, warm_up=2)))
 
     return [
-        Scaling(world_size, run_ranks(seconds_of_a_step, world_size=world_size)[0], len(inputs))
-        for world_size in world_sizes
+        Scaling(ranks, run_ranks(seconds_of_a_step, world_size=ranks, env=alike(most))[0], batch_of(ranks))
+        for ranks in world_sizes
     ]
 
 
