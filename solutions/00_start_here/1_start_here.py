@@ -211,8 +211,9 @@ figures.show(
 #
 # - **Two is what you may hope for**. On the CPU each rank of this course computes with one thread, so 1 rank uses one core and 2 ranks use two. (PyTorch
 #   without ranks uses all cores.) But the two ranks wait for each other at every step to exchange gradients. A small network computes little between
-#   two exchanges, so their share of the time is large.
-# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little is gained: two ranks can even be slower than one.
+#   two exchanges, so their share of the time is large. Where an exchange takes longer than the second rank saves, two ranks are slower than one, on
+#   any number of cores.
+# - **Two ranks need two cores.** If other programs keep yours busy, or if you have only one, little is gained, or time is lost.
 # - **The dots of one row show the noise.** They are the same work, again and again. A difference smaller than their spread says
 #   nothing. More than 2 is possible, because half of the data may fit a cache better. But measure again first: a different program may have kept the
 #   machine busy while one rank worked.
