@@ -52,14 +52,12 @@ from torchcourse.lessons.tuning.study import (
     settings_of,
     tell,
 )
-from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.ranks import run_ranks
 from torchcourse.training.crash import KILL, run_and_kill
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-print(
-    f"{default_world_size()} ranks by default, Optuna {optuna.__version__}, PyTorch "
-    f"{torch.__version__}"
-)
+torch.set_num_threads(1)  # small networks train no faster on more
+print(f"processes on the CPU, Optuna {optuna.__version__}, PyTorch {torch.__version__}")
 
 # %% [markdown]
 # ## 1 · A study, a trial, a pruner
@@ -236,7 +234,7 @@ figures.show(
 # %% [markdown]
 # ## 2 · Killed, and resumed
 #
-# Now the trials really train. The study is in an SQLite file. A process works on it, and in its 20th
+# Now the trials really train, on the CPU. The study is in an SQLite file. A process works on it, and in its 20th
 # epoch it is killed as a machine dies, with `kill -9`.
 
 
@@ -525,7 +523,7 @@ print(
 # python search.py postgresql+psycopg://USER@HOST/studies 1       # on the second
 # ```
 #
-# With several GPUs on a machine, give each worker one: `CUDA_VISIBLE_DEVICES=1 python search.py … 1`.
+# This objective trains on the CPU. With one that trains on a GPU, give each worker of a machine its own: `CUDA_VISIBLE_DEVICES=1 python search.py … 1`.
 
 # %% [markdown]
 # ## 4 · The winner's score is too good
