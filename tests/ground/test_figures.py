@@ -8,6 +8,11 @@ import pytest
 from torchcourse import controls, figures
 
 
+@pytest.fixture(autouse=True)
+def nothing_drawn_yet(monkeypatch):
+    monkeypatch.setattr(figures, "_made", {})
+
+
 def draw(bars: int, kind: str = "up"):
     if bars == 3:
         raise ValueError("three bars do not fit")

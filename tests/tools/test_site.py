@@ -3,8 +3,10 @@
 import json
 import re
 import runpy
+import time
 from pathlib import Path
 
+import nbformat
 import pytest
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -109,6 +111,20 @@ def test_a_widget_gives_way_to_its_static_form_which_shows(page) -> None:
     assert styles == [1, 0]
 
 
+def test_a_frame_that_a_server_beside_the_kernel_fills_gives_way_to_the_last_values() -> None:
+    frame = (
+        "<iframe src='http://127.0.0.1:6006/'></iframe><details>Empty?<table><tr><td>0.25</td></tr></table></details>"
+    )
+    cells = [
+        new_markdown_cell("# Title"),
+        new_code_cell("show", outputs=[new_output("display_data", {"text/html": frame})]),
+    ]
+    (output,) = lesson_page(new_notebook(cells=cells), HERE, PAGES, "").cells[1].outputs
+    shown = output.data["text/html"]
+    assert requests_of_page(shown) == []
+    assert re.fullmatch(r"<p class='tc-note'>.*TensorBoard.*</p><table><tr><td>0.25</td></tr></table>", shown)
+
+
 def test_what_the_notebook_folds_is_folded_under_its_title(page) -> None:
     folded = page.cells[4]
     assert folded.source == "check.share(share)"
@@ -121,7 +137,7 @@ class _Client:
 
     error: Exception | None = None
 
-    def __init__(self, notebook, timeout, allow_errors, resources) -> None:
+    def __init__(self, notebook, timeout, allow_errors, resources, extra_arguments) -> None:
         self.notebook, self.folder = notebook, resources["metadata"]["path"]
         assert allow_errors
 
@@ -129,7 +145,9 @@ class _Client:
         if self.error:
             raise self.error
         assert env["TORCHCOURSE_WORK"] == self.folder
+        self.notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
         for cell in self.notebook.cells:
+            cell.metadata["execution"] = {"iopub.status.busy": f"{time.time()}"}  # as nbclient does
             cell.outputs = [new_output("stream", text=f"kept in {self.folder}/journal.jsonl")]
         loaded = [str(Path(torchcourse.__file__)), str(Path(figures.__file__))]
         self.notebook.cells[-1].outputs = [new_output("stream", text=json.dumps(loaded))]
@@ -141,6 +159,19 @@ def test_a_run_leaves_the_code_as_it_is_and_names_no_folder_of_the_machine(monke
     assert execution._run(notebook, "00_a/1_b.ipynb") == ["__init__.py", "figures.py"]
     (cell,) = notebook.cells
     assert (cell.source, cell.outputs[0].text) == ("1", "kept in work/journal.jsonl")
+
+
+def test_a_notebook_that_ran_comes_out_of_the_cache_as_it_was(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("nbclient.NotebookClient", _Client)
+    path = tmp_path / "00_a" / "1_b.ipynb"
+    path.parent.mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=[new_code_cell("1")], metadata={"kernelspec": kernel}), path)
+    first = execution.with_outputs(path, tmp_path / "cache")
+    monkeypatch.setattr(execution, "_run", None)
+    again = execution.with_outputs(path, tmp_path / "cache")
+    assert again.cells[0].outputs
+    assert nbformat.writes(lesson_page(again, HERE, PAGES, "")) == nbformat.writes(lesson_page(first, HERE, PAGES, ""))
 
 
 @pytest.mark.parametrize("error", [DeadKernelError("died"), CellTimeoutError("late")])

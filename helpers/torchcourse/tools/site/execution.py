@@ -4,6 +4,7 @@ That is the notebook's code, the rooms of the package and the bank that it read,
 learner gets it, with nothing solved. A cell that raises an error does not end the run.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ CELL_SECONDS = 600
 
 _PACKAGE = Path(torchcourse.__file__).parent
 _WITH_FRAMES = "from torchcourse.tools.site import explorer_picture\n\nexplorer_picture.install()"
+_QUIET = ["--IPKernelApp.log_level=ERROR"]
+"""A kernel on this machine alone, which need not warn that others could listen."""
 _LOADED = """\
 import json, sys
 print(json.dumps([m.__file__ for n, m in [*sys.modules.items()] if f"{n}.".startswith("torchcourse.") and m.__file__]))
@@ -94,16 +97,23 @@ def _digest(file: Path) -> str:
 
 
 def _run(notebook: NotebookNode, name: str) -> list[str]:
-    """Run a notebook in a kernel, folder and journal of its own; return the modules of the course that it loaded."""
+    """Run a notebook in a kernel, folder and journal of its own; return the modules of the course that it loaded.
+
+    Of the run, the notebook gets what it shows alone: jupyter-cache finds it again by all that a cell says of itself,
+    and a run writes its times there.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    notebook.cells = [new_code_cell(_WITH_FRAMES), *notebook.cells, new_code_cell(_LOADED)]
+    ran = copy.deepcopy(notebook)
+    ran.cells = [new_code_cell(_WITH_FRAMES), *ran.cells, new_code_cell(_LOADED)]
     with tempfile.TemporaryDirectory() as folder:
         # By its real name, as outputs show it.
         work = str(Path(folder).resolve())
         resources = {"metadata": {"path": work}}
-        client = NotebookClient(notebook, timeout=CELL_SECONDS, allow_errors=True, resources=resources)
+        client = NotebookClient(
+            ran, timeout=CELL_SECONDS, allow_errors=True, resources=resources, extra_arguments=_QUIET
+        )
         try:
             client.execute(env=os.environ | {"TORCHCOURSE_WORK": work})
         except CellTimeoutError:
@@ -112,12 +122,14 @@ def _run(notebook: NotebookNode, name: str) -> list[str]:
             ) from None
         except DeadKernelError:
             raise NotRun(f"{name}: its kernel ended. Is the memory of this machine full? Then try again.") from None
-    made, told = notebook.cells.pop(0), notebook.cells.pop()
+    made, told = ran.cells.pop(0), ran.cells.pop()
     if faults := [output.evalue for output in made.outputs if output.output_type == "error"]:
         raise NotRun(f"{name}: its explorers cannot be made into pictures: {faults[0]}.")
-    for cell in notebook.cells:
+    for cell, its_run in zip(notebook.cells, ran.cells, strict=True):
         if cell.cell_type == "code":
-            cell.outputs = [_without_folder(output, work) for output in cell.outputs]
+            cell.outputs = [_without_folder(output, work) for output in its_run.outputs]
+            cell.execution_count = its_run.execution_count
+    notebook.metadata["language_info"] = ran.metadata["language_info"]
     loaded = json.loads("".join(output.get("text", "") for output in told.outputs))
     if elsewhere := [file for file in loaded if not Path(file).is_relative_to(_PACKAGE)]:
         raise NotRun(f"{name}: its kernel has a different copy of the course, with {elsewhere[0]}.")

@@ -20,6 +20,12 @@ READING = (
     "one stops with an error, the error is folded. To answer, to predict and to be checked, open the notebook."
 )
 
+FRAME = (
+    "Here the notebook shows the page of a server that runs beside its kernel, such as TensorBoard. This page cannot; "
+    "below are the last values, if there are any."
+)
+
+_TABLE = re.compile(r"<table>.*?</table>", re.DOTALL)
 _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -79,6 +85,8 @@ def _output(output: NotebookNode, styles: set[str], path: str, pages: Collection
         return _folded_error(output)
     data = output.get("data", {})
     data.pop(VIEW, None)
+    if "<iframe" in data.get("text/html", ""):
+        data["text/html"] = f"<p class='tc-note'>{FRAME}</p>{''.join(_TABLE.findall(data['text/html']))}"
     if "text/html" in data:
         data["text/html"] = mend_hrefs(_each_style_once(data["text/html"], styles), path, pages)
     if "text/markdown" in data:  # in whose place within a page Sphinx takes no line of Markdown's own
