@@ -30,7 +30,7 @@ import torch.distributed as dist
 import torch.distributed.pipelining as pp
 import torch.nn.functional as F
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import digits
 from torchcourse.lessons.model_parallelism import checks as check
 from torchcourse.lessons.model_parallelism import pipeline
@@ -41,16 +41,14 @@ from torchcourse.lessons.model_parallelism.pipeline.schedules_picture import (
 from torchcourse.models import row_transformer
 from torchcourse.ranks import (
     RankTimeout,
-    default_world_size,
     device,
     export_script,
     run_ranks,
 )
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+# these networks are so small that threads would only wait for one another
+torch.set_num_threads(1)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · A model in two halves
@@ -229,7 +227,7 @@ checked
 # the size fits. And the time?
 #
 # The layers of one rank are a **stage** (스테이지). To see a *schedule* and nothing else, let the stages only sleep: 40 ms for a forward pass, 80 ms for a backward
-# pass. (Two ranks that compute would compete for this machine's cores, and you would measure that.) The messages are
+# pass. (Ranks that compute may have to share cores, and you would measure that.) The messages are
 # real.
 
 # %%
