@@ -33,7 +33,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.data import Subset
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring import sick_runs
@@ -42,7 +42,7 @@ from torchcourse.lessons.monitoring.diagnosis import judge_fit
 from torchcourse.lessons.monitoring.run_picture import draw_curves
 from torchcourse.lessons.monitoring.tensorboard_page import show_tensorboard
 from torchcourse.models import mlp, small_cnn
-from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.ranks import run_ranks
 from torchcourse.training import Monitor, Trainer, read_run, read_scalars
 from torchcourse.training.watch import Watch
 
@@ -50,10 +50,7 @@ from torchcourse.training.watch import Watch
 torch.set_num_threads(1)
 # begin with an empty folder when the notebook is run again
 shutil.rmtree("runs", ignore_errors=True)
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # First a question that you will answer again at the end. It is the recorded one, in our words: you train a model and want to
@@ -511,8 +508,8 @@ def measure_look(make_model, images, labels, rounds=12):
 images, labels = mnist()[:64]
 step_seconds, look_seconds = measure_look(small_cnn, images, labels)
 print(
-    f"a step {step_seconds * 1e3:.1f} ms, a look {look_seconds * 1e3:.1f} ms of "
-    f"processor time"
+    f"on the CPU, a step takes {step_seconds * 1e3:.1f} ms and a look "
+    f"{look_seconds * 1e3:.1f} ms of processor time"
 )
 
 # %%
