@@ -76,10 +76,43 @@ def test_which_kernels_are_the_same_either_way():
 
 
 def test_output_size():
-    layer = eval(re.search(r"`(nn\.Conv2d\(.*?\))`", asked("size-with-dilation").text.en)[1])
-    assert key("size-with-dilation") == layer(torch.zeros(1, 3, 50, 50)).shape[2]
-    not_dilated = nn.Conv2d(3, 8, 5, stride=2, padding=1)(torch.zeros(1, 3, 50, 50)).shape[2]
-    assert mistakes("size-with-dilation") == [key("size-with-dilation") - 1, key("size-with-dilation") + 1, not_dilated]
+    layer, picture = (
+        eval(re.search(r"`(nn\.Conv2d\(.*?\))`", asked("size-with-dilation").text.en)[1]),
+        torch.zeros(1, 3, 50, 50),
+    )
+    right = key("size-with-dilation")
+    assert right == layer(picture).shape[2]
+    layer.padding = (0, 0)
+    not_padded = layer(picture).shape[2]
+    not_dilated = nn.Conv2d(3, 8, 5, stride=2, padding=2)(picture).shape[2]
+    assert mistakes("size-with-dilation") == [not_padded, right - 1, right + 1, not_dilated]
+
+
+def test_a_transposed_convolution_is_the_gradient_and_no_inverse():
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 8, 32, 32, requires_grad=True), torch.randn(16, 8, 3, 3)
+    names = {"F": F, "x": x, "weight": weight}
+    exec(keys.program("there-and-back"), names)
+    y, z = names["y"], names["z"]
+    assert z.shape == x.shape
+    assert not torch.allclose(z, x, atol=1e-2)
+    torch.testing.assert_close(z, torch.autograd.grad(y, x, y.detach())[0], rtol=1e-3, atol=1e-3)
+    assert key("there-and-back") == "B"
+
+
+def test_the_rows_of_a_halo_make_strips_agree_with_the_whole():
+    torch.manual_seed(0)
+    weights = [torch.randn(1, 1, 5, 5, dtype=torch.float64) for _ in range(3)]
+    whole = torch.randn(1, 1, 48, 6, dtype=torch.float64)
+    first, last, received, strip = 16, 32, 0, whole[:, :, 16:32]
+    for weight in weights:
+        rows = whole[:, :, first - 2 : last + 2]  # its own, and two of each neighbor
+        received += rows.shape[2] - strip.shape[2]
+        whole = F.conv2d(whole, weight, padding=2)
+        strip = F.conv2d(F.pad(rows, (2, 2)), weight)
+        torch.testing.assert_close(strip, whole[:, :, first:last])
+    assert key("rows-of-a-halo") == received
+    assert mistakes("rows-of-a-halo") == [received // 3, received // 2, 2 * 5 * 3, 3 * 4096 // 8]
 
 
 def test_receptive_fields():
@@ -115,7 +148,8 @@ def test_parameters():
     layer = nn.Conv2d(64, 128, 3, groups=64)
     assert key("parameters-of-a-grouped-layer") == sum(p.numel() for p in layer.parameters())
     ungrouped = sum(p.numel() for p in nn.Conv2d(64, 128, 3).parameters())
-    assert mistakes("parameters-of-a-grouped-layer") == [layer.weight.numel(), ungrouped]
+    one_kernel_each = sum(p.numel() for p in nn.Conv2d(64, 64, 3, groups=64).parameters())
+    assert mistakes("parameters-of-a-grouped-layer") == [one_kernel_each, layer.weight.numel(), ungrouped]
     small, large = conv_cost(8, 8, 3, 32), conv_cost(8, 8, 3, 64)
     assert small.parameters == large.parameters
     assert large.multiply_adds == 4 * small.multiply_adds
