@@ -20,7 +20,7 @@ from torchcourse.lessons.transfer import few_labels
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Classifier, Scaling, mnist_cnn
 from torchcourse.lessons.transfer.features import extract, norm_gap, train_head
 from torchcourse.lessons.transfer.finetune import falling_rates, fine_tune, freeze, freeze_norms
-from torchcourse.lessons.transfer.forgetting import blend, learn, mnist_reader
+from torchcourse.lessons.transfer.forgetting import blend, curves, learn, mnist_reader, results
 from torchcourse.lessons.transfer.lora import LoRAConv2d, LoRALinear, adapter_state, add_lora, load_adapters, merge
 from torchcourse.ranks import run_ranks
 from torchcourse.ranks.who import ON_CPU
@@ -72,7 +72,7 @@ def test_three_quarters_of_white():
     scaled = scaling(torch.full((1, 1, 2, 2), 0.75), top=1)
     assert [key("three-quarters-of-white")] == close(scaled.unique().item())
     assert pytest.approx(-1.5) == (0.12 - 0.45) / 0.22  # "a pixel of 0.12 was −1.5"
-    assert mistakes("three-quarters-of-white") == close((0.75 - 127) / 128, 0.75, (0.75 - 0.485) / 0.229)
+    assert mistakes("three-quarters-of-white") == close((0.75 - 127) / 128, 0.75, (0.75 - 0.485) / 0.229, 0.75 * 255)
 
 
 def test_only_the_first_norm_tells_a_wrong_scaling(pixels, labels):
@@ -297,7 +297,7 @@ def test_what_adapters_save():
     assert key("what-lora-saves") == "ACE"
     frozen, adapters = 3e9 * 2 / 1e9, 3e9 * 0.005 * 2 / 1e9
     assert [key("gigabytes-with-adapters")] == close(frozen + 4 * adapters)
-    assert mistakes("gigabytes-with-adapters") == close(4 * (frozen + adapters), 4 * adapters)
+    assert mistakes("gigabytes-with-adapters") == close(4 * (frozen + adapters), 4 * adapters, frozen + 3 * adapters)
 
 
 def test_forgetting_after_three_tasks():
@@ -307,6 +307,16 @@ def test_forgetting_after_three_tasks():
     assert [key("forgetting-after-three")] == close(lost.mean())
     diagonal = np.diag(table)[:-1] - table[-1, :-1]
     assert mistakes("forgetting-after-three") == close(diagonal.mean(), lost.sum() / 3, lost.max())
+
+
+def test_a_lower_rate_keeps_as_much_where_it_learns_as_much():
+    """What the question asks for was measured: at the same rate LoRA keeps more of MNIST, and learns less."""
+    same = results()
+    assert (same["LoRA"].mean(axis=0) > same["fine-tuned"].mean(axis=0)).tolist() == [True, False]
+    lora, tuned = curves()["LoRA"][0], curves()["fine-tuned"]
+    equal = min(tuned, key=lambda values: abs(values[:, 1].mean() - lora[:, 1].mean()))
+    assert equal[:, 0].mean() > lora[:, 0].mean()
+    assert key("which-way-forgets-less") == "B"
 
 
 def test_ways_that_need_old_images(pixels, labels):
