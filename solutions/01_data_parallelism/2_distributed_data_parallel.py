@@ -279,7 +279,7 @@ outcome(
 # | average after `backward()` | all ranks take the same step |
 # | buckets | few large messages, sent early |
 #
-# A fair test needs an awkward model. This one uses one weight twice (**tied**, 묶인 가중치), and has a layer that no loss
+# A fair test needs an awkward model. This one uses one weight twice (**tied**, 공유 가중치), and has a layer that no loss
 # uses yet, so that its parameters get no gradient at all.
 
 
@@ -1138,7 +1138,7 @@ for ranks in (1, 3, 5):
 # | chunk | 조각 | 1/N of the tensor |
 # | bucket | 버킷 | gradients that travel in one message |
 # | overlap | 겹치기 | sending while computing |
-# | tied weight | 묶인 가중치 | one parameter used in two places |
+# | tied weight | 공유 가중치 | one parameter used in two places |
 # | micro-batch | 마이크로배치 | a part of the batch that is computed at once |
 # | gradient accumulation | 기울기 누적 | adding up micro-batches' gradients before a step |
 # | hang, deadlock | 멈춤, 교착 상태 | ranks that wait for each other for ever |

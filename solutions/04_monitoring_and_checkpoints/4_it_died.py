@@ -474,7 +474,7 @@ print(f"the step waits {ratio:.0f} times as long for dcp.save as for dcp.async_s
 # %% [markdown]
 # ## 5 · A slow rank is not a dead one
 #
-# A slow rank ends no run, but all wait for it: after each backward pass, DDP needs every gradient. **Local SGD** (지역 SGD) averages less often: each rank takes H steps on its own,
+# A slow rank ends no run, but all wait for it: after each backward pass, DDP needs every gradient. **Local SGD** (로컬 SGD) averages less often: each rank takes H steps on its own,
 # then all average their weights. Measured on four ranks whose steps only sleep: 4 ms, and 20 ms for a slow one. In one case each step of each rank is slow with a chance of 20%, now and then; in the other,
 # rank 0 always is. The share of the time spent waiting is the mean over the four ranks.
 
@@ -558,7 +558,7 @@ for every in (8, 48, 192):
 # | mean time between failures | 평균 고장 간격 | M, how long it is from crash to crash |
 # | elastic | 탄력적 | able to go on with more or fewer ranks |
 # | asynchronous save | 비동기 저장 | training goes on while a copy is written |
-# | local SGD | 지역 SGD | steps of one's own between two averages of the weights |
+# | local SGD | 로컬 SGD | steps of one's own between two averages of the weights |
 #
 # ### Further reading
 #

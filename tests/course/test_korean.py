@@ -43,6 +43,22 @@ def test_the_word_itself_is_allowed(word):
     assert not re.search(word["not"], word["use"])
 
 
+def in_korean(part: object) -> Iterator[str]:
+    """Yield each text of a bank that has Korean, without its code."""
+    if isinstance(part, dict):
+        if isinstance(part.get("ko"), str):
+            yield re.sub(r"```.*?```|`[^`]*`", "", part["ko"], flags=re.DOTALL)
+        part = list(part.values())
+    for each in part if isinstance(part, list) else ():
+        yield from in_korean(each)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "quizzes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_quotation_marks_are_those_of_korean(path):
+    bank = yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert [text for text in in_korean(bank) if '"' in text] == [], "write “ ” or ‘ ’"
+
+
 def test_glossaries_give_a_term_one_korean_word():
     rows: dict[str, set[str]] = {}
     for path in sorted((ROOT / "solutions").glob("*/*.py")):
