@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
@@ -38,6 +39,7 @@ __all__ = [  # `steps` and `values` are what an explorer's arguments are written
     "canvas",
     "explorer",
     "headline",
+    "ink",
     "legend",
     "new",
     "show",
@@ -55,9 +57,11 @@ COLORS = {
     "sky": "#56B4E9",
     "yellow": "#F0E442",
     "black": "#000000",
-    "gray": "#7F7F7F",
+    "gray": "#666666",
+    "light gray": "#CCCCCC",
 }
-"""Colors that color-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and a gray."""
+"""Colors that color-blind readers tell apart (Okabe and Ito 2008, https://jfly.uni-koeln.de/color/), and two grays that
+nobody takes for one of them. Pictures draw with no others, so that any two may stand side by side."""
 
 CYCLE = [COLORS[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black")]
 
@@ -92,6 +96,16 @@ def bars(axis: Axes, rectangles: list[tuple[float, float, float, float]], colors
         for left, bottom, width, height in rectangles
     ]
     axis.add_collection(PolyCollection(corners, facecolors=colors, **look))
+
+
+def ink(ground: str) -> str:
+    """Return "black" or "white", whichever is easier to read on this color, by the contrast of WCAG 2.2.
+
+    Source: https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio. The better one has a contrast of 4.58 at least.
+    """
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(ground)]
+    luminance = sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def headline(figure: Figure, finding: str) -> None:

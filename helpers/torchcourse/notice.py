@@ -5,7 +5,7 @@ from typing import Literal
 Kind = Literal["right", "wrong", "open", "info"]
 
 # Colors that color-blind readers tell apart, as in `figures.COLORS`. A word says the same as the color.
-_COLORS: dict[Kind, str] = {"right": "#009E73", "wrong": "#D55E00", "open": "#7F7F7F", "info": "#0072B2"}
+_COLORS: dict[Kind, str] = {"right": "#009E73", "wrong": "#D55E00", "open": "#666666", "info": "#0072B2"}
 
 
 def color(kind: Kind) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
+from torchcourse.figures import COLORS
 from torchcourse.lessons.tuning import replay, selection, selection_picture
 from torchcourse.lessons.tuning.digits_task import BATCHES, SPACE
 from torchcourse.lessons.tuning.study import open_study, run
@@ -55,7 +56,7 @@ def test_importance_is_a_share_of_whole_trials_and_every_study_is_a_dot(study):
 def test_parallel_coordinates_have_a_line_for_each_trial(study):
     lines = draw_parallel(study, SPACE).axes[0].lines
     assert len(lines) == 40
-    assert sum(str(line.get_color()) == "#DDDDDD" for line in lines) == 40 - len(complete(study))
+    assert sum(str(line.get_color()) == COLORS["light gray"] for line in lines) == 40 - len(complete(study))
     assert lines[-1].get_ydata()[0] == study.best_trial.params["lr"] / 12
 
 

@@ -32,7 +32,7 @@ def draw_ring(ranks: int, step: int) -> Figure:
             full = COLORS["green"] if len(summed) == ranks else COLORS["blue"]
             for box in range(ranks):
                 boxes.append((rank - 0.4 + 0.8 * box / ranks, chunk - 0.3, 0.8 / ranks, 0.6))
-                colors.append(full if box in summed else "#EDEDED")
+                colors.append(full if box in summed else COLORS["light gray"])
     bars(axis, boxes, colors, edgecolors="white", linewidths=0.8)
 
     tails = [(message.source, message.chunk) for message in state.messages]

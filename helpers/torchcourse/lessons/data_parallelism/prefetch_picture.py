@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, ink, legend
 from torchcourse.lessons.data_parallelism.prefetch import Step, modeled_step
 
 KIND_COLORS = {
@@ -77,6 +77,6 @@ def _draw_step(axis: Axes, step: Step, first_row: float) -> None:
     bars(axis, rectangles, [KIND_COLORS[task.kind] for task in step.tasks], edgecolors="white", linewidths=0.5)
     for task, row in zip(step.tasks, rows, strict=True):
         if task.end - task.start > step.milliseconds / 60:
-            color = "white" if task.kind in ("backward", "reduce-scatter") else "black"
+            color = ink(KIND_COLORS[task.kind])
             middle = (task.start + task.end) / 2
             axis.text(middle, row, str(task.unit), ha="center", va="center", fontsize=8, color=color)

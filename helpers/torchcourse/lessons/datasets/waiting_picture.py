@@ -19,7 +19,7 @@ def draw_timeline(workers: int, load: float, step: float = 10.0, send: float = 1
             axes.text((begin + end) / 2, rows[worker], str(number), ha="center", va="center", fontsize=8)
     for number, (begin, end) in enumerate(run.steps):
         axes.barh(0, end - begin, 0.7, left=begin, color=figures.COLORS["green"], edgecolor="white", linewidth=1)
-        axes.text((begin + end) / 2, 0, str(number), ha="center", va="center", fontsize=8, color="white")
+        axes.text((begin + end) / 2, 0, str(number), ha="center", va="center", fontsize=8)
     axes.set_yticks([0, *range(1, workers + 1)], ["training loop", *(f"worker {worker}" for worker in range(workers))])
     axes.invert_yaxis()
     axes.set_xlabel("time [ms]; numbers are batches, green trains, blue loads, white waits")

@@ -152,7 +152,7 @@ def _ridge(axes: Axes, histogram: Histogram, row: int) -> None:
         color = figures.COLORS["blue"]
         axes.stairs(row + 0.85 * counts / counts.max(), grid, baseline=row, fill=True, color=color, alpha=0.7)
     if histogram.zeros > 0.005:
-        axes.text(-11.9, row + 0.2, f"{histogram.zeros:.0%} are 0", fontsize=8, color=figures.COLORS["vermillion"])
+        axes.text(-11.9, row + 0.2, f"{histogram.zeros:.0%} are 0", fontsize=8)
 
 
 def _density(histogram: Histogram, grid: np.ndarray) -> np.ndarray:

@@ -34,8 +34,7 @@ def seen_picture(runs: dict[str, Sequence[Part]]) -> None:
         for share, color, label in zip(shares, colors, ("never", "once", "more than once"), strict=True):
             axis.barh(row, share, left=left, color=color, height=0.6, label=None if row else label)
             if share:
-                light = color == COLORS["gray"]
-                axis.text(left + share / 2, row, share, ha="center", va="center", color="black" if light else "white")
+                axis.text(left + share / 2, row, share, ha="center", va="center", color=figures.ink(color))
             left += share
         words.append(f"{name}: {len(never)} samples never, {len(twice)} more than once")
     axis.set_yticks(np.arange(len(runs)), list(runs))

@@ -29,7 +29,7 @@ def story_picture(story: Story | None, save_every: int = 5) -> None:
         axis.axhline(step, color=COLORS["gray"], linewidth=0.5, linestyle=":")
     for who, when in story.deaths.items():
         axis.axvline(when - begin, color=COLORS["vermillion"], linestyle="--")
-        axis.text(when - begin, 1, f" the {who} dies", color=COLORS["vermillion"], fontsize=9)
+        axis.text(when - begin, 1, f" the {who} dies", fontsize=9)
     done = [step for _, first, last in story.starts() for step in range(first, last + 1)]
     twice = len(done) - len(set(done))
     seconds = story.rows[-1]["time"] - begin

@@ -48,7 +48,6 @@ def draw_labels(labels: int, results: Results) -> Figure:
         place, side = ((-6, 4), "right") if method == "fine-tuned" else ((6, -12), "left")
         right.annotate(
             name, (max(seconds, 1e-3), accuracy), place, textcoords="offset points", ha=side, fontsize=8,
-            color=COLORS[_COLORS[method]],
         )  # fmt: skip
     left.axvline(labels, color=COLORS["gray"], lw=0.8, ls="--")
     left.set(xscale="log", xlabel="labeled images of each digit", ylabel="test accuracy, %  (95% intervals)")

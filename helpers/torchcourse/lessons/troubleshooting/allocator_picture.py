@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, new
+from torchcourse.figures import COLORS, ink, new
 from torchcourse.lessons.troubleshooting.allocator import MIB, CachingAllocator
 from torchcourse.units import format_bytes
 
@@ -13,11 +13,11 @@ def draw_segments(allocator: CachingAllocator) -> Figure:
     figure, axis = new(8.0, 1.1 + 0.42 * max(1, len(rows)))
     for row, segment in enumerate(rows):
         for block in segment.blocks:
-            color = COLORS["blue"] if block.used else "#DDDDDD"
+            color = COLORS["blue" if block.used else "light gray"]
             axis.barh(row, block.size / MIB, left=block.start / MIB, height=0.7, color=color, edgecolor="white")
             if block.size > 0.06 * max(segment.size for segment in rows):
                 place, text = (block.start + block.size / 2) / MIB, block.name or "free"
-                axis.text(place, row, text, ha="center", va="center", fontsize=8, color="white" if block.used else "k")
+                axis.text(place, row, text, ha="center", va="center", fontsize=8, color=ink(color))
     axis.set_yticks(range(len(rows)), [f"segment {row + 1}" for row in range(len(rows))])
     axis.set(xlabel="MiB from the beginning of the segment", ylim=(max(1, len(rows)) - 0.5, -0.5))
     axis.set_title(f"{format_bytes(allocator.allocated)} allocated, {format_bytes(allocator.reserved)} reserved")

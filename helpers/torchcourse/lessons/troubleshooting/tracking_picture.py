@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from torchcourse.figures import COLORS, new
+from torchcourse.figures import COLORS, ink, new
 from torchcourse.lessons.troubleshooting.tracking import KINDS, Allocation, MemoryTracker, Timeline, describe_unseen
 from torchcourse.units import format_bytes
 
@@ -38,7 +38,7 @@ def draw_memory(tracker: MemoryTracker, largest: int = 8, capacity: int | None =
         if life.born > 0.5 * end:
             look = {"ha": "right"}
         elif life.born + width > 0.6 * end:  # long enough to hold its own name
-            look = {"ha": "left", "color": "white"}
+            look = {"ha": "left", "color": ink(KIND_COLORS[life.kind])}
         else:
             place = life.born + width
         below.text(place, row, f" {_label(life)} ", va="center", fontsize=7, **look)

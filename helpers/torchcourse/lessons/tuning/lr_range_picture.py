@@ -10,7 +10,7 @@ from torchcourse.lessons.tuning.lr_range import RangeTest
 def draw_range_test(curve: RangeTest, good: tuple[float, float] | None = None) -> Figure:
     """Draw loss over rate, with the suggestion; `good` marks rates that are known to train well."""
     figure, axis = figures.new(height=3.2)
-    axis.plot(curve.rates, curve.losses, color="#CCCCCC", label="loss of the batch")
+    axis.plot(curve.rates, curve.losses, color=COLORS["light gray"], label="loss of the batch")
     axis.plot(curve.rates, curve.smoothed, color=COLORS["blue"], label="smoothed")
     axis.axvline(curve.suggestion, color=COLORS["vermillion"], label="suggestion")
     if good:

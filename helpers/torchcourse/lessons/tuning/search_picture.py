@@ -20,7 +20,7 @@ def draw_curves(search: Search) -> Figure:
         if trial.failed:
             axis.plot(trial.epochs + 1, 0, "x", color=COLORS["vermillion"], ms=7, clip_on=False, zorder=20)
     for rung in RUNGS:
-        axis.axvline(rung, color="#CCCCCC", linewidth=0.8, zorder=0)
+        axis.axvline(rung, color=COLORS["light gray"], linewidth=0.8, zorder=0)
     axis.set(xlabel="epoch (lines: rungs)", ylabel="validation accuracy (%)", ylim=(0, 100), xticks=range(1, 10))
     axis.set_title(curves_finding(search))
     return figure

@@ -64,7 +64,7 @@ def draw_rates(batch_size: int) -> Figure:
     figure, axis = figures.new(height=3.2)
     for row, size in enumerate(BATCHES):
         chosen = size == batch_size
-        color = COLORS["vermillion"] if chosen else "#CCCCCC"
+        color = COLORS["vermillion" if chosen else "light gray"]
         axis.plot(SPACE["lr"], final[row], "o-" if chosen else "-", color=color, zorder=2 + chosen, markersize=4)
     axis.set(xscale="log", xlabel="learning rate (SGD with momentum 0.9)", ylabel="validation accuracy (%)")
     axis.set_title(rates_finding(batch_size))

@@ -109,7 +109,7 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     shades = colormaps["viridis_r"](np.linspace(0, 1, max(len(trials), 1)))
     best = trials[-max(len(trials) // 5, 1) :]
     for trial in _trials(study, TrialState.PRUNED):
-        axis.plot(range(len(space)), _heights(trial, space), color="#DDDDDD", linewidth=0.8)
+        axis.plot(range(len(space)), _heights(trial, space), color=COLORS["light gray"], linewidth=0.8)
     for shade, trial in zip(shades, trials, strict=True):
         axis.plot(range(len(space)), _heights(trial, space), color=shade, linewidth=2.2 if trial in best else 1)
     for column, values in enumerate(space.values()):
@@ -138,9 +138,9 @@ def draw_slices(study: optuna.Study, space: Space) -> Figure:
     """Draw each finished trial's value over each hyperparameter by itself; gray where it was pruned."""
     figure, axes = figures.new(9.0, 2.8, ncols=len(space), sharey=True)
     for axis, name in zip(np.atleast_1d(axes), space, strict=True):
-        for state, color in ((TrialState.PRUNED, "#BBBBBB"), (TrialState.COMPLETE, COLORS["blue"])):
+        for state, color in ((TrialState.PRUNED, "light gray"), (TrialState.COMPLETE, "blue")):
             trials = _trials(study, state)
-            axis.scatter([_place(t, name, space) for t in trials], [t.value for t in trials], s=12, color=color)
+            axis.scatter([_place(t, name, space) for t in trials], [t.value for t in trials], s=12, color=COLORS[color])
         _label(axis, space[name])
         axis.set_xlabel(name)
     np.atleast_1d(axes)[0].set_ylabel("value")

@@ -6,7 +6,7 @@ from functools import cache
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, legend, steps, values
+from torchcourse.figures import COLORS, Explorer, bars, canvas, explorer, headline, ink, legend, steps, values
 from torchcourse.lessons.model_parallelism.pipeline.schedules import SCHEDULES
 from torchcourse.lessons.model_parallelism.pipeline.simulation import Costs, Span, Timeline, simulate
 
@@ -14,7 +14,7 @@ KINDS = {"F": "forward", "B": "backward", "I": "backward, inputs", "W": "backwar
 """What each kind of action is called in a legend."""
 
 TIME_COLORS = {"F": COLORS["sky"], "B": COLORS["blue"], "I": COLORS["blue"], "W": COLORS["green"]}
-_SECOND_HALF = {"F": "#B3DDF4", "B": "#7FB8D8"}  # of the model, where a rank holds two stages
+_SECOND_HALF = {"F": COLORS["orange"], "B": COLORS["vermillion"]}  # of the model, where a rank holds two stages
 _MEMORY = COLORS["yellow"]
 
 
@@ -112,7 +112,7 @@ def _number(axis: Axes, line: Timeline, length: float) -> None:
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if span.action.kind in "BIW" and span.action.stage < line.schedule.ranks else "black",
+            color=ink(_color(line, span)),
         )
 
 

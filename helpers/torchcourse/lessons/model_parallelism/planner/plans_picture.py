@@ -131,7 +131,7 @@ def draw_seconds(plans: Mapping[str, Plan]) -> Figure:
         else:
             small = [sum(pair) for pair in zip(small, seconds, strict=True)]
     if any(small):
-        axis.barh(names, small, left=left, color="#dddddd", height=0.6, label="others, each below 1%")
+        axis.barh(names, small, left=left, color=COLORS["light gray"], height=0.6, label="others, each below 1%")
     axis.invert_yaxis()
     axis.set_xlabel("one step (s)")
     figure.legend(frameon=False, fontsize=8.5, ncols=len(SECOND_COLORS), loc="outside lower center")
@@ -161,7 +161,9 @@ def draw_accuracy(judgements: Sequence[Judgement]) -> Figure:
     lowest = 0.9 * min(min(each.run.flops, each.flops) for each in judgements) / 1e12
     line = (lowest, highest)
     axis.plot(line, line, color=COLORS["black"], linewidth=1, label="planned as published")
-    axis.fill_between(line, [0.85 * x for x in line], [1.15 * x for x in line], color="#eeeeee", label="within 15%")
+    axis.fill_between(
+        line, [0.85 * x for x in line], [1.15 * x for x in line], color=COLORS["light gray"], label="within 15%"
+    )
     judged = [each for each in judgements if not each.run.calibrates]
     for setting, face, label in ((True, "white", "sets constants"), (False, COLORS["blue"], "judged")):
         shown = [each for each in judgements if each.run.calibrates == setting]

@@ -98,12 +98,12 @@ def _draw_matrices(axis: Axes, ranks: int, order: str) -> None:
             parts = [(left, bottom + high * (1 - (rank + 1) / ranks), wide, high / ranks) for rank in range(ranks)]
         else:
             parts = [(left, bottom, wide, high)]
-        colors = _RANKS[:ranks] if name in upright | level else ["#E3E3E3"]
+        colors = _RANKS[:ranks] if name in upright | level else [COLORS["light gray"]]
         bars(axis, parts, colors, edgecolors="white", linewidths=0.6)
         axis.text(left + wide / 2, bottom + high + 0.12, _NAMES.get(name, name), ha="center", va="bottom", fontsize=10)
     for name, text in _exchanges(order).items():
         left, bottom, wide, _ = _PLACES[name]
-        axis.text(left + wide / 2, bottom - 0.15, text, ha="center", va="top", color=COLORS["vermillion"], fontsize=9)
+        axis.text(left + wide / 2, bottom - 0.15, text, ha="center", va="top", fontsize=9)
     axis.text(-1.4, 4.62, "a color: one rank · gray: the same on each rank", va="top", fontsize=9)
     axis.set(xlim=(-1.6, 18.2), ylim=(-0.1, 4.7))
     axis.set_axis_off()
@@ -111,7 +111,7 @@ def _draw_matrices(axis: Axes, ranks: int, order: str) -> None:
     axis.set_position((0.02, box.y0, 0.96, box.height))  # no labels at its left: it can have the whole width
 
 
-_RANKS = [*CYCLE, COLORS["gray"]]
+_RANKS = [*CYCLE, COLORS["yellow"]]
 
 
 def _short(number: float) -> str:
