@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring.by_hand import PIECES, NoisyDigits, Run, add_noise
@@ -44,7 +44,7 @@ from torchcourse.lessons.monitoring.foreign_examples import (
 )
 from torchcourse.lessons.monitoring.save_interval_picture import interval_picture
 from torchcourse.models import small_cnn
-from torchcourse.ranks import RankError, default_world_size, device, run_ranks
+from torchcourse.ranks import RankError, device, run_ranks
 from torchcourse.training import CheckpointError, Trainer, checkpoint
 from torchcourse.training.crash import kill_at_step, kill_while_saving
 from torchcourse.training.foreign import (
@@ -54,10 +54,9 @@ from torchcourse.training.foreign import (
     save_sharded,
 )
 
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+# these networks are so small that threads would only wait for one another
+torch.set_num_threads(1)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · What is in the file?
@@ -501,8 +500,8 @@ resumed = killed_and_resumed("streams_killed", NoisyDigits(), 2, 0, **on_the_cpu
 figure, axis = figures.new(height=2.6)
 steps = range(1, len(unbroken) + 1)
 axis.plot(steps, [abs(a - b) for a, b in zip(unbroken, resumed, strict=True)], "o-")
-axis.axvline(12.5, color="gray", linestyle="--")
-axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", color="gray", ha="right")
+axis.axvline(12.5, color=figures.COLORS["gray"], linestyle="--")
+axis.text(12.3, axis.get_ylim()[1] * 0.85, "resumed here", ha="right")
 gap = max(abs(a - b) for a, b in zip(unbroken, resumed, strict=True))
 axis.set(xlabel="step", ylabel="difference of the losses", xticks=range(0, 21, 4))
 axis.set_title(f"Everything was restored, and the losses differ by up to {gap:.2g}")
@@ -619,7 +618,7 @@ assert max(sizes.values()) - min(sizes.values()) < 500  # names and rounding, no
 outcome(
     "04-3.ranks",
     f"{sizes[1]:,}, {sizes[2]:,} and {sizes[4]:,} bytes: {parameters:,} parameters "
-    f"of 4 bytes each, and a little for BatchNorm and names. "
+    f"of 4 bytes each, and a little for BatchNorm, names and the note of the device. "
     "Each rank has the whole model, and one of the copies is saved.",
     right="just as big",
 )
@@ -845,7 +844,7 @@ print("whole.pt:", os.path.getsize("whole.pt"), "bytes, with", ", ".join(whole))
 #
 # | The log | The evidence | Corrected |
 # |---|---|---|
-# | 단순히 multi GPU model이니 모델 크기가 클거라 생각했다: a multi-GPU model is big | Section 5: 1, 2 and 4 ranks wrote files of the same size. | Data parallelism keeps a whole model on each GPU and saves one. Only *shares* (FSDP) are files of a different size, and smaller ones. |
+# | 단순히 multi GPU model이니 모델 크기가 클거라 생각했다: a multi-GPU model is big | Section 5: 1, 2 and 4 ranks wrote files of the same size, but for a few hundred bytes at most. | Data parallelism keeps a whole model on each GPU and saves one. Only *shares* (FSDP) are files of a different size, and smaller ones. |
 # | device 문제가 생긴다. device 지정하기! A problem of the device: name the device | Section 5: `torch.load` stopped at a GPU that is not here; `map_location` helped. | Right where the file names a GPU that the machine lacks: always without a GPU, and with one GPU if another rank than 0 saved. Then it is **half** of it. |
 # | – | With the device solved, not one name fitted; `strict=False` loaded nothing and was silent. | The other half, and from rank 0 to one GPU the whole problem, is the prefix **`module.`**. Take it off, or save `ddp.module.state_dict()`. |
 
