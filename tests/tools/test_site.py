@@ -223,20 +223,23 @@ def test_outputs_depend_on_the_rooms_that_a_notebook_loads_and_on_its_questions(
         "lessons/e/f.py",
         "lessons/e/programs/g.py",
         "lessons/h/i.py",
+        "tools/site/j.py",
+        "tools/site/k.py",
         "00_x.yaml",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(execution, "_PACKAGE", tmp_path)
     monkeypatch.setattr(bank, "folder", lambda: tmp_path)
-    loaded = ["a.py", "b/c.py", "lessons/e/f.py"]
+    loaded = ["a.py", "b/c.py", "lessons/e/f.py", "tools/site/j.py"]
     kept = execution.made_by(loaded, "00_x")
-    counted = ["a.py", "b/d.py", "lessons/e/programs/g.py", "00_x.yaml"]
+    counted = ["a.py", "b/d.py", "lessons/e/programs/g.py", "tools/site/j.py", "00_x.yaml"]
     for name in counted:
         (tmp_path / name).write_text("changed")
         assert execution.made_by(kept, "00_x") != kept, name
         (tmp_path / name).write_text(name)
-    (tmp_path / "lessons/h/i.py").write_text("changed")
+    for name in ("lessons/h/i.py", "tools/site/k.py"):
+        (tmp_path / name).write_text("changed")
     assert execution.made_by(kept, "00_x") == kept
     (tmp_path / "b/new.py").touch()
     assert execution.made_by(kept, "00_x") != kept

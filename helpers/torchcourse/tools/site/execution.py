@@ -87,9 +87,14 @@ def made_by(modules: Iterable[str], lesson: str) -> dict[str, str]:
 
 
 def room_of(module: str) -> str:
-    """Return the room of a module: a module or folder of the ground, or the wing of a lesson."""
+    """Return the room of a module: a module or folder of the ground, or the wing of a lesson; a tool by itself.
+
+    Of the tools, a kernel loads what makes explorers into pictures. The others, which make pages, change no output.
+    """
     parts = module.split("/")
-    return "/".join(parts[:2] if parts[0] in ("lessons", "tools") else parts[:1])
+    if parts[0] == "tools":
+        return module
+    return "/".join(parts[:2] if parts[0] == "lessons" else parts[:1])
 
 
 def _digest(file: Path) -> str:
