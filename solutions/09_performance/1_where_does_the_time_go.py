@@ -29,6 +29,7 @@ import inspect
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from torchcourse import figures, loader_workers
+from torchcourse import environment, figures, loader_workers
 from torchcourse.data import make_loader, mnist
 from torchcourse.lessons.data_parallelism.trace import (
     computing_and_sending,
@@ -63,15 +64,13 @@ from torchcourse.lessons.performance.speed import compare
 from torchcourse.lessons.performance.step_clock import StepClock, operations
 from torchcourse.lessons.performance.step_clock_picture import show_parts
 from torchcourse.models import row_transformer, small_cnn
-from torchcourse.ranks import default_world_size, run_ranks, who
+from torchcourse.ranks import run_ranks, who
+from torchcourse.timing import in_turn
 
 loader_workers.prepare()  # where a system does not fork, they start slowly otherwise
 torch.set_num_threads(1)
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no notes of the profiler's own
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · By the clock
@@ -111,7 +110,7 @@ digits = torch.utils.data.Subset(mnist("train"), range(1280))
 loader = make_loader(digits, batch_size=64, shuffle=True, seed=0)
 train(loader, StepClock(device), device)  # the first pass warms up, and is not counted
 parts = train(loader, StepClock(device), device)
-show_parts({"small CNN": parts})
+show_parts({f"on {device.type}": parts})
 
 # %%
 longest = max(parts, key=parts.get)
@@ -129,7 +128,8 @@ outcome(
 # %% [markdown]
 # For a dense layer the backward pass computes two products, one for the gradient of the inputs and one for that of the
 # weights. The forward pass computes one. Twice the time would follow, if products were all. In this network pooling and
-# normalization take time, too. So do not guess the ratio: measure it.
+# normalization take time, too. On a GPU each operation also has to be started by Python, which takes longer than a small
+# one itself. So do not guess the ratio: measure it.
 #
 # A GPU works on while Python goes on. A clock without `torch.cuda.synchronize()` then measures how long Python took to
 # *ask*. `StepClock` waits at the end of each part. That makes the parts true, and the whole loop a little slower.
@@ -163,11 +163,13 @@ show_parts({"in memory": parts, "far away": starved, f"{workers} workers": fed})
 # ## 2 · By the profiler
 #
 # The clock says which *part* is slow. `torch.profiler` says which *operation*. It records each one with its start and
-# its end, on the CPU and on the GPU.
+# its end, on the CPU and on the GPU. (The steps below are on the CPU, on every machine: nothing moves the model.)
 
 # %%
 model = small_cnn()
 images, labels = next(iter(loader))
+# PyTorch 2.11 warns each time that a profile begins empty
+warnings.filterwarnings("ignore", "Warning: Profiler clears events")
 with torch.profiler.profile() as profiler:
     for _ in range(3):
         F.cross_entropy(model(images), labels).backward()
@@ -211,10 +213,11 @@ def profiled():
         plain()
 
 
-price = best_seconds(profiled) / best_seconds(plain)
+times = in_turn({"plain": plain, "profiled": profiled}, rounds=5)
+price = min(times["profiled"]) / min(times["plain"])
 print(
-    f"A step inside the profiler takes {price:.1f} times as long. So profile a few "
-    f"steps, not a training run."
+    f"A step inside the profiler takes {price:.1f} times as long, and leaves "
+    f"{len(events) // 3} events. So profile a few steps, not a training run."
 )
 
 # %% [markdown]
@@ -242,6 +245,7 @@ def traced(slower):
     """Profile one step on each rank; rank 1 takes `slower` seconds longer before its
     backward pass.
     """
+    warnings.filterwarnings("ignore", "Warning: Profiler clears events")
     torch.manual_seed(0)
     model = DistributedDataParallel(small_cnn(width=32), bucket_cap_mb=0.2)
     images, labels = torch.randn(64, 1, 28, 28), torch.randint(10, (64,))
@@ -364,7 +368,7 @@ show_roofline(machine, points)
 for number, point in enumerate(points, start=1):
     print(
         f"{number:2} {point.name:16} {point.intensity:6.2f} operations per byte, "
-        f"limit: {point.bound(machine):7} "
+        f"roof by {point.bound(machine):7} "
         f"{point.reached(machine):5.0%} of its roof"
     )
 
@@ -378,7 +382,8 @@ outcome(
 
 # %% [markdown]
 # A share above 100% is possible: a small layer finds its numbers in the cache, which is faster than the memory that the
-# copy measured. A share of a few percent means that something else costs: the call itself, or a poor fit of the code.
+# copy measured. A share of a few percent means that something else costs: the call itself, or a poor fit of the code. On a
+# GPU, layers as small as these take as long as it takes to start them.
 #
 # The same on the transformer of lesson 02, which reads a digit as eight rows. With one sample, each weight that is read
 # serves eight products, one per row. With 64 samples it serves 512.
@@ -515,7 +520,8 @@ print("as it is by default:                   ", counts)
 # ### What fusing gains
 #
 # Twelve operations, one after the other, read and write the whole tensor twelve times. One fused operation does it once.
-# A CPU needs a C++ compiler for that, and building takes about half a minute the first time. So you have to ask for it.
+# Building that needs a C++ compiler. For a GPU it takes seconds, for a CPU about half a minute the first time. So there you
+# have to ask for it.
 
 # %%
 BUILD_CODE = torch.cuda.is_available()  # set True to build on a CPU, too
@@ -528,14 +534,16 @@ def chain(x):
 
 
 compiler = cpp_compiler()
-if not BUILD_CODE:
+if not (BUILD_CODE and compiler):
     print(
         "Nothing was built. C++ compiler here:",
-        compiler or "none: then nothing can be fused on this CPU",
+        compiler or "none: then nothing can be fused",
     )
 else:
     torch.compiler.reset()
-    fused, x = torch.compile(chain), torch.randn(2_000_000, device=device)
+    # more than its caches hold, or a GPU gains little
+    numbers = 64_000_000 if device.type == "cuda" else 2_000_000
+    fused, x = torch.compile(chain), torch.randn(numbers, device=device)
     assert torch.allclose(fused(x), chain(x), atol=1e-5)
     gain = best_seconds(lambda: chain(x), device) / best_seconds(
         lambda: fused(x), device
@@ -644,7 +652,7 @@ outcome(
 
 # %%
 for dtype in (torch.float32, torch.bfloat16):
-    found = measure_machine(device, dtype, size=512)
+    found = measure_machine(device, dtype, size=None if device.type == "cuda" else 512)
     print(
         f"{dtype!s:15} {torch.finfo(dtype).bits // 8} bytes per number, "
         f"{found.peak / 1e9:8,.0f} · 10⁹ operations per second"
@@ -829,7 +837,8 @@ except RuntimeError as error:
 # %% [markdown]
 # ## 10 · Scale up: the same clock on each rank
 #
-# The loop of section 1 runs on several ranks, each with its own clock and its share of the data.
+# The loop of section 1 runs on several ranks, each with its own clock and its share of the data. Where there are fewer GPUs
+# than ranks, they compute on the CPU: then compare the ranks with each other, and not with section 1.
 
 
 # %%
@@ -855,12 +864,15 @@ def clocked_rank(width):
         clock.step()
         if clock.steps == 15:
             break
-    return clock.per_step(), next(model.parameters()).detach().double().sum().item()
+    total = next(model.parameters()).detach().double().sum().item()
+    return clock.per_step(), total, who.device().type
 
 
 by_rank = run_ranks(clocked_rank, 8)
-show_parts({f"rank {rank}": clocked for rank, (clocked, _) in enumerate(by_rank)})
-assert len({round(total, 6) for _, total in by_rank}) == 1, (
+show_parts(
+    {f"rank {n} on {where}": parts for n, (parts, _, where) in enumerate(by_rank)}
+)
+assert len({round(total, 6) for _, total, _ in by_rank}) == 1, (
     "all ranks hold the same weights"
 )
 

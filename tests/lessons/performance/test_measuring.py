@@ -77,6 +77,8 @@ def test_the_picture_names_the_largest_part_of_each_loop():
     loops = {"a": {"data": 1.0, "forward": 3.0}, "b": {"data": 9.0, "forward": 1.0}}
     said = step_clock_picture.describe_parts(loops)
     assert "a: 75% forward, b: 90% data" in said
+    alike = {f"rank {rank}": {"data": 1.0, "forward": 1.0 + rank} for rank in range(1, 9)}
+    assert step_clock_picture.describe_parts(alike).startswith("Most time per step – forward: 67% to 90%. rank 1: ")
     assert step_clock_picture.draw_parts(loops).axes[0].get_xlabel() == "time per step (ms), measured"
 
 
@@ -89,6 +91,10 @@ def test_bounds_lie_on_both_sides_of_the_ridge():
     assert [point.reached(machine) for point in (slope, flat)] == [1.0, 0.5]
     said = roofline_picture.describe_roofline(machine, [slope, flat])
     assert "1 of 2 layers do fewer than 10.0 operations per byte" in said
+    assert "something else" not in said
+    slow = roofline.Point("c", 50, 10, 11.0)
+    said = roofline_picture.describe_roofline(machine, [slope, slow])
+    assert "; something else limits 1, at less than a tenth of their roof." in said
     assert len(roofline_picture.draw_roofline(machine, [slope, flat]).axes[0].lines) == 3
 
 

@@ -8,6 +8,9 @@ from matplotlib.figure import Figure
 from torchcourse.figures import COLORS, canvas, headline, new, show
 from torchcourse.lessons.performance.roofline import Machine, Point
 
+FAR = 0.1
+"""Below this share of its roof, neither memory nor computing limits a layer."""
+
 
 def show_roofline(machine: Machine, points: Sequence[Point]) -> None:
     """Show layers under the roof, below the cell."""
@@ -28,7 +31,7 @@ def draw_roofline(machine: Machine, points: Sequence[Point]) -> Figure:
             [point.speed / 1e9 for point in own],
             marker,
             color=color,
-            label=f"layers that {'memory' if bound == 'memory' else 'computing'} limits",
+            label=f"roof by {bound}",
         )
     for number, point in enumerate(points, start=1):
         axis.annotate(
@@ -36,7 +39,7 @@ def draw_roofline(machine: Machine, points: Sequence[Point]) -> Figure:
         )
     axis.set(xlabel="arithmetic intensity (operations per byte)", ylabel="speed (10⁹ operations per second)")
     axis.legend(frameon=False, fontsize=8.5)
-    headline(figure, _finding(machine, points))
+    headline(figure, _finding(machine, points).replace("; ", ";\n"))
     return figure
 
 
@@ -51,7 +54,11 @@ def describe_roofline(machine: Machine, points: Sequence[Point]) -> str:
 
 def _finding(machine: Machine, points: Sequence[Point]) -> str:
     memory = sum(point.bound(machine) == "memory" for point in points)
-    return f"{memory} of {len(points)} layers do fewer than {machine.ridge:.1f} operations per byte: memory limits them"
+    far = sum(point.reached(machine) < FAR for point in points)
+    found = (
+        f"{memory} of {len(points)} layers do fewer than {machine.ridge:.1f} operations per byte: memory is their roof"
+    )
+    return found + (f"; something else limits {far}, at less than a tenth of their roof" if far else "")
 
 
 def draw_dense(machine: Machine, batch: int, width: int, bytes_per_number: int) -> Figure:

@@ -47,5 +47,8 @@ def describe_parts(loops: Mapping[str, Parts]) -> str:
 
 def _finding(loops: Mapping[str, Parts]) -> str:
     largest = {loop: max(parts, key=lambda name: parts[name]) for loop, parts in loops.items()}
-    said = (f"{loop}: {loops[loop][name] / sum(loops[loop].values()):.0%} {name}" for loop, name in largest.items())
-    return "Most time per step – " + ", ".join(said)
+    shares = {loop: loops[loop][name] / sum(loops[loop].values()) for loop, name in largest.items()}
+    if len(loops) > 1 and len(set(largest.values())) == 1:
+        name = next(iter(largest.values()))
+        return f"Most time per step – {name}: {min(shares.values()):.0%} to {max(shares.values()):.0%}"
+    return "Most time per step – " + ", ".join(f"{loop}: {shares[loop]:.0%} {name}" for loop, name in largest.items())
