@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting import checks as check
 from torchcourse.lessons.troubleshooting import offload
@@ -64,12 +64,12 @@ from torchcourse.models import mlp, small_cnn
 from torchcourse.ranks import run_ranks
 from torchcourse.units import format_bytes
 
-print(f"{torch.cuda.device_count()} GPUs, PyTorch {torch.__version__}")
+print(environment.hardware())
 print(gpu_status())
 
 # %% [markdown]
 # The last line is `gpu_status()`. It asks NVIDIA's own library (NVML) for what `nvidia-smi` shows: memory, load, temperature,
-# power, and which process holds how much. GPUtil, which the log names, parsed that program's text; its last release is from 2018.
+# power, and which process holds how much (in a container mostly none is told). GPUtil, which the log names, parsed that program's text; its last release is from 2018.
 
 # %% [markdown]
 # ## 1 · Where the memory goes
@@ -849,31 +849,18 @@ print(f"empty_cache() gives back {format_bytes(gpu.empty_cache())}.")
 
 # %%
 if torch.cuda.is_available():
-    allocated, reserved = torch.cuda.memory_allocated, torch.cuda.memory_reserved
+
+    def taken():
+        live, segments = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+        return f"{format_bytes(live)} allocated, {format_bytes(segments)} reserved"
+
+    print("before:      ", taken())  # section 4's tensors, and room for products
     large = torch.zeros(64 * MIB, device="cuda")
-    print(
-        "made:        ",
-        format_bytes(allocated()),
-        "allocated,",
-        format_bytes(reserved()),
-        "reserved",
-    )
+    print("256 MiB made:", taken())
     del large
-    print(
-        "del:         ",
-        format_bytes(allocated()),
-        "allocated,",
-        format_bytes(reserved()),
-        "reserved",
-    )
+    print("del:         ", taken())
     torch.cuda.empty_cache()
-    print(
-        "empty_cache: ",
-        format_bytes(allocated()),
-        "allocated,",
-        format_bytes(reserved()),
-        "reserved",
-    )
+    print("empty_cache: ", taken())
 else:
     print("No GPU here: the pictures above are modeled, and nothing was measured.")
 
@@ -919,7 +906,7 @@ for loss_function in (F.l1_loss, F.mse_loss):
 
 # %% [markdown]
 # `loss` drags its graph along; notebook 2 hunts for such leaks. `detach()` lets the graph go and keeps the tensor's **storage** (저장 공간) on the device. For
-# cross-entropy that is one small block. `F.mse_loss` in PyTorch 2.13 is different: its one number sits in the memory of all
+# cross-entropy that is one small block. `F.mse_loss` on a CPU is different (PyTorch 2.11 and 2.13): its one number sits in the memory of all
 # squared errors, and a detached loss keeps all of it ([issue 185647](https://github.com/pytorch/pytorch/issues/185647)).
 # `loss.detach().clone()` keeps one number. `item()` keeps nothing there: it is a Python float.
 #
@@ -937,7 +924,7 @@ if torch.cuda.is_available():
     product.sum().item()
     print(
         f"the multiplication was queued in {queued * 1e3:.2f} ms; item() came back "
-        f"after {time.perf_counter() - start:.4f} s"
+        f"after {(time.perf_counter() - start) * 1e3:.2f} ms"
     )
 else:
     print(

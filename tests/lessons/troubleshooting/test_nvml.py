@@ -59,7 +59,7 @@ def test_what_a_card_does_not_tell_is_left_out(driver):
     for name in ("UtilizationRates", "PowerUsage", "Temperature", "ComputeRunningProcesses"):
         driver(f"nvmlDeviceGet{name}", pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED))
     driver("nvmlDeviceGetName", b"Old Card")
-    assert repr(gpu_status()) == "GPU 0, Old Card: memory 3.0 GiB of 24.0 GiB; processes: none"
+    assert repr(gpu_status()) == "GPU 0, Old Card: memory 3.0 GiB of 24.0 GiB; processes: none told"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class Gpu:
     watts: float | None
     watts_limit: float | None
     processes: tuple[tuple[int, int | None], ...]
-    """Process number, and the bytes of GPU memory that it holds."""
+    """Process number, and the bytes of GPU memory that it holds. The driver tells a container mostly of none."""
 
     def __str__(self) -> str:
         told = [
@@ -41,7 +41,7 @@ class Gpu:
             *([f"{self.watts:.0f} of {self.watts_limit:.0f} W"] if self.watts is not None and self.watts_limit else []),
         ]
         held = [f"{number} ({'?' if size is None else format_bytes(size)})" for number, size in self.processes]
-        return f"GPU {self.number}, {self.name}: {', '.join(told)}; processes: {', '.join(held) or 'none'}"
+        return f"GPU {self.number}, {self.name}: {', '.join(told)}; processes: {', '.join(held) or 'none told'}"
 
 
 @dataclass(frozen=True)
