@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist
 from torchcourse.lessons.data_parallelism import averaging
 from torchcourse.lessons.troubleshooting import checks as check
@@ -69,10 +69,7 @@ from torchcourse.units import format_bytes
 Path("runs").mkdir(exist_ok=True)
 # the networks here are so small that a second thread only waits
 torch.set_num_threads(1)
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · Memory that grows
@@ -756,7 +753,8 @@ print(
 # (PyTorch, [asynchronous execution](https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution).)
 #
 # The next cell has a label that does not exist. It runs in a process of its own, because after such an error a process can use its GPU
-# no more. Without a GPU it shows the second method, **the same step on the CPU**, where each error comes at its line.
+# no more. A GPU's kernel prints the rule that was broken, before the error. Without a GPU the cell shows the second method, **the same
+# step on the CPU**, where each error comes at its line.
 
 
 # %%
