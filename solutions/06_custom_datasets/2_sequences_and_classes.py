@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import mnist, vowels
 from torchcourse.lessons.datasets import collate_picture
 from torchcourse.lessons.datasets.checks import datasets as check
@@ -43,14 +43,11 @@ from torchcourse.lessons.datasets.samplers import (
 )
 from torchcourse.lessons.datasets.splits import leaks, split_by_group
 from torchcourse.models import mlp
-from torchcourse.ranks import default_world_size, export_script, run_ranks
+from torchcourse.ranks import export_script, run_ranks
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · Sequences of different lengths

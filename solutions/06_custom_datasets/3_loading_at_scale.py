@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from torchcourse import figures, loader_workers
+from torchcourse import environment, figures, loader_workers
 from torchcourse.data import SeededSamples, make_loader, mnist
 from torchcourse.data.loaders import begin_at, set_epoch
 from torchcourse.data.memory_loader import MemoryLoader
@@ -51,7 +51,7 @@ from torchcourse.lessons.datasets.folder import ImageTable, write_images
 from torchcourse.lessons.datasets.loader_profile import profile_loader
 from torchcourse.lessons.datasets.sharding import ShardedStream, in_step, mixed
 from torchcourse.models import mlp
-from torchcourse.ranks import default_world_size, export_script, run_ranks
+from torchcourse.ranks import export_script, run_ranks
 from torchcourse.training import Trainer
 
 # where a system does not fork, workers start slowly without this
@@ -61,10 +61,7 @@ warnings.filterwarnings("ignore", "This DataLoader will create")
 # the models are tiny, and the other cores are for workers and ranks
 torch.set_num_threads(1)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-print(
-    f"training on {device}, {default_world_size()} ranks by default, PyTorch "
-    f"{torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · Where does the time of a batch go?
