@@ -157,3 +157,15 @@ def test_without_the_package_there_is_one_sentence(monkeypatch):
     monkeypatch.setattr(solar, "installed", lambda: False)
     with pytest.raises(ImportError, match=r"\[lab\]"):
         solar.solar_cells(4)
+
+
+def test_cpu_seconds_are_those_of_a_cpu_that_did_the_work(monkeypatch):
+    trained_on = []
+
+    def fine_tune(model, *_, device, **__):
+        trained_on.append(device)
+        return model
+
+    monkeypatch.setattr("torchcourse.lessons.transfer.few_labels.fine_tune", fine_tune)
+    run("scratch", per_class=1, seed=0)
+    assert trained_on == ["cpu"]
