@@ -31,7 +31,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import make_loader, mnist, photo
 from torchcourse.lessons.convolution import checks as check
 from torchcourse.lessons.convolution import kernels_picture as pictures
@@ -57,15 +57,12 @@ from torchcourse.lessons.convolution.receptive_field_picture import (
 )
 from torchcourse.lessons.convolution.strips import conv2d_strip
 from torchcourse.models import small_cnn
-from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.ranks import run_ranks
 from torchcourse.timing import in_turn
 from torchcourse.training import Trainer
 
 torch.set_num_threads(1)
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # ## 1 · A kernel on a photo
@@ -571,8 +568,8 @@ checked
 # %%
 predict(
     "08-1.dense",
-    "From 1×28×28 to 16×28×28 values. How many times the convolution's weights (3×3) "
-    "has a dense layer?",
+    "From 1×28×28 to 16×28×28 values. How many times as many weights as a 3×3 "
+    "convolution does a dense layer have?",
     ["about 100 times", "about 10,000 times", "more than 50,000 times"],
 )
 
@@ -743,7 +740,7 @@ outcome("08-1.filters", f"The mean cosine is {cosine:.2f}.", right=right)
 
 # %% [markdown]
 # So be careful with stories about learned filters. The famous edge and color filters of
-# [AlexNet](https://papers.nips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html) are 11×11 and saw a million photos. In 3×3 filters from a short training,
+# [AlexNet](https://papers.nips.cc/paper/2012/hash/c399862d3b9d6b76c8436e924a68c45b-Abstract.html) are 11×11 and saw a million photos. In 3×3 filters from a short training run,
 # much of the random start can remain. How much of a filter is an edge detector can be measured: the share of its strength in its mean, and the share in the two slopes.
 
 
@@ -796,7 +793,7 @@ for world_size in (1, 2):
     alone, joined = (torch.cat(parts, dim=2) for parts in zip(*results, strict=True))
     wrong = int(((alone - whole).abs() > 1e-4).any(dim=3).any(dim=1).sum())
     print(
-        f"{world_size} ranks: {wrong} wrong rows without a halo; with it at most "
+        f"{world_size} rank(s): {wrong} wrong rows without a halo; with it at most "
         f"{(joined - whole).abs().max():.0e} off"
     )
     assert torch.allclose(joined, whole, atol=1e-4)
