@@ -16,7 +16,7 @@
 # |---|---|
 # | You get | a folder of pictures with a label table, and a backbone trained on MNIST (`mnist_cnn`, lesson 07) |
 # | You hand in | this notebook, run from top to bottom, and its one-page report |
-# | The budget | `SCALE.cpu_seconds` CPU-seconds for your search and training runs, all processes together; what the checks run is free |
+# | The budget | `SCALE.cpu_seconds` CPU-seconds for your search and training runs, all processes together; what the checks run is free, and what a GPU computes is not counted |
 # | To beat | the company's present reader: the backbone, frozen, with a linear head that `train_head` trains on features of your part `"train"` |
 # | Not allowed | looking at the **sealed** delivery (봉인된 데이터) before the report; data or weights from elsewhere |
 #
@@ -57,7 +57,7 @@ from IPython.display import HTML, display
 from torch import nn
 from torch.utils.data import Dataset
 
-from torchcourse import figures
+from torchcourse import environment, figures
 from torchcourse.data import make_loader
 from torchcourse.error_bars import paired
 from torchcourse.lessons.capstone.budget import Meter, counted
@@ -74,15 +74,12 @@ from torchcourse.lessons.transfer.backbones import Classifier, mnist_cnn
 from torchcourse.lessons.transfer.features import extract, train_head
 from torchcourse.lessons.transfer.finetune import rate_groups
 from torchcourse.lessons.tuning.study import open_study, run, tell
-from torchcourse.ranks import default_world_size, run_ranks
+from torchcourse.ranks import run_ranks
 from torchcourse.training import Trainer, checkpoint, read_run
 from torchcourse.training.crash import run_and_kill
 
 torch.set_num_threads(1)
-print(
-    f"{default_world_size()} ranks by default, {torch.cuda.device_count()} GPUs, "
-    f"PyTorch {torch.__version__}"
-)
+print(environment.hardware())
 
 # %% [markdown]
 # One setting says how large everything is: `"quick"` to try a program out, `"two cores"` for the project, `"GPUs"` where each rank has one. Write
@@ -603,9 +600,9 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 # ### D1 · How did you split the budget, what did you tune, and what did you leave out?
 
 # %% written: plan, 4 points [markdown]
-# About a third of what was spent went into the search, and the rest into three seeds of the final run. The customer asks *how sure*, and one run
+# A quarter to a third of what was spent went into the search, and the rest into three seeds of the final run. The customer asks *how sure*, and one run
 # cannot say. Tuned: the two learning rates and the weight decay, since rates decide most (lesson 03); not the batch size, which would change the work of both
-# ranks. A trial has half of the epochs, and successive halving ends most after one. The risk: what is best in four epochs may be too fast for eight. It was checked by the curves of the
+# ranks. A trial has half of the epochs, and successive halving ends about half after one. The risk: what is best in four epochs may be too fast for eight. It was checked by the curves of the
 # final runs, which are flat at the end. More than half of the budget is left: more seeds would not help, since the interval is over cards.
 
 # %% [markdown]
@@ -619,8 +616,8 @@ display(HTML(Path("report.html").read_text(encoding="utf-8")))
 # ### D3 · Paste the text of your page, and say what the customer should not conclude from it.
 
 # %% written: page, 4 points [markdown]
-# More digits are read: 73.2% before, 87.5% now; the gain is given with its 95% interval over 62 cards. It holds for cards photographed as these were. It does not say that each card is read
-# better, nor that 87.5% holds for a different camera. Nor does it say which seed will be the best: the number is the mean of three.
+# More digits are read: 73% before, 87% now; the gain is given with its 95% interval over 62 cards. It holds for cards photographed as these were. It does not say that each card is read
+# better, nor that 87% holds for a different camera. Nor does it say which seed will be the best: the number is the mean of three.
 
 # %% [markdown]
 # ## Scale up
