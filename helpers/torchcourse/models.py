@@ -46,7 +46,7 @@ def mlp(*widths: int) -> nn.Sequential:
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a dense part, each normed first and added to its input: [N, T, width] → [N, T, width].
+    """Attention and an MLP, each normed first and added to its input: [N, T, width] → [N, T, width].
 
     Source: the "pre-norm" block of Xiong et al. 2020, https://arxiv.org/abs/2002.04745
     """

@@ -2,7 +2,8 @@
 # # Tensor parallelism: every layer over several devices
 #
 # **{minutes} minutes** · one CPU is enough (two to four processes) · before this: [pipelines](1_pipeline.ipynb), section 1, and
-# the [ring](../01_data_parallelism/2_distributed_data_parallel.ipynb) of lesson 01
+# the [ring](../01_data_parallelism/2_distributed_data_parallel.ipynb) of lesson 01; what attention computes
+# ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.2)
 #
 # A pipeline cuts a model *between* its layers. So a rank waits for the one before it, and a single layer must still fit
 # into one device. This notebook cuts *through* the layers: each rank holds a part of every weight matrix, and all of them
@@ -136,7 +137,7 @@ outcome(
 #
 # A **`torch.autograd.Function`** is a step whose backward pass you write yourself. `forward(ctx, x)` returns the output.
 # `backward(ctx, gradient)` gets the gradient of the output and returns the gradient of x. It is called as `Enter.apply(x)`.
-# (`ctx` could keep tensors for `backward`; none is needed here. `x.view_as(x)` is x, as a new tensor.)
+# (`ctx` could keep tensors for `backward`; none is needed. `x.view_as(x)` is x, as a new tensor.)
 #
 # `Enter` is the entrance of the split layer. Forward it passes x on. Backward it gets the gradient that *this rank's*
 # outputs gave, and returns the gradient for the layers before. Write its backward pass, and the layer.
@@ -186,7 +187,7 @@ checked = check.column_linear(column_linear, points=3)
 
 
 ### BEGIN HIDDEN TESTS
-def _column_against_dense(seed):
+def _column_against_whole(seed):
     torch.manual_seed(seed)
     _rank, _ranks = dist.get_rank(), dist.get_world_size()
     _linear = nn.Linear(5, 8).double()
@@ -197,17 +198,17 @@ def _column_against_dense(seed):
     _ours, _right = _x.clone().requires_grad_(), _x.clone().requires_grad_()
     _y = column_linear(_ours, _linear)
     (_y * _w.chunk(_ranks, -1)[_rank]).sum().backward()
-    _dense = _linear(_right)
-    (_dense * _w).sum().backward()
+    _whole = _linear(_right)
+    (_whole * _w).sum().backward()
     return max(
-        (_y - _dense.chunk(_ranks, -1)[_rank]).abs().max().item(),
+        (_y - _whole.chunk(_ranks, -1)[_rank]).abs().max().item(),
         (_ours.grad - _right.grad).abs().max().item(),
     )
 
 
 for _seed, _ranks in ((11, 2), (12, 4)):
     assert (
-        max(run_ranks(_column_against_dense, _seed, world_size=_ranks, timeout=60))
+        max(run_ranks(_column_against_whole, _seed, world_size=_ranks, timeout=60))
         < 1e-12
     )
 ### END HIDDEN TESTS
@@ -288,7 +289,7 @@ checked = check.row_linear(row_linear, points=3)
 
 
 ### BEGIN HIDDEN TESTS
-def _row_against_dense(seed):
+def _row_against_whole(seed):
     torch.manual_seed(seed)
     _rank, _ranks = dist.get_rank(), dist.get_world_size()
     _linear = nn.Linear(8, 3).double()
@@ -304,13 +305,13 @@ def _row_against_dense(seed):
     (_y * _w).sum().backward()
     _bias = _linear.bias.grad.clone()
     _linear.zero_grad()
-    _dense = _linear(_right)
-    (_dense * _w).sum().backward()
+    _whole = _linear(_right)
+    (_whole * _w).sum().backward()
     _gradient = _right.grad.chunk(_ranks, -1)[_rank]
     return max(
         (_a - _b).abs().max().item()
         for _a, _b in (
-            (_y, _dense),
+            (_y, _whole),
             (_ours.grad, _gradient),
             (_bias, _linear.bias.grad),
         )
@@ -319,7 +320,7 @@ def _row_against_dense(seed):
 
 for _seed, _ranks in ((21, 2), (22, 4)):
     assert (
-        max(run_ranks(_row_against_dense, _seed, world_size=_ranks, timeout=60)) < 1e-12
+        max(run_ranks(_row_against_whole, _seed, world_size=_ranks, timeout=60)) < 1e-12
     )
 ### END HIDDEN TESTS
 checked
@@ -442,8 +443,7 @@ split_picture()
 # between, no **head** (헤드) knows of another. So: the first layer by columns, some heads for each rank, the last layer by
 # rows. But *which* columns?
 #
-# The three are fused into one layer. Its outputs are in this order: the queries of all heads, then the keys of all heads,
-# then the values.
+# The three are fused into one layer. Its outputs come in this order: all queries, all keys, all values.
 
 # %%
 predict(
@@ -467,7 +467,7 @@ def attention_by_chunks():
     torch.manual_seed(0)
     block = TransformerBlock(32, heads=4).double().to(device())
     x = torch.randn(2, 8, 32, dtype=torch.float64).to(device())
-    dense = block(x)
+    right = block(x)
     # rank r has the r-th block of outputs
     block.qkv = tp.ColumnParallelLinear(block.qkv)
     block.out = tp.RowParallelLinear(block.out)
@@ -476,7 +476,7 @@ def attention_by_chunks():
         ["queries", "keys", "values"][index // 32]
         for index in block.qkv.held["weight"][1].tolist()
     )
-    return held, (block(x) - dense).abs().max().item()
+    return held, (block(x) - right).abs().max().item()
 
 
 for rank, (held, off) in enumerate(run_ranks(attention_by_chunks, world_size=2)):
@@ -578,8 +578,8 @@ def one_step():
 
 
 # %%
-dense = whole_model().cpu()
-loss = F.cross_entropy(dense(images), labels)
+reference = whole_model().cpu()
+loss = F.cross_entropy(reference(images), labels)
 loss.backward()
 
 
@@ -587,7 +587,7 @@ def furthest(gradients):
     """The largest difference to the whole model's gradients, over all parameters."""
     return max(
         (gradients[name] - parameter.grad).abs().max().item()
-        for name, parameter in dense.named_parameters()
+        for name, parameter in reference.named_parameters()
     )
 
 
@@ -724,14 +724,14 @@ def with_plan(sequence):
     # a mesh names the ranks that split the block; `sequence` comes below
     mesh = init_device_mesh(device().type, (dist.get_world_size(),))
     torch.manual_seed(0)
-    dense, x = (
+    whole, x = (
         TransformerBlock(32, 4).double(),
         torch.randn(4, 8, 32, dtype=torch.float64),
     )
-    right = dense(x)
+    right = whole(x)
     if sequence:  # this rank's tokens
         x, right = (part.chunk(mesh.size(), 1)[dist.get_rank()] for part in (x, right))
-    block = with_dtensor.split_block(dense.to(device()), mesh, sequence=sequence)
+    block = with_dtensor.split_block(whole.to(device()), mesh, sequence=sequence)
     with tp.Traffic() as traffic:
         y = block(x.to(device()).requires_grad_())
         y.sum().backward()
@@ -934,7 +934,7 @@ for rank, (groups, gradients) in enumerate(run_ranks(on_a_mesh, world_size=4)):
 
 # %%
 _, gradients = run_ranks(on_a_mesh, "tensor", world_size=4)[0]
-size = max(parameter.grad.abs().max().item() for parameter in dense.parameters())
+size = max(parameter.grad.abs().max().item() for parameter in reference.parameters())
 print(
     f"no error; gradients off by {furthest(gradients):.2f}, and the largest gradient "
     f"is {size:.2f}"

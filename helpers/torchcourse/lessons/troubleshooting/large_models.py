@@ -41,7 +41,7 @@ def resnet50(num_classes: int = 1000) -> nn.Sequential:
 
 
 class DecoderBlock(nn.Module):
-    """A decoder's block: causal attention and a gated dense part, each normed and added. [B, T, width] → the same."""
+    """A decoder's block: causal attention and a gated MLP, each normed and added. [B, T, width] → the same."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()

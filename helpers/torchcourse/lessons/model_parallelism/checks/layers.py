@@ -38,7 +38,7 @@ def row_linear(learner: Callable) -> str:
 
 @dataclass
 class Answer:
-    """What came out on one rank, and of the dense layer what belongs there. None where there was no tensor."""
+    """What came out on one rank, and of the whole layer what belongs there. None where there was no tensor."""
 
     output: torch.Tensor | None
     gradients: dict[str, torch.Tensor | None]
@@ -70,8 +70,8 @@ def _answers(function: Callable, learner: Callable, shape: tuple[int, ...], rank
     )
 
 
-def _dense(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
-    """A dense layer, its input, and the weights of a loss; the same on each rank."""
+def _whole(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, torch.Tensor, torch.Tensor]:
+    """A whole layer, its input, and the weights of a loss; the same on each rank."""
     torch.manual_seed(3)
     linear = nn.Linear(inputs, 2 * ranks).double()
     return linear, torch.randn(*shape[:-1], inputs).double(), torch.randn(*shape[:-1], 2 * ranks).double()
@@ -181,7 +181,7 @@ def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
 
 def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    linear, x, weights = _dense(shape, ranks, shape[-1])
+    linear, x, weights = _whole(shape, ranks, shape[-1])
     right = x.clone().requires_grad_()
     y = linear(right)
     mine = (_part(y, -1) * _part(weights, -1)).sum()
@@ -259,7 +259,7 @@ def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
 
 def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
     ranks = dist.get_world_size()
-    linear, x, weights = _dense(shape, ranks, 3 * ranks)
+    linear, x, weights = _whole(shape, ranks, 3 * ranks)
     right = x.clone().requires_grad_()
     y = linear(right)
     whole, of_weight, of_bias = torch.autograd.grad((y * weights).sum(), [right, linear.weight, linear.bias])

@@ -3,7 +3,7 @@
 PyTorch keeps the transpose of A: `weight` has the shape [outputs, inputs]. So the *columns* of A, one for each output,
 are the first dimension of `weight`, and its rows, one for each input, the second.
 
-Both layers are made from a dense layer, of which each rank keeps its part. Give the same one to all ranks.
+Both layers are made from a whole layer, of which each rank keeps its part. Give the same one to all ranks.
 """
 
 import torch
@@ -15,32 +15,32 @@ from torchcourse.lessons.model_parallelism.tensor_parallel.operators import Grou
 
 
 class SplitLinear(nn.Module):
-    """What both layers share: parts of a dense layer's parameters, and the way back to the dense layer.
+    """What both layers share: parts of a whole layer's parameters, and the way back to the whole layer.
 
     Attributes:
-        weight, bias: this rank's parts (`bias` is None if the dense layer has none).
-        held: for each parameter that is split, its dimension that is, and which of the dense layer's entries are here.
+        weight, bias: this rank's parts (`bias` is None if the whole layer has none).
+        held: for each parameter that is split, its dimension that is, and which of the whole layer's entries are here.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, dense: nn.Linear, held: dict[str, tuple[int, torch.Tensor]], group: Group) -> None:
+    def __init__(self, layer: nn.Linear, held: dict[str, tuple[int, torch.Tensor]], group: Group) -> None:
         super().__init__()
         self.group, self.held = group, held
         for name in ("weight", "bias"):
-            whole = getattr(dense, name)
+            whole = getattr(layer, name)
             self.register_parameter(name, None if whole is None else nn.Parameter(self.part(name, whole.detach())))
 
     def part(self, name: str, whole: torch.Tensor) -> torch.Tensor:
-        """Return this rank's part (a copy) of a tensor that belongs to the dense layer's parameter `name`."""
+        """Return this rank's part (a copy) of a tensor that belongs to the whole layer's parameter `name`."""
         if name not in self.held:
             return whole.clone()
         dimension, indices = self.held[name]
         return whole.index_select(dimension, indices.to(whole.device))
 
     def whole(self, name: str, part: torch.Tensor) -> torch.Tensor:
-        """Return the dense layer's tensor from the ranks' parts. All ranks of the group call it together."""
+        """Return the whole layer's tensor from the ranks' parts. All ranks of the group call it together."""
         if name not in self.held:
             return part.clone()
         dimension, indices = self.held[name]
@@ -54,7 +54,7 @@ class ColumnParallelLinear(SplitLinear):
     Forward it sends nothing; backward it sums the gradient of its input over the ranks.
 
     Args:
-        dense: the whole layer, the same on each rank.
+        layer: the whole layer, the same on each rank.
         group: the ranks that share it.
         outputs: which outputs this rank computes; a block of neighbors if left out.
 
@@ -63,10 +63,10 @@ class ColumnParallelLinear(SplitLinear):
         ValueError: if the ranks cannot share the outputs equally.
     """
 
-    def __init__(self, dense: nn.Linear, group: Group = None, outputs: torch.Tensor | None = None) -> None:
+    def __init__(self, layer: nn.Linear, group: Group = None, outputs: torch.Tensor | None = None) -> None:
         if outputs is None:
-            outputs = _block(dense.out_features, group, "outputs")
-        super().__init__(dense, {"weight": (0, outputs), "bias": (0, outputs)}, group)
+            outputs = _block(layer.out_features, group, "outputs")
+        super().__init__(layer, {"weight": (0, outputs), "bias": (0, outputs)}, group)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(enter(x, self.group), self.weight, self.bias)
@@ -79,7 +79,7 @@ class RowParallelLinear(SplitLinear):
     the sum; its gradient is the same on each rank.
 
     Args:
-        dense: the whole layer, the same on each rank.
+        layer: the whole layer, the same on each rank.
         group: the ranks that share it.
 
     Raises:
@@ -87,8 +87,8 @@ class RowParallelLinear(SplitLinear):
         ValueError: if the ranks cannot share the inputs equally.
     """
 
-    def __init__(self, dense: nn.Linear, group: Group = None) -> None:
-        super().__init__(dense, {"weight": (1, _block(dense.in_features, group, "inputs"))}, group)
+    def __init__(self, layer: nn.Linear, group: Group = None) -> None:
+        super().__init__(layer, {"weight": (1, _block(layer.in_features, group, "inputs"))}, group)
 
     def forward(self, part: torch.Tensor) -> torch.Tensor:
         y = leave(F.linear(part, self.weight), self.group)

@@ -3,7 +3,7 @@
     model = split(row_transformer(), group)     # on each rank, from the same weights
     loss = F.cross_entropy(model(x), y)         # the same x on each rank of the group: the same loss on each
     loss.backward()                             # each rank has the gradients of its parts
-    dense = whole(model)                        # all weights under their dense names, on each rank
+    weights = whole(model)                      # all weights under the whole model's names, on each rank
 
 In each transformer block, attention and the MLP begin with a layer split by columns and end with one split by
 rows. What lies between needs nothing from other ranks: heads do not know each other, and GELU works on single numbers.
@@ -70,23 +70,23 @@ def outputs_of_heads(heads: int, width: int, rank: int, ranks: int) -> torch.Ten
 
 
 def whole(model: nn.Module, of: Literal["values", "gradients"] = "values") -> dict[str, torch.Tensor]:
-    """Return the dense model's parameters, or their gradients, by name. All ranks call it together.
+    """Return the whole model's parameters, or their gradients, by name. All ranks call it together.
 
-    What each rank holds whole is taken from this rank. `load_state_dict` of a dense model takes the values, if the
+    What each rank holds whole is taken from this rank. `load_state_dict` of a whole model takes the values, if the
     model has no buffers.
 
     Raises:
         ValueError: if a gradient is asked for that is not there.
     """
-    dense = {}
+    found = {}
     for name, module, parameter in _parameters(model):
         tensor = parameter.detach() if of == "values" else parameter.grad
         if tensor is None:
             raise ValueError(f"{name} has no gradient. Call backward() first.")
-        dense[name] = (
+        found[name] = (
             module.whole(name.rpartition(".")[2], tensor) if isinstance(module, SplitLinear) else tensor.clone()
         )
-    return dense
+    return found
 
 
 def drift(model: nn.Module, group: Group = None) -> dict[str, float]:
