@@ -91,7 +91,7 @@ def test_output_size():
 def test_a_transposed_convolution_is_the_gradient_and_no_inverse():
     torch.manual_seed(0)
     x, weight = torch.randn(4, 8, 32, 32, requires_grad=True), torch.randn(16, 8, 3, 3)
-    names = {"F": F, "x": x, "weight": weight}
+    names: dict[str, Any] = {"F": F, "x": x, "weight": weight}
     exec(keys.program("there-and-back"), names)
     y, z = names["y"], names["z"]
     assert z.shape == x.shape
