@@ -106,11 +106,15 @@ class Card(Attempt):
         """The line that answers by code, in any notebook."""
         from torchcourse.quiz import choice_order
 
-        example = {"number": "0.5", "text": '"word"', "open": '"…"'}.get(self.question.kind, '"A"')
         order = choice_order.moved(self.question)
         drawn = f", draw={self.draw}" if self.draw else f', order="{order}"' if order else ""
-        call = f'card("{self.lesson}", "{self.question.id}"{drawn}).answer({example}, sure=2)'
+        call = f'card("{self.lesson}", "{self.question.id}"{drawn}).answer({self._example()}, sure=2)'
         return f"from torchcourse.quiz import card; {call}"
+
+    def _example(self) -> str:
+        """Return an answer of the form that the question asks for, as it is typed in code."""
+        typed = {"number": "0.5", "text": '"word"', "open": '"…"', "order": f'"{self.question.letters}"'}
+        return typed.get(self.question.kind, '"A"')
 
     def __repr__(self) -> str:
         from torchcourse.quiz import render

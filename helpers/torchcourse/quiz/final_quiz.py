@@ -129,8 +129,7 @@ class FinalCard(Card):
         return super()._names() | {"final": self.sitting}
 
     def _line(self) -> str:
-        example = {"number": "0.5", "text": '"word"'}.get(self.question.kind, '"A"')
-        return f"from torchcourse.quiz import final; final()[{self.place}].answer({example}, sure=2)"
+        return f"from torchcourse.quiz import final; final()[{self.place}].answer({self._example()}, sure=2)"
 
 
 class Final:

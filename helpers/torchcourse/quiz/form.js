@@ -52,7 +52,8 @@ function render({ model, el }) {
       fill(part)
     }
     const wrong = form.querySelector(".tc-error") !== null
-    for (const field of form.querySelectorAll("[aria-describedby]")) field.setAttribute("aria-invalid", wrong)
+    for (const field of form.querySelectorAll("[name][aria-describedby]")) field.setAttribute("aria-invalid", wrong)
+    all.setAttribute("aria-label", form.querySelector("[data-part=head] .tc-meta").textContent)
     if (focused && !form.contains(document.activeElement)) form.querySelector(focused)?.focus()
   }
 

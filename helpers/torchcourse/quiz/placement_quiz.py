@@ -97,8 +97,7 @@ class PlacementCard(Card):
         super()._record("placement", *parts)
 
     def _line(self) -> str:
-        example = {"number": "0.5", "text": '"word"'}.get(self.question.kind, '"A"')
-        return f'from torchcourse.quiz import placement; placement()["{self.lesson}"].answer({example}, sure=2)'
+        return f'from torchcourse.quiz import placement; placement()["{self.lesson}"].answer({self._example()}, sure=2)'
 
 
 class Placement:

@@ -71,8 +71,11 @@ def group(name: str, kind: str, title: str, choices: list[tuple[str, str]]) -> s
 
 
 def button(action: str, label: str, *, value: str = "", able: bool = True, more: str = "") -> str:
-    """Return a button that asks the form for an action."""
-    disabled = "" if able else " disabled"
+    """Return a button that asks the form for an action.
+
+    One that is not `able` yet can still be reached: whoever answers by the keys is there before Python is.
+    """
+    disabled = "" if able else ' aria-disabled="true"'
     return (
         f'<button type="button" class="tc-button" data-action="{action}" value="{value}"{disabled}{more}>'
         f"{html.escape(label)}</button>"

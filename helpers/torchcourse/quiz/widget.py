@@ -109,15 +109,15 @@ class CardForm(Form):
         say = functools.partial(texts.say, language=language)
         answer, sure = self._ready()
         sureness = [(str(each), html.escape(say(f"sure_{each}"))) for each in SURE]
-        label = say("compare" if self.compares else "check")
         able = answer is not None and sure is not None and self.checked != (answer, sure)
+        hint = f' aria-describedby="{self.model_id}-hint"'
+        check = render.button("check", say("compare" if self.compares else "check"), able=able, more=hint)
         return {
             "head": f'<div class="tc-head"><span class="tc-meta">{html.escape(head)}</span>'
             f"{render.language_buttons(language)}</div>",
             "answer": render.answer_fields(question, language, self.model_id),
             "sure": render.group("sure", "radio", say("how_sure"), sureness),
-            "actions": f'<div class="tc-actions">{render.button("check", label, able=able)}'
-            f"{self._hint(able, language)}</div>",
+            "actions": f'<div class="tc-actions">{check}{self._hint(able, language)}</div>',
             "feedback": self._feedback(language),
             "reason": render.reason_field(language) if self.asks_reason else "",
             "ticks": render.ticks(question, language) if self.compares and self.checked else "",

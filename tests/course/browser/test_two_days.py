@@ -125,6 +125,42 @@ def test_two_days_and_a_lost_kernel(lab):
     assert [error for error in notebook.errors if "widget model not found" not in error] == []
 
 
+TWO_CARDS = """\
+from IPython.display import display
+from torchcourse.quiz import card
+lesson = "04_monitoring_and_checkpoints"
+display(*(card(lesson, name, grade_line=False) for name in ("refused-for-eval", "interval-for-one-percent")))"""
+
+
+def test_the_cards_of_one_cell_are_answered_by_the_keys_alone(lab):
+    lab.write("keys.ipynb", [TWO_CARDS, "1 + 1"])
+    notebook = lab.open("keys.ipynb")
+    notebook.run_cell(0)
+    cell, keys = notebook.cell(0), notebook.page.keyboard
+    first, second = cell.locator("form").first, cell.locator("form").last
+    expect(second.get_by_role("button", name="Check")).to_be_visible()
+    first.get_by_role("button", name="EN").focus()
+    # Faster than Python answers: the button is reached before it has heard that there is an answer.
+    for key in ("Tab", "Tab", "b", "Tab", "ArrowRight", "Tab", "Enter"):
+        keys.press(key)
+    expect(first.locator(".tc-verdict")).to_be_focused()
+    expect(first.get_by_role("radio", name="Fairly sure")).to_be_checked()
+    for key in ("Tab", "Tab", "Enter"):  # the reasoning, which may stay empty
+        keys.press(key)
+    expect(first.get_by_text("Show the other choices")).to_be_visible()
+    expect(first.locator(".tc-verdict")).to_be_focused()
+    for key in ("Tab", "Enter", "Enter", "Tab", "Tab", "Tab"):  # a fold opens and closes; then the languages
+        keys.press(key)
+    expect(second.get_by_role("textbox")).to_be_focused()
+    keys.type("0.5")
+    for key in ("Tab", "Space", "Tab", "Enter"):
+        keys.press(key)
+    expect(second.locator(".tc-verdict")).to_be_focused()
+    keys.press("Escape")
+    expect(cell).to_be_focused()
+    notebook.assert_no_errors()
+
+
 PATH = [
     "from torchcourse.quiz import card, final, final_result, review",
     'card("04_monitoring_and_checkpoints", "manage-training")',

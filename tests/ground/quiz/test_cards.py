@@ -148,10 +148,10 @@ def test_a_card_is_read_where_nothing_can_be_clicked() -> None:
 
 
 def test_the_line_that_a_card_gives_runs_as_it_stands() -> None:
-    for question in ("pick-one", "type-number", "type-text", "write"):
+    for question in ("pick-one", "type-number", "type-text", "put-in-order", "write"):
         line = repr(card(example.LESSON, question)).rpartition(": ")[2]
         exec(line, {})
-    assert [entry["question"] for entry in logged()] == ["pick-one", "type-number", "type-text"]
+    assert [entry["question"] for entry in logged()] == ["pick-one", "type-number", "type-text", "put-in-order"]
 
 
 def test_the_next_day_a_card_tells_what_was_answered_and_why() -> None:
