@@ -701,8 +701,9 @@ checked
 #
 # ### Shapes and devices
 #
-# Three messages that everybody meets. The device `meta` has no memory, and takes the place of a second device here. With a real
-# GPU the message about devices has other words: `Expected all tensors to be on the same device, but found at least two devices`.
+# Three messages that everybody meets. The device `meta` has no memory, and takes the place of a second device here. A
+# GPU says it in other words: `Expected all tensors to be on the same device, but …`, or, in a convolution,
+# `Input type (torch.FloatTensor) and weight type (torch.cuda.FloatTensor) should be the same`.
 
 # %%
 layer = nn.Linear(100, 10)
@@ -719,8 +720,7 @@ for wrong in (
 # %% [markdown]
 # Read them from the numbers. `mat1 and mat2 shapes cannot be multiplied (100x784 and 100x10)`: your input is `mat1`, [100, 784];
 # the layer's weight (transposed) is `mat2`, so the layer wants 100 numbers per sample and gets 784. The *inner* numbers must agree.
-# "… not on the expected device" (`meta`) and "Expected all tensors to be on the same device" (a GPU): the layer's weights are in one place,
-# the input in another. Move the *model* once and each *batch*
+# All messages about devices mean: the layer's weights are in one place, the input in another. Move the *model* once and each *batch*
 # as it comes; a tensor made inside `forward()` needs `device=x.device`. The third message names two dtypes (자료형): the input is double
 # (64 bits), the weights are float (32 bits). NumPy's default is double; `.float()` converts the input.
 #
