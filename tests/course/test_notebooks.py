@@ -1,6 +1,7 @@
 """The whole course as files: built from its sources, complete, and without a solution in what learners get."""
 
 import ast
+import base64
 import itertools
 import json
 import re
@@ -195,6 +196,30 @@ def test_no_outcome_tells_its_answer_by_the_way(path):
     }
     told = {texts_in(call)[0]: set(texts_in(call)[1:]) for call in calls if called(call) == "outcome"}
     assert {name: told[name] & offered[name] for name in told if told[name] & offered.get(name, set())} == {}
+
+
+@pytest.mark.parametrize("path", READ, ids=name)
+def test_a_right_choice_that_is_written_down_was_offered(path):
+    """What is measured may come out as none of the choices; what an author wrote may not."""
+    calls = [node for cell in read(path).cells if cell.cell_type == "code" for node in calls_in(cell.source)]
+    listed = [call for call in calls if called(call) == "predict" and isinstance(call.args[-1], ast.List)]
+    offered = {texts_in(call)[0]: texts_in(call)[2:] for call in listed}
+    keys = {
+        texts_in(call)[0]: written_keys(each.value)
+        for call in calls
+        if called(call) == "outcome"
+        for each in call.keywords
+        if each.arg == "key"
+    }
+    assert {name: keys[name] for name in keys if not set(keys[name]) <= set(offered.get(name, keys[name]))} == {}
+
+
+def written_keys(key: ast.expr) -> list[str]:
+    """Return the texts that an expression can come to, out of Base64."""
+    if isinstance(key, ast.IfExp):
+        return [*written_keys(key.body), *written_keys(key.orelse)]
+    text = key.value if isinstance(key, ast.Constant) else None
+    return [base64.b64decode(text).decode()] if isinstance(text, str) else []
 
 
 def calls_in(source: str) -> list[ast.Call]:

@@ -51,21 +51,22 @@ def outcome(
     Args:
         name: the id that was given to `predict`.
         text: what came out, in the little Markdown of `markup`.
-        right: the choice that turned out right, as it was written in `choices`; None where none is simply right.
+        right: the choice that turned out right, as it was written in `choices`; None where none is simply right. Where
+            it was measured, what came out may be none of the choices: then every prediction came out differently.
         told, values: the text in Base64, with marks of `str.format` for the values in it. So the build writes it: what
             came out is not read by the way.
         key: `right` in Base64, for the same reason.
 
     Raises:
-        ValueError: if `right` is none of the choices that `predict` offered.
+        ValueError: if `key` is none of the choices that `predict` offered.
     """
     if told is not None:
         text = base64.b64decode(told).decode().format(*values)
+    asked = _asked.get(name)
     if key is not None:
         right = base64.b64decode(key).decode()
-    asked = _asked.get(name)
-    if right is not None and asked and right not in asked.choices:
-        raise ValueError(f"outcome('{name}'): '{right}' is none of the choices {asked.choices}.")
+        if asked and right not in asked.choices:
+            raise ValueError(f"outcome('{name}'): '{right}' is none of the choices {asked.choices}.")
     predicted = _kept(name)
     correct = None if predicted is None or right is None else predicted == right
     journal.record("outcome", id=name, predicted=predicted, right=correct, text=text)
