@@ -278,7 +278,7 @@ outcome(
     "03-2.kill",
     f"The last trial, number {left[-1].number}, is {left[-1].state.name}. Nobody is "
     f"left to say that it is not.",
-    right="it is still running",
+    right="it is still running" if left[-1].state.name == "RUNNING" else None,
 )
 
 # %% [markdown]

@@ -348,7 +348,9 @@ low = losses.index(min(losses))
 outcome(
     "04-1.turn",
     f"It falls to {losses[low]:.2f} at step {steps[low]} and ends at {losses[-1]:.2f}.",
-    right="it falls, then rises again",
+    right="it falls, then rises again"
+    if 0 < low and losses[-1] > losses[low]
+    else None,
 )
 
 # %% [markdown]

@@ -180,11 +180,12 @@ for kind in ("saturated", "overfitting", "underfitting"):
 
 # %%
 sizes = list(layer_gradients(runs["vanishing"]).values())
+ends = {sizes[0]: "the first", sizes[-1]: "the last"}
 outcome(
     "04-2.still",
     f"The first layer gets a gradient of {sizes[0]:.0e}, the last one of "
     f"{sizes[-1]:.0e}: {sizes[-1] / sizes[0]:,.0f} times as much.",
-    right="the first",
+    right=ends.get(min(sizes)),
 )
 
 # %% [markdown]

@@ -85,11 +85,12 @@ predict(
 
 # %%
 seen = clinic.evidence("learns_then_forgets")
+growing = seen["first"] < seen["tenth"] < seen["largest"]
 outcome(
     "05-3.norm",
     f"{seen['first']:.1f} at the first step, {seen['tenth']:.1f} at the tenth, "
     f"{seen['largest']:.0f} at most.",
-    right="longer and longer from the first steps on",
+    right="longer and longer from the first steps on" if growing else None,
 )
 
 # %% [markdown]
@@ -320,11 +321,12 @@ predict(
 
 # %%
 seen = clinic.evidence("moody_score")
+ends = {4: "4", 600: "600"}
 outcome(
     "05-3.batch",
     f"From {seen['low']:.1f}% to {seen['high']:.1f}%, and batches of {seen['worst']} "
     f"score lowest.",
-    right="4",
+    right=ends.get(seen["worst"]),
 )
 
 # %%
