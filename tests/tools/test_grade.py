@@ -200,3 +200,16 @@ def test_nothing_to_grade_is_one_sentence(course, tmp_path, lessons, part):
     with pytest.raises(FileNotFoundError, match=part) as error:
         grade.grade_class(tmp_path, lessons, root=course)
     assert LESSON in str(error.value)
+
+
+def test_it_says_where_scores_and_pages_lie_and_what_is_left_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["grade", "--folder", str(tmp_path)])
+    monkeypatch.setattr(grade, "POSSIBLE", False)
+    for state, left in (("needs manual grading", True), ("graded", False)):
+        row = grade.Grade("ada", LESSON, state, 9.0, 20.0)
+        monkeypatch.setattr(grade, "grade_class", lambda *_wanted, row=row, **_cluster: [row])
+        assert grade.main() == 0
+        said = capsys.readouterr().out
+        assert f"{tmp_path / 'grades.csv'}" in said
+        assert f"{tmp_path / 'feedback'}" in said
+        assert ("TEACHING.md, step 5" in said) == left

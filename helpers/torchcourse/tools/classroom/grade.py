@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,12 +62,11 @@ def grade_class(
     """
     submissions = find_submissions(folder, lessons, root, student)
     table, record = roster.read(folder / "grades.csv"), _Record(folder / "grading.json")
-    with tempfile.TemporaryDirectory() as course, gradebook.at_work():
-        grader = Grader(folder, root, Path(course))
+    with gradebook.at_work():
+        grader = Grader(folder, root)
         digests = {lesson: grader.register(lesson) for lesson in sorted({lesson for _, lesson in submissions})}
         changed = []
         for key in submissions:
-            grader.stage(*key)
             digest = digests[key[1]] + _digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
             if not again and record.is_graded(key, digest) and key in table:
                 table[key] = _followed(grader, key, table[key], record)
@@ -91,21 +89,20 @@ def _grade(
     progress = tqdm(keys, desc="Grading", unit="submission", file=sys.stdout, disable=None)
     with Runs(grader, keys, cluster) as runs:
         for number, key in enumerate(progress):
-            runs.begin(number)
-            table[key] = grader.grade(*key)
+            work = runs.take(number)
+            table[key] = grader.grade(work)
             # So that a grader that is killed goes on with the next one.
             roster.write(grader.folder / "grades.csv", table)
-            record.note(key, grader.fingerprint(*key), failed=table[key].state == "could not be graded")
+            record.note(key, work.fingerprint, failed=table[key].state == "could not be graded")
 
 
 def _followed(grader: Grader, key: Key, before: Grade, record: "_Record") -> Grade:
     """Return the row of work that did not change, with what was done by hand since."""
-    now = grader.fingerprint(*key)
-    if now == record.fingerprint(key):
+    if grader.fingerprint(*key) == record.fingerprint(key):
         return before
-    grader.write_feedback(*key)
-    record.note(key, now, failed=False)
-    return replace(grader.result(*key, []), note=before.note)
+    followed, fingerprint = grader.follow(*key)
+    record.note(key, fingerprint, failed=False)
+    return replace(followed, note=before.note)
 
 
 def _add_absent(table: dict[Key, Grade], lessons: list[str], students: set[str]) -> None:
