@@ -22,7 +22,7 @@ from torchcourse.tools.site.lesson_pages import lesson_page
 from torchcourse.tools.site.links import mend_hrefs, mend_links
 from torchcourse.tools.site.question_pages import question_page
 from torchcourse.tools.site.requests import foreign_requests, requests_of_page
-from torchcourse.tools.site.source_tree import write_pages
+from torchcourse.tools.site.source_tree import pictures, write_pages
 
 PAGES = {"index.md", "README.md", "notebooks/00_a/1_b.ipynb", "notebooks/00_a/quiz.md", "notebooks/01_c/1_d.ipynb"}
 HERE = "notebooks/00_a/1_b.ipynb"
@@ -53,6 +53,13 @@ def test_a_link_leads_somewhere(link: str, mended: str) -> None:
 def test_a_link_to_a_file_leads_to_the_repository_where_the_course_is_published() -> None:
     text = mend_links("[code](../../helpers/x.py)", HERE, PAGES, "https://github.com/o/n")
     assert text == "[code](https://github.com/o/n/blob/main/helpers/x.py)"
+
+
+def test_the_guides_keep_their_pictures() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", mend_links(readme, "README.md", {"README.md"} | pictures(ROOT)))
+    assert shown == re.findall(r"!\[[^\]]*\]\(([^)]*)\)", readme)
+    assert shown
 
 
 def test_a_link_of_an_output_leads_to_the_page() -> None:

@@ -22,7 +22,7 @@ for (const box of document.querySelectorAll(".tc-frames")) {
 }
 
 // What scrolls sideways is reached by the keyboard.
-for (const box of document.querySelectorAll(".cell_output, .highlight pre, .table-wrapper")) {
+for (const box of document.querySelectorAll(".cell_output, pre, .table-wrapper")) {
   if (box.scrollWidth > box.clientWidth) box.tabIndex = 0
 }
 

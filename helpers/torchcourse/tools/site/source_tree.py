@@ -49,12 +49,11 @@ def write_sources(root: Path, folder: Path, *, only: list[str], again: bool = Fa
         only: numbers of lessons, such as ["00", "06"]; empty for all. again: run notebooks that ran before.
     """
     notebooks = [notebook for notebook in read_notebooks(root / "notebooks") if not only or notebook.lesson[:2] in only]
-    texts = _guides(root) | pages_of(root / "helpers" / "torchcourse")
+    texts = pages_of(root / "helpers" / "torchcourse")
     paths = [_page_path(root, notebook) for notebook in notebooks]
-    pages = {START, *texts, *paths}
+    pages = {START, *GUIDES, *texts, *paths}
     repository = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["torchcourse"]["repository"]
-    for name in GUIDES:
-        texts[name] = mend_links(texts[name], name, pages, repository)
+    texts |= _guides(root, pages, repository)
     for notebook, page in zip(notebooks, paths, strict=True):
         path = root / "notebooks" / notebook.path
         if page.endswith(".md"):
@@ -70,8 +69,8 @@ def write_sources(root: Path, folder: Path, *, only: list[str], again: bool = Fa
         shutil.copyfile(path, beside)
     texts[START] = _index(notebooks, paths)
     (folder / "source" / "docs").mkdir(parents=True, exist_ok=True)
-    for picture in (root / "docs").glob("*.png"):
-        shutil.copyfile(picture, folder / "source" / "docs" / picture.name)
+    for picture in pictures(root):
+        shutil.copyfile(root / picture, folder / "source" / picture)
     return write_pages(folder / "source", texts)
 
 
@@ -86,8 +85,14 @@ def _page_path(root: Path, notebook: Notebook) -> str:
     return path.removesuffix(".ipynb") + ".md" if quiz else path
 
 
-def _guides(root: Path) -> dict[str, str]:
-    return {name: (root / name).read_text(encoding="utf-8") for name in GUIDES if (root / name).exists()}
+def _guides(root: Path, pages: set[str], repository: str) -> dict[str, str]:
+    known = pages | pictures(root)
+    return {name: mend_links((root / name).read_text(encoding="utf-8"), name, known, repository) for name in GUIDES}
+
+
+def pictures(root: Path) -> set[str]:
+    """Return the paths of the pictures that the guides show."""
+    return {f"docs/{path.name}" for path in (root / "docs").glob("*.png")}
 
 
 def _index(notebooks: list[Notebook], paths: list[str]) -> str:
