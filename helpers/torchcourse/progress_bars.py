@@ -46,6 +46,8 @@ def last_shown() -> float:
 class TrialProgress:
     """One line for a search in a notebook or a terminal, from the start on: trials, the best so far, time left.
 
+    Its clock goes on during a trial, however long that takes.
+
     Args:
         trials: how many there will be.
         finished: how many there are already.
@@ -58,6 +60,9 @@ class TrialProgress:
             self._bar.set_description("trials", refresh=False)
             self._bar.initial = finished
             self.show(finished, None)
+        self._look: Callable[[], tuple[int, float | None]] | None = None
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def show(self, finished: int, best: float | None) -> None:
         """Say how many trials are finished, and the best value."""
@@ -72,33 +77,35 @@ class TrialProgress:
 
         A look that fails, at a database that is locked, say, is made again a second later.
         """
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(LOOK_SECONDS):
-                with contextlib.suppress(Exception):
-                    self.show(*look())
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        if self._bar is not None:
-            watcher.start()
+        self._look = look
         try:
             yield
         finally:
-            over.set()
-            if watcher.is_alive():
-                watcher.join()
+            self._look = None
 
     def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._watcher.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
         if self._bar is not None:
+            self._over.set()
+            self._watcher.join()
             self._bar.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            look = self._look
+            with contextlib.suppress(Exception):
+                if look is not None:
+                    self.show(*look())
+                elif self._bar is not None:
+                    self._bar.refresh()
 
 
 LOOK_SECONDS = 1.0
-"""Time between two looks at a search of other processes."""
+"""Time between two steps of a search's clock, and between two looks at a search of other processes."""
 
 # tqdm's own without steps per second, so that two metrics and their validation fit into a line of JupyterLab.
 _FORMAT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"

@@ -4,6 +4,7 @@ import io
 import signal
 import sys
 import threading
+import time
 
 import nbformat
 import pytest
@@ -163,6 +164,20 @@ def test_a_search_says_trials_the_best_and_the_time_left(monkeypatch):
         shown.show(4, None)
     assert "3/30" in terminal.getvalue()
     assert "best 0.9123" in terminal.getvalue()
+
+
+def test_the_clock_of_a_search_goes_on_during_a_long_trial(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("torchcourse.progress_bars.LOOK_SECONDS", 0.01)
+    clock = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with TrialProgress(3, finished=0):
+        clock[0] += 75
+        until = time.monotonic() + 30
+        while "[01:15<" not in terminal.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "0/3 [01:15<" in terminal.getvalue()
 
 
 def test_a_search_in_a_pipe_leaves_the_lines_to_its_caller(capfd):
