@@ -113,7 +113,10 @@ def test_no_day_is_too_full_and_nothing_waits_for_long(course: Course) -> None:
     after = min(day for day in course.loads if day > HOLIDAY[-1])
     assert course.loads[after] == PER_DAY, "eleven days without work fill a day"
     assert course.left[after] > PER_DAY
-    assert max(course.left[day] for day in course.left if day > after + 14) == 0, "the backlog is gone in two weeks"
+    weeks = [course.left[day] for day in course.left if after < day <= after + 14]
+    assert 0 in weeks, "the backlog is gone in two weeks"
+    later = [course.left[day] for day in course.left if day > after + 14]
+    assert max(later) < PER_DAY / 4, "a day off may leave a few for the next day, however many questions the banks hold"
     everything = states(in_order(course.learner.written, course.end))
     assert max(overdue(state, course.end) for state in everything) <= 14
 
