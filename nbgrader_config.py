@@ -4,6 +4,7 @@ Used by `make build` and `make grade`, and by nbgrader's own commands when they 
 for each mended fault stand in `torchcourse.tools.classroom.preprocessors`.
 """
 
+from nbconvert.preprocessors import CSSHTMLHeaderPreprocessor
 from nbgrader.preprocessors import (
     AssignLatePenalties,
     CheckCellMetadata,
@@ -15,17 +16,18 @@ from nbgrader.preprocessors import (
     LimitOutput,
     LockCells,
     OverwriteKernelspec,
-    SaveCells,
 )
 from nbgrader.validator import Validator
 
 from torchcourse.tools.build.preprocessors import ClearSolutionLines, CloseGaps, Stamp
 from torchcourse.tools.classroom.late import LatePenalty
+from torchcourse.tools.classroom.lesson_cells import SaveCellsAtOnce
 from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
     HarmlessPages,
     PersonalChecks,
+    ReadGrades,
     RecoverMetadata,
     RestoreCells,
     RunInSandbox,
@@ -52,7 +54,7 @@ c.GenerateAssignment.preprocessors = [
     ClearOutput,
     CheckCellMetadata,
     ComputeChecksums,
-    SaveCells,
+    SaveCellsAtOnce,
     ClearHiddenTests,
     ClearMarkScheme,
     CloseGaps,
@@ -86,5 +88,6 @@ c.Autograde.autograde_preprocessors = [
     CheckCellMetadata,
     HarmlessPages,
 ]
+c.GenerateFeedback.preprocessors = [ReadGrades, CSSHTMLHeaderPreprocessor]
 # What `nbgrader validate` and the button Validate run is no setting of nbgrader's. traitlets finds defaults by name.
 Validator._preprocessors_default = lambda _: [CheckCellMetadata, ClearOutput, RunInSandbox]

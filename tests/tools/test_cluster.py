@@ -127,11 +127,11 @@ def test_a_grading_that_was_killed_goes_on_with_what_is_left(class_folder, cours
     done = []
     real = grade.Grader.grade
 
-    def killed(self, student, lesson):
+    def killed(self, work):
         if done:
             raise KeyboardInterrupt
-        done.append(student)
-        return real(self, student, lesson)
+        done.append(work.student)
+        return real(self, work)
 
     monkeypatch.setattr(grade.Grader, "grade", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -160,11 +160,11 @@ def test_a_machine_of_a_ray_cluster_that_dies_loses_nothing(class_folder, course
     machines.add_node(num_cpus=1)
     real = grade.Grader.grade
 
-    def killing(self, student, lesson):
+    def killing(self, work):
         if not graded_so_far:
             machines.remove_node(dying, allow_graceful=False)
-        graded_so_far.append(student)
-        return real(self, student, lesson)
+        graded_so_far.append(work.student)
+        return real(self, work)
 
     monkeypatch.setattr(grade.Grader, "grade", killing)
     try:

@@ -51,24 +51,23 @@ def other_cells(_cells, notebook):
 )
 def test_a_notebook_is_known_under_any_name(course, known, tmp_path, name, change):
     source = hand_in(course, tmp_path, "ada", change, solved=True, name=name).parent
-    staged = staging.stage(source, tmp_path / "staged", known)
-    assert staged.notebooks == ["1_lesson"]
-    assert [path.name for path in (tmp_path / "staged").iterdir()] == ["1_lesson.ipynb"]
+    staged = staging.stage(source, known)
+    assert [*staged.notebooks] == ["1_lesson"]
     assert bool(staged.notes) == (name != "1_lesson.ipynb")
 
 
 def test_what_belongs_elsewhere_is_named(course, known, tmp_path):
     source = hand_in(course, tmp_path, "ada", other_cells, solved=True, name="diary.ipynb").parent
-    staged = staging.stage(source, tmp_path / "staged", known)
-    assert staged.notebooks == []
+    staged = staging.stage(source, known)
+    assert staged.notebooks == {}
     assert staged.notes == ["diary.ipynb is no notebook of this lesson, and was ignored"]
 
 
 def test_of_two_the_one_with_the_right_name_counts(course, known, tmp_path):
     hand_in(course, tmp_path, "ada", solved=False, name="1_lesson (1).ipynb")
     source = hand_in(course, tmp_path, "ada", solved=True).parent
-    staged = staging.stage(source, tmp_path / "staged", known)
-    assert staged.notebooks == ["1_lesson"]
+    staged = staging.stage(source, known)
+    assert [*staged.notebooks] == ["1_lesson"]
     assert "and not 1_lesson (1).ipynb" in staged.notes[0]
 
 
@@ -95,8 +94,8 @@ def without(text, part):
 def test_whatever_program_wrote_it_is_read(course, known, tmp_path, encoded):
     path = hand_in(course, tmp_path, "ada", solved=True)
     path.write_bytes(encoded(path.read_text(encoding="utf-8")))
-    staged = staging.stage(path.parent, tmp_path / "staged", known)
-    assert staged.notebooks == ["1_lesson"]
+    staged = staging.stage(path.parent, known)
+    assert [*staged.notebooks] == ["1_lesson"]
     assert not staged.unread
 
 
@@ -119,8 +118,8 @@ DAMAGED = {
 def test_what_is_no_notebook_is_named_and_costs_only_itself(course, known, tmp_path, data):
     source = hand_in(course, tmp_path, "ada", solved=True).parent
     (source / "quiz.ipynb").write_bytes(data)
-    staged = staging.stage(source, tmp_path / "staged", known)
-    assert staged.notebooks == ["1_lesson"]
+    staged = staging.stage(source, known)
+    assert [*staged.notebooks] == ["1_lesson"]
     assert staged.unread == (staged.notes[0].startswith("quiz.ipynb could not be read: "))
     assert len(staged.notes[0]) < 200
 
@@ -130,15 +129,15 @@ def test_a_link_is_not_followed(course, known, tmp_path):
     source = tmp_path / "submitted" / "ada" / LESSON_NAME
     source.mkdir(parents=True)
     (source / "1_lesson.ipynb").symlink_to(secret)
-    staged = staging.stage(source, tmp_path / "staged", known)
-    assert staged.notebooks == []
+    staged = staging.stage(source, known)
+    assert staged.notebooks == {}
     assert staged.unread
 
 
 def test_a_file_that_is_too_large_is_not_read(course, known, tmp_path, monkeypatch):
     path = hand_in(course, tmp_path, "ada", solved=True)
     monkeypatch.setattr(staging, "MOST", 1000)
-    assert "at most" in staging.stage(path.parent, tmp_path / "staged", known).notes[0]
+    assert "at most" in staging.stage(path.parent, known).notes[0]
 
 
 SCRIPTS = [

@@ -79,3 +79,18 @@ def test_lateness_counts_in_table_and_gradebook_also_for_points_given_by_hand(tm
     (folder / late.NAME).write_text(rules.replace("25% per day", "zero"), encoding="utf-8")
     grades = {grade.student: grade for grade in grade_class(folder, root=course)}
     assert grades["late"].score == 0
+
+
+def test_a_lesson_that_changed_after_work_was_graded_is_named(tmp_path):
+    course = small_course.released(tmp_path / "course")
+    folder = tmp_path / "class"
+    (folder / "submitted" / "kim" / LESSON).mkdir(parents=True)
+    with gradebook.at_work(), gradebook.at_once(folder) as book:
+        book.add_assignment(LESSON)
+        book.add_notebook("0_before", LESSON)
+        book.add_student("kim")
+        book.add_submission(LESSON, "kim")
+    with pytest.raises(ValueError, match=r"01_small was graded by a different version of the course: .* 0_before"):
+        grade_class(folder, root=course)
+    with gradebook.opened(folder) as book:
+        assert [part.name for part in book.find_submission(LESSON, "kim").notebooks] == ["0_before"]

@@ -151,7 +151,7 @@ def test_a_draw_stays_when_the_bank_grows_and_a_newcomer_gets_one(folder, course
 
 def test_a_second_grading_runs_nothing_unless_the_draw_changed(grades, folder, course, monkeypatch):
     ran = []
-    monkeypatch.setattr(grade.Grader, "grade", lambda _self, student, _lesson: ran.append(student) or grades[student])
+    monkeypatch.setattr(grade.Grader, "grade", lambda _self, work: ran.append(work.student) or grades[work.student])
     grade.grade_class(folder, root=course)
     assert ran == []
     path = folder / per_student.DRAWS / f"{LESSON}.json"

@@ -16,7 +16,7 @@ import pytest
 from nbgrader.utils import determine_grade
 
 from torchcourse.tools.classroom import execution, literal_answers
-from torchcourse.tools.classroom.grader import Runs
+from torchcourse.tools.classroom.grader import Runs, Work
 from torchcourse.tools.classroom.preprocessors import SaveClampedGrades, StderrIsNoError
 from torchcourse.tools.classroom.sandbox import box as sandbox
 from torchcourse.tools.classroom.sandbox import bubblewrap, processes
@@ -342,9 +342,10 @@ def test_work_that_was_lost_with_the_warm_process_is_done_again_and_stopped_work
 
 
 def stop_a_grading():
-    grader = SimpleNamespace(sanitized=lambda *_: {"one": one_cell("import time; time.sleep(60)")})
+    sleeping = one_cell("import time; time.sleep(60)")
+    grader = SimpleNamespace(prepare=lambda student, lesson: Work(student, lesson, {"one": sleeping}))
     with Runs(grader, [("ann", "lesson")] * 2) as runs:
-        runs.begin(0)
+        runs.take(0)
         while not processes.below(psutil.Process(execution._warm._process.pid)):
             time.sleep(0.1)
         raise KeyboardInterrupt

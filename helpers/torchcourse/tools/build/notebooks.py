@@ -119,7 +119,7 @@ def release(solutions: dict[str, str], root: Path = ROOT) -> dict[str, str]:
             config.CourseDirectory.assignment_id = lesson
             # A release for everybody belongs to no class: nothing is kept in a gradebook.
             steps = config.GenerateAssignment.preprocessors
-            config.GenerateAssignment.preprocessors = [step for step in steps if step is not SaveCells]
+            config.GenerateAssignment.preprocessors = [step for step in steps if not issubclass(step, SaveCells)]
             course = CourseDirectory(config=config)
             GenerateAssignment(coursedir=course, config=config, no_database=True).start()
         made = sorted(Path(folder, "notebooks").rglob("*.ipynb"))

@@ -1,32 +1,104 @@
-"""nbgrader's feedback pages, without compiling each template again per page."""
+"""nbgrader's feedback pages, in a moment: what most students' pages have in common is worked out once."""
 
-from typing import Any
+import functools
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 
-import jinja2
-from nbconvert.exporters import HTMLExporter
+from jinja2 import pass_context
+from nbconvert.exporters import HTMLExporter, TemplateExporter
+from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
+from nbformat.notebooknode import NotebookNode
+from nbgrader.converters import GenerateFeedback
+from nbgrader.coursedir import CourseDirectory
+from traitlets.config import Config
 
+from torchcourse.tools.classroom.text_cache import remembered
 
-class QuickHTMLExporter(HTMLExporter):
-    """nbconvert's, which compiles each template once per process instead of once per page."""
-
-    def _create_environment(self) -> Any:
-        environment = super()._create_environment()
-        environment.bytecode_cache = _compiled
-        return environment
-
-
-class _Compiled(jinja2.BytecodeCache):
-    """Compiled templates, by name and text."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, bytes] = {}
-
-    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        if bucket.key in self._kept:
-            bucket.bytecode_from_string(self._kept[bucket.key])
-
-    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        self._kept[bucket.key] = bucket.bytecode_to_string()
+ALT = "No description has been provided for this image"  # as nbconvert says it
 
 
-_compiled = _Compiled()
+class FeedbackPages:
+    """Makes nbgrader's feedback pages, with its steps and its template.
+
+    Args:
+        config: nbgrader's, of the course.
+    """
+
+    def __init__(self, config: Config) -> None:
+        converter = GenerateFeedback(coursedir=CourseDirectory(config=config), config=config)
+        self._exporter = _Exporter(config=converter.config)
+        for step in converter.preprocessors:
+            self._exporter.register_preprocessor(step)
+
+    def page(self, notebook: NotebookNode, resources: dict[str, Any]) -> str:
+        """Return the page of an autograded notebook, into which scores and comments are put.
+
+        Args:
+            notebook: as it was autograded.
+            resources: whose and which it is, as nbgrader's steps take it.
+        """
+        return self._exporter.from_notebook_node(_Own(notebook), resources)[0]
+
+
+class _Own(NotebookNode):
+    """A notebook that needs no copy."""
+
+    def __deepcopy__(self, _memo: Any) -> Self:
+        return self
+
+
+class _Exporter(HTMLExporter):
+    """nbconvert's. That one checks a notebook after each step, and reads and writes each page once more.
+
+    It does so for pictures without a description.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._html = remembered(lambda source: HTMLExporter.markdown2html(self, {}, source))
+        self._highlighting = functools.cache(self._highlighting_of)
+
+    def from_notebook_node(  # type: ignore[override]  # as nbconvert's exporters of text do
+        self, nb: NotebookNode, resources: Any = None, **named: Any
+    ) -> tuple[str, dict[str, Any]]:
+        language = nb.metadata.get("language_info", {})
+        self.register_filter("highlight_code", self._highlighting(language.get("pygments_lexer", language.get("name"))))
+        resources = self._init_resources(resources)
+        html, resources = TemplateExporter.from_notebook_node(self, nb, resources, **named)
+        return _IMAGE.sub(_described, html), resources
+
+    def _preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+        for step in self._preprocessors:
+            nb, resources = step(nb, resources)
+        return nb, resources
+
+    def default_filters(self) -> Iterator[tuple[str, Any]]:
+        yield from super().default_filters()
+        yield ("filter_data_type", WidgetsDataTypeFilter(notebook_metadata={}, parent=self))  # no widget lives there
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        if context.get("cell", {}).get("attachments"):
+            return str(HTMLExporter.markdown2html(self, context, source))
+        return self._html(source)
+
+    def _highlighting_of(self, lexer: str | None) -> Callable[..., str]:
+        highlight = Highlight2HTML(pygments_lexer=lexer, parent=self)
+        plain = remembered(highlight)
+
+        def highlighted(source: str, language: str | None = None, metadata: Any = None) -> str:
+            if language or "magics_language" in (metadata or {}):
+                return str(highlight(source, language, metadata))
+            return plain(source)
+
+        return highlighted
+
+
+_IMAGE = re.compile(r"""<img\b(?:[^>"']|"[^"]*"|'[^']*')*>""")
+
+
+def _described(image: re.Match[str]) -> str:
+    has = re.search(r"""\salt\b""", re.sub(r""""[^"]*"|'[^']*'""", "", image[0]))
+    return image[0] if has else f'{image[0][:-1].rstrip("/ ")} alt="{ALT}"/>'

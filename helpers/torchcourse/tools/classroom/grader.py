@@ -1,33 +1,54 @@
-"""One class's submissions through nbgrader: sorted, run in sandboxes ahead of time, scored, and given feedback."""
+"""One class's submissions as nbgrader grades them: sorted, run in sandboxes ahead of time, scored, and given feedback.
+
+nbgrader's own steps do all that decides about points. Its converters would open the gradebook for each of them, check
+the notebook's form after each, and write the notebook to a file and read it again twice.
+"""
 
 import contextlib
 import hashlib
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+import shutil
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import nbformat
 from nbformat.notebooknode import NotebookNode
-from nbgrader.api import MissingEntry, SubmittedAssignment
-from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
-from nbgrader.converters.base import NbGraderException
-from nbgrader.coursedir import CourseDirectory
-from traitlets import Type
-from traitlets.config import Config
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.preprocessors import NbGraderPreprocessor, SaveCells
+from nbgrader.utils import parse_utc, rmtree, setenv
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import class_final, execution, gradebook, late, per_student, staging
 from torchcourse.tools.classroom.cluster import Cluster
-from torchcourse.tools.classroom.feedback_pages import QuickHTMLExporter
+from torchcourse.tools.classroom.feedback_pages import FeedbackPages
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
 from torchcourse.tools.classroom.roster import Grade, State
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
-from torchcourse.tools.classroom.staging import Staged
 from torchcourse.tools.repository import nbgrader_config
+
+
+@dataclass
+class Work:
+    """A submission on its way to its grade."""
+
+    student: str
+    lesson: str
+    notebooks: dict[str, NotebookNode] = field(default_factory=dict)
+    """What is graded, by name, with the teacher's check cells."""
+    notes: list[str] = field(default_factory=list)
+    """What a teacher has to know, a sentence each."""
+    failed: str = ""
+    """Why it cannot be graded."""
+    runs: dict[str, Future[execution.Note]] = field(default_factory=dict)
+    """What fills in the outputs of the notebooks, where that began ahead of time."""
+    fingerprint: str = ""
+    """What changes whenever a teacher changes a score or a comment by hand; empty before it is graded."""
 
 
 class Grader:
@@ -36,205 +57,236 @@ class Grader:
     Args:
         folder: the folder of the class.
         root: the repository with solutions/ and nbgrader_config.py.
-        course: a temporary folder, into which the solutions are rendered and submissions are sorted.
     """
 
-    def __init__(self, folder: Path, root: Path, course: Path) -> None:
-        self.folder, self.root, self.course = folder, root, course
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
         self.rules = late.read(folder, notebooks.lessons(root))
+        self._config = nbgrader_config(root, folder)
+        self._address = gradebook.address(folder)
+        self._messages = _Messages()
+        self._sanitizing = self._steps(self._config.Autograde.sanitize_preprocessors)
+        grading = self._steps(self._config.Autograde.autograde_preprocessors)
+        self._running = [step for step in grading if isinstance(step, RunInSandbox)]
+        self._scoring = [step for step in grading if step not in self._running]
+        self._pages = FeedbackPages(self._config)
         self._known: dict[str, dict[str, NotebookNode]] = {}
-        self._staged: dict[tuple[str, str], Staged] = {}
         self._drawn: dict[str, per_student.Draws] = {}
 
     def register(self, lesson: str) -> str:
-        """Render a lesson's solutions, put its cells and points into the gradebook, and return the lesson's digest."""
+        """Put the cells of a lesson's solutions, and their points, into the gradebook, and return the lesson's digest.
+
+        Raises:
+            ValueError: in a sentence, if work was graded by other cells than the lesson has now.
+        """
         texts = class_final.solutions(self.folder, self.root, lesson)
-        for path, text in texts.items():
-            notebooks.write_text(self.course / path, text)
         self._known[lesson] = {Path(path).stem: nbformat.reads(text, as_version=4) for path, text in texts.items()}
         self._drawn[lesson] = per_student.read(self.folder, lesson)
-        self._converter(GenerateAssignment, lesson, "*").start()
         due = self.rules and self.rules.due.get(lesson)
-        if due:
-            with gradebook.opened(self.folder) as book:
-                book.update_or_create_assignment(lesson, duedate=due.isoformat())
+        every = self._config.GenerateAssignment.preprocessors
+        saving = next(number for number, step in enumerate(every) if issubclass(step, SaveCells))
+        steps = self._steps(every[: saving + 1])
+        with gradebook.at_once(self.folder) as book:
+            assignment = book.update_or_create_assignment(lesson, **({"duedate": due.isoformat()} if due else {}))
+            there, known = {one.name for one in assignment.notebooks}, self._known[lesson]
+            try:
+                if there != known.keys() and assignment.submissions:
+                    raise RuntimeError(f"then it had the notebooks {', '.join(sorted(there))}")
+                for gone in there - known.keys():
+                    book.remove_notebook(gone, lesson)
+                for name, notebook in known.items():
+                    _apply(steps, notebook, self._place(Work("", lesson), name))
+            except RuntimeError as error:
+                raise ValueError(f"{lesson} was graded by a different version of the course: {error}.") from error
         whole = "".join(texts[path] for path in sorted(texts)) + (f"{due} {self.rules}" if self.rules else "")
         return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest()
-
-    def stage(self, student: str, lesson: str) -> Staged:
-        """Sort what a student handed in, so that nbgrader finds it."""
-        source = self.folder / "submitted" / student / lesson
-        target = self._submitted / student / lesson
-        staged = staging.stage(source, target, self._known[lesson])
-        for name, given in self._drawn[lesson].items():
-            if name in staged.notebooks:
-                note = per_student.whose(nbformat.read(target / f"{name}.ipynb", as_version=4), given, student)
-                staged.notes += [f"{name}.ipynb {note}"] if note else []
-        self._staged[student, lesson] = staged
-        return staged
 
     def drawn(self, student: str, lesson: str) -> str:
         """Return what a student was given to answer, as text; empty where that is what all were given."""
         given = {name: students.get(student) for name, students in self._drawn[lesson].items()}
         return repr(given) if any(given.values()) else ""
 
-    def sanitized(self, student: str, lesson: str) -> dict[str, NotebookNode]:
-        """Return a staged submission's notebooks as they will be run, by name; nbgrader names what fails here."""
-        found = {}
-        config = self._config(lesson, student)
-        for name in self._staged[student, lesson].notebooks:
-            place = {
-                "student": student,
-                "assignment": lesson,
-                "notebook": name,
-                "db_url": gradebook.address(self.folder),
-            }
-            resources = {"nbgrader": place, "unique_key": name, "metadata": {"name": name}}
-            try:
-                notebook = nbformat.read(self._submitted / student / lesson / f"{name}.ipynb", as_version=4)
-                for mend in config.Autograde.sanitize_preprocessors:
-                    notebook, resources = mend(config=config)(notebook, resources)
-            except Exception:
-                continue
-            found[name] = notebook
-        return found
-
-    def grade(self, student: str, lesson: str) -> Grade:
-        """Score a staged submission, and write its feedback."""
-        staged = self._staged[student, lesson]
-        notes = list(staged.notes)
+    def prepare(self, student: str, lesson: str) -> Work:
+        """Sort what a student handed in, and bring it into the form in which it is run."""
+        staged = self._staged(student, lesson)
+        work = Work(student, lesson, staged.notebooks, staged.notes)
         if not staged.notebooks:
-            reason = "; ".join(notes) or "there is no notebook in the folder"
-            return Grade(student, lesson, "could not be graded", None, None, reason)
-        messages = _Messages()
+            work.failed = "; ".join(work.notes) or "there is no notebook in the folder"
+            work.notes = []
+            return work
+        self._messages.clear()
         try:
-            self._converter(_Autograde, lesson, student, messages).start()
-            self.write_feedback(student, lesson)
-        except NbGraderException:
-            reason = messages.reason() or "nbgrader gave no reason"
-            return Grade(student, lesson, "could not be graded", None, None, "; ".join([*notes, reason]))
-        finally:
-            ran = {key[2]: note for key, note in RunInSandbox.notes.items() if key[:2] == (student, lesson)}
-            RunInSandbox.notes.clear()
-        notes += [f"{name} {note.text}" for name, note in ran.items() if note.text]
-        return self.result(student, lesson, notes, any(note.needs_person for note in ran.values()))
+            for name, notebook in work.notebooks.items():
+                work.notebooks[name] = _apply(self._sanitizing, notebook, self._place(work, name))
+        except Exception as error:  # whatever a notebook can hold
+            work.failed = self._messages.reason() or _named(error)
+        return work
 
-    def write_feedback(self, student: str, lesson: str) -> None:
-        """Write the pages that a student gets, from what the gradebook holds."""
-        self._converter(_Feedback, lesson, student).start()
+    def grade(self, work: Work) -> Grade:
+        """Score a submission, and write its feedback."""
+        if work.failed:
+            return _not_graded(work)
+        self._messages.clear()
+        try:
+            notes = self._ran(work)
+            with gradebook.at_once(self.folder) as book:
+                gradebook.enter(book, work.lesson, work.student, self._timestamp(work), work.notebooks)
+                for name, notebook in work.notebooks.items():
+                    work.notebooks[name] = _apply(self._scoring, notebook, self._place(work, name))
+                    nbformat.validate(work.notebooks[name], relax_add_props=True)
+                self._write_autograded(work)
+                return self._finish(book, work, any(note.needs_person for note in notes))
+        except Exception as error:  # the fault of one submission, which costs no other one anything
+            work.failed = self._messages.reason() or _named(error)
+            return _not_graded(work)
 
-    def result(self, student: str, lesson: str, notes: list[str], needs_person: bool = False) -> Grade:
-        """Return what the gradebook holds, of the notebooks that were handed in."""
-        staged = self._staged[student, lesson]
-        with gradebook.opened(self.folder) as book:
-            try:
-                found = book.find_submission(lesson, student)
-            except MissingEntry:
-                return Grade(student, lesson, "could not be graded", None, None, "nbgrader kept no score")
-            parts = [part for part in found.notebooks if part.name in staged.notebooks]
-            manual = needs_person or any(part.needs_manual_grade for part in parts)
-            state: State = "needs manual grading" if manual else "graded"
-            seconds = found.total_seconds_late
-            if self.rules:  # again, since points that were given by hand count too
-                for part in parts:
-                    part.late_submission_penalty = self.rules.penalty(part.score, seconds) or None
-                book.db.commit()
-            # The penalty for a late submission too, as nbgrader exports it.
-            penalty = sum(part.late_submission_penalty or 0.0 for part in parts)
-            score = max(0.0, sum(part.score for part in parts) - penalty)
-            most = sum(part.max_score for part in parts)
-        if seconds > 0:
-            notes = [*notes, f"{seconds / 3600:.1f} h late"]
-        missing = sorted(set(self._known[lesson]) - set(staged.notebooks))
-        if missing:
-            notes = [*notes, f"not handed in: {', '.join(missing)}"]
-        return Grade(student, lesson, state, score, most, "; ".join(notes))
+    def follow(self, student: str, lesson: str) -> tuple[Grade, str]:
+        """Return the grade of work that was graded before, and its fingerprint, and write its feedback again."""
+        staged = self._staged(student, lesson)
+        autograded = self.folder / "autograded" / student / lesson
+        known = {name: nbformat.read(autograded / f"{name}.ipynb", as_version=4) for name in staged.notebooks}
+        work = Work(student, lesson, known)
+        with gradebook.at_once(self.folder) as book:
+            return self._finish(book, work, needs_person=False), work.fingerprint
 
     def fingerprint(self, student: str, lesson: str) -> str:
         """Return what changes whenever a teacher changes a score or a comment by hand; empty without a submission."""
         with gradebook.opened(self.folder) as book:
             try:
-                found = book.find_submission(lesson, student)
+                return gradebook.by_hand(book, book.find_submission(lesson, student))
             except MissingEntry:
                 return ""
-            return hashlib.blake2b(repr(_by_hand(found)).encode(), digest_size=16).hexdigest()
 
     def students(self) -> list[str]:
         """Return everybody whom the gradebook knows."""
         with gradebook.opened(self.folder) as book:
             return [student.id for student in book.students]
 
-    @cached_property
-    def _submitted(self) -> Path:
-        return self.course / "submitted"
+    def _staged(self, student: str, lesson: str) -> staging.Staged:
+        staged = staging.stage(self.folder / "submitted" / student / lesson, self._known[lesson])
+        for name, given in self._drawn[lesson].items():
+            if name in staged.notebooks:
+                note = per_student.whose(staged.notebooks[name], given, student)
+                staged.notes += [f"{name}.ipynb {note}"] if note else []
+        return staged
 
-    def _config(self, lesson: str, student: str) -> Config:
-        config = nbgrader_config(self.root, self.folder)
-        config.CourseDirectory.source_directory = str(self.course / "solutions")
-        config.CourseDirectory.release_directory = str(self.course / "notebooks")
-        config.CourseDirectory.submitted_directory = str(self._submitted)
-        config.CourseDirectory.db_url = gradebook.address(self.folder)
-        config.CourseDirectory.assignment_id = lesson
-        config.CourseDirectory.student_id = student
-        return config
+    def _ran(self, work: Work) -> list[execution.Note]:
+        """Wait until all notebooks are run, and return what there is to say about it."""
+        notes = []
+        for name, notebook in work.notebooks.items():
+            if name in work.runs:
+                notes.append(work.runs[name].result())
+                work.notes += [f"{name} {notes[-1].text}"] if notes[-1].text else []
+            else:
+                with tempfile.TemporaryDirectory() as place, setenv(NBGRADER_EXECUTION="autograde"):
+                    resources = self._place(work, name) | {"metadata": {"name": name, "path": place}}
+                    work.notebooks[name] = _apply(self._running, notebook, resources)
+        return notes
 
-    def _converter(self, kind: type, lesson: str, student: str, handler: logging.Handler | None = None) -> Any:
-        config = self._config(lesson, student)
-        log = logging.Logger(f"nbgrader-{lesson}-{student}")
-        log.addHandler(handler or logging.NullHandler())
-        converter = kind(coursedir=CourseDirectory(config=config), config=config, log=log)
-        converter.force = True
-        return converter
+    def _timestamp(self, work: Work) -> datetime | None:
+        path = self.folder / "submitted" / work.student / work.lesson / TIMESTAMP
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+            return cast(datetime, parse_utc(text)) if text else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, OverflowError):
+            work.notes.append(f"{TIMESTAMP} holds no time, so that this work counts as in time")
+            return None
+
+    def _write_autograded(self, work: Work) -> None:
+        place = self._emptied("autograded", work)
+        for name, notebook in work.notebooks.items():
+            text = nbformat.versions[4].writes(notebook).rstrip("\n") + "\n"
+            (place / f"{name}.ipynb").write_text(text, encoding="utf-8", newline="\n")
+        for path in place.iterdir():
+            path.chmod(0o444)
+
+    def _finish(self, book: Gradebook, work: Work, needs_person: bool) -> Grade:
+        """Return what the gradebook holds of the notebooks that were handed in, and write their feedback."""
+        found = book.find_submission(work.lesson, work.student)
+        parts = [part for name, part in gradebook.parts(book, found).items() if name in work.notebooks]
+        manual = needs_person or any(part.needs_manual_grade for part in parts)
+        state: State = "needs manual grading" if manual else "graded"
+        seconds = found.total_seconds_late
+        if self.rules:  # again, since points that were given by hand count too
+            for part in parts:
+                part.late_submission_penalty = self.rules.penalty(part.score, seconds) or None
+            book.db.commit()
+        # The penalty for a late submission too, as nbgrader exports it.
+        penalty = sum(part.late_submission_penalty or 0.0 for part in parts)
+        score = max(0.0, sum(part.score for part in parts) - penalty)
+        most = sum(part.max_score for part in parts)
+        work.fingerprint = gradebook.by_hand(book, found)
+        notes = [*work.notes, f"{seconds / 3600:.1f} h late"] if seconds > 0 else work.notes
+        missing = sorted(self._known[work.lesson].keys() - work.notebooks.keys())
+        notes = [*notes, f"not handed in: {', '.join(missing)}"] if missing else notes
+        place = self._emptied("feedback", work)
+        for name, notebook in work.notebooks.items():
+            page = self._pages.page(notebook, self._place(work, name))
+            (place / f"{name}.html").write_text(page, encoding="utf-8", newline="\n")
+        return Grade(work.student, work.lesson, state, score, most, "; ".join(notes))
+
+    def _emptied(self, step: str, work: Work) -> Path:
+        """Return a folder for what one of nbgrader's steps makes of a submission, with nothing but its timestamp."""
+        place = self.folder / step / work.student / work.lesson
+        if place.exists():
+            rmtree(place)
+        place.mkdir(parents=True)
+        stamp = self.folder / "submitted" / work.student / work.lesson / TIMESTAMP
+        if stamp.is_file():
+            shutil.copyfile(stamp, place / TIMESTAMP)
+        return place
+
+    def _place(self, work: Work, name: str) -> dict[str, Any]:
+        """Return what nbgrader's steps are told about a notebook."""
+        place = {"student": work.student, "assignment": work.lesson, "notebook": name, "db_url": self._address}
+        metadata = {"name": name, "path": str(self.folder / "autograded" / work.student / work.lesson)}
+        return {"nbgrader": place, "unique_key": name, "metadata": metadata, "config_dir": str(self.folder)}
+
+    def _steps(self, kinds: list[type[NbGraderPreprocessor]]) -> list[NbGraderPreprocessor]:
+        log = logging.Logger("nbgrader")
+        log.addHandler(self._messages)
+        return [kind(config=self._config, log=log) for kind in kinds]
 
 
-class _OneSubmission:
-    """Finds a submission by its folder. nbgrader takes a name with brackets for a pattern."""
-
-    def init_notebooks(self: Any) -> None:
-        folder = self._format_source(self.coursedir.assignment_id, self.coursedir.student_id)
-        found = sorted(map(str, Path(folder).glob("*.ipynb")))
-        if not found:
-            raise NbGraderException(f"There is no notebook in {folder}.")
-        self.assignments = {folder: found}
+TIMESTAMP = "timestamp.txt"
 
 
-class _Autograde(_OneSubmission, Autograde):
-    """nbgrader's, for one submission."""
+def _apply(steps: list[NbGraderPreprocessor], notebook: NotebookNode, resources: dict[str, Any]) -> NotebookNode:
+    for step in steps:
+        notebook, resources = step(notebook, resources)
+    return notebook
 
 
-class _Feedback(_OneSubmission, GenerateFeedback):
-    """nbgrader's, for one submission."""
+def _not_graded(work: Work) -> Grade:
+    reason = "; ".join([*work.notes, work.failed])
+    return Grade(work.student, work.lesson, "could not be graded", None, None, reason)
 
-    exporter_class = Type(QuickHTMLExporter)
 
-
-def _by_hand(submission: SubmittedAssignment) -> list[tuple]:
-    rows: list[tuple] = []
-    for notebook in submission.notebooks:
-        rows += [(one.name, one.manual_score, one.extra_credit, one.needs_manual_grade) for one in notebook.grades]
-        rows += [(one.name, one.manual_comment) for one in notebook.comments]
-    return sorted(rows, key=repr)
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 class Runs:
     """Runs submissions ahead of the one that is being written into the gradebook, here or on a cluster."""
 
     def __init__(self, grader: Grader, submissions: list[tuple[str, str]], cluster: Cluster | None = None) -> None:
-        self._grader, self._submissions, self._begun = grader, submissions, 0
+        self._grader, self._submissions, self._begun = grader, submissions, dict[int, Work]()
         self._execute = cluster.execute if cluster else execution.execute
         self._workers = cluster.workers if cluster else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
 
-    def begin(self, number: int) -> None:
-        """Begin submission `number`, and those that come soon after it."""
-        if not POSSIBLE:
-            return
-        ahead = self._submissions[self._begun : number + 1 + 2 * self._workers]
-        for student, lesson in ahead:
-            for name, notebook in self._grader.sanitized(student, lesson).items():
-                run = self._pool.submit(self._execute, notebook)
-                RunInSandbox.prepared[student, lesson, name] = (notebook, run)
-        self._begun += len(ahead)
+    def take(self, number: int) -> Work:
+        """Return submission `number`, and begin those that come soon after it. Each is taken once, in their order."""
+        first = max(self._begun, default=number - 1) + 1
+        for ahead in range(first, min(len(self._submissions), number + 1 + 2 * self._workers)):
+            work = self._begun[ahead] = self._grader.prepare(*self._submissions[ahead])
+            if POSSIBLE and not work.failed:
+                work.runs = {
+                    name: self._pool.submit(self._execute, notebook) for name, notebook in work.notebooks.items()
+                }
+        return self._begun.pop(number)
 
     def __enter__(self) -> Self:
         return self
@@ -246,11 +298,10 @@ class Runs:
         # Who stops the grading does not wait for what runs, which may take half an hour yet.
         with execution.stopped() if error else contextlib.nullcontext():
             self._pool.shutdown()
-        RunInSandbox.prepared.clear()
 
 
 class _Messages(logging.Handler):
-    """Keeps what nbgrader logs as an error, to name the cause; nbgrader itself raises only 'see above'."""
+    """Keeps what nbgrader's steps log as an error, to name the cause; some raise no more than that they failed."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -259,8 +310,11 @@ class _Messages(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._kept.append(record.getMessage())
 
+    def clear(self) -> None:
+        self._kept.clear()
+
     def reason(self) -> str:
         """Return the last line of the first traceback, which names the error."""
         traces = [message for message in self._kept if message.startswith("Traceback")]
-        lines = [line for message in traces or self._kept for line in message.splitlines() if line.strip()]
+        lines = [line for message in traces for line in message.splitlines() if line.strip()]
         return lines[-1].strip()[:300] if lines else ""

@@ -199,7 +199,7 @@ def _released(text: str, config: Config) -> str:
     """Return a solution notebook as nbgrader releases it, by the steps that change it: neither checked nor kept."""
     notebook, resources = nbformat.reads(text, as_version=4), dict[str, Any](nbgrader={})
     for step in config.GenerateAssignment.preprocessors:
-        if step not in (SaveCells, CheckCellMetadata):
+        if not issubclass(step, SaveCells | CheckCellMetadata):
             notebook, resources = step(config=config)(notebook, resources)
     return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
 

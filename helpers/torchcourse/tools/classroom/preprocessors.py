@@ -1,10 +1,9 @@
 """Mends for what nbgrader 0.9 gets wrong when it grades: one class per fault, each used by nbgrader_config.py."""
 
 import re
-from concurrent.futures import Future
 from html import unescape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import unquote
 
 from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES, ALLOWED_TAGS, SanitizeHTML
@@ -12,11 +11,13 @@ from nbformat.notebooknode import NotebookNode, from_dict
 from nbformat.v4 import new_output
 from nbgrader import utils
 from nbgrader.api import Gradebook, SourceCell
-from nbgrader.preprocessors import Execute, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
+from nbgrader.preprocessors import Execute, GetGrades, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
 from traitlets import Bool, Dict, List
 
-from torchcourse.tools.classroom import execution, per_student
+from torchcourse.tools.classroom import execution, gradebook, per_student
+from torchcourse.tools.classroom.lesson_cells import KnownCells
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
+from torchcourse.tools.classroom.text_cache import remembered
 
 
 class RunInSandbox(Execute):
@@ -26,37 +27,17 @@ class RunInSandbox(Execute):
     without Linux's namespaces, nbgrader's own way is taken.
     """
 
-    prepared: ClassVar[dict[tuple[str, str, str], tuple[NotebookNode, Future]]] = {}
-    """Runs begun beforehand, by student, lesson and notebook: the notebook, and what `execution.execute` returns."""
-    notes: ClassVar[dict[tuple[str, str, str], execution.Note]] = {}
-    """What there is to say about runs that ended, for whoever asks nbgrader to grade."""
-
     def preprocess(self, nb: NotebookNode, resources: dict, km: Any = None) -> tuple[NotebookNode, dict]:
         if not POSSIBLE:
             return super().preprocess(nb, resources, km)
-        place = resources.get("nbgrader")
-        if place is None:  # `nbgrader validate`, which grades nothing
-            execution.execute(nb, trusted=False)
-            return self._warned(nb), resources
-        key = (place["student"], place["assignment"], place["notebook"])
-        ran, note = self.prepared.pop(key, (None, None))
-        if ran is not None and note is not None and _sources(ran) == _sources(nb):
-            self.notes[key] = note.result()
-            for cell, done in zip(nb.cells, ran.cells, strict=True):
-                if cell.cell_type == "code":
-                    cell.outputs, cell.execution_count = done.outputs, done.execution_count
-        else:
-            self.notes[key] = execution.execute(nb)
+        # `nbgrader validate` grades nothing, and has the notebook as it was written.
+        execution.execute(nb, trusted="nbgrader" in resources)
         return self._warned(nb), resources
 
     def _warned(self, notebook: NotebookNode) -> NotebookNode:
         if not execution.is_isolated():
             self.log.error(execution.UNPROTECTED)
         return notebook
-
-
-def _sources(notebook: NotebookNode) -> list[tuple[str, str]]:
-    return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
 class RecoverMetadata(NbGraderPreprocessor):
@@ -66,16 +47,15 @@ class RecoverMetadata(NbGraderPreprocessor):
     it had never been handed in, or ends in an error. The build makes each marked cell's id its grade id.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known_cells = KnownCells()
+
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        place = resources["nbgrader"]
-        with Gradebook(place["db_url"]) as book:
-            source = book.find_notebook(place["notebook"], place["assignment"])
-            points = {cell.name: cell.max_score for cell in source.grade_cells}
-            solutions = {cell.name for cell in source.solution_cells}
-            known = {cell.name: cell for cell in source.source_cells}
-            for cell in nb.cells:
-                if cell.get("id") in known and "nbgrader" not in cell.metadata:
-                    cell.metadata["nbgrader"] = _role(known[cell.id], points, solutions)
+        known = self._known_cells.of(resources["nbgrader"])
+        for cell in nb.cells:
+            if cell.get("id") in known.sources and "nbgrader" not in cell.metadata:
+                cell.metadata["nbgrader"] = _role(known.sources[cell.id], known.points, known.solutions)
         return nb, resources
 
 
@@ -88,6 +68,20 @@ class RestoreCells(OverwriteCells):
     within, and without an id.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._known_cells = KnownCells()
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        place = resources["nbgrader"]
+        self.notebook_id, self.assignment_id = place["notebook"], place["assignment"]
+        self.gradebook = self._known_cells.of(place)
+        nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
+        if self.add_missing_cells:
+            nb, resources = self.add_missing_grade_cells(nb, resources)
+            nb, resources = self.add_missing_task_cells(nb, resources)
+        return nb, resources
+
     def preprocess_cell(self, cell: NotebookNode, resources: dict, cell_index: int) -> tuple[NotebookNode, dict]:
         cell, resources = super().preprocess_cell(cell, resources, cell_index)
         if "grade_id" not in cell.metadata.get("nbgrader", {"grade_id": None}):
@@ -95,17 +89,15 @@ class RestoreCells(OverwriteCells):
         return cell, resources
 
     def add_missing_grade_cells(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        source = self.gradebook.find_notebook(self.notebook_id, self.assignment_id)
-        sources = {cell.name: cell for cell in source.source_cells}
-        points = {cell.name: cell.max_score for cell in source.grade_cells}
-        solutions = {cell.name for cell in source.solution_cells}
+        sources, points, solutions = self.gradebook.sources, self.gradebook.points, self.gradebook.solutions
         order = list(sources)
+        missing = points.keys() - {cell.metadata["nbgrader"]["grade_id"] for cell in nb.cells if _is_marked(cell)}
         for number, name in enumerate(order):
+            if name not in missing:
+                continue
             there = {
                 cell.metadata["nbgrader"]["grade_id"]: place for place, cell in enumerate(nb.cells) if _is_marked(cell)
             }
-            if name not in points or name in there:
-                continue
             cell = from_dict(self.missing_cell_transform(sources[name], points[name], is_solution=name in solutions))
             cell.id = f"{name}-again" if name in {cell.get("id") for cell in nb.cells} else name
             before, later = order[max(0, number - 1) : number], order[number + 1 :]
@@ -185,6 +177,13 @@ class HarmlessPages(SanitizeHTML):
     tags = List([*ALLOWED_TAGS, *_PLAIN_TAGS])
     attributes = Dict({**ALLOWED_ATTRIBUTES, "*": ["lang", "style"]})
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._cleaned = remembered(super().sanitize_html_tags)
+
+    def sanitize_html_tags(self, html_str: str) -> str:
+        return self._cleaned(html_str)
+
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         kept = ("kernelspec", "language_info", "torchcourse")
         nb.metadata = NotebookNode({name: nb.metadata[name] for name in kept if name in nb.metadata})
@@ -213,6 +212,17 @@ class SaveClampedGrades(SaveAutoGrades):
     part of the scores are saved already.
     """
 
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        place = resources["nbgrader"]
+        self.notebook_id, self.assignment_id, self.student_id = (
+            place[name] for name in ("notebook", "assignment", "student")
+        )
+        with Gradebook(place["db_url"]) as book:
+            self.gradebook = gradebook.Marks(book, place)
+            nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
+            book.db.commit()
+        return nb, resources
+
     def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
         if utils.is_grade(cell) and cell.cell_type == "code" and not utils.is_solution(cell):
             points = float(cell.metadata["nbgrader"]["points"])
@@ -221,6 +231,24 @@ class SaveClampedGrades(SaveAutoGrades):
             last.data["text/plain"] = f"{_clamped(last.data.get('text/plain', ''), points):g}"
             cell.outputs = [output for output in cell.outputs if output.output_type != "execute_result"] + [last]
         return super().preprocess_cell(cell, resources, index)
+
+
+class ReadGrades(GetGrades):
+    """Put scores and comments into a notebook for its feedback page; nbgrader's own looks for each of them."""
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        place = resources["nbgrader"]
+        self.notebook_id, self.assignment_id, self.student_id = (
+            place[name] for name in ("notebook", "assignment", "student")
+        )
+        with Gradebook(place["db_url"]) as book:
+            self.gradebook = gradebook.Marks(book, place)
+            nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
+            notebook = self.gradebook.notebook
+            late_penalty = notebook.late_submission_penalty or 0
+            place |= {"score": notebook.score - late_penalty, "max_score": notebook.max_score}
+            place["late_penalty"] = late_penalty
+        return nb, resources
 
 
 def _is_marked(cell: NotebookNode) -> bool:

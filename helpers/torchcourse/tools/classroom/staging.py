@@ -6,7 +6,6 @@ wants each notebook under the name of its lesson, and gives up the whole submiss
 
 import json
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,20 +22,19 @@ MOST = 50 * 2**20
 class Staged:
     """A submission, ready for nbgrader."""
 
-    notebooks: list[str] = field(default_factory=list)
-    """Names of the notebooks that will be graded."""
+    notebooks: dict[str, NotebookNode] = field(default_factory=dict)
+    """The notebooks that will be graded, by the names that the lesson gave them."""
     notes: list[str] = field(default_factory=list)
     """What a teacher has to know, a sentence each."""
     unread: bool = False
     """Whether a file could not be read, so that points may be missing."""
 
 
-def stage(source: Path, target: Path, known: Mapping[str, NotebookNode]) -> Staged:
-    """Copy a submission's notebooks to `target` under the names that the lesson gave them.
+def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
+    """Read the notebooks of a submission.
 
     Args:
         source: the folder of one student's submission.
-        target: an empty folder, or one to be made.
         known: the lesson's notebooks, by name.
     """
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
@@ -52,7 +50,6 @@ def stage(source: Path, target: Path, known: Mapping[str, NotebookNode]) -> Stag
             staged.notes.append(f"{path.name} is no notebook of this lesson, and was ignored")
         else:
             candidates.setdefault(name, []).append((path, notebook))
-    target.mkdir(parents=True, exist_ok=True)
     for name, found in sorted(candidates.items()):
         newest, notebook = max(found, key=lambda one: (one[0].stem == name, one[0].stat().st_mtime))
         if len(found) > 1:
@@ -60,10 +57,7 @@ def stage(source: Path, target: Path, known: Mapping[str, NotebookNode]) -> Stag
             staged.notes.append(f"{newest.name} was graded, and not {others}, which is the same notebook")
         elif newest.stem != name:
             staged.notes.append(f"{newest.name} was taken for {name}.ipynb")
-        nbformat.write(notebook, target / f"{name}.ipynb")
-        staged.notebooks.append(name)
-    if (source / "timestamp.txt").exists():
-        shutil.copy(source / "timestamp.txt", target)
+        staged.notebooks[name] = notebook
     return staged
 
 
