@@ -4,7 +4,7 @@
 # **{minutes} minutes** · one CPU is enough · before this: notebook 1
 #
 # The second recorded wrong answer of the study log is about histograms. The question, in our words: TensorBoard shows how weights and biases are spread. They
-# run to extremes, or hardly change at all; leaving the learning rate aside, what can you infer? Answer it below, before you read on.
+# change drastically, or hardly at all; leaving the learning rate aside, what can you infer? Answer it below, before you read on.
 #
 # **After this notebook you can**
 #
@@ -56,7 +56,7 @@ print(environment.hardware())
 # %%
 predict(
     "04-2.infer",
-    "Weights run to extremes within a few steps, or hardly change. What do you "
+    "Weights change drastically within a few steps, or hardly at all. What do you "
     "infer, the learning rate aside?",
     [
         "overfitting and underfitting",
