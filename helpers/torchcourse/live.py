@@ -58,14 +58,16 @@ def unseen(_static: str, _text: str) -> None:
 def _style(mark: str) -> str:
     """Return the rules that choose between the two outputs.
 
-    The widget hides the static form; where it is missing, JupyterLab's complaint about that is hidden. A widget whose
+    The widget hides the static form; where it is missing, JupyterLab's complaint about that is hidden, as is the one
+    about a widget that this page cannot draw, because kernel and page have ipywidgets that do not fit. A widget whose
     kernel has gone says so in words: by itself, each of its parts would show a broken chain. A form says it itself.
     """
     live, static = f".tc-live-{mark}", f'[data-tc-static="{mark}"]'
-    output = ".jp-OutputArea-child"
+    output, error = ".jp-OutputArea-child", f"{live} > .jupyter-widgets-error-widget"
+    drawn = f"body:has({live}):not(:has({error}))"
     return (
         "<style>"
-        f"body:has({live}) {static}, body:has({live}) {output}:has({static}),"
+        f"{drawn} {static}, {drawn} {output}:has({static}), {output}:has({error}),"
         f"{output}:not(:has({live})):has(+ {output} {static}) {{display: none}}"
         f"{live}.jupyter-widgets-disconnected::before, {live} .jupyter-widgets-disconnected::before"
         " {content: none !important}"

@@ -96,6 +96,12 @@ def test_two_days_and_a_lost_kernel(lab):
     expect(outcome.get_by_text("← right, your prediction")).to_be_visible()
     expect(outcome.locator(".tc-verdict")).to_be_visible()
     expect(explorer.get_by_role("slider", name="boxes")).to_be_visible()
+
+    # A page whose ipywidgets does not fit the kernel's draws an error: the static form stands in its place.
+    broken = '<div class="jupyter-widgets-error-widget">Click to show javascript error.</div>'
+    explorer.locator(".tc-live").evaluate("(live, broken) => { live.innerHTML = broken }", broken)
+    expect(explorer.get_by_text("figures.at(")).to_be_visible()
+    expect(explorer.get_by_text("javascript error")).to_be_hidden()
     kinds = [entry["kind"] for entry in entries(lab)]
     assert kinds[-5:] == ["quiz", "reasoning", "prediction", "prediction", "outcome"]
 
