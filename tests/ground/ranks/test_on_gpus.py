@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,8 @@ def look_for_a_gpu() -> tuple[int, str, float]:
     layer = nn.Linear(8, 8)
     fully_shard(layer)
     layer(torch.ones(2, 8)).sum().backward()
-    return torch.cuda.device_count(), str(device()), float(layer.weight.grad.full_tensor().sum())
+    gradient: Any = layer.weight.grad
+    return torch.cuda.device_count(), str(device()), float(gradient.full_tensor().sum())
 
 
 @pytest.mark.gpu

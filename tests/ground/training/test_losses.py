@@ -380,7 +380,9 @@ LABELS = torch.tensor([0, 2, -100, 1])
 @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(ignore_index=7), nn.NLLLoss()])
 @pytest.mark.parametrize("wrong", [3, -1])
 def test_a_label_without_a_class_is_named_before_a_gpu_meets_it(loss, wrong):
-    targets = torch.where(LABELS == -100, Loss(loss).ignored, LABELS)
+    ignored = Loss(loss).ignored
+    assert ignored is not None
+    targets = torch.where(LABELS == -100, ignored, LABELS)
     Loss(loss).check_labels(torch.zeros(4, 3), targets)
     Loss(loss).check_labels(torch.zeros(2, 3, 2), targets.view(2, 2))
     with pytest.raises(IndexError, match=f"Target {wrong} is out of bounds"):

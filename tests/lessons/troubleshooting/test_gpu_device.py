@@ -65,7 +65,7 @@ def test_the_simulated_peak_is_the_gpus_to_within_its_workspaces():
             for _ in range(2):
                 step(model, optimizer, x, y)
         peaks.append(device.peak)
-    # On an H200 with PyTorch 2.11 something held 48 MiB more in this backward pass, of wide layers and a large batch, and
+    # On an H200 with PyTorch 2.11 something held 48 MiB more in this backward pass, of wide layers and a large batch:
     # 245.8 MB were measured for 195.5. `make gpu-check` compares four other steps, which were within 1.5% there.
     assert peaks[0] <= 1.05 * peaks[1]
     assert peaks[1] <= 1.30 * peaks[0]
