@@ -89,7 +89,9 @@ def install(venv: Path, extras: list[str], create: bool) -> None:
         print(f"Setting up the course in {venv} (once; with packages to download this takes some minutes).")
         make_environment(venv)
     else:
-        print(f"Bringing the environment in {venv} up to date: packages that this command needs are missing or changed.")
+        print(
+            f"Bringing the environment in {venv} up to date: packages that this command needs are missing or changed."
+        )
     installer, environment = uv_or_pip(venv)
     cpu_build = platform.system() == "Linux" and not has_nvidia_driver() and reachable(CPU_INDEX + "/torch/")
     # Without its dependencies, so that those come from the ordinary index in the tested versions.

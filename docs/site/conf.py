@@ -42,6 +42,7 @@ html_theme = "furo"
 html_title = project
 html_baseurl = ""
 html_static_path = [str(HERE / "static")]
+html_favicon = str(HERE / "static" / "icon.svg")
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"defer": "defer"})]
 html_extra_path = [str(SITE / "downloads")]
