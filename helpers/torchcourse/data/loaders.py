@@ -10,7 +10,7 @@ import math
 import operator
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from typing import Any, cast
 
@@ -220,10 +220,10 @@ def length(loader: Any) -> int | None:
         return None
 
 
-def windows(batches: Iterator, size: int) -> Iterator[list]:
+def windows(batches: Iterator, size: int) -> Iterator[Sequence]:
     """Group batches for gradient accumulation; the last window of an epoch may be smaller."""
-    while window := list(islice(batches, size)):
-        yield window
+    # The usual size costs least this way.
+    return zip(batches) if size == 1 else iter(lambda: list(islice(batches, size)), [])
 
 
 def steps_left(loader: Iterable, accumulate: int, epochs: int, done: int) -> int | None:

@@ -30,28 +30,29 @@ def forward(
 ) -> tuple[Any, torch.Tensor, Any]:
     """Return the outputs, the mean or summed loss as one number, and what it counts: a Count if `summed`.
 
+    The precision is the one of the `autocast` around this call.
+
     The labels of a `first` batch are looked at before a GPU meets them, which a label without a class would stop.
 
     Raises:
         ValueError: if outputs and targets do not fit the loss function, or for known faults of the model's.
     """
-    with trainer.autocast:
-        try:
-            outputs = model(inputs)
-        except Exception as error:
-            if known := explanations.about_model(error, model, inputs, targets):
-                raise known from error
-            error.add_note(explanations.about_inputs(inputs))
-            raise
-        try:
-            if first and targets.device.type == "cuda":
-                trainer.loss.check_labels(outputs, targets)
-            loss, count = (trainer.loss.total if summed else trainer.loss.mean)(outputs, targets)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
-            own = not (getattr(trainer.loss.fn, "__module__", None) or "").startswith("torch.")
-            raise explanations.about_loss(error, outputs, targets) from (error if own else None)
+    try:
+        outputs = model(inputs)
+    except Exception as error:
+        if known := explanations.about_model(error, model, inputs, targets):
+            raise known from error
+        error.add_note(explanations.about_inputs(inputs))
+        raise
+    try:
+        if first and targets.device.type == "cuda":
+            trainer.loss.check_labels(outputs, targets)
+        loss, count = (trainer.loss.total if summed else trainer.loss.mean)(outputs, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError, Warning) as error:
+        own = not (getattr(trainer.loss.fn, "__module__", None) or "").startswith("torch.")
+        raise explanations.about_loss(error, outputs, targets) from (error if own else None)
     return outputs, loss, count
 
 
@@ -93,5 +94,6 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
 def _add_batch(trainer: Evaluating, batch: Any, averages: Averages, first: bool = False) -> None:
     inputs, targets = sanity.receive(batch, trainer.device)
     # The model and not its replica, which would wait for ranks that have had their last batch.
-    outputs, loss, count = forward(trainer, trainer.model, inputs, targets, summed=True, first=first)
+    with trainer.autocast:
+        outputs, loss, count = forward(trainer, trainer.model, inputs, targets, summed=True, first=first)
     averages.add(outputs, targets, mean_of(loss, count), count)

@@ -1,10 +1,11 @@
-"""What happens to gradients between the backward passes and the optimizer step: divided once, and clipped."""
+"""What happens to gradients after the backward passes: divided once, clipped, and followed by the optimizer."""
 
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from torchcourse.ranks import who
 from torchcourse.training.losses import Count
@@ -70,3 +71,18 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
     for gradient in gradients:
         gradient.mul_(share.to(gradient.device))
     return norm
+
+
+def move(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, schedule: LRScheduler | None) -> None:
+    """Let the optimizer take its step, and after it the schedule, if that goes by steps."""
+    if not scaler.is_enabled():
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        return
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    # A step whose gradients overflowed was left out and the scale lowered: then the schedule waits too.
+    if schedule is not None and scaler.get_scale() >= scale:
+        schedule.step()

@@ -1,6 +1,6 @@
 """Ranks that have to take the same steps: they stop together, and notice together when one has no batch left."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torchcourse.ranks import who
 
 
-def together(windows: Iterator[list], device: torch.device) -> Iterator[list]:
+def together(windows: Iterator[Sequence], device: torch.device) -> Iterator[Sequence]:
     """Yield windows of batches as long as every rank has one. Every rank has to call it.
 
     For streams, whose lengths nobody knows beforehand: it asks the other ranks before each step.

@@ -35,11 +35,15 @@ class LabelsToCount:
 
 def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
     """Return counts, and tensors of one number, as numbers; waits for the device once per kind."""
-    labels = iter(_count_together([value for value in values if isinstance(value, LabelsToCount)]))
+    labels = [value for value in values if isinstance(value, LabelsToCount)]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    counted, read = _count_together(labels), torch.stack(tensors).tolist() if tensors else []
+    # Nearly always they are of one kind.
+    if len(values) in (len(labels), len(tensors)):
+        return counted or read
+    counts, others = iter(counted), iter(read)
     return [
-        next(read) if isinstance(value, torch.Tensor) else next(labels) if isinstance(value, LabelsToCount) else value
+        next(others) if isinstance(value, torch.Tensor) else next(counts) if isinstance(value, LabelsToCount) else value
         for value in values
     ]
 
@@ -47,11 +51,13 @@ def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
 def _count_together(batches: list[LabelsToCount]) -> list[float]:
     if not batches:
         return []
-    alike = len({batch.targets.shape for batch in batches}) == 1
     weight, ignored = batches[0].weight, batches[0].ignored
-    if not alike or any(batch.weight is not weight for batch in batches):
+    try:
+        together = torch.stack([batch.targets for batch in batches])
+    except RuntimeError:  # of unequal shapes
+        together = None
+    if together is None or any(batch.weight is not weight for batch in batches):
         return [_weight_of_labels(batch.targets, batch.weight, batch.ignored).sum().item() for batch in batches]
-    together = torch.stack([batch.targets for batch in batches])
     return _weight_of_labels(together, weight, ignored).flatten(1).sum(dim=1).tolist()
 
 
@@ -71,11 +77,8 @@ class Loss:
         self._worst: torch.Tensor | float = 0.0  # the largest share by which the loss was no mean over samples
         self._before: tuple[Any, torch.Tensor, torch.Tensor] | None = None  # the batch before, and its loss
         self._own = False  # whether it returned one number that torch does not vouch for
-
-    @property
-    def ignored(self) -> int | None:
-        """The label that counts for nothing, or None where the loss is not known to have one."""
-        return self._options.get("ignore_index", -100) if self.function in _OF_LABELS else None
+        # The label that counts for nothing, or None where the loss is not known to have one.
+        self.ignored: int | None = self._options.get("ignore_index", -100) if self.function in _OF_LABELS else None
 
     def check_labels(self, outputs: Any, targets: torch.Tensor) -> None:
         """Raise IndexError for a label without a class, as torch does on the CPU. Waits for the device."""
@@ -95,8 +98,8 @@ class Loss:
         value = _tensor(value)
         if value.dim():
             return value.mean(), value.numel()
-        if self.function in _OF_LABELS and targets.numel() <= _FEW and not targets.is_floating_point():
-            return value, LabelsToCount(targets, self._weight(), self._options.get("ignore_index", -100))
+        if self.ignored is not None and targets.numel() <= _FEW and not targets.is_floating_point():
+            return value, LabelsToCount(targets, self._weight(), self.ignored)
         return value, self._count(outputs, targets)
 
     def total(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:

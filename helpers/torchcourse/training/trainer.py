@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from torchcourse.gpu_errors import stopped_gpu_explained
 from torchcourse.interrupts import stopped
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot, wrappers
-from torchcourse.training.gradients import clip_gradients, divide_gradients
+from torchcourse.training.gradients import clip_gradients, divide_gradients, move
 from torchcourse.training.history import History
 from torchcourse.training.keeping import Keeper
 from torchcourse.training.lockstep import together
@@ -120,8 +120,11 @@ class Trainer:
         self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
         sanity.check_optimizer(self.model, optimizer, loss_fn)
         self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) or schedule_by == "epoch" else scheduler
-        dtype = PRECISIONS[precision]
-        self.autocast = torch.autocast(self.device.type, dtype) if dtype else _NOTHING
+        self.autocast: torch.autocast | contextlib.nullcontext = _NOTHING
+        self._forward = evaluation.forward
+        if dtype := PRECISIONS[precision]:
+            self.autocast = torch.autocast(self.device.type, dtype)
+            self._forward = self.autocast(evaluation.forward)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.position = snapshot.Position()
         self.history = History()
@@ -167,7 +170,6 @@ class Trainer:
         self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
         self.generator = getattr(train_loader, "generator", None)
         last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)
-        self.random_at_epoch = checkpoint.random_state(self.generator)
         writes = who.rank() == 0
         with (
             stopped_gpu_explained(),
@@ -226,6 +228,7 @@ class Trainer:
         if not resume:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
+        self.random_at_epoch = checkpoint.random_state(self.generator)
         return last_epoch, length_of.steps_left(self.position)
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
@@ -237,7 +240,10 @@ class Trainer:
             checkpoint.set_random_state(self._random_at_batch, self.generator)
         self.replica.train()
         for window in stop.until(self._windows(loader, batches)):
-            with watch.around(self.position.step + 1):
+            if watch.due(self.position.step + 1):
+                with watch.around(self.position.step + 1):
+                    self._step(window, stop)
+            else:
                 self._step(window, stop)
             bar.step()
             if self.position.step % self.log_every == 0:
@@ -253,12 +259,12 @@ class Trainer:
         self._log(board)
         return {"epoch": self.position.epoch + 1, "step": self.position.step} | self.averages.means()
 
-    def _windows(self, loader: Iterable, batches: Iterator) -> Iterator[list]:
+    def _windows(self, loader: Iterable, batches: Iterator) -> Iterator[Sequence]:
         """Return the batches of each step. Loaders with a length were compared over the ranks beforehand."""
         grouped = windows(sanity.not_repeated(loader, batches), self.accumulate)
         return together(grouped, self.device) if self._ranks > 1 and length(loader) is None else grouped
 
-    def _step(self, window: list, stop: GentleStop) -> None:
+    def _step(self, window: Sequence, stop: GentleStop) -> None:
         """Take one optimizer step on a window of batches.
 
         The gradient is that of one big batch, of all ranks together, even where the last batch or the last window is
@@ -282,12 +288,7 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             self._gradient_norm = clip_gradients(parameters, self.clip_norm)
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        # A step whose gradients overflowed was left out and the scale lowered: then the schedule waits too.
-        if self._each_step is not None and self.scaler.get_scale() >= scale:
-            self._each_step.step()
+        move(self.optimizer, self.scaler, self._each_step)
         self.position.step += 1
         self.position.batch += len(window)
 
@@ -301,7 +302,7 @@ class Trainer:
         """Add the gradients of a batch's summed losses over `unit`, or (0) of their mean; return the count."""
         inputs, targets = sanity.receive(batch, self.device)
         first = self._unchecked is not None
-        outputs, loss, count = evaluation.forward(self, self.replica, inputs, targets, bool(unit), first)
+        outputs, loss, count = self._forward(self, self.replica, inputs, targets, bool(unit), first)
         mean = mean_of(loss, count) if unit else loss
         if self._unchecked is not None:
             sanity.check_first_batch(self._unchecked, self.metrics, inputs, outputs, targets, loss)

@@ -135,6 +135,7 @@ def test_length_of_a_loader_that_does_not_know():
 
 def test_windows_end_with_what_is_left():
     assert list(loaders.windows(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert list(map(list, loaders.windows(iter(range(2)), 1))) == [[0], [1]]
 
 
 def noise(sample):

@@ -1,18 +1,23 @@
 """The Trainer trains exactly as a loop written by hand does, and says in one sentence what is wrong."""
 
+import contextlib
 import copy
 import math
 import os
 import random
 import signal
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.amp import grad_scaler
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from torchcourse import training
 from torchcourse.data import SeededSamples, make_loader
 from torchcourse.models import mlp
 from torchcourse.training import CheckpointError, History, Trainer, checkpoint, read_scalars
@@ -77,6 +82,29 @@ def test_weights_are_bit_for_bit_those_of_a_raw_loop(clip_norm):
     assert equal_weights(ours, model)
     assert history["lr"] == pytest.approx([0.1 * 0.5, 0.1 * 0.5**3])  # 7 and 14 steps
     assert history["step"] == [7, 14]
+
+
+def calls(steps: int) -> int:
+    """Python functions that a fit of so many steps calls in the Trainer's files, and in contexts and loss scaling."""
+    watched = (os.path.dirname(training.__file__), contextlib.__file__, grad_scaler.__file__)
+    count = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        count += event == "call" and frame.f_code.co_filename.startswith(watched)
+
+    one, loader = trainer(log_every=1000), batches(data(8), 8) * steps
+    sys.setprofile(note)
+    try:
+        one.fit(loader, 1)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_a_step_calls_few_functions():
+    """What the Trainer costs per step is mostly calls: a busy machine counts as many of them as an idle one."""
+    assert (calls(40) - calls(20)) / 20 <= 17
 
 
 @pytest.mark.parametrize("samples", [48, 44, 52])  # even; a smaller last batch; a smaller last window as well
