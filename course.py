@@ -279,8 +279,8 @@ def lab_command(python: Path, work: Path, port: int) -> list[str]:
     command = [str(python), "-m", "jupyterlab", f"--ServerApp.root_dir={work}", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--LabApp.default_url=/lab{opened}", "--Application.log_level=WARN"]
     command.append("--LabApp.extension_manager=readonly")  # no catalogue of extensions is fetched from the network
-    # Without these, the learner's terminal warns of kernels without encryption, and of a patience that is longer than the
-    # time between two signs of life (ms).
+    # Without these, the learner's terminal warns of kernels without encryption, and of a patience that is longer than
+    # the time between two signs of life (ms).
     command += ["--KernelManager.transport_encryption=auto", "--ServerApp.websocket_ping_timeout=30000"]
     command += [f"--ServerApp.jpserver_extensions={module}=False" for module in NBGRADER_PAGES]
     if not WINDOWS and os.geteuid() == 0:

@@ -349,7 +349,7 @@ outcome(
     "04-1.turn",
     f"It falls to {losses[low]:.2f} at step {steps[low]} and ends at {losses[-1]:.2f}.",
     right="it falls, then rises again"
-    if 0 < low and losses[-1] > losses[low]
+    if low > 0 and losses[-1] > losses[low]
     else None,
 )
 

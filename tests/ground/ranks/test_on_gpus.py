@@ -83,6 +83,7 @@ def test_under_torchrun_too(tmp_path: Path) -> None:
 
 
 def test_gpus_are_hidden_in_the_environment_that_a_rank_starts_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     job = run._job(2, 1, None, None)
     assert job.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert run._job(2, 1, {"CUDA_VISIBLE_DEVICES": "7"}, None).environ["CUDA_VISIBLE_DEVICES"] == "7"

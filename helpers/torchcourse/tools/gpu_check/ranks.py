@@ -33,8 +33,9 @@ def part() -> Part:
         cases.append(Case(f"{ranks}: DDP and FSDP2 against one process", partial(same_training, size, "nccl")))
     return Part(
         "Ranks",
-        f"This machine has {gpus} GPU{'s' * (gpus != 1)}. All_reduce, all_gather, reduce_scatter, broadcast and a message around the "
-        f"ring give the numbers that they must. The rate is that of an all_reduce of {MIB} MiB: the tensor's bytes "
+        f"This machine has {gpus} GPU{'s' * (gpus != 1)}. All_reduce, all_gather, reduce_scatter, broadcast and a "
+        "message around the ring give the numbers that they must. The rate is that of an all_reduce of "
+        f"{MIB} MiB: the tensor's bytes "
         "times 2(N-1)/N, per second. Three SGD steps in float64 on N ranks end in the weights of one "
         "process.",
         cases,
