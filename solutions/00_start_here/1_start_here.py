@@ -572,6 +572,7 @@ retrospective(language="ko")  # or "en"
 # read one, click the three dots behind its title, or choose *View → Expand All Code*.
 # In a question, the letters **A**, **B**, … choose, and the arrow keys move; no such key reaches the notebook.
 # **Tab** leads into a question or a slider, and out of it; **Esc** goes back to the cell.
+# With the notebook's own keys, the arrows pass over folded cells; **Shift+Enter** in the cell above leads into one.
 #
 # Try an interrupt now. Make a new cell below (**Esc**, **B**, **Enter**), type
 # `import time; run_ranks(lambda: time.sleep(50))`, run it, then press **Esc**, **I**, **I**. Both ranks stop within a second or two,

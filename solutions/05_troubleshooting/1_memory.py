@@ -480,16 +480,18 @@ predict(
 )
 
 # %%
-plain = study_step(16)
-remedies = {
-    "plain": plain,
-    "mixed precision": study_step(16, "mixed (bfloat16)"),
-    "checkpointing": study_step(16, checkpointing=True),
-    "accumulation in 4 parts": study_step(16, accumulation=4),
-    "SGD instead of Adam": study_step(16, optimizer="SGD"),
-    "only forward, no_grad": study_step(16, training=False),
+choices = {
+    "plain": {},
+    "mixed precision": {"precision": "mixed (bfloat16)"},
+    "checkpointing": {"checkpointing": True},
+    "accumulation in 4 parts": {"accumulation": 4},
+    "SGD instead of Adam": {"optimizer": "SGD"},
+    "only forward, no_grad": {"training": False},
 }
-for name, step in remedies.items():
+remedies = {}
+for name, choice in choices.items():
+    step = remedies[name] = study_step(16, **choice)
+    plain = remedies["plain"]
     kinds = {kind: f"{size / 2**20:.0f}" for kind, size in step.by_kind.items() if size}
     print(
         f"{name:<24} {format_bytes(step.peak):>10}  {step.peak / plain.peak:4.0%}  "
