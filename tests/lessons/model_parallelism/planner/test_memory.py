@@ -16,7 +16,7 @@ from torchcourse.lessons.model_parallelism.planner.accuracy import (
     planned_memory,
 )
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
-from torchcourse.lessons.model_parallelism.planner.published import MEMORY, MEMORY_SETTING
+from torchcourse.lessons.model_parallelism.planner.published import MEMORY, MEMORY_SETTING, RUNS
 
 ZERO_GB: dict[
     float, dict[int, tuple[float, float, float]]
@@ -192,6 +192,14 @@ def test_layouts_that_ran_out_of_memory_are_refused(sources: list[MemoryOfSource
 def test_few_layouts_that_ran_are_refused(sources: list[MemoryOfSource]) -> None:
     assert {row.key: (row.ran, row.refused) for row in sources if row.ran} == REFUSED
     assert {row.key for row in sources if row.calibrates} == set(MEMORY_SETTING) == {"bigscience", "aleph-alpha"}
+
+
+def test_llama_3_is_refused_for_its_activations() -> None:
+    """Lesson 02-3 says these numbers."""
+    [run] = [run for run in RUNS if run.name == "Llama 3 405B, 16384 GPUs"]
+    found = plan(run.model, run.cluster, run.layout).bytes
+    assert (round(found.states / 2**30), round(found.activations / 2**30)) == (17, 67)
+    assert found.states + found.activations > run.cluster.gpu.memory == 80 * 2**30
 
 
 def test_the_loss_keeps_what_its_kernel_needs() -> None:
