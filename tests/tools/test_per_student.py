@@ -132,6 +132,23 @@ def test_what_is_handed_out_holds_no_key_and_the_shared_quiz_goes(folder):
         assert "key=" not in exam
 
 
+def test_a_quiz_for_all_that_was_edited_stays_and_is_named(folder, course, tmp_path, monkeypatch, capsys):
+    later = tmp_path / "algo"
+    shutil.copytree(folder, later)
+    release, name = later / "notebooks" / LESSON / "quiz.ipynb", f"notebooks/{LESSON}/quiz.ipynb"
+    release.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("Mine.")]), release)
+    monkeypatch.setattr(course_folder, "make", lambda *_: [per_student.hand_out(later, course, [])][:0])
+    monkeypatch.setattr("sys.argv", ["class", str(later)])
+    assert course_folder.main() == 0
+    said = capsys.readouterr().out
+    assert f"{name} was edited, so it stays" in said
+    assert release.exists()
+    release.unlink()
+    course_folder.main()
+    assert "was edited" not in capsys.readouterr().out
+
+
 def test_a_draw_stays_when_the_bank_grows_and_a_newcomer_gets_one(folder, course, tmp_path):
     later = tmp_path / "algo"
     shutil.copytree(folder, later)

@@ -149,6 +149,8 @@ def main() -> int:
         print(f"{error.strerror}: {error.filename}.", file=sys.stderr)
         return 1
     print("\n".join(f"Added {line}" for line in added) or "Nothing was missing, and nothing was changed.")
+    for path in per_student.left(options.folder.expanduser()):
+        print(f"{path} was edited, so it stays. Do not hand it out: each student is graded by a quiz of their own.")
     print(f"Hand out {options.folder / 'notebooks'}; collect into submitted/STUDENT/LESSON/ beside it. Then:")
     print(f'  make grade ARGS="--folder {options.folder}"')
     return 0

@@ -116,6 +116,13 @@ def hand_out(folder: Path, root: Path, students: Sequence[str]) -> int:
     return written
 
 
+def left(folder: Path) -> list[str]:
+    """Return the quizzes of notebooks/, the same for all, that `hand_out` left there because somebody edited them."""
+    lessons = sorted(path.stem for path in (folder / DRAWS).glob("*.json"))
+    paths = [folder / "notebooks" / lesson / f"{name}.ipynb" for lesson in lessons for name in read(folder, lesson)]
+    return [path.relative_to(folder).as_posix() for path in paths if path.exists()]
+
+
 def draw(questions: Iterable[tuple[str, Question]], seed: str, student: str) -> list[Drawn]:
     """Return a wording and an order for each question, given with its lesson: always the same for a seed and student.
 
