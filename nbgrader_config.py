@@ -32,6 +32,7 @@ from torchcourse.tools.classroom.preprocessors import (
     RestoreCells,
     RunInSandbox,
     SaveClampedGrades,
+    ShowModelAnswers,
     StderrIsNoError,
 )
 
@@ -87,6 +88,7 @@ c.Autograde.autograde_preprocessors = [
     AssignLatePenalties,
     CheckCellMetadata,
     HarmlessPages,
+    ShowModelAnswers,
 ]
 c.GenerateFeedback.preprocessors = [ReadGrades, CSSHTMLHeaderPreprocessor]
 # What `nbgrader validate` and the button Validate run is no setting of nbgrader's. traitlets finds defaults by name.

@@ -287,6 +287,19 @@ def test_one_student_alone_leaves_the_others_as_they_are(class_folder, course, c
     assert rows(class_folder) == before
 
 
+def test_the_model_answer_stands_below_an_answer_in_words_whatever_its_cells_are_called(course, tmp_path):
+    def take_the_name(_cells, notebook):
+        notebook.cells[0].id = "model-why"
+
+    hand_in(course, tmp_path, "ada", take_the_name, solved=True)
+    (row,) = grade_class(tmp_path, root=course)
+    assert row.score == 3
+    cells = nbformat.read(tmp_path / "autograded" / "ada" / LESSON_NAME / "1_lesson.ipynb", as_version=4).cells
+    place = next(number for number, cell in enumerate(cells) if cell.id == "why")
+    assert cells[place + 1].source == "**Model answer and points**\n\nBecause the model answer says so."
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
 def test_what_is_graded_by_hand_follows_without_running_anything(class_folder, course, counted):
     with Gradebook(f"sqlite:///{class_folder}/gradebook.db", "torchcourse") as book:
         given = book.find_grade("why", "1_lesson", LESSON_NAME, "hostile")

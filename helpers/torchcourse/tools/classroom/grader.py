@@ -5,6 +5,7 @@ the notebook's form after each, and write the notebook to a file and read it aga
 """
 
 import contextlib
+import copy
 import hashlib
 import logging
 import os
@@ -70,7 +71,7 @@ class Grader:
         self._running = [step for step in grading if isinstance(step, RunInSandbox)]
         self._scoring = [step for step in grading if step not in self._running]
         self._pages = FeedbackPages(self._config)
-        self._known: dict[str, dict[str, NotebookNode]] = {}
+        self._known: dict[str, dict[str, NotebookNode]] = {}  # with solutions
         self._drawn: dict[str, per_student.Draws] = {}
 
     def register(self, lesson: str) -> str:
@@ -95,7 +96,7 @@ class Grader:
                 for gone in there - known.keys():
                     book.remove_notebook(gone, lesson)
                 for name, notebook in known.items():
-                    _apply(steps, notebook, self._place(Work("", lesson), name))
+                    _apply(steps, copy.deepcopy(notebook), self._place(Work("", lesson), name))
             except RuntimeError as error:
                 raise ValueError(f"{lesson} was graded by a different version of the course: {error}.") from error
         whole = "".join(texts[path] for path in sorted(texts)) + (f"{due} {self.rules}" if self.rules else "")
@@ -242,7 +243,8 @@ class Grader:
         """Return what nbgrader's steps are told about a notebook."""
         place = {"student": work.student, "assignment": work.lesson, "notebook": name, "db_url": self._address}
         metadata = {"name": name, "path": str(self.folder / "autograded" / work.student / work.lesson)}
-        return {"nbgrader": place, "unique_key": name, "metadata": metadata, "config_dir": str(self.folder)}
+        told = {"nbgrader": place, "unique_key": name, "metadata": metadata, "config_dir": str(self.folder)}
+        return told | {"solution": self._known[work.lesson][name]}
 
     def _steps(self, kinds: list[type[NbGraderPreprocessor]]) -> list[NbGraderPreprocessor]:
         log = logging.Logger("nbgrader")

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import nbformat
 from nbconvert.preprocessors.sanitize import ALLOWED_ATTRIBUTES, ALLOWED_TAGS, SanitizeHTML
 from nbformat.notebooknode import NotebookNode, from_dict
-from nbformat.v4 import new_output
+from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 from nbgrader import utils
 from nbgrader.api import Gradebook, SourceCell
 from nbgrader.preprocessors import Execute, GetGrades, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
@@ -204,6 +205,36 @@ class HarmlessPages(SanitizeHTML):
         return cell, resources
 
 
+class ShowModelAnswers(NbGraderPreprocessor):
+    """Put the model answer and its rubric below each answer in words, for who grades it by hand, and for feedback.
+
+    They come from the teacher's notebook: the one that `resources` name, or that in the class's folder.
+    """
+
+    def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
+        solution = resources.get("solution") or self._solution(resources["nbgrader"])
+        model = {cell.metadata.nbgrader.grade_id: cell.source for cell in solution.cells if _is_written(cell)}
+        names, cells = {cell.get("id") for cell in nb.cells}, []
+        for cell in nb.cells:
+            cells.append(cell)
+            answer = model.get(cell.metadata.nbgrader.grade_id) if _is_written(cell) else None
+            if answer is not None:
+                cells.append(new_markdown_cell(f"**Model answer and points**\n\n{answer}"))
+                name = f"model-{cell.metadata.nbgrader.grade_id}"
+                while name in names:  # as a cell of the learner's own may be called
+                    name += "-again"
+                cells[-1].id = name
+                names.add(name)
+        nb.cells = cells
+        return nb, resources
+
+    def _solution(self, place: dict[str, str]) -> NotebookNode:
+        course = self.config.get("CourseDirectory", {})
+        folder = Path(course.get("root", "."), course.get("source_directory", "source"), place["assignment"])
+        path = folder / f"{place['notebook']}.ipynb"
+        return nbformat.read(path, as_version=4) if path.exists() else new_notebook()
+
+
 class SaveClampedGrades(SaveAutoGrades):
     """Let only a check cell's last result count, between zero and the cell's points; no result, or an error, is 0.
 
@@ -249,6 +280,11 @@ class ReadGrades(GetGrades):
             place |= {"score": notebook.score - late_penalty, "max_score": notebook.max_score}
             place["late_penalty"] = late_penalty
         return nb, resources
+
+
+def _is_written(cell: NotebookNode) -> bool:
+    """Whether this is an answer in words, which a person grades."""
+    return cell.cell_type == "markdown" and utils.is_grade(cell) and utils.is_solution(cell)
 
 
 def _is_marked(cell: NotebookNode) -> bool:
