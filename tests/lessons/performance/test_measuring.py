@@ -90,11 +90,11 @@ def test_bounds_lie_on_both_sides_of_the_ridge():
     assert [point.bound(machine) for point in (slope, flat)] == ["memory", "compute"]
     assert [point.reached(machine) for point in (slope, flat)] == [1.0, 0.5]
     said = roofline_picture.describe_roofline(machine, [slope, flat])
-    assert "1 of 2 layers do fewer than 10.0 operations per byte" in said
+    assert "Fewer than 10.0 operations per byte: memory is the roof of 1 of 2 layers." in said
     assert "something else" not in said
     slow = roofline.Point("c", 50, 10, 11.0)
     said = roofline_picture.describe_roofline(machine, [slope, slow])
-    assert "; something else limits 1, at less than a tenth of their roof." in said
+    assert "; something else limits 1, at less than a tenth of the roof." in said
     assert len(roofline_picture.draw_roofline(machine, [slope, flat]).axes[0].lines) == 3
 
 

@@ -56,9 +56,9 @@ def _finding(machine: Machine, points: Sequence[Point]) -> str:
     memory = sum(point.bound(machine) == "memory" for point in points)
     far = sum(point.reached(machine) < FAR for point in points)
     found = (
-        f"{memory} of {len(points)} layers do fewer than {machine.ridge:.1f} operations per byte: memory is their roof"
+        f"Fewer than {machine.ridge:.1f} operations per byte: memory is the roof of {memory} of {len(points)} layers"
     )
-    return found + (f"; something else limits {far}, at less than a tenth of their roof" if far else "")
+    return found + (f"; something else limits {far}, at less than a tenth of the roof" if far else "")
 
 
 def draw_dense(machine: Machine, batch: int, width: int, bytes_per_number: int) -> Figure:

@@ -54,7 +54,7 @@ def run(
         ),
         run_config=tune.RunConfig(verbose=0),
     )
-    results = tuner.fit()
+    results: Any = tuner.fit()  # Ray's types do not know that one may loop over it, nor that an ended trial has metrics
     ended = [
         result
         for result in results

@@ -10,6 +10,7 @@ Ray is reached through one function, `submit`. What is done with its answers nee
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -123,7 +124,7 @@ class RayCluster(Cluster):
         except ImportError:
             raise ValueError(MISSING) from None
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"There is no Ray cluster at {address}: {reason}") from None

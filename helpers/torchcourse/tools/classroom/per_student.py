@@ -117,7 +117,7 @@ def hand_out(folder: Path, root: Path, students: Sequence[str]) -> int:
 
 
 def left(folder: Path) -> list[str]:
-    """Return the quizzes of notebooks/, the same for all, that `hand_out` left there because somebody edited them."""
+    """Return the shared quizzes in notebooks/ that `hand_out` did not remove, because they were edited."""
     lessons = sorted(path.stem for path in (folder / DRAWS).glob("*.json"))
     paths = [folder / "notebooks" / lesson / f"{name}.ipynb" for lesson in lessons for name in read(folder, lesson)]
     return [path.relative_to(folder).as_posix() for path in paths if path.exists()]

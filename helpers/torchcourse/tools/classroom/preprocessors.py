@@ -1,6 +1,8 @@
 """Mends for what nbgrader 0.9 gets wrong when it grades: one class per fault, each used by nbgrader_config.py."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,17 @@ class ShowModelAnswers(NbGraderPreprocessor):
         return nbformat.read(path, as_version=4) if path.exists() else new_notebook()
 
 
+@contextlib.contextmanager
+def _marks_for(step: SaveAutoGrades | GetGrades, place: dict[str, str]) -> Iterator[Gradebook]:
+    """Open the gradebook, and let a step of nbgrader's find the marks of one submission in what is read at once."""
+    step.notebook_id, step.assignment_id, step.student_id = (
+        place[name] for name in ("notebook", "assignment", "student")
+    )
+    with Gradebook(place["db_url"]) as book:
+        step.gradebook = gradebook.Marks(book, place)
+        yield book
+
+
 class SaveClampedGrades(SaveAutoGrades):
     """Let only a check cell's last result count, between zero and the cell's points; no result, or an error, is 0.
 
@@ -244,12 +257,7 @@ class SaveClampedGrades(SaveAutoGrades):
     """
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
-        place = resources["nbgrader"]
-        self.notebook_id, self.assignment_id, self.student_id = (
-            place[name] for name in ("notebook", "assignment", "student")
-        )
-        with Gradebook(place["db_url"]) as book:
-            self.gradebook = gradebook.Marks(book, place)
+        with _marks_for(self, resources["nbgrader"]) as book:
             nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
             book.db.commit()
         return nb, resources
@@ -269,11 +277,7 @@ class ReadGrades(GetGrades):
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         place = resources["nbgrader"]
-        self.notebook_id, self.assignment_id, self.student_id = (
-            place[name] for name in ("notebook", "assignment", "student")
-        )
-        with Gradebook(place["db_url"]) as book:
-            self.gradebook = gradebook.Marks(book, place)
+        with _marks_for(self, place):
             nb, resources = NbGraderPreprocessor.preprocess(self, nb, resources)
             notebook = self.gradebook.notebook
             late_penalty = notebook.late_submission_penalty or 0
