@@ -572,7 +572,7 @@ outcome(
 # ●●○ · 10 minutes · good for: every number that you are proud of.
 #
 # A test sample **leaks** (누수) when the training part knows it. There are three ways. The sample itself is in the training part. Or its content is, under a different index (a copy, saved again). Or another sample of its
-# **group** (그룹) is: the same writer, patient or recording.
+# **group** (그룹) is: the same writer, patient or recording. Samples may differ in shape.
 
 
 # %% exercise: find_leaks

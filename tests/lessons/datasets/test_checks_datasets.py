@@ -77,7 +77,13 @@ def test_the_hint_on_a_data_set_names_what_was_seen(answer, symptom, words):
     assert words in checked.message
 
 
-@pytest.mark.parametrize("answer", [Pictures, ImageTable])
+class WithTensors(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, torch.tensor(label)
+
+
+@pytest.mark.parametrize("answer", [Pictures, ImageTable, WithTensors])
 def test_right_data_sets(answer):
     accepted(check.pictures(answer))
 
@@ -135,6 +141,28 @@ class Flat(Pictures):
         return image[0], label
 
 
+class Keeping(Pictures):
+    """Opens an image when it is asked for, and keeps it: after one epoch all are in memory."""
+
+    def __getitem__(self, index):
+        self.images = getattr(self, "images", {})
+        if index not in self.images:
+            self.images[index] = super().__getitem__(index)
+        return self.images[index]
+
+
+class OneHot(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, torch.eye(3)[label]
+
+
+class FloatNumber(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, torch.tensor(label + 0.3)
+
+
 class Reversed(Pictures):
     def __init__(self, folder):
         super().__init__(folder)
@@ -154,10 +182,39 @@ class Reversed(Pictures):
         (ImageOnly, "wrong_type"),
         (Flat, "shape"),
         (Reversed, "class_number"),
+        (Keeping, "kept"),
+        (OneHot, "no_number"),
+        (FloatNumber, "no_number"),
     ],
 )
 def test_wrong_data_sets(answer, symptom):
     refused(check.pictures(answer), symptom)
+
+
+def test_a_sampler_has_no_places():
+    def cut(dataset, sampler, size, collate, submit, ahead):
+        pieces = [sampler[at : at + size] for at in range(0, len(sampler), size)]
+        return from_a_list(dataset, [n for piece in pieces for n in piece], size, collate, submit, ahead)
+
+    checked = check.batches(cut)
+    assert checked.symptom == "raised_TypeError"
+    assert "'_Sampler' object is not subscriptable" in checked.message
+
+
+def test_the_hint_on_a_loader_says_what_was_submitted():
+    def alone(dataset, sampler, size, collate, submit, ahead):
+        return (collate([dataset[n] for n in part]) for part in parts(sampler, size))
+
+    checked = check.batches(alone)
+    refused(checked, "fetched_in_front")
+    assert "gave it nothing yet" in checked.message
+
+    def spread(dataset, sampler, size, collate, submit, ahead):
+        return from_a_list(dataset, sampler, size, lambda samples: collate(*samples), submit, ahead)
+
+    checked = check.batches(spread)
+    assert checked.symptom == "raised_TypeError"
+    assert "collate() takes 1 positional argument but 2 were given" in checked.message
 
 
 def parts(sampler, size):
@@ -411,7 +468,14 @@ def from_its_seed(lengths, size, pool, generator):
     return buckets(lengths, size, pool, torch.Generator().manual_seed(generator.initial_seed()))
 
 
+def sorted_in_place(lengths, size, pool, generator):
+    found = buckets(lengths, size, pool, generator)
+    lengths.sort()
+    return found
+
+
 def test_more_wrong_buckets():
+    refused(check.bucket_batches(sorted_in_place), "inputs_changed")
     refused(check.bucket_batches(from_its_seed), "not_drawn")
     refused(check.bucket_batches(lambda n, b, p, g: [k for batch in buckets(n, b, p, g) for k in batch]), "wrong_type")
     refused(check.bucket_batches(lambda *args: None), "nothing_returned")
@@ -440,6 +504,40 @@ def test_finders_that_find_too_much(answer):
     refused(check.find_leaks(answer), "no_leak")
 
 
+def by_bytes(samples, groups, train, test):
+    known = {samples[n].numpy().tobytes() for n in train}
+    return all_three(samples, groups, train, test) | {n for n in test if samples[n].numpy().tobytes() in known}
+
+
+def by_printed_text(samples, groups, train, test):
+    known = {str(samples[n]) for n in train}
+    return all_three(samples, groups, train, test) | {n for n in test if str(samples[n]) in known}
+
+
+@pytest.mark.parametrize(("answer", "words"), [(by_bytes, "different shape"), (by_printed_text, "in one number")])
+def test_what_is_taken_for_a_content(answer, words):
+    checked = check.find_leaks(answer)
+    refused(checked, "no_leak")
+    assert words in checked.message
+
+
+def test_equal_groups_need_not_be_one_object():
+    def by_identity(samples, groups, train, test):
+        content = by_content(samples, train, test) | set(train) & set(test)
+        return content | {n for n in test if any(groups[n] is groups[other] for other in train)}
+
+    refused(check.find_leaks(by_identity), "misses_groups")
+
+
+def test_a_finder_leaves_the_split_alone():
+    def repair(samples, groups, train, test):
+        found = all_three(samples, groups, train, test)
+        test[:] = [n for n in test if n not in found]
+        return found
+
+    refused(check.find_leaks(repair), "inputs_changed")
+
+
 def all_three(samples, groups, train, test):
     return set(leaks(samples, groups, train, test))
 
@@ -448,7 +546,7 @@ def pair_by_pair(samples, groups, train, test):
     return {t for t in test for n in train if t == n or groups[t] == groups[n] or torch.equal(samples[t], samples[n])}
 
 
-@pytest.mark.parametrize("answer", [all_three, pair_by_pair])
+@pytest.mark.parametrize("answer", [all_three, pair_by_pair, lambda *given: frozenset(all_three(*given))])
 def test_right_finders(answer):
     accepted(check.find_leaks(answer))
 

@@ -4,7 +4,7 @@ In the notebook's order: `pictures`, `batches`, `collate`, `bucket_batches`, `fi
 """
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check, errors
+from torchcourse.checks.kit import numbers as numbers_in
 from torchcourse.checks.kit import refuse_known, same, tensor_of
 from torchcourse.lessons.datasets.checks.sequences import bucket_batches, collate
 from torchcourse.lessons.datasets.folder import write_images
@@ -40,16 +41,27 @@ def pictures(learner: Callable[[Path], Any]) -> str:
             )
             raise Wrong("count", f"The table has 5 rows, and your dataset has the length {len(data)}.{more}")
         _judge_samples(data, pixels, files, labels)
+        unread = learner(folder)
         write_images(folder, pixels[:1] + 100, [{"file": "m.png", "label": "fox"}], table="other.csv")
-        if torch.equal(data[0][0], pixels[:1] / 255):
-            raise Wrong(
-                "eager",
-                "A file was changed after your dataset had been made, and it still returns the old image: "
-                "all images are in memory. When is a file to be opened?",
-            )
+        _judge_lazy(data, unread, pixels[:1] / 255)
         (folder / "x.png").unlink()
         _judge_missing(learner, folder)
     return "Five images in the table's order, each opened when it is asked for; a missing one is named at once."
+
+
+def _judge_lazy(data: Any, unread: Any, old: torch.Tensor) -> None:
+    if torch.equal(unread[0][0], old):
+        raise Wrong(
+            "eager",
+            "A file was changed after your dataset had been made, and it still returns the old image: "
+            "all images are in memory. When is a file to be opened?",
+        )
+    if torch.equal(data[0][0], old):
+        raise Wrong(
+            "kept",
+            "A file was changed after its image had been asked for, and your dataset still returns the old image: it "
+            "keeps each image that it has opened. After one epoch the whole folder is in memory.",
+        )
 
 
 def _judge_missing(learner: Callable[[Path], Any], folder: Path) -> None:
@@ -107,7 +119,10 @@ def _judge_samples(data: Any, pixels: torch.Tensor, files: list[str], labels: li
 def _judge_class_numbers(given: tuple, labels: list[str]) -> None:
     if any(isinstance(number, str) for number in given):
         raise Wrong("label_is_text", f"The label of sample 0 is {given[0]!r}. A loss takes the number of a class.")
-    numbers, by_row, by_name = [int(number) for number in given], list(dict.fromkeys(labels)), sorted(set(labels))
+    found = numbers_in(given)
+    if found is None or any("float" in str(getattr(value, "dtype", type(value))) for value in given):
+        raise Wrong("no_number", f"The label of sample 0 is {given[0]!r}. The number of a class is one whole number.")
+    numbers, by_row, by_name = [int(number) for number in found], list(dict.fromkeys(labels)), sorted(set(labels))
     if numbers == [by_row.index(label) for label in labels]:
         raise Wrong(
             "numbered_by_row",
@@ -126,7 +141,7 @@ class _Executor:
     """Takes work as an executor does, does it when the result is asked for, and remembers what was under way."""
 
     def __init__(self) -> None:
-        self.inside, self.open = False, 0
+        self.inside, self.open, self.submitted = False, 0, 0
 
     def submit(self, function: Callable, *args: Any, **options: Any) -> "_Executor._Future":
         if not callable(function):
@@ -136,6 +151,7 @@ class _Executor:
                 "function and its arguments, and calls it elsewhere.",
             )
         self.open += 1
+        self.submitted += 1
         return self._Future(self, lambda: function(*args, **options))
 
     class _Future:
@@ -168,10 +184,38 @@ class _Watched:
         return 10 * number
 
 
-_OUTSIDE = (
-    "`dataset[…]` is called outside of what you gave to `submit`. Give `submit` the function and its arguments, not "
-    "its result."
-)
+def _refuse_outside(dataset: _Watched, executor: _Executor, case: str) -> None:
+    """Refuse samples that were fetched by the generator itself, or by an executor of its own."""
+    if dataset.outside:
+        hint = "Give `submit` the function and its arguments, not its result."
+        if not executor.submitted:
+            hint = "You gave it nothing yet."
+        raise Wrong("fetched_in_front", f"{case}, `dataset[…]` is called outside of what you gave to `submit`. {hint}")
+
+
+class _Sampler:
+    """Numbers to be taken one after the other: a sampler has no places, unlike a list."""
+
+    def __init__(self, order: Iterable[int]) -> None:
+        self.order = list(order)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def _collate_in(executor: _Executor, in_front: list[list]) -> Callable[[list], tuple]:
+    """Return a collate that notes what it was given outside of the executor's work."""
+
+    def collate(samples: list) -> tuple:
+        if not executor.inside:
+            in_front.append(samples)
+        return tuple(samples)
+
+    collate.__qualname__ = "collate"  # what an error of a wrong call says
+    return collate
 
 
 @check
@@ -188,17 +232,11 @@ def batches(learner: Callable[..., Iterable]) -> str:
         dataset = _Watched(executor)
         got: list[Any] = []
         collated_in_front: list[list] = []
-
-        def collate(samples: list, executor=executor, collated_in_front=collated_in_front) -> tuple:
-            if not executor.inside:
-                collated_in_front.append(samples)
-            return tuple(samples)
-
+        collate = _collate_in(executor, collated_in_front)
         case = f"With {len(order)} samples, batch_size={size}, ahead={ahead}"
         under_way = []
-        given = learner(dataset, order, size, collate, executor.submit, ahead)
-        if dataset.outside:
-            raise Wrong("fetched_in_front", f"{case}, {_OUTSIDE}")
+        given = learner(dataset, _Sampler(order), size, collate, executor.submit, ahead)
+        _refuse_outside(dataset, executor, case)
         if given is None or isinstance(given, (list, tuple)):
             raise Wrong(
                 "not_yielded",
@@ -208,8 +246,7 @@ def batches(learner: Callable[..., Iterable]) -> str:
         for batch in given:
             got.append(batch)
             under_way.append(executor.open)
-            if dataset.outside:
-                raise Wrong("fetched_in_front", f"{case}, {_OUTSIDE}")
+            _refuse_outside(dataset, executor, case)
             if len(got) > len(right) + 3:
                 break
         _judge_batches(got, right, case)
@@ -219,7 +256,7 @@ def batches(learner: Callable[..., Iterable]) -> str:
             )
         _judge_under_way(under_way, ahead, case)
     with ThreadPoolExecutor(3) as pool:
-        got = list(learner(_Watched(None), range(50), 4, tuple, pool.submit, 3))
+        got = list(learner(_Watched(None), _Sampler(range(50)), 4, tuple, pool.submit, 3))
     _judge_batches(got, [tuple(range(10 * at, min(10 * at + 40, 500), 10)) for at in range(0, 50, 4)], "With threads")
     return "Right batches in the right order, as many under way as asked for, also with three threads."
 
@@ -266,11 +303,7 @@ def _judge_batches(got: list, right: list[tuple], case: str) -> None:
 @check
 def find_leaks(learner: Callable[..., set[int]]) -> str:
     """Plant three kinds of leaks, and what only looks like one."""
-    generator = torch.Generator().manual_seed(4)
-    samples = [torch.randint(0, 256, (4, 4), dtype=torch.uint8, generator=generator) for _ in range(12)]
-    samples[8] = samples[1].clone()  # saved again under a different name and writer
-    samples[9] = samples[7].clone()  # twice, but both in the test part
-    groups = ["ann", "ann", "bob", "cho", "cho", "dan", "eva", "fay", "gil", "hal", "bob", "ivo"]
+    samples, groups = _samples_with_twins()
     cases = [
         ([3, 1, 2, 0], [4, 5, 6, 7, 8, 9, 10]),
         ([2, 0, 3, 1], [2, 5, 7, 9, 11]),
@@ -278,40 +311,64 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         ([8, 11], [1, 2, 6]),
         ([11, 6, 10], [2, 3, 4, 5, 7]),
         ([8, 5], [0, 1, 3]),
+        ([12, 5], [0, 13, 14, 15]),
     ]
-    samples[6] = samples[3].clone()
-    samples[6][-1] = samples[6][-1].flip(0)  # almost the same, and the same sum
     for train, test in cases:
-        right = set(leaks(samples, groups, train, test))
-        got = learner([sample.clone() for sample in samples], list(groups), list(train), list(test))
-        if not isinstance(got, (set, list, tuple)):
+        right = leaks(samples, groups, train, test)
+        # Built anew for each sample: equal names need not be one object.
+        given = [sample.clone() for sample in samples], ["".join(name) for name in groups], list(train), list(test)
+        got = learner(*given)
+        if not isinstance(got, (Set, list, tuple)):
             raise Wrong("wrong_type", f"Return a set of numbers of test samples. You return {type(got).__name__}.")
         if any(isinstance(number, bool) for number in got):
             raise Wrong("wrong_type", "Return a set of numbers of test samples. You return True and False.")
-        got = set(map(int, got))
         case = f"Trained on {train}, tested on {test}"
-        if got == right:
-            continue
-        if got - set(test):
-            raise Wrong("train_side", f"{case}: your {sorted(got - set(test))} are not in the test part.")
-        found, wrongly = leaks(samples, groups, train, test), sorted(got - right)
-        if wrongly:
-            raise Wrong(
-                "no_leak",
-                f"{case}: you name {wrongly}. The training part has neither these numbers, nor their contents, nor "
-                "their writers."
-                + (" Two equal samples that are both in the test part are no leak." if {7, 9} & set(wrongly) else ""),
-            )
-        missed = {found[number]: number for number in sorted(right - got)}
-        hints = {
-            "same sample": ("misses_samples", "is in both parts itself"),
-            "same group": ("misses_groups", "has no twin in the training part, but its writer is there"),
-            "same content": (
-                "misses_contents",
-                "has a different number and a different writer than its twin in training",
-            ),
-        }
-        symptom, hint = next(hints[reason] for reason in hints if reason in missed)
-        number = next(missed[reason] for reason in hints if reason in missed)
-        raise Wrong(symptom, f"{case}: you miss {number}, which {hint}.")
-    return "Six splits: the same number, the same picture, the same writer. And nothing that is none."
+        _judge_leaks(set(map(int, got)), right, set(test), case)
+        if not same(given, (samples, groups, train, test)):
+            raise Wrong("inputs_changed", f"{case}: the function changed what it was given to read.")
+    return "Seven splits: the same number, the same picture, the same writer. And nothing that is none."
+
+
+def _samples_with_twins() -> tuple[list[torch.Tensor], list[str]]:
+    generator = torch.Generator().manual_seed(4)
+    samples = [torch.randint(0, 256, (4, 4), dtype=torch.uint8, generator=generator) for _ in range(12)]
+    samples[8] = samples[1].clone()  # saved again under a different name and writer
+    samples[9] = samples[7].clone()  # twice, but both in the test part
+    samples[6] = samples[3].clone()
+    samples[6][-1] = samples[6][-1].flip(0)  # almost the same, and the same sum
+    samples.append(torch.randint(0, 256, (40, 50), dtype=torch.uint8, generator=generator))
+    samples.append(samples[12].reshape(50, 40))  # the same bytes in a different shape
+    samples.append(samples[12].clone())
+    samples[14][20, 25] += 1  # different in the middle, which a large tensor's text leaves out
+    samples.append(samples[12].clone())
+    return samples, [f"writer {letter}" for letter in "aabccdefghbijklm"]
+
+
+def _judge_leaks(got: set[int], found: dict[int, str], test: set[int], case: str) -> None:
+    right = set(found)
+    if got == right:
+        return
+    if got - test:
+        raise Wrong("train_side", f"{case}: your {sorted(got - test)} are not in the test part.")
+    wrongly = sorted(got - right)
+    if wrongly:
+        raise Wrong(
+            "no_leak",
+            f"{case}: you name {wrongly}. The training part has neither these numbers, nor their contents, nor "
+            "their writers."
+            + (" Two equal samples that are both in the test part are no leak." if {7, 9} & set(wrongly) else "")
+            + (" The same bytes in a different shape are different content." if 13 in wrongly else "")
+            + (" They differ from a training sample in one number." if 14 in wrongly else ""),
+        )
+    missed = {found[number]: number for number in sorted(right - got)}
+    hints = {
+        "same sample": ("misses_samples", "is in both parts itself"),
+        "same group": ("misses_groups", "has no twin in the training part, but its writer is there"),
+        "same content": (
+            "misses_contents",
+            "has a different number and a different writer than its twin in training",
+        ),
+    }
+    symptom, hint = next(hints[reason] for reason in hints if reason in missed)
+    number = next(missed[reason] for reason in hints if reason in missed)
+    raise Wrong(symptom, f"{case}: you miss {number}, which {hint}.")
