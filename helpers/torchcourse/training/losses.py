@@ -13,7 +13,7 @@ counts, over its batches and over the ranks, and divides once. Where the count c
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,18 +24,15 @@ Count = torch.Tensor | float
 """What a sum was made of: a number, or a tensor of one, which need not be read from the device."""
 
 
-@dataclass
-class LabelsToCount:
-    """What cross entropy divides by, for `numbers` to compute: for many small batches at once, which is much faster."""
+LabelsToCount = tuple[torch.Tensor, torch.Tensor | None, int]
+"""Targets, class weights, and the label that counts for nothing: from these, `numbers` computes what a loss divided by.
 
-    targets: torch.Tensor
-    weight: torch.Tensor | None
-    ignored: int
+For many small batches at once that is much faster. A plain tuple, since one is made in every step."""
 
 
 def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
     """Return counts, and tensors of one number, as numbers; waits for the device once per kind."""
-    labels = [value for value in values if isinstance(value, LabelsToCount)]
+    labels = [value for value in values if isinstance(value, tuple)]
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     counted, read = _count_together(labels), torch.stack(tensors).tolist() if tensors else []
     # Nearly always they are of one kind.
@@ -43,7 +40,7 @@ def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
         return counted or read
     counts, others = iter(counted), iter(read)
     return [
-        next(others) if isinstance(value, torch.Tensor) else next(counts) if isinstance(value, LabelsToCount) else value
+        next(others) if isinstance(value, torch.Tensor) else next(counts) if isinstance(value, tuple) else value
         for value in values
     ]
 
@@ -51,13 +48,13 @@ def numbers(values: "Sequence[Count | LabelsToCount]") -> list[float]:
 def _count_together(batches: list[LabelsToCount]) -> list[float]:
     if not batches:
         return []
-    weight, ignored = batches[0].weight, batches[0].ignored
+    _, weight, ignored = batches[0]
     try:
-        together = torch.stack([batch.targets for batch in batches])
+        together = torch.stack([targets for targets, _, _ in batches])
     except RuntimeError:  # of unequal shapes
         together = None
-    if together is None or any(batch.weight is not weight for batch in batches):
-        return [_weight_of_labels(batch.targets, batch.weight, batch.ignored).sum().item() for batch in batches]
+    if together is None or any(own is not weight for _, own, _ in batches):
+        return [_weight_of_labels(*batch).sum().item() for batch in batches]
     return _weight_of_labels(together, weight, ignored).flatten(1).sum(dim=1).tolist()
 
 
@@ -77,6 +74,8 @@ class Loss:
         self._worst: torch.Tensor | float = 0.0  # the largest share by which the loss was no mean over samples
         self._before: tuple[Any, torch.Tensor, torch.Tensor] | None = None  # the batch before, and its loss
         self._own = False  # whether it returned one number that torch does not vouch for
+        # Where the class weights are now: those of a module may move to a different device.
+        self._weighted: Any = fn if isinstance(fn, nn.Module) else SimpleNamespace(weight=self._options.get("weight"))
         # The label that counts for nothing, or None where the loss is not known to have one.
         self.ignored: int | None = self._options.get("ignore_index", -100) if self.function in _OF_LABELS else None
 
@@ -92,21 +91,21 @@ class Loss:
     def mean(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count | LabelsToCount]:
         """Return a batch's loss as one number, exactly as `fn` computes it, and what it was divided by."""
         value = self.fn(outputs, targets)
+        if self.ignored is not None and targets.numel() <= _FEW and not (value.dim() or targets.is_floating_point()):
+            return value, (targets, self._weighted.weight, self.ignored)
         if isinstance(value, tuple):
             total, count = _pair(value)
             return mean_of(total, count), count
         value = _tensor(value)
         if value.dim():
             return value.mean(), value.numel()
-        if self.ignored is not None and targets.numel() <= _FEW and not targets.is_floating_point():
-            return value, LabelsToCount(targets, self._weight(), self.ignored)
         return value, self._count(outputs, targets)
 
     def total(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
         """Return the sum of a batch's losses, and the count that belongs to it; a batch may count 0."""
         if self.function in _OF_LABELS and self._options.get("reduction", "mean") == "mean":
             # As a sum from the start: the mean of a batch whose targets are all ignored is not a number.
-            options = self._options | {"weight": self._weight(), "reduction": "sum"}
+            options = self._options | {"weight": self._weighted.weight, "reduction": "sum"}
             return self.function(outputs, targets, **options), self._count(outputs, targets)
         value = self.fn(outputs, targets)
         if isinstance(value, tuple):
@@ -120,13 +119,9 @@ class Loss:
     def _count(self, outputs: Any, targets: torch.Tensor) -> Count:
         self._own = self.function is None
         if self.function in _OF_LABELS:
-            return _labels(outputs, targets, self._weight(), self._options.get("ignore_index", -100))
+            return _labels(outputs, targets, self._weighted.weight, self._options.get("ignore_index", -100))
         of_numbers = self.function in _OF_NUMBERS and self._options.get("reduction") != "batchmean"
         return outputs.numel() if of_numbers else len(targets)
-
-    def _weight(self) -> torch.Tensor | None:
-        """Return the class weights; those of a module may have moved to a different device meanwhile."""
-        return getattr(self.fn, "weight", None) if isinstance(self.fn, nn.Module) else self._options.get("weight")
 
     @torch.no_grad()
     def watch_first(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor, parts: bool) -> None:

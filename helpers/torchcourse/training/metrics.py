@@ -98,6 +98,7 @@ class Averages:
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
         self._held: float = 0  # numbers in these outputs
         self._looked = False  # whether metrics of one number were seen to be means
+        self._all_count = bool(self.metrics)  # whether the metrics have seen no ignored label since the last flush
         # For each metric, sums and counts since the last flush; for each name, those of all flushes, over all ranks.
         self._parts: list[list[tuple[torch.Tensor, Count]]] = [[] for _ in self.metrics]
         self._totals = [[0.0, 0.0] for _ in self.names]
@@ -124,7 +125,7 @@ class Averages:
         """Return the means since the last flush, over all ranks; every rank has to call it. Waits for the device."""
         self.apply_metrics()
         sums = [_sum_and_count(parts) for parts in self._parts]
-        counts = numbers([count for count, _ in self.losses])
+        counts = self._counts()
         losses = numbers([loss for _, loss in self.losses])
         sums.insert(0, [sum(count * loss for count, loss in zip(counts, losses, strict=True)), sum(counts)])
         sums = who.sum_over_ranks(sums, self.device)
@@ -132,6 +133,7 @@ class Averages:
             total[0] += fresh[0]
             total[1] += fresh[1]
         self.losses, self._parts = [], [[] for _ in self.metrics]
+        self._all_count = bool(self.metrics)
         return self._means(sums)
 
     def means(self) -> dict[str, float]:
@@ -147,7 +149,7 @@ class Averages:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, to go on within an epoch."""
-        counts = numbers([count for count, _ in self.losses])
+        counts = self._counts()
         return {
             "names": self.names,
             "losses": [(count, loss) for count, (_, loss) in zip(counts, self.losses, strict=True)],
@@ -175,23 +177,41 @@ class Averages:
     def apply_metrics(self) -> None:
         """Compute the metrics of the batches that none has seen yet."""
         for outputs, targets in _joined(self._batches):
+            # Nearly always no label is ignored: one look costs less than to count for each metric and for the loss.
+            whole = self._nothing_ignored(targets)
+            self._all_count = self._all_count and whole
             for parts, (name, metric) in zip(self._parts, self.metrics.items(), strict=True):
                 values = metric(outputs, targets)
                 if not self._looked:
                     check_mean(name, metric, values, outputs, targets)
-                parts.append(self._sum(metric, values, targets))
+                parts.append(self._sum(metric, values, targets, whole))
             self._looked = True
         self._batches, self._held = [], 0
 
-    def _sum(self, metric: Metric, values: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count]:
-        """Return the sum of a metric's values, and how many count."""
+    def _nothing_ignored(self, targets: torch.Tensor) -> bool:
+        """Return whether it is known that every target counts; a GPU is not waited for to learn it."""
+        if targets.device.type != "cpu" or targets.is_floating_point():
+            return False
+        return not (targets == (_USUAL if self.ignored is None else self.ignored)).any().item()
+
+    def _counts(self) -> list[float]:
+        """Return what each batch's loss counts. Metrics that saw no ignored label have counted the labels already."""
+        counts: list[Count | LabelsToCount] = [count for count, _ in self.losses]
+        if self._all_count and not self._batches:
+            counts = [count[0].numel() if isinstance(count, tuple) and count[1] is None else count for count in counts]
+        return numbers(counts)
+
+    def _sum(self, metric: Metric, values: Any, targets: torch.Tensor, whole: bool) -> tuple[torch.Tensor, Count]:
+        """Return the sum of a metric's values, and how many count; `whole`: no target is to be ignored."""
         if isinstance(values, tuple):
             return _wide(values[0]), values[1]
         if not isinstance(values, torch.Tensor) or values.dim() == 0:
             return _wide(values) * len(targets), len(targets)
+        if whole and values.dtype == torch.bool:
+            return values.sum(), values.numel()  # whole numbers, which is quicker
         dtype = losses.widest(values.device)
-        ignored = -100 if self.ignored is None and metric is accuracy else self.ignored
-        if ignored is None or values.shape != targets.shape or targets.is_floating_point():
+        ignored = _USUAL if self.ignored is None and metric is accuracy else self.ignored
+        if whole or ignored is None or values.shape != targets.shape or targets.is_floating_point():
             return values.sum(dtype=dtype), values.numel()
         counts = targets != ignored
         return values.where(counts, 0).sum(dtype=dtype), counts.sum()
@@ -229,6 +249,8 @@ _OVER_ALL = (
     "a mean over batches would not be its value. Let it return one value per sample, or (sum, count); or, for what is "
     "no mean, such as F1 or AUC, let OverAll(metric) compute it over the whole validation set."
 )
+
+_USUAL = -100  # the label that torch's losses ignore unless told otherwise
 
 # A metric on one small batch costs about as much as on fifty: so outputs are kept until there are this many numbers.
 _HOLD = 2**16

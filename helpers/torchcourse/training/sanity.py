@@ -294,12 +294,16 @@ def samples(batch: Any) -> int:
 
 def receive(batch: Any, device: torch.device) -> tuple[Any, torch.Tensor]:
     """Return a batch's inputs and targets, on the device. Raises ValueError as `samples` does."""
-    samples(batch)
+    # Nearly always two tensors in the right place, and this runs in every step: so look before doing anything.
+    if type(batch) not in _PAIRS or len(batch) != 2 or not isinstance(batch[1], torch.Tensor) or not batch[1].dim():
+        samples(batch)
     inputs, targets = batch
-    # Nearly always a tensor in the right place, and this runs in every step: so look before doing anything.
     if not isinstance(inputs, torch.Tensor) or inputs.device != device:
         inputs = _to_device(inputs, device)
     return inputs, targets if targets.device == device else targets.to(device, non_blocking=True)
+
+
+_PAIRS = (list, tuple)
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from torchcourse.training import metrics
+from torchcourse.training.losses import Loss
 from torchcourse.training.metrics import Averages, accuracy
 
 CPU = torch.device("cpu")
@@ -32,6 +34,26 @@ def test_each_flush_covers_what_came_since_and_means_cover_all():
     averages.add(*batch(4, 6.0, right=1))
     assert averages.flush() == pytest.approx({"loss": 6.0, "accuracy": 0.25})
     assert averages.means() == pytest.approx({"loss": 3.0, "accuracy": 11 / 16})
+
+
+@pytest.mark.parametrize("held", [2**16, 0])
+def test_a_batch_with_ignored_labels_counts_what_is_left_wherever_it_comes(monkeypatch, held):
+    monkeypatch.setattr(metrics, "_HOLD", held)
+    random = torch.Generator().manual_seed(0)
+    loss = Loss(torch.nn.functional.cross_entropy)
+    averages = Averages({"accuracy": accuracy}, CPU, loss.ignored)
+    seen = []
+    for ignored in ([], [1], [], [0, 2], []):  # in the first flush of two the first batch only, then a later one
+        outputs, targets = torch.randn(4, 3, generator=random), torch.randint(3, (4,), generator=random)
+        targets[ignored] = -100
+        averages.add(outputs, targets, *loss.mean(outputs, targets))
+        seen.append((outputs, targets))
+        if len(seen) == 1:
+            assert averages.flush()["loss"] == pytest.approx(loss.fn(outputs, targets).item())
+    outputs, targets = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    counts = targets != -100
+    right = (outputs.argmax(1) == targets)[counts].float().mean().item()
+    assert averages.means() == pytest.approx({"loss": loss.fn(outputs, targets).item(), "accuracy": right})
 
 
 def test_nothing_since_the_last_flush_is_no_number_and_no_batch_at_all_an_error():
