@@ -71,6 +71,13 @@ def test_the_models_of_mosaicml_have_the_parameters_that_it_counts() -> None:
             assert run.model.parameters == pytest.approx(MPT_PARAMETERS[run.model.name.split()[1]], rel=1e-3)
 
 
+def test_the_models_of_megatron_core_have_as_many_parameters_as_their_names_say() -> None:
+    models = {run.model for run in RUNS if run.key == "megatron-core"}
+    assert len(models) == 9
+    for model in models:
+        assert model.parameters / 1e9 == pytest.approx(float(model.name.split()[1][:-1]), abs=0.55)
+
+
 def test_published_seconds_and_utilisations_agree() -> None:
     """Our FLOP turn the paper's seconds into the paper's MFU; its equation 8, which counts thrice, into its HFU."""
     seen = 0
@@ -98,7 +105,7 @@ def test_sources_are_split_whole(judgements: list[Judgement]) -> None:
         assert len({each.run.calibrates for each in of_source(judgements, key)}) == 1
 
 
-@pytest.mark.parametrize(("counts", "rows", "bar"), [("hardware", 113, 0.12), ("model", 10, 0.20)])
+@pytest.mark.parametrize(("counts", "rows", "bar"), [("hardware", 156, 0.12), ("model", 54, 0.20)])
 def test_the_bars_are_met_on_sources_kept_back(judged: list[Judgement], counts: str, rows: int, bar: float) -> None:
     kept_back = [each for each in judged if each.run.counts == counts]
     assert len(kept_back) == rows
@@ -118,6 +125,11 @@ def test_one_source_at_a_time(judgements: list[Judgement]) -> None:
         "ibm-fsdp": 15,
         "bigscience": 9,
         "bigscience-v100": 6,
+        "dlperf-megatron": 13,
+        "dlperf-oneflow": 13,
+        "internlm": 13,
+        "internlm-full": 11,
+        "megatron-core": 6,
         "aleph-alpha": 13,
         "mpt-a100": 7,
         "mpt-h100": 6,
@@ -135,7 +147,7 @@ def test_layouts_that_are_not_level_are_in_the_right_order(judged: list[Judgemen
     """In the nearest percent, as the lesson and `LEVEL` say it."""
     rows = order_by_gap(judged)
     assert [(row.least, row.most) for row in rows] == [(0, LEVEL / 2), (LEVEL / 2, LEVEL), (LEVEL, math.inf)]
-    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 82, 97]
+    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 83, 96]
     assert all(row.pairs > 200 for row in rows)
 
 
@@ -167,6 +179,25 @@ def test_larger_micro_batches_are_faster_where_the_log_says_so(judged: list[Judg
     planned = {each.run.layout.micro_batch: each.flops for each in trials}
     assert planned[1] < planned[2]
     assert planned[8] < max(planned[2], planned[4])
+
+
+def test_groups_that_share_out_the_states_are_known(judged: list[Judgement]) -> None:
+    """InternLM's parameters travel inside groups, or among all ranks: 3% to 7% slower while the ranks are few."""
+    runs = {each.run.name: each for each in of_source(judged, "internlm")}
+    for gpus in (16, 32, 64):
+        all_ = runs[f"InternLM 7B, {gpus} GPUs, tensor 1, shards all"]
+        groups = runs[f"InternLM 7B, {gpus} GPUs, 4 × 2 sequences, shards 8"]
+        published = groups.run.flops / all_.run.flops
+        assert 1.03 < published < 1.07
+        assert groups.flops / all_.flops == pytest.approx(published, abs=0.03)
+
+
+def test_messages_beside_products_are_known(judged: list[Judgement]) -> None:
+    """Megatron-Core's tensor groups of 8 reach what the table says only because their messages overlap."""
+    [run] = [each.run for each in of_source(judged, "megatron-core") if "32B" in each.run.name]
+    without = judge([replace(run, layout=replace(run.layout, tensor_overlap=False))])
+    assert mean_error(judge([run])) < 0.06
+    assert mean_error(without) > 0.15
 
 
 def test_hardware_and_model_flop_are_kept_apart(judgements: list[Judgement]) -> None:

@@ -123,6 +123,34 @@ def test_stage_2_sends_gradients_for_each_micro_batch() -> None:
     assert len(set(ddp)) == 1
 
 
+def test_stage_1_gathers_after_the_update() -> None:
+    """The gradients hide, the parameters do not: half of what the whole ring sends, unless the next pass hides it."""
+    ddp = on(16, data=16, overlap=False).seconds.data
+    one = on(16, data=16, stage=1).seconds.data
+    assert one == pytest.approx(ddp / 2 + ddp / 2 / SMALL.layers)
+    assert on(16, data=16, stage=1, gather_overlap=True).seconds.data == pytest.approx(ddp / 2 / SMALL.layers)
+
+
+def test_parameters_travel_inside_the_groups_that_share_them() -> None:
+    """Two nodes that hold the states once each: NVLink gathers, the network only averages an eighth per GPU."""
+    inside = on(8, data=8, stage=1, overlap=False).seconds.data / 2  # an all-gather of one node
+    shard = 2 * SMALL.parameters / 8
+    between = ring_seconds(shard, 2, SIXTEEN.network_latency, 1 / (25e9 * SIXTEEN.efficiency.network))
+    groups = on(16, data=16, stage=1, shard=8, overlap=False).seconds.data
+    assert groups == pytest.approx(2 * inside + between)
+    three = [on(16, data=16, stage=3, shard=shard, batch=16, overlap=False).seconds.data for shard in (0, 16, 8)]
+    assert three[0] == three[1] > three[2]
+
+
+def test_tensor_messages_in_pieces_leave_one_piece() -> None:
+    layouts = [Layout(8, tensor=8, tensor_overlap=overlap) for overlap in (False, True)]
+    whole, pieces = (plan(GPT3, EIGHT, layout).seconds for layout in layouts)
+    assert pieces.tensor == pytest.approx(whole.tensor / 8)
+    slow = replace(EIGHT, link=EIGHT.link / 100)  # too slow for the products to hide all
+    whole, pieces = (plan(GPT3, slow, layout).seconds for layout in layouts)
+    assert whole.tensor - 2 / 3 * whole.compute < pieces.tensor < whole.tensor - 1 / 3 * whole.compute
+
+
 def test_context_parallelism_sends_keys_and_values() -> None:
     seconds = on(4, context=4, batch=1).seconds
     own = 2 * 2 * SMALL.sequence / 4 * SMALL.width
@@ -187,6 +215,8 @@ def test_a_plan_prints_what_it_costs() -> None:
         ({"data": 4, "pipeline": 2, "micro_batch": 3}, "4 × 3 must divide it"),
         ({"pipeline": 8, "interleaving": 2}, "The 1 layers of a pipeline rank cannot be cut into 2 pieces"),
         ({"data": 8, "interleaving": 2}, "interleaving needs a pipeline of at least 2 ranks"),
+        ({"data": 8, "stage": 1, "shard": 3}, "8 data and context ranks cannot be cut into groups of 3"),
+        ({"data": 8, "shard": 4}, "stage 0 shares out none"),
         ({"data": 8, "stage": 4}, "ZeRO has the stages 1, 2 and 3"),
         ({"data": 8, "recomputation": "some"}, "recomputation is one of none, selective, full, but not 'some'"),
         ({"data": 8, "recomputation": "selective"}, "FlashAttention keeps no scores"),

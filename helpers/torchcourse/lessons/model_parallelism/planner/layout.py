@@ -22,11 +22,17 @@ class Layout:
         micro_batch: sequences that go through the pipeline together.
         data, tensor, pipeline, context: into how many parts each kind of parallelism divides.
         stage: of ZeRO, 0 to 3, over the data and context parallel ranks.
+        shard: how many neighbors of these share out the states; 0 stands for all of them. Fewer is hybrid sharding
+            (HSDP): each group holds the states once, so that parameters travel inside it only.
         recomputation: one of `RECOMPUTATION`.
         interleaving: how many pieces of the model a pipeline rank holds (virtual stages); 1 is plain 1F1B.
         sequence_parallel: whether tensor ranks also share out what lies between the matrix products.
         flash_attention: whether attention works without keeping the scores (FlashAttention).
         overlap: whether data-parallel communication hides behind the backward pass.
+        gather_overlap: whether the parameters that stage 1 gathers after the update arrive during the next forward pass
+            (Megatron-LM's `--overlap-param-gather`).
+        tensor_overlap: whether messages of tensor parallelism go out in pieces, beside the matrix products that make or
+            need them (Megatron-LM's `--tp-comm-overlap`).
         recipe: of precision and optimizer, a key of `memory.RECIPES`. 8-bit products are refused.
         loss_copies: copies of the logits in float32 at the peak of the loss. PyTorch's cross-entropy has 3: the
             log-probabilities, their gradient, the gradient of the logits. Megatron-LM's, in place, has 2. A fused
@@ -41,11 +47,14 @@ class Layout:
     pipeline: int = 1
     context: int = 1
     stage: int = 0
+    shard: int = 0
     recomputation: str = "none"
     interleaving: int = 1
     sequence_parallel: bool = True
     flash_attention: bool = True
     overlap: bool = True
+    gather_overlap: bool = False
+    tensor_overlap: bool = False
     recipe: str = "mixed precision, Adam"
     loss_copies: int = 3
     expert: int = 1
@@ -53,6 +62,11 @@ class Layout:
     @property
     def gpus(self) -> int:
         return self.data * self.tensor * self.pipeline * self.context
+
+    @property
+    def sharing(self) -> int:
+        """How many ranks share out the states."""
+        return self.shard or self.data * self.context
 
     @property
     def micro_batches(self) -> int:
@@ -102,6 +116,13 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
         )
     if layout.stage not in (0, 1, 2, 3):
         raise ValueError(f"ZeRO has the stages 1, 2 and 3 (and 0 for none of them), but not {layout.stage}.")
+    if layout.shard < 0 or layout.data * layout.context % layout.sharing:
+        raise ValueError(
+            f"{layout.data * layout.context} data and context ranks cannot be cut into groups of {layout.shard} that "
+            "share out the states: choose a shard that divides them."
+        )
+    if layout.shard and not layout.stage:
+        raise ValueError("shard says who shares out the states, but stage 0 shares out none: choose a stage of ZeRO.")
     if layout.gpus != cluster.gpus:
         raise ValueError(
             f"tensor {layout.tensor} × context {layout.context} × pipeline {layout.pipeline} × data {layout.data} "

@@ -8,9 +8,9 @@ one layer, one sequence of s tokens and width h, t tensor ranks: with GPT's laye
 * the scores computed again: the part 5as/h falls away (equation 6); FlashAttention does the same;
 * each whole layer computed again: its input alone, 2sh (table 2).
 
-What no formula says is set on the sources in `published.MEMORY_SETTING`: what the framework takes, and what the
-allocator adds. Of the values on a grid, these tell best which layouts ran and which ran out of memory; among equals,
-those that come closest to the measured bytes; then the smallest. `Plan.fits` leaves a reserve besides.
+What no formula says is set on the sources in `published.MEMORY_SETTING`: what messages need, and what the allocator
+adds. Of the values on a grid, these tell best which layouts ran and which ran out of memory; among equals, those that
+come closest to the measured bytes; then the smallest. `Plan.fits` leaves a reserve besides.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,15 @@ from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
 from torchcourse.lessons.model_parallelism.planner.layout import Layout, check_layout, layers_per_stage
 from torchcourse.lessons.model_parallelism.planner.models import Model
 
-FRAMEWORK = 5 * 2**30
-"""Bytes of CUDA's context, NCCL's and the framework's own buffers."""
-ALLOCATOR_STATES, ALLOCATOR, ALLOCATOR_IN_A_PIPELINE = 0.02, 0.1, 0.3
-"""What the allocator adds to the states, and to activations, as a share of them. The states are allocated once.
-Without a pipeline the backward pass frees the activations in the reverse of the order in which they came. The
-micro-batches of a pipeline come and go in turn, which leaves gaps."""
+CONTEXT = 1113 * 2**20
+"""Bytes of CUDA's context, measured on a V100: BigScience's chronicles, experiments/tr3m-1B3.md, "calibration"
+(https://github.com/bigscience-workshop/bigscience/blob/9e64edec2ad1fb9263bf39ba616a84ff64b4d947/experiments/tr3m-1B3.md).
+"""
+MESSAGES = 3 * 2**30
+"""Bytes of NCCL's and the framework's buffers for each kind of parallelism in use: tensor, pipeline, data (context)."""
+ALLOCATOR, ALLOCATOR_IN_A_PIPELINE = 0.05, 0.15
+"""What the allocator adds to activations, as a share of them. Without a pipeline the backward pass frees them in the
+reverse of the order in which they came. The micro-batches of a pipeline come and go in turn, which leaves gaps."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Bytes:
         working: a layer's activations that recomputation brings back for a moment.
         logits: the output layer's results, on the GPU that has it.
         allocator: what rounding and gaps between blocks add.
-        framework: CUDA's context, communication buffers.
+        framework: CUDA's context, and buffers for messages.
     """
 
     parameters: float
@@ -104,8 +107,7 @@ def score_activations(model: Model, layout: Layout) -> float:
 
 def states(model: Model, layout: Layout, rank: int = 0) -> States:
     """Return the bytes of the states on a GPU of a pipeline rank."""
-    ranks = layout.data * layout.context
-    return zero_memory(local_parameters(model, layout, rank), ranks, layout.stage, layout.recipe)
+    return zero_memory(local_parameters(model, layout, rank), layout.sharing, layout.stage, layout.recipe)
 
 
 def local_parameters(model: Model, layout: Layout, rank: int = 0) -> float:
@@ -135,9 +137,15 @@ def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
     if layout.stage == 3:
         gathered = 2 * model.layer_parameters / layout.tensor * layout.element
     share = ALLOCATOR if layout.pipeline == 1 else ALLOCATOR_IN_A_PIPELINE
-    allocator = ALLOCATOR_STATES * each.total + share * (gathered + activations + working)
+    allocator = share * (gathered + activations + working)
     own = each.parameters, each.gradients, each.optimizer
-    return Bytes(*own, gathered, activations, working, logits, allocator, FRAMEWORK)
+    return Bytes(*own, gathered, activations, working, logits, allocator, _framework(layout))
+
+
+def _framework(layout: Layout) -> float:
+    """Return the bytes of CUDA's context, and of buffers for messages of each kind that the layout sends."""
+    kinds = (layout.tensor, layout.pipeline, layout.data * layout.context)
+    return CONTEXT + MESSAGES * sum(ranks > 1 for ranks in kinds)
 
 
 def _micro_batches_in_flight(layout: Layout, rank: int) -> float:

@@ -30,10 +30,10 @@ MEMORY_SETTING = ("bigscience", "aleph-alpha")
 """Sources on whose bytes, and on whose layouts that ran or ran out of memory, the memory's constants are set."""
 
 
-def _jean_zay_v100(gigabytes: int) -> Callable[[int], Cluster]:
-    """Nodes of 4 V100. The efficiency is the A100's: nothing was set on this GPU."""
+def _v100(gigabytes: int, gpus_per_node: int = 4, network: float = 12.5e9) -> Callable[[int], Cluster]:
+    """Nodes of V100. The efficiency is the A100's: nothing was set on this GPU."""
     gpu = GPU(f"V100 {gigabytes} GB", 125e12, 15.7e12, gigabytes * 2**30, 0.9e12)
-    return lambda gpus: Cluster(gpu, gpus, gpus_per_node=4, link=150e9, network=12.5e9)
+    return lambda gpus: Cluster(gpu, gpus, gpus_per_node, link=150e9, network=network)
 
 
 _H100_96_GB = GPU("H100 96 GB", H100.flops, H100.flops_float32, 96 * 2**30, 2.4e12)
@@ -44,8 +44,9 @@ _CLUSTERS: dict[str, Callable[[int], Cluster]] = {
     "H100, 400 Gb/s": grand_teton,
     "H100, 100 Gb/s": lambda gpus: replace(grand_teton(gpus), network=12.5e9),
     "Jean Zay": lambda gpus: replace(dgx_a100(gpus), network=6.25e9),
-    "V100 32 GB": _jean_zay_v100(32),
-    "V100 16 GB": _jean_zay_v100(16),
+    "V100 32 GB": _v100(32),
+    "V100 16 GB": _v100(16),
+    "V100 16 GB, 100 Gb/s": _v100(16, gpus_per_node=8, network=12.5e9 / 8),
     "H100 96 GB": lambda gpus: replace(grand_teton(gpus), gpu=_H100_96_GB),
 }
 
@@ -143,8 +144,11 @@ def _row(row: dict[str, str], source: str, model: Model, cluster: Cluster, layou
             return speed(flops=value / 100 * cluster.gpu.flops, counts="model")
         case ["hardware" | "model" as counts, "TFLOP/s"]:
             return speed(flops=value * 1e12, counts=counts)
-        case ["states" | "activations" | "total" as part, "GiB"]:
-            return MemoryRow(**described, part=part, size=value * 2**30, measured=row["measured"] != "no")
+        case ["model", "tokens/s"]:
+            return speed(flops=model.model_flop / model.sequence * value, counts="model")
+        case ["states" | "activations" | "total" as part, "GiB" | "MiB" as unit]:
+            size = value * {"GiB": 2**30, "MiB": 2**20}[unit]
+            return MemoryRow(**described, part=part, size=size, measured=row["measured"] != "no")
     raise ValueError(f"there is no quantity '{row['quantity']}'")
 
 

@@ -107,7 +107,7 @@ def _layer_seconds(model: Model, cluster: Cluster, layout: Layout) -> _Layer:
     return _Layer(
         compute=3 * forward + _accumulation_seconds(model, cluster, layout),
         recomputation=again,
-        tensor=passes * _tensor_seconds(model, cluster, layout),
+        tensor=passes * _tensor_seconds(model, cluster, layout, beside=products),
         context=passes * _context_seconds(model, cluster, layout),
     )
 
@@ -170,15 +170,17 @@ def _activation_bytes(model: Model, layout: Layout) -> float:
     return layout.element * layout.micro_batch * model.sequence / layout.context * model.width
 
 
-def _tensor_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
+def _tensor_seconds(model: Model, cluster: Cluster, layout: Layout, beside: float) -> float:
     """Return the seconds that tensor parallelism sends in one pass through a layer: two all-reduces.
 
-    Sequence parallelism replaces each by a reduce-scatter and an all-gather, of the same bytes.
+    Sequence parallelism replaces each by a reduce-scatter and an all-gather, of the same bytes. If they go out in
+    pieces, one per rank, `beside` seconds of matrix products hide all but the first piece.
 
     Source: Narayanan et al. 2021, section 3.2; Korthikanti et al. 2022, section 4.2.2.
     """
     bandwidth, latency = cluster.bandwidth(layout.tensor), cluster.latency(layout.tensor)
-    return 2 * ring_seconds(_activation_bytes(model, layout), layout.tensor, latency, 1 / bandwidth)
+    sent = 2 * ring_seconds(_activation_bytes(model, layout), layout.tensor, latency, 1 / bandwidth)
+    return max(sent / layout.tensor, sent - beside) if layout.tensor_overlap else sent
 
 
 def _context_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
@@ -208,33 +210,44 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
 
     DDP and ZeRO stage 1 send 2Ψ numbers per step. Stages 2 and 3 send Ψ gradients for each micro-batch; stage 2 gathers
     Ψ parameters once, stage 3 twice for each micro-batch (Rajbhandari et al. 2020, section 7,
-    https://arxiv.org/abs/1910.02054, counts one micro-batch).
+    https://arxiv.org/abs/1910.02054, counts one micro-batch). Stages 2 and 3 gather during the passes, as FSDP does;
+    stage 1 gathers after the update, where nothing hides it but the next forward pass.
     """
     ranks = layout.data * layout.context
     if ranks == 1:
         return 0.0
     parameters = local_parameters(model, layout)
-    gradients = _half_ring(cluster, layout, parameters * _gradient_element(layout), ranks)
-    gather = _half_ring(cluster, layout, parameters * layout.element, ranks)
+    gradients = _gradient_seconds(cluster, layout, parameters * _gradient_element(layout))
+    gather = _half_ring(cluster, parameters * layout.element, layout.sharing, layout.tensor * layout.pipeline)
     if layout.stage == 3:  # layer by layer, so that each layer waits for its messages
-        waits = (layers_per_stage(model, layout)[0] - 1) * (ranks - 1) * cluster.latency(layout.gpus)
-        gradients, gather = gradients + waits, gather + waits
+        layers = layers_per_stage(model, layout)[0] - 1
+        gradients += layers * (ranks - 1) * cluster.latency(layout.gpus)
+        gather += layers * (layout.sharing - 1) * cluster.latency(layout.gpus)
     m = layout.micro_batches
-    sent, hidden = {
-        0: (2 * gradients, window),
-        1: (gradients + gather, window),
-        2: (m * gradients + gather, m * window),
-        3: (m * (gradients + 2 * gather), 1.5 * m * window),
+    sent, hidden, alone = {
+        0: (2 * gradients, window, 0.0),
+        1: (gradients, window, gather),
+        2: (m * gradients + gather, m * window, 0.0),
+        3: (m * (gradients + 2 * gather), 1.5 * m * window, 0.0),
     }[layout.stage]
     # What belongs to one layer is left over at an end of the pass, where there is nothing more to compute beside it.
     exposed = sent / layers_per_stage(model, layout)[0]
-    return max(exposed, sent - hidden) if layout.overlap else sent
+    left = max(exposed, sent - hidden) if layout.overlap else sent
+    return left + (max(0.0, alone - window / 2) if layout.gather_overlap else alone)
 
 
-def _half_ring(cluster: Cluster, layout: Layout, size: float, ranks: int) -> float:
-    """Return the seconds of an all-gather or a reduce-scatter: half an all-reduce."""
-    bandwidth = cluster.bandwidth(layout.gpus, stride=layout.tensor * layout.pipeline)
-    return (ranks - 1) * cluster.latency(layout.gpus) + ring_bytes(size, ranks) / 2 / bandwidth
+def _gradient_seconds(cluster: Cluster, layout: Layout, size: float) -> float:
+    """Return the seconds of a reduce-scatter of gradients, and of an all-reduce of the shards between their groups."""
+    stride = layout.tensor * layout.pipeline
+    groups = layout.data * layout.context // layout.sharing
+    inside = _half_ring(cluster, size, layout.sharing, stride)
+    return inside + 2 * _half_ring(cluster, size / layout.sharing, groups, stride * layout.sharing)
+
+
+def _half_ring(cluster: Cluster, size: float, ranks: int, stride: int) -> float:
+    """Return the seconds of an all-gather or a reduce-scatter, half an all-reduce, over every `stride`-th GPU."""
+    bandwidth, latency = cluster.bandwidth(ranks * stride, stride), cluster.latency(ranks * stride)
+    return (ranks - 1) * latency + ring_bytes(size, ranks) / 2 / bandwidth
 
 
 def _update_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
