@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torchcourse import journal, notice
-from torchcourse.checks import errors
+from torchcourse.checks import errors, settings
 from torchcourse.checks.errors import NotDone
 from torchcourse.checks.limits import TimeIsUp, time_limit
 
@@ -94,6 +94,14 @@ ENDLESS = "Your code was still running after {seconds:g} s, and was stopped. Doe
 
 
 def _judge(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:
+    with settings.kept() as left:
+        state, message, symptom = _verdict(body, learner)
+    if state == "right" and left:
+        return "wrong", left[0], "mode_left_changed"
+    return state, message, symptom
+
+
+def _verdict(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:
     if learner is ...:
         return "not done", errors.NOT_DONE, None
     try:

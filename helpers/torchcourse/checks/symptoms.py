@@ -24,7 +24,7 @@ GENERAL: Final[dict[str, str]] = {
     "weights_changed": "The function changed weights that it was to leave alone.",
     "no_gradient": "A parameter has no gradient where it needs one.",
     "wrong_gradient": "A gradient differs, and no known mistake explains it.",
-    "mode_left_changed": "Training or evaluation mode is not what it was before.",
+    "mode_left_changed": "Training or evaluation mode, or a setting of PyTorch's, is not what it was before.",
     "later_steps": "The first step is right, and a later one is not.",
     "not_repeatable": "The same seed gives different results.",
     "seed_ignored": "Different seeds give the same result.",

@@ -1,6 +1,7 @@
 """The frame of the checks: every way in which learner's code ends becomes one sentence and a score."""
 
 import pytest
+import torch
 
 from torchcourse import journal
 from torchcourse.checks import Wrong, check
@@ -48,6 +49,29 @@ def test_every_end_is_a_sentence_and_a_score(learner, state, symptom, words):
     assert (checked.state, checked.symptom) == (state, symptom)
     assert words in checked.message
     assert repr(checked) == ("3" if state == "right" else "0")
+
+
+@pytest.mark.parametrize(
+    ("switch", "words"),
+    [
+        (lambda: torch.set_grad_enabled(False), "gradients switched off"),
+        (lambda: torch.set_default_dtype(torch.float64), "torch.float64 as the type"),
+    ],
+)
+def test_a_setting_of_the_whole_notebook_that_is_left_switched_over_is_refused_and_put_back(switch, words):
+    def learner():
+        switch()
+        return 7
+
+    for _ in range(2):  # the second time it was already switched, by a call outside of the check
+        checked = seven(learner)
+        assert (checked.state, checked.symptom) == ("wrong", "mode_left_changed")
+        assert words in checked.message
+        assert torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float32
+        torch.set_grad_enabled(False)
+    assert seven(lambda: 7).state == "right"
+    assert torch.is_grad_enabled()
 
 
 def test_the_line_of_the_cell_is_named():
