@@ -110,7 +110,7 @@ def fixed_histogram(
     Bin i begins at edges[i], itself included, and ends before edges[i + 1]. The edges
     rise; bins need not be equal. Values below the first edge count in the first bin,
     values above the last edge (or on it) in the last. Each batch is [N], of the dtype
-    of the edges.
+    of the edges. Keep one batch in memory at a time, and turn no tensor into a number.
     """
     counts = torch.zeros(len(edges) - 1, dtype=torch.int64, device=edges.device)
     for batch in batches:

@@ -29,10 +29,20 @@ def bucketized(batches, edges):
 
 
 def compared(batches, edges):
-    values = torch.cat(list(batches)).clamp(edges[0], edges[-1])
-    inside = (values[:, None] >= edges[:-1]) & (values[:, None] < edges[1:])
-    inside[:, -1] |= values == edges[-1]
-    return inside.sum(dim=0).float()
+    counts = 0
+    for batch in batches:
+        values = batch.clamp(edges[0], edges[-1])
+        inside = (values[:, None] >= edges[:-1]) & (values[:, None] < edges[1:])
+        inside[:, -1] |= values == edges[-1]
+        counts = counts + inside.sum(dim=0)
+    return counts
+
+
+def one_hot(batches, edges):
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
+    for batch in batches:
+        counts += nn.functional.one_hot((batch[:, None] >= edges[1:-1]).sum(1), len(counts)).sum(0)
+    return counts
 
 
 def by_histogram(batches, edges):
@@ -40,7 +50,7 @@ def by_histogram(batches, edges):
     return sum(torch.histogram(batch, edges).hist for batch in inside).long()
 
 
-@pytest.mark.parametrize("learner", [bucketized, compared, by_histogram])
+@pytest.mark.parametrize("learner", [bucketized, compared, by_histogram, one_hot])
 def test_fixed_histogram_accepts(learner):
     accepted(check.fixed_histogram(learner))
 
@@ -49,8 +59,21 @@ def inner(batches, edges):
     return bucketized((batch[(batch >= edges[0]) & (batch <= edges[-1])] for batch in batches), edges)
 
 
+def clamping_in_place(batches, edges):
+    return bucketized((batch.clamp_(min=edges[0]) for batch in batches), edges)
+
+
+def widening_the_edges(batches, edges):
+    edges[0], edges[-1] = -torch.inf, torch.inf
+    return bucketized(batches, edges)
+
+
+def none_on_the_last_edge(batches, edges):
+    return bucketized((batch[batch != edges[-1]] for batch in batches), edges)
+
+
 def by_python(batches, edges):
-    counts = torch.zeros(len(edges) - 1)
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
     for batch in batches:
         for place in places(batch, edges):
             counts[int(place)] += 1
@@ -90,6 +113,12 @@ def by_list(batches, edges):
         (by_list, "waits"),
         (left_bins, "on_the_edge"),
         (evenly, "equal_bins"),
+        (lambda batches, edges: bucketized([torch.cat(list(batches))], edges), "all_in_memory"),
+        (lambda batches, edges: bucketized(batches, edges).float(), "dtype"),
+        (lambda batches, edges: bucketized((batch.float() for batch in batches), edges.float()), "single_precision"),
+        (clamping_in_place, "inputs_changed"),
+        (widening_the_edges, "inputs_changed"),
+        (none_on_the_last_edge, "last_edge"),
         (lambda batches, edges: bucketized(batches, edges).flip(0), "wrong_value"),
     ],
 )
@@ -166,6 +195,8 @@ def after_changing(change):
         (judged(lambda rows: dead_in(rows[0])), "one_batch"),
         (judged(lambda rows: 0.0), "inputs_not_outputs"),
         (after_changing(nn.Module.eval), "mode_left_changed"),
+        (after_changing(nn.Module.train), "mode_left_changed"),  # the second network comes in evaluation mode
+        (after_changing(lambda model: model[1]._forward_hooks.clear()), "hooks_of_others_gone"),
         (after_changing(lambda model: model.requires_grad_(False)), "mode_left_changed"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=0).sum().item()), "count_not_share"),
         (judged(lambda rows: (torch.cat(rows) == 0).all(dim=1).float().mean().item()), "samples_not_units"),

@@ -87,6 +87,24 @@ def keeps_graphs(losses, every, write):
         write(step, torch.stack(waiting).mean().item())
 
 
+def adding_in_place(losses, every, write):
+    total = None
+    for step, loss in enumerate(losses, start=1):
+        if total is None:
+            total, first = loss.detach(), step
+        else:
+            total += loss.detach()
+        if step % every == 0:
+            write(step, total.item() / (step - first + 1))
+            total = None
+    if total is not None:
+        write(step, total.item() / (step - first + 1))
+
+
+def at_the_end(losses, every, write):
+    means((loss for loss in [loss.detach() for loss in losses]), every, write)
+
+
 def list_each_step(losses, every, write):
     means((torch.tensor(loss.detach().tolist()) for loss in losses), every, write)
 
@@ -96,6 +114,10 @@ def list_each_step(losses, every, write):
     [
         (item_each_step, "waits_each_step"),
         (list_each_step, "waits_each_step"),
+        (lambda losses, every, write: means((loss.cpu() for loss in losses), every, write), "waits_each_step"),
+        (adding_in_place, "inputs_changed"),
+        (at_the_end, "written_late"),
+        (lambda losses, every, write: means(losses, every, lambda *pair: write(*pair[::-1])), "arguments_swapped"),
         (keeps_graphs, "keeps_the_graph"),
         (logged(lambda all_, waiting, every: waiting[-1]), "last_not_mean"),
         (logged(lambda all_, waiting, every: torch.stack(all_).mean()), "mean_since_start"),
@@ -186,6 +208,8 @@ def test_look_every_accepts(learner):
         (lambda look, step, budget: max(1, math.ceil(step / (look * budget))) if look else 1, "upside_down"),
         (lambda look, step, budget: math.ceil(look / (step * budget) - 1e-9), "below_one"),
         (lambda look, step, budget: look / (step * budget), "no_whole_number"),
+        (lambda look, step, budget: max(1, math.ceil(step / (look * budget))), "upside_down"),  # divides by 0 at last
+        (lambda look, step, budget: max(1, math.ceil(step * budget / look)), "upside_down"),
         (lambda look, step, budget: 2 * interval(look, step, budget), "too_seldom"),
         (lambda look, step, budget: 7, "over_budget"),
         (lambda look, step, budget: max(1, math.ceil(look * step / budget)), "over_budget"),
@@ -238,6 +262,13 @@ def reduced(value, tag="accuracy/val", writers=(0,), first=0):
     return learner
 
 
+def summed_in_half(log_dir, step, correct, seen):
+    counts = torch.tensor([correct, seen], dtype=torch.float16)
+    dist.all_reduce(counts)
+    with Monitor(log_dir if dist.get_rank() == 0 else None) as board:
+        board.scalars(step, {"accuracy/val": (counts[0].float() / counts[1].float()).item()})
+
+
 def alone_in_the_if(log_dir, step, correct, seen):
     if dist.get_rank() == 0:
         counts = torch.tensor([correct, seen], dtype=torch.float64)
@@ -260,6 +291,7 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (reduced(lambda own, total, means: 0.123), "wrong_value"),
         (lambda log_dir, step, correct, seen: None, "no_writer"),
         (reduced(lambda own, total, means: 100 * total[0] / total[1]), "percent"),
+        (summed_in_half, "rounded"),
         (lambda log_dir, *counts: summed(log_dir / str(dist.get_rank()), *counts), "subfolders"),
     ],
 )

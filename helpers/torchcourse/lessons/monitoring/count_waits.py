@@ -5,8 +5,8 @@
     print(waits.count)
 
 A GPU works behind the program: a call only queues the work. `item()`, `float(tensor)`, `bool(tensor)`, `tolist()`,
-`numpy()` and printing need the result, so the program waits until all work before it is done. Source: PyTorch, CUDA
-semantics, asynchronous execution, https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution
+`numpy()`, `cpu()` and printing need the result, so the program waits until all work before it is done. Source: PyTorch,
+CUDA semantics, asynchronous execution, https://docs.pytorch.org/docs/stable/notes/cuda.html#asynchronous-execution
 """
 
 from typing import Any
@@ -15,7 +15,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_BELOW_DISPATCH = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
+_BELOW_DISPATCH = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.cpu)
+_WAITS_ON_A_CPU_ONLY = (torch.nn.functional.one_hot,)  # given the number of classes
 
 
 class CountWaits(TorchDispatchMode):
@@ -50,4 +51,8 @@ class _CountMethods(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         self.waits.count += func in _BELOW_DISPATCH
-        return func(*args, **(kwargs or {}))
+        before = self.waits.count
+        result = func(*args, **(kwargs or {}))
+        if func in _WAITS_ON_A_CPU_ONLY:
+            self.waits.count = before
+        return result

@@ -1,6 +1,7 @@
 """Checks of lesson 04, notebook 2, histograms: counting on the device, dead units, naming runs, scale at the start."""
 
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,17 +18,32 @@ from torchcourse.training.events import RunLog
 def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor]) -> str:
     """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
     generator, waited = torch.Generator().manual_seed(0), 0
-    for edges in (torch.linspace(-2, 2, 9), torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])):
-        batches = [torch.randn(size, generator=generator) * scale for size, scale in ((50, 0.3), (20, 3.0), (31, 1.0))]
-        batches[0][0] = edges[2]  # a value on an edge belongs to the bin that begins there
+    unequal = torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])
+    for edges in (torch.linspace(-2, 2, 9), unequal, unequal.double()):
+        batches = _histogram_batches(edges, generator)
+        read = edges.clone()
         with CountWaits() as waits:
-            given = learner(iter(batches), edges)
+            given, most = _count_once(learner, batches, read)
             waited += waits.count
         bins = len(edges) - 1
         given = tensor_of(
             given, [bins], f"For {bins + 1} edges return a tensor of {bins}: a bin between each two edges."
         )
         _judge_counts(given, batches, edges)
+        if not same(read, edges):
+            raise Wrong("inputs_changed", f"The edges that you were given have changed: they are {read.tolist()} now.")
+        if given.dtype != torch.int64:
+            raise Wrong(
+                "dtype",
+                f"The counts are right, but their type is {given.dtype}, and asked for is int64. A float32 does not "
+                "count beyond 16,777,216.",
+            )
+    if most > 2:
+        raise Wrong(
+            "all_in_memory",
+            f"The counts are right, but {most} of {len(batches)} batches were in memory together. Count each batch "
+            "when it comes, and let go of it.",
+        )
     if waited:
         raise Wrong(
             "waits",
@@ -35,6 +51,38 @@ def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], to
             "the device. Count with functions on whole tensors.",
         )
     return "All values of all batches in the same bins, none lost: checked on equal and on unequal bins."
+
+
+def _histogram_batches(edges: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
+    """Batches of different ranges, with values outside the edges, on the second and the last, and just below one."""
+    sizes = ((50, 0.3), (20, 3.0), (31, 1.0))
+    batches = [torch.randn(size, generator=generator, dtype=edges.dtype) * scale for size, scale in sizes]
+    batches[0][0], batches[2][-1] = edges[2], edges[-1]
+    batches[2][0] = torch.nextafter(edges[3], edges[0])
+    return batches
+
+
+def _count_once(
+    learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor],
+    batches: list[torch.Tensor],
+    edges: torch.Tensor,
+) -> tuple[torch.Tensor, int]:
+    """Return what the learner counts in copies of the batches, and how many of them were in memory together."""
+    given: list[weakref.ref] = []
+    most = 0
+
+    def copies() -> Iterator[torch.Tensor]:
+        nonlocal most
+        for batch in batches:
+            copy = batch.clone()
+            given.append(weakref.ref(copy))
+            yield copy
+            if not torch.equal(copy, batch):
+                raise Wrong("inputs_changed", "The values of a batch have changed. A function that counts only reads.")
+            del copy
+            most = max(most, sum(one() is not None for one in given))
+
+    return learner(copies(), edges), most
 
 
 def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch.Tensor) -> None:
@@ -67,6 +115,15 @@ def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch
             _counts(values, edges, right=False),
             "A value on an edge belongs to the bin that *begins* there.",
         ),
+        "single_precision": (
+            _counts(values.float(), edges.float()),
+            "A value just below an edge is in the next bin: something is rounded to float32. The batches and the edges "
+            f"are of the type {values.dtype}.",
+        ),
+        "last_edge": (
+            right - torch.nn.functional.one_hot(torch.tensor(len(right) - 1)) * (values == edges[-1]).sum(),
+            "A value on the last edge belongs to the last bin. You count it nowhere.",
+        ),
         "equal_bins": (
             torch.histc(values.clamp(edges[0], edges[-1]), len(edges) - 1, float(edges[0]), float(edges[-1])),
             "Right for equal bins only. Use the edges that you are given.",
@@ -85,8 +142,9 @@ def _counts(values: torch.Tensor, edges: torch.Tensor, right: bool = True) -> to
 def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, float]]) -> str:
     """Compare on a network whose units are alive in different batches, and look for hooks that were left behind."""
     for seed, sizes in ((0, (6, 6)), (1, (4, 9, 3))):
-        model, batches = _half_dead(seed), _batches(seed, sizes)
-        before = {name: len(module._forward_hooks) for name, module in model.named_modules()}
+        model, batches = _half_dead(seed).train(mode=seed == 0), _batches(seed, sizes)
+        model[1].register_forward_hook(lambda *_: None)  # somebody else's
+        before = _hooks(model)
         state = _settings(model)
         given = learner(model, list(batches))
         if not isinstance(given, Mapping):
@@ -94,9 +152,15 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
         if set(given) != {"1", "3"}:
             raise Wrong("names", f"You return values for {sorted(given)}. The ReLUs are 1 and 3.")
         _judge_dead({name: float(given[name]) for name in ("1", "3")}, model, batches)
-        if {name: len(module._forward_hooks) for name, module in model.named_modules()} != before:
+        if _hooks(model) - before:
             raise Wrong(
                 "hooks_left", "The shares are right, but your hooks are still on the model, for all later calls."
+            )
+        if before - _hooks(model):
+            raise Wrong(
+                "hooks_of_others_gone",
+                "The shares are right, but a hook that was on the model before is gone. Remove your own: each has the "
+                "handle that `register_forward_hook` returned.",
             )
         if _settings(model) != state:
             raise Wrong(
@@ -105,6 +169,11 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
                 "of a parameter, has changed. Put it back.",
             )
     return "A unit is dead when no sample of any batch wakes it: checked on two networks, and no hook was left."
+
+
+def _hooks(model: nn.Module) -> set[tuple[str, int]]:
+    """The hooks on the forward pass, each by its module and its number."""
+    return {(name, hook) for name, module in model.named_modules() for hook in module._forward_hooks}
 
 
 def _settings(model: nn.Module) -> tuple[list[bool], list[bool]]:
