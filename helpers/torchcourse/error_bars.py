@@ -143,7 +143,12 @@ def interval_of_share(right: int, count: int) -> tuple[float, float]:
     """Return the 95% interval of a share, from how many of how many were right; it stays between 0 and 1.
 
     Source: Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
+
+    Raises:
+        ValueError: for none, or more that are right than there are.
     """
+    if not 0 <= right <= count or count < 1:
+        raise ValueError(f"A share is so many of one or more, but this one is {right} of {count}.")
     share, square = right / count, 1.96**2 / count
     middle = (share + square / 2) / (1 + square)
     half = math.sqrt(square * (share * (1 - share) + square / 4)) / (1 + square)

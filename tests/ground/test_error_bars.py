@@ -112,4 +112,7 @@ def test_a_standard_error_of_each_row():
 def test_the_interval_of_a_share():
     assert interval_of_share(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert interval_of_share(0, 5)[0] == 0
+    for right, count in ((0, 0), (5, 3), (-1, 3)):
+        with pytest.raises(ValueError, match="A share is so many of one or more"):
+            interval_of_share(right, count)
     assert interval_of_share(5, 5)[1] == 1

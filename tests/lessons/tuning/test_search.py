@@ -1,9 +1,13 @@
 """Searches by hand: the budget holds, trials are paused and continued, a failure ends none, and a cut one goes on."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
+import torch
 
+from torchcourse.lessons.tuning import study
 from torchcourse.lessons.tuning.digits_task import SPACE
 from torchcourse.lessons.tuning.halving import asha, successive_halving
 from torchcourse.lessons.tuning.search import (
@@ -72,8 +76,8 @@ def test_nothing_tried_has_no_best():
         ([0.5, float("nan")], "epoch 2: ValueError: a value is NaN"),
         ([0.5, float("inf")], "epoch 2: ValueError: a value is infinite"),
         ([0.5], "epoch 2: ValueError: the objective yielded 1 values and then ended"),
-        ([0.5, None], "epoch 2: ValueError"),
-        ([0.5, "high"], "epoch 2: ValueError: could not convert"),
+        ([0.5, None], "epoch 2: ValueError: a value has to be one number, and the objective yielded None"),
+        ([0.5, "high"], "epoch 2: ValueError: a value has to be one number, and the objective yielded 'high'"),
         ([], "epoch 1: ValueError"),
     ],
 )
@@ -215,6 +219,67 @@ def test_successive_halving_keeps_the_best_third_at_each_rung():
     larger = Search(rising, budget=90)
     successive_halving(larger, random_settings(LEVELS, seed=0))
     assert 90 - 9 < larger.spent <= 90
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (lambda _: 0.5, "returned 0.5, and it has to yield a value after each epoch"),
+        (lambda _: None, "returned None, and it has to yield"),
+        (lambda _: {"accuracy": 0.5}, "returned {'accuracy': 0.5}, and it has to yield"),
+        (lambda _: "0.5", "returned '0.5', and it has to yield"),
+        (lambda _: ["0.5"], "one number, and the objective yielded '0.5'"),
+        (lambda _: [None], "one number, and the objective yielded None"),
+        (lambda _: [(0.5, 0.1)], r"one number, and the objective yielded \(0.5, 0.1\)"),
+        (lambda _: [torch.tensor([0.5, 0.1])], "one number, and the objective yielded tensor"),
+        (lambda _: [np.array([0.5, 0.1])], "one number, and the objective yielded array"),
+        (lambda _: [math.inf], "a value is infinite"),
+    ],
+)
+def test_what_is_no_value_is_named_by_search_and_study_alike(objective, words):
+    with pytest.raises(SearchError, match=words):
+        random_search(Search(objective, 30), random_settings(SPACE, 0), 1)
+    with pytest.raises(study.StudyError, match=words):
+        study.run(study.open_study(None, SPACE), objective, 3, progress=False)
+
+
+@pytest.mark.parametrize(
+    "value", [1, True, np.float32(1), np.ones(1), torch.ones(1, 1), torch.ones((), requires_grad=True)]
+)
+def test_numbers_of_any_kind_are_values(value):
+    search = Search(lambda _: [value], 1)
+    random_search(search, random_settings(SPACE, 0), 1)
+    found = study.run(study.open_study(None, SPACE), lambda _: [value], 1, progress=False)
+    assert type(search.best.values[0]) is type(found.best_value) is float
+    assert search.best.values[0] == found.best_value == 1.0
+
+
+def test_a_diverged_loss_is_a_bad_value_and_one_of_minus_infinity_none():
+    diverged = study.run(study.open_study(None, SPACE, direction="minimize"), lambda _: [math.inf], 1, progress=False)
+    assert diverged.best_value == math.inf
+    with pytest.raises(study.StudyError, match="a value is infinite"):
+        study.run(study.open_study(None, SPACE, direction="minimize"), lambda _: [-math.inf], 1, progress=False)
+
+
+@pytest.mark.parametrize("rungs", [(), (0, 3), (9, 3, 1), (1, 1), (1.5, 3), "139"])
+def test_rungs_that_do_not_ascend_are_refused(rungs):
+    for method in (successive_halving, asha):
+        with pytest.raises(ValueError, match="rungs ascend, such as 1, 3, 9; what was asked for is"):
+            method(Search(rising, 60), levels(*range(9)), rungs)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 2.5, None])
+def test_a_search_without_an_epoch_is_refused_before_it_begins(epochs):
+    search = Search(rising, 60)
+    with pytest.raises(ValueError, match=f"epochs from 1 on.* asked for is {epochs}"):
+        random_search(search, levels(1, 2), epochs)
+    assert not search.trials
+
+
+@pytest.mark.parametrize("budget", ["9", None, -1, math.nan])
+def test_a_budget_is_a_number_of_epochs(budget):
+    with pytest.raises(ValueError, match="A budget is a whole number of epochs"):
+        Search(rising, budget)
 
 
 def test_successive_halving_refuses_a_budget_that_ends_before_the_last_rung():

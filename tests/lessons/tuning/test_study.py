@@ -163,7 +163,7 @@ def raises(settings):
         (raises, "RuntimeError: no such file: digits.npz"),
         (lambda settings: iter([0.5, float("nan")]), "NaN"),
         (lambda settings: iter([]), "yielded nothing"),
-        (lambda settings: iter(["high"]), "TypeError"),
+        (lambda settings: iter(["high"]), "one number, and the objective yielded 'high'"),
     ],
 )
 def test_a_bad_objective_costs_no_finished_trial(tmp_path, objective, words):
@@ -275,6 +275,27 @@ def test_stop_ends_the_run_and_the_next_one_goes_on(by_callback):
     five = optuna.study.MaxTrialsCallback(5, states=None) if by_callback else None
     assert len(run(study, stops, 20, on_trial=five).trials) == 5
     assert len(run(study, one, 7).trials) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"url": "digits.db"}, "'digits.db' is no address of a database.*'sqlite:///digits.db'"),
+        ({"url": "sqlite:digits.db"}, "is no address of a database.*'sqlite:///digits.db'"),
+        ({"url": "sqlite://digits.db"}, "is no address of a database.*'sqlite:///digits.db'"),
+        ({"url": None, "direction": "max"}, "'maximize' or 'minimize', but this one is 'max'"),
+        ({"url": None, "space": [("lr", (0.1, 0.01))]}, "A space maps each hyperparameter to its values"),
+    ],
+)
+def test_what_opens_no_study_is_refused_in_a_sentence(arguments, words):
+    with pytest.raises((StudyError, ValueError), match=words):
+        open_study(**{"space": SPACE} | arguments)
+
+
+@pytest.mark.parametrize("trials", ["3", 2.5, None])
+def test_trials_are_a_whole_number(trials):
+    with pytest.raises(ValueError, match="trials has to be a whole number"):
+        run(open_study(None, SPACE), lambda _: [0.5], trials, progress=False)
 
 
 def test_a_study_that_open_study_did_not_open_is_refused():

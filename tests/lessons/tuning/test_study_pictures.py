@@ -60,6 +60,13 @@ def test_parallel_coordinates_have_a_line_for_each_trial(study):
     assert lines[-1].get_ydata()[0] == study.best_trial.params["lr"] / 12
 
 
+def test_a_study_without_a_finished_trial_is_drawn_empty():
+    empty = open_study(None, SPACE)
+    assert draw_parallel(empty, SPACE).axes[0].get_title() == "No trial is complete yet"
+    draw_history(empty)
+    draw_slices(empty, SPACE)
+
+
 def test_slices_have_a_panel_for_each_hyperparameter(study):
     axes: Any = draw_slices(study, SPACE).axes
     assert [axis.get_xlabel() for axis in axes] == list(SPACE)

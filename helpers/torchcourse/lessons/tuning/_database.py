@@ -35,7 +35,7 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     """Return the storage at `url`, in which running trials give signs of life and killed ones are run again.
 
     Raises:
-        StudyError: for an SQLite file that holds something else, or a database without its driver.
+        StudyError: for what is no address, an SQLite file that holds something else, or a database without its driver.
     """
     options: dict = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     if url.startswith("sqlite:///"):
@@ -67,6 +67,12 @@ def _connected(url: str, options: dict) -> optuna.storages.RDBStorage:
             raise StudyError(
                 f"Python cannot speak to a database whose address begins with {url.partition(':')[0]}:// here. For "
                 'PostgreSQL run pip install "psycopg[binary]", and let the address begin with postgresql+psycopg://.'
+            ) from error
+        except sqlalchemy.exc.ArgumentError as error:
+            name = url.rpartition("/")[2].rpartition(":")[2] or "study.db"
+            raise StudyError(
+                f"{url!r} is no address of a database. For a file in this folder write 'sqlite:///{name}', with three "
+                "slashes; before a path that begins with a slash, too."
             ) from error
 
 

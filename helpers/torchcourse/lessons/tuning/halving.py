@@ -10,7 +10,7 @@ Li et al. 2020, https://arxiv.org/abs/1810.05934 (ASHA, algorithm 2).
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-from torchcourse.lessons.tuning.search import Search, Settings
+from torchcourse.lessons.tuning.search import Search, Settings, check_epochs
 
 RUNGS = (1, 3, 9)
 """Epochs at which trials are compared; the last one is the end."""
@@ -25,8 +25,9 @@ def successive_halving(search: Search, settings: Iterable[Settings], rungs: Sequ
     A search that was stopped on the way goes on where it was.
 
     Raises:
-        ValueError: for a budget that does not carry one trial to the last rung.
+        ValueError: for a budget that does not carry one trial to the last rung, and for rungs that do not ascend.
     """
+    check_epochs(rungs)
     trials = list(search.trials)
     budget = search.budget - search.spent + sum(trial.epochs for trial in trials)
     count = KEEP ** (len(rungs) - 1)
@@ -62,7 +63,11 @@ def asha(
         settings: what new trials start with, in this order.
         rungs: epochs at which trials are compared.
         promote: the rule that decides; `promotion` by default.
+
+    Raises:
+        ValueError: for rungs that do not ascend.
     """
+    check_epochs(rungs)
     promote = promote or promotion
     source = search.fresh(settings)
     for trial in [trial for trial in search.trials if not trial.failed and trial.epochs < rungs[-1]]:

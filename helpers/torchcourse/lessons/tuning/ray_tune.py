@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning.search import Objective
+from torchcourse.lessons.tuning.search import Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, plain_space
 
 
@@ -39,8 +39,8 @@ def run(
         raise ImportError('Ray Tune is an extra of this course: pip install "torchcourse[ray]".') from error
 
     def trainable(settings: dict[str, Any]) -> None:
-        for value in objective(settings):
-            tune.report({"value": value})
+        for value in begin(objective, settings):
+            tune.report({"value": number(value)})
 
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"cpu": 1, "gpu": gpus_a_trial}),

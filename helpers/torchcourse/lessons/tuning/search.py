@@ -10,10 +10,13 @@ epochs and goes on when it is asked again: so a trial can be paused with its wei
 
 import itertools
 import math
+import numbers
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from torchcourse.lessons.tuning.space import Space, plain_space
 
@@ -23,6 +26,37 @@ Objective = Callable[[Settings], Iterable[float]]
 
 GIVE_UP = 10
 """So many failures in a row mean that the objective is broken, and not that a setting is bad."""
+
+
+def begin(objective: Objective, settings: Settings) -> Iterator[Any]:
+    """Start an objective; return what yields its values, each of which `number` looks at.
+
+    Raises:
+        TypeError: for an objective that returns a number where it has to yield one after each epoch.
+    """
+    values = objective(settings)
+    if isinstance(values, Mapping | str) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"the objective returned {values!r}, and it has to yield a value after each epoch: `yield` it in the loop"
+        )
+    return iter(values)
+
+
+def number(value: Any, best: float = math.inf) -> float:
+    """Return an objective's value as a number; a tensor or an array of one number is one.
+
+    Raises:
+        ValueError: for what is no number, for NaN, and for `best`: infinity in the direction that the search goes.
+    """
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+    except (RuntimeError, ValueError):  # of more than one number
+        plain = value
+    if not isinstance(plain, numbers.Real):
+        raise ValueError(f"a value has to be one number, and the objective yielded {value!r}")
+    if math.isnan(plain) or plain == best:
+        raise ValueError(f"a value is {'NaN' if math.isnan(plain) else 'infinite'}")
+    return float(plain)
 
 
 class SearchError(RuntimeError):
@@ -68,9 +102,14 @@ class Search:
     Args:
         objective: yields a value after each epoch of a setting.
         budget: how many epochs all trials may take together. An epoch that fails has been spent, too.
+
+    Raises:
+        ValueError: for a budget that is no number of epochs.
     """
 
     def __init__(self, objective: Objective, budget: int) -> None:
+        if not isinstance(budget, int) or budget < 0:
+            raise ValueError(f"A budget is a whole number of epochs, but this one is {budget!r}.")
         self.objective = objective
         self.budget = budget
         self.spent = 0
@@ -111,8 +150,9 @@ class Search:
 
         Raises:
             SearchError: when `GIVE_UP` trials in a row have failed.
-            ValueError: for more epochs than the budget has left.
+            ValueError: for more epochs than the budget has left, and for no epoch at all.
         """
+        check_epochs([until])
         cost = self.cost(trial, until)
         if not cost:
             return trial.value_after(until)
@@ -122,7 +162,7 @@ class Search:
         try:
             if trial.number not in self._runs:
                 trial.values.clear()
-                self._runs[trial.number] = iter(self.objective(trial.settings))
+                self._runs[trial.number] = begin(self.objective, trial.settings)
             while trial.epochs < until:
                 self.spent += 1
                 trial.values.append(self._next(trial))
@@ -191,13 +231,24 @@ class Search:
         ) from error
 
     def _next(self, trial: Trial) -> float:
-        value = next(self._runs[trial.number], None)
-        if value is None:
+        value = next(self._runs[trial.number], _ENDED)
+        if value is _ENDED:
             raise ValueError(f"the objective yielded {trial.epochs} values and then ended")
-        value = float(value)
-        if math.isnan(value) or value == math.inf:
-            raise ValueError(f"a value is {'NaN' if math.isnan(value) else 'infinite'}")
-        return value
+        return number(value)
+
+
+_ENDED = object()
+
+
+def check_epochs(epochs: Iterable[Any]) -> None:
+    """Raise ValueError for what is no ascending list of whole numbers from 1 on, at which trials could be looked at."""
+    epochs = list(epochs)
+    whole = all(isinstance(epoch, int | np.integer) and epoch >= 1 for epoch in epochs)
+    if not epochs or not whole or epochs != sorted(set(epochs)):
+        listed = ", ".join(map(repr, epochs)) or "none"
+        raise ValueError(
+            f"A trial has epochs from 1 on, and rungs ascend, such as 1, 3, 9; what was asked for is {listed}."
+        )
 
 
 def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> None:
@@ -205,7 +256,11 @@ def random_search(search: Search, settings: Iterable[Settings], epochs: int) -> 
 
     With `random_settings` this is random search (Bergstra and Bengio 2012, https://jmlr.org/papers/v13/bergstra12a.html),
     with `grid_settings` a grid search, with `even_settings` a search by a Latin hypercube.
+
+    Raises:
+        ValueError: for no epochs.
     """
+    check_epochs([epochs])
     for trial in [trial for trial in search.trials if not trial.failed and trial.epochs < epochs]:
         if not search.affords(search.cost(trial, epochs)):
             return

@@ -19,6 +19,11 @@ def plain_space(space: Mapping[str, Any]) -> dict[str, tuple]:
     Raises:
         ValueError: for values that are no sequence, such as a single text, for none at all, and for NaN.
     """
+    if not isinstance(space, Mapping):
+        raise ValueError(
+            "A space maps each hyperparameter to its values, such as {'lr': (0.1, 0.01)}, but this one is a "
+            f"{type(space).__name__}."
+        )
     plain = {}
     for name, values in space.items():
         if not isinstance(name, str):

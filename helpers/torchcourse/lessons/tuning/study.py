@@ -8,7 +8,8 @@ The objective is a generator: `accuracies(settings)` yields a value after each e
 asks for the next one. So early stopping (pruning) needs no code in it, and Ray Tune (`ray_tune`) takes the same one.
 
 A study remembers its space. A trial that was cut short, by a kill or by Ctrl-C, is run again with the same settings.
-A trial that raises or yields NaN has failed: it keeps why (`trial.user_attrs["error"]`), and the study goes on.
+A trial that raises, or whose value is NaN or infinitely good, has failed: it keeps why (`trial.user_attrs["error"]`),
+and the study goes on.
 """
 
 import contextlib
@@ -18,15 +19,16 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
-from torchcourse.lessons.tuning.search import GIVE_UP, Objective
+from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 from torchcourse.progress_bars import TrialProgress
 
@@ -90,8 +92,11 @@ def open_study(
 
     Raises:
         StudyError: for a file that is not a study, that is locked, or a study with a different space or direction.
-        ValueError: for a space whose values are no sequence, or that a study cannot keep.
+        ValueError: for a space whose values are no sequence, or that a study cannot keep; for a direction or an
+            address that is none.
     """
+    if direction not in get_args(Direction):
+        raise ValueError(f"direction is 'maximize' or 'minimize', but this one is {direction!r}.")
     space = plain_space(space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
     pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
@@ -144,7 +149,10 @@ def run(
     Raises:
         StudyError: when `GIVE_UP` trials in a row have failed, and for a study that `open_study` did not open. What
             is finished is kept.
+        ValueError: for trials that are no whole number.
     """
+    if not isinstance(trials, int):
+        raise ValueError(f"trials has to be a whole number, but is {trials!r}.")
     if not isinstance(study, CourseStudy):
         raise StudyError(
             f"The study {study.study_name!r} was not opened by open_study, so its space is not known here: open it "
@@ -313,11 +321,10 @@ def _follow(trial: optuna.Trial, objective: Objective, study: CourseStudy, worke
     """
     trial.set_user_attr("worker", worker)
     settings = suggest(trial, study.space)
-    value = None
+    value, best = None, math.inf if study.direction == StudyDirection.MAXIMIZE else -math.inf
     try:
-        for epoch, value in enumerate(objective(settings), 1):
-            if math.isnan(value):
-                raise ValueError("a value is NaN")
+        for epoch, yielded in enumerate(begin(objective, settings), 1):
+            value = number(yielded, best)
             trial.report(value, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned

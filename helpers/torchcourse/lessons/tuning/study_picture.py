@@ -106,7 +106,7 @@ def draw_parallel(study: optuna.Study, space: Space) -> Figure:
     """Draw a line for each trial through its choices: the darker, the better; gray where it was pruned."""
     trials = sorted(_trials(study, TrialState.COMPLETE), key=_value)
     figure, axis = figures.new(height=3.4)
-    shades = colormaps["viridis_r"](np.linspace(0, 1, max(len(trials), 1)))
+    shades = colormaps["viridis_r"](np.linspace(0, 1, len(trials)))
     best = trials[-max(len(trials) // 5, 1) :]
     for trial in _trials(study, TrialState.PRUNED):
         axis.plot(range(len(space)), _heights(trial, space), color=COLORS["light gray"], linewidth=0.8)
