@@ -239,6 +239,11 @@ def _functions(obj: types.FunctionType | type) -> list[types.FunctionType]:
     candidates = vars(obj).values() if isinstance(obj, type) else [obj]
     plain = (getattr(part, "__func__", getattr(part, "fget", part)) for part in candidates)  # class methods, properties
     functions = [inspect.unwrap(part) for part in plain if inspect.isfunction(part)]
+    if isinstance(obj, type):
+        # Made up ones may have lines too: a data class has a method of `dataclasses` since Python 3.13, and what is
+        # called "<string>" has those of `python -c`.
+        functions = [function for function in functions if function.__module__ == obj.__module__]
+        functions = [function for function in functions if function.__code__.co_filename != "<string>"]
     return [function for function in functions if _lines_of(function.__code__)]
 
 

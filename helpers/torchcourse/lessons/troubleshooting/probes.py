@@ -232,7 +232,7 @@ def _scaler_of_the_caller() -> GradScaler | None:
         names = {*frame.f_code.co_names, *frame.f_code.co_varnames, *frame.f_code.co_freevars}
         owner = getattr(frame.f_locals.get("self"), "__dict__", {})
         for space in (frame.f_locals, frame.f_globals, owner):
-            for name in names & space.keys():
+            for name in names.intersection(space):
                 found = space[name]
                 if isinstance(found, GradScaler) and found.is_enabled() and found._scale is not None:
                     return found

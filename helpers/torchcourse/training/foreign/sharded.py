@@ -11,7 +11,7 @@ the few classes that a description needs, and no others.
 import os
 import pickle
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -115,6 +115,8 @@ class _DescriptionUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):
             return _member
+        if module in ("pathlib", "pathlib._local") and name in _PATHS:
+            return _PATHS[name]
         allowed = (
             module == "torch.distributed.checkpoint.metadata"
             or (module, name) in _DESCRIPTION
@@ -138,7 +140,12 @@ _DESCRIPTION = {
     ("torch.serialization", "_get_layout"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("collections", "OrderedDict"),
-    *(("pathlib", name) for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+}
+# Paths that touch no disk: one of Windows cannot be made elsewhere.
+_PATHS = {
+    "Path": PurePath,
+    **dict.fromkeys(("PosixPath", "PurePosixPath"), PurePosixPath),
+    **dict.fromkeys(("WindowsPath", "PureWindowsPath"), PureWindowsPath),
 }
 
 

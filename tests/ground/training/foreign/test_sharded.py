@@ -2,6 +2,7 @@
 
 import io
 import pickle
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 import pytest
 from torch.distributed.checkpoint import metadata
@@ -28,6 +29,17 @@ def test_members_of_enums_are_read_however_python_pickled_them():
     member = next(iter(formats))
     assert read(member) is member
     assert read(AsGetattr(formats, member.name)) is member
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])  # Python 3.13 writes the second
+@pytest.mark.parametrize(
+    ("name", "kind"), [("PosixPath", PurePosixPath), ("WindowsPath", PureWindowsPath), ("Path", PurePath)]
+)
+def test_paths_of_any_system_and_python_are_read(module, name, kind):
+    pickled = f"c{module}\n{name}\n(S'step-2'\ntR.".encode()  # a call of the class with one text
+    path = _DescriptionUnpickler(io.BytesIO(pickled)).load()
+    assert isinstance(path, kind)
+    assert path.name == "step-2"
 
 
 @pytest.mark.parametrize("name", ["__subclasses__", "mro", "_member_map_", "nothing"])
