@@ -1,6 +1,7 @@
 """The checks of the notebook on faults accept different right answers and name the symptom of each wrong one."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -66,6 +67,28 @@ def by_names_of_modules(model, inputs):
     return next(iter(found), None)
 
 
+def by_what_goes_in(model, inputs):
+    bad, handles = [], []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, args, output, name=name: None if args[0].isfinite().all() else bad.append(name)
+                )
+            )
+    model(inputs)
+    for handle in handles:
+        handle.remove()
+    return bad[0] if bad else None
+
+
+def without_any_hook(model, inputs):
+    found = by_hooks(remove=False)(model, inputs)
+    for module in model.modules():
+        module._forward_hooks.clear()
+    return found
+
+
 def by_parameters(model, inputs):
     names = [name.rpartition(".")[0] for name, value in model.named_parameters() if not value.isfinite().all()]
     return names[0] if names else None
@@ -89,10 +112,26 @@ def test_first_bad_layer_accepts(answer):
         (by_hooks(test=lambda out: (out == float("inf")).any() or out.isnan().any()), "infinity_missed"),
         (lambda model, inputs: None, "nothing_found"),
         (lambda model, inputs: [by_hooks()(model, inputs)], "wrong_type"),
+        (by_what_goes_in, "inputs_looked_at"),
+        (by_hooks(test=lambda out: not out.isfinite().any()), "one_is_enough"),
+        (by_hooks(test=lambda out: not out.square().sum().isfinite()), "large_accused"),
+        (lambda model, inputs: (model(inputs), by_hooks()(model, inputs))[1], "calls"),
+        (without_any_hook, "others_hooks_gone"),
+        (lambda model, inputs: by_hooks()(model.eval(), inputs), "mode_left_changed"),
     ],
 )
 def test_first_bad_layer_refuses(answer, symptom):
     refused(check.first_bad_layer(answer), symptom)
+
+
+def test_the_hint_on_a_distance_names_the_row_that_is_off():
+    def off_in_one_row(output, target):
+        return torch.linalg.vector_norm(output - target, dim=1) + 0.1 * torch.eye(6)[3]
+
+    checked = check.safe_distance(off_in_one_row)
+    refused(checked, "distance_changed")
+    said, returned = re.findall(r"\d+\.\d{4}", checked.message)
+    assert float(returned) - float(said) == pytest.approx(0.1, abs=1e-3)
 
 
 def test_first_bad_layer_refuses_a_name_for_a_healthy_model():
@@ -274,6 +313,14 @@ def test_mixes_samples_refuses(answer, symptom):
     refused(check.mixes_samples(answer), symptom)
 
 
+def test_mixes_samples_refuses_a_batch_that_was_changed():
+    def in_place(model, batch):
+        batch[6:] = 0
+        return False
+
+    refused(check.mixes_samples(in_place), "inputs_changed")
+
+
 def test_mixes_samples_refuses_a_model_whose_statistics_were_changed():
     def in_training_mode_with_a_generous_limit(model, batch):
         with torch.no_grad():
@@ -356,6 +403,12 @@ def by_text(stacks):
     return sorted(rank for rank in texts if texts[rank] != values[-1])
 
 
+def where_some_still_are(stacks):
+    """Takes for the measure what is most frequent among the ranks that have not returned."""
+    lines = [stack for stack in stacks.values() if stack]
+    return [rank for rank in sorted(stacks) if stacks[rank] != max(lines, key=lines.count)]
+
+
 @pytest.mark.parametrize("answer", [by_counter, by_text])
 def test_odd_ones_out_accepts(answer):
     accepted(check.odd_ones_out(answer))
@@ -377,6 +430,8 @@ def test_odd_ones_out_accepts(answer):
         (lambda stacks: by_counter({rank: sorted(lines) for rank, lines in stacks.items()}), "lines_without_order"),
         (lambda stacks: [rank for rank in stacks if rank in by_counter(stacks)], "order"),
         (lambda stacks: len(by_counter(stacks)), "wrong_type"),
+        (lambda stacks: sorted(by_counter(stacks), key=str), "order"),
+        (where_some_still_are, "the_many"),
         (lambda stacks: [str(rank) for rank in by_counter(stacks)], "wrong_type"),
     ],
 )
@@ -443,6 +498,12 @@ def only_if_bad(loss):
     return False
 
 
+def sum_of_losses(loss):
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    return not bool(total.isfinite())
+
+
 def count_of_good(loss):
     good = 1 - flag(loss)
     dist.all_reduce(good)
@@ -461,6 +522,7 @@ def count_of_good(loss):
         (lambda loss: print(by_gathering(loss)), "wrong_type"),
         (lambda loss: str(by_gathering(loss)), "wrong_type"),
         (count_of_good, "good_accused"),
+        (sum_of_losses, "good_accused"),
     ],
 )
 def test_any_rank_bad_refuses(answer, symptom):

@@ -81,6 +81,18 @@ _CASES = (
         "lines_without_order",
         "Rank 1 has the same lines in a different order: a different stack. You named {answer}.",
     ),
+    Case(
+        {0: [], 1: ["step()", _REDUCE], 2: []},
+        [1],
+        "returned_are_most",
+        "Most ranks have returned here, so an empty stack is the most frequent one. You named {answer}.",
+    ),
+    Case(
+        {rank: ["b()"] if rank in (9, 10) else ["a()"] for rank in range(12)},
+        [9, 10],
+        "two_together",
+        "Ten ranks are at one place, and [9, 10] together at a different one. You named {answer}.",
+    ),
 )
 
 
@@ -114,6 +126,7 @@ _LOSSES = (
     (1.0, 2.0, math.inf),
     (1.0, math.inf, -math.inf),
     (math.nan, math.inf, math.nan),
+    (3e38, 3e38, 1.0),
     (3.0, 2.0, 1.0),
 )
 
@@ -172,7 +185,8 @@ def _judge_answers(answers: list[list[bool]], right: list[bool]) -> None:
         ),
     }
     refuse_known(first, together)
-    if first[0] or first[-1]:
-        raise Wrong("good_accused", "All losses were finite, and you said True.")
+    if accused := [row for row, bad, said in zip(_LOSSES, right, first, strict=True) if said and not bad]:
+        large = " Their sum is not." if max(accused[0]) > 1e38 else ""
+        raise Wrong("good_accused", f"All losses were finite, {accused[0]}, and you said True.{large}")
     missed = _LOSSES[next(number for number, value in enumerate(right) if first[number] != value)]
     raise Wrong("wrong_answer", f"With the losses {missed} on the three ranks you said False.")

@@ -18,8 +18,10 @@ class _Crossed(nn.Module):
         self.late = nn.Linear(4, 4)
         self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
         self.end = nn.Linear(4, 2)
+        self.calls = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
         return self.end(self.late(self.block(x)))
 
 
@@ -32,6 +34,12 @@ def first_bad_layer(learner: Callable) -> str:
             answer = learner(model, x)
             if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
                 raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
+            if model.calls > 1:
+                raise Wrong(
+                    "calls", f"The model is to be called once, and your function called it {model.calls} times."
+                )
+            if answer == "late" and name == "block.2" and math.isnan(value):
+                _tell_why_late(learner)
             _judge_name(answer, name, value)
     model, x = _spoilt(None, 0.0)
     model.late.weight.data.fill_(3e38)
@@ -44,6 +52,14 @@ def first_bad_layer(learner: Callable) -> str:
     model, x = _spoilt(None, 0.0)
     if (answer := learner(model, x)) is not None:
         raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
+    model.late.weight.data.fill_(1e37)
+    if (answer := learner(model, x)) is not None:
+        raise Wrong(
+            "large_accused",
+            f"All outputs are finite, though those of 'late' are as large as 1e37, and your function returned "
+            f"{answer!r}. The sum of such numbers, or of their squares, overflows: ask each number.",
+        )
+    _judge_what_is_left(learner)
     return "The first layer, by NaN and by infinity, in the order of the calls, and no hook left behind."
 
 
@@ -53,6 +69,36 @@ def _spoilt(name: str | None, value: float) -> tuple[_Crossed, torch.Tensor]:
     if name is not None:
         model.get_parameter(f"{name}.bias").data[0] = value
     return model, torch.randn(6, 4)
+
+
+def _tell_why_late(learner: Callable) -> None:
+    """Refuse an answer that names the layer after the right one for a reason that a second model shows."""
+    answer = learner(*_spoilt("block.0", math.nan))
+    if answer == "block.1":
+        raise Wrong(
+            "inputs_looked_at",
+            "The NaN is made in 'block.0', and you name 'block.1', the layer that gets it. What goes in was made by "
+            "the layer before: look at what comes out.",
+        )
+    if answer == "block.2":
+        raise Wrong(
+            "one_is_enough",
+            "The NaN is made in 'block.0', in one column of its output, and you name 'block.2', where all numbers are "
+            "NaN. One is enough.",
+        )
+
+
+def _judge_what_is_left(learner: Callable) -> None:
+    """Ask for a model as it was: its mode, and a hook that was there before."""
+    model, x = _spoilt(None, 0.0)
+    seen: list[torch.Tensor] = []
+    model.end.register_forward_hook(lambda _module, _given, output: seen.append(output))
+    learner(model, x)
+    model(x)
+    if len(seen) != 2:
+        raise Wrong("others_hooks_gone", "A hook that was on the model before is gone. Remove your own hooks alone.")
+    if not model.training:
+        raise Wrong("mode_left_changed", "The model came in training mode and was left in evaluation mode.")
 
 
 def _judge_name(answer: object, name: str, value: float) -> None:
@@ -99,10 +145,13 @@ def safe_distance(learner: Callable) -> str:
     if not value.isfinite().all():
         raise Wrong("value_not_finite", "A distance itself is not finite now.")
     far = exact > 0
-    if (value - exact).abs()[far].max() > 1e-3:
+    off = (value.detach() - exact).abs() * far
+    if off.max() > 1e-3:
+        row = int(off.argmax())
         raise Wrong(
             "distance_changed",
-            f"For a distance of {exact[0]:.4f} you return {value[0].item():.4f}. Change as little as is needed: 0.001.",
+            f"For a distance of {exact[row]:.4f} you return {value[row].item():.4f}. Change as little as is needed: "
+            "0.001.",
         )
     if value[2].abs() > 1e-3:
         raise Wrong("zero_changed", f"For two equal rows you return {value[2].item():.3g}; at most 0.001 is asked for.")

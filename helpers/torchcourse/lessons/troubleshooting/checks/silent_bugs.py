@@ -122,8 +122,10 @@ def mixes_samples(learner: Callable) -> str:
         "large numbers": nn.Sequential(nn.Linear(6, 64), nn.Tanh(), _scaled(nn.Linear(64, 3), 1e5), _Rounds()),
     }
     for what, model in healthy.items():
-        before = copies(model.buffers())
-        answer = _yes_or_no(learner(model, x))
+        before, given = copies(model.buffers()), x.clone()
+        answer = _yes_or_no(learner(model, given))
+        if not torch.equal(given, x):
+            raise Wrong("inputs_changed", "The batch is different after the call. Try other neighbors on a copy.")
         if not same(list(model.buffers()), before):
             raise Wrong("statistics_changed", "The model's running statistics have changed: it was in training mode.")
         if not model.training:
