@@ -119,6 +119,27 @@ def overwritten(rows, samples):
     return counted(list(kept.values()), samples)
 
 
+def first_step_counted(rows, samples):
+    first = {start: min(step for other, step, _ in rows if other == start) for start, _, _ in rows}
+    return counted([row for row in rows if all(row[1] <= first[n] for n in first if n > row[0])], samples)
+
+
+def first_row_of_a_start(rows, samples):
+    first: dict[int, int] = {}
+    for start, step, _ in rows:
+        first.setdefault(start, step)
+    return counted([row for row in rows if all(row[1] < first[n] for n in first if n > row[0])], samples)
+
+
+def taken_twice_only(rows, samples):
+    firsts = {start: min(step for other, step, _ in rows if other == start) for start, _, _ in rows}
+    counts = Counter()
+    for start, step, taken in rows:
+        if all(step < first for other, first in firsts.items() if other > start):
+            counts.update(taken)
+    return [n for n in counts if counts[n] == 2], [n for n in range(samples) if not counts[n]]
+
+
 def right(rows, samples):
     return seen_samples.audit(rows, samples)
 
@@ -143,6 +164,12 @@ def test_an_audit_is_accepted(learner):
         (lambda rows, samples: right(rows, samples)[0], "wrong_type"),
         (lambda rows, samples: (right(rows, samples)[0] * 2, right(rows, samples)[1]), "listed_twice"),
         (lambda rows, samples: right(rows, 8), "samples_ignored"),
+        (lambda rows, samples: (rows.sort(), right(rows, samples))[1], "inputs_changed"),
+        (lambda rows, samples: (right(rows, samples), [taken.clear() for _, _, taken in rows])[0], "inputs_changed"),
+        (lambda rows, samples: right([(*row[:2], list(set(row[2]))) for row in rows], samples), "wrong_value"),
+        (taken_twice_only, "wrong_value"),
+        (first_step_counted, "first_step_counted"),
+        (first_row_of_a_start, "first_step_counted"),
         (lambda rows, samples: right(rows, samples + 1), "wrong_value"),
         (lambda rows, samples: (right(rows, samples)[0], [n for n in right(rows, samples)[1] if n]), "wrong_value"),
         (lambda rows, samples: None, "wrong_type"),
@@ -187,7 +214,12 @@ def test_dealing_is_accepted(learner):
         (lambda order, done, rank, ranks: order[done + rank * 16 : done + rank * 16 + 16], "uneven"),
         (lambda order, done, rank, ranks: order[done : done + 64] if rank == 0 else [], "uneven"),
         (lambda order, done, rank, ranks: (order + order)[done : done + 64][rank::ranks], "batch_grows"),
-        (lambda order, done, rank, ranks: list(range(done, done + 64))[rank::ranks], "wrong_place"),
+        (lambda order, done, rank, ranks: list(range(done, done + 64))[rank::ranks], "places_not_samples"),
+        (lambda order, done, rank, ranks: order[done + 1 : done + 65][rank::ranks], "wrong_place"),
+        (
+            lambda order, done, rank, ranks: order[done : done + 64][rank::ranks] * (done + 64 < 1280),
+            "short_step_left_out",
+        ),
         (lambda order, done, rank, ranks: [order.pop()], "order_changed"),
         (lambda order, done, rank, ranks: None, "wrong_type"),
         (lambda order, done, rank, ranks: (order[done : done + 64] or order[-64:])[rank::ranks], "past_the_end"),

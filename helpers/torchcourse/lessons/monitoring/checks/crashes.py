@@ -83,11 +83,12 @@ def steps_between_saves(learner: Steps) -> str:
             )
     if any(answer != round(answer) for answer in given):
         raise Wrong("not_whole", f"A loop counts whole steps, and you return {given[0]!r}. Round it.")
-    seldom = number(learner(1.0, 60.0, 1000.0, 100_000))  # an interval of about 8 s
+    answer = learner(1.0, 60.0, 1000.0, 100_000)  # an interval of about 8 s
+    seldom = number(answer)
     if seldom is None or seldom < 1:
         raise Wrong(
             "never",
-            f"Where a step takes longer than the interval, you return {seldom}. After at least how many steps can one "
+            f"Where a step takes longer than the interval, you return {answer}. After at least how many steps can one "
             "save?",
         )
     return "Checked on four jobs, from 1 machine to 2,048, and on one where each step has to be saved."
@@ -95,7 +96,10 @@ def steps_between_saves(learner: Steps) -> str:
 
 Audit = Callable[[list[Row], int], tuple[Sequence[int], Sequence[int]]]
 
-_RESUMED: list[Row] = [(0, 1, [0, 1]), (0, 2, [2, 3]), (0, 3, [4, 5]), (1, 3, [4, 5]), (1, 4, [6, 7])]
+_RESUMED: list[Row] = [
+    *((0, 1, [0, 1]), (0, 2, [2, 3]), (0, 3, [4, 5]), (0, 4, [6, 7])),
+    *((1, 3, [4, 5]), (1, 4, [6, 7])),
+]
 _REPEATED: list[Row] = [(0, 1, [0, 1]), (0, 2, [2, 3]), (1, 3, [0, 3]), (1, 4, [3, 4]), (1, 5, [6, 7])]
 _SKIPPED: list[Row] = [(0, 1, [1]), (0, 2, [2]), (1, 2, [4, 5]), (1, 3, [6, 7])]
 _LONGER_BEFORE: list[Row] = [
@@ -112,12 +116,12 @@ _OLDER_FILE: list[Row] = [
     (1, 6, [5]),
     *((2, step, [step - 1, step]) for step in (3, 5, 7)),
 ]
-_TWO_RANKS: list[Row] = [(0, 1, [0, 1]), (0, 1, [1, 2]), (0, 2, [3, 4]), (0, 2, [5, 6])]
+_TWO_RANKS: list[Row] = [(0, 1, [0, 1]), (0, 1, [1, 2]), (0, 2, [3, 1]), (0, 2, [5, 5])]
 _CASES: tuple[tuple[str, list[Row], int], ...] = (
     ("a restart as it should be", _RESUMED, 8),
     ("a restart that takes samples again", _REPEATED, 8),
     ("a restart that leaves samples out", _SKIPPED, 8),
-    ("two ranks, of which both take sample 1", _TWO_RANKS, 9),
+    ("two ranks that take sample 1 three times, and one that takes sample 5 twice in a step", _TWO_RANKS, 9),
     ("a second start that needs fewer steps than the first one had done", _LONGER_BEFORE, 8),
     ("a third start from an older checkpoint than the second's", _OLDER_FILE, 8),
 )
@@ -130,8 +134,13 @@ def audit(learner: Audit) -> str:
     for name, rows, samples in _CASES:
         right = seen_samples.audit(rows, samples)
         mixed = [(start, step, list(taken)) for start, step, taken in sorted(rows, key=lambda row: str(row)[::-1])]
-        for given in (rows, mixed):
-            found = _pair(learner([(start, step, list(taken)) for start, step, taken in given], samples))
+        for given in (rows, mixed, rows[::-1]):
+            read: list[Row] = [(start, step, list(taken)) for start, step, taken in given]
+            found = _pair(learner(read, samples))
+            if read != given:
+                raise Wrong(
+                    "inputs_changed", "Afterwards the list of rows is a different one. An audit only reads: use a copy."
+                )
             _refuse_known_audits(name, given, samples, found, right)
             if found != right:
                 raise Wrong(
@@ -170,6 +179,12 @@ def _refuse_known_audits(name: str, rows: Sequence[Row], samples: int, found: tu
             list(rows),
             "you count every row. What was done after the last checkpoint was lost with the crash: only the second "
             "time is in the weights.",
+        ),
+        (
+            "first_step_counted",
+            [row for row in rows if all(row[1] <= first[start] for start in first if start > row[0])],
+            "you count the step with which a later start began twice: the first time is gone. Do you find the first "
+            "step of a start in whatever order its rows come, and count only what lies before it?",
         ),
         (
             "last_start_of_a_step",
@@ -241,6 +256,12 @@ def _judge_step(learner: Deal, order: list[int], done: int, ranks: int) -> None:
         raise Wrong(
             "past_the_end", f"{where}the epoch is over, and you return samples. Return none: the loop ends then."
         )
+    if not taken and len(right) < BATCH:
+        raise Wrong(
+            "short_step_left_out",
+            f"{where}no rank takes a sample, and {len(right)} are left: the last step of an epoch may have fewer than "
+            f"{BATCH}.",
+        )
     if not taken:
         raise Wrong(
             "ends_early",
@@ -252,7 +273,14 @@ def _judge_step(learner: Deal, order: list[int], done: int, ranks: int) -> None:
             "overlap", f"{where}{len(taken) - len(set(taken))} samples are taken twice: by two ranks, or by one."
         )
     if set(taken) < set(right):
-        raise Wrong("left_out", f"{where}{len(right) - len(taken)} of the next {len(right)} samples go to no rank.")
+        lost = len(right) - len(taken)
+        raise Wrong(
+            "left_out", f"{where}{lost} of the next {len(right)} samples {'go' if lost > 1 else 'goes'} to no rank."
+        )
+    if sorted(taken) == list(range(done, done + len(right))):
+        raise Wrong(
+            "places_not_samples", f"{where}you return places of `order`, {taken[0]} first. Which samples stand there?"
+        )
     if len(taken) > len(right):
         raise Wrong(
             "batch_grows",
