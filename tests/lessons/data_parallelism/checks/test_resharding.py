@@ -120,6 +120,12 @@ def one_file_too_far(open_shard, old_ranks, length, rank, ranks):
     return opened[:new]
 
 
+def opened_for_each_number(open_shard, old_ranks, length, rank, ranks):
+    old, new = lengths(old_ranks, length, ranks)
+    numbers = [open_shard(place // old)[place % old] for place in range(rank * new, min((rank + 1) * new, length))]
+    return torch.stack([*numbers, *[torch.zeros((), dtype=torch.float64)] * (new - len(numbers))])
+
+
 def fresh(unit, rank, ranks):
     return flat_shards.own_shard([unit], rank, ranks)
 
@@ -138,6 +144,7 @@ def fresh(unit, rank, ranks):
         (lambda o, s, length, r, n: o(r % s), "old_shards"),
         (lambda o, s, length, r, n: o(r), "no_such_file"),
         (one_file_too_far, "no_such_file"),
+        (opened_for_each_number, "opens_again"),
         (one_file, "one_file_only"),
         (without_the_offset, "wrong_place"),
         (lambda o, s, length, r, n: fresh(all_of(o, s)[:length], r, n).float(), "dtype"),

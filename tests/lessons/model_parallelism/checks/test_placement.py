@@ -52,6 +52,7 @@ def test_head_outputs_accepts(answer):
         (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 3 * w, "no_such_output"),
         (lambda h, w, r, n: slice(0, 8), "wrong_type"),
         (lambda h, w, r, n: [], "some_missing"),
+        (lambda h, w, r, n: torch.arange(3 * w).view(3, h, -1)[:, r].flatten(), "some_missing"),  # one head
         (lambda h, w, r, n: torch.randn(4), "wrong_type"),
         (lambda h, w, r, n: torch.arange(3 * w).view(3, h, -1).chunk(n, 1)[r], "wrong_type"),
     ],

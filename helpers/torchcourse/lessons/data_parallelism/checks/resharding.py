@@ -1,5 +1,6 @@
 """Check of lesson 01 on shards that were saved on one number of ranks and are loaded on a different one."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -28,24 +29,24 @@ def reshard(learner: Callable[..., Any]) -> str:
     return f"The shards of a fresh cut, for {len(_CASES)} pairs of old and new ranks, and no file opened in vain."
 
 
-def _judge_case(learner: Callable, saved_ranks: int, length: int, world_size: int) -> list[set[int]]:
-    """Raise what is wrong with the shards; return the files that each rank opened."""
+def _judge_case(learner: Callable, saved_ranks: int, length: int, world_size: int) -> list[Counter[int]]:
+    """Raise what is wrong with the shards; return the files that each rank opened, once or several times."""
     unit = torch.arange(1.0, length + 1, dtype=torch.float64)
     saved = [flat_shards.own_shard([unit], rank, saved_ranks) for rank in range(saved_ranks)]
     where = _case(saved_ranks, length, world_size)
     found: list[Any] = []
-    opened: list[set[int]] = []
+    opened: list[Counter[int]] = []
     for rank in range(world_size):
-        files: set[int] = set()
+        files: Counter[int] = Counter()
 
-        def open_shard(source: int, files: set[int] = files) -> torch.Tensor:
+        def open_shard(source: int, files: Counter[int] = files) -> torch.Tensor:
             if not 0 <= source < saved_ranks:
                 raise Wrong(
                     "no_such_file",
                     f"{where}your function opens the file of rank {source}, and the saved files are those of ranks 0 "
                     f"to {saved_ranks - 1}.",
                 )
-            files.add(int(source))
+            files[int(source)] += 1
             return saved[source].clone()
 
         found.append(learner(open_shard, saved_ranks, length, rank, world_size))
@@ -141,7 +142,7 @@ def _listed(shard: torch.Tensor) -> str:
     return f"[{', '.join(f'{number:g}' for number in shard.tolist())}]"
 
 
-def _judge_files(opened: list[set[int]], saved_ranks: int, length: int, world_size: int) -> None:
+def _judge_files(opened: list[Counter[int]], saved_ranks: int, length: int, world_size: int) -> None:
     old, new, where = -(-length // saved_ranks), -(-length // world_size), _case(saved_ranks, length, world_size)
     for rank, files in enumerate(opened):
         needed = {number // old for number in range(rank * new, min((rank + 1) * new, length))}
@@ -150,4 +151,11 @@ def _judge_files(opened: list[set[int]], saved_ranks: int, length: int, world_si
                 "opens_too_much",
                 f"{where}the values are right, but rank {rank} opens the files of ranks {sorted(files)}, and its "
                 f"numbers are in {len(needed)} of them. With a thousand files of gigabytes, that is the time to load.",
+            )
+        source, times = max(files.items(), key=lambda pair: pair[1], default=(0, 0))
+        if times > 1:
+            raise Wrong(
+                "opens_again",
+                f"{where}the values are right, but rank {rank} opens the file of rank {source} {times} times. A file "
+                "of gigabytes is read each time: keep what you opened.",
             )
