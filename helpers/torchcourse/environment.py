@@ -222,6 +222,12 @@ def place(environ: Mapping[str, str], modules: Collection[str]) -> Finding:
     )
 
 
+def has_reader(environ: Mapping[str, str]) -> bool:
+    """Whether somebody looks at this notebook while it runs, from environment variables: no program alone runs it."""
+    opened = {"JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"} & environ.keys()
+    return bool(opened) or environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
+
+
 def notes(path: Path) -> Finding:
     """The journal: whether lines can be written to it."""
     # A folder that does not exist yet is made by the first answer, in the nearest one that does.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-NOTICE = 2.0
+NOTICE = 1.5
 """Seconds until the learner is told when the check ends."""
 
 _TICK = 0.1  # seconds between two looks at the clock

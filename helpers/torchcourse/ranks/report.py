@@ -173,7 +173,7 @@ class LinePrinter:
             self._last = time.monotonic()
 
 
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 1.5
 """How long ranks may run without a sign before the notebook says that they do."""
 
 

@@ -119,6 +119,20 @@ def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_import
     assert not alive
 
 
+def test_a_cell_that_computes_without_a_word_says_that_it_runs_and_the_saved_notebook_does_not(kernel: Kernel) -> None:
+    """Here, because it needs a kernel: an import, a long sum. In a notebook that a program runs there is no line."""
+    watch = "from torchcourse import still_running\nstill_running.watch()\nstill_running.QUIET_SECONDS = 0.3"
+    assert not kernel.run(watch).error
+    assert kernel.run("time.sleep(0.8)").lines == {}
+    assert not kernel.run(f"os.environ['JPY_SESSION_NAME'] = 'lesson.ipynb'\n{watch}").error
+    cell = kernel.run("time.sleep(1.8)")
+    assert not kernel.run("still_running.QUIET_SECONDS = 1e6").error  # the other tests count lines
+    (line,) = cell.lines.values()
+    assert line[-1] == ""
+    assert len(line) >= 2
+    assert all(text.startswith("This cell is still running: ") for text in line[:-1])
+
+
 def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_runs(kernel: Kernel) -> None:
     assert not kernel.run("run_ranks(device, world_size=1)").error  # the server has imported PyTorch
     cell = kernel.run(

@@ -583,7 +583,7 @@ def test_in_a_notebook_each_rank_has_a_line_of_its_own(monkeypatch: pytest.Monke
         printer = LinePrinter()
         printer.write(0, b"hello\n\r 10%")
         printer.write(1, b"\r  5%")
-        clock[0] += 1.9
+        clock[0] += 1.4
         printer.waiting("run_ranks is running")
         printer.write(0, b"\r 20%")
         printer.write(0, b"\r 100%\nnext\n")

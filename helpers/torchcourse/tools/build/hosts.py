@@ -2,7 +2,7 @@
 
 
 def setup_lines(repository: str) -> str:
-    """Return the code of a set-up cell. On a machine that has the course it does nothing.
+    """Return the code of a set-up cell. On a machine that has the course it installs nothing.
 
     Args:
         repository: the address where the course is published; the empty text where it is not, and then the cell says
@@ -19,7 +19,7 @@ def setup_lines(repository: str) -> str:
     )"""
     )
     return f"""\
-# Installs the course where it is missing (on Colab or Kaggle, say); otherwise does nothing.
+# Installs the course where it is missing (on Colab or Kaggle, say).
 import importlib.util
 import os
 import subprocess
@@ -27,13 +27,21 @@ import sys
 
 if importlib.util.find_spec("torchcourse") is None:
     source = os.environ.get("TORCHCOURSE_SOURCE"{default}){missing}
-    installed = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source])
+    print(f"Installing the course from {{source}}. This can take a minute.", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    installed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if installed.returncode != 0:
+        print(installed.stdout)
     assert installed.returncode == 0, (
         f"{{source}} was not installed: pip says why above. Kaggle has no network until you switch on Internet in "
         "the settings of the notebook."
     )
     importlib.invalidate_caches()
-    print("A lent machine forgets. To keep your answers: torchcourse.journal_copies.keep_in(FOLDER), see lesson 00.")"""
+    print("A lent machine forgets. To keep your answers: torchcourse.journal_copies.keep_in(FOLDER), see lesson 00.")
+
+from torchcourse import still_running
+
+still_running.watch()  # a cell that shows nothing for 2 seconds says that it is running"""
 
 
 def badges(repository: str, notebook: str) -> str:
