@@ -1,5 +1,6 @@
 """The planner's arithmetic: sizes, times and what depends on what; bad layouts; the search."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -54,8 +55,10 @@ def test_parameters_and_flop_are_the_papers_formulas() -> None:
 
 
 def test_a_model_without_layers_or_with_odd_heads_is_refused() -> None:
-    with pytest.raises(ValueError, match="empty needs at least 1 for layers"):
+    with pytest.raises(ValueError, match="empty: layers must be at least 1, but is 0"):
         Model("empty", layers=0, width=8, heads=1)
+    with pytest.raises(ValueError, match="odd: 3 heads cannot share a width of 8 evenly"):
+        Model("odd", layers=1, width=8, heads=3)
     with pytest.raises(ValueError, match="3 key-value heads cannot be shared by 8 heads"):
         Model("odd", layers=1, width=8, heads=8, key_value_heads=3)
 
@@ -258,7 +261,7 @@ def test_uneven_shares_are_refused() -> None:
         on(3, pipeline=3)
     with pytest.raises(ValueError, match="3 context ranks cannot share 2048 tokens"):
         on(3, context=3)
-    with pytest.raises(ValueError, match="A cluster needs GPUs, but this one has 0"):
+    with pytest.raises(ValueError, match="the cluster: gpus must be at least 1, but is 0"):
         dgx_a100(0)
 
 
@@ -269,6 +272,29 @@ def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
     uneven, even = plan(LLAMA3_405B, cluster, layout), plan(replace(LLAMA3_405B, layers=128), cluster, layout)
     assert uneven.seconds.total < even.seconds.total
     assert uneven.bytes.activations == pytest.approx(7 / 8 * even.bytes.activations)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (lambda: Model("half", layers=1.5, width=8, heads=1), "half: layers must be a whole number, but is 1.5"),
+        (lambda: Model("text", layers="2", width=8, heads=1), "text: layers must be a whole number, but is '2'"),
+        (lambda: Model("less", 1, 8, 1, feed_forward=-8), "less: feed_forward must be at least 0, but is -8"),
+        (lambda: Model("less", 1, 8, 4, key_value_heads=-2), "less: key_value_heads must be at least 0, but is -2"),
+        (lambda: dgx_a100(1.5), "the cluster: gpus must be a whole number, but is 1.5"),
+        (lambda: replace(EIGHT, network=0), "the cluster: network must be a number above 0, but is 0"),
+        (lambda: replace(EIGHT, link=float("nan")), "the cluster: link must be a number above 0, but is nan"),
+        (lambda: replace(planner.A100, flops=0.0), "A100 80 GB: flops must be a number above 0, but is 0.0"),
+        (lambda: on(8, data=8, batch="8"), "the layout: batch must be a whole number, but is '8'"),
+        (lambda: on(8, data=8, batch=8.0), "batch must be a whole number, but is 8.0. Divide with //"),
+        (lambda: on(8, data=8, stage=True), "the layout: stage must be a whole number, but is True"),
+        (lambda: on(8, data=8, recipe=None), "There is no recipe None"),
+    ],
+)
+def test_odd_numbers_are_one_sentence(given: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        given()
+    assert sentence in str(error.value)
 
 
 # Search
@@ -308,11 +334,29 @@ def test_tensor_parallelism_pays_up_to_the_size_of_a_node(batch: int) -> None:
 def test_the_search_keeps_what_is_fixed() -> None:
     best = planner.fastest(GPT3, dgx_a100(128), batch=128, tensor=4, recomputation="full", data=2)
     assert (best.layout.tensor, best.layout.recomputation, best.layout.data) == (4, "full", 2)
+    assert planner.fastest(SMALL, SIXTEEN, batch=16, shard=8).layout.shard == 8
     assert best.layout.pipeline == 16
 
 
+@pytest.mark.parametrize(
+    ("fixed", "sentence"),
+    [
+        ({"recipe": "FP8, Adam"}, "The planner does not know 8-bit products"),
+        ({"expert": 8}, "The planner does not know expert parallelism"),
+        ({"recomputation": "some"}, "recomputation is one of"),
+        ({"tensor": 0}, "tensor must be at least 1, but is 0"),
+    ],
+)
+def test_what_is_fixed_and_never_possible_is_named_by_the_search(fixed: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        planner.fastest(SMALL, EIGHT, 8, **fixed)
+
+
 def test_a_model_that_fits_nowhere_says_how_much_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"does not fit: even the smallest layout needs .* GiB per GPU, and a A100"):
+    with pytest.raises(
+        ValueError,
+        match=r"even the smallest layout needs .* GiB per GPU, more than 97% of the 80 GiB of A100",
+    ):
         planner.fastest(LLAMA3_405B, EIGHT, batch=8)
     with pytest.raises(ValueError, match="No layout spreads GPT-3 175B and a batch of 7 over 11 GPUs evenly"):
         planner.fastest(GPT3, dgx_a100(11), batch=7)

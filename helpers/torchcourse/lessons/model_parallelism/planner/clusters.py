@@ -5,6 +5,8 @@ Units: bytes, seconds, floating-point operations, and each of them per second.
 
 from dataclasses import dataclass, replace
 
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_above_zero, check_whole
+
 
 @dataclass(frozen=True)
 class Efficiency:
@@ -57,6 +59,9 @@ class GPU:
     memory: float
     memory_bandwidth: float
 
+    def __post_init__(self) -> None:
+        check_above_zero(self.name, **{name: size for name, size in vars(self).items() if name != "name"})
+
 
 A100 = GPU("A100 80 GB", 312e12, 19.5e12, 80 * 2**30, 2.039e12)
 """https://www.nvidia.com/en-us/data-center/a100/"""
@@ -84,8 +89,9 @@ class Cluster:
     efficiency: Efficiency = A100_EFFICIENCY
 
     def __post_init__(self) -> None:
-        if self.gpus < 1 or self.gpus_per_node < 1:
-            raise ValueError(f"A cluster needs GPUs, but this one has {self.gpus}, {self.gpus_per_node} a node.")
+        check_whole("the cluster", gpus=self.gpus, gpus_per_node=self.gpus_per_node)
+        check_above_zero("the cluster", link=self.link, network=self.network)
+        check_above_zero("the cluster", link_latency=self.link_latency, network_latency=self.network_latency)
 
     def bandwidth(self, span: int, stride: int = 1) -> float:
         """Bytes per second that each GPU of a ring really sends.

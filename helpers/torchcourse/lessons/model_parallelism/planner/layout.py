@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torchcourse.lessons.data_parallelism.memory import RECIPES
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole
 from torchcourse.lessons.model_parallelism.planner.models import Model
 
 RECOMPUTATION = ("none", "selective", "full")
@@ -101,22 +102,8 @@ def layers_per_stage(model: Model, layout: Layout) -> tuple[int, int]:
 
 def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     """Raise a `ValueError` of one sentence if the layout does not fit the model or the cluster."""
-    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving", "loss_copies")
-    for size in sizes:
-        if getattr(layout, size) < 1:
-            raise ValueError(f"{size} must be at least 1, but is {getattr(layout, size)}.")
-    _check_known(layout)
-    if layout.recipe not in RECIPES:
-        raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")
-    if layout.recomputation not in RECOMPUTATION:
-        raise ValueError(f"recomputation is one of {', '.join(RECOMPUTATION)}, but not {layout.recomputation!r}.")
-    if layout.recomputation == "selective" and layout.flash_attention:
-        raise ValueError(
-            "FlashAttention keeps no scores, so there are none to compute again: choose recomputation 'none' or 'full'."
-        )
-    if layout.stage not in (0, 1, 2, 3):
-        raise ValueError(f"ZeRO has the stages 1, 2 and 3 (and 0 for none of them), but not {layout.stage}.")
-    if layout.shard < 0 or layout.data * layout.context % layout.sharing:
+    check_alone(layout)
+    if layout.data * layout.context % layout.sharing:
         raise ValueError(
             f"{layout.data * layout.context} data and context ranks cannot be cut into groups of {layout.shard} that "
             "share out the states: choose a shard that divides them."
@@ -150,9 +137,27 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
         _check_interleaving(layout, layers)
 
 
+def check_alone(layout: Layout) -> None:
+    """Raise a `ValueError` of one sentence for what no model and no cluster can make right."""
+    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving", "loss_copies")
+    check_whole("the layout", **{size: getattr(layout, size) for size in sizes})
+    check_whole("the layout", least=0, stage=layout.stage, shard=layout.shard)
+    _check_known(layout)
+    if layout.recipe not in RECIPES:
+        raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")
+    if layout.recomputation not in RECOMPUTATION:
+        raise ValueError(f"recomputation is one of {', '.join(RECOMPUTATION)}, but not {layout.recomputation!r}.")
+    if layout.recomputation == "selective" and layout.flash_attention:
+        raise ValueError(
+            "FlashAttention keeps no scores, so there are none to compute again: choose recomputation 'none' or 'full'."
+        )
+    if layout.stage not in (0, 1, 2, 3):
+        raise ValueError(f"ZeRO has the stages 1, 2 and 3 (and 0 for none of them), but not {layout.stage}.")
+
+
 def _check_known(layout: Layout) -> None:
     """Refuse by name what other planners know and this one does not."""
-    if any(word in layout.recipe.lower() for word in ("fp8", "float8", "fp4", "float4")):
+    if any(word in str(layout.recipe).lower() for word in ("fp8", "float8", "fp4", "float4")):
         raise ValueError(f"The planner does not know 8-bit products ({layout.recipe!r}): choose a 16-bit recipe.")
     if layout.expert != 1:
         raise ValueError("The planner does not know expert parallelism (mixtures of experts): leave expert at 1.")

@@ -6,6 +6,8 @@ FLOP are floating-point operations, of one sequence where a name does not say ot
 from dataclasses import dataclass
 from typing import Any
 
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole
+
 
 @dataclass(frozen=True)
 class Model:
@@ -33,11 +35,13 @@ class Model:
     tied: bool = True
 
     def __post_init__(self) -> None:
-        for part in ("layers", "width", "heads", "vocabulary", "sequence"):
-            if getattr(self, part) < 1:
-                raise ValueError(f"{self.name} needs at least 1 for {part}, but has {getattr(self, part)}.")
+        parts = ("layers", "width", "heads", "vocabulary", "sequence")
+        check_whole(self.name, **{part: getattr(self, part) for part in parts})
+        check_whole(self.name, least=0, feed_forward=self.feed_forward, key_value_heads=self.key_value_heads)
         object.__setattr__(self, "feed_forward", self.feed_forward or 4 * self.width)
         object.__setattr__(self, "key_value_heads", self.key_value_heads or self.heads)
+        if self.width % self.heads:
+            raise ValueError(f"{self.name}: {self.heads} heads cannot share a width of {self.width} evenly.")
         if self.heads % self.key_value_heads:
             raise ValueError(f"{self.key_value_heads} key-value heads cannot be shared by {self.heads} heads.")
 

@@ -6,9 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
-from torchcourse.lessons.model_parallelism.planner.layout import RECOMPUTATION, Layout, check_layout, layers_per_stage
+from torchcourse.lessons.model_parallelism.planner.layout import (
+    RECOMPUTATION,
+    Layout,
+    check_alone,
+    check_layout,
+    layers_per_stage,
+)
 from torchcourse.lessons.model_parallelism.planner.models import Model
-from torchcourse.lessons.model_parallelism.planner.plans import Plan, plan
+from torchcourse.lessons.model_parallelism.planner.plans import RESERVE, Plan, plan
 from torchcourse.units import format_bytes
 
 
@@ -40,8 +46,8 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
     if best is None:
         needed = format_bytes(smallest.bytes.total)
         raise ValueError(
-            f"{model.name} does not fit: even the smallest layout needs {needed} per GPU, "
-            f"and a {cluster.gpu.name} has {format_bytes(cluster.gpu.memory, decimals=0)}. Take more GPUs."
+            f"{model.name} does not fit: even the smallest layout needs {needed} per GPU, more than {1 - RESERVE:.0%} "
+            f"of the {format_bytes(cluster.gpu.memory, decimals=0)} of {cluster.gpu.name}. Take more GPUs."
         )
     return best
 
@@ -68,8 +74,12 @@ def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterato
     Args:
         batch: sequences per step.
         fixed: fields of `Layout` that stay as they are.
+
+    Raises:
+        ValueError: in one sentence, for what is fixed and never possible.
     """
     start = Layout(batch=batch, **fixed)
+    check_alone(start)
 
     def choices(name: str, values: Iterable) -> list:
         return [fixed[name]] if name in fixed else list(values)
@@ -82,7 +92,7 @@ def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterato
     ):
         data = cluster.gpus // (tensor * pipeline * context)
         spread = replace(start, tensor=tensor, pipeline=pipeline, context=context, data=data)
-        if fixed.get("data", data) != data or not _possible(model, cluster, replace(spread, micro_batch=1)):
+        if fixed.get("data", data) != data or not _possible(model, cluster, replace(spread, micro_batch=1, shard=0)):
             continue
         layers, _ = layers_per_stage(model, spread)
         for micro_batch, interleaving, stage, recomputation in itertools.product(
