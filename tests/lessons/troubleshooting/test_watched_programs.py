@@ -218,3 +218,150 @@ def test_orders_streams_and_targets_that_repeat() -> None:
     assert [alarm.name for alarm in judge(unshifted)] == ["target_is_input"]
     twice = judge(partial(program, [DataLoader(Stream(), 16, num_workers=2)]))
     assert "stream_repeated" in [alarm.name for alarm in twice]
+
+
+def fit(
+    watch: Watch, model: nn.Module, loss_of: Callable[..., torch.Tensor], *tensors: torch.Tensor, lr: float = 0.01
+) -> None:
+    """Train with what `loss_of` makes of a batch, clipping being left out."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with watch(model, optimizer):
+        for parts in batches(*tensors, size=16, steps=8):
+            optimizer.zero_grad()
+            loss_of(model, *parts).backward()
+            optimizer.step()
+
+
+class Reads(nn.Module):
+    """Reads a sentence by an LSTM; [samples, time] or, without `batch_first`, [time, samples] by mistake."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 8), nn.Linear(16, 4)
+        self.lstm = nn.LSTM(8, 16, batch_first=batch_first)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(self.embed(tokens))[0][:, -1])
+
+
+class Foretells(nn.Module):
+    """Foretells the next token; whether it may look at those after is said in the call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(20, 16), nn.Linear(16, 20)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+
+    def forward(self, tokens: torch.Tensor, causal: bool = True) -> torch.Tensor:
+        length = tokens.size(1)
+        mask = torch.full((length, length), -math.inf).triu(1) if causal else None
+        return self.head(self.layer(self.embed(tokens), src_mask=mask))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_what_looks_backward_along_the_batch_mixes_samples(right: bool) -> None:
+    tokens = sentences(64)
+    found = judge(lambda w: fit(w, Reads(right), lambda m, t: F.cross_entropy(m(t), t[:, 0] % 4), tokens))
+    assert [alarm.name for alarm in found] == ([] if right else ["samples_mixed"])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_model_is_judged_as_it_was_called(causal: bool) -> None:
+    def loss_of(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(rows[:, :-1], causal=causal).flatten(0, 1), rows[:, 1:].flatten())
+
+    found = judge(lambda watch: fit(watch, Foretells(), loss_of, sentences(64)))
+    assert [alarm.name for alarm in found] == ([] if causal else ["future_seen"])
+
+
+def test_a_model_that_returns_its_loss_is_judged_without_a_word() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(12, 12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.mse_loss(self.layer(x), x)
+
+    assert judge(lambda watch: fit(watch, Own(), lambda model, x: model(x), torch.randn(64, 12))) == []
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_sample_is_not_to_be_told_from_others_by_itself(masked: bool) -> None:
+    def loss_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        views = F.normalize(torch.cat([model(x + 0.1 * torch.randn_like(x)) for _ in range(2)]), dim=1)
+        likeness, count = views @ views.T / 0.2, len(x)
+        if not masked:
+            return F.cross_entropy(likeness, torch.arange(2 * count))
+        likeness = likeness.masked_fill(torch.eye(2 * count, dtype=torch.bool), -1e9)
+        return F.cross_entropy(likeness, torch.arange(2 * count).roll(count))
+
+    found = judge(lambda watch: fit(watch, dense(), loss_of, torch.randn(64, 12)))
+    assert [alarm.name for alarm in found] == ([] if masked else ["compared_with_itself"])
+
+
+@pytest.mark.parametrize(
+    ("last", "least", "reached"),
+    [(nn.ReLU(), -2.0, False), (nn.ReLU(), 0.0, True), (nn.Sigmoid(), -2.0, False), (nn.Tanh(), -2.0, False)],
+)
+def test_targets_where_the_last_layer_cannot_get(last: nn.Module, least: float, reached: bool) -> None:
+    x = torch.randn(64, 12)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 12), last, nn.Flatten(0))
+    found = judge(lambda w: fit(w, model, lambda m, x: F.mse_loss(m(x), x.clamp(min=least).flatten()), x))
+    assert [alarm.name for alarm in found] == ([] if reached else ["targets_out_of_reach"])
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_clipping_before_there_are_gradients(early: bool) -> None:
+    def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(model(x), y)
+        if early:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        return loss
+
+    found = judge(lambda watch: fit(watch, dense(), loss_of, *clouds(64)))
+    assert [alarm.name for alarm in found] == (["clipped_nothing"] if early else [])
+
+
+@pytest.mark.parametrize(("lr", "alarms"), [(1e-4, ["updates_rounded_away"]), (0.1, [])])
+def test_updates_that_16_bits_cannot_hold(lr: float, alarms: list[str]) -> None:
+    x, y = clouds(64)
+    found = judge(
+        lambda watch: fit(watch, dense().bfloat16(), lambda m, x, y: F.cross_entropy(m(x), y), x.bfloat16(), y, lr=lr)
+    )
+    assert [alarm.name for alarm in found] == alarms
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_augmentation_in_place_changes_what_a_dataset_keeps(copies: bool) -> None:
+    class Noisy(TensorDataset):
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+            x, y = super().__getitem__(index)
+            return (x.clone() if copies else x).add_(0.1 * torch.randn_like(x)), y
+
+    def program(watch: Watch) -> None:
+        model = dense()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with watch(model, optimizer):
+            for xb, yb in DataLoader(Noisy(*clouds(96)), 16, shuffle=True):
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb), yb).backward()
+                optimizer.step()
+
+    assert [alarm.name for alarm in judge(program)] == ([] if copies else ["dataset_changed"])
+
+
+def test_the_smaller_part_of_a_mixed_loss_may_grow() -> None:
+    """A model that knows its classes is far from the label that counts a tenth."""
+
+    def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        scores = 40 * model(x)
+        return 0.98 * F.cross_entropy(scores, y) + 0.02 * F.cross_entropy(scores, y.roll(1))
+
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(64)
+        nn.init.zeros_(model[-1].weight)
+        nn.init.zeros_(model[-1].bias)
+        fit(watch, model, loss_of, x, y, lr=0.001)
+
+    assert [alarm.name for alarm in judge(program)] == []

@@ -14,6 +14,8 @@ LOSS_ABOVE_START = 2.0  # nats that the first loss may lie above log(classes)
 LOSS_GROWTH = 2.0  # times the first loss
 WORSE_THAN_NOTHING = 2.0  # times the loss of a model that puts out nothing
 NUMBERS_AT_LEAST = 64  # scores, before "none was ever negative" says anything
+REACH = {"Relu": (0, math.inf), "Softplus": (0, math.inf), "Sigmoid": (0, 1), "Softmax": (0, 1), "Tanh": (-1, 1)}
+OUT_OF_REACH = 0.05  # of the targets, farther out than this share of their spread
 COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of a step may differ
 
 
@@ -47,6 +49,14 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
     yield from _growth(run)
 
 
+def _whole_loss_grew(run: WatchedRun, step: int) -> bool:
+    """Whether what `backward()` is called on has grown too: a part of it that counts little may grow as it likes."""
+    totals = [sum(s.backwards) / len(s.backwards) for s in run.record.steps if s.backwards]
+    scaled = any(s.before_unscaling is not None for s in run.record.steps)
+    later = sorted(totals[step : step + 3])
+    return scaled or not later or later[len(later) // 2] > totals[0] + (LOSS_GROWTH - 1) * abs(totals[0])
+
+
 def _growth(run: WatchedRun) -> Iterator[Alarm]:
     series: dict[tuple, list[Loss]] = {}
     for loss in run.record.losses:
@@ -58,7 +68,8 @@ def _growth(run: WatchedRun) -> Iterator[Alarm]:
             continue
         most = max(range(len(medians)), key=medians.__getitem__)
         nothing = max(_of_zeros(loss) for loss in same[most : most + 3])
-        if medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing:
+        grew = medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing
+        if grew and _whole_loss_grew(run, same[most].step):
             yield Alarm(
                 "diverges",
                 f"The loss went from {values[0]:.3g} up to {medians[most]:.3g}, where outputs of 0 would have "
@@ -171,6 +182,42 @@ def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
 
 def _outside(target: torch.Tensor) -> bool:
     return bool(target.numel() and (target.min() < 0 or target.max() > 1))
+
+
+def reach(run: WatchedRun) -> Iterator[Alarm]:
+    """Outputs can become what they are compared with."""
+    for maker, (low, high) in REACH.items():
+        found = [loss for loss in run.record.losses if loss.function in MEASURING and loss.maker == maker]
+        targets = [loss.target.float().flatten() for loss in found]
+        if len(found) < 3 or sum(map(len, targets)) < NUMBERS_AT_LEAST:
+            continue
+        numbers = torch.cat(targets)
+        margin = OUT_OF_REACH * numbers.std().item()
+        outside = ((numbers < low - margin) | (numbers > high + margin)).float().mean().item()
+        if outside > OUT_OF_REACH:
+            yield Alarm(
+                "targets_out_of_reach",
+                f"{outside:.0%} of the targets lie where the outputs cannot get: the last operation, {maker.lower()}, "
+                f"ends at {low:g}{'' if high == math.inf else f' and {high:g}'}, and the targets go from "
+                f"{numbers.min():.3g} to {numbers.max():.3g}. Leave it out, or scale the targets to its range.",
+            )
+
+
+def pairs(run: WatchedRun) -> Iterator[Alarm]:
+    """What is to be told from all others is not itself among them."""
+    found = [loss for loss in run.classified if loss.function is F.cross_entropy and _picks_rows(loss)]
+    if len(found) >= 3 and all(_with_itself(loss.scores.float()) for loss in found):
+        yield Alarm(
+            "compared_with_itself",
+            "Each sample's own likeness to itself counts as the right answer: the scores are symmetric, and the "
+            "largest of each row is on the diagonal. Mask the diagonal, and take the other view as the answer.",
+        )
+
+
+def _with_itself(scores: torch.Tensor) -> bool:
+    size = 1e-4 * scores.abs().max()
+    square = len(scores) > 2 and scores.size(0) == scores.size(1)
+    return bool(square and (scores - scores.T).abs().max() <= size and (scores.amax(1) - scores.diag()).max() <= size)
 
 
 def shapes(run: WatchedRun) -> Iterator[Alarm]:
@@ -290,6 +337,8 @@ def _filler(table: torch.Tensor) -> int | None:
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     class_scores,
     logistic_scores,
+    reach,
+    pairs,
     shapes,
     losses,
     accumulation,

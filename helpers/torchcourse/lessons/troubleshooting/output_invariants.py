@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, TorchCalls, drops
-from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
+from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 MIXES_AT_LEAST = 1e-3  # of the outputs' size, in float32; half a percent of rounding is normal in bfloat16
 SHORT_MIXES_AT_LEAST = 5e-2
+ALL = slice(None)
 SHIFTED = 0.95  # of the positions whose target is the next input, where the next one is to be foretold
 
 
@@ -76,7 +77,7 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
     assert batch is not None
     drop = _Drops()
     with _DropoutCalls(drop):
-        found = in_evaluation(run.model, [batch, batch])
+        found = in_evaluation(run.model, [(batch, ALL), (batch, ALL)], kept[-1].call)
     if found is None:
         return
     whole, again = found
@@ -87,11 +88,14 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
             "time. Is there an F.dropout without training=self.training, or attention with a fixed dropout_p?",
         )
         return
-    found = in_evaluation(run.model, [batch[:2]])
+    ends = [slice(2), slice(-2, None)]  # what looks only backward along the batch leaves its beginning as it is
+    found = in_evaluation(run.model, [(batch[rows], rows) for rows in ends], kept[-1].call)
     least = MIXES_AT_LEAST if _full_precision(run.model) else SHORT_MIXES_AT_LEAST
     if found is None or not torch.equal(whole, again) or not _along_samples(run, kept[-1], whole):
         return
-    if found[0].shape == whole[:2].shape and (whole[:2] - found[0]).abs().max() > least * (whole.abs().max() + 1e-12):
+    pairs = [(part, whole[rows]) for part, rows in zip(found, ends, strict=True)]
+    size = whole.abs().max() + 1e-12
+    if any(part.shape == same.shape and (part - same).abs().max() > least * size for part, same in pairs):
         yield Alarm(
             "samples_mixed",
             "A sample's output changes with the other samples of its batch, in evaluation mode too. Is there a "
@@ -107,7 +111,7 @@ def _full_precision(model: nn.Module) -> bool:
 def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
     """Whether samples lie along the first dimension: there are as many outputs and targets as inputs."""
     inputs = seen.inputs
-    if inputs is None or len(whole) != len(inputs):
+    if inputs is None or not whole.dim() or len(whole) != len(inputs):
         return False
     if inputs.dim() < 2 or whole.dim() < 3 or whole.shape[:2] != inputs.shape[:2]:
         return inputs.dim() < 3 or len(inputs) != inputs.size(1)
@@ -130,7 +134,7 @@ def foretelling(run: WatchedRun) -> Iterator[Alarm]:
         return
     changed = inputs.clone()
     changed[:, -1] = inputs[:, -1].roll(1, dims=0) if inputs.is_floating_point() else inputs[:, 0]
-    found = in_evaluation(run.model, [inputs, changed])
+    found = in_evaluation(run.model, [(inputs, ALL), (changed, ALL)], seen.call)
     if found is None or found[0].dim() < 3 or found[0].shape[:2] != inputs.shape[:2]:
         return
     way = (found[0] - found[1])[:, :-1].abs().max()
@@ -160,10 +164,16 @@ def _sequences(run: WatchedRun, loss: Loss) -> Iterator[tuple[Pass, torch.Tensor
 
 
 @torch.no_grad()
-def in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.Tensor] | None:
+def in_evaluation(
+    model: nn.Module, batches: list[tuple[torch.Tensor, slice]], call: Call | None
+) -> list[torch.Tensor] | None:
     """Return the model's outputs in evaluation mode, computed with a copy where the model can be copied.
 
-    None if they are not tensors, if the model needs other arguments too, or if it cannot take these batches.
+    None if they are not tensors, or if the model cannot take these batches.
+
+    Args:
+        batches: each with its rows in the batch that came in training.
+        call: what came with that batch; None: the batch alone is tried.
     """
     try:
         judged = copy.deepcopy(model)
@@ -174,8 +184,11 @@ def in_evaluation(model: nn.Module, batches: list[torch.Tensor]) -> list[torch.T
     judged.eval()
     try:
         with torch.random.fork_rng():  # what is random in the model must not change the training that goes on
-            results = [judged(batch.to(device)) for batch in batches]
-    except Exception:  # whatever somebody's model raises for one argument alone: nothing is known then
+            results = []
+            for batch, rows in batches:
+                args, kwargs = call.again(batch.to(device), rows) if call is not None else ((batch.to(device),), {})
+                results.append(judged(*args, **kwargs))
+    except Exception:  # whatever somebody's model raises for a part of a batch: nothing is known then
         return None
     finally:
         for module, mode in before.items():

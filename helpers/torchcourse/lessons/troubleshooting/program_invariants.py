@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
@@ -20,6 +21,8 @@ RATE_LEFT = 0.05  # of the highest learning rate
 LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
 DROP = 5.0  # times, from one step to the next
 COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
+
+STAYED = 0.8  # of the weights that gradients pulled at
 
 _GENERATORS = (np.random.Generator, np.random.RandomState, random.Random, torch.Generator)
 
@@ -36,6 +39,25 @@ def movement(run: WatchedRun) -> Iterator[Alarm]:
             f"There were gradients, but in {len(steps)} steps with learning rates up to {highest:.2g} the weights "
             f"moved by {way:.0e} of their length. Is the learning rate 0, are the gradients clipped to almost nothing, "
             "or does the optimizer hold another model's parameters?",
+        )
+
+
+def rounding(run: WatchedRun) -> Iterator[Alarm]:
+    """Weights in 16 bits have digits enough for their updates."""
+    weights = dict(run.model.named_parameters())
+    pulled = stayed = 0
+    for name, count in run.record.pulled.items():
+        if name in weights and name in run.record.start:
+            often = count > len(run.record.steps) / 2
+            pulled += int(often.sum())
+            stayed += int((often & (weights[name].detach().cpu() == run.record.start[name].cpu())).sum())
+    highest = max((rate for step in run.record.steps for rate in step.rates), default=0.0)
+    if len(run.record.steps) >= 5 and highest > 0 and stayed > STAYED * pulled:
+        yield Alarm(
+            "updates_rounded_away",
+            f"{stayed / pulled:.0%} of the weights in 16 bits are what they were, though gradients pulled at them in "
+            f"most of {len(run.record.steps)} steps: an update below half a percent of a weight is rounded away. Keep "
+            "the weights in float32, and let autocast compute in 16 bits.",
         )
 
 
@@ -248,6 +270,42 @@ def _repeated(run: WatchedRun, loader: Any) -> Iterator[Alarm]:
         )
 
 
+def kept_data(run: WatchedRun) -> Iterator[Alarm]:
+    """A dataset gives out its samples, and does not change what it keeps."""
+    for source in {id(e.source): e.source for e in run.around.iterations}.values():
+        # In a worker it is a copy that changes, and the workers are gone after the epoch.
+        if not isinstance(source, DataLoader) or source.num_workers or isinstance(source.dataset, IterableDataset):
+            continue
+        if _changes_what_it_keeps(source.dataset):
+            yield Alarm(
+                "dataset_changed",
+                f"{type(source.dataset).__name__} changes in place what it keeps: asked twice for its first sample, it "
+                "gives the same memory with other numbers, so augmentation piles up from epoch to epoch. Work on a "
+                "clone().",
+            )
+            return
+
+
+def _changes_what_it_keeps(dataset: Any) -> bool:
+    numbers, python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            one = _numbers(dataset[0])
+            kept = [part.clone() for part in one]
+            pairs = list(zip(one, kept, _numbers(dataset[0]), strict=True))
+            return any(a.data_ptr() == b.data_ptr() and not torch.equal(b, was) for a, was, b in pairs)
+    except Exception:  # somebody's dataset, asked for one sample outside its loader
+        return False
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(python)
+
+
+def _numbers(sample: Any) -> list[torch.Tensor]:
+    kinds = torch.Tensor, np.ndarray
+    return [torch.as_tensor(leaf) for leaf in tree_leaves(sample) if isinstance(leaf, kinds)]
+
+
 def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
     """Each step drops other units: nobody seeds again within the loop."""
     if True not in run.record.dropped:
@@ -268,6 +326,7 @@ def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     movement,
+    rounding,
     schedule,
     planned_length,
     one_optimizer,
@@ -275,5 +334,6 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     epochs,
     orders,
     workers,
+    kept_data,
     random_numbers,
 ]

@@ -1,7 +1,7 @@
 """What a program does between the steps of its training: modes set, states taken, datasets gone through.
 
-PyTorch has no hook for these. So while a `Surroundings` is entered, five methods of its classes note that they were
-called, and do what they do otherwise.
+PyTorch has no hook for these. So while a `Surroundings` is entered, a few of its methods note that they were called,
+and do what they do otherwise.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -67,6 +68,8 @@ class Surroundings:
         self.training_before = self.training_after = True
         self.states: list[TakenState] = []
         self.iterations: list[Iteration] = []
+        self.clipped = self.clipped_nothing = 0
+        """How often the model's gradients were clipped, and how often there were none to clip."""
         self.schedulers: dict[int, LRScheduler] = {}
         self._model, self._steps = model, steps
         self._open = contextlib.ExitStack()
@@ -78,6 +81,8 @@ class Surroundings:
         self._replace(DataLoader, "__iter__", self._on_iteration)
         self._replace(DistributedSampler, "__iter__", self._on_iteration)
         self._replace(LRScheduler, "step", self._on_schedule)
+        # Its name may have been imported before; it looks this one up when it is called.
+        self._replace(clip_grad, "_clip_grads_with_norm_", self._on_clip)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -104,7 +109,7 @@ class Surroundings:
                 elif name == "copy_" and value is args[1] and args[0].data_ptr() == value.data_ptr():
                     state.loaded = True
 
-    def _replace(self, owner: type, name: str, note: Callable[..., None]) -> None:
+    def _replace(self, owner: Any, name: str, note: Callable[..., None]) -> None:
         original = getattr(owner, name)
 
         @functools.wraps(original)
@@ -138,6 +143,15 @@ class Surroundings:
 
     def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))
+
+    def _on_clip(self, parameters: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
+        own = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
+        given = [parameters] if isinstance(parameters, torch.Tensor) else parameters
+        clipped = [parameter for parameter in given if id(parameter) in own]
+        if any(p.grad is not None and p.grad.count_nonzero() for p in clipped):
+            self.clipped += 1
+        elif clipped:
+            self.clipped_nothing += 1
 
     def _on_schedule(self, scheduler: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         self.schedulers[id(scheduler)] = scheduler

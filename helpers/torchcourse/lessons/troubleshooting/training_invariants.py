@@ -259,6 +259,12 @@ def clipping(run: WatchedRun) -> Iterator[Alarm]:
             f"{run.record.shrunk_late} times gradients were made smaller after the step that had used them, and never "
             "before one. Clip between backward() and step().",
         )
+    elif run.around.clipped_nothing >= 3 and not run.around.clipped:
+        yield Alarm(
+            "clipped_nothing",
+            f"{run.around.clipped_nothing} times there were no gradients to clip, and never any: the clipping stands "
+            "where they are not yet made, or are gone. Clip between backward() and step().",
+        )
     left = [step.norm / step.made for step in steps if step.made > 0 and step.before_unscaling is None]
     if len(left) >= 3 and 0 < max(left) < CLIPPED_TO and max(left) > 1.5 * min(left):
         yield Alarm(

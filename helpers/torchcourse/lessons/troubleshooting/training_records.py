@@ -5,6 +5,40 @@ from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+_PLAIN = (torch.Tensor, bool, int, float, str, type(None), torch.dtype, torch.device)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a call, to call a model again with some rows of the same batch."""
+
+    leaves: list[Any]
+    """A copy of all arguments, in order."""
+    structure: Any
+    first: int
+    """Which of them is the first tensor."""
+
+    @staticmethod
+    def of(args: tuple, kwargs: dict, first: torch.Tensor) -> "Call | None":
+        """Return a copy of the arguments; None where one of them is no tensor and no plain value."""
+        leaves, structure = tree_flatten((args, kwargs))
+        place = next((number for number, leaf in enumerate(leaves) if leaf is first), None)
+        if place is None or not all(isinstance(leaf, _PLAIN) for leaf in leaves):
+            return None
+        leaves = tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf, leaves)
+        return Call(leaves, structure, place)
+
+    def again(self, batch: torch.Tensor, rows: slice = slice(None)) -> tuple[tuple, dict]:
+        """Return the arguments with another batch; of what comes with it, a row for each sample, these rows only."""
+        samples = len(self.leaves[self.first])
+        leaves = [
+            leaf[rows] if isinstance(leaf, torch.Tensor) and leaf.dim() and len(leaf) == samples else leaf
+            for leaf in self.leaves
+        ]
+        leaves[self.first] = batch
+        return tree_unflatten(leaves, self.structure)
 
 
 @dataclass
@@ -28,6 +62,8 @@ class Pass:
     """Whether a BatchNorm was averaging over all batches, as when its statistics are measured again."""
     entry: tuple[float, float] | None
     """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
+    call: Call | None
+    """All that the model was called with, if there was room."""
     used: bool = False
     """Whether a step has taken a gradient that came through it."""
 
@@ -47,6 +83,8 @@ class Loss:
     seen: Pass | None
     """The pass before it, if it had as many samples as there are targets."""
     step: int
+    maker: str
+    """The operation that made the scores, as autograd calls it; "" where it was not recorded."""
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,15 @@ from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls
-from torchcourse.lessons.troubleshooting.training_records import Loss, Pass, Step
+from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import gradients_of, has_closure
 from torchcourse.source_lines import hide
 
 hide(__file__)
 
 ROWS = 4096  # samples whose inputs are kept, at most
+_ARRANGING = {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "T"}
+_ARRANGING |= {"Transpose", "Permute", "Clone", "ToCopy", "Expand", "Index", "Alias"}
 _SHRINKING = {"mul_", "_foreach_mul_", "clamp_", "_foreach_clamp_min_", "_foreach_clamp_max_"}
 
 
@@ -73,6 +75,8 @@ class TrainingWatch:
         """The shapes of an output and a target whose difference was taken for each pair of samples."""
         self.shrunk_in_time = self.shrunk_late = 0
         """How often gradients were made smaller between backward() and step(), and after it."""
+        self.pulled: dict[str, torch.Tensor] = {}
+        """Of each parameter in 16 bits, in how many steps its numbers had a gradient."""
         self.loop: set[Any] = set()
         """The code of the functions that were running when a step was taken."""
         self.start: dict[str, torch.Tensor] = {}
@@ -151,9 +155,9 @@ class TrainingWatch:
         if torch.is_grad_enabled() and (first is None or first.numel()):
             self.called[name] = self.called.get(name, 0) + 1
         if self._depth == 0:
-            self._on_pass(first, output)
+            self._on_pass(first, output, (args, kwargs))
 
-    def _on_pass(self, first: torch.Tensor | None, output: Any) -> None:
+    def _on_pass(self, first: torch.Tensor | None, output: Any, arguments: tuple[tuple, dict]) -> None:
         out = list(tensors_of(output))
         with_graph = [tensor for tensor in out if tensor.requires_grad]
         samples = len(first) if first is not None and first.dim() else 0
@@ -171,6 +175,7 @@ class TrainingWatch:
             random_state=self._random,
             cumulative=bool(norms),
             entry=self._entry,
+            call=Call.of(*arguments, first) if keep and first is not None else None,
         )
         for tensor in with_graph:
             tensor.register_hook(partial(self._on_flow, seen))
@@ -194,6 +199,7 @@ class TrainingWatch:
                 how.get("ignore_index", -100),
                 last if last is not None and target.dim() and last.samples == len(target) else None,
                 len(self.steps),
+                _maker(scores),
             )
         )
 
@@ -276,6 +282,9 @@ class TrainingWatch:
         learning = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         for seen in since.passes:
             seen.used = True
+        for name, p in learning:
+            if p.dtype in (torch.float16, torch.bfloat16) and p.grad is not None and not p.grad.is_sparse:
+                self.pulled[name] = self.pulled.get(name, 0) + (p.grad != 0).cpu().int()
         self.steps.append(
             Step(
                 rates=tuple(float(group["lr"]) for group in optimizer.param_groups),
@@ -305,6 +314,18 @@ def tensors_of(output: Any) -> Iterator[torch.Tensor]:
             yield leaf
         elif hasattr(leaf, "__dict__"):
             yield from (part for part in vars(leaf).values() if isinstance(part, torch.Tensor))
+
+
+def _maker(scores: torch.Tensor) -> str:
+    """Return the name of the operation that made these numbers, past those that only arrange them."""
+    node = scores.grad_fn
+    while node is not None and _operation(node) in _ARRANGING:
+        node = node.next_functions[0][0]
+    return "" if node is None else _operation(node)
+
+
+def _operation(node: Any) -> str:
+    return node.name().rstrip("0123456789").removesuffix("Backward")
 
 
 def _first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
