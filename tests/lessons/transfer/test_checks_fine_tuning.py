@@ -52,6 +52,7 @@ def as_inference(body, pixels, top):
         (lambda body, pixels, top: body.eval().requires_grad_(False)(body.scaling(pixels, top)), "frozen_for_ever"),
         (lambda body, pixels, top: extract(body, body.scaling(pixels, pixels.max().item())), "white_measured"),
         (as_inference, "inference"),
+        (lambda body, pixels, top: (by_the_package(body, pixels, top), pixels.zero_())[0], "inputs_changed"),
         (
             lambda body, pixels, top: extract(body, F.interpolate(pixels, size=(28, 28), mode="bilinear") / 255),
             "scaling",
@@ -238,6 +239,7 @@ def test_right_rates(answer):
     ("answer", "symptom"),
     [
         (lambda m, b, h: groups(m, b, h, body=list(m.body.parameters())), "frozen_included"),
+        (lambda m, b, h: groups(m, b, h, head=list(m.head.parameters())), "frozen_included"),
         (lambda m, b, h: groups(m, b, h)[1:], "missing"),
         (lambda m, b, h: groups(m, b, h, head=[m.head.weight]), "missing"),
         (lambda m, b, h: groups(m, b, h, body=[p for p in m.parameters() if p.requires_grad]), "twice"),

@@ -32,6 +32,8 @@ class Own(nn.Module):
         down, up = torch.randn(rank, base.in_features), torch.zeros(base.out_features, rank)
         if "zeros" in mistakes:
             down.zero_()
+        if "ones" in mistakes:
+            down.fill_(1.0)
         if "random_up" in mistakes:
             up.normal_()
         if "plain" in mistakes:
@@ -121,6 +123,7 @@ def test_right_adapters(answer):
         ({"no_graph": 1}, "no_graph"),
         ({"hidden": 1}, "base_not_kept"),
         ({"into_base": 1}, "base_changed"),
+        ({"ones": 1}, "equal_rows"),
     ],
 )
 def test_wrong_adapters(mistakes, symptom):
@@ -161,6 +164,26 @@ def turned_sizes(layer):
     return plain
 
 
+def with_the_old_bias(layer):
+    plain = new_layer(layer)
+    plain.bias = layer.base.bias
+    return plain
+
+
+def with_a_plain_tensor(layer):
+    plain = new_layer(layer)
+    weight = plain.weight.detach().clone()
+    del plain.weight
+    plain.weight = weight
+    return plain
+
+
+def that_asks_the_old_layer(layer):
+    plain = new_layer(layer, factor=0)
+    plain.forward = layer.forward
+    return plain
+
+
 def switching_off(layer):
     plain = new_layer(layer)
     layer.enabled = False
@@ -186,6 +209,9 @@ def test_right_merges(answer):
         (as_a_subclass, "not_linear"),
         (turned_sizes, "sizes"),
         (switching_off, "layer_changed"),
+        (with_the_old_bias, "shared"),
+        (with_a_plain_tensor, "no_parameters"),
+        (that_asks_the_old_layer, "forward_replaced"),
     ],
 )
 def test_wrong_merges(answer, symptom):
@@ -202,6 +228,15 @@ def learning(model):
 
 def by_hand(model):
     return total(model.parameters()), 3 * total(learning(model))
+
+
+def of_layers_that_learn(model):
+    """Takes a layer for learning as a whole where its first parameter learns."""
+    learn = {}
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        learn |= {id(p): p.nbytes for p in own if own[0].requires_grad}
+    return 3 * sum(learn.values())
 
 
 def with_the_package(model):
@@ -230,6 +265,8 @@ def test_right_bytes(answer):
         (lambda m: by_hand(m.requires_grad_(True)), "model_changed"),
         (lambda m: by_hand(m.requires_grad_(False)), "model_changed"),
         (lambda m: (0, 0), "wrong_value"),
+        (lambda m: (total([*m.parameters(), *m.buffers()]), by_hand(m)[1]), "buffers_counted"),
+        (lambda m: (total(m.parameters()), of_layers_that_learn(m)), "frozen_counted"),
     ],
 )
 def test_wrong_bytes(answer, symptom):
@@ -261,6 +298,7 @@ def test_right_measures(answer):
         (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
         (lambda a: a[-1], "no_number"),
         (lambda a: 0.5, "wrong_value"),
+        (lambda a: from_the_best(a).item() + 0 * a.zero_().sum().item(), "inputs_changed"),
         (lambda a: from_the_best(a) * (len(a) - 1) / len(a), "newest_counted"),
         (lambda a: (a.max(dim=0).values - a[-1])[:-1].mean(), "last_counted"),
         (lambda a: (a[:-1, :-1].max(dim=0).values - a[-1, :-1]).clamp(min=0).mean(), "last_counted"),

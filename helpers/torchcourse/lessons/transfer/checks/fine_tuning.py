@@ -32,7 +32,12 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
     for pixels, top in ((digits, WHITE), (digits / WHITE, 1), (digits * 0.6, WHITE)):
         body = mnist_cnn().train()
         before = copy.deepcopy(body.state_dict())
-        out = learner(body, pixels.clone(), top)
+        given = pixels.clone()
+        out = learner(body, given, top)
+        if not torch.equal(given, pixels):
+            raise Wrong(
+                "inputs_changed", "The pixels are different after the call. Whoever gave them still needs them."
+            )
         tensor_of(out, (30, 64), "30 pictures have features of the shape [30, 64].")
         if any(not torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items()):
             raise Wrong(
@@ -61,10 +66,14 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
 @check
 def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
     """Look at the groups, then fine-tune with them on one label per digit, and compare with training from scratch."""
-    for frozen, body_rate, head_rate in (((), 1e-3, 1e-2), (("conv1", "norm1"), 2e-4, 5e-3)):
+    for frozen, body_rate, head_rate in (
+        ((), 1e-3, 1e-2),
+        (("body.conv1.weight", "body.norm1.weight", "body.norm1.bias"), 2e-4, 5e-3),
+        (("head.bias",), 1e-3, 1e-2),
+    ):
         model = Classifier(mnist_cnn(), num_classes=10)
         for name in frozen:
-            model.body.get_submodule(name).requires_grad_(False)
+            model.get_parameter(name).requires_grad_(False)
         before = copy.deepcopy(model)
         groups = learner(model, body_rate, head_rate)
         _must_only_be_read(model, before)

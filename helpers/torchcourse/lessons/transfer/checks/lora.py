@@ -1,6 +1,6 @@
 """Checks of lesson 07, notebook 2: LoRA, forgetting, ranks with frozen parts. Each names the symptom of a mistake.
 
-In the notebook's order: `own_lora`, `merged`, `training_bytes`, `forgetting`, `unfreeze_in_stages`.
+In the notebook's order: `forgetting` (in `measures`), `own_lora`, `merged`, `training_bytes`, `unfreeze_in_stages`.
 """
 
 import copy
@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, on_ranks, refuse_formula, refuse_known, same, tensor_of
+from torchcourse.checks.kit import on_ranks, refuse_known, same, tensor_of
+from torchcourse.lessons.transfer.checks.measures import forgetting
 from torchcourse.lessons.transfer.finetune import freeze
 from torchcourse.lessons.transfer.lora import LoRA, LoRALinear
 from torchcourse.models import mlp
 from torchcourse.ranks.who import ON_CPU
+
+__all__ = ["forgetting", "merged", "own_lora", "training_bytes", "unfreeze_in_stages"]
 
 
 @check
@@ -38,6 +41,8 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         if not torch.allclose(out, should, atol=1e-6):
             raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
         _judge_gradients(layer, out, should, case)
+        if rank > 1 and same(layer.down, layer.down[:1].expand_as(layer.down)):
+            _judge_equal_rows(layer.up, case)
         _judge_formula(layer, x, should, rank, alpha, case)
     return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
 
@@ -64,9 +69,13 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
             raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
         if not torch.equal(layer(x), should):
             raise Wrong("layer_changed", f"{case}: the layer with the adapter computes other values than before.")
-        out = plain(x).detach()
+        _judge_plain(plain, layer.base, case)
+        # By its parameters: what is saved and moved are these, whatever its `forward` does.
+        out = F.linear(x, plain.weight, plain.bias).detach()
         if torch.allclose(out, should, atol=1e-5):
             continue
+        if torch.allclose(plain(x), should, atol=1e-5):
+            raise Wrong("forward_replaced", f"{case}: the outputs are right, and weight and bias are not those of it.")
         change = layer.up.detach() @ layer.down.detach()
         if torch.allclose(out, layer.base(x), atol=1e-5):
             raise Wrong("no_adapter", f"{case}: that is the old layer. What the adapter learned is missing.")
@@ -86,10 +95,14 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
     torch.manual_seed(2)
     half, tied, thin = mlp(6, 5, 3), mlp(4, 4, 4), mlp(9, 7, 2).to(torch.bfloat16)
     freeze(half, "1")
+    part, still = mlp(5, 4, 3), mlp(5, 3).requires_grad_(False)
+    part[1].bias.requires_grad_(False)
+    normed = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
     tied[3].weight = tied[1].weight
     adapted = nn.Sequential(LoRALinear(nn.Linear(20, 30), rank=2), nn.Linear(30, 3))
     models = {"all of it trained": mlp(8, 4), "the first layer frozen": half, "an adapter beside a layer": adapted}
-    models |= {"in bfloat16": thin, "one weight used in two layers": tied}
+    models |= {"in bfloat16": thin, "one weight used in two layers": tied, "one bias frozen": part}
+    models |= {"running statistics": normed, "all of it frozen": still}
     for name, model in models.items():
         right, learning = _counted(model), [parameter.requires_grad for parameter in model.parameters()]
         got = learner(model)
@@ -102,81 +115,6 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
         if tuple(got) != right:
             _judge_bytes(model, tuple(got), right, name)
     return f"{len(models)} models: as many bytes as their real gradients and AdamW's real state take."
-
-
-@check
-def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
-    """Compare the measure on tables of two to four tasks, one of which got better again in between."""
-    tables = [
-        [[0.9, 0.1], [0.6, 0.8]],
-        [[0.9, 0.2, 0.1], [0.7, 0.8, 0.1], [0.5, 0.6, 0.9]],
-        [[0.6, 0.2, 0.1], [0.8, 0.7, 0.3], [0.7, 0.75, 0.9]],
-        [[0.8, 0.5, 0.1, 0.1], [0.6, 0.9, 0.2, 0.1], [0.9, 0.5, 0.8, 0.3], [0.4, 0.6, 0.7, 0.95]],
-        [[0.9, 0.85, 0.1], [0.7, 0.8, 0.2], [0.6, 0.5, 0.9]],
-    ]
-    cases = [torch.tensor(table, dtype=torch.float64) for table in tables]
-    given = []
-    for accuracy in cases:
-        got = number(learner(accuracy.clone()))
-        if got is None:
-            raise Wrong("no_number", "Return one number, the mean over the old tasks.")
-        given.append(got)
-    right = [_lost(accuracy).mean().item() for accuracy in cases]
-    if not same(given, right, tolerance=1e-6):
-        refuse_formula(given, [(accuracy,) for accuracy in cases], _OTHER_MEASURES)
-        first = next(i for i, got in enumerate(given) if not same(got, right[i], tolerance=1e-6))
-        raise Wrong(
-            "wrong_value",
-            f"After {len(tables[first])} tasks with the accuracies {tables[first]}, you return {given[first]:.4g}.",
-        )
-    return f"{len(tables)} tables: from each old task's best, to the end, and the mean of it."
-
-
-def _lost(accuracy: torch.Tensor) -> torch.Tensor:
-    """For each old task: the best accuracy at an earlier moment, less the last one."""
-    return accuracy[:-1, :-1].max(dim=0).values - accuracy[-1, :-1]
-
-
-_OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = {
-    "sign": (
-        [lambda a: -_lost(a).mean().item()],
-        "You return the gain. Forgetting is positive where accuracy was lost.",
-    ),
-    "newest_counted": (
-        [lambda a: (a.max(dim=0).values - a[-1]).mean().item(), lambda a: _lost(a).sum().item() / len(a)],
-        "Your mean is over all tasks. The newest one had no time to be forgotten.",
-    ),
-    "last_counted": (
-        [lambda a: (a.max(dim=0).values - a[-1])[:-1].mean().item(), lambda a: _lost(a).clamp(min=0).mean().item()],
-        "A task that is better now than ever before counts as 0 for you. Its best *earlier* moment counts, and then it "
-        "was forgotten by less than nothing.",
-    ),
-    "from_learning": (
-        [lambda a: (a.diagonal()[:-1] - a[-1, :-1]).mean().item()],
-        "You count from when a task was learned. It may have been read better earlier or later. Count from its best.",
-    ),
-    "from_first": (
-        [lambda a: (a[0, :-1] - a[-1, :-1]).mean().item()],
-        "You count from the first row for all tasks.",
-    ),
-    "from_previous": (
-        [lambda a: (a[-2, :-1] - a[-1, :-1]).mean().item()],
-        "You count from the last moment but one. The best of all earlier moments counts.",
-    ),
-    "not_before_learning": (
-        [lambda a: _lost(torch.cat([a[:-1].tril(), a[-1:]])).mean().item()],
-        "You leave out what a task's accuracy was before it was learned. *Any* earlier moment counts.",
-    ),
-    "transposed": (
-        [lambda a: _lost(a.T).mean().item()],
-        "You take rows for columns: a row is a moment, a column a task.",
-    ),
-    "one_side_transposed": (
-        [lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean().item()],
-        "Your best is that of a row, the best task at one moment. It should be the best moment of one task.",
-    ),
-    "sum": ([lambda a: _lost(a).sum().item()], "That is the sum over the old tasks, not the mean."),
-}
 
 
 @check
@@ -282,6 +220,29 @@ def _judge_gradients(layer: Any, out: torch.Tensor, should: torch.Tensor, case: 
     raise Wrong("never_learns", text)
 
 
+def _judge_equal_rows(up: torch.Tensor, case: str) -> None:
+    if same(up, up[:, :1].expand_as(up)):
+        raise Wrong(
+            "equal_rows",
+            f"{case}: all rows of `down` are equal, and so are the columns of `up`. Each gets the same gradient in "
+            "each step, so they stay equal, and the adapter has rank 1. Start one of the two at random.",
+        )
+
+
+def _judge_plain(plain: nn.Linear, base: nn.Linear, case: str) -> None:
+    if "weight" not in dict(plain.named_parameters()):
+        raise Wrong(
+            "no_parameters",
+            f"{case}: the weight of your layer is a plain tensor. What is saved, and moved to a device, are the "
+            "parameters.",
+        )
+    ours = {tensor.data_ptr() for tensor in base.parameters()}
+    if shared := [name for name, tensor in plain.named_parameters() if tensor.data_ptr() in ours]:
+        raise Wrong(
+            "shared", f"{case}: the {shared[0]} of your layer is the base's own tensor. Who changes one, changes both."
+        )
+
+
 def _judge_parts(layer: object, base: nn.Linear, case: str, rank: int) -> None:
     if not isinstance(layer, nn.Module):
         raise Wrong("no_module", f"{case}: the layer should be an nn.Module, and is {_kind(layer)}.")
@@ -337,10 +298,13 @@ def _counted(model: nn.Module) -> tuple[int, int]:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.grad = torch.ones_like(parameter)
-    optimizer = torch.optim.AdamW(learning)
-    optimizer.step()
-    states = [tensor for state in optimizer.state.values() for tensor in state.values() if tensor.dim() > 0]
-    added = sum(tensor.nbytes for tensor in [*(p.grad for p in learning), *states])
+    states: list[torch.Tensor] = []
+    if learning:
+        optimizer = torch.optim.AdamW(learning)
+        optimizer.step()
+        states = [tensor for state in optimizer.state.values() for tensor in state.values() if tensor.dim() > 0]
+    gradients = [p.grad for p in learning if p.grad is not None]
+    added = sum(tensor.nbytes for tensor in [*gradients, *states])
     return sum(parameter.nbytes for parameter in model.parameters()), added
 
 
@@ -356,6 +320,10 @@ def _judge_bytes(model: nn.Module, got: tuple, right: tuple[int, int], name: str
         "not_bytes": (numbers, "These are numbers, and a number has more than one byte."),
         "four_bytes": (4 * numbers, "Not every number has four bytes."),
         "frozen_left_out": (learning, "Frozen weights are in memory, too: the forward pass needs them."),
+        "buffers_counted": (
+            right[0] + sum(buffer.nbytes for buffer in model.buffers()),
+            "Running statistics are no weights: no gradient changes them.",
+        ),
         "counted_twice": (twice, "A weight that two layers share is in memory once."),
     }
     added = {
