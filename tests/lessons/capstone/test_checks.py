@@ -88,6 +88,12 @@ def lost(folder, part):
     return data
 
 
+def listed_twice(folder, part):
+    data = right.open_part(folder, part)
+    data.files, data.labels = [*data.files, *data.files[:3]], [*data.labels, *data.labels[:3]]
+    return data
+
+
 def framed(folder, part):
     """The pictures in their own size, in a frame."""
     data = right.open_part(folder, part)
@@ -102,6 +108,7 @@ DATASETS = {
     "val_share": tiny_part,
     "stopped_by_a_file": stops,
     "lost": lost,
+    "listed_twice": listed_twice,
     "silent_skip": changed(skipped=[]),
     "wrong_type": changed(skipped=None),
     "count": changed(__len__=lambda self: len(self.files) + 1),
@@ -117,6 +124,19 @@ DATASETS = {
 @pytest.mark.parametrize("symptom", DATASETS)
 def test_wrong_datasets(symptom):
     refused(check.dataset(DATASETS[symptom]), symptom)
+
+
+def test_the_value_that_is_named_is_the_one_that_is_no_accuracy():
+    made = [
+        optuna.trial.create_trial(
+            params={"a": 0.5, "b": 0.5},
+            distributions={name: optuna.distributions.FloatDistribution(0, 1) for name in "ab"},
+            value=value,
+        )
+        for value in (0.9, -0.3)
+    ]
+    with pytest.raises(Wrong, match=r"the value -0\.3:"):
+        search._judge_values(made)
 
 
 # M2: the study; nothing is trained, so that only what is kept counts

@@ -1,6 +1,7 @@
 """The check of milestone M1: the dataset made of the customer's files."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
     train, val = (set(data.files) for data in parts.values())
     reported = {file for data in parts.values() for file in data.skipped}
     broken = set(broken_files(IMAGES))
+    # What is trained on may come several times, to balance it. What is judged by may not.
+    if again := sorted(file for file, times in Counter(parts["val"].files).items() if times > 1):
+        raise Wrong("listed_twice", f"The validation part lists {len(again)} files twice or more, such as {again[0]}.")
     twice = train & val
     if twice:
         raise Wrong("same_file", f"{len(twice)} files are in both parts, such as {min(twice)}.")

@@ -121,8 +121,8 @@ def _judge_values(after: list[FrozenTrial]) -> None:
     if len(tuned) < 2:
         raise Wrong("one_axis", f"The study tunes {', '.join(tuned) or 'nothing'}: tune two hyperparameters or more.")
     values = [trial.value for trial in after if trial.state in FINISHED and trial.value is not None]
-    if not all(0 <= value <= 1 for value in values):
-        raise Wrong("no_accuracy", f"A trial has the value {max(values, key=abs):g}: an accuracy is from 0 to 1.")
+    if outside := [value for value in values if not 0 <= value <= 1]:
+        raise Wrong("no_accuracy", f"A trial has the value {outside[0]:g}: an accuracy is from 0 to 1.")
     if max(values, default=0) < 0.2:
         raise Wrong(
             "chance",
