@@ -69,6 +69,8 @@ UNREACHABLE = {
     "the network": "import socket; socket.create_connection(('192.0.2.1', 80), 2)",
     "names of hosts": "import socket; socket.gethostbyname('example.org')",
     "a mount": "import subprocess; subprocess.run(['mount', '-t', 'tmpfs', 'x', '/tmp'], check=True)",
+    "namespaces of its own making": "import os, subprocess; subprocess.run(['unshare', '-rm', 'true'], check=True)",
+    "memory that nobody counts": "import os; os.memfd_create('x')",
     "a file system beside this one": "open('/proc/1/root/etc/shadow')",
 }
 
@@ -96,6 +98,8 @@ SURVIVED = {
     "a big file": "f = open('/tmp/big', 'wb')\nwhile True: f.write(b'x' * 2**20)",
     "many files": "for n in range(99):\n  f = open(f'/tmp/{n}', 'wb')\n  for _ in range(200): f.write(b'x' * 2**20)",
     "no end of threads": "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(99,)).start()",
+    "no end of tiny files": "import itertools\nfor n in itertools.count(): open(f'/tmp/{n}', 'w').close()",
+    "metadata without end": "display({'text/plain': 'x'}, raw=True, metadata={'a': ['x' * 2**20] * 9})",
     "no end of open files": "kept = []\nwhile True: kept.append(open('/dev/null'))",
     "half a character": r"print('\ud800')",
     "an object instead of data": "class A:\n  def _repr_mimebundle_(self, **_): return {'x/y': object(), 3: b''}\nA()",
@@ -119,6 +123,27 @@ def test_what_goes_wrong_in_a_cell_stays_in_it(warm, source):
     assert not isinstance(outputs, Died), outputs
     assert len(text(outputs)) <= 2**20
     assert text(after) == "42"
+
+
+AS_IN_A_KERNEL = {
+    "pictures in the notebook": "%matplotlib inline\n42",
+    "a loop of events": "%gui\n42",
+    "saving by itself": "%autosave 60\n42",
+    "a store": "%store\n42",
+    "changed modules": "%load_ext autoreload\n%autoreload 2\n42",
+    "a pager": "%less /etc/hosts\n42",
+    "a task of the loop": "import asyncio\ntask = asyncio.create_task(asyncio.sleep(0, 42))\n42",
+    "its result": "await task",
+    "a stream's number": "import faulthandler\nfaulthandler.enable()\n42",
+    "a program's output": "import subprocess, sys\nsubprocess.run(['echo', 'x'], stdout=sys.stdout, check=True)\n42",
+}
+
+
+def test_what_works_in_a_kernel_works_here(warm):
+    with Box(warm) as box:
+        outputs = {name: box.run(source, 20, 60) for name, source in AS_IN_A_KERNEL.items()}
+    last = {name: one[-1].get("data", one[-1]) for name, one in outputs.items()}
+    assert last == {name: {"text/plain": "42"} for name in AS_IN_A_KERNEL}
 
 
 ENDED = {
@@ -160,6 +185,25 @@ def test_memory_is_watched_without_namespaces_too(warm, monkeypatch):
     assert "memory" in str(died)
 
 
+def test_memory_that_is_shared_counts_once(monkeypatch):
+    monkeypatch.setattr(processes, "_MUCH", 2**24)
+    program = """
+        import mmap, os, time
+        shared = mmap.mmap(-1, 2**26)
+        shared.write(bytes(2**26))
+        if os.fork() == 0: shared[::4096]
+        print(flush=True)
+        time.sleep(99)
+        """
+    holder = psutil.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=-1)
+    try:
+        holder.stdout.readline(), holder.stdout.readline()
+        assert 2**26 <= sum(map(processes._shared, [holder, *holder.children()])) < 1.5 * 2**26
+        assert processes.usage(psutil.Process()).memory > 2**26
+    finally:
+        processes.end(holder)
+
+
 FORGED = {
     "every channel written to": """
         import os
@@ -182,6 +226,24 @@ FORGED = {
         import gc, socket, struct
         for one in gc.get_objects():
             if isinstance(one, socket.socket): one.sendall(struct.pack("!I", 3) + b"abc")
+        """,
+    "outputs of no kind": """
+        from torchcourse.tools.classroom.sandbox import frames
+        send = frames.send
+        frames.send = lambda channel, message: send(channel, message | {"outputs": [{"output_type": 7}]})
+        """,
+    "an answer without a bottom": """
+        import json, struct
+        from torchcourse.tools.classroom.sandbox import frames
+        def deep(channel, message):
+            data = json.dumps(message).encode()[:-1] + b', "x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+            channel.sendall(struct.pack("!I", len(data)) + data)
+        frames.send = deep
+        """,
+    "more than a cell may put out": """
+        from torchcourse.tools.classroom.sandbox import cells
+        get_ipython()._outputs._left = 2**30
+        print("x" * 2**25)
         """,
     "each answer twice": """
         from torchcourse.tools.classroom.sandbox import frames
@@ -480,6 +542,20 @@ def test_the_last_result_of_a_check_counts_and_an_error_is_nothing(executed, sou
     found, note = executed(source)
     assert found == [earned]
     assert not note.text
+
+
+def test_a_notebook_that_puts_out_much_keeps_its_points(executed, monkeypatch):
+    monkeypatch.setattr(execution, "MOST_OUTPUT", 1000)
+    earned, note = executed("print('x' * 2000)", "check:print('y' * 2000)\n2", "check:assert False, 'z' * 2000")
+    assert (earned, note.text) == ([2, 0], "")
+
+
+def test_who_sleeps_in_each_cell_ends_too(executed, monkeypatch):
+    clock = iter([0.0, 0.0, execution.CLOCK + 1])
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=clock.__next__))
+    earned, note = executed("check:2", "check:2")
+    assert earned == [2, 0]
+    assert "on the clock" in note.text
 
 
 def test_a_card_is_not_drawn_for_a_grader(executed):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from torchcourse.tools.classroom.sandbox import judging
 from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Lost, Warm
 
 Result = TypeVar("Result")
+
+CLOCK = 3600.0
+"""Seconds on the clock after which no more cells of a notebook are begun. Who sleeps takes no processor time."""
+FILES = "beside"
+"""Where the metadata of a notebook hold the files that it finds beside it; `HarmlessPages` lets them go."""
+MOST_OUTPUT = 32 * 2**20
+"""Characters of all outputs of a notebook."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,23 @@ def execute(notebook: NotebookNode, trusted: bool = True, seed: str = "") -> Not
 
 
 def _execute(notebook: NotebookNode, trusted: bool, seed: str) -> Note:
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells, room, end = [cell for cell in notebook.cells if cell.cell_type == "code"], _Room(), time.monotonic() + CLOCK
     with Box(warm()) as box, _Judge(box, seed) as judge:
+        given = notebook.metadata.get(FILES)
         for number, cell in enumerate(cells, start=1):
             cell.execution_count = number
             if not cell.source.strip():
                 cell.outputs = []
                 continue
             try:
+                if time.monotonic() > end:
+                    raise Died(f"all cells together took more than {CLOCK:.0f} s on the clock")
                 source, tests = (
                     judging.take_apart(cell.source) if trusted and utils.is_grade(cell) else (cell.source, [])
                 )
-                cell.outputs = [_output(one, number) for one in box.run(source, PROCESSOR, WALL, WHOLE)]
+                outputs = room.kept(box.run(source, PROCESSOR, WALL, WHOLE, given))
+                given = None
+                cell.outputs = [_output(one, number) for one in outputs]
                 if not any(output.output_type == "error" for output in cell.outputs):
                     cell.outputs += [_error("HiddenTest", reason) for reason in map(judge.says, tests) if reason]
             except Forged as forged:
@@ -207,6 +220,31 @@ PROTECTION: dict[Kind, str] = {
     "nothing else.",
 }
 UNPROTECTED = PROTECTION["limits"]
+
+
+class _Room:
+    """What the outputs of one notebook may fill together: the grader holds those of several notebooks at a time."""
+
+    def __init__(self) -> None:
+        self._left = MOST_OUTPUT
+
+    def kept(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the outputs of a cell; of those that there is no room for, errors and results alone, in short."""
+        self._left -= len(json.dumps(outputs))
+        if self._left > 0:
+            return outputs
+        kept = [_in_short(one) for one in outputs if one["output_type"] in ("error", "execute_result")]
+        return [{"output_type": "stream", "name": "stdout", "text": "… output left out here …\n"}, *kept]
+
+
+def _in_short(output: dict[str, Any]) -> dict[str, Any]:
+    if output["output_type"] == "error":
+        short = {name: output[name][:_SHORT] for name in ("ename", "evalue")}
+        return output | short | {"traceback": [line[:_SHORT] for line in output["traceback"][-1:]]}
+    return output | {"data": {"text/plain": output["data"].get("text/plain", "")[:_SHORT]}}
+
+
+_SHORT = 1000
 
 
 def _output(message: dict, number: int) -> NotebookNode:

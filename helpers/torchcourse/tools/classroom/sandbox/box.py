@@ -28,7 +28,7 @@ from weakref import WeakSet
 
 import psutil
 
-from torchcourse.tools.classroom.sandbox import bubblewrap, frames, isolation, processes
+from torchcourse.tools.classroom.sandbox import bubblewrap, frames, isolation, outputs, processes
 
 Kind = Literal["namespaces", "bubblewrap", "limits"]
 """What a sandbox is made of: namespaces and limits, the same by bubblewrap, or limits only, which protect nothing."""
@@ -247,7 +247,14 @@ class Box:
         box._cells = processes.innermost(box._process, depth)
         return box
 
-    def run(self, source: str, processor: float, wall: float, whole: float = math.inf) -> list[dict[str, Any]]:
+    def run(
+        self,
+        source: str,
+        processor: float,
+        wall: float,
+        whole: float = math.inf,
+        files: Mapping[str, str] | None = None,
+    ) -> list[dict[str, Any]]:
         """Run a cell; return its outputs, as a notebook keeps them.
 
         A cell that takes too long is interrupted, which is an error in its outputs.
@@ -257,6 +264,7 @@ class Box:
             processor: seconds of processor time, of all processes together.
             wall: seconds on the clock.
             whole: seconds of processor time since the sandbox began.
+            files: written into the folder of the cells first: by their paths, in base64.
 
         Raises:
             Died: when the sandbox ended in the middle, by itself or because of its limits.
@@ -267,14 +275,18 @@ class Box:
             raise Forged("something was sent in the place of a result")
         self._nonce = secrets.token_hex(16)
         with contextlib.suppress(OSError):  # then the answer is missing too
-            frames.send(self._channel, {"source": source, "nonce": self._nonce})
+            frames.send(self._channel, {"source": source, "nonce": self._nonce, "files": dict(files or {})})
         begun, used = time.monotonic(), processes.usage(self._process).seconds
         interrupted = 0.0
         while True:
             if (message := self._message()) is not None:
-                if message.get("nonce") != self._nonce or not isinstance(message.get("outputs"), list):
+                if message.get("nonce") != self._nonce:
                     raise Forged("something was sent in the place of a result")
-                return [*message["outputs"], *([_TOO_LONG] if interrupted else [])]
+                try:
+                    kept = outputs.received(message.get("outputs"))
+                except ValueError as error:
+                    raise Forged("something was sent in the place of a result") from error
+                return [*kept, *([_TOO_LONG] if interrupted else [])]
             usage = processes.usage(self._process)
             if usage.memory > MEMORY:
                 raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
@@ -356,5 +368,5 @@ class Box:
             raise Died("the process ended in the middle of a cell")
         try:
             return self._reader.add(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Forged("something was sent in the place of a result") from error

@@ -1,6 +1,8 @@
 """Within the sandbox: run cells in IPython, and keep what each of them puts out, as a notebook keeps it."""
 
+import base64
 import builtins
+import contextlib
 import io
 import itertools
 import os
@@ -8,9 +10,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ipykernel.compiler import XCachingCompiler
+from ipykernel.zmqshell import KernelMagics
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
@@ -70,6 +74,9 @@ class Shell(InteractiveShell):
     def __init__(self, outputs: Outputs) -> None:
         super().__init__(displayhook_class=_results(outputs), display_pub_class=_displays(outputs))
         self._outputs = outputs
+        self.register_magics(KernelMagics)  # such as %autosave, which are no errors in a notebook
+        if self.extension_manager is not None:
+            self.extension_manager.load_extension("storemagic")
         if self.history_manager is not None:
             self.history_manager.enabled = False
 
@@ -80,6 +87,13 @@ class Shell(InteractiveShell):
             self._showtraceback(kind, error, traceback.format_exception(kind, error, trace, limit=-5))
         else:
             super().showtraceback(exc_tuple, *options, **named)
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """`%matplotlib inline` and `%gui` ask for a loop of events; without a front end there is none."""
+
+    def should_run_async(self, *_cell: Any, **_named: Any) -> bool:
+        """A notebook's kernel has a loop that runs in each cell, so that a task can begin where nothing is awaited."""
+        return True
 
     def _format_exception_for_storage(self, *_exception: Any, **_named: Any) -> dict:
         """IPython 9 formats every error a second time, for a history that ends with this process."""
@@ -128,6 +142,10 @@ class _Stream(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        """As that of a kernel's, for programs that a cell starts; what they write there is in no notebook."""
+        return {"stdout": 1, "stderr": 2}[self._name]
+
 
 def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str, Any]], None]) -> None:
     """Run each cell that arrives, and send back its outputs, until no more arrive."""
@@ -142,6 +160,7 @@ def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str
         if "test" in message:  # this sandbox is a judge
             judging.serve(message["test"], message["seed"], receive, send)
             continue
+        _write(message["files"])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout, sys.stderr = _Stream("stdout", outputs), _Stream("stderr", outputs)
         owner = os.getpid()
@@ -154,3 +173,11 @@ def serve(receive: Callable[[], dict[str, Any] | None], send: Callable[[dict[str
                 os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         send({"nonce": message["nonce"], "outputs": outputs.take()})
+
+
+def _write(files: dict[str, str]) -> None:
+    for name, data in files.items():
+        with contextlib.suppress(OSError):  # then a cell that needs it says so
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(base64.b64decode(data))

@@ -34,6 +34,7 @@ class Limits:
     processes: int = 256
     file_size: int = 256 * MEBIBYTE
     disk: int = 1024 * MEBIBYTE  # bytes of /tmp, and the same again of shared memory
+    files: int = 2**16  # of /tmp, and the same again of shared memory: each takes memory that is not counted
     open_files: int = 1024
 
 
@@ -61,6 +62,8 @@ def enter(limits: Limits, readable: Iterable[Path]) -> None:
         _end_as(child)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _new_root(limits, [path for path in readable if path.exists()])
+    # In namespaces of its own making it could mount, and reach parts of the kernel that only root reaches.
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
     limit(limits)
     _call("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     nothing = struct.pack("6I", *[0] * 6)
@@ -150,7 +153,8 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=755")
     for name in ("tmp", "dev/shm"):  # first, since what is readable may lie below them
         (root / name).mkdir(parents=True)
-        _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=1777")
+        about = f"size={limits.disk},nr_inodes={limits.files},mode=1777"
+        _mount("tmpfs", root / name, "tmpfs", _MS_NOSUID | _MS_NODEV, about)
     for path, fd in opened.items():
         target = root / path.relative_to("/")
         if any(parent in opened for parent in path.parents):

@@ -4,13 +4,16 @@ The first of them waits for the others, and inherits those whose parent ended; s
 """
 
 import contextlib
+import re
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 _KILLED = 10.0  # seconds that killed processes have to end
 _MOMENT = 0.005  # seconds from look to look
+_MUCH = 2**30  # bytes
 
 
 class Usage(NamedTuple):
@@ -27,14 +30,30 @@ class Usage(NamedTuple):
 def usage(first: psutil.Process) -> Usage:
     """Return what a sandbox uses, by its first process."""
     tree = below(first)
-    seconds, memory = 0.0, 0
+    seconds, memory, shared = 0.0, 0, 0
     for process in [first, *tree]:
         with contextlib.suppress(psutil.Error):
             seconds += sum(process.cpu_times()[:4])
             if process != first:  # which only waits
                 info = process.memory_info()
                 memory += info.rss - info.shared
+                shared += info.shared
+    if shared > _MUCH:  # files too, which all sandboxes have together
+        memory += sum(_shared(process) for process in tree)
     return Usage(seconds, memory, len(tree))
+
+
+def _shared(process: psutil.Process) -> int:
+    """Return the bytes of a process's memory that are no file's and that others may have too, each with its share.
+
+    Who may not see the shares gets what the process has in all.
+    """
+    for name, part in (("smaps_rollup", "Pss_Shmem"), ("status", "RssShmem")):
+        with contextlib.suppress(OSError):
+            found = re.search(rf"^{part}:\s*(\d+) kB", Path(f"/proc/{process.pid}/{name}").read_text(), re.MULTILINE)
+            if found:
+                return int(found[1]) * 1024
+    return 0
 
 
 def below(first: psutil.Process) -> list[psutil.Process]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from torchcourse.ranks.server import PRELOAD
-from torchcourse.tools.classroom.sandbox import isolation
+from torchcourse.tools.classroom.sandbox import isolation, refused
 
 MODULES = (
     *PRELOAD,
@@ -156,6 +156,8 @@ def _serve(channel: socket.socket) -> None:
     from torchcourse.ranks import start
     from torchcourse.tools.classroom.sandbox import cells, frames
 
+    with contextlib.suppress(OSError):
+        refused.refuse()
     # A child begins where all begin; a notebook's numbers differ from run to run.
     random.seed()
     np.random.seed()
