@@ -16,7 +16,7 @@ from nbgrader.api import Gradebook
 
 import small_course
 from small_course import LESSON_NAME, hand_in
-from torchcourse.tools.classroom import execution, grade, staging
+from torchcourse.tools.classroom import execution, grade, own_time, staging
 from torchcourse.tools.classroom.grade import grade_class
 from torchcourse.tools.classroom.preprocessors import HarmlessPages
 
@@ -347,3 +347,120 @@ def test_a_grader_that_is_killed_goes_on_where_it_was(course, tmp_path):
         grade_class(tmp_path, root=course)
     assert len(again) == 2
     assert [row["score"] for row in rows(tmp_path).values()] == ["3.0"] * 4
+
+
+def stamp_that_is_a_link(place):
+    (place.parents[2] / "secret.txt").write_text("the teacher's own")
+    (place / "timestamp.txt").symlink_to(place.parents[2] / "secret.txt")
+
+
+def stamp_without_end(place):
+    with (place / "timestamp.txt").open("wb") as file:
+        file.truncate(2**40)
+
+
+def file_without_end(place):
+    with (place / "data.bin").open("wb") as file:
+        file.truncate(2**40)
+
+
+def odd_names(place):
+    for name in (b"caf\xe9.ipynb", b"\x1b]0;x\x07.ipynb", b"a\nb.ipynb", "\u202e.ipynb".encode()):
+        Path(os.fsdecode(os.fsencode(place) + b"/" + name)).write_text("{}")
+
+
+def a_module_of_ones_own(place):
+    (place / "own").mkdir()
+    (place / "own" / "twice.py").write_text("def double(number):\n    return 2 * number\n")
+    (place / "green.txt").write_text("green")
+    notebook = nbformat.read(place / "1_lesson.ipynb", as_version=4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    cells["double"].source, cells["color"].source = "from own.twice import double", "answer = open('green.txt').read()"
+    nbformat.write(notebook, place / "1_lesson.ipynb")
+
+
+FOLDERS = {
+    "a module of one's own": a_module_of_ones_own,
+    "a pipe as timestamp": lambda place: os.mkfifo(place / "timestamp.txt"),
+    "a folder as timestamp": lambda place: (place / "timestamp.txt").mkdir(),
+    "a link as timestamp": stamp_that_is_a_link,
+    "a timestamp of a terabyte": stamp_without_end,
+    "a file of a terabyte": file_without_end,
+    "a pipe as notebook": lambda place: os.mkfifo(place / "quiz.ipynb"),
+    "names that a terminal obeys": odd_names,
+}
+
+
+@pytest.fixture(scope="module")
+def odd_folders(course, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd")
+    for name, change in FOLDERS.items():
+        change(hand_in(course, folder, name, solved=True).parent)
+    for name, change in ROLES.items():
+        hand_in(course, folder, name, change, solved=True)
+    (folder / "submitted" / "neighbor").mkdir()
+    (folder / "submitted" / "neighbor" / LESSON_NAME).symlink_to(folder / "submitted" / "a file of a terabyte")
+    nameless = Path(os.fsdecode(os.fsencode(folder) + b"/submitted/\xb1\xe8")) / LESSON_NAME  # as old archives have it
+    nameless.mkdir(parents=True)
+    for _ in range(2):
+        found = {row.student: row for row in grade_class(folder, root=course)}
+    return folder, found
+
+
+def changed_role(**changes):
+    def change(cells, _notebook):
+        cells["check-double"].metadata.nbgrader.update(changes)
+
+    return change
+
+
+ROLES = {
+    "a check that is no grade": changed_role(grade=False),
+    "a check that is an answer": changed_role(grade=False, solution=True),
+    "a check that a person grades": changed_role(solution=True, locked=False),
+    "a check worth a thousand": changed_role(points=1000),
+    "a check worth a word": changed_role(points="many"),
+    "a check worth infinity": changed_role(points=float("inf")),
+    "a check that is a task": changed_role(task=True),
+    "a role of an old form": changed_role(schema_version=1),
+    "a role of a form to come": changed_role(schema_version=99),
+    "a grade id that is a list": lambda cells, _: cells["setup"].metadata.update(nbgrader={"grade_id": ["x"]}),
+    "a cell id that is HTML": lambda _, notebook: notebook.cells[0].update(id="<b>"),
+}
+
+
+def test_a_notebook_of_too_many_cells_is_not_read(course, known, tmp_path, monkeypatch):
+    path = hand_in(course, tmp_path, "ada", solved=True)
+    monkeypatch.setattr(staging, "MOST_CELLS", 3)
+    assert "cells, and at most 3 are read" in staging.stage(path.parent, known).notes[0]
+
+
+@pytest.mark.parametrize("student", [*FOLDERS, *ROLES])
+def test_an_odd_folder_or_role_costs_no_point(odd_folders, student):
+    row = odd_folders[1][student]
+    assert (row.score, row.max_score) == (3, 6), row.note
+    assert row.note.isprintable()
+
+
+def test_a_link_in_the_place_of_a_timestamp_shows_nothing(odd_folders):
+    assert not [*odd_folders[0].glob("*/a link as timestamp/*/timestamp.txt")][1:]
+
+
+@pytest.mark.parametrize(("student", "why"), [("neighbor", "a link"), (r"\udcb1\udce8", "in no encoding")])
+def test_a_folder_that_cannot_be_taken_is_in_the_table_with_the_reason(odd_folders, student, why):
+    folder, found = odd_folders
+    assert found[student].state == rows(folder)[student]["state"] == "could not be graded"
+    assert why in found[student].note
+
+
+def test_a_text_that_keeps_the_grader_busy_is_named(course, tmp_path, monkeypatch):
+    def sanitize(*_):
+        while True:
+            pass
+
+    monkeypatch.setattr(HarmlessPages, "sanitize_html_tags", sanitize)
+    monkeypatch.setattr(own_time, "MOST", 0.2)
+    hand_in(course, tmp_path, "ada", solved=True)
+    (row,) = grade_class(tmp_path, root=course)
+    assert row.state == "could not be graded"
+    assert row.note.startswith("its texts kept the grader busy")

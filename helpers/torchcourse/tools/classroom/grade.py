@@ -15,7 +15,6 @@ into the gradebook. A submission that fails is named with the reason, and the ot
 import argparse
 import contextlib
 import difflib
-import hashlib
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import execution, gradebook, roster
+from torchcourse.tools.classroom import execution, gradebook, roster, staging
 from torchcourse.tools.classroom.cluster import Cluster, RayCluster
 from torchcourse.tools.classroom.grader import Grader, Runs
 from torchcourse.tools.classroom.roster import Grade
@@ -33,6 +32,8 @@ from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import ROOT
 
 Key = tuple[str, str]  # student and lesson
+
+UNNAMED = "the name of the student's folder is in no encoding that is known; rename the folder"
 
 
 def grade_class(
@@ -62,12 +63,17 @@ def grade_class(
     """
     submissions = find_submissions(folder, lessons, root, student)
     table, record = roster.read(folder / "grades.csv"), _Record(folder / "grading.json")
+    table = {key: row for key, row in table.items() if row.note != UNNAMED}
+    for name, lesson in [key for key in submissions if not roster.can_be_written(key[0])]:
+        submissions.remove((name, lesson))
+        name = roster.printable(name)
+        table[name, lesson] = Grade(name, lesson, "could not be graded", None, None, UNNAMED)
     with gradebook.at_work():
         grader = Grader(folder, root)
         digests = {lesson: grader.register(lesson) for lesson in sorted({lesson for _, lesson in submissions})}
         changed = []
         for key in submissions:
-            digest = digests[key[1]] + _digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
+            digest = digests[key[1]] + staging.digest(folder / "submitted" / key[0] / key[1], grader.drawn(*key))
             if not again and record.is_graded(key, digest) and key in table:
                 table[key] = _followed(grader, key, table[key], record)
             else:
@@ -79,7 +85,8 @@ def grade_class(
             if student is None:
                 _add_absent(table, sorted(digests), {*grader.students(), *(key[0] for key in submissions)})
             roster.write(folder / "grades.csv", table)
-    rows = [table[key] for key in sorted(table, key=lambda key: (key[1], key[0])) if key[1] in digests]
+    wanted = {*digests, *(key[1] for key, row in table.items() if row.note == UNNAMED)}
+    rows = [table[key] for key in sorted(table, key=lambda key: (key[1], key[0])) if key[1] in wanted]
     return [row for row in rows if student in (None, row.student)]
 
 
@@ -140,15 +147,6 @@ class _Record:
         os.replace(temporary, self._path)
 
 
-def _digest(folder: Path, drawn: str) -> str:
-    """Return a digest of all files that a student handed in for a lesson, and of what was drawn for the student."""
-    digest = hashlib.blake2b(drawn.encode(), digest_size=16)
-    for path in sorted(path for path in folder.glob("*") if path.is_file()):
-        digest.update(path.name.encode(errors="surrogateescape") + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def find_submissions(folder: Path, lessons: list[str] | None, root: Path, student: str | None = None) -> list[Key]:
     """Return (student, lesson) for each folder below submitted/; name those whose lesson the course does not have."""
     known = notebooks.lessons(root)
@@ -161,7 +159,8 @@ def find_submissions(folder: Path, lessons: list[str] | None, root: Path, studen
         if lesson not in known and not lesson.startswith("."):
             close = difflib.get_close_matches(lesson, known, 1)
             meant = f" Did you mean {close[0]}?" if close else ""
-            print(f"submitted/{name}/{lesson} was not graded: the course has no such lesson.{meant}")
+            place = roster.printable(f"submitted/{name}/{lesson}")
+            print(f"{place} was not graded: the course has no such lesson.{meant}")
     wanted = [key for key in found if key[1] in (lessons or known)]
     if not wanted:
         raise FileNotFoundError(
@@ -193,10 +192,10 @@ def main() -> int:
         print(*cluster.report(), sep="\n")
     else:
         print(execution.PROTECTION[execution.warm().kind] if POSSIBLE else execution.UNPROTECTED)
-    width = max(len(grade.student) for grade in grades)
+    width = max(len(roster.printable(grade.student)) for grade in grades)
     for grade in grades:
         score = "   –" if grade.score is None else f"{grade.score:4g} of {grade.max_score:g}"
-        print(f"{grade.student:{width}}  {grade.lesson:28} {score:12} {grade.state}  {grade.note}")
+        print(f"{roster.printable(grade.student):{width}}  {grade.lesson:28} {score:12} {grade.state}  {grade.note}")
     print(f"Scores: {options.folder / 'grades.csv'}")
     print(f"Feedback pages, which show the hidden tests and the model answers: {options.folder / 'feedback'}")
     if any(grade.state == "needs manual grading" for grade in grades):

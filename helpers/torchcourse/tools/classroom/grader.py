@@ -25,11 +25,11 @@ from nbgrader.preprocessors import NbGraderPreprocessor, SaveCells
 from nbgrader.utils import parse_utc, rmtree, setenv
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import class_final, execution, gradebook, late, per_student, staging
+from torchcourse.tools.classroom import class_final, execution, gradebook, late, own_time, per_student, staging
 from torchcourse.tools.classroom.cluster import Cluster
 from torchcourse.tools.classroom.feedback_pages import FeedbackPages
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
-from torchcourse.tools.classroom.roster import Grade, State
+from torchcourse.tools.classroom.roster import Grade, State, printable
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.repository import nbgrader_config
 
@@ -109,16 +109,18 @@ class Grader:
 
     def prepare(self, student: str, lesson: str) -> Work:
         """Sort what a student handed in, and bring it into the form in which it is run."""
-        staged = self._staged(student, lesson)
-        work = Work(student, lesson, staged.notebooks, staged.notes)
-        if not staged.notebooks:
-            work.failed = "; ".join(work.notes) or "there is no notebook in the folder"
-            work.notes = []
-            return work
+        work = Work(student, lesson)
         self._messages.clear()
         try:
-            for name, notebook in work.notebooks.items():
-                work.notebooks[name] = _apply(self._sanitizing, notebook, self._place(work, name))
+            with own_time.limited():
+                staged = self._staged(student, lesson)
+                work.notebooks, work.notes = staged.notebooks, staged.notes
+                if not staged.notebooks:
+                    work.failed = "; ".join(work.notes) or "there is no notebook in the folder"
+                    work.notes = []
+                for name, notebook in work.notebooks.items():
+                    work.notebooks[name] = _apply(self._sanitizing, notebook, self._place(work, name))
+                    work.notebooks[name].metadata[execution.FILES] = staged.files
         except Exception as error:  # whatever a notebook can hold
             work.failed = self._messages.reason() or _named(error)
         return work
@@ -130,7 +132,7 @@ class Grader:
         self._messages.clear()
         try:
             notes = self._ran(work)
-            with gradebook.at_once(self.folder) as book:
+            with own_time.limited(), gradebook.at_once(self.folder) as book:
                 gradebook.enter(book, work.lesson, work.student, self._timestamp(work), work.notebooks)
                 for name, notebook in work.notebooks.items():
                     work.notebooks[name] = _apply(self._scoring, notebook, self._place(work, name))
@@ -185,14 +187,11 @@ class Grader:
         return notes
 
     def _timestamp(self, work: Work) -> datetime | None:
-        path = self.folder / "submitted" / work.student / work.lesson / TIMESTAMP
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            text = staging.stamp(self.folder / "submitted" / work.student / work.lesson)
             return cast(datetime, parse_utc(text)) if text else None
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, OverflowError):
-            work.notes.append(f"{TIMESTAMP} holds no time, so that this work counts as in time")
+            work.notes.append(f"{staging.TIMESTAMP} holds no time, so that this work counts as in time")
             return None
 
     def _write_autograded(self, work: Work) -> None:
@@ -226,7 +225,7 @@ class Grader:
         for name, notebook in work.notebooks.items():
             page = self._pages.page(notebook, self._place(work, name))
             (place / f"{name}.html").write_text(page, encoding="utf-8", newline="\n")
-        return Grade(work.student, work.lesson, state, score, most, "; ".join(notes))
+        return Grade(work.student, work.lesson, state, score, most, printable("; ".join(notes)))
 
     def _emptied(self, step: str, work: Work) -> Path:
         """Return a folder for what one of nbgrader's steps makes of a submission, with nothing but its timestamp."""
@@ -234,9 +233,10 @@ class Grader:
         if place.exists():
             rmtree(place)
         place.mkdir(parents=True)
-        stamp = self.folder / "submitted" / work.student / work.lesson / TIMESTAMP
-        if stamp.is_file():
-            shutil.copyfile(stamp, place / TIMESTAMP)
+        with contextlib.suppress(OSError, ValueError):
+            source = self.folder / "submitted" / work.student / work.lesson
+            if staging.stamp(source):
+                shutil.copyfile(source / staging.TIMESTAMP, place / staging.TIMESTAMP)
         return place
 
     def _place(self, work: Work, name: str) -> dict[str, Any]:
@@ -252,9 +252,6 @@ class Grader:
         return [kind(config=self._config, log=log) for kind in kinds]
 
 
-TIMESTAMP = "timestamp.txt"
-
-
 def _apply(steps: list[NbGraderPreprocessor], notebook: NotebookNode, resources: dict[str, Any]) -> NotebookNode:
     for step in steps:
         notebook, resources = step(notebook, resources)
@@ -262,11 +259,13 @@ def _apply(steps: list[NbGraderPreprocessor], notebook: NotebookNode, resources:
 
 
 def _not_graded(work: Work) -> Grade:
-    reason = "; ".join([*work.notes, work.failed])
+    reason = printable("; ".join([*work.notes, work.failed]))
     return Grade(work.student, work.lesson, "could not be graded", None, None, reason)
 
 
 def _named(error: Exception) -> str:
+    if isinstance(error, own_time.TooLong | staging.Refused):
+        return str(error)
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 

@@ -17,7 +17,7 @@ from nbgrader.api import Gradebook, SourceCell
 from nbgrader.preprocessors import Execute, GetGrades, NbGraderPreprocessor, OverwriteCells, SaveAutoGrades
 from traitlets import Bool, Dict, List
 
-from torchcourse.tools.classroom import execution, gradebook, per_student
+from torchcourse.tools.classroom import execution, gradebook, per_student, staging
 from torchcourse.tools.classroom.lesson_cells import KnownCells
 from torchcourse.tools.classroom.sandbox.box import POSSIBLE
 from torchcourse.tools.classroom.text_cache import remembered
@@ -33,6 +33,8 @@ class RunInSandbox(Execute):
     def preprocess(self, nb: NotebookNode, resources: dict, km: Any = None) -> tuple[NotebookNode, dict]:
         if not POSSIBLE:
             return super().preprocess(nb, resources, km)
+        if place := resources.get("metadata", {}).get("path"):
+            nb.metadata[execution.FILES] = staging.beside(Path(place))[0]
         # `nbgrader validate` grades nothing, and has the notebook as it was written.
         execution.execute(nb, trusted="nbgrader" in resources)
         return self._warned(nb), resources
@@ -44,10 +46,11 @@ class RunInSandbox(Execute):
 
 
 class RecoverMetadata(NbGraderPreprocessor):
-    """Give a cell that lost its nbgrader metadata its role back, by its cell id.
+    """Give each cell of the lesson the role that the lesson gave it, by its grade id, or else by its cell id.
 
     Some editors keep the ids of cells but drop what they do not know about them. Unmended, such work is graded as if
-    it had never been handed in, or ends in an error. The build makes each marked cell's id its grade id.
+    it had never been handed in, or ends in an error. The build makes each marked cell's id its grade id. A role that
+    was changed, such as a check that is no grade any more, ends in an error too.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -57,8 +60,9 @@ class RecoverMetadata(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         known = self._known_cells.of(resources["nbgrader"])
         for cell in nb.cells:
-            if cell.get("id") in known.sources and "nbgrader" not in cell.metadata:
-                cell.metadata["nbgrader"] = _role(known.sources[cell.id], known.points, known.solutions)
+            name = cell.metadata["nbgrader"].get("grade_id") if "nbgrader" in cell.metadata else cell.get("id")
+            if name in known.sources:
+                cell.metadata["nbgrader"] = _role(known.sources[name], known.points, known.solutions)
         return nb, resources
 
 

@@ -48,6 +48,20 @@ def write(path: Path, grades: dict[tuple[str, str], Grade]) -> None:
     os.replace(temporary, path)
 
 
+def printable(text: str) -> str:
+    """Return a text of a student's, such as a file's name, that moves nothing around it, in a terminal or on a page."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def can_be_written(name: str) -> bool:
+    """Whether a name is text; that of a folder from an old archive may be bytes in some encoding."""
+    try:
+        name.encode()
+    except UnicodeError:
+        return False
+    return True
+
+
 def _number(text: str) -> float | None:
     return float(text) if text else None
 

@@ -4,6 +4,9 @@ Browsers and mail programs rename files, editors add byte-order marks, and a stu
 wants each notebook under the name of its lesson, and gives up the whole submission for one that it cannot read.
 """
 
+import base64
+import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -16,6 +19,12 @@ from nbformat.notebooknode import NotebookNode
 
 MOST = 50 * 2**20
 """Bytes that a notebook may have; one with its pictures has about a million."""
+MOST_CELLS = 5000
+MOST_FILES, MOST_BESIDE = 200, 16 * 2**20
+"""Files, and their bytes together, that a notebook finds beside it."""
+TIMESTAMP = "timestamp.txt"
+_NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
+_LONGEST_STAMP = 1000
 
 
 @dataclass
@@ -26,8 +35,14 @@ class Staged:
     """The notebooks that will be graded, by the names that the lesson gave them."""
     notes: list[str] = field(default_factory=list)
     """What a teacher has to know, a sentence each."""
+    files: dict[str, str] = field(default_factory=dict)
+    """What lies beside the notebooks, such as a module that they import: by its path, in base64."""
     unread: bool = False
     """Whether a file could not be read, so that points may be missing."""
+
+
+class Refused(Exception):
+    """The whole folder is not read; the message says why."""
 
 
 def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
@@ -36,7 +51,12 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     Args:
         source: the folder of one student's submission.
         known: the lesson's notebooks, by name.
+
+    Raises:
+        Refused: if the folder is a link, which may lead to a neighbor's work.
     """
+    if source.is_symlink():
+        raise Refused("the folder is a link, and links are not followed")
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
     for path in sorted(source.glob("*.ipynb")):
         try:
@@ -58,7 +78,66 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
         elif newest.stem != name:
             staged.notes.append(f"{newest.name} was taken for {name}.ipynb")
         staged.notebooks[name] = notebook
+    staged.files, left = beside(source)
+    if left:
+        staged.notes.append(f"the notebooks ran without {', '.join(left[:3])}: too much lies beside them")
     return staged
+
+
+def beside(source: Path) -> tuple[dict[str, str], list[str]]:
+    """Return what was handed in besides notebooks, by its path there, in base64; and the paths of what is too much.
+
+    The small ones come first: a module is small, and a data set is not.
+    """
+    found, left, size = dict[str, str](), list[str](), 0
+    for path in sorted(filter(is_file, source.rglob("*")), key=lambda path: (path.stat().st_size, path)):
+        within = path.relative_to(source)
+        if path.suffix == ".ipynb" or any(part.startswith(".") or part in _NOT_GIVEN for part in within.parts):
+            continue
+        size += path.stat().st_size
+        if size > MOST_BESIDE or len(found) >= MOST_FILES:
+            left.append(within.as_posix())
+            continue
+        with contextlib.suppress(OSError):  # then the notebook does not find it either
+            found[within.as_posix()] = base64.b64encode(path.read_bytes()).decode()
+    return found, left
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of the student's own: a link may show anything of the teacher's, a pipe never ends."""
+    with contextlib.suppress(OSError):  # as in a folder that may not be entered
+        return path.is_file() and not path.is_symlink()
+    return False
+
+
+def stamp(source: Path) -> str:
+    """Return what nbgrader noted of the time when a folder was handed in; nothing if there is no such file.
+
+    Raises:
+        ValueError: if it is no text, or no file.
+        OSError: if it cannot be read.
+    """
+    path = source / TIMESTAMP
+    if not path.exists() and not path.is_symlink():
+        return ""
+    if not is_file(path) or path.stat().st_size > _LONGEST_STAMP:
+        raise ValueError("it is no file with a time")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def digest(source: Path, drawn: str) -> str:
+    """Return a digest of all that a student handed in for a lesson, and of what was drawn for the student.
+
+    A file that is too large to be read counts with its size and time.
+    """
+    found = hashlib.blake2b(drawn.encode(), digest_size=16)
+    for path in sorted(filter(is_file, source.rglob("*"))):
+        found.update(path.relative_to(source).as_posix().encode(errors="surrogateescape") + b"\0")
+        with contextlib.suppress(OSError):  # of which the grading says that it could not be read
+            about = path.stat()
+            large = f"{about.st_size} {about.st_mtime_ns}".encode()
+            found.update(path.read_bytes() if about.st_size <= MOST else large)
+    return found.hexdigest()
 
 
 def read(path: Path) -> NotebookNode:
@@ -68,7 +147,7 @@ def read(path: Path) -> NotebookNode:
         ValueError: in a few words, if it is none.
     """
     try:
-        if not path.is_file() or path.is_symlink():
+        if not is_file(path):
             raise ValueError("it is no file")
         if path.stat().st_size > MOST:
             raise ValueError(f"it has {path.stat().st_size / 2**20:.0f} MiB, and at most {MOST / 2**20:.0f} are read")
@@ -79,6 +158,8 @@ def read(path: Path) -> NotebookNode:
         raise ValueError("it is no notebook, or was cut off") from error
     if not isinstance(content, dict) or not isinstance(content.get("cells", content.get("worksheets")), list):
         raise ValueError("it is no notebook")
+    if len(content.get("cells", ())) > MOST_CELLS:
+        raise ValueError(f"it has {len(content['cells'])} cells, and at most {MOST_CELLS} are read")
     try:
         notebook = nbformat.convert(nbformat.from_dict(content), 4)
         _mend(notebook)
@@ -135,10 +216,15 @@ def _mend(notebook: NotebookNode) -> None:
         cell.source = cell.source if isinstance(cell.source, str) else _joined(cell.source)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-        if not isinstance(cell.get("id"), str) or cell.id in seen:
+        if (
+            not isinstance(cell.get("id"), str)
+            or not re.fullmatch(r"[\w-]{1,64}", cell.id, re.ASCII)
+            or cell.id in seen
+        ):
             cell.id = f"handed-in-{number}"
         seen.add(cell.id)
-        if not isinstance(cell.metadata.get("nbgrader", {}), dict):
+        role = cell.metadata.get("nbgrader")
+        if role is not None and not (isinstance(role, dict) and isinstance(role.get("grade_id", ""), str)):
             del cell.metadata["nbgrader"]
     notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 5))
 
