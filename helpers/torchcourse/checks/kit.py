@@ -8,11 +8,13 @@
 Importing this imports torch, and starts no process.
 """
 
+import builtins
 import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -198,6 +200,18 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def other_text_hashes() -> Iterator[None]:
+    """Let `hash` give what it might in a different process: Python salts the hash of a text anew in each."""
+    real = builtins.hash
+
+    def has_text(value: Any) -> bool:
+        return isinstance(value, str | bytes) or (isinstance(value, tuple | frozenset) and any(map(has_text, value)))
+
+    with patch.object(builtins, "hash", lambda value: real(("salt", value)) if has_text(value) else real(value)):
+        yield
 
 
 def tensor_of(value: Any, shape: Sequence[int], hint: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torchcourse.checks.kit import (
     numbers_of,
     on_ranks,
     one_thread,
+    other_text_hashes,
     refuse_known,
     same,
     tensor_of,
@@ -61,6 +62,16 @@ def test_same(ours, other):
 )
 def test_not_same(ours, other):
     assert not same(ours, other)
+
+
+def test_a_text_has_the_hash_of_a_different_process_for_a_while():
+    values = "epoch 1", b"1", ("a", 1), (1, 2), 7, 0.5
+    before = [hash(value) for value in values]
+    with other_text_hashes():
+        inside = [hash(value) for value in values]
+        assert {"epoch 1": 3}["epoch 1"] == 3
+    assert [a == b for a, b in zip(before, inside, strict=True)] == [False] * 3 + [True] * 3
+    assert [hash(value) for value in values] == before
 
 
 def test_numbers():

@@ -1,6 +1,7 @@
 """The checks of notebook 2 of lesson 03 accept right answers built in different ways and name wrong ones' symptoms."""
 
 import random
+import re
 
 import numpy as np
 import optuna
@@ -47,6 +48,20 @@ def test_objective_accepts(learner):
     accepted(check.objective(learner))
 
 
+class Rounding:
+    """A trial to which an accuracy is reported with three digits."""
+
+    def __init__(self, trial):
+        self.suggest_float, self.should_prune = trial.suggest_float, trial.should_prune
+        self.report = lambda value, step: trial.report(round(value, 3), step)
+
+
+def test_a_value_that_was_rounded_is_not_shown_equal_to_the_right_one():
+    message = check.objective(lambda trial, train: right(Rounding(trial), train)).message
+    reported, accuracy = re.findall(r"0\.\d+", message)
+    assert reported != accuracy
+
+
 def variant(
     name="lr", log=True, low=1e-4, report=True, ask=True, raises=True, ahead=False, step=None, sign=1, result=None
 ):
@@ -75,6 +90,8 @@ def variant(
         (variant(raises=False), "not_pruned"),
         (variant(ahead=True), "trained_already"),
         (variant(sign=-1), "other_value"),
+        (lambda trial, train: right(Rounding(trial), train), "other_value"),
+        (lambda trial, train: train(10 ** trial.suggest_float("lr", -4, 0)), "exponent"),
         (variant(result=lambda accuracy: 1 - accuracy), "wrong_value"),
         (lambda trial, train: trial.suggest_float("lr", 1e-4, 1, log=True), "not_trained"),
     ],
@@ -97,6 +114,16 @@ def asking_late(trial, train):
     for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
         trial.report(accuracy, epoch)
         if epoch > 1 and trial.should_prune():
+            raise optuna.TrialPruned
+    return accuracy
+
+
+def nine_times(trial, train):
+    run = train(trial.suggest_float("lr", 1e-4, 1, log=True))
+    for epoch in range(9):
+        accuracy = next(run)
+        trial.report(accuracy, epoch)
+        if trial.should_prune():
             raise optuna.TrialPruned
     return accuracy
 
@@ -127,11 +154,12 @@ def asking_before_the_report(trial, train):
         (lambda *given: print(right(*given)), "nothing_returned", "returned None"),
         (lambda trial, train: right(trial, lambda rate: [*train(rate), *train(rate)]), "trained_twice", "18 epochs"),
         (variant(name="log_lr"), "no_lr", "It has log_lr."),
+        (nine_times, "raised_StopIteration", "accuracy = next(run)"),
     ],
 )
 def test_the_hint_on_an_objective_names_what_was_seen(learner, symptom, words):
     checked = check.objective(learner)
-    refused(checked, symptom)
+    assert (checked.state, checked.symptom) == ("wrong", symptom), checked.message
     assert words in checked.message
 
 
@@ -210,6 +238,7 @@ def mend_failed(study, alive):
         (mend_failed, "failed_again"),
         (mends(params=lambda params: params | {"width": 5}), "other_settings"),
         (queued_twice, "count"),
+        (lambda study, alive: (mend(study, alive), alive.clear()), "inputs_changed"),
         (queues_distributions, "other_settings"),
     ],
 )
@@ -242,6 +271,7 @@ def test_sampler_of_accepts(learner):
         (lambda seed, worker, before: RandomSampler(seed=100 * worker + before), "seed_ignored"),
         (lambda seed, worker, before: RandomSampler(seed=seed + worker + before), "collide"),
         (lambda seed, worker, before: seed, "wrong_type"),
+        (lambda *key: RandomSampler(seed=hash(str(key)) % 2**32), "other_process"),
     ],
 )
 def test_sampler_of_refuses(learner, symptom):
@@ -270,7 +300,9 @@ def test_honest_accepts(learner):
         (lambda val, test: test[val[:, -1].argmax(), -1], "last_epoch"),
         (lambda val, test: test[val.max(axis=1).argmax()].max(), "test_chose_epoch"),
         (lambda val, test: float(test.mean()), "wrong_value"),
+        (lambda val, test: val.flat[test.argmax()], "roles_swapped"),
         (lambda val, test: test[val.max(axis=1).argmax()], "no_number"),
+        (lambda val, test: (test.flat[val.argmax()], val.sort())[0], "inputs_changed"),
     ],
 )
 def test_honest_refuses(learner, symptom):

@@ -70,9 +70,27 @@ def after_seeding(seed):
     return answer
 
 
+def first_ones_mixed(total, epoch, rank, world_size):
+    return mixed(total // world_size * world_size, epoch)[rank::world_size]
+
+
+def turned(total, epoch, rank, world_size):
+    order, each = mixed(total, 0), total // world_size
+    return (order[epoch:] + order[:epoch])[rank * each : (rank + 1) * each]
+
+
+def by_a_text(total, epoch, rank, world_size):
+    return every_nth(total, hash(f"epoch {epoch}"), rank, world_size)
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
+        (lambda total, epoch, rank, ranks: every_nth(total, epoch % 2, rank, ranks), "epochs_repeat"),
+        (lambda total, epoch, rank, ranks: sorted(every_nth(total, epoch, rank, ranks)), "sorted"),
+        (turned, "same_order"),
+        (by_a_text, "other_process"),
+        (first_ones_mixed, "same_left_out"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[: total // ranks], "same_data"),
         (lambda total, epoch, rank, ranks: torch.randperm(total)[rank::ranks], "overlap"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch + rank)[: total // ranks], "overlap"),

@@ -24,7 +24,11 @@ def seeds_by_hash(step, rank, ranks, tensor):
     return hash((step, rank, 1)), hash((step, rank - rank % tensor, 2))
 
 
-@pytest.mark.parametrize("answer", [seeds, seeds_far_apart, seeds_by_hash])
+def seeds_of_64_bits(step, rank, ranks, tensor):
+    return 2**63 + 2 * (ranks * step + rank), 2**63 + 2 * (ranks * step + rank // tensor) + 1
+
+
+@pytest.mark.parametrize("answer", [seeds, seeds_far_apart, seeds_by_hash, seeds_of_64_bits])
 def test_dropout_seeds_accepts(answer):
     accepted(check.dropout_seeds(answer))
 
@@ -42,6 +46,9 @@ def test_dropout_seeds_accepts(answer):
         (lambda s, r, n, t: (100 * s + r, 100 * s + 50 + r // t), "repeats"),
         (lambda s, r, n, t: (10**6 * s + r % t, 10**9 + 10**6 * s + r // t), "repeats"),
         (lambda s, r, n, t: (random.randrange(10**9), random.randrange(10**9)), "not_repeatable"),
+        (lambda s, r, n, t: (int(f"1{s}{r}"), int(f"2{s}{r // t}")), "repeats"),  # from 11 ranks and steps on
+        (lambda s, r, n, t: (hash(f"in {s} {r}"), hash(f"out {s} {r // t}")), "other_process"),
+        (lambda s, r, n, t: (2**64 + n * s + r, n * s + r // t), "too_large"),
         (lambda s, r, n, t: s + r, "wrong_type"),
         (lambda s, r, n, t: (s / 2, r), "wrong_type"),
     ],

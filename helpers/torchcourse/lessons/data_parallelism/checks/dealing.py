@@ -4,7 +4,7 @@ import operator
 import random
 from collections import Counter
 from collections.abc import Callable
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DistributedSampler, TensorDataset
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import other_text_hashes
 
 Shares = list[list[int]]
 """The sample numbers of each rank."""
@@ -24,10 +25,11 @@ Deal = Callable[[int, int, int, int], list[int]]
 def samples_of_rank(learner: Deal) -> str:
     """Deal out several datasets, with a different state of the global random generator on every rank."""
     for total, world_size in ((40, 2), (40, 3), (100, 8)):
-        epochs = [[_dealt(learner, total, epoch, rank, world_size) for rank in range(world_size)] for epoch in (0, 1)]
+        epochs = [[_dealt(learner, total, epoch, rank, world_size) for rank in range(world_size)] for epoch in range(4)]
         first = epochs[0]
         if world_size == 2:
             _judge_deal(first, epochs[1], total)
+            _judge_later(epochs)
         elif not _fair(first, total):
             raise Wrong(
                 "two_ranks_only",
@@ -35,7 +37,16 @@ def samples_of_rank(learner: Deal) -> str:
                 f"{[len(part) for part in first]} samples long and hold {len(set().union(*first))} different samples. "
                 "All parts must be equally long, with no sample twice; what does not fit is left out.",
             )
+        _judge_left_out(epochs, total)
     _refuse_moved_generators(learner)
+    with other_text_hashes():
+        there = _as_list(learner(40, 1, 0, 2))
+    if there != _as_list(learner(40, 1, 0, 2)):
+        raise Wrong(
+            "other_process",
+            "In a different process the same four numbers give other samples, and each rank is a process of its own. "
+            "What goes into your seed? hash() of a text is different in each process.",
+        )
     return (
         "Each sample goes to one rank at most, all ranks get equally many, every epoch is mixed again, and no global "
         "random generator is seeded."
@@ -142,6 +153,11 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
         )
     if not _fair(second, total):
         raise Wrong("second_epoch", "Epoch 0 is dealt out correctly, epoch 1 is not.")
+    if any(part == sorted(part) and len({b - a for a, b in pairwise(part)}) > 1 for part in first):
+        raise Wrong(
+            "sorted",
+            "The samples of a rank come in rising order. Whatever was mixed before: a rank needs them in mixed order.",
+        )
     if any(_in_order(part) for part in (*first, *second)):
         raise Wrong("not_mixed", "The samples come in the order of the dataset. Mix them before you deal them out.")
     if first == second:
@@ -155,6 +171,30 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
             "same_parts",
             f"The parts of epoch 1 hold the same {len(one)} samples each as those of epoch 0: only their order, or the "
             "rank that gets them, has changed. Mix all samples before you cut.",
+        )
+
+
+def _judge_later(epochs: list[Shares]) -> None:
+    """Refuse an epoch that brings an earlier one again, or its order from a different place on, or backwards."""
+    neighbors = [{frozenset(pair) for part in parts for pair in pairwise(part)} for parts in epochs]
+    for early, late in combinations(range(len(epochs)), 2):
+        if epochs[early] == epochs[late]:
+            raise Wrong("epochs_repeat", f"Epoch {late} brings the same as epoch {early}. Each epoch is mixed anew.")
+        if len(neighbors[early] & neighbors[late]) > len(neighbors[early]) / 2:
+            raise Wrong(
+                "same_order",
+                f"In epoch {late} most samples follow the same one as in epoch {early}: it is the old order, begun at "
+                "a different place or turned round. Mix all samples again.",
+            )
+
+
+def _judge_left_out(epochs: list[Shares], total: int) -> None:
+    left_out = [set(range(total)).difference(*parts) for parts in epochs]
+    if left_out[0] and all(one == left_out[0] for one in left_out):
+        raise Wrong(
+            "same_left_out",
+            f"With {total} samples and {len(epochs[0])} ranks, {sorted(left_out[0])} are left out in every epoch, and "
+            "so never seen. Mix all samples, then leave out.",
         )
 
 

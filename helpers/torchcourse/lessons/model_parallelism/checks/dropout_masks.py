@@ -20,10 +20,16 @@ TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
 @check
 def dropout_seeds(learner: Callable) -> str:
     """Judge the seeds by what must be alike and what must not, then train with them on a mesh of two by two."""
-    for ranks, tensor in ((4, 2), (8, 4), (2, 2), (3, 1), (1024, 8)):
+    for ranks, tensor in ((4, 2), (8, 4), (2, 2), (3, 1), (16, 4), (1024, 8)):
         _judge_seeds(learner, ranks, tensor)
-    drifts = on_ranks(_train_with_dropout, learner, world_size=4, seconds=TIME_LIMIT, env=ON_CPU)
-    for rank, apart in enumerate(drifts):
+    runs = on_ranks(_train_with_dropout, learner, world_size=4, seconds=TIME_LIMIT, env=ON_CPU)
+    for rank, (apart, seeds) in enumerate(runs):
+        if seeds != _pair(learner(0, rank, 4, 2), f"dropout_seeds(0, {rank}, 4, 2)"):
+            raise Wrong(
+                "other_process",
+                "In a different process the same four numbers give other seeds, and each rank is a process of its own. "
+                "What goes into your seed? hash() of a text, for one, is different in each process.",
+            )
         if apart > 1e-9:
             raise Wrong("drift", f"Trained with these seeds, the ranks drift apart: rank {rank} by {apart:.1e}.")
     return "On a 2×2 mesh nothing drifts apart, and no two masks are alike that should not be."
@@ -31,7 +37,7 @@ def dropout_seeds(learner: Callable) -> str:
 
 def _judge_seeds(learner: Callable, ranks: int, tensor: int) -> None:
     seeds = {}
-    steps = 6 if ranks < 100 else 2
+    steps = 12 if ranks < 100 else 2
     for step in range(steps):
         for rank in range(ranks):
             call = f"dropout_seeds({step}, {rank}, {ranks}, {tensor})"
@@ -81,7 +87,9 @@ def _judge_uniqueness(seeds: dict[tuple[int, int], tuple[int, int]], on: str, te
 
 def _pair(answer: Any, call: str) -> tuple[int, int]:
     seeds = [_whole_number(seed) for seed in answer] if isinstance(answer, tuple | list) else []
-    if len(seeds) != 2 or not all(seed is not None and -(2**63) <= seed < 2**63 for seed in seeds):
+    if len(seeds) == 2 and any(seed is not None and not -(2**63) <= seed < 2**64 for seed in seeds):
+        raise Wrong("too_large", f"{call} is {answer!r}. PyTorch takes seeds from -2**63 to 2**64 - 1.")
+    if len(seeds) != 2 or None in seeds:
         raise Wrong(
             "wrong_type", f"{call} is {answer!r}. Two whole numbers were asked for: the inner and the outer seed."
         )
@@ -99,8 +107,8 @@ def _whole_number(seed: Any) -> int | None:
         return None
 
 
-def _train_with_dropout(seeds: Callable) -> float:
-    """Three steps on a mesh of two by two; how far what all ranks should hold alike is apart."""
+def _train_with_dropout(seeds: Callable) -> tuple[float, tuple[int, int]]:
+    """Three steps on a mesh of two by two: how far what all ranks should hold alike is apart, and the first seeds."""
     rank, half = dist.get_rank(), dist.get_rank() // 2
     tensor_groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
     data_groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
@@ -115,4 +123,4 @@ def _train_with_dropout(seeds: Callable) -> float:
         model(x).square().mean().backward()
         average_gradients(model, data_groups[rank % 2])
         optimizer.step()
-    return max(drift(model).values())
+    return max(drift(model).values()), _pair(seeds(0, rank, 4, 2), f"dropout_seeds(0, {rank}, 4, 2)")

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, number, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, other_text_hashes, refuse_known, same
 
 EPOCHS = 9
 
@@ -32,7 +32,7 @@ class _Pruner(optuna.pruners.SuccessiveHalvingPruner):
 @check
 def objective(learner: Callable[..., float]) -> str:
     """Run 30 trials on planted curves with a strict pruner; count the epochs that were trained."""
-    trained, pruned, pruner = 0, 0, _Pruner()
+    trained, pruned, total, pruner = 0, 0, 0, _Pruner()
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.RandomSampler(seed=3),
@@ -41,14 +41,15 @@ def objective(learner: Callable[..., float]) -> str:
     for _ in range(30):
         trial = study.ask()
         seen: list[float] = []
+        epochs = EPOCHS - trial.number % 2  # so that nobody counts to nine
         try:
-            value = learner(trial, lambda rate, seen=seen: _planted(rate, seen))
+            value = learner(trial, lambda rate, seen=seen, epochs=epochs: _planted(rate, seen, epochs))
             if value is None:
                 raise Wrong("nothing_returned", "A trial that was not ended early returned None: return an accuracy.")
         except optuna.TrialPruned:
             value = None
         _judge_rate(study.trials[-1])
-        _judge_reports(list(study.trials[-1].intermediate_values.values()), seen, value)
+        _judge_reports(list(study.trials[-1].intermediate_values.values()), seen, value, epochs)
         asked = pruner.asked[trial.number]
         if asked and (left_out := set(range(1, len(seen))) - asked):
             raise Wrong(
@@ -56,7 +57,7 @@ def objective(learner: Callable[..., float]) -> str:
                 f"After epoch {min(left_out)} of a trial the pruner was not asked. It may end a trial after any epoch.",
             )
         study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
-        trained, pruned = trained + len(seen), pruned + (value is None)
+        trained, pruned, total = trained + len(seen), pruned + (value is None), total + epochs
     if not pruned:
         raise Wrong("never_pruned", f"30 trials, {trained} epochs: no trial was ended early. Who asks the pruner?")
     if pruned == 30:
@@ -64,17 +65,17 @@ def objective(learner: Callable[..., float]) -> str:
         raise Wrong("all_pruned", f"All 30 trials were ended early, and the pruner was asked {times} times. By what?")
     if abs(math.log10(study.best_params["lr"]) + 2) > 0.5:
         raise Wrong("not_found", f"The best learning rate found is {study.best_params['lr']:.2g}; 0.01 is best here.")
-    return f"The planted optimum was found in {trained} epochs; {30 * EPOCHS} without pruning."
+    return f"The planted optimum was found in {trained} epochs; {total} without pruning."
 
 
-def _planted(rate: float, seen: list[float]) -> Iterator[float]:
+def _planted(rate: float, seen: list[float], epochs: int) -> Iterator[float]:
     """Yield the accuracies of a made-up training, best at a rate of 0.01, and a little worse in the last epoch.
 
     Each epoch that is trained is put into `seen`.
     """
     height = 0.95 - 0.25 * abs(math.log10(rate) + 2)
-    for epoch in range(1, EPOCHS + 1):
-        seen.append(height * (1 - 0.5**epoch) - 0.01 * (epoch == EPOCHS))
+    for epoch in range(1, epochs + 1):
+        seen.append(height * (1 - 0.5**epoch) - 0.01 * (epoch == epochs))
         yield seen[-1]
 
 
@@ -83,23 +84,34 @@ def _judge_rate(trial: FrozenTrial) -> None:
         others = f" It has {', '.join(trial.params)}." if trial.params else ""
         raise Wrong("no_lr", f"The trial has no hyperparameter named lr: ask it to suggest one of that name.{others}")
     kind = trial.distributions["lr"]
+    if isinstance(kind, FloatDistribution) and (kind.low, kind.high) == (-4.0, 0.0):
+        raise Wrong(
+            "exponent",
+            "The trial's lr goes from -4 to 0: that is its exponent, and the study would note it as the rate. Let the "
+            "trial suggest the rate itself, on a log scale.",
+        )
     if not isinstance(kind, FloatDistribution) or not kind.log:
         raise Wrong("not_log", "The learning rate is not drawn on a log scale: nine of ten draws would be above 0.1.")
     if (kind.low, kind.high) != (1e-4, 1.0):
         raise Wrong("range", f"The learning rate goes from {kind.low:g} to {kind.high:g}, not from 1e-4 to 1.")
 
 
-def _judge_reports(reported: list[float], seen: list[float], value: Any) -> None:
-    """Compare what the pruner heard with the epochs that were trained, and with `value`: None of a pruned trial."""
+def _judge_reports(reported: list[float], seen: list[float], value: Any, whole: int) -> None:
+    """Compare what the pruner heard with the epochs that were trained, and with `value`: None of a pruned trial.
+
+    `whole` is how many epochs a training run has.
+    """
     epochs = f"{len(seen)} epochs were trained"
     if not seen:
         raise Wrong("not_trained", "Nothing was trained: `train(lr)` gives an accuracy for each epoch.")
     if not reported:
         raise Wrong("no_report", f"{epochs}, and the pruner heard of none of them.")
-    if len(seen) > EPOCHS:
-        raise Wrong("trained_twice", f"{epochs} in one trial. A training run has {EPOCHS}: call `train` once.")
+    if len(seen) > whole:
+        raise Wrong("trained_twice", f"{epochs} in one trial. A training run has {whole}: call `train` once.")
     if value is not None and len(reported) == 1 < len(seen):
-        raise Wrong("one_step", f"{epochs}, but all are reported as the same step, or only one.")
+        raise Wrong(
+            "one_step", f"{epochs}, but all are reported as the same step, or only one. It is report(value, step)."
+        )
     if value is None and len(seen) > len(reported):
         raise Wrong(
             "trained_already",
@@ -107,8 +119,12 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any) -> None
             "and ask, before the next one is trained.",
         )
     if not same(reported, seen[: len(reported)]):
-        raise Wrong("other_value", f"Reported: {reported[0]:.3f}, after an epoch with the accuracy {seen[0]:.3f}.")
-    if value is not None and len(seen) < EPOCHS:
+        place = next(place for place, one in enumerate(reported) if not same(one, seen[place]))
+        raise Wrong(
+            "other_value",
+            f"Reported after epoch {place + 1}: {reported[place]:.6g}. Its accuracy is {seen[place]:.6g}.",
+        )
+    if value is not None and len(seen) < whole:
         raise Wrong(
             "not_pruned", "A trial that was ended early returned a value: it counts as complete, and it is not."
         )
@@ -121,7 +137,10 @@ def revive(learner: Callable[..., None]) -> str:
     """Let it mend a study with finished, failed, living and dead trials; then ask for the next ones; then once more."""
     study, alive, dead = _study_after_a_crash()
     settings = [trial.params for trial in study.trials]
-    learner(study, alive)
+    living = set(alive)
+    learner(study, living)
+    if living != alive:
+        raise Wrong("inputs_changed", f"The set `alive` was {alive}, and it is {living} now. You are told it, to read.")
     for place, trial in enumerate(study.trials):
         state = trial.state.name
         if place in alive and trial.state != TrialState.RUNNING:
@@ -216,6 +235,15 @@ def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) 
         if first != key:
             same_draw = f"(seed, worker, count) = {first} and {key} draw the same."
             raise Wrong("collide", f"{same_draw} Put the three together so that none can stand in for another.")
+    keys = list(draws.values())[::7]
+    with other_text_hashes():
+        elsewhere = [draw(*key) for key in keys]
+    if elsewhere != [draw(*key) for key in keys]:
+        raise Wrong(
+            "other_process",
+            "In a different process the same three numbers give other draws, and each worker is a process of its own. "
+            "What goes into your seed? hash() of a text is different in each process.",
+        )
     return f"{len(draws)} combinations of seed, worker and count draw {len(draws)} different settings, repeatably."
 
 
@@ -225,7 +253,10 @@ def honest(learner: Callable[[np.ndarray, np.ndarray], float]) -> str:
     generator = np.random.default_rng(5)
     for trials, epochs in ((12, 9), (40, 3), (1, 4), (200, 9)):
         val, test = (generator.uniform(0.6, 0.98, (trials, epochs)) for _ in range(2))
-        answer = learner(val.copy(), test.copy())
+        ours = val.copy(), test.copy()
+        answer = learner(*ours)
+        if not all(map(np.array_equal, ours, (val, test))):
+            raise Wrong("inputs_changed", "Afterwards the tables have other values. Others will read them: use copies.")
         given = number(answer)
         if given is None:
             raise Wrong("no_number", f"Return one accuracy. You returned {type(answer).__name__}.")
@@ -244,6 +275,10 @@ def _judge_honest(given: float, val: np.ndarray, test: np.ndarray) -> None:
             f"{given:.3f} is the score that chose. It is the best of {val.size} for being so lucky.",
         ),
         "test_chose": (test.max(), f"{given:.3f} is the best test score of all: now the test images have chosen."),
+        "roles_swapped": (
+            val.flat[test.argmax()],
+            "You choose on the test images and report the validation score. It is the other way round.",
+        ),
         "last_epoch": (
             AnyOf((test[trial, -1], test[val[:, -1].argmax(), -1])),
             "The epoch belongs to the choice too: the state that was kept is not that of the last.",
