@@ -64,6 +64,21 @@ def sweep_by_hand(model, batches, low, high):
     return np.array(rates), np.array(losses)
 
 
+def rate_set_late(model, batches, low, high):
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=low)
+    rates, losses = np.geomspace(low, high, len(batches)).tolist(), []
+    for rate, (x, y) in zip(rates, batches, strict=True):
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = rate
+        losses.append(loss.item())
+    model.load_state_dict(before)
+    return rates, losses
+
+
 def weights_only(model, batches, low, high):
     kept = [parameter.detach().clone() for parameter in model.parameters()]
     result = sweep(restore=False)(model, batches, low, high)
@@ -95,6 +110,8 @@ def test_range_test_accepts(learner):
         (sweep(tensors=True), "tensors"),
         (sweep(skip=1), "count"),
         (sweep(high=0.5), "rates"),
+        (rate_set_late, "rate_set_late"),
+        (lambda model, *given: (sweep()(model, *given), model.eval())[0], "mode_left_changed"),
         (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
         (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),
     ],
@@ -119,7 +136,7 @@ def searching(
         tried = []
         for _ in range(trials + more):
             rate = draw(1e-4, high, generator)
-            decay = rate / 10 if tied else draw(1e-6, 1e-1, generator)
+            decay = rate**1.25 / 10 if tied else draw(1e-6, 1e-1, generator)
             setting = {"lr": rate, "weight_decay": decay, "width": int(generator.choice(widths))}
             tried.append((objective(setting), setting))
         return result(best(tried, key=lambda pair: pair[0])[1])
@@ -148,6 +165,46 @@ def unseeded(low, high, dice):
     return 10 ** random.uniform(math.log10(low), math.log10(high))
 
 
+def width_from_another_stream(objective, trials, generator):
+    return searching(widths=[4, 8, 16, 32, 64])(
+        lambda setting: objective(setting | {"width": random.choice((4, 8, 16, 32, 64))}), trials, generator
+    )
+
+
+def rates_on_a_grid(objective, trials, generator):
+    tried = [{"lr": rate, "weight_decay": 10 ** generator.uniform(-6, -1)} for rate in np.geomspace(1e-4, 1, trials)]
+    for setting in tried:
+        setting["width"] = int(generator.choice((4, 8, 16, 32, 64)))
+    return max(tried, key=objective)
+
+
+def width_of_the_rate(objective, trials, generator):
+    def tie(setting):
+        return setting | {"width": 2 ** min(6, max(2, 6 + int(math.log10(setting["lr"]) * 1.25)))}
+
+    return tie(searching()(lambda setting: objective(tie(setting)), trials, generator))
+
+
+def one_dictionary(objective, trials, generator):
+    best, value, setting = None, -math.inf, {}
+    for _ in range(trials):
+        setting["lr"], setting["weight_decay"] = 10 ** generator.uniform(-4, 0), 10 ** generator.uniform(-6, -1)
+        setting["width"] = int(generator.choice((4, 8, 16, 32, 64)))
+        if (found := objective(setting)) > value:
+            best, value = setting, found
+    return best
+
+
+def better_than_zero(objective, trials, generator):
+    best, value = None, 0
+    for _ in range(trials):
+        setting = {"lr": 10 ** generator.uniform(-4, 0), "weight_decay": 10 ** generator.uniform(-6, -1)}
+        setting["width"] = int(generator.choice((4, 8, 16, 32, 64)))
+        if (found := objective(setting)) > value:
+            best, value = setting, found
+    return best
+
+
 def gridded(low, high, dice):
     return low * (high / low) ** (dice.integers(0, 20) / 19)
 
@@ -163,6 +220,14 @@ def gridded(low, high, dice):
         (searching(tied=True), "tied"),
         (searching(more=1), "count"),
         (searching(high=10.0), "range"),
+        (searching(draw=lambda low, high, dice: 10 ** dice.uniform(math.log10(low) + 1, math.log10(high))), "range"),
+        (searching(draw=lambda low, high, dice: low * (high / low) ** np.clip(dice.normal(0.5, 0.18), 0, 1)), "uneven"),
+        (searching(draw=lambda low, high, dice: math.exp(dice.uniform(math.log10(low), math.log10(high)))), "range"),
+        (rates_on_a_grid, "not_drawn"),
+        (width_from_another_stream, "not_repeatable"),
+        (width_of_the_rate, "tied"),
+        (one_dictionary, "last"),
+        (better_than_zero, "nothing_returned"),
         (searching(widths=(4, 8, 16)), "widths"),
         (searching(result=lambda setting: setting["lr"]), "wrong_type"),
         (searching(best=lambda tried, key: tried[0]), "not_best"),
@@ -210,6 +275,29 @@ def as_a_pair(values, promoted):
     return found and list(found)
 
 
+def by_number(values, promoted):
+    for rung in reversed(range(len(values) - 1)):
+        third = heapq.nlargest(len(values[rung]) // 3, values[rung], key=values[rung].get)
+        if free := sorted(set(third) - promoted[rung]):
+            return free[0], rung
+    return None
+
+
+def by_places_left(values, promoted):
+    for rung in reversed(range(len(values) - 1)):
+        free = sorted(values[rung].keys() - promoted[rung], key=values[rung].get)
+        if len(values[rung]) // 3 > len(promoted[rung]):
+            return free[-1], rung
+    return None
+
+
+def noting_it(values, promoted):
+    found = promoting()(values, promoted)
+    if found:
+        promoted[found[1]].add(found[0])
+    return found
+
+
 @pytest.mark.parametrize("learner", [promoting(), by_heap, halving.promotion, as_a_pair])
 def test_promotion_accepts(learner):
     accepted(check.promotion(learner))
@@ -225,6 +313,10 @@ def test_promotion_accepts(learner):
         (promoting(first_only=True), "one_only"),
         (promoting(at_least=1), "too_early"),
         (promoting(last=0), "last_rung"),
+        (by_number, "not_the_best"),
+        (by_places_left, "places_taken"),
+        (noting_it, "inputs_changed"),
+        (lambda values, promoted: promoting()([*values[:2], {}], promoted), "four_rungs"),
         (lambda values, promoted: None, "never"),
         (lambda values, promoted: promoting()(values, promoted) or False, "wrong_type"),
         (lambda values, promoted: promoting()(values, promoted) or (), "wrong_type"),
@@ -239,7 +331,7 @@ def test_a_rule_that_only_knows_the_questions_is_refused_by_the_searches():
     known = promoting()
 
     def learner(values, promoted):
-        return known(values, promoted) if len(values[0]) in (2, 7) and 5 in values[0] else None
+        return known(values, promoted) if len(values[0]) in (2, 6, 7) and 5 in values[0] else None
 
     assert check.promotion(learner).state == "wrong"
 
@@ -312,6 +404,10 @@ def one_seed(ours, theirs, budget, seeds):
         ),
         (reporting(half=lambda gaps, one, two: t95(len(gaps) - 1) * gaps.std() / len(gaps) ** 0.5), "ddof"),
         (reporting(half=lambda gaps, one, two: 0.0), "half"),
+        (
+            reporting(half=lambda gaps, one, two: 2 * t95(len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5),
+            "whole_width",
+        ),
         (lambda ours, theirs, budget, seeds: 0.01, "wrong_type"),
         (lambda ours, theirs, budget, seeds: (0.01, 0.01), "not_run"),
     ],
@@ -359,6 +455,11 @@ def without_replacement(first, second, seeds, generator):
     return float(np.mean(abs(sides[0].mean(1) - sides[1].mean(1)) > t95(2 * seeds - 2) * errors))
 
 
+def in_mixed_runs(first, second, seeds, generator):
+    generator.shuffle(first)
+    return finding()(first, second, seeds, generator)
+
+
 def from_the_global_stream(first, second, seeds, generator):
     return finding()(first, second, seeds, np.random)
 
@@ -375,6 +476,9 @@ def from_the_global_stream(first, second, seeds, generator):
         (finding(error=lambda one, two: np.sqrt(one.var(1, ddof=1) + two.var(1, ddof=1))), "too_rarely"),
         (finding(found=lambda gaps, errors, seeds: gaps < 0), "sign"),
         (finding(scale=100), "no_share"),
+        (finding(found=lambda gaps, errors, seeds: abs(gaps) < t95(2 * seeds - 2) * errors), "the_others_counted"),
+        (in_mixed_runs, "inputs_changed"),
+        (lambda first, second, seeds, dice: finding()(first, second, min(seeds, len(first)), dice), "few_runs"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) > errors), "too_often"),
     ],
 )

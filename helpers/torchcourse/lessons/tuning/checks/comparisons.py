@@ -95,6 +95,7 @@ def _judge_half(half: float, chosen: np.ndarray) -> None:
             AnyOf((factor * deviation, deviation)),
             "That is how far single pairs spread. The mean of n pairs is more certain than one pair.",
         ),
+        "whole_width": (2 * right, "That is the whole width of the interval. Asked for is half of it."),
         "one_error": (
             deviation / root,
             "That is one standard error: an interval that holds the truth in 68% of cases or fewer.",
@@ -134,13 +135,22 @@ def share_found(learner: Callable[..., float]) -> str:
                     f"two sides exchanged in {other_way:.1%}. A difference may have either sign.",
                 )
             _refuse_share(given, wanted, first, second, seeds)
-    few = np.array([90.0, 91.0, 92.0])
-    _share(learner, few, few + 1.0, 10)  # more seeds than runs: only draws with replacement can give them
+    few = np.array([90.0, 91.0, 92.0])  # more seeds than runs: only draws with replacement can give them
+    given, wanted = _share(learner, few, few + 1.0, 10), clear_share(few, few + 1.0, 10, 4000)
+    if abs(given - wanted) > 0.07:
+        raise Wrong(
+            "few_runs",
+            f"With 3 runs of each side and 10 seeds you find it in {given:.0%}, and it should be {wanted:.0%}. Do you "
+            "draw 10 with replacement?",
+        )
     return "The shares agree with another simulation for five experiments, and without a difference it is about 5%."
 
 
 def _share(learner: Callable[..., float], first: np.ndarray, second: np.ndarray, seeds: int) -> float:
-    answer = learner(first.copy(), second.copy(), seeds, np.random.default_rng(7))
+    ours = first.copy(), second.copy()
+    answer = learner(*ours, seeds, np.random.default_rng(7))
+    if not all(map(np.array_equal, ours, (first, second))):
+        raise Wrong("inputs_changed", "Afterwards the runs that you were given have changed. Draw from them only.")
     share = number(answer)
     if share is None:
         raise Wrong("no_number", f"Return the share, a number from 0 to 1. You return {answer!r}.")
@@ -152,7 +162,15 @@ def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.nda
         raise Wrong("no_share", f"{given:g} is not a share. A share goes from 0 to 1.")
     where = f"{seeds} seeds per side, runs {second.mean() - first.mean():.1f} points apart"
     if given in (0.0, 1.0):
-        raise Wrong("always_the_same", f"{where}: found in {given:.0%} of the repeats. Does each repeat draw again?")
+        raise Wrong(
+            "always_the_same",
+            f"{where}: found in {given:.0%} of the repeats. Does each repeat draw again, and each side by itself?",
+        )
+    if abs(given - (1 - wanted)) < 0.03 < abs(wanted - 0.5):
+        raise Wrong(
+            "the_others_counted",
+            f"{where}: {given:.0%} is what {wanted:.0%} leaves. You count the experiments that do not find it.",
+        )
     generator = np.random.default_rng(1)
     draws = [generator.choice(side, (4000, seeds)) for side in (first, second)]
     gaps = draws[1].mean(axis=1) - draws[0].mean(axis=1)

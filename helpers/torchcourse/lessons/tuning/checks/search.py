@@ -45,6 +45,10 @@ def range_test(learner: Callable[..., tuple]) -> str:
 
 
 def _judge_state(before: nn.Module, after: nn.Module) -> None:
+    if [module.training for module in before.modules()] != [module.training for module in after.modules()]:
+        raise Wrong(
+            "mode_left_changed", "The model came in training mode, and after the test it is in evaluation mode."
+        )
     state, buffers = before.state_dict(), dict(before.named_buffers())
     changed = [name for name, value in after.state_dict().items() if not torch.equal(state[name], value)]
     if any(name not in buffers for name in changed):
@@ -87,6 +91,10 @@ def _judge_losses(losses: list, before: nn.Module, batches: Batches, rates: list
             AnyOf(_losses(before, batches, [rate] * len(rates)) for rate in (rates[0], rates[-1])),
             "The losses are those of a run with one constant rate: the optimizer still has it.",
         ),
+        "rate_set_late": (
+            _losses(before, batches, [rates[0], *rates[:-1]]),
+            "Each step takes the rate of the step before. Set the rate, then take the step.",
+        ),
         "after": (
             _losses(before, batches, rates, after=True),
             "Each loss is measured after its own step. The loss before the step is the honest one.",
@@ -97,12 +105,13 @@ def _judge_losses(losses: list, before: nn.Module, batches: Batches, rates: list
         ),
         "no_step": (
             _losses(before, batches, [0.0] * len(rates)),
-            "The weights never change during the test: is there a step?",
+            "From batch to batch the weights are the same: is there a step, and does what it did stay?",
         ),
     }
     refuse_known(losses, known, tolerance=1e-3)
     raise Wrong(
-        "wrong_value", f"The losses begin {losses[0]:.3f}, {losses[1]:.3f}, and differ from a run step by step."
+        "wrong_value",
+        f"The losses begin {losses[0]:.3f}, {losses[1]:.3f}, and differ from a run of plain SGD, step by step.",
     )
 
 
@@ -131,31 +140,48 @@ def random_search(learner: Callable[..., dict]) -> str:
     asked: list[dict[str, Any]] = []
     given = learner(_recording(asked), 400, np.random.default_rng(5))
     _judge_settings(asked)
+    if given is None:
+        raise Wrong(
+            "nothing_returned",
+            "You return None. The values of these settings are all below 0: what does the best one so far begin with?",
+        )
     if not isinstance(given, dict) or given.keys() != {*LIMITS, "width"}:
         raise Wrong("wrong_type", "Return the setting that was best: a dictionary of lr, weight_decay and width.")
     values = [_planted(setting) for setting in asked]
     known = {"worst": (min(values), "You return the setting with the lowest value. Here, larger is better.")}
     refuse_known(_planted(given), known)
+    if given == asked[-1] and not same(_planted(given), max(values)):
+        raise Wrong(
+            "last",
+            "You return the setting that was tried last. If you kept the best one: is it the same dictionary, filled "
+            "anew for each trial?",
+        )
     if not same(_planted(given), max(values)):
         raise Wrong("not_best", f"Its value is {_planted(given):.3f}; a setting with {max(values):.3f} was tried.")
-    again: list[dict[str, Any]] = []
-    learner(_recording(again), 20, np.random.default_rng(5))
-    if [setting["lr"] for setting in again] != [setting["lr"] for setting in asked[:20]]:
+    again, repeat, other = (_settings(learner, seed) for seed in (5, 5, 6))
+    if repeat != again:
         raise Wrong(
             "not_repeatable", "A generator with the same seed gives other settings. What else draws random numbers?"
         )
-    other: list[dict[str, Any]] = []
-    learner(_recording(other), 20, np.random.default_rng(6))
-    if [setting["lr"] for setting in other] == [setting["lr"] for setting in again]:
-        raise Wrong(
-            "not_drawn", "Generators with different seeds give the same settings: yours draws from another one."
-        )
+    for name in (*LIMITS, "width"):
+        if [setting[name] for setting in other] == [setting[name] for setting in again]:
+            raise Wrong(
+                "not_drawn",
+                f"Generators with different seeds give the same values of {name}: it is not drawn from them.",
+            )
     rates = {setting["lr"] for setting in asked}
     return f"400 trials, {len(rates)} different learning rates, and the best one returned."
 
 
+def _settings(learner: Callable[..., dict], seed: int) -> list[dict[str, Any]]:
+    """The settings that it tries in 20 trials with a generator of this seed."""
+    asked: list[dict[str, Any]] = []
+    learner(_recording(asked), 20, np.random.default_rng(seed))
+    return asked
+
+
 def _planted(setting: dict[str, Any]) -> float:
-    return 1 - (math.log10(setting["lr"]) + 2) ** 2 / 10 - 0.001 * math.log10(setting["weight_decay"])
+    return -1 - (math.log10(setting["lr"]) + 2) ** 2 / 10 - 0.001 * math.log10(setting["weight_decay"])
 
 
 def _recording(asked: list[dict[str, Any]]) -> Callable[[dict[str, Any]], float]:
@@ -175,10 +201,17 @@ def _judge_settings(asked: list[dict[str, Any]]) -> None:
         if setting.keys() != {*LIMITS, "width"}:
             raise Wrong("keys", f"A setting has lr, weight_decay and width; one of yours has {', '.join(setting)}.")
     places = [_place_on_log_scale(name, np.array([setting[name] for setting in asked], float)) for name in LIMITS]
-    if abs(np.corrcoef(places)[0, 1]) > 0.5:
-        raise Wrong("tied", "Learning rate and weight decay go up and down together: one draw serves for both.")
     if {setting["width"] for setting in asked} != WIDTHS:
         raise Wrong("widths", "The widths 4, 8, 16, 32 and 64 should all come up, and nothing else.")
+    places.append(np.log2([setting["width"] for setting in asked]))
+    tied = np.abs(np.corrcoef(places)) > 0.5
+    for one, other, names in (
+        (0, 1, "Learning rate and weight decay"),
+        (0, 2, "Learning rate and width"),
+        (1, 2, "Weight decay and width"),
+    ):
+        if tied[one, other]:
+            raise Wrong("tied", f"{names} go up and down together: one draw serves for both.")
 
 
 def _place_on_log_scale(name: str, values: np.ndarray) -> np.ndarray:
@@ -190,12 +223,24 @@ def _place_on_log_scale(name: str, values: np.ndarray) -> np.ndarray:
     if different < 300:
         raise Wrong("repeats", f"400 trials have {different} different values of {name}: as a grid.")
     places = (np.log(values) - np.log(low)) / np.log(high / low)
-    if places.mean() > 0.7:
+    if _distance_from_even((values - low) / (high - low)) < 0.12:
         upper = np.mean(places > 0.5)
         raise Wrong("not_log", f"{name} is drawn evenly on a line: {upper:.0%} lie in the upper half.")
-    if not 0.4 < places.mean() < 0.6:
+    if places.min() > 0.05 or places.max() < 0.95:
+        raise Wrong(
+            "range", f"{name} goes from {values.min():.2g} to {values.max():.2g} only, not {low:g} to {high:g}."
+        )
+    if _distance_from_even(places) > 0.12:
         raise Wrong("uneven", f"{name} is not drawn evenly on its log scale.")
     return places
+
+
+def _distance_from_even(places: np.ndarray) -> float:
+    """How far the shares of values below each one are from those of an even draw from 0 to 1: Kolmogorov's distance.
+
+    400 even draws are more than 0.12 away once in 50,000 times.
+    """
+    return float(np.abs(np.sort(places) - (np.arange(len(places)) + 0.5) / len(places)).max())
 
 
 Promotion = Callable[[list[dict[int, float]], list[set[int]]], tuple[int, int] | None]
@@ -221,69 +266,111 @@ def promotion(learner: Promotion) -> str:
 
 
 def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[int]]) -> Any:
-    given = learner([dict(rung) for rung in rungs], [set(rung) for rung in gone])
+    values, promoted = [dict(rung) for rung in rungs], [set(rung) for rung in gone]
+    given = learner(values, promoted)
+    if values != rungs or promoted != gone:
+        raise Wrong(
+            "inputs_changed",
+            "After your function, `values` or `promoted` has changed. ASHA keeps these records; your rule only reads.",
+        )
     if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
         raise Wrong("wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}.")
     return given
 
 
 def _judge_decisions(learner: Promotion) -> None:
-    low = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1, 6: 0.3}
-    middle, last = {2: 0.91, 3: 0.95, 4: 0.2}, {2: 0.91, 3: 0.95, 4: 0.97}
-    nobody: set[int] = set()
-
-    def ask(
-        rungs: list[dict[int, float]], gone: list[set[int]], right: Any, symptom: str, hint: str, **known: Any
-    ) -> None:
-        """Refuse a wrong decision: by its known symptom, else with the symptom and the hint for all others."""
+    for rungs, gone, right, symptom, hint, known in _DECISIONS:
         given = _decision(learner, rungs, gone)
         if not same(given, right):
             refuse_known(given, known)
             raise Wrong(symptom, f"{hint} You return {given!r}.")
 
-    ask(
+
+_LOW = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1, 6: 0.3}
+_MIDDLE, _LAST = {2: 0.91, 3: 0.95, 4: 0.2}, {2: 0.91, 3: 0.95, 4: 0.97}
+_NOBODY: set[int] = set()
+
+_DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, dict[str, tuple[Any, str]]]] = [
+    (
         [{0: 0.5, 1: 0.4}, {}, {}],
-        [nobody] * 3,
+        [_NOBODY] * 3,
         None,
         "too_early",
         "Two trials at a rung, and one is promoted: a third of two is nobody yet.",
-    )
-    ask(
-        [low, {}, {}],
-        [nobody] * 3,
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [_NOBODY] * 3,
         (2, 0),
         "not_the_best",
         "Trial 2 has earned it, from the rung 0: (2, 0).",
-        never=(None, f"Seven trials are at the rung 0, with {low}: nobody is promoted."),
-        worst=((5, 0), "Trial 5 is promoted, and it has the lowest value of all."),
-    )
-    ask(
-        [low, {}, {}],
-        [{2}, nobody, nobody],
+        {
+            "never": (None, f"Seven trials are at the rung 0, with {_LOW}: nobody is promoted."),
+            "worst": ((5, 0), "Trial 5 is promoted, and it has the lowest value of all."),
+        },
+    ),
+    (
+        [{0: 0.8, 1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3, 5: 0.4}, {}, {}],
+        [_NOBODY] * 3,
+        (1, 0),
+        "not_the_best",
+        "Trials 0 and 1 have earned it, with 0.8 and 0.9. The best one goes first: (1, 0).",
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{2}, _NOBODY, _NOBODY],
         (3, 0),
         "one_only",
         "A third of seven is two, and trial 3 is the second.",
-        twice=((2, 0), "Trial 2 is promoted a second time from the same rung."),
-    )
-    ask(
-        [low, {}, {}],
-        [{2, 3}, nobody, nobody],
+        {"twice": ((2, 0), "Trial 2 is promoted a second time from the same rung.")},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{1, 6}, _NOBODY, _NOBODY],
+        (2, 0),
+        "places_taken",
+        "Trials 1 and 6 went on early and are not in the best third any more. That takes nothing from trial 2: (2, 0).",
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{2, 3}, _NOBODY, _NOBODY],
         None,
         "remaining",
         "Trials 2 and 3 are the third of seven, and have gone on; nobody else is among them.",
-    )
-    ask(
-        [low, middle, {}],
-        [{2}, nobody, nobody],
+        {},
+    ),
+    (
+        [_LOW, _MIDDLE, {}],
+        [{2}, _NOBODY, _NOBODY],
         (3, 1),
         "middle",
         "Trial 3 has earned it at the rung 1: (3, 1).",
-        bottom_first=((3, 0), "Both rungs have somebody to promote. The higher one goes first: it is nearer the end."),
-    )
-    ask(
-        [low, middle, last],
-        [{2, 3}, {3}, nobody],
+        {
+            "bottom_first": (
+                (3, 0),
+                "Both rungs have somebody to promote. The higher one goes first: it is nearer the end.",
+            )
+        },
+    ),
+    (
+        [_LOW, _MIDDLE, _LAST],
+        [{2, 3}, {3}, _NOBODY],
         None,
         "last_rung",
         "The last rung is the end, nobody goes on from there.",
-    )
+        {},
+    ),
+    (
+        [_LOW, _MIDDLE, _LAST, {}],
+        [{2, 3}, {3}, _NOBODY, _NOBODY],
+        (4, 2),
+        "four_rungs",
+        "Here are four rungs, and trial 4 has earned it at the rung 2: (4, 2). Count the rungs that you are given.",
+        {},
+    ),
+]
+"""What is at each rung, who has gone on from it, the right decision, the symptom and the hint of all others, and known
+mistakes."""
