@@ -9,6 +9,7 @@ import random
 import shutil
 import tempfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,6 +194,17 @@ def draws_afterwards(run, state):
     torch.rand(1)
 
 
+def capture_that_seeds(run):
+    state = capture(run)
+    torch.manual_seed(0)
+    return state
+
+
+def trained_again(run, state):
+    run.__init__()
+    run.train(state["steps"])
+
+
 def another_schedule(run, state):
     restore(run, state)
     run.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, T_max=100)
@@ -207,6 +219,8 @@ def another_schedule(run, state):
         ((capture, new_optimizer), "unlinked"),
         ((capture, draws_afterwards), "random"),
         ((capture, another_schedule), "scheduler"),
+        ((capture_that_seeds, restore), "inputs_changed"),
+        ((lambda run: {"steps": 20 * run.epoch + run.batch}, trained_again), "model"),  # knows the seed of a run only
     ],
 )
 def test_other_ways_to_go_on_differently_are_refused(learner, symptom):
@@ -241,6 +255,16 @@ def with_manual_seed(image, seed, epoch, index):
     return image + 0.1 * torch.randn_like(image)
 
 
+def with_numpys_stream(image, *key):
+    np.random.seed(key)
+    return image + torch.from_numpy(0.1 * np.random.standard_normal(tuple(image.shape))).to(image.dtype)
+
+
+def with_pythons_stream(image, *key):
+    random.seed(str(key))
+    return image + 0.1 * torch.tensor([random.gauss(0, 1) for _ in range(image.numel())]).view_as(image)
+
+
 def draw(image, generator):
     return image + 0.1 * torch.randn(image.shape, generator=generator)
 
@@ -269,10 +293,17 @@ def draw(image, generator):
             "not_normal",
         ),
         (lambda image, *key: draw(image, torch.Generator().manual_seed(hash(str(key)))), "other_process"),
+        (with_numpys_stream, "global"),
+        (with_pythons_stream, "global"),
+        (lambda image, *key: by_own_generator(image.double(), *key), "dtype"),
+        (lambda image, *key: image + 0.1 * torch.randn(image.shape[-1], generator=generator_of(*key)), "repeated"),
+        (lambda image, *key: image + 0.1 * torch.randn(1, generator=generator_of(*key)), "repeated"),
+        (lambda image, *key: image + 0.1 * torch.randn(1, 28, 28, generator=generator_of(*key)), "raised_RuntimeError"),
     ],
 )
 def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
-    refused(check.noisy_image(learner), symptom)
+    checked = check.noisy_image(learner)
+    assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
 
 
 # Loading
@@ -328,6 +359,8 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
         (lambda path, model: load_parameters(load(path, plain), model), "partly"),
         (lambda path, model: model.load_state_dict(load(path, lambda name: name.lstrip("module."))), "letters"),
         (lambda path, model: load_by_order(load(path, plain), model), "other_names"),
+        (lambda path, model: load_what_it_has(load(path, plain), model), "surplus"),
+        (lambda path, model: load_whatever_the_shape(load(path, plain), model), "other_shape"),
     ],
 )
 def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
@@ -342,6 +375,18 @@ def load_parameters(weights, model):
 
 def load_by_order(weights, model):
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+
+
+def load_what_it_has(weights, model):
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+
+
+def load_whatever_the_shape(weights, model):
+    own = model.state_dict()
+    if own.keys() != weights.keys():
+        raise ValueError("other names")
+    for name, tensor in weights.items():
+        own[name].copy_(tensor)
 
 
 def load_by_copying(path, model):

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,10 @@ def load_on_one(learner: Load) -> str:
         hint = "its names do not fit any more. Did you take off the word “module.”, or all letters that are in it?"
         _load_and_compare(learner, path, _net(name="encoder"), letters, what, ("letters", hint))
 
-        torch.save({name: tensor for name, tensor in _wrapped(trained).items() if name != "module.head.bias"}, path)
-        if not _refuses(learner, path):
-            raise Wrong(
-                "silent",
-                "A file without head.bias was loaded without a word, and that layer keeps its random values. What "
-                "does not fit has to be an error.",
-            )
-        torch.save({name.replace("head", "tail"): tensor for name, tensor in _wrapped(trained).items()}, path)
-        if not _refuses(learner, path):
-            raise Wrong(
-                "other_names",
-                "A file with a layer called tail was loaded without a word into a model whose layer is called head. "
-                "The names say what belongs where, not the order. What does not fit has to be an error.",
-            )
+        for symptom, weights, seen in _misfits(_wrapped(trained)):
+            torch.save(weights, path)
+            if not _refuses(learner, path):
+                raise Wrong(symptom, f"{seen} What does not fit has to be an error.")
         torch.save({"module.x": torch.ones(1), "surprise": _Surprise(os.fspath(marker))}, path)
         _refuses(learner, path)
         if marker.exists():
@@ -70,6 +60,32 @@ def load_on_one(learner: Load) -> str:
     return (
         "Loaded: two GPUs' names, one device's names, a layer called submodule. Refused: a gap, and a file that "
         "runs code."
+    )
+
+
+def _misfits(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
+    """Yield what does not fit into the model: a symptom, the file's content, and what is seen when it is loaded."""
+    yield (
+        "silent",
+        {name: tensor for name, tensor in weights.items() if name != "module.head.bias"},
+        "A file without head.bias was loaded without a word, and that layer keeps its random values.",
+    )
+    yield (
+        "other_names",
+        {name.replace("head", "tail"): tensor for name, tensor in weights.items()},
+        "A file with a layer called tail was loaded without a word into a model whose layer is called head. The names "
+        "say what belongs where, not the order.",
+    )
+    yield (
+        "surplus",
+        weights | {"module.extra.bias": torch.ones(3)},
+        "A file with a layer more than the model has was loaded without a word: the other weights were trained to work "
+        "with it.",
+    )
+    yield (
+        "other_shape",
+        weights | {"module.head.bias": torch.ones(1)},
+        "A file whose head.bias has 1 value was loaded without a word into a model where it has 3.",
     )
 
 

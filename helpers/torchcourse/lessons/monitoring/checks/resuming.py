@@ -1,10 +1,12 @@
 """Checks of lesson 04, notebook 3: a run that goes on after a restart as if unbroken, noise that can be drawn again."""
 
+import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from torchcourse.checks import Wrong, check
@@ -18,11 +20,16 @@ def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) ->
     """Stop in two places, build everything again, restore, and compare each piece and all later losses."""
     capture, restore = learner
     for stop in (7, 27):
-        run = Run()
+        run = Run(seed=5)
         run.train(stop)
         random = torch.get_rng_state()
         loaded = _through_a_file(capture(run))
-        torch.set_rng_state(random)
+        if not torch.equal(torch.get_rng_state(), random):
+            raise Wrong(
+                "inputs_changed",
+                "Your capture moves PyTorch's random numbers: a run that is saved would go on differently from one "
+                "that is not. Read the state of the generator, and draw or seed nothing.",
+            )
         again = Run(seed=stop)
         restore(again, loaded)
         _judge_pieces(again, run, random, f"After step {stop} and a restart")
@@ -94,7 +101,8 @@ def _judge_pieces(again: Run, run: Run, random: torch.Tensor, when: str) -> None
         (
             "scheduler",
             step == new_step,
-            f"the schedule is at step {new_step} instead of {step}: the learning rate starts over.",
+            f"the schedule is at step {new_step} instead of {step}: the learning rate "
+            + ("starts over." if new_step == 0 else "is that of a different step."),
         ),
         ("rate", rate == new_rate, f"the learning rate is {new_rate:.6f} instead of {rate:.6f}."),
         (
@@ -139,6 +147,8 @@ def noisy_image(learner: Noisy) -> str:
             "Your function moves PyTorch's own random numbers, from which dropout draws: each sample would set "
             "dropout back to the same place. Draw from a generator of your own.",
         )
+    _refuse_seeding_others(learner, image)
+    tensor_of(learner(torch.zeros(3, 8, 6), 0, 1, 5), (3, 8, 6), "An image of three colors is given, [3, 8, 6].")
     for key, symptom, hint in (
         (
             (0, 2, 5),
@@ -171,14 +181,41 @@ def noisy_image(learner: Noisy) -> str:
 TIME_LIMIT = 20.0  # seconds for one call in a process of its own
 
 
+def _refuse_seeding_others(learner: Noisy, image: torch.Tensor) -> None:
+    """Refuse noise that sets the generators that Python or NumPy has for everybody."""
+    states = random.getstate(), np.random.get_state()
+    draws: list[tuple[str, Callable[[], float]]] = [("Python's", random.random), ("NumPy's", np.random.random_sample)]
+    drawn = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        learner(image, 0, 1, 5)
+        drawn.append([draw() for _, draw in draws])
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    for (name, _), one, other in zip(draws, *drawn, strict=True):
+        if one == other:
+            raise Wrong(
+                "global",
+                f"Your function moves {name} own random numbers, from which others draw: each sample would set them "
+                "back to the same place. Draw from a generator of your own.",
+            )
+
+
 def _judge_noise(result: torch.Tensor, image: torch.Tensor, on_black: torch.Tensor) -> None:
     """Refuse noise that is not normal around 0 with a deviation of 0.1; `on_black` is the result for a black image."""
+    if result.dtype != image.dtype:
+        raise Wrong("dtype", f"An image of {image.dtype} came in, and one of {result.dtype} goes out. Keep its type.")
     noise = (result - image).double()
     deviation, mean, largest = float(noise.std()), float(noise.mean()), float(noise.abs().max())
     if deviation > 0 and torch.equal(result, on_black):
         raise Wrong("image_lost", "A different image gives the same result: the image itself is not in it.")
     if float(result.min()) >= 0 and float(result.max()) <= 1 and largest > 0:
         raise Wrong("clamped", "All values of your result are between 0 and 1: the noise beyond is cut off. Leave it.")
+    pixels, different = on_black.numel(), len(on_black.unique())
+    if different < pixels / 2 and on_black.any():
+        share = f"share {different} values" if different > 1 else "have one value"
+        raise Wrong("repeated", f"The {pixels} pixels {share} of noise. Each needs one of its own.")
     if not 0.09 < deviation < 0.11:
         raise Wrong("no_noise", f"The noise should have a standard deviation of 0.1, and it has {deviation:.3g}.")
     if abs(mean) > 0.02:
