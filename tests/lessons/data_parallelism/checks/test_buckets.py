@@ -93,6 +93,17 @@ def reversed_in_place(parameters, limit):
     return fill(parameters[::-1], limit)
 
 
+def one_of_each_shape(parameters, limit):
+    return fill(list({p.shape: p for p in parameters}.values()), limit)
+
+
+def test_more_than_a_bucket_that_is_lost_is_not_asked_for_the_last_one():
+    assert "last bucket" in check.fill_buckets(last_bucket_forgotten).message
+    checked = check.fill_buckets(one_of_each_shape)
+    refused(checked, "lost")
+    assert "last bucket" not in checked.message
+
+
 @pytest.mark.parametrize("answer", [fill, fill_with_a_running_total, fill_as_the_package])
 def test_fill_buckets_accepts(answer):
     accepted(check.fill_buckets(answer))
@@ -104,6 +115,7 @@ def test_fill_buckets_accepts(answer):
         (lambda parameters, limit: fill(parameters[::-1], limit), "forward_order"),
         (lambda parameters, limit: [bucket[::-1] for bucket in fill(parameters, limit)], "order"),
         (lambda parameters, limit: fill(parameters, limit, size=torch.numel), "numbers_not_bytes"),
+        (lambda parameters, limit: fill(parameters, limit, size=lambda p: 4 * p.numel()), "four_bytes"),
         (fill_until_full, "too_full"),
         (lambda parameters, limit: [[p for p in reversed(parameters) if p.requires_grad]], "too_full"),
         (lambda parameters, limit: [[p] for p in parameters if p.grad is not None], "no_parameter"),

@@ -36,13 +36,19 @@ def test_bubble_accepts(answer):
         (lambda p, m, v=1: (p - 1) / (m + p - 1) / v, "pieces_divide_all"),
         (lambda p, m, v=1: p / (v * m + p), "all_ranks_counted"),
         (lambda p, m, v=1: (v * p - 1) / (m + v * p - 1), "pieces_count_as_ranks"),
+        (lambda p, m, v=1: (m - 1) / (v * p + m - 1), "exchanged"),
+        (lambda p, m, v=1: v * (p - 1) / (m + v * (p - 1)), "pieces_multiply_waiting"),
+        (lambda p, m, v=1: 2 * (p - 1) / (v * m + 2 * (p - 1)), "waiting_twice"),
+        (lambda p, m, v: (p - 1) / (v * m + p - 1), "raised_TypeError"),
         (lambda p, m, v=1: 0.3, "wrong_value"),
         (lambda p, m, v=1: round((p - 1) / (v * m + p - 1), 2), "rounded"),
         (lambda p, m, v=1: None, "no_number"),
     ],
 )
 def test_bubble_refuses(answer, symptom):
-    refused(check.bubble(answer), symptom)
+    checked = check.bubble(answer)
+    refused(checked, symptom)
+    assert symptom != "raised_TypeError" or "first line" in checked.message
 
 
 # one_f_one_b_order

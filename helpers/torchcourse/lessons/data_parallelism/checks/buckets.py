@@ -31,8 +31,8 @@ _RATE = 0.5
 @check
 def fill_buckets(learner: Callable) -> str:
     """Ask for buckets of several lists of parameters, and test the rules of the exercise one by one."""
-    answers = [_filling(learner, sizes, limit) for sizes, limit in _CASES]
-    in_numbers = all(one.buckets == _filled(one.trained[::-1], one.size, 4 * one.limit) for one in answers)
+    answers = [_filling(learner, *case) for case in _CASES]
+    in_numbers = all(one.buckets == _filled(one.trained[::-1], one.size, one.each * one.limit) for one in answers)
     for one in answers:
         _refuse_members(one)
         _refuse_cuts(one, in_numbers)
@@ -81,15 +81,16 @@ def _train_on_ranks(learner: Callable, world_size: int, filled: bool, symptom: s
 # Which parameters share a bucket
 
 _FROZEN = (7, 9)  # parameters of these sizes are frozen
-_CASES = (  # numbers in each parameter of 4 bytes, limit in bytes
-    ((3, 2, 4, 1), 20),
-    ((1, 1, 1, 1, 1, 1), 12),
-    ((2, 7, 3, 9, 1), 16),
-    ((50, 2, 3), 24),
-    ((2, 3, 50), 24),
-    ((2, 50, 1), 24),
-    ((5,), 1000),
-    ((2, 2, 2), 24),
+_CASES = (  # numbers in each parameter, limit in bytes, type of the numbers
+    ((3, 2, 4, 1), 20, torch.float32),
+    ((1, 1, 1, 1, 1, 1), 12, torch.float32),
+    ((2, 7, 3, 9, 1), 16, torch.float32),
+    ((50, 2, 3), 24, torch.float32),
+    ((2, 3, 50), 24, torch.float32),
+    ((2, 50, 1), 24, torch.float32),
+    ((5,), 1000, torch.float32),
+    ((2, 2, 2), 24, torch.float32),
+    ((3, 2, 4, 1), 20, torch.float16),
 )
 
 Buckets = list[list[int]]
@@ -98,20 +99,24 @@ Buckets = list[list[int]]
 
 @dataclass
 class Filling:
-    """One case: the bytes of each parameter, the places of those that are trained, the limit, the learner's buckets."""
+    """One case: the bytes of each parameter, the places of those that are trained, the limit, the learner's buckets.
+
+    `each`: the bytes of one number.
+    """
 
     size: list[int]
     trained: list[int]
     limit: int
     buckets: Buckets
+    each: int
 
     def __str__(self) -> str:
         held = [[self.size[place] for place in bucket] for bucket in self.buckets]
         return f"For parameters of {self.size} bytes and a limit of {self.limit}, your buckets hold {held} bytes"
 
 
-def _filling(learner: Callable, sizes: Sequence[int], limit: int) -> Filling:
-    parameters = [nn.Parameter(torch.zeros(size), requires_grad=size not in _FROZEN) for size in sizes]
+def _filling(learner: Callable, sizes: Sequence[int], limit: int, dtype: torch.dtype) -> Filling:
+    parameters = [nn.Parameter(torch.zeros(size, dtype=dtype), requires_grad=size not in _FROZEN) for size in sizes]
     given = list(parameters)
     buckets = _named(learner(given, limit), parameters)
     if [id(parameter) for parameter in given] != [id(parameter) for parameter in parameters]:
@@ -121,7 +126,7 @@ def _filling(learner: Callable, sizes: Sequence[int], limit: int) -> Filling:
             "order, or empty. Leave it as it is.",
         )
     trained = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
-    return Filling([4 * size for size in sizes], trained, limit, buckets)
+    return Filling([parameter.nbytes for parameter in parameters], trained, limit, buckets, dtype.itemsize)
 
 
 def _named(buckets: Any, parameters: Sequence[nn.Parameter]) -> Buckets:
@@ -150,7 +155,7 @@ def _refuse_members(one: Filling) -> None:
         question = ""
         if all(size[place] > one.limit for place in lost):
             question = " What does your code do with a parameter larger than the limit?"
-        elif lost == set(trained[: len(lost)]):
+        elif lost == set(trained[: len(lost)]) and (len(lost) == 1 or sum(size[place] for place in lost) <= one.limit):
             question = " What happens to the last bucket when the loop is over?"
         raise Wrong(
             "lost",
@@ -177,6 +182,9 @@ def _refuse_cuts(one: Filling, in_numbers: bool) -> None:
         in_numbers: whether in all cases the buckets are those of a limit in numbers.
     """
     case, buckets, size, limit = str(one), one.buckets, one.size, one.limit
+    right, as_if_four = (_filled(one.trained[::-1], size, most) for most in (limit, one.each * limit // 4))
+    if buckets == as_if_four != right:
+        raise Wrong("four_bytes", f"{case}. Your code takes 4 bytes for each number, and these have {one.each}.")
     for bucket in buckets:
         total = sum(size[place] for place in bucket)
         if len(bucket) > 1 and total > limit:

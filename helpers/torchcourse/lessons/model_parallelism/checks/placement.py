@@ -64,7 +64,7 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
         )
     if set(answer) < set(right):
         kinds = {index // width for index in answer}
-        lack = "of all of its heads" if len(kinds) == 3 else "queries, keys *and* values"
+        lack = "those of all its heads" if len(kinds) == 3 else "queries, keys *and* values"
         raise Wrong("some_missing", f"{call} has {len(answer)} outputs, but a rank holds {share}: {lack}.")
     if set(answer) == set(right):
         raise Wrong(

@@ -15,7 +15,8 @@ def bubble(learner: Callable) -> str:
     """Compare with the formula, which the simulation of every schedule reproduces."""
     for pieces in (1, 2, 3):
         for ranks, micro_batches in ((4, 8), (2, 6), (5, 5), (3, 12), (1, 3)):
-            _judge_bubble(learner(ranks, micro_batches, pieces), ranks, micro_batches, pieces)
+            given = (pieces,) if pieces > 1 else ()  # one piece is the default
+            _judge_bubble(learner(ranks, micro_batches, *given), ranks, micro_batches, pieces)
     return "The waiting of the simulated schedules, with one piece per rank and with several; one rank never waits."
 
 
@@ -67,9 +68,22 @@ def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> N
             "not change: so what becomes of the sum of the two?",
         ),
         "all_ranks_counted": (p / (v * m + p), "How many other ranks does rank 0 wait for?"),
+        "pieces_multiply_waiting": (
+            v * (p - 1) / (m + v * (p - 1)),
+            "You let several pieces lengthen the waiting. Each takes 1/v of the time: what becomes of filling and "
+            "draining?",
+        ),
+        "waiting_twice": (
+            2 * (p - 1) / (v * m + 2 * (p - 1)),
+            "You count filling and draining, and for the work one pass alone. Each has a forward and a backward part.",
+        ),
         "pieces_count_as_ranks": (
             (v * p - 1) / (m + v * p - 1),
             "You count each piece as a rank of its own. But the pieces of one rank share its time.",
+        ),
+        "exchanged": (
+            (m - 1) / (v * p + m - 1),
+            "That is the formula with the ranks and the micro-batches in each other's place.",
         ),
     }
     refuse_known(value, known, 1e-6, where=case)
