@@ -561,6 +561,7 @@ for _most, _limit in ((13, 16), (1, 2), (700, 4096), (511, 512), (0, 8)):
 
     def _attempt(size, most=_most, tries=_tries):
         tries.append(size)
+        assert len(tries) < 100, "no end"
         if size > most:
             raise torch.OutOfMemoryError("too large")
 
@@ -714,10 +715,11 @@ _peaks, _gradients = [], []
 for _forward in (lambda x: _blocks(x), lambda x: checkpointed(_blocks, x)):
     _blocks.zero_grad()
     with MemoryTracker() as _tracker:
+        _tracker.watch(_blocks, _x)
         _forward(_x).square().sum().backward()
-    _peaks.append(_tracker.peak)
+    _peaks.append(max(_tracker.timeline().by_kind["activations"]))
     _gradients.append([_parameter.grad.clone() for _parameter in _blocks.parameters()])
-assert _peaks[1] < 0.75 * _peaks[0]
+assert _peaks[1] < 0.65 * _peaks[0]
 assert all(
     torch.allclose(_a, _b, atol=1e-4) for _a, _b in zip(*_gradients, strict=True)
 )

@@ -56,6 +56,7 @@ def test_mlp_bytes_accepts(learner):
         (lambda w, b: (4 * sum(a * c for a, c in pairwise(w)), 0, 0, 0), "no_biases"),
         (lambda w, b: mlp_bytes(w, b, kept=lambda w: 3 * sum(w)), "activations"),
         (lambda w, b: sum(mlp_bytes(w, b)), "count"),
+        (lambda w, b: (*mlp_bytes(w, b)[:3], w.pop(0) and 4 * b * sum(w)), "inputs_changed"),
     ],
 )
 def test_mlp_bytes_refuses(learner, symptom):
@@ -151,6 +152,9 @@ def test_evaluate_accepts(learner):
         (switched_off_for_good, "gradients_off"),
         (frozen, "gradients_off"),
         (mean_of_means, "wrong_value"),
+        (lambda model, batches: 100 * with_no_grad(model, batches), "percent"),
+        (lambda model, batches: 464 * with_no_grad(model, batches), "count"),
+        (lambda model, batches: 1 - with_no_grad(model, batches), "errors_counted"),
         (lambda model, batches: with_no_grad(model, batches) and None, "no_number"),
     ],
 )
@@ -313,6 +317,17 @@ def summed_apart(model, loss_fn, x, y, parts):
         weight.grad = total if weight.grad is None else weight.grad + total
 
 
+def then_a_step(model, *rest):
+    accumulate(model, *rest)
+    torch.optim.SGD(model.parameters(), 0.1).step()
+
+
+def divided_afterwards(model, loss_fn, x, y, parts):
+    accumulate(model, loss_fn, x, y, parts, share=lambda part, x, parts: len(part))
+    for weight in model.parameters():
+        weight.grad /= len(x)
+
+
 @pytest.mark.parametrize("learner", [accumulate, with_autograd_grad, summed_apart])
 def test_accumulate_accepts(learner):
     accepted(check.accumulate(learner))
@@ -329,6 +344,12 @@ def test_accumulate_accepts(learner):
         (lambda model, *rest: accumulate(model, *rest) or model.zero_grad(), "no_gradient"),
         (lambda model, *rest: model.zero_grad() or accumulate(model, *rest), "gradient_cleared"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y), "no_gradient"),
+        (then_a_step, "weights_changed"),
+        (divided_afterwards, "gradient_rescaled"),
+        (lambda model, loss_fn, x, y, parts: accumulate(model, F.cross_entropy, x, y, parts), "other_loss"),
+        (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, 2), "parts"),
+        (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, len(x) // 8), "parts"),
+        (lambda model, *rest: accumulate(model.eval(), *rest), "mode_left_changed"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),
     ],
 )
@@ -394,6 +415,7 @@ def test_checkpointed_accepts(learner):
         (doubled, "wrong_gradient"),
         (lambda blocks, x: print(each_block(blocks, x).mean()), "wrong_type"),
         (lambda blocks, x: each_block(blocks[:-1], x), "wrong_value"),
+        (lambda blocks, x: each_block(blocks[:12], x), "wrong_value"),
         (lambda blocks, x: each_block(copy.deepcopy(blocks), x), "no_gradient"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchcourse.lessons.troubleshooting.checks.memory import residual_blocks
+from torchcourse.lessons.troubleshooting.checks import residual_blocks
 from torchcourse.lessons.troubleshooting.offload import WAYS, DeviceBesideHost, step_with
 
 
