@@ -99,6 +99,8 @@ def in_place(x, weight, stride, padding):
         (lambda x, w, s, p: by_windows(x.float(), w.float(), s, p), "dtype"),
         (in_place, "inputs_changed"),
         (lambda x, w, s, p: by_windows(x, w, s, p) + 1, "wrong_value"),
+        (lambda x, w, s, p: by_windows(x, w, s, min(p, 1)), "shape"),
+        (lambda x, w, s, p: by_windows(x, w, min(s, 2), p), "shape"),
     ],
 )
 def test_wrong_convolutions(answer, symptom):
@@ -150,6 +152,7 @@ def test_right_sizes(answer):
         (lambda n, layers: (sizes(n, layers)[0], sizes(n, layers)[1] - 1), "no_pixel"),
         (lambda n, layers: (sizes(n, layers)[0], sizes(n, layers[:1])[1]), "field"),
         (lambda n, layers: sizes(n, layers[:1]), "size"),
+        (lambda n, layers: sizes(n, [layers.pop(0) for _ in range(len(layers))]), "inputs_changed"),
     ],
 )
 def test_wrong_sizes(answer, symptom):
@@ -191,6 +194,10 @@ def down_the_rows(model, x):
     return tries(model, x.transpose(2, 3).roll(0)) if isinstance(model, torch.nn.Conv2d) else 2
 
 
+def with_a_wide_tolerance(model, x):
+    return tries(model, x, lambda out, shifted, places: torch.allclose(shifted, out.roll(places, 3), atol=1e-2))
+
+
 def in_the_given_tensor(model, x):
     found = tries(model, x)
     x.copy_(x.roll(found, 3))
@@ -204,6 +211,7 @@ def in_the_given_tensor(model, x):
         (lambda model, x: x.shape[3] // model(x).shape[3], "always_one"),
         (rounding_down, "no_whole_place"),
         (down_the_rows, "wrong_value"),
+        (with_a_wide_tolerance, "tolerance"),
         (in_the_given_tensor, "inputs_changed"),
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).mean() < 9), "always_one"),
         (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),

@@ -244,6 +244,7 @@ def by_loop(x, limit):
         (lambda x, limit: x.tolist(), "wrong_type"),
         (lambda x, limit: torch.relu(x * (limit / x.abs().max())), "always_scaled"),
         (lambda x, limit: None, "wrong_type"),
+        (lambda x, limit: check.planning.limited(x.double(), limit), "dtype"),
     ],
 )
 def test_wrong_functions_of_one_graph(answer, symptom):

@@ -23,6 +23,7 @@ def convolve(learner: Callable[..., torch.Tensor]) -> str:
     """Compare with `F.conv2d` over several channels, kernels that are not square, stride and padding."""
     generator = torch.Generator().manual_seed(0)
     cases = [(1, 1, 3, 3, 1, 0), (3, 2, 3, 3, 1, 0), (2, 3, 2, 3, 1, 0), (2, 2, 3, 2, 2, 0), (2, 2, 3, 3, 2, 1)]
+    cases.append((1, 2, 2, 3, 3, 2))
     for channels, outputs, rows, columns, stride, padding in cases:
         x = torch.randn(channels, 6, 8, generator=generator, dtype=torch.float64)
         weight = torch.randn(outputs, channels, rows, columns, generator=generator, dtype=torch.float64)
@@ -150,7 +151,11 @@ def size_and_field(learner: Callable[[int, Layers], tuple[int, int]]) -> str:
         [(7, 2, 3, 1), (3, 2, 1, 1), (3, 1, 2, 2)],
         [(11, 4, 5, 1), (5, 4, 2, 1), (3, 1, 1, 1)],
     ]
-    _judge_pairs([learner(_PIXELS, list(layers)) for layers in stacks], stacks)
+    given = [list(layers) for layers in stacks]
+    answers = [learner(_PIXELS, layers) for layers in given]
+    if given != stacks:
+        raise Wrong("inputs_changed", "The list of layers is different after the call. The caller still needs it.")
+    _judge_pairs(answers, stacks)
     return f"{len(stacks)} stacks of layers: sizes as PyTorch's, fields as gradients show them."
 
 
@@ -286,6 +291,7 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
         "a convolution by Fourier transform": (_ByFourier(), 1),
         "a convolution with zero padding": (nn.Conv2d(1, 2, 3, padding=1), _WIDTH),
         "the mean of the whole picture": (nn.AdaptiveAvgPool2d(1), _WIDTH),
+        "small numbers, with zero padding": (_small(nn.Conv2d(1, 2, 3, padding=1)), _WIDTH),
     }
     for name, (model, right) in models.items():
         given = x.clone()
@@ -296,6 +302,13 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
 
 
 _WIDTH = 24
+
+
+def _small(layer: nn.Conv2d) -> nn.Conv2d:
+    """Make the outputs a thousand times smaller: what differs at the edge then differs by less than 0.01."""
+    for parameter in layer.parameters():
+        parameter.data *= 1e-3
+    return layer
 
 
 class _ByFourier(nn.Module):
@@ -334,6 +347,12 @@ def _judge_shift(given: Any, right: int, where: str) -> None:
             "no_whole_place",
             f"{where}the output has one place, so a shift by {given} pixels would move it by {given}/{_WIDTH} of a "
             "place. That is no whole number.",
+        )
+    if "small" in where:
+        raise Wrong(
+            "tolerance",
+            f"{where}a shift by {given} changes the output at the edge by more than 1e-5. How large a difference do "
+            "you let pass?",
         )
     known = {
         "always_one": (

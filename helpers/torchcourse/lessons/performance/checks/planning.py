@@ -178,6 +178,10 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         if not torch.equal(given, x):
             raise Wrong("inputs_changed", "Your function changed the tensor that it was given. The caller needs it.")
         _judge_limited(name, out, x, limit)
+    for dtype in (torch.float32, torch.float64):
+        out = learner(large.to(dtype), 1.0)
+        if out.dtype != dtype:
+            raise Wrong("dtype", f"The input is {dtype}, and your output is {out.dtype}. Keep its type.")
     compiled, graphs = counted(learner)
     for x in inputs.values():
         if not same(compiled(x.clone(), 1.0), limited(x, 1.0), tolerance=1e-8):
