@@ -5,8 +5,8 @@
     load_weights(model, state["model"])
 
 A crash during `save` leaves the file that was there before: the new one is written beside it, forced to the disk, and
-only then takes its name. Neither `torch.load` nor the zip format that it reads notices a flipped bit, so the file ends
-in the SHA-256 of its content, as a zip comment: any program that reads PyTorch files still reads it.
+only then takes its name. `torch.load` compares what it reads with no checksum, so the file ends in the SHA-256 of its
+content, as a zip comment: any program that reads PyTorch files still reads it.
 
 `optimizer_state` and `random_state` turn an optimizer and the random number generators into what a checkpoint can hold.
 """

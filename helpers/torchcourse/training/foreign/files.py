@@ -66,6 +66,8 @@ def _read_file(file: BinaryIO, path: Path) -> Found:
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
         return _read_torch(file, path, kind="PyTorch file of the old kind")
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is not a checkpoint: it is a tar archive. Unpack it first.")
     for sign, what in _NOT_A_CHECKPOINT.items():
         if start.lstrip().startswith(sign) if sign else not start:
             raise CheckpointError(f"{path} is not a checkpoint: it is {what}")
@@ -80,6 +82,9 @@ _NOT_A_CHECKPOINT = {
     b"version https://git-lfs": "a Git LFS pointer, a note of where the file is. Run `git lfs pull` in its repository.",
     b"{": "JSON text, and not the index of a model in several files: it has no weight_map.",
     b"\x1f\x8b": "packed with gzip. Unpack it first.",
+    b"\xfd7zXZ": "packed with xz. Unpack it first.",
+    b"BZh": "packed with bzip2. Unpack it first.",
+    b"\x28\xb5\x2f\xfd": "packed with zstd. Unpack it first.",
     b"\x89HDF": "an HDF5 file, as Keras writes it. Load it there, and export the weights.",
     b"GGUF": "a GGUF file of llama.cpp, with quantized weights. Get the model's original weights.",
     b"\x93NUMPY": "one NumPy array. Load it with numpy.load.",
@@ -99,12 +104,41 @@ def _read_zip(file: BinaryIO, path: Path) -> Found:
             f"{path} is a TorchScript program, not a dict of weights. Load it with torch.jit.load, if you trust its "
             "source, and save its state_dict()."
         )
+    if all(name.endswith(".npy") for name in names):
+        raise CheckpointError(
+            f"{path} holds {len(names)} arrays of NumPy. Load them with numpy.load, make tensors of them "
+            "(torch.from_numpy), and give these to model.load_state_dict."
+        )
+    if "model.json" in names or "serialized_exported_program.json" in names:
+        raise CheckpointError(
+            f"{path} is a program of torch.export, not a dict of weights. Load it with torch.export.load, and save its "
+            "state_dict."
+        )
     if "data.pkl" not in names:
         raise CheckpointError(f"{path} is a zip archive, but not of torch.save. Does it hold the checkpoint as a file?")
     if checkpoint.is_sealed(file):
         checkpoint.verify(file, path)
+    else:
+        _verify_parts(file, path)
     file.seek(0)
     return _read_torch(file, path, kind="PyTorch file")
+
+
+def _verify_parts(file: BinaryIO, path: Path) -> None:
+    """Compare each part of a zip file with its checksum, which torch.load does not look at.
+
+    Where torch.save was told to write none (`set_crc32_options`), it is 0.
+    """
+    archive = zipfile.ZipFile(file)
+    for part in archive.infolist():
+        try:
+            with archive.open(part) as content:
+                while part.CRC and content.read(2**20):
+                    pass
+        except (zipfile.BadZipFile, EOFError):
+            raise CheckpointError(
+                f"{path} is damaged: {part.filename} in it is not what was saved. Use a different copy."
+            ) from None
 
 
 def _read_torch(file: BinaryIO, path: Path, kind: str) -> Found:

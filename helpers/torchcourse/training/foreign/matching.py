@@ -1,5 +1,6 @@
 """Find a model's weights in the content of a checkpoint, under whatever names they were saved."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -112,8 +113,9 @@ def _check_leave(leave: tuple[str, ...], model: nn.Module, candidates: list[Matc
 
 
 def _called(part: str, candidates: list[Match]) -> list[Match]:
-    """Return the candidates whose label, or the last word of it, is `part`."""
-    chosen = [match for match in candidates if part in (match.label, match.label.rpartition("/")[2].rstrip("."))]
+    """Return the candidates whose label, or a word of it, is `part`: also what stands under a prefix within it."""
+    words = {id(match): [match.label, *re.split(r"[/.]", match.label)] for match in candidates}
+    chosen = [match for match in candidates if part in words[id(match)]]
     if not chosen:
         labels = [match.label or "weights" for match in candidates if match.tensors]
         raise CheckpointError(f"It has no part {part!r}. What fits this model in part or whole is in {some(labels)}.")
@@ -122,6 +124,8 @@ def _called(part: str, candidates: list[Match]) -> list[Match]:
 
 def _parts(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator[tuple[str, dict, list[str]]]:
     """Yield every dict of tensors in a checkpoint, and what stands under one prefix in it, with the rest's names."""
+    if {"state", "param_groups"} <= content.keys():  # an optimizer's, whose numbers are no weights
+        return
     tensors = {
         name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
     }
@@ -278,6 +282,8 @@ def _advice(match: Match, model: nn.Module) -> str:
         return " Let the ranks save together, with torch.distributed.checkpoint: its folders can be read here."
     if any("_flat_param" in name for name in match.weights):
         return " These are FSDP1's flattened weights: save them with its FULL_STATE_DICT option."
+    if any(".lora_" in name for name in match.weights) and Misfit.LACKING in match.misfits:
+        return " These are LoRA's additions without the weights that they add to: load those first, then the additions."
     if not match.tensors:
         for name, part in model.named_children():
             if part.state_dict() and not _lay("", match.weights, [], part, ()).misfits:

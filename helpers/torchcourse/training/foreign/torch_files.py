@@ -22,7 +22,7 @@ def torch_load(file: BinaryIO, devices: set[str]) -> Any:
         devices.add(location)
         return storage
 
-    with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+    with torch.serialization.safe_globals(_NUMPY):
         try:
             return torch.load(file, map_location=to_cpu, weights_only=True)
         except RuntimeError as error:
@@ -90,14 +90,17 @@ def _words(file: BinaryIO) -> set[str]:
         return set()
 
 
-def _numpy_numbers() -> list[Any]:
-    """What it takes to read a NumPy number, such as a best accuracy, under the names of NumPy 1 and 2.
+def _of_numpy() -> list[Any]:
+    """What it takes to read NumPy's numbers and arrays (a best accuracy, a state of random numbers), of NumPy 1 and 2.
 
-    These make numbers and nothing else: https://docs.pytorch.org/docs/stable/notes/serialization.html
+    These make data and nothing else: https://docs.pytorch.org/docs/stable/notes/serialization.html
     """
     scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
     kinds = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
-    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *kinds]
+    array = np.zeros(0).__reduce__()[0]
+    functions = [(scalar, "scalar"), (array, "_reconstruct")]
+    named = [(made, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for made, name in functions]
+    return [*named, np.ndarray, np.dtype, *kinds]
 
 
-_NUMPY_NUMBERS = _numpy_numbers()
+_NUMPY = _of_numpy()

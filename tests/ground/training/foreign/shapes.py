@@ -135,6 +135,7 @@ def good(model, optimizer):
         "extra counters": weights | {"other.num_batches_tracked": torch.tensor(5)},
         "equal copies": {"model": weights, "best": weights},
         "parameters": dict(model.named_parameters()) | dict(model.named_buffers()),
+        "with NumPy's random numbers": {"model": weights, "rng": np.random.get_state(), "curve": np.arange(3.0)},
         "with an optimizer": {"model": weights, "optimizer": optimizer.state_dict()},
     }
 
@@ -155,6 +156,14 @@ def bad(model):
         "default dict": (
             {"m": collections.defaultdict(list, a=[1]), "model": weights},
             r"(builtins|__builtin__)\.list",
+        ),
+        "additions of LoRA": (
+            {f"head.lora_{part}.weight": torch.ones(2, 3) for part in "AB"},
+            "LoRA's additions without the weights",
+        ),
+        "an optimizer alone": (
+            {"optimizer": {"state": {0: {"exp_avg": torch.ones(8, 6)}}, "param_groups": [{"params": [0]}]}},
+            "no weights in it",
         ),
         "no weights": (lists, r"no weights in it.*it has a, b"),
         "one tensor": (torch.ones(2), r"holds one tensor of shape \[2\]"),

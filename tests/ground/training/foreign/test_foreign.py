@@ -188,6 +188,9 @@ NO_CHECKPOINT = {
     "a web page": b"\n<!DOCTYPE html><html>404</html>",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n",
     "packed with gzip": b"\x1f\x8b\x08\x00",
+    "packed with xz": b"\xfd7zXZ\x00",
+    "packed with zstd": b"\x28\xb5\x2f\xfd",
+    "a tar archive": b"model.pth".ljust(257, b"\0") + b"ustar",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n",
     "JSON text": b'{"a": 1}',
     "Which program wrote it?": b"GIF89a not at all a checkpoint",
@@ -222,6 +225,41 @@ def test_truncated_and_foreign_zip_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
         archive.writestr("model.pt", b"")
     assert "zip archive, but not of torch.save" in refused(tmp_path / "archive.pt")
+    for name, inside in (("arrays.npz", "head.bias.npy"), ("program.pt2", "program/models/model.json")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr(inside, b"")
+    assert "1 arrays of NumPy. Load them with numpy.load" in refused(tmp_path / "arrays.npz")
+    assert "a program of torch.export" in refused(tmp_path / "program.pt2")
+
+
+@pytest.mark.parametrize("with_checksums", [True, False])
+def test_a_number_that_changed_in_a_file_of_torch_save_is_noticed_by_the_files_own_checksums(tmp_path, with_checksums):
+    torch.serialization.set_crc32_options(with_checksums)
+    try:
+        torch.save(MODEL.state_dict(), tmp_path / "file.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    whole = bytearray((tmp_path / "file.pt").read_bytes())
+    numbers = MODEL.head.weight.detach().numpy().tobytes()
+    whole[whole.index(numbers)] ^= 1
+    load_any(tmp_path / "file.pt", new(), quiet=True)
+    (tmp_path / "file.pt").write_bytes(whole)
+    if with_checksums:
+        assert re.search(r"is damaged: file/data/\d+ in it is not what was saved", refused(tmp_path / "file.pt"))
+    else:
+        load_any(tmp_path / "file.pt", new(), quiet=True)
+
+
+def test_a_part_is_found_where_its_names_have_a_prefix_within_it(tmp_path):
+    parts = {"teacher": MODEL, "student": trained(2)[0]}
+    nested = {part: {f"net.{n}": t for n, t in model.state_dict().items()} for part, model in parts.items()}
+    torch.save(nested, tmp_path / "nested.pt")
+    save_file({f"{part}.{n}": t for part, names in nested.items() for n, t in names.items()}, tmp_path / "flat.pt")
+    for file in ("nested.pt", "flat.pt"):
+        for part, source in parts.items():
+            model = new()
+            load_any(tmp_path / file, model, part=part, quiet=True)
+            assert_loaded(model, source.state_dict())
 
 
 class Evil:
