@@ -145,8 +145,6 @@ for width, sequence in ((64, 128), (128, 256), (256, 64)):
     assert abs(formula / counted - 1) < 0.05
 
 # %% [markdown]
-# (The rest, below 1%: for each token, mean and deviation of two norms, and attention's log-sum-exp for each head.)
-#
 # Three more rules, and the memory is complete:
 #
 # * A pipeline rank has several **micro-batches** (마이크로배치) under way. In 1F1B the first of p ranks holds the most: p of them, or fewer if there are fewer
@@ -482,7 +480,7 @@ checked
 #
 # `planner.published` holds runs of nine groups, each with its address. Five constants of the planner are set on
 # three sources: Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. The planner is judged on all *others*. A source is on one side as
-# a whole, since rows of one table resemble each other.
+# a whole: its rows resemble each other.
 
 # %%
 figures.show(draw_accuracy(judged), describe_accuracy(judged))
@@ -520,7 +518,7 @@ print(memory_table())
 # %% [markdown]
 # *Refused* are layouts that ran and that the planner says do not fit, *accepted* are layouts that ran out of memory and that it says do fit. On the sources that set
 # nothing it refuses 8 of 249 that ran, and accepts none of 4 that ran out. Llama 3 is refused: of 80 GiB, states would take 17 and activations 67.
-# Its authors free tensors early. InternLM's optimizer keeps about 27 bytes per parameter, not 16. The planner knows neither.
+# Its authors free tensors early. InternLM's optimizer keeps about 27 bytes per parameter, not 16. The planner knows neither. On V100 its bytes are 17 to 20% off.
 #
 # **The loss** is easily forgotten. PyTorch's cross-entropy holds the logits three times in float32, 12 bytes for each token and word. A fused kernel needs 4. With
 # MPT 7B, 8,192 tokens and micro-batches of 8 that is 37 or 12 GiB.
