@@ -26,7 +26,7 @@ def watch() -> None:
 
     It costs nothing while a cell computes, but for a message per second.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell: Any = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     kernel = getattr(shell, "kernel", None)
     if kernel is None or hasattr(kernel.session, _MARK) or not environment.has_reader(os.environ):
         return
