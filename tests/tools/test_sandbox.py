@@ -243,7 +243,7 @@ FORGED = {
     "more than a cell may put out": """
         from torchcourse.tools.classroom.sandbox import cells
         get_ipython()._outputs._left = 2**30
-        print("x" * 2**25)
+        print("x" * 17 * 2**20)
         """,
     "each answer twice": """
         from torchcourse.tools.classroom.sandbox import frames
