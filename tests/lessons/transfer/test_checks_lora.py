@@ -54,6 +54,8 @@ class Own(nn.Module):
         if "into_base" in self.mistakes:
             with torch.no_grad():
                 self.base.weight += 1e-3
+        if "base_without_graph" in self.mistakes:
+            return self.base(x).detach() + added
         return self.base(x) + added
 
 
@@ -124,6 +126,7 @@ def test_right_adapters(answer):
         ({"hidden": 1}, "base_not_kept"),
         ({"into_base": 1}, "base_changed"),
         ({"ones": 1}, "equal_rows"),
+        ({"base_without_graph": 1}, "input_gradient"),
     ],
 )
 def test_wrong_adapters(mistakes, symptom):
@@ -230,6 +233,12 @@ def by_hand(model):
     return total(model.parameters()), 3 * total(learning(model))
 
 
+def as_the_first_number(model):
+    size = next(model.parameters()).element_size()
+    count = [sum(p.numel() for p in some) * size for some in (model.parameters(), learning(model))]
+    return count[0], 3 * count[1]
+
+
 def of_layers_that_learn(model):
     """Takes a layer for learning as a whole where its first parameter learns."""
     learn = {}
@@ -267,6 +276,7 @@ def test_right_bytes(answer):
         (lambda m: (0, 0), "wrong_value"),
         (lambda m: (total([*m.parameters(), *m.buffers()]), by_hand(m)[1]), "buffers_counted"),
         (lambda m: (total(m.parameters()), of_layers_that_learn(m)), "frozen_counted"),
+        (as_the_first_number, "four_bytes"),
     ],
 )
 def test_wrong_bytes(answer, symptom):
@@ -296,6 +306,7 @@ def test_right_measures(answer):
         (lambda a: (a[0, :-1] - a[-1, :-1]).mean(), "from_first"),
         (lambda a: from_the_best(a.T), "transposed"),
         (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
+        (lambda a: (a[:-1].max(dim=0).values - a[-1]).mean(), "newest_counted"),
         (lambda a: a[-1], "no_number"),
         (lambda a: 0.5, "wrong_value"),
         (lambda a: from_the_best(a).item() + 0 * a.zero_().sum().item(), "inputs_changed"),

@@ -43,7 +43,7 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         _judge_gradients(layer, out, should, case)
         if rank > 1 and same(layer.down, layer.down[:1].expand_as(layer.down)):
             _judge_equal_rows(layer.up, case)
-        _judge_formula(layer, x, should, rank, alpha, case)
+        _judge_formula(layer, base, x, should, rank, alpha, case)
     return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
 
 
@@ -97,11 +97,17 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
     freeze(half, "1")
     part, still = mlp(5, 4, 3), mlp(5, 3).requires_grad_(False)
     part[1].bias.requires_grad_(False)
+    mixed = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3).to(torch.bfloat16))
     normed = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
     tied[3].weight = tied[1].weight
     adapted = nn.Sequential(LoRALinear(nn.Linear(20, 30), rank=2), nn.Linear(30, 3))
     models = {"all of it trained": mlp(8, 4), "the first layer frozen": half, "an adapter beside a layer": adapted}
-    models |= {"in bfloat16": thin, "one weight used in two layers": tied, "one bias frozen": part}
+    models |= {
+        "numbers in bfloat16": thin,
+        "numbers of two types": mixed,
+        "one weight used in two layers": tied,
+        "one bias frozen": part,
+    }
     models |= {"running statistics": normed, "all of it frozen": still}
     for name, model in models.items():
         right, learning = _counted(model), [parameter.requires_grad for parameter in model.parameters()]
@@ -271,12 +277,28 @@ def _judge_parts(layer: object, base: nn.Linear, case: str, rank: int) -> None:
         )
 
 
-def _judge_formula(layer: Any, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str) -> None:
+@torch.enable_grad()
+def _judge_input_gradient(layer: Any, x: torch.Tensor, weight: torch.Tensor, case: str) -> None:
+    """Ask for the gradient of the layer's input: what stands before this layer learns from it."""
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x, allow_unused=True, materialize_grads=True)
+    if not torch.allclose(gradient, weight.sum(0).expand_as(x), atol=1e-3):
+        raise Wrong(
+            "input_gradient",
+            f"{case}: the outputs are right, and the gradient of the input is not: layers before this one would learn "
+            "from a wrong one. Is a part computed without a graph? What is frozen still passes gradients on.",
+        )
+
+
+def _judge_formula(
+    layer: Any, base: nn.Linear, x: torch.Tensor, start: torch.Tensor, rank: int, alpha: float, case: str
+) -> None:
     with torch.no_grad():
         for part in (layer.down, layer.up):
             part.copy_(torch.randn_like(part))
         out, added = layer(x), x @ layer.down.T @ layer.up.T
         if torch.allclose(out, start + alpha / rank * added, atol=1e-4):
+            _judge_input_gradient(layer, x, base.weight + alpha / rank * layer.up @ layer.down, case)
             return
         for symptom, factor, hint in (
             ("no_scale", 1, "the adapter counts once. What are alpha and rank for?"),

@@ -50,7 +50,11 @@ _OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = 
         "You return the gain. Forgetting is positive where accuracy was lost.",
     ),
     "newest_counted": (
-        [lambda a: (a.max(dim=0).values - a[-1]).mean().item(), lambda a: _lost(a).sum().item() / len(a)],
+        [
+            lambda a: (a.max(dim=0).values - a[-1]).mean().item(),
+            lambda a: (a[:-1].max(dim=0).values - a[-1]).mean().item(),
+            lambda a: _lost(a).sum().item() / len(a),
+        ],
         "Your mean is over all tasks. The newest one had no time to be forgotten.",
     ),
     "last_counted": (
