@@ -93,6 +93,25 @@ def without_min(rank, ranks, micro_batches):
     return done
 
 
+def last_backward_passes_turned_round(rank, ranks, micro_batches):
+    rows = order(rank, ranks, micro_batches)
+    rest = rows.index(f"F{micro_batches - 1}") + 2
+    return rows[:rest] + rows[rest:][::-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda *given: order(*given, warm_up=lambda rank, ranks: 0), "too few forward passes"),
+        (last_backward_passes_turned_round, "enough forward passes"),
+    ],
+)
+def test_waiting_too_long_is_explained_by_what_is_late(answer, words):
+    checked = check.one_f_one_b_order(answer)
+    refused(checked, "waits_too_long")
+    assert words in checked.message
+
+
 @pytest.mark.parametrize("answer", [order, order_of_the_package, order_by_what_is_under_way])
 def test_one_f_one_b_order_accepts(answer):
     accepted(check.one_f_one_b_order(answer))

@@ -116,11 +116,18 @@ def _judge_orders(learner: Callable, ranks: int, micro_batches: int) -> None:
                 "How many forward passes does it do before its first backward pass?",
             )
     if line.bubble > right_bubble(ranks, micro_batches):
+        kinds = ["".join(action.kind for action in order) for order in orders]
+        few = any(kind.index("B") < min(ranks - rank, micro_batches) for rank, kind in enumerate(kinds))
         raise Wrong(
             "waits_too_long",
             f"{case}the ranks wait {float(line.bubble):.0%} of the time; in 1F1B it is "
-            f"{float(right_bubble(ranks, micro_batches)):.0%}. Some rank has too few forward passes under way while it "
-            "waits for its first gradient.",
+            f"{float(right_bubble(ranks, micro_batches)):.0%}. "
+            + (
+                "Some rank has too few forward passes under way while it waits for its first gradient."
+                if few
+                else "Each rank has enough forward passes under way. Do its backward passes come in the order in which "
+                "the next rank sends their gradients?"
+            ),
         )
 
 
