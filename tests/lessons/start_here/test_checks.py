@@ -50,6 +50,19 @@ WRONG_SHARES = {
 }
 
 
+@pytest.mark.parametrize(
+    "share",
+    [
+        lambda indices, rank, world_size: [indices[other::world_size] for other in range(world_size)],
+        lambda indices, rank, world_size: [str(index) for index in indices[rank::world_size]],
+        lambda indices, rank, world_size: [float(index) for index in indices[rank::world_size]],
+    ],
+    ids=["all shares", "texts", "floats"],
+)
+def test_what_is_no_index_is_refused_by_its_type(share):
+    assert checks.my_share(share).symptom == "wrong_type"
+
+
 def test_a_rank_that_the_check_has_not_is_explained():
     message = checks.my_share(WRONG_SHARES["raised_ValueError"]).message
     assert "The check called your function where there are no ranks." in message
@@ -120,10 +133,15 @@ WRONG_ACCURACIES = {
     [
         (lambda logits, labels: float(logits.argmax(dim=1).tolist() == labels.tolist()), "whole_parts"),
         (lambda logits, labels: round(by_argmax(logits, labels), 2), "too_rough"),
+        (
+            lambda logits, labels: (logits.argmax(dim=1, keepdim=True) == labels).float().mean().item(),
+            "each_with_all",
+        ),
         (lambda logits, labels: ((logits > 0.5) == labels).float().mean().item(), "wrong_value"),
         (lambda logits, labels: (logits.abs().argmax(1) == labels).float().mean().item(), "wrong_value"),
         (lambda logits, labels: (logits.argmax() == labels).float().mean().item(), "wrong_value"),
         (lambda logits, labels: f"{by_argmax(logits, labels)}", "no_number"),
+        (lambda logits, labels: by_argmax(logits.sub_(logits.max()), labels), "inputs_changed"),
     ],
 )
 def test_no_coincidence_of_one_batch_is_taken_for_a_mistake(wrong, symptom):
@@ -226,6 +244,16 @@ def own_optimizer(model, optimizer, loss_fn, images, labels):
     return usual(model, torch.optim.SGD(model.parameters(), lr=0.5), loss_fn, images, labels)
 
 
+def moved_by_hand(model, optimizer, loss_fn, images, labels):
+    loss = loss_fn(model(images), labels)
+    with torch.no_grad():
+        for parameter, gradient in zip(
+            model.parameters(), torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            parameter -= 0.5 * gradient
+    return loss.item()
+
+
 def evaluates(model, optimizer, loss_fn, images, labels):
     return usual(model.eval(), optimizer, loss_fn, images, labels)
 
@@ -236,6 +264,7 @@ WRONG_STEPS += [
     ("raised_NotImplementedError", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),
     ("goes_up", with_loss(lambda loss_fn, logits, labels: -loss_fn(logits, labels))),
     ("no_step", own_optimizer),
+    ("no_step", moved_by_hand),
     ("mode_left_changed", evaluates),
     ("no_number", steps(*RIGHT, result=lambda loss, again: f"loss {loss.item()}")),
 ]
@@ -347,6 +376,8 @@ WRONG_REPAIRS = {
         lambda total, batch: total + batch.reshape(32, 784).mean(dim=1).sum() if len(batch) == 32 else total
     ),
     "one_per_batch": repaired(lambda total, batch: total + batch.mean()),
+    "whole_batch_weight": repaired(lambda total, batch: total + 32 * batch.mean()),
+    "wrong_axis": repaired(lambda total, batch: total + batch.flatten(1).mean(dim=0).sum()),
     "last_batch_only": repaired(lambda total, batch: total * 0 + batch.mean(dim=(1, 2, 3)).sum()),
     "sum_of_pixels": repaired(lambda total, batch: total + batch.sum()),
     "own_share_only": repaired(lambda total, batch: total + batch.mean(dim=(1, 2, 3)).sum(), together=False),

@@ -111,6 +111,14 @@ def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
             [sum(batch.mean().item() for batch in batches) / count] * ranks,
             "each batch added as much as one image should. A batch holds many images.",
         ),
+        "whole_batch_weight": (
+            [32 * sum(batch.mean().item() for batch in batches) / count] * ranks,
+            "each batch added as much as 32 images, also the short ones. How many images does a batch hold?",
+        ),
+        "wrong_axis": (
+            [sum(batch.flatten(1).mean(dim=0).sum().item() for batch in batches) / count] * ranks,
+            "you took the mean over the images of a batch and added up the pixels. Which dimension holds the images?",
+        ),
         "last_batch_only": (
             [last_batches] * ranks,
             "only the last batch of each rank counts. Was the total replaced, not added to?",

@@ -43,7 +43,14 @@ def _as_list(share: Any) -> list[int]:
 
 def _refuse_unshared(indices: list[int], shares: list[list[int]], where: str) -> None:
     """Refuse shares of something else, and shares that do not differ between ranks."""
-    foreign = [index for share in shares for index in share if index not in indices]
+    entries = [entry for share in shares for entry in share]
+    if odd := [entry for entry in entries if not hasattr(entry, "__index__")]:
+        raise Wrong(
+            "wrong_type",
+            f"{where}, you handed out {odd[0]!r}, of the type {type(odd[0]).__name__}. A rank needs one list of the "
+            "indices themselves, whole numbers.",
+        )
+    foreign = [index for index in entries if index not in indices]
     if foreign:
         raise Wrong(
             "positions_not_indices",
@@ -84,11 +91,14 @@ def accuracy_of(learner: Callable[[torch.Tensor, torch.Tensor], float]) -> str:
     batches = [_labeled_batch(samples, classes) for samples, classes in ((10, 10), (8, 3), (1, 10), (247, 10))]
     answers: list[float] = []
     for logits, labels in batches:
+        ours = logits.clone(), labels.clone()
         try:
-            answers.append(_as_number(learner(logits.clone(), labels.clone())))
+            answers.append(_as_number(learner(*ours)))
         except Exception:
             _judge_accuracies(answers, batches)  # what is wrong with an earlier batch says more
             raise
+        if not (torch.equal(ours[0], logits) and torch.equal(ours[1], labels)):
+            raise Wrong("inputs_changed", "Afterwards the logits or the labels are different ones. Others need them.")
     _judge_accuracies(answers, batches)
     return f"The part of right answers, checked on {len(batches)} batches."
 
@@ -153,6 +163,10 @@ def _judge_accuracies(answers: list[float], batches: list[Batch]) -> None:
             [float(truth == 1) for truth in truths],
             f", as if all samples counted as one; {hits[first]} samples have their largest logit at the label. Do you "
             "divide whole numbers with //, round, or compare all samples at once?",
+        ),
+        "each_with_all": (
+            [(logits.argmax(dim=1, keepdim=True) == labels).double().mean().item() for logits, labels in tried],
+            ": the answer of each sample was compared with the labels of all. Which shapes do you compare?",
         ),
         "by_classes": (
             [count / batch[0].shape[1] for count, batch in zip(hits, tried, strict=True)],
@@ -249,7 +263,7 @@ def _judge_step(
     *,
     moved: bool,
 ) -> None:
-    if "backward" not in log:
+    if "backward" not in log and not moved:
         raise Wrong("no_backward", "No gradient was computed. Which call turns a loss into gradients?")
     if "step" not in log:
         raise Wrong(
@@ -257,7 +271,7 @@ def _judge_step(
             "The gradients are there, but the optimizer that your function gets was never asked to use them."
             + " The weights moved all the same: something else moved them." * moved,
         )
-    if log.index("step") < log.index("backward"):
+    if "backward" in log and log.index("step") < log.index("backward"):
         raise Wrong("step_before_backward", "The optimizer moved before there were gradients of this batch to follow.")
     for symptom, hint in _KNOWN_STEPS.items():
         if (step > 0 or symptom != "gradients_pile_up") and torch.allclose(weights, known[symptom], atol=1e-6):
