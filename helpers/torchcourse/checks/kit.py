@@ -204,7 +204,7 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def other_text_hashes() -> Iterator[None]:
-    """Let `hash` give what it might in a different process: Python salts the hash of a text anew in each."""
+    """Let `hash` give what it might in a different process: Python salts the hash of a text again in each."""
     real = builtins.hash
 
     def has_text(value: Any) -> bool:

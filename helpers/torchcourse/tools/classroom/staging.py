@@ -87,7 +87,7 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
 def beside(source: Path) -> tuple[dict[str, str], list[str]]:
     """Return what was handed in besides notebooks, by its path there, in base64; and the paths of what is too much.
 
-    The small ones come first: a module is small, and a data set is not.
+    The small ones come first: a module is small, and a dataset is not.
     """
     found, left, size = dict[str, str](), list[str](), 0
     for path in sorted(filter(is_file, source.rglob("*")), key=lambda path: (path.stat().st_size, path)):

@@ -179,7 +179,7 @@ def _judge_later(epochs: list[Shares]) -> None:
     neighbors = [{frozenset(pair) for part in parts for pair in pairwise(part)} for parts in epochs]
     for early, late in combinations(range(len(epochs)), 2):
         if epochs[early] == epochs[late]:
-            raise Wrong("epochs_repeat", f"Epoch {late} brings the same as epoch {early}. Each epoch is mixed anew.")
+            raise Wrong("epochs_repeat", f"Epoch {late} brings the same as epoch {early}. Each epoch is mixed again.")
         if len(neighbors[early] & neighbors[late]) > len(neighbors[early]) / 2:
             raise Wrong(
                 "same_order",

@@ -315,7 +315,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
     ]
     for train, test in cases:
         right = leaks(samples, groups, train, test)
-        # Built anew for each sample: equal names need not be one object.
+        # Built again for each sample: equal names need not be one object.
         given = [sample.clone() for sample in samples], ["".join(name) for name in groups], list(train), list(test)
         got = learner(*given)
         if not isinstance(got, (Set, list, tuple)):

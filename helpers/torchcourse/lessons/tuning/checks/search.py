@@ -154,7 +154,7 @@ def random_search(learner: Callable[..., dict]) -> str:
         raise Wrong(
             "last",
             "You return the setting that was tried last. If you kept the best one: is it the same dictionary, filled "
-            "anew for each trial?",
+            "again for each trial?",
         )
     if not same(_planted(given), max(values)):
         raise Wrong("not_best", f"Its value is {_planted(given):.3f}; a setting with {max(values):.3f} was tried.")
