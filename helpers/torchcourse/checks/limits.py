@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,8 +42,12 @@ def time_limit(seconds: float) -> Iterator[None]:
         _limits.setdefault(thread, []).append(limit)
         watcher = threading.Thread(target=limit.watch, daemon=True)
         watcher.start()
+        loaded = set(sys.modules)
         try:
             yield
+        except TimeIsUp:
+            _forget_half_imports(loaded)
+            raise
         finally:
             limit.end()
             _limits[thread].remove(limit)
@@ -59,6 +64,14 @@ def announced(seconds: float) -> Iterator[None]:
             yield
         finally:
             notice.cancel()
+
+
+def _forget_half_imports(loaded: set[str]) -> None:
+    """Let an import that was cut off begin anew: Python forgets the package, but not the parts that it had by then."""
+    for name in sorted(sys.modules.keys() - loaded):
+        package = name.rpartition(".")[0]
+        if package and package not in sys.modules:
+            del sys.modules[name]
 
 
 _limits: dict[int, list["_Limit"]] = {}  # thread → its limits, the innermost last

@@ -1,7 +1,10 @@
 """What a check says of code that raised, hangs or was not written: the hole by its words, the learner's own line."""
 
+import builtins
 import contextlib
+import importlib
 import linecache
+import sys
 import threading
 import time
 from pathlib import Path
@@ -280,6 +283,25 @@ def test_the_time_is_named_beforehand_once(monkeypatch, capsys):
     monkeypatch.setattr("torchcourse.checks.TIME_LIMIT", 0.5)
     assert called(spin).symptom == "endless"
     assert capsys.readouterr().out == "Still checking. This part of the check stops by itself after 0.5 s.\n"
+
+
+def test_an_import_that_the_clock_cuts_off_begins_anew_the_next_time(tmp_path, monkeypatch):
+    package = tmp_path / "slow_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("import time, slow_package.part.deeper\ntime.sleep(seconds)\n")
+    (package / "part").mkdir()
+    (package / "part" / "__init__.py").touch()
+    (package / "part" / "deeper.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(builtins, "seconds", 60, raising=False)
+    with pytest.raises(TimeIsUp), time_limit(0.5):
+        importlib.import_module("slow_package")
+    monkeypatch.setattr(builtins, "seconds", 0)
+    try:
+        assert importlib.import_module("slow_package").part.deeper.__name__ == "slow_package.part.deeper"
+    finally:
+        for name in [name for name in sys.modules if name.startswith("slow_package")]:
+            del sys.modules[name]
 
 
 def test_an_outer_limit_rests_while_an_inner_one_counts():
