@@ -67,7 +67,7 @@ def announced(seconds: float) -> Iterator[None]:
 
 
 def _forget_half_imports(loaded: set[str]) -> None:
-    """Let an import that was cut off begin anew: Python forgets the package, but not the parts that it had by then."""
+    """Let an import that was cut off begin again: Python forgets the package, but not the parts that it had by then."""
     for name in sorted(sys.modules.keys() - loaded):
         package = name.rpartition(".")[0]
         if package and package not in sys.modules:
