@@ -385,7 +385,7 @@ def _on_drawn_positions(deal, draw):
 checked
 
 # %% [markdown]
-# <details><summary>Help – I get "of the next 64 samples go to no rank"</summary>
+# <details><summary>Help – I get "of the next … samples … to no rank"</summary>
 #
 # 64 divided by 3 is no whole number. Cut the step out of `order` first, and deal the cut: every third sample of it, beginning with the first, second, third.
 # </details>

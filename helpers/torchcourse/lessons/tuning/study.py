@@ -151,13 +151,9 @@ def run(
             is finished is kept.
         ValueError: for trials that are no whole number.
     """
+    study = _opened(study)
     if not isinstance(trials, int):
         raise ValueError(f"trials has to be a whole number, but is {trials!r}.")
-    if not isinstance(study, CourseStudy):
-        raise StudyError(
-            f"The study {study.study_name!r} was not opened by open_study, so its space is not known here: open it "
-            "with open_study(url, SPACE, name), or run it with study.optimize."
-        )
     in_a_row: list[_Failure] = []
     followed = _counting_failures(objective, study, worker, in_a_row)
     study.stopped = False
@@ -184,6 +180,15 @@ def run(
                 shown.show(_finished(study), _best(study))
             if len(in_a_row) == GIVE_UP:
                 raise _given_up(study, in_a_row[-1])
+    return study
+
+
+def _opened(study: optuna.Study) -> CourseStudy:
+    if not isinstance(study, CourseStudy):
+        raise StudyError(
+            f"The study {study.study_name!r} was not opened by open_study, so its space is not known here: open it "
+            "with open_study(url, SPACE, name), or run it with study.optimize."
+        )
     return study
 
 
