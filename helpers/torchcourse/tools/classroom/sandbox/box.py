@@ -51,6 +51,7 @@ ENVIRONMENT = {
 
 _START = 300.0  # seconds: to import PyTorch on a crowded machine
 _GRACE = 5.0  # seconds that an interrupted cell has to end
+_AGAIN = 1.0  # seconds until it is interrupted once more
 _ENDING = 0.1  # seconds from the end of a sandbox to that of the process that forked it, whose end ended it
 _SEND = 60.0  # seconds that a sandbox has to take in what is sent
 _LOOK = 0.25  # seconds from look to look at a running cell
@@ -277,7 +278,7 @@ class Box:
         with contextlib.suppress(OSError):  # then the answer is missing too
             frames.send(self._channel, {"source": source, "nonce": self._nonce, "files": dict(files or {})})
         begun, used = time.monotonic(), processes.usage(self._process).seconds
-        interrupted = 0.0
+        interrupted = asked = 0.0
         while True:
             if (message := self._message()) is not None:
                 if message.get("nonce") != self._nonce:
@@ -298,7 +299,10 @@ class Box:
             if usage.seconds > whole:
                 raise Died(f"all cells together took more than {whole:.0f} s of processor time")
             if not interrupted and (spent > processor or passed > wall):
-                interrupted = time.monotonic()
+                interrupted = asked = time.monotonic()
+                self.interrupt()
+            elif interrupted and time.monotonic() - asked > _AGAIN:  # what came before the cell began is lost
+                asked = time.monotonic()
                 self.interrupt()
 
     def judge(self, test: str, seed: str, ask: Callable[[str, Any], dict[str, Any]], wall: float) -> str:

@@ -62,8 +62,10 @@ def enter(limits: Limits, readable: Iterable[Path]) -> None:
         _end_as(child)
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     _new_root(limits, [path for path in readable if path.exists()])
-    # In namespaces of its own making it could mount, and reach parts of the kernel that only root reaches.
-    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    # In namespaces of its own making it could mount, and reach parts of the kernel that only root reaches. Where this
+    # setting cannot be written, all else still protects.
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
     limit(limits)
     _call("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     nothing = struct.pack("6I", *[0] * 6)

@@ -31,8 +31,15 @@ from torchcourse.tools.classroom.sandbox import isolation, refused
 
 MODULES = (
     *PRELOAD,
-    *("torch._dynamo", "numpy", "matplotlib.pyplot", "IPython.core.interactiveshell", "ipywidgets"),
-    *("torchcourse.checks", "torchcourse.data", "torchcourse.figures", "torchcourse.models", "torchcourse.quiz"),
+    *("torch._dynamo", "numpy", "matplotlib.pyplot", "IPython.core.interactiveshell", "IPython.extensions.storemagic"),
+    *(
+        "ipywidgets",
+        "torchcourse.checks",
+        "torchcourse.data",
+        "torchcourse.figures",
+        "torchcourse.models",
+        "torchcourse.quiz",
+    ),
     *("torchcourse.training", "torchcourse.ranks.start", "torchcourse.tools.classroom.sandbox.cells"),
 )
 WORK = "/tmp/work"
