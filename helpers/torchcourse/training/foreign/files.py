@@ -135,7 +135,9 @@ def _verify_parts(file: BinaryIO, path: Path) -> None:
             with archive.open(part) as content:
                 while part.CRC and content.read(2**20):
                     pass
-        except (zipfile.BadZipFile, EOFError):
+        except (MemoryError, OSError):
+            raise
+        except Exception:  # a damaged zip file can raise anything, such as UnicodeDecodeError for a name
             raise CheckpointError(
                 f"{path} is damaged: {part.filename} in it is not what was saved. Use a different copy."
             ) from None
