@@ -413,3 +413,19 @@ def test_a_leak_on_a_gpu_is_found_the_same_way():
     leak = only(find_leaks(step, steps=6))
     assert leak.bytes_a_step == 4000
     assert "`kept`" in leak.holder
+
+
+def test_a_step_that_only_the_watch_holds_still_has_a_holder():
+    class Loop:
+        def __init__(self):
+            self.outputs = []
+
+        def step(self):
+            self.outputs.append(torch.zeros(100, 100))
+
+    def make():
+        history = []
+        return lambda: history.append(torch.zeros(100, 100))
+
+    assert "the variable `history` in the closure of" in str(find_leaks(make(), steps=5))
+    assert "`.outputs` of a Loop" in str(find_leaks(Loop().step, steps=5))

@@ -169,9 +169,14 @@ class Search:
         return [self._graph(tensor, node, saved=False) for tensor, node in inner[:_INNER]]
 
     def _way_to_a_variable(self, items: list[Any]) -> _Link | None:
-        """Search upwards, breadth first, until a variable of a module or of a running function is met."""
+        """Search upwards, breadth first, until a variable of a module or of a running function is met.
+
+        A step that was made for the watch alone (`find_leaks(make_step())`) is held by no variable: then the way ends
+        at its closure, or at the attribute of its object.
+        """
         frontier = [_Link(item) for item in items]
         seen = {id(item) for item in items} | {id(items)}
+        nearest: _Link | None = None
         for _ in range(_DEPTH):
             for link in frontier:
                 if root := self._running_local(link):
@@ -179,8 +184,11 @@ class Search:
             following, variables = self._referrers(frontier, seen)
             if variables:
                 return min(variables, key=lambda root: root.name.startswith("_"))
-            if not following or len(seen) > _WIDTH:
+            if not following:
+                return nearest
+            if len(seen) > _WIDTH:
                 return None
+            nearest = nearest or next((link for link in following if _of_user(link)), None)
             frontier = following
         return None
 
@@ -222,6 +230,13 @@ def _is_machinery(referrer: Any) -> bool:
     if isinstance(referrer, types.FrameType):
         return not is_users(referrer.f_code.co_filename)
     return isinstance(referrer, _Link) or type(referrer).__module__.startswith("torchcourse.lessons.troubleshooting")
+
+
+def _of_user(link: _Link) -> bool:
+    """Whether a link is a variable in the closure of a user's function, or an attribute of an object of theirs."""
+    if isinstance(link.item, types.FunctionType):
+        return bool(link.name) and is_users(link.item.__code__.co_filename)
+    return bool(link.name) and not type(link.item).__module__.startswith("torch")
 
 
 def _linked(referrer: Any, below: dict[int, _Link]) -> Iterator[_Link]:
