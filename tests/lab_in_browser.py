@@ -131,6 +131,22 @@ class Notebook:
         """Run all cells, to the end or to the first error, and wait for it."""
         self._command("notebook:run-all-cells", timeout)
 
+    def stopped_at(self) -> str | None:
+        """Return the first error that the cells show, or the first cell that did not run; None if all ran well."""
+        return self.page.evaluate(
+            """() => {
+                const {content: {model}, sessionContext} = jupyterapp.shell.currentWidget
+                for (const [number, cell] of [...model.cells].entries()) {
+                    if (cell.type !== 'code' || !cell.sharedModel.getSource().trim()) continue
+                    const error = cell.outputs.toJSON().find(output => output.output_type === 'error')
+                    if (error) return `cell ${number}: ${error.ename}: ${error.evalue}, ${error.traceback.slice(-3)}`
+                    if (cell.executionCount === null)
+                        return `cell ${number} did not run; the kernel is ${sessionContext.kernelDisplayStatus}`
+                }
+                return null
+            }"""
+        )
+
     def run_cell(self, number: int, timeout: float = 180) -> None:
         self.page.evaluate("number => { jupyterapp.shell.currentWidget.content.activeCellIndex = number }", number)
         self._command("notebook:run-cell", timeout)

@@ -11,24 +11,36 @@ import torch.distributed as dist
 from torchcourse.ranks import pickling, who
 
 
-def join(store: dist.Store | None = None) -> None:
+def join() -> dist.Store:
     """Initialize `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
+
+    All ranks come back together. One that failed at once would otherwise take its connections away from those that
+    still join, and they would report that instead.
 
     If each rank on this machine has a GPU of its own, that becomes the current device, with NCCL for GPU tensors and
     gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread per rank, and no GPU in
     sight.
     """
-    place: dict[str, Any] = (
-        {} if store is None else {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-    )
+    global _store, _calls
+    if _store is None:
+        _store, *_ = next(dist.rendezvous("env://"))
+    _calls += 1
+    store = dist.PrefixStore(f"run_ranks/{_calls}", _store)
+    place: dict[str, Any] = {
+        "store": store,
+        "rank": int(os.environ["RANK"]),
+        "world_size": int(os.environ["WORLD_SIZE"]),
+    }
     gpu = who.gpu_of_rank()
     if gpu is None:
         os.environ.update(who.ON_CPU)
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", store=store, **place)
+        dist.init_process_group("gloo", **place)
     else:
         torch.cuda.set_device(gpu)
-        dist.init_process_group("cpu:gloo,cuda:nccl", store=store, device_id=gpu, **place)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=gpu, **place)
+    _together("joined", store)
+    return store
 
 
 def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
@@ -38,22 +50,21 @@ def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
     """
     if who.initialized():
         return _gather(fn(*args))
-    global _store, _calls
-    if _store is None:
-        _store, *_ = next(dist.rendezvous("env://"))
-    _calls += 1
-    store = dist.PrefixStore(f"run_ranks/{_calls}", _store)
     dist.set_debug_level_from_env()
-    join(store)
+    store = join()
     results = _gather(fn(*args))
-    # Leave together: a connection closed too early would look like a failure to a rank that still reads from it.
-    store.set(f"done/{who.rank()}", "")
-    store.wait([f"done/{rank}" for rank in range(who.world_size())])
+    _together("done", store)  # a connection closed too early would look like a failure to a rank that still reads
     dist.destroy_process_group()
     return results
 
 
-_store: dist.Store | None = None  # torchrun's meeting point, opened once
+def _together(event: str, store: dist.Store) -> None:
+    """Wait until every rank has come here."""
+    store.set(f"{event}/{who.rank()}", "")
+    store.wait([f"{event}/{rank}" for rank in range(who.world_size())])
+
+
+_store: dist.Store | None = None  # the meeting point, opened once
 _calls = 0  # calls so far, the same on every rank: each gets its own keys in the store
 
 

@@ -39,6 +39,7 @@ def test_a_notebook_done_earns_all_points(lab, release):
     nbformat.write(done, lab.folder / path)
     notebook = lab.open(path)
     notebook.run_all(timeout=600)
+    assert notebook.stopped_at() is None
     quiz = release.stem == "quiz"
     checks = [n for n, cell in enumerate(done.cells) if is_grade(cell) and cell.cell_type == "code"]
     assert checks

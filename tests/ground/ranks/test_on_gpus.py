@@ -25,6 +25,9 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: done.append(("set_device", gpu)))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: done.append(("backend", backend)))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: done.append(("threads", threads)))
+    monkeypatch.setattr(group, "_store", dist.HashStore())
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # and put back: a rank that computes on the CPU hides them
     return done
 

@@ -12,6 +12,7 @@ A trial that raises, or whose value is NaN or infinitely good, has failed: it ke
 and the study goes on.
 """
 
+import collections
 import contextlib
 import copy
 import math
@@ -28,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from torchcourse.interrupts import stopped
 from torchcourse.lessons.tuning import _database
 from torchcourse.lessons.tuning._database import StudyError
+from torchcourse.lessons.tuning._pruning import FairPruner
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 from torchcourse.progress_bars import TrialProgress
@@ -71,7 +73,15 @@ class CourseStudy(optuna.Study):
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """The setting of the best trial, in values of the space."""
+        """The setting of the best trial, in values of the space.
+
+        Raises:
+            StudyError: when no trial is complete.
+        """
+        if not self.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            states = collections.Counter(trial.state.name.lower() for trial in self.get_trials(deepcopy=False))
+            seen = ", ".join(f"{count} {state}" for state, count in states.items()) or "no trial yet"
+            raise StudyError(f"No trial of the study is complete ({seen}), so none is the best: run more trials.")
         return settings_of(self.best_trial, self.space)
 
 
@@ -99,7 +109,7 @@ def open_study(
         raise ValueError(f"direction is 'maximize' or 'minimize', but this one is {direction!r}.")
     space = plain_space(space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
-    pruner = pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    pruner = FairPruner(pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))
     description = {name: list(categories(name, values)) for name, values in space.items()}
     with _database.errors_explained(url or "memory"):
         storage = _database.storage(url) if url else optuna.storages.InMemoryStorage()
