@@ -1,6 +1,10 @@
 """`make publish`: one address, from which all links to hosts come; without it there is none."""
 
+import ast
+import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,7 +16,7 @@ import pytest
 import small_course
 from torchcourse import still_running
 from torchcourse.tools import publish as publish_module
-from torchcourse.tools.build.hosts import badges, setup_lines
+from torchcourse.tools.build.hosts import NEEDS, badges, setup_lines
 from torchcourse.tools.build.notebooks import solutions
 from torchcourse.tools.publish import MARK, checked, set_address
 from torchcourse.tools.repository import ROOT
@@ -97,15 +101,17 @@ def test_the_course_itself_has_a_place_for_both():
     assert badges(ADDRESS, "notebooks/a.ipynb").count("blob/main/notebooks/a.ipynb") == 2
 
 
+@pytest.mark.parametrize("notebook", ["", *NEEDS])
 @pytest.mark.parametrize(("repository", "source"), [("", ""), ("", "./no-wheel.whl"), (ADDRESS, "")])
 def test_where_the_course_is_missing_the_set_up_cell_installs_it_or_says_what_to_do(
-    repository, source, monkeypatch, capsys
+    repository, source, notebook, monkeypatch, capsys
 ):
     asked = []
 
     def run(command, **_):
-        asked.append(command[-1])
-        assert f"Installing the course from {command[-1]}." in capsys.readouterr().out
+        assert command[1:5] == ["-m", "pip", "install", "--quiet"]
+        asked.append(command[5:])
+        assert f"Installing {' and '.join(command[5:])}." in capsys.readouterr().out
         return subprocess.CompletedProcess(command, returncode=1, stdout="no matching distribution")
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -114,18 +120,60 @@ def test_where_the_course_is_missing_the_set_up_cell_installs_it_or_says_what_to
     if not source:
         monkeypatch.delenv("TORCHCOURSE_SOURCE")
     with pytest.raises(AssertionError) as error:
-        exec(setup_lines(repository), {})
-    wanted = source or (repository and f"git+{repository}")
-    assert asked == ([wanted] if wanted else [])
-    assert (f"{wanted} was not installed" if wanted else "%env TORCHCOURSE_SOURCE=") in str(error.value)
+        exec(setup_lines(repository, notebook), {})
+    course = source or (repository and f"git+{repository}")
+    wanted = [course, *NEEDS.get(notebook, ())]
+    assert asked == ([wanted] if course else [])
+    said = f"could not install {' and '.join(wanted)}, and says why" if course else "%env TORCHCOURSE_SOURCE="
+    assert said in str(error.value)
     assert len(str(error.value).splitlines()) == 1
     # Not every kernel passes on what a program inside it writes: ipykernel before 6, and none on Windows.
-    assert ("no matching distribution" in capsys.readouterr().out) is bool(wanted)
+    assert ("no matching distribution" in capsys.readouterr().out) is bool(course)
 
 
-def test_where_the_course_is_there_the_set_up_cell_installs_nothing_and_lets_silent_cells_speak(monkeypatch):
+@pytest.mark.parametrize("notebook", ["", *NEEDS])
+def test_where_the_course_is_there_the_set_up_cell_installs_nothing_and_lets_silent_cells_speak(notebook, monkeypatch):
     watched = []
     monkeypatch.setattr("subprocess.run", pytest.fail)
     monkeypatch.setattr(still_running, "watch", lambda: watched.append(True))
-    exec(setup_lines(ADDRESS), {})
+    exec(setup_lines(ADDRESS, notebook), {})
     assert watched == [True]
+
+
+def test_a_set_up_cell_installs_alone_what_its_notebook_alone_needs(monkeypatch, capsys):
+    asked, there = [], importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else there(name))
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **_: asked.append(command[5:]) or subprocess.CompletedProcess(command, 0)
+    )
+    monkeypatch.setattr(still_running, "watch", lambda: None)
+    for notebook in ("", *NEEDS):
+        exec(setup_lines("", notebook), {})
+    assert asked == [["optuna>=4.0"]] * len(NEEDS)
+
+
+def test_only_some_notebooks_need_more_than_the_course_brings():
+    """All imports of all other notebooks, in one process that has nothing but the dependencies of the course."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = project["optional-dependencies"]["tuning"]
+    assert all(list(needs) == extra for needs in NEEDS.values())
+    lines: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "notebooks").rglob("*.ipynb")):
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        code = re.sub(r"^\s*[%!].*$", "pass", "\n".join(cells), flags=re.MULTILINE)
+        imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        lines[path.relative_to(ROOT).as_posix()] = list(map(ast.unparse, imports))
+    assert all(any("torchcourse" in line for line in imports) for imports in lines.values())
+    names = [requirement.partition(">")[0] for requirement in extra]
+    program = (
+        f"import json, sys\nsys.modules.update(dict.fromkeys({names}))\n"
+        "failed = []\n"
+        "for notebook, lines in json.load(sys.stdin).items():\n"
+        "    try:\n        exec('\\n'.join(lines), {})\n"
+        "    except ImportError as error:\n        failed.append(notebook)\n"
+        "print(json.dumps(failed))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(lines), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == sorted(NEEDS)

@@ -1,12 +1,19 @@
 """What lets a notebook run on a host that does not have the course: the set-up cell, and links to Colab and Kaggle."""
 
+NEEDS = {
+    "notebooks/03_hyperparameter_tuning/2_studies.ipynb": ("optuna>=4.0",),
+    "notebooks/10_capstone/1_capstone.ipynb": ("optuna>=4.0",),
+}
+"""What few notebooks import and the course does not bring: notebook → requirements, as in pyproject.toml's extras."""
 
-def setup_lines(repository: str) -> str:
-    """Return the code of a set-up cell. On a machine that has the course it installs nothing.
+
+def setup_lines(repository: str, notebook: str = "") -> str:
+    """Return the code of a set-up cell. On a machine that has the course, and what `NEEDS` says, it installs nothing.
 
     Args:
         repository: the address where the course is published; the empty text where it is not, and then the cell says
             in a sentence what to do.
+        notebook: the path of the notebook, from notebooks/ on.
     """
     default = f', "git+{repository}"' if repository else ""
     missing = (
@@ -18,6 +25,12 @@ def setup_lines(repository: str) -> str:
         "address, folder or wheel of the course instead of the dots, then run this cell again."
     )"""
     )
+    few = "".join(
+        f"""
+if importlib.util.find_spec("{requirement.partition(">")[0]}") is None:
+    wanted.append("{requirement}")  # this notebook needs it"""
+        for requirement in NEEDS.get(notebook, ())
+    )
     return f"""\
 # Installs the course where it is missing (on Colab or Kaggle, say).
 import importlib.util
@@ -25,16 +38,19 @@ import os
 import subprocess
 import sys
 
+wanted = []
 if importlib.util.find_spec("torchcourse") is None:
     source = os.environ.get("TORCHCOURSE_SOURCE"{default}){missing}
-    print(f"Installing the course from {{source}}. This can take a minute.", flush=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    wanted.append(source){few}
+if wanted:
+    print(f"Installing {{' and '.join(wanted)}}. This can take a minute.", flush=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", *wanted]
     installed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if installed.returncode != 0:
         print(installed.stdout)
     assert installed.returncode == 0, (
-        f"{{source}} was not installed: pip says why above. Kaggle has no network until you switch on Internet in "
-        "the settings of the notebook."
+        f"pip could not install {{' and '.join(wanted)}}, and says why above. Kaggle has no network until you switch "
+        "on Internet in the settings of the notebook."
     )
     importlib.invalidate_caches()
     print("A lent machine forgets. To keep your answers: torchcourse.journal_copies.keep_in(FOLDER), see lesson 00.")

@@ -88,7 +88,7 @@ def to_notebook(text: str, origin: Origin) -> NotebookNode:
         cell.metadata = NotebookNode()
         cell.id = f"cell-{position:03d}"
         if title == "setup":
-            cell.source, cell.id = setup_lines(origin.repository), "setup"
+            cell.source, cell.id = setup_lines(origin.repository, origin.release_path), "setup"
         elif title:
             _mark(cell, title, where)
             if cell.id in seen:
