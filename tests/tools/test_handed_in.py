@@ -110,6 +110,9 @@ DAMAGED = {
     "cells that are none": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1, null]}',
     "a cell of a new kind": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "x"}]}',
     "a format to come": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
+    "cells twice": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "raw"}], "cells": []}',
+    "a source twice": b'{"nbformat": 4, "metadata": {}, "cells": [{"cell_type": "raw", "source": "a", "source": ""}]}',
+    "an odd name twice": b'{"cells": [], "' + b"x" * 999 + rb'\udc80": 1, "' + b"x" * 999 + rb'\udc80": 2}',
     "bytes": bytes(range(256)) * 9,
 }
 

@@ -151,7 +151,7 @@ def read(path: Path) -> NotebookNode:
             raise ValueError("it is no file")
         if path.stat().st_size > MOST:
             raise ValueError(f"it has {path.stat().st_size / 2**20:.0f} MiB, and at most {MOST / 2**20:.0f} are read")
-        content = json.loads(_decoded(path.read_bytes()))
+        content = json.loads(_decoded(path.read_bytes()), object_pairs_hook=_each_once)
     except (OSError, RecursionError) as error:
         raise ValueError(str(error).partition("\n")[0]) from error
     except json.JSONDecodeError as error:
@@ -206,6 +206,19 @@ def _decoded(data: bytes) -> str:
         except UnicodeError:
             continue
     raise ValueError("its characters are in no encoding that is known")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two entries of one name JSON keeps the last, and the other, maybe all the work, would be gone without a word.
+
+    Raises:
+        ValueError: if a name is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {max(names, key=names.count)[:40]!r} twice in one place")
+    return found
 
 
 def _mend(notebook: NotebookNode) -> None:
