@@ -99,6 +99,8 @@ def test_whatever_program_wrote_it_is_read(course, known, tmp_path, encoded):
     assert not staged.unread
 
 
+VALID = b'"nbformat": 4, "nbformat_minor": 2, "metadata": {}'
+
 DAMAGED = {
     "empty": b"",
     "a page": b"<html>not found</html>",
@@ -110,9 +112,9 @@ DAMAGED = {
     "cells that are none": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1, null]}',
     "a cell of a new kind": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "x"}]}',
     "a format to come": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
-    "cells twice": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "raw"}], "cells": []}',
-    "a source twice": b'{"nbformat": 4, "metadata": {}, "cells": [{"cell_type": "raw", "source": "a", "source": ""}]}',
-    "an odd name twice": b'{"cells": [], "' + b"x" * 999 + rb'\udc80": 1, "' + b"x" * 999 + rb'\udc80": 2}',
+    "cells twice": b'{%s, "cells": [{"cell_type": "raw", "metadata": {}, "source": ""}], "cells": []}' % VALID,
+    "a source twice": b'{%s, "cells": [{"cell_type": "raw", "metadata": {}, "source": "a", "source": ""}]}' % VALID,
+    "an odd name twice": b'{%s, "cells": [], "\\udc80%s": 1, "\\udc80%s": 2}' % (VALID, b"x" * 999, b"x" * 999),
     "bytes": bytes(range(256)) * 9,
 }
 
