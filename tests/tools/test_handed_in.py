@@ -99,8 +99,6 @@ def test_whatever_program_wrote_it_is_read(course, known, tmp_path, encoded):
     assert not staged.unread
 
 
-VALID = b'"nbformat": 4, "nbformat_minor": 2, "metadata": {}'
-
 DAMAGED = {
     "empty": b"",
     "a page": b"<html>not found</html>",
@@ -112,9 +110,6 @@ DAMAGED = {
     "cells that are none": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1, null]}',
     "a cell of a new kind": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "x"}]}',
     "a format to come": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
-    "cells twice": b'{%s, "cells": [{"cell_type": "raw", "metadata": {}, "source": ""}], "cells": []}' % VALID,
-    "a source twice": b'{%s, "cells": [{"cell_type": "raw", "metadata": {}, "source": "a", "source": ""}]}' % VALID,
-    "an odd name twice": b'{%s, "cells": [], "\\udc80%s": 1, "\\udc80%s": 2}' % (VALID, b"x" * 999, b"x" * 999),
     "bytes": bytes(range(256)) * 9,
 }
 
@@ -126,6 +121,24 @@ def test_what_is_no_notebook_is_named_and_costs_only_itself(course, known, tmp_p
     staged = staging.stage(source, known)
     assert [*staged.notebooks] == ["1_lesson"]
     assert staged.unread == (staged.notes[0].startswith("quiz.ipynb could not be read: "))
+    assert len(staged.notes[0]) < 200
+
+
+CELL = '{"cell_type": "raw", "metadata": {}, "source": "all my work"'
+TWICE = {
+    "cells": f'"cells": [{CELL}}}], "cells": []',
+    "source": f'"cells": [{CELL}, "source": ""}}]',
+    "xxxxx": f'"cells": [], "{"x" * 999}\\udc80": 1, "{"x" * 999}\\udc80": 2',
+}
+
+
+@pytest.mark.parametrize("entry", TWICE)
+def test_what_stands_twice_is_named_and_not_left_out(course, known, tmp_path, entry):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    (source / "quiz.ipynb").write_text(f'{{"nbformat": 4, "nbformat_minor": 2, "metadata": {{}}, {TWICE[entry]}}}')
+    staged = staging.stage(source, known)
+    assert staged.unread
+    assert re.search(f"quiz.ipynb could not be read: it has '{entry}x*' twice in one place", staged.notes[0])
     assert len(staged.notes[0]) < 200
 
 
