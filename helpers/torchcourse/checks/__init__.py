@@ -90,7 +90,10 @@ def _lesson(module: str) -> str:
 TIME_LIMIT = 90.0
 """Seconds for a check, less what it waits for ranks, which have limits of their own."""
 
-ENDLESS = "Your code was still running after {seconds:g} s, and was stopped. Does each of its loops end?"
+ENDLESS = (
+    "Your code was still running after {seconds:g} s, and was stopped. Does each of its loops end? "
+    "If they do, it is too slow."
+)
 
 
 def _judge(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str | None]:

@@ -103,7 +103,8 @@ def _refuse_endless(stacks: str, seconds: float) -> None:
         if at and not any("distributed" in line.file or _WAITS.search(line.text) for line in inside):
             raise Wrong(
                 "endless",
-                f"After {seconds:g} s rank {rank} was still running, and was stopped. Does its loop end?\n"
+                f"After {seconds:g} s rank {rank} was still running, and was stopped. Does its loop end? If so, "
+                "it is too slow.\n"
                 f"{place(at[-1])}: {at[-1].text}",
             )
 

@@ -41,8 +41,8 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
                 _refuse_autograd_off()
             return healed
     except TimeIsUp as end:
-        text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end?"
-        raise Wrong("endless", text + still_at(end)) from None
+        text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end? If so, "
+        raise Wrong("endless", f"{text}it is too slow.{still_at(end)}") from None
 
 
 def _refuse_autograd_off() -> None:
