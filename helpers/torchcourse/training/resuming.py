@@ -42,7 +42,7 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
     snapshot.check(trainer, state)
     check_loader(state, trainer.settings)
     if state["scheduler"] is not None:
-        moved = state["scheduler"].get("last_epoch")
+        moved = schedules.moved_so_far(state["scheduler"])
         position = Position(**state["position"])
         schedules.check_length(trainer.scheduler, trainer.schedule_by, length_of, position, moved)
     old, schedule_news = ignored(trainer, state), news_of_schedule(trainer, state)

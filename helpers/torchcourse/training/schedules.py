@@ -71,7 +71,7 @@ def check_length(
     per_epoch = length.steps_per_epoch()
     if left is None or left > sys.maxsize // 2:
         return
-    moves = (schedule.last_epoch if moved is None else moved) + left
+    moves = (moved_so_far(schedule.state_dict()) if moved is None else moved) + left
     if isinstance(schedule, lr_scheduler.OneCycleLR) and schedule.total_steps < moves:
         unit = "epochs" if by == "epoch" else "optimizer steps"
         raise ValueError(
@@ -86,6 +86,11 @@ def check_length(
         )
 
 
+def moved_so_far(state: dict[str, Any]) -> int:
+    """Return how often the schedule of a `state_dict` has moved; a ChainedScheduler lets its parts count."""
+    return state["last_epoch"] if "last_epoch" in state else moved_so_far(state["_schedulers"][0])
+
+
 _ALSO_ON_RESUME = "; with resume=True its rate then follows the longer schedule"
 
 
@@ -94,6 +99,9 @@ def _surprise(schedule: Any, moves: int, steps_per_epoch: int) -> str | None:
     match schedule:
         case lr_scheduler.SequentialLR():
             return _surprise(schedule._schedulers[-1], moves - schedule._milestones[-1], steps_per_epoch)
+        case lr_scheduler.ChainedScheduler():
+            of_parts = (_surprise(part, moves, steps_per_epoch) for part in schedule._schedulers)
+            return next((words for words in of_parts if words), None)
         case lr_scheduler.CosineAnnealingLR() if schedule.T_max < moves:
             return f"with T_max={schedule.T_max} its rate would fall, and rise again"
         case lr_scheduler.StepLR() if schedule.step_size < 2 * steps_per_epoch:

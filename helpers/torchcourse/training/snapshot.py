@@ -164,7 +164,7 @@ def _wound_on(trainer: Training, state: dict[str, Any]) -> list[dict[str, Any]] 
         return None
     if not schedules.differences(schedule.state_dict(), state["scheduler"]):
         return None
-    moves = state["scheduler"]["last_epoch"] - schedule.last_epoch
+    moves = schedules.moved_so_far(state["scheduler"]) - schedules.moved_so_far(schedule.state_dict())
     try:
         return schedules.wound_on(schedule, trainer.optimizer, moves)
     except ValueError as error:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.optim.swa_utils import SWALR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from torchcourse.data import make_loader
@@ -103,6 +104,9 @@ SCHEDULES = {
     "with T_max=4 its rate would fall, and rise again": lambda o: lr_scheduler.CosineAnnealingLR(o, 4),
     "with step_size=4 the rate would be multiplied by 0.0001": lambda o: lr_scheduler.StepLR(o, 4),
     "with gamma=0.5 the rate would be multiplied by": lambda o: lr_scheduler.ExponentialLR(o, 0.5),
+    "and with T_max=5 its rate would fall, and rise again": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o, total_iters=2), lr_scheduler.CosineAnnealingLR(o, 5)]
+    ),
 }
 
 
@@ -115,8 +119,45 @@ def test_schedules_that_do_not_fit_are_refused_before_training(sentence):
     assert len(trainer(schedule=SCHEDULES[sentence], schedule_by="epoch").fit(loader(), 4)) == 4
 
 
+KINDS = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: 1 / (step + 1)),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda step: 0.9),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 8),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [3, 11]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o, total_iters=11),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o, total_iters=11),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 16),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 16),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 3, 2),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1, 3),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, 16),
+    "SWALR": lambda o: SWALR(o, 0.01, 6),
+    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, total_iters=3), lr_scheduler.CosineAnnealingLR(o, 13)], [3]
+    ),
+    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.LinearLR(o, total_iters=3), lr_scheduler.ExponentialLR(o, 0.9)]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_schedule_goes_on_where_it_was(tmp_path, kind):
+    whole = trainer(schedule=KINDS[kind], log_every=1).fit(loader(), 4)
+    trainer(tmp_path, schedule=KINDS[kind], log_every=1).fit(loader(), max_steps=5)
+    resumed = trainer(tmp_path, schedule=KINDS[kind], log_every=1).fit(loader(), 4, resume=True)
+    assert [row["lr"] for row in resumed.steps] == [row["lr"] for row in whole.steps]
+    assert resumed["loss"][-1] == whole["loss"][-1]
+
+
 @pytest.mark.parametrize(
-    "schedule", [lambda o, n: lr_scheduler.CosineAnnealingLR(o, n), lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, n)]
+    "schedule",
+    [
+        lambda o, n: lr_scheduler.CosineAnnealingLR(o, n),
+        lambda o, n: lr_scheduler.OneCycleLR(o, 0.1, n),
+        lambda o, n: lr_scheduler.ChainedScheduler([lr_scheduler.ConstantLR(o), lr_scheduler.CosineAnnealingLR(o, n)]),
+    ],
 )
 def test_a_schedule_that_is_lengthened_on_resume_is_the_longer_one(tmp_path, schedule, capsys):
     whole = trainer(schedule=lambda o: schedule(o, 16), log_every=1).fit(loader(), 4)
