@@ -62,6 +62,7 @@ def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
     for count, world_size in cases:
         # Later images are brighter: an image that is left out, or that weighs too much, changes the mean.
         images = torch.rand(count, 1, 28, 28, generator=generator) + torch.linspace(0, 1, count).reshape(-1, 1, 1, 1)
+        images[:, :, :4] = 0  # a digit has a dark margin, and its pixels count like all others
         where = f"With {count} images over {world_size} ranks, "
         stumbles = (
             "still_there",
@@ -70,17 +71,28 @@ def mean_pixel(learner: Callable[[torch.Tensor], float]) -> str:
         )
         known = {"invalid for input of size": stumbles}
         _judge_mean(on_ranks(learner, images, world_size=world_size, known=known), images, where)
-    _refuse_alone(on_ranks(_with_images_of_its_own, learner, images, world_size=2))
+    _refuse_alone_or_changed(on_ranks(_with_images_of_its_own, learner, images, world_size=2))
     return f"The same mean in every rank, on {len(cases)} sizes, with and without a short last batch."
 
 
-def _with_images_of_its_own(learner: Callable[[torch.Tensor], float], images: torch.Tensor) -> float:
-    """Call the learner on images that are brighter on rank 1: a rank that works alone finds a mean of its own."""
-    return learner(images + dist.get_rank())
+def _with_images_of_its_own(learner: Callable[[torch.Tensor], float], images: torch.Tensor) -> tuple[Any, bool]:
+    """Call the learner on images that are brighter on rank 1: a rank that works alone finds a mean of its own.
+
+    Return the answer, and whether the images are as they were.
+    """
+    brighter = images + dist.get_rank()
+    handed_over = brighter.clone()
+    return learner(handed_over), torch.equal(handed_over, brighter)
 
 
-def _refuse_alone(answers: list[Any]) -> None:
-    found = numbers(answers)
+def _refuse_alone_or_changed(answers: list[tuple[Any, bool]]) -> None:
+    if not all(unchanged for _, unchanged in answers):
+        raise Wrong(
+            "images_changed",
+            "The mean is right, but the images are changed afterwards: a second call would find a different mean. A "
+            "batch is a view of them, so `batch /= …`, `batch *= …` and methods ending in `_` write into the images.",
+        )
+    found = numbers([answer for answer, _ in answers])
     if found is not None and not same(found, found[:1] * len(found), tolerance=1e-4):
         raise Wrong(
             "not_shared",
@@ -92,17 +104,31 @@ def _refuse_alone(answers: list[Any]) -> None:
 def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
     if any(answer is None for answer in answers):
         raise Wrong("nothing_returned", f"{where}a rank returned None. Keep the last line of the function.")
-    found, ranks, count = numbers(answers), len(answers), len(images)
+    found, ranks = numbers(answers), len(answers)
     if found is None:
         raise Wrong("no_number", f"{where}a rank returned no number. Keep the last line of the function.")
     truth = images.mean(dtype=torch.float64).item()
     if same(found, [truth] * ranks, tolerance=1e-4):
         return
+    known = _known_mistakes(images, ranks, truth)
+    refuse_known(found, known, tolerance=1e-4, where=where)
+    rank = next(place for place, value in enumerate(found) if not same(value, truth, tolerance=1e-4))
+    if rank > 0:
+        raise Wrong(
+            "one_rank_only",
+            f"{where}rank {rank} returned {found[rank]:.4f}, and the mean is {truth:.4f}, which rank 0 has. Which "
+            "collective gives the sum to all ranks?",
+        )
+    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.4f}, and the mean is {truth:.4f}.")
+
+
+def _known_mistakes(images: torch.Tensor, ranks: int, truth: float) -> dict[str, tuple[list[float], str]]:
+    count = len(images)
     shares = images.tensor_split(ranks)
     batches = [batch for share in shares for batch in share.split(32)]
     whole_batches = sum(batch.mean().item() * len(batch) for batch in batches if len(batch) == 32) / count
     last_batches = sum(share.split(32)[-1].mean(dim=(1, 2, 3)).sum().item() for share in shares) / count
-    known = {
+    return {
         "short_batch_dropped": (
             [whole_batches] * ranks,
             "the run no longer stops, but the images of short batches are not counted.",
@@ -131,13 +157,12 @@ def _judge_mean(answers: list[Any], images: torch.Tensor, where: str) -> None:
             [share.mean(dim=(1, 2, 3)).sum().item() / count for share in shares],
             "each rank returned its own part. Which line adds the parts of all ranks?",
         ),
+        "nothing_added": (
+            [0.0] * ranks,
+            "your mean is 0: nothing was added to the total. `total + …` makes a new tensor, which needs a place.",
+        ),
+        "every_rank_all": (
+            [ranks * truth] * ranks,
+            f"your mean is {ranks} times too large, and there are {ranks} ranks. Each adds up its part only, `mine`.",
+        ),
     }
-    refuse_known(found, known, tolerance=1e-4, where=where)
-    rank = next(place for place, value in enumerate(found) if not same(value, truth, tolerance=1e-4))
-    if rank > 0:
-        raise Wrong(
-            "one_rank_only",
-            f"{where}rank {rank} returned {found[rank]:.4f}, and the mean is {truth:.4f}, which rank 0 has. Which "
-            "collective gives the sum to all ranks?",
-        )
-    raise Wrong("wrong_value", f"{where}rank 0 returned {found[0]:.4f}, and the mean is {truth:.4f}.")
