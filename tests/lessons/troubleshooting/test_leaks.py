@@ -138,6 +138,38 @@ def test_a_kept_exception_is_named_with_the_variable_in_its_frame():
     assert leak.line.text == "errors.append(error)"
 
 
+def step_with_a_list_of_its_own(keeps):
+    """A step that nobody but its caller knows: the search ends at its closure."""
+    model, kept = network(), []
+
+    def fails():
+        activations = model[:2](X)
+        try:
+            activations.view(7)
+        except RuntimeError as error:
+            kept.append(error)
+
+    def halves():
+        activations = model[:2](X).detach()
+        yield activations[:16]
+        yield activations[16:]
+
+    def begins():
+        begun = halves()
+        next(begun)
+        kept.append(begun)
+
+    return {"an exception": fails, "a generator": begins}[keeps]
+
+
+@pytest.mark.parametrize("keeps", ["an exception", "a generator"])
+def test_a_frame_that_is_kept_is_no_holder_but_the_list_that_keeps_it(keeps):
+    leak = only(find_leaks(step_with_a_list_of_its_own(keeps), steps=6))
+    assert leak.bytes_a_step == HIDDEN
+    assert "`kept` in the closure of" in leak.holder
+    assert leak.line.text.startswith("kept.append(")
+
+
 def test_a_running_loss_without_backward_keeps_the_activations_through_its_graph():
     model, total = network(), [torch.zeros(())]
 

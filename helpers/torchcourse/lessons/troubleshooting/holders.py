@@ -233,7 +233,12 @@ def _is_machinery(referrer: Any) -> bool:
 
 
 def _of_user(link: _Link) -> bool:
-    """Whether a link is a variable in the closure of a user's function, or an attribute of an object of theirs."""
+    """Whether a link is a variable in the closure of a user's function, or an attribute of an object of theirs.
+
+    A frame holds nothing by itself once its function has ended: it is held, by a kept exception or a generator.
+    """
+    if isinstance(link.item, types.FrameType):
+        return False
     if isinstance(link.item, types.FunctionType):
         return bool(link.name) and is_users(link.item.__code__.co_filename)
     return bool(link.name) and not type(link.item).__module__.startswith("torch")
