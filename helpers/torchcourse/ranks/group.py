@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torchcourse.ranks import pickling, who
 
 
-def join() -> dist.Store:
+def join(store: dist.Store | None = None) -> None:
     """Initialize `torch.distributed` as the environment variables RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE say.
 
     All ranks come back together. One that failed at once would otherwise take its connections away from those that
@@ -20,12 +20,12 @@ def join() -> dist.Store:
     If each rank on this machine has a GPU of its own, that becomes the current device, with NCCL for GPU tensors and
     gloo for the odd CPU tensor. Otherwise gloo, on CPU tensors, with one thread per rank, and no GPU in
     sight.
+
+    Args:
+        store: where the ranks meet; None for the address in MASTER_ADDR and MASTER_PORT.
     """
-    global _store, _calls
-    if _store is None:
-        _store, *_ = next(dist.rendezvous("env://"))
-    _calls += 1
-    store = dist.PrefixStore(f"run_ranks/{_calls}", _store)
+    if store is None:
+        store, *_ = next(dist.rendezvous("env://"))
     place: dict[str, Any] = {
         "store": store,
         "rank": int(os.environ["RANK"]),
@@ -40,7 +40,6 @@ def join() -> dist.Store:
         torch.cuda.set_device(gpu)
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=gpu, **place)
     _together("joined", store)
-    return store
 
 
 def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
@@ -50,8 +49,13 @@ def run_in_place(fn: Callable[..., Any], args: tuple[Any, ...]) -> list[Any]:
     """
     if who.initialized():
         return _gather(fn(*args))
+    global _store, _calls
+    if _store is None:
+        _store, *_ = next(dist.rendezvous("env://"))
+    _calls += 1
+    store = dist.PrefixStore(f"run_ranks/{_calls}", _store)
     dist.set_debug_level_from_env()
-    store = join()
+    join(store)
     results = _gather(fn(*args))
     _together("done", store)  # a connection closed too early would look like a failure to a rank that still reads
     dist.destroy_process_group()
@@ -64,7 +68,7 @@ def _together(event: str, store: dist.Store) -> None:
     store.wait([f"{event}/{rank}" for rank in range(who.world_size())])
 
 
-_store: dist.Store | None = None  # the meeting point, opened once
+_store: dist.Store | None = None  # torchrun's meeting point, opened once
 _calls = 0  # calls so far, the same on every rank: each gets its own keys in the store
 
 

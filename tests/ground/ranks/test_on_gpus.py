@@ -25,7 +25,6 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: done.append(("set_device", gpu)))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: done.append(("backend", backend)))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: done.append(("threads", threads)))
-    monkeypatch.setattr(group, "_store", dist.HashStore())
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # and put back: a rank that computes on the CPU hides them
@@ -38,12 +37,12 @@ def test_each_rank_gets_a_gpu_of_its_own_or_all_use_the_cpu(two_gpus: list, monk
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert device() == torch.device("cuda", 1)
-    group.join()
+    group.join(dist.HashStore())
     assert two_gpus == [("set_device", torch.device("cuda", 1)), ("backend", "cpu:gloo,cuda:nccl")]
     two_gpus.clear()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert device() == torch.device("cpu")
-    group.join()
+    group.join(dist.HashStore())
     assert two_gpus == [("threads", 1), ("backend", "gloo")]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 

@@ -68,6 +68,16 @@ def test_one_sentence_says_why_nothing_was_played(monkeypatch, capsys):
     assert "which Windows lacks" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
+def test_two_agents_start_their_ranks_again_after_a_death(tmp_path):
+    """The lesson goes on without the scene where a machine cannot play it; this one can, if not at the first go."""
+    tries = (play(str(tmp_path / name), rank_dies_at=13) for name in ("first", "second"))
+    story = next(filter(None, tries))
+    assert story.starts() == [(4, 1, 12), (4, 11, 30)]
+    assert story.processes() == 8
+    assert [*story.deaths] == ["rank"]
+
+
 def test_an_error_of_the_agents_is_raised(monkeypatch):
     def fail(*_, **__):
         raise RankError(0, "RuntimeError", "The agents gave up.", "")
