@@ -90,6 +90,13 @@ def weights_only(model):
             parameter.grad /= dist.get_world_size()
 
 
+def up_to_the_frozen_one(model):
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            break
+        dist.all_reduce(parameter.grad, op=dist.ReduceOp.AVG)
+
+
 def reduced_to_rank_0(model):
     for parameter in own(model):
         dist.reduce(parameter.grad, dst=0)
@@ -159,6 +166,7 @@ def largest(model):
         (no_message, "only_divided"),
         (result_dropped, "nothing_changed"),
         (weights_only, "some_parameters"),
+        (up_to_the_frozen_one, "some_parameters"),
         (reduced_to_rank_0, "one_rank_only"),
         (broadcast_instead, "copied_not_averaged"),
         (halved, "two_ranks_only"),
@@ -173,6 +181,11 @@ def largest(model):
 )
 def test_average_gradients_refuses(answer, symptom):
     refused(check.average_gradients(answer), symptom)
+
+
+def test_a_parameter_with_its_own_gradient_is_named_as_in_the_model():
+    assert "0.weight" in check.average_gradients(lambda model: mean_with_avg(model[1])).message
+    assert "1.weight" in check.average_gradients(up_to_the_frozen_one).message
 
 
 @pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])

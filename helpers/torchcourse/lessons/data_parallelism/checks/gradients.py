@@ -53,9 +53,10 @@ def average_uneven(learner: Callable) -> str:
 class Gradients:
     """The gradients of one rank before and after the learner's function, and what else it changed.
 
-    `moved`: the weights. `thawed`: the frozen parameter has a gradient now, or is no longer frozen.
+    `names`: the parameters that the gradients belong to. `moved`: the weights. `thawed`: the frozen parameter has a gradient now, or is no longer frozen.
     """
 
+    names: list[str]
     before: Tensors
     after: list[torch.Tensor | None]
     moved: bool
@@ -70,9 +71,10 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
         frozen: whether the model has a parameter without a gradient.
     """
     torch.manual_seed(dist.get_rank())
-    last = nn.Linear(4, 2)
-    last.bias.requires_grad_(not frozen)
-    model = nn.Sequential(nn.Linear(3, 4), last).to(device())
+    first = nn.Linear(3, 4)
+    first.bias.requires_grad_(not frozen)  # not the last one: a loop that ends at it leaves out those after it
+    model = nn.Sequential(first, nn.Linear(4, 2)).to(device())
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     generator = torch.Generator().manual_seed(dist.get_rank())
     before = [torch.randn(parameter.shape, generator=generator) for parameter in trained]
@@ -82,7 +84,8 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
     learner(model, *arguments[dist.get_rank()])
     after = [None if p.grad is None else p.grad.detach().cpu() for p in trained]
     moved = not same(copies(model.parameters()), weights, FLOAT32)
-    return Gradients(before, after, moved, thawed=frozen and (last.bias.requires_grad or last.bias.grad is not None))
+    thawed = frozen and (first.bias.requires_grad or first.bias.grad is not None)
+    return Gradients(names, before, after, moved, thawed)
 
 
 def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[Gradients]:
@@ -144,8 +147,8 @@ def _refuse_untouched(seen: list[Gradients]) -> None:
         if any(kept):
             raise Wrong(
                 "some_parameters",
-                f"Rank {rank} still has its own gradient for parameter number {kept.index(True)} of the model, while "
-                "others changed. All parameters need it, biases too.",
+                f"Rank {rank} still has its own gradient for the parameter {one.names[kept.index(True)]}, while others "
+                "changed. All that have a gradient need it: biases, and those that come after a frozen one, too.",
             )
 
 
