@@ -209,7 +209,7 @@ for _t, _p, _d, _stage, _m, _again in (
     for _given, _expected in zip(
         gpu_bytes(_model, _t, _p, _d, _stage, _m, _again), _right, strict=True
     ):
-        assert abs(_given / _expected - 1) < 1e-9
+        assert abs(_given / _expected - 1) < 1e-6
 ### END HIDDEN TESTS
 checked
 
@@ -314,11 +314,11 @@ def utilisations(
 checked = check.utilisations(utilisations, points=2)
 ### BEGIN HIDDEN TESTS
 _mfu, _hfu = utilisations(70e9, 80, 8192, 4096, 400.0, 400e12, True)
-assert abs(_mfu - (6 * 70e9 + 12 * 80 * 8192 * 4096) * 1e-12) < 1e-9
-assert abs(_hfu / _mfu - 4 / 3) < 1e-9
+assert abs(_mfu - (6 * 70e9 + 12 * 80 * 8192 * 4096) * 1e-12) < 1e-6
+assert abs(_hfu / _mfu - 4 / 3) < 1e-6
 _mfu, _hfu = utilisations(1e9, 20, 2048, 1024, 20_000.0, 312e12, False)
-assert abs(_mfu - (6e9 + 12 * 20 * 2048 * 1024) * 20_000 / 312e12) < 1e-9
-assert _mfu == _hfu
+assert abs(_mfu - (6e9 + 12 * 20 * 2048 * 1024) * 20_000 / 312e12) < 1e-6
+assert abs(_mfu - _hfu) < 1e-6
 ### END HIDDEN TESTS
 checked
 
@@ -447,11 +447,11 @@ def step_seconds(
 checked = check.step_seconds(step_seconds, points=2)
 ### BEGIN HIDDEN TESTS
 _bubble, _total = step_seconds(3.0, 1.0, 5, 10, 2, 0.5)
-assert abs(_bubble - 0.8) < 1e-12
-assert abs(_total - 5.3) < 1e-12
+assert abs(_bubble - 0.8) < 1e-6
+assert abs(_total - 5.3) < 1e-6
 _bubble, _total = step_seconds(1.0, 0.25, 1, 4, 1, 0.125)
-assert _bubble == 0
-assert abs(_total - 1.375) < 1e-12
+assert abs(_bubble) < 1e-6
+assert abs(_total - 1.375) < 1e-6
 _planned = plan(GPT3, cluster, Layout(batch=64, tensor=8, pipeline=8, interleaving=3))
 _parts, _work = _planned.seconds, _planned.seconds.compute + _planned.seconds.tensor
 assert (
@@ -720,7 +720,7 @@ outcome(
 def repaired(model: Model, cluster: Cluster, layout: Layout) -> Layout:
     """Return a layout for the same batch on the same GPUs that fits and does not crawl.
 
-    It takes at most 80% of the time. Tensor groups stay inside a node, the bubble takes
+    It takes at most 85% of the time. Tensor groups stay inside a node, the bubble takes
     at most 12%, and nothing is computed again where it fits without. Any way to find it
     counts, `fastest` too.
     """
@@ -772,7 +772,7 @@ for _cluster, _layout in (
     _after = plan(GPT3, _cluster, _cured)
     assert _after.fits
     assert _cured.tensor <= _cluster.gpus_per_node
-    assert _after.seconds.total < 0.8 * plan(GPT3, _cluster, _layout).seconds.total
+    assert _after.seconds.total <= 0.85 * plan(GPT3, _cluster, _layout).seconds.total
 ### END HIDDEN TESTS
 checked
 

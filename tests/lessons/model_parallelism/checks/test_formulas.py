@@ -22,6 +22,7 @@ def by_hand(model, tensor, pipeline, data, stage, micro_batches, again, *, share
     in_flight = wrong.get("in_flight", min)(pipeline, micro_batches)
     layers = wrong.get("layers", lambda count, p: count / p)(model.layers, pipeline)
     kept, working = (2, wrong.get("working", 32)) if again and not wrong.get("keeps_all") else (34, 0)
+    working *= wrong.get("inside", lambda layers, p, m: 1)(model.layers, pipeline, micro_batches)
     return *numbers, of_a_token * (kept * layers * in_flight + working) * wrong.get("times", lambda t: 1)(tensor)
 
 
@@ -76,11 +77,59 @@ def test_gpu_bytes_accepts(answer):
         ({"working": 0}, "working_forgotten"),
         ({"keeps_all": True}, "nothing_saved"),
         ({"working": 34}, "input_counted_twice"),
-        ({"times": lambda t: 0.5}, "wrong_activations"),
+        ({"inside": lambda layers, p, m: layers / p}, "inside_more_than_once"),
+        ({"inside": lambda layers, p, m: min(p, m)}, "inside_more_than_once"),
+        ({"times": lambda t: 0.7}, "wrong_activations"),
     ],
 )
 def test_gpu_bytes_refuses(wrong, symptom):
     refused(check.gpu_bytes(lambda *case: by_hand(*case, **wrong)), symptom)
+
+
+def with_embeddings(model, tensor, pipeline, data, stage, *rest):
+    states = zero_memory(model.parameters / tensor / pipeline, data, stage)
+    activations = by_hand(model, tensor, pipeline, data, stage, *rest)[3]
+    return states.parameters, states.gradients, states.optimizer, activations
+
+
+def gradients_first(*case):
+    parameters, gradients, *rest = by_hand(*case)
+    return gradients, parameters, *rest
+
+
+def again_the_other_way_round(*case):
+    return by_hand(*case[:-1], not case[-1])
+
+
+def divided_by_data(model, tensor, pipeline, data, *rest):
+    *states, activations = by_hand(model, tensor, pipeline, data, *rest)
+    return *states, activations / data
+
+
+def inside_whole(model, tensor, pipeline, data, stage, micro_batches, again):
+    *states, activations = by_hand(model, tensor, pipeline, data, stage, micro_batches, again)
+    return *states, activations + again * 32 * model.sequence * model.width * (1 - 1 / tensor)
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (with_embeddings, "embeddings_counted"),
+        (gradients_first, "order"),
+        (again_the_other_way_round, "computed_again"),
+        (divided_by_data, "data_divides_activations"),
+        (inside_whole, "tensor_ignored_inside"),
+    ],
+)
+def test_gpu_bytes_names_what_was_counted_in_place_of_what_was_asked(answer, symptom):
+    refused(check.gpu_bytes(answer), symptom)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_gpu_bytes_names_the_inside_only_where_layers_are_computed_again(again):
+    verdict = check.gpu_bytes(lambda *case: by_hand(*case, times=lambda t: 0.7 if case[-1] == again else 1))
+    refused(verdict, "wrong_activations")
+    assert ("and once the inside" in verdict.message) == again
 
 
 @pytest.mark.parametrize("answer", [lambda *case: 3.0, lambda *case: (1, 2, 3), lambda *case: None])
@@ -127,6 +176,9 @@ def test_utilisations_accepts(answer):
         (lambda *case: shares(*case[:-1], True), "recomputation_always"),
         (lambda *case: shares(*case, scale=100), "percent"),
         (lambda *case: shares(*case, scale=case[5] / case[4]), "not_a_share"),
+        (lambda *case: [1 / share for share in shares(*case)], "upside_down"),
+        (lambda n, layers, *rest: shares(n, layers, *rest, weights=6 * layers), "parameters_of_each_layer"),
+        (lambda *case: (shares(*case)[0] * (3 / 4 if case[-1] else 1), shares(*case)[0]), "recomputation_taken_off"),
         (lambda *case: shares(*case, scale=1.1), "wrong_mfu"),
         (lambda *case: shares(*case, extra=2), "wrong_hfu"),
         (scores_not_again, "scores_not_again"),
@@ -173,6 +225,7 @@ def test_step_seconds_accepts(answer):
         (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * c), "compute_only"),
         (step_with(lambda c, t, p, m, v, d: p / (v * m) * (c + t)), "one_rank_too_many"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) / m * (c + t)), "pieces_ignored"),
+        (step_with(lambda c, t, p, m, v, d: v * (p - 1) / m * (c + t)), "pieces_multiply"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) * (c + t)), "whole_step_per_rank"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * (c + t + d)), "data_in_the_bubble"),
         (step_with(lambda c, t, p, m, v, d: 0.5), "wrong_bubble"),

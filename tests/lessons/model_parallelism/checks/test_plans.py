@@ -6,6 +6,7 @@ import pytest
 
 from torchcourse.lessons.model_parallelism.checks import plans as check
 from torchcourse.lessons.model_parallelism.planner import Layout, fastest, plan
+from torchcourse.tools.repository import ROOT
 from verdicts import accepted, refused, todo
 
 # my_layout
@@ -117,7 +118,20 @@ def test_repaired_refuses(answer, symptom):
     refused(check.repaired(answer), symptom)
 
 
+def test_the_exercise_says_how_much_time_a_repaired_plan_may_take():
+    source = (ROOT / "solutions/02_model_parallelism/3_planner.py").read_text(encoding="utf-8")
+    assert f"It takes at most {check.ENOUGH:.0%} of the time." in source
+    assert f"<= {check.ENOUGH} * plan(" in source  # the hidden test
+
+
 # both
+
+
+def test_a_plan_in_the_place_of_its_layout_is_told_where_that_is():
+    best = fastest(*check.TASK)
+    for verdict in (check.my_layout(best), check.repaired(lambda *case: best)):
+        refused(verdict, "wrong_type")
+        assert verdict.message.endswith("This is of type Plan. Its `.layout` is one.")
 
 
 @pytest.mark.parametrize(("exercise", "stub"), [(check.my_layout, ...), (check.repaired, ...), (check.repaired, todo)])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import numbers_of, refuse_known, same
+from torchcourse.checks.kit import AnyOf, numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
@@ -77,6 +77,9 @@ def _judge_states(given: list[float], case: tuple) -> None:
         return
     if same(given, [part / model.layers for part in right], _CLOSE):
         raise Wrong("one_layer", f"{where}you count one layer, of {model.layers}. `layer_parameters` is of one layer.")
+    with_embeddings = "`model.parameters` counts the embeddings, too. Here all parameters are in the layers."
+    known = {"embeddings_counted": (_states(model.parameters / ranks, data, stage), with_embeddings)}
+    refuse_known(given, known, _CLOSE, where=where)
     if (tensor, pipeline, data) == (1, 1, 1):
         each = ", ".join(f"{part / own:.3g}" for part in given)
         raise Wrong(
@@ -116,6 +119,8 @@ def _judge_states(given: list[float], case: tuple) -> None:
 
 def _judge_parts(given: list[float], right: list[float], data: int, where: str) -> None:
     """Raise what is wrong with the first of the three states that is not what it should be."""
+    if same(sorted(given), sorted(right), _CLOSE):
+        raise Wrong("order", f"{where}the right numbers in a different order: parameters, gradients, optimizer.")
     for name, first, ours, wanted in zip(
         ("parameters", "gradients", "optimizer numbers"), (3, 2, 1), given, right, strict=True
     ):
@@ -134,10 +139,11 @@ def _judge_parts(given: list[float], right: list[float], data: int, where: str) 
 
 
 def _judge_activations(given: float, case: tuple) -> None:
-    model, tensor, pipeline, _, _, micro_batches, again = case
+    model, tensor, pipeline, data, _, micro_batches, again = case
     layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
     inside = layer_activations(model, Layout(1, tensor=tensor))
-    kept = layer_activations(model, Layout(1, tensor=tensor, recomputation="full")) if again else inside
+    inputs = layer_activations(model, Layout(1, tensor=tensor, recomputation="full"))
+    kept = inputs if again else inside
     working = inside - kept
     right, where = kept * layers * in_flight + working, _case_name(case)
     if same(given, right, _CLOSE):
@@ -161,6 +167,28 @@ def _judge_activations(given: float, case: tuple) -> None:
         ),
         "tensor_ignored_in_activations": (tensor * right, "the tensor ranks share out the activations, too."),
         "one_layer": (kept * in_flight + working, "you count one layer. How many does a stage have?"),
+        "data_divides_activations": (
+            right / data,
+            "data-parallel ranks share out no activations: each has samples of its own.",
+        ),
+    }
+    refuse_known(given, known, _CLOSE, where=where)
+    _refuse_recomputation(given, case, inputs, inside)
+    raise Wrong(
+        "wrong_activations",
+        f"{where}your activations are {given / right:.3g} times what they should be. Bytes that a layer keeps, times "
+        "layers of the stage, times micro-batches under way"
+        + (", and once the inside of the layer that is computed again." if again else "."),
+    )
+
+
+def _refuse_recomputation(given: float, case: tuple, inputs: float, inside: float) -> None:
+    """Refuse mistakes about what is kept and computed again; `inputs` and `inside` are the bytes of a layer."""
+    model, tensor, pipeline, _, _, micro_batches, again = case
+    layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
+    kept = inputs if again else inside
+    working = inside - kept
+    known = {
         "working_forgotten": (
             kept * layers * in_flight,
             "you count the inputs only. While a layer is computed again, its inside is there, too.",
@@ -173,13 +201,20 @@ def _judge_activations(given: float, case: tuple) -> None:
             kept * layers * in_flight + inside,
             "one layer's input is counted twice: it is among the inputs already.",
         ),
+        "inside_more_than_once": (
+            AnyOf([kept * layers * in_flight + working * times for times in (layers, in_flight)]),
+            "one layer of one micro-batch is computed again at a time. How often is its inside there?",
+        ),
+        "tensor_ignored_inside": (
+            kept * layers * in_flight + tensor * working,
+            "the tensor ranks share out the inside of the layer that is computed again, too.",
+        ),
+        "computed_again": (
+            inputs * layers * in_flight + inside - inputs,
+            "that is with computing again, and `again` is False here.",
+        ),
     }
-    refuse_known(given, known, _CLOSE, where=where)
-    raise Wrong(
-        "wrong_activations",
-        f"{where}your activations are {given / right:.3g} times what they should be. Bytes of a layer, times layers of "
-        "the stage, times micro-batches under way.",
-    )
+    refuse_known(given, known, _CLOSE, where=_case_name(case))
 
 
 # Utilizations
@@ -207,12 +242,7 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
         f"{'' if again else 'not '}computed again: "
     )
     if max(given) > 1.5:
-        percent = "a share between 0 and 1 was asked for, not percent."
-        refuse_known(mfu, {"percent": (100 * model, percent)}, _CLOSE, where=where)
-        raise Wrong(
-            "not_a_share",
-            f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Is everything per second?",
-        )
+        _judge_no_share(given, case, model, where)
     swapped = "the two are swapped: which of them can be the larger one?"
     refuse_known(given, {"swapped": ([hardware, model], swapped)}, _CLOSE, where=where)
     if not same(mfu, model, _CLOSE):
@@ -228,6 +258,10 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
             "recomputation_counts": (
                 4 * forward,
                 "the MFU counts what the *model* needs. Does it need a layer twice?",
+            ),
+            "recomputation_taken_off": (
+                model**2 / hardware,
+                "the model needs the same FLOP for a token, whether or not layers are computed again.",
             ),
         }
         refuse_known(mfu, known, _CLOSE, where=where)
@@ -251,6 +285,26 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
     }
     refuse_known(hfu, known, _CLOSE, where=where)
     raise Wrong("wrong_hfu", f"{where}your HFU is {hfu / hardware:.3g} times what it should be. One more forward pass.")
+
+
+def _judge_no_share(given: list[float], case: tuple, model: float, where: str) -> None:
+    """Raise what is wrong with an MFU, `model` of right, that no part of a whole can be."""
+    parameters, layers, width, sequence, tokens, peak, _ = case
+    mfu, hfu = given
+    percent = "a share between 0 and 1 was asked for, not percent."
+    known = {
+        "percent": (100 * model, percent),
+        "upside_down": (1 / model, "the share is upside down: divide what is done in a second by the peak."),
+        "parameters_of_each_layer": (
+            tokens / peak * (6 * parameters * layers + 12 * layers * width * sequence),
+            "`parameters` are those of all layers already.",
+        ),
+    }
+    refuse_known(mfu, known, _CLOSE, where=where)
+    raise Wrong(
+        "not_a_share",
+        f"{where}you return {mfu:.3g} and {hfu:.3g}, and a share is below 1. Is everything per second?",
+    )
 
 
 # The seconds of a step
@@ -290,6 +344,7 @@ def _judge_step(given: list[float], case: tuple) -> None:
             ),
             "one_rank_too_many": (ranks / pieces * one, "a rank waits for the *others*. How many are these?"),
             "pieces_ignored": (others * one, "a pipeline of small pieces fills and drains faster."),
+            "pieces_multiply": (others * pieces * one, "more pieces make the bubble shorter; yours becomes longer."),
             "whole_step_per_rank": (
                 others / pieces * work,
                 "a rank waits for p − 1 *micro-batches*, not for whole steps.",
