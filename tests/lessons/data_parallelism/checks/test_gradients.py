@@ -244,6 +244,32 @@ def not_added(model, samples):
         parameter.grad *= samples / total.item()
 
 
+def not_weighted(model, samples):
+    total = torch.tensor(samples)
+    dist.all_reduce(total)
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= total
+
+
+def total_in_the_loop(model, samples):
+    total = torch.tensor(samples)
+    for parameter in own(model):
+        dist.all_reduce(total)
+        parameter.grad *= samples
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= total
+
+
+def divided_by_the_largest(model, samples):
+    largest = torch.tensor(samples)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    for parameter in own(model):
+        parameter.grad *= samples
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= largest
+
+
 def inverse_weights(model, samples):
     for parameter in own(model):
         parameter.grad /= samples
@@ -260,6 +286,10 @@ def inverse_weights(model, samples):
         (weigh(lambda samples, total, ranks: 1 / samples), "own_total"),
         (weigh(lambda samples, total, ranks: samples // total), "whole_numbers"),
         (weigh(lambda samples, total, ranks: samples / total), "ranks_disagree"),
+        (weigh(lambda samples, total, ranks: ranks / total), "divided_by_mean"),
+        (divided_by_the_largest, "divided_by_largest"),
+        (not_weighted, "not_weighted"),
+        (total_in_the_loop, "total_grows"),
         (not_added, "not_added"),
         (lambda model, samples: [frozen_as_zeros(model), weighted_by_the_sum(model, samples)], "frozen"),
         (lambda model, samples: None, "nothing_changed"),

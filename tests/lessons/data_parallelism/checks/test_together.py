@@ -152,6 +152,16 @@ def labels_of_rank_0(batch):
     return batch.chunk(dist.get_world_size())[dist.get_rank() if batch.is_floating_point() else 0]
 
 
+def rank_0_alone(model, batches, lr):
+    if dist.get_rank() == 0:
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        for images, labels in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    averaging.copy_from_rank_0(model)
+
+
 def three_and_the_rest(batch):
     return batch[:3] if dist.get_rank() == 0 else batch[3:]
 
@@ -167,6 +177,7 @@ def labels_of_the_other_rank(batch):
         (loop(begin=nothing), "different_start"),
         (loop(begin=start_from_the_last), "other_start"),
         (loop(cut=lambda batch: batch), "whole_batch"),
+        (rank_0_alone, "idle_rank"),
         (loop(cut=first_half), "same_shard"),
         (loop(cut=one_sample_short), "samples_lost"),
         (loop(cut=halves), "two_ranks_only"),

@@ -40,20 +40,21 @@ def average_gradients(learner: Callable) -> str:
 @check
 def average_uneven(learner: Callable) -> str:
     """Compare with the mean over samples, for parts of different sizes on two and on three ranks."""
-    for counts in ([3, 1], [5, 5], [6, 2, 1]):
+    for counts in ([4, 1], [5, 5], [6, 2, 1]):
         seen = _with_gradients(learner, [(count,) for count in counts])
         mean = scaled(added(scaled(one.before, n) for one, n in zip(seen, counts, strict=True)), 1 / sum(counts))
         _refuse_lost_or_moved(seen)
         if not same([one.after for one in seen], [mean] * len(counts), FLOAT32):
             _judge_uneven(seen, counts)
-    return "The mean over samples, whoever holds them: checked on parts of [3, 1], [5, 5] and [6, 2, 1] samples."
+    return "The mean over samples, whoever holds them: checked on parts of [4, 1], [5, 5] and [6, 2, 1] samples."
 
 
 @dataclass
 class Gradients:
     """The gradients of one rank before and after the learner's function, and what else it changed.
 
-    `names`: the parameters that the gradients belong to. `moved`: the weights. `thawed`: the frozen parameter has a gradient now, or is no longer frozen.
+    `names`: the parameters that the gradients belong to. `moved`: the weights. `thawed`: the frozen parameter has a
+    gradient now, or is no longer frozen.
     """
 
     names: list[str]
@@ -173,12 +174,29 @@ def _judge_average(seen: list[Gradients], mean: Tensors) -> None:
 def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
     """Raise what is wrong with a mean over samples."""
     _refuse_untouched(seen)
+    after = [one.after for one in seen]
+    refuse_known(after, _uneven_mistakes([one.before for one in seen], counts), FLOAT32)
+    if not same(after, [after[0]] * len(counts), FLOAT32):
+        raise Wrong(
+            "ranks_disagree",
+            "After your function the ranks hold different gradients, so their weights will part. "
+            "Which number in your code differs from rank to rank when it should not?",
+        )
+    raise Wrong(
+        "wrong_value",
+        f"With parts of {counts} samples the gradients are not the mean over all {sum(counts)} samples. "
+        "Try it on paper: one weight, two ranks, 4 samples and 1 sample.",
+    )
+
+
+def _uneven_mistakes(own: list[Tensors], counts: list[int]) -> dict[str, tuple[list[Tensors], str]]:
+    """Return what known mistakes leave on each rank; `own`: the gradients of each rank before."""
     ranks, total = len(counts), sum(counts)
-    weighted = [scaled(one.before, n) for one, n in zip(seen, counts, strict=True)]
+    weighted = [scaled(before, n) for before, n in zip(own, counts, strict=True)]
     whole = added(weighted)
-    known = {
+    return {
         "plain_mean": (
-            [scaled(added(one.before for one in seen), 1 / ranks)] * ranks,
+            [scaled(added(own), 1 / ranks)] * ranks,
             f"This is the plain mean: with parts of {counts} samples every rank still counts the same. "
             "How much should a rank count?",
         ),
@@ -196,6 +214,25 @@ def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
             f"Your gradients are {ranks} times too small: the parts of the batch already add up to 1. "
             "What else do you divide by?",
         ),
+        "divided_by_mean": (
+            [scaled(whole, ranks / total)] * ranks,
+            f"Your gradients are {ranks} times too large: you divided by the mean of the numbers of samples. "
+            "What is their sum?",
+        ),
+        "divided_by_largest": (
+            [scaled(whole, 1 / max(counts))] * ranks,
+            f"You divided by {max(counts)}, the samples of the largest part. How many are there on all ranks?",
+        ),
+        "not_weighted": (
+            [scaled(added(own), 1 / total)] * ranks,
+            f"You divided by {total}, the number of all samples, and every rank still counts the same. By what must "
+            "each rank multiply its gradients, which are a mean, before they are added?",
+        ),
+        "total_grows": (
+            [[part / (total * ranks**place) for place, part in enumerate(whole)]] * ranks,
+            f"The first parameter is right, and each one after it is {ranks} times too small against the one before: "
+            "the total was added up again for each parameter, from totals.",
+        ),
         "not_added": (
             [scaled(rows, 1 / total) for rows in weighted],
             "Each rank has its own gradients, correctly weighted, but they were not added up over the ranks.",
@@ -210,16 +247,3 @@ def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
             "All gradients are 0. Dividing whole numbers with // leaves 0 of every part.",
         ),
     }
-    after = [one.after for one in seen]
-    refuse_known(after, known, FLOAT32)
-    if not same(after, [after[0]] * ranks, FLOAT32):
-        raise Wrong(
-            "ranks_disagree",
-            "After your function the ranks hold different gradients, so their weights will part. "
-            "Which number in your code differs from rank to rank when it should not?",
-        )
-    raise Wrong(
-        "wrong_value",
-        f"With parts of {counts} samples the gradients are not the mean over all {total} samples. "
-        "Try it on paper: one weight, two ranks, 3 samples and 1 sample.",
-    )

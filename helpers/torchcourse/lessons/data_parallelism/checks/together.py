@@ -114,7 +114,9 @@ def _one_process(start: Tensors, batches: int, loss_of: Loss = F.cross_entropy, 
 
 
 def _shared_out(runs: Runs, batches: int) -> bool:
-    """Whether every sample of every batch was trained on by exactly one rank."""
+    """Whether every sample of every batch was trained on by exactly one rank, and every rank had some of each batch."""
+    if any({number // _BATCH for number in one.seen} != set(range(batches)) for one in runs):
+        return False
     return sorted(chain(*(one.seen for one in runs))) == list(range(batches * _BATCH))
 
 
@@ -162,6 +164,12 @@ def _judge_shares(first: list[int], second: list[int], batches: int) -> None:
         raise Wrong(
             "batches_left_out",
             f"Of {batches} batch{'es' * (batches > 1)} only {len(trained)} went through the model.",
+        )
+    if not first or not second:
+        raise Wrong(
+            "idle_rank",
+            f"Rank {1 if first else 0} computed no sample: rank {0 if first else 1} did all the work. Each rank "
+            "computes a part of each batch.",
         )
     if {number // _BATCH for number in first} != {number // _BATCH for number in second}:
         raise Wrong("batch_each", "Each rank takes other batches. Each batch is to be cut up among the ranks.")
@@ -244,7 +252,7 @@ def _refuse_length(ratio: float) -> None:
     known = {
         "step_too_long": (
             AnyOf((float(ranks), float(_BATCH // ranks), float(_BATCH))),
-            "A sum instead of a mean does that: over the ranks, or over a rank's samples.",
+            "A sum instead of a mean does that, over ranks or over a rank's samples. So does a larger learning rate.",
         ),
         "step_too_short": (
             AnyOf((1 / ranks, 1 / ranks**2)),
