@@ -31,6 +31,10 @@ class History:
         """The number of epochs."""
         return len(self.rows)
 
+    def since_best(self) -> int:
+        """The epochs since the best one; of a run without any, since its beginning."""
+        return (self.rows[-1]["epoch"] if self.rows else 0) - (self.best["epoch"] if self.best else 0)
+
     def __repr__(self) -> str:
         return "\n".join(describe(row) for row in self.rows) or "No epoch has been finished."
 

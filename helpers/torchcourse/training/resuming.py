@@ -21,6 +21,9 @@ class Resuming(Training, Protocol):
 
     generator: torch.Generator | None
     schedule_by: Literal["step", "epoch"] | None
+    monitor: str
+    mode: str
+    patience: int | None
 
 
 def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, dict[str, Any] | None]:
@@ -60,11 +63,26 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
         says(f"From here on: {checkpoint.some(new)}.")
     if trainer.position.epoch >= length_of.last_epoch:
         says(f"The checkpoint has had {trainer.position.epoch} epochs already: nothing is left to train.")
+    if stopped_early(trainer):
+        length_of.last_step = trainer.position.step
+        says(
+            f"Early stopping has ended this run: nothing better in {trainer.history.since_best()} epochs. "
+            f"To go on, give the Trainer more patience than {trainer.patience}."
+        )
     random = snapshot.random_of_this_rank(state)
     if random is None:
         return True, None
     checkpoint.set_random_state(random["epoch"], trainer.generator)
     return True, random["batch"]
+
+
+def stopped_early(trainer: Resuming) -> bool:
+    """Return whether early stopping has ended the run that goes on, which it would do again after one more epoch."""
+    if trainer.patience is None:
+        return False
+    names = (trainer.monitor, trainer.monitor.removeprefix("val_"))
+    same = trainer.position.watched in [f"{trainer.mode} {name}" for name in names]
+    return same and trainer.history.since_best() >= trainer.patience
 
 
 def settings(loader: Iterable, monitor: str, mode: str, accumulate: int, precision: str) -> dict[str, Any]:

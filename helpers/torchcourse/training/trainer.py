@@ -225,6 +225,7 @@ class Trainer:
         self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
         length_of = Length(train_loader, self.accumulate, last_epoch, self._last_step)
         self._random_at_batch = self._resume(length_of) if resume else None
+        self._last_step = length_of.last_step  # which a resume may find to be behind it
         if not resume:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
@@ -358,11 +359,10 @@ class Trainer:
         self._keeper.save(self, *(("best", "last") if better else ("last",)))
         if self.after_epoch is not None and self.after_epoch(self) is True:
             self._last_step = self.position.step
-        best = self.history.best["epoch"] if self.history.best else 0
-        if self.patience is not None and row["epoch"] - best >= self.patience:
+        if self.patience is not None and (waited := self.history.since_best()) >= self.patience:
             self._last_step = self.position.step
             if self.progress and who.rank() == 0:
-                print(f"Stopped early: {name} has not been better since epoch {best}.")
+                print(f"Stopped early: {name} has not been better since epoch {row['epoch'] - waited}.")
 
     def _finish_early(self, terminated: bool) -> None:
         """After the stop button or SIGTERM: keep what was trained."""

@@ -236,6 +236,24 @@ def test_patience_and_callbacks_end_training():
     assert trainer(after_step=lambda ours: ours.position.step == 3).fit(loader(), 5)["step"] == [3]
 
 
+def test_a_run_that_early_stopping_has_ended_is_not_begun_again(tmp_path, capsys):
+    def patient(patience, **options):
+        return trainer(tmp_path, monitor="loss", mode="min", patience=patience, after_epoch=worsen, **options)
+
+    def worsen(ours):
+        ours.optimizer.param_groups[0]["lr"] = -1.0
+
+    ended = patient(2).fit(loader(), 50)
+    assert len(ended) == ended.best["epoch"] + 2
+    again = patient(2)
+    assert again.fit(loader(), 50, resume=True).rows == ended.rows
+    assert "Early stopping has ended this run: nothing better in 2 epochs" in capsys.readouterr().out
+    assert again.position.step == ended["step"][-1]
+    longer = patient(3).fit(loader(), 50, resume=True)
+    assert len(longer) == len(ended) + 1
+    assert len(trainer(tmp_path, monitor="accuracy", mode="max", patience=1).fit(loader(), 50, resume=True)) > 3
+
+
 def test_sigterm_saves_and_ends_the_process(tmp_path):
     def end(ours):
         if ours.position.step == 6:
