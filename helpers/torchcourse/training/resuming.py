@@ -22,7 +22,7 @@ class Resuming(Training, Protocol):
     generator: torch.Generator | None
     schedule_by: Literal["step", "epoch"] | None
     monitor: str
-    mode: str
+    mode: Literal["min", "max"]
     patience: int | None
 
 
