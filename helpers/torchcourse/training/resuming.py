@@ -72,6 +72,9 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
     random = snapshot.random_of_this_rank(state)
     if random is None:
         return True, None
+    if 0 < trainer.position.epoch < length_of.last_epoch and getattr(length_of.loader, "persistent_workers", False):
+        # Such workers start in the first epoch only, which takes a random number from those that shuffle.
+        iter(length_of.loader)
     checkpoint.set_random_state(random["epoch"], trainer.generator)
     return True, random["batch"]
 

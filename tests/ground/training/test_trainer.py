@@ -394,12 +394,21 @@ def test_stopping_within_an_epoch_loses_nothing(tmp_path, capsys, loader, stop_i
     assert_same_run(whole, resumed)
 
 
-def test_stopping_with_loader_workers_resumes_exactly(tmp_path):
-    def loader():
-        return make_loader(Augmented(data()), 8, num_workers=2, multiprocessing_context="fork")
+WORKERS: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": "fork"}
+LOADERS_WITH_WORKERS = {
+    "for an epoch": (lambda: make_loader(Augmented(data()), 8, **WORKERS), 3),
+    "that stay": (
+        lambda: DataLoader(SeededSamples(data()), 8, shuffle=True, persistent_workers=True, **WORKERS),
+        10,  # in the second epoch, where they do not start again
+    ),
+}
 
+
+@pytest.mark.parametrize("workers", LOADERS_WITH_WORKERS)
+def test_stopping_with_loader_workers_resumes_exactly(tmp_path, workers):
+    loader, stop_in = LOADERS_WITH_WORKERS[workers]
     whole = run(tmp_path / "whole", loader, 2)
-    run(tmp_path / "parts", loader, 2, stop_in=3)
+    run(tmp_path / "parts", loader, 2, stop_in=stop_in)
     assert_same_run(whole, run(tmp_path / "parts", loader, 2, resume=True))
 
 
