@@ -8,9 +8,10 @@
 | text    | a few words                | all or nothing; case, spaces, hyphens and punctuation do not count        |
 | order   | all letters, in your order | (pairs in the right order − pairs in the wrong order) / pairs, never < 0  |
 
-A number may be typed as 0.25, 0,25, 1/4, 2.5e-1, 2.5*10^-1 or 1,250. A comma before exactly three digits stands between
-thousands, unless only a zero is before it: 1,250 is 1250, and 0,125 is an eighth. A name may be typed as a call, with
-its module or its arguments: `torch.load(path)` is `load`. Where several orders are right, the nearest one counts.
+A number may be typed as 0.25, 0,25, 1/4, 2 1/2, 2.5e-1, 2.5*10^-1, 1,250 or 1 250. A comma before exactly three
+digits stands between thousands, unless only a zero is before it: 1,250 is 1250, and 0,125 is an eighth. A name may be
+typed as a call, with its module or its arguments: `torch.load(path)` is `load`. Where several orders are right, the
+nearest one counts.
 
 So ticking everything earns nothing, nor does ticking nothing or guessing, on average. An open question is read by a
 person.
@@ -145,7 +146,12 @@ def _parsed(text: str) -> float:
         ValueError: if it says none. ZeroDivisionError: for 1/0. OverflowError: beyond a float.
     """
     raised = re.sub(r"(?<=10)[⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{found[0]}", text)
-    text = unicodedata.normalize("NFKC", raised).translate(_SIGNS).replace(" ", "")
+    apart = re.sub(r"(?<=\d)(?=[¼½¾⅐-⅞])", " ", raised)  # 2½ is two and a half
+    text = _visible(apart).translate(_SIGNS).strip()
+    mixed = re.fullmatch(r"([-+]?)(\d+)\s+(\d+)\s*/\s*(\d+)", text)
+    if mixed and int(mixed[3]) < int(mixed[4]):  # 2 1/2; 1 250/2 has a space between thousands
+        return float(f"{mixed[1]}1") * float(int(mixed[2]) + Fraction(int(mixed[3]), int(mixed[4])))
+    text = re.sub(r"(?<=\d)\s(?=\d{3}(?!\d))|\s*([/*x^])\s*|(?<=^[-+])\s+", r"\1", text)  # 1 250, 1 / 4
     above, slash, below = text.partition("/")
     value = _factor(above)
     return float(value / _factor(below) if slash else value)
@@ -164,12 +170,23 @@ def _factor(text: str) -> Fraction:
 _SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "÷": "/", "×": "*", "·": "*", "，": ","})
 
 
+def _visible(text: str) -> str:
+    """Return the plain forms of all signs (Ａ is A), without those that nobody sees, which come along by copying."""
+    return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+
+
+# Letters of other alphabets that nobody can tell from A, B, C, E and H: Cyrillic and Greek.
+_ALIKE = str.maketrans("АВСЕНΑΒΕΗ", "ABCEHABEH")
+_BETWEEN = {"several": r"[\s,;:/&+>·()\[\]'\"]|\.(?!\.)", "order": r"[\s,;.:/&+>→⇒·\-()\[\]'\"]"}
+"""What may stand between letters, by kind. A-C and A..C, where several are asked for, can mean A to C."""
+
+
 def _letters(kind: str, answer: Any, letters: str) -> str | None:
     span = texts.say("letter_span", first=letters[0], last=letters[-1])
-    signs = answer if isinstance(answer, str) else _joined(answer)
+    signs = answer if isinstance(answer, str) else _joined(answer, in_order=kind == "order")
     if signs is None:
         raise AnswerError(texts.say("no_letters", example=_example(kind, letters), span=span))
-    signs = re.sub(r"[\s,;.:/&+>\-()\[\]'\"]", "", unicodedata.normalize("NFKC", signs)).upper()
+    signs = re.sub(_BETWEEN.get(kind, _BETWEEN["order"]), "", _visible(signs)).upper().translate(_ALIKE)
     unknown = [sign for sign in signs if sign not in letters]
     if unknown:
         raise AnswerError(texts.say("unknown_letter", letter=unknown[0], span=span))
@@ -185,8 +202,8 @@ def _letters(kind: str, answer: Any, letters: str) -> str | None:
     return chosen
 
 
-def _joined(answer: Any) -> str | None:
-    if isinstance(answer, Iterable):
+def _joined(answer: Any, in_order: bool) -> str | None:
+    if isinstance(answer, Iterable) and not (in_order and isinstance(answer, set | frozenset)):  # which has no order
         parts = list(answer)
         if all(isinstance(part, str) and len(part.strip()) == 1 for part in parts):
             return "".join(parts)

@@ -23,11 +23,17 @@ from torchcourse.quiz.answers import AnswerError, read, score
         ("several", {"C", "A"}, "AC"),
         ("several", "AAC", "AC"),
         ("several", "ＡＣ", "AC"),
+        ("several", "A·C", "AC"),
+        ("several", "A\u200b,\ufeff C.", "AC"),  # copied from a page, with signs that nobody sees
+        ("several", "\u0410\u0421\u0415", "ACE"),  # on a Cyrillic keyboard
+        ("one", "\u0392", "B"),  # on a Greek one
         ("one", "b", "B"),
         ("one", "B.", "B"),
         ("one", ("B",), "B"),
         ("order", "c-a-b", "CAB"),
         ("order", "C > A > B", "CAB"),
+        ("order", "C → A → B", "CAB"),
+        ("order", ["C", "A", "B"], "CAB"),
         ("number", 4, 4.0),
         ("number", "4", 4.0),
         ("number", "1/4", 0.25),
@@ -40,6 +46,12 @@ from torchcourse.quiz.answers import AnswerError, read, score
         ("number", "12,300.5", 12300.5),
         ("number", "1 / 8", 0.125),
         ("number", "½", 0.5),
+        ("number", "2½", 2.5),
+        ("number", "-2 1/2", -2.5),
+        ("number", "1 250/2", 625.0),
+        ("number", "12 345 678", 12345678.0),
+        ("number", "1\u00a0250\u200b", 1250.0),
+        ("number", "2.5 * 10 ^ 3\n", 2500.0),
         ("number", "0.1/0.4", 0.25),
         ("number", "2.5×10⁻¹", 0.25),
         ("number", "2.5*10^-1", 0.25),
@@ -65,6 +77,10 @@ def test_an_answer_with_one_meaning_is_understood(kind, typed, meant) -> None:
     ("kind", "typed", "said"),
     [
         ("several", "AF", "no choice F"),
+        ("several", "A-C", "no choice -"),  # A and C, or A to C?
+        ("several", "A...C", "no choice ."),
+        ("order", {"C", "A", "B"}, 'such as "EDCBA"'),  # a set has no order, and each start of Python a different one
+        *[("number", typed, "not read as a number") for typed in ("1 25", "1 2 3", "2 1/0", "3 3/2 1")],
         *[
             ("number", typed, "not read as a number")
             for typed in ("1.690,5", "1,2,3", "12%", "3 steps", "1_000", "1e9999")
