@@ -131,6 +131,16 @@ def first_only(ddp, optimizer, batches):
     accumulate(ddp, optimizer, batches[:1])
 
 
+def cleared_in_no_sync(ddp, optimizer, batches):
+    *first, (images, labels) = batches
+    with ddp.no_sync():
+        for early, of_early in first:
+            optimizer.zero_grad()
+            (F.cross_entropy(ddp(early), of_early) / len(batches)).backward()
+    (F.cross_entropy(ddp(images), labels) / len(batches)).backward()
+    optimizer.step()
+
+
 def never_cleared(ddp, optimizer, batches):
     optimizer.zero_grad = lambda: None
     accumulate(ddp, optimizer, batches)
@@ -162,6 +172,7 @@ def test_accumulate_accepts(answer):
         (step_in_the_loop, "steps_each"),
         (one_big_batch, "one_big_batch"),
         (first_only, "batches_left_out"),
+        (cleared_in_no_sync, "early_ones_lost"),
         (never_cleared, "later_steps"),
         (accumulate_the_loss, "graphs_kept"),
         (backward_at_the_end, "graphs_kept"),

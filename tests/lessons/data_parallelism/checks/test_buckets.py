@@ -270,6 +270,13 @@ def rank_0_alone(bucket):
         averaged(bucket)
 
 
+def rows_gathered(bucket):
+    row = row_of(bucket)
+    rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, row)
+    put_back(bucket, torch.stack(rows).mean(dim=0))
+
+
 @pytest.mark.parametrize("answer", [averaged, averaged_by_avg, averaged_by_the_package])
 def test_average_bucket_accepts(answer):
     accepted(check.average_bucket(answer))
@@ -297,6 +304,7 @@ def test_average_bucket_accepts(answer):
         (result_expected_back, "nothing_returned"),
         (ones_for_none, "missing_gradient"),
         (row_of_float32, "dtype"),
+        (rows_gathered, "gathered"),
         (lambda bucket: put_back(bucket, torch.zeros_like(row_of(bucket))), "all_zero"),
     ],
 )

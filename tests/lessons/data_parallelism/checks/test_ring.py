@@ -153,6 +153,17 @@ def result_of_pass_right(tensor):
     tensor += pass_right(tensor, torch.empty_like(tensor))
 
 
+def in_float32(tensor):
+    single = tensor.float()
+    ring(single)
+    tensor.copy_(single)
+
+
+def nothing_but_what_lay_there(tensor):
+    pass_right(tensor, torch.empty_like(tensor))
+    tensor.zero_()
+
+
 def other_dtype_arrives(tensor):
     pass_right(tensor, torch.empty(len(tensor)))
 
@@ -172,6 +183,8 @@ def test_ring_all_reduce_accepts(answer):
         (lambda tensor: ring(tensor, second_offset=0), "incomplete"),
         (lambda tensor: ring(tensor, second_steps=1), "incomplete"),
         (lambda tensor: ring(tensor, first_steps=1), "incomplete"),
+        (in_float32, "dtype"),
+        (nothing_but_what_lay_there, "incomplete"),
         (lambda tensor: ring(tensor, mean=True), "mean_not_sum"),
         (lambda tensor: ring(tensor, cut=torch.chunk), "not_divisible"),
         (lambda tensor: ring(tensor, cut=even_pieces), "not_divisible"),

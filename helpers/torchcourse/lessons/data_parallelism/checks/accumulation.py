@@ -190,6 +190,12 @@ def _judge_weights(one: Accumulated, count: int, n: int, case: str) -> None:
     }
     refuse_known(one.weights[1], known, where=case)
     if (counted := _shares_counted(one, n, count)) is not None:
+        if same(counted[-1], 1 / count, 1e-6) and counted[0] == 0:
+            raise Wrong(
+                "early_ones_lost",
+                f"{case}the last micro-batch counts as it should, and the first does not count at all. Who throws the "
+                "earlier gradients away?",
+            )
         raise Wrong(
             "wrong_share",
             f"{case}the step counts the micro-batches {', '.join(f'{share:.3g}' for share in counted)} times. Each "
@@ -210,6 +216,7 @@ def _shares_counted(one: Accumulated, n: int, count: int) -> list[float] | None:
     )
     step = moved(one.weights[1])
     shares = torch.linalg.lstsq(each, step[:, None]).solution
+    shares[shares.abs() < 1e-9] = 0
     return shares.flatten().tolist() if torch.allclose(each @ shares, step[:, None], atol=1e-9) else None
 
 

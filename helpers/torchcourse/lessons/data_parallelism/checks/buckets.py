@@ -50,12 +50,18 @@ def average_bucket(learner: Callable) -> str:
         for step in range(1, _STEPS + 1):
             if not same([one.weights[step] for one in runs], [expected[step]] * world_size):
                 _judge_step(runs, step)
-        most = max(one.all_reduces for one in runs)
-        if most > runs[0].buckets * _STEPS:
+        calls = max((one.collectives for one in runs), key=len)
+        if len(calls) > runs[0].buckets * _STEPS:
             raise Wrong(
                 "many_messages",
-                f"The averages are right, but {runs[0].buckets} buckets took {most // _STEPS} all-reduces per step. "
-                "One bucket should travel as one row of numbers.",
+                f"The averages are right, but {runs[0].buckets} buckets took {len(calls) // _STEPS} collectives per "
+                "step. One bucket should travel as one row of numbers.",
+            )
+        if gathered := [name for name in calls if "gather" in name]:
+            raise Wrong(
+                "gathered",
+                f"The averages are right, but {gathered[0]} brings the rows of all ranks to each rank. All-reduce "
+                "brings their sum only.",
             )
     return (
         "Step by step the weights of one process, on 2 and on 3 ranks that start from different seeds, with a tied "
@@ -264,7 +270,7 @@ class BucketRun:
     own: Tensors
     averaged: Tensors
     buckets: int
-    all_reduces: int
+    collectives: list[str]
     moved: bool = False
 
 
@@ -278,7 +284,7 @@ def _train(learner: Callable, filled: bool) -> BucketRun:
     buckets = [[parameters[place] for place in members[::-1]] for members in _PLACES[::-1]]
     optimizer = torch.optim.SGD(parameters, lr=_RATE)
     names = [name for name, _ in model.named_parameters()]
-    run = BucketRun(names, [copies(parameters)], [], [], len(buckets), 0)
+    run = BucketRun(names, [copies(parameters)], [], [], len(buckets), [])
     for step in range(_STEPS):
         optimizer.zero_grad()
         model(_inputs(step, dist.get_rank()).to(device()), extra=dist.get_rank() == 0).backward()
@@ -289,7 +295,7 @@ def _train(learner: Callable, filled: bool) -> BucketRun:
         with watched() as traffic:
             for bucket in buckets:
                 learner(list(bucket))
-        run.all_reduces += len(traffic.collectives)
+        run.collectives += traffic.collectives
         run.averaged = run.averaged or _gradients(parameters)
         run.moved |= not same(copies(parameters), run.weights[-1])
         optimizer.step()

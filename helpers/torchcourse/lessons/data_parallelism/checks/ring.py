@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.errors import sentence
 from torchcourse.checks.kit import on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import FLOAT32
 from torchcourse.lessons.data_parallelism.checks.traffic import Traffic, watched
 from torchcourse.ranks.run import RankError
 from torchcourse.ranks.who import device
@@ -130,6 +131,12 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
         ),
     }
     refuse_known([one.after for one in runs], known)
+    if same([one.after for one in runs], [one.expected for one in runs], FLOAT32):
+        raise Wrong(
+            "dtype",
+            "The sums are right to a few digits only: the numbers passed through a shorter dtype than that of the "
+            "tensor. Which dtype has what you send, and what you receive into?",
+        )
     for rank, one in enumerate(runs):
         if (many := int(one.times.max())) > 1:
             source, element = divmod(int(one.times.flatten().argmax()), length)
@@ -153,11 +160,11 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
         raise Wrong("wrong_place", "All numbers were added, but some sums are where a different chunk belongs.")
     rank, element = (int(place) for place in complete.logical_not().nonzero()[0])
     inside = [source for source in range(n) if runs[rank].times[source, element]]
+    held = f"the numbers of rank {' and '.join(map(str, inside))} only" if inside else "the number of no rank"
     raise Wrong(
         "incomplete",
-        f"With {n} ranks, element {element} of {length} on rank {rank} holds the numbers of rank "
-        f"{' and '.join(map(str, inside)) or 'nobody'} only. Follow that chunk with the slider of the ring: who holds "
-        "it in each step"
+        f"With {n} ranks, element {element} of {length} on rank {rank} holds {held}. Follow that chunk with the slider "
+        "of the ring: who holds it in each step"
         + (", and is each sum written into the chunk itself?" if all_sent else ", and how many steps are there?"),
     )
 
