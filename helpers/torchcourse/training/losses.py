@@ -195,7 +195,10 @@ class Loss:
     def check(self) -> None:
         """Raise ValueError if the loss was seen to be no mean over samples. Waits for the device."""
         if self._worst and float(self._worst) > 1e-3:
-            raise ValueError(f"The loss function's value for a batch is not the mean over its samples, so {_UNLIKE}")
+            of_batch = _OF_BATCH if self._before is not None and _has_number(self._before[0]) else ""
+            raise ValueError(
+                f"The loss function's value for a batch is not the mean over its samples, so {_UNLIKE}{of_batch}"
+            )
 
     def _note(self, gap: torch.Tensor) -> None:
         worst = torch.as_tensor(self._worst, device=gap.device, dtype=gap.dtype)
@@ -205,6 +208,10 @@ class Loss:
 _UNLIKE = (
     "batches that make up a step together (accumulate, or several ranks) would not give the gradient of one big batch. "
     f"Class weights, ignored targets and padding do this. Let the loss function {PAIR}; or use torch's own loss."
+)
+_OF_BATCH = (
+    " Or it is the number that the model returns for a whole batch, which cannot be put together with that of another: "
+    "let the model return one for each sample."
 )
 _LOOK = 2**20  # numbers of outputs that a look compares
 _FEW = 2**12  # labels that a batch may have, to be kept until they are counted
@@ -336,6 +343,14 @@ def _detached(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_detached(item) for item in value)
     return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _has_number(value: Any) -> bool:
+    """Whether outputs hold a tensor of one number, such as a loss that the model computed itself."""
+    if isinstance(value, torch.Tensor):
+        return not value.dim()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return any(map(_has_number, items))
 
 
 def _numbers(value: Any) -> int:

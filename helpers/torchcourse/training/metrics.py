@@ -97,6 +97,7 @@ class Averages:
         ] = []  # count and mean loss of each batch since the last flush
         self._batches: list[tuple[Any, torch.Tensor]] = []  # outputs and targets that no metric has seen yet
         self._held: float = 0  # numbers in these outputs
+        self._had_batches = False  # at the last flush
         self._looked = False  # whether metrics of one number were seen to be means
         self._all_count = bool(self.metrics)  # whether the metrics have seen no ignored label since the last flush
         # For each metric, sums and counts since the last flush; for each name, those of all flushes, over all ranks.
@@ -132,6 +133,7 @@ class Averages:
         for total, fresh in zip(self._totals, sums, strict=True):
             total[0] += fresh[0]
             total[1] += fresh[1]
+        self._had_batches = self._had_batches or bool(self.losses)
         self.losses, self._parts = [], [[] for _ in self.metrics]
         self._all_count = bool(self.metrics)
         return self._means(sums)
@@ -140,11 +142,11 @@ class Averages:
         """Return the means of all batches so far, over all ranks; every rank has to call it.
 
         Raises:
-            ValueError: if no rank has had a batch.
+            ValueError: if no rank has had a batch, or nothing in them counts.
         """
         self.flush()
         if self._totals[0][1] == 0:
-            raise ValueError("The loader did not yield a single batch: there is nothing to average.")
+            raise ValueError(_NOTHING_COUNTS if self._had_batches else _NO_BATCH)
         return self._means(self._totals) | {name: metric.of(self._all) for name, metric in self._over_all.items()}
 
     def state(self) -> dict[str, Any]:
@@ -245,6 +247,14 @@ def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, 
         )
 
 
+_NO_BATCH = (
+    "The loader did not yield a single batch: there is nothing to average. An iterator, such as a generator, yields "
+    "its batches once: give a DataLoader or a list, which can be gone through again."
+)
+_NOTHING_COUNTS = (
+    "Nothing in the loader's batches counts: there is nothing to average. Is every target the label that the loss "
+    "ignores, or every count 0?"
+)
 _OVER_ALL = (
     "a mean over batches would not be its value. Let it return one value per sample, or (sum, count); or, for what is "
     "no mean, such as F1 or AUC, let OverAll(metric) compute it over the whole validation set."

@@ -222,6 +222,23 @@ def test_means_over_tokens_of_batches_of_unequal_lengths_are_refused_from_an_own
         trainer.fit([(inputs[:10], targets[:10]), (inputs[10:, :3], targets[10:, :3])], 1)
 
 
+class LossInside(Tagger):
+    """Computes a number for the whole batch itself, as models with a `loss` among their outputs do."""
+
+    def forward(self, inputs):
+        outputs = super().forward(inputs)
+        return {"outputs": outputs, "loss": outputs.square().mean()}
+
+
+def test_a_number_that_the_model_returns_for_a_batch_is_named():
+    inputs, targets = samples("tokens")
+    model = LossInside().double()
+    options = {"metrics": {}, "accumulate": 2, "progress": False}
+    own = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), lambda outputs, _: outputs["loss"], **options)
+    with pytest.raises(ValueError, match="let the model return one for each sample"):
+        own.fit([(inputs[:10], targets[:10]), (inputs[10:], targets[10:])], 1)
+
+
 @pytest.mark.parametrize(
     "loss_fn",
     [

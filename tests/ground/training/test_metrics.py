@@ -63,6 +63,14 @@ def test_nothing_since_the_last_flush_is_no_number_and_no_batch_at_all_an_error(
         averages.means()
 
 
+def test_batches_in_which_nothing_counts_are_not_called_missing():
+    averages = Averages({"accuracy": accuracy}, CPU, ignored=-100)
+    averages.add(torch.zeros(4, 2), torch.full((4,), -100), torch.tensor(0.0), 0)
+    averages.flush()
+    with pytest.raises(ValueError, match=r"Nothing in the loader's batches counts.*the label that the loss ignores"):
+        averages.means()
+
+
 def test_long_sums_keep_their_precision():
     averages = Averages({}, CPU)
     for _ in range(10_000):

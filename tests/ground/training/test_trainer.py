@@ -722,6 +722,7 @@ WRONG_FITS = {
     "A loader has no batch": lambda: trainer().fit([], 1),
     "A loader has no batch. ": lambda: trainer().fit(batches(data(), 8), 1, val_loader=DataLoader(data(0), 8)),
     "did not yield a single batch": lambda: trainer().fit(iter(()), 1),
+    "An iterator, such as a generator, yields its batches once": lambda: trainer().fit(iter(batches(data(), 8)), 2),
     "did not yield a single batch: ": lambda: trainer().evaluate([]),
     "This Trainer keeps no checkpoints": lambda: trainer().fit(batches(data(), 8), 1, resume=True),
     "keeps no checkpoints: give it": lambda: trainer().restore(),
