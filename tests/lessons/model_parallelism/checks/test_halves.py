@@ -189,6 +189,12 @@ def divided_again(stage, inputs, between):
         parameter.grad /= len(inputs)
 
 
+def multiplied(stage, inputs, between):
+    one_ahead(stage, inputs, between)
+    for parameter in stage.parameters():
+        parameter.grad *= len(inputs)
+
+
 def by_a_held_border(stage, inputs, between):
     held = None
     for x in (*inputs, None):
@@ -296,12 +302,40 @@ def test_repaired_step_accepts(loop):
         (wrong_border, "mixed_up"),
         (cleared, "only_last"),
         (divided_again, "divided_again"),
+        (multiplied, "multiplied"),
         (never_backward, "no_gradient_on_rank_0"),
         (same_input, "mixed_up"),
     ],
 )
 def test_repaired_step_refuses(loop, symptom):
     refused(check.repaired_step(repaired(loop)), symptom)
+
+
+def fetches_late(stage, inputs, targets, between):
+    """The colleague's rank 0 with a rank 1 of one's own: nobody hangs, and nothing is fetched early."""
+    if dist.get_rank() == 0:
+        return colleagues(stage, inputs, between)
+    losses = []
+    for target in targets:
+        arrived = receive(between, 0).requires_grad_()
+        losses.append(F.cross_entropy(stage(arrived), target) / len(targets))
+        losses[-1].backward()
+        dist.send(arrived.grad, 0)
+    return sum(losses).detach()
+
+
+def test_repaired_step_leaves_rank_1_as_it_is():
+    refused(check.repaired_step(fetches_late), "fetches_late")
+
+
+def test_a_tensor_of_many_numbers_is_told_by_its_shape():
+    def border(stage, inputs, between):
+        one_ahead(stage, inputs, between)
+        return stage(inputs[0])
+
+    verdict = check.repaired_step(repaired(border))
+    refused(verdict, "loss_on_rank_0")
+    assert "rank 0 returned a tensor of shape [12, 5], but" in verdict.message
 
 
 # both

@@ -1,13 +1,14 @@
 """Checks of lesson 02 on a model in two halves: one step through both by hand, and the lab's two ranks that listen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, on_ranks, refuse_known, same
@@ -56,6 +57,7 @@ class Half:
     loss: float
     mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
     changed: bool  # whether the learner changed the parameters
+    messages: list[str] = field(default_factory=list)  # "send" and "recv" in the order of the calls, of the lab
 
 
 HANG = (
@@ -90,6 +92,7 @@ HINTS = {
     "last_left_out": "rank 0 never went backward through the last micro-batch.",
     "only_last": "rank 0's gradients are those of the last micro-batch alone.",
     "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is divided already.",
+    "multiplied": "rank 0's gradients are m times too large, with m micro-batches. What arrives has the right size.",
 }
 """For each known mistake, by symptom."""
 
@@ -144,7 +147,8 @@ def _judge_answers(first: Half, second: Half, case: str) -> None:
     loss = number(second.answer)
     if loss is None:
         raise Wrong(
-            "no_loss", f"{case}the gradients are right, but rank 1 returned {second.answer!r} instead of the loss."
+            "no_loss",
+            f"{case}the gradients are right, but rank 1 returned {_shown(second.answer)} instead of the loss.",
         )
     if not same(loss, second.loss):
         raise Wrong(
@@ -152,7 +156,13 @@ def _judge_answers(first: Half, second: Half, case: str) -> None:
             f"{case}the gradients are right, but rank 1 returned {loss:.4f}; the mean loss is {second.loss:.4f}.",
         )
     if first.answer is not None:
-        raise Wrong("loss_on_rank_0", f"{case}rank 0 returned {first.answer!r}, but only rank 1 knows the loss.")
+        raise Wrong("loss_on_rank_0", f"{case}rank 0 returned {_shown(first.answer)}, but only rank 1 knows the loss.")
+
+
+def _shown(answer: Any) -> str:
+    """An answer in a few words: a tensor of many numbers by its shape."""
+    many = isinstance(answer, torch.Tensor) and answer.numel() > 1
+    return f"a tensor of shape {list(answer.shape)}" if many else repr(answer)
 
 
 def _refuse_mistakes(half: Half, case: str) -> None:
@@ -207,6 +217,20 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
 
 # The lab: two ranks that both listen
 
+
+class _Messages(TorchDispatchMode):
+    """Note which point-to-point messages are called for inside, in order: "send" and "recv" in `called`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if function._schema.name in ("c10d::send", "c10d::recv_"):
+            self.called.append(function._schema.name[6:10])
+        return function(*args, **(kwargs or {}))
+
+
 _WIDTH, _BATCH = 5, 12
 
 
@@ -214,7 +238,8 @@ def _repaired_step(learner: Callable, count: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(_BATCH)
     halves, whole = _halves(_WIDTH), _halves(_WIDTH)
     between = torch.empty(_BATCH // count, _WIDTH, dtype=torch.float64)
-    answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
+    with _Messages() as messages:
+        answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
     own = list(whole[rank].parameters())
     loss, parts = 0.0, []
     for inputs, targets in zip(x.chunk(count), y.chunk(count), strict=True):
@@ -227,11 +252,20 @@ def _repaired_step(learner: Callable, count: int) -> Half:
             "last_left_out": [*added(parts[:-1])],
             "only_last": list(parts[-1]),
             "divided_again": [gradient / count for gradient in added(parts)],
+            "multiplied": [gradient * count for gradient in added(parts)],
         }
-    return _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
+    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
+    half.messages = messages.called
+    return half
 
 
 def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
+    if count > 1 and second.messages[:2] == ["recv", "send"]:
+        raise Wrong(
+            "fetches_late",
+            f"{case}rank 1 sends a gradient back before it fetches the next micro-batch. It was to stay as it is: "
+            "`second_rank` fetches one ahead. Write the loop of rank 0 that goes with it.",
+        )
     if all(gradient is None for gradient in first.gradients):
         raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
     _refuse_mistakes(first, case)
