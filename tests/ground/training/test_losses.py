@@ -233,8 +233,8 @@ class LossInside(Tagger):
 def test_a_number_that_the_model_returns_for_a_batch_is_named():
     inputs, targets = samples("tokens")
     model = LossInside().double()
-    options = {"metrics": {}, "accumulate": 2, "progress": False}
-    own = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), lambda outputs, _: outputs["loss"], **options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    own = Trainer(model, optimizer, lambda outputs, _: outputs["loss"], metrics={}, accumulate=2, progress=False)
     with pytest.raises(ValueError, match="let the model return one for each sample"):
         own.fit([(inputs[:10], targets[:10]), (inputs[10:], targets[10:])], 1)
 
