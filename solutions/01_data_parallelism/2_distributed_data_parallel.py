@@ -965,7 +965,8 @@ def _log_of(training):
         fresh(x[1]), torch.zeros(5, dtype=torch.long, device=device())
     )
     dist.all_reduce(own.detach_())
-    return [float(value) for value in log], own.item() / dist.get_world_size()
+    if dist.get_rank() == 0:
+        return [float(value) for value in log], own.item() / dist.get_world_size()
 
 
 _log, _right = run_ranks(_log_of, train_and_log, world_size=2, timeout=30)[0]

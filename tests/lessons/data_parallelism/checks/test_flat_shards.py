@@ -204,6 +204,13 @@ def only_rank_0_calls(gradients):
     return parts_of(gradients)[dist.get_rank()]
 
 
+def from_rank_0(gradients):
+    parts = parts_of(gradients)
+    own = torch.empty_like(parts[0])
+    dist.scatter(own, parts if dist.get_rank() == 0 else None, src=0)
+    return own
+
+
 def nothing_filled_in(gradients):
     dist.reduce_scatter(torch.empty_like(parts_of(gradients)[0]), parts_of(gradients))
 
@@ -233,12 +240,20 @@ def mean_of_a_shard(gradients):
         (lambda g: parts_of(g), "wrong_type"),
         (lambda g: scattered(g)[None], "shape"),
         (lambda g: scattered(g) + 1, "wrong_value"),
+        (lambda g: scattered(g) * dist.get_world_size() / 2, "two_ranks_only"),
+        (from_rank_0, "of_rank_0"),
+        (lambda g: from_rank_0(g) / dist.get_world_size(), "of_rank_0_divided"),
         (lambda g: scattered(g) / (1 + 2 * dist.get_rank()), "wrong_value"),
         (lambda g: g[0].reduce_scatter(), "raised_AttributeError"),
     ],
 )
 def test_mean_shard_refuses(answer, symptom):
     refused_or_raised(check.mean_shard(answer), symptom)
+
+
+def test_the_wrong_shard_is_shown_with_its_rank():
+    message = check.mean_shard(lambda g: scattered(g) / (1 + 2 * dist.get_rank())).message
+    assert "rank 1 should get" in message
 
 
 @pytest.mark.parametrize("checked", [check.own_shard, check.mean_shard])

@@ -50,6 +50,11 @@ def only_rank_0_calls(loss, entries):
         reduced(loss, entries)
 
 
+def halved(loss, entries):
+    dist.all_reduce(loss)
+    entries.append(loss.item() / 2)
+
+
 def own_loss(loss, entries):
     if dist.get_rank() == 0:
         entries.append(loss.item())
@@ -100,6 +105,8 @@ def test_train_and_log_accepts(log):
         (lambda model, batches: trained(model, batches, only_divided), "only_divided"),
         (lambda model, batches: trained(model, batches, all_ranks_log_a_reduce), "other_ranks_log"),
         (lambda model, batches: trained(model, batches, largest), "wrong_value"),
+        (lambda model, batches: trained(model, batches, halved), "two_ranks_only"),
+        (lambda model, batches: dict(enumerate(trained(model, batches, reduced))), "missing_entries"),
         (lambda model, batches: trained(model, batches, reduced, second=0), "even_steps"),
         (lambda model, batches: trained(model, batches, reduced_to_rank_1), "other_destination"),
         (lambda model, batches: trained(model, batches, result_of_a_reduce), "nothing_returned"),

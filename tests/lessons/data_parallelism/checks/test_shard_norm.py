@@ -164,6 +164,12 @@ def clipped_twice(shards, max_norm):
     return by(whole)(shards, max_norm)
 
 
+def zeros_for_none(shards, max_norm):
+    for shard in shards:
+        shard.grad = torch.zeros_like(shard) if shard.grad is None else shard.grad
+    return by(whole)(shards, max_norm)
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
@@ -184,9 +190,11 @@ def clipped_twice(shards, max_norm):
         (upside_down, "turned_round"),
         (to_length_one, "made_to_length_one"),
         (no_shard_left_out, "no_gradient"),
+        (zeros_for_none, "unused_filled"),
         (only_long_ranks_speak, "left_alone"),
         (clipped_twice, "wrong_value"),
         (by(whole, lambda shards, norm, limit: own_square(shards).sqrt()), "wrong_norm"),
+        (by(whole, lambda shards, norm, limit: max(norm, torch.tensor(limit))), "wrong_norm"),
         (by(whole, lambda shards, norm, limit: norm**2), "square_returned"),
         (by(whole, lambda shards, norm, limit: min(norm, torch.tensor(limit))), "clipped_norm_returned"),
         (by(whole, lambda shards, norm, limit: limit / norm), "factor_returned"),

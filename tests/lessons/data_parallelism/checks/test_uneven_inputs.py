@@ -142,6 +142,17 @@ def dealt_anew(ddp, optimizer, loss_of, batches):
     return joined(ddp, optimizer, loss_of, [batch for each in everyone for batch in each])
 
 
+def all_in_one(ddp, optimizer, loss_of, batches):
+    joined(ddp, optimizer, loss_of, [torch.cat(batches)])
+    return len(batches)
+
+
+def taken_off_the_list(ddp, optimizer, loss_of, batches):
+    count = joined(ddp, optimizer, loss_of, batches)
+    batches.clear()
+    return count
+
+
 def returns_all(ddp, optimizer, loss_of, batches):
     joined(ddp, optimizer, loss_of, batches)
     total = torch.tensor(len(batches))
@@ -164,6 +175,8 @@ def returns_all(ddp, optimizer, loss_of, batches):
         (dealt_anew, "not_its_own"),
         (lambda *given: dummy_counted_0_times(*given, weight=1), "not_its_own"),
         (returns_all, "count"),
+        (all_in_one, "one_big_batch"),
+        (taken_off_the_list, "list_changed"),
     ],
 )
 def test_train_on_all_refuses(learner, symptom):

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, on_ranks, refuse_known, same, tensor_of
 from torchcourse.lessons.data_parallelism import flat_shards
+from torchcourse.lessons.data_parallelism.checks.reference import TWO_RANKS_ONLY
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import device
 
@@ -184,6 +185,11 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
             [part / n for part in own],
             f"each rank has its own gradients, only {n} times smaller: nothing came from the other ranks.",
         ),
+        "of_rank_0": (list(parts[0]), "each rank has its part of rank 0's gradients. Those of the others count too."),
+        "of_rank_0_divided": (
+            [part / n for part in parts[0]],
+            f"each rank has its part of rank 0's gradients, {n} times smaller. Those of the others count too.",
+        ),
         "other_rank": (mean[1:] + mean[:1], "each rank has the shard of the next one."),
         "same_shard": ([mean[0]] * n, "all ranks have the shard of rank 0. Each needs its own."),
         "largest": (
@@ -200,10 +206,13 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
         ),
     }
     refuse_known(found, known, where=where)
+    if n > 2:
+        raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
+    rank = next(rank for rank, shard in enumerate(found) if not same(shard, mean[rank]))
     raise Wrong(
         "wrong_value",
-        f"{where}rank 0 should get {[round(number, 3) for number in mean[0].tolist()]}; yours has "
-        f"{[round(number, 3) for number in found[0].tolist()]}.",
+        f"{where}rank {rank} should get {[round(number, 3) for number in mean[rank].tolist()]}; yours has "
+        f"{[round(number, 3) for number in found[rank].tolist()]}.",
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
+from torchcourse.lessons.data_parallelism.checks.reference import TWO_RANKS_ONLY, Tensors, classifier, samples, started
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
 
@@ -103,7 +103,7 @@ def _judge_log(logs: Sequence[Any], losses: list[list[float]]) -> None:
     n = len(logs)
     means = [sum(row) / n for row in losses[1::2]]
     log = numbers(logs[0])
-    if log is None or len(log) != len(means):
+    if log is None or len(log) != len(means) or isinstance(logs[0], dict):
         raise Wrong(
             "missing_entries",
             f"{_STEPS} steps, and every second one is logged: rank 0's log should be a list of {len(means)} "
@@ -144,6 +144,8 @@ def _judge_entries(log: list[float], means: list[float], losses: list[list[float
         ),
     }
     refuse_known(log, known, _ROUNDING)
+    if n > 2:
+        raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
     raise Wrong(
         "wrong_value",
         f"With {n} ranks rank 0 logs {[round(value, 4) for value in log]}; the mean losses of every second step are "

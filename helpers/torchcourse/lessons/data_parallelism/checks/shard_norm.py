@@ -32,6 +32,10 @@ def clip_shards(learner: Callable[[list[nn.Parameter], float], Any]) -> str:
 _NO_GRADIENT = (
     "A shard had no gradient: its `grad` is None, because its unit was not used in this step. Leave such shards out."
 )
+_FILLED = (
+    "A shard that was not used had no gradient, and now it has one. With weight decay even a gradient of zeros makes "
+    "an optimizer move it. Leave it alone."
+)
 _SILENT = "There is no error, and every rank holds other numbers anyway, so nobody notices."
 
 
@@ -39,6 +43,8 @@ def _judge_large(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms:
     """Raise what is wrong where the gradient is longer than `max_norm`."""
     n, own = len(before), [_norm(gradients) for gradients in before]
     whole = math.sqrt(sum(norm**2 for norm in own))
+    if len(after[0]) > len(before[0]):
+        raise Wrong("unused_filled", _FILLED)
     if same(list(after), list(before), _CLOSE):
         raise Wrong("nothing_changed", "The gradients are as long as before. Multiply each of them in place.")
     if not same(list(after), _scaled(before, [_MAX_NORM / whole] * n), _CLOSE):
@@ -122,15 +128,22 @@ def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own
 
 def _judge_small(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms: tuple[Any, ...]) -> None:
     """Raise what is wrong where the gradient is shorter than `max_norm`, and to be left alone."""
+    whole = math.sqrt(sum(_norm(gradients) ** 2 for gradients in before))
     if not same(list(after), list(before), _CLOSE):
-        whole = math.sqrt(sum(_norm(gradients) ** 2 for gradients in before))
         raise Wrong(
             "always_scaled",
             f"A gradient of length {whole:.3f} was changed, although max_norm is {_MAX_NORM}. Clipping makes long "
             "gradients shorter, and leaves the others as they are.",
         )
-    if any(number(norm) is None for norm in norms):
+    given = [number(norm) for norm in norms]
+    if None in given:
         raise Wrong("nothing_returned", "Where nothing is clipped, your function returns no norm. Return it always.")
+    if not same(given, [whole] * len(given), _CLOSE):
+        raise Wrong(
+            "wrong_norm",
+            f"Where nothing is clipped, your function returns {given[0]:.4f}. The norm is {whole:.4f}: return it as it "
+            "is, also when it is smaller than max_norm.",
+        )
 
 
 def _norm(gradients: Tensors) -> float:
@@ -154,6 +167,6 @@ def _clip(learner: Callable) -> list[tuple[Tensors, Tensors, Any]]:
         used = shards[:2]
         before = copies(shard.grad for shard in used if shard.grad is not None)
         norm = learner(shards, _MAX_NORM)
-        after = copies(shard.grad for shard in used if shard.grad is not None)
+        after = copies(shard.grad for shard in shards if shard.grad is not None)
         results.append((before, after, norm.detach().cpu() if isinstance(norm, torch.Tensor) else norm))
     return results

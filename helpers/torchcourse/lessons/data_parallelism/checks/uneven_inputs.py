@@ -47,9 +47,11 @@ class _Recorder(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(_START, dtype=torch.float64))
         self.used: list[int] = []
+        self.joined = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outputs = self.weight * x
+        self.joined |= bool((x != x[0]).any())
         if outputs.requires_grad:
             number = int(x[0].item())
             outputs.register_hook(lambda gradient: self._note(gradient, number))
@@ -62,11 +64,16 @@ class _Recorder(nn.Module):
 
 @dataclass
 class Trained:
-    """One rank's training: what the learner's function returned, the numbers of the batches used, the weight."""
+    """One rank's training: what the learner's function returned, the numbers of the batches used, the weight.
+
+    `joined`: batches went through the model together. `left`: the length of the list of batches afterwards.
+    """
 
     returned: Any
     used: list[int]
     weight: float
+    joined: bool
+    left: int
 
 
 def _numbers_of(rank: int, count: int) -> list[int]:
@@ -84,11 +91,16 @@ def _train(learner: Callable, counts: list[int]) -> Trained:
         for number in _numbers_of(rank, counts[rank])
     ]
     returned = learner(ddp, optimizer, lambda output: (output + 1).pow(2).mean(), batches)
-    return Trained(returned, model.used, model.weight.item())
+    return Trained(returned, model.used, model.weight.item(), model.joined, len(batches))
 
 
 def _refuse_batches(run: Trained, rank: int, count: int) -> None:
     own = set(_numbers_of(rank, count))
+    if run.joined:
+        raise Wrong(
+            "one_big_batch",
+            f"On rank {rank} several batches went through the model as one. Every batch has a step of its own.",
+        )
     if foreign := set(run.used) - own:
         raise Wrong(
             "not_its_own",
@@ -106,6 +118,12 @@ def _refuse_batches(run: Trained, rank: int, count: int) -> None:
             "used_twice",
             f"Rank {rank} has {count} batch{'es' * (count > 1)} and made {len(run.used)} training passes whose loss "
             "counts. A repeated batch counts more than the others.",
+        )
+    if run.left != count:
+        raise Wrong(
+            "list_changed",
+            f"Rank {rank} was given a list of {count} batches, and {run.left} are in it afterwards: a second epoch "
+            "would see other data. Go through the list and leave it as it is.",
         )
     if run.returned != count:
         raise Wrong("count", f"Rank {rank} trained on {count} batches, but returned {run.returned!r}.")
