@@ -274,9 +274,9 @@ class Leave(torch.autograd.Function):
 def row_linear(x_part, linear):
     """All outputs [..., outputs] of the whole layer `linear`, the same on each rank.
 
-    Rank r of N has the r-th block of neighboring inputs, `x_part` [..., inputs/N].
-    Afterwards `backward()`, from the same loss on each rank, gives `x_part` its
-    gradient, and `linear.bias` its gradient on each rank.
+    Rank r of N has the r-th block of neighboring inputs, `x_part` [..., inputs/N], and
+    uses only what it needs of `linear.weight`. `backward()`, from the same loss on each
+    rank, gives `x_part` its gradient, and `linear.bias` its gradient on each rank.
     """
     ### BEGIN SOLUTION
     weight = linear.weight.chunk(dist.get_world_size(), dim=1)[dist.get_rank()]

@@ -120,6 +120,16 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: None, "wrong_type"),
         (lambda x, linear: column(x, linear, back=only_rank_0), "left_alone"),
         (lambda x, linear: column(x, linear, back=total_in_place), "in_place"),
+        (lambda x, linear: column(x, linear, back=lambda g: g * place()[1]), "only_multiplied"),
+        (
+            lambda x, linear: Function.apply(F.linear(x, mine(linear.weight), mine(linear.bias)), same, total),
+            "entered_late",
+        ),
+        (lambda x, linear: column(x, linear, back=lambda g: total(g.float()).double()), "precision"),
+        (
+            lambda x, linear: torch.mm(Function.apply(x, same, total), mine(linear.weight).T) + mine(linear.bias),
+            "two_dimensions",
+        ),
         (lambda x, linear: mine(linear(Function.apply(x, same, total)).movedim(-1, 0)).movedim(0, -1), "others_used"),
     ],
 )
@@ -184,6 +194,23 @@ def row_of_torch(part, linear):
     return distributed.all_reduce(F.linear(part, mine(linear.weight, 1))) + linear.bias
 
 
+def row_of_all_inputs(part, linear):
+    """The whole layer on each rank: right, and nothing is split."""
+    rank, ranks = place()
+    parts = [torch.empty_like(part) for _ in range(ranks)]
+    dist.all_gather(parts, part.detach().contiguous())
+    parts[rank] = part
+    return linear(torch.cat(parts, -1))
+
+
+def row_of_zeros(part, linear):
+    """All columns of the weight on each rank, times zeros where the inputs are another rank's."""
+    rank, ranks = place()
+    parts = [torch.zeros_like(part) for _ in range(ranks)]
+    parts[rank] = part
+    return Function.apply(F.linear(torch.cat(parts, -1), linear.weight), total, same) + linear.bias
+
+
 def on_rank_0(bias):
     return bias if place()[0] == 0 else torch.zeros_like(bias)
 
@@ -214,10 +241,34 @@ def test_row_linear_accepts(answer):
         (lambda part, linear: row(part, linear, after=torch.detach), "no_gradient_of_bias"),
         (lambda part, linear: row(part.detach(), linear), "no_gradient_of_input"),
         (lambda part, linear: print("nothing"), "wrong_type"),
+        (lambda part, linear: row(part, linear, there=lambda y: total(y.float()).double()), "precision"),
+        (lambda part, linear: row(part, linear, weight=lambda w: every_nth(w.T).T), "every_nth"),
+        (lambda part, linear: row(part, linear, there=dist.all_reduce), "none"),
+        (row_of_all_inputs, "others_used"),
+        (row_of_zeros, "others_used"),
+        (
+            lambda part, linear: row(part, linear, before=same, after=lambda b: b - place()[1] * b),
+            "no_gradient_of_bias",
+        ),
     ],
 )
 def test_row_linear_refuses(answer, symptom):
     refused(check.row_linear(answer), symptom)
+
+
+def test_a_way_back_that_returns_nothing_is_among_the_questions_about_a_missing_gradient():
+    for verdict in (
+        check.column_linear(lambda x, linear: column(x, linear, back=lambda g: None)),
+        check.row_linear(lambda part, linear: row(part, linear, back=lambda g: None)),
+    ):
+        refused(verdict, "no_gradient_of_input")
+        assert "or does a `backward` return nothing?" in verdict.message
+
+
+def test_shapes_that_fit_two_ranks_alone_say_of_how_many_ranks():
+    verdict = check.row_linear(lambda part, linear: row(part, linear, weight=lambda w: w.chunk(2, 1)[place()[0] % 2]))
+    refused(verdict, "shapes")
+    assert " of 3 the shapes do not fit" in verdict.message
 
 
 def average(y):

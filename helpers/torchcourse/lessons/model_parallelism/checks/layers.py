@@ -15,6 +15,8 @@ from torchcourse.checks.kit import on_ranks, refuse_known, same
 from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
+_FLOAT32 = 1e-5  # how far an answer is off that went through float32
+_FEW_DIGITS = "are right to a few digits only. The layer has 64 bits: is there a 32-bit number on the way?"
 
 
 @check
@@ -53,9 +55,23 @@ class Answer:
 
 _SHAPES = (
     "shapes",
-    "On rank {rank} the shapes do not fit: {first_line}. PyTorch keeps `weight` as [outputs, inputs]. Which of the two "
-    "does this rank have a part of? And the bias?",
+    "On rank {rank} of RANKS the shapes do not fit: {first_line}. PyTorch keeps `weight` as [outputs, inputs]. Which "
+    "of the two does this rank have a part of? And the bias?",
 )
+_ERRORS = {
+    "cannot be multiplied": _SHAPES,
+    "must match the": _SHAPES,
+    "must be a matrix": (
+        "two_dimensions",
+        "On rank {rank} of RANKS the input has three dimensions: [..., inputs] stands for any number of them. "
+        "`F.linear` and `@` take them all.",
+    ),
+    "NoneType": (
+        "none",
+        "Rank {rank} of RANKS met None where a tensor should be. Does each function return something? "
+        "`dist.all_reduce` changes its tensor in place, and returns None.",
+    ),
+}
 
 
 def _answers(function: Callable, learner: Callable, shape: tuple[int, ...], ranks: int) -> list[Answer]:
@@ -65,7 +81,7 @@ def _answers(function: Callable, learner: Callable, shape: tuple[int, ...], rank
         shape,
         world_size=ranks,
         seconds=TIME_LIMIT,
-        known={"cannot be multiplied": _SHAPES, "must match the": _SHAPES},
+        known={part: (symptom, hint.replace("RANKS", str(ranks))) for part, (symptom, hint) in _ERRORS.items()},
         env=ON_CPU,
     )
 
@@ -126,6 +142,17 @@ def _gradients(x: torch.Tensor, linear: nn.Linear, dimension: int) -> dict[str, 
     }
 
 
+def _uses_other_parts(learner: Callable, linear: nn.Linear, x: torch.Tensor, weights: Callable, dimension: int) -> bool:
+    """Whether NaN in the other ranks' rows (dimension 0) or columns (1) reaches the output or the input's gradient."""
+    linear, x = copy.deepcopy(linear), x.clone().requires_grad_()
+    with torch.no_grad():
+        for parameter in (linear.weight, linear.bias)[: 2 - dimension]:  # by rows each rank needs the whole bias
+            own = _part(parameter, dimension)
+            parameter.fill_(torch.nan).chunk(dist.get_world_size(), dimension)[dist.get_rank()].copy_(own)
+    output, *_ = _call(learner, x, linear, weights)
+    return any(tensor is not None and bool(tensor.isnan().any()) for tensor in (output, x.grad))
+
+
 def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str]) -> None:
     """Refuse wrong outputs, known ones by their symptom; then known gradients of the input."""
     where, right = f"{case}rank {rank}: ", answer.right_output
@@ -135,6 +162,8 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
         refuse_known(answer.output, _with_hints(answer.other_outputs, hints), where=where)
         if answer.output.shape != right.shape:
             raise Wrong("shape", f"{where}the shape is {list(answer.output.shape)}; {list(right.shape)} was asked for.")
+        if same(answer.output, right, _FLOAT32):
+            raise Wrong("precision", f"{where}the outputs {_FEW_DIGITS}")
         raise Wrong(
             "wrong_value", f"{case}the outputs of rank {rank} are not the whole layer's. Print both side by side."
         )
@@ -165,15 +194,30 @@ def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
     for name, right in answer.right_gradients.items():
         ours = answer.gradients[name]
         if ours is None or not ours.any():
+            got = "got no gradient" if ours is None else "has a gradient of zeros"
             raise Wrong(
                 f"no_gradient_of_{name}",
-                f"{case}the outputs are right, but on rank {rank} the {name} got no gradient. Where was the graph cut?",
+                f"{case}the outputs are right, but on rank {rank} the {name} {got}. Is the graph cut somewhere, or "
+                f"does {'a `backward` return nothing' if ours is None else 'it cancel out'}?",
+            )
+        if not same(ours, right) and same(ours, right, _FLOAT32):
+            raise Wrong(
+                "precision", f"{case}rank {rank}: the outputs are right, but the gradients of the {name} {_FEW_DIGITS}"
             )
         if not same(ours, right):
             raise Wrong(
                 f"wrong_gradient_of_{name}",
                 f"{case}the outputs are right, but on rank {rank} the gradient of the {name} is not the whole layer's.",
             )
+
+
+def _judge_parts(answer: Answer, rank: int, case: str, parts: str) -> None:
+    if answer.others_used:
+        raise Wrong(
+            "others_used",
+            f"{case}the values are right, but rank {rank} computes with {parts} that belong to other ranks. Then "
+            f"nothing is saved: take this rank's {parts.split()[0]} before you multiply.",
+        )
 
 
 # By columns
@@ -198,7 +242,15 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "every_nth": y.detach()[..., rank::ranks].clone(),
         "summed_forward": summed,
     }
-    other_gradients = {"not_summed": own, "averaged": whole / ranks, "too_often": whole * ranks}
+    mixed = _part(weights, -1).contiguous()
+    dist.all_reduce(mixed)
+    other_gradients = {
+        "not_summed": own,
+        "averaged": whole / ranks,
+        "too_often": whole * ranks,
+        "only_multiplied": own * ranks,
+        "entered_late": mixed @ _part(linear.weight.detach(), 0),
+    }
     ours = x.clone().requires_grad_()
     output, warned, in_place = _call(learner, ours, linear, lambda _: _part(weights, -1))
     gradients = _gradients(ours, linear, 0)
@@ -211,31 +263,24 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         other_gradients,
         warned,
         in_place,
-        _uses_other_rows(learner, linear, x, weights),
+        _uses_other_parts(learner, linear, x, lambda _: _part(weights, -1), 0),
     )
-
-
-def _uses_other_rows(learner: Callable, linear: nn.Linear, x: torch.Tensor, weights: torch.Tensor) -> bool:
-    """Whether NaN in the rows of other ranks reaches this rank's output or the gradient of its input."""
-    linear, x = copy.deepcopy(linear), x.clone().requires_grad_()
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            own = _part(parameter, 0)
-            parameter.fill_(torch.nan).chunk(dist.get_world_size())[dist.get_rank()].copy_(own)
-    output, *_ = _call(learner, x, linear, lambda _: _part(weights, -1))
-    return any(tensor is not None and bool(tensor.isnan().any()) for tensor in (output, x.grad))
 
 
 _COLUMN_HINTS = {
     "whole_output": "it computed all outputs. Then nothing is saved; which of them are this rank's?",
     "no_bias": "the outputs lack the bias. Each output has its own: which entries are this rank's?",
-    "same_part": "it computed the outputs of rank 0. Does the part depend on the rank?",
+    "same_part": "it computed the outputs of rank 0. Which block of neighbors is this rank's?",
     "every_nth": "it computed every n-th output. A block of neighbors was asked for: the r-th of N.",
     "summed_forward": "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
     "not_summed": "the outputs are right, but the gradient of the input is only the part that this rank's outputs "
     "gave. The input went into the outputs of all ranks.",
     "averaged": "the gradient of the input is N times too small. Each rank gives a *part* of it: mean or sum?",
     "too_often": "the gradient of the input is N times too large. How often is it summed over the ranks?",
+    "only_multiplied": "the outputs are right, but the gradient of the input is N times the part that this rank's "
+    "outputs gave. The parts of the other ranks are different.",
+    "entered_late": "the outputs are right, but the gradients of the *outputs* are summed over the ranks, and each "
+    "rank has different outputs. Is `Enter` where x comes in?",
 }
 
 
@@ -246,12 +291,7 @@ def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
         _judge_outputs(answer, rank, case, _COLUMN_HINTS)
         _judge_gradients(answer, rank, case)
         _judge_in_place(answer, rank, case)
-        if answer.others_used:
-            raise Wrong(
-                "others_used",
-                f"{case}the values are right, but rank {rank} computes with rows of `linear.weight` or `linear.bias` "
-                "that belong to other ranks. Then nothing is saved: take this rank's rows before you multiply.",
-            )
+        _judge_parts(answer, rank, case, "rows of `linear.weight` or `linear.bias`")
 
 
 # By rows
@@ -268,6 +308,8 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
     partial = F.linear(_part(x, -1), _part(linear.weight.detach(), 1))
     first = F.linear(_part(x, -1), linear.weight.detach().chunk(ranks, 1)[0])
     dist.all_reduce(first)
+    every_nth = F.linear(_part(x, -1), linear.weight.detach()[:, dist.get_rank() :: ranks])
+    dist.all_reduce(every_nth)
     other_outputs = {
         "bias_on_every_rank": y + (ranks - 1) * bias,
         "no_bias": y - bias,
@@ -276,6 +318,7 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "averaged": (y - bias) / ranks + bias,
         "averaged_all": y / ranks,
         "same_part": first + bias,
+        "every_nth": every_nth + bias,
     }
     other_gradients = {
         "gradient_too_large": right_gradients["input"] * ranks,
@@ -284,7 +327,8 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
     ours = _part(x, -1).requires_grad_()
     output, warned, in_place = _call(learner, ours, linear, lambda _: weights)
     gradients = _gradients(ours, linear, 1)
-    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place)
+    others_used = _uses_other_parts(learner, linear, _part(x, -1), lambda _: weights, 1)
+    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place, others_used)
 
 
 _ROW_HINTS = {
@@ -295,6 +339,7 @@ _ROW_HINTS = {
     "averaged": "the ranks' parts were averaged. Each is a part of one sum.",
     "averaged_all": "the outputs are N times too small. The ranks' parts are parts of one sum.",
     "same_part": "every rank multiplied by the weights of rank 0. Does the part depend on the rank?",
+    "every_nth": "each rank multiplied by every n-th column of `weight`. Its inputs are a block of neighbors.",
     "gradient_too_large": "the outputs are right, but the gradient of the input is N times too large. The loss is the "
     "same on each rank, and so is the gradient that comes back: is there anything to sum?",
     "gradient_too_small": "the outputs are right, but the gradient of the input is N times too small. Each rank's part "
@@ -309,7 +354,7 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
     for rank, answer in enumerate(answers):
         bias, right = answer.gradients["bias"], answer.right_gradients["bias"]
         if bias is None or not bias.any():
-            if not any(other.gradients["bias"] is not None for other in answers):
+            if not any(other.gradients["bias"] is not None and other.gradients["bias"].any() for other in answers):
                 _judge_gradients(answer, rank, case)
             raise Wrong(
                 "bias_on_one_rank",
@@ -324,3 +369,4 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
             )
         _judge_gradients(answer, rank, case)
         _judge_in_place(answer, rank, case)
+        _judge_parts(answer, rank, case, "columns of `linear.weight`")
