@@ -118,6 +118,14 @@ def backward_twice(stage, *given):
     return loss
 
 
+def mean_of_the_products(stage, x, y, between):
+    if dist.get_rank() == 1:
+        return split(stage, x, y, between)
+    border = stage(x)
+    dist.send(border.detach(), 1)
+    (border * receive(between, 1)).mean().backward()
+
+
 @pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
 def test_split_step_accepts(answer):
     accepted(check.split_step(answer))
@@ -135,6 +143,7 @@ def test_split_step_accepts(answer):
         (lambda *given: split(*given, sends=torch.detach), "border_came_back"),
         (lambda *given: split(*given, reduction="sum"), "sum_not_mean"),
         (lambda *given: split(*given, back=lambda border: 2 * border.detach()), "wrong_gradient_on_rank_0"),
+        (mean_of_the_products, "wrong_size_on_rank_0"),
         (lambda *given: split(*given, answer=lambda loss: None), "no_loss"),
         (lambda *given: split(*given, answer=lambda loss: loss / 2), "wrong_loss"),
         (lambda *given: split(*given) or 0.0, "loss_on_rank_0"),

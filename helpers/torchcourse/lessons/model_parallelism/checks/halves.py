@@ -208,11 +208,26 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
                 f"{case}rank 1 returned the loss {loss:.4f}; the mean cross-entropy of the whole model is "
                 f"{half.loss:.4f}. Its gradients are others too. What goes into the loss, and what into rank 1's half?",
             )
+        if (times := _multiple(half)) is not None:
+            raise Wrong(
+                f"wrong_size_on_rank_{rank}",
+                f"{case}the gradients of rank {rank} are {times:.3g} times those of the whole model. By what is the "
+                "loss, or what arrives, multiplied or divided, and how often is backward() called?",
+            )
         raise Wrong(
             f"wrong_gradient_on_rank_{rank}",
             f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what "
             "arrives on both sides: the same numbers?",
         )
+
+
+def _multiple(half: Half) -> float | None:
+    """The number by which the right gradients are multiplied; None where no number does it, or only 0."""
+    mine, right = (
+        torch.cat([g.flatten() for g in part if g is not None]).double() for part in (half.gradients, half.right)
+    )
+    times = (mine @ right / (right @ right)).item()
+    return times if times and torch.allclose(mine, times * right, rtol=1e-6, atol=1e-12) else None
 
 
 # The lab: two ranks that both listen
