@@ -23,7 +23,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -264,11 +264,11 @@ def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: d
     return own
 
 
-def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
+def random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
     """Return the state of every random number generator (난수 생성기) that this process trains with.
 
     Args:
-        generator: a loader's own generator, if it has one.
+        generators: the loader's own, if it has any.
     """
     # Both hold 624 numbers of state, which as a tensor are saved a hundred times faster than as Python numbers.
     version, python_keys, python_rest = random.getstate()
@@ -279,11 +279,11 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
         "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
         "python": (version, torch.tensor(python_keys), python_rest),
         "numpy": (kind, torch.from_numpy(numpy_keys.astype(np.int64)), *numpy_rest),
-        "loader": generator.get_state() if generator is not None else None,
+        "loader": [generator.get_state() for generator in generators],
     }
 
 
-def set_random_state(state: dict[str, Any], generator: torch.Generator | None = None) -> None:
+def set_random_state(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
     """Put all random number generators back to where `random_state` found them."""
     torch.set_rng_state(state["torch"])
     version, python_keys, python_rest = state["python"]
@@ -294,8 +294,10 @@ def set_random_state(state: dict[str, Any], generator: torch.Generator | None = 
         torch.cuda.set_rng_state(state["cuda"])
     if state.get("mps") is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-    if state["loader"] is not None and generator is not None:
-        generator.set_state(state["loader"])
+    saved = state["loader"]  # in older files one, or None
+    of_loader = [] if saved is None else [saved] if isinstance(saved, torch.Tensor) else saved
+    for generator, own in zip(generators, of_loader, strict=False):
+        generator.set_state(own)
 
 
 _SEAL = b"sha256:"

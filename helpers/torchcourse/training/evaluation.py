@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from torchcourse.training import checkpoint, explanations, sanity, wrappers
+from torchcourse.training.loader_generators import generators_of
 from torchcourse.training.losses import Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll
 from torchcourse.training.progress import GentleStop
@@ -75,8 +76,8 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
     """Evaluate one batch, as if nothing had happened, so that what cannot be evaluated is known before training."""
     if isinstance(loader, Iterator) or any(is_lazy(parameter) for parameter in trainer.model.parameters()):
         return  # it would lack this batch later; the model has no weights yet
-    generator = getattr(loader, "generator", None)
-    random = checkpoint.random_state(generator)
+    generators = generators_of(loader)
+    random = checkpoint.random_state(generators)
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
     was_training = trainer.model.training
     trainer.model.eval()
@@ -88,7 +89,7 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
         averages.apply_metrics()
     finally:
         trainer.model.train(was_training)
-    checkpoint.set_random_state(random, generator)
+    checkpoint.set_random_state(random, generators)
 
 
 def _add_batch(trainer: Evaluating, batch: Any, averages: Averages, first: bool = False) -> None:

@@ -21,7 +21,7 @@ class Running(Training, Protocol):
     loss: Loss
     accumulate: int
     device: torch.device
-    generator: torch.Generator | None
+    generators: list[torch.Generator]
     random_at_epoch: dict[str, Any]
 
 
@@ -69,7 +69,7 @@ class Keeper:
         self.check_numbers(trainer)
         if self.folder is None:
             return
-        state = snapshot.take(trainer, trainer.random_at_epoch, trainer.generator)
+        state = snapshot.take(trainer, trainer.random_at_epoch, trainer.generators)
         snapshot.write(state, self.folder, names, self._keep, self._replaces)
         self.is_ours, self._replaces = True, False
         self._saved = trainer.position.step

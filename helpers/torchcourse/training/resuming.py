@@ -19,7 +19,7 @@ from torchcourse.training.snapshot import Training
 class Resuming(Training, Protocol):
     """A Trainer at the beginning of a fit."""
 
-    generator: torch.Generator | None
+    generators: list[torch.Generator]
     schedule_by: Literal["step", "epoch"] | None
     monitor: str
     mode: Literal["min", "max"]
@@ -75,7 +75,7 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
     if 0 < trainer.position.epoch < length_of.last_epoch and getattr(length_of.loader, "persistent_workers", False):
         # Such workers start in the first epoch only, which takes a random number from those that shuffle.
         iter(length_of.loader)
-    checkpoint.set_random_state(random["epoch"], trainer.generator)
+    checkpoint.set_random_state(random["epoch"], trainer.generators)
     return True, random["batch"]
 
 

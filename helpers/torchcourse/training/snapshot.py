@@ -1,5 +1,6 @@
 """The whole state of a Trainer as the content of a checkpoint, and back: all it takes to go on exactly."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +32,7 @@ class Training(Protocol):
     settings: dict[str, Any]
 
 
-def take(trainer: Training, random_at_epoch: dict[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
+def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequence[torch.Generator]) -> dict[str, Any]:
     """Return the state of training. Every rank has to call it, since each has random numbers of its own.
 
     Within an epoch it takes two states of the random numbers to go on exactly: the one before the loader began, with
@@ -40,9 +41,9 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generator: torch.Ge
     Args:
         trainer: between two steps.
         random_at_epoch: the random state at which the epoch under way began.
-        generator: the loader's own, if it has one.
+        generators: the loader's own.
     """
-    now = checkpoint.random_state(generator)
+    now = checkpoint.random_state(generators)
     random = {"epoch": random_at_epoch, "batch": now} if trainer.position.batch else {"epoch": now, "batch": None}
     return {
         "format": FORMAT,

@@ -29,6 +29,7 @@ from torchcourse.training import checkpoint, evaluation, explanations, resuming,
 from torchcourse.training.gradients import clip_gradients, divide_gradients, move
 from torchcourse.training.history import History
 from torchcourse.training.keeping import Keeper
+from torchcourse.training.loader_generators import generators_of
 from torchcourse.training.lockstep import together
 from torchcourse.training.losses import Count, Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll, accuracy
@@ -168,7 +169,7 @@ class Trainer:
         sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
         self._keeper.begin(self, resume, overwrite)
         self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
-        self.generator = getattr(train_loader, "generator", None)
+        self.generators = generators_of(train_loader)
         last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)
         writes = who.rank() == 0
         with (
@@ -229,16 +230,16 @@ class Trainer:
         if not resume:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
-        self.random_at_epoch = checkpoint.random_state(self.generator)
+        self.random_at_epoch = checkpoint.random_state(self.generators)
         return last_epoch, length_of.steps_left(self.position)
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
         set_epoch(loader, self.position.epoch)
-        self.random_at_epoch = checkpoint.random_state(self.generator)
+        self.random_at_epoch = checkpoint.random_state(self.generators)
         batches = begin_at(loader, self.position.batch)
         if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
-            checkpoint.set_random_state(self._random_at_batch, self.generator)
+            checkpoint.set_random_state(self._random_at_batch, self.generators)
         self.replica.train()
         for window in stop.until(self._windows(loader, batches)):
             if watch.due(self.position.step + 1):

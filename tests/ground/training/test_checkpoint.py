@@ -444,7 +444,7 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
         return torch.rand(3).tolist(), random.random(), np.random.rand(), torch.rand(2, generator=generator).tolist()
 
     draw()
-    checkpoint.save(checkpoint.random_state(generator), tmp_path / "random.pt")
+    checkpoint.save(checkpoint.random_state([generator]), tmp_path / "random.pt")
     expected = draw()
-    checkpoint.set_random_state(checkpoint.load(tmp_path / "random.pt"), generator)
+    checkpoint.set_random_state(checkpoint.load(tmp_path / "random.pt"), [generator])
     assert draw() == expected

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torch.amp import grad_scaler
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from torchcourse import training
 from torchcourse.data import SeededSamples, make_loader
@@ -352,6 +352,14 @@ LOADERS = {
     "make_loader": lambda: make_loader(Augmented(data()), 8, seed=3),
     "shuffled DataLoader": lambda: DataLoader(Augmented(data()), 8, shuffle=True),
     "own generator": lambda: DataLoader(Augmented(data()), 8, shuffle=True, generator=torch.Generator().manual_seed(7)),
+    "sampler's generator": lambda: DataLoader(
+        Augmented(data()), 8, sampler=RandomSampler(data(), generator=torch.Generator().manual_seed(7))
+    ),
+    "generators of loader and batch sampler": lambda: DataLoader(
+        Augmented(data()),
+        batch_sampler=BatchSampler(RandomSampler(data(), generator=torch.Generator().manual_seed(7)), 8, False),
+        generator=torch.Generator().manual_seed(8),
+    ),
 }
 
 
