@@ -446,5 +446,10 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     draw()
     checkpoint.save(checkpoint.random_state([generator]), tmp_path / "random.pt")
     expected = draw()
-    checkpoint.set_random_state(checkpoint.load(tmp_path / "random.pt"), [generator])
+    state = checkpoint.load(tmp_path / "random.pt")
+    checkpoint.set_random_state(state, [generator])
     assert draw() == expected
+    checkpoint.set_random_state(state | {"loader": state["loader"][0]}, [generator])  # as files were written once
+    assert draw() == expected
+    checkpoint.set_random_state(state | {"loader": None}, [generator])
+    assert draw()[:3] == expected[:3]
