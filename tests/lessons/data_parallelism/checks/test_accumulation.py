@@ -131,6 +131,11 @@ def first_only(ddp, optimizer, batches):
     accumulate(ddp, optimizer, batches[:1])
 
 
+def taken_off_the_list(ddp, optimizer, batches):
+    accumulate(ddp, optimizer, batches)
+    batches.pop()
+
+
 def cleared_in_no_sync(ddp, optimizer, batches):
     *first, (images, labels) = batches
     with ddp.no_sync():
@@ -172,6 +177,7 @@ def test_accumulate_accepts(answer):
         (step_in_the_loop, "steps_each"),
         (one_big_batch, "one_big_batch"),
         (first_only, "batches_left_out"),
+        (taken_off_the_list, "list_changed"),
         (cleared_in_no_sync, "early_ones_lost"),
         (never_cleared, "later_steps"),
         (accumulate_the_loss, "graphs_kept"),

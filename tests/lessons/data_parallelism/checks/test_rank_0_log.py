@@ -106,6 +106,7 @@ def test_train_and_log_accepts(log):
         (lambda model, batches: trained(model, batches, all_ranks_log_a_reduce), "other_ranks_log"),
         (lambda model, batches: trained(model, batches, largest), "wrong_value"),
         (lambda model, batches: trained(model, batches, halved), "two_ranks_only"),
+        (lambda model, batches: [trained(model, batches, reduced), batches.clear()][0], "list_changed"),
         (lambda model, batches: dict(enumerate(trained(model, batches, reduced))), "missing_entries"),
         (lambda model, batches: trained(model, batches, reduced, second=0), "even_steps"),
         (lambda model, batches: trained(model, batches, reduced_to_rank_1), "other_destination"),

@@ -152,6 +152,11 @@ def labels_of_rank_0(batch):
     return batch.chunk(dist.get_world_size())[dist.get_rank() if batch.is_floating_point() else 0]
 
 
+def taken_off_the_list(model, batches, lr):
+    trained_by_the_package(model, batches, lr)
+    batches.clear()
+
+
 def rank_0_alone(model, batches, lr):
     if dist.get_rank() == 0:
         optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -178,6 +183,7 @@ def labels_of_the_other_rank(batch):
         (loop(begin=start_from_the_last), "other_start"),
         (loop(cut=lambda batch: batch), "whole_batch"),
         (rank_0_alone, "idle_rank"),
+        (taken_off_the_list, "list_changed"),
         (loop(cut=first_half), "same_shard"),
         (loop(cut=one_sample_short), "samples_lost"),
         (loop(cut=halves), "two_ranks_only"),

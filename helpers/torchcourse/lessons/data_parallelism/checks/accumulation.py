@@ -11,7 +11,13 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import Tensors, classifier, samples, started
+from torchcourse.lessons.data_parallelism.checks.reference import (
+    Tensors,
+    classifier,
+    refuse_shortened,
+    samples,
+    started,
+)
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
 
@@ -35,7 +41,8 @@ def accumulate(learner: Callable) -> str:
             _judge_weights(runs[0], count, world_size, case)
             _refuse_graphs(runs[0], case)
             _refuse_messages(runs[0], case)
-    return "1, 3 and 4 micro-batches: the step of one big batch, and one all-reduce for each step, on 2 and on 3 ranks."
+            refuse_shortened(count, runs[0].left, case)
+    return "1, 3 and 4 micro-batches: the step of one big batch, and one average for each step, on 2 and on 3 ranks."
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Accumulated:
 
     `syncs`: how often DDP averaged. `by_hand`: collectives that the learner called. `forwards`: the samples of each
     forward pass. `quiet`: of these, the passes that will not lead to an average. `waiting`: the most forward passes at
-    a time whose backward pass was still to come.
+    a time whose backward pass was still to come. `left`: the length of the list of micro-batches afterwards.
     """
 
     weights: list[Tensors]
@@ -56,6 +63,7 @@ class Accumulated:
     waiting: int = 0
     used_no_sync: bool = False
     backwards: int = 0
+    left: int = 0
 
 
 def _accumulate(learner: Callable) -> list[Accumulated]:
@@ -66,10 +74,14 @@ def _accumulate(learner: Callable) -> list[Accumulated]:
         seen = Accumulated([copies(model.parameters())])
         ddp, optimizer = _watched(model, seen)
         for step in range(_STEPS):
-            batches = _micro_batches(count, step, dist.get_rank())
+            batches = [
+                (images.to(device()), labels.to(device()))
+                for images, labels in _micro_batches(count, step, dist.get_rank())
+            ]
             syncs = seen.syncs
             with watched() as traffic:
-                learner(ddp, optimizer, [(images.to(device()), labels.to(device())) for images, labels in batches])
+                learner(ddp, optimizer, batches)
+            seen.left = len(batches)
             seen.by_hand += len(traffic.collectives) - (seen.syncs - syncs)
             seen.weights.append(copies(model.parameters()))
         runs.append(seen)

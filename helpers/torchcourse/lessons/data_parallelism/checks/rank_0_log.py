@@ -10,7 +10,14 @@ import torch.nn.functional as F
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import TWO_RANKS_ONLY, Tensors, classifier, samples, started
+from torchcourse.lessons.data_parallelism.checks.reference import (
+    TWO_RANKS_ONLY,
+    Tensors,
+    classifier,
+    refuse_shortened,
+    samples,
+    started,
+)
 from torchcourse.lessons.data_parallelism.checks.traffic import watched
 from torchcourse.ranks.who import device
 
@@ -50,17 +57,22 @@ def train_and_log(learner: Callable) -> str:
                 "Rank 0 logs, but your dist.reduce sends the sum to another rank. What the others then hold is not "
                 "promised, though here it happens to be right.",
             )
+        refuse_shortened(_STEPS, runs[0].left)
     return "No rank waits, rank 0's log holds the mean loss over all ranks, and the training is what it was."
 
 
 @dataclass
 class Logged:
-    """One rank's training: start, end, what the learner's function returned, and where its reduces sent their sums."""
+    """One rank's training: start, end, what the learner's function returned, and where its reduces sent their sums.
+
+    `left`: the length of the list of batches afterwards.
+    """
 
     start: Tensors
     end: Tensors
     log: Any
     destinations: set[int]
+    left: int
 
 
 def _train_and_log(learner: Callable) -> Logged:
@@ -70,7 +82,7 @@ def _train_and_log(learner: Callable) -> Logged:
     batches = [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())]
     with watched() as traffic:
         log = learner(model, batches)
-    return Logged(start, copies(model.parameters()), log, traffic.destinations)
+    return Logged(start, copies(model.parameters()), log, traffic.destinations, len(batches))
 
 
 def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

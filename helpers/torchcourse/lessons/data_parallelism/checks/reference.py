@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from torchcourse.checks import Wrong
+
 Tensors = list[torch.Tensor]
 
 FLOAT32 = 1e-5
@@ -69,3 +71,13 @@ def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]
             "rank has something to add.",
         ),
     }
+
+
+def refuse_shortened(given: int, left: int, where: str = "") -> None:
+    """Refuse a learner that was given a list of so many batches, of which so many are left in it."""
+    if left != given:
+        raise Wrong(
+            "list_changed",
+            f"{where}The list had {given} batch{'es' * (given > 1)} before your function, and has {left} afterwards: a "
+            "second epoch would see other data. Go through the list and leave it as it is.",
+        )

@@ -16,6 +16,7 @@ from torchcourse.lessons.data_parallelism.checks.reference import (
     TWO_RANKS_ONLY,
     Tensors,
     classifier,
+    refuse_shortened,
     samples,
     started,
 )
@@ -36,6 +37,7 @@ def train_together(learner: Callable) -> str:
         for count, runs in zip(_COUNTS, zip(*by_rank, strict=True), strict=True):
             expected = _one_process(runs[0].start, count)
             if same([one.end for one in runs], [expected] * world_size) and _shared_out(runs, count):
+                refuse_shortened(count, runs[0].left)
                 continue
             if world_size > 2:
                 raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
@@ -47,13 +49,14 @@ def train_together(learner: Callable) -> str:
 class Training:
     """What one rank's training started from and ended with, the samples it trained on, and the optimizer's steps.
 
-    A sample is its number, counted through all batches.
+    A sample is its number, counted through all batches. `left`: the length of the list of batches afterwards.
     """
 
     start: Tensors
     end: Tensors
     seen: list[int]
     steps: int = 0
+    left: int = 0
 
 
 Runs = tuple[Training, ...]
@@ -76,7 +79,9 @@ def _train(learner: Callable) -> list[Training]:
 
         model.register_forward_pre_hook(note)
         stepping = register_optimizer_step_post_hook(note_step)
-        learner(model, [(images.to(device()), labels.to(device())) for images, labels in _batches(count)], _RATE)
+        batches = [(images.to(device()), labels.to(device())) for images, labels in _batches(count)]
+        learner(model, batches, _RATE)
+        run.left = len(batches)
         stepping.remove()
         run.end = copies(model.parameters())
         runs.append(run)

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, on_ranks, refuse_known, same
+from torchcourse.lessons.data_parallelism.checks.reference import refuse_shortened
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 15.0  # seconds for one call; healthy ranks need a fraction of one
@@ -119,12 +120,7 @@ def _refuse_batches(run: Trained, rank: int, count: int) -> None:
             f"Rank {rank} has {count} batch{'es' * (count > 1)} and made {len(run.used)} training passes whose loss "
             "counts. A repeated batch counts more than the others.",
         )
-    if run.left != count:
-        raise Wrong(
-            "list_changed",
-            f"Rank {rank} was given a list of {count} batches, and {run.left} are in it afterwards: a second epoch "
-            "would see other data. Go through the list and leave it as it is.",
-        )
+    refuse_shortened(count, run.left, f"On rank {rank}: ")
     if run.returned != count:
         raise Wrong("count", f"Rank {rank} trained on {count} batches, but returned {run.returned!r}.")
 
