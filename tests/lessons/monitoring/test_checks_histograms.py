@@ -233,6 +233,7 @@ def test_names_that_are_not_filled_in_are_not_done_yet():
         ({"D": "overfitting"}, "overfitting_for_healthy"),
         ({"E": "saturated", "G": "dead units"}, "saturated_for_dead_units"),
         ({"A": "sick"}, "no_such_name"),
+        ({"A": ["vanishing"]}, "no_such_name"),
         ({"H": "healthy"}, "letters"),
     ],
 )
@@ -241,6 +242,7 @@ def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
     refused(checked, symptom)
     if symptom not in ("letters", "no_such_name"):
         assert not any(kind in checked.message for kind in NAMES.values())
+        assert ("1 of 7 is not" in checked.message) == (len(change) == 1)
 
 
 def test_the_runs_show_what_they_are_named_for(tmp_path):

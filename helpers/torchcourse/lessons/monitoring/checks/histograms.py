@@ -291,15 +291,16 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
     if any(name is ... for name in learner.values()):
         raise NotDone
     for letter, name in learner.items():
-        if name not in sick_runs.RECIPES:
+        if not isinstance(name, str) or name not in sick_runs.RECIPES:
             raise Wrong("no_such_name", f"{letter}: {name!r} is none of {', '.join(sick_runs.RECIPES)}.")
     wrong = [(letter, name) for letter, name in learner.items() if name != _UNKNOWN[letter][0]]
     if wrong:
         letter, name = wrong[0]
         kind = _UNKNOWN[letter][0]
+        count = f"{len(wrong)} of {len(_UNKNOWN)} {'is' if len(wrong) == 1 else 'are'}"
         raise Wrong(
             f"{name}_for_{kind}".replace(" ", "_").replace("-", "_"),
-            f"{len(wrong)} of {len(_UNKNOWN)} are not right yet. Begin with run {letter}, and look at {_SEE[kind]}.",
+            f"{count} not right yet. Begin with run {letter}, and look at {_SEE[kind]}.",
         )
     return f"All {len(_UNKNOWN)} runs named."
 
