@@ -205,5 +205,9 @@ def test_accumulate_says_of_no_sync_what_was_seen(switches, words):
     assert words in check.accumulate(lambda *given: accumulate(*given, **switches)).message
 
 
+def test_what_follows_a_comma_is_written_small():
+    assert ", The" not in check.accumulate(taken_off_the_list).message
+
+
 def test_a_stub_is_not_done_yet():
     assert check.accumulate(todo).state == "not done"

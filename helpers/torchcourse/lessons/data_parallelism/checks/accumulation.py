@@ -41,7 +41,7 @@ def accumulate(learner: Callable) -> str:
             _judge_weights(runs[0], count, world_size, case)
             _refuse_graphs(runs[0], case)
             _refuse_messages(runs[0], case)
-            refuse_shortened(count, runs[0].left, case)
+            refuse_shortened(count, runs[0].left)
     return "1, 3 and 4 micro-batches: the step of one big batch, and one average for each step, on 2 and on 3 ranks."
 
 
