@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torch import nn
 
 from torchcourse.models import mlp
 from torchcourse.training import CheckpointError, checkpoint
+from torchcourse.training.loader_generators import generators_of
 
 
 def test_everything_comes_back_as_it_was(tmp_path):
@@ -453,3 +455,13 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     assert draw() == expected
     checkpoint.set_random_state(state | {"loader": None}, [generator])
     assert draw()[:3] == expected[:3]
+
+
+def test_the_generators_of_a_loader_are_found_in_its_parts_each_once() -> None:
+    one, other = torch.Generator(), torch.Generator()
+    data = torch.utils.data.TensorDataset(torch.zeros(8))
+    sampler = torch.utils.data.RandomSampler(data, generator=other)
+    loader = torch.utils.data.DataLoader(data, sampler=sampler, generator=one)
+    assert generators_of(loader) == [one, other]
+    assert generators_of([torch.zeros(2)]) == []
+    assert generators_of(mock.MagicMock()) == []  # it has parts without end
