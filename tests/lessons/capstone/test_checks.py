@@ -289,6 +289,7 @@ def test_a_run_that_leaves_only_its_log(tmp_path):
         ("same order", lambda records: records.files[0][0] == ["a"], "misses_own"),
         ("same data", lambda records: records.files[0][:7] == records.files[0][7:14], "wrong_name"),
         ("bad luck", lambda records: True, "unknown_cause"),
+        (["same order"], lambda records: True, "unknown_cause"),
         ("same order", lambda records: None, "nothing_returned"),
         ("same order", lambda records: records.loss[0] > 1, "not_one_answer"),
         ("same order", lambda records: torch.tensor(records.loss) > 1, "not_one_answer"),

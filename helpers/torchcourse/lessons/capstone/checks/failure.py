@@ -21,7 +21,7 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
     name, cause, shows = learner
     if isinstance(name, EllipsisType) or isinstance(cause, EllipsisType):
         raise NotDone("Write your name and the cause in the cell above.")
-    if cause not in CAUSES:
+    if not isinstance(cause, str) or cause not in CAUSES:
         raise Wrong("unknown_cause", f"{cause!r} is not among the causes. Print CAUSES, and take one of its names.")
     runs = _planted.known_runs(name)
     random.SystemRandom().shuffle(runs)  # a test that counts its calls is no evidence
