@@ -26,6 +26,7 @@ from torchcourse.tools.classroom.preprocessors import (
     CapOutput,
     ForgetDuplicates,
     HarmlessPages,
+    HideTests,
     PersonalChecks,
     ReadGrades,
     RecoverMetadata,
@@ -90,6 +91,6 @@ c.Autograde.autograde_preprocessors = [
     HarmlessPages,
     ShowModelAnswers,
 ]
-c.GenerateFeedback.preprocessors = [ReadGrades, CSSHTMLHeaderPreprocessor]
+c.GenerateFeedback.preprocessors = [ReadGrades, HideTests, CSSHTMLHeaderPreprocessor]
 # What `nbgrader validate` and the button Validate run is no setting of nbgrader's. traitlets finds defaults by name.
 Validator._preprocessors_default = lambda _: [CheckCellMetadata, ClearOutput, RunInSandbox]

@@ -1,6 +1,7 @@
 """What classes really hand in: renamed, doubled, marked, cut off, hostile to whoever looks at it; and twice."""
 
 import csv
+import html
 import json
 import os
 import re
@@ -259,6 +260,24 @@ def test_nothing_handed_in_runs_in_a_browser(class_folder, student):
     (path,) = (class_folder / "feedback" / student).rglob("*.html")
     page.feed(path.read_text(encoding="utf-8"))
     assert page.found == []
+
+
+def six(cells, _notebook):
+    cells["double"].source = "def double(number):\n    return 6"
+
+
+def test_pages_for_students_keep_the_hidden_tests(course, tmp_path):
+    hand_in(course, tmp_path, "ada", six, solved=True)
+    grade_class(tmp_path, root=course)
+    (page,) = (tmp_path / "feedback").rglob("*.html")
+    text = html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+    assert "score = 2 * (double(3) == 6)" in text
+    assert "This check ended with AssertionError: hidden words" in text
+    secrets = ("HIDDEN", "twice(-1)", 'answer == "green"')
+    assert [secret for secret in secrets if secret in text] == []
+    (teachers,) = (tmp_path / "autograded").rglob("*.ipynb")
+    cells = "".join(cell.source for cell in nbformat.read(teachers, as_version=4).cells)
+    assert [secret for secret in secrets if secret not in cells] == []
 
 
 def test_links_to_pages_stay():

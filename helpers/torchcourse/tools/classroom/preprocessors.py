@@ -325,3 +325,24 @@ def _clamped(text: str, points: float) -> float:
     except ValueError:
         return 0.0
     return min(max(score, 0.0), points) if score == score else 0.0
+
+
+class HideTests(NbGraderPreprocessor):
+    """Leave the hidden tests out of what students get back: a page names the check, its hint and how it ended.
+
+    Unmended, the page of the first student who gets one tells the tests to whoever hands in later. A program that was
+    handed in can still print the test that calls it, where the test ran beside it.
+    """
+
+    def preprocess_cell(self, cell: NotebookNode, resources: dict, index: int) -> tuple[NotebookNode, dict]:
+        if utils.is_grade(cell) and not utils.is_solution(cell) and cell.cell_type == "code":
+            shown = _HIDDEN.sub("", cell.source)
+            if shown != cell.source:
+                cell.source = shown.strip("\n")
+                for output in cell.outputs:
+                    if output.output_type == "error":  # whose lines are those of the tests
+                        output.traceback = [f"This check ended with {output.ename}: {output.evalue}".rstrip(": ")]
+        return cell, resources
+
+
+_HIDDEN = re.compile(r"^[^\n]*BEGIN HIDDEN TESTS.*?(END HIDDEN TESTS[^\n]*\n?|\Z)", re.DOTALL | re.MULTILINE)
