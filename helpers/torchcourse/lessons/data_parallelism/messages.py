@@ -1,4 +1,4 @@
-"""Every collective that this rank calls, seen where PyTorch dispatches them: our own and those inside FSDP2."""
+"""Every collective and message that this rank calls for, seen where PyTorch dispatches them: FSDP2's own, too."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class Message:
-    """A collective: which one, and the bytes of the whole tensor (all shards together).
+    """A collective, or half of a message: which one, and the bytes of the whole tensor (all shards together).
 
     In a ring, a rank sends (N−1)/N of these bytes for an all-gather and for a reduce-scatter, and twice that for an
     all-reduce.
@@ -23,7 +23,7 @@ class Message:
 
 @contextlib.contextmanager
 def listed_messages() -> Iterator[list[Message]]:
-    """Give the list of the collectives that this rank calls within the block, in their order."""
+    """Give the list of the collectives and messages that this rank calls for within the block, in their order."""
     heard: list[Message] = []
     with _Listener(heard):
         yield heard
@@ -52,6 +52,7 @@ _KINDS = {
     "gather": "gather",
     "scatter": "scatter",
     "send": "send",
+    "recv": "receive",
 }
 """How the names of PyTorch's operators begin → what they are called; of two that fit, the first."""
 

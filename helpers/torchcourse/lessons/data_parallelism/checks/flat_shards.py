@@ -228,6 +228,7 @@ def _reduce(
         with listed_messages() as messages:
             found = learner(gradients)
         found = found.detach().cpu() if isinstance(found, torch.Tensor) else found
-        sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in messages)
-        results.append((before, found, (", ".join(sorted({message.kind for message in messages})), sent)))
+        sending = [message for message in messages if message.kind != "receive"]
+        sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in sending)
+        results.append((before, found, (", ".join(sorted({message.kind for message in sending})), sent)))
     return results

@@ -135,7 +135,7 @@ def _judge_sums(runs: Sequence[RingRun], length: int) -> None:
         raise Wrong(
             "dtype",
             "The sums are right to a few digits only: the numbers passed through a shorter dtype than that of the "
-            "tensor. Which dtype has what you send, and what you receive into?",
+            "tensor. What dtype do the tensors have that you send and receive?",
         )
     for rank, one in enumerate(runs):
         if (many := int(one.times.max())) > 1:

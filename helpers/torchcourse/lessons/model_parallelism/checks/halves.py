@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, on_ranks, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import added
+from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 8.0  # seconds for one call; healthy ranks need a fraction of one
@@ -57,7 +57,7 @@ class Half:
     loss: float
     mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
     changed: bool  # whether the learner changed the parameters
-    messages: list[str] = field(default_factory=list)  # "send" and "recv" in the order of the calls, of the lab
+    messages: list[str] = field(default_factory=list)  # "send" and "receive" in the order of the calls, of the lab
 
 
 HANG = (
@@ -232,20 +232,6 @@ def _multiple(half: Half) -> float | None:
 
 # The lab: two ranks that both listen
 
-
-class _Messages(TorchDispatchMode):
-    """Note which point-to-point messages are called for inside, in order: "send" and "recv" in `called`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if function._schema.name in ("c10d::send", "c10d::recv_"):
-            self.called.append(function._schema.name[6:10])
-        return function(*args, **(kwargs or {}))
-
-
 _WIDTH, _BATCH = 5, 12
 
 
@@ -253,7 +239,7 @@ def _repaired_step(learner: Callable, count: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(_BATCH)
     halves, whole = _halves(_WIDTH), _halves(_WIDTH)
     between = torch.empty(_BATCH // count, _WIDTH, dtype=torch.float64)
-    with _Messages() as messages:
+    with listed_messages() as messages:
         answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
     own = list(whole[rank].parameters())
     loss, parts = 0.0, []
@@ -270,12 +256,12 @@ def _repaired_step(learner: Callable, count: int) -> Half:
             "multiplied": [gradient * count for gradient in added(parts)],
         }
     half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
-    half.messages = messages.called
+    half.messages = [message.kind for message in messages]
     return half
 
 
 def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
-    if count > 1 and second.messages[:2] == ["recv", "send"]:
+    if count > 1 and second.messages[:2] == ["receive", "send"]:
         raise Wrong(
             "fetches_late",
             f"{case}rank 1 sends a gradient back before it fetches the next micro-batch. It was to stay as it is: "
