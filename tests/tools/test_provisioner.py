@@ -33,8 +33,7 @@ try:
 except OSError:
     pass
 print("reached:", reached)
-def double(number):
-    return number * 2
+from own_module import double
 """
 
 
@@ -53,6 +52,8 @@ def made(tmp_path_factory):
         cells["double"].source = textwrap.dedent(HOSTILE).format(places=[str(folder), str(root)])
 
     small_course.hand_in(root, folder, "mallory", hostile, solved=True)
+    module = folder / "submitted" / "mallory" / small_course.LESSON_NAME / "own_module.py"
+    module.write_text("def double(number):\n    return number * 2\n", encoding="utf-8")
     return root, folder
 
 

@@ -33,10 +33,12 @@ class RunInSandbox(Execute):
     def preprocess(self, nb: NotebookNode, resources: dict, km: Any = None) -> tuple[NotebookNode, dict]:
         if not POSSIBLE:
             return super().preprocess(nb, resources, km)
-        if place := resources.get("metadata", {}).get("path"):
+        # `nbgrader validate` grades nothing, has the notebook as it was written, and works in its folder.
+        validated = "nbgrader" not in resources
+        place = Path.cwd() if validated else resources.get("metadata", {}).get("path")
+        if place:
             nb.metadata[execution.FILES] = staging.beside(Path(place))[0]
-        # `nbgrader validate` grades nothing, and has the notebook as it was written.
-        execution.execute(nb, trusted="nbgrader" in resources)
+        execution.execute(nb, trusted=not validated)
         return self._warned(nb), resources
 
     def _warned(self, notebook: NotebookNode) -> NotebookNode:

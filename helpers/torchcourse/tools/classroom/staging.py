@@ -7,6 +7,7 @@ wants each notebook under the name of its lesson, and gives up the whole submiss
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ MOST = 50 * 2**20
 MOST_CELLS = 5000
 MOST_FILES, MOST_BESIDE = 200, 16 * 2**20
 """Files, and their bytes together, that a notebook finds beside it."""
+_MOST_SEEN = 5000
+"""Files and folders that are looked at for it; a folder may hold a million of them."""
 TIMESTAMP = "timestamp.txt"
 _NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
 _LONGEST_STAMP = 1000
@@ -90,7 +93,8 @@ def beside(source: Path) -> tuple[dict[str, str], list[str]]:
     The small ones come first: a module is small, and a dataset is not.
     """
     found, left, size = dict[str, str](), list[str](), 0
-    for path in sorted(filter(is_file, source.rglob("*")), key=lambda path: (path.stat().st_size, path)):
+    seen = filter(is_file, itertools.islice(source.rglob("*"), _MOST_SEEN))
+    for path in sorted(seen, key=lambda path: (path.stat().st_size, path)):
         within = path.relative_to(source)
         if path.suffix == ".ipynb" or any(part.startswith(".") or part in _NOT_GIVEN for part in within.parts):
             continue

@@ -6,12 +6,14 @@ no connection to the front end, so its code can send nothing in the place of a r
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 
+from torchcourse.tools.classroom import staging
 from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died
 
 
@@ -25,6 +27,8 @@ class SandboxedKernel(Kernel):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._ended = ""
+        # A kernel begins in the folder of its notebook, and the sandbox in one of its own.
+        self._beside = staging.beside(Path.cwd())[0]
 
     async def do_execute(self, code: str, silent: bool, *_options: Any, **_named: Any) -> dict[str, Any]:
         for output in self._outputs(code):
@@ -51,7 +55,8 @@ class SandboxedKernel(Kernel):
     def _outputs(self, code: str) -> list[dict[str, Any]]:
         if not self._ended:
             try:
-                return self.box.run(code, PROCESSOR, WALL, WHOLE)
+                files, self._beside = self._beside, {}
+                return self.box.run(code, PROCESSOR, WALL, WHOLE, files)
             except Died as died:
                 self._ended = f"Not run: {died}."
         return [{"output_type": "error", "ename": "NotRun", "evalue": self._ended, "traceback": [self._ended]}]
