@@ -38,6 +38,24 @@ def test_right_features(answer, monkeypatch):
     accepted(check.features(answer))
 
 
+def through_a_hook(body, pixels, top):
+    seen = {}
+    body.eval().register_forward_hook(lambda *passed: seen.update(out=passed[-1].detach()))
+    body(body.scaling(pixels, top))
+    return seen["out"]
+
+
+def without_tracking(body, pixels, top):
+    for module in body.modules():
+        module.track_running_stats = False
+    return by_the_package(body.eval(), pixels, top)
+
+
+def with_frozen_norms(body, pixels, top):
+    freeze_norms(body)
+    return by_the_package(body, pixels, top)
+
+
 @torch.inference_mode()
 def as_inference(body, pixels, top):
     return body.eval()(body.scaling(pixels, top))
@@ -59,10 +77,22 @@ def as_inference(body, pixels, top):
         ),
         (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "wrong_value"),
         (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
+        (lambda body, pixels, top: by_the_package(body, pixels, top).half(), "dtype"),
+        (lambda body, pixels, top: by_the_package(body, pixels, top).double(), "dtype"),
+        (lambda body, pixels, top: extract(mnist_cnn(), body.scaling(pixels, top)), "loaded_anew"),
+        (through_a_hook, "backbone_changed"),
+        (without_tracking, "backbone_changed"),
+        (with_frozen_norms, "backbone_changed"),
     ],
 )
 def test_wrong_features(answer, symptom):
     refused(check.features(answer), symptom)
+
+
+def test_features_that_ask_for_gradients_are_not_said_to_hang_on_a_graph():
+    verdict = check.features(lambda *given: by_the_package(*given).requires_grad_())
+    refused(verdict, "graph")
+    assert "no graph" in verdict.message
 
 
 def with_the_package(model):
@@ -128,6 +158,21 @@ def for_every_norm(model):
     nn.BatchNorm2d.train = lambda self, mode=True: self
 
 
+def always_with_a_mode(model):
+    model.body.requires_grad_(False).eval()
+    model.body.train = lambda mode: model.body
+
+
+def for_the_head_too(model):
+    model.eval().body.requires_grad_(False)
+    model.train = lambda mode=True: model
+
+
+def loaded_anew(model):
+    model.body = mnist_cnn()
+    with_the_package(model)
+
+
 def without_a_mode(model):
     model.body.requires_grad_(False).eval()
     model.body.train = lambda: model.body
@@ -182,6 +227,9 @@ def test_right_freezing(answer):
         (for_every_backbone, "all_models"),
         (for_every_norm, "all_models"),
         (without_a_mode, "train_call"),
+        (always_with_a_mode, "train_call"),
+        (for_the_head_too, "head_not_training"),
+        (loaded_anew, "changed_at_once"),
         (eval_too_late, "eval_after_train"),
         (train_that_calls_eval, "train_calls_itself"),
         (train_and_then_eval, "train_calls_itself"),
@@ -226,6 +274,12 @@ def a_group_each(model, body_rate, head_rate):
         groups,
         a_group_each,
         lambda *a: tuple(groups(*a)),
+        lambda m, b, h: groups(
+            m,
+            b,
+            h,
+            *([named for named in part.named_parameters() if named[1].requires_grad] for part in (m.body, m.head)),
+        ),
         lambda model, body, head: rate_groups(model, {"body": body, "head": head}),
     ],
 )
@@ -253,6 +307,10 @@ def test_right_rates(answer):
         (lambda m, b, h: groups(m, str(b), h), "wrong_type"),
         (lambda m, b, h: groups(m, [b], h), "wrong_type"),
         (lambda m, b, h: {"body": b, "head": h}, "wrong_type"),
+        (lambda m, b, h: [{"params": g["params"], "rate": g["lr"]} for g in groups(m, b, h)], "wrong_keys"),
+        (lambda m, b, h: [*groups(m, b, h)[:1], {"params": [*m.head.parameters()]}], "wrong_keys"),
+        (lambda m, b, h: groups(m, b, h, head=set(m.head.parameters())), "wrong_type"),
+        (lambda m, b, h: groups(m, b, h, head=m.head.parameters), "wrong_type"),
         (lambda m, b, h: [{"params": ["body"], "lr": b}, {"params": ["head"], "lr": h}], "foreign"),
     ],
 )
@@ -296,6 +354,8 @@ def test_right_scalings(answer):
         (lambda pixels: (resized(pixels) / 16 - 0.13) / 0.31, "wrong_value"),
         (lambda pixels: (resized(pixels) // 16 - MNIST_MEAN) / MNIST_STD, "wrong_value"),
         (lambda pixels: (pixels / 16 - MNIST_MEAN) / MNIST_STD, "shape"),
+        (lambda pixels: (resized(pixels.div_(16)) - MNIST_MEAN) / MNIST_STD, "inputs_changed"),
+        (lambda pixels: in_whites(pixels).half(), "dtype"),
     ],
 )
 def test_wrong_scalings(answer, symptom):
@@ -363,6 +423,35 @@ def luckiest(accuracies, seconds, margin):
     return min((name for name in accuracies if paired(best, accuracies[name]).high < margin), key=seconds.get)
 
 
+def steadiest(accuracies, seconds, margin):
+    best = max(accuracies.values(), key=np.median)
+    return min((name for name in accuracies if paired(best, accuracies[name]).high < margin), key=seconds.get)
+
+
+def without_the_best(accuracies, seconds, margin):
+    best = best_of(accuracies)
+    level = [n for n, v in accuracies.items() if n != best and paired(accuracies[best], v).high < margin]
+    return min(level, key=seconds.get, default=best)
+
+
+def step_by_step(accuracies, seconds, margin):
+    kept, *others = sorted(accuracies, key=lambda name: -np.mean(accuracies[name]))
+    for name in others:
+        if paired(accuracies[kept], accuracies[name]).high < margin and seconds[name] < seconds[kept]:
+            kept = name
+    return kept
+
+
+def takes_the_best_out(accuracies, seconds, margin):
+    name = best_of(accuracies)
+    best = accuracies.pop(name)
+    return min([name, *(n for n, v in accuracies.items() if paired(best, v).high < margin)], key=seconds.get)
+
+
+def in_order(accuracies, seconds, margin):
+    return by_pairs({name: sorted(values) for name, values in accuracies.items()}, seconds, margin)
+
+
 def apart(one, other):
     return (one.var(ddof=1) / 16 + other.var(ddof=1) / 16) ** 0.5
 
@@ -383,6 +472,14 @@ def apart(one, other):
         (lambda accuracies, seconds, margin: 0.9, "no_method"),
         (lambda accuracies, seconds, margin: [*accuracies], "no_method"),
         (luckiest, "luckiest_seed"),
+        (steadiest, "median"),
+        (without_the_best, "best_left_out"),
+        (step_by_step, "step_by_step"),
+        (takes_the_best_out, "inputs_changed"),
+        (in_order, "sorted"),
+        (ends(lambda best, v: abs(best - v).mean() + 2.1315 * abs(best - v).std(ddof=1) / 4), "absolute"),
+        (ends(lambda best, v: (best - v).mean() + 2.95 * (best - v).std(ddof=1) / 4), "wide_interval"),
+        (ends(lambda best, v: (best - v).mean() + t95(14) * (best - v).std(ddof=1) / 4), "wide_interval"),
         (ends(lambda best, v: (best - v).mean() + t95(16) * (best - v).std(ddof=1) / 4), "short_interval"),
     ],
 )

@@ -1,10 +1,10 @@
 """Checks of lesson 07's first notebook: features, freezing, rates, scaling, and when the cheap way wins.
 
-In the notebook's order: `features`, `freeze_body` (in `freezing`), `two_rates`, `prepare`, `choose`.
+In the notebook's order: `features`, `freeze_body` (in `freezing`), `two_rates`, `prepare`, `choose` (in `choosing`).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torchcourse.checks.kit import number, tensor_of
 from torchcourse.data.datasets import DIGITS_MEAN, DIGITS_STD, MNIST_MEAN, MNIST_STD
 from torchcourse.error_bars import paired
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING, Backbone, Classifier, mnist_cnn
-from torchcourse.lessons.transfer.checks.freezing import freeze_body
+from torchcourse.lessons.transfer.checks.choosing import choose
+from torchcourse.lessons.transfer.checks.freezing import freeze_body, other_backbone
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.few_labels import LABELS, WHITE, accuracy, digit_pixels, pick, results
 
@@ -30,8 +31,8 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
     """Compare with the features of a network in evaluation mode, for digits, pictures from 0 to 1, and dark ones."""
     digits = digit_pixels("test")[0][:30]
     for pixels, top in ((digits, WHITE), (digits / WHITE, 1), (digits * 0.6, WHITE)):
-        body = mnist_cnn().train()
-        before = copy.deepcopy(body.state_dict())
+        body = other_backbone().train()
+        twin, before, traits = copy.deepcopy(body).eval(), copy.deepcopy(body.state_dict()), _traits(body)
         given = pixels.clone()
         out = learner(body, given, top)
         if not torch.equal(given, pixels):
@@ -57,9 +58,21 @@ def features(learner: Callable[[Backbone, torch.Tensor, float], torch.Tensor]) -
                 "These are inference tensors: right numbers, but a head cannot be trained on them. There "
                 "is another way to do without a graph.",
             )
-        _judge_features(out, mnist_cnn().eval(), pixels, top)
+        if out.dtype != pixels.dtype:
+            raise Wrong(
+                "dtype",
+                f"The backbone computes in {pixels.dtype}, and so will a head that is trained on your features. Yours "
+                f"are {out.dtype}.",
+            )
+        _judge_features(out, twin, pixels, top)
         if out.requires_grad:
-            raise Wrong("graph", "Your features still hang on a graph through the whole backbone, which costs memory.")
+            raise Wrong("graph", _NO_GRADIENTS if out.is_leaf else _GRAPH)
+        if other := sorted(traits.items() ^ _traits(body).items()):
+            raise Wrong(
+                "backbone_changed",
+                f"The features are right, but the backbone is not as it was: `{other[0][0]}` is different, for whoever "
+                "uses it next. Its mode may change, and nothing else.",
+            )
     return "The features of the pictures alone: no graph, no trace in the backbone, and the scaling of its training."
 
 
@@ -105,30 +118,42 @@ def prepare(learner: Callable[[torch.Tensor], torch.Tensor]) -> str:
     """Compare with the scaling that the network was trained with, on light, dark, many and few digits."""
     pixels = digit_pixels("test")[0]
     for part in (pixels[:40], pixels[40:41], pixels[:20] // 2):
-        out, right = learner(part.clone()), MNIST_SCALING(part, WHITE)
-        tensor_of(out, right.shape, f"The network takes pictures of the shape {list(right.shape)}.")
+        given, right = part.clone(), MNIST_SCALING(part, WHITE)
+        out = tensor_of(learner(given), right.shape, f"The network takes pictures of the shape {list(right.shape)}.")
+        if not torch.equal(given, part):
+            raise Wrong("inputs_changed", "The digits are different after the call. The caller still needs them.")
+        if out.dtype != right.dtype:
+            raise Wrong("dtype", f"The network takes numbers of the type {right.dtype}, and yours are {out.dtype}.")
         _judge_scaling(out, right, part)
     return "As in training: black is −0.42 and white 2.82, for any number of pictures, light or dark."
 
 
-@check
-def choose(learner: Callable[[dict[str, list[float]], dict[str, float], float], str]) -> str:
-    """Ask for the choice where the best mean, the cheapest, an open difference or a wrong error would mislead."""
-    comparisons = _choices()
-    for accuracies, seconds, margin, right, misled in comparisons:
-        got = learner({name: list(values) for name, values in accuracies.items()}, dict(seconds), margin)
-        if got == right:
-            continue
-        if not isinstance(got, str) or got not in accuracies:
-            raise Wrong("no_method", f"Return one of the names {', '.join(accuracies)}. You return {got!r}.")
-        raise Wrong(*misled)
-    return f"{len(comparisons)} comparisons: the cheapest of those that are less than the margin below the best."
+def _traits(body: nn.Module) -> dict[str, str]:
+    """What a backbone is beside its weights and its mode: hooks, methods of its own, settings of each layer."""
+    return {
+        f"{name}.{key}".lstrip("."): repr(value)
+        for name, module in body.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("training", "_parameters", "_buffers", "_modules")
+    } | {f"type of {name or 'the backbone'}": str(type(module)) for name, module in body.named_modules()}
+
+
+_GRAPH = "Your features still hang on a graph through the whole backbone, which costs memory."
+_NO_GRADIENTS = (
+    "Your features have no graph, but they ask for gradients of their own: each step of a head's training would "
+    "compute these, and nobody needs them."
+)
 
 
 def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top: float) -> None:
     right = extract(body, body.scaling(pixels, top))
     if torch.allclose(out, right, atol=1e-4):
         return
+    if torch.allclose(out, extract(mnist_cnn(), body.scaling(pixels, top)), atol=1e-3):
+        raise Wrong(
+            "loaded_anew",
+            "These are features of `mnist_cnn()` as it is loaded. You were given a backbone, with weights of its own.",
+        )
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
     for scaled in (resized, resized / top, resized / 255, (resized / 255 - MNIST_MEAN) / MNIST_STD):
         if torch.allclose(out, extract(body, scaled), atol=1e-3):
@@ -194,13 +219,16 @@ def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:
     if not isinstance(groups, list | tuple) or not all(
         isinstance(g, dict) and {"params", "lr"} <= set(g) for g in groups
     ):
+        if isinstance(groups, list | tuple) and groups and all(isinstance(g, dict) for g in groups):
+            keys = ", ".join(f'"{key}"' for key in next(g for g in groups if not {"params", "lr"} <= set(g)))
+            raise Wrong("wrong_keys", f'Each group needs "params" and "lr". One of yours has {keys or "nothing"}.')
         raise Wrong("wrong_type", 'An optimizer takes a list of groups: {"params": [...], "lr": ...}.')
     rates: dict[str, list[float]] = {name: [] for name in names.values()}
     for group in groups:
         rate = number(group["lr"])
         if rate is None or isinstance(group["lr"], list | tuple):
             raise Wrong("wrong_type", f'The "lr" of a group is one number, and yours is {group["lr"]!r}.')
-        for parameter in [group["params"]] if isinstance(group["params"], torch.Tensor) else list(group["params"]):
+        for parameter in _listed(group["params"]):
             if id(parameter) not in names:
                 raise Wrong(
                     "foreign",
@@ -209,6 +237,19 @@ def _rates(groups: object, names: dict[int, str]) -> dict[str, list[float]]:
                 )
             rates[names[id(parameter)]].append(rate)
     return rates
+
+
+def _listed(params: object) -> list[object]:
+    """The parameters of a group, which an optimizer takes alone, listed, or as pairs with their names."""
+    if isinstance(params, torch.Tensor):
+        return [params]
+    if isinstance(params, set | frozenset):
+        raise Wrong("wrong_type", "An optimizer refuses a set of parameters: it has no order. Take a list.")
+    if not isinstance(params, Iterable):
+        raise Wrong(
+            "wrong_type", f'The "params" of a group are a list of parameters. Yours are a {type(params).__name__}.'
+        )
+    return [p[1] if isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) else p for p in params]
 
 
 def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor) -> None:
@@ -250,66 +291,3 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
         f"Your values go from {out.min():.2f} to {out.max():.2f}; the network expects {right.min():.2f} "
         f"to {right.max():.2f} for these pictures. A pixel differs by up to {(out - right).abs().max():.2f}.",
     )
-
-
-Comparison = tuple[dict[str, np.ndarray], dict[str, float], float, str, tuple[str, str]]
-
-
-def _choices() -> list[Comparison]:
-    """Comparisons of 16 seeds: accuracies, seconds, margin, the right choice, and the mistake that leads elsewhere."""
-    generator = np.random.Generator(np.random.PCG64(5))
-    wave = np.array([1.0, -1.0] * 8) * 15**0.5 / 4  # mean 0 and standard deviation 1
-    luck, none = generator.permutation(np.linspace(0.6, 0.9, 16)), np.full(16, 0.8)
-    more = {
-        "middle": luck - 0.002 + 0.001 * wave,
-        "large": luck,
-        "small": luck - 0.003 + 0.001 * wave,
-        "tiny": luck - 0.2,
-    }
-
-    lucky = {"small": np.array([0.99, *none[1:]]) - 0.02, "large": none + 0.01 * wave}
-
-    def two(seeds: np.ndarray, mean: float, error: float) -> dict[str, np.ndarray]:
-        """A cheap and an expensive method whose paired difference has this mean and this standard error."""
-        return {"small": seeds, "large": seeds + mean + 4 * error * wave}
-
-    costs, cost = {"large": 60.0, "middle": 20.0, "small": 5.0, "tiny": 0.1}, {"small": 1.0, "large": 60.0}
-    return [
-        (two(none, 0.004, 0.0005), cost, 0.01, "small", _MISLED["highest_mean"]),
-        (two(luck, 0.1, 0.001), cost, 0.01, "large", _MISLED["cheapest"]),
-        (two(luck, 0.004, 0.0002), cost, 0.01, "small", _MISLED["unpaired"]),
-        (two(luck, 0.002, 0.0025), cost, 0.01, "small", _MISLED["deviation"]),
-        (two(luck, 0.015, 0.01), cost, 0.01, "large", _MISLED["open"]),
-        (two(luck, 0.006, 0.005), cost, 0.01, "large", _MISLED["mean_only"]),
-        (two(luck, 0.001, 0.00424), cost, 0.01, "large", _MISLED["short_interval"]),
-        (two(luck, 0.012, 0.002), cost, 0.02, "small", _MISLED["other_margin"]),
-        (more, costs, 0.01, "small", _MISLED["not_cheapest"]),
-        (lucky, cost, 0.01, "large", _MISLED["luckiest_seed"]),
-    ]
-
-
-_MISLED = {
-    symptom: (symptom, hint)
-    for symptom, hint in {
-        "highest_mean": "The best mean is 0.004 above the cheap method's, with a standard error of 0.0005. That "
-        "is clear, and yet less than the margin of 0.01: it would not matter, and it costs 60 "
-        "times as much.",
-        "cheapest": "The cheapest method is 0.1 below the best one, and the margin is 0.01. Cheap is not enough.",
-        "unpaired": "Both methods had easy and hard seeds, the same ones. Seed by seed, one is above the "
-        "other by the same amount every time. Whose error do you compare it with?",
-        "deviation": "The mean difference is 0.002, its standard deviation 0.01 and there are 16 seeds. How "
-        "sure is the *mean* of 16 differences?",
-        "open": "The mean difference is 0.015, its standard error 0.01. It is not clear, but nothing "
-        "shows that it is small: it may be 0.036, and the margin is 0.01.",
-        "mean_only": "The mean difference is 0.006, its standard error 0.005. The mean is within the margin "
-        "of 0.01; where does the interval of 95% end?",
-        "short_interval": "The mean difference is 0.001, its standard error 0.00424 (deviation of a sample: "
-        "ddof=1). For 16 pairs an interval of 95% reaches t95(15) = 2.13 of them, to 0.01003. "
-        "The margin is 0.01.",
-        "other_margin": "The mean difference is 0.012, its standard error 0.002. The interval ends at 0.016, "
-        "and the margin of this comparison is 0.02.",
-        "luckiest_seed": "The cheap method has the best single seed, 0.97. Its mean is 0.008 below the other one's. "
-        "The best method is the one with the best mean.",
-        "not_cheapest": "Of the methods that are less than the margin below the best, take the one that costs least.",
-    }.items()
-}

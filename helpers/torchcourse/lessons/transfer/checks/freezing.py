@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.lessons.transfer.backbones import Classifier, mnist_cnn
+from torchcourse.lessons.transfer.backbones import Backbone, Classifier, mnist_cnn
 from torchcourse.lessons.transfer.features import extract
 
 
@@ -17,7 +17,7 @@ from torchcourse.lessons.transfer.features import extract
 def freeze_body(learner: Callable[[Classifier], None]) -> str:
     """Train for some steps after the learner's function, and look at what has changed."""
     torch.manual_seed(0)
-    model = Classifier(mnist_cnn(), num_classes=3).train()
+    model = Classifier(other_backbone(), num_classes=3).train()
     inputs, labels = 2 + torch.randn(12, 1, 28, 28), torch.arange(12) % 3
     right = extract(copy.deepcopy(model.body), inputs)
     before = copy.deepcopy(model.state_dict())
@@ -62,6 +62,14 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
     return (
         "Three steps of training, model.train() before each: the head has learned, and the body is the same to the bit."
     )
+
+
+def other_backbone() -> Backbone:
+    """Return a backbone whose last layer differs from the published one's: to load that again is no answer."""
+    body = mnist_cnn()
+    with torch.no_grad():
+        body.dense.weight.mul_(0.9)  # type: ignore[union-attr, operator]  # a Linear layer
+    return body
 
 
 def _judge_what_moved(model: Classifier, before: dict[str, torch.Tensor]) -> None:
@@ -116,13 +124,20 @@ def _calls_that_end() -> Iterator[None]:
         ) from None
 
 
-def _train_mode(model: nn.Module) -> None:
+def _train_mode(model: Classifier) -> None:
     try:
         with _calls_that_end():
             model.train()
+            if not (model.training and model.head.training):
+                raise Wrong(
+                    "head_not_training",
+                    "After model.train() the head is in evaluation mode, and with it a dropout layer that a head may "
+                    "have. Overrule `train` of `model.body`, and of nothing else.",
+                )
+            model.body.train()
     except TypeError as error:
         raise Wrong(
             "train_call",
-            f"model.train() ended with: {error}. It calls `train` of each module with the mode, True or False: "
-            "a method that takes its place is called in the same ways.",
+            f"model.train() or model.body.train() ended with: {error}. The first calls `train` of each module with the "
+            "mode, True or False, the second without: a method that takes its place is called in the same ways.",
         ) from None
