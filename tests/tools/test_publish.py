@@ -140,6 +140,16 @@ def test_where_the_course_is_there_the_set_up_cell_installs_nothing_and_lets_sil
     assert watched == [True]
 
 
+@pytest.mark.parametrize(("installed", "is_older"), [("0.3.12", True), ("0.3.9.dev1", True), ("10.0", False)])
+def test_a_set_up_cell_says_when_the_installed_course_is_older_than_its_notebook(
+    installed, is_older, monkeypatch, capsys
+):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: installed)
+    monkeypatch.setattr(still_running, "watch", lambda: None)
+    exec(setup_lines(ADDRESS), {})
+    assert (f"and {installed} is installed" in capsys.readouterr().out) is is_older
+
+
 def test_a_set_up_cell_installs_alone_what_its_notebook_alone_needs(monkeypatch, capsys):
     asked, there = [], importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "optuna" else there(name))
