@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -144,10 +145,11 @@ def test_where_the_course_is_there_the_set_up_cell_installs_nothing_and_lets_sil
 def test_a_set_up_cell_says_when_the_installed_course_is_older_than_its_notebook(
     installed, is_older, monkeypatch, capsys
 ):
-    monkeypatch.setattr("importlib.metadata.version", lambda name: installed)
+    found = SimpleNamespace(version=installed)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda name: [found])
     monkeypatch.setattr(still_running, "watch", lambda: None)
     exec(setup_lines(ADDRESS), {})
-    assert (f"and {installed} is installed" in capsys.readouterr().out) is is_older
+    assert (f"and {installed} is here" in capsys.readouterr().out) is is_older
 
 
 def test_a_set_up_cell_installs_alone_what_its_notebook_alone_needs(monkeypatch, capsys):

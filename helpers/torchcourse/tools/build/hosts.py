@@ -1,6 +1,5 @@
 """What lets a notebook run on a host that does not have the course: the set-up cell, and links to Colab and Kaggle."""
 
-import re
 import tomllib
 
 from torchcourse.tools.repository import ROOT
@@ -36,16 +35,15 @@ if importlib.util.find_spec("{requirement.partition(">")[0]}") is None:
     wanted.append("{requirement}")  # this notebook needs it"""
         for requirement in NEEDS.get(notebook, ())
     )
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    major, minor = project["version"].split(".")[:2]
     return f"""\
 # Installs the course where it is missing (on Colab or Kaggle, say).
-import contextlib
+import importlib.metadata
 import importlib.util
 import os
-import re
 import subprocess
 import sys
-from importlib import metadata
 
 wanted = []
 if importlib.util.find_spec("torchcourse") is None:
@@ -64,21 +62,14 @@ if wanted:
     importlib.invalidate_caches()
     print("A lent machine forgets. To keep your answers: torchcourse.journal_copies.keep_in(FOLDER), see lesson 00.")
 
-with contextlib.suppress(metadata.PackageNotFoundError):  # a folder on the path has no version
-    found = metadata.version("torchcourse")
-    if [int(number) for number in re.findall(r"\\d+", found)[:3]] < {_numbers(version)}:
-        print(
-            f"This notebook is for course {version}, and {{found}} is installed, so an import below may fail. Run "
-            "`make lab` again, or `%pip install --upgrade` with the address of the course, and restart the kernel."
-        )
+for found in importlib.metadata.distributions(name="torchcourse"):  # none, where it is a folder on the path
+    if tuple(map(int, found.version.split(".")[:2])) < ({major}, {minor}):
+        print(f"This notebook is for course {major}.{minor}, and {{found.version}} is here: an import below may fail.")
+        print("Run `make lab` again, or `%pip install --upgrade` with the course's address, and restart the kernel.")
 
 from torchcourse import still_running
 
 still_running.watch()  # a cell that shows nothing for 2 seconds says that it is running"""
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def badges(repository: str, notebook: str) -> str:
