@@ -31,6 +31,12 @@ MODEL_OF_IMAGES = "        return model(images)\n"
             (LOSS, "return torch.nn.CrossEntropyLoss()(outputs, labels)"),
             (MODEL_OF_IMAGES, "        return F.softmax(model(images), -1)\n"),
         ],
+        [
+            (SOFTMAX, WITHOUT),
+            (MODEL_OF_IMAGES, "        return model(images).softmax(1)\n"),
+            ("self.hidden", "self.first"),
+            ("self.output", "self.last"),
+        ],
     ],
 )
 def test_loss_with_a_floor_accepts(changes):
@@ -144,6 +150,9 @@ def test_loss_that_stands_still_accepts(changes):
         ([(REPLACE, "    model.append(nn.Linear(model[-1].out_features, classes))\n")], "other_layer"),
         ([(RETURN, "    return model\n")], "wrong_type"),
         ([(RETURN, "    return optimizer, model\n")], "wrong_type"),
+        ([(RETURN, "    return model[-1], optimizer\n")], "wrong_type"),
+        ([(REPLACE, ""), (FREEZE, FREEZE + REPLACE.replace("classes)", "3)"))], "old_layer"),
+        ([(REPLACE, ""), (FREEZE, FREEZE + REPLACE.replace("-1", "3"))], "old_layer"),
         (
             [
                 (REPLACE, REPLACE + "    model[-1].weight.data.copy_(weight[:classes])\n"),

@@ -6,6 +6,7 @@ from torch import nn
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import copies, same
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer, expect_pair
@@ -36,16 +37,23 @@ def evidence(program: Program) -> None:
 
 
 def judge(program: Program, seed: int) -> str:
-    """Prepare a small network, look into the optimizer, and train a few steps."""
-    classes, rate = 3 + seed % 4, 0.05 + 0.01 * (seed % 3)
+    """Prepare a small network and a deeper one for other numbers of classes; look into the optimizer, and train."""
     torch.manual_seed(seed)
-    features, last = nn.Linear(9, 12), nn.Linear(12, 10 + seed % 2)
-    features_before, last_before = features.weight.detach().clone(), last.weight.detach().clone()
-    given = program.prepare(nn.Sequential(nn.Flatten(), features, nn.ReLU(), last), classes, rate)
+    healed = _judge_network(program, 0, 3 + seed % 4, seed)
+    _judge_network(program, 1, 5, seed)
+    return healed
+
+
+def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> str:
+    rate = 0.05 + 0.01 * (seed % 3)
+    features: list[nn.Module] = [nn.Flatten(), nn.Linear(9, 12), nn.ReLU(), *[nn.Linear(12, 12), nn.ReLU()] * deeper]
+    last = nn.Linear(12, 10 + seed % 2)
+    features_before, last_before = copies(nn.Sequential(*features).parameters()), last.weight.detach().clone()
+    given = program.prepare(nn.Sequential(*features, last), classes, rate)
     expect_pair(given, "model and optimizer")
     model, optimizer = given
     expect_optimizer(optimizer)
-    _judge_model(model, last_before, classes)
+    _judge_model(model, last_before, classes, len(features) + 1)
     _judge_optimizer(model, optimizer, rate)
     images, labels = torch.randn(30, 9), torch.randint(0, classes, (30,))
     loss_before = F.cross_entropy(model(images), labels).item()
@@ -53,7 +61,7 @@ def judge(program: Program, seed: int) -> str:
     loss = F.cross_entropy(model(images), labels).item()
     if not loss < loss_before:
         raise Wrong("learns_nothing", f"After 20 steps the loss is {loss:.3f}; it was {loss_before:.3f} at the start.")
-    if not torch.equal(model[1].weight, features_before):
+    if not same(copies(model[:-1].parameters()), features_before, tolerance=0.0):
         raise Wrong("thawed", "The features have changed in training. They were to stay as they came.")
     return (
         f"Healed: the new layer of {classes} classes learns ({loss_before:.2f} → {loss:.2f}), the features stay as "
@@ -61,16 +69,21 @@ def judge(program: Program, seed: int) -> str:
     )
 
 
-def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int) -> None:
+def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int, layers: int) -> None:
+    if not isinstance(model, nn.Sequential):
+        raise Wrong("wrong_type", f"The model was an nn.Sequential, and {type(model).__name__} comes back.")
     last = model[-1]
-    if not isinstance(last, nn.Linear) or len(model) != 4 or last.in_features != 12 or last.bias is None:
+    if not isinstance(last, nn.Linear) or len(model) != layers or last.in_features != 12 or last.bias is None:
         raise Wrong(
             "other_layer",
-            f"The model was four layers, the last one Linear with 12 inputs and a bias; now it is {len(model)}, the "
-            f"last one {last}. Only the number of outputs was to change.",
+            f"A model of {layers} layers came, the last one Linear with 12 inputs and a bias; it leaves with "
+            f"{len(model)}, the last one {last}. Only the number of outputs was to change.",
         )
     if last.out_features != classes:
-        raise Wrong("old_layer", f"The last layer has {last.out_features} outputs; the new task has {classes} classes.")
+        raise Wrong(
+            "old_layer",
+            f"A model of {layers} layers, a task of {classes} classes: the last one has {last.out_features} outputs.",
+        )
     if any(torch.equal(row, old) for row in last.weight for old in old_weight):
         raise Wrong("old_layer", "The last layer still has weights of the old task.")
     if any(parameter.requires_grad for parameter in model[:-1].parameters()):
