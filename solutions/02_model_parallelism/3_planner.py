@@ -518,7 +518,7 @@ print(memory_table())
 # %% [markdown]
 # *Refused* are layouts that ran and that the planner says do not fit, *accepted* are layouts that ran out of memory and that it says do fit. On the sources that set
 # nothing it refuses 8 of 249 that ran, and accepts none of 4 that ran out. Llama 3 is refused: of 80 GiB, states would take 17 and activations 67.
-# Its authors free tensors early. InternLM's optimizer keeps about 27 bytes per parameter, not 16. The planner knows neither. On V100 its bytes are 17 to 20% off.
+# Its authors free tensors early, which the planner does not know. On V100 its bytes are 17 to 20% off.
 #
 # **The loss** is easily forgotten. PyTorch's cross-entropy holds the logits three times in float32, 12 bytes for each token and word. A fused kernel needs 4. With
 # MPT 7B, 8,192 tokens and micro-batches of 8 that is 37 or 12 GiB.

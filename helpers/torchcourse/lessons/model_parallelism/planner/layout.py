@@ -38,6 +38,9 @@ class Layout:
         loss_copies: copies of the logits in float32 at the peak of the loss. PyTorch's cross-entropy has 3: the
             log-probabilities, their gradient, the gradient of the logits. Megatron-LM's, in place, has 2. A fused
             kernel that reads 16-bit logits has 1: two copies of half the size.
+        step_bytes: per parameter of the optimizer's share, what exists only while it steps. A fused Adam has 0; torch's
+            with `foreach`, its default on GPUs, 4 for the square roots (8 up to torch 2.0). Gradients that are copied
+            to float32 for the step are 4 more. The passes' activations are gone by then.
         expert: of expert parallelism, which the planner does not know: anything but 1 is refused.
     """
 
@@ -58,6 +61,7 @@ class Layout:
     tensor_overlap: bool = False
     recipe: str = "mixed precision, Adam"
     loss_copies: int = 3
+    step_bytes: int = 0
     expert: int = 1
 
     @property
@@ -141,7 +145,7 @@ def check_alone(layout: Layout) -> None:
     """Raise a `ValueError` of one sentence for what no model and no cluster can make right."""
     sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving", "loss_copies")
     check_whole("the layout", **{size: getattr(layout, size) for size in sizes})
-    check_whole("the layout", least=0, stage=layout.stage, shard=layout.shard)
+    check_whole("the layout", least=0, stage=layout.stage, shard=layout.shard, step_bytes=layout.step_bytes)
     _check_known(layout)
     if layout.recipe not in RECIPES:
         raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")

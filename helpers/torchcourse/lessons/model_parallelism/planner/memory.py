@@ -42,6 +42,7 @@ class Bytes:
         working: a layer's activations that recomputation brings back for a moment.
         logits: the output layer's results, on the GPU that has it.
         allocator: what rounding and gaps between blocks add.
+        step: what the optimizer's step needs beyond all that the passes needed before it.
         framework: CUDA's context, and buffers for messages.
     """
 
@@ -53,6 +54,7 @@ class Bytes:
     working: float
     logits: float
     allocator: float
+    step: float
     framework: float
 
     @property
@@ -138,8 +140,14 @@ def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
         gathered = 2 * model.layer_parameters / layout.tensor * layout.element
     share = ALLOCATOR if layout.pipeline == 1 else ALLOCATOR_IN_A_PIPELINE
     allocator = share * (gathered + activations + working)
-    own = each.parameters, each.gradients, each.optimizer
-    return Bytes(*own, gathered, activations, working, logits, allocator, _framework(layout))
+    passes = gathered, activations, working, logits, allocator
+    step = max(0.0, _step_bytes(model, layout, rank) - sum(passes))
+    return Bytes(each.parameters, each.gradients, each.optimizer, *passes, step, _framework(layout))
+
+
+def _step_bytes(model: Model, layout: Layout, rank: int) -> float:
+    """Return the bytes that exist only while the optimizer steps, of the share that it updates on a GPU."""
+    return layout.step_bytes * local_parameters(model, layout, rank) / (layout.sharing if layout.stage else 1)
 
 
 def _framework(layout: Layout) -> float:

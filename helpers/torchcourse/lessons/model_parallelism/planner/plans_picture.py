@@ -31,6 +31,7 @@ BYTE_COLORS = {
     "working": COLORS["purple"],
     "logits": COLORS["gray"],
     "allocator": COLORS["yellow"],
+    "step": COLORS["light gray"],
     "framework": COLORS["black"],
 }
 SECOND_COLORS = {
