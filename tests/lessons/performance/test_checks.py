@@ -59,7 +59,6 @@ def by_ticks(computing, sending):
     [
         by_pieces,
         by_cutting,
-        by_ticks,
         lambda computing, sending: whole(sending) - shared(sending, computing),
         lambda computing, sending: torch.tensor(float(whole(sending) - shared(computing, sending))),
     ],
@@ -87,6 +86,7 @@ def changes_the_list(computing, sending):
             ),
             "after_the_last",
         ),
+        (by_ticks, "wrong_value"),
         (lambda computing, sending: None, "no_number"),
         (lambda computing, sending: [1.0], "no_number"),
         (lambda computing, sending: 1e3 * (whole(sending) - shared(sending, computing)), "wrong_value"),

@@ -1,5 +1,6 @@
 """Attempts at the exercises of lesson 09 as learners write them: exact counts are right, these mistakes are not."""
 
+import copy
 import functools
 
 import pytest
@@ -64,6 +65,55 @@ def test_wrong_bounds(answer, symptom):
     refused(check.linear_seconds(answer), symptom)
 
 
+def test_a_time_that_is_far_too_short_is_not_said_to_be_left_out():
+    checked = check.linear_seconds(lambda n, i, o, w, p, b: max(2 * n * (i + o) / p, w * (i * o + n * (i + o)) / b))
+    refused(checked, "memory_only")
+    assert "or far too short" in checked.message
+
+
+def limited(x, limit):
+    return torch.relu(x * (limit / x.abs().max().clamp_min(limit)))
+
+
+@torch.compiler.disable
+def disabled(x, limit):
+    return limited(x, limit)
+
+
+@torch.no_grad()
+def without_gradients(x, limit):
+    return limited(x, limit)
+
+
+def by_condition(x, limit):
+    largest = x.abs().max()
+    return torch.cond(largest > limit, lambda x: torch.relu(x * (limit / largest)), torch.relu, (x,))
+
+
+@pytest.mark.parametrize("answer", [by_condition, lambda x, limit: limited(x.clone(), limit).clone()])
+def test_right_functions_of_one_graph(answer):
+    accepted(check.one_graph(answer))
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom"),
+    [
+        (disabled, "no_graph"),
+        (without_gradients, "no_gradient"),
+        (lambda x, limit: limited(x.detach(), limit), "no_gradient"),
+        (lambda x, limit: torch.relu(x * (limit / x.detach().abs().max().clamp_min(limit))), "gradient"),
+        (lambda x, limit: torch.relu(x * (limit / x.abs().amax(1, True).clamp_min(limit))), "per_row"),
+        (lambda x, limit: torch.relu(x * (limit / x.abs().amax(0, True).clamp_min(limit))), "per_row"),
+        (
+            lambda x, limit: torch.relu(torch.where(x.abs() > limit, x * (limit / x.abs().max()), x)),
+            "each_by_itself",
+        ),
+    ],
+)
+def test_wrong_functions_of_one_graph(answer, symptom):
+    refused(check.one_graph(answer), symptom)
+
+
 def test_the_limit_that_was_given_counts():
     refused(check.one_graph(lambda x, limit: torch.relu(x * (1 / x.abs().max().clamp_min(1)))), "fixed_limit")
 
@@ -77,15 +127,28 @@ def means(features, labels, classes):
     return sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
 
 
+def with_what_was_there(features, labels, classes):
+    zeros = torch.zeros(classes, features.shape[1], dtype=features.dtype)
+    return zeros.scatter_reduce(0, labels[:, None].expand_as(features), features, "mean")
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
         (lambda features, labels, classes: means(features.double(), labels, classes), "dtype"),
         (lambda *given: means(*given).as_subclass(Late), "wrong_type"),
+        (lambda features, labels, classes: means(features, labels, 12), "shape"),
+        (lambda *given: torch.cat([means(*given)[:-1], torch.zeros(1, given[0].shape[1]).double()]), "wrong_value"),
+        (with_what_was_there, "one_row_more"),
     ],
 )
 def test_wrong_means(answer, symptom):
     refused(check.class_means(answer), symptom)
+
+
+def test_the_number_of_features_may_differ():
+    answer = lambda features, labels, classes: means(features.expand(-1, 16), labels, classes)  # noqa: E731
+    assert check.class_means(answer).symptom == "raised_RuntimeError"
 
 
 def loop(model, optimizer, batches, held_out, *, first=9, zeroed=True, copied=True):
@@ -133,3 +196,60 @@ def frozen(model, optimizer, batches, held_out):
 @pytest.mark.parametrize(("answer", "symptom"), [(emptied, "inputs_changed"), (frozen, "frozen")])
 def test_a_loop_leaves_no_damage(answer, symptom):
     refused(check.quick_loop(answer), symptom)
+
+
+def test_a_forward_pass_counts_however_it_is_called():
+    def calls_forward(model, *given):
+        passed, model.__class__.__call__ = model.__class__.__call__, lambda self, x: self.forward(x)
+        try:
+            return loop(model, *given)
+        finally:
+            model.__class__.__call__ = passed
+
+    accepted(check.quick_loop(calls_forward))
+
+
+def on_a_copy(model, optimizer, batches, held_out):
+    twin = copy.deepcopy(model)
+    return loop(twin, torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9), batches, held_out)
+
+
+def of_its_own(model, optimizer, batches, held_out):
+    return loop(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), batches, held_out)
+
+
+def twice_at_most(*given):
+    report = loop(*given)
+    return report | {"accuracies": report["accuracies"][:2]}
+
+
+def with_graphs(*given):
+    report = loop(*given)
+    return report | {"losses": [torch.tensor(loss, requires_grad=True) * 1 for loss in report["losses"]]}
+
+
+def parameters_alone(model, *given):
+    report = loop(model, *given)
+    return report | {"weights": {name: value.detach().clone() for name, value in model.named_parameters()}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "symptom", "hint"),
+    [
+        (on_a_copy, "steps", "Was it a copy that you trained?"),
+        (of_its_own, "training_changed", "between the two"),
+        (twice_at_most, "count", "31 steps give 3 accuracies"),
+        (with_graphs, "losses_with_graphs", "holds the graph"),
+        (parameters_alone, "wrong_weights", "lacks 3.num_batches_tracked, 3.running_mean"),
+        (lambda *given: loop(*given) | {"losses": 0.5}, "wrong_type", 'report["losses"] is a list'),
+        (
+            lambda *given: loop(*given) | {"accuracies": torch.tensor(0.5)},
+            "wrong_type",
+            'report["accuracies"] is a list',
+        ),
+    ],
+)
+def test_what_a_report_lacks_is_said(answer, symptom, hint):
+    checked = check.quick_loop(answer)
+    refused(checked, symptom)
+    assert hint in checked.message

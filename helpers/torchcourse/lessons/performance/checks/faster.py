@@ -6,10 +6,11 @@ wall, and 0.6 to 19 times by that clock on two threads (24 pairs each).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,8 +27,10 @@ FASTER_MEANS, FASTER_LOOP = 5.0, 2.0
 @check
 def class_means(learner: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]) -> str:
     """Compare the values with the loop's, then the times: pairs in turn, each with inputs that were never seen."""
-    for rows in (1, 7, 60):
-        features, labels, classes = drawn(rows, rows)
+    cases = [drawn(rows, rows) for rows in (1, 7, 60)]
+    features, labels, _ = drawn(61, 60)
+    cases.append((features[:, :7].contiguous(), labels % 5, 5))  # fewer features and classes, each with rows
+    for features, labels, classes in cases:
         given = features.clone(), labels.clone()
         _judge_means(learner(*given, classes), (features, labels, classes), class_means_loop(features, labels, classes))
         if not (torch.equal(given[0], features) and torch.equal(given[1], labels)):
@@ -62,10 +65,16 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
         raise Wrong("sum_not_mean", "Your values are sums. How many rows has each class?")
     if same(out, right * counts[:, None] / max(1, len(features)), tolerance=1e-8):
         raise Wrong("divided_by_all", "You divided by the number of all rows, not by that of the class.")
+    if same(out, right * (counts / (counts + 1))[:, None], tolerance=1e-8):
+        raise Wrong(
+            "one_row_more",
+            "You divided by one row more than a class has. `scatter_reduce` and `index_reduce` count the value that "
+            "was there before, too, unless `include_self=False`.",
+        )
+    rows = f"{len(features)} row{'s' * (len(features) > 1)}"
     raise Wrong(
         "wrong_value",
-        f"For {len(features)} rows your means differ by up to {(out - right).abs().max():.2g}. "
-        "Each call gets new inputs.",
+        f"For {rows} your means differ by up to {(out - right).abs().max():.2g}. Each call gets new inputs.",
     )
 
 
@@ -79,7 +88,7 @@ def _judge_type(out: torch.Tensor, dtype: torch.dtype) -> None:
 @check
 def quick_loop(learner: Callable[..., dict[str, Any]]) -> str:
     """Compare report, weights and steps with the slow loop's, then the times, in pairs."""
-    for pair, steps in ((1, 10), (2, 25), (3, 4)):
+    for pair, steps in ((1, 10), (2, 31), (3, 4)):
         _judge_run(
             _done(learner, _Given(pair, steps)), (_Given(pair, steps),), _done(slow_loop.train, _Given(pair, steps))
         )
@@ -98,16 +107,15 @@ def quick_loop(learner: Callable[..., dict[str, Any]]) -> str:
     return f"The same report and weights, {judged_speed(comparison, FASTER_LOOP, hint)}."
 
 
-class _Counter:
-    """Counts forward passes: of training, and of evaluation."""
+class _Counting(nn.Sequential):
+    """Counts its forward passes, in training mode and in evaluation mode. A copy counts its own."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.training = self.evaluation = 0
-        model.register_forward_pre_hook(self._count)
+    in_training = in_evaluation = 0
 
-    def _count(self, model: nn.Module, _inputs: Any) -> None:
-        self.training += model.training
-        self.evaluation += not model.training
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.in_training += self.training
+        self.in_evaluation += not self.training
+        return super().forward(x)
 
 
 class _Given:
@@ -116,13 +124,10 @@ class _Given:
     def __init__(self, seed: int, steps: int) -> None:
         torch.manual_seed(seed)
         self.seed = seed
-        self.model = nn.Sequential(
-            nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(128), nn.Linear(128, 10)
-        )
-        self.counter = _Counter(self.model)
+        self.model = _Counting(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.BatchNorm1d(128), nn.Linear(128, 10))
         self.batches = [(torch.randn(16, 64), torch.randint(10, (16,))) for _ in range(steps)]
         self.held_out = torch.randn(2048, 64), torch.randint(10, (2048,))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1 / (1 + seed % 3), momentum=0.9)
 
     def tensors(self) -> list[torch.Tensor]:
         return [tensor for batch in (*self.batches, self.held_out) for tensor in batch]
@@ -146,15 +151,13 @@ def _judge_run(ours: _Done, untouched: tuple[_Given], right: _Done) -> None:
     if len(now) != len(before) or not all(map(torch.equal, now, before)):
         raise Wrong("inputs_changed", "Your loop changed images or labels that it was given. The caller needs them.")
     report, as_before, steps = ours.report, right.report, len(untouched[0].batches)
-    model, trained, counter = ours.given.model, right.given.model, ours.given.counter
-    if not isinstance(report, dict) or set(report) != set(as_before):
-        raise Wrong("wrong_type", f"The report is a dictionary with {', '.join(map(repr, as_before))}.")
-    if counter.training != steps:
-        raise Wrong(
-            "steps",
-            f"{steps} batches are {steps} passes in training mode, one each. Your loop made {counter.training} in "
-            f"training mode and {counter.evaluation} in evaluation mode.",
-        )
+    model, trained = ours.given.model, right.given.model
+    _judge_form(report, as_before)
+    if model.in_training != steps:
+        passes = f"Your loop made {model.in_training} in training mode and {model.in_evaluation} in evaluation mode."
+        if not model.in_training + model.in_evaluation:
+            passes = "The model that your loop was given made none. Was it a copy that you trained?"
+        raise Wrong("steps", f"{steps} batches are {steps} passes in training mode, one each. {passes}")
     if not same(list(report["losses"]), as_before["losses"], tolerance=1e-6):
         if same(list(report["losses"])[:1], as_before["losses"][:1], tolerance=1e-6):
             raise Wrong(
@@ -177,14 +180,36 @@ def _judge_run(ours: _Done, untouched: tuple[_Given], right: _Done) -> None:
         raise Wrong("weights_changed", "The model's weights after training are not those of the slow loop.")
     if not all(parameter.requires_grad for parameter in model.parameters()):
         raise Wrong("frozen", "Your loop leaves weights that no longer learn: requires_grad is False afterwards.")
-    if not isinstance(report["weights"], dict):
+    _judge_weights(report["weights"], as_before["weights"], model)
+
+
+def _judge_form(report: Any, as_before: dict[str, Any]) -> None:
+    """Refuse what is no report: without its three entries, without lists, or with the graphs of the steps."""
+    if not isinstance(report, dict) or set(report) != set(as_before):
+        raise Wrong("wrong_type", f"The report is a dictionary with {', '.join(map(repr, as_before))}.")
+    for name in ("losses", "accuracies"):
+        row = isinstance(report[name], torch.Tensor | np.ndarray) and report[name].ndim == 1
+        if not row and (isinstance(report[name], str) or not isinstance(report[name], Sequence)):
+            raise Wrong("wrong_type", f'report["{name}"] is a list. Yours is a {type(report[name]).__name__}.')
+    if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in report["losses"]):
         raise Wrong(
-            "wrong_weights", f'report["weights"] is a dictionary. Yours is a {type(report["weights"]).__name__}.'
+            "losses_with_graphs",
+            "Each loss of your report is a tensor that still holds the graph of its step. A report has numbers.",
         )
-    if not same(dict(report["weights"]), dict(as_before["weights"]), tolerance=1e-6):
+
+
+def _judge_weights(weights: Any, right: dict[str, torch.Tensor], model: nn.Module) -> None:
+    if not isinstance(weights, dict):
+        raise Wrong("wrong_weights", f'report["weights"] is a dictionary. Yours is a {type(weights).__name__}.')
+    if missing := sorted(set(right) - set(weights)):
+        raise Wrong(
+            "wrong_weights",
+            f'report["weights"] lacks {", ".join(missing)}: a model\'s state has more than its parameters.',
+        )
+    if not same(dict(weights), dict(right), tolerance=1e-6):
         raise Wrong("wrong_weights", 'report["weights"] are not the weights after the last step.')
     mine = {value.data_ptr() for value in model.state_dict().values()}
-    if any(value.data_ptr() in mine for value in report["weights"].values()):
+    if any(value.data_ptr() in mine for value in weights.values()):
         raise Wrong("no_copy", 'report["weights"] is no copy: further training would change it.')
 
 

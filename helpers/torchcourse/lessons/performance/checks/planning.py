@@ -22,6 +22,7 @@ _TRACES: list[tuple[Intervals, Intervals, float]] = [
     ([], [(1, 3), (5, 6)], 3),
     ([(0, 5)], [], 0),
     ([(0.5, 4.5)], [(2, 7)], 2.5),
+    ([(1204.125, 1207.5)], [(1205.25, 1209.875)], 2.375),  # as in a real trace: at any time, on no grid
 ]
 
 
@@ -108,8 +109,14 @@ _MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "You added both times. Computing and moving run at the same time: which of the two takes longer?",
     ),
     "the_shorter": ({"take": min}, "You took the shorter time. The layer is not done before both are done."),
-    "compute_only": ({"take": lambda compute, move: compute}, "You left out the time to move the bytes."),
-    "memory_only": ({"take": lambda compute, move: move}, "You left out the time to compute."),
+    "compute_only": (
+        {"take": lambda compute, move: compute},
+        "Your times are those of the operations alone: the time to move the bytes is left out, or far too short.",
+    ),
+    "memory_only": (
+        {"take": lambda compute, move: move},
+        "Your times are those of the bytes alone: the time to compute is left out, or far too short.",
+    ),
     "one_sample": (
         {"one_sample": True},
         "You counted the operations of one sample. Each sample of the batch has its own.",
@@ -182,7 +189,7 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         out = learner(large.to(dtype), 1.0)
         if out.dtype != dtype:
             raise Wrong("dtype", f"The input is {dtype}, and your output is {out.dtype}. Keep its type.")
-    compiled, graphs = counted(learner)
+    compiled, graphs = counted(lambda x, limit: learner(x, limit))  # as a part of something larger
     for x in inputs.values():
         if not same(compiled(x.clone(), 1.0), limited(x, 1.0), tolerance=1e-8):
             raise Wrong("compiled_differs", "Compiled, your function returns different values for one of the inputs.")
@@ -192,12 +199,32 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         reasons = break_reasons(learner, inputs["above the limit"].clone(), 1.0)
         why = f"The first break: {reasons[0]}." if reasons else "It was recorded again for a different input."
         raise Wrong("graph_break", f"The compiler made {len(graphs)} graphs of your function. {why}")
+    _judge_gradient(learner, large)
     return f"One graph of {graphs.sizes[0]} operations, and the right values on both sides of the limit."
 
 
 def limited(x: torch.Tensor, limit: float) -> torch.Tensor:
     """Return x, made shorter so that no number is larger than `limit`, through ReLU. The right answer, in one graph."""
     return torch.relu(x * (limit / x.abs().max().clamp_min(limit)))
+
+
+def _judge_gradient(learner: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor) -> None:
+    """Refuse what returns the right values and would train differently."""
+    ours, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out = learner(ours, 1.0)
+    if not out.requires_grad:
+        raise Wrong(
+            "no_gradient",
+            "The values are right, but no gradient comes through your function, and through the given one it does.",
+        )
+    out.sum().backward()
+    limited(other, 1.0).sum().backward()
+    if not same(ours.grad, other.grad, tolerance=1e-6):
+        raise Wrong(
+            "gradient",
+            "The values are right, but the gradient of their sum is not that of the given function. The factor hangs "
+            "on x as well.",
+        )
 
 
 def _judge_limited(name: str, out: torch.Tensor, x: torch.Tensor, limit: float) -> None:
@@ -212,6 +239,14 @@ def _judge_limited(name: str, out: torch.Tensor, x: torch.Tensor, limit: float) 
             AnyOf((torch.relu(x * (limit / largest)), torch.relu(x * (limit / largest.clamp_min(1e-12))))),
             "you scaled a tensor that is within the limit already. It stays as it is.",
         ),
+        "each_by_itself": (
+            torch.relu(torch.where(x.abs() > limit, x * (limit / largest), x)),
+            "you made only those numbers smaller that are above the limit. All of them shrink by one factor.",
+        ),
+        "per_row": (
+            AnyOf(tuple(torch.relu(x * (limit / x.abs().amax(d, True).clamp_min(limit))) for d in (0, 1))),
+            "each row or column has a factor of its own in yours. The largest number of all decides for all.",
+        ),
         "never_scaled": (torch.relu(x), "you scaled nothing, though a number is above the limit."),
         "no_relu": (x * (limit / largest.clamp_min(limit)), "the ReLU at the end is missing."),
         "largest_not_size": (
@@ -222,4 +257,8 @@ def _judge_limited(name: str, out: torch.Tensor, x: torch.Tensor, limit: float) 
     refuse_known(out, known, tolerance=1e-8, where=f"Input {name}: ")
     if out.isnan().any():
         raise Wrong("nan", f"Input {name}: your output holds NaN. What if the largest number is 0?")
-    raise Wrong("wrong_value", f"Input {name}: the values differ from those of the function that was given.")
+    raise Wrong(
+        "wrong_value",
+        f"Input {name}: the values differ by up to {(out - limited(x, limit)).abs().max():.2g} from those of the "
+        "function that was given.",
+    )
