@@ -21,7 +21,7 @@ from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.lessons.capstone.checks import milestones as check
 from torchcourse.lessons.capstone.checks import search, training
 from torchcourse.lessons.capstone.checks.page import interval
-from torchcourse.lessons.datasets.folder import read_image
+from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.training import Monitor
 from verdicts import accepted, refused, todo
 
@@ -102,7 +102,45 @@ def framed(folder, part):
     return data
 
 
+def skipped_in_both(folder, part):
+    data = right.open_part(folder, part)
+    data.skipped = all_rows(folder).skipped
+    return data
+
+
+def with_paths(folder, part):
+    data = right.open_part(folder, part)
+    data.skipped = [str(folder / file) for file in data.skipped]
+    return data
+
+
+def by_hash(folder, part):
+    """A split by Python's hash of a text, which is salted again in each process."""
+    data = all_rows(folder)
+    cards = {row["file"]: row["card"] for row in read_table(folder / "labels.csv", ("file", "card"))}
+    for_val = sorted(set(cards.values()), key=lambda card: hash(card))[::5]
+    kept = [n for n, file in enumerate(data.files) if (cards[file] in for_val) == (part == "val")]
+    data.files, data.labels = [data.files[n] for n in kept], [data.labels[n] for n in kept]
+    data.skipped = data.skipped if part == "val" else []
+    return data
+
+
+class NoMap(torch.utils.data.IterableDataset):
+    files = skipped = ()
+
+
+def own_label(made):
+    return changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0], made(self.labels[i])))
+
+
 DATASETS = {
+    "reported_twice": skipped_in_both,
+    "unknown_file": with_paths,
+    "split_moves": by_hash,
+    "label_type": own_label(str),
+    "val_random": changed(
+        __getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] + 0.2 * torch.randn(1, 28, 28), self.labels[i])
+    ),
     "leak": by_picture,
     "same_file": drawn_again,
     "val_share": tiny_part,
@@ -124,6 +162,16 @@ DATASETS = {
 @pytest.mark.parametrize("symptom", DATASETS)
 def test_wrong_datasets(symptom):
     refused(check.dataset(DATASETS[symptom]), symptom)
+
+
+@pytest.mark.parametrize("made", [float, torch.tensor, np.int64, lambda label: F.one_hot(torch.tensor(label), 10)])
+def test_a_label_is_a_whole_number(made):
+    verdict = check.dataset(own_label(made))
+    accepted(verdict) if made in (torch.tensor, np.int64) else refused(verdict, "label_type")
+
+
+def test_only_a_map_style_dataset_has_samples_by_number():
+    refused(check.dataset(lambda folder, part: NoMap()), "wrong_type")
 
 
 def test_the_value_that_is_named_is_the_one_that_is_no_accuracy():

@@ -3,12 +3,14 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import other_text_hashes
 from torchcourse.lessons.capstone.delivery import broken_files, deliver
 from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING
@@ -29,7 +31,9 @@ def dataset(learner: Callable[[Path, str], Any]) -> str:
         _judge_cards(parts, rows)
         for part, data in parts.items():
             _judge_samples(data, part, folder, rows)
-        if list(_opened(learner, folder, "val").files) != list(parts["val"].files):
+        with other_text_hashes():
+            again = _opened(learner, folder, "val")
+        if list(again.files) != list(parts["val"].files):
             raise Wrong(
                 "split_moves",
                 "Opened a second time, the validation part holds different files: what one process trains on, "
@@ -51,6 +55,10 @@ def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any
     for name in ("files", "skipped"):
         if not isinstance(getattr(data, name, None), list | tuple):
             raise Wrong("wrong_type", f"The dataset of part {part!r} has no list `{name}`, which the brief asks for.")
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise Wrong(
+            "wrong_type", f"A {type(data).__name__} is no map-style dataset: `len(data)` and `data[i]` have to work."
+        )
     if len(data) != len(data.files):
         raise Wrong("count", f"Part {part!r} has the length {len(data)}, but its list `files` has {len(data.files)}.")
     return data
@@ -58,11 +66,14 @@ def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any
 
 def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
     train, val = (set(data.files) for data in parts.values())
-    reported = {file for data in parts.values() for file in data.skipped}
+    skipped = [file for data in parts.values() for file in data.skipped]
+    reported = set(skipped)
     broken = set(broken_files(IMAGES))
     # What is trained on may come several times, to balance it. What is judged by may not.
     if again := sorted(file for file, times in Counter(parts["val"].files).items() if times > 1):
         raise Wrong("listed_twice", f"The validation part lists {len(again)} files twice or more, such as {again[0]}.")
+    if unknown := sorted(str(file) for file in (train | val | reported) - known):
+        raise Wrong("unknown_file", f"Your lists name {unknown[0]!r}, and the column `file` of the table does not.")
     twice = train & val
     if twice:
         raise Wrong("same_file", f"{len(twice)} files are in both parts, such as {min(twice)}.")
@@ -74,6 +85,10 @@ def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
             "silent_skip",
             f"{min(broken - reported)} cannot be read. It is in neither part, and no list `skipped` names it: "
             "nobody will learn that it is missing.",
+        )
+    if again := sorted(file for file, times in Counter(skipped).items() if times > 1):
+        raise Wrong(
+            "reported_twice", f"{again[0]} is reported as skipped {skipped.count(again[0])} times. Once is true."
         )
     whole = reported - broken
     if whole:
@@ -104,12 +119,30 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
         if not isinstance(image, torch.Tensor) or image.shape != (1, 28, 28) or image.dtype != torch.float32:
             kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
             raise Wrong("shape", f"The backbone takes float32 [1, 28, 28]; your dataset returns {kind}.")
-        if int(label) != int(rows[file]["label"]):
-            raise Wrong("label", f"{file} shows a {rows[file]['label']}, and your dataset says {int(label)}.")
+        if _class(label) is None:
+            raise Wrong(
+                "label_type",
+                f"A label is one whole number, as `F.cross_entropy` wants it. For {file} you return {label!r}.",
+            )
+        if _class(label) != int(rows[file]["label"]):
+            raise Wrong("label", f"{file} shows the digit {rows[file]['label']}, and your dataset says {int(label)}.")
         if part == "val":  # what is trained on may be augmented
+            if not torch.equal(image, data[place][0]):
+                raise Wrong(
+                    "val_random",
+                    f"Read twice, {file} of the validation part gives two different pictures. Then two models are not "
+                    "judged by the same ones. Chance belongs into the part `train`.",
+                )
             picture = read_image(folder / file)
             _refuse_border(image, picture)
             _judge_pixels(image, MNIST_SCALING(1 - picture[None], 1)[0], file)
+
+
+def _class(label: Any) -> int | None:
+    """The number of a label; None for what does not make a batch of class numbers: text, a float, several numbers."""
+    if isinstance(label, torch.Tensor):
+        return int(label) if label.dim() == 0 and not label.is_floating_point() else None
+    return int(label) if isinstance(label, Integral) and not isinstance(label, bool) else None
 
 
 def _refuse_border(image: torch.Tensor, picture: torch.Tensor) -> None:
