@@ -128,6 +128,9 @@ def by_hash(folder, part):
 class NoMap(torch.utils.data.IterableDataset):
     files = skipped = ()
 
+    def __iter__(self):
+        return iter(())
+
 
 def own_label(made):
     return changed(__getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0], made(self.labels[i])))

@@ -66,8 +66,7 @@ def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any
 
 def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
     train, val = (set(data.files) for data in parts.values())
-    skipped = [file for data in parts.values() for file in data.skipped]
-    reported = set(skipped)
+    reported = {file for data in parts.values() for file in data.skipped}
     broken = set(broken_files(IMAGES))
     # What is trained on may come several times, to balance it. What is judged by may not.
     if again := sorted(file for file, times in Counter(parts["val"].files).items() if times > 1):
@@ -85,10 +84,6 @@ def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
             "silent_skip",
             f"{min(broken - reported)} cannot be read. It is in neither part, and no list `skipped` names it: "
             "nobody will learn that it is missing.",
-        )
-    if again := sorted(file for file, times in Counter(skipped).items() if times > 1):
-        raise Wrong(
-            "reported_twice", f"{again[0]} is reported as skipped {skipped.count(again[0])} times. Once is true."
         )
     whole = reported - broken
     if whole:
@@ -109,6 +104,12 @@ def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None
             "leak",
             f"{len(train & val)} cards are in both parts. The pictures of a card share light, paper and slant, and one "
             "of its digits comes twice: your validation knows them already.",
+        )
+
+    skipped = Counter(file for data in parts.values() for file in data.skipped)
+    if again := sorted(file for file, times in skipped.items() if times > 1):
+        raise Wrong(
+            "reported_twice", f"{again[0]} is reported as skipped {skipped[again[0]]} times. It is in one part."
         )
 
 
