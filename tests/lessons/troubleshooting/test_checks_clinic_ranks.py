@@ -1,9 +1,14 @@
 """The clinic's wards "ranks" and "checkpoints": right repairs built in other ways, and wrong ones that people make."""
 
+import contextlib
+
 import pytest
+from torch.utils.data import DistributedSampler
 
 from clinic_repairs import broken
+from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from torchcourse.lessons.troubleshooting.clinic.cases import closed_connection, images_nobody_sees
 from verdicts import accepted, refused
 
 # images_nobody_sees: another epoch number on each rank
@@ -64,6 +69,37 @@ def test_images_nobody_sees_refuses(changes, symptom):
     refused(repair(SAMPLED, *broken(SAMPLED, *changes)), symptom)
 
 
+def fetched(ranks, count, epochs=images_nobody_sees.EPOCHS, **settings):
+    """What each of the ranks fetches with a DistributedSampler."""
+    samplers = [DistributedSampler(range(count), ranks, rank, **settings) for rank in range(ranks)]
+    orders = []
+    for sampler in samplers:
+        orders.append([])
+        for epoch in range(epochs):
+            sampler.set_epoch(epoch)
+            orders[-1] += list(sampler)
+    return orders
+
+
+@pytest.mark.parametrize(
+    ("orders", "symptom", "says"),
+    [
+        (fetched(3, 70, drop_last=True), "left_out", "none is fetched twice, and 1 of them by nobody"),
+        (fetched(2, 64, epochs=6), "count", "fetches 192 images in 3 epochs"),
+        (
+            [order[:length] for order, length in zip(fetched(3, 70), (72, 69, 69), strict=True)],
+            "unequal_shares",
+            "72, 69, 69",
+        ),
+    ],
+)
+def test_images_nobody_sees_says_what_is_true_of_shares_that_fit_together(orders, symptom, says):
+    with pytest.raises(Wrong) as refusal:
+        images_nobody_sees._judge_orders(orders, len(orders), 70 if len(orders) == 3 else 64)
+    assert refusal.value.symptom == symptom
+    assert says in refusal.value.hint
+
+
 # closed_connection: each rank decides alone when to stop
 
 STALE = "closed_connection"
@@ -98,6 +134,19 @@ STOP = "        if stale == patience:\n            break\n"
 )
 def test_closed_connection_accepts(changes):
     accepted(repair(STALE, *broken(STALE, *changes)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "count", "symptom"),
+    [(12, 4, None), (12, 6, None), (12, 7, "never_stops"), (0, 7, None), (0, 5, "patience"), (0, 3, "too_early")],
+)
+def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count, symptom):
+    *_, expected = closed_connection._disagreement(3, seed)
+    assert expected.own == {0: [7, 4, 4], 12: [5, 4, 4]}[seed]  # with 12, all want to stop at once after 6
+    runs = [([row[0] for row in expected.losses[:count]], expected.weights[count - 1])] * 3
+    with contextlib.nullcontext() if symptom is None else pytest.raises(Wrong) as refusal:
+        assert closed_connection._judge_runs(runs, expected) == count
+    assert symptom is None or refusal.value.symptom == symptom
 
 
 @pytest.mark.parametrize(
@@ -201,7 +250,10 @@ def test_resumes_elsewhere_accepts(changes):
         (saved_after(OPTIMIZER), "rate_off"),
         ([('start = saved.pop("step")', 'start = saved.pop("step") + 1')], "other_interval"),
         ([("if path.exists()", "if False")], "starts_over"),
-        ([(SAVE, "")], "starts_over"),
+        ([(SAVE, "")], "no_checkpoint"),
+        (saved_after(SCHEDULER, SAVE.replace("% every", "% 10")), "no_checkpoint"),
+        (saved_after(SCHEDULER, SAVE + "    path.unlink()\n"), "no_checkpoint"),
+        ([*saved_after(SCHEDULER), ("range(start, steps)", "range(start, start + steps)")], "training_changed"),
         (saved_after(SCHEDULER, SAVE.replace("(step + 1) % every == 0", "True")), "other_interval"),
         (
             [

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,10 @@ class Expected:
     """After how many epochs each rank would stop by its own loss."""
     mean: int
     """After how many by the mean loss."""
+    shared: set[int]
+    """After how many they may stop together: by the loss of one, by the mean, by their best, middle or worst loss, or
+    when so many of them want to at once."""
+    patience: int
     weights: list[list[torch.Tensor]]
     """The weights after each epoch."""
     losses: list[list[float]]
@@ -99,7 +103,7 @@ def _disagreement(ranks: int, seed: int) -> tuple[Part, Part, int, Expected]:
         train, val = (images[: 48 * ranks], labels[: 48 * ranks]), (images[48 * ranks :], labels[48 * ranks :])
         patience = 1 + (seed + attempt) % 2
         expected = _play(train, val, ranks, patience, seed)
-        if min(expected.own) < max(expected.own) < EPOCHS - 1 and expected.mean < EPOCHS - 1:
+        if min(expected.own) < max(expected.own) and max(expected.shared) < EPOCHS - 1:
             return train, val, patience, expected
     raise AssertionError(f"no data of seed {seed} on which {ranks} ranks disagree")
 
@@ -128,18 +132,28 @@ def _play(train: Part, val: Part, ranks: int, patience: int, seed: int) -> Expec
             own = [_share(val, rank, ranks) for rank in range(ranks)]
             losses.append([F.cross_entropy(model(images), labels).item() for images, labels in own])
         weights.append(copies(model.parameters()))
-    columns = list(zip(*losses, strict=True))
-    mean = [sum(row) / ranks for row in losses]
-    return Expected([_stop(column, patience) for column in columns], _stop(mean, patience), weights, losses)
+    counts = [_stale(column) for column in zip(*losses, strict=True)]
+    alone = [_first(count, patience) for count in counts]
+    mean = _first(_stale([sum(row) / ranks for row in losses]), patience)
+    votes = [_first(ranked, patience) for ranked in _ranked(zip(*counts, strict=True))]
+    by_rank = [_first(_stale(ranked), patience) for ranked in _ranked(losses)]
+    return Expected(alone, mean, {*alone, mean, *votes, *by_rank}, patience, weights, losses)
 
 
-def _stop(losses: Sequence[float], patience: int) -> int:
-    best, stale = float("inf"), 0
-    for epoch, loss in enumerate(losses, start=1):
-        best, stale = (loss, 0) if loss < best else (best, stale + 1)
-        if stale == patience:
-            return epoch
-    return len(losses)
+def _ranked(rows: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Return after each epoch the smallest number of the ranks, the second smallest, and so on."""
+    return list(zip(*(sorted(row) for row in rows), strict=True))
+
+
+def _stale(losses: Sequence[float]) -> list[int]:
+    """Return after each epoch how many epochs ago the best loss was found."""
+    best = [losses.index(min(losses[: end + 1])) for end in range(len(losses))]
+    return [end - found for end, found in enumerate(best)]
+
+
+def _first(stale: Sequence[float], patience: int) -> int:
+    """Return after how many epochs the patience ends; all of them if it does not."""
+    return next((epoch for epoch, count in enumerate(stale, start=1) if count >= patience), len(stale))
 
 
 Run = tuple[list[float] | None, list[torch.Tensor]]
@@ -166,7 +180,7 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
             "One model needs one decision.",
         )
     count = epochs[0]
-    if count > max(*expected.own, expected.mean):
+    if count > max(expected.shared):
         raise Wrong(
             "never_stops",
             f"The ranks stay together for {count} epochs. By then every one of them had its reason to stop, the last "
@@ -175,6 +189,13 @@ def _judge_runs(runs: list[Run], expected: Expected) -> int:
     if count < min(*expected.own, expected.mean):
         raise Wrong(
             "too_early", f"The ranks stop together after {count} epochs, before any has its reason: {expected.own}."
+        )
+    by_returned = {_first([*_stale(losses), 0], expected.patience) for losses in returned}  # count + 1: not yet
+    if count not in expected.shared | by_returned:
+        raise Wrong(
+            "patience",
+            f"The ranks stop together after {count} epochs. With a patience of {expected.patience} they would by their "
+            f"own losses after {expected.own}, and by the mean loss after {expected.mean}. Whose patience ends there?",
         )
     if not all(same(weights, expected.weights[count - 1], tolerance=1e-2) for _, weights in runs):
         raise Wrong(

@@ -71,6 +71,12 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
     case, share = f"On {ranks} ranks with {count} images", -(-count // ranks)
     lengths = [len(order) for order in orders]
     if max(lengths) > share * EPOCHS:
+        if any(len(set(order[:count])) < count for order in orders):
+            raise Wrong(
+                "count",
+                f"{case}, a rank fetches {max(lengths)} images in {EPOCHS} epochs. Its share is {share}, so "
+                f"{share * EPOCHS} were to be expected: how many epochs, and of how many images, does it train?",
+            )
         raise Wrong(
             "whole_set",
             f"{case}, a rank fetches {max(lengths) // EPOCHS} images per epoch; its share would be {share}. Nothing is "
@@ -78,14 +84,28 @@ def _judge_orders(orders: Sequence[list[int]], ranks: int, count: int) -> None:
         )
     if min(lengths) < (count // ranks) * EPOCHS:
         raise Wrong("count", f"{case}, a rank fetches {min(lengths)} images in {EPOCHS} epochs: too few.")
+    if len(set(lengths)) > 1:
+        raise Wrong(
+            "unequal_shares",
+            f"{case}, the ranks fetch {', '.join(map(str, lengths))} images in {EPOCHS} epochs. As soon as one of them "
+            "has a batch more than another, it waits in its all-reduce. How does DistributedSampler make shares equal?",
+        )
     each = lengths[0] // EPOCHS
     epochs = [[order[each * e : each * (e + 1)] for order in orders] for e in range(EPOCHS)]
     for number, shares in enumerate(epochs):
-        seen = {index for part in shares for index in part}
-        if len(seen) < count:
+        fetched = [index for part in shares for index in part]
+        missed = count - len(set(fetched))
+        if missed and missed == count - len(fetched):
+            raise Wrong(
+                "left_out",
+                f"{case}, in epoch {number} none is fetched twice, and {missed} of them by nobody. The shares fit "
+                "together, and the last ones are left out to make them equal. What does the sampler do about them, if "
+                "nobody tells it otherwise?",
+            )
+        if missed:
             raise Wrong(
                 "still_there",
-                f"{case}, {count - len(seen)} images are seen by nobody in epoch {number}, and others several times. "
+                f"{case}, {missed} of them are seen by nobody in epoch {number}, and others several times. "
                 "The shares only fit together if they are cut out of one and the same order.",
             )
     if all(part == sorted(part) for shares in epochs for part in shares):

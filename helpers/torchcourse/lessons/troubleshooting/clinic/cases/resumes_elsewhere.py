@@ -109,25 +109,19 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, every: int, seed: int) -> None:
-    steps, newest = len(right) - 1, cut // every * every
+    steps = len(right) - 1
+    if not path.exists():
+        raise Wrong(
+            "no_checkpoint",
+            f"Cut in step {cut}, with a checkpoint every {every} steps, there is no file at `path` to go on from. When "
+            "is it written, and where?",
+        )
     resumed = RecordedBatches(program.new_run(seed), program.batches(seed))
     program.train_resumably(resumed.run, resumed, steps, path, every=every)
     case = f"Cut in step {cut}, with a checkpoint every {every} steps, the second start begins with step"
     asked = sorted(resumed.states)
-    if not asked or asked[0] == 0:
-        raise Wrong(
-            "starts_over",
-            f"{case} {asked[0] if asked else 'none'}: no use is made of a checkpoint. The weights may be right in the "
-            "end, after all the work was done twice.",
-        )
+    _judge_steps(asked, cut, every, steps, case)
     first = asked[0]
-    # A file that is written when the next batch has arrived does not exist yet if the power goes while it comes.
-    expected = {newest, newest - 1} | ({newest - every, newest - every - 1} if cut == newest else set())
-    if first not in expected:
-        raise Wrong(
-            "other_interval",
-            f"{case} {first}; {newest} or the step before was to be expected. When is it saved, and how often?",
-        )
     weights, rate = resumed.states[first]
     case = f"{case} {first}, where the weights should be those after {first} updates"
     if not _close(weights, right[first][0]):
@@ -157,6 +151,34 @@ def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, e
             "drifts",
             f"{case}, and they are, and so is the learning rate. Yet the run ends elsewhere. What else does an "
             "optimizer with momentum remember from step to step?",
+        )
+    if not path.exists():
+        raise Wrong(
+            "no_checkpoint",
+            "The resumed run ends with the right weights, and takes its checkpoint away: whoever starts the program "
+            "once more begins with step 0. It stayed where it was before.",
+        )
+
+
+def _judge_steps(asked: list[int], cut: int, every: int, steps: int, case: str) -> None:
+    """Refuse a second start that begins at a different step than the newest checkpoint's, or that goes on too long."""
+    newest = cut // every * every
+    if not asked or asked[0] == 0:
+        raise Wrong(
+            "starts_over",
+            f"{case} {asked[0] if asked else 'none'}: no use is made of a checkpoint. The weights may be right in the "
+            "end, after all the work was done twice.",
+        )
+    if asked[-1] >= steps:
+        raise Wrong(
+            "training_changed", f"{case} {asked[0]} and goes on to step {asked[-1]}; {steps - 1} was to be the last."
+        )
+    # A file that is written when the next batch has arrived does not exist yet if the power goes while it comes.
+    expected = {newest, newest - 1} | ({newest - every, newest - every - 1} if cut == newest else set())
+    if asked[0] not in expected:
+        raise Wrong(
+            "other_interval",
+            f"{case} {asked[0]}; {newest} or the step before was to be expected. When is it saved, and how often?",
         )
 
 
