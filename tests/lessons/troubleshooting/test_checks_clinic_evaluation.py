@@ -58,6 +58,7 @@ def test_moody_score_accepts(changes):
             ],
             "wrong_value",
         ),
+        ([(LOOP, COPY + LOOP.replace("torch.no_grad()", "torch.enable_grad()"))], "recorded"),
         ([(LOOP, "    torch.manual_seed(0)\n" + EVAL + LOOP), (RESULT, "    model.train()\n" + RESULT)], "seeded"),
     ],
 )
@@ -72,6 +73,8 @@ JOINED = "[[torch.cat(parts) for parts in zip(*loader, strict=True)]]"
 VALIDATION = "def validation_loss"
 BACK = "    model.train(was_training)\n"
 FREEZE_ALL = "    model.requires_grad_(False)\n"
+SWITCH_OFF = "    was = torch.is_grad_enabled()\n    torch.set_grad_enabled(False)\n"
+FROZEN = "    learning = [p for p in model.parameters() if p.requires_grad]\n"
 CHUNKS = "    for images, labels in [(i[None], l[None]) for x, y in loader for i, l in zip(x, y, strict=True)]:\n"
 
 
@@ -80,8 +83,8 @@ CHUNKS = "    for images, labels in [(i[None], l[None]) for x, y in loader for i
     [
         [(VALIDATION, "@torch.no_grad()\n" + VALIDATION)],
         [(VALIDATION, "@torch.inference_mode()\n" + VALIDATION)],
-        [(FOR, "    torch.set_grad_enabled(False)\n" + FOR), (BACK, "    torch.set_grad_enabled(True)\n" + BACK)],
-        [(FOR, FREEZE_ALL + FOR), (BACK, FREEZE_ALL.replace("False", "True") + BACK)],
+        [(FOR, SWITCH_OFF + FOR), (BACK, "    torch.set_grad_enabled(was)\n" + BACK)],
+        [(FOR, FROZEN + FREEZE_ALL + FOR), (BACK, "    for p in learning:\n        p.requires_grad_(True)\n" + BACK)],
     ],
 )
 def test_hungry_validation_accepts(changes):
@@ -95,7 +98,9 @@ def test_hungry_validation_accepts(changes):
         ([("        count += len(labels)\n", "        count += len(labels)\n        del loss\n")], "still_there"),
         ([("    for images, labels in loader:\n        loss", CHUNKS + "        loss")], "smaller_batches"),
         ([(FOR, "    torch.set_grad_enabled(False)\n" + FOR)], "grad_off"),
+        ([(FOR, SWITCH_OFF + FOR), (BACK, "    torch.set_grad_enabled(True)\n" + BACK)], "grad_on"),
         ([(FOR, FREEZE_ALL + FOR)], "frozen"),
+        ([(FOR, FREEZE_ALL + FOR), (BACK, FREEZE_ALL.replace("False", "True") + BACK)], "thawed"),
         ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), (BACK, "")], "mode_left_changed"),
         ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), (BACK, "    model.train()\n")], "mode_left_changed"),
         ([(VALIDATION, "@torch.no_grad()\n" + VALIDATION), ("    model.eval()\n", "")], "training_mode"),

@@ -71,6 +71,10 @@ def test_learns_then_forgets_takes_a_closure():
             "training_changed",
         ),
         ([("    model.train()\n", ""), (BACKWARD, ZERO + BACKWARD)], "evaluation_mode"),
+        (
+            [(BACKWARD, ZERO + BACKWARD), ("    return total / count", "    model.eval()\n    return total / count")],
+            "mode_left_changed",
+        ),
     ],
 )
 def test_learns_then_forgets_refuses(changes, symptom):
@@ -82,6 +86,8 @@ def test_learns_then_forgets_refuses(changes, symptom):
 DIVIDED = ("        (loss / accumulate).backward()\n", "        loss.backward()\n")
 INDENTED_STEP = "            optimizer.step()\n"
 CLIP = "            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)\n"
+ASSERTION = '    assert len(loader) % accumulate == 0, "the last step would be made of fewer batches"\n'
+RAISES = '    if len(loader) % accumulate:\n        raise ValueError("the last step would be made of fewer batches")\n'
 BEFORE_STEP = "        if number % accumulate == 0:\n"
 
 
@@ -137,6 +143,7 @@ def test_big_batch_diverges_asks_for_the_memory_of_a_small_batch():
     [
         [(BACKWARD, "        (loss * (1 / accumulate)).backward()\n")],
         [(BACKWARD, "        loss.backward(torch.tensor(1 / accumulate, dtype=loss.dtype))\n")],
+        [(BACKWARD, DIVIDED[0]), (ASSERTION, RAISES)],
         [
             (
                 BEFORE_STEP,
@@ -165,6 +172,7 @@ def test_big_batch_diverges_accepts(changes):
         ([(BACKWARD, DIVIDED[0]), ("    return total / len(loader)", "    print(total / len(loader))")], "no_number"),
         ([(BACKWARD, DIVIDED[0]), ("total += loss.item()", "total += loss")], "graph_returned"),
         ([(BACKWARD, DIVIDED[0]), ("    model.train()\n", "")], "evaluation_mode"),
+        ([(BACKWARD, DIVIDED[0]), ("    return total", "    model.eval()\n    return total")], "mode_left_changed"),
         ([(BACKWARD, DIVIDED[0]), (INDENTED_STEP, "    " + NEW_OPTIMIZER + INDENTED_STEP)], "other_optimizer"),
     ],
 )

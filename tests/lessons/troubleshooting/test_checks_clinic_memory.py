@@ -93,6 +93,13 @@ def test_swelling_run_accepts_detached_losses_and_says_what_they_hold():
         ),
         (
             [
+                (RUNNING, "        running += loss.item()\n"),
+                (PROBED, "        model.eval()\n" + NO_GRAD),
+            ],
+            "mode_left_changed",
+        ),
+        (
+            [
                 (RUNNING, "        running += loss.item()\n        if running > 3:\n            break\n"),
                 (PROBED, NO_GRAD),
             ],
@@ -203,6 +210,25 @@ PER_SAMPLE = counted(
 )
 
 
+LAST_FEW = counted(
+    "squares, close, count, last = 0.0, 0, 0, []",
+    "last = [*last, off][-5:]; squares += off.square().sum(); close += (off < near).sum(); count += off.numel()",
+    "return squares / count, close / count",
+)
+
+
+def test_sawtooth_accepts_what_keeps_the_last_few_batches():
+    accepted(repair("sawtooth", *parts("sawtooth", LAST_FEW)))
+
+
+def test_sawtooth_lends_a_loader_that_can_be_asked_for_its_batch_size():
+    skips = (
+        "        images = images.flatten(1)\n",
+        "        if len(images) < loader.batch_size:\n            continue\n",
+    )
+    refused(repair("sawtooth", *parts("sawtooth", ONLY_SUMS.replace(skips[0], skips[1] + skips[0]))), "steps")
+
+
 def test_sawtooth_accepts_a_number_for_each_sample():
     accepted(repair("sawtooth", *parts("sawtooth", PER_SAMPLE)))
 
@@ -225,6 +251,10 @@ def test_sawtooth_accepts():
         (parts("sawtooth", AFTERWARDS), "wrong_value"),
         (parts("sawtooth", ONLY_SUMS.replace("loss.backward()", "(2 * loss).backward()")), "training_changed"),
         (parts("sawtooth", ONLY_SUMS.replace(*SKIP)), "steps"),
+        (
+            parts("sawtooth", ONLY_SUMS.replace("    return (total", "    model.eval()\n    return (total")),
+            "mode_left_changed",
+        ),
         (parts("sawtooth", BUFFER), "grows_with_epoch"),
         (parts("sawtooth", NUMPY), "grows_outside"),
         (parts("sawtooth", NUMPY_BUFFER), "grows_outside"),

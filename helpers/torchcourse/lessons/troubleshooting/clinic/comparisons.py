@@ -97,6 +97,16 @@ def expect_training_mode(given: Trained) -> None:
         )
 
 
+def expect_left_in_training_mode(given: Trained) -> None:
+    """Refuse an epoch after which the model, or a layer of it, is in evaluation mode."""
+    if not all(layer.training for layer in given.model.modules()):
+        raise Wrong(
+            "mode_left_changed",
+            "Your function leaves the model in evaluation mode: what is trained next has no dropout and no new "
+            "statistics. Before, it left the model in training mode.",
+        )
+
+
 def expect_weights(given: nn.Module, expected: nn.Module) -> None:
     """Refuse a model that does not end with exactly the expected weights."""
     if any(not torch.equal(a, b) for a, b in zip(given.parameters(), expected.parameters(), strict=True)):

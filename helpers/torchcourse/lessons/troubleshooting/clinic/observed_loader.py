@@ -11,7 +11,12 @@ class ObservedLoader:
 
     def __init__(self, loader: DataLoader, on_batch: Callable[[], Any]) -> None:
         self.loader, self.on_batch = loader, on_batch
-        self.dataset = loader.dataset
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else a loop asks its loader for, such as `dataset` or `batch_size`."""
+        if name == "loader":  # a copy that is being made has none yet
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
     def __len__(self) -> int:
         return len(self.loader)

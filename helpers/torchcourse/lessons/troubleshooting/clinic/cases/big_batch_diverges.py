@@ -15,6 +15,7 @@ from torchcourse.checks.kit import number
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    expect_left_in_training_mode,
     expect_own_optimizer,
     expect_training_mode,
     train_copy,
@@ -62,12 +63,13 @@ def judge(program: Program, seed: int) -> str:
         _compare(given.steps, right.steps, accumulate, rate)
         expect_own_optimizer(given)
         expect_training_mode(given)
+        expect_left_in_training_mode(given)
         _judge_report(given.returned, right.returned, accumulate)
     _judge_memory(program.accumulated_epoch)
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
         program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)
-    except AssertionError:
+    except (AssertionError, ValueError, RuntimeError):
         return (
             "Healed: with 1 to 5 batches per step, each gradient is that of one large batch, at the same learning rate."
         )

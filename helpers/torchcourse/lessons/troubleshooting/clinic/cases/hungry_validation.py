@@ -4,6 +4,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
@@ -84,12 +85,7 @@ def judge(program: Program, seed: int) -> str:
         raise Wrong("frozen", "After the validation the parameters are frozen: the next epoch trains nothing.")
     if not model.training:
         raise Wrong("mode_left_changed", "The model was in training mode before the validation, and is not any more.")
-    program.validation_loss(model.eval(), DataLoader(TensorDataset(images, labels), size))
-    if model.training:
-        raise Wrong(
-            "mode_left_changed",
-            "A model that came in evaluation mode leaves the validation in training mode. In which mode did it come?",
-        )
+    _judge_what_comes_otherwise(program, model.eval(), DataLoader(TensorDataset(images, labels), size))
     if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
         raise Wrong("weights_changed", "The validation has changed the model's weights.")
     if not isinstance(given, float) or abs(given - right) > 1e-5:
@@ -97,6 +93,31 @@ def judge(program: Program, seed: int) -> str:
             "wrong_value", f"The mean loss over all samples is {right:.5f}, as a float; you returned {given!r}."
         )
     return "Healed: no forward pass of the validation is recorded, its value is the same, and the training goes on."
+
+
+def _judge_what_comes_otherwise(program: Program, model: nn.Module, loader: DataLoader) -> None:
+    """Validate a model in evaluation mode with a frozen layer, for a caller who has autograd off."""
+    frozen = next(iter(model.parameters())).requires_grad_(False)
+    with torch.no_grad():
+        program.validation_loss(model, loader)
+        recording = torch.is_grad_enabled()
+    if model.training:
+        raise Wrong(
+            "mode_left_changed",
+            "A model that came in evaluation mode leaves the validation in training mode. In which mode did it come?",
+        )
+    if frozen.requires_grad:
+        raise Wrong(
+            "thawed",
+            "A layer that was frozen before the validation can learn after it. Does autograd have to be told of each "
+            "parameter, or is there a block in which it records nothing?",
+        )
+    if recording:
+        raise Wrong(
+            "grad_on",
+            "A caller who had switched autograd off finds it switched on after the validation. Which block leaves it "
+            "as it was?",
+        )
 
 
 CASE = Case(

@@ -9,6 +9,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    expect_left_in_training_mode,
     expect_steps,
     expect_training_mode,
     expect_weights,
@@ -57,6 +58,7 @@ def judge(program: Program, seed: int) -> str:
             )
         _compare(number, step, expected, rate)
     expect_training_mode(given)
+    expect_left_in_training_mode(given)
     expect_weights(given.model, right.model)
     loss = given.returned
     if not isinstance(loss, float) or abs(loss - right.returned) > 1e-6:

@@ -12,6 +12,7 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
 
 def evidence(program: Program) -> dict[str, float]:
@@ -47,7 +48,8 @@ def judge(program: Program, seed: int) -> str:
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
-    scores, awake = _scores(program, model, loaders)
+    with TrainingRecorder() as record:
+        scores, awake = _scores(program, model, loaders)
     if awake and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise Wrong(
             "seeded",
@@ -73,17 +75,26 @@ def judge(program: Program, seed: int) -> str:
             "The scores are right. But the training loop calls model.train() once, at its start: after your first "
             "evaluation the rest of the training runs without dropout and without new statistics.",
         )
+    if record.trained:
+        raise Wrong(
+            "recorded",
+            "The scores are right. But autograd now records each forward pass of the evaluation, and keeps all its "
+            "intermediate results for a backward pass that never comes. It did not before: what has gone?",
+        )
     if not torch.equal(torch.get_rng_state(), dice):
         raise Wrong("seeded", "The evaluation sets or uses the random numbers of the training. It needs none.")
-    model.eval()
-    program.evaluate(model, loaders[0])
+    _judge_model_that_comes_in_evaluation_mode(program, model.eval(), loaders[0])
+    return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
+
+
+def _judge_model_that_comes_in_evaluation_mode(program: Program, model: nn.Module, loader: DataLoader) -> None:
+    program.evaluate(model, loader)
     if any(layer.training for layer in model.modules()):
         raise Wrong(
             "mode_left_changed",
             "The scores are right. But a model that came in evaluation mode leaves in training mode: the next one who "
             "asks it gets an answer that changes. In which mode did it come?",
         )
-    return f"Healed: {right:.1%} in batches of any size, and the training goes on in its own mode."
 
 
 def _scores(program: Program, model: nn.Module, loaders: list[DataLoader]) -> tuple[list[float], set[str]]:

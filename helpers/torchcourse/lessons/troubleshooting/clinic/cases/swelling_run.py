@@ -13,7 +13,13 @@ from torchcourse.checks.kit import numbers_of
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import Trained, expect_steps, expect_weights, train_copy
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    Trained,
+    expect_left_in_training_mode,
+    expect_steps,
+    expect_weights,
+    train_copy,
+)
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
@@ -62,6 +68,7 @@ def judge(program: Program, seed: int) -> str:
         raise Wrong("graph_returned", "What you return still has a graph; the caller keeps it in a list.")
     expect_steps(given, plain)
     expect_weights(given.model, plain.model)
+    expect_left_in_training_mode(given)
     names = "training loss", "loss on the probe"
     found = numbers_of(given.returned, 2, " and ".join(names))
     for name, loss, right in zip(names, found, plain.returned, strict=True):
