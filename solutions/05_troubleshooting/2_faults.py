@@ -534,7 +534,7 @@ outcome(
 # %% [markdown]
 # In practice you do not know what the healthy run would have. So look at what *must hold
 # in every healthy run*, whatever the model and the data are: an **invariant** (불변 조건). `SanityProbe` watches your own loop
-# for its first 20 steps, and looks for some sixty ways to break one. It also looks at what is around the steps: a best state that is no
+# for its first 20 steps, and looks for some seventy ways to break one. It also looks at what is around the steps: a best state that is no
 # copy, `set_epoch` forgotten, clipping before `unscale_`, evaluation mode left on.
 
 # %%

@@ -29,8 +29,9 @@ Silent bugs
     training_watch    the recorder of one model's passes, losses and steps, told by `torch_calls` of what has no hook
     training_records  what it writes down
     surroundings      what happens between the steps: modes, states, epochs
+    usage             how PyTorch is used: rarer losses, derivatives in the loss, layers made on the way
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
-                      `program_invariants`, `data_invariants`, `output_invariants`
+                      `program_invariants`, `data_invariants`, `output_invariants`, `usage_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

@@ -36,6 +36,8 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     evaluated = float_inputs([seen for block in run.validations for seen in block])
     if not trained or sum(map(len, evaluated)) < 16 or evaluated[0].shape[1:] != trained[0].shape[1:]:
         return
+    if _of_one_series(trained):  # a series goes on where the next years differ from the last
+        return
     (mean, spread), (other_mean, other_spread) = _mean_and_spread(trained), _mean_and_spread(evaluated)
     if abs(other_mean - mean) > spread or not 0.5 < other_spread / max(spread, 1e-12) < 2:
         yield Alarm(
@@ -43,6 +45,17 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
             f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
             f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
         )
+
+
+def _of_one_series(batches: list[torch.Tensor]) -> bool:
+    """Whether the samples [N, T] or [N, T, C] are windows of one series that overlap: most begin within others."""
+    if batches[0].dim() not in (2, 3) or batches[0].size(1) < 8:
+        return False
+    rows = torch.cat([batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]])
+    parts = (rows if rows.dim() == 3 else rows[..., None]).unfold(1, 4, 1).flatten(2)  # [N, T - 3, 4 C]
+    keys = torch.tensor(hashes(parts.flatten(0, 1))).view(len(parts), -1)
+    begins = keys[:, 0][parts[:, 0].amax(dim=-1) > parts[:, 0].amin(dim=-1)]
+    return len(begins) > len(rows) / 2 and torch.isin(begins, keys[:, 1:]).float().mean().item() > 0.5
 
 
 def different_samples(run: WatchedRun) -> Iterator[Alarm]:
@@ -204,13 +217,13 @@ def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     keys = [(key, seen.step) for block in blocks for seen in block for key in _keys(seen.inputs)]
     batch_again = any(tuple(_keys(seen.inputs)) in whole for block in blocks for seen in block)
     shared = sum(trained.get(key, step) < step for key, step in keys)
-    # All that was trained on, in one validation, is how a program looks at its training error.
-    if (
-        len(keys) >= 8
-        and shared > SHARED_ROWS * len(keys)
-        and not batch_again
-        and not set(trained) <= {key for key, _ in keys}
-    ):
+    # All that had been trained on, in one validation, is how a program looks at its training error.
+    training_error = any(
+        {key for key, step in trained.items() if step < block[0].step}
+        <= {k for seen in block for k in _keys(seen.inputs)}
+        for block in blocks
+    )
+    if len(keys) >= 8 and shared > SHARED_ROWS * len(keys) and not batch_again and not training_error:
         yield Alarm(
             "validated_on_training_data",
             f"{shared} of the {len(keys)} samples that were validated on had been trained on. Do the "

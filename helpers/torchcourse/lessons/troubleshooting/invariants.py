@@ -26,6 +26,7 @@ from torchcourse.lessons.troubleshooting import (
     output_invariants,
     program_invariants,
     training_invariants,
+    usage_invariants,
 )
 from torchcourse.lessons.troubleshooting.training_watch import TrainingWatch
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
@@ -45,6 +46,11 @@ class SanityProbe:
 
     Losses are recognized if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
     class numbers.
+
+    Not seen is what is wrong by its meaning alone: labels of which some are wrong, anchors whose positive and negative
+    are swapped, a divergence with its two sides swapped, a kept average of the weights that is evaluated and never
+    updated, a sample in the middle of a model (as in a VAE) that carries no gradient back, a schedule in batches that
+    is stepped once per epoch.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
@@ -62,10 +68,16 @@ class SanityProbe:
         """Return the invariants that are broken, the plainest first; an empty list for a healthy run.
 
         Raises:
-            ValueError: if the model was never called, so that nothing can be said.
+            ValueError: if the model was never called, or inside transforms of torch.func alone: nothing can be said.
         """
         if not self._record.passes:
-            raise ValueError("The model that the probe watches was never called. Is a different one being trained?")
+            raise ValueError(
+                "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
+                "numbers cannot be read there."
+                if self._record.transformed
+                else "The model that the probe watches was never called. Is a different one being trained?"
+            )
         parts = [training_invariants, loss_invariants, program_invariants, data_invariants, output_invariants]
+        parts.append(usage_invariants)
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]

@@ -69,13 +69,21 @@ def _growth(run: WatchedRun) -> Iterator[Alarm]:
         most = max(range(len(medians)), key=medians.__getitem__)
         nothing = max(_of_zeros(loss) for loss in same[most : most + 3])
         grew = medians[most] > LOSS_GROWTH * values[0] + 0.1 and medians[most] > WORSE_THAN_NOTHING * nothing
-        if grew and _whole_loss_grew(run, same[most].step):
+        if grew and _whole_loss_grew(run, same[most].step) and not _other_classes(same[:3], same[most : most + 3]):
             yield Alarm(
                 "diverges",
                 f"The loss went from {values[0]:.3g} up to {medians[most]:.3g}, where outputs of 0 would have "
                 f"{nothing:.3g}. Is the learning rate too high, or the sign of the loss wrong?",
             )
             return
+
+
+def _other_classes(first: list[Loss], later: list[Loss]) -> bool:
+    """Whether most labels are of classes that did not come at first, as where one task is learned after another."""
+    if first[0].function not in CLASSIFYING or first[0].target.is_floating_point():
+        return False
+    known, labels = (torch.cat([loss.target.flatten() for loss in part]) for part in (first, later))
+    return torch.isin(labels, known).float().mean().item() < 0.5
 
 
 def _mean(loss: Loss) -> float:

@@ -1,7 +1,9 @@
 """Invariants of what the model makes of its inputs. Each rule yields alarms."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, l
 MIXES_AT_LEAST = 1e-3  # of the outputs' size, in float32; half a percent of rounding is normal in bfloat16
 SHORT_MIXES_AT_LEAST = 5e-2
 ALL = slice(None)
+SHOWN, MASKED = 0.6, 0.7  # of the targets that the input shows; of the others, those that one token stands for
 SHIFTED = 0.95  # of the positions whose target is the next input, where the next one is to be foretold
 
 
@@ -121,46 +124,108 @@ def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
 
 
 def foretelling(run: WatchedRun) -> Iterator[Alarm]:
-    """A model that foretells the next input does not see it, and it is the next one that it foretells."""
-    pairs = [(seen, target) for loss in run.record.losses[-3:] for seen, target in _sequences(run, loss)]
-    if not pairs:
-        return
-    seen, target = pairs[-1]
-    inputs = seen.inputs
-    assert inputs is not None
-    next_one = (target[:, :-1] == inputs[:, 1:]).float().mean().item()
-    this_one = (target == inputs).float().mean().item()
-    if max(next_one, this_one) < SHIFTED:
-        return
-    changed = inputs.clone()
-    changed[:, -1] = inputs[:, -1].roll(1, dims=0) if inputs.is_floating_point() else inputs[:, 0]
-    found = in_evaluation(run.model, [(inputs, ALL), (changed, ALL)], seen.call)
-    if found is None or found[0].dim() < 3 or found[0].shape[:2] != inputs.shape[:2]:
-        return
-    way = (found[0] - found[1])[:, :-1].abs().max()
-    sees_later = bool(way > MIXES_AT_LEAST * (found[0].abs().max() + 1e-12))
+    """A model that foretells tokens does not see them, and it is the next ones that it foretells."""
+    found = [given for loss in run.record.losses[-3:] for given in _given_tokens(run, loss)]
+    for given in found[-2:]:
+        alarm = _told(run, given)
+        if alarm is not None:
+            yield alarm
+            return
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Tokens that a model got, and targets [samples, time] for the same places."""
+
+    call: Call
+    """With these tokens as its first tensor."""
+    tokens: torch.Tensor
+    target: torch.Tensor
+    counted: torch.Tensor
+    first: bool
+    """Whether they are the first tensor that the model gets."""
+
+    def share(self, equal: torch.Tensor, first: int = 0, last: int | None = None) -> float:
+        """Return for which share of the targets that count this holds."""
+        counted = self.counted[:, first:last]
+        return equal[counted].float().mean().item() if counted.any() else 0.0
+
+    def way(self, model: nn.Module, place: int) -> torch.Tensor | None:
+        """Return how far the output at each place [time] moves with the token at one, as a share of its size."""
+        changed = self.tokens.clone()
+        changed[:, place] = self.tokens[:, 0 if place else -1]
+        found = in_evaluation(model, [(self.tokens, ALL), (changed, ALL)], self.call)
+        if found is None or found[0].dim() < 3 or found[0].shape[:2] != self.tokens.shape:
+            return None
+        return (found[0] - found[1]).abs().amax(dim=(0, *range(2, found[0].dim()))) / (found[0].abs().max() + 1e-12)
+
+
+def _told(run: WatchedRun, given: _Given) -> Alarm | None:
+    tokens, target = given.tokens, given.target
+    next_one = given.share(target[:, :-1] == tokens[:, 1:], last=-1)
+    this_one = given.share(target == tokens)
+    last_one = given.share(target[:, 1:] == tokens[:, :-1], first=1)
+    if max(next_one, last_one) < SHIFTED and this_one < SHOWN:
+        return None
+    end, middle = given.way(run.model, -1), given.way(run.model, tokens.size(1) // 2)
+    if end is None or middle is None or (not given.first and middle[tokens.size(1) // 2] < MIXES_AT_LEAST):
+        return None  # labels that the model computes its loss with change no output
+    sees_later = end[:-1].max() > MIXES_AT_LEAST
     if next_one >= SHIFTED and sees_later:
-        yield Alarm(
+        return Alarm(
             "future_seen",
             f"{next_one:.0%} of the targets are the next input, and an output changes with inputs after it: the model "
             "can look up what it is to foretell. Is a causal mask missing?",
         )
-    elif this_one >= SHIFTED > next_one and not sees_later:
-        yield Alarm(
+    if this_one >= SHIFTED > next_one and not sees_later:
+        return Alarm(
             "target_is_input",
             f"{this_one:.0%} of the targets are the input at the same place, which the model sees. Are the targets to "
             "be shifted by one?",
         )
+    if last_one >= SHIFTED > max(next_one, this_one) and _in_order(run):
+        return Alarm(
+            "target_is_input",
+            f"{last_one:.0%} of the targets are the input one place before, which the model has seen. Are the targets "
+            "shifted the wrong way?",
+        )
+    hidden = tokens[given.counted & (target != tokens)]
+    if SHOWN <= this_one < SHIFTED and sees_later and len(hidden):
+        mask, often = hidden.mode().values, (hidden == hidden.mode().values).float().mean()
+        if often > MASKED and not (target == mask).any():
+            return Alarm(
+                "shown_tokens_count",
+                f"{this_one:.0%} of the targets are the input at the same place, which the model sees; the others are "
+                f"hidden by token {int(mask)}. Are only those to count (ignore_index for the rest)?",
+            )
+    return None
 
 
-def _sequences(run: WatchedRun, loss: Loss) -> Iterator[tuple[Pass, torch.Tensor]]:
-    """Yield the pass that a loss belongs to, with the targets in the shape of its inputs [samples, time]."""
+def _in_order(run: WatchedRun) -> bool:
+    """Whether a token says something about the next one, as in a language; not in tokens drawn to be remembered."""
+    tables = [p.inputs for p in run.record.trained if p.inputs is not None and p.inputs.dim() == 2]
+    pairs = torch.cat([torch.stack([t[:, :-1].flatten(), t[:, 1:].flatten()]) for t in tables], dim=1)[:, :20000].long()
+    if pairs.size(1) < 300 or pairs.min() < 0 or pairs.max() > 2000:
+        return False
+    half = pairs.size(1) // 2
+    counts = torch.zeros(2 * [int(pairs.max()) + 1])
+    counts.index_put_((pairs[0, :half], pairs[1, :half]), torch.ones(half), accumulate=True)
+    told = (counts.argmax(dim=1)[pairs[0, half:]] == pairs[1, half:]).float().mean().item()
+    guessed = (counts.sum(dim=0).argmax() == pairs[1, half:]).float().mean().item()
+    return told > guessed + max(0.3 * guessed, 4 * math.sqrt(max(guessed, 1 / half) / half))
+
+
+def _given_tokens(run: WatchedRun, loss: Loss) -> Iterator[_Given]:
+    """Yield the tensors of tokens that the model got, where the loss has a target for each of their places."""
     for seen in run.record.trained:
-        inputs = seen.inputs
-        if seen.step != loss.step or inputs is None or inputs.dim() != 2 or inputs.is_floating_point():
+        if seen.step != loss.step or seen.call is None or loss.target.is_floating_point():
             continue
-        if loss.target.numel() == inputs.numel() and inputs.size(1) >= 3 and not loss.target.is_floating_point():
-            yield seen, loss.target.reshape(inputs.shape)
+        for place, leaf in enumerate(seen.call.leaves):
+            tokens = isinstance(leaf, torch.Tensor) and leaf.dim() == 2 and not leaf.is_floating_point()
+            if tokens and leaf.size(1) >= 3 and loss.target.numel() == leaf.numel():
+                leaf, target = leaf.cpu(), loss.target.reshape(leaf.shape)
+                call = replace(seen.call, first=place)
+                yield _Given(call, leaf, target, target != loss.ignored, place == seen.call.first)
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
 MEANT_TO_BE_SMALL = 1e-5  # a learning rate below it says itself that the weights are to move little
 RATE_LEFT = 0.05  # of the highest learning rate
 LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
+AT_ZERO, WHOLE = 5, 0.5  # steps with a rate of 0 at the start, and the share of the highest rate that then comes
 DROP = 5.0  # times, from one step to the next
 COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
 
@@ -76,6 +77,18 @@ def schedule(run: WatchedRun) -> Iterator[Alarm]:
             "rate_collapses",
             f"After {low[0]} of {len(tops)} steps the learning rate had fallen from {tops[most]:.2g} to "
             f"{tops[low[0]]:.2g}. Is a schedule that counts epochs stepped after each batch?",
+        )
+
+
+def warm_up(run: WatchedRun) -> Iterator[Alarm]:
+    """A warm-up rises: it does not stand at 0, to begin with the whole rate."""
+    tops = [max(step.rates) for step in run.record.steps]
+    first = next((number for number, top in enumerate(tops) if top > 0), 0)
+    if first >= AT_ZERO and tops[first] >= WHOLE * max(tops):
+        yield Alarm(
+            "rate_stands_at_0",
+            f"In the first {first} steps the learning rate was 0, then at once {tops[first]:.2g}. Is a warm-up "
+            "computed with //, which rounds down?",
         )
 
 
@@ -328,6 +341,7 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     movement,
     rounding,
     schedule,
+    warm_up,
     planned_length,
     one_optimizer,
     best_state,

@@ -1,5 +1,6 @@
 """Calls of torch that have no hook, told to whoever watches: losses, dropout, `backward()`, differences, scalers."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ CLASSIFYING = {F.cross_entropy, F.nll_loss}
 LOGISTIC = {F.binary_cross_entropy_with_logits, F.binary_cross_entropy}
 MEASURING = {F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss}
 LOSSES = CLASSIFYING | LOGISTIC | MEASURING | {F.kl_div}
+OTHER_LOSSES = {F.ctc_loss, F.poisson_nll_loss, F.cosine_embedding_loss, F.hinge_embedding_loss, F.soft_margin_loss}
+OTHER_LOSSES |= {F.margin_ranking_loss}
 DROPOUTS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 _BACKWARD = {torch.Tensor.backward, torch.autograd.backward}
 _DIFFERENCES = {"sub", "__sub__", "rsub", "__rsub__", "subtract"}
@@ -28,6 +31,8 @@ class TorchCalls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
+        if transforming():
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if func in _BACKWARD:
             roots = args[0] if args else kwargs["tensors"]
@@ -42,11 +47,20 @@ class TorchCalls(TorchFunctionMode):
         if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad:
             scores = args[0] if args else kwargs["input"]
             self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)
+        if func in OTHER_LOSSES:
+            self._watch.usage.on_loss(name, inspect.signature(func).bind(*args, **kwargs).arguments)
+        if func is torch.autograd.grad:
+            self._watch.usage.on_grad(out, args, kwargs)
         if name in _DIFFERENCES:
             sides = [side for side in args[:2] if isinstance(side, torch.Tensor)]
             if len(sides) == 2:
                 self._watch.on_difference(*sides)
         return out
+
+
+def transforming() -> bool:
+    """Whether this runs inside a transform of torch.func, such as vmap or grad: its tensors have no numbers to read."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def drops(args: tuple, kwargs: dict) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
@@ -124,7 +125,7 @@ def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
     names = {id(p): name for name, p in run.model.named_parameters()}  # the first name of one that has two
     for name, module in run.model.named_modules():
         # What no optimizer has and nothing reaches is a constant, such as a teacher.
-        owned = [p for p in module.parameters(recurse=False) if id(p) in run.record.owned]
+        owned = [p for p in _own_parameters(module) if id(p) in run.record.owned]
         own = [names[id(p)] for p in owned if p.requires_grad]
         reached = any(step.norms.get(key) for step in steps for key in own)
         some = some or reached
@@ -139,6 +140,12 @@ def reached_parameters(run: WatchedRun) -> Iterator[Alarm]:
             f"{listed(never)} got no gradient in {len(steps)} steps. Is there a detach(), a no_grad(), a layer that "
             "is not called, or a layer whose units are all dead?",
         )
+
+
+def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return a module's own parameters, with those that its weights are computed from (weight_norm and the like)."""
+    made_from = module.parametrizations if parametrize.is_parametrized(module) else None
+    return [*module.parameters(recurse=False), *(made_from.parameters() if isinstance(made_from, nn.Module) else ())]
 
 
 def frozen_parameters(run: WatchedRun) -> Iterator[Alarm]:

@@ -85,6 +85,17 @@ class Loss:
     step: int
     maker: str
     """The operation that made the scores, as autograd calls it; "" where it was not recorded."""
+    weight: torch.Tensor | None = None
+    """What it weighs the classes with, or the answer 1."""
+
+
+@dataclass(frozen=True)
+class OtherLoss:
+    """One call of a loss function whose targets are no labels and no numbers to come near to."""
+
+    name: str
+    arguments: dict[str, Any]
+    """By name; copies of the tensors."""
 
 
 @dataclass(frozen=True)

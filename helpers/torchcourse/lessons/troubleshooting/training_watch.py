@@ -22,9 +22,10 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
-from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import gradients_of, has_closure
+from torchcourse.lessons.troubleshooting.usage import Usage
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -42,8 +43,8 @@ class _Since:
     backwards: list[float] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
     cleared: list[tuple[int, tuple[Pass, ...]]] = field(default_factory=list)
-    count: int = 0
-    was_clean: bool = False
+    kept: set[int] | None = None
+    """The ids of the parameters that had a gradient before each backward pass; None before the first one."""
     made: float = 0.0
     versions: int = 0
     before_unscaling: float | None = None
@@ -66,6 +67,8 @@ class TrainingWatch:
         """How often each layer was called with samples, while autograd was on."""
         self.owned: set[int] = {id(p) for group in optimizer.param_groups for p in group["params"]}
         """The ids of the parameters of each optimizer that has stepped, and of this one."""
+        self.transformed = False
+        """Whether the model was called inside a transform of torch.func, where nothing is recorded."""
         self.others = 0
         """Steps of optimizers that share no parameter with this one."""
         self.backward_seen = False
@@ -82,6 +85,7 @@ class TrainingWatch:
         self.start: dict[str, torch.Tensor] = {}
         self.start_buffers: dict[str, torch.Tensor] = {}
         self.around = Surroundings(model, lambda: len(self.steps))
+        self.usage = Usage(model, lambda: len(self.steps), lambda: self._depth > 0 and not self._in_backward)
         self._model, self._optimizer = model, optimizer
         self._ids = set(self.owned)
         self._open = contextlib.ExitStack()
@@ -125,6 +129,7 @@ class TrainingWatch:
             self._open.callback(handle.remove)
         self._open.enter_context(TorchCalls(self))
         self._open.enter_context(self.around)
+        self._open.enter_context(self.usage)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -134,7 +139,8 @@ class TrainingWatch:
 
     def _on_call(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._depth += 1
-        if self._in_backward:  # a checkpointed part is computed once more
+        self.transformed = self.transformed or transforming()
+        if self._in_backward or transforming():  # a checkpointed part is computed once more
             return
         if self._depth == 1:
             self._entered, self._entry = False, None
@@ -149,7 +155,7 @@ class TrainingWatch:
 
     def _on_return(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self._depth -= 1
-        if self._in_backward or output is None:  # always called: without an output after an error
+        if self._in_backward or transforming() or output is None:  # always called: without an output after an error
             return
         first = _first_tensor(args, kwargs)
         if torch.is_grad_enabled() and (first is None or first.numel()):
@@ -200,12 +206,15 @@ class TrainingWatch:
                 last if last is not None and target.dim() and last.samples == len(target) else None,
                 len(self.steps),
                 _maker(scores),
+                _weight(how),
             )
         )
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         if self.around.states:
             self.around.on_call(name, args, out)
+        if not self._in_step:
+            self.usage.on_call(name, args, out)
         if name not in _SHRINKING or self._in_step:
             return
         first = args[0] if args else None
@@ -233,8 +242,9 @@ class TrainingWatch:
     def on_backward(self, roots: Iterable[torch.Tensor]) -> Iterator[None]:
         since, self.backward_seen = self._since, True
         roots = list(roots)
-        if not any(gradient.count_nonzero() for gradient in _values(self._optimizer)):
-            since.was_clean = True
+        there = _with_gradient(self._optimizer)
+        since.kept = there if since.kept is None else since.kept & there
+        if not there:
             if since.backwards and since.before_unscaling is None:  # a scaler skips steps that overflow
                 since.cleared.append((since.versions, tuple(since.passes)))
             since.backwards, since.passes = [], []
@@ -245,7 +255,6 @@ class TrainingWatch:
             self._in_backward = False
         value = sum(root.detach().double().sum().item() for root in roots)
         since.backwards.append(value)
-        since.count += 1
         since.made = _norm(self._optimizer)
         since.versions = self._versions()
         since.before_unscaling = None
@@ -278,6 +287,7 @@ class TrainingWatch:
             self.others += 1
             return
         self.around.on_step()
+        self.usage.on_step()
         since, self._since = self._since, _Since()
         learning = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         for seen in since.passes:
@@ -292,7 +302,7 @@ class TrainingWatch:
                 backwards=tuple(since.backwards),
                 passes=tuple(since.passes),
                 lost=tuple(passes for versions, passes in since.cleared if versions == since.versions),
-                stale=bool(since.count) and not since.was_clean,
+                stale=bool(since.kept and since.kept & ids),
                 made=since.made,
                 norm=_norm(optimizer),
                 before_unscaling=since.before_unscaling,
@@ -324,6 +334,11 @@ def _maker(scores: torch.Tensor) -> str:
     return "" if node is None else _operation(node)
 
 
+def _weight(how: dict) -> torch.Tensor | None:
+    given = how.get("weight") if how.get("pos_weight") is None else how["pos_weight"]
+    return None if given is None else given.detach().cpu().clone()
+
+
 def _operation(node: Any) -> str:
     return node.name().rstrip("0123456789").removesuffix("Backward")
 
@@ -350,8 +365,18 @@ def _random_state(model: nn.Module) -> int:
 
 
 def _values(optimizer: Optimizer) -> list[torch.Tensor]:
-    """Return the gradients; of a sparse one, the numbers that are there."""
-    return [g.coalesce().values() if g.is_sparse else g for g in gradients_of(optimizer)]
+    return [_numbers(gradient) for gradient in gradients_of(optimizer)]
+
+
+def _with_gradient(optimizer: Optimizer) -> set[int]:
+    """Return the ids of the parameters whose gradient is not 0."""
+    owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return {id(p) for p in owned if p.grad is not None and _numbers(p.grad).count_nonzero()}
+
+
+def _numbers(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the numbers that are there of a gradient, sparse or not."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _norm(optimizer: Optimizer) -> float:

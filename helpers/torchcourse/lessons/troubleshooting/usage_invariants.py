@@ -1,0 +1,242 @@
+"""Invariants of how PyTorch is used: rarer losses, weights of classes, frozen layers, copies. Each yields alarms."""
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
+
+NUMBERS_AT_LEAST = 64
+PER_CLASS = 5  # samples of the rarest class, before anything is said about the weights of classes
+APART = math.log(3)  # from the rarest to the most frequent class
+OFF = 0.3  # that the logarithm of a weight may be away from that of its class's share
+MANY_LABELS = 0.05  # of the samples, with more than one label
+
+
+def log_probabilities(run: WatchedRun) -> Iterator[Alarm]:
+    """The CTC loss gets log-probabilities, and a Poisson loss the logarithm of a rate where it is told so."""
+    calls = [loss.arguments for loss in run.record.usage.losses if loss.name == "ctc_loss"]
+    if len(calls) >= 3 and all((call["log_probs"].float().logsumexp(dim=-1).abs() > 0.01).any() for call in calls):
+        yield Alarm(
+            "no_log_probabilities",
+            "ctc_loss got scores that are not log-probabilities over their last dimension: log_softmax is missing, or "
+            "runs over the wrong dimension.",
+        )
+    rates = [loss.arguments for loss in run.record.usage.losses if loss.name == "poisson_nll_loss"]
+    found = [call["input"] for call in rates if call.get("log_input", True)]
+    counts = [call["target"] for call in rates if call.get("log_input", True)]
+    if len(found) < 3 or sum(scores.numel() for scores in found) < NUMBERS_AT_LEAST:
+        return
+    if all((scores >= 0).all() for scores in found) and any((target == 0).any() for target in counts):
+        yield Alarm(
+            "rate_is_no_logarithm",
+            "poisson_nll_loss takes the exponential of what it gets, and never got a number below 0: is there a "
+            "softplus, an exp or a ReLU before it? Then log_input=False, or leave it out.",
+        )
+
+
+def two_sided_targets(run: WatchedRun) -> Iterator[Alarm]:
+    """Losses of pairs get 1 and -1."""
+    targets: dict[str, list[torch.Tensor]] = {}
+    for loss in run.record.usage.losses:
+        if "target" in loss.arguments and loss.name not in ("ctc_loss", "poisson_nll_loss"):
+            targets.setdefault(loss.name, []).append(loss.arguments["target"].float().flatten())
+    for name, found in targets.items():
+        numbers = torch.cat(found)
+        if len(found) >= 3 and len(numbers) >= 16 and set(numbers.unique().tolist()) == {0.0, 1.0}:
+            yield Alarm(
+                "targets_one_sided",
+                f"{name} got targets 0 and 1. It is made for 1 and -1: with 0, a pair that is to be told apart teaches "
+                "nothing.",
+            )
+
+
+def several_labels(run: WatchedRun) -> Iterator[Alarm]:
+    """Scores that add up to 1 are for samples with one label."""
+    found = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy and loss.scores.dim() == 2]
+    found = [loss for loss in found if loss.scores.size(1) > 1 and loss.target.shape == loss.scores.shape]
+    if len(found) < 3 or any(((loss.scores.float().sum(dim=1) - 1).abs() > 1e-2).any() for loss in found):
+        return
+    many = torch.cat([loss.target.float().sum(dim=1) > 1.5 for loss in found]).float().mean().item()
+    if many > MANY_LABELS:
+        yield Alarm(
+            "softmax_for_several_labels",
+            f"{many:.0%} of the samples have more than one label, and each sample's scores add up to 1: a softmax lets "
+            "no two of them be sure. Take a sigmoid, best binary_cross_entropy_with_logits.",
+        )
+
+
+def class_weights(run: WatchedRun) -> Iterator[Alarm]:
+    """The weights of classes make the rare ones count, not the frequent ones."""
+    counts, weight = _positives(run) or _frequencies(run) or (torch.zeros(1), torch.ones(1))
+    if len(weight) != len(counts) or (weight <= 0).any() or counts.min() < PER_CLASS:
+        return
+    shares, weights = (
+        counts.double().log() - counts.double().log().mean(),
+        weight.double().log() - weight.double().log().mean(),
+    )
+    if shares.max() - shares.min() > APART and (shares - weights).abs().max() < OFF:
+        yield Alarm(
+            "class_weights_inverted",
+            f"The weights of the classes grow with the classes' frequencies: the most frequent one, {counts.max():.0f} "
+            f"of {counts.sum():.0f} labels, counts most. Are they to be 1 / frequency?",
+        )
+
+
+def _frequencies(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
+    found = [(loss, loss.weight) for loss in run.classified if loss.weight is not None]
+    if not found:
+        return None
+    weight = found[0][1]
+    labels = torch.cat([loss.target[(loss.target != loss.ignored) & (loss.target >= 0)] for loss, _ in found])
+    return torch.bincount(labels, minlength=len(weight)), weight
+
+
+def _positives(run: WatchedRun) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the numbers of answers 0 and 1, and the weights of both, where one `pos_weight` is given."""
+    kept = [(loss, loss.weight) for loss in run.record.losses if loss.function in LOGISTIC and loss.weight is not None]
+    found = [(loss.target.flatten(), weight) for loss, weight in kept if weight.numel() == 1]
+    if not found:
+        return None
+    answers = torch.cat([target for target, _ in found])
+    ones = (answers == 1).sum().item()
+    plain = bool(((answers == 0) | (answers == 1)).all())
+    weights = torch.tensor([1.0, found[0][1].item()])
+    return (torch.tensor([len(answers) - ones, ones]), weights) if plain else None
+
+
+def frozen_in_name(run: WatchedRun) -> Iterator[Alarm]:
+    """What is said to be frozen is frozen: the attribute is `requires_grad`, and it is a parameter's."""
+    misspelled = {
+        f"{name}.{key}": name
+        for name, p in run.model.named_parameters()
+        for key, value in vars(p).items()
+        if value is False and p.requires_grad and difflib.SequenceMatcher(None, key, "requires_grad").ratio() > 0.85
+    }
+    if misspelled:
+        key = next(iter(misspelled)).rpartition(".")[2]
+        yield Alarm(
+            "frozen_in_name_only",
+            f"{listed(list(misspelled.values()))} has an attribute `{key}` that is False, and PyTorch knows only "
+            "`requires_grad`: it learns as before.",
+        )
+    modules = [
+        name
+        for name, module in run.model.named_modules()
+        if vars(module).get("requires_grad") is False and any(p.requires_grad for p in module.parameters())
+    ]
+    if modules:
+        yield Alarm(
+            "frozen_in_name_only",
+            f"{listed(modules)} was given `requires_grad = False`, which a module does not look at: its parameters "
+            "learn as before. Call `module.requires_grad_(False)`.",
+        )
+
+
+def data_taken(run: WatchedRun) -> Iterator[Alarm]:
+    """A parameter that a forward pass uses learns from it."""
+    steps, taken = run.record.steps, run.record.usage.detached
+    idle = [
+        (name, taken[id(p)])
+        for name, p in run.model.named_parameters()
+        if p.requires_grad and id(p) in run.record.owned and id(p) in taken
+        if all(not step.norms.get(name) for step in steps)
+        if name in run.record.start and torch.equal(p.detach(), run.record.start[name])
+    ]
+    if idle and len(steps) >= 3 and any(any(step.norms.values()) for step in steps):
+        yield Alarm(
+            "used_without_graph",
+            f"The forward pass takes {listed([name for name, _ in idle])} as {idle[0][1]}, without a graph: it got no "
+            f"gradient in {len(steps)} steps, and the optimizer has it to train. Take the parameter itself.",
+        )
+
+
+def layers_made_on_the_way(run: WatchedRun) -> Iterator[Alarm]:
+    """Layers are made once, before the training."""
+    made = {kind: steps for kind, steps in run.record.usage.made.items() if len(steps) >= 3}
+    if made:
+        kind, steps = next(iter(made.items()))
+        yield Alarm(
+            "layer_made_in_forward",
+            f"In {len(steps)} steps the forward pass made a new {kind} with weights of its own: they are random each "
+            "time, no optimizer has them, and they never learn. Make it in __init__.",
+        )
+
+
+def derivatives(run: WatchedRun) -> Iterator[Alarm]:
+    """A derivative in the loss has a graph."""
+    lost = run.record.usage.lost_terms
+    if len(lost) >= 2:
+        yield Alarm(
+            "penalty_without_graph",
+            f"For {len(lost)} steps the loss had a term made from torch.autograd.grad without create_graph=True: it "
+            "changes the loss's value, and no gradient comes from it.",
+        )
+
+
+def copies(run: WatchedRun) -> Iterator[Alarm]:
+    """What is copied into a weight is not that weight."""
+    if len(run.record.usage.onto_itself) >= 2:
+        yield Alarm(
+            "copied_onto_itself",
+            f"At {len(run.record.usage.onto_itself)} times a weight was overwritten with its own memory, which changes "
+            "nothing: what was kept as a copy shares the memory of the weights. Keep .detach().clone().",
+        )
+
+
+def leftovers(run: WatchedRun) -> Iterator[Alarm]:
+    """An accumulation that an epoch's end cuts short leaves nothing to the next epoch."""
+    counts = [len(step.backwards) for step in run.record.steps]
+    begun = {entry.step for entry in run.around.iterations if 0 < entry.step < len(counts)}
+    within = {count for number, count in enumerate(counts) if number not in begun}
+    across = {counts[number] for number in begun}
+    if len(begun) < 2 or len(within) != 1 or len(across) != 1 or run.record.others:
+        return
+    usual, more = within.pop(), across.pop()
+    if 1 < usual < more < 2 * usual:
+        yield Alarm(
+            "batches_left_over",
+            f"A step is made of {usual} batches, and the first one of an epoch of {more}: the gradients of the last "
+            f"{more - usual} of the epoch before were still there. Take a step at an epoch's end, or clear them.",
+        )
+
+
+def one_answer(run: WatchedRun) -> Iterator[Alarm]:
+    """Of two batches that a step learns to judge, not all have the same answer."""
+    judged: dict[int, set[int]] = {}
+    answers = set()
+    for loss in run.record.losses:
+        seen = loss.seen
+        if loss.function not in LOGISTIC or seen is None or not seen.used or seen.output is None:
+            continue
+        same = seen.output.numel() == loss.scores.numel() and torch.equal(seen.output.flatten(), loss.scores.flatten())
+        if same or loss.function is F.binary_cross_entropy:
+            judged.setdefault(loss.step, set()).add(id(seen))
+            answers |= set(loss.target.unique().tolist())
+    single = [step for step in run.record.steps if len(step.backwards) == 1]
+    both = len(single) == len(run.record.steps) and all(len(passes) >= 2 for passes in judged.values())
+    if both and len(judged) >= 5 and len(answers) == 1:
+        yield Alarm(
+            "one_answer",
+            f"Each step learns to judge two batches, and the right answer was {answers.pop():g} for all samples of "
+            f"both, in {len(judged)} steps: there is nothing to tell apart.",
+        )
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    log_probabilities,
+    two_sided_targets,
+    several_labels,
+    class_weights,
+    frozen_in_name,
+    data_taken,
+    layers_made_on_the_way,
+    derivatives,
+    copies,
+    leftovers,
+    one_answer,
+]
