@@ -1,6 +1,9 @@
 """The milestones' checks refuse what learners really write, each with its own symptom."""
 
+import base64
 import copy
+import io
+import itertools
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,7 +24,7 @@ from torchcourse.checks import Wrong
 from torchcourse.error_bars import paired, standard_error, t95
 from torchcourse.lessons.capstone.checks import milestones as check
 from torchcourse.lessons.capstone.checks import search, training
-from torchcourse.lessons.capstone.checks.page import interval
+from torchcourse.lessons.capstone.checks.page import _judge_interval, _pixels, interval, made_up
 from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.training import Monitor
 from verdicts import accepted, refused, todo
@@ -362,16 +366,17 @@ def test_a_test_that_only_sees_that_something_is_wrong():
 
 @pytest.fixture(autouse=True)
 def pictures_made_once(monkeypatch):
-    """Drawing costs more than judging: all pages of these tests have the same two pictures."""
-    monkeypatch.setattr(right, "embedded", lambda figure: TWO_PICTURES[len(figure.axes[0].lines) > 0])
+    """Drawing costs more than judging: all pages of these tests have two of the same few pictures in turn."""
+    turn = itertools.cycle(PICTURES)
+    monkeypatch.setattr(right, "embedded", lambda figure: next(turn))
 
 
-TWO_PICTURES = []
-for slope in (1, 2):
+PICTURES = []
+for slope in (1, 2, 3, 4):
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, slope])
-    figure.axes[0].set_ylim(0, 2)
-    TWO_PICTURES.append(right.embedded(figure))
+    figure.axes[0].set_ylim(0, 4)
+    PICTURES.append(right.embedded(figure))
 
 
 def with_interval(make):
@@ -394,7 +399,15 @@ def se(values):
     return standard_error(values).item()
 
 
+def spread(new, old):
+    return np.std(new.mean(0) - old, ddof=1)
+
+
 INTERVALS = {
+    "spread": lambda new, old: t95(len(old) - 1) * spread(new, old),
+    "one_deviation": spread,
+    "root_of_seeds": lambda new, old: t95(len(old) - 1) * spread(new, old) / len(new) ** 0.5,
+    "t_of_seeds": lambda new, old: t95(len(new) - 1) * se(new.mean(0) - old),
     "over_seeds": lambda new, old: t95(len(new) - 1) * se(new.mean(1) - old.mean()),
     "one_error": lambda new, old: se(new.mean(0) - old),
     "not_student": lambda new, old: 1.96 * se(new.mean(0) - old),
@@ -417,6 +430,24 @@ def whole_points(measured, page):
     page.write_text(page.read_text().replace(f"({mean:.2f} to {mean:.2f}", f"({low:.0f} to {high:.0f}"))
 
 
+def in_latin_1(measured, page):
+    right.write_report(measured, page)
+    page.write_text(page.read_text() + "±", encoding="latin-1")
+
+
+def emptied(measured, page):
+    right.write_report(measured, page)
+    measured.tuned.clear()
+
+
+def with_fixed_plots(measured, page):
+    right.write_report(measured, page)
+    text = page.read_text()
+    for image in PICTURES[2:]:
+        text = text.replace(image, PICTURES[PICTURES.index(image) - 2])
+    page.write_text(text)
+
+
 def edited(old, new):
     def write(measured, page):
         right.write_report(measured, page)
@@ -435,6 +466,15 @@ def edited(old, new):
         (edited("<html>", "<html>" + "many words " * 250), "one_page"),
         (edited("Cost: ", "Cost: 1"), "number_missing"),
         (lambda measured, page: None, "no_page"),
+        (in_latin_1, "not_utf8"),
+        (emptied, "inputs_changed"),
+        (with_fixed_plots, "same_for_all"),
+        (edited("<html>", '<html><body style="background: url(logo.png)">'), "not_alone"),
+        (edited("<html>", "<html><style>@import 'page.css';</style>"), "not_alone"),
+        (edited("<html>", '<html><iframe src="https://example.org"></iframe>'), "not_alone"),
+        (edited("base64,", "base64,AAAA"), "no_picture"),
+        (edited("base64,", "base64,b'"), "no_picture"),
+        (lambda *given: edited(PICTURES[0].partition(",")[2], "")(*given), "no_picture"),
     ],
 )
 def test_wrong_pages(write, symptom):
@@ -448,3 +488,31 @@ def once(measured, page, kept=[]):  # noqa: B006 - the mistake to be refused: nu
 
 def test_numbers_that_do_not_come_from_what_was_measured():
     refused(check.report(once), "no_gain")
+
+
+def test_an_interval_may_be_written_by_its_half():
+    def write(measured, page):
+        right.write_report(measured, page)
+        gain = paired(np.mean(measured.tuned, axis=0), measured.present)
+        ends = f"({100 * gain.low:.2f} to {100 * gain.high:.2f} at 95%)"
+        page.write_text(page.read_text().replace(ends, f"± {100 * gain.high - 100 * gain.mean:.1f}, at 95%"))
+
+    accepted(check.report(write))
+
+
+def test_ends_to_a_tenth_are_not_said_to_be_whole_points():
+    measured = made_up(1)
+    mean, low, high = interval(measured)
+    for ends, symptom in (
+        (f"{low:.0f} to {high:.0f}", "whole_points"),
+        (f"{low:.0f}.0 to {high:.0f}.0", "no_interval"),
+    ):
+        with pytest.raises(Wrong) as told:
+            _judge_interval(f"a gain of {mean:.1f} points, 95% interval {ends}", measured)
+        assert told.value.symptom == symptom
+
+
+def test_a_gray_picture_is_not_said_to_be_empty():
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, format="png")
+    assert _pixels(base64.b64encode(file.getvalue()).decode()).std() > 0.1

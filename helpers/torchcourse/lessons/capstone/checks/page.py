@@ -23,19 +23,44 @@ WORDS = (60, 500)
 @check
 def report(learner: Callable[[Measured, Path], object]) -> str:
     """Let the page be written for two sets of numbers, and read it as a customer's program would."""
+    drawn: set[str] = set()
     for seed in (1, 2):
-        measured = made_up(seed)
-        with tempfile.TemporaryDirectory() as place:
-            page = Path(place) / "report.html"
-            learner(measured, page)
-            if not page.is_file():
-                raise Wrong("no_page", "Your function wrote no file at the path `page`.")
-            read = _Page()
-            read.feed(page.read_text(encoding="utf-8"))
+        measured, given = made_up(seed), made_up(seed)
+        read = _written(learner, given)
+        if given != measured:
+            raise Wrong(
+                "inputs_changed", "After the call `measured` holds different numbers. Work on a copy of its lists."
+            )
         _judge_pictures(read)
         _judge_interval(" ".join(read.words), measured)
         _judge_text(read, measured)
+        if drawn & {src for src, _ in read.pictures}:
+            raise Wrong(
+                "same_for_all",
+                "A plot is the same for two different sets of numbers: nothing of `measured` is drawn in it.",
+            )
+        drawn |= {src for src, _ in read.pictures}
     return "Two plots that travel with the page, an interval over cards, and what it was made of and cost."
+
+
+def _written(learner: Callable[[Measured, Path], object], measured: Measured) -> "_Page":
+    """Let the page be written, and read it."""
+    with tempfile.TemporaryDirectory() as place:
+        page = Path(place) / "report.html"
+        learner(measured, page)
+        if not page.is_file():
+            raise Wrong("no_page", "Your function wrote no file at the path `page`.")
+        try:
+            text = page.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise Wrong(
+                "not_utf8",
+                "The page is not written in UTF-8, so other programs show different letters. `open` and `write_text` "
+                'take `encoding="utf-8"`.',
+            ) from None
+    read = _Page()
+    read.feed(text)
+    return read
 
 
 def made_up(seed: int) -> Measured:
@@ -71,8 +96,9 @@ class _Page(HTMLParser):
         self._hidden += tag in ("style", "script", "head")
         if tag == "img":
             self.pictures.append((values.get("src", ""), values.get("alt", "")))
-        if tag in ("script", "link"):
-            self.outside += [values[name] for name in ("src", "href") if name in values]
+        if tag not in ("a", "img"):  # a link may lead elsewhere
+            self._note([values[name] for name in ("src", "href", "data") if name in values])
+        self._look_for_files(values.get("style", ""))
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in ("style", "script", "head")
@@ -80,11 +106,21 @@ class _Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._hidden:
             self.words += data.split()
+        else:
+            self._look_for_files(data)
+
+    def _look_for_files(self, style: str) -> None:
+        named = re.findall(r"url\(\s*['\"]?([^'\")]*)|@import\s*['\"]([^'\"]*)", style)
+        self._note([one or other for one, other in named])
+
+    def _note(self, addresses: list[str]) -> None:
+        self.outside += [address for address in addresses if not address.startswith(("data:", "#"))]
 
 
 def _judge_pictures(page: _Page) -> None:
     if len(page.pictures) != 2:
-        raise Wrong("two_plots", f"The page has {len(page.pictures)} pictures (`<img>`), and the brief asks for two.")
+        number = {0: "no picture", 1: "one picture"}.get(len(page.pictures), f"{len(page.pictures)} pictures")
+        raise Wrong("two_plots", f"The page has {number} (`<img>`), and the brief asks for two.")
     outside = page.outside + [src for src, _ in page.pictures if not src.startswith("data:image/")]
     if outside:
         raise Wrong(
@@ -96,20 +132,36 @@ def _judge_pictures(page: _Page) -> None:
         if len(alt.split()) < 4:
             raise Wrong("no_alt", "A plot has no `alt` text that says what it shows, in four words or more.")
         if src.startswith("data:image/png;base64,"):
-            pixels = imread(io.BytesIO(base64.b64decode(src.partition(",")[2])), format="png")
-            if float(pixels[..., :3].std()) < 0.01:
+            pixels = _pixels(src.partition(",")[2])
+            if float(pixels.std()) < 0.01:
                 raise Wrong("blank_plot", "A plot is empty: was it saved before anything was drawn?")
     if page.pictures[0][0] == page.pictures[1][0]:
         raise Wrong("same_plot", "Both plots are the same picture.")
 
 
+def _pixels(letters: str) -> np.ndarray:
+    """The pixels of a PNG file in base64."""
+    try:
+        pixels = imread(io.BytesIO(base64.b64decode(letters, validate=True)), format="png")
+    except (ValueError, SyntaxError, OSError):
+        raise Wrong(
+            "no_picture",
+            "A plot's `src` says PNG, and what follows the comma is no PNG picture. After `savefig`, a `BytesIO` gives "
+            "its bytes by `getvalue()`. `base64.b64encode` gives bytes, too: their text is `.decode()`.",
+        ) from None
+    return pixels[..., :3] if pixels.ndim == 3 else pixels
+
+
 def _judge_interval(text: str, measured: Measured) -> None:
     mean, low, high = interval(measured)
     found = numbers_in(text)
-    if all(_has(found, value) for value in (mean, low, high)):
+    if _has(found, mean) and states(text, low, high):
         return
+    whole = rf"(?<![\d.]){abs(round(low))}[^\d.]{{1,12}}{abs(round(high))}(?![\d.]*\d)"
+    if _has(found, mean) and re.search(whole, text):
+        raise Wrong("whole_points", "Your interval is rounded to whole points. Give its ends to a tenth of a point.")
     for symptom, (ends, hint) in _known_mistakes(measured).items():
-        if all(_has(found, value) for value in ends):
+        if states(text, *ends):
             raise Wrong(symptom, hint)
     if not _has(found, mean):
         raise Wrong(
@@ -117,8 +169,6 @@ def _judge_interval(text: str, measured: Measured) -> None:
             f"The page does not say by how many percentage points the tuned reader is above the present one: "
             f"{mean:.1f} with the numbers of this check, to a tenth of a point, as the mean over seeds and cards.",
         )
-    if all(_has(found, float(round(value))) for value in (low, high)):
-        raise Wrong("whole_points", "Your interval is rounded to whole points. Give its ends to a tenth of a point.")
     raise Wrong(
         "no_interval",
         f"The page has the gain, {mean:.1f} points, but not the two ends of its 95% interval, to a tenth of a point. "
@@ -155,6 +205,22 @@ def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], 
             "in NumPy.",
         ),
         "unpaired": (ends(t95(cards - 1) * apart), unpaired),
+        "spread": (
+            ends(t95(cards - 1) * error * math.sqrt(cards)),
+            f"Your interval says how far apart single cards lie. The mean of {cards} cards is surer than one card.",
+        ),
+        "one_deviation": (
+            ends(error * math.sqrt(cards)),
+            f"Your interval reaches one standard deviation of the cards to each side. How sure is the mean of {cards}?",
+        ),
+        "root_of_seeds": (
+            ends(t95(cards - 1) * error * math.sqrt(cards / seeds)),
+            f"Your standard error divides by the root of {seeds}, the seeds. The differences are of {cards} cards.",
+        ),
+        "t_of_seeds": (
+            ends(t95(seeds - 1) * error),
+            f"Your t is that of {seeds} seeds. The differences are those of {cards} cards.",
+        ),
         "over_all": (
             ends(t95(seeds * cards - 1) * over_all),
             f"Your interval takes {seeds} seeds on {cards} cards for {seeds * cards} independent values. Each card is "
@@ -186,10 +252,25 @@ def _judge_text(page: _Page, measured: Measured) -> None:
             )
 
 
+def states(text: str, low: float, high: float) -> bool:
+    """Whether a text has the ends of an interval to a tenth, or its middle ± half its width."""
+    around = re.findall(rf"({_NUMBER})[^\d±-]{{0,40}}±\s*({_NUMBER})", _plain(text))
+    middle, half = (low + high) / 2, (high - low) / 2
+    if any(_has([float(a)], middle) and _has([float(b)], half) for a, b in around):
+        return True
+    return all(_has(numbers_in(text), end) for end in (low, high))
+
+
 def numbers_in(text: str) -> list[float]:
     """Return the numbers of a text; the minus sign may be a hyphen or the real one."""
-    found = re.findall(r"(?<![\d.])[-−]?\d+(?:\.\d+)?", text.replace(",", ""))
-    return [float(number.replace("−", "-")) for number in found]
+    return [float(number) for number in re.findall(_NUMBER, _plain(text))]
+
+
+_NUMBER = r"(?<![\d.])-?\d+(?:\.\d+)?"
+
+
+def _plain(text: str) -> str:
+    return text.replace(",", "").replace("−", "-").replace("&plusmn;", "±").replace("+/-", "±")
 
 
 def _has(found: list[float], value: float, tolerance: float = 0.051) -> bool:
