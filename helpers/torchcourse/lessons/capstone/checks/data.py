@@ -132,7 +132,7 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
                 raise Wrong(
                     "val_random",
                     f"Read twice, {file} of the validation part gives two different pictures. Then two models are not "
-                    "judged by the same ones. Chance belongs into the part `train`.",
+                    "judged by the same ones. Only what is trained on may be random.",
                 )
             picture = read_image(folder / file)
             _refuse_border(image, picture)
