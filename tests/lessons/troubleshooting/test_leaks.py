@@ -138,6 +138,26 @@ def test_a_kept_exception_is_named_with_the_variable_in_its_frame():
     assert leak.line.text == "errors.append(error)"
 
 
+def test_what_failed_in_the_operation_itself_is_not_kept_by_the_watch():
+    errors, model = [], network()
+
+    def step():
+        activations = model[:2](X)
+        try:
+            activations @ torch.zeros(3)
+        except RuntimeError as error:
+            errors.append(error)
+
+    assert "`activations` of step()" in only(find_leaks(step, steps=6)).holder
+
+
+def test_weights_that_a_kept_graph_keeps_are_named_with_it():
+    outputs = []
+    leaks = find_leaks(lambda: outputs.append(network()(X)), steps=6).leaks
+    assert sum(leak.bytes_a_step for leak in leaks) > 4 * (20 * 16 + 16 * 5)
+    assert all("`outputs`" in leak.holder for leak in leaks)
+
+
 def step_with_a_list_of_its_own(keeps):
     """A step that nobody but its caller knows: the search ends at its closure."""
     model, kept = network(), []

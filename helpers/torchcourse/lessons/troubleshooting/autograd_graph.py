@@ -69,9 +69,12 @@ def nodes(*roots: Any) -> Iterator[Any]:
 
 
 def storages(node: Any) -> set[int]:
-    """Return the keys of the storages that a node has saved for its backward pass, or keeps as attributes."""
+    """Return the keys of the storages that a node has saved for its backward pass, or keeps as attributes.
+
+    The node of a weight, which gathers its gradient, keeps the weight.
+    """
     names = [name for name in dir(node) if name.startswith("_saved_")]
-    values = [_saved(node, name) for name in (*names, "saved_tensors")]
+    values = [_saved(node, name) for name in (*names, "saved_tensors", "variable")]
     values += list(getattr(node, "__dict__", {}).values())  # what a torch.autograd.Function writes on its ctx
     flat = [item for value in values for item in (value if isinstance(value, tuple | list) else [value])]
     return {key for item in flat if isinstance(item, torch.Tensor) for key in storage_keys(item)}

@@ -11,15 +11,19 @@ What holds no tensor (NumPy arrays, Python objects, a library's own memory) show
 its growth is named where no tensor explains it.
 """
 
+import contextlib
 import gc
 import statistics
+import traceback
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import FrameType, TracebackType
 from typing import Any
 
+from torchcourse.lessons.troubleshooting import tracking
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes, live_tensors, next_number
 from torchcourse.lessons.troubleshooting.holders import UNKNOWN, Holder, Search, line_that_keeps
 from torchcourse.lessons.troubleshooting.host_memory import bytes_in_use, is_exact
@@ -30,7 +34,8 @@ from torchcourse.units import format_bytes
 
 hide(__file__)
 
-
+_AROUND = ("torch._compile", "torch._dynamo.eval_frame")
+"""The modules of the frames in which PyTorch wraps whoever is told of an operation."""
 _NOISE = 256 * 1024
 """Bytes per step that a healthy step may add to what the allocator has handed out: kernels cached by shape, logs."""
 _OBJECT = 2048
@@ -145,6 +150,7 @@ class LeakWatch:
 
     def step(self) -> None:
         """Say that a step is over."""
+        _empty_own_frames()
         live = live_tensors()
         for part in (part for tensor in live for part in dense_parts(tensor)):
             before = self._storages_before.get(part.untyped_storage()._cdata)
@@ -273,6 +279,29 @@ def find_leaks(step: Callable[[], Any], steps: int = 10) -> LeakReport:
             step()
             watch.step()
     return watch.report()
+
+
+def _empty_own_frames() -> None:
+    """Empty the frames of the watch in the tracebacks of errors that are kept.
+
+    An operation that failed under watch has come through them, and they hold what it was given. Otherwise they would
+    not be there.
+    """
+    tracebacks = [thing for thing in gc.get_objects() if type(thing) is TracebackType]
+    for start in tracebacks:
+        entry = start
+        while _module(entry.tb_frame) in _AROUND and entry.tb_next is not None:
+            entry = entry.tb_next
+        if _module(entry.tb_frame) != tracking.__name__:
+            continue
+        for frame, _ in traceback.walk_tb(start):
+            if _module(frame) in (*_AROUND, tracking.__name__, "torch._ops"):
+                with contextlib.suppress(RuntimeError):  # it is running
+                    frame.clear()
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _exactly(birth: Allocation) -> Any:
