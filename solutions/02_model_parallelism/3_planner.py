@@ -494,7 +494,7 @@ print(speed_table(judged))
 # knows their order, 0 if it guesses.
 #
 # On the V100, a GPU on which nothing was set, the planner is 6% to 13% off. But where rows are alike (`megatron-2021-weak`, `megatron-2022`, `bigscience`,
-# `internlm`, `megatron-core`), **the best constant is better than the planner**.
+# `internlm`, `internlm-full`, `torchtitan-a100`), **the best constant is as good as the planner, or better**.
 #
 # Which of two layouts is faster? Take all such pairs, from the sources that set nothing:
 
@@ -506,7 +506,7 @@ print(order_table(kept_back))
 # **The planner tells good layouts from bad ones. It does not tell the best from the second best.** Over 10% apart, nearly every pair is in order. So from here
 # on, layouts within 10% count as level: try them.
 #
-# A harder test sets the constants on all sources but one, and judges on that one: the planner is off by 6 to 18% (`make bench ARGS=planner_left_out`).
+# A harder test sets the constants on all sources but one, and judges on that one: the planner is off by 5 to 16% (`make bench ARGS=planner_left_out`).
 # **Rounded up: expect 10 to 20% on a cluster that nobody has measured.**
 #
 # And the memory? `Bytes` counts tensors. It adds what the framework takes, and the gaps that the allocator leaves. These two are set
@@ -517,7 +517,7 @@ print(memory_table())
 
 # %% [markdown]
 # *Refused* are layouts that ran and that the planner says do not fit, *accepted* are layouts that ran out of memory and that it says do fit. On the sources that set
-# nothing it refuses 8 of 249 that ran, and accepts none of 4 that ran out. Llama 3 is refused: of 80 GiB, states would take 17 and activations 67.
+# nothing it refuses 8 of 251 that ran, and accepts none of 5 that ran out. Llama 3 is refused: of 80 GiB, states would take 17 and activations 67.
 # Its authors free tensors early, which the planner does not know. On V100 its bytes are 17 to 20% off.
 #
 # **The loss** is easily forgotten. PyTorch's cross-entropy holds the logits three times in float32, 12 bytes for each token and word. A fused kernel needs 4. With

@@ -105,7 +105,7 @@ def test_sources_are_split_whole(judgements: list[Judgement]) -> None:
         assert len({each.run.calibrates for each in of_source(judgements, key)}) == 1
 
 
-@pytest.mark.parametrize(("counts", "rows", "bar"), [("hardware", 156, 0.12), ("model", 54, 0.20)])
+@pytest.mark.parametrize(("counts", "rows", "bar"), [("hardware", 156, 0.12), ("model", 56, 0.20)])
 def test_the_bars_are_met_on_sources_kept_back(judged: list[Judgement], counts: str, rows: int, bar: float) -> None:
     kept_back = [each for each in judged if each.run.counts == counts]
     assert len(kept_back) == rows
@@ -116,21 +116,21 @@ def test_one_source_at_a_time(judgements: list[Judgement]) -> None:
     """The mean error of each source, as lesson 02-3 shows it, to the nearest point."""
     errors = {key: mean_error(of_source(judgements, key)) for key in {each.run.key for each in judgements}}
     assert {key: round(100 * error) for key, error in errors.items()} == {
-        "megatron-2021-weak": 10,
-        "megatron-2021-strong": 18,
-        "megatron-2022": 16,
-        "megatron-2022-data": 9,
-        "llama-3": 3,
-        "torchtitan-a100": 6,
-        "ibm-fsdp": 15,
-        "bigscience": 9,
+        "megatron-2021-weak": 11,
+        "megatron-2021-strong": 17,
+        "megatron-2022": 12,
+        "megatron-2022-data": 2,
+        "llama-3": 2,
+        "torchtitan-a100": 7,
+        "ibm-fsdp": 11,
+        "bigscience": 10,
         "bigscience-v100": 6,
         "dlperf-megatron": 13,
         "dlperf-oneflow": 13,
-        "internlm": 13,
-        "internlm-full": 11,
-        "megatron-core": 6,
-        "aleph-alpha": 13,
+        "internlm": 11,
+        "internlm-full": 13,
+        "megatron-core": 4,
+        "aleph-alpha": 8,
         "mpt-a100": 7,
         "mpt-h100": 6,
     }
@@ -147,7 +147,7 @@ def test_layouts_that_are_not_level_are_in_the_right_order(judged: list[Judgemen
     """In the nearest percent, as the lesson and `LEVEL` say it."""
     rows = order_by_gap(judged)
     assert [(row.least, row.most) for row in rows] == [(0, LEVEL / 2), (LEVEL / 2, LEVEL), (LEVEL, math.inf)]
-    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 83, 96]
+    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 87, 96]
     assert all(row.pairs > 200 for row in rows)
 
 

@@ -134,6 +134,27 @@ def test_stage_1_gathers_after_the_update() -> None:
     assert on(16, data=16, stage=1, gather_overlap=True).seconds.data == pytest.approx(ddp / 2 / SMALL.layers)
 
 
+def test_broadcasts_go_round_the_ring_one_after_the_other() -> None:
+    """16 ranks on two nodes: each of 16 messages passes 14 links and the network once. Stage 1 alone has them."""
+    gathered, sent = (on(16, data=16, stage=1, broadcasts=how).seconds.data for how in (False, True))
+    assert sent - gathered == pytest.approx(16 * (14 * SIXTEEN.link_latency + SIXTEEN.network_latency))
+    assert on(16, data=16, broadcasts=True) != on(16, data=16)  # the layouts differ
+    assert on(16, data=16, broadcasts=True).seconds == on(16, data=16).seconds
+    two_per_node = 8 * SIXTEEN.link_latency + 7 * SIXTEEN.network_latency
+    assert dgx_a100(64).ring_latency(16, stride=4) == pytest.approx(two_per_node)
+    assert dgx_a100(64).ring_latency(4, stride=16) == pytest.approx(3 * SIXTEEN.network_latency)
+
+
+def test_products_that_add_gradients_up_save_traffic() -> None:
+    """12 bytes per parameter of a layer become 6, for float32 sums of 16-bit products."""
+    layout = Layout(1, recipe="mixed precision, Adam, float32 gradients")
+    apart, fused = (
+        plan(GPT3, dgx_a100(1), replace(layout, fused_accumulation=how)).seconds.compute for how in (False, True)
+    )
+    moved = 6 * GPT3.layers * GPT3.layer_parameters / dgx_a100(1).gpu.memory_bandwidth
+    assert apart - fused == pytest.approx(moved)
+
+
 def test_parameters_travel_inside_the_groups_that_share_them() -> None:
     """Two nodes that hold the states once each: NVLink gathers, the network only averages an eighth per GPU."""
     inside = on(8, data=8, stage=1, overlap=False).seconds.data / 2  # an all-gather of one node
@@ -176,6 +197,18 @@ def test_mfu_leaves_recomputation_out_and_hfu_counts_it(recomputation: str) -> N
     assert (found.hfu > found.mfu) == (recomputation != "none")
     assert found.mfu * 312e12 * 8 * found.seconds.total == pytest.approx(64 * SMALL.model_flop)
     assert found.tokens_per_second == pytest.approx(64 * 2048 / found.seconds.total)
+
+
+def test_every_second_layer_is_computed_again() -> None:
+    """Half of the second forward pass and of its messages; half of what HFU counts beyond MFU."""
+    none, half, full = (
+        on(8, tensor=8, recomputation=what, every=n) for what, n in (("none", 1), ("full", 2), ("full", 1))
+    )
+    for part in ("recomputation", "tensor"):
+        all_again = getattr(full.seconds, part) - getattr(none.seconds, part)
+        assert getattr(half.seconds, part) - getattr(none.seconds, part) == pytest.approx(all_again / 2)
+    assert half.hfu / half.mfu - 1 == pytest.approx((full.hfu / full.mfu - 1) / 2)
+    assert "recomputation full of 1 layer in 2" in str(half)
 
 
 @given(
@@ -223,6 +256,8 @@ def test_a_plan_prints_what_it_costs() -> None:
         ({"data": 8, "stage": 4}, "ZeRO has the stages 1, 2 and 3"),
         ({"data": 8, "recomputation": "some"}, "recomputation is one of none, selective, full, but not 'some'"),
         ({"data": 8, "recomputation": "selective"}, "FlashAttention keeps no scores"),
+        ({"pipeline": 4, "data": 2, "recomputation": "full", "every": 3}, "a pipeline rank has 2 layers"),
+        ({"data": 8, "every": 0}, "every must be at least 1, but is 0"),
         ({"data": 8, "recipe": "int4"}, "There is no recipe 'int4'"),
         ({"data": 8, "recipe": "FP8, Adam"}, "The planner does not know 8-bit products"),
         ({"data": 8, "expert": 2}, "The planner does not know expert parallelism"),

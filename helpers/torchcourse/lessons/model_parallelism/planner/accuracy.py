@@ -225,7 +225,7 @@ def order_table(judgements: Sequence[Judgement]) -> str:
 def _useful(run: Run) -> float:
     """Return the published FLOP/s per GPU without recomputation."""
     counted = run.layout.recomputation if run.counts == "hardware" else "none"
-    return run.flops * run.model.model_flop / run.model.hardware_flop(counted)
+    return run.flops * run.model.model_flop / run.model.hardware_flop(counted, run.layout.every)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -50,7 +50,7 @@ def planned_flops(run: Run, constants: Constants) -> float:
     cluster = replace(run.cluster, efficiency=efficiency)
     seconds = min(step_seconds(run.model, cluster, layout).total for layout in _layouts(run))
     counted = run.layout.recomputation if run.counts == "hardware" else "none"
-    return run.model.hardware_flop(counted) * run.layout.batch / seconds / cluster.gpus
+    return run.model.hardware_flop(counted, run.layout.every) * run.layout.batch / seconds / cluster.gpus
 
 
 def loss(constants: Constants, sources: Iterable[str]) -> float:

@@ -3,6 +3,7 @@
 Units: bytes, seconds, floating-point operations, and each of them per second.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from torchcourse.lessons.model_parallelism.planner.given_numbers import check_above_zero, check_whole
@@ -33,19 +34,19 @@ class Efficiency:
 
 
 A100_EFFICIENCY = Efficiency(
-    matmul=0.79,
+    matmul=0.83,
     traffic=1.0,
     link=0.78,
     network=0.91,
-    between_traffic=9.4,
-    pass_overhead=0.7e-3,
+    between_traffic=11.7,
+    pass_overhead=0.64e-3,
     step_overhead=0.01,
 )
 """`matmul`, `between_traffic` and the two overheads are set on the sources in `published.SETTING`; `traffic` is taken
 as 1. `link` and `network` are bus bandwidths measured with nccl-tests: about 235 of 300 GB/s between 8 A100
 (https://github.com/NVIDIA/nccl/issues/583) and 91 of 100 GB/s over four network cards
 (https://github.com/NVIDIA/nccl-tests/issues/100)."""
-H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.66, link=0.82)
+H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.68, link=0.82)
 """`link`: 370 of 450 GB/s (https://github.com/NVIDIA/nccl-tests/issues/212). The rest, but `matmul`, is taken over."""
 
 
@@ -76,7 +77,8 @@ class Cluster:
     Attributes:
         link: bandwidth of a GPU to the others in its node (NVLink).
         network: bandwidth of a GPU to other nodes (its network card).
-        link_latency, network_latency: seconds per message; an assumption, and of little weight in large models.
+        link_latency, network_latency: seconds per message, those with which NCCL chooses its algorithms (hwLatencies of
+            a ring with the Simple protocol, https://github.com/NVIDIA/nccl/blob/v2.19.3-1/src/graph/tuning.cc).
     """
 
     gpu: GPU
@@ -84,8 +86,8 @@ class Cluster:
     gpus_per_node: int = 8
     link: float = 300e9
     network: float = 25e9
-    link_latency: float = 5e-6
-    network_latency: float = 10e-6
+    link_latency: float = 3.4e-6
+    network_latency: float = 14e-6
     efficiency: Efficiency = A100_EFFICIENCY
 
     def __post_init__(self) -> None:
@@ -116,6 +118,11 @@ class Cluster:
     def latency(self, span: int) -> float:
         """Seconds per message in a group that spans `span` neighboring GPUs."""
         return self.link_latency if span <= self.gpus_per_node else self.network_latency
+
+    def ring_latency(self, ranks: int, stride: int) -> float:
+        """Seconds in which a message goes from member to member through a ring of every `stride`-th GPU."""
+        nodes = math.ceil(ranks / max(1, self.gpus_per_node // stride))
+        return (ranks - nodes) * self.link_latency + (nodes - 1) * self.network_latency
 
 
 def dgx_a100(gpus: int) -> Cluster:

@@ -26,14 +26,21 @@ class Layout:
         shard: how many neighbors of these share out the states; 0 stands for all of them. Fewer is hybrid sharding
             (HSDP): each group holds the states once, so that parameters travel inside it only.
         recomputation: one of `RECOMPUTATION`.
+        every: of so many layers, recomputation treats one (torchtitan's "selective layer"); 1 stands for all of them.
         interleaving: how many pieces of the model a pipeline rank holds (virtual stages); 1 is plain 1F1B.
         sequence_parallel: whether tensor ranks also share out what lies between the matrix products.
         flash_attention: whether attention works without keeping the scores (FlashAttention).
         overlap: whether data-parallel communication hides behind the backward pass.
         gather_overlap: whether the parameters that stage 1 gathers after the update arrive during the next forward pass
             (Megatron-LM's `--overlap-param-gather`).
+        broadcasts: whether these parameters come in a broadcast from each rank, one after the other, and not in one
+            all-gather (torch's ZeroRedundancyOptimizer, InternLM).
         tensor_overlap: whether messages of tensor parallelism go out in pieces, beside the matrix products that make or
             need them (Megatron-LM's `--tp-comm-overlap`).
+        fused_norms: whether a norm is one kernel. Llama's RMSNorm in plain operations keeps its input in float32, and
+            the normalized numbers besides: 4 bytes more for each number.
+        fused_accumulation: whether matrix products add weight gradients up themselves (Megatron-LM's
+            `gradient_accumulation_fusion`).
         recipe: of precision and optimizer, a key of `memory.RECIPES`. 8-bit products are refused.
         loss_copies: copies of the logits in float32 at the peak of the loss. PyTorch's cross-entropy has 3: the
             log-probabilities, their gradient, the gradient of the logits. Megatron-LM's, in place, has 2. A fused
@@ -53,12 +60,16 @@ class Layout:
     stage: int = 0
     shard: int = 0
     recomputation: str = "none"
+    every: int = 1
     interleaving: int = 1
     sequence_parallel: bool = True
     flash_attention: bool = True
     overlap: bool = True
     gather_overlap: bool = False
+    broadcasts: bool = False
     tensor_overlap: bool = False
+    fused_norms: bool = True
+    fused_accumulation: bool = False
     recipe: str = "mixed precision, Adam"
     loss_copies: int = 3
     step_bytes: int = 0
@@ -137,13 +148,18 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
             f"{layout.micro_batch}: {layout.data} × {layout.micro_batch} must divide it."
         )
     layers, _ = layers_per_stage(model, layout)
+    if layout.every > layers:
+        raise ValueError(
+            f"No layer would be computed again: every is {layout.every}, but a pipeline rank has {layers} layers. "
+            "Leave every at 1 for all of them."
+        )
     if layout.interleaving > 1:
         _check_interleaving(layout, layers)
 
 
 def check_alone(layout: Layout) -> None:
     """Raise a `ValueError` of one sentence for what no model and no cluster can make right."""
-    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "interleaving", "loss_copies")
+    sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "every", "interleaving", "loss_copies")
     check_whole("the layout", **{size: getattr(layout, size) for size in sizes})
     check_whole("the layout", least=0, stage=layout.stage, shard=layout.shard, step_bytes=layout.step_bytes)
     _check_known(layout)

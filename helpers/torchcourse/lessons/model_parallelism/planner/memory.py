@@ -126,10 +126,12 @@ def _memory_of_rank(model: Model, layout: Layout, rank: int) -> Bytes:
     each = states(model, layout, rank)
     _, layers = layers_per_stage(model, layout)  # of the first and of the last rank
     kept = layer_activations(model, layout)
-    activations = kept * layers * _micro_batches_in_flight(layout, rank)
+    again = layers // layout.every
+    whole = layer_activations(model, layout, "none")
+    activations = (again * kept + (layers - again) * whole) * _micro_batches_in_flight(layout, rank)
     working = 0.0
     if layout.recomputation == "full":
-        working = layer_activations(model, layout, "none") - kept
+        working = whole - kept
     elif layout.recomputation == "selective":
         working = score_activations(model, layout)
     tokens = layout.micro_batch * model.sequence / layout.context
@@ -178,6 +180,8 @@ def _kept_per_token(model: Model, layout: Layout) -> tuple[float, float, float]:
     mask = 1 if model.dropout else 0
     # Two norms' inputs, the inputs of attention and of the feed-forward part, and two dropout masks.
     between = 2 * e * h + 2 * e * h + 2 * mask * h
+    if not layout.fused_norms:
+        between += 2 * 4 * h
     # Queries, keys, values and what attention returns; then the feed-forward part's middle, before and after the
     # activation function. With a gate: the gate before and after it, the other half, and their product.
     inside = e * h * (2 + 2 * model.key_value_share) + e * model.feed_forward * (4 if model.gated else 2)

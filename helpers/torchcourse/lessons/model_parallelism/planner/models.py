@@ -105,15 +105,16 @@ class Model:
         """
         return 3 * (self.layers * self.layer_flop + self.head_flop)
 
-    def hardware_flop(self, recomputation: str) -> float:
-        """FLOP per sequence that the hardware does: `model_flop`, and what is computed again. For HFU.
+    def hardware_flop(self, recomputation: str, every: int = 1) -> float:
+        """FLOP per sequence that the hardware does: `model_flop`, and what is computed again, of every so many layers.
+        For HFU.
 
         With full recomputation 96lsh²(1 + s/(6h) + V/(16lh)) in GPT (Narayanan et al. 2021, equation 3). With selective
         recomputation the scores count once more. Korthikanti et al. 2022, equation 8, count them three times more,
         which makes their HFU up to 1.3 points higher than this one.
         """
         again = {"none": 0.0, "selective": self.score_flop, "full": self.layer_flop}[recomputation]
-        return self.model_flop + self.layers * again
+        return self.model_flop + self.layers / every * again
 
 
 GPT3 = Model("GPT-3 175B", layers=96, width=12288, heads=96)

@@ -138,7 +138,8 @@ def _row(row: dict[str, str], source: str, model: Model, cluster: Cluster, layou
     speed = partial(Run, **described, unstated=tuple(row["unstated"].split()), calibrates=row["source"] in SETTING)
     match row["quantity"].rsplit(" ", 1):
         case ["hardware" | "model" as counts, "seconds"]:
-            flop = model.hardware_flop(layout.recomputation) if counts == "hardware" else model.model_flop
+            done = model.hardware_flop(layout.recomputation, layout.every)
+            flop = done if counts == "hardware" else model.model_flop
             return speed(flops=flop * layout.batch / value / cluster.gpus, seconds=value, counts=counts)
         case ["MFU", "%"]:
             return speed(flops=value / 100 * cluster.gpu.flops, counts="model")

@@ -81,7 +81,7 @@ def step_seconds(model: Model, cluster: Cluster, layout: Layout) -> Seconds:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Seconds of one layer and one micro-batch, forward and backward."""
+    """Seconds of one layer and one micro-batch, forward and backward: the mean, where some are computed again."""
 
     compute: float
     recomputation: float
@@ -103,10 +103,10 @@ def _layer_seconds(model: Model, cluster: Cluster, layout: Layout) -> _Layer:
     moving = between * of_norms + inside * (kept - of_norms)
     forward = products + scores + moving + cluster.efficiency.pass_overhead
     again = {"none": 0.0, "selective": scores + inside * of_scores, "full": forward}[layout.recomputation]
-    passes = 3 if layout.recomputation == "full" else 2
+    passes = 2 + (1 / layout.every if layout.recomputation == "full" else 0)
     return _Layer(
         compute=3 * forward + _accumulation_seconds(model, cluster, layout),
-        recomputation=again,
+        recomputation=again / layout.every,
         tensor=passes * _tensor_seconds(model, cluster, layout, beside=products),
         context=passes * _context_seconds(model, cluster, layout),
     )
@@ -146,9 +146,13 @@ def _score_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
 
 
 def _accumulation_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
-    """Return the seconds of adding a layer's gradients to those of the micro-batches before: read, read, write."""
-    size = model.layer_parameters / layout.tensor * _gradient_element(layout)
-    return 3 * size / cluster.gpu.memory_bandwidth
+    """Return the seconds of adding a layer's gradients to those of the micro-batches before: read, read, write.
+
+    A matrix product that adds them up itself reads and writes the sum, and not the gradient that is counted with it.
+    """
+    size = _gradient_element(layout)
+    moved = 2 * size - layout.element if layout.fused_accumulation else 3 * size
+    return moved * model.layer_parameters / layout.tensor / cluster.gpu.memory_bandwidth
 
 
 def _gradient_element(layout: Layout) -> int:
@@ -218,7 +222,10 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
         return 0.0
     parameters = local_parameters(model, layout)
     gradients = _gradient_seconds(cluster, layout, parameters * _gradient_element(layout))
-    gather = _half_ring(cluster, parameters * layout.element, layout.sharing, layout.tensor * layout.pipeline)
+    stride = layout.tensor * layout.pipeline
+    gather = _half_ring(cluster, parameters * layout.element, layout.sharing, stride)
+    if layout.broadcasts and layout.stage == 1:  # each goes round the ring before the next one starts
+        gather += layout.sharing * cluster.ring_latency(layout.sharing, stride)
     if layout.stage == 3:  # layer by layer, so that each layer waits for its messages
         layers = layers_per_stage(model, layout)[0] - 1
         gradients += layers * (ranks - 1) * cluster.latency(layout.gpus)
