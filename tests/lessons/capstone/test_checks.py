@@ -234,6 +234,7 @@ def keeps_all(url, folder, count, value=0.5):
     study = optuna.load_study(study_name="s", storage=url)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
 
 
 def test_a_search_that_keeps_nothing():
@@ -268,6 +269,54 @@ def test_searches_that_do_not_go_on(learner, symptom, in_this_process):
 
 def test_a_search_that_keeps_all_is_right_whatever_it_trains(in_this_process):
     accepted(check.study(keeps_all))
+
+
+def made(places, *, second=None, value=0.5):
+    """Finished trials of two hyperparameters, numbered as in a study."""
+    second = second or optuna.distributions.FloatDistribution(0, 1)
+    space = {"a": optuna.distributions.FloatDistribution(0, 1), "b": second}
+    study = optuna.create_study(direction="maximize")
+    for at in places:
+        params = {"a": at, "b": at if second.single() is False else second.to_external_repr(0)}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
+    return study.trials
+
+
+def refused_values(after):
+    with pytest.raises(Wrong) as told:
+        search._judge_values(after)
+    return told.value.symptom, told.value.hint
+
+
+def test_a_hyperparameter_of_one_value_is_not_tuned():
+    symptom, hint = refused_values(made((0.1, 0.2, 0.3), second=optuna.distributions.CategoricalDistribution([32])))
+    assert symptom == "one_axis"
+    assert "tunes a: " in hint
+    assert "one value only of b" in hint
+
+
+def test_draws_that_begin_anew_are_refused():
+    search._judge_values(made((0.1, 0.2, 0.3)))
+    symptom, hint = refused_values(made((0.1, 0.2, 0.1)))
+    assert symptom == "same_draws"
+    assert "Trials 0 and 2 have the same a, 0.1," in hint
+
+
+def test_a_dead_trial_has_no_value_of_its_own():
+    after = made((0.1, 0.2, 0.3), value=0.0)
+    search._judge({}, set(), after)
+    with pytest.raises(Wrong, match="Trial 1 died") as told:
+        search._judge({}, {1}, after)
+    assert told.value.symptom == "dead_finished"
+
+
+def test_a_study_of_accuracies_maximizes_and_is_returned():
+    up, down = (optuna.create_study(direction=direction) for direction in ("maximize", "minimize"))
+    search._judge_study(up.direction, up)
+    for study, returned, symptom in ((down, down, "direction"), (up, None, "no_study"), (up, {"a": 1}, "no_study")):
+        with pytest.raises(Wrong) as told:
+            search._judge_study(study.direction, returned)
+        assert told.value.symptom == symptom
 
 
 # M3 and M5: a small network on noise shows what ranks and files do

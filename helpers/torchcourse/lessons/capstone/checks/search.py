@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import FloatDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
@@ -36,14 +38,16 @@ def study(learner: Callable[[str, Path, int], Any]) -> str:
         _kill_in_the_second_trial(learner, url, folder, file)
         before = _trials(url)
         first = {trial.number: (trial.params, trial.value) for trial in before if trial.state in FINISHED}
-        learner(url, folder, TRIALS)
+        returned = learner(url, folder, TRIALS)
         after = _trials(url)
-    _judge(first, after)
+        direction = _study(url).direction
+    killed = {trial.number for trial in before if trial.state == TrialState.RUNNING}
+    _judge(first, killed, after)
     _judge_values(after)
-    killed = sum(trial.state == TrialState.RUNNING for trial in before)
+    _judge_study(direction, returned)
     return (
-        f"Killed with {len(first)} trials finished and {killed} under way, called again: {TRIALS} are finished, and "
-        "those from before are as they were."
+        f"Killed with {len(first)} trials finished and {len(killed)} under way, called again: {TRIALS} are finished, "
+        "and those from before are as they were."
     )
 
 
@@ -87,7 +91,11 @@ def _watch(file: Path) -> None:
 
 
 def _trials(url: str) -> list[FrozenTrial]:
-    """Return the trials of the one study in the file."""
+    return _study(url).get_trials(deepcopy=False)
+
+
+def _study(url: str) -> optuna.Study:
+    """Return the one study in the file."""
     found = optuna.get_all_study_summaries(url)
     if len(found) != 1:
         raise Wrong(
@@ -95,10 +103,10 @@ def _trials(url: str) -> list[FrozenTrial]:
             f"The file holds {len(found)} studies: a search that is called again has to find its own. "
             "Give it one name, and open it by that name.",
         )
-    return optuna.load_study(study_name=found[0].study_name, storage=url).get_trials(deepcopy=False)
+    return optuna.load_study(study_name=found[0].study_name, storage=url)
 
 
-def _judge(first: dict[int, tuple[dict, float | None]], after: list[FrozenTrial]) -> None:
+def _judge(first: dict[int, tuple[dict, float | None]], killed: set[int], after: list[FrozenTrial]) -> None:
     now = {trial.number: (trial.params, trial.value) for trial in after}
     if any(now.get(number) != trial for number, trial in first.items()):
         raise Wrong(
@@ -115,11 +123,23 @@ def _judge(first: dict[int, tuple[dict, float | None]], after: list[FrozenTrial]
             f"Trial {running[0]} died with its process, and the file still says RUNNING. Who looks for signs of life?",
         )
 
+    dead = [trial for trial in after if trial.number in killed and trial.state in FINISHED and not trial.value]
+    if dead:
+        raise Wrong(
+            "dead_finished",
+            f"Trial {dead[0].number} died with its process, and the file says that it is finished, with the value "
+            f"{dead[0].value}. Nobody measured that: it has failed.",
+        )
+
 
 def _judge_values(after: list[FrozenTrial]) -> None:
-    tuned = {name for trial in after for name, value in trial.params.items()}
+    of_one = {name for trial in after for name, values in trial.distributions.items() if values.single()}
+    tuned = {name for trial in after for name in trial.params} - of_one
     if len(tuned) < 2:
-        raise Wrong("one_axis", f"The study tunes {', '.join(tuned) or 'nothing'}: tune two hyperparameters or more.")
+        rest = f" (There is one value only of {', '.join(sorted(of_one))}.)" if of_one else ""
+        raise Wrong(
+            "one_axis", f"The study tunes {', '.join(tuned) or 'nothing'}: tune two hyperparameters or more.{rest}"
+        )
     values = [trial.value for trial in after if trial.state in FINISHED and trial.value is not None]
     if outside := [value for value in values if not 0 <= value <= 1]:
         raise Wrong("no_accuracy", f"A trial has the value {outside[0]:g}: an accuracy is from 0 to 1.")
@@ -129,3 +149,31 @@ def _judge_values(after: list[FrozenTrial]) -> None:
             f"The best of {TRIALS} trials reads {max(values, default=0):.0%} of the validation part, and guessing 10%. "
             "Does a trial train at all?",
         )
+    _refuse_same_draws([trial for trial in after if trial.state in FINISHED])
+
+
+def _judge_study(direction: StudyDirection, returned: object) -> None:
+    if direction != StudyDirection.MAXIMIZE:
+        raise Wrong(
+            "direction",
+            "A trial's value is an accuracy, and your study minimizes: its best trial is the worst one. What is the "
+            "`direction` of a study that nobody names?",
+        )
+    if not isinstance(returned, optuna.Study):
+        raise Wrong("no_study", f"Return the study. You return a value of type {type(returned).__name__}.")
+
+
+def _refuse_same_draws(finished: list[FrozenTrial]) -> None:
+    """Refuse trials that agree in a number that is drawn from a whole range: by chance they do not."""
+    seen: dict[tuple[str, float], int] = {}
+    for trial in finished:
+        for name, values in trial.distributions.items():
+            if not isinstance(values, FloatDistribution) or values.step is not None or values.single():
+                continue
+            first = seen.setdefault((name, trial.params[name]), trial.number)
+            if first != trial.number:
+                raise Wrong(
+                    "same_draws",
+                    f"Trials {first} and {trial.number} have the same {name}, {trial.params[name]:.4g}, to the last "
+                    "digit. Is it set by hand, or does a sampler with a fixed seed begin anew after the kill?",
+                )
