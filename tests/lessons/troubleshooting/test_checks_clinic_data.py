@@ -47,6 +47,14 @@ def test_idle_since_tuesday_accepts(changes):
         ),
         ([(SKIP, "            break\n")], "samples_lost"),
         ([(CATCH + SKIP, DELETED), (".unsqueeze(1)", "")], "shape"),
+        ([(CATCH + SKIP, DELETED + "            path.unlink()\n")], "inputs_changed"),
+        (
+            [
+                (CATCH + SKIP, DELETED),
+                ("    return torch", "    (folder / 'labels.csv').write_text('')\n    return torch"),
+            ],
+            "inputs_changed",
+        ),
         ([(CATCH + SKIP, DELETED), ("torch.tensor(labels[: len(images)])", "labels")], "wrong_type"),
         ([(CATCH + SKIP, DELETED), (LABELS, "torch.tensor(labels).float()")], "dtype"),
         ([(CATCH + SKIP, DELETED), (f", {LABELS}", "")], "wrong_type"),
@@ -66,6 +74,13 @@ AUGMENT = "    images, labels = augment(images, copies), labels.repeat(copies)\n
 RETURN = "    return (images[train], labels[train]), (images[val], labels[val])\n"
 AUGMENTED = "    return (augment(images[train], copies), labels[train].repeat(copies)), (images[val], labels[val])\n"
 FIRST = (AUGMENT, "")
+ORDER = "    order = torch.randperm(len(images))\n"
+BY_CLASS = """\
+    order = torch.empty(len(images))  # of each image its place in its class, as a share
+    for digit in labels.unique():
+        count = int((labels == digit).sum())
+        order[labels == digit] = torch.randperm(count) / count
+"""
 
 
 @pytest.mark.parametrize(
@@ -77,6 +92,12 @@ FIRST = (AUGMENT, "")
                 RETURN,
                 AUGMENTED.replace("(images[val], labels[val])", "(augment(images[val], 2), labels[val].repeat(2))"),
             ),
+        ],
+        [  # the share of each class
+            FIRST,
+            (RETURN, AUGMENTED),
+            (ORDER, BY_CLASS),
+            ("order[:held_back], order[held_back:]", "order < share, order >= share"),
         ],
         [  # all copies made first, and cut by the number of the original
             (
@@ -109,6 +130,9 @@ def test_promised_more_accepts(changes):
             "still_there",
         ),
         ([FIRST], "copies_lost"),
+        ([FIRST, (RETURN, AUGMENTED), ("round(share", "round(0.2")], "other_share"),
+        ([FIRST, (RETURN, AUGMENTED), ("    order =", "    torch.manual_seed(0)\n    order =")], "seeded"),
+        ([FIRST, (RETURN, AUGMENTED), ("    order =", "    images -= images.mean()\n    order =")], "inputs_changed"),
         ([FIRST, (RETURN, "    return images[train], images[val]\n")], "wrong_type"),
         (
             [
@@ -140,6 +164,14 @@ READER = "good_only_in_crowds"
 INPUTS = "        inputs = standardize(scans.flatten(1))\n"
 PREDICT = "standardize(scans.flatten(1))).argmax"
 STATISTICS = "(pixels - pixels.mean(dim=0)) / pixels.std()"
+CLASS_WIDE = "        DigitReader.seen = scans.flatten(1)\n"
+LIKE = [
+    ("def standardize(pixels)", "def standardize(pixels, like=None)"),
+    (
+        STATISTICS,
+        "(pixels - (pixels if like is None else like).mean(dim=0)) / (pixels if like is None else like).std()",
+    ),
+]
 KEEP = "        self.seen = scans.flatten(1)\n"
 
 
@@ -187,6 +219,14 @@ def test_good_only_in_crowds_accepts(changes):
         ([(".argmax(dim=1)", ".argmax().item()")], "wrong_type"),
         ([(PREDICT, "(scans.flatten(1) / 255 - 0.1307) / 0.3081).argmax")], "only_this_scanner"),
         ([(STATISTICS, "(pixels / 255 - 0.1307) / 0.3081")], "only_this_scanner"),
+        (
+            [
+                (INPUTS, CLASS_WIDE + INPUTS),
+                (PREDICT, "standardize(scans.flatten(1), DigitReader.seen)).argmax"),
+                *LIKE,
+            ],
+            "shared_numbers",
+        ),
         ([(STATISTICS, "(pixels - 30) / 70"), ("lr=0.02", "lr=0.005")], "training_changed"),
     ],
 )

@@ -109,10 +109,50 @@ def test_details_are_lost_accepts(changes):
             ],
             "no_shuffle",
         ),
+        (
+            [
+                (LINES, FILTERED + "        print(len(self.lines))\n        self.lines = good\n"),
+                ("num_workers=2", "num_workers=1"),
+            ],
+            "fewer_workers",
+        ),
+        (
+            [
+                (LINES, FILTERED + "        print(len(self.lines))\n        self.lines = good\n"),
+                ("        generator=order,\n", ""),
+            ],
+            "not_repeatable",
+        ),
+        (
+            [
+                (LINES, FILTERED + "        print(len(self.lines))\n        self.lines = good\n"),
+                ("manual_seed(seed)\n    return", "manual_seed(0)\n    return"),
+            ],
+            "seed_ignored",
+        ),
+        (
+            [(LINES, FILTERED + "        self.lines = good\n        Path(path).write_text('\\n'.join(good))\n")],
+            "inputs_changed",
+        ),
     ],
 )
 def test_details_are_lost_refuses(changes, symptom):
     refused(repair(RECORDS, *broken(RECORDS, *changes)), symptom)
+
+
+def test_details_are_lost_says_when_the_loader_cannot_be_made_and_at_which_line():
+    checked = repair(
+        RECORDS, *broken(RECORDS, RAISE, (LINES, LINES + "        [parse_record(x) for x in self.lines]\n"))
+    )
+    refused(checked, "still_stops")
+    assert "record_loader() itself ends with ValueError: a bad record." in checked.message
+    assert 'raise ValueError("a bad record")' in checked.message
+
+
+def test_augmentation_adds_nothing_says_at_which_line_of_a_worker_it_stops():
+    checked = repair("augmentation_adds_nothing", *broken("augmentation_adds_nothing", ("0.5, 1.5)", "0.5, 1.5) / 0")))
+    refused(checked, "stops")
+    assert "brightness = self.random.uniform(0.5, 1.5) / 0\nFetching stops there: it ends in " in checked.message
 
 
 # augmentation_adds_nothing: one generator, copied into each worker
@@ -174,6 +214,18 @@ def test_augmentation_adds_nothing_accepts(changes):
                 (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n"),
             ],
             "no_shuffle",
+        ),
+        (
+            [("        generator=order,\n", ""), (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n")],
+            "not_repeatable",
+        ),
+        ([(OPTION, "num_workers=1"), *by_worker("torch.utils.data.get_worker_info().seed")], "fewer_workers"),
+        (
+            [
+                (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n        self.images[index] *= brightness\n"),
+                ("self.images[index] * brightness", "self.images[index].clone()"),
+            ],
+            "inputs_changed",
         ),
         (
             [("manual_seed(seed)", "manual_seed(0)"), (DRAW, "        brightness = 0.5 + torch.rand(()).item()\n")],

@@ -141,6 +141,33 @@ def expect_momentum(optimizer: torch.optim.Optimizer) -> None:
                 )
 
 
+Order = list[list[int]] | None
+"""The indices of each batch of an epoch; None for a loader that has no sampler."""
+
+
+def orders_by(make_loader: Callable[[int], Any], seed: int) -> list[Order]:
+    """Return the orders of loaders made with this seed, with it again, and with another; no sample is fetched."""
+    orders: list[Order] = []
+    for start, given in enumerate((seed, seed, seed + 1)):
+        torch.manual_seed(start)  # what a loader does not draw from its own seed differs
+        sampler = getattr(make_loader(given), "batch_sampler", None)
+        orders.append(None if sampler is None else [list(batch) for batch in sampler])
+    return orders
+
+
+def expect_orders_by_seed(orders: list[Order]) -> None:
+    """Refuse a loader whose order does not follow from the seed that it was given."""
+    first, again, other = orders
+    if first != again:
+        raise Wrong(
+            "not_repeatable",
+            "Two loaders that are made with the same `seed` bring the samples in different orders. What gave the order "
+            "its seed before?",
+        )
+    if first is not None and first == other:
+        raise Wrong("seed_ignored", "Two loaders that are made with different seeds bring the samples in one order.")
+
+
 def image_numbers(images: Iterable[torch.Tensor], count: int, left_out: Iterable[int]) -> list[int | None]:
     """Return for each image which of the first `count` of MNIST it is; None for one of `left_out` or an unknown one.
 

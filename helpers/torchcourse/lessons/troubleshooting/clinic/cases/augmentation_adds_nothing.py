@@ -1,14 +1,17 @@
 """Patient: a random generator that is made once and copied into each worker, again in each epoch."""
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.errors import message_of, still_at
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.comparisons import Order, expect_orders_by_seed, orders_by
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately
 from torchcourse.ranks.run import RankError
@@ -19,7 +22,7 @@ SHOWN = ("epoch 0, batch 0", "epoch 0, batch 1", "epoch 1, batch 0")
 
 def evidence(program: Program) -> None:
     images, labels = mnist()[:64]
-    _, (epochs,) = _fetched(program.jitter_loader, images, labels, (0,))
+    (epochs,) = _fetched(program.jitter_loader, images, labels, (0,)).runs
     drawn = [epochs[0][2][:32], epochs[0][2][32:], epochs[1][2][:32]]
     figure, axes = figures.new(8, 3, ncols=2, sharey=True)
     for axis, other in zip(axes, (1, 2), strict=True):
@@ -35,12 +38,20 @@ def judge(program: Program, seed: int) -> str:
     """Fetch three epochs in a process of its own, twice with one seed and once with another; look at what was drawn."""
     count = 96 + 32 * (seed % 2)
     images, labels = torch.ones(count, 1, 28, 28), torch.arange(count)
-    workers, runs = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
+    workers, runs, orders, whole = _fetched(program.jitter_loader, images, labels, (seed, seed, seed + 1))
     if not workers:
         raise Wrong(
             "no_workers",
             "One process draws all numbers now, so none comes twice. But the two workers are gone, and with them the "
             "speed that they were there for.",
+        )
+    if workers == 1:
+        raise Wrong("fewer_workers", "There were two workers, since loading is slow. Now there is one.")
+    if not whole:
+        raise Wrong(
+            "inputs_changed",
+            "Fetching has changed the images of the dataset themselves: where workers share them, the next epoch makes "
+            "a brighter image brighter still. The copy that is returned was to be changed.",
         )
     _judge_data(runs[0], count)
     drawn, again, other = (torch.stack([factors for _, _, factors in epochs]) for epochs in runs)
@@ -53,6 +64,7 @@ def judge(program: Program, seed: int) -> str:
         )
     if torch.equal(drawn, other):
         raise Wrong("seed_ignored", "Runs with two different seeds draw the same numbers.")
+    expect_orders_by_seed(orders)
     return f"Healed: {EPOCHS} epochs draw {drawn.numel()} different numbers in 2 workers, the same for the same seed."
 
 
@@ -60,26 +72,42 @@ Epoch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """The images, labels and brightnesses of one epoch, in the order of their arrival."""
 
 
-def _fetched(
-    jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]
-) -> tuple[int, list[list[Epoch]]]:
-    """Return the number of workers and, for each seed, the epochs of a run."""
+class Fetched(NamedTuple):
+    """What came from the loaders."""
+
+    workers: int
+    runs: list[list[Epoch]]
+    """For each seed, the epochs of a run."""
+    orders: list[Order]
+    whole: bool
+    """Whether the images are as they were."""
+
+
+def _fetched(jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]) -> Fetched:
     try:
         return call_separately(_fetch, jitter_loader, images, labels, seeds)
     except RankError as error:
-        raise Wrong("stops", f"Fetching ends in {error.kind}: {error.message[:200]}.") from None
+        line = still_at(error).strip()
+        what = f"ends in {error.kind}: {message_of(error)[:200].rstrip('.')}."
+        raise Wrong("stops", f"{line}\nFetching stops there: it {what}" if line else f"Fetching {what}") from None
 
 
-def _fetch(
-    jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]
-) -> tuple[int, list[Any]]:
-    workers, runs = [], []
+def _fetch(jitter_loader: Callable, images: torch.Tensor, labels: torch.Tensor, seeds: tuple[int, ...]) -> Fetched:
+    workers: list[int] = []
+    runs: list[list[Epoch]] = []
+    lent = images.clone().share_memory_()  # what a worker writes into them is seen here
     for seed in seeds:
         torch.manual_seed(seed)
-        loader = jitter_loader(images, labels, seed)
+        loader = jitter_loader(lent, labels, seed)
         workers.append(getattr(loader, "num_workers", 0))
-        runs.append([tuple(torch.cat(column) for column in zip(*loader, strict=True)) for _ in range(EPOCHS)])
-    return min(workers), runs
+        runs.append([_joined(loader) for _ in range(EPOCHS)])
+    whole = torch.equal(lent, images)
+    return Fetched(min(workers), runs, orders_by(functools.partial(jitter_loader, images, labels), seeds[0]), whole)
+
+
+def _joined(loader: Iterable[Epoch]) -> Epoch:
+    images, labels, factors = (torch.cat(column) for column in zip(*loader, strict=True))
+    return images, labels, factors
 
 
 def _judge_data(epochs: list[Epoch], count: int) -> None:

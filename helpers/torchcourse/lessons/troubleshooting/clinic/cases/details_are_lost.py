@@ -1,6 +1,7 @@
 """Patient: `sys.exit` on a bad line, in a parser that runs inside a worker of a DataLoader."""
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
@@ -14,10 +15,15 @@ import torch
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.checks.errors import message_of
+from torchcourse.checks.errors import message_of, still_at
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
-from torchcourse.lessons.troubleshooting.clinic.comparisons import image_numbers
+from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    Order,
+    expect_orders_by_seed,
+    image_numbers,
+    orders_by,
+)
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.clinic.separate_process import call_separately, log_separately, time_limit
 from torchcourse.ranks.run import RankError, RankTimeout
@@ -63,7 +69,13 @@ def judge(program: Program, seed: int) -> str:
         for path, (records, cut_off) in zip(paths, files, strict=True):
             path.parent.mkdir()
             program.write_records(path, records, cut_off)
-        fetched = _fetched(program.record_loader, paths, seed)
+        written = [path.read_bytes() for path in paths]
+        fetched, orders = _fetched(program.record_loader, paths, seed)
+        if [path.read_bytes() for path in paths] != written:
+            raise Wrong(
+                "inputs_changed",
+                "Loading has written into the file. Whoever looks for the fault of the export needs it as it came.",
+            )
     for loaded, (records, cut_off) in zip(fetched, files, strict=True):
         if not loaded.workers:
             raise Wrong(
@@ -71,8 +83,14 @@ def judge(program: Program, seed: int) -> str:
                 "Nothing dies any more, because there is no worker any more. That is the way to *see* the error. "
                 "Loading was given to two workers because it is slow; they should come back.",
             )
+        if loaded.workers == 1:
+            raise Wrong(
+                "fewer_workers",
+                "There was a second worker, because loading is slow, and it was not at fault. Now there is one.",
+            )
         _judge_epochs(loaded.epochs, records, cut_off)
     _judge_report(fetched[0], fetched[2], len(first))
+    expect_orders_by_seed(orders)
     return (
         "Healed: each readable record arrives once per epoch, in a new order, from workers; the bad lines are left out "
         "and reported."
@@ -102,8 +120,12 @@ def _judge_report(cut: Fetched, whole: Fetched, left_out: int) -> None:
         )
 
 
-def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetched]:
-    """Load each file in a process of its own."""
+class _NotMadeError(Exception):
+    """What making the loader ended with."""
+
+
+def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> tuple[list[Fetched], list[Order]]:
+    """Load each file in a process of its own; return with it the orders by this seed, by it again, and by another."""
     try:
         return call_separately(_fetch, record_loader, paths, seed)
     except RankTimeout:
@@ -124,23 +146,33 @@ def _fetched(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetc
                 "Without workers it is your program itself that ends on a bad line. Who calls sys.exit, and should a "
                 "function of a library do that?",
             ) from None
+        if error.kind == _NotMadeError.__name__:
+            raise Wrong(
+                "still_stops",
+                f"No worker has begun: for a file with bad lines record_loader() itself ends with {what}."
+                f"{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
+            ) from None
         raise Wrong(
             "still_stops",
-            f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}. One bad line in a "
-            "file should cost one record, not the night.",
+            f"The worker lives, and the epoch still ends at the bad line, with {error.kind}: {what}."
+            f"{still_at(error)}\nOne bad line in a file should cost one record, not the night.",
         ) from None
 
 
-def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> list[Fetched]:
+def _fetch(record_loader: Callable, paths: list[Path], seed: int) -> tuple[list[Fetched], list[Order]]:
     # A file, since workers write to it too; one for all, since those that are not forked have it from their server.
     with tempfile.TemporaryFile("w+", buffering=1) as said, _told_to(said):
-        return [_fetch_file(record_loader, path, seed, said) for path in paths]
+        fetched = [_fetch_file(record_loader, path, seed, said) for path in paths]
+    return fetched, orders_by(functools.partial(record_loader, paths[-1]), seed)
 
 
 def _fetch_file(record_loader: Callable, path: Path, seed: int, said: IO[str]) -> Fetched:
     said.seek(0)
     said.truncate()
-    loader = record_loader(path, seed)
+    try:
+        loader = record_loader(path, seed)
+    except Exception as error:
+        raise _NotMadeError(f"{type(error).__name__}: {error}") from error
     epochs = [[tuple(batch) for batch in loader] for _ in range(EPOCHS)]
     said.seek(0)
     text = said.read().replace(str(path.parent), "")

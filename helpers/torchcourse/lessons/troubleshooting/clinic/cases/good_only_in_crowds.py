@@ -82,6 +82,13 @@ def judge(program: Program, seed: int) -> str:
             f"Trained and asked with scans a hundred times darker, the reader changes {changed} of 200 answers. "
             "The numbers of one scanner are not those of another: from which scans should they come?",
         )
+    changed = int((_answers(reader, [asked]) != together).sum())
+    if changed > 2:
+        raise Wrong(
+            "shared_numbers",
+            f"Since a second reader was trained, on darker scans, the first one changes {changed} of 200 answers: both "
+            "use the same numbers. To which of them does a shift and a scale belong?",
+        )
     return f"Healed: one by one or all at once, the same answers, {right:.0%} of them right, whatever the scanner."
 
 

@@ -50,6 +50,7 @@ def judge(program: Program, seed: int) -> str:
 def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     with tempfile.TemporaryDirectory() as name:
         program.export(Path(name), count, unreadable)
+        before = _contents(Path(name))
         try:
             given = program.load_scans(Path(name))
         except (OSError, ValueError, AssertionError, IndexError) as error:
@@ -58,6 +59,13 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
                 f"{len(unreadable)} unreadable files among {count}, and loading ends in {type(error).__name__}: "
                 f"{str(error)[:90]}. The scanner will go on leaving such files; the other scans are wanted.",
             ) from None
+        changed = [path for path, was in before.items() if _contents(Path(name)).get(path) != was]
+    if changed:
+        raise Wrong(
+            "inputs_changed",
+            f"Loading has removed or rewritten {len(changed)} files of the folder, the first of them {changed[0]}. "
+            "Whoever looks for the scanner's fault needs them as they came.",
+        )
     expect_pair(given, "scans and labels")
     images, labels = given
     if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
@@ -69,6 +77,10 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
     if images.dtype != torch.float32 or labels.dtype != torch.int64:
         raise Wrong("dtype", f"Scans were float32 and labels int64; yours are {images.dtype} and {labels.dtype}.")
     return images, labels
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def _compare(images: torch.Tensor, labels: torch.Tensor, count: int, unreadable: tuple[int, ...]) -> None:

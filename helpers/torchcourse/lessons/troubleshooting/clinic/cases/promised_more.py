@@ -1,5 +1,7 @@
 """Patient: images are copied first and split afterwards, so that validation images have a twin in the training set."""
 
+from typing import Any
+
 import torch
 
 from torchcourse import figures
@@ -35,12 +37,11 @@ def _nearest(images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 def judge(program: Program, seed: int) -> str:
     """Split images that carry their number in their brightness, sorted by class, and see where each number ends up."""
-    originals, copies, share = 80 + 10 * (seed % 4), 4 + seed % 3, 0.2
+    originals, copies, share = 80 + 40 * (seed % 3), 4 + seed % 3, 0.25  # of each class a whole number is held back
     numbers = torch.arange(originals)
     images = numbers.float().view(-1, 1, 1, 1).expand(-1, 1, 28, 28).clone()  # shifting changes nothing in these
     labels = numbers * 10 // originals
-    torch.manual_seed(seed)
-    given = program.make_splits(images, labels, copies, share)
+    given = _splits(program, seed, images, labels, copies, share)
     expect_pair(given, "the pairs to train on and to validate on")
     for pair in given:
         expect_pair(pair, "images and labels in each pair")
@@ -57,10 +58,27 @@ def judge(program: Program, seed: int) -> str:
             f"Nothing leaks, but of 10 classes {len(held)} are in the validation set: this data is sorted by class. "
             "Which originals should be held back?",
         )
+    after = torch.get_rng_state()
+    _splits(program, seed + 1, images, labels, copies, share)
+    if torch.equal(after, torch.get_rng_state()):
+        raise Wrong(
+            "seeded",
+            "Nothing leaks, but your function sets the seed of the whole program: after it, runs with different seeds "
+            "draw the same numbers. A torch.Generator of its own would leave the others alone.",
+        )
     return (
         f"Healed: none of {originals} originals is on both sides, none is lost, and the training set still has "
         f"{copies} versions of each of its own."
     )
+
+
+def _splits(program: Program, seed: int, images: torch.Tensor, labels: torch.Tensor, copies: int, share: float) -> Any:
+    torch.manual_seed(seed)
+    lent = images.clone(), labels.clone()
+    given = program.make_splits(*lent, copies, share)
+    if not torch.equal(lent[0], images) or not torch.equal(lent[1], labels):
+        raise Wrong("inputs_changed", "make_splits() has changed the images or the labels that it was given to read.")
+    return given
 
 
 def _numbers(split: Split) -> torch.Tensor:
