@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
@@ -49,6 +49,7 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
         position = Position(**state["position"])
         schedules.check_length(trainer.scheduler, trainer.schedule_by, length_of, position, moved)
     old, schedule_news = ignored(trainer, state), news_of_schedule(trainer, state)
+    functions = snapshot.new_rates(trainer, state)
     new = news(state, trainer.settings)
     snapshot.put_back(trainer, state)
     if old:
@@ -56,7 +57,8 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
             f"Going on with the checkpoint's {checkpoint.some(old)}. For new settings, begin a new fit "
             "from its weights, without resume: restore('last')."
         )
-    if schedule_news:
+    if schedule_news or functions is not None:
+        schedule_news += ["the function of the LambdaLR"] if functions is not None else []
         rate = trainer.optimizer.param_groups[0]["lr"]
         says(f"From here on the new schedule holds: {checkpoint.some(schedule_news)}. The rate is now {rate:.3g}.")
     if new:
@@ -149,6 +151,9 @@ def ignored(trainer: Training, state: dict[str, Any]) -> list[str]:
         if new_schedule:  # all of these are the schedule's
             left_out |= {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
         found += _unequal(new, saved, left_out, f" of group {number}" if len(groups) > 1 else "")
+    if isinstance(schedule, LambdaLR) and state["scheduler"] is not None:
+        for function, held in zip(schedule.lr_lambdas, state["scheduler"]["lr_lambdas"], strict=False):
+            found += _unequal(vars(function), held or {}, set(), " of the schedule's function")
     rates = [row["lr"] for row in state["history"]["rows"][:1]]
     if isinstance(schedule, ReduceLROnPlateau):
         if rates:

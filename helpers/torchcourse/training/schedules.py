@@ -1,6 +1,8 @@
 """Learning rate schedules: do they fit the training that is to come, and where are they after so many steps?"""
 
+import bisect
 import copy
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -127,6 +129,38 @@ def differences(new: dict[str, Any], saved: dict[str, Any]) -> list[tuple[str, A
     for inner in zip(new.get("_schedulers", ()), saved.get("_schedulers", ()), strict=False):
         found += differences(*inner)
     return found
+
+
+def rates_of_new_functions(schedule: Schedule, saved: dict[str, Any], rates: list[float]) -> list[float] | None:
+    """Return what the functions of a LambdaLR say where a saved one was, unless these are its rates.
+
+    A state has no functions in it, so that new ones show by the rates alone. In a SequentialLR the part counts whose
+    turn it is.
+
+    Args:
+        schedule: a new one.
+        saved: the state of the saved one.
+        rates: the rates of the optimizer's groups when it was saved.
+    """
+    while isinstance(schedule, lr_scheduler.SequentialLR):
+        turn = bisect.bisect_right(schedule._milestones, saved["last_epoch"])
+        schedule, saved = schedule._schedulers[turn], saved["_schedulers"][turn]
+    if type(schedule) is not lr_scheduler.LambdaLR or any(saved["lr_lambdas"]):
+        return None  # a state has what callable objects hold, and brings it along
+    pairs = zip(saved["base_lrs"], schedule.lr_lambdas, strict=True)
+    new = [float(base * function(saved["last_epoch"])) for base, function in pairs]
+    same = all(math.isclose(one, other, rel_tol=1e-9) for one, other in zip(new, rates, strict=True))
+    return None if same else new
+
+
+def set_rates(schedule: Schedule, optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    """Let the optimizer's groups have these rates, until the schedule moves on."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    schedule._last_lr = list(rates)
 
 
 _PROGRESS = {

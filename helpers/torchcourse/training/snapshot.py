@@ -142,7 +142,7 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
         CheckpointError: if the Trainer was built otherwise than the one that saved. Then nothing has changed.
     """
     check(trainer, state)
-    rates = _wound_on(trainer, state)
+    rates, of_functions = _wound_on(trainer, state), new_rates(trainer, state)
     checkpoint.load_weights(trainer.model, state["model"])
     checkpoint.load_optimizer_state(trainer.model, trainer.optimizer, state["optimizer"])
     if rates is not None:
@@ -150,12 +150,22 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
             group.update(held)
     elif trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
+        if of_functions is not None:
+            schedules.set_rates(trainer.scheduler, trainer.optimizer, of_functions)
     if trainer.scaler.is_enabled() and state["scaler"]:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
     if trainer.position.batch:
         trainer.averages.load_state(state["averages"])
+
+
+def new_rates(trainer: Training, state: dict[str, Any]) -> list[float] | None:
+    """Return the rates of a LambdaLR whose functions are not those that were saved; None where they are."""
+    if trainer.scheduler is None or state["scheduler"] is None:
+        return None
+    rates = [float(group["lr"]) for group in state["optimizer"]["groups"]]
+    return schedules.rates_of_new_functions(trainer.scheduler, state["scheduler"], rates)
 
 
 def _wound_on(trainer: Training, state: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -168,6 +168,42 @@ def test_a_schedule_that_is_lengthened_on_resume_is_the_longer_one(tmp_path, sch
     assert "From here on the new schedule holds" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda o, factor: lr_scheduler.LambdaLR(o, lambda step: factor / (step + 1)),
+        lambda o, factor: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.ConstantLR(o), lr_scheduler.LambdaLR(o, lambda step: factor / (step + 1))], [2]
+        ),
+    ],
+)
+def test_a_new_function_holds_from_the_first_step_on_and_is_named(tmp_path, kind, capsys):
+    whole = trainer(schedule=lambda o: kind(o, 3.0), log_every=1).fit(loader(), 4)
+    trainer(tmp_path, schedule=lambda o: kind(o, 1.0), log_every=1).fit(loader(), 2)
+    ours = trainer(tmp_path, schedule=lambda o: kind(o, 3.0), log_every=1)
+    ours.fit(loader(), 2, resume=True)  # nothing is left: this is the rate that the next step will take
+    assert ours.optimizer.param_groups[0]["lr"] == pytest.approx(whole.steps[7]["lr"])
+    ours.fit(loader(), 4, resume=True)
+    assert [row["lr"] for row in ours.history.steps][8:] == pytest.approx([row["lr"] for row in whole.steps][8:])
+    assert "From here on the new schedule holds: the function of the LambdaLR" in capsys.readouterr().out
+
+
+class WarmUp:
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, step):
+        return min(1.0, (step + 1) / self.steps)
+
+
+def test_what_the_object_of_a_schedule_holds_comes_from_the_checkpoint_and_that_is_said(tmp_path, capsys):
+    whole = trainer(schedule=lambda o: lr_scheduler.LambdaLR(o, WarmUp(12)), log_every=1).fit(loader(), 4)
+    trainer(tmp_path, schedule=lambda o: lr_scheduler.LambdaLR(o, WarmUp(12))).fit(loader(), 2)
+    ours = trainer(tmp_path, schedule=lambda o: lr_scheduler.LambdaLR(o, WarmUp(50)), log_every=1)
+    assert ours.fit(loader(), 4, resume=True).steps[-1]["lr"] == whole.steps[-1]["lr"]
+    assert "steps of the schedule's function 12 (not 50)" in capsys.readouterr().out
+
+
 def test_a_resume_that_does_not_fit_says_so_and_changes_nothing(tmp_path, capsys):
     trainer(tmp_path, monitor="loss").fit(loader(), 1)
     trainer(tmp_path, monitor="accuracy", mode="max").fit(loader(size=16), 2, resume=True)

@@ -27,6 +27,9 @@ from torchcourse.training import Trainer
 def freeze(model: nn.Module, *names: str) -> list[str]:
     """Let the parameters under these names (all, if there is none) get no gradients; return their names.
 
+    A BatchNorm among them still moves its running mean and variance with each batch in training mode, which a later
+    `model.train()` brings back: `freeze_norms` stops that.
+
     Raises:
         ValueError: for a name that no parameter has.
     """
