@@ -385,6 +385,16 @@ def test_a_run_that_leaves_only_its_log(tmp_path):
 # M4: the diagnosis
 
 
+def empties(records):
+    records.files[0].clear()
+    return False
+
+
+def test_records_that_one_test_changes_are_whole_for_the_next():
+    check.diagnosis(("reference", "same order", empties))
+    accepted(check.diagnosis(("reference", "same order", right.shows)))
+
+
 @pytest.mark.parametrize(
     ("cause", "shows", "symptom"),
     [
@@ -397,6 +407,9 @@ def test_a_run_that_leaves_only_its_log(tmp_path):
         ("same order", lambda records: None, "nothing_returned"),
         ("same order", lambda records: records.loss[0] > 1, "not_one_answer"),
         ("same order", lambda records: torch.tensor(records.loss) > 1, "not_one_answer"),
+        ("same data", lambda records: [one == other for one, other in zip(*records.files)], "not_one_answer"),  # noqa: B905
+        ("same data", lambda records: "yes" if records.files[0] == records.files[1] else "no", "text_returned"),
+        ("same order", empties, "inputs_changed"),
     ],
 )
 def test_wrong_diagnoses(cause, shows, symptom):

@@ -1,10 +1,13 @@
 """The check of milestone M4: the diagnosis of the colleague's run."""
 
+import copy
 import random
 from collections import defaultdict
 from collections.abc import Callable
 from types import EllipsisType
 from typing import Any
+
+import numpy as np
 
 from torchcourse.checks import NotDone, Wrong, check
 from torchcourse.lessons.capstone import _planted
@@ -27,7 +30,14 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
     random.SystemRandom().shuffle(runs)  # a test that counts its calls is no evidence
     rings: dict[str, list[bool]] = defaultdict(list)
     for kind, run in runs:
-        rings[kind].append(_answer(shows(run)))
+        given = copy.deepcopy(run)
+        rings[kind].append(_answer(shows(given)))
+        if changed := [name for name, value in vars(run).items() if not _equal(vars(given)[name], value)]:
+            raise Wrong(
+                "inputs_changed",
+                f"Your test has changed `{changed[0]}` of the records that it was given. Whoever looks at them next "
+                "sees different evidence: work on a copy.",
+            )
     if any(rings["healthy"]):
         raise Wrong(
             "rings_for_healthy",
@@ -55,14 +65,23 @@ def diagnosis(learner: tuple[str | EllipsisType, str, Callable[[Records], bool]]
     return f"Your test is true of all {len(rings['own'])} runs with this failure, and of none of the others."
 
 
+def _equal(one: Any, other: Any) -> bool:
+    return np.array_equal(one, other) if isinstance(other, np.ndarray) else one == other
+
+
 def _answer(found: Any) -> bool:
     if found is None:
         raise Wrong("nothing_returned", "Your test returns nothing. Return True or False.")
+    if isinstance(found, str):
+        raise Wrong("text_returned", f"Your test returns the text {found[:40]!r}. Return True or False.")
+    if isinstance(found, list | tuple) and found and all(isinstance(one, bool | np.bool_) for one in found):
+        raise Wrong("not_one_answer", _SEVERAL)
     try:
         return bool(found)
     except (ValueError, RuntimeError):  # an array or a tensor of several
-        raise Wrong(
-            "not_one_answer",
-            "Your test returns several answers. A run has one, True or False. Does the failure show "
-            "in any of them, or in all?",
-        ) from None
+        raise Wrong("not_one_answer", _SEVERAL) from None
+
+
+_SEVERAL = (
+    "Your test returns several answers. A run has one, True or False. Does the failure show in any of them, or in all?"
+)
