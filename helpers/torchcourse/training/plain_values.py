@@ -92,6 +92,8 @@ def _plain_tensor(tensor: torch.Tensor, where: str, copies: dict[tuple, torch.Te
             f"A checkpoint cannot hold {where}, the parameter of a lazy layer that has no shape yet. "
             "Send one batch through the model first."
         )
+    if tensor.is_mkldnn:
+        raise TypeError(f"A checkpoint cannot hold {where}, a tensor in MKL-DNN's form. Call to_dense() first.")
     if tensor.is_meta:
         raise TypeError(f"A checkpoint cannot hold {where}, a tensor on the meta device: it has no values.")
     if hasattr(tensor, "full_tensor"):  # a DTensor, whose class takes a second to import

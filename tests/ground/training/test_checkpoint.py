@@ -104,6 +104,7 @@ def contains_itself():
         (contains_itself(), "contains itself"),
         (nn.LazyLinear(2).weight, "lazy layer that has no shape yet"),
         (torch.ones(2, device="meta"), "has no values"),
+        (torch.ones(2, 2).to_mkldnn(), r"MKL-DNN's form\. Call to_dense\(\) first"),
         (torch.Size([1]), "is a Size"),
     ],
     ids=lambda value: type(value).__name__,

@@ -74,3 +74,9 @@ def test_what_makes_no_batch_is_named():
         pad([(torch.zeros(2, 3), 0), (torch.zeros(0, 3), 1)])
     with pytest.raises(ValueError, match=r"Sample 1 .* \[2, 4\].* 3 channels"):
         pad([(torch.zeros(2, 3), 0), (torch.zeros(2, 4), 1)])
+    with pytest.raises(ValueError, match=r"Sample 0 .* \[\]: .* one step or more\."):
+        pad([(torch.tensor(1.0), 0)])
+    with pytest.raises(ValueError, match="Sample 0 of the batch has a list"):
+        pad([([[1.0]], 0)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="Labels are one number"):
+        pad([(torch.zeros(2, 3), "cat")])  # type: ignore[list-item]

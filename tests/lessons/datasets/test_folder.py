@@ -225,6 +225,8 @@ def test_a_table_that_is_not_utf8_is_refused_with_the_remedy(folder):
         ("file,label\n0.pgm\n", "no label for '0.pgm'"),
         ("file,label\n0.pgm," + "x" * 140_000, "labels.csv cannot be read as a table"),
         ("file,label\n0.pgm,a\n./0.pgm,a\n", "more than once"),
+        ('file,label\n0.pgm,"a\n1.png,b\n', "quotation mark left open"),
+        ("file;label\n0.pgm;a;b\n", "with a semicolon in it"),
     ],
 )
 def test_rows_that_do_not_fit_the_header_are_refused(folder, content, sentence):
@@ -240,6 +242,24 @@ def test_blanks_empty_rows_and_separators_of_windows_do_no_harm(folder):
     data = ImageTable(folder)
     assert data.classes == ["cat"]
     torch.testing.assert_close(data[1][0], PIXELS[1][None] / 255)
+
+
+@pytest.mark.parametrize("mark", ";\t")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_semicolons_and_tabs_of_excel_are_read(folder, mark, encoding):
+    """Where a comma is the decimal point Excel writes semicolons, and tabs into what it calls Unicode text."""
+    text = (folder / "labels.csv").read_text().replace(",", mark)
+    before = ImageTable(folder)
+    (folder / "labels.csv").write_text(text, encoding=encoding)
+    assert ImageTable(folder).files == before.files
+    assert torch.equal(ImageTable(folder).labels, before.labels)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x1f\x8b\x08", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_an_archive_or_a_file_of_excel_is_no_table(folder, start):
+    (folder / "labels.csv").write_bytes(start + bytes(range(128)))
+    with pytest.raises(ValueError, match="is an archive or a file of Excel"):
+        ImageTable(folder)
 
 
 @pytest.mark.parametrize(("disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
@@ -273,3 +293,22 @@ def test_links_and_absolute_paths_are_followed(folder, tmp_path):
 def test_pixels_that_are_no_bytes_are_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"uint8 \[N, H, W\]"):
         write_images(tmp_path, PIXELS / 255, [{"file": f"{n}.png", "label": 0} for n in range(6)])
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["a.png", "a.png"], "'a.png'.* one image would replace the other"),
+        (["a.png", "A.PNG"], "'A.PNG'.* one image would replace the other"),
+        (["a.png", "../b.png"], "does not lie in the folder"),
+        (["a.png", "/b.png"], "does not lie in the folder"),
+        (["a.png", "b.jpg"], "would not keep all pixels"),
+        (["a.png"], "2 images and 1 rows"),
+    ],
+)
+def test_names_under_which_images_would_be_lost_are_refused_before_any_is_written(tmp_path, names, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        write_images(tmp_path / "new", PIXELS[:2], [{"file": name, "label": 0} for name in names])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="A row has the columns"):
+        write_images(tmp_path, PIXELS[:2], [{"file": "a.png", "label": 0}, {"file": "b.png", "writer": 0}])

@@ -93,12 +93,31 @@ def test_a_write_that_is_broken_off_leaves_what_was_there(tmp_path, error):
         ([np.zeros((4, 2)), np.ones((4, 1))], r"Part 1 has rows of float64 \[1\]"),
         ([np.zeros((4, 2)), np.ones(4)], r"Part 1 has rows of float64 \[\]"),
         ([], "no parts"),
+        ([np.full((8, 1), "text")], "no <U4 value"),
+        ([np.full((8, 1), None)], "no object value"),
+        ([np.zeros((8, 1), "datetime64[s]")], "no datetime64"),
+        ([np.ma.array(np.ones((8, 2)), mask=np.eye(8, 2))], "would lose its mask"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(tmp_path, parts, sentence):
     with pytest.raises(ValueError, match=sentence):
         write_rows(tmp_path / "rows.npy", 8 if parts else 0, parts)
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_may_be_tensors_or_lists(tmp_path):
+    write_rows(tmp_path / "rows.npy", 2, [torch.ones(1, 2), torch.zeros(1, 2)])
+    assert MappedArray(tmp_path / "rows.npy")[0].tolist() == [1, 1]
+    write_rows(tmp_path / "rows.npy", 2, [[[3, 4]], [[5, 6]]])
+    assert MappedArray(tmp_path / "rows.npy")[1].tolist() == [5, 6]
+
+
+def test_no_folder_and_no_number_of_rows_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*new to write rows\.npy into"):
+        write_rows(tmp_path / "new" / "rows.npy", 1, [np.ones((1, 1))])
+    for rows in (-1, 2.0, True):
+        with pytest.raises(ValueError, match="is no number of rows"):
+            write_rows(tmp_path / "rows.npy", rows, [np.ones((1, 1))])
 
 
 def test_other_files_are_refused_and_foreign_byte_order_is_read(tmp_path):

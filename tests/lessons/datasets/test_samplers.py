@@ -51,6 +51,9 @@ def test_the_batches_are_not_sorted_by_length():
 
 def test_padding_is_counted():
     assert padding_share([1, 3, 2, 2], [[0, 1], [2, 3]]) == pytest.approx(0.2)
+    for lengths, batches in (([1, 2], []), ([0, 0], [[0, 1]])):
+        with pytest.raises(ValueError, match="no batch with a step"):
+            padding_share(lengths, batches)
 
 
 def test_classes_are_drawn_equally_often():
@@ -113,7 +116,7 @@ def test_many_weights_and_plain_numbers_are_drawn_from():
     assert set(WeightedSamples([0, 2.5, 0])) == {1}
 
 
-@pytest.mark.parametrize("weights", [[1, float("nan")], [1, float("inf")], [-1, 2], [[1.0, 2.0]], [], ["a"]])
+@pytest.mark.parametrize("weights", [[1, float("nan")], [1, float("inf")], [-1, 2], [[1.0, 2.0]], [], ["a"], None])
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(ValueError, match="Weights are"):
         WeightedSamples(weights)
@@ -135,6 +138,9 @@ def test_labels_of_other_types_count_by_value(labels):
         ([[0, 1]], r"\[N\]"),
         ([], r"\[N\]"),
         (["cat"], "whole numbers"),
+        (None, "whole numbers"),
+        ([10**12, 1], "Class 0 has no samples"),  # nobody counts up to there
+        ([0, 1, 10**12], "Class 2 has no samples"),
     ],
 )
 def test_labels_that_are_none_are_refused(labels, sentence):
@@ -143,7 +149,7 @@ def test_labels_that_are_none_are_refused(labels, sentence):
             count(labels)
 
 
-@pytest.mark.parametrize("lengths", [[[1, 2]], [1, float("nan")]])
+@pytest.mark.parametrize("lengths", [[[1, 2]], [1, float("nan")], ["ab", "c"], None, [3, -1]])
 def test_lengths_that_are_none_are_refused(lengths):
-    with pytest.raises(ValueError, match="Lengths are"):
+    with pytest.raises(ValueError, match=r"Lengths are|Length -1 is"):
         BucketBatches(lengths, 2)

@@ -44,10 +44,16 @@ def pad(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[Padded, torch.Tens
         raise ValueError("There are no samples to make a batch of.")
     sequences, labels = zip(*samples, strict=True)
     for number, x in enumerate(sequences):
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"Sample {number} of the batch has a {type(x).__name__} for its sequence, and no tensor.")
         if x.dim() != 2 or len(x) == 0 or x.shape[1] != sequences[0].shape[1]:
+            width = f" and {sequences[0].shape[1]} channels, as sample 0 has" if number else ""
             raise ValueError(
                 f"Sample {number} of the batch has the shape {list(x.shape)}: a batch is made of sequences [T, C] with "
-                f"one step or more and {sequences[0].shape[-1]} channels, as sample 0 has."
+                f"one step or more{width}."
             )
     lengths = torch.tensor([len(x) for x in sequences])
-    return Padded(pad_sequence(list(sequences), batch_first=True), lengths), torch.tensor(labels)
+    try:
+        return Padded(pad_sequence(list(sequences), batch_first=True), lengths), torch.tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Labels are one number per sample, but these are not: {error}.") from error

@@ -74,7 +74,8 @@ class ImageTable(Dataset):
 def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = "utf-8") -> list[dict[str, str]]:
     """Return the rows of a CSV file with a header, which must have these columns. The first of them is never empty.
 
-    Blanks around a value are dropped, and rows without any value. A byte order mark counts more than `encoding`.
+    Blanks around a value are dropped, and rows without any value. A byte order mark counts more than `encoding`. The
+    header tells whether values stand between commas, semicolons (Excel in countries with a decimal comma) or tabs.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -84,10 +85,13 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no label table {path.name} in {path.parent}.")
+    text = _decode(path, encoding)
+    found = (text.partition("\n")[0].split(mark) for mark in ",;\t")
+    mark = next((mark for mark, names in zip(",;\t", found, strict=True) if len(names) > 1), ",")
     try:
-        lines = list(csv.reader(io.StringIO(_decode(path, encoding), newline="")))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path.name} cannot be read as a table: {error}.") from error
+        raise ValueError(f"{path.name} cannot be read as a table: {error}. Is a quotation mark left open?") from error
     header = _header(path.name, lines, columns)
     rows = []
     for number, line in enumerate(lines[1:], 2):
@@ -97,7 +101,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str], encoding: str = 
         if any(values[len(header) :]):
             raise ValueError(
                 f"Row {number} of {path.name} has {len(values)} fields and its header {len(header)}. "
-                "A value with a comma in it needs quotation marks."
+                f"A value with a {_MARKS[mark]} in it needs quotation marks."
             )
         row = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
         if not row[columns[0]]:
@@ -140,14 +144,16 @@ def write_images(
     Args:
         folder: made if it is not there.
         pixels: [N, H, W], uint8.
-        rows: one for each image; `file` names it, and its ending (`.png`, `.pgm`, …) says in which format.
-        table: name of the CSV file, with the columns of the first row.
+        rows: one for each image, all with the same columns; `file` names it, and its ending (`.png`, `.pgm`, …) says in
+            which format. One that changes pixels, as `.jpg` does, is refused.
+        table: name of the CSV file.
 
     Raises:
-        ValueError: for pixels of a different type or shape.
+        ValueError: for pixels of a different type or shape, or rows that do not name each image once.
     """
     if pixels.dtype != torch.uint8 or pixels.dim() != 3:
         raise ValueError(f"Pixels are uint8 [N, H, W], but these are {pixels.dtype} {list(pixels.shape)}.")
+    _must_name_each(rows, len(pixels))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for image, row in zip(pixels.numpy(), rows, strict=True):
@@ -156,6 +162,23 @@ def write_images(
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _must_name_each(rows: Sequence[dict[str, Any]], count: int) -> None:
+    if len(rows) != count:
+        raise ValueError(f"There are {count} images and {len(rows)} rows. Give each image its row.")
+    seen: set[str] = set()
+    for row in rows:
+        if row.keys() != rows[0].keys() or "file" not in row:
+            raise ValueError(f"A row has the columns {_some([*row])}, and the first one {_some([*rows[0]])}.")
+        name = str(row["file"])
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name!r} does not lie in the folder. Name files from there.")
+        if Path(name).suffix.lower() in _LOSSY:
+            raise ValueError(f"{name!r} would not keep all pixels as they are. Let it end in .png.")
+        if name.casefold() in seen:
+            raise ValueError(f"Two rows name {name!r}, in capitals or not: one image would replace the other.")
+        seen.add(name.casefold())
 
 
 def _header(table: str, lines: list[list[str]], columns: Sequence[str]) -> list[str]:
@@ -173,6 +196,8 @@ def _header(table: str, lines: list[list[str]], columns: Sequence[str]) -> list[
 
 def _decode(path: Path, encoding: str) -> str:
     content = path.read_bytes()
+    if content.startswith((b"PK\x03\x04", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")):  # zip and .xlsx, gzip, .xls
+        raise ValueError(f"{path.name} is an archive or a file of Excel, and no text. Save it as CSV UTF-8.")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"  # what Excel saves as "Unicode text"
     elif content.startswith(codecs.BOM_UTF8) or encoding == "utf-8":
@@ -248,6 +273,10 @@ def _must_be_whole(files: list[str], paths: list[str], labels: list[str], table:
     unlabeled = [name for name, label in zip(files, labels, strict=True) if not label]
     if unlabeled:
         raise ValueError(f"{table} has no label for {_some(unlabeled)}.")
+
+
+_MARKS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_LOSSY = {".jpg", ".jpeg", ".jfif", ".jp2", ".webp", ".avif", ".gif"}
 
 
 def _one_form(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch.utils.data import Dataset
 
 
@@ -60,7 +61,7 @@ class MappedArray(Dataset):
             raise ValueError(f"{self.path.name} cannot be mapped as an array: {error}") from error
 
 
-def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) -> None:
+def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[ArrayLike]) -> None:
     """Write an array to a `.npy` file part by part, so that it is never in memory as a whole.
 
     The file has a different name until it is whole, so that a write that is broken off leaves what was there before.
@@ -71,12 +72,18 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) 
         parts: arrays [n, …] of one type and shape of row, which make up the rows one after the other.
 
     Raises:
-        ValueError: if the parts make up a different number of rows, or their rows differ in type or shape.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the parts make up a different number of rows, or their rows differ in type or shape, or are
+            nothing that `MappedArray` reads.
     """
     path, array, done = Path(path), None, 0
+    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 0:
+        raise ValueError(f"rows={rows!r} is no number of rows.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        for number, part in enumerate(parts):
+        for number, part in enumerate(map(_part, parts)):
             if array is None:
                 array = np.lib.format.open_memmap(temporary, "w+", part.dtype, (rows, *part.shape[1:]))
             if (part.dtype, part.shape[1:]) != (array.dtype, array.shape[1:]):
@@ -97,6 +104,23 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[np.ndarray]) 
     finally:
         array = None
         temporary.unlink(missing_ok=True)
+
+
+def _part(part: Any) -> np.ndarray:
+    """Return a part as an array that can be read again.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    if np.ma.isMaskedArray(part):
+        raise ValueError("A masked array would lose its mask. Fill it first: part.filled(…).")
+    array = np.asarray(part)
+    try:
+        torch.from_numpy(np.empty(0, dtype=array.dtype.newbyteorder("=")))
+        len(array)
+    except TypeError as error:
+        raise ValueError(f"A part is an array [n, …] of numbers that torch has, and no {array.dtype} value.") from error
+    return array
 
 
 @contextlib.contextmanager

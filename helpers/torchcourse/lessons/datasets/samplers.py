@@ -47,15 +47,11 @@ class BucketBatches(Sampler[list[int]]):
         shuffle: bool = True,
         seed: int = 0,
     ) -> None:
-        self.lengths = torch.as_tensor(lengths)
+        self.lengths = _lengths(lengths)
         self.batch_size, self.pool, self.shuffle, self.seed, self.epoch = batch_size, pool, shuffle, seed, 0
         self.rank, self.world_size = who.rank(), who.world_size()
         if len(self.lengths) == 0:
             raise ValueError("There are no lengths: the dataset is empty.")
-        if self.lengths.dim() != 1 or not self.lengths.isfinite().all():
-            raise ValueError(
-                "Lengths are one number per sample, [N]. An array of sequences has none: give len() of each."
-            )
         if pool < 1:
             raise ValueError(f"pool={pool} has to be at least 1.")
         samples_per_rank(batch_size)
@@ -103,7 +99,7 @@ class WeightedSamples(Sampler[int]):
     def __init__(self, weights: torch.Tensor | Sequence[float], samples: int | None = None, seed: int = 0) -> None:
         try:
             self.weights = torch.as_tensor(weights).double()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"Weights are one number per sample, [N], but these are not: {error}.") from error
         if self.weights.dim() != 1 or not len(self.weights):
             raise ValueError(f"Weights are one number per sample, [N], but these have shape {[*self.weights.shape]}.")
@@ -139,9 +135,11 @@ def class_weights(labels: torch.Tensor | Sequence[int]) -> torch.Tensor:
         ValueError: if a class between 0 and the largest label has no sample, or a label is no class.
     """
     labels = _classes(labels)
+    there = labels.unique()  # sorted; counting up to a label of a billion, such as an id, would take all memory
+    empty = (there != torch.arange(len(there), device=there.device)).nonzero()[:, 0].tolist()
+    if empty:
+        raise ValueError(f"Class {empty[0]} has no samples, so it can have no weight.")
     counts = labels.bincount()
-    if (counts == 0).any():
-        raise ValueError(f"Class {int((counts == 0).nonzero()[0])} has no samples, so it can have no weight.")
     return len(labels) / (len(counts) * counts.float())
 
 
@@ -152,13 +150,36 @@ def balanced(labels: torch.Tensor | Sequence[int]) -> torch.Tensor:
 
 
 def padding_share(lengths: torch.Tensor | Sequence[int], batches: Iterable[Sequence[int]]) -> float:
-    """Return the share of padding, 0 to 1, in batches that are padded to their longest sequence."""
-    lengths = torch.as_tensor(lengths)
+    """Return the share of padding, 0 to 1, in batches that are padded to their longest sequence.
+
+    Raises:
+        ValueError: if there is no batch, or no step in any.
+    """
+    lengths = _lengths(lengths)
     cells, steps = 0, 0
     for batch in batches:
         chosen = lengths[list(batch)]
         cells, steps = cells + len(chosen) * int(chosen.max()), steps + int(chosen.sum())
+    if cells == 0:
+        raise ValueError("There is no batch with a step in it, so it has no share of padding.")
     return 1 - steps / cells
+
+
+def _lengths(lengths: torch.Tensor | Sequence[int]) -> torch.Tensor:
+    """As a tensor [N].
+
+    Raises:
+        ValueError: if they are no lengths.
+    """
+    try:
+        found = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"Lengths are one number per sample, [N], but these are not: {error}.") from error
+    if found.dim() != 1 or not found.isfinite().all():
+        raise ValueError("Lengths are one number per sample, [N]. An array of sequences has none: give len() of each.")
+    if (found < 0).any():
+        raise ValueError(f"Length {found.min().item()} is no length.")
+    return found
 
 
 def _cut(order: torch.Tensor, size: int) -> list[list[int]]:
@@ -176,7 +197,7 @@ def _classes(labels: torch.Tensor | Sequence[Any]) -> torch.Tensor:
     """As int64: torch takes truth values and bytes for a mask where they are an index."""
     try:
         found = torch.as_tensor(labels)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"Labels are whole numbers, one per sample, but these are not: {error}.") from error
     if found.dim() != 1 or not len(found):
         raise ValueError(f"Labels are [N], one per sample, but these have shape {[*found.shape]}.")
