@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from clinic_repairs import broken, reference
+from clinic_repairs import broken, parts, reference
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting import clinic
@@ -164,6 +164,17 @@ def test_an_endless_repair_is_ended(monkeypatch):
     change = ("    for images", "    while True:\n        pass\n    for images")
     endless = broken("learns_then_forgets", change)
     assert clinic.symptom("learns_then_forgets", *endless, seed=0) == "endless"
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if slug not in clinic.WARDS["workers"]])  # these are shown
+def test_an_error_of_a_part_comes_with_its_line_and_with_what_the_part_was_given(slug):
+    text = "".join(f"def {name}(*_, **__):\n    raise LookupError('mine')\n" for name in clinic.find(slug).parts)
+    checked = repair(slug, *parts(slug, text))
+    assert (checked.state, checked.symptom) == ("wrong", "raised_LookupError")
+    what, line, *_, given = checked.message.splitlines()
+    assert what == "Your code stopped with LookupError: mine"
+    assert line.endswith("raise LookupError('mine')") or line.startswith("It happened in rank ")
+    assert re.fullmatch(r"The check called it with .*\d.*\.|.* parts backbone, head\.", given)
 
 
 def test_a_failing_program_shows_its_last_line():

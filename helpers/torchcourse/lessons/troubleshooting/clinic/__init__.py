@@ -33,7 +33,8 @@ names of the parts, and two functions:
   symptom of its own. What is general has its name in `checks.symptoms`: the broken program is refused with
   `still_there`, or with `left_alone`. Compare with an oracle that the judge computes itself. `checks.kit` and
   `comparisons` compare, `training_step.TrainingRecorder` records optimizer steps and forward passes,
-  `tracking.MemoryTracker` what is alive. Aim at half a second. What may hang or die runs in `checks.kit.on_ranks` or in
+  `tracking.MemoryTracker` what is alive. Call a part inside `called_with(...)`: where it ends in an error, the learner
+  reads which sizes it was given. Aim at half a second. What may hang or die runs in `checks.kit.on_ranks` or in
   `separate_process`.
 
 In the lesson's source, the empty cell `# %% patient: SLUG` becomes three: admit, evidence, hints. The cell

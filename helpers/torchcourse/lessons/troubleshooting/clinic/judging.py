@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from torchcourse.checks import NotDone, Wrong
-from torchcourse.checks.errors import still_at
+from torchcourse.checks.errors import is_hole, kind_of, sentence, still_at
 from torchcourse.checks.kit import one_thread
 from torchcourse.checks.limits import TimeIsUp, time_limit
 from torchcourse.lessons.troubleshooting.clinic.case import find
@@ -43,6 +43,11 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
     except TimeIsUp as end:
         text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end? If so, "
         raise Wrong("endless", f"{text}it is too slow.{still_at(end)}") from None
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        if not notes or is_hole(error) or kind_of(error) == "Wrong":
+            raise
+        raise Wrong(f"raised_{kind_of(error)}", f"{sentence(error)}\n{notes[0]}") from error
 
 
 def _refuse_autograd_off() -> None:

@@ -13,6 +13,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     expect_left_in_training_mode,
@@ -57,15 +58,20 @@ def judge(program: Program, seed: int) -> str:
         loader = DataLoader(TensorDataset(inputs, labels), size)
         torch.manual_seed(seed)
         start = mlp(7, 5, 3).double().eval()
-        given, right = (
-            train_copy(epoch, start, loader, rate, accumulate) for epoch in (program.accumulated_epoch, _plain_epoch)
+        data = (
+            f"{len(loader)} batches of {size} samples, {accumulate} of them per step; each sample has 7 float64 numbers"
         )
+        with called_with(data):
+            given, right = (
+                train_copy(each, start, loader, rate, accumulate) for each in (program.accumulated_epoch, _plain_epoch)
+            )
         _compare(given.steps, right.steps, accumulate, rate)
         expect_own_optimizer(given)
         expect_training_mode(given)
         expect_left_in_training_mode(given)
         _judge_report(given.returned, right.returned, accumulate)
-    _judge_memory(program.accumulated_epoch)
+    with called_with("4 batches of 256 samples, 4 of them per step; each sample has 4 numbers"):
+        _judge_memory(program.accumulated_epoch)
     loader = DataLoader(TensorDataset(inputs[:size], labels[:size]), size)
     try:
         program.accumulated_epoch(mlp(7, 3).double(), loader, torch.optim.SGD(mlp(7, 3).parameters(), lr=rate), 2)

@@ -15,6 +15,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, numbers, on_ranks, same
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.models import mlp
@@ -63,14 +64,15 @@ def judge(program: Program, seed: int) -> str:
     stops = []
     for ranks in (2, 3):
         train, val, patience, expected = _disagreement(ranks, seed)
-        runs = on_ranks(
-            _train,
-            *(program.train_until_stale, train, val, patience, seed),
-            world_size=ranks,
-            seconds=TIME_LIMIT,
-            hang=HANG,
-            left_alone=LEFT_ALONE,
-        )
+        with called_with(f"{ranks} ranks, {EPOCHS} epochs and a patience of {patience}"):
+            runs = on_ranks(
+                _train,
+                *(program.train_until_stale, train, val, patience, seed),
+                world_size=ranks,
+                seconds=TIME_LIMIT,
+                hang=HANG,
+                left_alone=LEFT_ALONE,
+            )
         stops.append(_judge_runs(runs, expected))
     return (
         f"Healed: all ranks stop together, after {stops[0]} epochs on 2 ranks and {stops[1]} on 3, with equal weights."

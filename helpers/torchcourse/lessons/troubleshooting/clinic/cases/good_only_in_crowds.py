@@ -8,8 +8,10 @@ import torch
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import tensor_of
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -47,7 +49,9 @@ def judge(program: Program, seed: int) -> str:
     train, (asked, digits) = (scans[:650], labels[:650]), (scans[650:], labels[650:])
     reader = _fit(program, train, seed)
     hint = "predict() gives one whole number for each scan, its digit."
-    together = tensor_of(copy.deepcopy(reader).predict(asked), [len(asked)], hint)  # an error is the learner's own
+    with called_with(f"a request of {len(asked)} scans"):  # an error is the learner's own
+        given = copy.deepcopy(reader).predict(asked)
+    together = tensor_of(given, [len(asked)], hint)
     if together.is_floating_point():
         raise Wrong("dtype", f"{hint} Yours are {together.dtype}.")
     glaring = asked[:1] * 20
@@ -98,7 +102,8 @@ def _compare_shares(here: torch.Tensor, together: torch.Tensor) -> str:
 
 
 def _fit(program: Program, train: tuple[torch.Tensor, torch.Tensor], seed: int) -> Any:
-    with TrainingRecorder() as record:
+    brightest = f"{len(train[0])} scans whose brightest pixel is {train[0].max().item():g}"
+    with TrainingRecorder() as record, called_with(brightest):
         reader = program.DigitReader(seed)
         reader.fit(*train)
     steps = 6 * -(-len(train[0]) // 32)
@@ -119,8 +124,8 @@ def _answers(reader: Any, requests: Sequence[torch.Tensor]) -> torch.Tensor:
     except Exception as error:
         raise Wrong(
             "refuses_requests",
-            f"A request of {len(requests[0])} ended in {type(error).__name__}: {error}. The post office sends requests "
-            "of any size, and each wants an answer.",
+            f"A request of {len(requests[0])} ended in {type(error).__name__}: {error}.{still_at(error)}\nThe post "
+            "office sends requests of any size, and each wants an answer.",
         ) from None
 
 

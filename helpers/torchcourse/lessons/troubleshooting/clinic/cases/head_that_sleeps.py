@@ -7,6 +7,7 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -42,7 +43,9 @@ def judge(program: Program, seed: int) -> str:
     torch.manual_seed(seed)
     for names in (["head"], ["neck", "head"], ["norm", "classifier"]):
         model = _model(names, 4 + seed % 3)
-        _judge_groups(model, program.make_optimizer(model, rate), rate)
+        with called_with(f"a model of the parts backbone, {', '.join(names)}"):
+            optimizer = program.make_optimizer(model, rate)
+        _judge_groups(model, optimizer, rate)
     return "Healed: in three models with new layers of other names, every parameter is in one group, at its own rate."
 
 

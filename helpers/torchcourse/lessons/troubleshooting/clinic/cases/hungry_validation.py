@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
@@ -48,7 +49,8 @@ def judge(program: Program, seed: int) -> str:
     with torch.no_grad():
         right = F.cross_entropy(model(images), labels).item()
     before = copy.deepcopy(model.state_dict())
-    with TrainingRecorder() as record:
+    data = f"{len(images)} samples of 5 numbers in batches of {size}, and of 3 classes"
+    with TrainingRecorder() as record, called_with(data):
         given = program.validation_loss(model, DataLoader(TensorDataset(images, labels), size))
     recording = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
@@ -99,7 +101,8 @@ def _judge_what_comes_otherwise(program: Program, model: nn.Module, loader: Data
     """Validate a model in evaluation mode with a frozen layer, for a caller who has autograd off."""
     frozen = next(iter(model.parameters())).requires_grad_(False)
     with torch.no_grad():
-        program.validation_loss(model, loader)
+        with called_with("a model in evaluation mode whose first layer is frozen"):
+            program.validation_loss(model, loader)
         recording = torch.is_grad_enabled()
     if model.training:
         raise Wrong(

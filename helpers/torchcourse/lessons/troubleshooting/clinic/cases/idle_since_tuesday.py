@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.errors import still_at
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -52,12 +54,16 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
         program.export(Path(name), count, unreadable)
         before = _contents(Path(name))
         try:
-            given = program.load_scans(Path(name))
+            with called_with(
+                f"a folder of {count} scans, of which number {', '.join(map(str, unreadable))} is unreadable"
+            ):
+                given = program.load_scans(Path(name))
         except (OSError, ValueError, AssertionError, IndexError) as error:
             raise Wrong(
                 "stops",
                 f"{len(unreadable)} unreadable files among {count}, and loading ends in {type(error).__name__}: "
-                f"{str(error)[:90]}. The scanner will go on leaving such files; the other scans are wanted.",
+                f"{str(error)[:90]}.{still_at(error)}\nThe scanner will go on leaving such files; the other scans are "
+                "wanted.",
             ) from None
         changed = [path for path, was in before.items() if _contents(Path(name)).get(path) != was]
     if changed:

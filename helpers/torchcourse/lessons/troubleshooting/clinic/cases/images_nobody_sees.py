@@ -12,6 +12,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, on_ranks, same
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.models import mlp
@@ -36,7 +37,8 @@ def judge(program: Program, seed: int) -> str:
     """Train on 2 and on 3 ranks; look at what each fetched, and repeat the training in one process."""
     for ranks, count in ((2, 64 + 2 * seed), (3, 70 + seed)):
         images, labels = mnist()[100 * seed : 100 * seed + count]
-        runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
+        with called_with(f"{count} images on {ranks} ranks, and {EPOCHS} epochs"):
+            runs = on_ranks(_train, program.train_sampled, program.Counted, images, labels, seed, world_size=ranks)
         _judge_orders([run.order for run in runs], ranks, count)
         each = len(runs[0].order) // EPOCHS
         if all(run.order[:each] == run.other[:each] for run in runs):

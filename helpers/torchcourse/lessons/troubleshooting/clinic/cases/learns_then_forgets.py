@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     expect_left_in_training_mode,
@@ -45,9 +46,11 @@ def judge(program: Program, seed: int) -> str:
     loader = DataLoader(TensorDataset(inputs, labels), size)
     torch.manual_seed(seed)
     start = mlp(12, 6, 4).eval()  # as `accuracy` leaves it
-    right, given = (
-        train_copy(epoch, start, loader, rate, momentum=0.9) for epoch in (_plain_epoch, program.train_epoch)
-    )
+    data = f"{batches} batches of {size} samples, the last of {size - 3}; each has 12 numbers and one of 4 labels"
+    with called_with(data):
+        right, given = (
+            train_copy(epoch, start, loader, rate, momentum=0.9) for epoch in (_plain_epoch, program.train_epoch)
+        )
     expect_steps(given, right)
     for number, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
         if not torch.allclose(given.weights[number - 1], right.weights[number - 1], rtol=1e-4, atol=1e-6):

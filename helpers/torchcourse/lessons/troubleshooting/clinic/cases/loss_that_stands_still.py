@@ -8,6 +8,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import copies, same
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_momentum, expect_optimizer, expect_pair
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -49,7 +50,8 @@ def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> st
     features: list[nn.Module] = [nn.Flatten(), nn.Linear(9, 12), nn.ReLU(), *[nn.Linear(12, 12), nn.ReLU()] * deeper]
     last = nn.Linear(12, 10 + seed % 2)
     features_before, last_before = copies(nn.Sequential(*features).parameters()), last.weight.detach().clone()
-    given = program.prepare(nn.Sequential(*features, last), classes, rate)
+    with called_with(f"a model of {len(features) + 1} layers, the last one {last}, and with {classes} classes"):
+        given = program.prepare(nn.Sequential(*features, last), classes, rate)
     expect_pair(given, "model and optimizer")
     model, optimizer = given
     expect_optimizer(optimizer)

@@ -7,6 +7,7 @@ from torch import nn
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -30,13 +31,15 @@ def judge(program: Program, seed: int) -> str:
     """Compare loss, gradient and probabilities with those computed from the network's own weights."""
     inputs, hidden, classes = 6 + seed % 4, 8, 3 + seed % 5
     torch.manual_seed(seed)
-    model = program.DigitNet(inputs, hidden, classes)
-    shapes = [tuple(parameter.shape) for parameter in model.parameters()]
-    if shapes != [(hidden, inputs), (hidden,), (classes, hidden), (classes,)]:
-        raise Wrong("other_network", "The network has other weights than before. It was not the network's fault.")
-    images, labels = torch.randn(20, inputs), torch.randint(0, classes, (20,))
-    _judge_loss(program, model, images, labels)
-    _judge_probabilities(program, model, images)
+    data = f"a network of {inputs} inputs, {hidden} hidden units and {classes} classes, and with 20 images for it"
+    with called_with(data):
+        model = program.DigitNet(inputs, hidden, classes)
+        shapes = [tuple(parameter.shape) for parameter in model.parameters()]
+        if shapes != [(hidden, inputs), (hidden,), (classes, hidden), (classes,)]:
+            raise Wrong("other_network", "The network has other weights than before. It was not the network's fault.")
+        images, labels = torch.randn(20, inputs), torch.randint(0, classes, (20,))
+        _judge_loss(program, model, images, labels)
+        _judge_probabilities(program, model, images)
     # Logits of some hundreds: what is sure of itself must not end in an infinite or a capped loss.
     with torch.no_grad():
         _output(model).mul_(1000)

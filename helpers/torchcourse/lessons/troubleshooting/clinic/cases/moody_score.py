@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -48,7 +49,8 @@ def judge(program: Program, seed: int) -> str:
     loaders = [
         DataLoader(TensorDataset(images, labels), size, generator=torch.Generator()) for size in (7, len(images))
     ]
-    with TrainingRecorder() as record:
+    data = f"{len(images)} samples of {inputs} numbers in batches of 7 and of {len(images)}, and of {classes} classes"
+    with TrainingRecorder() as record, called_with(data):
         scores, awake = _scores(program, model, loaders)
     if awake and _dice_after(program, model, loaders[0], 1) == _dice_after(program, model, loaders[0], 2):
         raise Wrong(

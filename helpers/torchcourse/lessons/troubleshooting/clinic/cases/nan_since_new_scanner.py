@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
@@ -47,14 +48,16 @@ def judge(program: Program, seed: int) -> str:
     generator = torch.Generator().manual_seed(seed)
     targets = (torch.rand(24, generator=generator) > 0.5).float()
     small = 3 * torch.randn(24, generator=generator)
-    _compare_small(program, small, targets)
+    with called_with("24 logits and targets"):
+        _compare_small(program, small, targets)
     for size in (20.0, 60.0, 120.0 + 10 * seed, 5000.0):
         logits = torch.where(small > 0, size, -size)
-        _compare_huge(program, logits, targets, size)
+        with called_with(f"24 logits of ±{size:g} and targets"):
+            _compare_huge(program, logits, targets, size)
     torch.manual_seed(seed)
     model = mlp(784, 32, 1)
     scans, zeros = program.scans_of_two(640, 5.0 + seed % 4)
-    with TrainingRecorder() as record:
+    with TrainingRecorder() as record, called_with("the batches of a training run"):
         losses = program.train(model, scans, zeros)
     if any(loss != loss for loss in losses) or any(step.rates != (RATE,) for step in record.steps):
         raise Wrong(

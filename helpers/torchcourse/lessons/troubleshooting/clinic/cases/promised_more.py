@@ -7,6 +7,7 @@ import torch
 from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair
 from torchcourse.lessons.troubleshooting.clinic.program import Program
@@ -75,7 +76,8 @@ def judge(program: Program, seed: int) -> str:
 def _splits(program: Program, seed: int, images: torch.Tensor, labels: torch.Tensor, copies: int, share: float) -> Any:
     torch.manual_seed(seed)
     lent = images.clone(), labels.clone()
-    given = program.make_splits(*lent, copies, share)
+    with called_with(f"{len(images)} images, {copies} copies and a share of {share}"):
+        given = program.make_splits(*lent, copies, share)
     if not torch.equal(lent[0], images) or not torch.equal(lent[1], labels):
         raise Wrong("inputs_changed", "make_splits() has changed the images or the labels that it was given to read.")
     return given

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
@@ -76,12 +77,14 @@ def judge(program: Program, seed: int) -> str:
     right = _plain(program, steps, seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = RecordedBatches(program.new_run(seed), program.batches(seed))
-        program.train_resumably(whole.run, whole, steps, Path(folder, "whole.pt"), every=every)
+        with called_with(f"{steps} steps and a checkpoint every {every}, without a power cut"):
+            program.train_resumably(whole.run, whole, steps, Path(folder, "whole.pt"), every=every)
         if list(whole.states) != list(range(steps)) or not _same(_state(whole.run), right[steps]):
             raise Wrong("training_changed", "Without any power cut, the training is not what it was.")
         for number, cut in enumerate((2 * every + 1, 3 * every, steps - 1)):
             path = Path(folder, f"cut{number}.pt")
-            _until_cut(program, program.new_run(seed), program.batches(seed, cut=cut), steps, path, every=every)
+            with called_with(f"{steps} steps and a checkpoint every {every}, up to the power cut in step {cut}"):
+                _until_cut(program, program.new_run(seed), program.batches(seed, cut=cut), steps, path, every=every)
             _judge_resumed(program, path, right, cut, every, seed)
     return f"Healed: cut at three places, resumed each time, and after {steps} steps exactly the weights of one go."
 
@@ -117,7 +120,8 @@ def _judge_resumed(program: Program, path: Path, right: list[State], cut: int, e
             "is it written, and where?",
         )
     resumed = RecordedBatches(program.new_run(seed), program.batches(seed))
-    program.train_resumably(resumed.run, resumed, steps, path, every=every)
+    with called_with(f"{steps} steps and a checkpoint every {every}, again after the power cut in step {cut}"):
+        program.train_resumably(resumed.run, resumed, steps, path, every=every)
     case = f"Cut in step {cut}, with a checkpoint every {every} steps, the second start begins with step"
     asked = sorted(resumed.states)
     _judge_steps(asked, cut, every, steps, case)

@@ -12,6 +12,7 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import numbers_of, refuse_known
 from torchcourse.data import mnist
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
@@ -53,7 +54,8 @@ def judge(program: Program, seed: int) -> str:
     images[-3:] *= 3  # the last, smaller batch is unlike the others
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
     start = mlp(width, 8, width)
-    given, alive = _alive(program.reconstruction_epoch, start, loader, near)
+    with called_with(f"batches of images [{size}, 1, {width}], the last of [3, 1, {width}], and near={near:g}"):
+        given, alive = _alive(program.reconstruction_epoch, start, loader, near)
     plain, _ = _alive(_plain_epoch, start, loader, near)
     # From the ninth batch on: what keeps the last few has them by then. An epoch that ends early has too few steps.
     grown = (alive[13] - alive[8]) / 5 if len(alive) > 13 else 0.0
@@ -66,7 +68,8 @@ def judge(program: Program, seed: int) -> str:
                 "longer epoch still needs more memory. What do the two numbers need of a batch, once it is done?",
             )
         raise Wrong("still_there", f"Each step still leaves {grown:.0f} bytes behind until the epoch is over.")
-    _judge_length(program.reconstruction_epoch)
+    with called_with("5, then 15 batches of images [32, 1, 400]"):
+        _judge_length(program.reconstruction_epoch)
     expect_steps(given, plain)
     expect_weights(given.model, plain.model)
     expect_left_in_training_mode(given)

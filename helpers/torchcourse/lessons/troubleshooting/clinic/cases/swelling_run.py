@@ -12,6 +12,7 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import numbers_of
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.autograd_graph import count_nodes
+from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     Trained,
@@ -52,7 +53,8 @@ def judge(program: Program, seed: int) -> str:
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), size)
     probe = torch.randn(size, width)
     start = mlp(width, 8, width)
-    given, grown, in_numbers, nodes = _grown(program.denoise_epoch, start, loader, rate, probe)
+    with called_with(f"batches of images [{size}, 1, 1, {width}] and a probe [{size}, {width}]"):
+        given, grown, in_numbers, nodes = _grown(program.denoise_epoch, start, loader, rate, probe)
     plain, *_ = _grown(_plain_epoch, start, loader, rate, probe)
     only_numbers = nodes == 0 and grown - in_numbers <= 100
     if grown > 100 and not only_numbers:  # a list of numbers is not a leak
