@@ -494,7 +494,7 @@ print(speed_table(judged))
 # knows their order, 0 if it guesses.
 #
 # On the V100, a GPU on which nothing was set, the planner is 6% to 13% off. But where rows are alike (`megatron-2021-weak`, `megatron-2022`, `bigscience`,
-# `internlm`, `internlm-full`, `torchtitan-a100`), **the best constant is as good as the planner, or better**.
+# `internlm-full`, `torchtitan-a100`), **the best constant is as good as the planner, or better**.
 #
 # Which of two layouts is faster? Take all such pairs, from the sources that set nothing:
 

@@ -34,12 +34,12 @@ class Efficiency:
 
 
 A100_EFFICIENCY = Efficiency(
-    matmul=0.83,
+    matmul=0.82,
     traffic=1.0,
     link=0.78,
     network=0.91,
-    between_traffic=11.7,
-    pass_overhead=0.64e-3,
+    between_traffic=11.5,
+    pass_overhead=0.63e-3,
     step_overhead=0.01,
 )
 """`matmul`, `between_traffic` and the two overheads are set on the sources in `published.SETTING`; `traffic` is taken
