@@ -95,6 +95,11 @@ def _read_zip(file: BinaryIO, path: Path) -> Found:
     try:
         names = {name.rpartition("/")[2] for name in zipfile.ZipFile(file).namelist()}
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error):
+        if _has_whole_table(file):
+            raise CheckpointError(
+                f"{path} is damaged: the table at the end of the file does not fit its parts. A transfer as text does "
+                "that. Use a different copy."
+            ) from None
         raise CheckpointError(
             f"{path} is cut off: the table at the end of the file is missing. The copy or the saving broke off. "
             "Use a different copy."
@@ -122,6 +127,13 @@ def _read_zip(file: BinaryIO, path: Path) -> Found:
         _verify_parts(file, path)
     file.seek(0)
     return _read_torch(file, path, kind="PyTorch file")
+
+
+def _has_whole_table(file: BinaryIO) -> bool:
+    """Whether the record that ends a zip file is there, 22 bytes or more."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 2**16))
+    end = file.read()
+    return 0 <= end.rfind(b"PK\x05\x06") <= len(end) - 22
 
 
 def _verify_parts(file: BinaryIO, path: Path) -> None:

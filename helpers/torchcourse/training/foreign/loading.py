@@ -180,9 +180,16 @@ def _steps(found: Found, match: matching.Match, model: nn.Module) -> list[str]:
     spoiled = [name for name, tensor in match.tensors.items() if _has_nan(tensor)]
     if spoiled:
         steps.append(f"CAUTION: {some(spoiled)} holds values that are not numbers (NaN)")
+    endless = [name for name, _ in model.named_parameters() if _has_inf(match.tensors.get(name))]
+    if endless:
+        steps.append(f"CAUTION: {some(endless)} holds infinite values")
     if match.unused:
         steps.append(f"did not use {some(match.unused)}, which is beside the weights")
     return steps + match.notes
+
+
+def _has_inf(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.is_floating_point() and tensor.itemsize > 1 and bool(tensor.isinf().any())
 
 
 def _has_nan(tensor: torch.Tensor) -> bool:

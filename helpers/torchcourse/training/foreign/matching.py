@@ -29,6 +29,7 @@ class Misfit(Enum):
 
     TWICE = "it has the same name twice but for a wrapper: {}"
     SHARE = "the file has one rank's share of {}"
+    HOLLOW = "the file has no numbers for {}"
     EMPTY = "the file has names without values (of the meta device): {}"
     NOWHERE = "the model is on the meta device and has no memory for {} (call model.to_empty(device=…) first)"
     SHARDED = (
@@ -77,6 +78,8 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
         raise CheckpointError(
             f"There are no weights in it: a dict of tensors by name is what is needed, but it has {listed}."
         )
+    if all(match.misfits for match in candidates):
+        candidates += [_lay(*found, model, leave) for found in _nested(content)]
     if part is not None:
         candidates = _called(part, candidates)
     _check_leave(leave, model, candidates)
@@ -137,6 +140,26 @@ def _parts(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator
                 yield from _parts(value, f"{label}/{key}" if label else str(key), depth + 1)
 
 
+def _nested(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator[tuple[str, dict, list[str]]]:
+    """Yield weights that stand in dicts within dicts, one for each module, by names with dots."""
+    if {"state", "param_groups"} <= content.keys() or depth > 3:
+        return
+    flat = dict(_flat(content))
+    if any("." in name for name in flat):
+        yield label, flat, []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _nested(value, f"{label}/{key}" if label else str(key), depth + 1)
+
+
+def _flat(content: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor) and isinstance(key, str):
+            yield key, value
+        elif isinstance(value, dict) and depth < 20:
+            yield from ((f"{key}.{name}", tensor) for name, tensor in _flat(value, depth + 1))
+
+
 def _under_prefixes(
     label: str, tensors: dict[str, torch.Tensor], unused: list[str], separator: str, depth: int = 0
 ) -> Iterator[tuple[str, dict, list[str]]]:
@@ -147,7 +170,8 @@ def _under_prefixes(
             continue
         inside = {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
         rest = [name for name in tensors if not name.startswith(prefix + ".")]
-        yield from _under_prefixes(f"{label}{separator}{prefix}.", inside, unused + rest, "", depth + 1)
+        deeper = depth + (1 if rest else 0)  # what all names begin with is no choice
+        yield from _under_prefixes(f"{label}{separator}{prefix}.", inside, unused + rest, "", deeper)
 
 
 def plain_name(name: str) -> str:
@@ -214,6 +238,8 @@ def _take(match: Match, name: str, saved: torch.Tensor, own: torch.Tensor) -> No
         match.add(Misfit.EMPTY, name)
     elif own.is_meta and not is_lazy(own):
         match.add(Misfit.NOWHERE, name)
+    elif not is_lazy(own) and own.numel() and not saved.is_nested and not saved.numel():
+        match.add(Misfit.HOLLOW, name, f"({list(saved.shape)})")
     elif loss := loss_of_copying(saved, own):
         same_shape = not saved.is_nested and saved.shape == own.shape
         match.add(Misfit.RETYPED if same_shape else Misfit.RESHAPED, name, loss)
@@ -280,6 +306,11 @@ def _advice(match: Match, model: nn.Module) -> str:
     """Say what to try, where the names give it away."""
     if Misfit.SHARE in match.misfits:
         return " Let the ranks save together, with torch.distributed.checkpoint: its folders can be read here."
+    if Misfit.HOLLOW in match.misfits:
+        return (
+            " DeepSpeed's ZeRO 3 leaves such places where each rank has its share: run zero_to_fp32.py in its folder, "
+            "if you trust it, and load what that writes."
+        )
     if any("_flat_param" in name for name in match.weights):
         return " These are FSDP1's flattened weights: save them with its FULL_STATE_DICT option."
     if any(".lora_" in name for name in match.weights) and Misfit.LACKING in match.misfits:

@@ -25,6 +25,10 @@ def read(source: str | os.PathLike) -> Found:
     path = Path(source)
     if "\0" in str(path):
         raise CheckpointError(f"{str(path)!r} is no path: it has a zero byte in it.")
+    if re.match(r"[A-Za-z]\w+://", os.fspath(source)) and not path.exists():
+        raise CheckpointError(f"{source} is an address and not a path. Download the file, and give its path.")
+    if path.parts[:1] == ("~",) and not path.exists():
+        path = path.expanduser()
     try:
         if path.is_dir():
             return _read_folder(path)
@@ -39,6 +43,11 @@ def read(source: str | os.PathLike) -> Found:
 
 def _read_folder(folder: Path) -> Found:
     _refuse_shares_that_cannot_be_joined(folder)
+    if (folder / "data.pkl").is_file() and (folder / "data").is_dir():
+        raise CheckpointError(
+            f"{folder} is a file of torch.save that was unpacked, as some browsers do with what they download. Get the "
+            "file itself, or pack the folder as a zip file again, without compression."
+        )
     if (folder / ".metadata").exists():
         return _read_shares(folder)
     beside = {path: _role(path) for path in sorted(folder.iterdir()) if looks_like_a_checkpoint(path)}
@@ -55,10 +64,38 @@ def _read_weights(folder: Path, beside: dict[Path, str]) -> Found:
         return _read_one_index(folder, indexes)
     if len(weights) == 1:
         return read_file(weights[0])
+    if numbered := [found for path in weights if (found := re.fullmatch(_NUMBERED, path.name))]:
+        return _read_numbered(folder, numbered, weights)
     if weights and any(beside.values()) and all(re.fullmatch(r"model(_\d+)?", path.stem) for path in weights):
         parts = {path.stem: read_file(path) for path in weights}  # accelerate's, of several models
         return Found({stem: part.content for stem, part in parts.items()}, f"{len(parts)} models")
     raise _nothing_to_read(folder, weights, list(beside))
+
+
+_NUMBERED = r"(.+)-(\d+)-of-(\d+)\.\w+"
+
+
+def _read_numbered(folder: Path, numbered: list[re.Match[str]], weights: list[Path]) -> Found:
+    """Put together files that say by their names which parts of one model they are, as an index is missing."""
+    count = int(numbered[0][3])
+    same = {(match[1], match[3]) for match in numbered}
+    if (
+        len(numbered) != len(weights)
+        or len(same) > 1
+        or {int(match[2]) for match in numbered} != {*range(1, count + 1)}
+    ):
+        raise CheckpointError(
+            f"{folder} has {some([path.name for path in weights])}, which are not all parts of one model, each once. "
+            "Get those that are missing, and the index that says what is where."
+        )
+    parts = [read_file(path) for path in weights]
+    whole = Found({}, f"{count} files without their index")
+    for part in parts:
+        if twice := whole.content.keys() & part.content.keys():
+            raise CheckpointError(f"{folder} has {some(sorted(map(str, twice)))} in two of its files. Get the index.")
+        whole.content |= part.content
+        whole.devices |= part.devices
+    return whole
 
 
 def _refuse_shares_that_cannot_be_joined(folder: Path) -> None:

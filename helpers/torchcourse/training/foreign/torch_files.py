@@ -54,6 +54,12 @@ def why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
     except Exception:  # files of the old kind, and damaged ones
         classes = []
     classes = [name for name in classes if not name.startswith("numpy.")]
+    if _is_plain_pickle(file):
+        return (
+            f"{path} was written by pickle and not by torch.save. Reading such a file could run code, so weights_only "
+            "refuses it. Where it was made, and if you trust it, read it with pickle, and save a dict of tensors by "
+            "name with torch.save."
+        )
     if any(key in _words(file) for key in ("pytorch-lightning_version", "hyper_parameters")) and classes:
         return (
             f"{path} is a Lightning checkpoint with {some(classes)} among its hyperparameters, and reading these could "
@@ -77,6 +83,19 @@ def why_refused(file: BinaryIO, path: Path, error: Exception) -> str:
         )
     reason = str(error).splitlines()[0] if str(error) else "it ends early"
     return f"{path} is damaged or cut off ({reason}). Use a different copy."
+
+
+def _is_plain_pickle(file: BinaryIO) -> bool:
+    """Whether a file is one whole pickle, and not the first of those that torch.save used to write."""
+    try:
+        file.seek(0)
+        if file.read(1) != b"\x80":
+            return False
+        file.seek(0)
+        values = [value for _, value, _ in pickletools.genops(file)]
+        return torch.serialization.MAGIC_NUMBER not in values
+    except Exception:  # damaged
+        return False
 
 
 def _words(file: BinaryIO) -> set[str]:

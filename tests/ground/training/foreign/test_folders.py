@@ -1,7 +1,9 @@
 """Folders as Hugging Face, accelerate and Lightning write them, and damaged files of all kinds."""
 
 import json
+import pickle
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,64 @@ def test_damage_of_any_kind_is_refused_or_harmless(tmp_path, kind):
         assert "\n" not in sentence
         if sentence:
             assert model.state_dict()["w"].tolist() == [0.0] * 4
+
+
+def test_numbered_files_are_put_together_where_their_index_is_missing(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"model-0000{n}-of-0000{k}.safetensors" for n, k in ((1, 2), (2, 2), (2, 3)))
+    save_file(dict(list(WEIGHTS.items())[:3]), first)
+    save_file(dict(list(WEIGHTS.items())[3:]), second)
+    assert "2 files without their index" in assert_loaded(tmp_path).kind
+    second.rename(third)
+    assert "not all parts of one model" in refused(tmp_path)
+    save_file(dict(list(WEIGHTS.items())[2:]), third)
+    third.rename(second)
+    assert "in two of its files" in refused(tmp_path)
+
+
+def test_a_file_that_a_browser_unpacked_is_called_so(tmp_path: Path) -> None:
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as archive:
+        archive.extractall(tmp_path / "out")
+    assert "was unpacked" in refused(tmp_path / "out" / "model")
+    assert "its folders have model/data.pkl" in refused(tmp_path / "out")
+
+
+def test_pickles_of_others_and_files_sent_as_text(tmp_path: Path) -> None:
+    for content in (WEIGHTS, {"model": {name: tensor.numpy() for name, tensor in WEIGHTS.items()}}):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        assert "was written by pickle and not by torch.save" in refused(tmp_path / "model.pkl")
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert "is damaged" in refused(tmp_path / "model.pt")
+
+
+def test_addresses_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CheckpointError, match="is an address and not a path"):
+        load_any("https://example.org/model.pt", Net())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    torch.save(WEIGHTS, tmp_path / "model.pt")
+    assert_loaded(Path("~/model.pt"))
+
+
+def test_what_all_names_begin_with_is_found_however_deep_and_modules_as_dicts_are_read(tmp_path: Path) -> None:
+    torch.save({f"a.trainer.model.net.{name}": tensor for name, tensor in WEIGHTS.items()}, tmp_path / "deep.pt")
+    assert_loaded(tmp_path / "deep.pt")
+    nested: dict[str, Any] = {}
+    for name, tensor in WEIGHTS.items():
+        *modules, last = name.split(".")
+        inside = nested
+        for module in modules:
+            inside = inside.setdefault(module, {})
+        inside[last] = tensor
+    torch.save({"model": {"language_model": nested}, "iteration": 100}, tmp_path / "nested.pt")
+    assert_loaded(tmp_path / "nested.pt")
+
+
+def test_places_without_numbers_and_infinite_weights(tmp_path: Path) -> None:
+    torch.save({name: tensor[:0] if tensor.dim() else tensor for name, tensor in WEIGHTS.items()}, tmp_path / "zero.pt")
+    said = refused(tmp_path / "zero.pt")
+    assert "the file has no numbers for" in said
+    assert "zero_to_fp32.py" in said
+    torch.save({**WEIGHTS, "head.bias": torch.full((3,), float("inf"))}, tmp_path / "endless.pt")
+    assert "head.bias holds infinite values" in str(load_any(tmp_path / "endless.pt", Net(), quiet=True))
