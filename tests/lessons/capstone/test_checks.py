@@ -355,8 +355,45 @@ def test_wrong_logs(tmp_path):
     with Monitor(tmp_path / "run") as board:
         for step in range(2):
             board.scalars(step, {"loss": 1.0})
-    with pytest.raises(Wrong, match=r"validation part.*It has loss"):
+    with pytest.raises(Wrong, match=r"validation part.*It has loss \(2 points\)"):
         training._judge_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "said"),
+    [
+        ({"train/loss": 1.0, "val/accuracy": 0.1}, 1, r"It has train/loss \(1 point\), val/accuracy \(1 point\)"),
+        ({"val/loss": 1.0}, 2, "has one curve, val/loss"),
+    ],
+)
+def test_a_log_says_what_it_has(values, steps, said, tmp_path):
+    with Monitor(tmp_path / "run") as board:
+        for step in range(steps):
+            board.scalars(step, values)
+    with pytest.raises(Wrong, match=said):
+        training._judge_log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ones", "others", "symptom", "said"),
+    [
+        ({"kind": "DistributedDataParallel"}, {"kind": "DistributedDataParallel"}, "wrapped", "`module`"),
+        ({"parameters": []}, {"kind": "NoneType"}, "not_on_every_rank", "Rank 1 returns a value of type NoneType"),
+        ({"kind": "NoneType"}, {"parameters": []}, "not_on_every_rank", "Rank 0 returns a value of type NoneType"),
+        ({"kind": "float"}, {"kind": "float"}, "no_model", "a value of type float"),
+    ],
+)
+def test_every_rank_returns_the_model_itself(ones, others, symptom, said):
+    with pytest.raises(Wrong, match=said) as told:
+        training._judge_ranks(ones, others)
+    assert told.value.symptom == symptom
+
+
+def test_a_wrapper_stays_among_the_ranks():
+    def train(folder, run_dir, seed):
+        return DistributedDataParallel(careless("", folder, run_dir, seed))
+
+    refused(check.one_device((train, loaded)), "wrapped")
 
 
 def loaded(run_dir, device, prefix="module.", strict=True, mode=False):
@@ -371,6 +408,26 @@ def test_wrong_loading():
     accepted(check.one_device((train, loaded)))
     refused(check.one_device((train, partial(loaded, mode=True))), "training_mode")
     refused(check.one_device((train, partial(loaded, prefix="", strict=False))), "different_model")
+
+
+@pytest.mark.parametrize(
+    ("change", "symptom", "said"),
+    [
+        (lambda model: model.half(), "dtype", "weights of the type torch.float16"),
+        (lambda model: nn.Sequential(model, nn.Softmax(1)), "other_numbers", "names the same digits"),
+        (lambda model: model[:1], "shape", r"the trained one \[8, 10\]"),
+        (lambda model: nn.Sequential(model, nn.Linear(10, 10)), "different_model", "on [0-9]+% of"),
+    ],
+)
+def test_what_a_loaded_model_does_differently_is_said(change, symptom, said):
+    torch.manual_seed(0)
+    model, pictures = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), torch.randn(8, 1, 28, 28)
+    with torch.no_grad():
+        first = {"logits": model(pictures)}
+    training._judge_loaded(model.eval(), first, pictures)
+    with pytest.raises(Wrong, match=said) as told:
+        training._judge_loaded(change(model).eval(), first, pictures)
+    assert told.value.symptom == symptom
 
 
 def test_a_run_that_leaves_only_its_log(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, on_ranks, one_thread
@@ -46,7 +47,8 @@ def one_device(learner: tuple[Train, Callable[[Path, torch.device], nn.Module]])
     with tempfile.TemporaryDirectory() as place, one_thread():
         folder, run_dir = deliver(Path(place) / "delivery", 80, seed=15), Path(place) / "run"
         pictures, _ = _pictures(deliver(Path(place) / "others", 80, seed=16, part="test"))
-        first, _ = on_ranks(_observed, train, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
+        first, second = on_ranks(_observed, train, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
+        _judge_kinds(first, second)
         model = load(run_dir, torch.device("cpu"))
         if not isinstance(model, nn.Module):
             raise Wrong("no_model", f"Return the model; you return a value of type {type(model).__name__}.")
@@ -67,7 +69,7 @@ def _observed(train: Train, folder: Path, run_dir: Path, pictures: torch.Tensor)
         model = train(folder, run_dir, 3)
     finally:
         hook.remove()
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or isinstance(model, DistributedDataParallel):
         return {"kind": type(model).__name__}
     parameters = copies(model.parameters())
     model.eval()
@@ -76,9 +78,26 @@ def _observed(train: Train, folder: Path, run_dir: Path, pictures: torch.Tensor)
     return {"parameters": parameters, "seen": seen, "logits": logits}
 
 
+def _judge_kinds(ones: dict[str, Any], others: dict[str, Any]) -> None:
+    """Refuse what is no model that can leave the ranks."""
+    kinds = {rank: what["kind"] for rank, what in enumerate((ones, others)) if "kind" in what}
+    if "DistributedDataParallel" in kinds.values():
+        raise Wrong(
+            "wrapped",
+            "You return DistributedDataParallel, which lives only as long as the ranks. The model inside is its "
+            "`module`: return that one.",
+        )
+    if len(kinds) == 1:
+        rank, kind = kinds.popitem()
+        raise Wrong(
+            "not_on_every_rank", f"Rank {rank} returns a value of type {kind}. Return the trained model on every rank."
+        )
+    if kinds:
+        raise Wrong("no_model", f"Return the trained model; you return a value of type {kinds[0]}.")
+
+
 def _judge_ranks(ones: dict[str, Any], others: dict[str, Any]) -> None:
-    if "kind" in ones:
-        raise Wrong("no_model", f"Return the trained model; you return a value of type {ones['kind']}.")
+    _judge_kinds(ones, others)
     pairs = zip(ones["parameters"], others["parameters"], strict=True)
     apart = max((one - other).abs().max().item() for one, other in pairs)
     if apart > 1e-5:
@@ -105,19 +124,25 @@ def _judge_log(run_dir: Path) -> None:
         writers = {writer(file.name) for file in files if file.parent == folder}
         if len(writers) > 1:
             raise Wrong("two_writers", f"{len(writers)} processes wrote into one log. Which rank is to write?")
-    curves = {
-        tag: values
+    points = {
+        tag: len(values)
         for folder in {file.parent for file in files}
         for tag, (_, values) in read_run(folder).scalars.items()
-        if len(values) > 1
     }
+    curves = [tag.lower() for tag, count in points.items() if count > 1]
     for name, what in (("loss", "a loss"), ("val", "a value of the validation part")):
-        if not any(name in tag.lower() for tag in curves):
+        if not any(name in tag for tag in curves):
+            has = ", ".join(f"{tag} ({count} point{'s' * (count > 1)})" for tag, count in points.items())
             raise Wrong(
                 "no_curve",
                 f"The log has no curve with {what}: no tag with {name!r} in it and two points or more. "
-                f"It has {', '.join(curves) or 'none at all'}.",
+                f"It has {has or 'none at all'}.",
             )
+    if len(curves) == 1:
+        raise Wrong(
+            "one_curve",
+            f"The log has one curve, {curves[0]}: a loss and a value of the validation part are two of them.",
+        )
     if not any(file.is_file() and file not in files for file in run_dir.rglob("*")):
         raise Wrong(
             "no_checkpoint", "The run leaves its log and no checkpoint below its folder: M5 has nothing to load."
@@ -129,12 +154,27 @@ def _judge_loaded(model: nn.Module, first: dict[str, Any], pictures: torch.Tenso
         raise Wrong(
             "training_mode", "The model is in training mode: BatchNorm would use the batch that is asked about."
         )
+    if others := sorted({str(p.dtype) for p in model.parameters() if p.dtype != pictures.dtype}):
+        raise Wrong(
+            "dtype", f"Pictures are {pictures.dtype}, and the loaded model has weights of the type {others[0]}."
+        )
     with torch.no_grad():
         logits = model(pictures)
     if logits.shape != first["logits"].shape:
-        raise Wrong("shape", f"For {len(pictures)} pictures, the loaded model returns the shape {list(logits.shape)}.")
+        raise Wrong(
+            "shape",
+            f"For {len(pictures)} pictures, the loaded model returns the shape {list(logits.shape)}, and "
+            f"the trained one {list(first['logits'].shape)}.",
+        )
     if not torch.isfinite(logits).all() or (logits - first["logits"]).abs().max() > 1e-2:
+        apart = (logits - first["logits"]).abs().max().item()
         agree = (logits.argmax(dim=1) == first["logits"].argmax(dim=1)).float().mean().item()
+        if agree == 1:
+            raise Wrong(
+                "other_numbers",
+                f"The loaded model names the same digits as the trained one, and its numbers are {apart:.2g} away. "
+                "Does something come after its last layer, or are these the weights of a different moment?",
+            )
         raise Wrong(
             "different_model",
             f"The loaded model says the same as the trained one on {agree:.0%} of the pictures. Which weights did the "
