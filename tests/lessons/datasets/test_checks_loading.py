@@ -174,6 +174,19 @@ def test_fetch_accepts(learner):
     accepted(check.fetch(learner))
 
 
+def these_classes_alone(dataset, names, numbers):
+    """`except` would take their kinds too, such as a file that is not there."""
+    samples, corrupt = [], []
+    for number in numbers:
+        try:
+            samples.append(dataset[number])
+        except Exception as error:
+            if type(error) not in (ValueError, OSError):
+                raise
+            corrupt.append((names[number], str(error)))
+    return samples, corrupt
+
+
 def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, number, error: (name, str(error))):
     def learner(dataset, names, numbers):
         samples, corrupt = [], []
@@ -213,6 +226,12 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
 )
 def test_fetch_refuses(learner, symptom):
     refused(check.fetch(learner), symptom)
+
+
+def test_fetch_names_the_kind_of_an_error_that_comes_out():
+    checked = check.fetch(these_classes_alone)
+    refused(checked, "raises")
+    assert 'ends with FileNotFoundError, a kind of OSError: "no such block".' in checked.message
 
 
 def unpacks_too_much(dataset, names, numbers):

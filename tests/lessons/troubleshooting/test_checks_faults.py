@@ -151,6 +151,17 @@ def masked(output, target):
     return torch.where(far, inside.sqrt(), torch.zeros(()))
 
 
+def hooked(output, target):
+    """What the backward pass gives is overwritten for one of the two."""
+    output.register_hook(torch.nan_to_num)
+    return squares(output, target).sqrt()
+
+
+def zero_where_near(output, target):
+    near = squares(output, target) < 0.25
+    return squares(output, target).masked_fill(near, 1).sqrt() * ~near
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -176,7 +187,10 @@ def test_safe_distance_accepts(answer):
             "gradient_not_finite",
         ),
         (lambda output, target: squares(output, target), "distance_changed"),
-        (lambda output, target: (squares(output, target) + 1e-3).sqrt(), "zero_changed"),
+        (lambda output, target: (squares(output, target) + 1e-3).sqrt(), "distance_changed"),
+        (lambda output, target: (squares(output, target) + 1e-5).sqrt(), "zero_changed"),
+        (hooked, "gradient_not_finite"),
+        (zero_where_near, "distance_changed"),
         (lambda output, target: squares(output, target).sqrt().detach(), "no_gradient"),
         (lambda output, target: (squares(output, target) + 1e-8).sqrt().mean(), "shape"),
         (lambda output, target: (squares(output, target) / 0).sqrt(), "value_not_finite"),
@@ -504,6 +518,12 @@ def sum_of_losses(loss):
     return not bool(total.isfinite())
 
 
+def negative_too(loss):
+    bad = 1 - (loss.detach().isfinite() & (loss >= 0)).float()
+    dist.all_reduce(bad)
+    return bool(bad)
+
+
 def count_of_good(loss):
     good = 1 - flag(loss)
     dist.all_reduce(good)
@@ -523,6 +543,7 @@ def count_of_good(loss):
         (lambda loss: str(by_gathering(loss)), "wrong_type"),
         (count_of_good, "good_accused"),
         (sum_of_losses, "good_accused"),
+        (negative_too, "good_accused"),
     ],
 )
 def test_any_rank_bad_refuses(answer, symptom):

@@ -116,6 +116,19 @@ def frozen(model, batches):
     return collect(model, batches)
 
 
+def switched_off_and_on(model, batches):
+    torch.set_grad_enabled(False)
+    accuracy = collect(model, batches)
+    torch.set_grad_enabled(True)
+    return accuracy
+
+
+def frozen_and_thawed(model, batches):
+    accuracy = frozen(model, batches)
+    model.requires_grad_(True)
+    return accuracy
+
+
 @torch.inference_mode()
 def mean_of_means(model, batches):
     model.eval()
@@ -151,6 +164,8 @@ def test_evaluate_accepts(learner):
         (muted, "wrong_value"),
         (switched_off_for_good, "gradients_off"),
         (frozen, "gradients_off"),
+        (switched_off_and_on, "grad_on"),
+        (frozen_and_thawed, "thawed"),
         (mean_of_means, "wrong_value"),
         (lambda model, batches: 100 * with_no_grad(model, batches), "percent"),
         (lambda model, batches: 464 * with_no_grad(model, batches), "count"),

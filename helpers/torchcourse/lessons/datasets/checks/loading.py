@@ -71,13 +71,18 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
 def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, list]]) -> str:
     """Fetch batches with bad records, with none, with nothing but bad ones; then from a dataset with a bug."""
     for numbers in ([4, 0, 7, 2], [1, 2, 5], [9, 3, 8, 0, 6], [3, 7], [2, 2, 3, 3]):
-        records = _Records({3: ValueError("cut off"), 7: OSError("no such block"), 9: ValueError("not a PNG")})
+        bad = {3: UnicodeError("cut off"), 7: FileNotFoundError("no such block"), 9: ValueError("not a PNG")}
+        records = _Records(bad)
         try:
             given = learner(records, records.names, numbers)
         except (ValueError, OSError) as error:
             if error not in records.bad.values():
                 raise
-            raise Wrong("raises", f'Batch {numbers} ends with "{error}". Go on, and remember that record.') from error
+            kind = next(kind.__name__ for kind in (ValueError, OSError) if isinstance(error, kind))
+            what = kind if type(error).__name__ == kind else f"{type(error).__name__}, a kind of {kind}"
+            raise Wrong(
+                "raises", f'Batch {numbers} ends with {what}: "{error}". Remember that record, and go on.'
+            ) from error
         pair = isinstance(given, (tuple, list)) and len(given) == 2
         if not pair or not all(isinstance(part, list) for part in given):
             raise Wrong(

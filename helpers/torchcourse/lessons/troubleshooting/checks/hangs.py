@@ -127,6 +127,7 @@ _LOSSES = (
     (1.0, math.inf, -math.inf),
     (math.nan, math.inf, math.nan),
     (3e38, 3e38, 1.0),
+    (-3.0, 0.5, -2e38),
     (3.0, 2.0, 1.0),
 )
 

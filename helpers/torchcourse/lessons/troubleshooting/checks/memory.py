@@ -81,6 +81,7 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
             "still keep their activations for a backward pass that never comes: a model as large as the memory allows "
             "has no room for that, with a single batch either. What keeps them from being recorded?",
         )
+    _judge_what_is_put_back(learner, model, batches[:1])
     return f"{len(batches)} batches on {room}, a peak of {format_bytes(tracker.peak)}, and the right accuracy."
 
 
@@ -109,6 +110,29 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
             "step would then look like a batch that is too large. Catch torch.OutOfMemoryError alone.",
         )
     return "The largest size, in at most 2·log2(limit) + 1 tries, with memory as it was before: four devices."
+
+
+# Evaluation
+
+
+def _judge_what_is_put_back(learner: Callable, model: nn.Module, batches: list) -> None:
+    """Evaluate a model with a frozen parameter, for a caller who has autograd off."""
+    frozen = next(iter(model.parameters())).requires_grad_(False)
+    with torch.no_grad():
+        learner(model, batches)
+        recording = torch.is_grad_enabled()
+    if frozen.requires_grad:
+        raise Wrong(
+            "thawed",
+            "A parameter that was frozen before your evaluation learns after it. Does autograd have to be told of each "
+            "parameter, or is there a block in which it records nothing?",
+        )
+    if recording:
+        raise Wrong(
+            "grad_on",
+            "A caller who had switched gradients off finds them switched on after your evaluation. Which block leaves "
+            "that as it was?",
+        )
 
 
 # Bytes
