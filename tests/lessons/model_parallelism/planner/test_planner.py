@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -324,12 +325,37 @@ def test_the_ends_of_a_pipeline_may_have_a_layer_less() -> None:
         (lambda: on(8, data=8, batch=8.0), "batch must be a whole number, but is 8.0. Divide with //"),
         (lambda: on(8, data=8, stage=True), "the layout: stage must be a whole number, but is True"),
         (lambda: on(8, data=8, recipe=None), "There is no recipe None"),
+        (lambda: on(8, data=8, overlap="no"), "the layout: overlap must be True or False, but is 'no'"),
+        (lambda: on(8, data=8, expert=True), "the layout: expert must be a whole number, but is True"),
+        (lambda: Model("text", 1, 8, 1, gated="yes"), "text: gated must be True or False, but is 'yes'"),
+        (lambda: replace(EIGHT.efficiency, matmul=0), "the efficiency: matmul must be a number above 0, but is 0"),
+        (lambda: replace(EIGHT.efficiency, link=79), "link is a share, at most 1, but is 79: 79% is 0.79"),
+        (lambda: replace(EIGHT.efficiency, traffic=-1), "traffic must be a number of at least 0, but is -1"),
+        (lambda: replace(EIGHT, link=300), "the cluster: link is in bytes per second, so 300 is too few"),
+        (lambda: replace(EIGHT, network_latency=14), "network_latency is in seconds, so 14 is too many"),
+        (lambda: replace(planner.A100, memory=80), "A100 80 GB: memory is in bytes, so 80 is too few"),
+        (lambda: replace(planner.A100, flops=312), "in floating-point operations per second, so 312 is too few"),
+        (lambda: plan(EIGHT, SMALL, Layout(8)), "where it expects a Model, it got Cluster"),
+        (lambda: plan(SMALL, EIGHT, 8), "where it expects a Layout, it got int"),
+        (lambda: planner.fastest(EIGHT, SMALL, 8), "where it expects a Model, it got Cluster"),
+        (
+            lambda: planner.fastest(SMALL, EIGHT, 8, tp=8),
+            "A layout has no 'tp'. What can be fixed is micro_batch, data",
+        ),
+        (lambda: planner.fastest(SMALL, EIGHT, 8, every=9), "every is 9, but small has 8 layers"),
     ],
 )
 def test_odd_numbers_are_one_sentence(given: Callable[[], object], sentence: str) -> None:
     with pytest.raises(ValueError) as error:
         given()
     assert sentence in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    cluster = replace(EIGHT, link=np.float32(300e9), gpus=np.int64(8))
+    assert plan(SMALL, cluster, Layout(np.int64(64), data=8)).seconds.total == pytest.approx(
+        on(8, data=8).seconds.total
+    )
 
 
 # Search
@@ -393,5 +419,7 @@ def test_a_model_that_fits_nowhere_says_how_much_it_needs() -> None:
         match=r"even the smallest layout needs .* GiB per GPU, more than 97% of the 80 GiB of A100",
     ):
         planner.fastest(LLAMA3_405B, EIGHT, batch=8)
+    with pytest.raises(ValueError, match=r"Take more GPUs, or leave free what is fixed \(stage, tensor\)\.$"):
+        planner.fastest(LLAMA3_405B, EIGHT, batch=8, stage=0, tensor=1)
     with pytest.raises(ValueError, match="No layout spreads GPT-3 175B and a batch of 7 over 11 GPUs evenly"):
         planner.fastest(GPT3, dgx_a100(11), batch=7)

@@ -92,8 +92,7 @@ def _walk(best: Constants, sources: tuple[str, ...]) -> Constants:
         for name in NAMES:
             for factor in (factors[name], 1 / factors[name]):
                 moved = replace(best, **{name: getattr(best, name) * factor})
-                found = loss(moved, sources)
-                if found < smallest and max(moved.matmul_a100, moved.matmul_h100) <= 1:
+                if max(moved.matmul_a100, moved.matmul_h100) <= 1 and (found := loss(moved, sources)) < smallest:
                     best, smallest = moved, found
                     break
             else:

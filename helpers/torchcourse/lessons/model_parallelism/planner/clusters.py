@@ -6,7 +6,13 @@ Units: bytes, seconds, floating-point operations, and each of them per second.
 import math
 from dataclasses import dataclass, replace
 
-from torchcourse.lessons.model_parallelism.planner.given_numbers import check_above_zero, check_whole
+from torchcourse.lessons.model_parallelism.planner.given_numbers import (
+    check_not_negative,
+    check_seconds,
+    check_share,
+    check_unit,
+    check_whole,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,11 @@ class Efficiency:
     between_traffic: float = 0.0
     pass_overhead: float = 0.0
     step_overhead: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("the efficiency", matmul=self.matmul, link=self.link, network=self.network)
+        rest = ("traffic", "between_traffic", "pass_overhead", "step_overhead")
+        check_not_negative("the efficiency", **{name: getattr(self, name) for name in rest})
 
 
 A100_EFFICIENCY = Efficiency(
@@ -61,7 +72,10 @@ class GPU:
     memory_bandwidth: float
 
     def __post_init__(self) -> None:
-        check_above_zero(self.name, **{name: size for name, size in vars(self).items() if name != "name"})
+        each_second = "floating-point operations per second"
+        check_unit(self.name, each_second, flops=self.flops, flops_float32=self.flops_float32)
+        check_unit(self.name, "bytes", memory=self.memory)
+        check_unit(self.name, "bytes per second", memory_bandwidth=self.memory_bandwidth)
 
 
 A100 = GPU("A100 80 GB", 312e12, 19.5e12, 80 * 2**30, 2.039e12)
@@ -92,8 +106,8 @@ class Cluster:
 
     def __post_init__(self) -> None:
         check_whole("the cluster", gpus=self.gpus, gpus_per_node=self.gpus_per_node)
-        check_above_zero("the cluster", link=self.link, network=self.network)
-        check_above_zero("the cluster", link_latency=self.link_latency, network_latency=self.network_latency)
+        check_unit("the cluster", "bytes per second", link=self.link, network=self.network)
+        check_seconds("the cluster", link_latency=self.link_latency, network_latency=self.network_latency)
 
     def bandwidth(self, span: int, stride: int = 1) -> float:
         """Bytes per second that each GPU of a ring really sends.

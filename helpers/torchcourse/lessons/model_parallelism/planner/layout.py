@@ -1,10 +1,10 @@
 """How a model is spread over a cluster, and whether that is possible at all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torchcourse.lessons.data_parallelism.memory import RECIPES
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
-from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no
 from torchcourse.lessons.model_parallelism.planner.models import Model
 
 RECOMPUTATION = ("none", "selective", "full")
@@ -95,6 +95,9 @@ class Layout:
         return 2 if self.recipe.startswith("mixed") else 4
 
 
+_YES_OR_NO = tuple(field.name for field in fields(Layout) if isinstance(field.default, bool))
+
+
 def layers_per_stage(model: Model, layout: Layout) -> tuple[int, int]:
     """Return the layers of a pipeline rank, and those of the last one.
 
@@ -117,6 +120,7 @@ def layers_per_stage(model: Model, layout: Layout) -> tuple[int, int]:
 
 def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
     """Raise a `ValueError` of one sentence if the layout does not fit the model or the cluster."""
+    check_kinds(model, cluster, layout)
     check_alone(layout)
     if layout.data * layout.context % layout.sharing:
         raise ValueError(
@@ -157,11 +161,22 @@ def check_layout(model: Model, cluster: Cluster, layout: Layout) -> None:
         _check_interleaving(layout, layers)
 
 
+def check_kinds(model: Model, cluster: Cluster, layout: Layout) -> None:
+    """Raise a `ValueError` of one sentence if one of the three is something else, as where two changed places."""
+    for given, kind in ((model, Model), (cluster, Cluster), (layout, Layout)):
+        if not isinstance(given, kind):
+            raise ValueError(
+                f"The planner takes a Model, then a Cluster: where it expects a {kind.__name__}, it got "
+                f"{type(given).__name__}."
+            )
+
+
 def check_alone(layout: Layout) -> None:
     """Raise a `ValueError` of one sentence for what no model and no cluster can make right."""
     sizes = ("batch", "micro_batch", "data", "tensor", "pipeline", "context", "every", "interleaving", "loss_copies")
     check_whole("the layout", **{size: getattr(layout, size) for size in sizes})
     check_whole("the layout", least=0, stage=layout.stage, shard=layout.shard, step_bytes=layout.step_bytes)
+    check_yes_or_no("the layout", **{name: getattr(layout, name) for name in _YES_OR_NO})
     _check_known(layout)
     if layout.recipe not in RECIPES:
         raise ValueError(f"There is no recipe {layout.recipe!r}. Choose one of: {'; '.join(RECIPES)}.")
@@ -181,6 +196,7 @@ def _check_known(layout: Layout) -> None:
         raise ValueError(f"The planner does not know 8-bit products ({layout.recipe!r}): choose a 16-bit recipe.")
     if layout.expert != 1:
         raise ValueError("The planner does not know expert parallelism (mixtures of experts): leave expert at 1.")
+    check_whole("the layout", expert=layout.expert)
 
 
 def _check_interleaving(layout: Layout, layers: int) -> None:

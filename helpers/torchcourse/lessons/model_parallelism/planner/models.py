@@ -6,7 +6,7 @@ FLOP are floating-point operations, of one sequence where a name does not say ot
 from dataclasses import dataclass
 from typing import Any
 
-from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole
+from torchcourse.lessons.model_parallelism.planner.given_numbers import check_whole, check_yes_or_no
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Model:
         parts = ("layers", "width", "heads", "vocabulary", "sequence")
         check_whole(self.name, **{part: getattr(self, part) for part in parts})
         check_whole(self.name, least=0, feed_forward=self.feed_forward, key_value_heads=self.key_value_heads)
+        check_yes_or_no(self.name, gated=self.gated, dropout=self.dropout, tied=self.tied)
         object.__setattr__(self, "feed_forward", self.feed_forward or 4 * self.width)
         object.__setattr__(self, "key_value_heads", self.key_value_heads or self.heads)
         if self.width % self.heads:

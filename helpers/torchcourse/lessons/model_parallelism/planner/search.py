@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torchcourse.lessons.model_parallelism.planner.clusters import Cluster
@@ -10,6 +10,7 @@ from torchcourse.lessons.model_parallelism.planner.layout import (
     RECOMPUTATION,
     Layout,
     check_alone,
+    check_kinds,
     check_layout,
     layers_per_stage,
 )
@@ -39,15 +40,18 @@ def fastest(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Plan:
         if candidate.fits and (best is None or _order(candidate) < _order(best)):
             best = candidate
     if smallest is None:
+        if fixed.get("every", 1) > model.layers:
+            raise ValueError(f"every is {fixed['every']}, but {model.name} has {model.layers} layers.")
         raise ValueError(
             f"No layout spreads {model.name} and a batch of {batch} over {cluster.gpus} GPUs evenly: "
             "change the batch, the number of GPUs, or what is fixed."
         )
     if best is None:
         needed = format_bytes(smallest.bytes.total)
+        or_free = f", or leave free what is fixed ({', '.join(fixed)})" if fixed else ""
         raise ValueError(
             f"{model.name} does not fit: even the smallest layout needs {needed} per GPU, more than {1 - RESERVE:.0%} "
-            f"of the {format_bytes(cluster.gpu.memory, decimals=0)} of {cluster.gpu.name}. Take more GPUs."
+            f"of the {format_bytes(cluster.gpu.memory, decimals=0)} of {cluster.gpu.name}. Take more GPUs{or_free}."
         )
     return best
 
@@ -78,7 +82,11 @@ def layouts(model: Model, cluster: Cluster, batch: int, **fixed: Any) -> Iterato
     Raises:
         ValueError: in one sentence, for what is fixed and never possible.
     """
+    names = [field.name for field in fields(Layout)]
+    if unknown := [name for name in fixed if name not in names]:
+        raise ValueError(f"A layout has no {unknown[0]!r}. What can be fixed is {', '.join(names[1:])}.")
     start = Layout(batch=batch, **fixed)
+    check_kinds(model, cluster, start)
     check_alone(start)
 
     def choices(name: str, values: Iterable) -> list:
