@@ -88,6 +88,18 @@ def weights_only(model, batches, low, high):
     return result
 
 
+def ends_where_it_jumps(*given):
+    rates, losses = sweep()(*given)
+    end = next((n for n, loss in enumerate(losses, 1) if loss > 4 * min(losses[:n])), len(losses))
+    return rates[:end], losses[:end]
+
+
+def takes_them_off(model, batches, low, high):
+    result = sweep()(model, batches, low, high)
+    batches.clear()
+    return result
+
+
 def as_a_list(*given):
     return list(sweep()(*given))
 
@@ -109,6 +121,9 @@ def test_range_test_accepts(learner):
         (sweep(step=False), "no_step"),
         (sweep(tensors=True), "tensors"),
         (sweep(skip=1), "count"),
+        (ends_where_it_jumps, "count"),
+        (takes_them_off, "inputs_changed"),
+        (lambda model, batches, *rates: (sweep()(model, batches, *rates), batches[0][0].zero_())[0], "inputs_changed"),
         (sweep(high=0.5), "rates"),
         (rate_set_late, "rate_set_late"),
         (lambda model, *given: (sweep()(model, *given), model.eval())[0], "mode_left_changed"),
@@ -291,6 +306,22 @@ def by_places_left(values, promoted):
     return None
 
 
+def by_value(values, promoted):
+    """The best of all that may go on, from whatever rung."""
+    free = [
+        (reached[trial], trial, rung)
+        for rung, reached in enumerate(values[:-1])
+        for trial in heapq.nlargest(len(reached) // 3, reached, key=reached.get)
+        if trial not in promoted[rung]
+    ]
+    return max(free)[1:] if free else None
+
+
+def once_for_all(values, promoted):
+    gone = set().union(*promoted)
+    return promoting()(values, [gone] * len(promoted))
+
+
 def noting_it(values, promoted):
     found = promoting()(values, promoted)
     if found:
@@ -315,6 +346,8 @@ def test_promotion_accepts(learner):
         (promoting(last=0), "last_rung"),
         (by_number, "not_the_best"),
         (by_places_left, "places_taken"),
+        (by_value, "highest_value"),
+        (once_for_all, "went_on_before"),
         (noting_it, "inputs_changed"),
         (lambda values, promoted: promoting()([*values[:2], {}], promoted), "four_rungs"),
         (lambda values, promoted: None, "never"),
@@ -455,6 +488,19 @@ def without_replacement(first, second, seeds, generator):
     return float(np.mean(abs(sides[0].mean(1) - sides[1].mean(1)) > t95(2 * seeds - 2) * errors))
 
 
+def by_one_draw(first, second, seeds, generator):
+    places = generator.integers(len(first), size=(1000, seeds))
+    one, two = first[places], second[places]
+    errors = np.sqrt((one.var(1, ddof=1) + two.var(1, ddof=1)) / seeds)
+    return float(np.mean(abs(one.mean(1) - two.mean(1)) > t95(2 * seeds - 2) * errors))
+
+
+def in_a_hundred(first, second, seeds, generator):
+    one, two = (generator.choice(side, (100, seeds)) for side in (first, second))
+    errors = np.sqrt((one.var(1, ddof=1) + two.var(1, ddof=1)) / seeds)
+    return float(np.mean(abs(one.mean(1) - two.mean(1)) > t95(2 * seeds - 2) * errors))
+
+
 def in_mixed_runs(first, second, seeds, generator):
     generator.shuffle(first)
     return finding()(first, second, seeds, generator)
@@ -478,6 +524,8 @@ def from_the_global_stream(first, second, seeds, generator):
         (finding(scale=100), "no_share"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) < t95(2 * seeds - 2) * errors), "the_others_counted"),
         (in_mixed_runs, "inputs_changed"),
+        (by_one_draw, "tied_draws"),
+        (in_a_hundred, "too_few"),
         (lambda first, second, seeds, dice: finding()(first, second, min(seeds, len(first)), dice), "few_runs"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) > errors), "too_often"),
     ],

@@ -116,7 +116,7 @@ def _judge_half(half: float, chosen: np.ndarray) -> None:
 @check
 def share_found(learner: Callable[..., float]) -> str:
     """Compare with a simulation of our own for planted runs that lie -1, 0, 0.5 and 1 standard deviations apart."""
-    first = np.random.default_rng(0).normal(90, 1, 40)
+    first, shares = np.random.default_rng(0).normal(90, 1, 40), []
     for shift, seeds in ((0.0, 10), (1.0, 10), (-1.0, 10), (0.5, 10), (1.0, 4)):
         second = first + shift
         given, again = (_share(learner, first, second, seeds) for _ in range(2))
@@ -125,8 +125,15 @@ def share_found(learner: Callable[..., float]) -> str:
                 "not_repeatable",
                 f"A generator with the same seed gives {given:.1%} and {again:.1%}. Draw from it alone.",
             )
+        shares.append(given)
         wanted = clear_share(first, second, seeds, 4000)
         if abs(given - wanted) > 0.07:
+            if 1 > given > wanted and _share(learner, first, first, seeds) == 0:
+                raise Wrong(
+                    "tied_draws",
+                    f"{seeds} seeds per side, runs {shift:.1f} points apart: you find it in {given:.0%}, and between "
+                    "two equal sides never. Does one draw serve for both sides? Each draws its own runs.",
+                )
             other_way = _share(learner, second, first, seeds)
             if abs(other_way - wanted) < 0.07:
                 raise Wrong(
@@ -142,6 +149,12 @@ def share_found(learner: Callable[..., float]) -> str:
             "few_runs",
             f"With 3 runs of each side and 10 seeds you find it in {given:.0%}, and it should be {wanted:.0%}. Do you "
             "draw 10 with replacement?",
+        )
+    if all(abs(100 * share - round(100 * share)) < 1e-9 for share in shares):
+        raise Wrong(
+            "too_few",
+            f"Your shares are {', '.join(f'{share:.2f}' for share in shares)}: whole hundredths, as of 100 "
+            "experiments. Simulate 1,000.",
         )
     return "The shares agree with another simulation for five experiments, and without a difference it is about 5%."
 

@@ -1,0 +1,161 @@
+"""The check of lesson 03's exercise 3 of notebook 1: which trial ASHA lets go on."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import refuse_known, same
+from torchcourse.error_bars import paired
+from torchcourse.lessons.tuning.comparison import METHODS, compare
+from torchcourse.lessons.tuning.digits_task import SPACE
+from torchcourse.lessons.tuning.halving import asha
+from torchcourse.lessons.tuning.search import random_settings
+
+Promotion = Callable[[list[dict[int, float]], list[set[int]]], tuple[int, int] | None]
+
+BUDGET, SEEDS = 90, range(40)
+
+
+@check
+def promotion(learner: Promotion) -> str:
+    """Ask for single decisions, then run ASHA with it on the trained table, against random search."""
+    _judge_decisions(learner)
+    methods = {
+        "random": METHODS["random"],
+        "yours": lambda search, seed: asha(search, random_settings(SPACE, seed), promote=learner),
+    }
+    scores = compare(methods, (BUDGET,), SEEDS)
+    gain = paired(scores["yours"][0], scores["random"][0])
+    if gain.low <= 0:
+        raise Wrong(
+            "not_better", f"With {BUDGET} epochs per search, 40 pairs: {gain.in_points()}. It should be above zero."
+        )
+    return f"{BUDGET} epochs, 40 pairs of searches, ASHA against random search: {gain.in_points()}."
+
+
+def _decision(learner: Promotion, rungs: list[dict[int, float]], gone: list[set[int]]) -> Any:
+    values, promoted = [dict(rung) for rung in rungs], [set(rung) for rung in gone]
+    given = learner(values, promoted)
+    if values != rungs or promoted != gone:
+        raise Wrong(
+            "inputs_changed",
+            "After your function, `values` or `promoted` has changed. ASHA keeps these records; your rule only reads.",
+        )
+    if given is not None and not (isinstance(given, tuple | list) and len(given) == 2):
+        raise Wrong("wrong_type", f"Return (trial, rung), or None where a new one should start. You return {given!r}.")
+    return given
+
+
+def _judge_decisions(learner: Promotion) -> None:
+    for rungs, gone, right, symptom, hint, known in _DECISIONS:
+        given = _decision(learner, rungs, gone)
+        if not same(given, right):
+            refuse_known(given, known)
+            raise Wrong(symptom, f"{hint} You return {given!r}.")
+
+
+_LOW = {0: 0.2, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.1, 6: 0.3}
+_MIDDLE, _LAST = {2: 0.91, 3: 0.95, 4: 0.2}, {2: 0.91, 3: 0.95, 4: 0.97}
+_NOBODY: set[int] = set()
+
+_DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, dict[str, tuple[Any, str]]]] = [
+    (
+        [{0: 0.5, 1: 0.4}, {}, {}],
+        [_NOBODY] * 3,
+        None,
+        "too_early",
+        "Two trials at a rung, and one is promoted: a third of two is nobody yet.",
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [_NOBODY] * 3,
+        (2, 0),
+        "not_the_best",
+        "Trial 2 has earned it, from the rung 0: (2, 0).",
+        {
+            "never": (None, f"Seven trials are at the rung 0, with {_LOW}: nobody is promoted."),
+            "worst": ((5, 0), "Trial 5 is promoted, and it has the lowest value of all."),
+        },
+    ),
+    (
+        [{0: 0.8, 1: 0.9, 2: 0.1, 3: 0.2, 4: 0.3, 5: 0.4}, {}, {}],
+        [_NOBODY] * 3,
+        (1, 0),
+        "not_the_best",
+        "Trials 0 and 1 have earned it, with 0.8 and 0.9. The best one goes first: (1, 0).",
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{2}, _NOBODY, _NOBODY],
+        (3, 0),
+        "one_only",
+        "A third of seven is two, and trial 3 is the second.",
+        {"twice": ((2, 0), "Trial 2 is promoted a second time from the same rung.")},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{1, 6}, _NOBODY, _NOBODY],
+        (2, 0),
+        "places_taken",
+        "Trials 1 and 6 went on early and are not in the best third any more. That takes nothing from trial 2: (2, 0).",
+        {},
+    ),
+    (
+        [_LOW, {}, {}],
+        [{2, 3}, _NOBODY, _NOBODY],
+        None,
+        "remaining",
+        "Trials 2 and 3 are the third of seven, and have gone on; nobody else is among them.",
+        {},
+    ),
+    (
+        [_LOW, _MIDDLE, {}],
+        [{2}, _NOBODY, _NOBODY],
+        (3, 1),
+        "middle",
+        "Trial 3 has earned it at the rung 1: (3, 1).",
+        {
+            "bottom_first": (
+                (3, 0),
+                "Both rungs have somebody to promote. The higher one goes first: it is nearer the end.",
+            )
+        },
+    ),
+    (
+        [_LOW, _MIDDLE, {}],
+        [{2, 3}, _NOBODY, _NOBODY],
+        (3, 1),
+        "went_on_before",
+        "Trial 3 has gone on from the rung 0, and has earned it at the rung 1 as well: (3, 1).",
+        {},
+    ),
+    (
+        [_LOW | {2: 0.97}, _MIDDLE, {}],
+        [{3}, _NOBODY, _NOBODY],
+        (3, 1),
+        "highest_value",
+        "Trial 2 has 0.97 at the rung 0, trial 3 has 0.95 at the rung 1. The highest rung goes first, whatever the "
+        "values: (3, 1).",
+        {},
+    ),
+    (
+        [_LOW, _MIDDLE, _LAST],
+        [{2, 3}, {3}, _NOBODY],
+        None,
+        "last_rung",
+        "The last rung is the end, nobody goes on from there.",
+        {},
+    ),
+    (
+        [_LOW, _MIDDLE, _LAST, {}],
+        [{2, 3}, {3}, _NOBODY, _NOBODY],
+        (4, 2),
+        "four_rungs",
+        "Here are four rungs, and trial 4 has earned it at the rung 2: (4, 2). Count the rungs that you are given.",
+        {},
+    ),
+]
+"""What is at each rung, who has gone on from it, the right decision, the symptom and the hint of all others, and known
+mistakes."""
