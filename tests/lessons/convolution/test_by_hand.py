@@ -128,3 +128,11 @@ def test_a_pair_may_come_in_any_form_that_pytorch_takes(padding):
 def test_three_sides_are_refused():
     with pytest.raises(ValueError, match=r"not \(1, 2, 3\)"):
         conv2d_im2col(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 3, 3), stride=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"size": 0}, {"stride": 0}, {"kernel": 0}, {"dilation": 0}, {"padding": -1}, {"output_padding": -1}]
+)
+def test_a_transposed_size_of_what_makes_no_sense_is_refused(numbers):
+    with pytest.raises(ValueError, match="begin at 1 and both paddings at 0"):
+        sizes.transposed_output_size(**{"size": 5, "kernel": 3} | numbers)

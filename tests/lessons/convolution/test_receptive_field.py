@@ -121,6 +121,22 @@ def test_a_relu_in_forward_hides_nothing():
     assert by_gradient(block, (1, 12, 12)).sum() == 49
 
 
+class Functions(nn.Module):
+    """A pool that is called as a function, and two branches whose equal weights would cancel."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return nn.functional.max_pool2d(self.left(x) - self.right(x), 2)
+
+
+def test_a_maximum_that_is_a_function_hides_nothing_and_branches_do_not_cancel():
+    assert by_gradient(Functions(), (3, 12, 12)).sum() == 16
+    assert by_gradient(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax2d()), (3, 9, 9)).sum() == 9
+
+
 def test_layers_that_have_no_weights_yet_are_named():
     lazy = nn.Sequential(nn.LazyConv2d(3, 3))
     assert by_formula(lazy)[0].size == 3

@@ -128,6 +128,23 @@ def test_adapters_are_saved_apart_and_loaded_whole_or_not_at_all():
     assert all(torch.equal(adapter_state(model)[name], t) for name, t in state.items())
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda state: list(state.items()), "a dict of tensors, but this is a list"),
+        (lambda state: {name: t.numpy() for name, t in state.items()}, r"conv1\.down .*, but a ndarray"),
+        (lambda state: {name: t.to("meta") for name, t in state.items()}, r"conv1\.down .*on the meta device"),
+        (lambda state: state | {"body.dense.scale": torch.ones(2)}, r"body\.dense\.scale has the shape \[2\]"),
+    ],
+)
+def test_a_state_that_is_none_is_refused_before_anything_is_loaded(change, sentence):
+    model = adapted()
+    before = adapter_state(model)
+    with pytest.raises(ValueError, match=sentence):
+        load_adapters(model, change({name: torch.zeros_like(t) for name, t in before.items()}))
+    assert all(torch.equal(adapter_state(model)[name], t) for name, t in before.items())
+
+
 def tied():
     model = nn.ModuleDict({"read": nn.Embedding(5, 3), "write": nn.Linear(3, 5, bias=False)})
     model.write.weight = model.read.weight
@@ -139,7 +156,15 @@ def tied():
     [
         (lambda: add_lora(Classifier(mnist_cnn(), 10), "body.norm1"), r"under 'body\.norm1'.*body\.conv1, body\.conv2"),
         (lambda: add_lora(adapted(), "body"), r"under 'body'.*There are: head\."),
-        (lambda: add_lora(Classifier(mnist_cnn(), 10), "head", rank=0), "rank=0"),
+        *(
+            (lambda rank=rank: add_lora(Classifier(mnist_cnn(), 10), "head", rank=rank), f"rank={rank!r}: ")
+            for rank in (0, -1, 1.5, True, "4")
+        ),
+        *(
+            (lambda alpha=alpha: add_lora(Classifier(mnist_cnn(), 10), "head", alpha=alpha), f"alpha={alpha!r} is no")
+            for alpha in (float("nan"), float("inf"), "8")
+        ),
+        (lambda: add_lora(nn.Sequential(nn.Conv1d(3, 3, 3))), "no nn.Conv2d without groups"),
         (lambda: add_lora(tied(), "write"), "write is used in another place"),
         (lambda: add_lora(nn.Sequential(nn.ReLU())), "There are: none"),
         (lambda: add_lora(nn.Sequential(nn.LazyLinear(3))), "weight of 0 is not made yet"),

@@ -283,6 +283,8 @@ def test_stop_ends_the_run_and_the_next_one_goes_on(by_callback):
         ({"url": "digits.db"}, "'digits.db' is no address of a database.*'sqlite:///digits.db'"),
         ({"url": "sqlite:digits.db"}, "is no address of a database.*'sqlite:///digits.db'"),
         ({"url": "sqlite://digits.db"}, "is no address of a database.*'sqlite:///digits.db'"),
+        *(({"url": url}, "names no file") for url in ("", "sqlite://", "sqlite:///", "sqlite:///:memory:")),
+        *(({"url": None, "name": name}, "a text of 1 to 512 characters") for name in (None, "", 3, "x" * 513)),
         ({"url": None, "direction": "max"}, "'maximize' or 'minimize', but this one is 'max'"),
         ({"url": None, "space": [("lr", (0.1, 0.01))]}, "A space maps each hyperparameter to its values"),
     ],
@@ -292,10 +294,14 @@ def test_what_opens_no_study_is_refused_in_a_sentence(arguments, words):
         open_study(**{"space": SPACE} | arguments)
 
 
-@pytest.mark.parametrize("trials", ["3", 2.5, None])
+@pytest.mark.parametrize("trials", ["3", 2.5, None, -1, True])
 def test_trials_are_a_whole_number(trials):
     with pytest.raises(ValueError, match="trials has to be a whole number"):
         run(open_study(None, SPACE), lambda _: [0.5], trials, progress=False)
+
+
+def test_a_whole_number_may_be_numpys():
+    assert len(run(open_study(None, SPACE), lambda _: [0.5], np.int64(2), progress=False).trials) == 2
 
 
 def test_a_study_that_open_study_did_not_open_is_refused():
@@ -338,6 +344,10 @@ def test_the_objective_gets_the_values_of_any_space_and_a_database_keeps_them(tm
         ((), "no values"),
         ((0.1, float("nan")), "NaN"),
         ((object(), 1), "no name of its own"),
+        ((lambda: 1, 1), "no name of its own"),
+        ((1, 2, True), "True equals an earlier value"),
+        ((0.0, -0.0), r"-0\.0 equals an earlier value"),
+        (("adam", "sgd", "adam"), "'adam' equals an earlier value"),
     ],
 )
 def test_a_space_that_no_study_can_keep_is_refused(values, words):

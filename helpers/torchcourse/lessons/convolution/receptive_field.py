@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from torchcourse.lessons.convolution.sizes import Pair, pair
 
@@ -79,8 +80,9 @@ def by_formula(model: nn.Module) -> tuple[Field, Field]:
 def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int, int] | None = None) -> torch.Tensor:
     """Return which pixels reach one output value, as a truth value for each: [H, W].
 
-    A gradient that is zero by chance (a ReLU that is off, a maximum elsewhere) would hide a pixel. So this looks at a
-    copy of the model whose weights are all positive, with means instead of maxima and nothing cut off.
+    A gradient that is zero by chance (a ReLU that is off, a maximum elsewhere, branches that cancel) would hide a
+    pixel. So this looks at a copy of the model whose weights are all positive and random, with means instead of maxima
+    and nothing cut off.
 
     Args:
         model: layers that take [1, C, H, W] to [1, O, H', W'].
@@ -93,9 +95,12 @@ def by_gradient(model: nn.Module, shape: tuple[int, int, int], place: tuple[int,
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ValueError("A layer has not made its weights yet: send one batch through the model first.")
     x = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
-    out = _transparent(model)(x)
+    generator = torch.Generator().manual_seed(0)
+    with _MeansForMaxima():
+        out = _transparent(model, generator)(x)
     row, column = place if place is not None else (out.shape[2] // 2, out.shape[3] // 2)
-    (gradient,) = torch.autograd.grad(out[0, :, row, column].sum(), x)
+    shares = _positive(torch.empty(out.shape[1], dtype=out.dtype), generator)  # a plain sum of a softmax is always 1
+    (gradient,) = torch.autograd.grad((shares * out[0, :, row, column]).sum(), x)
     return gradient[0].abs().sum(dim=0) > 0
 
 
@@ -197,26 +202,39 @@ def _padding(layer: Any) -> Pair:
     return layer.padding
 
 
-def _transparent(model: nn.Module) -> nn.Module:
+def _transparent(model: nn.Module, generator: torch.Generator) -> nn.Module:
     model = copy.deepcopy(model).double().eval()
     if not list(model.children()):
-        return _transparent_layer(model)
+        return _transparent_layer(model, generator)
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if not list(layer.children()):
-                setattr(parent, name, _transparent_layer(layer))
+                setattr(parent, name, _transparent_layer(layer, generator))
     return model
 
 
-def _transparent_layer(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, nn.MaxPool2d):
-        return _MeanPool(layer)
+def _transparent_layer(layer: nn.Module, generator: torch.Generator) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
-        nn.init.ones_(layer.weight)
+        _positive(layer.weight, generator)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)  # a ReLU in forward() would cut off what is negative
         return layer
     return nn.Identity() if isinstance(layer, _POINTWISE) else layer
+
+
+@torch.no_grad()
+def _positive(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Fill with random numbers, since equal ones may cancel."""
+    return weights.uniform_(0.5, 1.5, generator=generator)
+
+
+class _MeansForMaxima(TorchFunctionMode):
+    """Within it a maximum over a window is a mean, also one that a forward pass calls as a function."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in (torch.max_pool2d, nn.functional.max_pool2d):
+            return _MeanPool(nn.MaxPool2d(*args[1:], **(kwargs or {})))(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 class _MeanPool(nn.Module):

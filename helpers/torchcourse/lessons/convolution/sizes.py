@@ -68,9 +68,15 @@ def transposed_output_size(
     """Return the size that a transposed convolution puts out: (n − 1)s − 2p + d(k−1) + output_padding + 1.
 
     Raises:
-        ValueError: if the output would be empty, or `output_padding` is not smaller than stride or dilation.
+        ValueError: if a number makes no sense, the output would be empty, or `output_padding` is not smaller than
+            stride or dilation.
     """
     _refuse_name(padding)
+    if min(size, kernel, stride, dilation) < 1 or min(padding, output_padding) < 0:
+        raise ValueError(
+            f"Size, kernel, stride and dilation begin at 1 and both paddings at 0, but these are {size}, {kernel}, "
+            f"{stride}, {dilation}, {padding} and {output_padding}."
+        )
     if output_padding >= max(stride, dilation):
         raise ValueError(
             f"output_padding={output_padding} has to be smaller than the stride ({stride}) or dilation ({dilation})."

@@ -15,6 +15,7 @@ Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,8 +45,10 @@ class LoRA(nn.Module):
 
     def __init__(self, base: Any, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank={rank}: an adapter needs at least one number between its two weights.")
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise ValueError(f"rank={rank!r}: an adapter needs a whole number, 1 or more, between its two weights.")
+        if alpha is not None and (isinstance(alpha, str) or not math.isfinite(alpha)):
+            raise ValueError(f"alpha={alpha!r} is no number that an adapter can be multiplied with.")
         self.base = base.requires_grad_(False)
         self.down = nn.Parameter(base.weight.new_empty(down))
         self.up = nn.Parameter(base.weight.new_zeros(up))
@@ -134,8 +137,8 @@ class LoRAConv2d(LoRA):
 def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None = None) -> list[str]:
     """Put an adapter beside each linear layer and each convolution under these names; return the layers' names.
 
-    Convolutions in groups are left out. The layers are frozen; what else is to be frozen says `freeze`. Adapters start
-    from random numbers, so seed them. Make optimizer and Trainer afterwards.
+    That is nn.Linear and nn.Conv2d without groups. The layers are frozen; what else is to be frozen says `freeze`.
+    Adapters start from random numbers, so seed them. Make optimizer and Trainer afterwards.
 
     Args:
         model: changed in place.
@@ -145,7 +148,8 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
 
     Raises:
         ValueError: for a name without such a layer, a layer that has an adapter, or one whose weight another uses, too,
-            is computed from others (weight normalization, pruning) or is not made yet (a lazy layer).
+            is computed from others (weight normalization, pruning) or is not made yet (a lazy layer); for a rank or an
+            alpha that is no such number.
     """
     layers = _layers(model)
     chosen: dict[str, nn.Module] = {}
@@ -153,8 +157,8 @@ def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None =
         found = {own: layer for own, layer in layers.items() if fits(own, name)}
         if not found:
             raise ValueError(
-                f"There is no linear layer or convolution without an adapter under {name!r}. "
-                f"There are: {', '.join(layers) or 'none'}."
+                "Inside this model there is no nn.Linear, and no nn.Conv2d without groups, that lacks an adapter "
+                f"under {name!r}. There are: {', '.join(layers) or 'none'}."
             )
         chosen |= found
     _must_have_weights(model, chosen)
@@ -215,9 +219,15 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     They count as they did when they were saved, whatever `alpha` this model's adapters were made with.
 
     Raises:
-        ValueError: for adapters of other layers, or of another rank; names the first.
+        ValueError: for adapters of other layers, or of another rank; names the first. Also for what is no state.
     """
     adapted = _adapted(model)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"The state of adapters is a dict of tensors, but this is a {type(state).__name__}.")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.is_meta:
+            kind = "tensor on the meta device" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ValueError(f"{name} is no tensor with values in the file, but a {kind}.")
     scales = {f"{name}.scale": layer for name, layer in adapted.items()}
     own = {f"{n}.{part}": getattr(layer, part) for n, layer in adapted.items() for part in ("down", "up")}
     for name in sorted(own.keys() ^ (state.keys() - scales.keys())):
@@ -232,6 +242,9 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         raise ValueError(
             f"The file has no {name}. Add it, torch.tensor(alpha / rank) of that training, and load again."
         )
+    for name in scales:
+        if state[name].numel() != 1:
+            raise ValueError(f"{name} has the shape {list(state[name].shape)} in the file, and is one number.")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])

@@ -37,6 +37,11 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     Raises:
         StudyError: for what is no address, an SQLite file that holds something else, or a database without its driver.
     """
+    if url in ("", "sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise StudyError(
+            f"{url!r} names no file, so that the study would be gone with this process. Write 'sqlite:///study.db', or "
+            "None to keep it in memory."
+        )
     options: dict = {"heartbeat_interval": HEARTBEAT, "grace_period": GRACE}
     if url.startswith("sqlite:///"):
         _refuse_foreign(Path(url.removeprefix("sqlite:///")))

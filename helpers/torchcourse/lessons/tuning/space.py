@@ -17,7 +17,8 @@ def plain_space(space: Mapping[str, Any]) -> dict[str, tuple]:
     """Return the space with tuples of values, and numbers of NumPy and PyTorch as Python's.
 
     Raises:
-        ValueError: for values that are no sequence, such as a single text, for none at all, and for NaN.
+        ValueError: for values that are no sequence, such as a single text, for none at all, for NaN, and for two that
+            are equal, such as 1 and True.
     """
     if not isinstance(space, Mapping):
         raise ValueError(
@@ -40,6 +41,9 @@ def plain_space(space: Mapping[str, Any]) -> dict[str, tuple]:
         if any(isinstance(value, float) and math.isnan(value) for value in plain[name]):
             raise ValueError(f"NaN is among the values of {name!r}: no trial can be found by it. Take it out.")
         categories(name, plain[name])
+        if all(type(value) in _PLAIN for value in plain[name]) and len(set(plain[name])) < len(plain[name]):
+            twice = next(value for place, value in enumerate(plain[name]) if value in plain[name][:place])
+            raise ValueError(f"{twice!r} equals an earlier value of {name!r}, so no trial would have it. Take it out.")
     return plain
 
 
@@ -58,7 +62,7 @@ def categories(name: str, values: tuple) -> tuple:
         return values
     labels = tuple(_label(value) for value in values)
     for label in labels:
-        if " at 0x" in label or labels.count(label) > 1:
+        if " at 0x" in label or "<lambda>" in label or labels.count(label) > 1:
             raise ValueError(
                 f"A value of {name!r} has no name of its own that lasts ({label}), so a study cannot keep it: write "
                 "texts into the space, and look up in the objective what they stand for."

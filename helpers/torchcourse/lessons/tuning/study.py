@@ -16,6 +16,7 @@ import collections
 import contextlib
 import copy
 import math
+import numbers
 import random
 import time
 import warnings
@@ -35,6 +36,7 @@ from torchcourse.lessons.tuning.space import Space, categories, is_ordered, plac
 from torchcourse.progress_bars import TrialProgress
 
 Direction = Literal["maximize", "minimize"]
+_LONGEST_NAME = 512  # in the databases of Optuna
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -96,23 +98,26 @@ def open_study(
 
     Args:
         url: such as `sqlite:///file.db`, or of any database that SQLAlchemy reaches; None keeps the study in memory.
+            An empty one is refused, since all trials would be lost.
         space: hyperparameter → its values; `digits_task.SPACE` is one.
         direction: what to do with the value that the objective yields last.
         pruner: None for successive halving, which keeps a third at epochs 1, 3, 9 …
 
     Raises:
         StudyError: for a file that is not a study, that is locked, or a study with a different space or direction.
-        ValueError: for a space whose values are no sequence, or that a study cannot keep; for a direction or an
-            address that is none.
+        ValueError: for a space whose values are no sequence, or that a study cannot keep; for a name or a direction
+            that is none.
     """
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+        raise ValueError(f"The name of a study is a text of 1 to {_LONGEST_NAME} characters, but this one is {name!r}.")
     if direction not in get_args(Direction):
         raise ValueError(f"direction is 'maximize' or 'minimize', but this one is {direction!r}.")
     space = plain_space(space)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it would log, `run` says in one sentence
     pruner = FairPruner(pruner or optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))
     description = {name: list(categories(name, values)) for name, values in space.items()}
-    with _database.errors_explained(url or "memory"):
-        storage = _database.storage(url) if url else optuna.storages.InMemoryStorage()
+    with _database.errors_explained("memory" if url is None else url):
+        storage = optuna.storages.InMemoryStorage() if url is None else _database.storage(url)
         optuna.create_study(storage=storage, study_name=name, direction=direction, load_if_exists=True)
         study = CourseStudy(name, storage, pruner=pruner)
         study.space = space
@@ -162,8 +167,8 @@ def run(
         ValueError: for trials that are no whole number.
     """
     study = _opened(study)
-    if not isinstance(trials, int):
-        raise ValueError(f"trials has to be a whole number, but is {trials!r}.")
+    if isinstance(trials, bool) or not isinstance(trials, numbers.Integral) or trials < 0:
+        raise ValueError(f"trials has to be a whole number, 0 or more, but is {trials!r}.")
     in_a_row: list[_Failure] = []
     followed = _counting_failures(objective, study, worker, in_a_row)
     study.stopped = False
