@@ -83,6 +83,7 @@ CHUNKS = "    for images, labels in [(i[None], l[None]) for x, y in loader for i
     [
         [(VALIDATION, "@torch.no_grad()\n" + VALIDATION)],
         [(VALIDATION, "@torch.inference_mode()\n" + VALIDATION)],
+        [(VALIDATION, "@torch.no_grad()\n" + VALIDATION), ("loss.item()", "loss")],
         [(FOR, SWITCH_OFF + FOR), (BACK, "    torch.set_grad_enabled(was)\n" + BACK)],
         [(FOR, FROZEN + FREEZE_ALL + FOR), (BACK, "    for p in learning:\n        p.requires_grad_(True)\n" + BACK)],
     ],

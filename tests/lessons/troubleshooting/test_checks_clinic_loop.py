@@ -11,6 +11,7 @@ from verdicts import accepted, refused
 BACKWARD = "        loss.backward()\n"
 STEP = "        optimizer.step()\n"
 ZERO = "        optimizer.zero_grad()\n"
+WEIGHTS_ALONE = "        for p in model.parameters():\n            p.grad = p.grad if p.dim() == 1 else None\n"
 NEW_OPTIMIZER = "        optimizer = torch.optim.SGD(model.parameters(), lr=optimizer.param_groups[0]['lr'])\n"
 
 
@@ -28,6 +29,12 @@ def after_the_step(code):
 )
 def test_learns_then_forgets_accepts(change):
     accepted(repair("learns_then_forgets", *broken("learns_then_forgets", change)))
+
+
+def test_learns_then_forgets_accepts_a_mean_without_a_graph():
+    for loss, verify in (("loss.detach()", accepted), ("loss", lambda checked: refused(checked, "graph_returned"))):
+        changes = (BACKWARD, ZERO + BACKWARD), ("loss.item()", loss)
+        verify(repair("learns_then_forgets", *broken("learns_then_forgets", *changes)))
 
 
 CLOSURE = """
@@ -59,6 +66,11 @@ def test_learns_then_forgets_takes_a_closure():
         ([("    for images", "    optimizer.zero_grad()\n    for images")], "still_there"),
         ([("    for images", "    optimizer.param_groups[0]['lr'] /= 100\n    for images")], "learning_rate"),
         ([(STEP, "        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)\n" + STEP)], "scaled"),
+        (
+            [(BACKWARD, ZERO + BACKWARD), ("in loader:", "in sorted(loader, key=lambda b: b[1][1] > 2):")],
+            "other_gradient",
+        ),
+        ([(BACKWARD, WEIGHTS_ALONE + BACKWARD)], "still_there"),
         ([("    for images, labels in loader", "    for images, labels in list(loader)[:2]")], "steps"),
         (
             [(BACKWARD, "        optimizer.zero_grad()\n" + BACKWARD), ("total / count", "total / len(loader)")],

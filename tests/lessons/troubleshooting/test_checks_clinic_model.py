@@ -34,6 +34,8 @@ MODEL_OF_IMAGES = "        return model(images)\n"
         [
             (SOFTMAX, WITHOUT),
             (MODEL_OF_IMAGES, "        return model(images).softmax(1)\n"),
+            ("        self.hidden = nn.Linear(inputs, hidden)\n", ""),
+            ("(hidden, classes)\n", "(hidden, classes)\n        self.hidden = nn.Linear(inputs, hidden)\n"),
             ("self.hidden", "self.first"),
             ("self.output", "self.last"),
         ],
@@ -124,6 +126,7 @@ def test_head_that_sleeps_refuses(given, symptom):
 FREEZE = "    for parameter in model.parameters():\n        parameter.requires_grad_(False)\n"
 REPLACE = "    model[-1] = nn.Linear(model[-1].in_features, classes)\n"
 RETURN = "    return model, optimizer\n"
+HEAD_ALONE = ("SGD(trainable", "SGD(model[-1].parameters()")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,7 @@ def test_loss_that_stands_still_accepts(changes):
         ([("lr=lr", "lr=100 * lr")], "still_there"),
         ([(FREEZE, ""), ("SGD(trainable", "SGD(model.parameters()")], "thawed"),
         ([(RETURN, "    optimizer.add_param_group({'params': model[-1].parameters()})\n" + RETURN)], "stale"),
+        ([(FREEZE, ""), (REPLACE, ""), ("    trainable", REPLACE + "    trainable"), HEAD_ALONE], "not_frozen"),
         ([(REPLACE, "")], "old_layer"),
         ([(REPLACE, REPLACE.replace("classes)", "classes, bias=False)"))], "other_layer"),
         ([(REPLACE, "    model.append(nn.Linear(model[-1].out_features, classes))\n")], "other_layer"),

@@ -45,6 +45,13 @@ def test_nan_since_new_scanner_refuses(changes, symptom):
     refused(repair(LOSS, *broken(LOSS, *changes)), symptom)
 
 
+def test_nan_since_new_scanner_says_that_the_gradient_alone_has_changed():
+    detached = "(logits.detach().clamp(min=0) - logits * targets + torch.log1p(torch.exp(-logits.abs()))).mean()"
+    checked = repair(LOSS, *broken(LOSS, (SUM, detached)))
+    refused(checked, "other_loss")
+    assert "as before, and its gradient has changed" in checked.message
+
+
 # details_are_lost: sys.exit in a worker
 
 RECORDS = "details_are_lost"

@@ -177,6 +177,13 @@ def test_an_error_of_a_part_comes_with_its_line_and_with_what_the_part_was_given
     assert re.fullmatch(r"The check called it with .*\d.*\.|.* parts backbone, head\.", given)
 
 
+def test_a_part_that_ends_the_program_is_judged():
+    text = "def evaluate(*_):\n    raise SystemExit(2)\n"
+    checked = repair("moody_score", *parts("moody_score", text))
+    assert (checked.state, checked.symptom) == ("wrong", "raised_SystemExit")
+    assert checked.message.startswith("Your code stopped with SystemExit: 2\n")
+
+
 def test_a_failing_program_shows_its_last_line():
     failing = broken("learns_then_forgets", ("        loss.backward()", "        loss.backwards()"))
     log = clinic.Program("learns_then_forgets", *failing).log()

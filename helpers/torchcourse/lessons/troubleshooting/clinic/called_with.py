@@ -17,6 +17,6 @@ def called_with(data: str) -> Iterator[None]:
         yield
     except (NotDone, Wrong):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         error.add_note(f"The check called it with {data}.")
         raise

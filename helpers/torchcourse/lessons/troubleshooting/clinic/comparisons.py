@@ -113,6 +113,12 @@ def expect_weights(given: nn.Module, expected: nn.Module) -> None:
         raise Wrong("training_changed", "The model ends with other weights: the repair has changed the training.")
 
 
+def expect_no_graph(loss: Any) -> None:
+    """Refuse a loss for the log that still remembers how it came about."""
+    if isinstance(loss, torch.Tensor) and loss.requires_grad:
+        raise Wrong("graph_returned", "The loss that you return still has a graph: the log would keep it alive.")
+
+
 def expect_optimizer(given: Any) -> None:
     """Refuse what is no optimizer."""
     if not isinstance(given, torch.optim.Optimizer):

@@ -43,11 +43,11 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
     except TimeIsUp as end:
         text = f"Your program was still running after {end.seconds:g} s, and was stopped. Does its loop end? If so, "
         raise Wrong("endless", f"{text}it is too slow.{still_at(end)}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a part that ends the program would end the notebook's cell, unjudged
         notes = getattr(error, "__notes__", [])
-        if not notes or is_hole(error) or kind_of(error) == "Wrong":
+        if is_hole(error) or kind_of(error) == "Wrong" or (not notes and isinstance(error, Exception)):
             raise
-        raise Wrong(f"raised_{kind_of(error)}", f"{sentence(error)}\n{notes[0]}") from error
+        raise Wrong(f"raised_{kind_of(error)}", "\n".join([sentence(error), *notes[:1]])) from error
 
 
 def _refuse_autograd_off() -> None:

@@ -17,6 +17,7 @@ from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     expect_left_in_training_mode,
+    expect_no_graph,
     expect_own_optimizer,
     expect_training_mode,
     train_copy,
@@ -96,8 +97,7 @@ def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Op
 
 
 def _judge_report(given: Any, right: float, accumulate: int) -> None:
-    if isinstance(given, torch.Tensor) and given.requires_grad:
-        raise Wrong("graph_returned", "The loss that you return still has a graph: the log would keep it alive.")
+    expect_no_graph(given)
     found = number(given)
     if found is None:
         raise Wrong("no_number", f"The steps are right. Return the mean loss of a batch; you returned {given!r}.")

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import number
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
@@ -90,9 +91,11 @@ def judge(program: Program, seed: int) -> str:
     _judge_what_comes_otherwise(program, model.eval(), DataLoader(TensorDataset(images, labels), size))
     if any(not torch.equal(before[name], value) for name, value in model.state_dict().items()):
         raise Wrong("weights_changed", "The validation has changed the model's weights.")
-    if not isinstance(given, float) or abs(given - right) > 1e-5:
+    loss = number(given)
+    if loss is None or abs(loss - right) > 1e-5:
         raise Wrong(
-            "wrong_value", f"The mean loss over all samples is {right:.5f}, as a float; you returned {given!r}."
+            "wrong_value",
+            f"The mean loss over all samples is {right:.5f}; you returned {given if loss is None else loss!r}.",
         )
     return "Healed: no forward pass of the validation is recorded, its value is the same, and the training goes on."
 

@@ -7,10 +7,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
+from torchcourse.checks.kit import number
 from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
     expect_left_in_training_mode,
+    expect_no_graph,
     expect_steps,
     expect_training_mode,
     expect_weights,
@@ -52,51 +54,66 @@ def judge(program: Program, seed: int) -> str:
             train_copy(epoch, start, loader, rate, momentum=0.9) for epoch in (_plain_epoch, program.train_epoch)
         )
     expect_steps(given, right)
-    for number, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
-        if not torch.allclose(given.weights[number - 1], right.weights[number - 1], rtol=1e-4, atol=1e-6):
+    for turn, (step, expected) in enumerate(zip(given.steps, right.steps, strict=True), start=1):
+        if not torch.allclose(given.weights[turn - 1], right.weights[turn - 1], rtol=1e-4, atol=1e-6):
             raise Wrong(
                 "training_changed",
-                f"The gradient of step {number - 1} is right, and the weights after it are not those that the "
+                f"The gradient of step {turn - 1} is right, and the weights after it are not those that the "
                 "caller's optimizer gives with it. Are its settings or its memory of earlier steps changed?",
             )
-        _compare(number, step, expected, rate)
+        _compare(turn, step, expected, rate, [before.gradient for before in right.steps[: turn - 1]])
     expect_training_mode(given)
     expect_left_in_training_mode(given)
     expect_weights(given.model, right.model)
-    loss = given.returned
-    if not isinstance(loss, float) or abs(loss - right.returned) > 1e-6:
+    expect_no_graph(given.returned)
+    loss = number(given.returned)
+    if loss is None or abs(loss - right.returned) > 1e-6:
         raise Wrong(
             "wrong_value",
-            f"The epoch's mean loss over the samples is {right.returned:.6f}; your function returned {loss!r}.",
+            f"The epoch's mean loss over the samples is {right.returned:.6f}; your function returned "
+            f"{given.returned if loss is None else loss!r}.",
         )
     return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
 
 
-def _compare(number: int, step: Step, expected: Step, rate: float) -> None:
+def _compare(turn: int, step: Step, expected: Step, rate: float, earlier: list[torch.Tensor]) -> None:
     if any(abs(given - rate) > 1e-12 for given in step.rates):
         raise Wrong(
             "learning_rate",
-            f"Step {number} uses the learning rate {step.rates[0]:g} instead of {rate:g}. Smaller steps make the "
+            f"Step {turn} uses the learning rate {step.rates[0]:g} instead of {rate:g}. Smaller steps make the "
             "curve look better; the direction of each step is still wrong.",
         )
     if step.gradient.numel() == 0 or not step.gradient.any():
         raise Wrong(
             "nothing_left",
-            f"At step {number} the gradient is zero or gone: nothing is learned. What was wiped, and when?",
+            f"At step {turn} the gradient is zero or gone: nothing is learned. What was wiped, and when?",
         )
     if torch.allclose(step.gradient, expected.gradient, rtol=1e-4, atol=1e-7):
         return
     if F.cosine_similarity(step.gradient, expected.gradient, dim=0) > 0.9999:
         raise Wrong(
             "scaled",
-            f"At step {number} the gradient has the right direction and a different length: it is cut or scaled.",
+            f"At step {turn} the gradient has the right direction and a different length: it is cut or scaled.",
         )
-    if number == 1:
+    if turn == 1:
         raise Wrong("first_step", "The very first gradient is not that of the first batch's mean loss.")
+    if not _is_left_over(step.gradient - expected.gradient, earlier):
+        raise Wrong(
+            "other_gradient",
+            f"At step {turn} the gradient is that of no mean loss of the batch that the loader gives there. From which "
+            "images and labels does it come?",
+        )
     raise Wrong(
         "still_there",
-        f"At step {number} the gradient is not that of its own batch: what earlier batches left is still in it.",
+        f"At step {turn} the gradient is not that of its own batch: what earlier batches left is still in it.",
     )
+
+
+def _is_left_over(rest: torch.Tensor, earlier: list[torch.Tensor]) -> bool:
+    """Whether what is too much in a gradient comes from the batches before it, in all parameters or in some."""
+    touched = rest.abs() > 1e-7
+    sums = [torch.stack(earlier[start:]).sum(0) for start in range(len(earlier))]
+    return any(F.cosine_similarity(rest[touched], each[touched], dim=0) > 0.99 for each in sums)
 
 
 def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:

@@ -56,6 +56,7 @@ def _judge_network(program: Program, deeper: int, classes: int, seed: int) -> st
     model, optimizer = given
     expect_optimizer(optimizer)
     _judge_model(model, last_before, classes, len(features) + 1)
+    _judge_features(model, optimizer)
     _judge_optimizer(model, optimizer, rate)
     images, labels = torch.randn(30, 9), torch.randint(0, classes, (30,))
     loss_before = F.cross_entropy(model(images), labels).item()
@@ -88,14 +89,25 @@ def _judge_model(model: nn.Sequential, old_weight: torch.Tensor, classes: int, l
         )
     if any(torch.equal(row, old) for row in last.weight for old in old_weight):
         raise Wrong("old_layer", "The last layer still has weights of the old task.")
-    if any(parameter.requires_grad for parameter in model[:-1].parameters()):
-        raise Wrong(
-            "thawed",
-            "Now the features learn as well. The loss moves again, but it is a different training run: the features "
-            "were to stay.",
-        )
     if not all(parameter.requires_grad for parameter in last.parameters()):
         raise Wrong("head_frozen", "The new layer is frozen too: it has nothing to learn with.")
+
+
+def _judge_features(model: nn.Sequential, optimizer: torch.optim.Optimizer) -> None:
+    awake = {id(parameter) for parameter in model[:-1].parameters() if parameter.requires_grad}
+    if not awake:
+        return
+    if awake & {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}:
+        raise Wrong(
+            "thawed",
+            "Now the features can learn as well: they are not frozen, and the optimizer holds them. The loss moves "
+            "again, but it is a different training run: the features were to stay.",
+        )
+    raise Wrong(
+        "not_frozen",
+        "The new layer learns, and this optimizer leaves the features alone. But they are not frozen: each backward "
+        "pass computes gradients for them, and the next optimizer may move them. What does the docstring say of them?",
+    )
 
 
 def _judge_optimizer(model: nn.Sequential, optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -34,8 +34,8 @@ def judge(program: Program, seed: int) -> str:
     data = f"a network of {inputs} inputs, {hidden} hidden units and {classes} classes, and with 20 images for it"
     with called_with(data):
         model = program.DigitNet(inputs, hidden, classes)
-        shapes = [tuple(parameter.shape) for parameter in model.parameters()]
-        if shapes != [(hidden, inputs), (hidden,), (classes, hidden), (classes,)]:
+        shapes = sorted(tuple(parameter.shape) for parameter in model.parameters())
+        if shapes != sorted([(hidden, inputs), (hidden,), (classes, hidden), (classes,)]):
             raise Wrong("other_network", "The network has other weights than before. It was not the network's fault.")
         images, labels = torch.randn(20, inputs), torch.randint(0, classes, (20,))
         _judge_loss(program, model, images, labels)
@@ -58,12 +58,14 @@ def judge(program: Program, seed: int) -> str:
 
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    weight, bias, output, output_bias = model.parameters()  # whatever the layers are called
+    """Compute them from the weights, whatever the layers are called; the hidden one has 8 units, the last one fewer."""
+    bias, output_bias = sorted((p for p in model.parameters() if p.dim() == 1), key=len, reverse=True)
+    weight, output = sorted((p for p in model.parameters() if p.dim() == 2), key=len, reverse=True)
     return F.linear(F.linear(images, weight, bias).relu(), output, output_bias)
 
 
 def _output(model: nn.Module) -> nn.Parameter:
-    return list(model.parameters())[2]
+    return min((parameter for parameter in model.parameters() if parameter.dim() == 2), key=len)
 
 
 def _judge_loss(program: Program, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
