@@ -69,8 +69,13 @@ class Watch:
         before: dict[str, torch.Tensor] = {}
         with self._never_in_the_way():
             before |= {name: parameter.detach().clone() for name, parameter in self._trained()}
+
+        def keep(name: str, output: torch.Tensor) -> None:
+            if not torch._C._functorch.is_functorch_wrapped_tensor(output):  # of vmap: it has no numbers outside
+                seen[name] = output
+
         hooks = [
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: seen.update({name: output}))
+            module.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
             for name, module in self._model.named_modules()
             if isinstance(module, ACTIVATIONS)
         ]

@@ -157,6 +157,20 @@ def test_a_lazy_layer_is_looked_at_once_it_has_a_shape(tmp_path):
     assert run.scalars["update_ratio/2.weight"][0] == list(range(1, 9))
 
 
+def test_activations_inside_vmap_are_left_out_and_the_rest_is_looked_at(tmp_path, capsys):
+    class PerSample(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = model()
+
+        def forward(self, x):
+            return torch.func.vmap(self.inside)(x[:, None])[:, 0]
+
+    train(PerSample(), tmp_path, epochs=1, watch_every=1)
+    assert "no longer looked at" not in capsys.readouterr().out
+    assert len(read_run(tmp_path).scalars["gradient_norm/all"][0]) == 4
+
+
 def test_looking_never_ends_a_run(tmp_path, monkeypatch, capsys):
     def fail(tensors):
         raise RuntimeError("no room for a histogram")

@@ -1,9 +1,12 @@
 """NanProbe names the first place that is not finite, and leaves the training alone."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import jvp
 
 from torchcourse.lessons.troubleshooting.probes import NanProbe, NotFinite
 
@@ -100,6 +103,53 @@ def test_what_is_divided_in_place_between_two_layers_is_found_though_it_is_the_s
 def test_a_loss_that_is_no_number_though_the_outputs_are():
     found = one_step(NanProbe(Net()), loss_fn=lambda out: (out.relu() * 0).log().sum())
     assert place(found) == ("loss", "", "inf")
+
+
+class Ends(Net):
+    """A network with a line after its last layer; what it returns may be an object with the tensor in it."""
+
+    def __init__(self, after, wrap=lambda out: out):
+        super().__init__()
+        self.after, self.wrap = after, wrap
+
+    def forward(self, x):
+        return self.wrap(self.after(super().forward(x)))
+
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+
+
+def test_a_line_after_the_last_layer_is_not_the_loss():
+    found = one_step(NanProbe(Ends(lambda out: out.sqrt())))
+    assert place(found) == ("forward", "", "nan")
+    assert "after the last layer" in found.evidence
+    inside = one_step(NanProbe(Ends(lambda out: out.sqrt(), Output)), loss_fn=lambda o: F.cross_entropy(o.logits, Y))
+    assert "after the last layer" in inside.evidence
+    masked = NanProbe(Ends(lambda out: out.masked_fill(torch.arange(3) == 2, -torch.inf)))
+    assert one_step(masked, loss_fn=lambda out: F.cross_entropy(out, Y % 2)) is None
+    missing = NanProbe(Ends(lambda out: torch.cat([out, out.detach()[:, :1] * torch.nan], dim=1)))
+    assert one_step(missing, loss_fn=lambda out: out[:, :3].square().mean()) is None  # the loss leaves them out
+
+
+def test_an_input_that_a_line_between_two_calls_has_made_is_not_the_batch():
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    probe = NanProbe(model)
+    loss = (model(model(X) / 0 * 0) - X).square().mean()
+    loss.backward()
+    found = probe.look(loss)
+    assert found.phase == "forward"
+    assert "a line outside the model has computed it" in found.evidence
+
+
+def test_layers_that_run_inside_a_transform_alone_are_not_called_finite():
+    model = nn.Sequential(nn.Linear(8, 3), nn.Softplus())
+    probe = NanProbe(model)
+    out, _ = jvp(lambda x: model(x - x.mean(1, keepdim=True)).sub(100).log(), (X,), (X,))
+    loss = F.cross_entropy(out, Y)
+    loss.backward()
+    assert "it cannot be told where" in probe.look(loss).evidence
 
 
 def test_a_backward_pass_that_fails_alone_is_found_where_the_gradient_came_from():

@@ -290,6 +290,13 @@ def test_a_model_inside_a_transform_is_left_alone() -> None:
         probe.alarms()
 
 
+def test_parts_in_torchscript_are_passed_by_and_a_whole_one_is_said() -> None:
+    script = torch.jit.script(nn.Sequential(nn.Linear(12, 12), nn.ReLU()))
+    assert names(nn.Sequential(script, nn.Linear(12, 4)), F.cross_entropy) == []
+    with pytest.raises(ValueError, match="TorchScript runs the model past its hooks"):
+        names(torch.jit.script(dense()), F.cross_entropy)
+
+
 def test_windows_of_a_series_that_goes_on() -> None:
     series = torch.arange(400.0) * 0.1 + torch.randn(400)
     windows = series.unfold(0, 24, 2)

@@ -68,16 +68,21 @@ class SanityProbe:
         """Return the invariants that are broken, the plainest first; an empty list for a healthy run.
 
         Raises:
-            ValueError: if the model was never called, or inside transforms of torch.func alone: nothing can be said.
+            ValueError: if no call of the model was seen, so that nothing can be said.
         """
         if not self._record.passes:
-            raise ValueError(
-                "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
-                "numbers cannot be read there."
-                if self._record.transformed
-                else "The model that the probe watches was never called. Is a different one being trained?"
-            )
+            raise ValueError(self._why_nothing_was_seen())
         parts = [training_invariants, loss_invariants, program_invariants, data_invariants, output_invariants]
         parts.append(usage_invariants)
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]
+
+    def _why_nothing_was_seen(self) -> str:
+        if isinstance(self._run.model, torch.jit.ScriptModule):
+            return "TorchScript runs the model past its hooks, so nothing was seen. Watch it before torch.jit.script."
+        if self._record.transformed:
+            return (
+                "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
+                "numbers cannot be read there."
+            )
+        return "The model that the probe watches was never called. Is a different one being trained?"

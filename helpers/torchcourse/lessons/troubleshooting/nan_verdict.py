@@ -121,14 +121,16 @@ def judge(record: StepRecord, before: StepRecord | None, model: nn.Module) -> Fi
 def _masks(values: list[Value]) -> list[bool]:
     """Say of each forward value whether it is a mask: −inf, of which what comes next makes finite numbers.
 
-    A last output of −inf is one too, such as scores of actions that are not allowed: the loss has the last word.
+    A last output of −inf is one too, such as scores of actions that are not allowed: the loss has the last word. So it
+    has on all that comes out of the model after its last layer.
     """
     masks = [False] * len(values)
+    fine = any(value.kind == "loss" for value in values) and all(v.finite for v in values if v.kind == "loss")
     for place in reversed(range(len(values))):
         value = values[place]
         last = place == len(values) - 1
-        accepted = value.kind == "output" if last else values[place + 1].finite or masks[place + 1]
-        masks[place] = value.number == -math.inf and accepted
+        accepted = value.kind in ("output", "end") if last else values[place + 1].finite or masks[place + 1]
+        masks[place] = (value.number == -math.inf and accepted) or (value.kind == "end" and not value.finite and fine)
     return masks
 
 
@@ -148,7 +150,10 @@ class _Forward:
             return self._of_weights(value.layer) or self._say("forward", self._output_evidence())
         # Made in no layer that the probe has seen: handed over, by weights of an unseen layer, or by a line between.
         given = next((item for item in self.record.given if not item.finite and item.number != -math.inf), None)
-        if given is not None and (value.kind == "input" or not self.record.called):
+        if given is not None and given.kind == "computed" and value.kind in ("input", "end"):
+            said = f"{given.what} is {given.fault}, and a line outside the model has computed it: it has a graph."
+            return self._say("forward", said[0].upper() + said[1:])
+        if given is not None and (value.kind in ("input", "end") or not self.record.called):
             return self._say("data", f"It came with the batch: {given.what} is {given.fault}.")
         ran = {item.layer for item in self.record.forward if item.kind != "loss"}
         for name, module in self.model.named_modules():
@@ -163,7 +168,8 @@ class _Forward:
             return self._say("data", "It is the first thing that the model was given.")
         where = f"The layers before put out finite values (the last: {self.healthy[-1]})" if self.healthy else ""
         where = where or f"The model was given finite values (at most {self.record.given[0].number:.3g})"
-        evidence = f"{where}. It was made between the layers, in a line of forward() that is not a module."
+        place = "after the last layer" if value.kind == "end" else "between the layers"
+        evidence = f"{where}. It was made {place}, in a line of forward() that is not a module."
         return self._say("forward", evidence)
 
     def _say(self, phase: str, evidence: str) -> Finding:
@@ -200,6 +206,8 @@ class _Forward:
     def _loss_evidence(self) -> str:
         if not self.record.called:
             return NOT_SEEN
+        if not self.healthy and all(value.kind == "loss" for value in self.record.forward):
+            return "Layers ran, but their numbers could not be read (inside vmap or jvp), so it cannot be told where."
         last = f"The model's last output is finite (at most {self.healthy[-1].number:.3g}). " if self.healthy else ""
         return f"{last}So the loss function made it (log(0), x/0, exp?), or its targets are not finite."
 

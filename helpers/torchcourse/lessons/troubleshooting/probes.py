@@ -85,6 +85,8 @@ class NanProbe:
                     hook = self._on_input(name, label)
                     self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 self._handles.append(module.register_forward_hook(self._on_output(name, label)))
+            elif module is model and not isinstance(module, torch.jit.ScriptModule):
+                self._handles.append(module.register_forward_hook(self._on_end))
 
     def __enter__(self) -> "NanProbe":
         return self
@@ -158,7 +160,8 @@ class NanProbe:
         self._evaluation = None if torch.is_grad_enabled() else (len(given), len(forward))
         self._sizes.clear()
         for tensor in tensors_in((inputs, more)):
-            found = values_of("", "an input of the model", "given", tensor)
+            computed = tensor.requires_grad and not tensor.is_leaf
+            found = values_of("", "an input of the model", "computed" if computed else "given", tensor)
             self._sizes[id(tensor)] = weakref.ref(tensor), _version(tensor), [value.size for value in found]
             given += found
 
@@ -192,6 +195,15 @@ class NanProbe:
                     tensor.register_hook(lambda gradient: self._on_gradient(name, label, gradient))
 
         return record
+
+    def _on_end(self, _module: nn.Module, _inputs: tuple, output: Any) -> None:
+        """Measure what comes out of the model, unless it is the output of its last layer."""
+        if torch.compiler.is_compiling():
+            return
+        for tensor in tensors_in(output):
+            last, version = self._seen
+            if last() is not tensor or version != _version(tensor):
+                self._record.forward += values_of("", "the output of the model", "end", tensor)
 
     def _on_gradient(self, name: str, label: str, gradient: torch.Tensor) -> None:
         what = f"the gradient of the output of {label}"

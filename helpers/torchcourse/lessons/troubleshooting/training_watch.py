@@ -120,7 +120,8 @@ class TrainingWatch:
         handles: list[Any] = [register_optimizer_step_pre_hook(self._before_step)]
         handles.append(register_optimizer_step_post_hook(self._after_step))
         compiled = hasattr(self._model, "_orig_mod")  # its parts run without their hooks
-        for name, module in [("", self._model)] if compiled else self._model.named_modules():
+        modules = [("", self._model)] if compiled else self._model.named_modules()
+        for name, module in ((n, m) for n, m in modules if not isinstance(m, torch.jit.ScriptModule)):
             handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
             handles.append(
                 module.register_forward_hook(partial(self._on_return, name), with_kwargs=True, always_call=True)
