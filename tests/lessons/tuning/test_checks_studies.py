@@ -85,6 +85,7 @@ def variant(
         (variant(name="rate"), "no_lr"),
         (variant(log=False), "not_log"),
         (variant(low=1e-3), "range"),
+        (lambda trial, train: [*train(trial.suggest_categorical("lr", [1e-4, 1e-2, 1.0]))][-1], "few_values"),
         (variant(report=False, ask=False), "no_report"),
         (variant(ask=False), "never_pruned"),
         (variant(raises=False), "not_pruned"),
@@ -257,6 +258,16 @@ def spawned(seed, worker, before):
     return RandomSampler(seed=int(np.random.SeedSequence([seed, worker, before]).generate_state(1)[0]))
 
 
+def seeding_all(seed, worker, before):
+    random.seed(f"{seed}-{worker}-{before}")
+    return TPESampler(seed=random.getrandbits(31))
+
+
+def seeding_numpy(seed, worker, before):
+    np.random.seed([seed, worker, before])
+    return TPESampler(seed=np.random.randint(2**31))
+
+
 @pytest.mark.parametrize("learner", [named, spawned])
 def test_sampler_of_accepts(learner):
     accepted(check.sampler_of(learner))
@@ -271,6 +282,9 @@ def test_sampler_of_accepts(learner):
         (lambda seed, worker, before: RandomSampler(seed=100 * worker + before), "seed_ignored"),
         (lambda seed, worker, before: RandomSampler(seed=seed + worker + before), "collide"),
         (lambda seed, worker, before: seed, "wrong_type"),
+        (lambda seed, worker, before: RandomSampler(seed=1000 * seed + 100 * worker + before), "collide"),
+        (seeding_all, "global_stream"),
+        (seeding_numpy, "global_stream"),
         (lambda *key: RandomSampler(seed=hash(str(key)) % 2**32), "other_process"),
     ],
 )
@@ -346,6 +360,11 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(), "ddof"),
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(ddof=1), "ddof"),
         (lambda table, axis: 100 * effect(table, axis), "percent"),
+        (lambda table, axis: table.var(axis=axis).mean() / table.var(), "total_effect"),
+        (
+            lambda table, axis: effect(table, axis) / sum(effect(table, other) for other in range(table.ndim)),
+            "of_main_effects",
+        ),
         (lambda table, axis: np.median(table, axis).var() / table.var(), "wrong_value"),
         (lambda table, axis: None, "no_number"),
         (lambda table, axis: means_of(table, axis) / table.var(), "no_number"),

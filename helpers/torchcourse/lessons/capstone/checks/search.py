@@ -175,5 +175,5 @@ def _refuse_same_draws(finished: list[FrozenTrial]) -> None:
                 raise Wrong(
                     "same_draws",
                     f"Trials {first} and {trial.number} have the same {name}, {trial.params[name]:.4g}, to the last "
-                    "digit. Is it set by hand, or does a sampler with a fixed seed begin from the start after the kill?",
+                    "digit. Is it set by hand, or does a sampler with a fixed seed begin from the start again?",
                 )

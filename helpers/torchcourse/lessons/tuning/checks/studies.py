@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -90,7 +91,13 @@ def _judge_rate(trial: FrozenTrial) -> None:
             "The trial's lr goes from -4 to 0: that is its exponent, and the study would note it as the rate. Let the "
             "trial suggest the rate itself, on a log scale.",
         )
-    if not isinstance(kind, FloatDistribution) or not kind.log:
+    if not isinstance(kind, FloatDistribution):
+        raise Wrong(
+            "few_values",
+            f"The trial's lr comes from a {type(kind).__name__}. Any rate from 1e-4 to 1 should be possible, evenly "
+            "on a log scale.",
+        )
+    if not kind.log:
         raise Wrong("not_log", "The learning rate is not drawn on a log scale: nine of ten draws would be above 0.1.")
     if (kind.low, kind.high) != (1e-4, 1.0):
         raise Wrong("range", f"The learning rate goes from {kind.low:g} to {kind.high:g}, not from 1e-4 to 1.")
@@ -204,8 +211,15 @@ def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> 
 @check
 def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) -> str:
     """Draw the first settings of several workers, and of a worker that comes back."""
+    before = _global_streams()
     if not isinstance(learner(0, 0, 0), optuna.samplers.BaseSampler):
         raise Wrong("wrong_type", "Return a sampler of Optuna, such as TPESampler(seed=…).")
+    if changed := [name for name, state in _global_streams().items() if state != before[name]]:
+        raise Wrong(
+            "global_stream",
+            f"Your function draws from `{changed[0]}`, or seeds it, and everything in the process shares that: what a "
+            "training draws there changes with it. Make a generator of your own.",
+        )
 
     def draw(*key: int) -> float:
         return optuna.create_study(sampler=learner(*key)).ask().suggest_float("lr", 0, 1)
@@ -230,7 +244,7 @@ def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) 
         if draw(*one) == draw(*other):
             raise Wrong(symptom, hint)
     draws: dict[float, tuple] = {}
-    for key in itertools.product((0, 1), range(4), range(12)):
+    for key in itertools.product((0, 1), (0, 1, 2, 3, 10), (*range(12), 100, 1000)):
         first = draws.setdefault(draw(*key), key)
         if first != key:
             same_draw = f"(seed, worker, count) = {first} and {key} draw the same."
@@ -245,6 +259,11 @@ def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) 
             "What goes into your seed? hash() of a text is different in each process.",
         )
     return f"{len(draws)} combinations of seed, worker and count draw {len(draws)} different settings, repeatably."
+
+
+def _global_streams() -> dict[str, str]:
+    """The state of the random numbers that a whole process shares, as text that can be compared."""
+    return {"random": repr(random.getstate()), "np.random": repr(np.random.get_state(legacy=False)["state"])}
 
 
 @check
@@ -315,7 +334,7 @@ def main_effect(learner: Callable[[np.ndarray, int], float]) -> str:
 
 
 def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
-    means = table.mean(axis=tuple(other for other in range(table.ndim) if other != axis))
+    means = _means(table, axis)
     if same(given, means.var() / table.var(), tolerance=1e-6):
         return
     known = {
@@ -333,7 +352,21 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
             AnyOf((means.var(ddof=1) / table.var(ddof=1), means.var(ddof=1) / table.var())),
             "You divide by n − 1, as for a sample. The table holds all values: divide by n.",
         ),
+        "of_main_effects": (
+            means.var() / sum(_means(table, other).var() for other in range(table.ndim)),
+            "You divide by the sum of all main effects. The variance of the table has more: what they do together.",
+        ),
+        "total_effect": (
+            table.var(axis=axis).mean() / table.var(),
+            "That is how much the values vary along the axis while the others are held: the total effect. Asked is the "
+            "variance of the means.",
+        ),
         "range": (np.ptp(means) / np.ptp(table), "Ranges grow with the number of values. Use variances."),
     }
     refuse_known(given, known, tolerance=1e-6)
     raise Wrong("wrong_value", f"For axis {axis} of a table of the shape {table.shape} the share is not {given:.4f}.")
+
+
+def _means(table: np.ndarray, axis: int) -> np.ndarray:
+    """The mean over all other axes, for each value along this one."""
+    return table.mean(axis=tuple(other for other in range(table.ndim) if other != axis))
