@@ -28,6 +28,7 @@ def keep_in(folder: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: the folder around it is missing: the drive is not mounted, perhaps.
+        NotADirectoryError: there is a file of that name.
         OSError: the folder cannot be written.
     """
     chosen = Path(os.path.abspath(Path(folder).expanduser()))
@@ -35,6 +36,8 @@ def keep_in(folder: str | Path) -> Path:
         raise FileNotFoundError(
             f"There is no folder {chosen.parent}, so nothing was kept. If it belongs to a drive, mount the drive first."
         )
+    if chosen.exists() and not chosen.is_dir():
+        raise NotADirectoryError(f"{chosen} is a file. Name a folder to keep the journal in.")
     chosen.mkdir(exist_ok=True)
     before = journal.move_to(chosen, merged)
     entries = len(journal.read())

@@ -150,6 +150,10 @@ def test_a_drive_that_is_not_mounted_is_named_and_nothing_moves(drive, tmp_path)
     assert len(str(error.value).splitlines()) == 1
     assert journal.path() == before
     assert not (tmp_path / "content").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        keep_in(tmp_path / "file")
+    assert journal.path() == before
 
 
 def test_entries_that_could_not_be_written_before_are_kept_too(drive, tmp_path, monkeypatch, capsys):

@@ -73,6 +73,8 @@ class _Pickler(cloudpickle.Pickler):
             )
         if isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
             raise TypeError("cloudpickle would send a file's text in its place")
+        if isinstance(obj, functools._lru_cache_wrapper) and obj.__module__ == "__main__":
+            return _cached, (obj.__wrapped__, obj.cache_parameters())  # cloudpickle sends its name alone
         if isinstance(obj, types.CodeType):
             # From 3.1.3 on, cloudpickle leaves the file name out. The traceback of a rank needs it to show the cell.
             build, arguments = self.dispatch_table[types.CodeType](obj)[:2]
@@ -102,6 +104,10 @@ def _cpu_copy(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.layout is torch.strided and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size():
         return tensor.clone()  # a view: pickle would send everything that it is a view of
     return tensor
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _same(obj: Any) -> Any:

@@ -1,5 +1,7 @@
 """Writing down what a function needs, so that it can stand in a script of its own; for `export.py`."""
 
+import __future__
+
 import ast
 import builtins
 import contextlib
@@ -70,6 +72,8 @@ class Source:
             self._imports.add(statement)
         elif isinstance(obj, types.FunctionType | type):
             self._copy(name, obj, around or {})
+        elif isinstance(obj, functools._lru_cache_wrapper):
+            self._copy(name, inspect.unwrap(obj), around or {})
         else:
             raise CannotWrite(
                 f"`{name}`, which {user} uses, is a live object of type {type(obj).__name__}, and a script "
@@ -259,9 +263,15 @@ def _lines_of(code: types.CodeType) -> list[str]:
         if magic.startswith("%%") and code.co_name in body:
             with contextlib.suppress(Exception):  # a cell of HTML, a magic that its program does not know
                 body = shell.transform_cell(body)
-                if _holds(compile(body, code.co_filename, "exec", dont_inherit=True), code):
+                futures = code.co_flags & _FUTURES  # a notebook's cells have those of the cells before
+                if _holds(compile(body, code.co_filename, "exec", futures, dont_inherit=True), code):
                     return body.splitlines(keepends=True)
     return []
+
+
+_FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 
 
 def _holds(outer: types.CodeType, code: types.CodeType) -> bool:

@@ -50,12 +50,16 @@ class Monitor:
         """Whether there is a folder to write to."""
         return self._writer is not None
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one value for each tag, such as "loss/train", at an optimizer step."""
+    def scalars(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
+        """Write one value for each tag, such as "loss/train", at an optimizer step.
+
+        Raises:
+            ValueError: for what is no single number; names its tag.
+        """
         if self._writer is None:
             return
         now = time.time()
-        self._waiting.append((now, step, values))
+        self._waiting.append((now, step, {tag: _number(tag, value) for tag, value in values.items()}))
         if now > self._due:
             self._hand_over(now)
 
@@ -83,24 +87,31 @@ class Monitor:
         self._write([value for summary in summaries for value in summary.value], step)
 
     def images(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
-        """Write pictures: float tensors [channels, height, width] from 0 to 1, or uint8 from 0 to 255."""
+        """Write pictures: float tensors [1 or 3, height, width] from 0 to 1, or uint8 from 0 to 255.
+
+        Raises:
+            ValueError: for other shapes.
+        """
         if self._writer is not None:
             for tag, image in values.items():
+                if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape:
+                    raise ValueError(
+                        f"{tag} has the shape {list(image.shape)}, and a picture is [1, height, width] in gray or "
+                        "[3, height, width] in colors."
+                    )
                 self._writer.add_image(tag, image, step)
 
-    def texts(self, step: int, values: Mapping[str, str]) -> None:
+    def texts(self, step: int, values: Mapping[str, object]) -> None:
         """Write words, in Markdown."""
         if self._writer is not None:
             for tag, text in values.items():
-                self._writer.add_text(tag, text, step)
+                self._writer.add_text(tag, str(text).encode(errors="replace").decode(), step)
 
-    def hyperparameters(
-        self, values: Mapping[str, bool | str | float], results: Mapping[str, float], step: int = 0
-    ) -> None:
+    def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float], step: int = 0) -> None:
         """Write what the run was made with and what came out: a row in TensorBoard's table of runs (HPARAMS).
 
         Args:
-            values: such as {"lr": 0.1, "optimizer": "SGD"}.
+            values: such as {"lr": 0.1, "optimizer": "SGD"}; what is no number and no text is written as text.
             results: such as {"accuracy/val": 0.97}; also written as scalars, since the table reads them there.
             step: of these scalars.
         """
@@ -109,7 +120,10 @@ class Monitor:
         from torch.utils.tensorboard.summary import hparams
 
         # Not SummaryWriter.add_hparams, which makes a second run in a folder of its own.
-        for summary in hparams(dict(values), dict(results)):
+        plain = {
+            tag: value if isinstance(value, bool | int | float | str) else str(value) for tag, value in values.items()
+        }
+        for summary in hparams(plain, {tag: _number(tag, value) for tag, value in results.items()}):
             self._writer.file_writer.add_summary(summary)
         self.scalars(step, results)
 
@@ -140,3 +154,12 @@ class Monitor:
 
 
 _INTERVAL = 1.0  # seconds
+
+
+def _number(tag: str, value: Any) -> float:
+    try:
+        if not isinstance(value, str | bytes):
+            return float(value.detach() if isinstance(value, torch.Tensor) else value)
+        raise TypeError("text")
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"The value of {tag!r} is no single number, but {value!r:.60}.") from error

@@ -80,6 +80,10 @@ def test_a_cells_function_runs_under_torchrun_as_in_the_notebook(tmp_path: Path,
             def helper(x: torch.Tensor, depth=2) -> torch.Tensor:
                 return x * STEPS if depth == 0 else helper(x, depth - 1)
 
+            @functools.cache
+            def tripled(number):
+                return 3 * number
+
             def make(factor):
                 def train(scale, name="x"):
                     dist_rank = dist.get_rank()
@@ -90,7 +94,7 @@ def test_a_cells_function_runs_under_torchrun_as_in_the_notebook(tmp_path: Path,
                     sizes = [F.relu(out).shape[0] for _ in range(2)]
                     with open("/dev/null") as file:
                         file.read()
-                    return tools.third(total).tolist(), sizes, NAMES, name, Config().rate
+                    return tools.third(tripled(1) * total / 3).tolist(), sizes, NAMES, name, Config().rate
                 return train
         """)
         cell("train = make(10)", notebook)

@@ -207,6 +207,7 @@ def test_an_error_shows_the_rank_and_the_line_of_the_cell_only(kernel: Kernel) -
 
 def test_a_function_of_a_timed_cell_is_written_into_a_script(kernel: Kernel, tmp_path: Path) -> None:
     """`%%time` compiles its cell under a name of its own, whose text nobody keeps."""
+    kernel.run("from __future__ import annotations")  # which holds for all later cells
     kernel.run("%%time\ndef timed(): return 'before'")
     kernel.run("%%time\n%env A=1\nif True:\n    def timed():\n        return 'after'")
     cell = kernel.run(
@@ -216,6 +217,12 @@ def test_a_function_of_a_timed_cell_is_written_into_a_script(kernel: Kernel, tmp
     )
     assert "\ndef timed():\n    return 'after'\n" in cell.text, cell
     assert "before" not in cell.text
+
+
+def test_a_function_that_keeps_its_results_reaches_the_ranks(kernel: Kernel) -> None:
+    kernel.run("import functools\n@functools.lru_cache(maxsize=7)\ndef kept(n): return n + 1")
+    cell = kernel.run("def calls(): return kept(1), kept(1), kept.cache_info()[:3]\nprint(run_ranks(calls)[1])")
+    assert cell.text.strip() == "(2, 2, (1, 1, 7))", cell
 
 
 def test_prints_arrive_while_the_ranks_run(kernel: Kernel) -> None:

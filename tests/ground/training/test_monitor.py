@@ -1,8 +1,9 @@
 """What is written for TensorBoard can be read back as plain lists."""
 
 import pytest
+import torch
 
-from torchcourse.training.events import read_scalars
+from torchcourse.training.events import read_run, read_scalars
 from torchcourse.training.monitor import Monitor
 
 
@@ -55,3 +56,27 @@ def test_folders_that_cannot_be_read_or_written_get_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"TensorBoard cannot write to .*Choose a different log_dir"):
         Monitor(tmp_path / "file")
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), "1", None, 1j, 10**400, {"a": 1}])
+def test_what_is_no_number_is_refused_with_its_tag(tmp_path, value):
+    with Monitor(tmp_path) as board:
+        with pytest.raises(ValueError, match="The value of 'loss/train' is no single number"):
+            board.scalars(1, {"loss/train": value})
+        board.scalars(2, {"loss/train": torch.tensor(0.5, requires_grad=True)})
+    assert read_scalars(tmp_path)["loss/train"] == ([2], [0.5])
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 4), (2, 4, 4), (4, 4, 3), (3, 0, 4)])
+def test_what_is_no_picture_is_refused_with_its_tag(tmp_path, shape):
+    with Monitor(tmp_path) as board, pytest.raises(ValueError, match="strip has the shape"):
+        board.images(1, {"strip": torch.zeros(shape)})
+
+
+def test_settings_that_are_no_numbers_are_written_as_text(tmp_path):
+    with Monitor(tmp_path) as board:
+        board.hyperparameters({"lr": 0.1, "layers": [64, 64], "kind": torch.nn.ReLU}, {"accuracy": 0.5})
+        board.texts(1, {"odd": "\ud800", "number": 3})
+    run = read_run(tmp_path)
+    assert run.hyperparameters == {"lr": 0.1, "layers": "[64, 64]", "kind": str(torch.nn.ReLU)}
+    assert run.texts == {"odd": [(1, "?")], "number": [(1, "3")]}
