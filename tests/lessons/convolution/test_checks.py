@@ -198,6 +198,14 @@ def with_a_wide_tolerance(model, x):
     return tries(model, x, lambda out, shifted, places: torch.allclose(shifted, out.roll(places, 3), atol=1e-2))
 
 
+def in_training_mode(model, x):
+    return tries(model.train(), x)
+
+
+def of_one_channel(model, x):
+    return tries(lambda picture: model(picture)[:, :1], x)
+
+
 def in_the_given_tensor(model, x):
     found = tries(model, x)
     x.copy_(x.roll(found, 3))
@@ -215,6 +223,9 @@ def in_the_given_tensor(model, x):
         (in_the_given_tensor, "inputs_changed"),
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).mean() < 9), "always_one"),
         (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),
+        (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).max() < 1e-5), "signed"),
+        (in_training_mode, "mode_left_changed"),
+        (of_one_channel, "one_channel"),
         (lambda model, x: tries(model, x) > 0, "wrong_type"),
         (lambda model, x: 1e-7, "wrong_type"),
         (lambda model, x: 1, "always_one"),

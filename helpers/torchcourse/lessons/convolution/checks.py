@@ -292,16 +292,33 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
         "a convolution with zero padding": (nn.Conv2d(1, 2, 3, padding=1), _WIDTH),
         "the mean of the whole picture": (nn.AdaptiveAvgPool2d(1), _WIDTH),
         "small numbers, with zero padding": (_small(nn.Conv2d(1, 2, 3, padding=1)), _WIDTH),
+        "two channels": (_Of(lambda x: torch.cat([x, F.avg_pool2d(x, (1, 2)).repeat_interleave(2, dim=3)], dim=1)), 2),
+        "weights that are the picture": (_Of(lambda y: (x * y).mean().expand_as(y)), _WIDTH),
     }
     for name, (model, right) in models.items():
         given = x.clone()
-        found = learner(model, given)
+        found = learner(model.eval(), given)
         _must_be_as_before((given,), (x,), "the pictures")
+        if model.training:
+            raise Wrong(
+                "mode_left_changed", "The model came in evaluation mode, and it is in training mode afterwards."
+            )
         _judge_shift(found, right, f"{name}: ")
     return f"{len(models)} models: the smallest shift that each follows, whatever its strides and sizes say."
 
 
 _WIDTH = 24
+
+
+class _Of(nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
 
 
 def _small(layer: nn.Conv2d) -> nn.Conv2d:
@@ -347,6 +364,14 @@ def _judge_shift(given: Any, right: int, where: str) -> None:
             "no_whole_place",
             f"{where}the output has one place, so a shift by {given} pixels would move it by {given}/{_WIDTH} of a "
             "place. That is no whole number.",
+        )
+    if "channels" in where and shift == 1:
+        raise Wrong(
+            "one_channel", f"{where}the first follows a shift by 1, and the second does not. All outputs count."
+        )
+    if "weights" in where:
+        raise Wrong(
+            "signed", f"{where}after a shift by {given} all outputs are smaller. A difference below 0 is one as well."
         )
     if "small" in where:
         raise Wrong(
