@@ -66,6 +66,13 @@ def test_moody_score_refuses(changes, symptom):
     refused(repair("moody_score", *broken("moody_score", *changes)), symptom)
 
 
+def test_moody_score_names_the_layers_that_are_awake():
+    seed = LOOP, "    torch.manual_seed(0)\n    was = model.training\n    model[2].eval()\n" + LOOP
+    checked = repair("moody_score", *broken("moody_score", seed, (RESULT, "    model.train(was)\n" + RESULT)))
+    refused(checked, "seeded")
+    assert checked.message.endswith("that of another model: some of its units are switched off.")
+
+
 # hungry_validation
 
 FOR = "    for images, labels in loader:\n        loss = F.cross_entropy(model(images), labels, reduction"

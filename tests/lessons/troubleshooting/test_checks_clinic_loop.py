@@ -190,3 +190,21 @@ def test_big_batch_diverges_accepts(changes):
 )
 def test_big_batch_diverges_refuses(changes, symptom):
     refused(repair("big_batch_diverges", *broken("big_batch_diverges", *changes)), symptom)
+
+
+def test_a_learning_rate_is_told_only_what_is_true_of_it():
+    halved = "model.train()\n    optimizer.param_groups[0]['lr'] /= 10\n"
+    healed = repair(
+        "learns_then_forgets", *broken("learns_then_forgets", (BACKWARD, ZERO + BACKWARD), ("model.train()\n", halved))
+    )
+    refused(healed, "learning_rate")
+    assert "direction" not in healed.message
+    by_ten = repair(
+        "big_batch_diverges", *broken("big_batch_diverges", (BACKWARD, DIVIDED[0]), ("model.train()\n", halved))
+    )
+    refused(by_ten, "learning_rate")
+    assert by_ten.message.endswith("is 0.01 instead of 0.1. It is the caller's, and it was not at fault.")
+    by_count = repair(
+        "big_batch_diverges", *broken("big_batch_diverges", ("model.train()\n", halved.replace("10", "accumulate")))
+    )
+    assert "For plain SGD that comes to the same" in by_count.message

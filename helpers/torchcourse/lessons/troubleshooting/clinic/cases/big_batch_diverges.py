@@ -142,11 +142,7 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
         )
     for turn, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
-            raise Wrong(
-                "learning_rate",
-                f"The learning rate at step {turn} is {step.rates[0]:g} instead of {rate:g}. For plain SGD that "
-                "comes to the same; for Adam, weight decay or clipping it does not. The gradient is what is wrong.",
-            )
+            _refuse_rate(turn, step, should, accumulate, rate)
         if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
             continue
         ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
@@ -166,6 +162,18 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
             f"With {accumulate} batches per step, step {turn} does not go along the mean gradient of its batches: "
             "some are missing in it, or do not count equally.",
         )
+
+
+def _refuse_rate(turn: int, step: Step, should: Step, accumulate: int, rate: float) -> None:
+    given = f"The learning rate at step {turn} is {step.rates[0]:g} instead of {rate:g}."
+    ratio = (step.gradient.norm() / should.gradient.norm()).item()
+    if abs(step.rates[0] * ratio / rate - 1) < 1e-3:
+        raise Wrong(
+            "learning_rate",
+            f"{given} For plain SGD that comes to the same; for Adam, weight decay or clipping it does not. The "
+            "gradient is what is wrong.",
+        )
+    raise Wrong("learning_rate", f"{given} It is the caller's, and it was not at fault.")
 
 
 CASE = Case(

@@ -99,8 +99,8 @@ def _judge_rates(given: dict[str, float], rate: float) -> None:
         if abs(found - wanted) > 1e-9:
             raise Wrong(
                 "learning_rate",
-                f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. A higher rate elsewhere "
-                "does not replace a layer that does not learn.",
+                f"Asked for the rate {rate:g}, {name} gets {found:g} instead of {wanted:g}. The docstring says who "
+                "learns at which.",
             )
 
 

@@ -15,6 +15,9 @@ from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 
+AWAKE = {"Dropout": "some of its units are switched off", "BatchNorm1d": "the test batch sets its statistics"}
+"""What a kind of layer does in training mode."""
+
 
 def evidence(program: Program) -> dict[str, float]:
     model, test_set = program.quietly(epochs=2)
@@ -56,7 +59,7 @@ def judge(program: Program, seed: int) -> str:
         raise Wrong(
             "seeded",
             "Two evaluations agree, because they draw the same random numbers. The score is still that of another "
-            "model: some of its units are switched off, and the test batch sets its statistics.",
+            f"model: {' and '.join(AWAKE[kind] for kind in sorted(awake, reverse=True))}.",
         )
     _judge_model(model, look, state)
     if awake:
