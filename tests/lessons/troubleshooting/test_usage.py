@@ -363,3 +363,18 @@ def test_one_task_after_another_may_start_with_a_high_loss() -> None:
             F.cross_entropy(model(x[rows]), y[rows]).backward()
             optimizer.step()
     assert "diverges" not in [alarm.name for alarm in probe.alarms()]
+
+
+def test_sparse_gradients_and_copies_are_no_obstacle() -> None:
+    words, head = nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 4)
+    model = nn.Sequential(words, head)
+    sparse, plain = torch.optim.SparseAdam(words.parameters()), torch.optim.SGD(head.parameters(), lr=0.1)
+    buffer = torch.eye(4).to_sparse()
+    with SanityProbe(model, plain) as probe:
+        for _ in range(4):
+            model.zero_grad()
+            F.cross_entropy(model(torch.randint(20, (16, 3))), torch.randint(4, (16,))).backward()
+            plain.step()
+            sparse.step()
+            buffer.copy_(buffer)
+    assert [alarm.name for alarm in probe.alarms()] == []

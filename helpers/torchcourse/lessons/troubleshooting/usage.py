@@ -83,7 +83,7 @@ class Usage:
         if name in _WRITES and len(args) > 1 and self._same_weight(first, args[1]):
             self.onto_itself.add(self._steps())
         if name in _CUTS and isinstance(first, torch.Tensor) and id(first) in self._ids:
-            cut = isinstance(out, torch.Tensor) and not out.requires_grad and out.data_ptr() == first.data_ptr()
+            cut = isinstance(out, torch.Tensor) and not out.requires_grad and _share_memory(out, first)
             if cut and torch.is_grad_enabled() and self._inside():
                 self.detached[id(first)] = _CUTS[name]
         if self._derived and any(self._is_derived(tensor) for tensor in _tensors(args)):
@@ -102,18 +102,26 @@ class Usage:
         return kept is not None and kept() is tensor
 
     def _same_weight(self, one: Any, other: Any) -> bool:
-        both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.numel() > 0
-        if not both or one.shape != other.shape or one.stride() != other.stride():
+        for tensor in (one, other):
+            if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_nested:
+                return False
+        if one.shape != other.shape or one.stride() != other.stride():
             return False
-        if one.data_ptr() != other.data_ptr():
-            return False
-        return one.data_ptr() in {parameter.data_ptr() for parameter in self._model.parameters()}
+        return _share_memory(one, other) and any(_share_memory(one, own) for own in self._model.parameters())
 
     def _on_parameter(self, module: nn.Module, _name: str, parameter: Any) -> None:
         if not self._inside() or not torch.is_grad_enabled() or parameter is None or not parameter.requires_grad:
             return
         if "Norm" not in type(module).__name__ and all(module is not own for own in self._model.modules()):
             self.made.setdefault(type(module).__name__, set()).add(self._steps())
+
+
+def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors begin at the same place of memory; sparse ones and those without numbers do not say."""
+    try:
+        return one.data_ptr() == other.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 def _tensors(parts: Any) -> Iterator[torch.Tensor]:
