@@ -362,7 +362,7 @@ outcome(
 # The planner adds up the parts of a step, for the slowest rank of the pipeline:
 #
 # * **compute**: the FLOP, at the rate that large matrix products reach, and the traffic of activations to memory; **recomputation**
-# * **tensor**: two all-reduces per layer and pass; **transfer**, from stage to stage; **data**, the part of averaging gradients that no computing hides
+# * **tensor**: two all-reduces per layer and pass; **transfer**, from stage to stage; **data**, the part of averaging gradients that no computing hides, and by how much it slows computing down
 # * **bubble** (버블), the waiting; **update**, the optimizer
 #
 # A **node** (노드) is one machine, here with 8 GPUs.
@@ -478,7 +478,7 @@ checked
 # %% [markdown]
 # ## 4 · Is the planner right?
 #
-# `planner.published` holds runs of nine groups, each with its address. Five constants of the planner are set on
+# `planner.published` holds runs of nine groups, each with its address. Six constants of the planner are set on
 # three sources: Aleph Alpha's sweep of LLaMA, and MosaicML's tables on A100 and H100. The planner is judged on all *others*. A source is on one side as
 # a whole: its rows resemble each other.
 
@@ -494,7 +494,7 @@ print(speed_table(judged))
 # knows their order, 0 if it guesses.
 #
 # On the V100, a GPU on which nothing was set, the planner is 6% to 13% off. But where rows are alike (`megatron-2021-weak`, `megatron-2022`, `bigscience`,
-# `internlm-full`, `torchtitan-a100`), **the best constant is as good as the planner, or better**.
+# `internlm-full`), **the best constant is better than the planner**.
 #
 # Which of two layouts is faster? Take all such pairs, from the sources that set nothing:
 

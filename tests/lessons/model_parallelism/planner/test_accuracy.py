@@ -118,22 +118,22 @@ def test_one_source_at_a_time(judgements: list[Judgement]) -> None:
     errors = {key: mean_error(of_source(judgements, key)) for key in {each.run.key for each in judgements}}
     assert {key: round(100 * error) for key, error in errors.items()} == {
         "megatron-2021-weak": 11,
-        "megatron-2021-strong": 17,
+        "megatron-2021-strong": 10,
         "megatron-2022": 12,
-        "megatron-2022-data": 3,
-        "llama-3": 2,
-        "torchtitan-a100": 6,
-        "ibm-fsdp": 10,
-        "bigscience": 9,
+        "megatron-2022-data": 1,
+        "llama-3": 1,
+        "torchtitan-a100": 3,
+        "ibm-fsdp": 4,
+        "bigscience": 10,
         "bigscience-v100": 6,
         "dlperf-megatron": 13,
-        "dlperf-oneflow": 13,
-        "internlm": 11,
-        "internlm-full": 12,
-        "megatron-core": 4,
+        "dlperf-oneflow": 10,
+        "internlm": 8,
+        "internlm-full": 8,
+        "megatron-core": 5,
         "aleph-alpha": 8,
-        "mpt-a100": 7,
-        "mpt-h100": 6,
+        "mpt-a100": 6,
+        "mpt-h100": 5,
     }
 
 
@@ -141,6 +141,7 @@ BETTER = {
     "megatron-2021-strong",
     "llama-3",
     "bigscience-v100",
+    "torchtitan-a100",
     "ibm-fsdp",
     "dlperf-oneflow",
     "dlperf-megatron",
@@ -166,7 +167,7 @@ def test_layouts_that_are_not_level_are_in_the_right_order(judged: list[Judgemen
     """In the nearest percent, as the lesson and `LEVEL` say it."""
     rows = order_by_gap(judged)
     assert [(row.least, row.most) for row in rows] == [(0, LEVEL / 2), (LEVEL / 2, LEVEL), (LEVEL, math.inf)]
-    assert [round(100 * row.right / row.pairs) for row in rows] == [66, 87, 96]
+    assert [round(100 * row.right / row.pairs) for row in rows] == [67, 88, 96]
     assert all(row.pairs > 200 for row in rows)
 
 
@@ -212,11 +213,11 @@ def test_groups_that_share_out_the_states_are_known(judged: list[Judgement]) -> 
 
 
 def test_messages_beside_products_are_known(judged: list[Judgement]) -> None:
-    """Megatron-Core's tensor groups of 8 reach what the table says only because their messages overlap."""
-    [run] = [each.run for each in of_source(judged, "megatron-core") if "32B" in each.run.name]
-    without = judge([replace(run, layout=replace(run.layout, tensor_overlap=False))])
-    assert mean_error(judge([run])) < 0.06
-    assert mean_error(without) > 0.15
+    """Megatron-Core's tensor groups reach what the table says only because their messages overlap."""
+    runs = [each.run for each in of_source(judged, "megatron-core")]
+    without = judge([replace(run, layout=replace(run.layout, tensor_overlap=False)) for run in runs])
+    assert mean_error(judge(runs)) < 0.06
+    assert mean_error(without) > 0.12
 
 
 def test_hardware_and_model_flop_are_kept_apart(judgements: list[Judgement]) -> None:

@@ -107,7 +107,10 @@ def test_a_tensor_group_across_nodes_is_slower() -> None:
 def test_data_parallel_communication_hides_behind_the_backward_pass() -> None:
     open_, hidden = on(16, data=16, overlap=False).seconds, on(16, data=16, overlap=True).seconds
     assert open_.data > 0
-    assert hidden.data == pytest.approx(open_.data / SMALL.layers)  # the last layer has nothing to hide behind
+    # The last layer has nothing to hide behind. What hides makes computing longer.
+    assert hidden.data == pytest.approx(open_.data * (1 / SMALL.layers + SIXTEEN.efficiency.contention))
+    alone = replace(SIXTEEN, efficiency=replace(SIXTEEN.efficiency, contention=0.0))
+    assert plan(SMALL, alone, Layout(64, data=16)).seconds.data == pytest.approx(open_.data / SMALL.layers)
     gradients = 2 * SMALL.parameters
     bandwidth = min(8 * 25e9 * SIXTEEN.efficiency.network, 300e9 * SIXTEEN.efficiency.link)
     assert open_.data == pytest.approx(ring_seconds(gradients, 16, SIXTEEN.network_latency, 1 / bandwidth))
@@ -131,8 +134,9 @@ def test_stage_1_gathers_after_the_update() -> None:
     """The gradients hide, the parameters do not: half of what the whole ring sends, unless the next pass hides it."""
     ddp = on(16, data=16, overlap=False).seconds.data
     one = on(16, data=16, stage=1).seconds.data
-    assert one == pytest.approx(ddp / 2 + ddp / 2 / SMALL.layers)
-    assert on(16, data=16, stage=1, gather_overlap=True).seconds.data == pytest.approx(ddp / 2 / SMALL.layers)
+    hidden = ddp / 2 * (1 / SMALL.layers + SIXTEEN.efficiency.contention)
+    assert one == pytest.approx(ddp / 2 + hidden)
+    assert on(16, data=16, stage=1, gather_overlap=True).seconds.data == pytest.approx(hidden)
 
 
 def test_broadcasts_go_round_the_ring_one_after_the_other() -> None:

@@ -31,16 +31,20 @@ class Constants:
     matmul_h100: float = H100_EFFICIENCY.matmul
     between_traffic: float = A100_EFFICIENCY.between_traffic
     pass_overhead: float = A100_EFFICIENCY.pass_overhead
+    contention: float = A100_EFFICIENCY.contention
 
     def put_into(self, efficiency: Efficiency, h100: bool) -> Efficiency:
-        matmul = self.matmul_h100 if h100 else self.matmul_a100
         return replace(
-            efficiency, matmul=matmul, between_traffic=self.between_traffic, pass_overhead=self.pass_overhead
+            efficiency,
+            matmul=self.matmul_h100 if h100 else self.matmul_a100,
+            between_traffic=self.between_traffic,
+            pass_overhead=self.pass_overhead,
+            contention=self.contention,
         )
 
 
 NAMES = tuple(vars(Constants()))
-STARTS = tuple(Constants(matmul, 0.8 * matmul, traffic, 0.5e-3) for matmul in (0.7, 0.8) for traffic in (3.0, 9.0))
+STARTS = tuple(Constants(matmul, 0.8 * matmul, traffic, 0.5e-3, 0.2) for matmul in (0.7, 0.8) for traffic in (3.0, 9.0))
 """Where `set_on` starts. No source has a part in them."""
 
 

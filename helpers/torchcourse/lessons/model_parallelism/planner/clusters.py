@@ -27,6 +27,8 @@ class Efficiency:
         network: share of the bandwidth between nodes that collectives and messages reach.
         between_traffic: as `traffic`, of what is kept between these parts: norms, sums, dropout.
         pass_overhead: seconds that one pass through one layer takes however small the layer is: starting its kernels.
+        contention: by how much computing gets longer beside messages of data parallelism, as a share of the time that
+            they hide behind it: they take cores and memory bandwidth.
         step_overhead: seconds of a step that no size changes: the loader, the optimizer's kernels, the log.
     """
 
@@ -37,27 +39,29 @@ class Efficiency:
     between_traffic: float = 0.0
     pass_overhead: float = 0.0
     step_overhead: float = 0.0
+    contention: float = 0.0
 
     def __post_init__(self) -> None:
         check_share("the efficiency", matmul=self.matmul, link=self.link, network=self.network)
-        rest = ("traffic", "between_traffic", "pass_overhead", "step_overhead")
+        rest = ("traffic", "between_traffic", "pass_overhead", "step_overhead", "contention")
         check_not_negative("the efficiency", **{name: getattr(self, name) for name in rest})
 
 
 A100_EFFICIENCY = Efficiency(
-    matmul=0.82,
+    matmul=0.84,
     traffic=1.0,
     link=0.78,
     network=0.91,
-    between_traffic=11.5,
-    pass_overhead=0.63e-3,
+    between_traffic=12.1,
+    pass_overhead=0.61e-3,
     step_overhead=0.01,
+    contention=0.32,
 )
-"""`matmul`, `between_traffic` and the two overheads are set on the sources in `published.SETTING`; `traffic` is taken
-as 1. `link` and `network` are bus bandwidths measured with nccl-tests: about 235 of 300 GB/s between 8 A100
-(https://github.com/NVIDIA/nccl/issues/583) and 91 of 100 GB/s over four network cards
+"""`matmul`, `between_traffic`, `contention` and the two overheads are set on the sources in `published.SETTING`;
+`traffic` is taken as 1. `link` and `network` are bus bandwidths measured with nccl-tests: about 235 of 300 GB/s between
+8 A100 (https://github.com/NVIDIA/nccl/issues/583) and 91 of 100 GB/s over four network cards
 (https://github.com/NVIDIA/nccl-tests/issues/100)."""
-H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.68, link=0.82)
+H100_EFFICIENCY = replace(A100_EFFICIENCY, matmul=0.72, link=0.82)
 """`link`: 370 of 450 GB/s (https://github.com/NVIDIA/nccl-tests/issues/212). The rest, but `matmul`, is taken over."""
 
 

@@ -32,7 +32,8 @@ class Seconds:
         context: gathering of keys and values over context-parallel ranks.
         bubble: waiting for the pipeline to fill and to drain.
         transfer: activations sent from stage to stage.
-        data: gradients and sharded parameters over data-parallel ranks, as far as nothing hides it.
+        data: gradients and sharded parameters over data-parallel ranks, as far as nothing hides it, and by how much the
+            hidden part makes computing longer.
         update: the optimizer's step.
     """
 
@@ -210,7 +211,9 @@ def _transfer_seconds(model: Model, cluster: Cluster, layout: Layout) -> float:
 
 
 def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float) -> float:
-    """Return the seconds of data-parallel communication that `window` seconds of a backward pass do not hide.
+    """Return the seconds that data-parallel communication adds to a step.
+
+    That is what `window` seconds of a backward pass do not hide, and by how much what they hide makes computing longer.
 
     DDP and ZeRO stage 1 send 2Ψ numbers per step. Stages 2 and 3 send Ψ gradients for each micro-batch; stage 2 gathers
     Ψ parameters once, stage 3 twice for each micro-batch (Rajbhandari et al. 2020, section 7,
@@ -239,7 +242,8 @@ def _data_seconds(model: Model, cluster: Cluster, layout: Layout, window: float)
     }[layout.stage]
     # What belongs to one layer is left over at an end of the pass, where there is nothing more to compute beside it.
     exposed = sent / layers_per_stage(model, layout)[0]
-    left = max(exposed, sent - hidden) if layout.overlap else sent
+    slower = cluster.efficiency.contention * min(sent, hidden)
+    left = max(exposed, sent - hidden) + slower if layout.overlap else sent
     return left + (max(0.0, alone - window / 2) if layout.gather_overlap else alone)
 
 
