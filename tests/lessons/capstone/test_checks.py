@@ -567,6 +567,20 @@ def with_fixed_plots(measured, page):
     page.write_text(text)
 
 
+def swapped_readers(measured, page):
+    right.write_report(measured, page)
+    old, new = 100 * np.mean(measured.present), 100 * np.mean(measured.tuned)
+    said = f"The present reader reads {old:.2f}%, the new one {new:.2f}%."
+    page.write_text(page.read_text().replace(said, f"Present reader: {new:.1f}%. Tuned reader: {old:.1f}%."))
+
+
+def swapped_counts(measured, page):
+    right.write_report(measured, page)
+    seeds, cards = len(measured.tuned), len(measured.present)
+    text = page.read_text().replace(f"{seeds} seeds", "A seeds").replace(f"{cards} cards", f"{seeds} cards")
+    page.write_text(text.replace("A seeds", f"{cards} seeds"))
+
+
 def edited(old, new):
     def write(measured, page):
         right.write_report(measured, page)
@@ -586,6 +600,8 @@ def edited(old, new):
         (edited("Cost: ", "Cost: 1"), "number_missing"),
         (lambda measured, page: None, "no_page"),
         (in_latin_1, "not_utf8"),
+        (swapped_readers, "readers_swapped"),
+        (swapped_counts, "counts_swapped"),
         (emptied, "inputs_changed"),
         (with_fixed_plots, "same_for_all"),
         (edited("<html>", '<html><body style="background: url(logo.png)">'), "not_alone"),

@@ -250,6 +250,18 @@ def _judge_text(page: _Page, measured: Measured) -> None:
                 f"The page lacks {what}: {value:.4g} with the numbers of this check. Does your page compute each "
                 "number from `measured`?",
             )
+    _refuse_swapped(_plain(" ".join(page.words)), wanted)
+
+
+def _refuse_swapped(text: str, wanted: dict[str, float]) -> None:
+    """Refuse pages that say it the wrong way round, twice, and so by no chance of wording."""
+    present, tuned, seeds, cards = list(wanted.values())[:4]
+    named = [re.search(rf"{reader} reader[^\d]{{0,25}}({_NUMBER})", text, re.I) for reader in ("present", "tuned")]
+    said = [float(found[1]) for found in named if found]
+    if len(said) == 2 and _has(said[:1], tuned) and _has(said[1:], present):
+        raise Wrong("readers_swapped", "The page gives each of the two readers the accuracy of the other one.")
+    if re.search(rf"\b{cards} seeds", text) and re.search(rf"\b{seeds} cards", text):
+        raise Wrong("counts_swapped", f"The page says {cards} seeds and {seeds} cards: it is the other way round.")
 
 
 def states(text: str, low: float, high: float) -> bool:
