@@ -188,6 +188,9 @@ def test_a_failing_program_shows_its_last_line():
     failing = broken("learns_then_forgets", ("        loss.backward()", "        loss.backwards()"))
     log = clinic.Program("learns_then_forgets", *failing).log()
     assert "AttributeError: 'Tensor' object has no attribute 'backwards'" in log
+    assert re.search(r"in main\n    loss = train_epoch.*\n  Line \d+ of <repair .*>: loss.backwards\(\)\nAttr", log)
+    ending = parts("learns_then_forgets", "def train_epoch(*_):\n    raise SystemExit(3)\n")
+    assert clinic.Program("learns_then_forgets", *ending).log().endswith(": raise SystemExit(3)\nSystemExit: 3")
     with pytest.raises(ValueError, match="batch_size") as caught:
         clinic.Program("learns_then_forgets").make_loader(10, "two", 0)
     text = clinic.Program("learns_then_forgets").failure(caught.value)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import one_thread
 from torchcourse.ranks.run import RankError
 
@@ -74,7 +75,7 @@ class Program:
         with self.lend_names(), one_thread(), contextlib.redirect_stdout(printed):
             try:
                 self.main(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a program that ends itself would end the notebook's cell
                 print(self.failure(error))
         return printed.getvalue().rstrip()
 
@@ -84,14 +85,18 @@ class Program:
             return self.main(**arguments)
 
     def failure(self, error: BaseException) -> str:
-        """Return an error as a user sees it: the message, and the last line of the program or the rank that failed."""
+        """Return an error as a user sees it: the message, and the last line of the program or the rank that failed.
+
+        Where a repaired part failed, its line too, as a check names it.
+        """
+        own = still_at(error).strip()
         if isinstance(error, RankError):
-            return f"rank {error.rank} ended with {error.kind}: {error.message}"
+            return "\n".join([f"rank {error.rank} ended with {error.kind}: {error.message}", *([own] if own else [])])
         lines = ["Traceback (most recent call last):"]
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(self.path)]
         for frame in frames[-1:]:
             lines += [f'  File "program.py", line {frame.lineno}, in {frame.name}', f"    {frame.line}"]
-        return "\n".join([*lines, f"{type(error).__name__}: {error}"])
+        return "\n".join([*lines, *([f"  {own}"] if own else []), f"{type(error).__name__}: {error}"])
 
     @property
     def is_untouched(self) -> bool:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from torchcourse.checks.errors import still_at
 from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.program import Program, lines_of_program
 from torchcourse.ranks.run import RankError, run_ranks
@@ -46,7 +47,8 @@ def log_separately(program: Program, **arguments: Any) -> str:
             call_separately(functools.partial(program.main, **arguments), timeout=3 * time_limit())
         except RankError as error:
             where = [f'  File "program.py", {place}\n    {code}' for place, code in lines_of_program(error)[-1:]]
-            print("Traceback (most recent call last):", *where, f"{error.kind}: {error.message}", sep="\n")
+            own = [f"  {line}" for line in still_at(error).strip().splitlines()]
+            print("Traceback (most recent call last):", *where, *own, f"{error.kind}: {error.message}", sep="\n")
     return printed.getvalue().replace("[rank 0] ", "").rstrip()
 
 

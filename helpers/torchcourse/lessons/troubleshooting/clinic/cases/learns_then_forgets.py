@@ -80,8 +80,8 @@ def _compare(turn: int, step: Step, expected: Step, rate: float, earlier: list[t
     if any(abs(given - rate) > 1e-12 for given in step.rates):
         raise Wrong(
             "learning_rate",
-            f"Step {turn} uses the learning rate {step.rates[0]:g} instead of {rate:g}. It is the caller's, and was not "
-            "at fault: with a smaller one the curve looks better, whatever the cause is.",
+            f"Step {turn} uses the learning rate {step.rates[0]:g} instead of {rate:g}. It is the caller's, and "
+            "was not at fault: with a smaller one the curve looks better, whatever the cause is.",
         )
     if step.gradient.numel() == 0 or not step.gradient.any():
         raise Wrong(
