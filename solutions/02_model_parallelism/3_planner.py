@@ -506,7 +506,7 @@ print(order_table(kept_back))
 # **The planner tells good layouts from bad ones. It does not tell the best from the second best.** Over 10% apart, nearly every pair is in order. So from here
 # on, layouts within 10% count as level: try them.
 #
-# A harder test sets the constants on all sources but one, and judges on that one: the planner is off by 5 to 16% (`make bench ARGS=planner_left_out`).
+# A harder test sets the constants on all sources but one, and judges on that one: the planner is off by 3 to 15% (`make bench ARGS=planner_left_out`).
 # **Rounded up: expect 10 to 20% on a cluster that nobody has measured.**
 #
 # And the memory? `Bytes` counts tensors. It adds what the framework takes, and the gaps that the allocator leaves. These two are set
