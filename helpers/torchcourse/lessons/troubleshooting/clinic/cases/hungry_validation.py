@@ -11,8 +11,8 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.tracking import MemoryTracker
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder

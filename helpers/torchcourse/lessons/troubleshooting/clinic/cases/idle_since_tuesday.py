@@ -11,9 +11,9 @@ from torchcourse import figures
 from torchcourse.checks import Wrong
 from torchcourse.checks.errors import still_at
 from torchcourse.data import mnist
-from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import expect_pair, image_numbers
+from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 
 SHOWN = 10  # images at once

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from torchcourse import figures
 from torchcourse.checks import Wrong
-from torchcourse.lessons.troubleshooting.clinic.called_with import called_with
 from torchcourse.lessons.troubleshooting.clinic.case import Case
+from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
 from torchcourse.lessons.troubleshooting.clinic.program import Program
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp
