@@ -1,6 +1,7 @@
-"""Bytes in words."""
+"""Bytes in words, and what counts as a whole number."""
 
-from typing import Literal
+import numbers
+from typing import Literal, TypeGuard
 
 _UNITS = {1024: ("bytes", "KiB", "MiB", "GiB", "TiB"), 1000: ("bytes", "kB", "MB", "GB", "TB")}
 
@@ -19,3 +20,8 @@ def format_bytes(size: float, base: Literal[1000, 1024] = 1024, decimals: int = 
             return f"{size:.0f} bytes" if unit == "bytes" else f"{size:,.{decimals}f} {unit}"
         size /= base
     return f"{size:,.{decimals}f} {largest}"
+
+
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """Whether this is a whole number, Python's or NumPy's; a truth value is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

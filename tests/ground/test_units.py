@@ -1,8 +1,9 @@
-"""Bytes are written in the unit that suits them, in steps of 1024 or of 1000."""
+"""Bytes are written in the unit that suits them; NumPy's whole numbers count as such, and truth values do not."""
 
+import numpy as np
 import pytest
 
-from torchcourse.units import format_bytes
+from torchcourse.units import format_bytes, is_whole_number
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,8 @@ def test_memory_in_steps_of_1024(size: float, text: str) -> None:
 )
 def test_files_in_steps_of_1000_with_as_many_decimals_as_asked_for(size: float, text: str) -> None:
     assert format_bytes(size, base=1000, decimals=0) == text
+
+
+def test_whole_numbers_of_numpy_are_such_and_truth_values_are_not() -> None:
+    assert all(is_whole_number(value) for value in (0, -3, 10**30, np.int64(3), np.uint8(3)))
+    assert not any(is_whole_number(value) for value in (True, np.bool_(True), 1.0, np.float64(1), "1", None))

@@ -29,7 +29,7 @@ from torchcourse.ranks.errors import RankError, RankTimeout
 from torchcourse.ranks.supervisor import Supervisor
 from torchcourse.ranks.who import ON_CPU, default_world_size, gpus_for
 from torchcourse.ranks.worker import Job, describe
-from torchcourse.units import format_bytes
+from torchcourse.units import format_bytes, is_whole_number
 
 __all__ = ["RankError", "RankTimeout", "free_memory", "memory_of_a_rank", "run_ranks"]
 
@@ -149,11 +149,11 @@ def _checked_world_size(world_size: int | None) -> int:
     started = default_world_size()
     if world_size is None:
         return started
-    if isinstance(world_size, bool) or not isinstance(world_size, int) or world_size < 1:
+    if not is_whole_number(world_size) or world_size < 1:
         raise ValueError(f"world_size is the number of ranks, a whole number from 1 up; it is {world_size!r}.")
     if under_torchrun() and world_size != started:
         raise ValueError(f"world_size is {world_size}, but torchrun started {started} ranks. Leave world_size out.")
-    return world_size
+    return int(world_size)
 
 
 def _check_memory(world_size: int, payload: int) -> None:

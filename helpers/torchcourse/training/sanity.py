@@ -20,6 +20,7 @@ from torchcourse.training.explanations import LONE, UNUSED, shapes
 from torchcourse.training.losses import reduction
 from torchcourse.training.metrics import Metric, OverAll, check_mean
 from torchcourse.training.schedules import check_mode
+from torchcourse.units import is_whole_number
 
 
 def check_arguments(given: Mapping[str, Any]) -> None:
@@ -66,9 +67,9 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} has to be {', '.join(others)} or {last}, but is {given[name]!r}.")
     for name, (lowest, words) in _WHOLE_NUMBERS.items():
         value = given[name]
-        if not (isinstance(value, int) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
+        if not (is_whole_number(value) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
             raise ValueError(f"{name} has to be a whole number{words}, but is {value!r}.")
-    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
+    if given["clip_norm"] is not None and (isinstance(given["clip_norm"], str) or not given["clip_norm"] > 0):
         raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
 
 
@@ -168,7 +169,7 @@ def check_fit(
         train_loader, epochs, max_steps, val_loader: as `Trainer.fit` got them.
     """
     for name, value in (("epochs", epochs), ("max_steps", max_steps)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        if value is not None and (not is_whole_number(value) or value < 1):
             raise ValueError(f"{name} has to be a whole number from 1 on, but is {value!r}.")
     if epochs is None and max_steps is None:
         raise ValueError("fit() has to know when to end: give it epochs or max_steps.")

@@ -702,6 +702,8 @@ WRONG_ARGUMENTS: dict[str, dict[str, Any]] = {
     "mode has to be 'min' or 'max', but is 'best'": {"mode": "best"},
     "would keep the worst epoch. Use mode='max'": {"monitor": "val_accuracy"},
     "accumulate has to be a whole number from 1 on, but is 0": {"accumulate": 0},
+    "accumulate has to be a whole number from 1 on, but is True": {"accumulate": True},
+    "clip_norm has to be above 0, or None for no clipping, but is '1'": {"clip_norm": "1"},
     "log_every has to be a whole number from 1 on, but is 2.5": {"log_every": 2.5},
     "save_every has to be a whole number from 1 on, or None, but is 0": {"save_every": 0},
     "keep has to be a whole number from 0 on, but is -1": {"keep": -1},
@@ -726,6 +728,7 @@ def frozen():
 
 
 WRONG_FITS = {
+    "epochs has to be a whole number from 1 on, but is True": lambda: trainer().fit(batches(data(), 8), True),
     "epochs has to be a whole number from 1 on, but is 0": lambda: trainer().fit(batches(data(), 8), 0),
     "A loader has no batch": lambda: trainer().fit([], 1),
     "A loader has no batch. ": lambda: trainer().fit(batches(data(), 8), 1, val_loader=DataLoader(data(0), 8)),

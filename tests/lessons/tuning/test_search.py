@@ -276,7 +276,7 @@ def test_a_search_without_an_epoch_is_refused_before_it_begins(epochs):
     assert not search.trials
 
 
-@pytest.mark.parametrize("budget", ["9", None, -1, math.nan])
+@pytest.mark.parametrize("budget", ["9", None, -1, math.nan, True])
 def test_a_budget_is_a_number_of_epochs(budget):
     with pytest.raises(ValueError, match="A budget is a whole number of epochs"):
         Search(rising, budget)

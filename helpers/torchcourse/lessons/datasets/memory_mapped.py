@@ -16,6 +16,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch.utils.data import Dataset
 
+from torchcourse.units import is_whole_number
+
 
 class MappedArray(Dataset):
     """A map-style dataset of the rows of a `.npy` file, which stays on disk.
@@ -77,7 +79,7 @@ def write_rows(path: str | os.PathLike, rows: int, parts: Iterable[ArrayLike]) -
             nothing that `MappedArray` reads.
     """
     path, array, done = Path(path), None, 0
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 0:
+    if not is_whole_number(rows) or rows < 0:
         raise ValueError(f"rows={rows!r} is no number of rows.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")

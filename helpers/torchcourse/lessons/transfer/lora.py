@@ -26,6 +26,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from torchcourse.lessons.transfer.finetune import fits
+from torchcourse.units import is_whole_number
 
 
 class LoRA(nn.Module):
@@ -45,7 +46,7 @@ class LoRA(nn.Module):
 
     def __init__(self, base: Any, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
         super().__init__()
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        if not is_whole_number(rank) or rank < 1:
             raise ValueError(f"rank={rank!r}: an adapter needs a whole number, 1 or more, between its two weights.")
         if alpha is not None and (isinstance(alpha, str) or not math.isfinite(alpha)):
             raise ValueError(f"alpha={alpha!r} is no number that an adapter can be multiplied with.")

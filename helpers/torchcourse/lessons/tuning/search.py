@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from torchcourse.lessons.tuning.space import Space, plain_space
+from torchcourse.units import is_whole_number
 
 Settings = dict[str, Any]
 Objective = Callable[[Settings], Iterable[float]]
@@ -108,7 +109,7 @@ class Search:
     """
 
     def __init__(self, objective: Objective, budget: int) -> None:
-        if not isinstance(budget, int) or budget < 0:
+        if not is_whole_number(budget) or budget < 0:
             raise ValueError(f"A budget is a whole number of epochs, but this one is {budget!r}.")
         self.objective = objective
         self.budget = budget

@@ -16,7 +16,6 @@ import collections
 import contextlib
 import copy
 import math
-import numbers
 import random
 import time
 import warnings
@@ -34,6 +33,7 @@ from torchcourse.lessons.tuning._pruning import FairPruner
 from torchcourse.lessons.tuning.search import GIVE_UP, Objective, begin, number
 from torchcourse.lessons.tuning.space import Space, categories, is_ordered, place_of, plain_space
 from torchcourse.progress_bars import TrialProgress
+from torchcourse.units import is_whole_number
 
 Direction = Literal["maximize", "minimize"]
 _LONGEST_NAME = 512  # in the databases of Optuna
@@ -167,7 +167,7 @@ def run(
         ValueError: for trials that are no whole number.
     """
     study = _opened(study)
-    if isinstance(trials, bool) or not isinstance(trials, numbers.Integral) or trials < 0:
+    if not is_whole_number(trials) or trials < 0:
         raise ValueError(f"trials has to be a whole number, 0 or more, but is {trials!r}.")
     in_a_row: list[_Failure] = []
     followed = _counting_failures(objective, study, worker, in_a_row)
