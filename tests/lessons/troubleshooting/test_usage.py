@@ -350,6 +350,32 @@ def test_folds_are_learned_by_models_of_their_own(anew: bool) -> None:
     assert [alarm.name for alarm in probe.alarms()] == ([] if anew else ["validated_on_training_data"])
 
 
+class Domains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classes, self.domain = nn.Linear(12, 8), nn.Linear(8, 4), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.classes(self.body(x)), self.domain(self.body(x))
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_samples_may_be_learned_from_without_their_labels_and_validated_on(labels: bool) -> None:
+    (x, y), (other, answers), model = clouds(128), clouds(128), Domains()
+    other = other + 0.1
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.randperm(128).split(16):
+            optimizer.zero_grad()
+            (scores, here), (others, there) = model(x[rows]), model(other[rows])
+            loss = F.cross_entropy(scores, y[rows]) + F.softplus(torch.cat([here, -there])).mean()
+            (loss + F.cross_entropy(others, answers[rows]) if labels else loss).backward()
+            optimizer.step()
+        with torch.no_grad():
+            model(other[:100])
+    assert [alarm.name for alarm in probe.alarms()] == (["validated_on_training_data"] if labels else [])
+
+
 def test_one_task_after_another_may_start_with_a_high_loss() -> None:
     x, y = clouds(400)
     order = (y > 1).long().argsort(stable=True)

@@ -208,8 +208,10 @@ def _guessed(answers: torch.Tensor, foretell: Callable[[torch.Tensor], torch.Ten
 def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     """What is validated on has not been trained on, and is the same each time."""
     trained: dict[float, int] = {}  # of each sample, the step that took it first
+    with_answers = {seen.step for seen in run.record.trained if seen.answered}
     for seen in run.record.trained:
-        for key in _keys(seen.inputs):
+        # A pass without answers beside one with answers learns no labels, as of a domain that has none.
+        for key in _keys(seen.inputs) if seen.answered or seen.step not in with_answers else ():
             trained.setdefault(key, seen.step)
     whole = {tuple(_keys(seen.inputs)) for seen in run.record.trained}
     blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.validations]

@@ -66,6 +66,8 @@ class Pass:
     """All that the model was called with, if there was room."""
     used: bool = False
     """Whether a step has taken a gradient that came through it."""
+    answered: bool = False
+    """Whether a loss compared an output of it, as it was, with answers that differ."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ numbers of the training stay the same. What happens outside the steps is in `sur
 import contextlib
 import math
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -88,6 +89,7 @@ class TrainingWatch:
         self.usage = Usage(model, lambda: len(self.steps), lambda: self._depth > 0 and not self._in_backward)
         self._model, self._optimizer = model, optimizer
         self._ids = set(self.owned)
+        self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
         self._open = contextlib.ExitStack()
         self._depth = self._rows = 0
         self._in_backward = self._entered = self._in_step = False
@@ -186,6 +188,7 @@ class TrainingWatch:
         )
         for tensor in with_graph:
             tensor.register_hook(partial(self._on_flow, seen))
+            self._outputs.append((weakref.ref(tensor), seen))
         self.passes.append(seen)
 
     def _on_flow(self, seen: Pass, _gradient: torch.Tensor) -> None:
@@ -196,6 +199,9 @@ class TrainingWatch:
 
     def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
         last = self.passes[-1] if self.passes else None
+        answers = _has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
+        for kept, seen in self._outputs:
+            seen.answered = seen.answered or (answers and kept() is scores)
         self.losses.append(
             Loss(
                 function,
@@ -289,6 +295,7 @@ class TrainingWatch:
             return
         self.around.on_step()
         self.usage.on_step()
+        self._outputs.clear()
         since, self._since = self._since, _Since()
         learning = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         for seen in since.passes:
