@@ -1,0 +1,99 @@
+"""How near `make grade` comes to the limit that the graded cells set: their processor time, spread over all cores.
+
+All else is overhead: starting sandboxes, imports, the lesson's registration, the gradebook, feedback pages.
+"""
+
+import ast
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torchcourse.tools.bench.report import Table
+from torchcourse.tools.build import notebooks
+from torchcourse.tools.classroom import execution
+from torchcourse.tools.classroom.grade import grade_class
+from torchcourse.tools.classroom.sandbox import processes
+from torchcourse.tools.classroom.sandbox.box import Box
+from torchcourse.tools.repository import ROOT
+
+STUDENTS = 4
+
+
+def table() -> Table:
+    """Return for each lesson the share of the limit; TORCHCOURSE_BENCH_NOTEBOOKS=06_ measures a part."""
+    wanted, cores = os.environ.get("TORCHCOURSE_BENCH_NOTEBOOKS", ""), os.cpu_count() or 1
+    execution.warm()  # once per class
+    rows = []
+    for lesson in notebooks.lessons(ROOT):
+        if wanted not in lesson:
+            continue
+        with tempfile.TemporaryDirectory() as folder, _measured() as spent:
+            _hand_in(Path(folder), lesson)
+            start = time.perf_counter()
+            grades = grade_class(Path(folder), [lesson])
+            took = time.perf_counter() - start
+        full = sum(grade.score == grade.max_score for grade in grades)
+        cells = sum(spent)
+        rows.append(
+            [
+                lesson,
+                f"{took:.0f} s",
+                f"{cells / STUDENTS:.1f} s",
+                f"{cells / cores / took:.0%}",
+                f"{full} of {STUDENTS}",
+            ]
+        )
+    return Table(
+        "Grading and its limit",
+        [
+            "lesson, without its quiz",
+            "all submissions",
+            "graded cells per submission",
+            "share of the limit",
+            "full marks",
+        ],
+        rows,
+        f"{STUDENTS} submissions per lesson, all notebooks solved, {cores} cores. The limit is the processor time of "
+        "the cells over the cores; cells that only import count as overhead. Measure on an idle machine.",
+    )
+
+
+def _hand_in(folder: Path, lesson: str) -> None:
+    for path, text in notebooks.solutions(ROOT, lesson).items():
+        if Path(path).stem != "quiz":
+            for number in range(STUDENTS):
+                notebooks.write_text(
+                    folder / "submitted" / f"student-{number}" / lesson / f"{Path(path).stem}.ipynb", text
+                )
+
+
+@contextmanager
+def _measured() -> Iterator[list[float]]:
+    """Collect the processor time of each cell that a sandbox runs within the block."""
+    spent, lock, run = list[float](), threading.Lock(), Box.run
+
+    def measured(box: Box, source: str, *options: Any, **named: Any) -> list[dict[str, Any]]:
+        before = processes.usage(box._process).seconds
+        try:
+            return run(box, source, *options, **named)
+        finally:
+            if not _imports_alone(source):
+                with lock:
+                    spent.append(max(0.0, processes.usage(box._process).seconds - before))  # none of one that ended
+
+    with patch.object(Box, "run", measured):
+        yield spent
+
+
+def _imports_alone(source: str) -> bool:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # magics
+        return False
+    return all(isinstance(statement, ast.Import | ast.ImportFrom) for statement in body)
