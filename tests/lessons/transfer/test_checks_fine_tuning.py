@@ -51,6 +51,12 @@ def without_tracking(body, pixels, top):
     return by_the_package(body.eval(), pixels, top)
 
 
+def after_a_backward_pass(body, pixels, top):
+    out = body.eval()(body.scaling(pixels, top))
+    out.sum().backward()
+    return out.detach()
+
+
 def with_frozen_norms(body, pixels, top):
     freeze_norms(body)
     return by_the_package(body, pixels, top)
@@ -83,6 +89,7 @@ def as_inference(body, pixels, top):
         (through_a_hook, "backbone_changed"),
         (without_tracking, "backbone_changed"),
         (with_frozen_norms, "backbone_changed"),
+        (after_a_backward_pass, "backbone_changed"),
     ],
 )
 def test_wrong_features(answer, symptom):
@@ -163,6 +170,19 @@ def always_with_a_mode(model):
     model.body.train = lambda mode: model.body
 
 
+def in_inference_mode(model):
+    forward = model.body.forward
+    model.body.forward = torch.inference_mode()(lambda x: (model.body.eval(), forward(x))[1])
+
+
+def as_buffers(model):
+    for module in model.body.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    with_an_own_train(model)
+
+
 def for_the_head_too(model):
     model.eval().body.requires_grad_(False)
     model.train = lambda mode=True: model
@@ -229,6 +249,8 @@ def test_right_freezing(answer):
         (without_a_mode, "train_call"),
         (always_with_a_mode, "train_call"),
         (for_the_head_too, "head_not_training"),
+        (in_inference_mode, "inference"),
+        (as_buffers, "no_parameters"),
         (loaded_anew, "changed_at_once"),
         (eval_too_late, "eval_after_train"),
         (train_that_calls_eval, "train_calls_itself"),
@@ -274,6 +296,7 @@ def a_group_each(model, body_rate, head_rate):
         groups,
         a_group_each,
         lambda *a: tuple(groups(*a)),
+        lambda model, body, head: groups(model, torch.tensor(body), torch.tensor(head)),
         lambda m, b, h: groups(
             m,
             b,
@@ -360,6 +383,12 @@ def test_right_scalings(answer):
 )
 def test_wrong_scalings(answer, symptom):
     refused(check.prepare(answer), symptom)
+
+
+def test_a_pixel_that_is_wrong_within_the_range_is_said_to_be():
+    verdict = check.prepare(lambda pixels: (resized(pixels).round() / 16 - MNIST_MEAN) / MNIST_STD)
+    refused(verdict, "wrong_value")
+    assert "as they should, and yet a pixel differs by up to 0.10" in verdict.message
 
 
 def best_of(accuracies):

@@ -4,6 +4,7 @@ In the notebook's order: `features`, `freeze_body` (in `freezing`), `two_rates`,
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -130,12 +131,16 @@ def prepare(learner: Callable[[torch.Tensor], torch.Tensor]) -> str:
 
 def _traits(body: nn.Module) -> dict[str, str]:
     """What a backbone is beside its weights and its mode: hooks, methods of its own, settings of each layer."""
-    return {
-        f"{name}.{key}".lstrip("."): repr(value)
-        for name, module in body.named_modules()
-        for key, value in vars(module).items()
-        if key not in ("training", "_parameters", "_buffers", "_modules")
-    } | {f"type of {name or 'the backbone'}": str(type(module)) for name, module in body.named_modules()}
+    return (
+        {
+            f"{name}.{key}".lstrip("."): repr(value)
+            for name, module in body.named_modules()
+            for key, value in vars(module).items()
+            if key not in ("training", "_parameters", "_buffers", "_modules")
+        }
+        | {f"{name}.grad": "none" if parameter.grad is None else "some" for name, parameter in body.named_parameters()}
+        | {f"type of {name or 'the backbone'}": str(type(module)) for name, module in body.named_modules()}
+    )
 
 
 _GRAPH = "Your features still hang on a graph through the whole backbone, which costs memory."
@@ -194,13 +199,13 @@ def _judge_groups(groups: object, model: nn.Module, body_rate: float, head_rate:
     _must_stand_once(rates, frozen)
     given = {name: found[0] for name, found in rates.items() if found}
     right = {name: head_rate if name.startswith("head") else body_rate for name in given}
-    if given == right:
+    if all(math.isclose(given[name], rate, rel_tol=1e-6) for name, rate in right.items()):
         return
     if len(set(given.values())) == 1:
         raise Wrong("one_rate", f"All parameters have the rate {next(iter(given.values())):g}. Two were asked for.")
     if given == {name: body_rate if rate == head_rate else head_rate for name, rate in right.items()}:
         raise Wrong("swapped", "The pretrained body learns fast and the new head slowly: the wrong way round.")
-    name = next(name for name in given if given[name] != right[name])
+    name = next(name for name in given if not math.isclose(given[name], right[name], rel_tol=1e-6))
     raise Wrong("rate", f"{name} has the rate {given[name]:g}, and should have {right[name]:g}.")
 
 
@@ -285,6 +290,13 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
             "per_batch",
             "Every batch has mean 0 and deviation 1: you measure them again each time. Then a picture's "
             "values depend on the others. The numbers of the training are fixed.",
+        )
+    if (out.min() - right.min()).abs() < 0.01 and (out.max() - right.max()).abs() < 0.01:
+        raise Wrong(
+            "wrong_value",
+            f"Your values go from {out.min():.2f} to {out.max():.2f}, as they should, and yet a pixel differs by up to "
+            f"{(out - right).abs().max():.2f}. Are these the digits as the first line resizes them, and nothing is "
+            "rounded or turned round?",
         )
     raise Wrong(
         "wrong_value",

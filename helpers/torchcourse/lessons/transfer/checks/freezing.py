@@ -20,7 +20,7 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
     model = Classifier(other_backbone(), num_classes=3).train()
     inputs, labels = 2 + torch.randn(12, 1, 28, 28), torch.arange(12) % 3
     right = extract(copy.deepcopy(model.body), inputs)
-    before = copy.deepcopy(model.state_dict())
+    before, parameters = copy.deepcopy(model.state_dict()), {name for name, _ in model.named_parameters()}
     with _classes_as_they_were(model) as changed, _calls_that_end():
         learner(model)
     if changed:
@@ -36,6 +36,12 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
             f"The model's parts have other names than before: {other} is new or gone, so no saved file fits any more. "
             "Leave `model.body` where it is, and change how it behaves.",
         )
+    if lost := sorted(parameters - {name for name, _ in model.named_parameters()}):
+        raise Wrong(
+            "no_parameters",
+            f"{lost[0]} is no parameter any more, so nobody can unfreeze it later. A parameter may stay one without "
+            "getting gradients.",
+        )
     if any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()):
         raise Wrong(
             "changed_at_once", "Your function itself has changed weights. It only has to keep them as they are."
@@ -44,7 +50,7 @@ def freeze_body(learner: Callable[[Classifier], None]) -> str:
     for _ in range(3):
         _train_mode(model)  # as the Trainer does before each epoch
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(inputs), labels)
+        loss = F.cross_entropy(_passed(model, inputs), labels)
         if not loss.requires_grad:
             raise Wrong("head_frozen", "Nothing is left to learn: the head has no gradient either.")
         loss.backward()
@@ -84,7 +90,7 @@ def _judge_what_moved(model: Classifier, before: dict[str, torch.Tensor]) -> Non
         raise Wrong(
             "eval_after_train",
             f"You have overruled `train`, and yet {min(moved - parameters)} has changed: a BatchNorm layer is still in "
-            "training mode. `eval()` calls `train(False)`: after a `train` that does nothing, it does nothing.",
+            "training mode. `eval()` calls `train(False)`: where `train` does nothing, `eval()` does nothing either.",
         )
     if moved - parameters:
         raise Wrong(
@@ -92,6 +98,16 @@ def _judge_what_moved(model: Classifier, before: dict[str, torch.Tensor]) -> Non
             f"No weight of the body has changed, but {min(moved - parameters)} has. BatchNorm "
             "collects it in training mode, with or without gradients. And every epoch begins with model.train().",
         )
+
+
+def _passed(model: Classifier, inputs: torch.Tensor) -> torch.Tensor:
+    if model.body(inputs).is_inference():
+        raise Wrong(
+            "inference",
+            "The body gives inference tensors now, and no head can be trained on those. Once its parameters get no "
+            "gradients, does the body need a forward pass of its own at all?",
+        )
+    return model(inputs)
 
 
 @contextlib.contextmanager
