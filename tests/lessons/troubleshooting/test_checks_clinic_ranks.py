@@ -136,13 +136,18 @@ def test_closed_connection_accepts(changes):
     accepted(repair(STALE, *broken(STALE, *changes)))
 
 
+def test_closed_connection_asks_two_and_three_ranks_for_different_patience():
+    for seed in (0, 7, 12):  # or a patience that is written as 1 would be right in the notebook
+        assert {closed_connection._disagreement(ranks, seed)[2] for ranks in (2, 3)} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("seed", "count", "symptom"),
-    [(12, 4, None), (12, 6, None), (12, 7, "never_stops"), (0, 7, None), (0, 5, "patience"), (0, 3, "too_early")],
+    [(3, 4, None), (3, 7, None), (3, 8, "never_stops"), (0, 8, None), (0, 6, "patience"), (0, 4, "too_early")],
 )
 def test_closed_connection_knows_when_three_ranks_may_stop_together(seed, count, symptom):
     *_, expected = closed_connection._disagreement(3, seed)
-    assert expected.own == {0: [7, 4, 4], 12: [5, 4, 4]}[seed]  # with 12, all want to stop at once after 6
+    assert expected.own == {0: [8, 5, 5], 3: [4, 4, 6]}[seed]  # with 3, all want to stop at once after 7
     runs = [([row[0] for row in expected.losses[:count]], expected.weights[count - 1])] * 3
     with contextlib.nullcontext() if symptom is None else pytest.raises(Wrong) as refusal:
         assert closed_connection._judge_runs(runs, expected) == count

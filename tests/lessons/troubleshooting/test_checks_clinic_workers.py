@@ -3,7 +3,10 @@
 import pytest
 
 from clinic_repairs import broken
+from torchcourse.checks import Wrong
+from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
+from torchcourse.lessons.troubleshooting.clinic.cases import details_are_lost
 from verdicts import accepted, refused
 
 # nan_since_new_scanner: 0 times the logarithm of 0
@@ -160,6 +163,15 @@ def test_augmentation_adds_nothing_says_at_which_line_of_a_worker_it_stops():
     checked = repair("augmentation_adds_nothing", *broken("augmentation_adds_nothing", ("0.5, 1.5)", "0.5, 1.5) / 0")))
     refused(checked, "stops")
     assert "brightness = self.random.uniform(0.5, 1.5) / 0\nFetching stops there: it ends in " in checked.message
+
+
+@pytest.mark.parametrize(("numbers", "place"), [([0, 2, 2], "bad ones"), ([0, 0, 0], "others")])
+def test_details_are_lost_says_in_whose_place_a_record_comes_twice(numbers, place):
+    pixels, labels = mnist()[:3]
+    pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).byte().flatten(1) / 255
+    with pytest.raises(Wrong, match=f"arrive twice in an epoch, in the place of {place}") as refusal:
+        details_are_lost._order([(pixels[numbers], labels[numbers])], 3, (1,))
+    assert refusal.value.symptom == "sample_twice"
 
 
 # augmentation_adds_nothing: one generator, copied into each worker

@@ -230,7 +230,8 @@ def _order(batches: list[Batch], count: int, cut_off: tuple[int, ...]) -> list[i
     if len(order) > len(set(order)):
         raise Wrong(
             "sample_twice",
-            f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of bad ones.",
+            f"{case} {len(order) - len(set(order))} arrive twice in an epoch, in the place of "
+            f"{'bad ones' if len(set(order)) == readable else 'others'}.",
         )
     if len(order) < readable:
         raise Wrong(
