@@ -156,7 +156,7 @@ _rows = {
 }
 _cards = [{_rows[_file]["card"] for _file in _data.files} for _data in _parts.values()]
 assert not _cards[0] & _cards[1]
-assert sum(len(_data) for _data in _parts.values()) == 234
+assert len({_f for _data in _parts.values() for _f in _data.files}) == 234
 assert sorted(_f for _data in _parts.values() for _f in _data.skipped) == [
     f"{_n:04d}.png" for _n in range(7, 240, 40)
 ]

@@ -145,6 +145,7 @@ DATASETS = {
     "unknown_file": with_paths,
     "split_moves": by_hash,
     "label_type": own_label(str),
+    "no_pair": changed(__getitem__=lambda self, i: (*right.Lazy.__getitem__(self, i), self.files[i])),
     "val_random": changed(
         __getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] + 0.2 * torch.randn(1, 28, 28), self.labels[i])
     ),
@@ -175,6 +176,12 @@ def test_wrong_datasets(symptom):
 def test_a_label_is_a_whole_number(made):
     verdict = check.dataset(own_label(made))
     accepted(verdict) if made in (torch.tensor, np.int64) else refused(verdict, "label_type")
+
+
+def test_a_dictionary_is_no_pair():
+    verdict = check.dataset(changed(__getitem__=lambda self, i: dict.fromkeys(("picture", "label"), 0)))
+    refused(verdict, "no_pair")
+    assert "Yours is a dict." in verdict.message
 
 
 def test_only_a_map_style_dataset_has_samples_by_number():

@@ -99,6 +99,7 @@ def test_right_functions_of_one_graph(answer):
     ("answer", "symptom"),
     [
         (disabled, "no_graph"),
+        (lambda x, limit: limited(x, limit).half(), "dtype"),
         (without_gradients, "no_gradient"),
         (lambda x, limit: limited(x.detach(), limit), "no_gradient"),
         (lambda x, limit: torch.relu(x * (limit / x.detach().abs().max().clamp_min(limit))), "gradient"),

@@ -115,7 +115,11 @@ def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None
 
 def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str, str]]) -> None:
     for place in range(0, len(data), 7):
-        image, label = data[place]
+        sample = data[place]
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            kind = f"{len(sample)} values" if isinstance(sample, tuple | list) else f"a {type(sample).__name__}"
+            raise Wrong("no_pair", f"`data[{place}]` is a picture and its label. Yours is {kind}.")
+        image, label = sample
         file = data.files[place]
         if not isinstance(image, torch.Tensor) or image.shape != (1, 28, 28) or image.dtype != torch.float32:
             kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__

@@ -184,11 +184,10 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
         out = tensor_of(learner(given, limit), x.shape, f"Input {name}: the output has the shape of the input.")
         if not torch.equal(given, x):
             raise Wrong("inputs_changed", "Your function changed the tensor that it was given. The caller needs it.")
+        _judge_type(out, x.dtype)
         _judge_limited(name, out, x, limit)
     for dtype in (torch.float32, torch.float64):
-        out = learner(large.to(dtype), 1.0)
-        if out.dtype != dtype:
-            raise Wrong("dtype", f"The input is {dtype}, and your output is {out.dtype}. Keep its type.")
+        _judge_type(learner(large.to(dtype), 1.0), dtype)
     compiled, graphs = counted(lambda x, limit: learner(x, limit))  # as a part of something larger
     for x in inputs.values():
         if not same(compiled(x.clone(), 1.0), limited(x, 1.0), tolerance=1e-8):
@@ -206,6 +205,11 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
 def limited(x: torch.Tensor, limit: float) -> torch.Tensor:
     """Return x, made shorter so that no number is larger than `limit`, through ReLU. The right answer, in one graph."""
     return torch.relu(x * (limit / x.abs().max().clamp_min(limit)))
+
+
+def _judge_type(out: torch.Tensor, dtype: torch.dtype) -> None:
+    if out.dtype != dtype:
+        raise Wrong("dtype", f"The input is {dtype}, and your output is {out.dtype}. Keep its type.")
 
 
 def _judge_gradient(learner: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor) -> None:
