@@ -61,6 +61,18 @@ def test_a_loss_gets_what_it_is_made_for(loss_of: Loss, alarms: list[str]) -> No
     assert names(dense(), loss_of) == alarms
 
 
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (nn.Sequential(dense(), nn.Dropout(0.5)), ["scores_dropped"]),
+        (nn.Sequential(dense(), nn.Dropout(0.1)), ["scores_dropped"]),
+        (nn.Sequential(nn.Dropout(0.5), dense()), []),
+    ],
+)
+def test_scores_are_not_dropped(model: nn.Module, alarms: list[str]) -> None:
+    assert names(model, F.cross_entropy) == alarms
+
+
 @pytest.mark.parametrize(("over", "alarms"), [(-1, []), (0, ["no_log_probabilities"])])
 def test_ctc_gets_log_probabilities_over_its_classes(over: int, alarms: list[str]) -> None:
     def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

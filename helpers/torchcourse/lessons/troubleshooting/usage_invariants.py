@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
-from torchcourse.lessons.troubleshooting.torch_calls import LOGISTIC
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 NUMBERS_AT_LEAST = 64
 PER_CLASS = 5  # samples of the rarest class, before anything is said about the weights of classes
+DROPPED = 0.05  # of the scores, at least and at most left
 APART = math.log(3)  # from the rarest to the most frequent class
 OFF = 0.3  # that the logarithm of a weight may be away from that of its class's share
 MANY_LABELS = 0.05  # of the samples, with more than one label
@@ -67,6 +68,26 @@ def several_labels(run: WatchedRun) -> Iterator[Alarm]:
             "softmax_for_several_labels",
             f"{many:.0%} of the samples have more than one label, and each sample's scores add up to 1: a softmax lets "
             "no two of them be sure. Take a sigmoid, best binary_cross_entropy_with_logits.",
+        )
+
+
+def dropped_scores(run: WatchedRun) -> Iterator[Alarm]:
+    """Nothing is dropped from the scores themselves."""
+    found = [loss for loss in run.record.losses if loss.function in CLASSIFYING | LOGISTIC]
+    found = [loss for loss in found if loss.seen is not None and loss.seen.training and loss.scores.numel() > 1]
+    if (
+        True not in run.record.dropped
+        or len(found) < 5
+        or sum(loss.scores.numel() for loss in found) < NUMBERS_AT_LEAST
+    ):
+        return
+    shares = [(loss.scores == 0).float().mean().item() for loss in found]
+    both = all((loss.scores > 0).any() and (loss.scores < 0).any() for loss in found)
+    if both and DROPPED < sum(shares) / len(shares) < 1 - DROPPED and max(shares) - min(shares) < 0.4:
+        yield Alarm(
+            "scores_dropped",
+            f"{sum(shares) / len(shares):.0%} of the scores that the loss got in training were exactly 0, and the rest "
+            "had both signs. Does a dropout follow the last layer?",
         )
 
 
@@ -231,6 +252,7 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     log_probabilities,
     two_sided_targets,
     several_labels,
+    dropped_scores,
     class_weights,
     frozen_in_name,
     data_taken,
