@@ -225,6 +225,7 @@ def in_the_given_tensor(model, x):
         (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).max() < 1e-5), "signed"),
         (in_training_mode, "mode_left_changed"),
+        (lambda model, x: tries(model.requires_grad_(False), x), "frozen_for_ever"),
         (of_one_channel, "one_channel"),
         (lambda model, x: tries(model, x) > 0, "wrong_type"),
         (lambda model, x: 1e-7, "wrong_type"),

@@ -303,6 +303,8 @@ def pool_shift(learner: Callable[[nn.Module, torch.Tensor], int]) -> str:
             raise Wrong(
                 "mode_left_changed", "The model came in evaluation mode, and it is in training mode afterwards."
             )
+        if not all(parameter.requires_grad for parameter in model.parameters()):
+            raise Wrong("frozen_for_ever", "The model's parameters get no gradients any more. Leave them as they were.")
         _judge_shift(found, right, f"{name}: ")
     return f"{len(models)} models: the smallest shift that each follows, whatever its strides and sizes say."
 
