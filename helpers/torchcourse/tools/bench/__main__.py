@@ -12,7 +12,7 @@ from torchcourse.tools.bench.report import machine
 TABLES = ["ranks", "loop", "loaders", "monitor", "collectives", "notebooks", "start_methods"]
 TABLES += ["checkpoints", "memory", "probes", "pipeline", "tensor_parallel", "convolution"]
 TABLES += ["tuning", "transfer", "planner", "planner_left_out", "invariants", "records", "grading"]
-TABLES += ["grading_limit"]
+TABLES += ["grading_limit", "grading_parity"]
 
 
 def main() -> int:

@@ -77,6 +77,16 @@ def _ours(folder: Path, lesson: str) -> tuple[float, list[float | None]]:
 
 
 def _stock(folder: Path, lesson: str) -> tuple[float, list[float | None]]:
+    start = time.perf_counter()
+    run_stock(folder, lesson)
+    took = time.perf_counter() - start
+    with gradebook.opened(folder) as book:
+        found = sorted((one.student.id, one.score) for one in book.assignment_submissions(lesson))
+    return took, [score for _, score in found]
+
+
+def run_stock(folder: Path, lesson: str) -> None:
+    """Register, autograde and write feedback as nbgrader does it, with its own settings."""
     config = Config()
     config.CourseDirectory.root = str(folder)
     config.CourseDirectory.course_id = "torchcourse"
@@ -85,16 +95,11 @@ def _stock(folder: Path, lesson: str) -> tuple[float, list[float | None]]:
     config.ClearSolutions.enforce_metadata = False  # no student sees this release
     config.Execute.timeout = 600
     config.NbGrader.log_level = "ERROR"
-    start = time.perf_counter()
     with _commands_found():
         for path, text in notebooks.solutions(ROOT, lesson).items():
             notebooks.write_text(folder / path, text)
         for converter in (GenerateAssignment, Autograde, GenerateFeedback):
             converter(coursedir=CourseDirectory(config=config), config=config).start()
-    took = time.perf_counter() - start
-    with gradebook.opened(folder) as book:
-        found = sorted((one.student.id, one.score) for one in book.assignment_submissions(lesson))
-    return took, [score for _, score in found]
 
 
 @contextlib.contextmanager
