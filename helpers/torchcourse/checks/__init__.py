@@ -114,7 +114,7 @@ def _verdict(body: Callable[[Any], str], learner: Any) -> tuple[State, str, str 
         return "wrong", wrong.hint, wrong.symptom
     except TimeIsUp as end:
         return "wrong", ENDLESS.format(seconds=end.seconds) + errors.still_at(end), "endless"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if errors.is_hole(error):
             return "not done", errors.hole_sentence(error), None
         kind = errors.kind_of(error)

@@ -40,6 +40,7 @@ def raising(error):
         (raising(RankErrorLike("NotImplementedError", SKELETON)), "not done", None, "Fill in"),
         (..., "not done", None, "Fill in"),
         (raising(KeyError("x")), "wrong", "raised_KeyError", "stopped with KeyError: 'x'"),
+        (raising(SystemExit(3)), "wrong", "raised_SystemExit", "stopped with SystemExit: 3"),
         (raising(RankErrorLike("ValueError", "bad shape")), "wrong", "raised_ValueError", "in rank 1"),
         (lambda missing: 7, "wrong", "raised_TypeError", "missing"),
     ],
