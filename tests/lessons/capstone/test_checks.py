@@ -145,7 +145,7 @@ DATASETS = {
     "unknown_file": with_paths,
     "split_moves": by_hash,
     "label_type": own_label(str),
-    "no_pair": changed(__getitem__=lambda self, i: (*right.Lazy.__getitem__(self, i), self.files[i])),
+    "sample_parts": changed(__getitem__=lambda self, i: (*right.Lazy.__getitem__(self, i), self.files[i])),
     "val_random": changed(
         __getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] + 0.2 * torch.randn(1, 28, 28), self.labels[i])
     ),
@@ -180,7 +180,7 @@ def test_a_label_is_a_whole_number(made):
 
 def test_a_dictionary_is_no_pair():
     verdict = check.dataset(changed(__getitem__=lambda self, i: dict.fromkeys(("picture", "label"), 0)))
-    refused(verdict, "no_pair")
+    refused(verdict, "sample_parts")
     assert "Yours is a dict." in verdict.message
 
 

@@ -118,7 +118,7 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
         sample = data[place]
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             kind = f"{len(sample)} values" if isinstance(sample, tuple | list) else f"a {type(sample).__name__}"
-            raise Wrong("no_pair", f"`data[{place}]` is a picture and its label. Yours is {kind}.")
+            raise Wrong("sample_parts", f"`data[{place}]` is a picture and its label. Yours is {kind}.")
         image, label = sample
         file = data.files[place]
         if not isinstance(image, torch.Tensor) or image.shape != (1, 28, 28) or image.dtype != torch.float32:
