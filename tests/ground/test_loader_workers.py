@@ -95,7 +95,7 @@ class Telling(Cell):
         return torch.zeros(1), 0
 from pathlib import Path
 words = [Path("a/cut"), Path("b/whole")]
-told = _fetch(lambda path, seed: DataLoader(Telling(path.name), 2, num_workers=2), words, 0)
+told, _orders = _fetch(lambda path, seed: DataLoader(Telling(path.name), 2, num_workers=2), words, 0)
 said = [{word for word in ("cut", "whole") if word in part.said} for part in told]  # two workers write at once
 assert said == [{"cut"}, {"whole"}], told
 got = [sample for batch in DataLoader(Cell(), 2, num_workers=2, collate_fn=lambda x: x) for sample in batch]

@@ -10,7 +10,7 @@ The first answer to each question counts. What is drawn and how it went are line
 import html
 import os
 import secrets
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, cast
 
 from torchcourse import journal
@@ -18,6 +18,7 @@ from torchcourse.journal import Entry
 from torchcourse.quiz import texts
 from torchcourse.quiz.cards import Card, NotShown
 from torchcourse.quiz.final_results import Result, Sitting, results, sittings
+from torchcourse.units import is_whole_number
 
 
 def final(*, again: bool = False) -> "Final":
@@ -48,7 +49,7 @@ def final_result() -> "FinalResult":
     return FinalResult(results(entries), waiting)
 
 
-def final_elsewhere(right: int, total: int, day: str) -> "FinalResult":
+def final_elsewhere(right: int, total: int, day: str | date) -> "FinalResult":
     """Write down an exam that was taken elsewhere, once, and show it beside the tries of this course.
 
     Args:
@@ -57,16 +58,19 @@ def final_elsewhere(right: int, total: int, day: str) -> "FinalResult":
         day: the day of the exam, such as "2023-09-14".
 
     Raises:
-        ValueError: for numbers that no exam gives, or a day that the calendar does not know.
+        ValueError: for numbers that no exam gives, or a day that the calendar does not know, or that has not come yet.
     """
-    if not (isinstance(right, int) and isinstance(total, int) and 0 <= right <= total and total > 0):
+    if not (is_whole_number(right) and is_whole_number(total) and 0 <= right <= total and total > 0):
         raise ValueError(f"{right} of {total} is no result: give the right answers, then the number of questions.")
     try:
-        date.fromisoformat(day)
+        # A moment has a time of day, which would keep it from being equal to the day that the journal keeps.
+        exam = date.fromisoformat(str(day)[:10] if isinstance(day, date) else day)
     except (TypeError, ValueError):
         raise ValueError(f"{day!r} is no day: write it as year, month and day, such as '2023-09-14'.") from None
-    if Result(date.fromisoformat(day), right, total) not in results(journal.read()):
-        journal.record("final", state="elsewhere", right=right, total=total, day=day)
+    if exam > date.today() + timedelta(days=1):  # it may be tomorrow already where the exam was
+        raise ValueError(f"{exam} is no day on which an exam was: it has not come yet.")
+    if Result(exam, int(right), int(total)) not in results(journal.read()):
+        journal.record("final", state="elsewhere", right=int(right), total=int(total), day=exam.isoformat())
     return final_result()
 
 

@@ -4,7 +4,9 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Callable
+from datetime import date, datetime
 
+import numpy as np
 import pytest
 
 from torchcourse import journal
@@ -128,12 +130,27 @@ def test_the_best_and_the_last_try_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "total", "day"), [(11, 10, "2023-09-14"), (1, 0, "2023-09-14"), (5, 10, "autumn"), (5, 10, None)]
+    ("right", "total", "day"),
+    [
+        (11, 10, "2023-09-14"),
+        (1, 0, "2023-09-14"),
+        (True, 10, "2023-09-14"),
+        (5, 10, "autumn"),
+        (5, 10, None),
+        (5, 10, "2999-01-01"),
+    ],
 )
 def test_what_is_no_result_is_refused(right: int, total: int, day: str) -> None:
     with pytest.raises(ValueError, match=r"no result|no day"):
         final_elsewhere(right, total, day)
     assert journal.read() == []
+
+
+@pytest.mark.parametrize("day", ["20230914", "2023-W37-4", date(2023, 9, 14), datetime(2023, 9, 14, 8)])
+def test_a_day_is_kept_in_one_form_and_an_exam_once(day: str | date) -> None:
+    final_elsewhere(5, 10, day="2023-09-14")
+    final_elsewhere(np.int64(5), 10, day=day)  # type: ignore[arg-type]
+    assert [entry["day"] for entry in journal.read()] == ["2023-09-14"]
 
 
 def test_a_question_that_is_gone_is_named_and_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
