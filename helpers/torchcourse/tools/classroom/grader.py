@@ -275,7 +275,8 @@ class Runs:
     def __init__(self, grader: Grader, submissions: list[tuple[str, str]], cluster: Cluster | None = None) -> None:
         self._grader, self._submissions, self._begun = grader, submissions, dict[int, Work]()
         self._execute = cluster.execute if cluster else execution.execute
-        self._workers = cluster.workers if cluster else os.cpu_count() or 1
+        # Half as many again as cores: notebooks also wait, for processes that they start and for the clock.
+        self._workers = cluster.workers if cluster else max(1, 3 * (os.cpu_count() or 1) // 2)
         self._pool = ThreadPoolExecutor(self._workers)
 
     def take(self, number: int) -> Work:
