@@ -27,7 +27,7 @@ from torchcourse.tools.bench.report import Table
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import execution, gradebook
 from torchcourse.tools.classroom.grade import grade_class
-from torchcourse.tools.repository import ROOT
+from torchcourse.tools.repository import ROOT, nbgrader_config
 
 QUIZ = ("04_monitoring_and_checkpoints", "quiz")
 LESSON = ("00_start_here", "1_start_here")
@@ -93,6 +93,8 @@ def run_stock(folder: Path, lesson: str) -> None:
     config.CourseDirectory.source_directory = "solutions"
     config.CourseDirectory.assignment_id = lesson
     config.ClearSolutions.enforce_metadata = False  # no student sees this release
+    # An answer in words that is still this text gets 0 points, and any other waits for a person.
+    config.ClearSolutions.text_stub = nbgrader_config(ROOT, folder).ClearSolutions.text_stub
     config.Execute.timeout = 600
     config.NbGrader.log_level = "ERROR"
     with _commands_found():
