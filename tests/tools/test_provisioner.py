@@ -14,7 +14,7 @@ from nbgrader.validator import Validator
 from traitlets.config import Config
 
 import small_course
-from torchcourse.tools.classroom import course_folder, gradebook, provisioner
+from torchcourse.tools.classroom import course_folder, gradebook, provisioner, staging
 from torchcourse.tools.classroom.sandbox import box as sandbox
 from torchcourse.tools.repository import ROOT, nbgrader_config
 
@@ -97,3 +97,17 @@ def test_validate_runs_it_there_too(made):
     nbformat.write(notebook, path)
     validator = Validator(config=nbgrader_config(root, folder), ignore_checksums=True)
     assert validator.validate(str(path)) == {}
+
+
+def test_a_folder_of_a_version_control_hides_no_module(tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "_MOST_SEEN", 3)
+    for number in range(9):
+        (tmp_path / ".git").mkdir(exist_ok=True)
+        (tmp_path / ".git" / f"{number}").touch()
+    (tmp_path / "own_module.py").write_text("x = 1")
+    files, left = staging.beside(tmp_path)
+    assert [*files] == ["own_module.py"]
+    assert not left
+    for number in range(3):
+        (tmp_path / f"{number}.txt").touch()
+    assert staging.beside(tmp_path)[1] == ["what comes after the first files"]

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from torchcourse.lessons.tuning.space import Space, plain_space
 from torchcourse.units import is_whole_number
 
@@ -244,7 +242,7 @@ _ENDED = object()
 def check_epochs(epochs: Iterable[Any]) -> None:
     """Raise ValueError for what is no ascending list of whole numbers from 1 on, at which trials could be looked at."""
     epochs = list(epochs)
-    whole = all(isinstance(epoch, int | np.integer) and epoch >= 1 for epoch in epochs)
+    whole = all(is_whole_number(epoch) and epoch >= 1 for epoch in epochs)
     if not epochs or not whole or epochs != sorted(set(epochs)):
         listed = ", ".join(map(repr, epochs)) or "none"
         raise ValueError(

@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ MOST_CELLS = 5000
 MOST_FILES, MOST_BESIDE = 200, 16 * 2**20
 """Files, and their bytes together, that a notebook finds beside it."""
 _MOST_SEEN = 5000
-"""Files and folders that are looked at for it; a folder may hold a million of them."""
+"""Files that are looked at for it; a folder may hold a million of them."""
 TIMESTAMP = "timestamp.txt"
 _NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
 _LONGEST_STAMP = 1000
@@ -93,11 +94,11 @@ def beside(source: Path) -> tuple[dict[str, str], list[str]]:
     The small ones come first: a module is small, and a dataset is not.
     """
     found, left, size = dict[str, str](), list[str](), 0
-    seen = filter(is_file, itertools.islice(source.rglob("*"), _MOST_SEEN))
+    seen = list(itertools.islice(filter(is_file, _given(source)), _MOST_SEEN))
+    if len(seen) == _MOST_SEEN:
+        left.append("what comes after the first files")
     for path in sorted(seen, key=lambda path: (path.stat().st_size, path)):
         within = path.relative_to(source)
-        if path.suffix == ".ipynb" or any(part.startswith(".") or part in _NOT_GIVEN for part in within.parts):
-            continue
         size += path.stat().st_size
         if size > MOST_BESIDE or len(found) >= MOST_FILES:
             left.append(within.as_posix())
@@ -105,6 +106,17 @@ def beside(source: Path) -> tuple[dict[str, str], list[str]]:
         with contextlib.suppress(OSError):  # then the notebook does not find it either
             found[within.as_posix()] = base64.b64encode(path.read_bytes()).decode()
     return found, left
+
+
+def _given(source: Path) -> Iterator[Path]:
+    """Yield what may be given to a notebook, the files of the folder itself first; folders such as .git not at all."""
+
+    def is_given(name: str) -> bool:
+        return not name.startswith(".") and name not in _NOT_GIVEN
+
+    for top, folders, names in os.walk(source):
+        folders[:] = sorted(filter(is_given, folders))
+        yield from (Path(top, name) for name in sorted(filter(is_given, names)) if not name.endswith(".ipynb"))
 
 
 def is_file(path: Path) -> bool:

@@ -1,6 +1,8 @@
 """What the planner asks of the numbers that it is given, each refused in one sentence."""
 
-from numbers import Integral, Real
+from numbers import Real
+
+from torchcourse.units import is_whole_number
 
 FEWEST = 1e6
 """Fewer bytes or operations (per second) than this are a number in giga or tera without its power of ten."""
@@ -9,7 +11,7 @@ FEWEST = 1e6
 def check_whole(owner: str, least: int = 1, **given: object) -> None:
     """Raise a `ValueError` if a number is not whole, or less than `least`. `owner` is whose numbers they are."""
     for name, number in given.items():
-        if isinstance(number, bool) or not isinstance(number, Integral):
+        if not is_whole_number(number):
             hint = " Divide with // to keep it whole." if isinstance(number, float) else ""
             raise ValueError(f"{owner}: {name} must be a whole number, but is {number!r}.{hint}")
         if number < least:

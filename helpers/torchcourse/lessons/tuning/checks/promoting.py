@@ -119,7 +119,7 @@ _DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, di
         {
             "bottom_first": (
                 (3, 0),
-                "Both rungs have somebody to promote. The higher one goes first: it is nearer the end.",
+                "Both rungs have a trial to promote. The higher one goes first: it is nearer the end.",
             )
         },
     ),
