@@ -129,6 +129,7 @@ class LeakWatch:
         self._nodes: list[int] = []
         self._starts: list[int] = []  # the number of each step's first node of a graph
         self._untold: list[int] = []  # bytes of the process that are in no tensor on the CPU
+        self._in_cycles = 0  # bytes that only the garbage collector frees
         self._before: list[weakref.ref] = []
         self._storages_before: dict[int, weakref.ref] = {}
 
@@ -146,6 +147,9 @@ class LeakWatch:
 
     def __exit__(self, *error: Any) -> None:
         self._tracker.__exit__(*error)
+        before = self._tracker.current
+        gc.collect()  # while it has only this watch's objects to look at
+        self._in_cycles = before - self._tracker.current
         gc.unfreeze()
 
     def step(self) -> None:
@@ -173,11 +177,8 @@ class LeakWatch:
         steps = len(self._bytes)
         if steps < 5:
             raise ValueError(f"A leak shows by its growth, and {steps} steps show none: watch at least 5.")
-        before = self._tracker.current
-        gc.collect()
-        in_cycles = before - self._tracker.current
         unseen = self._unseen_a_step(self._count_untold())
-        return LeakReport(self._bytes, self._nodes, self._leaks(steps), in_cycles, unseen)
+        return LeakReport(self._bytes, self._nodes, self._leaks(steps), self._in_cycles, unseen)
 
     def _count_untold(self) -> int:
         live = self._tracker.live()
