@@ -11,6 +11,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchcourse.checks.arguments import told
 from torchcourse.gpu_errors import STOPPED, has_stopped_gpu
 from torchcourse.source_lines import cell_name, is_cell, is_library
 
@@ -67,7 +68,8 @@ def sentence(error: BaseException) -> str:
         where += "\nIt happened in a worker of the DataLoader."
     what = f"{kind}: {message}" if message else f"{kind}."
     if line is not None:
-        return f"Your code stopped with {what}{where}\n{place(line)}: {line.text}"
+        given = told(error.__traceback__, line.file, line.number)
+        return f"Your code stopped with {what}{where}\n{place(line)}: {line.text}" + (f"\n{given}" if given else "")
     if kind == "TypeError" and _NOT_CALLABLE_SO.search(message):
         return f"The check could not call your function: {message}{where}\nIs its first line still the exercise's own?"
     if kind == "ProcessDied":

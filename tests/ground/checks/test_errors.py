@@ -163,8 +163,8 @@ def f():
 def test_the_learners_innermost_line_is_named(text, line):
     message = called(cell(text)["f"]).message
     assert message.startswith("Your code stopped with ")
-    assert message.splitlines()[-1].startswith("Line ")
-    assert message.endswith((line, f"{line})"))
+    assert message.splitlines()[1].startswith("Line ")
+    assert message.splitlines()[1].endswith((line, f"{line})"))
 
 
 class Stumbles(torch.utils.data.Dataset):
@@ -325,3 +325,50 @@ def test_a_limit_holds_in_a_different_thread_too():
     thread.start()
     thread.join(10)
     assert ended == [0.2]
+
+
+PART = """\
+def f(x):
+    def part(name, of):
+        return of(name)
+    return part("a" * 50, int)
+"""
+ODD = """\
+class Odd(list):
+    def __len__(self):
+        return -1
+def g(x):
+    return 1 / 0
+def f(x):
+    g(Odd())
+"""
+METHOD = """\
+class A:
+    def run(self, n):
+        return n / 0
+def f(x):
+    A().run(None)
+"""
+GIVEN = {
+    "def f(x, k=2):\n    return x[k]\n": "There, `x` was a tensor of shape [2] (int64), `k` was 2.",
+    "def f(x):\n    x = [1]\n    return x[5]\n": "There, `x` was a list of length 1.",
+    "def f(x):\n    return [x[n] for n in range(9)]\n": "There, `x` was a tensor of shape [2] (int64).",
+    PART: f"There, `name` was '{'a' * 39} …, `of` was the class int.",
+    ODD: "There, `x` was of type Odd.",
+    METHOD: "There, `n` was None.",
+    "def f(x):\n    del x\n    return [][1]\n": "",
+    "def f(*x):\n    return [][1]\n": "",
+}
+
+
+@check
+def called_with_two(learner) -> str:
+    """Call the function with a tensor of two numbers."""
+    learner(torch.tensor([1, 2]))
+    return "It ended."
+
+
+@pytest.mark.parametrize("text", GIVEN)
+def test_a_learner_is_told_with_what_the_function_stopped(text):
+    message = called_with_two(cell(text)["f"]).message
+    assert message.splitlines()[2:] == ([GIVEN[text]] if GIVEN[text] else [])
