@@ -48,7 +48,7 @@ _KINDS = {
     "allreduce": "all-reduce",
     "alltoall": "all-to-all",
     "broadcast": "broadcast",
-    "reduce_": "reduce",
+    "reduce": "reduce",
     "gather": "gather",
     "scatter": "scatter",
     "send": "send",

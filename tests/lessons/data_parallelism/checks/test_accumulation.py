@@ -107,6 +107,26 @@ def last_counts_whole(ddp, optimizer, batches):
     optimizer.step()
 
 
+def graphs_retained(ddp, optimizer, batches):
+    optimizer.zero_grad()
+    losses = []
+    for index, (images, labels) in enumerate(batches):
+        with ddp.no_sync() if index < len(batches) - 1 else contextlib.nullcontext():
+            losses.append(F.cross_entropy(ddp(images), labels) / len(batches))
+            losses[-1].backward(retain_graph=True)
+    optimizer.step()
+
+
+def losses_listed(ddp, optimizer, batches):
+    optimizer.zero_grad()
+    losses = []
+    for index, (images, labels) in enumerate(batches):
+        with ddp.no_sync() if index < len(batches) - 1 else contextlib.nullcontext():
+            losses.append(F.cross_entropy(ddp(images), labels) / len(batches))
+            losses[-1].backward()
+    optimizer.step()
+
+
 def zero_grad_in_the_loop(ddp, optimizer, batches):
     for index, (images, labels) in enumerate(batches):
         optimizer.zero_grad()
@@ -156,7 +176,8 @@ def through_the_module(ddp, optimizer, batches):
 
 
 @pytest.mark.parametrize(
-    "answer", [accumulate, accumulate_in_two_parts, averaged_by_hand, averaged_in_one_row, looked_at_besides]
+    "answer",
+    [accumulate, accumulate_in_two_parts, averaged_by_hand, averaged_in_one_row, looked_at_besides, losses_listed],
 )
 def test_accumulate_accepts(answer):
     accepted(check.accumulate(answer))
@@ -182,6 +203,8 @@ def test_accumulate_accepts(answer):
         (never_cleared, "later_steps"),
         (accumulate_the_loss, "graphs_kept"),
         (backward_at_the_end, "graphs_kept"),
+        (graphs_retained, "graphs_kept"),
+        (lambda ddp, *given: accumulate(ddp.eval(), *given), "mode_left_changed"),
         (lambda *given: averaged_by_hand(*given, each=True), "too_many_messages"),
         (averaged_by_both, "averaged_twice"),
         (summed_by_hand, "ranks_disagree"),

@@ -79,6 +79,13 @@ def turned(total, epoch, rank, world_size):
     return (order[epoch:] + order[:epoch])[rank * each : (rank + 1) * each]
 
 
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def one_generator_for_all_calls(total, epoch, rank, world_size):
+    return torch.randperm(total, generator=GENERATOR)[: total - total % world_size][rank::world_size]
+
+
 def by_a_text(total, epoch, rank, world_size):
     return every_nth(total, hash(f"epoch {epoch}"), rank, world_size)
 
@@ -90,6 +97,7 @@ def by_a_text(total, epoch, rank, world_size):
         (lambda total, epoch, rank, ranks: sorted(every_nth(total, epoch, rank, ranks)), "sorted"),
         (turned, "same_order"),
         (by_a_text, "other_process"),
+        (one_generator_for_all_calls, "not_repeatable"),
         (first_ones_mixed, "same_left_out"),
         (lambda total, epoch, rank, ranks: shuffled(total, epoch)[: total // ranks], "same_data"),
         (lambda total, epoch, rank, ranks: torch.randperm(total)[rank::ranks], "overlap"),
@@ -117,6 +125,17 @@ def by_a_text(total, epoch, rank, world_size):
 )
 def test_samples_of_rank_refuses(answer, symptom):
     refused(check.samples_of_rank(answer), symptom)
+
+
+def test_the_epoch_that_is_not_mixed_is_named():
+    def mixed_from_epoch_1(total, epoch, rank, ranks):
+        return every_nth(total, epoch, rank, ranks) if epoch else list(range(rank, total, ranks))
+
+    def mixed_in_epoch_0(total, epoch, rank, ranks):
+        return every_nth(total, epoch, rank, ranks) if epoch == 0 else list(range(rank, total, ranks))
+
+    assert "In epoch 0 " in check.samples_of_rank(mixed_from_epoch_1).message
+    assert "In epoch 1 " in check.samples_of_rank(mixed_in_epoch_0).message
 
 
 def test_samples_of_rank_leaves_the_random_generator_alone():
@@ -189,6 +208,8 @@ def from_the_end(length, epoch, rank, world_size):
         (lambda n, epoch, rank, ranks: dealt(mixed(n, 0 if epoch == 0 else epoch + 1), rank, ranks), "order"),
         (lambda n, epoch, rank, ranks: mixed(n, epoch), "too_many"),
         (front_padding_once, "tiny"),
+        (lambda n, epoch, rank, ranks: (mixed(n, epoch) + mixed(n, epoch)[: -n % ranks])[rank::ranks], "tiny"),
+        (lambda n, epoch, rank, ranks: (mixed(n, epoch) * 3)[: -(-n // ranks) * ranks][rank::ranks], "tiny"),
         (from_the_end, "padding"),
         (lambda n, epoch, rank, ranks: None, "wrong_type"),
     ],

@@ -149,6 +149,25 @@ def each_to_its_owner(gradients):
     return torch.stack(arrived).mean(dim=0)
 
 
+def whole_reduced_to_each(gradients):
+    rank, n = who()
+    for owner in range(n):
+        flat = flat_shards.flatten(gradients, n)
+        dist.reduce(flat, owner)
+        if owner == rank:
+            own = flat.chunk(n)[rank] / n
+    return own
+
+
+def reduced_and_scattered(gradients):
+    rank, n = who()
+    flat = flat_shards.flatten(gradients, n)
+    dist.reduce(flat, 0)
+    own = torch.empty_like(flat.chunk(n)[0])
+    dist.scatter(own, list(flat.chunk(n)) if rank == 0 else None, src=0)
+    return own / n
+
+
 def average_of_the_library(gradients):
     parts = parts_of(gradients)
     own = torch.empty_like(parts[0])
@@ -232,6 +251,9 @@ def mean_of_a_shard(gradients):
         (lambda g: parts_of(g)[dist.get_rank()] / dist.get_world_size(), "only_divided"),
         (all_reduced, "too_many_bytes"),
         (all_gathered, "too_many_bytes"),
+        (whole_reduced_to_each, "too_many_bytes"),
+        (reduced_and_scattered, "too_many_bytes"),
+        (lambda g: scattered([gradient.float() for gradient in g]), "dtype"),
         (whole_mean, "whole_gradient"),
         (of_rank_0, "same_shard"),
         (mean_of_a_shard, "average_of_a_shard"),

@@ -158,6 +158,37 @@ def largest(model):
         dist.all_reduce(parameter.grad, op=dist.ReduceOp.MAX)
 
 
+def layer_by_layer(model):
+    for layer in model.children():
+        mean_with_avg(layer)
+
+
+def leaves_only(model):
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            mean_with_avg(layer)
+
+
+def divided_by_the_parameters(model):
+    for parameter in own(model):
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= len(own(model))
+
+
+CALLS = []
+
+
+def in_the_first_call(model):
+    if not CALLS:
+        mean_with_avg(model)
+    CALLS.append(model)
+
+
+def group_destroyed(model):
+    mean_with_avg(model)
+    dist.destroy_process_group()
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
@@ -176,6 +207,11 @@ def largest(model):
         (frozen_as_zeros, "frozen"),
         (frozen_thawed, "frozen"),
         (gradients_cleared, "gradient_lost"),
+        (layer_by_layer, "some_parameters"),
+        (leaves_only, "some_parameters"),
+        (in_the_first_call, "later_steps"),
+        (group_destroyed, "raised_ValueError"),
+        (divided_by_the_parameters, "divided_twice"),
         (largest, "wrong_value"),
     ],
 )
@@ -184,8 +220,12 @@ def test_average_gradients_refuses(answer, symptom):
 
 
 def test_a_parameter_with_its_own_gradient_is_named_as_in_the_model():
-    assert "0.weight" in check.average_gradients(lambda model: mean_with_avg(model[1])).message
-    assert "1.weight" in check.average_gradients(up_to_the_frozen_one).message
+    assert "parameter scale" in check.average_gradients(lambda model: mean_with_avg(model[1])).message
+    assert "parameter 1.0.weight" in check.average_gradients(up_to_the_frozen_one).message
+
+
+def test_a_division_by_a_different_number_is_not_told_as_two():
+    assert "or" in check.average_gradients(divided_by_the_parameters).message
 
 
 @pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])

@@ -51,6 +51,12 @@ def test_zero_bytes_refuses(learner, symptom):
     refused(check.zero_bytes(learner), symptom)
 
 
+def test_where_nothing_is_shared_out_no_equal_parts_are_spoken_of():
+    message = check.zero_bytes(lambda p, n, stage: [part * n for part in bytes_a_rank(p, 1, 0)]).message
+    assert "stage 0" in message
+    assert "keeps all of them" in message
+
+
 # step_seconds
 
 
@@ -88,6 +94,11 @@ def test_step_seconds_accepts(learner):
         (lambda c, s, n, a, b: seconds(c, 0, n, a, b), "bytes_forgotten"),
         (lambda c, s, n, a, b: seconds(c, s, n, 0, b), "messages"),
         (lambda c, s, n, a, b: seconds(c, s, n, b, a), "swapped"),
+        (lambda c, s, n, a, b: c // n + seconds(0, s, n, a, b), "whole_numbers"),
+        (lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * (n - 1) // n * s * b, "whole_numbers"),
+        (lambda c, s, n, a, b: seconds(c, s, n, a, 1 / b), "bandwidth"),
+        (lambda c, s, n, a, b: seconds(c, s / n, n, a, b), "chunk_cut_again"),
+        (lambda c, s, n, a, b: c / n + 2 * n * (a + s / n * b), "steps_of_a_ring"),
     ],
 )
 def test_step_seconds_refuses(learner, symptom):

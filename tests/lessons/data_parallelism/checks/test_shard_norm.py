@@ -139,6 +139,22 @@ def to_length_one(shards, max_norm):
     return norm
 
 
+def norms_of_shards(shards):
+    return over_ranks(torch.stack([gradient.norm() for gradient in used(shards)]).sum())
+
+
+def largest_of_a_shard(shards):
+    return over_ranks(torch.stack([gradient.norm() for gradient in used(shards)]).max(), dist.ReduceOp.MAX)
+
+
+def square_compared(shards, max_norm):
+    square = over_ranks(own_square(shards))
+    if square > max_norm:
+        for gradient in used(shards):
+            gradient.mul_(max_norm / square.sqrt())
+    return square.sqrt()
+
+
 def no_shard_left_out(shards, max_norm):
     norm = over_ranks(sum(shard.grad.square().sum() for shard in shards)).sqrt()
     scale(shards, norm, max_norm)
@@ -189,6 +205,9 @@ def zeros_for_none(shards, max_norm):
         (lost_products, "nothing_changed"),
         (upside_down, "turned_round"),
         (to_length_one, "made_to_length_one"),
+        (by(norms_of_shards), "norms_of_shards_added"),
+        (by(largest_of_a_shard), "wrong_factor"),
+        (square_compared, "always_scaled"),
         (no_shard_left_out, "no_gradient"),
         (zeros_for_none, "unused_filled"),
         (only_long_ranks_speak, "left_alone"),

@@ -120,6 +120,10 @@ def start_from_the_last(model):
         dist.broadcast(parameter.data, src=dist.get_world_size() - 1)
 
 
+def from_rank_0_and_evaluating(model):
+    averaging.copy_from_rank_0(model.eval())
+
+
 def first_half(batch):
     return batch[: len(batch) // dist.get_world_size()]
 
@@ -202,6 +206,7 @@ def labels_of_the_other_rank(batch):
         (loop(take=slice(1, None)), "batches_left_out"),
         (loop(scale=3), "step_too_long"),
         (loop(cut=labels_of_the_other_rank), "wrong_value"),
+        (loop(begin=from_rank_0_and_evaluating), "mode_left_changed"),
     ],
 )
 def test_train_together_refuses(answer, symptom):

@@ -21,18 +21,20 @@ def joined(ddp, optimizer, loss_of, batches):
     return len(batches)
 
 
-def zeros_by_hand(ddp, optimizer, loss_of, batches):
+def zeros_by_hand(ddp, optimizer, loss_of, batches, clear=True, divide=True):
+    """By hand, with switches for its mistakes."""
     most = torch.tensor(len(batches))
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     parameters = list(ddp.module.parameters())
     for step in range(most.item()):
-        optimizer.zero_grad()
+        if clear or step < len(batches):
+            optimizer.zero_grad()
         if step < len(batches):
             loss_of(ddp.module(batches[step])).backward()
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
+            parameter.grad /= dist.get_world_size() if divide else 1
         optimizer.step()
     return len(batches)
 
@@ -177,6 +179,9 @@ def returns_all(ddp, optimizer, loss_of, batches):
         (returns_all, "count"),
         (all_in_one, "one_big_batch"),
         (taken_off_the_list, "list_changed"),
+        (lambda *given: zeros_by_hand(*given, clear=False), "last_gradient_again"),
+        (lambda *given: zeros_by_hand(*given, divide=False), "not_divided"),
+        (lambda ddp, *given: joined(ddp.eval(), *given), "mode_left_changed"),
     ],
 )
 def test_train_on_all_refuses(learner, symptom):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torch import nn
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
+    EVALUATING,
     Tensors,
     classifier,
     refuse_shortened,
@@ -41,6 +43,8 @@ def accumulate(learner: Callable) -> str:
             _judge_weights(runs[0], count, world_size, case)
             _refuse_graphs(runs[0], case)
             _refuse_messages(runs[0], case)
+            if runs[0].evaluating:
+                raise Wrong("mode_left_changed", case + EVALUATING)
             refuse_shortened(count, runs[0].left)
     return "1, 3 and 4 micro-batches: the step of one big batch, and one average for each step, on 2 and on 3 ranks."
 
@@ -51,7 +55,8 @@ class Accumulated:
 
     `syncs`: how often DDP averaged. `by_hand`: collectives that the learner called. `forwards`: the samples of each
     forward pass. `quiet`: of these, the passes that will not lead to an average. `waiting`: the most forward passes at
-    a time whose backward pass was still to come. `left`: the length of the list of micro-batches afterwards.
+    a time whose backward pass was still to come. `kept`: the most tensors that earlier passes still kept for their
+    backward pass when one began. `left`: the length of the list of micro-batches afterwards.
     """
 
     weights: list[Tensors]
@@ -61,6 +66,8 @@ class Accumulated:
     forwards: list[int] = field(default_factory=list)
     quiet: int = 0
     waiting: int = 0
+    kept: int = 0
+    evaluating: bool = False
     used_no_sync: bool = False
     backwards: int = 0
     left: int = 0
@@ -72,14 +79,15 @@ def _accumulate(learner: Callable) -> list[Accumulated]:
         torch.manual_seed(0)
         model = classifier().to(device())
         seen = Accumulated([copies(model.parameters())])
-        ddp, optimizer = _watched(model, seen)
+        saved: WeakSet[_Saved] = WeakSet()
+        ddp, optimizer = _watched(model, seen, saved)
         for step in range(_STEPS):
             batches = [
                 (images.to(device()), labels.to(device()))
                 for images, labels in _micro_batches(count, step, dist.get_rank())
             ]
             syncs = seen.syncs
-            with watched() as traffic:
+            with watched() as traffic, _noted_in(saved):
                 learner(ddp, optimizer, batches)
             seen.left = len(batches)
             seen.by_hand += len(traffic.collectives) - (seen.syncs - syncs)
@@ -92,15 +100,37 @@ def _micro_batches(count: int, step: int, rank: int) -> list[tuple[torch.Tensor,
     return samples(count, _EACH, seed=100 * step + rank)
 
 
-def _watched(model: nn.Module, seen: Accumulated) -> tuple[nn.Module, torch.optim.Optimizer]:
+class _Saved:
+    """A tensor that autograd keeps for a backward pass."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def _noted_in(saved: "WeakSet[_Saved]") -> torch.autograd.graph.saved_tensors_hooks:
+    """While this is entered, what autograd keeps is in `saved`, for as long as it is kept."""
+
+    def pack(tensor: torch.Tensor) -> _Saved:
+        box = _Saved(tensor)
+        saved.add(box)
+        return box
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor)
+
+
+def _watched(model: nn.Module, seen: Accumulated, saved: "WeakSet[_Saved]") -> tuple[nn.Module, torch.optim.Optimizer]:
     """Return the model in DDP and its optimizer; what happens to them is written into `seen`."""
     ddp = nn.parallel.DistributedDataParallel(model)
     ddp.register_comm_hook(seen, _count_and_average)
     no_sync = ddp.no_sync
 
+    def note_kept(*_: Any) -> None:
+        seen.kept = max(seen.kept, len(saved))
+
     def note_forward(_: nn.Module, inputs: tuple[torch.Tensor, ...], outputs: torch.Tensor) -> None:
         if outputs.requires_grad:  # whoever only looks at a loss does not train on it
             seen.forwards.append(len(inputs[0]))
+            seen.evaluating |= not model.training
             seen.quiet += not ddp.require_backward_grad_sync
             seen.waiting = max(seen.waiting, len(seen.forwards) - seen.backwards)
             outputs.register_hook(note_backward)
@@ -115,6 +145,7 @@ def _watched(model: nn.Module, seen: Accumulated) -> tuple[nn.Module, torch.opti
     def note_step(*_: Any) -> None:
         seen.optimizer_steps += 1
 
+    model.register_forward_pre_hook(note_kept)
     model.register_forward_hook(note_forward)
     setattr(ddp, "no_sync", noted)  # noqa: B010  # mypy refuses to assign to a method
     optimizer = torch.optim.SGD(model.parameters(), lr=_RATE)
@@ -239,6 +270,12 @@ def _refuse_graphs(one: Accumulated, case: str) -> None:
             f"{case}the weights are right, but up to {one.waiting} forward passes came before the backward pass of the "
             "first of them: their graphs are in memory together, as those of the big batch are. When can backward() "
             "be called?",
+        )
+    if one.kept > 0:
+        raise Wrong(
+            "graphs_kept",
+            f"{case}the weights are right, but when a micro-batch is computed, the graph of one before it is still in "
+            "memory, as that of the big batch would be. backward() frees a graph, unless it is told to retain it.",
         )
 
 

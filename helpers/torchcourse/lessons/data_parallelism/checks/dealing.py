@@ -24,6 +24,12 @@ Deal = Callable[[int, int, int, int], list[int]]
 @check
 def samples_of_rank(learner: Deal) -> str:
     """Deal out several datasets, with a different state of the global random generator on every rank."""
+    if _dealt(learner, 40, 1, 0, 2) != _dealt(learner, 40, 1, 0, 2):
+        raise Wrong(
+            "not_repeatable",
+            "Called twice as the same rank, with the same four numbers, your function deals out different samples. "
+            "What does it keep from one call to the next? A new generator in each call starts from its seed.",
+        )
     for total, world_size in ((40, 2), (40, 3), (100, 8)):
         epochs = [[_dealt(learner, total, epoch, rank, world_size) for rank in range(world_size)] for epoch in range(4)]
         first = epochs[0]
@@ -56,7 +62,7 @@ def samples_of_rank(learner: Deal) -> str:
 @check
 def share_of_epoch(learner: Deal) -> str:
     """Compare index for index with `torch.utils.data.DistributedSampler`."""
-    for length, epoch, world_size in ((12, 0, 3), (12, 3, 3), (10, 1, 4), (101, 2, 2), (3, 1, 8)):
+    for length, epoch, world_size in ((12, 0, 3), (12, 3, 3), (10, 1, 4), (101, 2, 2), (3, 1, 8), (2, 1, 9)):
         right = [torchs_share(length, epoch, rank, world_size) for rank in range(world_size)]
         given = [_as_list(learner(length, epoch, rank, world_size)) for rank in range(world_size)]
         if given != right:
@@ -65,7 +71,7 @@ def share_of_epoch(learner: Deal) -> str:
             if sorted(chain(*given)) == sorted(chain(*right)):
                 _judge_order(given, length, epoch, where)
             _judge_choice(given, length, where)
-    return "Index for index PyTorch's DistributedSampler: on 2, 3, 4 and 8 ranks, with padding, in several epochs."
+    return "Index for index PyTorch's DistributedSampler: on 2, 3, 4, 8 and 9 ranks, with padding, in several epochs."
 
 
 def _as_list(share: Any) -> list[int]:
@@ -159,7 +165,11 @@ def _judge_deal(first: Shares, second: Shares, total: int) -> None:
             "The samples of a rank come in rising order. Whatever was mixed before: a rank needs them in mixed order.",
         )
     if any(_in_order(part) for part in (*first, *second)):
-        raise Wrong("not_mixed", "The samples come in the order of the dataset. Mix them before you deal them out.")
+        epoch = 0 if any(_in_order(part) for part in first) else 1
+        raise Wrong(
+            "not_mixed",
+            f"In epoch {epoch} the samples come in the order of the dataset. Mix them before you deal them out.",
+        )
     if first == second:
         raise Wrong(
             "same_every_epoch",
@@ -218,15 +228,17 @@ def torchs_share(length: int, epoch: int, rank: int, world_size: int) -> list[in
 def _judge_sizes(given: Shares, each: int, where: str, length: int) -> None:
     """Refuse shares that are not `each` samples long."""
     sizes = [len(share) for share in given]
+    if min(sizes) < each and length < len(given):
+        raise Wrong(
+            "tiny",
+            f"{where}the ranks get {sizes} samples, and each should get {each}: {sum(sizes)} places are filled, of "
+            f"{each * len(given)}. Here one lap is not enough, and two may not be, either.",
+        )
     if len(set(sizes)) > 1:
         raise Wrong(
             "uneven",
             f"{where}the ranks get {sizes} samples. Equally many is a must: the rank that is done first would leave "
             "the others waiting in their all-reduce.",
-        )
-    if sizes[0] < each and length < len(given):
-        raise Wrong(
-            "tiny", f"{where}each rank gets {sizes[0]} samples, and it should be {each}. Here one lap is not enough."
         )
     if sizes[0] < each:
         raise Wrong("dropped", f"{where}each rank gets {sizes[0]} samples, not {each}, so some are never used.")

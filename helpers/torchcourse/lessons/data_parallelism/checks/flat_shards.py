@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, on_ranks, refuse_known, same, tensor_of
 from torchcourse.lessons.data_parallelism import flat_shards
-from torchcourse.lessons.data_parallelism.checks.reference import TWO_RANKS_ONLY
+from torchcourse.lessons.data_parallelism.checks.reference import NOTHING_CAME, TWO_RANKS_ONLY
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import device
 
@@ -165,8 +165,8 @@ def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float]]]) -> None
         if size > most * 1.01:
             raise Wrong(
                 "too_many_bytes",
-                f"{where}the values are right, but a rank sends {size:g} bytes ({kind}), and a reduce-scatter sends "
-                f"{most:g}. Which collective leaves each rank its own part of a sum, and nothing else?",
+                f"{where}the values are right, but {size:g} bytes per rank are sent ({kind}), and a reduce-scatter "
+                f"sends {most:g}. Which collective leaves each rank its own part of a sum, and nothing else?",
             )
 
 
@@ -178,12 +178,13 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
         "sum_not_mean": (list(total.chunk(n)), f"your shards are {n} times too large: they are sums."),
         "divided_twice": (
             list((total / n**2).chunk(n)),
-            f"your shards are {n} times too small: you divide twice, or what you add up is a mean already.",
+            f"your shards are {n} times too small: you divide twice, by too large a number, or what you add up is a "
+            "mean already.",
         ),
-        "own_only": (own, "each rank has its own gradients: nothing came from the other ranks."),
+        "own_only": (own, f"each rank has its own gradients: {NOTHING_CAME}"),
         "only_divided": (
             [part / n for part in own],
-            f"each rank has its own gradients, only {n} times smaller: nothing came from the other ranks.",
+            f"each rank has its own gradients, only {n} times smaller: {NOTHING_CAME}",
         ),
         "of_rank_0": (list(parts[0]), "each rank has its part of rank 0's gradients. Those of the others count too."),
         "of_rank_0_divided": (
@@ -206,6 +207,12 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
         ),
     }
     refuse_known(found, known, where=where)
+    if same(found, mean, 1e-5):
+        raise Wrong(
+            "dtype",
+            f"{where}the gradients are {flats.dtype}, and your numbers are right to {found[0].dtype} only, or less. "
+            "Compute in their own type.",
+        )
     if n > 2:
         raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
     rank = next(rank for rank, shard in enumerate(found) if not same(shard, mean[rank]))

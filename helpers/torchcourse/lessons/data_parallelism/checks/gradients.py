@@ -1,6 +1,6 @@
 """Checks of lesson 01 on gradients that the ranks average: one message per parameter, and parts of unequal size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,27 +26,38 @@ TIME_LIMIT = 20.0  # seconds for one call; healthy ranks need a fraction of one
 def average_gradients(learner: Callable) -> str:
     """Compare with the mean over two and over three ranks, one parameter being frozen."""
     for world_size in (2, 3):
-        seen = _with_gradients(learner, [()] * world_size)
-        mean = scaled(added(one.before for one in seen), 1 / world_size)
-        _refuse_lost_or_moved(seen)
-        if same([one.after for one in seen], [mean] * world_size, FLOAT32):
-            continue
-        if world_size > 2:
-            raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
-        _judge_average(seen, mean)
+        for call, seen in enumerate(_with_gradients(learner, [()] * world_size)):
+            mean = scaled(added(one.before for one in seen), 1 / world_size)
+            _refuse_lost_or_moved(seen)
+            if same([one.after for one in seen], [mean] * world_size, FLOAT32):
+                continue
+            if call > 0:
+                raise Wrong("later_steps", _SECOND_CALL)
+            if world_size > 2:
+                raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
+            _judge_average(seen, mean)
     return "Every rank holds the mean of all ranks' gradients: checked on 2 and on 3 ranks, with a frozen parameter."
 
 
 @check
 def average_uneven(learner: Callable) -> str:
     """Compare with the mean over samples, for parts of different sizes on two and on three ranks."""
-    for counts in ([4, 1], [5, 5], [6, 2, 1]):
-        seen = _with_gradients(learner, [(count,) for count in counts])
-        mean = scaled(added(scaled(one.before, n) for one, n in zip(seen, counts, strict=True)), 1 / sum(counts))
-        _refuse_lost_or_moved(seen)
-        if not same([one.after for one in seen], [mean] * len(counts), FLOAT32):
+    for counts in ([4, 1], [5, 5], [600, 200, 100]):
+        for call, seen in enumerate(_with_gradients(learner, [(count,) for count in counts])):
+            mean = scaled(added(scaled(one.before, n) for one, n in zip(seen, counts, strict=True)), 1 / sum(counts))
+            _refuse_lost_or_moved(seen)
+            if same([one.after for one in seen], [mean] * len(counts), FLOAT32):
+                continue
+            if call > 0:
+                raise Wrong("later_steps", _SECOND_CALL)
             _judge_uneven(seen, counts)
-    return "The mean over samples, whoever holds them: checked on parts of [4, 1], [5, 5] and [6, 2, 1] samples."
+    return "The mean over samples, whoever holds them: checked on parts of [4, 1], [5, 5] and [600, 200, 100] samples."
+
+
+_SECOND_CALL = (
+    "The first call is right. The second one, on the same ranks with new gradients (in float64), is not. What does "
+    "your code keep from one call to the next?"
+)
 
 
 @dataclass
@@ -64,8 +75,11 @@ class Gradients:
     thawed: bool
 
 
-def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> Gradients:
-    """Call `learner(model, …)` on a small model whose weights and gradients differ from rank to rank.
+def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool) -> list[Gradients]:
+    """Call `learner(model, …)` twice on a small model whose weights and gradients differ from rank to rank.
+
+    The model has a weight of its own and a layer inside a layer: a loop over its layers misses one of them. The second
+    call has new gradients, all in float64.
 
     Args:
         arguments: for each rank, what the learner gets besides the model.
@@ -74,23 +88,31 @@ def _call_with_gradients(learner: Callable, arguments: list[tuple], frozen: bool
     torch.manual_seed(dist.get_rank())
     first = nn.Linear(3, 4)
     first.bias.requires_grad_(not frozen)  # not the last one: a loop that ends at it leaves out those after it
-    model = nn.Sequential(first, nn.Linear(4, 2)).to(device())
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model = nn.Sequential(first, nn.Sequential(nn.Linear(4, 2))).to(device())
+    model.register_parameter("scale", nn.Parameter(torch.randn(2, device=device())))
     generator = torch.Generator().manual_seed(dist.get_rank())
-    before = [torch.randn(parameter.shape, generator=generator) for parameter in trained]
-    for parameter, gradient in zip(trained, before, strict=True):
-        parameter.grad = gradient.clone().to(device())
-    weights = copies(model.parameters())
-    learner(model, *arguments[dist.get_rank()])
-    after = [None if p.grad is None else p.grad.detach().cpu() for p in trained]
-    moved = not same(copies(model.parameters()), weights, FLOAT32)
-    thawed = frozen and (first.bias.requires_grad or first.bias.grad is not None)
-    return Gradients(names, before, after, moved, thawed)
+    calls = []
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        before = [torch.randn(parameter.shape, generator=generator, dtype=dtype) for parameter in trained.values()]
+        for parameter, gradient in zip(trained.values(), before, strict=True):
+            parameter.grad = gradient.clone().to(device())
+        weights = copies(model.parameters())
+        learner(model, *arguments[dist.get_rank()])
+        after = [None if p.grad is None else p.grad.detach().cpu() for p in trained.values()]
+        moved = not same(copies(model.parameters()), weights, FLOAT32)
+        thawed = frozen and (first.bias.requires_grad or first.bias.grad is not None)
+        calls.append(Gradients(list(trained), before, after, moved, thawed))
+        first.bias.requires_grad_(not frozen)
+    return calls
 
 
-def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[Gradients]:
-    """Call the learner on one rank for each of `arguments`, and explain a `None` that it trips over."""
+def _with_gradients(learner: Callable, arguments: list[tuple]) -> list[tuple[Gradients, ...]]:
+    """Call the learner on one rank for each of `arguments`, and explain a `None` that it trips over.
+
+    Returns, for each of its calls, what every rank had.
+    """
     try:
         return _run(learner, arguments, True, "no_gradient", _FROZEN)
     except Wrong as wrong:
@@ -106,8 +128,10 @@ _NO_RESULT = (
 )
 
 
-def _run(learner: Callable, arguments: list[tuple], frozen: bool, symptom: str, hint: str) -> list[Gradients]:
-    return on_ranks(
+def _run(
+    learner: Callable, arguments: list[tuple], frozen: bool, symptom: str, hint: str
+) -> list[tuple[Gradients, ...]]:
+    by_rank = on_ranks(
         _call_with_gradients,
         learner,
         arguments,
@@ -117,9 +141,10 @@ def _run(learner: Callable, arguments: list[tuple], frozen: bool, symptom: str, 
         left_alone=None,
         known={"NoneType": (symptom, hint)},
     )
+    return list(zip(*by_rank, strict=True))
 
 
-def _refuse_lost_or_moved(seen: list[Gradients]) -> None:
+def _refuse_lost_or_moved(seen: Sequence[Gradients]) -> None:
     if any(gradient is None for one in seen for gradient in one.after):
         raise Wrong("gradient_lost", "After your function a .grad is None: the optimizer would skip that parameter.")
     if any(one.moved for one in seen):
@@ -135,7 +160,7 @@ def _refuse_lost_or_moved(seen: list[Gradients]) -> None:
         )
 
 
-def _refuse_untouched(seen: list[Gradients]) -> None:
+def _refuse_untouched(seen: Sequence[Gradients]) -> None:
     """Refuse what is still a rank's own on a rank other than 0: all gradients, or those of some parameters."""
     for rank, one in enumerate(seen[1:], start=1):
         kept = [same(after, before, FLOAT32) for after, before in zip(one.after, one.before, strict=True)]
@@ -149,11 +174,12 @@ def _refuse_untouched(seen: list[Gradients]) -> None:
             raise Wrong(
                 "some_parameters",
                 f"Rank {rank} still has its own gradient for the parameter {one.names[kept.index(True)]}, while others "
-                "changed. All that have a gradient need it: biases, and those that come after a frozen one, too.",
+                "changed. All that have a gradient need it: biases, those of the model itself and of layers inside "
+                "layers, and those that come after a frozen one, too.",
             )
 
 
-def _judge_average(seen: list[Gradients], mean: Tensors) -> None:
+def _judge_average(seen: Sequence[Gradients], mean: Tensors) -> None:
     """Raise what is wrong with an average over two ranks."""
     first, second = (one.after for one in seen)
     for result in (mean, scaled(mean, 2)):
@@ -167,11 +193,12 @@ def _judge_average(seen: list[Gradients], mean: Tensors) -> None:
     raise Wrong(
         "wrong_value",
         "The ranks' gradients are neither their own nor the mean. Print p.grad before and after for a model with "
-        "one weight, on two ranks, and compare with the mean worked out by hand.",
+        "one weight, on two ranks, and compare with the mean worked out by hand. Does your code wait for a collective "
+        "that it starts with async_op?",
     )
 
 
-def _judge_uneven(seen: list[Gradients], counts: list[int]) -> None:
+def _judge_uneven(seen: Sequence[Gradients], counts: list[int]) -> None:
     """Raise what is wrong with a mean over samples."""
     _refuse_untouched(seen)
     after = [one.after for one in seen]

@@ -123,11 +123,8 @@ def _judge_shares(given: list[float], right: list[float], plain: list[float], wo
             "not_shared": (whole, f"each rank still holds all {name}; this stage shares them out."),
         }
         refuse_known(ours, known, _CLOSE, where=where)
-        raise Wrong(
-            "wrong_share",
-            f"{where}your {name} are {ours / wanted:.3g} times what they should be. Each rank keeps one of N equal "
-            "parts.",
-        )
+        share = "Each rank keeps all of them" if same(wanted, whole) else "Each rank keeps one of N equal parts"
+        raise Wrong("wrong_share", f"{where}your {name} are {ours / wanted:.3g} times what they should be. {share}.")
 
 
 # Time
@@ -141,6 +138,7 @@ _STEPS: list[Step] = [
     (0.4, 0.0, 8, 1e-3, 1e-9),
     (0.0, 1e8, 8, 0.0, 1e-9),
     (1.5, 4e6, 64, 5e-6, 1e-10),
+    (9.0, 1e8, 4, 1e-5, 1e-9),
 ]
 
 
@@ -195,6 +193,25 @@ _MISTAKES: dict[str, tuple[list[Callable[..., float]], str]] = {
     "bytes_forgotten": (
         [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a],
         "You count the messages and not their bytes.",
+    ),
+    "whole_numbers": (
+        [
+            lambda c, s, n, a, b: c // n + ring_seconds(s, n, a, b),
+            lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * (n - 1) // n * s * b,
+        ],
+        "You divide with //, which leaves the whole number below: 6 // 4 is 1. A share is no whole number.",
+    ),
+    "bandwidth": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * (n - 1) / n * s / b],
+        "You divide by β as by a speed. β is the seconds of one byte: more bytes, more times β.",
+    ),
+    "chunk_cut_again": (
+        [lambda c, s, n, a, b: c / n + 2 * (n - 1) * a + 2 * (n - 1) / n**2 * s * b],
+        "The messages are right, and the bytes are divided by N twice. One chunk is S/N, and 2(N−1) of them are sent.",
+    ),
+    "steps_of_a_ring": (
+        [lambda c, s, n, a, b: c / n + 2 * n * (a + s / n * b)],
+        "Your ring has 2N steps. In which step has a rank nothing left to send?",
     ),
     "swapped": (
         [lambda c, s, n, a, b: c / n + 2 * (n - 1) * b + 2 * (n - 1) / n * s * a],

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import copies, numbers, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
+    NOTHING_CAME,
     TWO_RANKS_ONLY,
     Tensors,
     classifier,
@@ -152,7 +153,7 @@ def _judge_entries(log: list[float], means: list[float], losses: list[list[float
         ),
         "only_divided": (
             [loss / n for loss in own],
-            f"Rank 0 logs its own loss divided by {n}: nothing came from the other ranks.",
+            f"Rank 0 logs its own loss divided by {n}: {NOTHING_CAME}",
         ),
     }
     refuse_known(log, known, _ROUNDING)

@@ -15,6 +15,14 @@ FLOAT32 = 1e-5
 TWO_RANKS_ONLY = "Right on 2 ranks, wrong on 3. Which number in your code is true only when there are two ranks?"
 
 
+NOTHING_CAME = "nothing came from the other ranks, or not before you went on (async_op: wait for it)."
+
+EVALUATING = (
+    "the weights are right for this model, but you train it in evaluation mode. A model with dropout or BatchNorm "
+    "would then train in a different way. Leave the mode as it is."
+)
+
+
 def classifier() -> nn.Module:
     """Return a model from 4 features to 3 classes, in float64."""
     return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
@@ -59,11 +67,12 @@ def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]
         ),
         "divided_twice": (
             [scaled(total, 1 / n**2)] * n,
-            f"Your gradients are {n} times too small: you divide more than once, or what you add up is a mean already.",
+            f"Your gradients are {n} times too small: you divide more than once, by too large a number, or what you "
+            "add up is a mean already.",
         ),
         "only_divided": (
             [scaled(gradients, 1 / n) for gradients in own],
-            f"Every rank still has its own gradients, only {n} times smaller: nothing came from the other ranks.",
+            f"Every rank still has its own gradients, only {n} times smaller: {NOTHING_CAME}",
         ),
         "copied_not_averaged": (
             [own[0]] * n,

@@ -83,6 +83,11 @@ def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own
             by(*[sum(own)] * n),
             f"You add the norms of the ranks: {sum(own):.2f}. The norm is {whole:.2f}. What of a norm adds up?",
         ),
+        "norms_of_shards_added": (
+            by(*[sum(sum(norms) for norms in each)] * n),
+            f"You add the norms of the shards: {sum(sum(norms) for norms in each):.2f}. The norm is {whole:.2f}. What "
+            "of a norm adds up?",
+        ),
         "norms_averaged": (by(*[sum(own) / n] * n), "You take the mean of the ranks' norms. What of a norm adds up?"),
         "largest_norm": (by(*[max(own)] * n), "You take the largest norm of a rank. What of a norm adds up?"),
         "norm_of_rank_0": (by(*[own[0]] * n), "All ranks use the norm of rank 0. The other shards count too."),
@@ -119,6 +124,12 @@ def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own
     }
     refuse_known(list(after), known, _CLOSE)
     length = math.sqrt(sum(_norm(gradients) ** 2 for gradients in after))
+    if same(list(after), _scaled(before, [length / whole] * n), _CLOSE):
+        raise Wrong(
+            "wrong_factor",
+            f"All gradients are multiplied by the same factor, {length / whole:.4f}, as if the norm were "
+            f"{_MAX_NORM * whole / length:.4f}. The norm is {whole:.4f}, the root of the sum of all squares.",
+        )
     raise Wrong(
         "wrong_value",
         f"The gradient had the length {whole:.3f}. With max_norm {_MAX_NORM}, it has {length:.3f} after your function. "
@@ -157,7 +168,7 @@ def _scaled(before: tuple[Tensors, ...], factors: list[float]) -> list[Tensors]:
 def _clip(learner: Callable) -> list[tuple[Tensors, Tensors, Any]]:
     """Return gradients before, gradients after, and what the function returns: for a long and for a short gradient."""
     results = []
-    for length in (1.0, 0.1):
+    for length in (1.0, 0.16):  # the second norm is below max_norm, and its square above
         # Rank 1's share is the longest and rank 2's the shortest, so that no rank stands for a different one.
         generator = torch.Generator().manual_seed(10 + dist.get_rank())
         shards = [nn.Parameter(torch.ones(size, dtype=torch.float64, device=device())) for size in (6, 3, 4)]

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, copies, on_ranks, one_thread, refuse_known, same
 from torchcourse.lessons.data_parallelism.checks.reference import (
+    EVALUATING,
     TWO_RANKS_ONLY,
     Tensors,
     classifier,
@@ -38,6 +40,8 @@ def train_together(learner: Callable) -> str:
             expected = _one_process(runs[0].start, count)
             if same([one.end for one in runs], [expected] * world_size) and _shared_out(runs, count):
                 refuse_shortened(count, runs[0].left)
+                if any(one.evaluating for one in runs):
+                    raise Wrong("mode_left_changed", f"After {count} batches {EVALUATING}")
                 continue
             if world_size > 2:
                 raise Wrong("two_ranks_only", TWO_RANKS_ONLY)
@@ -50,6 +54,7 @@ class Training:
     """What one rank's training started from and ended with, the samples it trained on, and the optimizer's steps.
 
     A sample is its number, counted through all batches. `left`: the length of the list of batches afterwards.
+    `evaluating`: a batch went through the model in evaluation mode, with its gradients.
     """
 
     start: Tensors
@@ -57,6 +62,7 @@ class Training:
     seen: list[int]
     steps: int = 0
     left: int = 0
+    evaluating: bool = False
 
 
 Runs = tuple[Training, ...]
@@ -70,9 +76,10 @@ def _train(learner: Callable) -> list[Training]:
         model = classifier().to(device())
         run = Training(copies(model.parameters()), [], [])
 
-        def note(_: Any, inputs: tuple[torch.Tensor, ...], run: Training = run) -> None:
+        def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], run: Training = run) -> None:
             if torch.is_grad_enabled():  # whoever only looks at a loss does not train on it
                 run.seen += _numbers_of(inputs[0])
+                run.evaluating |= not module.training
 
         def note_step(*_: Any, run: Training = run) -> None:
             run.steps += 1

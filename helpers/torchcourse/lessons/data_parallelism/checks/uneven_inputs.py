@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, on_ranks, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import refuse_shortened
+from torchcourse.lessons.data_parallelism.checks.reference import EVALUATING, refuse_shortened
 from torchcourse.ranks.who import device
 
 TIME_LIMIT = 15.0  # seconds for one call; healthy ranks need a fraction of one
@@ -38,6 +38,8 @@ def train_on_all(learner: Callable[..., int]) -> str:
         for rank, (run, count) in enumerate(zip(runs, counts, strict=True)):
             _refuse_batches(run, rank, count)
         _refuse_weights(runs, counts)
+        if any(run.evaluating for run in runs):
+            raise Wrong("mode_left_changed", f"{what} ends as it should: {EVALUATING}")
     return "Every batch of every rank was used once, and all ranks end with the same weights: 2 and 3 ranks, uneven."
 
 
@@ -49,11 +51,13 @@ class _Recorder(nn.Module):
         self.weight = nn.Parameter(torch.tensor(_START, dtype=torch.float64))
         self.used: list[int] = []
         self.joined = False
+        self.evaluating = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outputs = self.weight * x
         self.joined |= bool((x != x[0]).any())
         if outputs.requires_grad:
+            self.evaluating |= not self.training
             number = int(x[0].item())
             outputs.register_hook(lambda gradient: self._note(gradient, number))
         return outputs
@@ -67,13 +71,15 @@ class _Recorder(nn.Module):
 class Trained:
     """One rank's training: what the learner's function returned, the numbers of the batches used, the weight.
 
-    `joined`: batches went through the model together. `left`: the length of the list of batches afterwards.
+    `joined`: batches went through the model together. `evaluating`: they did so in evaluation mode, with gradients.
+    `left`: the length of the list of batches afterwards.
     """
 
     returned: Any
     used: list[int]
     weight: float
     joined: bool
+    evaluating: bool
     left: int
 
 
@@ -92,7 +98,7 @@ def _train(learner: Callable, counts: list[int]) -> Trained:
         for number in _numbers_of(rank, counts[rank])
     ]
     returned = learner(ddp, optimizer, lambda output: (output + 1).pow(2).mean(), batches)
-    return Trained(returned, model.used, model.weight.item(), model.joined, len(batches))
+    return Trained(returned, model.used, model.weight.item(), model.joined, model.evaluating, len(batches))
 
 
 def _refuse_batches(run: Trained, rank: int, count: int) -> None:
@@ -152,6 +158,15 @@ def _refuse_weights(runs: list[Trained], counts: list[int]) -> None:
             AnyOf(_joined(used, clear=False)),
             "The ranks agree, but each step also goes along the gradients of the steps before. Who clears them?",
         ),
+        "last_gradient_again": (
+            AnyOf(_joined(used, again=True)),
+            "The ranks agree, but a rank that has run out sends what is in p.grad from the step before. What should be "
+            "there, so that it adds nothing?",
+        ),
+        "not_divided": (
+            AnyOf(_joined(used, divided=False)),
+            "The ranks agree, but the sum of the gradients is not divided: with N ranks a step is N times too long.",
+        ),
         "one_step": (
             AnyOf(_joined([numbers[-1:] for numbers in used])),
             "The ranks agree, but they took one step, with the gradients of the last batches. Every batch has a step.",
@@ -169,15 +184,20 @@ def _refuse_weights(runs: list[Trained], counts: list[int]) -> None:
     )
 
 
-def _joined(used: list[list[int]], clear: bool = True) -> list[float]:
-    """The final weight: a step divides by all ranks, or by those that still have a batch; or gradients pile up."""
+def _joined(used: list[list[int]], clear: bool = True, again: bool = False, divided: bool = True) -> list[float]:
+    """The final weight: a step divides by all ranks, or by those that still have a batch.
+
+    Or a mistake: gradients pile up, a rank that has run out sends the last mean `again`, or nothing is divided.
+    """
     results = []
     for by_all in (True, False):
         weight, gradient = _START, 0.0
         for step in range(max(len(numbers) for numbers in used)):
             active = [numbers[step] for numbers in used if step < len(numbers)]
-            new = sum(2 * number * (weight * number + 1) for number in active)
-            gradient = new / (len(used) if by_all else len(active)) + (0.0 if clear else gradient)
+            total = sum(2 * number * (weight * number + 1) for number in active)
+            total += (len(used) - len(active)) * gradient if again else 0.0
+            ranks = len(used) if by_all else len(active)
+            gradient = total / (ranks if divided else 1) + (0.0 if clear else gradient)
             weight -= _RATE * gradient
         results.append(weight)
     return results
