@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from torchcourse.lessons.monitoring.checks import histograms as check
+from torchcourse.lessons.monitoring.checks import naming
 from torchcourse.lessons.monitoring.diagnosis import diagnose, judge_fit
 from verdicts import accepted, refused, todo
 
@@ -68,6 +69,21 @@ def widening_the_edges(batches, edges):
     return bucketized(batches, edges)
 
 
+def keeping_places(batches, edges):
+    return torch.bincount(torch.cat([places(batch, edges) for batch in batches]), minlength=len(edges) - 1)
+
+
+def keeping_views(batches, edges):
+    return bucketized([torch.cat([batch[:] for batch in batches])], edges)
+
+
+def once_for_a_batch(batches, edges):
+    counts = torch.zeros(len(edges) - 1, dtype=torch.int64)
+    for batch in batches:
+        counts[places(batch, edges)] += 1
+    return counts
+
+
 def none_on_the_last_edge(batches, edges):
     return bucketized((batch[batch != edges[-1]] for batch in batches), edges)
 
@@ -116,6 +132,10 @@ def by_list(batches, edges):
         (lambda batches, edges: bucketized([torch.cat(list(batches))], edges), "all_in_memory"),
         (lambda batches, edges: bucketized(batches, edges).float(), "dtype"),
         (lambda batches, edges: bucketized((batch.float() for batch in batches), edges.float()), "single_precision"),
+        (keeping_places, "results_kept"),
+        (keeping_views, "all_in_memory"),
+        (once_for_a_batch, "once_per_batch"),
+        (lambda batches, edges: bucketized(batches, edges).int(), "dtype"),
         (clamping_in_place, "inputs_changed"),
         (widening_the_edges, "inputs_changed"),
         (none_on_the_last_edge, "last_edge"),
@@ -124,6 +144,12 @@ def by_list(batches, edges):
 )
 def test_fixed_histogram_refuses(learner, symptom):
     refused(check.fixed_histogram(learner), symptom)
+
+
+def test_the_hint_about_the_type_of_counts_speaks_of_float32_where_it_is_one():
+    for kind, says in ((torch.float32, True), (torch.int32, False), (torch.float64, False)):
+        message = check.fixed_histogram(lambda batches, edges, kind=kind: bucketized(batches, edges).to(kind)).message
+        assert ("16,777,216" in message) == says
 
 
 # dead_share
@@ -151,6 +177,29 @@ def shares(model, batches, remove=True):
 
 
 @torch.no_grad()
+def summed_outputs(model, batches):
+    awake, hooks = {}, []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.ReLU):
+            awake[name] = torch.zeros(())
+
+            def add(layer, inputs, output, name=name):
+                awake[name] = awake[name] + output.sum(dim=0)
+
+            hooks.append(layer.register_forward_hook(add))
+    for batch in batches:
+        model(batch)
+    for hook in hooks:
+        hook.remove()
+    return {name: (total == 0).double().mean() for name, total in awake.items()}
+
+
+@pytest.mark.parametrize("learner", [shares, summed_outputs])
+def test_dead_share_accepts(learner):
+    accepted(check.dead_share(learner))
+
+
+@torch.no_grad()
 def layer_by_layer(model, batches):
     awake = {}
     for batch in batches:
@@ -159,11 +208,6 @@ def layer_by_layer(model, batches):
             if isinstance(layer, nn.ReLU):
                 awake[name] = awake.get(name, 0) + batch.sum(dim=0)
     return {name: (total == 0).double().mean() for name, total in awake.items()}
-
-
-@pytest.mark.parametrize("learner", [shares, layer_by_layer])
-def test_dead_share_accepts(learner):
-    accepted(check.dead_share(learner))
 
 
 def judged(share):
@@ -204,6 +248,9 @@ def after_changing(change):
         (lambda model, batches: shares(model, batches, remove=False), "hooks_left"),
         (lambda model, batches: 0.5, "wrong_type"),
         (lambda model, batches: {"0": 0.5, "2": 0.5}, "names"),
+        (layer_by_layer, "names"),  # of one level: the ReLUs may lie deeper
+        (judged(lambda rows: (torch.cat(rows) < 1e-3).all(dim=0).float().mean().item()), "threshold"),
+        (after_changing(nn.Module.zero_grad), "mode_left_changed"),
     ],
 )
 def test_dead_share_refuses(learner, symptom):
@@ -212,17 +259,17 @@ def test_dead_share_refuses(learner, symptom):
 
 # names_of_runs
 
-NAMES = {letter: kind for letter, (kind, _, _) in check._UNKNOWN.items()}
+NAMES = {letter: kind for letter, (kind, _, _) in naming._UNKNOWN.items()}
 
 
 def test_the_names_of_the_recipes_are_accepted_in_any_order():
-    accepted(check.names_of_runs(NAMES))
-    accepted(check.names_of_runs(dict(reversed(NAMES.items()))))
+    accepted(naming.names_of_runs(NAMES))
+    accepted(naming.names_of_runs(dict(reversed(NAMES.items()))))
 
 
 def test_names_that_are_not_filled_in_are_not_done_yet():
-    assert check.names_of_runs(dict.fromkeys(NAMES, ...)).state == "not done"
-    assert check.names_of_runs(...).state == "not done"
+    assert naming.names_of_runs(dict.fromkeys(NAMES, ...)).state == "not done"
+    assert naming.names_of_runs(...).state == "not done"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +285,7 @@ def test_names_that_are_not_filled_in_are_not_done_yet():
     ],
 )
 def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
-    checked = check.names_of_runs(NAMES | change)
+    checked = naming.names_of_runs(NAMES | change)
     refused(checked, symptom)
     if symptom not in ("letters", "no_such_name"):
         assert not any(kind in checked.message for kind in NAMES.values())
@@ -246,7 +293,7 @@ def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
 
 
 def test_the_runs_show_what_they_are_named_for(tmp_path):
-    for letter, run in check.train_unknown(tmp_path).items():
+    for letter, run in naming.train_unknown(tmp_path).items():
         found = {diagnose(run).name} | ({judge_fit(run).name} if "loss/val" in run.scalars else set())
         assert NAMES[letter] in found, letter
 

@@ -109,9 +109,14 @@ def list_each_step(losses, every, write):
     means((torch.tensor(loss.detach().tolist()) for loss in losses), every, write)
 
 
+def cutting_the_graph(losses, every, write):
+    means((loss.detach_() for loss in losses), every, write)
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (cutting_the_graph, "graph_cut"),
         (item_each_step, "waits_each_step"),
         (list_each_step, "waits_each_step"),
         (lambda losses, every, write: means((loss.cpu() for loss in losses), every, write), "waits_each_step"),
@@ -162,9 +167,26 @@ def first_rise(steps, losses):
     return next((steps[n] for n in range(len(steps) - 1) if losses[n + 1] > losses[n]), None)
 
 
+def evenly_spaced(steps, losses):
+    best = losses.index(min(losses))
+    return None if best == len(losses) - 1 else steps[0] + best * (steps[1] - steps[0])
+
+
+def of_rounded(steps, losses):
+    return turn_of(steps, [round(loss, 2) for loss in losses])
+
+
+def turn_of(steps, losses):
+    best = losses.index(min(losses))
+    return None if best == len(losses) - 1 else steps[best]
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
+        (of_curve(evenly_spaced), "no_step_of_it"),
+        (of_curve(of_rounded), "rounded"),
+        (of_curve(lambda steps, losses: turn_of(steps, losses) or None), "step_0"),
         (of_curve(lambda steps, losses: steps[losses.index(min(losses))]), "turns_at_the_end"),
         (of_curve(lambda steps, losses: losses.index(min(losses))), "place_not_step"),
         (of_curve(lambda steps, losses: min(losses)), "value_not_step"),
@@ -269,6 +291,11 @@ def summed_in_half(log_dir, step, correct, seen):
         board.scalars(step, {"accuracy/val": (counts[0].float() / counts[1].float()).item()})
 
 
+def written_twice(log_dir, step, correct, seen):
+    for _ in range(2):
+        summed(log_dir, step, correct, seen)
+
+
 def alone_in_the_if(log_dir, step, correct, seen):
     if dist.get_rank() == 0:
         counts = torch.tensor([correct, seen], dtype=torch.float64)
@@ -292,6 +319,7 @@ def alone_in_the_if(log_dir, step, correct, seen):
         (lambda log_dir, step, correct, seen: None, "no_writer"),
         (reduced(lambda own, total, means: 100 * total[0] / total[1]), "percent"),
         (summed_in_half, "rounded"),
+        (written_twice, "written_twice"),
         (lambda log_dir, *counts: summed(log_dir / str(dist.get_rank()), *counts), "subfolders"),
     ],
 )

@@ -1,30 +1,29 @@
-"""Checks of lesson 04, notebook 2, histograms: counting on the device, dead units, naming runs, scale at the start."""
+"""Checks of lesson 04, notebook 2, histograms: counting on the device, dead units, the scale at the start."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchcourse.checks import NotDone, Wrong, check
+from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, number, refuse_formula, refuse_known, same, tensor_of
-from torchcourse.lessons.monitoring import sick_runs
 from torchcourse.lessons.monitoring.count_waits import CountWaits
-from torchcourse.training.events import RunLog
 
 
 @check
 def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor]) -> str:
     """Compare with the counts of all values at once, for batches of different ranges and values outside the edges."""
-    generator, waited = torch.Generator().manual_seed(0), 0
+    generator, waited, kept = torch.Generator().manual_seed(0), 0, 0
     unequal = torch.tensor([-1.0, -0.1, 0.0, 0.1, 3.0])
     for edges in (torch.linspace(-2, 2, 9), unequal, unequal.double()):
         batches = _histogram_batches(edges, generator)
         read = edges.clone()
         with CountWaits() as waits:
-            given, most = _count_once(learner, batches, read)
-            waited += waits.count
+            given, most, results = _count_once(learner, batches, read)
+            waited, kept = waited + waits.count, max(kept, results)
         bins = len(edges) - 1
         given = tensor_of(
             given, [bins], f"For {bins + 1} edges return a tensor of {bins}: a bin between each two edges."
@@ -35,14 +34,20 @@ def fixed_histogram(learner: Callable[[Iterable[torch.Tensor], torch.Tensor], to
         if given.dtype != torch.int64:
             raise Wrong(
                 "dtype",
-                f"The counts are right, but their type is {given.dtype}, and asked for is int64. A float32 does not "
-                "count beyond 16,777,216.",
+                f"The counts are right, but their type is {given.dtype}, and asked for is int64."
+                + (" A float32 does not count beyond 16,777,216." if given.dtype == torch.float32 else ""),
             )
     if most > 2:
         raise Wrong(
             "all_in_memory",
             f"The counts are right, but {most} of {len(batches)} batches were in memory together. Count each batch "
             "when it comes, and let go of it.",
+        )
+    if kept > 1:
+        raise Wrong(
+            "results_kept",
+            f"The counts are right, but at the end what you had made of {kept} batches was still in memory, as many "
+            "numbers as the batches hold. Add up counts, and keep nothing of the size of a batch.",
         )
     if waited:
         raise Wrong(
@@ -66,14 +71,17 @@ def _count_once(
     learner: Callable[[Iterable[torch.Tensor], torch.Tensor], torch.Tensor],
     batches: list[torch.Tensor],
     edges: torch.Tensor,
-) -> tuple[torch.Tensor, int]:
-    """Return what the learner counts in copies of the batches, and how many of them were in memory together."""
+) -> tuple[torch.Tensor, int, int]:
+    """Return what the learner counts in copies of the batches, and how many of them were in memory together; and of how
+    many batches a result of their size was left after the last."""
     given: list[weakref.ref] = []
-    most = 0
+    made = _Results()
+    most = left = 0
 
     def copies() -> Iterator[torch.Tensor]:
-        nonlocal most
+        nonlocal most, left
         for batch in batches:
+            made.begin(len(batch))
             copy = batch.clone()
             given.append(weakref.ref(copy))
             yield copy
@@ -81,8 +89,33 @@ def _count_once(
                 raise Wrong("inputs_changed", "The values of a batch have changed. A function that counts only reads.")
             del copy
             most = max(most, sum(one() is not None for one in given))
+        left = made.left()
 
-    return learner(copies(), edges), most
+    with made:
+        return learner(copies(), edges), most, left
+
+
+class _Results(TorchDispatchMode):
+    """Notes, for each batch, which tensors with as many numbers as it has were made while it was the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = 0
+        self._made: list[list[weakref.ref]] = []
+
+    def begin(self, size: int) -> None:
+        self._size = size
+        self._made.append([])
+
+    def left(self) -> int:
+        """Of how many batches such a tensor is still in memory."""
+        return sum(any(one() is not None for one in made) for made in self._made)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._made and isinstance(result, torch.Tensor) and result.numel() >= self._size:
+            self._made[-1].append(weakref.ref(result))
+        return result
 
 
 def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch.Tensor) -> None:
@@ -120,6 +153,11 @@ def _judge_counts(given: torch.Tensor, batches: list[torch.Tensor], edges: torch
             "A value just below an edge is in the next bin: something is rounded to float32. The batches and the edges "
             f"are of the type {values.dtype}.",
         ),
+        "once_per_batch": (
+            torch.stack([_counts(batch, edges).clamp(max=1) for batch in batches]).sum(dim=0),
+            "Each batch adds at most 1 to a bin: `counts[places] += 1` adds once for each place, however often it is "
+            "named.",
+        ),
         "last_edge": (
             right - torch.nn.functional.one_hot(torch.tensor(len(right) - 1)) * (values == edges[-1]).sum(),
             "A value on the last edge belongs to the last bin. You count it nowhere.",
@@ -144,14 +182,16 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
     for seed, sizes in ((0, (6, 6)), (1, (4, 9, 3))):
         model, batches = _half_dead(seed).train(mode=seed == 0), _batches(seed, sizes)
         model[1].register_forward_hook(lambda *_: None)  # somebody else's
+        model[0].bias.grad = torch.ones(16)  # of a training step that is under way
         before = _hooks(model)
         state = _settings(model)
         given = learner(model, list(batches))
         if not isinstance(given, Mapping):
             raise Wrong("wrong_type", f"You return {type(given).__name__}, not a share for each ReLU by its name.")
-        if set(given) != {"1", "3"}:
-            raise Wrong("names", f"You return values for {sorted(given)}. The ReLUs are 1 and 3.")
-        _judge_dead({name: float(given[name]) for name in ("1", "3")}, model, batches)
+        relus = [name for name, module in model.named_modules() if isinstance(module, nn.ReLU)]
+        if set(given) != set(relus):
+            raise Wrong("names", f"You return values for {sorted(given)}. The ReLUs are {' and '.join(relus)}.")
+        _judge_dead({name: float(given[name]) for name in relus}, model, batches)
         if _hooks(model) - before:
             raise Wrong(
                 "hooks_left", "The shares are right, but your hooks are still on the model, for all later calls."
@@ -166,7 +206,7 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
             raise Wrong(
                 "mode_left_changed",
                 "The shares are right, but the model is not as it was: training or evaluation mode, or requires_grad "
-                "of a parameter, has changed. Put it back.",
+                "or the gradient of a parameter, has changed. Put it back.",
             )
     return "A unit is dead when no sample of any batch wakes it: checked on two networks, and no hook was left."
 
@@ -176,20 +216,25 @@ def _hooks(model: nn.Module) -> set[tuple[str, int]]:
     return {(name, hook) for name, module in model.named_modules() for hook in module._forward_hooks}
 
 
-def _settings(model: nn.Module) -> tuple[list[bool], list[bool]]:
-    """The mode of each module, and whether each parameter needs a gradient."""
-    return [module.training for module in model.modules()], [one.requires_grad for one in model.parameters()]
+def _settings(model: nn.Module) -> tuple[list[bool], list[tuple[bool, list[float] | None]]]:
+    """The mode of each module; whether each parameter needs a gradient, and the one that it has."""
+    gradients = [(one.requires_grad, None if one.grad is None else one.grad.tolist()) for one in model.parameters()]
+    return [module.training for module in model.modules()], gradients
 
 
 def _half_dead(seed: int) -> nn.Sequential:
-    """A network with two ReLU layers; some units wake for one sample only, some for none."""
+    """A network with two ReLU layers, of which seed 1 puts the second into a part of its own; some units wake for one
+    sample only, some for none, and one puts out very small numbers."""
     torch.manual_seed(seed)
-    first, second = nn.Linear(4, 16), nn.Linear(16, 12)
-    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(12, 2))
+    first, second, last = nn.Linear(4, 16), nn.Linear(16, 12), nn.Linear(12, 2)
     with torch.no_grad():
         first.bias.sub_(0.9)
         second.bias.sub_(0.15)
-    return model
+        first.weight[0] *= 1e-5
+        first.bias[0] = 0
+    if seed == 1:
+        return nn.Sequential(first, nn.ReLU(), nn.Sequential(second, nn.ReLU()), last)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 def _batches(seed: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -229,6 +274,10 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
             each(lambda output: output.any(dim=0).double().mean()),
             "You call a unit dead when it is 0 for *some* sample. Dead is: for all of them.",
         ),
+        "threshold": (
+            AnyOf(each(dead, _zeros(model, torch.cat(batches), at_most)) for at_most in (1e-2, 1e-3, 1e-4, 1e-5)),
+            "You call a unit dead whose outputs are small. Dead is: exactly 0, for every sample.",
+        ),
         "alive_share": (each(lambda output: 1 - dead(output)), "That is the share of units that are alive."),
         "count_not_share": (
             each(lambda output: output.all(dim=0).sum()),
@@ -248,61 +297,15 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
     raise Wrong("wrong_value", f"You return {given}, and right is {right}.")
 
 
-def _zeros(model: nn.Sequential, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return for each ReLU which of its outputs are 0: name → [samples, units]."""
-    return {"1": model[:2](batch) == 0, "3": model[:4](batch) == 0}
-
-
-_UNKNOWN: dict[str, tuple[str, sick_runs.Family, int]] = {
-    "A": ("vanishing", "narrow", 21),
-    "B": ("overfitting", "conv", 22),
-    "C": ("exploding", "narrow", 23),
-    "D": ("healthy", "conv", 24),
-    "E": ("dead units", "conv", 25),
-    "F": ("underfitting", "narrow", 26),
-    "G": ("saturated", "narrow", 27),
-}
-"""The runs that the learner names: other networks and seeds than those that the lesson shows."""
-
-_SEE = {
-    "vanishing": "the gradients from layer to layer, on their log axis",
-    "exploding": "the size of the gradients and of the loss, and how far the weights spread",
-    "dead units": "the third panel, and what it counts",
-    "saturated": "the third panel, and what it counts",
-    "overfitting": "the two curves of the loss: nothing else tells",
-    "underfitting": "the two curves of the loss: nothing else tells",
-    "healthy": "all four panels: is there one that is out of order?",
-}
-
-
-def train_unknown(folder: str | Path) -> dict[str, RunLog]:
-    """Train the runs A to G, each into a folder of its own."""
-    return {
-        letter: sick_runs.train(kind, Path(folder) / letter, family=family, seed=seed)
-        for letter, (kind, family, seed) in _UNKNOWN.items()
-    }
-
-
-@check
-def names_of_runs(learner: Mapping[str, str]) -> str:
-    """Compare the names with the recipes of the runs A to G."""
-    if not isinstance(learner, Mapping) or set(learner) != set(_UNKNOWN):
-        raise Wrong("letters", f"Give a dictionary with a name for each of {', '.join(_UNKNOWN)}.")
-    if any(name is ... for name in learner.values()):
-        raise NotDone
-    for letter, name in learner.items():
-        if not isinstance(name, str) or name not in sick_runs.RECIPES:
-            raise Wrong("no_such_name", f"{letter}: {name!r} is none of {', '.join(sick_runs.RECIPES)}.")
-    wrong = [(letter, name) for letter, name in learner.items() if name != _UNKNOWN[letter][0]]
-    if wrong:
-        letter, name = wrong[0]
-        kind = _UNKNOWN[letter][0]
-        count = f"{len(wrong)} of {len(_UNKNOWN)} {'is' if len(wrong) == 1 else 'are'}"
-        raise Wrong(
-            f"{name}_for_{kind}".replace(" ", "_").replace("-", "_"),
-            f"{count} not right yet. Begin with run {letter}, and look at {_SEE[kind]}.",
-        )
-    return f"All {len(_UNKNOWN)} runs named."
+def _zeros(model: nn.Sequential, batch: torch.Tensor, at_most: float = 0.0) -> dict[str, torch.Tensor]:
+    """Return for each ReLU which of its outputs are 0 (or so small): name → [samples, units]."""
+    found = {}
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Sequential):
+            batch = layer(batch)
+        if isinstance(layer, nn.ReLU):
+            found[name] = batch <= at_most
+    return found
 
 
 @check

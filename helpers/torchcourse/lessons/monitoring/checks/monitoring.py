@@ -42,8 +42,9 @@ def log_means(learner: Callable[[Iterable[torch.Tensor], int, Write], None]) -> 
         if waits > 2 * len(right):
             raise Wrong(
                 "waits_each_step",
-                f"The values are right, but for {count} steps and {len(right)} written values you turned a tensor into "
-                f"a number {waits} times. On a GPU each of them waits for the device. Keep tensors until one is due.",
+                f"The values are right, but for {count} steps and {len(right)} written values {waits} times you "
+                "turned a tensor into a number or took it to the CPU. On a GPU each of them waits for the device. Keep "
+                "tensors where they are until a value is due.",
             )
         if alive:
             raise Wrong(
@@ -72,6 +73,12 @@ def _logged(learner: Callable, losses: list[float], every: int) -> tuple[Written
             given.append(result.detach())
             del leaf
             yield result
+            if result.grad_fn is None:
+                raise Wrong(
+                    "graph_cut",
+                    "A loss that you were given has lost its graph: the training step that it came from cannot call "
+                    "backward() any more. Take a tensor without a past beside it, and leave the loss as it is.",
+                )
             del result
             most_alive = max(most_alive, sum(one() is not None for one in inputs))
 
@@ -137,12 +144,13 @@ def _judge_steps(steps: list[int], due: list[int], rest: int, where: str) -> Non
 
 @check
 def turning_step(learner: Callable[[Path], int | None]) -> str:
-    """Compare on runs whose validation loss turns, falls to the end, is noisy, or begins at its lowest."""
+    """Compare on runs whose validation loss turns, falls to the end, is noisy, uneven, or begins at its lowest."""
     curves: dict[str, tuple[list[int], list[float], int | None]] = {
         "a curve that turns": ([100, 200, 300, 400, 500], [1.0, 0.7, 0.5, 0.6, 0.9], 300),
         "a curve that still falls at the end": ([10, 20, 30], [0.9, 0.8, 0.7], None),
         "a noisy curve": ([5, 10, 15, 20, 25, 30], [1.0, 0.8, 0.85, 0.6, 0.7, 0.75], 20),
-        "a curve that only rises": ([50, 100, 150], [0.4, 0.5, 0.6], 50),
+        "a curve that only rises": ([0, 100, 200], [0.4, 0.5, 0.6], 0),
+        "a curve looked at ever more seldom": ([20, 40, 70, 150, 400], [0.9, 0.6, 0.5004, 0.5001, 0.52], 150),
         "one value": ([40], [0.5], None),
     }
     for name, (steps, losses, right) in curves.items():
@@ -159,7 +167,7 @@ def _write_curves(folder: Path, steps: list[int], losses: list[float]) -> None:
     """Write a validation curve, and beside it a training loss that falls to the end, twice as often."""
     with Monitor(folder) as board:
         for number, (step, loss) in enumerate(zip(steps, losses, strict=True)):
-            board.scalars(step - 2, {"loss/train": 1.5 / (number + 1)})
+            board.scalars(max(step - 2, 0), {"loss/train": 1.5 / (number + 1)})
             board.scalars(step, {"loss/train": 1.4 / (number + 1), "loss/val": loss})
 
 
@@ -167,6 +175,8 @@ def _refuse_turn(name: str, given: Any, right: int | None, steps: list[int], los
     where = f"For {name}, {losses} at steps {steps}, you return {given!r}"
     if right is None:
         raise Wrong("turns_at_the_end", f"{where}. The lowest is the last: it has not turned yet, and None says so.")
+    if given is None and right == 0:
+        raise Wrong("step_0", f"{where}. The lowest is at step 0: is a 0 taken for nothing on the way?")
     if given is None:
         raise Wrong(
             "no_turn",
@@ -187,8 +197,14 @@ def _refuse_turn(name: str, given: Any, right: int | None, steps: list[int], los
             ", where it rose for the first time. It fell again later.",
         ),
         "step_after": (steps[lowest + 1], ", the step after the lowest."),
+        "rounded": (
+            AnyOf(step for step, loss in zip(steps, losses, strict=True) if 0 < loss - min(losses) < 0.01),
+            ": the loss there is a little higher than the lowest. Is something rounded on the way?",
+        ),
     }
     refuse_known(given, known, where=where)
+    if given not in steps:
+        raise Wrong("no_step_of_it", f"{where}: nothing was written there. The steps need not be equally far apart.")
     raise Wrong("wrong_step", f"{where}. Where is the lowest value?")
 
 
@@ -207,7 +223,7 @@ def look_every(learner: Callable[[float, float, float], int]) -> str:
             refuse_formula(given, prices, _INTERVAL_MISTAKES)
             for interval, price in zip(given, prices, strict=True):
                 _judge_interval(interval, *price)
-    return "The smallest interval within the budget, never below one step: checked on 6 prices."
+    return "The smallest interval within the budget, never below one step: checked on 7 prices."
 
 
 _PRICES = [
@@ -216,6 +232,7 @@ _PRICES = [
     (0.5, 0.3, 0.05),
     (0.001, 1.0, 0.01),
     (2.0, 0.01, 0.05),
+    (0.0004, 0.0013, 0.02),
 ]
 _FREE = [(0.0, 0.1, 0.01)]
 """Seconds of a look and of a step, and the budget."""
@@ -328,10 +345,12 @@ def _accuracies(folder: Path) -> Iterator[tuple[int, float]]:
             "several_writers",
             f"{len(writers)} processes wrote into one folder. TensorBoard takes them for one run and joins the points.",
         )
-    log = read_scalars(folder)
+    log = read_scalars(folder, every=True)
     if "accuracy/val" not in log:
         raise Wrong("tag", f"There is no accuracy/val in the log, but {', '.join(log) or 'nothing'}.")
     steps, values = log["accuracy/val"]
+    if len(steps) > len(set(steps)):
+        raise Wrong("written_twice", f"A step has one accuracy. After epochs 1 and 2 the log has values at {steps}.")
     if steps != [1, 2]:
         raise Wrong("steps", f"After epochs 1 and 2 the log has accuracy/val at {steps}.")
     yield from zip(steps, values, strict=True)
