@@ -1,11 +1,13 @@
 """The checks of notebook 3 of lesson 04 accept right answers built in different ways and name wrong ones' symptoms."""
 
+import contextlib
 import copy
 import io
 import os
 import pathlib
 import pickle
 import random
+import re
 import shutil
 import tempfile
 
@@ -15,6 +17,7 @@ import torch
 
 from torchcourse.lessons.monitoring import checks as check
 from torchcourse.lessons.monitoring.by_hand import capture, restore
+from torchcourse.lessons.monitoring.checks import saving
 from torchcourse.training import checkpoint
 from torchcourse.training.foreign import load_any
 from verdicts import accepted, refused, todo
@@ -116,8 +119,47 @@ def forgets_the_name(state, path):
     torch.save(state, path + ".tmp")
 
 
+def save_with_sync(state, path):
+    torch.save(state, path + ".tmp")
+    os.sync()
+    os.replace(path + ".tmp", path)
+
+
+def save_with_fdatasync(state, path):
+    with open(path + ".tmp", "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        getattr(os, "fdatasync", os.fsync)(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
+def whatever_happens(state, path):
+    try:
+        with open(path + ".tmp", "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.replace(path + ".tmp", path)
+
+
+def silently(state, path):
+    with contextlib.suppress(Exception):
+        save_beside(state, path)
+
+
+def in_half_precision(state, path):
+    save_beside(state | {"weights": state["weights"].half()}, path)
+
+
 @pytest.mark.parametrize("learner", [save_beside, save_with_pathlib, save_with_the_package])
 def test_a_file_that_survives_every_kill_is_accepted(learner):
+    accepted(check.save_whole(learner))
+
+
+@pytest.mark.parametrize("learner", [save_with_sync, save_with_fdatasync])
+def test_other_calls_than_fsync_force_a_file_to_the_disk_as_well(learner, monkeypatch):
+    monkeypatch.setattr(saving, "MOST_KILLS", 0)
     accepted(check.save_whole(learner))
 
 
@@ -135,6 +177,10 @@ def test_a_file_that_survives_every_kill_is_accepted(learner):
         (synced_before_it_is_handed_over, "synced_too_early"),
         (lambda state, path: os.replace(path, path + ".tmp"), "gone"),
         (lambda state, path: pathlib.Path(path).write_bytes(pickle.dumps(state)), "unreadable"),
+        (lambda state, path: save_beside(state["model"], path), "other_state"),
+        (in_half_precision, "other_state"),
+        (whatever_happens, "spoiled"),
+        (silently, "swallowed"),
         (lambda state, path: save_beside({"weights": state["weights"]}, path), "other_state"),
     ],
 )
@@ -200,6 +246,14 @@ def capture_that_seeds(run):
     return state
 
 
+kept = {}
+
+
+def capture_beside(run):
+    kept.update(capture_by_hand(run))
+    return {}
+
+
 def trained_again(run, state):
     run.__init__()
     run.train(state["steps"])
@@ -220,6 +274,7 @@ def another_schedule(run, state):
         ((capture, draws_afterwards), "random"),
         ((capture, another_schedule), "scheduler"),
         ((capture_that_seeds, restore), "inputs_changed"),
+        ((capture_beside, lambda run, state: restore_by_hand(run, kept)), "kept_elsewhere"),
         ((lambda run: {"steps": 20 * run.epoch + run.batch}, trained_again), "model"),  # knows the seed of a run only
     ],
 )
@@ -265,6 +320,10 @@ def with_pythons_stream(image, *key):
     return image + 0.1 * torch.tensor([random.gauss(0, 1) for _ in range(image.numel())]).view_as(image)
 
 
+def shifted(seed, epoch, index):
+    return (seed << 40) + (epoch << 20) + index  # beyond the 32 bits that a generator reads
+
+
 def draw(image, generator):
     return image + 0.1 * torch.randn(image.shape, generator=generator)
 
@@ -283,6 +342,9 @@ def draw(image, generator):
         ),
         (lambda image, seed, epoch, index: image.add_(by_own_generator(image, seed, epoch, index)), "inputs_changed"),
         (lambda image, seed, epoch, index: image * 1, "no_noise"),
+        (lambda image, *key: image * draw(torch.ones_like(image), generator_of(*key)), "depends_on_image"),
+        (lambda image, *key: draw(image, generator_of(*key, image.sum().item())), "depends_on_image"),
+        (lambda image, *key: draw(image, torch.Generator().manual_seed(shifted(*key))), "seed_ignored"),
         (lambda image, seed, epoch, index: random.random(), "wrong_type"),
         (lambda image, *key: by_own_generator(torch.zeros_like(image), *key), "image_lost"),
         (lambda image, *key: by_own_generator(image, *key).clamp(0, 1), "clamped"),
@@ -304,6 +366,16 @@ def draw(image, generator):
 def test_noise_that_depends_on_more_or_less_is_refused(learner, symptom):
     checked = check.noisy_image(learner)
     assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
+
+
+def test_two_keys_with_the_same_noise_are_named():
+    checked = check.noisy_image(
+        lambda image, seed, epoch, index: draw(image, torch.Generator().manual_seed(int(f"{seed}{epoch}{index}")))
+    )
+    refused(checked, "collision")
+    one, other = re.search(r"(\(.*?\)) and (\(.*?\)), say", checked.message).groups()
+    assert one != other
+    assert re.sub(r"\D", "", one).lstrip("0") == re.sub(r"\D", "", other).lstrip("0")  # (0, 1, 10) and (1, 1, 0), say
 
 
 # Loading
@@ -353,6 +425,15 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
             lambda path, model: model.load_state_dict(load(path, lambda name: name.replace("module.", ""))),
             "replaced_inside",
         ),
+        (
+            lambda path, model: model.load_state_dict(load(path, lambda name: name.replace("module.", "", 1))),
+            "replaced_inside",
+        ),
+        (lambda path, model: model.load_state_dict(load(path, after_the_first_dot)), "not_the_prefix"),
+        (lambda path, model: model.load_state_dict(load(path, plain_for_good)), "taken_off_twice"),
+        (lambda path, model: load_right(path, model.double()), "model_changed"),
+        (lambda path, model: load_right(path, model.requires_grad_(False)), "model_changed"),
+        (lambda path, model: load_right(path, torch.nn.Linear(2, 2)), "raised_RuntimeError"),
         (lambda path, model: model.load_state_dict(load(path, plain), strict=False), "silent"),
         (lambda path, model: model.load_state_dict(load(path, plain, weights_only=False)), "ran_code"),
         (lambda path, model: model["head"].load_state_dict(only_head(load(path, plain))), "partly"),
@@ -364,7 +445,16 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
     ],
 )
 def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
-    refused(check.load_on_one(learner), symptom)
+    checked = check.load_on_one(learner)
+    assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
+
+
+def after_the_first_dot(name):
+    return name.split(".", 1)[1] if name.startswith("module") else name
+
+
+def plain_for_good(name):
+    return re.sub(r"^(module\.)+", "", name)
 
 
 def load_parameters(weights, model):

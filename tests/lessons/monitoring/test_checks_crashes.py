@@ -59,6 +59,9 @@ def test_the_interval_is_accepted(learner):
         (lambda c, s, h, n: math.sqrt(2 * c * 3600 * h / n) / s, "not_whole"),
         (lambda c, s, h, n: int(math.sqrt(2 * c * 3600 * h / n) / s), "never"),
         (lambda c, s, h, n: 100, "wrong_value"),
+        (lambda c, s, h, n: round(2 * math.sqrt(c * 3600 * h / n) / s), "two_outside"),
+        (lambda c, s, h, n: round(3600 * math.sqrt(2 * c * h / n) / s), "hours_outside"),
+        (lambda c, s, h, n: max(100, round(math.sqrt(2 * c * 3600 * h / n) / s)), "too_seldom"),
         (lambda c, s, h, n: "100 steps", "wrong_type"),
         (lambda c, s, h, n: None, "wrong_type"),
     ],
@@ -140,6 +143,19 @@ def taken_twice_only(rows, samples):
     return [n for n in counts if counts[n] == 2], [n for n in range(samples) if not counts[n]]
 
 
+def once_for_a_step(rows, samples):
+    firsts = {start: min(step for other, step, _ in rows if other == start) for start, _, _ in rows}
+    kept = [row for row in rows if all(row[1] < firsts[start] for start in firsts if start > row[0])]
+    steps = {(step, sample) for _, step, taken in kept for sample in taken}
+    return counted([(0, step, [sample]) for step, sample in steps], samples)
+
+
+def starts_without_a_gap(rows, samples):
+    starts = range(max(start for start, _, _ in rows) + 1)
+    firsts = [min(step for start, step, _ in rows if start == number) for number in starts]
+    return counted([row for row in rows if all(row[1] < first for first in firsts[row[0] + 1 :])], samples)
+
+
 def right(rows, samples):
     return seen_samples.audit(rows, samples)
 
@@ -166,17 +182,21 @@ def test_an_audit_is_accepted(learner):
         (lambda rows, samples: right(rows, 8), "samples_ignored"),
         (lambda rows, samples: (rows.sort(), right(rows, samples))[1], "inputs_changed"),
         (lambda rows, samples: (right(rows, samples), [taken.clear() for _, _, taken in rows])[0], "inputs_changed"),
-        (lambda rows, samples: right([(*row[:2], list(set(row[2]))) for row in rows], samples), "wrong_value"),
+        (lambda rows, samples: right([(*row[:2], list(set(row[2]))) for row in rows], samples), "once_per_step"),
+        (once_for_a_step, "once_per_step"),
+        (lambda rows, samples: (right(rows, samples)[0], counted(rows, samples)[1]), "undone_is_seen"),
+        (starts_without_a_gap, "raised_ValueError"),
         (taken_twice_only, "wrong_value"),
         (first_step_counted, "first_step_counted"),
         (first_row_of_a_start, "first_step_counted"),
         (lambda rows, samples: right(rows, samples + 1), "wrong_value"),
-        (lambda rows, samples: (right(rows, samples)[0], [n for n in right(rows, samples)[1] if n]), "wrong_value"),
+        (lambda rows, samples: (right(rows, samples)[0], [n for n in right(rows, samples)[1] if n]), "sample_0"),
         (lambda rows, samples: None, "wrong_type"),
     ],
 )
 def test_a_wrong_audit_is_refused(learner, symptom):
-    refused(check.audit(learner), symptom)
+    checked = check.audit(learner)
+    assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
 
 
 # Dealing

@@ -43,6 +43,14 @@ _WRONG_STEPS: dict[str, tuple[Callable[[float, float, float, int], float], str]]
         lambda c, s, h, n: math.sqrt(c * 3600 * h / n) / s,
         "Your answers are √2 times too small. On average a crash comes in the middle of an interval.",
     ),
+    "two_outside": (
+        lambda c, s, h, n: 2 * math.sqrt(c * 3600 * h / n) / s,
+        "Your answers are √2 times too large. What stands under the root, and what before it?",
+    ),
+    "hours_outside": (
+        lambda c, s, h, n: 3600 * math.sqrt(2 * c * h / n) / s,
+        "Your answers are 60 times too large. Seconds times hours are under your root: that gives no hours.",
+    ),
     "root_forgotten": (lambda c, s, h, n: 2 * c * 3600 * h / n / s, "Your answers are the squares of seconds."),
     "seconds": (
         lambda c, s, h, n: math.sqrt(2 * c * 3600 * h / n),
@@ -91,6 +99,12 @@ def steps_between_saves(learner: Steps) -> str:
             f"Where a step takes longer than the interval, you return {answer}. After at least how many steps can one "
             "save?",
         )
+    if seldom > 2:
+        raise Wrong(
+            "too_seldom",
+            "A save of 1 s, steps of 60 s, 100,000 machines: each step is longer than the best interval of 8 s, and "
+            f"you save after {seldom:,g} steps.",
+        )
     return "Checked on four jobs, from 1 machine to 2,048, and on one where each step has to be saved."
 
 
@@ -117,6 +131,7 @@ _OLDER_FILE: list[Row] = [
     *((2, step, [step - 1, step]) for step in (3, 5, 7)),
 ]
 _TWO_RANKS: list[Row] = [(0, 1, [0, 1]), (0, 1, [1, 2]), (0, 2, [3, 1]), (0, 2, [5, 5])]
+_NO_STEP: list[Row] = [(0, 1, [0]), (0, 2, [1]), (0, 3, [2]), (2, 3, [2, 3]), (2, 4, [4])]
 _CASES: tuple[tuple[str, list[Row], int], ...] = (
     ("a restart as it should be", _RESUMED, 8),
     ("a restart that takes samples again", _REPEATED, 8),
@@ -124,13 +139,14 @@ _CASES: tuple[tuple[str, list[Row], int], ...] = (
     ("two ranks that take sample 1 three times, and one that takes sample 5 twice in a step", _TWO_RANKS, 9),
     ("a second start that needs fewer steps than the first one had done", _LONGER_BEFORE, 8),
     ("a third start from an older checkpoint than the second's", _OLDER_FILE, 8),
+    ("a run whose start 1 died before its first step", _NO_STEP, 8),
 )
 """A name, the rows, and the number of samples."""
 
 
 @check
 def audit(learner: Audit) -> str:
-    """Give it six histories of 8 or 9 samples, in different orders of the rows, and compare both lists."""
+    """Give it seven histories of 8 or 9 samples, in different orders of the rows, and compare both lists."""
     for name, rows, samples in _CASES:
         right = seen_samples.audit(rows, samples)
         mixed = [(start, step, list(taken)) for start, step, taken in sorted(rows, key=lambda row: str(row)[::-1])]
@@ -148,7 +164,7 @@ def audit(learner: Audit) -> str:
                     f"For {name}, you find {found[0]} more than once and {found[1]} never. The rows (start, step, "
                     f"taken): {given}. Which of these steps are in the weights at the end?",
                 )
-    return f"{len(_CASES)} histories: a good restart, one that repeats, one that skips, three that are easy to misread."
+    return f"{len(_CASES)} histories: a good restart, one that repeats, one that skips, four that are easy to misread."
 
 
 def _pair(value: Any) -> tuple[list[int], list[int]]:
@@ -195,7 +211,8 @@ def _refuse_known_audits(name: str, rows: Sequence[Row], samples: int, found: tu
         (
             "next_start_only",
             [row for row in rows if row[1] < first.get(row[0] + 1, row[1] + 1)],
-            "you compare each start with the next one alone. A later start may go back further.",
+            "you count a step that a start after the next one has undone: later starts may go back further. Compare a "
+            "step with every one of them.",
         ),
         (
             "last_start_only",
@@ -210,13 +227,38 @@ def _refuse_known_audits(name: str, rows: Sequence[Row], samples: int, found: tu
     ):
         counts = Counter(sample for _, _, taken in kept for sample in taken)
         once = sorted(n for n in counts if counts[n] > 1), [n for n in range(samples) if not counts[n]]
-        if found == once:
+        if found == once and (symptom not in _SEEN_TWICE or found[0] != right[0]):
             raise Wrong(symptom, f"For {name}, {hint}")
+    _refuse_half_right_audits(name, rows, samples, found, right)
     if found == tuple([n for n in numbers if n < 8] for numbers in right):
         raise Wrong(
             "samples_ignored",
             f"For {name}, there are {samples} samples: the last one is {samples - 1}, and you leave it out.",
         )
+
+
+_SEEN_TWICE = ("undone_counted", "first_step_counted")
+"""What shows in the first list, too, where an audit does it: in the first history."""
+
+
+def _refuse_half_right_audits(name: str, rows: Sequence[Row], samples: int, found: tuple, right: tuple) -> None:
+    """Refuse audits that keep the right rows and count them differently, or have one of the two lists right."""
+    kept = [row for row in rows if all(row[1] < step for start, step, _ in rows if start > row[0])]
+    in_a_step = {(step, sample) for _, step, taken in kept for sample in taken}
+    counts = Counter(sample for _, sample in in_a_step)
+    if found == (sorted(n for n in counts if counts[n] > 1), right[1]):
+        raise Wrong(
+            "once_per_step",
+            f"For {name}, a sample that comes twice within a step is counted once.",
+        )
+    if found == (right[0], sorted(set(range(samples)) - {sample for _, _, taken in rows for sample in taken})):
+        raise Wrong(
+            "undone_is_seen",
+            f"For {name}, your second list lacks a sample whose only step was lost with the crash. It was taken, and "
+            "it is not in the weights.",
+        )
+    if 0 in right[1] and found == (right[0], right[1][1:]):
+        raise Wrong("sample_0", f"For {name}, the samples are counted from 0, and you leave 0 out.")
     for place, word in ((0, "more than once"), (1, "never")):
         if found[place] == [] and right[place] and found[1 - place] == right[1 - place]:
             raise Wrong("half", f"For {name}, you find no sample {word}. There is one: look at each sample's count.")

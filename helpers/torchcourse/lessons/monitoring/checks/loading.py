@@ -31,7 +31,7 @@ def load_on_one(learner: Load) -> str:
 
         torch.save(trained, path)
         what = "A file saved without any wrapper: "
-        hint = "it does not load any more, since you take something off names that have no such beginning."
+        hint = "it does not load any more. Is “module.” taken off or asked for where no name begins with it?"
         _load_and_compare(learner, path, _net(), trained, what, ("plain_file", hint))
 
         torch.save(_wrapped(special), path)
@@ -45,6 +45,7 @@ def load_on_one(learner: Load) -> str:
         hint = "its names do not fit any more. Did you take off the word “module.”, or all letters that are in it?"
         _load_and_compare(learner, path, _net(name="encoder"), letters, what, ("letters", hint))
 
+        _judge_confusing_names(learner, path)
         for symptom, weights, seen in _misfits(_wrapped(trained)):
             torch.save(weights, path)
             if not _refuses(learner, path):
@@ -61,6 +62,30 @@ def load_on_one(learner: Load) -> str:
         "Loaded: two GPUs' names, one device's names, a layer called submodule. Refused: a gap, and a file that "
         "runs code."
     )
+
+
+def _judge_confusing_names(learner: Load, path: Path) -> None:
+    """Layers whose names look like the wrapper's: in the middle, in the beginning, and exactly."""
+    for name, wrap, symptom, hint in (
+        ("submodule", False, "replaced_inside", "you took “module.” out of the middle of a name."),
+        (
+            "module2",
+            False,
+            "not_the_prefix",
+            "it does not load any more. What a wrapper puts in front is “module.”, with the dot.",
+        ),
+        (
+            "module",
+            True,
+            "taken_off_twice",
+            "it does not load any more. The wrapper put “module.” in front once; a second one is the layer's own.",
+        ),
+    ):
+        weights = _net(seed=1, name=name).state_dict()
+        torch.save(_wrapped(weights) if wrap else weights, path)
+        saved = "with DistributedDataParallel" if wrap else "without any wrapper"
+        what = f"A file saved {saved}, of a model with a layer called {name}: "
+        _load_and_compare(learner, path, _net(name=name), weights, what, (symptom, hint))
 
 
 def _misfits(weights: dict[str, torch.Tensor]) -> Iterator[tuple[str, dict[str, torch.Tensor], str]]:
@@ -115,6 +140,7 @@ def _load_and_compare(
 ) -> None:
     """Load and compare with the `right` weights; `misfit` is the symptom and the hint for names that do not fit."""
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    kinds = [(one.dtype, one.requires_grad) for one in model.parameters()]
     try:
         learner(os.fspath(path), model)
     except (RuntimeError, KeyError) as error:
@@ -129,6 +155,8 @@ def _load_and_compare(
         if "in loading state_dict" not in text and not (isinstance(error, KeyError) and error.args[0] in names):
             raise
         symptom, hint = misfit
+        if symptom == "prefix" and "module." not in text:
+            raise  # the names were seen to
         raise Wrong(symptom, what + hint) from None
     now = model.state_dict()
     if same(now, start, tolerance=0):
@@ -139,6 +167,12 @@ def _load_and_compare(
         )
     if not same(now, right, tolerance=0):
         raise Wrong("partly", f"{what}some tensors were loaded and some were not. Which names are left over?")
+    if [(one.dtype, one.requires_grad) for one in model.parameters()] != kinds:
+        raise Wrong(
+            "model_changed",
+            f"{what}the weights are right, but the model is not as it was: the type of its numbers has changed, or "
+            "which parameters ask for gradients.",
+        )
 
 
 def _refuses(learner: Load, path: Path) -> bool:

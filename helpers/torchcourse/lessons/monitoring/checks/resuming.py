@@ -30,8 +30,17 @@ def resume(learner: tuple[Callable[[Run], dict], Callable[[Run, dict], Any]]) ->
                 "Your capture moves PyTorch's random numbers: a run that is saved would go on differently from one "
                 "that is not. Read the state of the generator, and draw or seed nothing.",
             )
+        other = Run(seed=99)
+        other.train(1)
+        capture(other)  # now what it keeps beside the dict is another run's
         again = Run(seed=stop)
         restore(again, loaded)
+        if same(again.model.state_dict(), other.model.state_dict(), tolerance=0):
+            raise Wrong(
+                "kept_elsewhere",
+                "A different run was captured in between, and restore brought back that one. What you keep beside the "
+                "dict is lost with the process: restore from `state` alone.",
+            )
         _judge_pieces(again, run, random, f"After step {stop} and a restart")
         torch.set_rng_state(random)
         after = run.train(13)
@@ -131,7 +140,6 @@ def noisy_image(learner: Noisy) -> str:
             "inputs_changed",
             "You changed the image that was given to you. In the next epoch it would carry this noise too.",
         )
-    _judge_noise(first, image, learner(torch.zeros_like(image), 0, 1, 5))
     torch.manual_seed(1)
     before = torch.get_rng_state()
     if not torch.equal(learner(image, 0, 1, 5), first):
@@ -141,6 +149,7 @@ def noisy_image(learner: Noisy) -> str:
             "from a stream, so it depends on what was drawn before: by this process, or by whichever worker got the "
             "sample.",
         )
+    _judge_noise(first, image, learner(torch.zeros_like(image), 0, 1, 5))
     if not torch.equal(before, torch.get_rng_state()):
         raise Wrong(
             "global",
@@ -156,18 +165,12 @@ def noisy_image(learner: Noisy) -> str:
             "In two epochs the image gets the same noise: it is augmented once and for all.",
         ),
         ((0, 1, 6), "same_for_all", "Two different samples get the same noise."),
-        ((7, 1, 5), "seed_ignored", "Two runs with different seeds get the same noise: the seed does not count."),
+        ((7, 1, 5), "seed_ignored", _SEED_IGNORED),
     ):
         if torch.equal(learner(image, *key), first):
             raise Wrong(symptom, hint)
     keys = [(seed, epoch, index) for seed in (0, 1, 2) for epoch in range(4) for index in (0, 1, 2, 3, 10, 100, 1000)]
-    images = {tuple(learner(image, *key).flatten()[:4].tolist()) for key in keys}
-    if len(images) < len(keys):
-        raise Wrong(
-            "collision",
-            f"Of {len(keys)} different combinations of seed, epoch and index, only {len(images)} get noise of "
-            "their own. Adding or multiplying the three makes (0, 1, 5) and (0, 0, 6), say, the same number.",
-        )
+    _refuse_collisions([tuple(learner(image, *key).flatten()[:4].tolist()) for key in keys], keys)
     there = on_ranks(learner, image, 0, 1, 5, world_size=1, seconds=TIME_LIMIT)[0]
     if not torch.equal(there, first):
         raise Wrong(
@@ -179,6 +182,25 @@ def noisy_image(learner: Noisy) -> str:
 
 
 TIME_LIMIT = 20.0  # seconds for one call in a process of its own
+
+_SEED_IGNORED = (
+    "Two runs with different seeds get the same noise: the seed does not count. Is it in the number that you seed a "
+    "generator with? One on the CPU reads the lower 32 bits of it, and no more."
+)
+
+
+def _refuse_collisions(noises: list[tuple[float, ...]], keys: list[tuple[int, int, int]]) -> None:
+    """Refuse three numbers that are mixed up; name the first two keys that get the same."""
+    first: dict[tuple[float, ...], tuple[int, int, int]] = {}
+    earlier = [(first.setdefault(noise, key), key) for noise, key in zip(noises, keys, strict=True)]
+    same_noise = [(one, other) for one, other in earlier if one != other]
+    if same_noise:
+        one, other = same_noise[0]
+        raise Wrong(
+            "collision",
+            f"Of {len(keys)} different combinations of seed, epoch and index, only {len(first)} get noise of their "
+            f"own: {one} and {other}, say, get the same. How do your three numbers become one?",
+        )
 
 
 def _refuse_seeding_others(learner: Noisy, image: torch.Tensor) -> None:
@@ -216,6 +238,12 @@ def _judge_noise(result: torch.Tensor, image: torch.Tensor, on_black: torch.Tens
     if different < pixels / 2 and on_black.any():
         share = f"share {different} values" if different > 1 else "have one value"
         raise Wrong("repeated", f"The {pixels} pixels {share} of noise. Each needs one of its own.")
+    if deviation > 0 and not torch.allclose(noise, on_black.double(), atol=1e-5):
+        raise Wrong(
+            "depends_on_image",
+            "Two images get different noise for the same three numbers. The noise is added, and depends on seed, epoch "
+            "and index alone.",
+        )
     if not 0.09 < deviation < 0.11:
         raise Wrong("no_noise", f"The noise should have a standard deviation of 0.1, and it has {deviation:.3g}.")
     if abs(mean) > 0.02:

@@ -1,9 +1,12 @@
 """Check of lesson 04, notebook 3: a file that a kill at any moment leaves whole."""
 
+import copy
+import errno
 import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +15,22 @@ from unittest.mock import patch
 import torch
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import same
 from torchcourse.ranks.run import RankError, run_ranks
 from torchcourse.training import checkpoint
 from torchcourse.training.crash import KILL
 
 MOST_KILLS = 10  # each takes a process of its own
 IN_TORCH_SAVE = "in the middle of torch.save"
+FULL_DISK = "a full disk"
 
 Save = Callable[[dict, str], Any]
 
 
 @check
 def save_whole(learner: Save) -> str:
-    """Kill the process in the midst of torch.save and at each line of the function; look at the file each time."""
+    """Kill the process in the midst of torch.save and at each line of the function, and let the disk be full once; look
+    at the file each time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.pt"
         seen = _save(learner, path)
@@ -39,6 +45,7 @@ def save_whole(learner: Save) -> str:
         lines = min(seen.lines, MOST_KILLS)
         for line in range(1, lines + 1):
             _judge_kill(learner, path, line)
+        _judge_full_disk(learner, path)
         if seen.moved_from not in (None, os.fspath(path.parent)):
             raise Wrong(
                 "elsewhere",
@@ -82,6 +89,29 @@ def _judge_kill(learner: Save, path: Path, moment: int | str) -> None:
         )
 
 
+def _judge_full_disk(learner: Save, path: Path) -> None:
+    """Let torch.save end in an error half-way: the old file has to stay, and the program has to hear of it."""
+    try:
+        _save(learner, path, FULL_DISK)
+        silent = True
+    except RankError as error:
+        if error.kind in ("NameError", "ImportError", "ProcessDied"):
+            raise
+        silent = False
+    if _step_in(path) != 1:
+        raise Wrong(
+            "spoiled",
+            "When torch.save ends in an error (the disk is full, say), your function still puts what is there in the "
+            "place of the old file, and no state is left. Which line must not run then?",
+        )
+    if silent:
+        raise Wrong(
+            "swallowed",
+            "When torch.save ends in an error (the disk is full, say), your function says nothing: the program goes on "
+            "and believes that its state is saved. Let the error through.",
+        )
+
+
 def _refuse_other_state(path: Path) -> None:
     """Refuse a call after which the file does not hold the new state, by what it holds instead."""
     if not path.exists():
@@ -96,7 +126,7 @@ def _refuse_other_state(path: Path) -> None:
             f"After your function, torch.load cannot read {path.name} ({type(error).__name__}). Is it torch.save that "
             "writes the state, and all of it?",
         ) from None
-    if not isinstance(state, dict) or (state.get("step") != 1 and state.keys() != {"step", "weights"}):
+    if not isinstance(state, dict) or (state.get("step") != 1 and not same(state, _NEW, tolerance=0)):
         raise Wrong(
             "other_state", f"After your function, {path.name} holds something else than the state it was given."
         )
@@ -104,6 +134,10 @@ def _refuse_other_state(path: Path) -> None:
         raise Wrong(
             "not_saved", f"After your function, {path.name} still holds the old state. Where did the new one go?"
         )
+
+
+_NEW = {"step": 2, "weights": torch.linspace(0, 1, 1000), "model": {"bias": torch.linspace(1, 2, 7)}}
+"""The new state. Half precision does not hold it."""
 
 
 def _step_in(path: Path) -> int | None:
@@ -130,7 +164,8 @@ class _Seen:
 
 
 def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
-    """Run the learner's function in a process of its own, over a file with step 1; kill it at a line, or in torch.save.
+    """Run the learner's function in a process of its own, over a file with step 1; kill it at a line, or in torch.save,
+    or let torch.save end in an error.
 
     Raises:
         RankError: of the kind `ProcessDied`, if the process was killed.
@@ -142,7 +177,7 @@ def _save(learner: Save, path: Path, kill_at: int | str | None = None) -> _Seen:
 def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _Seen:
     seen = _Seen()
     files = {learner.__code__.co_filename} if hasattr(learner, "__code__") else set()
-    real_save, real_sync = torch.save, os.fsync
+    real_save = torch.save
 
     def audit(event: str, args: tuple) -> None:
         if event == "open" and isinstance(args[0], str | bytes) and os.fsdecode(args[0]) == path:
@@ -167,6 +202,8 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
         file = open(target, "wb") if isinstance(target, str | os.PathLike) else target  # noqa: SIM115 (killed below)
         file.write(whole[: len(whole) // 2])
         file.flush()
+        if kill_at == FULL_DISK:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.kill(os.getpid(), KILL)
 
     def watched_save(state: Any, target: Any, *args: Any, **options: Any) -> None:
@@ -174,18 +211,26 @@ def _save_in_a_rank(learner: Save, path: str, kill_at: int | str | None) -> _See
         seen.opened |= isinstance(target, str | os.PathLike) and os.path.abspath(os.fspath(target)) == path
         real_save(state, target, *args, **options)
 
-    def watched_sync(descriptor: Any) -> None:
-        real_sync(descriptor)  # first, for it says what is no descriptor
-        if seen.moved_from is None:
-            number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-            seen.synced.add(os.fstat(number).st_size)
+    def watched_sync(name: str) -> Callable[..., None]:
+        real = getattr(os, name)
+
+        def sync(*descriptors: Any) -> None:
+            real(*descriptors)  # first, for it says what is no descriptor
+            of_all = [] if descriptors else [os.stat(file) for file in Path(path).parent.iterdir()]  # by os.sync()
+            found = [os.fstat(one if isinstance(one, int) else one.fileno()) for one in descriptors] + of_all
+            if seen.moved_from is None:
+                seen.synced.update(one.st_size for one in found)
+
+        return sync
 
     sys.addaudithook(audit)
-    state = {"step": 2, "weights": torch.ones(1000)}
-    with patch("torch.save", half_save if kill_at == IN_TORCH_SAVE else watched_save), patch("os.fsync", watched_sync):
+    with ExitStack() as patches:
+        patches.enter_context(patch("torch.save", half_save if isinstance(kill_at, str) else watched_save))
+        for name in {"fsync", "fdatasync", "sync"} & set(dir(os)):  # not every system has all three
+            patches.enter_context(patch(f"os.{name}", watched_sync(name)))
         sys.settrace(trace)
         try:
-            learner(state, path)
+            learner(copy.deepcopy(_NEW), path)
         finally:
             sys.settrace(None)
     return seen
