@@ -175,14 +175,14 @@ def check_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
 
 def is_sealed(file: BinaryIO) -> bool:
     """Whether a file ends in a checksum, as those of `save` do."""
-    return _tail(file)[2:].startswith(_SEAL)
+    return tail(file)[2:].startswith(_SEAL)
 
 
 def verify(file: BinaryIO, path: Path) -> None:
     """Raise CheckpointError unless the file is as `save` wrote it; leave it at its beginning."""
-    tail = _tail(file)
-    body = file.seek(0, os.SEEK_END) - len(tail)
-    length, seal, digest = tail[:2], tail[2 : 2 + len(_SEAL)], tail[2 + len(_SEAL) :]
+    end = tail(file)
+    body = file.seek(0, os.SEEK_END) - len(end)
+    length, seal, digest = end[:2], end[2 : 2 + len(_SEAL)], end[2 + len(_SEAL) :]
     if length != struct.pack("<H", _SEAL_LENGTH) or seal != _SEAL:
         raise CheckpointError(
             f"{path} is not a whole checkpoint: the checksum at its end is missing. The file was cut off (by a copy "
@@ -325,8 +325,8 @@ class _HashedFile:
         self.file.flush()
 
 
-def _tail(file: BinaryIO) -> bytes:
-    """Return what would be the length of the zip comment, and the comment, if this is a sealed file."""
+def tail(file: BinaryIO) -> bytes:
+    """Return the end of a file: of a sealed one, the length of the zip comment, and the comment with the checksum."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - _SEAL_LENGTH - 2))
     return file.read()
 

@@ -1,5 +1,6 @@
 """What went wrong in a step, in words: of the model, the loss, the shapes."""
 
+import dataclasses
 import inspect
 import math
 from typing import Any
@@ -91,6 +92,12 @@ def shapes(value: Any) -> str:
         return f"shape {list(value.shape)}"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {shapes(item)}" for key, item in value.items()) + "}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return (
+            "{"
+            + ", ".join(f"{one.name}: {shapes(getattr(value, one.name))}" for one in dataclasses.fields(value))
+            + "}"
+        )
     if isinstance(value, tuple | list):
         return "(" + ", ".join(shapes(item) for item in value) + ")"
     return type(value).__name__

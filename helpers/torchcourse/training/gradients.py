@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchcourse.ranks import who
 from torchcourse.training.losses import Count
+from torchcourse.training.schedules import about_schedule
 
 
 def divide_gradients(
@@ -74,15 +75,22 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float) -> torch
 
 
 def move(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, schedule: LRScheduler | None) -> None:
-    """Let the optimizer take its step, and after it the schedule, if that goes by steps."""
-    if not scaler.is_enabled():
+    """Let the optimizer take its step, and after it the schedule, if that goes by steps.
+
+    Raises:
+        ValueError: if the schedule knows fewer groups than the optimizer has by now.
+    """
+    if scaler.is_enabled():
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        # A step whose gradients overflowed was left out and the scale lowered: then the schedule waits too.
+        if scaler.get_scale() < scale:
+            return
+    else:
         optimizer.step()
-        if schedule is not None:
+    if schedule is not None:
+        try:
             schedule.step()
-        return
-    scale = scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
-    # A step whose gradients overflowed was left out and the scale lowered: then the schedule waits too.
-    if schedule is not None and scaler.get_scale() >= scale:
-        schedule.step()
+        except (ValueError, KeyError, IndexError) as error:
+            raise about_schedule(error, schedule) from error

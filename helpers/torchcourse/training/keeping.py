@@ -1,6 +1,8 @@
 """The folder of a run's checkpoints: whose it is, and what is looked at before anything is written."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,6 +10,7 @@ import torch
 
 from torchcourse.ranks import who
 from torchcourse.training import finite, snapshot
+from torchcourse.training.callbacks import kept
 from torchcourse.training.checkpoint import some
 from torchcourse.training.explanations import about_loss_that_is_no_number
 from torchcourse.training.losses import Loss
@@ -38,6 +41,7 @@ class Keeper:
         self.is_ours = False  # whether the files there are of this Trainer's run
         self._replaces = False
         self._saved: int | None = None  # the step that `last.pt` holds
+        self._seen: bytes | None = None  # the seal of `last.pt`, as this run found or left it
         self._odd: set[str] = set()  # what held nan or inf from the start, such as a mask of -inf
 
     def begin(self, trainer: Training, resume: bool, overwrite: bool) -> None:
@@ -49,6 +53,8 @@ class Keeper:
         self._odd = set(finite.not_finite(trainer.model, trainer.optimizer))
         if resume:
             checked_folder(self.folder)
+        if self.folder is not None and (resume or not self.is_ours):
+            self._seen = snapshot.seal(self.folder)
         if self.folder is None or resume or self.is_ours:
             return
         found = snapshot.run_in(self.folder)
@@ -70,13 +76,21 @@ class Keeper:
         if self.folder is None:
             return
         state = snapshot.take(trainer, trainer.random_at_epoch, trainer.generators)
-        snapshot.write(state, self.folder, names, self._keep, self._replaces)
+        self._seen = snapshot.write(state, self.folder, names, self._keep, self._replaces, self._seen)
         self.is_ours, self._replaces = True, False
         self._saved = trainer.position.step
 
     def save_last_if_new(self, trainer: Running) -> None:
         """Save `last.pt`, unless it holds this step already."""
         if self.folder is not None and self._saved != trainer.position.step:
+            self.save(trainer, "last")
+
+    @contextlib.contextmanager
+    def keeping_up(self, trainer: Running) -> Iterator[None]:
+        """Save `last.pt` once more if the block changes what it holds, such as the rate. Every rank has to call it."""
+        before = kept(trainer.model, trainer.optimizer)
+        yield
+        if self.folder is not None and any(who.gather(kept(trainer.model, trainer.optimizer) != before)):
             self.save(trainer, "last")
 
     def check_numbers(self, trainer: Running) -> None:

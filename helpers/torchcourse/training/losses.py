@@ -20,6 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torchcourse.training.containers import mapped, tensors
+
 Count = torch.Tensor | float
 """What a sum was made of: a number, or a tensor of one, which need not be read from the device."""
 
@@ -165,7 +167,7 @@ class Loss:
         """
         if not self._own:
             return
-        before, self._before = self._before, (_detached(outputs), targets, loss.detach())
+        before, self._before = self._before, (detached(outputs), targets, loss.detach())
         if before is None:
             return
         few = [max(1, _LOOK // max(1, _numbers(batch[0]) // len(batch[1]))) for batch in (before, self._before)]
@@ -180,7 +182,7 @@ class Loss:
                     for piece, count, batch in zip(pieces, few, (before, self._before), strict=True)
                 ]
                 sizes = [len(piece[1]) for piece in pieces]
-                joined = self.fn(_joined([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces]))
+                of_both = self.fn(joined([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces]))
         except torch.OutOfMemoryError:
             return
         except Exception as error:
@@ -190,7 +192,7 @@ class Loss:
                 reason = f"gets targets of shapes {list(before[1].shape)} and {list(targets.shape)}"
             raise ValueError(f"The loss function {reason}, so {_UNLIKE}") from error
         mean = (losses[0] * sizes[0] + losses[1] * sizes[1]) / sum(sizes)
-        self._note(_gap(joined, mean) * (1e-3 / _tolerance(loss)))
+        self._note(_gap(of_both, mean) * (1e-3 / _tolerance(loss)))
 
     def check(self) -> None:
         """Raise ValueError if the loss was seen to be no mean over samples. Waits for the device."""
@@ -291,11 +293,7 @@ def mean_of(total: torch.Tensor, count: Count) -> torch.Tensor:
 
 def rows(value: Any, part: slice) -> Any:
     """Return some of the samples of outputs, which may be tensors in containers."""
-    if isinstance(value, dict):
-        return type(value)({key: rows(item, part) for key, item in value.items()})
-    if isinstance(value, tuple | list):
-        return type(value)(rows(item, part) for item in value)
-    return value[part] if isinstance(value, torch.Tensor) and value.dim() else value
+    return mapped(lambda item: item[part] if isinstance(item, torch.Tensor) and item.dim() else item, value)
 
 
 def _tensor(value: Any) -> torch.Tensor:
@@ -328,33 +326,24 @@ def _tolerance(loss: torch.Tensor) -> float:
     return 1e-3 if loss.dtype in (torch.float32, torch.float64) else 3e-2
 
 
-def _joined(values: list[Any]) -> Any:
-    first = values[0]
-    if isinstance(first, dict):
-        return type(first)({key: _joined([value[key] for value in values]) for key in first})
-    if isinstance(first, tuple | list):
-        return type(first)(_joined(list(items)) for items in zip(*values, strict=True))
-    return torch.cat(values) if isinstance(first, torch.Tensor) and first.dim() else first
+def joined(values: list[Any]) -> Any:
+    """Return the outputs for several batches as those for one."""
+
+    def join(*items: Any) -> Any:
+        return torch.cat(items) if isinstance(items[0], torch.Tensor) and items[0].dim() else items[0]
+
+    return mapped(join, *values)
 
 
-def _detached(value: Any) -> Any:
-    if isinstance(value, dict):
-        return type(value)({key: _detached(item) for key, item in value.items()})
-    if isinstance(value, tuple | list):
-        return type(value)(_detached(item) for item in value)
-    return value.detach() if isinstance(value, torch.Tensor) else value
+def detached(value: Any) -> Any:
+    """Return outputs without the graph that they were computed by."""
+    return mapped(lambda item: item.detach() if isinstance(item, torch.Tensor) else item, value)
 
 
 def _has_number(value: Any) -> bool:
     """Whether outputs hold a tensor of one number, such as a loss that the model computed itself."""
-    if isinstance(value, torch.Tensor):
-        return not value.dim()
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return any(map(_has_number, items))
+    return any(not tensor.dim() for tensor in tensors(value))
 
 
 def _numbers(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.numel()
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return sum(map(_numbers, items))
+    return sum(tensor.numel() for tensor in tensors(value))

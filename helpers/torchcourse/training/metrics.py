@@ -8,6 +8,8 @@ import torch
 
 from torchcourse.ranks import who
 from torchcourse.training import losses
+from torchcourse.training.containers import mapped
+from torchcourse.training.explanations import shapes
 from torchcourse.training.losses import Count, LabelsToCount, numbers, rows
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor | float | tuple[torch.Tensor | float, Count]]
@@ -55,10 +57,12 @@ class OverAll:
         """Return the metric of all batches, of all ranks together; every rank has to call it."""
         batches = [batch for share in who.gather(batches) for batch in share]
         try:
-            outputs = torch.cat([batch[0] for batch in batches])
-            return float(self.metric(outputs, torch.cat([batch[1] for batch in batches])))
+            outputs, targets = losses.joined([batch[0] for batch in batches]), [batch[1] for batch in batches]
+            return float(self.metric(outputs, torch.cat(targets)))
         except (RuntimeError, TypeError) as error:
-            error.add_note("OverAll puts all batches together: outputs have to be tensors of one shape per sample.")
+            error.add_note(
+                "OverAll puts all batches together: outputs and targets have to be tensors of one shape per sample."
+            )
             raise
 
 
@@ -110,7 +114,7 @@ class Averages:
         """Take in a batch: outputs [N, ...], targets [N, ...], the mean loss, and what it counts (None: N)."""
         self.losses.append((targets.size(0) if count is None else count, loss.detach()))
         if self._over_all:
-            self._all.append((outputs.detach().cpu(), targets.cpu()))
+            self._all.append((mapped(_on_cpu, outputs), targets.cpu()))
         if not self.metrics:
             return
         if isinstance(outputs, torch.Tensor):
@@ -183,7 +187,7 @@ class Averages:
             whole = self._nothing_ignored(targets)
             self._all_count = self._all_count and whole
             for parts, (name, metric) in zip(self._parts, self.metrics.items(), strict=True):
-                values = metric(outputs, targets)
+                values = applied(name, metric, outputs, targets)
                 if not self._looked:
                     check_mean(name, metric, values, outputs, targets)
                 parts.append(self._sum(metric, values, targets, whole))
@@ -223,6 +227,19 @@ class Averages:
         return dict(zip(self.names, means, strict=True))
 
 
+def applied(name: str, metric: Metric, outputs: Any, targets: torch.Tensor) -> Any:
+    """Return a metric's value. Raises ValueError for outputs in a container that the metric does not take apart."""
+    try:
+        return metric(outputs, targets)
+    except (AttributeError, TypeError) as error:
+        if isinstance(outputs, torch.Tensor):
+            raise
+        raise ValueError(
+            f"The metric {name!r} cannot take the model's outputs, {shapes(outputs)}: {error}. Give the Trainer "
+            "metrics={}, or a metric that takes them apart."
+        ) from error
+
+
 @torch.no_grad()
 def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, targets: torch.Tensor) -> None:
     """Raise ValueError if a metric of one number is no mean over samples: then means of it are not its value.
@@ -245,6 +262,10 @@ def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, 
             f"The metric {name!r} is {value:.4g} for {len(targets)} samples, but its mean over two parts of them is "
             f"{mean:.4g}, so {_OVER_ALL}"
         )
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
 
 
 _NO_BATCH = (

@@ -4,9 +4,10 @@
 %tensorboard --logdir runs        # in a notebook; in a terminal: tensorboard --logdir runs
 """
 
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +16,27 @@ import torch
 from torchcourse.training.histograms import Histogram
 
 
+def _goes_on(write: Callable[..., None]) -> Callable[..., None]:
+    """Let a disk that is full end the log, which is told once, and not the training that is logged."""
+
+    @functools.wraps(write)
+    def written(monitor: "Monitor", *values: Any, **named: Any) -> None:
+        try:
+            write(monitor, *values, **named)
+        except OSError as error:
+            monitor._writer = None
+            print(
+                f"TensorBoard can no longer write to {monitor._folder} ({error.strerror or error}), so that the rest "
+                "of this run is not logged. Is the disk full?"
+            )
+
+    return written
+
+
 class Monitor:
     """Writes to a folder of event files; without a folder, does nothing. Use it in a `with` statement.
+
+    Where the disk is full later, a sentence says so once, and the rest is not written.
 
     Args:
         log_dir: the run's folder, or None.
@@ -27,6 +47,7 @@ class Monitor:
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, first_step: int | None = None) -> None:
+        self._folder = log_dir
         self._writer: Any = None  # a SummaryWriter, whose types say that its own parts are None
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []
         self._due = 0.0
@@ -50,6 +71,7 @@ class Monitor:
         """Whether there is a folder to write to."""
         return self._writer is not None
 
+    @_goes_on
     def scalars(self, step: int, values: Mapping[str, float | torch.Tensor]) -> None:
         """Write one value for each tag, such as "loss/train", at an optimizer step.
 
@@ -63,6 +85,7 @@ class Monitor:
         if now > self._due:
             self._hand_over(now)
 
+    @_goes_on
     def histograms(self, step: int, values: Mapping[str, Histogram]) -> None:
         """Write histograms that were counted already (`histograms.measure`). One of no finite value is left out."""
         if self._writer is None:
@@ -86,6 +109,7 @@ class Monitor:
         ]
         self._write([value for summary in summaries for value in summary.value], step)
 
+    @_goes_on
     def images(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
         """Write pictures: float tensors [1 or 3, height, width] from 0 to 1, or uint8 from 0 to 255.
 
@@ -101,12 +125,14 @@ class Monitor:
                     )
                 self._writer.add_image(tag, image, step)
 
+    @_goes_on
     def texts(self, step: int, values: Mapping[str, object]) -> None:
         """Write words, in Markdown."""
         if self._writer is not None:
             for tag, text in values.items():
                 self._writer.add_text(tag, str(text).encode(errors="replace").decode(), step)
 
+    @_goes_on
     def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float], step: int = 0) -> None:
         """Write what the run was made with and what came out: a row in TensorBoard's table of runs (HPARAMS).
 
@@ -148,6 +174,10 @@ class Monitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._close()
+
+    @_goes_on
+    def _close(self) -> None:
         if self._writer is not None:
             self._hand_over(time.time())
             self._writer.close()

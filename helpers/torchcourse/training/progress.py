@@ -4,11 +4,15 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from torchcourse.interrupts import stopped
 from torchcourse.progress_bars import bar
+from torchcourse.ranks import who
 from torchcourse.training.history import describe
+from torchcourse.training.position import Position
 
 
 class Progress:
@@ -66,6 +70,19 @@ class Progress:
 
 QUIET_SECONDS = 2.0
 """How long a fit that writes lines says nothing at first."""
+
+
+def stopped_by(terminated: bool, position: Position, folder: Path | None) -> BaseException:
+    """Return what ends the program after the stop button or, having said so, after SIGTERM."""
+    kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
+    if folder is not None:
+        kept = f"Saved as {folder / 'last.pt'}: fit(…, resume=True) goes on from here."
+    said = f"Stopped after step {position.step}, in epoch {position.epoch + 1}. {kept}"
+    if not terminated:
+        return stopped(said)
+    if who.rank() == 0:
+        print(said, flush=True)
+    return SystemExit(128 + signal.SIGTERM)  # as a shell names a process that SIGTERM ended
 
 
 class GentleStop:

@@ -16,9 +16,10 @@ from torch.utils.data import IterableDataset
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training.checkpoint import parameter_names, some
+from torchcourse.training.containers import mapped, tensors
 from torchcourse.training.explanations import LONE, UNUSED, shapes
 from torchcourse.training.losses import reduction
-from torchcourse.training.metrics import Metric, OverAll, check_mean
+from torchcourse.training.metrics import Metric, OverAll, applied, check_mean
 from torchcourse.training.schedules import check_mode
 from torchcourse.units import is_whole_number
 
@@ -208,15 +209,7 @@ def check_first_batch(
         if isinstance(metric, OverAll):
             continue
         with torch.no_grad():
-            try:
-                value = metric(outputs, targets)
-            except (AttributeError, TypeError) as error:
-                if isinstance(outputs, torch.Tensor):
-                    raise
-                raise ValueError(
-                    f"The metric {name!r} cannot take the model's outputs, {shapes(outputs)}: {error}. Give the "
-                    "Trainer metrics={}, or a metric that takes them apart."
-                ) from error
+            value = applied(name, metric, outputs, targets)
         one = isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
         one = one or (isinstance(value, tuple) and len(value) == 2)
         if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
@@ -283,7 +276,7 @@ def samples(batch: Any) -> int:
     Raises:
         ValueError: for a batch that is not a pair (inputs, targets).
     """
-    if type(batch) in (tuple, list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], torch.Tensor) and batch[1].dim():
         return batch[1].size(0)
     parts = f" with {len(batch)} parts" if isinstance(batch, tuple | list | dict) else ""
     raise ValueError(
@@ -308,11 +301,9 @@ _PAIRS = (list, tuple)
 
 
 def _to_device(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    if type(value) in (tuple, list):
-        return [_to_device(item, device) for item in value]
-    return value.to(device, non_blocking=True) if hasattr(value, "to") else value
+    if hasattr(value, "to"):  # a container of its own kind may have it too
+        return value.to(device, non_blocking=True)
+    return mapped(lambda item: _to_device(item, device) if hasattr(item, "to") else item, value)
 
 
 @contextlib.contextmanager
@@ -325,8 +316,9 @@ def broadcasting_refused() -> Iterator[None]:
 
 def _fingerprint(value: Any) -> list[float]:
     """Return a sum for each tensor in a container: enough to tell two batches apart."""
-    if isinstance(value, torch.Tensor):
-        weights = torch.arange(1, value.numel() + 1, device=value.device, dtype=torch.float64)
-        return [(value.reshape(-1).double() * weights).sum().item()]
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else []
-    return [number for item in items for number in _fingerprint(item)]
+    return [_weighted_sum(tensor) for tensor in tensors(value)]
+
+
+def _weighted_sum(tensor: torch.Tensor) -> float:
+    weights = torch.arange(1, tensor.numel() + 1, device=tensor.device, dtype=torch.float64)
+    return (tensor.reshape(-1).double() * weights).sum().item()

@@ -93,6 +93,18 @@ def moved_so_far(state: dict[str, Any]) -> int:
     return state["last_epoch"] if "last_epoch" in state else moved_so_far(state["_schedulers"][0])
 
 
+def about_schedule(error: Exception, schedule: LRScheduler) -> Exception:
+    """Return an error to raise instead of a schedule's own, where groups that it does not know are the cause."""
+    groups, known = len(schedule.optimizer.param_groups), len(getattr(schedule, "base_lrs", ()))
+    if not known or groups == known:
+        return error
+    return ValueError(
+        f"The optimizer has {groups} groups of parameters, but {type(schedule).__name__} was made when it had {known}. "
+        "Make the optimizer with all groups, also those that are frozen at first (requires_grad_(False)), and the "
+        "schedule after it."
+    )
+
+
 _ALSO_ON_RESUME = "; with resume=True its rate then follows the longer schedule"
 
 
@@ -165,7 +177,7 @@ def set_rates(schedule: Schedule, optimizer: torch.optim.Optimizer, rates: list[
 
 _PROGRESS = {
     *("last_epoch", "best", "cooldown_counter", "num_bad_epochs", "base_lrs", "lr_lambdas", "_step_count", "_last_lr"),
-    *("_is_initial", "_get_lr_called_within_step", "_schedule_phases", "_schedulers", "verbose"),
+    *("T_cur", "T_i", "_is_initial", "_get_lr_called_within_step", "_schedule_phases", "_schedulers", "verbose"),
 }
 """What a schedule keeps besides its settings: how far it has come, and what follows from the optimizer's."""
 

@@ -65,18 +65,42 @@ def run_in(folder: Path) -> Path | None:
     return who.from_rank_0(files[0] if files else None)
 
 
-def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int, replaces: bool) -> None:
+def seal(folder: Path) -> bytes | None:
+    """Return what tells the `last.pt` of a folder from every other one; None if there is none."""
+    try:
+        with open(folder / "last.pt", "rb") as file:
+            return checkpoint.tail(file)
+    except OSError:
+        return None
+
+
+def write(
+    state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int, replaces: bool, seen: bytes | None
+) -> bytes | None:
     """Save what `take` returned under each of the names in a folder. Every rank has to call it; rank 0 writes.
 
     With `keep`, the state is also kept as `step-N.pt`, and only the newest so many of these files stay. With
     `replaces`, the files of the run that was there before are removed, as soon as the new ones are whole.
 
+    Args:
+        seen: the `seal` of the `last.pt` that this run has read or written.
+
+    Returns:
+        The seal of the new one, on rank 0.
+
     Raises:
-        CheckpointError: on every rank, if it could not be written. What was saved before is still there.
+        CheckpointError: on every rank, if it could not be written, or a different run has written into the folder.
+            What was saved before is still there.
     """
     problem = None
     if who.rank() == 0:
         try:
+            if seal(folder) not in (None, seen):
+                raise CheckpointError(
+                    f"{folder / 'last.pt'} was written by a different run while this one trained: two runs in one "
+                    "folder would replace each other's files. So this one ends, and saved nothing after the other "
+                    "began. Give each run a checkpoint_dir of its own."
+                )
             for name in names:
                 checkpoint.save(state, folder / f"{name}.pt")
             if keep:
@@ -97,6 +121,7 @@ def write(state: dict[str, Any], folder: Path, names: tuple[str, ...], keep: int
     problem = who.from_rank_0(problem)  # the ranks also meet here: nobody goes on before the file is whole
     if problem is not None:
         raise problem
+    return seal(folder) if who.rank() == 0 else None
 
 
 def read(folder: Path) -> dict[str, Any] | None:

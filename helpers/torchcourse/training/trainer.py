@@ -10,7 +10,6 @@ Read `fit`, then `_train`, then `_step`: that is the loop. The rest is bookkeepi
 import contextlib
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,9 +22,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from torchcourse.data.loaders import begin_at, length, set_epoch, windows
 from torchcourse.gpu_errors import stopped_gpu_explained
-from torchcourse.interrupts import stopped
 from torchcourse.ranks import who
-from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot, wrappers
+from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot
+from torchcourse.training.callbacks import Learning
 from torchcourse.training.gradients import clip_gradients, divide_gradients, move
 from torchcourse.training.history import History
 from torchcourse.training.keeping import Keeper
@@ -34,9 +33,10 @@ from torchcourse.training.lockstep import together
 from torchcourse.training.losses import Count, Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll, accuracy
 from torchcourse.training.monitor import Monitor
-from torchcourse.training.progress import GentleStop, Progress
+from torchcourse.training.progress import GentleStop, Progress, stopped_by
 from torchcourse.training.schedules import Length
 from torchcourse.training.watch import Watch
+from torchcourse.training.wrappers import unwrap
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -69,7 +69,8 @@ class Trainer:
         mode: "min" or "max": which of its values is best.
         patience: end the training after so many epochs without a better value (early stopping, 조기 종료).
         after_step, after_epoch: `function(trainer)`, called after every optimizer step, and after every epoch, which is
-            saved by then. Returning True ends the training; on several ranks all have to return the same.
+            saved by then, and again if it changes a rate, the optimizer's groups, or weights. Returning True ends the
+            training. It may freeze and unfreeze. On several ranks all have to do and return the same.
         progress: whether to show a progress bar.
         device: instead of the device that is chosen: a rank's own, else the GPU if there is one, else the CPU. Apple's
             "mps" is never chosen, since it lacks float64 and has no ranks; it has to be asked for.
@@ -116,9 +117,9 @@ class Trainer:
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
         self.device = torch.empty(0, device=who.device() if device is None else device).device
         sanity.check_arguments(vars(self))  # which are, so far, the arguments
-        self.model = wrappers.unwrap(model).to(self.device)
-        self.replica = wrappers.wrap(model, self.device)
-        self._no_sync = getattr(self.replica, "no_sync", lambda: _NOTHING)
+        self.model = unwrap(model).to(self.device)
+        self._learning = Learning(model, self.model, self.device)
+        self.replica, self._no_sync = self._learning.follow()
         sanity.check_optimizer(self.model, optimizer, loss_fn)
         self._each_step = None if isinstance(scheduler, ReduceLROnPlateau) or schedule_by == "epoch" else scheduler
         self.autocast: torch.autocast | contextlib.nullcontext = _NOTHING
@@ -169,7 +170,6 @@ class Trainer:
         sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
         self._keeper.begin(self, resume, overwrite)
         self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
-        self.generators = generators_of(train_loader)
         last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)
         writes = who.rank() == 0
         with (
@@ -194,7 +194,8 @@ class Trainer:
                     row |= {"lr": self._rate(), "seconds": time.perf_counter() - start}
                     self._finish_epoch(row, length(train_loader), board, bar)
         if stop.requested:
-            self._finish_early(stop.terminated)
+            self._keeper.save(self, "last")
+            raise stopped_by(stop.terminated, self.position, self.checkpoint_dir)
         return self.history
 
     def evaluate(self, loader: Iterable) -> dict[str, float]:
@@ -220,7 +221,11 @@ class Trainer:
         self, train_loader: Iterable, epochs: int | None, max_steps: int | None, resume: bool
     ) -> tuple[int, int | None]:
         """Go to where training begins; return the number of the last epoch, and of the steps until its end if known."""
+        self.generators = generators_of(train_loader)
         self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
+        self.replica, self._no_sync = self._learning.follow()
+        if self.position.batch and not resume:  # an epoch that was cut short is over: the next has an order of its own
+            self.position.epoch += 1
         begun = (0, 0) if resume else (self.position.epoch, self.position.step)
         last_epoch = sys.maxsize if epochs is None else begun[0] + epochs
         self._last_step = sys.maxsize if max_steps is None else begun[1] + max_steps
@@ -250,10 +255,10 @@ class Trainer:
             bar.step()
             if self.position.step % self.log_every == 0:
                 self._log(board)
+            if self.after_step is not None:
+                self._call(self.after_step)
             if self.save_every and self.position.step % self.save_every == 0:
                 self._keeper.save(self, "last")
-            if self.after_step is not None and self.after_step(self) is True:
-                self._last_step = self.position.step
             if self.position.step >= self._last_step:
                 break
         if stop.requested:
@@ -358,25 +363,13 @@ class Trainer:
         if better:
             self.history.best = row
         self._keeper.save(self, *(("best", "last") if better else ("last",)))
-        if self.after_epoch is not None and self.after_epoch(self) is True:
-            self._last_step = self.position.step
+        if self.after_epoch is not None:
+            with self._keeper.keeping_up(self):
+                self._call(self.after_epoch)
         if self.patience is not None and (waited := self.history.since_best()) >= self.patience:
             self._last_step = self.position.step
             if self.progress and who.rank() == 0:
                 print(f"Stopped early: {name} has not been better since epoch {row['epoch'] - waited}.")
-
-    def _finish_early(self, terminated: bool) -> None:
-        """After the stop button or SIGTERM: keep what was trained."""
-        self._keeper.save(self, "last")
-        kept = "The weights are in the model, but without a checkpoint_dir nothing is on disk."
-        if self.checkpoint_dir is not None:
-            kept = f"Saved as {self.checkpoint_dir / 'last.pt'}: fit(…, resume=True) goes on from here."
-        said = f"Stopped after step {self.position.step}, in epoch {self.position.epoch + 1}. {kept}"
-        if not terminated:
-            raise stopped(said)
-        if who.rank() == 0:
-            print(said, flush=True)
-        raise SystemExit(128 + signal.SIGTERM)  # as a shell names a process that SIGTERM ended
 
     def _resume(self, length_of: Length) -> dict[str, Any] | None:
         """Go back to where training was saved; return the random state from which an epoch under way goes on."""
@@ -388,6 +381,11 @@ class Trainer:
             raise
         self._keeper.is_ours = self._keeper.is_ours or found
         return random
+
+    def _call(self, function: Callable[["Trainer"], object]) -> None:
+        if function(self) is True:
+            self._last_step = self.position.step
+        self.replica, self._no_sync = self._learning.follow()
 
     def _begin_epoch(self) -> None:
         self.position.batch, self.position.logged = 0, self.position.step

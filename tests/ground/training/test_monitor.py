@@ -1,7 +1,11 @@
 """What is written for TensorBoard can be read back as plain lists."""
 
+import errno
+import os
+
 import pytest
 import torch
+from torch.utils.tensorboard import FileWriter
 
 from torchcourse.training.events import read_run, read_scalars
 from torchcourse.training.monitor import Monitor
@@ -80,3 +84,20 @@ def test_settings_that_are_no_numbers_are_written_as_text(tmp_path):
     run = read_run(tmp_path)
     assert run.hyperparameters == {"lr": 0.1, "layers": "[64, 64]", "kind": str(torch.nn.ReLU)}
     assert run.texts == {"odd": [(1, "?")], "number": [(1, "3")]}
+
+
+def test_a_disk_that_fills_up_ends_the_log_and_not_the_training(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Monitor(tmp_path) as board:
+        board.scalars(1, {"loss": 1.0})
+        board._writer.flush()
+        monkeypatch.setattr(FileWriter, "add_event", full)
+        board.texts(2, {"note": "text"})
+        board.scalars(3, {"loss": 2.0})
+        assert not board.writes
+    said = capsys.readouterr().out
+    assert said.count("TensorBoard can no longer write to") == 1
+    assert "No space left on device" in said
+    assert read_scalars(tmp_path)["loss"] == ([1], [1.0])

@@ -4,7 +4,7 @@ import errno
 import math
 import os
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -281,3 +281,39 @@ def test_layers_that_take_no_part_are_named_on_several_ranks():
     with pytest.raises(RankError, match=r"A step before this one left parameters out.*find_unused_parameters=True"):
         run_ranks(train_with_a_spare, True, world_size=2)
     assert run_ranks(train_with_a_spare, False, True, world_size=2) == [8, 8]
+
+
+def train_with_changes(by):
+    """Train with the first layer frozen at first and the last one later; return the weights."""
+    model, optimizer = model_and_optimizer(lambda: [nn.Linear(WIDTH, 8), nn.ReLU(), nn.Linear(8, CLASSES)])
+    model[0].requires_grad_(False)
+
+    def change(trainer):
+        if (trainer.position.step if by == "after_step" else trainer.position.epoch) == 1:
+            trainer.model[0].requires_grad_(True)
+            trainer.model[-1].requires_grad_(False)
+
+    wrapped = DistributedDataParallel(model) if by == "given" else model
+    callback: dict[str, Any] = {} if by in ("two fits", "given") else {by: change}
+    trainer = Trainer(wrapped, optimizer, nn.CrossEntropyLoss(), progress=False, **callback)
+    trainer.fit(make_loader(data(32), 8), 1)
+    if not callback:
+        change(trainer)
+    trainer.fit(make_loader(data(32), 8), 2)
+    return torch.cat([weight.detach().flatten() for weight in model.state_dict().values()])
+
+
+def train_with_each_change():
+    return [train_with_changes(by) for by in ("after_epoch", "after_step", "two fits")]
+
+
+def test_what_learns_from_a_later_step_on_is_averaged_over_the_ranks_too():
+    left, right = run_ranks(train_with_each_change, world_size=2)
+    for one, other, alone in zip(left, right, train_with_each_change(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.allclose(one, alone, rtol=0, atol=1e-14)
+
+
+def test_a_wrapper_of_ones_own_is_not_left_behind_by_what_learns():
+    with pytest.raises(RankError, match=r"What learns has changed since the model was wrapped: .*0\.weight"):
+        run_ranks(train_with_changes, "given", world_size=2)

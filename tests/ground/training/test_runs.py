@@ -143,12 +143,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_schedule_goes_on_where_it_was(tmp_path, kind):
+def test_every_kind_of_schedule_goes_on_where_it_was(tmp_path, kind, capsys):
     whole = trainer(schedule=KINDS[kind], log_every=1).fit(loader(), 4)
     trainer(tmp_path, schedule=KINDS[kind], log_every=1).fit(loader(), max_steps=5)
+    capsys.readouterr()
     resumed = trainer(tmp_path, schedule=KINDS[kind], log_every=1).fit(loader(), 4, resume=True)
     assert [row["lr"] for row in resumed.steps] == [row["lr"] for row in whole.steps]
     assert resumed["loss"][-1] == whole["loss"][-1]
+    assert "schedule" not in capsys.readouterr().out  # none of its settings is new
 
 
 @pytest.mark.parametrize(
@@ -270,6 +272,71 @@ def test_patience_and_callbacks_end_training():
     worse = trainer(monitor="loss", patience=2, after_epoch=lambda ours: ours.optimizer.param_groups[0].update(lr=-1.0))
     assert len(worse.fit(loader(), 50)) < 10
     assert trainer(after_step=lambda ours: ours.position.step == 3).fit(loader(), 5)["step"] == [3]
+
+
+@pytest.mark.parametrize("options", [{}, {"save_every": 6}], ids=["after_epoch", "after_step"])
+def test_what_a_callback_changes_is_in_the_checkpoint(tmp_path, options):
+    """Killed right after it, the run goes on as if it had not been."""
+    step = options.get("save_every", 8)
+
+    def change(ours):
+        if ours.position.step == step:
+            ours.optimizer.param_groups[0]["lr"] = 0.001
+
+    def die(*_):
+        if killed.position.step == step:
+            raise ZeroDivisionError
+
+    options = {"after_step" if options else "after_epoch": change, **options}
+    whole = trainer(**options | {"save_every": None}).fit(loader(), 4)
+    killed = trainer(tmp_path, **options)
+    killed.model.register_forward_pre_hook(die)
+    with pytest.raises(ZeroDivisionError):
+        killed.fit(loader(), 4)
+    resumed = trainer(tmp_path, **options).fit(loader(), 4, resume=True)
+    assert resumed["lr"] == whole["lr"]
+    assert resumed["loss"] == whole["loss"]
+
+
+def test_a_fit_after_one_that_was_cut_short_has_an_order_of_its_own():
+    seen = []
+    ours, shuffled = trainer(), make_loader(loader().dataset, 8)
+    ours.model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0].sum().item()))
+    for _ in range(3):
+        ours.fit(shuffled, max_steps=2)
+    assert len(set(seen)) == 6
+    assert ours.history["epoch"] == [1, 2, 3]
+    assert ours.fit(shuffled, 2)["epoch"] == [1, 2, 3, 4, 5]
+
+
+def test_a_schedule_that_does_not_know_a_group_says_how_to_make_it():
+    ours = trainer(schedule=lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=8))
+    bias = ours.optimizer.param_groups[0]["params"].pop()
+    ours.after_epoch = lambda ours: ours.optimizer.add_param_group({"params": [bias]})
+    with pytest.raises(ValueError, match="has 2 groups of parameters, but OneCycleLR was made when it had 1"):
+        ours.fit(loader(), 2)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_runs_in_one_folder_do_not_replace_each_others_files(tmp_path, resume):
+    """The second one to save ends, whether both began there or both went on from one file."""
+    if resume:
+        trainer(tmp_path).fit(loader(), 1)
+    other, step = trainer(tmp_path), 6 if resume else 2
+    one = trainer(
+        tmp_path, after_step=lambda ours: ours.position.step == step and other.fit(loader(), 3, resume=resume)
+    )
+    with pytest.raises(CheckpointError, match=r"last\.pt was written by a different run while this one trained"):
+        one.fit(loader(), 3, resume=resume)
+    assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 12
+    assert other.fit(loader(), 4, resume=True)["epoch"] == [1, 2, 3, 4]
+
+
+def test_a_run_may_save_where_somebody_has_removed_its_files(tmp_path):
+    def remove(ours):
+        (tmp_path / "last.pt").unlink()
+
+    assert len(trainer(tmp_path, after_epoch=remove).fit(loader(), 3)) == 3
 
 
 def test_a_run_that_early_stopping_has_ended_is_not_begun_again(tmp_path, capsys):

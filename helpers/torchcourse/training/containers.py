@@ -1,0 +1,56 @@
+"""Tensors in containers, as models take and return them: dicts, lists, tuples, named tuples, dataclasses."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+
+def mapped(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Return a container of the same kind and shape, with the function applied to what is in it.
+
+    Args:
+        function: of one item of each container, at the same place.
+        first, others: containers of one shape; or what is no container, to which the function itself is applied.
+    """
+    items = _items(first)
+    if items is None:
+        return function(first, *others)
+    beside = [_items(other) or {} for other in others]
+    return _rebuilt(first, {key: mapped(function, item, *(one[key] for one in beside)) for key, item in items.items()})
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a container, or the one that is none."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    for item in (_items(value) or {}).values():
+        yield from tensors(item)
+
+
+def _items(value: Any) -> dict[Any, Any] | None:
+    """Return what is in a container; None for what is none. A packed sequence is one value: its parts go together."""
+    if isinstance(value, MutableMapping):
+        return dict(value)
+    if isinstance(value, tuple | list):
+        return None if isinstance(value, PackedSequence) else dict(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def _rebuilt(value: Any, items: dict[Any, Any]) -> Any:
+    """Return a container as `value` is one, with other items."""
+    if isinstance(value, tuple | list):
+        kind: Any = type(value)
+        return kind._make(items.values()) if hasattr(kind, "_make") else kind(items.values())
+    new = copy.copy(value)
+    if isinstance(new, MutableMapping):
+        new.update(items)
+        return new
+    for name, item in items.items():
+        object.__setattr__(new, name, item)  # a frozen one too
+    return new
