@@ -5,6 +5,9 @@ import sys
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+BEGINNING = "There, `"
+"""What the sentence begins with."""
+
 _MOST = 4  # arguments that are told
 _LONGEST = 40  # characters of a value
 

@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchcourse.checks.arguments import told
+from torchcourse.checks.arguments import BEGINNING, told
 from torchcourse.gpu_errors import STOPPED, has_stopped_gpu
 from torchcourse.source_lines import cell_name, is_cell, is_library
 
@@ -68,8 +68,7 @@ def sentence(error: BaseException) -> str:
         where += "\nIt happened in a worker of the DataLoader."
     what = f"{kind}: {message}" if message else f"{kind}."
     if line is not None:
-        given = told(error.__traceback__, line.file, line.number)
-        return f"Your code stopped with {what}{where}\n{place(line)}: {line.text}" + (f"\n{given}" if given else "")
+        return "\n".join(filter(None, [f"Your code stopped with {what}{where}", _named(line), note_of(error)]))
     if kind == "TypeError" and _NOT_CALLABLE_SO.search(message):
         return f"The check could not call your function: {message}{where}\nIs its first line still the exercise's own?"
     if kind == "ProcessDied":
@@ -82,7 +81,20 @@ def sentence(error: BaseException) -> str:
 def still_at(error: BaseException) -> str:
     """Name the learner's line that was running when the time was over."""
     line = learners_line(error)
-    return f"\n{place(line)}: {line.text}" if line else ""
+    return f"\n{_named(line)}" if line else ""
+
+
+def note_of(error: BaseException) -> str:
+    """Say what the arguments of the learner's function were where it stopped; empty where that is not known."""
+    line = learners_line(error)
+    if line is None:
+        return ""
+    last = str(getattr(error, "traceback", "")).rpartition("\n")[2]  # of a rank, which wrote it there
+    return told(error.__traceback__, line.file, line.number) or (last if last.startswith(BEGINNING) else "")
+
+
+def _named(line: Place) -> str:
+    return f"{place(line)}: {line.text}"
 
 
 def kind_of(error: BaseException) -> str:

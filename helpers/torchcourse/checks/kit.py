@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 
 from torchcourse.checks import Wrong
-from torchcourse.checks.errors import Place, is_learners, lines_of, place
+from torchcourse.checks.errors import Place, is_learners, lines_of, note_of, place
 from torchcourse.checks.limits import announced
 from torchcourse.ranks.report import without_noise
 from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
@@ -68,7 +68,7 @@ def on_ranks(
     """
     try:
         with announced(seconds), without_noise():
-            return run_ranks(function, *arguments, world_size=world_size, timeout=seconds, env=env)
+            return run_ranks(_with_note, function, *arguments, world_size=world_size, timeout=seconds, env=env)
     except RankError as error:
         about = {"rank": error.rank, "first_line": error.message.partition("\n")[0]}
         waiting = isinstance(error, RankTimeout) or (left_alone is None and error.left_alone)
@@ -84,6 +84,16 @@ def on_ranks(
                 raise Wrong(symptom, hint.format(**about)) from None
         if error.left_alone and left_alone is not None:
             raise Wrong("left_alone", left_alone.format(**about)) from None
+        raise
+
+
+def _with_note(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it in a rank, of which only an error's text comes back: with the arguments of the learner's function."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if note := note_of(error):
+            error.add_note(note)
         raise
 
 

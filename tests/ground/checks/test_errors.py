@@ -372,3 +372,12 @@ def called_with_two(learner) -> str:
 def test_a_learner_is_told_with_what_the_function_stopped(text):
     message = called_with_two(cell(text)["f"]).message
     assert message.splitlines()[2:] == ([GIVEN[text]] if GIVEN[text] else [])
+
+
+def test_of_a_rank_too():
+    message = called_on_ranks(cell("def g(y):\n    return 1 / y\ndef f():\n    g(0)\n")["f"]).message
+    assert message.splitlines()[1:] == [
+        "It happened in rank 0.",
+        "Line 2 of your cell: return 1 / y",
+        "There, `y` was 0.",
+    ]
