@@ -227,6 +227,7 @@ def share_out(ranks, samples_on_rank_0, loss, order):
     )
 
 
+# %%
 figures.explorer(
     lambda **values: averaging_picture.draw(*share_out(**values)),
     alt=lambda **values: averaging_picture.describe(*share_out(**values)),

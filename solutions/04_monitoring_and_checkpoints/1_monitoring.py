@@ -294,6 +294,8 @@ for lr in (0.01, 0.1, 1.0):
         f"best accuracy {run.scalars['best/accuracy'][1][-1]:.3f}",
         *run.texts["mistakes"][0][1:],
     )
+
+# %%
 figure, axes = figures.new(7, 1.3)
 step, image = run.images["mistakes"][-1]
 axes.imshow(image, cmap="gray")
@@ -328,6 +330,8 @@ runs = {}
 for kind in ("healthy", "overfitting", "underfitting"):
     print(f"Training the {kind} run …")
     runs[kind] = sick_runs.train(kind, f"runs/{kind}")
+
+# %%
 figure, axes = figures.new(9, 2.8, ncols=3)
 for axis, (kind, run) in zip(axes, runs.items(), strict=True):
     draw_curves(axis, run)
@@ -539,6 +543,7 @@ def share_of_time(steps_between_looks, faster_steps):
     )
 
 
+# %%
 def draw_price(steps_between_looks, faster_steps):
     figure, axes = figures.new(7, 3)
     intervals = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
@@ -563,7 +568,6 @@ def draw_price(steps_between_looks, faster_steps):
     return figure
 
 
-# %%
 def describe_price(steps_between_looks, faster_steps):
     return (
         f"a look every {steps_between_looks} steps: "

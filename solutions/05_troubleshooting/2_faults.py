@@ -225,6 +225,7 @@ def overflow(format, input_times_10_to_the, loss_scale_2_to_the):
     return found, format
 
 
+# %%
 figures.explorer(
     lambda **values: draw_magnitudes(*overflow(**values)),
     alt=lambda **values: describe_magnitudes(overflow(**values)[0]),
@@ -498,8 +499,8 @@ healthy = accuracy()
 ends = {bug: accuracy(bug) for bug in silent}
 
 # %%
-low = [bug for bug, value in ends.items() if value < healthy - 0.1]
 figure, axes = figures.new(height=3.6)
+low = [bug for bug, value in ends.items() if value < healthy - 0.1]
 order = sorted(ends, key=ends.get)
 axes.barh(
     [BUGS[bug].line for bug in order],

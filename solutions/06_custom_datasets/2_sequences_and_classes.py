@@ -65,8 +65,8 @@ except RuntimeError as error:
     print(str(error).split(" at entry")[0])
 
 # %%
-counts = train.lengths.bincount()
 figure, axis = figures.new(6.5, 2.6)
+counts = train.lengths.bincount()
 axis.bar(range(len(counts)), counts)
 found = (
     f"From {train.lengths.min()} to {train.lengths.max()} frames, with a median of "

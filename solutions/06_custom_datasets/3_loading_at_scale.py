@@ -210,24 +210,26 @@ took = [run.wait + run.transfer + run.step for run in measured]
 model_says = [
     waiting.batch_time(load, loop, workers, profile.send) for workers in counts
 ]
+
+# %%
+figure, axes = figures.new(6, 3)
 finding = (
     f"{took[0]:.0f} ms per batch without workers, {took[-1]:.0f} ms with 4 (model: "
     f"{model_says[-1]:.0f})"
 )
-figure, axes = figures.new(6, 3)
 axes.plot(
     counts, model_says, "o--", color=figures.COLORS["gray"], mfc="white", label="model"
 )
 axes.plot(counts, took, "o-", label="measured")
 axes.set(
     xlabel="workers",
-    ylabel="time a batch [ms]",
+    ylabel="time per batch [ms]",
     ylim=(0, None),
     xticks=counts,
     title=finding,
 )
 axes.legend(frameon=False)
-figures.show(figure, f"Time a batch over the number of workers. {finding}.")
+figures.show(figure, f"Time per batch over the number of workers. {finding}.")
 
 # %% [markdown]
 # Where the measured line lies above the model, the workers compete for cores: they wait in parallel, but they decode on the cores that there are. The
@@ -703,12 +705,12 @@ print(f"training loss {loss:.3f}, test accuracy {accuracy:.1%}")
 # No error, a small loss, an accuracy that one might believe. Now the evidence: the share of each digit that is recognized (**recall**, 재현율).
 
 # %%
+figure, axes = figures.new(6, 2.6)
 worst = min(range(10), key=lambda digit: recall_of[digit])
 finding = (
     f"Of the {worst}s, {recall_of[worst]:.0%} are recognized; of the others at least "
     f"{sorted(recall_of)[1]:.0%}"
 )
-figure, axes = figures.new(6, 2.6)
 axes.bar(range(10), [100 * value for value in recall_of])
 axes.set(xlabel="digit", ylabel="recognized [%]", xticks=range(10), title=finding)
 figures.show(figure, f"Bars of the recall of each digit. {finding}.")

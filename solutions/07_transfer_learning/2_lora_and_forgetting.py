@@ -82,6 +82,9 @@ print(environment.hardware())
 # %%
 reader, known = mnist_reader(), tasks()
 old, new = known["MNIST"], known["small digits"]
+read = {name: accuracy(reader, *task.test.tensors) for name, task in known.items()}
+
+# %%
 figure, axes = figures.new(7, 1.9, ncols=9)
 for axis, image in zip(
     axes,
@@ -90,7 +93,6 @@ for axis, image in zip(
 ):
     axis.imshow(image[0], cmap="gray_r")
     axis.axis("off")
-read = {name: accuracy(reader, *task.test.tensors) for name, task in known.items()}
 title = "The reader reads " + ", ".join(
     f"{share:.0%} of {name}" for name, share in read.items()
 )

@@ -284,6 +284,7 @@ for kernel in kernels:
         seconds[name].append(min(times) * 1e3)
 
 # %%
+figure, axes = figures.new(6.5, 3)
 faster = [
     k
     for k, a, b in zip(kernels, seconds["FFT"], seconds["F.conv2d"], strict=True)
@@ -294,7 +295,6 @@ found = (
     if faster
     else "FFT is slower than F.conv2d at every kernel"
 )
-figure, axes = figures.new(6.5, 3)
 for name, values in seconds.items():
     axes.plot(kernels, values, "o-", label=name)
 axes.set(
@@ -439,6 +439,7 @@ def stack(layers, stride, dilation):
     return nn.Sequential(first, *rest)
 
 
+# %%
 def describe_stack(layers, stride, dilation):
     field = by_formula(stack(layers, stride, dilation))[0]
     seen = int(by_gradient(stack(layers, stride, dilation), (1, *grey.shape)).sum())

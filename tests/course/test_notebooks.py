@@ -155,6 +155,15 @@ def test_no_line_of_an_open_cell_runs_out_of_sight(path):
     assert [line for cell in shown for line in cell.source.splitlines() if len(line) > 88] == []
 
 
+@pytest.mark.parametrize("path", RELEASES, ids=name)
+def test_what_draws_is_folded_away(path):
+    """A call that shows a ready picture may stay open; the code that makes one, or has sliders, hides its idea."""
+    for cell in read(path).cells:
+        if cell.cell_type == "code" and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            drawing = {"new", "canvas", "explorer"} & {called(call) for call in calls_in(cell.source)}
+            assert not drawing, cell.source
+
+
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_grade_ids_are_unique_in_a_lesson(lesson):
     notebooks = [solution(path) for path in RELEASES if path.parent.name == lesson]

@@ -28,6 +28,8 @@ def built(text: str) -> list[tuple[str, bool]]:
         ('# %%\nfrom torchcourse.quiz import recall\n\nrecall("04")', "What do you still know?"),
         ("# %%\nfigures.explorer(draw, size=(1, 2, 1))", "A picture to play with"),
         ("# %%\nfigure, axes = figures.new()\naxes.plot(x)\nfigures.show(figure, alt)", "The picture"),
+        ("# %%\ndef draw_x(n):\n    return n\n\n\nfigures.explorer(draw_x, n=(1, 2, 1))", "A picture to play with"),
+        ("# %%\ndef draw_x(n):\n    return n\n\n\ndef describe_x(n):\n    return n", "How the picture is drawn"),
         ("# %% check: x\ncheck.x(x, points=1)\n### BEGIN HIDDEN TESTS\n1\n### END HIDDEN TESTS", "Check"),
     ],
 )
@@ -47,6 +49,8 @@ def test_a_folded_cell_tells_nothing_but_its_title(cell, title):
         "# %% exercise: x\ndef x():\n    ### BEGIN SOLUTION\n    return predict()\n    ### END SOLUTION",
         "# %%\n# %tensorboard --logdir logs",
         "# %%\nlabels = model.predict(x)",
+        "# %%\ndef drawn(n):\n    return n\n\n\nfigures.explorer(drawn, n=(1, 2, 1))",
+        "# %% exercise: draw_x\ndef draw_x():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION",
     ],
 )
 def test_the_code_of_a_lesson_stays_open(cell):

@@ -21,7 +21,7 @@ class Timeline:
     steps: list[tuple[float, float]]
 
     def batch_time(self) -> float:
-        """Return the mean time a batch, over the second half: the start is over by then."""
+        """Return the mean time per batch, over the second half: the start is over by then."""
         half = len(self.steps) // 2
         return (self.steps[-1][1] - self.steps[half - 1][1]) / (len(self.steps) - half)
 
@@ -82,7 +82,7 @@ def simulate(
 
 
 def batch_time(load: float, step: float, workers: int, send: float = 0.0) -> float:
-    """Return the time a batch once the start is over: load + step alone, else the slower of workers and loop."""
+    """Return the time per batch once the start is over: load + step alone, else the slower of workers and loop."""
     return load + step if workers == 0 else max(load / workers, step + send)
 
 

@@ -22,8 +22,10 @@ TITLES = {
     "final": "Ten questions",
     "final_result": "How it went",
 }
-"""What a cell is called that does nothing but call these functions, and import what it needs for that."""
+"""What a cell is called that does nothing but call these functions, and import and define what it needs for that."""
 
+_DRAWS = re.compile("(draw|describe)_")
+"""How a function is called that only draws a picture, or says in words what is on it."""
 
 ASKING = {"predict", "outcome"}
 
@@ -75,8 +77,9 @@ def _title(source: str, marking: str) -> str:
         return ""
     rest = [statement for statement in statements if not isinstance(statement, ast.Import | ast.ImportFrom)]
     called = [_called(statement) for statement in rest]
-    if rest and all(name in TITLES for name in called):
-        return TITLES[called[-1]]
+    drawing = [isinstance(statement, ast.FunctionDef) and bool(_DRAWS.match(statement.name)) for statement in rest]
+    if rest and all(name in TITLES or draws for name, draws in zip(called, drawing, strict=True)):
+        return TITLES.get(called[-1], "How the picture is drawn")
     simple = all(isinstance(statement, ast.Expr | ast.Assign) for statement in rest)
     if simple and len(statements) >= max(2, 4 * len(rest)):
         return "Imports"

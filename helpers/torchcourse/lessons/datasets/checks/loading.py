@@ -30,7 +30,7 @@ LOADERS = [
 
 @check
 def workers_for(learner: Callable[[float, float, float, int], int]) -> str:
-    """Compare with the fewest workers that give the shortest time a batch on a simulated clock."""
+    """Compare with the fewest workers that give the shortest time per batch on a simulated clock."""
     for load, step, send, cores in LOADERS:
         given = learner(load, step, send, cores)
         if isinstance(given, bool) or not hasattr(given, "__index__"):
