@@ -403,6 +403,76 @@ def test_one_task_after_another_may_start_with_a_high_loss() -> None:
     assert "diverges" not in [alarm.name for alarm in probe.alarms()]
 
 
+class Placed(nn.Module):
+    """Adds a place to what it gets; `make` makes the places of numbers in float64."""
+
+    def __init__(self, make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.places, self.head = make(torch.randn(12, dtype=torch.float64)), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.places)
+
+
+@pytest.mark.parametrize(
+    ("make", "alarms"),
+    [
+        (lambda numbers: nn.Parameter(numbers.float()), []),
+        (lambda numbers: numbers.float(), []),
+        (lambda numbers: nn.Parameter(numbers).float(), ["computed_once"]),
+    ],
+)
+def test_a_parameter_is_kept_itself(make: Callable[[torch.Tensor], torch.Tensor], alarms: list[str]) -> None:
+    assert names(Placed(make), F.cross_entropy) == alarms
+
+
+@pytest.mark.parametrize(("by_data", "alarms"), [(False, []), (True, ["tied_by_memory"])])
+def test_tied_weights_are_one_parameter(by_data: bool, alarms: list[str]) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out, self.head = nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 4)
+            if by_data:
+                self.out.weight.data = self.into.weight.data
+            else:
+                self.out.weight = self.into.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.out(torch.tanh(self.into(x))))
+
+    assert names(Tied(), F.cross_entropy) == alarms
+
+
+@pytest.mark.parametrize(("prefix", "alarms"), [("", []), ("module.", ["nothing_loaded"])])
+def test_something_of_a_state_is_loaded(prefix: str, alarms: list[str]) -> None:
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        model.load_state_dict({prefix + key: value for key, value in dense().state_dict().items()}, strict=False)
+        F.cross_entropy(model(torch.randn(8, 12)), torch.randint(4, (8,))).backward()
+        optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+@pytest.mark.parametrize(("written_back", "alarms"), [(True, []), (False, ["not_in_optimizer"])])
+def test_an_optimizer_may_step_a_copy_in_more_digits(written_back: bool, alarms: list[str]) -> None:
+    model, (x, y) = dense().bfloat16(), clouds(192)
+    masters = [p.detach().float().requires_grad_() for p in model.parameters()]
+    optimizer = torch.optim.SGD(masters, lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for xb, yb in zip(x.split(32), y.split(32), strict=True):
+            model.zero_grad()
+            F.cross_entropy(model(xb.bfloat16()).float(), yb).backward()
+            for master, p in zip(masters, model.parameters(), strict=True):
+                master.grad = p.grad.float()
+            optimizer.step()
+            with torch.no_grad():
+                for master, p in zip(masters, model.parameters(), strict=True):
+                    p.copy_(master if written_back else p)
+    found = [alarm.name for alarm in probe.alarms()]
+    assert [name for name in found if name in ("not_in_optimizer", "gradients_kept")] == alarms
+
+
 def test_sparse_gradients_and_copies_are_no_obstacle() -> None:
     words, head = nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 4)
     model = nn.Sequential(words, head)

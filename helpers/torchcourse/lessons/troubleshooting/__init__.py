@@ -30,8 +30,12 @@ Silent bugs
     training_records  what it writes down
     surroundings      what happens between the steps: modes, states, epochs
     usage             how PyTorch is used: rarer losses, derivatives in the loss, layers made on the way
+    sequence_watch    how sequences are treated: what attention sums and leaves out, which steps are read
+    chance_watch      what is drawn: noise, actions and their log-probabilities
+    makers            which operation made the numbers that a loss gets
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
-                      `program_invariants`, `data_invariants`, `output_invariants`, `usage_invariants`
+                      `sequence_invariants`, `schedule_invariants`, `program_invariants`, `data_invariants`,
+                      `output_invariants`, `usage_invariants`, `chance_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

@@ -7,16 +7,19 @@ from itertools import pairwise
 
 import torch
 
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 MEAN_AT_MOST, SPREAD_AT_MOST, SPREAD_AT_LEAST = 3.0, 5.0, 0.05  # of the numbers that go into the first layer
+TOLD_AT_LEAST = 64  # samples whose answer is one of the inputs
 SAME_ROWS = 0.3  # share of a batch that may be copies of other rows in it
 SEEN_A_CLASS = 20  # samples per class, on average, from which on a class that never came is missed
 FEWER_CLASSES = 0.85  # of the different classes a batch that a mixed order would give
 NEIGHBORS, ROWS_AT_LEAST, DEVIATIONS = 5, 150, 3.0
 LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learned from the inputs
 SHARED_ROWS = 0.02  # of the samples validated on: so many may be equal to a sample trained on, by chance
+TELLING = 8  # whole numbers that tell one sample from all others
 SAME_SAMPLE = 0.5  # correlation of a sample with what augmentation has made of it
 
 
@@ -33,18 +36,59 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
                 "initial weights are made for about 0 and 1.",
             )
     trained = float_inputs(run.record.trained)
-    evaluated = float_inputs([seen for block in run.validations for seen in block])
+    evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
     if not trained or sum(map(len, evaluated)) < 16 or evaluated[0].shape[1:] != trained[0].shape[1:]:
         return
     if _of_one_series(trained):  # a series goes on where the next years differ from the last
         return
     (mean, spread), (other_mean, other_spread) = _mean_and_spread(trained), _mean_and_spread(evaluated)
+    if _smooth(trained):  # a trend moves the windows; what is prepared differently changes what is within them
+        (mean, spread), (other_mean, other_spread) = _within(trained), _within(evaluated)
     if abs(other_mean - mean) > spread or not 0.5 < other_spread / max(spread, 1e-12) < 2:
         yield Alarm(
             "validation_differs",
             f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
             f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
         )
+
+
+def channels(run: WatchedRun) -> Iterator[Alarm]:
+    """The three colors of an image come in the same order in training and in validation."""
+    trained = float_inputs(run.record.trained)
+    evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
+    if not trained or not evaluated or any(b.dim() != 4 or b.size(1) != 3 for b in (*trained, *evaluated)):
+        return
+    colors, others = (torch.cat([b.mean(dim=(2, 3)) for b in part]).double() for part in (trained, evaluated))
+    error = (colors.var(dim=0) / len(colors) + others.var(dim=0) / len(others)).sqrt()[[0, 2]]
+    ends, their = colors.mean(dim=0)[[0, 2]], others.mean(dim=0)[[0, 2]]
+    if (
+        len(others) >= 16
+        and ((ends - their).abs() > 6 * error).all()
+        and ((ends.flip(0) - their).abs() < 3 * error).all()
+    ):
+        yield Alarm(
+            "channels_swapped",
+            f"The means of the three channels are {_three(colors)} in training, and {_three(others)} in validation: "
+            "the same, the other way round. Is one read as RGB and the other as BGR?",
+        )
+
+
+def _three(colors: torch.Tensor) -> str:
+    return ", ".join(f"{mean:.2g}" for mean in colors.mean(dim=0).tolist())
+
+
+def _smooth(batches: list[torch.Tensor]) -> bool:
+    """Whether samples [N, T] or [N, T, C] are parts of series: from one time to the next, little changes."""
+    if batches[0].dim() not in (2, 3) or batches[0].size(1) < 8:
+        return False
+    rows = torch.cat([batch for batch in batches if batch.shape[1:] == batches[0].shape[1:]]).double()
+    return (rows.diff(dim=1).square().mean() / (2 * rows.var() + 1e-12)).item() < 0.5
+
+
+def _within(batches: list[torch.Tensor]) -> tuple[float, float]:
+    """Return 0 and the spread of the numbers of a sample around its own mean."""
+    flat = torch.cat([(batch - batch.mean(dim=1, keepdim=True)).flatten() for batch in batches]).double()
+    return 0.0, flat.std().item()
 
 
 def _of_one_series(batches: list[torch.Tensor]) -> bool:
@@ -88,7 +132,15 @@ def labels(run: WatchedRun) -> Iterator[Alarm]:
         return
     classes, pooled = found[0].scores.size(1), torch.cat(batches)
     counts = torch.bincount(pooled, minlength=classes)
-    if not counts[0] and (counts[1:] > 0).all() and len(pooled) >= SEEN_A_CLASS * classes:
+    left_out = {loss.ignored: sum(int((one.target == one.ignored).sum()) for one in found) for loss in found}
+    ignored, times = next(iter(left_out.items()))
+    if 0 <= ignored < classes and times and counts.count_nonzero() == classes - 1:
+        yield Alarm(
+            "class_ignored",
+            f"{times} labels of class {ignored} do not count, since ignore_index={ignored}: the model has an output "
+            "for this class, and never learns it.",
+        )
+    elif not counts[0] and (counts[1:] > 0).all() and len(pooled) >= SEEN_A_CLASS * classes:
         yield Alarm(
             "classes_missing",
             f"Among {len(pooled)} labels were all of the model's {classes} classes but class 0. Do the labels start at "
@@ -129,6 +181,29 @@ def _guesses(found: list[Loss], counts: torch.Tensor) -> bool:
         if (loss.target != loss.ignored).any()
     ]
     return bool(last) and sum(last) / len(last) > LEARNT * guessing
+
+
+def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
+    """The answer is not among the numbers that the model gets."""
+    tables: dict[tuple, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for loss in run.record.losses:
+        rows, answers = _inputs_of(loss), loss.target.flatten()
+        kinds = loss.function in MEASURING | LOGISTIC | CLASSIFYING and rows is not None and rows.is_floating_point()
+        if kinds and rows is not None and rows.dim() > 1 and len(answers) == len(rows) and rows[0].numel() >= 3:
+            tables.setdefault(rows.shape[1:], []).append((rows.flatten(1), answers.float()))
+    for shape, found in tables.items():
+        rows, answers = torch.cat([rows for rows, _ in found]), torch.cat([answers for _, answers in found])
+        if len(found) < 3 or len(rows) < TOLD_AT_LEAST or len(answers.unique()) < 2:
+            continue
+        equal = ((rows - answers[:, None]).abs() <= 1e-6 * (1 + answers.abs()[:, None])).all(dim=0).nonzero()
+        if len(equal):
+            yield Alarm(
+                "answer_among_inputs",
+                f"Of the {math.prod(shape)} numbers of an input, number {int(equal[0])} is the answer, in all of "
+                f"{len(rows)} samples: there is nothing to foretell. Is the target's column left in, or does a window "
+                "end on its target?",
+            )
+            return
 
 
 def _relation(found: list[Loss]) -> Iterator[Alarm]:
@@ -211,21 +286,22 @@ def separate_validation(run: WatchedRun) -> Iterator[Alarm]:
     with_answers = {seen.step for seen in run.record.trained if seen.answered}
     for seen in run.record.trained:
         # A pass without answers beside one with answers learns no labels, as of a domain that has none.
-        for key in _keys(seen.inputs) if seen.answered or seen.step not in with_answers else ():
+        for key in _keys_of(seen) if seen.answered or seen.step not in with_answers else ():
             trained.setdefault(key, seen.step)
-    whole = {tuple(_keys(seen.inputs)) for seen in run.record.trained}
-    blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.validations]
+    whole = {tuple(_keys_of(seen)) for seen in run.record.trained}
+    blocks = [[seen for seen in block if seen.inputs is not None and seen.step] for block in run.whole_validations]
     blocks = [block for block in blocks if block]
-    keys = [(key, seen.step) for block in blocks for seen in block for key in _keys(seen.inputs)]
-    batch_again = any(tuple(_keys(seen.inputs)) in whole for block in blocks for seen in block)
+    keys = [(key, seen.step) for block in blocks for seen in block for key in _keys_of(seen)]
+    batch_again = any(tuple(_keys_of(seen)) in whole for block in blocks for seen in block)
     shared = sum(trained.get(key, step) < step for key, step in keys)
     # All that had been trained on, in one validation, is how a program looks at its training error.
     training_error = any(
-        {key for key, step in trained.items() if step < block[0].step}
-        <= {k for seen in block for k in _keys(seen.inputs)}
+        {key for key, step in trained.items() if step < block[0].step} <= {k for seen in block for k in _keys_of(seen)}
         for block in blocks
     )
-    if len(keys) >= 8 and shared > SHARED_ROWS * len(keys) and not batch_again and not training_error:
+    passes = [_keys_of(seen) for block in blocks for seen in block]
+    copies = sum(len(one) - len(set(one)) for one in passes)  # rows of few values are alike by chance
+    if len(keys) >= 8 and copies <= SHARED_ROWS * len(keys) < shared and not batch_again and not training_error:
         yield Alarm(
             "validated_on_training_data",
             f"{shared} of the {len(keys)} samples that were validated on had been trained on. Do the "
@@ -260,6 +336,18 @@ def _inputs_of(loss: Loss) -> torch.Tensor | None:
     return rows if rows is not None and len(rows) == len(loss.target) and loss.target.dim() < 3 else None
 
 
+def _keys_of(seen: Pass) -> list[float]:
+    """Return a number for each sample: of all that the model got with a row for each."""
+    first = seen.inputs
+    if first is None or seen.call is None or first.is_floating_point() or not 0 < first[0].numel() < TELLING:
+        return _keys(first)
+    # A few whole numbers tell no sample from others: what comes with them may.
+    parts = [leaf for leaf in seen.call.leaves if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    rows = [part for part in parts if len(part) == seen.samples and part.layout == torch.strided and part.numel()]
+    keys = [hashes(part.cpu()) for part in rows if not part.is_nested and not part.is_complex()]
+    return [sum(key * (place + 1) for place, key in enumerate(one)) for one in zip(*keys, strict=True)]
+
+
 def _keys(rows: torch.Tensor | None) -> list[float]:
     return hashes(rows) if rows is not None and rows.dim() > 1 and rows[0].numel() >= 4 else []
 
@@ -282,7 +370,9 @@ def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     normalized_inputs,
+    channels,
     different_samples,
     labels,
+    answers_kept_apart,
     separate_validation,
 ]

@@ -21,10 +21,13 @@ import torch
 from torch import nn
 
 from torchcourse.lessons.troubleshooting import (
+    chance_invariants,
     data_invariants,
     loss_invariants,
     output_invariants,
     program_invariants,
+    schedule_invariants,
+    sequence_invariants,
     training_invariants,
     usage_invariants,
 )
@@ -49,8 +52,9 @@ class SanityProbe:
 
     Not seen is what is wrong by its meaning alone: labels of which some are wrong, anchors whose positive and negative
     are swapped, a divergence with its two sides swapped, a kept average of the weights that is evaluated and never
-    updated, a sample in the middle of a model (as in a VAE) that carries no gradient back, a schedule in batches that
-    is stepped once per epoch.
+    updated or follows each step, a sample in the middle of a model (as in a VAE) that carries no gradient back, a
+    schedule in batches that is stepped once per epoch, images cut down to zeros and ones. Nor is what happens before
+    the probe is entered, such as a state of which nothing was loaded.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
@@ -72,8 +76,8 @@ class SanityProbe:
         """
         if not self._record.passes:
             raise ValueError(self._why_nothing_was_seen())
-        parts = [training_invariants, loss_invariants, program_invariants, data_invariants, output_invariants]
-        parts.append(usage_invariants)
+        parts = [training_invariants, loss_invariants, sequence_invariants, schedule_invariants, program_invariants]
+        parts += [data_invariants, output_invariants, usage_invariants, chance_invariants]
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]
 

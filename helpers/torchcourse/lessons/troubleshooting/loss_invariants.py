@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 
+from torchcourse.lessons.troubleshooting.makers import PRODUCTS
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC, MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
@@ -15,6 +16,7 @@ LOSS_GROWTH = 2.0  # times the first loss
 WORSE_THAN_NOTHING = 2.0  # times the loss of a model that puts out nothing
 NUMBERS_AT_LEAST = 64  # scores, before "none was ever negative" says anything
 REACH = {"Relu": (0, math.inf), "Softplus": (0, math.inf), "Sigmoid": (0, 1), "Softmax": (0, 1), "Tanh": (-1, 1)}
+LARGE, FAR_BELOW = 30.0, 0.05  # targets whose size matters, and outputs that are far from them
 OUT_OF_REACH = 0.05  # of the targets, farther out than this share of their spread
 COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of a step may differ
 
@@ -27,7 +29,8 @@ def losses(run: WatchedRun) -> Iterator[Alarm]:
         step = next(number for number, value in enumerate(values) if not math.isfinite(value))
         yield Alarm("not_finite", f"Loss number {step} is {values[step]}. A NanProbe says which layer made it.")
         return
-    classified = [loss for loss in run.classified if not _picks_rows(loss)]
+    # A margin, and the size that scores of directions are given, make a first loss of any height.
+    classified = [loss for loss in run.classified if not _picks_rows(loss) and not loss.directions]
     if classified and not _tied(run):
         first, classes = _mean(classified[0]), classified[0].scores.size(1)
         if first > math.log(classes) + LOSS_ABOVE_START:
@@ -178,6 +181,13 @@ def logistic_scores(run: WatchedRun) -> Iterator[Alarm]:
             "binary_cross_entropy_with_logits only ever got numbers from 0 to 1: it applies a sigmoid itself, and the "
             "model has done so before.",
         )
+    plain = [loss for loss in run.record.losses if loss.function is F.binary_cross_entropy]
+    if len(plain) >= 3 and all(loss.maker in PRODUCTS for loss in plain):
+        yield Alarm(
+            "no_sigmoid",
+            "binary_cross_entropy got what came out of a layer, and at most cut off at 0 and 1: beyond, no gradient "
+            "comes back. Take binary_cross_entropy_with_logits, which has a sigmoid of its own.",
+        )
     outside = [loss for loss in run.record.losses if loss.function in LOGISTIC and _outside(loss.target)]
     if outside:
         low, high = outside[0].target.min().item(), outside[0].target.max().item()
@@ -219,6 +229,30 @@ def pairs(run: WatchedRun) -> Iterator[Alarm]:
             "compared_with_itself",
             "Each sample's own likeness to itself counts as the right answer: the scores are symmetric, and the "
             "largest of each row is on the diagonal. Mask the diagonal, and take the other view as the answer.",
+        )
+
+
+def sizes(run: WatchedRun) -> Iterator[Alarm]:
+    """Scores can become as sure, and outputs as large, as what they are compared with."""
+    angles = [loss for loss in run.classified if loss.function is F.cross_entropy and not _picks_rows(loss)]
+    classes = angles[0].scores.size(1) if angles else 0
+    cosines = [loss.directions and loss.maker in PRODUCTS and (loss.scores.abs() <= 1 + 1e-3).all() for loss in angles]
+    if len(angles) >= 3 and classes >= 4 and all(cosines):
+        least = math.log(1 + (classes - 1) * math.exp(-2))
+        yield Alarm(
+            "cosines_unscaled",
+            f"cross_entropy got cosines, from -1 to 1: with {classes} classes it cannot fall below {least:.2f}, also "
+            "where each answer is right. Multiply them by a number such as 16, or learn it.",
+        )
+    measured = [loss for loss in run.record.losses if loss.function in MEASURING][-5:]
+    wanted = [loss.target.float().square().mean().sqrt().item() for loss in measured]
+    got = [loss.scores.float().square().mean().sqrt().item() for loss in measured]
+    steps = len(run.record.steps)
+    if steps >= 15 and len(measured) == 5 and min(wanted) > LARGE and max(got) < FAR_BELOW * min(wanted):
+        yield Alarm(
+            "targets_far_away",
+            f"After {steps} steps the outputs are of size {max(got):.2g}, the targets of {min(wanted):.2g}. Weights "
+            "are made for targets of about 1: subtract the mean of the targets, and divide by their spread.",
         )
 
 
@@ -276,6 +310,25 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def sums(run: WatchedRun) -> Iterator[Alarm]:
+    """A loss that has gone backward is not part of the next sum that does."""
+    again, most = 0, 0
+    for number, step in enumerate(run.record.steps):
+        values = [loss.value for loss in run.record.losses if loss.step == number]
+        if len(values) == len(step.backwards) >= 2 and values[0] and not step.closure:
+            share, total = step.backwards[0] / values[0], 0.0
+            totals = [total := total + share * value for value in values]
+            near = (abs(one - other) <= 1e-4 * abs(other) for one, other in zip(step.backwards, totals, strict=True))
+            again += share > 0 and totals[1] > 1.01 * totals[0] and all(near)
+            most = max(most, len(values))
+    if again >= 2:
+        yield Alarm(
+            "backward_again",
+            f"In {again} steps each backward() was called on the sum of all losses since the step before: of {most} "
+            "batches, the first one counted as often as there are. Call it on each loss, or once on their sum.",
+        )
+
+
 def _constant(loss: Loss) -> bool:
     """Whether all targets are the same number, as those for what is real and for what is made."""
     return bool((loss.target == loss.target.flatten()[0]).all())
@@ -287,68 +340,14 @@ def _counted(loss: Loss) -> int:
     return int((loss.target != loss.ignored).sum())
 
 
-def padding(run: WatchedRun) -> Iterator[Alarm]:
-    """What fills the sentences up to one length does not count."""
-    counted = filled = found = 0
-    fillers = set()
-    for loss in run.record.losses:
-        # The pass with as many tokens as there are targets says where the sentences end.
-        table = _by_sentence(loss, [seen.inputs for seen in run.record.trained if seen.step == loss.step])
-        value = None if table is None else _filler(table)
-        if loss.reduction == "none" and value is not None and not _divided_by_all(run, loss, value):
-            value = None
-        if table is None or value is None or value == loss.ignored:
-            continue
-        fillers.add(value)
-        found, counted, filled = found + 1, counted + table.numel(), filled + int((table == value).sum())
-    if found >= 3 and len(fillers) == 1 and filled > 0.02 * counted:
-        yield Alarm(
-            "padding_counted",
-            f"Class {min(fillers)} stands only at the ends of sentences, up to the longest one: "
-            f"{filled / counted:.0%} of all targets, and the loss counts them or divides by their "
-            f"number. Give it ignore_index={min(fillers)}.",
-        )
-
-
-def _divided_by_all(run: WatchedRun, loss: Loss, filler: int) -> bool:
-    """Whether a loss per token was masked where it is filled up, and then divided by the number of all."""
-    step = run.record.steps[loss.step] if loss.step < len(run.record.steps) else None
-    if step is None or len(step.backwards) != 1:
-        return False
-    each = loss.function(loss.scores.float(), loss.target, reduction="none", ignore_index=loss.ignored)
-    masked = each[loss.target != filler].sum().item() / each.numel()
-    return abs(step.backwards[0] - masked) < 1e-3 * masked
-
-
-def _by_sentence(loss: Loss, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:
-    """Return the targets as [sentences, tokens], if that is what they are."""
-    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
-        return None
-    if loss.target.dim() == 2:
-        return loss.target
-    for batch in inputs:
-        if batch is not None and batch.dim() >= 2 and batch.size(0) * batch.size(1) == loss.target.numel():
-            return loss.target.view(batch.size(0), batch.size(1)) if loss.target.dim() == 1 else None
-    return None
-
-
-def _filler(table: torch.Tensor) -> int | None:
-    """Return the class that stands at the ends of sentences and nowhere else, in runs of different lengths."""
-    values, counts = table[:, -1].unique(return_counts=True)
-    value = values[counts.argmax()]
-    same = (table == value).long()
-    runs = same.flip(1).cumprod(dim=1).sum(dim=1)
-    different = len(runs.unique()) >= 3 and int((runs >= 2).sum()) >= 2 and int(runs.min()) < table.size(1)
-    return int(value) if different and int(same.sum()) == int(runs.sum()) else None
-
-
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     class_scores,
     logistic_scores,
     reach,
     pairs,
+    sizes,
     shapes,
     losses,
     accumulation,
-    padding,
+    sums,
 ]

@@ -154,9 +154,11 @@ class _Given:
         """Return how far the output at each place [time] moves with the token at one, as a share of its size."""
         changed = self.tokens.clone()
         changed[:, place] = self.tokens[:, 0 if place else -1]
-        found = in_evaluation(model, [(self.tokens, ALL), (changed, ALL)], self.call)
+        found = in_evaluation(model, [(self.tokens, ALL), (self.tokens, ALL), (changed, ALL)], self.call)
         if found is None or found[0].dim() < 3 or found[0].shape[:2] != self.tokens.shape:
             return None
+        if not torch.equal(found.pop(0), found[0]):
+            return None  # it keeps a state from one call to the next
         return (found[0] - found[1]).abs().amax(dim=(0, *range(2, found[0].dim()))) / (found[0].abs().max() + 1e-12)
 
 

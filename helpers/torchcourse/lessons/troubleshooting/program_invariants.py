@@ -1,4 +1,4 @@
-"""Invariants of what stands round the steps: rates, optimizers, states, epochs, random numbers. Each yields alarms."""
+"""Invariants of what stands round the steps: optimizers, states, epochs, random numbers. Each rule yields alarms."""
 
 import copy
 import random
@@ -8,19 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.data_invariants import hashes
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 SMALLEST_WAY = 1e-6  # of the weights' length, over all steps
 MEANT_TO_BE_SMALL = 1e-5  # a learning rate below it says itself that the weights are to move little
-RATE_LEFT = 0.05  # of the highest learning rate
-LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
-AT_ZERO, WHOLE = 5, 0.5  # steps with a rate of 0 at the start, and the share of the highest rate that then comes
-DROP = 5.0  # times, from one step to the next
 COPIES = 0.4  # of a stream's samples that come again in one pass through the loader
 
 STAYED = 0.8  # of the weights that gradients pulled at
@@ -60,48 +55,6 @@ def rounding(run: WatchedRun) -> Iterator[Alarm]:
             f"most of {len(run.record.steps)} steps: an update below half a percent of a weight is rounded away. Keep "
             "the weights in float32, and let autocast compute in 16 bits.",
         )
-
-
-def schedule(run: WatchedRun) -> Iterator[Alarm]:
-    """The schedule is that of a long training: it does not end long before the steps do."""
-    tops = [max(step.rates) for step in run.record.steps]
-    if len(tops) < 5:
-        return
-    most = max(range(len(tops)), key=tops.__getitem__)
-    low = [number for number in range(most, len(tops)) if tops[number] < RATE_LEFT * tops[most]]
-    ends = {entry.step for entry in run.around.iterations}  # a drop there is that of a schedule by epoch
-    drops = [n for n in range(most + 1, len(tops)) if tops[n] * DROP < tops[n - 1] and n not in ends]
-    at_most = AFTER_A_DROP if drops else LONG_AFTER
-    if low and len(low) > at_most * len(tops) and not (ends - {0, len(tops)} and not drops):
-        yield Alarm(
-            "rate_collapses",
-            f"After {low[0]} of {len(tops)} steps the learning rate had fallen from {tops[most]:.2g} to "
-            f"{tops[low[0]]:.2g}. Is a schedule that counts epochs stepped after each batch?",
-        )
-
-
-def warm_up(run: WatchedRun) -> Iterator[Alarm]:
-    """A warm-up rises: it does not stand at 0, to begin with the whole rate."""
-    tops = [max(step.rates) for step in run.record.steps]
-    first = next((number for number, top in enumerate(tops) if top > 0), 0)
-    if first >= AT_ZERO and tops[first] >= WHOLE * max(tops):
-        yield Alarm(
-            "rate_stands_at_0",
-            f"In the first {first} steps the learning rate was 0, then at once {tops[first]:.2g}. Is a warm-up "
-            "computed with //, which rounds down?",
-        )
-
-
-def planned_length(run: WatchedRun) -> Iterator[Alarm]:
-    """A cosine that falls to its end stops there."""
-    for scheduler in run.around.schedulers.values():
-        if type(scheduler) is CosineAnnealingLR and scheduler.last_epoch > scheduler.T_max + 1:
-            yield Alarm(
-                "schedule_outrun",
-                f"CosineAnnealingLR was stepped {scheduler.last_epoch} times and has T_max={scheduler.T_max}: the "
-                "learning rate has fallen to its end and rises again. Does T_max count epochs, and step() batches?",
-            )
-            return
 
 
 def one_optimizer(run: WatchedRun) -> Iterator[Alarm]:
@@ -179,6 +132,22 @@ def orders(run: WatchedRun) -> Iterator[Alarm]:
                     "again for each epoch?",
                 )
                 return
+
+
+def sampling(run: WatchedRun) -> Iterator[Alarm]:
+    """A sampler by weights has a weight for each sample."""
+    for source in {id(e.source): e.source for e in run.around.iterations}.values():
+        sampler = getattr(source, "sampler", None)
+        if not isinstance(sampler, WeightedRandomSampler) or not hasattr(source.dataset, "__len__"):
+            continue
+        weights, samples = len(sampler.weights), len(source.dataset)
+        if weights < samples:
+            yield Alarm(
+                "few_are_sampled",
+                f"WeightedRandomSampler has {weights} weights for {samples} samples, so it draws the first {weights} "
+                "of them alone. It wants a weight for each sample, not for each class: class_weights[labels].",
+            )
+            return
 
 
 def _batches(run: WatchedRun, first: int, last: int) -> list[list[float]]:
@@ -340,13 +309,11 @@ def random_numbers(run: WatchedRun) -> Iterator[Alarm]:
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     movement,
     rounding,
-    schedule,
-    warm_up,
-    planned_length,
     one_optimizer,
     best_state,
     epochs,
     orders,
+    sampling,
     workers,
     kept_data,
     random_numbers,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, ReduceLROnPlateau
 from torch.utils.data import DataLoader, DistributedSampler
 
 from torchcourse.source_lines import hide
@@ -71,6 +71,10 @@ class Surroundings:
         self.clipped = self.clipped_nothing = 0
         """How often the model's gradients were clipped, and how often there were none to clip."""
         self.schedulers: dict[int, LRScheduler] = {}
+        self.plateaus: dict[int, tuple[ReduceLROnPlateau, list[tuple[int, float]]]] = {}
+        """Schedules that wait for improvement, and what they were told after how many steps."""
+        self.loaded_nothing: list[tuple[int, str, str]] = []
+        """Of each state of which nothing was loaded: its entries, the name of the first, the first of the model's."""
         self._model, self._steps = model, steps
         self._open = contextlib.ExitStack()
 
@@ -78,9 +82,11 @@ class Surroundings:
         self.training_before = self._model.training
         self._replace(nn.Module, "train", self._on_train)
         self._replace(nn.Module, "state_dict", self._on_state)
+        self._replace(nn.Module, "load_state_dict", self._on_load)
         self._replace(DataLoader, "__iter__", self._on_iteration)
         self._replace(DistributedSampler, "__iter__", self._on_iteration)
-        self._replace(LRScheduler, "step", self._on_schedule)
+        for kind in (LRScheduler, ReduceLROnPlateau, CosineAnnealingWarmRestarts):
+            self._replace(kind, "step", self._on_schedule)
         # Its name may have been imported before; it looks this one up when it is called.
         self._replace(clip_grad, "_clip_grads_with_norm_", self._on_clip)
         return self
@@ -141,6 +147,11 @@ class Surroundings:
         if shared:
             self.states.append(TakenState(self._steps(), [weakref.ref(tensor) for tensor in shared]))
 
+    def _on_load(self, module: nn.Module, args: tuple, kwargs: dict, result: Any) -> None:
+        given = args[0] if args else kwargs["state_dict"]
+        if given and len(getattr(result, "unexpected_keys", ())) == len(given) and result.missing_keys:
+            self.loaded_nothing.append((len(given), str(next(iter(given))), result.missing_keys[0]))
+
     def _on_iteration(self, source: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         self.iterations.append(Iteration(source, self._steps(), getattr(source, "epoch", None)))
 
@@ -153,5 +164,9 @@ class Surroundings:
         elif clipped:
             self.clipped_nothing += 1
 
-    def _on_schedule(self, scheduler: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
+    def _on_schedule(self, scheduler: Any, args: tuple, kwargs: dict, _result: Any) -> None:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            told = args[0] if args else kwargs["metrics"]
+            self.plateaus.setdefault(id(scheduler), (scheduler, []))[1].append((self._steps(), float(told)))
+            return
         self.schedulers[id(scheduler)] = scheduler

@@ -43,7 +43,7 @@ class TorchCalls(TorchFunctionMode):
         if name == "_amp_foreach_non_finite_check_and_unscale_":
             self._watch.on_unscale()
         out = func(*args, **kwargs)
-        self._watch.on_call(name, args, out)
+        self._watch.on_call(name, args, kwargs, out)
         if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad:
             scores = args[0] if args else kwargs["input"]
             self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)

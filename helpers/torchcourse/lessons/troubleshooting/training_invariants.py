@@ -85,7 +85,7 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
         if p.requires_grad and p.grad is not None and id(p) not in record.owned
         if not name.startswith(run.frozen or ("\0",))
     ]
-    if missing:
+    if missing and not _written_from_elsewhere(run):
         yield Alarm(
             "not_in_optimizer",
             f"The optimizer does not have {listed(missing)}. Was it made from a part of the model, or before a layer "
@@ -100,6 +100,19 @@ def owned_parameters(run: WatchedRun) -> Iterator[Alarm]:
             f"{listed(unregistered)} gets gradients, but parameters() does not list it, and no optimizer has it. Put "
             "layers into an nn.ModuleList and tensors into an nn.Parameter.",
         )
+
+    computed = [name for name, used in record.usage.computed_before(run.model).items() if used]
+    if computed and len(record.steps) >= 3:
+        yield Alarm(
+            "computed_once",
+            f"{listed(computed)} was computed from a parameter before the training, and got gradients: it is no "
+            "parameter itself, so no step changes it. Keep the nn.Parameter, and compute in forward().",
+        )
+
+
+def _written_from_elsewhere(run: WatchedRun) -> bool:
+    """Whether the optimizer has none of the model's parameters, and yet they move: it steps a copy in more digits."""
+    return all(id(p) not in run.record.owned for p in run.model.parameters()) and run.record.moved() > 1e-6
 
 
 def _hidden_parameters(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

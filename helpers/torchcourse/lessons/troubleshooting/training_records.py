@@ -64,6 +64,8 @@ class Pass:
     """Mean and spread of what came to the first layer with weights; None for tokens, zeros and ones."""
     call: Call | None
     """All that the model was called with, if there was room."""
+    whole: bool = True
+    """Whether it was the model that was called, not a part of it."""
     used: bool = False
     """Whether a step has taken a gradient that came through it."""
     answered: bool = False
@@ -87,6 +89,8 @@ class Loss:
     step: int
     maker: str
     """The operation that made the scores, as autograd calls it; "" where it was not recorded."""
+    directions: bool
+    """Whether the scores are products of vectors of length 1, times a number."""
     weight: torch.Tensor | None = None
     """What it weighs the classes with, or the answer 1."""
 

@@ -8,6 +8,7 @@ The recorder changes no number of the training. For memory, see `tracking`; for 
 """
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,3 +123,24 @@ def gradients_of(optimizer: Optimizer) -> list[torch.Tensor]:
     """Return the gradients that the optimizer's parameters have."""
     owned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return [parameter.grad for parameter in owned if parameter.grad is not None]
+
+
+def with_gradient(optimizer: Optimizer) -> dict[int, torch.Tensor]:
+    """Return the parameters whose gradient is not 0, by their ids."""
+    owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    return {id(p): p for p in owned if p.grad is not None and _numbers(p.grad).count_nonzero()}
+
+
+def state_of_gradient(parameter: torch.Tensor) -> tuple[int, int]:
+    """Return what changes when something is added to a gradient, or another one takes its place."""
+    return id(parameter.grad), 0 if parameter.grad is None else parameter.grad._version
+
+
+def norm_of(optimizer: Optimizer) -> float:
+    """Return the norm of all gradients that the optimizer's parameters have."""
+    return math.sqrt(sum(_numbers(gradient).double().square().sum().item() for gradient in gradients_of(optimizer)))
+
+
+def _numbers(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the numbers that are there of a gradient, sparse or not."""
+    return gradient.coalesce().values() if gradient.is_sparse else gradient

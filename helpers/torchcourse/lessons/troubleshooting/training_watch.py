@@ -22,18 +22,25 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
+from torchcourse.lessons.troubleshooting.chance_watch import Chance
+from torchcourse.lessons.troubleshooting.makers import from_directions, maker
+from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
-from torchcourse.lessons.troubleshooting.training_step import gradients_of, has_closure
+from torchcourse.lessons.troubleshooting.training_step import (
+    gradients_of,
+    has_closure,
+    norm_of,
+    state_of_gradient,
+    with_gradient,
+)
 from torchcourse.lessons.troubleshooting.usage import Usage
 from torchcourse.source_lines import hide
 
 hide(__file__)
 
 ROWS = 4096  # samples whose inputs are kept, at most
-_ARRANGING = {"View", "UnsafeView", "Reshape", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "T"}
-_ARRANGING |= {"Transpose", "Permute", "Clone", "ToCopy", "Expand", "Index", "Alias"}
 _SHRINKING = {"mul_", "_foreach_mul_", "clamp_", "_foreach_clamp_min_", "_foreach_clamp_max_"}
 
 
@@ -46,6 +53,8 @@ class _Since:
     cleared: list[tuple[int, tuple[Pass, ...]]] = field(default_factory=list)
     kept: set[int] | None = None
     """The ids of the parameters that had a gradient before each backward pass; None before the first one."""
+    added: set[int] = field(default_factory=set)
+    """The ids of those to whose gradient a backward pass has added."""
     made: float = 0.0
     versions: int = 0
     before_unscaling: float | None = None
@@ -86,7 +95,8 @@ class TrainingWatch:
         self.start: dict[str, torch.Tensor] = {}
         self.start_buffers: dict[str, torch.Tensor] = {}
         self.around = Surroundings(model, lambda: len(self.steps))
-        self.usage = Usage(model, lambda: len(self.steps), lambda: self._depth > 0 and not self._in_backward)
+        told = (lambda: len(self.steps)), self._inside
+        self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told)
         self._model, self._optimizer = model, optimizer
         self._ids = set(self.owned)
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
@@ -133,12 +143,16 @@ class TrainingWatch:
         self._open.enter_context(TorchCalls(self))
         self._open.enter_context(self.around)
         self._open.enter_context(self.usage)
+        self._open.enter_context(self.chance)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
     # Calls of the model
+
+    def _inside(self) -> bool:
+        return self._depth > 0 and not self._in_backward
 
     def _on_call(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._depth += 1
@@ -163,16 +177,18 @@ class TrainingWatch:
         first = _first_tensor(args, kwargs)
         if torch.is_grad_enabled() and (first is None or first.numel()):
             self.called[name] = self.called.get(name, 0) + 1
+            if isinstance(module, nn.RNNBase):
+                self.sequences.on_recurrence(name, module, args, output)
         if self._depth == 0:
-            self._on_pass(first, output, (args, kwargs))
+            self._on_pass(first, output, (args, kwargs), whole=module is self._model)
 
-    def _on_pass(self, first: torch.Tensor | None, output: Any, arguments: tuple[tuple, dict]) -> None:
+    def _on_pass(self, first: torch.Tensor | None, output: Any, arguments: tuple[tuple, dict], whole: bool) -> None:
         out = list(tensors_of(output))
         with_graph = [tensor for tensor in out if tensor.requires_grad]
         samples = len(first) if first is not None and first.dim() else 0
         keep = first is not None and samples > 0 and self._rows < ROWS and _has_numbers(first)
         self._rows += samples if keep else 0
-        whole = isinstance(output, torch.Tensor) and _has_numbers(output)
+        readable = isinstance(output, torch.Tensor) and _has_numbers(output)
         norms = [m for m in self._model.modules() if getattr(m, "momentum", 0) is None and m.training]
         seen = Pass(
             training=self._model.training,
@@ -180,11 +196,12 @@ class TrainingWatch:
             samples=samples,
             step=len(self.steps),
             inputs=first.detach().cpu().clone() if keep and first is not None else None,
-            output=output.detach().cpu() if whole else None,
+            output=output.detach().cpu() if readable else None,
             random_state=self._random,
             cumulative=bool(norms),
             entry=self._entry,
             call=Call.of(*arguments, first) if keep and first is not None else None,
+            whole=whole,
         )
         for tensor in with_graph:
             tensor.register_hook(partial(self._on_flow, seen))
@@ -212,16 +229,19 @@ class TrainingWatch:
                 how.get("ignore_index", -100),
                 last if last is not None and target.dim() and last.samples == len(target) else None,
                 len(self.steps),
-                _maker(scores),
+                maker(scores),
+                from_directions(scores),
                 _weight(how),
             )
         )
 
-    def on_call(self, name: str, args: tuple, out: Any) -> None:
+    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
         if self.around.states:
             self.around.on_call(name, args, out)
         if not self._in_step:
             self.usage.on_call(name, args, out)
+            self.chance.on_call(name, args, out)
+            self.sequences.on_call(name, args, kwargs, out)
         if name not in _SHRINKING or self._in_step:
             return
         first = args[0] if args else None
@@ -249,8 +269,9 @@ class TrainingWatch:
     def on_backward(self, roots: Iterable[torch.Tensor]) -> Iterator[None]:
         since, self.backward_seen = self._since, True
         roots = list(roots)
-        there = _with_gradient(self._optimizer)
-        since.kept = there if since.kept is None else since.kept & there
+        there = with_gradient(self._optimizer)
+        before = {key: state_of_gradient(p) for key, p in there.items()}
+        since.kept = set(there) if since.kept is None else since.kept & set(there)
         if not there:
             if since.backwards and since.before_unscaling is None:  # a scaler skips steps that overflow
                 since.cleared.append((since.versions, tuple(since.passes)))
@@ -260,16 +281,19 @@ class TrainingWatch:
             yield
         finally:
             self._in_backward = False
+        since.added |= {
+            key for key, p in there.items() if p.grad is None or (id(p.grad), p.grad._version) != before[key]
+        }
         value = sum(root.detach().double().sum().item() for root in roots)
         since.backwards.append(value)
-        since.made = _norm(self._optimizer)
+        since.made = norm_of(self._optimizer)
         since.versions = self._versions()
         since.before_unscaling = None
         last = self.losses[-1].value if self.losses else 0.0
         since.scale = value / last if last else 0.0
 
     def on_unscale(self) -> None:
-        self._since.before_unscaling = _norm(self._optimizer)
+        self._since.before_unscaling = norm_of(self._optimizer)
 
     def _versions(self) -> int:
         """Return a number that grows when a weight is written to."""
@@ -294,7 +318,8 @@ class TrainingWatch:
             self.others += 1
             return
         self.around.on_step()
-        self.usage.on_step()
+        for part in (self.usage, self.chance, self.sequences):
+            part.on_step()
         self._outputs.clear()
         since, self._since = self._since, _Since()
         learning = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
@@ -310,9 +335,9 @@ class TrainingWatch:
                 backwards=tuple(since.backwards),
                 passes=tuple(since.passes),
                 lost=tuple(passes for versions, passes in since.cleared if versions == since.versions),
-                stale=bool(since.kept and since.kept & ids),
+                stale=bool(since.kept and since.kept & since.added & ids),
                 made=since.made,
-                norm=_norm(optimizer),
+                norm=norm_of(optimizer),
                 before_unscaling=since.before_unscaling,
                 scale=since.scale,
                 closure=closure,
@@ -334,21 +359,9 @@ def tensors_of(output: Any) -> Iterator[torch.Tensor]:
             yield from (part for part in vars(leaf).values() if isinstance(part, torch.Tensor))
 
 
-def _maker(scores: torch.Tensor) -> str:
-    """Return the name of the operation that made these numbers, past those that only arrange them."""
-    node = scores.grad_fn
-    while node is not None and _operation(node) in _ARRANGING:
-        node = node.next_functions[0][0]
-    return "" if node is None else _operation(node)
-
-
 def _weight(how: dict) -> torch.Tensor | None:
     given = how.get("weight") if how.get("pos_weight") is None else how["pos_weight"]
     return None if given is None else given.detach().cpu().clone()
-
-
-def _operation(node: Any) -> str:
-    return node.name().rstrip("0123456789").removesuffix("Backward")
 
 
 def _first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
@@ -370,22 +383,3 @@ def _random_state(model: nn.Module) -> int:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
     return hash(state.numpy().tobytes())
-
-
-def _values(optimizer: Optimizer) -> list[torch.Tensor]:
-    return [_numbers(gradient) for gradient in gradients_of(optimizer)]
-
-
-def _with_gradient(optimizer: Optimizer) -> set[int]:
-    """Return the ids of the parameters whose gradient is not 0."""
-    owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return {id(p) for p in owned if p.grad is not None and _numbers(p.grad).count_nonzero()}
-
-
-def _numbers(gradient: torch.Tensor) -> torch.Tensor:
-    """Return the numbers that are there of a gradient, sparse or not."""
-    return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _norm(optimizer: Optimizer) -> float:
-    return math.sqrt(sum(gradient.double().square().sum().item() for gradient in _values(optimizer)))

@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Usage:
         """Of each kind of layer that was made within a forward pass, and is no part of the model: in which steps."""
         self.detached: dict[int, str] = {}
         """By id, the parameters whose `.data` or `detach()` was taken within a forward pass, and how."""
+        self._computed: dict[str, tuple[weakref.ref[torch.Tensor], list[bool]]] = {}
         self._model, self._steps, self._inside = model, steps, inside
         self._derived: dict[int, weakref.ref[torch.Tensor]] = {}
         self._ids = {id(parameter) for parameter in model.parameters()}
@@ -52,10 +54,29 @@ class Usage:
     def __enter__(self) -> "Usage":
         hook: Callable[..., None] = self._on_parameter
         self._open.callback(register_module_parameter_registration_hook(hook).remove)
+        for name, tensor in _computed_in(self._model):
+            self._computed[name] = weakref.ref(tensor), []
+            used = partial(self._on_use, self._computed[name][1])
+            self._open.callback(tensor.register_hook(used).remove)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.close()
+
+    def computed_before(self, model: nn.Module) -> dict[str, bool]:
+        """Return the tensors that were computed from parameters before and are still there, and whether they were used.
+
+        Args:
+            model: the one that is watched, as it is now.
+        """
+        now = dict(_computed_in(model))
+        return {
+            name: bool(used) for name, (kept, used) in self._computed.items() if now.get(name) is kept() is not None
+        }
+
+    @staticmethod
+    def _on_use(used: list[bool], _gradient: torch.Tensor) -> None:
+        used.append(True)
 
     def on_step(self) -> None:
         """Forget the derivatives of the step that has been taken."""
@@ -114,6 +135,14 @@ class Usage:
             return
         if "Norm" not in type(module).__name__ and all(module is not own for own in self._model.modules()):
             self.made.setdefault(type(module).__name__, set()).add(self._steps())
+
+
+def _computed_in(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what modules hold as plain attributes and what has a graph, with names."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
+                yield f"{name}.{key}".lstrip("."), value
 
 
 def _share_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -209,6 +209,35 @@ def copies(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def loaded(run: WatchedRun) -> Iterator[Alarm]:
+    """Of a state that is loaded, something fits."""
+    if run.around.loaded_nothing:
+        entries, theirs, own = run.around.loaded_nothing[0]
+        yield Alarm(
+            "nothing_loaded",
+            f"load_state_dict(strict=False) took none of {entries} entries: the first is called {theirs}, and the "
+            f"model's is {own}. Mend the names, and load with strict=True.",
+        )
+
+
+def tied(run: WatchedRun) -> Iterator[Alarm]:
+    """Weights that share their memory are one parameter."""
+    places: dict[tuple, list[str]] = {}
+    for name, p in run.model.named_parameters():
+        if p.layout == torch.strided and p.numel() > 1 and p.data_ptr() and id(p) in run.record.owned:
+            places.setdefault((p.data_ptr(), *p.shape), []).append(name)
+    twice = [names for names in places.values() if len(names) > 1]
+    reached = {name for step in run.record.steps for name, norm in step.norms.items() if norm}
+    for names in twice:
+        if reached.issuperset(names):
+            yield Alarm(
+                "tied_by_memory",
+                f"{listed(names)} are two parameters in one memory: a step changes it once for each, by a part of its "
+                "gradient. Tie them as one parameter: `head.weight = embedding.weight`, without .data.",
+            )
+            return
+
+
 def leftovers(run: WatchedRun) -> Iterator[Alarm]:
     """An accumulation that an epoch's end cuts short leaves nothing to the next epoch."""
     counts = [len(step.backwards) for step in run.record.steps]
@@ -259,6 +288,8 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     layers_made_on_the_way,
     derivatives,
     copies,
+    loaded,
+    tied,
     leftovers,
     one_answer,
 ]

@@ -36,6 +36,13 @@ class WatchedRun:
         return [] if regular else list(blocks.values())
 
     @property
+    def whole_validations(self) -> list[list[Pass]]:
+        """The validations; where the whole model is trained, without calls of its parts alone, as for features."""
+        parts = any(not seen.whole for seen in self.record.trained)
+        blocks = [[seen for seen in block if seen.whole or parts] for block in self.validations]
+        return [block for block in blocks if block]
+
+    @property
     def classified(self) -> list[Loss]:
         """Losses of scores [N, C] against whole-number labels [N]."""
         return [

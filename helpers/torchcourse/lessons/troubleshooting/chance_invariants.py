@@ -1,0 +1,62 @@
+"""Invariants of what is drawn by chance: noise, and what log-probabilities are weighed with. Each yields alarms."""
+
+from collections.abc import Callable, Iterator
+
+from torchcourse.lessons.troubleshooting.chance_watch import first_numbers
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
+
+STEPS_AT_LEAST = 5
+
+
+def noise(run: WatchedRun) -> Iterator[Alarm]:
+    """Each step draws other noise."""
+    total = len(run.record.steps)
+    drawn = {step: found for step, found in run.record.chance.drawn.items() if found and step < total}
+    batches = {
+        first_numbers(seen.inputs)
+        for seen in run.record.trained
+        if seen.inputs is not None and seen.inputs.is_floating_point()
+    }
+    # With the same batch in each step, the same numbers are part of the data.
+    if len(drawn) < STEPS_AT_LEAST or len(batches) < len(drawn) / 2:
+        return
+    for place in range(min(len(found) for found in drawn.values())):
+        alike = {found[place][1] for found in drawn.values()}
+        if len(alike) == 1 and not any(found[place] in batches for found in drawn.values()):
+            yield Alarm(
+                "same_noise",
+                f"In all of {len(drawn)} steps the same random numbers were drawn, beginning with "
+                f"{alike.pop()[0]:.3g}. Is a generator seeded within the loop?",
+            )
+            return
+
+
+def advantages(run: WatchedRun) -> Iterator[Alarm]:
+    """How much better an action was than expected is a number: the policy's loss does not teach who expects."""
+    weighed = run.record.chance.weighed
+    low = min((least for least, _ in weighed.values()), default=0.0)
+    high = max((most for _, most in weighed.values()), default=0.0)
+    if len(weighed) >= STEPS_AT_LEAST and low < 0 < high:
+        yield Alarm(
+            "weight_with_gradient",
+            f"In {len(weighed)} steps log-probabilities were multiplied with numbers from {low:.2g} to {high:.2g} that "
+            "carry a gradient: what they come from learns to make this loss small too. Is an advantage to be "
+            "detached?",
+        )
+
+
+def ratios(run: WatchedRun) -> Iterator[Alarm]:
+    """A ratio of new and old probabilities changes once a step has been taken."""
+    found = run.record.chance.ratios
+    batches = {seen.step: first_numbers(seen.inputs) for seen in run.record.trained if seen.inputs is not None}
+    again = [step for step in found if step and batches.get(step) and batches.get(step) == batches.get(step - 1)]
+    if len(again) >= 3 and all(found.values()):
+        yield Alarm(
+            "ratio_is_1",
+            f"The ratio of new to old probabilities was exactly 1 in all of {len(found)} steps, also in {len(again)} "
+            "that learned from the batch of the step before. Are the old ones computed again? Keep those with which "
+            "the actions were drawn.",
+        )
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [noise, advantages, ratios]

@@ -1,0 +1,115 @@
+"""What a training draws by chance: noise, and actions whose log-probabilities are its loss.
+
+Told by `torch_calls` of each call. Distributions have no hook, so their `log_prob` notes what it returns.
+"""
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import distributions
+from torch.distributions import Distribution
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+NUMBERS_AT_LEAST = 16  # in a drawn tensor; fewer can be a seed or an index
+MANY = 256  # draws per step: of more, nothing is said
+_DRAWS = {"randn", "randn_like", "rand", "rand_like", "normal"}
+_FOLLOWED = {"neg", "__neg__", "sum", "squeeze", "unsqueeze", "view", "reshape", "mean", "stack", "cat"}
+_FOLLOWED |= {"sub", "__sub__"}
+_TIMES = {"mul", "__mul__", "__rmul__"}
+
+Drawn = tuple[tuple[int, ...], tuple[float, ...]]
+"""The shape of what was drawn, and its first numbers."""
+
+
+class Chance:
+    """Notes what a training draws.
+
+    Args:
+        steps: says how many steps have been taken.
+        inside: says whether a forward pass of the model is under way.
+    """
+
+    def __init__(self, steps: Callable[[], int], inside: Callable[[], bool]) -> None:
+        self.drawn: dict[int, list[Drawn]] = {}
+        """By step, what was drawn outside the model while autograd was on."""
+        self.weighed: dict[int, tuple[float, float]] = {}
+        """By step, the least and the largest of the numbers with a gradient that log-probabilities were multiplied
+        with."""
+        self.ratios: dict[int, bool] = {}
+        """By step, whether all ratios exp(log-probability - other) were exactly 1."""
+        self._steps, self._inside = steps, inside
+        self._logs: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> "Chance":
+        kinds = {kind for kind in vars(distributions).values() if isinstance(kind, type) and "log_prob" in vars(kind)}
+        for kind in kinds:
+            if issubclass(kind, Distribution):
+                self._open.callback(setattr, kind, "log_prob", kind.log_prob)
+                kind.log_prob = self._noting(kind.log_prob)  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+
+    def on_step(self) -> None:
+        """Forget the log-probabilities of the step that has been taken."""
+        self._logs.clear()
+
+    def on_call(self, name: str, args: tuple, out: Any) -> None:
+        """Note that a function of torch got these arguments, and what came out."""
+        if name in _DRAWS and torch.is_grad_enabled() and not self._inside():
+            found = self.drawn.setdefault(self._steps(), [])
+            if isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST and len(found) < MANY:
+                found.append(first_numbers(out))
+        if not self._logs:
+            return
+        if name in _FOLLOWED and args:
+            parts = args[0] if isinstance(args[0], list | tuple) else args[:1]
+            if any(self._is_log(part) for part in parts):
+                self._note(out)
+        elif name == "exp" and args and self._is_log(args[0]):
+            same = not args[0].detach().count_nonzero()
+            self.ratios[self._steps()] = same and self.ratios.get(self._steps(), True)
+        elif name in _TIMES and len(args) == 2:
+            for log, weight in (args, args[::-1]):
+                if self._is_log(log) and isinstance(weight, torch.Tensor):
+                    self._note(out)
+                    self._on_weight(weight)
+
+    def _on_weight(self, weight: torch.Tensor) -> None:
+        if weight.requires_grad and weight.numel() and not self._is_log(weight):
+            numbers = weight.detach()
+            low, high = self.weighed.get(self._steps(), (0.0, 0.0))
+            self.weighed[self._steps()] = min(low, numbers.min().item()), max(high, numbers.max().item())
+
+    def _noting(self, original: Callable) -> Callable:
+        @functools.wraps(original)
+        def log_prob(this: Distribution, value: torch.Tensor) -> torch.Tensor:
+            result = original(this, value)
+            # What is drawn with a gradient of its own (rsample) is weighed on purpose.
+            if isinstance(result, torch.Tensor) and isinstance(value, torch.Tensor) and not value.requires_grad:
+                self._note(result)
+            return result
+
+        return log_prob
+
+    def _note(self, tensor: Any) -> None:
+        if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
+            self._logs[id(tensor)] = weakref.ref(tensor)
+
+    def _is_log(self, tensor: Any) -> bool:
+        kept = self._logs.get(id(tensor))
+        return kept is not None and kept() is tensor
+
+
+def first_numbers(tensor: torch.Tensor) -> Drawn:
+    """Return what tells a tensor of measured numbers from others."""
+    return tuple(tensor.shape), tuple(tensor.detach().flatten()[:8].tolist())

@@ -1,0 +1,157 @@
+"""Invariants of schedules and of what the optimizer was told: rates, and what decays. Each rule yields alarms."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
+
+RATE_LEFT = 0.05  # of the highest learning rate
+LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rate are no end of a training run
+AT_ZERO, WHOLE = 5, 0.5  # steps with a rate of 0 at the start, and the share of the highest rate that then comes
+DROP = 5.0  # times, from one step to the next
+CUT_SHORT = 0.6  # of its length: a schedule that another one follows before is not at its end
+COUNTED_AT_LEAST = 20  # samples validated on, before a number can be told for a share of them
+
+_LENGTHS = ("T_max", "total_steps", "total_iters")
+
+
+def schedule(run: WatchedRun) -> Iterator[Alarm]:
+    """The schedule is that of a long training: it does not end long before the steps do."""
+    tops = [max(step.rates) for step in run.record.steps]
+    if len(tops) < 5:
+        return
+    most = max(range(len(tops)), key=tops.__getitem__)
+    low = [number for number in range(most, len(tops)) if tops[number] < RATE_LEFT * tops[most]]
+    ends = {entry.step for entry in run.around.iterations}  # a drop there is that of a schedule by epoch
+    drops = [n for n in range(most + 1, len(tops)) if tops[n] * DROP < tops[n - 1] and n not in ends]
+    at_most = AFTER_A_DROP if drops else LONG_AFTER
+    if low and len(low) > at_most * len(tops) and not (ends - {0, len(tops)} and not drops):
+        yield Alarm(
+            "rate_collapses",
+            f"After {low[0]} of {len(tops)} steps the learning rate had fallen from {tops[most]:.2g} to "
+            f"{tops[low[0]]:.2g}. Is a schedule that counts epochs stepped after each batch?",
+        )
+
+
+def warm_up(run: WatchedRun) -> Iterator[Alarm]:
+    """A warm-up rises: it does not stand at 0, to begin with the whole rate."""
+    tops = [max(step.rates) for step in run.record.steps]
+    first = next((number for number, top in enumerate(tops) if top > 0), 0)
+    if first >= AT_ZERO and tops[first] >= WHOLE * max(tops):
+        yield Alarm(
+            "rate_stands_at_0",
+            f"In the first {first} steps the learning rate was 0, then at once {tops[first]:.2g}. Is a warm-up "
+            "computed with //, which rounds down?",
+        )
+
+
+def planned_length(run: WatchedRun) -> Iterator[Alarm]:
+    """A cosine that falls to its end stops there."""
+    for scheduler in run.around.schedulers.values():
+        if type(scheduler) is CosineAnnealingLR and scheduler.last_epoch > scheduler.T_max + 1:
+            yield Alarm(
+                "schedule_outrun",
+                f"CosineAnnealingLR was stepped {scheduler.last_epoch} times and has T_max={scheduler.T_max}: the "
+                "learning rate has fallen to its end and rises again. Does T_max count epochs, and step() batches?",
+            )
+            return
+
+
+def one_schedule(run: WatchedRun) -> Iterator[Alarm]:
+    """A schedule comes to its end before the next one of its kind begins."""
+    by_kind: dict[tuple[type, int], list[Any]] = {}
+    for scheduler in run.around.schedulers.values():
+        by_kind.setdefault((type(scheduler), id(scheduler.optimizer)), []).append(scheduler)
+    for (kind, _), made in by_kind.items():
+        lengths = [next((n for key in _LENGTHS if (n := vars(one).get(key))), 0) for one in made]
+        cut = [one for one, length in zip(made[:-1], lengths, strict=False) if one.last_epoch < CUT_SHORT * length]
+        if len(made) >= 3 and len(cut) == len(made) - 1:
+            yield Alarm(
+                "schedule_anew",
+                f"{len(made)} schedules {kind.__name__} of the same optimizer followed each other, each made for "
+                f"{lengths[0]} steps and left after {cut[0].last_epoch}: the learning rate begins again. Make the "
+                "schedule once, before the loop.",
+            )
+            return
+
+
+def of_this_optimizer(run: WatchedRun) -> Iterator[Alarm]:
+    """A schedule sets the rates of the optimizer that steps."""
+    stepping = {id(group) for step in run.record.steps for group in step.optimizer.param_groups}
+    own = {id(p) for p in run.model.parameters()}
+    told = [(one.optimizer, one.last_epoch) for one in run.around.schedulers.values()]
+    told += [(one.optimizer, len(metrics)) for one, metrics in run.around.plateaus.values()]
+    for optimizer, times in told:
+        theirs = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if stepping and times >= 2 and theirs & own and not {id(g) for g in optimizer.param_groups} & stepping:
+            yield Alarm(
+                "schedule_of_another",
+                f"A schedule was stepped {times} times, and the {type(optimizer).__name__} whose rates it sets never "
+                "stepped: another one with the model's parameters does. Make the schedule after the optimizer.",
+            )
+            return
+
+
+def waiting(run: WatchedRun) -> Iterator[Alarm]:
+    """A schedule that waits for improvement knows which way is better."""
+    for scheduler, metrics in run.around.plateaus.values():
+        found = [(value, sum(seen.samples for seen in block)) for step, value in metrics for block in _block(run, step)]
+        values = [value for value, _ in found]
+        shares = len(found) == len(metrics) >= 3 and all(_is_share(value, samples) for value, samples in found)
+        if scheduler.mode == "min" and shares and values[-1] > values[0]:
+            told = ", ".join(f"{value:.3g}" for value in values[:4])
+            yield Alarm(
+                "waits_for_less",
+                f"ReduceLROnPlateau was told {told} …, each a whole number of the validated samples, and these grow: "
+                "is it an accuracy? With mode='min' it waits for it to fall. Take mode='max'.",
+            )
+
+
+def _block(run: WatchedRun, step: int) -> list[list[Any]]:
+    """Return the last validation up to this step, in a list; an empty one where there was none."""
+    return [block for block in run.validations if block[0].step <= step][-1:]
+
+
+def _is_share(value: float, samples: int) -> bool:
+    """Whether this number is a share of so many samples, or their percentage."""
+    counts = [value * samples / whole for whole in (1, 100) if 0 <= value <= whole]
+    return samples >= COUNTED_AT_LEAST and any(abs(count - round(count)) < 1e-3 for count in counts)
+
+
+def decay(run: WatchedRun) -> Iterator[Alarm]:
+    """If some parameters decay and others do not, it is the matrices that do."""
+    owners = {
+        id(p): (f"{name}.{key}".lstrip("."), module)
+        for name, module in run.model.named_modules()
+        for key, p in module.named_parameters(recurse=False)
+    }
+    groups: dict[bool, list[Any]] = {True: [], False: []}
+    for group in run.optimizer.param_groups:
+        groups[group.get("weight_decay", 0) > 0] += [p for p in group["params"] if id(p) in owners]
+    shifts = [
+        name
+        for name, module in (owners[id(p)] for p in groups[True])
+        if name.endswith("bias") or "Norm" in type(module).__name__
+    ]
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    spared = [owners[id(p)][0] for p in groups[False] if p.dim() > 1 and isinstance(owners[id(p)][1], layers)]
+    if shifts and spared and all(p.dim() < 2 for p in groups[True]) and all(p.dim() > 1 for p in groups[False]):
+        yield Alarm(
+            "decay_swapped",
+            f"The weight decay pulls only at biases and norms ({listed(shifts)}), and at no matrix ({listed(spared)}): "
+            "are the two groups of the optimizer swapped?",
+        )
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    schedule,
+    warm_up,
+    planned_length,
+    one_schedule,
+    of_this_optimizer,
+    waiting,
+    decay,
+]

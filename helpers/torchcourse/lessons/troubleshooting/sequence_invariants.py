@@ -1,0 +1,190 @@
+"""Invariants of sequences: padding, attention, and what a recurrence reads. Each rule yields alarms."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
+from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
+from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
+
+PADDED_AT_LEAST = 0.2  # of the sentences, before a state that is read after the padding matters
+PLACES_AT_LEAST = 8  # that a mask keeps, and that it leaves out
+FORETOLD = 0.95  # of the targets are the next input, where sentences are foretold
+WORDS_AT_LEAST = 20  # times that a token stands among others, before it is taken for a word
+
+
+def padding(run: WatchedRun) -> Iterator[Alarm]:
+    """What fills the sentences up to one length does not count."""
+    counted = filled = found = 0
+    fillers = set()
+    for loss in run.record.losses:
+        # The pass with as many tokens as there are targets says where the sentences end.
+        table = _by_sentence(loss, [seen.inputs for seen in run.record.trained if seen.step == loss.step])
+        value = None if table is None else filler(table)
+        if loss.reduction == "none" and value is not None and not _divided_by_all(run, loss, value):
+            value = None
+        if table is None or value is None or value == loss.ignored:
+            continue
+        fillers.add(value)
+        found, counted, filled = found + 1, counted + table.numel(), filled + int((table == value).sum())
+    if found >= 3 and len(fillers) == 1 and filled > 0.02 * counted:
+        yield Alarm(
+            "padding_counted",
+            f"Class {min(fillers)} stands only at the ends of sentences, up to the longest one: "
+            f"{filled / counted:.0%} of all targets, and the loss counts them or divides by their "
+            f"number. Give it ignore_index={min(fillers)}.",
+        )
+
+
+def _divided_by_all(run: WatchedRun, loss: Loss, filler: int) -> bool:
+    """Whether a loss per token was masked where it is filled up, and then divided by the number of all."""
+    step = run.record.steps[loss.step] if loss.step < len(run.record.steps) else None
+    if step is None or len(step.backwards) != 1:
+        return False
+    each = loss.function(loss.scores.float(), loss.target, reduction="none", ignore_index=loss.ignored)
+    masked = each[loss.target != filler].sum().item() / each.numel()
+    return abs(step.backwards[0] - masked) < 1e-3 * masked
+
+
+def _by_sentence(loss: Loss, inputs: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return the targets as [sentences, tokens], if that is what they are."""
+    if loss.function not in CLASSIFYING or loss.target.is_floating_point():
+        return None
+    if loss.target.dim() == 2:
+        return loss.target
+    for batch in inputs:
+        if batch is not None and batch.dim() >= 2 and batch.size(0) * batch.size(1) == loss.target.numel():
+            return loss.target.view(batch.size(0), batch.size(1)) if loss.target.dim() == 1 else None
+    return None
+
+
+def filler(table: torch.Tensor) -> int | None:
+    """Return the class that stands at the ends of sentences and nowhere else, in runs of different lengths."""
+    values, counts = table[:, -1].unique(return_counts=True)
+    value = values[counts.argmax()]
+    same = (table == value).long()
+    runs = same.flip(1).cumprod(dim=1).sum(dim=1)
+    different = len(runs.unique()) >= 3 and int((runs >= 2).sum()) >= 2 and int(runs.min()) < table.size(1)
+    return int(value) if different and int(same.sum()) == int(runs.sum()) else None
+
+
+def attention(run: WatchedRun) -> Iterator[Alarm]:
+    """Attention's weights add up to 1 over what it sums."""
+    apart = run.record.sequences.apart
+    if len(apart) >= 3:
+        axis, shape = next(iter(apart.values()))
+        yield Alarm(
+            "softmax_over_other_axis",
+            f"In {len(apart)} steps weights {shape} were multiplied with values after a softmax over dimension {axis}, "
+            "and it is not that dimension which the product sums: the weights of one sum do not add up to 1. Is it to "
+            "be softmax(dim=-1)?",
+        )
+
+
+def masks(run: WatchedRun) -> Iterator[Alarm]:
+    """A mask leaves out the padding, and keeps the words."""
+    wrong = 0
+    for step, left_out in run.record.sequences.masks:
+        for tokens in _tables([seen for seen in run.record.trained if seen.step == step]):
+            if tokens.shape != left_out.shape:
+                continue
+            kept, hidden = tokens[~left_out], tokens[left_out]
+            enough = min(len(kept), len(hidden)) >= PLACES_AT_LEAST
+            if enough and len(kept.unique()) == 1 and not (hidden == kept[0]).any():
+                wrong += 1
+                only, others = int(kept[0]), len(hidden.unique())
+                break
+    if wrong >= 3:
+        yield Alarm(
+            "mask_inverted",
+            f"{wrong} times attention was told to leave out {others} different tokens, and all that it could still see "
+            f"was token {only}. In a key_padding_mask, and in masked_fill, True means: leave it out.",
+        )
+
+
+def padding_index(run: WatchedRun) -> Iterator[Alarm]:
+    """The token that an embedding keeps at 0 is the one that fills the sentences."""
+    counts: dict[tuple[int, int], int] = {}
+    for tokens, index in run.record.sequences.looked_up:
+        fills = filler(tokens)
+        if fills is not None and fills != index:
+            counts[fills, index] = counts.get((fills, index), 0) + int((tokens == index).sum())
+    for (fills, index), count in counts.items():
+        if count >= WORDS_AT_LEAST and len(counts) == 1:
+            yield Alarm(
+                "padding_is_a_word",
+                f"An embedding has padding_idx={index}, so that token never learns, and it stands {count} times among "
+                f"the words. What fills the sentences is token {fills}.",
+            )
+
+
+def state_read(run: WatchedRun) -> Iterator[Alarm]:
+    """The state that is read of a recurrence is that after the last word."""
+    for name, reading in run.record.sequences.readings.items():
+        if reading.at_end < 3 or reading.elsewhere:
+            continue
+        ends = [(table[:, -1] == fills).float().mean().item() for table, fills in _filled(run, reading.length)]
+        share = sum(ends) / len(ends) if ends else 0.0
+        if len(ends) >= 3 and share > PADDED_AT_LEAST:
+            yield Alarm(
+                "state_after_padding",
+                f"Of what {listed([name])} puts out, only the last step is read, and in {share:.0%} of the sentences "
+                "that one belongs to the padding. Pack them (pack_padded_sequence), or read each at its own length.",
+            )
+
+
+def state_carried(run: WatchedRun) -> Iterator[Alarm]:
+    """A state that is carried from batch to batch belongs to sentences that go on."""
+    carried = set(run.record.sequences.carried)
+    goes_on = breaks_off = 0
+    ends: torch.Tensor | None = None
+    tables = [seen for seen in run.record.trained if seen.inputs is not None and seen.inputs.dim() == 2]
+    targets = {loss.step: loss.target for loss in run.record.losses if not loss.target.is_floating_point()}
+    for seen in tables:
+        tokens, target = seen.inputs, targets.get(seen.step)
+        if tokens is None or target is None or target.numel() != tokens.numel() or tokens.is_floating_point():
+            return
+        target = target.reshape(tokens.shape)
+        if tokens.size(1) < 3 or (target[:, :-1] == tokens[:, 1:]).float().mean() < FORETOLD:
+            return
+        if ends is not None and seen.step in carried and len(ends) == len(tokens):
+            goes_on += int((ends == tokens[:, 0]).sum())
+            breaks_off += int((ends != tokens[:, 0]).sum())
+        ends = target[:, -1]
+    if breaks_off > 0.5 * (goes_on + breaks_off) and len(carried) >= 3:
+        yield Alarm(
+            "state_of_others",
+            f"In {len(carried)} steps a recurrence began with the state that the batch before had left, and "
+            f"{breaks_off / (goes_on + breaks_off):.0%} of the sentences do not go on from there. Begin with no state, "
+            "or deal out the text in its order.",
+        )
+
+
+def _filled(run: WatchedRun, length: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield tables of tokens [samples, length] that are filled up, with the token that fills them."""
+    for table in _tables(run.record.trained):
+        fills = filler(table) if table.size(1) == length else None
+        if fills is not None:
+            yield table, fills
+
+
+def _tables(passes: list[Pass]) -> Iterator[torch.Tensor]:
+    """Yield the tokens [samples, time] that these passes got; of measured numbers, where they are not all 0."""
+    for seen in passes:
+        if seen.inputs is None or not seen.inputs.numel():
+            continue
+        if seen.inputs.dim() == 2 and not seen.inputs.is_floating_point():
+            yield seen.inputs
+        elif seen.inputs.dim() == 3 and seen.inputs.is_floating_point():
+            yield (seen.inputs != 0).any(dim=2).long()
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    padding,
+    attention,
+    masks,
+    padding_index,
+    state_read,
+    state_carried,
+]

@@ -1,0 +1,191 @@
+"""How a training treats sequences: what its attention sums and leaves out, and which steps of a recurrence it reads.
+
+Told by `torch_calls` of each call, by PyTorch of each recurrent layer that has run.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+KEPT_AT_MOST = 24  # masks, and tables of tokens
+NEVER = -1e4  # a score below it leaves a place out
+_SOFTMAX = {"softmax", "_softmax"}
+_SAME_SHAPE = {"dropout", "contiguous", "float", "to", "type_as", "half", "bfloat16", "clone", "nan_to_num"}
+_PRODUCTS = {"matmul", "__matmul__", "bmm"}
+
+
+@dataclass
+class Reading:
+    """Which steps of a recurrent layer's output got a gradient."""
+
+    length: int = 0
+    """The steps of the last sequence that it ran over."""
+    at_end: int = 0
+    """How often the last step alone, or the state after it."""
+    elsewhere: int = 0
+
+
+@dataclass
+class _Weights:
+    tensor: "weakref.ref[torch.Tensor]"
+    axis: int
+    """The dimension over which they add up to 1."""
+
+
+@dataclass
+class SequenceWatch:
+    """Notes what a training does with sequences.
+
+    Args:
+        steps: says how many steps have been taken.
+        inside: says whether a forward pass of the model is under way.
+    """
+
+    steps: Callable[[], int]
+    inside: Callable[[], bool]
+    apart: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
+    """In which steps attention summed over a dimension over which its weights do not add up to 1: that of the weights,
+    and their shape."""
+    masks: list[tuple[int, torch.Tensor]] = field(default_factory=list)
+    """The step, and which places [samples, time] attention was told to leave out."""
+    looked_up: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    """Tokens [samples, time] that an embedding with a `padding_idx` got, and that index."""
+    carried: list[int] = field(default_factory=list)
+    """The steps in which a recurrence began with a state that a pass of an earlier step had left."""
+    readings: dict[str, Reading] = field(default_factory=dict)
+    """By the name of each recurrent layer."""
+    _left: dict[str, torch.Tensor] = field(default_factory=dict)
+    _weights: dict[int, _Weights] = field(default_factory=dict)
+
+    def on_step(self) -> None:
+        """Forget the weights of the step that has been taken."""
+        self._weights.clear()
+
+    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        """Note that a function of torch got these arguments, and what came out."""
+        if not torch.is_grad_enabled() or not self.inside():
+            return
+        first = args[0] if args else kwargs.get("input")
+        if name in _SOFTMAX and isinstance(out, torch.Tensor) and out.dim() >= 3:
+            axis = args[1] if len(args) > 1 else kwargs.get("dim")
+            if isinstance(axis, int):
+                self._note(out, axis % out.dim())
+        elif name in _SAME_SHAPE or name == "transpose":
+            self._follow(name, first, args, out)
+        elif name in _PRODUCTS and len(args) > 1:
+            self._on_product(args[0], args[1])
+        elif name == "einsum" and args and isinstance(args[0], str):
+            operands = args[1] if len(args) == 2 and isinstance(args[1], list | tuple) else args[1:]
+            self._on_einsum(args[0], list(operands))
+        elif name == "embedding":
+            index = args[2] if len(args) > 2 else kwargs.get("padding_idx")
+            if index is not None and index >= 0 and first is not None and first.dim() == 2:
+                self._keep(self.looked_up, (first.detach().cpu().clone(), index))
+        else:
+            self._on_mask(name, args, kwargs)
+
+    def _keep(self, kept: list, item: Any) -> None:
+        if len(kept) < KEPT_AT_MOST:
+            kept.append(item)
+
+    def _note(self, tensor: torch.Tensor, axis: int) -> None:
+        self._weights[id(tensor)] = _Weights(weakref.ref(tensor), axis)
+
+    def _axis(self, tensor: Any) -> int | None:
+        kept = self._weights.get(id(tensor))
+        return kept.axis if kept is not None and kept.tensor() is tensor else None
+
+    def _follow(self, name: str, first: Any, args: tuple, out: Any) -> None:
+        axis = self._axis(first)
+        if axis is None or not isinstance(out, torch.Tensor) or out.dim() != first.dim():
+            return
+        if name == "transpose" and len(args) == 3:
+            one, other = (int(dim) % out.dim() for dim in args[1:])
+            axis = {one: other, other: one}.get(axis, axis)
+        self._note(out, axis)
+
+    def _on_product(self, one: Any, other: Any) -> None:
+        for tensor, summed in ((one, -1), (other, -2)):
+            axis = self._axis(tensor)
+            if axis is None:
+                continue
+            summed %= tensor.dim()
+            aside = axis < tensor.dim() - 2 and tensor.size(axis) > 1
+            # Weights that share each place out among groups have as many columns as groups, not as places.
+            turned = axis != summed and tensor.size(axis) == tensor.size(summed) > 2
+            if aside or turned:
+                self.apart[self.steps()] = axis, list(tensor.shape)
+
+    def _on_einsum(self, equation: str, operands: list[Any]) -> None:
+        inputs, arrow, output = equation.replace(" ", "").partition("->")
+        names = inputs.split(",")
+        if "." in equation or not arrow or len(names) != len(operands) != 1:
+            return
+        for letters, tensor in zip(names, operands, strict=True):
+            axis = self._axis(tensor)
+            if axis is None or letters[axis] not in output:
+                continue
+            aside = any(letters[axis] in others for others in names if others is not letters)
+            sizes = [tensor.size(place) for place, letter in enumerate(letters) if letter not in output]
+            if tensor.size(axis) > 1 and (aside or tensor.size(axis) in sizes):
+                self.apart[self.steps()] = axis, list(tensor.shape)
+
+    def _on_mask(self, name: str, args: tuple, kwargs: dict) -> None:
+        mask = None
+        if name == "multi_head_attention_forward":
+            mask = kwargs.get("key_padding_mask")
+        elif name == "scaled_dot_product_attention":
+            given = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            taken_part = isinstance(given, torch.Tensor) and given.dtype == torch.bool
+            mask = ~given if taken_part else given  # type: ignore[operator]
+        elif name in ("masked_fill", "masked_fill_"):
+            value = args[2] if len(args) > 2 else kwargs.get("value")
+            mask = args[1] if len(args) > 1 and isinstance(value, int | float) and value <= NEVER else None
+        if not isinstance(mask, torch.Tensor) or mask.dim() < 2 or len(self.masks) >= KEPT_AT_MOST:
+            return
+        left_out = mask.detach() if mask.dtype == torch.bool else mask.detach() <= NEVER
+        if left_out.numel() == left_out.size(0) * left_out.size(-1):  # one row for each sample
+            self.masks.append((self.steps(), left_out.reshape(left_out.size(0), -1).cpu().clone()))
+
+    def on_recurrence(self, name: str, module: nn.RNNBase, args: tuple, output: Any) -> None:
+        """Note what a recurrent layer has got and put out; of a packed sequence, nothing."""
+        given = args[0] if args else None
+        states = output[0] if isinstance(output, tuple) else None
+        if not isinstance(given, torch.Tensor) or not isinstance(states, torch.Tensor) or states.dim() != 3:
+            return
+        begun = args[1][0] if len(args) > 1 and isinstance(args[1], tuple) else args[1] if len(args) > 1 else None
+        left = self._left.get(name)
+        if (
+            isinstance(begun, torch.Tensor)
+            and left is not None
+            and not begun.requires_grad
+            and torch.equal(begun, left)
+        ):
+            self.carried.append(self.steps())
+        last = output[1][0] if isinstance(output[1], tuple) else output[1]
+        self._left[name] = last.detach()
+        along = 1 if module.batch_first else 0
+        reading = self.readings.setdefault(name, Reading())
+        reading.length = states.size(along)
+        if states.requires_grad:
+            states.register_hook(partial(self._on_states, reading, along))
+            last.register_hook(partial(self._on_last, reading))
+
+    @staticmethod
+    def _on_states(reading: Reading, along: int, gradient: torch.Tensor) -> None:
+        used = gradient.movedim(along, 0).flatten(1).count_nonzero(dim=1) > 0
+        reading.at_end += int(used[-1] and not used[:-1].any())
+        reading.elsewhere += int(used[:-1].any())
+
+    @staticmethod
+    def _on_last(reading: Reading, _gradient: torch.Tensor) -> None:
+        reading.at_end += 1

@@ -1,0 +1,91 @@
+"""What is drawn by chance: each misuse raises its alarm, and what is right raises none."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Categorical, Normal
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.tools.bench.programs import clouds
+
+
+class ActorCritic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.actions, self.value = nn.Linear(12, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states = torch.tanh(self.body(x))
+        return self.actions(states), self.value(states)[:, 0]
+
+
+def names(model: nn.Module, loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], times: int = 1) -> list[str]:
+    x, y = clouds(6 * 32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(len(x)).split(32):
+            for _ in range(times):
+                optimizer.zero_grad()
+                loss_of(x[rows], y[rows]).backward()
+                optimizer.step()
+    return [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize("normal", [False, True])
+@pytest.mark.parametrize(("detached", "alarms"), [(True, []), (False, ["weight_with_gradient"])])
+def test_an_advantage_carries_no_gradient(normal: bool, detached: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model = ActorCritic()
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        scores, value = model(x)
+        actions = Normal(scores[:, 0], 1.0) if normal else Categorical(logits=scores)
+        drawn = actions.sample()
+        reward = (drawn - y).abs().float()
+        better = reward - (value.detach() if detached else value)
+        return -(better * actions.log_prob(drawn)).mean() + (value - reward).square().mean()
+
+    assert names(model, loss) == alarms
+
+
+@pytest.mark.parametrize(("anew", "alarms"), [(False, []), (True, ["ratio_is_1"])])
+def test_a_ratio_compares_with_the_policy_that_acted(anew: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model, acted = nn.Linear(12, 4), {}
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        actions = Categorical(logits=model(x))
+        key = x[0, 0].item()
+        drawn, before = acted.setdefault(key, (kept := actions.sample(), actions.log_prob(kept).detach()))
+        before = actions.log_prob(drawn).detach() if anew else before
+        ratio = (actions.log_prob(drawn) - before).exp()
+        return -(ratio * ((drawn == y).float() - 0.25)).mean()
+
+    assert names(model, loss, times=3) == alarms
+
+
+@pytest.mark.parametrize(("seeded", "alarms"), [(False, []), (True, ["same_noise"])])
+def test_each_step_draws_other_noise(seeded: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model, generator = nn.Linear(12, 12), torch.Generator().manual_seed(0)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if seeded:
+            generator.manual_seed(1)
+        return F.mse_loss(model(x + 0.3 * torch.randn(x.shape, generator=generator)), x)
+
+    assert names(model, loss) == alarms
+
+
+def test_data_that_is_made_the_same_for_each_step_raises_no_alarm() -> None:
+    torch.manual_seed(0)
+    model, generator = nn.Linear(4, 4), torch.Generator()
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        given = torch.randn(32, 4, generator=generator.manual_seed(1))
+        return F.mse_loss(model(given), given.flip(1) + 0.1 * torch.randn(32, 4, generator=generator))
+
+    assert names(model, loss) == []

@@ -1,0 +1,117 @@
+"""Inputs, labels and validation: each misuse raises its alarm, and what is right raises none."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.tools.bench.programs import clouds, dense
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def names(
+    model: nn.Module,
+    loss: Callable,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    validated: torch.Tensor | None = None,
+    look: Callable[[torch.Tensor], object] | None = None,
+) -> list[str]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for xb, yb in zip(x.split(32), y.split(32), strict=True):
+            optimizer.zero_grad()
+            loss(model(xb), yb).backward()
+            optimizer.step()
+        if validated is not None:
+            model.eval()
+            with torch.no_grad():
+                (look or model)(validated)
+    return [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize(
+    ("change", "alarms"),
+    [(lambda x: x, []), (lambda x: x.flip(1), ["channels_swapped"]), (lambda x: x.roll(1, 1), [])],
+)
+def test_colors_come_in_the_same_order_when_validating(change: Callable, alarms: list[str]) -> None:
+    y = torch.randint(2, (160,))
+    x = torch.randn(160, 3, 6, 6) + torch.tensor([0.6, 0.1, -0.4])[:, None, None] + y[:, None, None, None]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    assert names(model, F.cross_entropy, x[:128], y[:128], change(x[128:])) == alarms
+
+
+@pytest.mark.parametrize(
+    ("column", "loss", "answer", "alarms"),
+    [
+        (0, lambda out, y: F.mse_loss(out[:, 0], y), lambda x: x[:, 0] + 0.1 * torch.randn(len(x)), []),
+        (3, lambda out, y: F.mse_loss(out[:, 0], y), lambda x: x[:, 3], ["answer_among_inputs"]),
+        (3, lambda out, y: F.mse_loss(out, y), lambda x: x[:, 3:4], ["answer_among_inputs"]),
+        (3, lambda out, y: F.mse_loss(out, y), lambda x: x[:, 2:6], []),  # what an autoencoder does
+        (5, F.cross_entropy, lambda x: x[:, 5].long(), ["answer_among_inputs"]),
+    ],
+)
+def test_the_answer_is_not_among_the_inputs(column: int, loss: Callable, answer: Callable, alarms: list[str]) -> None:
+    x = torch.randn(192, 12)
+    x[:, 5] = torch.randint(4, (192,)).float()
+    assert names(dense(), loss, x, answer(x)) == alarms
+
+
+@pytest.mark.parametrize(("ignored", "alarms"), [(-100, []), (2, ["class_ignored"]), (0, ["class_ignored"])])
+def test_a_class_of_the_model_counts(ignored: int, alarms: list[str]) -> None:
+    x, y = clouds(192)
+    assert names(dense(), lambda out, y: F.cross_entropy(out, y, ignore_index=ignored), x, y) == alarms
+
+
+@pytest.mark.parametrize(
+    ("change", "alarms"), [(lambda x: x, []), (lambda x: 5 * x, ["validation_differs"]), (lambda x: x + 4, [])]
+)
+def test_a_series_may_go_on_elsewhere_and_is_prepared_alike(change: Callable, alarms: list[str]) -> None:
+    """Windows that do not overlap, of a series with a trend: the years to come lie higher."""
+    time = torch.arange(1700.0)
+    series = (time / 5).sin() + 0.1 * torch.randn(1700)
+    windows = series.unfold(0, 10, 10)  # [170, 10]
+    later = change(windows[128:])
+    assert names(dense(9, 1), F.mse_loss, windows[:128, :9], windows[:128, 9:], later[:, :9]) == alarms
+
+
+def test_rows_of_a_few_whole_numbers_are_alike_by_chance() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(4, 6), nn.Linear(26, 2)
+
+        def forward(self, kinds: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cat([self.embed(kinds).flatten(1), numbers], dim=1))
+
+    kinds, numbers, y = torch.randint(4, (256, 4)), torch.randn(256, 2), torch.randint(2, (256,))
+    model = Table()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def found(validated: slice) -> list[str]:
+        with SanityProbe(model, optimizer) as probe:
+            for rows in torch.arange(192).split(32):
+                optimizer.zero_grad()
+                F.cross_entropy(model(kinds[rows], numbers[rows]), y[rows]).backward()
+                optimizer.step()
+            with torch.no_grad():
+                model(kinds[validated], numbers[validated])
+        return [alarm.name for alarm in probe.alarms()]
+
+    assert found(slice(192, 256)) == []
+    assert found(slice(160, 256)) == ["validated_on_training_data"]
+
+
+@pytest.mark.parametrize(("part", "alarms"), [(True, []), (False, ["validated_on_training_data"])])
+def test_features_of_training_samples_are_no_validation(part: bool, alarms: list[str]) -> None:
+    x, y = clouds(256)
+    model = dense()
+    look = model[:2] if part else model
+    assert names(model, F.cross_entropy, x[:192], y[:192], x[150:], look) == alarms

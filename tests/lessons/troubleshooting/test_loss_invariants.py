@@ -1,0 +1,119 @@
+"""Sizes and sums of losses: each misuse raises its alarm, and what is right raises none."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.lessons.troubleshooting.makers import from_directions, maker
+from torchcourse.tools.bench.programs import clouds, dense
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def names(model: nn.Module, loss_of: Loss, steps: int = 6) -> list[str]:
+    torch.manual_seed(0)
+    x, y = clouds(steps * 32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with SanityProbe(model, optimizer) as probe:
+        for xb, yb in zip(x.split(32), y.split(32), strict=True):
+            optimizer.zero_grad()
+            loss_of(model(xb), yb).backward()
+            optimizer.step()
+    return [alarm.name for alarm in probe.alarms()]
+
+
+class Angles(nn.Module):
+    """Cosines between a sample's direction and that of each class, times `scale`, with a margin for the right class."""
+
+    def __init__(self, scale: float, margin: float = 0.0) -> None:
+        super().__init__()
+        self.body, self.classes = nn.Linear(12, 8), nn.Parameter(torch.randn(4, 8))
+        self.scale, self.margin = scale, margin
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        cosines = F.normalize(self.body(x)) @ F.normalize(self.classes).T
+        return cosines if self.scale == 1 else self.scale * cosines
+
+    def loss(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scores - self.margin * F.one_hot(labels, 4), labels)
+
+
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (lambda: Angles(16.0), []),
+        (lambda: Angles(16.0, margin=8.0), []),  # its first loss is far above log(4), as it is meant to be
+        (lambda: Angles(1.0), ["cosines_unscaled"]),
+    ],
+)
+def test_cosines_have_a_size(model: Callable[[], Angles], alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    made = model()
+    assert names(made, made.loss if made.margin else F.cross_entropy) == alarms
+
+
+def test_scores_that_start_sure_and_wrong_are_said_where_they_are_no_directions() -> None:
+    assert names(dense(), lambda out, y: F.cross_entropy(out - 8 * F.one_hot(y, 4), y)) == ["first_loss"]
+
+
+def test_what_made_scores_is_read_past_what_arranges_and_cuts() -> None:
+    x, layer = torch.randn(4, 6, requires_grad=True), nn.Linear(6, 3)
+    assert maker(layer(x).clamp(0, 1).view(-1)) == "Addmm"
+    assert maker(layer(x).sigmoid().clamp(0.01, 0.99)) == "Sigmoid"
+    assert from_directions(4 * F.normalize(x) @ F.normalize(layer.weight).T)
+    assert not from_directions(F.normalize(x) @ layer.weight.T)
+    assert not from_directions(x.sum())
+
+
+@pytest.mark.parametrize(
+    ("loss", "alarms"),
+    [
+        (lambda out, y: F.binary_cross_entropy(out.sigmoid().clamp(1e-6, 1 - 1e-6), F.one_hot(y, 4).float()), []),
+        (lambda out, y: F.binary_cross_entropy(F.hardsigmoid(out), F.one_hot(y, 4).float()), []),
+        (lambda out, y: F.binary_cross_entropy(out.clamp(1e-6, 1 - 1e-6), F.one_hot(y, 4).float()), ["no_sigmoid"]),
+    ],
+)
+def test_a_logistic_loss_without_a_sigmoid_gets_probabilities(loss: Loss, alarms: list[str]) -> None:
+    assert names(dense(), loss) == alarms
+
+
+@pytest.mark.parametrize(
+    ("loss", "alarms"),
+    [
+        (lambda out, y: F.mse_loss(out[:, 0], y.float()), []),
+        (lambda out, y: F.l1_loss(out[:, 0], 3e4 * y + 1e5), ["targets_far_away"]),
+        (lambda out, y: F.l1_loss(out[:, 0] + 1e5, 3e4 * y + 1e5), []),
+    ],
+)
+def test_outputs_come_near_the_targets(loss: Loss, alarms: list[str]) -> None:
+    assert names(dense(), loss, steps=16) == alarms
+
+
+@pytest.mark.parametrize(("again", "alarms"), [("each", []), ("once", []), ("both", []), ("sum", ["backward_again"])])
+def test_each_loss_goes_backward_once(again: str, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = dense(), clouds(8 * 32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with SanityProbe(model, optimizer) as probe:
+        for xs, ys in zip(x.split(64), y.split(64), strict=True):
+            total: torch.Tensor | float = 0.0
+            optimizer.zero_grad()
+            for xb, yb in zip(xs.split(32), ys.split(32), strict=True):
+                out = model(xb)
+                loss = F.cross_entropy(out, yb) / 2
+                total = total + loss
+                if again == "both":  # two losses of the same outputs, one after the other
+                    loss.backward(retain_graph=True)
+                    out.square().mean().backward()
+                elif again != "once":
+                    (loss if again == "each" else total).backward(retain_graph=again == "sum")
+            if again == "once":
+                total.backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+    assert math.isfinite(float(total))

@@ -1,0 +1,103 @@
+"""Schedules, decay and sampling: each misuse raises its alarm, and what is right raises none."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+from torchcourse.tools.bench.programs import clouds, dense
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def names(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    after_step: Callable[[], object] = int,
+    after_epoch: Callable[[int, float], object] = lambda epoch, share: None,
+    sampler: Callable[[torch.Tensor], WeightedRandomSampler | None] = lambda labels: None,
+) -> list[str]:
+    """Train for four epochs of 5 steps, with a validation after each."""
+    x, y = clouds(200)
+    loader = DataLoader(TensorDataset(x[:160], y[:160]), 32, sampler=sampler(y[:160]))
+    with SanityProbe(model, optimizer) as probe:
+        for epoch in range(4):
+            for xb, yb in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb), yb).backward()
+                optimizer.step()
+                after_step()
+            with torch.no_grad():
+                share = (model(x[160:]).argmax(1) == y[160:]).float().mean().item()
+            after_epoch(epoch, share)
+    return [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize(("length", "alarms"), [(20, ["schedule_anew"]), (5, []), (6, [])])
+def test_a_schedule_is_not_left_before_its_end(length: int, alarms: list[str]) -> None:
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedules: list[LRScheduler] = []
+
+    def begin(epoch: int = -1, share: float = 0.0) -> None:
+        optimizer.param_groups[0]["lr"] = 0.05
+        schedules.append(CosineAnnealingLR(optimizer, length, eta_min=0.01))
+
+    begin()
+    assert names(model, optimizer, lambda: schedules[-1].step(), begin) == alarms
+
+
+@pytest.mark.parametrize(("other", "alarms"), [(False, []), (True, ["schedule_of_another"])])
+def test_a_schedule_belongs_to_the_optimizer_that_steps(other: bool, alarms: list[str]) -> None:
+    model = dense()
+    optimizer, replaced = (torch.optim.SGD(model.parameters(), lr=0.05) for _ in range(2))
+    schedule = StepLR(replaced if other else optimizer, 1, gamma=0.7)
+    assert names(model, optimizer, after_epoch=lambda epoch, share: schedule.step()) == alarms
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "alarms"),
+    [
+        ("max", lambda epoch, share: (15 + 5 * epoch) / 40, []),
+        ("min", lambda epoch, share: (15 + 5 * epoch) / 40, ["waits_for_less"]),
+        ("min", lambda epoch, share: 100 * (15 + 5 * epoch) / 40, ["waits_for_less"]),
+        ("min", lambda epoch, share: 0.401 + 0.053 * epoch, []),  # a loss, of a model that learns by heart
+        ("min", lambda epoch, share: (35 - 5 * epoch) / 40, []),  # a share of errors
+    ],
+)
+def test_a_schedule_waits_for_what_is_better(mode: str, told: Callable[[int, float], float], alarms: list) -> None:
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    schedule = ReduceLROnPlateau(optimizer, mode, patience=0, factor=0.5)
+    assert names(model, optimizer, after_epoch=lambda epoch, share: schedule.step(told(epoch, share))) == alarms
+
+
+@pytest.mark.parametrize(
+    ("matrices", "others", "alarms"), [(0.1, 0.0, []), (0.1, 0.1, []), (0.0, 0.0, []), (0.0, 0.1, ["decay_swapped"])]
+)
+def test_the_matrices_decay(matrices: float, others: float, alarms: list[str]) -> None:
+    model = dense(12, 4, nn.LayerNorm(24))
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": matrices},
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": others},
+    ]
+    assert names(model, torch.optim.AdamW(groups, lr=1e-3)) == alarms
+
+
+@pytest.mark.parametrize(("per_class", "alarms"), [(False, []), (True, ["few_are_sampled"])])
+def test_a_sampler_has_a_weight_for_each_sample(per_class: bool, alarms: list[str]) -> None:
+    def sampler(labels: torch.Tensor) -> WeightedRandomSampler:
+        weights = 1 / torch.bincount(labels)
+        return WeightedRandomSampler((weights if per_class else weights[labels]).tolist(), len(labels))
+
+    model = dense()
+    found = names(model, torch.optim.SGD(model.parameters(), lr=0.01), sampler=sampler)
+    assert [name for name in found if name == "few_are_sampled"] == alarms

@@ -1,0 +1,210 @@
+"""Padding, attention and recurrences: each misuse raises its alarm, and what is right raises none."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from torchcourse.lessons.troubleshooting.invariants import SanityProbe
+
+SIZE = 8
+
+
+def padded(samples: int = 96, length: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Words 2 to 9, in sentences of different lengths that 0 fills up; whether more of them are even than odd."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(2, 10, (samples, length), generator=generator)
+    lengths = torch.randint(3, length + 1, (samples,), generator=generator)
+    words[torch.arange(length) >= lengths[:, None]] = 0
+    return words, lengths, ((words % 2 == 1).sum(1) > lengths / 2).long()
+
+
+def names(model: nn.Module, steps: int = 6) -> list[str]:
+    words, lengths, labels = padded()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(96).split(96 // steps):
+            optimizer.zero_grad()
+            F.cross_entropy(model(words[rows], lengths[rows]), labels[rows]).backward()
+            optimizer.step()
+    return [alarm.name for alarm in probe.alarms()]
+
+
+class Reader(nn.Module):
+    def __init__(self, padding: int = 0) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(10, SIZE, padding_idx=padding), nn.Linear(SIZE, 2)
+
+    def mean(self, states: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        kept = (words > 0)[..., None]
+        return self.head((states * kept).sum(1) / kept.sum(1))
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return self.mean(self.embed(words), words)
+
+
+class Attending(Reader):
+    """Attention by hand, with two heads; `weigh` makes weights of scores [N, 2, T, T], `add` sums the values."""
+
+    def __init__(self, weigh: Callable, add: Callable = torch.matmul, mask_of: Callable = torch.logical_not) -> None:
+        super().__init__()
+        self.project, self.weigh, self.add, self.mask_of = nn.Linear(SIZE, 3 * SIZE), weigh, add, mask_of
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        parts = self.project(self.embed(words)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(2, (2, -1)).transpose(1, 2) for part in parts)
+        scores = (q @ k.transpose(2, 3)).masked_fill(self.mask_of(words > 0)[:, None, None], -math.inf)
+        states = self.add(self.weigh(scores), v)
+        return self.mean(torch.nan_to_num(states).transpose(1, 2).flatten(2), words)
+
+
+def by_einsum(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("bhqk,bhkd->bhqd", weights, values)
+
+
+def in_other_order(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return (values.transpose(2, 3) @ weights.transpose(2, 3)).transpose(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (lambda: Attending(lambda s: s.softmax(-1)), []),
+        (lambda: Attending(lambda s: F.dropout(F.softmax(s, dim=3), 0.1, training=False)), []),
+        (lambda: Attending(lambda s: s.softmax(-1), by_einsum), []),
+        (lambda: Attending(lambda s: s.softmax(-1), in_other_order), []),
+        (lambda: Attending(lambda s: s.relu().softmax(1)), ["softmax_over_other_axis"]),
+        (lambda: Attending(lambda s: torch.softmax(s.relu(), dim=2)), ["softmax_over_other_axis"]),
+        (lambda: Attending(lambda s: s.relu().softmax(1), by_einsum), ["softmax_over_other_axis"]),
+        (lambda: Attending(lambda s: s.relu().softmax(2), in_other_order), ["softmax_over_other_axis"]),
+    ],
+)
+def test_the_weights_of_attention_add_up_to_1_over_what_is_summed(model: Callable, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert names(model()) == alarms
+
+
+class Pooling(Reader):
+    """Each word is shared out among 4 groups, which are then averaged: softmax over groups, sum over words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.share = nn.Linear(SIZE, 4)
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        states = self.embed(words)
+        return self.head((self.share(states).softmax(-1).transpose(1, 2) @ states).mean(1) / lengths[:, None])
+
+
+def test_places_that_are_shared_out_among_groups_raise_no_alarm() -> None:
+    torch.manual_seed(0)
+    assert names(Pooling()) == []
+
+
+class Layer(Reader):
+    """PyTorch's layer; `mask_of` makes its mask of where words are."""
+
+    def __init__(self, mask_of: Callable) -> None:
+        super().__init__()
+        self.layer, self.mask_of = nn.TransformerEncoderLayer(SIZE, 2, SIZE, 0.0, batch_first=True), mask_of
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        states = self.layer(self.embed(words), src_key_padding_mask=self.mask_of(words > 0))
+        return self.mean(torch.nan_to_num(states), words)
+
+
+class Fused(Attending):
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.project(self.embed(words))[:, None].chunk(3, dim=-1)
+        mask = self.mask_of(words > 0)[:, None, None]
+        return self.mean(torch.nan_to_num(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))[:, 0], words)
+
+
+def as_it_is(where: torch.Tensor) -> torch.Tensor:
+    return where
+
+
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (lambda: Layer(torch.logical_not), []),
+        (lambda: Layer(as_it_is), ["mask_inverted"]),
+        (lambda: Attending(lambda s: s.softmax(-1), mask_of=as_it_is), ["mask_inverted"]),
+        (lambda: Fused(as_it_is, mask_of=as_it_is), []),
+        (lambda: Fused(as_it_is, mask_of=torch.logical_not), ["mask_inverted"]),
+    ],
+)
+def test_a_mask_leaves_out_the_padding(model: Callable, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert [name for name in names(model()) if name == "mask_inverted"] == alarms
+
+
+@pytest.mark.parametrize(("padding", "alarms"), [(0, []), (1, []), (3, ["padding_is_a_word"])])
+def test_the_padding_of_an_embedding_is_no_word(padding: int, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert names(Reader(padding)) == alarms
+
+
+class Recurrent(Reader):
+    def __init__(self, read: Callable) -> None:
+        super().__init__()
+        self.cell, self.read = nn.GRU(SIZE, SIZE, batch_first=True), read
+
+    def forward(self, words: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return self.head(self.read(self, self.embed(words), lengths))
+
+
+def packed(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False))[1][0]
+
+
+def at_own_length(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(states)[0][torch.arange(len(lengths)), lengths - 1]
+
+
+def last_step(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(states)[0][:, -1]
+
+
+def last_state(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(states)[1][0]
+
+
+@pytest.mark.parametrize(
+    ("read", "alarms"),
+    [(packed, []), (at_own_length, []), (last_step, ["state_after_padding"]), (last_state, ["state_after_padding"])],
+)
+def test_the_state_after_the_last_word_is_read(read: Callable, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert names(Recurrent(read)) == alarms
+
+
+class Carrying(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head, self.state = nn.Embedding(20, SIZE), nn.Linear(SIZE, 20), None
+        self.cell = nn.GRU(SIZE, SIZE, batch_first=True)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        states, state = self.cell(self.embed(words), self.state)
+        self.state = state.detach()
+        return self.head(states)
+
+
+@pytest.mark.parametrize(("mixed", "alarms"), [(False, []), (True, ["state_of_others"])])
+def test_a_state_is_carried_within_one_text(mixed: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    text = ((torch.arange(8 * 61).view(8, 61) * 7) % 19) + (torch.rand(8, 61) < 0.2).long()
+    model = Carrying()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for start in torch.randperm(6) if mixed else range(6):
+            rows = text[:, 10 * start : 10 * start + 11]
+            optimizer.zero_grad()
+            F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
