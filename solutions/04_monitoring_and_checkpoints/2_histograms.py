@@ -493,6 +493,7 @@ def weakest_gradient(run):
     )
 
 
+# %%
 for name, run in longer.items():
     first, last = growth(run)
     gap = run.scalars["loss/val"][1][-1] - run.scalars["loss/train"][1][-1]

@@ -54,6 +54,7 @@ from torchcourse.quiz import outcome, predict
 from torchcourse.ranks import run_ranks
 
 
+# %%
 def fresh(folder):
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run of this notebook
     return folder
