@@ -34,11 +34,6 @@ def to_inline(text: str) -> str:
     return _inline(" ".join(text.split()), html.escape, lambda code: f"<code>{html.escape(code)}</code>")
 
 
-def to_label(text: str) -> str:
-    """Return HTML for the label of a widget, which ipywidgets 8 reads as Markdown once more."""
-    return re.sub(r"[*`\[\]\\]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", _entity, to_inline(text))
-
-
 def to_markdown(text: str) -> str:
     """Return Markdown for a notebook cell, in which only what this module knows has a meaning."""
     parts = []
@@ -101,10 +96,6 @@ def _stars(tag: str, inner: str, before: str, after: str) -> str:
     closes = inner[-1].isalnum() or not after.isalnum()
     stars = "**" if tag == "strong" else "*"
     return f"{stars}{inner}{stars}" if opens and closes else f"<{tag}>{inner}</{tag}>"
-
-
-def _entity(match: re.Match) -> str:
-    return f"&#{ord(match[0])};"
 
 
 def _escape_markdown(text: str) -> str:

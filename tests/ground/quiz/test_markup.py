@@ -32,7 +32,7 @@ def test_the_four_forms() -> None:
     ["<script>alert(1)</script>", "`</code><b>`", "**<i>**", "a & b &lt; c", "\"quoted\" 'text'", "<img onerror=x>"],
 )
 def test_tags_are_shown_and_not_obeyed(text: str) -> None:
-    for form in (markup.to_html, markup.to_inline, markup.to_label):
+    for form in (markup.to_html, markup.to_inline):
         tags = set(re.findall(r"<(\w+)", form(text)))
         assert tags <= {"p", "code", "strong", "em"}
     assert shown(markup.to_inline(text)) == shown_source(text)
@@ -47,11 +47,6 @@ def test_markdown_shows_what_html_shows(text: str) -> None:
     ours = shown(markup.to_html(text))
     rendered = MarkdownIt("commonmark").render(markup.to_markdown(text))
     assert shown(rendered) == ours
-
-
-@given(st.text(alphabet=st.sampled_from("ab 가*_`<>&[]\\"), max_size=20))
-def test_a_label_that_is_read_as_markdown_again_shows_the_same(text: str) -> None:
-    assert shown(MarkdownIt("commonmark").renderInline(markup.to_label(text))) == shown(markup.to_inline(text))
 
 
 def test_one_line() -> None:
