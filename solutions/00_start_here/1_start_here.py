@@ -343,7 +343,7 @@ checked = check.accuracy_of(accuracy_of, points=1)
 from torchcourse.checks.values import judged
 
 assert accuracy_of(torch.eye(4) - 5, torch.tensor([0, 1, 2, 0])) == 0.75
-assert isinstance(accuracy_of(torch.eye(3), torch.tensor([1, 2, 0])), float)
+assert not isinstance(accuracy_of(torch.eye(3), torch.tensor([1, 2, 0])), torch.Tensor)
 
 
 @judged(accuracy_of)

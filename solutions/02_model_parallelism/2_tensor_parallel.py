@@ -1114,7 +1114,7 @@ for _ranks, _tensor in ((6, 3), (16, 4), (1, 1)):
     _used = {}
     for _step in range(9):
         for _rank in range(_ranks):
-            _inner, _outer = dropout_seeds(_step, _rank, _ranks, _tensor)
+            _inner, _outer = map(int, dropout_seeds(_step, _rank, _ranks, _tensor))
             assert _used.setdefault(_inner, (_step, _rank, "inner")) == (
                 _step,
                 _rank,

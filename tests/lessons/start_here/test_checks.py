@@ -140,6 +140,10 @@ WRONG_ACCURACIES = {
         (lambda logits, labels: ((logits > 0.5) == labels).float().mean().item(), "wrong_value"),
         (lambda logits, labels: (logits.abs().argmax(1) == labels).float().mean().item(), "wrong_value"),
         (lambda logits, labels: (logits.argmax() == labels).float().mean().item(), "wrong_value"),
+        (
+            lambda logits, labels: (logits.argmax(1) == labels).sum(dtype=torch.uint8).item() / len(labels),
+            "wrong_value",
+        ),
         (lambda logits, labels: f"{by_argmax(logits, labels)}", "no_number"),
         (lambda logits, labels: by_argmax(logits.sub_(logits.max()), labels), "inputs_changed"),
     ],
@@ -270,6 +274,10 @@ WRONG_STEPS += [
 ]
 
 
+def test_a_count_of_one_is_no_plural():
+    assert "backward ran once and step ran 2 times" in checks.training_step(steps(*RIGHT, "step")).message
+
+
 def test_a_different_optimizer_that_moved_the_weights_is_said():
     assert "something else moved them" in checks.training_step(own_optimizer).message
 
@@ -290,7 +298,7 @@ def test_any_order_that_trains_passes(right):
     assert answer.state == "right", answer.message
 
 
-@pytest.mark.parametrize(("symptom", "wrong"), [*WRONG_STEPS, ("wrong_value", sums_the_loss)])
+@pytest.mark.parametrize(("symptom", "wrong"), [*WRONG_STEPS, ("wrong_length", sums_the_loss)])
 def test_a_step_that_goes_astray_is_told_where(symptom, wrong):
     answer = checks.training_step(wrong)
     assert (answer.state, answer.symptom) == ("wrong", symptom), answer.message

@@ -21,7 +21,8 @@ def by_hand(model, tensor, pipeline, data, stage, micro_batches, again, *, share
     of_a_token = model.sequence * model.width / tensor
     in_flight = wrong.get("in_flight", min)(pipeline, micro_batches)
     layers = wrong.get("layers", lambda count, p: count / p)(model.layers, pipeline)
-    kept, working = (2, wrong.get("working", 32)) if again and not wrong.get("keeps_all") else (34, 0)
+    whole = wrong.get("keeps", 34)  # bytes that a layer keeps, per token and number of the width
+    kept, working = (2, wrong.get("working", 32)) if again and not wrong.get("keeps_all") else (whole, 0)
     working *= wrong.get("inside", lambda layers, p, m: 1)(model.layers, pipeline, micro_batches)
     return *numbers, of_a_token * (kept * layers * in_flight + working) * wrong.get("times", lambda t: 1)(tensor)
 
@@ -64,6 +65,11 @@ def test_gpu_bytes_accepts(answer):
         ({"share": lambda t, p, d: t}, "pipeline_ignored"),
         ({"share": lambda t, p, d: t * p * d, "ranks": lambda t, p, d: 1}, "data_divides_all"),
         ({"ranks": lambda t, p, d: t * p * d}, "shared_over_all"),
+        ({"ranks": lambda t, p, d: p}, "shared_over_others"),
+        ({"ranks": lambda t, p, d: t * d}, "shared_over_others"),
+        ({"each": (2e-9, 2e-9, 12e-9)}, "unit"),
+        ({"each": (2, 12, 2)}, "order"),
+        ({"keeps": 32, "working": 30}, "dropout_forgotten"),
         ({"share": lambda t, p, d: 1, "ranks": lambda t, p, d: t * p * d}, "divided_by_zero_only"),
         ({"first": (4, 4, 4)}, "not_shared"),
         ({"first": (3, 1, 1)}, "shared_too_early"),
@@ -125,6 +131,24 @@ def test_gpu_bytes_names_what_was_counted_in_place_of_what_was_asked(answer, sym
     refused(check.gpu_bytes(answer), symptom)
 
 
+def only_the_parameters_over_all(*case):
+    """ZeRO over all GPUs, for the parameters alone."""
+    _, tensor, pipeline, _, stage, *_ = case
+    parameters, *rest = by_hand(*case)
+    return parameters / (tensor * pipeline if stage == 3 else 1), *rest
+
+
+def test_gpu_bytes_says_by_how_many_zero_divided():
+    verdict = check.gpu_bytes(only_the_parameters_over_all)
+    refused(verdict, "shared_over_others")
+    assert "by 120" in verdict.message  # tensor 4 × pipeline 6 × data 5
+
+
+def test_one_micro_batch_and_one_piece_are_no_plural():
+    assert "1 micro-batch, " in check.gpu_bytes(lambda *case: (1, 1, 1, 1)).message
+    assert "1 piece, " in check.step_seconds(lambda *case: (1, 1)).message
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_gpu_bytes_names_the_inside_only_where_layers_are_computed_again(again):
     verdict = check.gpu_bytes(lambda *case: by_hand(*case, times=lambda t: 0.7 if case[-1] == again else 1))
@@ -182,6 +206,7 @@ def test_utilisations_accepts(answer):
         (lambda *case: shares(*case, scale=1.1), "wrong_mfu"),
         (lambda *case: shares(*case, extra=2), "wrong_hfu"),
         (scores_not_again, "scores_not_again"),
+        (lambda *case: scores_not_again(*case)[1:] * 2, "recomputation_counts"),
         (lambda *case: shares(*case)[0], "wrong_type"),
     ],
 )
@@ -229,6 +254,7 @@ def test_step_seconds_accepts(answer):
         (step_with(lambda c, t, p, m, v, d: (p - 1) * (c + t)), "whole_step_per_rank"),
         (step_with(lambda c, t, p, m, v, d: (p - 1) / (v * m) * (c + t + d)), "data_in_the_bubble"),
         (step_with(lambda c, t, p, m, v, d: 0.5), "wrong_bubble"),
+        (lambda *case: (step(*case)[0] / step(*case)[1], step(*case)[1]), "share_returned"),
         (lambda *case: (step(*case)[0], step(*case)[1] - case[-1]), "data_forgotten"),
         (lambda *case: (step(*case)[0], 1.0), "wrong_total"),
         (lambda *case: step(*case)[1], "wrong_type"),

@@ -81,6 +81,18 @@ def no_backward(stage, x, y, between):
     return loss.detach()
 
 
+def into_between(stage, x, y, between):
+    """Rank 1 receives into the tensor that only shows a shape, and makes a leaf of it: right once."""
+    if dist.get_rank() == 0:
+        return split(stage, x, y, between)
+    between.requires_grad_(False)
+    dist.recv(between, 0)
+    loss = F.cross_entropy(stage(between.requires_grad_()), y)
+    loss.backward()
+    dist.send(between.grad, 0)
+    return loss.detach()
+
+
 def without_a_gradient(stage, x, y, between):
     if dist.get_rank() == 0:
         border = stage(x)
@@ -152,6 +164,8 @@ def test_split_step_accepts(answer):
         (backward_twice, "twice"),
         (both_listen, "hang"),
         (one_leaves, "left_alone"),
+        (into_between, "wrong_size_on_rank_0"),
+        (lambda stage, *given: split(stage.eval(), *given), "mode_left_changed"),
     ],
 )
 def test_split_step_refuses(answer, symptom):
@@ -284,6 +298,30 @@ def cleared(stage, inputs, between):
     borders[-1].backward(receive(between, 1))
 
 
+def cleared_early(stage, inputs, between):
+    borders = []
+    for k, x in enumerate(inputs):
+        stage.zero_grad()
+        borders.append(stage(x))
+        dist.send(borders[k].detach(), 1)
+        if k:
+            borders[k - 1].backward(receive(between, 1))
+    borders[-1].backward(receive(between, 1))
+
+
+def of_ones(stage, inputs, between):
+    one_ahead(stage, inputs, between)
+    stage.zero_grad()
+    for x in inputs:
+        stage(x).sum().backward()
+
+
+def turned_round(stage, inputs, between):
+    one_ahead(stage, inputs, between)
+    for parameter in stage.parameters():
+        parameter.grad *= -1
+
+
 def never_backward(stage, inputs, between):
     for k, x in enumerate(inputs):
         dist.send(stage(x).detach(), 1)
@@ -314,6 +352,10 @@ def test_repaired_step_accepts(loop):
         (multiplied, "multiplied"),
         (never_backward, "no_gradient_on_rank_0"),
         (same_input, "mixed_up"),
+        (cleared_early, "early_ones_lost"),
+        (of_ones, "sum_of_the_border"),
+        (turned_round, "wrong_size_on_rank_0"),
+        (lambda stage, *given: one_ahead(stage.eval(), *given), "mode_left_changed"),
     ],
 )
 def test_repaired_step_refuses(loop, symptom):

@@ -114,7 +114,10 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: column(x, linear, bias=same), "shapes"),
         (lambda x, linear: column(x.detach(), linear), "no_gradient_of_input"),
         (lambda x, linear: column(x, linear, part=lambda w: mine(w.detach())), "no_gradient_of_weight"),
-        (lambda x, linear: column(x, linear, there=lambda x: 2 * x), "wrong_value"),
+        (lambda x, linear: column(x, linear, there=lambda x: 3 * x), "wrong_value"),
+        (lambda x, linear: column(x, linear, there=total), "input_summed"),
+        (lambda x, linear: column(x, linear, back=reduced_to_rank_0), "one_rank_only"),
+        (lambda x, linear: column(x, others_cleared(linear)), "weights_changed"),
         (lambda x, linear: column(x, linear, back=lambda g: total(g) ** 2), "wrong_gradient_of_input"),
         (lambda x, linear: tp.join(column(x, linear))[..., :1], "shape"),
         (lambda x, linear: None, "wrong_type"),
@@ -135,6 +138,20 @@ def test_column_linear_accepts(answer):
 )
 def test_column_linear_refuses(answer, symptom):
     refused(check.column_linear(answer), symptom)
+
+
+def reduced_to_rank_0(tensor):
+    tensor = tensor.clone()
+    dist.reduce(tensor, 0)
+    return tensor
+
+
+def others_cleared(linear):
+    rank, ranks = place()
+    for other in range(ranks):
+        if other != rank:
+            linear.weight.data.chunk(ranks)[other].zero_()
+    return linear
 
 
 def total_in_place(gradient):
@@ -233,6 +250,8 @@ def test_row_linear_accepts(answer):
         (row_of_torch, "gradient_too_large"),
         (lambda part, linear: row(part, linear, back=lambda g: g / place()[1]), "gradient_too_small"),
         (lambda part, linear: row(part, linear, weight=lambda w: w.chunk(place()[1], 1)[0]), "same_part"),
+        (lambda part, linear: row(part, linear, there=reduced_to_rank_0), "one_rank_only"),
+        (lambda part, linear: row(part, others_cleared(linear)), "weights_changed"),
         (lambda part, linear: row(part, linear, weight=mine), "shapes"),
         (row_bare, "outside_autograd"),
         (lambda part, linear: row(part, linear, before=on_rank_0, after=None), "bias_on_one_rank"),

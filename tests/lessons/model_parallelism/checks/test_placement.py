@@ -48,7 +48,8 @@ def test_head_outputs_accepts(answer):
         (strided_heads, "other_heads"),
         (strided_numbers, "torn_heads"),
         (lambda h, w, r, n: torch.arange(3 * w), "too_many"),
-        (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 1, "torn_heads"),
+        (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 1, "counted_from_one"),
+        (lambda h, w, r, n: torch.arange(w).chunk(n)[r].repeat(3), "twice"),
         (lambda h, w, r, n: tp.outputs_of_heads(h, w, r, n) + 3 * w, "no_such_output"),
         (lambda h, w, r, n: slice(0, 8), "wrong_type"),
         (lambda h, w, r, n: [], "some_missing"),
@@ -105,6 +106,17 @@ def test_mesh_groups_refuses(answer, symptom):
     refused(check.mesh_groups(answer), symptom)
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (4, 2)])
+def test_right_tensor_groups_are_never_told_as_wrong(shape):
+    def no_group_of_one(ranks, tensor):
+        groups = mesh(ranks, tensor)
+        return groups if (ranks, tensor) != shape else (groups[0], [])
+
+    verdict = check.mesh_groups(no_group_of_one)
+    refused(verdict, "not_once")
+    assert "one data group" in verdict.message
+
+
 def with_an_error(error):
     def yielded(ranks, tensor):
         yield mesh(ranks, tensor)[0]
@@ -117,7 +129,7 @@ def with_an_error(error):
 def test_an_error_in_a_generator_of_groups_is_the_learners_own(error):
     checked = check.mesh_groups(with_an_error(error))
     assert checked.symptom == f"raised_{type(error).__name__}"
-    assert checked.message.endswith("raise error")
+    assert "raise error" in checked.message
 
 
 def test_the_output_that_does_not_exist_is_named():

@@ -111,6 +111,7 @@ def test_repaired_accepts(answer):
             ),
             "slow",
         ),
+        (lambda m, c, layout: as_in_the_notebook(m, c, replace(layout, batch=256)), "other_batch"),
         (lambda m, c, layout: None, "wrong_type"),
     ],
 )

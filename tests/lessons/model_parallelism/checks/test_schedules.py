@@ -37,6 +37,9 @@ def test_bubble_accepts(answer):
         (lambda p, m, v=1: p / (v * m + p), "all_ranks_counted"),
         (lambda p, m, v=1: (v * p - 1) / (m + v * p - 1), "pieces_count_as_ranks"),
         (lambda p, m, v=1: (m - 1) / (v * p + m - 1), "exchanged"),
+        (lambda p, m, v=1: (v * p - 1) / (v * m + v * p - 1), "pieces_count_as_ranks"),
+        (lambda p, m, v=1: (p - 1) // (v * m + p - 1), "whole_numbers"),
+        (lambda p, m, v=1: max(p - v, 0) / (m + max(p - v, 0)), "wrong_value"),  # one case is all_ranks_counted's
         (lambda p, m, v=1: v * (p - 1) / (m + v * (p - 1)), "pieces_multiply_waiting"),
         (lambda p, m, v=1: 2 * (p - 1) / (v * m + 2 * (p - 1)), "waiting_twice"),
         (lambda p, m, v: (p - 1) / (v * m + p - 1), "raised_TypeError"),

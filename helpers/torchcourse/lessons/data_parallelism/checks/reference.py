@@ -18,7 +18,7 @@ TWO_RANKS_ONLY = "Right on 2 ranks, wrong on 3. Which number in your code is tru
 NOTHING_CAME = "nothing came from the other ranks, or not before you went on (async_op: wait for it)."
 
 EVALUATING = (
-    "the weights are right for this model, but you train it in evaluation mode. A model with dropout or BatchNorm "
+    "the result is right for this model, but you train it in evaluation mode. A model with dropout or BatchNorm "
     "would then train in a different way. Leave the mode as it is."
 )
 

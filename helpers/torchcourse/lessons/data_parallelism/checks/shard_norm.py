@@ -66,6 +66,23 @@ def _judge_large(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms:
 
 
 def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own: list[float], whole: float) -> None:
+    refuse_known(list(after), _known_factors(before, own, whole), _CLOSE)
+    length = math.sqrt(sum(_norm(gradients) ** 2 for gradients in after))
+    if same(list(after), _scaled(before, [length / whole] * len(before)), _CLOSE):
+        raise Wrong(
+            "wrong_factor",
+            f"All gradients are multiplied by the same factor, {length / whole:.4f}, as if the norm were "
+            f"{_MAX_NORM * whole / length:.4f}. The norm is {whole:.4f}, the root of the sum of all squares.",
+        )
+    raise Wrong(
+        "wrong_value",
+        f"The gradient had the length {whole:.3f}. With max_norm {_MAX_NORM}, it has {length:.3f} after your function. "
+        "Is every shard multiplied, once, by the same factor?",
+    )
+
+
+def _known_factors(before: tuple[Tensors, ...], own: list[float], whole: float) -> dict[str, tuple[list[Tensors], str]]:
+    """Return what known mistakes leave of the gradients `before`; `own`: the norm of each rank's shards."""
     n = len(before)
 
     def by(*norms: float) -> list[Tensors]:
@@ -73,7 +90,7 @@ def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own
 
     each = [[_norm([gradient]) for gradient in gradients] for gradients in before]
     columns = [math.sqrt(sum(norm**2 for norm in column)) for column in zip(*each, strict=True)]
-    known = {
+    return {
         "own_norm": (
             by(*own),
             f"Each rank clips by the norm of its own shards ({', '.join(f'{norm:.2f}' for norm in own)}), so their "
@@ -122,19 +139,6 @@ def _refuse_factors(before: tuple[Tensors, ...], after: tuple[Tensors, ...], own
             "Your gradients have the length 1. They are to have the length max_norm.",
         ),
     }
-    refuse_known(list(after), known, _CLOSE)
-    length = math.sqrt(sum(_norm(gradients) ** 2 for gradients in after))
-    if same(list(after), _scaled(before, [length / whole] * n), _CLOSE):
-        raise Wrong(
-            "wrong_factor",
-            f"All gradients are multiplied by the same factor, {length / whole:.4f}, as if the norm were "
-            f"{_MAX_NORM * whole / length:.4f}. The norm is {whole:.4f}, the root of the sum of all squares.",
-        )
-    raise Wrong(
-        "wrong_value",
-        f"The gradient had the length {whole:.3f}. With max_norm {_MAX_NORM}, it has {length:.3f} after your function. "
-        "Is every shard multiplied, once, by the same factor?",
-    )
 
 
 def _judge_small(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms: tuple[Any, ...]) -> None:

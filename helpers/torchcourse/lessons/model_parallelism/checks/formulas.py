@@ -59,7 +59,7 @@ def _case_name(case: tuple) -> str:
     model, tensor, pipeline, data, stage, micro_batches, again = case
     return (
         f"{model.name}, tensor {tensor} × pipeline {pipeline} × data {data}, ZeRO {stage}, "
-        f"{micro_batches} micro-batches, layers {'' if again else 'not '}computed again: "
+        f"{micro_batches} micro-batch{'es' * (micro_batches > 1)}, layers {'' if again else 'not '}computed again: "
     )
 
 
@@ -80,8 +80,16 @@ def _judge_states(given: list[float], case: tuple) -> None:
     with_embeddings = "`model.parameters` counts the embeddings, too. Here all parameters are in the layers."
     known = {"embeddings_counted": (_states(model.parameters / ranks, data, stage), with_embeddings)}
     refuse_known(given, known, _CLOSE, where=where)
+    if same(sorted(given), sorted(right), _CLOSE):
+        raise Wrong("order", f"{where}the right numbers in a different order: parameters, gradients, optimizer.")
     if (tensor, pipeline, data) == (1, 1, 1):
         each = ", ".join(f"{part / own:.3g}" for part in given)
+        if given[0] and same([part / given[0] for part in given], [part / right[0] for part in right], _CLOSE):
+            raise Wrong(
+                "unit",
+                f"{where}you count {each} bytes per parameter. The parts are right to one another: in which unit are "
+                "they? Return bytes.",
+            )
         raise Wrong(
             "bytes_per_parameter",
             f"{where}you count {each} bytes per parameter. Mixed precision with Adam keeps 2 for the weight, 2 for its "
@@ -114,13 +122,14 @@ def _judge_states(given: list[float], case: tuple) -> None:
         ),
     }
     refuse_known(given, known, _CLOSE, where=where)
-    _judge_parts(given, right, data, where)
+    _judge_parts(given, right, case)
 
 
-def _judge_parts(given: list[float], right: list[float], data: int, where: str) -> None:
+def _judge_parts(given: list[float], right: list[float], case: tuple) -> None:
     """Raise what is wrong with the first of the three states that is not what it should be."""
-    if same(sorted(given), sorted(right), _CLOSE):
-        raise Wrong("order", f"{where}the right numbers in a different order: parameters, gradients, optimizer.")
+    _, tensor, pipeline, data, stage, *_ = case
+    where = _case_name(case)
+    others = {tensor, pipeline, tensor * pipeline, data * tensor, data * pipeline, data * tensor * pipeline} - {data}
     for name, first, ours, wanted in zip(
         ("parameters", "gradients", "optimizer numbers"), (3, 2, 1), given, right, strict=True
     ):
@@ -131,6 +140,13 @@ def _judge_parts(given: list[float], right: list[float], data: int, where: str) 
             "shared_too_early": (wanted / data, f"the {name} are shared out, but only from stage {first} on."),
         }
         refuse_known(ours, known, _CLOSE, where=where)
+        for ranks in sorted(others) if stage >= first else ():
+            if same(ours, wanted * data / ranks, _CLOSE):
+                raise Wrong(
+                    "shared_over_others",
+                    f"{where}you divide the {name} of a GPU by {ranks}. ZeRO shares out among the ranks that hold the "
+                    "*same* part of the model. How many are these?",
+                )
         raise Wrong(
             "wrong_states",
             f"{where}your {name} are {ours / wanted:.3g} times what they should be. Count the parameters of one GPU "
@@ -187,7 +203,7 @@ def _refuse_recomputation(given: float, case: tuple, inputs: float, inside: floa
     model, tensor, pipeline, _, _, micro_batches, again = case
     layers, in_flight = model.layers / pipeline, min(pipeline, micro_batches)
     kept = inputs if again else inside
-    working = inside - kept
+    working, dry = inside - kept, inside * 32 / 34
     known = {
         "working_forgotten": (
             kept * layers * in_flight,
@@ -208,6 +224,10 @@ def _refuse_recomputation(given: float, case: tuple, inputs: float, inside: floa
         "tensor_ignored_inside": (
             kept * layers * in_flight + tensor * working,
             "the tensor ranks share out the inside of the layer that is computed again, too.",
+        ),
+        "dropout_forgotten": (
+            (inputs if again else dry) * layers * in_flight + (dry - inputs) * again,
+            "you count 32·s·h bytes in a layer. This model has dropout, and its masks are the other two of the 34.",
         ),
         "computed_again": (
             inputs * layers * in_flight + inside - inputs,
@@ -256,7 +276,7 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
             "attention_once": (rate * (6 * parameters + scores), "the scores go through the backward pass, too."),
             "one_layers_scores": (rate * (6 * parameters + 3 * scores / layers), "each *layer* has scores."),
             "recomputation_counts": (
-                4 * forward,
+                AnyOf([4 * forward, rate * (8 * parameters + 3 * scores)]),
                 "the MFU counts what the *model* needs. Does it need a layer twice?",
             ),
             "recomputation_taken_off": (
@@ -325,8 +345,8 @@ def _judge_step(given: list[float], case: tuple) -> None:
     if same(given, [bubble, work + bubble + data], _CLOSE):
         return
     where = (
-        f"{compute} s compute, {tensor} s tensor, {ranks} ranks, {micro_batches} micro-batches, {pieces} pieces, "
-        f"{data} s data: "
+        f"{compute} s compute, {tensor} s tensor, {ranks} rank{'s' * (ranks > 1)}, {micro_batches} micro-batches, "
+        f"{pieces} piece{'s' * (pieces > 1)}, {data} s data: "
     )
     if same(given[::-1], [bubble, work + bubble + data], _CLOSE):
         raise Wrong("swapped", f"{where}the two are swapped: the bubble comes first, then the whole step.")
@@ -336,6 +356,10 @@ def _judge_step(given: list[float], case: tuple) -> None:
             "share_of_all": (
                 others / (pieces * micro_batches + others) * work,
                 "your share is of work *and* waiting together. Compared with the work alone it is larger.",
+            ),
+            "share_returned": (
+                AnyOf([bubble / (work + bubble), bubble / (work + bubble + data), bubble / work]),
+                "you return a share. The seconds of the bubble are asked for.",
             ),
             "no_bubble": (0.0, "you have no bubble. For how many micro-batches does a rank wait?"),
             "compute_only": (

@@ -11,7 +11,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, on_ranks, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import added
+from torchcourse.lessons.data_parallelism.checks.reference import EVALUATING, added
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
 
@@ -22,10 +22,12 @@ Gradients = list[torch.Tensor | None]
 
 @check
 def split_step(learner: Callable) -> str:
-    """Compare loss and gradients of two halves on two ranks with the whole model, for two shapes of the border."""
-    for width, batch in ((5, 6), (8, 3)):
-        first, second = _on_two_ranks(_split_step, learner, width, batch)
+    """Compare loss and gradients of two halves with the whole model, for two shapes of the border and two calls."""
+    for width, batch, calls in ((5, 6, 1), (8, 3, 1), (5, 6, 2)):
+        first, second = _on_two_ranks(_split_step, learner, width, batch, calls)
         case = f"With {batch} samples and {width} numbers between the halves: "
+        if calls > 1:
+            case = "The first call is right. In a second one, with the same `between` and cleared gradients: "
         _judge_parameters(first, second, case)
         for rank, half in ((1, second), (0, first)):
             _judge_half(half, rank, case)
@@ -57,6 +59,7 @@ class Half:
     loss: float
     mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
     changed: bool  # whether the learner changed the parameters
+    evaluating: bool  # whether the half went forward in evaluation mode, with gradients
     messages: list[str] = field(default_factory=list)  # "send" and "receive" in the order of the calls, of the lab
 
 
@@ -90,6 +93,7 @@ HINTS = {
     "twice": "rank 1's gradients are twice those of the loss. Does it go backward once?",
     "sum_not_mean": "rank 1's gradients are those of the summed loss. The mean cross-entropy was asked for.",
     "last_left_out": "rank 0 never went backward through the last micro-batch.",
+    "early_ones_lost": "rank 0's gradients are those of the last two micro-batches alone. Who clears the earlier ones?",
     "only_last": "rank 0's gradients are those of the last micro-batch alone.",
     "divided_again": "rank 0's gradients are m times too small, with m micro-batches. What arrives is divided already.",
     "multiplied": "rank 0's gradients are m times too large, with m micro-batches. What arrives has the right size.",
@@ -122,14 +126,29 @@ def _data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 4, generator=generator, dtype=torch.float64), torch.arange(batch) % 3
 
 
+def _in_evaluation_mode(half: nn.Module) -> list[bool]:
+    """Return a list that gets an entry for each forward pass with gradients: whether it was in evaluation mode."""
+    passes: list[bool] = []
+    half.register_forward_pre_hook(
+        lambda module, _: passes.append(not module.training) if torch.is_grad_enabled() else None
+    )
+    return passes
+
+
 def _half(
-    answer: Any, own: nn.Module, before: nn.Module, right: Gradients, loss: float, mistakes: dict[str, Gradients]
+    answer: Any,
+    own: nn.Module,
+    before: nn.Module,
+    right: Gradients,
+    loss: float,
+    mistakes: dict[str, Gradients],
+    evaluating: bool,
 ) -> Half:
     """What this rank sends back: copies, without a graph."""
     changed = not same(list(own.parameters()), list(before.parameters()))
     gradients = [None if p.grad is None else p.grad.detach().clone() for p in own.parameters()]
     answer = answer.detach().clone() if isinstance(answer, torch.Tensor) else answer
-    return Half(answer, gradients, right, loss, mistakes, changed)
+    return Half(answer, gradients, right, loss, mistakes, changed, evaluating)
 
 
 def _judge_parameters(first: Half, second: Half, case: str) -> None:
@@ -157,6 +176,8 @@ def _judge_answers(first: Half, second: Half, case: str) -> None:
         )
     if first.answer is not None:
         raise Wrong("loss_on_rank_0", f"{case}rank 0 returned {_shown(first.answer)}, but only rank 1 knows the loss.")
+    if first.evaluating or second.evaluating:
+        raise Wrong("mode_left_changed", case + EVALUATING)
 
 
 def _shown(answer: Any) -> str:
@@ -173,10 +194,13 @@ def _refuse_mistakes(half: Half, case: str) -> None:
 # The split by hand
 
 
-def _split_step(learner: Callable, width: int, batch: int) -> Half:
+def _split_step(learner: Callable, width: int, batch: int, calls: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(batch)
     halves, whole = _halves(width), _halves(width)
-    answer = learner(halves[rank], x, y, torch.empty(batch, width, dtype=torch.float64))
+    evaluating, between = _in_evaluation_mode(halves[rank]), torch.empty(batch, width, dtype=torch.float64)
+    for _ in range(calls):
+        halves[rank].zero_grad()
+        answer = learner(halves[rank], x, y, between)
     border = whole[0](x)
     loss = F.cross_entropy(whole[1](border), y)
     first, second = (list(half.parameters()) for half in whole)
@@ -190,7 +214,7 @@ def _split_step(learner: Callable, width: int, batch: int) -> Half:
         mistakes["sum_not_mean"] = list(torch.autograd.grad(summed, second))
         mistakes["twice"] = [2 * gradient for gradient in right[len(first) :]]
     mine = right[: len(first)] if rank == 0 else right[len(first) :]
-    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes)
+    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes, any(evaluating))
 
 
 def _judge_half(half: Half, rank: int, case: str) -> None:
@@ -239,23 +263,28 @@ def _repaired_step(learner: Callable, count: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(_BATCH)
     halves, whole = _halves(_WIDTH), _halves(_WIDTH)
     between = torch.empty(_BATCH // count, _WIDTH, dtype=torch.float64)
+    evaluating = _in_evaluation_mode(halves[rank])
     with listed_messages() as messages:
         answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
     own = list(whole[rank].parameters())
-    loss, parts = 0.0, []
+    loss, parts, sums = 0.0, [], []
     for inputs, targets in zip(x.chunk(count), y.chunk(count), strict=True):
-        part = F.cross_entropy(whole[1](whole[0](inputs)), targets) / count
+        border = whole[0](inputs)
+        part = F.cross_entropy(whole[1](border), targets) / count
         loss += part.item()
-        parts.append(torch.autograd.grad(part, own))
-    mistakes: dict[str, Gradients] = {}
+        parts.append(torch.autograd.grad(part, own, retain_graph=True))
+        if rank == 0:
+            sums.append(torch.autograd.grad(border, own, torch.ones_like(border)))
+    mistakes: dict[str, Gradients] = {"sum_of_the_border": [*added(sums)]} if rank == 0 else {}
     if rank == 0 and count > 1:
-        mistakes = {
+        mistakes |= {
             "last_left_out": [*added(parts[:-1])],
+            "early_ones_lost": [*added(parts[-2:])] if count > 2 else [],
             "only_last": list(parts[-1]),
             "divided_again": [gradient / count for gradient in added(parts)],
             "multiplied": [gradient * count for gradient in added(parts)],
         }
-    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes)
+    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes, any(evaluating))
     half.messages = [message.kind for message in messages]
     return half
 
@@ -271,6 +300,12 @@ def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
         raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
     _refuse_mistakes(first, case)
     if not same(first.gradients, first.right):
+        if None not in first.gradients and (times := _multiple(first)) is not None:
+            raise Wrong(
+                "wrong_size_on_rank_0",
+                f"{case}rank 0's gradients are {times:.3g} times those of the whole model. By what is multiplied or "
+                "divided what arrives, and how often is backward() called?",
+            )
         question = (
             "Print what is sent and what arrives on both sides: the same numbers?"
             if count == 1

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import on_ranks, refuse_known, same
+from torchcourse.checks.kit import copies, on_ranks, refuse_known, same
 from torchcourse.ranks.who import ON_CPU
 
 TIME_LIMIT = 30.0  # seconds for one call; healthy ranks need a fraction of one
@@ -50,6 +50,7 @@ class Answer:
     other_gradients: dict[str, torch.Tensor]  # by symptom: the gradients of the input of a known mistake
     warned: bool
     in_place: bool  # whether a gradient that autograd handed over was changed
+    changed: bool  # whether the layer's weight or bias was changed
     others_used: bool = False  # whether the parts of other ranks were computed with
 
 
@@ -95,8 +96,9 @@ def _whole(shape: tuple[int, ...], ranks: int, inputs: int) -> tuple[nn.Linear, 
 
 def _call(
     learner: Callable, x: torch.Tensor, linear: nn.Linear, weights: Callable
-) -> tuple[torch.Tensor | None, bool, bool]:
-    """Call the learner's layer and go backward; the output, whether autograd warned, whether a gradient was changed."""
+) -> tuple[torch.Tensor | None, bool, bool, bool]:
+    """Return the layer's output, and three times whether: autograd warned, a gradient or the layer was changed."""
+    before = copies(linear.parameters())
     handed_over: list[tuple[torch.Tensor, torch.Tensor]] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -107,8 +109,9 @@ def _call(
             if factors.shape == y.shape:
                 (y * factors).sum().backward()
     warned = any("autograd kernel was not registered" in str(warning.message) for warning in caught)
-    in_place = any(not torch.equal(gradient, before) for gradient, before in handed_over)
-    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned, in_place
+    in_place = any(not torch.equal(gradient, original) for gradient, original in handed_over)
+    changed = not same(copies(linear.parameters()), before)
+    return (y.detach().clone() if isinstance(y, torch.Tensor) else None), warned, in_place, changed
 
 
 def _watch(y: torch.Tensor, handed_over: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -153,9 +156,17 @@ def _uses_other_parts(learner: Callable, linear: nn.Linear, x: torch.Tensor, wei
     return any(tensor is not None and bool(tensor.isnan().any()) for tensor in (output, x.grad))
 
 
-def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str]) -> None:
-    """Refuse wrong outputs, known ones by their symptom; then known gradients of the input."""
+_FOR_RANK_0 = "Which collective, or which line of yours, serves rank 0 only?"
+
+
+def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str], first: Answer) -> None:
+    """Refuse wrong outputs, known ones by their symptom; then known gradients of the input. `first`: of rank 0."""
     where, right = f"{case}rank {rank}: ", answer.right_output
+    if answer.changed:
+        raise Wrong(
+            "weights_changed",
+            f"{case}your function changed `linear.weight` or `linear.bias` on rank {rank}. It is to read them only.",
+        )
     if answer.output is None:
         raise Wrong("wrong_type", f"{case}rank {rank} returned no tensor.")
     if not same(answer.output, right):
@@ -164,6 +175,8 @@ def _judge_outputs(answer: Answer, rank: int, case: str, hints: Mapping[str, str
             raise Wrong("shape", f"{where}the shape is {list(answer.output.shape)}; {list(right.shape)} was asked for.")
         if same(answer.output, right, _FLOAT32):
             raise Wrong("precision", f"{where}the outputs {_FEW_DIGITS}")
+        if same(first.output, first.right_output):
+            raise Wrong("one_rank_only", f"{case}the outputs are right on rank 0, not on rank {rank}. {_FOR_RANK_0}")
         raise Wrong(
             "wrong_value", f"{case}the outputs of rank {rank} are not the whole layer's. Print both side by side."
         )
@@ -190,7 +203,7 @@ def _judge_in_place(answer: Answer, rank: int, case: str) -> None:
         )
 
 
-def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
+def _judge_gradients(answer: Answer, rank: int, case: str, first: Answer) -> None:
     for name, right in answer.right_gradients.items():
         ours = answer.gradients[name]
         if ours is None or not ours.any():
@@ -203,6 +216,12 @@ def _judge_gradients(answer: Answer, rank: int, case: str) -> None:
         if not same(ours, right) and same(ours, right, _FLOAT32):
             raise Wrong(
                 "precision", f"{case}rank {rank}: the outputs are right, but the gradients of the {name} {_FEW_DIGITS}"
+            )
+        if not same(ours, right) and same(first.gradients[name], first.right_gradients[name]):
+            raise Wrong(
+                "one_rank_only",
+                f"{case}the outputs are right; the gradient of the {name} is so on rank 0, not on rank {rank}. "
+                + _FOR_RANK_0,
             )
         if not same(ours, right):
             raise Wrong(
@@ -241,6 +260,7 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "same_part": y.detach().chunk(ranks, -1)[0].clone(),
         "every_nth": y.detach()[..., rank::ranks].clone(),
         "summed_forward": summed,
+        "input_summed": _part(F.linear(ranks * x, linear.weight, linear.bias).detach(), -1),
     }
     mixed = _part(weights, -1).contiguous()
     dist.all_reduce(mixed)
@@ -252,7 +272,7 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "entered_late": mixed @ _part(linear.weight.detach(), 0),
     }
     ours = x.clone().requires_grad_()
-    output, warned, in_place = _call(learner, ours, linear, lambda _: _part(weights, -1))
+    output, warned, in_place, changed = _call(learner, ours, linear, lambda _: _part(weights, -1))
     gradients = _gradients(ours, linear, 0)
     return Answer(
         output,
@@ -263,6 +283,7 @@ def _one_column(learner: Callable, shape: tuple[int, ...]) -> Answer:
         other_gradients,
         warned,
         in_place,
+        changed,
         _uses_other_parts(learner, linear, x, lambda _: _part(weights, -1), 0),
     )
 
@@ -273,6 +294,7 @@ _COLUMN_HINTS = {
     "same_part": "it computed the outputs of rank 0. Which block of neighbors is this rank's?",
     "every_nth": "it computed every n-th output. A block of neighbors was asked for: the r-th of N.",
     "summed_forward": "the outputs are summed over the ranks, but each rank has other ones. What has to be summed?",
+    "input_summed": "the outputs are those of N times x: it was summed on the way in. `Enter` passes x on as it is.",
     "not_summed": "the outputs are right, but the gradient of the input is only the part that this rank's outputs "
     "gave. The input went into the outputs of all ranks.",
     "averaged": "the gradient of the input is N times too small. Each rank gives a *part* of it: mean or sum?",
@@ -288,8 +310,8 @@ def _judge_column(answers: Sequence[Answer], ranks: int) -> None:
     # From the last rank on: on rank 0, the part of rank 0 is right.
     for rank, answer in reversed(list(enumerate(answers))):
         case = f"On {ranks} ranks, "
-        _judge_outputs(answer, rank, case, _COLUMN_HINTS)
-        _judge_gradients(answer, rank, case)
+        _judge_outputs(answer, rank, case, _COLUMN_HINTS, answers[0])
+        _judge_gradients(answer, rank, case, answers[0])
         _judge_in_place(answer, rank, case)
         _judge_parts(answer, rank, case, "rows of `linear.weight` or `linear.bias`")
 
@@ -325,10 +347,12 @@ def _one_row(learner: Callable, shape: tuple[int, ...]) -> Answer:
         "gradient_too_small": right_gradients["input"] / ranks,
     }
     ours = _part(x, -1).requires_grad_()
-    output, warned, in_place = _call(learner, ours, linear, lambda _: weights)
+    output, warned, in_place, changed = _call(learner, ours, linear, lambda _: weights)
     gradients = _gradients(ours, linear, 1)
     others_used = _uses_other_parts(learner, linear, _part(x, -1), lambda _: weights, 1)
-    return Answer(output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place, others_used)
+    return Answer(
+        output, gradients, y, right_gradients, other_outputs, other_gradients, warned, in_place, changed, others_used
+    )
 
 
 _ROW_HINTS = {
@@ -350,12 +374,12 @@ _ROW_HINTS = {
 def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
     case = f"On {ranks} ranks, "
     for rank, answer in reversed(list(enumerate(answers))):
-        _judge_outputs(answer, rank, case, _ROW_HINTS)
+        _judge_outputs(answer, rank, case, _ROW_HINTS, answers[0])
     for rank, answer in enumerate(answers):
         bias, right = answer.gradients["bias"], answer.right_gradients["bias"]
         if bias is None or not bias.any():
             if not any(other.gradients["bias"] is not None and other.gradients["bias"].any() for other in answers):
-                _judge_gradients(answer, rank, case)
+                _judge_gradients(answer, rank, case, answers[0])
             raise Wrong(
                 "bias_on_one_rank",
                 f"{case}the outputs are right, but on rank {rank} the bias got no gradient: after one step of the "
@@ -367,6 +391,6 @@ def _judge_row(answers: Sequence[Answer], ranks: int) -> None:
                 f"{case}the outputs are right, but the gradient of the bias is N times too small. Each rank adds only "
                 "a share of it. Is there a place where the whole bias can be added, and count once?",
             )
-        _judge_gradients(answer, rank, case)
+        _judge_gradients(answer, rank, case, answers[0])
         _judge_in_place(answer, rank, case)
         _judge_parts(answer, rank, case, "columns of `linear.weight`")

@@ -55,6 +55,15 @@ def _judge_heads(answer: list[int], heads: int, width: int, rank: int, ranks: in
     share, total = 3 * width // ranks, 3 * width
     if outside := [index for index in answer if not 0 <= index < total]:
         raise Wrong("no_such_output", f"{call} names the output {outside[0]}; they are numbered 0 to {total - 1}.")
+    if answer == [index + 1 for index in right]:
+        raise Wrong("counted_from_one", f"{call} is one too large everywhere: outputs are numbered from 0.")
+    if len(set(answer)) < len(answer):
+        twice = next(index for index in answer if answer.count(index) > 1)
+        raise Wrong(
+            "twice",
+            f"{call} names the output {twice} {answer.count(twice)} times. Queries are the outputs 0 to {width - 1}; "
+            "where do keys and values begin?",
+        )
     if answer == list(range(rank * share, (rank + 1) * share)):
         thirds = sorted({"qkv"[index // width] for index in answer}, key="qkv".index)
         raise Wrong(
@@ -110,11 +119,12 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
             f"{call}: these are the groups, but the two kinds are exchanged. It is neighbors that divide the layers.",
         )
     other = torch.arange(ranks).view(tensor, -1)
-    if sorted(tensor_groups) == other.tolist():
+    neighbors = sorted(tensor_groups) == right_tensor
+    if not neighbors and sorted(tensor_groups) == other.tolist():
         raise Wrong(
             "number_for_size", f"{call} has {tensor} tensor groups. {tensor} is how many ranks are *in* each of them."
         )
-    if sorted(tensor_groups) == sorted(other.T.tolist()):
+    if not neighbors and sorted(tensor_groups) == sorted(other.T.tolist()):
         raise Wrong(
             "not_neighbors",
             f"{call}: the tensor groups have the right size, but {tensor_groups[0]} are no neighbors. Which ranks sit "
@@ -126,7 +136,7 @@ def _judge_mesh(answer: Any, ranks: int, tensor: int) -> None:
                 "not_once",
                 f"{call}: each of the {ranks} ranks is in one {name} group, and in one only. Here: {groups}.",
             )
-    if sorted(tensor_groups) == right_tensor:
+    if neighbors:
         raise Wrong(
             "wrong_data_groups",
             f"{call}: the tensor groups are right, but not the data groups, {data_groups}. Who holds the *same* part "

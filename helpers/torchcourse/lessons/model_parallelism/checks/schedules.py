@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import number, refuse_known, same
+from torchcourse.checks.kit import number, same
 from torchcourse.lessons.model_parallelism.pipeline import Action, Deadlock, Schedule, simulate
 from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubble
 
@@ -13,10 +13,14 @@ from torchcourse.lessons.model_parallelism.pipeline import bubble as right_bubbl
 @check
 def bubble(learner: Callable) -> str:
     """Compare with the formula, which the simulation of every schedule reproduces."""
-    for pieces in (1, 2, 3):
-        for ranks, micro_batches in ((4, 8), (2, 6), (5, 5), (3, 12), (1, 3)):
+    cases = [(p, m, v) for v in (1, 2, 3) for p, m in ((4, 8), (2, 6), (5, 5), (3, 12), (1, 3))]
+    answers: list[float] = []
+    try:
+        for ranks, micro_batches, pieces in cases:
             given = (pieces,) if pieces > 1 else ()  # one piece is the default
-            _judge_bubble(learner(ranks, micro_batches, *given), ranks, micro_batches, pieces)
+            answers.append(_part(learner(ranks, micro_batches, *given), ranks, micro_batches, pieces))
+    finally:
+        _judge_bubbles(answers, cases[: len(answers)])  # what is wrong with an earlier case says more than an error
     return "The waiting of the simulated schedules, with one piece per rank and with several; one rank never waits."
 
 
@@ -40,53 +44,80 @@ def one_f_one_b_order(learner: Callable) -> str:
 # The bubble
 
 
-def _judge_bubble(answer: Any, ranks: int, micro_batches: int, pieces: int) -> None:
-    p, m, v = ranks, micro_batches, pieces
-    right = float(right_bubble(p, m, v))
+Bubble = Callable[[int, int, int], float]
+"""From ranks, micro-batches and pieces to a part of all time."""
+
+_MISTAKES: dict[str, tuple[list[Bubble], str]] = {
+    "relative_to_work": (
+        [lambda p, m, v: (p - 1) / (v * m)],
+        "That is the waiting divided by the work, not by all of the time.",
+    ),
+    "one_too_many": (
+        [lambda p, m, v: (p - 1) / (v * m + p)],
+        "Close. Count the parts of time once more: when does the last rank begin?",
+    ),
+    "utilization": (
+        [lambda p, m, v: v * m / (v * m + p - 1)],
+        "That is the part in which a rank works.",
+    ),
+    "percent": (
+        [lambda p, m, v: 100 * (p - 1) / (v * m + p - 1)],
+        "That is in percent; a part from 0 to 1 was asked for.",
+    ),
+    "pieces_ignored": (
+        [lambda p, m, v: (p - 1) / (m + p - 1)],
+        "Right for one piece per rank; several pieces change the work or the waiting. Which?",
+    ),
+    "pieces_divide_all": (
+        [lambda p, m, v: (p - 1) / (m + p - 1) / v],
+        "You divide the whole share by the pieces. Filling and draining take 1/v of the time, but the work does not "
+        "change: so what becomes of the sum of the two?",
+    ),
+    "all_ranks_counted": ([lambda p, m, v: p / (v * m + p)], "How many other ranks does rank 0 wait for?"),
+    "pieces_multiply_waiting": (
+        [lambda p, m, v: v * (p - 1) / (m + v * (p - 1))],
+        "You let several pieces lengthen the waiting. Each takes 1/v of the time: what becomes of filling and "
+        "draining?",
+    ),
+    "waiting_twice": (
+        [lambda p, m, v: 2 * (p - 1) / (v * m + 2 * (p - 1))],
+        "You count filling and draining, and for the work one pass alone. Each has a forward and a backward part.",
+    ),
+    "pieces_count_as_ranks": (
+        [lambda p, m, v: (v * p - 1) / (m + v * p - 1), lambda p, m, v: (v * p - 1) / (v * m + v * p - 1)],
+        "You count each piece as a rank of its own. But the pieces of one rank share its time.",
+    ),
+    "exchanged": (
+        [lambda p, m, v: (m - 1) / (v * p + m - 1)],
+        "That is the formula with the ranks and the micro-batches in each other's place.",
+    ),
+    "whole_numbers": (
+        [lambda p, m, v: 0.0],
+        "It is 0 in all cases. Dividing whole numbers with // leaves 0 of every part.",
+    ),
+}
+
+
+def _part(answer: Any, ranks: int, micro_batches: int, pieces: int) -> float:
     value = number(answer)
     if value is None:
-        raise Wrong("no_number", f"bubble({p}, {m}, {v}) is {answer!r}. A number from 0 to 1 was asked for.")
-    if same(value, right, 1e-6):
+        raise Wrong(
+            "no_number",
+            f"bubble({ranks}, {micro_batches}, {pieces}) is {answer!r}. A number from 0 to 1 was asked for.",
+        )
+    return value
+
+
+def _judge_bubbles(answers: list[float], cases: list[tuple[int, int, int]]) -> None:
+    """Refuse wrong numbers; a known mistake has to give those of all cases, as one case may fit several mistakes."""
+    wrong = [place for place, case in enumerate(cases) if not same(answers[place], float(right_bubble(*case)), 1e-6)]
+    if not wrong:
         return
-    case = f"bubble({p}, {m}, {v}) is {value:.4f}. "
-    plain = (p - 1) / (m + p - 1)
-    known = {
-        "relative_to_work": ((p - 1) / (v * m), "That is the waiting divided by the work, not by all of the time."),
-        "one_too_many": (
-            (p - 1) / (v * m + p),
-            "Close. Count the parts of time once more: when does the last rank begin?",
-        ),
-        "utilization": (1 - right, "That is the part in which a rank works."),
-        "percent": (100 * right, "That is in percent; a part from 0 to 1 was asked for."),
-        "pieces_ignored": (
-            plain,
-            "Right for one piece per rank; several pieces change the work or the waiting. Which?",
-        ),
-        "pieces_divide_all": (
-            plain / v,
-            "You divide the whole share by the pieces. Filling and draining take 1/v of the time, but the work does "
-            "not change: so what becomes of the sum of the two?",
-        ),
-        "all_ranks_counted": (p / (v * m + p), "How many other ranks does rank 0 wait for?"),
-        "pieces_multiply_waiting": (
-            v * (p - 1) / (m + v * (p - 1)),
-            "You let several pieces lengthen the waiting. Each takes 1/v of the time: what becomes of filling and "
-            "draining?",
-        ),
-        "waiting_twice": (
-            2 * (p - 1) / (v * m + 2 * (p - 1)),
-            "You count filling and draining, and for the work one pass alone. Each has a forward and a backward part.",
-        ),
-        "pieces_count_as_ranks": (
-            (v * p - 1) / (m + v * p - 1),
-            "You count each piece as a rank of its own. But the pieces of one rank share its time.",
-        ),
-        "exchanged": (
-            (m - 1) / (v * p + m - 1),
-            "That is the formula with the ranks and the micro-batches in each other's place.",
-        ),
-    }
-    refuse_known(value, known, 1e-6, where=case)
+    value, (p, m, v) = answers[wrong[0]], cases[wrong[0]]
+    case, right = f"bubble({p}, {m}, {v}) is {value:.4f}. ", float(right_bubble(p, m, v))
+    for symptom, (formulas, hint) in _MISTAKES.items():
+        if any(same(answers, [formula(*each) for each in cases], 1e-6) for formula in formulas):
+            raise Wrong(symptom, case + hint)
     if abs(value - right) < 0.01 and value == round(value, 3):
         raise Wrong("rounded", f"{case}That is a rounded value. Return it as it was computed.")
     raise Wrong("wrong_value", f"{case}Draw {p} ranks and {m} micro-batches with the slider, and count parts of time.")
