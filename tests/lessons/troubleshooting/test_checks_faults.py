@@ -94,6 +94,28 @@ def by_parameters(model, inputs):
     return names[0] if names else None
 
 
+def of_linear_layers(model, inputs):
+    names = {module: name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = []
+
+    def look(module, args, output):
+        if not output.isfinite().all():
+            found.append(names[module])
+
+    handles = [module.register_forward_hook(look) for module in names]
+    model(inputs)
+    for handle in handles:
+        handle.remove()
+    return found[0] if found else None
+
+
+def removing_what_it_needed(model, inputs):
+    found = by_hooks(remove=False)(model, inputs)
+    for module in model.modules() if found else []:
+        module._forward_hooks.clear()
+    return found
+
+
 @pytest.mark.parametrize("answer", [by_hooks(), by_names_of_modules])
 def test_first_bad_layer_accepts(answer):
     accepted(check.first_bad_layer(answer))
@@ -108,9 +130,15 @@ def test_first_bad_layer_accepts(answer):
         (by_hooks(leaves=False, first=False), "container"),
         (by_hooks(remove=False), "hooks_left"),
         (by_listing, "order_of_listing"),
-        (by_parameters, "overflow_missed"),
+        (by_parameters, "calls"),
+        (lambda model, inputs: model(inputs) is None or by_parameters(model, inputs), "overflow_missed"),
+        (by_hooks(test=lambda out: not out[0].isfinite().all()), "overflow_missed"),
+        (by_hooks(leaves=False), "container"),
+        (of_linear_layers, "layer_without_weights"),
+        (removing_what_it_needed, "hooks_left"),
         (by_hooks(test=lambda out: (out == float("inf")).any() or out.isnan().any()), "infinity_missed"),
-        (lambda model, inputs: None, "nothing_found"),
+        (lambda model, inputs: None, "calls"),
+        (lambda model, inputs: (model(inputs), None)[1], "nothing_found"),
         (lambda model, inputs: [by_hooks()(model, inputs)], "wrong_type"),
         (by_what_goes_in, "inputs_looked_at"),
         (by_hooks(test=lambda out: not out.isfinite().any()), "one_is_enough"),
@@ -257,6 +285,9 @@ def test_unchanged_accepts(answer):
         (compared(calls=5), "steps_ignored"),
         (lambda model, step, steps: [step() for _ in range(steps)] and [], "wrong_names"),
         (compared(same=lambda a, b: torch.allclose(a, b, atol=1e-2)), "small_changes"),
+        (compared(same=torch.allclose), "small_changes"),
+        (compared(same=lambda a, b: a.sum() == b.sum()), "sums_compared"),
+        (compared(same=lambda a, b: not torch.equal(a, b)), "inverted"),
         (compared(same=lambda a, b: (a == b).any()), "partly_changed"),
         (lambda *given: len(compared()(*given)), "wrong_type"),
         (lambda *given: ", ".join(compared()(*given)), "wrong_type"),
@@ -283,6 +314,24 @@ def mixing(part=lambda x: [x[: len(x) // 2], x[len(x) // 2 :]], evaluation=True,
         return bool(difference > (off if off is not None else 1e-3 * together.abs().max()))
 
     return answer
+
+
+def by_sums_of_outputs(model, batch):
+    was, half = model.training, len(batch) // 2
+    model.eval()
+    with torch.no_grad():
+        whole, alone = model(batch)[:half].sum(), model(batch[:half]).sum()
+    model.train(was)
+    return bool((whole - alone).abs() > 1e-3 * whole.abs())
+
+
+def by_the_last_row(model, batch):
+    was, half = model.training, len(batch) // 2
+    model.eval()
+    with torch.no_grad():
+        whole, alone = model(batch), model(batch[half:])
+    model.train(was)
+    return bool((whole[-1] - alone[-1]).abs().max() > 1e-3 * whole.abs().max())
 
 
 def by_permutation(model, batch):
@@ -317,6 +366,12 @@ def test_mixes_samples_accepts(answer):
         (mixing(part=lambda x: [x[:1]]), "first_sample_only"),
         (mixing(part=lambda x: [x]), "mixing_missed"),
         (lambda model, batch: False, "mixing_missed"),
+        (by_sums_of_outputs, "mixing_missed"),
+        (by_the_last_row, "last_sample_only"),
+        (lambda model, batch: not mixing()(model, batch), "inverted"),
+        (lambda model, batch: mixing()(model.requires_grad_(False), batch), "gradients_off"),
+        (lambda model, batch: model(batch).detach() > 0, "wrong_type"),
+        (mixing(part=lambda x: x.view(2, len(x) // 2, -1)), "raised_RuntimeError"),
         (lambda model, batch: True, "healthy_accused"),
         (lambda model, batch: mixing()(model, batch) or bool(model.train() and False), "mode_left_changed"),
         (lambda model, batch: str(mixing()(model, batch)), "wrong_type"),
@@ -324,7 +379,8 @@ def test_mixes_samples_accepts(answer):
     ],
 )
 def test_mixes_samples_refuses(answer, symptom):
-    refused(check.mixes_samples(answer), symptom)
+    checked = check.mixes_samples(answer)
+    assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
 
 
 def test_mixes_samples_refuses_a_batch_that_was_changed():
@@ -355,6 +411,9 @@ def judged(softmax=lambda s: (s >= 0).all() and torch.allclose(s.sum(1), torch.o
         return found + (["no guess"] if above else [])
 
     return answer
+
+
+kept: list[str] = []
 
 
 def perfect(scores, targets):
@@ -393,6 +452,9 @@ def test_bad_start_accepts(answer):
         (judged(limit=lambda scores: math.log(scores.size(0)) + 40), "no_guess_missed"),
         (judged(softmax=lambda s: (s >= 0).any() and abs(s[0].sum() - 1) < 1e-3), "half_looked_at"),
         (judged(softmax=lambda s: (s >= 0).all()), "half_looked_at"),
+        (judged(softmax=lambda s: (s.abs().sum(1) - 1).abs().max() < 1e-3), "half_looked_at"),
+        (lambda scores, targets: kept.extend(judged()(scores, targets)) or set(kept), "list_kept"),
+        (lambda scores, targets: (judged()(scores, targets), scores.zero_())[0], "inputs_changed"),
         (judged(softmax=lambda s: (s >= 0).all() and (s.sum(1) == 1).all()), "softmax_missed"),
         (judged(softmax=lambda s: (s.sum(0) - 1).abs().max() < 1e-3), "softmax_missed"),
     ],
@@ -423,6 +485,12 @@ def where_some_still_are(stacks):
     return [rank for rank in sorted(stacks) if stacks[rank] != max(lines, key=lines.count)]
 
 
+def of_a_majority(stacks):
+    lines = list(stacks.values())
+    most = [stack for stack in lines if lines.count(stack) > len(lines) / 2]
+    return [rank for rank in by_counter(stacks) if most]
+
+
 @pytest.mark.parametrize("answer", [by_counter, by_text])
 def test_odd_ones_out_accepts(answer):
     accepted(check.odd_ones_out(answer))
@@ -446,6 +514,9 @@ def test_odd_ones_out_accepts(answer):
         (lambda stacks: len(by_counter(stacks)), "wrong_type"),
         (lambda stacks: sorted(by_counter(stacks), key=str), "order"),
         (where_some_still_are, "the_many"),
+        (of_a_majority, "no_majority"),
+        (lambda stacks: [rank for rank in range(len(stacks)) if rank in by_counter(stacks)], "some_ranks"),
+        (lambda stacks: (by_counter(stacks), stacks.clear())[0], "inputs_changed"),
         (lambda stacks: [str(rank) for rank in by_counter(stacks)], "wrong_type"),
     ],
 )
@@ -499,6 +570,12 @@ def nan_alone(loss):
     return bool(bad)
 
 
+def without_minus_infinity(loss):
+    bad = (loss.detach().isnan() | (loss == math.inf)).float()
+    dist.all_reduce(bad)
+    return bool(bad)
+
+
 def all_bad(loss):
     bad = flag(loss)
     dist.all_reduce(bad, op=dist.ReduceOp.MIN)
@@ -537,6 +614,7 @@ def count_of_good(loss):
         (told_by_rank_0, "rank_0_decides"),
         (reduced_to_rank_0, "ranks_disagree"),
         (nan_alone, "nan_only"),
+        (without_minus_infinity, "minus_infinity_missed"),
         (all_bad, "all_not_any"),
         (lambda loss: False, "never"),
         (lambda loss: print(by_gathering(loss)), "wrong_type"),

@@ -135,6 +135,18 @@ def mean_of_means(model, batches):
     return sum((model(x).argmax(1) == y).float().mean().item() for x, y in batches) / len(batches)
 
 
+def taking_them_off(model, batches):
+    return with_no_grad(model, [batches.pop() for _ in list(batches)])
+
+
+all_batches = []
+
+
+def remembering(model, batches):
+    all_batches.extend(batches)
+    return with_no_grad(model, all_batches)
+
+
 def in_smaller_batches(model, batches):
     halves = [pair for x, y in batches for pair in zip(x.chunk(2), y.chunk(2), strict=True)]
     return collect(model, halves)
@@ -167,6 +179,9 @@ def test_evaluate_accepts(learner):
         (switched_off_and_on, "grad_on"),
         (frozen_and_thawed, "thawed"),
         (mean_of_means, "wrong_value"),
+        (taking_them_off, "inputs_changed"),
+        (torch.autocast("cpu", torch.bfloat16)(lambda *given: with_no_grad(*given)), "other_precision"),
+        (remembering, "remembered"),
         (lambda model, batches: 100 * with_no_grad(model, batches), "percent"),
         (lambda model, batches: 464 * with_no_grad(model, batches), "count"),
         (lambda model, batches: 1 - with_no_grad(model, batches), "errors_counted"),
@@ -238,6 +253,34 @@ def keeps_results(attempt, limit):
     return bisect(keeping, limit)
 
 
+def keeps_results_for_now(attempt, limit):
+    results = []
+    return bisect(lambda size: results.append(attempt(size)), limit)
+
+
+def searches_inside_except(attempt, limit, low=0):
+    if limit <= low:
+        return low
+    middle = (low + limit + 1) // 2
+    try:
+        attempt(middle)
+    except torch.OutOfMemoryError:
+        return searches_inside_except(attempt, middle - 1, low)
+    return searches_inside_except(attempt, limit, middle)
+
+
+def in_a_variable(attempt, limit):
+    low, high = 0, limit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _result = attempt(middle)
+            low = middle
+        except torch.OutOfMemoryError:
+            high = middle
+    return low
+
+
 def keeps_errors(attempt, limit):
     def keeping(size):
         try:
@@ -267,7 +310,7 @@ def forget():
     gc.collect()
 
 
-@pytest.mark.parametrize("learner", [bisect, double_then_bisect])
+@pytest.mark.parametrize("learner", [bisect, double_then_bisect, in_a_variable])
 def test_find_batch_size_accepts(learner):
     accepted(check.find_batch_size(learner))
 
@@ -282,6 +325,8 @@ def test_find_batch_size_accepts(learner):
         (lambda attempt, limit: [fits(attempt, 1) for _ in range(30)] and bisect(attempt, limit), "too_many_tries"),
         (keeps_results, "memory_left"),
         (keeps_errors, "memory_left"),
+        (keeps_results_for_now, "held_while_searching"),
+        (searches_inside_except, "held_while_searching"),
         (catches_all, "swallowed"),
         (lambda attempt, limit: attempt(limit), "escaped"),
         (lambda attempt, limit: bisect(attempt, 2 * limit), "outside"),
@@ -428,6 +473,8 @@ def test_checkpointed_accepts(learner):
         (reentrant, "no_gradient"),
         (torch.no_grad()(lambda blocks, x: blocks(x)), "no_gradient"),
         (doubled, "wrong_gradient"),
+        (lambda blocks, x: each_block(blocks, x.requires_grad_()), "inputs_changed"),
+        (lambda blocks, x: each_block(blocks.eval(), x), "mode_left_changed"),
         (lambda blocks, x: print(each_block(blocks, x).mean()), "wrong_type"),
         (lambda blocks, x: each_block(blocks[:-1], x), "wrong_value"),
         (lambda blocks, x: each_block(blocks[:12], x), "wrong_value"),

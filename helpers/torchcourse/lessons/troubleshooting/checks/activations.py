@@ -78,6 +78,13 @@ def _judge_checkpoints(learner: Callable[[nn.Sequential, torch.Tensor], torch.Te
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output, peak = _run(blocks, lambda: learner(blocks, x))
+    if x.requires_grad or x.grad is not None:
+        raise Wrong(
+            "inputs_changed",
+            "The input asks for gradients afterwards, and did not before: its owner did not ask for it.",
+        )
+    if not all(module.training for module in blocks.modules()):
+        raise Wrong("mode_left_changed", "The blocks are in evaluation mode afterwards, and they were in training.")
     if not same(output, plain_output, 1e-4):
         raise Wrong("wrong_value", f"The output is not that of the {count} blocks, one after the other.")
     without = [name for name, parameter in blocks.named_parameters() if parameter.grad is None]
@@ -89,7 +96,11 @@ def _judge_checkpoints(learner: Callable[[nn.Sequential, torch.Tensor], torch.Te
             "nothing does.",
         )
     if not same(_gradients(blocks), right, 1e-4):
-        raise Wrong("wrong_gradient", "The output is right, but the gradients are not those of the plain pass.")
+        raise Wrong(
+            "wrong_gradient",
+            "The output is right, but the gradients are not those of the plain pass. In the backward pass the function "
+            "runs again: are the names that it uses then still those of the same block?",
+        )
     mine, plain = format_bytes(peak), format_bytes(plain_peak)
     if peak > 0.95 * plain_peak:
         raise Wrong(

@@ -93,6 +93,18 @@ _CASES = (
         "two_together",
         "Ten ranks are at one place, and [9, 10] together at a different one. You named {answer}.",
     ),
+    Case(
+        {0: ["a()"], 1: ["b()"], 2: ["c()"], 3: ["c()"], 4: ["d()"]},
+        [0, 1, 4],
+        "no_majority",
+        "No place has more than half of the ranks, but one has most of all: [2, 3] are there. You named {answer}.",
+    ),
+    Case(
+        {2: ["a()"], 5: ["b()"], 9: ["a()"]},
+        [5],
+        "some_ranks",
+        "Here are the stacks of three ranks of many, 2, 5 and 9. You named {answer}.",
+    ),
 )
 
 
@@ -100,7 +112,10 @@ _CASES = (
 def odd_ones_out(learner: Callable) -> str:
     """Judge stacks in which many ranks, few ranks or none are elsewhere."""
     for case in _CASES:
-        answer = _ranks_in(learner({rank: list(lines) for rank, lines in case.stacks.items()}))
+        given = {rank: list(lines) for rank, lines in case.stacks.items()}
+        answer = _ranks_in(learner(given))
+        if given != case.stacks:
+            raise Wrong("inputs_changed", "The stacks are different after the call. Leave what you are given as it is.")
         if answer == case.right:
             continue
         if sorted(answer) == case.right:
@@ -129,6 +144,7 @@ _LOSSES = (
     (3e38, 3e38, 1.0),
     (-3.0, 0.5, -2e38),
     (3.0, 2.0, 1.0),
+    (0.5, -math.inf, 1.0),
 )
 
 
@@ -179,6 +195,10 @@ def _judge_answers(answers: list[list[bool]], right: list[bool]) -> None:
         )
     together = {
         "never": ([False] * len(_LOSSES), "A bad loss was never noticed."),
+        "minus_infinity_missed": (
+            [any(math.isnan(value) or value == math.inf for value in row) for row in _LOSSES],
+            "NaN is noticed, and +inf. A loss of -inf is no number to train on either.",
+        ),
         "nan_only": ([any(map(math.isnan, row)) for row in _LOSSES], "NaN is noticed and infinity is not."),
         "all_not_any": (
             [not any(map(math.isfinite, row)) for row in _LOSSES],
@@ -187,7 +207,7 @@ def _judge_answers(answers: list[list[bool]], right: list[bool]) -> None:
     }
     refuse_known(first, together)
     if accused := [row for row, bad, said in zip(_LOSSES, right, first, strict=True) if said and not bad]:
-        large = " Their sum is not." if max(accused[0]) > 1e38 else ""
+        large = " Their sum is not, nor are they in half precision." if max(accused[0]) > 1e38 else ""
         raise Wrong("good_accused", f"All losses were finite, {accused[0]}, and you said True.{large}")
     missed = _LOSSES[next(number for number, value in enumerate(right) if first[number] != value)]
     raise Wrong("wrong_answer", f"With the losses {missed} on the three ranks you said False.")

@@ -5,6 +5,7 @@ In the notebook's order: `mlp_bytes`, `evaluate`, `find_batch_size`; the rest is
 
 import gc
 import math
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -49,17 +50,20 @@ def evaluate(learner: Callable[[nn.Module, list], float]) -> str:
     right = _accuracy(model.eval(), batches)
     model.train()
     averages = copies(model.buffers())
-    tracker = SimulatedDevice("24 MiB")
+    tracker, handed, types = SimulatedDevice("24 MiB"), list(batches), set[torch.dtype]()
+    hook = model.register_forward_hook(lambda _model, _given, output: types.add(output.dtype))
     room = format_bytes(tracker.capacity)
     try:
         with TrainingRecorder() as record, tracker:
             tracker.watch(model, *[tensor for batch in batches for tensor in batch])
-            given = learner(model, batches)
+            given = learner(model, handed)
     except torch.OutOfMemoryError:
         raise Wrong("still_out_of_memory", _say_what_is_alive(tracker, len(batches))) from None
     finally:
+        hook.remove()
         grad_on = torch.is_grad_enabled()
         torch.set_grad_enabled(True)
+    _refuse_short_cuts(len(batches) - len(handed), types)
     if not grad_on or not all(parameter.requires_grad for parameter in model.parameters()):
         raise Wrong(
             "gradients_off",
@@ -103,6 +107,13 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
             gc.collect()
             left = room.device.current - before
         _judge_search(given, most, limit, room.tries, left)
+        if room.held:
+            raise Wrong(
+                "held_while_searching",
+                f"Where {most} of at most {limit} fit: when the next size was tried, {format_bytes(room.held)} of "
+                "earlier tries were still taken. What is kept takes room from the next try: results in a list, say, or "
+                "an error whose `except` block has not ended.",
+            )
     if _swallows(learner):
         raise Wrong(
             "swallowed",
@@ -115,12 +126,32 @@ def find_batch_size(learner: Callable[[Callable[[int], Any], int], int]) -> str:
 # Evaluation
 
 
+def _refuse_short_cuts(taken_off: int, types: set[torch.dtype]) -> None:
+    if taken_off:
+        raise Wrong(
+            "inputs_changed",
+            f"Your function takes {taken_off} batches off the caller's list. An evaluation only reads.",
+        )
+    if others := types - {torch.float32}:
+        raise Wrong(
+            "other_precision",
+            f"The outputs are of {others.pop()}, and those of the model as it is are of torch.float32: some answers "
+            "may differ. The accuracy of this model is asked for.",
+        )
+
+
 def _judge_what_is_put_back(learner: Callable, model: nn.Module, batches: list) -> None:
     """Evaluate a model with a frozen parameter, for a caller who has autograd off."""
     frozen = next(iter(model.parameters())).requires_grad_(False)
     with torch.no_grad():
-        learner(model, batches)
+        given, right = number(learner(model, batches)), _accuracy(model.eval(), batches)
         recording = torch.is_grad_enabled()
+    if given is None or not math.isclose(given, right, abs_tol=1e-6):
+        raise Wrong(
+            "remembered",
+            f"Called a second time, with one batch, you return {given}, and right is {right:.4f}. What is left from "
+            "the first call?",
+        )
     if frozen.requires_grad:
         raise Wrong(
             "thawed",
@@ -232,6 +263,9 @@ class _Room:
         self.most, self.limit = most, limit
         self.tries: list[int] = []
         self.device = SimulatedDevice("1 GiB")
+        self.held = 0  # bytes of earlier tries that were taken when a next one began: of two results, or of an error
+        self._results: list[weakref.ref[torch.Tensor]] = []
+        self._failed: list[weakref.ref[torch.Tensor]] = []
 
     def attempt(self, size: int) -> torch.Tensor:
         self.tries.append(size)
@@ -241,10 +275,21 @@ class _Room:
             )
         if not 1 <= size <= self.limit:
             raise Wrong("outside", f"You tried a batch of {size}. Sizes go from 1 to the limit, here {self.limit}.")
+        self._note_what_is_held()
         result = torch.zeros(size, 256)
+        (self._failed if size > self.most else self._results).append(weakref.ref(result))
         if size > self.most:
             raise torch.OutOfMemoryError(f"{size} samples do not fit.")
         return result
+
+    def _note_what_is_held(self) -> None:
+        results, failed = (_bytes_alive(refs) for refs in (self._results, self._failed))
+        if len(results) > 1 or failed:  # one result is what a variable still holds until it gets the next
+            self.held = max(self.held, sum(results) + sum(failed))
+
+
+def _bytes_alive(refs: list["weakref.ref[torch.Tensor]"]) -> list[int]:
+    return [tensor.nbytes for ref in refs if (tensor := ref()) is not None]
 
 
 def _judge_search(given: Any, most: int, limit: int, tries: list[int], left: int) -> None:

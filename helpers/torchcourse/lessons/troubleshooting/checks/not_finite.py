@@ -1,6 +1,7 @@
 """Checks of lesson 05 on numbers that are none: the layer that made one, and a distance whose gradient stays finite."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -32,9 +33,8 @@ def first_bad_layer(learner: Callable) -> str:
         for name in ("block.2", "block.0", "late", "end"):
             model, x = _spoilt(name, value)
             answer = learner(model, x)
-            if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
-                raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
-            if model.calls > 1:
+            _refuse_hooks(model)
+            if model.calls != 1:
                 raise Wrong(
                     "calls", f"The model is to be called once, and your function called it {model.calls} times."
                 )
@@ -46,12 +46,14 @@ def first_bad_layer(learner: Callable) -> str:
     if (answer := learner(model, x)) != "late":
         raise Wrong(
             "overflow_missed",
-            "Right where a parameter is not finite. But where all parameters are finite and the output of 'late' "
-            f"overflows, you return {answer!r}. Which tensors are asked about?",
+            "Right where a parameter is not finite. But where all parameters are finite and some outputs of 'late' "
+            f"overflow, you return {answer!r}. Which tensors are asked about, and all of their numbers?",
         )
+    _judge_other_layers(learner)
     model, x = _spoilt(None, 0.0)
     if (answer := learner(model, x)) is not None:
         raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
+    _refuse_hooks(model)
     model.late.weight.data.fill_(1e37)
     if (answer := learner(model, x)) is not None:
         raise Wrong(
@@ -61,6 +63,53 @@ def first_bad_layer(learner: Callable) -> str:
         )
     _judge_what_is_left(learner)
     return "The first layer, by NaN and by infinity, in the order of the calls, and no hook left behind."
+
+
+def _refuse_hooks(model: nn.Module) -> None:
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
+
+
+class _Log(nn.Module):
+    """A layer without weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.log()
+
+
+class _LogInside(nn.Module):
+    """A block whose own line makes the NaN, after its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x).log()
+
+
+def _in_turn(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _judge_other_layers(learner: Callable) -> None:
+    """Let a layer without weights make a NaN, then a line between the layers."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 4)
+    answer = learner(_in_turn(start=nn.Linear(4, 4), log=_Log(), end=nn.Linear(4, 2)), x)
+    if answer != "log":
+        raise Wrong(
+            "layer_without_weights",
+            f"The NaN is made in 'log', a layer without weights, and your function returned {answer!r}. Every module "
+            "without children is a layer.",
+        )
+    answer = learner(_in_turn(block=_LogInside(), end=nn.Linear(4, 2)), x)
+    if answer != "end":
+        raise Wrong(
+            "container",
+            f"The NaN is made in a block, between its layers: the first layer that puts one out is 'end'. Your "
+            f"function returned {answer!r}. Layers are modules without children.",
+        )
 
 
 def _spoilt(name: str | None, value: float) -> tuple[_Crossed, torch.Tensor]:

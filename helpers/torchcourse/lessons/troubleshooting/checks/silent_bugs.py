@@ -20,9 +20,13 @@ def unchanged(learner: Callable) -> str:
         answer = learner(model, step, steps)
         right = {"detached.weight", "detached.bias", "left_out.weight", "left_out.bias"}
         right |= {"rare.weight", "rare.bias"} if steps == 1 else set()
+        trainable = {name for name, value in model.named_parameters() if value.requires_grad}
         if step.calls != steps:
             raise Wrong("steps_ignored", f"step() was to be called {steps} times, and was called {step.calls} times.")
-        _judge_names(_names_in(answer), right, steps)
+        names = _names_in(answer)
+        if names == trainable - right:
+            raise Wrong("inverted", "You list the parameters that have changed. Asked for are the others.")
+        _judge_names(names, right, steps)
     return "Left out of the optimizer, cut off by detach(): both found, and what is frozen on purpose is not accused."
 
 
@@ -43,7 +47,7 @@ class _Step:
         self.model, self.calls = model, 0
         out = ("left_out", "slow")
         owned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(out)]
-        groups: list[dict[str, Any]] = [{"params": owned}, {"params": list(model["slow"].parameters()), "lr": 1e-4}]
+        groups: list[dict[str, Any]] = [{"params": owned}, {"params": list(model["slow"].parameters()), "lr": 1e-9}]
         self.optimizer = torch.optim.SGD(groups, lr=0.1)
 
     def __call__(self) -> None:
@@ -53,7 +57,8 @@ class _Step:
         out = model["left_out"](model["learns"](model["detached"](model["frozen"](x)).detach()))
         out = out + model["slow"](x) + model["table"](torch.ones(4, dtype=torch.long))
         out = out + (model["rare"](x) if self.calls == 3 else 0)
-        out.square().mean().backward()
+        (balanced,) = model["balanced"].parameters()
+        (out.square().mean() + (balanced * torch.tensor([1.0, -1.0])).sum()).backward()
         self.optimizer.step()
 
 
@@ -62,6 +67,9 @@ def _partly_training() -> tuple[nn.ModuleDict, _Step]:
     names = ("frozen", "detached", "learns", "left_out", "rare", "slow")
     model = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
     model["table"] = nn.Embedding(4, 3)  # one row of it is used
+    model["balanced"] = nn.Linear(2, 3, bias=False)  # its sum never changes
+    for value in (*model["balanced"].parameters(), *model["slow"].parameters()):
+        nn.init.zeros_(value)
     model["frozen"].requires_grad_(False)
     return model, _Step(model)
 
@@ -89,7 +97,11 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
     if answer - right and all(name.startswith("slow") for name in answer - right):
         raise Wrong(
             "small_changes",
-            "'slow' learns at a rate of 0.0001: it has changed by little, and you list it. As it was means equal.",
+            "'slow' learns at a rate of 1e-9: it has changed by little, and you list it. As it was means equal.",
+        )
+    if answer - right == {"balanced.weight"}:
+        raise Wrong(
+            "sums_compared", "Each number of 'balanced' has changed, and their sum has not. Compare number by number."
         )
     if right - answer and all(name.startswith("left_out") for name in right - answer):
         raise Wrong(
@@ -130,6 +142,10 @@ def mixes_samples(learner: Callable) -> str:
             raise Wrong("statistics_changed", "The model's running statistics have changed: it was in training mode.")
         if not model.training:
             raise Wrong("mode_left_changed", "The model came in training mode and was left in evaluation mode.")
+        if not all(parameter.requires_grad for parameter in model.parameters()):
+            raise Wrong("gradients_off", "Its parameters learned before your question, and none of them does after it.")
+        if answer and not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), _MixesRows()), x.clone())):
+            raise Wrong("inverted", "You say True of a healthy model, and False of one that mixes its samples.")
         if answer:
             raise Wrong(
                 "healthy_accused",
@@ -139,22 +155,44 @@ def mixes_samples(learner: Callable) -> str:
         learner(model.eval(), x)
         if model.training:
             raise Wrong("mode_left_changed", "The model came in evaluation mode and was left in training mode.")
-    for model in (nn.Sequential(nn.Linear(6, 3), _MixesRows()), nn.Sequential(nn.Linear(6, 3), _SumToOne())):
-        if not _yes_or_no(learner(model, x)):
+    x = x[:11]  # an odd number of samples
+    for mixing in (_MixesRows(), _SumToOne(), _Shifts()):
+        if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), mixing), x)):
             raise Wrong("mixing_missed", "A model that mixes the samples of a batch was called healthy.")
-    last = nn.Sequential(nn.Linear(6, 3), _OnlyLast())
-    if not _yes_or_no(learner(last, x)):
-        raise Wrong("first_sample_only", "In this model only the last sample depends on others: compare all of them.")
+    for symptom, which, one in (
+        ("first_sample_only", "last", _OnlyLast()),
+        ("last_sample_only", "first", _OnlyFirst()),
+    ):
+        if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), one), x)):
+            raise Wrong(symptom, f"In this model only the {which} sample depends on others: compare all of them.")
     return "Mixed samples are found, wherever they are, and dropout, BatchNorm and rounding are not accused."
 
 
 def _yes_or_no(answer: Any) -> bool:
     """What was answered; a truth value of NumPy or a tensor of one counts."""
     if hasattr(answer, "item") and getattr(answer, "size", None) is not None:
-        answer = answer.item()
+        try:
+            answer = answer.item()
+        except (RuntimeError, ValueError):
+            raise Wrong(
+                "wrong_type",
+                f"Return True or False, one answer for the model. You return {len(answer)} rows of answers.",
+            ) from None
     if not isinstance(answer, bool):
         raise Wrong("wrong_type", f"Return True or False. You returned {answer!r}.")
     return answer
+
+
+class _Shifts(nn.Module):
+    """Adds as much to one output as it takes from another: no sum of a row changes."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + x.mean() * torch.tensor([1.0, -1.0, 0.0])
+
+
+class _OnlyFirst(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:1] + (x[-1:] if len(x) > 1 else 0), x[1:]])
 
 
 class _OnlyLast(nn.Module):
@@ -190,13 +228,17 @@ def bad_start(learner: Callable) -> str:
             (half, [], "probabilities in half of the rows"),
             (0.2 * positive, [], "positive scores that do not add up to 1"),
             (scores - scores.mean(dim=1, keepdim=True) + 1 / classes, [], "rows that add up to 1 with scores below 0"),
+            (scores.softmax(dim=1) * scores.sign(), [], "scores whose sizes add up to 1, some of them below 0"),
             (scores.softmax(dim=1) * _ROWS, [], "positive rows that add up to 0.5 or 1.5, to 1 on average"),
             (_starting(targets, classes, 1.4), [], _BELOW),
             (_starting(targets, classes, 1.6), ["no guess"], _ABOVE),
             (40.0 * F.one_hot(targets, classes), [], _KNOWS),
         )
         for table, right, what in cases:
-            _judge_start(_found_in(learner(table, targets)), right, what, classes)
+            given = table.clone()
+            _judge_start(_found_in(learner(given, targets)), right, what, classes)
+            if not torch.equal(given, table):
+                raise Wrong("inputs_changed", "The scores are different after the call. A judge of them only reads.")
     return "Probabilities are told from logits, and a guess from a wrong certainty, for 3, 10 and 200 classes."
 
 
@@ -250,6 +292,11 @@ def _judge_start(answer: list, right: list[str], what: str, classes: int) -> Non
             "softmax_missed",
             f"For rows of probabilities over {classes} classes you found {answer}. The sum of a row, as rounded as it "
             "is, differs from 1 by less than 0.001.",
+        )
+    if right == ["no guess"] and "no guess" in answer:
+        raise Wrong(
+            "list_kept",
+            f"These scores have been through no softmax, and you found {answer}. Does your list begin empty each time?",
         )
     if right == ["no guess"]:
         raise Wrong("no_guess_missed", f"The loss is far above log({classes}), and you found {answer}.")
