@@ -1,4 +1,4 @@
-"""Bytes in words, and what counts as a whole number."""
+"""Bytes and counts in words, and what counts as a whole number."""
 
 import numbers
 from typing import Literal, TypeGuard
@@ -20,6 +20,11 @@ def format_bytes(size: float, base: Literal[1000, 1024] = 1024, decimals: int = 
             return f"{size:.0f} bytes" if unit == "bytes" else f"{size:,.{decimals}f} {unit}"
         size /= base
     return f"{size:,.{decimals}f} {largest}"
+
+
+def counted(count: int, thing: str) -> str:
+    """Return how many there are: `counted(1, "file")` is "1 file", `counted(3, "file")` is "3 files"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:

@@ -168,7 +168,7 @@ assert abs(_image.mean().item()) < 1.5
 checked
 
 # %% [markdown]
-# <details><summary>Help – "cards are in both parts"</summary>
+# <details><summary>Help – "Both parts have pictures of …"</summary>
 #
 # The table has a column for it. Lesson 06 splits by groups.
 # </details>

@@ -14,6 +14,7 @@ from torchcourse.checks.kit import other_text_hashes
 from torchcourse.lessons.capstone.delivery import broken_files, deliver
 from torchcourse.lessons.datasets.folder import read_image, read_table
 from torchcourse.lessons.transfer.backbones import MNIST_SCALING
+from torchcourse.units import counted
 
 IMAGES = 160
 SHARES = (0.1, 0.4)
@@ -70,12 +71,15 @@ def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
     broken = set(broken_files(IMAGES))
     # What is trained on may come several times, to balance it. What is judged by may not.
     if again := sorted(file for file, times in Counter(parts["val"].files).items() if times > 1):
-        raise Wrong("listed_twice", f"The validation part lists {len(again)} files twice or more, such as {again[0]}.")
+        raise Wrong(
+            "listed_twice",
+            f"The validation part lists {counted(len(again), 'file')} twice or more, such as {again[0]}.",
+        )
     if unknown := sorted(str(file) for file in (train | val | reported) - known):
         raise Wrong("unknown_file", f"Your lists name {unknown[0]!r}, and the column `file` of the table does not.")
     twice = train & val
     if twice:
-        raise Wrong("same_file", f"{len(twice)} files are in both parts, such as {min(twice)}.")
+        raise Wrong("same_file", f"Both parts have {counted(len(twice), 'file')}, such as {min(twice)}.")
     kept = broken & (train | val)
     if kept:
         raise Wrong("broken_kept", f"{min(kept)} is cut off in the middle, and it is among your samples.")
@@ -90,7 +94,7 @@ def _judge_files(parts: dict[str, Any], known: set[str]) -> None:
         raise Wrong("whole_skipped", f"{min(whole)} can be read, but you report it as skipped.")
     lost = known - train - val - reported
     if lost:
-        raise Wrong("lost", f"{len(lost)} files of the table are in neither part, such as {min(lost)}.")
+        raise Wrong("lost", f"Neither part has {counted(len(lost), 'file')} of the table, such as {min(lost)}.")
     low, high = SHARES
     share = len(val) / (len(train) + len(val))
     if not low <= share <= high:
@@ -102,7 +106,7 @@ def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None
     if train & val:
         raise Wrong(
             "leak",
-            f"{len(train & val)} cards are in both parts. The pictures of a card share light, paper and slant, and one "
+            f"Both parts have pictures of {counted(len(train & val), 'card')}. The pictures of a card share light, paper and slant, and one "
             "of its digits comes twice: your validation knows them already.",
         )
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, number, other_text_hashes, refuse_known, same
+from torchcourse.units import counted
 
 EPOCHS = 9
 
@@ -108,7 +109,7 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any, whole: 
 
     `whole` is how many epochs a training run has.
     """
-    epochs = f"{len(seen)} epochs were trained"
+    epochs = f"You trained {counted(len(seen), 'epoch')}"
     if not seen:
         raise Wrong("not_trained", "Nothing was trained: `train(lr)` gives an accuracy for each epoch.")
     if not reported:
@@ -204,7 +205,7 @@ def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> 
     if sorted(map(str, asked)) != wanted:
         raise Wrong(
             "other_settings",
-            f"{len(dead)} trials were dead, and {len(asked)} wait now. The settings are not the same ones.",
+            f"There were {counted(len(dead), 'dead trial')}, and {len(asked)} in the queue now. The settings are not the same ones.",
         )
 
 
