@@ -106,8 +106,8 @@ def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None
     if train & val:
         raise Wrong(
             "leak",
-            f"Both parts have pictures of {counted(len(train & val), 'card')}. The pictures of a card share light, paper and slant, and one "
-            "of its digits comes twice: your validation knows them already.",
+            f"Both parts have pictures of {counted(len(train & val), 'card')}. The pictures of a card share light, "
+            "paper and slant, and one of its digits comes twice: your validation knows them already.",
         )
 
     skipped = Counter(file for data in parts.values() for file in data.skipped)

@@ -205,7 +205,8 @@ def _judge_queue(study: optuna.Study, dead: list[int], settings: list[dict]) -> 
     if sorted(map(str, asked)) != wanted:
         raise Wrong(
             "other_settings",
-            f"There were {counted(len(dead), 'dead trial')}, and {len(asked)} in the queue now. The settings are not the same ones.",
+            f"There were {counted(len(dead), 'dead trial')}, and {len(asked)} in the queue now. The settings are not "
+            "the same ones.",
         )
 
 
