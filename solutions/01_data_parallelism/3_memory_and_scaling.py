@@ -539,7 +539,8 @@ checked = check.zero_bytes(zero_bytes, points=2)
 assert [
     round(float(sum(zero_bytes(7.5e9, 64, stage))) / 1e9, 1) for stage in range(4)
 ] == [120.0, 31.4, 16.6, 1.9]
-assert list(zero_bytes(1e8, 10, 2)) == [2e8, 2e7, 1.2e8]
+for _part, _bytes in zip(zero_bytes(1e8, 10, 2), (2e8, 2e7, 1.2e8), strict=True):
+    assert abs(_part / _bytes - 1) < 1e-6
 ### END HIDDEN TESTS
 checked
 

@@ -782,7 +782,7 @@ for _count in (1, 3, 8):
     )
     assert torch.allclose(torch.cat([_grad_0, _grad_1]), right, rtol=1e-9, atol=1e-12)
     assert (
-        abs(_loss.item() - F.cross_entropy(whole_model()(images), labels).item()) < 1e-9
+        abs(float(_loss) - F.cross_entropy(whole_model()(images), labels).item()) < 1e-9
     )
 ### END HIDDEN TESTS
 checked

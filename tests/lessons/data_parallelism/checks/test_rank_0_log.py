@@ -92,6 +92,15 @@ def largest(loss, entries):
     entries.append(loss.item())
 
 
+def stacked_at_the_end(model, batches, padded=False):
+    """The losses of all ranks in one message: right, but for a run that has nothing to log."""
+    losses = []
+    trained(model, batches, lambda loss, _: losses.append(loss.detach()))
+    row = torch.stack(losses if losses or not padded else [torch.zeros(())])
+    dist.all_reduce(row)
+    return (row / dist.get_world_size()).tolist()
+
+
 @pytest.mark.parametrize("log", [reduced, all_reduced, gathered])
 def test_train_and_log_accepts(log):
     accepted(check.train_and_log(lambda model, batches: trained(model, batches, log)))
@@ -115,11 +124,16 @@ def test_train_and_log_accepts(log):
         (lambda model, batches: trained(model, batches, lambda *_: None), "missing_entries"),
         (lambda model, batches: print(trained(model, batches, reduced)), "missing_entries"),
         (lambda model, batches: trained(model, batches[:-1], reduced), "training_changed"),
+        (lambda model, batches: stacked_at_the_end(model, batches, padded=True), "missing_entries"),
         (lambda model, batches: trained(copy.deepcopy(model), batches, reduced), "training_changed"),
     ],
 )
 def test_train_and_log_refuses(answer, symptom):
     refused(check.train_and_log(answer), symptom)
+
+
+def test_a_run_that_has_nothing_to_log_is_tried():
+    assert check.train_and_log(stacked_at_the_end).symptom == "raised_RuntimeError"
 
 
 def test_train_and_log_sees_the_hang_of_the_lab(monkeypatch):

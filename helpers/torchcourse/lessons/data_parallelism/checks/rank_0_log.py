@@ -58,6 +58,12 @@ def train_and_log(learner: Callable) -> str:
                 "Rank 0 logs, but your dist.reduce sends the sum to another rank. What the others then hold is not "
                 "promised, though here it happens to be right.",
             )
+        if numbers(runs[0].short or []) != []:
+            raise Wrong(
+                "missing_entries",
+                f"In a run of one step there is no second one, and nothing to log; your function returned "
+                f"{runs[0].short!r} there.",
+            )
         refuse_shortened(_STEPS, runs[0].left)
     return "No rank waits, rank 0's log holds the mean loss over all ranks, and the training is what it was."
 
@@ -66,7 +72,7 @@ def train_and_log(learner: Callable) -> str:
 class Logged:
     """One rank's training: start, end, what the learner's function returned, and where its reduces sent their sums.
 
-    `left`: the length of the list of batches afterwards.
+    `left`: the length of the list of batches afterwards. `short`: what a run of one step returned.
     """
 
     start: Tensors
@@ -74,6 +80,7 @@ class Logged:
     log: Any
     destinations: set[int]
     left: int
+    short: Any
 
 
 def _train_and_log(learner: Callable) -> Logged:
@@ -83,7 +90,8 @@ def _train_and_log(learner: Callable) -> Logged:
     batches = [(images.to(device()), labels.to(device())) for images, labels in _batches(dist.get_rank())]
     with watched() as traffic:
         log = learner(model, batches)
-    return Logged(start, copies(model.parameters()), log, traffic.destinations, len(batches))
+    short = learner(classifier().to(device()), batches[:1])
+    return Logged(start, copies(model.parameters()), log, traffic.destinations, len(batches), short)
 
 
 def _batches(rank: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
