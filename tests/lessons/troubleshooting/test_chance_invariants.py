@@ -80,6 +80,28 @@ def test_each_step_draws_other_noise(seeded: bool, alarms: list[str]) -> None:
     assert names(model, loss) == alarms
 
 
+def test_a_projection_that_a_seed_stands_for_is_no_noise() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(20, 4)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        projection = torch.randn(12, 20, generator=torch.Generator().manual_seed(1))
+        return F.cross_entropy(model(x @ projection / 5), y)
+
+    assert names(model, loss) == []
+
+
+def test_noise_is_told_from_other_noise_where_an_input_begins_with_zeros() -> None:
+    torch.manual_seed(0)
+    model, generator = nn.Linear(24, 24), torch.Generator()
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        clean = F.pad(x, (12, 0))  # as the rim of a picture
+        return F.mse_loss(model(clean + 0.3 * torch.randn(clean.shape, generator=generator.manual_seed(1))), clean)
+
+    assert names(model, loss) == ["same_noise"]
+
+
 def test_data_that_is_made_the_same_for_each_step_raises_no_alarm() -> None:
     torch.manual_seed(0)
     model, generator = nn.Linear(4, 4), torch.Generator()

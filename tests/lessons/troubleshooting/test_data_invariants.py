@@ -109,6 +109,27 @@ def test_rows_of_a_few_whole_numbers_are_alike_by_chance() -> None:
     assert found(slice(160, 256)) == ["validated_on_training_data"]
 
 
+def test_numbers_of_persons_say_nothing_of_samples() -> None:
+    class Factors(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.persons, self.things = nn.Embedding(9, 4), nn.Embedding(9, 4)
+
+        def forward(self, person: torch.Tensor, thing: torch.Tensor) -> torch.Tensor:
+            return (self.persons(person) * self.things(thing)).sum(1)
+
+    model, (one, other) = Factors(), torch.randint(9, (2, 192))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(128).split(32):
+            optimizer.zero_grad()
+            F.mse_loss(model(one[rows], other[rows]), torch.randn(32)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            model(one[128:], other[128:])
+    assert [alarm.name for alarm in probe.alarms()] == []
+
+
 @pytest.mark.parametrize(("part", "alarms"), [(True, []), (False, ["validated_on_training_data"])])
 def test_features_of_training_samples_are_no_validation(part: bool, alarms: list[str]) -> None:
     x, y = clouds(256)

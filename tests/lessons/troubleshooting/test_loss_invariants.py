@@ -94,6 +94,29 @@ def test_outputs_come_near_the_targets(loss: Loss, alarms: list[str]) -> None:
     assert names(dense(), loss, steps=16) == alarms
 
 
+def test_a_target_of_the_models_own_answers_is_given() -> None:
+    def q_learning(detached: bool) -> list[str]:
+        model, (x, reward) = dense(), (torch.randn(192, 12), torch.rand(192))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        with SanityProbe(model, optimizer) as probe:
+            for rows in torch.arange(192).split(32):
+                expected = model(x[rows].flip(1)).amax(1)
+                target = reward[rows] + 0.9 * (expected.detach() if detached else expected)
+                optimizer.zero_grad()
+                F.smooth_l1_loss(model(x[rows])[:, 0], target).backward()
+                optimizer.step()
+        return [alarm.name for alarm in probe.alarms()]
+
+    torch.manual_seed(0)
+    assert q_learning(detached=True) == []
+    assert q_learning(detached=False) == ["target_with_gradient"]
+
+
+def test_two_views_may_both_learn_from_their_difference() -> None:
+    twice = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    assert names(dense(), lambda out, y: F.mse_loss(twice(out), out) + F.cross_entropy(out, y)) == []
+
+
 @pytest.mark.parametrize(("again", "alarms"), [("each", []), ("once", []), ("both", []), ("sum", ["backward_again"])])
 def test_each_loss_goes_backward_once(again: str, alarms: list[str]) -> None:
     torch.manual_seed(0)

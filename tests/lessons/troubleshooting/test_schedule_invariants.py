@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
@@ -53,6 +53,30 @@ def test_a_schedule_is_not_left_before_its_end(length: int, alarms: list[str]) -
 
     begin()
     assert names(model, optimizer, lambda: schedules[-1].step(), begin) == alarms
+
+
+def test_each_phase_may_have_a_cycle_of_its_own() -> None:
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    cycles: list[LRScheduler] = []
+
+    def begin(epoch: int = -1, share: float = 0.0) -> None:
+        cycles.append(OneCycleLR(optimizer, 0.05, total_steps=5))
+
+    begin()
+    assert names(model, optimizer, lambda: cycles[-1].last_epoch < 4 and cycles[-1].step(), begin) == []
+
+
+def test_each_of_two_optimizers_may_have_a_schedule() -> None:
+    model = dense()
+    head, body = torch.optim.SGD(model[-1].parameters(), lr=0.05), torch.optim.SGD(model[0].parameters(), lr=0.01)
+    schedules = [StepLR(optimizer, 1, gamma=0.7) for optimizer in (head, body)]
+
+    def both(epoch: int, share: float) -> None:
+        for schedule in schedules:
+            schedule.step()
+
+    assert "schedule_of_another" not in names(model, head, body.step, both)
 
 
 @pytest.mark.parametrize(("other", "alarms"), [(False, []), (True, ["schedule_of_another"])])

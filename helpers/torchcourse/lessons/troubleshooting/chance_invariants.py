@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from torchcourse.lessons.troubleshooting.chance_watch import first_numbers
+from torchcourse.lessons.troubleshooting.chance_watch import Drawn, fingerprint
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 STEPS_AT_LEAST = 5
@@ -12,21 +12,23 @@ def noise(run: WatchedRun) -> Iterator[Alarm]:
     """Each step draws other noise."""
     total = len(run.record.steps)
     drawn = {step: found for step, found in run.record.chance.drawn.items() if found and step < total}
-    batches = {
-        first_numbers(seen.inputs)
+    batches: dict[int, Drawn] = {
+        seen.step: fingerprint(seen.inputs)
         for seen in run.record.trained
-        if seen.inputs is not None and seen.inputs.is_floating_point()
+        if seen.inputs is not None and seen.inputs.is_floating_point() and seen.inputs.numel()
     }
     # With the same batch in each step, the same numbers are part of the data.
-    if len(drawn) < STEPS_AT_LEAST or len(batches) < len(drawn) / 2:
+    if len(drawn) < STEPS_AT_LEAST or len(set(batches.values())) < len(drawn) / 2:
         return
     for place in range(min(len(found) for found in drawn.values())):
-        alike = {found[place][1] for found in drawn.values()}
-        if len(alike) == 1 and not any(found[place] in batches for found in drawn.values()):
+        # Noise has a row for each sample; a projection that a seed stands for has not.
+        pairs = [(found[place], batches[step]) for step, found in drawn.items() if step in batches]
+        alike = {noise[1] for noise, _ in pairs}
+        if len(alike) == 1 and all(noise[0][:1] == batch[0][:1] and noise != batch for noise, batch in pairs):
             yield Alarm(
                 "same_noise",
                 f"In all of {len(drawn)} steps the same random numbers were drawn, beginning with "
-                f"{alike.pop()[0]:.3g}. Is a generator seeded within the loop?",
+                f"{alike.pop():.3g}. Is a generator seeded within the loop?",
             )
             return
 
@@ -48,8 +50,9 @@ def advantages(run: WatchedRun) -> Iterator[Alarm]:
 def ratios(run: WatchedRun) -> Iterator[Alarm]:
     """A ratio of new and old probabilities changes once a step has been taken."""
     found = run.record.chance.ratios
-    batches = {seen.step: first_numbers(seen.inputs) for seen in run.record.trained if seen.inputs is not None}
-    again = [step for step in found if step and batches.get(step) and batches.get(step) == batches.get(step - 1)]
+    inputs = {seen.step: seen.inputs for seen in run.record.trained if seen.inputs is not None and seen.inputs.numel()}
+    batches = {step: fingerprint(inputs[step]) for step in inputs}
+    again = [step for step in found if step in batches and batches[step] == batches.get(step - 1)]
     if len(again) >= 3 and all(found.values()):
         yield Alarm(
             "ratio_is_1",

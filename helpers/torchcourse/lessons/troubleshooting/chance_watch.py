@@ -24,8 +24,8 @@ _FOLLOWED = {"neg", "__neg__", "sum", "squeeze", "unsqueeze", "view", "reshape",
 _FOLLOWED |= {"sub", "__sub__"}
 _TIMES = {"mul", "__mul__", "__rmul__"}
 
-Drawn = tuple[tuple[int, ...], tuple[float, ...]]
-"""The shape of what was drawn, and its first numbers."""
+Drawn = tuple[tuple[int, ...], float, float]
+"""The shape of what was drawn, its first number, and a sum that tells it from others."""
 
 
 class Chance:
@@ -68,7 +68,7 @@ class Chance:
         if name in _DRAWS and torch.is_grad_enabled() and not self._inside():
             found = self.drawn.setdefault(self._steps(), [])
             if isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST and len(found) < MANY:
-                found.append(first_numbers(out))
+                found.append(fingerprint(out))
         if not self._logs:
             return
         if name in _FOLLOWED and args:
@@ -110,6 +110,8 @@ class Chance:
         return kept is not None and kept() is tensor
 
 
-def first_numbers(tensor: torch.Tensor) -> Drawn:
+def fingerprint(tensor: torch.Tensor) -> Drawn:
     """Return what tells a tensor of measured numbers from others."""
-    return tuple(tensor.shape), tuple(tensor.detach().flatten()[:8].tolist())
+    numbers = tensor.detach().flatten().double()
+    ramp = torch.linspace(0, 1, len(numbers), dtype=torch.float64, device=numbers.device)
+    return tuple(tensor.shape), numbers[0].item(), (numbers * ramp).sum().item()

@@ -339,13 +339,21 @@ def _inputs_of(loss: Loss) -> torch.Tensor | None:
 def _keys_of(seen: Pass) -> list[float]:
     """Return a number for each sample: of all that the model got with a row for each."""
     first = seen.inputs
-    if first is None or seen.call is None or first.is_floating_point() or not 0 < first[0].numel() < TELLING:
+    if first is None or seen.call is None or first.is_floating_point() or not first.numel():
+        return _keys(first)
+    if first.dim() < 2 or first[0].numel() >= TELLING:
         return _keys(first)
     # A few whole numbers tell no sample from others: what comes with them may.
     parts = [leaf for leaf in seen.call.leaves if isinstance(leaf, torch.Tensor) and leaf.dim()]
-    rows = [part for part in parts if len(part) == seen.samples and part.layout == torch.strided and part.numel()]
-    keys = [hashes(part.cpu()) for part in rows if not part.is_nested and not part.is_complex()]
+    rows = [part for part in parts if _is_table(part) and len(part) == seen.samples]
+    if sum(part[0].numel() for part in rows) < 4:
+        return []
+    keys = [hashes(part.cpu().reshape(len(part), -1)) for part in rows if not part.is_complex()]
     return [sum(key * (place + 1) for place, key in enumerate(one)) for one in zip(*keys, strict=True)]
+
+
+def _is_table(part: torch.Tensor) -> bool:
+    return part.layout == torch.strided and not part.is_nested and part.numel() > 0
 
 
 def _keys(rows: torch.Tensor | None) -> list[float]:

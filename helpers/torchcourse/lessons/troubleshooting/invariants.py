@@ -53,7 +53,8 @@ class SanityProbe:
     Not seen is what is wrong by its meaning alone: labels of which some are wrong, anchors whose positive and negative
     are swapped, a divergence with its two sides swapped, a kept average of the weights that is evaluated and never
     updated or follows each step, a sample in the middle of a model (as in a VAE) that carries no gradient back, a
-    schedule in batches that is stepped once per epoch, images cut down to zeros and ones. Nor is what happens before
+    schedule in batches that is stepped once per epoch, images cut down to zeros and ones, different samples of one
+    person on both sides of a split. Nor is what happens before
     the probe is entered, such as a state of which nothing was loaded.
     """
 

@@ -310,6 +310,19 @@ def accumulation(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def targets(run: WatchedRun) -> Iterator[Alarm]:
+    """A target that is made of the model's own answers is taken as given."""
+    found = [loss for loss in run.record.losses if loss.function in MEASURING]
+    moving = [loss for loss in found if loss.bootstrapped]
+    if len(moving) >= 3 and len(moving) > len(found) / 2:
+        yield Alarm(
+            "target_with_gradient",
+            f"In {len(moving)} losses the target was a sum of given numbers and of others that carry a gradient, such "
+            "as a reward and the value that is expected next: the loss moves the target to the output too. Make it "
+            "under no_grad(), or detach it.",
+        )
+
+
 def sums(run: WatchedRun) -> Iterator[Alarm]:
     """A loss that has gone backward is not part of the next sum that does."""
     again, most = 0, 0
@@ -349,5 +362,6 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     shapes,
     losses,
     accumulation,
+    targets,
     sums,
 ]

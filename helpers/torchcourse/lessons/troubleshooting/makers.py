@@ -33,6 +33,17 @@ def from_directions(scores: torch.Tensor) -> bool:
     return len(divided) >= 2 and sum(divided) >= 2
 
 
+def bootstrapped(target: torch.Tensor) -> bool:
+    """Whether a target is a sum of given numbers and of others that carry a gradient, as r + 0.9 · max Q(next) is."""
+    node = end_of_graph(target)
+    while node is not None and operation(node) in _ARRANGING:
+        node = node.next_functions[0][0]
+    if node is None or operation(node) != "Add":
+        return False
+    behind = [below for below, _ in node.next_functions]
+    return None in behind and any(below is not None and operation(below) != "AccumulateGrad" for below in behind)
+
+
 def operation(node: Any) -> str:
     """Return the name of a node's operation, as autograd calls it, without its ending."""
     return node.name().rstrip("0123456789").removesuffix("Backward")

@@ -28,6 +28,8 @@ def schedule(run: WatchedRun) -> Iterator[Alarm]:
     ends = {entry.step for entry in run.around.iterations}  # a drop there is that of a schedule by epoch
     drops = [n for n in range(most + 1, len(tops)) if tops[n] * DROP < tops[n - 1] and n not in ends]
     at_most = AFTER_A_DROP if drops else LONG_AFTER
+    if low and max(tops[low[0] :]) > WHOLE * tops[most]:
+        return  # it begins again, as with a cycle for each phase
     if low and len(low) > at_most * len(tops) and not (ends - {0, len(tops)} and not drops):
         yield Alarm(
             "rate_collapses",
@@ -80,7 +82,7 @@ def one_schedule(run: WatchedRun) -> Iterator[Alarm]:
 
 def of_this_optimizer(run: WatchedRun) -> Iterator[Alarm]:
     """A schedule sets the rates of the optimizer that steps."""
-    stepping = {id(group) for step in run.record.steps for group in step.optimizer.param_groups}
+    stepping = run.record.stepping
     own = {id(p) for p in run.model.parameters()}
     told = [(one.optimizer, one.last_epoch) for one in run.around.schedulers.values()]
     told += [(one.optimizer, len(metrics)) for one, metrics in run.around.plateaus.values()]

@@ -91,6 +91,8 @@ class Loss:
     """The operation that made the scores, as autograd calls it; "" where it was not recorded."""
     directions: bool
     """Whether the scores are products of vectors of length 1, times a number."""
+    bootstrapped: bool
+    """Whether the target is given numbers plus others that carry a gradient."""
     weight: torch.Tensor | None = None
     """What it weighs the classes with, or the answer 1."""
 

@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.chance_watch import Chance
-from torchcourse.lessons.troubleshooting.makers import from_directions, maker
+from torchcourse.lessons.troubleshooting.makers import bootstrapped, from_directions, maker
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
@@ -77,6 +77,8 @@ class TrainingWatch:
         """How often each layer was called with samples, while autograd was on."""
         self.owned: set[int] = {id(p) for group in optimizer.param_groups for p in group["params"]}
         """The ids of the parameters of each optimizer that has stepped, and of this one."""
+        self.stepping: set[int] = set()
+        """The ids of the parameter groups of each optimizer that has stepped."""
         self.transformed = False
         """Whether the model was called inside a transform of torch.func, where nothing is recorded."""
         self.others = 0
@@ -231,6 +233,7 @@ class TrainingWatch:
                 len(self.steps),
                 maker(scores),
                 from_directions(scores),
+                bootstrapped(target),
                 _weight(how),
             )
         )
@@ -314,6 +317,7 @@ class TrainingWatch:
     def _on_step(self, optimizer: Optimizer, closure: bool) -> None:
         ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.owned |= ids
+        self.stepping |= {id(group) for group in optimizer.param_groups}
         if optimizer is not self._optimizer and not ids & self._ids:
             self.others += 1
             return
