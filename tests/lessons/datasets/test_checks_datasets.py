@@ -1,9 +1,11 @@
 """The checks of lesson 06, notebook 1, accept right answers built in different ways and name wrong ones' symptoms."""
 
+import contextlib
 import csv
 from collections import deque
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -163,6 +165,40 @@ class FloatNumber(Pictures):
         return image, torch.tensor(label + 0.3)
 
 
+class ByPlace(Pictures):
+    """Takes the first column for the file and the second for the label, whatever they are called."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        with open(self.folder / "labels.csv", newline="") as file:
+            self.rows = [dict(zip(("file", "label"), row, strict=False)) for row in list(csv.reader(file))[1:]]
+        self.classes = sorted({row["label"] for row in self.rows})
+        self.look()
+
+
+class OfAllFolders(Pictures):
+    """Keeps its rows in the class: each dataset begins with those of the ones before."""
+
+    all_rows: ClassVar[list] = []
+
+    def look(self):
+        super().look()
+        self.all_rows.extend(self.rows)
+        self.rows = list(self.all_rows)
+
+
+class ShortLabelsFirst(Pictures):
+    def look(self):
+        super().look()
+        self.classes.sort(key=len)
+
+
+class Wrapped(Pictures):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, torch.tensor([label])
+
+
 class Reversed(Pictures):
     def __init__(self, folder):
         super().__init__(folder)
@@ -185,6 +221,10 @@ class Reversed(Pictures):
         (Keeping, "kept"),
         (OneHot, "no_number"),
         (FloatNumber, "no_number"),
+        (ByPlace, "columns_by_place"),
+        (OfAllFolders, "count"),
+        (ShortLabelsFirst, "class_number"),
+        (Wrapped, "no_number"),
     ],
 )
 def test_wrong_data_sets(answer, symptom):
@@ -287,6 +327,32 @@ def test_wrong_loaders(answer, symptom):
     refused(check.batches(answer), symptom)
 
 
+def leaving_out(dataset, sampler, batch_size, collate, submit, ahead):
+    def fetch(part):
+        samples = []
+        for n in part:
+            with contextlib.suppress(ValueError):
+                samples.append(dataset[n])
+        return collate(samples)
+
+    futures = []
+    for part in parts(sampler, batch_size):
+        futures.append(submit(fetch, part))
+        if len(futures) > ahead:
+            yield futures.pop(0).result()
+    for future in futures:
+        yield future.result()
+
+
+def from_one_queue(dataset, sampler, batch_size, collate, submit, ahead, futures=deque()):  # noqa: B006
+    for part in parts(sampler, batch_size):
+        futures.append(submit(lambda part: collate([dataset[n] for n in part]), part))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
+
+
 def endless(dataset, sampler, batch_size, collate, submit, ahead):
     yield from by_hand.batches(dataset, sampler, batch_size, collate, submit, ahead)
     while True:
@@ -302,6 +368,8 @@ def calls_its_work(dataset, sampler, batch_size, collate, submit, ahead):
     ("answer", "symptom"),
     [
         (endless, "too_many"),
+        (leaving_out, "swallowed"),
+        (from_one_queue, "left_over"),
         (calls_its_work, "no_function"),
         (lambda *args: list(by_hand.batches(*args)), "not_yielded"),
         (lambda *args: None, "not_yielded"),
@@ -369,6 +437,8 @@ def in_front(samples, out):
         (change(mask=lambda s, o: o["x"][..., 0] > 0), "mask"),
         (change(labels=lambda s, o: o["labels"].float()), "labels"),
         (lambda samples: with_the_package(samples)[:3], "wrong_type"),
+        (lambda samples: (with_the_package(samples), [x.zero_() for x, _ in samples])[0], "inputs_changed"),
+        (lambda samples: (with_the_package(samples), samples.reverse())[0], "inputs_changed"),
     ],
 )
 def test_wrong_collates(answer, symptom):
@@ -458,6 +528,7 @@ def test_right_buckets(answer):
         ({"keep_short": False}, "lost"),
         ({"mix": False, "mix_batches": False}, "never_shuffled"),
         ({"cut_pools": False}, "one_pool"),
+        ({"mix": False}, "same_batches"),
     ],
 )
 def test_wrong_buckets(changed, symptom):
@@ -474,7 +545,19 @@ def sorted_in_place(lengths, size, pool, generator):
     return found
 
 
+def in_as_many_batches(lengths, size, pool, generator):
+    """Cuts each pool, the last one too, into as many batches."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    found = []
+    for at in range(0, len(order), size * pool):
+        part = sorted(order[at : at + size * pool], key=lengths.__getitem__)
+        each = max(len(part) // pool, 1)
+        found += [part[i : i + each] for i in range(0, len(part), each)]
+    return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
+
+
 def test_more_wrong_buckets():
+    refused(check.bucket_batches(in_as_many_batches), "short_batches")
     refused(check.bucket_batches(sorted_in_place), "inputs_changed")
     refused(check.bucket_batches(from_its_seed), "not_drawn")
     refused(check.bucket_batches(lambda n, b, p, g: [k for batch in buckets(n, b, p, g) for k in batch]), "wrong_type")
@@ -514,7 +597,19 @@ def by_printed_text(samples, groups, train, test):
     return all_three(samples, groups, train, test) | {n for n in test if str(samples[n]) in known}
 
 
-@pytest.mark.parametrize(("answer", "words"), [(by_bytes, "different shape"), (by_printed_text, "in one number")])
+def by_nearness(samples, groups, train, test):
+    def near(a, b):
+        return a.shape == b.shape and torch.allclose(a, b)
+
+    return all_three(samples, groups, train, test) | {
+        n for n in test if any(near(samples[n], samples[other]) for other in train)
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(by_bytes, "different shape"), (by_printed_text, "in one number"), (by_nearness, "nearly")],
+)
 def test_what_is_taken_for_a_content(answer, words):
     checked = check.find_leaks(answer)
     refused(checked, "no_leak")

@@ -3,138 +3,19 @@
 In the notebook's order: `pictures`, `batches`, `collate`, `bucket_batches`, `find_leaks`.
 """
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from torchcourse.checks import Wrong, check, errors
-from torchcourse.checks.kit import numbers as numbers_in
-from torchcourse.checks.kit import refuse_known, same, tensor_of
+from torchcourse.checks import Wrong, check
+from torchcourse.checks.kit import same
+from torchcourse.lessons.datasets.checks.pictures import pictures
 from torchcourse.lessons.datasets.checks.sequences import bucket_batches, collate
-from torchcourse.lessons.datasets.folder import write_images
 from torchcourse.lessons.datasets.splits import leaks
 
 __all__ = ["batches", "bucket_batches", "collate", "find_leaks", "pictures"]
-
-
-@check
-def pictures(learner: Callable[[Path], Any]) -> str:
-    """Make a folder with a table in an order of its own, change it under the dataset, then take an image away."""
-    labels = ["fox", "owl", "ant", "owl", "fox"]
-    files = ["m.png", "c.png", "x.png", "a.png", "k.png"]
-    pixels = torch.arange(5 * 12).reshape(5, 3, 4).to(torch.uint8)
-    rows = [{"file": file, "label": label} for file, label in zip(files, labels, strict=True)]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        write_images(folder, torch.cat([pixels, pixels[:1]]), [*rows, {"file": "unlisted.png", "label": "owl"}])
-        write_images(folder, pixels, rows)  # the table again, now without the last image
-        data = learner(folder)
-        if len(data) != 5:
-            more = (
-                " Is the line of column names counted, or the image in the folder that the table does not list?"
-                if len(data) == 6
-                else ""
-            )
-            raise Wrong("count", f"The table has 5 rows, and your dataset has the length {len(data)}.{more}")
-        _judge_samples(data, pixels, files, labels)
-        unread = learner(folder)
-        write_images(folder, pixels[:1] + 100, [{"file": "m.png", "label": "fox"}], table="other.csv")
-        _judge_lazy(data, unread, pixels[:1] / 255)
-        (folder / "x.png").unlink()
-        _judge_missing(learner, folder)
-    return "Five images in the table's order, each opened when it is asked for; a missing one is named at once."
-
-
-def _judge_lazy(data: Any, unread: Any, old: torch.Tensor) -> None:
-    if torch.equal(unread[0][0], old):
-        raise Wrong(
-            "eager",
-            "A file was changed after your dataset had been made, and it still returns the old image: "
-            "all images are in memory. When is a file to be opened?",
-        )
-    if torch.equal(data[0][0], old):
-        raise Wrong(
-            "kept",
-            "A file was changed after its image had been asked for, and your dataset still returns the old image: it "
-            "keeps each image that it has opened. After one epoch the whole folder is in memory.",
-        )
-
-
-def _judge_missing(learner: Callable[[Path], Any], folder: Path) -> None:
-    try:
-        data = learner(folder)
-    except FileNotFoundError as error:
-        if "x.png" not in str(error):
-            raise Wrong("nameless", f"Of a missing image your message says: {error}. Which one is it?") from None
-        return
-    except Exception as error:
-        if errors.is_hole(error):
-            raise
-        raise Wrong(
-            "other_error",
-            f"An image of the table is missing, and making your dataset ends with {type(error).__name__}: {error}. "
-            "FileNotFoundError was asked for, with the name of the image.",
-        ) from error
-    if len(data) < 5:
-        raise Wrong(
-            "skipped",
-            f"An image of the table is missing, and your dataset leaves it out: it has {len(data)} of 5 samples, and "
-            "nobody is told. Raise FileNotFoundError with its name when it is made.",
-        )
-    raise Wrong(
-        "missing_late",
-        "An image of the table is missing, and your dataset is made all the same. The error "
-        "will come in the middle of an epoch. Raise FileNotFoundError with its name when it is made.",
-    )
-
-
-def _judge_samples(data: Any, pixels: torch.Tensor, files: list[str], labels: list[str]) -> None:
-    got = [data[number] for number in range(5)]
-    if not all(isinstance(sample, tuple) and len(sample) == 2 for sample in got):
-        raise Wrong("wrong_type", f"A sample is a pair (image, class number). You return {type(got[0]).__name__}.")
-    images, numbers = zip(*got, strict=True)
-    right = pixels[:, None] / 255
-    for image in images:
-        tensor_of(image, right[0].shape, f"An image has the shape {list(right[0].shape)}, as `read_image` returns it.")
-    by_name = torch.tensor(sorted(range(5), key=files.__getitem__))
-    refuse_known(
-        torch.stack(images),
-        {
-            "folder_order": (
-                right[by_name],
-                "Your images come in the order of their file names, and the labels in that of the table. Image and "
-                "label of a sample must come from one row.",
-            )
-        },
-    )
-    if not same(torch.stack(images), right, 1e-5):
-        raise Wrong("wrong_value", "Image i is not what the file of row i holds.")
-    _judge_class_numbers(numbers, labels)
-
-
-def _judge_class_numbers(given: tuple, labels: list[str]) -> None:
-    if any(isinstance(number, str) for number in given):
-        raise Wrong("label_is_text", f"The label of sample 0 is {given[0]!r}. A loss takes the number of a class.")
-    found = numbers_in(given)
-    if found is None or any("float" in str(getattr(value, "dtype", type(value))) for value in given):
-        raise Wrong("no_number", f"The label of sample 0 is {given[0]!r}. The number of a class is one whole number.")
-    numbers, by_row, by_name = [int(number) for number in found], list(dict.fromkeys(labels)), sorted(set(labels))
-    if numbers == [by_row.index(label) for label in labels]:
-        raise Wrong(
-            "numbered_by_row",
-            "Your classes are numbered as they appear in the table. The test set's table has a different order, and "
-            "there the same animal gets a different number. Number the sorted labels.",
-        )
-    if numbers != [by_name.index(label) for label in labels]:
-        raise Wrong(
-            "class_number",
-            f"The labels {labels} have the numbers {numbers}. A class's number is its place among the sorted labels, "
-            "and places are counted from 0.",
-        )
 
 
 class _Executor:
@@ -258,7 +139,48 @@ def batches(learner: Callable[..., Iterable]) -> str:
     with ThreadPoolExecutor(3) as pool:
         got = list(learner(_Watched(None), _Sampler(range(50)), 4, tuple, pool.submit, 3))
     _judge_batches(got, [tuple(range(10 * at, min(10 * at + 40, 500), 10)) for at in range(0, 50, 4)], "With threads")
+    _judge_error(learner)
+    _judge_second_epoch(learner)
     return "Right batches in the right order, as many under way as asked for, also with three threads."
+
+
+class _Unreadable(_Watched):
+    """A dataset with one sample that cannot be read."""
+
+    def __getitem__(self, number: int) -> int:
+        if number == 5:
+            raise ValueError("sample 5 cannot be read")
+        return super().__getitem__(number)
+
+
+def _judge_error(learner: Callable[..., Iterable]) -> None:
+    executor = _Executor()
+    try:
+        for _ in learner(_Unreadable(executor), _Sampler(range(8)), 2, tuple, executor.submit, 2):
+            pass
+    except ValueError as error:
+        if "sample 5" in str(error):
+            return
+        raise
+    raise Wrong(
+        "swallowed",
+        "A sample cannot be read: the dataset raises a ValueError, and your loader goes on without a word. Nobody "
+        "hears that the batch is not whole. Let the error through.",
+    )
+
+
+def _judge_second_epoch(learner: Callable[..., Iterable]) -> None:
+    """Leave an epoch after its first batch; the next one has its own batches alone."""
+    executor = _Executor()
+    left = iter(learner(_Watched(executor), _Sampler(range(8)), 2, tuple, executor.submit, 2))
+    next(left)
+    got = list(learner(_Watched(executor), _Sampler([9, 4]), 2, tuple, executor.submit, 2))
+    if got != [(90, 40)]:
+        raise Wrong(
+            "left_over",
+            f"An epoch was left after its first batch, and the next, of the samples 9 and 4, gives {got}. What is "
+            "still there from the one before?",
+        )
 
 
 def _judge_under_way(under_way: list[int], ahead: int, case: str) -> None:
@@ -312,6 +234,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         ([11, 6, 10], [2, 3, 4, 5, 7]),
         ([8, 5], [0, 1, 3]),
         ([12, 5], [0, 13, 14, 15]),
+        ([16], [17, 18]),
     ]
     for train, test in cases:
         right = leaks(samples, groups, train, test)
@@ -326,7 +249,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         _judge_leaks(set(map(int, got)), right, set(test), case)
         if not same(given, (samples, groups, train, test)):
             raise Wrong("inputs_changed", f"{case}: the function changed what it was given to read.")
-    return "Seven splits: the same number, the same picture, the same writer. And nothing that is none."
+    return "Eight splits: the same number, the same picture, the same writer. And nothing that is none."
 
 
 def _samples_with_twins() -> tuple[list[torch.Tensor], list[str]]:
@@ -341,7 +264,10 @@ def _samples_with_twins() -> tuple[list[torch.Tensor], list[str]]:
     samples.append(samples[12].clone())
     samples[14][20, 25] += 1  # different in the middle, which a large tensor's text leaves out
     samples.append(samples[12].clone())
-    return samples, [f"writer {letter}" for letter in "aabccdefghbijklm"]
+    samples.append(torch.rand(4, 4, generator=generator))
+    samples.append(samples[16] * (1 + 1e-6))  # the next recording, nearly the same
+    samples.append(samples[16].clone())
+    return samples, [f"writer {letter}" for letter in "aabccdefghbijklmnop"]
 
 
 def _judge_leaks(got: set[int], found: dict[int, str], test: set[int], case: str) -> None:
@@ -358,7 +284,8 @@ def _judge_leaks(got: set[int], found: dict[int, str], test: set[int], case: str
             "their writers."
             + (" Two equal samples that are both in the test part are no leak." if {7, 9} & set(wrongly) else "")
             + (" The same bytes in a different shape are different content." if 13 in wrongly else "")
-            + (" They differ from a training sample in one number." if 14 in wrongly else ""),
+            + (" They differ from a training sample in one number." if 14 in wrongly else "")
+            + (" It is nearly the same as a training sample, and nearly is not equal." if 17 in wrongly else ""),
         )
     missed = {found[number]: number for number in sorted(right - got)}
     hints = {

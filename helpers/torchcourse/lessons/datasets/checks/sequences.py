@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import tensor_of
+from torchcourse.checks.kit import same, tensor_of
 from torchcourse.lessons.datasets.samplers import BucketBatches, padding_share
 
 
@@ -24,8 +24,11 @@ def collate(learner: Callable[[list], tuple]) -> str:
         samples = [(torch.randn(n, 3, generator=generator), k) for n, k in zip(lengths, labels, strict=True)]
         if value is not None:
             _fill_steps([x for x, _ in samples], value)
-        out = learner([(x.clone(), label) for x, label in samples])
+        given = [(x.clone(), label) for x, label in samples]
+        out = learner(given)
         _judge_padded(_four(out), samples, value)
+        if not same(given, samples):
+            raise Wrong("inputs_changed", "The list of samples, or a sequence in it, is different after the call.")
     return "Five batches: real steps where they belong, zeros after them, and a mask that tells the two apart."
 
 
@@ -113,6 +116,12 @@ def bucket_batches(learner: Callable[..., list[list[int]]]) -> str:
         epochs += [_as_lists(learner(list(lengths), size, pool, generator)) for _ in range(2)]
         for epoch in epochs:
             _judge_epoch(epoch, count, size, case)
+            if sum(len(batch) < size for batch in epoch) > 1:
+                raise Wrong(
+                    "short_batches",
+                    f"{case}, {sum(len(batch) < size for batch in epoch)} batches have fewer than {size} samples. Only "
+                    "the last batch of the last pool has to.",
+                )
         again = _as_lists(learner(list(lengths), size, pool, torch.Generator().manual_seed(0)))
         if again != epochs[0]:
             raise Wrong("not_repeatable", f"{case}, the same generator gives a different order. Draw from it alone.")
@@ -167,6 +176,12 @@ def _judge_padding(lengths: list[int], epochs: list[list[list[int]]], size: int,
             f"{case}, the whole dataset is one pool: the same samples meet in every epoch. Mix first, "
             "then cut into pools, then sort within each.",
         )
+    if _samples_that_meet(epochs[0]) == _samples_that_meet(epochs[1]):
+        raise Wrong(
+            "same_batches",
+            f"{case}, the same samples meet in every epoch, in batches that only change their order. Mix the samples, "
+            "then cut into pools.",
+        )
     place = torch.linspace(-1, 1, len(epochs[0]))
     trends = []
     for epoch in epochs:
@@ -181,3 +196,7 @@ def _judge_padding(lengths: list[int], epochs: list[list[list[int]]], size: int,
             f"{case}, the batches of an epoch go from short to long, again and again. The model sees the "
             "lengths in an order; mix the batches, too.",
         )
+
+
+def _samples_that_meet(epoch: list[list[int]]) -> set[frozenset[int]]:
+    return {frozenset(batch) for batch in epoch}
