@@ -2,6 +2,7 @@
 
 import csv
 import html
+import inspect
 import json
 import os
 import re
@@ -112,6 +113,7 @@ DAMAGED = {
     "a cell of a new kind": b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "x"}]}',
     "a format to come": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
     "bytes": bytes(range(256)) * 9,
+    "a number without end": b'{"cells": [], "x": ' + b"9" * 5000 + b"}",
 }
 
 
@@ -123,6 +125,65 @@ def test_what_is_no_notebook_is_named_and_costs_only_itself(course, known, tmp_p
     assert [*staged.notebooks] == ["1_lesson"]
     assert staged.unread == (staged.notes[0].startswith("quiz.ipynb could not be read: "))
     assert len(staged.notes[0]) < 200
+
+
+def folders_without_end(place):
+    (place / Path(*["f"] * 150)).mkdir(parents=True)
+
+
+def files_without_end(place):
+    for number in range(60):
+        (place / f"{number}.ipynb").write_text("{}")
+        with (place / f"{number}.bin").open("wb") as file:
+            file.truncate(staging.MOST)
+
+
+def links_in_circles(place):
+    (place / "circle").symlink_to("circle")
+    (place / "back").symlink_to(".")
+    (place / "helper.py").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("fill", "notes"),
+    [
+        (folders_without_end, []),
+        (files_without_end, ["61 notebooks are in the folder, and 50 of them were read", "without 0.bin"]),
+        (links_in_circles, []),
+    ],
+    ids=["folders", "files", "links"],
+)
+def test_a_folder_without_end_is_read_to_where_it_is_looked_at(course, known, tmp_path, fill, notes):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    fill(source)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 120)  # of folders as deep as 1000, pytest could not clean up
+    try:
+        digest = staging.digest(source, "")
+    finally:
+        sys.setrecursionlimit(before)
+    staged = staging.stage(source, known)
+    assert [*staged.notebooks] == ["1_lesson"]
+    assert [*staged.files] == ["helper.py"] * (fill is links_in_circles)
+    assert [note for note in notes if note not in "; ".join(staged.notes)] == []
+    assert staging.digest(source, "") == digest
+    (source / "1_lesson.ipynb").write_text("{}")
+    assert staging.digest(source, "") != digest
+
+
+def test_a_notebook_that_takes_too_long_to_read_is_not_called_damaged(course, tmp_path, monkeypatch):
+    """Nor does it leave the next one without a limit."""
+
+    def validate(*_notebook, **_named):
+        while True:
+            pass
+
+    for name in ("1_lesson.ipynb", "copy.ipynb"):
+        hand_in(course, tmp_path, "ada", solved=True, name=name)
+    monkeypatch.setattr(nbformat, "validate", validate)
+    monkeypatch.setattr(own_time, "MOST", 0.1)
+    with pytest.raises(own_time.TooLong), own_time.limited():
+        staging.stage(tmp_path / "submitted" / "ada" / LESSON_NAME, {})
 
 
 CELL = '{"cell_type": "raw", "metadata": {}, "source": "all my work"'

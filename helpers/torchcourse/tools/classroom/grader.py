@@ -121,8 +121,8 @@ class Grader:
                 for name, notebook in work.notebooks.items():
                     work.notebooks[name] = _apply(self._sanitizing, notebook, self._place(work, name))
                     work.notebooks[name].metadata[execution.FILES] = staged.files
-        except Exception as error:  # whatever a notebook can hold
-            work.failed = self._messages.reason() or _named(error)
+        except (Exception, own_time.TooLong) as error:  # whatever a notebook can hold
+            work.failed = self._reason(error)
         return work
 
     def grade(self, work: Work) -> Grade:
@@ -139,9 +139,14 @@ class Grader:
                     nbformat.validate(work.notebooks[name], relax_add_props=True)
                 self._write_autograded(work)
                 return self._finish(book, work, any(note.needs_person for note in notes))
-        except Exception as error:  # the fault of one submission, which costs no other one anything
-            work.failed = self._messages.reason() or _named(error)
+        except (Exception, own_time.TooLong) as error:  # the fault of one submission, which costs no other one anything
+            work.failed = self._reason(error)
             return _not_graded(work)
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, own_time.TooLong | staging.Refused):
+            return str(error)
+        return self._messages.reason() or f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
     def follow(self, student: str, lesson: str) -> tuple[Grade, str]:
         """Return the grade of work that was graded before, and its fingerprint, and write its feedback again."""
@@ -225,7 +230,7 @@ class Grader:
         for name, notebook in work.notebooks.items():
             page = self._pages.page(notebook, self._place(work, name))
             (place / f"{name}.html").write_text(page, encoding="utf-8", newline="\n")
-        return Grade(work.student, work.lesson, state, score, most, printable("; ".join(notes)))
+        return Grade(work.student, work.lesson, state, score, most, _told(notes))
 
     def _emptied(self, step: str, work: Work) -> Path:
         """Return a folder for what one of nbgrader's steps makes of a submission, with nothing but its timestamp."""
@@ -259,14 +264,16 @@ def _apply(steps: list[NbGraderPreprocessor], notebook: NotebookNode, resources:
 
 
 def _not_graded(work: Work) -> Grade:
-    reason = printable("; ".join([*work.notes, work.failed]))
-    return Grade(work.student, work.lesson, "could not be graded", None, None, reason)
+    return Grade(work.student, work.lesson, "could not be graded", None, None, _told([work.failed, *work.notes]))
 
 
-def _named(error: Exception) -> str:
-    if isinstance(error, own_time.TooLong | staging.Refused):
-        return str(error)
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+def _told(notes: list[str]) -> str:
+    """Return notes as one text for a cell of a table, the first of them where there are too many."""
+    text = printable("; ".join(note for note in notes if note))
+    return text if len(text) <= _MOST_TOLD else f"{text[:_MOST_TOLD]} …"
+
+
+_MOST_TOLD = 2000  # characters
 
 
 class Runs:

@@ -26,6 +26,10 @@ MOST_FILES, MOST_BESIDE = 200, 16 * 2**20
 """Files, and their bytes together, that a notebook finds beside it."""
 _MOST_SEEN = 5000
 """Files that are looked at for it; a folder may hold a million of them."""
+_DEEPEST = 20
+"""Folders within each other that are looked into."""
+MOST_NOTEBOOKS = 50
+"""Notebooks of a submission that are read, those with the lesson's names first."""
 TIMESTAMP = "timestamp.txt"
 _NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
 _LONGEST_STAMP = 1000
@@ -62,7 +66,8 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     if source.is_symlink():
         raise Refused("the folder is a link, and links are not followed")
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
-    for path in sorted(source.glob("*.ipynb")):
+    paths = sorted(source.glob("*.ipynb"), key=lambda path: (path.stem not in known, path))
+    for path in paths[:MOST_NOTEBOOKS]:
         try:
             notebook = read(path)
         except ValueError as error:
@@ -77,14 +82,17 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     for name, found in sorted(candidates.items()):
         newest, notebook = max(found, key=lambda one: (one[0].stem == name, one[0].stat().st_mtime))
         if len(found) > 1:
-            others = ", ".join(path.name for path, _ in found if path != newest)
+            others = _some([path.name for path, _ in found if path != newest])
             staged.notes.append(f"{newest.name} was graded, and not {others}, which is the same notebook")
         elif newest.stem != name:
             staged.notes.append(f"{newest.name} was taken for {name}.ipynb")
         staged.notebooks[name] = notebook
+    if paths[MOST_NOTEBOOKS:]:
+        staged.notes.append(f"{len(paths)} notebooks are in the folder, and {MOST_NOTEBOOKS} of them were read")
+        staged.unread = True
     staged.files, left = beside(source)
     if left:
-        staged.notes.append(f"the notebooks ran without {', '.join(left[:3])}: too much lies beside them")
+        staged.notes.append(f"the notebooks ran without {_some(left)}: too much lies beside them")
     return staged
 
 
@@ -114,9 +122,17 @@ def _given(source: Path) -> Iterator[Path]:
     def is_given(name: str) -> bool:
         return not name.startswith(".") and name not in _NOT_GIVEN
 
-    for top, folders, names in os.walk(source):
-        folders[:] = sorted(filter(is_given, folders))
-        yield from (Path(top, name) for name in sorted(filter(is_given, names)) if not name.endswith(".ipynb"))
+    # Not by os.walk or rglob, whose own depth ends in an error where that of the folders has no end.
+    waiting = [(source, 0)]
+    while waiting:
+        top, depth = waiting.pop()
+        with contextlib.suppress(OSError):  # of a folder that cannot be read, or whose path is too long
+            entries = [entry for entry in os.scandir(top) if is_given(entry.name) and not entry.is_symlink()]
+            folders = sorted(Path(entry) for entry in entries if entry.is_dir())
+            yield from sorted(
+                Path(entry) for entry in entries if not entry.is_dir() and not entry.name.endswith(".ipynb")
+            )
+            waiting += [(folder, depth + 1) for folder in reversed(folders) if depth < _DEEPEST]
 
 
 def is_file(path: Path) -> bool:
@@ -142,17 +158,19 @@ def stamp(source: Path) -> str:
 
 
 def digest(source: Path, drawn: str) -> str:
-    """Return a digest of all that a student handed in for a lesson, and of what was drawn for the student.
+    """Return a digest of what is read of a student's work for a lesson, and of what was drawn for the student.
 
-    A file that is too large to be read counts with its size and time.
+    A file that is too large to be read counts with its size and time, and so do those after the first 100 MiB.
     """
-    found = hashlib.blake2b(drawn.encode(), digest_size=16)
-    for path in sorted(filter(is_file, source.rglob("*"))):
+    found, left = hashlib.blake2b(drawn.encode(), digest_size=16), 2 * MOST
+    read = [*source.glob("*.ipynb"), source / TIMESTAMP, *itertools.islice(_given(source), _MOST_SEEN)]
+    for path in sorted(filter(is_file, read)):
         found.update(path.relative_to(source).as_posix().encode(errors="surrogateescape") + b"\0")
         with contextlib.suppress(OSError):  # of which the grading says that it could not be read
             about = path.stat()
-            large = f"{about.st_size} {about.st_mtime_ns}".encode()
-            found.update(path.read_bytes() if about.st_size <= MOST else large)
+            left -= about.st_size
+            large = about.st_size > MOST or left < 0
+            found.update(f"{about.st_size} {about.st_mtime_ns}".encode() if large else path.read_bytes())
     return found.hexdigest()
 
 
@@ -167,7 +185,7 @@ def read(path: Path) -> NotebookNode:
             raise ValueError("it is no file")
         if path.stat().st_size > MOST:
             raise ValueError(f"it has {path.stat().st_size / 2**20:.0f} MiB, and at most {MOST / 2**20:.0f} are read")
-        content = json.loads(_decoded(path.read_bytes()), object_pairs_hook=_each_once)
+        content = json.loads(_decoded(path.read_bytes()), object_pairs_hook=_each_once, parse_int=_whole)
     except (OSError, RecursionError) as error:
         raise ValueError(str(error).partition("\n")[0]) from error
     except json.JSONDecodeError as error:
@@ -237,6 +255,12 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > 1000:  # Python reads no number of many thousands
+        raise ValueError(f"it has a number of {len(digits):,} digits")
+    return int(digits)
+
+
 def _mend(notebook: NotebookNode) -> None:
     """Give each cell the parts that nbgrader reads, and an id of its own."""
     seen: set[str] = set()
@@ -256,6 +280,10 @@ def _mend(notebook: NotebookNode) -> None:
         if role is not None and not (isinstance(role, dict) and isinstance(role.get("grade_id", ""), str)):
             del cell.metadata["nbgrader"]
     notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 5))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
 
 
 def _joined(source: Any) -> str:
