@@ -1,5 +1,6 @@
 """The checks of notebook 2 of lesson 06 accept right answers built in different ways and name wrong ones' symptoms."""
 
+import contextlib
 import itertools
 import math
 
@@ -52,6 +53,8 @@ def test_workers_for_accepts(learner):
         (lambda load, step, send, cores: min(cores, int(load / (step + send))), "waits"),
         (lambda load, step, send, cores: min(cores, round(load / (step + send))) if load > send else 0, "waits"),
         (lambda *given: float(by_formula(*given)), "no_number"),
+        (lambda load, step, send, cores: by_formula(load, step, send, min(cores, 8)), "waits"),
+        (lambda load, step, send, cores: by_formula(load / 1.05, step, send, cores), "waits"),
     ],
 )
 def test_workers_for_refuses(learner, symptom):
@@ -105,6 +108,15 @@ def in_groups(records, rank, world_size, worker, workers):
         yield from group[rank * workers + worker :][:1]
 
 
+def without_the_empty(records, *place):
+    return (record for record in by_slices(records, *place) if record)
+
+
+def until_none(records, *place):
+    share = iter(by_slices(records, *place))
+    return iter(lambda: next(share, None), None)
+
+
 def one_ahead(records, *place):
     waiting = None
     for record in by_slices(records, *place):
@@ -120,6 +132,8 @@ def one_ahead(records, *place):
     [
         (in_groups, "reads_ahead"),
         (one_ahead, "reads_ahead"),
+        (without_the_empty, "empty_lost"),
+        (until_none, "empty_lost"),
         (lambda records, *place: next(by_slices(records, *place), None) or "record 0", "wrong_type"),
         (lambda records, *place: by_slices(enumerate(records), *place), "no_record"),
         (lambda records, *place: by_slices(map(len, records), *place), "no_record"),
@@ -203,6 +217,23 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
     return learner
 
 
+def each_bad_one_once(*given):
+    samples, corrupt = right(*given)
+    return samples, list(dict(corrupt).items())
+
+
+def looking_first(dataset, names, numbers):
+    with contextlib.suppress(Exception):
+        [dataset[number] for number in numbers]
+    return right(dataset, names, numbers)
+
+
+def into_kept_lists(dataset, names, numbers, kept=([], [])):
+    for parts, more in zip(kept, right(dataset, names, numbers), strict=True):
+        parts.extend(more)
+    return kept
+
+
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
@@ -210,6 +241,10 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
         (fetches(errors=Exception), "hides_bugs"),
         (fetches(instead=lambda dataset, number: dataset[(number + 1) % 10 and 1]), "replaced"),
         (fetches(instead=lambda dataset, number: None), "replaced"),
+        (fetches(errors=(ValueError, FileNotFoundError)), "raises"),
+        (looking_first, "read_again"),
+        (into_kept_lists, "left_over"),
+        (lambda dataset, names, numbers: right(dataset, names, range(10)), "not_asked_for"),
         (fetches(entry=None), "silent"),
         (fetches(entry=lambda name, number, error: (number, str(error))), "no_name"),
         (fetches(entry=lambda name, number, error: (name, "corrupt")), "no_reason"),
@@ -218,7 +253,7 @@ def fetches(errors=(ValueError, OSError), instead=None, entry=lambda name, numbe
         (fetches(errors=(ValueError, OSError, KeyError)), "hides_bugs"),
         (fetches(errors=(ValueError, OSError, RuntimeError, ZeroDivisionError)), "hides_bugs"),
         (lambda *given: (list(filter(None, right(*given)[0])), right(*given)[1]), "samples"),
-        (lambda *given: (right(*given)[0], list(dict(right(*given)[1]).items())), "silent"),
+        (each_bad_one_once, "silent"),
         (lambda dataset, names, numbers: right(dataset, names[1:] + names[:1], numbers), "other_name"),
         (lambda dataset, names, numbers: right(dataset, names, sorted(numbers)), "samples"),
         (lambda dataset, names, numbers: (right(dataset, names, numbers)[0], [("a", "b")] * 9), "too_many_reported"),
@@ -299,6 +334,7 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
         (shuffled_again, "reordered"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, 0), "queue_lost"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, 0, drawn, waiting), "epoch_ignored"),
+        (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, -waiting), "waiting_added"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, 0, 0), "from_the_start"),
         (
             lambda n, size, seed, epoch, *place: [b for b in rest(n, size, seed, epoch, *place) if len(b) == size],

@@ -24,6 +24,8 @@ LOADERS = [
     (200, 12, 3, 6),
     (33, 10, 1, 8),
     (32, 9, 1, 8),
+    (34, 10, 1, 8),
+    (150, 9, 1, 16),
 ]
 """(load, step, send, cores), times in ms."""
 
@@ -64,6 +66,7 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
             )
     if taken < 20:
         raise Wrong("stops", f"Of an endless stream it yields {taken} records and ends.")
+    _judge_empty_records(learner)
     return "Every record exactly once in six layouts of ranks and workers; an endless stream is no obstacle."
 
 
@@ -71,7 +74,8 @@ def my_share(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> str
 def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, list]]) -> str:
     """Fetch batches with bad records, with none, with nothing but bad ones; then from a dataset with a bug."""
     for numbers in ([4, 0, 7, 2], [1, 2, 5], [9, 3, 8, 0, 6], [3, 7], [2, 2, 3, 3]):
-        bad = {3: UnicodeError("cut off"), 7: FileNotFoundError("no such block"), 9: ValueError("not a PNG")}
+        bad: dict[int, Exception] = {3: UnicodeError("cut off"), 7: FileNotFoundError("no such block")}
+        bad |= {8: OSError("bad block"), 9: ValueError("not a PNG")}
         records = _Records(bad)
         try:
             given = learner(records, records.names, numbers)
@@ -90,6 +94,12 @@ def fetch(learner: Callable[[Any, Sequence[str], Sequence[int]], tuple[list, lis
                 f"Return two lists: the samples, and what could not be read as (name, reason). You return {given!r}.",
             )
         _judge_fetched(*given, numbers, records)
+        if records.reads > len(numbers):
+            raise Wrong(
+                "read_again",
+                f"Batch {numbers}: the dataset was asked {records.reads} times. Reading is what takes the time: once "
+                "for each number.",
+            )
     for bug in (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ZeroDivisionError):
         _judge_bug(learner, bug("nothing"))
     return "Whole records in order, corrupt ones by name and reason, and a bug is still a bug."
@@ -153,6 +163,18 @@ def _judge_workers(given: int, load: float, step: float, send: float, cores: int
 
 
 _NAME = "record {}"
+_EMPTY: list[Any] = [0, None, "", False, 7, [], 0.0, None, 3]
+
+
+def _judge_empty_records(learner: Callable[[Iterable, int, int, int, int], Iterable]) -> None:
+    """Deal records that count as false in a condition to two ranks."""
+    shares = [list(_iterable(learner(iter(_EMPTY), rank, 2, 0, 1))) for rank in (0, 1)]
+    if sorted(map(repr, shares[0] + shares[1])) != sorted(map(repr, _EMPTY)):
+        raise Wrong(
+            "empty_lost",
+            f"Of the records {_EMPTY}, two ranks get {shares[0]} and {shares[1]}. A 0, a None and an empty list are "
+            "records, too.",
+        )
 
 
 def _iterable(given: Any) -> Iterable:
@@ -233,11 +255,13 @@ class _Records:
 
     def __init__(self, bad: dict[int, Exception]) -> None:
         self.bad, self.names = bad, [f"scan-{number:02d}.png" for number in range(10)]
+        self.reads = 0
 
     def __len__(self) -> int:
         return 10
 
     def __getitem__(self, number: int) -> int:
+        self.reads += 1
         if number in self.bad:
             raise self.bad[number]
         return 100 * number
@@ -248,7 +272,12 @@ def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _R
     bad = [number for number in numbers if number in records.bad]
     case = f"Batch {numbers}, where {sorted(set(bad)) or 'none'} cannot be read"
     if len(samples) > len(whole):
-        raise Wrong("replaced", f"{case}: you return {len(samples)} samples, more than are whole. What took its place?")
+        what = f"{case}: you return {len(samples)} samples, more than are whole."
+        if len(samples) > len(numbers) and samples[-len(whole) :] == whole:
+            raise Wrong("left_over", f"{what} The first of them are those of earlier calls.")
+        if len(samples) > len(numbers):
+            raise Wrong("not_asked_for", f"{what} Were they all asked for?")
+        raise Wrong("replaced", f"{what} What took its place?")
     if samples != whole:
         raise Wrong("samples", f"{case}: the samples are {samples}, not {whole}.")
     if len(corrupt) < len(bad):
@@ -286,6 +315,10 @@ def _judge_rest(
     if waiting and given == whole[drawn:]:
         raise Wrong(
             "queue_lost", f"{case}: you go on after the last one drawn. Nobody has trained on the {waiting} yet."
+        )
+    if waiting and given == whole[drawn + waiting :]:
+        raise Wrong(
+            "waiting_added", f"{case}: you leave out {drawn + waiting} batches. Those in the queue are among the drawn."
         )
     if epoch and given == batches(0)[used:]:
         raise Wrong("epoch_ignored", f"{case}: that is the order of epoch 0. This is epoch {epoch}.")
