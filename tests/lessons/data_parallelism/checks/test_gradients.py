@@ -175,6 +175,26 @@ def divided_by_the_parameters(model):
         parameter.grad /= len(own(model))
 
 
+def in_half_precision(model):
+    for parameter in own(model):
+        gradient = parameter.grad.half()
+        dist.all_reduce(gradient)
+        parameter.grad.copy_(gradient / dist.get_world_size())
+
+
+def mean_over_all_places(model):
+    mean_with_avg(model)
+    for parameter in own(model):
+        parameter.grad.fill_(parameter.grad.mean())
+
+
+def pieces_from_the_front(model):
+    row = torch.cat([parameter.grad.flatten() for parameter in own(model)])
+    dist.all_reduce(row, op=dist.ReduceOp.AVG)
+    for parameter in own(model):
+        parameter.grad = row[: parameter.numel()].view_as(parameter)
+
+
 CALLS = []
 
 
@@ -213,6 +233,9 @@ def group_destroyed(model):
         (group_destroyed, "raised_ValueError"),
         (divided_by_the_parameters, "divided_twice"),
         (largest, "wrong_value"),
+        (in_half_precision, "dtype"),
+        (mean_over_all_places, "one_number"),
+        (pieces_from_the_front, "some_parameters"),
     ],
 )
 def test_average_gradients_refuses(answer, symptom):
@@ -310,6 +333,14 @@ def divided_by_the_largest(model, samples):
         parameter.grad /= largest
 
 
+def divided_by_the_product(model, samples):
+    product = torch.tensor(samples)
+    dist.all_reduce(product, op=dist.ReduceOp.PRODUCT)
+    for parameter in own(model):
+        parameter.grad *= samples / product.item()
+        dist.all_reduce(parameter.grad)
+
+
 def inverse_weights(model, samples):
     for parameter in own(model):
         parameter.grad /= samples
@@ -334,6 +365,7 @@ def inverse_weights(model, samples):
         (lambda model, samples: [frozen_as_zeros(model), weighted_by_the_sum(model, samples)], "frozen"),
         (lambda model, samples: None, "nothing_changed"),
         (inverse_weights, "wrong_value"),
+        (divided_by_the_product, "wrong_value"),
     ],
 )
 def test_average_uneven_refuses(answer, symptom):

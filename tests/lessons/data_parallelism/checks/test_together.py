@@ -132,6 +132,14 @@ def halves(batch):
     return batch[:6] if dist.get_rank() == 0 else batch[6:]
 
 
+def every_nth(batch):
+    return batch[dist.get_rank() :: dist.get_world_size()]
+
+
+def every_nth_and_labels_of_rank_0(batch):
+    return every_nth(batch) if batch.dim() > 1 else batch[:: dist.get_world_size()]
+
+
 def one_sample_short(batch):
     return averaging.shard(batch)[:-1]
 
@@ -207,6 +215,9 @@ def labels_of_the_other_rank(batch):
         (loop(scale=3), "step_too_long"),
         (loop(cut=labels_of_the_other_rank), "wrong_value"),
         (loop(begin=from_rank_0_and_evaluating), "mode_left_changed"),
+        (loop(scale=-1), "goes_up"),
+        (loop(cut=every_nth, after=gradients_of_rank_0), "rank_0_only"),
+        (loop(cut=every_nth_and_labels_of_rank_0), "labels_of_rank_0"),
     ],
 )
 def test_train_together_refuses(answer, symptom):

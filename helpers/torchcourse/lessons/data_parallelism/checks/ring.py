@@ -38,7 +38,7 @@ def ring_all_reduce(learner: Callable) -> str:
 
 HANG = (
     "After {seconds:g} s the {ranks} ranks still waited for one another. Either all send while nobody receives, or a "
-    "message is expected that nobody sends."
+    "message is expected that nobody sends, or a loop of messages never ends."
 )
 LEFT_ALONE = (
     "Rank {rank} waited for a rank that had already finished. A message needs a sender and a receiver: does each rank "

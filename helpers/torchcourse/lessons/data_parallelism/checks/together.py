@@ -166,7 +166,7 @@ def _judge_training(runs: Runs, batches: int, expected: Tensors) -> None:
             f"Rank 0 computed {sizes[0]} samples and rank 1 {sizes[1]}, and the step is not that of the whole batch. "
             "How much does a sample of each rank count in your mean?",
         )
-    _judge_first_step(runs[0], expected)
+    _judge_first_step(runs, expected)
 
 
 def _judge_shares(first: list[int], second: list[int], batches: int) -> None:
@@ -212,8 +212,9 @@ def _judge_later_steps(one: Training, batches: int) -> None:
     )
 
 
-def _judge_first_step(one: Training, expected: Tensors) -> None:
+def _judge_first_step(runs: Runs, expected: Tensors) -> None:
     """Raise what is wrong with the first step, on which all ranks agree."""
+    one, shares = runs[0], [[number for number in each.seen if number < _BATCH] for each in runs]
     if same(one.end, one.start):
         raise Wrong(
             "nothing_moved",
@@ -229,10 +230,10 @@ def _judge_first_step(one: Training, expected: Tensors) -> None:
         return F.cross_entropy(outputs.softmax(dim=1), labels)
 
     def of_rank_0(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs[: _BATCH // 2], labels[: _BATCH // 2])
+        return F.cross_entropy(outputs[shares[0]], labels[shares[0]])
 
     def labels_of_rank_0(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, labels[: _BATCH // 2].repeat(2))
+        return F.cross_entropy(outputs[list(chain(*shares))], labels[shares[0]].repeat(len(shares)))
 
     known = {
         "softmax_before": (
@@ -260,6 +261,12 @@ def _judge_first_step(one: Training, expected: Tensors) -> None:
 def _refuse_length(ratio: float) -> None:
     """Refuse a first step in the right direction; `ratio` is its length against that of one process."""
     ranks = 2
+    if ratio < 0:
+        raise Wrong(
+            "goes_up",
+            f"The first step goes the wrong way, up the loss: it is {ratio:.3g} times that of one process. Which sign "
+            "has the gradient in a step downwards?",
+        )
     where = f"The first step goes the right way, but it is {ratio:.3g} times as long as that of one process. "
     known = {
         "step_too_long": (
