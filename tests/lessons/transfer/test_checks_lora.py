@@ -32,6 +32,10 @@ class Own(nn.Module):
         down, up = torch.randn(rank, base.in_features), torch.zeros(base.out_features, rank)
         if "zeros" in mistakes:
             down.zero_()
+        if "seeded" in mistakes:
+            torch.manual_seed(0)
+        if "capped" in mistakes:
+            down, up = down[:4], up[:, :4]
         if "ones" in mistakes:
             down.fill_(1.0)
         if "random_up" in mistakes:
@@ -126,6 +130,8 @@ def test_right_adapters(answer):
         ({"hidden": 1}, "base_not_kept"),
         ({"into_base": 1}, "base_changed"),
         ({"ones": 1}, "equal_rows"),
+        ({"seeded": 1}, "global_seed"),
+        ({"capped": 1}, "shape"),
         ({"base_without_graph": 1}, "input_gradient"),
     ],
 )
@@ -149,10 +155,36 @@ def new_layer(layer, factor=None, base=1.0, bias=True):
 
 
 def by_the_unit_vectors(layer):
-    plain = nn.Linear(layer.base.in_features, layer.base.out_features)
+    inputs, kind = layer.base.in_features, layer.base.weight.dtype
+    plain = nn.Linear(inputs, layer.base.out_features, dtype=kind)
     with torch.no_grad():
-        plain.bias.copy_(layer(torch.zeros(layer.base.in_features)))
-        plain.weight.copy_((layer(torch.eye(layer.base.in_features)) - plain.bias).T)
+        plain.bias.copy_(layer(torch.zeros(inputs, dtype=kind)))
+        plain.weight.copy_((layer(torch.eye(inputs, dtype=kind)) - plain.bias).T)
+    return plain
+
+
+def in_single_precision(layer):
+    return new_layer(layer).float()
+
+
+def emptying_the_adapter(layer):
+    plain = new_layer(layer)
+    layer.up.data.zero_()
+    return plain
+
+
+def thawing(layer):
+    plain = new_layer(layer)
+    layer.base.requires_grad_(True)
+    return plain
+
+
+kept: dict[int, nn.Linear] = {}
+
+
+def added_to_the_kept(layer):
+    plain = kept.setdefault(id(layer), new_layer(layer, factor=0))
+    plain.weight.data += layer.scale * (layer.up @ layer.down).detach()
     return plain
 
 
@@ -215,6 +247,10 @@ def test_right_merges(answer):
         (with_the_old_bias, "shared"),
         (with_a_plain_tensor, "no_parameters"),
         (that_asks_the_old_layer, "forward_replaced"),
+        (in_single_precision, "dtype"),
+        (emptying_the_adapter, "adapter_changed"),
+        (thawing, "thawed"),
+        (added_to_the_kept, "remembered"),
     ],
 )
 def test_wrong_merges(answer, symptom):
@@ -231,6 +267,12 @@ def learning(model):
 
 def by_hand(model):
     return total(model.parameters()), 3 * total(learning(model))
+
+
+def with_gradients(model):
+    for parameter in learning(model):
+        parameter.grad = torch.zeros_like(parameter)
+    return by_hand(model)
 
 
 def as_the_first_number(model):
@@ -274,6 +316,8 @@ def test_right_bytes(answer):
         (lambda m: by_hand(m.requires_grad_(True)), "model_changed"),
         (lambda m: by_hand(m.requires_grad_(False)), "model_changed"),
         (lambda m: (0, 0), "wrong_value"),
+        (lambda m: ([total(m.parameters())], [3 * total(learning(m))]), "wrong_type"),
+        (with_gradients, "gradients_made"),
         (lambda m: (total([*m.parameters(), *m.buffers()]), by_hand(m)[1]), "buffers_counted"),
         (lambda m: (total(m.parameters()), of_layers_that_learn(m)), "frozen_counted"),
         (as_the_first_number, "four_bytes"),
@@ -308,6 +352,7 @@ def test_right_measures(answer):
         (lambda a: from_the_best(a) * (len(a) - 1), "sum"),
         (lambda a: (a[:-1].max(dim=0).values - a[-1]).mean(), "newest_counted"),
         (lambda a: a[-1], "no_number"),
+        (lambda a: 100 * from_the_best(a), "percent"),
         (lambda a: 0.5, "wrong_value"),
         (lambda a: from_the_best(a).item() + 0 * a.zero_().sum().item(), "inputs_changed"),
         (lambda a: from_the_best(a) * (len(a) - 1) / len(a), "newest_counted"),
@@ -416,6 +461,18 @@ def one_at_a_time(model, stages, train_stage):
         train_stage(DistributedDataParallel(model))
 
 
+def by_the_beginning_of_names(model, stages, train_stage):
+    freeze(model)
+    for stage in stages:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name.startswith(stage))
+        train_stage(DistributedDataParallel(model))
+
+
+def taking_stages_off(model, stages, train_stage):
+    wrapped_anew(model, [stages.pop(0) for _ in list(stages)], train_stage)
+
+
 def first_stage_only(model, stages, train_stage):
     freeze(model)
     unfreeze(model, stages[0])
@@ -436,6 +493,9 @@ def first_stage_only(model, stages, train_stage):
         (lambda model, stages, train_stage: wrapped_anew(copy.deepcopy(model), stages, train_stage), "nothing_learned"),
         (lambda model, stages, train_stage: wrapped_anew(model, stages[::-1], train_stage), "other_stages"),
         (one_at_a_time, "other_stages"),
+        (by_the_beginning_of_names, "other_stages"),
+        (taking_stages_off, "left_changed"),
+        (lambda model, stages, train_stage: wrapped_anew(model.eval(), stages, train_stage), "left_changed"),
     ],
 )
 def test_wrong_stages(answer, symptom):

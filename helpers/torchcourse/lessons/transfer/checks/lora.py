@@ -1,25 +1,24 @@
 """Checks of lesson 07, notebook 2: LoRA, forgetting, ranks with frozen parts. Each names the symptom of a mistake.
 
-In the notebook's order: `forgetting` (in `measures`), `own_lora`, `merged`, `training_bytes`, `unfreeze_in_stages`.
+In the notebook's order: `forgetting` (in `measures`), `own_lora`, `merged`, `training_bytes`, `unfreeze_in_stages` (in
+`stages`).
 """
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import on_ranks, refuse_known, same, tensor_of
+from torchcourse.checks.kit import numbers, refuse_known, same, tensor_of
 from torchcourse.lessons.transfer.checks.measures import forgetting
+from torchcourse.lessons.transfer.checks.stages import unfreeze_in_stages
 from torchcourse.lessons.transfer.finetune import freeze
 from torchcourse.lessons.transfer.lora import LoRA, LoRALinear
 from torchcourse.models import mlp
-from torchcourse.ranks.who import ON_CPU
 
 __all__ = ["forgetting", "merged", "own_lora", "training_bytes", "unfreeze_in_stages"]
 
@@ -28,7 +27,12 @@ __all__ = ["forgetting", "merged", "own_lora", "training_bytes", "unfreeze_in_st
 def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
     """Compare a layer with an adapter with the formula: at the start, after a step, and in what it trains."""
     torch.manual_seed(0)
-    for inputs, outputs, rank, alpha, bias in ((6, 4, 2, 2.0, True), (5, 7, 3, 12.0, True), (4, 4, 1, 0.5, False)):
+    for inputs, outputs, rank, alpha, bias in (
+        (6, 4, 2, 2.0, True),
+        (5, 7, 3, 12.0, True),
+        (4, 4, 1, 0.5, False),
+        (9, 8, 6, 3.0, True),
+    ):
         base, x = nn.Linear(inputs, outputs, bias=bias), torch.randn(3, 5, inputs)
         before, should = copy.deepcopy(base.state_dict()), base(x).detach()
         layer: Any = learner(base, rank, alpha)
@@ -44,18 +48,25 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         if rank > 1 and same(layer.down, layer.down[:1].expand_as(layer.down)):
             _judge_equal_rows(layer.up, case)
         _judge_formula(layer, base, x, should, rank, alpha, case)
-    return "Three layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
+    _refuse_seeding(learner)
+    return "Four layers: unchanged at first, then as the formula says, and only `down` and `up` learn."
 
 
 @check
 def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
     """Compare the plain layer with the layer that has an adapter, which stays as it is."""
     torch.manual_seed(1)
-    cases = [(6, 4, 2, 6.0, True), (5, 7, 3, 1.5, True), (4, 4, 1, 3.0, False)]
-    for inputs, outputs, rank, alpha, bias in cases:
+    cases = [
+        (6, 4, 2, 6.0, True, torch.float32),
+        (5, 7, 3, 1.5, True, torch.float32),
+        (4, 4, 1, 3.0, False, torch.float32),
+        (3, 5, 2, 1.0, True, torch.float64),
+    ]
+    for inputs, outputs, rank, alpha, bias, kind in cases:
         base = nn.Linear(inputs, outputs, bias=bias)
-        layer, x = LoRALinear(base, rank, alpha), torch.randn(8, inputs)
+        layer, x = LoRALinear(base, rank, alpha).to(kind), torch.randn(8, inputs, dtype=kind)
         nn.init.normal_(layer.up)
+        learning = [parameter.requires_grad for parameter in layer.parameters()]
         state, should = copy.deepcopy(layer.state_dict()), layer(x).detach()
         plain = learner(layer)
         case = f"From {inputs} to {outputs}, rank {rank}, alpha {alpha:g}"
@@ -65,11 +76,13 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
             raise Wrong(
                 "sizes", f"{case}: your new layer says of itself {plain}, with a weight {list(plain.weight.shape)}."
             )
-        if any(not torch.equal(tensor, state[name]) for name, tensor in layer.state_dict().items()):
-            raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
+        _refuse_changes(layer, state, learning, case)
         if not torch.equal(layer(x), should):
             raise Wrong("layer_changed", f"{case}: the layer with the adapter computes other values than before.")
         _judge_plain(plain, layer.base, case)
+        first = copy.deepcopy(plain.state_dict())
+        if not same(learner(layer).state_dict(), dict(first), tolerance=0):
+            raise Wrong("remembered", f"{case}: a second call gives other weights. What is left of the first?")
         # By its parameters: what is saved and moved are these, whatever its `forward` does.
         out = F.linear(x, plain.weight, plain.bias).detach()
         if torch.allclose(out, should, atol=1e-5):
@@ -116,91 +129,16 @@ def training_bytes(learner: Callable[[nn.Module], tuple[int, int]]) -> str:
             raise Wrong(
                 "model_changed", f"A model with {name}: your function changes what is frozen. It should only count."
             )
-        if not isinstance(got, tuple | list) or len(got) != 2:
+        if any(parameter.grad is not None for parameter in model.parameters()):
+            raise Wrong(
+                "gradients_made",
+                f"A model with {name}: it has gradients now. That takes the memory which is only to be counted.",
+            )
+        if not isinstance(got, tuple | list) or len(got) != 2 or numbers(got) is None:
             raise Wrong("wrong_type", f"Return a pair, bytes of all weights and bytes that training adds. Not {got!r}.")
         if tuple(got) != right:
             _judge_bytes(model, tuple(got), right, name)
     return f"{len(models)} models: as many bytes as their real gradients and AdamW's real state take."
-
-
-@check
-def unfreeze_in_stages(learner: Callable[..., None]) -> str:
-    """Run it on two ranks and compare the weights with each other and with one process on all the data."""
-    right, _, wanted = on_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
-    (ones, kept, calls), (others, _, _) = on_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
-    if not calls:
-        raise Wrong("nothing_learned", "train_stage() was never called.")
-    if torch.equal(ones["last.weight"], kept["last.weight"]):
-        raise Wrong(
-            "nothing_learned", "The model that you were given has its first weights still. Which one is trained?"
-        )
-    if apart := [name for name in ones if (ones[name] - others[name]).abs().max() > 1e-12]:
-        alone = "last.weight" in apart  # it learns from the first stage on
-        why = "Nobody averages the gradients" if alone else "Which gradients did DistributedDataParallel know about"
-        end = ": each rank learns from its own half of the data." if alone else " when it was made?"
-        raise Wrong("ranks_disagree", f"The two ranks end with different weights in {', '.join(apart)}. {why}{end}")
-    if not torch.equal(ones["first.weight"], kept["first.weight"]):
-        raise Wrong("frozen_moved", "`first` is in no stage, but its weights have changed. What is it before stage 1?")
-    if torch.equal(ones["middle.weight"], kept["middle.weight"]):
-        raise Wrong("stage_left_out", "`middle` has its first weights still, but it is in the second stage.")
-    if calls == wanted[1:] * 2:
-        raise Wrong("all_at_once", "`middle` learns from the first stage on. It should wait for the second.")
-    if calls != wanted:
-        each = "; ".join(" and ".join(names) or "nothing" for names in calls)
-        raise Wrong(
-            "other_stages",
-            f"The stages were `last`, then `middle`. In your calls of train_stage() there learned, in turn: {each}.",
-        )
-    off = max((ones[name] - right[name]).abs().max().item() for name in ones)
-    if off > 1e-9:
-        raise Wrong(
-            "not_one_process",
-            f"The ranks agree with each other, but not with one process on all the data: "
-            f"{off:.1e} apart. Are *gradients* averaged in every step?",
-        )
-    return "Two stages on two ranks: equal weights on both, and equal to one process on all the data."
-
-
-def small_net() -> nn.Sequential:
-    """A network of three dense layers for the check: `first`, `middle`, `last`, in 64 bits."""
-    torch.manual_seed(3)
-    net = nn.Sequential()
-    for name, sizes in (("first", (6, 8)), ("middle", (8, 8)), ("last", (8, 3))):
-        net.add_module(name, nn.Linear(*sizes))
-        net.add_module(f"{name}_tanh", nn.Tanh())
-    return net.double()
-
-
-def _in_stages(way: Callable[..., None]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[str]]]:
-    """In a rank: train `small_net` in two stages; return its weights after and before, and what learned in turn."""
-    net, calls = small_net(), []
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-
-    def train_stage(replica: nn.Module, steps: int = 3) -> None:
-        calls.append(sorted({name.split(".")[-2] for name, p in replica.named_parameters() if p.requires_grad}))
-        _train_stage(replica, steps)
-
-    way(net, ["last", "middle"], train_stage)
-    return {name: tensor.clone() for name, tensor in net.state_dict().items()}, before, calls
-
-
-def _train_stage(replica: nn.Module, steps: int) -> None:
-    """Take steps of SGD on this rank's half of 16 samples, on what is not frozen."""
-    generator = torch.Generator().manual_seed(4)
-    inputs, targets = torch.randn(16, 6, generator=generator, dtype=torch.float64), torch.arange(16) % 3
-    mine = slice(dist.get_rank(), None, dist.get_world_size())
-    optimizer = torch.optim.SGD([p for p in replica.parameters() if p.requires_grad], lr=0.3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(replica(inputs[mine]), targets[mine]).backward()
-        optimizer.step()
-
-
-def _one_process(net: nn.Module, stages: list[str], train_stage: Callable[[nn.Module], None]) -> None:
-    net.requires_grad_(False)
-    for name in stages:
-        net.get_submodule(name).requires_grad_(True)
-        train_stage(net)
 
 
 def _kind(thing: object) -> str:
@@ -226,6 +164,21 @@ def _judge_gradients(layer: Any, out: torch.Tensor, should: torch.Tensor, case: 
     raise Wrong("never_learns", text)
 
 
+def _refuse_seeding(learner: Callable[[nn.Linear, int, float], nn.Module]) -> None:
+    states = []
+    for seed in (1, 2):
+        base = nn.Linear(4, 4)
+        torch.manual_seed(seed)
+        learner(base, 2, 1.0)
+        states.append(torch.get_rng_state())
+    if torch.equal(*states):
+        raise Wrong(
+            "global_seed",
+            "Making your layer seeds PyTorch's own random numbers: the adapters of all layers would begin alike, and "
+            "dropout would draw the same after each. Draw, and leave the seed to the program.",
+        )
+
+
 def _judge_equal_rows(up: torch.Tensor, case: str) -> None:
     if same(up, up[:, :1].expand_as(up)):
         raise Wrong(
@@ -235,6 +188,16 @@ def _judge_equal_rows(up: torch.Tensor, case: str) -> None:
         )
 
 
+def _refuse_changes(layer: LoRALinear, state: dict[str, torch.Tensor], learning: list[bool], case: str) -> None:
+    changed = [name for name, tensor in layer.state_dict().items() if not torch.equal(tensor, state[name])]
+    if any(name.startswith("base") for name in changed):
+        raise Wrong("in_place", f"{case}: the old weight has changed, so the adapter can never be taken off again.")
+    if changed:
+        raise Wrong("adapter_changed", f"{case}: `{changed[0]}` of the layer with the adapter has changed.")
+    if [parameter.requires_grad for parameter in layer.parameters()] != learning:
+        raise Wrong("thawed", f"{case}: the layer's parameters learned, or did not, and now it is different.")
+
+
 def _judge_plain(plain: nn.Linear, base: nn.Linear, case: str) -> None:
     if "weight" not in dict(plain.named_parameters()):
         raise Wrong(
@@ -242,6 +205,8 @@ def _judge_plain(plain: nn.Linear, base: nn.Linear, case: str) -> None:
             f"{case}: the weight of your layer is a plain tensor. What is saved, and moved to a device, are the "
             "parameters.",
         )
+    if plain.weight.dtype != base.weight.dtype:
+        raise Wrong("dtype", f"{case}: the old weight is {base.weight.dtype}, and yours is {plain.weight.dtype}.")
     ours = {tensor.data_ptr() for tensor in base.parameters()}
     if shared := [name for name, tensor in plain.named_parameters() if tensor.data_ptr() in ours]:
         raise Wrong(

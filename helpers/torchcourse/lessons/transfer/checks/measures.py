@@ -34,7 +34,8 @@ def forgetting(learner: Callable[[torch.Tensor], float]) -> str:
         first = next(i for i, got in enumerate(given) if not same(got, right[i], tolerance=1e-6))
         raise Wrong(
             "wrong_value",
-            f"After {len(tables[first])} tasks with the accuracies {tables[first]}, you return {given[first]:.4g}.",
+            f"After {len(tables[first])} tasks with the accuracies {tables[first]}, you return {given[first]:.4g}. "
+            "For each old task there are two numbers to compare: which are they in this table?",
         )
     return f"{len(tables)} tables: from each old task's best, to the end, and the mean of it."
 
@@ -86,5 +87,6 @@ _OTHER_MEASURES: dict[str, tuple[list[Callable[[torch.Tensor], float]], str]] = 
         [lambda a: (a[:-1, :-1].max(dim=1).values - a[-1, :-1]).mean().item()],
         "Your best is that of a row, the best task at one moment. It should be the best moment of one task.",
     ),
+    "percent": ([lambda a: 100 * _lost(a).mean().item()], "That is in percent. The table holds shares."),
     "sum": ([lambda a: _lost(a).sum().item()], "That is the sum over the old tasks, not the mean."),
 }
