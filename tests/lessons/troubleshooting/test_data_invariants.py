@@ -64,6 +64,14 @@ def test_the_answer_is_not_among_the_inputs(column: int, loss: Callable, answer:
     assert names(dense(), loss, x, answer(x)) == alarms
 
 
+def test_a_rim_that_tells_where_a_picture_comes_from_is_no_answer() -> None:
+    pictures = F.pad(torch.rand(192, 1, 4, 4), (1, 1, 1, 1))
+    origin = torch.arange(192) % 2
+    pictures = torch.where(origin[:, None, None, None] == 1, 1 - pictures, pictures)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 2))
+    assert names(model, F.cross_entropy, pictures, origin) == []
+
+
 @pytest.mark.parametrize(("ignored", "alarms"), [(-100, []), (2, ["class_ignored"]), (0, ["class_ignored"])])
 def test_a_class_of_the_model_counts(ignored: int, alarms: list[str]) -> None:
     x, y = clouds(192)

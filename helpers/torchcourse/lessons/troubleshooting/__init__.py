@@ -21,6 +21,7 @@ Leaks
 
 Numbers that are none
     probes            the first layer and step with a NaN or an infinity
+    own_hooks         hooks that a copy of the model does not have
     nan_verdict       who made it: the judgment on what the probe has recorded
     overflow          what a small format makes of the numbers of a step
 

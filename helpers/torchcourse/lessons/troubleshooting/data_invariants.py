@@ -184,12 +184,12 @@ def _guesses(found: list[Loss], counts: torch.Tensor) -> bool:
 
 
 def answers_kept_apart(run: WatchedRun) -> Iterator[Alarm]:
-    """The answer is not among the numbers that the model gets."""
+    """The answer is not among the numbers of a table or a window that the model gets."""
     tables: dict[tuple, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for loss in run.record.losses:
         rows, answers = _inputs_of(loss), loss.target.flatten()
         kinds = loss.function in MEASURING | LOGISTIC | CLASSIFYING and rows is not None and rows.is_floating_point()
-        if kinds and rows is not None and rows.dim() > 1 and len(answers) == len(rows) and rows[0].numel() >= 3:
+        if kinds and rows is not None and rows.dim() in (2, 3) and len(answers) == len(rows) and rows[0].numel() >= 3:
             tables.setdefault(rows.shape[1:], []).append((rows.flatten(1), answers.float()))
     for shape, found in tables.items():
         rows, answers = torch.cat([rows for rows, _ in found]), torch.cat([answers for _, answers in found])

@@ -35,6 +35,7 @@ from torchcourse.lessons.troubleshooting.nan_verdict import (
     judge,
     values_of,
 )
+from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.tensor_parts import tensors_in
 from torchcourse.source_lines import hide
 
@@ -77,16 +78,16 @@ class NanProbe:
         self._sizes: dict[int, tuple[Callable, int, list[torch.Tensor]]] = {}  # of the model's inputs
         self._handles: list[Any] = []
         if not isinstance(model, torch.jit.ScriptModule):
-            self._handles.append(model.register_forward_pre_hook(self._on_start, with_kwargs=True))
+            self._handles.append(model.register_forward_pre_hook(OwnHook(self._on_start), with_kwargs=True))
         for name, module in model.named_modules():
             if _is_layer(module) and not isinstance(module, torch.jit.ScriptModule):
                 label = f"`{name}` ({type(module).__name__})" if name else type(module).__name__
                 if module is not model or next(module.children(), None) is None:
-                    hook = self._on_input(name, label)
+                    hook = OwnHook(self._on_input(name, label))
                     self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
-                self._handles.append(module.register_forward_hook(self._on_output(name, label)))
+                self._handles.append(module.register_forward_hook(OwnHook(self._on_output(name, label))))
             elif module is model and not isinstance(module, torch.jit.ScriptModule):
-                self._handles.append(module.register_forward_hook(self._on_end))
+                self._handles.append(module.register_forward_hook(OwnHook(self._on_end)))
 
     def __enter__(self) -> "NanProbe":
         return self

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.chance_watch import Chance
 from torchcourse.lessons.troubleshooting.makers import bootstrapped, from_directions, maker
+from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
@@ -136,10 +137,9 @@ class TrainingWatch:
         compiled = hasattr(self._model, "_orig_mod")  # its parts run without their hooks
         modules = [("", self._model)] if compiled else self._model.named_modules()
         for name, module in ((n, m) for n, m in modules if not isinstance(m, torch.jit.ScriptModule)):
-            handles.append(module.register_forward_pre_hook(self._on_call, with_kwargs=True))
-            handles.append(
-                module.register_forward_hook(partial(self._on_return, name), with_kwargs=True, always_call=True)
-            )
+            handles.append(module.register_forward_pre_hook(OwnHook(self._on_call), with_kwargs=True))
+            hook = OwnHook(partial(self._on_return, name))
+            handles.append(module.register_forward_hook(hook, with_kwargs=True, always_call=True))
         for handle in handles:
             self._open.callback(handle.remove)
         self._open.enter_context(TorchCalls(self))
