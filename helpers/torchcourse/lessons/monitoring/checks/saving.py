@@ -107,8 +107,8 @@ def _judge_full_disk(learner: Save, path: Path) -> None:
     if silent:
         raise Wrong(
             "swallowed",
-            "When torch.save ends in an error (the disk is full, say), your function says nothing: the program goes on "
-            "and believes that its state is saved. Let the error through.",
+            "When torch.save ends in an error (the disk is full, say), your function ends as if all were well: the "
+            "program that called it goes on, and believes that its state is saved. Let the error through.",
         )
 
 
