@@ -155,6 +155,13 @@ def square_compared(shards, max_norm):
     return square.sqrt()
 
 
+def limit_squared(shards, max_norm):
+    norm = whole(shards)
+    if norm > max_norm**2:
+        scale(shards, norm, max_norm)
+    return norm
+
+
 def no_shard_left_out(shards, max_norm):
     norm = over_ranks(sum(shard.grad.square().sum() for shard in shards)).sqrt()
     scale(shards, norm, max_norm)
@@ -208,6 +215,8 @@ def zeros_for_none(shards, max_norm):
         (by(norms_of_shards), "norms_of_shards_added"),
         (by(largest_of_a_shard), "wrong_factor"),
         (square_compared, "always_scaled"),
+        (lambda shards, max_norm: by(whole)(shards, 1.5), "one_max_norm_only"),
+        (limit_squared, "one_max_norm_only"),
         (no_shard_left_out, "no_gradient"),
         (zeros_for_none, "unused_filled"),
         (only_long_ranks_speak, "left_alone"),

@@ -114,7 +114,7 @@ def test_column_linear_accepts(answer):
         (lambda x, linear: column(x, linear, bias=same), "shapes"),
         (lambda x, linear: column(x.detach(), linear), "no_gradient_of_input"),
         (lambda x, linear: column(x, linear, part=lambda w: mine(w.detach())), "no_gradient_of_weight"),
-        (lambda x, linear: column(x, linear, there=lambda x: 3 * x), "wrong_value"),
+        (lambda x, linear: column(x, linear, there=lambda x: 5 * x), "wrong_value"),
         (lambda x, linear: column(x, linear, there=total), "input_summed"),
         (lambda x, linear: column(x, linear, back=reduced_to_rank_0), "one_rank_only"),
         (lambda x, linear: column(x, others_cleared(linear)), "weights_changed"),
@@ -152,6 +152,12 @@ def others_cleared(linear):
         if other != rank:
             linear.weight.data.chunk(ranks)[other].zero_()
     return linear
+
+
+def test_a_gradient_that_is_multiplied_says_by_how_much():
+    verdict = check.column_linear(lambda x, linear: column(x, linear, back=lambda g: -total(g)))
+    refused(verdict, "wrong_gradient_of_input")
+    assert "is -1 times the whole layer's" in verdict.message
 
 
 def total_in_place(gradient):
@@ -252,6 +258,7 @@ def test_row_linear_accepts(answer):
         (lambda part, linear: row(part, linear, weight=lambda w: w.chunk(place()[1], 1)[0]), "same_part"),
         (lambda part, linear: row(part, linear, there=reduced_to_rank_0), "one_rank_only"),
         (lambda part, linear: row(part, others_cleared(linear)), "weights_changed"),
+        (lambda part, linear: row(part, linear, after=lambda b: 2 * b), "wrong_value"),  # on 2 ranks, once for each
         (lambda part, linear: row(part, linear, weight=mine), "shapes"),
         (row_bare, "outside_autograd"),
         (lambda part, linear: row(part, linear, before=on_rank_0, after=None), "bias_on_one_rank"),
@@ -266,7 +273,7 @@ def test_row_linear_accepts(answer):
         (row_of_all_inputs, "others_used"),
         (row_of_zeros, "others_used"),
         (
-            lambda part, linear: row(part, linear, before=same, after=lambda b: b - place()[1] * b),
+            lambda part, linear: row(part, linear, before=same, after=cancelled),
             "no_gradient_of_bias",
         ),
     ],
@@ -288,6 +295,12 @@ def test_shapes_that_fit_two_ranks_alone_say_of_how_many_ranks():
     verdict = check.row_linear(lambda part, linear: row(part, linear, weight=lambda w: w.chunk(2, 1)[place()[0] % 2]))
     refused(verdict, "shapes")
     assert " of 3 the shapes do not fit" in verdict.message
+
+
+def cancelled(bias):
+    """What leaves the bias in the outputs once where each rank added it to its addend, and leaves it no gradient."""
+    ranks = place()[1]
+    return bias - ranks * bias + (ranks - 2) * (bias - bias.detach())
 
 
 def average(y):

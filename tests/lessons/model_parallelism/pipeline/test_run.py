@@ -200,15 +200,30 @@ def test_what_does_not_fit_is_told_in_one_sentence(schedule, batch, sentence):
     assert caught.value.kind == "ValueError"
 
 
+@pytest.mark.parametrize(
+    ("batch", "loss_fn", "sentence"),
+    [
+        (8, F.cross_entropy, r"Stage 0 puts out \[2, .*`between` is \[1\] .*drop_last=True"),
+        (24, nn.CrossEntropyLoss(ignore_index=0), "The micro-batches count .* in the loss, since labels are ignored"),
+        (24, nn.CrossEntropyLoss(reduction="sum"), "adds up over a micro-batch"),
+    ],
+    ids=["a smaller batch", "labels that count unequally", "a sum"],
+)
+def test_a_step_that_would_hang_or_have_a_different_gradient_is_refused(batch, loss_fn, sentence):
+    with pytest.raises(RankError, match=sentence) as caught:
+        run_ranks(one_step, one_f_one_b(2, 4), batch, 2, loss_fn, world_size=2, timeout=20)
+    assert caught.value.kind == "ValueError"
+
+
 def test_a_wrong_number_of_stages_is_told():
     with pytest.raises(RankError, match=r"Rank \d holds 1 of the schedule's 2 stages, \[\d\], but was given 2"):
         run_ranks(one_step, one_f_one_b(2, 4), BATCH, 4, world_size=2)
 
 
-def one_step(schedule, batch, parts):
+def one_step(schedule, batch, parts, loss_fn=F.cross_entropy):
     model, images, labels = model_and_batch()
     stages = cut(model, parts)[:: 2 if parts == 4 else 3][: parts // 2]
-    pipeline = Pipeline(schedule, stages, F.cross_entropy, torch.empty(1))
+    pipeline = Pipeline(schedule, stages, loss_fn, torch.empty(1))
     if batch is None:
         pipeline.step()
     pipeline.step(images[:batch], labels[:batch])

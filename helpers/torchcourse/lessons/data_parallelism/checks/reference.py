@@ -82,6 +82,13 @@ def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]
     }
 
 
+def times_as_large(mine: torch.Tensor, right: torch.Tensor) -> float | None:
+    """Return the number by which `right` is multiplied in `mine`; None where no number does it, or only 0."""
+    mine, right = mine.flatten().double(), right.flatten().double()
+    times = (mine @ right / (right @ right)).item()
+    return times if times and torch.allclose(mine, times * right, rtol=1e-6, atol=1e-12) else None
+
+
 def refuse_shortened(given: int, left: int, where: str = "") -> None:
     """Refuse a learner that was given a list of so many batches, of which so many are left in it."""
     if left != given:

@@ -17,6 +17,7 @@ Tensors = list[torch.Tensor]
 _CLOSE = 1e-5  # torch divides by the norm plus 1e-6
 
 _MAX_NORM = 1.5
+_OTHER_MAX_NORM = 2.0
 
 
 @check
@@ -26,6 +27,7 @@ def clip_shards(learner: Callable[[list[nn.Parameter], float], Any]) -> str:
         runs = on_ranks(_clip, learner, world_size=world_size, known={"NoneType": ("no_gradient", _NO_GRADIENT)})
         _judge_large(*zip(*(run[0] for run in runs), strict=True))
         _judge_small(*zip(*(run[1] for run in runs), strict=True))
+        _judge_other_limit(*zip(*(run[2] for run in runs), strict=True))
     return "The norm of the whole gradient on all ranks, and gradients scaled by it only if it is too large."
 
 
@@ -161,6 +163,20 @@ def _judge_small(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms:
         )
 
 
+def _judge_other_limit(before: tuple[Tensors, ...], after: tuple[Tensors, ...], norms: tuple[Any, ...]) -> None:
+    """Raise what is wrong with a different `max_norm`, where the first one was served."""
+    whole = math.sqrt(sum(_norm(gradients) ** 2 for gradients in before))
+    length = math.sqrt(sum(_norm(gradients) ** 2 for gradients in after))
+    if not same(list(after), _scaled(before, [_OTHER_MAX_NORM / whole] * len(before)), _CLOSE):
+        raise Wrong(
+            "one_max_norm_only",
+            f"Right for max_norm {_MAX_NORM}. With max_norm {_OTHER_MAX_NORM} a gradient of length {whole:.3f} has the "
+            f"length {length:.3f} after your function. With what do you compare the norm, and what is divided by it?",
+        )
+    if not same([number(norm) for norm in norms], [whole] * len(norms), _CLOSE):
+        raise Wrong("wrong_norm", f"The gradients are right. The norm was {whole:.4f}, and you return {norms[0]}.")
+
+
 def _norm(gradients: Tensors) -> float:
     return float(torch.cat(gradients).norm())
 
@@ -172,7 +188,8 @@ def _scaled(before: tuple[Tensors, ...], factors: list[float]) -> list[Tensors]:
 def _clip(learner: Callable) -> list[tuple[Tensors, Tensors, Any]]:
     """Return gradients before, gradients after, and what the function returns: for a long and for a short gradient."""
     results = []
-    for length in (1.0, 0.16):  # the second norm is below max_norm, and its square above
+    # The second norm is below max_norm, and its square above; the third is above max_norm, and below its square.
+    for length, max_norm in ((1.0, _MAX_NORM), (0.16, _MAX_NORM), (0.35, _OTHER_MAX_NORM)):
         # Rank 1's share is the longest and rank 2's the shortest, so that no rank stands for a different one.
         generator = torch.Generator().manual_seed(10 + dist.get_rank())
         shards = [nn.Parameter(torch.ones(size, dtype=torch.float64, device=device())) for size in (6, 3, 4)]
@@ -181,7 +198,7 @@ def _clip(learner: Callable) -> list[tuple[Tensors, Tensors, Any]]:
             shard.grad = (values * length * (1.0, 3.0, 0.2)[dist.get_rank()]).to(device())
         used = shards[:2]
         before = copies(shard.grad for shard in used if shard.grad is not None)
-        norm = learner(shards, _MAX_NORM)
+        norm = learner(shards, max_norm)
         after = copies(shard.grad for shard in shards if shard.grad is not None)
         results.append((before, after, norm.detach().cpu() if isinstance(norm, torch.Tensor) else norm))
     return results

@@ -11,7 +11,7 @@ from torch import nn
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, on_ranks, refuse_known, same
-from torchcourse.lessons.data_parallelism.checks.reference import EVALUATING, added
+from torchcourse.lessons.data_parallelism.checks.reference import EVALUATING, added, times_as_large
 from torchcourse.lessons.data_parallelism.messages import listed_messages
 from torchcourse.ranks.who import ON_CPU
 
@@ -247,11 +247,8 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
 
 def _multiple(half: Half) -> float | None:
     """The number by which the right gradients are multiplied; None where no number does it, or only 0."""
-    mine, right = (
-        torch.cat([g.flatten() for g in part if g is not None]).double() for part in (half.gradients, half.right)
-    )
-    times = (mine @ right / (right @ right)).item()
-    return times if times and torch.allclose(mine, times * right, rtol=1e-6, atol=1e-12) else None
+    mine, right = (torch.cat([g.flatten() for g in part if g is not None]) for part in (half.gradients, half.right))
+    return times_as_large(mine, right)
 
 
 # The lab: two ranks that both listen

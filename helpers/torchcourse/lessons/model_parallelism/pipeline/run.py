@@ -22,8 +22,9 @@ from torchcourse.lessons.model_parallelism.pipeline.schedules import Action, Sch
 from torchcourse.lessons.model_parallelism.pipeline.simulation import Span, Timeline
 from torchcourse.lessons.model_parallelism.pipeline.split_backward import Later, collecting, split
 from torchcourse.ranks.who import rank_and_world_size
+from torchcourse.training.losses import Loss, numbers, reduction
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cut(model: nn.Sequential, stages: int) -> list[nn.Sequential]:
@@ -56,16 +57,19 @@ class Pipeline:
         schedule: who does what in which order.
         stages: this rank's stages, as `schedule.stages_of(rank)` lists them. If the schedule splits the backward pass,
             their dense layers are made to.
-        loss_fn: (outputs, targets) of a micro-batch → their *mean* loss.
+        loss_fn: (outputs, targets) of a micro-batch → their *mean* loss. Every micro-batch has to count alike: where
+            class weights or ignored labels count differently, the mean of the means is not that of the batch.
         between: a tensor like the one that travels from any stage to the next for one micro-batch: same shape, dtype
             and device. Only equal blocks have this one shape between all stages.
 
     Raises:
         RuntimeError: outside a rank.
-        ValueError: if the schedule is for more or fewer ranks, or for more or fewer stages.
+        ValueError: if the schedule is for more or fewer ranks, or for more or fewer stages, or the loss is a sum.
     """
 
-    def __init__(self, schedule: Schedule, stages: Sequence[nn.Module], loss_fn: Loss, between: torch.Tensor) -> None:
+    def __init__(
+        self, schedule: Schedule, stages: Sequence[nn.Module], loss_fn: LossFunction, between: torch.Tensor
+    ) -> None:
         self.rank, world_size = rank_and_world_size()
         if schedule.ranks != world_size:
             raise ValueError(
@@ -78,6 +82,8 @@ class Pipeline:
                 f"Rank {self.rank} holds {len(mine)} of the schedule's {schedule.stages} stages, {mine}, "
                 f"but was given {len(stages)}."
             )
+        if reduction(loss_fn) == "sum":
+            raise ValueError("The loss adds up over a micro-batch: give one that returns the mean (reduction='mean').")
         self.schedule, self.loss_fn, self.between = schedule, loss_fn, between
         self.stages = dict(zip(mine, stages, strict=True))
         if any(action.kind == "W" for action in schedule.orders[self.rank]):
@@ -109,10 +115,12 @@ class Pipeline:
             The mean loss on the rank of the last stage, None on the others.
 
         Raises:
-            ValueError: if the batch cannot be cut into equal micro-batches.
+            ValueError: if the batch cannot be cut into equal micro-batches, or into such that the loss counts alike;
+                if what a stage puts out is not like `between`.
         """
         self._recording, self.record = record, Record()
         self._inputs, self._targets = self._micro_batches(inputs, 0), self._micro_batches(targets, -1)
+        self._check_counts()
         self._held: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self._later: dict[tuple[int, int], Later] = {}
         self._bytes: dict[tuple[int, int], int] = {}
@@ -149,6 +157,7 @@ class Pipeline:
         self._bytes[action.stage, action.micro_batch] = count.bytes
         self.record.peak_bytes = max(self.record.peak_bytes, sum(self._bytes.values()))
         if action.stage < self.schedule.stages - 1:
+            self._check_form(action, y)
             self._pass_on(action, y.detach(), action.stage + 1)
 
     def _backward(self, action: Action) -> None:
@@ -229,6 +238,26 @@ class Pipeline:
                 f"Rank {self.rank} needs a batch that {count} micro-batches share equally, but got {size}."
             )
         return batch.chunk(count)
+
+    def _check_counts(self) -> None:
+        """Raise ValueError if a loss of torch's divides by different counts in the micro-batches."""
+        labels = [Loss(self.loss_fn).counts_labels(targets) for targets in self._targets]
+        counts = numbers([one for one in labels if one is not None])
+        if counts and max(counts) - min(counts) > 1e-6 * max(counts):
+            raise ValueError(
+                f"The micro-batches count {', '.join(f'{count:g}' for count in counts)} in the loss, since labels are "
+                "ignored or weighted, so the mean of their means is not that of the batch. Give a loss that adds up "
+                "and divides by the same number each time, such as the batch's count over the micro-batches."
+            )
+
+    def _check_form(self, action: Action, y: torch.Tensor) -> None:
+        """Raise ValueError for what the next rank would wait for in vain: it expects a tensor like `between`."""
+        if y.shape != self.between.shape or y.dtype != self.between.dtype:
+            raise ValueError(
+                f"Stage {action.stage} puts out {list(y.shape)} of {y.dtype} for a micro-batch, and `between` is "
+                f"{list(self.between.shape)} of {self.between.dtype}. Leave out a smaller last batch (drop_last=True), "
+                "or make a Pipeline for its size."
+            )
 
 
 def timeline(schedule: Schedule, records: Sequence[Record]) -> Timeline:
