@@ -73,13 +73,19 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
         CheckpointError: if none does, or several different ones do.
     """
     candidates = [_lay(label, weights, unused, model, leave) for label, weights, unused in _parts(content)]
+    if candidates and all(match.misfits for match in candidates):
+        candidates += [_lay(*found, model, leave) for found in _nested(content)]
+    if all(match.misfits for match in candidates):
+        spelled, changed = _spelled(content)
+        respelled = [_lay(*found, model, leave) for found in _parts(spelled)] if changed else []
+        for match in respelled:
+            match.notes.append("read names such as {} as {}".format(*next(iter(changed.items()))))
+        candidates += respelled
     if not candidates:
         listed = some([str(key) for key in content]) or "nothing"
         raise CheckpointError(
             f"There are no weights in it: a dict of tensors by name is what is needed, but it has {listed}."
         )
-    if all(match.misfits for match in candidates):
-        candidates += [_lay(*found, model, leave) for found in _nested(content)]
     if part is not None:
         candidates = _called(part, candidates)
     _check_leave(leave, model, candidates)
@@ -158,6 +164,21 @@ def _flat(content: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, torch.
             yield key, value
         elif isinstance(value, dict) and depth < 20:
             yield from ((f"{key}.{name}", tensor) for name, tensor in _flat(value, depth + 1))
+
+
+def _spelled(content: Any, depth: int = 0) -> tuple[Any, dict[str, str]]:
+    """Return the content with names of bytes as text and a/weight as a.weight; and what it has changed, old → new."""
+    if not isinstance(content, dict) or depth > 20:
+        return content, {}
+    spelled: dict[Any, Any] = {}
+    changed: dict[str, str] = {}
+    for key, value in content.items():
+        # Python 2 pickled names as bytes; JAX and TensorFlow write layer/weight.
+        text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        name = text.replace("/", ".") if isinstance(text, str) else text
+        spelled[name], below = _spelled(value, depth + 1)
+        changed |= {str(key): name} if name != key and isinstance(value, torch.Tensor) else below
+    return spelled, changed
 
 
 def _under_prefixes(

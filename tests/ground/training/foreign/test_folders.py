@@ -4,6 +4,7 @@ import json
 import pickle
 import random
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,15 @@ def test_what_all_names_begin_with_is_found_however_deep_and_modules_as_dicts_ar
         inside[last] = tensor
     torch.save({"model": {"language_model": nested}, "iteration": 100}, tmp_path / "nested.pt")
     assert_loaded(tmp_path / "nested.pt")
+
+
+@pytest.mark.parametrize("write", [lambda name: name.replace(".", "/"), lambda name: name.encode()])
+def test_names_of_other_programs_are_read_and_it_is_said(tmp_path: Path, write: Callable[[str], str | bytes]) -> None:
+    torch.save({"params": {write(name): tensor for name, tensor in WEIGHTS.items()}}, tmp_path / "other.pt")
+    assert_loaded(tmp_path / "other.pt")
+    first = next(iter(WEIGHTS))
+    report = str(load_any(tmp_path / "other.pt", Net(), quiet=True))
+    assert f"read names such as {write(first)!s} as {first}" in report
 
 
 def test_places_without_numbers_and_infinite_weights(tmp_path: Path) -> None:
