@@ -31,7 +31,10 @@ def own_shard(learner: Callable[[Tensors, int, int], Any]) -> str:
             given = copies(tensors)
             found.append(learner(given, rank, world_size))
             if not same(given, tensors):
-                raise Wrong("inputs_changed", f"{where}your function changed the parameters. It only copies from them.")
+                raise Wrong(
+                    "inputs_changed",
+                    f"{where}your function changed the list that it was given, or the parameters in it. Only copy.",
+                )
         _judge_shards(found, tensors, world_size, where)
     return "Equal shards that put the unit together again, with zeros at the end only: checked for five units."
 
@@ -165,7 +168,7 @@ def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float]]]) -> None
         if size > most * 1.01:
             raise Wrong(
                 "too_many_bytes",
-                f"{where}the values are right, but {size:g} bytes per rank are sent ({kind}), and a reduce-scatter "
+                f"{where}the values are right, but a rank sends up to {size:g} bytes ({kind}), and a reduce-scatter "
                 f"sends {most:g}. Which collective leaves each rank its own part of a sum, and nothing else?",
             )
 
