@@ -511,11 +511,19 @@ def buckets(lengths, size, pool, generator, mix=True, sort=True, mix_batches=Tru
     return batches
 
 
+def in_pools_of_one_size(lengths, size, pool, generator):
+    """Pools that are as equal as can be, so that each ends with a short batch."""
+    order = torch.randperm(len(lengths), generator=generator)
+    parts = [sorted(p.tolist(), key=lengths.__getitem__) for p in order.tensor_split(-(-len(order) // (size * pool)))]
+    found = [part[i : i + size] for part in parts for i in range(0, len(part), size)]
+    return [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
+
+
 def with_class(lengths, size, pool, generator):
     return BucketBatches(lengths, size, pool, seed=int(torch.randint(2**20, (), generator=generator))).batches()
 
 
-@pytest.mark.parametrize("answer", [buckets, with_class])
+@pytest.mark.parametrize("answer", [buckets, with_class, in_pools_of_one_size])
 def test_right_buckets(answer):
     accepted(check.bucket_batches(answer))
 
@@ -557,7 +565,7 @@ def in_as_many_batches(lengths, size, pool, generator):
 
 
 def test_more_wrong_buckets():
-    refused(check.bucket_batches(in_as_many_batches), "short_batches")
+    refused(check.bucket_batches(in_as_many_batches), "too_many_batches")
     refused(check.bucket_batches(sorted_in_place), "inputs_changed")
     refused(check.bucket_batches(from_its_seed), "not_drawn")
     refused(check.bucket_batches(lambda n, b, p, g: [k for batch in buckets(n, b, p, g) for k in batch]), "wrong_type")
