@@ -87,6 +87,7 @@ def test_a_logistic_loss_without_a_sigmoid_gets_probabilities(loss: Loss, alarms
     [
         (lambda out, y: F.mse_loss(out[:, 0], y.float()), []),
         (lambda out, y: F.l1_loss(out[:, 0], 3e4 * y + 1e5), ["targets_far_away"]),
+        (lambda out, y: F.smooth_l1_loss(out[:, 0], 20.0 * y + 60), []),  # as the returns of a game
         (lambda out, y: F.l1_loss(out[:, 0] + 1e5, 3e4 * y + 1e5), []),
     ],
 )
@@ -110,6 +111,25 @@ def test_a_target_of_the_models_own_answers_is_given() -> None:
     torch.manual_seed(0)
     assert q_learning(detached=True) == []
     assert q_learning(detached=False) == ["target_with_gradient"]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_is_added_to_a_picture_is_no_target_whichever_comes_first(swapped: bool) -> None:
+    x, _ = clouds(192)
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(12, 12)
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return given + self.layer(given)
+
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        clean = torch.zeros_like(out)
+        return F.mse_loss(clean, out) if swapped else F.mse_loss(out, out.roll(1, 0) + 0 * x[0])
+
+    assert "target_with_gradient" not in names(Residual(), loss)
 
 
 def test_two_views_may_both_learn_from_their_difference() -> None:

@@ -16,7 +16,7 @@ LOSS_GROWTH = 2.0  # times the first loss
 WORSE_THAN_NOTHING = 2.0  # times the loss of a model that puts out nothing
 NUMBERS_AT_LEAST = 64  # scores, before "none was ever negative" says anything
 REACH = {"Relu": (0, math.inf), "Softplus": (0, math.inf), "Sigmoid": (0, 1), "Softmax": (0, 1), "Tanh": (-1, 1)}
-LARGE, FAR_BELOW = 30.0, 0.05  # targets whose size matters, and outputs that are far from them
+LARGE, FAR_BELOW = 1000.0, 0.05  # targets whose size matters, and outputs that are far from them
 OUT_OF_REACH = 0.05  # of the targets, farther out than this share of their spread
 COUNTS_APART = 0.05  # of their mean: what the numbers of tokens in the parts of a step may differ
 

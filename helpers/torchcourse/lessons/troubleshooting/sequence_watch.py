@@ -114,15 +114,13 @@ class SequenceWatch:
         self._note(out, axis)
 
     def _on_product(self, one: Any, other: Any) -> None:
-        for tensor, summed in ((one, -1), (other, -2)):
-            axis = self._axis(tensor)
-            if axis is None:
-                continue
-            summed %= tensor.dim()
-            aside = axis < tensor.dim() - 2 and tensor.size(axis) > 1
-            # Weights that share each place out among groups have as many columns as groups, not as places.
-            turned = axis != summed and tensor.size(axis) == tensor.size(summed) > 2
-            if aside or turned:
+        operands = [(tensor, self._axis(tensor), summed) for tensor, summed in ((one, -1), (other, -2))]
+        found = [(tensor, axis, summed % tensor.dim()) for tensor, axis, summed in operands if axis is not None]
+        if any(axis == summed for _, axis, summed in found):
+            return
+        for tensor, axis, _ in found:
+            # What shares each place out among groups is no square: it has as many columns as groups, not as places.
+            if tensor.size(-1) == tensor.size(-2) > 2 and tensor.size(axis) > 1:
                 self.apart[self.steps()] = axis, list(tensor.shape)
 
     def _on_einsum(self, equation: str, operands: list[Any]) -> None:
@@ -130,13 +128,16 @@ class SequenceWatch:
         names = inputs.split(",")
         if "." in equation or not arrow or len(names) != len(operands) != 1:
             return
-        for letters, tensor in zip(names, operands, strict=True):
-            axis = self._axis(tensor)
-            if axis is None or letters[axis] not in output:
-                continue
-            aside = any(letters[axis] in others for others in names if others is not letters)
-            sizes = [tensor.size(place) for place, letter in enumerate(letters) if letter not in output]
-            if tensor.size(axis) > 1 and (aside or tensor.size(axis) in sizes):
+        axes = [self._axis(tensor) for tensor in operands]
+        pairs = [(letters, axis) for letters, axis in zip(names, axes, strict=True) if axis is not None]
+        if any(letters[axis] not in output for letters, axis in pairs):
+            return
+        for place, (letters, axis) in enumerate(zip(names, axes, strict=True)):
+            tensor, others = operands[place], "".join(names[:place] + names[place + 1 :])
+            sizes = dict(zip(letters, tensor.shape, strict=True)) if axis is not None else {}
+            asking = {size for letter, size in sizes.items() if letter in output and letter not in others}
+            summed = {size for letter, size in sizes.items() if letter not in output}
+            if axis is not None and tensor.size(axis) > 1 and max(asking & summed, default=0) > 2:
                 self.apart[self.steps()] = axis, list(tensor.shape)
 
     def _on_mask(self, name: str, args: tuple, kwargs: dict) -> None:

@@ -233,7 +233,7 @@ class TrainingWatch:
                 len(self.steps),
                 maker(scores),
                 from_directions(scores),
-                bootstrapped(target),
+                scores.requires_grad and bootstrapped(target) and not bootstrapped(scores),
                 _weight(how),
             )
         )
