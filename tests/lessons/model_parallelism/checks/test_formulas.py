@@ -144,6 +144,12 @@ def test_gpu_bytes_says_by_how_many_zero_divided():
     assert "by 120" in verdict.message  # tensor 4 × pipeline 6 × data 5
 
 
+def test_gpu_bytes_says_how_much_too_large_all_parts_are():
+    verdict = check.gpu_bytes(lambda *case: [part * 25 / 24 for part in by_hand(*case)])
+    refused(verdict, "unit")
+    assert "1.04 times what they should be" in verdict.message
+
+
 def test_one_micro_batch_and_one_piece_are_no_plural():
     assert "1 micro-batch, " in check.gpu_bytes(lambda *case: (1, 1, 1, 1)).message
     assert "1 piece, " in check.step_seconds(lambda *case: (1, 1)).message

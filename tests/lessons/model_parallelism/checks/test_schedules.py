@@ -132,6 +132,7 @@ def test_one_f_one_b_order_accepts(answer):
         (lambda *given: order(*given)[:-1], "missing"),
         (lambda *given: [*order(*given), "B0"], "twice"),
         (lambda *given: [*order(*given), f"F{given[2]}"], "unknown_entry"),
+        (lambda *given: [f"{entry[0]}0{entry[1:]}" for entry in order(*given)], "unknown_entry"),
         (lambda *given: order(*given)[::-1], "backward_first"),
         (lambda *given: " ".join(order(*given)), "wrong_type"),
         (lambda *given: None, "wrong_type"),

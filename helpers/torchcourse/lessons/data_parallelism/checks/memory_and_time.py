@@ -101,7 +101,11 @@ def _refuse_bytes_per_parameter(each: list[float]) -> None:
         return
     counted = f"Without sharding you count {each[0]:g} + {each[1]:g} + {each[2]:g} bytes per parameter"
     if each[0] > 0 and same([part / each[0] for part in each], [1.0, 1.0, 6.0], _CLOSE):
-        raise Wrong("unit", f"{counted}. The parts are right to one another. In which unit are they? Return bytes.")
+        raise Wrong(
+            "unit",
+            f"{counted}. The parts are right to one another, and all of them {each[0] / wanted[0]:.3g} times what they "
+            "should be. In which unit are they? Return bytes.",
+        )
     if same(sorted(each), wanted, _CLOSE):
         raise Wrong("order", f"{counted}: the right numbers in a different order. Return {_PARTS}.")
     question = "which three float32 numbers make up the 12?" if same(each[:2], wanted[:2]) else "which is yours?"

@@ -87,8 +87,8 @@ def _judge_states(given: list[float], case: tuple) -> None:
         if given[0] and same([part / given[0] for part in given], [part / right[0] for part in right], _CLOSE):
             raise Wrong(
                 "unit",
-                f"{where}you count {each} bytes per parameter. The parts are right to one another: in which unit are "
-                "they? Return bytes.",
+                f"{where}you count {each} bytes per parameter. The parts are right to one another, and all of them "
+                f"{given[0] / right[0]:.3g} times what they should be: in which unit are they, and of how many layers?",
             )
         raise Wrong(
             "bytes_per_parameter",

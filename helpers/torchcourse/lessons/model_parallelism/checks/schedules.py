@@ -168,11 +168,12 @@ def _actions(order: Any, rank: int, ranks: int, micro_batches: int) -> tuple[Act
         raise Wrong("wrong_type", f"{call} is {order!r}. A list of entries like 'F0' was asked for.")
     actions = []
     for entry in order:
-        match = re.fullmatch(r"([FB])(\d+)", entry)
+        match = re.fullmatch(r"([FB])(0|[1-9]\d*)", entry)
         if not match or int(match[2]) >= micro_batches:
             raise Wrong(
                 "unknown_entry",
-                f"{call} has the entry {entry!r}: it is not a pass of micro-batch 0 to {micro_batches - 1}.",
+                f"{call} has the entry {entry!r}: it is not a pass of micro-batch 0 to {micro_batches - 1}, written "
+                "like 'F0'.",
             )
         actions.append(Action("F" if match[1] == "F" else "B", rank, int(match[2])))
     for k in range(micro_batches):
