@@ -37,7 +37,9 @@ class Learning:
         """
         if who.world_size() > 1 and (now := self._now()).keys() != self._known.keys():
             self._wrap_again(now)
-        return self.replica, getattr(self.replica, "no_sync", nullcontext)
+        # With a static graph torch's own `no_sync` fails (2.13); to average in each backward pass is right too.
+        static = getattr(self.replica, "static_graph", False)
+        return self.replica, nullcontext if static else getattr(self.replica, "no_sync", nullcontext)
 
     def _wrap_again(self, now: dict[nn.Parameter, str]) -> None:
         changed = [name for one, name in (self._known | now).items() if (one in now) != (one in self._known)]
@@ -56,7 +58,7 @@ def kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
     """Return what shows whether a function has changed something that a checkpoint keeps: rates, groups, weights."""
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     settings = [_settings(group) for group in optimizer.param_groups]
-    state = [value for values in optimizer.state.values() for value in values.values()]
+    state = [value for values in optimizer.state.values() for value in (values or {}).values()]
     tensors = [*model.parameters(), *model.buffers(), *(one for one in state if isinstance(one, torch.Tensor))]
     return [settings, [*map(id, held)], [(id(tensor), tensor._version) for tensor in tensors]]
 

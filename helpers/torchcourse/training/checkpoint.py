@@ -223,7 +223,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         | {"params": [names[parameter] for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
-    state = {names[parameter]: dict(values) for parameter, values in optimizer.state.items()}
+    state = {names[parameter]: dict(values or {}) for parameter, values in optimizer.state.items()}
     return {"class": type(optimizer).__name__, "state": state, "groups": groups}
 
 

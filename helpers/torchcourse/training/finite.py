@@ -12,7 +12,7 @@ def not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
         name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if not is_lazy(tensor)
     }
     for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in (optimizer.state.get(parameter) or {}).items():  # None: a different rank has it
             if isinstance(value, torch.Tensor):
                 named[f"the optimizer's {key} of {name}"] = value
     bad = []

@@ -90,6 +90,12 @@ class Loss:
         if len(wrong):
             raise IndexError(f"Target {int(wrong[0])} is out of bounds.")
 
+    def counts_labels(self, targets: torch.Tensor) -> LabelsToCount | None:
+        """Return what a loss of torch's for labels divides by, as `numbers` counts it; None for any other loss."""
+        if self.ignored is None or targets.is_floating_point():
+            return None
+        return targets, self._weighted.weight, self.ignored
+
     def mean(self, outputs: Any, targets: torch.Tensor) -> tuple[torch.Tensor, Count | LabelsToCount]:
         """Return a batch's loss as one number, exactly as `fn` computes it, and what it was divided by."""
         value = self.fn(outputs, targets)

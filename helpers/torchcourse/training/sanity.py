@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.utils.data import IterableDataset
 
 from torchcourse.data.loaders import length
@@ -100,6 +101,7 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn:
             f"The optimizer trains the loss function's {some(learned)}, which no checkpoint would hold. Make them "
             "parameters of the model, and let it return them with its outputs."
         )
+    _refuse_parts(model, optimizer, trained)
     names = parameter_names(model, optimizer)
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = [name for parameter, name in names.items() if parameter in trained and not parameter.requires_grad]
@@ -109,6 +111,19 @@ def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn:
             f"The optimizer was made before the model was changed: it holds {some(frozen)}, frozen since, and lacks "
             f"{some(left_out)}, which could learn. Make it last, after add_lora() and freezing: for example of "
             "(p for p in model.parameters() if p.requires_grad)."
+        )
+
+
+def _refuse_parts(model: nn.Module, optimizer: torch.optim.Optimizer, trained: set[torch.Tensor]) -> None:
+    """Raise ValueError for an optimizer that shares out its numbers: it holds views of parameters."""
+    own = {parameter: name for name, parameter in model.named_parameters()}
+    if not (others := [one for one in trained if one not in own and not is_lazy(one)]):
+        return
+    places = {one.untyped_storage().data_ptr(): name for one, name in own.items() if not is_lazy(one) and one.numel()}
+    if shared := [name for one in others if (name := places.get(one.untyped_storage().data_ptr()))]:
+        raise ValueError(
+            f"The {type(optimizer).__name__} holds parts of parameters, such as one of {shared[0]}, but the Trainer "
+            "saves and averages whole ones. Use it in a loop of your own, or give the Trainer an optimizer of torch's."
         )
 
 

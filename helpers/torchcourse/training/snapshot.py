@@ -48,7 +48,7 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
     return {
         "format": FORMAT,
         "model": trainer.model.state_dict(),
-        "optimizer": checkpoint.optimizer_state(trainer.model, trainer.optimizer),
+        "optimizer": _optimizer_state(trainer),
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "scaler": trainer.scaler.state_dict(),
         "position": asdict(trainer.position),
@@ -57,6 +57,19 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
         "random": who.gather(random),
         "settings": trainer.settings,
     }
+
+
+def _optimizer_state(trainer: Training) -> dict[str, Any]:
+    """Return the optimizer's whole state, on rank 0 at least, which writes it. Every rank has to call it."""
+    state = checkpoint.optimizer_state(trainer.model, trainer.optimizer)
+    consolidate = getattr(trainer.optimizer, "consolidate_state_dict", None)
+    if consolidate is not None:  # as of ZeroRedundancyOptimizer: a rank has the numbers of its own share
+        consolidate(to=0)
+        if who.rank() == 0:
+            names = [name for group in state["groups"] for name in group["params"]]
+            whole = trainer.optimizer.state_dict()["state"]
+            state["state"] = {names[number]: values for number, values in whole.items()}
+    return state
 
 
 def run_in(folder: Path) -> Path | None:

@@ -11,9 +11,18 @@ from torchcourse.ranks import who
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model as training calls it: on several ranks, one that averages gradients over them."""
+    """Return the model as training calls it: on several ranks, one that averages gradients over them.
+
+    Raises:
+        ValueError: for a model whose parameters are shared out over the ranks.
+    """
     if who.world_size() == 1 or hasattr(model, "no_sync"):
         return model
+    if shared := [name for name, parameter in model.named_parameters() if hasattr(parameter, "device_mesh")]:
+        raise ValueError(
+            f"Each rank has a part of {shared[0]} (fully_shard, or tensor parallelism), and the Trainer averages and "
+            "saves whole parameters. Train such a model in a loop of your own, with torch.distributed.checkpoint."
+        )
     return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -59,17 +60,22 @@ def assert_same_training(one, other):
         assert torch.allclose(weights, other[1][name], rtol=0, atol=1e-14)
 
 
+def static(model):
+    return DistributedDataParallel(model, static_graph=True)
+
+
 WRAPPERS = {
     "no wrapper": None,
     "torch's wrapper": DistributedDataParallel,
     "the wrapper made by hand": data_parallel.DistributedDataParallel,
 }
+STATIC = "a static graph"  # whose no_sync fails in torch 2.13
 
 
-@pytest.mark.parametrize(("wrapper", "accumulate"), [*((name, 1) for name in WRAPPERS), ("no wrapper", 4)])
+@pytest.mark.parametrize(("wrapper", "accumulate"), [*((name, 1) for name in WRAPPERS), ("no wrapper", 4), (STATIC, 4)])
 def test_two_ranks_train_the_model_that_one_process_trains(tmp_path, wrapper, accumulate):
     alone = train(tmp_path / "alone", accumulate)
-    first, second = run_ranks(train, tmp_path / "ranks", accumulate, WRAPPERS[wrapper], world_size=2)
+    first, second = run_ranks(train, tmp_path / "ranks", accumulate, WRAPPERS.get(wrapper, static), world_size=2)
     assert_same_training(first, alone)
     assert all(torch.equal(first[1][name], second[1][name]) for name in first[1])
     for row, other in zip(first[0].rows, second[0].rows, strict=True):
@@ -317,3 +323,31 @@ def test_what_learns_from_a_later_step_on_is_averaged_over_the_ranks_too():
 def test_a_wrapper_of_ones_own_is_not_left_behind_by_what_learns():
     with pytest.raises(RankError, match=r"What learns has changed since the model was wrapped: .*0\.weight"):
         run_ranks(train_with_changes, "given", world_size=2)
+
+
+def train_with_shared_numbers(folder, epochs, resume):
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # takes seconds to import
+
+    model, _ = model_and_optimizer()
+    optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=0.01)
+    trainer = Trainer(model, optimizer, nn.CrossEntropyLoss(), checkpoint_dir=folder, progress=False)
+    trainer.fit(make_loader(data(32), 8), epochs, resume=resume)
+    return torch.cat([weight.detach().flatten() for weight in model.state_dict().values()])
+
+
+def test_an_optimizer_whose_numbers_are_shared_out_goes_on_with_all_of_them(tmp_path):
+    whole, _ = run_ranks(train_with_shared_numbers, tmp_path / "whole", 4, False, world_size=2)
+    run_ranks(train_with_shared_numbers, tmp_path / "killed", 2, False, world_size=2)
+    resumed = run_ranks(train_with_shared_numbers, tmp_path / "killed", 4, True, world_size=2)
+    assert torch.equal(resumed[0], whole)
+    assert torch.equal(resumed[1], whole)
+
+
+def train_sharded():
+    model, optimizer = model_and_optimizer()
+    Trainer(fully_shard(model), optimizer, nn.CrossEntropyLoss(), progress=False)
+
+
+def test_a_model_whose_parameters_are_shared_out_is_refused_by_what_it_is():
+    with pytest.raises(RankError, match=r"Each rank has a part of 1\.weight .*in a loop of your own"):
+        run_ranks(train_sharded, world_size=2)

@@ -240,6 +240,13 @@ class Stream(IterableDataset):
         return iter(loader().dataset)
 
 
+def test_an_optimizer_of_parts_of_parameters_is_refused_by_what_it_is():
+    model = nn.Linear(WIDTH, CLASSES)
+    part = nn.Parameter(model.weight.detach().view(-1)[:4])
+    with pytest.raises(ValueError, match="The SGD holds parts of parameters, such as one of weight"):
+        Trainer(model, torch.optim.SGD([part], 0.1), nn.CrossEntropyLoss())
+
+
 def test_a_stream_that_every_worker_repeats_is_refused():
     with pytest.raises(ValueError, match=r"each of the 2 workers goes through the whole stream.*get_worker_info"):
         trainer().fit(DataLoader(Stream(), 8, num_workers=2, multiprocessing_context="fork"), 1)
