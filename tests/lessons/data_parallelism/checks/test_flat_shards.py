@@ -251,6 +251,7 @@ def mean_of_a_shard(gradients):
         (lambda g: parts_of(g)[dist.get_rank()] / dist.get_world_size(), "only_divided"),
         (all_reduced, "too_many_bytes"),
         (all_gathered, "too_many_bytes"),
+        (lambda g: scattered([gradient.div_(dist.get_world_size()) for gradient in g], power=0), "inputs_changed"),
         (whole_reduced_to_each, "too_many_bytes"),
         (reduced_and_scattered, "too_many_bytes"),
         (lambda g: scattered([gradient.float() for gradient in g]), "dtype"),

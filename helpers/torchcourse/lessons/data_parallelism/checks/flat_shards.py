@@ -145,10 +145,10 @@ def mean_shard(learner: Callable[[Tensors], Any]) -> str:
     return "Each rank gets its shard of the mean, on 2 and 3 ranks, and sends no more than one reduce-scatter does."
 
 
-def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float]]]) -> None:
+def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float], bool]]) -> None:
     """Raise what is wrong with one unit; `runs` is what `_reduce` gives for it on each rank."""
     world_size = len(runs)
-    own, found, sent = [list(part) for part in zip(*runs, strict=True)]
+    own, found, sent, changed = [list(part) for part in zip(*runs, strict=True)]
     flats = torch.stack([flat_shards.flatten(gradients, world_size) for gradients in own])  # [ranks, numbers]
     total, where = flats.sum(dim=0), f"On {world_size} ranks, with {sum(t.numel() for t in own[0])} numbers: "
     right = list((total / world_size).chunk(world_size))
@@ -163,6 +163,12 @@ def _judge_means(runs: Sequence[tuple[Tensors, Any, tuple[str, float]]]) -> None
         tensor_of(shard, [len(right[0])], f"{where}return this rank's shard, a flat tensor [{len(right[0])}].")
     if not same(found, right):
         _refuse_means(found, flats, where)
+    if any(changed):
+        raise Wrong(
+            "inputs_changed",
+            f"{where}the values are right, but your function changed the gradients that it was given. Divide what it "
+            "returns, or a copy.",
+        )
     most = (world_size - 1) / world_size * len(total) * total.element_size()
     for kind, size in sent:
         if size > most * 1.01:
@@ -228,8 +234,11 @@ def _refuse_means(found: Tensors, flats: torch.Tensor, where: str) -> None:
 
 def _reduce(
     learner: Callable, units: Sequence[Sequence[tuple[int, ...]]]
-) -> list[tuple[Tensors, Any, tuple[str, float]]]:
-    """Return for each unit this rank's gradients, what the function gives, and which collectives sent how much."""
+) -> list[tuple[Tensors, Any, tuple[str, float], bool]]:
+    """Return for each unit this rank's gradients, what the function gives, and which collectives sent how much.
+
+    The last entry: whether the function changed the gradients.
+    """
     generator = torch.Generator().manual_seed(dist.get_rank())
     share, results = 1 - 1 / dist.get_world_size(), []
     for shapes in units:
@@ -238,7 +247,8 @@ def _reduce(
         with listed_messages() as messages:
             found = learner(gradients)
         found = found.detach().cpu() if isinstance(found, torch.Tensor) else found
+        changed = not same(copies(gradients), before)
         sending = [message for message in messages if message.kind != "receive"]
         sent = sum(message.size * share * (2 if message.kind == "all-reduce" else 1) for message in sending)
-        results.append((before, found, (", ".join(sorted({message.kind for message in sending})), sent)))
+        results.append((before, found, (", ".join(sorted({message.kind for message in sending})), sent), changed))
     return results
