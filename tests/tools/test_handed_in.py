@@ -1,6 +1,7 @@
 """What classes really hand in: renamed, doubled, marked, cut off, hostile to whoever looks at it; and twice."""
 
 import csv
+import errno
 import html
 import inspect
 import json
@@ -169,6 +170,28 @@ def test_a_folder_without_end_is_read_to_where_it_is_looked_at(course, known, tm
     assert staging.digest(source, "") == digest
     (source / "1_lesson.ipynb").write_text("{}")
     assert staging.digest(source, "") != digest
+
+
+def test_folders_that_may_not_be_read_are_named_and_the_others_graded(course, known, tmp_path, monkeypatch, capsys):
+    for student in ("ada", "bob", "cid"):
+        hand_in(course, tmp_path, student, solved=True)
+    (tmp_path / "submitted" / "a file").touch()
+    listed = Path.iterdir
+
+    def list_it(path):
+        if path.name == "bob":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", list_it)  # as for anybody but root
+    assert grade.find_submissions(tmp_path, None, course) == [("ada", LESSON_NAME), ("cid", LESSON_NAME)]
+    assert "submitted/bob was not graded: it cannot be read (Permission denied). Give" in capsys.readouterr().out
+    monkeypatch.setattr(os, "access", lambda path, _mode: path.parent.name != "cid")
+    for student, reason in (("cid", "the folder cannot be read"), ("link", "the folder is a link")):
+        if student == "link":
+            (tmp_path / "submitted" / "link").symlink_to("ada")
+        with pytest.raises(staging.Refused, match=reason):
+            staging.stage(tmp_path / "submitted" / student / LESSON_NAME, known)
 
 
 def test_a_notebook_that_takes_too_long_to_read_is_not_called_damaged(course, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ import difflib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,8 +154,7 @@ def find_submissions(folder: Path, lessons: list[str] | None, root: Path, studen
     for lesson in lessons or []:
         if lesson not in known:
             raise FileNotFoundError(f"There is no lesson '{lesson}'. The lessons are {', '.join(known)}.")
-    found = sorted((path.parent.name, path.name) for path in folder.glob("submitted/*/*") if path.is_dir())
-    found = [key for key in found if student in (None, key[0])]
+    found = sorted(key for key in _handed_in(folder / "submitted") if student in (None, key[0]))
     for name, lesson in found:
         if lesson not in known and not lesson.startswith("."):
             close = difflib.get_close_matches(lesson, known, 1)
@@ -168,6 +168,18 @@ def find_submissions(folder: Path, lessons: list[str] | None, root: Path, studen
             f"with LESSON one of {', '.join(known)}."
         )
     return wanted
+
+
+def _handed_in(place: Path) -> Iterator[Key]:
+    """Yield student and folder; name the students whose folder cannot be read, as archives with odd rights leave it."""
+    for student in sorted(place.glob("*")):
+        try:
+            yield from [(student.name, path.name) for path in student.iterdir() if path.is_dir()]
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            name = roster.printable(f"submitted/{student.name}")
+            print(f"{name} was not graded: it cannot be read ({error.strerror}). {staging.RIGHTS}")
 
 
 def main() -> int:

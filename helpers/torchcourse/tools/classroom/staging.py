@@ -30,6 +30,7 @@ _DEEPEST = 20
 """Folders within each other that are looked into."""
 MOST_NOTEBOOKS = 50
 """Notebooks of a submission that are read, those with the lesson's names first."""
+RIGHTS = "Give yourself the right to: chmod -R u+rwX submitted"
 TIMESTAMP = "timestamp.txt"
 _NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
 _LONGEST_STAMP = 1000
@@ -61,10 +62,12 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
         known: the lesson's notebooks, by name.
 
     Raises:
-        Refused: if the folder is a link, which may lead to a neighbor's work.
+        Refused: if the folder is a link, which may lead to a neighbor's work, or cannot be read.
     """
-    if source.is_symlink():
+    if source.is_symlink() or source.parent.is_symlink():
         raise Refused("the folder is a link, and links are not followed")
+    if not os.access(source, os.R_OK | os.X_OK):
+        raise Refused(f"the folder cannot be read. {RIGHTS}")
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
     paths = sorted(source.glob("*.ipynb"), key=lambda path: (path.stem not in known, path))
     for path in paths[:MOST_NOTEBOOKS]:
