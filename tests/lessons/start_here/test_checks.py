@@ -1,5 +1,8 @@
 """Lesson 00's checks: another right answer passes, and each mistake that learners make gets a hint of its own."""
 
+import copy
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -272,6 +275,17 @@ WRONG_STEPS += [
     ("mode_left_changed", evaluates),
     ("no_number", steps(*RIGHT, result=lambda loss, again: f"loss {loss.item()}")),
 ]
+
+
+def test_gradients_of_a_copy_are_not_told_as_none():
+    message = checks.training_step(lambda model, *rest: usual(copy.deepcopy(model), *rest)).message
+    assert "No weight of the model got a gradient" in message
+
+
+def test_a_loss_that_is_slightly_off_is_not_shown_as_the_same():
+    message = checks.training_step(steps(*RIGHT, result=lambda loss, again: float(loss.detach().half()))).message
+    right, given = re.findall(r"\d\.\d+", message)
+    assert right != given
 
 
 def test_a_count_of_one_is_no_plural():

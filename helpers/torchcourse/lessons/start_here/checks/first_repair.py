@@ -163,6 +163,7 @@ def _known_mistakes(images: torch.Tensor, ranks: int, truth: float) -> dict[str,
         ),
         "every_rank_all": (
             [ranks * truth] * ranks,
-            f"your mean is {ranks} times too large, and there are {ranks} ranks. Each adds up its part only, `mine`.",
+            f"your mean is {ranks} times too large, and there are {ranks} ranks. Each adds up its part only, `mine`, "
+            "and the sum over all ranks is divided by the number of all images.",
         ),
     }

@@ -264,7 +264,11 @@ def _judge_step(
 ) -> None:
     moved = not torch.equal(weights, start)
     if "backward" not in log and not moved:
-        raise Wrong("no_backward", "No gradient was computed. Which call turns a loss into gradients?")
+        raise Wrong(
+            "no_backward",
+            "No weight of the model got a gradient. Which call turns a loss into gradients, and does the loss come "
+            "from the model that your function gets?",
+        )
     if "step" not in log:
         raise Wrong(
             "no_step",
@@ -316,5 +320,5 @@ def _judge_loss(loss: Any, before: float) -> None:
         raise Wrong("no_number", f"The weights are right. Return the loss as one plain number; you returned {loss!r}.")
     if abs(value - before) > 1e-5:
         raise Wrong(
-            "other_loss", f"The weights are right. The loss of this batch is {before:.4f}; you returned {value:.4f}."
+            "other_loss", f"The weights are right. The loss of this batch is {before:.6f}; you returned {value:.6f}."
         )
