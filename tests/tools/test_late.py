@@ -1,5 +1,6 @@
 """Late work: due dates and a rule in the folder of a class, and the same points in every output."""
 
+import time as clock
 from datetime import UTC, datetime
 
 import pytest
@@ -29,6 +30,27 @@ def test_a_date_has_a_zone_and_the_whole_of_its_day(tmp_path):
     due = late.read(tmp_path, ["a", "b"]).due
     assert due["a"] == datetime(2027, 4, 1, 21, 59, tzinfo=UTC)
     assert due["b"] == datetime(2027, 4, 1, 23, 59, 59).astimezone()
+
+
+@pytest.mark.skipif(not hasattr(clock, "tzset"), reason="Windows has no zone of its own for a process")
+@pytest.mark.parametrize("zone", [" UTC", " +0900", " +09:00", "+0900", "Z", "", " Asia/Seoul", " KST"])
+def test_a_timestamp_is_read_with_its_zone(zone, monkeypatch):
+    """nbgrader itself writes KST where its exchange is set to Seoul, and would read it as UTC: nine hours late."""
+    monkeypatch.setenv("TZ", "KST-9")
+    clock.tzset()
+    seoul = zone not in (" UTC", "Z", "")
+    text = "2027-04-02 06:59:00.5" if seoul else "2027-04-01 21:59:00.5"
+    try:
+        assert late.handed_in(text + zone) == datetime(2027, 4, 1, 21, 59, 0, 500_000)
+    finally:
+        monkeypatch.undo()
+        clock.tzset()
+
+
+@pytest.mark.parametrize("text", ["2027-04-02 06:59 XYZ", "soon", "9" * 900, "9999-12-31 23:59 -1200", "", "0 0 +9999"])
+def test_what_is_no_time_or_of_an_unknown_zone_is_none(text):
+    with pytest.raises(ValueError, match=r"\w"):
+        late.handed_in(text)
 
 
 @pytest.mark.parametrize(

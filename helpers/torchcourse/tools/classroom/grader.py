@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import nbformat
+import psutil
 from nbformat.notebooknode import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.preprocessors import NbGraderPreprocessor, SaveCells
-from nbgrader.utils import parse_utc, rmtree, setenv
+from nbgrader.utils import rmtree, setenv
 
 from torchcourse.tools.build import notebooks
 from torchcourse.tools.classroom import class_final, execution, gradebook, late, own_time, per_student, staging
@@ -194,7 +195,7 @@ class Grader:
     def _timestamp(self, work: Work) -> datetime | None:
         try:
             text = staging.stamp(self.folder / "submitted" / work.student / work.lesson)
-            return cast(datetime, parse_utc(text)) if text else None
+            return late.handed_in(text) if text else None
         except (OSError, ValueError, OverflowError):
             work.notes.append(f"{staging.TIMESTAMP} holds no time, so that this work counts as in time")
             return None
@@ -276,14 +277,25 @@ def _told(notes: list[str]) -> str:
 _MOST_TOLD = 2000  # characters
 
 
+def at_a_time() -> int:
+    """Return how many notebooks run at once on this machine: two per core, if there is memory for so many.
+
+    They also wait, for processes that they start and for the clock.
+    """
+    return max(1, min(2 * (os.cpu_count() or 1), psutil.virtual_memory().available // _NEEDED))
+
+
+_NEEDED = 2816 * 2**20
+"""Bytes of memory that a notebook with its ranks takes at most: lesson 01's second one, measured."""
+
+
 class Runs:
     """Runs submissions ahead of the one that is being written into the gradebook, here or on a cluster."""
 
     def __init__(self, grader: Grader, submissions: list[tuple[str, str]], cluster: Cluster | None = None) -> None:
         self._grader, self._submissions, self._begun = grader, submissions, dict[int, Work]()
         self._execute = cluster.execute if cluster else execution.execute
-        # Half as many again as cores: notebooks also wait, for processes that they start and for the clock.
-        self._workers = cluster.workers if cluster else max(1, 3 * (os.cpu_count() or 1) // 2)
+        self._workers = cluster.workers if cluster else at_a_time()
         self._pool = ThreadPoolExecutor(self._workers)
 
     def take(self, number: int) -> Work:

@@ -14,14 +14,17 @@ default), or drawn "per student" (`per_student`).
 
 import math
 import re
+import time as clock
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from zoneinfo import available_timezones
 
 from nbgrader.plugins import LateSubmissionPlugin
+from nbgrader.utils import parse_utc
 
 NAME = "grading.toml"
 TEMPLATE = """\
@@ -95,6 +98,29 @@ def read(folder: Path, lessons: Iterable[str] | None = None) -> Rules | None:
         raise ValueError(f'{path} has the gradebook {gradebook!r}; write such as "postgresql://teacher@server/algo".')
     moments = {lesson: _moment(value, lesson, path) for lesson, value in dates.items()}
     return Rules(_per_day(rule, path), moments, quizzes == "per student", gradebook)
+
+
+def handed_in(text: str) -> datetime:
+    """Return the moment that a `timestamp.txt` holds, in UTC and without a zone, as nbgrader keeps it.
+
+    nbgrader's own reader takes +0900 for 900 seconds, and a zone that it does not know, such as KST, for UTC.
+
+    Raises:
+        ValueError: if it holds no time, or one in a zone that is unknown here.
+    """
+    *moment, zone = text.split(" ")
+    plain, local = " ".join(moment), False
+    if len(moment) == 2 and re.fullmatch(r"[+-]\d\d:?\d\d", zone):
+        text = plain + zone
+    elif len(moment) == 2 and zone not in ("UTC", "GMT", "Z"):
+        local = zone in clock.tzname
+        if not local and zone not in available_timezones():
+            raise ValueError(f"the zone {zone} is unknown here")
+    try:
+        read = cast(datetime, parse_utc(plain if local else text))
+        return read.astimezone(UTC).replace(tzinfo=None) if local else read
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
 
 
 def _per_day(rule: Any, path: Path) -> float:
