@@ -120,6 +120,7 @@ def test_fill_buckets_accepts(answer):
         (lambda parameters, limit: [[p for p in reversed(parameters) if p.requires_grad]], "too_full"),
         (lambda parameters, limit: [[p] for p in parameters if p.grad is not None], "no_parameter"),
         (emptied, "inputs_changed"),
+        (lambda parameters, limit: frozen_when_dealt(parameters, limit), "inputs_changed"),
         (reversed_in_place, "inputs_changed"),
         (last_bucket_forgotten, "lost"),
         (large_left_out, "lost"),
@@ -190,6 +191,17 @@ def averaged_by_the_package(bucket):
 def one_by_one(bucket):
     for parameter in bucket:
         averaged([parameter])
+
+
+def added_to_its_own(bucket):
+    own = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in bucket]
+    averaged(bucket)
+    for parameter, gradient in zip(bucket, own, strict=True):
+        parameter.grad = parameter.grad + gradient
+
+
+def frozen_when_dealt(parameters, limit):
+    return [[parameter.requires_grad_(False) for parameter in bucket] for bucket in fill(parameters, limit)]
 
 
 def not_put_back(bucket):
@@ -291,6 +303,7 @@ def test_average_bucket_accepts(answer):
         (lambda bucket: averaged(bucket, lambda n: 1), "sum_not_mean"),
         (lambda bucket: averaged(bucket, lambda n: n * n), "divided_twice"),
         (lambda bucket: averaged(bucket, lambda n: 2), "two_ranks_only"),
+        (added_to_its_own, "added_to_own"),
         (put_back_where_there_was_one, "missing_gradient"),
         (none_left_out, "sizes_differ"),
         (none_met, "no_gradient"),

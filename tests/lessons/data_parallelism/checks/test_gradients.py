@@ -175,6 +175,13 @@ def divided_by_the_parameters(model):
         parameter.grad /= len(own(model))
 
 
+def added_to_its_own(model):
+    for parameter in own(model):
+        mean = parameter.grad.clone()
+        dist.all_reduce(mean, op=dist.ReduceOp.AVG)
+        parameter.grad += mean
+
+
 def in_half_precision(model):
     for parameter in own(model):
         gradient = parameter.grad.half()
@@ -233,6 +240,7 @@ def group_destroyed(model):
         (group_destroyed, "raised_ValueError"),
         (divided_by_the_parameters, "divided_twice"),
         (largest, "wrong_value"),
+        (added_to_its_own, "added_to_own"),
         (in_half_precision, "dtype"),
         (mean_over_all_places, "one_number"),
         (pieces_from_the_front, "some_parameters"),

@@ -123,16 +123,19 @@ class Filling:
 
 def _filling(learner: Callable, sizes: Sequence[int], limit: int, dtype: torch.dtype) -> Filling:
     parameters = [nn.Parameter(torch.zeros(size, dtype=dtype), requires_grad=size not in _FROZEN) for size in sizes]
-    given = list(parameters)
+    given, trained = list(parameters), _trained(parameters)
     buckets = _named(learner(given, limit), parameters)
-    if [id(parameter) for parameter in given] != [id(parameter) for parameter in parameters]:
+    if list(map(id, given)) != list(map(id, parameters)) or trained != _trained(parameters):
         raise Wrong(
             "inputs_changed",
-            "Your function changed the list that it was given: whoever uses that list next finds it in another "
-            "order, or empty. Leave it as it is.",
+            "Your function changed the list that it was given, or what is frozen in it: whoever uses that list next "
+            "finds it in another order, or empty, or trains less. Leave it as it is.",
         )
-    trained = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
     return Filling([parameter.nbytes for parameter in parameters], trained, limit, buckets, dtype.itemsize)
+
+
+def _trained(parameters: Sequence[nn.Parameter]) -> list[int]:
+    return [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
 
 
 def _named(buckets: Any, parameters: Sequence[nn.Parameter]) -> Buckets:

@@ -74,6 +74,10 @@ def mistaken_averages(own: list[Tensors]) -> dict[str, tuple[list[Tensors], str]
             [scaled(gradients, 1 / n) for gradients in own],
             f"Every rank still has its own gradients, only {n} times smaller: {NOTHING_CAME}",
         ),
+        "added_to_own": (
+            [[one + part / n for one, part in zip(gradients, total, strict=True)] for gradients in own],
+            "Each rank holds its own gradients and the mean, added up. The mean is to stand in their place.",
+        ),
         "copied_not_averaged": (
             [own[0]] * n,
             "All ranks now hold the gradients of rank 0: those of the others are lost. A broadcast copies; here every "
