@@ -143,6 +143,14 @@ def whatever_happens(state, path):
         os.replace(path + ".tmp", path)
 
 
+def tidying_up_too_much(state, path):
+    try:
+        save_beside(state, path)
+    except OSError:
+        os.remove(path)
+        raise
+
+
 def silently(state, path):
     with contextlib.suppress(Exception):
         save_beside(state, path)
@@ -181,6 +189,7 @@ def test_other_calls_than_fsync_force_a_file_to_the_disk_as_well(learner, monkey
         (in_half_precision, "other_state"),
         (whatever_happens, "spoiled"),
         (silently, "swallowed"),
+        (tidying_up_too_much, "spoiled"),
         (lambda state, path: save_beside({"weights": state["weights"]}, path), "other_state"),
     ],
 )
@@ -274,6 +283,8 @@ def another_schedule(run, state):
         ((capture, draws_afterwards), "random"),
         ((capture, another_schedule), "scheduler"),
         ((capture_that_seeds, restore), "inputs_changed"),
+        ((lambda run: run.scheduler.step() or capture(run), restore), "inputs_changed"),
+        ((lambda run: (capture_by_hand(run), run.optimizer.state.clear())[0], restore_by_hand), "inputs_changed"),
         ((capture_beside, lambda run, state: restore_by_hand(run, kept)), "kept_elsewhere"),
         ((lambda run: {"steps": 20 * run.epoch + run.batch}, trained_again), "model"),  # knows the seed of a run only
     ],
@@ -320,6 +331,10 @@ def with_pythons_stream(image, *key):
     return image + 0.1 * torch.tensor([random.gauss(0, 1) for _ in range(image.numel())]).view_as(image)
 
 
+def by_31(seed, epoch, index):
+    return (31 * seed + epoch) * 31 + index
+
+
 def shifted(seed, epoch, index):
     return (seed << 40) + (epoch << 20) + index  # beyond the 32 bits that a generator reads
 
@@ -345,6 +360,8 @@ def draw(image, generator):
         (lambda image, *key: image * draw(torch.ones_like(image), generator_of(*key)), "depends_on_image"),
         (lambda image, *key: draw(image, generator_of(*key, image.sum().item())), "depends_on_image"),
         (lambda image, *key: draw(image, torch.Generator().manual_seed(shifted(*key))), "seed_ignored"),
+        (lambda image, *key: draw(image, torch.Generator().manual_seed(by_31(*key))), "collision"),
+        (lambda image, *key: image + draw(torch.zeros(image.shape[1:]), generator_of(*key)), "repeated"),
         (lambda image, seed, epoch, index: random.random(), "wrong_type"),
         (lambda image, *key: by_own_generator(torch.zeros_like(image), *key), "image_lost"),
         (lambda image, *key: by_own_generator(image, *key).clamp(0, 1), "clamped"),
@@ -432,6 +449,7 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
         (lambda path, model: model.load_state_dict(load(path, after_the_first_dot)), "not_the_prefix"),
         (lambda path, model: model.load_state_dict(load(path, plain_for_good)), "taken_off_twice"),
         (lambda path, model: load_right(path, model.double()), "model_changed"),
+        (lambda path, model: model.load_state_dict(halves(load(path, plain))), "rounded"),
         (lambda path, model: load_right(path, model.requires_grad_(False)), "model_changed"),
         (lambda path, model: load_right(path, torch.nn.Linear(2, 2)), "raised_RuntimeError"),
         (lambda path, model: model.load_state_dict(load(path, plain), strict=False), "silent"),
@@ -447,6 +465,10 @@ def test_a_loader_that_takes_both_kinds_of_names_is_accepted(learner):
 def test_a_loader_that_fails_somewhere_is_refused(learner, symptom):
     checked = check.load_on_one(learner)
     assert (checked.state, checked.symptom, checked.score) == ("wrong", symptom, 0), checked.message
+
+
+def halves(weights):
+    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def after_the_first_dot(name):

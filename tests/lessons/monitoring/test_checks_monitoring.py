@@ -176,6 +176,14 @@ def of_rounded(steps, losses):
     return turn_of(steps, [round(loss, 2) for loss in losses])
 
 
+def beginning_at_one(steps, losses):
+    best, at = 1.0, None
+    for step, loss in zip(steps, losses, strict=True):
+        if loss < best:
+            best, at = loss, step
+    return None if at == steps[-1] else at
+
+
 def turn_of(steps, losses):
     best = losses.index(min(losses))
     return None if best == len(losses) - 1 else steps[best]
@@ -186,6 +194,7 @@ def turn_of(steps, losses):
     [
         (of_curve(evenly_spaced), "no_step_of_it"),
         (of_curve(of_rounded), "rounded"),
+        (of_curve(beginning_at_one), "no_turn"),
         (of_curve(lambda steps, losses: turn_of(steps, losses) or None), "step_0"),
         (of_curve(lambda steps, losses: steps[losses.index(min(losses))]), "turns_at_the_end"),
         (of_curve(lambda steps, losses: losses.index(min(losses))), "place_not_step"),

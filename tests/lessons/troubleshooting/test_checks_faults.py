@@ -109,6 +109,19 @@ def of_linear_layers(model, inputs):
     return found[0] if found else None
 
 
+def with_one_hook_for_all(model, inputs):
+    names = {module: name for name, module in model.named_modules() if not list(module.children())}
+    found = []
+
+    def look(module, args, output):
+        if module in names and not output.isfinite().all():
+            found.append(names[module])
+
+    torch.nn.modules.module.register_module_forward_hook(look)
+    model(inputs)
+    return found[0] if found else None
+
+
 def removing_what_it_needed(model, inputs):
     found = by_hooks(remove=False)(model, inputs)
     for module in model.modules() if found else []:
@@ -136,6 +149,9 @@ def test_first_bad_layer_accepts(answer):
         (by_hooks(leaves=False), "container"),
         (of_linear_layers, "layer_without_weights"),
         (removing_what_it_needed, "hooks_left"),
+        (with_one_hook_for_all, "hooks_left"),
+        (lambda model, inputs: by_hooks()(model.requires_grad_(False), inputs), "model_changed"),
+        (lambda model, inputs: (by_hooks()(model, inputs), inputs.zero_())[0], "inputs_changed"),
         (by_hooks(test=lambda out: (out == float("inf")).any() or out.isnan().any()), "infinity_missed"),
         (lambda model, inputs: None, "calls"),
         (lambda model, inputs: (model(inputs), None)[1], "nothing_found"),
@@ -262,6 +278,19 @@ def by_gradients(model, step, steps=5):
     return [name for name, p in model.named_parameters() if p.requires_grad and name not in seen]
 
 
+def with_buffers(model, step, steps=5):
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    names = compared()(model, step, steps)
+    return names + [name for name, value in model.named_buffers() if torch.equal(before[name], value)]
+
+
+def by_versions(model, step, steps=5):
+    before = {name: p._version for name, p in model.named_parameters() if p.requires_grad}
+    for _ in range(steps):
+        step()
+    return [name for name in before if model.get_parameter(name)._version == before[name]]
+
+
 def after_one(model, step, steps=5):
     names = compared(calls=1)(model, step)
     for _ in range(steps - 1):
@@ -289,6 +318,8 @@ def test_unchanged_accepts(answer):
         (compared(same=lambda a, b: a.sum() == b.sum()), "sums_compared"),
         (compared(same=lambda a, b: not torch.equal(a, b)), "inverted"),
         (compared(same=lambda a, b: (a == b).any()), "partly_changed"),
+        (with_buffers, "buffer_listed"),
+        (by_versions, "zero_gradients"),
         (lambda *given: len(compared()(*given)), "wrong_type"),
         (lambda *given: ", ".join(compared()(*given)), "wrong_type"),
         (lambda model, *given: [model.get_parameter(name) for name in compared()(model, *given)], "wrong_type"),
@@ -334,6 +365,22 @@ def by_the_last_row(model, batch):
     return bool((whole[-1] - alone[-1]).abs().max() > 1e-3 * whole.abs().max())
 
 
+def mixing_of_the_outer_mode(model, batch):
+    was = model.training
+    answer = mixing(restore=False)(model, batch)
+    model.training = was
+    return answer
+
+
+def by_relative_differences(model, batch):
+    was, half = model.training, len(batch) // 2
+    model.eval()
+    with torch.no_grad():
+        whole, parts = model(batch), torch.cat([model(batch[:half]), model(batch[half:])])
+    model.train(was)
+    return not torch.allclose(whole, parts, rtol=1e-3, atol=0)
+
+
 def by_permutation(model, batch):
     was = model.training
     model.eval()
@@ -368,6 +415,8 @@ def test_mixes_samples_accepts(answer):
         (lambda model, batch: False, "mixing_missed"),
         (by_sums_of_outputs, "mixing_missed"),
         (by_the_last_row, "last_sample_only"),
+        (mixing_of_the_outer_mode, "mode_left_changed"),
+        (by_relative_differences, "healthy_accused"),
         (lambda model, batch: not mixing()(model, batch), "inverted"),
         (lambda model, batch: mixing()(model.requires_grad_(False), batch), "gradients_off"),
         (lambda model, batch: model(batch).detach() > 0, "wrong_type"),
@@ -413,6 +462,10 @@ def judged(softmax=lambda s: (s >= 0).all() and torch.allclose(s.sum(1), torch.o
     return answer
 
 
+def distributions(scores):
+    return bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-3)
+
+
 kept: list[str] = []
 
 
@@ -452,6 +505,9 @@ def test_bad_start_accepts(answer):
         (judged(limit=lambda scores: math.log(scores.size(0)) + 40), "no_guess_missed"),
         (judged(softmax=lambda s: (s >= 0).any() and abs(s[0].sum() - 1) < 1e-3), "half_looked_at"),
         (judged(softmax=lambda s: (s >= 0).all()), "half_looked_at"),
+        (judged(softmax=lambda s: (s > 0).all() and (s.sum(1) - 1).abs().max() < 1e-3), "softmax_missed"),
+        (judged(softmax=lambda s: (s >= 0).all() and (s.sum(1) - 1).abs().max() < 0.1), "half_looked_at"),
+        (judged(softmax=lambda s: distributions(s) or distributions(s.exp())), "half_looked_at"),
         (judged(softmax=lambda s: (s.abs().sum(1) - 1).abs().max() < 1e-3), "half_looked_at"),
         (lambda scores, targets: kept.extend(judged()(scores, targets)) or set(kept), "list_kept"),
         (lambda scores, targets: (judged()(scores, targets), scores.zero_())[0], "inputs_changed"),
@@ -615,6 +671,7 @@ def count_of_good(loss):
         (reduced_to_rank_0, "ranks_disagree"),
         (nan_alone, "nan_only"),
         (without_minus_infinity, "minus_infinity_missed"),
+        (lambda loss: (by_sum_of_flags(loss), loss.backward())[0], "backward_called"),
         (all_bad, "all_not_any"),
         (lambda loss: False, "never"),
         (lambda loss: print(by_gathering(loss)), "wrong_type"),

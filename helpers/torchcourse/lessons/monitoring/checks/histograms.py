@@ -212,8 +212,10 @@ def dead_share(learner: Callable[[nn.Module, list[torch.Tensor]], Mapping[str, f
 
 
 def _hooks(model: nn.Module) -> set[tuple[str, int]]:
-    """The hooks on the forward pass, each by its module and its number."""
-    return {(name, hook) for name, module in model.named_modules() for hook in module._forward_hooks}
+    """The hooks before and after the forward pass, each by its module and its number."""
+    own = [(name, module._forward_hooks, module._forward_pre_hooks) for name, module in model.named_modules()]
+    for_all = torch.nn.modules.module._global_forward_hooks
+    return {(name, hook) for name, *kinds in [*own, ("all modules", for_all)] for hooks in kinds for hook in hooks}
 
 
 def _settings(model: nn.Module) -> tuple[list[bool], list[tuple[bool, list[float] | None]]]:
@@ -224,7 +226,8 @@ def _settings(model: nn.Module) -> tuple[list[bool], list[tuple[bool, list[float
 
 def _half_dead(seed: int) -> nn.Sequential:
     """A network with two ReLU layers, of which seed 1 puts the second into a part of its own; some units wake for one
-    sample only, some for none, and one puts out very small numbers."""
+    sample only, some for none, one puts out very small numbers, and two
+    of seed 1 the same number for all."""
     torch.manual_seed(seed)
     first, second, last = nn.Linear(4, 16), nn.Linear(16, 12), nn.Linear(12, 2)
     with torch.no_grad():
@@ -232,6 +235,8 @@ def _half_dead(seed: int) -> nn.Sequential:
         second.bias.sub_(0.15)
         first.weight[0] *= 1e-5
         first.bias[0] = 0
+        if seed == 1:
+            first.weight[1:3], first.bias[1:3] = 0, 0.5
     if seed == 1:
         return nn.Sequential(first, nn.ReLU(), nn.Sequential(second, nn.ReLU()), last)
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
@@ -246,6 +251,7 @@ def _batches(seed: int, sizes: tuple[int, ...]) -> list[torch.Tensor]:
 def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[torch.Tensor]) -> None:
     zeros = [_zeros(model, batch) for batch in (torch.cat(batches), *batches)]
     zero, zero_of_batch = zeros[0], zeros[1:]
+    outputs = _outputs(model, torch.cat(batches))
 
     def each(
         share: Callable[[torch.Tensor], torch.Tensor], outputs: dict[str, torch.Tensor] = zero
@@ -278,6 +284,10 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
             AnyOf(each(dead, _zeros(model, torch.cat(batches), at_most)) for at_most in (1e-2, 1e-3, 1e-4, 1e-5)),
             "You call a unit dead whose outputs are small. Dead is: exactly 0, for every sample.",
         ),
+        "constant": (
+            {name: (output == output[:1]).all(dim=0).double().mean().item() for name, output in outputs.items()},
+            "A unit that puts out the same number for all samples is alive, unless that number is 0.",
+        ),
         "alive_share": (each(lambda output: 1 - dead(output)), "That is the share of units that are alive."),
         "count_not_share": (
             each(lambda output: output.all(dim=0).sum()),
@@ -299,12 +309,16 @@ def _judge_dead(given: dict[str, float], model: nn.Sequential, batches: list[tor
 
 def _zeros(model: nn.Sequential, batch: torch.Tensor, at_most: float = 0.0) -> dict[str, torch.Tensor]:
     """Return for each ReLU which of its outputs are 0 (or so small): name → [samples, units]."""
+    return {name: output <= at_most for name, output in _outputs(model, batch).items()}
+
+
+def _outputs(model: nn.Sequential, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     found = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Sequential):
             batch = layer(batch)
         if isinstance(layer, nn.ReLU):
-            found[name] = batch <= at_most
+            found[name] = batch
     return found
 
 

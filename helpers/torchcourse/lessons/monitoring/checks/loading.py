@@ -165,6 +165,8 @@ def _load_and_compare(
             f"{what}no error, and the model that your function got is exactly as it was. Do the weights go into this "
             "model, and into no copy of it? If you call load_state_dict, look at the names that it returns.",
         )
+    if not same(now, right, tolerance=0) and same(now, right, tolerance=0.02):
+        raise Wrong("rounded", f"{what}the weights are nearly those of the file: something is rounded on the way.")
     if not same(now, right, tolerance=0):
         raise Wrong("partly", f"{what}some tensors were loaded and some were not. Which names are left over?")
     if [(one.dtype, one.requires_grad) for one in model.parameters()] != kinds:

@@ -150,7 +150,7 @@ def turning_step(learner: Callable[[Path], int | None]) -> str:
         "a curve that still falls at the end": ([10, 20, 30], [0.9, 0.8, 0.7], None),
         "a noisy curve": ([5, 10, 15, 20, 25, 30], [1.0, 0.8, 0.85, 0.6, 0.7, 0.75], 20),
         "a curve that only rises": ([0, 100, 200], [0.4, 0.5, 0.6], 0),
-        "a curve looked at ever more seldom": ([20, 40, 70, 150, 400], [0.9, 0.6, 0.5004, 0.5001, 0.52], 150),
+        "a curve looked at ever more seldom": ([20, 40, 70, 150, 400], [2.9, 2.6, 2.5004, 2.5001, 2.52], 150),
         "one value": ([40], [0.5], None),
     }
     for name, (steps, losses, right) in curves.items():

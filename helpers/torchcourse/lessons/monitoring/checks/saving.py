@@ -42,10 +42,10 @@ def save_whole(learner: Save) -> str:
                 "the old state is gone and the new one is not there: a kill in between costs both.",
             )
         _judge_kill(learner, path, IN_TORCH_SAVE)
+        _judge_full_disk(learner, path)
         lines = min(seen.lines, MOST_KILLS)
         for line in range(1, lines + 1):
             _judge_kill(learner, path, line)
-        _judge_full_disk(learner, path)
         if seen.moved_from not in (None, os.fspath(path.parent)):
             raise Wrong(
                 "elsewhere",
@@ -98,6 +98,12 @@ def _judge_full_disk(learner: Save, path: Path) -> None:
         if error.kind in ("NameError", "ImportError", "ProcessDied"):
             raise
         silent = False
+    if not path.exists():
+        raise Wrong(
+            "spoiled",
+            "When torch.save ends in an error (the disk is full, say), your function takes the old file away, and no "
+            "state is left. Which file may be removed then?",
+        )
     if _step_in(path) != 1:
         raise Wrong(
             "spoiled",

@@ -148,20 +148,22 @@ _LOSSES = (
 )
 
 
-def _ask(learner: Callable) -> list:
-    """Call the learner's function once for each row of losses; run by each rank."""
-    answers = []
+def _ask(learner: Callable) -> tuple[list, bool]:
+    """Call the learner's function once for each row of losses, run by each rank; return the answers, and whether one
+    of the losses was sent backward."""
+    answers, backward = [], False
     for row in _LOSSES:
         loss = torch.tensor(row[dist.get_rank()], device=device(), requires_grad=True)
         answer = learner(loss * 1.0)
         answers.append(answer.item() if hasattr(answer, "item") else answer)
-    return answers
+        backward |= loss.grad is not None
+    return answers, backward
 
 
 @check
 def any_rank_bad(learner: Callable) -> str:
     """Ask three ranks about good and bad losses on different ranks."""
-    answers = on_ranks(
+    asked = on_ranks(
         _ask,
         learner,
         world_size=3,
@@ -169,6 +171,12 @@ def any_rank_bad(learner: Callable) -> str:
         hang="The ranks wait for one another: not all of them make the same calls. Is the collective inside an if?",
         left_alone=None,
     )
+    if any(backward for _, backward in asked):
+        raise Wrong(
+            "backward_called",
+            "Your function calls backward(). Whether this step is taken is decided before: only look.",
+        )
+    answers = [rank for rank, _ in asked]
     right = [any(not math.isfinite(value) for value in row) for row in _LOSSES]
     for value in (value for rank in answers for value in rank):
         if not isinstance(value, bool | int | float):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, refuse_known, tensor_of
+from torchcourse.checks.kit import AnyOf, copies, refuse_known, tensor_of
 
 
 class _Crossed(nn.Module):
@@ -66,7 +66,9 @@ def first_bad_layer(learner: Callable) -> str:
 
 
 def _refuse_hooks(model: nn.Module) -> None:
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    for_all = torch.nn.modules.module._global_forward_hooks
+    if for_all or any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        for_all.clear()
         raise Wrong("hooks_left", "Hooks are still on the model: they would run in every later forward pass.")
 
 
@@ -142,8 +144,14 @@ def _judge_what_is_left(learner: Callable) -> None:
     model, x = _spoilt(None, 0.0)
     seen: list[torch.Tensor] = []
     model.end.register_forward_hook(lambda _module, _given, output: seen.append(output))
+    before, given = [(copies([value])[0], value.requires_grad) for value in model.parameters()], x.clone()
     learner(model, x)
     model(x)
+    if not torch.equal(x, given):
+        raise Wrong("inputs_changed", "The inputs are different after the call. It only looks for a layer.")
+    now = [(value, value.requires_grad) for value in model.parameters()]
+    if any(not torch.equal(a, b) or learns != learned for (a, learned), (b, learns) in zip(before, now, strict=True)):
+        raise Wrong("model_changed", "A parameter of the model, or whether it learns, is different after the call.")
     if len(seen) != 2:
         raise Wrong("others_hooks_gone", "A hook that was on the model before is gone. Remove your own hooks alone.")
     if not model.training:

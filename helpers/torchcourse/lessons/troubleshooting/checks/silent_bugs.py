@@ -19,6 +19,7 @@ def unchanged(learner: Callable) -> str:
         model, step = _partly_training()
         answer = learner(model, step, steps)
         right = {"detached.weight", "detached.bias", "left_out.weight", "left_out.bias"}
+        right |= {"zeroed.weight", "zeroed.bias"}
         right |= {"rare.weight", "rare.bias"} if steps == 1 else set()
         trainable = {name for name, value in model.named_parameters() if value.requires_grad}
         if step.calls != steps:
@@ -56,7 +57,7 @@ class _Step:
         self.optimizer.zero_grad()
         out = model["left_out"](model["learns"](model["detached"](model["frozen"](x)).detach()))
         out = out + model["slow"](x) + model["table"](torch.ones(4, dtype=torch.long))
-        out = out + (model["rare"](x) if self.calls == 3 else 0)
+        out = out + (model["rare"](x) if self.calls == 3 else 0) + 0 * model["zeroed"](x)
         (balanced,) = model["balanced"].parameters()
         (out.square().mean() + (balanced * torch.tensor([1.0, -1.0])).sum()).backward()
         self.optimizer.step()
@@ -64,13 +65,14 @@ class _Step:
 
 def _partly_training() -> tuple[nn.ModuleDict, _Step]:
     torch.manual_seed(0)
-    names = ("frozen", "detached", "learns", "left_out", "rare", "slow")
+    names = ("frozen", "detached", "learns", "left_out", "rare", "slow", "zeroed")
     model = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
     model["table"] = nn.Embedding(4, 3)  # one row of it is used
     model["balanced"] = nn.Linear(2, 3, bias=False)  # its sum never changes
     for value in (*model["balanced"].parameters(), *model["slow"].parameters()):
         nn.init.zeros_(value)
     model["frozen"].requires_grad_(False)
+    model["left_out"].register_buffer("scale", torch.ones(3))
     return model, _Step(model)
 
 
@@ -102,6 +104,16 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
     if answer - right == {"balanced.weight"}:
         raise Wrong(
             "sums_compared", "Each number of 'balanced' has changed, and their sum has not. Compare number by number."
+        )
+    if answer - right == {"left_out.scale"}:
+        raise Wrong(
+            "buffer_listed", "'left_out.scale' is a buffer: nobody means to train it. Asked for are parameters."
+        )
+    if right - answer and all(name.startswith("zeroed") for name in right - answer):
+        raise Wrong(
+            "zero_gradients",
+            "'zeroed' is in the optimizer and has a gradient, which is 0 in every step: it never changes. Look at the "
+            "values.",
         )
     if right - answer and all(name.startswith("left_out") for name in right - answer):
         raise Wrong(
@@ -140,8 +152,10 @@ def mixes_samples(learner: Callable) -> str:
             raise Wrong("inputs_changed", "The batch is different after the call. Try other neighbors on a copy.")
         if not same(list(model.buffers()), before):
             raise Wrong("statistics_changed", "The model's running statistics have changed: it was in training mode.")
-        if not model.training:
-            raise Wrong("mode_left_changed", "The model came in training mode and was left in evaluation mode.")
+        if not all(module.training for module in model.modules()):
+            raise Wrong(
+                "mode_left_changed", "The model came in training mode and was left in evaluation mode, or in part."
+            )
         if not all(parameter.requires_grad for parameter in model.parameters()):
             raise Wrong("gradients_off", "Its parameters learned before your question, and none of them does after it.")
         if answer and not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), _MixesRows()), x.clone())):
@@ -153,7 +167,7 @@ def mixes_samples(learner: Callable) -> str:
                 "and rounding grows with the size of the outputs.",
             )
         learner(model.eval(), x)
-        if model.training:
+        if any(module.training for module in model.modules()):
             raise Wrong("mode_left_changed", "The model came in evaluation mode and was left in training mode.")
     x = x[:11]  # an odd number of samples
     for mixing in (_MixesRows(), _SumToOne(), _Shifts()):
@@ -201,10 +215,10 @@ class _OnlyLast(nn.Module):
 
 
 class _Rounds(nn.Module):
-    """Rounds otherwise in a batch of a different size, as matrix products do on some machines."""
+    """Rounds otherwise in a batch of a different size, as matrix products do on some machines. One output is near 0."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1 + len(x) % 5 * 2.0**-22)
+        return x * torch.tensor([0.0, 1.0, 1.0]) + x.abs().amax(1, keepdim=True) * (len(x) % 5 * 2.0**-22)
 
 
 def _scaled(layer: nn.Linear, factor: float) -> nn.Linear:
@@ -224,8 +238,11 @@ def bad_start(learner: Callable) -> str:
         cases: tuple[tuple[torch.Tensor, list[str], str], ...] = (
             (0.5 * scores, [], "a fresh model"),
             (scores.softmax(dim=1), ["softmax twice"], "probabilities"),
+            ((200 * scores).softmax(dim=1), ["softmax twice"], "probabilities, some of them 0"),
             (scores + large, ["no guess"], "sure and wrong"),
             (half, [], "probabilities in half of the rows"),
+            (scores.log_softmax(dim=1), [], "logarithms of probabilities"),
+            (1.01 * scores.softmax(dim=1), [], "positive rows that add up to 1.01"),
             (0.2 * positive, [], "positive scores that do not add up to 1"),
             (scores - scores.mean(dim=1, keepdim=True) + 1 / classes, [], "rows that add up to 1 with scores below 0"),
             (scores.softmax(dim=1) * scores.sign(), [], "scores whose sizes add up to 1, some of them below 0"),
@@ -290,8 +307,8 @@ def _judge_start(answer: list, right: list[str], what: str, classes: int) -> Non
     if right == ["softmax twice"]:
         raise Wrong(
             "softmax_missed",
-            f"For rows of probabilities over {classes} classes you found {answer}. The sum of a row, as rounded as it "
-            "is, differs from 1 by less than 0.001.",
+            f"For rows of probabilities over {classes} classes you found {answer}. A probability is 0 or more, and "
+            "the sum of a row, as rounded as it is, differs from 1 by less than 0.001.",
         )
     if right == ["no guess"] and "no guess" in answer:
         raise Wrong(
