@@ -128,8 +128,8 @@ def _filling(learner: Callable, sizes: Sequence[int], limit: int, dtype: torch.d
     if list(map(id, given)) != list(map(id, parameters)) or trained != _trained(parameters):
         raise Wrong(
             "inputs_changed",
-            "Your function changed the list that it was given, or what is frozen in it: whoever uses that list next "
-            "finds it in another order, or empty, or trains less. Leave it as it is.",
+            "Your function changed the list that it was given, or what is frozen in it: whoever uses that list "
+            "next finds it in a different order, or empty, or trains less. Leave it as it is.",
         )
     return Filling([parameter.nbytes for parameter in parameters], trained, limit, buckets, dtype.itemsize)
 
