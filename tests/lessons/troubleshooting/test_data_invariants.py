@@ -38,17 +38,6 @@ def names(
 
 
 @pytest.mark.parametrize(
-    ("change", "alarms"),
-    [(lambda x: x, []), (lambda x: x.flip(1), ["channels_swapped"]), (lambda x: x.roll(1, 1), [])],
-)
-def test_colors_come_in_the_same_order_when_validating(change: Callable, alarms: list[str]) -> None:
-    y = torch.randint(2, (160,))
-    x = torch.randn(160, 3, 6, 6) + torch.tensor([0.6, 0.1, -0.4])[:, None, None] + y[:, None, None, None]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
-    assert names(model, F.cross_entropy, x[:128], y[:128], change(x[128:])) == alarms
-
-
-@pytest.mark.parametrize(
     ("column", "loss", "answer", "alarms"),
     [
         (0, lambda out, y: F.mse_loss(out[:, 0], y), lambda x: x[:, 0] + 0.1 * torch.randn(len(x)), []),

@@ -170,6 +170,19 @@ def test_a_mask_leaves_out_the_padding(model: Callable, alarms: list[str]) -> No
     assert [name for name in names(model()) if name == "mask_inverted"] == alarms
 
 
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (lambda: Layer(lambda where: torch.zeros(where.shape).masked_fill(~where, -math.inf)), []),
+        (lambda: Layer(lambda where: (~where).float()), ["mask_of_numbers"]),
+        (lambda: Fused(as_it_is, mask_of=lambda where: where.float()), ["mask_of_numbers"]),
+    ],
+)
+def test_a_mask_is_not_added_to_the_scores(model: Callable[[], Reader], alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert [name for name in names(model()) if name == "mask_of_numbers"] == alarms
+
+
 @pytest.mark.parametrize(("padding", "alarms"), [(0, []), (1, []), (3, ["padding_is_a_word"])])
 def test_the_padding_of_an_embedding_is_no_word(padding: int, alarms: list[str]) -> None:
     torch.manual_seed(0)
@@ -208,6 +221,84 @@ def last_state(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) ->
 def test_the_state_after_the_last_word_is_read(read: Callable, alarms: list[str]) -> None:
     torch.manual_seed(0)
     assert names(Recurrent(read)) == alarms
+
+
+def begun_at_random(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(states, torch.randn(1, len(states), SIZE))[0].mean(1)
+
+
+def begun_by_the_words(model: Recurrent, states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return model.cell(states, states.mean(1).detach()[None])[0].mean(1)
+
+
+@pytest.mark.parametrize(("read", "alarms"), [(begun_by_the_words, []), (begun_at_random, ["random_first_state"])])
+def test_a_recurrence_does_not_begin_at_random(read: Callable, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    assert names(Recurrent(read)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("split", "alarms"),
+    [
+        (lambda number: torch.randperm(number, generator=torch.Generator().manual_seed(0)), ["windows_overlap"]),
+        (torch.arange, []),
+    ],
+)
+@pytest.mark.parametrize("channels", [0, 2])
+def test_windows_are_split_by_time(split: Callable[[int], torch.Tensor], alarms: list[str], channels: int) -> None:
+    torch.manual_seed(0)
+    series = (torch.arange(240.0) / 5).sin() + 0.1 * torch.randn(240)
+    windows = series.unfold(0, 13, 1)  # [228, 13]
+    order = split(len(windows))
+    if channels:
+        windows = windows[..., None].expand(-1, -1, channels)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12 * max(channels, 1), 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in order[:160].split(32):
+            optimizer.zero_grad()
+            F.mse_loss(model(windows[rows, :12]).flatten(), windows[rows, 12].reshape(len(rows), -1).mean(1)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            model(windows[order[164:], :12])
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+def test_rows_of_flags_are_no_windows() -> None:
+    torch.manual_seed(0)
+    flags = (torch.rand(320, 20) < 0.4).float()
+    model = nn.Linear(20, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(256).split(32):
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(
+                model(flags[rows])[:, 0], flags[rows, ::2].sum(1).gt(2).float()
+            ).backward()
+            optimizer.step()
+        with torch.no_grad():
+            model(flags[256:])
+    assert [alarm.name for alarm in probe.alarms()] == []
+
+
+@pytest.mark.parametrize("seldom", [False, True])
+def test_foretelling_before_learning_is_no_overlap(seldom: bool) -> None:
+    torch.manual_seed(0)
+    series = (torch.arange(240.0) / 5).sin() + 0.1 * torch.randn(240)
+    series[::2] *= 1 - seldom
+    series[40::] *= torch.arange(200) % 30 < (10 if seldom else 30)  # most of the time nothing happens
+    windows = series.unfold(0, 13, 1)
+    model = nn.Linear(12, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(160).split(8):
+            optimizer.zero_grad()
+            F.mse_loss(model(windows[rows, :12])[:, 0], windows[rows, 12]).backward()
+            optimizer.step()
+            if rows[0] % 40 == 0:
+                with torch.no_grad():
+                    model(windows[rows + 8, :12])
+    assert [alarm.name for alarm in probe.alarms()] == []
 
 
 class Carrying(nn.Module):

@@ -403,6 +403,34 @@ def test_one_task_after_another_may_start_with_a_high_loss() -> None:
     assert "diverges" not in [alarm.name for alarm in probe.alarms()]
 
 
+@pytest.mark.parametrize("stack", [nn.Sequential, lambda *layers: nn.Sequential(*nn.ModuleList(layers))])
+@pytest.mark.parametrize(("again", "alarms"), [(False, []), (True, ["one_layer_repeated"])])
+def test_the_layers_of_a_stack_are_different(stack: Callable, again: bool, alarms: list[str]) -> None:
+    act, layers = nn.ReLU(), [nn.Linear(12, 12) for _ in range(3)]
+    layers = [layers[0]] * 3 if again else layers
+    model = stack(layers[0], act, layers[1], act, layers[2], act, nn.Linear(12, 4))
+    assert names(model, F.cross_entropy) == alarms
+
+
+@pytest.mark.parametrize(("share", "alarms"), [(0.8, []), (0.9, ["drops_nearly_all"])])
+def test_a_dropout_drops_the_smaller_part(share: float, alarms: list[str]) -> None:
+    assert names(dense(12, 4, nn.Dropout(share)), F.cross_entropy) == alarms
+
+
+@pytest.mark.parametrize(("own", "alarms"), [(True, []), (False, ["clipped_nothing"])])
+def test_it_is_the_model_that_is_clipped(own: bool, alarms: list[str]) -> None:
+    model, (x, y) = dense(), clouds(192)
+    clipped = model if own else copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for xb, yb in zip(x.split(32), y.split(32), strict=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(xb), yb).backward()
+            nn.utils.clip_grad_norm_(clipped.parameters(), 0.5)
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
 class Placed(nn.Module):
     """Adds a place to what it gets; `make` makes the places of numbers in float64."""
 

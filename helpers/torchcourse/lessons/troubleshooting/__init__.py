@@ -36,7 +36,7 @@ Silent bugs
     makers            which operation made the numbers that a loss gets
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
                       `sequence_invariants`, `schedule_invariants`, `program_invariants`, `data_invariants`,
-                      `output_invariants`, `usage_invariants`, `chance_invariants`
+                      `image_invariants`, `output_invariants`, `usage_invariants`, `chance_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

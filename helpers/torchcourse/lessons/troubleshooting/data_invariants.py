@@ -39,7 +39,7 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
     evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
     if not trained or sum(map(len, evaluated)) < 16 or evaluated[0].shape[1:] != trained[0].shape[1:]:
         return
-    if _of_one_series(trained):  # a series goes on where the next years differ from the last
+    if of_one_series(trained):  # a series goes on where the next years differ from the last
         return
     (mean, spread), (other_mean, other_spread) = _mean_and_spread(trained), _mean_and_spread(evaluated)
     if _smooth(trained):  # a trend moves the windows; what is prepared differently changes what is within them
@@ -50,31 +50,6 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
             f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
             f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
         )
-
-
-def channels(run: WatchedRun) -> Iterator[Alarm]:
-    """The three colors of an image come in the same order in training and in validation."""
-    trained = float_inputs(run.record.trained)
-    evaluated = float_inputs([seen for block in run.whole_validations for seen in block])
-    if not trained or not evaluated or any(b.dim() != 4 or b.size(1) != 3 for b in (*trained, *evaluated)):
-        return
-    colors, others = (torch.cat([b.mean(dim=(2, 3)) for b in part]).double() for part in (trained, evaluated))
-    error = (colors.var(dim=0) / len(colors) + others.var(dim=0) / len(others)).sqrt()[[0, 2]]
-    ends, their = colors.mean(dim=0)[[0, 2]], others.mean(dim=0)[[0, 2]]
-    if (
-        len(others) >= 16
-        and ((ends - their).abs() > 6 * error).all()
-        and ((ends.flip(0) - their).abs() < 3 * error).all()
-    ):
-        yield Alarm(
-            "channels_swapped",
-            f"The means of the three channels are {_three(colors)} in training, and {_three(others)} in validation: "
-            "the same, the other way round. Is one read as RGB and the other as BGR?",
-        )
-
-
-def _three(colors: torch.Tensor) -> str:
-    return ", ".join(f"{mean:.2g}" for mean in colors.mean(dim=0).tolist())
 
 
 def _smooth(batches: list[torch.Tensor]) -> bool:
@@ -91,7 +66,7 @@ def _within(batches: list[torch.Tensor]) -> tuple[float, float]:
     return 0.0, flat.std().item()
 
 
-def _of_one_series(batches: list[torch.Tensor]) -> bool:
+def of_one_series(batches: list[torch.Tensor]) -> bool:
     """Whether the samples [N, T] or [N, T, C] are windows of one series that overlap: most begin within others."""
     if batches[0].dim() not in (2, 3) or batches[0].size(1) < 8:
         return False
@@ -378,7 +353,6 @@ def _mean_and_spread(batches: list[torch.Tensor]) -> tuple[float, float]:
 
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     normalized_inputs,
-    channels,
     different_samples,
     labels,
     answers_kept_apart,

@@ -23,6 +23,7 @@ from torch import nn
 from torchcourse.lessons.troubleshooting import (
     chance_invariants,
     data_invariants,
+    image_invariants,
     loss_invariants,
     output_invariants,
     program_invariants,
@@ -50,12 +51,13 @@ class SanityProbe:
     Losses are recognized if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
     class numbers.
 
-    Not seen is what is wrong by its meaning alone: labels of which some are wrong, anchors whose positive and negative
-    are swapped, a divergence with its two sides swapped, a kept average of the weights that is evaluated and never
-    updated or follows each step, a sample in the middle of a model (as in a VAE) that carries no gradient back, a
-    schedule in batches that is stepped once per epoch, images cut down to zeros and ones, different samples of one
-    person on both sides of a split. Nor is what happens before
-    the probe is entered, such as a state of which nothing was loaded.
+    Not seen is what is wrong by its meaning alone: labels of which some are wrong, or that are numbered otherwise in
+    validation; anchors whose positive and negative are swapped; a divergence with its two sides swapped, or subtracted;
+    a kept average of the weights that is evaluated and never updated, follows each step, or leaves out the buffers;
+    inputs that are mixed while their labels are not; a sample in the middle of a model (as in a VAE) that carries no
+    gradient back; a schedule in batches that is stepped once per epoch; images cut down to zeros and ones; different
+    samples of one person on both sides of a split. Nor is what happens before the probe is entered, such as a state of
+    which nothing was loaded.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
@@ -78,7 +80,7 @@ class SanityProbe:
         if not self._record.passes:
             raise ValueError(self._why_nothing_was_seen())
         parts = [training_invariants, loss_invariants, sequence_invariants, schedule_invariants, program_invariants]
-        parts += [data_invariants, output_invariants, usage_invariants, chance_invariants]
+        parts += [data_invariants, image_invariants, output_invariants, usage_invariants, chance_invariants]
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]
 

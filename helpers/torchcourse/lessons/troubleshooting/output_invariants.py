@@ -91,6 +91,13 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
             "time. Is there an F.dropout without training=self.training, or attention with a fixed dropout_p?",
         )
         return
+    if run.record.sequences.begun >= 3 and not torch.equal(whole, again):
+        yield Alarm(
+            "random_first_state",
+            "A recurrence begins with a state of random numbers: the same batch gives other outputs the second time, "
+            "in evaluation mode too. Begin with zeros, or learn the first state.",
+        )
+        return
     ends = [slice(2), slice(-2, None)]  # what looks only backward along the batch leaves its beginning as it is
     found = in_evaluation(run.model, [(batch[rows], rows) for rows in ends], kept[-1].call)
     least = MIXES_AT_LEAST if _full_precision(run.model) else SHORT_MIXES_AT_LEAST

@@ -1,9 +1,11 @@
 """Invariants of sequences: padding, attention, and what a recurrence reads. Each rule yields alarms."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 
+from torchcourse.lessons.troubleshooting.data_invariants import float_inputs, hashes, of_one_series
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING
 from torchcourse.lessons.troubleshooting.training_records import Loss, Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
@@ -11,6 +13,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, l
 PADDED_AT_LEAST = 0.2  # of the sentences, before a state that is read after the padding matters
 PLACES_AT_LEAST = 8  # that a mask keeps, and that it leaves out
 FORETOLD = 0.95  # of the targets are the next input, where sentences are foretold
+VALUES_AT_LEAST = 32  # different ones in a batch of windows
 WORDS_AT_LEAST = 20  # times that a token stands among others, before it is taken for a word
 
 
@@ -103,6 +106,17 @@ def masks(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def mask_of_numbers(run: WatchedRun) -> Iterator[Alarm]:
+    """A mask leaves out: it is True or False, or −inf."""
+    if run.record.sequences.numbers >= 3:
+        yield Alarm(
+            "mask_of_numbers",
+            f"{run.record.sequences.numbers} times attention got a mask of the numbers 0 and 1. Numbers are added to "
+            "the scores, so nothing is left out. Give it as bool, where True means to leave out (in "
+            "scaled_dot_product_attention, to keep).",
+        )
+
+
 def padding_index(run: WatchedRun) -> Iterator[Alarm]:
     """The token that an embedding keeps at 0 is the one that fills the sentences."""
     counts: dict[tuple[int, int], int] = {}
@@ -161,6 +175,54 @@ def state_carried(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def windows(run: WatchedRun) -> Iterator[Alarm]:
+    """Windows that are validated on do not lie within those that were trained on before."""
+    trained = [seen for seen in run.record.trained if _is_window(seen.inputs)]
+    validated = [seen for block in run.whole_validations for seen in block if _is_window(seen.inputs)]
+    if not trained or not validated or not of_one_series(float_inputs(trained)):
+        return
+    shape = float_inputs(trained)[0].shape[1:]
+    known: dict[float, int] = {}  # of each part of a window, the step that took it first
+    for seen, parts in _parts(trained, shape):
+        for key in parts.flatten().tolist():
+            known.setdefault(key, seen.step)
+    both = [
+        max(known.get(key[0], seen.step), known.get(key[-1], seen.step)) < seen.step
+        for seen, parts in _parts(validated, shape)
+        for key in parts.tolist()
+    ]
+    if sum(both) > max(0.5 * len(both), WORDS_AT_LEAST):
+        yield Alarm(
+            "windows_overlap",
+            f"Of {sum(both)} of {len(both)} windows that were validated on, beginning and end are inside windows that "
+            "were trained on: the series was cut into overlapping windows and then split. Split by time first.",
+        )
+
+
+def _is_window(batch: torch.Tensor | None) -> bool:
+    """Whether samples may be windows of a series: not those of a table of a few values, which are alike by chance."""
+    if batch is None or not batch.is_floating_point() or batch.dim() not in (2, 3) or batch.size(1) < 8:
+        return False
+    return len(batch.unique()) >= VALUES_AT_LEAST
+
+
+def _parts(passes: list[Pass], shape: torch.Size) -> Iterator[tuple[Pass, torch.Tensor]]:
+    """Yield the passes with windows of this shape, with a number for each half of each of their windows."""
+    for seen in passes:
+        if seen.inputs is not None and seen.inputs.shape[1:] == shape:
+            yield seen, _halves(seen.inputs, shape[0] // 2)
+
+
+def _halves(batch: torch.Tensor, size: int) -> torch.Tensor:
+    """Return a number for each part of so many times of each window [N, T] or [N, T, C]: [N, T − size + 1].
+
+    Of a part in which nothing happens, NaN: it is like others by chance.
+    """
+    parts = (batch if batch.dim() == 3 else batch[..., None]).unfold(1, size, 1).flatten(2).flatten(0, 1)
+    numbers = torch.tensor(hashes(parts), dtype=torch.float64)
+    return numbers.masked_fill(parts.amax(1) == parts.amin(1), math.nan).view(len(batch), -1)
+
+
 def _filled(run: WatchedRun, length: int) -> Iterator[tuple[torch.Tensor, int]]:
     """Yield tables of tokens [samples, length] that are filled up, with the token that fills them."""
     for table in _tables(run.record.trained):
@@ -184,6 +246,8 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     padding,
     attention,
     masks,
+    mask_of_numbers,
+    windows,
     padding_index,
     state_read,
     state_carried,

@@ -61,6 +61,10 @@ class SequenceWatch:
     """Tokens [samples, time] that an embedding with a `padding_idx` got, and that index."""
     carried: list[int] = field(default_factory=list)
     """The steps in which a recurrence began with a state that a pass of an earlier step had left."""
+    numbers: int = 0
+    """How often a mask of attention was made of the numbers 0 and 1, which are added to the scores."""
+    begun: int = 0
+    """How often a recurrence began with a state that is not 0, teaches nothing, and was left by no pass before."""
     readings: dict[str, Reading] = field(default_factory=dict)
     """By the name of each recurrent layer."""
     _left: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -140,12 +144,20 @@ class SequenceWatch:
             if axis is not None and tensor.size(axis) > 1 and max(asking & summed, default=0) > 2:
                 self.apart[self.steps()] = axis, list(tensor.shape)
 
+    def _on_added(self, given: Any) -> None:
+        """Note a mask that is added to the scores."""
+        if isinstance(given, torch.Tensor) and given.is_floating_point() and given.numel() > 1:
+            self.numbers += int(bool(((given == 0) | (given == 1)).all() and (given == 1).any()))
+
     def _on_mask(self, name: str, args: tuple, kwargs: dict) -> None:
         mask = None
         if name == "multi_head_attention_forward":
             mask = kwargs.get("key_padding_mask")
+            self._on_added(mask)
+            self._on_added(kwargs.get("attn_mask"))
         elif name == "scaled_dot_product_attention":
             given = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+            self._on_added(given)
             taken_part = isinstance(given, torch.Tensor) and given.dtype == torch.bool
             mask = ~given if taken_part else given  # type: ignore[operator]
         elif name in ("masked_fill", "masked_fill_"):
@@ -165,13 +177,11 @@ class SequenceWatch:
             return
         begun = args[1][0] if len(args) > 1 and isinstance(args[1], tuple) else args[1] if len(args) > 1 else None
         left = self._left.get(name)
-        if (
-            isinstance(begun, torch.Tensor)
-            and left is not None
-            and not begun.requires_grad
-            and torch.equal(begun, left)
-        ):
-            self.carried.append(self.steps())
+        if isinstance(begun, torch.Tensor) and not begun.requires_grad and begun.count_nonzero():
+            if left is not None and torch.equal(begun, left):
+                self.carried.append(self.steps())
+            else:
+                self.begun += 1
         last = output[1][0] if isinstance(output[1], tuple) else output[1]
         self._left[name] = last.detach()
         along = 1 if module.batch_first else 0

@@ -157,11 +157,11 @@ class Surroundings:
 
     def _on_clip(self, parameters: Any, _args: tuple, _kwargs: dict, _result: Any) -> None:
         own = {id(parameter) for parameter in self._model.parameters() if parameter.requires_grad}
-        given = [parameters] if isinstance(parameters, torch.Tensor) else parameters
+        given = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
         clipped = [parameter for parameter in given if id(parameter) in own]
         if any(p.grad is not None and p.grad.count_nonzero() for p in clipped):
             self.clipped += 1
-        elif clipped:
+        elif clipped or (given and all(p.grad is None for p in given)):
             self.clipped_nothing += 1
 
     def _on_schedule(self, scheduler: Any, args: tuple, kwargs: dict, _result: Any) -> None:

@@ -283,7 +283,8 @@ def clipping(run: WatchedRun) -> Iterator[Alarm]:
         yield Alarm(
             "clipped_nothing",
             f"{run.around.clipped_nothing} times there were no gradients to clip, and never any: the clipping stands "
-            "where they are not yet made, or are gone. Clip between backward() and step().",
+            "where they are not yet made or are gone, or gets those of a different model. Clip between backward() and "
+            "step().",
         )
     left = [step.norm / step.made for step in steps if step.made > 0 and step.before_unscaling is None]
     if len(left) >= 3 and 0 < max(left) < CLIPPED_TO and max(left) > 1.5 * min(left):

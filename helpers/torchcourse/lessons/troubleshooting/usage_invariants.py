@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from torchcourse.lessons.troubleshooting.torch_calls import CLASSIFYING, LOGISTIC
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
@@ -15,6 +17,7 @@ PER_CLASS = 5  # samples of the rarest class, before anything is said about the 
 DROPPED = 0.05  # of the scores, at least and at most left
 APART = math.log(3)  # from the rarest to the most frequent class
 OFF = 0.3  # that the logarithm of a weight may be away from that of its class's share
+DROPS_MOST = 0.85
 MANY_LABELS = 0.05  # of the samples, with more than one label
 
 
@@ -188,6 +191,36 @@ def layers_made_on_the_way(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def repeated_layers(run: WatchedRun) -> Iterator[Alarm]:
+    """The layers of a stack are different layers."""
+    for name, module in run.model.named_modules():
+        if not isinstance(module, nn.Sequential | nn.ModuleList):
+            continue
+        places: dict[int, list[str]] = {}
+        for key, layer in module._modules.items():
+            if layer is not None and any(p.requires_grad for p in layer.parameters()):
+                places.setdefault(id(layer), []).append(f"{name}.{key}".lstrip("."))
+        same = next((keys for keys in places.values() if len(keys) > 1), None)
+        if same:
+            yield Alarm(
+                "one_layer_repeated",
+                f"{listed(same)} are one and the same layer, with one set of weights: `[layer] * {len(same)}` repeats "
+                "the object. Make a layer for each place.",
+            )
+            return
+
+
+def dropout(run: WatchedRun) -> Iterator[Alarm]:
+    """A dropout drops the smaller part."""
+    much = [name for name, m in run.model.named_modules() if isinstance(m, _DropoutNd) and DROPS_MOST < m.p < 1]
+    if much:
+        share = run.model.get_submodule(much[0]).p
+        yield Alarm(
+            "drops_nearly_all",
+            f"{listed(much)} drops {share:.0%} in training: p is the share that is dropped. Is it the share to keep?",
+        )
+
+
 def derivatives(run: WatchedRun) -> Iterator[Alarm]:
     """A derivative in the loss has a graph."""
     lost = run.record.usage.lost_terms
@@ -286,6 +319,8 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     frozen_in_name,
     data_taken,
     layers_made_on_the_way,
+    repeated_layers,
+    dropout,
     derivatives,
     copies,
     loaded,
