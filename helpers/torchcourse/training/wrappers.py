@@ -14,7 +14,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """Return the model as training calls it: on several ranks, one that averages gradients over them.
 
     Raises:
-        ValueError: for a model whose parameters are shared out over the ranks.
+        ValueError: if each rank has a part of the parameters.
     """
     if who.world_size() == 1 or hasattr(model, "no_sync"):
         return model
