@@ -141,7 +141,8 @@ def is_learners(file: str) -> bool:
 
 
 def _whole_message(error: BaseException) -> str:
-    return str(getattr(error, "message", None) or error)
+    message = getattr(error, "message", None)  # of a rank's error, whose text has the frames too
+    return str(error if message is None else message)
 
 
 def place(line: Place) -> str:

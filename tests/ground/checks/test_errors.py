@@ -381,3 +381,12 @@ def test_of_a_rank_too():
         "Line 2 of your cell: return 1 / y",
         "There, `y` was 0.",
     ]
+
+
+def test_a_rank_that_says_nothing_shows_no_traceback():
+    message = called_on_ranks(cell("import sys\ndef f():\n    sys.exit()\n")["f"]).message
+    assert message.splitlines() == [
+        "Your code stopped with SystemExit.",
+        "It happened in rank 0.",
+        "Line 3 of your cell: sys.exit()",
+    ]
