@@ -160,7 +160,7 @@ def solve(arguments: list[str]) -> int:
     settings = pip_settings(Path(sys.executable), environment)
     settings = {name: settings[name] for name in settings if name in ("index-url", "cert", "proxy")}
     environment = uv_variables(settings) | environment
-    # From 4.25 on jsonschema, which every program of Jupyter's imports, parses a grammar of addresses first: 1.3 s more.
+    # From 4.25 on jsonschema, which all programs of Jupyter import, parses a grammar of addresses first: 1.3 s more.
     more = "uv\nhatchling\neditables\njsonschema<4.25\n"
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, input=more, text=True).returncode
 
