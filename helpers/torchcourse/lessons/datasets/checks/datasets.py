@@ -11,7 +11,7 @@ import torch
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import same
-from torchcourse.lessons.datasets.checks.pictures import pictures
+from torchcourse.lessons.datasets.checks.image_files import pictures
 from torchcourse.lessons.datasets.checks.sequences import bucket_batches, collate
 from torchcourse.lessons.datasets.splits import leaks
 
