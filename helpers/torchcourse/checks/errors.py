@@ -20,6 +20,9 @@ SKELETON = "Write your code here, then run this cell again."
 
 NOT_DONE = "Fill in the exercise above, run it, then run this cell again."
 
+_NO_RANKS = "The check called your function where there are no ranks."
+_GROUP_ENDED = "The ranks had a group when your function began. Did it call destroy_process_group()?"
+
 _COURSE = str(Path(__file__).parent.parent)
 _NOT_CALLABLE_SO = re.compile(r"\(\) (takes|missing|got an unexpected|got multiple)|is not callable$")
 _LONGEST = 1500  # characters of a message that are shown
@@ -61,7 +64,7 @@ def sentence(error: BaseException) -> str:
     if has_stopped_gpu(error):
         message = STOPPED
     if "process group has not been initialized" in message:
-        message = f"{message.partition(', please')[0]}.\nThe check called your function where there are no ranks."
+        message = f"{message.partition(', please')[0]}.\n{_GROUP_ENDED if hasattr(error, 'rank') else _NO_RANKS}"
     line = learners_line(error)
     where = f"\nIt happened in rank {error.rank}." if hasattr(error, "rank") else ""
     if "DataLoader worker process" in _whole_message(error):

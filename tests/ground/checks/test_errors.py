@@ -390,3 +390,8 @@ def test_a_rank_that_says_nothing_shows_no_traceback():
         "It happened in rank 0.",
         "Line 3 of your cell: sys.exit()",
     ]
+
+
+def test_a_group_that_the_learner_ended_is_not_missing_from_the_start():
+    text = "import torch, torch.distributed as dist\ndef f():\n    dist.destroy_process_group()\n    dist.barrier()\n"
+    assert called_on_ranks(cell(text)["f"]).message.splitlines()[1] == errors._GROUP_ENDED

@@ -249,7 +249,7 @@ def find_leaks(learner: Callable[..., set[int]]) -> str:
         _judge_leaks(set(map(int, got)), right, set(test), case)
         if not same(given, (samples, groups, train, test)):
             raise Wrong("inputs_changed", f"{case}: the function changed what it was given to read.")
-    return "Eight splits: the same number, the same picture, the same writer. And nothing that is none."
+    return "Eight splits: the same number, the same picture, the same writer, and no leak where there is none."
 
 
 def _samples_with_twins() -> tuple[list[torch.Tensor], list[str]]:
