@@ -1,11 +1,11 @@
 """Small real datasets that travel with the package, so that every lesson runs without a network."""
 
 from importlib.resources import files
-from typing import BinaryIO, Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib.image import imread
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -54,8 +54,8 @@ def photo() -> torch.Tensor:
     Source: Stefan van der Walt, through the package scikit-image. License: CC0 1.0, beside the file.
     """
     with files("torchcourse.data").joinpath("files", "cat_144x216.jpg").open("rb") as file:
-        pixels = imread(cast(BinaryIO, file), format="jpg")
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float().div_(255)
+        pixels = np.array(Image.open(file))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
 
 
 def _images(name: str, split: str, to_train_on: int) -> tuple[torch.Tensor, torch.Tensor]:
