@@ -82,6 +82,7 @@ def as_inference(body, pixels, top):
             "scaling",
         ),
         (lambda body, pixels, top: extract(body[:-1], body.scaling(pixels, top)), "wrong_value"),
+        (lambda *given: (lambda out: (out - out.mean(0)) / out.std(0))(by_the_package(*given)), "not_finite"),
         (lambda body, pixels, top: extract(body[:3], body.scaling(pixels, top)), "shape"),
         (lambda body, pixels, top: by_the_package(body, pixels, top).half(), "dtype"),
         (lambda body, pixels, top: by_the_package(body, pixels, top).double(), "dtype"),
@@ -282,6 +283,10 @@ def groups(model, body_rate, head_rate, body=None, head=None):
     return [{"params": body, "lr": body_rate}, {"params": head, "lr": head_rate}]
 
 
+def learning(model):
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
 def a_group_each(model, body_rate, head_rate):
     return [
         {"params": p, "lr": head_rate if name.startswith("head.") else body_rate}
@@ -323,6 +328,10 @@ def test_right_rates(answer):
         (lambda m, b, h: groups(m, h, b), "swapped"),
         (lambda m, b, h: groups(m, h, h), "one_rate"),
         (lambda m, b, h: groups(m, b / 2, h), "rate"),
+        (
+            lambda m, b, h: [{"params": [p], "lr": h if "head" in n else b} for n, p in learning(m)],
+            "head_in_the_name",
+        ),
         (lambda m, b, h: groups(m, 1e-3, 1e-2), "rate"),
         (lambda m, b, h: groups(m.requires_grad_(True), b, h), "frozen_changed"),
         (lambda m, b, h: groups(m, b, h, body=[*m.body.requires_grad_(False).parameters()]), "frozen_changed"),
@@ -366,6 +375,12 @@ def test_right_scalings(answer):
         (lambda pixels: (resized(pixels) / 255 - MNIST_MEAN) / MNIST_STD, "still_255"),
         (lambda pixels: resized(pixels) / 16, "no_mean"),
         (lambda pixels: (resized(pixels) - DIGITS_MEAN) / DIGITS_STD, "own_statistics"),
+        (lambda pixels: (resized(pixels) / 16 - DIGITS_MEAN) / DIGITS_STD, "own_statistics_of_0_to_1"),
+        (lambda pixels: resized(pixels) / 16 - MNIST_MEAN, "no_deviation"),
+        (lambda pixels: (resized(pixels) - MNIST_MEAN) / MNIST_STD, "white_left_out"),
+        (lambda pixels: resized(pixels) / 16 - MNIST_MEAN / MNIST_STD, "mean_divided"),
+        (lambda pixels: resized(pixels) / 16 / MNIST_STD - MNIST_MEAN, "mean_after_deviation"),
+        (lambda pixels: (resized(pixels) / 16 - MNIST_STD) / MNIST_MEAN, "mean_and_deviation_swapped"),
         (resized, "not_scaled"),
         (lambda pixels: (resized(pixels) - resized(pixels).mean()) / resized(pixels).std(), "per_batch"),
         (lambda pixels: (resized(pixels) / pixels.max() - MNIST_MEAN) / MNIST_STD, "white_measured"),

@@ -86,6 +86,7 @@ def two_rates(learner: Callable[[nn.Module, float, float], list[dict]]) -> str:
         (("head.bias",), 1e-3, 1e-2),
     ):
         model = Classifier(mnist_cnn(), num_classes=10)
+        model.body.add_module("conv_head", nn.Linear(8, 8))  # EfficientNet calls the last layer of its body so
         for name in frozen:
             model.get_parameter(name).requires_grad_(False)
         before = copy.deepcopy(model)
@@ -178,6 +179,11 @@ def _judge_features(out: torch.Tensor, body: Backbone, pixels: torch.Tensor, top
     with torch.no_grad():
         if torch.allclose(out, copy.deepcopy(body).train()(body.scaling(pixels, top)), atol=1e-4):
             raise Wrong("training_mode", "A picture's features depend on the others: the network is in training mode.")
+    if not out.isfinite().all():
+        raise Wrong(
+            "not_finite",
+            "Some of your features are NaN or infinite, and the backbone's own are not. Where do you divide by 0?",
+        )
     raise Wrong(
         "wrong_value", f"The features differ by up to {(out - right).abs().max():.2g} from those in evaluation mode."
     )
@@ -205,8 +211,13 @@ def _judge_groups(groups: object, model: nn.Module, body_rate: float, head_rate:
         raise Wrong("one_rate", f"All parameters have the rate {next(iter(given.values())):g}. Two were asked for.")
     if given == {name: body_rate if rate == head_rate else head_rate for name, rate in right.items()}:
         raise Wrong("swapped", "The pretrained body learns fast and the new head slowly: the wrong way round.")
-    name = next(name for name in given if not math.isclose(given[name], right[name], rel_tol=1e-6))
-    raise Wrong("rate", f"{name} has the rate {given[name]:g}, and should have {right[name]:g}.")
+    off = [name for name in given if not math.isclose(given[name], right[name], rel_tol=1e-6)]
+    rates_of_it = f"{off[0]} has the rate {given[off[0]]:g}, and should have {right[off[0]]:g}."
+    if all(name.startswith("body.") and "head" in name for name in off):
+        raise Wrong(
+            "head_in_the_name", f"{rates_of_it} A layer of the body may have any name: its parameters begin with body."
+        )
+    raise Wrong("rate", rates_of_it)
 
 
 def _must_stand_once(rates: dict[str, list[float]], frozen: set[str]) -> None:
@@ -257,6 +268,12 @@ def _listed(params: object) -> list[object]:
     return [p[1] if isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) else p for p in params]
 
 
+_OF_THE_DIGITS = (
+    "These are mean and deviation of the digits. The network learned with those of MNIST, and its weights fit only "
+    "them."
+)
+
+
 def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor) -> None:
     if (out - right).abs().max() < 0.01:
         return
@@ -267,10 +284,29 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
             resized / WHITE,
             "From 0 to 1 is half of it. The network was trained on pixels less a mean, and divided by a deviation.",
         ),
-        "own_statistics": (
-            (resized - DIGITS_MEAN) / DIGITS_STD,
-            "These are mean and deviation of the digits. The "
-            "network learned with those of MNIST, and its weights fit only them.",
+        "own_statistics": ((resized - DIGITS_MEAN) / DIGITS_STD, _OF_THE_DIGITS),
+        "own_statistics_of_0_to_1": ((resized / WHITE - DIGITS_MEAN) / DIGITS_STD, _OF_THE_DIGITS),
+        "no_deviation": (
+            resized / WHITE - MNIST_MEAN,
+            "You took the mean off, and did not divide by the deviation of the training.",
+        ),
+        "white_left_out": (
+            (resized - MNIST_MEAN) / MNIST_STD,
+            "The mean and the deviation of the training are those of pixels from 0 to 1. Yours still go from 0 to 16 "
+            "where you take the mean off.",
+        ),
+        "mean_divided": (
+            resized / WHITE - MNIST_MEAN / MNIST_STD,
+            "Only the mean is divided by the deviation in yours. Python divides before it subtracts.",
+        ),
+        "mean_after_deviation": (
+            resized / WHITE / MNIST_STD - MNIST_MEAN,
+            "You divide by the deviation first, and then take the mean off. The mean is one of pixels that are not "
+            "divided yet.",
+        ),
+        "mean_and_deviation_swapped": (
+            (resized / WHITE - MNIST_STD) / MNIST_MEAN,
+            "You take the deviation off and divide by the mean. It is the other way round.",
         ),
         "not_scaled": (resized, "The pixels still go from 0 to 16."),
         "per_picture": (
