@@ -278,7 +278,36 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
     if (out - right).abs().max() < 0.01:
         return
     resized = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
-    known = {
+    known = _known_scalings(resized)
+    white = "You take the lightest pixel at hand for white. White is 16 here, and in a dark picture no pixel is."
+    for lightest in (resized.max(), resized.amax((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)):
+        known["white_measured"] = ((resized / lightest - MNIST_MEAN) / MNIST_STD, white)
+        for symptom, (other, hint) in known.items():
+            if (out - other).abs().max() < 0.005:
+                raise Wrong(symptom, hint)
+    if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
+        raise Wrong(
+            "per_batch",
+            "Every batch has mean 0 and deviation 1: you measure them again each time. Then a picture's "
+            "values depend on the others. The numbers of the training are fixed.",
+        )
+    if (out.min() - right.min()).abs() < 0.01 and (out.max() - right.max()).abs() < 0.01:
+        raise Wrong(
+            "wrong_value",
+            f"Your values go from {out.min():.2f} to {out.max():.2f}, as they should, and yet a pixel differs by up to "
+            f"{(out - right).abs().max():.2f}. Are these the digits as the first line resizes them, and nothing is "
+            "rounded or turned round?",
+        )
+    raise Wrong(
+        "wrong_value",
+        f"Your values go from {out.min():.2f} to {out.max():.2f}; the network expects {right.min():.2f} "
+        f"to {right.max():.2f} for these pictures. A pixel differs by up to {(out - right).abs().max():.2f}.",
+    )
+
+
+def _known_scalings(resized: torch.Tensor) -> dict[str, tuple[torch.Tensor, str]]:
+    """What wrong scalings make of the digits, and what to say of each."""
+    return {
         "still_255": ((resized / 255 - MNIST_MEAN) / MNIST_STD, "White is still far from white: it is 16 here."),
         "no_mean": (
             resized / WHITE,
@@ -315,27 +344,3 @@ def _judge_scaling(out: torch.Tensor, right: torch.Tensor, pixels: torch.Tensor)
             "look the same. The numbers of the training are fixed.",
         ),
     }
-    white = "You take the lightest pixel at hand for white. White is 16 here, and in a dark picture no pixel is."
-    for lightest in (resized.max(), resized.amax((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)):
-        known["white_measured"] = ((resized / lightest - MNIST_MEAN) / MNIST_STD, white)
-        for symptom, (other, hint) in known.items():
-            if (out - other).abs().max() < 0.005:
-                raise Wrong(symptom, hint)
-    if abs(out.mean()) < 0.01 and abs(out.std() - 1) < 0.05:
-        raise Wrong(
-            "per_batch",
-            "Every batch has mean 0 and deviation 1: you measure them again each time. Then a picture's "
-            "values depend on the others. The numbers of the training are fixed.",
-        )
-    if (out.min() - right.min()).abs() < 0.01 and (out.max() - right.max()).abs() < 0.01:
-        raise Wrong(
-            "wrong_value",
-            f"Your values go from {out.min():.2f} to {out.max():.2f}, as they should, and yet a pixel differs by up to "
-            f"{(out - right).abs().max():.2f}. Are these the digits as the first line resizes them, and nothing is "
-            "rounded or turned round?",
-        )
-    raise Wrong(
-        "wrong_value",
-        f"Your values go from {out.min():.2f} to {out.max():.2f}; the network expects {right.min():.2f} "
-        f"to {right.max():.2f} for these pictures. A pixel differs by up to {(out - right).abs().max():.2f}.",
-    )
