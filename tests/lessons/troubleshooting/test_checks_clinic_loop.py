@@ -82,6 +82,12 @@ def test_learns_then_forgets_takes_a_closure():
             [(BACKWARD, "        optimizer.param_groups[0]['weight_decay'] = 0.1\n" + ZERO + BACKWARD)],
             "training_changed",
         ),
+        ([(BACKWARD, "        if count:\n    " + ZERO + BACKWARD)], "second_epoch"),
+        (
+            [(BACKWARD, "        loss = loss + 1e-3 * model[-1].weight.square().sum()\n" + ZERO + BACKWARD)],
+            "first_step",
+        ),
+        ([(BACKWARD, "        model[-1].bias.requires_grad_(False)\n" + ZERO + BACKWARD)], "froze"),
         ([("    model.train()\n", ""), (BACKWARD, ZERO + BACKWARD)], "evaluation_mode"),
         (
             [(BACKWARD, ZERO + BACKWARD), ("    return total / count", "    model.eval()\n    return total / count")],
@@ -91,6 +97,13 @@ def test_learns_then_forgets_takes_a_closure():
 )
 def test_learns_then_forgets_refuses(changes, symptom):
     refused(repair("learns_then_forgets", *broken("learns_then_forgets", *changes)), symptom)
+
+
+def test_learns_then_forgets_refuses_sums_that_survive_the_call():
+    changes = ("    total, count = 0.0, 0\n", "    global total, count\n"), (BACKWARD, ZERO + BACKWARD)
+    (train_epoch,) = broken("learns_then_forgets", *changes)
+    train_epoch.__globals__.update(total=0.0, count=0)
+    refused(repair("learns_then_forgets", train_epoch), "second_call")
 
 
 # big_batch_diverges
@@ -178,6 +191,7 @@ def test_big_batch_diverges_accepts(changes):
             "scaled",
         ),
         ([(BACKWARD, "        optimizer.zero_grad()\n" + BACKWARD)], "not_all_batches"),
+        ([(INDENTED_STEP, "            optimizer.zero_grad()\n" + INDENTED_STEP)], "nothing_left"),
         ([("        loss.backward()", "        loss = loss / accumulate\n        loss.backward()")], "wrong_value"),
         ([("        if number % accumulate == 0", "        if True")], "steps"),
         ([(BACKWARD, DIVIDED[0]), ("    assert len(loader) % accumulate == 0, ", "    _ = ")], "no_assertion"),

@@ -1,6 +1,8 @@
 """The clinic's ward "model and optimizer": right repairs built in other ways, and the wrong ones that people make."""
 
 import pytest
+import torch.nn.functional as F
+from torch import nn
 
 from clinic_repairs import broken, parts, reference
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
@@ -77,6 +79,13 @@ def test_loss_with_a_floor_accepts(changes):
 )
 def test_loss_with_a_floor_refuses(changes, symptom):
     refused(repair("loss_with_a_floor", *broken("loss_with_a_floor", *changes)), symptom)
+
+
+def test_parts_that_have_another_name_or_none_are_taken_for_what_they_are_handed_in_as():
+    net, _, probabilities = broken("loss_with_a_floor", (SOFTMAX, WITHOUT), (MODEL_OF_IMAGES, "    " + WITH_GRAPH))
+    named_otherwise = type("BetterNet", (net,), {})
+    for loss in (nn.CrossEntropyLoss(), F.cross_entropy):
+        accepted(repair("loss_with_a_floor", named_otherwise, loss, probabilities))
 
 
 # head_that_sleeps

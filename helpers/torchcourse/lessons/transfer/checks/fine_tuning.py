@@ -21,6 +21,7 @@ from torchcourse.lessons.transfer.checks.choosing import choose
 from torchcourse.lessons.transfer.checks.freezing import freeze_body, other_backbone
 from torchcourse.lessons.transfer.features import extract
 from torchcourse.lessons.transfer.few_labels import LABELS, WHITE, accuracy, digit_pixels, pick, results
+from torchcourse.units import counted
 
 __all__ = ["choose", "features", "freeze_body", "prepare", "two_rates"]
 
@@ -225,7 +226,10 @@ def _must_stand_once(rates: dict[str, list[float]], frozen: set[str]) -> None:
     if wrongly := sorted(name for name in frozen if rates[name]):
         raise Wrong("frozen_included", f"{wrongly[0]} is frozen, and it is in a group. Leave it out.")
     if missing := [name for name, found in rates.items() if not found and name not in frozen]:
-        raise Wrong("missing", f"{missing[0]} is in no group: it would never learn. {len(missing)} are missing.")
+        raise Wrong(
+            "missing",
+            f"{missing[0]} is in no group: it would never learn. Missing are {counted(len(missing), 'parameter')}.",
+        )
     if double := [name for name, found in rates.items() if len(found) > 1]:
         raise Wrong("twice", f"{double[0]} is in two groups, or twice in one. Once is right.")
 

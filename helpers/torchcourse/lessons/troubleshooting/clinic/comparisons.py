@@ -14,6 +14,7 @@ from torchcourse.checks import Wrong
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.observed_loader import ObservedLoader
 from torchcourse.lessons.troubleshooting.training_step import Step, TrainingRecorder
+from torchcourse.units import counted
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,32 @@ def expect_steps(given: Trained, expected: Trained) -> None:
     if len(given.steps) != len(expected.steps):
         raise Wrong(
             "steps",
-            f"For {len(expected.steps)} batches your epoch makes {len(given.steps)} optimizer steps. One step per "
-            "batch, as it was before.",
+            f"For {len(expected.steps)} batches your epoch makes "
+            f"{counted(len(given.steps), 'optimizer step')}. One step per batch, as it was before.",
         )
     expect_own_optimizer(given)
+
+
+def expect_all_learn(turn: int, given: Step, expected: Step) -> None:
+    """Refuse a step in which some parameters, or all of them, have no gradient."""
+    if given.gradient.numel() == 0 or not given.gradient.any():
+        raise Wrong(
+            "nothing_left",
+            f"At step {turn} the gradient is zero or gone: nothing is learned. What was wiped, and when?",
+        )
+    if given.gradient.numel() < expected.gradient.numel():
+        raise Wrong(
+            "froze",
+            f"At step {turn} only {given.gradient.numel()} of {expected.gradient.numel()} weights have a gradient: the "
+            "others learn no more. Before, all of them did.",
+        )
+
+
+def same_direction(given: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether a gradient is another one times a positive number, up to rounding."""
+    times = (given @ expected / (expected @ expected)).item()
+    precision = 10 * torch.finfo(given.dtype).eps
+    return times > 0 and ((given - times * expected).norm() < precision * given.norm()).item()
 
 
 def expect_own_optimizer(given: Trained) -> None:

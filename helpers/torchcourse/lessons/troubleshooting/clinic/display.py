@@ -8,7 +8,7 @@ from torchcourse import controls, journal, live, notice
 from torchcourse.checks.kit import one_thread
 from torchcourse.lessons.troubleshooting.clinic.case import Case, find
 from torchcourse.lessons.troubleshooting.clinic.cases import WARDS
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.program import Program, named
 from torchcourse.quiz import markup
 
 
@@ -59,7 +59,8 @@ def discharge(slug: str) -> Sheet:
 
 def run(slug: str, *parts: Callable, **arguments: Any) -> Sheet:
     """Run the whole program with your parts in the place of the broken ones, and return what it prints."""
-    log = find(slug).log(Program(slug, *parts), **arguments)
+    case = find(slug)
+    log = case.log(Program(slug, *named(case.parts, parts)), **arguments)
     return Sheet(f"<pre>{html.escape(log)}</pre>", log)
 
 

@@ -11,7 +11,7 @@ from torchcourse.checks.errors import is_hole, kind_of, sentence, still_at
 from torchcourse.checks.kit import one_thread
 from torchcourse.checks.limits import TimeIsUp, time_limit
 from torchcourse.lessons.troubleshooting.clinic.case import find
-from torchcourse.lessons.troubleshooting.clinic.program import Program
+from torchcourse.lessons.troubleshooting.clinic.program import Program, named
 
 TIME_LIMIT = 60.0  # seconds; a healed program is judged in about one
 
@@ -28,6 +28,7 @@ def examine(slug: str, *parts: Callable, seed: int = 0) -> str:
         ValueError: these are not the parts of this patient.
     """
     case = find(slug)
+    parts = named(case.parts, parts)
     given = tuple(getattr(part, "__name__", repr(part)) for part in parts)
     if sorted(given) != sorted(case.parts):
         raise ValueError(f"To be repaired: {', '.join(case.parts)}. Given: {', '.join(given) or 'nothing'}.")

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import inspect
 import io
 import re
@@ -9,7 +10,7 @@ import sys
 import textwrap
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,32 @@ class Program:
         broken = Program(self.slug)
         pairs = [(_fingerprint(part), _fingerprint(broken.namespace[part.__name__])) for part in self.parts]
         return all(given is not None and given == admitted for given, admitted in pairs)
+
+
+def named(names: Sequence[str], parts: Sequence[Callable]) -> tuple[Callable, ...]:
+    """Return the parts under the names that the program knows, given in the order of `names`.
+
+    A part that was made by `partial`, is an object that can be called, or has the name of another function or class is
+    no different answer: it gets the name that it was handed in for.
+    """
+    own = [getattr(part, "__name__", None) for part in parts]
+    if set(own) == set(names) or len(parts) != len(names) or not all(map(callable, parts)):
+        return tuple(parts)
+    return tuple(
+        part if found == name else _called(name, part) for name, found, part in zip(names, own, parts, strict=True)
+    )
+
+
+def _called(name: str, part: Callable) -> Callable:
+    if inspect.isclass(part):
+        return type(name, (part,), {"__module__": part.__module__, "__doc__": part.__doc__})
+
+    @functools.wraps(part)
+    def under_its_name(*given: Any, **more: Any) -> Any:
+        return part(*given, **more)
+
+    under_its_name.__name__ = name
+    return under_its_name
 
 
 def lines_of_program(error: RankError) -> list[tuple[str, str]]:

@@ -15,10 +15,12 @@ from torchcourse.checks.kit import number
 from torchcourse.data import mnist
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    expect_all_learn,
     expect_left_in_training_mode,
     expect_no_graph,
     expect_own_optimizer,
     expect_training_mode,
+    same_direction,
     train_copy,
 )
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
@@ -143,10 +145,11 @@ def _compare(given: list[Step], right: list[Step], accumulate: int, rate: float)
     for turn, (step, should) in enumerate(zip(given, right, strict=True), start=1):
         if any(abs(value - rate) > 1e-12 for value in step.rates):
             _refuse_rate(turn, step, should, accumulate, rate)
+        expect_all_learn(turn, step, should)
         if torch.allclose(step.gradient, should.gradient, rtol=1e-6, atol=1e-12):
             continue
-        ratio = (step.gradient.norm() / should.gradient.norm()).item() if step.gradient.numel() else 0.0
-        same_way = ratio > 0 and F.cosine_similarity(step.gradient, should.gradient, dim=0).item() > 0.999999
+        ratio = (step.gradient.norm() / should.gradient.norm()).item()
+        same_way = same_direction(step.gradient, should.gradient)
         if same_way and abs(ratio - accumulate) < 1e-6 * accumulate:
             raise Wrong(
                 "still_there", f"With {accumulate} batches per step the gradient is {ratio:.0f} times too long."

@@ -55,7 +55,7 @@ def _loaded(program: Program, count: int, unreadable: tuple[int, ...]) -> tuple[
         before = _contents(Path(name))
         try:
             with called_with(
-                f"a folder of {count} scans, of which number {', '.join(map(str, unreadable))} is unreadable"
+                f"a folder of {count} scans; unreadable: {', '.join(f'number {number}' for number in unreadable)}"
             ):
                 given = program.load_scans(Path(name))
         except (OSError, ValueError, AssertionError, IndexError) as error:

@@ -1,5 +1,7 @@
 """Patient: `zero_grad` is missing, so that each step goes along the sum of all gradients before it."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,11 +12,14 @@ from torchcourse.checks import Wrong
 from torchcourse.checks.kit import number
 from torchcourse.lessons.troubleshooting.clinic.case import Case
 from torchcourse.lessons.troubleshooting.clinic.comparisons import (
+    Trained,
+    expect_all_learn,
     expect_left_in_training_mode,
     expect_no_graph,
     expect_steps,
     expect_training_mode,
     expect_weights,
+    same_direction,
     train_copy,
 )
 from torchcourse.lessons.troubleshooting.clinic.error_notes import called_with
@@ -73,6 +78,12 @@ def judge(program: Program, seed: int) -> str:
             f"The epoch's mean loss over the samples is {right.returned:.6f}; your function returned "
             f"{given.returned if loss is None else loss!r}.",
         )
+    with called_with(f"{data}; two epochs"):
+        right, given = (
+            train_copy(_two_of(epoch), start, loader, rate, momentum=0.9)
+            for epoch in (_plain_epoch, program.train_epoch)
+        )
+    _judge_second_epoch(given, right, batches)
     return f"Healed: in {batches} steps of {batches} each gradient is that of its own batch, at the same learning rate."
 
 
@@ -83,14 +94,10 @@ def _compare(turn: int, step: Step, expected: Step, rate: float, earlier: list[t
             f"Step {turn} uses the learning rate {step.rates[0]:g} instead of {rate:g}. It is the caller's, and "
             "was not at fault: with a smaller one the curve looks better, whatever the cause is.",
         )
-    if step.gradient.numel() == 0 or not step.gradient.any():
-        raise Wrong(
-            "nothing_left",
-            f"At step {turn} the gradient is zero or gone: nothing is learned. What was wiped, and when?",
-        )
+    expect_all_learn(turn, step, expected)
     if torch.allclose(step.gradient, expected.gradient, rtol=1e-4, atol=1e-7):
         return
-    if F.cosine_similarity(step.gradient, expected.gradient, dim=0) > 0.9999:
+    if same_direction(step.gradient, expected.gradient):
         raise Wrong(
             "scaled",
             f"At step {turn} the gradient has the right direction and a different length: it is cut or scaled.",
@@ -114,6 +121,36 @@ def _is_left_over(rest: torch.Tensor, earlier: list[torch.Tensor]) -> bool:
     touched = rest.abs() > 1e-7
     sums = [torch.stack(earlier[start:]).sum(0) for start in range(len(earlier))]
     return any(F.cosine_similarity(rest[touched], each[touched], dim=0) > 0.99 for each in sums)
+
+
+def _two_of(epoch: Callable) -> Callable:
+    return lambda *given: [epoch(*given) for _ in range(2)]
+
+
+def _judge_second_epoch(given: Trained, right: Trained, batches: int) -> None:
+    """Refuse what is right in the first call only."""
+    if len(given.steps) != len(right.steps):
+        raise Wrong(
+            "second_epoch",
+            f"The first epoch is right. The next one makes {len(given.steps) - batches} optimizer steps for {batches} "
+            "batches. What does your function keep from one call to the next?",
+        )
+    for turn, (step, expected) in enumerate(zip(given.steps[batches:], right.steps[batches:], strict=True), start=1):
+        if step.gradient.shape != expected.gradient.shape or not torch.allclose(
+            step.gradient, expected.gradient, rtol=1e-3, atol=1e-6
+        ):
+            raise Wrong(
+                "second_epoch",
+                f"The first epoch is right. At step {turn} of the next one the gradient is not that of its own batch. "
+                "What does the epoch before leave behind?",
+            )
+    loss = number(given.returned[1])
+    if loss is None or abs(loss - right.returned[1]) > 1e-5:
+        raise Wrong(
+            "second_call",
+            f"The first epoch is right. The mean loss of the next one is {right.returned[1]:.6f}; your function "
+            f"returned {given.returned[1]!r}. What does it keep from one call to the next?",
+        )
 
 
 def _plain_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer) -> float:
