@@ -1,5 +1,6 @@
 """The checks of notebook 1 of lesson 03 accept right answers built in different ways and name wrong ones' symptoms."""
 
+import contextlib
 import copy
 import heapq
 import math
@@ -25,12 +26,23 @@ def test_a_stub_is_not_done_yet(name):
 
 
 def sweep(
-    space=np.geomspace, restore=True, zero=True, after=False, setting=True, step=True, tensors=False, skip=0, high=1.0
+    space=np.geomspace,
+    restore=True,
+    zero=True,
+    after=False,
+    setting=True,
+    step=True,
+    tensors=False,
+    skip=0,
+    high=1.0,
+    momentum=0.0,
+    training=True,
 ):
     def learner(model, batches, low, upper):
         before = copy.deepcopy(model.state_dict())
-        optimizer = torch.optim.SGD(model.parameters(), lr=low)
+        optimizer = torch.optim.SGD(model.parameters(), lr=low, momentum=momentum)
         rates, losses = space(low, upper * high, len(batches)).tolist(), []
+        model.train(training)
         for rate, (x, y) in zip(rates, batches, strict=True):
             if setting:
                 optimizer.param_groups[0]["lr"] = rate
@@ -44,6 +56,7 @@ def sweep(
             losses.append(kept if tensors else kept.item())
         if restore:
             model.load_state_dict(before)
+        model.train()
         return rates[skip:], losses[skip:]
 
     return learner
@@ -128,11 +141,24 @@ def test_range_test_accepts(learner):
         (rate_set_late, "rate_set_late"),
         (lambda model, *given: (sweep()(model, *given), model.eval())[0], "mode_left_changed"),
         (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
+        (lambda *arguments: sweep()(*arguments)[::-1], "swapped"),
+        (sweep(momentum=0.9), "momentum"),
+        (sweep(training=False), "evaluation"),
         (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),
     ],
 )
 def test_range_test_refuses(learner, symptom):
     refused(check.range_test(learner), symptom)
+
+
+def test_only_a_loss_that_has_a_graph_is_said_to_keep_it():
+    def detached(*given):
+        rates, losses = sweep(tensors=True)(*given)
+        return rates, [loss.detach() for loss in losses]
+
+    graphs, numbers = (check.range_test(learner).message for learner in (sweep(tensors=True), detached))
+    assert "keeps its graph" in graphs
+    assert "are tensors. Keep" in numbers
 
 
 # random_search
@@ -220,6 +246,27 @@ def better_than_zero(objective, trials, generator):
     return best
 
 
+def with_rates_of_zero(objective, trials, generator):
+    def rounded(setting):
+        return setting | {"lr": round(setting["lr"], 3)}
+
+    return rounded(searching()(lambda setting: objective(rounded(setting)), trials, generator))
+
+
+def the_best_or_good_enough(objective, trials, generator):
+    tried = []
+
+    def noted(setting):
+        tried.append((objective(setting), setting))
+        if tried[-1][0] > 0.99:
+            raise StopIteration
+        return tried[-1][0]
+
+    with contextlib.suppress(StopIteration):
+        searching()(noted, trials, generator)
+    return max(tried, key=lambda pair: pair[0])[1]
+
+
 def gridded(low, high, dice):
     return low * (high / low) ** (dice.integers(0, 20) / 19)
 
@@ -231,6 +278,9 @@ def gridded(low, high, dice):
         (searching(draw=gridded), "repeats"),
         (searching(draw=unseeded), "not_repeatable"),
         (lambda objective, trials, dice: searching()(objective, trials, np.random.default_rng(0)), "not_drawn"),
+        (lambda objective, trials, dice: searching()(objective, trials, copy.deepcopy(dice)), "not_used_up"),
+        (with_rates_of_zero, "range"),
+        (the_best_or_good_enough, "ended_early"),
         (searching(best=min), "worst"),
         (searching(tied=True), "tied"),
         (searching(more=1), "count"),
@@ -306,6 +356,13 @@ def by_places_left(values, promoted):
     return None
 
 
+def by_the_highest_rung_reached(values, promoted):
+    rung = max(rung for rung, reached in enumerate(values[:-1]) if reached or not rung)
+    return promoting()(
+        [*values[: rung + 1], {}], [set(values[k]) if k < rung else promoted[k] for k in range(rung + 1)]
+    )
+
+
 def by_value(values, promoted):
     """The best of all that may go on, from whatever rung."""
     free = [
@@ -347,6 +404,7 @@ def test_promotion_accepts(learner):
         (by_number, "not_the_best"),
         (by_places_left, "places_taken"),
         (by_value, "highest_value"),
+        (by_the_highest_rung_reached, "looks_no_further"),
         (once_for_all, "went_on_before"),
         (noting_it, "inputs_changed"),
         (lambda values, promoted: promoting()([*values[:2], {}], promoted), "four_rungs"),
@@ -425,6 +483,8 @@ def one_seed(ours, theirs, budget, seeds):
         (reporting(mean=np.max), "best_of_seeds"),
         (reporting(sign=-1), "sign"),
         (reporting(mean=np.median), "mean"),
+        (reporting(sign=100), "points"),
+        (lambda *given: (lambda mean, half: (mean - half, mean + half))(*reporting()(*given)), "ends"),
         (reporting(half=lambda gaps, one, two: gaps.std(ddof=1)), "deviation"),
         (reporting(half=lambda gaps, one, two: gaps.std(ddof=1) / len(gaps) ** 0.5), "one_error"),
         (
@@ -523,6 +583,9 @@ def from_the_global_stream(first, second, seeds, generator):
         (finding(found=lambda gaps, errors, seeds: gaps < 0), "sign"),
         (finding(scale=100), "no_share"),
         (finding(found=lambda gaps, errors, seeds: abs(gaps) < t95(2 * seeds - 2) * errors), "the_others_counted"),
+        (lambda first, second, seeds, dice: finding()(first, first, seeds, dice), "no_difference"),
+        (finding(found=lambda gaps, errors, seeds: abs(gaps) > t95(2 * seeds) * errors), "other_factor"),
+        (finding(error=lambda one, two: np.sqrt((one.var(1) + two.var(1)) / one.shape[1])), "ddof"),
         (in_mixed_runs, "inputs_changed"),
         (by_one_draw, "tied_draws"),
         (in_a_hundred, "too_few"),

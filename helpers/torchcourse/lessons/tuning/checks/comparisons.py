@@ -77,6 +77,14 @@ def _judge_mean(mean: float, runs: list, chosen: np.ndarray) -> None:
             "A lucky seed stands for a method. Every seed counts.",
         ),
         "sign": (-right, "The sign is turned round: ours − theirs is asked for."),
+        "points": (
+            100 * right,
+            "Your mean is in percent. The accuracies go from 0 to 1, and so does their difference.",
+        ),
+        "ends": (
+            right - _half(chosen),
+            "Your first number is where the interval begins. Return its middle, the mean, and half its width.",
+        ),
     }
     refuse_known(mean, known, tolerance=1e-6)
     raise Wrong("mean", f"The mean difference here is {right:+.4f}, and not {mean:+.4f}.")
@@ -86,7 +94,7 @@ def _judge_half(half: float, chosen: np.ndarray) -> None:
     """Compare with half the width of the 95% interval of the pairs' mean difference."""
     gaps, count = chosen[0] - chosen[1], chosen.shape[1]
     deviation, factor, root = gaps.std(ddof=1), t95(count - 1), math.sqrt(count)
-    right = factor * deviation / root
+    right = _half(chosen)
     if same(half, right, tolerance=1e-6):
         return
     apart = math.hypot(*chosen.std(axis=1, ddof=1)) / root
@@ -113,11 +121,16 @@ def _judge_half(half: float, chosen: np.ndarray) -> None:
     raise Wrong("half", f"Half the interval should be {right:.4f} for these {count} pairs. You return {half:.4f}.")
 
 
+def _half(chosen: np.ndarray) -> float:
+    gaps = chosen[0] - chosen[1]
+    return t95(len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
+
+
 @check
 def share_found(learner: Callable[..., float]) -> str:
-    """Compare with a simulation of our own for planted runs that lie -1, 0, 0.5 and 1 standard deviations apart."""
+    """Compare with a simulation of our own for planted runs that lie from -1 to 3 standard deviations apart."""
     first, shares = np.random.default_rng(0).normal(90, 1, 40), []
-    for shift, seeds in ((0.0, 10), (1.0, 10), (-1.0, 10), (0.5, 10), (1.0, 4)):
+    for shift, seeds in ((0.0, 10), (1.0, 10), (-1.0, 10), (0.5, 10), (3.0, 2)):
         second = first + shift
         given, again = (_share(learner, first, second, seeds) for _ in range(2))
         if given != again:
@@ -184,12 +197,32 @@ def _refuse_share(given: float, wanted: float, first: np.ndarray, second: np.nda
             "the_others_counted",
             f"{where}: {given:.0%} is what {wanted:.0%} leaves. You count the experiments that do not find it.",
         )
+    if abs(given - clear_share(first, first, seeds, 4000)) < 0.02:
+        raise Wrong(
+            "no_difference",
+            f"{where}: you find it in {given:.0%}, as often as between two equal sides. Does each side draw from its "
+            "own runs?",
+        )
     generator = np.random.default_rng(1)
     draws = [generator.choice(side, (4000, seeds)) for side in (first, second)]
     gaps = draws[1].mean(axis=1) - draws[0].mean(axis=1)
     one = draws[0].std(axis=1, ddof=1) / math.sqrt(seeds)
     if abs(given - np.mean(gaps > 0)) < 0.05:
         raise Wrong("sign", f"{where}: you count {given:.0%}, as often as one mean is merely above the other.")
+    errors = np.hypot(one, draws[1].std(axis=1, ddof=1) / math.sqrt(seeds))
+    for factor in (t95(2 * seeds), t95(seeds - 1), 1.96):
+        if abs(given - np.mean(abs(gaps) > factor * errors)) < 0.02:
+            raise Wrong(
+                "other_factor",
+                f"{where}: you find it in {given:.0%}, as often as where an interval ends {factor:.2f} standard errors "
+                f"from the middle. With {seeds} seeds it is t95({2 * seeds - 2}) = {t95(2 * seeds - 2):.2f}.",
+            )
+    if abs(given - np.mean(abs(gaps) > t95(2 * seeds - 2) * errors * math.sqrt(1 - 1 / seeds))) < 0.02:
+        raise Wrong(
+            "ddof",
+            f"{where}: you find it in {given:.0%}, as often as with deviations that divide by n. Those of a sample "
+            "divide by n − 1.",
+        )
     if abs(given - np.mean(abs(gaps) > t95(2 * seeds - 2) * one)) < 0.05:
         raise Wrong(
             "one_error",

@@ -124,6 +124,14 @@ _DECISIONS: list[tuple[list[dict[int, float]], list[set[int]], Any, str, str, di
         },
     ),
     (
+        [_LOW, {2: 0.91}, {}],
+        [{2}, _NOBODY, _NOBODY],
+        (3, 0),
+        "looks_no_further",
+        "At the rung 1 is one trial, and nobody goes on from there yet. At the rung 0 trial 3 has earned it: (3, 0).",
+        {},
+    ),
+    (
         [_LOW, _MIDDLE, {}],
         [{2, 3}, _NOBODY, _NOBODY],
         (3, 1),

@@ -14,6 +14,7 @@ from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, refuse_known, same
 from torchcourse.lessons.tuning.checks.comparisons import report, share_found
 from torchcourse.lessons.tuning.checks.promoting import promotion
+from torchcourse.units import counted
 
 __all__ = ["promotion", "random_search", "range_test", "report", "share_found"]
 
@@ -36,11 +37,14 @@ def range_test(learner: Callable[..., tuple]) -> str:
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise Wrong("wrong_type", "Return two lists: the rates, and the loss at each of them.")
         rates, losses = (list(values) for values in result)
-        if losses and isinstance(losses[0], torch.Tensor):
-            raise Wrong("tensors", "The losses are tensors, and each keeps its graph in memory. Keep plain numbers.")
+        if tensors := [loss for loss in losses if isinstance(loss, torch.Tensor)]:
+            graph = ", and each keeps its graph in memory" if tensors[0].requires_grad else ""
+            raise Wrong("tensors", f"The losses are tensors{graph}. Keep plain numbers.")
         if len(rates) != steps or len(losses) != steps:
             after = " Does it end where the loss jumps? Take one step for each batch." if seed == 2 else ""
             raise Wrong("count", f"For {steps} batches there are {len(rates)} rates and {len(losses)} losses.{after}")
+        if same(losses, np.geomspace(low, high, steps).tolist(), tolerance=1e-4):
+            raise Wrong("swapped", "Your second list holds the rates. Return the rates first, then the losses.")
         _judge_rates(rates, low, high)
         _judge_losses(losses, before, batches, rates)
         _judge_state(before, model)
@@ -119,6 +123,14 @@ def _judge_losses(losses: list, before: nn.Module, batches: Batches, rates: list
             _losses(before, batches, [0.0] * len(rates)),
             "From batch to batch the weights are the same: is there a step, and does what it did stay?",
         ),
+        "momentum": (
+            _losses(before, batches, rates, momentum=0.9),
+            "Each step goes on where the steps before went. Plain SGD has no momentum.",
+        ),
+        "evaluation": (
+            _losses(copy.deepcopy(before).eval(), batches, rates),
+            "The losses are those of a model in evaluation mode. A range test trains, so it runs in training mode.",
+        ),
     }
     refuse_known(losses, known, tolerance=1e-3)
     raise Wrong(
@@ -127,10 +139,12 @@ def _judge_losses(losses: list, before: nn.Module, batches: Batches, rates: list
     )
 
 
-def _losses(before: nn.Module, batches: Batches, rates: list, zero: bool = True, after: bool = False) -> list[float]:
+def _losses(
+    before: nn.Module, batches: Batches, rates: list, zero: bool = True, after: bool = False, momentum: float = 0.0
+) -> list[float]:
     """Return the loss of each step of a run with these rates, before the step or `after` it."""
     model = copy.deepcopy(before)
-    optimizer, losses = torch.optim.SGD(model.parameters(), lr=1.0), []
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum), []
     for rate, (x, y) in zip(rates, batches, strict=True):
         optimizer.param_groups[0]["lr"] = float(rate)
         loss = F.cross_entropy(model(x), y)
@@ -150,7 +164,8 @@ WIDTHS = {4, 8, 16, 32, 64}
 def random_search(learner: Callable[..., dict]) -> str:
     """Watch the settings that it asks for, over 400 trials on a planted objective."""
     asked: list[dict[str, Any]] = []
-    given = learner(_recording(asked), 400, np.random.default_rng(5))
+    dice = np.random.default_rng(5)
+    given = learner(_recording(asked), 400, dice)
     _judge_settings(asked)
     if given is None:
         raise Wrong(
@@ -170,7 +185,7 @@ def random_search(learner: Callable[..., dict]) -> str:
         )
     if not same(_planted(given), max(values)):
         raise Wrong("not_best", f"Its value is {_planted(given):.3f}; a setting with {max(values):.3f} was tried.")
-    again, repeat, other = (_settings(learner, seed) for seed in (5, 5, 6))
+    again, repeat, other = (_settings(learner, np.random.default_rng(seed)) for seed in (5, 5, 6))
     if repeat != again:
         raise Wrong(
             "not_repeatable", "A generator with the same seed gives other settings. What else draws random numbers?"
@@ -181,27 +196,40 @@ def random_search(learner: Callable[..., dict]) -> str:
                 "not_drawn",
                 f"Generators with different seeds give the same values of {name}: it is not drawn from them.",
             )
+    if _settings(learner, dice) == again:
+        raise Wrong(
+            "not_used_up",
+            "A second search with the same generator tries the same settings again. Draw from the generator itself, "
+            "not from a copy of it.",
+        )
     rates = {setting["lr"] for setting in asked}
     return f"400 trials, {len(rates)} different learning rates, and the best one returned."
 
 
-def _settings(learner: Callable[..., dict], seed: int) -> list[dict[str, Any]]:
-    """The settings that it tries in 20 trials with a generator of this seed."""
+def _settings(learner: Callable[..., dict], dice: np.random.Generator) -> list[dict[str, Any]]:
+    """The settings that it tries in 20 trials with this generator, where all values are above 90."""
     asked: list[dict[str, Any]] = []
-    learner(_recording(asked), 20, np.random.default_rng(seed))
+    learner(_recording(asked, more=100.0), 20, dice)
+    if len(asked) != 20:
+        raise Wrong(
+            "ended_early",
+            f"20 trials were asked for, and {counted(len(asked), 'trial')} made, where all values are above 90. Does "
+            "it end at a value that is good enough?",
+        )
     return asked
 
 
 def _planted(setting: dict[str, Any]) -> float:
-    return -1 - (math.log10(setting["lr"]) + 2) ** 2 / 10 - 0.001 * math.log10(setting["weight_decay"])
+    rate, decay = (math.log10(max(setting[name], 1e-99)) for name in LIMITS)  # what is 0 is refused afterwards
+    return -1 - (rate + 2) ** 2 / 10 - 0.001 * decay
 
 
-def _recording(asked: list[dict[str, Any]]) -> Callable[[dict[str, Any]], float]:
-    """Return the planted objective; each setting that it is asked for is put into `asked`."""
+def _recording(asked: list[dict[str, Any]], more: float = 0.0) -> Callable[[dict[str, Any]], float]:
+    """Return the planted objective, `more` added; each setting that it is asked for is put into `asked`."""
 
     def objective(setting: dict[str, Any]) -> float:
         asked.append(dict(setting))
-        return _planted(setting)
+        return _planted(setting) + more
 
     return objective
 
@@ -233,7 +261,7 @@ def _place_on_log_scale(name: str, values: np.ndarray) -> np.ndarray:
         raise Wrong("range", f"{name} goes from {values.min():.2g} to {values.max():.2g}, not {low:g} to {high:g}.")
     different = len(set(values.tolist()))
     if different < 300:
-        raise Wrong("repeats", f"400 trials have {different} different values of {name}: as a grid.")
+        raise Wrong("repeats", f"400 trials have only {counted(different, 'different value')} of {name}.")
     places = (np.log(values) - np.log(low)) / np.log(high / low)
     if _distance_from_even((values - low) / (high - low)) < 0.12:
         upper = np.mean(places > 0.5)
