@@ -131,6 +131,8 @@ def test_promised_more_accepts(changes):
         ),
         ([FIRST], "copies_lost"),
         ([FIRST, (RETURN, AUGMENTED), ("round(share", "round(0.2")], "other_share"),
+        ([FIRST, (RETURN, AUGMENTED), ("val, train = order", "train, val = order")], "swapped"),
+        ([FIRST, (RETURN, AUGMENTED.replace("copies", "(copies + 1)"))], "too_many_copies"),
         ([FIRST, (RETURN, AUGMENTED), ("    order =", "    torch.manual_seed(0)\n    order =")], "seeded"),
         ([FIRST, (RETURN, AUGMENTED), ("    order =", "    images -= images.mean()\n    order =")], "inputs_changed"),
         ([FIRST, (RETURN, "    return images[train], images[val]\n")], "wrong_type"),
@@ -172,7 +174,6 @@ LIKE = [
         "(pixels - (pixels if like is None else like).mean(dim=0)) / (pixels if like is None else like).std()",
     ),
 ]
-KEEP = "        self.seen = scans.flatten(1)\n"
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,10 @@ def test_resumes_elsewhere_accepts(changes):
         ([(SAVE, "")], "no_checkpoint"),
         (saved_after(SCHEDULER, SAVE.replace("% every", "% 10")), "no_checkpoint"),
         (saved_after(SCHEDULER, SAVE + "    path.unlink()\n"), "no_checkpoint"),
+        (
+            [*saved_after(SCHEDULER), ("        for name, state", "        path.unlink()\n        for name, state")],
+            "no_checkpoint",
+        ),
         ([*saved_after(SCHEDULER), ("range(start, steps)", "range(start, start + steps)")], "training_changed"),
         (saved_after(SCHEDULER, SAVE.replace("(step + 1) % every == 0", "True")), "other_interval"),
         (

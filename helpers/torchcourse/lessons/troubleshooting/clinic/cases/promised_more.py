@@ -103,6 +103,12 @@ def _judge_originals(train: torch.Tensor, val: torch.Tensor, originals: int, sha
             f"Nothing leaks, but {originals - len(trained | held)} of {originals} originals are in neither set. "
             "There were few to begin with.",
         )
+    if abs(len(trained) - share * originals) <= 1:
+        raise Wrong(
+            "swapped",
+            f"Nothing leaks, but you train on {share:.0%} of the originals and validate on the others. The images to "
+            "train on come first.",
+        )
     if abs(len(held) - share * originals) > 1:
         raise Wrong(
             "other_share",
@@ -114,11 +120,11 @@ def _judge_copies(train: Split, originals: int, copies: int) -> None:
     each = _numbers(train).bincount()
     each = each[each > 0]
     if len(each) != originals or not bool((each == copies).all()):
-        raise Wrong(
-            "copies_lost",
-            f"Nothing leaks, but an original has {int(each.min())} to {int(each.max())} versions in the training set, "
-            f"and {copies} were asked for. The copies were there to help.",
-        )
+        versions = "one version" if each.max() == 1 else f"up to {each.max()} versions"
+        text = f"Nothing leaks, but an original has {versions} in the training set, and {copies} were asked for."
+        if len(each) != originals or each.min() < copies:
+            raise Wrong("copies_lost", f"{text} The copies were there to help.")
+        raise Wrong("too_many_copies", f"{text} How many is the caller's choice.")
     if train[0].flatten(1).std(dim=1).min() < 0.1:
         raise Wrong("no_augmentation", "Images in the training set are bare copies: neither shifted nor noisy.")
     versions = len(train[0].unique(dim=0))
