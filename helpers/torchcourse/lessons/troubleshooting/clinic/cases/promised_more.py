@@ -120,8 +120,8 @@ def _judge_copies(train: Split, originals: int, copies: int) -> None:
     each = _numbers(train).bincount()
     each = each[each > 0]
     if len(each) != originals or not bool((each == copies).all()):
-        versions = "one version" if each.max() == 1 else f"up to {each.max()} versions"
-        text = f"Nothing leaks, but an original has {versions} in the training set, and {copies} were asked for."
+        found = "one version" if each.max() == 1 else f"up to {int(each.max())} versions"
+        text = f"Nothing leaks, but an original has {found} in the training set, and {copies} were asked for."
         if len(each) != originals or each.min() < copies:
             raise Wrong("copies_lost", f"{text} The copies were there to help.")
         raise Wrong("too_many_copies", f"{text} How many is the caller's choice.")
