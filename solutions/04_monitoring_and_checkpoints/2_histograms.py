@@ -357,8 +357,8 @@ for _letter, _run in unknown.items():
     _found = [diagnose(_run).name]
     if "loss/val" in _run.scalars:
         _found.append(judge_fit(_run).name)
-    assert names[_letter] in _found, _letter
-assert sorted(names.values()) == sorted(sick_runs.RECIPES)
+    assert check.spelled(names[_letter]) in _found, _letter
+assert sorted(map(check.spelled, names.values())) == sorted(sick_runs.RECIPES)
 ### END HIDDEN TESTS
 checked
 

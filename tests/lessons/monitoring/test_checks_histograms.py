@@ -269,6 +269,10 @@ def test_the_names_of_the_recipes_are_accepted_in_any_order():
     accepted(naming.names_of_runs(dict(reversed(NAMES.items()))))
 
 
+def test_names_that_are_written_otherwise_are_accepted():
+    accepted(naming.names_of_runs(NAMES | {"A": " Vanishing", "B": "over-fitting", "E": "dead_units"}))
+
+
 def test_names_that_are_not_filled_in_are_not_done_yet():
     assert naming.names_of_runs(dict.fromkeys(NAMES, ...)).state == "not done"
     assert naming.names_of_runs(...).state == "not done"
@@ -292,6 +296,7 @@ def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
     if symptom not in ("letters", "no_such_name"):
         assert not any(kind in checked.message for kind in NAMES.values())
         assert ("1 of 7 is not" in checked.message) == (len(change) == 1)
+        assert "?." not in checked.message
 
 
 def test_the_runs_show_what_they_are_named_for(tmp_path):

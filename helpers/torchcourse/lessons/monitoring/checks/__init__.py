@@ -13,7 +13,7 @@ from torchcourse.lessons.monitoring.checks.crashes import audit, deal, steps_bet
 from torchcourse.lessons.monitoring.checks.histograms import dead_share, fixed_histogram, gradient_factor
 from torchcourse.lessons.monitoring.checks.loading import load_on_one
 from torchcourse.lessons.monitoring.checks.monitoring import log_epoch, log_means, look_every, turning_step
-from torchcourse.lessons.monitoring.checks.naming import names_of_runs, train_unknown
+from torchcourse.lessons.monitoring.checks.naming import names_of_runs, spelled, train_unknown
 from torchcourse.lessons.monitoring.checks.resuming import noisy_image, resume
 from torchcourse.lessons.monitoring.checks.saving import save_whole
 
@@ -31,6 +31,7 @@ __all__ = [
     "noisy_image",
     "resume",
     "save_whole",
+    "spelled",
     "steps_between_saves",
     "train_unknown",
     "turning_step",

@@ -1,5 +1,6 @@
 """The check of lesson 04, notebook 2, that asks for the names of runs which the lesson has not shown."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ _SEE = {
     "saturated": "the third panel, and what it counts",
     "overfitting": "the two curves of the loss: nothing else tells",
     "underfitting": "the two curves of the loss: nothing else tells",
-    "healthy": "all four panels: is there one that is out of order?",
+    "healthy": "whether any of the four panels is out of order",
 }
 
 
@@ -37,6 +38,17 @@ def train_unknown(folder: str | Path) -> dict[str, RunLog]:
     }
 
 
+def spelled(name: object) -> object:
+    """Return a recipe's name as the lesson spells it: capitals, spaces and hyphens do not count."""
+    if not isinstance(name, str):
+        return name
+    return next((kind for kind in sick_runs.RECIPES if _letters(kind) == _letters(name)), name)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name.lower())
+
+
 @check
 def names_of_runs(learner: Mapping[str, str]) -> str:
     """Compare the names with the recipes of the runs A to G."""
@@ -44,10 +56,11 @@ def names_of_runs(learner: Mapping[str, str]) -> str:
         raise Wrong("letters", f"Give a dictionary with a name for each of {', '.join(_UNKNOWN)}.")
     if any(name is ... for name in learner.values()):
         raise NotDone
-    for letter, name in learner.items():
+    names = {letter: spelled(name) for letter, name in learner.items()}
+    for letter, name in names.items():
         if not isinstance(name, str) or name not in sick_runs.RECIPES:
             raise Wrong("no_such_name", f"{letter}: {name!r} is none of {', '.join(sick_runs.RECIPES)}.")
-    wrong = [(letter, name) for letter, name in learner.items() if name != _UNKNOWN[letter][0]]
+    wrong = [(letter, name) for letter, name in names.items() if name != _UNKNOWN[letter][0]]
     if wrong:
         letter, name = wrong[0]
         kind = _UNKNOWN[letter][0]
