@@ -16,14 +16,14 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 
-def dumps_call(function: Any, args: tuple[Any, ...]) -> bytes:
-    """Pickle what the ranks should run.
+def dumps_call(function: Any, args: tuple[Any, ...]) -> tuple[bytes, list[str]]:
+    """Pickle what the ranks should run; name the modules of the course that they will import to unpickle it.
 
     Raises:
         TypeError: with a sentence that names the part that cannot be sent.
     """
     arguments = {f"argument {index}": arg for index, arg in enumerate(args, 1)}
-    return _dumps_or_explain(
+    return _pickled_or_explained(
         (function, args),
         {getattr(function, "__name__", "the function"): function, **arguments},
         "Each rank is a process of its own: make the object inside the function that runs there.",
@@ -37,24 +37,33 @@ def dumps_result(result: Any) -> bytes:
         TypeError: with a sentence that names the part that cannot be sent.
     """
     advice = "Return tensors, numbers, text, or lists and dictionaries of them."
-    return _dumps_or_explain(result, {"the result": result}, advice)
+    return _pickled_or_explained(result, {"the result": result}, advice)[0]
 
 
-def _dumps_or_explain(obj: Any, named: dict[str, Any], advice: str) -> bytes:
+def _pickled_or_explained(obj: Any, named: dict[str, Any], advice: str) -> tuple[bytes, list[str]]:
     try:
-        return _dumps(obj)
+        return _pickled(obj)
     except Exception as error:
         raise TypeError(_explain(named, error, advice)) from None
 
 
-def _dumps(obj: Any) -> bytes:
+def _pickled(obj: Any) -> tuple[bytes, list[str]]:
     buffer = io.BytesIO()
-    _Pickler(buffer).dump(obj)
-    return buffer.getvalue()
+    pickler = _Pickler(buffer)
+    pickler.dump(obj)
+    return buffer.getvalue(), sorted(pickler.modules)
 
 
 class _Pickler(cloudpickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.modules: set[str] = set()  # of the course, that what was pickled comes from
+
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type | types.FunctionType | types.ModuleType):
+            module = obj.__name__ if isinstance(obj, types.ModuleType) else obj.__module__
+            if isinstance(module, str) and module.startswith("torchcourse."):
+                self.modules.add(module)
         if isinstance(obj, torch.Tensor):
             if type(obj).__name__ == "DTensor":
                 raise _Refused(
@@ -149,7 +158,7 @@ def _culprit(
         for part_name, part in parts:
             if id(part) not in seen:
                 try:
-                    _dumps(part)
+                    _pickled(part)
                 except Exception as part_error:
                     return _culprit(part_name, part, part_error, seen, _parts(part_name, part))
     return name, obj, error

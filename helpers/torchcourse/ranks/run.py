@@ -74,12 +74,12 @@ def run_ranks(
     world_size = _checked_world_size(world_size)
     if under_torchrun():
         return _run_in_place(fn, args, env)
-    payload = pickling.dumps_call(fn, args)
+    payload, modules = pickling.dumps_call(fn, args)
     _check_memory(world_size, len(payload))
     libuv = sys.platform != "win32"  # which PyTorch for Windows is built without
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=libuv)
     printer = report.LinePrinter()
-    supervisor = Supervisor(_start(world_size, printer), printer)
+    supervisor = Supervisor(_start(world_size, modules, printer), printer)
     try:
         supervisor.send(_job(world_size, store.port, env, printer.columns), payload)
         return supervisor.results(timeout)
@@ -166,9 +166,11 @@ def _check_memory(world_size: int, payload: int) -> None:
         )
 
 
-def _start(world_size: int, printer: report.LinePrinter) -> list[start.RankProcess]:
+def _start(world_size: int, modules: list[str], printer: report.LinePrinter) -> list[start.RankProcess]:
     try:
-        return start.start_ranks(world_size, lambda: printer.waiting("PyTorch is being imported for the ranks"))
+        return start.start_ranks(
+            world_size, modules, lambda: printer.waiting("PyTorch is being imported for the ranks")
+        )
     except OSError as error:
         raise RuntimeError(
             f"This machine has no room for {world_size} ranks ({error.strerror}). Ask for fewer."

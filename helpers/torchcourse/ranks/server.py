@@ -5,10 +5,12 @@ notebook. That is what makes forking safe here and unsafe in the kernel. It is n
 one belongs to everybody in the notebook (a DataLoader may use it) and runs the `__main__` script again in every child.
 
 Command line: the file descriptor of the control socket, and `sys.path` as JSON. On the socket the server says READY;
-after that each received byte carries four file descriptors for one rank: its connection, its output, its stacks and its
-status pipe. The status pipe gets two numbers: the process id (or minus the errno, if the system refuses the fork) and,
-at the end, the exit code. When the socket closes or the notebook's process is gone, the server ends and takes all ranks
-with it.
+after that come requests. IMPORT: a length and as many bytes of JSON, the names of modules of the course that the next
+ranks will need; imported here, they cost once what they would cost in each rank. The learner's own modules never are:
+each call imports them again. FORK carries four file descriptors for one rank: its connection, its output, its stacks
+and its status pipe. The status pipe gets two numbers: the process id (or minus the errno, if the system refuses the
+fork) and, at the end, the exit code. When the socket closes or the notebook's process is gone, the server ends and
+takes all ranks with it.
 """
 
 import contextlib
@@ -24,9 +26,10 @@ import struct
 import sys
 import types
 import weakref
+from collections.abc import Iterable
 from typing import NoReturn
 
-READY = b"R"
+READY, FORK, IMPORT = b"R", b"F", b"I"
 NUMBER = struct.Struct("q")
 # What ranks use, imported once here instead of once per rank.
 PRELOAD = (
@@ -50,13 +53,7 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
     signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)  # a timer, because it also asks during the long imports
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a rank that is only just starting has no stack to show yet
     sys.path[:] = path
-    for module in PRELOAD:
-        with contextlib.suppress(Exception):  # a rank that needs it meets the same error, and can report it
-            importlib.import_module(module)
-    gc.freeze()  # what is here now stays in memory that all ranks share
-    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # the type stubs leave it out
-        finalizer.atexit = False  # nor need a rank unregister torch's operators one by one when it ends
-
+    _import(PRELOAD)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)
     os.set_blocking(wake_w, False)
@@ -71,9 +68,32 @@ def main(control_fd: int, path: list[str]) -> NoReturn:
             _reap()
         if control_fd in readable:
             request, fds, _, _ = socket.recv_fds(control, 1, 4)
-            if not request:
+            if request == IMPORT:
+                (length,) = NUMBER.unpack(_received(control, NUMBER.size))
+                _import(json.loads(_received(control, length)))
+            elif request == FORK:
+                _fork(fds, unused=[control_fd, wake_r, wake_w])
+            else:
                 _stop()
-            _fork(fds, unused=[control_fd, wake_r, wake_w])
+
+
+def _received(control: socket.socket, length: int) -> bytes:
+    received = b""
+    while len(received) < length:
+        part = control.recv(length - len(received))
+        if not part:
+            _stop()
+        received += part
+    return received
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        with contextlib.suppress(Exception):  # a rank that needs it meets the same error, and can report it
+            importlib.import_module(module)
+    gc.freeze()  # what is here now stays in memory that all ranks share
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # the type stubs leave it out
+        finalizer.atexit = False  # nor need a rank unregister torch's operators one by one when it ends
 
 
 def _fork(fds: list[int], unused: list[int]) -> None:

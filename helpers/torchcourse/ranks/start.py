@@ -25,7 +25,7 @@ import psutil
 
 from torchcourse.ranks import server
 from torchcourse.ranks.environ import IN_RANK, under_torchrun
-from torchcourse.ranks.server import NUMBER, READY
+from torchcourse.ranks.server import FORK, IMPORT, NUMBER, READY
 
 _START_LIMIT = 300.0  # seconds; importing PyTorch takes 2 to 10, and on a crowded machine many times that
 _SERVER_GONE = "The process that starts the ranks ended unexpectedly. Run this again: it starts a new one."
@@ -72,11 +72,14 @@ def start_method() -> str:
     return "spawn" if sys.platform == "win32" else "forkserver"
 
 
-def start_ranks(world_size: int, meanwhile: Callable[[], object] = lambda: None) -> list[RankProcess]:
+def start_ranks(
+    world_size: int, modules: Iterable[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> list[RankProcess]:
     """Start processes that wait for their job; all or none.
 
     Args:
         world_size: how many.
+        modules: of the course, which the ranks will need: the rank server imports them once, where there is one.
         meanwhile: called each second while the rank server is not ready yet.
 
     Raises:
@@ -85,7 +88,8 @@ def start_ranks(world_size: int, meanwhile: Callable[[], object] = lambda: None)
     """
     ranks: list[RankProcess] = []
     try:
-        for process in _spawn(world_size) if start_method() == "spawn" else _server().fork(world_size, meanwhile):
+        spawned = start_method() == "spawn"
+        for process in _spawn(world_size) if spawned else _server().fork(world_size, modules, meanwhile):
             ranks.append(process)
     except BaseException:
         for process in ranks:
@@ -129,6 +133,7 @@ class _Server:
     def __init__(self, begin: Callable[[socket.socket], _Process]) -> None:
         self.owner = os.getpid()
         self._ready = False
+        self._imported: set[str] = set()  # modules of the course
         self._lock = threading.Lock()  # two threads may start ranks
         self._control, theirs = socket.socketpair()
         with theirs:
@@ -138,9 +143,10 @@ class _Server:
     def alive(self) -> bool:
         return self.owner == os.getpid() and self._process.poll() is None
 
-    def fork(self, world_size: int, meanwhile: Callable[[], object] = lambda: None) -> Iterator[RankProcess]:
+    def fork(self, world_size: int, modules: Iterable[str], meanwhile: Callable[[], object]) -> Iterator[RankProcess]:
         with self._lock:
             self._wait_until_ready(meanwhile)
+            self._ask_to_import(sorted({*modules} - self._imported))
             for rank in range(world_size):
                 yield self._fork(rank)
 
@@ -167,6 +173,13 @@ class _Server:
             raise RuntimeError(_SERVER_GONE)
         self._ready = True
 
+    def _ask_to_import(self, modules: list[str]) -> None:
+        if modules:
+            names = json.dumps(modules).encode()
+            with _server_gone():
+                self._control.sendall(IMPORT + NUMBER.pack(len(names)) + names)
+            self._imported |= {*modules}
+
     def _fork(self, rank: int) -> RankProcess:
         with contextlib.ExitStack() as ours:
             connection, their_connection = multiprocessing.Pipe()
@@ -178,10 +191,8 @@ class _Server:
                     channels.append(ours.enter_context(io.FileIO(read_fd)))
                     sent.callback(os.close, write_fd)
                     theirs.append(write_fd)
-                try:
-                    socket.send_fds(self._control, [b"F"], theirs)
-                except (BrokenPipeError, ConnectionResetError) as error:
-                    raise RuntimeError(_SERVER_GONE) from error
+                with _server_gone():
+                    socket.send_fds(self._control, [FORK], theirs)
             answer = channels[-1].read(NUMBER.size)
             if len(answer) < NUMBER.size:
                 raise RuntimeError(_SERVER_GONE)
@@ -192,6 +203,15 @@ class _Server:
                 os.set_blocking(channel.fileno(), False)
             ours.pop_all()
         return RankProcess(rank, pid, connection, *channels)
+
+
+@contextlib.contextmanager
+def _server_gone() -> Iterator[None]:
+    """Say it of a request that nobody reads any more."""
+    try:
+        yield
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise RuntimeError(_SERVER_GONE) from error
 
 
 _current: _Server | None = None
