@@ -2,6 +2,7 @@
 
 import functools
 import os
+import symtable
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from torchcourse.tools.build import notebooks
 from torchcourse.tools.repository import ROOT
 
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
+EVERY_NOTEBOOK = os.environ.get("TORCHCOURSE_EVERY_NOTEBOOK") == "1"
+
+
+FIRST_TRY = "-as-released"
 
 
 def _in_the_browser(release: Path) -> bool:
@@ -23,14 +28,11 @@ def _in_the_browser(release: Path) -> bool:
     """
     if release.parent.name == "11_final":
         return False
-    first = release.name.startswith("1_") or release.parent.name == "00_start_here"
-    return first or os.environ.get("TORCHCOURSE_EVERY_NOTEBOOK") == "1"
+    return EVERY_NOTEBOOK or release.name.startswith("1_") or release.parent.name == "00_start_here"
 
 
-DONE_IN_THE_BROWSER = [release for release in RELEASES if _in_the_browser(release)]
-DONE_IN_A_SANDBOX = [
-    release for release in RELEASES if not _in_the_browser(release) and release.parent.name != "11_final"
-]
+# The tag by which JupyterLab and nbclient go on after a cell's error.
+FIRST_TRY = "raises-exception"
 
 
 def name(release: Path) -> str:
@@ -61,6 +63,83 @@ def filled_in(release: Path, wanted: Callable[[NotebookNode], bool]) -> Notebook
     return notebook
 
 
+def tried_then_done(release: Path) -> NotebookNode:
+    """Return the notebook as a learner goes through it: each exercise is checked as released, answered, checked again.
+
+    One run of it shows what each check says of the release and what of the answer, and runs once what stands between
+    the exercises, which is the same in both unless it reads an answer. The ids of the first try's cells end with
+    FIRST_TRY. What is RUN_AS_RELEASED comes back with its answers alone.
+    """
+    if release in RUN_AS_RELEASED:
+        return filled_in(release, lambda _: True)
+    released, done = read(release).cells, filled_in(release, lambda _: True)
+    cells: list[NotebookNode] = []
+    answered: list[NotebookNode] = []
+    for first, cell in zip(released, done.cells, strict=True):
+        if is_exercise(first) or is_check(first):
+            cells.append(_first_try(first))
+            answered.append(cell)
+        else:
+            assert not answered, f"{first.id} stands between an exercise and its check"
+            cells.append(cell)
+        if is_check(first):
+            cells += answered
+            answered = []
+    done.cells = cells
+    return done
+
+
+def is_exercise(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and cell.metadata.get("nbgrader", {}).get("solution", False)
+
+
+def is_check(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and is_grade(cell)
+
+
+def reads_answers(notebook: NotebookNode) -> list[str]:
+    """Return the ids of cells, beside exercises and checks, that read a name which an exercise before them defines."""
+    answers: set[str] = set()
+    reading = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or is_check(cell):
+            continue
+        defined, used = _names(cell.source)
+        if is_exercise(cell):
+            answers |= defined
+        elif answers & used:
+            reading.append(cell.id)
+            answers |= defined
+        else:
+            answers -= defined
+    return reading
+
+
+def tries_and_rest(notebook: NotebookNode) -> tuple[list[NotebookNode], list[NotebookNode]]:
+    """Return the cells of the first tries, under the ids that they have in the release, and all others."""
+    tries = [cell for cell in notebook.cells if cell.id.endswith(FIRST_TRY)]
+    rest = [cell for cell in notebook.cells if not cell.id.endswith(FIRST_TRY)]
+    for cell in tries:
+        cell.id = cell.id.removesuffix(FIRST_TRY)
+    return tries, rest
+
+
+def assert_not_done_yet(cells: list[NotebookNode]) -> None:
+    """Every cell ran, only exercises said what is missing, and each check gave no points and said why."""
+    errors = [(cell, output) for cell in cells for output in outputs(cell, "error")]
+    assert [
+        f"{cell.id}: {output.ename}: {output.evalue}"
+        for cell, output in errors
+        if output.ename != "NotImplementedError" or not is_exercise(cell)
+    ] == []
+    for cell in cells:
+        if not cell.id.startswith("check-"):
+            continue
+        (result,) = outputs(cell, "execute_result")
+        assert float(result.data["text/plain"]) == 0
+        assert "Not done yet" in result.data["text/html"] or "Not answered yet" in result.data["text/html"]
+
+
 def assert_all_points(cells: list[NotebookNode]) -> None:
     """As stock nbgrader scores a cell, for which a single line on stderr is an error."""
     for cell in filter(is_grade, cells):
@@ -69,6 +148,38 @@ def assert_all_points(cells: list[NotebookNode]) -> None:
         assert points == (None if cell.cell_type == "markdown" else of), (cell.id, cell.get("outputs"))
 
 
+def _first_try(cell: NotebookNode) -> NotebookNode:
+    tags = ["raises-exception"]  # by which JupyterLab goes on after the error of an exercise
+    metadata = {"nbgrader": cell.metadata.nbgrader, "tags": tags}
+    return nbformat.v4.new_code_cell(cell.source, id=f"{cell.id}{FIRST_TRY}", metadata=metadata)
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """Return the names that a cell's text defines for other cells, and those that it reads, in functions too."""
+    plain = "\n".join("pass" if line.startswith(("%", "!")) else line for line in source.splitlines())
+    module = symtable.symtable(plain, "cell", "exec")
+    defined = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
+    used = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}
+    inner = list(module.get_children())
+    while inner:
+        table = inner.pop()
+        inner += table.get_children()
+        used |= {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global() and symbol.is_referenced()}
+    return defined, used
+
+
 @functools.cache
 def _solutions() -> dict[str, str]:
     return notebooks.solutions()
+
+
+DONE_IN_THE_BROWSER = [release for release in RELEASES if _in_the_browser(release)]
+DONE_IN_A_SANDBOX = [
+    release for release in RELEASES if not _in_the_browser(release) and release.parent.name != "11_final"
+]
+# What has to run as it is released too, since its one run with tries and answers would not show it.
+RUN_AS_RELEASED = [
+    release
+    for release in RELEASES
+    if EVERY_NOTEBOOK or release.parent.name == "11_final" or reads_answers(read(release))
+]

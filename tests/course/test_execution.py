@@ -1,7 +1,10 @@
-"""Each release is run for real, as a learner first meets it: every cell runs, and only exercises say what is missing.
+"""Each notebook is run for real, as a learner goes through it: tried as released, answered, and checked with answers.
 
-With all answers, the first notebook of each lesson runs in browser/test_lessons.py, in a kernel of JupyterLab's, and
-the others here.
+A release is the same as the notebook that is done but for exercises and their checks, and nothing else reads what an
+exercise defines: so what stands between them runs once, and each check twice. Where a cell does read an answer, the
+release runs as it is beside it; with TORCHCOURSE_EVERY_NOTEBOOK=1 every release does.
+
+The first notebook of each lesson runs in browser/test_lessons.py, in a kernel of JupyterLab's, the others here.
 """
 
 from pathlib import Path
@@ -10,8 +13,23 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.notebooknode import NotebookNode
+from nbgrader.utils import is_grade
 
-from lesson_notebooks import DONE_IN_A_SANDBOX, RELEASES, assert_all_points, filled_in, name, outputs, read
+from lesson_notebooks import (
+    DONE_IN_A_SANDBOX,
+    RELEASES,
+    RUN_AS_RELEASED,
+    assert_all_points,
+    assert_not_done_yet,
+    is_check,
+    is_exercise,
+    name,
+    outputs,
+    read,
+    reads_answers,
+    tried_then_done,
+    tries_and_rest,
+)
 from torchcourse.tools.classroom.sandbox.box import ENVIRONMENT, POSSIBLE, Box, Warm
 from torchcourse.tools.repository import ROOT
 
@@ -43,26 +61,40 @@ def in_a_kernel(notebook: NotebookNode, folder: Path) -> NotebookNode:
     return notebook
 
 
-@pytest.mark.parametrize("release", RELEASES, ids=name)
+@pytest.mark.parametrize("release", RUN_AS_RELEASED, ids=name)
 def test_a_release_runs_with_not_done_yet_from_each_check(release, execute):
-    notebook = execute(read(release))
-    exercises = {cell.id for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("solution")}
-    errors = [(cell.id, output) for cell in notebook.cells for output in outputs(cell, "error")]
-    assert [
-        f"{cell}: {output.ename}: {output.evalue}"
-        for cell, output in errors
-        if output.ename != "NotImplementedError" or cell not in exercises
-    ] == []
-    for cell in notebook.cells:
-        if cell.metadata.get("nbgrader", {}).get("grade") and cell.cell_type == "code":
-            (result,) = outputs(cell, "execute_result")
-            assert float(result.data["text/plain"]) == 0
-            assert "Not done yet" in result.data["text/html"] or "Not answered yet" in result.data["text/html"]
+    assert_not_done_yet(execute(read(release)).cells)
 
 
 @pytest.mark.parametrize("release", DONE_IN_A_SANDBOX, ids=name)
 def test_a_notebook_done_earns_all_points(release, execute):
-    done = execute(filled_in(release, lambda _: True))
-    assert [cell.id for cell in done.cells if outputs(cell, "error")] == []
-    assert any(cell.metadata.get("nbgrader", {}).get("grade") for cell in done.cells)
-    assert_all_points(done.cells)
+    tries, done = tries_and_rest(execute(tried_then_done(release)))
+    assert_not_done_yet(tries)
+    assert any(map(is_grade, done))
+    assert [cell.id for cell in done if outputs(cell, "error")] == []
+    assert_all_points(done)
+
+
+@pytest.mark.parametrize("release", sorted({*RELEASES} - {*RUN_AS_RELEASED}), ids=name)
+def test_what_is_run_once_tries_each_check_as_released(release):
+    cells = read(release).cells
+    tries, done = tries_and_rest(tried_then_done(release))
+    assert [cell.source for cell in tries] == [cell.source for cell in cells if is_exercise(cell) or is_check(cell)]
+    assert [cell.id for cell in done] == [cell.id for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("between", "reads"),
+    [
+        ("trained = fit(model)", False),
+        ("trained = fit(double)", True),
+        ("def use():\n    return [double(x) for x in data]", True),
+        ("def use(double):\n    return double(1)", False),
+        ("double = 1", False),
+    ],
+)
+def test_a_cell_that_reads_an_answer_is_found(between, reads):
+    cell, exercise = nbformat.v4.new_code_cell, {"nbgrader": {"solution": True, "grade": False}}
+    first = cell("def double(x):\n    raise NotImplementedError", metadata=exercise)
+    after = cell(between)
+    assert reads_answers(nbformat.v4.new_notebook(cells=[first, after])) == ([after.id] if reads else [])

@@ -18,7 +18,7 @@ import pytest
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "notebooks" / "00_start_here" / "1_start_here.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "04_monitoring_and_checkpoints" / "1_monitoring.ipynb"
 HOST_TORCH = "2.6.0+host"
 HOST_PACKAGES = ["ipywidgets==7.7.1", "widgetsnbextension==3.6.10", "jupyterlab-widgets==1.1.11", "numpy==2.2.6"]
 HOST_PACKAGES += ["ipython-genutils==0.2.0"]

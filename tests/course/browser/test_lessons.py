@@ -1,7 +1,8 @@
-"""Each notebook done once in a browser as its learner does it: run, be checked, move a slider, take the quiz.
+"""Each notebook done once in a browser as its learner does it: run, try, be checked, move a slider, take the quiz.
 
-It is run as the grader runs it: with all answers, and with the hidden tests in its check cells. The first notebook of
-each lesson comes here; the others are done in ../test_execution.py, or here with TORCHCOURSE_EVERY_NOTEBOOK=1.
+Each exercise is checked as it is released and then with its answer, as the grader does it: with the hidden tests. The
+first notebook of each lesson comes here; the others are done in ../test_execution.py, or here with
+TORCHCOURSE_EVERY_NOTEBOOK=1.
 """
 
 import json
@@ -10,11 +11,21 @@ import re
 
 import nbformat
 import pytest
-from nbgrader.utils import is_grade
 from playwright.sync_api import expect
 
 from lab_in_browser import Notebook
-from lesson_notebooks import DONE_IN_THE_BROWSER, assert_all_points, filled_in, name, outputs, read
+from lesson_notebooks import (
+    DONE_IN_THE_BROWSER,
+    FIRST_TRY,
+    assert_all_points,
+    assert_not_done_yet,
+    is_check,
+    name,
+    outputs,
+    read,
+    tried_then_done,
+    tries_and_rest,
+)
 from torchcourse.tools.repository import ROOT
 
 pytestmark = [pytest.mark.notebook, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,7 +44,7 @@ def journal(lab):
 
 @pytest.mark.parametrize("release", DONE_IN_THE_BROWSER, ids=name)
 def test_a_notebook_done_earns_all_points(lab, release):
-    done = filled_in(release, lambda _: True)
+    done = tried_then_done(release)
     path = f"done/{name(release)}.ipynb"
     (lab.folder / path).parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(done, lab.folder / path)
@@ -41,10 +52,12 @@ def test_a_notebook_done_earns_all_points(lab, release):
     notebook.run_all(timeout=600)
     assert notebook.stopped_at() is None
     quiz = release.stem == "quiz"
-    checks = [n for n, cell in enumerate(done.cells) if is_grade(cell) and cell.cell_type == "code"]
+    checks = [number for number, cell in enumerate(done.cells) if is_check(cell)]
     assert checks
     for number in checks:
-        expect(notebook.cell(number)).to_contain_text("Graded: " if quiz else "Right.")
+        right, not_yet = ("Graded: ", "Not answered yet") if quiz else ("Right.", "Not done yet")
+        tried = done.cells[number].id.endswith(FIRST_TRY)
+        expect(notebook.cell(number)).to_contain_text(not_yet if tried else right)
     if name(release) in WITHOUT_A_SLIDER:
         assert notebook.page.locator(".jp-NotebookPanel").get_by_role("slider").count() == 0
     elif not quiz:
@@ -54,10 +67,12 @@ def test_a_notebook_done_earns_all_points(lab, release):
     notebook.save()
     notebook.assert_no_errors()
     saved = nbformat.read(lab.folder / path, as_version=4)
-    assert [cell.id for cell in saved.cells if outputs(cell, "error")] == []
     code = [cell for cell in saved.cells if cell.cell_type == "code" and cell.source.strip()]
     assert [cell.id for cell in code if cell.execution_count is None] == []
-    assert_all_points(saved.cells)
+    tries, rest = tries_and_rest(saved)
+    assert_not_done_yet(tries)
+    assert [cell.id for cell in rest if outputs(cell, "error")] == []
+    assert_all_points(rest)
 
 
 def move_the_first_slider(notebook: Notebook):
