@@ -4,6 +4,7 @@ The rules stand in CONTRIBUTING.md. Imports count wherever they stand, in functi
 """
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -205,7 +206,8 @@ NEED_WIDGETS = ["torchcourse.quiz.form", "torchcourse.quiz.widget"]
 """Modules whose import needs ipywidgets. They are imported where one is drawn; the others live without."""
 
 
-def test_importing_anything_but_run_ranks_starts_no_process_and_needs_no_widgets():
+def test_importing_anything_but_run_ranks_starts_no_process_nor_thread_and_needs_no_widgets():
+    """No thread: the rank server imports what its ranks need, and forks."""
     names = [
         name
         for name in modules(PACKAGE)
@@ -222,11 +224,13 @@ def test_importing_anything_but_run_ranks_starts_no_process_and_needs_no_widgets
         "        print(name, error.name)\n"
         "    children = psutil.Process().children()\n"
         "    assert not children, (name, children)\n"
+        "    assert psutil.Process().num_threads() == 1, name\n"
         "from torchcourse.ranks import run_ranks\n"
         "assert psutil.Process().children()\n"
         "print('none, then the server')\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, env=environment)
     *refused, last = ran.stdout.splitlines()
     assert last == "none, then the server", ran.stderr
     assert refused == [f"{name} anywidget" for name in NEED_WIDGETS]
