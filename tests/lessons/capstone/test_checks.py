@@ -118,15 +118,67 @@ def with_paths(folder, part):
     return data
 
 
-def by_hash(folder, part):
-    """A split by Python's hash of a text, which is salted again in each process."""
+def by_cards(folder, part, chosen):
     data = all_rows(folder)
     cards = {row["file"]: row["card"] for row in read_table(folder / "labels.csv", ("file", "card"))}
-    for_val = sorted(set(cards.values()), key=lambda card: hash(card))[::5]
+    for_val = chosen(cards.values())
     kept = [n for n, file in enumerate(data.files) if (cards[file] in for_val) == (part == "val")]
     data.files, data.labels = [data.files[n] for n in kept], [data.labels[n] for n in kept]
     data.skipped = data.skipped if part == "val" else []
     return data
+
+
+def by_hash(folder, part):
+    """A split by Python's hash of a text, which is salted again in each process."""
+    return by_cards(folder, part, lambda cards: sorted(set(cards), key=lambda card: hash(card))[::5])
+
+
+def by_a_set(folder, part):
+    """A split by the order of a set of texts, which is different in each process."""
+    return by_cards(folder, part, lambda cards: list(set(cards))[:4])
+
+
+def by_numpy(folder, part):
+    """A right split whose cards are texts that NumPy made anew."""
+    return by_cards(folder, part, lambda cards: set(np.unique([*cards])[::5].tolist()))
+
+
+def kept_from_the_first_folder():
+    kept = {}
+
+    def open_part(folder, part):
+        if part not in kept:
+            kept[part] = right.open_part(folder, part)
+        return kept[part]
+
+    return open_part
+
+
+def brighter_each_time(folder, part):
+    data = right.open_part(folder, part)
+    pictures = {}
+
+    def take(self, number):
+        picture = pictures.setdefault(number, right.Lazy.__getitem__(self, number)[0])
+        picture += 0.01
+        return picture, self.labels[number]
+
+    data.__class__ = type("Brighter", (right.Lazy,), {"__getitem__": take})
+    return data
+
+
+def test_a_split_of_texts_that_are_made_anew_is_right():
+    accepted(check.dataset(by_numpy))
+
+
+def test_a_split_by_the_order_of_a_set_is_different_in_another_process():
+    verdict = check.dataset(by_a_set)
+    refused(verdict, "split_moves")
+    assert "set of texts" in verdict.message
+
+
+def test_pictures_that_change_in_place_are_not_those_that_were_read_before():
+    refused(check.dataset(brighter_each_time), "val_random")
 
 
 class NoMap(torch.utils.data.IterableDataset):
@@ -144,6 +196,7 @@ DATASETS = {
     "reported_twice": skipped_in_both,
     "unknown_file": with_paths,
     "split_moves": by_hash,
+    "first_folder": kept_from_the_first_folder(),
     "label_type": own_label(str),
     "sample_parts": changed(__getitem__=lambda self, i: (*right.Lazy.__getitem__(self, i), self.files[i])),
     "val_random": changed(

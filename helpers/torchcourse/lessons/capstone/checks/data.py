@@ -1,11 +1,14 @@
 """The check of milestone M1: the dataset made of the customer's files."""
 
+import contextlib
+import inspect
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -32,15 +35,66 @@ def dataset(learner: Callable[[Path, str], Any]) -> str:
         _judge_cards(parts, rows)
         for part, data in parts.items():
             _judge_samples(data, part, folder, rows)
-        with other_text_hashes():
-            again = _opened(learner, folder, "val")
-        if list(again.files) != list(parts["val"].files):
-            raise Wrong(
-                "split_moves",
-                "Opened a second time, the validation part holds different files: what one process trains on, "
-                "a different one validates on. What does your split depend on?",
-            )
+        _judge_again(learner, folder, parts["val"].files, len(rows))
+        _judge_another(learner, Path(place) / "another")
     return "Both parts hold whole cards, every file is in a part or reported, and the backbone gets what it knows."
+
+
+def _judge_again(learner: Callable[[Path, str], Any], folder: Path, files: list[str], rows: int) -> None:
+    """Refuse a split that is different when it is made once more, or might be in a different process."""
+    with other_text_hashes():
+        again = _opened(learner, folder, "val")
+    if list(again.files) != list(files):
+        raise Wrong(
+            "split_moves",
+            "Opened a second time, the validation part holds different files: what one process trains on, "
+            "a different one validates on. What does your split depend on?",
+        )
+    with _cards_of_another_process(learner):
+        elsewhere = list(_opened(learner, folder, "val").files)
+    # Texts that were made anew, by NumPy say, are not found among cards with another hash: that proves nothing.
+    if sorted(elsewhere) != sorted(files) and SHARES[0] <= len(elsewhere) / rows <= SHARES[1]:
+        raise Wrong(
+            "split_moves",
+            "In a different process, the validation part holds different files: the order of a set of texts is not "
+            "the same there. What one process trains on, the other one validates on.",
+        )
+
+
+class _Card(str):
+    """A text with a hash that it might have in a different process, where Python salts it again."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return str.__hash__(self) * 1_000_003 % 2**61
+
+
+@contextlib.contextmanager
+def _cards_of_another_process(learner: Callable[[Path, str], Any]) -> Iterator[None]:
+    """Let `read_table`, wherever the learner's cells have it, give cards with other hashes."""
+
+    def salted(*given: Any, **more: Any) -> list[dict[str, str]]:
+        return [row | ({"card": _Card(row["card"])} if "card" in row else {}) for row in read_table(*given, **more)]
+
+    place = getattr(inspect.unwrap(learner), "__globals__", {})
+    names = [name for name, value in place.items() if value is read_table]
+    with patch.dict(place, dict.fromkeys(names, salted)) if names else contextlib.nullcontext():
+        yield
+
+
+def _judge_another(learner: Callable[[Path, str], Any], place: Path) -> None:
+    """Refuse what is right for the first delivery only."""
+    folder = deliver(place, IMAGES // 2, seed=12)
+    opened = [_opened(learner, folder, part) for part in ("train", "val")]
+    listed = {name for data in opened for name in (*data.files, *data.skipped)}
+    known = {row["file"] for row in read_table(folder / "labels.csv", ("file",))}
+    if listed != known:
+        raise Wrong(
+            "first_folder",
+            f"Asked for a second delivery, of {len(known)} files, your parts list {len(listed)}. What does your "
+            "function keep from its first call?",
+        )
 
 
 def _opened(learner: Callable[[Path, str], Any], folder: Path, part: str) -> Any:
@@ -136,7 +190,8 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
         if _class(label) != int(rows[file]["label"]):
             raise Wrong("label", f"{file} shows the digit {rows[file]['label']}, and your dataset says {int(label)}.")
         if part == "val":  # what is trained on may be augmented
-            if not torch.equal(image, data[place][0]):
+            before = image.clone()  # the dataset may give the same tensor again, with other numbers in it
+            if not torch.equal(before, data[place][0]):
                 raise Wrong(
                     "val_random",
                     f"Read twice, {file} of the validation part gives two different pictures. Then two models are not "
