@@ -26,6 +26,23 @@ def in_whole_milliseconds(computing, sending):
     return len(sent - busy)
 
 
+def not_cut_at_0(computing, sending):
+    return whole(sending) - sum(min(c, d) - max(a, b) for a, c in computing for b, d in sending)
+
+
+def uncovered_as_a_whole(computing, sending):
+    return whole([(b, d) for b, d in sending if not any(a <= b and d <= c for a, c in computing)])
+
+
+def untouched(computing, sending):
+    return whole([(b, d) for b, d in sending if not any(a < d and b < c for a, c in computing)])
+
+
+def after_the_last(computing, sending):
+    end = max((end for _, end in computing), default=0)
+    return whole([(max(b, end), d) for b, d in sending if d > end])
+
+
 def remembered_by_length(known, computing, sending):
     return known.setdefault((len(computing), len(sending)), whole(sending) - shared(sending, computing))
 
@@ -34,6 +51,10 @@ def remembered_by_length(known, computing, sending):
     ("answer", "symptom"),
     [
         (lambda computing, sending: whole(computing) - shared(sending, computing), "swapped"),
+        (not_cut_at_0, "less_than_nothing"),
+        (uncovered_as_a_whole, "all_or_nothing"),
+        (untouched, "all_or_nothing"),
+        (after_the_last, "after_the_last"),
         (lambda computing, sending: round(whole(sending) - shared(sending, computing)), "wrong_value"),
         (in_whole_milliseconds, "wrong_value"),
         (functools.partial(remembered_by_length, {}), "wrong_value"),
@@ -57,6 +78,8 @@ def test_an_exact_count_of_additions_is_right(each, bias):
     ("answer", "symptom"),
     [
         (lambda n, i, o, w, p, b: max(2 * i * o / p, w * (i * o + n * (i + o)) / b), "one_sample"),
+        (lambda n, i, o, w, p, b: max(2 * n * i * o / p, w * (i * o + i + o) / b), "bytes_of_one_sample"),
+        (lambda n, *given: bound(1, *given), "one_sample_of_all"),
         (lambda n, i, o, w, p, b: bound(n, i, o, w, b, p), "rates_swapped"),
         (lambda n, i, o, w, p, b: w * (i * o + n * (i + o)) / b, "memory_only"),
     ],
@@ -117,6 +140,9 @@ def test_wrong_functions_of_one_graph(answer, symptom):
 
 def test_the_limit_that_was_given_counts():
     refused(check.one_graph(lambda x, limit: torch.relu(x * (1 / x.abs().max().clamp_min(1)))), "fixed_limit")
+    at_least_1 = check.one_graph(lambda x, limit: torch.relu(x * (limit / x.abs().max().clamp_min(1)).clamp(max=1)))
+    refused(at_least_1, "wrong_value")
+    assert "above a limit of 0.25" in at_least_1.message
 
 
 class Late(torch.Tensor):
@@ -133,6 +159,12 @@ def with_what_was_there(features, labels, classes):
     return zeros.scatter_reduce(0, labels[:, None].expand_as(features), features, "mean")
 
 
+def one_row_each(features, labels, classes):
+    sums = torch.zeros(classes, features.shape[1], dtype=features.dtype)
+    sums[labels] += features
+    return sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
+
+
 @pytest.mark.parametrize(
     ("answer", "symptom"),
     [
@@ -141,10 +173,18 @@ def with_what_was_there(features, labels, classes):
         (lambda features, labels, classes: means(features, labels, 12), "shape"),
         (lambda *given: torch.cat([means(*given)[:-1], torch.zeros(1, given[0].shape[1]).double()]), "wrong_value"),
         (with_what_was_there, "one_row_more"),
+        (one_row_each, "one_row_each"),
+        (lambda f, n, c: means(f, n, c) + (torch.bincount(n, minlength=c) == 0)[:, None], "empty_class"),
     ],
 )
 def test_wrong_means(answer, symptom):
     refused(check.class_means(answer), symptom)
+
+
+def test_means_of_a_smaller_type_are_not_said_to_be_of_other_inputs():
+    checked = check.class_means(lambda features, *given: means(features.bfloat16(), *given).to(features.dtype))
+    refused(checked, "wrong_value")
+    assert "Do you compute in a smaller type?" in checked.message
 
 
 def test_the_number_of_features_may_differ():
@@ -224,6 +264,11 @@ def twice_at_most(*given):
     return report | {"accuracies": report["accuracies"][:2]}
 
 
+def in_percent(*given):
+    report = loop(*given)
+    return report | {"accuracies": [100 * share for share in report["accuracies"]]}
+
+
 def with_graphs(*given):
     report = loop(*given)
     return report | {"losses": [torch.tensor(loss, requires_grad=True) * 1 for loss in report["losses"]]}
@@ -240,6 +285,7 @@ def parameters_alone(model, *given):
         (on_a_copy, "steps", "Was it a copy that you trained?"),
         (of_its_own, "training_changed", "between the two"),
         (twice_at_most, "count", "31 steps give 3 accuracies"),
+        (in_percent, "percent", "go from 0 to 1"),
         (with_graphs, "losses_with_graphs", "holds the graph"),
         (parameters_alone, "wrong_weights", "lacks 3.num_batches_tracked, 3.running_mean"),
         (lambda *given: loop(*given) | {"losses": 0.5}, "wrong_type", 'report["losses"] is a list'),

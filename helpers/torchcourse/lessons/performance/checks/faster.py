@@ -19,6 +19,7 @@ from torchcourse.checks.kit import one_thread, same, tensor_of
 from torchcourse.lessons.performance import slow_loop
 from torchcourse.lessons.performance.class_means import class_means_loop, drawn
 from torchcourse.lessons.performance.speed import Comparison, compare
+from torchcourse.units import counted
 
 FASTER_MEANS, FASTER_LOOP = 5.0, 2.0
 """How many times as fast as the given one a function has to be."""
@@ -61,6 +62,10 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
     counts = torch.bincount(labels, minlength=classes).to(right.dtype)
     if out.isnan().any():
         raise Wrong("nan", "A class without rows has the mean 0 here. Yours is NaN: 0 divided by 0.")
+    if out[counts == 0].any() and same(out[counts > 0], right[counts > 0], tolerance=1e-8):
+        raise Wrong(
+            "empty_class", "A class without rows has the mean 0 here. Yours is different; all others are right."
+        )
     if same(out, right * counts[:, None], tolerance=1e-8):
         raise Wrong("sum_not_mean", "Your values are sums. How many rows has each class?")
     if same(out, right * counts[:, None] / max(1, len(features)), tolerance=1e-8):
@@ -71,11 +76,18 @@ def _judge_means(out: Any, arguments: tuple[Any, ...], right: torch.Tensor) -> N
             "You divided by one row more than a class has. `scatter_reduce` and `index_reduce` count the value that "
             "was there before, too, unless `include_self=False`.",
         )
-    rows = f"{len(features)} row{'s' * (len(features) > 1)}"
-    raise Wrong(
-        "wrong_value",
-        f"For {rows} your means differ by up to {(out - right).abs().max():.2g}. Each call gets new inputs.",
-    )
+    last = torch.zeros_like(right)
+    for row, label in zip(features, labels, strict=True):
+        last[label] = row
+    if same(out, last / counts.clamp_min(1)[:, None], tolerance=1e-8):
+        raise Wrong(
+            "one_row_each",
+            "Only one row of each class is in your sums. `sums[labels] += features` writes each label once; "
+            "`index_add_` adds them all.",
+        )
+    rows, off = counted(len(features), "row"), (out - right).abs().max()
+    why = "Do you compute in a smaller type?" if off < 0.02 else "Each call gets new inputs."
+    raise Wrong("wrong_value", f"For {rows} your means differ by up to {off:.2g}. {why}")
 
 
 def _judge_type(out: torch.Tensor, dtype: torch.dtype) -> None:
@@ -171,6 +183,8 @@ def _judge_run(ours: _Done, untouched: tuple[_Given], right: _Done) -> None:
             f"{steps} steps give {len(as_before['accuracies'])} accuracies: after every tenth step. Yours are "
             f"{len(report['accuracies'])}.",
         )
+    if same([share / 100 for share in report["accuracies"]], as_before["accuracies"], tolerance=1e-9) and steps > 9:
+        raise Wrong("percent", "Your accuracies are in percent. Those of the slow loop go from 0 to 1.")
     if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
         raise Wrong(
             "wrong_accuracy",

@@ -12,7 +12,8 @@ from torchcourse.lessons.performance.graphs import break_reasons, counted
 Intervals = list[tuple[float, float]]
 
 _TRACES: list[tuple[Intervals, Intervals, float]] = [
-    # computing, sending, exposed (all in ms); in the first, each known mistake gives a different number
+    # computing, sending, exposed (all in ms); in the first, each known mistake gives a number of its own
+    ([(2, 12), (14, 15), (18, 20)], [(1, 9), (10, 11), (13, 21)], 6),
     ([(0, 4), (9, 12)], [(2, 7), (11, 14)], 5),
     ([(0, 10)], [(10, 14)], 4),
     ([(0, 10)], [(6, 14)], 4),
@@ -35,32 +36,45 @@ def exposed(learner: Callable[[Intervals, Intervals], float]) -> str:
         value = _one_number(learner(*given), f"{case}the function returns milliseconds, one number.")
         if given != (computing, sending):
             raise Wrong("inputs_changed", "Your function changed a list that it was given. The caller still needs it.")
-        whole = sum(end - start for start, end in sending)
-        span = max((end for _, end in [*computing, *sending]), default=0) - min(
-            (start for start, _ in [*computing, *sending]), default=0
-        )
-        busy = sum(end - start for start, end in computing)
         if abs(value - right) < 1e-9:
             continue
-        known = {
-            "swapped": (
-                busy - (whole - right),
-                "you counted computing without sending. Asked is sending without computing.",
-            ),
-            "all_sending": (whole, "you counted all the time of sending. What runs beside computing costs nothing."),
-            "covered": (whole - right, "you counted what is covered. Asked is what is left: nothing is computed then."),
-            "after_the_last": (
-                max(0.0, max((end for _, end in sending), default=0) - max((end for _, end in computing), default=0)),
-                "only what comes after the last computing counts in yours. A gap between two spans waits, too.",
-            ),
-            "difference_of_sums": (
-                AnyOf((whole - busy, max(0.0, whole - busy), span - busy)),
-                "you compared sums. Which moments are covered depends on where the spans lie.",
-            ),
-        }
-        refuse_known(value, known, where=case)
+        if computing is _TRACES[0][0]:
+            refuse_known(value, _wrong_times(computing, sending, right), where=case)
         raise Wrong("wrong_value", f"{case}{right:g} ms are exposed. Your function returned {value:g}.")
     return f"{len(_TRACES)} traces: nothing covered, partly covered, in gaps, several spans, none."
+
+
+def _wrong_times(computing: Intervals, sending: Intervals, right: float) -> dict[str, tuple[Any, str]]:
+    """What known mistakes return for a trace that ends with a message."""
+    whole, busy = (sum(end - start for start, end in spans) for spans in (sending, computing))
+    span = max(computing[-1][1], sending[-1][1]) - min(computing[0][0], sending[0][0])
+    pairs = [(max(a, b), min(c, d)) for a, c in computing for b, d in sending]
+    inside = [(b, d) for b, d in sending if any(a <= b and d <= c for a, c in computing)]
+    touched = [(b, d) for b, d in sending if any(a < d and b < c for a, c in computing)]
+    return {
+        "swapped": (
+            busy - (whole - right),
+            "you counted computing without sending. Asked is sending without computing.",
+        ),
+        "all_sending": (whole, "you counted all the time of sending. What runs beside computing costs nothing."),
+        "covered": (whole - right, "you counted what is covered. Asked is what is left: nothing is computed then."),
+        "after_the_last": (
+            sending[-1][1] - computing[-1][1],
+            "only what comes after the last computing counts in yours. A gap between two spans waits, too.",
+        ),
+        "difference_of_sums": (
+            AnyOf((whole - busy, span - busy)),
+            "you compared sums. Which moments are covered depends on where the spans lie.",
+        ),
+        "less_than_nothing": (
+            whole - sum(end - start for start, end in pairs),
+            "two spans that do not meet share no time. In yours they share less than 0 ms.",
+        ),
+        "all_or_nothing": (
+            AnyOf(whole - sum(end - start for start, end in spans) for spans in (inside, touched)),
+            "a span of sending that is covered in part is covered as a whole, or not at all, in yours. Cut it.",
+        ),
+    }
 
 
 def _one_number(value: object, hint: str) -> float:
@@ -121,6 +135,14 @@ _MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"one_sample": True},
         "You counted the operations of one sample. Each sample of the batch has its own.",
     ),
+    "bytes_of_one_sample": (
+        {"rows_once": True},
+        "You counted the inputs and outputs of one sample. Each sample of the batch has its own.",
+    ),
+    "one_sample_of_all": (
+        {"one_sample": True, "rows_once": True},
+        "You counted one sample. Each sample of the batch has its own operations, inputs and outputs.",
+    ),
     "rates_swapped": (
         {"swapped": True},
         "The two rates are swapped: `peak` is in operations per second, `bandwidth` in bytes per second.",
@@ -156,13 +178,14 @@ def _bounds(
     bias: bool = False,
     extra: int = 0,
     one_sample: bool = False,
+    rows_once: bool = False,
     swapped: bool = False,
 ) -> list[float]:
     """Return the bound of each layer; the arguments say what a mistake does differently."""
     bounds = []
     for batch, inputs, outputs, width, peak in _LAYERS:
-        times = batch if per_sample else 1
-        moved = weights * times * (inputs + bias) * outputs + given * batch * inputs + out * batch * outputs
+        times, rows = batch if per_sample else 1, 1 if rows_once else batch
+        moved = weights * times * (inputs + bias) * outputs + given * rows * inputs + out * rows * outputs
         in_bytes = moved * (width if fixed_width is None else fixed_width)
         operations = (flop * inputs + extra) * (1 if one_sample else batch) * outputs
         computing, moving = (_BANDWIDTH, peak) if swapped else (peak, _BANDWIDTH)
@@ -178,7 +201,8 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
     large = 20 * small
     large[0, 0] = -15.0  # the largest size is that of a negative number
     inputs = {"below the limit": small, "above the limit": large, "all 0": torch.zeros_like(small)}
-    cases = [(name, x, 1.0) for name, x in inputs.items()] + [("above a limit of 2.5", large, 2.5)]
+    cases = [(name, x, 1.0) for name, x in inputs.items()]
+    cases += [("above a limit of 2.5", large, 2.5), ("above a limit of 0.25", small, 0.25)]
     for name, x, limit in cases:
         given = x.clone()
         out = tensor_of(learner(given, limit), x.shape, f"Input {name}: the output has the shape of the input.")
