@@ -101,3 +101,15 @@ def shapes(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "(" + ", ".join(shapes(item) for item in value) + ")"
     return type(value).__name__
+
+
+def why_stopped_early(name: str, rows: list[dict[str, Any]], waited: int) -> str:
+    """Say why patience ended a training: `waited` epochs without a better value of `name`."""
+    best, last = rows[-1]["epoch"] - waited, rows[-waited:]
+    if not any(math.isfinite(row[name]) for row in last):
+        since = f"since epoch {best}" if best else "in any epoch"
+        return (
+            f"Stopped early: {name} was no finite number {since} ({last[-1][name]}). If only validation has that, look "
+            "at its batches: is each of their numbers finite?"
+        )
+    return f"Stopped early: {name} has not been better since epoch {best}."

@@ -369,7 +369,7 @@ class Trainer:
         if self.patience is not None and (waited := self.history.since_best()) >= self.patience:
             self._last_step = self.position.step
             if self.progress and who.rank() == 0:
-                print(f"Stopped early: {name} has not been better since epoch {row['epoch'] - waited}.")
+                print(explanations.why_stopped_early(name, self.history.rows, waited))
 
     def _resume(self, length_of: Length) -> dict[str, Any] | None:
         """Go back to where training was saved; return the random state from which an epoch under way goes on."""

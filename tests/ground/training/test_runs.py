@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchcourse.data import make_loader
 from torchcourse.models import mlp
 from torchcourse.ranks import RankError, run_ranks
-from torchcourse.training import CheckpointError, Trainer, checkpoint
+from torchcourse.training import CheckpointError, Trainer, checkpoint, explanations
 
 WIDTH, CLASSES = 6, 3
 
@@ -279,6 +279,27 @@ def test_patience_and_callbacks_end_training():
     worse = trainer(monitor="loss", patience=2, after_epoch=lambda ours: ours.optimizer.param_groups[0].update(lr=-1.0))
     assert len(worse.fit(loader(), 50)) < 10
     assert trainer(after_step=lambda ours: ours.position.step == 3).fit(loader(), 5)["step"] == [3]
+
+
+def test_a_validation_that_gives_no_number_is_said_to(capsys):
+    model = nn.Linear(2, 2)
+    patient = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), patience=2)
+    batch = torch.ones(4, 2), torch.zeros(4, dtype=torch.long)
+    broken = batch[0] * math.nan, batch[1]
+    assert len(patient.fit([batch], 9, [broken])) == 2
+    assert "Stopped early: val_loss was no finite number in any epoch (nan)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "waited", "said"),
+    [
+        ([2.0, math.nan, math.nan], 2, "no finite number since epoch 1"),
+        ([2.0, math.nan, 3.0], 2, "better since epoch 1"),
+    ],
+)
+def test_what_is_said_of_an_early_stop(values, waited, said):
+    rows = [{"epoch": epoch, "val_loss": value} for epoch, value in enumerate(values, 1)]
+    assert said in explanations.why_stopped_early("val_loss", rows, waited)
 
 
 @pytest.mark.parametrize("options", [{}, {"save_every": 6}], ids=["after_epoch", "after_step"])

@@ -110,6 +110,21 @@ def _refuse_shares_that_cannot_be_joined(folder: Path) -> None:
             f"{folder} is DeepSpeed's, with shares that only DeepSpeed puts together. If you trust it, run its "
             "zero_to_fp32.py there, and load the file that this writes."
         )
+    for pattern, whose in _SLICES.items():
+        slices = sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
+        if len(slices) > 1:
+            raise CheckpointError(
+                f"{folder} is {whose}: {some(slices)} hold parts of one model that was cut for several GPUs, and how it "
+                "was cut is in the model's code alone. Convert it to Hugging Face's format with the script that goes "
+                "with that code, and load the result."
+            )
+
+
+_SLICES = {
+    "consolidated.[0-9][0-9].pth": "a Llama as Meta gives it",
+    "mp_rank_[0-9][0-9]*/*.pt": "Megatron's",
+    "mp_rank_[0-9][0-9]_model_states.pt": "DeepSpeed's",
+}
 
 
 def _role(path: Path) -> str:

@@ -150,6 +150,24 @@ def test_deepspeeds_folder_is_called_so(tmp_path):
     assert "is DeepSpeed's" in refused(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("names", "whose"),
+    [
+        (["consolidated.00.pth", "consolidated.01.pth"], "a Llama as Meta gives it"),
+        (["mp_rank_00/model_optim_rng.pt", "mp_rank_01/model_optim_rng.pt"], "Megatron's"),
+        (["mp_rank_00_model_states.pt", "mp_rank_01_model_states.pt"], "DeepSpeed's"),
+    ],
+)
+def test_parts_that_were_cut_for_several_gpus_are_named(tmp_path, names, whose):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        torch.save(WEIGHTS, tmp_path / name)
+    assert f"is {whose}: " in refused(tmp_path)
+    (tmp_path / names[1]).unlink()
+    if Path(names[0]).parent == Path():
+        assert_loaded(tmp_path)
+
+
 def test_a_module_among_lightnings_hyperparameters_is_not_called_a_pickled_model(tmp_path):
     file = {"state_dict": WEIGHTS, "pytorch-lightning_version": "2.5", "hyper_parameters": {"net": nn.Linear(1, 1)}}
     torch.save(file, tmp_path / "a.ckpt")
