@@ -114,9 +114,9 @@ def _refuse_shares_that_cannot_be_joined(folder: Path) -> None:
         slices = sorted(str(path.relative_to(folder)) for path in folder.glob(pattern))
         if len(slices) > 1:
             raise CheckpointError(
-                f"{folder} is {whose}: {some(slices)} hold parts of one model that was cut for several GPUs, and how it "
-                "was cut is in the model's code alone. Convert it to Hugging Face's format with the script that goes "
-                "with that code, and load the result."
+                f"{folder} is {whose}: {some(slices)} hold parts of one model that was cut for several GPUs, and how "
+                "it was cut is in the model's code alone. Convert it to Hugging Face's format with the script that "
+                "goes with that code, and load the result."
             )
 
 
