@@ -104,7 +104,7 @@ def shapes(value: Any) -> str:
 
 
 def why_stopped_early(name: str, rows: list[dict[str, Any]], waited: int) -> str:
-    """Say why patience ended a training: `waited` epochs without a better value of `name`."""
+    """Say why patience ended a training run: `waited` epochs without a better value of `name`."""
     best, last = rows[-1]["epoch"] - waited, rows[-waited:]
     if not any(math.isfinite(row[name]) for row in last):
         since = f"since epoch {best}" if best else "in any epoch"
