@@ -120,6 +120,10 @@ def _judge_flipped(out: Any, image: torch.Tensor, kernel: torch.Tensor) -> None:
             AnyOf(_by_definition(image, kernel.flip(axis)) for axis in (0, 1)),
             "one axis is as it should be, and the other is not. Try it on a picture with one pixel.",
         ),
+        "transposed": (
+            AnyOf(_by_definition(image, kernel.T.flip(axes)) for axes in ((), (0,), (1,), (0, 1))),
+            "rows and columns of the kernel changed places, as by a transpose or a quarter turn. Each axis is flipped.",
+        ),
         "picture_flipped": (
             AnyOf(_by_definition(image.flip(0, 1), turned) for turned in (kernel, kernel.flip(0, 1))),
             "your output belongs to the picture turned upside down. Picture and output stay the way they are; only the "
@@ -364,8 +368,8 @@ def _judge_shift(given: Any, right: int, where: str) -> None:
     if right == _WIDTH and "mean" in where:
         raise Wrong(
             "no_whole_place",
-            f"{where}the output has one place, so a shift by {given} pixels would move it by {given}/{_WIDTH} of a "
-            "place. That is no whole number.",
+            f"{where}the output has one place, so a shift by {given} of {_WIDTH} pixels would move it by "
+            f"{given}/{_WIDTH} of a place. That is no whole number.",
         )
     if "channels" in where and shift == 1:
         raise Wrong(
@@ -381,12 +385,12 @@ def _judge_shift(given: Any, right: int, where: str) -> None:
             f"{where}a shift by {given} changes the output at the edge by more than 1e-5. How large a difference do "
             "you let pass?",
         )
-    known = {
-        "always_one": (
-            1,
-            "shift the picture by one pixel and look: is the output the old one, shifted? With rounding errors of "
-            "about 1e-6 two outputs are equal, with differences of 0.1 they are not.",
-        ),
-    }
-    refuse_known(shift, known, where=where)
+    if "2×3" in where and shift == 2:
+        raise Wrong("downward", f"{where}a shift *down* by 2 pixels is followed. To the right is `dims=3`.")
+    if shift == 1:
+        raise Wrong(
+            "always_one",
+            f"{where}shift the picture by one pixel and look: is the output the old one, shifted? With rounding errors "
+            "of about 1e-6 two outputs are equal, with differences of 0.1 they are not.",
+        )
     raise Wrong("wrong_value", f"{where}you say {given!r}, but the output does not follow a shift by that.")
