@@ -97,6 +97,8 @@ def in_place(x, weight, stride, padding):
         (lambda x, w, s, p: by_windows(x, w, s, 0), "shape"),
         (unstrided, "stride_ignored"),
         (lambda x, w, s, p: by_windows(x.float(), w.float(), s, p), "dtype"),
+        (lambda x, w, s, p: by_windows(x.float(), w.float(), s, p).double(), "wrong_value"),
+        (lambda x, w, s, p: by_windows(x, w.transpose(2, 3), s, p), "transposed"),
         (in_place, "inputs_changed"),
         (lambda x, w, s, p: by_windows(x, w, s, p) + 1, "wrong_value"),
         (lambda x, w, s, p: by_windows(x, w, s, min(p, 1)), "shape"),
@@ -198,6 +200,13 @@ def with_a_wide_tolerance(model, x):
     return tries(model, x, lambda out, shifted, places: torch.allclose(shifted, out.roll(places, 3), atol=1e-2))
 
 
+def for_24_pixels(model, x):
+    out = model(x)
+    shifts = [p for p in range(1, 25) if p * out.shape[3] % 24 == 0]
+    moved = ((p, model(x.roll(p, 3)), out.roll(p * out.shape[3] // 24, 3)) for p in shifts)
+    return next((pixels for pixels, shifted, rolled in moved if torch.allclose(shifted, rolled, atol=1e-5)), None)
+
+
 def in_training_mode(model, x):
     return tries(model.train(), x)
 
@@ -224,6 +233,11 @@ def in_the_given_tensor(model, x):
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).mean() < 9), "always_one"),
         (lambda model, x: next((p for p in (1, 2, 3, 4) if p == tries(model, x)), None), "nothing_returned"),
         (lambda model, x: tries(model, x, lambda out, moved, n: (moved - out.roll(n, 3)).max() < 1e-5), "signed"),
+        (
+            lambda model, x: tries(model, x, lambda out, moved, n: moved.allclose(out.roll(n, 3), 0.1, 1e-5)),
+            "tolerance",
+        ),
+        (for_24_pixels, "nothing_returned"),
         (in_training_mode, "mode_left_changed"),
         (lambda model, x: tries(model.requires_grad_(False), x), "frozen_for_ever"),
         (of_one_channel, "one_channel"),
@@ -275,6 +289,7 @@ def test_right_flips(answer):
         (lambda image, kernel: full(image.flip(0, 1), kernel.flip(0, 1)), "picture_flipped"),
         (lambda image, kernel: full(image, kernel.flip(0, 1)).flip(0, 1), "picture_flipped"),
         (lambda image, kernel: full(image.float(), kernel.float()), "dtype"),
+        (lambda image, kernel: full(image.float(), kernel.float()).double(), "wrong_value"),
         (lambda image, kernel: full(image, kernel.mul_(2)) / 2, "inputs_changed"),
         (lambda image, kernel: full(image, kernel)[1:-1, 1:-1], "shape"),
         (lambda image, kernel: 2 * full(image, kernel), "wrong_value"),
