@@ -4,6 +4,7 @@ import base64
 import copy
 import io
 import itertools
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -609,6 +610,17 @@ def whole_points(measured, page):
     page.write_text(page.read_text().replace(f"({mean:.2f} to {mean:.2f}", f"({low:.0f} to {high:.0f}"))
 
 
+def without_signs(measured, page):
+    right.write_report(measured, page)
+    page.write_text(re.sub(r"-(\d)", r"\1", page.read_text()))
+
+
+def nothing_below_zero(measured, page):
+    right.write_report(measured, page)
+    _, low, _ = interval(measured)
+    page.write_text(page.read_text().replace(f"({low:.2f} to", f"({max(low, 0):.2f} to"))
+
+
 def in_latin_1(measured, page):
     right.write_report(measured, page)
     page.write_text(page.read_text() + "±", encoding="latin-1")
@@ -653,6 +665,8 @@ def edited(old, new):
     ("write", "symptom"),
     [
         (whole_points, "whole_points"),
+        (without_signs, "sign_lost"),
+        (nothing_below_zero, "clipped"),
         (edited("data:image/png;base64,", "plot.png?"), "not_alone"),
         (edited(' alt="Accuracy of both readers on each card"', ""), "no_alt"),
         (edited("<html>", "<html><img>"), "two_plots"),
@@ -693,6 +707,14 @@ def test_an_interval_may_be_written_by_its_half():
         page.write_text(page.read_text().replace(ends, f"± {100 * gain.high - 100 * gain.mean:.1f}, at 95%"))
 
     accepted(check.report(write))
+
+
+def test_a_loss_may_be_said_in_words_and_a_dash_may_be_a_minus():
+    measured = made_up(2)
+    mean, low, high = interval(measured)
+    _judge_interval(
+        f"{-mean:.1f} points below the present one (interval \N{EN DASH}{-low:.1f} to {high:.1f})", measured
+    )
 
 
 def test_ends_to_a_tenth_are_not_said_to_be_whole_points():

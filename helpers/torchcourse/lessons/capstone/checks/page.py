@@ -64,11 +64,14 @@ def _written(learner: Callable[[Measured, Path], object], measured: Measured) ->
 
 
 def made_up(seed: int) -> Measured:
-    """Return numbers such as a project gives: cards differ much, seeds little, and both readers share the cards."""
+    """Return numbers such as a project gives: cards differ much, seeds little, and both readers share the cards.
+
+    With an even seed the tuned reader is no better than the present one, and the gain is below 0.
+    """
     draw = np.random.default_rng(seed)
     cards, seeds = int(draw.integers(11, 15)), int(draw.integers(6, 9))
     hard = draw.uniform(0.45, 0.95, cards)
-    gain = draw.normal(0.06, 0.05, cards)
+    gain = draw.normal(0.06 if seed % 2 else -0.01, 0.05, cards)
     tuned = np.clip(hard + gain + draw.normal(0, 0.01, (seeds, cards)), 0, 1)
     curves = [([10, 20, 30], sorted(draw.uniform(0.3, 0.9, 3).tolist())) for _ in range(seeds)]
     spent = float(draw.uniform(21, 67))
@@ -155,6 +158,9 @@ def _pixels(letters: str) -> np.ndarray:
 def _judge_interval(text: str, measured: Measured) -> None:
     mean, low, high = interval(measured)
     found = numbers_in(text)
+    unsigned = mean < 0 and not _has(found, mean) and _has(found, -mean)
+    if unsigned and re.search(r"\b(below|worse|lower|less|fewer|loses?|lost|behind)\b", text):
+        found.append(mean)  # a loss that is said in words
     if _has(found, mean) and states(text, low, high):
         return
     whole = rf"(?<![\d.]){abs(round(low))}[^\d.]{{1,12}}{abs(round(high))}(?![\d.]*\d)"
@@ -163,6 +169,12 @@ def _judge_interval(text: str, measured: Measured) -> None:
     for symptom, (ends, hint) in _known_mistakes(measured).items():
         if states(text, *ends):
             raise Wrong(symptom, hint)
+    if unsigned:
+        raise Wrong(
+            "sign_lost",
+            f"With the numbers of this check the tuned reader is {-mean:.1f} points below the present one, and your "
+            "page gives the gain without its sign.",
+        )
     if not _has(found, mean):
         raise Wrong(
             "no_gain",
@@ -192,7 +204,13 @@ def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], 
     over_seeds += "varies, and nothing of other cards, which are what the customer will send."
     unpaired = "Your interval is that of two independent readers. Both read the same cards: what makes a card hard is "
     unpaired += "hard for both, and cancels in the difference."
+    low, high = ends(t95(cards - 1) * error)
     return {
+        "clipped": (
+            (max(low, 0.0), high),
+            f"The interval goes from {low:.1f} to {high:.1f}: an end below 0 says that the tuned reader may be worse. "
+            "Do not leave that out.",
+        ),
         "over_seeds": (ends(t95(seeds - 1) * standard_error(by_seed).item()), over_seeds),
         "one_error": (ends(error), "Your interval reaches one standard error to each side: that covers two in three."),
         "not_student": (
@@ -282,7 +300,7 @@ _NUMBER = r"(?<![\d.])-?\d+(?:\.\d+)?"
 
 
 def _plain(text: str) -> str:
-    return text.replace(",", "").replace("−", "-").replace("&plusmn;", "±").replace("+/-", "±")
+    return text.replace(",", "").replace("−", "-").replace("–", "-").replace("&plusmn;", "±").replace("+/-", "±")
 
 
 def _has(found: list[float], value: float, tolerance: float = 0.051) -> bool:
