@@ -717,6 +717,13 @@ def test_a_loss_may_be_said_in_words_and_a_dash_may_be_a_minus():
     )
 
 
+def test_a_right_interval_without_its_gain_is_not_said_to_be_clipped():
+    _, low, high = interval(made_up(1))
+    with pytest.raises(Wrong) as told:
+        _judge_interval(f"95% interval {low:.1f} to {high:.1f}", made_up(1))
+    assert told.value.symptom == "no_gain"
+
+
 def test_ends_to_a_tenth_are_not_said_to_be_whole_points():
     measured = made_up(1)
     mean, low, high = interval(measured)

@@ -205,12 +205,11 @@ def _known_mistakes(measured: Measured) -> dict[str, tuple[tuple[float, float], 
     unpaired = "Your interval is that of two independent readers. Both read the same cards: what makes a card hard is "
     unpaired += "hard for both, and cancels in the difference."
     low, high = ends(t95(cards - 1) * error)
-    return {
-        "clipped": (
-            (max(low, 0.0), high),
-            f"The interval goes from {low:.1f} to {high:.1f}: an end below 0 says that the tuned reader may be worse. "
-            "Do not leave that out.",
-        ),
+    clipped = (
+        f"The interval goes from {low:.1f} to {high:.1f}: an end below 0 says that the tuned reader may be worse. "
+    )
+    clipped += "Do not leave that out."
+    return ({"clipped": ((0.0, high), clipped)} if low < 0 else {}) | {
         "over_seeds": (ends(t95(seeds - 1) * standard_error(by_seed).item()), over_seeds),
         "one_error": (ends(error), "Your interval reaches one standard error to each side: that covers two in three."),
         "not_student": (
