@@ -143,6 +143,8 @@ def test_range_test_accepts(learner):
         (lambda *arguments: sweep()(*arguments)[1], "wrong_type"),
         (lambda *arguments: sweep()(*arguments)[::-1], "swapped"),
         (sweep(momentum=0.9), "momentum"),
+        (lambda *given: (lambda rates, losses: (rates, [16 * loss for loss in losses]))(*sweep()(*given)), "sums"),
+        (lambda model, *given: (sweep()(model, *given), model.requires_grad_(False))[0], "frozen"),
         (sweep(training=False), "evaluation"),
         (lambda *arguments: (sweep()(*arguments)[0], [2 * loss for loss in sweep()(*arguments)[1]]), "wrong_value"),
     ],
@@ -267,6 +269,21 @@ def the_best_or_good_enough(objective, trials, generator):
     return max(tried, key=lambda pair: pair[0])[1]
 
 
+class BestOfAll:
+    """Keeps the best setting from one search to the next."""
+
+    def __init__(self):
+        self.tried = []
+
+    def __call__(self, objective, trials, generator):
+        def noted(setting):
+            self.tried.append((objective(setting), setting))
+            return self.tried[-1][0]
+
+        searching()(noted, trials, generator)
+        return max(self.tried, key=lambda pair: pair[0])[1]
+
+
 def gridded(low, high, dice):
     return low * (high / low) ** (dice.integers(0, 20) / 19)
 
@@ -286,7 +303,7 @@ def gridded(low, high, dice):
         (searching(more=1), "count"),
         (searching(high=10.0), "range"),
         (searching(draw=lambda low, high, dice: 10 ** dice.uniform(math.log10(low) + 1, math.log10(high))), "range"),
-        (searching(draw=lambda low, high, dice: low * (high / low) ** np.clip(dice.normal(0.5, 0.18), 0, 1)), "uneven"),
+        (searching(draw=lambda low, high, dice: low * (high / low) ** dice.triangular(0, 0.5, 1)), "uneven"),
         (searching(draw=lambda low, high, dice: math.exp(dice.uniform(math.log10(low), math.log10(high)))), "range"),
         (rates_on_a_grid, "not_drawn"),
         (width_from_another_stream, "not_repeatable"),
@@ -297,15 +314,19 @@ def gridded(low, high, dice):
         (searching(result=lambda setting: setting["lr"]), "wrong_type"),
         (searching(best=lambda tried, key: tried[0]), "not_best"),
         (searching(draw=lambda low, high, dice: low * (high / low) ** (dice.random() ** 3)), "uneven"),
-        (lambda objective, trials, dice: [objective({"lr": 0.1, "width": 4}) for _ in range(trials)], "failed"),
+        (lambda objective, trials, dice: [objective({"lr": 0.1, "width": 4}) for _ in range(trials)], "keys"),
+        (lambda objective, *given: objective(0.1), "keys"),
+        (lambda objective, *given: objective({"lr": 0.1, "weight_decay": 0.1, "width": [4, 8]}), "no_number"),
+        (searching(widths=(4,) * 40 + (8, 16, 32, 64)), "uneven_widths"),
+        (
+            searching(draw=lambda low, high, dice: low * (high / low) ** np.clip(dice.normal(0.5, 0.25), 0, 1)),
+            "repeats",
+        ),
+        (BestOfAll(), "of_another_search"),
     ],
 )
 def test_random_search_refuses(learner, symptom):
-    checked = check.random_search(learner)
-    if symptom == "failed":  # a setting without weight decay has no value
-        assert checked.state == "wrong"
-    else:
-        refused(checked, symptom)
+    refused(check.random_search(learner), symptom)
 
 
 # promotion
@@ -484,6 +505,8 @@ def one_seed(ours, theirs, budget, seeds):
         (reporting(sign=-1), "sign"),
         (reporting(mean=np.median), "mean"),
         (reporting(sign=100), "points"),
+        (reporting(pick=lambda val, test: val[test.argmax()]), "roles_swapped"),
+        (lambda *given: reporting()(*given)[::-1], "swapped"),
         (lambda *given: (lambda mean, half: (mean - half, mean + half))(*reporting()(*given)), "ends"),
         (reporting(half=lambda gaps, one, two: gaps.std(ddof=1)), "deviation"),
         (reporting(half=lambda gaps, one, two: gaps.std(ddof=1) / len(gaps) ** 0.5), "one_error"),

@@ -134,6 +134,15 @@ def nine_at_most(trial, train):
     return right(trial, lambda rate: itertools.islice(train(rate), 9))
 
 
+def reporting_every_second(trial, train):
+    for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True))):
+        if epoch % 2 == 0:
+            trial.report(accuracy, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+    return accuracy
+
+
 def never_calls_it(trial, train):
     for epoch, accuracy in enumerate(train(trial.suggest_float("lr", 1e-4, 1, log=True)), 1):
         trial.report(accuracy, epoch)
@@ -162,6 +171,9 @@ def asking_before_the_report(trial, train):
         (variant(name="log_lr"), "no_lr", "It has log_lr."),
         (nine_times, "raised_StopIteration", "accuracy = next(run)"),
         (nine_at_most, "ended_by_itself", "has 11 epochs, and your trial ended after 9"),
+        (lambda trial, train: right(trial, lambda rate: train(0.01)), "other_rate", "and you train with 0.01"),
+        (lambda trial, train: right(trial, train) - trial.suggest_int("n", 0, 1), "more_parameters", "also has n."),
+        (reporting_every_second, "not_reported", "You trained 8 epochs, and reported 4 of them"),
     ],
 )
 def test_the_hint_on_an_objective_names_what_was_seen(learner, symptom, words):
@@ -293,6 +305,7 @@ def test_sampler_of_accepts(learner):
     [
         (lambda seed, worker, before: RandomSampler(seed=seed), "same_for_workers"),
         (lambda seed, worker, before: RandomSampler(), "not_repeatable"),
+        (lambda seed, worker, before: named(seed, worker, before) if seed else TPESampler(), "not_repeatable"),
         (lambda seed, worker, before: RandomSampler(seed=1000 * seed + worker), "same_on_resume"),
         (lambda seed, worker, before: RandomSampler(seed=100 * worker + before), "seed_ignored"),
         (lambda seed, worker, before: RandomSampler(seed=seed + worker + before), "collide"),
@@ -383,6 +396,7 @@ def means_of(table, axis):
         (lambda table, axis: means_of(table, axis).var(ddof=1) / table.var(ddof=1), "ddof"),
         (lambda table, axis: 100 * effect(table, axis), "percent"),
         (lambda table, axis: 1 / effect(table, axis), "upside_down"),
+        (lambda table, axis: effect(table, axis) * table.shape[axis] / table.size, "sums"),
         (lambda table, axis: 1 - effect(table, axis), "the_rest"),
         (lambda table, axis: table.reshape(table.shape[axis], -1).mean(axis=1).var() / table.var(), "reshaped"),
         (lambda table, axis: table.var(axis=axis).mean() / table.var(), "total_effect"),

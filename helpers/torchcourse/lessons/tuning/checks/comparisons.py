@@ -81,6 +81,11 @@ def _judge_mean(mean: float, runs: list, chosen: np.ndarray) -> None:
             100 * right,
             "Your mean is in percent. The accuracies go from 0 to 1, and so does their difference.",
         ),
+        "roles_swapped": (
+            np.mean([one[0][one[1].argmax()] - two[0][two[1].argmax()] for one, two in zip(*runs, strict=True)]),
+            "You choose on test and compare on validation. A method returns its validation accuracies first.",
+        ),
+        "swapped": (_half(chosen), "Your first number is half the width of the interval. The mean comes first."),
         "ends": (
             right - _half(chosen),
             "Your first number is where the interval begins. Return its middle, the mean, and half its width.",

@@ -124,6 +124,11 @@ def _judge_effect(given: float, table: np.ndarray, axis: int) -> None:
         ),
         "upside_down": (1 / right, "Your share is upside down: the variance of the whole table goes below the line."),
         "the_rest": (1 - right, "That is what this axis leaves: 1 minus its share."),
+        "sums": (
+            right * len(means) / table.size,
+            f"You divide sums of squares, one over {len(means)} means, the other over {table.size} values. Variances "
+            "are means of squares.",
+        ),
         "reshaped": (
             table.reshape(len(means), -1).mean(axis=1).var() / table.var(),
             "`reshape` does not move an axis to the front: each of your rows mixes several values of this axis.",

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import AnyOf, refuse_known, same
+from torchcourse.checks.kit import AnyOf, number, refuse_known, same
 from torchcourse.lessons.tuning.checks.comparisons import report, share_found
 from torchcourse.lessons.tuning.checks.promoting import promotion
 from torchcourse.units import counted
@@ -55,6 +56,10 @@ def _judge_state(before: nn.Module, after: nn.Module) -> None:
     if [module.training for module in before.modules()] != [module.training for module in after.modules()]:
         raise Wrong(
             "mode_left_changed", "The model came in training mode, and after the test it is in evaluation mode."
+        )
+    if not all(parameter.requires_grad for parameter in after.parameters()):
+        raise Wrong(
+            "frozen", "After the test the model's parameters get no gradients any more. Leave them as they were."
         )
     state, buffers = before.state_dict(), dict(before.named_buffers())
     changed = [name for name, value in after.state_dict().items() if not torch.equal(state[name], value)]
@@ -123,6 +128,10 @@ def _judge_losses(losses: list, before: nn.Module, batches: Batches, rates: list
             _losses(before, batches, [0.0] * len(rates)),
             "From batch to batch the weights are the same: is there a step, and does what it did stay?",
         ),
+        "sums": (
+            [len(batches[0][1]) * loss for loss in _losses(before, batches, rates)],
+            "Each loss is a sum over the batch. `F.cross_entropy` gives the mean.",
+        ),
         "momentum": (
             _losses(before, batches, rates, momentum=0.9),
             "Each step goes on where the steps before went. Plain SGD has no momentum.",
@@ -185,7 +194,9 @@ def random_search(learner: Callable[..., dict]) -> str:
         )
     if not same(_planted(given), max(values)):
         raise Wrong("not_best", f"Its value is {_planted(given):.3f}; a setting with {max(values):.3f} was tried.")
-    again, repeat, other = (_settings(learner, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    again, repeat, other = (
+        _settings(learner, np.random.default_rng(seed), more) for seed, more in ((5, 100), (5, 99), (6, 98))
+    )
     if repeat != again:
         raise Wrong(
             "not_repeatable", "A generator with the same seed gives other settings. What else draws random numbers?"
@@ -196,7 +207,7 @@ def random_search(learner: Callable[..., dict]) -> str:
                 "not_drawn",
                 f"Generators with different seeds give the same values of {name}: it is not drawn from them.",
             )
-    if _settings(learner, dice) == again:
+    if _settings(learner, dice, 97) == again:
         raise Wrong(
             "not_used_up",
             "A second search with the same generator tries the same settings again. Draw from the generator itself, "
@@ -206,15 +217,20 @@ def random_search(learner: Callable[..., dict]) -> str:
     return f"400 trials, {len(rates)} different learning rates, and the best one returned."
 
 
-def _settings(learner: Callable[..., dict], dice: np.random.Generator) -> list[dict[str, Any]]:
+def _settings(learner: Callable[..., dict], dice: np.random.Generator, more: float) -> list[dict[str, Any]]:
     """The settings that it tries in 20 trials with this generator, where all values are above 90."""
     asked: list[dict[str, Any]] = []
-    learner(_recording(asked, more=100.0), 20, dice)
+    given = learner(_recording(asked, more), 20, dice)
     if len(asked) != 20:
         raise Wrong(
             "ended_early",
             f"20 trials were asked for, and {counted(len(asked), 'trial')} made, where all values are above 90. Does "
             "it end at a value that is good enough?",
+        )
+    if not isinstance(given, dict) or _planted(given) not in map(_planted, asked):
+        raise Wrong(
+            "of_another_search",
+            "In a further search you return a setting that it has not tried. What is kept from one call to the next?",
         )
     return asked
 
@@ -228,6 +244,11 @@ def _recording(asked: list[dict[str, Any]], more: float = 0.0) -> Callable[[dict
     """Return the planted objective, `more` added; each setting that it is asked for is put into `asked`."""
 
     def objective(setting: dict[str, Any]) -> float:
+        if not isinstance(setting, dict) or setting.keys() != {*LIMITS, "width"}:
+            raise Wrong("keys", f"A setting is a dictionary of lr, weight_decay and width. You try {setting!r}.")
+        for name, value in setting.items():
+            if number(value) is None:
+                raise Wrong("no_number", f"A setting holds one number of each name. Your {name} is {value!r}.")
         asked.append(dict(setting))
         return _planted(setting) + more
 
@@ -237,12 +258,15 @@ def _recording(asked: list[dict[str, Any]], more: float = 0.0) -> Callable[[dict
 def _judge_settings(asked: list[dict[str, Any]]) -> None:
     if len(asked) != 400:
         raise Wrong("count", f"400 trials were asked for, and {len(asked)} were made.")
-    for setting in asked:
-        if setting.keys() != {*LIMITS, "width"}:
-            raise Wrong("keys", f"A setting has lr, weight_decay and width; one of yours has {', '.join(setting)}.")
     places = [_place_on_log_scale(name, np.array([setting[name] for setting in asked], float)) for name in LIMITS]
-    if {setting["width"] for setting in asked} != WIDTHS:
+    times = Counter(setting["width"] for setting in asked)
+    if times.keys() != WIDTHS:
         raise Wrong("widths", "The widths 4, 8, 16, 32 and 64 should all come up, and nothing else.")
+    (often, most), *_, (rare, fewest) = times.most_common()
+    if fewest < 30:
+        raise Wrong(
+            "uneven_widths", f"The width {rare} comes up {fewest} times in 400, and {often} {most} times: draw evenly."
+        )
     places.append(np.log2([setting["width"] for setting in asked]))
     tied = np.abs(np.corrcoef(places)) > 0.5
     for one, other, names in (
@@ -260,7 +284,7 @@ def _place_on_log_scale(name: str, values: np.ndarray) -> np.ndarray:
     if values.min() < low * 0.999 or values.max() > high * 1.001:
         raise Wrong("range", f"{name} goes from {values.min():.2g} to {values.max():.2g}, not {low:g} to {high:g}.")
     different = len(set(values.tolist()))
-    if different < 300:
+    if different < 390:
         raise Wrong("repeats", f"400 trials have only {counted(different, 'different value')} of {name}.")
     places = (np.log(values) - np.log(low)) / np.log(high / low)
     if _distance_from_even((values - low) / (high - low)) < 0.12:

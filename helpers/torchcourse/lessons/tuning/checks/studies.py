@@ -5,6 +5,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,15 @@ def objective(learner: Callable[..., float]) -> str:
     for _ in range(30):
         trial = study.ask()
         seen: list[float] = []
+        rates: list[float] = []
         epochs = EPOCHS + (-1, 0, 0, 2)[trial.number % 4]  # so that nobody counts to nine
         try:
-            value = learner(trial, lambda rate, seen=seen, epochs=epochs: _planted(rate, seen, epochs))
+            value = learner(trial, partial(_planted, rates=rates, seen=seen, epochs=epochs))
             if value is None:
                 raise Wrong("nothing_returned", "A trial that was not ended early returned None: return an accuracy.")
         except optuna.TrialPruned:
             value = None
-        _judge_rate(study.trials[-1])
+        _judge_rate(study.trials[-1], rates)
         reported = list(study.trials[-1].intermediate_values.values())
         _judge_reports(reported, seen, value, epochs, trial.number in pruner.ended)
         asked = pruner.asked[trial.number]
@@ -77,18 +79,19 @@ def objective(learner: Callable[..., float]) -> str:
     return f"The planted optimum was found in {trained} epochs; {total} without pruning."
 
 
-def _planted(rate: float, seen: list[float], epochs: int) -> Iterator[float]:
+def _planted(rate: float, rates: list[float], seen: list[float], epochs: int) -> Iterator[float]:
     """Yield the accuracies of a made-up training, best at a rate of 0.01, and a little worse in the last epoch.
 
-    Each epoch that is trained is put into `seen`.
+    The rate is put into `rates`, and each epoch that is trained into `seen`.
     """
+    rates.append(rate)
     height = 0.95 - 0.25 * abs(math.log10(rate) + 2)
     for epoch in range(1, epochs + 1):
         seen.append(height * (1 - 0.5**epoch) - 0.01 * (epoch == epochs))
         yield seen[-1]
 
 
-def _judge_rate(trial: FrozenTrial) -> None:
+def _judge_rate(trial: FrozenTrial, rates: list[float]) -> None:
     if "lr" not in trial.params:
         others = f" It has {', '.join(trial.params)}." if trial.params else ""
         raise Wrong("no_lr", f"The trial has no hyperparameter named lr: ask it to suggest one of that name.{others}")
@@ -109,6 +112,10 @@ def _judge_rate(trial: FrozenTrial) -> None:
         raise Wrong("not_log", "The learning rate is not drawn on a log scale: nine of ten draws would be above 0.1.")
     if (kind.low, kind.high) != (1e-4, 1.0):
         raise Wrong("range", f"The learning rate goes from {kind.low:g} to {kind.high:g}, not from 1e-4 to 1.")
+    if more := [name for name in trial.params if name != "lr"]:
+        raise Wrong("more_parameters", f"Only lr is searched here, and the trial also has {', '.join(more)}.")
+    if rates and not same(rates[0], trial.params["lr"]):
+        raise Wrong("other_rate", f"The trial suggests lr = {trial.params['lr']:.4g}, and you train with {rates[0]!r}.")
 
 
 def _judge_reports(reported: list[float], seen: list[float], value: Any, whole: int, ended: bool) -> None:
@@ -127,6 +134,8 @@ def _judge_reports(reported: list[float], seen: list[float], value: Any, whole: 
         raise Wrong(
             "one_step", f"{epochs}, but all are reported as the same step, or only one. It is report(value, step)."
         )
+    if value is not None and len(seen) > len(reported):
+        raise Wrong("not_reported", f"{epochs}, and reported {len(reported)} of them. The pruner needs each.")
     if value is None and len(seen) > len(reported):
         raise Wrong(
             "trained_already",
@@ -249,7 +258,7 @@ def sampler_of(learner: Callable[[int, int, int], optuna.samplers.BaseSampler]) 
     def draw(*key: int) -> float:
         return optuna.create_study(sampler=learner(*key)).ask().suggest_float("lr", 0, 1)
 
-    if draw(7, 1, 3) != draw(7, 1, 3):
+    if any(draw(*key) != draw(*key) for key in ((7, 1, 3), (0, 0, 0))):
         raise Wrong("not_repeatable", "The same seed, worker and count draw something else the second time.")
     for symptom, one, other, hint in (
         (
