@@ -442,6 +442,7 @@ def test_a_log_says_what_it_has(values, steps, said, tmp_path):
         ({"parameters": []}, {"kind": "NoneType"}, "not_on_every_rank", "Rank 1 returns a value of type NoneType"),
         ({"kind": "NoneType"}, {"parameters": []}, "not_on_every_rank", "Rank 0 returns a value of type NoneType"),
         ({"kind": "float"}, {"kind": "float"}, "no_model", "a value of type float"),
+        ({"dtype": torch.float16}, {"parameters": []}, "dtype", "weights of the type torch.float16"),
     ],
 )
 def test_every_rank_returns_the_model_itself(ones, others, symptom, said):
@@ -462,6 +463,24 @@ def loaded(run_dir, device, prefix="module.", strict=True, mode=False):
     weights = torch.load(run_dir / "w.pt")
     model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in weights.items()}, strict=strict)
     return model.train(mode)
+
+
+def test_pictures_come_in_a_new_order_each_epoch():
+    epoch = list(range(30))
+    for seen in ([*epoch, *epoch[::-1]], list(range(60)), [0] * 60, [*epoch, *epoch[:20]], []):
+        training._judge_order(seen)
+    with pytest.raises(Wrong, match="its 30 pictures in the very order"):
+        training._judge_order(epoch * 2)
+
+
+def test_a_checkpoint_is_loaded_more_than_once_and_only_where_there_is_one(tmp_path):
+    (tmp_path / "w.pt").touch()
+    with pytest.raises(Wrong) as told:
+        training._judge_loading_again(lambda *_: nn.Identity(), tmp_path, [tmp_path / "w.pt"])
+    assert told.value.symptom == "no_run_needed"
+    with pytest.raises(Wrong, match=r"taken w\.pt away"):
+        training._judge_loading_again(lambda *_: nn.Identity(), tmp_path, [tmp_path / "gone" / "w.pt"])
+    training._judge_loading_again(lambda folder, _: nn.Unflatten(0, (folder / "w.pt").stat()[:1]), tmp_path, [])
 
 
 def test_wrong_loading():

@@ -30,6 +30,7 @@ def ddp_run(learner: Train) -> str:
         pictures, labels = _pictures(deliver(Path(place) / "others", 80, seed=14, part="test"))
         ones, others = on_ranks(_observed, learner, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
         _judge_ranks(ones, others)
+        _judge_order(ones["seen"])
         _judge_log(run_dir)
     share = (ones["logits"].argmax(dim=1) == labels).float().mean().item()
     if share < 0.25:
@@ -49,10 +50,12 @@ def one_device(learner: tuple[Train, Callable[[Path, torch.device], nn.Module]])
         pictures, _ = _pictures(deliver(Path(place) / "others", 80, seed=16, part="test"))
         first, second = on_ranks(_observed, train, folder, run_dir, pictures, world_size=2, seconds=SECONDS)
         _judge_kinds(first, second)
+        files = sorted(file for file in run_dir.rglob("*") if file.is_file())
         model = load(run_dir, torch.device("cpu"))
         if not isinstance(model, nn.Module):
             raise Wrong("no_model", f"Return the model; you return a value of type {type(model).__name__}.")
         _judge_loaded(model, first, pictures)
+        _judge_loading_again(load, run_dir, files)
     return "The checkpoint of two ranks gives, in one process, the same answers as the model that was trained."
 
 
@@ -72,6 +75,8 @@ def _observed(train: Train, folder: Path, run_dir: Path, pictures: torch.Tensor)
     if not isinstance(model, nn.Module) or isinstance(model, DistributedDataParallel):
         return {"kind": type(model).__name__}
     parameters = copies(model.parameters())
+    if other := next((p.dtype for p in parameters if p.dtype != pictures.dtype), None):
+        return {"dtype": other}
     model.eval()
     with torch.no_grad():
         logits = model(pictures.to(next(model.parameters()).device)).cpu()
@@ -80,6 +85,8 @@ def _observed(train: Train, folder: Path, run_dir: Path, pictures: torch.Tensor)
 
 def _judge_kinds(ones: dict[str, Any], others: dict[str, Any]) -> None:
     """Refuse what is no model that can leave the ranks."""
+    if dtype := next((what["dtype"] for what in (ones, others) if "dtype" in what), None):
+        raise Wrong("dtype", f"The model that you return has weights of the type {dtype}; pictures are torch.float32.")
     kinds = {rank: what["kind"] for rank, what in enumerate((ones, others)) if "kind" in what}
     if "DistributedDataParallel" in kinds.values():
         raise Wrong(
@@ -94,6 +101,17 @@ def _judge_kinds(ones: dict[str, Any], others: dict[str, Any]) -> None:
         )
     if kinds:
         raise Wrong("no_model", f"Return the trained model; you return a value of type {kinds[0]}.")
+
+
+def _judge_order(seen: list[int]) -> None:
+    """Refuse pictures that come in one order again and again. Where each is drawn anew, that cannot be told."""
+    epoch = seen.index(seen[0], 1) if seen and seen.count(seen[0]) > 1 else 0  # the first picture comes again
+    if epoch > 20 and len(seen) >= 2 * epoch and seen[:epoch] == seen[epoch : 2 * epoch]:
+        raise Wrong(
+            "same_order",
+            f"The second epoch of rank 0 brings its {epoch} pictures in the very order of the first. Who tells the "
+            "sampler which epoch it is?",
+        )
 
 
 def _judge_ranks(ones: dict[str, Any], others: dict[str, Any]) -> None:
@@ -180,6 +198,22 @@ def _judge_loaded(model: nn.Module, first: dict[str, Any], pictures: torch.Tenso
             f"The loaded model says the same as the trained one on {agree:.0%} of the pictures. Which weights did the "
             "file hold, under which names, and did loading leave any out? The model that `train` returns counts.",
         )
+
+
+def _judge_loading_again(load: Callable[[Path, torch.device], nn.Module], run_dir: Path, files: list[Path]) -> None:
+    """Refuse what works once: a run that is used up, a second call that fails, a model that is no checkpoint's."""
+    if gone := [file.name for file in files if not file.exists()]:
+        raise Wrong("checkpoint_gone", f"Loading has taken {gone[0]} away. Whoever loads this run again finds nothing.")
+    load(run_dir, torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            load(Path(empty), torch.device("cpu"))
+        except (Exception, SystemExit):  # whatever the learner's way to say that there is nothing
+            return
+    raise Wrong(
+        "no_run_needed",
+        "For a folder without any file your function gives a model, too. Which run do its weights come from?",
+    )
 
 
 def _pictures(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
