@@ -39,6 +39,7 @@ PRELOAD = (
     "torch.distributed.pipelining",
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
+    "tabulate",  # if there is one: torch._dynamo imports it when a process ends, which took half of a rank's time
     "cloudpickle",
     "torchcourse.ranks.worker",
 )

@@ -1,5 +1,6 @@
 """What ranks need of the course is imported once, before they are forked; the learner's own modules in each rank."""
 
+import atexit
 import gc
 import importlib
 import sys
@@ -39,3 +40,12 @@ def test_a_module_that_cannot_be_imported_is_the_ranks_own_matter() -> None:
         server._wait_until_ready(lambda: None)
         server._ask_to_import(["torchcourse.there_is_no_such_module"])
     assert run_ranks(lambda: 1) == [1, 1]
+
+
+def test_a_rank_imports_nothing_when_it_ends() -> None:
+    def imported_at_the_end() -> list[str]:
+        before = set(sys.modules)
+        atexit._run_exitfuncs()
+        return sorted(set(sys.modules) - before)
+
+    assert run_ranks(imported_at_the_end) == [[], []]
