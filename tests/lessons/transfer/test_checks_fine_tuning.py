@@ -156,6 +156,10 @@ def before_each_pass(model):
     model.body.register_forward_pre_hook(lambda body, _: body.eval() and None)
 
 
+def with_a_hook_that_returns(model):
+    model.register_forward_pre_hook(lambda whole, _: whole.body.eval())
+
+
 def for_every_backbone(model):
     model.body.requires_grad_(False).eval()
     type(model.body).train = lambda self, mode=True: self
@@ -245,6 +249,7 @@ def test_right_freezing(answer):
         (everything, "head_frozen"),
         (zeros, "changed_at_once"),
         (lambda model: None, "weights_move"),
+        (with_a_hook_that_returns, "hook_returns"),
         (for_every_backbone, "all_models"),
         (for_every_norm, "all_models"),
         (without_a_mode, "train_call"),

@@ -101,13 +101,22 @@ def _judge_what_moved(model: Classifier, before: dict[str, torch.Tensor]) -> Non
 
 
 def _passed(model: Classifier, inputs: torch.Tensor) -> torch.Tensor:
-    if model.body(inputs).is_inference():
+    try:
+        if not model.body(inputs).is_inference():
+            return model(inputs)
+    except (TypeError, AttributeError):
+        if not any(module._forward_pre_hooks for module in model.modules()):
+            raise
         raise Wrong(
-            "inference",
-            "The body gives inference tensors now, and no head can be trained on those. Once its parameters get no "
-            "gradients, does the body need a forward pass of its own at all?",
-        )
-    return model(inputs)
+            "hook_returns",
+            "A forward pre-hook of yours returns something, and PyTorch puts that in the place of the inputs. "
+            "`module.eval()` gives the module back, so a lambda that calls it returns that: let the hook return None.",
+        ) from None
+    raise Wrong(
+        "inference",
+        "The body gives inference tensors now, and no head can be trained on those. Once its parameters get no "
+        "gradients, does the body need a forward pass of its own at all?",
+    )
 
 
 @contextlib.contextmanager
