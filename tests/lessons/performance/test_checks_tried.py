@@ -145,6 +145,11 @@ def test_the_limit_that_was_given_counts():
     assert "above a limit of 0.25" in at_least_1.message
 
 
+def test_the_shape_may_differ():
+    checked = check.one_graph(lambda x, limit: limited(x.view(-1, 5), limit).view_as(x))
+    assert (checked.state, checked.symptom) == ("wrong", "raised_RuntimeError")
+
+
 class Late(torch.Tensor):
     """A tensor that could compute its numbers when they are read, after the clock has stopped."""
 
@@ -264,9 +269,9 @@ def twice_at_most(*given):
     return report | {"accuracies": report["accuracies"][:2]}
 
 
-def in_percent(*given):
+def times(factor, *given):
     report = loop(*given)
-    return report | {"accuracies": [100 * share for share in report["accuracies"]]}
+    return report | {"accuracies": [factor * share for share in report["accuracies"]]}
 
 
 def with_graphs(*given):
@@ -285,8 +290,10 @@ def parameters_alone(model, *given):
         (on_a_copy, "steps", "Was it a copy that you trained?"),
         (of_its_own, "training_changed", "between the two"),
         (twice_at_most, "count", "31 steps give 3 accuracies"),
-        (in_percent, "percent", "go from 0 to 1"),
+        (functools.partial(times, 100), "no_shares", "are 100 times too large"),
+        (functools.partial(times, 2048), "no_shares", "are 2,048 times too large"),
         (with_graphs, "losses_with_graphs", "holds the graph"),
+        (lambda *given: loop(*given) | {"accuracies": [None] * (len(given[2]) // 10)}, "wrong_accuracy", "differs"),
         (parameters_alone, "wrong_weights", "lacks 3.num_batches_tracked, 3.running_mean"),
         (lambda *given: loop(*given) | {"losses": 0.5}, "wrong_type", 'report["losses"] is a list'),
         (

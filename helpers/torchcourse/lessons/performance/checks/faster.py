@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from torchcourse.checks import Wrong, check
-from torchcourse.checks.kit import one_thread, same, tensor_of
+from torchcourse.checks.kit import numbers, one_thread, same, tensor_of
 from torchcourse.lessons.performance import slow_loop
 from torchcourse.lessons.performance.class_means import class_means_loop, drawn
 from torchcourse.lessons.performance.speed import Comparison, compare
@@ -183,8 +183,10 @@ def _judge_run(ours: _Done, untouched: tuple[_Given], right: _Done) -> None:
             f"{steps} steps give {len(as_before['accuracies'])} accuracies: after every tenth step. Yours are "
             f"{len(report['accuracies'])}.",
         )
-    if same([share / 100 for share in report["accuracies"]], as_before["accuracies"], tolerance=1e-9) and steps > 9:
-        raise Wrong("percent", "Your accuracies are in percent. Those of the slow loop go from 0 to 1.")
+    shares = numbers(report["accuracies"])
+    times = shares[0] / as_before["accuracies"][0] if shares else 1.0
+    if shares and times > 50 and same([share / times for share in shares], as_before["accuracies"], tolerance=1e-9):
+        raise Wrong("no_shares", f"Your accuracies are {times:,.0f} times too large. They go from 0 to 1.")
     if not same(list(report["accuracies"]), as_before["accuracies"], tolerance=1e-9):
         raise Wrong(
             "wrong_accuracy",

@@ -203,6 +203,7 @@ def one_graph(learner: Callable[[torch.Tensor, float], torch.Tensor]) -> str:
     inputs = {"below the limit": small, "above the limit": large, "all 0": torch.zeros_like(small)}
     cases = [(name, x, 1.0) for name, x in inputs.items()]
     cases += [("above a limit of 2.5", large, 2.5), ("above a limit of 0.25", small, 0.25)]
+    cases.append(("of the shape [4, 3]", large[:4, :3].clone(), 1.0))
     for name, x, limit in cases:
         given = x.clone()
         out = tensor_of(learner(given, limit), x.shape, f"Input {name}: the output has the shape of the input.")
