@@ -140,7 +140,7 @@ def by_a_set(folder, part):
 
 
 def by_numpy(folder, part):
-    """A right split whose cards are texts that NumPy made anew."""
+    """A right split whose cards are texts that NumPy made again."""
     return by_cards(folder, part, lambda cards: set(np.unique([*cards])[::5].tolist()))
 
 
@@ -168,7 +168,7 @@ def brighter_each_time(folder, part):
     return data
 
 
-def test_a_split_of_texts_that_are_made_anew_is_right():
+def test_a_split_of_texts_that_are_made_again_is_right():
     accepted(check.dataset(by_numpy))
 
 

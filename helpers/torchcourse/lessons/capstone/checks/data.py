@@ -52,7 +52,7 @@ def _judge_again(learner: Callable[[Path, str], Any], folder: Path, files: list[
         )
     with _cards_of_another_process(learner):
         elsewhere = list(_opened(learner, folder, "val").files)
-    # Texts that were made anew, by NumPy say, are not found among cards with another hash: that proves nothing.
+    # A text that is made again, by NumPy say, is not found among cards with another hash: that proves nothing.
     if sorted(elsewhere) != sorted(files) and SHARES[0] <= len(elsewhere) / rows <= SHARES[1]:
         raise Wrong(
             "split_moves",

@@ -104,7 +104,7 @@ def _judge_kinds(ones: dict[str, Any], others: dict[str, Any]) -> None:
 
 
 def _judge_order(seen: list[int]) -> None:
-    """Refuse pictures that come in one order again and again. Where each is drawn anew, that cannot be told."""
+    """Refuse pictures that come in one order again and again. Where each is drawn again, that cannot be told."""
     epoch = seen.index(seen[0], 1) if seen and seen.count(seen[0]) > 1 else 0  # the first picture comes again
     if epoch > 20 and len(seen) >= 2 * epoch and seen[:epoch] == seen[epoch : 2 * epoch]:
         raise Wrong(
