@@ -14,13 +14,14 @@ import contextlib
 import inspect
 import linecache
 import os
+import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch.distributed as dist
 
 from torchcourse.interrupts import stopped
 from torchcourse.ranks import group, pickling, report, start
@@ -76,17 +77,16 @@ def run_ranks(
         return _run_in_place(fn, args, env)
     payload, modules = pickling.dumps_call(fn, args)
     _check_memory(world_size, len(payload))
-    libuv = sys.platform != "win32"  # which PyTorch for Windows is built without
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, use_libuv=libuv)
     printer = report.LinePrinter()
-    supervisor = Supervisor(_start(world_size, modules, printer), printer)
-    try:
-        supervisor.send(_job(world_size, store.port, env, printer.columns), payload)
-        return supervisor.results(timeout)
-    except KeyboardInterrupt:
-        raise stopped(f"The ranks were stopped.\n{supervisor.where()}") from None
-    finally:
-        supervisor.close()
+    with tempfile.TemporaryDirectory(prefix="ranks-", ignore_cleanup_errors=True) as meeting_point:
+        supervisor = Supervisor(_start(world_size, modules, printer), printer)
+        try:
+            supervisor.send(_job(world_size, meeting_point, env, printer.columns), payload)
+            return supervisor.results(timeout)
+        except KeyboardInterrupt:
+            raise stopped(f"The ranks were stopped.\n{supervisor.where()}") from None
+        finally:
+            supervisor.close()
 
 
 def free_memory() -> int:
@@ -177,12 +177,13 @@ def _start(world_size: int, modules: list[str], printer: report.LinePrinter) -> 
         ) from None
 
 
-def _job(world_size: int, port: int, env: dict[str, str] | None, columns: int | None) -> Job:
+def _job(world_size: int, meeting_point: str, env: dict[str, str] | None, columns: int | None) -> Job:
     """What every rank is told: to look like this process, where to meet the others, and whether a bar may move."""
     return Job(
         rank=0,
         world_size=world_size,
-        port=port,
+        store=os.path.join(meeting_point, "store"),
+        port=_free_port(),
         environ={**os.environ, **({} if gpus_for(world_size) else ON_CPU), **(env or {})},
         folder=_current_folder(),
         path=list(sys.path),
@@ -190,6 +191,12 @@ def _job(world_size: int, port: int, env: dict[str, str] | None, columns: int | 
         sources=_sources(),
         bar_columns=max(columns - len("[rank 0] "), 1) if columns else columns,
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _current_folder() -> str:

@@ -40,7 +40,8 @@ class Job:
 
     rank: int
     world_size: int
-    port: int  # of the TCPStore that the notebook holds
+    store: str  # the file in which the ranks meet
+    port: int  # MASTER_PORT, for a process group that the learner makes
     environ: dict[str, str]
     folder: str
     path: list[str]
@@ -87,7 +88,9 @@ def _run(connection: Connection, output_fd: int, stacks_fd: int) -> NoReturn:
     try:
         _redirect(output_fd, stacks_fd, job.bar_columns)
         _prepare(job)
-        group.join()
+        # In a file, not a TCPStore: that one asks the name server who 127.0.0.1 is, several times per rank, and where
+        # none answers, as on a laptop without a network, each question takes 5 s or more.
+        group.join(dist.FileStore(job.store, job.world_size))
         function, args = cloudpickle.loads(payload)
         del payload
         _fill_main(function, args)
@@ -202,7 +205,6 @@ def _prepare(job: Job) -> None:
             "GROUP_RANK": "0",
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(job.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the notebook holds the store, rank 0 makes none
             "USE_LIBUV": "0" if sys.platform == "win32" else "1",
         }
     )

@@ -2,8 +2,43 @@
 
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from torchcourse.ranks import run_ranks
+
+
+def test_ranks_meet_in_a_file_which_needs_no_name_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TCPStore asks one who 127.0.0.1 is, several times per rank: 5 s or more where none answers."""
+
+    def where() -> str:
+        store = dist.distributed_c10d._get_default_store()  # no public function tells it
+        while isinstance(store, dist.PrefixStore):
+            store = store.underlying_store
+        return type(store).__name__
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_ranks(where) == ["FileStore", "FileStore"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rank_may_make_process_groups_of_its_own() -> None:
+    def sums() -> list[float]:
+        found = []
+        for _ in range(2):
+            dist.destroy_process_group()
+            dist.init_process_group("gloo")
+            one = torch.ones(1)
+            dist.all_reduce(one)
+            found.append(one.item())
+        return found
+
+    assert run_ranks(sums, world_size=3) == [[3.0, 3.0]] * 3
 
 
 def test_no_rank_begins_before_the_last_one_has_joined(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_under_torchrun_too(tmp_path: Path) -> None:
 
 def test_gpus_are_hidden_in_the_environment_that_a_rank_starts_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    job = run._job(2, 1, None, None)
+    job = run._job(2, "a folder", None, None)
     assert job.environ["CUDA_VISIBLE_DEVICES"] == ""
-    assert run._job(2, 1, {"CUDA_VISIBLE_DEVICES": "7"}, None).environ["CUDA_VISIBLE_DEVICES"] == "7"
+    assert run._job(2, "a folder", {"CUDA_VISIBLE_DEVICES": "7"}, None).environ["CUDA_VISIBLE_DEVICES"] == "7"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert "CUDA_VISIBLE_DEVICES" not in run._job(2, 1, None, None).environ
+    assert "CUDA_VISIBLE_DEVICES" not in run._job(2, "a folder", None, None).environ
