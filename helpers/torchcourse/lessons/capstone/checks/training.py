@@ -109,8 +109,8 @@ def _judge_order(seen: list[int]) -> None:
     if epoch > 20 and len(seen) >= 2 * epoch and seen[:epoch] == seen[epoch : 2 * epoch]:
         raise Wrong(
             "same_order",
-            f"The second epoch of rank 0 brings its {epoch} pictures in the very order of the first. Who tells the "
-            "sampler which epoch it is?",
+            f"The second epoch of rank 0 brings its {epoch} pictures in the very order of the first. Are they "
+            "shuffled, and who tells the sampler which epoch it is?",
         )
 
 
