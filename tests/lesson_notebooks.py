@@ -15,9 +15,7 @@ from torchcourse.tools.repository import ROOT
 
 RELEASES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 EVERY_NOTEBOOK = os.environ.get("TORCHCOURSE_EVERY_NOTEBOOK") == "1"
-
-
-FIRST_TRY = "-as-released"
+FIRST_TRY = "-as-released"  # after the id of a cell that runs as it is released, before it runs as it is done
 
 
 def _in_the_browser(release: Path) -> bool:
@@ -29,10 +27,6 @@ def _in_the_browser(release: Path) -> bool:
     if release.parent.name == "11_final":
         return False
     return EVERY_NOTEBOOK or release.name.startswith("1_") or release.parent.name == "00_start_here"
-
-
-# The tag by which JupyterLab and nbclient go on after a cell's error.
-FIRST_TRY = "raises-exception"
 
 
 def name(release: Path) -> str:
