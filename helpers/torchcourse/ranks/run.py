@@ -32,7 +32,7 @@ from torchcourse.ranks.who import ON_CPU, default_world_size, gpus_for
 from torchcourse.ranks.worker import Job, describe
 from torchcourse.units import format_bytes, is_whole_number
 
-__all__ = ["RankError", "RankTimeout", "free_memory", "memory_of_a_rank", "run_ranks"]
+__all__ = ["RankError", "RankTimeout", "free_memory", "free_port", "memory_of_a_rank", "run_ranks"]
 
 
 def run_ranks(
@@ -99,6 +99,13 @@ def free_memory() -> int:
         with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
             free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
     return free
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def memory_of_a_rank(world_size: int) -> int:
@@ -183,7 +190,7 @@ def _job(world_size: int, meeting_point: str, env: dict[str, str] | None, column
         rank=0,
         world_size=world_size,
         store=os.path.join(meeting_point, "store"),
-        port=_free_port(),
+        port=free_port(),
         environ={**os.environ, **({} if gpus_for(world_size) else ON_CPU), **(env or {})},
         folder=_current_folder(),
         path=list(sys.path),
@@ -191,12 +198,6 @@ def _job(world_size: int, meeting_point: str, env: dict[str, str] | None, column
         sources=_sources(),
         bar_columns=max(columns - len("[rank 0] "), 1) if columns else columns,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _current_folder() -> str:

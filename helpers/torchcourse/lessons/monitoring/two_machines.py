@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 import time
@@ -32,7 +31,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from torchcourse.lessons.monitoring import elastic_digits
 from torchcourse.ranks.environ import IN_RANK
-from torchcourse.ranks.run import RankError, RankTimeout, run_ranks
+from torchcourse.ranks.run import RankError, RankTimeout, free_port, run_ranks
 from torchcourse.ranks.start import start_method
 from torchcourse.ranks.who import ON_CPU
 
@@ -130,7 +129,7 @@ def _story(
     here = Path(folder).resolve()
     here.mkdir(parents=True, exist_ok=True)
     method = "spawn" if spawn else "fork"
-    given = arguments("2" if replace else "1:2", f"127.0.0.1:{_free_port()}")
+    given = arguments("2" if replace else "1:2", f"127.0.0.1:{free_port()}")
     job = (str(here), 30, 5, rank_dies_at, machine_dies_at)
     agents = {name: _start(name, given, job, method) for name in "AB"}
     deaths: dict[str, float] = {}
@@ -194,12 +193,6 @@ def _end_with(parent: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 def _last_words(folder: Path) -> str:
