@@ -213,8 +213,9 @@ def place(environ: Mapping[str, str], modules: Collection[str]) -> Finding:
         return Finding("Notebook", "Kaggle", away)
     if "JPY_SESSION_NAME" in environ:
         return Finding("Notebook", "JupyterLab", "Your files stay on this machine. Ctrl+S saves the notebook.")
-    if "VSCODE_PID" in environ:
-        return Finding("Notebook", "VS Code", "Lessons run here too. The keyboard shortcuts are those of VS Code.")
+    if _VS_CODE & environ.keys():
+        meaning = "Lessons run here too, with the keyboard shortcuts of VS Code. Code that JupyterLab folds is open."
+        return Finding("Notebook", "VS Code", meaning)
     if "ipykernel" in modules:
         return Finding("Notebook", "run by a program", "Nobody can click here, so cards and sliders do nothing.")
     return Finding(
@@ -222,9 +223,13 @@ def place(environ: Mapping[str, str], modules: Collection[str]) -> Finding:
     )
 
 
+# The second where VS Code works on a different machine, over SSH or in WSL: the first is not set there.
+_VS_CODE = {"VSCODE_PID", "VSCODE_CWD"}
+
+
 def has_reader(environ: Mapping[str, str]) -> bool:
     """Whether somebody looks at this notebook while it runs, from environment variables: no program alone runs it."""
-    opened = {"JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"} & environ.keys()
+    opened = ({"JPY_SESSION_NAME", "COLAB_RELEASE_TAG"} | _VS_CODE) & environ.keys()
     return bool(opened) or environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
 
 

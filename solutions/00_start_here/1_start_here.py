@@ -569,7 +569,8 @@ retrospective(language="ko")  # or "en"
 # (Colab has keys of its own; **Ctrl+M**, then **H** lists them.)
 #
 # Cells that only import, ask, check or show an outcome are folded: you see their title. They run as the others do. To
-# read one, click the three dots behind its title, or choose *View → Expand All Code*.
+# read one, click the three dots behind its title, or choose *View → Expand All Code*. (In VS Code they stand open: it
+# does not know this fold.)
 # In a question, the letters **A**, **B**, … choose, and the arrow keys move; no such key reaches the notebook.
 # **Tab** leads into a question or a slider, and out of it; **Esc** goes back to the cell.
 # With the notebook's own keys, the arrows pass over folded cells; **Shift+Enter** in the cell above leads into one.

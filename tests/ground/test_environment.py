@@ -73,12 +73,19 @@ def test_packages_that_are_not_here():
         ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, ["ipykernel"], "Kaggle"),
         ({"JPY_SESSION_NAME": "a.ipynb", "VSCODE_PID": "1"}, ["ipykernel"], "JupyterLab"),
         ({"VSCODE_PID": "1"}, ["ipykernel"], "VS Code"),
+        ({"VSCODE_CWD": "/home"}, ["ipykernel"], "VS Code"),
         ({}, ["ipykernel"], "run by a program"),
         ({}, [], "none"),
     ],
 )
 def test_the_place_is_recognised(environ, modules, found):
     assert environment.place(environ, modules).found == found
+
+
+@pytest.mark.parametrize("name", ["JPY_SESSION_NAME", "VSCODE_PID", "VSCODE_CWD", "COLAB_RELEASE_TAG"])
+def test_who_opens_a_notebook_reads_it(name):
+    assert environment.has_reader({name: "x"})
+    assert not environment.has_reader({"VSCODE_GIT_IPC_HANDLE": "x"})  # as a terminal of VS Code has it
 
 
 def test_a_journal_that_cannot_be_written_is_missing(tmp_path, monkeypatch):
