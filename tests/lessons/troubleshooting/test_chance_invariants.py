@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, kl_divergence
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.tools.bench.programs import clouds
@@ -109,5 +109,76 @@ def test_data_that_is_made_the_same_for_each_step_raises_no_alarm() -> None:
     def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         given = torch.randn(32, 4, generator=generator.manual_seed(1))
         return F.mse_loss(model(given), given.flip(1) + 0.1 * torch.randn(32, 4, generator=generator))
+
+    assert names(model, loss) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "alarms"),
+    [("drawn again", ["noise_not_shown"]), ("drawn in place", ["noise_not_shown"])]
+    + [(kind, []) for kind in ("added", "clean", "velocity", "two noisy copies", "nothing but noise")],
+)
+def test_noise_that_is_to_be_foretold_is_shown(kind: str, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(13, 12)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        angle, noise = torch.rand(32, 1), torch.randn_like(x)
+        given = torch.randn(32, 12) if kind == "nothing but noise" else torch.cos(angle) * x + torch.sin(angle) * noise
+        target = {
+            "drawn again": lambda: torch.randn_like(x),
+            "drawn in place": lambda: torch.empty(32, 12).normal_().data,
+            "added": lambda: noise,
+            "clean": lambda: x,
+            "velocity": lambda: torch.cos(angle) * noise - torch.sin(angle) * x,
+            "two noisy copies": lambda: x + torch.randn_like(x),
+            "nothing but noise": lambda: torch.randn(32, 12),
+        }[kind]()
+        return F.mse_loss(model(torch.cat([given, angle], dim=1)), target)
+
+    assert names(model, loss) == alarms
+
+
+def test_a_code_that_was_made_into_a_sample_is_shown() -> None:
+    torch.manual_seed(0)
+    model, make = nn.Linear(12, 4), nn.Linear(6, 12)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        noise, code = torch.randn(32, 2), torch.randn(32, 4)
+        return F.mse_loss(model(x + make(torch.cat([noise, code], dim=1))), code)
+
+    assert names(model, loss) == []
+
+
+@pytest.mark.parametrize("form", ["logarithm", "softplus", "library"])
+@pytest.mark.parametrize(("sign", "alarms"), [(1, []), (-1, ["divergence_subtracted"])])
+def test_a_divergence_is_made_small(form: str, sign: int, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    encode, decode = nn.Linear(12, 8), nn.Linear(4, 12)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        mean, free = encode(x).chunk(2, dim=1)
+        spread = F.softplus(free) + 1e-3 if form == "softplus" else (0.5 * free).exp()
+        if form == "logarithm":
+            divergence = -0.5 * (1 + free - mean.pow(2) - free.exp()).sum(dim=1).mean()
+        elif form == "softplus":
+            divergence = (0.5 * (spread**2 + mean**2 - 1) - spread.log()).sum(dim=1).mean()
+        else:
+            standard = Normal(torch.zeros_like(mean), torch.ones_like(mean))
+            divergence = kl_divergence(Normal(mean, spread), standard).sum(dim=1).mean()
+        return F.mse_loss(decode(mean + spread * torch.randn_like(mean)), x) + 0.1 * sign * divergence
+
+    assert names(encode, loss) == alarms
+
+
+def test_a_policy_of_normal_actions_may_like_to_be_uncertain() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(12, 8)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        mean, spread = model(x).chunk(2, dim=1)
+        actions = Normal(mean, spread.exp())
+        drawn = actions.sample()
+        return -(actions.log_prob(drawn) * -drawn.square()).mean() - 0.1 * actions.entropy().mean()
 
     assert names(model, loss) == []

@@ -133,3 +133,21 @@ def test_features_of_training_samples_are_no_validation(part: bool, alarms: list
     model = dense()
     look = model[:2] if part else model
     assert names(model, F.cross_entropy, x[:192], y[:192], x[150:], look) == alarms
+
+
+@pytest.mark.parametrize(
+    ("kind", "alarms"), [("one buffer", ["same_samples"]), ("the same batch", ["same_samples"]), ("states", [])]
+)
+def test_states_of_a_game_come_again_with_other_values(kind: str, alarms: list[str]) -> None:
+    x = F.one_hot(torch.arange(10), 10).float() if kind == "states" else torch.randn(10, 10)
+    model = nn.Linear(10, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with SanityProbe(model, optimizer) as probe:
+        for step in range(8):
+            places = torch.randint(10, (32,)) if kind == "states" else torch.full((32,), step)
+            batch = x[places] if kind != "one buffer" else torch.randn(1, 10).repeat(32, 1)
+            batch = x[:4].repeat(8, 1) if kind == "the same batch" else batch
+            optimizer.zero_grad()
+            F.mse_loss(model(batch)[:, 0], torch.randn(32)).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms

@@ -48,3 +48,86 @@ def test_neighbors_in_an_image_are_neighbors(arrange: Callable, alarms: list[str
     x = F.interpolate(torch.randn(160, 3, 3, 3), size=12, mode="bilinear", align_corners=True) + 2 * COLORS
     x = arrange(x + torch.randn(160, 1, 1, 1))
     assert names(x[:128], x[128:]) == alarms
+
+
+def squares(samples: int = 64, size: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [N, 3, size, size] of three squares, each in a color of its own, and the color of each pixel [N, …]."""
+    pictures, maps = 0.1 * torch.randn(samples, 3, size, size), torch.zeros(samples, size, size, dtype=torch.long)
+    for number in range(samples):
+        for color in (1, 2, 3):
+            row, column = torch.randint(size - 5, (2,)).tolist()
+            maps[number, row : row + 5, column : column + 5] = color
+    return pictures + F.one_hot(maps, 4)[..., 1:].permute(0, 3, 1, 2), maps
+
+
+def painted(change: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], out: int) -> list[str]:
+    torch.manual_seed(0)
+    model, (pictures, maps) = nn.Conv2d(3, out, 3, padding=1), squares()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(len(maps)).split(8):
+            picture, target = change(pictures[rows], maps[rows])
+            optimizer.zero_grad()
+            scores = model(picture)
+            loss = F.cross_entropy(scores, target) if out == 4 else F.l1_loss(scores[:, 0], target.float())
+            loss.backward()
+            optimizer.step()
+    return [alarm.name for alarm in probe.alarms()]
+
+
+def smaller(maps: torch.Tensor, mode: str) -> torch.Tensor:
+    return F.interpolate(maps[:, None].float(), size=11, mode=mode)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("of_labels", "alarms"),
+    [
+        (lambda maps: smaller(maps, "bilinear").long(), ["labels_interpolated"]),
+        (lambda maps: smaller(maps, "bicubic").round().clamp(0, 3).to(torch.int64), ["labels_interpolated"]),
+        (lambda maps: torch.stack([smaller(m[None], "area")[0].long() for m in maps]), ["labels_interpolated"]),
+        (lambda maps: smaller(maps, "nearest").long(), []),
+        (lambda maps: F.interpolate(F.one_hot(maps).mT.float().mT.permute(0, 3, 1, 2), size=11).argmax(1), []),
+        (lambda maps: (smaller((maps > 0).long(), "bilinear") > 0.5).long(), []),
+    ],
+)
+def test_labels_are_taken_not_computed_between(of_labels: Callable, alarms: list[str]) -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return F.interpolate(pictures, size=11, mode="bilinear"), of_labels(maps)
+
+    assert painted(change, out=4) == alarms
+
+
+def test_shades_that_are_classes_may_be_interpolated() -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shades = (100 + 40 * pictures.mean(dim=1, keepdim=True)).round()
+        return pictures[..., :11, :11], F.interpolate(shades, size=11, mode="bilinear")[:, 0].long().remainder(4)
+
+    assert painted(change, out=4) == []
+
+
+@pytest.mark.parametrize("out", [4, 1])
+@pytest.mark.parametrize(
+    ("turn", "both", "alarms"),
+    [
+        (lambda part: part.flip(-1), False, ["turned_without_target"]),
+        (lambda part: part.flip(-2), False, ["turned_without_target"]),
+        (lambda part: part.rot90(1, (-2, -1)), False, ["turned_without_target"]),
+        (lambda part: part.flip(-1), True, []),
+        (lambda part: part, True, []),
+    ],
+)
+def test_a_picture_and_its_map_are_turned_together(turn: Callable, both: bool, alarms: list[str], out: int) -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = [torch.rand(()) < 0.5 for _ in maps]
+        pictures = torch.stack([turn(p) if t else p for p, t in zip(pictures, turned, strict=True)])
+        maps = torch.stack([turn(m) if t and both else m for m, t in zip(maps, turned, strict=True)])
+        return pictures, maps
+
+    assert painted(change, out) == alarms
+
+
+def test_a_map_that_has_nothing_to_do_with_the_brightness_raises_no_alarm() -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn_like(pictures).cumsum(2).cumsum(3) / 10, maps
+
+    assert painted(change, out=4) == []

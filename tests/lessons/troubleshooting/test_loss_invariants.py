@@ -160,3 +160,27 @@ def test_each_loss_goes_backward_once(again: str, alarms: list[str]) -> None:
             optimizer.step()
     assert [alarm.name for alarm in probe.alarms()] == alarms
     assert math.isfinite(float(total))
+
+
+def _views(likeness: Callable[[torch.Tensor], torch.Tensor], neighbors: bool = False) -> Loss:
+    def loss(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        vectors = F.normalize(torch.cat([out, out + 0.1 * torch.randn_like(out)]), dim=1)
+        rows = torch.arange(len(vectors))
+        if neighbors:
+            vectors = vectors.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+        return F.cross_entropy(likeness(vectors), rows ^ 1 if neighbors else rows.roll(len(out)))
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "alarms"),
+    [
+        (_views(lambda vectors: vectors @ vectors.T / 0.1), ["self_not_masked"]),
+        (_views(lambda vectors: -torch.cdist(vectors, vectors).square(), neighbors=True), ["self_not_masked"]),
+        (_views(lambda vectors: (vectors @ vectors.T / 0.1).fill_diagonal_(-math.inf)), []),
+        (_views(lambda vectors: vectors @ vectors.T / 0.1 - 1e9 * torch.eye(len(vectors)), neighbors=True), []),
+    ],
+)
+def test_a_sample_is_not_among_those_that_it_is_told_from(loss: Loss, alarms: list[str]) -> None:
+    assert names(nn.Linear(12, 8), loss) == alarms

@@ -33,10 +33,13 @@ Silent bugs
     usage             how PyTorch is used: rarer losses, derivatives in the loss, layers made on the way
     sequence_watch    how sequences are treated: what attention sums and leaves out, which steps are read
     chance_watch      what is drawn: noise, actions and their log-probabilities
+    target_watch      where targets come from: noise that the model was not shown, labels that were interpolated
+    beside_watch      what stands beside the model: an average of its weights, a replica, an adversary
     makers            which operation made the numbers that a loss gets
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
                       `sequence_invariants`, `schedule_invariants`, `program_invariants`, `data_invariants`,
-                      `image_invariants`, `output_invariants`, `usage_invariants`, `chance_invariants`
+                      `image_invariants`, `output_invariants`, `usage_invariants`, `chance_invariants`,
+                      `beside_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

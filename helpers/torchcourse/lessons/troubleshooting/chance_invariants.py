@@ -62,4 +62,41 @@ def ratios(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [noise, advantages, ratios]
+def shown_noise(run: WatchedRun) -> Iterator[Alarm]:
+    """Noise that is to be foretold is in what the model gets."""
+    steps = run.record.origins.unknown_noise
+    if len(steps) >= STEPS_AT_LEAST:
+        yield Alarm(
+            "noise_not_shown",
+            f"In {len(steps)} steps the target was noise that is not in what the model got; in there was other noise "
+            "of the same shape. Is it drawn twice? Compare with the noise that was added.",
+        )
+
+
+def divergences(run: WatchedRun) -> Iterator[Alarm]:
+    """A divergence from a normal distribution is made small, not large."""
+    pulls = [found for _, found in sorted(run.record.chance.pulls.items())]
+    wrong = sum(_pushed_away(found) for found in pulls)
+    if wrong >= STEPS_AT_LEAST and wrong == len(pulls):
+        yield Alarm(
+            "divergence_subtracted",
+            f"In {wrong} steps the loss fell evenly with the square of a mean and with a variance, as a divergence "
+            "from the standard normal distribution does with the wrong sign: it has no lower bound. The "
+            "divergence is -0.5 * (1 + logvar - mu**2 - exp(logvar)), and is added.",
+        )
+
+
+def _pushed_away(pulls: dict[str, list[float]]) -> bool:
+    squares = [pull for pull in pulls.get("square", ()) if pull < 0]
+    of_variances = [other for other in pulls.get("exp", ()) if any(_near(other, pull) for pull in squares)]
+    logs = [
+        other for other in pulls.get("log", ()) for pull in squares if _near(other, -pull) or _near(other, -2 * pull)
+    ]
+    return bool(of_variances or logs)
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= 1e-5 * abs(other)
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [noise, advantages, ratios, shown_noise, divergences]

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ hide(__file__)
 
 NUMBERS_AT_LEAST = 16  # in a drawn tensor; fewer can be a seed or an index
 MANY = 256  # draws per step: of more, nothing is said
-_DRAWS = {"randn", "randn_like", "rand", "rand_like", "normal"}
+DRAWS = {"randn", "randn_like", "rand", "rand_like", "normal"}
 _FOLLOWED = {"neg", "__neg__", "sum", "squeeze", "unsqueeze", "view", "reshape", "mean", "stack", "cat"}
 _FOLLOWED |= {"sub", "__sub__"}
+_CURVES = {"exp": "exp", "pow": "square", "__pow__": "square", "square": "square", "log": "log"}
+PULLS_AT_MOST = 12  # steps
 _TIMES = {"mul", "__mul__", "__rmul__"}
 
 Drawn = tuple[tuple[int, ...], float, float]
@@ -44,6 +47,8 @@ class Chance:
         with."""
         self.ratios: dict[int, bool] = {}
         """By step, whether all ratios exp(log-probability - other) were exactly 1."""
+        self.pulls: dict[int, dict[str, list[float]]] = {}
+        """By step and function (exp, square, log), the numbers that were the gradient of all that it put out."""
         self._steps, self._inside = steps, inside
         self._logs: dict[int, weakref.ref[torch.Tensor]] = {}
         self._open = contextlib.ExitStack()
@@ -65,10 +70,13 @@ class Chance:
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
-        if name in _DRAWS and torch.is_grad_enabled() and not self._inside():
+        if name in DRAWS and torch.is_grad_enabled() and not self._inside():
             found = self.drawn.setdefault(self._steps(), [])
             if isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST and len(found) < MANY:
                 found.append(fingerprint(out))
+        curved = name in _CURVES and (name != "pow" or args[1:] == (2,)) and self._steps() < PULLS_AT_MOST
+        if curved and isinstance(out, torch.Tensor) and out.requires_grad and out.numel() >= NUMBERS_AT_LEAST:
+            out.register_hook(partial(self._on_pull, _CURVES[name]))
         if not self._logs:
             return
         if name in _FOLLOWED and args:
@@ -83,6 +91,11 @@ class Chance:
                 if self._is_log(log) and isinstance(weight, torch.Tensor):
                     self._note(out)
                     self._on_weight(weight)
+
+    def _on_pull(self, curve: str, gradient: torch.Tensor) -> None:
+        ends = gradient.flatten()[[0, -1]].tolist() if gradient.is_contiguous() else [gradient.min().item()]
+        if ends[0] == ends[-1] != 0 and bool((gradient == ends[0]).all()):
+            self.pulls.setdefault(self._steps(), {}).setdefault(curve, []).append(ends[0])
 
     def _on_weight(self, weight: torch.Tensor) -> None:
         if weight.requires_grad and weight.numel() and not self._is_log(weight):

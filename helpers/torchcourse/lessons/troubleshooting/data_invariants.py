@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -79,23 +80,33 @@ def of_one_series(batches: list[torch.Tensor]) -> bool:
 
 def different_samples(run: WatchedRun) -> Iterator[Alarm]:
     """No sample comes twice in a batch with two labels."""
-    shares, unlike = [], 0
+    shares, unlike, batches = [], 0, set()
     for loss in run.record.losses:
         rows = _inputs_of(loss)
         if rows is None or not rows.is_floating_point() or rows.dim() < 2 or rows[0].numel() < 8:
             continue
         keys = hashes(rows)
         shares.append(1 - len(set(keys)) / len(keys))
+        batches.add(tuple(sorted(keys)))
         answers: dict[float, torch.Tensor] = {}
         for key, answer in zip(keys, loss.target, strict=True):
             unlike += not torch.equal(answers.setdefault(key, answer), answer)
     shares.sort()
-    if len(shares) >= 3 and shares[len(shares) // 2] > SAME_ROWS and unlike > len(shares):
+    often = len(shares) >= 3 and shares[len(shares) // 2] > SAME_ROWS and unlike > len(shares)
+    if often and not _few_in_all(batches):
         yield Alarm(
             "same_samples",
             f"In a typical batch {shares[len(shares) // 2]:.0%} of the samples are copies of others in it, and "
             f"{unlike} of them have a different label. Does the dataset return the same buffer each time?",
         )
+
+
+def _few_in_all(batches: set[tuple[float, ...]]) -> bool:
+    """Whether the rows that come more than once in a batch come in different batches too, as states of a game do."""
+    copies = [{key for key, times in Counter(batch).items() if times > 1} for batch in batches]
+    in_how_many = Counter(key for batch in batches for key in set(batch))
+    again = [in_how_many[key] > 1 for keys in copies for key in keys]
+    return sum(again) > len(again) / 2
 
 
 def labels(run: WatchedRun) -> Iterator[Alarm]:

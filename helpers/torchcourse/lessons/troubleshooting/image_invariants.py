@@ -5,10 +5,20 @@ from collections.abc import Callable, Iterator
 import torch
 
 from torchcourse.lessons.troubleshooting.data_invariants import float_inputs
+from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 SMOOTHER = 0.6  # of the steps between neighboring pixels, if the numbers are read in the other order
 IMAGES_AT_LEAST = 16
+ALIKE = 0.25  # correlation of a picture with the map that belongs to it
+TURNED = 0.1  # of the pictures
+_TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "left to right": lambda maps: maps.flip(2),
+    "upside down": lambda maps: maps.flip(1),
+    "by 180 degrees": lambda maps: maps.flip(1, 2),
+    "by 90 degrees": lambda maps: maps.rot90(1, (1, 2)),
+    "by 270 degrees": lambda maps: maps.rot90(3, (1, 2)),
+}
 
 
 def channels(run: WatchedRun) -> Iterator[Alarm]:
@@ -55,4 +65,57 @@ def _roughness(images: torch.Tensor) -> float:
     return (images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()).item()
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [channels, order]
+def interpolated_labels(run: WatchedRun) -> Iterator[Alarm]:
+    """A map of labels is resized by taking labels, not by computing between them."""
+    found = run.record.origins.interpolated
+    by = next(iter(found.values()), "")
+    if len(found) >= 3:
+        yield Alarm(
+            "labels_interpolated",
+            f"In {len(found)} steps the labels had been whole numbers, were interpolated by {by} and "
+            "cut to whole numbers again: between class 1 and 3 that makes a 2. Take mode='nearest' for labels.",
+        )
+
+
+def turned_alike(run: WatchedRun) -> Iterator[Alarm]:
+    """A picture and the map that belongs to it are turned together."""
+    pairs = [pair for loss in run.record.losses if (pair := _picture_and_map(loss)) is not None]
+    if not pairs or len({picture.shape[1:] for picture, _ in pairs}) > 1:
+        return
+    pictures, maps = (torch.cat(part) for part in zip(*pairs, strict=True))
+    straight = _alike(pictures, maps)
+    for name, turn in _TURNS.items():
+        if pictures.shape[1:] != turn(pictures).shape[1:]:
+            continue
+        turned = _alike(pictures, turn(maps))
+        sign = 1 if torch.maximum(straight, turned).mean() > -torch.minimum(straight, turned).mean() else -1
+        as_is, other = sign * straight, sign * turned
+        fits, fits_turned = (as_is > 2 * other) & (as_is > ALIKE), (other > 2 * as_is) & (other > ALIKE)
+        share = fits_turned.float().mean().item()
+        if min(fits.sum(), fits_turned.sum()) >= IMAGES_AT_LEAST and share > TURNED and fits.float().mean() > TURNED:
+            yield Alarm(
+                "turned_without_target",
+                f"{share:.0%} of {len(pictures)} pictures fit the map that is their target much better once it is "
+                f"turned ({name}), and others do not. Is an augmentation applied to one of the two alone?",
+            )
+            return
+
+
+def _picture_and_map(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the pictures [N, H, W], without color, and their targets [N, H, W], where there is one for each pixel."""
+    inputs = loss.seen.inputs if loss.seen is not None and loss.seen.recorded else None
+    if inputs is None or inputs.dim() != 4 or not inputs.is_floating_point() or min(inputs.shape[2:]) < 8:
+        return None
+    target = loss.target.squeeze(1) if loss.target.dim() == 4 and loss.target.size(1) == 1 else loss.target
+    if target.dim() != 3 or target.shape[1:] != inputs.shape[2:] or len(target) != len(inputs):
+        return None
+    return inputs.float().mean(dim=1), target.float()
+
+
+def _alike(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Return the correlation of each picture with its map."""
+    one, other = (part.flatten(1) - part.flatten(1).mean(dim=1, keepdim=True) for part in (pictures, maps))
+    return torch.nn.functional.cosine_similarity(one, other, dim=1)
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [channels, order, interpolated_labels, turned_alike]

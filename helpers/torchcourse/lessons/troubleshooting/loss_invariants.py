@@ -231,6 +231,20 @@ def pairs(run: WatchedRun) -> Iterator[Alarm]:
             "largest of each row is on the diagonal. Mask the diagonal, and take the other view as the answer.",
         )
 
+    elsewhere = [loss for loss in run.classified if loss.function is F.cross_entropy and _picks_others(loss)]
+    if len(elsewhere) >= 3 and all(_with_itself(loss.scores.float()) for loss in elsewhere):
+        yield Alarm(
+            "self_not_masked",
+            "Each sample is compared with all samples, itself among them, and its likeness to itself is the largest: "
+            "the right answer can never be the most alike. Mask the diagonal.",
+        )
+
+
+def _picks_others(loss: Loss) -> bool:
+    """Whether each row's label is the number of a different row."""
+    rows = torch.arange(len(loss.target))
+    return len(rows) == loss.scores.size(1) > 2 and len(loss.target.unique()) > 2 and bool((loss.target != rows).all())
+
 
 def sizes(run: WatchedRun) -> Iterator[Alarm]:
     """Scores can become as sure, and outputs as large, as what they are compared with."""

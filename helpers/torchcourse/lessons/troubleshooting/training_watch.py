@@ -22,11 +22,13 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
+from torchcourse.lessons.troubleshooting.beside_watch import Beside
 from torchcourse.lessons.troubleshooting.chance_watch import Chance
 from torchcourse.lessons.troubleshooting.makers import bootstrapped, from_directions, maker
 from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
+from torchcourse.lessons.troubleshooting.target_watch import Origins
 from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import (
@@ -100,6 +102,7 @@ class TrainingWatch:
         self.around = Surroundings(model, lambda: len(self.steps))
         told = (lambda: len(self.steps)), self._inside
         self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told)
+        self.origins, self.beside = Origins(*told), Beside(model, optimizer, told[0])
         self._model, self._optimizer = model, optimizer
         self._ids = set(self.owned)
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
@@ -163,6 +166,7 @@ class TrainingWatch:
             return
         if self._depth == 1:
             self._entered, self._entry = False, None
+            self.origins.on_pass((args, kwargs))
             self._random = _random_state(self._model)
         if not self._entered and _has_weights(module):
             self._entered = True
@@ -218,6 +222,7 @@ class TrainingWatch:
 
     def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
         last = self.passes[-1] if self.passes else None
+        self.origins.on_target(target)
         answers = _has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
         for kept, seen in self._outputs:
             seen.answered = seen.answered or (answers and kept() is scores)
@@ -244,7 +249,8 @@ class TrainingWatch:
         if not self._in_step:
             self.usage.on_call(name, args, out)
             self.chance.on_call(name, args, out)
-            self.sequences.on_call(name, args, kwargs, out)
+            for part in (self.sequences, self.origins, self.beside):
+                part.on_call(name, args, kwargs, out)
         if name not in _SHRINKING or self._in_step:
             return
         first = args[0] if args else None
@@ -290,6 +296,7 @@ class TrainingWatch:
         value = sum(root.detach().double().sum().item() for root in roots)
         since.backwards.append(value)
         since.made = norm_of(self._optimizer)
+        self.beside.on_backward(bool(there))
         since.versions = self._versions()
         since.before_unscaling = None
         last = self.losses[-1].value if self.losses else 0.0
@@ -320,9 +327,10 @@ class TrainingWatch:
         self.stepping |= {id(group) for group in optimizer.param_groups}
         if optimizer is not self._optimizer and not ids & self._ids:
             self.others += 1
+            self.beside.on_other_step(optimizer, bool(self._since.backwards))
             return
         self.around.on_step()
-        for part in (self.usage, self.chance, self.sequences):
+        for part in (self.usage, self.chance, self.sequences, self.origins, self.beside):
             part.on_step()
         self._outputs.clear()
         since, self._since = self._since, _Since()

@@ -1,0 +1,140 @@
+"""What stands beside the model that is trained: an average of its weights, a replica of it, an adversary.
+
+Told by `torch_calls` of each call, and by the watch of each step that another optimizer takes.
+"""
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from torchcourse.lessons.troubleshooting.training_step import gradients_of
+from torchcourse.source_lines import hide
+
+hide(__file__)
+
+_SIZES = range(8, 100_000)  # numbers of a weight that is compared with its average
+_MAKING = {"add", "__add__", "lerp"}
+_UPDATES = _MAKING | {"add_", "__iadd__", "lerp_", "copy_", "__set__", "_foreach_add_", "_foreach_lerp_"}
+ROUNDING = 1e-6  # of a weight's size
+SAME_MODEL = 2  # parameters, at least, for two models to be replicas
+
+
+class Beside:
+    """Notes what other weights have to do with those of `model`, which `optimizer` steps; `steps()` says how often."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, steps: Callable[[], int]) -> None:
+        self.left: dict[int, float] = {}
+        """By step, how far an average of a weight was from it, as a share of what the weight had moved since."""
+        self.against: list[float] = []
+        """The cosine between a gradient that was kept while another optimizer stepped and what was added then."""
+        self.twins: dict[int, int] = {}
+        """By id of another optimizer, how often it stepped with the very gradients that this model has."""
+        self._model, self._optimizer, self._steps = model, optimizer, steps
+        own = [parameter for parameter in model.parameters() if parameter.layout == torch.strided]
+        self._shapes = {parameter.shape for parameter in own if parameter.numel() in _SIZES}
+        self._partner: torch.Tensor | None = None
+        self._before = self._last = torch.zeros(0)
+        self._at = -1
+        self._carried: torch.Tensor | None = None
+        self._replicas: dict[int, list[weakref.ref[torch.Tensor]]] = {}
+        self._far: dict[int, float] = {}
+
+    def on_step(self) -> None:
+        """Forget the gradient that a step has used."""
+        self._carried = None
+
+    def on_backward(self, kept: bool) -> None:
+        """Note that a backward pass is over.
+
+        Args:
+            kept: whether there was a gradient before it.
+        """
+        if self._carried is not None and kept:
+            now = self._gradient()
+            if now.shape == self._carried.shape:
+                added = now - self._carried
+                self.against.append(torch.nn.functional.cosine_similarity(added, self._carried, dim=0).item())
+        self._carried = None
+        self._measure()
+
+    def on_other_step(self, optimizer: Optimizer, reached: bool) -> None:
+        """Note that an optimizer without a parameter of the model is about to step.
+
+        Args:
+            optimizer: the other one.
+            reached: whether a backward pass has been called since the last step of the model's own.
+        """
+        gradient = self._gradient()
+        self._carried = gradient if reached and gradient.count_nonzero() else None
+        own, others = (_parameters(one) for one in (self._optimizer, optimizer))
+        if len(own) < SAME_MODEL or [p.shape for p in own] != [p.shape for p in others]:
+            return
+        pairs = [(p.grad, q.grad) for p, q in zip(own, others, strict=True)]
+        same = all(a is not None and b is not None and a.equal(b) for a, b in pairs)
+        if same and any(a is not None and a.count_nonzero() for a, _ in pairs):
+            self.twins[id(optimizer)] = self.twins.get(id(optimizer), 0) + 1
+            self._replicas[id(optimizer)] = [weakref.ref(q) for q in others]
+
+    def apart(self) -> tuple[int, float]:
+        """Return in how many steps a replica had the same gradients, and how far its weights were from the model's."""
+        return max(((self.twins[key], far) for key, far in self._far.items()), key=lambda one: one[1], default=(0, 0.0))
+
+    def _measure(self) -> None:
+        """Note how far the replicas are; when gradients are made, all have stepped equally often."""
+        own = _parameters(self._optimizer)
+        for key, replica in self._replicas.items():
+            pairs = [
+                (p.detach(), q.detach()) for p, kept in zip(own, replica, strict=True) if (q := kept()) is not None
+            ]
+            if len(pairs) == len(own):
+                far = sum((p - q).square().sum().item() for p, q in pairs)
+                self._far[key] = math.sqrt(far / max(sum(p.square().sum().item() for p, _ in pairs), 1e-12))
+
+    def on_call(self, name: str, args: tuple, _kwargs: dict, out: Any) -> None:
+        """Note that a function of torch got these arguments, and what came out: it may be an average of weights."""
+        if name not in _UPDATES or not args:
+            return
+        written = out if name in _MAKING else args[0]
+        one, other = (part[0] if isinstance(part, list | tuple) and part else part for part in (written, *args[1:2]))
+        if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+            return
+        if one.shape not in self._shapes or one.grad_fn is not None:
+            return
+        set_data = name != "__set__" or one.data_ptr() == other.data_ptr()
+        if set_data and self._is_beside(one, args if name in _MAKING else ()):
+            self._on_update(one.detach())
+
+    def _is_beside(self, average: torch.Tensor, operands: tuple) -> bool:
+        """Whether this is no parameter of the model, no gradient, and no parameter to which something was added."""
+        own = [p for p in self._model.parameters() if p.shape == average.shape and p.dtype == average.dtype]
+        places = {p.data_ptr() for p in own} | {p.grad.data_ptr() for p in own if p.grad is not None}
+        taken = {part.data_ptr() for part in (average, *operands) if isinstance(part, torch.Tensor)}
+        if not own or places & taken:
+            return False
+        if self._partner is None:
+            near = min(own, key=lambda p: (p.detach() - average).square().sum().item())
+            self._partner = near
+            self._before = self._last = near.detach().clone()
+        return average.shape == self._partner.shape
+
+    def _on_update(self, average: torch.Tensor) -> None:
+        assert self._partner is not None
+        weight, step = self._partner.detach(), self._steps()
+        if step != self._at:
+            self._before, self._last, self._at = self._last, weight.clone(), step
+        way, moved = (average - weight).norm().item(), (self._last - self._before).norm().item()
+        if moved > 0 and way > ROUNDING * weight.norm().item():  # a plain copy is no average
+            self.left[step] = min(self.left.get(step, math.inf), way / moved)
+
+    def _gradient(self) -> torch.Tensor:
+        found = [gradient.to_dense().flatten() for gradient in gradients_of(self._optimizer)]
+        return torch.cat(found) if found else torch.zeros(0)
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

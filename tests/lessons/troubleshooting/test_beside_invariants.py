@@ -1,0 +1,196 @@
+"""Averages, adversaries and replicas: each misuse raises its alarm, and what is right raises none."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from torchcourse.tools.bench.programs import Watch, clouds, judge
+
+
+def names(program: Callable[[Watch], None]) -> list[str]:
+    return [alarm.name for alarm in judge(program)]
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+Update = Callable[[nn.Module, nn.Module, dict, int], None]
+
+
+def train(watch: Watch, update: Update) -> None:
+    model, (x, y) = dense(), clouds(15 * 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kept, shadow = copy.deepcopy(model).requires_grad_(False), {k: p.detach().clone() for k, p in _named(model)}
+    with watch(model, optimizer):
+        for number, rows in enumerate(torch.randperm(len(x)).split(16)):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+            with torch.no_grad():
+                update(model, kept, shadow, number)
+
+
+def _named(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(model.named_parameters())
+
+
+def _pairs(kept: nn.Module, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(zip(kept.parameters(), model.parameters(), strict=True))
+
+
+def _in_place(decay: float) -> Update:
+    def update(model: nn.Module, kept: nn.Module, _shadow: dict, _number: int) -> None:
+        for average, weight in _pairs(kept, model):
+            average.mul_(decay).add_(weight, alpha=1 - decay)
+
+    return update
+
+
+def _in_a_dict(decay: float) -> Update:
+    def update(model: nn.Module, _kept: nn.Module, shadow: dict, _number: int) -> None:
+        for name, weight in _named(model):
+            shadow[name] = (1 - decay) * weight.data + decay * shadow[name]
+
+    return update
+
+
+def _by_data(decay: float) -> Update:
+    def update(model: nn.Module, kept: nn.Module, _shadow: dict, _number: int) -> None:
+        for average, weight in _pairs(kept, model):
+            average.data = average.data * decay + weight.data * (1 - decay)
+
+    return update
+
+
+def _warming_up(model: nn.Module, kept: nn.Module, _shadow: dict, number: int) -> None:
+    _in_place(min(0.99, (1 + number) / (10 + number)))(model, kept, _shadow, number)
+
+
+def _copied(model: nn.Module, kept: nn.Module, _shadow: dict, _number: int) -> None:
+    for average, weight in _pairs(kept, model):
+        average.copy_(weight)
+
+
+def _stepped_by_hand(model: nn.Module, kept: nn.Module, _shadow: dict, _number: int) -> None:
+    for other, weight in _pairs(kept, model):
+        assert weight.grad is not None
+        other.add_(weight.grad, alpha=-0.1)
+
+
+def _looking_ahead(model: nn.Module, kept: nn.Module, _shadow: dict, number: int) -> None:
+    for slow, fast in _pairs(kept, model) if number % 5 == 4 else ():
+        slow.add_(fast - slow, alpha=0.5)
+        fast.copy_(slow)
+
+
+@pytest.mark.parametrize(
+    ("update", "alarms"),
+    [
+        (_in_place(0.01), ["average_follows"]),
+        (_in_a_dict(0.01), ["average_follows"]),
+        (_by_data(0.001), ["average_follows"]),
+        *((update, []) for update in (_in_place(0.99), _in_place(0.5), _in_a_dict(0.99), _by_data(0.9))),
+        *((update, []) for update in (_warming_up, _copied, _stepped_by_hand, _looking_ahead)),
+    ],
+)
+def test_an_average_is_of_many_steps(update: Update, alarms: list[str]) -> None:
+    assert names(lambda watch: train(watch, update)) == alarms
+
+
+@pytest.mark.parametrize(("decay", "alarms"), [(0.01, ["average_follows"]), (0.99, [])])
+def test_pytorchs_own_average_is_told_its_decay(decay: float, alarms: list[str]) -> None:
+    averages: list[AveragedModel] = []
+
+    def update(model: nn.Module, _kept: nn.Module, _shadow: dict, _number: int) -> None:
+        if not averages:
+            averages.append(AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)))
+        averages[0].update_parameters(model)
+
+    assert names(lambda watch: train(watch, update)) == alarms
+
+
+def adversaries(cleared: str, wasserstein: bool) -> Callable[[Watch], None]:
+    def program(watch: Watch) -> None:
+        maker, judge_ = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)), nn.Linear(2, 1)
+        makers, judges = (torch.optim.Adam(m.parameters(), lr=1e-3) for m in (maker, judge_))
+        with watch(maker, makers):
+            for _ in range(10):
+                real, made = torch.randn(32, 2) + 2, maker(torch.randn(32, 4))
+                if cleared in ("at first", "never"):
+                    makers.zero_grad()
+                judges.zero_grad()
+                shown = made.detach() if cleared == "never" else made
+                if wasserstein:
+                    loss = judge_(shown).mean() - judge_(real).mean()
+                else:
+                    loss = F.softplus(judge_(shown)).mean() + F.softplus(-judge_(real)).mean()
+                loss.backward()
+                judges.step()
+                if cleared == "between":
+                    makers.zero_grad()
+                made = judge_(maker(torch.randn(32, 4)))
+                (-made.mean() if wasserstein else F.softplus(-made).mean()).backward()
+                makers.step()
+
+    return program
+
+
+@pytest.mark.parametrize("wasserstein", [False, True])
+@pytest.mark.parametrize(("cleared", "alarms"), [("at first", ["adversary_kept"]), ("between", []), ("never", [])])
+def test_a_step_uses_no_gradient_of_the_adversarys_loss(wasserstein: bool, cleared: str, alarms: list[str]) -> None:
+    assert names(adversaries(cleared, wasserstein)) == alarms
+
+
+def test_a_part_that_steps_less_often_than_the_rest_has_no_adversary() -> None:
+    def program(watch: Watch) -> None:
+        body, head, (x, y) = nn.Linear(12, 16), nn.Linear(16, 4), clouds(32 * 8)
+        bodies, heads = torch.optim.SGD(body.parameters(), lr=0.02), torch.optim.SGD(head.parameters(), lr=0.2)
+        with watch(body, bodies):
+            for number, rows in enumerate(torch.arange(len(x)).split(8)):
+                heads.zero_grad()
+                F.cross_entropy(head(torch.relu(body(x[rows]))), y[rows]).backward()
+                heads.step()
+                if number % 4 == 3:
+                    bodies.step()
+                    bodies.zero_grad()
+
+    assert names(program) == []
+
+
+@pytest.mark.parametrize(
+    ("start", "averaged", "alarms"),
+    [
+        ("each its own", True, ["replicas_apart"]),
+        ("another head", True, ["replicas_apart"]),
+        ("the same", True, []),
+        ("each its own", False, []),
+    ],
+)
+def test_replicas_have_the_same_weights(start: str, averaged: bool, alarms: list[str]) -> None:
+    def program(watch: Watch) -> None:
+        models = [dense() for _ in range(3)]
+        for model in models[1:] if start != "each its own" else ():
+            model.load_state_dict(models[0].state_dict())
+            if start == "another head":
+                nn.init.normal_(model.get_parameter("2.weight"), std=0.1)
+        optimizers = [torch.optim.Adam(model.parameters(), lr=1e-2) for model in models]
+        x, y = clouds(10 * 24)
+        with watch(models[0], optimizers[0]):
+            for rows in torch.arange(len(x)).split(24):
+                for rank, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x[rows[rank::3]]), y[rows[rank::3]]).backward()
+                for together in zip(*(model.parameters() for model in models), strict=True) if averaged else ():
+                    mean = torch.stack([p.grad for p in together]).mean(dim=0)
+                    for p in together:
+                        p.grad = mean.clone()
+                for optimizer in optimizers:
+                    optimizer.step()
+
+    assert names(program) == alarms
