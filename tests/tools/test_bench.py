@@ -1,9 +1,11 @@
 """The bench: one Markdown report of tables. What it measures is no test."""
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from torchcourse.tools.bench import __main__ as bench
 from torchcourse.tools.bench import ranks
+from torchcourse.tools.bench.notebooks import Listener
 from torchcourse.tools.bench.report import Table, machine
 
 
@@ -44,6 +46,16 @@ def test_a_report_is_written_and_a_missing_peer_leaves_its_table_out(monkeypatch
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "## Fine" in report
     assert "Left out loop: No module named 'lightning'" in capsys.readouterr().err
+
+
+def test_the_longest_silence_of_a_notebook_is_found(tmp_path):
+    speaks = "import time\nfor _ in range(4):\n    time.sleep(0.3)\n    print('on', flush=True)"
+    cells = [("speaks", speaks), ("silent", "time.sleep(1.2)"), ("quick", "1")]
+    notebook = new_notebook(cells=[new_code_cell(source, id=name) for name, source in cells])
+    listener = Listener(notebook, str(tmp_path), timeout=60)
+    listener.execute()
+    assert listener.silent_cell == "silent"
+    assert listener.silence > 1.1
 
 
 def test_ways_to_start_ranks_do_the_same_work():
