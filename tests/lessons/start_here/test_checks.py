@@ -1,6 +1,7 @@
 """Lesson 00's checks: another right answer passes, and each mistake that learners make gets a hint of its own."""
 
 import copy
+import itertools
 import re
 
 import pytest
@@ -75,6 +76,41 @@ def test_a_first_line_that_was_changed_is_asked_about():
     message = checks.my_share(lambda indices, rank: indices[rank::2]).message
     assert message.startswith("The check could not call your function: ")
     assert message.endswith("Is its first line still the exercise's own?")
+
+
+def kept_by_length():
+    kept = {}
+
+    def share(indices, rank, world_size):
+        return kept.setdefault((len(indices), rank, world_size), indices[rank::world_size])
+
+    return share
+
+
+def in_turn():
+    turns = []
+
+    def share(indices, rank, world_size):
+        if rank == 0:
+            turns[:] = [indices[other::world_size] for other in range(world_size)]
+        return turns.pop(0)
+
+    return share
+
+
+def rows_filled_with_none(indices, rank, world_size):
+    rows = itertools.zip_longest(*[iter(indices)] * world_size)
+    return [row[rank] for row in rows if row[rank]]
+
+
+@pytest.mark.parametrize(
+    ("share", "symptom"),
+    [(kept_by_length(), "remembered"), (in_turn(), "in_turn"), (rows_filled_with_none, "zero_lost")],
+    ids=["remembered", "in turn", "zero lost"],
+)
+def test_a_share_is_of_this_list_whatever_was_asked_before(share, symptom):
+    answer = checks.my_share(share)
+    assert answer.symptom == symptom, answer.message
 
 
 def halves(indices, rank, world_size):
@@ -265,7 +301,17 @@ def evaluates(model, optimizer, loss_fn, images, labels):
     return usual(model.eval(), optimizer, loss_fn, images, labels)
 
 
+def in_threes(model, optimizer, loss_fn, images, labels):
+    optimizer.zero_grad()
+    losses = [loss_fn(model(x), y) for x, y in zip(images.split(3), labels.split(3), strict=True)]
+    loss = sum(losses) / len(losses)
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 WRONG_STEPS += [
+    ("wrong_value", in_threes),
     ("softmax_before_loss", with_loss(lambda loss_fn, logits, labels: loss_fn(logits.softmax(1), labels))),
     ("other_loss_function", with_loss(lambda _, logits, labels: torch.nn.CrossEntropyLoss()(logits, labels))),
     ("raised_NotImplementedError", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),

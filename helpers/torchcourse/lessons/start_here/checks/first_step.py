@@ -29,6 +29,7 @@ def my_share(learner: Share) -> str:
             )
         _refuse_unshared(indices, shares, where)
         _refuse_unfair(indices, shares, where)
+    _refuse_memory(learner)
     return f"Every index once and fair shares, checked on {len(cases)} pairs of sizes and ranks."
 
 
@@ -82,6 +83,35 @@ def _refuse_unfair(indices: list[int], shares: list[list[int]], where: str) -> N
         raise Wrong(
             "uneven",
             f"{where}, the shares have the sizes {sizes}. All ranks wait for the slowest: make them more equal.",
+        )
+
+
+def _refuse_memory(learner: Share) -> None:
+    """Refuse what depends on earlier calls, and what takes index 0 for nothing: the last rank is asked first."""
+    count, world_size = 10, 4  # as in one of the cases, with a different list
+    indices = [3 * position for position in range(count)]
+    where = f"With a different list of {count} indices over {world_size} ranks"
+    shares: list[list[int]] = []
+    for rank in reversed(range(world_size)):
+        try:
+            shares.insert(0, _as_list(learner(list(indices), rank, world_size)))
+        except Exception as error:
+            raise Wrong(
+                "in_turn",
+                f"{where}, rank {rank} asked before rank 0, your function stops with {type(error).__name__}. Each rank "
+                "is a process of its own, which knows of no other call.",
+            ) from error
+    given = sorted(index for share in shares for index in share)
+    if given == indices[1:]:
+        raise Wrong(
+            "zero_lost",
+            "A list with the index 0 in it: 0 went to no rank. In an `if`, 0 counts as false, and it is an index.",
+        )
+    if given != indices:
+        raise Wrong(
+            "remembered",
+            f"{where}, the last rank asked first, the shares are {shares}, and the list was {indices}. What does your "
+            "function keep from an earlier call?",
         )
 
 
@@ -192,7 +222,7 @@ def _chose_per_class(answer: float, logits: torch.Tensor, labels: torch.Tensor) 
 @check
 def training_step(learner: Callable[..., float]) -> str:
     """Follow three steps of a small model with momentum, and compare the weights after each with a reference."""
-    images, labels = torch.arange(24.0).reshape(3, 2, 4).sin(), torch.tensor([[0, 1], [2, 0], [1, 1]])
+    images, labels = torch.arange(60.0).reshape(3, 5, 4).sin(), torch.arange(15).reshape(3, 5) % 4 % 3
     loss_fn = nn.CrossEntropyLoss(label_smoothing=0.2)  # so that a loss which is not the one given is seen
     model, optimizer, log = _watched_model()
     references = {name: _reference(images, labels, loss_fn, name) for name in ("right", *_KNOWN_STEPS)}
