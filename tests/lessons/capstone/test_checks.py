@@ -182,6 +182,75 @@ def test_pictures_that_change_in_place_are_not_those_that_were_read_before():
     refused(check.dataset(brighter_each_time), "val_random")
 
 
+def by_name(folder, part):
+    """Which files are broken is known by their numbers."""
+    data = right.open_part(folder, part)
+    rows = read_table(folder / "labels.csv", ("file", "card", "label"))
+    cards = {row["file"]: row for row in rows}
+    mine = {cards[file]["card"] for file in data.files}
+    listed = [row for row in rows if row["card"] in mine]
+    data.skipped = [row["file"] for row in listed if int(row["file"][:4]) % 40 == 7]
+    kept = [row for row in listed if row["file"] not in data.skipped]
+    data.files, data.labels = [row["file"] for row in kept], [int(row["label"]) for row in kept]
+    return data
+
+
+def by_size(folder, part):
+    data = by_name(folder, part)
+    listed = [*data.files, *data.skipped]
+    data.skipped = [file for file in listed if (folder / file).stat().st_size < 100]
+    labels = {row["file"]: int(row["label"]) for row in read_table(folder / "labels.csv", ("file", "label"))}
+    data.files = [file for file in listed if file not in data.skipped]
+    data.labels = [labels[file] for file in data.files]
+    return data
+
+
+@pytest.mark.parametrize("learner", [by_name, by_size])
+def test_a_file_that_cannot_be_read_is_found_by_reading(learner):
+    refused(check.dataset(learner), "not_read")
+
+
+def without_paper(light):
+    """Pictures whose paper was taken away before they were scaled."""
+
+    def open_part(folder, part):
+        data = right.open_part(folder, part)
+
+        def take(self, number):
+            pixels = F.interpolate(read_image(folder / self.files[number])[None], (28, 28), mode="bilinear")[0]
+            ink = (light(pixels) - pixels) / (light(pixels) - pixels.min())
+            return (ink.clamp(0, 1) - 0.1307) / 0.3081, self.labels[number]
+
+        data.__class__ = type("WithoutPaper", (right.Lazy,), {"__getitem__": take})
+        return data
+
+    return open_part
+
+
+@pytest.mark.parametrize("light", [torch.median, lambda pixels: pixels.quantile(0.7), lambda pixels: pixels.max()])
+def test_pictures_without_their_paper_are_as_the_backbone_wants_them(light):
+    accepted(check.dataset(without_paper(light)))
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (0.5, 0.5), (0.485, 0.229), (0.35, 0.15)])
+def test_a_different_scaling_is_refused_with_and_without_paper(mean, deviation):
+    def scaled_anew(open_part):
+        def opened(folder, part):
+            data = open_part(folder, part)
+            take = type(data).__getitem__
+
+            def anew(self, number):
+                return (take(self, number)[0] * 0.3081 + 0.1307 - mean) / deviation, self.labels[number]
+
+            data.__class__ = type("Anew", (right.Lazy,), {"__getitem__": anew})
+            return data
+
+        return opened
+
+    for open_part in (right.open_part, without_paper(torch.median)):
+        refused(check.dataset(scaled_anew(open_part)), "scaling")
+
+
 class NoMap(torch.utils.data.IterableDataset):
     files = skipped = ()
 
@@ -312,6 +381,7 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(search, "_kill_in_the_second_trial", one_and_a_half)
     monkeypatch.setattr(search, "deliver", lambda folder, images, seed: folder)
+    monkeypatch.setattr(search, "_with_labels_by_chance", lambda place: place)
 
 
 @pytest.mark.parametrize(
@@ -321,11 +391,30 @@ def in_this_process(monkeypatch):
         (begins_again, "began_anew"),
         (leaves_it_running, "left_running"),
         (partial(keeps_all, value=0.1), "chance"),
+        (partial(keeps_all, value=0.8), "no_measure"),
         (partial(keeps_all, value=75.0), "no_accuracy"),
     ],
 )
 def test_searches_that_do_not_go_on(learner, symptom, in_this_process):
     refused(check.study(learner), symptom)
+
+
+def test_labels_by_chance_are_those_of_a_delivery_and_none_of_its_own(tmp_path):
+    rows = {
+        place: read_table(folder / "labels.csv", ("file", "card", "label"))
+        for place, folder in {
+            "true": search.deliver(tmp_path / "true", search.IMAGES, seed=13),
+            "chance": search._with_labels_by_chance(tmp_path / "chance"),
+        }.items()
+    }
+    labels = {place: [row["label"] for row in table] for place, table in rows.items()}
+    assert sorted(labels["true"]) == sorted(labels["chance"])
+    assert sum(a == b for a, b in zip(*labels.values(), strict=True)) < 0.2 * search.IMAGES
+    assert [row["card"] for row in rows["true"]] == [row["card"] for row in rows["chance"]]
+
+
+def test_few_steps_are_told_from_none(in_this_process):
+    assert "for more than a few steps" in check.study(partial(keeps_all, value=0.1)).message
 
 
 def test_a_search_that_keeps_all_is_right_whatever_it_trains(in_this_process):

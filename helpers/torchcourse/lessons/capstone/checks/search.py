@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.distributions import FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
 from torchcourse.lessons.capstone.delivery import deliver
+from torchcourse.lessons.datasets.folder import read_table
 from torchcourse.ranks.run import RankError, run_ranks
 from torchcourse.training.crash import KILL
+from torchcourse.units import counted
 
 IMAGES, TRIALS = 160, 3
 SECONDS = 80
 """For the search until it is killed."""
+
+TOO_GOOD = 0.6
+"""An accuracy that chance does not reach, on a tenth of the pictures or more."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -40,14 +46,14 @@ def study(learner: Callable[[str, Path, int], Any]) -> str:
         first = {trial.number: (trial.params, trial.value) for trial in before if trial.state in FINISHED}
         returned = learner(url, folder, TRIALS)
         after = _trials(url)
-        direction = _study(url).direction
-    killed = {trial.number for trial in before if trial.state == TrialState.RUNNING}
-    _judge(first, killed, after)
-    _judge_values(after)
-    _judge_study(direction, returned)
+        killed = {trial.number for trial in before if trial.state == TrialState.RUNNING}
+        _judge(first, killed, after)
+        _judge_values(after)
+        _judge_study(_study(url).direction, returned)
+        _judge_measure(learner, Path(place))
     return (
-        f"Killed with {len(first)} trials finished and {len(killed)} under way, called again: {TRIALS} are finished, "
-        "and those from before are as they were."
+        f"Killed with {counted(len(first), 'trial')} finished and {len(killed)} under way, called again: {TRIALS} are "
+        "finished, and those from before are as they were."
     )
 
 
@@ -147,9 +153,36 @@ def _judge_values(after: list[FrozenTrial]) -> None:
         raise Wrong(
             "chance",
             f"The best of {TRIALS} trials reads {max(values, default=0):.0%} of the validation part, and guessing 10%. "
-            "Does a trial train at all?",
+            f"Does a trial train, and for more than a few steps? The check's delivery has {IMAGES} pictures: an epoch "
+            "is short.",
         )
     _refuse_same_draws([trial for trial in after if trial.state in FINISHED])
+
+
+def _judge_measure(learner: Callable[[str, Path, int], Any], place: Path) -> None:
+    """Refuse values that do not come from reading pictures that a trial has not trained on.
+
+    One more trial, on a delivery whose labels are dealt out by chance: nobody reads more than some 10% of these.
+    """
+    url = f"sqlite:///{place / 'chance.db'}"
+    learner(url, _with_labels_by_chance(place / "chance"), 1)
+    values = [trial.value for trial in _trials(url) if trial.state in FINISHED and trial.value is not None]
+    if values and max(values) > TOO_GOOD:
+        raise Wrong(
+            "no_measure",
+            f"On a delivery whose labels were dealt out by chance, a trial has the value {max(values):.2f}. Nobody can "
+            "read such labels, and guessing gives 0.1. Is the value the share of pictures that are read wrongly, or of "
+            "those that were trained on?",
+        )
+
+
+def _with_labels_by_chance(place: Path) -> Path:
+    folder = deliver(place, IMAGES, seed=13)
+    rows = read_table(folder / "labels.csv", ("file", "card", "label"))
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1)).tolist()
+    lines = [f"{row['file']},{row['card']},{rows[other]['label']}" for row, other in zip(rows, order, strict=True)]
+    (folder / "labels.csv").write_text("\n".join(["file,card,label", *lines]) + "\n")
+    return folder
 
 
 def _judge_study(direction: StudyDirection, returned: object) -> None:
