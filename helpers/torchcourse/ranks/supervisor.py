@@ -201,7 +201,7 @@ class Supervisor:
         if not self._root_causes() and returned:
             notes.append(
                 f"It was waiting for a rank that takes part no more: {_ranks(returned)} had already returned. "
-                "Does every rank call the same collectives (집합 통신), with tensors of the same shape?"
+                "Does every rank call the same collectives (집합 통신), with tensors of the same shape and type?"
             )
         alike = [
             rank for rank, other in others.items() if (other.kind, other.message) == (failure.kind, failure.message)
@@ -242,7 +242,7 @@ class Supervisor:
 _HINTS = {
     "SIGKILL": " Often the system does that when memory runs out.",
     "SIGABRT": " gloo does that when the ranks' calls do not match. Does every rank go through the same number of "
-    "batches, and call the same collectives (집합 통신) with tensors of the same shape?",
+    "batches, and call the same collectives (집합 통신) with tensors of the same shape and type?",
 }
 
 

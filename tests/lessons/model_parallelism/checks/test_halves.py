@@ -138,6 +138,22 @@ def mean_of_the_products(stage, x, y, between):
     (border * receive(between, 1)).mean().backward()
 
 
+def forward_again(stage, x, y, between):
+    """Rank 0 makes its output anew when the gradient is there."""
+    if dist.get_rank() == 1:
+        return split(stage, x, y, between)
+    dist.send(stage(x).detach(), 1)
+    stage(x).backward(receive(between, 1))
+
+
+def in_32_bits(stage, x, y, between):
+    if dist.get_rank() == 1:
+        return split(stage, x, y, between)
+    border = stage(x)
+    dist.send(border.detach().float().double(), 1)
+    border.backward(receive(between, 1))
+
+
 @pytest.mark.parametrize("answer", [split, split_with_autograd_grad, split_by_the_package])
 def test_split_step_accepts(answer):
     accepted(check.split_step(answer))
@@ -166,6 +182,8 @@ def test_split_step_accepts(answer):
         (one_leaves, "left_alone"),
         (into_between, "wrong_size_on_rank_0"),
         (lambda stage, *given: split(stage.eval(), *given), "mode_left_changed"),
+        (forward_again, "forward_again"),
+        (in_32_bits, "precision"),
     ],
 )
 def test_split_step_refuses(answer, symptom):
@@ -373,6 +391,21 @@ def fetches_late(stage, inputs, targets, between):
         losses[-1].backward()
         dist.send(arrived.grad, 0)
     return sum(losses).detach()
+
+
+def sends_and_goes_on(stage, inputs, targets, between):
+    """What was begun to send is never waited for, and its handle is dropped."""
+    if dist.get_rank() == 1:
+        return second_rank(stage, targets, between)
+    receive(between, 1)  # whether a dropped send arrives is chance, so let it hang for certain
+    for x in inputs:
+        dist.isend(stage(x).detach(), 1)
+
+
+def test_a_send_that_was_only_begun_is_told_where_ranks_hang():
+    message = check.repaired_step(sends_and_goes_on).message
+    assert "`isend` only begins to send" in message
+    assert "`isend`" not in check.repaired_step(repaired(colleagues)).message
 
 
 def test_repaired_step_leaves_rank_1_as_it_is():

@@ -59,13 +59,18 @@ class Half:
     loss: float
     mistakes: dict[str, Gradients]  # by symptom: the gradients that a known mistake leaves here
     changed: bool  # whether the learner changed the parameters
-    evaluating: bool  # whether the half went forward in evaluation mode, with gradients
+    passes: list[bool]  # for each forward pass with gradients, whether it was in evaluation mode
+    wanted: int  # how many forward passes were enough
     messages: list[str] = field(default_factory=list)  # "send" and "receive" in the order of the calls, of the lab
 
 
 HANG = (
     "After {seconds:g} s both ranks still waited. Write their sends and receives in two columns: does each have its "
     "partner, in the same order?"
+)
+ONLY_BEGUN = (
+    " `isend` only begins to send, and your function never waits for it: keep the handle that it returns, and call its "
+    "`wait()` before the function ends."
 )
 LEFT_ALONE = (
     "Rank {rank} waited for a rank that had already finished. Count the messages each way: as many sends as receives?"
@@ -101,13 +106,15 @@ HINTS = {
 """For each known mistake, by symptom."""
 
 
-def _on_two_ranks(function: Callable[..., Half], *arguments: Any) -> tuple[Half, Half]:
+def _on_two_ranks(function: Callable[..., Half], learner: Callable, *arguments: Any) -> tuple[Half, Half]:
+    names = getattr(getattr(learner, "__code__", None), "co_names", ())
     first, second = on_ranks(
         function,
+        learner,
         *arguments,
         world_size=2,
         seconds=TIME_LIMIT,
-        hang=HANG,
+        hang=HANG + ONLY_BEGUN * ("isend" in names and not {"wait", "synchronize"} & set(names)),
         left_alone=LEFT_ALONE,
         known=ERRORS,
         env=ON_CPU,
@@ -126,7 +133,7 @@ def _data(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 4, generator=generator, dtype=torch.float64), torch.arange(batch) % 3
 
 
-def _in_evaluation_mode(half: nn.Module) -> list[bool]:
+def _forward_passes(half: nn.Module) -> list[bool]:
     """Return a list that gets an entry for each forward pass with gradients: whether it was in evaluation mode."""
     passes: list[bool] = []
     half.register_forward_pre_hook(
@@ -142,13 +149,14 @@ def _half(
     right: Gradients,
     loss: float,
     mistakes: dict[str, Gradients],
-    evaluating: bool,
+    passes: list[bool],
+    wanted: int,
 ) -> Half:
     """What this rank sends back: copies, without a graph."""
     changed = not same(list(own.parameters()), list(before.parameters()))
     gradients = [None if p.grad is None else p.grad.detach().clone() for p in own.parameters()]
     answer = answer.detach().clone() if isinstance(answer, torch.Tensor) else answer
-    return Half(answer, gradients, right, loss, mistakes, changed, evaluating)
+    return Half(answer, gradients, right, loss, mistakes, changed, passes, wanted)
 
 
 def _judge_parameters(first: Half, second: Half, case: str) -> None:
@@ -176,8 +184,16 @@ def _judge_answers(first: Half, second: Half, case: str) -> None:
         )
     if first.answer is not None:
         raise Wrong("loss_on_rank_0", f"{case}rank 0 returned {_shown(first.answer)}, but only rank 1 knows the loss.")
-    if first.evaluating or second.evaluating:
+    if any(first.passes + second.passes):
         raise Wrong("mode_left_changed", case + EVALUATING)
+    for rank, half in enumerate((first, second)):
+        if len(half.passes) > half.wanted:
+            raise Wrong(
+                "forward_again",
+                f"{case}the gradients are right, but rank {rank}'s half went forward {len(half.passes)} times, and "
+                f"{half.wanted} would do. Keep what came out for the way back: with dropout, a second pass is a "
+                "different one.",
+            )
 
 
 def _shown(answer: Any) -> str:
@@ -197,7 +213,7 @@ def _refuse_mistakes(half: Half, case: str) -> None:
 def _split_step(learner: Callable, width: int, batch: int, calls: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(batch)
     halves, whole = _halves(width), _halves(width)
-    evaluating, between = _in_evaluation_mode(halves[rank]), torch.empty(batch, width, dtype=torch.float64)
+    passes, between = _forward_passes(halves[rank]), torch.empty(batch, width, dtype=torch.float64)
     for _ in range(calls):
         halves[rank].zero_grad()
         answer = learner(halves[rank], x, y, between)
@@ -214,7 +230,7 @@ def _split_step(learner: Callable, width: int, batch: int, calls: int) -> Half:
         mistakes["sum_not_mean"] = list(torch.autograd.grad(summed, second))
         mistakes["twice"] = [2 * gradient for gradient in right[len(first) :]]
     mine = right[: len(first)] if rank == 0 else right[len(first) :]
-    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes, any(evaluating))
+    return _half(answer, halves[rank], whole[rank], list(mine), loss.item(), mistakes, passes, calls)
 
 
 def _judge_half(half: Half, rank: int, case: str) -> None:
@@ -232,6 +248,7 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
                 f"{case}rank 1 returned the loss {loss:.4f}; the mean cross-entropy of the whole model is "
                 f"{half.loss:.4f}. Its gradients are others too. What goes into the loss, and what into rank 1's half?",
             )
+        _refuse_rounding(half, rank, case)
         if (times := _multiple(half)) is not None:
             raise Wrong(
                 f"wrong_size_on_rank_{rank}",
@@ -242,6 +259,15 @@ def _judge_half(half: Half, rank: int, case: str) -> None:
             f"wrong_gradient_on_rank_{rank}",
             f"{case}the gradients of rank {rank} are not those of the whole model. Print what is sent and what "
             "arrives on both sides: the same numbers?",
+        )
+
+
+def _refuse_rounding(half: Half, rank: int, case: str) -> None:
+    if same(half.gradients, half.right, tolerance=1e-5):
+        raise Wrong(
+            "precision",
+            f"{case}the gradients of rank {rank} are right to a few digits only. The model has 64 bits, and so has "
+            "`between`: is there a 32-bit number on the way?",
         )
 
 
@@ -260,7 +286,7 @@ def _repaired_step(learner: Callable, count: int) -> Half:
     rank, (x, y) = dist.get_rank(), _data(_BATCH)
     halves, whole = _halves(_WIDTH), _halves(_WIDTH)
     between = torch.empty(_BATCH // count, _WIDTH, dtype=torch.float64)
-    evaluating = _in_evaluation_mode(halves[rank])
+    passes = _forward_passes(halves[rank])
     with listed_messages() as messages:
         answer = learner(halves[rank], x.chunk(count), y.chunk(count), between)
     own = list(whole[rank].parameters())
@@ -281,7 +307,7 @@ def _repaired_step(learner: Callable, count: int) -> Half:
             "divided_again": [gradient / count for gradient in added(parts)],
             "multiplied": [gradient * count for gradient in added(parts)],
         }
-    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes, any(evaluating))
+    half = _half(answer, halves[rank], whole[rank], [*added(parts)], loss, mistakes, passes, count)
     half.messages = [message.kind for message in messages]
     return half
 
@@ -297,6 +323,7 @@ def _judge_repair(first: Half, second: Half, count: int, case: str) -> None:
         raise Wrong("no_gradient_on_rank_0", f"{case}nobody hangs, but rank 0's half has no gradient at all.")
     _refuse_mistakes(first, case)
     if not same(first.gradients, first.right):
+        _refuse_rounding(first, 0, case)
         if None not in first.gradients and (times := _multiple(first)) is not None:
             raise Wrong(
                 "wrong_size_on_rank_0",
