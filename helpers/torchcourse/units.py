@@ -1,5 +1,6 @@
 """Bytes and counts in words, and what counts as a whole number."""
 
+import math
 import numbers
 from typing import Literal, TypeGuard
 
@@ -25,6 +26,12 @@ def format_bytes(size: float, base: Literal[1000, 1024] = 1024, decimals: int = 
 def counted(count: int, thing: str) -> str:
     """Return how many there are: `counted(1, "file")` is "1 file", `counted(3, "file")` is "3 files"."""
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio in words: "2 times", "0.333 times"; near 1 with the digits in which it differs: "1.0003 times"."""
+    off = abs(ratio - 1)
+    return f"{ratio:.{2 - math.floor(math.log10(off)) if 0 < off < 0.01 else 3}g} times"
 
 
 def is_whole_number(value: object) -> TypeGuard[int]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from torchcourse.units import counted, format_bytes, is_whole_number
+from torchcourse.units import counted, format_bytes, is_whole_number, times
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,12 @@ def test_files_in_steps_of_1000_with_as_many_decimals_as_asked_for(size: float, 
 def test_whole_numbers_of_numpy_are_such_and_truth_values_are_not() -> None:
     assert all(is_whole_number(value) for value in (0, -3, 10**30, np.int64(3), np.uint8(3)))
     assert not any(is_whole_number(value) for value in (True, np.bool_(True), 1.0, np.float64(1), "1", None))
+
+
+def test_a_ratio_near_1_is_not_told_as_1() -> None:
+    told = [times(ratio) for ratio in (2, 1 / 3, 1, 1.0003, 0.99981, 1.02, -1, 0, 2**0.5)]
+    numbers = ["2", "0.333", "1", "1.0003", "0.99981", "1.02", "-1", "0", "1.41"]
+    assert told == [f"{number} times" for number in numbers]
 
 
 def test_one_thing_stands_in_the_singular() -> None:

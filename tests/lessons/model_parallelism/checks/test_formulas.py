@@ -103,6 +103,11 @@ def gradients_first(*case):
     return gradients, parameters, *rest
 
 
+def activations_first(*case):
+    *states, activations = by_hand(*case)
+    return activations, *states
+
+
 def again_the_other_way_round(*case):
     return by_hand(*case[:-1], not case[-1])
 
@@ -122,6 +127,7 @@ def inside_whole(model, tensor, pipeline, data, stage, micro_batches, again):
     [
         (with_embeddings, "embeddings_counted"),
         (gradients_first, "order"),
+        (activations_first, "order"),
         (again_the_other_way_round, "computed_again"),
         (divided_by_data, "data_divides_activations"),
         (inside_whole, "tensor_ignored_inside"),
@@ -218,6 +224,12 @@ def test_utilisations_accepts(answer):
 )
 def test_utilisations_refuses(answer, symptom):
     refused(check.utilisations(answer), symptom)
+
+
+def test_a_rounded_share_is_not_said_to_be_once_what_it_should_be():
+    message = check.utilisations(lambda *case: [round(share, 3) for share in shares(*case)]).message
+    assert "your MFU is 1 times" not in message
+    assert "your MFU is 1.0" in message or "your MFU is 0.99" in message
 
 
 # step_seconds

@@ -12,6 +12,7 @@ from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import number, numbers_of, refuse_formula, refuse_known, same
 from torchcourse.lessons.data_parallelism.cost import ring_seconds
 from torchcourse.lessons.data_parallelism.memory import zero_memory
+from torchcourse.units import times
 
 _CLOSE = 1e-6  # relative
 
@@ -103,7 +104,7 @@ def _refuse_bytes_per_parameter(each: list[float]) -> None:
     if each[0] > 0 and same([part / each[0] for part in each], [1.0, 1.0, 6.0], _CLOSE):
         raise Wrong(
             "unit",
-            f"{counted}. The parts are right to one another, and all of them {each[0] / wanted[0]:.3g} times what they "
+            f"{counted}. The parts are right to one another, and all of them {times(each[0] / wanted[0])} what they "
             "should be. In which unit are they? Return bytes.",
         )
     if same(sorted(each), wanted, _CLOSE):
@@ -128,7 +129,7 @@ def _judge_shares(given: list[float], right: list[float], plain: list[float], wo
         }
         refuse_known(ours, known, _CLOSE, where=where)
         share = "Each rank keeps all of them" if same(wanted, whole) else "Each rank keeps one of N equal parts"
-        raise Wrong("wrong_share", f"{where}your {name} are {ours / wanted:.3g} times what they should be. {share}.")
+        raise Wrong("wrong_share", f"{where}your {name} are {times(ours / wanted)} what they should be. {share}.")
 
 
 # Time

@@ -1,12 +1,14 @@
 """Checks of lesson 02 on the formulas of a planner: bytes of a GPU, utilizations, seconds of a step."""
 
 from collections.abc import Callable
+from itertools import permutations
 
 from torchcourse.checks import Wrong, check
 from torchcourse.checks.kit import AnyOf, numbers_of, refuse_known, same
 from torchcourse.lessons.data_parallelism.memory import zero_memory
 from torchcourse.lessons.model_parallelism.planner import GPT3, Layout, Model
 from torchcourse.lessons.model_parallelism.planner.memory import layer_activations
+from torchcourse.units import times
 
 _CLOSE = 1e-6  # relative
 
@@ -16,7 +18,7 @@ def gpu_bytes(learner: Callable) -> str:
     """Compare states and activations with the planner's formulas, for all ZeRO stages, with and without recomputing."""
     for case in _BYTES_CASES:
         given = numbers_of(learner(*case), 4, "parameters, gradients, optimizer, activations")
-        _judge_states(given[:3], case)
+        _judge_states(given, case)
         _judge_activations(given[3], case)
     return (
         f"All four parts, checked on {len(_BYTES_CASES)} layouts of two models: ZeRO 0 to 3, long and short pipelines."
@@ -68,7 +70,8 @@ def _states(parameters: float, data: int, stage: int) -> list[float]:
     return [each.parameters, each.gradients, each.optimizer]
 
 
-def _judge_states(given: list[float], case: tuple) -> None:
+def _judge_states(everything: list[float], case: tuple) -> None:
+    given = everything[:3]
     model, tensor, pipeline, data, stage, *_ = case
     whole, ranks = model.layers * model.layer_parameters, tensor * pipeline
     own = whole / ranks
@@ -80,15 +83,16 @@ def _judge_states(given: list[float], case: tuple) -> None:
     with_embeddings = "`model.parameters` counts the embeddings, too. Here all parameters are in the layers."
     known = {"embeddings_counted": (_states(model.parameters / ranks, data, stage), with_embeddings)}
     refuse_known(given, known, _CLOSE, where=where)
-    if same(sorted(given), sorted(right), _CLOSE):
-        raise Wrong("order", f"{where}the right numbers in a different order: parameters, gradients, optimizer.")
+    if any(same(three, right, _CLOSE) for three in permutations(everything, 3)):
+        in_order = "parameters, gradients, optimizer, activations"
+        raise Wrong("order", f"{where}the right numbers in a different order: return {in_order}.")
     if (tensor, pipeline, data) == (1, 1, 1):
         each = ", ".join(f"{part / own:.3g}" for part in given)
         if given[0] and same([part / given[0] for part in given], [part / right[0] for part in right], _CLOSE):
             raise Wrong(
                 "unit",
                 f"{where}you count {each} bytes per parameter. The parts are right to one another, and all of them "
-                f"{given[0] / right[0]:.3g} times what they should be: in which unit are they, and of how many layers?",
+                f"{times(given[0] / right[0])} what they should be: in which unit are they, and of how many layers?",
             )
         raise Wrong(
             "bytes_per_parameter",
@@ -149,7 +153,7 @@ def _judge_parts(given: list[float], right: list[float], case: tuple) -> None:
                 )
         raise Wrong(
             "wrong_states",
-            f"{where}your {name} are {ours / wanted:.3g} times what they should be. Count the parameters of one GPU "
+            f"{where}your {name} are {times(ours / wanted)} what they should be. Count the parameters of one GPU "
             "first: all layers, divided by the ranks that share them.",
         )
 
@@ -192,7 +196,7 @@ def _judge_activations(given: float, case: tuple) -> None:
     _refuse_recomputation(given, case, inputs, inside)
     raise Wrong(
         "wrong_activations",
-        f"{where}your activations are {given / right:.3g} times what they should be. Bytes that a layer keeps, times "
+        f"{where}your activations are {times(given / right)} what they should be. Bytes that a layer keeps, times "
         "layers of the stage, times micro-batches under way"
         + (", and once the inside of the layer that is computed again." if again else "."),
     )
@@ -287,7 +291,7 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
         refuse_known(mfu, known, _CLOSE, where=where)
         raise Wrong(
             "wrong_mfu",
-            f"{where}your MFU is {mfu / model:.3g} times what it should be. Begin with the FLOP of a token.",
+            f"{where}your MFU is {times(mfu / model)} what it should be. Begin with the FLOP of a token.",
         )
     if not again:
         raise Wrong(
@@ -304,7 +308,7 @@ def _judge_utilizations(given: list[float], case: tuple) -> None:
         ),
     }
     refuse_known(hfu, known, _CLOSE, where=where)
-    raise Wrong("wrong_hfu", f"{where}your HFU is {hfu / hardware:.3g} times what it should be. One more forward pass.")
+    raise Wrong("wrong_hfu", f"{where}your HFU is {times(hfu / hardware)} what it should be. One more forward pass.")
 
 
 def _judge_no_share(given: list[float], case: tuple, model: float, where: str) -> None:

@@ -19,7 +19,7 @@ from torchcourse.lessons.troubleshooting.formula import step_bytes
 from torchcourse.lessons.troubleshooting.simulated_device import SimulatedDevice
 from torchcourse.lessons.troubleshooting.training_step import TrainingRecorder
 from torchcourse.models import mlp, small_cnn
-from torchcourse.units import format_bytes
+from torchcourse.units import format_bytes, times
 
 NAMES = ("parameters", "gradients", "optimizer numbers", "activations")
 
@@ -185,7 +185,7 @@ def _judge_bytes(given: list[float], right: tuple[int, ...], widths: list[int], 
                 question = "Which weights and biases does each layer have, and how many bytes is each?"
             raise Wrong(
                 "states",
-                f"{where}your {name} take {value:g} bytes, {value / expected:.3g} times what they should. {question}",
+                f"{where}your {name} take {value:g} bytes, {times(value / expected)} what they should. {question}",
             )
     hidden, last, first = sum(widths[1:-1]), widths[-1], widths[0]
     known = {
@@ -205,7 +205,7 @@ def _judge_bytes(given: list[float], right: tuple[int, ...], widths: list[int], 
         raise Wrong("one_sample", f"{where}your activations are those of one sample. How many are in the batch?")
     raise Wrong(
         "activations",
-        f"{where}your activations take {given[3]:g} bytes, {given[3] / right[3]:.3g} times what they should. Which "
+        f"{where}your activations take {given[3]:g} bytes, {times(given[3] / right[3])} what they should. Which "
         "tensors does the backward pass need: of each linear layer, of each ReLU, of the loss?",
     )
 
