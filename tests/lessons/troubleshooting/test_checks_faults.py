@@ -159,6 +159,7 @@ def test_first_bad_layer_accepts(answer):
         (by_what_goes_in, "inputs_looked_at"),
         (by_hooks(test=lambda out: not out.isfinite().any()), "one_is_enough"),
         (by_hooks(test=lambda out: not out.square().sum().isfinite()), "large_accused"),
+        (by_hooks(test=lambda out: not out.sum().isfinite()), "large_accused"),
         (lambda model, inputs: (model(inputs), by_hooks()(model, inputs))[1], "calls"),
         (without_any_hook, "others_hooks_gone"),
         (lambda model, inputs: by_hooks()(model.eval(), inputs), "mode_left_changed"),
@@ -291,6 +292,12 @@ def by_versions(model, step, steps=5):
     return [name for name in before if model.get_parameter(name)._version == before[name]]
 
 
+def thawing(model, step, steps=5):
+    names = compared()(model, step, steps)
+    model.requires_grad_(True)
+    return names
+
+
 def after_one(model, step, steps=5):
     names = compared(calls=1)(model, step)
     for _ in range(steps - 1):
@@ -316,6 +323,9 @@ def test_unchanged_accepts(answer):
         (compared(same=lambda a, b: torch.allclose(a, b, atol=1e-2)), "small_changes"),
         (compared(same=torch.allclose), "small_changes"),
         (compared(same=lambda a, b: a.sum() == b.sum()), "sums_compared"),
+        (compared(same=lambda a, b: a.norm() == b.norm()), "sizes_compared"),
+        (compared(same=lambda a, b: a.abs().sum() == b.abs().sum()), "sizes_compared"),
+        (thawing, "thawed"),
         (compared(same=lambda a, b: not torch.equal(a, b)), "inverted"),
         (compared(same=lambda a, b: (a == b).any()), "partly_changed"),
         (with_buffers, "buffer_listed"),
@@ -414,6 +424,7 @@ def test_mixes_samples_accepts(answer):
         (mixing(part=lambda x: [x]), "mixing_missed"),
         (lambda model, batch: False, "mixing_missed"),
         (by_sums_of_outputs, "mixing_missed"),
+        (mixing(part=lambda x: [x[:4]]), "few_samples"),
         (by_the_last_row, "last_sample_only"),
         (mixing_of_the_outer_mode, "mode_left_changed"),
         (by_relative_differences, "healthy_accused"),
@@ -505,6 +516,7 @@ def test_bad_start_accepts(answer):
         (judged(limit=lambda scores: math.log(scores.size(0)) + 40), "no_guess_missed"),
         (judged(softmax=lambda s: (s >= 0).any() and abs(s[0].sum() - 1) < 1e-3), "half_looked_at"),
         (judged(softmax=lambda s: (s >= 0).all()), "half_looked_at"),
+        (judged(softmax=lambda s: (s >= 0).all() and (s.sum(1) - 1).max() < 1e-3), "half_looked_at"),
         (judged(softmax=lambda s: (s > 0).all() and (s.sum(1) - 1).abs().max() < 1e-3), "softmax_missed"),
         (judged(softmax=lambda s: (s >= 0).all() and (s.sum(1) - 1).abs().max() < 0.1), "half_looked_at"),
         (judged(softmax=lambda s: distributions(s) or distributions(s.exp())), "half_looked_at"),

@@ -388,6 +388,13 @@ def divided_afterwards(model, loss_fn, x, y, parts):
         weight.grad /= len(x)
 
 
+def in_16_bits(model, loss_fn, x, y, parts):
+    for part, targets in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = model(part)
+        (loss_fn(scores, targets) * len(part) / len(x)).backward()
+
+
 @pytest.mark.parametrize("learner", [accumulate, with_autograd_grad, summed_apart])
 def test_accumulate_accepts(learner):
     accepted(check.accumulate(learner))
@@ -410,6 +417,7 @@ def test_accumulate_accepts(learner):
         (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, 2), "parts"),
         (lambda model, loss_fn, x, y, parts: accumulate(model, loss_fn, x, y, len(x) // 8), "parts"),
         (lambda model, *rest: accumulate(model.eval(), *rest), "mode_left_changed"),
+        (in_16_bits, "other_precision"),
         (lambda model, loss_fn, x, y, parts: loss_fn(model(x), y).backward(), "no_memory_saved"),
     ],
 )

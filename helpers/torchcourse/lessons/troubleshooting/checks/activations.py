@@ -123,13 +123,16 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
     model, x, y = mlp(20, 16, 16, 3).double(), torch.randn(samples, 20).double(), torch.randint(3, (samples,))
     weights = copies(model.parameters())
     passes: list[int] = []
+    autocast: list[bool] = []
     plain = _peak(model, lambda: loss_fn(model(x), y).backward())
     right = _gradients(model)
     model.zero_grad()
     first = next(layer for layer in model if isinstance(layer, nn.Linear))
     hook = first.register_forward_pre_hook(lambda _, given: passes.append(len(given[0])))
+    watch = first.register_forward_pre_hook(lambda *_: autocast.append(torch.is_autocast_enabled("cpu")))
     peak = _peak(model, lambda: learner(model, loss_fn, x, y, parts))
     hook.remove()
+    watch.remove()
     where = f"{samples} samples in {parts} parts"
     if not same(copies(model.parameters()), weights):
         raise Wrong(
@@ -138,6 +141,12 @@ def _judge_accumulation(learner: Callable[..., Any], samples: int, parts: int, l
     if not model.training:
         raise Wrong(
             "mode_left_changed", f"{where}: the model is in evaluation mode afterwards, and it was in training."
+        )
+    if any(autocast):
+        raise Wrong(
+            "other_precision",
+            f"{where}: the parts go forward under autocast. With 32 bits that computes in 16: the gradients would not "
+            "be those of the whole batch up to rounding.",
         )
     if loss_fn is not F.cross_entropy:
         _refuse_cross_entropy(model, x, y)

@@ -54,11 +54,12 @@ def first_bad_layer(learner: Callable) -> str:
     if (answer := learner(model, x)) is not None:
         raise Wrong("healthy_accused", f"All outputs are finite, and your function returned {answer!r}.")
     _refuse_hooks(model)
-    model.late.weight.data.fill_(1e37)
+    model.late.bias.data.fill_(3e38)
+    model.end.weight.data.zero_()
     if (answer := learner(model, x)) is not None:
         raise Wrong(
             "large_accused",
-            f"All outputs are finite, though those of 'late' are as large as 1e37, and your function returned "
+            f"All outputs are finite, though those of 'late' are as large as 3e38, and your function returned "
             f"{answer!r}. The sum of such numbers, or of their squares, overflows: ask each number.",
         )
     _judge_what_is_left(learner)

@@ -16,11 +16,14 @@ from torchcourse.checks.kit import copies, same
 def unchanged(learner: Callable) -> str:
     """Train a model in which parameters learn fast, slowly, in part, now and then, never, or must not."""
     for steps in (4, 1):
-        model, step = _partly_training()
+        model, step = _partly_training(steps)
+        frozen = [name for name, value in model.named_parameters() if not value.requires_grad]
         answer = learner(model, step, steps)
         right = {"detached.weight", "detached.bias", "left_out.weight", "left_out.bias"}
         right |= {"zeroed.weight", "zeroed.bias"}
         right |= {"rare.weight", "rare.bias"} if steps == 1 else set()
+        if any(model.get_parameter(name).requires_grad for name in frozen):
+            raise Wrong("thawed", "A parameter that was frozen before your question learns after it. Only look.")
         trainable = {name for name, value in model.named_parameters() if value.requires_grad}
         if step.calls != steps:
             raise Wrong("steps_ignored", f"step() was to be called {steps} times, and was called {step.calls} times.")
@@ -46,9 +49,13 @@ class _Step:
 
     def __init__(self, model: nn.ModuleDict) -> None:
         self.model, self.calls = model, 0
-        out = ("left_out", "slow")
+        out = ("left_out", "slow", "mirrored")
         owned = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(out)]
-        groups: list[dict[str, Any]] = [{"params": owned}, {"params": list(model["slow"].parameters()), "lr": 1e-9}]
+        groups: list[dict[str, Any]] = [
+            {"params": owned},
+            {"params": list(model["slow"].parameters()), "lr": 1e-9},
+            {"params": list(model["mirrored"].parameters()), "lr": 0.125},
+        ]
         self.optimizer = torch.optim.SGD(groups, lr=0.1)
 
     def __call__(self) -> None:
@@ -58,17 +65,19 @@ class _Step:
         out = model["left_out"](model["learns"](model["detached"](model["frozen"](x)).detach()))
         out = out + model["slow"](x) + model["table"](torch.ones(4, dtype=torch.long))
         out = out + (model["rare"](x) if self.calls == 3 else 0) + 0 * model["zeroed"](x)
-        (balanced,) = model["balanced"].parameters()
-        (out.square().mean() + (balanced * torch.tensor([1.0, -1.0])).sum()).backward()
+        (balanced,), (mirrored,) = model["balanced"].parameters(), model["mirrored"].parameters()
+        (out.square().mean() + (balanced * torch.tensor([1.0, -1.0])).sum() + mirrored.sum()).backward()
         self.optimizer.step()
 
 
-def _partly_training() -> tuple[nn.ModuleDict, _Step]:
+def _partly_training(steps: int) -> tuple[nn.ModuleDict, _Step]:
     torch.manual_seed(0)
     names = ("frozen", "detached", "learns", "left_out", "rare", "slow", "zeroed")
     model = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
     model["table"] = nn.Embedding(4, 3)  # one row of it is used
     model["balanced"] = nn.Linear(2, 3, bias=False)  # its sum never changes
+    model["mirrored"] = nn.Linear(2, 3, bias=False)  # after so many steps each number is its opposite
+    nn.init.constant_(model["mirrored"].get_parameter("weight"), steps * 0.125 / 2)
     for value in (*model["balanced"].parameters(), *model["slow"].parameters()):
         nn.init.zeros_(value)
     model["frozen"].requires_grad_(False)
@@ -104,6 +113,11 @@ def _judge_names(answer: set, right: set, steps: int) -> None:
     if answer - right == {"balanced.weight"}:
         raise Wrong(
             "sums_compared", "Each number of 'balanced' has changed, and their sum has not. Compare number by number."
+        )
+    if answer - right == {"mirrored.weight"}:
+        raise Wrong(
+            "sizes_compared",
+            "Each number of 'mirrored' has changed its sign, and none its size. Compare number by number, not a norm.",
         )
     if answer - right == {"left_out.scale"}:
         raise Wrong(
@@ -173,6 +187,12 @@ def mixes_samples(learner: Callable) -> str:
     for mixing in (_MixesRows(), _SumToOne(), _Shifts()):
         if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), mixing), x)):
             raise Wrong("mixing_missed", "A model that mixes the samples of a batch was called healthy.")
+    if not _yes_or_no(learner(nn.Sequential(nn.Linear(6, 3), _MixesRows()), x[:4])):
+        raise Wrong(
+            "few_samples",
+            "A model that mixes the samples was found in a batch of 11, and not in one of 4. Is some number of samples "
+            "written down in your function?",
+        )
     for symptom, which, one in (
         ("first_sample_only", "last", _OnlyLast()),
         ("last_sample_only", "first", _OnlyFirst()),
@@ -243,6 +263,7 @@ def bad_start(learner: Callable) -> str:
             (half, [], "probabilities in half of the rows"),
             (scores.log_softmax(dim=1), [], "logarithms of probabilities"),
             (1.01 * scores.softmax(dim=1), [], "positive rows that add up to 1.01"),
+            (0.5 * scores.softmax(dim=1), [], "positive rows that add up to 0.5"),
             (0.2 * positive, [], "positive scores that do not add up to 1"),
             (scores - scores.mean(dim=1, keepdim=True) + 1 / classes, [], "rows that add up to 1 with scores below 0"),
             (scores.softmax(dim=1) * scores.sign(), [], "scores whose sizes add up to 1, some of them below 0"),
