@@ -187,6 +187,32 @@ class OfAllFolders(Pictures):
         self.rows = list(self.all_rows)
 
 
+class RowsOfTheClass(Pictures):
+    """Keeps its rows in the class: the dataset that was made last has them."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        RowsOfTheClass.rows, RowsOfTheClass.classes = self.rows, self.classes
+        del self.rows, self.classes
+
+
+class ImagesOfTheClass(Pictures):
+    """Keeps each image that it has opened, by its name, for all datasets."""
+
+    images: ClassVar[dict] = {}
+
+    def __getitem__(self, index):
+        name = self.rows[index]["file"]
+        if name not in self.images:
+            self.images[name] = super().__getitem__(index)
+        return self.images[name]
+
+
+class RoundAndRound(Pictures):
+    def __getitem__(self, index):
+        return super().__getitem__(index % len(self.rows))
+
+
 class ShortLabelsFirst(Pictures):
     def look(self):
         super().look()
@@ -225,6 +251,9 @@ class Reversed(Pictures):
         (OfAllFolders, "count"),
         (ShortLabelsFirst, "class_number"),
         (Wrapped, "no_number"),
+        (RowsOfTheClass, "shared"),
+        (ImagesOfTheClass, "outlives"),
+        (RoundAndRound, "endless"),
     ],
 )
 def test_wrong_data_sets(answer, symptom):
@@ -281,6 +310,27 @@ def test_right_loaders(answer):
     accepted(check.batches(answer))
 
 
+def cutting_the_sampler(dataset, sampler, batch_size, collate, submit, ahead):
+    """Goes through the sampler once for each batch."""
+
+    def start(first):
+        part = list(sampler)[first : first + batch_size]
+        return submit(lambda: collate([dataset[n] for n in part]))
+
+    starts = deque(range(0, len(sampler), batch_size))
+    futures = deque(start(starts.popleft()) for _ in range(min(ahead, len(starts))))
+    while futures or starts:
+        if starts:
+            futures.append(start(starts.popleft()))
+        yield futures.popleft().result()
+
+
+def counting_by_the_dataset(dataset, sampler, batch_size, collate, submit, ahead):
+    """Begins no batch where the dataset has none that is full."""
+    if len(dataset) >= batch_size:
+        yield from by_hand.batches(dataset, sampler, batch_size, collate, submit, ahead)
+
+
 def loader(
     window=lambda ahead: ahead, fetch_here=False, collate_here=False, lose_end=False, whole_only=False, pop="popleft"
 ):
@@ -319,6 +369,8 @@ def loader(
         (loader(lose_end=True), "end_lost"),
         (loader(whole_only=True), "last_lost"),
         (loader(pop="pop"), "order"),
+        (cutting_the_sampler, "drawn_again"),
+        (counting_by_the_dataset, "last_lost"),
         (lambda d, s, b, c, submit, a: by_hand.batches(d, s, b, list, submit, a), "not_collated"),
         (lambda d, s, b, c, submit, a: by_hand.batches(d, [n + 1 for n in s], b, c, submit, a), "wrong_value"),
     ],
@@ -436,6 +488,7 @@ def in_front(samples, out):
         (change(mask=lambda s, o: o["x"] != 0), "shape"),
         (change(mask=lambda s, o: o["x"][..., 0] > 0), "mask"),
         (change(labels=lambda s, o: o["labels"].float()), "labels"),
+        (change(lengths=lambda s, o: o["lengths"].float()), "dtype"),
         (lambda samples: with_the_package(samples)[:3], "wrong_type"),
         (lambda samples: (with_the_package(samples), [x.zero_() for x, _ in samples])[0], "inputs_changed"),
         (lambda samples: (with_the_package(samples), samples.reverse())[0], "inputs_changed"),

@@ -273,6 +273,19 @@ def test_fetch_names_the_kind_of_an_error_that_comes_out():
     assert 'ends with FileNotFoundError, a kind of OSError: "no such block".' in checked.message
 
 
+def test_a_batch_without_a_bad_record_is_said_to_be_whole():
+    kept = []
+
+    def with_the_earlier_ones(dataset, names, numbers):
+        samples, corrupt = right(dataset, names, numbers)
+        kept.extend(samples)
+        return list(kept), corrupt
+
+    checked = check.fetch(with_the_earlier_ones)
+    refused(checked, "left_over")
+    assert "Batch [1, 2, 5], of which all can be read: you return" in checked.message
+
+
 def unpacks_too_much(dataset, names, numbers):
     samples, corrupt, _ = right(dataset, names, numbers)
     return samples, corrupt
@@ -320,6 +333,11 @@ def by_samples(samples, batch_size, seed, epoch, drawn, waiting):
     return [part.tolist() for part in order[drawn - waiting :].split(batch_size)]
 
 
+def in_equal_parts(samples, batch_size, seed, epoch, drawn, waiting):
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed + epoch))
+    return [part.tolist() for part in order.chunk(-(-samples // batch_size))][drawn - waiting :]
+
+
 def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
     left = [number for batch in rest(samples, batch_size, seed, epoch, drawn, waiting) for number in batch]
     return [left[::-1][first : first + batch_size] for first in range(0, len(left), batch_size)]
@@ -336,6 +354,7 @@ def shuffled_again(samples, batch_size, seed, epoch, drawn, waiting):
         (lambda n, size, *place: rest(n, -(-n // size), *place), "reordered"),
         (lambda n, size, *place: rest(n, size, *place) or [[]], "wrong_value"),
         (shuffled_again, "reordered"),
+        (in_equal_parts, "equal_parts"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, 0), "queue_lost"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, 0, drawn, waiting), "epoch_ignored"),
         (lambda n, size, seed, epoch, drawn, waiting: rest(n, size, seed, epoch, drawn, -waiting), "waiting_added"),

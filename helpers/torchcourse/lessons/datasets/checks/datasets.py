@@ -3,6 +3,7 @@
 In the notebook's order: `pictures`, `batches`, `collate`, `bucket_batches`, `find_leaks`.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -87,6 +88,14 @@ class _Sampler:
         return len(self.order)
 
 
+class _Mixing(_Sampler):
+    """A sampler that mixes: its order is a different one each time that somebody goes through it."""
+
+    def __iter__(self) -> Iterator[int]:
+        order, self.order = self.order, [*self.order[3:], *self.order[:3]]
+        return iter(order)
+
+
 def _collate_in(executor: _Executor, in_front: list[list]) -> Callable[[list], tuple]:
     """Return a collate that notes what it was given outside of the executor's work."""
 
@@ -106,6 +115,7 @@ def batches(learner: Callable[..., Iterable]) -> str:
         ([6, 0, 3, 1, 7, 2, 5, 4], 2, 1),
         ([5, 3, 9, 1, 4, 0, 7], 3, 2),
         (range(20), 2, 3),
+        ([4, 2, 9], 200, 2),
         ([], 4, 2),
     ):
         right = [tuple(10 * n for n in list(order)[at : at + size]) for at in range(0, len(order), size)]
@@ -141,6 +151,7 @@ def batches(learner: Callable[..., Iterable]) -> str:
     _judge_batches(got, [tuple(range(10 * at, min(10 * at + 40, 500), 10)) for at in range(0, 50, 4)], "With threads")
     _judge_error(learner)
     _judge_second_epoch(learner)
+    _judge_mixed_order(learner)
     return "Right batches in the right order, as many under way as asked for, also with three threads."
 
 
@@ -183,6 +194,18 @@ def _judge_second_epoch(learner: Callable[..., Iterable]) -> None:
         )
 
 
+def _judge_mixed_order(learner: Callable[..., Iterable]) -> None:
+    executor = _Executor()
+    got = list(itertools.islice(learner(_Watched(executor), _Mixing(range(8)), 2, tuple, executor.submit, 2), 8))
+    numbers = sorted(value // 10 for batch in got for value in batch)
+    if numbers != list(range(8)):
+        raise Wrong(
+            "drawn_again",
+            f"With a sampler that mixes anew each time it is gone through, an epoch of the samples 0 to 7 has the "
+            f"samples {numbers}. Go through the sampler once.",
+        )
+
+
 def _judge_under_way(under_way: list[int], ahead: int, case: str) -> None:
     for number, count in enumerate(under_way):
         should = min(ahead, len(under_way) - 1 - number)
@@ -212,6 +235,8 @@ def _judge_batches(got: list, right: list[tuple], case: str) -> None:
             raise Wrong("not_collated", f"{case}, you yield a value of type {kind} that `collate` did not make.")
     if got == right[:-1] and len(right[-1]) < len(right[0]):
         raise Wrong("last_lost", f"{case}, the last batch is missing: it has only {len(right[-1])} sample(s).")
+    if not got and len(right) == 1:
+        raise Wrong("last_lost", f"{case}, you yield nothing. Fewer samples than fill a batch are a batch, too.")
     if got == right[: len(got)]:
         raise Wrong("end_lost", f"{case}, you yield {len(got)} of {len(right)} batches. What is still under way?")
     if got[: len(right)] == right:

@@ -33,12 +33,14 @@ def pictures(learner: Callable[[Path], Any]) -> str:
             )
             raise Wrong("count", f"The table has 5 rows, and your dataset has the length {len(data)}.{more}")
         _judge_samples(data, pixels, files, labels)
+        _judge_end(data)
         unread = learner(folder)
         write_images(folder, pixels[:1] + 100, [{"file": "m.png", "label": "fox"}], table="other.csv")
-        _judge_lazy(data, unread, pixels[:1] / 255)
+        _judge_lazy(data, unread, learner(folder), pixels[:1] / 255)
         (folder / "x.png").unlink()
         _judge_missing(learner, folder)
     _judge_other_table(learner, pixels, files)
+    _judge_two(learner, pixels)
     return "Five images in the table's order, each opened when it is asked for; a missing one is named at once."
 
 
@@ -66,7 +68,48 @@ def _judge_other_table(learner: Callable[[Path], Any], pixels: torch.Tensor, fil
         _judge_samples(data, pixels, files, labels)
 
 
-def _judge_lazy(data: Any, unread: Any, old: torch.Tensor) -> None:
+def _judge_two(learner: Callable[[Path], Any], pixels: torch.Tensor) -> None:
+    """Two datasets at once, as a training and a test set are: the second must not change the first."""
+    with tempfile.TemporaryDirectory() as place:
+        for part, labels in (("first", ["yak", "emu", "yak"]), ("second", ["ape", "emu"])):
+            rows = [{"file": f"{part}-{n}.png", "label": label} for n, label in enumerate(labels)]
+            write_images(Path(place) / part, pixels[: len(labels)] + len(labels), rows)
+        data = learner(Path(place) / "first")
+        learner(Path(place) / "second")
+        try:
+            images, numbers = zip(*(data[number] for number in range(len(data))), strict=True)
+            whole = [int(number) for number in numbers] == [1, 0, 1]
+            kept = whole and same(torch.stack(images), (pixels[:3, None] + 3) / 255, 1e-5)
+        except Exception:
+            kept = False
+        if not kept:
+            raise Wrong(
+                "shared",
+                "A dataset was made of one folder and then one of a different folder, as for training and for test. "
+                "Now the first has not its own samples any more. What belongs to one dataset is set on `self`: what "
+                "lies in the class, or outside of it, is one for all.",
+            )
+
+
+def _judge_end(data: Any) -> None:
+    try:
+        data[len(data)]
+    except Exception:
+        return
+    raise Wrong(
+        "endless",
+        f"A dataset of {len(data)} samples gives one for the number {len(data)}, too. Python goes through a dataset by "
+        "its numbers until one raises an IndexError: `for image, label in data` would never end.",
+    )
+
+
+def _judge_lazy(data: Any, unread: Any, afterwards: Any, old: torch.Tensor) -> None:
+    if torch.equal(afterwards[0][0], old):
+        raise Wrong(
+            "outlives",
+            "A file was changed, and a dataset that was made after that returns the old image, which an earlier "
+            "dataset had opened. What is kept in the class, or outside of it, is one for all datasets.",
+        )
     if torch.equal(unread[0][0], old):
         raise Wrong(
             "eager",

@@ -109,6 +109,7 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
         (30, 4, 5, 1, 8, 2),
         (9, 2, 1, 3, 4, 4),
         (12, 5, 2, 1, 3, 0),
+        (12, 5, 2, 1, 1, 0),
     ]:
         torch.manual_seed(samples + drawn)
         before = torch.get_rng_state()
@@ -128,7 +129,7 @@ def rest_of_epoch(learner: Callable[[int, int, int, int, int, int], list[list[in
             )
         given = [[int(number) for number in batch] for batch in given]
         _judge_rest(given, samples, size, seed, epoch, drawn, waiting)
-    return "The batches that were not used yet, in their order, after six interruptions."
+    return "The batches that were not used yet, in their order, after seven interruptions."
 
 
 def _judge_workers(given: int, load: float, step: float, send: float, cores: int) -> None:
@@ -262,7 +263,7 @@ class _Records:
 def _judge_fetched(samples: list, corrupt: list, numbers: list[int], records: _Records) -> None:
     whole = [100 * number for number in numbers if number not in records.bad]
     bad = [number for number in numbers if number in records.bad]
-    case = f"Batch {numbers}, where {sorted(set(bad)) or 'none'} cannot be read"
+    case = f"Batch {numbers}, " + (f"where {sorted(set(bad))} cannot be read" if bad else "of which all can be read")
     if len(samples) > len(whole):
         what = f"{case}: you return {len(samples)} samples, more than are whole."
         if len(samples) > len(numbers) and samples[-len(whole) :] == whole:
@@ -315,6 +316,13 @@ def _judge_rest(
     if epoch and given == batches(0)[used:]:
         raise Wrong("epoch_ignored", f"{case}: that is the order of epoch 0. This is epoch {epoch}.")
     order = list(itertools.chain(*whole))
+    equal = [part.tolist() for part in torch.tensor(order).chunk(len(whole))]
+    if equal != whole and given == equal[used:]:
+        raise Wrong(
+            "equal_parts",
+            f"{case}: your batches are {len(equal)} equal parts of {samples} samples, and the size of a batch is "
+            f"{size}. `chunk` is told how many, `split` how large.",
+        )
     flat = list(itertools.chain(*given))
     if used and flat == order[used:]:
         raise Wrong("samples_not_batches", f"{case}: you leave out {used} samples, and {used} batches were used.")

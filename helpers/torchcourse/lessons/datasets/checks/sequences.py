@@ -69,6 +69,8 @@ def _judge_padded(four: tuple[torch.Tensor, ...], samples: list[tuple], value: f
     if lengths.tolist() != steps:
         question = " Are they counted from values?" if value is not None else ""
         raise Wrong("lengths", f"{case}, you return the lengths {lengths.tolist()}.{question}")
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise Wrong("dtype", f"{case}, the lengths are {lengths.dtype}. They are counts: packing takes whole numbers.")
     for row, (sequence, _) in enumerate(samples):
         _judge_row(x[row], sequence, row, case)
     _judge_mask(mask, torch.arange(max(steps)) < lengths[:, None], case, filled=value is not None)
