@@ -166,6 +166,7 @@ def test_no_function_has_the_name_of_a_module_beside_it():
     assert hidden_modules(PACKAGE) == []
 
 
+@pytest.mark.slow
 def test_only_pictures_draw():
     assert out_of_frame(PACKAGE) == []
 
@@ -206,6 +207,7 @@ NEED_WIDGETS = ["torchcourse.quiz.form", "torchcourse.quiz.widget"]
 """Modules whose import needs ipywidgets. They are imported where one is drawn; the others live without."""
 
 
+@pytest.mark.slow
 def test_importing_anything_but_run_ranks_starts_no_process_nor_thread_and_needs_no_widgets():
     """No thread: the rank server imports what its ranks need, and forks."""
     names = [
@@ -296,6 +298,7 @@ def test_drawing_outside_a_picture_is_found(tmp_path, text):
     assert out_of_frame(planted(tmp_path, files)) == ["torchcourse.lessons.datasets.waiting"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_trains_imports_nothing_that_draws():
     """Each rank imports by itself: with matplotlib it took half a second of processor time more."""
     code = "import sys, torchcourse.training, torchcourse.lessons.model_parallelism.checks\n"

@@ -103,10 +103,10 @@ def test_arguments_reach_pytest(ready):
     assert environment["TORCHCOURSE_CHROMIUM"] == "/usr/bin/chromium"
 
 
-def test_quick_leaves_out_whole_notebooks_and_the_browser(ready):
+def test_quick_leaves_out_whole_notebooks_the_browser_and_what_is_slow(ready):
     assert course.main(["test", "--quick", "-x"]) == 0
     command, _ = ready[0]
-    assert command[-3:] == ["-m", "not notebook and not browser", "-x"]
+    assert command[-3:] == ["-m", "not notebook and not browser and not slow", "-x"]
     assert "--quick" not in command
 
 

@@ -292,6 +292,7 @@ def project(tmp_path: Path, empty_environment: Path, monkeypatch: pytest.MonkeyP
     return folder
 
 
+@pytest.mark.slow
 @posix
 def test_uv_is_asked_for_the_tested_set_where_pip_would_look_for_it(project, tmp_path, capfd):
     (project / "uv.py").write_text(INSTALL)
@@ -309,6 +310,7 @@ def test_uv_is_asked_for_the_tested_set_where_pip_would_look_for_it(project, tmp
     assert environment.prepare({"lab"}, project) == python
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_installation_cut_off_in_the_middle_is_healed(project, ending, capfd):
@@ -334,6 +336,7 @@ def test_an_installation_cut_off_in_the_middle_is_healed(project, ending, capfd)
     assert "again: the last installation did not finish" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 @posix
 def test_a_failure_before_anything_is_unpacked_keeps_the_environment(project, capfd):
     (project / "uv.py").write_text("raise SystemExit('error: Failed to fetch: https://index.example/torch')")

@@ -36,6 +36,7 @@ def test_a_port_that_cannot_be_is_one_sentence():
         course.free_port(99999)
 
 
+@pytest.mark.slow
 def test_lab_opens_the_first_lesson_in_the_learners_folder_behind_a_token(tmp_path):
     work = tmp_path / "work"
     (work / course.FIRST_LESSON).parent.mkdir(parents=True)

@@ -32,12 +32,14 @@ def run_there(installed: Path, code: str, cwd: Path) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_package_is_the_installed_one(installed, tmp_path):
     assert Path(run_there(installed, "import torchcourse; print(torchcourse.__file__)", tmp_path)).is_relative_to(
         installed
     )
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported(installed, tmp_path):
     code = """
 import importlib, pkgutil, torchcourse
@@ -67,6 +69,7 @@ def test_the_cards_find_their_sentences(installed, tmp_path):
     assert run_there(installed, code, tmp_path) == "Check"
 
 
+@pytest.mark.slow
 def test_the_images_load(installed, tmp_path):
     code = "from torchcourse.data import mnist; print(len(mnist('train')), len(mnist('test')))"
     assert run_there(installed, code, tmp_path) == "4000 1000"

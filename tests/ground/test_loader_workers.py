@@ -104,6 +104,7 @@ assert max(sample.seconds for sample in got) < 1, [sample.seconds for sample in 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows can only spawn")
 def test_the_workers_of_a_notebook_import_pytorch_once(tmp_path):
     ran = subprocess.run([sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, cwd=tmp_path, timeout=120)

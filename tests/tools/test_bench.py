@@ -48,6 +48,7 @@ def test_a_report_is_written_and_a_missing_peer_leaves_its_table_out(monkeypatch
     assert "Left out loop: No module named 'lightning'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_longest_silence_of_a_notebook_is_found(tmp_path):
     speaks = "import time\nfor _ in range(4):\n    time.sleep(0.3)\n    print('on', flush=True)"
     cells = [("speaks", speaks), ("silent", "time.sleep(1.2)"), ("quick", "1")]
@@ -58,6 +59,7 @@ def test_the_longest_silence_of_a_notebook_is_found(tmp_path):
     assert listener.silence > 1.1
 
 
+@pytest.mark.slow
 def test_ways_to_start_ranks_do_the_same_work():
     assert ranks.one_all_reduce.__module__ == "torchcourse.tools.bench.ranks"
     seconds = ranks._measure("`run_ranks`", 2)
@@ -65,6 +67,7 @@ def test_ways_to_start_ranks_do_the_same_work():
     assert min(seconds) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nothing like it"])
 def test_a_way_that_fails_is_reported_as_failed(name):
     assert ranks._measure(name, 2).startswith("failed: KeyError")

@@ -31,6 +31,7 @@ def graded(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_escapes_names_and_outputs_and_links_to_feedback(graded):
     class_page.write(graded)
     page = (graded / "class.html").read_text(encoding="utf-8")

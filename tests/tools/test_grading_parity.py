@@ -106,6 +106,7 @@ def files(folder: Path, step: str) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in (folder / step).rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_gradebook_holds_the_same_rows(graded):
     ours, theirs = map(rows, graded)
     assert ours == theirs

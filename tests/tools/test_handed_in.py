@@ -443,6 +443,7 @@ def test_a_record_that_is_damaged_grades_all_again(class_folder, course, counted
     assert rows(class_folder) == before
 
 
+@pytest.mark.slow
 def test_a_grader_that_is_killed_goes_on_where_it_was(course, tmp_path):
     for number in range(4):
         hand_in(course, tmp_path, f"student-{number}", solved=True)

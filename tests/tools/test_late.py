@@ -77,6 +77,7 @@ def test_the_template_is_a_file_without_rules(tmp_path):
     assert late.read(tmp_path / "nowhere") is None
 
 
+@pytest.mark.slow
 def test_lateness_counts_in_table_and_gradebook_also_for_points_given_by_hand(tmp_path):
     course = small_course.released(tmp_path / "course")
     folder = tmp_path / "class"

@@ -71,6 +71,7 @@ def test_the_entry_point_leads_to_the_provisioner():
     assert entry_point().load() is provisioner.SandboxProvisioner
 
 
+@pytest.mark.slow
 def test_stock_autograde_runs_what_was_handed_in_where_it_reaches_nothing(made, by_default):
     _, folder = made
     config = Config()

@@ -164,6 +164,7 @@ def test_a_set_up_cell_installs_alone_what_its_notebook_alone_needs(monkeypatch,
     assert asked == [["optuna>=4.0"]] * len(NEEDS)
 
 
+@pytest.mark.slow
 def test_only_some_notebooks_need_more_than_the_course_brings():
     """All imports of all other notebooks, in one process that has nothing but the dependencies of the course."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

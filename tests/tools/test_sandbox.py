@@ -259,6 +259,7 @@ def test_an_answer_that_the_sandbox_did_not_give_is_noticed(warm, source):
     assert isinstance(died, Forged)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["while True: pass", "import time\ntime.sleep(99)"], ids=["busy", "asleep"])
 def test_a_cell_that_takes_too_long_is_interrupted_and_the_next_one_runs(warm, source, monkeypatch):
     monkeypatch.setattr(sandbox, "_GRACE", 20.0)  # a slow machine takes its time to write the traceback
@@ -380,6 +381,7 @@ def test_a_machine_without_room_for_a_sandbox_is_asked_again_and_costs_no_points
         execution.execute(notebook)
 
 
+@pytest.mark.slow
 def test_work_that_was_lost_with_the_warm_process_is_done_again_and_stopped_work_is_not(monkeypatch, again_at_once):
     """As when a system without memory ends the largest process: no cell is to blame."""
     monkeypatch.setattr(execution, "_warm", None)
@@ -445,6 +447,7 @@ def _ended_at_once(_request):
     return psutil.Popen([sys.executable, "-c", ""]), ours
 
 
+@pytest.mark.slow
 def test_a_grader_that_is_killed_takes_its_sandboxes_with_it(tmp_path):
     program = """
         import time

@@ -1,9 +1,12 @@
 """The bench of transfer measures both layouts and trains each method."""
 
+import pytest
+
 from torchcourse.lessons.transfer.few_labels import METHODS
 from torchcourse.tools.bench import transfer
 
 
+@pytest.mark.slow
 def test_the_tables_have_every_layout_and_method(monkeypatch):
     for name, value in (("ROUNDS", 1), ("PICTURES", 2), ("NUMBERS", (1,)), ("SEEDS", 2)):
         monkeypatch.setattr(transfer, name, value)

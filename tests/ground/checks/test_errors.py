@@ -192,6 +192,7 @@ def test_what_the_check_meets_is_not_put_down_to_a_line():
     assert "None of your lines was running" in checked.message
 
 
+@pytest.mark.slow
 def test_a_frame_of_compiled_code_is_no_line_of_the_learners():
     with pytest.raises(ValueError) as met:
         np.random.default_rng(0).choice(3, 10, replace=False)

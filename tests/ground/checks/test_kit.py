@@ -125,6 +125,7 @@ def fail(kind: str):
     return kind
 
 
+@pytest.mark.slow
 def test_failures_on_ranks_get_their_symptom():
     assert on_ranks(fail, "fine", world_size=2) == ["fine", "fine"]
     known = {"TypeError & NoneType": ("nothing_sent", "Rank {rank} met None: {first_line}.")}

@@ -167,6 +167,7 @@ def test_the_other_kinds(kind, answer, key, tolerance, share) -> None:
     assert score(kind, answer, key, "ABC", tolerance) == pytest.approx(share)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(answers.KINDS), st.none() | st.booleans() | st.text() | st.floats() | st.lists(st.text()))
 def test_whatever_is_typed_is_read_or_refused_with_a_sentence(kind, typed) -> None:
     sentence, meant = "", None

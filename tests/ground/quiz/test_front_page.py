@@ -95,6 +95,7 @@ def test_a_folder_without_lessons_says_so():
     assert "This folder holds no lessons." in where_was_i(NOW)._repr_html_()
 
 
+@pytest.mark.slow
 def test_ten_thousand_lines_make_the_page_of_the_last_ones(course):
     lines = [json.dumps(question(number % 20, right=number % 3 > 0, day=number % 400)) for number in range(10_000)]
     (course / "journal.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -43,6 +43,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cells_function_runs_under_torchrun_as_in_the_notebook(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "tools.py").write_text("def third(x):\n    return x / 3\n")
     sys.path.insert(0, str(tmp_path))

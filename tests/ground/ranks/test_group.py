@@ -41,6 +41,7 @@ def test_a_rank_may_make_process_groups_of_its_own() -> None:
     assert run_ranks(sums, world_size=3) == [[3.0, 3.0]] * 3
 
 
+@pytest.mark.slow
 def test_no_rank_begins_before_the_last_one_has_joined(tmp_path: Path) -> None:
     """One that failed at once would close the connections of a rank that is still on its way in."""
     script = tmp_path / "script.py"

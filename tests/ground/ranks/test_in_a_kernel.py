@@ -100,6 +100,7 @@ def survivors(processes: list[psutil.Process]) -> list[psutil.Process]:
     return alive
 
 
+@pytest.mark.slow
 def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_imports_torch(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     slow_torch = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep({PATIENCE})\n"
@@ -119,6 +120,7 @@ def test_nothing_survives_a_kernel_that_is_killed_while_the_ranks_starter_import
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_cell_that_computes_without_a_word_says_that_it_runs_and_the_saved_notebook_does_not(kernel: Kernel) -> None:
     """Here, because it needs a kernel: an import, a long sum. In a notebook that a program runs there is no line."""
     watch = "from torchcourse import still_running\nstill_running.watch()\nstill_running.QUIET_SECONDS = 0.3"
@@ -133,6 +135,7 @@ def test_a_cell_that_computes_without_a_word_says_that_it_runs_and_the_saved_not
     assert all(text.startswith("This cell is still running: ") for text in line[:-1])
 
 
+@pytest.mark.slow
 def test_a_bar_of_a_rank_is_an_output_that_moves_and_a_silent_rank_says_that_it_runs(kernel: Kernel) -> None:
     assert not kernel.run("run_ranks(device, world_size=1)").error  # the server has imported PyTorch
     cell = kernel.run(

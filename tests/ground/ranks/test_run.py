@@ -236,6 +236,7 @@ def test_chained_errors_and_exits_are_told() -> None:
     assert (caught.value.kind, caught.value.message) == ("SystemExit", "4")
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_one_that_has_returned() -> None:
     def only_rank_0() -> None:
         if dist.get_rank() == 0:
@@ -299,6 +300,7 @@ class SlowToRebuild:
         return time.sleep, (self.seconds,)
 
 
+@pytest.mark.slow
 def test_the_time_limit_begins_when_all_ranks_have_started() -> None:
     assert run_ranks(lambda _: dist.get_rank(), SlowToRebuild(2), timeout=1) == [0, 1]
 
@@ -326,6 +328,7 @@ def test_no_rank_is_left_after_a_failure() -> None:
     assert psutil.Process().children(recursive=True) == before
 
 
+@pytest.mark.slow
 def test_the_next_call_works_after_the_server_was_killed() -> None:
     run_ranks(dist.get_rank)
     (server,) = (p for p in psutil.Process().children() if any("server.py" in word for word in p.cmdline()))
@@ -714,6 +717,7 @@ def test_a_detached_child_does_not_hold_up_the_notebook() -> None:
 # Other ways to start
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spawned")
 def test_spawned_ranks_behave_like_forked_ones(capsys: pytest.CaptureFixture) -> None:
     def work(mode: str) -> int:
@@ -736,6 +740,7 @@ def test_windows_spawns_and_everything_else_forks(monkeypatch: pytest.MonkeyPatc
         assert start.start_method() == method
 
 
+@pytest.mark.slow
 def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -757,6 +762,7 @@ def test_a_plain_script_without_a_main_guard(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_under_torchrun_the_same_call_runs_in_place(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -334,6 +334,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_9_while_saving_never_costs_a_checkpoint(tmp_path):
     command = [sys.executable, "-c", SAVE_UNTIL_KILLED, tmp_path / "last.pt"]

@@ -43,6 +43,7 @@ def train(folder, epochs, save_every=1):
     trainer.fit(make_loader(dataset, 8), epochs, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_killed_ten_times_ends_as_if_it_had_never_been(tmp_path):
     moments, steps = random.Random(0), [0]
     for _ in range(10):

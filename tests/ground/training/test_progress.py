@@ -100,6 +100,7 @@ print("epochs:", len(trainer.history) > 3, "handler:", signal.getsignal(signal.S
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_gets_one_bar_and_its_stop_button_one_sentence():
     cells = [nbformat.v4.new_code_cell(code) for code in (FIT, STOPPED, AFTER)]
     notebook = nbformat.v4.new_notebook(cells=cells)

@@ -384,6 +384,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(search, "_with_labels_by_chance", lambda place: place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learner", "symptom"),
     [
@@ -417,6 +418,7 @@ def test_few_steps_are_told_from_none(in_this_process):
     assert "for more than a few steps" in check.study(partial(keeps_all, value=0.1)).message
 
 
+@pytest.mark.slow
 def test_a_search_that_keeps_all_is_right_whatever_it_trains(in_this_process):
     accepted(check.study(keeps_all))
 
@@ -572,6 +574,7 @@ def test_a_checkpoint_is_loaded_more_than_once_and_only_where_there_is_one(tmp_p
     training._judge_loading_again(lambda folder, _: nn.Unflatten(0, (folder / "w.pt").stat()[:1]), tmp_path, [])
 
 
+@pytest.mark.slow
 def test_wrong_loading():
     train = partial(careless, "")
     accepted(check.one_device((train, loaded)))

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import torchcourse
 from torchcourse.lessons.capstone import _planted, colleague
@@ -104,6 +105,7 @@ def test_no_public_function_tells_whether_a_name_is_right():
     assert own == [("colleague", "incident"), ("failure", "diagnosis"), ("capstone_planted", "train")]
 
 
+@pytest.mark.slow
 def test_the_check_says_nothing_of_a_name_without_evidence():
     """Each cause of the list gets the same answer, right or wrong, until a test tells the run from all others."""
 

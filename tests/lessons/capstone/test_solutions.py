@@ -19,11 +19,13 @@ def test_dataset_diagnosis_and_report(solution):
     accepted(check.report(solution.write_report))
 
 
+@pytest.mark.slow
 @SOLUTIONS
 def test_a_search_that_is_killed(solution):
     accepted(check.study(solution.search))
 
 
+@pytest.mark.slow
 @SOLUTIONS
 def test_training_on_two_ranks_and_its_checkpoint(solution):
     train = partial(solution.train, solution.SETTINGS)

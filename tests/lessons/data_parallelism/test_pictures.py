@@ -253,6 +253,7 @@ def test_a_trace_without_training_is_refused(tmp_path) -> None:
 # Sliders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [ring_picture, dataparallel_picture, bucket_picture, zero_picture])
 def test_every_control_can_go_to_both_its_ends(make) -> None:
     box = make()

@@ -46,6 +46,7 @@ def test_the_picture_has_a_box_for_each_turn():
     assert len(pictures.draw_shares(10, 4, DROP).axes[0].patches) == 10
 
 
+@pytest.mark.slow
 def test_every_slider_position_can_be_drawn():
     widget = figures.explorer(
         pictures.draw_shares,

@@ -393,6 +393,7 @@ def found(request: pytest.FixtureRequest) -> list[dict]:
     return run_ranks(measure, world_size=request.param, timeout=100)
 
 
+@pytest.mark.slow
 def test_all_stages_take_the_steps_of_ddp(found: list[dict]) -> None:
     for rank in found:
         assert len(rank["apart"]) == 2 * 4

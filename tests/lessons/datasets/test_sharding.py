@@ -122,6 +122,7 @@ def on_a_rank():
     return epochs, steps, str(error.value)
 
 
+@pytest.mark.slow
 def test_ranks_with_workers_read_each_record_once_and_step_together():
     (first, second), (steps, others), errors = zip(*run_ranks(on_a_rank, world_size=2), strict=True)
     for ours, theirs in zip(first, second, strict=True):

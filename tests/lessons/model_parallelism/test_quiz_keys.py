@@ -129,6 +129,7 @@ def shift(first_sender: int | None):
     return incoming[0].item()
 
 
+@pytest.mark.slow
 def test_a_ring_in_which_all_receive_first():
     assert run_ranks(shift, 0, world_size=3, env=ON_CPU) == [2.0, 0.0, 1.0]
     with pytest.raises(RankTimeout):
@@ -207,6 +208,7 @@ def tensor_parallel():
     return names["out"].item() - bias.item(), counts, sum(math.prod(each.shape) for each in traffic.collectives)
 
 
+@pytest.mark.slow
 def test_what_four_tensor_parallel_ranks_do():
     too_large, counts, numbers = run_ranks(tensor_parallel, world_size=4, env=ON_CPU)[0]
     assert numbers == key("numbers-for-a-cut-vocabulary")

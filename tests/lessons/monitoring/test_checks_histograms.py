@@ -299,6 +299,7 @@ def test_a_wrong_name_is_refused_without_the_right_one(change, symptom):
         assert "?." not in checked.message
 
 
+@pytest.mark.slow
 def test_the_runs_show_what_they_are_named_for(tmp_path):
     for letter, run in naming.train_unknown(tmp_path).items():
         found = {diagnose(run).name} | ({judge_fit(run).name} if "loss/val" in run.scalars else set())

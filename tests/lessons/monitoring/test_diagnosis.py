@@ -27,6 +27,7 @@ def _epochs(kind):
     return None if kind in ("overfitting", "healthy") else 1
 
 
+@pytest.mark.slow
 def test_each_sickness_gets_its_name(runs):
     names = {kind: diagnose(run).name for kind, run in runs.items()}
     assert names == {kind: kind if kind in SICK else "healthy" for kind in runs}

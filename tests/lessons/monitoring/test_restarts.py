@@ -68,6 +68,7 @@ def test_one_sentence_says_why_nothing_was_played(monkeypatch, capsys):
     assert "which Windows lacks" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
 def test_two_agents_start_their_ranks_again_after_a_death(tmp_path):
     """The lesson goes on without the scene where a machine cannot play it; this one can, if not at the first go."""

@@ -30,6 +30,7 @@ print(address, tags)
 """
 
 
+@pytest.mark.slow
 def test_it_serves_a_run_and_ends_with_its_process(tmp_path):
     with Monitor(tmp_path / "run") as board:
         board.scalars(1, {"loss/train": 1.0})

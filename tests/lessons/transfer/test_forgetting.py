@@ -60,6 +60,7 @@ def test_the_reader_reads_mnist_and_not_what_it_never_saw(reader, known):
     assert all(task.train.tensors[0].shape[1:] == (1, 28, 28) for task in known.values())
 
 
+@pytest.mark.slow
 def test_all_ways_learn_and_old_images_keep_the_old_task(learned, known):
     old = {way: accuracy(learned[way], *known["MNIST"].test[:500]) for way in LONG}
     new = {way: accuracy(model, *known["small digits"].test.tensors) for way, model in learned.items()}

@@ -125,6 +125,7 @@ def test_rates_that_fall():
     assert mistakes("rate-of-the-fourth") == close(0.01 / 2.6**4, 0.01 * 2.6**3, 0.01 / (3 * 2.6))
 
 
+@pytest.mark.slow
 def test_good_weights_want_the_lower_rate():
     pixels, labels = few_labels.digit_pixels("train")
     inputs, found = MNIST_SCALING(pixels, 16), {}

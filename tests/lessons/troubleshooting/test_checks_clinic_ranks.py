@@ -191,6 +191,7 @@ def test_closed_connection_refuses(changes, symptom):
     refused(repair(STALE, *broken(STALE, *changes)), symptom)
 
 
+@pytest.mark.slow
 def test_closed_connection_refuses_ranks_that_wait_for_one_another(monkeypatch):
     monkeypatch.setattr("torchcourse.lessons.troubleshooting.clinic.cases.closed_connection.TIME_LIMIT", 3.0)
     waits = STOP.replace("            break", "            dist.barrier()\n            break")

@@ -697,6 +697,7 @@ def test_any_rank_bad_refuses(answer, symptom):
     refused(check.any_rank_bad(answer), symptom)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])
 def test_any_rank_bad_refuses_a_collective_that_only_some_call(monkeypatch, limit):
     monkeypatch.setattr(check.hangs, "TIME_LIMIT", limit)

@@ -24,6 +24,7 @@ CLINIC = Path(clinic.__file__).parent
 SLUGS = [slug for slugs in clinic.WARDS.values() for slug in slugs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", SLUGS)
 def test_the_lessons_repair_heals_on_every_data(slug):
     given = reference(slug)

@@ -151,6 +151,7 @@ def test_what_failed_in_the_operation_itself_is_not_kept_by_the_watch():
     assert "`activations` of step()" in only(find_leaks(step, steps=6)).holder
 
 
+@pytest.mark.slow
 def test_weights_that_a_kept_graph_keeps_are_named_with_it():
     outputs = []
     leaks = find_leaks(lambda: outputs.append(network()(X)), steps=6).leaks
@@ -373,6 +374,7 @@ def test_the_graph_that_grows_is_accused_and_not_the_largest():
     assert old_total.grad_fn is not None
 
 
+@pytest.mark.slow
 def test_two_growing_graphs_and_a_list_have_three_holders_the_list_first():
     sums, outputs = {"loss": 0.0, "first": 0.0}, []
 
@@ -467,6 +469,7 @@ def test_a_leak_on_a_gpu_is_found_the_same_way():
     assert "`kept`" in leak.holder
 
 
+@pytest.mark.slow
 def test_a_step_that_only_the_watch_holds_still_has_a_holder():
     class Loop:
         def __init__(self):

@@ -431,6 +431,7 @@ def test_nan_to_num_shows_a_zero_and_leaves_the_nan():
     assert "0 · ∞ = NaN" in asked("a-smooth-curve-again").model_answer.en
 
 
+@pytest.mark.slow
 def test_what_is_saved_on_the_host_crosses_the_link_twice():
     layer, x = nn.Linear(8, 4), torch.randn(16, 8)
     places = step_with(nn.Sequential(layer), x, "moved to the host")

@@ -115,6 +115,7 @@ def resnet_device():
     return device
 
 
+@pytest.mark.slow
 def test_a_step_of_resnet50_with_64_images(resnet_device):
     assert resnet_device.peak / GIB == pytest.approx(5.46, abs=0.01)
     kinds = resnet_device.peak_by_kind()

@@ -19,6 +19,7 @@ def waits_for_others():
         dist.all_reduce(torch.ones(1))
 
 
+@pytest.mark.slow
 def test_each_ranks_lines_are_taken_from_the_error_and_those_that_returned_have_none():
     with pytest.raises(RankTimeout) as error:
         run_ranks(waits_for_others, world_size=3, timeout=3, env={"CUDA_VISIBLE_DEVICES": ""})
@@ -46,6 +47,7 @@ def test_a_loader_reports_a_sample_that_raises_and_a_worker_that_dies(trouble, m
         run_ranks(load, trouble, tmp_path, world_size=1, timeout=20)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_runs_into_the_timeout_and_its_file_says_where(tmp_path, capsys):
     with pytest.raises(RankError, match="timed out after 2 seconds"):
         run_ranks(partial(load, "hangs", tmp_path, timeout=2), world_size=1, timeout=20)

@@ -6,6 +6,7 @@ from torchcourse.lessons.troubleshooting.step_study import study_step
 from torchcourse.lessons.troubleshooting.step_study_picture import describe_step, draw_step
 
 
+@pytest.mark.slow
 def test_each_remedy_saves_in_the_step_and_says_how_much():
     plain = study_step(8).peak
     for remedy in (

@@ -54,6 +54,7 @@ def test_a_search_finds_the_planted_setting_and_prunes():
     assert epochs < 0.7 * 40 * 9
 
 
+@pytest.mark.slow
 def test_going_on_is_the_same_as_never_stopping(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     run(open_study(url, SPACE), planted, 6)
@@ -91,6 +92,7 @@ def kill_until_a_trial_is_cut(url):
     return kills, len(kept)
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(_database, "GRACE", 1)
     url = f"sqlite:///{tmp_path}/study.db"
@@ -120,6 +122,7 @@ def test_a_trial_killed_before_its_first_sign_of_life_is_run_again(tmp_path, mon
     assert settings_of(study.trials[1], SPACE) == {"lr": 1.0, "width": 32, "optimizer": "sgd"}
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study_and_run_nothing_twice(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     study = run_workers(url, SPACE, slow, trials=20)
@@ -157,6 +160,7 @@ def raises(settings):
     raise RuntimeError("no such file: digits.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "words"),
     [
@@ -183,6 +187,7 @@ def falls_apart(settings):
         yield float("nan") if settings["lr"] == 1.0 else value
 
 
+@pytest.mark.slow
 def test_trials_that_fall_apart_end_no_study_and_are_shown(tmp_path, capsys):
     url = f"sqlite:///{tmp_path}/study.db"
     run(open_study(url, SPACE), falls_apart, 5, on_trial=tell)

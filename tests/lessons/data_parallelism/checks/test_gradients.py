@@ -259,6 +259,7 @@ def test_a_division_by_a_different_number_is_not_told_as_two():
     assert "or" in check.average_gradients(divided_by_the_parameters).message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1.0, 20.0], ids=["hangs", "is left alone"])
 def test_ranks_that_wait_for_ever_are_named(monkeypatch, limit):
     monkeypatch.setattr(check, "TIME_LIMIT", limit)

@@ -136,6 +136,7 @@ def test_a_run_that_has_nothing_to_log_is_tried():
     assert check.train_and_log(stacked_at_the_end).symptom == "raised_RuntimeError"
 
 
+@pytest.mark.slow
 def test_train_and_log_sees_the_hang_of_the_lab(monkeypatch):
     monkeypatch.setattr(check, "TIME_LIMIT", 3.0)
     refused(check.train_and_log(lambda model, batches: trained(model, batches, only_rank_0_calls)), "hang")

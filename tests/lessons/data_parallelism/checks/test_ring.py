@@ -206,6 +206,7 @@ def test_ring_all_reduce_refuses(answer, symptom):
     refused(check.ring_all_reduce(answer), symptom)
 
 
+@pytest.mark.slow
 def test_ring_all_reduce_sees_a_hang(monkeypatch):
     monkeypatch.setattr(check, "TIME_LIMIT", 3.0)
     refused(check.ring_all_reduce(everybody_sends_first), "hang")

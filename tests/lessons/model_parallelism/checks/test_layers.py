@@ -307,6 +307,7 @@ def average(y):
     return total(y) / place()[1] * 1.5
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_is_named(monkeypatch):
     """The time limit is the point: rank 0 waits for a message that nobody sends."""
     monkeypatch.setattr(check, "TIME_LIMIT", 3.0)

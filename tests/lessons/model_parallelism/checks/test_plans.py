@@ -12,6 +12,7 @@ from verdicts import accepted, refused, todo
 # my_layout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layout",
     [
@@ -23,6 +24,7 @@ def test_my_layout_accepts(layout):
     accepted(check.my_layout(layout))
 
 
+@pytest.mark.slow
 def test_my_layout_accepts_what_the_search_finds():
     accepted(check.my_layout(fastest(*check.TASK).layout))
 
@@ -76,6 +78,7 @@ def by_trying_some(model, cluster, layout):
     return min((each for each in plans if each.fits), key=lambda each: each.seconds.total).layout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [as_in_the_notebook, by_the_search, by_trying_some])
 def test_repaired_accepts(answer):
     accepted(check.repaired(answer))

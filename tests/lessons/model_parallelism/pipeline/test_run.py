@@ -177,6 +177,7 @@ def with_groups(schedule):
     return max((p.grad - right[name]).abs().max().item() for name, p in model.named_parameters() if id(p) in ours)
 
 
+@pytest.mark.slow
 def test_orders_that_block_each_other_hang_and_the_stacks_say_where():
     good = one_f_one_b(2, 2)
     first = (Action("F", 0, 0), Action("B", 0, 0), Action("F", 0, 1), Action("B", 0, 1))
