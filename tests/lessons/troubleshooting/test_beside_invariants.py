@@ -163,16 +163,7 @@ def test_a_part_that_steps_less_often_than_the_rest_has_no_adversary() -> None:
     assert names(program) == []
 
 
-@pytest.mark.parametrize(
-    ("start", "averaged", "alarms"),
-    [
-        ("each its own", True, ["replicas_apart"]),
-        ("another head", True, ["replicas_apart"]),
-        ("the same", True, []),
-        ("each its own", False, []),
-    ],
-)
-def test_replicas_have_the_same_weights(start: str, averaged: bool, alarms: list[str]) -> None:
+def replicas(start: str, share: Callable | None, reduction: str = "mean") -> Callable[[Watch], None]:
     def program(watch: Watch) -> None:
         models = [dense() for _ in range(3)]
         for model in models[1:] if start != "each its own" else ():
@@ -185,12 +176,33 @@ def test_replicas_have_the_same_weights(start: str, averaged: bool, alarms: list
             for rows in torch.arange(len(x)).split(24):
                 for rank, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
                     optimizer.zero_grad()
-                    F.cross_entropy(model(x[rows[rank::3]]), y[rows[rank::3]]).backward()
-                for together in zip(*(model.parameters() for model in models), strict=True) if averaged else ():
-                    mean = torch.stack([p.grad for p in together]).mean(dim=0)
+                    F.cross_entropy(model(x[rows[rank::3]]), y[rows[rank::3]], reduction=reduction).backward()
+                for together in zip(*(model.parameters() for model in models), strict=True) if share else ():
+                    shared = share(torch.stack([p.grad for p in together]), 0)
                     for p in together:
-                        p.grad = mean.clone()
+                        p.grad = shared.clone()
                 for optimizer in optimizers:
                     optimizer.step()
 
-    assert names(program) == alarms
+    return program
+
+
+@pytest.mark.parametrize(
+    ("start", "share", "alarms"),
+    [
+        ("each its own", torch.mean, ["replicas_apart"]),
+        ("another head", torch.mean, ["replicas_apart"]),
+        ("the same", torch.mean, []),
+        ("each its own", None, []),
+    ],
+)
+def test_replicas_have_the_same_weights(start: str, share: Callable | None, alarms: list[str]) -> None:
+    assert names(replicas(start, share)) == alarms
+
+
+@pytest.mark.parametrize(
+    ("share", "reduction", "alarms"),
+    [(torch.sum, "mean", ["ranks_summed"]), (torch.sum, "sum", []), (torch.mean, "mean", [])],
+)
+def test_replicas_share_the_mean_of_means(share: Callable, reduction: str, alarms: list[str]) -> None:
+    assert names(replicas("the same", share, reduction)) == alarms

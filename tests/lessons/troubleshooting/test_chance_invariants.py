@@ -51,6 +51,42 @@ def test_an_advantage_carries_no_gradient(normal: bool, detached: bool, alarms: 
     assert names(model, loss) == alarms
 
 
+@pytest.mark.parametrize(
+    ("logs", "weights", "alarms"),
+    [((-1,), (-1, 1), ["broadcast"]), ((-1, 1), (-1,), ["broadcast"]), ((-1,), (-1,), []), ((-1, 1), (-1, 1), [])],
+)
+def test_an_action_has_one_weight(logs: tuple[int, ...], weights: tuple[int, ...], alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(12, 4)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        actions = Categorical(logits=model(x))
+        drawn = actions.sample()
+        return -(actions.log_prob(drawn).view(logs) * ((drawn == y).float() - 0.25).view(weights)).mean()
+
+    assert names(model, loss) == alarms
+
+
+class Columns(ActorCritic):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states = torch.tanh(self.body(x))
+        return self.actions(states), self.value(states)
+
+
+@pytest.mark.parametrize(("column", "alarms"), [(False, ["broadcast"]), (True, [])])
+def test_what_was_expected_is_compared_with_one_return(column: bool, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        scores, value = model(x)
+        returns = y.float()[:, None] if column else y.float()
+        better = (returns - value).detach().mean(dim=1)
+        return -(better * Categorical(logits=scores).log_prob(y)).mean() + F.mse_loss(value[:, 0], y.float())
+
+    model = Columns()
+    assert names(model, loss) == alarms
+
+
 @pytest.mark.parametrize(("anew", "alarms"), [(False, []), (True, ["ratio_is_1"])])
 def test_a_ratio_compares_with_the_policy_that_acted(anew: bool, alarms: list[str]) -> None:
     torch.manual_seed(0)
@@ -150,7 +186,7 @@ def test_a_code_that_was_made_into_a_sample_is_shown() -> None:
     assert names(model, loss) == []
 
 
-@pytest.mark.parametrize("form", ["logarithm", "softplus", "library"])
+@pytest.mark.parametrize("form", ["logarithm", "product", "softplus", "library"])
 @pytest.mark.parametrize(("sign", "alarms"), [(1, []), (-1, ["divergence_subtracted"])])
 def test_a_divergence_is_made_small(form: str, sign: int, alarms: list[str]) -> None:
     torch.manual_seed(0)
@@ -161,6 +197,8 @@ def test_a_divergence_is_made_small(form: str, sign: int, alarms: list[str]) -> 
         spread = F.softplus(free) + 1e-3 if form == "softplus" else (0.5 * free).exp()
         if form == "logarithm":
             divergence = -0.5 * (1 + free - mean.pow(2) - free.exp()).sum(dim=1).mean()
+        elif form == "product":
+            divergence = -0.5 * torch.sum(1 + free - mean * mean - torch.exp(free))
         elif form == "softplus":
             divergence = (0.5 * (spread**2 + mean**2 - 1) - spread.log()).sum(dim=1).mean()
         else:

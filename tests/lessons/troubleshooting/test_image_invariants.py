@@ -126,6 +126,16 @@ def test_a_picture_and_its_map_are_turned_together(turn: Callable, both: bool, a
     assert painted(change, out) == alarms
 
 
+def test_a_model_may_be_told_how_to_draw() -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = torch.rand(len(maps)) < 0.5
+        told = pictures.clone()
+        told[:, :, 0, 0] = turned[:, None].float()
+        return told, torch.where(turned[:, None, None], maps.flip(2), maps)
+
+    assert painted(change, out=4) == []
+
+
 def test_a_map_that_has_nothing_to_do_with_the_brightness_raises_no_alarm() -> None:
     def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn_like(pictures).cumsum(2).cumsum(3) / 10, maps

@@ -88,6 +88,7 @@ def alarms(run, steps=20):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_nine_in_ten_bugs_are_caught_in_20_steps_on_tasks_that_the_rules_were_not_set_on():
     missed, count = [], 0
     for number, (task_name, task) in enumerate(JUDGES.items()):
@@ -132,6 +133,7 @@ def healthy_runs():
         yield f"task {number}, {change}", prepare(replace(task, **change), seed=200 + number)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_fifty_healthy_runs_raise_no_alarm():
     runs = list(healthy_runs())
@@ -228,3 +230,20 @@ def test_a_probe_on_a_model_that_is_never_called_says_so():
         pass
     with pytest.raises(ValueError, match="never called"):
         probe.alarms()
+
+
+@pytest.mark.parametrize(("started", "alarms"), [((0, 0), ["zero_times_zero"]), ((1, 0), []), ((0, 1), [])])
+def test_of_two_weights_that_are_multiplied_one_may_start_at_0(started, alarms):
+    torch.manual_seed(0)
+    x = torch.randn(32, 8)
+    model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Linear(4, 1, bias=False), nn.Linear(1, 1))
+    model[2].requires_grad_(False)
+    for layer, scale in zip(model, started, strict=False):
+        layer.weight.data *= scale
+    optimizer = torch.optim.SGD(model[:2].parameters(), lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.mse_loss(model(x), x.mean(dim=1, keepdim=True)).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms() if alarm.name != "same_output"] == alarms

@@ -326,3 +326,43 @@ def test_a_state_is_carried_within_one_text(mixed: bool, alarms: list[str]) -> N
             F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
             optimizer.step()
     assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+class Placed(nn.Module):
+    """Foretells a running sum at each place; `along` is the dimension whose places have a vector of their own."""
+
+    def __init__(self, along: int, batch_first: bool, looks_back: bool = True) -> None:
+        super().__init__()
+        self.enter, self.places = nn.Linear(3, SIZE), nn.Parameter(0.3 * torch.randn(32, SIZE))
+        self.read = nn.GRU(SIZE, SIZE, batch_first=batch_first) if looks_back else nn.Linear(SIZE, SIZE)
+        self.leave, self.along = nn.Linear(SIZE, 1), along
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = self.places[: x.size(self.along)].unsqueeze(1 - self.along)
+        states = self.read(self.enter(x) + places)
+        return self.leave(states[0] if isinstance(states, tuple) else states)[..., 0]
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    ("model", "alarms"),
+    [
+        (lambda: Placed(along=0, batch_first=True), ["place_in_batch"]),
+        (lambda: Placed(along=1, batch_first=True), []),
+        (lambda: Placed(along=0, batch_first=False), []),  # [time, samples, 3]
+        (lambda: Placed(along=0, batch_first=False, looks_back=False), []),
+    ],
+)
+def test_positions_lie_along_the_time(model: Callable[[], Placed], alarms: list[str], flat: bool) -> None:
+    torch.manual_seed(0)
+    trained = model()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.02)
+    with SanityProbe(trained, optimizer) as probe:
+        for _ in range(6):
+            x = torch.randn(12, 9, 3)
+            optimizer.zero_grad()
+            sums = x[..., 0].cumsum(1 if alarms or trained.along else 0)
+            outputs, sums = (part.flatten() if flat else part for part in (trained(x), sums / 3))
+            F.mse_loss(outputs, sums).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms

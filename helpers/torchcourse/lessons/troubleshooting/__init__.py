@@ -34,12 +34,13 @@ Silent bugs
     sequence_watch    how sequences are treated: what attention sums and leaves out, which steps are read
     chance_watch      what is drawn: noise, actions and their log-probabilities
     target_watch      where targets come from: noise that the model was not shown, labels that were interpolated
+    answers_watch     what a loop compares the model's answers with when it counts the right ones
     beside_watch      what stands beside the model: an average of its weights, a replica, an adversary
     makers            which operation made the numbers that a loss gets
     watched_run       what the rules judge and what they say. The rules: `training_invariants`, `loss_invariants`,
                       `sequence_invariants`, `schedule_invariants`, `program_invariants`, `data_invariants`,
                       `image_invariants`, `output_invariants`, `usage_invariants`, `chance_invariants`,
-                      `beside_invariants`
+                      `beside_invariants`, `answers_invariants`
     training_step     a smaller recorder, of every model's passes and steps, for the clinic's judges
     silent_bugs       one healthy training, and for each bug the one change that spoils it
 

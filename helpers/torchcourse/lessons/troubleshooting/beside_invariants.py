@@ -45,4 +45,21 @@ def replicas(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [averages, adversaries, replicas]
+def sums_of_ranks(run: WatchedRun) -> Iterator[Alarm]:
+    """Where replicas share gradients, and each has the mean of its samples, it is the mean of them that they share."""
+    steps, losses = run.record.steps, run.record.losses
+    means = (
+        bool(losses)
+        and all(loss.reduction == "mean" for loss in losses)
+        and all(abs(step.scale - 1) < 1e-4 for step in steps)
+    )
+    summed = run.record.beside.summed
+    if means and summed >= STEPS_AT_LEAST:
+        yield Alarm(
+            "ranks_summed",
+            f"In {summed} steps replicas shared the sum of their gradients, where each loss is a mean over the samples "
+            "of one of them: the gradient is as many times that of one big batch. Divide by the number of replicas.",
+        )
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [averages, adversaries, replicas, sums_of_ranks]

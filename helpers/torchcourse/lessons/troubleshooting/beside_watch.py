@@ -34,6 +34,8 @@ class Beside:
         """The cosine between a gradient that was kept while another optimizer stepped and what was added then."""
         self.twins: dict[int, int] = {}
         """By id of another optimizer, how often it stepped with the very gradients that this model has."""
+        self.summed = 0
+        """In how many steps the gradient was the sum of what the replicas' losses had given each of them."""
         self._model, self._optimizer, self._steps = model, optimizer, steps
         own = [parameter for parameter in model.parameters() if parameter.layout == torch.strided]
         self._shapes = {parameter.shape for parameter in own if parameter.numel() in _SIZES}
@@ -41,12 +43,15 @@ class Beside:
         self._before = self._last = torch.zeros(0)
         self._at = -1
         self._carried: torch.Tensor | None = None
+        self._local: torch.Tensor | None = None
         self._replicas: dict[int, list[weakref.ref[torch.Tensor]]] = {}
         self._far: dict[int, float] = {}
 
     def on_step(self) -> None:
-        """Forget the gradient that a step has used."""
-        self._carried = None
+        """Look at the gradient that a step uses, and forget those before."""
+        if self._local is not None:
+            self.summed += int(torch.allclose(self._gradient(), self._local, rtol=1e-3, atol=0))
+        self._carried = self._local = None
 
     def on_backward(self, kept: bool) -> None:
         """Note that a backward pass is over.
@@ -60,7 +65,9 @@ class Beside:
                 added = now - self._carried
                 self.against.append(torch.nn.functional.cosine_similarity(added, self._carried, dim=0).item())
         self._carried = None
-        self._measure()
+        if self._replicas:
+            self._measure()
+            self._local = self._sum_of_replicas()
 
     def on_other_step(self, optimizer: Optimizer, reached: bool) -> None:
         """Note that an optimizer without a parameter of the model is about to step.
@@ -130,6 +137,14 @@ class Beside:
         way, moved = (average - weight).norm().item(), (self._last - self._before).norm().item()
         if moved > 0 and way > ROUNDING * weight.norm().item():  # a plain copy is no average
             self.left[step] = min(self.left.get(step, math.inf), way / moved)
+
+    def _sum_of_replicas(self) -> torch.Tensor | None:
+        found = [[q.grad for kept in one if (q := kept()) is not None] for one in self._replicas.values()]
+        if any(grad is None for one in found for grad in one) or {len(one) for one in found} != {
+            len(_parameters(self._optimizer))
+        }:
+            return None
+        return self._gradient() + sum(torch.cat([g.flatten() for g in one if g is not None]) for one in found)
 
     def _gradient(self) -> torch.Tensor:
         found = [gradient.to_dense().flatten() for gradient in gradients_of(self._optimizer)]

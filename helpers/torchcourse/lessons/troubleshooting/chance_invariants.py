@@ -47,6 +47,18 @@ def advantages(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def one_weight_each(run: WatchedRun) -> Iterator[Alarm]:
+    """Each action's log-probability has one weight: its own."""
+    crossed = run.record.chance.crossed
+    if len(crossed) >= 3:
+        logs, weights = next(iter(crossed.values()))
+        yield Alarm(
+            "broadcast",
+            f"Log-probabilities of shape {logs} were multiplied with weights of {weights}: broadcasting multiplies "
+            "each with every other.",
+        )
+
+
 def ratios(run: WatchedRun) -> Iterator[Alarm]:
     """A ratio of new and old probabilities changes once a step has been taken."""
     found = run.record.chance.ratios
@@ -99,4 +111,11 @@ def _near(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-5 * abs(other)
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [noise, advantages, ratios, shown_noise, divergences]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    noise,
+    advantages,
+    one_weight_each,
+    ratios,
+    shown_noise,
+    divergences,
+]

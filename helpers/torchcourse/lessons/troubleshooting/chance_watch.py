@@ -24,7 +24,7 @@ DRAWS = {"randn", "randn_like", "rand", "rand_like", "normal"}
 _FOLLOWED = {"neg", "__neg__", "sum", "squeeze", "unsqueeze", "view", "reshape", "mean", "stack", "cat"}
 _FOLLOWED |= {"sub", "__sub__"}
 _CURVES = {"exp": "exp", "pow": "square", "__pow__": "square", "square": "square", "log": "log"}
-PULLS_AT_MOST = 12  # steps
+PULLS_AT_MOST = 6  # steps
 _TIMES = {"mul", "__mul__", "__rmul__"}
 
 Drawn = tuple[tuple[int, ...], float, float]
@@ -45,6 +45,8 @@ class Chance:
         self.weighed: dict[int, tuple[float, float]] = {}
         """By step, the least and the largest of the numbers with a gradient that log-probabilities were multiplied
         with."""
+        self.crossed: dict[int, tuple[list[int], list[int]]] = {}
+        """By step, the shapes of log-probabilities and of weights that were multiplied each with every other."""
         self.ratios: dict[int, bool] = {}
         """By step, whether all ratios exp(log-probability - other) were exactly 1."""
         self.pulls: dict[int, dict[str, list[float]]] = {}
@@ -74,9 +76,13 @@ class Chance:
             found = self.drawn.setdefault(self._steps(), [])
             if isinstance(out, torch.Tensor) and out.numel() >= NUMBERS_AT_LEAST and len(found) < MANY:
                 found.append(fingerprint(out))
-        curved = name in _CURVES and (name != "pow" or args[1:] == (2,)) and self._steps() < PULLS_AT_MOST
-        if curved and isinstance(out, torch.Tensor) and out.requires_grad and out.numel() >= NUMBERS_AT_LEAST:
-            out.register_hook(partial(self._on_pull, _CURVES[name]))
+        if (
+            self._curve(name, args)
+            and isinstance(out, torch.Tensor)
+            and out.requires_grad
+            and out.numel() >= NUMBERS_AT_LEAST
+        ):
+            out.register_hook(partial(self._on_pull, _CURVES.get(name, "square")))
         if not self._logs:
             return
         if name in _FOLLOWED and args:
@@ -91,6 +97,16 @@ class Chance:
                 if self._is_log(log) and isinstance(weight, torch.Tensor):
                     self._note(out)
                     self._on_weight(weight)
+                    if {log.dim(), weight.dim()} == {1, 2} and log.numel() == weight.numel() == len(out) > 1:
+                        self.crossed[self._steps()] = list(log.shape), list(weight.shape)
+
+    def _curve(self, name: str, args: tuple) -> bool:
+        """Whether this is an exponential, a square or a logarithm, in one of the first steps."""
+        if self._steps() >= PULLS_AT_MOST:
+            return False
+        if name in _TIMES:
+            return len(args) == 2 and args[0] is args[1]
+        return name in _CURVES and (name != "pow" or args[1:] == (2,))
 
     def _on_pull(self, curve: str, gradient: torch.Tensor) -> None:
         ends = gradient.flatten()[[0, -1]].tolist() if gradient.is_contiguous() else [gradient.min().item()]

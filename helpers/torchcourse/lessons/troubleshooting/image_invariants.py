@@ -92,6 +92,9 @@ def turned_alike(run: WatchedRun) -> Iterator[Alarm]:
         as_is, other = sign * straight, sign * turned
         fits, fits_turned = (as_is > 2 * other) & (as_is > ALIKE), (other > 2 * as_is) & (other > ALIKE)
         share = fits_turned.float().mean().item()
+        clear = fits | fits_turned
+        if _told(pictures[clear], fits_turned[clear]):
+            return
         if min(fits.sum(), fits_turned.sum()) >= IMAGES_AT_LEAST and share > TURNED and fits.float().mean() > TURNED:
             yield Alarm(
                 "turned_without_target",
@@ -101,11 +104,21 @@ def turned_alike(run: WatchedRun) -> Iterator[Alarm]:
             return
 
 
+def _told(pictures: torch.Tensor, turned: torch.Tensor) -> bool:
+    """Whether one pixel says which maps are turned, as where the model is told how to draw."""
+    flags, pixels = turned.float() - turned.float().mean(), pictures.flatten(1)
+    pixels = pixels - pixels.mean(dim=0)
+    return bool((torch.nn.functional.cosine_similarity(pixels, flags[:, None], dim=0).abs() > 0.9).any())
+
+
 def _picture_and_map(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return the pictures [N, H, W], without color, and their targets [N, H, W], where there is one for each pixel."""
     inputs = loss.seen.inputs if loss.seen is not None and loss.seen.recorded else None
     if inputs is None or inputs.dim() != 4 or not inputs.is_floating_point() or min(inputs.shape[2:]) < 8:
         return None
+    call = loss.seen.call if loss.seen is not None else None
+    if call is None or sum(isinstance(leaf, torch.Tensor) for leaf in call.leaves) > 1:
+        return None  # what else the model gets may say how to draw
     target = loss.target.squeeze(1) if loss.target.dim() == 4 and loss.target.size(1) == 1 else loss.target
     if target.dim() != 3 or target.shape[1:] != inputs.shape[2:] or len(target) != len(inputs):
         return None

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from torchcourse.lessons.troubleshooting import (
+    answers_invariants,
     beside_invariants,
     chance_invariants,
     data_invariants,
@@ -52,13 +53,13 @@ class SanityProbe:
     Losses are recognized if they come from torch.nn or torch.nn.functional; rules about labels need cross-entropy with
     class numbers.
 
-    Not seen is what is wrong by its meaning alone: labels of which some are wrong, or that are numbered otherwise in
-    validation; anchors whose positive and negative are swapped; a divergence with its two sides swapped; a return that
-    is made small as if it were a cost; a kept average of the weights that is evaluated and never updated, or leaves out
-    the buffers; inputs that are mixed while their labels are not; a sample in the middle of a model (as in a VAE) that
-    carries no gradient back; a schedule in batches that is stepped once per epoch; images cut down to zeros and ones;
-    different samples of one person on both sides of a split. Nor is what happens before the probe is entered, such as
-    a state of which nothing was loaded.
+    Not seen is what is wrong by its meaning alone: labels of which some are wrong; anchors whose positive and negative
+    are swapped; a divergence with its two sides swapped; a return that is made small as if it were a cost; a kept
+    average of the weights that is evaluated and never updated, or leaves out the buffers; inputs that are mixed while
+    their labels are not; a sample in the middle of a model (as in a VAE) that carries no gradient back; a schedule in
+    batches that is stepped once per epoch; images cut down to zeros and ones; different samples of one person on both
+    sides of a split; answers that are counted outside torch. Nor is what happens before the probe is entered, such as a
+    state of which nothing was loaded.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, frozen: Iterable[str] = ()) -> None:
@@ -81,14 +82,8 @@ class SanityProbe:
         if not self._record.passes:
             raise ValueError(self._why_nothing_was_seen())
         parts = [training_invariants, loss_invariants, sequence_invariants, schedule_invariants, program_invariants]
-        parts += [
-            data_invariants,
-            image_invariants,
-            output_invariants,
-            usage_invariants,
-            chance_invariants,
-            beside_invariants,
-        ]
+        parts += [data_invariants, image_invariants, output_invariants, usage_invariants]
+        parts += [chance_invariants, beside_invariants, answers_invariants]
         with torch.no_grad():
             return [alarm for part in parts for rule in part.RULES for alarm in rule(self._run)]
 

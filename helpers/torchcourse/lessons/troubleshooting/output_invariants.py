@@ -114,6 +114,30 @@ def independent_outputs(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
+def places_in_batch(run: WatchedRun) -> Iterator[Alarm]:
+    """What a sequence becomes does not depend on its place in the batch."""
+    kept = [seen for seen in run.record.trained if seen.inputs is not None and len(seen.inputs) >= 4 and seen.call]
+    batch = kept[-1].inputs if kept else None
+    if batch is None or batch.dim() < 2 or batch.size(1) < 3 or not _full_precision(run.model):
+        return
+    other, later = batch.clone(), batch.clone()
+    other[0], later[:, 0] = batch[1], batch[:, 1]
+    whole_batches = [(part, ALL) for part in (batch, batch, other, later)]
+    found = in_evaluation(run.model, [*whole_batches, (batch[-2:], slice(-2, None))], kept[-1].call)
+    if found is None or any(out.shape[1:2] != batch.shape[1:2] for out in found):
+        return
+    whole, again, with_other, with_later, end = found
+    least = MIXES_AT_LEAST * whole.abs().max()
+    # Along dimension 1 the model looks elsewhere, along dimension 0 it does not: so there lie samples, not times.
+    samples = torch.equal(whole, again) and len(whole) == len(batch) and (whole - with_other)[1:].abs().max() <= least
+    if samples and (whole - with_later)[:, 1:].abs().max() > least and (end - whole[-2:]).abs().max() > least:
+        yield Alarm(
+            "place_in_batch",
+            "What becomes of a sequence depends on its place in the batch, not on the other sequences there. Are "
+            "positions taken along the first dimension, with samples there? Take size(1) of them.",
+        )
+
+
 def _full_precision(model: nn.Module) -> bool:
     return all(p.dtype not in (torch.float16, torch.bfloat16) for p in model.parameters())
 
@@ -123,11 +147,13 @@ def _along_samples(run: WatchedRun, seen: Pass, whole: torch.Tensor) -> bool:
     inputs = seen.inputs
     if inputs is None or not whole.dim() or len(whole) != len(inputs):
         return False
-    if inputs.dim() < 2 or whole.dim() < 3 or whole.shape[:2] != inputs.shape[:2]:
+    if max(inputs.dim(), whole.dim()) < 3 or whole.shape[:2] != inputs.shape[:2]:
         return inputs.dim() < 3 or len(inputs) != inputs.size(1)
     # Outputs for each place may be [time, samples, …], which has as many targets as its second dimension, or as both.
-    targets = [loss.target for loss in run.record.losses if loss.target.dim()]
-    return bool(targets) and len(targets[-1]) == len(inputs) != inputs.size(1)
+    told = next((loss for loss in reversed(run.record.losses) if loss.target.dim()), None)
+    if told is None or (told.scores.dim() == told.target.dim() and told.target.shape[:2] == inputs.shape[:2]):
+        return False  # numbers for each place, in the order of the inputs, say nothing either
+    return len(told.target) == len(inputs) != inputs.size(1)
 
 
 def foretelling(run: WatchedRun) -> Iterator[Alarm]:
@@ -270,4 +296,9 @@ def in_evaluation(
     return [out.float().cpu() for out in results] if all(isinstance(o, torch.Tensor) for o in results) else None
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [different_outputs, independent_outputs, foretelling]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    different_outputs,
+    independent_outputs,
+    places_in_batch,
+    foretelling,
+]

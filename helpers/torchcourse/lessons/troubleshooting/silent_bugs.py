@@ -306,7 +306,7 @@ BUGS: dict[str, Bug] = {
         "inputs centered over the batch", _wrap(Before, lambda x: x - x.mean(dim=0)), ("samples_mixed",)
     ),
     "labels_partly_wrong": Bug("a fifth of the labels wrong", _labels_partly_wrong),
-    "validation_shifted": Bug("validation labels off by one", _validation_labels_shifted),
+    "validation_shifted": Bug("validation labels off by one", _validation_labels_shifted, ("numbered_differently",)),
 }
 
 

@@ -33,11 +33,20 @@ def order_of_calls(run: WatchedRun) -> Iterator[Alarm]:
     without = [step for step in record.steps if not step.backwards and step.norm == 0]
     empty = max(wiped, without, key=len)
     unreached = [step for step in record.steps if step.backwards and step.made == 0 and step.norm == 0]
-    if len(unreached) == len(record.steps) >= 3:
+    zeros = [name for name, p in record.start.items() if p.dim() > 1 and not p.count_nonzero()]
+    zeros = [name for name in zeros if all(step.norms.get(name) == 0 for step in unreached)]
+    if len(unreached) == len(record.steps) >= 3 and len(zeros) >= 2:
+        yield Alarm(
+            "zero_times_zero",
+            f"All gradients were exactly 0 in {len(unreached)} steps, and {listed(zeros)} began with zeros alone: "
+            "where two of them are multiplied, neither can begin to learn. Begin one with random numbers.",
+        )
+    elif len(unreached) == len(record.steps) >= 3:
         yield Alarm(
             "gradients_empty",
             f"backward() was called {sum(len(step.backwards) for step in unreached)} times, and no parameter of the "
-            "optimizer got a gradient. Was the loss cut off from the model by item(), detach() or no_grad()?",
+            "optimizer got a gradient other than 0. Was the loss cut off from the model by item(), detach() or "
+            "no_grad()?",
         )
     elif len(empty) >= 2 and record.backward_seen:
         yield Alarm(

@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
+from torchcourse.lessons.troubleshooting.answers_watch import Answers
 from torchcourse.lessons.troubleshooting.beside_watch import Beside
 from torchcourse.lessons.troubleshooting.chance_watch import Chance
 from torchcourse.lessons.troubleshooting.makers import bootstrapped, from_directions, maker
@@ -44,6 +45,7 @@ from torchcourse.source_lines import hide
 hide(__file__)
 
 ROWS = 4096  # samples whose inputs are kept, at most
+_RESULTS = (torch.Tensor, list, tuple)
 _SHRINKING = {"mul_", "_foreach_mul_", "clamp_", "_foreach_clamp_min_", "_foreach_clamp_max_"}
 
 
@@ -103,11 +105,11 @@ class TrainingWatch:
         told = (lambda: len(self.steps)), self._inside
         self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told)
         self.origins, self.beside = Origins(*told), Beside(model, optimizer, told[0])
+        self.answers = Answers(self.passes, self._inside)
         self._model, self._optimizer = model, optimizer
-        self._ids = set(self.owned)
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
         self._open = contextlib.ExitStack()
-        self._depth = self._rows = 0
+        self._own, self._depth, self._rows = set(self.owned), 0, 0
         self._in_backward = self._entered = self._in_step = False
         self._entry: tuple[float, float] | None = None
         self._random = 0
@@ -246,10 +248,10 @@ class TrainingWatch:
     def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
         if self.around.states:
             self.around.on_call(name, args, out)
-        if not self._in_step:
+        if not self._in_step and (isinstance(out, _RESULTS) or name == "__set__"):
             self.usage.on_call(name, args, out)
             self.chance.on_call(name, args, out)
-            for part in (self.sequences, self.origins, self.beside):
+            for part in (self.sequences, self.origins, self.beside, self.answers):
                 part.on_call(name, args, kwargs, out)
         if name not in _SHRINKING or self._in_step:
             return
@@ -269,6 +271,7 @@ class TrainingWatch:
         output = self.passes[-1].output if self.passes else None
         for scores, target in ((one, other), (other, one)):
             of_model = output is not None and scores.numel() == len(output) and scores.requires_grad
+            of_model = of_model or any(kept() is scores for kept, _ in self._outputs)  # one of several
             crossed = {scores.dim(), target.dim()} == {1, 2} and scores.shape[1:] in ((), (1,))
             column = crossed and target.shape[1:] in ((), (1,)) and len(target) == len(scores) > 1
             if of_model and column and not target.requires_grad:
@@ -325,7 +328,7 @@ class TrainingWatch:
         ids = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self.owned |= ids
         self.stepping |= {id(group) for group in optimizer.param_groups}
-        if optimizer is not self._optimizer and not ids & self._ids:
+        if optimizer is not self._optimizer and not ids & self._own:
             self.others += 1
             self.beside.on_other_step(optimizer, bool(self._since.backwards))
             return
