@@ -47,6 +47,16 @@ def fill_until_full(parameters, limit):
     return [bucket for bucket in buckets if bucket]
 
 
+def filled_forward(parameters, limit):
+    """Filled from the first parameter to the last, then turned round: the small bucket is the first, not the last."""
+    buckets = []
+    for parameter in (p for p in parameters if p.requires_grad):
+        if not buckets or sum(p.nbytes for p in buckets[-1]) + parameter.nbytes > limit:
+            buckets.append([])
+        buckets[-1].append(parameter)
+    return [bucket[::-1] for bucket in buckets[::-1]]
+
+
 def last_bucket_forgotten(parameters, limit):
     done, open_bucket = [], []
     for parameter in reversed([p for p in parameters if p.requires_grad]):
@@ -126,6 +136,7 @@ def test_fill_buckets_accepts(answer):
         (large_left_out, "lost"),
         (empty_before_large, "empty"),
         (total_never_reset, "closed_early"),
+        (filled_forward, "closed_early"),
         (lambda parameters, limit: fill(parameters, 0), "closed_early"),
         (lambda parameters, limit: [b + b[-1:] for b in fill(parameters, limit)], "twice"),
         (lambda parameters, limit: [[p] for p in reversed(parameters)], "closed_early"),
@@ -287,6 +298,17 @@ def rows_gathered(bucket):
     rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
     dist.all_gather(rows, row)
     put_back(bucket, torch.stack(rows).mean(dim=0))
+
+
+def nothing_for_none(bucket):
+    """What stands where there is no gradient is no number."""
+    for parameter in bucket:
+        parameter.grad = torch.full_like(parameter, torch.nan) if parameter.grad is None else parameter.grad
+    averaged(bucket)
+
+
+def test_weights_that_are_no_numbers_are_not_said_to_be_changed():
+    refused(check.average_bucket(nothing_for_none), "missing_gradient")
 
 
 @pytest.mark.parametrize("answer", [averaged, averaged_by_avg, averaged_by_the_package])
