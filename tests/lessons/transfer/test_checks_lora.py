@@ -38,6 +38,8 @@ class Own(nn.Module):
             down, up = down[:4], up[:, :4]
         if "ones" in mistakes:
             down.fill_(1.0)
+        if "small" in mistakes:
+            down *= 1e-20
         if "random_up" in mistakes:
             up.normal_()
         if "plain" in mistakes:
@@ -139,6 +141,10 @@ def test_wrong_adapters(mistakes, symptom):
     refused(check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, **mistakes)), symptom)
 
 
+def test_rows_that_are_only_small_are_not_said_to_be_equal():
+    accepted(check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, small=1)))
+
+
 def test_other_wrong_adapters():
     refused(check.own_lora(lambda base, rank, alpha: base.weight), "no_module")
     verdict = check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, scale=lambda alpha, rank: alpha // rank))
@@ -225,6 +231,16 @@ def switching_off(layer):
     return plain
 
 
+def with_a_drawn_bias(layer):
+    """Where the base has no bias, the new layer's is left as it was drawn."""
+    plain = nn.Linear(layer.base.in_features, layer.base.out_features).to(layer.base.weight.dtype)
+    with torch.no_grad():
+        plain.weight.copy_(layer.base.weight + layer.scale * layer.up @ layer.down)
+        if layer.base.bias is not None:
+            plain.bias.copy_(layer.base.bias)
+    return plain
+
+
 @pytest.mark.parametrize("answer", [new_layer, by_the_unit_vectors, lambda layer: copy.deepcopy(layer).merged()])
 def test_right_merges(answer):
     accepted(check.merged(answer))
@@ -251,6 +267,7 @@ def test_right_merges(answer):
         (emptying_the_adapter, "adapter_changed"),
         (thawing, "thawed"),
         (added_to_the_kept, "remembered"),
+        (with_a_drawn_bias, "extra_bias"),
     ],
 )
 def test_wrong_merges(answer, symptom):
@@ -495,6 +512,7 @@ def first_stage_only(model, stages, train_stage):
         (one_at_a_time, "other_stages"),
         (by_the_beginning_of_names, "other_stages"),
         (taking_stages_off, "left_changed"),
+        (lambda model, stages, train_stage: wrapped_anew(model, stages[:2], train_stage), "two_stages_only"),
         (lambda model, stages, train_stage: wrapped_anew(model.eval(), stages, train_stage), "left_changed"),
     ],
 )

@@ -45,7 +45,7 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         if not torch.allclose(out, should, atol=1e-6):
             raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
         _judge_gradients(layer, out, should, case)
-        if rank > 1 and same(layer.down, layer.down[:1].expand_as(layer.down)):
+        if rank > 1 and torch.equal(layer.down, layer.down[:1].expand_as(layer.down)):
             _judge_equal_rows(layer.up, case)
         _judge_formula(layer, base, x, should, rank, alpha, case)
     _refuse_seeding(learner)
@@ -80,9 +80,14 @@ def merged(learner: Callable[[LoRALinear], nn.Linear]) -> str:
         if not torch.equal(layer(x), should):
             raise Wrong("layer_changed", f"{case}: the layer with the adapter computes other values than before.")
         _judge_plain(plain, layer.base, case)
+        if layer.base.bias is None and plain.bias is not None and plain.bias.any():
+            raise Wrong(
+                "extra_bias", f"{case}: the base has no bias. Yours has one, with numbers in it that are not 0."
+            )
         first = copy.deepcopy(plain.state_dict())
         if not same(learner(layer).state_dict(), dict(first), tolerance=0):
-            raise Wrong("remembered", f"{case}: a second call gives other weights. What is left of the first?")
+            question = "Is something left of the first, or left as it was drawn?"
+            raise Wrong("remembered", f"{case}: a second call gives other weights. {question}")
         # By its parameters: what is saved and moved are these, whatever its `forward` does.
         out = F.linear(x, plain.weight, plain.bias).detach()
         if torch.allclose(out, should, atol=1e-5):

@@ -16,8 +16,8 @@ from torchcourse.ranks.who import ON_CPU
 @check
 def unfreeze_in_stages(learner: Callable[..., None]) -> str:
     """Run it on two ranks and compare the weights with each other and with one process on all the data."""
-    right, _, wanted, _ = on_ranks(partial(_in_stages, _one_process), world_size=1, env=ON_CPU)[0]
-    (ones, kept, calls, left), (others, _, _, _) = on_ranks(partial(_in_stages, learner), world_size=2, env=ON_CPU)
+    (right, _, wanted, _), *_ = _runs(_one_process, _STAGES, 1)
+    (ones, kept, calls, left), (others, _, _, _) = _runs(learner, _STAGES, 2)
     if not calls:
         raise Wrong("nothing_learned", "train_stage() was never called.")
     if torch.equal(ones["last.weight"], kept["last.weight"]):
@@ -51,7 +51,27 @@ def unfreeze_in_stages(learner: Callable[..., None]) -> str:
     if left != (_STAGES, True):
         what = "The list of stages is different" if left[1] else "The model is in evaluation mode"
         raise Wrong("left_changed", f"{what} after the call. All but the weights should be as it was given.")
-    return "Two stages on two ranks: equal weights on both, and equal to one process on all the data."
+    _judge_more_stages(learner)
+    return "Two stages on two ranks, then three: equal weights on both, and equal to one process on all the data."
+
+
+def _judge_more_stages(learner: Callable[..., None]) -> None:
+    (right, _, wanted, _), *_ = _runs(_one_process, _MORE_STAGES, 1)
+    (ones, _, calls, _), _ = _runs(learner, _MORE_STAGES, 2)
+    if calls != wanted or max((ones[name] - right[name]).abs().max().item() for name in ones) > 1e-9:
+        each = "; ".join(" and ".join(names) or "nothing" for names in calls)
+        raise Wrong(
+            "two_stages_only",
+            f"Right for two stages. With three, `last`, `middle2` and `middle`, there learned, in turn: {each}.",
+        )
+
+
+Run = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[str]], tuple[list[str], bool]]
+"""Of a rank: weights after and before, what learned in turn, and the stages and the mode as they were left."""
+
+
+def _runs(way: Callable[..., None], stages: list[str], world_size: int) -> list[Run]:
+    return on_ranks(partial(_in_stages, way, stages), world_size=world_size, env=ON_CPU)
 
 
 def small_net() -> nn.Sequential:
@@ -65,14 +85,12 @@ def small_net() -> nn.Sequential:
 
 
 _STAGES = ["last", "middle"]
+_MORE_STAGES = ["last", "middle2", "middle"]
 
 
-def _in_stages(
-    way: Callable[..., None],
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[list[str]], tuple[list[str], bool]]:
-    """In a rank: train `small_net` in two stages; return its weights after and before, what learned in turn, and the
-    stages and the mode as they were left."""
-    net, calls, stages = small_net(), [], list(_STAGES)
+def _in_stages(way: Callable[..., None], given: list[str]) -> Run:
+    """In a rank: train `small_net` in stages."""
+    net, calls, stages = small_net(), [], list(given)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
     def train_stage(replica: nn.Module, steps: int = 3) -> None:
