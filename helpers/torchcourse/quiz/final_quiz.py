@@ -61,7 +61,10 @@ def final_elsewhere(right: int, total: int, day: str | date) -> "FinalResult":
         ValueError: for numbers that no exam gives, or a day that the calendar does not know, or that has not come yet.
     """
     if not (is_whole_number(right) and is_whole_number(total) and 0 <= right <= total and total > 0):
-        raise ValueError(f"{right} of {total} is no result: give the right answers, then the number of questions.")
+        raise ValueError(
+            f"{right!r} of {total!r} is no result: give the right answers, then the number of questions, as whole "
+            "numbers."
+        )
     try:
         # A moment has a time of day, which would keep it from being equal to the day that the journal keeps.
         exam = date.fromisoformat(str(day)[:10] if isinstance(day, date) else day)

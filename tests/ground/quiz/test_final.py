@@ -146,6 +146,11 @@ def test_what_is_no_result_is_refused(right: int, total: int, day: str) -> None:
     assert journal.read() == []
 
 
+def test_a_number_in_quotes_is_shown_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match=r"^'5' of '10' is no result: .*, as whole numbers\.$"):
+        final_elsewhere("5", "10", day="2023-09-14")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("day", ["20230914", "2023-W37-4", date(2023, 9, 14), datetime(2023, 9, 14, 8)])
 def test_a_day_is_kept_in_one_form_and_an_exam_once(day: str | date) -> None:
     final_elsewhere(5, 10, day="2023-09-14")

@@ -179,6 +179,14 @@ def test_a_bad_objective_costs_no_finished_trial(tmp_path, objective, words):
     assert len(finished(run(study, planted, 6))) == 6
 
 
+def test_a_reason_that_ends_in_a_full_stop_has_one():
+    def ends(settings):
+        raise ValueError("Pictures are [N, 1, height, width].")
+
+    with pytest.raises(StudyError, match=r"height, width\]\. The 0 finished"):
+        run(open_study(None, SPACE), ends, 3, progress=False)
+
+
 def falls_apart(settings):
     """The largest rate yields NaN, the smallest raises; the others train."""
     for epoch, value in enumerate(planted(settings), 1):

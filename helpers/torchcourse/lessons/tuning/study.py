@@ -305,8 +305,9 @@ class _Failure(Exception):
 
 def _given_up(study: CourseStudy, last: _Failure) -> StudyError:
     kept = len(study.get_trials(deepcopy=False, states=_FINISHED))
+    why = str(last).rstrip(".")
     error = StudyError(
-        f"{GIVE_UP} trials in a row have failed, the last one, {last}. The {kept} finished trials are kept; mend the "
+        f"{GIVE_UP} trials in a row have failed, the last one, {why}. The {kept} finished trials are kept; mend the "
         "objective, then run the study again."
     )
     error.__cause__ = last.__cause__
