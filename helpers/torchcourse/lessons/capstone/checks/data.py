@@ -105,7 +105,7 @@ def _broken_elsewhere(folder: Path) -> tuple[str, str]:
     files = [folder / row["file"] for row in read_table(folder / "labels.csv", ("file",))]
     longest = max(files, key=lambda file: file.stat().st_size)
     (folder / whole).write_bytes(min(files[:7], key=lambda file: file.stat().st_size).read_bytes())
-    longest.write_bytes(longest.read_bytes()[:-40])
+    longest.write_bytes(longest.read_bytes()[:-30])
     return longest.name, whole
 
 

@@ -171,8 +171,8 @@ def _judge_measure(learner: Callable[[str, Path, int], Any], place: Path) -> Non
         raise Wrong(
             "no_measure",
             f"On a delivery whose labels were dealt out by chance, a trial has the value {max(values):.2f}. Nobody can "
-            "read such labels, and guessing gives 0.1. Is the value the share of pictures that are read wrongly, or of "
-            "those that were trained on?",
+            "read such labels, and guessing gives 0.1. Is the value the share of pictures that are read wrongly, of "
+            "those that were trained on, or of those that an earlier call kept?",
         )
 
 
