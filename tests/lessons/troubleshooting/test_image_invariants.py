@@ -141,3 +141,48 @@ def test_a_map_that_has_nothing_to_do_with_the_brightness_raises_no_alarm() -> N
         return torch.randn_like(pictures).cumsum(2).cumsum(3) / 10, maps
 
     assert painted(change, out=4) == []
+
+
+Turn = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _flip(pictures: torch.Tensor, corners: torch.Tensor, turned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.where(turned[:, None, None, None], pictures.flip(3), pictures), corners
+
+
+def _flip_both(
+    pictures: torch.Tensor, corners: torch.Tensor, turned: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    other = torch.stack([1 - corners[:, 2], corners[:, 1], 1 - corners[:, 0], corners[:, 3]], dim=1)
+    return _flip(pictures, torch.where(turned[:, None], other, corners), turned)
+
+
+@pytest.mark.parametrize(
+    ("turn", "alarms"),
+    [
+        (_flip, ["turned_without_target"]),
+        (lambda p, c, t: (torch.where(t[:, None, None, None], 1 - p.flip(2), 1 - p), c), ["turned_without_target"]),
+        (_flip_both, []),
+        (lambda p, c, t: (p, c), []),
+        (lambda p, c, t: _flip(p, (c[:, :1] - 0.31).abs(), t), []),  # how far from the middle it is
+        (lambda p, c, t: _flip(p, (c[:, :1] - 0.31).square(), t), []),
+        (lambda p, c, t: _flip(p, torch.rand(len(c), 2), t), []),
+    ],
+)
+def test_coordinates_are_flipped_with_their_picture(turn: Turn, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    places = torch.randint(11, (128, 2))
+    corners = torch.cat([places, places + 5], dim=1)[:, [1, 0, 3, 2]] / 16
+    pictures = 0.1 * torch.randn(128, 1, 16, 16)
+    for picture, (row, column) in zip(pictures, places.tolist(), strict=True):
+        picture[0, row : row + 5, column : column + 5] += 1
+    model = nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model(pictures)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(128).split(16):
+            given, wanted = turn(pictures[rows], corners[rows], torch.rand(16) < 0.5)
+            optimizer.zero_grad()
+            F.mse_loss(model(given)[:, : wanted.size(1)], wanted).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 from torchcourse.lessons.troubleshooting.makers import from_directions, maker
@@ -184,3 +185,53 @@ def _views(likeness: Callable[[torch.Tensor], torch.Tensor], neighbors: bool = F
 )
 def test_a_sample_is_not_among_those_that_it_is_told_from(loss: Loss, alarms: list[str]) -> None:
     assert names(nn.Linear(12, 8), loss) == alarms
+
+
+def _by_hand(dim: int) -> Loss:
+    return lambda out, y: -(out.log_softmax(dim=dim) * F.one_hot(y, 4)).sum(dim=1).mean()
+
+
+WEIGHTS = torch.linspace(0.5, 1.5, 32)
+
+
+@pytest.mark.parametrize(
+    ("loss", "alarms"),
+    [
+        (_by_hand(0), ["softmax_over_batch"]),
+        (lambda out, y: -(out.softmax(0).gather(1, y[:, None]) + 1e-6).log().mean(), ["softmax_over_batch"]),
+        (_by_hand(1), []),
+        (lambda out, y: (F.cross_entropy(out, y, reduction="none") * WEIGHTS[:, None]).mean(), ["broadcast"]),
+        (lambda out, y: (WEIGHTS * F.cross_entropy(out, y, reduction="none")).mean(), []),
+        (lambda out, y: F.cross_entropy(out, y) / len(y), ["mean_divided_again"]),
+        (lambda out, y: F.cross_entropy(out, y, reduction="sum") / len(y), []),
+        (lambda out, y: F.cross_entropy(out, y) / math.log(2), []),  # in bits
+        (lambda out, y: F.cross_entropy(out, y) / 4, []),
+    ],
+)
+def test_each_sample_counts_once(loss: Loss, alarms: list[str]) -> None:
+    assert names(nn.Linear(12, 4), loss) == alarms
+
+
+@pytest.mark.parametrize("divisor", ["samples", "batches"])
+@pytest.mark.parametrize(("parts", "alarms"), [(1, ["mean_divided_again"]), (10, [])])
+def test_a_mean_is_not_divided_by_the_size_of_the_data(divisor: str, parts: int, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model, loader = nn.Linear(12, 4), DataLoader(TensorDataset(*clouds(160)), batch_size=16, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(3):
+            for number, (x, y) in enumerate(loader):
+                (F.cross_entropy(model(x), y) / (160 if divisor == "samples" else len(loader))).backward()
+                if number % parts == parts - 1:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+@pytest.mark.parametrize(("share", "alarms"), [(0.9, ["drops_nearly_all"]), (0.5, [])])
+def test_a_dropout_function_drops_the_smaller_part(share: float, alarms: list[str]) -> None:
+    class Dropping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.dropout(x, p=share, training=self.training))
+
+    assert names(Dropping(12, 4), F.cross_entropy) == alarms

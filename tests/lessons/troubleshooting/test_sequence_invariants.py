@@ -366,3 +366,32 @@ def test_positions_lie_along_the_time(model: Callable[[], Placed], alarms: list[
             F.mse_loss(outputs, sums).backward()
             optimizer.step()
     assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+class Steps(nn.Module):
+    """Reads a sequence by a cell, and lets no gradient back over each `cut` steps."""
+
+    def __init__(self, cut: int) -> None:
+        super().__init__()
+        self.cell, self.head, self.cut = nn.LSTMCell(3, SIZE), nn.Linear(SIZE, 2), cut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = (x.new_zeros(len(x), SIZE), x.new_zeros(len(x), SIZE))
+        for time in range(x.size(1)):
+            if self.cut and time % self.cut == 0:
+                state = (state[0].detach(), state[1].detach())
+            state = self.cell(x[:, time], state)
+        return self.head(state[0])
+
+
+@pytest.mark.parametrize(("cut", "alarms"), [(1, ["state_cut"]), (3, []), (0, [])])
+def test_a_cell_learns_from_earlier_steps(cut: int, alarms: list[str]) -> None:
+    torch.manual_seed(0)
+    model, x = Steps(cut), torch.randn(96, 7, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(96).split(16):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), (x[rows, 0, 0] > 0).long()).backward()
+            optimizer.step()
+    assert [alarm.name for alarm in probe.alarms()] == alarms

@@ -48,14 +48,14 @@ def advantages(run: WatchedRun) -> Iterator[Alarm]:
 
 
 def one_weight_each(run: WatchedRun) -> Iterator[Alarm]:
-    """Each action's log-probability has one weight: its own."""
+    """Each action's log-probability, and each sample's loss, has one weight: its own."""
     crossed = run.record.chance.crossed
     if len(crossed) >= 3:
         logs, weights = next(iter(crossed.values()))
         yield Alarm(
             "broadcast",
-            f"Log-probabilities of shape {logs} were multiplied with weights of {weights}: broadcasting multiplies "
-            "each with every other.",
+            f"Numbers for each sample, of shape {logs}, were multiplied with weights of {weights}: broadcasting "
+            "multiplies each with every other.",
         )
 
 

@@ -46,13 +46,14 @@ class Chance:
         """By step, the least and the largest of the numbers with a gradient that log-probabilities were multiplied
         with."""
         self.crossed: dict[int, tuple[list[int], list[int]]] = {}
-        """By step, the shapes of log-probabilities and of weights that were multiplied each with every other."""
+        """By step, the shapes of log-probabilities or losses, and of weights that were multiplied each with each."""
         self.ratios: dict[int, bool] = {}
         """By step, whether all ratios exp(log-probability - other) were exactly 1."""
         self.pulls: dict[int, dict[str, list[float]]] = {}
         """By step and function (exp, square, log), the numbers that were the gradient of all that it put out."""
         self._steps, self._inside = steps, inside
         self._logs: dict[int, weakref.ref[torch.Tensor]] = {}
+        self._losses: dict[int, weakref.ref[torch.Tensor]] = {}
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Chance":
@@ -69,6 +70,12 @@ class Chance:
     def on_step(self) -> None:
         """Forget the log-probabilities of the step that has been taken."""
         self._logs.clear()
+        self._losses.clear()
+
+    def on_losses(self, losses: torch.Tensor) -> None:
+        """Note the losses of a batch, where there is one for each sample."""
+        if losses.dim() == 1 and losses.numel() > 1:
+            self._losses[id(losses)] = weakref.ref(losses)
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
@@ -83,6 +90,10 @@ class Chance:
             and out.numel() >= NUMBERS_AT_LEAST
         ):
             out.register_hook(partial(self._on_pull, _CURVES.get(name, "square")))
+        if self._losses and name in _TIMES and len(args) == 2:
+            for loss, weight in (args, args[::-1]):
+                if id(loss) in self._losses and isinstance(weight, torch.Tensor):
+                    self._cross(loss, weight, out)
         if not self._logs:
             return
         if name in _FOLLOWED and args:
@@ -97,8 +108,7 @@ class Chance:
                 if self._is_log(log) and isinstance(weight, torch.Tensor):
                     self._note(out)
                     self._on_weight(weight)
-                    if {log.dim(), weight.dim()} == {1, 2} and log.numel() == weight.numel() == len(out) > 1:
-                        self.crossed[self._steps()] = list(log.shape), list(weight.shape)
+                    self._cross(log, weight, out)
 
     def _curve(self, name: str, args: tuple) -> bool:
         """Whether this is an exponential, a square or a logarithm, in one of the first steps."""
@@ -112,6 +122,10 @@ class Chance:
         ends = gradient.flatten()[[0, -1]].tolist() if gradient.is_contiguous() else [gradient.min().item()]
         if ends[0] == ends[-1] != 0 and bool((gradient == ends[0]).all()):
             self.pulls.setdefault(self._steps(), {}).setdefault(curve, []).append(ends[0])
+
+    def _cross(self, one: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        if {one.dim(), weight.dim()} == {1, 2} and one.numel() == weight.numel() == len(out) > 1:
+            self.crossed[self._steps()] = list(one.shape), list(weight.shape)
 
     def _on_weight(self, weight: torch.Tensor) -> None:
         if weight.requires_grad and weight.numel() and not self._is_log(weight):

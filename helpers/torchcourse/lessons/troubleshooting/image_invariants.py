@@ -5,12 +5,16 @@ from collections.abc import Callable, Iterator
 import torch
 
 from torchcourse.lessons.troubleshooting.data_invariants import float_inputs
+from torchcourse.lessons.troubleshooting.torch_calls import MEASURING
 from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 SMOOTHER = 0.6  # of the steps between neighboring pixels, if the numbers are read in the other order
 IMAGES_AT_LEAST = 16
 ALIKE = 0.25  # correlation of a picture with the map that belongs to it
+FAR, EITHER_SIDE = 0.7, 0.35  # correlations of two distances from the middle, and of what has a side
+LOPSIDED = 0.6  # at most, of what has a side with a distance
+PLACES_AT_LEAST = 64
 TURNED = 0.1  # of the pictures
 _TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "left to right": lambda maps: maps.flip(2),
@@ -131,4 +135,44 @@ def _alike(pictures: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(one, other, dim=1)
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [channels, order, interpolated_labels, turned_alike]
+def sides(run: WatchedRun) -> Iterator[Alarm]:
+    """Where something lies in a picture says on which side of the middle its coordinates are."""
+    pairs = [pair for loss in run.record.losses if (pair := _place_and_numbers(loss)) is not None]
+    if len({numbers.size(1) for _, numbers in pairs}) != 1 or sum(len(place) for place, _ in pairs) < PLACES_AT_LEAST:
+        return
+    places, numbers = (torch.cat(part) for part in zip(*pairs, strict=True))
+    for axis, name in enumerate(("left and right", "above and below")):
+        place, far = places[:, axis], places[:, axis].abs()
+        for column in (numbers - numbers.mean(dim=0)).T:
+            alike, sided = _together(column.abs(), far), _together(column, place)
+            if alike > FAR and sided < EITHER_SIDE and _together(column, far) < LOPSIDED:
+                yield Alarm(
+                    "turned_without_target",
+                    "How far from the middle what stands out of a picture lies tells how far a target is from its mean "
+                    f"(correlation {alike:.2f}), and on which side it lies does not: {name} are mixed up. Are pictures "
+                    "flipped without their coordinates?",
+                )
+                return
+
+
+def _place_and_numbers(loss: Loss) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return where what stands out of each picture lies [N, 2], from -1 to 1, and what is to be measured [N, K]."""
+    inputs = loss.seen.inputs if loss.seen is not None and loss.seen.recorded else None
+    if inputs is None or inputs.dim() != 4 or not inputs.is_floating_point() or min(inputs.shape[2:]) < 8:
+        return None
+    if loss.function not in MEASURING or loss.target.dim() != 2 or len(loss.target) != len(inputs):
+        return None
+    gray = inputs.float().mean(dim=1)
+    weight = (gray - gray.flatten(1).median(dim=1).values[:, None, None]).square()
+    total = weight.sum(dim=(1, 2)) + 1e-12
+    across, down = (torch.linspace(-1, 1, size) for size in (gray.size(2), gray.size(1)))
+    place = torch.stack([weight.sum(dim=1) @ across, weight.sum(dim=2) @ down], dim=1) / total[:, None]
+    return place, loss.target.float()
+
+
+def _together(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the size of the correlation of two columns."""
+    return torch.corrcoef(torch.stack([one, other]))[0, 1].nan_to_num().abs().item()
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [channels, order, interpolated_labels, turned_alike, sides]

@@ -14,6 +14,7 @@ PADDED_AT_LEAST = 0.2  # of the sentences, before a state that is read after the
 PLACES_AT_LEAST = 8  # that a mask keeps, and that it leaves out
 FORETOLD = 0.95  # of the targets are the next input, where sentences are foretold
 VALUES_AT_LEAST = 32  # different ones in a batch of windows
+CELLS_AT_LEAST = 12  # calls of recurrent cells that went on from the one before
 WORDS_AT_LEAST = 20  # times that a token stands among others, before it is taken for a word
 
 
@@ -242,6 +243,27 @@ def _tables(passes: list[Pass]) -> Iterator[torch.Tensor]:
             yield (seen.inputs != 0).any(dim=2).long()
 
 
+def state_cut(run: WatchedRun) -> Iterator[Alarm]:
+    """A recurrence learns from earlier steps: its state carries the gradient back."""
+    cells = run.record.sequences.cells
+    if len(cells) >= CELLS_AT_LEAST and all(cells):
+        yield Alarm(
+            "state_cut",
+            f"In {len(cells)} calls a recurrent cell went on from the state that it had left, and each time that state "
+            "carried no gradient: nothing is learned from earlier steps. Detach between batches, not between steps.",
+        )
+
+
+def over_classes(run: WatchedRun) -> Iterator[Alarm]:
+    """A softmax of the model's scores runs over the classes."""
+    if run.record.sequences.over_batch >= 3:
+        yield Alarm(
+            "softmax_over_batch",
+            f"{run.record.sequences.over_batch} times a softmax ran over dimension 0 of what the model put out, where "
+            "the samples lie. Is it to be dim=1?",
+        )
+
+
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     padding,
     attention,
@@ -251,4 +273,6 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     padding_index,
     state_read,
     state_carried,
+    state_cut,
+    over_classes,
 ]

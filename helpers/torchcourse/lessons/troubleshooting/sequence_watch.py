@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.source_lines import hide
 
 hide(__file__)
 
+CELLS_AT_MOST = 500
 KEPT_AT_MOST = 24  # masks, and tables of tokens
 NEVER = -1e4  # a score below it leaves a place out
 _SOFTMAX = {"softmax", "_softmax"}
+_OVER_CLASSES = {"softmax", "log_softmax"}
 _SAME_SHAPE = {"dropout", "contiguous", "float", "to", "type_as", "half", "bfloat16", "clone", "nan_to_num"}
 _PRODUCTS = {"matmul", "__matmul__", "bmm"}
 
@@ -48,10 +51,12 @@ class SequenceWatch:
     Args:
         steps: says how many steps have been taken.
         inside: says whether a forward pass of the model is under way.
+        passes: those of the model so far, a list that grows.
     """
 
     steps: Callable[[], int]
     inside: Callable[[], bool]
+    passes: list[Pass]
     apart: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
     """In which steps attention summed over a dimension over which its weights do not add up to 1: that of the weights,
     and their shape."""
@@ -65,10 +70,15 @@ class SequenceWatch:
     """How often a mask of attention was made of the numbers 0 and 1, which are added to the scores."""
     begun: int = 0
     """How often a recurrence began with a state that is not 0, teaches nothing, and was left by no pass before."""
+    cells: list[bool] = field(default_factory=list)
+    """Of each call of a recurrent cell that goes on from the one before, whether its state carries no gradient back."""
+    over_batch: int = 0
+    """How often a softmax ran over the samples of what the model had put out."""
     readings: dict[str, Reading] = field(default_factory=dict)
     """By the name of each recurrent layer."""
     _left: dict[str, torch.Tensor] = field(default_factory=dict)
     _weights: dict[int, _Weights] = field(default_factory=dict)
+    _cells: dict[str, tuple[int, torch.Tensor]] = field(default_factory=dict)
 
     def on_step(self) -> None:
         """Forget the weights of the step that has been taken."""
@@ -76,9 +86,10 @@ class SequenceWatch:
 
     def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
-        if not torch.is_grad_enabled() or not self.inside():
-            return
         first = args[0] if args else kwargs.get("input")
+        if not torch.is_grad_enabled() or not self.inside():
+            self.over_batch += int(name in _OVER_CLASSES and self._over_batch(first, args, kwargs, out))
+            return
         if name in _SOFTMAX and isinstance(out, torch.Tensor) and out.dim() >= 3:
             axis = args[1] if len(args) > 1 else kwargs.get("dim")
             if isinstance(axis, int):
@@ -96,6 +107,14 @@ class SequenceWatch:
                 self._keep(self.looked_up, (first.detach().cpu().clone(), index))
         else:
             self._on_mask(name, args, kwargs)
+
+    def _over_batch(self, scores: Any, args: tuple, kwargs: dict, out: Any) -> bool:
+        axis = args[1] if len(args) > 1 else kwargs.get("dim")
+        flat = isinstance(out, torch.Tensor) and out.dim() == 2 and out.requires_grad and out.size(1) > 1
+        if not flat or axis not in (0, -2) or len(out) == out.size(1):
+            return False
+        output = self.passes[-1].output if self.passes else None
+        return output is not None and output.shape == out.shape and torch.equal(output, scores.detach().cpu())
 
     def _keep(self, kept: list, item: Any) -> None:
         if len(kept) < KEPT_AT_MOST:
@@ -169,8 +188,11 @@ class SequenceWatch:
         if left_out.numel() == left_out.size(0) * left_out.size(-1):  # one row for each sample
             self.masks.append((self.steps(), left_out.reshape(left_out.size(0), -1).cpu().clone()))
 
-    def on_recurrence(self, name: str, module: nn.RNNBase, args: tuple, output: Any) -> None:
-        """Note what a recurrent layer has got and put out; of a packed sequence, nothing."""
+    def on_recurrence(self, name: str, module: nn.RNNBase | nn.RNNCellBase, args: tuple, output: Any) -> None:
+        """Note what a recurrent layer or cell has got and put out; of a packed sequence, nothing."""
+        if isinstance(module, nn.RNNCellBase):
+            self._on_cell(name, args, output)
+            return
         given = args[0] if args else None
         states = output[0] if isinstance(output, tuple) else None
         if not isinstance(given, torch.Tensor) or not isinstance(states, torch.Tensor) or states.dim() != 3:
@@ -190,6 +212,15 @@ class SequenceWatch:
         if states.requires_grad:
             states.register_hook(partial(self._on_states, reading, along))
             last.register_hook(partial(self._on_last, reading))
+
+    def _on_cell(self, name: str, args: tuple, output: Any) -> None:
+        state, after = args[1] if len(args) > 1 else None, output[0] if isinstance(output, tuple) else output
+        state = state[0] if isinstance(state, tuple) else state
+        number, before = self._cells.get(name, (-1, after))
+        goes_on = number == len(self.passes) and len(self.cells) < CELLS_AT_MOST
+        if goes_on and isinstance(state, torch.Tensor) and state.dtype == before.dtype and torch.equal(state, before):
+            self.cells.append(not state.requires_grad)
+        self._cells[name] = len(self.passes), after.detach()
 
     @staticmethod
     def _on_states(reading: Reading, along: int, gradient: torch.Tensor) -> None:

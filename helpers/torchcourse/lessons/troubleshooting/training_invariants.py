@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
+from torch.utils.data import IterableDataset
 
 from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 CLIPPED_TO = 2e-3  # of the gradient's norm: less is left only by a threshold that was meant otherwise
+MANY = 8  # samples or batches: a smaller divisor may be a weight
 FORGETS = 0.9  # a BatchNorm's momentum above which its statistics are those of the last few batches
 
 
@@ -327,6 +330,28 @@ def _power_of_two(scale: float) -> bool:
     return abs(scale / nearest - 1) < 1e-3
 
 
+def divided_once(run: WatchedRun) -> Iterator[Alarm]:
+    """A mean over the samples is not divided by their number again."""
+    steps, found = run.record.steps, run.record.losses
+    alone = len(found) == len(steps) >= 3 and all(len(step.backwards) == 1 and not step.closure for step in steps)
+    if not alone or any(loss.reduction != "mean" or not loss.target.dim() for loss in found):
+        return
+    sources = [entry.source for entry in run.around.iterations if hasattr(entry.source, "dataset")]
+    wholes = {len(s.dataset) for s in sources if hasattr(s.dataset, "__len__")} | {len(s) for s in sources if _long(s)}
+    for sizes in ([len(loss.target) for loss in found], *([whole] * len(found) for whole in wholes)):
+        if min(sizes) >= MANY and all(abs(s.scale * n - 1) < 1e-3 for s, n in zip(steps, sizes, strict=True)):
+            yield Alarm(
+                "mean_divided_again",
+                f"backward() was called on the loss divided by {max(sizes)}, as many as there are samples or batches, "
+                "and the loss is a mean already: the gradients are that much smaller. Leave the division out.",
+            )
+            return
+
+
+def _long(loader: Any) -> bool:
+    return not isinstance(loader.dataset, IterableDataset)
+
+
 RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     order_of_calls,
     each_gradient_once,
@@ -336,4 +361,5 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     modes,
     statistics,
     clipping,
+    divided_once,
 ]

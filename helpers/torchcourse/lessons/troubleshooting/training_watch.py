@@ -103,16 +103,15 @@ class TrainingWatch:
         self.start_buffers: dict[str, torch.Tensor] = {}
         self.around = Surroundings(model, lambda: len(self.steps))
         told = (lambda: len(self.steps)), self._inside
-        self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told)
+        self.usage, self.chance, self.sequences = Usage(model, *told), Chance(*told), SequenceWatch(*told, self.passes)
         self.origins, self.beside = Origins(*told), Beside(model, optimizer, told[0])
         self.answers = Answers(self.passes, self._inside)
         self._model, self._optimizer = model, optimizer
         self._outputs: list[tuple[weakref.ref[torch.Tensor], Pass]] = []  # since the last step
         self._open = contextlib.ExitStack()
-        self._own, self._depth, self._rows = set(self.owned), 0, 0
+        self._own, self._depth, self._rows, self._random = set(self.owned), 0, 0, 0
         self._in_backward = self._entered = self._in_step = False
         self._entry: tuple[float, float] | None = None
-        self._random = 0
         self._since = _Since()
 
     @property
@@ -185,7 +184,7 @@ class TrainingWatch:
         first = _first_tensor(args, kwargs)
         if torch.is_grad_enabled() and (first is None or first.numel()):
             self.called[name] = self.called.get(name, 0) + 1
-            if isinstance(module, nn.RNNBase):
+            if isinstance(module, nn.RNNBase | nn.RNNCellBase):
                 self.sequences.on_recurrence(name, module, args, output)
         if self._depth == 0:
             self._on_pass(first, output, (args, kwargs), whole=module is self._model)
@@ -225,6 +224,7 @@ class TrainingWatch:
     def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
         last = self.passes[-1] if self.passes else None
         self.origins.on_target(target)
+        self.chance.on_losses(out)
         answers = _has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
         for kept, seen in self._outputs:
             seen.answered = seen.answered or (answers and kept() is scores)
@@ -249,7 +249,7 @@ class TrainingWatch:
         if self.around.states:
             self.around.on_call(name, args, out)
         if not self._in_step and (isinstance(out, _RESULTS) or name == "__set__"):
-            self.usage.on_call(name, args, out)
+            self.usage.on_call(name, args, kwargs, out)
             self.chance.on_call(name, args, out)
             for part in (self.sequences, self.origins, self.beside, self.answers):
                 part.on_call(name, args, kwargs, out)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils._pytree import tree_leaves
 
+from torchcourse.lessons.troubleshooting.torch_calls import DROPOUTS, drops
 from torchcourse.lessons.troubleshooting.training_records import OtherLoss
 from torchcourse.source_lines import hide
 
@@ -23,6 +24,7 @@ hide(__file__)
 LOSSES_AT_MOST = 100  # whose tensors are kept
 _SUMS = {"add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "rsub", "add_", "__iadd__", "sub_", "__isub__"}
 _CUTS = {"__get__": ".data", "detach": "detach()"}
+_DROPOUTS = {function.__name__ for function in DROPOUTS}
 _WRITES = {"copy_", "lerp_"}
 
 
@@ -45,6 +47,8 @@ class Usage:
         """Of each kind of layer that was made within a forward pass, and is no part of the model: in which steps."""
         self.detached: dict[int, str] = {}
         """By id, the parameters whose `.data` or `detach()` was taken within a forward pass, and how."""
+        self.dropped = 0.0
+        """The largest share that a dropout function was told to drop, short of all."""
         self._computed: dict[str, tuple[weakref.ref[torch.Tensor], list[bool]]] = {}
         self._model, self._steps, self._inside = model, steps, inside
         self._derived: dict[int, weakref.ref[torch.Tensor]] = {}
@@ -98,8 +102,10 @@ class Usage:
             for tensor in _tensors(out):
                 self._derived[id(tensor)] = weakref.ref(tensor)
 
-    def on_call(self, name: str, args: tuple, out: Any) -> None:
+    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
+        if name in _DROPOUTS and drops(args, kwargs):
+            self.dropped = max(self.dropped, args[1] if len(args) > 1 else kwargs.get("p", 0.5))
         first = args[0] if args else None
         if name in _WRITES and len(args) > 1 and self._same_weight(first, args[1]):
             self.onto_itself.add(self._steps())

@@ -219,6 +219,12 @@ def dropout(run: WatchedRun) -> Iterator[Alarm]:
             "drops_nearly_all",
             f"{listed(much)} drops {share:.0%} in training: p is the share that is dropped. Is it the share to keep?",
         )
+    elif DROPS_MOST < run.record.usage.dropped < 1:
+        yield Alarm(
+            "drops_nearly_all",
+            f"A dropout function drops {run.record.usage.dropped:.0%}: p is the share that is dropped. Is it the share "
+            "to keep?",
+        )
 
 
 def derivatives(run: WatchedRun) -> Iterator[Alarm]:
