@@ -367,6 +367,44 @@ def keeps_all(url, folder, count, value=0.5):
     return study
 
 
+def one_more_each_time():
+    """A search that does a trial where all are finished."""
+    asked = []
+
+    def learner(url, folder, count):
+        study = keeps_all(url, folder, count)
+        asked.append(count)
+        if len(asked) > 1:
+            trials(url, 1)
+        return study
+
+    return learner
+
+
+def test_a_search_that_trains_on_what_it_kept_needs_no_folder(tmp_path):
+    def of_the_folder(url, folder, count):
+        next(folder.iterdir())
+        return keeps_all(url, folder, count)
+
+    def caught(url, folder, count):
+        study = optuna.create_study(storage=url)
+        study.optimize(lambda trial: next(folder.iterdir()), n_trials=1, catch=(Exception,))
+
+    with pytest.raises(Wrong, match="a folder with nothing in it"):
+        search._judge_memory(keeps_all, tmp_path)
+    for learner in (of_the_folder, caught):
+        place = tmp_path / learner.__name__
+        place.mkdir()
+        search._judge_memory(learner, place)
+
+
+def test_the_search_that_is_killed_is_asked_for_a_different_number(monkeypatch):
+    asked = []
+    monkeypatch.setattr(search, "_watch", lambda file: None)
+    search._search_and_die(lambda url, folder, count: asked.append(count), "sqlite:///no.db", Path(), Path("no.db"))
+    assert asked == [search.TRIALS + 1]
+
+
 def test_a_search_that_keeps_nothing():
     refused(check.study(in_memory), "not_stored")
 
@@ -382,6 +420,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(search, "_kill_in_the_second_trial", one_and_a_half)
     monkeypatch.setattr(search, "deliver", lambda folder, images, seed: folder)
     monkeypatch.setattr(search, "_with_labels_by_chance", lambda place: place)
+    monkeypatch.setattr(search, "_judge_memory", lambda learner, place: None)
 
 
 @pytest.mark.slow
@@ -393,6 +432,7 @@ def in_this_process(monkeypatch):
         (leaves_it_running, "left_running"),
         (partial(keeps_all, value=0.1), "chance"),
         (partial(keeps_all, value=0.8), "no_measure"),
+        (one_more_each_time(), "goes_on"),
         (partial(keeps_all, value=75.0), "no_accuracy"),
     ],
 )

@@ -1,5 +1,7 @@
 """The check of milestone M2: a study that is killed and resumed."""
 
+import contextlib
+import io
 import os
 import sqlite3
 import tempfile
@@ -36,7 +38,10 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @check
 def study(learner: Callable[[str, Path, int], Any]) -> str:
-    """Kill the search in its second trial, call it again, and look at what the file holds."""
+    """Kill the search in its second trial, call it again, and look at what the file holds.
+
+    Then call it where nothing is left to do, where labels are dealt out by chance, and where no pictures are.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its log goes where a grader sees errors
     with tempfile.TemporaryDirectory() as place:
         folder, file = deliver(Path(place) / "delivery", IMAGES, seed=12), Path(place) / "study.db"
@@ -50,7 +55,9 @@ def study(learner: Callable[[str, Path, int], Any]) -> str:
         _judge(first, killed, after)
         _judge_values(after)
         _judge_study(_study(url).direction, returned)
+        _judge_finished(learner, url, folder)
         _judge_measure(learner, Path(place))
+        _judge_memory(learner, Path(place))
     return (
         f"Killed with {counted(len(first), 'trial')} finished and {len(killed)} under way, called again: {TRIALS} are "
         "finished, and those from before are as they were."
@@ -70,7 +77,7 @@ def _kill_in_the_second_trial(learner: Callable, url: str, folder: Path, file: P
         )
     raise Wrong(
         "too_early",
-        f"Your search ended before its second trial: asked for {TRIALS}, the file holds "
+        f"Your search ended before its second trial: asked for {TRIALS + 1}, the file holds "
         f"{sum(trial.state in FINISHED for trial in _trials(url))} finished trials.",
     )
 
@@ -78,7 +85,7 @@ def _kill_in_the_second_trial(learner: Callable, url: str, folder: Path, file: P
 def _search_and_die(learner: Callable, url: str, folder: Path, file: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     threading.Thread(target=_watch, args=(file,), daemon=True).start()
-    learner(url, folder, TRIALS)
+    learner(url, folder, TRIALS + 1)  # a different number than afterwards: it is the same study
 
 
 def _watch(file: Path) -> None:
@@ -159,6 +166,37 @@ def _judge_values(after: list[FrozenTrial]) -> None:
     _refuse_same_draws([trial for trial in after if trial.state in FINISHED])
 
 
+def _judge_finished(learner: Callable[[str, Path, int], Any], url: str, folder: Path) -> None:
+    learner(url, folder, TRIALS)
+    finished = sum(trial.state in FINISHED for trial in _trials(url))
+    if finished != TRIALS:
+        raise Wrong(
+            "goes_on",
+            f"Called once more when all {TRIALS} trials were finished, your search leaves {finished} in the file. "
+            "There was nothing left to do.",
+        )
+
+
+def _judge_memory(learner: Callable[[str, Path, int], Any], place: Path) -> None:
+    """Refuse a search that finishes a trial on a folder with nothing in it: it has pictures of an earlier call."""
+    empty, url = place / "empty", f"sqlite:///{place / 'empty.db'}"
+    empty.mkdir()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # its trials are to fail
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            learner(url, empty, 1)
+    except Exception:
+        return
+    finally:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if any(trial.state in FINISHED for trial in _trials(url)):
+        raise Wrong(
+            "remembered",
+            "On a folder with nothing in it, your search finishes a trial, with the pictures of an earlier call. Your own "
+            "search would train on those of the check. Keep nothing, or keep it by folder.",
+        )
+
+
 def _judge_measure(learner: Callable[[str, Path, int], Any], place: Path) -> None:
     """Refuse values that do not come from reading pictures that a trial has not trained on.
 
@@ -171,8 +209,8 @@ def _judge_measure(learner: Callable[[str, Path, int], Any], place: Path) -> Non
         raise Wrong(
             "no_measure",
             f"On a delivery whose labels were dealt out by chance, a trial has the value {max(values):.2f}. Nobody can "
-            "read such labels, and guessing gives 0.1. Is the value the share of pictures that are read wrongly, of "
-            "those that were trained on, or of those that an earlier call kept?",
+            "read such labels, and guessing gives 0.1. Is the value the share of pictures that are read wrongly, or of "
+            "those that were trained on?",
         )
 
 
