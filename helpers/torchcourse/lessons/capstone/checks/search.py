@@ -192,8 +192,8 @@ def _judge_memory(learner: Callable[[str, Path, int], Any], place: Path) -> None
     if any(trial.state in FINISHED for trial in _trials(url)):
         raise Wrong(
             "remembered",
-            "On a folder with nothing in it, your search finishes a trial, with the pictures of an earlier call. Your own "
-            "search would train on those of the check. Keep nothing, or keep it by folder.",
+            "On a folder with nothing in it, your search finishes a trial, with the pictures of an earlier call. Your "
+            "own search would train on those of the check. Keep nothing, or keep it by folder.",
         )
 
 
