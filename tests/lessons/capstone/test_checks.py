@@ -251,6 +251,17 @@ def test_a_different_scaling_is_refused_with_and_without_paper(mean, deviation):
         refused(check.dataset(scaled_anew(open_part)), "scaling")
 
 
+def in_one_tensor(folder, part):
+    """Every picture is written into the same tensor."""
+    data, place = right.open_part(folder, part), torch.empty(1, 28, 28)
+    data.__class__ = type(
+        "InOneTensor",
+        (right.Lazy,),
+        {"__getitem__": lambda self, i: (place.copy_(right.Lazy.__getitem__(self, i)[0]), self.labels[i])},
+    )
+    return data
+
+
 class NoMap(torch.utils.data.IterableDataset):
     files = skipped = ()
 
@@ -273,6 +284,8 @@ DATASETS = {
         __getitem__=lambda self, i: (right.Lazy.__getitem__(self, i)[0] + 0.2 * torch.randn(1, 28, 28), self.labels[i])
     ),
     "leak": by_picture,
+    "one_place": in_one_tensor,
+    "not_finite": changed(__getitem__=lambda self, i: (torch.full((1, 28, 28), torch.nan), self.labels[i])),
     "same_file": drawn_again,
     "val_share": tiny_part,
     "stopped_by_a_file": stops,

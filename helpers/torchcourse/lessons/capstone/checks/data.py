@@ -199,8 +199,15 @@ def _judge_cards(parts: dict[str, Any], rows: dict[str, dict[str, str]]) -> None
 
 
 def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str, str]]) -> None:
+    held = torch.zeros(()), torch.zeros(())  # a picture as it was given, and a copy of it
     for place in range(0, len(data), 7):
         sample = data[place]
+        if not torch.equal(*held):
+            raise Wrong(
+                "one_place",
+                f"When `data[{place}]` is read, a picture that was read before turns into a different one: all come in "
+                "the same tensor. A batch of them is one picture many times.",
+            )
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             kind = f"{len(sample)} values" if isinstance(sample, tuple | list) else f"a {type(sample).__name__}"
             raise Wrong("sample_parts", f"`data[{place}]` is a picture and its label. Yours is {kind}.")
@@ -209,6 +216,8 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
         if not isinstance(image, torch.Tensor) or image.shape != (1, 28, 28) or image.dtype != torch.float32:
             kind = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
             raise Wrong("shape", f"The backbone takes float32 [1, 28, 28]; your dataset returns {kind}.")
+        if not image.isfinite().all():
+            raise Wrong("not_finite", f"In the picture of {file} are values that are no number. What is divided by 0?")
         if _class(label) is None:
             raise Wrong(
                 "label_type",
@@ -227,6 +236,7 @@ def _judge_samples(data: Any, part: str, folder: Path, rows: dict[str, dict[str,
             picture = read_image(folder / file)
             _refuse_border(image, picture)
             _judge_pixels(image, MNIST_SCALING(1 - picture[None], 1)[0], file)
+        held = image, image.clone()
 
 
 def _class(label: Any) -> int | None:
