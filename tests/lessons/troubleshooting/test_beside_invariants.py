@@ -206,3 +206,23 @@ def test_replicas_have_the_same_weights(start: str, share: Callable | None, alar
 )
 def test_replicas_share_the_mean_of_means(share: Callable, reduction: str, alarms: list[str]) -> None:
     assert names(replicas("the same", share, reduction)) == alarms
+
+
+def test_weights_kept_in_full_precision_are_no_replica() -> None:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense().to(torch.bfloat16), clouds(10 * 16)
+        kept = [p.detach().float().requires_grad_() for p in model.parameters()]
+        optimizer, of_kept = torch.optim.SGD(model.parameters(), lr=0.0), torch.optim.SGD(kept, lr=0.1)
+        with watch(model, optimizer):
+            for rows in torch.arange(len(x)).split(16):
+                model.zero_grad()
+                F.cross_entropy(model(x[rows].to(torch.bfloat16)).float(), y[rows]).backward()
+                for full, p in zip(kept, model.parameters(), strict=True):
+                    assert p.grad is not None
+                    full.grad = p.grad.float()
+                of_kept.step()
+                with torch.no_grad():
+                    for full, p in zip(kept, model.parameters(), strict=True):
+                        p.copy_(full)
+
+    assert names(program) == []

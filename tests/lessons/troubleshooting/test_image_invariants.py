@@ -60,9 +60,11 @@ def squares(samples: int = 64, size: int = 16) -> tuple[torch.Tensor, torch.Tens
     return pictures + F.one_hot(maps, 4)[..., 1:].permute(0, 3, 1, 2), maps
 
 
-def painted(change: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], out: int) -> list[str]:
+def painted(
+    change: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]], out: int, samples: int = 64
+) -> list[str]:
     torch.manual_seed(0)
-    model, (pictures, maps) = nn.Conv2d(3, out, 3, padding=1), squares()
+    model, (pictures, maps) = nn.Conv2d(3, out, 3, padding=1), squares(samples)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     with SanityProbe(model, optimizer) as probe:
         for rows in torch.arange(len(maps)).split(8):
@@ -186,3 +188,12 @@ def test_coordinates_are_flipped_with_their_picture(turn: Turn, alarms: list[str
             F.mse_loss(model(given)[:, : wanted.size(1)], wanted).backward()
             optimizer.step()
     assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+def test_heights_that_the_brightness_tells_little_of_are_not_turned() -> None:
+    def change(pictures: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        heights = F.interpolate(torch.rand(len(maps), 1, 4, 4), size=16, mode="bicubic")
+        shaded = 5 * heights.diff(dim=3, prepend=heights[..., :1]) + 0.5
+        return shaded.expand(-1, 3, -1, -1) + 0.05 * torch.randn(len(maps), 3, 16, 16), heights[:, 0]
+
+    assert painted(change, out=1, samples=320) == []

@@ -358,8 +358,8 @@ def test_positions_lie_along_the_time(model: Callable[[], Placed], alarms: list[
     trained = model()
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.02)
     with SanityProbe(trained, optimizer) as probe:
-        for _ in range(6):
-            x = torch.randn(12, 9, 3)
+        for samples in (12, 12, 12, 12, 12, 7):
+            x = torch.randn(*((samples, 9, 3) if alarms or trained.along else (9, samples, 3)))
             optimizer.zero_grad()
             sums = x[..., 0].cumsum(1 if alarms or trained.along else 0)
             outputs, sums = (part.flatten() if flat else part for part in (trained(x), sums / 3))
@@ -395,3 +395,16 @@ def test_a_cell_learns_from_earlier_steps(cut: int, alarms: list[str]) -> None:
             F.cross_entropy(model(x[rows]), (x[rows, 0, 0] > 0).long()).backward()
             optimizer.step()
     assert [alarm.name for alarm in probe.alarms()] == alarms
+
+
+def test_nodes_of_a_graph_may_have_vectors_of_their_own() -> None:
+    torch.manual_seed(0)
+    model = Placed(along=0, batch_first=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(6):
+            x = torch.randn(12, 9, 3)  # [nodes, time, 3]
+            optimizer.zero_grad()
+            F.mse_loss(model(x), x[..., 0].cumsum(1) / 3).backward()
+            optimizer.step()
+    assert probe.alarms() == []

@@ -82,7 +82,7 @@ class Beside:
         if len(own) < SAME_MODEL or [p.shape for p in own] != [p.shape for p in others]:
             return
         pairs = [(p.grad, q.grad) for p, q in zip(own, others, strict=True)]
-        same = all(a is not None and b is not None and a.equal(b) for a, b in pairs)
+        same = all(a is not None and b is not None and a.dtype == b.dtype and a.equal(b) for a, b in pairs)
         if same and any(a is not None and a.count_nonzero() for a, _ in pairs):
             self.twins[id(optimizer)] = self.twins.get(id(optimizer), 0) + 1
             self._replicas[id(optimizer)] = [weakref.ref(q) for q in others]

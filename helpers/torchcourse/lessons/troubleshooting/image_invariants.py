@@ -11,7 +11,7 @@ from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 SMOOTHER = 0.6  # of the steps between neighboring pixels, if the numbers are read in the other order
 IMAGES_AT_LEAST = 16
-ALIKE = 0.25  # correlation of a picture with the map that belongs to it
+ALIKE = 0.4  # correlation of a picture with the map that belongs to it
 FAR, EITHER_SIDE = 0.7, 0.35  # correlations of two distances from the middle, and of what has a side
 LOPSIDED = 0.6  # at most, of what has a side with a distance
 PLACES_AT_LEAST = 64
@@ -88,11 +88,12 @@ def turned_alike(run: WatchedRun) -> Iterator[Alarm]:
         return
     pictures, maps = (torch.cat(part) for part in zip(*pairs, strict=True))
     straight = _alike(pictures, maps)
-    for name, turn in _TURNS.items():
-        if pictures.shape[1:] != turn(pictures).shape[1:]:
-            continue
-        turned = _alike(pictures, turn(maps))
-        sign = 1 if torch.maximum(straight, turned).mean() > -torch.minimum(straight, turned).mean() else -1
+    turns = {name: _alike(pictures, m) for name, turn in _TURNS.items() if (m := turn(maps)).shape == maps.shape}
+    all_ways = torch.stack([straight, *turns.values()])
+    sign = 1 if all_ways.amax(dim=0).mean() > -all_ways.amin(dim=0).mean() else -1
+    if (sign * all_ways).amax(dim=0).median() < ALIKE:
+        return  # most pictures fit their map in no way
+    for name, turned in turns.items():
         as_is, other = sign * straight, sign * turned
         fits, fits_turned = (as_is > 2 * other) & (as_is > ALIKE), (other > 2 * as_is) & (other > ALIKE)
         share = fits_turned.float().mean().item()

@@ -120,6 +120,9 @@ def places_in_batch(run: WatchedRun) -> Iterator[Alarm]:
     batch = kept[-1].inputs if kept else None
     if batch is None or batch.dim() < 2 or batch.size(1) < 3 or not _full_precision(run.model):
         return
+    sizes = {len(seen.inputs) for seen in kept if seen.inputs is not None and seen.inputs.shape[1:] == batch.shape[1:]}
+    if batch.is_floating_point() and len(sizes) < 2:
+        return  # always so many: they may be the nodes of a graph, each with a vector of its own
     other, later = batch.clone(), batch.clone()
     other[0], later[:, 0] = batch[1], batch[:, 1]
     whole_batches = [(part, ALL) for part in (batch, batch, other, later)]
