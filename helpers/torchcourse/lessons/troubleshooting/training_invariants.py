@@ -14,7 +14,7 @@ from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
 CLIPPED_TO = 2e-3  # of the gradient's norm: less is left only by a threshold that was meant otherwise
-MANY = 8  # samples or batches: a smaller divisor may be a weight
+MANY, WEIGHTS = 8, ({10}, {100})  # samples or batches: a smaller divisor, or these, may be a weight
 FORGETS = 0.9  # a BatchNorm's momentum above which its statistics are those of the last few batches
 
 
@@ -339,7 +339,11 @@ def divided_once(run: WatchedRun) -> Iterator[Alarm]:
     sources = [entry.source for entry in run.around.iterations if hasattr(entry.source, "dataset")]
     wholes = {len(s.dataset) for s in sources if hasattr(s.dataset, "__len__")} | {len(s) for s in sources if _long(s)}
     for sizes in ([len(loss.target) for loss in found], *([whole] * len(found) for whole in wholes)):
-        if min(sizes) >= MANY and all(abs(s.scale * n - 1) < 1e-3 for s, n in zip(steps, sizes, strict=True)):
+        if (
+            min(sizes) >= MANY
+            and set(sizes) not in WEIGHTS
+            and all(abs(s.scale * n - 1) < 1e-3 for s, n in zip(steps, sizes, strict=True))
+        ):
             yield Alarm(
                 "mean_divided_again",
                 f"backward() was called on the loss divided by {max(sizes)}, as many as there are samples or batches, "
