@@ -310,8 +310,18 @@ def in_threes(model, optimizer, loss_fn, images, labels):
     return loss.item()
 
 
+def clipped(model, optimizer, loss_fn, images, labels):
+    optimizer.zero_grad()
+    loss = loss_fn(model(images), labels)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
 WRONG_STEPS += [
     ("wrong_value", in_threes),
+    ("wrong_length", clipped),
     ("softmax_before_loss", with_loss(lambda loss_fn, logits, labels: loss_fn(logits.softmax(1), labels))),
     ("other_loss_function", with_loss(lambda _, logits, labels: torch.nn.CrossEntropyLoss()(logits, labels))),
     ("raised_NotImplementedError", with_loss(lambda loss_fn, logits, labels: loss_fn(labels, logits))),
