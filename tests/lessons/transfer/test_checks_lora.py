@@ -132,6 +132,7 @@ def test_right_adapters(answer):
         ({"hidden": 1}, "base_not_kept"),
         ({"into_base": 1}, "base_changed"),
         ({"ones": 1}, "equal_rows"),
+        ({"small": 1}, "too_small"),
         ({"seeded": 1}, "global_seed"),
         ({"capped": 1}, "shape"),
         ({"base_without_graph": 1}, "input_gradient"),
@@ -139,10 +140,6 @@ def test_right_adapters(answer):
 )
 def test_wrong_adapters(mistakes, symptom):
     refused(check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, **mistakes)), symptom)
-
-
-def test_rows_that_are_only_small_are_not_said_to_be_equal():
-    accepted(check.own_lora(lambda base, rank, alpha: Own(base, rank, alpha, small=1)))
 
 
 def test_other_wrong_adapters():

@@ -45,6 +45,12 @@ def own_lora(learner: Callable[[nn.Linear, int, float], nn.Module]) -> str:
         if not torch.allclose(out, should, atol=1e-6):
             raise Wrong("not_at_start", f"{case}: before any training the outputs differ from the old layer's already.")
         _judge_gradients(layer, out, should, case)
+        if (largest := max(layer.down.abs().max().item(), layer.up.abs().max().item())) < 1e-6:
+            raise Wrong(
+                "too_small",
+                f"{case}: no number in `down` and `up` is larger than {largest:.0e}. Each one's gradient has the other "
+                "as a factor: an adapter that begins so small hardly learns.",
+            )
         if rank > 1 and torch.equal(layer.down, layer.down[:1].expand_as(layer.down)):
             _judge_equal_rows(layer.up, case)
         _judge_formula(layer, base, x, should, rank, alpha, case)
