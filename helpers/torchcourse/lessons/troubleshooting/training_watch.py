@@ -316,8 +316,8 @@ class TrainingWatch:
 
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         if not has_closure(args, kwargs):
+            self._in_step = True  # what follows is no call of the loop
             self._on_step(optimizer, closure=False)
-            self._in_step = True
 
     def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         self._in_step = False
