@@ -309,6 +309,28 @@ def test_parts_in_torchscript_are_passed_by_and_a_whole_one_is_said() -> None:
         names(torch.jit.script(dense()), F.cross_entropy)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_compiled_is_said_with_a_remedy_that_works(before: bool) -> None:
+    torch._dynamo.reset()
+    model, (x, y) = dense(), clouds(32)
+    compiled, optimizer = torch.compile(model, backend="eager"), torch.optim.SGD(model.parameters(), lr=0.1)
+    if before:
+        compiled(x)
+    probe = SanityProbe(model, optimizer)
+    with probe:
+        F.cross_entropy(compiled(x), y).backward()
+        optimizer.step()
+    with pytest.raises(ValueError, match=r"torch\.compile runs the model past its hooks.*force_eager"):
+        probe.alarms()
+    with torch.compiler.set_stance("force_eager"), SanityProbe(model, optimizer) as probe:
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.cross_entropy(compiled(x), y).backward()
+            optimizer.step()
+    assert len(probe._record.steps) == 5
+    assert probe.alarms() == []
+
+
 def test_windows_of_a_series_that_goes_on() -> None:
     series = torch.arange(400.0) * 0.1 + torch.randn(400)
     windows = series.unfold(0, 24, 2)
@@ -505,9 +527,11 @@ def test_sparse_gradients_and_copies_are_no_obstacle() -> None:
     words, head = nn.EmbeddingBag(20, 4, sparse=True), nn.Linear(4, 4)
     model = nn.Sequential(words, head)
     sparse, plain = torch.optim.SparseAdam(words.parameters()), torch.optim.SGD(head.parameters(), lr=0.1)
-    buffer = torch.eye(4).to_sparse()
+    buffer, average = torch.eye(4).to_sparse(), copy.deepcopy(model).requires_grad_(False)
     with SanityProbe(model, plain) as probe:
         for _ in range(4):
+            for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
+                mean.lerp_(weight.detach(), 0.1)
             model.zero_grad()
             F.cross_entropy(model(torch.randint(20, (16, 3))), torch.randint(4, (16,))).backward()
             plain.step()

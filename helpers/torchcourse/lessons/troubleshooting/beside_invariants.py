@@ -27,8 +27,8 @@ def adversaries(run: WatchedRun) -> Iterator[Alarm]:
     if len(against) >= STEPS_AT_LEAST and against[int(0.9 * (len(against) - 1))] < OPPOSITE:
         yield Alarm(
             "adversary_kept",
-            f"{len(against)} times gradients were there when another optimizer stepped, stayed there, and got others "
-            f"added that point against them (cosine {against[len(against) // 2]:.2f}). Are they those of an "
+            f"{len(against)} times gradients were there when a different optimizer stepped, stayed there, and got "
+            f"others added that point against them (cosine {against[len(against) // 2]:.2f}). Are they those of an "
             "adversary's loss? Detach what the adversary gets, or call zero_grad() before backward().",
         )
 
@@ -39,7 +39,7 @@ def replicas(run: WatchedRun) -> Iterator[Alarm]:
     if steps >= 3 and far > APART:
         yield Alarm(
             "replicas_apart",
-            f"In {steps} steps a second model of the same shapes was given the very gradients of this one, and its "
+            f"A second model of the same shapes was given the very gradients of this one in {steps} steps, and its "
             f"weights are {far:.1%} of their size away. Replicas have to start from the same weights: copy or "
             "broadcast them.",
         )

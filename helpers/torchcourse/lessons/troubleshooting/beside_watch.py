@@ -1,6 +1,6 @@
 """What stands beside the model that is trained: an average of its weights, a replica of it, an adversary.
 
-Told by `torch_calls` of each call, and by the watch of each step that another optimizer takes.
+Told by `torch_calls` of each call, and by the watch of each step that a different optimizer takes.
 """
 
 import math
@@ -31,9 +31,9 @@ class Beside:
         self.left: dict[int, float] = {}
         """By step, how far an average of a weight was from it, as a share of what the weight had moved since."""
         self.against: list[float] = []
-        """The cosine between a gradient that was kept while another optimizer stepped and what was added then."""
+        """The cosine between a gradient that was kept while a different optimizer stepped and what was added then."""
         self.twins: dict[int, int] = {}
-        """By id of another optimizer, how often it stepped with the very gradients that this model has."""
+        """By id of a different optimizer, how often it stepped with the very gradients that this model has."""
         self.summed = 0
         """In how many steps the gradient was the sum of what the replicas' losses had given each of them."""
         self._model, self._optimizer, self._steps = model, optimizer, steps
@@ -112,15 +112,15 @@ class Beside:
             return
         if one.shape not in self._shapes or one.grad_fn is not None:
             return
-        set_data = name != "__set__" or one.data_ptr() == other.data_ptr()
+        set_data = name != "__set__" or _place(one) == _place(other)
         if set_data and self._is_beside(one, args if name in _MAKING else ()):
             self._on_update(one.detach())
 
     def _is_beside(self, average: torch.Tensor, operands: tuple) -> bool:
         """Whether this is no parameter of the model, no gradient, and no parameter to which something was added."""
         own = [p for p in self._model.parameters() if p.shape == average.shape and p.dtype == average.dtype]
-        places = {p.data_ptr() for p in own} | {p.grad.data_ptr() for p in own if p.grad is not None}
-        taken = {part.data_ptr() for part in (average, *operands) if isinstance(part, torch.Tensor)}
+        places = {_place(part) for p in own for part in (p, p.grad) if part is not None}
+        taken = {_place(part) for part in (average, *operands) if isinstance(part, torch.Tensor)}
         if not own or places & taken:
             return False
         if self._partner is None:
@@ -149,6 +149,11 @@ class Beside:
     def _gradient(self) -> torch.Tensor:
         found = [gradient.to_dense().flatten() for gradient in gradients_of(self._optimizer)]
         return torch.cat(found) if found else torch.zeros(0)
+
+
+def _place(tensor: torch.Tensor) -> int:
+    """Return where a tensor's numbers are; what is sparse has no place of its own, and is known by itself."""
+    return tensor.data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
 def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -195,7 +195,8 @@ class Search:
     def _referrers(self, frontier: list[_Link], seen: set[int]) -> tuple[list[_Link], list[_Link]]:
         """Return what refers to these objects and was not seen before, and the modules' variables among it."""
         below = {id(link.item): link for link in frontier}
-        objects = [link.item for link in frontier]
+        # A tuple is passed on as it is; of a list a tuple would be made for the call, which refers to them too.
+        objects = tuple(link.item for link in frontier)
         own = {id(objects), id(frontier), id(below)}
         following: list[_Link] = []
         variables: list[_Link] = []

@@ -90,9 +90,17 @@ class SanityProbe:
     def _why_nothing_was_seen(self) -> str:
         if isinstance(self._run.model, torch.jit.ScriptModule):
             return "TorchScript runs the model past its hooks, so nothing was seen. Watch it before torch.jit.script."
-        if self._record.transformed:
+        if self._record.unseen == "compiled":
+            return (
+                "torch.compile runs the model past its hooks, so nothing was seen. Train without it while you look, or "
+                'within `torch.compiler.set_stance("force_eager")`.'
+            )
+        if self._record.unseen == "transformed":
             return (
                 "The model that the probe watches was only called inside a transform of torch.func (vmap, grad …): its "
                 "numbers cannot be read there."
             )
-        return "The model that the probe watches was never called. Is a different one being trained?"
+        return (
+            "The model that the probe watches was never called. Is a different one being trained, or one that "
+            "torch.compile made of it before?"
+        )

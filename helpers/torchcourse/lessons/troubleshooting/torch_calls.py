@@ -63,6 +63,13 @@ def transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def why_unseen() -> str:
+    """Return why nothing can be read of a call of the model: "compiled" or "transformed"; "" if it can."""
+    if torch.compiler.is_compiling():
+        return "compiled"
+    return "transformed" if transforming() else ""
+
+
 def drops(args: tuple, kwargs: dict) -> bool:
     """Whether a call of a dropout function drops anything, by its arguments."""
     probability = args[1] if len(args) > 1 else kwargs.get("p", 0.5)

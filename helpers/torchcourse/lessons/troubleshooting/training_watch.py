@@ -30,7 +30,7 @@ from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
 from torchcourse.lessons.troubleshooting.target_watch import Origins
-from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming
+from torchcourse.lessons.troubleshooting.torch_calls import TorchCalls, transforming, why_unseen
 from torchcourse.lessons.troubleshooting.training_records import Call, Loss, Pass, Step
 from torchcourse.lessons.troubleshooting.training_step import (
     gradients_of,
@@ -84,8 +84,8 @@ class TrainingWatch:
         """The ids of the parameters of each optimizer that has stepped, and of this one."""
         self.stepping: set[int] = set()
         """The ids of the parameter groups of each optimizer that has stepped."""
-        self.transformed = False
-        """Whether the model was called inside a transform of torch.func, where nothing is recorded."""
+        self.unseen = ""
+        """Why nothing is recorded of some calls of the model (`why_unseen`)."""
         self.others = 0
         """Steps of optimizers that share no parameter with this one."""
         self.backward_seen = False
@@ -162,7 +162,7 @@ class TrainingWatch:
 
     def _on_call(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._depth += 1
-        self.transformed = self.transformed or transforming()
+        self.unseen = self.unseen or why_unseen()
         if self._in_backward or transforming():  # a checkpointed part is computed once more
             return
         if self._depth == 1:

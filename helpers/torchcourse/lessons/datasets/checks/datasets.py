@@ -201,7 +201,7 @@ def _judge_mixed_order(learner: Callable[..., Iterable]) -> None:
     if numbers != list(range(8)):
         raise Wrong(
             "drawn_again",
-            f"With a sampler that mixes anew each time it is gone through, an epoch of the samples 0 to 7 has the "
+            f"With a sampler whose order is new each time it is gone through, an epoch of the samples 0 to 7 has the "
             f"samples {numbers}. Go through the sampler once.",
         )
 

@@ -69,7 +69,7 @@ def _judge_other_table(learner: Callable[[Path], Any], pixels: torch.Tensor, fil
 
 
 def _judge_two(learner: Callable[[Path], Any], pixels: torch.Tensor) -> None:
-    """Two datasets at once, as a training and a test set are: the second must not change the first."""
+    """Two datasets at once, as a training set and a test set are: the second must not change the first."""
     with tempfile.TemporaryDirectory() as place:
         for part, labels in (("first", ["yak", "emu", "yak"]), ("second", ["ape", "emu"])):
             rows = [{"file": f"{part}-{n}.png", "label": label} for n, label in enumerate(labels)]
