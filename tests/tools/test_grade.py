@@ -216,7 +216,7 @@ def test_it_says_where_scores_and_pages_lie_and_what_is_left_to_do(tmp_path, mon
         assert ("TEACHING.md, step 5" in said) == left
 
 
-@pytest.mark.parametrize(("cores", "gib", "count"), [(2, 24, 4), (8, 16, 5), (2, 8, 2), (1, 1, 1)])
+@pytest.mark.parametrize(("cores", "gib", "count"), [(2, 24, 6), (8, 16, 5), (2, 8, 2), (1, 1, 1)])
 def test_more_notebooks_than_cores_run_at_once_where_memory_holds_them(cores, gib, count, monkeypatch):
     monkeypatch.setattr(grader.os, "cpu_count", lambda: cores)
     monkeypatch.setattr(grader.psutil, "virtual_memory", lambda: SimpleNamespace(available=gib * 2**30))

@@ -253,6 +253,19 @@ FORGED = {
 }
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_process_that_has_just_begun_is_counted(monkeypatch, told):
+    if not told:  # by the system, how many have begun
+        monkeypatch.setattr(processes, "_begun", lambda: 0)
+    me = psutil.Process()
+    before = processes.usage(me).number
+    assert processes.usage(me).number == before
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert processes.usage(me).number == before + 1
+        child.kill()
+    assert (processes._begun() > 0) == told
+
+
 @pytest.mark.parametrize("source", FORGED.values(), ids=FORGED)
 def test_an_answer_that_the_sandbox_did_not_give_is_noticed(warm, source):
     died, _ = run(warm, source)

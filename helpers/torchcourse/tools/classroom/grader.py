@@ -278,11 +278,11 @@ _MOST_TOLD = 2000  # characters
 
 
 def at_a_time() -> int:
-    """Return how many notebooks run at once on this machine: two per core, if there is memory for so many.
+    """Return how many notebooks run at once on this machine: three per core, if there is memory for so many.
 
     They also wait, for processes that they start and for the clock.
     """
-    return max(1, min(2 * (os.cpu_count() or 1), psutil.virtual_memory().available // _NEEDED))
+    return max(1, min(3 * (os.cpu_count() or 1), psutil.virtual_memory().available // _NEEDED))
 
 
 _NEEDED = 2816 * 2**20
