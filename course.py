@@ -81,7 +81,7 @@ def lab(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    """Run the test suite (in five minutes, without what is slow: test --quick; a part: test -- -k ranks)."""
+    """Run the test suite (in minutes, without what is slow: test --quick; a part: test -- -k ranks)."""
     if "--quick" in arguments:
         rest = [word for word in arguments if word != "--quick"]
         arguments = ["-m", "not notebook and not browser and not slow", *rest]

@@ -43,6 +43,7 @@ def test_the_page_escapes_names_and_outputs_and_links_to_feedback(graded):
     assert page.count("could not be read") == 1
 
 
+@pytest.mark.slow
 def test_the_table_has_each_score(graded):
     class_page.write(graded)
     with (graded / "class.csv").open(newline="", encoding="utf-8") as file:

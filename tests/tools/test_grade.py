@@ -123,6 +123,7 @@ def grades(course, tmp_path_factory):
     return folder, {result.student: result for result in grade.grade_class(folder, root=course)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "score"),
     [

@@ -323,6 +323,7 @@ def rows(folder):
         return {row["student"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_odd_names_of_files_and_students_cost_no_point(class_folder):
     found = rows(class_folder)
     assert [found[name]["score"] for name in ("ada", "x[1]", "hostile")] == ["3.0"] * 3

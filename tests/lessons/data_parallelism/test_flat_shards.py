@@ -92,6 +92,7 @@ def runs():
     return {ranks: run_ranks(all_ways, SETTINGS if ranks > 1 else ["plain"], world_size=ranks) for ranks in (1, 2, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("way", [*SETTINGS, "fully_shard"])
 def test_every_way_gives_the_weights_of_one_process(runs, ranks, way):

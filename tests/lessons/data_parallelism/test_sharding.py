@@ -401,6 +401,7 @@ def test_all_stages_take_the_steps_of_ddp(found: list[dict]) -> None:
         assert not wrong
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_too(found: list[dict]) -> None:
     for rank in found:
         assert max(rank["accumulation"].values()) < CLOSE

@@ -33,6 +33,7 @@ def test_each_sickness_gets_its_name(runs):
     assert names == {kind: kind if kind in SICK else "healthy" for kind in runs}
 
 
+@pytest.mark.slow
 def test_the_fit_is_judged_from_the_curves(runs):
     for kind in ("overfitting", "underfitting"):
         assert judge_fit(runs[kind]).name == kind

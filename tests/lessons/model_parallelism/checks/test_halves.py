@@ -402,6 +402,7 @@ def sends_and_goes_on(stage, inputs, targets, between):
         dist.isend(stage(x).detach(), 1)
 
 
+@pytest.mark.slow
 def test_a_send_that_was_only_begun_is_told_where_ranks_hang():
     message = check.repaired_step(sends_and_goes_on).message
     assert "`isend` only begins to send" in message
