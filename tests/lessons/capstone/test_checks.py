@@ -394,7 +394,7 @@ def one_more_each_time():
     return learner
 
 
-def test_a_search_that_trains_on_what_it_kept_needs_no_folder(tmp_path):
+def test_a_search_that_trains_on_what_it_kept_needs_no_folder(tmp_path, monkeypatch):
     def of_the_folder(url, folder, count):
         next(folder.iterdir())
         return keeps_all(url, folder, count)
@@ -403,9 +403,15 @@ def test_a_search_that_trains_on_what_it_kept_needs_no_folder(tmp_path):
         study = optuna.create_study(storage=url)
         study.optimize(lambda trial: next(folder.iterdir()), n_trials=1, catch=(Exception,))
 
+    def until_one_is_finished(url, folder, count):
+        study = optuna.create_study(storage=url)
+        while not study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+            study.optimize(lambda trial: next(folder.iterdir()), n_trials=1, catch=(Exception,))
+
     with pytest.raises(Wrong, match="a folder with nothing in it"):
         search._judge_memory(keeps_all, tmp_path)
-    for learner in (of_the_folder, caught):
+    monkeypatch.setattr(search, "EMPTY_SECONDS", 1)
+    for learner in (of_the_folder, caught, until_one_is_finished):
         place = tmp_path / learner.__name__
         place.mkdir()
         search._judge_memory(learner, place)

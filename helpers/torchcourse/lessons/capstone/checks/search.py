@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from torchcourse.checks import Wrong, check
+from torchcourse.checks.limits import TimeIsUp, time_limit
 from torchcourse.lessons.capstone.delivery import deliver
 from torchcourse.lessons.datasets.folder import read_table
 from torchcourse.ranks.run import RankError, run_ranks
@@ -29,6 +30,9 @@ from torchcourse.units import counted
 IMAGES, TRIALS = 160, 3
 SECONDS = 80
 """For the search until it is killed."""
+
+EMPTY_SECONDS = 20
+"""For the search on a folder with nothing in it."""
 
 TOO_GOOD = 0.6
 """An accuracy that chance does not reach, on a tenth of the pictures or more."""
@@ -183,9 +187,14 @@ def _judge_memory(learner: Callable[[str, Path, int], Any], place: Path) -> None
     empty.mkdir()
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # its trials are to fail
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        # A search may try again until a trial is finished, which none will be.
+        with (
+            time_limit(EMPTY_SECONDS),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             learner(url, empty, 1)
-    except Exception:
+    except (Exception, TimeIsUp):
         return
     finally:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
