@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses import FakeTensorMode  # as torch.export and planners of memory use it
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
 
@@ -79,3 +80,13 @@ def test_inputs_that_were_made_to_deceive_are_no_other_numbers() -> None:
         return x + 3 * given.grad.sign()
 
     assert names(lambda out, y: ((out > 0)[:, 0].long() == y).sum(), 2, deceive) == []
+
+
+def test_what_has_no_numbers_to_read_is_passed_by() -> None:
+    def count(scores: torch.Tensor, _labels: torch.Tensor) -> None:
+        shapes = torch.empty(len(scores), dtype=torch.long, device="meta")
+        _ = shapes == torch.empty_like(shapes)
+        with FakeTensorMode():
+            _ = torch.empty(len(scores)) == torch.empty(len(scores))
+
+    assert names(count) == []

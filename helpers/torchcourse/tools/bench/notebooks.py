@@ -18,10 +18,7 @@ def table() -> Table:
     rows = []
     for path, text in tqdm(solutions().items(), desc="Notebooks"):
         notebook = nbformat.reads(text, as_version=4)
-        with tempfile.TemporaryDirectory() as folder:
-            listener, start = Listener(notebook, folder, timeout=300), time.perf_counter()
-            listener.execute(env=_environment(folder) | {"JPY_SESSION_NAME": path})  # as JupyterLab, where one reads
-            seconds = time.perf_counter() - start
+        seconds, listener = _executed(notebook, 300, {"JPY_SESSION_NAME": path})  # as JupyterLab, where one reads
         cells = sum(cell.cell_type == "code" for cell in notebook.cells)
         name = path.removeprefix("solutions/").removesuffix(".ipynb")
         rows.append([name, str(cells), f"{seconds:.1f} s", f"{listener.silence:.1f} s, {listener.silent_cell}"])
@@ -76,12 +73,11 @@ def seconds_to_execute(notebook: NotebookNode, timeout: int) -> float:
         nbclient.exceptions.CellExecutionError: a cell failed.
         nbclient.exceptions.CellTimeoutError: a cell took longer than the timeout.
     """
+    return _executed(notebook, timeout, {})[0]
+
+
+def _executed(notebook: NotebookNode, timeout: int, variables: dict[str, str]) -> tuple[float, Listener]:
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        client = NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": folder}})
-        client.execute(env=_environment(folder))
-        return time.perf_counter() - start
-
-
-def _environment(folder: str) -> dict[str, str]:
-    return {**os.environ, "TORCHCOURSE_WORK": folder}
+        listener, start = Listener(notebook, folder, timeout), time.perf_counter()
+        listener.execute(env={**os.environ, "TORCHCOURSE_WORK": folder, **variables})
+        return time.perf_counter() - start, listener
