@@ -8,7 +8,7 @@ A crash during `save` leaves the file that was there before: the new one is writ
 only then takes its name. `torch.load` compares what it reads with no checksum, so the file ends in the SHA-256 of its
 content, as a zip comment: any program that reads PyTorch files still reads it.
 
-`optimizer_state` and `random_state` turn an optimizer and the random number generators into what a checkpoint can hold.
+`optimizer_state` turns an optimizer into what a checkpoint can hold, and `generators.random_state` all random numbers.
 """
 
 import contextlib
@@ -16,18 +16,16 @@ import errno
 import hashlib
 import itertools
 import os
-import random
 import re
 import shutil
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
-import numpy as np
 import psutil
 import torch
 from torch import nn
@@ -237,10 +235,14 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sav
     numbers = {name: number for number, name in enumerate(name for group in own for name in group)}
     groups = []
     for group, ours, theirs in zip(optimizer.param_groups, own, saved["groups"], strict=True):
-        extra = {"param_names": group["param_names"]} if "param_names" in group else {}
+        extra = {key: group[key] for key in ("param_names", *HOW) if key in group}
         groups.append({**theirs, **extra, "params": [numbers[name] for name in ours]})
     state = {numbers[name]: values for name, values in saved["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+HOW = ("foreach", "fused", "capturable", "differentiable")
+"""Settings that say how a machine computes, not what: a run on a GPU has others than the same run on a CPU."""
 
 
 def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> list[list[str]]:
@@ -262,42 +264,6 @@ def matching_groups(model: nn.Module, optimizer: torch.optim.Optimizer, saved: d
             "in the checkpoint. Build the groups as they were built for training."
         )
     return own
-
-
-def random_state(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
-    """Return the state of every random number generator (난수 생성기) that this process trains with.
-
-    Args:
-        generators: the loader's own, if it has any.
-    """
-    # Both hold 624 numbers of state, which as a tensor are saved a hundred times faster than as Python numbers.
-    version, python_keys, python_rest = random.getstate()
-    kind, numpy_keys, *numpy_rest = cast(tuple[Any, ...], np.random.get_state())
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
-        "python": (version, torch.tensor(python_keys), python_rest),
-        "numpy": (kind, torch.from_numpy(numpy_keys.astype(np.int64)), *numpy_rest),
-        "loader": [generator.get_state() for generator in generators],
-    }
-
-
-def set_random_state(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
-    """Put all random number generators back to where `random_state` found them."""
-    torch.set_rng_state(state["torch"])
-    version, python_keys, python_rest = state["python"]
-    random.setstate((version, tuple(python_keys.tolist()), python_rest))
-    kind, numpy_keys, *numpy_rest = state["numpy"]
-    np.random.set_state((kind, numpy_keys.numpy().astype(np.uint32), *numpy_rest))
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    if state.get("mps") is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"])
-    saved = state["loader"]  # in older files one, or None
-    of_loader = [] if saved is None else [saved] if isinstance(saved, torch.Tensor) else saved
-    for generator, own in zip(generators, of_loader, strict=False):
-        generator.set_state(own)
 
 
 _SEAL = b"sha256:"
@@ -369,8 +335,9 @@ def _remove_what_the_dead_left(path: Path) -> None:
                     path.with_name(name).unlink()
 
 
-def _sparse(value: torch.Tensor) -> bool:
-    return value.layout != torch.strided and not value.is_nested
+def _sparse(value: Any) -> bool:
+    """Whether it is a sparse tensor; what a module saves besides its weights (`get_extra_state`) may be anything."""
+    return isinstance(value, torch.Tensor) and value.layout != torch.strided and not value.is_nested
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from torchcourse.training import checkpoint, explanations, sanity, wrappers
-from torchcourse.training.loader_generators import generators_of
+from torchcourse.training import explanations, sanity, wrappers
+from torchcourse.training.generators import generators_of, random_state, set_random_state
 from torchcourse.training.losses import Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll
 from torchcourse.training.progress import GentleStop
@@ -58,13 +58,17 @@ def forward(
 
 
 def evaluate(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> dict[str, float]:
-    """Return loss and metrics over all samples of the loader, of all ranks together; nothing, if it was stopped."""
+    """Return loss and metrics over all samples of the loader, of all ranks together; nothing, if it was stopped.
+
+    Without gradients, and not in inference mode: no training accepts the tensors that a model makes and keeps there,
+    such as a mask for the longest sequence so far.
+    """
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored, evaluation=True)
     wrappers.broadcast_buffers(trainer.model)
     was_training = trainer.model.training
     trainer.model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             for batch in stop.until(iter(loader)):
                 _add_batch(trainer, batch, averages)
     finally:
@@ -76,20 +80,19 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
     """Evaluate one batch, as if nothing had happened, so that what cannot be evaluated is known before training."""
     if isinstance(loader, Iterator) or any(is_lazy(parameter) for parameter in trainer.model.parameters()):
         return  # it would lack this batch later; the model has no weights yet
-    generators = generators_of(loader)
-    random = checkpoint.random_state(generators)
+    generators = generators_of(loader, trainer.model, trainer.loss.fn)
+    random = random_state(generators)
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
     was_training = trainer.model.training
     trainer.model.eval()
     try:
-        # Inference mode would spoil what a model makes in its first forward pass.
         with torch.no_grad():
             for batch in islice(stop.until(iter(loader)), 1):
                 _add_batch(trainer, batch, averages, first=True)
         averages.apply_metrics()
     finally:
         trainer.model.train(was_training)
-    checkpoint.set_random_state(random, generators)
+    set_random_state(random, generators)
 
 
 def _add_batch(trainer: Evaluating, batch: Any, averages: Averages, first: bool = False) -> None:

@@ -13,7 +13,7 @@ from torchcourse.training import finite, snapshot
 from torchcourse.training.callbacks import kept
 from torchcourse.training.checkpoint import some
 from torchcourse.training.explanations import about_loss_that_is_no_number
-from torchcourse.training.losses import Loss
+from torchcourse.training.generators import Generator
 from torchcourse.training.sanity import checked_folder
 from torchcourse.training.snapshot import Training
 
@@ -21,10 +21,9 @@ from torchcourse.training.snapshot import Training
 class Running(Training, Protocol):
     """A Trainer in the midst of a fit."""
 
-    loss: Loss
     accumulate: int
     device: torch.device
-    generators: list[torch.Generator]
+    generators: list[Generator]
     random_at_epoch: dict[str, Any]
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchcourse.training.containers import mapped, tensors
+from torchcourse.training.loss_buffers import LossBuffers
 
 Count = torch.Tensor | float
 """What a sum was made of: a number, or a tensor of one, which need not be read from the device."""
@@ -71,7 +72,7 @@ class Loss:
     """
 
     def __init__(self, fn: Callable[[Any, torch.Tensor], Any]) -> None:
-        self.fn = fn
+        self.fn, self.buffers = fn, LossBuffers(fn)
         self.function, self._options = _known(fn)
         self._worst: torch.Tensor | float = 0.0  # the largest share by which the loss was no mean over samples
         self._before: tuple[Any, torch.Tensor, torch.Tensor] | None = None  # the batch before, and its loss
@@ -144,7 +145,7 @@ class Loss:
         pieces = [(rows(outputs, part), targets[part]) for part in (slice(middle), slice(middle, None))]
         sizes = [middle, len(targets) - middle]
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), self.buffers.untouched():
                 losses = torch.stack([self.fn(*piece) for piece in pieces])
         except torch.OutOfMemoryError:
             return
@@ -178,7 +179,7 @@ class Loss:
             return
         few = [max(1, _LOOK // max(1, _numbers(batch[0]) // len(batch[1]))) for batch in (before, self._before)]
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), self.buffers.untouched():
                 pieces = [
                     (rows(batch[0], slice(count)), batch[1][:count])
                     for count, batch in zip(few, (before, self._before), strict=True)

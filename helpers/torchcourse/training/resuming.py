@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, schedules, snapshot
 from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.generators import Generator, set_random_state
 from torchcourse.training.position import Position
 from torchcourse.training.schedules import Length
 from torchcourse.training.snapshot import Training
@@ -19,7 +19,7 @@ from torchcourse.training.snapshot import Training
 class Resuming(Training, Protocol):
     """A Trainer at the beginning of a fit."""
 
-    generators: list[torch.Generator]
+    generators: list[Generator]
     schedule_by: Literal["step", "epoch"] | None
     monitor: str
     mode: Literal["min", "max"]
@@ -77,7 +77,7 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
     if 0 < trainer.position.epoch < length_of.last_epoch and getattr(length_of.loader, "persistent_workers", False):
         # Such workers start in the first epoch only, which takes a random number from those that shuffle.
         iter(length_of.loader)
-    checkpoint.set_random_state(random["epoch"], trainer.generators)
+    set_random_state(random["epoch"], trainer.generators)
     return True, random["batch"]
 
 
@@ -145,7 +145,7 @@ def ignored(trainer: Training, state: dict[str, Any]) -> list[str]:
     new_schedule = bool(news_of_schedule(trainer, state))
     groups = list(zip(trainer.optimizer.param_groups, state["optimizer"]["groups"], strict=False))
     for number, (new, saved) in enumerate(groups, 1):
-        left_out = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
+        left_out = {"params", "param_names", *checkpoint.HOW}
         if schedule is not None:
             left_out |= {"lr"} | ({"momentum", "betas"} if "max_momentum" in new else set())
         if new_schedule:  # all of these are the schedule's

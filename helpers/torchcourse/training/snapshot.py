@@ -12,7 +12,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, schedules
 from torchcourse.training.checkpoint import CheckpointError
+from torchcourse.training.generators import Generator, random_state
 from torchcourse.training.history import History
+from torchcourse.training.losses import Loss
 from torchcourse.training.metrics import Averages
 from torchcourse.training.position import Position
 
@@ -29,10 +31,11 @@ class Training(Protocol):
     position: Position
     history: History
     averages: Averages
+    loss: Loss
     settings: dict[str, Any]
 
 
-def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequence[torch.Generator]) -> dict[str, Any]:
+def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequence[Generator]) -> dict[str, Any]:
     """Return the state of training. Every rank has to call it, since each has random numbers of its own.
 
     Within an epoch it takes two states of the random numbers to go on exactly: the one before the loader began, with
@@ -41,9 +44,9 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
     Args:
         trainer: between two steps.
         random_at_epoch: the random state at which the epoch under way began.
-        generators: the loader's own.
+        generators: beside the global ones.
     """
-    now = checkpoint.random_state(generators)
+    now = random_state(generators)
     random = {"epoch": random_at_epoch, "batch": now} if trainer.position.batch else {"epoch": now, "batch": None}
     return {
         "format": FORMAT,
@@ -54,6 +57,7 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
         "position": asdict(trainer.position),
         "history": asdict(trainer.history),
         "averages": who.gather(checkpoint.plain(trainer.averages.state())),
+        "loss": who.gather(checkpoint.plain(trainer.loss.buffers.changed())),
         "random": who.gather(random),
         "settings": trainer.settings,
     }
@@ -171,6 +175,7 @@ def check(trainer: Training, state: dict[str, Any]) -> None:
         )
     checkpoint.check_weights(trainer.model, state["model"])
     checkpoint.matching_groups(trainer.model, trainer.optimizer, state["optimizer"])
+    trainer.loss.buffers.check(_of_this_rank(state.get("loss", [{}])))
 
 
 def put_back(trainer: Training, state: dict[str, Any]) -> None:
@@ -194,6 +199,7 @@ def put_back(trainer: Training, state: dict[str, Any]) -> None:
         trainer.scaler.load_state_dict(state["scaler"])
     trainer.position = Position(**state["position"])
     trainer.history = History(**state["history"])
+    trainer.loss.buffers.load(_of_this_rank(state.get("loss", [{}])))
     if trainer.position.batch:
         trainer.averages.load_state(state["averages"])
 
@@ -221,6 +227,11 @@ def _wound_on(trainer: Training, state: dict[str, Any]) -> list[dict[str, Any]] 
             f"The checkpoint's schedule has moved {moves} times, the new {type(schedule).__name__} cannot: {error} "
             "Make it as long as the whole training run."
         ) from None
+
+
+def _of_this_rank(shares: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what this rank had, or rank 0, if there were other ranks."""
+    return shares[who.rank()] if len(shares) == who.world_size() else shares[0]
 
 
 def random_of_this_rank(state: dict[str, Any]) -> dict[str, Any] | None:

@@ -25,10 +25,10 @@ from torchcourse.gpu_errors import stopped_gpu_explained
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, evaluation, explanations, resuming, sanity, schedules, snapshot
 from torchcourse.training.callbacks import Learning
+from torchcourse.training.generators import generators_of, random_state, set_random_state
 from torchcourse.training.gradients import clip_gradients, divide_gradients, move
 from torchcourse.training.history import History
 from torchcourse.training.keeping import Keeper
-from torchcourse.training.loader_generators import generators_of
 from torchcourse.training.lockstep import together
 from torchcourse.training.losses import Count, Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll, accuracy
@@ -221,7 +221,7 @@ class Trainer:
         self, train_loader: Iterable, epochs: int | None, max_steps: int | None, resume: bool
     ) -> tuple[int, int | None]:
         """Go to where training begins; return the number of the last epoch, and of the steps until its end if known."""
-        self.generators = generators_of(train_loader)
+        self.generators = generators_of(train_loader, self.model, self.loss.fn)
         self._unchecked: Iterable | None = train_loader  # until its first batch has been looked at
         self.replica, self._no_sync = self._learning.follow()
         if self.position.batch and not resume:  # an epoch that was cut short is over: the next has an order of its own
@@ -235,16 +235,16 @@ class Trainer:
         if not resume:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
-        self.random_at_epoch = checkpoint.random_state(self.generators)
+        self.random_at_epoch = random_state(self.generators)
         return last_epoch, length_of.steps_left(self.position)
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
         """Train for an epoch, or for the rest of one, and return the means over its batches."""
         set_epoch(loader, self.position.epoch)
-        self.random_at_epoch = checkpoint.random_state(self.generators)
+        self.random_at_epoch = random_state(self.generators)
         batches = begin_at(loader, self.position.batch)
         if self.position.batch and self._random_at_batch is not None:  # of an epoch that was stopped
-            checkpoint.set_random_state(self._random_at_batch, self.generators)
+            set_random_state(self._random_at_batch, self.generators)
         self.replica.train()
         for window in stop.until(self._windows(loader, batches)):
             if watch.due(self.position.step + 1):

@@ -18,7 +18,7 @@ from torch import nn
 
 from torchcourse.models import mlp
 from torchcourse.training import CheckpointError, checkpoint
-from torchcourse.training.loader_generators import generators_of
+from torchcourse.training.generators import generators_of, random_state, set_random_state
 
 
 def test_everything_comes_back_as_it_was(tmp_path):
@@ -448,14 +448,14 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
         return torch.rand(3).tolist(), random.random(), np.random.rand(), torch.rand(2, generator=generator).tolist()
 
     draw()
-    checkpoint.save(checkpoint.random_state([generator]), tmp_path / "random.pt")
+    checkpoint.save(random_state([generator]), tmp_path / "random.pt")
     expected = draw()
     state = checkpoint.load(tmp_path / "random.pt")
-    checkpoint.set_random_state(state, [generator])
+    set_random_state(state, [generator])
     assert draw() == expected
-    checkpoint.set_random_state(state | {"loader": state["loader"][0]}, [generator])  # as files were written once
+    set_random_state(state | {"loader": state["loader"][0]}, [generator])  # as files were written once
     assert draw() == expected
-    checkpoint.set_random_state(state | {"loader": None}, [generator])
+    set_random_state(state | {"loader": None}, [generator])
     assert draw()[:3] == expected[:3]
 
 

@@ -193,9 +193,6 @@ _SHAPED = {
 _SHAPED_OTHERWISE = {"row_var", "col_var"}
 """What Adafactor keeps for the rows and columns of a parameter."""
 
-_HOW = {"foreach", "fused", "capturable", "differentiable"}
-"""Settings that say how a machine computes, not what: a run on a GPU has others than the same run on a CPU."""
-
 _TELLING = {"betas", "momentum", "alpha", "rho", "lr_decay", "lambd", "etas"}
 """Settings that only some optimizers have: Adam, SGD and RMSprop, RMSprop, Adadelta, Adagrad, ASGD, Rprop."""
 
@@ -204,8 +201,7 @@ def load(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimiz
     """Give the optimizer the state, parameter by parameter."""
     own = type(optimizer).__name__
     groups = [
-        {key: value for key, value in ours.items() if key not in ("params", "param_names")}
-        | {key: value for key, value in saved.items() if key not in _HOW or key not in ours}
+        {key: value for key, value in ours.items() if key not in ("params", "param_names")} | saved
         for ours, saved in zip(optimizer.param_groups, named["groups"], strict=True)
     ]
     checkpoint.load_optimizer_state(model, optimizer, named | {"class": named["class"] or own, "groups": groups})
