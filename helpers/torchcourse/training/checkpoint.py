@@ -83,14 +83,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        kept = f"; the {path.name} from before is unharmed" if os.path.isfile(path) else ""
-        number = getattr(error, "errno", None)
-        advice = _REMEDIES.get(number, "Is the disk full or read-only?") if number else "Is the disk full or read-only?"
-        raise CheckpointError(f"{path} could not be saved ({reason}){kept}. {advice}") from error
+        raise _not_saved(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder, and raise CheckpointError if nothing can be saved in it."""
+    path = Path(os.path.realpath(folder / "last.pt"))
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise _not_saved(path, error) from error
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
@@ -304,7 +312,18 @@ def _seal(file: BinaryIO, digest: str) -> None:
     file.write(struct.pack("<H", len(comment)) + comment)
 
 
+def _not_saved(path: Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or error
+    kept = f"; the {path.name} from before is unharmed" if os.path.isfile(path) else ""
+    number = getattr(error, "errno", None)
+    advice = _REMEDIES.get(number, _IS_IT_FULL) if number else _IS_IT_FULL
+    return CheckpointError(f"{path} could not be saved ({reason}){kept}. {advice}")
+
+
+_IS_IT_FULL = "Is the disk full or read-only?"
 _REMEDIES = {
+    errno.ENOENT: "The folder cannot be made there: choose a different one.",
+    errno.EROFS: "The disk is read-only: choose a different folder.",
     errno.EISDIR: "Give the name of a file, not of a folder.",
     errno.ENOTDIR: "A part of the path is a file: choose a different folder.",
     errno.EEXIST: "A part of the path is a file: choose a different folder.",

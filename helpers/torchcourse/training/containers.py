@@ -31,6 +31,34 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
         yield from tensors(item)
 
 
+def rows(value: Any, part: slice) -> Any:
+    """Return some of the samples of outputs, which may be tensors in containers."""
+    return mapped(lambda item: item[part] if isinstance(item, torch.Tensor) and item.dim() else item, value)
+
+
+def joined(values: list[Any]) -> Any:
+    """Return the outputs for several batches as those for one."""
+
+    def join(*items: Any) -> Any:
+        return torch.cat(items) if isinstance(items[0], torch.Tensor) and items[0].dim() else items[0]
+
+    return mapped(join, *values)
+
+
+def detached(value: Any) -> Any:
+    """Return outputs without the graph that they were computed by."""
+    return mapped(lambda item: item.detach() if isinstance(item, torch.Tensor) else item, value)
+
+
+def has_number(value: Any) -> bool:
+    """Whether outputs hold a tensor of one number, such as a loss that the model computed itself."""
+    return any(not tensor.dim() for tensor in tensors(value))
+
+
+def numbers_in(value: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors(value))
+
+
 def _items(value: Any) -> dict[Any, Any] | None:
     """Return what is in a container; None for what is none. A packed sequence is one value: its parts go together."""
     if isinstance(value, MutableMapping):

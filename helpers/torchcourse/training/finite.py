@@ -28,4 +28,19 @@ def not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     return bad
 
 
+def shapes_of_buffers(model: nn.Module) -> dict[str, torch.Size]:
+    return {name: buffer.shape for name, buffer in model.named_buffers() if not is_lazy(buffer)}
+
+
+def masks_made_since(model: nn.Module, shapes: dict[str, torch.Size]) -> set[str]:
+    """Return the buffers that hold inf by intention: made or made anew by the model, as a mask of the length needed.
+
+    Args:
+        model: after some steps.
+        shapes: of its buffers before these.
+    """
+    new = {name: buffer for name, buffer in model.named_buffers() if not is_lazy(buffer)}
+    return {name for name, buffer in new.items() if shapes.get(name) != buffer.shape and not buffer.isnan().any()}
+
+
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128}

@@ -42,6 +42,7 @@ class Keeper:
         self._saved: int | None = None  # the step that `last.pt` holds
         self._seen: bytes | None = None  # the seal of `last.pt`, as this run found or left it
         self._odd: set[str] = set()  # what held nan or inf from the start, such as a mask of -inf
+        self._shapes: dict[str, torch.Size] = {}  # of the buffers at the start
 
     def begin(self, trainer: Training, resume: bool, overwrite: bool) -> None:
         """Get ready for a fit. Every rank has to call it.
@@ -50,6 +51,7 @@ class Keeper:
             ValueError: if the folder holds a different run, and nobody said what should become of it.
         """
         self._odd = set(finite.not_finite(trainer.model, trainer.optimizer))
+        self._shapes = finite.shapes_of_buffers(trainer.model)
         if resume:
             checked_folder(self.folder)
         if self.folder is not None and (resume or not self.is_ours):
@@ -63,6 +65,11 @@ class Keeper:
                 "it: a different checkpoint_dir. To replace it: fit(…, overwrite=True)."
             )
         self._replaces = found is not None
+
+    def rehearse(self, trainer: Running) -> None:
+        """Raise now what saving would raise after an epoch (`snapshot.rehearse`). Every rank has to call it."""
+        if self.folder is not None:
+            snapshot.rehearse(trainer, self.folder)
 
     def save(self, trainer: Running, *names: str) -> None:
         """Save under these names, unless something is no longer a number. Every rank has to call it.
@@ -100,7 +107,8 @@ class Keeper:
             total = torch.stack([loss for _, loss in losses]).sum().item()
             if not math.isfinite(who.sum_over_ranks([[total]], trainer.device)[0][0]):
                 raise about_loss_that_is_no_number(losses, trainer.accumulate, trainer.position)
-        found = [name for name in finite.not_finite(trainer.model, trainer.optimizer) if name not in self._odd]
+        odd = self._odd | finite.masks_made_since(trainer.model, self._shapes)
+        found = [name for name in finite.not_finite(trainer.model, trainer.optimizer) if name not in odd]
         spoiled = list(dict.fromkeys(name for names in who.gather(found) for name in names))
         if not spoiled:
             return

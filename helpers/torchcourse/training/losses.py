@@ -20,7 +20,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from torchcourse.training.containers import mapped, tensors
+from torchcourse.training.containers import detached, has_number, joined, numbers_in, rows
+from torchcourse.training.explanations import about_loss
 from torchcourse.training.loss_buffers import LossBuffers
 
 Count = torch.Tensor | float
@@ -77,6 +78,7 @@ class Loss:
         self._worst: torch.Tensor | float = 0.0  # the largest share by which the loss was no mean over samples
         self._before: tuple[Any, torch.Tensor, torch.Tensor] | None = None  # the batch before, and its loss
         self._own = False  # whether it returned one number that torch does not vouch for
+        self._pair = False  # whether it returned (sum, count)
         # Where the class weights are now: those of a module may move to a different device.
         self._weighted: Any = fn if isinstance(fn, nn.Module) else SimpleNamespace(weight=self._options.get("weight"))
         # The label that counts for nothing, or None where the loss is not known to have one.
@@ -103,10 +105,12 @@ class Loss:
         if self.ignored is not None and targets.numel() <= _FEW and not (value.dim() or targets.is_floating_point()):
             return value, (targets, self._weighted.weight, self.ignored)
         if isinstance(value, tuple):
+            self._pair = True
             total, count = _pair(value)
             return mean_of(total, count), count
         value = _tensor(value)
         if value.dim():
+            _refuse_pairs_of_samples(value, outputs, targets)
             return value.mean(), value.numel()
         return value, self._count(outputs, targets)
 
@@ -118,9 +122,11 @@ class Loss:
             return self.function(outputs, targets, **options), self._count(outputs, targets)
         value = self.fn(outputs, targets)
         if isinstance(value, tuple):
+            self._pair = True
             return _pair(value)
         value = _tensor(value)
         if value.dim():
+            _refuse_pairs_of_samples(value, outputs, targets)
             return value.sum(), value.numel()
         count = self._count(outputs, targets)
         return value * count, count
@@ -139,20 +145,27 @@ class Loss:
         Raises:
             ValueError: if so.
         """
-        if not self._own or len(targets) < 2:
+        if not (self._own or self._pair) or len(targets) < 2:
             return
+        if self._own and _one_column(outputs, targets):
+            self._refuse_every_pair(outputs, targets, loss)
         middle = len(targets) // 2
         pieces = [(rows(outputs, part), targets[part]) for part in (slice(middle), slice(middle, None))]
         sizes = [middle, len(targets) - middle]
         try:
             with torch.random.fork_rng(devices=[]), self.buffers.untouched():
-                losses = torch.stack([self.fn(*piece) for piece in pieces])
+                found = [self.fn(*piece) for piece in pieces]
+                if self._pair:
+                    found.append(self.fn(outputs, targets))
         except torch.OutOfMemoryError:
             return
         except Exception as error:
-            if parts:
+            if parts and self._own:
                 raise ValueError(f"The loss function fails on a part of a batch, so {_UNLIKE}") from error
             return
+        if self._pair:
+            return _refuse_means_as_sums([_pair(value) for value in found], sizes)
+        losses = torch.stack(found)
         mean = (losses * torch.tensor(sizes, device=losses.device)).sum() / len(targets)
         if _gap(loss, mean) > _tolerance(loss) and _gap(loss, losses.sum()) <= _tolerance(loss):
             raise ValueError(
@@ -162,6 +175,16 @@ class Loss:
         if parts:
             self._note(_gap(loss, mean))
             self.check()
+
+    def _refuse_every_pair(self, outputs: torch.Tensor, targets: torch.Tensor, loss: torch.Tensor) -> None:
+        """Raise ValueError if the order of the targets does not count, while their shape does."""
+        try:
+            with torch.random.fork_rng(devices=[]), self.buffers.untouched():
+                turned, fitting = (self.fn(outputs, other) for other in (targets.flip(0), targets.unsqueeze(1)))
+        except Exception:
+            return
+        if _gap(loss, turned) <= _tolerance(loss) / 100 and _gap(loss, fitting) > _tolerance(loss):
+            raise about_loss(ValueError(_EVERY_PAIR), outputs, targets)
 
     @torch.no_grad()
     def watch(self, outputs: Any, targets: torch.Tensor, loss: torch.Tensor) -> None:
@@ -177,7 +200,7 @@ class Loss:
         before, self._before = self._before, (detached(outputs), targets, loss.detach())
         if before is None:
             return
-        few = [max(1, _LOOK // max(1, _numbers(batch[0]) // len(batch[1]))) for batch in (before, self._before)]
+        few = [max(1, _LOOK // max(1, numbers_in(batch[0]) // len(batch[1]))) for batch in (before, self._before)]
         try:
             with torch.random.fork_rng(devices=[]), self.buffers.untouched():
                 pieces = [
@@ -204,7 +227,7 @@ class Loss:
     def check(self) -> None:
         """Raise ValueError if the loss was seen to be no mean over samples. Waits for the device."""
         if self._worst and float(self._worst) > 1e-3:
-            of_batch = _OF_BATCH if self._before is not None and _has_number(self._before[0]) else ""
+            of_batch = _OF_BATCH if self._before is not None and has_number(self._before[0]) else ""
             raise ValueError(
                 f"The loss function's value for a batch is not the mean over its samples, so {_UNLIKE}{of_batch}"
             )
@@ -224,6 +247,34 @@ _OF_BATCH = (
 )
 _LOOK = 2**20  # numbers of outputs that a look compares
 _FEW = 2**12  # labels that a batch may have, to be kept until they are counted
+
+
+_EVERY_PAIR = "it compares each output with each target (broadcasting)."
+
+
+def _one_column(outputs: Any, targets: torch.Tensor) -> bool:
+    """Whether outputs [N, 1] meet targets [N], which together make N × N numbers."""
+    return isinstance(outputs, torch.Tensor) and targets.dim() == 1 and outputs.shape == (len(targets), 1)
+
+
+def _refuse_pairs_of_samples(values: torch.Tensor, outputs: Any, targets: torch.Tensor) -> None:
+    if values.dim() == 2 and _one_column(outputs, targets) and values.shape == (len(targets), len(targets)) != (1, 1):
+        raise ValueError(_EVERY_PAIR)
+
+
+def _refuse_means_as_sums(pairs: list[tuple[torch.Tensor, Count]], sizes: list[int]) -> None:
+    """Raise ValueError if the first of (sum, count) is no sum, as those of two parts and of the whole batch tell."""
+    whole = pairs[-1][0]
+    sums = torch.stack([total for total, _ in pairs[:-1]])
+    counts = torch.stack([torch.as_tensor(count, device=sums.device) for _, count in pairs[:-1]])
+    weights = (counts, torch.tensor(sizes, device=sums.device))
+    is_mean = any(_gap(whole, (sums * weight).sum() / weight.sum()) <= _tolerance(whole) for weight in weights)
+    if is_mean and _gap(whole, sums.sum()) > _tolerance(whole):
+        raise ValueError(
+            "The loss function returns two numbers, which the Trainer takes for (sum, count), but the first is the "
+            "mean of the batch, so its gradient would be divided again. Return the mean alone, or the sum "
+            "(reduction='sum') and its count. A second loss belongs into the first: loss + 0.1 * other."
+        )
 
 
 _OF_LABELS = {F.cross_entropy, F.nll_loss}
@@ -298,11 +349,6 @@ def mean_of(total: torch.Tensor, count: Count) -> torch.Tensor:
     return total / (count or 1)
 
 
-def rows(value: Any, part: slice) -> Any:
-    """Return some of the samples of outputs, which may be tensors in containers."""
-    return mapped(lambda item: item[part] if isinstance(item, torch.Tensor) and item.dim() else item, value)
-
-
 def _tensor(value: Any) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"it returned a {type(value).__name__} instead of a tensor.")
@@ -331,26 +377,3 @@ def widest(device: torch.device) -> torch.dtype:
 
 def _tolerance(loss: torch.Tensor) -> float:
     return 1e-3 if loss.dtype in (torch.float32, torch.float64) else 3e-2
-
-
-def joined(values: list[Any]) -> Any:
-    """Return the outputs for several batches as those for one."""
-
-    def join(*items: Any) -> Any:
-        return torch.cat(items) if isinstance(items[0], torch.Tensor) and items[0].dim() else items[0]
-
-    return mapped(join, *values)
-
-
-def detached(value: Any) -> Any:
-    """Return outputs without the graph that they were computed by."""
-    return mapped(lambda item: item.detach() if isinstance(item, torch.Tensor) else item, value)
-
-
-def _has_number(value: Any) -> bool:
-    """Whether outputs hold a tensor of one number, such as a loss that the model computed itself."""
-    return any(not tensor.dim() for tensor in tensors(value))
-
-
-def _numbers(value: Any) -> int:
-    return sum(tensor.numel() for tensor in tensors(value))

@@ -8,9 +8,9 @@ import torch
 
 from torchcourse.ranks import who
 from torchcourse.training import losses
-from torchcourse.training.containers import mapped
+from torchcourse.training.containers import joined, mapped, rows
 from torchcourse.training.explanations import shapes
-from torchcourse.training.losses import Count, LabelsToCount, numbers, rows
+from torchcourse.training.losses import Count, LabelsToCount, numbers
 
 Metric = Callable[[Any, torch.Tensor], torch.Tensor | float | tuple[torch.Tensor | float, Count]]
 """`metric(outputs, targets)`: one value per sample (a tensor of shape [N] or [N, ...]), their mean as one number, or
@@ -57,7 +57,7 @@ class OverAll:
         """Return the metric of all batches, of all ranks together; every rank has to call it."""
         batches = [batch for share in who.gather(batches) for batch in share]
         try:
-            outputs, targets = losses.joined([batch[0] for batch in batches]), [batch[1] for batch in batches]
+            outputs, targets = joined([batch[0] for batch in batches]), [batch[1] for batch in batches]
             return float(self.metric(outputs, torch.cat(targets)))
         except (RuntimeError, TypeError) as error:
             error.add_note(

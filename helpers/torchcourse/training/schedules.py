@@ -88,6 +88,26 @@ def check_length(
         )
 
 
+def state_of(schedule: Schedule) -> dict[str, Any]:
+    """Return what a checkpoint keeps of a schedule: its state without functions, which are those of a new schedule.
+
+    A LambdaLR leaves out its functions itself; a schedule of one's own seldom does.
+    """
+    return _without_functions(schedule.state_dict())
+
+
+def _without_functions(state: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in state.items() if not _has_function(value)}
+    if "_schedulers" in state:
+        kept["_schedulers"] = [_without_functions(part) for part in state["_schedulers"]]
+    return kept
+
+
+def _has_function(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return callable(value) or any(map(_has_function, inside))
+
+
 def moved_so_far(state: dict[str, Any]) -> int:
     """Return how often the schedule of a `state_dict` has moved; a ChainedScheduler lets its parts count."""
     return state["last_epoch"] if "last_epoch" in state else moved_so_far(state["_schedulers"][0])

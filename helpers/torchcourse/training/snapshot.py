@@ -52,7 +52,7 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
         "format": FORMAT,
         "model": trainer.model.state_dict(),
         "optimizer": _optimizer_state(trainer),
-        "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
+        "scheduler": None if trainer.scheduler is None else schedules.state_of(trainer.scheduler),
         "scaler": trainer.scaler.state_dict(),
         "position": asdict(trainer.position),
         "history": asdict(trainer.history),
@@ -61,6 +61,29 @@ def take(trainer: Training, random_at_epoch: dict[str, Any], generators: Sequenc
         "random": who.gather(random),
         "settings": trainer.settings,
     }
+
+
+def rehearse(trainer: Training, folder: Path) -> None:
+    """Raise now what saving would raise after an epoch. Every rank has to call it.
+
+    Raises:
+        CheckpointError: if the folder cannot be written.
+        TypeError: if the model or the schedule has in its state what no file can hold.
+    """
+    states = {"model": trainer.model.state_dict()}
+    if trainer.scheduler is not None:
+        states["scheduler"] = schedules.state_of(trainer.scheduler)
+    for name, state in states.items():
+        values = {key: value for key, value in state.items() if not isinstance(value, torch.Tensor)}
+        checkpoint.plain(values, f"state[{name!r}]")
+    problem = None
+    if who.rank() == 0:
+        try:
+            checkpoint.try_folder(folder)
+        except CheckpointError as error:
+            problem = error
+    if (problem := who.from_rank_0(problem)) is not None:
+        raise problem
 
 
 def _optimizer_state(trainer: Training) -> dict[str, Any]:
@@ -168,7 +191,9 @@ def check(trainer: Training, state: dict[str, Any]) -> None:
             f"The checkpoint was saved within an epoch, whose means are of {', '.join(names)}. "
             "Give the Trainer the same metrics."
         )
-    if trainer.scheduler is not None and (other := set(trainer.scheduler.state_dict()) ^ set(state["scheduler"])):
+    if trainer.scheduler is not None and (
+        other := set(schedules.state_of(trainer.scheduler)) ^ set(state["scheduler"])
+    ):
         raise CheckpointError(
             f"The checkpoint was saved with a learning rate scheduler of a different kind: only one of them has "
             f"{checkpoint.some(sorted(other))}. Give the Trainer what the run began with."

@@ -181,6 +181,8 @@ class Trainer:
             GentleStop(interrupts=self._ranks == 1, terminations=True, alone=self._ranks == 1) as stop,
         ):
             watch = Watch(self.model, board, self.watch_every)
+            if self.position.epoch < last_epoch and self.position.step < self._last_step:
+                self._keeper.rehearse(self)
             if val_loader is not None and self.position.epoch < last_epoch:
                 evaluation.try_one_batch(self, val_loader, stop)
             while self.position.epoch < last_epoch and self.position.step < self._last_step and not stop.requested:

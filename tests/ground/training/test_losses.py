@@ -409,3 +409,45 @@ def test_a_label_without_a_class_is_named_before_a_gpu_meets_it(loss, wrong):
 def test_other_targets_than_labels_are_not_looked_at():
     Loss(nn.MSELoss()).check_labels(torch.zeros(4, 3), torch.full((4, 3), 9.0))
     Loss(F.cross_entropy).check_labels(torch.zeros(4, 3), torch.full((4, 3), 9.0))  # shares of classes
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [
+        lambda outputs, targets: (F.cross_entropy(outputs, targets), len(targets)),
+        lambda outputs, targets: (F.cross_entropy(outputs, targets, ignore_index=0), (targets != 0).sum()),
+        lambda outputs, targets: (F.cross_entropy(outputs, targets), outputs.square().mean()),
+    ],
+    ids=["mean and count", "mean and count of the valid", "two losses"],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_mean_where_a_sum_belongs_is_refused(loss_fn, accumulate):
+    model = nn.Linear(4, 3)
+    ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, accumulate=accumulate, progress=False)
+    batch = torch.randn(8, 4), torch.randint(3, (8,))
+    with pytest.raises(ValueError, match=r"takes for \(sum, count\), but the first is the mean"):
+        ours.fit([batch] * 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "refused"),
+    [
+        (lambda outputs, targets: ((outputs - targets) ** 2).mean(), True),
+        (lambda outputs, targets: (outputs - targets) ** 2, True),
+        (lambda outputs, targets: (outputs.squeeze(1) - targets) ** 2, False),
+        (lambda outputs, targets: ((outputs.squeeze(1) - targets) ** 2).mean(), False),
+        (lambda outputs, targets: ((outputs - targets[:, None]) ** 2).mean(), False),
+        (lambda outputs, targets: outputs.exp().mean(), False),
+    ],
+)
+def test_a_loss_of_one_s_own_that_compares_every_pair_is_refused(loss_fn, refused):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+    ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
+    for _ in range(5):
+        batch = torch.randn(8, 4), torch.randn(8)
+        if refused:
+            with pytest.raises(ValueError, match="it compares each output with each target"):
+                ours.fit([batch], 1)
+        else:
+            ours.fit([batch], 1)

@@ -417,3 +417,98 @@ def end_one_rank(folder):
 def test_ranks_of_which_one_gets_sigterm_end_together_after_saving(tmp_path):
     assert run_ranks(end_one_rank, tmp_path, world_size=2) == [(143, 3), (143, 3)]
     assert checkpoint.load(tmp_path / "last.pt")["position"]["step"] == 3
+
+
+class Masked(nn.Module):
+    """A model that makes its mask of -inf when it knows the length, and anew for a greater one."""
+
+    mask: torch.Tensor | None
+
+    def __init__(self, start=None):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 8), nn.Linear(8, 9)
+        self.register_buffer("mask", start, persistent=False)
+
+    def forward(self, tokens):
+        length = tokens.size(1)
+        if self.mask is None or len(self.mask) < length:
+            self.mask = torch.full((length, length), -math.inf).triu(1)
+        hidden = self.embedding(tokens)
+        scores = hidden @ hidden.transpose(1, 2) + self.mask[:length, :length]
+        return self.head(scores.softmax(-1) @ hidden).transpose(1, 2)
+
+
+@pytest.mark.parametrize("start", [None, torch.zeros(2, 2)])
+def test_a_mask_that_a_model_makes_on_the_way_is_no_fault(tmp_path, start):
+    model = Masked(start)
+    ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), progress=False)
+    batches = [(tokens, tokens) for tokens in (torch.randint(9, (4, 5)), torch.randint(9, (4, 7)))]
+    assert len(ours.fit(batches, 2, batches).rows) == 2
+
+
+class Warmup(lr_scheduler.LRScheduler):
+    """A schedule of one's own, with a function and a schedule of functions in it."""
+
+    def __init__(self, optimizer, factor):
+        self.factor, self.factors = factor, [factor, {"later": factor}]
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]
+
+
+def test_a_schedule_of_one_s_own_may_hold_functions(tmp_path):
+    def schedule(optimizer):
+        own = Warmup(optimizer, lambda step: 1 / (1 + step))
+        return lr_scheduler.SequentialLR(optimizer, [lr_scheduler.ConstantLR(optimizer, 0.5, 3), own], [3])
+
+    whole = trainer(schedule=schedule)
+    whole.fit(loader(), 3)
+    trainer(tmp_path, schedule=schedule).fit(loader(), 2)
+    resumed = trainer(tmp_path, schedule=schedule)
+    resumed.fit(loader(), 3, resume=True)
+    assert resumed.history["lr"] == whole.history["lr"]
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+class Saves(nn.Module):
+    def __init__(self, extra):
+        super().__init__()
+        self.body, self.extra = mlp(WIDTH, 8, CLASSES), extra
+
+    def forward(self, inputs):
+        return self.body(inputs)
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+def test_what_could_not_be_saved_is_told_before_training(tmp_path):
+    steps: list[Trainer] = []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match=r"could not be saved .*choose a different"):
+            trainer(folder, after_step=steps.append).fit(loader(), 1)
+    model = Saves({"names": {"a", "b"}})
+    ours = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        nn.CrossEntropyLoss(),
+        checkpoint_dir=tmp_path / "run",
+        after_step=steps.append,
+        progress=False,
+    )
+    with pytest.raises(TypeError, match=r"cannot hold state\['model'\].*names.*which is a set"):
+        ours.fit(loader(), 1)
+    assert not steps
+
+
+def test_a_finished_run_in_a_folder_that_cannot_be_written_is_still_shown(tmp_path, monkeypatch, capsys):
+    trainer(tmp_path).fit(loader(), 2)
+    monkeypatch.setattr(checkpoint, "try_folder", lambda folder: pytest.fail("nothing is going to be saved"))
+    assert len(trainer(tmp_path).fit(loader(), 2, resume=True)) == 2
+    assert "nothing is left to train" in capsys.readouterr().out
