@@ -181,8 +181,6 @@ class Trainer:
             GentleStop(interrupts=self._ranks == 1, terminations=True, alone=self._ranks == 1) as stop,
         ):
             watch = Watch(self.model, board, self.watch_every)
-            if self.position.epoch < last_epoch and self.position.step < self._last_step:
-                self._keeper.rehearse(self)
             if val_loader is not None and self.position.epoch < last_epoch:
                 evaluation.try_one_batch(self, val_loader, stop)
             while self.position.epoch < last_epoch and self.position.step < self._last_step and not stop.requested:
@@ -238,6 +236,8 @@ class Trainer:
             schedules.check_length(self.scheduler, self.schedule_by, length_of, self.position)
             self._begin_epoch()
         self.random_at_epoch = random_state(self.generators)
+        if self.position.epoch < last_epoch and self.position.step < self._last_step:
+            self._keeper.rehearse(self)
         return last_epoch, length_of.steps_left(self.position)
 
     def _train(self, loader: Iterable, board: Monitor, watch: Watch, bar: Progress, stop: GentleStop) -> dict[str, Any]:
