@@ -26,6 +26,11 @@ LONE = (
 def about_model(error: Exception, model: nn.Module, inputs: Any, targets: torch.Tensor) -> ValueError | None:
     """Return an error instead of one that the model raised, where its cause is known."""
     reason = str(error)
+    if isinstance(error, TypeError) and "numpy.ndarray" in reason:
+        return ValueError(
+            "The batch's inputs are NumPy arrays, which the model cannot take. Let the dataset return "
+            "torch.from_numpy(…), or give the loader a collate_fn that makes tensors."
+        )
     if isinstance(error, TypeError) and not isinstance(inputs, torch.Tensor) and (needed := _takes(model, inputs)):
         return ValueError(
             f"The model's forward() takes {needed}, but the Trainer gives it a batch's inputs as one argument, here "

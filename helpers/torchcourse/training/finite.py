@@ -33,7 +33,7 @@ def shapes_of_buffers(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def masks_made_since(model: nn.Module, shapes: dict[str, torch.Size]) -> set[str]:
-    """Return the buffers that hold inf by intention: made or made anew by the model, as a mask of the length needed.
+    """Return the buffers that hold inf by intention: made, or made again, by the model, as a mask of the length at hand.
 
     Args:
         model: after some steps.

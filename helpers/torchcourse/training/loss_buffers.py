@@ -37,7 +37,7 @@ class LossBuffers:
             if name not in own or own[name].shape != value.shape:
                 raise CheckpointError(
                     f"The checkpoint has the loss function's {name} {list(value.shape)}, which this one lacks or has "
-                    "in another shape. Give the Trainer the loss function that the run began with."
+                    "in a different shape. Give the Trainer the loss function that the run began with."
                 )
 
     @torch.no_grad()

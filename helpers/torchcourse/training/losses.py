@@ -273,7 +273,7 @@ def _refuse_means_as_sums(pairs: list[tuple[torch.Tensor, Count]], sizes: list[i
         raise ValueError(
             "The loss function returns two numbers, which the Trainer takes for (sum, count), but the first is the "
             "mean of the batch, so its gradient would be divided again. Return the mean alone, or the sum "
-            "(reduction='sum') and its count. A second loss belongs into the first: loss + 0.1 * other."
+            "(reduction='sum') and its count. Add a second loss to the first: loss + 0.1 * other."
         )
 
 

@@ -57,13 +57,21 @@ class OverAll:
         """Return the metric of all batches, of all ranks together; every rank has to call it."""
         batches = [batch for share in who.gather(batches) for batch in share]
         try:
-            outputs, targets = joined([batch[0] for batch in batches]), [batch[1] for batch in batches]
-            return float(self.metric(outputs, torch.cat(targets)))
+            outputs = joined([batch[0] for batch in batches])
+            targets = torch.cat([batch[1] for batch in batches])
         except (RuntimeError, TypeError) as error:
             error.add_note(
                 "OverAll puts all batches together: outputs and targets have to be tensors of one shape per sample."
             )
             raise
+        value = self.metric(outputs, targets)
+        try:
+            return float(value)
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(
+                f"A metric in OverAll returned {shapes(value)}, and has to return one number. Of one value per class, "
+                "make a metric for each class, or return their mean."
+            ) from None
 
 
 class Averages:

@@ -47,6 +47,7 @@ class Monitor:
     """
 
     def __init__(self, log_dir: str | os.PathLike | None, first_step: int | None = None) -> None:
+        log_dir = None if log_dir is None else os.path.expanduser(log_dir)
         self._folder = log_dir
         self._writer: Any = None  # a SummaryWriter, whose types say that its own parts are None
         self._waiting: list[tuple[float, int, Mapping[str, float]]] = []

@@ -20,6 +20,9 @@ class Resuming(Training, Protocol):
     """A Trainer at the beginning of a fit."""
 
     generators: list[Generator]
+    accumulate: int
+    clip_norm: float | None
+    precision: Literal["fp32", "bf16", "fp16"]
     schedule_by: Literal["step", "epoch"] | None
     monitor: str
     mode: Literal["min", "max"]
@@ -90,16 +93,17 @@ def stopped_early(trainer: Resuming) -> bool:
     return same and trainer.history.since_best() >= trainer.patience
 
 
-def settings(loader: Iterable, monitor: str, mode: str, accumulate: int, precision: str) -> dict[str, Any]:
+def settings(loader: Iterable, trainer: Resuming) -> dict[str, Any]:
     """Return what a checkpoint keeps of a fit's settings; sizes count the samples of all ranks together."""
     size = getattr(loader, "batch_size", None)
     return {
         "samples per batch": size * who.world_size() if isinstance(size, int) else None,
         "batches per epoch": length(loader),
-        "accumulate": accumulate,
-        "precision": precision,
-        "monitor": monitor,
-        "mode": mode,
+        "accumulate": trainer.accumulate,
+        "precision": trainer.precision,
+        "clip_norm": "none" if trainer.clip_norm is None else float(trainer.clip_norm),
+        "monitor": trainer.monitor,
+        "mode": trainer.mode,
     }
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import numbers
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torchcourse.training.containers import mapped, tensors
 from torchcourse.training.explanations import LONE, UNUSED, shapes
 from torchcourse.training.losses import reduction
 from torchcourse.training.metrics import Metric, OverAll, applied, check_mean
-from torchcourse.training.schedules import check_mode
+from torchcourse.training.schedules import check_made_for, check_mode
 from torchcourse.units import is_whole_number
 
 
@@ -39,12 +40,18 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             f"monitor={given['monitor']!r} with mode='max' would keep the worst epoch. Give monitor the value whose "
             "maximum is best, such as 'val_accuracy', or use mode='min'."
         )
-    check_mode(given["scheduler"], given["monitor"], given["mode"])
+    if isinstance(given["loss_fn"], type) or not callable(given["loss_fn"]):
+        what = "has to be a function or a module of torch"
+        if isinstance(given["loss_fn"], type):
+            what = f"is the class {given['loss_fn'].__name__}, not a loss: call it, {given['loss_fn'].__name__}(…)"
+        raise ValueError(f"loss_fn {what}.")
     if not hasattr(given["optimizer"], "param_groups"):
         raise ValueError(
             f"optimizer has to be one optimizer of torch, but is a {type(given['optimizer']).__name__}. One can hold "
             "several groups of parameters, each with a learning rate of its own: AdamW([{'params': …, 'lr': …}, …])."
         )
+    check_made_for(given["scheduler"], given["optimizer"])
+    check_mode(given["scheduler"], given["monitor"], given["mode"])
     closure = inspect.signature(given["optimizer"].step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(
@@ -53,7 +60,8 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         )
     if given["save_every"] or given["keep"]:
         checked_folder(given["checkpoint_dir"])
-    if taken := [name for name in _COLUMNS if name in given["metrics"]]:
+    columns = {*_COLUMNS, *(f"val_{name}" for name in ("loss", *given["metrics"]))}
+    if taken := [name for name in given["metrics"] if name in columns]:
         raise ValueError(f"A metric cannot be called {taken[0]!r}: the history has a column of that name already.")
     if reduction(given["loss_fn"]) == "sum":
         raise ValueError(
@@ -71,8 +79,9 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
         value = given[name]
         if not (is_whole_number(value) and value >= lowest) and not (value is None and name in _MAY_BE_NONE):
             raise ValueError(f"{name} has to be a whole number{words}, but is {value!r}.")
-    if given["clip_norm"] is not None and (isinstance(given["clip_norm"], str) or not given["clip_norm"] > 0):
-        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {given['clip_norm']!r}.")
+    norm = given["clip_norm"]
+    if norm is not None and not (isinstance(norm, numbers.Real | torch.Tensor) and norm > 0):  # type: ignore[operator]
+        raise ValueError(f"clip_norm has to be above 0, or None for no clipping, but is {norm!r}.")
 
 
 _CHOICES: dict[str, tuple] = {
@@ -90,6 +99,29 @@ _WHOLE_NUMBERS = {
 }
 _MAY_BE_NONE = ("save_every", "watch_every", "patience")
 _COLUMNS = ("loss", "lr", "epoch", "step", "seconds", "gradient_norm")  # of the history, besides the metrics
+
+
+def checked_model(model: Any) -> nn.Module:
+    """Return the model. Raises ValueError for what is none, or has no numbers yet."""
+    if not isinstance(model, nn.Module):
+        what = f"the class {model.__name__}, not made yet" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise ValueError(f"model has to be a module of torch (nn.Module), but is {what}.")
+    if empty := [name for name, one in (*model.named_parameters(), *model.named_buffers()) if one.is_meta]:
+        raise ValueError(
+            f"The model is on the meta device, so {some(empty)} have shapes without numbers. Call "
+            "model.to_empty(device=…), fill it (load weights, or reset_parameters() of its layers), and make the "
+            "optimizer after that."
+        )
+    return model
+
+
+def checked_metrics(metrics: Any) -> dict[str, Metric | OverAll]:
+    """Return a copy of the metrics. Raises ValueError if they are not functions by name."""
+    if not isinstance(metrics, Mapping) or not all(
+        callable(one) or isinstance(one, OverAll) for one in metrics.values()
+    ):
+        raise ValueError('metrics has to be a dict from names to functions, such as {"accuracy": accuracy}.')
+    return dict(metrics)
 
 
 def check_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
@@ -220,12 +252,14 @@ def check_first_batch(
             "The loss does not depend on any parameter that can learn. Is the whole model frozen, or the output "
             "detached or computed under torch.no_grad()?"
         )
+    if loss.is_complex():
+        raise ValueError("The loss is a complex number, which has no minimum. Return its abs() or its real part.")
     for name, metric in metrics.items():
         if isinstance(metric, OverAll):
             continue
         with torch.no_grad():
             value = applied(name, metric, outputs, targets)
-        one = isinstance(value, int | float) or (isinstance(value, torch.Tensor) and value.dim() == 0)
+        one = isinstance(value, numbers.Real) or (isinstance(value, torch.Tensor) and value.dim() == 0)
         one = one or (isinstance(value, tuple) and len(value) == 2)
         if not one and not (isinstance(value, torch.Tensor) and len(value) == len(targets)):
             raise ValueError(

@@ -20,6 +20,30 @@ from torchcourse.training.position import Position
 Schedule = LRScheduler | ReduceLROnPlateau
 
 
+def check_made_for(schedule: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError for what is no schedule, or one that moves the rate of a different optimizer."""
+    if schedule is None:
+        return
+    if not (hasattr(schedule, "step") and hasattr(schedule, "state_dict")):
+        raise ValueError(
+            f"scheduler has to be one learning rate schedule of torch, but is a {type(schedule).__name__}. Several "
+            "make one as a SequentialLR or ChainedScheduler, and schedule_by says when it moves."
+        )
+    held = getattr(schedule, "optimizer", optimizer)
+    if held is not optimizer and getattr(held, "param_groups", None) is not optimizer.param_groups:
+        raise ValueError(
+            f"The {type(schedule).__name__} was made for a different optimizer, so the rate would never change. Make "
+            "it after the optimizer that the Trainer gets."
+        )
+    try:
+        schedule.state_dict()
+    except Exception as error:
+        raise ValueError(
+            f"The state of the {type(schedule).__name__} cannot be saved ({error}). Give it functions that were "
+            "written with def or lambda."
+        ) from error
+
+
 def check_mode(schedule: Schedule | None, monitor: str, mode: str) -> None:
     """Raise ValueError for a ReduceLROnPlateau that takes for better what the Trainer takes for worse."""
     if isinstance(schedule, ReduceLROnPlateau) and schedule.mode != mode:

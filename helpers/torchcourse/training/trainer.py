@@ -108,16 +108,16 @@ class Trainer:
         self.optimizer, self.loss_fn = optimizer, loss_fn
         self.scheduler, self.schedule_by = scheduler, schedule_by
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
-        self.metrics: dict[str, Metric | OverAll] = {"accuracy": accuracy} if metrics is None else dict(metrics)
+        self.metrics = sanity.checked_metrics({"accuracy": accuracy} if metrics is None else metrics)
         self.log_dir, self.log_every, self.watch_every = log_dir, log_every, watch_every
-        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir).expanduser()
         self.save_every, self.keep = save_every, keep
         self.monitor, self.mode, self.patience, self.progress = monitor, mode, patience, progress
         self.after_step, self.after_epoch = after_step, after_epoch
         # An empty tensor knows the device with its number, as tensors will: "cuda:0" where it was called "cuda".
         self.device = torch.empty(0, device=who.device() if device is None else device).device
         sanity.check_arguments(vars(self))  # which are, so far, the arguments
-        self.model = unwrap(model).to(self.device)
+        self.model = sanity.checked_model(unwrap(model)).to(self.device)
         self._learning = Learning(model, self.model, self.device)
         self.replica, self._no_sync = self._learning.follow()
         sanity.check_optimizer(self.model, optimizer, loss_fn)
@@ -169,7 +169,7 @@ class Trainer:
         """
         sanity.check_fit(self.monitor, self.metrics, train_loader, epochs, max_steps, val_loader)
         self._keeper.begin(self, resume, overwrite)
-        self.settings = resuming.settings(train_loader, self.monitor, self.mode, self.accumulate, self.precision)
+        self.settings = resuming.settings(train_loader, self)
         last_epoch, steps = self._begin(train_loader, epochs, max_steps, resume)
         writes = who.rank() == 0
         with (
