@@ -33,7 +33,7 @@ def shapes_of_buffers(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def masks_made_since(model: nn.Module, shapes: dict[str, torch.Size]) -> set[str]:
-    """Return the buffers that hold inf by intention: made, or made again, by the model, as a mask of the length at hand.
+    """Return the buffers that the model has made on the way, such as a mask of -inf: these hold inf by intention.
 
     Args:
         model: after some steps.

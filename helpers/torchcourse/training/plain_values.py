@@ -101,6 +101,10 @@ def _plain_tensor(tensor: torch.Tensor, where: str, copies: dict[tuple, torch.Te
             f"A checkpoint cannot hold {where}, which is one rank's share of a tensor (DTensor). Save with "
             "foreign.save_sharded, or call full_tensor() first."
         )
+    if tensor.is_nested and tensor.layout == torch.jagged:
+        raise TypeError(
+            f"A checkpoint cannot hold {where}, a nested tensor of layout jagged. Save its values() and offsets()."
+        )
     tensor = tensor.detach()
     if type(tensor) is not torch.Tensor:
         tensor = tensor.as_subclass(torch.Tensor)
@@ -112,7 +116,10 @@ def _plain_tensor(tensor: torch.Tensor, where: str, copies: dict[tuple, torch.Te
     if key not in copies:
         # torch.save writes all of the memory that a tensor is a view of.
         cut = storage.nbytes() > tensor.numel() * tensor.element_size()
-        copies[key] = tensor.cpu().clone() if cut and tensor.device.type == "cpu" else tensor.cpu()
+        # Nor does it write one memory as numbers of two kinds.
+        kind = copies.setdefault((str(tensor.device), storage.data_ptr()), tensor)
+        own = cut or kind.dtype != tensor.dtype
+        copies[key] = tensor.cpu().clone() if own and tensor.device.type == "cpu" else tensor.cpu()
     return copies[key]
 
 

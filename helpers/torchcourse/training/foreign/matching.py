@@ -1,7 +1,6 @@
 """Find a model's weights in the content of a checkpoint, under whatever names they were saved."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -12,6 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
 from torchcourse.training.checkpoint import CheckpointError, some
+from torchcourse.training.foreign.parts import nested, parts, spelled
 from torchcourse.training.plain_values import loss_of_copying
 
 WRAPPERS = {
@@ -72,15 +72,17 @@ def find(content: dict[str, Any], model: nn.Module, part: str | None, leave: tup
     Raises:
         CheckpointError: if none does, or several different ones do.
     """
-    candidates = [_lay(label, weights, unused, model, leave) for label, weights, unused in _parts(content)]
+    candidates = [_lay(label, weights, unused, model, leave) for label, weights, unused in parts(content)]
     if candidates and all(match.misfits for match in candidates):
-        candidates += [_lay(*found, model, leave) for found in _nested(content)]
+        candidates += [_lay(*found, model, leave) for found in nested(content)]
     if all(match.misfits for match in candidates):
-        spelled, changed = _spelled(content)
-        respelled = [_lay(*found, model, leave) for found in _parts(spelled)] if changed else []
+        as_text, changed = spelled(content)
+        respelled = [_lay(*found, model, leave) for found in parts(as_text)] if changed else []
         for match in respelled:
             match.notes.append("read names such as {} as {}".format(*next(iter(changed.items()))))
         candidates += respelled
+    if all(match.misfits for match in candidates):
+        candidates += _renamed(candidates, model, leave)
     if not candidates:
         listed = some([str(key) for key in content]) or "nothing"
         raise CheckpointError(
@@ -131,68 +133,31 @@ def _called(part: str, candidates: list[Match]) -> list[Match]:
     return chosen
 
 
-def _parts(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator[tuple[str, dict, list[str]]]:
-    """Yield every dict of tensors in a checkpoint, and what stands under one prefix in it, with the rest's names."""
-    if {"state", "param_groups"} <= content.keys():  # an optimizer's, whose numbers are no weights
-        return
-    tensors = {
-        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
-    }
-    if tensors:
-        yield from _under_prefixes(label, tensors, [], "/" if label else "")
-    if depth < 3:
-        for key, value in content.items():
-            if isinstance(value, dict):
-                yield from _parts(value, f"{label}/{key}" if label else str(key), depth + 1)
-
-
-def _nested(content: dict[str, Any], label: str = "", depth: int = 0) -> Iterator[tuple[str, dict, list[str]]]:
-    """Yield weights that stand in dicts within dicts, one for each module, by names with dots."""
-    if {"state", "param_groups"} <= content.keys() or depth > 3:
-        return
-    flat = dict(_flat(content))
-    if any("." in name for name in flat):
-        yield label, flat, []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _nested(value, f"{label}/{key}" if label else str(key), depth + 1)
-
-
-def _flat(content: dict[str, Any], depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
-    for key, value in content.items():
-        if isinstance(value, torch.Tensor) and isinstance(key, str):
-            yield key, value
-        elif isinstance(value, dict) and depth < 20:
-            yield from ((f"{key}.{name}", tensor) for name, tensor in _flat(value, depth + 1))
-
-
-def _spelled(content: Any, depth: int = 0) -> tuple[Any, dict[str, str]]:
-    """Return the content with names of bytes as text and a/weight as a.weight; and what it has changed, old → new."""
-    if not isinstance(content, dict) or depth > 20:
-        return content, {}
-    spelled: dict[Any, Any] = {}
-    changed: dict[str, str] = {}
-    for key, value in content.items():
-        # Python 2 pickled names as bytes; JAX and TensorFlow write layer/weight.
-        text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
-        name = text.replace("/", ".") if isinstance(text, str) else text
-        spelled[name], below = _spelled(value, depth + 1)
-        changed |= {str(key): name} if name != key and isinstance(value, torch.Tensor) else below
-    return spelled, changed
-
-
-def _under_prefixes(
-    label: str, tensors: dict[str, torch.Tensor], unused: list[str], separator: str, depth: int = 0
-) -> Iterator[tuple[str, dict, list[str]]]:
-    yield label, tensors, unused
-    prefixes = dict.fromkeys(name.partition(".")[0] for name in tensors if "." in name)
-    for prefix in [] if depth == 2 else prefixes:
-        if prefix.isdigit():  # a layer of an nn.Sequential
+def _renamed(matches: list[Match], model: nn.Module, leave: tuple[str, ...]) -> list[Match]:
+    """Lay again what the model itself renames when it loads, such as the `weight_g` of the old weight normalization."""
+    found = []
+    for match in matches:
+        named = {plain_name(name): tensor for name, tensor in match.weights.items()}
+        once = _through_hooks(named, model)
+        if once is None or once.keys() == named.keys():
             continue
-        inside = {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
-        rest = [name for name in tensors if not name.startswith(prefix + ".")]
-        deeper = depth + (1 if rest else 0)  # what all names begin with is no choice
-        yield from _under_prefixes(f"{label}{separator}{prefix}.", inside, unused + rest, "", deeper)
+        twice = _through_hooks(once, model)  # as loading will
+        if twice is not None and _equal(once, twice):
+            found.append(_lay(match.label, once, match.unused, model, leave))
+            found[-1].notes.append("read old names as the model renames them when it loads")
+    return found
+
+
+def _through_hooks(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Return what a model's `load_state_dict` makes of weights before it compares names; None if that fails."""
+    changed = dict(weights)
+    try:
+        for name, module in model.named_modules():
+            for hook in module._load_state_dict_pre_hooks.values():
+                hook(changed, f"{name}." if name else "", {}, True, [], [], [])
+    except Exception:  # of whatever kind: it is the model's own code, and meant for other names
+        return None
+    return changed
 
 
 def plain_name(name: str) -> str:
@@ -347,4 +312,21 @@ def _advice(match: Match, model: nn.Module) -> str:
         return f" To take the rest and leave that layer as it is: leave=('{layer}',)."
     if Misfit.EMPTY in match.misfits:
         return " Save the weights where they are, before they are moved to the meta device or offloaded."
+    if match.misfits.keys() <= {Misfit.LACKING, Misfit.LEFT_OVER} and 2 * len(match.tensors) >= len(model.state_dict()):
+        lacking, left_over = (_beginnings(match, kind) for kind in (Misfit.LACKING, Misfit.LEFT_OVER))
+        if both := [layer for layer in lacking if layer in left_over]:
+            return f" Within {some(both)} the names differ: rename those of the file first."
+        if len(lacking + left_over) <= 5:
+            return (
+                f" If that is meant, take the rest: leave={tuple(lacking + left_over)!r}. Else build the model exactly "
+                "as it was built for training."
+            )
     return " Build the model exactly as it was built for training."
+
+
+def _beginnings(match: Match, misfit: Misfit) -> list[str]:
+    """Return beginnings of all names that do not fit in this way, and of none that fits."""
+    names = list(match.misfits.get(misfit, ()))
+    layers = {name: name[: name.rfind(".") + 1] for name in names}
+    taken = [layer for layer in layers.values() if not layer or any(one.startswith(layer) for one in match.tensors)]
+    return list(dict.fromkeys(name if layers[name] in taken else layers[name] for name in names))

@@ -116,6 +116,13 @@ def check(named: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimi
     for ours, theirs in zip(optimizer.param_groups, named["groups"], strict=False):
         refuse_other_kinds({key: ours[key] for key in ours.keys() - {"params", "param_names"}}, theirs, "optimizer")
     checkpoint.matching_groups(model, optimizer, named)
+    of_torch = type(optimizer).__module__.startswith("torch.optim.")
+    needed = _KEEPS.get(type(optimizer).__name__, set()) if of_torch else set()
+    if lacking := {key for values in named["state"].values() if values for key in needed - values.keys()}:
+        raise CheckpointError(
+            f"the optimizer's state lacks {some(sorted(lacking))}, which {type(optimizer).__name__} keeps for each "
+            "parameter. Make the optimizer that the run was trained with."
+        )
     for name, values in named["state"].items():
         for key, value in values.items():
             no_tensor = key in _SHAPED and not isinstance(value, torch.Tensor)
@@ -184,6 +191,20 @@ def _misshapen(
         if names[key] in shapes and value.shape != shapes[names[key]]
     ]
 
+
+_KEEPS = {
+    "Adam": {"exp_avg", "exp_avg_sq"},
+    "AdamW": {"exp_avg", "exp_avg_sq"},
+    "RAdam": {"exp_avg", "exp_avg_sq"},
+    "NAdam": {"exp_avg", "exp_avg_sq", "mu_product"},
+    "Adamax": {"exp_avg", "exp_inf"},
+    "RMSprop": {"square_avg"},
+    "Adadelta": {"square_avg", "acc_delta"},
+    "Adagrad": {"sum"},
+    "Rprop": {"prev", "step_size"},
+    "ASGD": {"eta", "mu", "ax"},
+}
+"""What the optimizers of torch keep for every parameter that had a gradient, and cannot do without."""
 
 _SHAPED = {
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta")

@@ -34,7 +34,8 @@ def export_safetensors(state: dict[str, Any], path: str | os.PathLike) -> None:
     def strip(value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):
             # The same memory, seen in the same way: one tensor under two names.
-            key = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
+            place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
+            key = (*place, value.dtype, value.is_conj(), value.is_neg())
             if value.numel() == 0 or key not in names:
                 names[key] = name
                 tensors[name] = value.contiguous().clone()

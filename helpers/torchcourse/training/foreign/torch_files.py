@@ -19,7 +19,7 @@ def torch_load(file: BinaryIO, devices: set[str]) -> Any:
     """
 
     def to_cpu(storage: Any, location: str) -> Any:
-        devices.add(location)
+        devices.add(str(location))
         return storage
 
     with torch.serialization.safe_globals(_NUMPY):

@@ -1,5 +1,7 @@
 """Weights that would lose something on the way are converted with a note, or refused; names to leave are checked."""
 
+import contextlib
+import random
 import re
 from typing import Any
 
@@ -219,3 +221,93 @@ def test_after_a_refusal_all_is_as_it_was(tmp_path):
     sentence = refused(tmp_path / "a.pth", other, optimizer=theirs, scheduler=steps, scaler=scaler)
     assert "(not this one), and everything is as it was" in sentence
     assert not theirs.state
+
+
+class Renaming(nn.Module):
+    """A model that once called its layer differently, and says so when it loads."""
+
+    def __init__(self, turns: bool = False) -> None:
+        super().__init__()
+        self.layer, self.turns = nn.Linear(4, 4), turns
+        self.register_load_state_dict_pre_hook(self._rename)
+
+    def _rename(self, _module: nn.Module, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}old.")]:
+            state[name.replace("old.", "layer.")] = state.pop(name)
+        if self.turns:  # each time that it is called
+            state[f"{prefix}layer.weight"] = state[f"{prefix}layer.weight"].t()
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+def test_names_that_the_model_itself_renames_are_read(tmp_path, prefix):
+    theirs = Renaming()
+    state = {prefix + name.replace("layer", "old"): value for name, value in theirs.state_dict().items()}
+    torch.save(state, tmp_path / "old.pth")
+    ours = Renaming()
+    report = load_any(tmp_path / "old.pth", ours, quiet=True)
+    assert torch.equal(ours.layer.weight, theirs.layer.weight)
+    assert "read old names as the model renames them" in str(report)
+    before = values(turning := Renaming(turns=True))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_any(tmp_path / "old.pth", turning, quiet=True)
+    assert values(turning) == before
+
+
+def test_the_old_weight_normalization_loads_into_the_new(tmp_path):
+    with pytest.warns(FutureWarning):
+        theirs = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)))
+    torch.save(theirs.state_dict(), tmp_path / "old.pth")
+    ours = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)))
+    load_any(tmp_path / "old.pth", ours, quiet=True)
+    inputs = torch.randn(2, 4)
+    torch.testing.assert_close(ours(inputs), theirs(inputs))
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "advice"),
+    [
+        ((), ("head.weight", "head.bias"), r"take the rest: leave=\('head\.',\)"),
+        ((), ("encoder.position_ids",), r"take the rest: leave=\('encoder\.position_ids',\)"),
+        (("decoder.weight", "decoder.bias"), (), r"take the rest: leave=\('decoder\.',\)"),
+        (("decoder.weight",), (), r"take the rest: leave=\('decoder\.weight',\)"),
+        (("decoder.weight", "decoder.bias"), ("head.weight",), r"leave=\('decoder\.', 'head\.'\)"),
+        (("decoder.weight", "decoder.bias"), ("decoder.gamma", "decoder.beta"), r"Within decoder\. the names differ"),
+        (("decoder.weight", "decoder.bias", "encoder.weight"), (), r"Build the model exactly as it was built"),
+    ],
+)
+def test_the_advice_is_to_leave_what_is_in_one_of_both_alone(tmp_path, drop, add, advice):
+    state = {name: value for name, value in Encoder().state_dict().items() if name not in drop}
+    torch.save(state | {name: torch.zeros(4) for name in add}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=advice):
+        load_any(tmp_path / "file.pth", Encoder(), quiet=True)
+    if leave := re.findall(r"'([\w.]+)'", advice.replace("\\", "")):
+        model, theirs = Encoder(), dict(state)
+        load_any(tmp_path / "file.pth", model, leave=leave, quiet=True)
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in theirs.items())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adamax, torch.optim.NAdam])
+def test_an_optimizer_gets_no_state_that_lacks_what_it_keeps(tmp_path, kind):
+    theirs = nn.Linear(3, 2)
+    adam = torch.optim.Adam(theirs.parameters())
+    theirs(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    torch.save({"model": theirs.state_dict(), "optimizer": adam.state_dict()}, tmp_path / "adam.pth")
+    ours = nn.Linear(3, 2)
+    optimizer = kind(ours.parameters())
+    before = values(ours, optimizer)
+    with pytest.raises(CheckpointError, match=rf"lacks (exp_inf|mu_product), which {kind.__name__} keeps"):
+        load_any(tmp_path / "adam.pth", ours, optimizer=optimizer, quiet=True)
+    assert values(ours, optimizer) == before
+
+
+def test_a_bit_that_changed_in_the_head_of_an_old_file_ends_in_one_sentence(tmp_path):
+    chance, path, model = random.Random(1), tmp_path / "old.pth", nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for _ in range(250):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(900)] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):  # and no other; a name of a device may be any
+            load_any(path, model, quiet=True)

@@ -63,3 +63,23 @@ def test_what_cannot_be_written_or_does_not_fit_is_named(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"torchcourse.tree": json.dumps(tree)})
     with pytest.raises(CheckpointError, match="do not fit its tensors"):
         load_any(tmp_path / "x.safetensors", Net())
+
+
+def test_views_of_one_memory_that_hold_other_numbers_stay_apart(tmp_path):
+    numbers, real = torch.randn(4, dtype=torch.complex64), torch.randn(4)
+    state = {
+        "conjugate": numbers.conj(),
+        "numbers": numbers,
+        "negative": numbers.conj().imag,
+        "imaginary": numbers.imag,
+        "bits": real.view(torch.int32),
+        "real": real,
+    }
+    export_safetensors(state, tmp_path / "views.safetensors")
+    checkpoint.save(state, tmp_path / "views.pt")
+    for found in (import_safetensors(tmp_path / "views.safetensors"), checkpoint.load(tmp_path / "views.pt")):
+        for name, value in state.items():
+            assert torch.equal(found[name], value.resolve_conj().resolve_neg()), name
+    jagged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    with pytest.raises(TypeError, match=r"state\['a'\], a nested tensor of layout jagged"):
+        checkpoint.save({"a": jagged}, tmp_path / "jagged.pt")
