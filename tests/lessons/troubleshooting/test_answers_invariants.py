@@ -90,3 +90,111 @@ def test_what_has_no_numbers_to_read_is_passed_by() -> None:
             _ = torch.empty(len(scores)) == torch.empty(len(scores))
 
     assert names(count) == []
+
+
+class Logits(nn.Sequential):
+    """Logits in training, and in evaluation what they stand for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = super().forward(x)
+        return scores if self.training else scores.sigmoid()
+
+
+def labels_of(count: Count, model: nn.Module | None = None, loss_of: Callable | None = None) -> list[str]:
+    """Learn three labels of each sample, and validate on what is left."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 12)
+    y = (x @ CENTERS.T[:, :3] + torch.randn(400, 3) > 0).float()
+    model = nn.Sequential(nn.Linear(12, 3)) if model is None else model
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(256).split(16):
+            optimizer.zero_grad()
+            (loss_of or F.binary_cross_entropy_with_logits)(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            for rows in torch.arange(256, 400).split(48):
+                count(model(x[rows]), y[rows])
+    return [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize(
+    ("count", "alarms"),
+    [
+        (lambda out, y: ((out > 0.5).float() == y).float().mean(), ["logits_cut_at_half"]),
+        (lambda out, y: (out.ge(0.5).long() & y.long()).sum(), ["logits_cut_at_half"]),
+        (lambda out, y: torch.round(out).eq(y).float().mean(), ["logits_cut_at_half"]),
+        (lambda out, y: ((out > 0).float() == y).float().mean(), []),
+        (lambda out, y: ((out.sigmoid() > 0.5).float() == y).float().mean(), []),
+        (lambda out, y: [((out > border).float() == y).float().mean() for border in (-0.5, 0.0, 0.5)], []),  # a curve
+        (lambda out, y: torch.round(out, decimals=2).tolist(), []),  # to be shown
+    ],
+)
+def test_a_logit_is_cut_at_0(count: Count, alarms: list[str]) -> None:
+    assert labels_of(count) == alarms
+
+
+def test_what_is_a_probability_in_evaluation_is_cut_at_a_half() -> None:
+    assert labels_of(lambda out, y: (out > 0.5).float() == y, Logits(nn.Linear(12, 3))) == []
+
+
+def test_numbers_that_are_learned_as_they_are_may_be_cut_at_a_half() -> None:
+    assert labels_of(lambda out, y: (out > 0.5).float() == y, loss_of=F.mse_loss) == []
+
+
+def measured(measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object], drift: float = 0.0) -> list[str]:
+    """Learn standardized targets; `measure(outputs, raw targets, inputs)` is called in the validation."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 12)
+    y = 300 + 60 * (x[:, 0] + 0.1 * torch.randn(400))
+    model = nn.Sequential(nn.Linear(12, 1), nn.Flatten(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(320).split(32):
+            optimizer.zero_grad()
+            F.mse_loss(model(x[rows]), (y[rows] - 300) / 60).backward()
+            optimizer.step()
+        with torch.no_grad():
+            shown = x[320:] + drift
+            measure(model(shown), y[320:], shown)
+    return [alarm.name for alarm in probe.alarms()]
+
+
+@pytest.mark.parametrize(
+    ("measure", "alarms"),
+    [
+        (lambda out, y, x: F.l1_loss(out, y), ["other_units"]),
+        (lambda out, y, x: nn.MSELoss()(out, y), ["other_units"]),
+        (lambda out, y, x: (out - y).abs().mean(), ["other_units"]),
+        (lambda out, y, x: ((y - out) ** 2).mean().sqrt(), ["other_units"]),
+        (lambda out, y, x: F.l1_loss(60 * out + 300, y), []),
+        (lambda out, y, x: F.l1_loss(out, (y - 300) / 60), []),
+        (lambda out, y, x: (y - out).mean(), []),  # a correction that is taken off, not an error
+        (lambda out, y, x: (y - out - 300).abs().mean(), []),
+        (lambda out, y, x: F.l1_loss(out, torch.full_like(y, 0.0)), []),  # how large the outputs are
+    ],
+)
+def test_outputs_are_measured_in_the_units_that_were_learned(measure: Callable, alarms: list[str]) -> None:
+    assert measured(measure) == alarms
+
+
+def test_other_inputs_may_have_other_targets() -> None:
+    assert "other_units" not in measured(lambda out, y, x: F.l1_loss(out, y), drift=50.0)
+
+
+def test_noise_that_is_taken_off_is_not_compared() -> None:
+    torch.manual_seed(0)
+    clean = 20 * torch.randn(200, 12)
+    model = nn.Linear(12, 12)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    with SanityProbe(model, optimizer) as probe:
+        for rows in torch.arange(160).split(16):
+            noise = torch.randn(16, 12)
+            optimizer.zero_grad()
+            F.mse_loss(model(clean[rows] + noise), noise).backward()
+            optimizer.step()
+        with torch.no_grad():
+            noisy = clean[160:] + torch.randn(40, 12)
+            F.mse_loss(noisy - model(noisy), clean[160:])
+    assert "other_units" not in [alarm.name for alarm in probe.alarms()]

@@ -226,3 +226,156 @@ def test_weights_kept_in_full_precision_are_no_replica() -> None:
                         p.copy_(full)
 
     assert names(program) == []
+
+
+Swap = Callable[[nn.Module, dict[str, torch.Tensor], Callable[[], None]], None]
+
+
+def _copied_in(back: bool) -> Swap:
+    def validate_with(model: nn.Module, shadow: dict[str, torch.Tensor], validate: Callable[[], None]) -> None:
+        kept = {name: p.detach().clone() for name, p in _named(model)}
+        for name, p in _named(model):
+            p.data.copy_(shadow[name])
+        validate()
+        for name, p in _named(model) if back else ():
+            p.data.copy_(kept[name])
+
+    return validate_with
+
+
+def _set_in(back: bool) -> Swap:
+    def validate_with(model: nn.Module, shadow: dict[str, torch.Tensor], validate: Callable[[], None]) -> None:
+        kept = {}
+        for name, p in _named(model):
+            kept[name] = p.data
+            p.data = shadow[name]
+        validate()
+        for name, p in _named(model):
+            p.data = kept[name] if back else p.data
+        if not back:
+            shadow["kept"] = kept  # type: ignore[assignment]  # as an object that keeps its backup does
+
+    return validate_with
+
+
+def _loaded(back: bool) -> Swap:
+    def validate_with(model: nn.Module, shadow: dict[str, torch.Tensor], validate: Callable[[], None]) -> None:
+        kept = copy.deepcopy(model.state_dict())
+        model.load_state_dict({name: shadow[name] for name, _ in _named(model)})
+        validate()
+        if back:
+            model.load_state_dict(kept)
+
+    return validate_with
+
+
+def _begins_again(model: nn.Module, shadow: dict[str, torch.Tensor], validate: Callable[[], None]) -> None:
+    """Go on from the average, on purpose: nothing else is kept."""
+    validate()
+    model.load_state_dict({name: shadow[name] for name, _ in _named(model)})
+
+
+def averaged(swap: Swap) -> Callable[[Watch], None]:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(24 * 16 + 64)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        shadow = {name: p.detach().clone() for name, p in _named(model)}
+        with watch(model, optimizer):
+            for number, rows in enumerate(torch.arange(24 * 16).split(16)):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    for name, p in _named(model):
+                        shadow[name] = (0.1 * p.data + 0.9 * shadow[name]).clone()
+                    if number % 8 == 7:
+                        swap(model, shadow, lambda: _look(model, x[24 * 16 :]))
+
+    return program
+
+
+def _look(model: nn.Module, x: torch.Tensor) -> None:
+    model(x)
+
+
+@pytest.mark.parametrize("swap", [_copied_in, _set_in, _loaded])
+@pytest.mark.parametrize(("back", "alarms"), [(True, []), (False, ["average_left_in"])])
+def test_weights_are_put_back_after_their_average_was_validated(swap: Callable, back: bool, alarms: list[str]) -> None:
+    assert names(averaged(swap(back))) == alarms
+
+
+def test_a_training_may_go_on_from_the_average() -> None:
+    assert names(averaged(_begins_again)) == []
+
+
+def test_slow_weights_take_the_place_of_the_fast_ones() -> None:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(24 * 16 + 64)
+        slow, optimizer = copy.deepcopy(model), torch.optim.SGD(model.parameters(), lr=0.1)
+        with watch(model, optimizer):
+            for number, rows in enumerate(torch.arange(24 * 16).split(16)):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimizer.step()
+                with torch.no_grad():
+                    _kept = copy.deepcopy(model.state_dict())
+                    _looking_ahead(model, slow, {}, number)
+                    if number % 5 == 4:
+                        model(x[24 * 16 :])
+
+    assert names(program) == []
+
+
+class Weighted(nn.Module):
+    """Two losses with weights that are learned."""
+
+    def __init__(self, size: int = 2) -> None:
+        super().__init__()
+        self.uncertain = nn.Parameter(torch.zeros(size))
+
+    def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return (torch.exp(-self.uncertain) * torch.stack([one, other])).sum() + self.uncertain.sum()
+
+
+def with_loss(given: str) -> Callable[[Watch], None]:
+    def program(watch: Watch) -> None:
+        model, criterion, (x, y) = dense(), Weighted(), clouds(12 * 16)
+        scale, judge_ = nn.Parameter(torch.tensor(2.0)), nn.Sequential(nn.Linear(4, 2), nn.LayerNorm(2))
+        criterion.requires_grad_(given != "held")
+        parameters = [*model.parameters(), *(criterion.parameters() if given == "all" else ())]
+        optimizer = torch.optim.SGD(parameters, lr=0.02)
+        own = torch.optim.SGD(criterion.parameters(), lr=0.01)
+        with watch(model, optimizer):
+            for rows in torch.arange(len(x)).split(16):
+                optimizer.zero_grad()
+                scores = model(x[rows])
+                if given == "scale":
+                    loss = F.cross_entropy(scores * scale, y[rows])
+                elif given == "judge":
+                    loss = F.cross_entropy(scores, y[rows]) + judge_(scores).square().mean() * scale
+                else:
+                    loss = criterion(F.cross_entropy(scores, y[rows]), scores.square().mean())
+                loss.backward()
+                optimizer.step()
+                if given == "own":
+                    own.step()
+                    own.zero_grad()
+                if given == "by hand":
+                    with torch.no_grad():
+                        criterion.uncertain -= 0.01 * criterion.uncertain.grad
+                    criterion.uncertain.grad = None
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("given", "alarms"),
+    [
+        ("the model", ["loss_never_learns"]),
+        ("scale", ["loss_never_learns"]),
+        *((given, []) for given in ("all", "own", "held", "by hand")),
+        ("judge", []),  # a second model that is not to learn, with a scale of its own
+    ],
+)
+def test_what_a_loss_learns_is_in_an_optimizer(given: str, alarms: list[str]) -> None:
+    assert names(with_loss(given)) == alarms

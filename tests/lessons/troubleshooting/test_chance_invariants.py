@@ -22,9 +22,14 @@ class ActorCritic(nn.Module):
         return self.actions(states), self.value(states)[:, 0]
 
 
-def names(model: nn.Module, loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], times: int = 1) -> list[str]:
+def names(
+    model: nn.Module,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    times: int = 1,
+    rate: float = 0.01,
+) -> list[str]:
     x, y = clouds(6 * 32)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     with SanityProbe(model, optimizer) as probe:
         for rows in torch.arange(len(x)).split(32):
             for _ in range(times):
@@ -220,3 +225,52 @@ def test_a_policy_of_normal_actions_may_like_to_be_uncertain() -> None:
         return -(actions.log_prob(drawn) * -drawn.square()).mean() - 0.1 * actions.entropy().mean()
 
     assert names(model, loss) == []
+
+
+@pytest.mark.parametrize(
+    ("terms", "alarms"),
+    [
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") + kl.mean(), ["terms_reduced_apart"]),
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") + kl.sum(dim=1).mean(), ["terms_reduced_apart"]),
+        (lambda out, x, kl: F.mse_loss(out, x) + kl.sum(), ["terms_reduced_apart"]),
+        (lambda out, x, kl: (F.mse_loss(out, x) + kl.sum()) / 4, ["terms_reduced_apart"]),  # accumulated
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") + kl.sum(), []),
+        (lambda out, x, kl: (F.mse_loss(out, x, reduction="sum") + kl.sum()) / len(x), []),
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") / len(x) + kl.sum(dim=1).mean(), []),
+        (lambda out, x, kl: F.mse_loss(out, x) + kl.mean(), []),
+        (lambda out, x, kl: F.mse_loss(out, x) + 0.00025 * kl.sum(dim=1).mean(), []),
+        (lambda out, x, kl: F.mse_loss(out, x, reduction="sum") + 4 * kl.sum(), []),
+    ],
+)
+@pytest.mark.parametrize("from_torch", [False, True])
+def test_a_divergence_is_reduced_as_the_loss_beside_it(terms: Callable, alarms: list[str], from_torch: bool) -> None:
+    torch.manual_seed(0)
+    encode, decode = nn.Linear(12, 8), nn.Linear(4, 12)
+    standard = Normal(torch.zeros(4), torch.ones(4))
+
+    def loss(x: torch.Tensor, _y: torch.Tensor) -> torch.Tensor:
+        mean, free = encode(x).chunk(2, dim=1)
+        spread = torch.exp(0.5 * free)
+        divergence = -0.5 * (1 + free - mean.pow(2) - free.exp())
+        if from_torch:
+            divergence = kl_divergence(Normal(mean, spread), standard)
+        return terms(decode(mean + spread * torch.randn_like(mean)), x, divergence)
+
+    found = names(nn.ModuleList([encode, decode]), loss, rate=1e-5)
+    assert [name for name in found if name == "terms_reduced_apart"] == alarms
+
+
+def test_weights_that_are_random_have_a_divergence_of_their_own() -> None:
+    """A Bayesian layer with as many units as there are samples in a batch: its divergence is no matter of the batch."""
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 32)
+    free, head = nn.Parameter(torch.full((32, 12), -6.0)), nn.Linear(32, 4)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        weight = layer.weight + torch.exp(0.5 * free) * torch.randn_like(free)
+        divergence = -0.5 * (1 + free - layer.weight.pow(2) - free.exp())
+        return F.cross_entropy(head(F.linear(x, weight)), y, reduction="sum") + divergence.mean()
+
+    model = nn.ModuleList([layer, head])
+    model.register_parameter("free", free)
+    assert "terms_reduced_apart" not in names(model, loss)

@@ -79,6 +79,17 @@ def test_a_series_may_go_on_elsewhere_and_is_prepared_alike(change: Callable, al
     assert names(dense(9, 1), F.mse_loss, windows[:128, :9], windows[:128, 9:], later[:, :9]) == alarms
 
 
+@pytest.mark.parametrize(("spreads", "alarms"), [((1, 8), []), ((8, 8), ["validation_differs"])])
+def test_anomalies_may_be_validated_on_beside_what_is_normal(spreads: tuple[int, int], alarms: list[str]) -> None:
+    x, model = torch.randn(192, 12), dense(12, 12)
+
+    def look(validated: torch.Tensor) -> None:
+        for batch, spread in zip(validated.split(32), spreads, strict=True):
+            model(spread * batch)
+
+    assert names(model, F.mse_loss, x, x.roll(1, 1), torch.randn(64, 12), look) == alarms
+
+
 def test_rows_of_a_few_whole_numbers_are_alike_by_chance() -> None:
     class Table(nn.Module):
         def __init__(self) -> None:

@@ -229,3 +229,72 @@ def test_the_largest_magnitude_of_any_format():
         magnitudes(torch.tensor([1, 2])) == magnitudes(torch.ones(0)) == magnitudes(torch.ones(2, device="meta")) == []
     )
     assert dense_parts(nn.LazyLinear(3).weight) == []
+
+
+class Reader(nn.Module):
+    """A recurrence whose last state is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrence, self.head = nn.RNN(4, 4, batch_first=True), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.recurrence(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("reader", [False, True])
+def test_many_gradients_at_once_have_no_numbers_to_look_at(reader):
+    model = Reader() if reader else nn.Linear(4, 4)
+    optimizer, x = torch.optim.Adam(model.parameters()), torch.randn(16, 5, 4) if reader else torch.randn(16, 4)
+    with SanityProbe(model, optimizer) as probe, NanProbe(model) as nans:
+        for _ in range(3):
+            squares = model(x).square()
+            loss = nn.functional.mse_loss(squares, torch.ones(16, 4))
+            weight = next(model.parameters())
+            rows = torch.autograd.grad(squares, weight, torch.randn(3, 16, 4), retain_graph=True, is_grads_batched=True)
+            torch.autograd.grad(loss, weight, torch.ones(3), retain_graph=True, is_grads_batched=True)
+            assert rows[0].shape == (3, *weight.shape)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert nans.look() is None
+    probe.alarms()
+
+
+@pytest.mark.parametrize("kind", ["sparse", "bfloat16", "fake", "meta", "DTensor"])
+def test_an_average_and_a_loss_with_parameters_may_be_of_any_kind(kind):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    if kind == "bfloat16":
+        model = model.to(torch.bfloat16)
+    if kind == "DTensor":
+        for layer in model:
+            for name, p in list(layer.named_parameters()):
+                setattr(layer, name, nn.Parameter(shard(p.detach())))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    average = [p.detach().clone() for p in model.parameters()]
+    x = X.to(torch.bfloat16) if kind == "bfloat16" else shard(X) if kind == "DTensor" else X
+    scale = nn.Parameter(torch.ones(3, 1, device="meta" if kind == "meta" else "cpu"))
+    with SanityProbe(model, optimizer) as probe:
+        for _ in range(6):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                for kept, p in zip(average, model.parameters(), strict=True):
+                    kept.lerp_(p, 0.1)
+                    p.copy_(kept)
+                out = model(x)
+                _ = (out > 0.5, (out - x).abs(), out.round())
+            if kind == "meta":
+                nn.functional.mse_loss(
+                    scale * torch.ones(3, 4, device="meta"), torch.ones(3, 4, device="meta")
+                ).backward()
+            if kind == "sparse":
+                (scale * X.to_sparse()).to_dense().sum().backward()
+            if kind == "fake":
+                with FakeTensorMode():
+                    nn.functional.l1_loss(nn.Linear(4, 2)(torch.ones(3, 4)), torch.zeros(3, 2)).backward()
+                    torch.ones(4, 4).clone()
+            torch.exp(input=torch.randn(4, 8, requires_grad=True)).clone().sum().backward()
+            torch.clone(input=X)
+    probe.alarms()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from torchcourse.lessons.troubleshooting.invariants import SanityProbe
@@ -125,3 +125,51 @@ def test_a_sampler_has_a_weight_for_each_sample(per_class: bool, alarms: list[st
     model = dense()
     found = names(model, torch.optim.SGD(model.parameters(), lr=0.01), sampler=sampler)
     assert [name for name in found if name == "few_are_sampled"] == alarms
+
+
+class Counting:
+    """A factor that an object with a memory gives."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, step: int) -> float:
+        self.asked += 1
+        return min(1.0, (step + 1) / 50_000)
+
+
+@pytest.mark.parametrize(
+    ("rate", "factor", "alarms"),
+    [
+        (1e-3, lambda step: 1e-3 * min(1.0, (step + 1) / 10), ["factor_is_a_rate"]),
+        (1e-3, lambda step: 5e-4 * 0.99**step, ["factor_is_a_rate"]),
+        (1e-3, lambda step: 1e-3 if step < 10 else 1e-4, ["factor_is_a_rate"]),
+        (1e-3, lambda step: min(1.0, (step + 1) / 10), []),
+        (1e-3, lambda step: min(1.0, (step + 1) / 50_000), []),  # a warm-up that has only begun
+        (1e-3, lambda step: [1e-4, *[step / 100] * 50][step], []),  # it knows no step beyond its training
+        (1.0, lambda step: 1e-3 * min(1.0, (step + 1) / 10), []),
+        (1e-2, lambda step: 0.1 * 0.97**step, []),
+        (1e-7, lambda step: 1.5**step, []),  # a search for the rate
+    ],
+)
+def test_a_factor_is_no_rate(rate: float, factor: Callable[[int], float], alarms: list[str]) -> None:
+    model = dense()
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    schedule = LambdaLR(optimizer, factor)
+    assert [name for name in names(model, optimizer, lambda: schedule.step()) if name == "factor_is_a_rate"] == alarms
+
+
+def test_a_factor_is_asked_no_more_often_than_it_would_be() -> None:
+    model, factor = dense(), Counting()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    schedule = LambdaLR(optimizer, factor)
+    assert "factor_is_a_rate" not in names(model, optimizer, lambda: schedule.step())
+    assert factor.asked == 21
+
+
+def test_a_part_may_have_a_small_factor() -> None:
+    model = dense()
+    groups = [{"params": model[0].parameters()}, {"params": model[-1].parameters()}]
+    optimizer = torch.optim.SGD(groups, lr=1e-2)
+    schedule = LambdaLR(optimizer, [lambda step: 0.01, lambda step: 1.0])
+    assert "factor_is_a_rate" not in names(model, optimizer, lambda: schedule.step())

@@ -323,13 +323,35 @@ def test_clipping_before_there_are_gradients(early: bool) -> None:
     assert [alarm.name for alarm in found] == (["clipped_nothing"] if early else [])
 
 
-@pytest.mark.parametrize(("lr", "alarms"), [(1e-4, ["updates_rounded_away"]), (0.1, [])])
+@pytest.mark.parametrize(
+    ("lr", "alarms"), [(1e-4, ["updates_rounded_away"]), (0.004, ["updates_rounded_away"]), (0.01, []), (0.1, [])]
+)
 def test_updates_that_16_bits_cannot_hold(lr: float, alarms: list[str]) -> None:
     x, y = clouds(64)
     found = judge(
         lambda watch: fit(watch, dense().bfloat16(), lambda m, x, y: F.cross_entropy(m(x), y), x.bfloat16(), y, lr=lr)
     )
     assert [alarm.name for alarm in found] == alarms
+
+
+def test_weights_in_16_bits_may_be_copies_of_those_that_are_stepped() -> None:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense().bfloat16(), clouds(64)
+        full = [p.detach().float().requires_grad_() for p in model.parameters()]
+        optimizer = torch.optim.SGD(full, lr=0.0005)
+        with watch(model, optimizer):
+            for xb, yb in batches(x.bfloat16(), y, size=16, steps=8):
+                model.zero_grad()
+                F.cross_entropy(model(xb).float(), yb).backward()
+                for kept, p in zip(full, model.parameters(), strict=True):
+                    assert p.grad is not None
+                    kept.grad = p.grad.float()
+                optimizer.step()
+                with torch.no_grad():
+                    for kept, p in zip(full, model.parameters(), strict=True):
+                        p.copy_(kept)
+
+    assert [alarm.name for alarm in judge(program)] == []
 
 
 @pytest.mark.parametrize("copies", [True, False])
@@ -365,3 +387,21 @@ def test_the_smaller_part_of_a_mixed_loss_may_grow() -> None:
         fit(watch, model, loss_of, x, y, lr=0.001)
 
     assert [alarm.name for alarm in judge(program)] == []
+
+
+@pytest.mark.parametrize("to_inputs", [True, False])
+def test_a_gradient_that_is_wanted_for_the_inputs_alone_is_not_lost(to_inputs: bool) -> None:
+    def program(watch: Watch) -> None:
+        model, (x, y) = dense(), clouds(128)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        with watch(model, optimizer):
+            for xb, yb in batches(x, y, size=16, steps=8):
+                change = torch.zeros_like(xb, requires_grad=to_inputs)
+                F.cross_entropy(model(xb + change), yb).backward()
+                sign = torch.ones_like(xb) if change.grad is None else change.grad.sign()
+                optimizer.zero_grad()
+                F.cross_entropy(model(xb + 0.1 * sign), yb).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    assert [alarm.name for alarm in judge(program)] == ([] if to_inputs else ["gradients_lost"])

@@ -3,13 +3,19 @@
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 
+from torchcourse.lessons.troubleshooting.torch_calls import MEASURING
+from torchcourse.lessons.troubleshooting.training_records import Loss
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 ANSWERS_AT_LEAST, OF_A_CLASS = 40, 5
+CUTS_AT_LEAST = 2
 CLASSES_AT_LEAST = 3  # that are told apart; an attack can swap two
 ONE_EACH = 0.8  # of the classes: so many have a most frequent label of their own
 PURE = 0.65  # of all answers: so many have the most frequent label of their class
+OTHER_UNITS = 8.0  # times the spread: so far apart, or so different in spread, are the targets
+ALIKE = 1.0, 2.0  # spreads, and times: so near are the inputs of both, at most
 OTHERWISE = 0.5  # of all answers: so many have a different number than their label
 
 
@@ -47,4 +53,61 @@ def numbered_alike(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [counted_once, numbered_alike]
+def borders(run: WatchedRun) -> Iterator[Alarm]:
+    """Logits are cut at 0, which stands for a half."""
+    cut, losses = run.record.answers.cut, run.record.losses
+    logistic = [loss for loss in losses if loss.function is F.binary_cross_entropy_with_logits and _of_output(loss)]
+    if len(logistic) < 3 or len(logistic) < len(losses) / 2 or len(cut) < CUTS_AT_LEAST:
+        return
+    if all(border == 0.5 for border, _ in cut) and not all(within for _, within in cut):
+        yield Alarm(
+            "logits_cut_at_half",
+            f"{len(cut)} times the model's outputs were cut at 0.5 (or rounded) to give answers, and they are logits: "
+            "the loss takes their sigmoid. A half stands at 0: take `outputs > 0`, or the sigmoid first.",
+        )
+
+
+def units(run: WatchedRun) -> Iterator[Alarm]:
+    """Outputs are compared with targets in the units that they have learned."""
+    losses = [loss for loss in run.record.losses if loss.function in MEASURING and _of_output(loss)]
+    pairs = [(loss.target.flatten().double(), loss.seen.inputs) for loss in losses if loss.seen is not None]
+    found = [(target, seen.inputs) for target, seen in run.record.answers.measured if not seen.used]
+    if len(pairs) < 3 or not found:
+        return
+    (learned, given), (compared, shown) = (tuple(zip(*those, strict=True)) for those in (pairs, found))
+    one, other = torch.cat(learned), torch.cat(compared)
+    if min(len(one), len(other)) < ANSWERS_AT_LEAST or not _far(one, other, OTHER_UNITS, OTHER_UNITS):
+        return
+    inputs = [
+        torch.cat(
+            [part.flatten().double() for part in those if part is not None and part.is_floating_point()] or [none]
+        )
+        for those, none in ((given, one[:0]), (shown, one[:0]))
+    ]
+    if all(len(part) for part in inputs) and not _far(inputs[0], inputs[1], *ALIKE):
+        yield Alarm(
+            "other_units",
+            f"The model learned targets of {_told(one)}, and what it puts out was compared with {_told(other)}. Were "
+            "the targets scaled for the training alone? Scale the outputs back before they are compared.",
+        )
+
+
+def _of_output(loss: Loss) -> bool:
+    """Whether a loss got what the model put out, as it was."""
+    out = None if loss.seen is None or not loss.seen.used else loss.seen.output
+    return out is not None and out.numel() == loss.scores.numel() and torch.equal(out.flatten(), loss.scores.flatten())
+
+
+def _told(numbers: torch.Tensor) -> str:
+    """Return mean and spread in words, the mean to a hundredth of the spread."""
+    mean, spread = numbers.mean().item(), numbers.std().item()
+    return f"{round(mean / spread, 2) * spread:.3g} ± {spread:.2g}"
+
+
+def _far(one: torch.Tensor, other: torch.Tensor, apart: float, times: float) -> bool:
+    """Whether two samples that both vary have means so many spreads apart, or such different spreads."""
+    low, high = sorted((one.std().item(), other.std().item()))
+    return low > 0 and (high > times * low or abs(one.mean() - other.mean()).item() > apart * high)
+
+
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [counted_once, numbered_alike, borders, units]

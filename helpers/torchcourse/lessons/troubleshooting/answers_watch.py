@@ -1,9 +1,11 @@
-"""What a loop compares a model's answers with when it counts the right ones.
+"""What a loop compares a model's answers with when it counts the right ones, or measures how far off they are.
 
 Told by `torch_calls` of each call. A comparison counts if one side is the answers of the last forward passes: the
-classes with the largest scores, or, with one score per sample, those above 0 or a half.
+classes with the largest scores, or, with one score per sample, those above 0 or a half. Of outputs as they are, it is
+noted at which number they were cut, and what they were subtracted from.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,22 @@ from torchcourse.source_lines import hide
 hide(__file__)
 
 _EQUALITIES = {"eq", "__eq__"}
+_CUTS = {
+    "gt",
+    "__gt__",
+    "ge",
+    "__ge__",
+    "greater",
+    "greater_equal",
+    "lt",
+    "__lt__",
+    "le",
+    "__le__",
+    "less",
+    "less_equal",
+}
+_DIFFERENCES, _SIZES = {"sub", "__sub__", "subtract"}, {"abs", "square", "pow", "__pow__"}
+_MEASURES = {"l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss"}
 COMPARED_AT_MOST = 100  # times
 
 
@@ -31,10 +49,27 @@ class Answers:
         """Answers and labels [N], of passes without a graph."""
         self.crossed: list[tuple[list[int], list[int]]] = []
         """The shapes of answers and labels that were compared each with every other."""
+        self.cut: list[tuple[float, bool]] = []
+        """The numbers at which outputs without a graph were cut, and whether all outputs lay between 0 and 1."""
+        self.measured: list[tuple[torch.Tensor, Pass]] = []
+        """What outputs without a graph were compared with as numbers, and the last pass that they came from."""
+        self._difference: tuple[weakref.ref[torch.Tensor], tuple[torch.Tensor, Pass]] | None = None
         self._passes, self._inside = passes, inside
 
-    def on_call(self, name: str, args: tuple, _kwargs: dict, _out: Any) -> None:
-        """Note that a function of torch got these arguments."""
+    def on_call(self, name: str, args: tuple, kwargs: dict, out: Any) -> None:
+        """Note that a function of torch got these arguments, and what came out."""
+        if len(args) > 1 and name in _CUTS:
+            self._on_cut(*args[:2])
+        elif args and name == "round" and not kwargs:
+            self._on_cut(args[0], 0.5)
+        elif len(args) > 1 and name in _DIFFERENCES | _MEASURES:
+            measured = self._compared(*args[:2])
+            if measured is not None and name in _MEASURES:
+                self.measured.append(measured)
+            elif measured is not None:
+                self._difference = weakref.ref(out), measured
+        elif args and name in _SIZES and self._difference is not None and self._difference[0]() is args[0]:
+            self.measured.append(self._difference[1])
         loss = name == "cross_entropy" and not torch.is_grad_enabled()
         if not (loss or name in _EQUALITIES) or len(args) < 2 or self._inside():
             return
@@ -52,6 +87,32 @@ class Answers:
             if _answers(answers, output):
                 self._note(answers.cpu(), labels.cpu(), recorded)
                 return
+
+    def _on_cut(self, scores: Any, border: Any) -> None:
+        if isinstance(border, int | float) and len(self.cut) < COMPARED_AT_MOST and self._is_output(scores):
+            within = bool(((scores >= 0) & (scores <= 1)).all())
+            self.cut.append((float(border), within))
+
+    def _compared(self, one: Any, other: Any) -> tuple[torch.Tensor, Pass] | None:
+        """Return what the last outputs are compared with, and the last pass; None if it is none of these two."""
+        if len(self.measured) >= COMPARED_AT_MOST or not _readable(one) or not _readable(other):
+            return None
+        for scores, target in ((one, other), (other, one)):
+            if scores.numel() == target.numel() and self._is_output(scores) and not self._is_output(target):
+                return target.detach().cpu().flatten().double(), self._passes[-1]
+        return None
+
+    def _is_output(self, given: Any) -> bool:
+        """Whether these are the outputs of the last passes as they were, and none of the training."""
+        last = self._passes[-1] if self._passes else None
+        if last is None or last.output is None or torch.is_grad_enabled() or self._inside() or not _readable(given):
+            return False
+        if given.shape[1:].numel() != last.output.shape[1:].numel() or not given.is_floating_point():
+            return False
+        output, recorded = self._output(len(given))
+        return (
+            output is not None and not recorded and torch.equal(given.cpu().flatten(), output.flatten().to(given.dtype))
+        )
 
     def _output(self, samples: int) -> tuple[torch.Tensor | None, bool]:
         """Return what the last passes put out for so many samples, and whether the first of them had a graph."""
@@ -74,8 +135,9 @@ class Answers:
 
 
 def _readable(given: Any) -> bool:
-    """Whether this is a tensor of some dimensions whose numbers can be read: a plain one, neither sparse nor meta."""
-    return type(given) is torch.Tensor and given.dim() > 0 and given.layout == torch.strided and not given.is_meta
+    """Whether this is a tensor of some dimensions whose numbers can be read: neither sparse, nor meta, nor nested."""
+    plain = type(given) is torch.Tensor and given.layout == torch.strided and not given.is_nested and not given.is_meta
+    return plain and given.dim() > 0
 
 
 def _answers(given: torch.Tensor, output: torch.Tensor) -> bool:

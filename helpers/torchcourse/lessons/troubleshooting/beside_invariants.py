@@ -8,6 +8,7 @@ UPDATES_AT_LEAST, STEPS_AT_LEAST = 8, 5
 FOLLOWS = 0.11  # of a weight's way from one update to the next, that is left between it and its average
 OPPOSITE = -0.2  # cosine of two gradients
 APART = 1e-3  # of the weights' size
+TIMES_AT_LEAST, UPDATES_EACH = 2, 4  # that an average took the weights' place, and its updates for each time
 
 
 def averages(run: WatchedRun) -> Iterator[Alarm]:
@@ -19,6 +20,32 @@ def averages(run: WatchedRun) -> Iterator[Alarm]:
             f"After each of {len(left)} updates, what is averaged from the weights was nearly the weights themselves: "
             f"of their last way it lay at most {left[-1]:.1%} behind. Are decay and 1 - decay swapped?",
         )
+
+
+def put_back(run: WatchedRun) -> Iterator[Alarm]:
+    """Weights that make room for their average while validating are put back."""
+    beside, validated = run.record.beside, {seen.step for seen in run.record.evaluated}
+    times = len(beside.overwritten)
+    often = times >= TIMES_AT_LEAST and len(beside.averaged) >= UPDATES_EACH * times
+    if often and beside.overwritten <= validated:
+        yield Alarm(
+            "average_left_in",
+            f"{times} times the weights were kept, their average took their place, the model was evaluated, and the "
+            "training went on from the average. Put the trained weights back after the validation.",
+        )
+
+
+def parameters_of_losses(run: WatchedRun) -> Iterator[Alarm]:
+    """A parameter of the loss is in an optimizer."""
+    for shape, steps in run.record.beside.loose(run.record.owned):
+        if steps >= STEPS_AT_LEAST:
+            yield Alarm(
+                "loss_never_learns",
+                f"The loss is computed with a parameter of shape {shape} that is not the model's: it had gradients in "
+                f"{steps} steps, no optimizer has it, and it is what it was. Give the optimizer the parameters of the "
+                "loss too.",
+            )
+            return
 
 
 def adversaries(run: WatchedRun) -> Iterator[Alarm]:
@@ -62,4 +89,11 @@ def sums_of_ranks(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [averages, adversaries, replicas, sums_of_ranks]
+RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
+    averages,
+    put_back,
+    parameters_of_losses,
+    adversaries,
+    replicas,
+    sums_of_ranks,
+]

@@ -1,18 +1,21 @@
-"""What stands beside the model that is trained: an average of its weights, a replica of it, an adversary.
+"""What stands beside the model that is trained: an average of its weights, a replica, an adversary, a loss that learns.
 
 Told by `torch_calls` of each call, and by the watch of each step that a different optimizer takes.
 """
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim.optimizer import Optimizer
 
-from torchcourse.lessons.troubleshooting.training_step import gradients_of
+from torchcourse.lessons.troubleshooting.autograd_graph import end_of_graph, nodes
+from torchcourse.lessons.troubleshooting.makers import PRODUCTS, operation
+from torchcourse.lessons.troubleshooting.training_step import gradients_of, numbers_of
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -21,6 +24,11 @@ _SIZES = range(8, 100_000)  # numbers of a weight that is compared with its aver
 _MAKING = {"add", "__add__", "lerp"}
 _UPDATES = _MAKING | {"add_", "__iadd__", "lerp_", "copy_", "__set__", "_foreach_add_", "_foreach_lerp_"}
 ROUNDING = 1e-6  # of a weight's size
+_COPIES = {"clone", "__deepcopy__"}
+AVERAGES_AT_MOST = 8  # of one shape, that are kept of a step
+LOOKS = 3  # backward passes whose graph is looked through
+NEAR_A_LOSS = 200  # nodes behind a loss, before the layers of a model
+OF_A_LOSS = 16  # numbers of a parameter that weighs or scales losses, at most
 SAME_MODEL = 2  # parameters, at least, for two models to be replicas
 
 
@@ -36,12 +44,22 @@ class Beside:
         """By id of a different optimizer, how often it stepped with the very gradients that this model has."""
         self.summed = 0
         """In how many steps the gradient was the sum of what the replicas' losses had given each of them."""
+        self.averaged: set[int] = set()
+        """After how many steps an average of a weight was updated."""
+        self.overwritten: set[int] = set()
+        """Before which steps a weight was its average, while the one that had been trained was kept."""
         self._model, self._optimizer, self._steps = model, optimizer, steps
         own = [parameter for parameter in model.parameters() if parameter.layout == torch.strided]
         self._shapes = {parameter.shape for parameter in own if parameter.numel() in _SIZES}
         self._partner: torch.Tensor | None = None
         self._before = self._last = torch.zeros(0)
-        self._at = -1
+        self._at = self._kept_at = -1
+        self._averages: list[torch.Tensor] = []
+        self._memory: StorageWeakRef | None = None
+        self._of_losses: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}
+        self._of_others: set[int] = set()
+        self._pulled: dict[int, int] = {}
+        self._looks = 0
         self._carried: torch.Tensor | None = None
         self._local: torch.Tensor | None = None
         self._replicas: dict[int, list[weakref.ref[torch.Tensor]]] = {}
@@ -52,12 +70,18 @@ class Beside:
         if self._local is not None:
             self.summed += int(torch.allclose(self._gradient(), self._local, rtol=1e-3, atol=0))
         self._carried = self._local = None
+        for key, (parameter, _) in self._of_losses.items():
+            pulled = parameter.grad is not None and bool(numbers_of(parameter.grad).count_nonzero())
+            self._pulled[key] = self._pulled.get(key, 0) + pulled
+        if self._partner is not None and self._at == self._steps() and self._is_overwritten(self._partner.detach()):
+            self.overwritten.add(self._at)
 
-    def on_backward(self, kept: bool) -> None:
+    def on_backward(self, kept: bool, roots: list[torch.Tensor]) -> None:
         """Note that a backward pass is over.
 
         Args:
             kept: whether there was a gradient before it.
+            roots: what `backward()` was called on.
         """
         if self._carried is not None and kept:
             now = self._gradient()
@@ -65,6 +89,9 @@ class Beside:
                 added = now - self._carried
                 self.against.append(torch.nn.functional.cosine_similarity(added, self._carried, dim=0).item())
         self._carried = None
+        if self._looks < LOOKS:
+            self._looks += 1
+            self._look_through(roots)
         if self._replicas:
             self._measure()
             self._local = self._sum_of_replicas()
@@ -104,6 +131,8 @@ class Beside:
 
     def on_call(self, name: str, args: tuple, _kwargs: dict, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out: it may be an average of weights."""
+        if name in _COPIES and args and self._partner is not None and _share_memory(args[0], self._partner):
+            self._kept_at = self._steps()
         if name not in _UPDATES or not args:
             return
         written = out if name in _MAKING else args[0]
@@ -134,9 +163,48 @@ class Beside:
         weight, step = self._partner.detach(), self._steps()
         if step != self._at:
             self._before, self._last, self._at = self._last, weight.clone(), step
+            self._averages, self._memory = [], StorageWeakRef(weight.untyped_storage())
+        if len(self._averages) < AVERAGES_AT_MOST:
+            self._averages.append(average.clone())
+        self.averaged.add(step)
         way, moved = (average - weight).norm().item(), (self._last - self._before).norm().item()
         if moved > 0 and way > ROUNDING * weight.norm().item():  # a plain copy is no average
             self.left[step] = min(self.left.get(step, math.inf), way / moved)
+
+    def _is_overwritten(self, weight: torch.Tensor) -> bool:
+        """Whether the weight has become its average since that was updated, and what it was before is still kept."""
+        if torch.equal(weight, self._last) or not any(torch.equal(weight, one) for one in self._averages):
+            return False
+        moved = self._memory is not None and self._memory.cdata != StorageWeakRef(weight.untyped_storage()).cdata
+        return self._kept_at == self._at or (moved and self._memory is not None and not self._memory.expired())
+
+    def loose(self, owned: set[int]) -> list[tuple[list[int], int]]:
+        """Return the shapes of parameters of a loss that nothing has changed, and in how many steps they had gradients.
+
+        Empty where gradients reach a parameter of a different kind that no optimizer has: then a model stands there
+        that is not to learn.
+
+        Args:
+            owned: the ids of the parameters of all optimizers.
+        """
+        if self._of_others - owned:
+            return []
+        kept = [(p, self._pulled.get(key, 0)) for key, (p, was) in self._of_losses.items() if torch.equal(p, was)]
+        return [(list(p.shape), steps) for p, steps in kept if steps and id(p) not in owned]
+
+    def _look_through(self, roots: list[torch.Tensor]) -> None:
+        """Note the parameters behind a loss that are not the model's, and which of them are part of the loss itself."""
+        own = {id(p) for p in self._model.parameters()}
+        ends = [end_of_graph(root) for root in roots]
+        near = {id(leaf) for leaf in _leaves(_of_the_loss(ends))}
+        for leaf in _leaves(nodes(*ends)):
+            if not isinstance(leaf, nn.Parameter) or id(leaf) in own or id(leaf) in self._of_losses:
+                continue
+            plain = type(leaf) is nn.Parameter and leaf.layout == torch.strided and not leaf.is_meta
+            if id(leaf) in near and plain and leaf.numel() <= OF_A_LOSS:
+                self._of_losses[id(leaf)] = leaf, leaf.detach().clone()
+            else:
+                self._of_others.add(id(leaf))
 
     def _sum_of_replicas(self) -> torch.Tensor | None:
         found = [[q.grad for kept in one if (q := kept()) is not None] for one in self._replicas.values()]
@@ -149,6 +217,33 @@ class Beside:
     def _gradient(self) -> torch.Tensor:
         found = [gradient.to_dense().flatten() for gradient in gradients_of(self._optimizer)]
         return torch.cat(found) if found else torch.zeros(0)
+
+
+def _leaves(graph: Iterable[Any]) -> Iterator[torch.Tensor]:
+    return (node.variable for node in graph if hasattr(node, "variable"))
+
+
+def _of_the_loss(ends: list[Any]) -> list[Any]:
+    """Return the nodes behind these, not past the products and norms of layers."""
+    found = [end for end in ends if end is not None]
+    seen = set(found)
+    for node in found:
+        name = operation(node)
+        if name in PRODUCTS or "Norm" in name or "Embedding" in name or len(found) > NEAR_A_LOSS:
+            continue
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                found.append(below)
+    return found
+
+
+def _share_memory(one: Any, other: torch.Tensor) -> bool:
+    """Whether two tensors begin at the same place; those without numbers do not say."""
+    try:
+        return isinstance(one, torch.Tensor) and one.data_ptr() == other.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 def _place(tensor: torch.Tensor) -> int:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-from torchcourse.lessons.troubleshooting.chance_watch import Drawn, fingerprint
+from torchcourse.lessons.troubleshooting.chance_watch import Drawn, Pull, fingerprint
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun
 
 STEPS_AT_LEAST = 5
+SAMPLES_AT_LEAST = 8  # in a batch: a smaller number may be a weight
 
 
 def noise(run: WatchedRun) -> Iterator[Alarm]:
@@ -98,7 +99,37 @@ def divergences(run: WatchedRun) -> Iterator[Alarm]:
         )
 
 
-def _pushed_away(pulls: dict[str, list[float]]) -> bool:
+def terms(run: WatchedRun) -> Iterator[Alarm]:
+    """Of a divergence and a loss that are added, both are sums over the batch, or both are means."""
+    pulls, parts = run.record.chance.pulls, run.record.chance.parts
+    found = {step: _reduced_apart(pulls[step], parts[step]) for step in pulls if len(parts.get(step, ())) == 1}
+    ways = set(found.values())
+    if len(found) >= STEPS_AT_LEAST and len(ways) == 1 and (way := ways.pop()):
+        yield Alarm(
+            "terms_reduced_apart",
+            f"In {len(found)} steps {way}, so how much the one counts beside the other depends on the size of the "
+            "batch. Take sums over each sample and means over the batch for both.",
+        )
+
+
+def _reduced_apart(pulls: dict[str, list[Pull]], parts: list[tuple[str, float, int]]) -> str:
+    """Return how a divergence from the standard normal distribution is reduced, if otherwise than the one loss."""
+    reduction, weight, samples = parts[0]
+    others = [pull for curve in ("exp", "log") for pull, _ in pulls.get(curve, ())]
+    for pull, shape in pulls.get("square", ()):
+        whole = pull > 0 and any(abs(abs(other) - pull) <= 1e-5 * pull for other in others)
+        if not whole or len(shape) != 2 or shape[0] != samples or samples < SAMPLES_AT_LEAST or weight <= 0:
+            continue
+        share, latents = 2 * pull / weight, shape[1]
+        if reduction == "sum" and latents != samples and any(_near(share, 1 / n) for n in (samples, shape.numel())):
+            return "the divergence was averaged over the batch, and the loss beside it summed"
+        if reduction == "mean" and _near(share, 1.0):
+            return "the divergence was summed over the batch, and the loss beside it averaged"
+    return ""
+
+
+def _pushed_away(found: dict[str, list[Pull]]) -> bool:
+    pulls = {curve: [pull for pull, _ in those] for curve, those in found.items()}
     squares = [pull for pull in pulls.get("square", ()) if pull < 0]
     of_variances = [other for other in pulls.get("exp", ()) if any(_near(other, pull) for pull in squares)]
     logs = [
@@ -118,4 +149,5 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     ratios,
     shown_noise,
     divergences,
+    terms,
 ]

@@ -14,6 +14,7 @@ import torch
 from torch import distributions
 from torch.distributions import Distribution
 
+from torchcourse.lessons.troubleshooting.torch_calls import readable
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -27,6 +28,8 @@ _CURVES = {"exp": "exp", "pow": "square", "__pow__": "square", "square": "square
 PULLS_AT_MOST = 6  # steps
 _TIMES = {"mul", "__mul__", "__rmul__"}
 
+Pull = tuple[float, torch.Size]
+"""A gradient, and the shape of what it is the gradient of; no shape for what was computed from a parameter itself."""
 Drawn = tuple[tuple[int, ...], float, float]
 """The shape of what was drawn, its first number, and a sum that tells it from others."""
 
@@ -49,8 +52,10 @@ class Chance:
         """By step, the shapes of log-probabilities or losses, and of weights that were multiplied each with each."""
         self.ratios: dict[int, bool] = {}
         """By step, whether all ratios exp(log-probability - other) were exactly 1."""
-        self.pulls: dict[int, dict[str, list[float]]] = {}
+        self.pulls: dict[int, dict[str, list[Pull]]] = {}
         """By step and function (exp, square, log), the numbers that were the gradient of all that it put out."""
+        self.parts: dict[int, list[tuple[str, float, int]]] = {}
+        """By step, of each loss over a batch: its reduction, what it is multiplied with, and the batch's size."""
         self._steps, self._inside = steps, inside
         self._logs: dict[int, weakref.ref[torch.Tensor]] = {}
         self._losses: dict[int, weakref.ref[torch.Tensor]] = {}
@@ -72,10 +77,12 @@ class Chance:
         self._logs.clear()
         self._losses.clear()
 
-    def on_losses(self, losses: torch.Tensor) -> None:
-        """Note the losses of a batch, where there is one for each sample."""
+    def on_losses(self, losses: torch.Tensor, samples: int, reduction: str) -> None:
+        """Note the losses of a batch, where there is one for each sample; else what the loss is multiplied with."""
         if losses.dim() == 1 and losses.numel() > 1:
             self._losses[id(losses)] = weakref.ref(losses)
+        elif losses.dim() == 0 and self._steps() < PULLS_AT_MOST:
+            losses.register_hook(partial(self._on_part, reduction, samples))
 
     def on_call(self, name: str, args: tuple, out: Any) -> None:
         """Note that a function of torch got these arguments, and what came out."""
@@ -89,7 +96,8 @@ class Chance:
             and out.requires_grad
             and out.numel() >= NUMBERS_AT_LEAST
         ):
-            out.register_hook(partial(self._on_pull, _CURVES.get(name, "square")))
+            shape = torch.Size() if args and args[0].is_leaf else out.shape
+            out.register_hook(partial(self._on_pull, _CURVES.get(name, "square"), shape))
         if self._losses and name in _TIMES and len(args) == 2:
             for loss, weight in (args, args[::-1]):
                 if id(loss) in self._losses and isinstance(weight, torch.Tensor):
@@ -118,10 +126,16 @@ class Chance:
             return len(args) == 2 and args[0] is args[1]
         return name in _CURVES and (name != "pow" or args[1:] == (2,))
 
-    def _on_pull(self, curve: str, gradient: torch.Tensor) -> None:
+    def _on_part(self, reduction: str, samples: int, gradient: torch.Tensor) -> None:
+        if readable(gradient):
+            self.parts.setdefault(self._steps(), []).append((reduction, gradient.item(), samples))
+
+    def _on_pull(self, curve: str, shape: torch.Size, gradient: torch.Tensor) -> None:
+        if not readable(gradient):
+            return
         ends = gradient.flatten()[[0, -1]].tolist() if gradient.is_contiguous() else [gradient.min().item()]
         if ends[0] == ends[-1] != 0 and bool((gradient == ends[0]).all()):
-            self.pulls.setdefault(self._steps(), {}).setdefault(curve, []).append(ends[0])
+            self.pulls.setdefault(self._steps(), {}).setdefault(curve, []).append((ends[0], shape))
 
     def _cross(self, one: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         if {one.dim(), weight.dim()} == {1, 2} and one.numel() == weight.numel() == len(out) > 1:

@@ -19,6 +19,7 @@ SEEN_A_CLASS = 20  # samples per class, on average, from which on a class that n
 FEWER_CLASSES = 0.85  # of the different classes a batch that a mixed order would give
 NEIGHBORS, ROWS_AT_LEAST, DEVIATIONS = 5, 150, 3.0
 LEARNT = 0.95  # of the loss of guessing: below it, the labels can be learned from the inputs
+ALIKE = 0.25  # of the samples validated on: so many as in training show that all are prepared as they are
 SHARED_ROWS = 0.02  # of the samples validated on: so many may be equal to a sample trained on, by chance
 TELLING = 8  # whole numbers that tell one sample from all others
 SAME_SAMPLE = 0.5  # correlation of a sample with what augmentation has made of it
@@ -42,15 +43,23 @@ def normalized_inputs(run: WatchedRun) -> Iterator[Alarm]:
         return
     if of_one_series(trained):  # a series goes on where the next years differ from the last
         return
-    (mean, spread), (other_mean, other_spread) = _mean_and_spread(trained), _mean_and_spread(evaluated)
-    if _smooth(trained):  # a trend moves the windows; what is prepared differently changes what is within them
-        (mean, spread), (other_mean, other_spread) = _within(trained), _within(evaluated)
-    if abs(other_mean - mean) > spread or not 0.5 < other_spread / max(spread, 1e-12) < 2:
+    # A trend moves the windows of a series; what is prepared differently changes what is within them.
+    measure = _within if _smooth(trained) else _mean_and_spread
+    one, other = measure(trained), measure(evaluated)
+    alike = sum(len(batch) for batch in evaluated if not _unlike(one, measure([batch])))
+    # Where some are as in training, others may differ on purpose: anomalies, noise, a different domain.
+    if _unlike(one, other) and alike < ALIKE * sum(map(len, evaluated)):
+        (mean, spread), (other_mean, other_spread) = one, other
         yield Alarm(
             "validation_differs",
             f"Training inputs have mean {mean:.2g} and standard deviation {spread:.2g}, validation inputs "
             f"{other_mean:.2g} and {other_spread:.2g}. Are they prepared in the same way?",
         )
+
+
+def _unlike(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two means are more than a spread apart, or the spreads differ by more than a factor of 2."""
+    return abs(other[0] - one[0]) > one[1] or not 0.5 < other[1] / max(one[1], 1e-12) < 2
 
 
 def _smooth(batches: list[torch.Tensor]) -> bool:

@@ -1,10 +1,11 @@
 """Invariants of schedules and of what the optimizer was told: rates, and what decays. Each rule yields alarms."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from torchcourse.lessons.troubleshooting.watched_run import Alarm, WatchedRun, listed
 
@@ -13,6 +14,8 @@ LONG_AFTER, AFTER_A_DROP = 0.25, 0.15  # of the steps: so many at so small a rat
 AT_ZERO, WHOLE = 5, 0.5  # steps with a rate of 0 at the start, and the share of the highest rate that then comes
 DROP = 5.0  # times, from one step to the next
 CUT_SHORT = 0.6  # of its length: a schedule that another one follows before is not at its end
+SMALL_RATE = 0.02  # a first rate up to it; factors that never come above it are rates
+AS_A_RATE = 0.05, 1.25  # times the first rate: between them lies the highest factor, where it is a rate
 COUNTED_AT_LEAST = 20  # samples validated on, before a number can be told for a share of them
 
 _LENGTHS = ("T_max", "total_steps", "total_iters")
@@ -60,6 +63,42 @@ def planned_length(run: WatchedRun) -> Iterator[Alarm]:
                 "learning rate has fallen to its end and rises again. Does T_max count epochs, and step() batches?",
             )
             return
+
+
+def factors(run: WatchedRun) -> Iterator[Alarm]:
+    """What the function of a LambdaLR returns is a factor of the first rate, not the rate itself."""
+    for scheduler in run.around.schedulers.values():
+        if type(scheduler) is not LambdaLR or not all(0 < base <= SMALL_RATE for base in scheduler.base_lrs):
+            continue
+        pairs = list(zip(scheduler.base_lrs, scheduler.lr_lambdas, scheduler.get_last_lr(), strict=True))
+        if any(last > AS_A_RATE[1] * base * base for base, _, last in pairs):
+            continue
+        tops = [(base, _highest(function, scheduler.last_epoch)) for base, function, _ in pairs]
+        if tops and all(AS_A_RATE[0] * base <= top <= AS_A_RATE[1] * base for base, top in tops):
+            base, top = tops[0]
+            yield Alarm(
+                "factor_is_a_rate",
+                f"The function of a LambdaLR returns at most {top:.2g}, which is multiplied with the optimizer's "
+                f"learning rate of {base:.2g}: the rate never exceeds {base * top:.1g}. Let it return a factor that "
+                "is 1 at the top, or give the optimizer lr=1.",
+            )
+            return
+
+
+def _highest(function: Callable[[int], float], last: int) -> float:
+    """Return the highest factor of a schedule, up to its millionth step."""
+    places = {*range(last + 2), *(int(1.3**power) for power in range(54))}
+    found = [0.0]
+    try:
+        own = copy.deepcopy(function)  # an object that counts its calls goes on as it would
+    except Exception:  # whatever a part of it that cannot be copied raises
+        return 0.0
+    for place in sorted(places):
+        try:
+            found.append(float(own(place)))
+        except Exception:  # somebody's function, asked beyond the end of its training
+            break
+    return max(found)
 
 
 def one_schedule(run: WatchedRun) -> Iterator[Alarm]:
@@ -152,6 +191,7 @@ RULES: list[Callable[[WatchedRun], Iterator[Alarm]]] = [
     schedule,
     warm_up,
     planned_length,
+    factors,
     one_schedule,
     of_this_optimizer,
     waiting,

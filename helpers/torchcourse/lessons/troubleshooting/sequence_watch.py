@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchcourse.lessons.troubleshooting.torch_calls import readable
 from torchcourse.lessons.troubleshooting.training_records import Pass
 from torchcourse.source_lines import hide
 
@@ -224,6 +225,8 @@ class SequenceWatch:
 
     @staticmethod
     def _on_states(reading: Reading, along: int, gradient: torch.Tensor) -> None:
+        if not readable(gradient):
+            return
         used = gradient.movedim(along, 0).flatten(1).count_nonzero(dim=1) > 0
         reading.at_end += int(used[-1] and not used[:-1].any())
         reading.elsewhere += int(used[:-1].any())

@@ -92,11 +92,14 @@ def _with_numbers(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     plain = type(tensor) in _PLAIN and tensor.layout == torch.strided and not tensor.is_nested
     for part in (tensor,) if plain else dense_parts(tensor):
         floats = part.is_floating_point() or part.is_complex()
-        if floats and part.numel() and not part.is_meta and (type(part) in _PLAIN or not _is_fake(part)):
+        if floats and part.numel() and not part.is_meta and not is_fake(part):
             yield part
 
 
-def _is_fake(tensor: torch.Tensor) -> bool:
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands for one, without numbers."""
+    if type(tensor) in _PLAIN:
+        return False
     from torch._subclasses.fake_tensor import FakeTensor  # takes a while
 
     return isinstance(tensor, FakeTensor)

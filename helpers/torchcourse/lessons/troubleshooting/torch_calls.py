@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from torchcourse.lessons.troubleshooting.tensor_parts import is_fake
 from torchcourse.source_lines import hide
 
 hide(__file__)
@@ -36,7 +37,10 @@ class TorchCalls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func in _BACKWARD:
             roots = args[0] if args else kwargs["tensors"]
-            with self._watch.on_backward([roots] if isinstance(roots, torch.Tensor) else roots):
+            roots = [roots] if isinstance(roots, torch.Tensor) else list(roots)
+            if not all(map(readable, roots)):
+                return func(*args, **kwargs)
+            with self._watch.on_backward(roots):
                 return func(*args, **kwargs)
         if func in DROPOUTS and drops(args, kwargs):
             self._watch.on_dropout()
@@ -44,10 +48,10 @@ class TorchCalls(TorchFunctionMode):
             self._watch.on_unscale()
         out = func(*args, **kwargs)
         self._watch.on_call(name, args, kwargs, out)
-        if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad:
+        if func in LOSSES and isinstance(out, torch.Tensor) and out.requires_grad and readable(out):
             scores = args[0] if args else kwargs["input"]
             self._watch.on_loss(func, scores, args[1] if len(args) > 1 else kwargs["target"], out, kwargs)
-        if func in OTHER_LOSSES:
+        if func in OTHER_LOSSES and readable(out):
             self._watch.usage.on_loss(name, inspect.signature(func).bind(*args, **kwargs).arguments)
         if func is torch.autograd.grad:
             self._watch.usage.on_grad(out, args, kwargs)
@@ -61,6 +65,13 @@ class TorchCalls(TorchFunctionMode):
 def transforming() -> bool:
     """Whether this runs inside a transform of torch.func, such as vmap or grad: its tensors have no numbers to read."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def readable(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers: it is neither meta nor fake, and not many at once, as with `is_grads_batched`."""
+    if transforming() or torch._C._functorch.is_legacy_batchedtensor(tensor):
+        return False
+    return not tensor.is_meta and not is_fake(tensor)
 
 
 def why_unseen() -> str:

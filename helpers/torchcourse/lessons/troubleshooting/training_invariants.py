@@ -82,7 +82,7 @@ def each_gradient_once(run: WatchedRun) -> Iterator[Alarm]:
 def _different(lost: tuple[Pass, ...], used: tuple[Pass, ...]) -> bool:
     """Whether the batches whose gradients were cleared are others than those that were used, and were to train on."""
     theirs = [seen.inputs for seen in used if seen.inputs is not None]
-    ours = [seen.inputs for seen in lost if seen.inputs is not None and seen.training]
+    ours = [seen.inputs for seen in lost if seen.inputs is not None and seen.training and not seen.for_inputs]
     return bool(ours and theirs) and all(
         one.shape != other.shape or not torch.equal(one, other) for one in ours for other in theirs
     )

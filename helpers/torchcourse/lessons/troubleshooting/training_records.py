@@ -70,6 +70,8 @@ class Pass:
     """Whether a step has taken a gradient that came through it."""
     answered: bool = False
     """Whether a loss compared an output of it, as it was, with answers that differ."""
+    for_inputs: bool = False
+    """Whether a gradient goes on to what the whole model got, as where an input is changed to deceive it."""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def gradients_of(optimizer: Optimizer) -> list[torch.Tensor]:
 def with_gradient(optimizer: Optimizer) -> dict[int, torch.Tensor]:
     """Return the parameters whose gradient is not 0, by their ids."""
     owned = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return {id(p): p for p in owned if p.grad is not None and _numbers(p.grad).count_nonzero()}
+    return {id(p): p for p in owned if p.grad is not None and numbers_of(p.grad).count_nonzero()}
 
 
 def state_of_gradient(parameter: torch.Tensor) -> tuple[int, int]:
@@ -138,9 +138,9 @@ def state_of_gradient(parameter: torch.Tensor) -> tuple[int, int]:
 
 def norm_of(optimizer: Optimizer) -> float:
     """Return the norm of all gradients that the optimizer's parameters have."""
-    return math.sqrt(sum(_numbers(gradient).double().square().sum().item() for gradient in gradients_of(optimizer)))
+    return math.sqrt(sum(numbers_of(gradient).double().square().sum().item() for gradient in gradients_of(optimizer)))
 
 
-def _numbers(gradient: torch.Tensor) -> torch.Tensor:
+def numbers_of(gradient: torch.Tensor) -> torch.Tensor:
     """Return the numbers that are there of a gradient, sparse or not."""
     return gradient.coalesce().values() if gradient.is_sparse else gradient

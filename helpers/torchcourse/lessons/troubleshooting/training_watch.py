@@ -20,12 +20,19 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._pytree import tree_leaves
 
 from torchcourse.lessons.troubleshooting.answers_watch import Answers
 from torchcourse.lessons.troubleshooting.beside_watch import Beside
 from torchcourse.lessons.troubleshooting.chance_watch import Chance
 from torchcourse.lessons.troubleshooting.makers import bootstrapped, from_directions, maker
+from torchcourse.lessons.troubleshooting.model_calls import (
+    can_be_kept,
+    first_tensor,
+    has_numbers,
+    has_weights,
+    random_state,
+    tensors_of,
+)
 from torchcourse.lessons.troubleshooting.own_hooks import OwnHook
 from torchcourse.lessons.troubleshooting.sequence_watch import SequenceWatch
 from torchcourse.lessons.troubleshooting.surroundings import Surroundings
@@ -134,8 +141,8 @@ class TrainingWatch:
         return way / max(math.sqrt(sum(start.double().square().sum().item() for _, start in pairs)), 1e-12)
 
     def __enter__(self) -> "TrainingWatch":
-        self.start = {name: p.detach().clone() for name, p in self._model.named_parameters() if _has_numbers(p)}
-        self.start_buffers = {name: b.detach().clone() for name, b in self._model.named_buffers() if _has_numbers(b)}
+        self.start = {name: p.detach().clone() for name, p in self._model.named_parameters() if has_numbers(p)}
+        self.start_buffers = {name: b.detach().clone() for name, b in self._model.named_buffers() if has_numbers(b)}
         handles: list[Any] = [register_optimizer_step_pre_hook(self._before_step)]
         handles.append(register_optimizer_step_post_hook(self._after_step))
         compiled = hasattr(self._model, "_orig_mod")  # its parts run without their hooks
@@ -168,11 +175,11 @@ class TrainingWatch:
         if self._depth == 1:
             self._entered, self._entry = False, None
             self.origins.on_pass((args, kwargs))
-            self._random = _random_state(self._model)
-        if not self._entered and _has_weights(module):
+            self._random = random_state(self._model)
+        if not self._entered and has_weights(module):
             self._entered = True
-            first = _first_tensor(args, kwargs)
-            if first is not None and first.is_floating_point() and first.numel() > 1 and _has_numbers(first):
+            first = first_tensor(args, kwargs)
+            if first is not None and first.is_floating_point() and first.numel() > 1 and has_numbers(first):
                 flat = first.detach().double()
                 bits = bool(((flat == 0) | (flat == 1)).all())
                 self._entry = None if bits else (flat.mean().item(), flat.std().item())
@@ -181,7 +188,7 @@ class TrainingWatch:
         self._depth -= 1
         if self._in_backward or transforming() or output is None:  # always called: without an output after an error
             return
-        first = _first_tensor(args, kwargs)
+        first = first_tensor(args, kwargs)
         if torch.is_grad_enabled() and (first is None or first.numel()):
             self.called[name] = self.called.get(name, 0) + 1
             if isinstance(module, nn.RNNBase | nn.RNNCellBase):
@@ -193,9 +200,9 @@ class TrainingWatch:
         out = list(tensors_of(output))
         with_graph = [tensor for tensor in out if tensor.requires_grad]
         samples = len(first) if first is not None and first.dim() else 0
-        keep = first is not None and samples > 0 and self._rows < ROWS and _has_numbers(first)
+        keep = first is not None and samples > 0 and self._rows < ROWS and can_be_kept(first)
         self._rows += samples if keep else 0
-        readable = isinstance(output, torch.Tensor) and _has_numbers(output)
+        readable = isinstance(output, torch.Tensor) and can_be_kept(output)
         norms = [m for m in self._model.modules() if getattr(m, "momentum", 0) is None and m.training]
         seen = Pass(
             training=self._model.training,
@@ -209,6 +216,7 @@ class TrainingWatch:
             entry=self._entry,
             call=Call.of(*arguments, first) if keep and first is not None else None,
             whole=whole,
+            for_inputs=whole and first is not None and first.requires_grad,
         )
         for tensor in with_graph:
             tensor.register_hook(partial(self._on_flow, seen))
@@ -224,8 +232,8 @@ class TrainingWatch:
     def on_loss(self, function: Any, scores: torch.Tensor, target: torch.Tensor, out: torch.Tensor, how: dict) -> None:
         last = self.passes[-1] if self.passes else None
         self.origins.on_target(target)
-        self.chance.on_losses(out)
-        answers = _has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
+        self.chance.on_losses(out, len(scores) if scores.dim() else 0, how.get("reduction", "mean"))
+        answers = has_numbers(target) and target.numel() > 1 and bool((target != target.flatten()[0]).any())
         for kept, seen in self._outputs:
             seen.answered = seen.answered or (answers and kept() is scores)
         self.losses.append(
@@ -299,7 +307,7 @@ class TrainingWatch:
         value = sum(root.detach().double().sum().item() for root in roots)
         since.backwards.append(value)
         since.made = norm_of(self._optimizer)
-        self.beside.on_backward(bool(there))
+        self.beside.on_backward(bool(there), roots)
         since.versions = self._versions()
         since.before_unscaling = None
         last = self.losses[-1].value if self.losses else 0.0
@@ -365,36 +373,6 @@ class TrainingWatch:
             frame = frame.f_back  # type: ignore[assignment]  # None above the outermost frame
 
 
-def tensors_of(output: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in what a model has returned: nested lists and dicts, and objects with tensors in them."""
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__"):
-            yield from (part for part in vars(leaf).values() if isinstance(part, torch.Tensor))
-
-
 def _weight(how: dict) -> torch.Tensor | None:
     given = how.get("weight") if how.get("pos_weight") is None else how["pos_weight"]
     return None if given is None else given.detach().cpu().clone()
-
-
-def _first_tensor(args: tuple, kwargs: dict) -> torch.Tensor | None:
-    found = [item for item in (*args, *kwargs.values()) if isinstance(item, torch.Tensor)]
-    return next((item for item in found if not item.is_nested and item.dim()), None)
-
-
-def _has_numbers(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_nested and not tensor.is_complex()
-
-
-def _has_weights(module: nn.Module) -> bool:
-    if "Norm" in type(module).__name__ or isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        return isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    return any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
-
-
-def _random_state(model: nn.Module) -> int:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    state = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-    return hash(state.numpy().tobytes())
