@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parameter import is_lazy
 
 from torchcourse.training.checkpoint import CheckpointError, some
-from torchcourse.training.foreign.parts import nested, parts, spelled
+from torchcourse.training.foreign.places import nested, parts, spelled
 from torchcourse.training.plain_values import loss_of_copying
 
 WRAPPERS = {
