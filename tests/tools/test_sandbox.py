@@ -29,7 +29,10 @@ pytestmark = pytest.mark.skipif(not sandbox.POSSIBLE, reason="needs Linux, whose
 
 @pytest.fixture(scope="module")
 def warm():
-    with Warm() as warm:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEACHERS_TOKEN", "a password")
+        begun = Warm()
+    with begun as warm:
         if not warm.isolated:
             pytest.skip(f"this machine allows no namespaces: {warm.reason}")
         yield warm
@@ -72,6 +75,14 @@ UNREACHABLE = {
     "namespaces of its own making": "import os, subprocess; subprocess.run(['unshare', '-rm', 'true'], check=True)",
     "memory that nobody counts": "import os; os.memfd_create('x')",
     "a file system beside this one": "open('/proc/1/root/etc/shadow')",
+    "what the system starts as root": "open('/proc/sys/kernel/core_pattern', 'r+')",
+    "settings of the machine": "open('/proc/sys/vm/overcommit_memory', 'r+')",
+    "the grader's environment": "assert 'a password' in open('/proc/self/environ').read()",
+    "the host of a virtual machine": "import socket; socket.socket(40, socket.SOCK_STREAM)",
+    "memory that is shared without a file": "import mmap; mmap.mmap(-1, 4096)",
+    "memory of a device": "import mmap; mmap.mmap(open('/dev/zero', 'r+b').fileno(), 4096)",
+    "semaphores of System V": "import ctypes; assert ctypes.CDLL(None).semget(0, 32000, 0o1600) >= 0",
+    "queues of System V": "import ctypes; assert ctypes.CDLL(None).msgget(0, 0o1600) >= 0",
 }
 
 
@@ -176,6 +187,52 @@ def test_what_ends_a_sandbox_is_named(warm, source, reason):
     assert isinstance(died, Died)
     assert not isinstance(died, Forged)
     assert reason in str(died)
+
+
+UNCOUNTED = {
+    "tables of pages": (
+        """
+        import ctypes, mmap
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        size = 2**40
+        begin = libc.mmap(None, ctypes.c_size_t(size), mmap.PROT_READ, 0x4022, -1, 0)
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), 15)
+        for place in range(begin, begin + size, 2**21): ctypes.c_char.from_address(place).value
+        """,
+        "memory",
+    ),
+    "small threads": (
+        """
+        import threading, time
+        threading.stack_size(2**15)
+        for _ in range(150): threading.Thread(target=time.sleep, args=(99,), daemon=True).start()
+        time.sleep(9)
+        """,
+        "100 threads",
+    ),
+    "full sockets": (
+        "import socket, time\nkept = [socket.socketpair() for _ in range(60)]\ntime.sleep(9)",
+        "100 sockets",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), UNCOUNTED.values(), ids=UNCOUNTED)
+def test_memory_that_is_in_no_process_is_counted(warm, monkeypatch, source, reason):
+    for name in ("_THREADS", "_SOCKETS"):
+        monkeypatch.setattr(sandbox, name, 100)
+    died, _ = run(warm, source, processor=20.0)
+    assert isinstance(died, Died)
+    assert reason in str(died)
+
+
+def test_where_memory_runs_out_the_system_ends_the_sandbox_first(warm):
+    assert text(run(warm, "print(open('/proc/self/oom_score_adj').read())")[0]).strip() == "1000"
+
+
+def test_zeros_are_read(warm):
+    assert text(run(warm, "open('/dev/zero', 'rb').read(3)")[0]) == repr(bytes(3))
 
 
 def test_memory_is_watched_without_namespaces_too(warm, monkeypatch):
@@ -362,7 +419,7 @@ def test_a_grader_with_many_open_files_is_one_too(warm):
 def test_too_many_processes_are_named_where_the_system_does_not_count_them(warm, monkeypatch):
     monkeypatch.setattr(sandbox, "_PROCESSES", 8)
     died, _ = run(warm, "import subprocess as s\nfor one in [s.Popen(['sleep', '99']) for _ in range(9)]: one.wait()")
-    assert "processes at a time" in str(died)
+    assert "8 processes at a time" in str(died)
 
 
 def one_cell(source="6 * 7"):

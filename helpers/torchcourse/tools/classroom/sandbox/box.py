@@ -56,6 +56,7 @@ _ENDING = 0.1  # seconds from the end of a sandbox to that of the process that f
 _SEND = 60.0  # seconds that a sandbox has to take in what is sent
 _LOOK = 0.25  # seconds from look to look at a running cell
 _PROCESSES = isolation.Limits().processes  # which the system does not count where root grades
+_THREADS, _SOCKETS = 4096, 2048  # each takes memory of the system's, up to 0.4 MiB, that is in no process
 
 
 class Warm:
@@ -74,7 +75,7 @@ class Warm:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_START)
         script = Path(__file__).with_name("warm.py")
-        environment = os.environ | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
+        environment = _own_environment() | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -163,6 +164,7 @@ def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
     return psutil.Popen(
         [*inside, sys.executable, "-P", str(script), "--fresh", str(channel)],
         pass_fds=[channel],
+        env=_own_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -170,6 +172,15 @@ def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
     )
 
 
+def _own_environment() -> dict[str, str]:
+    """Return what a process needs of this one's environment to import the packages.
+
+    Whatever a process was started with stays readable in /proc/self/environ, also in what it forks: a password too.
+    """
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
+
+
+_INHERITED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _TOO_LONG = {
     "output_type": "error",
     "ename": "TimeLimit",
@@ -291,8 +302,13 @@ class Box:
             usage = processes.usage(self._process)
             if usage.memory > MEMORY:
                 raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
-            if usage.number > _PROCESSES:
-                raise Died(f"this notebook started more than {_PROCESSES} processes at a time")
+            for number, most, what in (
+                (usage.number, _PROCESSES, "processes"),
+                (usage.threads, _THREADS, "threads"),
+                (usage.sockets, _SOCKETS, "sockets"),
+            ):
+                if number > most:
+                    raise Died(f"this notebook had more than {most} {what} at a time")
             spent, passed = usage.seconds - used, time.monotonic() - begun
             if interrupted and time.monotonic() - interrupted > _GRACE:
                 raise Died(f"a cell did not end after {spent:.0f} s of processor time, nor when it was interrupted")

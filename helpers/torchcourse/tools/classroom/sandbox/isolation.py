@@ -67,6 +67,9 @@ def enter(limits: Limits, readable: Iterable[Path]) -> None:
     with contextlib.suppress(OSError):
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
     limit(limits)
+    # Where root grades, the user in here owns the settings of the whole machine, and no right has to be held to write
+    # them: the program that the system starts as root when one crashes is a setting too.
+    _read_only(Path("/proc"), device=False)
     _call("prctl", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     nothing = struct.pack("6I", *[0] * 6)
     _call("capset", _libc.capset(struct.pack("Ii", _CAPABILITY_VERSION_3, 0), nothing))
@@ -98,6 +101,8 @@ def limit(limits: Limits) -> None:
         _, hard = resource.getrlimit(what)
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))
+    with contextlib.suppress(OSError):  # where memory runs out all the same, the system ends no program but these
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def visible() -> list[Path]:
@@ -112,14 +117,20 @@ _SETTINGS = [
     for name in ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "fonts", "mime.types", "nsswitch.conf")
 ]
 _COURSE = Path(__file__).parents[3]
-HIDDEN = (_COURSE / "quiz" / "banks",)
+HIDDEN = (_COURSE / "quiz" / "banks", *map(Path, ("/sys/firmware", "/sys/fs/pstore", "/sys/kernel/debug")))
+"""What is visible to nobody: the question banks with their keys, and what root alone may read of the machine."""
 _FILES = {
     "hosts": "127.0.0.1 localhost {host}\n::1 localhost\n",
     "passwd": "learner:x:1000:1000:learner:/tmp/work:/bin/sh\n",
     "group": "learner:x:1000:\n",
 }
 """What /etc holds of the sandbox's own."""
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = {name: name for name in ("null", "full", "random", "urandom")} | {"zero": "full"}
+"""What /dev holds, and which device of the machine it is.
+
+Memory that is mapped from the real /dev/zero belongs to no process, so that no limit would count it. To read from
+/dev/full gives zeros too.
+"""
 
 
 def _end_as(child: int, at_last: Callable[[], None] = lambda: None) -> NoReturn:
@@ -149,8 +160,8 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE)
     links = [path for path in readable if path.is_symlink()]
     places = [path for path in readable if not path.is_symlink()]
-    devices = [Path("/dev") / name for name in _DEVICES]
-    opened = {path: os.open(path, os.O_PATH) for path in [*places, *devices]}
+    devices = {Path("/dev") / name: f"/dev/{device}" for name, device in DEVICES.items()}
+    opened = {path: os.open(devices.get(path, path), os.O_PATH) for path in [*places, *devices]}
     root = Path("/tmp")
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={limits.disk},mode=755")
     for name in ("tmp", "dev/shm"):  # first, since what is readable may lie below them
@@ -170,7 +181,7 @@ def _new_root(limits: Limits, readable: list[Path]) -> None:
         _mount(f"/proc/self/fd/{fd}", target, None, _MS_BIND | _MS_REC)
         os.close(fd)
         _read_only(target, device=path in devices)
-    for path in HIDDEN:  # of an installed course, which holds its question banks with their keys
+    for path in HIDDEN:
         if (root / path.relative_to("/")).is_dir() and path not in readable:
             _mount("tmpfs", root / path.relative_to("/"), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     for path in links:  # as /bin → usr/bin

@@ -24,15 +24,19 @@ class Usage(NamedTuple):
     seconds: float
     """Of processor time so far, of those that live and of those that these have waited for."""
     memory: int
-    """Bytes that belong to this sandbox alone."""
+    """Bytes that belong to this sandbox alone, with what is swapped out, and with the tables of pages."""
     number: int
     """How many there are."""
+    threads: int
+    """How many of all processes together."""
+    sockets: int
+    """How many are open in the sandbox's own network; 0 where it has none."""
 
 
 def usage(first: psutil.Process) -> Usage:
     """Return what a sandbox uses, by its first process."""
     tree = _known_below(first)
-    seconds, memory, shared = 0.0, 0, 0
+    seconds, memory, shared, threads = 0.0, 0, 0, 0
     for process in [first, *tree]:
         with contextlib.suppress(psutil.Error):
             seconds += sum(process.cpu_times()[:4])
@@ -40,9 +44,32 @@ def usage(first: psutil.Process) -> Usage:
                 info = process.memory_info()
                 memory += info.rss - info.shared
                 shared += info.shared
+                more = _status(process)
+                memory += more.get("VmPTE", 0) * 1024 + more.get("VmSwap", 0) * 1024
+                threads += more.get("Threads", 1)
     if shared > _MUCH:  # files too, which all sandboxes have together
         memory += sum(_shared(process) for process in tree)
-    return Usage(seconds, memory, len(tree))
+    return Usage(seconds, memory, len(tree), threads, _sockets(tree[0]) if tree else 0)
+
+
+def _status(process: psutil.Process) -> dict[str, int]:
+    """Return the numbers that the system tells of a process."""
+    with contextlib.suppress(OSError):
+        text = Path(f"/proc/{process.pid}/status").read_bytes()
+        return {name.decode(): int(number) for name, number in _NUMBERS.findall(text)}
+    return {}
+
+
+_NUMBERS = re.compile(rb"^(VmPTE|VmSwap|Threads):\s*(\d+)", re.MULTILINE)
+
+
+def _sockets(process: psutil.Process) -> int:
+    """Return how many sockets there are in the network of a process, if that is not the one of this process."""
+    with contextlib.suppress(OSError):
+        own, theirs = (Path(f"/proc/{one}/ns/net").readlink() for one in ("self", process.pid))
+        found = re.match(rb"sockets: used (\d+)", Path(f"/proc/{process.pid}/net/sockstat").read_bytes())
+        return int(found[1]) if found and own != theirs else 0
+    return 0
 
 
 def _shared(process: psutil.Process) -> int:
