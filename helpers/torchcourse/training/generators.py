@@ -4,9 +4,13 @@ Beside the global ones of torch, Python and NumPy these are generators that a pa
 a sampler's `np.random.default_rng(0)`, and those of the model and the loss function.
 """
 
+import contextlib
+import functools
+import inspect
 import itertools
 import random
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +31,7 @@ def generators_of(loader: Any, *modules: object) -> list[Generator]:
 
     Args:
         loader: of any kind.
-        modules: the model and the loss function; what is no module is passed over.
+        modules: the model and the loss function.
     """
     parts, public, found = [loader], [], []
     for part in itertools.islice(parts, _MOST):  # parts grow as they are gone through
@@ -38,14 +42,31 @@ def generators_of(loader: Any, *modules: object) -> list[Generator]:
             several = inner if isinstance(inner, list | tuple) and name not in _PARTS[:3] else [inner]
             parts += [one for one in several if one is not None and all(one is not other for other in parts)]
     for module in modules:
-        for part in module.modules() if isinstance(module, nn.Module) else ():
+        for part in module.modules() if isinstance(module, nn.Module) else [module]:
             found += _own(part)
     kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-    return list({id(one): one for one in public + found if isinstance(one, kinds)}.values())
+    of_state = (one for one in public + found if isinstance(one, kinds) and not isinstance(one, random.SystemRandom))
+    return list({id(one): one for one in of_state}.values())
+
+
+_METHODS = ("__getitem__", "__getitems__", "__iter__", "__call__", "forward")
 
 
 def _own(part: Any) -> list[Any]:
-    return list(getattr(part, "__dict__", {}).values())
+    """Return what an object holds, and what its functions use from around them, such as a generator of the notebook."""
+    if isinstance(part, functools.partial):
+        return [*part.args, *part.keywords.values(), *_own(part.func)]
+    functions = [part, *(getattr(type(part), name, None) for name in _METHODS)]
+    around = [held for function in functions if inspect.isfunction(function) for held in _around(function)]
+    return [*getattr(part, "__dict__", {}).values(), *around]
+
+
+def _around(function: FunctionType) -> list[Any]:
+    found = [function.__globals__.get(name) for name in function.__code__.co_names]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            found.append(cell.cell_contents)
+    return found
 
 
 def random_state(generators: Sequence[Generator] = ()) -> dict[str, Any]:
@@ -76,7 +97,28 @@ def set_random_state(state: dict[str, Any], generators: Sequence[Generator] = ()
     saved = state["loader"]  # in older files one, or None
     of_loader = [] if saved is None else [saved] if isinstance(saved, torch.Tensor) else saved
     for generator, own in zip(generators, of_loader, strict=False):
-        _set(generator, own)
+        if _kind(generator) == _kind_of_state(own):
+            _set(generator, own)
+
+
+def are_those_of(generators: Sequence[Generator], state: dict[str, Any]) -> bool:
+    """Return whether generators are of the number and kinds that `random_state` found."""
+    saved = state["loader"] if isinstance(state["loader"], list) else []
+    return [*map(_kind, generators)] == [*map(_kind_of_state, saved)]
+
+
+def _kind(generator: Generator) -> str:
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state["bit_generator"])
+    return type(generator).__mro__[-2].__name__ if isinstance(generator, random.Random) else type(generator).__name__
+
+
+def _kind_of_state(state: Any) -> str:
+    if isinstance(state, torch.Tensor):
+        return "Generator"
+    if isinstance(state, dict):
+        return str(state["bit_generator"])
+    return "RandomState" if isinstance(state[0], str) else "Random"
 
 
 def _state(generator: Generator) -> Any:

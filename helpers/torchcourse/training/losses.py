@@ -145,10 +145,10 @@ class Loss:
         Raises:
             ValueError: if so.
         """
+        if _one_column(outputs, targets) and not self._pair:
+            self._refuse_every_pair(outputs, targets, loss)
         if not (self._own or self._pair) or len(targets) < 2:
             return
-        if self._own and _one_column(outputs, targets):
-            self._refuse_every_pair(outputs, targets, loss)
         middle = len(targets) // 2
         pieces = [(rows(outputs, part), targets[part]) for part in (slice(middle), slice(middle, None))]
         sizes = [middle, len(targets) - middle]
@@ -180,8 +180,10 @@ class Loss:
         """Raise ValueError if the order of the targets does not count, while their shape does."""
         try:
             with torch.random.fork_rng(devices=[]), self.buffers.untouched():
-                turned, fitting = (self.fn(outputs, other) for other in (targets.flip(0), targets.unsqueeze(1)))
+                turned, fitting = (self.fn(outputs, other) for other in (targets.flip(0), targets.view_as(outputs)))
         except Exception:
+            return
+        if turned.dim():  # one value per sample, whose shape says it
             return
         if _gap(loss, turned) <= _tolerance(loss) / 100 and _gap(loss, fitting) > _tolerance(loss):
             raise about_loss(ValueError(_EVERY_PAIR), outputs, targets)
@@ -253,12 +255,13 @@ _EVERY_PAIR = "it compares each output with each target (broadcasting)."
 
 
 def _one_column(outputs: Any, targets: torch.Tensor) -> bool:
-    """Whether outputs [N, 1] meet targets [N], which together make N × N numbers."""
-    return isinstance(outputs, torch.Tensor) and targets.dim() == 1 and outputs.shape == (len(targets), 1)
+    """Whether [N, 1] meets [N], which together make N × N numbers."""
+    one, many = (len(targets), 1), (len(targets),)
+    return isinstance(outputs, torch.Tensor) and {outputs.shape, targets.shape} == {one, many} and one != (1, 1)
 
 
 def _refuse_pairs_of_samples(values: torch.Tensor, outputs: Any, targets: torch.Tensor) -> None:
-    if values.dim() == 2 and _one_column(outputs, targets) and values.shape == (len(targets), len(targets)) != (1, 1):
+    if values.dim() == 2 and _one_column(outputs, targets) and values.shape == (len(targets), len(targets)):
         raise ValueError(_EVERY_PAIR)
 
 

@@ -35,6 +35,11 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             f"accuracy() compares with whole-number labels, but the targets are {targets.dtype}. Give the Trainer "
             "metrics={}, or a metric of your own."
         )
+    if outputs.dim() < 2 or outputs.size(1) < 2:
+        raise ValueError(
+            f"accuracy() looks for the highest of several scores, but each sample has one: {shapes(outputs)}. Give the "
+            " Trainer a metric of your own, such as (outputs.flatten() > 0) == targets."
+        )
     return outputs.argmax(dim=1) == targets
 
 
@@ -269,6 +274,23 @@ def check_mean(name: str, metric: Callable[..., Any], whole: Any, outputs: Any, 
         raise ValueError(
             f"The metric {name!r} is {value:.4g} for {len(targets)} samples, but its mean over two parts of them is "
             f"{mean:.4g}, so {_OVER_ALL}"
+        )
+
+
+@torch.no_grad()
+def check_rows(name: str, metric: Callable[..., Any], whole: torch.Tensor, outputs: Any, targets: torch.Tensor) -> None:
+    """Raise ValueError if a metric has as many rows as there are samples by chance: of a part it has others."""
+    if len(targets) < 2:
+        return
+    few = (len(targets) + 2) // 3
+    try:
+        part = metric(rows(outputs, slice(few)), targets[:few])
+    except Exception:  # of whatever kind: it takes whole batches only
+        return
+    if part.shape != (few, *whole.shape[1:]):
+        raise ValueError(
+            f"The metric {name!r} returned {shapes(whole)} for {len(targets)} samples, and {shapes(part)} for {few} of "
+            "them. It has to return one row per sample: not one per class, nor each output compared with each target."
         )
 
 

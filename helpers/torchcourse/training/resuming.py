@@ -10,7 +10,7 @@ from torchcourse.data.loaders import length
 from torchcourse.ranks import who
 from torchcourse.training import checkpoint, schedules, snapshot
 from torchcourse.training.checkpoint import CheckpointError
-from torchcourse.training.generators import Generator, set_random_state
+from torchcourse.training.generators import Generator, are_those_of, set_random_state
 from torchcourse.training.position import Position
 from torchcourse.training.schedules import Length
 from torchcourse.training.snapshot import Training
@@ -77,6 +77,8 @@ def resume(trainer: Resuming, folder: Path, length_of: Length) -> tuple[bool, di
     random = snapshot.random_of_this_rank(state)
     if random is None:
         return True, None
+    if not are_those_of(trainer.generators, random["epoch"]):
+        says("The loader and the model draw from other generators than the run did, so that its order does not go on.")
     if 0 < trainer.position.epoch < length_of.last_epoch and getattr(length_of.loader, "persistent_workers", False):
         # Such workers start in the first epoch only, which takes a random number from those that shuffle.
         iter(length_of.loader)

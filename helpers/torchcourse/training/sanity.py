@@ -21,7 +21,7 @@ from torchcourse.training.checkpoint import parameter_names, some
 from torchcourse.training.containers import mapped, tensors
 from torchcourse.training.explanations import LONE, UNUSED, shapes
 from torchcourse.training.losses import reduction
-from torchcourse.training.metrics import Metric, OverAll, applied, check_mean
+from torchcourse.training.metrics import Metric, OverAll, applied, check_mean, check_rows
 from torchcourse.training.schedules import check_made_for, check_mode
 from torchcourse.units import is_whole_number
 
@@ -266,6 +266,8 @@ def check_first_batch(
                 f"The metric {name!r} returned {shapes(value)} for {len(targets)} samples. It has to return a tensor "
                 "with one row per sample, the batch's mean as one number, or (sum, count)."
             )
+        if isinstance(value, torch.Tensor) and value.dim():
+            check_rows(name, metric, value, outputs, targets)
         check_mean(name, metric, value, outputs, targets)
     sampler = getattr(loader, "sampler", None)
     if who.world_size() == 1 or hasattr(sampler, "num_replicas") or hasattr(sampler, "world_size"):

@@ -137,11 +137,23 @@ def moved_so_far(state: dict[str, Any]) -> int:
     return state["last_epoch"] if "last_epoch" in state else moved_so_far(state["_schedulers"][0])
 
 
-def about_schedule(error: Exception, schedule: LRScheduler) -> Exception:
-    """Return an error to raise instead of a schedule's own, where groups that it does not know are the cause."""
-    groups, known = len(schedule.optimizer.param_groups), len(getattr(schedule, "base_lrs", ()))
-    if not known or groups == known:
-        return error
+def move_on(schedule: Schedule, *value: float) -> None:
+    """Let a schedule take its step; a ReduceLROnPlateau gets the monitored value.
+
+    Raises:
+        ValueError: if it knows fewer groups than the optimizer has by now.
+    """
+    try:
+        schedule.step(*value)  # type: ignore[arg-type]
+    except (ValueError, KeyError, IndexError, RuntimeError) as error:
+        groups = len(schedule.optimizer.param_groups)
+        known = len(getattr(schedule, "base_lrs", ()) or getattr(schedule, "min_lrs", ()))
+        if not known or groups == known:
+            raise
+        raise _about_groups(schedule, groups, known) from error
+
+
+def _about_groups(schedule: Schedule, groups: int, known: int) -> ValueError:
     return ValueError(
         f"The optimizer has {groups} groups of parameters, but {type(schedule).__name__} was made when it had {known}. "
         "Make the optimizer with all groups, also those that are frozen at first (requires_grad_(False)), and the "

@@ -358,9 +358,9 @@ class Trainer:
         bar.epoch_ends(row)
         name = self.monitor if self.monitor in row else self.monitor.removeprefix("val_")
         if not cut and isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(row[name])
+            schedules.move_on(self.scheduler, row[name])
         elif not cut and self.scheduler is not None and self.schedule_by == "epoch":
-            self.scheduler.step()
+            schedules.move_on(self.scheduler)
         better = self.position.better(row[name], f"{self.mode} {name}", self.mode)
         if better:
             self.history.best = row

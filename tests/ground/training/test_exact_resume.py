@@ -1,5 +1,6 @@
 """A resumed run is the run that was never broken off, also where parts of it keep numbers of their own."""
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -20,6 +21,10 @@ WIDTH, CLASSES, SAMPLES = 4, 3, 24
 def data():
     generator = torch.Generator().manual_seed(0)
     return torch.randn(SAMPLES, WIDTH, generator=generator), torch.randint(CLASSES, (SAMPLES,), generator=generator)
+
+
+def data_set():
+    return TensorDataset(*data())
 
 
 def batches():
@@ -113,13 +118,13 @@ def test_generators_that_the_parts_of_a_run_have_for_themselves_go_on(tmp_path, 
     make = GENERATORS[kind]
 
     def of_sampler():
-        return DataLoader(TensorDataset(*data()), 8, sampler=Drawn(make()))
+        return DataLoader(data_set(), 8, sampler=Drawn(make()))
 
     def of_dataset():
         return DataLoader(Noisy(make()), 8)
 
     def of_collate():
-        return DataLoader(TensorDataset(*data()), 8, collate_fn=Collate(make()))
+        return DataLoader(data_set(), 8, collate_fn=Collate(make()))
 
     for number, loader in enumerate([of_sampler, of_dataset, of_collate]):
         assert ends_alike(tmp_path / str(number), loader, stop_at), loader.__name__
@@ -247,3 +252,40 @@ def test_what_a_model_keeps_of_an_evaluation_may_be_trained_with():
     ours = trainer(make=Cached)
     ours.fit([(short, short)], 2, [(short, short), (long, long)])
     assert len(ours.history) == 2
+
+
+SHARED = np.random.default_rng(5)
+
+
+def shaken(samples):
+    """A collate function that draws from a generator of its module, as functions in notebooks do."""
+    inputs, targets = torch.utils.data.default_collate(samples)
+    return inputs + SHARED.normal(), targets
+
+
+def test_generators_around_functions_go_on(tmp_path):
+    def drawn_with(samples, rng):
+        inputs, targets = torch.utils.data.default_collate(samples)
+        return inputs + rng.normal(), targets
+
+    def of_closure():
+        rng = np.random.default_rng(1)
+        return lambda samples: drawn_with(samples, rng)
+
+    def of_partial():
+        return functools.partial(drawn_with, rng=np.random.default_rng(1))
+
+    for make in (of_closure, of_partial):
+        assert ends_alike(tmp_path / make.__name__, lambda make=make: DataLoader(data_set(), 8, collate_fn=make()))
+    assert generators_of(DataLoader(data_set(), 8, collate_fn=shaken)) == [SHARED]
+    assert generators_of(DataLoader(data_set(), 8), lambda *_: SHARED.normal()) == [SHARED]
+
+
+def test_a_loader_that_draws_from_another_generator_is_told(tmp_path, capsys):
+    trainer(tmp_path).fit(DataLoader(data_set(), 8, sampler=Drawn(np.random.default_rng(1))), 1)
+    other = DataLoader(data_set(), 8, shuffle=True, generator=torch.Generator().manual_seed(1))
+    trainer(tmp_path).fit(other, 2, resume=True)
+    assert "draw from other generators than the run did" in capsys.readouterr().out
+    trainer(tmp_path).fit(other, 3, resume=True)
+    assert "draw from other" not in capsys.readouterr().out
+    assert generators_of(Collate(random.SystemRandom())) == []  # it has no state

@@ -438,6 +438,8 @@ def test_a_mean_where_a_sum_belongs_is_refused(loss_fn, accumulate):
         (lambda outputs, targets: ((outputs.squeeze(1) - targets) ** 2).mean(), False),
         (lambda outputs, targets: ((outputs - targets[:, None]) ** 2).mean(), False),
         (lambda outputs, targets: outputs.exp().mean(), False),
+        (nn.PoissonNLLLoss(), True),
+        (nn.KLDivLoss(reduction="batchmean"), True),
     ],
 )
 def test_a_loss_of_one_s_own_that_compares_every_pair_is_refused(loss_fn, refused):
@@ -445,9 +447,20 @@ def test_a_loss_of_one_s_own_that_compares_every_pair_is_refused(loss_fn, refuse
     model = nn.Linear(4, 1)
     ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
     for _ in range(5):
-        batch = torch.randn(8, 4), torch.randn(8)
+        batch = torch.randn(8, 4), torch.rand(8)
         if refused:
             with pytest.raises(ValueError, match="it compares each output with each target"):
                 ours.fit([batch], 1)
         else:
             ours.fit([batch], 1)
+
+
+def test_targets_of_one_column_are_not_compared_with_each_output_either():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    for loss_fn in (
+        lambda outputs, targets: ((outputs - targets) ** 2).mean(),
+        lambda outputs, targets: (outputs - targets) ** 2,
+    ):
+        ours = Trainer(model, torch.optim.SGD(model.parameters(), 0.1), loss_fn, metrics={}, progress=False)
+        with pytest.raises(ValueError, match="it compares each output with each target"):
+            ours.fit([(torch.randn(8, 4), torch.randn(8, 1))], 1)

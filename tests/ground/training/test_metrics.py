@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torchcourse.training import metrics
+from torchcourse.training import Trainer, metrics
 from torchcourse.training.losses import Loss
 from torchcourse.training.metrics import Averages, accuracy
 
@@ -131,3 +131,26 @@ def test_the_states_of_two_ranks_go_on_in_one_process():
     for averages in (whole, alone):
         averages.add(*batch(4, 0.2, right=1))
     assert alone.means() == pytest.approx(whole.means())
+
+
+def test_accuracy_of_one_score_per_sample_is_refused():
+    for outputs in (torch.randn(8, 1), torch.randn(8), torch.randn(8, 1, 2, 2)):
+        with pytest.raises(ValueError, match="highest of several scores, but each sample has one"):
+            accuracy(outputs, torch.zeros(8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda outputs, targets: torch.stack([(outputs.argmax(1) == label).float().mean() for label in range(3)]),
+        lambda outputs, targets: (outputs[:, :1] > 0) == targets,
+    ],
+    ids=["one per class", "each with each"],
+)
+def test_a_metric_of_as_many_values_as_samples_by_chance_is_refused(metric):
+    model = torch.nn.Linear(4, 3)
+    ours = Trainer(
+        model, torch.optim.SGD(model.parameters()), torch.nn.CrossEntropyLoss(), metrics={"a": metric}, progress=False
+    )
+    with pytest.raises(ValueError, match=r"'a' returned shape .* for 3 samples, and shape .* for 1 of them"):
+        ours.fit([(torch.randn(3, 4), torch.tensor([0, 1, 2]))], 1)

@@ -337,12 +337,24 @@ def test_a_fit_after_one_that_was_cut_short_has_an_order_of_its_own():
     assert ours.fit(shuffled, 2)["epoch"] == [1, 2, 3, 4, 5]
 
 
-def test_a_schedule_that_does_not_know_a_group_says_how_to_make_it():
-    ours = trainer(schedule=lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=8))
+@pytest.mark.parametrize(
+    ("kind", "by", "schedule"),
+    [
+        ("OneCycleLR", None, lambda one: lr_scheduler.OneCycleLR(one, 0.1, total_steps=8)),
+        ("LambdaLR", "epoch", lambda one: lr_scheduler.LambdaLR(one, lambda epoch: 0.9**epoch)),
+        (
+            "ReduceLROnPlateau",
+            None,
+            lambda one: lr_scheduler.ReduceLROnPlateau(one, patience=0, threshold=9, min_lr=[0.0]),
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_know_a_group_says_how_to_make_it(kind, by, schedule):
+    ours = trainer(schedule=schedule, schedule_by=by)
     bias = ours.optimizer.param_groups[0]["params"].pop()
     ours.after_epoch = lambda ours: ours.optimizer.add_param_group({"params": [bias]})
-    with pytest.raises(ValueError, match="has 2 groups of parameters, but OneCycleLR was made when it had 1"):
-        ours.fit(loader(), 2)
+    with pytest.raises(ValueError, match=f"has 2 groups of parameters, but {kind} was made when it had 1"):
+        ours.fit(loader(), 3 if kind != "OneCycleLR" else 2)
 
 
 @pytest.mark.parametrize("resume", [False, True])
