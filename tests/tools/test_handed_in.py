@@ -19,7 +19,7 @@ from nbgrader.api import Gradebook
 
 import small_course
 from small_course import LESSON_NAME, hand_in
-from torchcourse.tools.classroom import execution, grade, own_time, staging
+from torchcourse.tools.classroom import execution, grade, own_time, plain_notebook, staging
 from torchcourse.tools.classroom.grade import grade_class
 from torchcourse.tools.classroom.preprocessors import HarmlessPages
 
@@ -82,6 +82,18 @@ ENCODED = {
     "lines in lists": lambda text: text.encode(),
     "no ids": lambda text: without(text, "id").encode(),
     "no outputs": lambda text: without(text, "outputs").encode(),
+    "no metadata": lambda text: changed(text, metadata=None),
+    "cells without metadata": lambda text: changed(text, {"metadata": None}),
+    "a title that is no text": lambda text: changed(text, metadata={"title": 5, "authors": "me"}),
+    "a language that is none": lambda text: changed(text, metadata={"language_info": "python", "kernelspec": None}),
+    "tags in one text": lambda text: changed(text, {"metadata": {"tags": "a, b", "name": 4, "collapsed": "yes"}}),
+    "outputs that are none": lambda text: changed(text, {"outputs": [{"output_type": "pyout"}, 5, None]}),
+    "an attachment that is none": lambda text: changed(text, {"attachments": 5}),
+    "a version with a point": lambda text: changed(text, nbformat=4.0, nbformat_minor="5"),
+    "no version": lambda text: changed(text, nbformat=None),
+    "half a character": lambda text: changed(
+        text, {"metadata": {"x": "\ud83d"}}, metadata={"torchcourse": {"\ud83d": ""}}
+    ),
     "metadata of a wrong kind": lambda text: text.replace('"grade_id": "double"', '"grade_id": 7').encode(),
 }
 
@@ -91,6 +103,25 @@ def without(text, part):
     for cell in content["cells"]:
         cell.pop(part, None)
     return json.dumps(content, ensure_ascii=False)
+
+
+def changed(text, cells=(), **notebook):
+    """With entries of the notebook and of each cell changed; None takes an entry away where the format needs it."""
+    content = json.loads(text) | notebook
+    content["cells"] = [cell | dict(cells) for cell in content["cells"]]
+    return json.dumps(
+        {name: value for name, value in content.items() if value is not None or name == "metadata"}
+    ).encode()
+
+
+def test_half_a_character_costs_no_more_than_itself(course, tmp_path):
+    path = hand_in(course, tmp_path, "ada", solved=True)
+    content = json.loads(path.read_text())
+    for cell in content["cells"]:
+        cell["source"] = {"setup": "# \ud83d", "why": "because \ude00"}.get(cell["id"], cell["source"])
+    path.write_text(json.dumps(content))
+    (row,) = grade_class(tmp_path, root=course)
+    assert (row.score, row.state) == (3, "needs manual grading"), row.note
 
 
 @pytest.mark.parametrize("encoded", ENCODED.values(), ids=ENCODED)
@@ -126,6 +157,26 @@ def test_what_is_no_notebook_is_named_and_costs_only_itself(course, known, tmp_p
     assert [*staged.notebooks] == ["1_lesson"]
     assert staged.unread == (staged.notes[0].startswith("quiz.ipynb could not be read: "))
     assert len(staged.notes[0]) < 200
+
+
+SAID = {
+    "a merge of git's": b'<<<<<<< HEAD\n{"cells": []}\n=======\n>>>>>>> ada\n',
+    "more than 500,000 parts": b'{"cells": [], "metadata": {"x": [' + b"{}," * 500_000 + b"{}]}}",
+    "it has 5001 cells": b'{"worksheets": [{"cells": [' + b'{"cell_type": "code", "input": ""},' * 5000 + b"{}]}]}",
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_it_is_said_why_a_notebook_is_not_read(course, known, tmp_path, said):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    (source / "quiz.ipynb").write_bytes(SAID[said])
+    assert said in staging.stage(source, known).notes[0]
+
+
+def test_brackets_in_texts_are_no_parts(monkeypatch):
+    monkeypatch.setattr(plain_notebook, "MOST_PARTS", 3)
+    assert not plain_notebook.has_too_many_parts(json.dumps({"a": ["[[[[{{{{", '\\\\"[[[[', "\\"]}))
+    assert plain_notebook.has_too_many_parts('{"a": [[[]]]}')
 
 
 def folders_without_end(place):

@@ -102,6 +102,7 @@ def test_what_is_written_stays_inside(warm):
 
 SURVIVED = {
     "much output": "for _ in range(500): print('x' * 100_000)",
+    "outputs in turn": "import sys\nfor _ in range(15_000): print('x'); print('y', file=sys.stderr)",
     "much on stderr": "import sys\nfor _ in range(500): sys.stderr.write('x' * 100_000)",
     "output past Python": "import os\nfor _ in range(50): os.write(1, b'x' * 100_000)",
     "no end of recursion": "def again(): return again()\nagain()",
@@ -301,6 +302,12 @@ FORGED = {
         from torchcourse.tools.classroom.sandbox import cells
         get_ipython()._outputs._left = 2**30
         print("x" * 17 * 2**20)
+        """,
+    "outputs without number": """
+        from torchcourse.tools.classroom.sandbox import frames
+        send = frames.send
+        nothing = [{"output_type": "stream", "name": "stdout", "text": ""}]
+        frames.send = lambda channel, message: send(channel, message | {"outputs": nothing * 30_000})
         """,
     "each answer twice": """
         from torchcourse.tools.classroom.sandbox import frames
@@ -779,6 +786,7 @@ def test_a_literal_answer_is_judged_without_running_it(source, earned):
         'answer_q1 += "B"',
         "answer_q1 = (",
         "answer_q1 = " + "(" * 5000,
+        f"answer_q1 = [{'1, ' * 5000}]",
         "answer_q1: str = 'B'",
     ],
 )

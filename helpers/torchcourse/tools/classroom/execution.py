@@ -15,7 +15,7 @@ import nbformat
 from nbformat.notebooknode import NotebookNode
 from nbgrader import utils
 
-from torchcourse.tools.classroom import literal_answers
+from torchcourse.tools.classroom import literal_answers, plain_notebook
 from torchcourse.tools.classroom.sandbox import judging
 from torchcourse.tools.classroom.sandbox.box import PROCESSOR, WALL, WHOLE, Box, Died, Forged, Kind, Lost, Warm
 
@@ -248,19 +248,10 @@ _SHORT = 1000
 
 
 def _output(message: dict, number: int) -> NotebookNode:
-    output = nbformat.from_dict(_writable(message))
+    output = nbformat.from_dict(plain_notebook.whole(message))
     if output.output_type == "execute_result":
         output.execution_count = number
     return output
-
-
-def _writable(value: Any) -> Any:
-    """Replace half characters (surrogates), which no file can hold."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, dict):
-        return {_writable(name): _writable(item) for name, item in value.items()}
-    return [_writable(item) for item in value] if isinstance(value, list) else value
 
 
 def _not_run(reason: str) -> NotebookNode:

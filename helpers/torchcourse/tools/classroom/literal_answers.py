@@ -14,6 +14,9 @@ from nbgrader import utils
 
 from torchcourse import quiz
 
+LONGEST = 10_000
+"""Characters of an answer that is read here. A tree of Python's takes 500 times the memory of its text."""
+
 
 def score(notebook: NotebookNode) -> bool:
     """Put the outputs of all check cells into a sanitized quiz notebook; False if it has to be run.
@@ -48,7 +51,9 @@ def _is_quiz_check(source: str) -> bool:
 
 
 def _literals(source: str) -> dict[str, Any] | None:
-    """Return the values that a cell gives to names, or None if it does anything else."""
+    """Return the values that a cell gives to names, or None if it does anything else or is too long."""
+    if len(source) > LONGEST:
+        return None
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -19,6 +19,8 @@ from typing import Any
 import nbformat
 from nbformat.notebooknode import NotebookNode
 
+from torchcourse.tools.classroom import plain_notebook
+
 MOST = 50 * 2**20
 """Bytes that a notebook may have; one with its pictures has about a million."""
 MOST_CELLS = 5000
@@ -188,17 +190,23 @@ def read(path: Path) -> NotebookNode:
             raise ValueError("it is no file")
         if path.stat().st_size > MOST:
             raise ValueError(f"it has {path.stat().st_size / 2**20:.0f} MiB, and at most {MOST / 2**20:.0f} are read")
-        content = json.loads(_decoded(path.read_bytes()), object_pairs_hook=_each_once, parse_int=_whole)
+        text = _decoded(path.read_bytes())
+        if plain_notebook.has_too_many_parts(text):
+            raise ValueError(f"it consists of more than {plain_notebook.MOST_PARTS:,} parts; clear its outputs")
+        content = json.loads(text, object_pairs_hook=_each_once, parse_int=_whole)
     except (OSError, RecursionError) as error:
         raise ValueError(str(error).partition("\n")[0]) from error
     except json.JSONDecodeError as error:
+        if re.search(r"^<{7} ", text, re.MULTILINE):
+            raise ValueError("a merge of git's was not finished in it, and left its marks") from error
         raise ValueError("it is no notebook, or was cut off") from error
     if not isinstance(content, dict) or not isinstance(content.get("cells", content.get("worksheets")), list):
         raise ValueError("it is no notebook")
-    if len(content.get("cells", ())) > MOST_CELLS:
-        raise ValueError(f"it has {len(content['cells'])} cells, and at most {MOST_CELLS} are read")
+    cells = len(plain_notebook.cells(content))
+    if cells > MOST_CELLS:
+        raise ValueError(f"it has {cells} cells, and at most {MOST_CELLS} are read")
     try:
-        notebook = nbformat.convert(nbformat.from_dict(content), 4)
+        notebook = nbformat.convert(nbformat.from_dict(plain_notebook.plain(content)), 4)
         _mend(notebook)
         nbformat.validate(notebook)
     except Exception as error:  # whatever a file from elsewhere can hold

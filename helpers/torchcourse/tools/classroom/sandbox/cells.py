@@ -25,6 +25,8 @@ from torchcourse.tools.classroom.sandbox import judging
 MOST_OUTPUT = 2**20
 """Characters that a cell's outputs may have together; what comes after is dropped."""
 
+MOST_OUTPUTS = 10_000
+"""Pictures and lines in turn that a cell's outputs may be; of what comes after, results and errors alone are kept."""
 _MOST_FRAMES = 100
 
 
@@ -43,7 +45,7 @@ class Outputs:
     def stream(self, name: str, text: str) -> None:
         text = text[: self._left]
         self._left -= len(text)
-        if not text:
+        if not text or self._is_full():
             return
         if self.kept and self.kept[-1].get("name") == name:
             self.kept[-1]["text"] += text
@@ -51,6 +53,8 @@ class Outputs:
             self.kept.append({"output_type": "stream", "name": name, "text": text})
 
     def show(self, kind: str, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        if kind == "display_data" and self._is_full():
+            return
         texts = {name: value for name, value in data.items() if isinstance(value, str | dict)}
         size = sum(len(str(value)) for value in texts.values())
         if size > self._left:
@@ -58,6 +62,9 @@ class Outputs:
         self._left -= min(size, self._left)
         number = {"execution_count": None} if kind == "execute_result" else {}
         self.kept.append({"output_type": kind, "data": texts, "metadata": metadata} | number)
+
+    def _is_full(self) -> bool:
+        return len(self.kept) >= MOST_OUTPUTS
 
     def error(self, kind: type, error: BaseException, lines: list[str]) -> None:
         """An error is kept whatever came before it: it decides about points."""

@@ -8,6 +8,9 @@ from typing import Any
 LONGEST = 16 * 2**20
 """Characters that the outputs of a cell may have together: more than `cells` lets through."""
 
+MOST = 20_000
+"""Outputs of a cell, twice what `cells` lets through. Each has to be kept and checked, also one without a text."""
+
 _TEXTS = {"stream": ("name", "text"), "error": ("ename", "evalue")}
 
 
@@ -17,8 +20,8 @@ def received(outputs: Any) -> list[dict[str, Any]]:
     Raises:
         ValueError: if they are none, or too long, so that something else than `cells` sent them.
     """
-    if not isinstance(outputs, list):
-        raise ValueError("There are no outputs.")
+    if not isinstance(outputs, list) or len(outputs) > MOST:
+        raise ValueError("There are no outputs, or too many.")
     kept = [_one(output) for output in outputs]
     if sum(_length(value) for output in kept for value in output.values()) > LONGEST:
         raise ValueError("The outputs are too long.")
