@@ -38,7 +38,7 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if outputs.dim() < 2 or outputs.size(1) < 2:
         raise ValueError(
             f"accuracy() looks for the highest of several scores, but each sample has one: {shapes(outputs)}. Give the "
-            " Trainer a metric of your own, such as (outputs.flatten() > 0) == targets."
+            "Trainer a metric of your own, such as (outputs.flatten() > 0) == targets."
         )
     return outputs.argmax(dim=1) == targets
 
