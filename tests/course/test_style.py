@@ -22,6 +22,7 @@ def test_ruff_has_nothing_to_say(command):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_type_checker_has_nothing_to_say():
     result = run("mypy", "--no-error-summary")

@@ -67,6 +67,7 @@ def test_what_a_check_of_the_course_said_is_read_from_its_box(tmp_path):
     assert said == {"check-0": "Not yet. Yours is <2> times too large.", "check-1": "not on these inputs"}
 
 
+@pytest.mark.slow
 def test_for_a_projector_no_name_is_shown(graded):
     class_page.write(graded, names=False)
     page = (graded / "class.html").read_text(encoding="utf-8")

@@ -99,11 +99,13 @@ def test_every_way_gives_the_weights_of_one_process(runs, ranks, way):
     assert largest_difference(runs[ranks][0][way][0], runs[1][0]["plain"][0]) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bfloat16_gives_the_weights_of_fully_shard(runs, ranks):
     assert runs[ranks][0]["bfloat16"] < 1e-6
 
 
+@pytest.mark.slow
 def test_messages_are_those_of_fully_shard(runs):
     kinds = {way: sorted(message.kind for message in runs[2][0][way][1]) for way in (*SETTINGS, "fully_shard")}
     assert kinds["plain"] == kinds["prefetch"] == kinds["far prefetch"] == kinds["fully_shard"]
@@ -111,6 +113,7 @@ def test_messages_are_those_of_fully_shard(runs):
     assert kinds["no reshard"] == ["all-gather"] * 4 + ["reduce-scatter"] * 4
 
 
+@pytest.mark.slow
 def test_nothing_but_shards_is_held_between_steps(runs):
     numbers = sum(parameter.numel() for parameter in small_model().parameters())
     for way in SETTINGS:
@@ -118,6 +121,7 @@ def test_nothing_but_shards_is_held_between_steps(runs):
         assert all(numbers * 8 / 4 <= size <= (numbers + 4 * 4) * 8 / 4 for size in held)
 
 
+@pytest.mark.slow
 def test_prefetching_starts_the_next_gather_before_the_unit_computes(runs):
     def firsts(way):
         return [f"{event.action} {event.unit}" for event in runs[2][0][way][2] if event.action != "freed"][:4]
@@ -126,6 +130,7 @@ def test_prefetching_starts_the_next_gather_before_the_unit_computes(runs):
     assert firsts("prefetch") == ["start gather 0", "start gather 1", "gathered 0", "computed 0"]
 
 
+@pytest.mark.slow
 def test_the_picture_says_what_is_held_at_most(runs):
     events = {way: runs[4][0][way][2] for way in ("plain", "no reshard")}
     whole = sum(parameter.numel() * 8 for parameter in small_model().parameters())
@@ -135,6 +140,7 @@ def test_the_picture_says_what_is_held_at_most(runs):
     assert np.max(axis.lines[0].get_ydata()) == pytest.approx(most / 1e3)
 
 
+@pytest.mark.slow
 def test_shards_of_two_ranks_load_on_one_and_on_four(runs):
     saved = [run["plain"][3] for run in runs[2]]
 

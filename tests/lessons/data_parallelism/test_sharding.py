@@ -407,6 +407,7 @@ def test_accumulated_gradients_too(found: list[dict]) -> None:
         assert max(rank["accumulation"].values()) < CLOSE
 
 
+@pytest.mark.slow
 def test_measured_memory_is_the_formula(found: list[dict]) -> None:
     parameters, world_size = 4 * 48 * 48, len(found)
     for rank in found:
@@ -414,10 +415,12 @@ def test_measured_memory_is_the_formula(found: list[dict]) -> None:
             assert rank["memory"][name][0] == zero_memory(parameters, world_size, stage, "float32, Adam"), name
 
 
+@pytest.mark.slow
 def test_stage_3_frees_what_it_gathers(found: list[dict]) -> None:
     assert all(rank["freed"] == [True] * 4 for rank in found)
 
 
+@pytest.mark.slow
 def test_stages_1_and_2_send_as_much_as_ddp_and_stage_3_half_as_much_again(found: list[dict]) -> None:
     one_pass = 4 * 48 * 48 * 4 * (len(found) - 1) // len(found)  # a gather, or a reduce-scatter, of all parameters
     for rank in found:
@@ -428,6 +431,7 @@ def test_stages_1_and_2_send_as_much_as_ddp_and_stage_3_half_as_much_again(found
         assert rank["memory"]["stage 3"][1] == 3 * one_pass - one_pass // 4 + one_pass
 
 
+@pytest.mark.slow
 def test_groups_schedule_clipping_closure_and_state_as_in_one_process(found: list[dict]) -> None:
     for rank in found:
         assert len(rank["one process"]) == 2 * 3
@@ -437,11 +441,13 @@ def test_groups_schedule_clipping_closure_and_state_as_in_one_process(found: lis
             assert names, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SAID)
 def test_what_would_be_silently_wrong_is_said(case: str, found: list[dict]) -> None:
     assert all(SAID[case] in rank["said"].get(case, "nothing") for rank in found)
 
 
+@pytest.mark.slow
 def test_refusals_say_what_is_wrong(found: list[dict]) -> None:
     tied, stage = found[0]["refusals"]
     assert "untie them" in tied

@@ -40,6 +40,7 @@ def test_the_fit_is_judged_from_the_curves(runs):
     assert judge_fit(runs["healthy"]).name == "fitting"
 
 
+@pytest.mark.slow
 def test_the_evidence_names_layers_values_and_limits(runs):
     (sentence,) = diagnose(runs["vanishing"]).evidence
     first = next(iter(layer_gradients(runs["vanishing"])))
