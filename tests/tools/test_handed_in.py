@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -19,9 +20,10 @@ from nbgrader.api import Gradebook
 
 import small_course
 from small_course import LESSON_NAME, hand_in
-from torchcourse.tools.classroom import execution, grade, own_time, plain_notebook, staging
+from torchcourse.tools.classroom import elsewhere, execution, grade, own_time, plain_notebook, staging
 from torchcourse.tools.classroom.grade import grade_class
 from torchcourse.tools.classroom.preprocessors import HarmlessPages
+from torchcourse.tools.repository import ROOT, nbgrader_config
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,101 @@ def test_a_notebook_is_known_under_any_name(course, known, tmp_path, name, chang
     staged = staging.stage(source, known)
     assert [*staged.notebooks] == ["1_lesson"]
     assert bool(staged.notes) == (name != "1_lesson.ipynb")
+
+
+def wrapped(place):
+    (place / "homework").mkdir()
+    (place / "homework" / "helper.py").touch()
+    (place / "__MACOSX").mkdir()
+    (place / "1_lesson.ipynb").rename(place / "homework" / "1_lesson.ipynb")
+
+
+def with_marks_of_macos(place):
+    (place / "._1_lesson.ipynb").write_bytes(b"\0\5\26\7")
+
+
+@pytest.mark.parametrize(
+    ("change", "notes"),
+    [
+        (wrapped, []),
+        (with_marks_of_macos, []),
+        (lambda place: (place / "1_lesson.ipynb").rename(place / "1_LESSON.IPYNB"), ["1_LESSON.IPYNB was taken for"]),
+        (lambda place: (place / "1_lesson.ipynb").rename(place / "1_lesson.ipynb.txt"), ["ipynb.txt was taken for"]),
+        (lambda place: (place / "1_lesson.ipynb").rename(place / "1.ipynb.json"), ["1.ipynb.json was taken for"]),
+    ],
+    ids=["in a folder", "with marks of macOS", "in capitals", "as text", "as JSON"],
+)
+def test_a_notebook_is_found_where_programs_put_it(course, known, tmp_path, change, notes):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    before = staging.digest(source, "")
+    change(source)
+    staged = staging.stage(source, known)
+    assert [*staged.notebooks] == ["1_lesson"]
+    assert all(part in note for part, note in zip(notes, staged.notes, strict=True)), staged.notes
+    assert [*staged.files] == ["helper.py"] * (change is wrapped)
+    (path,) = (one for one in source.rglob("*1*") if not one.name.startswith("._"))
+    path.write_text("{}")
+    assert staging.digest(source, "") != before
+
+
+def test_what_lies_elsewhere_is_named(course, known, tmp_path):
+    source = hand_in(course, tmp_path, "ada", solved=True).parent
+    (source / "hw").mkdir()
+    (source / "hw" / "2_more.ipynb").write_text("{}")
+    assert "hw/2_more.ipynb was not read" in staging.stage(source, known).notes[0]
+    (source / "1_lesson.ipynb").unlink()
+    shutil.rmtree(source / "hw")
+    (source / "work.zip").touch()
+    assert staging.stage(source, known).notes == ["there is no notebook in the folder, but work.zip"]
+
+
+def answer_in_the_check(cells, _notebook):
+    cells["check-double"].source = "def double(number):\n    return 2 * number\n\n\n" + cells["check-double"].source
+
+
+def check_and_next_exercise_merged(cells, notebook):
+    cells["check-double"].source += '\n\nanswer = "green"'
+    notebook.cells.remove(cells["color"])
+
+
+def second_copy_filled_in(cells, notebook):
+    copies = [nbformat.from_dict(cells[name]) for name in ("double", "check-double")]
+    for copy in copies:
+        copy.id += "-copy"
+    copies[0].source = "def double(number):\n    return 2 * number"
+    notebook.cells += copies
+
+
+def answer_in_a_cell_below(_cells, notebook):
+    notebook.cells.append(nbformat.v4.new_markdown_cell("Because I say so."))
+
+
+TYPED_ELSEWHERE = {
+    answer_in_the_check: "the check cell check-double defines double, which did not run",
+    check_and_next_exercise_merged: "the check cell check-double defines answer, which did not run",
+    second_copy_filled_in: "the cell double stands there 2 times with different texts",
+    answer_in_a_cell_below: "the answer why is empty, but cells of the student's own are below it",
+}
+
+
+@pytest.mark.parametrize("change", TYPED_ELSEWHERE, ids=lambda change: change.__name__)
+def test_what_is_typed_where_it_does_not_count_is_named(course, known, change):
+    empty = nbgrader_config(ROOT, ROOT).ClearSolutions.text_stub
+    for edited, wanted in ((change, 1), (None, 0)):
+        found = elsewhere.notes(small_course.notebook(course, edited, solved=False), known["1_lesson"], empty)
+        assert len(found) == wanted
+    assert (
+        TYPED_ELSEWHERE[change]
+        in elsewhere.notes(small_course.notebook(course, change, solved=False), known["1_lesson"], empty)[0]
+    )
+
+
+def test_what_is_typed_elsewhere_is_in_the_table(course, tmp_path):
+    hand_in(course, tmp_path, "ada", answer_in_the_check, solved=False)
+    hand_in(course, tmp_path, "bob", solved=True)
+    ada, bob = grade_class(tmp_path, root=course)
+    assert "1_lesson.ipynb: the check cell check-double defines double" in ada.note
+    assert not bob.note
 
 
 def test_what_belongs_elsewhere_is_named(course, known, tmp_path):

@@ -26,7 +26,16 @@ from nbgrader.preprocessors import NbGraderPreprocessor, SaveCells
 from nbgrader.utils import rmtree, setenv
 
 from torchcourse.tools.build import notebooks
-from torchcourse.tools.classroom import class_final, execution, gradebook, late, own_time, per_student, staging
+from torchcourse.tools.classroom import (
+    class_final,
+    elsewhere,
+    execution,
+    gradebook,
+    late,
+    own_time,
+    per_student,
+    staging,
+)
 from torchcourse.tools.classroom.cluster import Cluster
 from torchcourse.tools.classroom.feedback_pages import FeedbackPages
 from torchcourse.tools.classroom.preprocessors import RunInSandbox
@@ -173,6 +182,11 @@ class Grader:
 
     def _staged(self, student: str, lesson: str) -> staging.Staged:
         staged = staging.stage(self.folder / "submitted" / student / lesson, self._known[lesson])
+        for name, notebook in staged.notebooks.items():
+            empty = self._config.ClearSolutions.text_stub
+            staged.notes += [
+                f"{name}.ipynb: {note}" for note in elsewhere.notes(notebook, self._known[lesson][name], empty)
+            ]
         for name, given in self._drawn[lesson].items():
             if name in staged.notebooks:
                 note = per_student.whose(staged.notebooks[name], given, student)

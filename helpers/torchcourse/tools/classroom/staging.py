@@ -34,7 +34,7 @@ MOST_NOTEBOOKS = 50
 """Notebooks of a submission that are read, those with the lesson's names first."""
 RIGHTS = "Give yourself the right to: chmod -R u+rwX submitted"
 TIMESTAMP = "timestamp.txt"
-_NOT_GIVEN = {TIMESTAMP, "__pycache__", "journal.jsonl", "journal.torn", "retrospectives"}
+_NOT_GIVEN = {TIMESTAMP, "__pycache__", "__MACOSX", "journal.jsonl", "journal.torn", "retrospectives"}
 _LONGEST_STAMP = 1000
 
 
@@ -71,7 +71,8 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
     if not os.access(source, os.R_OK | os.X_OK):
         raise Refused(f"the folder cannot be read. {RIGHTS}")
     staged, candidates = Staged(), dict[str, list[tuple[Path, NotebookNode]]]()
-    paths = sorted(source.glob("*.ipynb"), key=lambda path: (path.stem not in known, path))
+    source = _unwrapped(source)
+    paths = sorted(_notebooks(source), key=lambda path: (_stem(path) not in known, path))
     for path in paths[:MOST_NOTEBOOKS]:
         try:
             notebook = read(path)
@@ -85,17 +86,23 @@ def stage(source: Path, known: Mapping[str, NotebookNode]) -> Staged:
         else:
             candidates.setdefault(name, []).append((path, notebook))
     for name, found in sorted(candidates.items()):
-        newest, notebook = max(found, key=lambda one: (one[0].stem == name, one[0].stat().st_mtime))
+        newest, notebook = max(found, key=lambda one: (one[0].name == f"{name}.ipynb", one[0].stat().st_mtime))
         if len(found) > 1:
             others = _some([path.name for path, _ in found if path != newest])
             staged.notes.append(f"{newest.name} was graded, and not {others}, which is the same notebook")
-        elif newest.stem != name:
+        elif newest.name != f"{name}.ipynb":
             staged.notes.append(f"{newest.name} was taken for {name}.ipynb")
         staged.notebooks[name] = notebook
     if paths[MOST_NOTEBOOKS:]:
         staged.notes.append(f"{len(paths)} notebooks are in the folder, and {MOST_NOTEBOOKS} of them were read")
         staged.unread = True
+    seen = itertools.islice(_visible(source), _MOST_SEEN)
+    deeper = [path.relative_to(source).as_posix() for path in seen if _is_notebook(path.name) and path.parent != source]
+    if deeper:
+        staged.notes.append(f"{_some(deeper)} was not read: only the folder itself is searched for notebooks")
     staged.files, left = beside(source)
+    if not paths and not deeper and staged.files:
+        staged.notes.append(f"there is no notebook in the folder, but {_some(sorted(staged.files))}")
     if left:
         staged.notes.append(f"the notebooks ran without {_some(left)}: too much lies beside them")
     return staged
@@ -121,8 +128,40 @@ def beside(source: Path) -> tuple[dict[str, str], list[str]]:
     return found, left
 
 
+def _unwrapped(source: Path) -> Path:
+    """Return the folder with the notebooks: one within the other where that is all, as in a zip file of a folder."""
+    for _ in range(_DEEPEST):
+        with contextlib.suppress(OSError):
+            folders = [entry for entry in os.scandir(source) if entry.is_dir(follow_symlinks=False)]
+            folders = [entry for entry in folders if not entry.name.startswith(".") and entry.name not in _NOT_GIVEN]
+            if len(folders) == 1 and not _notebooks(source):
+                source = Path(folders[0])
+    return source
+
+
+def _notebooks(source: Path) -> list[Path]:
+    return [path for path in source.glob("*") if _is_notebook(path.name)]
+
+
+def _is_notebook(name: str) -> bool:
+    """Whether this is a notebook's name; macOS puts a file of its own beside each, which is none."""
+    return _NOTEBOOK.search(name) is not None and not name.startswith("._")
+
+
+def _stem(path: Path) -> str:
+    return _NOTEBOOK.sub("", path.name)
+
+
+_NOTEBOOK = re.compile(r"\.ipynb(\.(txt|json))?\Z", re.IGNORECASE)  # some browsers add what they take a file for
+
+
 def _given(source: Path) -> Iterator[Path]:
-    """Yield what may be given to a notebook, the files of the folder itself first; folders such as .git not at all."""
+    """Yield what may be given to a notebook."""
+    return (path for path in _visible(source) if not _NOTEBOOK.search(path.name))
+
+
+def _visible(source: Path) -> Iterator[Path]:
+    """Yield the files of a folder, its own first; those of folders such as .git not at all."""
 
     def is_given(name: str) -> bool:
         return not name.startswith(".") and name not in _NOT_GIVEN
@@ -134,9 +173,7 @@ def _given(source: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # of a folder that cannot be read, or whose path is too long
             entries = [entry for entry in os.scandir(top) if is_given(entry.name) and not entry.is_symlink()]
             folders = sorted(Path(entry) for entry in entries if entry.is_dir())
-            yield from sorted(
-                Path(entry) for entry in entries if not entry.is_dir() and not entry.name.endswith(".ipynb")
-            )
+            yield from sorted(Path(entry) for entry in entries if not entry.is_dir())
             waiting += [(folder, depth + 1) for folder in reversed(folders) if depth < _DEEPEST]
 
 
@@ -168,7 +205,8 @@ def digest(source: Path, drawn: str) -> str:
     A file that is too large to be read counts with its size and time, and so do those after the first 100 MiB.
     """
     found, left = hashlib.blake2b(drawn.encode(), digest_size=16), 2 * MOST
-    read = [*source.glob("*.ipynb"), source / TIMESTAMP, *itertools.islice(_given(source), _MOST_SEEN)]
+    place = _unwrapped(source)
+    read = [*_notebooks(place), source / TIMESTAMP, *itertools.islice(_given(place), _MOST_SEEN)]
     for path in sorted(filter(is_file, read)):
         found.update(path.relative_to(source).as_posix().encode(errors="surrogateescape") + b"\0")
         with contextlib.suppress(OSError):  # of which the grading says that it could not be read
@@ -226,7 +264,7 @@ def which(path: Path, notebook: NotebookNode, known: Mapping[str, NotebookNode])
     if written in known:
         return written
     plain = {_plain(name): name for name in known}
-    return plain.get(_plain(path.stem))
+    return plain.get(_plain(_stem(path)))
 
 
 def _plain(stem: str) -> str:

@@ -172,6 +172,19 @@ def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
     )
 
 
+def _limited(usage: processes.Usage) -> None:
+    """Raise Died for what is used at this moment, if that is too much."""
+    if usage.memory > MEMORY:
+        raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
+    for number, most, what in (
+        (usage.number, _PROCESSES, "processes"),
+        (usage.threads, _THREADS, "threads"),
+        (usage.sockets, _SOCKETS, "sockets"),
+    ):
+        if number > most:
+            raise Died(f"this notebook had more than {most} {what} at a time")
+
+
 def _own_environment() -> dict[str, str]:
     """Return what a process needs of this one's environment to import the packages.
 
@@ -300,15 +313,7 @@ class Box:
                     raise Forged("something was sent in the place of a result") from error
                 return [*kept, *([_TOO_LONG] if interrupted else [])]
             usage = processes.usage(self._process)
-            if usage.memory > MEMORY:
-                raise Died(f"the processes of this notebook needed more than {MEMORY / 2**30:.0f} GiB of memory")
-            for number, most, what in (
-                (usage.number, _PROCESSES, "processes"),
-                (usage.threads, _THREADS, "threads"),
-                (usage.sockets, _SOCKETS, "sockets"),
-            ):
-                if number > most:
-                    raise Died(f"this notebook had more than {most} {what} at a time")
+            _limited(usage)
             spent, passed = usage.seconds - used, time.monotonic() - begun
             if interrupted and time.monotonic() - interrupted > _GRACE:
                 raise Died(f"a cell did not end after {spent:.0f} s of processor time, nor when it was interrupted")
