@@ -1,5 +1,6 @@
 """What handed-in code may try, and what comes of it: the grader goes on, and nothing outside has changed."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -230,6 +231,14 @@ def test_memory_that_is_in_no_process_is_counted(warm, monkeypatch, source, reas
 
 def test_where_memory_runs_out_the_system_ends_the_sandbox_first(warm):
     assert text(run(warm, "print(open('/proc/self/oom_score_adj').read())")[0]).strip() == "1000"
+
+
+@pytest.mark.parametrize(("source", "is_lost"), [("import os; os._exit(9)", True), ("1 / 0", True), ("1", False)])
+def test_what_fails_while_the_machine_has_no_memory_is_not_to_blame(warm, monkeypatch, source, is_lost):
+    with Box(warm) as box:
+        monkeypatch.setattr(processes, "killed_for_memory", iter(range(9)).__next__)
+        with pytest.raises(Lost, match="no memory left") if is_lost else contextlib.nullcontext():
+            box.run(source, 5, 20)
 
 
 def test_zeros_are_read(warm):

@@ -28,7 +28,7 @@ from weakref import WeakSet
 
 import psutil
 
-from torchcourse.tools.classroom.sandbox import bubblewrap, frames, isolation, outputs, processes
+from torchcourse.tools.classroom.sandbox import bubblewrap, frames, inherited, isolation, outputs, processes
 
 Kind = Literal["namespaces", "bubblewrap", "limits"]
 """What a sandbox is made of: namespaces and limits, the same by bubblewrap, or limits only, which protect nothing."""
@@ -75,7 +75,7 @@ class Warm:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(_START)
         script = Path(__file__).with_name("warm.py")
-        environment = _own_environment() | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
+        environment = inherited.environment() | ENVIRONMENT | {"TORCHCOURSE_IN_RANK": "1"}
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -164,7 +164,7 @@ def _fresh(request: dict[str, Any], channel: int) -> psutil.Process:
     return psutil.Popen(
         [*inside, sys.executable, "-P", str(script), "--fresh", str(channel)],
         pass_fds=[channel],
-        env=_own_environment(),
+        env=inherited.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -185,15 +185,7 @@ def _limited(usage: processes.Usage) -> None:
             raise Died(f"this notebook had more than {most} {what} at a time")
 
 
-def _own_environment() -> dict[str, str]:
-    """Return what a process needs of this one's environment to import the packages.
-
-    Whatever a process was started with stays readable in /proc/self/environ, also in what it forks: a password too.
-    """
-    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
-
-
-_INHERITED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+_NO_MEMORY = "this machine has no memory left, and ended some of its processes"
 _TOO_LONG = {
     "output_type": "error",
     "ename": "TimeLimit",
@@ -255,7 +247,7 @@ class Box:
         self._channel.settimeout(_SEND)
         self._poll = select.poll()  # select() cannot wait for a descriptor above 1023
         self._poll.register(channel, select.POLLIN)
-        self._reader, self._nonce = frames.Reader(), ""
+        self._reader, self._nonce, self._killed = frames.Reader(), "", 0
 
     def handed_over(self) -> tuple[int, list[str]]:
         """Return the channel's file descriptor, and the words by which a process that inherits it can `adopt` this."""
@@ -294,11 +286,11 @@ class Box:
         Raises:
             Died: when the sandbox ended in the middle, by itself or because of its limits.
             Forged: when something else than the one answer came.
-            Lost: when it ended because the warm process did.
+            Lost: when it ended because the warm process did, or failed while the machine had no memory left.
         """
         if self._has_data():
             raise Forged("something was sent in the place of a result")
-        self._nonce = secrets.token_hex(16)
+        self._nonce, self._killed = secrets.token_hex(16), processes.killed_for_memory()
         with contextlib.suppress(OSError):  # then the answer is missing too
             frames.send(self._channel, {"source": source, "nonce": self._nonce, "files": dict(files or {})})
         begun, used = time.monotonic(), processes.usage(self._process).seconds
@@ -311,6 +303,8 @@ class Box:
                     kept = outputs.received(message.get("outputs"))
                 except ValueError as error:
                     raise Forged("something was sent in the place of a result") from error
+                if self._killed != processes.killed_for_memory() and any(one["output_type"] == "error" for one in kept):
+                    raise Lost(_NO_MEMORY)
                 return [*kept, *([_TOO_LONG] if interrupted else [])]
             usage = processes.usage(self._process)
             _limited(usage)
@@ -390,6 +384,8 @@ class Box:
         if not data:
             if self._warm is not None and self._warm.ended():
                 raise Lost("the process that forks sandboxes was ended")
+            if self._killed != processes.killed_for_memory():
+                raise Lost(_NO_MEMORY)
             raise Died("the process ended in the middle of a cell")
         try:
             return self._reader.add(data)

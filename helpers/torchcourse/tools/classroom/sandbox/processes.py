@@ -116,6 +116,14 @@ class _Tree(NamedTuple):
 _trees = weakref.WeakKeyDictionary[psutil.Process, _Tree]()
 
 
+def killed_for_memory() -> int:
+    """Return how many processes this machine has ended since it started, for want of memory."""
+    with contextlib.suppress(OSError):
+        found = re.search(rb"^oom_kill (\d+)", Path("/proc/vmstat").read_bytes(), re.MULTILINE)
+        return int(found[1]) if found else 0
+    return 0
+
+
 def _begun() -> int:
     """Return how many processes and threads were begun on this machine since it started; 0 if it does not tell."""
     with contextlib.suppress(OSError):
