@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from torchcourse import loader_workers
 from torchcourse.ranks import who
+from torchcourse.units import is_whole_number
 
 
 def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: int = 0, **options: Any) -> DataLoader:
@@ -40,8 +41,8 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         **options: more for `torch.utils.data.DataLoader`, such as `num_workers`; see `loader_workers.at_most`.
 
     Raises:
-        ValueError: if the dataset is empty or has no length, the batch cannot be dealt out evenly, or `options` choose
-            the order too.
+        ValueError: if the dataset is empty or has no length, the batch cannot be dealt out evenly, the seed is no whole
+            number, or `options` choose the order too.
     """
     if taken := sorted(options.keys() & {"sampler", "batch_sampler", "generator"}):
         raise ValueError(
@@ -61,8 +62,8 @@ def make_loader(dataset: Dataset, batch_size: int, shuffle: bool = True, seed: i
         options = {name: value for name, value in options.items() if name not in of_workers}
     # A generator of its own: making an iterator then takes no number from the one that dropout uses. It seeds the
     # workers, and workers of different ranks must not draw the same numbers.
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + who.rank()) % 2**63)
     sampler = Shares(samples, shuffle, seed)
+    generator = generator_of(sampler.seed * 1_000_003 + who.rank())
     return DataLoader(dataset, samples_per_rank(batch_size), sampler=sampler, generator=generator, **options)
 
 
@@ -98,7 +99,7 @@ class Shares(Sampler[int]):
     """
 
     def __init__(self, samples: int, shuffle: bool = True, seed: int = 0) -> None:
-        self.samples, self.shuffle, self.seed = samples, shuffle, seed
+        self.samples, self.shuffle, self.seed = samples, shuffle, whole_seed(seed)
         self.rank, self.world_size = who.rank(), who.world_size()
         self.epoch = self.begin = 0
 
@@ -119,7 +120,7 @@ class Shares(Sampler[int]):
         """Return the indices of this rank's samples in this epoch: int64 [len(self)]."""
         if not self.shuffle:
             return torch.arange(self.rank, self.samples, self.world_size)
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        order = torch.randperm(self.samples, generator=generator_of(self.seed + self.epoch))
         total = len(self) * self.world_size
         return order.repeat(math.ceil(total / self.samples))[self.rank : total : self.world_size]
 
@@ -129,15 +130,28 @@ class Shares(Sampler[int]):
 
 
 def set_epoch(loader: Iterable, epoch: int) -> None:
-    """Tell a loader's sampler and its dataset which epoch comes, so that each has an order of its own."""
-    parts: list[Any] = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    dataset = getattr(loader, "dataset", None)
-    while dataset is not None:  # a Subset has the dataset inside
-        parts.append(dataset)
-        dataset = getattr(dataset, "dataset", None)
-    for part in parts:
+    """Tell a loader, its samplers and its datasets which epoch comes, so that each has an order of its own.
+
+    Those inside others are told, too: the sampler of a BatchSampler, the datasets of a Subset or a ConcatDataset.
+    """
+    parts: list[Any] = [loader]
+    told: list[Any] = []
+    while parts:
+        part = parts.pop()
+        if any(part is other for other in told):
+            continue
+        told.append(part)
         if hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
+        parts += _parts_inside(part)
+
+
+def _parts_inside(part: Any) -> list[Any]:
+    inside = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset", "datasets")]
+    for several in inside:
+        if isinstance(several, list | tuple | dict):  # the datasets of a ConcatDataset, a StackDataset
+            inside = [*inside, *(several.values() if isinstance(several, dict) else several)]
+    return [one for one in inside if one is not None and not isinstance(one, list | tuple | dict)]
 
 
 def begin_at(loader: Iterable, batch: int) -> Iterator:
@@ -168,7 +182,7 @@ class SeededSamples(Dataset):
     """
 
     def __init__(self, dataset: Dataset, transform: Callable[[Any], Any] | None = None, seed: int = 0) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.dataset, self.transform, self.seed = dataset, transform, whole_seed(seed)
         self._epoch = shared_number()
 
     def set_epoch(self, epoch: int) -> None:
@@ -182,6 +196,22 @@ class SeededSamples(Dataset):
         with seeded(self.seed, int(self._epoch), int(index)):
             sample = self.dataset[index]
             return sample if self.transform is None else self.transform(sample)
+
+
+def whole_seed(seed: Any) -> int:
+    """Return a seed as Python's whole number, so that NumPy's 3 gives the same numbers as 3.
+
+    Raises:
+        ValueError: for anything else, such as None: an order that no seed chooses cannot be had again.
+    """
+    if not is_whole_number(seed):
+        raise ValueError(f"seed={seed!r} is no whole number: the order comes from it, and has to come again.")
+    return int(seed)
+
+
+def generator_of(number: int) -> torch.Generator:
+    """Return a generator that starts from any whole number, however large: torch's own takes 64 bits."""
+    return torch.Generator().manual_seed(number % 2**64)
 
 
 def shared_number() -> torch.Tensor:

@@ -6,9 +6,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ChainDataset,
+    ConcatDataset,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    StackDataset,
+    Subset,
+    TensorDataset,
+)
 
 from torchcourse.data import SeededSamples, loaders, make_loader
+from torchcourse.lessons.datasets.samplers import BucketBatches, WeightedSamples
+from torchcourse.lessons.datasets.sharding import ShardedStream
 from torchcourse.ranks import who
 
 
@@ -216,3 +228,65 @@ def test_where_samples_draw_from_a_stream_the_batches_are_drawn_again():
     whole = epoch(loader)
     loaders.set_epoch(loader, 0)
     assert [inputs.tolist() for inputs, _ in loaders.begin_at(loader, 1)] == whole[1:]
+
+
+def drawn(loader, number):
+    """What an epoch's samples are, in order; a StackDataset gives each in a tuple."""
+    loaders.set_epoch(loader, number)
+    return [float(value) for batch in loader for value in torch.utils.data.default_collate([batch])[0].flatten()]
+
+
+class Noise(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return torch.rand(())
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda noise: ConcatDataset([noise, Subset(noise, [1, 2])]),
+        lambda noise: ConcatDataset([Subset(noise, [1, 2])]),
+        lambda noise: StackDataset(noise),
+        lambda noise: Subset(ConcatDataset([noise]), [0, 3, 5]),
+    ],
+)
+def test_datasets_inside_others_draw_anew_in_each_epoch(inside):
+    loader = make_loader(inside(SeededSamples(Noise())), 4, shuffle=False)
+    first, second = drawn(loader, 0), drawn(loader, 1)
+    assert not set(first) & set(second)
+    assert drawn(loader, 0) == first
+
+
+def test_samplers_inside_others_deal_anew_in_each_epoch():
+    inside: DistributedSampler = DistributedSampler(dataset(40), 1, 0)
+    loader: DataLoader = DataLoader(dataset(40), batch_sampler=BatchSampler(inside, 5, drop_last=False))
+    assert drawn(loader, 0) != drawn(loader, 1)
+    stream = ShardedStream([0, 1, 2], lambda shard: [shard * 10 + place for place in range(10)], shuffle=True)
+    chained: DataLoader = DataLoader(ChainDataset([stream]), batch_size=4)
+    assert drawn(chained, 0) != drawn(chained, 1)
+
+
+@pytest.mark.parametrize("seed", [-5, 2**63 - 1, 2**64 - 1, 1_790_000_000_000_000_000, np.int64(3)])
+def test_a_seed_may_be_any_whole_number(seed):
+    for loader in (
+        make_loader(dataset(9), 3, seed=seed),
+        DataLoader(dataset(9), batch_sampler=BucketBatches(range(1, 10), 3, seed=seed)),
+        DataLoader(dataset(9), 3, sampler=WeightedSamples([1.0] * 9, seed=seed)),
+    ):
+        assert sum(map(len, epoch(loader, 2))) == 9
+    assert SeededSamples(Noise(), seed=seed)[1] == SeededSamples(Noise(), seed=int(seed))[1]
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, "1", True])
+def test_what_is_no_seed_is_said(seed):
+    for make in (
+        lambda: make_loader(dataset(9), 3, seed=seed),
+        lambda: SeededSamples(Noise(), seed=seed),
+        lambda: BucketBatches([1, 2], 2, seed=seed),
+        lambda: WeightedSamples([1.0], seed=seed),
+    ):
+        with pytest.raises(ValueError, match="is no whole number"):
+            make()

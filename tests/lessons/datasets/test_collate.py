@@ -80,3 +80,17 @@ def test_what_makes_no_batch_is_named():
         pad([([[1.0]], 0)])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="Labels are one number"):
         pad([(torch.zeros(2, 3), "cat")])  # type: ignore[list-item]
+
+
+def test_a_batch_has_a_type_that_holds_all_of_its_sequences() -> None:
+    whole, halves = torch.ones(2, 1, dtype=torch.int64), torch.full((3, 1), 0.5)
+    for samples in ([(whole, 0), (halves, 1)], [(halves, 1), (whole, 0)]):
+        padded, _ = pad(samples)
+        assert padded.x.dtype == torch.float32
+        assert {0.5, 1.0} <= set(padded.x.flatten().tolist())
+
+
+def test_the_mean_of_many_steps_in_16_bits_is_that_of_its_values() -> None:
+    padded, _ = pad([(torch.full((5000, 1), 20.0, dtype=torch.float16), 0)])
+    assert padded.mean().tolist() == [[20.0]]
+    assert padded.mean().dtype == torch.float16

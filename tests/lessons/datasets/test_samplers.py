@@ -153,3 +153,10 @@ def test_labels_that_are_none_are_refused(labels, sentence):
 def test_lengths_that_are_none_are_refused(lengths):
     with pytest.raises(ValueError, match=r"Lengths are|Length -1 is"):
         BucketBatches(lengths, 2)
+
+
+def test_what_is_no_number_of_batches_or_samples_is_said() -> None:
+    with pytest.raises(ValueError, match=r"pool=1\.5 is a number of batches"):
+        BucketBatches([1, 2], 2, pool=1.5)
+    with pytest.raises(ValueError, match=r"samples=2\.5 is no whole number"):
+        WeightedSamples([1.0, 1.0], samples=2.5)

@@ -1,5 +1,6 @@
 """From samples to a batch, where the samples have different lengths: padding, masks and packing."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,7 +32,10 @@ class Padded(NamedTuple):
 
     def mean(self) -> torch.Tensor:
         """Return the mean over the real steps of each sequence: [N, C]."""
-        return (self.x * self.mask[..., None]).sum(1) / self.lengths[:, None]
+        # The sum of many values may be more than 16 bits hold, where their mean is not.
+        exact = torch.promote_types(self.x.dtype, torch.float32)
+        mean = (self.x * self.mask[..., None]).sum(1, dtype=exact) / self.lengths[:, None]
+        return mean.to(self.x.dtype) if self.x.is_floating_point() else mean
 
 
 def pad(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[Padded, torch.Tensor]:
@@ -52,6 +56,8 @@ def pad(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[Padded, torch.Tens
                 f"Sample {number} of the batch has the shape {list(x.shape)}: a batch is made of sequences [T, C] with "
                 f"one step or more{width}."
             )
+    common = functools.reduce(torch.promote_types, (x.dtype for x in sequences))
+    sequences = tuple(x.to(common) for x in sequences)  # else all get the type of the first, 0.5 as 0 if that is whole
     lengths = torch.tensor([len(x) for x in sequences])
     try:
         return Padded(pad_sequence(list(sequences), batch_first=True), lengths), torch.tensor(labels)

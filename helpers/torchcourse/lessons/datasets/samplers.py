@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from torchcourse.data.loaders import samples_per_rank
+from torchcourse.data.loaders import generator_of, samples_per_rank, whole_seed
 from torchcourse.ranks import who
+from torchcourse.units import is_whole_number
 
 _MOST_DRAWN = 2**24  # torch.multinomial takes no more weights
 
@@ -48,12 +49,13 @@ class BucketBatches(Sampler[list[int]]):
         seed: int = 0,
     ) -> None:
         self.lengths = _lengths(lengths)
-        self.batch_size, self.pool, self.shuffle, self.seed, self.epoch = batch_size, pool, shuffle, seed, 0
+        self.batch_size, self.pool, self.shuffle = batch_size, pool, shuffle
+        self.seed, self.epoch = whole_seed(seed), 0
         self.rank, self.world_size = who.rank(), who.world_size()
         if len(self.lengths) == 0:
             raise ValueError("There are no lengths: the dataset is empty.")
-        if pool < 1:
-            raise ValueError(f"pool={pool} has to be at least 1.")
+        if not is_whole_number(pool) or pool < 1:
+            raise ValueError(f"pool={pool!r} is a number of batches, and has to be at least 1.")
         samples_per_rank(batch_size)
 
     def set_epoch(self, epoch: int) -> None:
@@ -73,7 +75,7 @@ class BucketBatches(Sampler[list[int]]):
         """Return the batches of the epoch, of all ranks together."""
         if not self.shuffle:
             return _cut(self.lengths.argsort(stable=True), self.batch_size)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = generator_of(self.seed * 1_000_003 + self.epoch)
         batches = []
         for pool in torch.randperm(len(self.lengths), generator=generator).split(self.pool * self.batch_size):
             batches += _cut(pool[self.lengths[pool].argsort(stable=True)], self.batch_size)
@@ -105,7 +107,9 @@ class WeightedSamples(Sampler[int]):
             raise ValueError(f"Weights are one number per sample, [N], but these have shape {[*self.weights.shape]}.")
         if bad := (~self.weights.isfinite()).nonzero()[:, 0].tolist():
             raise ValueError(f"Weights are finite numbers, but weight {bad[0]} is {self.weights[bad[0]].item()}.")
-        self.seed, self.epoch = seed, 0
+        if samples is not None and not is_whole_number(samples):
+            raise ValueError(f"samples={samples!r} is no whole number of samples to draw.")
+        self.seed, self.epoch = whole_seed(seed), 0
         self.rank, self.world_size = who.rank(), who.world_size()
         self.samples = (len(self.weights) if samples is None else samples) // self.world_size
         if self.weights.min() < 0 or self.weights.sum() <= 0 or self.samples < 1:
@@ -119,7 +123,7 @@ class WeightedSamples(Sampler[int]):
         return self.samples
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = generator_of(self.seed * 1_000_003 + self.epoch)
         total = self.samples * self.world_size
         if len(self.weights) <= _MOST_DRAWN:
             drawn = torch.multinomial(self.weights, total, replacement=True, generator=generator)
