@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -307,6 +308,14 @@ FORGED = {
             channel.sendall(struct.pack("!I", len(data)) + data)
         frames.send = deep
         """,
+    "an answer of too many parts": """
+        import json, struct
+        from torchcourse.tools.classroom.sandbox import frames
+        def many(channel, message):
+            data = json.dumps(message).encode()[:-1] + b', "x": [' + b"[]," * 3_000_000 + b"[]]}"
+            channel.sendall(struct.pack("!I", len(data)) + data)
+        frames.send = many
+        """,
     "more than a cell may put out": """
         from torchcourse.tools.classroom.sandbox import cells
         get_ipython()._outputs._left = 2**30
@@ -380,6 +389,12 @@ def test_nothing_is_left_behind(warm, monkeypatch, kind):
         assert [one.name() for one in inside].count("sleep") == 1
         assert len(inside) >= 3
     assert [*filter(processes.is_alive, inside)] == []
+
+
+def test_a_grader_that_is_killed_leaves_no_folder_of_what_is_isolated(warm, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Box(warm):
+        assert [*tmp_path.iterdir()] == []
 
 
 def is_running(pid):

@@ -219,7 +219,7 @@ class Box:
     """
 
     def __init__(self, warm: Warm, readable: Sequence[Path] = (), environment: Mapping[str, str] = ENVIRONMENT) -> None:
-        self._folder = tempfile.mkdtemp(prefix="graded-")  # used where nothing can be isolated
+        self._folder = "" if warm.isolated else tempfile.mkdtemp(prefix="graded-")
         environment = {**environment, "PATH": os.environ.get("PATH", os.defpath)}
         request = {
             "readable": [str(path) for path in readable],

@@ -8,6 +8,8 @@ from typing import Any
 _LENGTH = struct.Struct("!I")
 MOST = 64 * 2**20
 """Bytes of the longest message."""
+MOST_PARTS = 2 * 2**20
+"""Brackets of a message that is read, also those in its texts, which are shorter: each may take 200 bytes of memory."""
 
 
 def send(channel: socket.socket, message: dict[str, Any]) -> None:
@@ -39,7 +41,10 @@ class Reader:
         end = _LENGTH.size + length
         if len(self._data) < end:
             return None
-        message = json.loads(self._data[_LENGTH.size : end])
+        text = self._data[_LENGTH.size : end]
+        if text.count(b"[") + text.count(b"{") > MOST_PARTS:
+            raise ValueError("The message has too many parts.")
+        message = json.loads(text)
         del self._data[:end]
         if not isinstance(message, dict):
             raise ValueError("The message is no object.")
