@@ -13,6 +13,7 @@ from torchcourse.training import explanations, sanity, wrappers
 from torchcourse.training.generators import generators_of, random_state, set_random_state
 from torchcourse.training.losses import Loss, mean_of
 from torchcourse.training.metrics import Averages, Metric, OverAll
+from torchcourse.training.modes import evaluating
 from torchcourse.training.progress import GentleStop
 
 
@@ -65,14 +66,9 @@ def evaluate(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> dict[st
     """
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored, evaluation=True)
     wrappers.broadcast_buffers(trainer.model)
-    was_training = trainer.model.training
-    trainer.model.eval()
-    try:
-        with torch.no_grad():
-            for batch in stop.until(iter(loader)):
-                _add_batch(trainer, batch, averages)
-    finally:
-        trainer.model.train(was_training)
+    with evaluating(trainer.model), torch.no_grad():
+        for batch in stop.until(iter(loader)):
+            _add_batch(trainer, batch, averages)
     return {} if stop.requested else averages.means()
 
 
@@ -83,15 +79,11 @@ def try_one_batch(trainer: Evaluating, loader: Iterable, stop: GentleStop) -> No
     generators = generators_of(loader, trainer.model, trainer.loss.fn)
     random = random_state(generators)
     averages = Averages(trainer.metrics, trainer.device, trainer.loss.ignored)
-    was_training = trainer.model.training
-    trainer.model.eval()
-    try:
+    with evaluating(trainer.model):
         with torch.no_grad():
             for batch in islice(stop.until(iter(loader)), 1):
                 _add_batch(trainer, batch, averages, first=True)
         averages.apply_metrics()
-    finally:
-        trainer.model.train(was_training)
     set_random_state(random, generators)
 
 

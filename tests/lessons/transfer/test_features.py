@@ -9,6 +9,7 @@ from torchcourse.data.datasets import MNIST_MEAN, MNIST_STD
 from torchcourse.lessons.transfer import features
 from torchcourse.lessons.transfer.backbones import mnist_cnn
 from torchcourse.lessons.transfer.features import cached, extract, norm_gap, train_head
+from torchcourse.lessons.transfer.lora import add_lora, without_adapters
 from torchcourse.models import mlp
 
 
@@ -96,3 +97,70 @@ def test_the_gap_needs_statistics(images):
     for network in (mlp(784, 10), nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False))):
         with pytest.raises(ValueError, match="no BatchNorm layer"):
             norm_gap(network, images)
+
+
+def test_a_part_that_was_put_to_evaluation_stays_so():
+    body = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout()).train()
+    body[1].eval()
+    extract(body, torch.randn(4, 3))
+    norm_gap(body, torch.randn(4, 3))
+    assert [part.training for part in body] == [True, False, True]
+    assert body.training
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: setattr(body[0], "stride", (2, 2)),
+        lambda body: body.__setitem__(1, nn.Tanh()),
+        lambda body: setattr(body[1], "negative_slope", 0.5),
+        lambda body: body.append(nn.Flatten()),
+    ],
+    ids=["stride", "layer", "slope", "one layer more"],
+)
+def test_a_body_that_computes_otherwise_with_the_same_weights_is_asked_again(tmp_path, change):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LeakyReLU(0.1))
+    inputs = torch.randn(3, 1, 9, 9)
+    kept = cached(tmp_path / "features", body, inputs)
+    assert torch.equal(cached(tmp_path / "features", body.train(), inputs), kept)
+    change(body)
+    assert torch.equal(cached(tmp_path / "features", body, inputs), extract(body, inputs))
+
+
+def test_adapters_that_are_switched_off_give_features_of_their_own(tmp_path):
+    body = nn.Sequential(nn.Linear(4, 3))
+    add_lora(body)
+    nn.init.ones_(body[0].up)
+    inputs = torch.randn(3, 4)
+    cached(tmp_path / "features", body, inputs)
+    with without_adapters(body):
+        assert torch.equal(cached(tmp_path / "features", body, inputs), extract(body, inputs))
+
+
+def test_features_in_16_bits_are_kept_too(tmp_path, monkeypatch):
+    body, inputs = nn.Linear(4, 3).bfloat16(), torch.randn(5, 4, dtype=torch.bfloat16)
+    kept = cached(tmp_path / "features", body, inputs)
+    monkeypatch.setattr(features, "extract", lambda *_: pytest.fail("computed again"))
+    assert torch.equal(cached(tmp_path / "features", body, inputs), kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_head_has_the_type_of_the_features(dtype):
+    inputs, labels = torch.randn(20, 5, dtype=dtype), torch.arange(20, dtype=torch.int32) % 2
+    assert train_head(inputs, labels, 2)(inputs).dtype == dtype
+    with pytest.raises(ValueError, match="labels go from 0 to 1, and the classes of this head from 0 to 0"):
+        train_head(inputs, labels, 1)
+
+
+def test_a_norm_that_nothing_reaches_is_said():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="does not call it"):
+        norm_gap(Unused(), torch.randn(3, 3))

@@ -131,3 +131,55 @@ def test_ranks_fine_tune_as_one_process_does():
         "body.norm2.weight",
         "body.norm2.bias",
     }
+
+
+class Tied(nn.Module):
+    """Embedding and output layer share their weight, as in most language models."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.body, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def test_a_parameter_that_layers_share_goes_by_each_of_its_names():
+    model = Tied()
+    assert freeze(model, "head") == ["head.weight"]
+    assert learning(model) == {"body.weight", "body.bias"}
+    assert unfreeze(model) == ["embed.weight", "body.weight", "body.bias"]
+    rates = {group["name"]: len(group["params"]) for group in rate_groups(model, {"head": 1e-2, "body": 1e-3})}
+    assert rates == {"head": 1, "body": 2}
+    assert list(gradually(model, ["head", "body", "embed"])) == ["head", "body", "embed"]
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (lambda: Activated(3), (4, 3, 2, 2)),
+        (lambda: nn.SyncBatchNorm(3), (4, 3, 2, 2)),
+        (lambda: nn.InstanceNorm1d(3, track_running_stats=True), (4, 3, 5)),
+    ],
+    ids=["made from one", "SyncBatchNorm", "InstanceNorm"],
+)
+def test_every_kind_of_norm_keeps_its_statistics_and_its_copies_do(norm, shape, tmp_path):
+    model = nn.Sequential(norm())
+    assert freeze_norms(model) == freeze_norms(model) == 1
+    torch.save(model, tmp_path / "model.pt")
+    copies = [model, copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)]
+    for one in copies:
+        out = one.train()(torch.randn(shape) + 3)
+        assert torch.equal(one[0].running_mean, torch.zeros(3))
+        assert isinstance(one[0], type(norm()))
+        assert bool((out >= 0).all()) or not isinstance(one[0], Activated)
+
+
+def test_a_norm_without_statistics_has_none_to_keep():
+    model = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False), nn.InstanceNorm1d(3))
+    assert freeze_norms(model) == 0
+    with pytest.raises(ValueError, match="Run a batch through the model first"):
+        freeze_norms(nn.Sequential(nn.LazyBatchNorm1d()))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from torchcourse.lessons.transfer import forgetting
 from torchcourse.lessons.transfer.few_labels import accuracy
 from torchcourse.lessons.transfer.finetune import trainable_bytes
 from torchcourse.lessons.transfer.forgetting import (
@@ -172,3 +173,18 @@ def test_learning_depends_on_the_seed_alone(reader, known):
     one, again, other = (learn(reader, new, "LoRA", seed=seed, epochs=1).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["head.down"], other["head.down"])
+
+
+@pytest.mark.parametrize(("knob", "old_images", "mixed_in"), [(100, 1000, 300), (500, 1000, 500), (500, 70, 280)])
+def test_rehearsal_mixes_in_old_images_however_many_it_keeps(reader, known, monkeypatch, knob, old_images, mixed_in):
+    seen = []
+    monkeypatch.setattr(forgetting, "make_loader", lambda data, *_, **__: seen.append(len(data)) or [])
+    monkeypatch.setattr(forgetting.Trainer, "fit", lambda *_: None)
+    old = TensorDataset(*known["MNIST"].train[:old_images])
+    learn(reader, known["small digits"].train, "rehearsal", old, knob=knob)
+    assert seen == [forgetting.NEW_IMAGES + mixed_in]
+
+
+def test_rehearsal_of_nothing_is_refused(reader, known):
+    with pytest.raises(ValueError, match="keeps one old image or more, but not 0 of"):
+        learn(reader, known["small digits"].train, "rehearsal", known["MNIST"].train, knob=0)

@@ -284,3 +284,83 @@ def test_the_fast_path_of_an_encoder_layer_counts_the_adapters():
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(model(x), should, rtol=1e-4, atol=1e-4)
+
+
+class Masked(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("mask", (torch.rand(self.weight.shape) > 0.5).float())
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight * 0.1, self.bias)
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+def with_hook():
+    layer = nn.Linear(4, 4)
+    layer.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 2,))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: Masked(4, 4), (3, 4)),
+        (lambda: Scaled(2, 3, 3), (2, 2, 5, 5)),
+        (lambda: Standardized(2, 3, 3), (2, 2, 5, 5)),
+        (with_hook, (3, 4)),
+    ],
+    ids=["masked", "scaled", "standardized", "hook"],
+)
+def test_what_a_layer_does_with_its_weight_it_does_with_the_adapters_too(make, shape):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(make()).double(), torch.randn(shape, dtype=torch.float64)
+    before = model(x)
+    add_lora(model)
+    assert torch.equal(model(x), before)
+    nn.init.normal_(model[0].up)
+    out = model(x)
+    out.sum().backward()
+    assert model[0].down.grad is not None
+    assert not torch.allclose(out, before)
+    with without_adapters(model):
+        assert torch.equal(model(x), before)
+    torch.testing.assert_close(copy.deepcopy(model)(x), out)
+    merge(model)
+    torch.testing.assert_close(model(x), out)
+
+
+def test_a_hook_of_the_layer_sees_one_call_and_the_layers_output():
+    model, seen = nn.Sequential(nn.Conv2d(1, 4, 3)), []
+    model[0].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    add_lora(model)
+    nn.init.ones_(model[0].up)
+    out = model(torch.randn(1, 1, 5, 5))
+    assert [each.shape for each in seen] == [out.shape]
+    assert torch.equal(seen[0], out)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("down", 1j, "down is complex in the file"),
+        ("scale", 1j, r"scale is \(.*\) in the file, and has to be a finite number"),
+        ("scale", float("nan"), "scale is nan in the file"),
+    ],
+)
+def test_numbers_that_an_adapter_cannot_have_are_refused(name, value, sentence):
+    model = adapted()
+    state = {key: part + value if key.endswith(name) else part for key, part in adapter_state(model).items()}
+    before = adapter_state(model)
+    with pytest.raises(ValueError, match=sentence):
+        load_adapters(model, state)
+    assert all(torch.equal(part, before[key]) for key, part in adapter_state(model).items())

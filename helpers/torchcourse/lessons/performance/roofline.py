@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from torchcourse.timing import seconds_of
+from torchcourse.training.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,12 @@ def measure_layers(model: nn.Module, inputs: torch.Tensor, rounds: int = 5) -> l
         for name, module in model.named_modules()
         if not list(module.children())
     ]
-    was_training = model.training
-    model.eval()
-    try:
-        model(inputs)
-        for hook in hooks:
-            hook.remove()
+    with evaluating(model):
+        try:
+            model(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
         points = []
         for name, (module, given, output) in seen.items():
             flop = flop_of(module, given, output)
@@ -127,10 +128,6 @@ def measure_layers(model: nn.Module, inputs: torch.Tensor, rounds: int = 5) -> l
                 seconds = best_seconds(functools.partial(module, given), inputs.device, rounds)
                 points.append(Point(f"{name} {type(module).__name__}", flop, moved, seconds))
         return points
-    finally:
-        for hook in hooks:
-            hook.remove()
-        model.train(was_training)
 
 
 def flop_of(module: nn.Module, given: torch.Tensor, output: torch.Tensor) -> float:

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import nn
 
 from torchcourse.training.checkpoint import replacing
+from torchcourse.training.modes import evaluating
 
 
 def extract(body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
@@ -23,19 +24,16 @@ def extract(body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torc
     They come without a graph, and a head can be trained on them. The backbone is left as it was. Whether the pictures
     lie in memory as `torch.channels_last` or not is kept; with it, many networks are faster.
     """
-    was_training = body.training
-    body.eval()
-    try:
-        with torch.no_grad():  # and not inference_mode, whose tensors no training accepts
-            return torch.cat([body(batch) for batch in inputs.split(batch_size)])
-    finally:
-        body.train(was_training)
+    with evaluating(body), torch.no_grad():  # and not inference_mode, whose tensors no training accepts
+        return torch.cat([body(batch) for batch in inputs.split(batch_size)])
 
 
 def cached(path: str | Path, body: nn.Module, inputs: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
-    """Return `extract(body, inputs)`, from the file at `path` if it holds the features of these weights and pictures.
+    """Return `extract(body, inputs)`, from the file at `path` if it holds the features of this body and these pictures.
 
-    The file carries a checksum of both. Anything else at `path` is computed again and replaced.
+    The file carries a checksum of the pictures, of the weights, and of the layers with their settings, such as a
+    stride. Code counts by its name alone: delete the file when a `forward` computes something else. Anything else at
+    `path` is computed again and replaced.
 
     Raises:
         CheckpointError: if the file cannot be written.
@@ -62,13 +60,23 @@ def train_head(
     convex, so L-BFGS ends at its one minimum, usually after 50 to 200 steps. It starts from zeros: nothing is random.
 
     Args:
-        features, labels: of N pictures.
+        features, labels: of N pictures. The head has the dtype of the features.
         num_classes: outputs of the head.
         steps: the most that it takes.
         penalty: N times the loss is the sum of the cross entropies + penalty / 2 · |weights|²; 1.0 is also the default
             of scikit-learn's LogisticRegression.
+
+    Raises:
+        ValueError: for a label that is no class of the head.
     """
-    head = nn.Linear(features.shape[1], num_classes, device=features.device)
+    labels = labels.long()
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"The labels go from {int(labels.min())} to {int(labels.max())}, and the classes of this head from 0 to "
+            f"{num_classes - 1}."
+        )
+    given, features = features.dtype, features.to(torch.promote_types(features.dtype, torch.float32))
+    head = nn.Linear(features.shape[1], num_classes, device=features.device, dtype=features.dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     optimizer = torch.optim.LBFGS(
@@ -82,7 +90,7 @@ def train_head(
         return value
 
     optimizer.step(loss)
-    return head
+    return head.to(given)
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
     numbers are nearly 0 and 1. Other pictures move them, too, so compare scalings with each other.
 
     Raises:
-        ValueError: for a network without a BatchNorm layer that keeps statistics.
+        ValueError: for a network without a BatchNorm layer that keeps statistics, or which nothing reaches.
     """
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     first = next((m for m in model.modules() if isinstance(m, norms) and m.running_var is not None), None)
@@ -120,6 +128,8 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
         extract(model, inputs, batch_size=len(inputs))
     finally:
         handle.remove()
+    if not seen:
+        raise ValueError("Nothing reaches the first BatchNorm layer of this network: its forward() does not call it.")
     mean, variance = first.get_buffer("running_mean"), first.get_buffer("running_var")
     channels = seen[0].transpose(0, 1).flatten(1)
     usual = variance + first.eps  # as the layer itself does: a channel may always have been the same
@@ -130,7 +140,21 @@ def norm_gap(model: nn.Module, inputs: torch.Tensor) -> NormGap:
 
 def _key(body: nn.Module, inputs: torch.Tensor) -> str:
     digest = hashlib.sha256()
-    for name, tensor in [*body.state_dict().items(), ("inputs", inputs)]:
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, value in [*body.state_dict().items(), ("inputs", inputs)]:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        else:  # what a module keeps in its state beside tensors
+            digest.update(f"{name} {value!r}".encode())
+    for name, module in body.named_modules():
+        settings = {key: value for key, value in sorted(vars(module).items()) if _is_setting(key, value)}
+        digest.update(f"{name} {type(module).__module__} {type(module).__qualname__} {settings}".encode())
     return digest.hexdigest()
+
+
+def _is_setting(name: str, value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_setting(name, part) for part in value)
+    plain = isinstance(value, bool | int | float | str | type(None))
+    return plain and not name.startswith("_") and name != "training"

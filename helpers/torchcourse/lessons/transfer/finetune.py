@@ -6,9 +6,9 @@
         Trainer(model, AdamW(rate_groups(model, rates)), …).fit(loader, 2)
     freeze_norms(model)                                          # BatchNorm keeps its statistics
 
-A name stands for a parameter or for all parameters under it: "body" is `body.conv1.weight`, `body.norm1.bias` …; a
-name with a star is a pattern: "*.bias". Freeze before you make a Trainer: DistributedDataParallel asks only once which
-parameters have gradients.
+A name stands for a parameter or for all parameters under it: "body" is `body.conv1.weight`, `body.norm1.bias` …; a name
+with a star is a pattern: "*.bias". A parameter that layers share goes by each of its names. Freeze before you make a
+Trainer: DistributedDataParallel asks only once which parameters have gradients.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,6 +18,8 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.utils.data import Dataset
 
 from torchcourse.data.loaders import make_loader
@@ -64,12 +66,12 @@ def rate_groups(model: nn.Module, rates: Mapping[str, float]) -> list[dict]:
     for name in rates:
         _under(model, name)
     groups: dict[str, dict[str, Any]] = {name: {"name": name, "params": [], "lr": rate} for name, rate in rates.items()}
-    for parameter_name, parameter in model.named_parameters():
+    for parameter, own in _names(model).items():
         if not parameter.requires_grad:
             continue
-        fitting = [name for name in rates if fits(parameter_name, name)]
+        fitting = [name for name in rates if any(fits(one, name) for one in own)]
         if not fitting:
-            raise ValueError(f"{parameter_name} is to be trained, but none of {', '.join(rates)} gives it a rate.")
+            raise ValueError(f"{own[0]} is to be trained, but none of {', '.join(rates)} gives it a rate.")
         groups[max(fitting, key=len)]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
 
@@ -103,16 +105,21 @@ def gradually(model: nn.Module, names: list[str]) -> Iterator[str]:
 def freeze_norms(model: nn.Module) -> int:
     """Let every BatchNorm layer keep its running mean and variance, even in training; return how many there are.
 
-    Their weights and biases stay as they are: freeze them by name. `model.train()` does not undo it, so it holds inside
-    a Trainer.
+    So does every layer made from one, SyncBatchNorm, and InstanceNorm where it keeps statistics. Their weights and
+    biases stay as they are: freeze them by name. `model.train()` does not undo it, so it holds inside a Trainer.
+
+    Raises:
+        ValueError: for a lazy layer that has seen no batch.
     """
-    frozen = 0
-    for module in model.modules():
-        if type(module) in _FROZEN:
-            module.__class__ = _FROZEN[type(module)]  # the same tensors, under the same names
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    for module in norms:
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise ValueError("A BatchNorm of this model is not made yet. Run a batch through the model first.")
+    for module in norms:
+        if not isinstance(module, _KeepsStatistics):
+            module.__class__ = _frozen(type(module))  # the same tensors, under the same names
             module.train(False)
-        frozen += isinstance(module, _KeepsStatistics)
-    return frozen
+    return len(norms)
 
 
 def fine_tune(
@@ -148,6 +155,11 @@ class _KeepsStatistics(nn.Module):
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced = super().__reduce_ex__(protocol)
+        made = getattr(type(self), "made_from", None)
+        return reduced if made is None else (_empty, (made,), *reduced[2:])
+
 
 class FrozenBatchNorm1d(_KeepsStatistics, nn.BatchNorm1d):
     """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
@@ -161,11 +173,24 @@ class FrozenBatchNorm3d(_KeepsStatistics, nn.BatchNorm3d):
     """BatchNorm that uses its running mean and variance in training, too, and does not change them."""
 
 
-_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
+_FROZEN: dict[type[nn.Module], type[Any]] = {
     nn.BatchNorm1d: FrozenBatchNorm1d,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,
 }
+
+
+def _frozen(kind: type[nn.Module]) -> type[Any]:
+    """Return the class of a layer of this kind that keeps its statistics; for a kind of somebody else's, a new one."""
+    if kind not in _FROZEN:
+        _FROZEN[kind] = type(f"Frozen{kind.__name__}", (_KeepsStatistics, kind), {"made_from": kind})
+    return _FROZEN[kind]
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    """Return what pickle and `copy` fill: they could not find a class that was made while the program ran."""
+    empty: nn.Module = object.__new__(_frozen(kind))
+    return empty
 
 
 def _switch(model: nn.Module, names: tuple[str, ...], on: bool) -> list[str]:
@@ -178,11 +203,23 @@ def _switch(model: nn.Module, names: tuple[str, ...], on: bool) -> list[str]:
 
 
 def _under(model: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    found = {own: parameter for own, parameter in model.named_parameters() if fits(own, name)}
+    found = {
+        fitting[0]: parameter
+        for parameter, own in _names(model).items()
+        if (fitting := [one for one in own if fits(one, name)])
+    }
     if not found:
         parts = dict.fromkeys(".".join(own.split(".")[:2]) for own, _ in model.named_parameters())
         raise ValueError(f"No parameter is called {name!r}, or lies under that name. There are {', '.join(parts)}.")
     return found
+
+
+def _names(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Return the names of each parameter: several where layers share it, such as an embedding and an output layer."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return names
 
 
 def fits(parameter_name: str, name: str) -> bool:

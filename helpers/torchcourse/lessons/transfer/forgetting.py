@@ -184,8 +184,10 @@ def _head_only(plan: Plan) -> None:
 
 
 def _rehearsal(plan: Plan) -> None:
-    memory = int(plan.knob)
-    plan.memory = [TensorDataset(*plan.old[:memory])] * (NEW_IMAGES // memory)
+    if plan.knob < 1 or len(plan.old) == 0:
+        raise ValueError(f"Rehearsal keeps one old image or more, but not {plan.knob:g} of {len(plan.old)}.")
+    kept = TensorDataset(*plan.old[: int(plan.knob)])
+    plan.memory = [kept] * max(NEW_IMAGES // len(kept), 1)
     plan.batch_size = 40
 
 

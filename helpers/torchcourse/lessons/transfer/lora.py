@@ -38,11 +38,14 @@ class LoRA(nn.Module):
         scale: alpha / rank. It is saved and loaded with the weights, in `state_dict()`, too.
         weight: the base layer's weight with the adapter in it, computed again each time it is read.
         enabled: whether the adapter counts; `without_adapters` switches it.
+        whole: whether the base layer does more with its weight than a plain one, such as mask it, or had hooks when the
+            adapter came. Then it is called with the whole weight: a product beside it would not be what `merged` gives.
 
     What else is read of it (`bias`, `in_features`, `stride`, …) is the base layer's.
     """
 
     base: Any  # an nn.Linear or nn.Conv2d: torch types the attributes of a module as Tensor | Module
+    whole = False  # of layers that were pickled before there was this attribute
 
     def __init__(self, base: Any, rank: int, alpha: float | None, down: tuple, up: tuple) -> None:
         super().__init__()
@@ -56,8 +59,11 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=5**0.5)  # as the layers of PyTorch themselves
         self.scale = (rank if alpha is None else alpha) / rank
         self.enabled = True
+        self.whole = _does_more(base)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.whole and self.enabled:
+            return functional_call(self.base, {"weight": self.weight}, x)
         out = self.base(x)
         return out + self.scale * self.adapter(x) if self.enabled else out
 
@@ -128,11 +134,8 @@ class LoRAConv2d(LoRA):
         super().__init__(base, rank, alpha, shape, (base.out_channels, rank, 1, 1))
 
     def adapter(self, x: torch.Tensor) -> torch.Tensor:
-        # Stride, padding and all else as the base layer has them, whatever subclass it is of.
-        weights = {"weight": self.down} | (
-            {} if self.base.bias is None else {"bias": self.down.new_zeros(len(self.down))}
-        )
-        return F.conv2d(functional_call(self.base, weights, x), self.up)
+        # Stride, padding and all else as the base layer has them, without its hooks.
+        return F.conv2d(self.base._conv_forward(x, self.down, None), self.up)
 
 
 def add_lora(model: nn.Module, *names: str, rank: int = 4, alpha: float | None = None) -> list[str]:
@@ -246,11 +249,25 @@ def load_adapters(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     for name in scales:
         if state[name].numel() != 1:
             raise ValueError(f"{name} has the shape {list(state[name].shape)} in the file, and is one number.")
+        if state[name].is_complex() or not state[name].isfinite().all():
+            raise ValueError(f"{name} is {state[name].item()} in the file, and has to be a finite number.")
+    for name, parameter in own.items():
+        if state[name].is_complex() and not parameter.is_complex():
+            raise ValueError(f"{name} is complex in the file, and loading it would lose the imaginary part.")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(state[name])
     for name, layer in scales.items():
         layer.set_extra_state(state[name])
+
+
+def _does_more(layer: nn.Module) -> bool:
+    plain = nn.Linear.forward, nn.Conv2d.forward
+    own = type(layer).forward not in plain or getattr(type(layer), "_conv_forward", None) not in (
+        None,
+        nn.Conv2d._conv_forward,
+    )
+    return own or bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _layers(model: nn.Module) -> dict[str, nn.Module]:
