@@ -103,7 +103,9 @@ class _Exporter(HTMLExporter):
             if self._left > 0:
                 with own_time.limited(self._left):
                     return made(source)
-        except (Exception, own_time.TooLong):  # whatever a text can hold
+        except own_time.TooLong:
+            self._left = 0.0  # the timer counts by ticks, and may end a moment before the clock below says so
+        except Exception:  # whatever a text can hold
             pass
         finally:
             self._left -= time.process_time() - begun
